@@ -1,0 +1,160 @@
+"""Configurations from YAML files, preset names and `key=value` overrides.
+
+A file changes a few fields of `RunConfig`; whatever it does not name keeps its default. An unknown key fails with
+the file, the key's path and the nearest name that exists.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from sharpose_rt.config.schema import RunConfig
+from sharpose_rt.errors import ConfigError
+
+T = TypeVar("T")
+
+# Installed, the presets lie inside the package; in a checkout, beside it.
+_PACKAGE = Path(__file__).resolve().parents[1]
+_PRESET_ROOTS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
+
+
+def preset_root() -> Path:
+    """The folder that holds the presets.
+
+    Raises:
+        ConfigError: the installation has none.
+    """
+    for root in _PRESET_ROOTS:
+        if (root / "track").is_dir():
+            return root
+    raise ConfigError(f"no presets at {_PRESET_ROOTS[0]}; install the package again")
+
+
+def preset_names(group: str = "track") -> list[str]:
+    """Names of the presets of a group, as `--config` takes them, sorted."""
+    root = preset_root() / group
+    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+
+
+def find_preset(name: str, group: str = "track") -> Path:
+    """The file behind a preset's name or a path.
+
+    Raises:
+        ConfigError: neither exists; offers the nearest name.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            return path
+        raise ConfigError(f"no configuration file at {name!r}; see what `ls {path.parent}` has")
+    names = preset_names(group)
+    if name in names:
+        return preset_root() / group / f"{name}.yaml"
+    raise ConfigError(f"no configuration {name!r}{_nearest(name, names)}; presets: {', '.join(names)}, or a .yaml file")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: it cannot be read, is not YAML, or is not a mapping.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} holds a {type(data).__name__}; a mapping of options is wanted")
+    return data
+
+
+def load(config: str | None = None, overrides: Iterable[str] = (), base: RunConfig | None = None) -> RunConfig:
+    """The run's configuration: defaults, then `config` (preset name or path), then `key.path=value` overrides.
+
+    Raises:
+        ConfigError: an unknown key (the nearest is offered), a value of another type or out of range.
+    """
+    result = base or RunConfig()
+    if config is not None:
+        path = find_preset(config)
+        result = merge(result, read_yaml(path), where=str(path))
+    for item in overrides:
+        key, sign, text = item.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"--set takes key=value, as in --set smooth.method=none; got {item!r}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {item!r}: the value is not YAML") from error
+        tree: Any = value
+        for part in reversed(key.split(".")):
+            tree = {part: tree}
+        result = merge(result, tree, where="--set")
+    return result
+
+
+def merge(config: T, changes: Mapping[str, Any], where: str, path: str = "") -> T:
+    """`config` with the fields that `changes` names replaced; nested sections are merged.
+
+    Raises:
+        ConfigError: see `load`.
+    """
+    hints = typing.get_type_hints(type(config))
+    names = [item.name for item in fields(config)]  # type: ignore[arg-type]
+    values = {}
+    for key, value in changes.items():
+        at = f"{path}{key}"
+        if key not in names:
+            raise ConfigError(f"{where}: unknown key {at!r}{_nearest(str(key), names)}; keys here: {', '.join(names)}")
+        current = getattr(config, key)
+        if is_dataclass(current):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{where}: {at} is {value!r}; a section of options is wanted")
+            values[key] = merge(current, value, where, f"{at}.")
+        else:
+            values[key] = _coerce(value, hints[key], f"{where}: {at}")
+    try:
+        return replace(config, **values)  # type: ignore[type-var]
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def to_dict(config: object) -> dict[str, Any]:
+    """A configuration as plain nested values, ready for JSON or YAML."""
+    return asdict(config)  # type: ignore[call-overload]
+
+
+def _coerce(value: Any, hint: Any, at: str) -> Any:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and type(None) in options:
+        return None
+    for option in options:
+        if option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        if option is float and isinstance(value, str) and value.lower() in ("inf", "-inf"):
+            return float(value)
+        if option is int and isinstance(value, int) and not isinstance(value, bool):
+            return value
+        if option in (bool, str) and isinstance(value, option):
+            return value
+        if typing.get_origin(option) is tuple and isinstance(value, (list, tuple)):
+            return tuple(value)
+    wanted = " or ".join(getattr(o, "__name__", str(o)) for o in options if o is not type(None))
+    raise ConfigError(f"{at} is {value!r}; {wanted} is accepted")
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,252 @@
+"""Every option of a run with its default, unit and range. The only home of defaults.
+
+A component takes its own section, never the whole tree. Values are checked when a section is built, so a bad value
+fails before anything is opened.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from sharpose_rt.errors import ConfigError
+
+
+def _one_of(name: str, value: str, accepted: tuple[str, ...]) -> None:
+    if value not in accepted:
+        raise ConfigError(f"{name} is {value!r}; one of {', '.join(accepted)} is accepted")
+
+
+def _within(name: str, value: float, low: float, high: float = math.inf, *, above: bool = False) -> None:
+    too_low = value <= low if above else value < low
+    if math.isnan(value) or too_low or value > high:
+        bound = f"above {low:g}" if above else f"at least {low:g}"
+        bound += "" if high == math.inf else f" and at most {high:g}"
+        raise ConfigError(f"{name} is {value:g}; {bound} is accepted")
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Which part of a source is read, and how long to wait for it."""
+
+    start_s: float = 0.0
+    """Media time of the first frame, seconds from the source's beginning."""
+    end_s: float | None = None
+    """Media time at which reading ends (exclusive); None reads to the end."""
+    stride: int = 1
+    """Every stride-th frame is used."""
+    max_frames: int | None = None
+    """Stop after so many frames."""
+    image_fps: float = 1.0
+    """Frames per second at which a folder of images is taken to be filmed."""
+    camera_size_wh: tuple[int, int] | None = None
+    """Asked of a camera; it may give another size, which is then used."""
+    camera_fps: float | None = None
+    """Asked of a camera."""
+    open_timeout_s: float = 10.0
+    """A camera or URL that has not answered by then is an error."""
+    read_timeout_s: float = 10.0
+    """A live source that has sent no frame for so long is lost."""
+    rtsp_transport: str = "tcp"
+    """'tcp' or 'udp'."""
+    max_bad_frames: int = 30
+    """Undecodable frames in a row that are skipped before it is an error."""
+
+    def __post_init__(self) -> None:
+        _within("source.start_s", self.start_s, 0)
+        if self.end_s is not None:
+            _within("source.end_s", self.end_s, self.start_s, above=True)
+        _within("source.stride", self.stride, 1)
+        if self.max_frames is not None:
+            _within("source.max_frames", self.max_frames, 1)
+        _within("source.image_fps", self.image_fps, 0, 1000, above=True)
+        if self.camera_fps is not None:
+            _within("source.camera_fps", self.camera_fps, 0, 1000, above=True)
+        if self.camera_size_wh is not None:
+            object.__setattr__(self, "camera_size_wh", tuple(self.camera_size_wh))
+            if len(self.camera_size_wh) != 2 or min(self.camera_size_wh) < 1:
+                raise ConfigError(f"source.camera_size_wh is {self.camera_size_wh}; [width, height] is accepted")
+        _within("source.open_timeout_s", self.open_timeout_s, 0, above=True)
+        _within("source.read_timeout_s", self.read_timeout_s, 0, above=True)
+        _one_of("source.rtsp_transport", self.rtsp_transport, ("tcp", "udp"))
+        _within("source.max_bad_frames", self.max_bad_frames, 0)
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """How people are found."""
+
+    name: str = "auto"
+    """'auto', 'bundled', an ultralytics model by name or path, 'full' (the frame is one person), or a boxes file."""
+    score_threshold: float = 0.25
+    """Boxes below are ignored, 0..1."""
+    iou_threshold: float = 0.7
+    """Overlap above which the weaker of two boxes is dropped, where the model needs such a step."""
+    image_size: int = 640
+    """Longer side of the picture that an ultralytics model sees, px."""
+    every: int = 1
+    """The detector runs on every n-th frame; the last pose carries boxes on in between."""
+    max_people: int = 100
+    """The strongest so many boxes are kept."""
+
+    def __post_init__(self) -> None:
+        _within("detector.score_threshold", self.score_threshold, 0, 1)
+        _within("detector.iou_threshold", self.iou_threshold, 0, 1)
+        _within("detector.image_size", self.image_size, 32, 8192)
+        _within("detector.every", self.every, 1)
+        _within("detector.max_people", self.max_people, 1)
+        if not self.name:
+            raise ConfigError("detector.name is empty; 'auto' is accepted, or a model's name or path")
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    """How boxes become people with identities."""
+
+    name: str = "sharpose"
+    """'sharpose' (boxes and poses, in media time) or 'bytetrack' (the `trackers` package, boxes alone)."""
+    high_score: float = 0.5
+    """Boxes at least this sure are matched first and may start a track."""
+    match_threshold: float = 0.2
+    """Least similarity (IoU mixed with OKS) of a match."""
+    min_detections: int = 2
+    """Detections that confirm a new track."""
+    max_lost_s: float = 1.0
+    """A track that was not seen for so long in media time ends."""
+
+    def __post_init__(self) -> None:
+        _one_of("tracker.name", self.name, ("sharpose", "bytetrack"))
+        _within("tracker.high_score", self.high_score, 0, 1)
+        _within("tracker.match_threshold", self.match_threshold, 0, 1)
+        _within("tracker.min_detections", self.min_detections, 1)
+        _within("tracker.max_lost_s", self.max_lost_s, 0)
+
+
+@dataclass(frozen=True)
+class PoseConfig:
+    """Which network estimates the keypoints, and how."""
+
+    model: str = "tiny_256x192"
+    """A variant; `sharpose-rt models` lists them."""
+    weights: str = "auto"
+    """'auto' (those that ship with the variant), a .safetensors or .pth file, or 'random' (for plumbing only)."""
+    behaviour: str = "auto"
+    """'paper', 'released' (as the authors' code departs from it) or 'auto' (what the weights were trained with)."""
+    quality_threshold: float | None = None
+    """Crops with a predicted quality below it go through the fine stage; None takes what the weights state."""
+    flip_test: bool = False
+    """Average with the mirrored crop: better and twice as dear."""
+    device: str = "auto"
+    """'auto', 'cpu', 'cuda' or 'cuda:N'."""
+    precision: str = "auto"
+    """'auto', 'fp32', 'bf16' or 'fp16'."""
+    max_batch: int = 32
+    """Crops that go through the network at once."""
+    box_padding: float = 1.25
+    """The crop is the box widened to the crop's aspect and enlarged by this factor."""
+
+    def __post_init__(self) -> None:
+        _one_of("pose.behaviour", self.behaviour, ("auto", "paper", "released"))
+        _one_of("pose.precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
+        if self.device not in ("auto", "cpu", "cuda") and not (
+            self.device.startswith("cuda:") and self.device[5:].isdigit()
+        ):
+            raise ConfigError(f"pose.device is {self.device!r}; 'auto', 'cpu', 'cuda' or 'cuda:N' is accepted")
+        if self.quality_threshold is not None and math.isnan(self.quality_threshold):
+            raise ConfigError("pose.quality_threshold is nan; a number is accepted (inf refines all, -inf none)")
+        _within("pose.max_batch", self.max_batch, 1, 1024)
+        _within("pose.box_padding", self.box_padding, 0.5, 4)
+
+
+@dataclass(frozen=True)
+class SmoothConfig:
+    """How keypoints are smoothed over time, in seconds of media time."""
+
+    method: str = "kalman"
+    """'kalman' (causal), 'rts' (files only: a backward pass takes the lag away) or 'none'."""
+    acceleration: float = 6.0
+    """Standard deviation of the acceleration, in box heights per second squared."""
+    noise: float = 0.006
+    """Standard deviation of a keypoint of score 1, in box heights; it grows as the score falls."""
+    min_score: float = 0.15
+    """A keypoint below this score is not taken as measured."""
+    hold_s: float = 0.2
+    """A keypoint that is not measured is carried on for so long ..."""
+    fade_s: float = 0.4
+    """... and then loses its score within so long."""
+
+    def __post_init__(self) -> None:
+        _one_of("smooth.method", self.method, ("kalman", "rts", "none"))
+        _within("smooth.acceleration", self.acceleration, 0, above=True)
+        _within("smooth.noise", self.noise, 0, above=True)
+        _within("smooth.min_score", self.min_score, 0, 1)
+        _within("smooth.hold_s", self.hold_s, 0)
+        _within("smooth.fade_s", self.fade_s, 0)
+
+
+@dataclass(frozen=True)
+class DrawConfig:
+    """What is drawn on the annotated video."""
+
+    min_score: float = 0.3
+    """Keypoints below are not drawn."""
+    boxes: bool = True
+    """Person boxes."""
+    ids: bool = True
+    """Track ids."""
+    trail_s: float = 1.0
+    """Length of the trail behind each person, seconds; 0 draws none."""
+    status: bool = True
+    """The status line: fps, people, exit rate."""
+
+    def __post_init__(self) -> None:
+        _within("draw.min_score", self.min_score, 0, 1)
+        _within("draw.trail_s", self.trail_s, 0)
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """What is written, and where."""
+
+    directory: str = "sharpose_out"
+    """Folder of the results, made when missing."""
+    video: bool = True
+    """Write the annotated video."""
+    stream: bool = True
+    """Write the skeleton stream."""
+    crf: int = 23
+    """x264 quality, 0 (lossless) to 51."""
+    preset: str = "veryfast"
+    """x264 preset: faster presets make larger files."""
+    audio: bool = True
+    """Copy the source's audio."""
+    overwrite: bool = False
+    """Replace results of an earlier run; else a number is added to the new ones' names."""
+
+    def __post_init__(self) -> None:
+        _within("output.crf", self.crf, 0, 51)
+        _one_of(
+            "output.preset",
+            self.preset,
+            ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"),
+        )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: a section for each component."""
+
+    source: SourceConfig = field(default_factory=SourceConfig)
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    pose: PoseConfig = field(default_factory=PoseConfig)
+    smooth: SmoothConfig = field(default_factory=SmoothConfig)
+    draw: DrawConfig = field(default_factory=DrawConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    queue_frames: int = 8
+    """Frames that wait at most between two stages of a file; a live source keeps only the newest."""
+    offline: bool = False
+    """Download nothing."""
+
+    def __post_init__(self) -> None:
+        _within("queue_frames", self.queue_frames, 1, 1024)

@@ -1,0 +1,61 @@
+"""Every exception that this package raises on purpose.
+
+    SharposeError
+    ├── ConfigError          an option or a configuration file is wrong
+    ├── SourceError          a source cannot be opened, read or understood
+    │   ├── SourceTimeout    ... because it did not answer in time
+    │   └── SourceLost       ... because it answered and then went away
+    ├── DetectorError        a detector or its boxes cannot be had
+    ├── WeightsError         weights are missing, damaged, or do not fit the model
+    ├── DatasetError         a training or evaluation set is wrong (names file and record)
+    ├── StreamError          a skeleton stream breaks its schema (names line and field)
+    ├── OutputError          something cannot be written
+    └── DeviceError          the wanted device is not there or does not work
+
+Each message says what was wrong, the value seen, what is accepted, and what to try next. The command line prints
+the message alone, without a traceback, and exits with status 2; any other exception is a bug and keeps its traceback.
+"""
+
+
+class SharposeError(Exception):
+    """Base of every error that a user can cause or cure."""
+
+
+class ConfigError(SharposeError, ValueError):
+    """An option or a configuration file is wrong."""
+
+
+class SourceError(SharposeError, OSError):
+    """A source cannot be opened, read or understood."""
+
+
+class SourceTimeout(SourceError):
+    """A source did not answer within its time limit."""
+
+
+class SourceLost(SourceError):
+    """A source that was live is gone."""
+
+
+class DetectorError(SharposeError, RuntimeError):
+    """A detector or its boxes cannot be had."""
+
+
+class WeightsError(SharposeError, RuntimeError):
+    """Weights are missing, damaged, or do not fit the model."""
+
+
+class DatasetError(SharposeError, ValueError):
+    """A training or evaluation set is wrong."""
+
+
+class StreamError(SharposeError, ValueError):
+    """A skeleton stream breaks its schema."""
+
+
+class OutputError(SharposeError, OSError):
+    """An output cannot be written."""
+
+
+class DeviceError(SharposeError, RuntimeError):
+    """The wanted device is not there or does not work."""

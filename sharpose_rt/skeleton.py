@@ -1,0 +1,164 @@
+"""Keypoint sets: names, limbs, left-right pairs and OKS sigmas, each with its source."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """One keypoint set, in the order that a model emits it.
+
+    `sigmas` are the per-keypoint constants of COCO's object keypoint similarity (OKS); `upper_body` are the
+    keypoints that half-body augmentation may keep alone.
+    """
+
+    name: str
+    keypoints: tuple[str, ...]
+    limbs: tuple[tuple[int, int], ...]
+    flip_pairs: tuple[tuple[int, int], ...]
+    sigmas: tuple[float, ...]
+    upper_body: tuple[int, ...]
+    flip_order: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        order = list(range(len(self.keypoints)))
+        for left, right in self.flip_pairs:
+            order[left], order[right] = right, left
+        object.__setattr__(self, "flip_order", tuple(order))
+
+    def __len__(self) -> int:
+        return len(self.keypoints)
+
+    def side(self, index: int) -> str:
+        """'left', 'right' or 'centre' of keypoint `index`, from its name."""
+        head = self.keypoints[index].split("_", 1)[0]
+        return head if head in ("left", "right") else "centre"
+
+
+# COCO keypoints 2017: names, order and limbs from its annotation files (categories[0]), sigmas from pycocotools.
+COCO17 = Skeleton(
+    name="coco17",
+    keypoints=(
+        "nose",
+        "left_eye",
+        "right_eye",
+        "left_ear",
+        "right_ear",
+        "left_shoulder",
+        "right_shoulder",
+        "left_elbow",
+        "right_elbow",
+        "left_wrist",
+        "right_wrist",
+        "left_hip",
+        "right_hip",
+        "left_knee",
+        "right_knee",
+        "left_ankle",
+        "right_ankle",
+    ),
+    limbs=(
+        (15, 13),
+        (13, 11),
+        (16, 14),
+        (14, 12),
+        (11, 12),
+        (5, 11),
+        (6, 12),
+        (5, 6),
+        (5, 7),
+        (6, 8),
+        (7, 9),
+        (8, 10),
+        (1, 2),
+        (0, 1),
+        (0, 2),
+        (1, 3),
+        (2, 4),
+        (3, 5),
+        (4, 6),
+    ),
+    flip_pairs=((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)),
+    sigmas=(
+        0.026,
+        0.025,
+        0.025,
+        0.035,
+        0.035,
+        0.079,
+        0.079,
+        0.072,
+        0.072,
+        0.062,
+        0.062,
+        0.107,
+        0.107,
+        0.087,
+        0.087,
+        0.089,
+        0.089,
+    ),
+    upper_body=tuple(range(11)),
+)
+
+# MPII human pose: joint order of its annotation file (Andriluka et al. 2014). MPII defines no OKS; the sigmas are
+# the ones that MMPose publishes for this set.
+MPII16 = Skeleton(
+    name="mpii16",
+    keypoints=(
+        "right_ankle",
+        "right_knee",
+        "right_hip",
+        "left_hip",
+        "left_knee",
+        "left_ankle",
+        "pelvis",
+        "thorax",
+        "upper_neck",
+        "head_top",
+        "right_wrist",
+        "right_elbow",
+        "right_shoulder",
+        "left_shoulder",
+        "left_elbow",
+        "left_wrist",
+    ),
+    limbs=(
+        (0, 1),
+        (1, 2),
+        (2, 6),
+        (6, 3),
+        (3, 4),
+        (4, 5),
+        (6, 7),
+        (7, 8),
+        (8, 9),
+        (8, 12),
+        (12, 11),
+        (11, 10),
+        (8, 13),
+        (13, 14),
+        (14, 15),
+    ),
+    flip_pairs=((0, 5), (1, 4), (2, 3), (10, 15), (11, 14), (12, 13)),
+    sigmas=(
+        0.089,
+        0.083,
+        0.107,
+        0.107,
+        0.083,
+        0.089,
+        0.026,
+        0.026,
+        0.026,
+        0.026,
+        0.062,
+        0.072,
+        0.179,
+        0.179,
+        0.072,
+        0.062,
+    ),
+    upper_body=(7, 8, 9, 10, 11, 12, 13, 14, 15),
+)
+
+SKELETONS = {skeleton.name: skeleton for skeleton in (COCO17, MPII16)}

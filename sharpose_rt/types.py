@@ -1,0 +1,240 @@
+"""What crosses a stage: small frozen values that check themselves when built and print shapes, not pixels.
+
+Letters in shapes: N people, K keypoints. Coordinates are pixels of the upright source frame, (0, 0) the centre of
+the top left pixel. A value that went into a stage is never changed by it: arrays are read-only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+
+class PoseStage(IntEnum):
+    """Where a pose came from; its lower-case name goes into the skeleton stream."""
+
+    COARSE = 0
+    FINE = 1
+    PREDICTED = 2
+
+    @property
+    def label(self) -> str:
+        """'coarse', 'fine' or 'predicted'."""
+        return self.name.lower()
+
+
+def _array(owner: str, name: str, value: object, dtype: type, shape: tuple[int | None, ...]) -> np.ndarray:
+    """A read-only contiguous array of `dtype`, or a ValueError that names the field and both shapes."""
+    array = np.ascontiguousarray(np.asarray(value), dtype=dtype)
+    if array.ndim != len(shape) or any(w is not None and w != g for w, g in zip(shape, array.shape, strict=True)):
+        want = "(" + ", ".join("any" if s is None else str(s) for s in shape) + ")"
+        raise ValueError(f"{owner}.{name} has shape {array.shape}; {want} is wanted")
+    if array.base is not None or array is value:
+        array = array.copy() if array.flags.writeable else array
+    array.flags.writeable = False
+    return array
+
+
+class _Shaped:
+    """Prints arrays as dtype and shape."""
+
+    def __repr__(self) -> str:
+        parts = []
+        for item in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, item.name)
+            if isinstance(value, np.ndarray):
+                value = f"{value.dtype}{list(value.shape)}"
+            parts.append(f"{item.name}={value}")
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+@dataclass(frozen=True, repr=False)
+class Frame(_Shaped):
+    """One upright picture of a source.
+
+    Args:
+        frame_id: counts the frames that the source hands on, from 0.
+        pts_s: media time of the frame in seconds; never decreases within a source.
+        image_bgr: (H, W, 3) uint8, read-only; whoever draws, copies.
+        captured_at_s: monotonic clock in seconds when the frame was had.
+        source: name of the picture where each frame has its own (a folder of images), else "".
+        dropped_before: frames that a live source dropped between the last frame and this one.
+    """
+
+    frame_id: int
+    pts_s: float
+    image_bgr: NDArray[np.uint8]
+    captured_at_s: float = 0.0
+    source: str = ""
+    dropped_before: int = 0
+
+    def __post_init__(self) -> None:
+        image = self.image_bgr
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(f"Frame.image_bgr is {image.dtype}{list(image.shape)}; uint8 (H, W, 3) is wanted")
+        if self.frame_id < 0:
+            raise ValueError(f"Frame.frame_id is {self.frame_id}; 0 or more is wanted")
+        image.flags.writeable = False
+
+    @property
+    def size_wh(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.image_bgr.shape[1], self.image_bgr.shape[0]
+
+
+@dataclass(frozen=True, repr=False)
+class Detections(_Shaped):
+    """Boxes of people in one frame: `bboxes_xyxy` (N, 4) float32 px, `bbox_scores` (N,) float32 in 0..1."""
+
+    bboxes_xyxy: Float32
+    bbox_scores: Float32
+
+    def __post_init__(self) -> None:
+        boxes = _array("Detections", "bboxes_xyxy", self.bboxes_xyxy, np.float32, (None, 4))
+        object.__setattr__(self, "bboxes_xyxy", boxes)
+        scores = _array("Detections", "bbox_scores", self.bbox_scores, np.float32, (len(boxes),))
+        object.__setattr__(self, "bbox_scores", scores)
+
+    def __len__(self) -> int:
+        return len(self.bboxes_xyxy)
+
+    @classmethod
+    def empty(cls) -> Detections:
+        """No people."""
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+
+
+@dataclass(frozen=True, repr=False)
+class Tracks(_Shaped):
+    """Boxes with identities: `track_ids` (N,) int64, positive, unique in a frame, never reused in a run.
+
+    `detected` (N,) bool is False where the box was carried on by motion or by the last pose, without a detection.
+    """
+
+    bboxes_xyxy: Float32
+    bbox_scores: Float32
+    track_ids: Int64
+    detected: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        boxes = _array("Tracks", "bboxes_xyxy", self.bboxes_xyxy, np.float32, (None, 4))
+        n = len(boxes)
+        object.__setattr__(self, "bboxes_xyxy", boxes)
+        object.__setattr__(self, "bbox_scores", _array("Tracks", "bbox_scores", self.bbox_scores, np.float32, (n,)))
+        ids = _array("Tracks", "track_ids", self.track_ids, np.int64, (n,))
+        object.__setattr__(self, "track_ids", ids)
+        object.__setattr__(self, "detected", _array("Tracks", "detected", self.detected, np.bool_, (n,)))
+        if n and (ids.min() < 1 or len(np.unique(ids)) != n):
+            raise ValueError(f"Tracks.track_ids are {ids.tolist()}; positive and unique ids are wanted")
+
+    def __len__(self) -> int:
+        return len(self.bboxes_xyxy)
+
+    @classmethod
+    def empty(cls) -> Tracks:
+        """Nobody."""
+        none = np.zeros(0)
+        return cls(np.zeros((0, 4)), none, none, none)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, repr=False)
+class Poses(_Shaped):
+    """People of one frame with their keypoints.
+
+    Args:
+        bboxes_xyxy: (N, 4) float32 px.
+        bbox_scores: (N,) float32 in 0..1.
+        track_ids: (N,) int64, positive; 0 where no tracker ran.
+        keypoints: (N, K, 2) float32 px, smoothed where a smoother ran.
+        keypoint_scores: (N, K) float32 in 0..1.
+        raw_keypoints: (N, K, 2) float32 px as the network gave them.
+        raw_keypoint_scores: (N, K) float32 in 0..1.
+        quality: (N,) float32, the predicted OKS of the coarse stage (Eq. 4).
+        stage: (N,) int64 of PoseStage.
+    """
+
+    bboxes_xyxy: Float32
+    bbox_scores: Float32
+    track_ids: Int64
+    keypoints: Float32
+    keypoint_scores: Float32
+    raw_keypoints: Float32
+    raw_keypoint_scores: Float32
+    quality: Float32
+    stage: Int64
+
+    def __post_init__(self) -> None:
+        boxes = _array("Poses", "bboxes_xyxy", self.bboxes_xyxy, np.float32, (None, 4))
+        n = len(boxes)
+        k = np.shape(self.keypoints)[1] if np.ndim(self.keypoints) == 3 else None
+        object.__setattr__(self, "bboxes_xyxy", boxes)
+        for name, dtype, shape in (
+            ("bbox_scores", np.float32, (n,)),
+            ("track_ids", np.int64, (n,)),
+            ("keypoints", np.float32, (n, k, 2)),
+            ("keypoint_scores", np.float32, (n, k)),
+            ("raw_keypoints", np.float32, (n, k, 2)),
+            ("raw_keypoint_scores", np.float32, (n, k)),
+            ("quality", np.float32, (n,)),
+            ("stage", np.int64, (n,)),
+        ):
+            object.__setattr__(self, name, _array("Poses", name, getattr(self, name), dtype, shape))
+
+    def __len__(self) -> int:
+        return len(self.bboxes_xyxy)
+
+    def __getitem__(self, index: int) -> Person:
+        return Person(
+            track_id=int(self.track_ids[index]),
+            bbox_xyxy=self.bboxes_xyxy[index],
+            bbox_score=float(self.bbox_scores[index]),
+            keypoints=self.keypoints[index],
+            keypoint_scores=self.keypoint_scores[index],
+            raw_keypoints=self.raw_keypoints[index],
+            raw_keypoint_scores=self.raw_keypoint_scores[index],
+            quality=float(self.quality[index]),
+            stage=PoseStage(int(self.stage[index])).label,
+        )
+
+    @classmethod
+    def empty(cls, keypoint_count: int) -> Poses:
+        """Nobody, of a skeleton of `keypoint_count` keypoints."""
+        none = np.zeros(0)
+        points, scores = np.zeros((0, keypoint_count, 2)), np.zeros((0, keypoint_count))
+        return cls(np.zeros((0, 4)), none, none, points, scores, points, scores, none, none)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, repr=False)
+class Person(_Shaped):
+    """One row of `Poses`; arrays as there, without the first axis."""
+
+    track_id: int
+    bbox_xyxy: Float32
+    bbox_score: float
+    keypoints: Float32
+    keypoint_scores: Float32
+    raw_keypoints: Float32
+    raw_keypoint_scores: Float32
+    quality: float
+    stage: str
+
+
+@dataclass(frozen=True)
+class Packet:
+    """One frame on its way through the stages; each stage hands on a copy with its own part filled in.
+
+    `detections` is None where the detector did not run on this frame. `left_s` are monotonic times in seconds at
+    which the frame left each stage, by stage name, in order.
+    """
+
+    frame: Frame
+    detections: Detections | None = None
+    tracks: Tracks | None = None
+    poses: Poses | None = None
+    left_s: dict[str, float] = field(default_factory=dict)
