@@ -1,0 +1,1 @@
+"""Pure functions of boxes, crops, heatmaps and poses."""

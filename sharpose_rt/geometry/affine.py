@@ -1,0 +1,109 @@
+"""Crops of people as affine maps from the picture.
+
+The pixel-centre convention of the whole project: integer coordinates are pixel centres, so a picture of width w
+spans 0 .. w-1. A box of width b that becomes a crop of width w is scaled by (w - 1) / b, and the box's centre comes
+to (w - 1) / 2; a heatmap of width v over that crop has (w - 1) / (v - 1) crop pixels a cell. This is what
+UDP (Huang et al. 2020, "The Devil Is in the Details") calls unbiased: flipping and resizing commute with it.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Float32 = NDArray[np.float32]
+
+
+def fit_aspect(bboxes_xyxy: ArrayLike, crop_size_wh: tuple[int, int], padding: float = 1.25) -> NDArray[np.float64]:
+    """Centre and size of each box, widened to the crop's aspect and enlarged: (N, 4) as cx, cy, w, h in px.
+
+    A box without extent counts as one pixel, so that it cannot make a map that has no inverse.
+    """
+    boxes = np.asarray(bboxes_xyxy, np.float64).reshape(-1, 4)
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    width, height = np.maximum(boxes[:, 2:] - boxes[:, :2], 1.0).T
+    aspect = crop_size_wh[0] / crop_size_wh[1]
+    width, height = np.maximum(width, height * aspect), np.maximum(height, width / aspect)
+    return np.concatenate([centre, np.stack([width, height], 1) * padding], 1)
+
+
+def crop_affine(
+    bboxes_xyxy: ArrayLike,
+    crop_size_wh: tuple[int, int],
+    padding: float = 1.25,
+    rotation_deg: ArrayLike = 0.0,
+) -> NDArray[np.float64]:
+    """The map from picture to crop for each box: (N, 2, 3) float64.
+
+    Args:
+        bboxes_xyxy: (N, 4) px.
+        crop_size_wh: width and height of the crop, px.
+        padding: see `fit_aspect`.
+        rotation_deg: by which the picture is turned in the crop (scalar or (N,)), clockwise as y points down.
+    """
+    return affine_from_region(fit_aspect(bboxes_xyxy, crop_size_wh, padding), crop_size_wh, rotation_deg)
+
+
+def affine_from_region(
+    regions_cxcywh: ArrayLike, crop_size_wh: tuple[int, int], rotation_deg: ArrayLike = 0.0
+) -> NDArray[np.float64]:
+    """As `crop_affine`, from the region (N, 4) that the crop shows: centre and size, px."""
+    regions = np.asarray(regions_cxcywh, np.float64).reshape(-1, 4)
+    turn = np.broadcast_to(np.deg2rad(np.asarray(rotation_deg, np.float64)), len(regions))
+    last_pixel = np.array(crop_size_wh, np.float64) - 1
+    scale = last_pixel / regions[:, 2:]
+    cos, sin = np.cos(turn), np.sin(turn)
+    rotation = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
+    linear = scale[:, :, None] * rotation
+    offset = last_pixel / 2 - np.einsum("nij,nj->ni", linear, regions[:, :2])
+    return np.concatenate([linear, offset[:, :, None]], -1)
+
+
+def invert_affine(affine: ArrayLike) -> NDArray[np.float64]:
+    """The inverse of each map (..., 2, 3)."""
+    maps = np.asarray(affine, np.float64)
+    linear = np.linalg.inv(maps[..., :2])
+    return np.concatenate([linear, -linear @ maps[..., 2:]], -1)
+
+
+def apply_affine(points: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
+    """Points (N, K, 2) mapped by (N, 2, 3), or (K, 2) by (2, 3)."""
+    maps = np.asarray(affine, np.float64)
+    return np.asarray(points, np.float64) @ np.swapaxes(maps[..., :2], -1, -2) + maps[..., None, :, 2]
+
+
+def warp_crops(image: NDArray[np.uint8], affine: ArrayLike, crop_size_wh: tuple[int, int]) -> NDArray[np.uint8]:
+    """Crops (N, h, w, 3) uint8 of one picture (H, W, 3), bilinear; black beyond its borders.
+
+    A person much larger than the crop is first shrunk by areas, since bilinear sampling alone would alias
+    (rule: more than 2 picture pixels a crop pixel).
+    """
+    maps = np.asarray(affine, np.float64).reshape(-1, 2, 3)
+    crops = np.empty((len(maps), crop_size_wh[1], crop_size_wh[0], 3), np.uint8)
+    for crop, matrix in zip(crops, maps, strict=True):
+        pixels_per_crop_px = 1 / np.sqrt(abs(np.linalg.det(matrix[:, :2])))
+        source = image
+        if pixels_per_crop_px > 2:
+            source, matrix = _shrunk(image, matrix, crop_size_wh, int(pixels_per_crop_px))
+        cv2.warpAffine(source, matrix, crop_size_wh, dst=crop, flags=cv2.INTER_LINEAR)
+    return crops
+
+
+def _shrunk(
+    image: NDArray[np.uint8], matrix: NDArray[np.float64], crop_size_wh: tuple[int, int], factor: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """The part of the picture that a crop shows, smaller by a whole factor, and the map from it to the crop."""
+    w, h = crop_size_wh
+    corners = apply_affine([[0, 0], [w - 1, 0], [0, h - 1], [w - 1, h - 1]], invert_affine(matrix))
+    low = np.clip(np.floor(corners.min(0)).astype(int) - factor, 0, [image.shape[1], image.shape[0]])
+    high = np.clip(np.ceil(corners.max(0)).astype(int) + factor, 0, [image.shape[1], image.shape[0]])
+    size = (high - low) // factor
+    if size.min() < 1:
+        return image, matrix
+    high = low + size * factor
+    part = cv2.resize(image[low[1] : high[1], low[0] : high[0]], size.tolist(), interpolation=cv2.INTER_AREA)
+    # Cell j of the small picture has its centre at low + factor * j + (factor - 1) / 2 of the large one.
+    origin = low + (factor - 1) / 2
+    offset = matrix[:, :2] @ origin + matrix[:, 2]
+    return part, np.concatenate([matrix[:, :2] * factor, offset[:, None]], 1)  # type: ignore[return-value]

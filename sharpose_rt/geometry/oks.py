@@ -1,0 +1,50 @@
+"""Object keypoint similarity, COCO's measure of how near two poses are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def oks(
+    keypoints: ArrayLike, truth: ArrayLike, counted: ArrayLike, area_px2: ArrayLike, sigmas: Sequence[float]
+) -> NDArray[np.float64]:
+    """Similarity (...) in 0..1 of keypoints (..., K, 2) to `truth` (..., K, 2), as pycocotools computes it.
+
+    Args:
+        keypoints: px.
+        truth: px.
+        counted: (..., K); keypoints where it is above 0 count. Where none does the similarity is 0.
+        area_px2: (...) area of the person.
+        sigmas: (K,) of the skeleton.
+    """
+    distance2 = ((np.asarray(keypoints, np.float64) - np.asarray(truth, np.float64)) ** 2).sum(-1)
+    variance = (2 * np.asarray(sigmas, np.float64)) ** 2
+    scale = np.asarray(area_px2, np.float64)[..., None] + np.spacing(1)
+    similarity = np.exp(-distance2 / variance / scale / 2)
+    mask = np.asarray(counted) > 0
+    count = mask.sum(-1)
+    total = np.where(mask, similarity, 0).sum(-1)
+    return np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+
+
+def oks_matrix(
+    a: ArrayLike,
+    a_scores: ArrayLike,
+    b: ArrayLike,
+    area_px2: ArrayLike,
+    sigmas: Sequence[float],
+    min_score: float = 0.3,
+) -> NDArray[np.float64]:
+    """Similarity (N, M) of poses `a` (N, K, 2) to poses `b` (M, K, 2), over the sure keypoints of `a`.
+
+    `area_px2` (N,) belongs to `a`.
+    """
+    first, second = np.asarray(a, np.float64)[:, None], np.asarray(b, np.float64)[None]
+    counted = np.broadcast_to(
+        (np.asarray(a_scores) >= min_score)[:, None],
+        (*np.broadcast_shapes(first.shape, second.shape)[:2], first.shape[2]),
+    )
+    return oks(first, second, counted, np.asarray(area_px2)[:, None] + np.zeros((1, second.shape[1])), sigmas)

@@ -1,0 +1,166 @@
+"""Sources that lie on disk: a video, an image, or a folder or glob of either."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import logging
+import re
+from collections import Counter
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpose_rt.config.schema import SourceConfig
+from sharpose_rt.errors import SourceError
+from sharpose_rt.media.container import ContainerSource
+from sharpose_rt.media.source import Source, SourceInfo
+
+log = logging.getLogger("sharpose_rt.media")
+
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"))
+VIDEO_SUFFIXES = frozenset(
+    (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2v", ".ts", ".mts", ".m2ts", ".wmv", ".asf")
+    + (".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".mxf", ".vob", ".gif", ".h264", ".264", ".h265", ".265", ".hevc")
+    + (".y4m", ".mjpeg", ".mjpg", ".dav", ".ivf", ".nut")
+)
+
+
+class VideoFile(ContainerSource):
+    """A video on disk."""
+
+    kind = "video"
+
+    def __init__(self, path: Path, config: SourceConfig) -> None:
+        super().__init__(str(path), config)
+        self.path = path
+        self.stem = path.stem
+
+    def _target(self) -> str:
+        # The 'file:' prefix keeps FFmpeg from reading a name such as 'concat:x' or 'a:b.mp4' as a protocol.
+        return f"file:{self.path}"
+
+    def _local_path(self) -> str | None:
+        return str(self.path)
+
+
+class Images(Source):
+    """Pictures on disk in natural order, as if filmed at `config.image_fps`; each keeps its own size."""
+
+    def __init__(self, spec: str, config: SourceConfig, paths: list[Path], stem: str, kind: str = "images") -> None:
+        super().__init__(spec, config)
+        self._paths, self._stem, self._kind = paths, stem, kind
+        self._at = -1
+        self._bad = 0
+
+    def _open(self) -> None:
+        # Pictures before the start need not be touched: their times are known.
+        self._at = -1
+
+    def _describe(self, size_wh: tuple[int, int]) -> SourceInfo:
+        kept = self._kept(len(self._paths), self.config.image_fps, None)
+        start_s = self.config.start_s
+        return SourceInfo(self.name, self._kind, False, size_wh, start_s=start_s, stem=self._stem, **kept)  # type: ignore[arg-type]
+
+    def _grab(self) -> float | None:
+        self._at += 1
+        return self._at / self.config.image_fps if self._at < len(self._paths) else None
+
+    def _retrieve(self) -> tuple[NDArray[np.uint8], str] | None:
+        path = self._paths[self._at]
+        image = read_image(path)
+        if image is not None:
+            self._bad = 0
+            return image, path.name
+        self._bad += 1
+        if self._kind == "image" or self._bad > self.config.max_bad_frames:
+            raise SourceError(
+                f"{path} cannot be read as an image; see that it is whole, or convert it to JPEG or PNG"
+                + (f" ({self._bad} such pictures in a row)" if self._bad > 1 else "")
+            )
+        log.warning("%s cannot be read as an image; skipped", path)
+        return None
+
+
+def read_image(path: Path) -> NDArray[np.uint8] | None:
+    """The picture, (H, W, 3) uint8 BGR and upright by its EXIF orientation; None when it cannot be decoded."""
+    try:
+        data = np.fromfile(path, np.uint8)  # cv2.imread fails on non-ASCII paths on Windows
+        return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None  # type: ignore[return-value]
+    except (OSError, cv2.error):
+        return None
+
+
+def open_path(spec: str, config: SourceConfig) -> Source:
+    """The source for a path or glob. Raises SourceError when there is nothing usable."""
+    path = _path(spec)
+    if path.is_file():
+        return _open_file(path, config)
+    images, videos = _usable(spec)
+    if images:
+        stem = (path if path.is_dir() else path.parent).resolve().name or "images"
+        return Images(spec, config, images, stem)
+    if len(videos) > 1:
+        raise SourceError(
+            f"{spec} holds {len(videos)} videos, and a source is one of them; "
+            "expand_sources() gives them one by one (the command line does so)"
+        )
+    return _open_file(videos[0], config)
+
+
+def expand(spec: str) -> list[str]:
+    """Each video of a folder or glob, then the spec itself where it also has images; a file alone as it is."""
+    if _path(spec).is_file():
+        return [spec]
+    images, videos = _usable(spec)
+    return [str(path) for path in videos] + ([spec] if images else [])
+
+
+def _open_file(path: Path, config: SourceConfig) -> Source:
+    if path.stat().st_size == 0:
+        raise SourceError(f"{path} is empty (0 bytes); copy or record it again")
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES or (suffix not in VIDEO_SUFFIXES and cv2.haveImageReader(str(path))):
+        return Images(str(path), config, [path], path.stem, kind="image")
+    return VideoFile(path, config)
+
+
+def _path(spec: str) -> Path:
+    return Path(unquote(urlsplit(spec).path)) if spec.startswith("file://") else Path(spec).expanduser()
+
+
+def _usable(spec: str) -> tuple[list[Path], list[Path]]:
+    """Images and videos of a folder or glob, in natural order; SourceError when there are neither."""
+    path = _path(spec)
+    if path.is_dir():
+        found, what = list(path.iterdir()), f"the folder {path}"
+    elif glob.has_magic(str(path)):
+        found, what = [Path(name) for name in glob.glob(str(path), recursive=True)], f"the pattern {path}"
+        if not found:
+            raise SourceError(f"{what} matches nothing; check it, and quote it so that the shell leaves it alone")
+    else:
+        raise SourceError(f"{path} does not exist; {_nearest(path)}")
+    found = sorted((p for p in found if p.is_file() and not p.name.startswith(".")), key=natural_order)
+    images = [p for p in found if p.suffix.lower() in IMAGE_SUFFIXES]
+    videos = [p for p in found if p.suffix.lower() in VIDEO_SUFFIXES]
+    if not images and not videos:
+        others = Counter(p.suffix.lower() or "no suffix" for p in found)
+        seen = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(4)) if others else "no files"
+        raise SourceError(f"{what} has no image or video ({seen}); .jpg, .png, .mp4, .mkv and the like are accepted")
+    return images, videos
+
+
+def natural_order(path: Path) -> tuple[str, list[tuple[int, int | str]]]:
+    """A sorting key that puts 'img2' before 'img10', folder by folder."""
+    parts = re.split(r"(\d+)", path.name.lower())
+    return str(path.parent), [(0, int(part)) if part.isdecimal() else (1, part) for part in parts if part]
+
+
+def _nearest(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent} either"
+    close = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], 1)
+    return f"did you mean {path.parent / close[0]}?" if close else "check the path"

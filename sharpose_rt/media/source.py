@@ -1,0 +1,234 @@
+"""Where frames come from: one contract for files, pictures, cameras, network streams and standard input.
+
+    with open_source("walking.mp4") as source:
+        for frame in source:
+            ...
+
+`open_source` looks only at what is cheap to see, so that a wrong address fails before anything heavy is loaded.
+The thread that calls `open` also calls `read` and `close`; `interrupt` may come from any thread.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpose_rt.config.schema import SourceConfig
+from sharpose_rt.errors import SourceError
+from sharpose_rt.media.redact import redact
+from sharpose_rt.types import Frame
+
+# Media times are fractions in the container; half a tick of the finest usual clock (1/90000 s) forgives rounding.
+TICK_S = 0.5 / 90_000
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """What is known of a source once it is open.
+
+    Args:
+        name: the source as the user gave it, credentials masked.
+        kind: 'video', 'image', 'images', 'camera', 'network' or 'stdin'.
+        live: frames come at their own pace and are lost when nobody takes them.
+        size_wh: width and height of the first upright frame, px.
+        fps: frames handed on for each second of media time, after stride; None where unknown.
+        frame_count: frames that will be handed on, after trimming and stride, an estimate; None where unknown.
+        duration_s: media time that will be handed on; None where unknown.
+        path: local file to take the audio from; None where there is none.
+        audio: that file has sound.
+        start_s: media time before which frames were left out. `Frame.pts_s` counts from the source's own beginning.
+        stem: base of output names, such as 'walking', 'webcam0' or 'rtsp_host'.
+    """
+
+    name: str
+    kind: str
+    live: bool
+    size_wh: tuple[int, int]
+    fps: float | None = None
+    frame_count: int | None = None
+    duration_s: float | None = None
+    path: str | None = None
+    audio: bool = False
+    start_s: float = 0.0
+    stem: str = "source"
+
+
+class Source:
+    """Upright frames in media time, trimmed and thinned as `config` says; the base of every kind of source.
+
+    A kind implements `_open`, `_grab`, `_retrieve` and `_close`: grabbing a picture tells its media time, retrieving
+    it gives the pixels, so that pictures left out cost as little as they can.
+    """
+
+    def __init__(self, spec: str, config: SourceConfig) -> None:
+        self.name = redact(spec)
+        self.config = config
+        self._stop = threading.Event()
+        self._info: SourceInfo | None = None
+        self._waiting: Frame | None = None
+        self._grabbed = 0
+        self._handed_on = 0
+        self._ended = False
+
+    @property
+    def info(self) -> SourceInfo:
+        """What is known of the source; SourceError before `open`."""
+        if self._info is None:
+            raise SourceError(f"{self.name} is not open, so nothing is known of it yet; call open() first")
+        return self._info
+
+    def open(self) -> None:
+        """Opens the source and decodes the first frame, so that what cannot be read fails here.
+
+        Raises:
+            SourceTimeout: it did not answer within `open_timeout_s`.
+            SourceError: it cannot be opened or understood, or trimming leaves nothing of it.
+        """
+        if self._info is not None:
+            return
+        try:
+            self._open()
+            self._waiting = self._next()
+            if self._waiting is None:
+                if not self._stop.is_set():
+                    raise SourceError(self._nothing_left())
+                size_wh = (0, 0)
+            else:
+                size_wh = self._waiting.size_wh
+            self._info = self._describe(size_wh)
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self) -> Frame | None:
+        """The next frame, or None when the source has ended or was interrupted.
+
+        Raises:
+            SourceLost: a live source is gone, or has sent nothing for `read_timeout_s`.
+            SourceError: more than `max_bad_frames` in a row cannot be decoded.
+        """
+        assert self._info is not None, "read() before open()"
+        if self._waiting is not None and not self._stop.is_set():
+            frame, self._waiting = self._waiting, None
+            return frame
+        return self._next()
+
+    def interrupt(self) -> None:
+        """Makes a running `open` or `read` end soon, and every later `read` return None; from any thread."""
+        self._stop.set()
+
+    def close(self) -> None:
+        """Lets go of the file or device; may be called again."""
+        self._ended, self._waiting = True, None
+        self._close()
+
+    def __enter__(self) -> Source:
+        self.open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Frame]:
+        while (frame := self.read()) is not None:
+            yield frame
+
+    def _open(self) -> None:
+        raise NotImplementedError
+
+    def _describe(self, size_wh: tuple[int, int]) -> SourceInfo:
+        raise NotImplementedError
+
+    def _grab(self) -> float | None:
+        """Moves on to the next picture and returns its media time in seconds; None at the end."""
+        raise NotImplementedError
+
+    def _retrieve(self) -> tuple[NDArray[np.uint8], str] | None:
+        """The grabbed picture, (H, W, 3) uint8 BGR, and its own name or ''; None when it is to be skipped."""
+        raise NotImplementedError
+
+    def _close(self) -> None:
+        pass
+
+    def _next(self) -> Frame | None:
+        end_s, limit = self.config.end_s, self.config.max_frames
+        while not self._ended and not self._stop.is_set() and (limit is None or self._handed_on < limit):
+            pts_s = self._grab()
+            captured_at_s = time.monotonic()
+            if pts_s is None or (end_s is not None and pts_s >= end_s - TICK_S):
+                self._ended = True
+                return None
+            if pts_s < self.config.start_s - TICK_S:
+                continue
+            self._grabbed += 1
+            if (self._grabbed - 1) % self.config.stride:
+                continue
+            if (picture := self._retrieve()) is not None:
+                frame = Frame(self._handed_on, pts_s, picture[0], captured_at_s, picture[1])
+                self._handed_on += 1
+                return frame
+        return None
+
+    def _nothing_left(self) -> str:
+        start_s, end_s = self.config.start_s, self.config.end_s
+        if start_s > 0 or end_s is not None:
+            span = f"from {start_s:g} s" + (f" to {end_s:g} s" if end_s is not None else " on")
+            return f"{self.name} has no frame {span}; try an earlier --start or a later --end"
+        return f"{self.name} holds no frame that can be decoded; play it in a media player to see if it is whole"
+
+    def _kept(self, count: int | None, fps: float | None, duration_s: float | None) -> dict[str, float | int | None]:
+        """Rate, number and length of the frames that trimming and stride leave, for `SourceInfo`."""
+        config = self.config
+        if duration_s is None and count is not None and fps:
+            duration_s = count / fps
+        if duration_s is None and config.end_s is not None:
+            duration_s = config.end_s
+        if duration_s is not None and (config.start_s > 0 or config.end_s is not None):
+            duration_s = max(0.0, min(duration_s, config.end_s or math.inf) - config.start_s)
+            count = math.ceil(duration_s * fps - 1e-6) if fps else None
+        if count is not None:
+            count = min(math.ceil(count / config.stride), config.max_frames or count)
+        rate = fps / config.stride if fps else None
+        if config.max_frames is not None and rate and duration_s is not None:
+            duration_s = min(duration_s, config.max_frames / rate)
+        return {"fps": rate, "frame_count": count, "duration_s": duration_s}
+
+
+def open_source(spec: str, config: SourceConfig | None = None) -> Source:
+    """The source that `spec` names, not yet opened.
+
+    Accepts a video file, an image, a folder or a glob of images (or of one video), 'webcam', 'webcam:N', a camera's
+    device path, an RTSP, RTMP, SRT, UDP or HTTP(S) address, and '-' for a video on standard input.
+
+    Raises:
+        SourceError: nothing of that name exists, it is empty, or its scheme is unknown.
+    """
+    config = config or SourceConfig()
+    from sharpose_rt.media import files, live
+
+    if spec == "-":
+        return live.StdinVideo(config)
+    if (device := live.camera_device(spec)) is not None:
+        return live.Camera(spec, config, device)
+    if "://" in spec and not spec.startswith("file://"):
+        return live.NetworkVideo(spec, config)
+    return files.open_path(spec, config)
+
+
+def expand_sources(spec: str) -> list[str]:
+    """The specs to run one after another: each video of a folder or glob by itself, then its images as one source.
+
+    Any other spec comes back alone and unchecked. Raises SourceError where a folder or glob holds nothing usable.
+    """
+    from sharpose_rt.media import files, live
+
+    if spec == "-" or live.camera_device(spec) is not None or ("://" in spec and not spec.startswith("file://")):
+        return [spec]
+    return files.expand(spec)

@@ -1,0 +1,173 @@
+"""SHaRPose (An et al., AAAI 2024): coarse stage, quality gate, choice of regions, fine stage.
+
+Letters: B crops, R crops that are refined, K keypoints (the paper's M), D width,
+Nc coarse image tokens (cells), S selected cells (N^h), r fine tokens along a cell's side.
+
+Order of tokens, as in Eq. 1 and Eq. 8: image tokens, keypoint tokens, quality token (coarse stage only).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sharpose_rt.models.head import KeypointDecoder, QualityPredictor
+from sharpose_rt.models.layers import Block, Mlp
+from sharpose_rt.models.selection import AttentionAverage, fine_indices, split_cells, take
+from sharpose_rt.models.variants import Behaviour, Variant
+
+
+@dataclass(frozen=True)
+class CoarseOutput:
+    """What the coarse stage hands to the gate and to the fine stage.
+
+    `heatmaps` (B, K, h, w); `quality` (B,); `cell_scores` (B, Nc); `image_inputs` and `image_outputs` (B, Nc, D).
+    """
+
+    heatmaps: Tensor
+    quality: Tensor
+    cell_scores: Tensor
+    image_inputs: Tensor
+    image_outputs: Tensor
+
+    def __getitem__(self, index: Tensor) -> CoarseOutput:
+        return CoarseOutput(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class SHaRPoseOutput:
+    """Result of both stages.
+
+    Args:
+        coarse_heatmaps: (B, K, h, w) of the coarse stage.
+        heatmaps: (B, K, h, w), of the fine stage where a crop was refined, else of the coarse one.
+        quality: (B,) float32, predicted OKS of the coarse pose (Eq. 4).
+        cell_scores: (B, Nc) float32, how much the keypoints attended to each coarse cell (Eq. 7).
+        selected_cells: (B, S) int64, ascending; the cells that the fine stage splits, or would split.
+        refined: (B,) bool.
+    """
+
+    coarse_heatmaps: Tensor
+    heatmaps: Tensor
+    quality: Tensor
+    cell_scores: Tensor
+    selected_cells: Tensor
+    refined: Tensor
+
+
+class SHaRPose(nn.Module):
+    """The network. Takes crops (B, 3, H, W), RGB normalised with ImageNet's mean and standard deviation.
+
+    Args:
+        variant: sizes.
+        behaviour: the paper's text or the authors' released code, point by point.
+        drop_path: rate of stochastic depth at the last layer, growing linearly from 0 (training only).
+    """
+
+    def __init__(self, variant: Variant, behaviour: Behaviour, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.variant, self.behaviour = variant, behaviour
+        d, k, cells = variant.width, len(variant.skeleton), math.prod(variant.coarse_grid_hw)
+        self.images, self.keypoints = slice(0, cells), slice(cells, cells + k)  # places in the coarse sequence
+        self.selected_count = variant.selected_cells(behaviour)
+
+        self.keypoint_tokens = nn.Parameter(torch.zeros(1, k, d))
+        self.quality_token = nn.Parameter(torch.zeros(1, 1, d))
+        self.patch_embed = nn.Conv2d(3, d, variant.patch_px, variant.patch_px)
+        self.coarse_position = nn.Parameter(torch.zeros(1, cells, d))
+        self.fine_position = nn.Parameter(torch.zeros(1, math.prod(variant.fine_grid_hw), d))
+        rates = [drop_path * i / max(1, variant.depth - 1) for i in range(variant.depth)]
+        self.blocks = nn.ModuleList(Block(d, variant.heads, variant.mlp_ratio, rate) for rate in rates)
+        self.norm = nn.LayerNorm(d)
+        self.carry_norm = nn.LayerNorm(d)
+        self.carry = Mlp(d, d * variant.mlp_ratio)
+        self.quality_predictor = QualityPredictor(d, behaviour.quality_activation)
+        self.decoder = KeypointDecoder(d, variant.heatmap_size_hw)
+
+    def forward(self, images: Tensor, quality_threshold: float = math.inf) -> SHaRPoseOutput:
+        """Both stages for crops (B, 3, H, W); only crops of a quality below the threshold are computed in the fine one.
+
+        A threshold of +inf refines all, -inf none. No crop's result depends on the others of the batch.
+        """
+        coarse = self.coarse_stage(images)
+        refined = self.needs_refining(coarse.quality, quality_threshold)  # (B,)
+        selected, low = split_cells(coarse.cell_scores, self.selected_count)  # (B, S), (B, Nc-S)
+        heatmaps = coarse.heatmaps
+        if bool(refined.any()):
+            which = refined.nonzero().squeeze(1)  # (R,)
+            fine = self.fine_stage(images[which], coarse[which], selected[which], low[which])  # (R, K, h, w)
+            heatmaps = fine if len(which) == len(images) else heatmaps.index_copy(0, which, fine.to(heatmaps.dtype))
+        return SHaRPoseOutput(coarse.heatmaps, heatmaps, coarse.quality, coarse.cell_scores, selected, refined)
+
+    @staticmethod
+    def needs_refining(quality: Tensor, quality_threshold: float) -> Tensor:
+        """The gate (below Eq. 4): Q < Q_thres, (B,) bool. A quality that is not a number never passes for good."""
+        return ~(quality >= quality_threshold)
+
+    def coarse_stage(self, images: Tensor) -> CoarseOutput:
+        """Coarse poses, their quality and the relation of cells to keypoints, for crops (B, 3, H, W)."""
+        b = len(images)
+        small = self._resample(images, self.variant.coarse_scale)  # (B, 3, H*s_c, W*s_c)
+        v0 = self.patch_embed(small).flatten(2).transpose(1, 2) + self.coarse_position  # (B, Nc, D)
+        x = torch.cat([v0, self.keypoint_tokens.expand(b, -1, -1), self.quality_token.expand(b, -1, -1)], 1)  # Eq. 1
+
+        average = AttentionAverage(sum_rows=self.behaviour.sum_keypoint_rows)
+        rows = slice(self.keypoints.start, self.keypoints.stop - self.behaviour.skip_last_keypoint_row)
+        first_scored = int(self.behaviour.first_scored_layer * len(self.blocks))
+        for layer, block in enumerate(self.blocks):  # Eq. 2
+            scored = layer >= first_scored
+            x, attention = block(x, rows if scored else None)
+            if attention is not None:
+                average.add(attention[..., self.images].detach())  # Eq. 5, 6, 7
+        assert average.scores is not None
+        x = self.norm(x)
+        return CoarseOutput(
+            heatmaps=self.decoder(x[:, self.keypoints]),  # Eq. 3
+            quality=self.quality_predictor(x[:, -1]),  # Eq. 4
+            cell_scores=average.scores,
+            image_inputs=v0,
+            image_outputs=x[:, self.images],
+        )
+
+    def fine_stage(self, images: Tensor, coarse: CoarseOutput, selected: Tensor, low: Tensor) -> Tensor:
+        """Fine heatmaps (R, K, h, w) of crops (R, 3, H, W), fine tokens only in `selected` cells (R, S).
+
+        `low` (R, Nc-S) are the other cells, which stay coarse.
+        """
+        v = self.variant
+        low_source = coarse.image_inputs if self.behaviour.low_tokens_from_input else coarse.image_outputs
+        x_low = take(low_source, low)  # X_low: (R, Nc-S, D)
+
+        # {MLP(v_K^j) + v_f^c}: the coarse token of a selected cell is added to each fine token in it.
+        carried = self.carry(self.carry_norm(take(coarse.image_outputs, selected)))  # (R, S, D)
+        inside = fine_indices(selected, v.coarse_grid_hw, v.split)  # (R, S*r*r)
+        fine = self._fine_tokens(images, inside)  # (R, S*r*r, D)
+        x_high = fine + carried.repeat_interleave(v.split**2, dim=1)
+
+        x = torch.cat([x_high, x_low, self.keypoint_tokens.expand(len(images), -1, -1)], 1)  # Eq. 8
+        for block in self.blocks:
+            x, _ = block(x)
+        return self.decoder(self.norm(x[:, -len(v.skeleton) :]))  # Eq. 3
+
+    def _fine_tokens(self, images: Tensor, index: Tensor) -> Tensor:
+        """Fine patches (R, S*r*r, D) embedded, with position, at `index` (R, S*r*r) alone: the others cost nothing."""
+        p, (rows, columns) = self.variant.patch_px, self.variant.fine_grid_hw
+        full = self._resample(images, self.variant.fine_scale)
+        patches = full.unflatten(2, (rows, p)).unflatten(4, (columns, p))  # (R, 3, rows, p, columns, p)
+        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)  # (R, rows*columns, 3, p, p)
+        crops = torch.arange(len(images), device=images.device)[:, None]
+        chosen = patches[crops, index].flatten(2)  # (R, S*r*r, 3*p*p)
+        embedded = F.linear(chosen, self.patch_embed.weight.flatten(1), self.patch_embed.bias)
+        return embedded + self.fine_position[0, index]
+
+    @staticmethod
+    def _resample(images: Tensor, scale: float) -> Tensor:
+        if scale == 1:
+            return images
+        if scale == 0.5:  # bilinear without aligned corners is the mean of 2x2 here, and much dearer
+            return F.avg_pool2d(images, 2)
+        return F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)

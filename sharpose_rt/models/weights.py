@@ -1,0 +1,179 @@
+"""Weights as safetensors: saved, hashed, found, loaded strictly. Nothing here unpickles code.
+
+A file carries its own facts as metadata: model, behaviour, attention scale, recommended quality threshold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sharpose_rt.errors import WeightsError
+from sharpose_rt.models.create import create_model, set_attention_scale
+from sharpose_rt.models.released import check_state_dict, load_released_state_dict
+from sharpose_rt.models.sharpose import SHaRPose
+
+BUNDLED = Path(__file__).resolve().parents[1] / "weights"
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """Where a model's weights came from: `sha256` of the file ("" for random ones) and its metadata."""
+
+    path: str
+    sha256: str
+    quality_threshold: float
+    metadata: Mapping[str, str]
+
+
+def save_weights(model: SHaRPose, path: Path, *, half: bool = False, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a model's weights and facts to `path`, at once or not at all; in float16 where `half`."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    if half:
+        tensors = {k: v.half() for k, v in tensors.items()}
+    facts = {
+        "format": "sharpose.weights/1",
+        "model": model.variant.name,
+        "behaviour": model.behaviour.name,
+        "attention_scale": repr(float(model.blocks[0].attn.scale)),  # type: ignore[union-attr]
+        **(metadata or {}),
+    }
+    part = path.with_name(path.name + ".part")
+    save_file(tensors, part, metadata=facts)
+    part.replace(path)
+
+
+def load_model(name: str, weights: str = "auto", behaviour: str = "auto") -> tuple[SHaRPose, WeightsInfo]:
+    """A network with weights, in float32 on the CPU, and where the weights came from.
+
+    Args:
+        name: a variant.
+        weights: 'auto' (those that ship with the variant), a .safetensors or released .pth file, or 'random'.
+        behaviour: 'paper', 'released', or 'auto': what the weights state, else 'paper'.
+
+    Raises:
+        WeightsError: there are no weights, the file is damaged, or it does not fit the variant.
+        ConfigError: no such variant or behaviour.
+    """
+    if weights == "random":
+        torch.manual_seed(0)
+        model = create_model(name, "paper" if behaviour == "auto" else behaviour)
+        return model, WeightsInfo("random", "", math.inf, {})
+    path = _find(name, weights)
+    sha256 = file_sha256(path)
+    if path.suffix in (".pth", ".pt"):
+        model = create_model(name, "released" if behaviour == "auto" else behaviour)
+        load_released_state_dict(model, read_released(path))
+        return model, WeightsInfo(str(path), sha256, 0.95, {})
+    tensors, facts = read_safetensors(path)
+    made_for = facts.get("model", name)
+    if made_for != name:
+        raise WeightsError(f"{path} holds weights of {made_for}, not of {name}; use --model {made_for} with them")
+    model = create_model(name, facts.get("behaviour", "paper") if behaviour == "auto" else behaviour)
+    check_state_dict(model.state_dict(), tensors, what=f"{path} does not fit {name}")
+    model.load_state_dict(tensors)
+    if "attention_scale" in facts:
+        set_attention_scale(model, float(facts["attention_scale"]))
+    return model, WeightsInfo(str(path), sha256, float(facts.get("quality_threshold", 0.95)), facts)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors in float32 and metadata of a file.
+
+    Raises:
+        WeightsError: it is not a whole safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key).float() for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"cannot read {path}: {error}; is it a whole .safetensors file?") from error
+
+
+def read_released(path: Path) -> dict[str, Tensor]:
+    """Parameters of a checkpoint that the authors released, under their names; never runs code from the file.
+
+    Raises:
+        WeightsError: it cannot be read so, or holds something else.
+    """
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(
+            f"cannot read {path} as a checkpoint of tensors ({first_line}); a file that needs code to load is refused"
+        ) from error
+    data = data.get("state_dict", data) if isinstance(data, dict) else data
+    if not isinstance(data, dict) or not data or not all(isinstance(v, Tensor) for v in data.values()):
+        raise WeightsError(f"{path} holds no table of tensors; a released checkpoint (its `state_dict`) is wanted")
+    return {str(key): value.float() for key, value in data.items()}
+
+
+def import_released(
+    source: Path, target: Path, name: str, *, attention_scale: float | None = None, quality_threshold: float = 0.95
+) -> SHaRPose:
+    """Convert a released checkpoint to a safetensors file of ours, and give the model.
+
+    Raises:
+        WeightsError: see `read_released` and `load_released_state_dict`.
+    """
+    if not source.is_file():
+        raise WeightsError(f"no file {source}; the path of a released .pth checkpoint is wanted")
+    model = create_model(name, "released", attention_scale=attention_scale)
+    load_released_state_dict(model, read_released(source))
+    facts = {"quality_threshold": repr(quality_threshold), "imported_from": source.name}
+    save_weights(model, target, metadata=facts)
+    return model
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def bundled_weights(name: str) -> Path | None:
+    """The weights that ship with a variant, checked against the hash that ships beside them; None without any.
+
+    Raises:
+        WeightsError: the file is not the one that was shipped.
+    """
+    path, card = BUNDLED / f"{name}.safetensors", BUNDLED / f"{name}.json"
+    if not path.is_file():
+        return None
+    wanted = json.loads(card.read_text(encoding="utf-8"))["sha256"]
+    found = file_sha256(path)
+    if found != wanted:
+        raise WeightsError(f"{path} has SHA-256 {found}, but {wanted} was shipped; install the package again")
+    return path
+
+
+def _find(name: str, weights: str) -> Path:
+    if weights != "auto":
+        path = Path(weights)
+        if not path.is_file():
+            raise WeightsError(
+                f"no weights at {weights!r}; 'auto', 'random', a .safetensors or a .pth file is accepted"
+            )
+        if path.suffix not in (".safetensors", ".pth", ".pt"):
+            raise WeightsError(f"{path} ends in {path.suffix!r}; a .safetensors or a released .pth file is accepted")
+        return path
+    path = bundled_weights(name)
+    if path is None:
+        shipped = sorted(p.stem for p in BUNDLED.glob("*.safetensors") if not p.stem.startswith("person"))
+        have = f"weights ship for {', '.join(shipped)}" if shipped else "no weights ship with this version"
+        raise WeightsError(
+            f"there are no weights for {name}: {have}. Give --weights FILE, import a released checkpoint with "
+            f"`sharpose-rt weights import`, or use --weights random to try the plumbing (poses will be noise)"
+        )
+    return path

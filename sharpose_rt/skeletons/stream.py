@@ -1,0 +1,437 @@
+"""The skeleton stream, version 1: a header line, a line for every frame, an end line; UTF-8 JSON, flushed each frame.
+
+Numbers: coordinates have 2 decimals (px), scores and quality 4, times 6 (s) or 3 (ms), so the same input gives the
+same bytes, all but the header's `created`. No number is ever NaN or infinite: an infinite `quality_threshold` is
+the string "inf" or "-inf", an unknown quality is null, a keypoint that was not found is [0, 0, 0], and `track_id` is
+null where no tracker ran. `stream.schema.json` says the same to a machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+import orjson
+
+from sharpose_rt.errors import OutputError, StreamError
+from sharpose_rt.skeleton import SKELETONS, Skeleton
+from sharpose_rt.types import Poses, PoseStage
+
+SCHEMA = "sharpose.skeletons/1"
+END_STATUS = ("complete", "interrupted", "error")
+
+_STAGES = {int(stage): stage.label for stage in PoseStage}
+_STAGE_NUMBERS = {label: number for number, label in _STAGES.items()}
+_COORDINATE_DECIMALS, _SCORE_DECIMALS, _SECOND_DECIMALS, _MS_DECIMALS = 2, 4, 6, 3
+
+
+def utc_now() -> str:
+    """The time now, ISO 8601 in UTC with milliseconds: '2026-01-31T12:00:00.123Z'."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def json_number(value: float | None) -> float | str | None:
+    """`value` as JSON can hold it: infinities as "inf" and "-inf", NaN as None."""
+    if value is None or math.isnan(value):
+        return None
+    return float(value) if math.isfinite(value) else ("inf" if value > 0 else "-inf")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What holds for the whole stream.
+
+    Args:
+        source: what was read; any credentials are masked by whoever opened it.
+        frame_size_wh: size of the upright frames, px.
+        fps: nominal frame rate; None where the source has none. `pts_s` of each frame is the truth.
+        skeleton: the keypoint set.
+        model: `name`, `weights_sha256` (None if unknown), `behaviour`, `quality_threshold` (a float, which may be
+            infinite, or None if unknown); other keys are kept as they are.
+        detector, tracker, smoothing: what was used, by name.
+        version: of the program that wrote the stream.
+        created: ISO 8601, UTC.
+    """
+
+    source: str
+    frame_size_wh: tuple[int, int]
+    fps: float | None
+    skeleton: Skeleton
+    model: dict[str, Any]
+    detector: str
+    tracker: str
+    smoothing: str
+    version: str
+    created: str = field(default_factory=utc_now)
+
+    def to_record(self) -> dict[str, Any]:
+        """The header line as plain values, in the order of the file."""
+        threshold = self.model.get("quality_threshold")
+        model = {"name": "", "weights_sha256": None, "behaviour": "", **self.model}
+        return {
+            "type": "header",
+            "schema": SCHEMA,
+            # A file name that is not UTF-8 reaches Python as lone surrogates, which JSON cannot hold.
+            "source": str(self.source).encode("utf-8", "backslashreplace").decode(),
+            "frame_size_wh": [int(n) for n in self.frame_size_wh],
+            "fps": None if self.fps is None else json_number(round(float(self.fps), 6)),
+            "keypoints": list(self.skeleton.keypoints),
+            "limbs": [list(limb) for limb in self.skeleton.limbs],
+            "model": model | {"quality_threshold": json_number(threshold)},
+            "detector": self.detector,
+            "tracker": self.tracker,
+            "smoothing": self.smoothing,
+            "version": self.version,
+            "created": self.created,
+        }
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Header:
+        """The header of a first line's values. Raises KeyError, TypeError or ValueError where it is malformed."""
+        model = dict(record["model"])
+        if model["quality_threshold"] is not None:
+            model["quality_threshold"] = float(model["quality_threshold"])  # also takes "inf"
+        width, height = record["frame_size_wh"]
+        return cls(
+            source=record["source"],
+            frame_size_wh=(int(width), int(height)),
+            fps=record["fps"],
+            skeleton=_skeleton(record["keypoints"], record["limbs"]),
+            model=model,
+            **{key: record[key] for key in ("detector", "tracker", "smoothing", "version", "created")},
+        )
+
+
+def _skeleton(keypoints: list[str], limbs: list[list[int]]) -> Skeleton:
+    """The known skeleton with these keypoints and limbs; else one named 'custom', without OKS sigmas."""
+    names, pairs = tuple(keypoints), tuple((int(a), int(b)) for a, b in limbs)
+    for known in SKELETONS.values():
+        if known.keypoints == names and known.limbs == pairs:
+            return known
+    index = {name: i for i, name in enumerate(names)}
+    flips = [(i, index.get("right" + name[4:])) for name, i in index.items() if name.startswith("left_")]
+    return Skeleton("custom", names, pairs, tuple((a, b) for a, b in flips if b is not None), (), ())
+
+
+@dataclass(frozen=True)
+class FrameRecord:
+    """One frame line. `captured_at` (ISO 8601), `latency_ms` and `dropped_before` are for live sources only."""
+
+    frame_id: int
+    pts_s: float
+    poses: Poses
+    captured_at: str | None = None
+    latency_ms: float | None = None
+    dropped_before: int | None = None
+
+    def to_record(self) -> dict[str, Any]:
+        """The frame line as plain values, rounded, in the order of the file. Raises ValueError as `people_of`."""
+        record: dict[str, Any] = {
+            "type": "frame",
+            "frame_id": int(self.frame_id),
+            "pts_s": round(float(self.pts_s), _SECOND_DECIMALS) + 0.0,
+            "people": people_of(self.poses),
+        }
+        if self.captured_at is not None:
+            record["captured_at"] = self.captured_at
+        if self.latency_ms is not None:
+            record["latency_ms"] = round(float(self.latency_ms), _MS_DECIMALS) + 0.0
+        if self.dropped_before is not None:
+            record["dropped_before"] = int(self.dropped_before)
+        return record
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any], keypoint_count: int) -> FrameRecord:
+        """The frame of a line's values. Raises KeyError, TypeError or ValueError where it is malformed."""
+        return cls(
+            frame_id=int(record["frame_id"]),
+            pts_s=float(record["pts_s"]),
+            poses=poses_of(record["people"], keypoint_count),
+            captured_at=record.get("captured_at"),
+            latency_ms=record.get("latency_ms"),
+            dropped_before=record.get("dropped_before"),
+        )
+
+
+def people_of(poses: Poses) -> list[dict[str, Any]]:
+    """One dict a person, rounded and finite, as in a frame line.
+
+    Scores are clipped to 0..1. A keypoint of which any number is not finite becomes [0, 0, 0].
+
+    Raises:
+        ValueError: a box or its score is not finite.
+    """
+    if len(poses) == 0:
+        return []
+    boxes = np.round(poses.bboxes_xyxy.astype(np.float64), _COORDINATE_DECIMALS) + 0.0  # + 0.0: no negative zero
+    box_scores = _rounded_scores(poses.bbox_scores)
+    if not (np.isfinite(boxes).all() and np.isfinite(box_scores).all()):
+        raise ValueError(
+            f"a box or its score is not finite: boxes {boxes.tolist()}, scores {box_scores.tolist()}"
+        )
+    columns = zip(
+        poses.track_ids.tolist(),
+        boxes.tolist(),
+        box_scores.tolist(),
+        _rounded_points(poses.keypoints, poses.keypoint_scores).tolist(),
+        _rounded_points(poses.raw_keypoints, poses.raw_keypoint_scores).tolist(),
+        (np.round(poses.quality.astype(np.float64), _SCORE_DECIMALS) + 0.0).tolist(),
+        poses.stage.tolist(),
+        strict=True,
+    )
+    return [
+        {
+            "track_id": track_id or None,
+            "bbox_xyxy": box,
+            "bbox_score": box_score,
+            "keypoints": keypoints,
+            "raw_keypoints": raw_keypoints,
+            "quality": quality if math.isfinite(quality) else None,
+            "stage": _STAGES[stage],
+        }
+        for track_id, box, box_score, keypoints, raw_keypoints, quality, stage in columns
+    ]
+
+
+def _rounded_scores(scores: np.ndarray) -> np.ndarray:
+    return np.round(np.clip(scores.astype(np.float64), 0, 1), _SCORE_DECIMALS) + 0.0
+
+
+def _rounded_points(points: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """(N, K, 3) float64 x, y, score from (N, K, 2) and (N, K)."""
+    table = np.empty((*scores.shape, 3))
+    table[..., :2] = points  # first to float64: rounding in float32 would leave digits behind
+    table[..., 2] = scores
+    if not np.isfinite(table).all():
+        table[~np.isfinite(table).all(axis=-1)] = 0
+    np.clip(table[..., 2], 0, 1, out=table[..., 2])
+    np.round(table[..., :2], _COORDINATE_DECIMALS, out=table[..., :2])
+    np.round(table[..., 2], _SCORE_DECIMALS, out=table[..., 2])
+    table += 0.0
+    return table
+
+
+def poses_of(people: list[dict[str, Any]], keypoint_count: int) -> Poses:
+    """The poses of a frame line's people; a null quality becomes NaN, a null track_id 0.
+
+    Raises KeyError, TypeError or ValueError where the people are malformed.
+    """
+    if not people:
+        return Poses.empty(keypoint_count)
+    shape = (len(people), keypoint_count, 3)
+    points = np.array([p["keypoints"] for p in people], np.float32)
+    raw = np.array([p["raw_keypoints"] for p in people], np.float32)
+    if points.shape != shape or raw.shape != shape:
+        raise ValueError(f"keypoints have shapes {points.shape} and {raw.shape}; {shape} is wanted")
+    return Poses(
+        bboxes_xyxy=np.array([p["bbox_xyxy"] for p in people], np.float32),
+        bbox_scores=np.array([p["bbox_score"] for p in people], np.float32),
+        track_ids=np.array([p["track_id"] or 0 for p in people], np.int64),
+        keypoints=points[..., :2],
+        keypoint_scores=points[..., 2],
+        raw_keypoints=raw[..., :2],
+        raw_keypoint_scores=raw[..., 2],
+        quality=np.array([p["quality"] for p in people], np.float32),  # numpy makes None a NaN
+        stage=np.array([_STAGE_NUMBERS[p["stage"]] for p in people], np.int64),
+    )
+
+
+class StreamWriter:
+    """Writes a skeleton stream; what is on disk is valid after every call, also after a full disk.
+
+    Used as a context manager it writes the end line itself where `end` was not called, with the status that the
+    exception on its way out tells.
+
+    Args:
+        path: the new file. An existing one is refused unless it is empty (`output_paths` reserves names so).
+        header: the first line, written at once.
+        overwrite: replace an existing file.
+
+    Raises:
+        OutputError: the file exists with content, or cannot be written.
+    """
+
+    def __init__(self, path: str | Path, header: Header, *, overwrite: bool = False) -> None:
+        self.path = Path(path)
+        self.header = header
+        self.frames = 0
+        self._size = 0
+        self._ended = self._failed = False
+        self._file = _open_new(self.path, overwrite)
+        try:
+            self._write_line(header.to_record())
+        except BaseException:
+            self.close()
+            raise
+
+    def write(
+        self,
+        frame_id: int,
+        pts_s: float,
+        poses: Poses,
+        *,
+        captured_at: str | None = None,
+        latency_ms: float | None = None,
+        dropped_before: int | None = None,
+    ) -> None:
+        """Appends one frame line. Raises OutputError where the file cannot be written, ValueError as `people_of`."""
+        assert not self._ended, "write() after end()"
+        record = FrameRecord(frame_id, pts_s, poses, captured_at, latency_ms, dropped_before).to_record()
+        self._write_line(record)
+        self.frames += 1
+
+    def end(self, status: str, frames: int | None = None, dropped: int = 0, **extra: Any) -> None:
+        """Appends the end line; `frames` None takes the writer's own count.
+
+        After a failed write this is tried once and never raises: the first error is the one that counts.
+        """
+        assert status in END_STATUS, status
+        if self._ended:
+            return
+        self._ended = True
+        count = self.frames if frames is None else int(frames)
+        record = {"type": "end", "frames": count, "dropped": int(dropped), "status": status, **extra}
+        with contextlib.suppress(OutputError) if self._failed else contextlib.nullcontext():
+            self._write_line(record)
+
+    def close(self) -> None:
+        """Closes the file; may be called again."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            stopped = kind is not None and not issubclass(kind, Exception)  # Ctrl-C, a generator left early
+            self.end("complete" if kind is None else "interrupted" if stopped else "error")
+        finally:
+            self.close()
+
+    def _write_line(self, record: dict[str, Any]) -> None:
+        line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        try:
+            rest = memoryview(line)
+            while rest:  # an unbuffered write may take only a part
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self._failed = True
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._size)  # no torn line stays behind
+                self._file.seek(self._size)
+            raise OutputError(
+                f"cannot write the skeleton stream {self.path}: {error.strerror or error}; the {self.frames} frames "
+                "written so far are kept and valid. Free some space or choose another --output"
+            ) from error
+        self._size += len(line)
+
+
+def _open_new(path: Path, overwrite: bool) -> Any:
+    try:
+        if overwrite:
+            return path.open("wb", buffering=0)
+        with contextlib.suppress(FileExistsError):
+            return path.open("xb", buffering=0)
+        if path.is_file() and path.stat().st_size > 0:
+            raise OutputError(f"{path} is there already; choose another name or --output, or ask to overwrite")
+        return path.open("r+b", buffering=0)
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"cannot write the skeleton stream {path}: {error.strerror or error}; "
+            "give --output a folder that you may write to"
+        ) from error
+
+
+class StreamReader:
+    """Iterates over the frames of a skeleton stream in constant memory.
+
+    Each iteration opens the file anew and closes it when done or left early, so a reader can be gone through more
+    than once. A torn last line, as a crash leaves it, ends the stream with a warning.
+
+    Attributes:
+        header: the first line.
+        end: the end line as a dict after a whole iteration; None before, and where the file stops early.
+
+    Raises:
+        StreamError: the file cannot be read, has no header, or has a line that is wrong; names the line.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.end: dict[str, Any] | None = None
+        with self._open() as file:
+            first = file.readline()
+        record = self._parse(first, 1)
+        if record is None or record.get("type") != "header":
+            raise StreamError(f"{self.path} line 1 is no header; a skeleton stream ({SCHEMA}) begins with one")
+        if record.get("schema") != SCHEMA:
+            raise StreamError(f"{self.path} has schema {record.get('schema')!r}; {SCHEMA!r} is read by this version")
+        with self._line(1):
+            self.header = Header.from_record(record)
+
+    def __iter__(self) -> Iterator[FrameRecord]:
+        self.end = None
+        keypoint_count = len(self.header.skeleton)
+        with self._open() as file:
+            file.readline()
+            for number, line in enumerate(file, start=2):
+                record = self._parse(line, number)
+                if record is None:
+                    warnings.warn(f"{self.path} line {number} is torn and left out", stacklevel=2)
+                    return
+                kind = record.get("type")
+                if self.end is not None:
+                    raise StreamError(f"{self.path} line {number}: nothing may follow the end line")
+                if kind == "end":
+                    self.end = record
+                elif kind == "frame":
+                    with self._line(number):
+                        frame = FrameRecord.from_record(record, keypoint_count)
+                    yield frame
+                else:
+                    raise StreamError(f"{self.path} line {number}: type is {kind!r}; 'frame' or 'end' is accepted")
+
+    def _open(self) -> BinaryIO:
+        try:
+            return self.path.open("rb")
+        except OSError as error:
+            raise StreamError(
+                f"cannot read the skeleton stream {self.path}: {error.strerror or error}; "
+                "give the path of a *.skeletons.jsonl file"
+            ) from error
+
+    def _parse(self, line: bytes, number: int) -> dict[str, Any] | None:
+        """The line's object; None where it is torn, that is not JSON and without its newline."""
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            if not line.endswith(b"\n"):
+                return None
+            raise StreamError(f"{self.path} line {number} is not JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise StreamError(f"{self.path} line {number} is a {type(record).__name__}; an object is wanted")
+        return record
+
+    @contextlib.contextmanager
+    def _line(self, number: int) -> Iterator[None]:
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise StreamError(
+                f"{self.path} line {number} breaks {SCHEMA}: {what}; `sharpose-rt validate` names each wrong field"
+            ) from error
+
+
+def read_stream(path: str | Path) -> StreamReader:
+    """A reader of the stream at `path`: its `header` at once, its frames when iterated."""
+    return StreamReader(path)

@@ -1,0 +1,210 @@
+"""Kalman filters of all keypoints of all tracks, advanced in one numpy pass a frame.
+
+Letters in shapes: T live tracks, N people of this frame, K keypoints.
+
+Noise is stated in box sizes, so that near and far people are treated alike. The size of a person is the longer
+side of the box in px (a person who lies has no height to speak of).
+
+    measurement:  std = noise * size / score                            px
+    motion:       density = acceleration^2 * ACCELERATION_LASTS_S * size^2    px^2/s^3
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpose_rt.config import SmoothConfig
+from sharpose_rt.tracking import kalman
+from sharpose_rt.tracking.kalman import Float64, Motion
+
+Bool = NDArray[np.bool_]
+
+ACCELERATION_LASTS_S = 0.1
+"""How long limbs keep one acceleration; turns the standard deviation of it into a spectral density."""
+UNKNOWN_SPEED = 2.0
+"""Standard deviation of the velocity of a keypoint that has just appeared, box sizes per second."""
+COAST_S = 0.15
+"""Time constant within which the velocity of a keypoint that is not measured falls to that of its person."""
+GATE = 36.0
+"""Squared Mahalanobis distance (2 degrees of freedom) above which a measurement is taken for an outlier."""
+MAX_REJECTED = 2
+"""So many outliers in a row are a jump that is followed at once."""
+LEAST_SCORE = 0.05
+"""Scores below count as this one in the measurement's standard deviation."""
+
+
+@dataclass(frozen=True)
+class FilterStep:
+    """The state of all live tracks after one frame; the rows of absent people are predicted.
+
+    `measured`: the keypoint was measured and believed now. `linked`: its state goes on from the frame before.
+    `present`: the person is in this frame. `born`: the track has begun in this frame.
+    """
+
+    pts_s: float
+    track_ids: NDArray[np.int64]
+    motion: Motion
+    density: Float64
+    known: Bool
+    measured: Bool
+    linked: Bool
+    seen_s: Float64
+    score: Float64
+    present: Bool
+    born: Bool
+
+
+def measurement_std(config: SmoothConfig, size_px: Float64, scores: Float64) -> Float64:
+    """Standard deviation (T, K) in px of keypoints with `scores` (T, K) of people of `size_px` (T,)."""
+    return config.noise * size_px[:, None] / np.clip(scores, LEAST_SCORE, 1)
+
+
+def box_size(bboxes_xyxy: NDArray[np.floating]) -> Float64:
+    """Longer side (N,) of each box (N, 4), at least 1 px."""
+    boxes = np.asarray(bboxes_xyxy, np.float64)
+    return np.maximum((boxes[:, 2:] - boxes[:, :2]).max(1, initial=1.0), 1.0)
+
+
+def fade(config: SmoothConfig, age_s: Float64) -> Float64:
+    """Share of the score that is left `age_s` seconds after a measurement: 1 while held, then down to 0."""
+    if config.fade_s == 0:
+        return (age_s <= config.hold_s).astype(np.float64)
+    return np.clip(1 - (age_s - config.hold_s) / config.fade_s, 0, 1)
+
+
+class KeypointFilter:
+    """Kalman filters of the keypoints of all live tracks.
+
+    Args:
+        config: noise, and how long unmeasured keypoints live.
+        keypoint_count: K.
+        coast: let the velocity of unmeasured keypoints fall to that of their person, as a causal filter should; a
+            backward pass needs it off.
+    """
+
+    def __init__(self, config: SmoothConfig, keypoint_count: int, *, coast: bool = True) -> None:
+        self.config, self.coast = config, coast
+        self.life_s = config.hold_s + config.fade_s
+        self.pts_s: float | None = None
+        t, k = 0, keypoint_count
+        self.track_ids = np.zeros(t, np.int64)
+        self.motion = Motion(np.zeros((t, k, 2)), np.zeros((t, k, 2)), *(np.zeros((t, k, 1)) for _ in range(3)))
+        self.known = np.zeros((t, k), bool)
+        self.rejected = np.zeros((t, k), np.int64)
+        self.seen_s, self.score = np.zeros((t, k)), np.zeros((t, k))
+        self.size_px, self.present_s = np.ones(t), np.zeros(t)
+
+    def step(
+        self,
+        pts_s: float,
+        track_ids: NDArray[np.int64],
+        points: NDArray[np.floating],
+        scores: NDArray[np.floating],
+        size_px: Float64,
+    ) -> FilterStep:
+        """Advance all tracks to `pts_s` and take in the people of this frame.
+
+        Args:
+            pts_s: media time, not before that of the last step.
+            track_ids: (N,) positive and unique.
+            points: (N, K, 2) px.
+            scores: (N, K) in 0..1; below `config.min_score` a keypoint is not measured.
+            size_px: (N,) as of `box_size`.
+
+        Raises:
+            ValueError: time goes backwards.
+        """
+        if self.pts_s is not None and pts_s < self.pts_s:
+            raise ValueError(
+                f"smoothing was given a frame at {pts_s:.6f} s after one at {self.pts_s:.6f} s; frames must come in "
+                "order of media time. Sort them, or use a new smoother for a new source"
+            )
+        dt_s = 0.0 if self.pts_s is None else pts_s - self.pts_s
+        self.pts_s = pts_s
+        self._keep(pts_s - self.present_s <= self.life_s)
+        born = self._add(track_ids, points, size_px)
+        density = (self.config.acceleration * self.size_px) ** 2 * ACCELERATION_LASTS_S
+        density = density[:, None, None]
+        self.motion = kalman.predict(self.motion, dt_s, density)
+
+        row_of = {int(track_id): row for row, track_id in enumerate(self.track_ids)}
+        rows = np.array([row_of[int(track_id)] for track_id in track_ids], np.int64)
+        z, score = self.motion.x.copy(), np.zeros_like(self.score)
+        z[rows], score[rows] = points, scores
+        self.size_px[rows], self.present_s[rows] = size_px, pts_s
+        present = np.zeros(len(self.track_ids), bool)
+        present[rows] = True
+        measured, linked = self._measure(z, score)
+        self._let_go(z, present, measured, dt_s)
+        return FilterStep(
+            pts_s=pts_s,
+            track_ids=self.track_ids.copy(),
+            motion=self.motion,
+            density=density,
+            known=self.known.copy(),
+            measured=measured,
+            linked=linked & self.known,
+            seen_s=self.seen_s.copy(),
+            score=self.score.copy(),
+            present=present,
+            born=born,
+        )
+
+    def _keep(self, alive: Bool) -> None:
+        for name in ("track_ids", "motion", "known", "rejected", "seen_s", "score", "size_px", "present_s"):
+            setattr(self, name, getattr(self, name)[alive])
+
+    def _add(self, track_ids: NDArray[np.int64], points: NDArray[np.floating], size_px: Float64) -> Bool:
+        """Rows for the tracks that are new, with nothing known yet: (T,) true for those rows."""
+        new = ~np.isin(track_ids, self.track_ids)
+        count, k = int(new.sum()), self.known.shape[1]
+        none = np.zeros((count, k))
+        self.track_ids = np.concatenate([self.track_ids, track_ids[new]])
+        fresh = kalman.begin(np.asarray(points, np.float64)[new], none[..., None], none[..., None])
+        self.motion = kalman.concatenate([self.motion, fresh])
+        self.known = np.concatenate([self.known, none.astype(bool)])
+        self.rejected = np.concatenate([self.rejected, none.astype(np.int64)])
+        self.seen_s, self.score = np.concatenate([self.seen_s, none]), np.concatenate([self.score, none])
+        self.size_px = np.concatenate([self.size_px, size_px[new]])
+        self.present_s = np.concatenate([self.present_s, np.zeros(count)])
+        return np.arange(len(self.track_ids)) >= len(self.track_ids) - count
+
+    def _measure(self, z: Float64, score: Float64) -> tuple[Bool, Bool]:
+        """Take in measurements `z` (T, K, 2); (T, K) which were believed, and which went on from before."""
+        config, predicted = self.config, self.motion
+        std = measurement_std(config, self.size_px, score)[..., None]
+        sure = (score >= config.min_score) & (score > 0)
+        distance2 = np.square(z - predicted.x).sum(-1) / (predicted.pxx + np.square(std))[..., 0]
+        outlier = self.known & sure & (distance2 > GATE)
+        self.rejected = np.where(outlier, self.rejected + 1, np.where(sure, 0, self.rejected))
+        begun = sure & (~self.known | (self.rejected >= MAX_REJECTED))
+        updated = sure & self.known & ~outlier
+        linked = self.known & ~begun
+
+        speed = np.broadcast_to(UNKNOWN_SPEED * self.size_px[:, None, None], std.shape)
+        self.motion = _choose(begun, kalman.begin(z, std, speed), _choose(updated, kalman.update(predicted, z, std), predicted))
+        self.known, self.rejected = self.known | begun, np.where(begun, 0, self.rejected)
+        measured = begun | updated
+        self.seen_s = np.where(measured, self.pts_s or 0.0, self.seen_s)
+        self.score = np.where(measured, score, self.score)
+        return measured, linked
+
+    def _let_go(self, z: Float64, present: Bool, measured: Bool, dt_s: float) -> None:
+        """Coast what was not measured, forget what was not measured for too long."""
+        pts_s, motion = self.pts_s or 0.0, self.motion
+        self.known = self.known & (pts_s - self.seen_s <= self.life_s)
+        v, x = motion.v, motion.x
+        if self.coast and dt_s > 0 and not measured.all():
+            weight = self.known[..., None].astype(np.float64)
+            body = (v * weight).sum(1, keepdims=True) / np.maximum(weight.sum(1, keepdims=True), 1)
+            v = np.where(measured[..., None], v, body + (v - body) * np.exp(-dt_s / COAST_S))
+        x = np.where((present[:, None] & ~self.known)[..., None], z, x)
+        self.motion = Motion(x, v, motion.pxx, motion.pxv, motion.pvv)
+
+
+def _choose(where: Bool, yes: Motion, no: Motion) -> Motion:
+    """Rows of `yes` where (T, K) says so, else of `no`."""
+    return Motion(*(np.where(where[..., None], a, b) for a, b in zip(yes.arrays(), no.arrays(), strict=True)))

@@ -1,0 +1,277 @@
+"""Every option of a training run with its default, unit and range: the only home of its defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import yaml
+
+from sharpose_rt.config import find_preset, merge, read_yaml
+from sharpose_rt.errors import ConfigError
+
+
+def _check(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{name} is {value:g}; {low:g} to {high:g} is accepted")
+
+
+def _one_of(name: str, value: str, accepted: tuple[str, ...]) -> None:
+    if value not in accepted:
+        raise ConfigError(f"{name} is {value!r}; one of {', '.join(accepted)} is accepted")
+
+
+@dataclass(frozen=True)
+class SetConfig:
+    """One set of labelled people: COCO's keypoint form, images beside it."""
+
+    name: str = ""
+    """Folder below the data root."""
+    annotations: str = "annotations.json"
+    """Label file, below the set's folder."""
+    images: str = "images"
+    """Folder of pictures, below the set's folder."""
+    weight: float = 1.0
+    """How often each person is drawn in an epoch; 0.5 draws half of them."""
+    labels: str = "auto"
+    """'hand' (third value is COCO visibility), 'teacher' (a score, 0..1) or 'auto' (by the values)."""
+    trust: float = 1.0
+    """Factor on the joint weights, 0..1: below 1 for noisy labels."""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ConfigError("a training set has no name; give the name of its folder below the data root")
+        _check(f"data.sets {self.name}: weight", self.weight, 0, 1000)
+        _check(f"data.sets {self.name}: trust", self.trust, 0, 1)
+        _one_of(f"data.sets {self.name}: labels", self.labels, ("auto", "hand", "teacher"))
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained on, and what it is measured on."""
+
+    sets: tuple[SetConfig, ...] = ()
+    """Sets that are mixed."""
+    validation: SetConfig | None = None
+    """Hand-labelled set that is never trained on; its AP goes into the log."""
+    min_teacher_score: float = 0.3
+    """A teacher's joint below this score has weight 0."""
+    workers: int = 4
+    """Processes that read and crop; 0 reads in the training process."""
+    max_people: int | None = None
+    """Take only so many people (spread evenly): for rehearsals."""
+
+    def __post_init__(self) -> None:
+        _check("data.min_teacher_score", self.min_teacher_score, 0, 1)
+        _check("data.workers", self.workers, 0, 256)
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How a crop is varied. Defaults are the paper's (MMPose's top-down pipeline)."""
+
+    padding: float = 1.25
+    """The crop is the box widened to the crop's aspect and enlarged by this factor."""
+    shift: float = 0.16
+    """Largest shift of the box centre, in box sizes ..."""
+    shift_p: float = 0.3
+    """... and its probability."""
+    scale: float = 0.5
+    """Standard deviation of the size factor, cut at one standard deviation on either side of 1."""
+    rotation_deg: float = 40.0
+    """Standard deviation of the rotation, cut at twice that ..."""
+    rotation_p: float = 0.6
+    """... and its probability."""
+    flip_p: float = 0.5
+    """Probability of the mirror image."""
+    half_body_p: float = 0.3
+    """Probability of showing the upper or lower body alone, where enough joints are labelled."""
+    half_body_joints: int = 8
+    """Labelled joints from which half bodies are cut."""
+    colour: float = 0.0
+    """Strength of random brightness, contrast and saturation; 0.3 is moderate."""
+    occlusion_p: float = 0.0
+    """Probability that a patch is pasted over."""
+
+    def __post_init__(self) -> None:
+        _check("augment.padding", self.padding, 0.5, 4)
+        _check("augment.shift", self.shift, 0, 1)
+        _check("augment.scale", self.scale, 0, 0.9)
+        _check("augment.rotation_deg", self.rotation_deg, 0, 180)
+        _check("augment.colour", self.colour, 0, 0.9)
+        for name in ("shift_p", "rotation_p", "flip_p", "half_body_p", "occlusion_p"):
+            _check(f"augment.{name}", getattr(self, name), 0, 1)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Eq. 9-11 of the paper, and our localisation term."""
+
+    sigma_px: float = 2.0
+    """Standard deviation of the target's Gaussian, heatmap pixels (2 at 256x192, 3 at 384x288)."""
+    quality: float = 0.03
+    """Weight of the quality loss (lambda of Eq. 9) ..."""
+    quality_from: float = 180 / 210
+    """... and the part of the run from which it counts."""
+    localisation: float = 0.0
+    """Weight of the cross-entropy of the heatmap's softmax at the start; it falls to 0 at `localisation_until`."""
+    localisation_until: float = 0.9
+    """Part of the run at which the localisation term has gone."""
+    temperature: float = 15.0
+    """Factor on the heatmap inside that softmax."""
+
+    def __post_init__(self) -> None:
+        _check("loss.sigma_px", self.sigma_px, 0.5, 10)
+        _check("loss.quality_from", self.quality_from, 0, 1)
+        _check("loss.localisation", self.localisation, 0, 1000)
+        _check("loss.localisation_until", self.localisation_until, 1e-6, 1)
+        _check("loss.temperature", self.temperature, 0.1, 1000)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How weights move."""
+
+    optimizer: str = "adamw"
+    """'adamw', or 'muon' (Muon for the matrices of the blocks, AdamW for the rest)."""
+    lr: float = 5e-4
+    """Peak learning rate."""
+    muon_lr: float = 5e-4
+    """Peak learning rate of the matrices under Muon (updates are scaled to AdamW's size)."""
+    weight_decay: float = 0.1
+    """Decoupled; none on biases, norms, position tables and tokens."""
+    layer_decay: float = 1.0
+    """Factor on the learning rate for each block further from the output; 1 for training from nothing."""
+    clip_norm: float = 1.0
+    """Gradients longer than this are shortened; 0 leaves them."""
+    schedule: str = "steps"
+    """'steps' (a tenth at each of `steps`) or 'cosine' (to `final_lr`)."""
+    steps: tuple[float, ...] = (170 / 210, 200 / 210)
+    """Parts of the run at which the learning rate falls to a tenth."""
+    final_lr: float = 0.01
+    """Cosine's last learning rate, as a factor on the peak."""
+    warmup_steps: int = 500
+    """Optimiser steps over which the learning rate rises from a thousandth."""
+    ema: float = 0.0
+    """Decay of the moving average of the weights, each step; 0 keeps none. Warmed up from small values."""
+
+    def __post_init__(self) -> None:
+        _one_of("optim.optimizer", self.optimizer, ("adamw", "muon"))
+        _one_of("optim.schedule", self.schedule, ("steps", "cosine"))
+        _check("optim.lr", self.lr, 0, 1)
+        _check("optim.layer_decay", self.layer_decay, 0.1, 1)
+        _check("optim.ema", self.ema, 0, 0.99999)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    model: str = "tiny_256x192"
+    """The variant that is trained."""
+    behaviour: str = "paper"
+    """'paper', or 'released' (as the authors' code departs from it)."""
+    drop_path: float | None = None
+    """Probability that a block is left out for a sample; None keeps the variant's."""
+    init: str = "random"
+    """'random', or weights to start from (.safetensors or .pth)."""
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    batch: int = 64
+    """People in one optimiser step."""
+    budget: str = "epochs"
+    """What ends the run and drives every schedule: 'epochs', or 'minutes' of training time."""
+    epochs: float = 210.0
+    """Length of the run, where the budget is epochs."""
+    minutes: float = 60.0
+    """Length of the run, where the budget is minutes (resumed parts are counted together)."""
+    coarse_only_until: float = 0.0
+    """Part of the run in which the coarse stage alone is trained: about three times faster."""
+    precision: str = "fp32"
+    """'fp32', or 'bf16' (autocast)."""
+    device: str = "auto"
+    """'auto', 'cpu', 'cuda' or 'cuda:N'."""
+    threads: int = 0
+    """CPU threads of the network; 0 leaves PyTorch's choice."""
+    compile: bool = False
+    """Run the network through torch.compile."""
+    seed: int = 0
+    """Seeds weights, sampling and augmentation."""
+    checkpoint_minutes: float = 3.0
+    """Time between checkpoints."""
+    validate_minutes: float = 10.0
+    """Time between measurements on `data.validation`."""
+    log_steps: int = 20
+    """Steps between lines of the log."""
+
+    def __post_init__(self) -> None:
+        _one_of("behaviour", self.behaviour, ("paper", "released"))
+        _one_of("budget", self.budget, ("epochs", "minutes"))
+        _one_of("precision", self.precision, ("fp32", "bf16"))
+        _check("batch", self.batch, 1, 65536)
+        _check("epochs", self.epochs, 1e-6, 1e6)
+        _check("minutes", self.minutes, 1e-3, 1e6)
+        _check("coarse_only_until", self.coarse_only_until, 0, 1)
+        _check("log_steps", self.log_steps, 1, 1e9)
+        if self.drop_path is not None:
+            _check("drop_path", self.drop_path, 0, 0.9)
+
+
+def load_config(config: str | None, overrides: Iterable[str] = ()) -> TrainConfig:
+    """Defaults, then a preset of `configs/train` (name or path), then `key.path=value` overrides.
+
+    Raises:
+        ConfigError: an unknown key (the nearest is offered), a value of another type or out of range.
+    """
+    result = TrainConfig()
+    if config is not None:
+        path = find_preset(config, "train")
+        result = _merge(result, read_yaml(path), str(path))
+    for item in overrides:
+        key, sign, text = item.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"--set takes key=value, as in --set optim.lr=1e-3; got {item!r}")
+        try:
+            tree: Any = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {item!r}: the value is not YAML") from error
+        if isinstance(tree, str):  # YAML 1.1 reads 1e-3 as text
+            try:
+                tree = float(tree)
+            except ValueError:
+                pass
+        for part in reversed(key.split(".")):
+            tree = {part: tree}
+        result = _merge(result, tree, "--set")
+    return result
+
+
+def _merge(config: TrainConfig, changes: Mapping[str, Any], where: str) -> TrainConfig:
+    """`merge`, with the list of sets built first: it is replaced as a whole."""
+    changes = dict(changes)
+    data = changes.get("data")
+    if isinstance(data, Mapping):
+        data = dict(data)
+        built: dict[str, Any] = {}
+        if "sets" in data:
+            sets = data.pop("sets")
+            if not isinstance(sets, list):
+                raise ConfigError(f"{where}: data.sets is {sets!r}; a list of sets is wanted")
+            built["sets"] = tuple(_set(item, where) for item in sets)
+        if "validation" in data:
+            item = data.pop("validation")
+            built["validation"] = None if item is None else _set(item, where)
+        config = replace(config, data=replace(config.data, **built))
+        changes["data"] = data
+    return merge(config, changes, where)
+
+
+def _set(item: Any, where: str) -> SetConfig:
+    if isinstance(item, str):
+        item = {"name": item}
+    if not isinstance(item, Mapping) or not isinstance(item.get("name"), str):
+        raise ConfigError(f"{where}: a set is {item!r}; its name, or a mapping with `name` is wanted")
+    return merge(SetConfig(name=item["name"]), item, where, "data.sets.")

@@ -1,0 +1,247 @@
+"""People with keypoints from COCO-form label files, read lazily and mixed.
+
+Labels are held as columns (a few arrays), so that loader processes share them; a picture is read when it is drawn.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpose_rt.errors import DatasetError
+from sharpose_rt.skeleton import COCO17, Skeleton
+
+BOX_TO_AREA = 0.53  # a person's segment over its box, mean over COCO: where a label gives no area
+
+
+@dataclass(frozen=True)
+class People:
+    """Labelled people of one or more sets, N people, K keypoints.
+
+    Args:
+        image_paths: one for each picture.
+        image_index: (N,) int64 into `image_paths`.
+        bboxes_xyxy: (N, 4) float32 px.
+        keypoints: (N, K, 2) float32 px.
+        joint_weights: (N, K) float32 in 0..1; 0 where a joint is not labelled or not to be trusted.
+        areas: (N,) float32 px², of the segment.
+        draws: (N,) float32, how often the person is drawn in an epoch.
+    """
+
+    image_paths: tuple[str, ...]
+    image_index: NDArray[np.int64]
+    bboxes_xyxy: NDArray[np.float32]
+    keypoints: NDArray[np.float32]
+    joint_weights: NDArray[np.float32]
+    areas: NDArray[np.float32]
+    draws: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.image_index)
+
+    def take(self, indices: NDArray[np.int64]) -> People:
+        """Those people alone."""
+        columns = {item.name: getattr(self, item.name)[indices] for item in fields(self)[1:]}
+        return People(self.image_paths, **columns)
+
+    def spread(self, count: int) -> People:
+        """`count` people, evenly spread over the sets; all of them where there are fewer."""
+        if count >= len(self):
+            return self
+        return self.take(np.linspace(0, len(self) - 1, count).round().astype(np.int64))
+
+
+def read_people(
+    annotations: Path,
+    images: Path,
+    *,
+    labels: str = "auto",
+    weight: float = 1.0,
+    trust: float = 1.0,
+    min_teacher_score: float = 0.3,
+    skeleton: Skeleton = COCO17,
+) -> People:
+    """The people of a COCO-form file that have at least one joint to learn from; crowds are left out.
+
+    Args:
+        annotations: JSON with `images` and `annotations`; a keypoint's third value is COCO's visibility (0, 1, 2) in
+            a hand-labelled file and a score (0..1) in a teacher's.
+        images: folder of the pictures.
+        labels: 'hand', 'teacher', or 'auto': any third value strictly between 0 and 1 says teacher.
+        weight: how often each person is drawn in an epoch.
+        trust: factor on the joint weights.
+        min_teacher_score: a teacher's joint below it has weight 0.
+        skeleton: the keypoints that are wanted.
+
+    Raises:
+        DatasetError: the file or a record is wrong; names both.
+    """
+    document = _read_json(annotations)
+    index_of, paths = _images(document["images"], annotations, images)
+    rows = [
+        (number, record)
+        for number, record in enumerate(document["annotations"])
+        if _is_person(record, number, annotations)
+    ]
+    boxes, points, areas, image_index = [], [], [], []
+    for number, record in rows:
+        box, keypoints, area = _person(record, number, annotations, len(skeleton))
+        if record.get("image_id") not in index_of:
+            raise _wrong(annotations, number, f"image_id {record.get('image_id')!r} is not among `images`")
+        image_index.append(index_of[record["image_id"]])
+        boxes.append(box)
+        points.append(keypoints)
+        areas.append(area)
+    triples = np.array(points, np.float32).reshape(-1, len(skeleton), 3)
+    weights = _joint_weights(triples[..., 2], labels, min_teacher_score, annotations, [n for n, _ in rows])
+    people = People(
+        image_paths=tuple(paths),
+        image_index=np.array(image_index, np.int64),
+        bboxes_xyxy=np.array(boxes, np.float32).reshape(-1, 4),
+        keypoints=np.ascontiguousarray(triples[..., :2]),
+        joint_weights=weights * np.float32(trust),
+        areas=np.array(areas, np.float32),
+        draws=np.full(len(rows), weight, np.float32),
+    )
+    people = people.take(np.flatnonzero((people.joint_weights > 0).any(1)))
+    if not len(people):
+        raise DatasetError(f"{annotations}: nobody in it has a labelled keypoint; is it a keypoint file?")
+    return people
+
+
+def mix(sets: Sequence[People]) -> People:
+    """All sets as one."""
+    offsets = np.cumsum([0, *(len(people.image_paths) for people in sets)])
+    columns: dict[str, Any] = {
+        item.name: np.concatenate([getattr(people, item.name) for people in sets]) for item in fields(People)[1:]
+    }
+    shifted = [people.image_index + offset for people, offset in zip(sets, offsets, strict=False)]
+    columns["image_index"] = np.concatenate(shifted)
+    return People(tuple(path for people in sets for path in people.image_paths), **columns)
+
+
+def find_set(name: str, roots: Iterable[Path]) -> Path:
+    """The folder of a set below one of the data roots.
+
+    Raises:
+        DatasetError: none has it.
+    """
+    roots = list(roots)
+    for root in roots:
+        if (root / name).is_dir():
+            return root / name
+    places = ", ".join(str(root) for root in roots) or "(none given)"
+    raise DatasetError(
+        f"no set {name!r} below the data roots {places}; "
+        "give its parent folder by --data-root (it may be repeated) or in SHARPOSE_DATA"
+    )
+
+
+def data_roots(given: Sequence[str] | None) -> list[Path]:
+    """Data roots from the command line, else from the environment's SHARPOSE_DATA, else the current folder."""
+    texts = list(given or ()) or [t for t in os.environ.get("SHARPOSE_DATA", "").split(os.pathsep) if t]
+    return [Path(text) for text in texts] or [Path()]
+
+
+def read_image(path: str | Path) -> NDArray[np.uint8]:
+    """A picture as (H, W, 3) uint8 BGR, upright as stored (no EXIF rotation: labels lie on the stored pixels).
+
+    Raises:
+        DatasetError: it is missing or cannot be decoded.
+    """
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        reason = "cannot be decoded" if Path(path).is_file() else "is missing"
+        raise DatasetError(f"the picture {path} {reason}; fetch the set again or take its labels out")
+    return image  # type: ignore[return-value]
+
+
+def epoch_order(draws: NDArray[np.float32], seed: int, epoch: int) -> NDArray[np.int64]:
+    """Indices of an epoch in random order, each person floor(draws) times and once more by the remainder's chance.
+
+    A function of its arguments alone, so a resumed run draws what the first one would have drawn.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    counts = np.floor(draws + rng.random(len(draws), np.float32)).astype(np.int64)
+    return rng.permutation(np.repeat(np.arange(len(draws)), counts))
+
+
+def _read_json(path: Path) -> dict[str, list[Any]]:
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DatasetError(f"cannot read the labels {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise DatasetError(f"{path} is not JSON: {error}") from error
+    for key in ("images", "annotations"):
+        if not isinstance(document, dict) or not isinstance(document.get(key), list):
+            raise DatasetError(f"{path} has no list `{key}`; COCO's keypoint form is wanted")
+    return document
+
+
+def _images(records: list[Any], annotations: Path, images: Path) -> tuple[dict[Any, int], list[str]]:
+    index_of: dict[Any, int] = {}
+    paths = []
+    for number, record in enumerate(records):
+        if not isinstance(record, dict) or "id" not in record or not isinstance(record.get("file_name"), str):
+            raise DatasetError(f"{annotations}: images[{number}] is {record!r:.120}; `id` and `file_name` are wanted")
+        if record["id"] in index_of:
+            raise DatasetError(f"{annotations}: images[{number}] repeats the id {record['id']!r}")
+        index_of[record["id"]] = len(paths)
+        paths.append(str(images / record["file_name"]))
+    return index_of, paths
+
+
+def _is_person(record: Any, number: int, annotations: Path) -> bool:
+    if not isinstance(record, dict):
+        raise _wrong(annotations, number, f"it is {record!r:.80}; a mapping is wanted")
+    return bool(record.get("keypoints")) and not record.get("iscrowd") and record.get("num_keypoints") != 0
+
+
+def _person(
+    record: dict[str, Any], number: int, annotations: Path, joints: int
+) -> tuple[list[float], list[float], float]:
+    """Box xyxy, 3K keypoint values and area of a record."""
+    box, keypoints = record.get("bbox"), record["keypoints"]
+    if not _numbers(box, 4) or box[2] <= 0 or box[3] <= 0:
+        raise _wrong(annotations, number, f"bbox is {box!r}; [x, y, width, height] in px above 0 is wanted")
+    if not _numbers(keypoints, 3 * joints):
+        seen = f"{len(keypoints)} values" if isinstance(keypoints, list) else repr(keypoints)[:80]
+        raise _wrong(annotations, number, f"keypoints has {seen}; {3 * joints} finite numbers are wanted")
+    x, y, w, h = box
+    area = record.get("area") or BOX_TO_AREA * w * h
+    return [x, y, x + w, y + h], keypoints, float(area)
+
+
+def _numbers(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(
+        isinstance(v, (int, float)) and math.isfinite(v) for v in value
+    )
+
+
+def _joint_weights(
+    third: NDArray[np.float32], labels: str, min_score: float, annotations: Path, numbers: list[int]
+) -> NDArray[np.float32]:
+    if labels == "auto":
+        labels = "teacher" if bool(((third > 0) & (third < 1)).any()) else "hand"
+    accepted = (third >= 0) & (third <= 1) if labels == "teacher" else np.isin(third, (0, 1, 2))
+    if not accepted.all():
+        row, joint = np.argwhere(~accepted)[0]
+        wanted = "a score 0..1" if labels == "teacher" else "visibility 0, 1 or 2"
+        raise _wrong(annotations, numbers[row], f"keypoint {joint} has third value {third[row, joint]:g}; {wanted}")
+    if labels == "teacher":
+        return np.where(third >= min_score, third, 0).astype(np.float32)
+    return (third > 0).astype(np.float32)
+
+
+def _wrong(annotations: Path, number: int, what: str) -> DatasetError:
+    return DatasetError(f"{annotations}: annotations[{number}]: {what}")

@@ -1,0 +1,31 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder of clips, data and reference vectors beside the checkout; skips where it is absent."""
+    if not (SHARED / "README.md").is_file():
+        pytest.skip(f"no shared data at {SHARED}: this test needs the clips and labelled pictures that lie there")
+    return SHARED
+
+
+@pytest.fixture
+def cuda() -> str:
+    """A CUDA device; without one the test is skipped, or fails when SHARPOSE_REQUIRE_GPU=1."""
+    import torch
+
+    if not torch.cuda.is_available():
+        reason = "no CUDA device on this machine"
+        if os.environ.get("SHARPOSE_REQUIRE_GPU") == "1":
+            pytest.fail(f"SHARPOSE_REQUIRE_GPU=1, but there is {reason}")
+        pytest.skip(reason)
+    return "cuda"
