@@ -164,9 +164,9 @@ class SmoothConfig:
 
     method: str = "kalman"
     """'kalman' (causal), 'rts' (files only: a backward pass takes the lag away) or 'none'."""
-    acceleration: float = 6.0
-    """Standard deviation of the acceleration, in box heights per second squared."""
-    noise: float = 0.006
+    acceleration: float = 14.0
+    """Standard deviation of the acceleration of what moves fast, in box heights per second squared."""
+    noise: float = 0.01
     """Standard deviation of a keypoint of score 1, in box heights; it grows as the score falls."""
     min_score: float = 0.15
     """A keypoint below this score is not taken as measured."""

@@ -1,0 +1,6 @@
+"""Person detectors: `create_detector` gives the one that a `DetectorConfig` names."""
+
+from sharpose_rt.detection.factory import create_detector
+from sharpose_rt.detection.protocol import Detector
+
+__all__ = ["Detector", "create_detector"]

@@ -33,6 +33,9 @@ class _Clock:
         self._looks += 1
         return time.monotonic() + self._looks * _LONG_S
 
+    def __getattr__(self, name: str) -> object:
+        return getattr(time, name)
+
 
 _clock = _Clock()
 av.container.core.time = _clock  # type: ignore[attr-defined]

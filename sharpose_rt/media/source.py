@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from types import TracebackType
 
 import numpy as np
@@ -81,11 +82,14 @@ class Source:
     def info(self) -> SourceInfo:
         """What is known of the source; SourceError before `open`."""
         if self._info is None:
-            raise SourceError(f"{self.name} is not open, so nothing is known of it yet; call open() first")
+            why = "was interrupted before it opened" if self._stop.is_set() else "is not open; call open() first"
+            raise SourceError(f"{self.name} {why}, so nothing is known of it")
         return self._info
 
     def open(self) -> None:
         """Opens the source and decodes the first frame, so that what cannot be read fails here.
+
+        Returns without one, `info` still unknown, when `interrupt` was called.
 
         Raises:
             SourceTimeout: it did not answer within `open_timeout_s`.
@@ -95,14 +99,11 @@ class Source:
             return
         try:
             self._open()
-            self._waiting = self._next()
-            if self._waiting is None:
-                if not self._stop.is_set():
-                    raise SourceError(self._nothing_left())
-                size_wh = (0, 0)
-            else:
-                size_wh = self._waiting.size_wh
-            self._info = self._describe(size_wh)
+            first = self._next()
+            if first is None and not self._stop.is_set():
+                raise SourceError(self._nothing_left())
+            if first is not None:
+                self._waiting, self._info = first, self._describe(first.size_wh)
         except BaseException:
             self.close()
             raise
@@ -114,7 +115,7 @@ class Source:
             SourceLost: a live source is gone, or has sent nothing for `read_timeout_s`.
             SourceError: more than `max_bad_frames` in a row cannot be decoded.
         """
-        assert self._info is not None, "read() before open()"
+        assert self._info is not None or self._stop.is_set(), "read() before open()"
         if self._waiting is not None and not self._stop.is_set():
             frame, self._waiting = self._waiting, None
             return frame
@@ -232,3 +233,19 @@ def expand_sources(spec: str) -> list[str]:
     if spec == "-" or live.camera_device(spec) is not None or ("://" in spec and not spec.startswith("file://")):
         return [spec]
     return files.expand(spec)
+
+
+def is_live(spec: str) -> bool:
+    """Whether `spec` names something that goes on without us, told before it is opened.
+
+    HTTP(S) serves both: an address that ends as video files do is taken for a file, anything else for a stream.
+    """
+    from sharpose_rt.media import files, live
+
+    if live.camera_device(spec) is not None:
+        return True
+    scheme, sign, rest = spec.partition("://")
+    if not sign or scheme.lower() == "file":
+        return False
+    suffix = PurePosixPath(rest.partition("?")[0].partition("#")[0]).suffix.lower()
+    return scheme.lower() not in ("http", "https") or suffix not in files.VIDEO_SUFFIXES - {".mjpeg", ".mjpg", ".ts"}

@@ -50,8 +50,7 @@ class Attention(nn.Module):
 
     def _softmax(self, q: Tensor, k: Tensor) -> Tensor:
         # In float32 also where the network runs in bf16: rounding here would change which cells are picked.
-        logits = (q * self.scale) @ k.transpose(-1, -2)
-        return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        return ((q.float() * self.scale) @ k.float().transpose(-1, -2)).softmax(-1)
 
 
 class DropPath(nn.Module):

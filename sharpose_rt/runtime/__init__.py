@@ -1,0 +1,30 @@
+"""Threads, channels and figures of a pipeline; knows nothing of video or poses."""
+
+from sharpose_rt.runtime.channel import SLOW_CONSUMER, Cancelled, Channel, EndOfStream
+from sharpose_rt.runtime.pipeline import Pipeline
+from sharpose_rt.runtime.stage import BaseStage, Chain, Source, Stage, Status
+from sharpose_rt.runtime.stats import (
+    ChannelStats,
+    LatencyHistogram,
+    PipelineStats,
+    StageMeter,
+    StageStats,
+)
+
+__all__ = [
+    "SLOW_CONSUMER",
+    "BaseStage",
+    "Cancelled",
+    "Chain",
+    "Channel",
+    "ChannelStats",
+    "EndOfStream",
+    "LatencyHistogram",
+    "Pipeline",
+    "PipelineStats",
+    "Source",
+    "Stage",
+    "StageMeter",
+    "StageStats",
+    "Status",
+]

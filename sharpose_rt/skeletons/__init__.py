@@ -1,0 +1,42 @@
+"""The versioned skeleton stream: written, read, checked, converted, and cut into arrays for action recognition."""
+
+from sharpose_rt.skeletons.action import ActionArray, Window, action_array, windows
+from sharpose_rt.skeletons.names import OutputPaths, output_paths
+from sharpose_rt.skeletons.plain import plain
+from sharpose_rt.skeletons.rewrite import rewrite_stream
+from sharpose_rt.skeletons.stream import (
+    SCHEMA,
+    FrameRecord,
+    Header,
+    StreamReader,
+    StreamWriter,
+    people_of,
+    poses_of,
+    read_stream,
+)
+from sharpose_rt.skeletons.summary import versions, write_summary
+from sharpose_rt.skeletons.validation import Problem, format_problems, validate
+
+__all__ = [
+    "SCHEMA",
+    "ActionArray",
+    "FrameRecord",
+    "Header",
+    "OutputPaths",
+    "Problem",
+    "StreamReader",
+    "StreamWriter",
+    "Window",
+    "action_array",
+    "format_problems",
+    "output_paths",
+    "people_of",
+    "plain",
+    "poses_of",
+    "read_stream",
+    "rewrite_stream",
+    "validate",
+    "versions",
+    "windows",
+    "write_summary",
+]

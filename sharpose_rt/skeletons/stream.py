@@ -22,6 +22,7 @@ import orjson
 
 from sharpose_rt.errors import OutputError, StreamError
 from sharpose_rt.skeleton import SKELETONS, Skeleton
+from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.types import Poses, PoseStage
 
 SCHEMA = "sharpose.skeletons/1"
@@ -29,19 +30,14 @@ END_STATUS = ("complete", "interrupted", "error")
 
 _STAGES = {int(stage): stage.label for stage in PoseStage}
 _STAGE_NUMBERS = {label: number for number, label in _STAGES.items()}
-_COORDINATE_DECIMALS, _SCORE_DECIMALS, _SECOND_DECIMALS, _MS_DECIMALS = 2, 4, 6, 3
+_SECOND_DECIMALS, _MS_DECIMALS = 6, 3
+_BOX_SCALE, _SCORE_SCALE = 100.0, 10000.0  # 2 and 4 decimals
+_POINT_SCALE = np.array([_BOX_SCALE, _BOX_SCALE, _SCORE_SCALE])
 
 
 def utc_now() -> str:
     """The time now, ISO 8601 in UTC with milliseconds: '2026-01-31T12:00:00.123Z'."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def json_number(value: float | None) -> float | str | None:
-    """`value` as JSON can hold it: infinities as "inf" and "-inf", NaN as None."""
-    if value is None or math.isnan(value):
-        return None
-    return float(value) if math.isfinite(value) else ("inf" if value > 0 else "-inf")
 
 
 @dataclass(frozen=True)
@@ -73,24 +69,25 @@ class Header:
 
     def to_record(self) -> dict[str, Any]:
         """The header line as plain values, in the order of the file."""
-        threshold = self.model.get("quality_threshold")
-        model = {"name": "", "weights_sha256": None, "behaviour": "", **self.model}
-        return {
-            "type": "header",
-            "schema": SCHEMA,
-            # A file name that is not UTF-8 reaches Python as lone surrogates, which JSON cannot hold.
-            "source": str(self.source).encode("utf-8", "backslashreplace").decode(),
-            "frame_size_wh": [int(n) for n in self.frame_size_wh],
-            "fps": None if self.fps is None else json_number(round(float(self.fps), 6)),
-            "keypoints": list(self.skeleton.keypoints),
-            "limbs": [list(limb) for limb in self.skeleton.limbs],
-            "model": model | {"quality_threshold": json_number(threshold)},
-            "detector": self.detector,
-            "tracker": self.tracker,
-            "smoothing": self.smoothing,
-            "version": self.version,
-            "created": self.created,
-        }
+        model = {"name": "", "weights_sha256": None, "behaviour": "", "quality_threshold": None, **self.model}
+        fps = self.fps if self.fps and math.isfinite(self.fps) and self.fps > 0 else None
+        return plain(
+            {
+                "type": "header",
+                "schema": SCHEMA,
+                "source": self.source,
+                "frame_size_wh": self.frame_size_wh,
+                "fps": None if fps is None else round(float(fps), 6),
+                "keypoints": self.skeleton.keypoints,
+                "limbs": self.skeleton.limbs,
+                "model": model,
+                "detector": self.detector,
+                "tracker": self.tracker,
+                "smoothing": self.smoothing,
+                "version": self.version,
+                "created": self.created,
+            }
+        )
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Header:
@@ -132,7 +129,12 @@ class FrameRecord:
     dropped_before: int | None = None
 
     def to_record(self) -> dict[str, Any]:
-        """The frame line as plain values, rounded, in the order of the file. Raises ValueError as `people_of`."""
+        """The frame line as plain values, rounded, in the order of the file.
+
+        Raises ValueError where `pts_s` is not finite, or as `people_of`.
+        """
+        if not math.isfinite(self.pts_s):
+            raise ValueError(f"frame {self.frame_id}: pts_s is {self.pts_s}; a finite media time is wanted")
         record: dict[str, Any] = {
             "type": "frame",
             "frame_id": int(self.frame_id),
@@ -170,19 +172,16 @@ def people_of(poses: Poses) -> list[dict[str, Any]]:
     """
     if len(poses) == 0:
         return []
-    boxes = np.round(poses.bboxes_xyxy.astype(np.float64), _COORDINATE_DECIMALS) + 0.0  # + 0.0: no negative zero
-    box_scores = _rounded_scores(poses.bbox_scores)
+    boxes = _rounded(poses.bboxes_xyxy.astype(np.float64), _BOX_SCALE)
+    box_scores = _rounded(np.clip(poses.bbox_scores.astype(np.float64), 0, 1), _SCORE_SCALE)
     if not (np.isfinite(boxes).all() and np.isfinite(box_scores).all()):
-        raise ValueError(
-            f"a box or its score is not finite: boxes {boxes.tolist()}, scores {box_scores.tolist()}"
-        )
+        raise ValueError(f"a box or its score is not finite: boxes {boxes.tolist()}, scores {box_scores.tolist()}")
     columns = zip(
         poses.track_ids.tolist(),
         boxes.tolist(),
         box_scores.tolist(),
-        _rounded_points(poses.keypoints, poses.keypoint_scores).tolist(),
-        _rounded_points(poses.raw_keypoints, poses.raw_keypoint_scores).tolist(),
-        (np.round(poses.quality.astype(np.float64), _SCORE_DECIMALS) + 0.0).tolist(),
+        _point_table(poses).tolist(),
+        _rounded(poses.quality.astype(np.float64), _SCORE_SCALE).tolist(),
         poses.stage.tolist(),
         strict=True,
     )
@@ -196,26 +195,29 @@ def people_of(poses: Poses) -> list[dict[str, Any]]:
             "quality": quality if math.isfinite(quality) else None,
             "stage": _STAGES[stage],
         }
-        for track_id, box, box_score, keypoints, raw_keypoints, quality, stage in columns
+        for track_id, box, box_score, (keypoints, raw_keypoints), quality, stage in columns
     ]
 
 
-def _rounded_scores(scores: np.ndarray) -> np.ndarray:
-    return np.round(np.clip(scores.astype(np.float64), 0, 1), _SCORE_DECIMALS) + 0.0
+def _point_table(poses: Poses) -> np.ndarray:
+    """(N, 2, K, 3) float64 x, y, score: smoothed and raw, rounded. One table, as numpy's cost here is its calls."""
+    table = np.empty((len(poses), 2, poses.keypoint_scores.shape[1], 3))
+    table[:, 0, :, :2], table[:, 0, :, 2] = poses.keypoints, poses.keypoint_scores
+    table[:, 1, :, :2], table[:, 1, :, 2] = poses.raw_keypoints, poses.raw_keypoint_scores
+    finite = np.isfinite(table)
+    if not finite.all():
+        table[~finite.all(axis=-1)] = 0
+    table[..., 2] = np.clip(table[..., 2], 0, 1)
+    return _rounded(table, _POINT_SCALE)
 
 
-def _rounded_points(points: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """(N, K, 3) float64 x, y, score from (N, K, 2) and (N, K)."""
-    table = np.empty((*scores.shape, 3))
-    table[..., :2] = points  # first to float64: rounding in float32 would leave digits behind
-    table[..., 2] = scores
-    if not np.isfinite(table).all():
-        table[~np.isfinite(table).all(axis=-1)] = 0
-    np.clip(table[..., 2], 0, 1, out=table[..., 2])
-    np.round(table[..., :2], _COORDINATE_DECIMALS, out=table[..., :2])
-    np.round(table[..., 2], _SCORE_DECIMALS, out=table[..., 2])
-    table += 0.0
-    return table
+def _rounded(values: np.ndarray, scale: np.ndarray | float) -> np.ndarray:
+    """float64 `values` rounded in place to 1 / scale; in float32 digits would stay behind. No negative zero."""
+    values *= scale
+    np.rint(values, out=values)
+    values /= scale
+    values += 0.0
+    return values
 
 
 def poses_of(people: list[dict[str, Any]], keypoint_count: int) -> Poses:
@@ -297,7 +299,7 @@ class StreamWriter:
             return
         self._ended = True
         count = self.frames if frames is None else int(frames)
-        record = {"type": "end", "frames": count, "dropped": int(dropped), "status": status, **extra}
+        record = {"type": "end", "frames": count, "dropped": int(dropped), "status": status, **plain(extra)}
         with contextlib.suppress(OutputError) if self._failed else contextlib.nullcontext():
             self._write_line(record)
 

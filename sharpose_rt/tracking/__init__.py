@@ -1,0 +1,20 @@
+"""Identities of people over time, and smoothing of their keypoints."""
+
+from sharpose_rt.config import TrackerConfig
+from sharpose_rt.skeleton import Skeleton
+from sharpose_rt.tracking.base import Tracker
+from sharpose_rt.tracking.smoothing import KeypointSmoother, rts_smooth
+
+
+def create_tracker(config: TrackerConfig, skeleton: Skeleton) -> Tracker:
+    """The tracker that `config.name` names, with no tracks yet."""
+    if config.name == "bytetrack":
+        from sharpose_rt.tracking.byte_tracker import ByteTrack
+
+        return ByteTrack(config)
+    from sharpose_rt.tracking.pose_tracker import PoseTracker  # scipy's optimiser takes a third of a second
+
+    return PoseTracker(config, skeleton)
+
+
+__all__ = ["KeypointSmoother", "Tracker", "create_tracker", "rts_smooth"]

@@ -6,7 +6,8 @@ Noise is stated in box sizes, so that near and far people are treated alike. The
 side of the box in px (a person who lies has no height to speak of).
 
     measurement:  std = noise * size / score                            px
-    motion:       density = acceleration^2 * ACCELERATION_LASTS_S * size^2    px^2/s^3
+    motion:       density = (acceleration * agility * size)^2 * ACCELERATION_LASTS_S    px^2/s^3
+    agility:      (speed / AGILE_SPEED)^2, from LEAST_AGILITY to 1; speed in box sizes per second
 """
 
 from __future__ import annotations
@@ -24,14 +25,22 @@ Bool = NDArray[np.bool_]
 
 ACCELERATION_LASTS_S = 0.1
 """How long limbs keep one acceleration; turns the standard deviation of it into a spectral density."""
+AGILE_SPEED = 0.7
+"""Speed in box sizes per second from which a keypoint may accelerate fully; slower ones the less ..."""
+LEAST_AGILITY = 0.03
+"""... down to this share: what stands still is held still, what moves is followed (as in Casiez et al. 2012)."""
 UNKNOWN_SPEED = 2.0
 """Standard deviation of the velocity of a keypoint that has just appeared, box sizes per second."""
 COAST_S = 0.15
 """Time constant within which the velocity of a keypoint that is not measured falls to that of its person."""
-GATE = 36.0
+GATE = 25.0
 """Squared Mahalanobis distance (2 degrees of freedom) above which a measurement is taken for an outlier."""
+GATE_SPEED = 1.0
+"""Standard deviation of an onset of motion, box sizes per second, which the gate grants on top of the noise."""
 MAX_REJECTED = 2
 """So many outliers in a row are a jump that is followed at once."""
+LONGEST_STEP_S = 0.5
+"""A state lives at least so long without measurements: two frames of a slow source belong together, a jump not."""
 LEAST_SCORE = 0.05
 """Scores below count as this one in the measurement's standard deviation."""
 
@@ -87,7 +96,7 @@ class KeypointFilter:
 
     def __init__(self, config: SmoothConfig, keypoint_count: int, *, coast: bool = True) -> None:
         self.config, self.coast = config, coast
-        self.life_s = config.hold_s + config.fade_s
+        self.life_s = max(config.hold_s + config.fade_s, LONGEST_STEP_S)
         self.pts_s: float | None = None
         t, k = 0, keypoint_count
         self.track_ids = np.zeros(t, np.int64)
@@ -125,9 +134,12 @@ class KeypointFilter:
         dt_s = 0.0 if self.pts_s is None else pts_s - self.pts_s
         self.pts_s = pts_s
         self._keep(pts_s - self.present_s <= self.life_s)
+        self.known = self.known & (pts_s - self.seen_s <= self.life_s)
         born = self._add(track_ids, points, size_px)
-        density = (self.config.acceleration * self.size_px) ** 2 * ACCELERATION_LASTS_S
-        density = density[:, None, None]
+        size = self.size_px[:, None, None]
+        speed = np.linalg.norm(self.motion.v, axis=-1, keepdims=True) / size
+        agility = np.clip((speed / AGILE_SPEED) ** 2, LEAST_AGILITY, 1)
+        density = (self.config.acceleration * size * agility) ** 2 * ACCELERATION_LASTS_S
         self.motion = kalman.predict(self.motion, dt_s, density)
 
         row_of = {int(track_id): row for row, track_id in enumerate(self.track_ids)}
@@ -137,7 +149,7 @@ class KeypointFilter:
         self.size_px[rows], self.present_s[rows] = size_px, pts_s
         present = np.zeros(len(self.track_ids), bool)
         present[rows] = True
-        measured, linked = self._measure(z, score)
+        measured, linked = self._measure(z, score, dt_s)
         self._let_go(z, present, measured, dt_s)
         return FilterStep(
             pts_s=pts_s,
@@ -146,7 +158,7 @@ class KeypointFilter:
             density=density,
             known=self.known.copy(),
             measured=measured,
-            linked=linked & self.known,
+            linked=linked,
             seen_s=self.seen_s.copy(),
             score=self.score.copy(),
             present=present,
@@ -172,12 +184,14 @@ class KeypointFilter:
         self.present_s = np.concatenate([self.present_s, np.zeros(count)])
         return np.arange(len(self.track_ids)) >= len(self.track_ids) - count
 
-    def _measure(self, z: Float64, score: Float64) -> tuple[Bool, Bool]:
+    def _measure(self, z: Float64, score: Float64, dt_s: float) -> tuple[Bool, Bool]:
         """Take in measurements `z` (T, K, 2); (T, K) which were believed, and which went on from before."""
         config, predicted = self.config, self.motion
         std = measurement_std(config, self.size_px, score)[..., None]
         sure = (score >= config.min_score) & (score > 0)
-        distance2 = np.square(z - predicted.x).sum(-1) / (predicted.pxx + np.square(std))[..., 0]
+        onset = GATE_SPEED * self.size_px[:, None, None] * dt_s
+        spread = predicted.pxx + np.square(std) + np.square(onset)
+        distance2 = np.square(z - predicted.x).sum(-1) / spread[..., 0]
         outlier = self.known & sure & (distance2 > GATE)
         self.rejected = np.where(outlier, self.rejected + 1, np.where(sure, 0, self.rejected))
         begun = sure & (~self.known | (self.rejected >= MAX_REJECTED))
@@ -185,7 +199,8 @@ class KeypointFilter:
         linked = self.known & ~begun
 
         speed = np.broadcast_to(UNKNOWN_SPEED * self.size_px[:, None, None], std.shape)
-        self.motion = _choose(begun, kalman.begin(z, std, speed), _choose(updated, kalman.update(predicted, z, std), predicted))
+        fresh, better = kalman.begin(z, std, speed), kalman.update(predicted, z, std)
+        self.motion = choose(begun, fresh, choose(updated, better, predicted))
         self.known, self.rejected = self.known | begun, np.where(begun, 0, self.rejected)
         measured = begun | updated
         self.seen_s = np.where(measured, self.pts_s or 0.0, self.seen_s)
@@ -193,9 +208,8 @@ class KeypointFilter:
         return measured, linked
 
     def _let_go(self, z: Float64, present: Bool, measured: Bool, dt_s: float) -> None:
-        """Coast what was not measured, forget what was not measured for too long."""
-        pts_s, motion = self.pts_s or 0.0, self.motion
-        self.known = self.known & (pts_s - self.seen_s <= self.life_s)
+        """Slow down what was not measured; what is not known is where the network says."""
+        motion = self.motion
         v, x = motion.v, motion.x
         if self.coast and dt_s > 0 and not measured.all():
             weight = self.known[..., None].astype(np.float64)
@@ -205,6 +219,6 @@ class KeypointFilter:
         self.motion = Motion(x, v, motion.pxx, motion.pxv, motion.pvv)
 
 
-def _choose(where: Bool, yes: Motion, no: Motion) -> Motion:
+def choose(where: Bool, yes: Motion, no: Motion) -> Motion:
     """Rows of `yes` where (T, K) says so, else of `no`."""
     return Motion(*(np.where(where[..., None], a, b) for a, b in zip(yes.arrays(), no.arrays(), strict=True)))

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.config import SmoothConfig
 from sharpose_rt.skeleton import Skeleton
-from sharpose_rt.tracking.kalman import Float64
-from sharpose_rt.tracking.keypoint_filter import FilterStep, KeypointFilter, box_size, fade
-from sharpose_rt.types import Poses, PoseStage
+from sharpose_rt.tracking import kalman, rows
+from sharpose_rt.tracking.kalman import Float64, Motion
+from sharpose_rt.tracking.keypoint_filter import Bool, FilterStep, KeypointFilter, box_size, choose, fade
+from sharpose_rt.types import Float32, Poses
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a track last looked like: for the rows of people who are missing."""
+    """What a track last looked like in a frame (or, backwards, what it looks like next)."""
 
     pts_s: float
-    bbox_xyxy: Float64
+    bbox_xyxy: Float32
     bbox_score: float
     quality: float
-    keypoints: Float64
+    keypoints: Float32
 
 
 class KeypointSmoother:
@@ -35,8 +36,8 @@ class KeypointSmoother:
     missing is carried on as a row of stage `predicted` for as long. Nothing is smoothed across a change of id.
 
     Args:
-        config: with method 'none' keypoints are the raw ones, and gaps stay gaps; 'rts' is smoothed as 'kalman'
-            here, see `rts_smooth`.
+        config: with method 'none' keypoints are the raw ones, and gaps stay gaps; 'rts' smooths here as 'kalman'
+            does, see `rts_smooth`.
         skeleton: gives the number of keypoints.
     """
 
@@ -54,39 +55,144 @@ class KeypointSmoother:
             ValueError: time goes backwards, or an id is there twice.
         """
         if self.config.method == "none":
-            return _raw(poses)
-        step = _step(self._filter, poses, pts_s)
+            return rows.raw(poses)
+        step = _advance(self._filter, poses, pts_s)
         points, scores = step.motion.x, step.score * fade(self.config, pts_s - step.seen_s) * step.known
-        row_of = {int(track_id): row for row, track_id in enumerate(step.track_ids)}
-        smoothed = _with_keypoints(poses, row_of, points, scores)
-        missing = []
-        for track_id in sorted(set(row_of) - {int(i) for i in poses.track_ids}):
-            row = row_of[track_id]
-            if scores[row].any():
-                missing.append(self._missing(track_id, points[row], scores[row], step.known[row], pts_s))
-        self._remember(smoothed, pts_s, set(row_of))
-        return _join([smoothed, *missing])
+        row_of = _row_of(step.track_ids)
+        smoothed = rows.with_keypoints(poses, row_of, points, scores)
+        missing = [
+            self._missing(track_id, points[row], scores[row], step.known[row], pts_s)
+            for track_id, row in sorted(row_of.items())
+            if not step.present[row] and scores[row].any()
+        ]
+        self._seen = {i: seen for i, seen in self._seen.items() if i in row_of} | _looks(smoothed, pts_s)
+        return rows.join([smoothed, *missing])
 
-    def _missing(self, track_id: int, points: Float64, scores: Float64, known: Float64, pts_s: float) -> Poses:
+    def _missing(self, track_id: int, points: Float64, scores: Float64, known: Bool, pts_s: float) -> Poses:
         """A row for a missing person: the last box, moved as the known keypoints have moved."""
         seen = self._seen[track_id]
-        shift = (points - seen.keypoints)[known.astype(bool)].mean(0)
-        return predicted_row(
-            track_id,
-            seen.bbox_xyxy + np.tile(shift, 2),
-            seen.bbox_score * float(fade(self.config, np.array(pts_s - seen.pts_s))),
-            points,
-            scores,
-            seen.quality,
-        )
+        shift = (points - seen.keypoints)[known].mean(0)
+        score = seen.bbox_score * float(fade(self.config, np.array(pts_s - seen.pts_s)))
+        return rows.predicted(track_id, seen.bbox_xyxy + np.tile(shift, 2), score, points, scores, seen.quality)
 
-    def _remember(self, poses: Poses, pts_s: float, alive: set[int]) -> None:
-        self._seen = {track_id: seen for track_id, seen in self._seen.items() if track_id in alive}
-        for row, track_id in enumerate(poses.track_ids):
-            self._seen[int(track_id)] = _Seen(
-                pts_s,
-                poses.bboxes_xyxy[row].astype(np.float64),
-                float(poses.bbox_scores[row]),
-                float(poses.quality[row]),
-                poses.keypoints[row].astype(np.float64),
-            )
+
+def rts_smooth(frames: Sequence[tuple[float, Poses]], config: SmoothConfig, skeleton: Skeleton) -> list[Poses]:
+    """The people of each frame smoothed by what came before and what comes after, so without lag.
+
+    A forward Kalman filter, then the backward pass of Rauch, Tung and Striebel (1965). People who are missing within
+    their track for less than `hold_s` + `fade_s` are filled in as rows of stage `predicted`, after those who are
+    there, by id. Keypoints that are not measured are interpolated; their score is held and fades on both sides.
+
+    Args:
+        frames: media time in seconds and people of each frame, in order.
+        config: noise, hold and fade; its `method` is not looked at.
+        skeleton: gives the number of keypoints.
+
+    Raises:
+        ValueError: time goes backwards, or an id is there twice in a frame.
+    """
+    forward = KeypointFilter(config, len(skeleton), coast=False)
+    steps = [_advance(forward, poses, pts_s) for pts_s, poses in frames]
+    before = _looks_before(frames, forward.life_s)
+    smoothed: list[Poses] = []
+    later: _Later | None = None
+    after: dict[int, _Seen] = {}
+    for (pts_s, poses), step, seen in zip(reversed(frames), reversed(steps), reversed(before), strict=True):
+        later = _step_back(step, later, config)
+        points, scores = later.motion.x, later.scores
+        row_of = _row_of(step.track_ids)
+        parts = [rows.with_keypoints(poses, row_of, points, scores)]
+        for track_id, row in sorted(row_of.items()):
+            if later.inside[row] and not step.present[row] and scores[row].any():
+                parts.append(_between(track_id, seen[track_id], after[track_id], pts_s, points[row], scores[row]))
+        after |= _looks(poses, pts_s)
+        smoothed.append(rows.join(parts))
+    return smoothed[::-1]
+
+
+@dataclass(frozen=True)
+class _Later:
+    """Smoothed tracks of one frame, as the frame before it needs them; rows as in the `step`.
+
+    `scores` (T, K) are those to show; `seen_s` and `score` (T, K) are time and score of the next measurement, the
+    time infinite where there is none. `inside` (T,): the person is there now or comes back.
+    """
+
+    step: FilterStep
+    motion: Motion
+    scores: Float64
+    seen_s: Float64
+    score: Float64
+    inside: Bool
+
+
+def _step_back(step: FilterStep, later: _Later | None, config: SmoothConfig) -> _Later:
+    """Smooth the tracks of `step` by those of the frame `later`; None where it is the last frame."""
+    motion = step.motion
+    seen_s = np.where(step.measured, step.pts_s, np.inf)
+    score, inside = np.where(step.measured, step.score, 0.0), step.present.copy()
+    if later is not None:
+        next_row = _row_of(later.step.track_ids)
+        pairs = [(row, next_row[i]) for row, i in enumerate(step.track_ids.tolist()) if i in next_row]
+        pairs = [(row, other) for row, other in pairs if not later.step.born[other]]
+        here, there = np.array(pairs, np.int64).reshape(-1, 2).T
+        linked = later.step.linked[there]
+        back = kalman.smooth_back(
+            motion[here], later.motion[there], later.step.pts_s - step.pts_s, later.step.density[there]
+        )
+        motion = Motion(*(array.copy() for array in motion.arrays()))
+        motion.replace_rows(here, choose(linked, back, motion[here]))
+        ahead = linked & ~step.measured[here]
+        seen_s[here] = np.where(ahead, later.seen_s[there], seen_s[here])
+        score[here] = np.where(ahead, later.score[there], score[here])
+        inside[here] |= later.inside[there] & linked.any(1)
+    held = np.maximum(step.score * fade(config, step.pts_s - step.seen_s), score * fade(config, seen_s - step.pts_s))
+    return _Later(step, motion, held * step.known, seen_s, score, inside)
+
+
+def _between(track_id: int, before: _Seen, after: _Seen, pts_s: float, points: Float64, scores: Float64) -> Poses:
+    """A row for a person who is missing between two frames: box, score and quality lie between the two."""
+    share = (pts_s - before.pts_s) / max(after.pts_s - before.pts_s, 1e-9)
+    box = before.bbox_xyxy + share * (after.bbox_xyxy - before.bbox_xyxy)
+    score = before.bbox_score + share * (after.bbox_score - before.bbox_score)
+    return rows.predicted(
+        track_id, box, score, points, scores, before.quality + share * (after.quality - before.quality)
+    )
+
+
+def _advance(keypoints: KeypointFilter, poses: Poses, pts_s: float) -> FilterStep:
+    """Step the filter by the tracked people of `poses`."""
+    tracked = poses.track_ids > 0
+    ids = poses.track_ids[tracked]
+    if len(np.unique(ids)) != len(ids):
+        raise ValueError(f"track ids are {ids.tolist()}; each may be there once in a frame")
+    size_px = box_size(poses.bboxes_xyxy[tracked])
+    return keypoints.step(pts_s, ids, poses.raw_keypoints[tracked], poses.raw_keypoint_scores[tracked], size_px)
+
+
+def _row_of(track_ids: NDArray[np.int64]) -> dict[int, int]:
+    return {track_id: row for row, track_id in enumerate(track_ids.tolist())}
+
+
+def _looks(poses: Poses, pts_s: float) -> dict[int, _Seen]:
+    """What each person of a frame looks like, by track id."""
+    return {
+        int(track_id): _Seen(
+            pts_s,
+            poses.bboxes_xyxy[row],
+            float(poses.bbox_scores[row]),
+            float(poses.quality[row]),
+            poses.keypoints[row],
+        )
+        for row, track_id in enumerate(poses.track_ids)
+    }
+
+
+def _looks_before(frames: Iterable[tuple[float, Poses]], life_s: float) -> list[dict[int, _Seen]]:
+    """For each frame, what each person looked like when last seen, up to `life_s` ago."""
+    looks: list[dict[int, _Seen]] = []
+    last: dict[int, _Seen] = {}
+    for pts_s, poses in frames:
+        last = {i: seen for i, seen in last.items() if pts_s - seen.pts_s <= life_s} | _looks(poses, pts_s)
+        looks.append(last)
+    return looks

@@ -143,7 +143,7 @@ class OptimConfig:
     """Decoupled; none on biases, norms, position tables and tokens."""
     layer_decay: float = 1.0
     """Factor on the learning rate for each block further from the output; 1 for training from nothing."""
-    clip_norm: float = 1.0
+    clip_norm: float = 100.0
     """Gradients longer than this are shortened; 0 leaves them."""
     schedule: str = "steps"
     """'steps' (a tenth at each of `steps`) or 'cosine' (to `final_lr`)."""

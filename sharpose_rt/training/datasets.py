@@ -233,13 +233,14 @@ def _joint_weights(
 ) -> NDArray[np.float32]:
     if labels == "auto":
         labels = "teacher" if bool(((third > 0) & (third < 1)).any()) else "hand"
-    accepted = (third >= 0) & (third <= 1) if labels == "teacher" else np.isin(third, (0, 1, 2))
+    accepted = (third >= 0) & (third <= 1.5) if labels == "teacher" else np.isin(third, (0, 1, 2))
     if not accepted.all():
         row, joint = np.argwhere(~accepted)[0]
         wanted = "a score 0..1" if labels == "teacher" else "visibility 0, 1 or 2"
         raise _wrong(annotations, numbers[row], f"keypoint {joint} has third value {third[row, joint]:g}; {wanted}")
     if labels == "teacher":
-        return np.where(third >= min_score, third, 0).astype(np.float32)
+        # A heatmap, and so a teacher's score, may peak a little above 1.
+        return np.where(third >= min_score, third.clip(max=1), 0).astype(np.float32)
     return (third > 0).astype(np.float32)
 
 

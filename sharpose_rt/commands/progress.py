@@ -1,0 +1,61 @@
+"""Progress of a run: a bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sharpose_rt.app import FileRun
+    from sharpose_rt.types import Packet
+
+_PLAIN_EVERY_S = 10.0
+
+
+class Progress:
+    """Frames, fps, people, exit rate, and on files the time left; written to standard error."""
+
+    def __init__(self, job: FileRun, *, quiet: bool) -> None:
+        self._job = job
+        self._quiet = quiet
+        self._bar: Any = None
+        self._task: Any = None
+        self._said_s = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        if not self._quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[line]}"),
+                TimeRemainingColumn(),
+            )
+            self._bar = Bar(*columns, console=Console(stderr=True))
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, packet: Packet) -> None:
+        """One more frame was written."""
+        if self._quiet:
+            return
+        done, line = packet.frame.frame_id + 1, self._job.totals.status_line()
+        if self._bar is not None:
+            if self._task is None:
+                info = self._job.source.info
+                self._task = self._bar.add_task(info.stem, total=info.frame_count, line="")
+            self._bar.update(self._task, completed=done, line=line)
+        elif time.monotonic() - self._said_s >= _PLAIN_EVERY_S:
+            self._said_s = time.monotonic()
+            total = self._job.source.info.frame_count
+            print(f"frame {done}{f' of {total}' if total else ''} | {line}", file=sys.stderr, flush=True)

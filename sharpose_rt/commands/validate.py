@@ -1,0 +1,24 @@
+"""`sharpose-rt validate`: says line and field of everything that is wrong with a skeleton stream."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "check a skeleton stream; says line and field of what is wrong"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The files."""
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a *.skeletons.jsonl file")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 where every file is right (warnings allowed), else 1."""
+    from sharpose_rt.skeletons import format_problems, validate
+
+    wrong = False
+    for file in args.files:
+        problems = validate(file)
+        wrong |= any(problem.severity == "error" for problem in problems)
+        print(format_problems(problems, file) if problems else f"{file}: valid")
+    return int(wrong)

@@ -1,0 +1,171 @@
+"""Converts the authors' released checkpoints to safetensors, and shows what a weights file holds.
+
+Nothing in a file is ever run: a checkpoint that needs code to load is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from sharpose_rt.errors import OutputError, WeightsError
+
+NAME = "weights"
+HELP = "import a released checkpoint, or show what a weights file holds"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares `import` and `show`."""
+    actions = parser.add_subparsers(title="actions", metavar="import|show", required=True)
+
+    convert = actions.add_parser("import", help="convert a released .pth checkpoint to .safetensors")
+    convert.add_argument("source", type=Path, metavar="OFFICIAL.pth", help="checkpoint that the authors released")
+    convert.add_argument("target", type=Path, metavar="OUT.safetensors", help="file to write")
+    convert.add_argument("--model", required=True, help="variant that it was trained for; see `sharpose-rt models`")
+    convert.add_argument(
+        "--attention-scale",
+        type=positive,
+        metavar="F",
+        help="factor on the attention's logits that it was trained with (default: 1/sqrt(head width))",
+    )
+    convert.add_argument(
+        "--quality-threshold",
+        type=number,
+        default=0.95,
+        metavar="F",
+        help="threshold to recommend with these weights (default: %(default)s)",
+    )
+    convert.add_argument("--overwrite", action="store_true", help="replace OUT.safetensors where it exists")
+    convert.set_defaults(action=import_weights)
+
+    show = actions.add_parser("show", help="print metadata, SHA-256 and parameters")
+    show.add_argument("what", metavar="FILE|NAME", help=".safetensors or .pth file, or a variant that ships weights")
+    show.add_argument("--json", action="store_true", help="print JSON")
+    show.set_defaults(action=show_weights)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the chosen action."""
+    return args.action(args)
+
+
+def import_weights(args: argparse.Namespace) -> int:
+    """Converts a checkpoint, then reads the result back as the tracker would.
+
+    Raises:
+        WeightsError: the checkpoint cannot be read or does not fit the model.
+        OutputError: the target exists, has another suffix, or cannot be written.
+    """
+    source, target = args.source, args.target
+    if target.suffix != ".safetensors":
+        raise OutputError(f"{target} ends in {target.suffix!r}; a name that ends in .safetensors is accepted")
+    if target.exists() and not args.overwrite:
+        raise OutputError(f"{target} exists; give another name, or --overwrite to replace it")
+
+    from sharpose_rt.models.weights import import_released, load_model
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        import_released(
+            source,
+            target,
+            args.model,
+            attention_scale=args.attention_scale,
+            quality_threshold=args.quality_threshold,
+        )
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written ({error.strerror or error}); give another folder") from error
+    model, info = load_model(args.model, str(target))
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"{target}: {args.model}, {parameters / 1e6:.2f} M parameters, SHA-256 {info.sha256}")
+    print(f"Use it with: sharpose-rt track --source VIDEO --model {args.model} --weights {target}")
+    return 0
+
+
+def show_weights(args: argparse.Namespace) -> int:
+    """Prints what a weights file holds.
+
+    Raises:
+        WeightsError: there is none, or it is damaged.
+    """
+    facts = describe(args.what)
+    if args.json:
+        print(json.dumps(facts, indent=2))
+        return 0
+    metadata = facts.pop("metadata")
+    width = max(map(len, (*facts, *metadata)))
+    for key, value in (*facts.items(), *metadata.items()):
+        print(f"{key:<{width}}  {value}")
+    return 0
+
+
+def describe(what: str) -> dict[str, Any]:
+    """Path, size, SHA-256, parameters, their type and the metadata of a file, or of the weights of a variant.
+
+    Raises:
+        WeightsError: there is none, or it is damaged.
+    """
+    from sharpose_rt.models import VARIANTS
+    from sharpose_rt.models.weights import file_sha256, read_released
+
+    path = _bundled(what) if what in VARIANTS else Path(what)
+    if not path.is_file():
+        raise WeightsError(f"no file {what!r}; a .safetensors or .pth file, or one of {', '.join(VARIANTS)} is accepted")
+    if path.suffix in (".pth", ".pt"):
+        tensors = read_released(path)
+        count, types, metadata = sum(t.numel() for t in tensors.values()), ["float32"], {}
+        tensor_count = len(tensors)
+    elif path.suffix == ".safetensors":
+        count, types, metadata, tensor_count = _safetensors_facts(path)
+    else:
+        raise WeightsError(f"{path} ends in {path.suffix!r}; a .safetensors or a released .pth file is accepted")
+    return {
+        "path": str(path),
+        "bytes": path.stat().st_size,
+        "sha256": file_sha256(path),
+        "tensors": tensor_count,
+        "parameters": count,
+        "types": ", ".join(types),
+        "metadata": metadata,
+    }
+
+
+def _bundled(name: str) -> Path:
+    from sharpose_rt.models.weights import bundled_weights
+
+    path = bundled_weights(name)
+    if path is None:
+        raise WeightsError(f"no weights ship with {name}; give a .safetensors or .pth file")
+    return path
+
+
+def _safetensors_facts(path: Path) -> tuple[int, list[str], dict[str, str], int]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = [file.get_slice(key) for key in file.keys()]  # noqa: SIM118 (no mapping)
+            count = sum(math.prod(part.get_shape()) for part in slices)
+            types = sorted({str(part.get_dtype()) for part in slices})
+            return count, types, dict(file.metadata() or {}), len(slices)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"cannot read {path}: {error}; is it a whole .safetensors file?") from error
+
+
+def number(text: str) -> float:
+    """A number that is not NaN; argparse prints the refusal."""
+    value = float(text)
+    if math.isnan(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number; inf and -inf are accepted")
+    return value
+
+
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not accepted; a finite number above 0 is")
+    return value

@@ -1,0 +1,197 @@
+"""Boxes that are given, not found: the whole frame, or those of a file (MOT text, COCO JSON)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sharpose_rt.config import DetectorConfig
+from sharpose_rt.detection.postprocess import finish
+from sharpose_rt.errors import DetectorError
+from sharpose_rt.types import Detections, Frame
+
+logger = logging.getLogger("sharpose_rt.detection")
+
+BOX_FILE_SUFFIXES = (".txt", ".csv", ".json")
+Box = tuple[float, float, float, float, float]
+"""Left, top, right, bottom in px, and score in 0..1."""
+
+
+class FullFrameDetector:
+    """Says that the whole frame is one person, of score 1: for pictures that are cut out already."""
+
+    name = "full"
+
+    def open(self) -> None:
+        """Nothing to load."""
+
+    def detect(self, frame: Frame) -> Detections:
+        """One box from the centre of the first pixel to that of the last."""
+        width, height = frame.size_wh
+        return Detections([[0, 0, width - 1, height - 1]], [1.0])  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """Nothing to let go."""
+
+
+class BoxFileDetector:
+    """Gives the boxes of a MOT text file or a COCO JSON file; a frame that is not in it has none.
+
+    A frame that has a picture name of its own (a folder of images) is looked up by that name where the file has
+    names, any other by its `frame_id`.
+    """
+
+    def __init__(self, name: str, config: DetectorConfig) -> None:
+        self.name = name
+        self.config = config
+        self._by_frame: dict[int, list[Box]] = {}
+        self._by_picture: dict[str, list[Box]] = {}
+
+    def open(self) -> None:
+        """Read the file whole; raises DetectorError with the file and the line or record that is wrong."""
+        path = Path(self.name).expanduser()
+        try:
+            text = path.read_text("utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DetectorError(
+                f"boxes file '{path}' cannot be read: {error}; MOT text or COCO JSON is accepted"
+            ) from error
+        if path.suffix.lower() == ".json":
+            self._by_frame, self._by_picture = read_coco(text, str(path))
+        else:
+            self._by_frame, self._by_picture = read_mot(text, str(path)), {}
+        if not self._by_frame and not self._by_picture:
+            logger.warning("boxes file '%s' holds no boxes of people", path)
+
+    def detect(self, frame: Frame) -> Detections:
+        """The file's boxes for this frame, strongest first."""
+        found = self._lookup(frame)
+        return finish([box[:4] for box in found], [box[4] for box in found], frame.size_wh, self.config)
+
+    def close(self) -> None:
+        """Let the boxes go."""
+        self._by_frame, self._by_picture = {}, {}
+
+    def _lookup(self, frame: Frame) -> list[Box]:
+        if frame.source and self._by_picture:
+            return self._by_picture.get(_picture_key(frame.source), [])
+        return self._by_frame.get(frame.frame_id, [])
+
+
+def read_mot(text: str, path: str) -> dict[int, list[Box]]:
+    """Boxes by `frame_id` (from 0) of `frame,id,x,y,w,h[,conf,...]` lines, whose frames count from 1.
+
+    Commas or blanks separate; a first line of column names is skipped. A missing confidence, or the -1 that stands
+    for one, counts as 1.
+    """
+    boxes: dict[int, list[Box]] = defaultdict(list)
+    for number, line in enumerate(text.splitlines(), 1):
+        cells = [cell for cell in re.split(r"[,;\s]+", line.strip()) if cell]
+        if not cells or cells[0].startswith("#") or (number == 1 and cells[0].isidentifier()):
+            continue
+        where = f"boxes file '{path}', line {number}"
+        if len(cells) < 6:
+            raise DetectorError(f"{where}: {len(cells)} values; frame,id,x,y,w,h[,conf,...] is accepted")
+        try:
+            values = [float(cell) for cell in cells[:7]]
+        except ValueError as error:
+            raise DetectorError(f"{where}: {error}; numbers are accepted") from error
+        if values[0] < 1 or values[0] != int(values[0]):
+            raise DetectorError(f"{where}: frame is {cells[0]}; whole numbers from 1 are accepted")
+        score = values[6] if len(values) > 6 and values[6] != -1 else 1.0
+        boxes[int(values[0]) - 1].append(_box(values[2:6], score, where))
+    return dict(boxes)
+
+
+def read_coco(text: str, path: str) -> tuple[dict[int, list[Box]], dict[str, list[Box]]]:
+    """Boxes by `frame_id` and by picture name of a COCO file: {"images", "annotations"}, or a list of results.
+
+    With "images", a frame is an image's `frame_id` (else its place in the list). A bare list has `image_id` alone,
+    which is then the frame counted from 0 and the number in a picture's name. Crowds and other classes are left out.
+    """
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise DetectorError(f"boxes file '{path}' is not JSON: {error}") from error
+    images = data.get("images") if isinstance(data, dict) else None
+    records = data.get("annotations") if isinstance(data, dict) else data
+    if not isinstance(records, list) or (isinstance(data, dict) and not isinstance(images, list)):
+        raise DetectorError(
+            f"boxes file '{path}' is not COCO: an object with the lists `images` and `annotations`, "
+            "or a list of results is accepted"
+        )
+    keys = _image_keys(images, path) if images is not None else None
+    by_frame: dict[int, list[Box]] = defaultdict(list)
+    by_picture: dict[str, list[Box]] = defaultdict(list)
+    wanted = _person_categories(data, records)
+    for number, record in enumerate(records):
+        where = f"boxes file '{path}', record {number}"
+        if not isinstance(record, dict) or "image_id" not in record or "bbox" not in record:
+            raise DetectorError(f"{where}: an object with `image_id` and `bbox` is wanted")
+        if record.get("iscrowd") or (wanted is not None and record.get("category_id") not in wanted):
+            continue
+        image = record["image_id"]
+        if keys is not None and image not in keys:
+            raise DetectorError(f"{where}: image_id {image!r} is not among `images`")
+        frame, picture = keys[image] if keys is not None else (_frame_of(image), _picture_key(str(image)))
+        if not isinstance(record["bbox"], list) or len(record["bbox"]) != 4:
+            raise DetectorError(f"{where}: bbox is {record['bbox']!r}; [x, y, width, height] is accepted")
+        box = _box(record["bbox"], record.get("score", 1.0), where)
+        if frame is not None:
+            by_frame[frame].append(box)
+        by_picture[picture].append(box)
+    return dict(by_frame), dict(by_picture)
+
+
+def _image_keys(images: list[Any], path: str) -> dict[Any, tuple[int | None, str]]:
+    """Frame and picture name of each image, by its id."""
+    keys: dict[Any, tuple[int | None, str]] = {}
+    for number, image in enumerate(images):
+        if not isinstance(image, dict) or not isinstance(image.get("id"), (int, str)):
+            raise DetectorError(f"boxes file '{path}', image {number}: an object with an `id` is wanted")
+        frame = image.get("frame_id", number)
+        if not isinstance(frame, int) or frame < 0:
+            raise DetectorError(
+                f"boxes file '{path}', image {number}: frame_id is {frame!r}; whole numbers from 0 are accepted"
+            )
+        keys[image["id"]] = (frame, _picture_key(str(image.get("file_name", ""))))
+    return keys
+
+
+def _person_categories(data: Any, records: Iterable[Any]) -> set[Any] | None:
+    """Ids of the categories that are people; None takes every record."""
+    categories = data.get("categories") if isinstance(data, dict) else None
+    if isinstance(categories, list) and categories:
+        named = [c for c in categories if isinstance(c, dict)]
+        people = {c.get("id") for c in named if str(c.get("name", "")).lower() in ("person", "pedestrian")}
+        return people or ({1} if len(named) > 1 else None)
+    present = Counter(r.get("category_id") for r in records if isinstance(r, dict))
+    return {1} if len(present) > 1 else None  # 1 is 'person' in COCO
+
+
+def _frame_of(image_id: Any) -> int | None:
+    """The frame that a result's `image_id` counts: a number, or the number that a name consists of."""
+    digits = Path(str(image_id)).stem
+    return int(digits) if digits.isdecimal() else None
+
+
+def _picture_key(name: str) -> str:
+    """What is compared of a picture's name: without folder and ending, and a mere number without leading zeros."""
+    stem = Path(name).stem
+    return str(int(stem)) if stem.isdecimal() else stem
+
+
+def _box(xywh: list[Any], score: Any, where: str) -> Box:
+    numbers = [*xywh, score]
+    if not all(isinstance(n, (int, float)) and not isinstance(n, bool) and math.isfinite(n) for n in numbers):
+        raise DetectorError(f"{where}: box {xywh} with score {score!r}; finite numbers are accepted")
+    x, y, width, height = xywh
+    if width < 0 or height < 0:
+        raise DetectorError(f"{where}: width {width:g} and height {height:g}; 0 or more is accepted")
+    return (x, y, x + width, y + height, min(max(score, 0.0), 1.0))

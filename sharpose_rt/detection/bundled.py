@@ -1,0 +1,72 @@
+"""The person detector that ships with the package."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from sharpose_rt.config import DetectorConfig
+from sharpose_rt.detection.assets import import_ultralytics
+from sharpose_rt.detection.yolo import Network, YoloDetector, module_network
+from sharpose_rt.errors import WeightsError
+
+logger = logging.getLogger("sharpose_rt.detection")
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "person_detector.safetensors"
+
+
+class BundledDetector(YoloDetector):
+    """A one-class ultralytics architecture with weights of our own, in safetensors, which cannot run code.
+
+    The file's metadata names the `architecture` (a model file of ultralytics, or one that lies beside the weights),
+    the class `names` and the `image_size` it was trained at.
+    """
+
+    def __init__(self, config: DetectorConfig, *, device: str = "cpu", weights: Path = WEIGHTS) -> None:
+        super().__init__(f"bundled:{weights.stem}", config, device)
+        self.weights = weights
+
+    def load(self) -> Network:
+        """The network with its weights; raises WeightsError where they do not fit."""
+        module, metadata = load_module(self.weights)
+        self.image_size = int(metadata.get("image_size", self.config.image_size))
+        return module_network(module, {0: metadata.get("names", "person")}, self.name, self.device)
+
+
+def load_module(weights: Path) -> tuple[Any, dict[str, str]]:
+    """The torch module that a weights file describes, with its weights, and the file's metadata.
+
+    Raises:
+        WeightsError: the file is missing, damaged, names no architecture, or its tensors do not fit it.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(weights), framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"person detector '{weights}' cannot be read: {error}; reinstall the package") from error
+    architecture = metadata.get("architecture")
+    if not architecture:
+        raise WeightsError(f"person detector '{weights}' has no `architecture` in its metadata; one is wanted")
+    module = build_module(architecture, weights.parent)
+    try:
+        module.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise WeightsError(f"person detector '{weights}' does not fit '{architecture}': {error}") from error
+    return module, metadata
+
+
+def build_module(architecture: str, folder: Path) -> Any:
+    """An untrained one-class module of a model file: in `folder`, else one of ultralytics."""
+    import_ultralytics()
+    from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+
+    beside = folder / architecture
+    try:
+        plan = yaml_model_load(str(beside) if beside.is_file() else architecture)
+        return DetectionModel(plan, ch=3, nc=1, verbose=False)
+    except Exception as error:  # a parser of free text: any kind comes up
+        raise WeightsError(f"person detector architecture '{architecture}' cannot be built: {error}") from error

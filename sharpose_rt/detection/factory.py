@@ -1,0 +1,104 @@
+"""Which detector a configuration names."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from sharpose_rt.config import DetectorConfig
+from sharpose_rt.detection.boxes import BOX_FILE_SUFFIXES, BoxFileDetector, FullFrameDetector
+from sharpose_rt.detection.bundled import WEIGHTS, BundledDetector
+from sharpose_rt.detection.hog import HogDetector
+from sharpose_rt.detection.protocol import Detector
+from sharpose_rt.detection.ultralytics_model import SUFFIXES, UltralyticsDetector
+from sharpose_rt.errors import DetectorError
+from sharpose_rt.types import Detections, Frame
+
+logger = logging.getLogger("sharpose_rt.detection")
+
+DEFAULT_MODEL = "yolo26n.pt"
+"""What `auto` would like best: small, quick, and without suppression."""
+
+
+def create_detector(config: DetectorConfig, *, device: str = "cpu", offline: bool = False) -> Detector:
+    """The detector that `config.name` names; it loads nothing before `open`.
+
+    Args:
+        config: its name, thresholds and input size.
+        device: 'cpu', 'cuda' or 'cuda:N'.
+        offline: download nothing.
+
+    Raises:
+        DetectorError: no detector has such a name.
+    """
+    name = config.name
+    if name == "auto":
+        return AutoDetector(config, device=device, offline=offline)
+    if name == "bundled":
+        return create_bundled(config, device=device)
+    if name == "full":
+        return FullFrameDetector()
+    if name.lower().endswith(BOX_FILE_SUFFIXES):
+        return BoxFileDetector(name, config)
+    if not Path(name).suffix and not name.rstrip("/\\").endswith(SUFFIXES):
+        name += ".pt"  # `yolo26n` is what people type
+    if not name.rstrip("/\\").endswith(SUFFIXES):
+        raise DetectorError(
+            f"detector '{config.name}' is of no known kind; 'auto', 'bundled', 'full', an ultralytics model "
+            f"({', '.join(SUFFIXES)}) or a boxes file ({', '.join(BOX_FILE_SUFFIXES)}) is accepted"
+        )
+    return UltralyticsDetector(name, config, device=device, offline=offline)
+
+
+def create_bundled(config: DetectorConfig, *, device: str = "cpu") -> Detector:
+    """The detector that needs no file of the user's: the trained one where it is installed, else HOG."""
+    if WEIGHTS.is_file():
+        return BundledDetector(config, device=device)
+    return HogDetector(config, device=device)
+
+
+class AutoDetector:
+    """An ultralytics model where one can be had, else the bundled detector; `name` says which after `open`."""
+
+    _unreachable = False
+    """Set for the rest of the process when a download failed, so that its time-out is waited for once."""
+
+    def __init__(self, config: DetectorConfig, *, device: str = "cpu", offline: bool = False) -> None:
+        self.name = "auto"
+        self.config = config
+        self.device = device
+        self.offline = offline
+        self._chosen: Detector | None = None
+
+    def open(self) -> None:
+        """Choose and load, saying in the log what was taken and why."""
+        if self._chosen is None:
+            self._chosen = self._choose()
+            self.name = self._chosen.name
+
+    def detect(self, frame: Frame) -> Detections:
+        """People in the frame, as the chosen detector finds them."""
+        if self._chosen is None:
+            raise DetectorError("detector 'auto' is not open; call open() first")
+        return self._chosen.detect(frame)
+
+    def close(self) -> None:
+        """Let the chosen detector go; `name` still says which it was."""
+        if self._chosen is not None:
+            self._chosen.close()
+            self._chosen = None
+
+    def _choose(self) -> Detector:
+        offline = self.offline or AutoDetector._unreachable
+        model = UltralyticsDetector(DEFAULT_MODEL, self.config, device=self.device, offline=offline)
+        try:
+            model.open()
+        except DetectorError as error:
+            AutoDetector._unreachable = AutoDetector._unreachable or not offline
+            bundled = create_bundled(self.config, device=self.device)
+            bundled.open()
+            level = logging.INFO if self.offline else logging.WARNING
+            logger.log(level, "detector: %s, because %s", bundled.name, error)
+            return bundled
+        logger.info("detector: %s, found or downloaded", model.name)
+        return model

@@ -1,0 +1,75 @@
+"""From a detector's raw boxes to `Detections`: the last steps that all detectors share."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sharpose_rt.config import DetectorConfig
+from sharpose_rt.geometry.boxes import area, clip, iou_matrix
+from sharpose_rt.types import Detections
+
+MIN_SIDE_PX = 2.0
+"""A box that is thinner after clipping shows nobody."""
+
+NMS_CANDIDATES = 1000
+"""The strongest so many boxes take part in suppression; it bounds the (N, N) overlaps."""
+
+
+def strongest_first(bboxes_xyxy: NDArray[np.floating], scores: NDArray[np.floating]) -> NDArray[np.intp]:
+    """Order (N,) by falling score; equal scores are ordered by their coordinates, so the order never varies."""
+    return np.lexsort((*bboxes_xyxy.T[::-1], -scores))
+
+
+def finish(
+    bboxes_xyxy: ArrayLike, scores: ArrayLike, size_wh: tuple[int, int], config: DetectorConfig
+) -> Detections:
+    """The valid boxes: clipped to the frame, at least as sure as the threshold, strongest first, at most max_people.
+
+    Args:
+        bboxes_xyxy: (N, 4) px; boxes that are not finite or have no extent inside the frame are dropped.
+        scores: (N,), brought into 0..1.
+        size_wh: size of the frame, px. Its pixel centres span 0 .. w-1, and so do the clipped boxes.
+        config: threshold and count.
+    """
+    boxes = np.asarray(bboxes_xyxy, np.float32).reshape(-1, 4)
+    sure = np.asarray(scores, np.float32).reshape(-1)
+    valid = np.isfinite(boxes).all(1) & (sure >= config.score_threshold)
+    boxes, sure = clip(boxes[valid], (size_wh[0] - 1, size_wh[1] - 1)), sure[valid].clip(0, 1)
+    wide = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_SIDE_PX).all(1)
+    boxes, sure = boxes[wide], sure[wide]
+    order = strongest_first(boxes, sure)[: config.max_people]
+    return Detections(boxes[order], sure[order])
+
+
+def suppress(
+    bboxes_xyxy: NDArray[np.floating],
+    scores: NDArray[np.floating],
+    iou_threshold: float,
+    inside_threshold: float = 1.0,
+) -> NDArray[np.intp]:
+    """Indices of the boxes that greedy non-maximum suppression keeps, strongest first.
+
+    Our own, because torchvision's compiled operator is missing from CPU builds. Only the strongest 1000 take part.
+
+    Args:
+        bboxes_xyxy: (N, 4) px.
+        scores: (N,).
+        iou_threshold: a box that overlaps a stronger one by more goes.
+        inside_threshold: so does a box of which a larger share than this lies inside a stronger one, or whose own
+            inside takes in more than this share of a stronger one; 1 switches it off.
+    """
+    order = strongest_first(bboxes_xyxy, scores)[:NMS_CANDIDATES]
+    boxes = np.asarray(bboxes_xyxy, np.float64)[order]
+    iou, areas = iou_matrix(boxes, boxes), area(boxes)
+    total = areas[:, None] + areas[None]
+    smaller = np.maximum(np.minimum(areas[:, None], areas[None]), 1e-9)
+    inside = iou * total / (1 + iou) / smaller  # intersection = IoU * (a + b) / (1 + IoU)
+    beaten = (iou > iou_threshold) | ((inside > inside_threshold) if inside_threshold < 1 else False)
+    kept: list[int] = []
+    gone = np.zeros(len(order), bool)
+    for i in range(len(order)):
+        if not gone[i]:
+            kept.append(i)
+            gone |= beaten[i]
+    return order[kept]

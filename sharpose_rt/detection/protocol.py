@@ -1,0 +1,29 @@
+"""What every person detector offers."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from sharpose_rt.types import Detections, Frame
+
+
+class Detector(Protocol):
+    """Finds people in one frame at a time.
+
+    Building one is cheap. `open` loads the model, in the thread that then calls `detect` and `close`.
+    """
+
+    name: str
+    """What found the boxes; `auto` says after `open` which detector it took."""
+
+    def open(self) -> None:
+        """Make ready; raises DetectorError where the model or the boxes cannot be had."""
+        ...
+
+    def detect(self, frame: Frame) -> Detections:
+        """People in the frame: inside the frame, strongest first."""
+        ...
+
+    def close(self) -> None:
+        """Let the model go; safe to call twice and before `open`."""
+        ...

@@ -1,0 +1,120 @@
+"""Any ultralytics model that finds people, by name or path."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from pathlib import Path
+from typing import Any
+
+from sharpose_rt.config import DetectorConfig
+from sharpose_rt.detection.assets import find_model, import_ultralytics
+from sharpose_rt.detection.yolo import TASKS, Network, YoloDetector, module_network, person_classes
+from sharpose_rt.errors import DetectorError
+
+logger = logging.getLogger("sharpose_rt.detection")
+
+EXPORT_SUFFIXES = (".onnx", ".torchscript", ".engine", "_openvino_model", "_ncnn_model", ".mlpackage")
+SUFFIXES = (".pt", ".yaml", ".yml", *EXPORT_SUFFIXES)
+
+
+class UltralyticsDetector(YoloDetector):
+    """A `.pt` checkpoint, an exported model, or an untrained `.yaml` architecture.
+
+    A checkpoint is a pickle, which can run code as it is read. It is read with `torch.load(weights_only=True)` and
+    ultralytics' own list of layer classes, so a file that asks for anything else is refused and nothing of it runs.
+    Exported models hold graphs, not pickles; TensorRT engines are binaries for the GPU and deserve trust like a
+    program.
+    """
+
+    def __init__(
+        self, name: str, config: DetectorConfig, *, device: str = "cpu", offline: bool = False
+    ) -> None:
+        super().__init__(name, config, device)
+        self.offline = offline
+
+    def load(self) -> Network:
+        """The network of `self.name`; raises DetectorError where it cannot be had or is not for people."""
+        name = self.name.rstrip("/\\")
+        if name.endswith((".yaml", ".yml")):
+            return load_architecture(name, self.device)
+        path = find_model(name, offline=self.offline)
+        if path.name.endswith(EXPORT_SUFFIXES):
+            return load_export(path, self.device)
+        return load_checkpoint(path, self.device)
+
+
+def load_architecture(name: str, device: str) -> Network:
+    """An untrained network from ultralytics' or the user's model file; says so, for its boxes mean nothing."""
+    ultralytics = import_ultralytics()
+    logger.warning("detector '%s' is an architecture without weights: its boxes are random", name)
+    try:
+        module: Any = ultralytics.YOLO(name).model
+    except Exception as error:  # a parser of free text: any kind comes up
+        raise DetectorError(
+            f"detector '{name}' cannot be built: {_one_line(error)}; a model file of ultralytics is wanted, "
+            "such as yolo26n.yaml"
+        ) from error
+    names = {i: "person" if i == 0 else f"class{i}" for i in range(int(getattr(module.model[-1], "nc", 1)))}
+    return module_network(module, names, name, device)
+
+
+def load_checkpoint(path: Path, device: str) -> Network:
+    """The network of a `.pt` file, read without running code that the file holds."""
+    import_ultralytics()
+    from ultralytics.nn.tasks import torch_safe_load
+
+    if "safe_only" not in inspect.signature(torch_safe_load).parameters:
+        raise DetectorError(
+            f"detector '{path.name}' cannot be read safely by this ultralytics; `pip install -U ultralytics`, "
+            "or give an exported model (.onnx, _openvino_model)"
+        )
+    try:
+        checkpoint, _ = torch_safe_load(str(path), safe_only=True)
+        module = checkpoint.get("ema") or checkpoint["model"]
+        names = {int(i): str(n) for i, n in dict(module.names).items()}
+    except Exception as error:  # whatever a damaged or foreign file brings up
+        raise DetectorError(
+            f"detector '{path}' cannot be read: {_one_line(error)}; a detect, pose or segment checkpoint of "
+            "ultralytics is wanted, or export a model with classes of your own (yolo export format=onnx)"
+        ) from error
+    return module_network(module, names, path.name, device)
+
+
+def load_export(path: Path, device: str) -> Network:
+    """The network of an exported model, run by ultralytics' AutoBackend."""
+    import_ultralytics()
+    import torch
+    from ultralytics.nn.autobackend import AutoBackend
+
+    try:
+        backend: Any = AutoBackend(str(path), device=torch.device(device), verbose=False)
+    except Exception as error:  # each runtime has errors of its own
+        raise DetectorError(
+            f"detector '{path}' cannot be loaded: {_one_line(error)}; is its runtime installed (onnx and onnxruntime, "
+            "openvino, tensorrt, ...), and was it exported for this machine?"
+        ) from error
+    task = backend.task or "detect"
+    if task not in TASKS:
+        raise DetectorError(f"detector '{path.name}' is a model for {task}; {', '.join(TASKS)} are accepted")
+    if not backend.metadata.get("names"):
+        raise DetectorError(
+            f"detector '{path.name}' does not say its classes; export it with ultralytics "
+            "(yolo export), which writes them into the model"
+        )
+    size = getattr(backend, "imgsz", None)
+    dynamic = bool(backend.dynamic or backend.metadata.get("dynamic"))
+    return Network(
+        run=backend,
+        class_count=len(backend.names),
+        person_classes=person_classes(backend.names, path.name),
+        end2end=bool(backend.end2end),
+        device=backend.device if isinstance(backend.device, torch.device) else torch.device("cpu"),
+        stride=max(32, int(backend.stride)),
+        fixed_wh=None if dynamic or not size else (int(size[1]), int(size[0])),
+        half=bool(backend.fp16),
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

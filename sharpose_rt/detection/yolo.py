@@ -1,0 +1,177 @@
+"""Runs any network with YOLO outputs on frames: letterbox in, people's boxes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpose_rt.config import DetectorConfig
+from sharpose_rt.detection.letterbox import Letterbox
+from sharpose_rt.detection.postprocess import finish, suppress
+from sharpose_rt.errors import DetectorError
+from sharpose_rt.types import Detections, Frame
+
+if TYPE_CHECKING:
+    import torch
+
+PERSON_NAMES = frozenset({"person", "pedestrian", "people", "human"})
+TASKS = ("detect", "pose", "segment")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A loaded network and what must be known to use it."""
+
+    run: Callable[[torch.Tensor], Any]
+    """RGB (1, 3, H, W) in 0..1 to the predictions, the first tensor of whatever comes back:
+    (1, n, 6 + extra) xyxy, score, class where `end2end`, else (1, 4 + classes + extra, n) cxcywh, class scores."""
+    class_count: int
+    person_classes: tuple[int, ...]
+    end2end: bool
+    """Its head gives each person once; no suppression is needed."""
+    device: torch.device
+    stride: int = 32
+    fixed_wh: tuple[int, int] | None = None
+    """The one input size it takes; None takes any multiple of the stride."""
+    half: bool = False
+    """It takes float16."""
+
+
+def person_classes(names: Mapping[int, str], model: str) -> tuple[int, ...]:
+    """Which classes are people: by name, or the only class there is.
+
+    Raises:
+        DetectorError: no class of the model is one.
+    """
+    found = tuple(sorted(i for i, name in names.items() if name.strip().lower() in PERSON_NAMES))
+    if found or len(names) == 1:
+        return found or tuple(names)
+    some = ", ".join(list(names.values())[:5])
+    raise DetectorError(
+        f"detector '{model}' has no class for people: its {len(names)} classes are {some}, ...; "
+        f"one named {' or '.join(sorted(PERSON_NAMES))} is wanted, or a model of one class"
+    )
+
+
+def module_network(module: Any, names: Mapping[int, str], model: str, device: str) -> Network:
+    """A network from ultralytics' bare torch module: fused, without suppression where its head allows.
+
+    Raises:
+        DetectorError: the module finds no boxes (classification, ...), takes no RGB, or does not know people.
+    """
+    import torch
+
+    task = getattr(module, "task", None) or guess_task(module)
+    if task not in TASKS:
+        raise DetectorError(f"detector '{model}' is a model for {task}; {', '.join(TASKS)} are accepted")
+    channels = (getattr(module, "yaml", None) or {}).get("channels", 3)
+    if channels != 3:
+        raise DetectorError(f"detector '{model}' takes pictures of {channels} channels; 3 (RGB) are accepted")
+    classes = person_classes(names, model)
+    head = module.model[-1]
+    if getattr(head, "one2one_cv2", None) is not None:
+        head.end2end = True  # must be set before fusing, which drops the other head
+    place = torch.device(device)
+    module = module.float().eval().fuse(verbose=False).to(place)
+    # channels_last: x1.3 on CPU.
+    module = module.to(memory_format=torch.channels_last).requires_grad_(False)
+    return Network(
+        run=module,
+        class_count=int(head.nc),
+        person_classes=classes,
+        end2end=bool(getattr(module, "end2end", False)),
+        device=place,
+        stride=max(32, int(module.stride.max())),
+    )
+
+
+def guess_task(module: Any) -> str:
+    """The task that ultralytics reads from a module's head: 'detect', 'pose', 'segment', 'classify', ..."""
+    from ultralytics.nn.tasks import RTDETRDetectionModel, guess_model_task
+
+    # RT-DETR calls itself 'detect', but wants stretched pictures and has outputs of its own.
+    return "RT-DETR" if isinstance(module, RTDETRDetectionModel) else str(guess_model_task(module))
+
+
+def people_from_predictions(
+    predictions: NDArray[np.floating], network: Network, score_threshold: float, iou_threshold: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Boxes (N, 4) xyxy in input pixels and scores (N,) of the people among a network's predictions.
+
+    Args:
+        predictions: (n, 6 + extra) or (4 + classes + extra, n), as `Network.run` says, without the batch.
+        network: says which.
+        score_threshold: weaker ones are left out before suppression.
+        iou_threshold: see `postprocess.suppress`.
+    """
+    rows = np.asarray(predictions, np.float64)
+    if network.end2end:
+        rows = rows[(rows[:, 4] >= score_threshold) & np.isin(rows[:, 5].astype(int), network.person_classes)]
+        return rows[:, :4], rows[:, 4]
+    class_scores = rows[4 : 4 + network.class_count]
+    best = class_scores.argmax(0)
+    scores = class_scores[best, np.arange(rows.shape[1])]
+    person = (scores >= score_threshold) & np.isin(best, network.person_classes)
+    centre, size, scores = rows[:2, person].T, rows[2:4, person].T, scores[person]
+    boxes = np.concatenate([centre - size / 2, centre + size / 2], 1)
+    kept = suppress(boxes, scores, iou_threshold)
+    return boxes[kept], scores[kept]
+
+
+class YoloDetector:
+    """Base of the detectors that are YOLO networks; a subclass says in `load` where its network comes from."""
+
+    def __init__(self, name: str, config: DetectorConfig, device: str = "cpu") -> None:
+        self.name = name
+        self.config = config
+        self.device = device
+        self.image_size = config.image_size
+        self._network: Network | None = None
+        self._letterbox: tuple[tuple[int, int], Letterbox] | None = None
+
+    def load(self) -> Network:
+        """The network, ready to run; raises DetectorError."""
+        raise NotImplementedError
+
+    def open(self) -> None:
+        """Load the network, once."""
+        if self._network is None:
+            self._network = self.load()
+
+    def close(self) -> None:
+        """Let the network go."""
+        self._network = self._letterbox = None
+
+    def detect(self, frame: Frame) -> Detections:
+        """People in the frame, strongest first."""
+        network = self._network
+        if network is None:
+            raise DetectorError(f"detector '{self.name}' is not open; call open() first")
+        fit = self._fit(frame.size_wh, network)
+        predictions = predict(network, fit.apply(frame.image_bgr))
+        boxes, scores = people_from_predictions(
+            predictions, network, self.config.score_threshold, self.config.iou_threshold
+        )
+        return finish(fit.to_frame(boxes), scores, frame.size_wh, self.config)
+
+    def _fit(self, size_wh: tuple[int, int], network: Network) -> Letterbox:
+        if self._letterbox is None or self._letterbox[0] != size_wh:
+            fit = Letterbox.fit(size_wh, self.image_size, network.stride, network.fixed_wh)
+            self._letterbox = (size_wh, fit)
+        return self._letterbox[1]
+
+
+def predict(network: Network, image_bgr: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """A network's predictions for one letterboxed picture (H, W, 3), without the batch."""
+    import torch
+
+    with torch.inference_mode():
+        pixels = torch.from_numpy(image_bgr).to(network.device).flip(-1).permute(2, 0, 1)[None]  # (1, 3, H, W) RGB
+        out = network.run(pixels.to(torch.float16 if network.half else torch.float32) / 255)
+        while not isinstance(out, torch.Tensor):
+            out = out[0]
+        return out[0].float().cpu().numpy()

@@ -1,0 +1,66 @@
+"""Which device and which precision a network runs in."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+
+from sharpose_rt.errors import DeviceError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@cache
+def cuda_problem(index: int = 0) -> str | None:
+    """Why CUDA device `index` cannot be used, or None where a small multiplication ran on it.
+
+    That a device is listed says little: a driver too old, or a build of torch without its architecture, fails only
+    when something runs.
+    """
+    if not torch.cuda.is_available():
+        built = "is a CPU build" if torch.version.cuda is None else f"is built for CUDA {torch.version.cuda}"
+        return f"torch {torch.__version__} {built} and sees no CUDA device"
+    if index >= torch.cuda.device_count():
+        return f"there are {torch.cuda.device_count()} CUDA devices, counted from 0"
+    try:
+        ones = torch.ones(8, 8, device=f"cuda:{index}")
+        if float((ones @ ones).sum()) != 512:
+            return "a multiplication on it gave a wrong result"
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+def resolve_device(wanted: str) -> torch.device:
+    """The device for 'auto' (CUDA where it really works, else the CPU), 'cpu', 'cuda' or 'cuda:N'.
+
+    Raises:
+        DeviceError: a CUDA device was asked for and does not work; says why.
+    """
+    if wanted == "cpu":
+        return torch.device("cpu")
+    index = int(wanted.partition(":")[2] or 0)
+    problem = cuda_problem(index)
+    if problem is None:
+        return torch.device("cuda", index)
+    if wanted == "auto":
+        return torch.device("cpu")
+    raise DeviceError(f"--device {wanted}: {problem}; try --device cpu, or see `sharpose-rt doctor`")
+
+
+def resolve_precision(wanted: str, device: torch.device) -> torch.dtype:
+    """The number format for 'auto', 'fp32', 'bf16' or 'fp16'.
+
+    'auto' is fp16 on CUDA; on a CPU bf16 where it multiplies matrices in bf16 (AMX, or AVX512-BF16), else fp32.
+
+    Raises:
+        DeviceError: fp16 on a CPU, where it is slower than fp32.
+    """
+    if wanted == "auto":
+        if device.type == "cuda":
+            return torch.float16
+        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    if wanted == "fp16" and device.type == "cpu":
+        raise DeviceError("--precision fp16 is for CUDA; on a CPU fp32 or bf16 is accepted")
+    return DTYPES[wanted]

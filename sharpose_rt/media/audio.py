@@ -1,0 +1,105 @@
+"""The sound of a source, cut to a span, for the annotated video."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import av
+import av.error
+
+log = logging.getLogger("sharpose_rt.media")
+
+# What players accept inside mp4; anything else becomes AAC.
+_FITS_MP4 = frozenset(("aac", "mp3", "ac3", "eac3", "alac", "opus"))
+
+
+def audio_packets(
+    path: str, out: Any, start_s: float, span_s: float, stack: contextlib.ExitStack
+) -> Iterator[tuple[float, Any]]:
+    """Packets of the first audio stream of a file, each with its time in seconds from `start_s`, for `out`.
+
+    They cover media times start_s .. start_s + span_s to within one packet; times are those of the file's video, whose
+    first frame is at 0. They are copied where the codec fits into mp4, else encoded as AAC. Adds the stream to `out`
+    at once; yields nothing, with a warning, where the sound cannot be had. `stack` closes the file.
+    """
+    try:
+        source: Any = stack.enter_context(av.open(path))
+        stream = source.streams.audio[0]
+        pictures = [s for s in source.streams.video if s.start_time is not None]
+        origin_s = float(pictures[0].start_time * pictures[0].time_base) if pictures else 0.0
+        from_s = origin_s + start_s
+        if start_s > 0:
+            # A little early: the packets before the start are left out below.
+            source.seek(max(0, math.floor((from_s - 0.5) / stream.time_base)), stream=stream)
+        copied = stream.codec_context is not None and stream.codec_context.codec.canonical_name in _FITS_MP4
+        if copied:
+            target = out.add_stream_from_template(stream)
+        else:
+            target = out.add_stream("aac", rate=stream.codec_context.sample_rate, layout=_layout(stream))
+    except (av.error.FFmpegError, OSError, IndexError, AttributeError, ValueError) as error:
+        log.warning("the audio of %s cannot be used (%s); the video has none", path, _reason(error))
+        return iter(())
+    packets = _copied(source, stream, target, from_s, span_s)
+    if not copied:
+        packets = _encoded(source, stream, target, from_s, span_s)
+    return _until_error(path, packets)
+
+
+def _layout(stream: Any) -> str:
+    return "mono" if stream.codec_context.channels == 1 else "stereo"
+
+
+def _copied(source: Any, stream: Any, target: Any, from_s: float, span_s: float) -> Iterator[tuple[float, Any]]:
+    shift = round(from_s / stream.time_base)
+    for packet in source.demux(stream):
+        if packet.pts is None or packet.dts is None:
+            continue
+        at_s = float((packet.pts - shift) * packet.time_base)
+        length_s = float((packet.duration or 0) * packet.time_base)
+        if at_s >= span_s:
+            return
+        if at_s + length_s <= 0:
+            continue
+        packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+        packet.stream = target
+        yield at_s, packet
+
+
+def _encoded(source: Any, stream: Any, target: Any, from_s: float, span_s: float) -> Iterator[tuple[float, Any]]:
+    context = target.codec_context
+    resampler = av.AudioResampler(context.format, context.layout, context.sample_rate)
+    time_base, next_pts = Fraction(1, context.sample_rate), None
+    for frame in source.decode(stream):
+        at_s = frame.time - from_s if frame.time is not None else -1.0
+        if at_s >= span_s:
+            break
+        if at_s + frame.samples / frame.sample_rate <= 0:
+            continue
+        if next_pts is None:
+            next_pts = max(0, round(at_s * context.sample_rate))
+        for part in resampler.resample(frame):
+            part.pts, part.time_base = next_pts, time_base
+            next_pts += part.samples
+            yield from _timed(target.encode(part))
+    yield from _timed(target.encode(None))
+
+
+def _timed(packets: list[Any]) -> Iterator[tuple[float, Any]]:
+    for packet in packets:
+        yield float(packet.pts * packet.time_base), packet
+
+
+def _until_error(path: str, packets: Iterator[tuple[float, Any]]) -> Iterator[tuple[float, Any]]:
+    try:
+        yield from packets
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        log.warning("the audio of %s breaks off (%s)", path, _reason(error))
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,310 @@
+"""Decoding with PyAV, shared by every source that is a container: files, network streams and standard input."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import av
+import av.error
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpose_rt.config.schema import SourceConfig
+from sharpose_rt.errors import SourceError
+from sharpose_rt.media.interrupt import interruptible
+from sharpose_rt.media.source import Source, SourceInfo
+
+log = logging.getLogger("sharpose_rt.media")
+
+# FFmpeg "plays" any text file as a scrolling terminal; nobody means that.
+_TEXT_FORMATS = frozenset(("tty", "bin", "xbin", "adf", "idf"))
+_FALLBACK_FPS = 25.0
+# A step back by less is frames out of order; by more, the stream's clock began anew.
+_RESTART_S = 1.0
+
+
+class MediaClock:
+    """Turns container timestamps into media time in seconds that starts near 0 and strictly increases.
+
+    A missing timestamp, and every one after timestamps that run out of order (AVI with B-frames), becomes the last
+    time plus one frame; after a jump back (a restarted stream) time goes on from where it was; of frames with the same
+    time each is half a frame after the one before. Where frames are `live`, the time that passed takes the place of
+    the frame rate.
+    """
+
+    def __init__(self, time_base: float, origin: int | None, fps: float | None, live: bool = False) -> None:
+        self._time_base, self._origin, self._live = time_base, origin, live
+        self._frame_s = 1 / (fps or _FALLBACK_FPS)
+        self._last_s: float | None = None
+        self._last_at_s = 0.0
+        self._disordered = False
+
+    @property
+    def last_s(self) -> float:
+        """Media time of the last frame; 0 before the first."""
+        return self._last_s or 0.0
+
+    def stamp(self, pts: int | None) -> float:
+        """Media time in seconds of a frame with this timestamp (in units of the time base)."""
+        now_s = time.monotonic()
+        step_s = now_s - self._last_at_s if self._live else self._frame_s
+        self._last_at_s = now_s
+        if self._last_s is None:
+            if self._origin is None:
+                self._origin = pts
+            self._last_s = 0.0 if pts is None else max(0.0, self._seconds(pts))
+        elif pts is None or self._disordered:
+            self._last_s += step_s
+        else:
+            self._last_s = self._after(self._last_s, pts, step_s)
+        return self._last_s
+
+    def _after(self, last_s: float, pts: int, step_s: float) -> float:
+        pts_s = self._seconds(pts)
+        if pts_s > last_s:
+            return pts_s
+        if pts_s == last_s:
+            return last_s + step_s / 2
+        if last_s - pts_s < _RESTART_S:
+            self._disordered = True
+        else:
+            self._origin = pts - round((last_s + step_s) / self._time_base)
+        return last_s + step_s
+
+    def _seconds(self, pts: int) -> float:
+        return (pts - (self._origin or 0)) * self._time_base
+
+
+class ContainerSource(Source):
+    """Upright BGR frames of a container's first real video stream.
+
+    A kind says what to open (`_target`), and overrides what differs.
+    """
+
+    kind = "video"
+    stem = "video"
+    live = False
+
+    def __init__(self, spec: str, config: SourceConfig) -> None:
+        super().__init__(spec, config)
+        self._container: Any = None
+        self._stream: Any = None
+        self._ahead: Any = None
+        self._current: Any = None
+        self._decoded = 0
+
+    def _target(self) -> str | BinaryIO:
+        raise NotImplementedError
+
+    def _options(self) -> dict[str, str]:
+        return {}
+
+    def _timeouts_s(self) -> tuple[float, float] | None:
+        return None
+
+    def _local_path(self) -> str | None:
+        return None
+
+    def _open(self) -> None:
+        with interruptible(self._stop):
+            self._connect()
+            if self._container is not None and self.config.start_s > 0 and self._seekable():
+                self._seek()
+
+    def _connect(self) -> None:
+        """Opens the container at its beginning; leaves it unopened after an interruption."""
+        if self._stop.is_set():
+            return
+        began_s = time.monotonic()
+        try:
+            self._container = av.open(self._target(), "r", options=self._options(), timeout=self._timeouts_s())
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            if not self._stop.is_set():
+                self._raise_open(error, time.monotonic() - began_s)
+            return
+        self._opened()
+        self._stream = self._video_stream()
+        if self._container.format.name == "avi":
+            # B-frames of an AVI have no timestamps; FFmpeg's guesses (genpts) come out of order.
+            self._container.flags &= ~av.container.Flags.gen_pts.value
+        # Frame threads hold several frames back, which a live picture should not be.
+        self._stream.thread_type = "SLICE" if self.live else "AUTO"
+        self._fps = self._frame_rate()
+        self._clock = MediaClock(float(self._stream.time_base), self._stream.start_time, self._fps, self.live)
+        self._frames = self._decode()
+
+    def _opened(self) -> None:
+        """Looks at the container that was just opened, before its stream is set up."""
+
+    def _seekable(self) -> bool:
+        # Where frames are counted for want of timestamps, the count must begin at the first.
+        return not self.live and self._container.format.name != "avi"
+
+    def _video_stream(self) -> Any:
+        streams = self._container.streams
+        if self._container.format.name in _TEXT_FORMATS:
+            raise SourceError(f"{self.name} is text, not a video; .mp4, .mkv, .avi, .mov and the like are accepted")
+        pictures = [s for s in streams.video if not s.disposition & s.disposition.__class__.attached_pic]
+        if not pictures:
+            what = "has sound but no pictures" if streams.audio else "has no video in it"
+            raise SourceError(f"{self.name} {what}; give a file with a video stream")
+        stream = max(pictures, key=lambda s: s.width * s.height if s.codec_context else 0)
+        if stream.codec_context is None:
+            raise SourceError(
+                f"{self.name} has a video codec that this FFmpeg build does not know; "
+                "convert it: ffmpeg -i IN -c:v libx264 OUT.mp4"
+            )
+        return stream
+
+    def _frame_rate(self) -> float | None:
+        for rate in (self._stream.average_rate, self._stream.guessed_rate, self._stream.base_rate):
+            if rate and 0 < rate <= 1000:
+                return float(rate)
+        return None
+
+    def _seek(self) -> None:
+        """Goes to the last key frame before the start; decoding goes on from there to exactly the start."""
+        origin = self._stream.start_time or 0
+        target = origin + int(self.config.start_s / float(self._stream.time_base))
+        try:
+            self._container.seek(target, stream=self._stream)
+            self._ahead = next(self._frames, None)
+        except (av.error.FFmpegError, OSError):
+            self._ahead = None
+        if self._ahead is None or self._ahead.pts is None or self._ahead.pts > target:
+            # The container's index is wrong or none: decode everything up to the start.
+            self._close()
+            self._connect()
+
+    def _describe(self, size_wh: tuple[int, int]) -> SourceInfo:
+        path, stream = self._local_path(), self._stream
+        duration_s: float | None = None
+        if stream.duration:
+            duration_s = float(stream.duration * stream.time_base)
+        elif self._container.duration:
+            duration_s = self._container.duration / 1e6
+        count = stream.frames or (round(duration_s * self._fps) if duration_s and self._fps else None)
+        if self.live:
+            count = duration_s = None
+        return SourceInfo(
+            self.name,
+            self.kind,
+            self.live,
+            size_wh,
+            path=path,
+            audio=path is not None and bool(self._container.streams.audio),
+            start_s=self.config.start_s,
+            stem=self.stem,
+            **self._kept(count, self._fps, duration_s),  # type: ignore[arg-type]
+        )
+
+    def _grab(self) -> float | None:
+        if self._container is None:
+            return None
+        self._current, self._ahead = self._ahead, None
+        if self._current is None:
+            with interruptible(self._stop):
+                self._current = next(self._frames, None)
+        return None if self._current is None else self._clock.stamp(self._timestamp(self._current))
+
+    def _timestamp(self, frame: Any) -> int | None:
+        return frame.pts
+
+    def _retrieve(self) -> tuple[NDArray[np.uint8], str] | None:
+        return upright_bgr(self._current), ""
+
+    def _close(self) -> None:
+        if self._container is not None:
+            self._container.close()
+        self._container = self._stream = self._ahead = self._current = None
+
+    def _decode(self) -> Iterator[Any]:
+        """Every frame that can be decoded, the decoder's delayed ones at the end included.
+
+        Up to `max_bad_frames` packets in a row may be bad. A packet's error leaves the demuxer usable, but ends the
+        generator that PyAV gives, so that a new one goes on.
+        """
+        stream, packets, bad = self._stream, None, 0
+        while not self._stop.is_set():
+            began_s, packet = time.monotonic(), None
+            try:
+                packets = packets or self._container.demux(stream)
+                packet = next(packets, None)
+                if packet is None:
+                    break
+                frames = packet.decode()
+            except (av.error.FFmpegError, OSError) as error:
+                if self._stop.is_set():
+                    return
+                if isinstance(error, av.error.EOFError):
+                    break
+                self._check_lost(error, time.monotonic() - began_s)
+                bad += 1
+                if bad > self.config.max_bad_frames:
+                    raise SourceError(
+                        f"{self.name}: {bad} undecodable frames in a row after frame {self._decoded} "
+                        f"({error.strerror or error}); the file is damaged from there on, use --end, or repair it"
+                    ) from None
+                packets = packets if packet is not None else None
+                continue
+            for frame in frames:
+                bad = 0
+                self._decoded += 1
+                yield frame
+        if not self._stop.is_set():
+            self._warn_if_short()
+
+    def _warn_if_short(self) -> None:
+        if self.live:
+            return
+        expected, length_s = self._stream.frames, (self._container.duration or 0) / 1e6
+        if expected:
+            # After a seek the frames before it were not decoded.
+            short = self._decoded < expected and not self.config.start_s
+            what = f"{self._decoded} of {expected} frames"
+        else:
+            short = length_s - self._clock.last_s > 1.0 + 2 / (self._fps or _FALLBACK_FPS)
+            what = f"{self._clock.last_s:.1f} of {length_s:.1f} s"
+        if short:
+            log.warning("%s ends after %s: the file is cut off", self.name, what)
+
+    def _check_lost(self, error: Exception, waited_s: float) -> None:
+        """Raises where an error while reading means that the other side is gone; a file has no other side."""
+
+    def _raise_open(self, error: Exception, waited_s: float) -> None:
+        reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, PermissionError):
+            hint = "it may not be read by you; change its permissions"
+        elif isinstance(error, av.error.InvalidDataError):
+            hint = (
+                "it is not a video, or its index is missing because the recording or the copy was cut short; "
+                "play it in a media player, or copy it again"
+            )
+        else:
+            hint = "see that it plays in a media player"
+        raise SourceError(f"{self.name} cannot be opened as a video ({reason}): {hint}") from None
+
+
+def upright_bgr(frame: av.VideoFrame) -> NDArray[np.uint8]:
+    """The decoded frame as it is meant to be seen, (H, W, 3) uint8 BGR.
+
+    Colour matrix and range are the frame's own (swscale). Display rotation and mirroring (ISO/IEC 14496-12, 'tkhd'
+    matrix) are applied.
+    """
+    image: NDArray[np.uint8] = frame.to_ndarray(format="bgr24")  # type: ignore[assignment]
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return image
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(float)  # x' = a x + c y, y' = b x + d y, y down
+    if a * d - b * c < 0:
+        image, a, b = cv2.flip(image, 1), -a, -b  # type: ignore[assignment]
+    turns = round(math.degrees(math.atan2(float(b), float(a))) / 90) % 4  # clockwise
+    if turns:
+        code = (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE)[turns - 1]
+        image = cv2.rotate(image, code)  # type: ignore[assignment]
+    return np.ascontiguousarray(image)

@@ -1,0 +1,83 @@
+"""A short clip of people for the first try: a camera that moves over the photographs that ultralytics ships."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpose_rt.config.schema import OutputConfig
+from sharpose_rt.errors import SourceError
+from sharpose_rt.media.writer import VideoWriter
+
+SIZE_WH = (960, 720)
+FPS = 25.0
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One photograph, and what the camera sees first and last: centre x, y and width of the view, photograph px."""
+
+    photograph: str
+    first: tuple[float, float, float]
+    last: tuple[float, float, float]
+
+
+# Every view lies inside its photograph, is at most as wide as the clip, and keeps whole people in sight.
+SHOTS = (
+    Shot("bus.jpg", first=(405, 655, 808), last=(290, 650, 578)),
+    Shot("zidane.jpg", first=(482, 360, 956), last=(798, 358, 940)),
+)
+
+
+def make_demo_clip(path: Path, seconds: float = 6.0) -> Path:
+    """Writes the clip (960x720, 25 fps, H.264 in mp4, no sound), its shots of equal length, and returns its path.
+
+    Raises:
+        SourceError: the photographs are not there.
+        OutputError: the clip cannot be written.
+    """
+    photographs = [_read(shot.photograph) for shot in SHOTS]
+    counts = np.diff([round(i * seconds * FPS / len(SHOTS)) for i in range(len(SHOTS) + 1)])
+    writer = VideoWriter(path, SIZE_WH, FPS, OutputConfig(crf=18, audio=False))
+    frame_id = 0
+    try:
+        for shot, photograph, count in zip(SHOTS, photographs, counts, strict=True):
+            for i in range(count):
+                writer.write(view(photograph, shot, i / max(1, count - 1)), frame_id / FPS)
+                frame_id += 1
+    except BaseException:
+        writer.close(complete=False)
+        raise
+    writer.close()
+    return path
+
+
+def view(photograph: NDArray[np.uint8], shot: Shot, progress: float) -> NDArray[np.uint8]:
+    """What the camera sees, (720, 960, 3) uint8, at `progress` 0..1 of a shot; it starts and stops gently."""
+    eased = (1 - math.cos(math.pi * progress)) / 2
+    x, y, width = (1 - eased) * np.array(shot.first) + eased * np.array(shot.last)
+    scale = SIZE_WH[0] / width
+    # Parts of a pixel count: a view rounded to whole pixels would make people tremble.
+    affine = np.array([[scale, 0, (SIZE_WH[0] - 1) / 2 - scale * x], [0, scale, (SIZE_WH[1] - 1) / 2 - scale * y]])
+    frame = cv2.warpAffine(photograph, affine, SIZE_WH, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return frame.astype(np.uint8, copy=False)
+
+
+def _read(name: str) -> NDArray[np.uint8]:
+    """A photograph of the installed ultralytics package, found without importing it."""
+    spec = importlib.util.find_spec("ultralytics")
+    if spec is None or spec.origin is None:
+        raise SourceError("the demo needs the photographs of the ultralytics package; pip install ultralytics")
+    path = Path(spec.origin).parent / "assets" / name
+    image = cv2.imread(str(path)) if path.is_file() else None
+    if image is None:
+        raise SourceError(
+            f"no readable photograph at {path}; install ultralytics again, or run `sharpose-rt track --source YOURS`"
+        )
+    return image.astype(np.uint8, copy=False)

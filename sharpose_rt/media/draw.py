@@ -1,0 +1,232 @@
+"""Poses drawn on a picture: limbs by side, boxes, labels and trails by identity, a status line."""
+
+from __future__ import annotations
+
+import colorsys
+from collections import deque
+from collections.abc import Iterable
+from functools import lru_cache
+from itertools import compress
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpose_rt.config.schema import DrawConfig
+from sharpose_rt.skeleton import Skeleton
+from sharpose_rt.types import PoseStage, Poses
+
+Colour = tuple[int, int, int]
+Image = NDArray[np.uint8]
+
+# BGR. Orange and blue stay apart for every kind of colour blindness.
+SIDE_COLOURS: dict[str, Colour] = {"left": (255, 170, 40), "right": (30, 140, 255), "centre": (225, 235, 225)}
+_OUTLINE: Colour = (25, 25, 25)
+_PALE: Colour = (190, 190, 190)
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_SHIFT = 4  # OpenCV draws at sixteenths of a pixel
+_DASHES = 4
+_MAX_TRAIL = 128  # points a track; a trail of one second at 120 fps
+
+
+class Painter:
+    """Draws the people of one source, frame after frame.
+
+    Limbs are coloured by the person's own left and right; boxes, labels and trails by track id. Beside the id a filled
+    dot stands for 'fine', a ring for 'coarse'; a 'predicted' person is paler and dashed.
+    """
+
+    def __init__(self, skeleton: Skeleton, config: DrawConfig | None = None) -> None:
+        self.config = config or DrawConfig()
+        sides = [skeleton.side(index) for index in range(len(skeleton))]
+        limbs: dict[str, list[tuple[int, int]]] = {side: [] for side in SIDE_COLOURS}
+        for a, b in skeleton.limbs:
+            # A limb from the middle outwards belongs to its side; one between both sides to neither.
+            pair = {sides[a], sides[b]} - {"centre"}
+            limbs[pair.pop() if len(pair) == 1 else "centre"].append((a, b))
+        self._limbs = {side: np.array(pairs) for side, pairs in limbs.items() if pairs}
+        self._sides = sides
+        parts = ("shoulder", "hip", "thorax", "pelvis")
+        self._torso = np.array([k for k, name in enumerate(skeleton.keypoints) if name.split("_")[-1] in parts], int)
+        self._trails: dict[int, deque[tuple[float, float, float]]] = {}
+        self._last_s = 0.0
+
+    def draw(self, image_bgr: Image, poses: Poses, pts_s: float, status: str = "") -> Image:
+        """The same picture with the people and the status line drawn on it.
+
+        Draws in place, so that `image_bgr`, (H, W, 3) uint8, must be the caller's own copy.
+        """
+        config = self.config
+        unit = max(1.0, (image_bgr.shape[0] * image_bgr.shape[1]) ** 0.5 / 720)
+        self._follow(poses, pts_s)
+        if config.trail_s > 0:
+            self._draw_trails(image_bgr, poses.track_ids, pts_s, unit)
+        boxes = poses.bboxes_xyxy
+        # The largest person, most likely the nearest, is drawn last.
+        order = np.argsort(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), kind="stable").tolist()
+        seen = (poses.keypoint_scores >= config.min_score) & np.isfinite(poses.keypoints).all(axis=2)
+        fixed = _fixed(np.where(seen[..., None], poses.keypoints, 0))
+        for index in order:
+            faded = bool(poses.stage[index] == PoseStage.PREDICTED)
+            if config.boxes:
+                colour = _faded(track_colour(int(poses.track_ids[index])), faded)
+                _draw_box(image_bgr, boxes[index], colour, unit, faded)
+            self._draw_skeleton(image_bgr, fixed[index], seen[index], _line_width(boxes[index], unit), faded)
+        if config.ids:
+            for index in order:
+                if poses.track_ids[index] > 0:
+                    _draw_label(image_bgr, poses, index, unit)
+        if config.status and status:
+            _draw_status(image_bgr, status, unit)
+        return image_bgr
+
+    def _draw_skeleton(
+        self, image: Image, fixed: NDArray[np.int32], seen: NDArray[np.bool_], width: int, faded: bool
+    ) -> None:
+        lines = {}
+        for side, pairs in self._limbs.items():
+            shown = fixed[pairs[seen[pairs].all(axis=1)]]
+            lines[side] = list(_dashed(shown) if faded else shown)
+        outlined = width > 1  # around thinner lines it would be all that is seen
+        if outlined:
+            _lines(image, sum(lines.values(), []), _OUTLINE, width + 2, cv2.LINE_8)
+        for side, segments in lines.items():
+            _lines(image, segments, _faded(SIDE_COLOURS[side], faded), width)
+        radius = width << _SHIFT
+        for point, side in zip(fixed[seen].tolist(), compress(self._sides, seen), strict=True):
+            if outlined:
+                cv2.circle(image, point, radius + (1 << _SHIFT), _OUTLINE, cv2.FILLED, cv2.LINE_AA, _SHIFT)
+            cv2.circle(image, point, radius, _faded(SIDE_COLOURS[side], faded), cv2.FILLED, cv2.LINE_AA, _SHIFT)
+
+    def _follow(self, poses: Poses, pts_s: float) -> None:
+        """Adds this frame's body centres to the trails and forgets what is too old and tracks that have ended."""
+        if pts_s < self._last_s:
+            self._trails.clear()
+        self._last_s = pts_s
+        if self.config.trail_s <= 0:
+            return
+        for index, track_id in enumerate(poses.track_ids.tolist()):
+            torso = self._torso[poses.keypoint_scores[index, self._torso] >= self.config.min_score]
+            if track_id > 0 and 2 * len(torso) > len(self._torso):
+                x, y = poses.keypoints[index, torso].mean(axis=0).tolist()
+                if np.isfinite(x + y):
+                    self._trails.setdefault(track_id, deque(maxlen=_MAX_TRAIL)).append((pts_s, x, y))
+        for track_id, trail in list(self._trails.items()):
+            while trail and trail[0][0] < pts_s - self.config.trail_s:
+                trail.popleft()
+            if not trail:
+                del self._trails[track_id]
+
+    def _draw_trails(self, image: Image, track_ids: Iterable[int], pts_s: float, unit: float) -> None:
+        for track_id in track_ids:
+            trail = self._trails.get(int(track_id), ())
+            if len(trail) < 2:
+                continue
+            rows = np.array(trail)
+            points = _fixed(rows[:, 1:])
+            age = (pts_s - rows[1:, 0]) / self.config.trail_s
+            segments = np.stack((points[:-1], points[1:]), axis=1)
+            colour = track_colour(int(track_id))
+            for youngest, oldest, width in ((2 / 3, 2.0, 0.6), (1 / 3, 2 / 3, 1.2), (-1.0, 1 / 3, 2.0)):
+                part = segments[(age > youngest) & (age <= oldest)]
+                if len(part):
+                    _lines(image, list(part), colour, max(1, round(width * unit)))
+
+
+@lru_cache(maxsize=4096)
+def track_colour(track_id: int) -> Colour:
+    """The BGR colour of a track: the same for an id in every run, and far from that of the ids next to it."""
+    if track_id <= 0:
+        return _PALE
+    hue = track_id * 0.618033988749895 % 1.0  # the golden ratio spreads hues evenly, however many there are
+    red, green, blue = colorsys.hsv_to_rgb(hue, (0.55, 0.75)[track_id % 2], 1.0)
+    return round(blue * 255), round(green * 255), round(red * 255)
+
+
+def _faded(colour: Colour, faded: bool) -> Colour:
+    if not faded:
+        return colour
+    return tuple((c + 2 * p) // 3 for c, p in zip(colour, _PALE, strict=True))  # type: ignore[return-value]
+
+
+def _dashed(segments: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Every other piece of each segment: (M, 2, 2) to (4 M, 2, 2)."""
+    at = np.arange(_DASHES) * 2 / (2 * _DASHES - 1)
+    along = (segments[:, 1] - segments[:, 0])[:, None]
+    begin = segments[:, :1] + along * at[None, :, None]
+    end = begin + along / (2 * _DASHES - 1)
+    return np.round(np.stack((begin, end), axis=2)).astype(np.int32).reshape(-1, 2, 2)
+
+
+def _fixed(points: NDArray[np.floating]) -> NDArray[np.int32]:
+    """Points in sixteenths of a pixel; those far outside are pulled in, for OpenCV's coordinates would overflow."""
+    return np.rint(np.clip(points, -2e4, 2e4) * (1 << _SHIFT)).astype(np.int32)
+
+
+def _line_width(box: NDArray[np.float32], unit: float) -> int:
+    """Width of a limb, px: it grows with the picture, and with the square root of the person's size."""
+    size_px = float(np.nan_to_num(np.max(box[2:] - box[:2])))
+    return max(1, round(1.6 * unit * min(max(size_px / 300, 0.5), 2.2) ** 0.5))
+
+
+def _lines(image: Image, segments: list[NDArray[np.int32]], colour: Colour, width: int, kind: int = cv2.LINE_AA) -> None:
+    if segments:
+        cv2.polylines(image, segments, False, colour, width, kind, _SHIFT)
+
+
+def _draw_box(image: Image, box: NDArray[np.float32], colour: Colour, unit: float, dashed: bool) -> None:
+    if not np.isfinite(box).all():
+        return
+    left, top, right, bottom = (round(float(v)) for v in np.clip(box, -2e4, 2e4))
+    width = max(1, round(0.7 * unit))
+    if not dashed:
+        cv2.rectangle(image, (left, top), (right, bottom), colour, width)
+        return
+    corners = np.array(((left, top), (right, top), (right, bottom), (left, bottom)), np.int32) << _SHIFT
+    _lines(image, list(_dashed(np.stack((corners, np.roll(corners, -1, axis=0)), axis=1))), colour, width)
+
+
+def _draw_label(image: Image, poses: Poses, index: int, unit: float) -> None:
+    """The id on a plate in the track's colour at the box's upper left corner, with the mark of the stage."""
+    box = poses.bboxes_xyxy[index]
+    if not np.isfinite(box).all():
+        return
+    track_id, stage = int(poses.track_ids[index]), int(poses.stage[index])
+    colour = _faded(track_colour(track_id), stage == PoseStage.PREDICTED)
+    text, scale = str(track_id), 0.4 * unit
+    (text_width, text_height), base = _text_size(text, scale)
+    pad = round(2.5 * unit)
+    mark = round(text_height * 0.3)
+    width, height = text_width + 3 * pad + 2 * mark, text_height + 2 * pad
+    left = int(np.clip(box[0], 0, max(0, image.shape[1] - width)))
+    top = int(np.clip(box[1] - height, 0, max(0, image.shape[0] - height)))
+    cv2.rectangle(image, (left, top), (left + width, top + height), colour, cv2.FILLED)
+    middle = (left + pad + mark, top + height // 2)
+    if stage == PoseStage.FINE:
+        cv2.circle(image, middle, mark, _OUTLINE, cv2.FILLED, cv2.LINE_AA)
+    elif stage == PoseStage.COARSE:
+        cv2.circle(image, middle, mark, _OUTLINE, max(1, round(0.7 * unit)), cv2.LINE_AA)
+    else:
+        cv2.line(image, (middle[0] - mark, middle[1]), (middle[0] + mark, middle[1]), _OUTLINE, max(1, round(unit)))
+    at = (left + 2 * pad + 2 * mark, top + pad + text_height)
+    cv2.putText(image, text, at, _FONT, scale, _OUTLINE, max(1, round(0.9 * unit)), cv2.LINE_AA)
+
+
+def _draw_status(image: Image, status: str, unit: float) -> None:
+    """One line at the upper left on a darkened strip; smaller where the picture is narrow."""
+    scale = 0.5 * unit
+    pad = round(6 * unit)
+    (width, height), base = _text_size(status, scale)
+    if width + 4 * pad > image.shape[1]:
+        scale *= max(0.3, (image.shape[1] - 4 * pad) / width)
+        (width, height), base = _text_size(status, scale)
+    strip = image[pad : 3 * pad + height + base, pad : 3 * pad + width]
+    strip[:] = cv2.convertScaleAbs(strip, alpha=0.35)
+    at = (2 * pad, 2 * pad + height)
+    cv2.putText(image, status, at, _FONT, scale, (245, 245, 245), max(1, round(unit)), cv2.LINE_AA)
+
+
+@lru_cache(maxsize=1024)
+def _text_size(text: str, scale: float) -> tuple[tuple[int, int], int]:
+    size, base = cv2.getTextSize(text, _FONT, scale, max(1, round(scale * 2.2)))
+    return (int(size[0]), int(size[1])), int(base)

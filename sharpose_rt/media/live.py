@@ -1,0 +1,318 @@
+"""Sources that arrive: a camera, a network address, a video on standard input."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import select
+import shutil
+import stat
+import struct
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn, Protocol
+from urllib.parse import urlsplit
+
+import av
+import av.error
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpose_rt.config.schema import SourceConfig
+from sharpose_rt.errors import SourceError, SourceLost, SourceTimeout
+from sharpose_rt.media.container import ContainerSource
+from sharpose_rt.media.source import Source, SourceInfo
+
+# Schemes of streams that go on whether anybody reads or not.
+_LIVE_SCHEMES = frozenset(("rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp"))
+_SCHEMES = _LIVE_SCHEMES | {"http", "https"}
+# Formats without timestamps: FFmpeg invents 25 frames a second, so the arrival counts.
+_UNTIMED_FORMATS = frozenset(("mpjpeg", "mjpeg"))
+_RETRY_S = 0.02
+
+
+class NetworkVideo(ContainerSource):
+    """A stream or a file at an address. HTTP(S) is live only where it does not say how long it is."""
+
+    kind = "network"
+
+    def __init__(self, spec: str, config: SourceConfig) -> None:
+        super().__init__(spec, config)
+        parts = urlsplit(spec)
+        self._url, self._scheme = spec, parts.scheme.lower()
+        if self._scheme not in _SCHEMES:
+            raise SourceError(
+                f"{self.name} begins with {parts.scheme!r}://, which is not known; {', '.join(sorted(_SCHEMES))} are"
+            )
+        if self._scheme not in ("udp", "rtp", "srt") and not parts.hostname:
+            raise SourceError(f"{self.name} names no host; {self._scheme}://HOST/PATH is accepted")
+        self.live = self._scheme in _LIVE_SCHEMES
+        file = Path(parts.path)
+        named = self._scheme in ("http", "https") and file.suffix and file.stem
+        self.stem = re.sub(r"[^\w.-]+", "_", file.stem if named else f"{self._scheme}_{parts.hostname or 'any'}")
+
+    def _target(self) -> str:
+        return self._url
+
+    def _options(self) -> dict[str, str]:
+        if self._scheme in ("rtsp", "rtsps"):
+            return {"rtsp_transport": self.config.rtsp_transport}
+        return {}
+
+    def _timeouts_s(self) -> tuple[float, float]:
+        return self.config.open_timeout_s, self.config.read_timeout_s
+
+    def _opened(self) -> None:
+        self.live = self._scheme in _LIVE_SCHEMES or not self._container.duration
+
+    def _timestamp(self, frame: Any) -> int | None:
+        untimed = self.live and self._container.format.name in _UNTIMED_FORMATS
+        return None if untimed else frame.pts
+
+    def _check_lost(self, error: Exception, waited_s: float) -> None:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        if waited_s >= 0.95 * self.config.read_timeout_s:
+            kind = SourceLost if self.live else SourceTimeout
+            raise kind(
+                f"{self.name} sent nothing for {self.config.read_timeout_s:g} s after {self._decoded} frames; "
+                "see that it is still there, or raise source.read_timeout_s"
+            ) from None
+        if not isinstance(error, av.error.InvalidDataError):
+            raise SourceLost(f"{self.name} broke off after {self._decoded} frames: {reason}; see that it runs") from None
+
+    def _raise_open(self, error: Exception, waited_s: float) -> NoReturn:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        # FFmpeg gives several codes for a wait that was ended; the time tells.
+        if waited_s >= 0.95 * self.config.open_timeout_s:
+            raise SourceTimeout(
+                f"{self.name} did not answer within {self.config.open_timeout_s:g} s; "
+                "see that it runs and can be reached, or raise source.open_timeout_s"
+            ) from None
+        hint = "see that the address is right and that the server runs"
+        if isinstance(error, (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError)):
+            hint = f"give user and password: {self._scheme}://USER:PASSWORD@HOST/..."
+        elif isinstance(error, av.error.InvalidDataError):
+            hint = "it answers, but not with a video; see that the path is right"
+        raise SourceError(f"{self.name} cannot be opened ({reason}): {hint}") from None
+
+
+class StdinVideo(ContainerSource):
+    """A video on standard input, from a pipe or a redirected file."""
+
+    kind = "stdin"
+    stem = "stdin"
+
+    def __init__(self, config: SourceConfig, stream: BinaryIO | None = None) -> None:
+        super().__init__("-", config)
+        self.name = "standard input"
+        self._stream_in = stream or sys.stdin.buffer
+        self._file: Any = None
+
+    def _target(self) -> BinaryIO:
+        if self._file is None:
+            self._file = self._readable()
+        if self._file.seekable():
+            self._file.seek(0)
+        return self._file
+
+    def _seekable(self) -> bool:
+        return self._file.seekable() and super()._seekable()
+
+    def _readable(self) -> Any:
+        if self._stream_in.isatty():
+            raise SourceError("standard input is the keyboard; pipe a video into it: cat VIDEO | sharpose-rt --source -")
+        if stat.S_ISREG(os.fstat(self._stream_in.fileno()).st_mode):
+            return self._stream_in
+        pipe = _Pipe(self._stream_in, self._stop)
+        head = pipe.peek(1 << 16)
+        if not head and not self._stop.is_set():
+            raise SourceError("standard input is empty; pipe a video into it: cat VIDEO | sharpose-rt --source -")
+        if not index_is_last(head):
+            return pipe
+        # An mp4 whose index comes last cannot be decoded while it arrives.
+        spool = tempfile.TemporaryFile(prefix="sharpose-stdin-")
+        shutil.copyfileobj(pipe, spool, 1 << 20)
+        spool.seek(0)
+        return spool
+
+    def _close(self) -> None:
+        super()._close()
+        if self._file is not None and not isinstance(self._file, _Pipe) and self._file is not self._stream_in:
+            self._file.close()
+            self._file = None
+
+
+class _Pipe(io.RawIOBase):
+    """Bytes of a pipe, which end when `stop` is set; not seekable."""
+
+    def __init__(self, stream: BinaryIO, stop: threading.Event) -> None:
+        self._fd, self._stop, self._head = stream.fileno(), stop, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def peek(self, size: int) -> bytes:
+        """The next bytes, `size` of them unless the pipe ends before; they will be read again."""
+        while len(self._head) < size and (more := self._wait(size - len(self._head))):
+            self._head += more
+        return self._head
+
+    def read(self, size: int = -1) -> bytes:  # type: ignore[override]
+        if self._head:
+            size = len(self._head) if size < 0 else size
+            taken, self._head = self._head[:size], self._head[size:]
+            return taken
+        return self._wait(1 << 16 if size < 0 else size)
+
+    def _wait(self, size: int) -> bytes:
+        # Windows cannot wait for a pipe with a time limit; there an interruption takes effect with the next bytes.
+        while os.name == "posix" and not select.select([self._fd], [], [], 0.1)[0]:
+            if self._stop.is_set():
+                return b""
+        return b"" if self._stop.is_set() else os.read(self._fd, size)
+
+
+def index_is_last(head: bytes) -> bool:
+    """True where these first bytes are of an mp4 or mov whose 'mdat' box comes before its 'moov' box."""
+    at = 0
+    while at + 8 <= len(head):
+        size, kind = struct.unpack_from(">I4s", head, at)
+        if at == 0 and kind not in (b"ftyp", b"wide", b"free", b"skip", b"mdat"):
+            return False
+        if kind in (b"mdat", b"moov"):
+            return kind == b"mdat"
+        if size < 8:
+            return False
+        at += size
+    return False
+
+
+class Capture(Protocol):
+    """What a camera needs of `cv2.VideoCapture`."""
+
+    def isOpened(self) -> bool: ...  # noqa: D102, N802
+    def read(self) -> tuple[bool, Any]: ...  # noqa: D102
+    def get(self, propId: int, /) -> float: ...  # noqa: D102, N803
+    def set(self, propId: int, value: float, /) -> bool: ...  # noqa: D102, N803
+    def release(self) -> None: ...  # noqa: D102
+
+
+def open_capture(device: int | str) -> Capture:
+    """OpenCV's capture of a device, by the system's own interface; without its warnings on standard error."""
+    backends = {"linux": (cv2.CAP_V4L2,), "win32": (cv2.CAP_DSHOW, cv2.CAP_MSMF), "darwin": (cv2.CAP_AVFOUNDATION,)}
+    logging = cv2.utils.logging
+    level = logging.getLogLevel()
+    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    try:
+        for backend in backends.get(sys.platform, (cv2.CAP_ANY,)):
+            capture = cv2.VideoCapture(device, backend)
+            if capture.isOpened():
+                break
+        return capture
+    finally:
+        logging.setLogLevel(level)
+
+
+class Camera(Source):
+    """A camera of this machine; media time is the monotonic clock since its first frame."""
+
+    def __init__(
+        self,
+        spec: str,
+        config: SourceConfig,
+        device: int | str,
+        factory: Callable[[int | str], Capture] | None = None,
+    ) -> None:
+        super().__init__(spec, config)
+        self._device, self._factory = device, factory or open_capture
+        self._capture: Capture | None = None
+        self._image: Any = None
+        self._began_s: float | None = None
+        self._last_s = -1.0
+        if factory is None and sys.platform.startswith("linux"):
+            path = Path(f"/dev/video{device}" if isinstance(device, int) else device)
+            if not path.exists():
+                raise SourceError(self._no_camera(f"{path} does not exist"))
+
+    def _open(self) -> None:
+        self._capture = capture = self._factory(self._device)
+        if not capture.isOpened():
+            raise SourceError(self._no_camera("it does not open; another program may be using it"))
+        # Raw pictures do not fit through USB 2 at full size and rate; motion JPEG does.
+        capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        if self.config.camera_size_wh is not None:
+            capture.set(cv2.CAP_PROP_FRAME_WIDTH, self.config.camera_size_wh[0])
+            capture.set(cv2.CAP_PROP_FRAME_HEIGHT, self.config.camera_size_wh[1])
+        if self.config.camera_fps is not None:
+            capture.set(cv2.CAP_PROP_FPS, self.config.camera_fps)
+
+    def _describe(self, size_wh: tuple[int, int]) -> SourceInfo:
+        assert self._capture is not None
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        kept = self._kept(None, fps if 0 < fps <= 1000 else None, None)
+        device = self._device if isinstance(self._device, int) else re.sub(r"\D*", "", self._device)
+        stem = f"webcam{device}"
+        return SourceInfo(self.name, "camera", True, size_wh, start_s=self.config.start_s, stem=stem, **kept)  # type: ignore[arg-type]
+
+    def _grab(self) -> float | None:
+        if self._capture is None:
+            return None
+        began_s, bad = time.monotonic(), 0
+        while not self._stop.is_set():
+            good, self._image = self._capture.read()
+            now_s = time.monotonic()
+            if good and self._image is not None:
+                self._began_s = now_s if self._began_s is None else self._began_s
+                self._last_s = max(now_s - self._began_s, self._last_s + 1e-6)
+                return self._last_s
+            bad += 1
+            if now_s - began_s > self.config.read_timeout_s or bad > self.config.max_bad_frames:
+                raise SourceLost(
+                    f"{self.name} gives no more pictures ({bad} failed reads in {now_s - began_s:.1f} s); "
+                    "see that it is plugged in and that no other program uses it"
+                )
+            self._stop.wait(_RETRY_S)
+        return None
+
+    def _retrieve(self) -> tuple[NDArray[np.uint8], str] | None:
+        image, self._image = self._image, None
+        # Captures may reuse their buffer for the next picture.
+        return np.array(image, np.uint8, order="C"), ""
+
+    def _close(self) -> None:
+        if self._capture is not None:
+            self._capture.release()
+            self._capture = None
+
+    def _no_camera(self, why: str) -> str:
+        devices = cameras()
+        seen = f"cameras here: {', '.join(devices)}" if devices else "no camera was found on this machine"
+        return f"camera {self.name} cannot be opened: {why}; {seen}"
+
+
+def camera_device(spec: str) -> int | str | None:
+    """The device that 'webcam', 'webcam:N' or a device path names; None where `spec` is something else.
+
+    Raises SourceError when what follows 'webcam:' is not a number.
+    """
+    if spec == "webcam":
+        return 0
+    if spec.startswith("webcam:"):
+        number = spec.removeprefix("webcam:")
+        if not number.isdecimal():
+            raise SourceError(f"camera {spec!r} has no number; 'webcam' or 'webcam:N' is accepted, N from 0")
+        return int(number)
+    return spec if re.fullmatch(r"/dev/(video\d+|v4l/.+)", spec) else None
+
+
+def cameras() -> list[str]:
+    """Specs of the cameras that the system lists; empty where it lists none or has no list (Windows, macOS)."""
+    found = sorted(Path("/dev").glob("video[0-9]*"), key=lambda p: int(re.sub(r"\D", "", p.name) or 0))
+    return [f"webcam:{p.name.removeprefix('video')}" for p in found]

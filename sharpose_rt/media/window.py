@@ -1,0 +1,42 @@
+"""A window on the screen; only ever used from the main thread, as systems demand."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import TracebackType
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpose_rt.errors import OutputError
+
+
+class Window:
+    """Shows pictures under a title.
+
+    Raises:
+        OutputError: there is no screen, or this OpenCV was built without windows.
+    """
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            raise OutputError("--show needs a screen, and DISPLAY and WAYLAND_DISPLAY are empty; leave --show away")
+        try:
+            cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+        except cv2.error as error:
+            raise OutputError(f"--show cannot open a window ({error.err or error}); leave --show away") from error
+
+    def show(self, image_bgr: NDArray[np.uint8]) -> bool:
+        """Show a picture; False when the user asked for the end (q, Esc, or the window was closed)."""
+        cv2.imshow(self.title, image_bgr)
+        key = cv2.waitKey(1) & 0xFF
+        return key not in (ord("q"), 27) and cv2.getWindowProperty(self.title, cv2.WND_PROP_VISIBLE) >= 1
+
+    def __enter__(self) -> Window:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        cv2.destroyWindow(self.title)

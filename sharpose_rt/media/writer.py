@@ -1,0 +1,244 @@
+"""The annotated video or picture on disk.
+
+While it runs, the video is a fragmented mp4 (`NAME.part.mp4`), which plays whenever the run is cut off. Closing copies
+its packets, without encoding again, with the source's audio into an mp4 that starts at once over a network
+(faststart), and puts that under the final name in one step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import logging
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpose_rt.config.schema import OutputConfig
+from sharpose_rt.errors import OutputError
+from sharpose_rt.media.audio import audio_packets
+
+log = logging.getLogger("sharpose_rt.media")
+
+TIME_BASE = Fraction(1, 90_000)  # every usual frame rate and container clock to better than 6 microseconds
+_KEYFRAME_S = 2.0
+_FRAGMENT_S = 1.0
+_FALLBACK_FPS = 25.0
+
+
+class VideoWriter:
+    """H.264 yuv420p in mp4, each frame at its media time (the first at 0), with the source's sound.
+
+    Args:
+        path: final name; the folder is made when missing.
+        size_wh: of the frames that will come, px. An odd side is padded by one pixel; a frame of another size is
+            fitted into this one with bars (letterbox), never distorted.
+        fps: of the source; rates the encoder and gives the last frame its length. None where unknown.
+        config: encoder settings, and whether audio is wanted.
+        audio_from: local file whose first audio stream is copied, cut to the span that was written; None for none.
+        audio_start_s: media time in that file that belongs to the first frame; None takes the first frame's `pts_s`.
+        audio_end_s: media time in that file where the audio ends; None where the last frame ends.
+
+    Raises:
+        OutputError: the file cannot be written; what was written stays in the part file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        size_wh: tuple[int, int],
+        fps: float | None,
+        config: OutputConfig | None = None,
+        audio_from: str | None = None,
+        audio_start_s: float | None = None,
+        audio_end_s: float | None = None,
+    ) -> None:
+        config = config or OutputConfig()
+        self.path = Path(path)
+        self.part = self.path.with_suffix(".part.mp4")
+        self.frames = 0
+        self._size_wh = size_wh
+        self._even_wh = (size_wh[0] + size_wh[0] % 2, size_wh[1] + size_wh[1] % 2)
+        self._frame_ticks = round(1 / ((fps or _FALLBACK_FPS) * TIME_BASE))
+        self._audio_from = audio_from if config.audio else None
+        self._audio_start_s, self._audio_end_s = audio_start_s, audio_end_s
+        self._first_s, self._last_tick = 0.0, -1
+        self._failed: OutputError | None = None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._container: Any = self._open(config, fps or _FALLBACK_FPS)
+        except (av.error.FFmpegError, OSError) as error:
+            raise OutputError(f"{self.part} cannot be written ({_reason(error)}); give another --output") from error
+
+    def _open(self, config: OutputConfig, fps: float) -> Any:
+        movflags = "frag_keyframe+delay_moov+default_base_moof"
+        options = {"movflags": movflags, "frag_duration": str(round(_FRAGMENT_S * 1e6)), "flush_packets": "1"}
+        container = av.open(str(self.part), "w", format="mp4", options=options)
+        rate = Fraction(fps).limit_denominator(1001)
+        gop = max(1, round(_KEYFRAME_S * fps))
+        encoder = {"crf": str(config.crf), "preset": config.preset, "g": str(gop)}
+        self._stream: Any = container.add_stream("libx264", rate=rate, options=encoder)
+        self._stream.width, self._stream.height = self._even_wh
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.time_base = self._stream.codec_context.time_base = TIME_BASE
+        # OpenCV converts with the matrix of BT.601 in limited range; primaries and gamma are those of sRGB footage.
+        context = self._stream.codec_context
+        context.colorspace, context.color_range = 6, 1  # SMPTE 170M, limited
+        context.color_primaries, context.color_trc = 1, 1  # BT.709
+        return container
+
+    def write(self, image_bgr: NDArray[np.uint8], pts_s: float) -> None:
+        """Encodes one picture, (H, W, 3) uint8, at a media time in seconds that does not decrease."""
+        if self._failed is not None:
+            raise self._failed
+        i420 = cv2.cvtColor(self._fitted(image_bgr), cv2.COLOR_BGR2YUV_I420)
+        frame = av.VideoFrame.from_ndarray(i420, format="yuv420p")  # type: ignore[arg-type]
+        if not self.frames:
+            self._first_s = pts_s
+        self._last_tick = max(round((pts_s - self._first_s) / TIME_BASE), self._last_tick + 1)
+        frame.pts, frame.time_base = self._last_tick, TIME_BASE
+        frame.colorspace, frame.color_range = 6, 1
+        self._mux(frame)
+        self.frames += 1
+
+    def close(self, complete: bool = True) -> Path | None:
+        """Finishes the file and returns its path, or None when no frame was written; may be called again.
+
+        With `complete` false (the run was interrupted or failed) the same is tried, but where it fails the part file
+        is kept, a warning is logged and its path returned, so that the run's own error is the one that is seen.
+
+        Raises:
+            OutputError: the file cannot be finished; the part file stays.
+        """
+        if self._container is None:
+            return self._result()
+        try:
+            self._finish()
+        except OutputError as error:
+            if complete:
+                raise
+            log.warning("%s", error)
+        return self._result()
+
+    def _result(self) -> Path | None:
+        return next((path for path in (self.path, self.part) if self.frames and path.exists()), None)
+
+    def _finish(self) -> None:
+        if self.frames and self._failed is None:
+            with contextlib.suppress(OutputError):  # kept in self._failed
+                self._mux(None)
+        container, self._container = self._container, None
+        try:
+            container.close()
+        except (av.error.FFmpegError, OSError) as error:
+            self._fail(error)
+        if self._failed is not None:
+            raise self._failed
+        if not self.frames:
+            self.part.unlink(missing_ok=True)
+            return
+        finished = self.path.with_suffix(".finished.mp4")
+        try:
+            self._remux(finished)
+            os.replace(finished, self.path)
+        except (av.error.FFmpegError, OSError) as error:
+            finished.unlink(missing_ok=True)
+            raise OutputError(
+                f"{self.path} cannot be finished ({_reason(error)}); the whole video without audio is in {self.part}"
+            ) from error
+        self.part.unlink()
+
+    def _mux(self, frame: av.VideoFrame | None) -> None:
+        try:
+            for packet in self._stream.encode(frame):
+                packet.duration = self._frame_ticks
+                self._container.mux(packet)
+        except (av.error.FFmpegError, OSError) as error:
+            self._fail(error)
+            raise self._failed from error  # type: ignore[misc]
+
+    def _fail(self, error: Exception) -> None:
+        if self._failed is None:
+            self._failed = OutputError(
+                f"{self.path} cannot be written on after {self.frames} frames ({_reason(error)}); "
+                f"make room on the disk. What was written can be played: {self.part}"
+            )
+
+    def _fitted(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if (image.shape[1], image.shape[0]) != self._size_wh:
+            image = letterbox(image, self._size_wh)
+        right, bottom = self._even_wh[0] - image.shape[1], self._even_wh[1] - image.shape[0]
+        if right or bottom:
+            image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE)  # type: ignore[assignment]
+        return image
+
+    def _remux(self, target: Path) -> None:
+        """Copies the part file's packets, and the audio that goes with them, into `target`."""
+        end_s = (self._last_tick + self._frame_ticks) * float(TIME_BASE)
+        with contextlib.ExitStack() as stack:
+            part = stack.enter_context(av.open(str(self.part)))
+            # Without this FFmpeg would call the clock of the copy 1/1000 s and round every time to it.
+            options = {"movflags": "faststart", "video_track_timescale": str(TIME_BASE.denominator)}
+            out = stack.enter_context(av.open(str(target), "w", format="mp4", options=options))
+            video = out.add_stream_from_template(part.streams.video[0])
+            streams = [_video_packets(part, video)]
+            if self._audio_from is not None:
+                start_s = self._first_s if self._audio_start_s is None else self._audio_start_s
+                span_s = end_s if self._audio_end_s is None else min(end_s, self._audio_end_s - start_s)
+                streams.append(audio_packets(self._audio_from, out, start_s, span_s, stack))
+            for _, packet in heapq.merge(*streams, key=lambda item: item[0]):
+                out.mux(packet)
+
+
+def _video_packets(part: Any, stream: Any) -> Iterator[tuple[float, Any]]:
+    for packet in part.demux(video=0):
+        if packet.dts is not None:
+            packet.stream = stream
+            yield float(packet.dts * packet.time_base), packet
+
+
+def letterbox(image: NDArray[np.uint8], size_wh: tuple[int, int]) -> NDArray[np.uint8]:
+    """The picture scaled to fit into `size_wh`, centred on black."""
+    scale = min(size_wh[0] / image.shape[1], size_wh[1] / image.shape[0])
+    width, height = (max(1, round(side * scale)) for side in (image.shape[1], image.shape[0]))
+    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    left, top = (size_wh[0] - width) // 2, (size_wh[1] - height) // 2
+    whole = np.zeros((size_wh[1], size_wh[0], 3), np.uint8)
+    whole[top : top + height, left : left + width] = small
+    return whole
+
+
+def write_image(path: Path, image_bgr: NDArray[np.uint8]) -> Path:
+    """Writes a picture, (H, W, 3) uint8, in one step in the format of the suffix (.jpg, .png, ...); returns the path.
+
+    Raises OutputError when the suffix is unknown or the file cannot be written.
+    """
+    path = Path(path)
+    part = path.with_name(f"{path.stem}.part{path.suffix}")
+    try:
+        options = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix.lower() in (".jpg", ".jpeg") else []
+        encoded, data = cv2.imencode(path.suffix, image_bgr, options)
+        if not encoded:
+            raise OSError("the encoder refused the picture")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(data.tobytes())
+        os.replace(part, path)
+    except (OSError, cv2.error) as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise OutputError(
+            f"{path} cannot be written ({_reason(error)}); give a .jpg or .png in a writable folder"
+        ) from error
+    return path
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or getattr(error, "err", None) or str(error)

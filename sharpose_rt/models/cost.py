@@ -1,0 +1,60 @@
+"""What a variant costs, counted by running it on tensors without data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from sharpose_rt.models.selection import split_cells
+from sharpose_rt.models.sharpose import SHaRPose
+from sharpose_rt.models.variants import Behaviour, Variant
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters, tokens, and multiply-accumulates of one crop (the paper calls these FLOPs).
+
+    `dense_gmacs` is both stages as the paper's Table 2 counts them: with every fine patch embedded and every coarse
+    token carried over, also where only the selected cells need it. Ours embeds and carries the selected ones alone.
+    """
+
+    parameters: int
+    coarse_tokens: int
+    fine_tokens: int
+    coarse_gmacs: float
+    fine_gmacs: float
+    dense_gmacs: float
+
+    @property
+    def both_gmacs(self) -> float:
+        """A crop that is refined."""
+        return self.coarse_gmacs + self.fine_gmacs
+
+    def gmacs_at(self, exit_rate: float) -> float:
+        """Mean for a crop when a share of crops, 0..1, leaves after the coarse stage."""
+        return self.coarse_gmacs + (1 - exit_rate) * self.fine_gmacs
+
+
+def measure_cost(variant: Variant, behaviour: Behaviour) -> Cost:
+    """The cost of a variant; takes a moment and no memory to speak of."""
+    with torch.device("meta"):
+        model = SHaRPose(variant, behaviour).eval()
+        image = torch.empty(1, 3, *variant.size_hw)
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as coarse_counter:
+            coarse = model.coarse_stage(image)
+        selected, low = split_cells(coarse.cell_scores, model.selected_count)
+        with FlopCounterMode(display=False) as fine_counter:
+            model.fine_stage(image, coarse, selected, low)
+    coarse_gmacs, fine_gmacs = (c.get_total_flops() / 2e9 for c in (coarse_counter, fine_counter))
+
+    unselected = math.prod(variant.coarse_grid_hw) - model.selected_count
+    carry = 2 * variant.width**2 * variant.mlp_ratio
+    embed = 3 * variant.patch_px**2 * variant.width
+    skipped = unselected * (carry + variant.split**2 * embed) / 1e9
+    tokens = variant.tokens(behaviour)
+    parameters = sum(p.numel() for p in model.parameters())
+    return Cost(parameters, *tokens, coarse_gmacs, fine_gmacs, coarse_gmacs + fine_gmacs + skipped)

@@ -1,0 +1,181 @@
+"""A bounded channel between two threads: it ends, it can be cancelled, and it measures who waited for whom."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Generic, Literal, TypeVar
+
+from sharpose_rt.errors import ConfigError
+from sharpose_rt.runtime.stats import ChannelStats, clock
+
+T = TypeVar("T")
+Policy = Literal["wait", "drop_oldest"]
+
+# Every wait looks again so often. Windows does not deliver Ctrl-C to a wait without a timeout, and a signal handler
+# that cancels can run just before the wait that its wake-up was meant for.
+POLL_S = 0.1
+
+SLOW_CONSUMER = "consumer slower than source"
+
+
+class EndOfStream(Exception):
+    """The producer has finished and everything was taken."""
+
+
+class Cancelled(Exception):
+    """The channel was cancelled; nothing more goes through."""
+
+
+class Channel(Generic[T]):
+    """Hands items from a producer to a consumer in order, at most `capacity` of them waiting.
+
+    Args:
+        name: for statistics.
+        capacity: items that wait at most, 1 or more.
+        policy: what put() does when full: "wait" for room, or "drop_oldest" and never block.
+        fold: `fold(dropped, next)` gives the item to keep for the one after a dropped one, so that what the dropped
+            one carried (such as its own count of drops) is not lost. It must be quick.
+        drop_reason: under which drops are counted.
+
+    Raises:
+        ConfigError: capacity or policy is not accepted.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        capacity: int,
+        policy: Policy = "wait",
+        fold: Callable[[T, T], T] | None = None,
+        drop_reason: str = SLOW_CONSUMER,
+    ) -> None:
+        if capacity < 1:
+            raise ConfigError(f"capacity of channel {name!r} is {capacity}; 1 or more is accepted")
+        if policy not in ("wait", "drop_oldest"):
+            raise ConfigError(f"policy of channel {name!r} is {policy!r}; 'wait' or 'drop_oldest' is accepted")
+        self.name = name
+        self.capacity = capacity
+        self._policy = policy
+        self._fold = fold
+        self._drop_reason = drop_reason
+        # `with` on the bare lock: a Ctrl-C can fall into the Python code of Condition.__enter__ and leave it locked.
+        # Re-entrant, because a signal handler may cancel while its own thread is in get().
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._items: deque[T] = deque()
+        self._ended = False
+        self._cancelled = False
+        self._puts = self._gets = self._drops = self._max_fill = 0
+        self._put_wait_s = self._get_wait_s = 0.0
+        self._fill_area = 0.0
+        self._first_s: float | None = None
+        self._last_s = 0.0
+
+    def put(self, item: T) -> None:
+        """Appends an item; when full, waits or drops the oldest, as the policy says.
+
+        Raises:
+            Cancelled: the channel was cancelled, before or while waiting.
+        """
+        with self._lock:
+            assert not self._ended, f"put() after end() on channel {self.name!r}"
+            if self._policy == "wait":
+                self._put_wait_s += self._wait_while(lambda: len(self._items) >= self.capacity)
+            elif self._cancelled:
+                raise Cancelled
+            self._weigh_fill()
+            if len(self._items) >= self.capacity:
+                item = self._drop_oldest(item)
+            self._items.append(item)
+            self._puts += 1
+            self._max_fill = max(self._max_fill, len(self._items))
+            self._changed.notify_all()
+
+    def get(self) -> T:
+        """The oldest item, waiting for one.
+
+        Raises:
+            EndOfStream: the producer called end() and everything was taken.
+            Cancelled: the channel was cancelled, before or while waiting.
+        """
+        with self._lock:
+            self._get_wait_s += self._wait_while(lambda: not self._items and not self._ended)
+            if not self._items:
+                raise EndOfStream
+            self._weigh_fill()
+            item = self._items.popleft()
+            self._gets += 1
+            self._changed.notify_all()
+            return item
+
+    def __iter__(self) -> Iterator[T]:
+        """Items until the end; raises Cancelled as get() does."""
+        while True:
+            try:
+                item = self.get()
+            except EndOfStream:
+                return
+            yield item
+
+    def end(self) -> None:
+        """Says that no item follows; those that wait can still be taken."""
+        with self._lock:
+            self._ended = True
+            self._changed.notify_all()
+
+    def cancel(self) -> None:
+        """Throws away what waits and makes every put() and get(), now and later, raise Cancelled."""
+        with self._lock:
+            self._cancelled = True
+            self._items.clear()
+            self._changed.notify_all()
+
+    def stats(self) -> ChannelStats:
+        """The figures now."""
+        with self._lock:
+            elapsed_s = 0.0 if self._first_s is None else self._last_s - self._first_s
+            return ChannelStats(
+                name=self.name,
+                capacity=self.capacity,
+                puts=self._puts,
+                gets=self._gets,
+                dropped={self._drop_reason: self._drops} if self._drops else {},
+                put_wait_s=self._put_wait_s,
+                get_wait_s=self._get_wait_s,
+                mean_fill=self._fill_area / elapsed_s if elapsed_s else 0.0,
+                max_fill=self._max_fill,
+            )
+
+    def _drop_oldest(self, newest: T) -> T:
+        """Removes the oldest item, folds it into the one after it, and gives the newest back."""
+        dropped = self._items.popleft()
+        self._drops += 1
+        if self._fold is None:
+            return newest
+        if not self._items:
+            return self._fold(dropped, newest)
+        self._items[0] = self._fold(dropped, self._items[0])
+        return newest
+
+    def _wait_while(self, blocked: Callable[[], bool]) -> float:
+        """Seconds waited until `blocked()` became false; raises Cancelled."""
+        waited_s = 0.0
+        if not self._cancelled and blocked():
+            started_s = clock()
+            while not self._cancelled and blocked():
+                self._changed.wait(POLL_S)
+            waited_s = clock() - started_s
+        if self._cancelled:
+            raise Cancelled
+        return waited_s
+
+    def _weigh_fill(self) -> None:
+        """Adds the current fill times how long it lasted; called before each change of it."""
+        now_s = clock()
+        if self._first_s is None:
+            self._first_s = now_s
+        else:
+            self._fill_area += len(self._items) * (now_s - self._last_s)
+        self._last_s = now_s

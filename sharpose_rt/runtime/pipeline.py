@@ -1,0 +1,352 @@
+"""Runs a source and stages, each in its own thread, with bounded channels between them.
+
+How a run ends:
+
+    by itself       the source has no more; every stage flushes; status "complete"
+    stop()          the source is interrupted; what is under way still goes through and is flushed; "interrupted"
+    cancelled       stop() again, Ctrl-C, or the caller leaves; what is under way is thrown away; "interrupted"
+    a failure       as cancelled, but "error"; the first exception is raised in the caller
+
+Whichever it is, everything that was opened is closed once and every thread is joined before run() is over.
+"""
+
+from __future__ import annotations
+
+import reprlib
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from itertools import pairwise
+from typing import Any
+
+from sharpose_rt.runtime.channel import POLL_S, Cancelled, Channel, EndOfStream
+from sharpose_rt.runtime.stage import Source, Stage, Status, describe, stage_parts
+from sharpose_rt.runtime.stats import PipelineStats, StageMeter, clock
+
+CAPTURE = "capture"
+CALLER = "caller"
+
+_ITEMS = reprlib.Repr()
+_ITEMS.maxother = 200
+
+
+class Pipeline:
+    """A source and stages that run at once; `run()` gives what the last stage emits.
+
+    Order of a run: the source opens; then all stages at once, each in its own thread; then the first item is read.
+    So a stage may ask the opened source for its size, and a camera is not read while models load. When all stages
+    have finished in order they are closed one after the other, source first, so that the status each is given knows
+    what happened before it.
+
+    Args:
+        source: what feeds the first stage; its thread is called "capture".
+        stages: in order, with unique names.
+        capacity: items that wait at most between two threads; a live pipeline keeps one.
+        live: the channel after the source drops its oldest item instead of making the source wait.
+        fold: `fold(dropped, next)` gives the item to keep for the one after a dropped one.
+    """
+
+    def __init__(
+        self,
+        source: Source[Any],
+        stages: Sequence[Stage[Any, Any]],
+        capacity: int = 8,
+        live: bool = False,
+        fold: Callable[[Any, Any], Any] | None = None,
+    ) -> None:
+        names = [CAPTURE, *(stage.name for stage in stages), CALLER]
+        assert len(set(names)) == len(names), f"names of stages are not unique: {names}"
+        self._source = source
+        self._stages = tuple(stages)
+        self._live = live
+        self._meters = tuple(StageMeter(name) for name in names)
+        self._channels: tuple[Channel[Any], ...] = tuple(
+            Channel(
+                f"{before} -> {after}",
+                capacity=1 if live else capacity,
+                policy="drop_oldest" if live and i == 0 else "wait",
+                fold=fold,
+            )
+            for i, (before, after) in enumerate(pairwise(names))
+        )
+        # Thread i is the source's (0) or that of stage i - 1; it reads channel i - 1 and feeds channel i.
+        self._threads = tuple(
+            threading.Thread(target=self._thread_main, args=(i,), name=name) for i, name in enumerate(names[:-1])
+        )
+        # Both locks are re-entrant: a signal handler may call stop() while its own thread holds one.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._source_lock = threading.RLock()
+        self._source_active = False
+        self._stopping = False
+        self._cancelled = False
+        self._cut_short = False
+        self._reached: dict[str, int] = dict.fromkeys(("opened", "finished", "closed"), 0)  # threads that got so far
+        self._left: set[threading.Thread] = set()  # threads with nothing left to do
+        self._failures: list[BaseException] = []
+        self._started_s: float | None = None
+        self._ended_s: float | None = None
+
+    def run(self) -> Generator[Any, None, None]:
+        """Yields what the last stage emits, in order, in the caller's thread. A pipeline runs once.
+
+        Leaving early stops everything. `for item in pipeline.run()` may be left by `break` or an exception; a run
+        held in a variable goes on until its close(), so write `with contextlib.closing(pipeline.run()) as items:`,
+        which also raises what fails while closing.
+
+        Raises:
+            BaseException: the very object that the first failing source or stage raised, with notes on where that
+                was and on what failed after it.
+            RuntimeError: it ran before.
+        """
+        if self._started_s is not None:
+            raise RuntimeError("this pipeline has run already; build another one")
+        self._started_s = clock()
+        return self._run()
+
+    def stop(self) -> None:
+        """Asks for an orderly end: reading ends, what is under way still comes out. A second call cancels that.
+
+        May be called from any thread, from a signal handler, and before run().
+        """
+        with self._lock:
+            again, self._stopping = self._stopping, True
+        if again:
+            self._cancel()
+        else:
+            self._interrupt_source()
+
+    @property
+    def status(self) -> Status:
+        """How the run went so far; final when run() is over."""
+        with self._lock:
+            if self._failures:
+                return "error"
+            return "complete" if self._all("finished") and not self._cut_short else "interrupted"
+
+    def stats(self) -> PipelineStats:
+        """The figures now; cheap, from any thread, also while running."""
+        ended_s = clock() if self._ended_s is None else self._ended_s
+        parts = [(), *(stage_parts(stage) for stage in self._stages)]
+        return PipelineStats(
+            elapsed_s=0.0 if self._started_s is None else ended_s - self._started_s,
+            live=self._live,
+            stages=tuple(m.snapshot(p) for m, p in zip(self._meters[:-1], parts, strict=True)),
+            channels=tuple(channel.stats() for channel in self._channels),
+            caller=self._meters[-1].snapshot(),
+        )
+
+    # In the caller's thread
+
+    def _run(self) -> Generator[Any, None, None]:
+        left: BaseException | None = None
+        try:
+            for thread in self._threads:
+                thread.start()
+            yield from self._results()
+        except BaseException as error:  # left early, Ctrl-C, or what a signal handler raised
+            left = error
+        try:
+            left = self._join(left)
+        finally:
+            self._ended_s = clock()
+        self._raise_first(left)
+
+    def _results(self) -> Generator[Any, None, None]:
+        meter = self._meters[-1]
+        while True:
+            try:
+                item = self._channels[-1].get()
+            except (EndOfStream, Cancelled):
+                return
+            meter.items_in += 1
+            started_s = clock()
+            yield item
+            meter.add(clock() - started_s)
+
+    def _join(self, left: BaseException | None) -> BaseException | None:
+        """Cancels where the caller left, and waits for all threads; gives back why the caller left.
+
+        A Ctrl-C in here is remembered while files are closed; the second one is let through, for the case that a
+        thread hangs in foreign code.
+        """
+        pressed = False
+        while True:
+            try:
+                if left is not None:
+                    self._cancel()
+                # Not join() alone: a Ctrl-C in it marks a thread that still runs as stopped, which is CPython 3.11's
+                # remedy for bpo-45274. A thread that never started has no ident.
+                self._wait_until(lambda: all(t.ident is None or t in self._left for t in self._threads))
+                for thread in self._left:
+                    thread.join()
+                return left
+            except KeyboardInterrupt as error:
+                if pressed:
+                    raise
+                pressed, left = True, error
+
+    def _raise_first(self, left: BaseException | None) -> None:
+        """Raises what the caller has to know: why it left, or the first failure; the others become notes."""
+        errors = [e for e in self._failures if e is not left]
+        if left is not None and not isinstance(left, GeneratorExit):
+            errors.insert(0, left)
+        if not errors:
+            return
+        first, *later = errors
+        for error in later:
+            where = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+            first.add_note(f"then failed: {describe(error)}{where}")
+        try:
+            raise first
+        finally:
+            del first, later, errors, left  # else the traceback keeps itself, and with it frames, alive
+
+    # In the threads
+
+    def _thread_main(self, index: int) -> None:
+        try:
+            if index == 0:
+                self._capture()
+            else:
+                self._work(index)
+        finally:
+            with self._lock:
+                self._left.add(threading.current_thread())
+                self._changed.notify_all()
+
+    def _capture(self) -> None:
+        source, outlet = self._source, self._channels[0]
+        with self._source_lock:
+            self._source_active = not self._stopping
+        if not self._source_active:  # stopped before it began
+            self._cancel()
+            return
+        doing = f"open() of source {source.name!r}"
+        try:
+            self._open_source()
+            self._mark("opened")
+            self._meet(lambda: self._all("opened"))
+            doing = f"read() of source {source.name!r}"
+            while (item := self._read()) is not None:
+                outlet.put(item)
+            self._cut_short = self._stopping
+            outlet.end()
+            self._mark("finished")
+        except BaseException as error:
+            self._fail(CAPTURE, doing, error)
+        with self._source_lock:
+            self._source_active = False
+        self._close(CAPTURE, source.close)
+
+    def _open_source(self) -> None:
+        try:
+            self._source.open()
+        except Exception:
+            if not self._stopping:
+                raise
+            self._cancel()  # the interrupt's doing: nothing will come
+            raise Cancelled from None
+
+    def _read(self) -> Any | None:
+        if self._stopping:
+            return None
+        meter, started_s = self._meters[0], clock()
+        try:
+            item = self._source.read()
+        except Exception:
+            if self._stopping:  # the interrupt's doing
+                return None
+            raise
+        if item is not None:
+            meter.add(clock() - started_s)
+            meter.items_out += 1
+        return item
+
+    def _work(self, index: int) -> None:
+        stage, meter = self._stages[index - 1], self._meters[index]
+        inlet, outlet = self._channels[index - 1], self._channels[index]
+        self._wait_until(lambda: self._cancelled or self._reached["opened"] > 0)
+        if self._cancelled:
+            return
+        doing, item = "open()", None
+        try:
+            stage.open()
+            self._mark("opened")
+            for item in inlet:
+                doing = "process()"
+                meter.items_in += 1
+                self._pass_on(meter.outputs(lambda item=item: stage.process(item)), outlet)
+            doing = "flush()"
+            self._pass_on(meter.outputs(stage.flush, sample=False), outlet)
+            outlet.end()
+            self._mark("finished")
+            self._meet(lambda: self._all("finished") and self._reached["closed"] == index)
+        except BaseException as error:
+            if doing == "process()":
+                doing += f" of {_ITEMS.repr(item)}"
+            self._fail(meter.name, doing, error)
+        self._close(meter.name, lambda: stage.close(self.status))
+
+    @staticmethod
+    def _pass_on(outputs: Generator[Any, None, None], outlet: Channel[Any]) -> None:
+        with closing(outputs):  # a generator that is cut off unwinds before its stage is closed
+            for item in outputs:
+                outlet.put(item)
+
+    def _close(self, name: str, close: Callable[[], None]) -> None:
+        try:
+            close()
+        except BaseException as error:
+            self._fail(name, "close()", error)
+        self._mark("closed")
+
+    # In any thread
+
+    def _fail(self, name: str, doing: str, error: BaseException) -> None:
+        """Records a failure, the first of which is raised in the caller, and cancels."""
+        if isinstance(error, Cancelled) and self._cancelled:
+            return
+        error.add_note(f"in {name!r}, {doing}")
+        with self._lock:
+            if not any(error is known for known in self._failures):
+                self._failures.append(error)
+        if not self._cancelled:
+            self._cancel()
+
+    def _cancel(self) -> None:
+        """Makes every thread leave soon; repeating it does no harm."""
+        with self._lock:
+            self._cancelled = self._stopping = True
+            self._changed.notify_all()
+        for channel in self._channels:
+            channel.cancel()
+        self._interrupt_source()
+
+    def _interrupt_source(self) -> None:
+        with self._source_lock:  # so that it is not closed meanwhile
+            if not self._source_active:
+                return
+            try:
+                self._source.interrupt()
+            except Exception as error:
+                self._fail(CAPTURE, "interrupt()", error)
+
+    def _all(self, what: str) -> bool:
+        return self._reached[what] == len(self._threads)
+
+    def _mark(self, what: str) -> None:
+        with self._lock:
+            self._reached[what] += 1
+            self._changed.notify_all()
+
+    def _meet(self, ready: Callable[[], bool]) -> None:
+        """Waits until `ready()`; raises Cancelled."""
+        self._wait_until(lambda: self._cancelled or ready())
+        if self._cancelled:
+            raise Cancelled
+
+    def _wait_until(self, ready: Callable[[], bool]) -> None:
+        with self._lock:
+            while not ready():
+                self._changed.wait(POLL_S)

@@ -1,0 +1,59 @@
+"""What the converters share: points with the missing ones zeroed, results that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from sharpose_rt.types import Poses
+
+
+def found_points(poses: Poses, *, raw: bool, min_score: float) -> NDArray[np.float64]:
+    """(N, K, 3) x, y in px and score; zeros where the score is 0 or below `min_score`. `raw`: before smoothing."""
+    points = poses.raw_keypoints if raw else poses.keypoints
+    scores = poses.raw_keypoint_scores if raw else poses.keypoint_scores
+    table = np.concatenate([points, scores[..., None]], axis=-1).astype(np.float64)
+    table[(scores <= 0) | (scores < min_score)] = 0
+    return table
+
+
+def rounded(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(..., 3) with coordinates at 2 and scores at 4 decimals, as in the stream."""
+    scale = np.array([100.0, 100.0, 10000.0])
+    return np.rint(table * scale) / scale + 0.0
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes its name when the block is left without an error, and vanishes else."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def write_json_list(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Writes a JSON array, one record a line, without holding it in memory."""
+    with new_file(path) as file:
+        separator = b"[\n"
+        for record in records:
+            file.write(separator + orjson.dumps(record))
+            separator = b",\n"
+        file.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
+
+
+def stem_of(path: Path) -> str:
+    """'walking' of 'walking.skeletons.jsonl'."""
+    return path.name.removesuffix(".jsonl").removesuffix(".skeletons")

@@ -1,0 +1,51 @@
+"""Kinetics-skeleton JSON, as ST-GCN's feeder reads it: one file a video."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from sharpose_rt.skeletons.convert.common import found_points, new_file
+from sharpose_rt.skeletons.convert.layouts import OPENPOSE_18, to_layout
+from sharpose_rt.skeletons.stream import StreamReader
+
+
+def write_kinetics(
+    reader: StreamReader,
+    out: Path,
+    *,
+    label: str = "unknown",
+    label_index: int = -1,
+    person_slots: int = 5,
+    max_frames: int | None = None,
+    raw: bool = False,
+    min_score: float = 0.0,
+) -> None:
+    """Writes {data: [{frame_index, skeleton: [{pose, score}]}], label, label_index}.
+
+    `frame_index` counts from 1; `pose` are x, y over width and height of the frame (3 decimals) in the order of
+    OpenPose's 18 keypoints, 0, 0 where one is missing. A frame has its `person_slots` strongest people by mean
+    score. ST-GCN's feeder takes at most 300 frames: cut a longer video, or give `max_frames=300`.
+    """
+    tail = {"label": label, "label_index": label_index}
+    with new_file(out) as file:
+        file.write(b'{"data":[')
+        for i, record in enumerate(islice(_frames(reader, person_slots, raw, min_score), max_frames)):
+            file.write((b",\n" if i else b"\n") + orjson.dumps(record))
+        file.write(b"\n]," + orjson.dumps(tail)[1:] + b"\n")
+
+
+def _frames(reader: StreamReader, person_slots: int, raw: bool, min_score: float) -> Iterator[dict[str, Any]]:
+    size = np.array(reader.header.frame_size_wh, np.float64)
+    for frame in reader:
+        table = found_points(frame.poses, raw=raw, min_score=min_score)
+        table = to_layout(table, reader.header.skeleton, OPENPOSE_18)
+        strongest = np.sort(np.argsort(-table[..., 2].mean(axis=1), kind="stable")[:person_slots])
+        poses, scores = np.round(table[..., :2] / size, 3) + 0.0, np.round(table[..., 2], 3)
+        people = [{"pose": poses[i].ravel().tolist(), "score": scores[i].tolist()} for i in strongest]
+        yield {"frame_index": frame.frame_id + 1, "skeleton": people}

@@ -1,0 +1,44 @@
+"""Keypoint orders of other programs, filled from our keypoint sets by name."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpose_rt.skeleton import Skeleton
+
+# Order of OpenPose's COCO model (POSE_COCO_BODY_PARTS) and of Kinetics-skeleton.
+OPENPOSE_18 = (
+    "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist",
+    "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "right_eye", "left_eye",
+    "right_ear", "left_ear",
+)  # fmt: skip
+
+# Order of OpenPose's BODY_25 (POSE_BODY_25_BODY_PARTS); our sets have no feet, so the last six stay missing.
+BODY_25 = (
+    "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist",
+    "mid_hip", "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "right_eye",
+    "left_eye", "right_ear", "left_ear", "left_big_toe", "left_small_toe", "left_heel", "right_big_toe",
+    "right_small_toe", "right_heel",
+)  # fmt: skip
+
+# OpenPose's own training labels make the neck of COCO people this way; the middle of the hips likewise.
+_MIDDLES = {"neck": ("left_shoulder", "right_shoulder"), "mid_hip": ("left_hip", "right_hip")}
+
+
+def to_layout(table: NDArray[np.float64], skeleton: Skeleton, layout: tuple[str, ...]) -> NDArray[np.float64]:
+    """(N, len(layout), 3) from (N, K, 3) x, y, score; zeros for what `skeleton` lacks or what was not found.
+
+    Neck and mid hip are the middle of their left and right keypoints, with the lower of the two scores; missing
+    where either is.
+    """
+    index = {name: i for i, name in enumerate(skeleton.keypoints)}
+    out = np.zeros((len(table), len(layout), 3))
+    for j, name in enumerate(layout):
+        if name in index:
+            out[:, j] = table[:, index[name]]
+        elif name in _MIDDLES and all(part in index for part in _MIDDLES[name]):
+            left, right = (table[:, index[part]] for part in _MIDDLES[name])
+            middle = np.concatenate([(left + right)[:, :2] / 2, np.minimum(left, right)[:, 2:]], axis=1)
+            out[:, j] = np.where(middle[:, 2:] > 0, middle, 0)
+    return out

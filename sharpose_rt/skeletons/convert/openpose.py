@@ -1,0 +1,50 @@
+"""OpenPose JSON 1.3: a folder with a file for every frame, `<stem>_<12 digits>_keypoints.json`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import orjson
+
+from sharpose_rt.errors import ConfigError
+from sharpose_rt.skeletons.convert.common import found_points, rounded, stem_of
+from sharpose_rt.skeletons.convert.layouts import BODY_25, OPENPOSE_18, to_layout
+from sharpose_rt.skeletons.stream import StreamReader
+
+_LAYOUTS = {"COCO": OPENPOSE_18, "BODY_25": BODY_25}
+_NOT_MADE = (
+    "face_keypoints_2d", "hand_left_keypoints_2d", "hand_right_keypoints_2d", "pose_keypoints_3d",
+    "face_keypoints_3d", "hand_left_keypoints_3d", "hand_right_keypoints_3d",
+)  # fmt: skip
+
+
+def write_openpose(
+    reader: StreamReader,
+    out: Path,
+    *,
+    model: Literal["COCO", "BODY_25"] = "COCO",
+    raw: bool = False,
+    min_score: float = 0.0,
+) -> None:
+    """Writes the folder `out`; frames without people get a file too, with an empty list.
+
+    `model` is the order of `pose_keypoints_2d`, named as OpenPose's --model_pose: 'COCO' (18 keypoints, all but the
+    neck ours) or 'BODY_25' (with the middle of the hips; the feet stay missing). Missing keypoints are 0, 0, 0.
+    `person_id` holds the track id, which OpenPose itself leaves at -1; -1 where no tracker ran. The number in a
+    file's name is the `frame_id`.
+    """
+    if model not in _LAYOUTS:
+        raise ConfigError(f"model is {model!r}; one of {', '.join(_LAYOUTS)} is accepted")
+    out.mkdir(parents=True, exist_ok=True)
+    stem, skeleton = stem_of(reader.path), reader.header.skeleton
+    for frame in reader:
+        points = to_layout(found_points(frame.poses, raw=raw, min_score=min_score), skeleton, _LAYOUTS[model])
+        people = [
+            {"person_id": [track_id or -1], "pose_keypoints_2d": flat} | {name: [] for name in _NOT_MADE}
+            for track_id, flat in zip(
+                frame.poses.track_ids.tolist(), rounded(points).reshape(len(points), -1).tolist(), strict=True
+            )
+        ]
+        path = out / f"{stem}_{frame.frame_id:012d}_keypoints.json"
+        path.write_bytes(orjson.dumps({"version": 1.3, "people": people}))

@@ -1,0 +1,85 @@
+"""Where the results of a run are written: one stem for all its files, and never over those of an earlier run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from sharpose_rt.errors import OutputError
+
+_MAX_STEM_BYTES = 150  # file systems take 255 bytes a name; the rest is for suffixes and temporary files
+
+
+@dataclass(frozen=True)
+class OutputPaths:
+    """The files of one run; `stream` exists and is empty when names were chosen afresh, which reserves them."""
+
+    stream: Path
+    video: Path
+    image: Path
+    summary: Path
+
+    def release(self) -> None:
+        """Removes the reservation where no stream was written; harmless otherwise and when called again."""
+        with contextlib.suppress(OSError):
+            if self.stream.stat().st_size == 0:
+                self.stream.unlink()
+
+
+def output_paths(directory: str | Path, stem: str, overwrite: bool) -> OutputPaths:
+    """Paths in `directory` (made when missing) that begin with `stem`, made safe for a file name.
+
+    Unless `overwrite`, no file of an earlier run is among them: "walking-2", "walking-3" ... is taken where one of
+    the four files is there. Creating the stream file exclusively decides, so runs that start at once get different
+    names; call `release` where the run ends without a stream.
+
+    Raises:
+        OutputError: the directory cannot be made or written to.
+    """
+    folder, stem = Path(directory), safe_stem(stem)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            paths = _paths(folder, stem if number == 1 else f"{stem}-{number}")
+            if overwrite:
+                _check_writable(folder)
+                return paths
+            if not any(path.exists() for path in (paths.stream, paths.video, paths.image, paths.summary)):
+                with contextlib.suppress(FileExistsError):
+                    paths.stream.open("xb").close()
+                    return paths
+            number += 1
+    except (FileExistsError, NotADirectoryError) as error:
+        raise OutputError(f"{error.filename or folder} is not a folder; give --output a folder") from error
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to the folder {folder}: {error.strerror or error}; "
+            "give --output a folder that you may write to"
+        ) from error
+
+
+def safe_stem(name: str) -> str:
+    """`name` without what a file system might refuse or a shell misread; never empty, at most 150 bytes."""
+    stem = re.sub(r"[^\w.+-]+", "_", name).strip("._-")
+    while len(stem.encode("utf-8", "replace")) > _MAX_STEM_BYTES:
+        stem = stem[:-1]
+    return stem or "output"
+
+
+def _paths(folder: Path, stem: str) -> OutputPaths:
+    return OutputPaths(
+        stream=folder / f"{stem}.skeletons.jsonl",
+        video=folder / f"{stem}.annotated.mp4",
+        image=folder / f"{stem}.annotated.png",
+        summary=folder / f"{stem}.summary.json",
+    )
+
+
+def _check_writable(folder: Path) -> None:
+    probe = folder / f".sharpose-{os.getpid()}.probe"
+    probe.open("wb").close()
+    probe.unlink()

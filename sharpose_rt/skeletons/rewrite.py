@@ -1,0 +1,31 @@
+"""A finished stream with other poses, put in the old one's place in one step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from sharpose_rt.skeletons.stream import StreamReader, StreamWriter
+from sharpose_rt.types import Poses
+
+
+def rewrite_stream(path: Path, frames: Sequence[Poses]) -> None:
+    """Gives frame i of the stream at `path` the poses `frames[i]`; the old stream stays until the new one is whole.
+
+    Raises:
+        StreamError: the stream cannot be read.
+        OutputError: the new one cannot be written.
+    """
+    reader = StreamReader(path)
+    part = path.with_name(path.name + ".part")
+    writer = StreamWriter(part, reader.header, overwrite=True)
+    try:
+        for record, poses in zip(reader, frames, strict=True):
+            writer.write(**vars(replace(record, poses=poses)))
+        end = dict(reader.end or {"status": "interrupted"})
+        end.pop("type", None)
+        writer.end(**end)
+    finally:
+        writer.close()
+    part.replace(path)

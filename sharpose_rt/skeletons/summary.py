@@ -1,0 +1,54 @@
+"""The summary beside a stream (`*.summary.json`): figures, resolved configuration and versions of one run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from sharpose_rt.errors import OutputError
+from sharpose_rt.skeletons.plain import plain
+
+_PACKAGES = ("sharpose-rt", "torch", "numpy", "opencv-python", "av", "ultralytics", "supervision", "trackers")
+
+
+def write_summary(path: str | Path, data: Mapping[str, Any]) -> None:
+    """Writes `data` as indented JSON, keys in the order given, values as `plain` makes them.
+
+    Readers see the old file or the whole new one, never a part.
+
+    Raises:
+        OutputError: the file cannot be written; an old one is then untouched.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    text = orjson.dumps(plain(data), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    try:
+        with temporary.open("wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise OutputError(
+            f"cannot write the summary {path}: {error.strerror or error}; free some space or choose another --output"
+        ) from error
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python, this package and those it stands on, without importing them; None where not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found

@@ -1,0 +1,99 @@
+"""The last stage: hands each frame to the outputs and counts what the summary reports."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sharpose_rt.runtime import BaseStage, LatencyHistogram, Status
+from sharpose_rt.stages.sinks import Sink
+from sharpose_rt.types import Packet, PoseStage
+
+
+@dataclass
+class RunTotals:
+    """What a run has come to so far; written by one thread, read by any."""
+
+    frames: int = 0
+    dropped: int = 0
+    people: int = 0
+    people_now: int = 0
+    most_people: int = 0
+    coarse: int = 0
+    fine: int = 0
+    predicted: int = 0
+    ids: set[int] = field(default_factory=set)
+    latency: LatencyHistogram = field(default_factory=LatencyHistogram)
+    left_s: deque[float] = field(default_factory=lambda: deque(maxlen=50))
+
+    def add(self, packet: Packet) -> None:
+        """Take in one frame."""
+        poses = packet.poses
+        assert poses is not None
+        stages = np.bincount(poses.stage, minlength=len(PoseStage))
+        self.coarse += int(stages[PoseStage.COARSE])
+        self.fine += int(stages[PoseStage.FINE])
+        self.predicted += int(stages[PoseStage.PREDICTED])
+        self.frames += 1
+        self.dropped += packet.frame.dropped_before
+        self.people += len(poses)
+        self.people_now = len(poses)
+        self.most_people = max(self.most_people, len(poses))
+        self.ids.update(poses.track_ids.tolist())
+        now_s = time.monotonic()
+        self.latency.add(max(0.0, now_s - packet.frame.captured_at_s))
+        self.left_s.append(now_s)
+
+    @property
+    def exit_rate(self) -> float | None:
+        """Share of estimated crops that left after the coarse stage, 0..1; None before any."""
+        estimated = self.coarse + self.fine
+        return self.coarse / estimated if estimated else None
+
+    @property
+    def fps(self) -> float:
+        """Frames per second of wall time over the last frames; 0 before the second one."""
+        if len(self.left_s) < 2 or self.left_s[-1] <= self.left_s[0]:
+            return 0.0
+        return (len(self.left_s) - 1) / (self.left_s[-1] - self.left_s[0])
+
+    def status_line(self) -> str:
+        """'24.1 fps | 3 people | exit 62 %': what is drawn on the video and shown as progress."""
+        exits = "" if self.exit_rate is None else f" | exit {100 * self.exit_rate:.0f} %"
+        noun = "person" if self.people_now == 1 else "people"
+        return f"{self.fps:.1f} fps | {self.people_now} {noun}{exits}"
+
+
+class WriteStage(BaseStage[Packet, Packet]):
+    """Hands each frame to the outputs, in this order, and finishes them all however the run ends.
+
+    `make_sinks` is gone through at the first frame, when every model is loaded and named.
+    """
+
+    name = "write"
+
+    def __init__(self, make_sinks: Callable[[], Iterable[Sink]], totals: RunTotals) -> None:
+        self.make_sinks, self.totals = make_sinks, totals
+        self.sinks: list[Sink] | None = None
+
+    def process(self, item: Packet, /) -> Iterable[Packet]:
+        """The packet, after it was written."""
+        if self.sinks is None:
+            self.sinks = []
+            self.sinks.extend(self.make_sinks())
+        self.totals.add(item)
+        status_line = self.totals.status_line()
+        for sink in self.sinks:
+            sink.write(item, status_line)
+        return (item,)
+
+    def close(self, status: Status, /) -> None:
+        """Finish every output; the first failure among them is raised when all were tried."""
+        with contextlib.ExitStack() as stack:
+            for sink in reversed(self.sinks or ()):
+                stack.callback(sink.close, status, self.totals.frames, self.totals.dropped)

@@ -1,0 +1,73 @@
+"""What a tracker is, and the clock that all trackers share."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import numpy as np
+
+from sharpose_rt.types import Detections, Poses, Tracks
+
+
+class Tracker(Protocol):
+    """Gives identities to boxes, frame by frame, in media time."""
+
+    name: str
+    uses_poses: bool
+    """True when `update` makes use of the poses of the frame before."""
+
+    def update(self, detections: Detections | None, pts_s: float, last_poses: Poses | None = None) -> Tracks:
+        """People of this frame who are confirmed, by id.
+
+        Rows that were detected have the box and the score of their own detection. The order of the detections does
+        not matter. Ids are positive, rise, and are never used again; a track gets its id when it is confirmed.
+
+        Args:
+            detections: boxes of this frame; None where the detector did not run, then boxes are carried on.
+            pts_s: media time of this frame, not before that of the last one. A jump of more than
+                `TrackerConfig.max_lost_s` ends all tracks.
+            last_poses: poses of the frame before, with the track ids of its boxes.
+
+        Raises:
+            ValueError: time goes backwards or is not a number.
+        """
+        ...
+
+
+class Clock:
+    """Media time that only goes forward."""
+
+    def __init__(self) -> None:
+        self.pts_s: float | None = None
+
+    def advance(self, pts_s: float) -> float:
+        """Seconds since the last call, 0 at the first.
+
+        Raises:
+            ValueError: time goes backwards or is not a number.
+        """
+        if not math.isfinite(pts_s):
+            raise ValueError(f"the tracker was given a frame at {pts_s} s; a finite media time is accepted")
+        last, self.pts_s = self.pts_s, pts_s
+        if last is None:
+            return 0.0
+        if pts_s < last:
+            self.pts_s = last
+            raise ValueError(
+                f"the tracker was given a frame at {pts_s:.6f} s after one at {last:.6f} s; frames must come in order "
+                "of media time. Sort them, or use a new tracker for a new source"
+            )
+        return pts_s - last
+
+
+def canonical(detections: Detections) -> Detections:
+    """The usable boxes, best first, in an order that does not depend on the order they came in.
+
+    Boxes that are not finite or have no area are left out.
+    """
+    boxes, scores = detections.bboxes_xyxy, detections.bbox_scores
+    usable = np.isfinite(boxes).all(1) & np.isfinite(scores) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+    order = np.lexsort((*boxes.T[::-1], -scores))
+    order = order[usable[order]]
+    return Detections(boxes[order], scores[order])

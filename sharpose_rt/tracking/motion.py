@@ -1,0 +1,60 @@
+"""Boxes that move with nearly constant velocity: centre, width and height, each with a Kalman filter of its own."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sharpose_rt.tracking import kalman
+from sharpose_rt.tracking.kalman import Float64, Motion
+
+# For (centre x, centre y, width, height), in box heights; chosen on tests/tracking_worlds.py.
+NOISE = np.array([0.03, 0.04, 0.05, 0.05])
+"""Standard deviation of a detector's box."""
+POSE_NOISE = 1.5
+"""A box that comes from a pose is so many times as noisy."""
+ACCELERATION = np.array([1.5, 0.75, 0.4, 0.4])
+"""Standard deviation of the acceleration, box heights per second squared."""
+ACCELERATION_LASTS_S = 0.3
+"""How long people keep one acceleration."""
+UNKNOWN_SPEED = np.array([1.0, 0.4, 0.2, 0.2])
+"""Standard deviation of the velocity of a new box, box heights per second."""
+SLOW_DOWN_S = 0.6
+"""Time constant within which a box that is not seen comes to rest."""
+
+
+def to_centre(bboxes_xyxy: ArrayLike) -> Float64:
+    """Centre x, centre y, width, height of boxes (..., 4) px."""
+    boxes = np.asarray(bboxes_xyxy, np.float64)
+    return np.concatenate([(boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]], -1)
+
+
+def to_corners(state: Float64) -> Float64:
+    """Boxes xyxy (..., 4) px of centres and sizes, which are at least 1 px."""
+    half = np.maximum(state[..., 2:], 1) / 2
+    return np.concatenate([state[..., :2] - half, state[..., :2] + half], -1)
+
+
+def begin(bboxes_xyxy: ArrayLike) -> Motion:
+    """New boxes (N, 4), at rest as far as is known."""
+    position = to_centre(bboxes_xyxy)
+    scale = _scale(position)
+    return kalman.begin(position, NOISE * scale, UNKNOWN_SPEED * scale)
+
+
+def predict(boxes: Motion, dt_s: float, seen: NDArray[np.bool_]) -> Motion:
+    """The boxes `dt_s` seconds later; those that were not `seen` (N,) at the last look slow down."""
+    density = (ACCELERATION * _scale(boxes.x)) ** 2 * ACCELERATION_LASTS_S
+    ahead = kalman.predict(boxes, dt_s, density)
+    slower = np.where(seen, 1.0, np.exp(-dt_s / SLOW_DOWN_S))[:, None]
+    return Motion(ahead.x, ahead.v * slower, ahead.pxx, ahead.pxv, ahead.pvv)
+
+
+def update(boxes: Motion, bboxes_xyxy: ArrayLike, noise: float = 1.0) -> Motion:
+    """The boxes after being seen at `bboxes_xyxy` (N, 4), `noise` times as noisy as a detector's."""
+    position = to_centre(bboxes_xyxy)
+    return kalman.update(boxes, position, noise * NOISE * _scale(position))
+
+
+def _scale(position: Float64) -> Float64:
+    return np.maximum(position[..., 3:4], 1.0)

@@ -1,0 +1,283 @@
+"""The tracker `sharpose`: boxes and poses, in media time.
+
+Association in two rounds, sure detections first, as in ByteTrack (Zhang et al. 2022); boxes of lost people are
+widened when they are looked for, as in C-BIoU (Yang et al. 2023). What is ours: the motion is in seconds, the last
+pose must fit into a box that claims its person, the last pose carries boxes on where the detector did not run, and
+two tracks whose poses stay the same are shown as one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from sharpose_rt.config import TrackerConfig
+from sharpose_rt.geometry.boxes import area, iou_matrix, keypoints_to_bbox
+from sharpose_rt.geometry.oks import oks_matrix
+from sharpose_rt.skeleton import Skeleton
+from sharpose_rt.tracking import kalman, motion
+from sharpose_rt.tracking.base import Clock, canonical
+from sharpose_rt.types import Detections, Float32, Poses, Tracks
+
+SURE_SCORE = 0.3
+"""Keypoints below do not carry a box, and do not speak for or against a match."""
+SURE_COUNT = 4
+"""A pose with fewer sure keypoints is not used."""
+POSE_WEIGHT = 0.3
+"""How much of a similarity is up to the pose."""
+LOW_SIMILARITY = 0.3
+"""Least similarity of a match with an unsure detection."""
+WIDEN = 0.3
+"""Boxes are widened by this share of their size on each side when a lost person is looked for."""
+DUPLICATE_IOU = 0.8
+"""A detection that overlaps a better one so much starts no track."""
+DUPLICATE_OKS = 0.7
+"""Two tracks with poses so similar ..."""
+DUPLICATE_S = 0.3
+"""... for so long are one person, ..."""
+APART = 0.5
+"""... until less than this share of the smaller box lies in the other."""
+
+
+@dataclass
+class _Pose:
+    """Sure keypoints of a person, and the box they belong to."""
+
+    keypoints: Float32
+    sure: NDArray[np.bool_]
+    bbox_xyxy: Float32
+
+
+@dataclass
+class _Track:
+    """Life of one track; its motion lies in the row of `PoseTracker._motion` with the same index.
+
+    `active`: matched when the detector ran last. `detected`: matched in the last frame. `anchor`: pose of the last
+    detected box, which the box is carried on from. `shadow_of`: the track of the same person that is shown instead.
+    """
+
+    bbox_xyxy: Float32
+    bbox_score: float
+    seen_s: float
+    track_id: int = 0
+    detections: int = 1
+    active: bool = True
+    detected: bool = True
+    pose: _Pose | None = None
+    anchor: _Pose | None = None
+    same_since_s: float | None = None
+    shadow_of: int = 0
+
+
+class PoseTracker:
+    """Tracks people by boxes and by the poses of the frame before; see `Tracker` for what comes out.
+
+    A track is confirmed by `config.min_detections` detections in a row, sure ones (`config.high_score`) first. Where
+    a source begins, or goes on after a jump in time, sure detections are people at once: nothing was there that could
+    have confirmed them, and a picture has no second frame.
+    """
+
+    name = "sharpose"
+    uses_poses = True
+
+    def __init__(self, config: TrackerConfig, skeleton: Skeleton) -> None:
+        self.config, self.skeleton = config, skeleton
+        self._clock = Clock()
+        self._tracks: list[_Track] = []
+        self._motion = motion.begin(np.zeros((0, 4)))
+        self._last_id = 0
+        self._detector_ran_s: float | None = None
+
+    def update(self, detections: Detections | None, pts_s: float, last_poses: Poses | None = None) -> Tracks:
+        """People of this frame who are confirmed, by id; see `Tracker.update`."""
+        last_s = self._clock.pts_s
+        dt_s = self._clock.advance(pts_s)
+        if last_poses is not None and last_s is not None:
+            self._take_poses(last_poses, last_s)
+        self._keep([pts_s - track.seen_s <= self.config.max_lost_s for track in self._tracks])
+        seen = np.array([track.active for track in self._tracks], bool)
+        self._motion = motion.predict(self._motion, dt_s, seen)
+        if detections is None:
+            for track, box in zip(self._tracks, motion.to_corners(self._motion.x), strict=True):
+                track.bbox_xyxy, track.detected = box.astype(np.float32), False
+        else:
+            self._associate(canonical(detections), pts_s)
+        self._part_shadows()
+        return self._shown()
+
+    def _shown(self) -> Tracks:
+        shown = sorted(
+            (t for t in self._tracks if t.track_id and t.active and not t.shadow_of), key=lambda t: t.track_id
+        )
+        if not shown:
+            return Tracks.empty()
+        return Tracks(
+            np.stack([track.bbox_xyxy for track in shown]),
+            np.array([track.bbox_score for track in shown], np.float32),
+            np.array([track.track_id for track in shown], np.int64),
+            np.array([track.detected for track in shown], bool),
+        )
+
+    # Association
+
+    def _associate(self, found: Detections, pts_s: float) -> None:
+        """Match detections (best first) to tracks, begin and end tracks."""
+        boxes, scores = found.bboxes_xyxy, found.bbox_scores
+        similarity = self._similarity(boxes)
+        high = scores >= self.config.high_score
+        confirmed = np.array([track.track_id > 0 for track in self._tracks], bool)
+        active = np.array([track.active for track in self._tracks], bool)
+        free = np.ones(len(boxes), bool)
+        matches: dict[int, int] = {}
+
+        def match(rows: NDArray[np.bool_], columns: NDArray[np.bool_], values: Float32, least: float) -> None:
+            taken = np.zeros(len(rows), bool)
+            taken[list(matches)] = True
+            for row, column in _assign(values, rows & ~taken, columns & free, least):
+                matches[row], free[column] = column, False
+
+        match(confirmed, high, similarity, self.config.match_threshold)
+        match(confirmed & active, ~high, similarity, LOW_SIMILARITY)
+        widened = iou_matrix(_widened(motion.to_corners(self._motion.x)), _widened(boxes))
+        match(confirmed, high, widened, self.config.match_threshold)
+        match(~confirmed, high, similarity, self.config.match_threshold)
+
+        self._see(matches, found, pts_s)
+        alone = iou_matrix(boxes, boxes[~free]).max(1, initial=0) <= DUPLICATE_IOU
+        begins = self._detector_ran_s is None or pts_s - self._detector_ran_s > self.config.max_lost_s
+        self._detector_ran_s = pts_s
+        self._begin(found, np.flatnonzero(free & high & alone), pts_s)
+        for track in self._tracks:
+            if not track.track_id and (begins or track.detections >= self.config.min_detections):
+                self._last_id += 1
+                track.track_id = self._last_id
+
+    def _similarity(self, boxes: Float32) -> Float32:
+        """Similarity (T, D) in 0..1 of tracks and detections: IoU, less where the pose does not fit into the box."""
+        expected = motion.to_corners(self._motion.x)
+        similarity = iou_matrix(expected, boxes)
+        for row, track in enumerate(self._tracks):
+            if track.pose is not None and similarity[row].any():
+                points = _moved(track.pose.keypoints[track.pose.sure], track.pose.bbox_xyxy, expected[row])
+                inside = (points[:, None] >= boxes[:, :2]) & (points[:, None] <= boxes[:, 2:])
+                similarity[row] *= 1 - POSE_WEIGHT + POSE_WEIGHT * inside.all(-1).mean(0)
+        return similarity
+
+    def _see(self, matches: dict[int, int], found: Detections, pts_s: float) -> None:
+        """Take in the matched detections; end unconfirmed tracks without one."""
+        rows, columns = list(matches), list(matches.values())
+        boxes = found.bboxes_xyxy[columns]
+        self._motion.replace_rows(rows, motion.update(self._motion[rows], boxes))
+        for row, track in enumerate(self._tracks):
+            track.active = track.detected = row in matches
+            if track.detected:
+                track.bbox_xyxy, track.bbox_score = (
+                    found.bboxes_xyxy[matches[row]],
+                    float(found.bbox_scores[matches[row]]),
+                )
+                track.seen_s, track.detections = pts_s, track.detections + 1
+                track.anchor = None
+        self._keep([track.active or track.track_id > 0 for track in self._tracks])
+
+    def _begin(self, found: Detections, columns: NDArray[np.int64], pts_s: float) -> None:
+        """New tracks for the detections at `columns`, but one for detections that overlap almost fully."""
+        kept: list[int] = []
+        for column in columns:
+            box = found.bboxes_xyxy[column]
+            if iou_matrix(box[None], found.bboxes_xyxy[kept]).max(initial=0) <= DUPLICATE_IOU:
+                kept.append(int(column))
+                self._tracks.append(_Track(box, float(found.bbox_scores[column]), pts_s))
+        self._motion = kalman.concatenate([self._motion, motion.begin(found.bboxes_xyxy[kept])])
+
+    def _keep(self, alive: list[bool]) -> None:
+        if not all(alive):
+            self._tracks = [track for track, stays in zip(self._tracks, alive, strict=True) if stays]
+            self._motion = self._motion[np.array(alive, bool)]
+
+    # Poses
+
+    def _take_poses(self, poses: Poses, pts_s: float) -> None:
+        """Learn from the poses of the last frame, at `pts_s`, before time goes on."""
+        row_of = {track_id: row for row, track_id in enumerate(poses.track_ids.tolist())}
+        for index, track in enumerate(self._tracks):
+            row = row_of.get(track.track_id) if track.active else None
+            if row is None:
+                continue
+            sure = poses.raw_keypoint_scores[row] >= SURE_SCORE
+            if sure.sum() < SURE_COUNT:
+                track.pose = None
+                continue
+            track.pose = _Pose(poses.raw_keypoints[row], sure, track.bbox_xyxy)
+            if track.detected:
+                track.anchor = track.pose
+            elif track.anchor is not None and (box := _carried(track.anchor, track.pose)) is not None:
+                better = motion.update(self._motion[[index]], box[None], motion.POSE_NOISE)
+                self._motion.replace_rows([index], better)
+                track.pose.bbox_xyxy = motion.to_corners(better.x)[0].astype(np.float32)
+                track.seen_s = pts_s
+        self._find_duplicates(poses, row_of, pts_s)
+
+    def _find_duplicates(self, poses: Poses, row_of: dict[int, int], pts_s: float) -> None:
+        """Put the younger of two tracks whose poses stay the same into the shadow of the older."""
+        tracks = [t for t in self._tracks if t.track_id in row_of and t.active and not t.shadow_of]
+        tracks.sort(key=lambda t: t.track_id)
+        rows = [row_of[track.track_id] for track in tracks]
+        points, scores = poses.raw_keypoints[rows], poses.raw_keypoint_scores[rows]
+        similarity = oks_matrix(points, scores, points, area(poses.bboxes_xyxy[rows]), self.skeleton.sigmas, SURE_SCORE)
+        for young, track in enumerate(tracks):
+            same = [old for old in range(young) if similarity[old, young] > DUPLICATE_OKS]
+            if not same:
+                track.same_since_s = None
+            elif track.same_since_s is None:
+                track.same_since_s = pts_s
+            elif pts_s - track.same_since_s >= DUPLICATE_S:
+                track.shadow_of, track.same_since_s = tracks[same[0]].track_id, None
+
+    def _part_shadows(self) -> None:
+        """Show tracks again that have come apart from the track in whose shadow they were."""
+        shown = {track.track_id: track for track in self._tracks if track.active and not track.shadow_of}
+        for track in self._tracks:
+            if track.shadow_of:
+                other = shown.get(track.shadow_of)
+                if other is None or _inside(track.bbox_xyxy, other.bbox_xyxy) < APART:
+                    track.shadow_of = 0
+
+
+def _assign(
+    similarity: Float32, rows: NDArray[np.bool_], columns: NDArray[np.bool_], least: float
+) -> list[tuple[int, int]]:
+    """Pairs of the wanted `rows` and `columns` with the greatest total similarity, each pair at least `least`."""
+    row, column = np.flatnonzero(rows), np.flatnonzero(columns)
+    values = similarity[np.ix_(row, column)]
+    values = np.where(values >= least, values, 0)
+    chosen = zip(*linear_sum_assignment(values, maximize=True), strict=True)
+    return [(int(row[i]), int(column[j])) for i, j in chosen if values[i, j] > 0]
+
+
+def _carried(anchor: _Pose, pose: _Pose) -> NDArray[np.float64] | None:
+    """The box (4,) of `anchor` with each edge moved as the same edge around the pose has; None when unsure."""
+    common = anchor.sure & pose.sure
+    if common.sum() < SURE_COUNT:
+        return None
+    before, now = keypoints_to_bbox(np.stack([anchor.keypoints, pose.keypoints]), np.stack([common, common]), 0.5)
+    return anchor.bbox_xyxy + now - before
+
+
+def _moved(points: Float32, before_xyxy: Float32, now_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points (P, 2) that have moved and grown with their box."""
+    size = np.maximum(before_xyxy[2:] - before_xyxy[:2], 1)
+    return now_xyxy[:2] + (points - before_xyxy[:2]) / size * (now_xyxy[2:] - now_xyxy[:2])
+
+
+def _widened(boxes: NDArray[np.floating]) -> NDArray[np.floating]:
+    margin = WIDEN * (boxes[:, 2:] - boxes[:, :2])
+    return np.concatenate([boxes[:, :2] - margin, boxes[:, 2:] + margin], -1)
+
+
+def _inside(a: Float32, b: Float32) -> float:
+    """Share of the smaller of two boxes (4,) that lies in the other."""
+    both = np.concatenate([np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])])
+    return float(area(both) / max(min(area(a), area(b)), 1e-9))

@@ -1,0 +1,433 @@
+"""The training loop: draw, forward, loss, step; log, measure, save; stop and resume.
+
+A run is a function of its configuration: sampling and augmentation depend on the seed and the number of samples
+seen alone, so a run that is resumed from its checkpoint goes on as if it had not stopped. (Where the budget is
+minutes, the schedule follows the clock, and only then two runs differ.)
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from sharpose_rt.config import to_dict
+from sharpose_rt.errors import ConfigError, DatasetError, DeviceError
+from sharpose_rt.geometry.heatmap import decode, encode
+from sharpose_rt.models import SHaRPose, create_model
+from sharpose_rt.models.weights import load_model, save_weights
+from sharpose_rt.training import losses
+from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
+from sharpose_rt.training.config import SetConfig, TrainConfig
+from sharpose_rt.training.datasets import People, epoch_order, find_set, mix, read_people
+from sharpose_rt.training.optim import Ema, build_optimizers, lr_factor, set_lr
+from sharpose_rt.training.transforms import CropDataset, normalise
+
+COLUMNS = (
+    "step",
+    "samples",
+    "elapsed_s",
+    "progress",
+    "lr",
+    "loss",
+    "mse_coarse",
+    "mse_fine",
+    "localisation",
+    "quality",
+    "oks_coarse",
+    "oks_fine",
+    "grad_norm",
+    "samples_per_s",
+    "val_ap",
+    "val_ap_coarse",
+)
+Row = dict[str, float]
+Validate = Callable[[SHaRPose], Row]
+
+
+class SampleStream:
+    """Endless batches of (person, sample number), epoch after epoch, beginning behind `skip` samples."""
+
+    def __init__(self, draws: np.ndarray, seed: int, batch: int, skip: int = 0) -> None:
+        self.draws, self.seed, self.batch, self.skip = draws, seed, batch, skip
+
+    def _samples(self) -> Iterator[tuple[int, int]]:
+        first, epoch = 0, 0
+        while True:
+            order = epoch_order(self.draws, self.seed, epoch)
+            if first + len(order) > self.skip:
+                start = max(0, self.skip - first)
+                yield from zip(order[start:].tolist(), range(first + start, first + len(order)), strict=True)
+            first, epoch = first + len(order), epoch + 1
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        samples = self._samples()
+        while True:
+            yield [next(samples) for _ in range(self.batch)]
+
+
+@dataclass
+class Clock:
+    """How far a run is: training time (resumed parts included) or samples, against its budget."""
+
+    config: TrainConfig
+    epoch_samples: float
+    elapsed_before_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._started_s = time.monotonic()
+
+    @property
+    def session_s(self) -> float:
+        """Time since this process began to train."""
+        return time.monotonic() - self._started_s
+
+    @property
+    def elapsed_s(self) -> float:
+        """Training time of the whole run."""
+        return self.elapsed_before_s + self.session_s
+
+    def progress(self, samples: int) -> float:
+        """Part of the run that is done, 0 to 1 and above."""
+        if self.config.budget == "minutes":
+            return self.elapsed_s / (60 * self.config.minutes)
+        return samples / (self.config.epochs * self.epoch_samples)
+
+
+def load_people(config: TrainConfig, roots: Sequence[Path], skeleton: Any) -> People:
+    """The training sets of a configuration, mixed.
+
+    Raises:
+        DatasetError: a set is missing or wrong.
+        ConfigError: there is none.
+    """
+    if not config.data.sets:
+        raise ConfigError("data.sets is empty; name at least one set to train on")
+    people = mix([_read_set(item, config, roots, skeleton) for item in config.data.sets])
+    return people if config.data.max_people is None else people.spread(config.data.max_people)
+
+
+def _read_set(item: SetConfig, config: TrainConfig, roots: Sequence[Path], skeleton: Any) -> People:
+    folder = find_set(item.name, roots)
+    return read_people(
+        folder / item.annotations,
+        folder / item.images,
+        labels=item.labels,
+        weight=item.weight,
+        trust=item.trust,
+        min_teacher_score=config.data.min_teacher_score,
+        skeleton=skeleton,
+    )
+
+
+class Trainer:
+    """One run: its model, optimisers and place in the schedule, and the folder it writes to.
+
+    Args:
+        config: the run.
+        people: what is trained on.
+        out: folder of checkpoint, log, weights and pictures; made when missing.
+        validate: measures a model; its columns go into the log.
+        say: takes lines for the user.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        people: People,
+        out: Path,
+        validate: Validate | None = None,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.config, self.people, self.out, self.validate, self.say = config, people, out, validate, say
+        self.device = pick_device(config.device)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        self.model = self._create_model().to(self.device).train()
+        self.optimizers = build_optimizers(self.model, config.optim)
+        self.ema = Ema(self.model, config.optim.ema) if config.optim.ema else None
+        if config.compile:
+            for block in self.model.blocks:
+                block.compile()
+        self.step = 0
+        self.samples = 0
+        self.clock = Clock(config, float(people.draws.sum()))
+        self.rows: list[Row] = []
+        self._stop = threading.Event()
+
+    def _create_model(self) -> SHaRPose:
+        drop_path = self.config.drop_path or 0.0
+        model = create_model(self.config.model, self.config.behaviour, drop_path=drop_path)
+        if self.config.init != "random":
+            source, _ = load_model(self.config.model, self.config.init, self.config.behaviour)
+            model.load_state_dict(source.state_dict())
+        else:  # heatmaps begin near zero, else the first hundred steps only shrink them
+            last = [m for m in model.decoder.modules() if isinstance(m, torch.nn.Linear)][-1]
+            torch.nn.init.trunc_normal_(last.weight, std=0.002)
+        return model
+
+    # --- one step ---------------------------------------------------------------------------------------------
+
+    def train_step(self, batch: dict[str, Tensor]) -> Row:
+        """Move the weights by one batch and give the log's columns of it.
+
+        Raises:
+            DatasetError: the loss is not finite, so that going on would destroy the weights.
+        """
+        progress = min(self.clock.progress(self.samples), 1.0)
+        factor = lr_factor(self.config.optim, progress, self.step)
+        set_lr(self.optimizers, factor)
+        batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
+        loss, parts = self.loss(batch, progress)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise DatasetError(
+                f"the loss is {value} at step {self.step + 1}; the last checkpoint is whole: "
+                "--resume from it with a lower --set optim.lr"
+            )
+        loss.backward()
+        limit = self.config.optim.clip_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.samples += len(batch["crop"])
+        if self.ema:
+            self.ema.update(self.model, self.step)
+        return {"lr": self.config.optim.lr * factor, "grad_norm": float(norm), "loss": value, **parts}
+
+    def loss(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Row]:
+        """Total loss (Eq. 9) at `progress`, times the heatmap's cells so that gradients are of size 1; and its parts."""
+        config, variant = self.config.loss, self.model.variant
+        coarse_only = progress < self.config.coarse_only_until
+        crop_hw, cells_hw = variant.size_hw, variant.heatmap_size_hw
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            out = self.model(normalise(batch["crop"]), -math.inf if coarse_only else math.inf)
+        targets = encode(batch["keypoints"], cells_hw, crop_hw, config.sigma_px)
+        weights = batch["joint_weights"]
+        stages = {"coarse": out.coarse_heatmaps.float()}
+        if not coarse_only:
+            stages["fine"] = out.heatmaps.float()
+
+        parts: Row = {}
+        total = torch.zeros((), device=self.device)
+        for name, heatmaps in stages.items():
+            error = losses.heatmap_mse(heatmaps, targets, weights)  # Eq. 10
+            total = total + error
+            parts[f"mse_{name}"] = error.item()
+        pull = config.localisation * max(0.0, 1 - progress / config.localisation_until)
+        if pull > 0:
+            terms = [losses.localisation(h, targets, weights, config.temperature) for h in stages.values()]
+            total = total + pull * sum(terms)
+            parts["localisation"] = float(sum(t.item() for t in terms)) * math.prod(cells_hw) / len(terms)
+        if progress >= config.quality_from:
+            oks = self._oks(stages["coarse"], batch)
+            error = losses.quality_mse(out.quality, oks, (weights > 0).any(1).float())  # Eq. 11
+            total = total + config.quality * error
+            parts["quality"] = error.item()
+        if (self.step + 1) % self.config.log_steps == 0:
+            for name, heatmaps in stages.items():
+                parts[f"oks_{name}"] = float(self._oks(heatmaps, batch).mean())
+        return total * math.prod(cells_hw), parts
+
+    @torch.no_grad()
+    def _oks(self, heatmaps: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        variant = self.model.variant
+        keypoints, _ = decode(heatmaps, variant.size_hw)
+        return losses.batch_oks(
+            keypoints, batch["keypoints"], batch["joint_weights"], batch["area"], variant.skeleton.sigmas
+        )
+
+    # --- the run ----------------------------------------------------------------------------------------------
+
+    def run(self, max_minutes: float | None = None, progress: Callable[[Row], None] | None = None) -> str:
+        """Train to the end of the budget; give why it ended: 'finished', 'max-minutes' or 'stopped'.
+
+        Args:
+            max_minutes: end this process' part after so long.
+            progress: called with every line of the log.
+        """
+        self.clock = Clock(self.config, self.clock.epoch_samples, self.clock.elapsed_before_s)
+        saved_s = validated_s = self.clock.elapsed_s
+        logged_at, logged_s = self.samples, self.clock.elapsed_s
+        reason = "finished"
+        with self._signals():
+            for batch in self._loader():
+                if self.clock.progress(self.samples) >= 1:
+                    break
+                if self._stop.is_set():
+                    reason = "stopped"
+                    break
+                if max_minutes is not None and self.clock.session_s >= 60 * max_minutes:
+                    reason = "max-minutes"
+                    break
+                row = self.train_step(batch)
+                now_s = self.clock.elapsed_s
+                if self.step % self.config.log_steps == 0 or self.step == 1:
+                    speed = (self.samples - logged_at) / max(now_s - logged_s, 1e-9)
+                    logged_at, logged_s = self.samples, now_s
+                    self._log(row | {"samples_per_s": speed}, progress)
+                if now_s - validated_s >= 60 * self.config.validate_minutes:
+                    self._validate(progress)
+                    validated_s = logged_s = self.clock.elapsed_s
+                    logged_at = self.samples
+                if now_s - saved_s >= 60 * self.config.checkpoint_minutes:
+                    self.save()
+                    saved_s = self.clock.elapsed_s
+        self.save()
+        if reason != "stopped":
+            self._validate(progress)
+        return reason
+
+    def stop(self) -> None:
+        """Make `run` end behind the present step; may be called from any thread or a signal handler."""
+        self._stop.set()
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        handlers = {s: signal.signal(s, lambda *_: self.stop()) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def _loader(self) -> DataLoader[dict[str, Tensor]]:
+        w, h = self.model.variant.size_hw[::-1]
+        data, config = self.people, self.config
+        dataset = CropDataset(data, (w, h), config.augment, self.model.variant.skeleton, config.seed)
+        return DataLoader(
+            dataset,
+            batch_sampler=SampleStream(data.draws, config.seed, config.batch, self.samples),  # type: ignore[arg-type]
+            num_workers=config.data.workers,
+            worker_init_fn=_quiet_worker,
+            pin_memory=self.device.type == "cuda",
+            prefetch_factor=4 if config.data.workers else None,
+            generator=torch.Generator(),  # else the loader would draw its workers' seed from the run's own chance
+        )
+
+    def averaged(self) -> SHaRPose:
+        """The network to use: a copy with averaged weights where an average is kept, in evaluation mode."""
+        model = create_model(self.model.variant, self.model.behaviour)
+        model.load_state_dict(self.ema.shadow if self.ema else self.model.state_dict())
+        return model.to(self.device).eval()
+
+    def _validate(self, progress: Callable[[Row], None] | None) -> None:
+        if self.validate:
+            state = torch.get_rng_state()
+            row = self.validate(self.averaged())
+            torch.set_rng_state(state)
+            self._log(row, progress)
+
+    # --- log and state ----------------------------------------------------------------------------------------
+
+    def _log(self, row: Row, progress: Callable[[Row], None] | None) -> None:
+        elapsed_s = self.clock.elapsed_s
+        place = {"step": self.step, "samples": self.samples, "elapsed_s": elapsed_s}
+        row = {**place, "progress": self.clock.progress(self.samples), **row}
+        self.rows.append(row)
+        path = self.out / "log.csv"
+        new = not path.exists()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+            if new:
+                writer.writeheader()
+            writer.writerow({key: f"{value:.6g}" for key, value in row.items()})
+        if progress:
+            progress(row)
+
+    def save(self) -> None:
+        """Write the checkpoint `last.pt` and, beside it, the weights to use, `weights.safetensors`."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        state = {
+            "config": to_dict(self.config),
+            "model": self.model.state_dict(),
+            "ema": self.ema.shadow if self.ema else None,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "step": self.step,
+            "samples": self.samples,
+            "elapsed_s": self.clock.elapsed_s,
+            "rng": torch.get_rng_state(),
+            "rng_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+        save_checkpoint(self.out / "last.pt", state)
+        facts = {"trained_samples": str(self.samples), "trained_minutes": f"{self.clock.elapsed_s / 60:.1f}"}
+        save_weights(self.averaged(), self.out / "weights.safetensors", metadata=facts)
+
+    def resume(self) -> None:
+        """Go on from the checkpoint in the run's folder, exactly where it was.
+
+        Raises:
+            WeightsError: see `load_checkpoint`.
+            ConfigError: it is another model or optimiser.
+        """
+        state = load_checkpoint(self.out / "last.pt")
+        was, optim = state["config"], state["config"]["optim"]
+        for name, then, now in (
+            ("model", was["model"], self.config.model),
+            ("behaviour", was["behaviour"], self.config.behaviour),
+            ("optim.optimizer", optim["optimizer"], self.config.optim.optimizer),
+            ("batch", was["batch"], self.config.batch),
+        ):
+            if then != now:
+                raise ConfigError(f"--resume: the run in {self.out} has {name} {then!r}, not {now!r}")
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            peaks = [group["peak_lr"] for group in optimizer.param_groups]
+            optimizer.load_state_dict(saved)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["peak_lr"] = peak  # the configuration's, should --set have changed it
+        if self.ema and state["ema"]:
+            self.ema.shadow = {key: value.to(self.device) for key, value in state["ema"].items()}
+        self.step, self.samples = state["step"], state["samples"]
+        self.clock = Clock(self.config, self.clock.epoch_samples, state["elapsed_s"])
+        torch.set_rng_state(state["rng"])
+        if self.device.type == "cuda" and state["rng_cuda"] is not None:
+            torch.cuda.set_rng_state(state["rng_cuda"], self.device)
+        self.rows = read_log(self.out / "log.csv", self.step)
+
+
+def read_log(path: Path, last_step: int | None = None) -> list[Row]:
+    """Lines of a log up to `last_step`; columns without a value are left out."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    return [row for row in rows if last_step is None or row["step"] <= last_step]
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; 'auto' is CUDA where there is one.
+
+    Raises:
+        DeviceError: it is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise DeviceError(f"device {name!r} is wanted, but PyTorch sees no CUDA device; --set device=cpu works anywhere")
+    return torch.device(name)
+
+
+def _quiet_worker(_: int) -> None:
+    """Loader processes leave Ctrl-C to the training process, and do not multiply threads."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(0)

@@ -1,0 +1,94 @@
+"""Optimisers, learning rates over a run, and the moving average of the weights."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from sharpose_rt.training.config import OptimConfig
+
+_BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
+_EMBEDDINGS = ("patch_embed", "position", "tokens", "token")
+
+
+def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
+    """AdamW over all parameters, or Muon over the blocks' matrices and AdamW over the rest.
+
+    Each parameter group carries `peak_lr`, which the schedule scales.
+    """
+    depth = 1 + max((int(m[1]) for n, _ in model.named_parameters() if (m := _BLOCK.search(n))), default=-1)
+    adam: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    muon: dict[float, list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        factor = config.layer_decay ** (depth + 1 - layer_of(name, depth))
+        if config.optimizer == "muon" and _BLOCK.search(name) and parameter.ndim == 2:
+            muon[factor].append(parameter)
+        else:
+            adam[factor, 0.0 if is_undecayed(name, parameter) else config.weight_decay].append(parameter)
+    optimizers: list[Optimizer] = [
+        AdamW(
+            [
+                {"params": params, "lr": config.lr * factor, "peak_lr": config.lr * factor, "weight_decay": decay}
+                for (factor, decay), params in adam.items()
+            ],
+            betas=(0.9, 0.999),
+        )
+    ]
+    if muon:
+        groups = [
+            {"params": params, "lr": config.muon_lr * factor, "peak_lr": config.muon_lr * factor}
+            for factor, params in muon.items()
+        ]
+        optimizers.append(
+            torch.optim.Muon(groups, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+        )
+    return optimizers
+
+
+def layer_of(name: str, depth: int) -> int:
+    """0 for the embeddings, i + 1 for block i, depth + 1 for all behind the blocks (ViT's layer-wise decay)."""
+    if match := _BLOCK.search(name):
+        return int(match[1]) + 1
+    return 0 if any(part in name for part in _EMBEDDINGS) else depth + 1
+
+
+def is_undecayed(name: str, parameter: Tensor) -> bool:
+    """True for biases, norms, position tables and tokens."""
+    return parameter.ndim <= 1 or any(part in name for part in ("position", "token"))
+
+
+def lr_factor(config: OptimConfig, progress: float, step: int) -> float:
+    """Factor on the peak learning rate at `progress` (0..1) through the run, warm-up by `step` included."""
+    if config.schedule == "steps":
+        factor = 0.1 ** sum(progress >= at for at in config.steps)
+    else:
+        factor = config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    return factor * (0.001 + 0.999 * warm)
+
+
+def set_lr(optimizers: Iterable[Optimizer], factor: float) -> None:
+    """Scale every group's peak learning rate."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+
+
+class Ema:
+    """Exponential moving average of a model's weights; its decay rises from 0.1 so that early weights are forgotten."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.shadow = {name: p.detach().clone() for name, p in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights after step `step`."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.shadow.values()), list(model.state_dict().values()), 1 - decay)

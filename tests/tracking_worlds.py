@@ -1,0 +1,207 @@
+"""People who walk, meet, hide each other and leave, seen by an imperfect detector: worlds with known identities.
+
+A world is a list of `View`: what a tracker gets, and who each detection is. `score` counts what a tracker makes of it.
+Run as a script it prints a table for both trackers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from sharpose_rt.config import TrackerConfig
+from sharpose_rt.geometry.boxes import iou_matrix
+from sharpose_rt.skeleton import COCO17
+from sharpose_rt.tracking import Tracker, create_tracker
+from sharpose_rt.types import Detections, Poses, Tracks
+
+# A standing person within the unit box, in the order of COCO17.
+STANDING = np.array(
+    [
+        (0.5, 0.08), (0.54, 0.06), (0.46, 0.06), (0.58, 0.07), (0.42, 0.07), (0.7, 0.2), (0.3, 0.2), (0.8, 0.35),
+        (0.2, 0.35), (0.85, 0.48), (0.15, 0.48), (0.62, 0.52), (0.38, 0.52), (0.63, 0.74), (0.37, 0.74), (0.64, 0.95),
+        (0.36, 0.95),
+    ]
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class View:
+    """One frame: time, detections, who each is (-1 for a false one), and where everybody is (people, 4; nan: away)."""
+
+    pts_s: float
+    detections: Detections
+    person: np.ndarray
+    boxes: np.ndarray
+    visible: np.ndarray
+
+
+@dataclass
+class Score:
+    """`switches`: a person's id changed. `fragments`: a person who was tracked is detected but not tracked, then again.
+
+    `ids`: ids given. `people`: people who were there. `detected`, `tracked`: rows. `false`: rows shown that are nobody.
+    """
+
+    switches: int = 0
+    fragments: int = 0
+    ids: int = 0
+    people: int = 0
+    detected: int = 0
+    tracked: int = 0
+    false: int = 0
+
+    def __add__(self, other: Score) -> Score:
+        return Score(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+def walk(rng: np.random.Generator, times: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
+    """Boxes (frames, 4) of one person who walks, turns and stops; nan before coming and after leaving."""
+    height = rng.uniform(0.22, 0.55) * size_wh[1]
+    step = np.gradient(times)
+    turns = np.cumsum(rng.normal(0, 1, len(times)) * np.sqrt(step))
+    speed = (
+        rng.uniform(0.25, 1.1) * height * rng.choice([-1, 1]) * (0.6 + 0.6 * np.cos(rng.uniform(0, 6) + 0.7 * turns))
+    )
+    start = rng.uniform(0.1, 0.9) * size_wh[0]
+    x = start + np.cumsum(speed * step)
+    foot = rng.uniform(0.7, 0.98) * size_wh[1] + np.cumsum(0.04 * height * rng.normal(0, 1, len(times)) * np.sqrt(step))
+    stride = 0.06 * np.abs(np.sin(2 * np.pi * (times * rng.uniform(0.7, 1.0) + rng.uniform())))
+    width = height * (0.3 + stride)
+    boxes = np.stack([x - width / 2, foot - height, x + width / 2, foot], -1)
+    boxes[:, 0::2] = boxes[:, 0::2].clip(0, size_wh[0])
+    come, go = times[0] - rng.exponential(2) + rng.uniform(0, 3), times[-1] * rng.uniform(0.6, 1.3)
+    away = (times < come) | (times > go) | (boxes[:, 2] - boxes[:, 0] < 0.1 * height)
+    boxes[away] = np.nan
+    return boxes
+
+
+def hidden(boxes: np.ndarray) -> np.ndarray:
+    """Share (people,) of each box that nearer people (lower feet) cover, roughly."""
+    count = len(boxes)
+    cover = np.zeros(count)
+    for i in range(count):
+        for j in range(count):
+            if i != j and boxes[j, 3] > boxes[i, 3]:
+                low, high = np.maximum(boxes[i, :2], boxes[j, :2]), np.minimum(boxes[i, 2:], boxes[j, 2:])
+                share = np.clip(high - low, 0, None).prod() / np.prod(boxes[i, 2:] - boxes[i, :2])
+                cover[i] = 1 - (1 - cover[i]) * (1 - np.nan_to_num(share))
+    return cover
+
+
+def world(seed: int, people: int = 8, fps: float = 25.0, seconds: float = 8.0, vfr: bool = False) -> list[View]:
+    """A world of `people` in a 1280x720 picture; with `vfr` frames come at uneven times, some long."""
+    rng = np.random.default_rng(seed)
+    size_wh = (1280, 720)
+    steps = np.full(int(fps * seconds), 1 / fps)
+    if vfr:
+        steps *= rng.choice([0.5, 1, 1, 2, 5], len(steps), p=[0.25, 0.3, 0.3, 0.1, 0.05])
+    times = np.cumsum(steps)
+    paths = np.stack([walk(rng, times, size_wh) for _ in range(people)], 1)
+    drift = np.zeros((people, 4))
+    missing = np.zeros(people, bool)
+    views = []
+    for pts_s, boxes in zip(times, paths, strict=True):
+        cover = hidden(boxes)
+        here = ~np.isnan(boxes[:, 0])
+        height = np.nan_to_num(boxes[:, 3] - boxes[:, 1], nan=1.0)
+        # Misses come in runs; a covered person is missed more, and scored lower.
+        missing = np.where(missing, rng.random(people) < 0.5, rng.random(people) < 0.03) | (cover > 0.75)
+        missing |= rng.random(people) < np.clip(cover - 0.4, 0, 1)
+        drift = 0.8 * drift + rng.normal(0, 0.6 * 0.02, (people, 4))
+        noise = (drift + rng.normal(0, 0.012, (people, 4))) * height[:, None]
+        scores = np.clip(0.85 - 0.75 * cover + rng.normal(0, 0.08, people), 0.1, 0.98)
+        rows = np.flatnonzero(here & ~missing)
+        found, who = (boxes + noise)[rows], rows
+        count = rng.poisson(0.25)
+        place = rng.uniform([0, 200], [1200, 500], (count, 2))
+        false = np.concatenate([place, place + rng.uniform([30, 60], [90, 200], (count, 2))], -1)
+        found, who = np.concatenate([found, false]), np.concatenate([who, np.full(count, -1)])
+        scores = np.concatenate([scores[rows], rng.uniform(0.15, 0.65, count)])
+        order = rng.permutation(len(found))
+        found, who, scores = found[order], who[order], scores[order]
+        views.append(View(float(pts_s), Detections(found, scores), who, boxes, 1 - cover))  # type: ignore[arg-type]
+    return views
+
+
+def pose(view: View, tracks: Tracks, rng: np.random.Generator) -> Poses:
+    """What a pose network would see in the boxes of `tracks`: the person who fills the box best, with noise."""
+    n, k = len(tracks), len(COCO17)
+    points, scores = np.zeros((n, k, 2)), np.full((n, k), 0.1)
+    here = np.flatnonzero(~np.isnan(view.boxes[:, 0]))
+    fit = iou_matrix(tracks.bboxes_xyxy, view.boxes[here]) * (0.5 + 0.5 * view.visible[here])
+    for row in range(n):
+        if len(here) and fit[row].max() > 0.2:
+            box = view.boxes[here[fit[row].argmax()]]
+            height = box[3] - box[1]
+            points[row] = box[:2] + STANDING * (box[2:] - box[:2]) + rng.normal(0, 0.01 * height, (k, 2))
+            scores[row] = rng.uniform(0.5, 0.95, k) * (0.4 + 0.6 * view.visible[here[fit[row].argmax()]])
+    box, one = tracks.bboxes_xyxy, np.ones(n)
+    stage = np.zeros(n)
+    return Poses(box, one, tracks.track_ids, points, scores, points, scores, one, stage)  # type: ignore[arg-type]
+
+
+def follow(views: list[View], tracker: Tracker, every: int = 1, seed: int = 0) -> list[Tracks]:
+    """What `tracker` shows of each view; the detector runs on every `every`-th."""
+    rng = np.random.default_rng(seed)
+    shown, last = [], None
+    for index, view in enumerate(views):
+        tracks = tracker.update(view.detections if index % every == 0 else None, view.pts_s, last)
+        last = pose(view, tracks, rng) if tracker.uses_poses else None
+        shown.append(tracks)
+    return shown
+
+
+def score(views: list[View], shown: list[Tracks]) -> Score:
+    """Count over the frames in which the detector ran, by the detection that each row must have kept."""
+    result, last_id, lapsed, ids, people = Score(), {}, set(), set(), set()
+    for view, tracks in zip(views, shown, strict=True):
+        ids.update(tracks.track_ids.tolist())
+        if not tracks.detected.any():
+            continue
+        who = {tuple(box): int(p) for box, p in zip(view.detections.bboxes_xyxy, view.person, strict=True)}
+        id_of = {who[tuple(box)]: int(i) for box, i in zip(tracks.bboxes_xyxy, tracks.track_ids, strict=True)}
+        result.false += sum(who[tuple(box)] < 0 for box in tracks.bboxes_xyxy)
+        for person in {int(p) for p in view.person if p >= 0}:
+            people.add(person)
+            result.detected += 1
+            if person not in id_of:
+                lapsed.add(person)
+                continue
+            result.tracked += 1
+            if person in last_id:
+                result.switches += last_id[person] != id_of[person]
+                result.fragments += person in lapsed
+            lapsed.discard(person)
+            last_id[person] = id_of[person]
+    result.ids, result.people = len(ids), len(people)
+    return result
+
+
+WORLDS = {
+    "sparse": [dict(seed=s, people=4) for s in range(3)],
+    "busy": [dict(seed=10 + s, people=8) for s in range(3)],
+    "crowd": [dict(seed=20 + s, people=16) for s in range(2)],
+    "10 fps": [dict(seed=30 + s, people=8, fps=10.0, seconds=15.0) for s in range(3)],
+    "uneven": [dict(seed=40 + s, people=8, vfr=True) for s in range(3)],
+}
+
+
+def table(offset: int = 0, **config: float) -> dict[tuple[str, str], Score]:
+    """Scores by (world, tracker); other worlds of the same kinds with an `offset` of the seeds."""
+    scores = {}
+    for kind, worlds in WORLDS.items():
+        for name in ("sharpose", "bytetrack"):
+            total = Score()
+            for options in worlds:
+                views = world(**{**options, "seed": options["seed"] + offset})  # type: ignore[arg-type]
+                tracker = create_tracker(TrackerConfig(name=name, **config), COCO17)  # type: ignore[arg-type]
+                total = total + score(views, follow(views, tracker))
+            scores[kind, name] = total
+    return scores
+
+
+if __name__ == "__main__":
+    for (kind, name), total in table().items():
+        print(f"{kind:8} {name:10} {total}")

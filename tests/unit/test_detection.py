@@ -1,0 +1,680 @@
+"""Detectors: what they find, what they refuse, and what they leave behind."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sharpose_rt.config import DetectorConfig
+from sharpose_rt.detection import Detector, assets, create_detector, factory
+from sharpose_rt.detection.bundled import BundledDetector
+from sharpose_rt.detection.letterbox import Letterbox
+from sharpose_rt.detection.postprocess import finish, suppress
+from sharpose_rt.detection.yolo import Network, YoloDetector, people_from_predictions, person_classes
+from sharpose_rt.errors import DetectorError, WeightsError
+from sharpose_rt.geometry.boxes import iou_matrix
+from sharpose_rt.types import Detections, Frame
+
+sides = st.integers(2, 4000)
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test sees or leaves models in the user's cache, nor in the folder it was started in."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(factory.AutoDetector, "_unreachable", False)
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    return tmp_path / "cache"
+
+
+def frame(size_wh: tuple[int, int] = (320, 240), frame_id: int = 0, source: str = "") -> Frame:
+    rng = np.random.default_rng(frame_id)
+    image = rng.integers(0, 256, (size_wh[1], size_wh[0], 3), dtype=np.uint8)
+    return Frame(frame_id=frame_id, pts_s=frame_id / 25, image_bgr=image, source=source)
+
+
+def photo(name: str) -> Frame:
+    """A photograph of people that comes with ultralytics."""
+    import cv2
+
+    path = Path(assets.import_ultralytics().__file__).parent / "assets" / name
+    image = cv2.imread(str(path))
+    assert image is not None
+    return Frame(frame_id=0, pts_s=0.0, image_bgr=np.asarray(image, np.uint8), source=name)
+
+
+def detect_once(detector: Detector, picture: Frame) -> Detections:
+    detector.open()
+    try:
+        return detector.detect(picture)
+    finally:
+        detector.close()
+
+
+def check_contract(found: Detections, picture: Frame, config: DetectorConfig) -> None:
+    boxes, scores = found.bboxes_xyxy, found.bbox_scores
+    assert (boxes[:, 2:] > boxes[:, :2]).all()
+    assert (boxes >= 0).all()
+    assert (boxes <= np.tile(np.array(picture.size_wh) - 1, 2)).all()
+    assert ((scores >= config.score_threshold) & (scores <= 1)).all()
+    assert (np.diff(scores) <= 0).all()
+    assert len(found) <= config.max_people
+
+
+def check_same(found: Detections, wanted: Detections) -> None:
+    """Both hold the same boxes with the same scores; a box at the edge of being dropped may be missing."""
+    assert len(wanted) > 5
+    assert abs(len(found) - len(wanted)) <= 0.05 * len(wanted)
+    for one, other in ((found, wanted), (wanted, found)):
+        apart = np.abs(one.bboxes_xyxy[:, None] - other.bboxes_xyxy[None]).max(-1)
+        apart = np.maximum(apart / 0.1, np.abs(one.bbox_scores[:, None] - other.bbox_scores[None]) / 1e-3)
+        assert (apart.min(1) < 1).mean() > 0.9
+
+
+# --- what all share ---------------------------------------------------------------------------------------------
+
+
+@given(sides, sides, st.integers(32, 1280), st.booleans())
+def test_letterbox_forward_then_inverse_is_identity(width: int, height: int, image_size: int, fixed: bool) -> None:
+    fit = Letterbox.fit((width, height), image_size, fixed_wh=(416, 256) if fixed else None)
+    boxes = np.array([[0, 0, width - 1, height - 1], [width / 3, height / 4, width / 2, height / 1.5]])
+    assert np.allclose(fit.to_frame(fit.to_input(boxes)), boxes, atol=1e-6)
+    inside = fit.to_input(boxes)
+    assert (inside >= 0).all()
+    assert (inside <= np.tile(fit.input_wh, 2)).all()
+    assert fixed or all(side % 32 == 0 for side in fit.input_wh)
+
+
+def test_letterbox_puts_pixels_where_it_puts_boxes() -> None:
+    image = np.zeros((300, 500, 3), np.uint8)
+    image[100:200, 50:150] = 255
+    fit = Letterbox.fit((500, 300), 640)
+    canvas = fit.apply(image)
+    assert canvas.shape == (fit.input_wh[1], fit.input_wh[0], 3)
+    rows, columns = np.nonzero(canvas[..., 0] > 200)
+    white = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]  # outer edges
+    assert np.allclose(fit.to_input([[49.5, 99.5, 149.5, 199.5]]), white, atol=1.0)
+
+
+def test_finish_clips_drops_and_orders() -> None:
+    config = DetectorConfig(score_threshold=0.3, max_people=3)
+    boxes = [
+        [-20, -20, 50, 50],
+        [90, 90, 500, 500],
+        [10, 10, 10, 40],  # no width
+        [200, 200, 260, 260],  # outside
+        [np.nan, 0, 5, 5],
+        [5, 5, 30, 30],
+        [4, 5, 30, 30],  # as sure as the one before, further left
+        [0, 0, 40, 40],  # too weak
+    ]
+    scores = [0.5, 0.9, 0.99, 0.99, 0.99, 0.5, 0.5, 0.2]
+    found = finish(boxes, scores, (100, 100), config)
+    assert found.bboxes_xyxy.tolist() == [[90, 90, 99, 99], [0, 0, 50, 50], [4, 5, 30, 30]]
+    assert found.bbox_scores.tolist() == pytest.approx([0.9, 0.5, 0.5])
+
+
+@settings(deadline=None)
+@given(st.permutations(range(6)))
+def test_order_of_raw_boxes_does_not_matter(order: list[int]) -> None:
+    boxes = np.array([[0, 0, 20, 20], [1, 1, 21, 21], [50, 50, 70, 70], [0, 0, 20, 21], [51, 50, 70, 70], [5, 5, 9, 9]])
+    scores = np.array([0.5, 0.5, 0.9, 0.5, 0.9, 0.5])
+
+    def kept(index: list[int]) -> list[list[float]]:
+        chosen = suppress(boxes[index], scores[index], 0.5)
+        return boxes[index][chosen].tolist()
+
+    assert kept(order) == kept(list(range(6)))
+
+
+def test_suppression_agrees_with_a_plain_loop() -> None:
+    rng = np.random.default_rng(3)
+    corner = rng.uniform(0, 60, (80, 2))
+    boxes, scores = np.concatenate([corner, corner + rng.uniform(10, 40, (80, 2))], 1), rng.random(80)
+    kept: list[int] = []
+    for i in np.argsort(-scores):
+        if all(iou_matrix(boxes[[i]], boxes[[j]])[0, 0] <= 0.45 for j in kept):
+            kept.append(int(i))
+    assert suppress(boxes, scores, 0.45).tolist() == kept
+
+
+def test_box_inside_a_stronger_one_goes_where_asked() -> None:
+    boxes, scores = np.array([[0.0, 0, 100, 100], [10, 10, 40, 40]]), np.array([0.9, 0.8])
+    assert suppress(boxes, scores, 0.5).tolist() == [0, 1]
+    assert suppress(boxes, scores, 0.5, inside_threshold=0.7).tolist() == [0]
+
+
+# --- given boxes --------------------------------------------------------------------------------------------------
+
+
+def test_full_is_the_whole_frame() -> None:
+    found = detect_once(create_detector(DetectorConfig(name="full")), frame((64, 48)))
+    assert found.bboxes_xyxy.tolist() == [[0, 0, 63, 47]]
+    assert found.bbox_scores.tolist() == [1]
+
+
+@pytest.mark.parametrize("separator", [",", " ", ", ", "\t"])
+def test_mot_file(tmp_path: Path, separator: str) -> None:
+    lines = [["1", "-1", "10", "20", "30", "40", "0.6"], ["1", "2", "100", "5", "20.5", "60", "-1", "-1"]]
+    lines += [["3", "1", "-10", "0", "50", "50"]]
+    path = tmp_path / "det.txt"
+    path.write_text("\n".join(separator.join(line) for line in lines) + "\n\n")
+    detector = create_detector(DetectorConfig(name=str(path)))
+    detector.open()
+    first = detector.detect(frame(frame_id=0))
+    assert first.bboxes_xyxy.tolist() == [[100, 5, 120.5, 65], [10, 20, 40, 60]]
+    assert first.bbox_scores.tolist() == pytest.approx([1.0, 0.6])
+    assert len(detector.detect(frame(frame_id=1))) == 0
+    assert detector.detect(frame(frame_id=2)).bboxes_xyxy.tolist() == [[0, 0, 40, 50]]
+
+
+def test_csv_with_column_names(tmp_path: Path) -> None:
+    path = tmp_path / "det.csv"
+    path.write_text("frame,id,x,y,w,h,conf\n2,1,0,0,50,50,0.9\n")
+    detector = create_detector(DetectorConfig(name=str(path)))
+    detector.open()
+    assert [len(detector.detect(frame(frame_id=i))) for i in range(3)] == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1,1,0,0,5\n", "line 1: 5 values"),
+        ("1,1,0,0,5,5\n2,1,zero,0,5,5\n", "line 2.*'zero'"),
+        ("0,1,0,0,5,5\n", "line 1: frame is 0"),
+        ("1.5,1,0,0,5,5\n", "line 1: frame is 1.5"),
+        ("1,1,0,0,-5,5\n", "line 1: width -5"),
+        ("1,1,0,0,nan,5\n", "line 1: box.*finite"),
+    ],
+)
+def test_bad_mot_line_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "det.txt"
+    path.write_text(text)
+    with pytest.raises(DetectorError, match=message) as raised:
+        create_detector(DetectorConfig(name=str(path))).open()
+    assert str(path) in str(raised.value)
+
+
+def coco(tmp_path: Path, data: object) -> Detector:
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps(data))
+    detector = create_detector(DetectorConfig(name=str(path)))
+    detector.open()
+    return detector
+
+
+def test_coco_by_picture_name_and_by_frame(tmp_path: Path) -> None:
+    images = [{"id": 7, "file_name": "train/b.jpg"}, {"id": 3, "file_name": "a.jpg"}]
+    records = [
+        {"image_id": 3, "bbox": [1, 2, 30, 40], "category_id": 1},
+        {"image_id": 7, "bbox": [5, 6, 10, 10], "category_id": 1, "score": 0.5},
+        {"image_id": 7, "bbox": [0, 0, 99, 99], "category_id": 2},
+        {"image_id": 7, "bbox": [0, 0, 99, 99], "category_id": 1, "iscrowd": 1},
+    ]
+    categories = [{"id": 1, "name": "person"}, {"id": 2, "name": "dog"}]
+    detector = coco(tmp_path, {"images": images, "annotations": records, "categories": categories})
+    assert detector.detect(frame(source="/data/a.jpg")).bboxes_xyxy.tolist() == [[1, 2, 31, 42]]
+    assert detector.detect(frame(frame_id=1, source="b.jpg")).bboxes_xyxy.tolist() == [[5, 6, 15, 16]]
+    assert len(detector.detect(frame(source="c.jpg"))) == 0
+    assert detector.detect(frame(frame_id=0)).bbox_scores.tolist() == [0.5]
+    assert detector.detect(frame(frame_id=1)).bboxes_xyxy.tolist() == [[1, 2, 31, 42]]
+
+
+def test_coco_results_list(tmp_path: Path) -> None:
+    records = [{"image_id": 12, "bbox": [1, 2, 30, 40], "category_id": 1, "score": 0.75}]
+    detector = coco(tmp_path, records)
+    assert len(detector.detect(frame(frame_id=12))) == 1
+    assert len(detector.detect(frame(frame_id=11))) == 0
+    assert len(detector.detect(frame(frame_id=3, source="000000000012.jpg"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"annotations": []}, "not COCO"),
+        (3, "not COCO"),
+        ([{"image_id": 1}], "record 0"),
+        ([{"image_id": 1, "bbox": [0, 0, 5, 5]}, {"image_id": 1, "bbox": [0, 0, 5]}], "record 1: bbox"),
+        ([{"image_id": 1, "bbox": [0, 0, "5", 5]}], "record 0: box"),
+        ({"images": [{"file_name": "a"}], "annotations": []}, "image 0"),
+        ({"images": [{"id": 1}], "annotations": [{"image_id": 2, "bbox": [0, 0, 1, 1]}]}, "record 0: image_id 2"),
+    ],
+)
+def test_bad_coco_record_is_named(tmp_path: Path, data: object, message: str) -> None:
+    with pytest.raises(DetectorError, match=message):
+        coco(tmp_path, data)
+
+
+def test_unreadable_boxes_file(tmp_path: Path) -> None:
+    (tmp_path / "half.json").write_text('{"images": [')
+    for name, message in (("half.json", "not JSON"), ("missing.txt", "cannot be read")):
+        with pytest.raises(DetectorError, match=message):
+            create_detector(DetectorConfig(name=str(tmp_path / name))).open()
+
+
+# --- networks ------------------------------------------------------------------------------------------------------
+
+
+def test_predictions_of_both_kinds_of_heads() -> None:
+    import torch
+
+    plain = Network(run=lambda x: x, class_count=2, person_classes=(1,), end2end=False, device=torch.device("cpu"))
+    rows = np.array([[50, 50, 20, 40, 0.1, 0.8], [52, 50, 20, 40, 0.1, 0.7], [9, 9, 4, 4, 0.9, 0.8]]).T
+    boxes, scores = people_from_predictions(rows, plain, 0.25, 0.7)
+    assert boxes.tolist() == [[40, 30, 60, 70]]  # the second overlaps it, the third is rather of class 0
+    assert scores.tolist() == [0.8]
+    once = Network(run=lambda x: x, class_count=2, person_classes=(1,), end2end=True, device=torch.device("cpu"))
+    rows = np.array([[40, 30, 60, 70, 0.8, 1], [0, 0, 9, 9, 0.9, 0], [0, 0, 9, 9, 0.1, 1]])
+    boxes, scores = people_from_predictions(rows, once, 0.25, 0.7)
+    assert boxes.tolist() == [[40, 30, 60, 70]]
+
+
+def test_person_classes() -> None:
+    assert person_classes({0: "dog", 1: "Pedestrian", 2: "person"}, "x") == (1, 2)
+    assert person_classes({0: "player"}, "x") == (0,)
+    with pytest.raises(DetectorError, match="no class for people.*dog"):
+        person_classes({0: "dog", 1: "cat"}, "x")
+
+
+@pytest.mark.parametrize("name", ["yolo26n.yaml", "yolo11n.yaml", "yolo11n-pose.yaml", "yolo26n-pose.yaml"])
+def test_architectures_run_without_compiled_operators(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    config = DetectorConfig(name=name, score_threshold=0.0, image_size=160, max_people=20)
+    picture = frame((200, 120))
+    with caplog.at_level(logging.WARNING, "sharpose_rt.detection"):
+        found = detect_once(create_detector(config), picture)
+    assert "random" in caplog.text
+    assert len(found) > 0
+    check_contract(found, picture, config)
+
+
+def stir(model: Any) -> None:
+    """Make an untrained network's answers differ from place to place, as a trained one's do."""
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+        if isinstance(module, torch.nn.Conv2d) and module.out_channels == model.model[-1].nc:
+            torch.nn.init.normal_(module.weight, std=0.3)
+    model.train()
+    with torch.no_grad():
+        model(torch.rand(4, 3, 96, 96))
+    model.eval()
+
+
+def save_checkpoint(path: Path, name: str = "yolo26n.yaml") -> None:
+    """A `.pt` as ultralytics' trainer writes it: the pickled module in half precision."""
+    import torch
+
+    assets.import_ultralytics()
+    from ultralytics.nn.tasks import DetectionModel, PoseModel
+
+    torch.manual_seed(0)
+    kind = PoseModel if "pose" in name else DetectionModel
+    model = kind(name, nc=1 if "pose" in name else 3, verbose=False)
+    stir(model)
+    model.names = {0: "person"} if "pose" in name else {0: "bicycle", 1: "person", 2: "car"}
+    torch.save({"model": None, "ema": model.half(), "train_args": {}}, path)
+
+
+@pytest.mark.parametrize("name", ["yolo26n.yaml", "yolo11n.yaml", "yolo11n-pose.yaml"])
+def test_checkpoint_finds_what_its_module_finds(tmp_path: Path, name: str) -> None:
+    import torch
+
+    path = tmp_path / "mine.pt"
+    save_checkpoint(path, name)
+    config = DetectorConfig(name=str(path), score_threshold=0.0, iou_threshold=1.0, image_size=96, max_people=10**6)
+    picture = frame((96, 96))
+    found = detect_once(create_detector(config), picture)
+
+    checkpoint = torch.load(path, weights_only=False)
+    module = checkpoint["ema"].float().eval()
+    head = module.model[-1]
+    if hasattr(head, "one2one_cv2"):
+        head.end2end = True
+    rgb = torch.from_numpy(np.ascontiguousarray(picture.image_bgr[..., ::-1])).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        rows = module(rgb)[0][0].double().numpy()
+    person = 0 if "pose" in name else 1
+    if getattr(head, "one2one_cv2", None) is not None:
+        rows = rows[rows[:, 5] == person]
+        boxes, scores = rows[:, :4], rows[:, 4]
+    else:
+        rows = rows[:, rows[4 : 4 + head.nc].argmax(0) == person].T
+        boxes = np.concatenate([rows[:, :2] - rows[:, 2:4] / 2, rows[:, :2] + rows[:, 2:4] / 2], 1)
+        scores = rows[:, 4 + person]
+    wanted = finish(boxes - 0.5, scores, (96, 96), config)
+    check_same(found, wanted)
+
+
+class Bomb:
+    """Unpickling it writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_checkpoint_cannot_run_code(tmp_path: Path) -> None:
+    import torch
+
+    proof, path = tmp_path / "proof", tmp_path / "evil.pt"
+    torch.save({"model": Bomb(proof)}, path)
+    with pytest.raises(DetectorError, match="cannot be read"):
+        create_detector(DetectorConfig(name=str(path))).open()
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"model": Bomb(proof)}))
+    with pytest.raises(DetectorError, match="cannot be read"):
+        create_detector(DetectorConfig(name=str(tmp_path / "plain.pt"))).open()
+    assert not proof.exists()
+
+
+def test_damaged_models_are_refused(tmp_path: Path) -> None:
+    for name, content in (("cut.pt", b"PK\x03\x04"), ("empty.pt", b""), ("text.torchscript", b"no"), ("x.onnx", b"?")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DetectorError, match=name):
+            create_detector(DetectorConfig(name=str(tmp_path / name))).open()
+
+
+@pytest.mark.parametrize("name", ["yolo26n-cls.yaml", "rtdetr-l.yaml", "nothing-like-this.yaml"])
+def test_models_that_find_no_boxes_are_refused(name: str) -> None:
+    with pytest.raises(DetectorError, match="model for|cannot be built"):
+        create_detector(DetectorConfig(name=name)).open()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["torchscript", "openvino", "onnx"])
+@pytest.mark.parametrize("architecture", ["yolo26n.yaml", "yolo11n.yaml"])
+@pytest.mark.filterwarnings("ignore")
+def test_exported_forms_find_what_the_checkpoint_finds(tmp_path: Path, form: str, architecture: str) -> None:
+    pytest.importorskip({"torchscript": "torch"}.get(form, form), reason=f"{form} is not installed")
+    path = tmp_path / "mine.pt"
+    save_checkpoint(path, architecture)
+    exported = assets.import_ultralytics().YOLO(str(path)).export(format=form, imgsz=96, verbose=False)
+    config = DetectorConfig(name=str(path), score_threshold=0.0, iou_threshold=1.0, image_size=96, max_people=10**6)
+    picture = frame((96, 96))
+    wanted = detect_once(create_detector(config), picture)
+    found = detect_once(create_detector(DetectorConfig(**{**vars(config), "name": str(exported)})), picture)
+    check_same(found, wanted)
+
+
+# --- the bundled detector -------------------------------------------------------------------------------------------
+
+
+def save_bundled(path: Path, **metadata: str) -> Any:
+    import torch
+    from safetensors.torch import save_file
+
+    from sharpose_rt.detection.bundled import build_module
+
+    torch.manual_seed(1)
+    module = build_module("yolo26n.yaml", path.parent)
+    stir(module)
+    state = {key: value.clone() for key, value in module.state_dict().items()}
+    save_file(state, path, {"architecture": "yolo26n.yaml", "names": "person", "image_size": "64", **metadata})
+    return module
+
+
+def test_bundled_weights_give_the_module_they_came_from(tmp_path: Path) -> None:
+    import torch
+
+    path = tmp_path / "person_detector.safetensors"
+    module = save_bundled(path)
+    config = DetectorConfig(name="bundled", score_threshold=0.0, max_people=10**6)
+    detector, picture = BundledDetector(config, weights=path), frame((64, 64))
+    found = detect_once(detector, picture)
+    assert detector.image_size == 64
+    module.eval().model[-1].end2end = True
+    rgb = torch.from_numpy(np.ascontiguousarray(picture.image_bgr[..., ::-1])).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        rows = module(rgb)[0][0].numpy()
+    wanted = finish(rows[:, :4] - 0.5, rows[:, 4], (64, 64), config)
+    check_same(found, wanted)
+
+
+def test_bundled_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    path = tmp_path / "person_detector.safetensors"
+    open_ = BundledDetector(DetectorConfig(), weights=path).open
+    with pytest.raises(WeightsError, match="cannot be read"):
+        open_()
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(WeightsError, match="no `architecture`"):
+        open_()
+    save_file({"x": torch.zeros(1)}, path, {"architecture": "yolo26n.yaml"})
+    with pytest.raises(WeightsError, match="does not fit"):
+        open_()
+    save_file({"x": torch.zeros(1)}, path, {"architecture": "yolo99.yaml"})
+    with pytest.raises(WeightsError, match="cannot be built"):
+        open_()
+
+
+@pytest.mark.parametrize(("name", "people"), [("bus.jpg", 3), ("zidane.jpg", 1)])
+def test_bundled_finds_people_in_photographs(name: str, people: int) -> None:
+    config, picture = DetectorConfig(name="bundled"), photo(name)
+    detector = create_detector(config)
+    found = detect_once(detector, picture)
+    check_contract(found, picture, config)
+    known = {  # by eye
+        "bus.jpg": [[48, 398, 245, 903], [222, 405, 345, 861], [669, 392, 809, 880]],
+        "zidane.jpg": [[745, 41, 1145, 719], [120, 200, 1120, 719]],
+    }[name]
+    assert (iou_matrix(known, found.bboxes_xyxy).max(1, initial=0) > 0.5).sum() >= people
+
+
+def test_bundled_finds_nobody_in_an_empty_picture() -> None:
+    picture = Frame(frame_id=0, pts_s=0.0, image_bgr=np.full((240, 320, 3), 128, np.uint8))
+    assert len(detect_once(create_detector(DetectorConfig(name="bundled")), picture)) == 0
+
+
+@pytest.mark.parametrize("size_wh", [(1, 1), (3, 500), (700, 5), (64, 64)])
+def test_odd_sizes(size_wh: tuple[int, int]) -> None:
+    for name in ("bundled", "yolo26n.yaml"):
+        config = DetectorConfig(name=name, image_size=64, score_threshold=0.01)
+        check_contract(detect_once(create_detector(config), frame(size_wh)), frame(size_wh), config)
+
+
+# --- names, files, downloads -----------------------------------------------------------------------------------------
+
+
+def run_python(code: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """A fresh interpreter that finds the package where this one does."""
+    path = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environment | path, capture_output=True, text=True, check=True)
+
+
+def test_creating_is_cheap_and_imports_no_network_library() -> None:
+    code = (
+        "import sys; from sharpose_rt.detection import create_detector; from sharpose_rt.config import DetectorConfig;"
+        "[create_detector(DetectorConfig(name=n)) for n in ('auto', 'bundled', 'full', 'yolo26n.pt', 'a.txt')];"
+        "print([m for m in ('torch', 'ultralytics') if m in sys.modules])"
+    )
+    done = run_python(code, dict(os.environ))
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["video.mp4", "model.pth", "weights.safetensors"])
+def test_unknown_kind_of_name_is_refused_at_once(name: str) -> None:
+    with pytest.raises(DetectorError, match="no known kind"):
+        create_detector(DetectorConfig(name=name))
+
+
+def test_missing_model_lists_what_was_tried(tmp_path: Path) -> None:
+    with pytest.raises(DetectorError, match=r"my\.pt.*models/my\.pt.*--detector bundled"):
+        create_detector(DetectorConfig(name="my.pt")).open()
+    with pytest.raises(DetectorError, match=r"folder/yolo26n\.pt"):
+        create_detector(DetectorConfig(name=str(tmp_path / "folder/yolo26n.pt"))).open()
+
+
+def test_offline_downloads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assets, "download", lambda url, path: pytest.fail(f"asked for {url}"))
+    with pytest.raises(DetectorError, match="--offline forbids"):
+        create_detector(DetectorConfig(name="yolo26n.pt"), offline=True).open()
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Serves /whole (10 bytes), /half (promises 10, sends 5), /silent (never answers), else 404."""
+
+    release = threading.Event()
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/silent"):
+            self.release.wait(60)
+            return
+        found = self.path.startswith(("/whole", "/half"))
+        self.send_response(200 if found else 404)
+        self.send_header("Content-Length", "10" if found else "0")
+        self.end_headers()
+        if found:
+            self.wfile.write(b"0123456789"[: 10 if "whole" in self.path else 5])
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    Server.release.clear()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_address[1]}/"
+        Server.release.set()
+        running.shutdown()
+        thread.join()
+
+
+@pytest.mark.timeout(30)
+def test_download_is_whole_or_not_at_all(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assets, "ANSWER_TIMEOUT_S", 0.3)
+    target = tmp_path / "models" / "m.pt"
+    for path, message in (("half", "5 of 10"), ("missing", "404"), ("silent", "no answer")):
+        with pytest.raises(DetectorError, match=message) as raised:
+            assets.download(server + path, target)
+        assert "--detector bundled" in str(raised.value)
+        assert "--offline" in str(raised.value)
+        assert list(target.parent.iterdir()) == []
+    monkeypatch.setattr(assets, "ANSWER_TIMEOUT_S", 10)
+    assets.download(server + "whole", target)
+    assert target.read_bytes() == b"0123456789"
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.timeout(30)
+def test_unreachable_server(tmp_path: Path) -> None:
+    with pytest.raises(DetectorError, match="cannot be downloaded"):
+        assets.download("http://127.0.0.1:9/m.pt", tmp_path / "m.pt")
+    assert list(tmp_path.glob("*.pt*")) == []
+
+
+def test_auto_takes_a_local_model(caplog: pytest.LogCaptureFixture) -> None:
+    save_checkpoint(Path("yolo26n.pt"))
+    detector = create_detector(DetectorConfig(image_size=64), offline=True)
+    assert detector.name == "auto"
+    with caplog.at_level(logging.INFO, "sharpose_rt.detection"):
+        detector.open()
+    assert detector.name == "yolo26n.pt"
+    assert "yolo26n.pt" in caplog.text
+    detector.close()
+
+
+def test_auto_takes_a_cached_model(private_cache: Path) -> None:
+    models = private_cache / "sharpose-rt" / "models"
+    models.mkdir(parents=True)
+    save_checkpoint(models / "yolo26n.pt")
+    detector = create_detector(DetectorConfig(image_size=64), offline=True)
+    detector.open()
+    assert detector.name == "yolo26n.pt"
+
+
+def test_auto_falls_back_and_asks_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    asked: list[str] = []
+
+    def fail(url: str, path: Path) -> None:
+        asked.append(url)
+        raise DetectorError("no network")
+
+    monkeypatch.setattr(assets, "download", fail)
+    for _ in range(2):
+        detector = create_detector(DetectorConfig())
+        with caplog.at_level(logging.INFO, "sharpose_rt.detection"):
+            detector.open()
+        assert detector.name.startswith("bundled")
+        assert detector.detect(frame()) is not None
+        detector.close()
+        detector.close()
+    assert len(asked) == 1
+    assert "no network" in caplog.text
+
+
+def test_detect_before_open_is_an_error() -> None:
+    for name in ("auto", "bundled", "yolo26n.pt"):
+        with pytest.raises(DetectorError, match="not open"):
+            create_detector(DetectorConfig(name=name)).detect(frame())
+
+
+@pytest.mark.timeout(60)
+def test_ultralytics_leaves_the_home_folder_alone(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    code = (
+        "import os; before = dict(os.environ);"
+        "from sharpose_rt.detection.assets import import_ultralytics; import_ultralytics();"
+        "print({k for k in os.environ if os.environ.get(k) != before.get(k)})"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("YOLO_", "XDG_"))} | {"HOME": str(home)}
+    done = run_python(code, environment)
+    assert {path.name for path in home.iterdir()} <= {".cache"}
+    assert (home / ".cache" / "sharpose-rt" / "ultralytics").is_dir()
+    assert "YOLO_OFFLINE" not in done.stdout
+
+
+# --- real clips ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("clip", ["sports2d_demo.mp4", "intel_one_by_one_person.mp4"])
+def test_bundled_on_clips(shared_dir: Path, clip: str) -> None:
+    import av
+
+    config = DetectorConfig(name="bundled")
+    detector = create_detector(config)
+    detector.open()
+    counts = []
+    with av.open(str(shared_dir / "video" / clip)) as container:
+        for i, decoded in enumerate(container.decode(video=0)):
+            if i > 200:
+                break
+            if i % 25 == 0:
+                picture = Frame(i, float(decoded.time or 0), decoded.to_ndarray(format="bgr24"))  # type: ignore[arg-type]
+                found = detector.detect(picture)
+                check_contract(found, picture, config)
+                counts.append(len(found))
+    detector.close()
+    assert sum(counts) > 0
+    assert max(counts) <= 8
+
+
+def test_base_class_says_what_is_missing() -> None:
+    with pytest.raises(NotImplementedError):
+        YoloDetector("x", DetectorConfig()).open()

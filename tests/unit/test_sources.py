@@ -1,0 +1,664 @@
+"""Sources: every kind opens, hands on the right frames at the right times, and fails in one clear line."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import io
+import logging
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from sharpose_rt.config.schema import SourceConfig
+from sharpose_rt.errors import SourceError, SourceLost, SourceTimeout
+from sharpose_rt.media.container import MediaClock
+from sharpose_rt.media.live import Camera, NetworkVideo, StdinVideo, index_is_last
+from sharpose_rt.media.redact import redact
+from sharpose_rt.media.source import Source, expand_sources, open_source
+from tests.media_clips import cut_tail, decode_times, numbered, read_number, write_clip
+
+
+def numbers(source: Source) -> list[int]:
+    return [read_number(frame.image_bgr) for frame in source]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clips") / "walk.mp4"
+    write_clip(path, 30, audio="aac", faststart=True)
+    return path
+
+
+# --- video files
+
+
+def test_every_frame_comes_in_order_at_its_time(clip: Path) -> None:
+    with open_source(str(clip)) as source:
+        info = source.info
+        frames = list(source)
+    assert [read_number(frame.image_bgr) for frame in frames] == list(range(30))
+    assert [frame.frame_id for frame in frames] == list(range(30))
+    np.testing.assert_allclose([frame.pts_s for frame in frames], np.arange(30) / 10, atol=1e-6)
+    assert info.kind == "video"
+    assert not info.live
+    assert (info.size_wh, info.fps, info.frame_count, info.stem) == ((160, 96), 10.0, 30, "walk")
+    assert info.duration_s == pytest.approx(3.0)
+    assert info.audio
+    assert info.path == str(clip)
+    assert all(a.captured_at_s <= b.captured_at_s for a, b in zip(frames, frames[1:], strict=False))
+
+
+def test_variable_rate_keeps_gaps(tmp_path: Path) -> None:
+    times = [0.0, 0.033, 0.1, 0.4, 0.41, 1.7, 1.75, 2.0]
+    write_clip(tmp_path / "vfr.mp4", times_s=times)
+    with open_source(str(tmp_path / "vfr.mp4")) as source:
+        np.testing.assert_allclose([frame.pts_s for frame in source], times, atol=1e-3)
+
+
+@pytest.mark.parametrize("start_s", [0.0, 0.5, 0.55, 1.2, 1.25, 2.9])
+@pytest.mark.parametrize("name", ["trim.mp4", "trim.mkv", "trim.avi", "trim.ts"])
+def test_trimming_is_exact(tmp_path: Path, name: str, start_s: float) -> None:
+    containers = {".mkv": "matroska", ".ts": "mpegts"}
+    suffix = Path(name).suffix
+    write_clip(tmp_path / name, 30, container=containers.get(suffix, suffix[1:]), gop=12)
+    with open_source(str(tmp_path / name), SourceConfig(start_s=start_s, end_s=2.95)) as source:
+        frames = list(source)
+    expected = [n for n in range(30) if start_s - 1e-6 <= n / 10 < 2.95]
+    assert [read_number(frame.image_bgr) for frame in frames] == expected
+    np.testing.assert_allclose([frame.pts_s for frame in frames], np.array(expected) / 10, atol=2e-3)
+    assert frames[0].frame_id == 0
+
+
+def test_end_is_exclusive_and_stride_and_limit_count(clip: Path) -> None:
+    config = SourceConfig(start_s=0.4, end_s=2.0, stride=3, max_frames=4)
+    with open_source(str(clip), config) as source:
+        assert (source.info.frame_count, source.info.start_s) == (4, 0.4)
+        assert source.info.fps == pytest.approx(10 / 3)
+        assert numbers(source) == [4, 7, 10, 13]
+    with open_source(str(clip), SourceConfig(end_s=2.0)) as source:
+        assert source.info.frame_count == 20
+        assert numbers(source) == list(range(20))
+
+
+def test_start_behind_the_end_is_said(clip: Path) -> None:
+    with pytest.raises(SourceError, match="no frame from 60 s"):
+        open_source(str(clip), SourceConfig(start_s=60)).open()
+
+
+@pytest.mark.parametrize("hflip", [False, True])
+@pytest.mark.parametrize("rotation", [0, 90, -90, 180])
+def test_rotation_and_mirroring_are_undone(tmp_path: Path, rotation: int, hflip: bool) -> None:
+    # Stored pixels are mirrored and turned the other way, so that the upright picture is the numbered one.
+    turns = {0: 0, 90: 3, 180: 2, -90: 1}[rotation]
+    upright = [numbered(n)[:, :: -1 if hflip else 1] for n in range(3)]
+    stored = [np.ascontiguousarray(np.rot90(image, turns)) for image in upright]
+    path = tmp_path / "turned.mp4"
+    write_clip(path, 3, images=stored, rotation=rotation, hflip=hflip)
+    with open_source(str(path)) as source:
+        assert source.info.size_wh == (160, 96)
+        frames = list(source)
+    assert [read_number(frame.image_bgr) for frame in frames] == [0, 1, 2]
+    np.testing.assert_allclose(frames[2].image_bgr[90, 10], (20, 20, 220), atol=12)  # the red corner
+
+
+def test_cut_off_file_gives_all_that_is_there_and_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_clip(tmp_path / "whole.mp4", 120, size_wh=(320, 192), faststart=True)
+    cut = cut_tail(tmp_path / "whole.mp4", 0.7)
+    with open_source(str(cut)) as source, caplog.at_level(logging.WARNING, "sharpose_rt.media"):
+        found = numbers(source)
+    assert 50 < len(found) < 115
+    assert found == list(range(len(found)))
+    assert re.search(rf"ends after {len(found)} of 120 frames: the file is cut off", caplog.text)
+
+
+def test_damage_in_the_middle_is_skipped(tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.ts", 60, container="mpegts", size_wh=(320, 192))
+    data = bytearray((tmp_path / "a.ts").read_bytes())
+    for at in range(len(data) // 3, len(data) // 3 + 8 * 188):
+        data[at] = 0xA5
+    (tmp_path / "a.ts").write_bytes(data)
+    with open_source(str(tmp_path / "a.ts")) as source:
+        frames = list(source)
+    times = [frame.pts_s for frame in frames]
+    assert times == sorted(set(times))
+    assert read_number(frames[-1].image_bgr) == 59
+
+
+def test_too_much_damage_is_an_error(clip: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.mp4"
+    data = clip.read_bytes()
+    start = data.index(b"mdat") + 4
+    broken.write_bytes(data[:start] + b"\xff" * (len(data) - start))
+    with pytest.raises(SourceError, match=r"3 undecodable frames in a row|holds no frame"):
+        numbers_of = open_source(str(broken), SourceConfig(max_bad_frames=2))
+        with numbers_of as source:
+            list(source)
+
+
+def test_reading_can_be_interrupted_and_left_early(clip: Path) -> None:
+    with open_source(str(clip)) as source:
+        assert source.read() is not None
+        source.interrupt()
+        assert source.read() is None
+    source.close()
+    assert source.read() is None
+
+
+def test_info_before_open_is_a_clear_error(clip: Path) -> None:
+    with pytest.raises(SourceError, match=r"call open\(\) first"):
+        _ = open_source(str(clip)).info
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.mp4", b"", "is empty"),
+        ("noise.mp4", os.urandom(5000), "cannot be opened as a video"),
+        ("notes.txt", b"just a text file, line after line\n" * 50, "is text|cannot be opened as a video"),
+        ("bad.jpg", b"\xff\xd8\xff not a picture", "cannot be read as an image"),
+    ],
+)
+def test_not_a_video(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=message) as caught:
+        open_source(str(tmp_path / name)).open()
+    assert "\n" not in str(caught.value)
+
+
+def test_sound_alone_is_said(tmp_path: Path) -> None:
+    write_clip(tmp_path / "both.mp4", 5, audio="aac")
+    with av.open(str(tmp_path / "both.mp4")) as both, av.open(str(tmp_path / "sound.mp4"), "w") as out:
+        stream = out.add_stream_from_template(both.streams.audio[0])
+        for packet in both.demux(audio=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+    with pytest.raises(SourceError, match="has sound but no pictures"):
+        open_source(str(tmp_path / "sound.mp4")).open()
+
+
+def test_missing_file_offers_the_nearest(clip: Path) -> None:
+    with pytest.raises(SourceError, match=r"did you mean .*walk\.mp4"):
+        open_source(str(clip.with_name("wolk.mp4")))
+
+
+def test_colours_are_those_of_the_stream(tmp_path: Path) -> None:
+    write_clip(tmp_path / "c.mp4", 2)
+    with open_source(str(tmp_path / "c.mp4")) as source:
+        frame = source.read()
+    assert frame is not None
+    np.testing.assert_allclose(frame.image_bgr[90, 10], (20, 20, 220), atol=6)
+
+
+# --- the media clock
+
+
+def test_clock_counts_after_disorder_and_without_timestamps() -> None:
+    clock = MediaClock(1 / 30, 0, 30.0)
+    times = [clock.stamp(pts) for pts in (1, 2, 4, 3, 6, 5, None, 8)]
+    np.testing.assert_allclose(np.diff(times), np.array([1, 2, 1, 1, 1, 1, 1]) / 30)
+
+
+def test_clock_goes_on_after_a_restart_and_parts_equal_times() -> None:
+    clock = MediaClock(0.1, 100, 10.0)
+    times = [clock.stamp(pts) for pts in (100, 101, 101, 102, 160, 5, 6, 9)]
+    np.testing.assert_allclose(times, [0.0, 0.1, 0.15, 0.2, 6.0, 6.1, 6.2, 6.5], atol=1e-9)
+
+
+# --- images, folders, globs
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "shots"
+    folder.mkdir()
+    for n, size_wh in ((2, (160, 96)), (10, (320, 200)), (1, (200, 96))):
+        cv2.imwrite(str(folder / f"img{n}.png"), numbered(n, size_wh))
+    (folder / "notes.txt").write_text("x")
+    return folder
+
+
+def test_folder_of_images_in_natural_order(folder: Path) -> None:
+    with open_source(str(folder), SourceConfig(image_fps=4)) as source:
+        info, frames = source.info, list(source)
+    assert [frame.source for frame in frames] == ["img1.png", "img2.png", "img10.png"]
+    assert [read_number(frame.image_bgr) for frame in frames] == [1, 2, 10]
+    assert [frame.size_wh for frame in frames] == [(200, 96), (160, 96), (320, 200)]
+    assert [frame.pts_s for frame in frames] == [0, 0.25, 0.5]
+    assert (info.kind, info.stem, info.frame_count, info.fps, info.audio) == ("images", "shots", 3, 4, False)
+
+
+def test_glob_and_stride_of_images(folder: Path) -> None:
+    with open_source(str(folder / "img1*.png")) as source:
+        assert numbers(source) == [1, 10]
+    with open_source(str(folder), SourceConfig(stride=2)) as source:
+        assert source.info.frame_count == 2
+        assert numbers(source) == [1, 10]
+
+
+def test_unreadable_image_is_skipped_then_an_error(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "img3.jpg").write_bytes(b"no")
+    with open_source(str(folder)) as source:
+        assert numbers(source) == [1, 2, 10]
+    assert "img3.jpg" in caplog.text
+    with pytest.raises(SourceError, match=r"img3\.jpg cannot be read"), open_source(
+        str(folder), SourceConfig(max_bad_frames=0)
+    ) as source:
+        list(source)
+
+
+def test_one_image_with_exif_orientation(tmp_path: Path) -> None:
+    from PIL import Image
+
+    picture = Image.fromarray(np.ascontiguousarray(np.rot90(numbered(5)[..., ::-1])))
+    exif = picture.getexif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    picture.save(tmp_path / "é.jpg", exif=exif, quality=95)
+    with open_source(str(tmp_path / "é.jpg")) as source:
+        assert source.info.kind == "image"
+        assert source.info.size_wh == (160, 96)
+        assert numbers(source) == [5]
+
+
+def test_expand_gives_each_video_then_the_images(folder: Path) -> None:
+    write_clip(folder / "b.mp4", 3)
+    write_clip(folder / "a10.mkv", 3, container="matroska")
+    write_clip(folder / "a9.avi", 3, container="avi")
+    specs = expand_sources(str(folder))
+    assert [Path(spec).name for spec in specs] == ["a9.avi", "a10.mkv", "b.mp4", "shots"]
+    assert expand_sources(str(folder / "*.mp4")) == [str(folder / "b.mp4")]
+    assert [expand_sources(spec) for spec in ("webcam:1", "-", "rtsp://h/x")] == [["webcam:1"], ["-"], ["rtsp://h/x"]]
+    kinds = []
+    for spec in specs:
+        with open_source(spec) as source:
+            kinds.append(source.info.kind)
+    assert kinds == ["video", "video", "video", "images"]
+    with open_source(str(folder / "*.mp4")) as source:
+        assert numbers(source) == [0, 1, 2]
+    with pytest.raises(SourceError, match="2 videos"):
+        open_source(str(folder / "a*"))
+
+
+def test_nothing_usable_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no files"):
+        open_source(str(tmp_path))
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(SourceError, match=r"1 \.txt"):
+        expand_sources(str(tmp_path))
+    with pytest.raises(SourceError, match="matches nothing"):
+        open_source(str(tmp_path / "*.mp4"))
+
+
+# --- network
+
+
+@contextmanager
+def tcp_server(answer: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A loopback server that hands each connection to `answer`; yields its port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    taken: list[socket.socket] = []
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            taken.append(connection)
+            answer(connection)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        for connection in taken:
+            connection.close()
+        thread.join()
+
+
+@pytest.fixture
+def http_root(clip: Path) -> Iterator[str]:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    handler = functools.partial(Quiet, directory=str(clip.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.timeout(30)
+def test_http_file_is_finite(http_root: str) -> None:
+    with open_source(f"{http_root}/walk.mp4?token=abc") as source:
+        info = source.info
+        assert numbers(source) == list(range(30))
+    assert (info.kind, info.live, info.frame_count, info.path, info.stem) == ("network", False, 30, None, "walk")
+    assert info.name.endswith("walk.mp4?token=***")
+
+
+@pytest.mark.timeout(30)
+def test_http_stream_without_length_is_live(clip: Path, tmp_path: Path) -> None:
+    write_clip(tmp_path / "s.mkv", 12, container="matroska", codec="mjpeg", gop=1, bframes=0)
+    body = io.BytesIO()
+    with av.open(str(tmp_path / "s.mkv")) as stored:
+        for packet in stored.demux(video=0):
+            if packet.size:
+                body.write(b"--frame\r\nContent-Type: image/jpeg\r\n\r\n" + bytes(packet) + b"\r\n")
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(4096)
+        head = b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n"
+        connection.sendall(head + body.getvalue())
+        connection.shutdown(socket.SHUT_WR)
+
+    with tcp_server(answer) as port, open_source(f"http://127.0.0.1:{port}/video") as source:
+        assert source.info.live
+        assert source.info.frame_count is None
+        assert source.info.stem == "http_127.0.0.1"
+        times = [frame.pts_s for frame in source]
+    assert len(times) >= 10
+    assert times == sorted(times)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("scheme", ["http", "rtsp"])
+def test_silent_server_times_out_and_hides_the_password(scheme: str) -> None:
+    with tcp_server(lambda _: None) as port:
+        source = open_source(f"{scheme}://me:hidden@127.0.0.1:{port}/x", SourceConfig(open_timeout_s=0.3))
+        with pytest.raises(SourceTimeout, match=r"did not answer within 0\.3 s") as caught:
+            source.open()
+    assert "hidden" not in str(caught.value)
+    assert "***@127.0.0.1" in str(caught.value)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("scheme", ["http", "rtsp"])
+def test_interrupt_ends_a_waiting_open(scheme: str) -> None:
+    reached = threading.Event()
+    with tcp_server(lambda _: reached.set()) as port:
+        config = SourceConfig(open_timeout_s=600, read_timeout_s=600)
+        source = open_source(f"{scheme}://127.0.0.1:{port}/x", config)
+        opening = threading.Thread(target=source.open)
+        opening.start()
+        assert reached.wait(10)
+        source.interrupt()
+        opening.join(20)
+        assert not opening.is_alive()
+    assert source.read() is None
+    with pytest.raises(SourceError, match="interrupted"):
+        _ = source.info
+
+
+def stalling(clip: Path, keep: float) -> Callable[[socket.socket], None]:
+    data = clip.read_bytes()
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(4096)
+        head = f"HTTP/1.0 200 OK\r\nContent-Length: {len(data)}\r\nContent-Type: video/mp4\r\n\r\n".encode()
+        connection.sendall(head + data[: int(len(data) * keep)])
+
+    return answer
+
+
+@pytest.fixture
+def long_clip(tmp_path: Path) -> Path:
+    write_clip(tmp_path / "long.mp4", 150, size_wh=(320, 192), faststart=True, gop=10)
+    return tmp_path / "long.mp4"
+
+
+@pytest.mark.timeout(30)
+def test_stream_that_stalls_times_out(long_clip: Path) -> None:
+    with tcp_server(stalling(long_clip, 0.6)) as port:
+        with open_source(f"http://127.0.0.1:{port}/long.mp4", SourceConfig(read_timeout_s=0.3)) as source:
+            with pytest.raises(SourceTimeout, match=r"sent nothing for 0\.3 s after \d+ frames"):
+                list(source)
+
+
+@pytest.mark.timeout(30)
+def test_interrupt_ends_a_waiting_read(long_clip: Path) -> None:
+    with tcp_server(stalling(long_clip, 0.6)) as port:
+        config = SourceConfig(open_timeout_s=600, read_timeout_s=600)
+        seen = threading.Event()
+        result: list[int] = []
+
+        def run() -> None:
+            with open_source(f"http://127.0.0.1:{port}/long.mp4", config) as opened:
+                sources.append(opened)
+                seen.set()
+                result.extend(numbers(opened))
+
+        sources: list[Source] = []
+        thread = threading.Thread(target=run)
+        thread.start()
+        assert seen.wait(10)
+        sources[0].interrupt()
+        thread.join(20)
+        assert not thread.is_alive()
+    assert len(result) < 150
+
+
+@pytest.mark.timeout(30)
+def test_refusing_server_and_missing_page(http_root: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(SourceError, match="Connection refused") as caught:
+        open_source(f"http://127.0.0.1:{port}/x.mp4").open()
+    assert not isinstance(caught.value, SourceTimeout)
+    with pytest.raises(SourceError, match="404"):
+        open_source(f"{http_root}/nowhere.mp4").open()
+
+
+def test_address_checks_need_no_network() -> None:
+    with pytest.raises(SourceError, match=r"'ftp'://.*rtsp"):
+        open_source("ftp://host/x.mp4")
+    with pytest.raises(SourceError, match="no host"):
+        open_source("rtsp:///x")
+    source = open_source("rtsp://cam.local:554/a", SourceConfig(rtsp_transport="udp"))
+    assert isinstance(source, NetworkVideo)
+    assert source.live
+    assert source.stem == "rtsp_cam.local"
+    assert source._options() == {"rtsp_transport": "udp"}
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("rtsp://me:secret@host:554/x", "rtsp://***@host:554/x"),
+        ("rtsp://me:p@ss@host/x", "rtsp://***@host/x"),
+        ("open http://a/b?x=1&token=abc&y=2 now", "open http://a/b?x=1&token=***&y=2 now"),
+        ("http://a/b?api_key=q#f", "http://a/b?api_key=***#f"),
+        ("srt://h:9?passphrase=abc", "srt://h:9?passphrase=***"),
+        ("/home/a@b/clip.mp4", "/home/a@b/clip.mp4"),
+    ],
+)
+def test_redact(text: str, masked: str) -> None:
+    assert redact(text) == masked
+
+
+# --- standard input
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("faststart", [True, False])
+@pytest.mark.parametrize("container", ["mp4", "matroska"])
+def test_stdin_pipe(tmp_path: Path, container: str, faststart: bool) -> None:
+    write_clip(tmp_path / "in", 30, container=container, faststart=faststart and container == "mp4")
+    data = (tmp_path / "in").read_bytes()
+    assert index_is_last(data) == (container == "mp4" and not faststart)
+    reader, writer = os.pipe()
+
+    def feed() -> None:
+        with os.fdopen(writer, "wb") as pipe:
+            pipe.write(data)
+
+    feeding = threading.Thread(target=feed)
+    feeding.start()
+    with os.fdopen(reader, "rb") as pipe, StdinVideo(SourceConfig(start_s=1.05), pipe) as source:
+        info = source.info
+        assert numbers(source) == list(range(11, 30))
+    feeding.join()
+    assert (info.kind, info.live, info.path, info.stem) == ("stdin", False, None, "stdin")
+
+
+def test_stdin_from_a_file(clip: Path) -> None:
+    with clip.open("rb") as file, StdinVideo(SourceConfig(start_s=2.0), file) as source:
+        assert numbers(source) == list(range(20, 30))
+
+
+@pytest.mark.timeout(30)
+def test_stdin_that_sends_nothing_is_interrupted_or_empty() -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as pipe, os.fdopen(writer, "wb") as sender:
+        source = StdinVideo(SourceConfig(), pipe)
+        opening = threading.Thread(target=source.open)
+        opening.start()
+        source.interrupt()
+        opening.join(20)
+        assert not opening.is_alive()
+        sender.close()
+        with pytest.raises(SourceError, match="standard input is empty"):
+            StdinVideo(SourceConfig(), pipe).open()
+
+
+# --- camera
+
+
+class RecordedCapture:
+    """Stands where cv2.VideoCapture stands: hands out pictures, then fails; None is a failed read."""
+
+    def __init__(self, pictures: list[np.ndarray | None], opened: bool = True) -> None:
+        self.pictures, self.opened, self.released = list(pictures), opened, False
+        self.asked: dict[int, float] = {}
+
+    def isOpened(self) -> bool:  # noqa: N802
+        return self.opened
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        image = self.pictures.pop(0) if self.pictures else None
+        return image is not None, image
+
+    def get(self, prop: int) -> float:
+        return 30.0 if prop == cv2.CAP_PROP_FPS else 0.0
+
+    def set(self, prop: int, value: float) -> bool:
+        self.asked[prop] = value
+        return True
+
+    def release(self) -> None:
+        self.released = True
+
+
+def test_camera_gives_frames_by_the_clock_and_then_is_lost() -> None:
+    capture = RecordedCapture([None, numbered(0), numbered(1), None, numbered(2)])
+    config = SourceConfig(camera_size_wh=(640, 480), camera_fps=25, max_bad_frames=3)
+    source = Camera("webcam:7", config, 7, lambda device: capture)
+    with source, pytest.raises(SourceLost, match="gives no more pictures"):
+        assert (source.info.kind, source.info.live, source.info.stem) == ("camera", True, "webcam7")
+        found = []
+        for frame in source:
+            found.append((read_number(frame.image_bgr), frame.pts_s, frame.captured_at_s))
+    assert [number for number, _, _ in found] == [0, 1, 2]
+    assert found[0][1] == 0
+    assert found[1][1] < found[2][1]
+    assert found[2][2] <= time.monotonic()
+    assert capture.asked[cv2.CAP_PROP_BUFFERSIZE] == 1
+    assert capture.asked[cv2.CAP_PROP_FRAME_WIDTH] == 640
+    assert capture.asked[cv2.CAP_PROP_FPS] == 25
+    assert capture.released
+
+
+def test_camera_pictures_are_not_overwritten_by_the_next() -> None:
+    class OneBuffer(RecordedCapture):
+        buffer = np.zeros((96, 160, 3), np.uint8)
+
+        def read(self) -> tuple[bool, np.ndarray | None]:
+            good, image = super().read()
+            if image is not None:
+                self.buffer[:] = image
+            return good, self.buffer
+
+    with Camera("webcam", SourceConfig(), 0, lambda _: OneBuffer([numbered(1), numbered(2)])) as source:
+        first, second = source.read(), source.read()
+    assert first is not None
+    assert second is not None
+    assert (read_number(first.image_bgr), read_number(second.image_bgr)) == (1, 2)
+
+
+@pytest.mark.timeout(30)
+def test_camera_wait_is_interrupted() -> None:
+    source = Camera("webcam", SourceConfig(max_bad_frames=10**9, read_timeout_s=600), 0, lambda _: RecordedCapture([]))
+    opening = threading.Thread(target=source.open)
+    opening.start()
+    source.interrupt()
+    opening.join(20)
+    assert not opening.is_alive()
+
+
+def test_no_such_camera_lists_what_is_there() -> None:
+    capture = RecordedCapture([], opened=False)
+    with pytest.raises(SourceError, match=r"webcam:93.*(cameras here|no camera was found)"):
+        Camera("webcam:93", SourceConfig(), 93, lambda _: capture).open()
+    with pytest.raises(SourceError, match="webcam:93"):
+        open_source("webcam:93").open()
+    with pytest.raises(SourceError, match="webcam:N"):
+        open_source("webcam:front")
+
+
+# --- footage of people
+
+CLIPS = {
+    "pose2sim_multi_cam01.mp4": False,
+    "pyskl_ntu_sample.avi": False,
+    "tfjs_pose_squats.mp4": False,
+    "sports2d_demo_old.mp4": True,
+    "openpose_video.avi": True,
+    "sports2d_demo.mp4": True,
+}
+HEAVY = {
+    "supervision_walking.mp4": True,
+    "sam2_juggle.mp4": False,
+    "romp_sample_video2.mp4": True,
+    "intel_one_by_one_person.mp4": False,
+}
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("name", "audio"),
+    [*CLIPS.items(), *(pytest.param(*item, marks=pytest.mark.slow) for item in HEAVY.items())],
+)
+def test_real_clips_whole(shared_dir: Path, name: str, audio: bool) -> None:
+    path = shared_dir / "video" / name
+    plain = decode_times(path)
+    with open_source(str(path)) as source:
+        info = source.info
+        times, sizes, count = [], set(), 0
+        for frame in source:
+            times.append(frame.pts_s)
+            sizes.add(frame.size_wh)
+            count = frame.frame_id + 1
+    assert count == len(plain) == info.frame_count
+    assert sizes == {info.size_wh}
+    assert info.audio == audio
+    assert np.all(np.diff(times) > 0)
+    if name == "pyskl_ntu_sample.avi":  # its own timestamps are out of order
+        plain = [n / 30 for n in range(72)]
+    np.testing.assert_allclose(times, plain, atol=1e-6)
