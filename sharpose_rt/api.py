@@ -78,7 +78,7 @@ class PoseTracker:
         Raises:
             SharposeError: the source, the model or the detector cannot be used.
         """
-        from sharpose_rt.media.source import expand_sources, is_live, open_source
+        from sharpose_rt.media import expand_sources, is_live, open_source
 
         if self.config.smooth.method == "rts":
             raise ConfigError("smooth.method rts needs the whole file; use `sharpose-rt track`, or kalman or none here")

@@ -104,7 +104,7 @@ class FileRun:
     """
 
     def __init__(self, spec: str, config: RunConfig) -> None:
-        from sharpose_rt.media.source import is_live, open_source
+        from sharpose_rt.media import is_live, open_source
 
         self.spec, self.config = spec, config
         self.source = open_source(spec, config.source)

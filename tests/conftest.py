@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+# One thread a loop, before torch is loaded: tests run beside each other, and threads that spin take their cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 

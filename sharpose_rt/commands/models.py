@@ -78,9 +78,9 @@ def _print_table(rows: list[dict[str, Any]], behaviour: str) -> None:
             *(f"{value:.2f}" for value in gmacs),
             "bundled" if row["bundled_weights"] else "-",
         )
-    console = Console(highlight=False)
-    # A pipe has no width of its own, and a table that is cut off there helps nobody.
-    console.print(table, width=max(console.width, 110))
+    # A narrow terminal may wrap the lines, and a pipe has no width at all; a table that is cut off helps nobody.
+    console = Console(highlight=False, width=max(Console().width, 100))
+    console.print(table)
     console.print(
         f"\nBehaviour: {behaviour}. GMACs of one crop: 'coarse' alone where the quality reaches the threshold, "
         "'both' where it is refined.\n'Table 2 counting' is 'both' as the paper counts it: with every fine patch "

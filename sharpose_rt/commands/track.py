@@ -127,7 +127,7 @@ def build_config(args: argparse.Namespace) -> RunConfig:
 def run(args: argparse.Namespace) -> int:
     """Runs each source in turn; 0 when all were complete, 130 after Ctrl-C."""
     from sharpose_rt.app import FileRun
-    from sharpose_rt.media.source import expand_sources
+    from sharpose_rt.media import expand_sources
 
     config = build_config(args)
     for spec in expand_sources(args.source):

@@ -113,7 +113,9 @@ def describe(what: str) -> dict[str, Any]:
 
     path = _bundled(what) if what in VARIANTS else Path(what)
     if not path.is_file():
-        raise WeightsError(f"no file {what!r}; a .safetensors or .pth file, or one of {', '.join(VARIANTS)} is accepted")
+        raise WeightsError(
+            f"no file {what!r}; a .safetensors or .pth file, or one of {', '.join(VARIANTS)} is accepted"
+        )
     if path.suffix in (".pth", ".pt"):
         tensors = read_released(path)
         count, types, metadata = sum(t.numel() for t in tensors.values()), ["float32"], {}

@@ -142,6 +142,8 @@ class PoseConfig:
     """'auto', 'fp32', 'bf16' or 'fp16'."""
     max_batch: int = 32
     """Crops that go through the network at once."""
+    threads: int | None = None
+    """CPU threads of the network; None leaves a part of the cores to decoding, detection and encoding."""
     box_padding: float = 1.25
     """The crop is the box widened to the crop's aspect and enlarged by this factor."""
 
@@ -155,6 +157,8 @@ class PoseConfig:
         if self.quality_threshold is not None and math.isnan(self.quality_threshold):
             raise ConfigError("pose.quality_threshold is nan; a number is accepted (inf refines all, -inf none)")
         _within("pose.max_batch", self.max_batch, 1, 1024)
+        if self.threads is not None:
+            _within("pose.threads", self.threads, 1, 1024)
         _within("pose.box_padding", self.box_padding, 0.5, 4)
 
 

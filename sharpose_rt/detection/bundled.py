@@ -66,7 +66,7 @@ def build_module(architecture: str, folder: Path) -> Any:
 
     beside = folder / architecture
     try:
-        plan = yaml_model_load(str(beside) if beside.is_file() else architecture)
+        plan: Any = yaml_model_load(str(beside) if beside.is_file() else architecture)
         return DetectionModel(plan, ch=3, nc=1, verbose=False)
     except Exception as error:  # a parser of free text: any kind comes up
         raise WeightsError(f"person detector architecture '{architecture}' cannot be built: {error}") from error

@@ -34,7 +34,7 @@ MARGIN_CELLS = 1
 """A filter sees so much more than the person on each side."""
 PAD_CELLS = 3
 """Cells added around the picture, so that people at its edge are found."""
-FLAT_ENERGY = 1e4
+FLAT_ENERGY = 1e4 / 64**2
 """Keeps noise of flat regions small: about a grey level of gradient in each pixel of a block."""
 LEVELS_PER_OCTAVE = 6
 WORKING_SCALE = 1.5
@@ -81,8 +81,10 @@ def hog_features(image_bgr: NDArray[np.uint8]) -> NDArray[np.float32]:
     rows, columns = image_bgr.shape[0] // CELL_PX, image_bgr.shape[1] // CELL_PX
     quarters = np.pad(_orientations(image_bgr, rows * 2, columns * 2), ((1, 1), (1, 1), (0, 0)), mode="edge")
     # Bilinear weights of 16 px around each cell: 1-3-3-1 over boxes of 4 px, along both axes.
-    tall = sum(w * quarters[i : i + 2 * rows : 2] for i, w in enumerate((1.0, 3.0, 3.0, 1.0)))
-    directed = sum(w * tall[:, i : i + 2 * columns : 2] for i, w in enumerate((1.0, 3.0, 3.0, 1.0)))  # type: ignore
+    ramp = (1.0, 3.0, 3.0, 1.0)
+    directed = np.zeros((rows, columns, 18), np.float32)
+    for i, j in np.ndindex(4, 4):
+        directed += ramp[i] * ramp[j] / 64 * quarters[i : i + 2 * rows : 2, j : j + 2 * columns : 2]
     undirected = directed[..., :9] + directed[..., 9:]  # (h, w, 9)
 
     energy = np.pad(np.square(undirected).sum(-1), 1, mode="edge")
@@ -172,9 +174,11 @@ def search(
     pad = PAD_CELLS * CELL_PX
     with torch.inference_mode():
         for size_wh in sizes_wh:
-            resized = cv2.resize(image_bgr, size_wh, interpolation=cv2.INTER_AREA if size_wh[0] < width else cv2.INTER_LINEAR)
+            resized = cv2.resize(
+                image_bgr, size_wh, interpolation=cv2.INTER_AREA if size_wh[0] < width else cv2.INTER_LINEAR
+            )
             padded = cv2.copyMakeBorder(resized, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
-            features = torch.from_numpy(hog_features(padded)[None]).to(filters.weights[0].device)
+            features = torch.from_numpy(hog_features(np.asarray(padded, np.uint8))[None]).to(filters.weights[0].device)
             step = np.array([width / size_wh[0], height / size_wh[1]])
             for weight, scale, offset in zip(filters.weights, filters.scale, filters.offset, strict=True):
                 if any(f < w for f, w in zip(features.shape[2:], weight.shape[1:], strict=True)):

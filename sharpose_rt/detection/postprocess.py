@@ -21,9 +21,7 @@ def strongest_first(bboxes_xyxy: NDArray[np.floating], scores: NDArray[np.floati
     return np.lexsort((*bboxes_xyxy.T[::-1], -scores))
 
 
-def finish(
-    bboxes_xyxy: ArrayLike, scores: ArrayLike, size_wh: tuple[int, int], config: DetectorConfig
-) -> Detections:
+def finish(bboxes_xyxy: ArrayLike, scores: ArrayLike, size_wh: tuple[int, int], config: DetectorConfig) -> Detections:
     """The valid boxes: clipped to the frame, at least as sure as the threshold, strongest first, at most max_people.
 
     Args:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.assets import find_model, import_ultralytics
 from sharpose_rt.detection.yolo import TASKS, Network, YoloDetector, module_network, person_classes
 from sharpose_rt.errors import DetectorError
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger("sharpose_rt.detection")
 
@@ -27,9 +31,7 @@ class UltralyticsDetector(YoloDetector):
     program.
     """
 
-    def __init__(
-        self, name: str, config: DetectorConfig, *, device: str = "cpu", offline: bool = False
-    ) -> None:
+    def __init__(self, name: str, config: DetectorConfig, *, device: str = "cpu", offline: bool = False) -> None:
         super().__init__(name, config, device)
         self.offline = offline
 
@@ -88,7 +90,11 @@ def load_export(path: Path, device: str) -> Network:
     from ultralytics.nn.autobackend import AutoBackend
 
     try:
-        backend: Any = AutoBackend(str(path), device=torch.device(device), verbose=False)
+        backend: Any = (
+            _TorchScript(path, device)
+            if path.suffix == ".torchscript"
+            else AutoBackend(str(path), device=torch.device(device), verbose=False)
+        )
     except Exception as error:  # each runtime has errors of its own
         raise DetectorError(
             f"detector '{path}' cannot be loaded: {_one_line(error)}; is its runtime installed (onnx and onnxruntime, "
@@ -114,6 +120,29 @@ def load_export(path: Path, device: str) -> Network:
         fixed_wh=None if dynamic or not size else (int(size[1]), int(size[0])),
         half=bool(backend.fp16),
     )
+
+
+class _TorchScript:
+    """A TorchScript model with AutoBackend's attributes: that one needs torchvision's compiled operators for it."""
+
+    def __init__(self, path: Path, device: str) -> None:
+        import torch
+
+        extra = {"config.txt": ""}  # where ultralytics' export writes its metadata
+        self.model = torch.jit.load(str(path), map_location=device, _extra_files=extra).eval()
+        self.metadata = json.loads(extra["config.txt"] or "{}")
+        arguments = self.metadata.get("args", {})
+        self.names = {int(i): name for i, name in self.metadata.get("names", {}).items()}
+        self.task = self.metadata.get("task")
+        self.stride = self.metadata.get("stride", 32)
+        self.imgsz = self.metadata.get("imgsz")
+        self.end2end = bool(self.metadata.get("end2end") or arguments.get("nms"))
+        self.dynamic = bool(arguments.get("dynamic"))
+        self.fp16 = bool(arguments.get("half"))
+        self.device = torch.device(device)
+
+    def __call__(self, pixels: torch.Tensor) -> Any:
+        return self.model(pixels)
 
 
 def _one_line(error: Exception) -> str:

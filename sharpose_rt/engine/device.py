@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 
 import torch
@@ -64,3 +65,15 @@ def resolve_precision(wanted: str, device: torch.device) -> torch.dtype:
     if wanted == "fp16" and device.type == "cpu":
         raise DeviceError("--precision fp16 is for CUDA; on a CPU fp32 or bf16 is accepted")
     return DTYPES[wanted]
+
+
+def network_threads(wanted: int | None) -> int:
+    """CPU threads for the network: `wanted`, else three quarters of the cores this process may use, at most 8.
+
+    The rest decodes, detects, draws and encodes at the same time. Threads of a parallel loop that wait for one that
+    has no core cost far more than a thread less.
+    """
+    if wanted is not None:
+        return wanted
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, max(1, cores * 3 // 4))

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from sharpose_rt.config import PoseConfig
-from sharpose_rt.engine.device import resolve_device, resolve_precision
+from sharpose_rt.engine.device import network_threads, resolve_device, resolve_precision
 from sharpose_rt.geometry.affine import apply_affine, crop_affine, invert_affine, warp_crops
 from sharpose_rt.geometry.heatmap import decode, flip_back
 from sharpose_rt.models.sharpose import SHaRPose, SHaRPoseOutput
@@ -52,6 +52,8 @@ class PoseEngine:
         self.config = config
         self.device = resolve_device(config.device)
         self.dtype = resolve_precision(config.precision, self.device)
+        if self.device.type == "cpu":
+            torch.set_num_threads(network_threads(config.threads))  # holds for loops started by this thread
         network, self.weights = load_model(config.model, config.weights, config.behaviour)
         self.network: SHaRPose = network.to(self.device, self.dtype)
         self.skeleton = network.variant.skeleton

@@ -29,18 +29,18 @@ def audio_packets(
     """
     try:
         source: Any = stack.enter_context(av.open(path))
-        stream = source.streams.audio[0]
+        stream: Any = source.streams.audio[0]
         pictures = [s for s in source.streams.video if s.start_time is not None]
         origin_s = float(pictures[0].start_time * pictures[0].time_base) if pictures else 0.0
         from_s = origin_s + start_s
         if start_s > 0:
             # A little early: the packets before the start are left out below.
             source.seek(max(0, math.floor((from_s - 0.5) / stream.time_base)), stream=stream)
-        copied = stream.codec_context is not None and stream.codec_context.codec.canonical_name in _FITS_MP4
+        copied = stream.codec_context.codec.canonical_name in _FITS_MP4
         if copied:
             target = out.add_stream_from_template(stream)
         else:
-            target = out.add_stream("aac", rate=stream.codec_context.sample_rate, layout=_layout(stream))
+            target = out.add_stream("aac", rate=stream.sample_rate, layout=_layout(stream))
     except (av.error.FFmpegError, OSError, IndexError, AttributeError, ValueError) as error:
         log.warning("the audio of %s cannot be used (%s); the video has none", path, _reason(error))
         return iter(())
@@ -63,7 +63,8 @@ def _copied(source: Any, stream: Any, target: Any, from_s: float, span_s: float)
         length_s = float((packet.duration or 0) * packet.time_base)
         if at_s >= span_s:
             return
-        if at_s + length_s <= 0:
+        # One packet before the start stays: decoders overlap packets, and the edit list hides its sound.
+        if at_s + 1.5 * length_s <= 0:
             continue
         packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
         packet.stream = target

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import av
+import av.container
 import av.error
 import cv2
 import numpy as np

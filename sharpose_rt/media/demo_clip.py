@@ -30,7 +30,7 @@ class Shot:
 
 # Every view lies inside its photograph, is at most as wide as the clip, and keeps whole people in sight.
 SHOTS = (
-    Shot("bus.jpg", first=(405, 655, 808), last=(290, 650, 578)),
+    Shot("bus.jpg", first=(405, 600, 808), last=(359, 655, 716)),
     Shot("zidane.jpg", first=(482, 360, 956), last=(798, 358, 940)),
 )
 

@@ -6,7 +6,7 @@ import colorsys
 from collections import deque
 from collections.abc import Iterable
 from functools import lru_cache
-from itertools import compress
+from itertools import chain, compress
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import DrawConfig
 from sharpose_rt.skeleton import Skeleton
-from sharpose_rt.types import PoseStage, Poses
+from sharpose_rt.types import Poses, PoseStage
 
 Colour = tuple[int, int, int]
 Image = NDArray[np.uint8]
@@ -89,7 +89,7 @@ class Painter:
             lines[side] = list(_dashed(shown) if faded else shown)
         outlined = width > 1  # around thinner lines it would be all that is seen
         if outlined:
-            _lines(image, sum(lines.values(), []), _OUTLINE, width + 2, cv2.LINE_8)
+            _lines(image, [*chain.from_iterable(lines.values())], _OUTLINE, width + 2, cv2.LINE_8)
         for side, segments in lines.items():
             _lines(image, segments, _faded(SIDE_COLOURS[side], faded), width)
         radius = width << _SHIFT
@@ -169,7 +169,9 @@ def _line_width(box: NDArray[np.float32], unit: float) -> int:
     return max(1, round(1.6 * unit * min(max(size_px / 300, 0.5), 2.2) ** 0.5))
 
 
-def _lines(image: Image, segments: list[NDArray[np.int32]], colour: Colour, width: int, kind: int = cv2.LINE_AA) -> None:
+def _lines(
+    image: Image, segments: list[NDArray[np.int32]], colour: Colour, width: int, kind: int = cv2.LINE_AA
+) -> None:
     if segments:
         cv2.polylines(image, segments, False, colour, width, kind, _SHIFT)
 
@@ -194,7 +196,7 @@ def _draw_label(image: Image, poses: Poses, index: int, unit: float) -> None:
     track_id, stage = int(poses.track_ids[index]), int(poses.stage[index])
     colour = _faded(track_colour(track_id), stage == PoseStage.PREDICTED)
     text, scale = str(track_id), 0.4 * unit
-    (text_width, text_height), base = _text_size(text, scale)
+    (text_width, text_height), _ = _text_size(text, scale)
     pad = round(2.5 * unit)
     mark = round(text_height * 0.3)
     width, height = text_width + 3 * pad + 2 * mark, text_height + 2 * pad

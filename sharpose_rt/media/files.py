@@ -22,11 +22,10 @@ from sharpose_rt.media.source import Source, SourceInfo
 log = logging.getLogger("sharpose_rt.media")
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"))
-VIDEO_SUFFIXES = frozenset(
-    (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2v", ".ts", ".mts", ".m2ts", ".wmv", ".asf")
-    + (".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".mxf", ".vob", ".gif", ".h264", ".264", ".h265", ".265", ".hevc")
-    + (".y4m", ".mjpeg", ".mjpg", ".dav", ".ivf", ".nut")
-)
+_MPEG = frozenset((".mp4", ".m4v", ".mov", ".mpg", ".mpeg", ".m2v", ".ts", ".mts", ".m2ts", ".vob", ".3gp", ".3g2"))
+_OTHERS = frozenset((".mkv", ".webm", ".avi", ".wmv", ".asf", ".flv", ".f4v", ".ogv", ".mxf", ".gif", ".dav", ".nut"))
+_BARE = frozenset((".h264", ".264", ".h265", ".265", ".hevc", ".y4m", ".mjpeg", ".mjpg", ".ivf"))
+VIDEO_SUFFIXES = _MPEG | _OTHERS | _BARE
 
 
 class VideoFile(ContainerSource):
@@ -138,7 +137,8 @@ def _usable(spec: str) -> tuple[list[Path], list[Path]]:
     if path.is_dir():
         found, what = list(path.iterdir()), f"the folder {path}"
     elif glob.has_magic(str(path)):
-        found, what = [Path(name) for name in glob.glob(str(path), recursive=True)], f"the pattern {path}"
+        names = glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+        found, what = [Path(name) for name in names], f"the pattern {path}"
         if not found:
             raise SourceError(f"{what} matches nothing; check it, and quote it so that the shell leaves it alone")
     else:

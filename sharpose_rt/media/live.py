@@ -77,14 +77,17 @@ class NetworkVideo(ContainerSource):
 
     def _check_lost(self, error: Exception, waited_s: float) -> None:
         reason = getattr(error, "strerror", None) or type(error).__name__
-        if waited_s >= 0.95 * self.config.read_timeout_s:
+        # The time limit may first cut a packet short; the next read then fails at once with the same code.
+        if isinstance(error, av.error.ExitError) or waited_s >= 0.95 * self.config.read_timeout_s:
             kind = SourceLost if self.live else SourceTimeout
             raise kind(
                 f"{self.name} sent nothing for {self.config.read_timeout_s:g} s after {self._decoded} frames; "
                 "see that it is still there, or raise source.read_timeout_s"
             ) from None
         if not isinstance(error, av.error.InvalidDataError):
-            raise SourceLost(f"{self.name} broke off after {self._decoded} frames: {reason}; see that it runs") from None
+            raise SourceLost(
+                f"{self.name} broke off after {self._decoded} frames: {reason}; see that it runs"
+            ) from None
 
     def _raise_open(self, error: Exception, waited_s: float) -> NoReturn:
         reason = getattr(error, "strerror", None) or type(error).__name__
@@ -126,7 +129,9 @@ class StdinVideo(ContainerSource):
 
     def _readable(self) -> Any:
         if self._stream_in.isatty():
-            raise SourceError("standard input is the keyboard; pipe a video into it: cat VIDEO | sharpose-rt --source -")
+            raise SourceError(
+                "standard input is the keyboard; pipe a video into it: cat VIDEO | sharpose-rt --source -"
+            )
         if stat.S_ISREG(os.fstat(self._stream_in.fileno()).st_mode):
             return self._stream_in
         pipe = _Pipe(self._stream_in, self._stop)
@@ -136,7 +141,7 @@ class StdinVideo(ContainerSource):
         if not index_is_last(head):
             return pipe
         # An mp4 whose index comes last cannot be decoded while it arrives.
-        spool = tempfile.TemporaryFile(prefix="sharpose-stdin-")
+        spool = tempfile.TemporaryFile(prefix="sharpose-stdin-")  # noqa: SIM115 - closed by _close
         shutil.copyfileobj(pipe, spool, 1 << 20)
         spool.seek(0)
         return spool
@@ -210,9 +215,9 @@ def open_capture(device: int | str) -> Capture:
     level = logging.getLogLevel()
     logging.setLogLevel(logging.LOG_LEVEL_SILENT)
     try:
+        capture = cv2.VideoCapture()
         for backend in backends.get(sys.platform, (cv2.CAP_ANY,)):
-            capture = cv2.VideoCapture(device, backend)
-            if capture.isOpened():
+            if capture.open(device, backend):
                 break
         return capture
     finally:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import heapq
 import logging
-import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -148,7 +147,7 @@ class VideoWriter:
         finished = self.path.with_suffix(".finished.mp4")
         try:
             self._remux(finished)
-            os.replace(finished, self.path)
+            finished.replace(self.path)
         except (av.error.FFmpegError, OSError) as error:
             finished.unlink(missing_ok=True)
             raise OutputError(
@@ -230,7 +229,7 @@ def write_image(path: Path, image_bgr: NDArray[np.uint8]) -> Path:
             raise OSError("the encoder refused the picture")
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(data.tobytes())
-        os.replace(part, path)
+        part.replace(path)
     except (OSError, cv2.error) as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)

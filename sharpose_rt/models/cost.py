@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from sharpose_rt.models.baselines import DenseViTPose
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import SHaRPose
 from sharpose_rt.models.variants import Behaviour, Variant
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,13 +48,9 @@ def measure_cost(variant: Variant, behaviour: Behaviour) -> Cost:
     with torch.device("meta"):
         model = SHaRPose(variant, behaviour).eval()
         image = torch.empty(1, 3, *variant.size_hw)
-    with torch.no_grad():
-        with FlopCounterMode(display=False) as coarse_counter:
-            coarse = model.coarse_stage(image)
-        selected, low = split_cells(coarse.cell_scores, model.selected_count)
-        with FlopCounterMode(display=False) as fine_counter:
-            model.fine_stage(image, coarse, selected, low)
-    coarse_gmacs, fine_gmacs = (c.get_total_flops() / 2e9 for c in (coarse_counter, fine_counter))
+    coarse, coarse_gmacs = count_gmacs(lambda: model.coarse_stage(image))
+    selected, low = split_cells(coarse.cell_scores, model.selected_count)
+    _, fine_gmacs = count_gmacs(lambda: model.fine_stage(image, coarse, selected, low))
 
     unselected = math.prod(variant.coarse_grid_hw) - model.selected_count
     carry = 2 * variant.width**2 * variant.mlp_ratio
@@ -58,3 +59,18 @@ def measure_cost(variant: Variant, behaviour: Behaviour) -> Cost:
     tokens = variant.tokens(behaviour)
     parameters = sum(p.numel() for p in model.parameters())
     return Cost(parameters, *tokens, coarse_gmacs, fine_gmacs, coarse_gmacs + fine_gmacs + skipped)
+
+
+def measure_dense_gmacs(variant: Variant) -> float:
+    """Multiply-accumulates, in 1e9, of one crop in the dense network of a variant's size."""
+    with torch.device("meta"):
+        model = DenseViTPose(variant).eval()
+        image = torch.empty(1, 3, *variant.size_hw)
+    return count_gmacs(lambda: model(image))[1]
+
+
+def count_gmacs(run: Callable[[], T]) -> tuple[T, float]:
+    """What `run()` gives, and the multiply-accumulates that it took, in 1e9."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        result = run()
+    return result, counter.get_total_flops() / 2e9

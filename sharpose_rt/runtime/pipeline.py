@@ -13,9 +13,10 @@ Whichever it is, everything that was opened is closed once and every thread is j
 from __future__ import annotations
 
 import reprlib
+import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +29,27 @@ CALLER = "caller"
 
 _ITEMS = reprlib.Repr()
 _ITEMS.maxother = 200
+
+
+@contextmanager
+def _ctrl_c_deferred() -> Iterator[None]:
+    """Ctrl-C that falls into the block takes effect after it.
+
+    In CPython 3.11 one that falls into Thread.start() can leave the new thread dead or stuck before its first line,
+    and one in Thread.join() marks a running thread as stopped (its remedy for bpo-45274).
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is None:
+        yield  # handlers run in the main thread alone; None: not set by Python
+        return
+    pressed: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if pressed:
+            signal.raise_signal(signal.SIGINT)
 
 
 class Pipeline:
@@ -82,7 +104,8 @@ class Pipeline:
         self._cancelled = False
         self._cut_short = False
         self._reached: dict[str, int] = dict.fromkeys(("opened", "finished", "closed"), 0)  # threads that got so far
-        self._left: set[threading.Thread] = set()  # threads with nothing left to do
+        self._working = 0  # threads between their first line and their last
+        self._closed_door = False
         self._failures: list[BaseException] = []
         self._started_s: float | None = None
         self._ended_s: float | None = None
@@ -141,8 +164,9 @@ class Pipeline:
     def _run(self) -> Generator[Any, None, None]:
         left: BaseException | None = None
         try:
-            for thread in self._threads:
-                thread.start()
+            with _ctrl_c_deferred():
+                for thread in self._threads:
+                    thread.start()
             yield from self._results()
         except BaseException as error:  # left early, Ctrl-C, or what a signal handler raised
             left = error
@@ -175,16 +199,21 @@ class Pipeline:
             try:
                 if left is not None:
                     self._cancel()
-                # Not join() alone: a Ctrl-C in it marks a thread that still runs as stopped, which is CPython 3.11's
-                # remedy for bpo-45274. A thread that never started has no ident.
-                self._wait_until(lambda: all(t.ident is None or t in self._left for t in self._threads))
-                for thread in self._left:
-                    thread.join()
+                self._wait_until(self._shut)
+                with _ctrl_c_deferred():
+                    for thread in self._threads:
+                        if thread.is_alive():
+                            thread.join()
                 return left
             except KeyboardInterrupt as error:
                 if pressed:
                     raise
                 pressed, left = True, error
+
+    def _shut(self) -> bool:
+        """Whether no thread is at work; from then on one that comes late does nothing."""
+        self._closed_door = self._working == 0
+        return self._closed_door
 
     def _raise_first(self, left: BaseException | None) -> None:
         """Raises what the caller has to know: why it left, or the first failure; the others become notes."""
@@ -205,6 +234,10 @@ class Pipeline:
     # In the threads
 
     def _thread_main(self, index: int) -> None:
+        with self._lock:
+            if self._closed_door:
+                return
+            self._working += 1
         try:
             if index == 0:
                 self._capture()
@@ -212,7 +245,7 @@ class Pipeline:
                 self._work(index)
         finally:
             with self._lock:
-                self._left.add(threading.current_thread())
+                self._working -= 1
                 self._changed.notify_all()
 
     def _capture(self) -> None:

@@ -58,7 +58,7 @@ def action_array(
         pts.append(frame.pts_s)
         for key, score in zip(_keys(frame.poses), _points(frame.poses, raw)[1].mean(axis=1), strict=True):
             strength[key] += float(score)
-    chosen = [key for key, _ in sorted(strength.items(), key=lambda item: (-item[1], item[0]))[:person_slots]]
+    chosen = [key for key, _ in sorted(strength.items(), key=lambda item: (-item[1], abs(item[0])))[:person_slots]]
     slot_of = {key: slot for slot, key in enumerate(chosen)}
 
     shape = (person_slots, len(pts), len(reader.header.skeleton))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sharpose_rt.skeletons.stream import StreamReader, StreamWriter
 from sharpose_rt.types import Poses
@@ -23,7 +24,7 @@ def rewrite_stream(path: Path, frames: Sequence[Poses]) -> None:
     try:
         for record, poses in zip(reader, frames, strict=True):
             writer.write(**vars(replace(record, poses=poses)))
-        end = dict(reader.end or {"status": "interrupted"})
+        end: dict[str, Any] = dict(reader.end or {"status": "interrupted"})
         end.pop("type", None)
         writer.end(**end)
     finally:

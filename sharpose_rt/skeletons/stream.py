@@ -292,13 +292,14 @@ class StreamWriter:
     def end(self, status: str, frames: int | None = None, dropped: int = 0, **extra: Any) -> None:
         """Appends the end line; `frames` None takes the writer's own count.
 
-        After a failed write this is tried once and never raises: the first error is the one that counts.
+        After a failed write this is tried once, with the writer's own count, and never raises: the first error is
+        the one that counts.
         """
         assert status in END_STATUS, status
         if self._ended:
             return
         self._ended = True
-        count = self.frames if frames is None else int(frames)
+        count = self.frames if frames is None or self._failed else int(frames)
         record = {"type": "end", "frames": count, "dropped": int(dropped), "status": status, **plain(extra)}
         with contextlib.suppress(OutputError) if self._failed else contextlib.nullcontext():
             self._write_line(record)

@@ -9,7 +9,7 @@ from sharpose_rt.tracking import kalman
 from sharpose_rt.tracking.kalman import Float64, Motion
 
 # For (centre x, centre y, width, height), in box heights; chosen on tests/tracking_worlds.py.
-NOISE = np.array([0.03, 0.04, 0.05, 0.05])
+NOISE = np.array([0.05, 0.06, 0.08, 0.08])
 """Standard deviation of a detector's box."""
 POSE_NOISE = 1.5
 """A box that comes from a pose is so many times as noisy."""

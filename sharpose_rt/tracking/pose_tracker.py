@@ -26,11 +26,11 @@ SURE_SCORE = 0.3
 """Keypoints below do not carry a box, and do not speak for or against a match."""
 SURE_COUNT = 4
 """A pose with fewer sure keypoints is not used."""
-POSE_WEIGHT = 0.3
+POSE_WEIGHT = 0.6
 """How much of a similarity is up to the pose."""
 LOW_SIMILARITY = 0.3
 """Least similarity of a match with an unsure detection."""
-WIDEN = 0.3
+WIDEN = 0.15
 """Boxes are widened by this share of their size on each side when a lost person is looked for."""
 DUPLICATE_IOU = 0.8
 """A detection that overlaps a better one so much starts no track."""
@@ -129,7 +129,6 @@ class PoseTracker:
         similarity = self._similarity(boxes)
         high = scores >= self.config.high_score
         confirmed = np.array([track.track_id > 0 for track in self._tracks], bool)
-        active = np.array([track.active for track in self._tracks], bool)
         free = np.ones(len(boxes), bool)
         matches: dict[int, int] = {}
 
@@ -140,7 +139,7 @@ class PoseTracker:
                 matches[row], free[column] = column, False
 
         match(confirmed, high, similarity, self.config.match_threshold)
-        match(confirmed & active, ~high, similarity, LOW_SIMILARITY)
+        match(confirmed, ~high, similarity, LOW_SIMILARITY)
         widened = iou_matrix(_widened(motion.to_corners(self._motion.x)), _widened(boxes))
         match(confirmed, high, widened, self.config.match_threshold)
         match(~confirmed, high, similarity, self.config.match_threshold)

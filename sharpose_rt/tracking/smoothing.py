@@ -15,6 +15,9 @@ from sharpose_rt.tracking.kalman import Float64, Motion
 from sharpose_rt.tracking.keypoint_filter import Bool, FilterStep, KeypointFilter, box_size, choose, fade
 from sharpose_rt.types import Float32, Poses
 
+LEAST_SHOWN = 1e-3
+"""A missing person is shown while the score of a keypoint is above."""
+
 
 @dataclass(frozen=True)
 class _Seen:
@@ -63,7 +66,7 @@ class KeypointSmoother:
         missing = [
             self._missing(track_id, points[row], scores[row], step.known[row], pts_s)
             for track_id, row in sorted(row_of.items())
-            if not step.present[row] and scores[row].any()
+            if not step.present[row] and scores[row].max() > LEAST_SHOWN
         ]
         self._seen = {i: seen for i, seen in self._seen.items() if i in row_of} | _looks(smoothed, pts_s)
         return rows.join([smoothed, *missing])
@@ -103,7 +106,7 @@ def rts_smooth(frames: Sequence[tuple[float, Poses]], config: SmoothConfig, skel
         row_of = _row_of(step.track_ids)
         parts = [rows.with_keypoints(poses, row_of, points, scores)]
         for track_id, row in sorted(row_of.items()):
-            if later.inside[row] and not step.present[row] and scores[row].any():
+            if later.inside[row] and not step.present[row] and scores[row].max() > LEAST_SHOWN:
                 parts.append(_between(track_id, seen[track_id], after[track_id], pts_s, points[row], scores[row]))
         after |= _looks(poses, pts_s)
         smoothed.append(rows.join(parts))

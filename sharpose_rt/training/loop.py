@@ -262,6 +262,8 @@ class Trainer:
             max_minutes: end this process' part after so long.
             progress: called with every line of the log.
         """
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_log(self.rows, self.out / "log.csv")
         self.clock = Clock(self.config, self.clock.epoch_samples, self.clock.elapsed_before_s)
         saved_s = validated_s = self.clock.elapsed_s
         logged_at, logged_s = self.samples, self.clock.elapsed_s
@@ -344,19 +346,12 @@ class Trainer:
         place = {"step": self.step, "samples": self.samples, "elapsed_s": elapsed_s}
         row = {**place, "progress": self.clock.progress(self.samples), **row}
         self.rows.append(row)
-        path = self.out / "log.csv"
-        new = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-            if new:
-                writer.writeheader()
-            writer.writerow({key: f"{value:.6g}" for key, value in row.items()})
+        write_log([row], self.out / "log.csv", append=True)
         if progress:
             progress(row)
 
     def save(self) -> None:
         """Write the checkpoint `last.pt` and, beside it, the weights to use, `weights.safetensors`."""
-        self.out.mkdir(parents=True, exist_ok=True)
         state = {
             "config": to_dict(self.config),
             "model": self.model.state_dict(),
@@ -403,6 +398,15 @@ class Trainer:
         if self.device.type == "cuda" and state["rng_cuda"] is not None:
             torch.cuda.set_rng_state(state["rng_cuda"], self.device)
         self.rows = read_log(self.out / "log.csv", self.step)
+
+
+def write_log(rows: Sequence[Row], path: Path, *, append: bool = False) -> None:
+    """Write lines of a log: a new file, or further lines of one."""
+    with path.open("a" if append else "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        if not append:
+            writer.writeheader()
+        writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in rows)
 
 
 def read_log(path: Path, last_step: int | None = None) -> list[Row]:

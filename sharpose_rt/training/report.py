@@ -2,11 +2,109 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import default_collate
+
+from sharpose_rt.errors import OutputError
+from sharpose_rt.geometry.heatmap import decode
+from sharpose_rt.skeleton import Skeleton
+from sharpose_rt.training.transforms import NO_AUGMENT, CropDataset, normalise
+
 if TYPE_CHECKING:
-    from sharpose_rt.training.loop import Trainer
+    from sharpose_rt.training.loop import Row, Trainer
+
+_PANELS = (
+    ("mean square error", ("mse_coarse", "mse_fine")),
+    ("localisation (nats)", ("localisation",)),
+    ("OKS of training crops", ("oks_coarse", "oks_fine")),
+    ("AP, validation", ("val_ap", "val_ap_coarse")),
+    ("quality loss", ("quality",)),
+    ("learning rate", ("lr",)),
+)
 
 
-def write_report(trainer: Trainer) -> None:
-    """Write `curves.png` and `predictions.png` to the run's folder."""
+def write_report(trainer: Trainer, people: int = 16) -> None:
+    """Write `curves.png` and `predictions.png` (label left, prediction right) to the run's folder.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    draw_curves(trainer.rows, trainer.out / "curves.png")
+    sheet = prediction_sheet(trainer, people)
+    if not cv2.imwrite(str(trainer.out / "predictions.png"), sheet):
+        raise OutputError(f"cannot write {trainer.out / 'predictions.png'}")
+
+
+def draw_curves(rows: Sequence[Row], path: Path) -> None:
+    """Losses, similarity, AP and learning rate against training minutes; a bold line is the mean over a tenth.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    for panel, (title, keys) in zip(figure.subplots(2, 3).flat, _PANELS, strict=True):
+        for colour, key in enumerate(keys):
+            points = np.array([(row["elapsed_s"] / 60, row[key]) for row in rows if key in row]).reshape(-1, 2)
+            if not len(points):
+                continue
+            window = max(1, len(points) // 10)
+            panel.plot(*points.T, color=f"C{colour}", alpha=0.3)
+            smooth = np.convolve(points[:, 1], np.ones(window) / window, mode="valid")
+            panel.plot(points[window - 1 :, 0], smooth, color=f"C{colour}", linewidth=2, label=key)
+        panel.set_title(title)
+        panel.set_xlabel("minutes")
+        if panel.get_legend_handles_labels()[0]:
+            panel.legend()
+    try:
+        figure.savefig(path, dpi=100)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error}") from error
+
+
+def prediction_sheet(trainer: Trainer, people: int) -> NDArray[np.uint8]:
+    """A sheet (H, W, 3) uint8 BGR of crops from all over the training sets: label, coarse pose, final pose."""
+    model = trainer.averaged()
+    size_hw, skeleton = model.variant.size_hw, model.variant.skeleton
+    chosen = trainer.people.spread(people)
+    dataset = CropDataset(chosen, size_hw[::-1], NO_AUGMENT, skeleton)
+    batch = default_collate([dataset[i, 0] for i in range(len(chosen))])
+    with torch.inference_mode():
+        out = model(normalise(batch["crop"].to(trainer.device)), math.inf)
+    stages = [decode(heatmaps.float().cpu(), size_hw) for heatmaps in (out.coarse_heatmaps, out.heatmaps)]
+    poses = [(batch["keypoints"], batch["joint_weights"]), *stages]
+    tiles = []
+    for i, crop in enumerate(batch["crop"].numpy()):
+        views = [draw_pose(crop, k[i].numpy(), s[i].numpy(), skeleton) for k, s in poses]
+        tiles.append(np.concatenate(views, 1))
+    columns = max(1, round(math.sqrt(len(tiles) / 2)))
+    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
+    rows = [np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)]
+    return np.concatenate(rows, 0)
+
+
+def draw_pose(
+    crop_bgr: NDArray[np.uint8], keypoints: NDArray[np.float32], scores: NDArray[np.float32], skeleton: Skeleton
+) -> NDArray[np.uint8]:
+    """A copy of the crop with limbs between keypoints of a score above 0.2; left is orange, right is blue."""
+    image = crop_bgr.copy()
+    colours = {"left": (0, 140, 255), "right": (255, 128, 0), "centre": (80, 220, 80)}
+    places = [tuple(int(v) for v in point) for point in np.round(keypoints).clip(-9999, 9999)]
+    for a, b in skeleton.limbs:
+        if min(scores[a], scores[b]) > 0.2:
+            cv2.line(image, places[a], places[b], colours[skeleton.side(b)], 1, cv2.LINE_AA)
+    for index, place in enumerate(places):
+        if scores[index] > 0.2:
+            cv2.circle(image, place, 2, colours[skeleton.side(index)], -1, cv2.LINE_AA)
+    return image

@@ -398,6 +398,43 @@ def test_ctrl_c_while_waiting():
 
 
 @pytest.mark.usefixtures("default_sigint")
+def test_ctrl_c_while_threads_start(monkeypatch):
+    source, stages = Numbers(None), [Probe("a"), Probe("b")]
+    pipeline = Pipeline(source, stages)
+    start = threading.Thread.start
+    started = []
+
+    def start_and_press(thread: threading.Thread) -> None:
+        press_ctrl_c()
+        start(thread)
+        started.append(thread.name)
+
+    monkeypatch.setattr(threading.Thread, "start", start_and_press)
+    with pytest.raises(KeyboardInterrupt):
+        list(pipeline.run())
+    assert started == ["capture", "a", "b"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert source.calls.count("close") == source.calls.count("open")
+    assert [len(stage.statuses) for stage in stages] == [stage.opens for stage in stages]
+
+
+def test_a_thread_that_cannot_start_stops_the_others(monkeypatch):
+    source, stages = Numbers(None), [Probe("a"), Probe("b")]
+    start = threading.Thread.start
+
+    def start_but_b(thread: threading.Thread) -> None:
+        if thread.name == "b":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_but_b)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        list(Pipeline(source, stages).run())
+    assert source.next == 0
+    assert source.calls.count("close") == source.calls.count("open")
+
+
+@pytest.mark.usefixtures("default_sigint")
 def test_ctrl_c_while_files_are_closed_lets_them_close():
     cancelled = threading.Event()
 

@@ -13,20 +13,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 import pytest
+from media_clips import cut_tail, decode_times, numbered, read_number, write_clip
 
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceError, SourceLost, SourceTimeout
 from sharpose_rt.media.container import MediaClock
 from sharpose_rt.media.live import Camera, NetworkVideo, StdinVideo, index_is_last
 from sharpose_rt.media.redact import redact
-from sharpose_rt.media.source import Source, expand_sources, open_source
-from tests.media_clips import cut_tail, decode_times, numbered, read_number, write_clip
+from sharpose_rt.media.source import Source, expand_sources, is_live, open_source
 
 
 def numbers(source: Source) -> list[int]:
@@ -56,7 +57,7 @@ def test_every_frame_comes_in_order_at_its_time(clip: Path) -> None:
     assert info.duration_s == pytest.approx(3.0)
     assert info.audio
     assert info.path == str(clip)
-    assert all(a.captured_at_s <= b.captured_at_s for a, b in zip(frames, frames[1:], strict=False))
+    assert all(a.captured_at_s <= b.captured_at_s for a, b in pairwise(frames))
 
 
 def test_variable_rate_keeps_gaps(tmp_path: Path) -> None:
@@ -140,10 +141,9 @@ def test_too_much_damage_is_an_error(clip: Path, tmp_path: Path) -> None:
     data = clip.read_bytes()
     start = data.index(b"mdat") + 4
     broken.write_bytes(data[:start] + b"\xff" * (len(data) - start))
-    with pytest.raises(SourceError, match=r"3 undecodable frames in a row|holds no frame"):
-        numbers_of = open_source(str(broken), SourceConfig(max_bad_frames=2))
-        with numbers_of as source:
-            list(source)
+    source = open_source(str(broken), SourceConfig(max_bad_frames=2))
+    with pytest.raises(SourceError, match=r"3 undecodable frames in a row"):
+        source.open()
 
 
 def test_reading_can_be_interrupted_and_left_early(clip: Path) -> None:
@@ -252,9 +252,10 @@ def test_unreadable_image_is_skipped_then_an_error(folder: Path, caplog: pytest.
     with open_source(str(folder)) as source:
         assert numbers(source) == [1, 2, 10]
     assert "img3.jpg" in caplog.text
-    with pytest.raises(SourceError, match=r"img3\.jpg cannot be read"), open_source(
-        str(folder), SourceConfig(max_bad_frames=0)
-    ) as source:
+    with (
+        pytest.raises(SourceError, match=r"img3\.jpg cannot be read"),
+        open_source(str(folder), SourceConfig(max_bad_frames=0)) as source,
+    ):
         list(source)
 
 
@@ -373,7 +374,9 @@ def test_http_stream_without_length_is_live(clip: Path, tmp_path: Path) -> None:
         assert source.info.live
         assert source.info.frame_count is None
         assert source.info.stem == "http_127.0.0.1"
-        times = [frame.pts_s for frame in source]
+        times: list[float] = []
+        with pytest.raises(SourceLost, match=r"broke off after \d+ frames"):
+            times.extend(frame.pts_s for frame in source)
     assert len(times) >= 10
     assert times == sorted(times)
 
@@ -426,10 +429,12 @@ def long_clip(tmp_path: Path) -> Path:
 
 @pytest.mark.timeout(30)
 def test_stream_that_stalls_times_out(long_clip: Path) -> None:
-    with tcp_server(stalling(long_clip, 0.6)) as port:
-        with open_source(f"http://127.0.0.1:{port}/long.mp4", SourceConfig(read_timeout_s=0.3)) as source:
-            with pytest.raises(SourceTimeout, match=r"sent nothing for 0\.3 s after \d+ frames"):
-                list(source)
+    config = SourceConfig(read_timeout_s=0.3)
+    silence = pytest.raises(SourceTimeout, match=r"sent nothing for 0\.3 s after \d+ frames")
+    with tcp_server(stalling(long_clip, 0.6)) as port, open_source(f"http://127.0.0.1:{port}/l.mp4", config) as source:
+        assert source.info.frame_count == 150
+        with silence:
+            list(source)
 
 
 @pytest.mark.timeout(30)
@@ -493,6 +498,21 @@ def test_redact(text: str, masked: str) -> None:
     assert redact(text) == masked
 
 
+def test_is_live_before_opening() -> None:
+    live = (
+        "webcam",
+        "webcam:2",
+        "/dev/video0",
+        "rtsp://h/x.mp4",
+        "srt://h:9",
+        "http://h/video.mjpg",
+        "https://h/cam?id=1",
+    )
+    stored = ("clip.mp4", "-", "file:///a/b.mp4", "https://h/a.mp4?token=1", "*.jpg")
+    assert [is_live(spec) for spec in live] == [True] * len(live)
+    assert [is_live(spec) for spec in stored] == [False] * len(stored)
+
+
 # --- standard input
 
 
@@ -548,7 +568,7 @@ class RecordedCapture:
         self.pictures, self.opened, self.released = list(pictures), opened, False
         self.asked: dict[int, float] = {}
 
-    def isOpened(self) -> bool:  # noqa: N802
+    def isOpened(self) -> bool:
         return self.opened
 
     def read(self) -> tuple[bool, np.ndarray | None]:
@@ -570,11 +590,11 @@ def test_camera_gives_frames_by_the_clock_and_then_is_lost() -> None:
     capture = RecordedCapture([None, numbered(0), numbered(1), None, numbered(2)])
     config = SourceConfig(camera_size_wh=(640, 480), camera_fps=25, max_bad_frames=3)
     source = Camera("webcam:7", config, 7, lambda device: capture)
-    with source, pytest.raises(SourceLost, match="gives no more pictures"):
+    found: list[tuple[int, float, float]] = []
+    with source:
         assert (source.info.kind, source.info.live, source.info.stem) == ("camera", True, "webcam7")
-        found = []
-        for frame in source:
-            found.append((read_number(frame.image_bgr), frame.pts_s, frame.captured_at_s))
+        with pytest.raises(SourceLost, match="gives no more pictures"):
+            found.extend((read_number(frame.image_bgr), frame.pts_s, frame.captured_at_s) for frame in source)
     assert [number for number, _, _ in found] == [0, 1, 2]
     assert found[0][1] == 0
     assert found[1][1] < found[2][1]

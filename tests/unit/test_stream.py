@@ -37,7 +37,8 @@ from sharpose_rt.skeletons.validation import is_well_formed_frame, schema_valida
 from sharpose_rt.types import Poses
 
 CREATED = "2026-01-31T12:00:00.000Z"
-few = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SLOW_MACHINE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+few = settings(max_examples=40, deadline=None, suppress_health_check=SLOW_MACHINE)
 
 
 def make_header(skeleton: Skeleton = COCO17, **changes) -> Header:
@@ -284,7 +285,7 @@ class TestFullDisk:
         with file_size_limit(10_000), pytest.raises(OutputError, match=r"a\.jsonl.*frames written so far are kept"):
             write_many(writer)
         written = writer.frames
-        writer.end("error", written, 0)
+        writer.end("error", written + 1, 0)  # the caller may have counted the frame that failed
         writer.close()
         assert 0 < written < 20
         reader = StreamReader(path)
@@ -514,11 +515,13 @@ JUNK = st.sampled_from(
 )
 
 
+GOOD_FRAME = FrameRecord(0, 0.0, make_poses(2, k=2), CREATED, 3.5, 0).to_record()
+
+
 @st.composite
 def mutated_frame(draw):
     """A frame record of the writer with some values replaced or removed, at any depth."""
-    record = FrameRecord(0, 0.0, make_poses(2, k=2), CREATED, 3.5, 0).to_record()
-    record = copy.deepcopy(record)
+    record = copy.deepcopy(GOOD_FRAME)
     for _ in range(draw(st.integers(0, 2))):
         node = record
         while True:
@@ -528,7 +531,7 @@ def mutated_frame(draw):
                 node = child
                 continue
             if draw(st.booleans()):
-                node[key] = draw(JUNK)
+                node[key] = copy.deepcopy(draw(JUNK))  # a second change may go into it
             else:
                 del node[key]
             break
@@ -537,7 +540,7 @@ def mutated_frame(draw):
     return record
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(record=mutated_frame())
 def test_quick_check_agrees_with_the_schema(record):
     if record.get("type") != "frame":

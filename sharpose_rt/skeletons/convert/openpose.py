@@ -43,7 +43,7 @@ def write_openpose(
         people = [
             {"person_id": [track_id or -1], "pose_keypoints_2d": flat} | {name: [] for name in _NOT_MADE}
             for track_id, flat in zip(
-                frame.poses.track_ids.tolist(), rounded(points).reshape(len(points), -1).tolist(), strict=True
+                frame.poses.track_ids.tolist(), [table.ravel().tolist() for table in rounded(points)], strict=True
             )
         ]
         path = out / f"{stem}_{frame.frame_id:012d}_keypoints.json"

@@ -11,7 +11,10 @@ from sharpose_rt.skeletons.stream import StreamReader, people_of
 
 
 def write_mot(reader: StreamReader, out: Path) -> None:
-    """Writes MOTChallenge lines: frame (from 1), id (-1 without a tracker), left, top, width, height, score, -1, -1, -1."""
+    """Writes MOTChallenge lines: frame (from 1), id, left, top, width, height, score, -1, -1, -1.
+
+    The id is -1 where no tracker ran; boxes are px as in the stream.
+    """
     with new_file(out) as file:
         for frame in reader:
             for person in people_of(frame.poses):
@@ -24,9 +27,10 @@ def write_mot(reader: StreamReader, out: Path) -> None:
 
 
 def write_csv(reader: StreamReader, out: Path, *, raw: bool = False, min_score: float = 0.0) -> None:
-    """Writes a header row, then a row for each person: frame, time, id, box, quality, stage, x, y, score of each keypoint.
+    """Writes a header row, then a row for each person: frame, time, id, box, quality, stage, keypoints.
 
-    Cells of a keypoint that was not found are empty; a frame without people has no row.
+    Each keypoint has three columns: x, y, score. Cells of a keypoint that was not found are
+    empty; a frame without people has no row.
     """
     columns = ["frame_id", "pts_s", "track_id", "left", "top", "right", "bottom", "bbox_score", "quality", "stage"]
     columns += [f"{name}_{part}" for name in reader.header.skeleton.keypoints for part in ("x", "y", "score")]

@@ -1,0 +1,183 @@
+"""What each part of a frame's journey takes when nothing else runs: one thread, one part after another.
+
+A run overlaps its stages, so its own figures include waiting for cores that other stages hold. These do not, and
+they look inside the pose stage and the writing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from sharpose_rt.app import Tracking, version
+from sharpose_rt.config import RunConfig
+from sharpose_rt.engine import PoseEngine
+from sharpose_rt.geometry.affine import apply_affine, crop_affine, invert_affine, warp_crops
+from sharpose_rt.geometry.heatmap import decode
+from sharpose_rt.media import Painter, VideoWriter, open_source
+from sharpose_rt.models.selection import split_cells
+from sharpose_rt.runtime import Chain, Stage
+from sharpose_rt.skeletons import Header, StreamWriter
+from sharpose_rt.types import Packet
+
+PARTS = ("capture", "detect", "track", "crop", "normalise", "coarse", "fine", "decode", "smooth", "stream", "draw", "encode")
+"""In the order of a frame's journey; 'coarse' includes the gate and the choice of cells."""
+
+
+class Stopwatch:
+    """Seconds of each part in each frame, on the device too; 0 where a part had nothing to do."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._frames: list[dict[str, float]] = []
+
+    def next_frame(self) -> None:
+        """What is measured from now on belongs to the next frame."""
+        self._frames.append(defaultdict(float))
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Adds the time of a `with` block to `part`."""
+        self._wait()
+        began_s = time.perf_counter()
+        yield
+        self._wait()
+        self._frames[-1][part] += time.perf_counter() - began_s
+
+    def seconds(self, part: str, skip: int = 0) -> NDArray[np.float64]:
+        """(frames - skip,) seconds of `part`."""
+        return np.array([frame.get(part, 0.0) for frame in self._frames[skip:]])
+
+    def drop_last(self) -> None:
+        """Forget the last frame: it was none."""
+        self._frames.pop()
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def measure_alone(
+    spec: str, config: RunConfig, folder: Path, prepare: Callable[[Tracking], None] = lambda tracking: None
+) -> Stopwatch:
+    """The time of each of `PARTS` in each frame of a source, outputs written into `folder`.
+
+    `prepare` may change the stages before they open.
+    """
+    source = open_source(spec, config.source)
+    tracking = Tracking(source, config)
+    prepare(tracking)
+    stages = list(flat(tracking.stages))
+    with ExitStack() as stack:
+        stack.callback(source.close)
+        source.open()
+        for stage in stages:
+            stack.callback(stage.close, "interrupted")
+            stage.open()
+        watch = Stopwatch(tracking.engine.device)
+        outputs = _Outputs(tracking, config, folder, stack)
+        while True:
+            watch.next_frame()
+            with watch("capture"):
+                frame = source.read()
+            if frame is None:
+                watch.drop_last()
+                return watch
+            _journey(frame, stages, tracking.engine, watch, outputs)
+
+
+def _journey(frame: Any, stages: list[Stage[Any, Any]], engine: PoseEngine, watch: Stopwatch, outputs: _Outputs) -> None:
+    packet: Any = frame
+    for stage in stages:
+        if stage.name == "pose":
+            pose_parts(engine, frame.image_bgr, packet.tracks.bboxes_xyxy, watch)
+            (packet,) = stage.process(packet)  # not measured: the parts were
+        else:
+            with watch(stage.name):
+                (packet,) = stage.process(packet)
+    outputs.write(packet, watch)
+
+
+@torch.inference_mode()
+def pose_parts(engine: PoseEngine, image_bgr: NDArray[np.uint8], bboxes_xyxy: ArrayLike, watch: Stopwatch) -> None:
+    """Does what `PoseEngine.estimate` does, part by part."""
+    h, w = engine.crop_size_hw
+    network = engine.network
+    with watch("crop"):
+        affine = crop_affine(bboxes_xyxy, (w, h), engine.config.box_padding)
+        crops = warp_crops(image_bgr, affine, (w, h))
+    for begin in range(0, len(crops), engine.config.max_batch):
+        part = slice(begin, begin + engine.config.max_batch)
+        with watch("normalise"):
+            images = engine._normalise(crops[part])
+        with watch("coarse"):
+            coarse = network.coarse_stage(images)
+            selected, low = split_cells(coarse.cell_scores, network.selected_count)
+            which = network.needs_refining(coarse.quality, engine.quality_threshold).nonzero().squeeze(1)
+        heatmaps = coarse.heatmaps
+        if len(which):
+            with watch("fine"):
+                fine = network.fine_stage(images[which], coarse[which], selected[which], low[which])
+                heatmaps = heatmaps.index_copy(0, which, fine.to(heatmaps.dtype))
+        with watch("decode"):
+            keypoints, scores = (found.cpu().numpy() for found in decode(heatmaps, engine.crop_size_hw))
+            apply_affine(keypoints, invert_affine(affine[part]))
+            scores.astype(np.float32, copy=False)
+
+
+class _Outputs:
+    """The stream and, where it is wanted, the annotated video."""
+
+    def __init__(self, tracking: Tracking, config: RunConfig, folder: Path, stack: ExitStack) -> None:
+        info = tracking.source.info
+        header = Header(
+            source=info.name,
+            frame_size_wh=info.size_wh,
+            fps=info.fps,
+            skeleton=tracking.skeleton,
+            model={"name": config.pose.model},
+            detector=tracking.detector.name,
+            tracker=tracking.tracker.name,
+            smoothing=config.smooth.method,
+            version=version(),
+        )
+        self._stream = StreamWriter(folder / "alone.skeletons.jsonl", header, overwrite=True)
+        stack.callback(self._stream.close)
+        self._painter = self._video = None
+        if config.output.video:
+            self._painter = Painter(tracking.skeleton, config.draw)
+            self._video = VideoWriter(folder / "alone.mp4", info.size_wh, info.fps, config.output)
+            stack.callback(self._video.close)
+
+    def write(self, packet: Packet, watch: Stopwatch) -> None:
+        """Writes one frame."""
+        frame, poses = packet.frame, packet.poses
+        assert poses is not None
+        with watch("stream"):
+            self._stream.write(frame.frame_id, frame.pts_s, poses)
+        if self._painter is None or self._video is None:
+            return
+        with watch("draw"):
+            image = self._painter.draw(frame.image_bgr.copy(), poses, frame.pts_s, f"{len(poses)} people")
+        with watch("encode"):
+            self._video.write(image, frame.pts_s)
+
+
+def flat(stages: list[Stage[Any, Any]]) -> Iterator[Stage[Any, Any]]:
+    """The stages, those of a chain one by one."""
+    for stage in stages:
+        if isinstance(stage, Chain):
+            yield from stage.stages
+        else:
+            yield stage

@@ -1,0 +1,258 @@
+"""The networks alone: SHaRPose at stated exit rates against the dense network of its size, in turn.
+
+All contenders of a comparison run once in every round, so what the machine does besides falls on all of them alike;
+a ratio is taken within each round, and its spread over rounds says how far it can be trusted.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sharpose_rt.bench.record import machine, make_record, percentiles
+from sharpose_rt.engine import resolve_device, resolve_precision
+from sharpose_rt.errors import ConfigError
+from sharpose_rt.models import SHaRPose, Variant, create_model, find_behaviour, find_variant
+from sharpose_rt.models.baselines import create_dense
+from sharpose_rt.models.cost import measure_cost, measure_dense_gmacs
+
+Run = Callable[[], list[float]]
+"""Measures one contender once: seconds of each of its calls."""
+
+
+@dataclass(frozen=True)
+class ModelBench:
+    """What is measured.
+
+    Args:
+        models: names of variants.
+        batches: crops that go through the network at once.
+        exit_rates: shares of crops, 0..1, that leave after the coarse stage: 0 is both stages, 1 the coarse one alone.
+        rounds: how often all contenders take turns.
+        turn_s: how long a turn lasts at least, in seconds.
+        gemm_sizes: sides of the square matrices of which the fastest product is the machine's rate; () by device.
+    """
+
+    models: tuple[str, ...]
+    batches: tuple[int, ...] = (1, 8)
+    exit_rates: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    rounds: int = 7
+    turn_s: float = 0.1
+    behaviour: str = "paper"
+    device: str = "auto"
+    precision: str = "auto"
+    gemm_sizes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.models:
+            find_variant(name)
+        find_behaviour(self.behaviour)
+        if not self.batches or min(self.batches) < 1:
+            raise ConfigError(f"--batch is {list(self.batches)}; numbers from 1 are accepted")
+        if any(not 0 <= rate <= 1 for rate in self.exit_rates):
+            raise ConfigError(f"exit rates are {list(self.exit_rates)}; shares from 0 to 1 are accepted")
+        if self.rounds < 1:
+            raise ConfigError(f"--rounds is {self.rounds}; 1 or more is accepted")
+
+
+def run_model_bench(config: ModelBench, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """The record (see `bench.record`) of all comparisons; `say` is told what comes next.
+
+    A row of its results is one contender: `method` 'dense' or 'sharpose', `exit_rate_wanted` and the `exit_rate` that
+    was reached, `crops_per_s` (median over rounds), `latency_ms` of a batch, `gmacs` of a crop, `gemm_percent` of the
+    machine's own rate, and `ratio`: how many times as many crops as the dense network (median, p10 and p90 of the
+    rounds).
+
+    Raises:
+        DeviceError: the device or the precision cannot be had.
+    """
+    began = machine()
+    device = resolve_device(config.device)
+    dtype = resolve_precision(config.precision, device)
+    gemm = Gemm(device, dtype, config.gemm_sizes)
+    rows: list[dict[str, Any]] = []
+    for name in config.models:
+        comparison = Comparison(find_variant(name), config, device, dtype, gemm)
+        for batch in config.batches:
+            say(f"{name}, batch {batch}: {config.rounds} rounds of {2 + len(config.exit_rates)} turns")
+            rows += comparison.rows(batch)
+    settings = {
+        **asdict(config),
+        "device": str(device),
+        "precision": str(dtype).removeprefix("torch."),
+        "gemm_size": gemm.size,
+        "backend": "torch, eager",
+        "weights": "random: they do not change the speed, and the gate is set to the stated exit rate",
+    }
+    return make_record("model", settings, rows, began)
+
+
+class Comparison:
+    """One variant and the dense network of its size, on a device."""
+
+    def __init__(
+        self, variant: Variant, config: ModelBench, device: torch.device, dtype: torch.dtype, gemm: Gemm
+    ) -> None:
+        self.variant, self.config, self.device, self.dtype, self.gemm = variant, config, device, dtype, gemm
+        torch.manual_seed(0)
+        self.network = create_model(variant, config.behaviour).to(device, dtype)
+        self.dense = create_dense(variant).to(device, dtype)
+        self.cost = measure_cost(variant, find_behaviour(config.behaviour))
+        self.dense_gmacs = measure_dense_gmacs(variant)
+
+    @torch.inference_mode()
+    def rows(self, batch: int) -> list[dict[str, Any]]:
+        """The rows of all contenders at one batch size, the dense network first."""
+        # Enough crops that a quarter of them is a whole number, in as many batches as that takes.
+        batches = gate_crops(self.network, batch, math.lcm(batch, 4), self.config.exit_rates, self.device, self.dtype)
+        quality = torch.cat([self.network.coarse_stage(images).quality for images in batches])
+        thresholds = {rate: threshold_for(quality, rate) for rate in self.config.exit_rates}
+        runs: dict[Any, Run] = {"gemm": self.gemm.run, "dense": self._turn(self.dense, batches)}
+        for rate, threshold in thresholds.items():
+            runs[rate] = self._turn(lambda images, t=threshold: self.network(images, t), batches)
+        seconds = take_turns(runs, self.config.rounds)
+
+        gemm_flops = float(np.median([self.gemm.flops / min(turn) for turn in seconds["gemm"]]))
+        dense_per_s = crops_per_s(seconds["dense"], batch)
+        rows = []
+        for key in ("dense", *thresholds):
+            per_s = crops_per_s(seconds[key], batch)
+            reached = None if key == "dense" else exit_rate(self.network, batches, thresholds[key])
+            gmacs = self.dense_gmacs if reached is None else self.cost.gmacs_at(reached)
+            ratio = percentiles(per_s / dense_per_s, 50, 10, 90)
+            rows.append(
+                {
+                    "model": self.variant.name,
+                    "method": "dense" if reached is None else "sharpose",
+                    "batch": batch,
+                    "crops": batch * len(batches),
+                    "exit_rate_wanted": None if reached is None else key,
+                    "exit_rate": reached,
+                    "crops_per_s": float(np.median(per_s)),
+                    "latency_ms": percentiles(np.concatenate([np.array(turn) for turn in seconds[key]]), 50, 95, scale=1e3),
+                    "gmacs": gmacs,
+                    "gemm_percent": 100 * float(np.median(per_s)) * 2e9 * gmacs / gemm_flops,
+                    "gemm_gflops": gemm_flops / 1e9,
+                    "ratio": {"median": ratio["p50"], "p10": ratio["p10"], "p90": ratio["p90"]},
+                    "rounds": len(per_s),
+                }
+            )
+        return rows
+
+    def _turn(self, call: Callable[[Tensor], object], batches: Sequence[Tensor]) -> Run:
+        """Measures `call` on every batch in turn, as often as fills the time of a turn; warms up first."""
+        once = lambda: [timed(lambda: call(images), self.device) for images in batches]  # noqa: E731
+        once()
+        repeats = math.ceil(self.config.turn_s / max(sum(once()), 1e-9))
+        return lambda: [seconds for _ in range(repeats) for seconds in once()]
+
+
+class Gemm:
+    """The machine's own rate: the product of two square matrices, of the size that is fastest here."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, sizes: tuple[int, ...] = ()) -> None:
+        self.device, self.dtype = device, dtype
+        rates = {}
+        for self.size in sizes or ((4096, 8192) if device.type == "cuda" else (1024, 2048)):
+            self._weight = torch.randn(self.size, self.size, device=device).to(dtype)
+            self._input = torch.randn(self.size, self.size, device=device).to(dtype)
+            self.run()
+            rates[self.size] = max(self.flops / min(self.run()) for _ in range(3))
+        self.size = max(rates, key=rates.__getitem__)
+        self._weight, self._input = (m[: self.size, : self.size].contiguous() for m in (self._weight, self._input))
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of one product: two a multiply-accumulate."""
+        return 2.0 * self.size**3
+
+    def run(self) -> list[float]:
+        """Seconds of some products, laid out as the networks' own linear layers are."""
+        with torch.inference_mode():
+            return [timed(lambda: F.linear(self._input, self._weight), self.device) for _ in range(3)]
+
+
+def timed(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds until `call()` is done, on the device too."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    began_s = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began_s
+
+
+def take_turns(runs: Mapping[Any, Run], rounds: int) -> dict[Any, list[list[float]]]:
+    """What each run gave in each round: all take one turn a round, in reversed order every second round.
+
+    The reversal keeps a machine that slows down steadily from favouring whoever comes first.
+    """
+    found: dict[Any, list[list[float]]] = {key: [] for key in runs}
+    for number in range(rounds):
+        for key in reversed(runs) if number % 2 else runs:  # type: ignore[call-overload]
+            found[key].append(runs[key]())
+    return found
+
+
+def crops_per_s(turns: Sequence[Sequence[float]], batch: int) -> np.ndarray:
+    """(rounds,) crops a second from the seconds of each call in each round."""
+    return np.array([batch * len(turn) / sum(turn) for turn in turns])
+
+
+# The gate at a stated exit rate
+
+
+def gate_crops(
+    network: SHaRPose, batch: int, count: int, rates: Sequence[float], device: torch.device, dtype: torch.dtype
+) -> list[Tensor]:
+    """`count` crops in batches, whose qualities differ enough that the gate can part them at all `rates`.
+
+    Equal qualities cannot be parted by a threshold; where they are, other pictures are tried, and whoever reports
+    says what was reached.
+    """
+    for seed in range(8):
+        crops = varied_crops(count, network.variant.size_hw, seed).to(device, dtype)
+        batches = list(crops.split(batch))
+        quality = torch.cat([network.coarse_stage(images).quality for images in batches])
+        wanted = {rate: round(rate * count) for rate in rates}
+        if all(int((quality >= threshold_for(quality, r)).sum()) == n for r, n in wanted.items()):
+            break
+    return batches
+
+
+def varied_crops(count: int, size_hw: tuple[int, int], seed: int = 0) -> Tensor:
+    """Normalised pictures (count, 3, H, W) of coloured clouds, each of its own contrast and brightness."""
+    generator = torch.Generator().manual_seed(seed)
+    rows, columns = size_hw[0] // 32, size_hw[1] // 32
+    clouds = F.interpolate(torch.randn(count, 3, rows, columns, generator=generator), size_hw, mode="bilinear")
+    contrast = torch.rand(count, 1, 1, 1, generator=generator) * 1.5 + 0.2
+    brightness = torch.randn(count, 1, 1, 1, generator=generator)
+    grain = torch.randn(count, 3, *size_hw, generator=generator)
+    return clouds * contrast + brightness + 0.1 * grain
+
+
+def threshold_for(quality: Tensor, rate: float) -> float:
+    """The threshold at which a share `rate` of crops of `quality` (N,) exits; more do where qualities are equal."""
+    leaving = round(rate * len(quality))
+    if leaving == 0:
+        return math.inf
+    if leaving == len(quality):
+        return -math.inf
+    best_first = quality.float().sort(descending=True).values
+    # Half-way, so that the last bit of a sum in another order does not matter.
+    return float(best_first[leaving - 1].double() + best_first[leaving].double()) / 2
+
+
+def exit_rate(network: SHaRPose, batches: Iterator[Tensor] | Sequence[Tensor], threshold: float) -> float:
+    """The share of crops, 0..1, that the gate let go after the coarse stage."""
+    refined = torch.cat([network(images, threshold).refined for images in batches])
+    return 1 - float(refined.double().mean())

@@ -1,0 +1,72 @@
+"""A stated number of people in every frame of a real clip."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sharpose_rt.tracking import Tracker
+from sharpose_rt.types import Detections, Poses, Tracks
+
+COPY_ID = 1_000_000
+"""The n-th copy of a person has the person's id and n times this."""
+SHIFT = 0.04
+"""Each copy lies further aside by this share of its box, so that no two crops are the same."""
+STAND_IN_WH = (0.2, 0.6)
+"""Size of the box that stands in while nobody was found yet, in shares of the frame's height."""
+
+
+class FixedPeople:
+    """A tracker that hands on exactly `people` boxes, whoever is in the picture.
+
+    Detector and tracker do their own work and take their own time. Of the people they find the first `people` go on;
+    where there are fewer, each is handed on more than once, a little aside, so that every crop still shows a person
+    (an empty crop would be refined more often, and so cost more than people do).
+
+    Args:
+        inner: finds the people.
+        people: 1 or more.
+        size_wh: of the frames, px.
+    """
+
+    def __init__(self, inner: Tracker, people: int, size_wh: tuple[int, int]) -> None:
+        assert people >= 1, people
+        self.inner, self.people = inner, people
+        self.name, self.uses_poses = f"{inner.name}, {people} boxes", inner.uses_poses
+        self.frames = self.found = self.copies = 0
+        width, height = size_wh
+        centre = np.array([width / 2, height / 2], np.float32)
+        half = np.array(STAND_IN_WH, np.float32) * height / 2
+        self._last = Tracks(
+            np.concatenate([centre - half, centre + half])[None],
+            np.ones(1, np.float32),
+            np.array([COPY_ID]),
+            np.zeros(1, np.bool_),
+        )
+
+    @property
+    def copy_share(self) -> float:
+        """Share of the boxes, 0..1, that were copies or stood in."""
+        return self.copies / max(1, self.frames * self.people)
+
+    def update(self, detections: Detections | None, pts_s: float, last_poses: Poses | None = None) -> Tracks:
+        """The tracker's people, brought to the number; see `Tracker.update`."""
+        tracks = self.inner.update(detections, pts_s, last_poses)
+        self.frames, self.found = self.frames + 1, self.found + len(tracks)
+        self.copies += max(0, self.people - len(tracks))
+        if len(tracks):
+            self._last = tracks
+        return repeat_to(self._last, self.people)
+
+
+def repeat_to(tracks: Tracks, people: int) -> Tracks:
+    """The first `people` of `tracks`; where there are fewer, all of them again and again, each time further aside."""
+    row, lap = np.arange(people) % len(tracks), np.arange(people) // len(tracks)
+    boxes = tracks.bboxes_xyxy[row]
+    aside = SHIFT * ((lap + 1) // 2) * np.where(lap % 2, 1, -1)  # right, left, further right, ...
+    boxes = boxes + (aside * (boxes[:, 2] - boxes[:, 0]))[:, None] * np.array([1, 0, 1, 0], np.float32)
+    return Tracks(
+        boxes.astype(np.float32),
+        tracks.bbox_scores[row],
+        tracks.track_ids[row] + COPY_ID * lap,
+        tracks.detected[row],
+    )

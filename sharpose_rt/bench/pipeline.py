@@ -1,0 +1,216 @@
+"""Whole runs over a real clip: frames a second, capture-to-output latency, memory, and where the time goes."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sharpose_rt.app import FileRun, Tracking
+from sharpose_rt.bench.alone import PARTS, flat, measure_alone
+from sharpose_rt.bench.paced import PacedSource
+from sharpose_rt.bench.people import FixedPeople
+from sharpose_rt.bench.record import machine, make_record, percentiles
+from sharpose_rt.config import RunConfig, to_dict
+from sharpose_rt.errors import ConfigError
+from sharpose_rt.media import SourceInfo, open_source
+from sharpose_rt.stages import TrackStage
+from sharpose_rt.types import Packet
+
+MB = 1e6
+WARM_UP = 20
+"""Frames at the beginning that are not counted, at most a fifth of all."""
+
+
+@dataclass(frozen=True)
+class PipelineBench:
+    """What is measured.
+
+    Args:
+        source: a video.
+        config: the run; its outputs go into a folder that is thrown away.
+        people: how many people each frame is made to have, one run each; None is as many as are found.
+        paced: the file is fed at its own rate, and frames that come too late are dropped, as from a camera.
+    """
+
+    source: str
+    config: RunConfig
+    people: tuple[int | None, ...] = (None, 1, 5, 10, 20)
+    paced: bool = False
+
+    def __post_init__(self) -> None:
+        if any(people is not None and people < 1 for people in self.people):
+            raise ConfigError(f"--people is {self.people}; numbers from 1 are accepted")
+        if self.config.smooth.method == "rts":
+            raise ConfigError("smooth.method rts goes over the file twice; kalman or none is accepted here")
+
+
+def run_pipeline_bench(bench: PipelineBench, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """The record (see `bench.record`) of a run for each number of people; `say` is told what comes next.
+
+    A row of its results is one run: `people` asked for (None: as found), `fps`, `latency_ms` from capture to output,
+    `dropped`, `people_mean`, `exit_rate`, memory, `stages` of the run itself, and `alone`, the parts without
+    anything beside them.
+
+    Raises:
+        SharposeError: whatever a run raises.
+    """
+    began = machine()
+    info = probe(bench)
+    rows = []
+    for people in bench.people:
+        say(f"{info.name}, {'people as found' if people is None else f'{people} people in each frame'}")
+        with tempfile.TemporaryDirectory(prefix="sharpose_bench_") as folder:
+            rows.append(measure(bench, people, info, Path(folder)))
+    settings = {
+        "source": Path(info.name).name,
+        "size_wh": list(info.size_wh),
+        "fps": info.fps,
+        "mode": "paced" if bench.paced else "live" if info.live else "file",
+        "video": bench.config.output.video,
+        "config": to_dict(bench.config),
+    }
+    return make_record("pipeline", _finite(settings), _finite(rows), began)
+
+
+def probe(bench: PipelineBench) -> SourceInfo:
+    """What is known of the source.
+
+    Raises:
+        SourceError: it cannot be opened.
+        ConfigError: it is no video.
+    """
+    with open_source(bench.source, bench.config.source) as source:
+        info = source.info
+    if info.kind in ("image", "images", "stdin"):
+        raise ConfigError(f"{info.name} is of the kind {info.kind!r}; a video that can be read again is accepted")
+    return info
+
+
+def measure(bench: PipelineBench, people: int | None, info: SourceInfo, folder: Path) -> dict[str, Any]:
+    """The row of one run, and of its parts alone over the same frames."""
+    import torch
+
+    output = replace(bench.config.output, directory=str(folder), overwrite=True)
+    config = replace(bench.config, output=output)
+    job = FileRun(bench.source, config)
+    if bench.paced:
+        job.source = job.tracking.source = PacedSource(job.source)
+        job.live = True
+    counter = fix_people(job.tracking, people, info)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    watch = RunWatch()
+    results = job.run(watch.see)
+    figures = results.figures
+    gpu = torch.cuda.max_memory_allocated() / MB if torch.cuda.is_available() else None
+    row = {
+        "people": people,
+        "people_mean": job.totals.people / max(1, job.totals.frames),
+        "copies": None if counter is None else counter.copy_share,
+        "found_mean": None if counter is None else counter.found / max(1, counter.frames),
+        **watch.figures(),
+        "dropped": figures["dropped"],
+        "slipped_s": job.source.slipped_s if isinstance(job.source, PacedSource) else None,
+        "exit_rate": job.totals.exit_rate,
+        "gpu_memory_mb": gpu,
+        "bottleneck": figures["pipeline"]["bottleneck"],
+        "stages": stage_rows(figures["pipeline"]),
+        "detector": figures["detector"],
+        "device": figures["device"],
+        "precision": figures["precision"],
+    }
+    return {**row, **alone_rows(bench.source, config, people, info, folder)}
+
+
+def fix_people(tracking: Tracking, people: int | None, info: SourceInfo) -> FixedPeople | None:
+    """Makes a run's tracker hand on so many people; None leaves it as it is."""
+    if people is None:
+        return None
+    tracking.tracker = counter = FixedPeople(tracking.tracker, people, info.size_wh)
+    (stage,) = (stage for stage in flat(tracking.stages) if isinstance(stage, TrackStage))
+    stage.tracker = counter
+    return counter
+
+
+@dataclass
+class RunWatch:
+    """When each frame came out, how late it was, and how much memory was in use."""
+
+    left_s: list[float] = field(default_factory=list)
+    late_s: list[float] = field(default_factory=list)
+    rss: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        import psutil
+
+        self._process = psutil.Process()
+
+    def see(self, packet: Packet) -> None:
+        """One frame was written."""
+        now_s = time.monotonic()
+        self.left_s.append(now_s)
+        self.late_s.append(now_s - packet.frame.captured_at_s)
+        self.rss.append(self._process.memory_info().rss)
+
+    def figures(self) -> dict[str, Any]:
+        """Rate, latency and memory after the warm-up; None where too few frames came for a figure."""
+        skip = warm_up(len(self.left_s))
+        left, late, rss = self.left_s[skip:], self.late_s[skip:], np.array(self.rss[skip:], np.float64) / MB
+        tenth = max(1, len(rss) // 10)
+        return {
+            "frames": len(self.left_s),
+            "warm_up_frames": skip,
+            "fps": (len(left) - 1) / (left[-1] - left[0]) if len(left) > 1 else None,
+            "latency_ms": percentiles(late, 50, 95, 99, 100, scale=1e3) if late else None,
+            "rss_peak_mb": float(rss.max()) if len(rss) else None,
+            "rss_growth_mb": float(rss[-tenth:].mean() - rss[:tenth].mean()) if len(rss) else None,
+        }
+
+
+def stage_rows(pipeline: dict[str, Any]) -> list[dict[str, Any]]:
+    """Name, times and share of the run's time of each stage, the parts of a chain one by one."""
+    rows = []
+    for stage in pipeline["stages"]:
+        for part in stage["parts"] or [stage]:
+            rows.append({key: part[key] for key in ("name", "mean_ms", "p50_ms", "p95_ms", "p99_ms", "busy_share")})
+    return rows
+
+
+def alone_rows(
+    source: str, config: RunConfig, people: int | None, info: SourceInfo, folder: Path
+) -> dict[str, list[dict[str, Any]] | float]:
+    """Times of each part alone, and of all of them: what a frame would take without any overlap."""
+    watch = measure_alone(source, config, folder, lambda tracking: void(fix_people(tracking, people, info)))
+    skip = warm_up(len(watch))
+    rows = []
+    for part in PARTS:
+        seconds = watch.seconds(part, skip)
+        p = percentiles(seconds, 50, 95, 99, scale=1e3)
+        rows.append({"name": part, "mean_ms": 1e3 * float(seconds.mean()), **{f"{k}_ms": v for k, v in p.items()}})
+    return {"alone": rows, "alone_ms": sum(row["mean_ms"] for row in rows)}
+
+
+def void(_: object) -> None:
+    """Nothing, whatever came."""
+
+
+def warm_up(frames: int) -> int:
+    """Frames at the beginning of so many that are not counted."""
+    return min(WARM_UP, frames // 5)
+
+
+def _finite(value: Any) -> Any:
+    """The same with infinite numbers as text, which JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,125 @@
+"""One measurement as JSON: the figures, the machine, the versions, the date and the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sharpose_rt.errors import OutputError, StreamError
+from sharpose_rt.skeletons import versions
+
+SCHEMA = "sharpose.bench/1"
+_KEYS = ("schema", "kind", "date", "command", "machine", "versions", "settings", "results")
+
+
+def make_record(
+    kind: str, settings: Mapping[str, Any], results: Sequence[Mapping[str, Any]], began: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The record of a measurement that has just ended; `began` is what `machine()` gave before it."""
+    return {
+        "schema": SCHEMA,
+        "kind": kind,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["sharpose-rt", *sys.argv[1:]]),
+        "machine": {**began, "load_after": _load()},
+        "versions": versions(),
+        "settings": dict(settings),
+        "results": [dict(row) for row in results],
+    }
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes a record, making its folder.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file, making its folder.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error.strerror or error}); give another path") from error
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record that `write_record` wrote.
+
+    Raises:
+        StreamError: it is no such file.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StreamError(f"{path} cannot be read: {error}; a file that --json of `bench` wrote is accepted") from error
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise StreamError(f"{path} is no {SCHEMA}; a file that --json of `bench` wrote is accepted")
+    missing = [key for key in _KEYS if key not in record]
+    if missing:
+        raise StreamError(f"{path} lacks {', '.join(missing)}; measure again")
+    return record
+
+
+def machine() -> dict[str, Any]:
+    """What this machine is, and how busy others keep it (`load_before`: mean runnable processes of the last minute)."""
+    import psutil
+    import torch
+
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    facts: dict[str, Any] = {
+        "cpu": cpu_model(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": usable,
+        "threads_torch": torch.get_num_threads(),
+        "ram_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "os": platform.platform(),
+        "gpu": None,
+        "load_before": _load(),
+    }
+    if torch.cuda.is_available():
+        gpu = torch.cuda.get_device_properties(0)
+        facts["gpu"] = f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
+    return facts
+
+
+def cpu_model() -> str:
+    """The processor's name as the system gives it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():
+                return value.strip()
+    if sys.platform == "darwin":
+        with suppress(OSError, subprocess.SubprocessError):
+            told = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=True)
+            return told.stdout.strip()
+    return platform.processor() or platform.machine()
+
+
+def _load() -> float | None:
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def percentiles(values: Sequence[float] | np.ndarray, *ranks: float, scale: float = 1.0) -> dict[str, float]:
+    """{'p50': ..} of at least one value, each times `scale`."""
+    found = np.percentile(np.asarray(values, np.float64), ranks) * scale
+    return {f"p{rank:g}": float(value) for rank, value in zip(ranks, found, strict=True)}

@@ -1,0 +1,43 @@
+"""Shows the main job with nothing of yours: makes a short clip of people and tracks them.
+
+The clip is a camera moving over the photographs that the installed ultralytics package brings. Nothing is downloaded,
+unless --detector names a model that is not on this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sharpose_rt.commands import track
+
+NAME = "demo"
+HELP = "track people in a clip that is made on the spot: no download, no file of yours"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `track` but for the source."""
+    parser.add_argument("--seconds", type=_seconds, default=6.0, help="length of the clip (default: %(default)g)")
+    track.add_run_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Makes the clip in the folder of the results, then does as `track`."""
+    if not args.detector and not args.boxes:
+        args.offline = True  # `auto` would like to download; a detector asked for by name may
+    folder = Path(track.build_config(args).output.directory)  # also refuses bad options before any work
+
+    from sharpose_rt.media.demo_clip import make_demo_clip
+
+    clip = make_demo_clip(folder / "demo_clip.mp4", args.seconds)
+    if not args.quiet:
+        print(f"made {clip}", flush=True)
+    args.source = str(clip)
+    return track.run(args)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0.2 <= value <= 600:
+        raise argparse.ArgumentTypeError(f"{text} is not accepted; 0.2 to 600 seconds are")
+    return value

@@ -1,0 +1,7 @@
+"""`sharpose-rt eval`: COCO AP of a model, and what its quality threshold saves and costs."""
+
+from sharpose_rt.evaluation.cli import add_arguments, run
+
+__all__ = ["HELP", "add_arguments", "run"]
+
+HELP = "measure AP, exit rate and GMACs on a set of labelled pictures"

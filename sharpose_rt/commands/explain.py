@@ -1,0 +1,233 @@
+"""Draws, for each person in a picture, what the network saw (Figure 5 of the paper): the crop, where the keypoints
+looked, which cells were seen finely, and the heatmaps of both stages. One PNG a person.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sharpose_rt.errors import ConfigError, OutputError, SourceError
+
+if TYPE_CHECKING:
+    from sharpose_rt.engine.explain import Explanation
+    from sharpose_rt.skeleton import Skeleton
+
+NAME = "explain"
+HELP = "draw what the network saw in each person of a picture (the paper's Figure 5)"
+
+_MIN_SCORE = 0.2
+_COLOURS = {"left": "#ff9d2e", "right": "#3fa7ff", "centre": "#ffffff"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="a picture with people")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--boxes",
+        metavar="full|x0,y0,x1,y1[;...]",
+        help="the people, instead of a detector: the whole picture is one, or corners in pixels, quoted",
+    )
+    where.add_argument(
+        "--detector", default="auto", help="auto, bundled, or an ultralytics model by name or path (default: auto)"
+    )
+    parser.add_argument("--output", type=Path, default=Path("sharpose_out"), metavar="DIR", help="folder of the PNGs")
+    parser.add_argument("--model", default="tiny_256x192", help="a variant (default: %(default)s)")
+    parser.add_argument("--weights", default="auto", metavar="FILE", help="auto, a weights file, or random")
+    parser.add_argument(
+        "--quality-threshold",
+        type=float,
+        metavar="Q",
+        help="crops of lower predicted quality are refined; inf shows the fine stage of everybody",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="number format")
+    parser.add_argument("--offline", action="store_true", help="download nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the figures and prints their paths; 1 where nobody was found.
+
+    Raises:
+        SourceError: no readable picture.
+        ConfigError: bad boxes or options.
+        OutputError: the folder cannot be written to.
+    """
+    from sharpose_rt.config import PoseConfig
+
+    image = read_image(args.image)
+    boxes = None if args.boxes is None else parse_boxes(args.boxes, (image.shape[1], image.shape[0]))
+    config = PoseConfig(
+        model=args.model,
+        weights=args.weights,
+        quality_threshold=args.quality_threshold,
+        device=args.device,
+        precision=args.precision,
+    )
+
+    from sharpose_rt.engine import PoseEngine
+    from sharpose_rt.engine.explain import explain
+
+    engine = PoseEngine(config)
+    if boxes is None:
+        boxes, found_by = _detect(image, args.detector, str(engine.device), args.offline)
+        if not len(boxes):
+            print(f"nobody was found in {args.image} by {found_by}; give --boxes full, or x0,y0,x1,y1 in pixels")
+            return 1
+    make_folder(args.output)
+    for number, explanation in enumerate(explain(engine, image, boxes), 1):
+        path = args.output / f"{args.image.stem}.person{number}.png"
+        draw(explanation, engine.skeleton, f"{args.model}, person {number}", engine.quality_threshold, path)
+        stage = "fine" if explanation.refined else "coarse"
+        print(f"{path}  quality {explanation.quality:.3f}, {stage} stage", flush=True)
+    return 0
+
+
+def read_image(path: Path) -> np.ndarray:
+    """The picture, (H, W, 3) uint8 BGR, turned upright as its EXIF data say.
+
+    Raises:
+        SourceError: it is missing or no picture.
+    """
+    import cv2
+
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "not there"
+        raise SourceError(f"{path} is {what}; a picture (.jpg, .png, ...) is wanted")
+    try:
+        image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    except (OSError, cv2.error) as error:
+        reason = getattr(error, "strerror", None) or "empty file"
+        raise SourceError(f"{path} cannot be read ({reason}); a picture (.jpg, .png, ...) is wanted") from error
+    if image is None:
+        raise SourceError(f"{path} is no picture that OpenCV reads; .jpg, .png, .webp, .bmp or .tiff is accepted")
+    return image
+
+
+def parse_boxes(text: str, size_wh: tuple[int, int]) -> np.ndarray:
+    """Boxes (N, 4) xyxy px from 'full' or 'x0,y0,x1,y1;x0,y0,x1,y1'.
+
+    Raises:
+        ConfigError: something else, a box without extent, or one that lies outside the picture.
+    """
+    width, height = size_wh
+    if text == "full":
+        return np.array([[0, 0, width - 1, height - 1]], float)
+    accepted = "'full' or 'x0,y0,x1,y1;...' in pixels is accepted, x0 < x1 and y0 < y1"
+    try:
+        boxes = [[float(value) for value in part.split(",")] for part in text.strip("; ").split(";")]
+    except ValueError:
+        raise ConfigError(f"--boxes is {text!r}; {accepted}") from None
+    for box in boxes:
+        if len(box) != 4 or not np.isfinite(box).all() or box[0] >= box[2] or box[1] >= box[3]:
+            raise ConfigError(f"--boxes has {','.join(f'{v:g}' for v in box)}; {accepted}")
+        if box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
+            raise ConfigError(f"--boxes has {box}, which lies outside the picture of {width}x{height} pixels")
+    return np.array(boxes)
+
+
+def _detect(image: np.ndarray, name: str, device: str, offline: bool) -> tuple[np.ndarray, str]:
+    """Boxes (N, 4) of the people in a picture, and what found them."""
+    from sharpose_rt.config import DetectorConfig
+    from sharpose_rt.detection import create_detector
+    from sharpose_rt.types import Frame
+
+    detector = create_detector(DetectorConfig(name=name), device=device, offline=offline)
+    detector.open()
+    try:
+        return detector.detect(Frame(0, 0.0, image)).bboxes_xyxy, detector.name
+    finally:
+        detector.close()
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder where it is missing.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be made ({error.strerror}); give another --output") from error
+
+
+def draw(e: Explanation, skeleton: Skeleton, title: str, quality_threshold: float, path: Path) -> None:
+    """Writes the figure of one person.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    h, w = e.crop_bgr.shape[:2]
+    rgb = e.crop_bgr[..., ::-1]
+    figure = Figure(figsize=(15, 2.6 * h / w + 1.1), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 5)
+    for ax in axes:
+        ax.set_axis_off()
+    axes[0].imshow(rgb)
+    axes[0].set_title("crop")
+    _overlay(axes[1], rgb, e.attention, (-0.5, w - 0.5, h - 0.5, -0.5))
+    axes[1].set_title("attention of the keypoints")
+    _cells(axes[2], rgb, e.selected)
+    axes[2].set_title(f"{e.selected.sum()} of {e.selected.size} cells seen finely")
+    _pose(axes[3], rgb, e.coarse_heatmap, e.coarse_keypoints, e.coarse_scores, skeleton)
+    axes[3].set_title("coarse stage")
+    if e.fine_heatmap is not None and e.fine_keypoints is not None and e.fine_scores is not None:
+        _pose(axes[4], rgb, e.fine_heatmap, e.fine_keypoints, e.fine_scores, skeleton)
+        axes[4].set_title("fine stage")
+        gate = f"below the threshold {quality_threshold:g}: refined"
+    else:
+        axes[4].imshow(rgb // 4)
+        axes[4].text(w / 2, h / 2, "not computed", ha="center", va="center", color="white", fontsize=12)
+        axes[4].set_title("fine stage")
+        axes[2].set_title(f"{e.selected.sum()} of {e.selected.size} cells would be seen finely")
+        gate = f"reaches the threshold {quality_threshold:g}: the coarse pose stands"
+    figure.suptitle(f"{title}: predicted quality {e.quality:.3f}, {gate}")
+    try:
+        figure.savefig(path, bbox_inches="tight", pad_inches=0.1)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error.strerror}); give another --output") from error
+
+
+def _overlay(ax: Any, rgb: np.ndarray, values: np.ndarray, extent: tuple[float, float, float, float]) -> None:
+    """Values from their lowest (blue) to their highest (red), upsampled over the crop without its colours."""
+    ax.imshow(rgb.mean(-1), cmap="gray", vmin=0, vmax=255)
+    ax.imshow(values, cmap="jet", alpha=0.55, extent=extent, interpolation="bilinear")
+    ax.set_xlim(-0.5, rgb.shape[1] - 0.5)
+    ax.set_ylim(rgb.shape[0] - 0.5, -0.5)
+
+
+def _cells(ax: Any, rgb: np.ndarray, selected: np.ndarray) -> None:
+    """The selected cells bright and outlined, the others dark."""
+    from matplotlib.patches import Rectangle
+
+    (h, w), (rows, columns) = rgb.shape[:2], selected.shape
+    cell_h, cell_w = h // rows, w // columns
+    mask = selected.repeat(cell_h, 0).repeat(cell_w, 1)[..., None]
+    ax.imshow(np.where(mask, rgb, rgb // 4))
+    for row, column in np.argwhere(selected):
+        corner = (column * cell_w - 0.5, row * cell_h - 0.5)
+        ax.add_patch(Rectangle(corner, cell_w, cell_h, fill=False, edgecolor="#ffe14d", linewidth=0.8))
+
+
+def _pose(
+    ax: Any, rgb: np.ndarray, heatmap: np.ndarray, keypoints: np.ndarray, scores: np.ndarray, skeleton: Skeleton
+) -> None:
+    """A stage's highest heatmap values, and the limbs and keypoints that were read off them."""
+    # The corner cells' centres lie on the corner pixels (see geometry.affine), so the map reaches half a cell beyond.
+    half_y, half_x = ((side - 1) / (cells - 1) / 2 for side, cells in zip(rgb.shape, heatmap.shape, strict=False))
+    _overlay(ax, rgb, heatmap.clip(0), (-half_x, rgb.shape[1] - 1 + half_x, rgb.shape[0] - 1 + half_y, -half_y))
+    sure = scores >= _MIN_SCORE
+    for a, b in skeleton.limbs:
+        if sure[a] and sure[b]:
+            ax.plot(*keypoints[[a, b]].T, color="white", linewidth=1.2, alpha=0.9)
+    for i in np.flatnonzero(sure):
+        ax.plot(*keypoints[i], "o", markersize=4, color=_COLOURS[skeleton.side(i)], markeredgecolor="black")

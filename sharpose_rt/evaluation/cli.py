@@ -1,0 +1,121 @@
+"""`sharpose-rt eval`: options and the table that the user sees."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sharpose_rt.errors import ConfigError, OutputError, SharposeError
+
+if TYPE_CHECKING:
+    from sharpose_rt.evaluation.predict import Predictions
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `sharpose-rt eval`."""
+    parser.add_argument("--annotations", metavar="FILE", required=True, help="labels in COCO's keypoint form")
+    parser.add_argument("--images", metavar="DIR", required=True, help="folder of the pictures")
+    parser.add_argument("--boxes", metavar="gt|detector|FILE", default="gt", help="where the people are (%(default)s)")
+    parser.add_argument("--detector", metavar="NAME", default="auto", help="detector of --boxes detector")
+    parser.add_argument("--model", metavar="NAME", default="tiny_256x192", help="variant (%(default)s)")
+    parser.add_argument("--weights", metavar="FILE", default="auto", help="'auto', 'random' or a file")
+    parser.add_argument("--behaviour", default="auto", choices=("auto", "paper", "released"))
+    parser.add_argument(
+        "--quality-threshold", type=float, metavar="Q", help="default: what the weights state; inf refines all"
+    )
+    parser.add_argument("--flip-test", action="store_true", help="average with the mirrored crop")
+    parser.add_argument("--device", default="auto", help="'auto', 'cpu', 'cuda' or 'cuda:N'")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="(%(default)s)")
+    parser.add_argument("--batch", type=int, default=16, help="crops at once (%(default)s)")
+    parser.add_argument("--json", metavar="OUT", help="write the metrics here")
+    parser.add_argument("--results", metavar="OUT", help="write the poses here, as COCO's server takes them")
+    parser.add_argument("--sweep-threshold", metavar="OUT", help="write OUT.csv and OUT.png: AP against the threshold")
+    parser.add_argument("--offline", action="store_true", help="download nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure as `args` say; 0 when done."""
+    from sharpose_rt.config import DetectorConfig
+    from sharpose_rt.engine.device import resolve_device, resolve_precision
+    from sharpose_rt.evaluation.coco import choose_boxes, read_labels, score
+    from sharpose_rt.evaluation.predict import detector_boxes, predict
+    from sharpose_rt.models.weights import load_model
+
+    if args.batch < 1:
+        raise ConfigError(f"--batch is {args.batch}; 1 or more is accepted")
+    document, images = read_labels(Path(args.annotations)), Path(args.images)
+    device = resolve_device(args.device)
+    model, info = load_model(args.model, args.weights, args.behaviour)
+    model = model.to(device, resolve_precision(args.precision, device))
+    threshold = info.quality_threshold if args.quality_threshold is None else args.quality_threshold
+    if args.boxes == "detector":
+        boxes = detector_boxes(document, images, DetectorConfig(args.detector, score_threshold=0.05), args.offline)
+    else:
+        boxes = choose_boxes(args.boxes, document, images)
+    predictions = predict(model, document, images, boxes, flip_test=args.flip_test, batch=args.batch)
+    metrics = score(predictions, document, threshold, model)
+    metrics |= {"model": args.model, "weights": info.path, "boxes": args.boxes, "flip_test": args.flip_test}
+    if args.sweep_threshold:
+        metrics |= _sweep(predictions, document, model, Path(args.sweep_threshold))
+    print(describe(metrics))
+    if args.json:
+        _write(Path(args.json), metrics)
+    if args.results:
+        from sharpose_rt.evaluation.coco import results
+
+        _write(Path(args.results), results(predictions, *predictions.gated(threshold)[:2]))
+    return 0
+
+
+def _sweep(predictions: Predictions, document: dict[str, Any], model: object, path: Path) -> dict[str, float]:
+    from sharpose_rt.evaluation.sweep import calibrated_threshold, sweep, write_sweep
+
+    rows = sweep(predictions, document, model)
+    table, figure = write_sweep(rows, path)
+    chosen = calibrated_threshold(rows)
+    print(
+        f"sweep in {table} and {figure}; a threshold of {chosen['quality_threshold']:.3f} lets "
+        f"{100 * chosen['exit_rate']:.0f} % of crops leave early at AP {chosen['AP']:.3f}"
+    )
+    return {"calibrated_threshold": chosen["quality_threshold"], "calibrated_exit_rate": chosen["exit_rate"]}
+
+
+def describe(metrics: dict[str, Any]) -> str:
+    """The metrics as lines of name and value."""
+    return "\n".join(f"{k:22} {v:.4f}" if isinstance(v, float) else f"{k:22} {v}" for k, v in metrics.items())
+
+
+def _write(path: Path, value: object) -> None:
+    """Write JSON; numbers that JSON has no word for (inf, nan) become null."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(_finite(value), indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error}") from error
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry of `python -m sharpose_rt.evaluation.cli`."""
+    parser = argparse.ArgumentParser(description="Measure a SHaRPose network on COCO-form labels.")
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args(argv))
+    except SharposeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,260 @@
+"""COCO keypoint AP by pycocotools, at any quality threshold, with what the threshold saves.
+
+Scoring follows the field's rule (Xiao et al. 2018): a person's score is the box's times the mean of the keypoint
+scores above 0.2; detected people are thinned by OKS-NMS at 0.9.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpose_rt.config import DetectorConfig
+from sharpose_rt.errors import ConfigError, DatasetError
+from sharpose_rt.evaluation.predict import (
+    Boxes,
+    Estimate,
+    Float32,
+    Predictions,
+    detector_boxes,
+    file_boxes,
+    predict,
+    truth_boxes,
+)
+from sharpose_rt.geometry.oks import oks
+from sharpose_rt.models import SHaRPose
+from sharpose_rt.skeleton import COCO17, Skeleton
+from sharpose_rt.training.datasets import BOX_TO_AREA
+
+VISIBLE_SCORE = 0.2
+NMS_OKS = 0.9
+METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR")
+
+
+def evaluate(
+    model: SHaRPose | Estimate,
+    annotations: Path,
+    images: Path,
+    *,
+    boxes: str = "gt",
+    detector: DetectorConfig | None = None,
+    quality_threshold: float = math.inf,
+    flip_test: bool = False,
+    padding: float = 1.25,
+    batch: int = 16,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Metrics of a model on a label file; see `score` for the keys.
+
+    Args:
+        model: a network, or any estimator of poses in boxes.
+        annotations: hand-labelled people in COCO's keypoint form.
+        images: folder of the pictures.
+        boxes: 'gt', 'detector', or a file of detections in COCO's result form.
+        detector: which detector, where it is asked for.
+        quality_threshold: crops of lower predicted quality take the fine stage's pose.
+        flip_test: average with the mirrored crop.
+        padding: see `geometry.affine.crop_affine`.
+        batch: crops at once.
+        progress: called with boxes done and boxes in all.
+
+    Raises:
+        DatasetError: labels, boxes or pictures are wrong.
+        DetectorError: the detector cannot be had.
+    """
+    document = read_labels(annotations)
+    chosen = choose_boxes(boxes, document, images, detector)
+    predictions = predict(
+        model, document, images, chosen, flip_test=flip_test, padding=padding, batch=batch, progress=progress
+    )
+    return score(predictions, document, quality_threshold, model)
+
+
+def read_labels(path: Path) -> dict[str, Any]:
+    """A label file as pycocotools wants it: what may be missing (area, crowd flag, count, category) filled in.
+
+    Raises:
+        DatasetError: it cannot be read or is of another form.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+        for record in document["annotations"]:
+            keypoints = record.setdefault("keypoints", [0] * (3 * len(COCO17)))
+            record.setdefault("iscrowd", 0)
+            record.setdefault("area", BOX_TO_AREA * record["bbox"][2] * record["bbox"][3])
+            record.setdefault("num_keypoints", sum(v > 0 for v in keypoints[2::3]))
+            if any(0 < v < 1 for v in keypoints[2::3]):
+                raise DatasetError(
+                    f"{path}: annotation {record.get('id')} has keypoint scores, so a teacher wrote it; "
+                    "AP is measured on hand labels (visibility 0, 1, 2)"
+                )
+        document.setdefault("categories", [{"id": 1, "name": "person"}])
+        _ = [record["file_name"] for record in document["images"]]
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(
+            f"cannot read the labels {path}: {type(error).__name__} {error}; COCO's keypoint form is wanted"
+        ) from error
+    return document
+
+
+def choose_boxes(boxes: str, document: dict[str, Any], images: Path, detector: DetectorConfig | None = None) -> Boxes:
+    """Boxes by the word or the file that --boxes takes.
+
+    Raises:
+        ConfigError: it is neither.
+        DatasetError: the file is wrong.
+        DetectorError: the detector cannot be had.
+    """
+    if boxes == "gt":
+        return truth_boxes(document)
+    if boxes == "detector":
+        return detector_boxes(document, images, detector or DetectorConfig(score_threshold=0.05))
+    if not Path(boxes).is_file():
+        raise ConfigError(f"--boxes is {boxes!r}: no such file; 'gt', 'detector' or a file of detections is accepted")
+    return file_boxes(Path(boxes))
+
+
+def score(
+    predictions: Predictions, document: dict[str, Any], quality_threshold: float, model: object = None
+) -> dict[str, Any]:
+    """All metrics at a threshold.
+
+    Returns:
+        AP, AP50, AP75, APM, APL, AR (0..1; -1 where nobody is of that size); AP_coarse and AP_fine, of either stage
+        alone; exit_rate, the share of crops that leave after the coarse stage; gmacs_per_person (NaN for an
+        estimator that is no SHaRPose network); people, images; quality_threshold; for ground-truth boxes also
+        oks_coarse and oks_fine (means), quality_pearson, quality_spearman and quality_mae against the coarse
+        stage's true OKS (NaN where it does not vary).
+    """
+    keypoints, scores, refined = predictions.gated(quality_threshold)
+    exit_rate = float(1 - refined.mean()) if len(refined) else 0.0
+    result: dict[str, Any] = ap(results(predictions, keypoints, scores), document)
+    for name in ("coarse", "fine"):
+        stage = getattr(predictions, f"{name}_keypoints"), getattr(predictions, f"{name}_scores")
+        result[f"AP_{name}"] = ap(results(predictions, *stage), document)["AP"]
+    result |= {
+        "exit_rate": exit_rate,
+        "gmacs_per_person": gmacs(model, exit_rate),
+        "people": len(predictions),
+        "images": len(document["images"]),
+        "quality_threshold": quality_threshold,
+    }
+    return result | quality_check(predictions, document)
+
+
+def gmacs(model: object, exit_rate: float) -> float:
+    """Mean multiply-accumulates a crop, in billions; NaN for anything but a SHaRPose network."""
+    from sharpose_rt.models.cost import measure_cost
+
+    if not isinstance(model, SHaRPose):
+        return math.nan
+    return measure_cost(model.variant, model.behaviour).gmacs_at(exit_rate)
+
+
+def results(
+    predictions: Predictions, keypoints: Float32, keypoint_scores: Float32, skeleton: Skeleton = COCO17
+) -> list[dict[str, Any]]:
+    """Poses in COCO's result form, scored and, where boxes were detected, thinned by OKS-NMS."""
+    boxes = predictions.boxes
+    person_scores = boxes.scores * pose_scores(keypoint_scores)
+    kept = np.ones(len(boxes), bool)
+    if (boxes.annotation_ids < 0).any():
+        kept = oks_nms(boxes, keypoints, person_scores, skeleton)
+    triples = np.concatenate([keypoints, keypoint_scores[..., None]], -1).reshape(len(boxes), -1)
+    return [
+        {
+            "image_id": int(boxes.image_ids[i]),
+            "category_id": 1,
+            "keypoints": [round(float(v), 3) for v in triples[i]],
+            "score": float(person_scores[i]),
+        }
+        for i in np.flatnonzero(kept)
+    ]
+
+
+def pose_scores(keypoint_scores: Float32) -> NDArray[np.float64]:
+    """Mean of each person's keypoint scores above 0.2: (N,) from (N, K); 0 where none is."""
+    sure = keypoint_scores > VISIBLE_SCORE
+    total = np.where(sure, keypoint_scores, 0).sum(1, dtype=np.float64)
+    return total / np.maximum(sure.sum(1), 1)
+
+
+def oks_nms(
+    boxes: Boxes, keypoints: Float32, scores: NDArray[np.floating], skeleton: Skeleton = COCO17, limit: float = NMS_OKS
+) -> NDArray[np.bool_]:
+    """Who stays (N,): in each picture the strongest pose removes all that are more similar to it than `limit`."""
+    areas = np.prod(boxes.bboxes_xyxy[:, 2:] - boxes.bboxes_xyxy[:, :2], 1)
+    kept = np.zeros(len(boxes), bool)
+    for image_id in np.unique(boxes.image_ids):
+        rows = np.flatnonzero(boxes.image_ids == image_id)
+        rows = rows[np.argsort(-scores[rows], kind="stable")]
+        while len(rows):
+            first, rest = rows[0], rows[1:]
+            kept[first] = True
+            area = (areas[first] + areas[rest]) / 2
+            counted = np.ones((len(rest), len(skeleton)))
+            similar = oks(keypoints[rest], keypoints[first][None], counted, area, skeleton.sigmas)
+            rows = rest[similar <= limit]
+    return kept
+
+
+def ap(people: list[dict[str, Any]], document: dict[str, Any]) -> dict[str, float]:
+    """COCO's six keypoint metrics of results in COCO's form, by pycocotools; all 0 where there is nobody."""
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise ConfigError("AP needs pycocotools: pip install 'sharpose-rt[train]'") from error
+    if not people:
+        return dict.fromkeys(METRICS, 0.0)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = {"info": {}, **document}
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(people), "keypoints")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    stats = [float(value) for value in evaluation.stats]
+    return dict(zip(METRICS, [*stats[:5], stats[5]], strict=True))
+
+
+def true_oks(predictions: Predictions, document: dict[str, Any], stage: str) -> NDArray[np.float64]:
+    """OKS (N,) of a stage ('coarse' or 'fine') with the label whose box each pose was made in."""
+    by_id = {record["id"]: record for record in document["annotations"]}
+    records = [by_id[i] for i in predictions.boxes.annotation_ids.tolist()]
+    truth = np.array([record["keypoints"] for record in records], np.float64).reshape(len(records), -1, 3)
+    areas = np.array([record["area"] for record in records], np.float64)
+    keypoints = getattr(predictions, f"{stage}_keypoints")
+    return oks(keypoints, truth[..., :2], truth[..., 2], areas, COCO17.sigmas)
+
+
+def quality_check(predictions: Predictions, document: dict[str, Any]) -> dict[str, float]:
+    """How well the predicted quality says the coarse stage's true OKS; empty for detected boxes."""
+    if not len(predictions) or (predictions.boxes.annotation_ids < 0).any():
+        return {}
+    coarse, fine = true_oks(predictions, document, "coarse"), true_oks(predictions, document, "fine")
+    ranks = [np.argsort(np.argsort(values)) for values in (predictions.quality, coarse)]
+    return {
+        "oks_coarse": float(coarse.mean()),
+        "oks_fine": float(fine.mean()),
+        "quality_pearson": _correlation(predictions.quality, coarse),
+        "quality_spearman": _correlation(*ranks),
+        "quality_mae": float(np.abs(predictions.quality - coarse).mean()),
+    }
+
+
+def _correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
+    if np.std(a) == 0 or np.std(b) == 0:
+        return math.nan
+    return float(np.corrcoef(a, b)[0, 1])

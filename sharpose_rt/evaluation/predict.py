@@ -1,0 +1,234 @@
+"""Poses of all boxes of a set, coarse and fine, kept so that any quality threshold can be scored without the network.
+
+Letters: N boxes, K keypoints.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sharpose_rt.config import DetectorConfig
+from sharpose_rt.errors import DatasetError
+from sharpose_rt.geometry.affine import apply_affine, crop_affine, invert_affine, warp_crops
+from sharpose_rt.geometry.heatmap import decode, flip_back
+from sharpose_rt.models import SHaRPose
+from sharpose_rt.training.datasets import read_image
+from sharpose_rt.training.transforms import normalise
+from sharpose_rt.types import Frame
+
+Float32 = NDArray[np.float32]
+Estimate = Callable[[NDArray[np.uint8], Float32], tuple[Float32, Float32]]
+"""Any estimator: picture (H, W, 3) uint8 BGR and boxes (N, 4) xyxy px in; keypoints (N, K, 2) px, scores (N, K) out."""
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """N boxes of a set: `image_ids` (N,), `bboxes_xyxy` (N, 4) px, `scores` (N,), `annotation_ids` (N,), -1 if detected."""
+
+    image_ids: NDArray[np.int64]
+    bboxes_xyxy: Float32
+    scores: Float32
+    annotation_ids: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Poses of N boxes: keypoints (N, K, 2) px, keypoint scores (N, K) and quality (N,) of the coarse stage."""
+
+    boxes: Boxes
+    coarse_keypoints: Float32
+    coarse_scores: Float32
+    fine_keypoints: Float32
+    fine_scores: Float32
+    quality: Float32
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def gated(self, quality_threshold: float) -> tuple[Float32, Float32, NDArray[np.bool_]]:
+        """Keypoints, scores and who was refined (N,), as the network gives them at a threshold."""
+        refined = ~(self.quality >= quality_threshold)
+        keypoints = np.where(refined[:, None, None], self.fine_keypoints, self.coarse_keypoints)
+        return keypoints, np.where(refined[:, None], self.fine_scores, self.coarse_scores), refined
+
+
+def truth_boxes(document: dict[str, Any]) -> Boxes:
+    """The boxes of all labelled people of a label file that are no crowd and have a keypoint."""
+    people = [a for a in document["annotations"] if a.get("num_keypoints") and not a.get("iscrowd")]
+    xywh = np.array([a["bbox"] for a in people], np.float32).reshape(-1, 4)
+    return Boxes(
+        np.array([a["image_id"] for a in people], np.int64),
+        np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1),
+        np.ones(len(people), np.float32),
+        np.array([a["id"] for a in people], np.int64),
+    )
+
+
+def file_boxes(path: Path, category_id: int = 1) -> Boxes:
+    """Detected people from a file in COCO's result form: a list of image_id, category_id, bbox xywh, score.
+
+    Raises:
+        DatasetError: it cannot be read, or a record is wrong.
+    """
+    try:
+        records = json.loads(path.read_bytes())
+        people = [r for r in records if r.get("category_id", category_id) == category_id]
+        xywh = np.array([r["bbox"] for r in people], np.float32).reshape(-1, 4)
+        image_ids = np.array([r["image_id"] for r in people], np.int64)
+        scores = np.array([r["score"] for r in people], np.float32)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(
+            f"cannot read boxes from {path}: {type(error).__name__} {error}; COCO's result form is wanted, a list of "
+            '{"image_id", "category_id", "bbox": [x, y, width, height], "score"}'
+        ) from error
+    boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
+    return Boxes(image_ids, boxes, scores, np.full(len(people), -1, np.int64))
+
+
+def detector_boxes(document: dict[str, Any], images: Path, config: DetectorConfig, offline: bool = False) -> Boxes:
+    """People that a detector finds in the pictures of a set.
+
+    Raises:
+        DetectorError: the detector cannot be had.
+    """
+    from sharpose_rt.detection import create_detector
+
+    detector = create_detector(config, offline=offline)
+    detector.open()
+    ids, boxes, scores = [np.zeros(0, np.int64)], [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
+    try:
+        for index, record in enumerate(document["images"]):
+            found = detector.detect(Frame(index, float(index), read_image(images / record["file_name"])))
+            ids.append(np.full(len(found), record["id"], np.int64))
+            boxes.append(found.bboxes_xyxy)
+            scores.append(found.bbox_scores)
+    finally:
+        detector.close()
+    image_ids = np.concatenate(ids)
+    return Boxes(image_ids, np.concatenate(boxes), np.concatenate(scores), np.full(len(image_ids), -1, np.int64))
+
+
+def predict(
+    model: SHaRPose | Estimate,
+    document: dict[str, Any],
+    images: Path,
+    boxes: Boxes,
+    *,
+    flip_test: bool = False,
+    padding: float = 1.25,
+    batch: int = 16,
+    progress: Callable[[int, int], None] | None = None,
+) -> Predictions:
+    """Poses of all boxes, every one through both stages.
+
+    Args:
+        model: a network, or any estimator; of the latter coarse and fine are the same and quality is 0.
+        document: the label file, for the names of pictures.
+        images: folder of the pictures.
+        boxes: where the people are.
+        flip_test: average heatmaps with those of the mirrored crop; quality is that of the crop as it is.
+        padding: see `geometry.affine.crop_affine`.
+        batch: crops at once.
+        progress: called with boxes done and boxes in all.
+
+    Raises:
+        DatasetError: a picture is missing, or a box names no picture of the set.
+    """
+    rows: list[tuple[Any, ...]] = []
+    done = 0
+    parts = (
+        _run_network(model, crops, flip_test)
+        if isinstance(model, SHaRPose)
+        else _run_estimate(model, crops)
+        for crops in _batches(document, images, boxes, model, padding, batch)
+    )
+    for part in parts:
+        rows.append(part)
+        done += len(part[0])
+        if progress:
+            progress(done, len(boxes))
+    order = np.concatenate([row[0] for row in rows]) if rows else np.zeros(0, np.int64)
+    columns = [np.concatenate([row[i] for row in rows]) for i in range(1, 6)] if rows else [np.zeros(0)] * 5
+    back = np.argsort(order, kind="stable")
+    return Predictions(boxes, *(column[back].astype(np.float32) for column in columns))
+
+
+@dataclass
+class _Crops:
+    """Some boxes: their rows in `Boxes`, and either crops with affines or the picture itself."""
+
+    rows: NDArray[np.int64]
+    bboxes_xyxy: Float32
+    image: NDArray[np.uint8] | None
+    crops: NDArray[np.uint8] | None
+    affines: NDArray[np.float64] | None
+
+
+def _batches(
+    document: dict[str, Any], images: Path, boxes: Boxes, model: SHaRPose | Estimate, padding: float, batch: int
+) -> Iterator[_Crops]:
+    """Boxes picture by picture; for a network, crops are gathered over pictures to full batches."""
+    names = {record["id"]: record["file_name"] for record in document["images"]}
+    waiting: list[_Crops] = []
+    for image_id in dict.fromkeys(boxes.image_ids.tolist()):
+        if image_id not in names:
+            raise DatasetError(f"a box names the picture {image_id}, which is not in the label file")
+        rows = np.flatnonzero(boxes.image_ids == image_id)
+        image = read_image(images / names[image_id])
+        if not isinstance(model, SHaRPose):
+            yield _Crops(rows, boxes.bboxes_xyxy[rows], image, None, None)
+            continue
+        size_wh = model.variant.size_hw[::-1]
+        affines = crop_affine(boxes.bboxes_xyxy[rows], size_wh, padding)
+        crops = warp_crops(image, affines, size_wh)
+        for row, box, crop, affine in zip(rows, boxes.bboxes_xyxy[rows], crops, affines, strict=True):
+            waiting.append(_Crops(np.array([row]), box[None], None, crop[None], affine[None]))
+        while len(waiting) >= batch:
+            yield _join(waiting[:batch])
+            waiting = waiting[batch:]
+    if waiting:
+        yield _join(waiting)
+
+
+def _join(items: list[_Crops]) -> _Crops:
+    joined = {f.name: [getattr(item, f.name) for item in items] for f in fields(_Crops) if f.name != "image"}
+    return _Crops(image=None, **{name: np.concatenate(values) for name, values in joined.items()})
+
+
+@torch.inference_mode()
+def _run_network(model: SHaRPose, crops: _Crops, flip_test: bool) -> tuple[Any, ...]:
+    assert crops.crops is not None
+    assert crops.affines is not None
+    parameter = next(model.parameters())
+    images = normalise(torch.from_numpy(crops.crops).to(parameter.device)).to(parameter.dtype)
+    out = model(images, math.inf)
+    heatmaps = [out.coarse_heatmaps.float(), out.heatmaps.float()]
+    if flip_test:
+        mirrored = model(images.flip(-1), math.inf)
+        order = model.variant.skeleton.flip_order
+        both = zip(heatmaps, (mirrored.coarse_heatmaps, mirrored.heatmaps), strict=True)
+        heatmaps = [(h + flip_back(m.float(), order)) / 2 for h, m in both]
+    back = invert_affine(crops.affines)
+    columns: list[np.ndarray] = []
+    for stage in heatmaps:
+        keypoints, scores = decode(stage, model.variant.size_hw)
+        columns += [apply_affine(keypoints.cpu().numpy(), back), scores.cpu().numpy()]
+    return (crops.rows, *columns, out.quality.float().cpu().numpy())
+
+
+def _run_estimate(estimate: Estimate, crops: _Crops) -> tuple[Any, ...]:
+    assert crops.image is not None
+    keypoints, scores = estimate(crops.image, crops.bboxes_xyxy)
+    return crops.rows, keypoints, scores, keypoints, scores, np.zeros(len(crops.rows))

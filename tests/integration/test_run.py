@@ -1,0 +1,319 @@
+"""The whole run on small clips: nothing lost, the same bytes each time, and every fault ends in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from sharpose_rt.api import PoseTracker, SHaRPose
+from sharpose_rt.app import FileRun, Tracking
+from sharpose_rt.cli import main
+from sharpose_rt.config import RunConfig, load
+from sharpose_rt.errors import ConfigError, OutputError, WeightsError
+from sharpose_rt.skeletons import StreamReader, validate
+from sharpose_rt.stages import DetectStage, EstimateStage, SmoothStage, TrackStage, VideoSink, WriteStage
+from media_clips import read_number, write_clip
+
+FRAMES = 24
+TIMES = [n / 10 + (0.03 if n % 3 else 0.0) for n in range(FRAMES)]  # uneven, as phones film
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clip") / "walk.mp4"
+    write_clip(path, times_s=TIMES, size_wh=(160, 128), audio="aac")
+    return path
+
+
+def _config(out: Path, *more: str) -> RunConfig:
+    options = ["pose.weights=random", "pose.precision=fp32", "detector.name=full", f"output.directory={out}"]
+    return load(None, [*options, "output.preset=ultrafast", *more])
+
+
+def _decoded(path: Path) -> tuple[list[float], list[int], int]:
+    """Times and drawn numbers of all frames, and how many audio packets there are."""
+    with av.open(str(path)) as container:
+        frames = [(float(f.time), read_number(f.to_ndarray(format="bgr24"))) for f in container.decode(video=0)]
+    with av.open(str(path)) as container:
+        sound = sum(p.dts is not None for p in container.demux(audio=0)) if container.streams.audio else 0
+    return [t for t, _ in frames], [n for _, n in frames], sound
+
+
+def _errors(path: Path) -> list[str]:
+    return [str(p) for p in validate(path) if p.severity == "error"]
+
+
+def test_a_file_loses_no_frame(clip: Path, tmp_path: Path) -> None:
+    config = _config(tmp_path, "draw.boxes=false", "draw.ids=false", "draw.status=false", "draw.min_score=1")
+    results = FileRun(str(clip), config).run()
+    assert results.status == "complete"
+    assert results.stream is not None
+    assert results.video is not None
+    assert results.summary is not None
+    assert _errors(results.stream) == []
+
+    reader = StreamReader(results.stream)
+    records = list(reader)
+    assert [r.frame_id for r in records] == list(range(FRAMES))
+    np.testing.assert_allclose([r.pts_s for r in records], TIMES, atol=2e-3)
+    assert reader.end is not None
+    assert (reader.end["status"], reader.end["frames"], reader.end["dropped"]) == ("complete", FRAMES, 0)
+    assert reader.header.frame_size_wh == (160, 128)
+    assert [len(r.poses) for r in records] == [1] * FRAMES
+    assert {int(i) for r in records for i in r.poses.track_ids} == {1}
+
+    times, numbers, sound = _decoded(results.video)
+    np.testing.assert_allclose(times, TIMES, atol=2e-3)
+    assert numbers == list(range(FRAMES))
+    assert sound > 0
+
+    summary = json.loads(results.summary.read_text())
+    assert summary["frames"] == FRAMES
+    assert summary["config"]["detector"]["name"] == "full"
+    assert set(summary["latency_ms"]["capture_to_output"]) == {"p50", "p95", "p99"}
+    assert {s["name"] for s in summary["pipeline"]["stages"]} >= {"capture", "detect", "write"}
+
+
+def _slowed(process: Callable[..., object], pattern: list[float]) -> Callable[..., object]:
+    calls = iter(pattern * 1000)
+
+    def slow(self: object, item: object) -> object:
+        time.sleep(next(calls))
+        return process(self, item)
+
+    return slow
+
+
+def test_thread_timing_does_not_change_a_byte(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = []
+    for run, pauses in enumerate(([0.0], [0.004, 0.0, 0.0], [0.0, 0.006])):
+        with monkeypatch.context() as patch:
+            for stage in (DetectStage, EstimateStage, WriteStage):
+                patch.setattr(stage, "process", _slowed(stage.process, pauses))
+            results = FileRun(str(clip), _config(tmp_path / str(run), "queue_frames=2", "detector.every=3")).run()
+        assert results.stream is not None
+        head, *lines = results.stream.read_bytes().splitlines()
+        streams.append(({**json.loads(head), "created": ""}, lines))
+    assert streams[0] == streams[1] == streams[2]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("stage", [DetectStage, TrackStage, EstimateStage, SmoothStage, WriteStage])
+def test_an_error_in_any_stage_reaches_the_caller(
+    stage: type, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Boom(RuntimeError):
+        pass
+
+    original, boom = stage.process, Boom("here")
+
+    def process(self: object, item: object) -> object:
+        frame = getattr(item, "frame", item)
+        if frame.frame_id == 9:
+            raise boom
+        return original(self, item)
+
+    monkeypatch.setattr(stage, "process", process)
+    before = set(threading.enumerate())
+    with pytest.raises(Boom) as caught:
+        FileRun(str(clip), _config(tmp_path)).run()
+    assert caught.value is boom
+    assert set(threading.enumerate()) <= before
+
+    stream = next(tmp_path.glob("*.skeletons.jsonl"))
+    reader = StreamReader(stream)
+    written = len(list(reader))
+    assert written <= 9
+    assert reader.end is not None
+    assert reader.end["status"] == "error"
+    assert json.loads(next(tmp_path.glob("*.summary.json")).read_text())["status"] == "error"
+    if written:
+        assert len(_decoded(next(tmp_path.glob("*.mp4")))[0]) == written
+
+
+def test_a_full_disk_keeps_what_was_written(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = VideoSink.write
+
+    def write(self: VideoSink, packet: object, status_line: str) -> None:
+        if packet.frame.frame_id == 5:  # type: ignore[attr-defined]
+            raise OutputError("cannot write: No space left on device")
+        original(self, packet, status_line)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(VideoSink, "write", write)
+    with pytest.raises(OutputError, match="No space left"):
+        FileRun(str(clip), _config(tmp_path)).run()
+    reader = StreamReader(next(tmp_path.glob("*.skeletons.jsonl")))
+    assert len(list(reader)) == 6  # the stream is written before the video
+    assert reader.end is not None
+    assert reader.end["status"] == "error"
+
+
+def test_a_second_run_does_not_touch_the_first(clip: Path, tmp_path: Path) -> None:
+    config = _config(tmp_path, "source.max_frames=2", "output.video=false")
+    first = FileRun(str(clip), config).run()
+    assert first.stream is not None
+    kept = first.stream.read_bytes()
+    second = FileRun(str(clip), config).run()
+    assert second.stream is not None
+    assert second.stream.name == "walk-2.skeletons.jsonl"
+    assert first.stream.read_bytes() == kept
+
+
+def test_rts_reads_twice_and_replaces_the_stream(clip: Path, tmp_path: Path) -> None:
+    causal = FileRun(str(clip), _config(tmp_path / "a", "output.video=false")).run()
+    both = FileRun(str(clip), _config(tmp_path / "b", "smooth.method=rts")).run()
+    assert causal.stream is not None
+    assert both.stream is not None
+    assert both.video is not None
+    assert _errors(both.stream) == []
+    a, b = list(StreamReader(causal.stream)), list(StreamReader(both.stream))
+    assert StreamReader(both.stream).header.smoothing == "rts"
+    assert len(a) == len(b) == FRAMES == len(_decoded(both.video)[0])
+    raw_a = np.stack([r.poses.raw_keypoints for r in a])
+    raw_b = np.stack([r.poses.raw_keypoints for r in b])
+    np.testing.assert_array_equal(raw_a, raw_b)
+    jerk = [np.abs(np.diff(np.stack([r.poses.keypoints for r in s]), n=2, axis=0)).mean() for s in (a, b)]
+    assert jerk[1] < jerk[0]
+
+
+def test_trimming_and_stride(clip: Path, tmp_path: Path) -> None:
+    config = _config(tmp_path, "source.start_s=0.5", "source.end_s=1.5", "source.stride=2", "output.video=false")
+    results = FileRun(str(clip), config).run()
+    assert results.stream is not None
+    expected = [t for t in TIMES if 0.5 <= t < 1.5][::2]
+    np.testing.assert_allclose([r.pts_s for r in StreamReader(results.stream)], expected, atol=2e-3)
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_in_order(number: int, tmp_path: Path) -> None:
+    clip = tmp_path / "long.mp4"
+    write_clip(clip, 3000, size_wh=(96, 64), gop=30)
+    command = [sys.executable, "-m", "sharpose_rt", "--source", str(clip), "--weights", "random", "--boxes", "full"]
+    run = subprocess.Popen(
+        [*command, "--output", str(tmp_path / "out")], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    stream = tmp_path / "out" / "long.skeletons.jsonl"
+    while not (stream.exists() and stream.read_bytes().count(b"\n") > 3):
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.05)
+    os.kill(run.pid, number)
+    out, error = run.communicate()
+    assert run.returncode == 128 + number, error
+    assert "interrupted" in out
+    reader = StreamReader(stream)
+    frames = len(list(reader))
+    assert 3 <= frames < 3000
+    assert reader.end is not None
+    assert reader.end["status"] == "interrupted"
+    assert len(_decoded(tmp_path / "out" / "long.annotated.mp4")[0]) == frames
+
+
+def test_pictures_come_out_as_pictures(tmp_path: Path) -> None:
+    import cv2
+
+    folder = tmp_path / "in"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, size in (("a.png", (90, 120, 3)), ("b.jpg", (120, 90, 3))):
+        cv2.imwrite(str(folder / name), rng.integers(0, 255, size, np.uint8))
+    results = FileRun(str(folder), _config(tmp_path / "out")).run()
+    assert results.video is not None
+    assert sorted(p.name for p in results.video.iterdir()) == ["000000_a.png", "000001_b.png"]
+    single = FileRun(str(folder / "a.png"), _config(tmp_path / "out")).run()
+    assert single.video is not None
+    assert cv2.imread(str(single.video)).shape == (90, 120, 3)
+
+
+def test_python_tracker_closes_when_left_early(clip: Path) -> None:
+    before = set(threading.enumerate())
+    options = {"pose": {"weights": "random"}, "detector": {"name": "full"}}
+    seen = 0
+    for frame in PoseTracker("tiny_256x192", **options).run(clip):
+        assert frame.people[0].keypoints.shape == (17, 2)
+        assert frame.people[0].track_id == 1
+        assert frame.image_bgr.shape == (128, 160, 3)
+        seen += 1
+        if seen == 3:
+            break
+    assert set(threading.enumerate()) <= before
+    with pytest.raises(ConfigError, match="did you mean 'smooth'"):
+        PoseTracker(smoth={})
+
+
+def test_the_network_alone() -> None:
+    network = SHaRPose("tiny_256x192", weights="random", precision="fp32")
+    image = np.random.default_rng(0).integers(0, 255, (300, 200, 3), np.uint8)
+    poses = network(image, [[10, 20, 90, 280], [50, 10, 180, 290]])
+    assert poses.keypoints.shape == (2, 17, 2)
+    assert network(image).bboxes_xyxy.tolist() == [[0, 0, 200, 300]]
+    assert len(network.crops(np.zeros((3, 256, 192, 3), np.uint8))) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--source", "nowhere.mp4"], "nowhere.mp4"),
+        (["--source", "{folder}"], "{folder}"),
+        (["--source", "{empty}"], "empty"),
+        (["--source", "{text}"], "video"),
+        (["--source", "{clip}", "--weights", "nowhere.pth"], "no weights at"),
+        (["--source", "{clip}", "--weights", "{clip}"], ".safetensors"),
+        (["--source", "{clip}", "--model", "huge"], "tiny_256x192"),
+        (["--source", "{clip}", "--output", "{clip}"], "not a folder"),
+        (["--source", "{clip}", "--set", "smoth.method=x"], "did you mean"),
+        (["--source", "{clip}", "--config", "fille"], "did you mean 'file'"),
+        (["--source", "{clip}", "--quality-threshold", "nan"], "nan"),
+        (["--source", "{clip}", "--boxes", "full", "--detector", "bundled"], "not both"),
+        (["--source", "{clip}", "--boxes", "nowhere.json"], "nowhere.json"),
+        (["--source", "{clip}", "--smooth", "none", "--start", "99"], "no frame"),
+        (["--source", "webcam:77"], "webcam:77"),
+        (["--source", "gopher://x/y"], "gopher"),
+        (["--source", "-", "--smooth", "rts"], "standard input"),
+    ],
+)
+@pytest.mark.timeout(60)
+def test_bad_input_is_one_clear_line(
+    arguments: list[str], said: str, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("this is not a video, whatever its name says " * 50)
+    places = {"folder": tmp_path / "folder", "empty": tmp_path / "empty.mp4", "text": tmp_path / "text.mp4"}
+    filled = [a.format(clip=clip, **places) for a in arguments]
+    defaults = {"--weights": "random", "--boxes": "full", "--output": str(tmp_path / "out")}
+    for option, value in defaults.items():
+        if option not in filled and not (option == "--boxes" and "--detector" in filled):
+            filled += [option, value]
+    assert main(["track", *filled]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("sharpose-rt: error: ")
+    assert said.format(**places) in error
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_without_weights_it_refuses_and_says_why(clip: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="--weights random"):
+        FileRun(str(clip), _config(tmp_path, "pose.weights=auto", "pose.model=base_256x192")).run()
+
+
+def test_six_threads_or_a_loop(clip: Path) -> None:
+    from sharpose_rt.media import open_source
+
+    names = {
+        options: [stage.name for stage in Tracking(open_source(str(clip)), load(None, [f"tracker.name={options}"])).stages]
+        for options in ("sharpose", "bytetrack")
+    }
+    assert names["sharpose"] == ["detect", "track+pose+smooth"]
+    assert names["bytetrack"] == ["detect", "track", "pose", "smooth"]

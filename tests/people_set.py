@@ -1,0 +1,72 @@
+"""A small set of painted people for the tests of training and evaluation: every joint is a dot of its own colour."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from sharpose_rt.models import Variant
+from sharpose_rt.skeleton import COCO17
+
+SMALL = Variant("test_128x96", (128, 96), width=32, heads=4, alpha=0.5, sigma_cells=2, depth=2)
+
+# A standing person, left and right as seen from the front, in box heights.
+POSE = np.array(
+    [(0.5, 0.1), (0.54, 0.07), (0.46, 0.07), (0.58, 0.09), (0.42, 0.09), (0.64, 0.22), (0.36, 0.22), (0.7, 0.38)]
+    + [(0.3, 0.38), (0.72, 0.52), (0.28, 0.52), (0.59, 0.54), (0.41, 0.54), (0.6, 0.74), (0.4, 0.74)]
+    + [(0.61, 0.93), (0.39, 0.93)],
+    np.float32,
+)
+COLOURS_BGR = np.array([((37 * k) % 200 + 55, (91 * k) % 200 + 55, (151 * k) % 200 + 55) for k in range(17)])
+
+
+def write_set(folder: Path, pictures: int = 4, people: int = 2, *, teacher: bool = False, seed: int = 0) -> Path:
+    """Write `annotations.json` and `images/` with painted people; gives the folder."""
+    rng = np.random.default_rng(seed)
+    (folder / "images").mkdir(parents=True)
+    images, annotations = [], []
+    for number in range(1, pictures + 1):
+        image = np.full((240, 320, 3), 30, np.uint8)
+        for place in range(people):
+            height = rng.uniform(150, 200)
+            origin = np.array([place * 160 + rng.uniform(-10, 5), rng.uniform(5, 35)])
+            points = (POSE + rng.normal(0, 0.015, POSE.shape)) * [height * 0.8, height] + origin
+            for k, (x, y) in enumerate(points):
+                cv2.circle(image, (round(x), round(y)), 4, COLOURS_BGR[k].tolist(), -1)
+            low, high = points.min(0) - 8, points.max(0) + 8
+            third = np.full((17, 1), 0.8 if teacher else 2.0)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": 1,
+                    "bbox": [*low.tolist(), *(high - low).tolist()],
+                    "area": float(0.53 * np.prod(high - low)),
+                    "iscrowd": 0,
+                    "num_keypoints": 17,
+                    "keypoints": np.concatenate([points.round(2), third], 1).flatten().tolist(),
+                }
+            )
+        cv2.imwrite(str(folder / "images" / f"{number}.png"), image)
+        images.append({"id": number, "file_name": f"{number}.png", "width": 320, "height": 240})
+    document = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
+    (folder / "annotations.json").write_text(json.dumps(document))
+    return folder
+
+
+def change(folder: Path, index: int, **fields: object) -> None:
+    """Change fields of one annotation of a set; None takes a field away."""
+    path = folder / "annotations.json"
+    document = json.loads(path.read_text())
+    for key, value in fields.items():
+        if value is None:
+            document["annotations"][index].pop(key)
+        else:
+            document["annotations"][index][key] = value
+    path.write_text(json.dumps(document))
+
+
+assert len(POSE) == len(COCO17)

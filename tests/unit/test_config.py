@@ -1,0 +1,96 @@
+"""Options: defaults, presets, overrides, and what is said when they are wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sharpose_rt.config import PoseConfig, RunConfig, SourceConfig, load, merge, preset_names, to_dict
+from sharpose_rt.errors import ConfigError
+
+
+def test_overrides_reach_their_section() -> None:
+    config = load(None, ["smooth.method=none", "pose.quality_threshold=inf", "detector.every=3", "offline=true"])
+    assert config.smooth.method == "none"
+    assert config.pose.quality_threshold == float("inf")
+    assert config.detector.every == 3
+    assert config.offline
+    assert config.tracker == RunConfig().tracker
+
+
+def test_every_preset_loads() -> None:
+    assert {"file", "live"} <= set(preset_names())
+    for name in preset_names():
+        assert isinstance(load(name), RunConfig)
+
+
+def test_a_file_changes_only_what_it_names(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("draw:\n  boxes: false\nsource:\n  camera_size_wh: [640, 480]\n")
+    config = load(str(file), ["draw.trail_s=2"])
+    assert (config.draw.boxes, config.draw.trail_s, config.draw.ids) == (False, 2.0, True)
+    assert config.source.camera_size_wh == (640, 480)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["smoth.method=none"], "did you mean 'smooth'"),
+        (["smooth.methode=none"], "did you mean 'method'"),
+        (["smooth=none"], "a section of options is wanted"),
+        (["smooth.method=magic"], "kalman, rts, none"),
+        (["pose.device=gpu"], "'cuda:N'"),
+        (["pose.quality_threshold=.nan"], "nan"),
+        (["detector.every=0"], "at least 1"),
+        (["detector.every=1.5"], "int is accepted"),
+        (["detector.every=true"], "int is accepted"),
+        (["source.start_s=-1"], "at least 0"),
+        (["output.video=3"], "bool is accepted"),
+        (["output.video"], "key=value"),
+        (["output.video=[1"], "not YAML"),
+    ],
+)
+def test_bad_options_say_what_is_accepted(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(None, overrides)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("nonsense: 1", "unknown key 'nonsense'"),
+        ("- 1", "a mapping of options is wanted"),
+        ("a: [", "is not YAML"),
+        ("pose:\n  modell: x", "pose.modell"),
+        ("!!python/object/apply:os.system [echo]", "is not YAML"),
+    ],
+)
+def test_bad_files_name_file_and_key(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(str(file))
+    assert said in str(caught.value)
+    assert "bad.yaml" in str(caught.value)
+
+
+def test_unknown_preset_offers_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'live'"):
+        load("liv")
+    with pytest.raises(ConfigError, match="no configuration file"):
+        load("nowhere/x.yaml")
+
+
+def test_sections_check_themselves() -> None:
+    with pytest.raises(ConfigError, match="above 5"):
+        SourceConfig(start_s=5, end_s=5)
+    with pytest.raises(ConfigError, match="at most 1024"):
+        PoseConfig(max_batch=5000)
+
+
+def test_to_dict_and_back() -> None:
+    config = load("live", ["pose.flip_test=true"])
+    plain = to_dict(config)
+    assert merge(RunConfig(), plain, where="round trip") == config

@@ -1,0 +1,465 @@
+"""Converters: each format read back, by the project's own reader where there is one; arrays for action recognition."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib.util
+import io
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sharpose_rt.errors import ConfigError, OutputError, StreamError
+from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
+from sharpose_rt.skeletons import FrameRecord, Header, StreamReader, StreamWriter, action_array, windows
+from sharpose_rt.skeletons.convert import WRITERS, convert
+from sharpose_rt.types import Poses
+
+SIZE_WH = (640, 480)
+# Frames of a clip by the ids of the people in them: 3 arrives and leaves, 1 has a gap, one frame is empty.
+CLIP = [[1, 3], [3, 1], [], [1], [2, 1, 3], [2]]
+NAMES = COCO17.keypoints
+
+
+def point(track_id: int, t: int, joint: int) -> tuple[float, float]:
+    """A place that tells who, when and which keypoint it is."""
+    return track_id * 100 + t + joint / 4, 50 + joint * 10 + t / 2
+
+
+def make_poses(ids, t: int = 0, k: int = 17, *, score: float = 0.75, tracked: bool = True) -> Poses:
+    n = len(ids)
+    keypoints = np.array([[point(i, t, j) for j in range(k)] for i in ids], np.float32).reshape(n, k, 2)
+    boxes = np.array([[i * 100, 40, i * 100 + 20.5, 240] for i in ids], np.float32).reshape(n, 4)
+    scores = np.full((n, k), score, np.float32)
+    scores[:, 4] = 0  # the right ear is never found
+    return Poses(
+        boxes, np.full(n, 0.5), np.array(ids if tracked else [0] * n, np.int64), keypoints, scores,
+        keypoints + 1000, scores, np.full(n, 0.5), np.zeros(n, np.int64),
+    )  # fmt: skip
+
+
+def write_clip(path: Path, clip=CLIP, skeleton: Skeleton = COCO17, fps: float | None = 25.0, **poses) -> Path:
+    model = {"name": "tiny", "weights_sha256": None, "behaviour": "paper", "quality_threshold": 0.5}
+    header = Header("walking.mp4", SIZE_WH, fps, skeleton, model, "full", "sharpose", "none", "0.1.0")
+    with StreamWriter(path, header) as writer:
+        for t, ids in enumerate(clip):
+            writer.write(t, t / 25, make_poses(ids, t, len(skeleton), **poses))
+    return path
+
+
+@pytest.fixture
+def clip(tmp_path) -> Path:
+    return write_clip(tmp_path / "walking.skeletons.jsonl")
+
+
+class TestOpenPose:
+    def test_every_frame_has_a_file_with_everything_of_version_1_3(self, clip):
+        (folder,) = convert(clip, "openpose")
+        files = sorted(folder.iterdir())
+        assert [f.name for f in files] == [f"walking_{i:012d}_keypoints.json" for i in range(len(CLIP))]
+        for file, ids in zip(files, CLIP, strict=True):
+            record = json.loads(file.read_text())
+            assert record["version"] == 1.3
+            assert [p["person_id"] for p in record["people"]] == [[i] for i in ids]
+            for person in record["people"]:
+                assert list(person) == [
+                    "person_id", "pose_keypoints_2d", "face_keypoints_2d", "hand_left_keypoints_2d",
+                    "hand_right_keypoints_2d", "pose_keypoints_3d", "face_keypoints_3d", "hand_left_keypoints_3d",
+                    "hand_right_keypoints_3d",
+                ]  # fmt: skip
+
+    # Index of nose, left shoulder, right ankle, left eye, right ear, neck in OpenPose's documentation of its output.
+    @pytest.mark.parametrize(
+        ("model", "count", "at"),
+        [("COCO", 18, (0, 5, 10, 15, 16, 1)), ("BODY_25", 25, (0, 5, 11, 16, 17, 1))],
+    )
+    def test_order(self, clip, model, count, at):
+        (folder,) = convert(clip, "openpose", model=model)
+        person = json.loads((folder / "walking_000000000000_keypoints.json").read_text())["people"][0]
+        points = np.array(person["pose_keypoints_2d"]).reshape(-1, 3)
+        assert len(points) == count
+        nose, left_shoulder, right_ankle, left_eye, right_ear, neck = points[list(at)].tolist()
+        assert nose == [*point(1, 0, 0), 0.75]
+        assert left_shoulder == [*point(1, 0, NAMES.index("left_shoulder")), 0.75]
+        assert right_ankle == [*point(1, 0, NAMES.index("right_ankle")), 0.75]
+        assert left_eye == [*point(1, 0, NAMES.index("left_eye")), 0.75]
+        assert right_ear == [0, 0, 0]
+        middle = np.mean([point(1, 0, NAMES.index(f"{side}_shoulder")) for side in ("left", "right")], axis=0)
+        np.testing.assert_allclose(neck, [*middle, 0.75], atol=0.0051)
+        if model == "BODY_25":
+            hips = np.mean([point(1, 0, NAMES.index(f"{side}_hip")) for side in ("left", "right")], axis=0)
+            np.testing.assert_allclose(points[8], [*hips, 0.75], atol=0.0051)
+            assert not points[19:].any()
+
+    def test_other_skeletons_are_matched_by_name(self, tmp_path):
+        path = write_clip(tmp_path / "a.jsonl", [[1]], MPII16)
+        (folder,) = convert(path, "openpose")
+        person = json.loads((folder / "a_000000000000_keypoints.json").read_text())["people"][0]
+        points = np.array(person["pose_keypoints_2d"]).reshape(-1, 3)
+        assert points[10].tolist() == [*point(1, 0, 0), 0.75]  # right ankle
+        assert points[1, 2] == 0.75  # the neck, from MPII's shoulders
+        assert not points[[0, 14, 15, 16, 17]].any()  # no face
+
+    def test_neck_needs_both_shoulders(self, tmp_path):
+        poses = make_poses([1])
+        scores = poses.keypoint_scores.copy()
+        scores[0, NAMES.index("left_shoulder")] = 0.1
+        header = StreamReader(write_clip(tmp_path / "a")).header
+        with StreamWriter(tmp_path / "b", header) as writer:
+            writer.write(0, 0.0, Poses(**{**vars(poses), "keypoint_scores": scores}))
+        (folder,) = convert(tmp_path / "b", "openpose", min_score=0.2)
+        person = json.loads((folder / "b_000000000000_keypoints.json").read_text())["people"][0]
+        assert person["pose_keypoints_2d"][3:6] == [0, 0, 0]
+        assert person["pose_keypoints_2d"][15:18] == [0, 0, 0]
+        assert person["pose_keypoints_2d"][8] == 0.75
+
+    def test_untracked_people_have_openposes_minus_one(self, tmp_path):
+        (folder,) = convert(write_clip(tmp_path / "a", [[1, 2]], tracked=False), "openpose")
+        people = json.loads((folder / "a_000000000000_keypoints.json").read_text())["people"]
+        assert [p["person_id"] for p in people] == [[-1], [-1]]
+
+
+class TestLists:
+    def test_alphapose(self, clip):
+        (path,) = convert(clip, "alphapose")
+        records = json.loads(path.read_text())
+        assert [(r["image_id"], r["idx"]) for r in records] == [
+            (f"{t}.jpg", i) for t, ids in enumerate(CLIP) for i in ids
+        ]
+        first = records[0]
+        assert list(first) == ["image_id", "category_id", "keypoints", "score", "box", "idx"]
+        assert first["keypoints"][:3] == [*point(1, 0, 0), 0.75]
+        assert first["keypoints"][12:15] == [0, 0, 0]
+        assert first["box"] == [100, 40, 20.5, 200]
+        assert first["score"] == pytest.approx(0.75 * 16 / 17 + 0.5 + 1.25 * 0.75, abs=1e-4)
+
+    def test_coco_results_are_perfect_to_pycocotools_against_themselves(self, clip):
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+
+        (path,) = convert(clip, "coco", first_image_id=1)
+        results = json.loads(path.read_text())
+        assert results[0]["score"] == pytest.approx(0.5 * 0.75)
+        assert [r["track_id"] for r in results] == [i for ids in CLIP for i in ids]
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth = COCO()
+            truth.dataset = {
+                "info": {},
+                "images": [{"id": t + 1} for t in range(len(CLIP))],
+                "categories": [{"id": 1, "name": "person", "keypoints": list(NAMES), "skeleton": []}],
+                "annotations": [
+                    {
+                        "id": n, "image_id": r["image_id"], "category_id": 1, "iscrowd": 0, "num_keypoints": 16,
+                        "area": 5000.0, "bbox": [0, 0, 50, 100],
+                        "keypoints": [v if i % 3 < 2 else 2 * (v > 0) for i, v in enumerate(r["keypoints"])],
+                    }
+                    for n, r in enumerate(results, start=1)
+                ],
+            }  # fmt: skip
+            truth.createIndex()
+            evaluation = COCOeval(truth, truth.loadRes(str(path)), "keypoints")
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        assert evaluation.stats[0] == pytest.approx(1)
+
+    @pytest.mark.parametrize("to", ["alphapose", "coco"])
+    def test_nobody_is_an_empty_list(self, tmp_path, to):
+        (path,) = convert(write_clip(tmp_path / "a", [[], []]), to)
+        assert json.loads(path.read_text()) == []
+
+
+class TestActionFormats:
+    def test_kinetics(self, clip):
+        (path,) = convert(clip, "kinetics", label="walking", label_index=7, person_slots=2)
+        video = json.loads(path.read_text())
+        assert (video["label"], video["label_index"]) == ("walking", 7)
+        assert [f["frame_index"] for f in video["data"]] == [1, 2, 3, 4, 5, 6]
+        assert [len(f["skeleton"]) for f in video["data"]] == [2, 2, 0, 1, 2, 1]
+        person = video["data"][0]["skeleton"][0]
+        assert (len(person["pose"]), len(person["score"])) == (36, 18)
+        np.testing.assert_allclose(person["pose"][:2], np.array(point(1, 0, 0)) / SIZE_WH, atol=5.1e-4)
+        assert person["pose"][32:34] == [0, 0]  # right ear
+        assert person["score"][16] == 0
+        (path,) = convert(clip, "kinetics", clip.with_name("short.json"), max_frames=2)
+        assert len(json.loads(path.read_text())["data"]) == 2
+
+    def test_kinetics_of_an_empty_stream(self, tmp_path):
+        (path,) = convert(write_clip(tmp_path / "a", []), "kinetics")
+        assert json.loads(path.read_text()) == {"data": [], "label": "unknown", "label_index": -1}
+
+    @pytest.mark.parametrize("dtype", ["float32", "float16"])
+    def test_pyskl(self, clip, dtype):
+        (path,) = convert(clip, "pyskl", label=3, split="train", person_slots=4, dtype=dtype)
+        video = pickle.loads(path.read_bytes())
+        assert video["split"] == {"train": ["walking"], "val": []}
+        (annotation,) = video["annotations"]
+        assert {k: annotation[k] for k in ("frame_dir", "total_frames", "img_shape", "original_shape", "label")} == {
+            "frame_dir": "walking", "total_frames": 6, "img_shape": (480, 640), "original_shape": (480, 640),
+            "label": 3,
+        }  # fmt: skip
+        assert annotation["keypoint"].shape == (4, 6, 17, 2)
+        assert annotation["keypoint_score"].shape == (4, 6, 17)
+        assert annotation["keypoint"].dtype == annotation["keypoint_score"].dtype == np.dtype(dtype)
+        np.testing.assert_allclose(annotation["keypoint"][0, 3, 0], point(1, 3, 0), rtol=1e-3)
+
+
+class TestTables:
+    def test_mot(self, clip):
+        (path,) = convert(clip, "mot")
+        rows = np.loadtxt(path, delimiter=",")
+        assert rows[:, :2].astype(int).tolist() == [[t + 1, i] for t, ids in enumerate(CLIP) for i in ids]
+        assert rows[0].tolist() == [1, 1, 100, 40, 20.5, 200, 0.5, -1, -1, -1]
+
+    def test_csv(self, clip):
+        (path,) = convert(clip, "csv")
+        rows = list(csv.DictReader(io.StringIO(path.read_text())))
+        assert [(int(r["frame_id"]), int(r["track_id"])) for r in rows] == [
+            (t, i) for t, ids in enumerate(CLIP) for i in ids
+        ]
+        row = rows[2]
+        assert float(row["pts_s"]) == 0.04
+        assert (float(row["left_hip_x"]), float(row["left_hip_y"])) == point(3, 1, NAMES.index("left_hip"))
+        assert (row["right_ear_x"], row["right_ear_score"], row["stage"]) == ("", "", "coarse")
+
+    def test_raw_points(self, clip):
+        (path,) = convert(clip, "csv", raw=True)
+        first = next(csv.DictReader(io.StringIO(path.read_text())))
+        assert float(first["nose_x"]) == point(1, 0, 0)[0] + 1000
+
+    @pytest.mark.parametrize(("px_per_m", "unit", "scale"), [(None, "px", 1), (100, "m", 0.01)])
+    def test_trc(self, clip, px_per_m, unit, scale):
+        paths = convert(clip, "trc", px_per_m=px_per_m)
+        assert [p.name for p in paths] == [f"walking_person{i:02d}.trc" for i in (1, 2, 3)]
+        lines = paths[0].read_text().split("\n")
+        assert lines[0] == "PathFileType\t4\t(X/Y/Z)\twalking_person01.trc"
+        assert dict(zip(lines[1].split("\t"), lines[2].split("\t"), strict=True)) == {
+            "DataRate": "25", "CameraRate": "25", "NumFrames": "5", "NumMarkers": "17", "Units": unit,
+            "OrigDataRate": "25", "OrigDataStartFrame": "1", "OrigNumFrames": "5",
+        }  # fmt: skip
+        assert lines[3].split("\t")[2::3][:-1] == list(NAMES)  # as Pose2Sim reads the names
+        assert lines[4].split("\t")[-3:] == ["X17", "Y17", "Z17"]
+        data = [line.split("\t") for line in lines[6:-1]]
+        assert [row[0] for row in data] == ["1", "2", "3", "4", "5"]
+        assert {len(row) for row in data} == {2 + 3 * 17}
+        x, y = point(1, 1, 0)
+        np.testing.assert_allclose([float(v) for v in data[1][2:5]], [x * scale, (480 - y) * scale, 0], atol=1e-5)
+        assert data[1][2 + 12 : 2 + 15] == ["", "", ""]  # right ear
+        assert set(data[2][2:]) == {""}  # the gap
+        assert float(data[2][1]) == 0.08
+
+    def test_trc_without_a_rate_takes_the_mean(self, tmp_path):
+        paths = convert(write_clip(tmp_path / "a", fps=None), "trc")
+        assert paths[0].read_text().split("\n")[2].startswith("25\t25\t")
+
+    def test_trc_needs_ids(self, tmp_path):
+        with pytest.raises(ConfigError, match="no track ids"):
+            convert(write_clip(tmp_path / "a", tracked=False), "trc")
+
+
+class TestConvert:
+    @pytest.mark.parametrize("to", sorted(WRITERS))
+    def test_never_over_an_old_result_unless_asked(self, clip, to):
+        before = convert(clip, to)
+        with pytest.raises(OutputError, match="is there already"):
+            convert(clip, to)
+        assert convert(clip, to, overwrite=True) == before
+        assert all(path.exists() for path in before)
+
+    @pytest.mark.parametrize("to", sorted(WRITERS))
+    def test_same_stream_gives_the_same_bytes(self, clip, to, tmp_path):
+        def content(name):
+            paths = convert(clip, to, tmp_path / name / "x.trc")
+            files = [f for p in paths for f in (sorted(p.iterdir()) if p.is_dir() else [p])]
+            return [f.read_bytes() for f in files]
+
+        assert content("a") == content("b")
+
+    @pytest.mark.parametrize("to", sorted(set(WRITERS) - {"openpose", "trc"}))
+    def test_broken_stream_leaves_no_half_result(self, clip, to):
+        lines = clip.read_bytes().splitlines()
+        clip.write_bytes(b"\n".join([*lines[:3], b"{}", b""]))
+        with pytest.raises(StreamError, match="line 4"):
+            convert(clip, to)
+        assert [f.name for f in clip.parent.iterdir()] == [clip.name]
+
+    def test_names_the_nearest(self, clip):
+        with pytest.raises(ConfigError, match="did you mean 'openpose'"):
+            convert(clip, "open-pose")
+        with pytest.raises(ConfigError, match="did you mean 'min_score'"):
+            convert(clip, "csv", minscore=0.2)
+        with pytest.raises(ConfigError, match="one of COCO, BODY_25 is"):
+            convert(clip, "openpose", model="HALPE")
+
+    def test_unusable_output(self, clip):
+        with pytest.raises(OutputError, match="cannot write"):
+            convert(clip, "csv", clip / "below.csv")
+
+    def test_options_are_known(self):
+        assert WRITERS["pyskl"].options == {
+            "split": "val", "label": -1, "person_slots": 2, "fill": "none", "dtype": "float32", "raw": False,
+            "min_score": 0.0,
+        }  # fmt: skip
+        assert WRITERS["mot"].options == {}
+
+
+class TestActionArray:
+    def test_strongest_tracks_each_in_one_slot(self, clip):
+        array = action_array(clip, person_slots=2)
+        assert array.track_ids.tolist() == [1, 3]  # 1 is in four frames, 3 in three
+        for slot, track_id in enumerate((1, 3)):
+            for t, ids in enumerate(CLIP):
+                there = track_id in ids
+                assert (array.scores[slot, t, 0] > 0) == there
+                expected = point(track_id, t, 16) if there else (0, 0)
+                np.testing.assert_allclose(array.keypoints[slot, t, 16], expected, atol=0.006)
+        assert not array.keypoints[:, :, 4].any()
+        np.testing.assert_allclose(array.pts_s, np.arange(6) / 25)
+
+    def test_more_slots_than_people(self, clip):
+        array = action_array(clip, person_slots=5)
+        assert array.track_ids.tolist() == [1, 3, 2, 0, 0]
+        assert array.keypoints.shape == (5, 6, 17, 2)
+        assert not array.scores[3:].any()
+
+    def test_linear_fill_bridges_gaps_and_adds_nothing_outside(self, clip):
+        array = action_array(clip, person_slots=2, fill="linear")
+        np.testing.assert_allclose(array.keypoints[0, 2, 0], point(1, 2, 0), atol=0.006)  # the clip moves evenly
+        assert array.scores[0, 2, 0] == pytest.approx(0.75)
+        assert not array.scores[:, 5].any()
+        assert not array.keypoints[:, :, 4].any()
+
+    def test_without_a_tracker_the_place_in_the_frame_counts(self, tmp_path):
+        array = action_array(write_clip(tmp_path / "a", [[5, 6], [5, 6]], tracked=False), person_slots=2)
+        assert array.track_ids.tolist() == [0, 0]
+        np.testing.assert_allclose(array.keypoints[:, 1, 0], [point(5, 1, 0), point(6, 1, 0)], atol=0.006)
+
+    def test_min_score_and_raw(self, clip):
+        assert not action_array(clip, min_score=0.8).scores.any()
+        np.testing.assert_allclose(
+            action_array(clip, raw=True).keypoints[0, 0, 0], np.add(point(1, 0, 0), 1000), atol=0.006
+        )
+
+    def test_nobody_and_bad_slots(self, tmp_path):
+        array = action_array(write_clip(tmp_path / "a", [[], []]))
+        assert array.keypoints.shape == (2, 2, 17, 2)
+        with pytest.raises(ValueError, match="person_slots is 0"):
+            action_array(tmp_path / "a", 0)
+
+
+def frames_of(clip) -> list[FrameRecord]:
+    return [FrameRecord(t, t / 25, make_poses(ids, t)) for t, ids in enumerate(clip)]
+
+
+class TestWindows:
+    def test_shapes_times_and_places(self, clip):
+        got = list(windows(StreamReader(clip), length=4, stride=2, normalize="none"))
+        assert [w.data.shape for w in got] == [(1, 3, 4, 17, 2)] * 2
+        assert all(w.data.dtype == np.float32 for w in got)
+        np.testing.assert_allclose([w.pts_s for w in got], [np.arange(4) / 25, np.arange(2, 6) / 25])
+        assert got[0].track_ids.tolist() == [1, 3]
+        np.testing.assert_allclose(got[0].data[0, :, 1, 5, 0], [*point(1, 1, 5), 0.75], atol=0.006)
+        np.testing.assert_allclose(got[0].data[0, :, 1, 5, 1], [*point(3, 1, 5), 0.75], atol=0.006)
+        assert not got[0].data[0, :, 2].any()  # the empty frame
+        assert not got[0].data[0, :, :, 4].any()  # the right ear
+
+    def test_first_window_as_soon_as_there_are_frames_enough(self):
+        seen = []
+
+        def live():
+            for frame in frames_of([[1]] * 10):
+                seen.append(frame.frame_id)
+                yield frame
+
+        feed = windows(live(), length=3, stride=2, normalize="none")
+        next(feed)
+        assert seen == [0, 1, 2]
+        next(feed)
+        assert seen == [0, 1, 2, 3, 4]
+        assert list(windows(frames_of([[1]] * 2), length=3, normalize="none")) == []
+
+    def test_slots_stay_while_people_come_and_go(self):
+        clip = [[1, 2]] * 3 + [[2]] * 3 + [[2, 4]] * 3
+        ids = [w.track_ids.tolist() for w in windows(frames_of(clip), length=3, stride=1, normalize="none")]
+        assert ids[0] == [1, 2]
+        assert ids[3] == [0, 2]  # 2 keeps its slot when alone
+        assert ids[-1] == [4, 2]
+
+    def test_image_normalisation(self):
+        (window,) = windows(frames_of([[1]]), length=1, frame_size_wh=SIZE_WH)
+        np.testing.assert_allclose(window.data[0, :2, 0, 0, 0], np.array(point(1, 0, 0)) / SIZE_WH - 0.5, atol=1e-6)
+        assert not window.data[0, :, 0, 4].any()
+        with pytest.raises(ValueError, match="frame_size_wh"):
+            windows(frames_of([[1]]), length=1)
+
+    @pytest.mark.parametrize(("scale", "shift"), [(1, (0, 0)), (2.5, (0, 0)), (1, (300, -40)), (0.5, (17, 5))])
+    def test_body_normalisation_forgets_place_and_size_but_keeps_movement(self, scale, shift):
+        def moved(frame):
+            poses = frame.poses
+            return FrameRecord(
+                frame.frame_id,
+                frame.pts_s,
+                Poses(
+                    **{
+                        **vars(poses),
+                        "keypoints": poses.keypoints * scale + np.float32(shift),
+                        "bboxes_xyxy": poses.bboxes_xyxy * scale + np.float32(shift * 2),
+                    }
+                ),
+            )
+
+        frames = frames_of([[1], [1], [1]])
+        (plain,) = windows(frames, length=3, normalize="body")
+        (other,) = windows(map(moved, frames), length=3, normalize="body")
+        np.testing.assert_allclose(other.data, plain.data, atol=1e-4)
+        hips = plain.data[0, :2, :, 11:13, 0].mean(axis=-1).T
+        np.testing.assert_allclose(hips, [[0, 0], [1 / 200, 0.5 / 200], [2 / 200, 1 / 200]], atol=1e-4)
+
+    def test_body_normalisation_without_hips(self):
+        skeleton = Skeleton("hand", ("a", "b", "c"), (), (), (), ())
+        frames = [FrameRecord(0, 0.0, make_poses([1], k=17))]
+        (window,) = windows(frames, length=1, normalize="body", skeleton=COCO17, min_score=0.9)
+        assert not window.data.any()
+        small = make_poses([1], k=17)
+        three = Poses(
+            small.bboxes_xyxy, small.bbox_scores, small.track_ids, small.keypoints[:, :3], small.keypoint_scores[:, :3],
+            small.keypoints[:, :3], small.keypoint_scores[:, :3], small.quality, small.stage,
+        )  # fmt: skip
+        (window,) = windows([FrameRecord(0, 0.0, three)], length=1, normalize="body", skeleton=skeleton)
+        np.testing.assert_allclose(window.data[0, :2, 0, :, 0].mean(axis=-1), 0, atol=1e-6)
+
+    def test_bad_arguments_are_told_at_once(self):
+        for options in ({"length": 0}, {"stride": 0}, {"person_slots": 0}):
+            with pytest.raises(ValueError, match="each must be 1 or more"):
+                windows([], normalize="none", **options)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="'image', 'body' or 'none'"):
+            windows([], normalize="bone")  # type: ignore[arg-type]
+
+
+class TestRecipe:
+    @pytest.fixture
+    def main(self):
+        path = Path(__file__).resolve().parents[2] / "pipelines" / "skeletons_to_action_array.py"
+        spec = importlib.util.spec_from_file_location("recipe", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.main
+
+    def test_saves_the_arrays_and_prints_shapes(self, clip, main, capsys):
+        out = clip.with_name("a.npz")
+        assert main([str(clip), str(out), "--person-slots", "3"]) == 0
+        assert "keypoints (3, 6, 17, 2), scores (3, 6, 17), tracks [1, 3, 2]" in capsys.readouterr().out
+        with np.load(out) as saved:
+            np.testing.assert_array_equal(saved["keypoints"], action_array(clip, 3).keypoints)
+            assert sorted(saved) == ["keypoint_names", "keypoints", "pts_s", "scores", "track_ids"]
+            assert saved["keypoint_names"].tolist() == list(NAMES)
+
+    def test_bad_stream_is_one_line(self, tmp_path, main, capsys):
+        assert main([str(tmp_path / "missing.jsonl")]) == 2
+        assert capsys.readouterr().err.startswith("error: cannot read the skeleton stream")

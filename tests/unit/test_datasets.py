@@ -1,0 +1,201 @@
+"""Labels are read, checked and cropped without moving a joint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tests.people_set import COLOURS_BGR, change, write_set
+
+from sharpose_rt.errors import DatasetError
+from sharpose_rt.skeleton import COCO17
+from sharpose_rt.training.config import AugmentConfig
+from sharpose_rt.training.datasets import data_roots, epoch_order, find_set, mix, read_image, read_people
+from sharpose_rt.training.loop import SampleStream
+from sharpose_rt.training.transforms import NO_AUGMENT, CropDataset, jitter_colour, normalise, occlude, vary
+
+
+def read(folder, **options):
+    return read_people(folder / "annotations.json", folder / "images", **options)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_set(tmp_path / "set")
+
+
+def test_columns_hold_what_the_file_says(folder):
+    people = read(folder)
+    record = json.loads((folder / "annotations.json").read_text())["annotations"][3]
+    assert len(people) == 8
+    assert people.keypoints.shape == (8, 17, 2)
+    x, y, w, h = record["bbox"]
+    np.testing.assert_allclose(people.bboxes_xyxy[3], [x, y, x + w, y + h], rtol=1e-5)
+    np.testing.assert_allclose(people.keypoints[3].flatten(), np.delete(record["keypoints"], np.s_[2::3]), rtol=1e-5)
+    assert people.areas[3] == pytest.approx(record["area"])
+    assert people.image_paths[people.image_index[3]].endswith("2.png")
+
+
+def test_visibility_and_teacher_scores_become_weights(tmp_path):
+    hand, taught = write_set(tmp_path / "hand", 1, 1), write_set(tmp_path / "taught", 1, 1, teacher=True)
+    triples = np.array(json.loads((hand / "annotations.json").read_text())["annotations"][0]["keypoints"]).reshape(17, 3)
+    triples[0, 2], triples[1, 2] = 0, 1
+    change(hand, 0, keypoints=triples.flatten().tolist())
+    assert read(hand).joint_weights[0, :3].tolist() == [0, 1, 1]
+    triples[:, 2] = 0.6
+    triples[0, 2], triples[1, 2] = 0.29, 1.04
+    change(taught, 0, keypoints=triples.flatten().tolist())
+    np.testing.assert_allclose(read(taught).joint_weights[0, :3], [0, 1, 0.6], rtol=1e-6)
+    np.testing.assert_allclose(read(taught, trust=0.5, min_teacher_score=0.2).joint_weights[0, 0], 0.145, rtol=1e-6)
+
+
+def test_crowds_and_unlabelled_people_are_left_out(folder):
+    change(folder, 0, iscrowd=1)
+    change(folder, 1, num_keypoints=0)
+    change(folder, 2, keypoints=None)
+    change(folder, 3, keypoints=[0.0] * 51)
+    assert len(read(folder)) == 4
+
+
+def test_missing_area_is_estimated_from_the_box(folder):
+    change(folder, 0, area=None, bbox=[10, 10, 50, 100])
+    assert read(folder).areas[0] == pytest.approx(0.53 * 5000)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"bbox": [1, 2, 3]}, r"annotations\[2\]: bbox is \[1, 2, 3\]"),
+        ({"bbox": [1, 2, 0, 5]}, r"annotations\[2\]: bbox"),
+        ({"bbox": None}, r"annotations\[2\]: bbox is None"),
+        ({"keypoints": [1.0] * 50}, r"annotations\[2\]: keypoints has 50 values; 51"),
+        ({"keypoints": [float("nan")] * 51}, r"annotations\[2\]: keypoints"),
+        ({"image_id": 99}, r"annotations\[2\]: image_id 99 is not among"),
+        ({"keypoints": [5.0, 5.0, 3.0] * 17}, r"annotations\[2\]: keypoint 0 has third value 3"),
+    ],
+)
+def test_a_wrong_record_is_named(folder, fields, message):
+    change(folder, 2, **fields)
+    with pytest.raises(DatasetError, match=message) as caught:
+        read(folder)
+    assert str(folder / "annotations.json") in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"images": []}', '{"images": [{"id": 1}], "annotations": []}'])
+def test_a_wrong_file_is_named(tmp_path, text):
+    path = tmp_path / "labels.json"
+    path.write_text(text)
+    with pytest.raises(DatasetError, match=r"labels\.json"):
+        read_people(path, tmp_path)
+
+
+def test_missing_and_broken_pictures_are_named(folder):
+    with pytest.raises(DatasetError, match=r"none\.png is missing"):
+        read_image(folder / "none.png")
+    (folder / "bad.png").write_bytes(b"no picture")
+    with pytest.raises(DatasetError, match=r"bad\.png cannot be decoded"):
+        read_image(folder / "bad.png")
+
+
+def test_sets_are_found_below_the_roots(tmp_path, monkeypatch):
+    (tmp_path / "b" / "set").mkdir(parents=True)
+    assert find_set("set", [tmp_path / "a", tmp_path / "b"]) == tmp_path / "b" / "set"
+    with pytest.raises(DatasetError, match="--data-root"):
+        find_set("other", [tmp_path / "b"])
+    monkeypatch.setenv("SHARPOSE_DATA", str(tmp_path / "b"))
+    assert data_roots(None) == [tmp_path / "b"]
+    assert data_roots(["x", "y"])[1].name == "y"
+
+
+def test_mixed_sets_keep_their_pictures_and_rates(tmp_path):
+    a = read(write_set(tmp_path / "a", 2, 1), weight=2)
+    b = read(write_set(tmp_path / "b", 3, 1, seed=1), weight=0.5)
+    both = mix([a, b])
+    assert len(both) == 5
+    for i, source in ((1, a), (4, b)):
+        j = i if source is a else i - 2
+        assert both.image_paths[both.image_index[i]] == source.image_paths[source.image_index[j]]
+    counts = sum(np.bincount(epoch_order(both.draws, 0, epoch), minlength=5) for epoch in range(200))
+    assert (counts[:2] == 400).all()
+    np.testing.assert_allclose(counts[2:], 100, atol=35)  # five standard deviations of 200 fair draws
+
+
+def test_a_stream_goes_on_where_another_stopped():
+    draws = np.ones(10, np.float32)
+    whole = iter(SampleStream(draws, seed=3, batch=4))
+    first = [next(whole) for _ in range(9)]
+    rest = iter(SampleStream(draws, seed=3, batch=4, skip=24))
+    assert [next(rest) for _ in range(3)] == first[6:9]
+    assert sorted(i for batch in first[:5] for i, _ in batch) == sorted([*range(10)] * 2)
+    assert len({number for batch in first for _, number in batch}) == 36
+
+
+def test_joints_stay_on_their_pixels_through_every_variation(folder):
+    config = AugmentConfig(scale=0.3, rotation_p=1, flip_p=0.5, half_body_p=0.3, shift_p=1)
+    people = read(folder)
+    dataset = CropDataset(people, (96, 128), config, COCO17, seed=1)
+    seen = {False: [], True: []}
+    for draw in range(32):
+        index = draw % 8
+        item = dataset[index, draw]
+        rng = np.random.default_rng((1, index, draw))  # the same chance as the data set's
+        person = (people.bboxes_xyxy[index], people.keypoints[index], people.joint_weights[index])
+        flipped = vary(*person, (96, 128), config, COCO17, rng).flipped
+        crop = item["crop"].numpy().astype(int)
+        for k, (x, y) in enumerate(item["keypoints"].round().int().tolist()):
+            if 2 <= x < 94 and 2 <= y < 126:
+                painted = COLOURS_BGR[COCO17.flip_order[k] if flipped else k]
+                seen[flipped].append(np.abs(crop[y - 1 : y + 2, x - 1 : x + 2] - painted).sum(-1).min() < 60)
+    for hits in seen.values():  # dots of neighbours cover some of the face
+        assert len(hits) > 100
+        assert np.mean(hits) > 0.85
+
+
+def test_a_crop_depends_on_person_and_draw_alone(folder):
+    dataset = CropDataset(read(folder), (96, 128), AugmentConfig(colour=0.3, occlusion_p=0.5), COCO17, seed=1)
+    first = dataset[3, 7]
+    _ = dataset[1, 1]
+    again = dataset[3, 7]
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first["crop"], dataset[3, 8]["crop"])
+
+
+def test_without_variation_the_person_fills_the_crop(folder):
+    item = CropDataset(read(folder), (96, 128), NO_AUGMENT, COCO17)[0, 0]
+    centre = (item["keypoints"].amax(0) + item["keypoints"].amin(0)) / 2
+    assert torch.allclose(centre, torch.tensor([47.5, 63.5]), atol=1)
+    extent = (item["keypoints"].amax(0) - item["keypoints"].amin(0)) / torch.tensor([95, 127])
+    assert 0.6 < float(extent.max()) < 0.8  # 1 / 1.25, less the box's margin
+
+
+def test_joints_outside_the_crop_have_no_weight(folder):
+    config = replace(NO_AUGMENT, padding=0.5)
+    item = CropDataset(read(folder), (96, 128), config, COCO17)[0, 0]
+    x, y = item["keypoints"].T
+    far = (x < -8) | (y < -8) | (x > 103) | (y > 135)
+    assert far.any()
+    assert (item["joint_weights"][far] == 0).all()
+    assert (item["joint_weights"][~far] == 1).all()
+
+
+def test_colour_and_patches_change_pixels_in_range():
+    rng = np.random.default_rng(0)
+    crop = rng.integers(0, 256, (64, 48, 3), np.uint8)
+    grey = np.full((8, 8, 3), 90, np.uint8)
+    assert np.ptp(jitter_colour(grey, 0.4, rng)) <= 2  # grey stays grey, whatever the saturation
+    assert not np.array_equal(jitter_colour(crop, 0.4, rng), crop)
+    covered = crop.copy()
+    occlude(covered, rng)
+    share = (covered != crop).any(-1).mean()
+    assert 0.005 < share < 0.15
+
+
+def test_normalise_gives_imagenet_rgb():
+    crop = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
+    crop[..., 2] = 255  # red in BGR
+    out = normalise(crop)
+    assert out.shape == (1, 3, 2, 2)
+    assert out[0, :, 0, 0].tolist() == pytest.approx([(1 - 0.485) / 0.229, -0.456 / 0.224, -0.406 / 0.225], rel=1e-5)

@@ -1,0 +1,194 @@
+"""The painter: what is drawn, where, in which colours, and what is left alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sharpose_rt.config.schema import DrawConfig
+from sharpose_rt.media.draw import SIDE_COLOURS, Painter, track_colour
+from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
+from sharpose_rt.types import Poses, PoseStage
+
+BARE = DrawConfig(boxes=False, ids=False, trail_s=0, status=False)
+SIZE = (400, 600, 3)
+
+
+def people(
+    points: np.ndarray,
+    *,
+    scores: float | np.ndarray = 1.0,
+    ids: list[int] | None = None,
+    stage: PoseStage = PoseStage.FINE,
+    boxes: np.ndarray | None = None,
+) -> Poses:
+    """People at (N, K, 2) keypoints, boxes around them."""
+    n, k = points.shape[:2]
+    if boxes is None:
+        boxes = np.concatenate((np.nanmin(points, axis=1) - 5, np.nanmax(points, axis=1) + 5), axis=1)
+    keypoint_scores = np.broadcast_to(np.asarray(scores, np.float32), (n, k)).copy()
+    return Poses(
+        boxes,
+        np.ones(n),
+        np.array(ids if ids is not None else range(1, n + 1)),
+        points,
+        keypoint_scores,
+        points,
+        keypoint_scores,
+        np.ones(n),
+        np.full(n, stage),
+    )
+
+
+def spread(skeleton: Skeleton = COCO17, at: tuple[float, float] = (300, 200)) -> np.ndarray:
+    """(1, K, 2): keypoints far from each other, on a ring."""
+    angle = np.arange(len(skeleton)) * 2 * np.pi / len(skeleton)
+    return (np.stack((np.cos(angle), np.sin(angle)), axis=1) * 140 + at)[None]
+
+
+def blank() -> np.ndarray:
+    return np.zeros(SIZE, np.uint8)
+
+
+def pixel(image: np.ndarray, point: np.ndarray) -> tuple[int, ...]:
+    return tuple(image[round(float(point[1])), round(float(point[0]))].tolist())
+
+
+@pytest.mark.parametrize("skeleton", [COCO17, MPII16], ids=lambda skeleton: skeleton.name)
+def test_keypoints_have_the_colour_of_their_side(skeleton: Skeleton) -> None:
+    points = spread(skeleton)
+    image = Painter(skeleton, BARE).draw(blank(), people(points), 0)
+    for index, point in enumerate(points[0]):
+        assert pixel(image, point) == SIDE_COLOURS[skeleton.side(index)]
+
+
+def test_limbs_join_sides_in_their_colour() -> None:
+    points = np.zeros((1, 17, 2))
+    names = COCO17.keypoints.index
+    points[0, names("left_hip")], points[0, names("left_knee")] = (100, 100), (100, 200)
+    points[0, names("right_hip")] = (200, 100)
+    scores = np.zeros(17)
+    scores[[names("left_hip"), names("left_knee"), names("right_hip")]] = 1
+    image = Painter(COCO17, BARE).draw(blank(), people(points, scores=scores), 0)
+    # A line of one pixel is a little darker for its soft edges.
+    np.testing.assert_allclose(pixel(image, np.array((100, 150))), SIDE_COLOURS["left"], rtol=0.15)
+    np.testing.assert_allclose(pixel(image, np.array((150, 100))), SIDE_COLOURS["centre"], rtol=0.15)
+    assert pixel(image, np.array((200, 150))) == (0, 0, 0)
+
+
+def test_unsure_lost_and_far_points_are_left_out_or_harmless() -> None:
+    points = spread()
+    scores = np.ones(17)
+    scores[3] = 0.1
+    image = Painter(COCO17, BARE).draw(blank(), people(points, scores=scores), 0)
+    assert pixel(image, points[0, 3]) == (0, 0, 0)
+    points[0, 5], points[0, 6], points[0, 7] = (np.nan, 1), (np.inf, 5), (1e9, -1e9)
+    image = Painter(COCO17).draw(blank(), people(points, boxes=np.array([[np.nan, 0, 1e9, 50.0]])), 0)
+    assert pixel(image, points[0, 15]) == SIDE_COLOURS["left"]
+
+
+def test_draws_in_place_and_nobody_changes_nothing() -> None:
+    image = blank()
+    painter = Painter(COCO17)
+    assert painter.draw(image, Poses.empty(17), 0.0) is image
+    assert not image.any()
+    painter.draw(image, people(spread()), 0.1)
+    assert image.any()
+
+
+def test_predicted_is_paler_and_dashed() -> None:
+    points = spread()
+    fine, predicted = (
+        Painter(COCO17, BARE).draw(blank(), people(points, stage=stage), 0)
+        for stage in (PoseStage.FINE, PoseStage.PREDICTED)
+    )
+    assert np.count_nonzero(predicted) < 0.85 * np.count_nonzero(fine)
+    a, b = pixel(fine, points[0, 15]), pixel(predicted, points[0, 15])
+    assert max(b) - min(b) < max(a) - min(a)
+
+
+def test_stages_have_different_labels_and_boxes_the_tracks_colour() -> None:
+    points = spread()
+    labels = []
+    for stage in PoseStage:
+        config = DrawConfig(trail_s=0, status=False)
+        poses = people(points, ids=[7], stage=stage)
+        image = Painter(COCO17, config).draw(blank(), poses, 0)
+        left, top = poses.bboxes_xyxy[0, :2].round().astype(int)
+        labels.append(image[top - 20 : top, left : left + 40].copy())
+        if stage != PoseStage.PREDICTED:
+            assert pixel(image, np.array((left, 200))) == track_colour(7)
+    assert all((a != b).any() for a, b in ((labels[0], labels[1]), (labels[1], labels[2]), (labels[0], labels[2])))
+
+
+def test_person_without_a_track_has_no_label() -> None:
+    config = DrawConfig(boxes=False, trail_s=0)
+    image = Painter(COCO17, config).draw(blank(), people(spread(), ids=[0]), 0)
+    bare = Painter(COCO17, BARE).draw(blank(), people(spread(), ids=[0]), 0)
+    np.testing.assert_array_equal(image, bare)
+
+
+def test_colours_of_neighbouring_ids_are_apart_and_stable() -> None:
+    colours = np.array([track_colour(n) for n in range(1, 60)], float)
+    assert np.linalg.norm(np.diff(colours, axis=0), axis=1).min() > 60
+    assert len({tuple(colour) for colour in colours}) == 59
+    assert track_colour(5) == track_colour(5)
+
+
+def trail_of(painter: Painter, times: list[float], step_px: float = 10, track: int = 3) -> np.ndarray:
+    image = blank()
+    for n, time_s in enumerate(times):
+        image = painter.draw(blank(), people(spread(at=(160 + n * step_px, 200)), ids=[track]), time_s)
+    return image
+
+
+def trail_pixels(image: np.ndarray, track: int = 3) -> int:
+    return int((image == track_colour(track)).all(axis=2).sum())
+
+
+def test_trail_follows_media_time() -> None:
+    config = DrawConfig(boxes=False, ids=False, status=False, trail_s=1.0)
+    long = trail_pixels(trail_of(Painter(COCO17, config), [n / 10 for n in range(10)]))
+    short = trail_pixels(trail_of(Painter(COCO17, config), [n * 0.4 for n in range(10)]))
+    none = trail_pixels(trail_of(Painter(COCO17, config), [n * 2.0 for n in range(10)]))
+    assert long > short > none == 0
+
+
+def test_trail_ends_with_the_track_and_memory_is_bounded() -> None:
+    painter = Painter(COCO17, DrawConfig(trail_s=1.0))
+    for n in range(500):
+        painter.draw(blank(), people(spread(), ids=[n + 1]), n / 10)
+    assert len(painter._trails) <= 12
+    for n in range(500):
+        painter.draw(blank(), people(spread(), ids=[1000]), 50 + n * 1e-4)
+    assert max(len(trail) for trail in painter._trails.values()) <= 128
+    image = painter.draw(blank(), Poses.empty(17), 50.06)
+    assert not image.any()
+    painter.draw(blank(), Poses.empty(17), 60.0)
+    assert not painter._trails
+
+
+def test_time_that_starts_anew_forgets_trails() -> None:
+    painter = Painter(COCO17, DrawConfig(trail_s=10))
+    trail_of(painter, [5.0, 5.1, 5.2])
+    painter.draw(blank(), Poses.empty(17), 0.0)
+    assert not painter._trails
+
+
+@pytest.mark.parametrize("size", [(1080, 1920, 3), (240, 320, 3), (64, 48, 3), (8, 8, 3)])
+def test_status_is_legible_on_white_and_fits(size: tuple[int, int, int]) -> None:
+    image = np.full(size, 255, np.uint8)
+    Painter(COCO17).draw(image, Poses.empty(17), 0.0, "31.2 fps   4 people   exit 62 %")
+    if size[0] >= 240:
+        top = image[: size[0] // 5]
+        assert top.min() < 120
+        assert (image[size[0] // 3 :] == 255).all()
+        assert (top[:, -2:] == 255).all()
+
+
+def test_lines_grow_with_picture_and_person() -> None:
+    points = spread()
+    small = np.count_nonzero(Painter(COCO17, BARE).draw(blank(), people(points), 0).any(axis=2))
+    big_image = np.zeros((1600, 2400, 3), np.uint8)
+    big = np.count_nonzero(Painter(COCO17, BARE).draw(big_image, people(points * 4), 0).any(axis=2))
+    assert big > 6 * small

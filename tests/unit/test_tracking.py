@@ -1,0 +1,310 @@
+"""What every tracker owes its user, and how the two compare over fixed worlds."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sharpose_rt.config import TrackerConfig
+from sharpose_rt.skeleton import COCO17
+from sharpose_rt.tracking import Tracker, create_tracker
+from sharpose_rt.types import Detections, Poses, Tracks
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tracking_worlds import STANDING, View, compare, follow, score, world
+
+NAMES = ("sharpose", "bytetrack")
+K = len(COCO17)
+both = pytest.mark.parametrize("name", NAMES)
+
+
+def make(name: str, **config: float) -> Tracker:
+    return create_tracker(TrackerConfig(name=name, **config), COCO17)  # type: ignore[arg-type]
+
+
+def found(*boxes: tuple[float, ...], scores: float | list[float] = 0.9) -> Detections:
+    return Detections(np.array(boxes, np.float32).reshape(-1, 4), np.broadcast_to(np.float32(scores), (len(boxes),)))
+
+
+def standing(tracks: Tracks, boxes: np.ndarray, sure: float = 0.9) -> Poses:
+    """Poses of people who fill `boxes` (N, 4), found in the boxes of `tracks`."""
+    points = boxes[:, None, :2] + STANDING * (boxes[:, None, 2:] - boxes[:, None, :2])
+    scores, one = np.full((len(tracks), K), sure), np.ones(len(tracks))
+    return Poses(tracks.bboxes_xyxy, one, tracks.track_ids, points, scores, points, scores, one, 0 * one)
+
+
+BOX = np.array([100, 100, 180, 300], np.float32)
+
+
+def at(x: float) -> tuple[float, ...]:
+    return tuple((BOX + np.array([x, 0, x, 0])).tolist())
+
+
+@both
+def test_protocol(name):
+    tracker = make(name)
+    assert tracker.name == name
+    assert tracker.uses_poses == (name == "sharpose")
+
+
+@both
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10_000), vfr=st.booleans())
+def test_rows_are_their_own_detections(name, seed, vfr):
+    """Whatever the order of matching, a detected row has box and score of one detection; ids hold their rules."""
+    views = world(seed, people=6, seconds=1.5, vfr=vfr)
+    seen: set[int] = set()
+    for view, tracks in zip(views, follow(views, make(name)), strict=True):
+        score_of = dict(zip(map(tuple, view.detections.bboxes_xyxy), view.detections.bbox_scores, strict=True))
+        assert tracks.detected.all()
+        assert [score_of[tuple(box)] for box in tracks.bboxes_xyxy] == tracks.bbox_scores.tolist()
+        assert len({tuple(box) for box in tracks.bboxes_xyxy}) == len(tracks)
+        assert tracks.track_ids.tolist() == sorted(tracks.track_ids.tolist())
+        new = sorted(set(tracks.track_ids.tolist()) - seen)
+        assert new == list(range(len(seen) + 1, len(seen) + 1 + len(new)))  # from 1, rising, without holes
+        seen.update(new)
+
+
+@both
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 10_000), every=st.sampled_from([1, 3]))
+def test_shuffled_detections_give_the_same_tracks(name, seed, every):
+    views = world(seed, people=6, seconds=1.5)
+    rng = np.random.default_rng(seed)
+    for a, b in zip(follow(views, make(name), every), follow(shuffled(views, rng), make(name), every), strict=True):
+        for field in Tracks.__dataclass_fields__:
+            np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
+
+
+def shuffled(views: list[View], rng: np.random.Generator) -> list[View]:
+    out = []
+    for view in views:
+        order = rng.permutation(len(view.detections))
+        boxes, scores = view.detections.bboxes_xyxy[order], view.detections.bbox_scores[order]
+        out.append(replace(view, detections=Detections(boxes, scores), person=view.person[order]))
+    return out
+
+
+@both
+def test_a_new_track_is_confirmed_by_its_detections(name):
+    tracker = make(name, min_detections=3)
+    shown = [tracker.update(found(at(0)) if i == 0 else found(at(0), at(400)), i / 25) for i in range(6)]
+    # The first picture has nothing before it: who is there is shown at once.
+    assert [t.track_ids.tolist() for t in shown] == [[1], [1], [1], [1, 2], [1, 2], [1, 2]]
+
+
+@both
+def test_noise_takes_no_ids(name):
+    rng = np.random.default_rng(0)
+    tracker = make(name)
+    ids: set[int] = set()
+    for i in range(60):
+        x, y = rng.uniform(400, 3000, 2)
+        boxes = [at(2 * i), (x, y, x + 60, y + 120)] if i % 2 else [at(2 * i)]
+        boxes += [at(900)] if i >= 40 else []
+        ids.update(tracker.update(found(*boxes), i / 25).track_ids.tolist())
+    assert ids == {1, 2}
+
+
+@both
+def test_low_scores_start_no_track_but_keep_one(name):
+    tracker = make(name)
+    for i in range(5):
+        assert len(tracker.update(found(at(0), scores=0.4), i / 25)) == 0
+    for i in range(5, 10):
+        tracker.update(found(at(0), scores=0.8), i / 25)
+    for i in range(10, 15):
+        tracks = tracker.update(found(at(0), scores=0.3), i / 25)
+        assert tracks.track_ids.tolist() == [1]
+        assert tracks.bbox_scores.tolist() == [np.float32(0.3)]
+
+
+@both
+@pytest.mark.parametrize(("gap_s", "ids"), [(0.8, [1]), (1.5, [2])])
+def test_lost_people_keep_their_id_for_a_while(name, gap_s, ids):
+    tracker = make(name, max_lost_s=1.0)
+    last = 0.0
+    for i in range(10):
+        last = i / 25
+        tracker.update(found(at(0)), last)
+    for i in range(1, int(gap_s * 25)):
+        assert len(tracker.update(Detections.empty(), last + i / 25)) == 0
+    tracker.update(found(at(0)), last + gap_s)
+    assert tracker.update(found(at(0)), last + gap_s + 0.04).track_ids.tolist() == ids
+
+
+@both
+def test_a_jump_in_time_ends_all_tracks(name):
+    tracker = make(name)
+    for i in range(5):
+        tracker.update(found(at(0)), i / 25)
+    # Nothing is known from before, so the person there is shown at once, as someone new.
+    assert tracker.update(found(at(0)), 10.0).track_ids.tolist() == [2]
+    assert len(tracker.update(None, 20.0)) == 0
+
+
+@both
+def test_slow_source(name):
+    """A picture a second: people are shown from the first picture on."""
+    tracker = make(name)
+    shown = [tracker.update(found(at(0), at(500)), float(i)).track_ids.tolist() for i in range(4)]
+    assert shown == [[1, 2]] * 4
+
+
+@both
+def test_time_must_not_go_backwards(name):
+    tracker = make(name)
+    tracker.update(found(at(0)), 1.0)
+    with pytest.raises(ValueError, match="order of media time"):
+        tracker.update(found(at(0)), 0.5)
+    with pytest.raises(ValueError, match="finite"):
+        tracker.update(found(at(0)), float("nan"))
+    assert tracker.update(found(at(0)), 1.04).track_ids.tolist() == [1]
+
+
+@both
+def test_equal_times_and_odd_boxes_are_taken(name):
+    tracker = make(name)
+    odd = found(at(0), (5, 5, 5, 90), (np.nan, 0, 10, 10), (50, 50, 20, 20))
+    for pts_s in (0.0, 0.0, 0.04, 0.04):
+        assert tracker.update(odd, pts_s).track_ids.tolist() == [1]
+
+
+@both
+def test_nobody(name):
+    tracker = make(name)
+    assert len(tracker.update(None, 0.0)) == 0
+    assert len(tracker.update(Detections.empty(), 0.1)) == 0
+    assert len(tracker.update(None, 0.2)) == 0
+
+
+@both
+def test_frame_rate_does_not_matter(name):
+    """The same walk at 10 and at 50 fps, and at uneven times, is one person."""
+    for times in (np.arange(0, 3, 0.1), np.arange(0, 3, 0.02), np.cumsum(np.tile([0.02, 0.02, 0.2], 15))):
+        tracker = make(name)
+        ids = {i for t in times for i in tracker.update(found(at(150 * t)), float(t)).track_ids.tolist()}
+        assert ids == {1}
+
+
+@both
+def test_boxes_are_carried_on_by_motion(name):
+    tracker = make(name)
+    for i in range(20):
+        tracker.update(found(at(8 * i)), i / 25)
+    for i in range(20, 24):
+        tracks = tracker.update(None, i / 25)
+        assert tracks.track_ids.tolist() == [1]
+        assert tracks.detected.tolist() == [False]
+        np.testing.assert_allclose(tracks.bboxes_xyxy[0], at(8 * i), atol=6)
+    assert tracker.update(found(at(8 * 24)), 24 / 25).track_ids.tolist() == [1]
+
+
+@both
+def test_carrying_on_ends_without_detections(name):
+    tracker = make(name, max_lost_s=0.5)
+    for i in range(5):
+        tracker.update(found(at(0)), i / 25)
+    shown = [len(tracker.update(None, i / 25)) for i in range(5, 30)]
+    assert shown == sorted(shown, reverse=True)
+    assert shown[0] == 1
+    assert sum(shown) == 12  # 0.5 s after the last detection at 0.16 s, the last one at 0.64 s
+
+
+def test_poses_carry_boxes_better_than_motion():
+    """A person stands, then starts to walk between two runs of the detector."""
+    errors = {}
+    for with_poses in (True, False):
+        tracker, last = make("sharpose"), None
+        worst = 0.0
+        for i in range(30):
+            truth = np.array([at(max(0, i - 10) * 6)])
+            tracks = tracker.update(found(*truth) if i <= 10 else None, i / 25, last)
+            assert tracks.track_ids.tolist() == [1]
+            worst = max(worst, float(np.abs(tracks.bboxes_xyxy - truth).max()))
+            last = standing(tracks, truth) if with_poses else None
+        errors[with_poses] = worst
+    assert errors[True] < 15
+    assert errors[False] > 60
+
+
+def test_unsure_poses_do_not_carry():
+    tracker = make("sharpose", max_lost_s=0.5)
+    tracks, last = None, None
+    for i in range(30):
+        tracks = tracker.update(found(at(0)) if i < 5 else None, i / 25, last)
+        last = standing(tracks, np.array([at(300)] * len(tracks)).reshape(-1, 4), sure=0.1)
+        if len(tracks):
+            np.testing.assert_allclose(tracks.bboxes_xyxy[0], at(0), atol=1)
+    assert tracks is not None
+    assert len(tracks) == 0
+
+
+def test_the_pose_decides_who_a_box_is():
+    """Two lost people stand in line with one box; the box around the keypoints of the one is the one's."""
+    tracker, last = make("sharpose"), None
+    left, right = np.array(at(0)), np.array(at(60))
+    for i in range(10):
+        tracks = tracker.update(found(tuple(left), tuple(right)), i / 25, last)
+        # The right one leans over: the keypoints lie in the right half of the box.
+        lean = right.copy()
+        lean[0] += 40
+        last = standing(tracks, np.stack([left, lean]))
+    ids = {tuple(box): int(i) for box, i in zip(tracks.bboxes_xyxy, tracks.track_ids, strict=True)}
+    between = np.array(at(32))
+    between[0] += 10
+    between[2] += 12
+    tracks = tracker.update(found(tuple(between)), 10 / 25, last)
+    assert tracks.track_ids.tolist() == [ids[tuple(right)]]
+
+
+def test_two_tracks_of_one_person_become_one_and_part_again():
+    tracker, last, shown = make("sharpose"), None, []
+    body, upper = np.array(at(0)), np.array(at(0))
+    upper[3] -= 60
+    for i in range(30):
+        tracks = tracker.update(found(tuple(body), tuple(upper)), i / 25, last)
+        last = standing(tracks, np.tile(body, (len(tracks), 1)))  # the network sees the same person in both
+        shown.append(tracks.track_ids.tolist())
+    assert shown[0] == [1, 2]
+    assert shown[-1] == [1]
+    assert max(len(ids) for ids in shown[15:]) == 1
+    for i in range(30, 50):  # they were two people after all
+        upper = upper + np.array([6, 0, 6, 0])
+        tracks = tracker.update(found(tuple(body), tuple(upper)), i / 25, last)
+        last = standing(tracks, tracks.bboxes_xyxy)
+        shown.append(tracks.track_ids.tolist())
+    assert shown[-1] == [1, 2]
+
+
+def test_doubled_boxes_start_one_track():
+    tracker = make("sharpose")
+    for i in range(5):
+        tracks = tracker.update(found(at(0), at(2), scores=[0.9, 0.8]), i / 25)
+    assert tracks.track_ids.tolist() == [1]
+    assert tracks.bbox_scores.tolist() == [np.float32(0.9)]
+
+
+def test_detecting_less_often_keeps_identities():
+    views = world(10, people=8, seconds=6)
+    every = {name: score(views, follow(views, make(name), every=4)) for name in NAMES}
+    assert every["sharpose"].switches < every["bytetrack"].switches
+    assert every["sharpose"].ids < every["bytetrack"].ids
+
+
+@pytest.mark.parametrize(
+    "kind", ["10 fps", "uneven", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("sparse", "busy", "crowd"))]
+)
+def test_ours_is_no_worse_than_bytetrack(kind):
+    """Over the fixed worlds, for each kind: no more identity switches, ids or false people."""
+    ours, theirs = compare(kind)
+    assert ours.switches <= theirs.switches
+    assert ours.ids <= theirs.ids
+    assert ours.false <= theirs.false

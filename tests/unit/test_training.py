@@ -1,0 +1,347 @@
+"""Training learns, is exact on resume, stops cleanly, and says what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tests.people_set import SMALL, write_set
+from torch import nn
+
+from sharpose_rt.config import preset_names
+from sharpose_rt.errors import ConfigError, DatasetError, OutputError, WeightsError
+from sharpose_rt.geometry.heatmap import encode
+from sharpose_rt.geometry.oks import oks
+from sharpose_rt.models import find_variant
+from sharpose_rt.models.variants import VARIANTS
+from sharpose_rt.models.weights import load_model
+from sharpose_rt.skeleton import COCO17
+from sharpose_rt.training import cli, losses
+from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
+from sharpose_rt.training.config import DataConfig, OptimConfig, SetConfig, TrainConfig, load_config
+from sharpose_rt.training.loop import Clock, Trainer, load_people, read_log
+from sharpose_rt.training.optim import Ema, build_optimizers, layer_of, lr_factor
+from sharpose_rt.training.report import write_report
+
+
+@pytest.fixture(autouse=True)
+def small_variant(monkeypatch):
+    monkeypatch.setitem(VARIANTS, SMALL.name, SMALL)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_set(tmp_path / "painted")
+
+
+def config(**changes):
+    base = TrainConfig(
+        model=SMALL.name,
+        drop_path=0.2,
+        data=DataConfig(sets=(SetConfig("painted"),), workers=0),
+        optim=OptimConfig(lr=2e-3, warmup_steps=2, ema=0.9, schedule="cosine"),
+        batch=4,
+        epochs=4,
+        threads=1,
+        device="cpu",
+        log_steps=1,
+    )
+    return replace(base, **changes)
+
+
+def trainer(config, folder, out, **options):
+    return Trainer(config, load_people(config, [folder.parent], COCO17), out, say=lambda _: None, **options)
+
+
+# --- losses -------------------------------------------------------------------------------------------------------
+
+
+def test_heatmap_mse_is_the_weighted_mean():
+    heatmaps, targets = torch.zeros(2, 3, 4, 5), torch.zeros(2, 3, 4, 5)
+    heatmaps[0, 1] = 2.0
+    weights = torch.ones(2, 3)
+    assert losses.heatmap_mse(heatmaps, targets, weights).item() == pytest.approx(4 / 6)
+    weights[0, 1] = 0.25
+    assert losses.heatmap_mse(heatmaps, targets, weights).item() == pytest.approx(1 / 6)
+    weights[0, 1] = 0
+    assert losses.heatmap_mse(heatmaps, targets, weights).item() == 0
+
+
+def test_localisation_pulls_at_the_right_cell_where_mse_hardly_does():
+    target = encode(torch.tensor([[[40.0, 60.0]]]), (32, 24), (128, 96), 2.0)
+    weights = torch.ones(1, 1)
+    flat = torch.zeros_like(target).requires_grad_()
+    losses.localisation(flat, target, weights, 15.0).backward()
+    assert flat.grad is not None
+    assert target.flatten()[flat.grad.flatten().argmin()] > 0.99 * target.max()
+    right, wrong = target * 1.0, target.roll(6, -1)
+    losses_at = [losses.localisation(h, target, weights, 15.0).item() for h in (right, torch.zeros_like(target), wrong)]
+    assert losses_at == sorted(losses_at)
+    assert losses.localisation(wrong, target, torch.zeros(1, 1), 15.0).item() == 0
+
+
+def test_quality_loss_counts_labelled_people_alone():
+    quality, truth = torch.tensor([0.5, 0.9]), torch.tensor([0.7, 0.1])
+    assert losses.quality_mse(quality, truth, torch.tensor([1.0, 0.0])).item() == pytest.approx(0.04)
+    assert losses.quality_mse(quality, truth, torch.zeros(2)).item() == 0
+
+
+def test_oks_on_the_device_is_oks():
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(0, 100, (6, 17, 2))
+    found, weights = truth + rng.normal(0, 4, truth.shape), rng.integers(0, 2, (6, 17)).astype(float)
+    areas = rng.uniform(500, 5000, 6)
+    tensors = [torch.tensor(a) for a in (found, truth, weights, areas)]
+    expected = oks(found, truth, weights, areas, COCO17.sigmas)
+    np.testing.assert_allclose(losses.batch_oks(*tensors, COCO17.sigmas), expected, rtol=1e-6)
+
+
+# --- optimisers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_every_parameter_is_optimised_once_with_its_decay(tmp_path, folder, name):
+    optim = OptimConfig(optimizer=name, lr=1e-3, muon_lr=1e-3, weight_decay=0.1, layer_decay=0.5)
+    run = trainer(config(optim=optim), folder, tmp_path / "run")
+    groups = [g for o in run.optimizers for g in o.param_groups]
+    found = {id(p): g for g in groups for p in g["params"]}
+    assert len(found) == sum(len(g["params"]) for g in groups) == len(list(run.model.parameters()))
+    by_name = {n: found[id(p)] for n, p in run.model.named_parameters()}
+    for key, decay, factor in (
+        ("keypoint_tokens", 0, 0.5**3),
+        ("coarse_position", 0, 0.5**3),
+        ("patch_embed.weight", 0.1, 0.5**3),
+        ("blocks.0.attn.qkv.weight", 0.1, 0.5**2),
+        ("blocks.1.attn.qkv.bias", 0, 0.5),
+        ("blocks.1.norm1.weight", 0, 0.5),
+        ("norm.bias", 0, 1),
+    ):
+        assert by_name[key]["weight_decay"] == decay, key
+        assert by_name[key]["peak_lr"] == pytest.approx(1e-3 * factor), key
+    in_muon = {n for n, g in by_name.items() if "momentum" in g}
+    assert in_muon == ({n for n in by_name if n.startswith("blocks.") and by_name[n]["weight_decay"]} if name == "muon" else set())
+
+
+def test_layers_count_from_the_input():
+    assert [layer_of(n, 2) for n in ("fine_position", "blocks.0.a", "blocks.1.a", "decoder.layers.1.weight")] == [0, 1, 2, 3]
+
+
+def test_learning_rates():
+    steps = OptimConfig(schedule="steps", steps=(0.8, 0.95), warmup_steps=10)
+    assert [round(lr_factor(steps, p, 100), 6) for p in (0, 0.79, 0.8, 0.95, 1)] == [1, 1, 0.1, 0.01, 0.01]
+    assert lr_factor(steps, 0, 0) == pytest.approx(0.1009)
+    cosine = OptimConfig(schedule="cosine", final_lr=0.1, warmup_steps=0)
+    assert [lr_factor(cosine, p, 0) for p in (0, 0.5, 1, 1.2)] == pytest.approx([1, 0.55, 0.1, 0.1])
+
+
+def test_moving_average_follows_slowly():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    ema = Ema(model, 0.9)
+    nn.init.ones_(model.weight)
+    ema.update(model, 10_000)
+    assert ema.shadow["weight"].item() == pytest.approx(0.1)
+    ema.update(model, 0)  # young averages forget fast
+    assert ema.shadow["weight"].item() == pytest.approx(0.91)
+
+
+# --- configuration ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", preset_names("train"))
+def test_presets_load_and_fit_their_variant(name):
+    preset = load_config(name)
+    variant = find_variant(preset.model)
+    assert preset.data.sets
+    assert preset.loss.sigma_px == variant.sigma_cells
+    assert all(s.name != "coco_val_dev" for s in preset.data.sets)
+
+
+def test_the_paper_presets_follow_the_paper():
+    preset = load_config("coco_base_256x192")
+    assert (preset.epochs, preset.optim.lr, preset.optim.layer_decay, preset.optim.weight_decay) == (210, 5e-4, 0.7, 0.1)
+    assert [round(s * 210) for s in preset.optim.steps] == [170, 200]
+    assert (preset.loss.quality, round(preset.loss.quality_from * 210)) == (0.03, 180)
+    assert (preset.augment.shift, preset.augment.scale, preset.augment.rotation_deg) == (0.16, 0.5, 40)
+    assert preset.loss.localisation == 0
+
+
+def test_options_are_set_and_checked():
+    changed = load_config("tiny_256x192_cpu", ["optim.lr=1e-4", "data.sets=[a, {name: b, weight: 2}]", "batch=8"])
+    assert (changed.optim.lr, changed.batch) == (1e-4, 8)
+    assert changed.data.sets == (SetConfig("a"), SetConfig("b", weight=2))
+    assert load_config("tiny_256x192_cpu", ["data.validation=null"]).data.validation is None
+    for text, message in (
+        ("optim.lrr=1", "did you mean 'lr'"),
+        ("optim.lr=fast", "optim.lr is 'fast'"),
+        ("data.sets=[{weight: 1}]", "its name"),
+        ("data.sets=[{name: a, wait: 1}]", "unknown key 'data.sets.wait'"),
+        ("data.sets=3", "a list of sets"),
+        ("batch", "key=value"),
+        ("precision=fp8", "one of fp32, bf16"),
+        ("augment.flip_p=2", "0 to 1 is accepted"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_config("tiny_256x192_cpu", [text])
+
+
+# --- the run ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_resumed_run_is_the_run_that_did_not_stop(tmp_path, folder, optimizer):
+    plan = config(coarse_only_until=0.25, optim=replace(config().optim, optimizer=optimizer))  # 8 steps
+    whole = trainer(plan, folder, tmp_path / "whole")
+    assert whole.run() == "finished"
+    assert whole.step == 8
+
+    first = trainer(plan, folder, tmp_path / "parts")
+    assert first.run(progress=lambda row: first.stop() if row["step"] == 3 else None) == "stopped"
+    assert first.step == 3
+    second = trainer(plan, folder, tmp_path / "parts")
+    second.resume()
+    assert second.run() == "finished"
+
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, second.model.state_dict()[name]), name
+    assert whole.ema is not None
+    assert second.ema is not None
+    assert all(torch.equal(whole.ema.shadow[name], second.ema.shadow[name]) for name in whole.ema.shadow)
+    logs = [read_log(tmp_path / run / "log.csv") for run in ("whole", "parts")]
+    assert [r["loss"] for r in logs[0]] == [r["loss"] for r in logs[1]]
+    assert [r["step"] for r in logs[1]] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_the_coarse_stage_trains_alone_first(tmp_path, folder):
+    run = trainer(config(coarse_only_until=0.5, epochs=2), folder, tmp_path / "run")
+    run.run()
+    assert ["mse_fine" in row for row in run.rows] == [False, False, True, True]
+
+
+def test_quality_and_localisation_terms_come_and_go(tmp_path, folder):
+    plan = config(epochs=2)
+    plan = replace(plan, loss=replace(plan.loss, quality_from=0.75, localisation=1.0, localisation_until=0.5))
+    run = trainer(plan, folder, tmp_path / "run")
+    run.run()
+    assert ["quality" in row for row in run.rows] == [False, False, False, True]
+    assert ["localisation" in row for row in run.rows] == [True, True, False, False]
+
+
+def test_sigterm_ends_the_run_with_a_checkpoint(tmp_path, folder):
+    before = signal.getsignal(signal.SIGTERM)
+    run = trainer(config(epochs=100), folder, tmp_path / "run")
+    assert run.run(progress=lambda row: os.kill(os.getpid(), signal.SIGTERM)) == "stopped"
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["step"] == run.step == 1
+
+
+def test_time_limits(tmp_path, folder):
+    run = trainer(config(epochs=1e5), folder, tmp_path / "run")
+    assert run.run(max_minutes=0.01) == "max-minutes"
+    minutes = config(budget="minutes", minutes=0.02)
+    run = trainer(minutes, folder, tmp_path / "timed")
+    assert run.run() == "finished"
+    assert run.rows[-1]["lr"] < run.rows[1]["lr"]
+    clock = Clock(minutes, 8.0, elapsed_before_s=0.6)
+    assert clock.progress(10**9) == pytest.approx(0.5, abs=0.1)
+
+
+def test_weights_of_a_run_load_as_a_model(tmp_path, folder):
+    run = trainer(config(epochs=1), folder, tmp_path / "run")
+    run.run()
+    model, info = load_model(SMALL.name, str(tmp_path / "run" / "weights.safetensors"))
+    assert run.ema is not None
+    assert all(torch.equal(value, run.ema.shadow[name]) for name, value in model.state_dict().items())
+    assert info.metadata["trained_samples"] == "8"
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path, folder):
+    run = trainer(config(), folder, tmp_path / "run")
+    batch = {k: v.unsqueeze(0) for k, v in _item(run).items()}
+    with torch.no_grad():
+        run.model.norm.bias[0] = math.nan
+    before = run.model.patch_embed.weight.clone()
+    with pytest.raises(DatasetError, match="--resume"):
+        run.train_step(batch)
+    assert torch.equal(run.model.patch_embed.weight, before)
+
+
+def _item(run):
+    return run._loader().dataset[0, 0]
+
+
+def test_resume_refuses_another_run(tmp_path, folder):
+    with pytest.raises(WeightsError, match="no checkpoint"):
+        trainer(config(), folder, tmp_path / "none").resume()
+    run = trainer(config(epochs=1), folder, tmp_path / "run")
+    run.run()
+    with pytest.raises(ConfigError, match="has batch 4, not 2"):
+        trainer(config(batch=2), folder, tmp_path / "run").resume()
+
+
+def test_checkpoints_are_whole_and_hold_no_code(tmp_path):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"step": 1})
+    with pytest.raises(OutputError):
+        save_checkpoint(tmp_path / "none" / "last.pt", {"step": 2})
+    assert load_checkpoint(path)["step"] == 1
+    assert not list(tmp_path.glob("*.part"))
+    torch.save({"format": "other"}, path)
+    with pytest.raises(WeightsError, match="no training checkpoint"):
+        load_checkpoint(path)
+    torch.save({"format": cli.main}, path)
+    with pytest.raises(WeightsError, match="cannot read"):
+        load_checkpoint(path)
+    path.write_bytes(b"cut")
+    with pytest.raises(WeightsError, match="cannot read"):
+        load_checkpoint(path)
+
+
+def test_command_line_trains_reports_and_resumes(tmp_path, folder, capsys):
+    (tmp_path / "plan.yaml").write_text(
+        f"model: {SMALL.name}\nbatch: 4\nepochs: 1\ndevice: cpu\nlog_steps: 1\n"
+        "data: {sets: [painted], validation: painted, workers: 0}\n"
+    )
+    arguments = ["--config", str(tmp_path / "plan.yaml"), "--data-root", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert cli.main(arguments) == 0
+    assert "finished after 8 samples" in capsys.readouterr().out
+    for name in ("last.pt", "weights.safetensors", "log.csv", "config.yaml", "curves.png", "predictions.png"):
+        assert (tmp_path / "run" / name).stat().st_size > 0, name
+    assert "val_ap" in read_log(tmp_path / "run" / "log.csv")[-1]
+    assert load_config(str(tmp_path / "run" / "config.yaml")).model == SMALL.name
+    assert cli.main(arguments) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert cli.main([*arguments, "--resume", "--set", "epochs=2"]) == 0
+    assert "resumed at step 2" in capsys.readouterr().out
+    assert cli.main([*arguments, "--resume", "--data-root", "x", "--set", "data.sets=[missing]"]) == 2
+    assert "no set 'missing'" in capsys.readouterr().err
+
+
+def test_options_of_the_command_line_parse():
+    parser = argparse.ArgumentParser()
+    cli.add_arguments(parser)
+    args = parser.parse_args(["--config", "x", "--set", "a=1", "--set", "b=2", "--max-minutes", "0.5"])
+    assert (args.set, args.max_minutes, args.resume) == (["a=1", "b=2"], 0.5, False)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_sixteen_people_are_learnt_by_heart(tmp_path):
+    folder = write_set(tmp_path / "painted", pictures=8)
+    plan = config(drop_path=0.0, batch=16, epochs=400)
+    still = replace(plan.augment, shift_p=0, scale=0, rotation_p=0, flip_p=0, half_body_p=0)
+    optim = OptimConfig(lr=3e-3, schedule="cosine", warmup_steps=20)
+    loss = replace(plan.loss, localisation=1.0, quality_from=0.5)
+    run = trainer(replace(plan, augment=still, optim=optim, loss=loss), folder, tmp_path / "run")
+    run.run()
+    last = run.rows[-1]
+    assert last["oks_coarse"] > 0.9
+    assert last["oks_fine"] > 0.9
+    assert last["quality"] < 0.02
+    write_report(run, people=4)

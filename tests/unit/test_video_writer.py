@@ -1,0 +1,323 @@
+"""The writer: decodable, in time, with sound, in the right colours, and readable after a crash."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from media_clips import decode_times, numbered, read_number, write_clip
+
+from sharpose_rt.config.schema import OutputConfig, SourceConfig
+from sharpose_rt.errors import OutputError
+from sharpose_rt.media.source import open_source
+from sharpose_rt.media.writer import VideoWriter, letterbox, write_image
+
+FAST = OutputConfig(preset="ultrafast")
+
+
+def write(path: Path, times_s: list[float], size_wh: tuple[int, int] = (160, 96), **options) -> Path:
+    writer = VideoWriter(path, size_wh, 10, FAST, **options)
+    for number, time_s in enumerate(times_s):
+        writer.write(numbered(number, size_wh), time_s)
+    result = writer.close()
+    assert result == path
+    return path
+
+
+def audio_span(path: Path) -> tuple[str, float, float]:
+    """Codec, first and last time in seconds of the first audio stream."""
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        frames = list(container.decode(stream))
+    last = frames[-1]
+    return stream.codec_context.codec.canonical_name, frames[0].time, last.time + last.samples / last.sample_rate
+
+
+def numbers(path: Path) -> list[int]:
+    with open_source(str(path)) as source:
+        return [read_number(frame.image_bgr) for frame in source]
+
+
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def test_frames_and_times_come_back(tmp_path: Path) -> None:
+    times = [5.0, 5.033, 5.1, 5.4, 5.41, 6.7, 6.75, 7.0]
+    path = write(tmp_path / "new" / "out.mp4", times)
+    np.testing.assert_allclose(decode_times(path), np.array(times) - 5.0, atol=2e-5)
+    assert numbers(path) == list(range(8))
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert float(stream.duration * stream.time_base) == pytest.approx(2.1, abs=1e-3)
+    data = path.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+    assert names(path.parent) == ["out.mp4"]
+
+
+def test_equal_times_are_parted(tmp_path: Path) -> None:
+    path = write(tmp_path / "out.mp4", [0.0, 0.0, 0.0, 0.1])
+    times = decode_times(path)
+    assert len(times) == 4
+    assert np.all(np.diff(times) > 0)
+
+
+@pytest.mark.parametrize("size_wh", [(161, 97), (160, 97), (161, 96)])
+def test_odd_sizes_are_padded_not_scaled(tmp_path: Path, size_wh: tuple[int, int]) -> None:
+    path = write(tmp_path / "out.mp4", [0.0, 0.1, 0.2], size_wh)
+    with open_source(str(path)) as source:
+        frame = source.read()
+    assert frame is not None
+    assert frame.size_wh == (size_wh[0] + size_wh[0] % 2, size_wh[1] + size_wh[1] % 2)
+    inner = frame.image_bgr[: size_wh[1], : size_wh[0]].astype(int)
+    assert np.abs(inner - numbered(0, size_wh)).mean() < 6
+
+
+def test_colours_survive(tmp_path: Path) -> None:
+    image = np.zeros((96, 160, 3), np.uint8)
+    colours = [(40, 200, 90), (200, 60, 180), (20, 20, 220), (250, 250, 250), (5, 5, 5)]
+    for n, colour in enumerate(colours):
+        image[:, n * 32 : (n + 1) * 32] = colour
+    writer = VideoWriter(tmp_path / "out.mp4", (160, 96), 10, OutputConfig(crf=5))
+    for n in range(3):
+        writer.write(image, n / 10)
+    writer.close()
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        decoded = next(container.decode(video=0))
+        assert (decoded.colorspace, decoded.color_range) == (6, 1)
+    with open_source(str(tmp_path / "out.mp4")) as source:
+        frame = source.read()
+    assert frame is not None
+    for n, colour in enumerate(colours):
+        np.testing.assert_allclose(frame.image_bgr[48, n * 32 + 16], colour, atol=4)
+
+
+def test_other_sizes_are_letterboxed(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "out.mp4", (160, 96), 10, FAST)
+    writer.write(numbered(0), 0.0)
+    writer.write(np.full((200, 100, 3), 255, np.uint8), 1.0)
+    writer.close()
+    with open_source(str(tmp_path / "out.mp4")) as source:
+        frames = list(source)
+    assert [frame.size_wh for frame in frames] == [(160, 96)] * 2
+    columns = frames[1].image_bgr[48, :, 1] > 128
+    assert columns.sum() == pytest.approx(48, abs=2)  # 100x200 in a height of 96
+    assert not columns[:50].any()
+
+
+def test_letterbox_keeps_the_aspect() -> None:
+    out = letterbox(np.full((50, 200, 3), 255, np.uint8), (100, 100))
+    rows = (out[:, 50, 0] > 128).nonzero()[0]
+    assert (rows[0], rows[-1]) == (37, 61)
+    assert (out[50, :, 0] > 128).all()
+
+
+# --- audio
+
+
+def annotate(source_path: Path, path: Path, config: SourceConfig) -> Path:
+    with open_source(str(source_path), config) as source:
+        assert source.info.audio
+        writer = VideoWriter(path, source.info.size_wh, source.info.fps, FAST, source.info.path)
+        for frame in source:
+            writer.write(frame.image_bgr, frame.pts_s)
+    assert writer.close() == path
+    return path
+
+
+@pytest.mark.parametrize(
+    ("codec", "container", "expected"),
+    [("aac", "mp4", "aac"), ("libmp3lame", "matroska", "mp3"), ("pcm_s16le", "matroska", "aac")],
+)
+def test_audio_is_copied_or_made_to_fit(tmp_path: Path, codec: str, container: str, expected: str) -> None:
+    write_clip(tmp_path / "in", 30, audio=codec, container=container)
+    out = annotate(tmp_path / "in", tmp_path / "out.mp4", SourceConfig(stride=3))
+    name, first_s, last_s = audio_span(out)
+    assert name == expected
+    assert first_s == pytest.approx(0, abs=0.03)
+    assert last_s == pytest.approx(3.0, abs=0.06)
+    assert decode_times(out)[0] == 0
+
+
+def packets(path: Path) -> list[bytes]:
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(audio=0) if packet.size]
+
+
+def test_copied_audio_is_bit_exact_and_trimmed_to_the_span(tmp_path: Path) -> None:
+    write_clip(tmp_path / "in.mp4", 40, audio="aac")
+    whole = annotate(tmp_path / "in.mp4", tmp_path / "whole.mp4", SourceConfig())
+    assert packets(whole) == packets(tmp_path / "in.mp4")
+    part = annotate(tmp_path / "in.mp4", tmp_path / "part.mp4", SourceConfig(start_s=1.05, end_s=2.0))
+    _, first_s, last_s = audio_span(part)
+    assert first_s == pytest.approx(0, abs=0.03)
+    assert last_s == pytest.approx(0.9, abs=0.05)
+    original, kept = packets(tmp_path / "in.mp4"), packets(part)
+    at = original.index(kept[0])
+    assert original[at : at + len(kept)] == kept
+    assert at * 1024 / 44100 == pytest.approx(1.1, abs=0.05)  # the first frame handed on is at 1.1 s
+
+
+def test_no_audio_when_unwanted_or_unusable(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_clip(tmp_path / "silent.mp4", 5)
+    out = write(tmp_path / "out.mp4", [0.0, 0.1], audio_from=str(tmp_path / "silent.mp4"))
+    assert numbers(out) == [0, 1]
+    assert "the video has none" in caplog.text
+    write_clip(tmp_path / "loud.mp4", 5, audio="aac")
+    writer = VideoWriter(tmp_path / "o2.mp4", (160, 96), 10, OutputConfig(audio=False), str(tmp_path / "loud.mp4"))
+    writer.write(numbered(0), 0)
+    writer.close()
+    with av.open(str(tmp_path / "o2.mp4")) as container:
+        assert not container.streams.audio
+
+
+# --- faults
+
+
+def test_no_frames_leave_no_file(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "out.mp4", (160, 96), 10)
+    assert writer.close() is None
+    assert writer.close() is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_close_twice_and_incomplete_run(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "out.mp4", (160, 96), None, FAST)
+    for n in range(5):
+        writer.write(numbered(n), n / 25)
+    assert writer.close(complete=False) == tmp_path / "out.mp4"
+    assert writer.close() == tmp_path / "out.mp4"
+    assert numbers(tmp_path / "out.mp4") == [0, 1, 2, 3, 4]
+
+
+def test_unwritable_place(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match=r"cannot be written .*--output"):
+        VideoWriter(tmp_path / "file" / "out.mp4", (160, 96), 10)
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_image(tmp_path / "file" / "out.png", numbered(0))
+
+
+def run(script: str, tmp_path: Path) -> subprocess.Popen[str]:
+    tests = Path(__file__).resolve().parents[1]
+    paths = os.pathsep.join((str(tests), str(tests.parent)))
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+
+
+@pytest.mark.timeout(60)
+def test_killed_in_the_middle_leaves_a_video_that_plays(tmp_path: Path) -> None:
+    script = """
+        import itertools, sys
+        from pathlib import Path
+        from media_clips import numbered
+        from sharpose_rt.media.writer import VideoWriter
+        writer = VideoWriter(Path(sys.argv[1]) / "out.mp4", (160, 96), 10)
+        for n in itertools.count():
+            writer.write(numbered(n % 1000), n / 10)
+            print(n, flush=True)
+    """
+    with run(script, tmp_path) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) >= 300:
+                process.send_signal(signal.SIGKILL)
+                break
+    assert not (tmp_path / "out.mp4").exists()
+    found = numbers(tmp_path / "out.part.mp4")
+    assert len(found) > 200
+    assert found == list(range(len(found)))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
+def test_full_disk_is_an_error_and_keeps_what_was_written(tmp_path: Path) -> None:
+    script = """
+        import resource, signal, sys
+        from pathlib import Path
+        import numpy as np
+        from sharpose_rt.config.schema import OutputConfig
+        from sharpose_rt.errors import OutputError
+        from sharpose_rt.media.writer import VideoWriter
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+        writer = VideoWriter(Path(sys.argv[1]) / "out.mp4", (320, 192), 10, OutputConfig(preset="ultrafast"))
+        noise = np.random.default_rng(0).integers(0, 255, (192, 320, 3), dtype=np.uint8)
+        try:
+            for n in range(2000):
+                writer.write(np.roll(noise, n, axis=1), n / 10)
+        except OutputError as error:
+            print(error)
+        try:
+            writer.write(noise, 1e3)
+        except OutputError as error:
+            print(error)
+        print(writer.close(complete=False))
+        try:
+            writer.close()
+        except OutputError as error:
+            print("again", error)
+    """
+    with run(script, tmp_path) as process:
+        output, _ = process.communicate(timeout=50)
+    lines = output.splitlines()
+    assert process.returncode == 0
+    assert "cannot be written on" in lines[0]
+    assert "make room" in lines[0]
+    assert lines[1] == lines[0]
+    assert lines[2:] == [str(tmp_path / "out.part.mp4")]
+    assert (tmp_path / "out.part.mp4").stat().st_size > 500_000
+    assert not (tmp_path / "out.mp4").exists()
+    with open_source(str(tmp_path / "out.part.mp4")) as source:
+        assert sum(1 for _ in source) > 5
+
+
+def test_finishing_on_a_full_disk_keeps_the_part_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for complete in (True, False):
+        writer = VideoWriter(tmp_path / "out.mp4", (160, 96), 10, FAST)
+        writer.write(numbered(3), 0)
+        with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+            patch.setattr(Path, "replace", full)
+            if complete:
+                with pytest.raises(OutputError, match="No space left"):
+                    writer.close()
+            else:
+                assert writer.close(complete=False) == tmp_path / "out.part.mp4"
+                assert "No space left" in caplog.text
+        assert names(tmp_path) == ["out.part.mp4"]
+        assert numbers(tmp_path / "out.part.mp4") == [3]
+
+
+# --- pictures
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_picture(tmp_path: Path, suffix: str) -> None:
+    path = write_image(tmp_path / "new" / f"out{suffix}", numbered(9))
+    assert names(path.parent) == [path.name]
+    assert np.abs(cv2.imread(str(path)).astype(int) - numbered(9)).mean() < 3
+
+
+def test_picture_of_unknown_format(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"\.jpg or \.png"):
+        write_image(tmp_path / "out.xyz", numbered(0))
+    assert not list(tmp_path.iterdir())
