@@ -14,12 +14,9 @@ from sharpose_rt.skeleton import COCO17
 SMALL = Variant("test_128x96", (128, 96), width=32, heads=4, alpha=0.5, sigma_cells=2, depth=2)
 
 # A standing person, left and right as seen from the front, in box heights.
-POSE = np.array(
-    [(0.5, 0.1), (0.54, 0.07), (0.46, 0.07), (0.58, 0.09), (0.42, 0.09), (0.64, 0.22), (0.36, 0.22), (0.7, 0.38)]
-    + [(0.3, 0.38), (0.72, 0.52), (0.28, 0.52), (0.59, 0.54), (0.41, 0.54), (0.6, 0.74), (0.4, 0.74)]
-    + [(0.61, 0.93), (0.39, 0.93)],
-    np.float32,
-)
+POSE_X = [0.5, 0.54, 0.46, 0.58, 0.42, 0.64, 0.36, 0.7, 0.3, 0.72, 0.28, 0.59, 0.41, 0.6, 0.4, 0.61, 0.39]
+POSE_Y = [0.1, 0.07, 0.07, 0.09, 0.09, 0.22, 0.22, 0.38, 0.38, 0.52, 0.52, 0.54, 0.54, 0.74, 0.74, 0.93, 0.93]
+POSE = np.stack([POSE_X, POSE_Y], 1).astype(np.float32)
 COLOURS_BGR = np.array([((37 * k) % 200 + 55, (91 * k) % 200 + 55, (151 * k) % 200 + 55) for k in range(17)])
 
 

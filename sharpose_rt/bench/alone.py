@@ -28,7 +28,20 @@ from sharpose_rt.runtime import Chain, Stage
 from sharpose_rt.skeletons import Header, StreamWriter
 from sharpose_rt.types import Packet
 
-PARTS = ("capture", "detect", "track", "crop", "normalise", "coarse", "fine", "decode", "smooth", "stream", "draw", "encode")
+PARTS = (
+    "capture",
+    "detect",
+    "track",
+    "crop",
+    "normalise",
+    "coarse",
+    "fine",
+    "decode",
+    "smooth",
+    "stream",
+    "draw",
+    "encode",
+)
 """In the order of a frame's journey; 'coarse' includes the gate and the choice of cells."""
 
 
@@ -69,7 +82,7 @@ class Stopwatch:
 
 
 def measure_alone(
-    spec: str, config: RunConfig, folder: Path, prepare: Callable[[Tracking], None] = lambda tracking: None
+    spec: str, config: RunConfig, folder: Path, prepare: Callable[[Tracking], object] = lambda tracking: None
 ) -> Stopwatch:
     """The time of each of `PARTS` in each frame of a source, outputs written into `folder`.
 
@@ -97,7 +110,9 @@ def measure_alone(
             _journey(frame, stages, tracking.engine, watch, outputs)
 
 
-def _journey(frame: Any, stages: list[Stage[Any, Any]], engine: PoseEngine, watch: Stopwatch, outputs: _Outputs) -> None:
+def _journey(
+    frame: Any, stages: list[Stage[Any, Any]], engine: PoseEngine, watch: Stopwatch, outputs: _Outputs
+) -> None:
     packet: Any = frame
     for stage in stages:
         if stage.name == "pose":
@@ -110,10 +125,11 @@ def _journey(frame: Any, stages: list[Stage[Any, Any]], engine: PoseEngine, watc
 
 
 @torch.inference_mode()
-def pose_parts(engine: PoseEngine, image_bgr: NDArray[np.uint8], bboxes_xyxy: ArrayLike, watch: Stopwatch) -> None:
-    """Does what `PoseEngine.estimate` does, part by part."""
+def pose_parts(engine: PoseEngine, image_bgr: NDArray[np.uint8], bboxes_xyxy: ArrayLike, watch: Stopwatch) -> list[Any]:
+    """Does what `PoseEngine.estimate` does, part by part, and gives the same keypoints, a list of (n, K, 2) px."""
     h, w = engine.crop_size_hw
     network = engine.network
+    found = []
     with watch("crop"):
         affine = crop_affine(bboxes_xyxy, (w, h), engine.config.box_padding)
         crops = warp_crops(image_bgr, affine, (w, h))
@@ -131,9 +147,9 @@ def pose_parts(engine: PoseEngine, image_bgr: NDArray[np.uint8], bboxes_xyxy: Ar
                 fine = network.fine_stage(images[which], coarse[which], selected[which], low[which])
                 heatmaps = heatmaps.index_copy(0, which, fine.to(heatmaps.dtype))
         with watch("decode"):
-            keypoints, scores = (found.cpu().numpy() for found in decode(heatmaps, engine.crop_size_hw))
-            apply_affine(keypoints, invert_affine(affine[part]))
-            scores.astype(np.float32, copy=False)
+            keypoints, _ = (tensor.cpu().numpy() for tensor in decode(heatmaps, engine.crop_size_hw))
+            found.append(apply_affine(keypoints, invert_affine(affine[part])).astype(np.float32))
+    return found
 
 
 class _Outputs:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ from sharpose_rt.errors import ConfigError
 from sharpose_rt.models import SHaRPose, Variant, create_model, find_behaviour, find_variant
 from sharpose_rt.models.baselines import create_dense
 from sharpose_rt.models.cost import measure_cost, measure_dense_gmacs
+
+GEMM_SIDES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}
+"""Sides of the square matrices of which the fastest product is the machine's own rate."""
 
 Run = Callable[[], list[float]]
 """Measures one contender once: seconds of each of its calls."""
@@ -38,7 +42,6 @@ class ModelBench:
         exit_rates: shares of crops, 0..1, that leave after the coarse stage: 0 is both stages, 1 the coarse one alone.
         rounds: how often all contenders take turns.
         turn_s: how long a turn lasts at least, in seconds.
-        gemm_sizes: sides of the square matrices of which the fastest product is the machine's rate; () by device.
     """
 
     models: tuple[str, ...]
@@ -49,7 +52,6 @@ class ModelBench:
     behaviour: str = "paper"
     device: str = "auto"
     precision: str = "auto"
-    gemm_sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in self.models:
@@ -77,7 +79,7 @@ def run_model_bench(config: ModelBench, say: Callable[[str], None] = lambda line
     began = machine()
     device = resolve_device(config.device)
     dtype = resolve_precision(config.precision, device)
-    gemm = Gemm(device, dtype, config.gemm_sizes)
+    gemm = Gemm(device, dtype)
     rows: list[dict[str, Any]] = []
     for name in config.models:
         comparison = Comparison(find_variant(name), config, device, dtype, gemm)
@@ -137,7 +139,9 @@ class Comparison:
                     "exit_rate_wanted": None if reached is None else key,
                     "exit_rate": reached,
                     "crops_per_s": float(np.median(per_s)),
-                    "latency_ms": percentiles(np.concatenate([np.array(turn) for turn in seconds[key]]), 50, 95, scale=1e3),
+                    "latency_ms": percentiles(
+                        np.concatenate([np.array(turn) for turn in seconds[key]]), 50, 95, scale=1e3
+                    ),
                     "gmacs": gmacs,
                     "gemm_percent": 100 * float(np.median(per_s)) * 2e9 * gmacs / gemm_flops,
                     "gemm_gflops": gemm_flops / 1e9,
@@ -149,19 +153,22 @@ class Comparison:
 
     def _turn(self, call: Callable[[Tensor], object], batches: Sequence[Tensor]) -> Run:
         """Measures `call` on every batch in turn, as often as fills the time of a turn; warms up first."""
-        once = lambda: [timed(lambda: call(images), self.device) for images in batches]  # noqa: E731
+
+        def once() -> list[float]:
+            return [timed(partial(call, images), self.device) for images in batches]
+
         once()
-        repeats = math.ceil(self.config.turn_s / max(sum(once()), 1e-9))
+        repeats = max(1, math.ceil(self.config.turn_s / max(sum(once()), 1e-9)))
         return lambda: [seconds for _ in range(repeats) for seconds in once()]
 
 
 class Gemm:
     """The machine's own rate: the product of two square matrices, of the size that is fastest here."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, sizes: tuple[int, ...] = ()) -> None:
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self.device, self.dtype = device, dtype
         rates = {}
-        for self.size in sizes or ((4096, 8192) if device.type == "cuda" else (1024, 2048)):
+        for self.size in GEMM_SIDES[device.type]:
             self._weight = torch.randn(self.size, self.size, device=device).to(dtype)
             self._input = torch.randn(self.size, self.size, device=device).to(dtype)
             self.run()
@@ -219,6 +226,7 @@ def gate_crops(
     Equal qualities cannot be parted by a threshold; where they are, other pictures are tried, and whoever reports
     says what was reached.
     """
+    batches: list[Tensor] = []
     for seed in range(8):
         crops = varied_crops(count, network.variant.size_hw, seed).to(device, dtype)
         batches = list(crops.split(batch))
@@ -252,7 +260,7 @@ def threshold_for(quality: Tensor, rate: float) -> float:
     return float(best_first[leaving - 1].double() + best_first[leaving].double()) / 2
 
 
-def exit_rate(network: SHaRPose, batches: Iterator[Tensor] | Sequence[Tensor], threshold: float) -> float:
+def exit_rate(network: SHaRPose, batches: Sequence[Tensor], threshold: float) -> float:
     """The share of crops, 0..1, that the gate let go after the coarse stage."""
     refined = torch.cat([network(images, threshold).refined for images in batches])
     return 1 - float(refined.double().mean())

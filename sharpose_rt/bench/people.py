@@ -37,7 +37,7 @@ class FixedPeople:
         centre = np.array([width / 2, height / 2], np.float32)
         half = np.array(STAND_IN_WH, np.float32) * height / 2
         self._last = Tracks(
-            np.concatenate([centre - half, centre + half])[None],
+            np.concatenate([centre - half, centre + half], dtype=np.float32)[None],
             np.ones(1, np.float32),
             np.array([COPY_ID]),
             np.zeros(1, np.bool_),

@@ -186,7 +186,7 @@ def alone_rows(
     source: str, config: RunConfig, people: int | None, info: SourceInfo, folder: Path
 ) -> dict[str, list[dict[str, Any]] | float]:
     """Times of each part alone, and of all of them: what a frame would take without any overlap."""
-    watch = measure_alone(source, config, folder, lambda tracking: void(fix_people(tracking, people, info)))
+    watch = measure_alone(source, config, folder, lambda tracking: fix_people(tracking, people, info))
     skip = warm_up(len(watch))
     rows = []
     for part in PARTS:
@@ -194,10 +194,6 @@ def alone_rows(
         p = percentiles(seconds, 50, 95, 99, scale=1e3)
         rows.append({"name": part, "mean_ms": 1e3 * float(seconds.mean()), **{f"{k}_ms": v for k, v in p.items()}})
     return {"alone": rows, "alone_ms": sum(row["mean_ms"] for row in rows)}
-
-
-def void(_: object) -> None:
-    """Nothing, whatever came."""
 
 
 def warm_up(frames: int) -> int:

@@ -26,7 +26,9 @@ def plot_pipeline(record: dict[str, Any], path: Path) -> None:
     people = [row["people_mean"] for row in timed]
     for name, style in (("p50", "-o"), ("p95", "--o"), ("p99", ":o")):
         latency.plot(people, [row["latency_ms"][name] for row in timed], style, label=f"capture to output, {name}")
-    latency.plot(people, [1e3 / row["fps"] if row["fps"] else None for row in timed], "-s", label="time per frame, 1000 / fps")
+    latency.plot(
+        people, [1e3 / row["fps"] if row["fps"] else None for row in timed], "-s", label="time per frame, 1000 / fps"
+    )
     latency.set(xlabel="people in a frame (mean)", ylabel="ms", ylim=(0, None), title=_how(settings))
     latency.grid(alpha=0.3)
     latency.legend()
@@ -42,7 +44,9 @@ def plot_pipeline(record: dict[str, Any], path: Path) -> None:
     handles, names = parts.get_legend_handles_labels()
     parts.legend(handles[::-1], names[::-1], loc="upper left", fontsize="small")
     machine = record["machine"]
-    figure.suptitle(f"{settings['source']} on {machine['gpu'] or machine['cpu']}, {machine['cores']} cores", fontsize="medium")
+    figure.suptitle(
+        f"{settings['source']} on {machine['gpu'] or machine['cpu']}, {machine['cores']} cores", fontsize="medium"
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120)

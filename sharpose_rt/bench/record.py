@@ -48,6 +48,23 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
+def check_writable(*paths: Path | None) -> None:
+    """Nothing, or an error before a long measurement instead of after it; makes the folders.
+
+    Raises:
+        OutputError: one of `paths` (None: not wanted) cannot be written.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written ({error.strerror or error}); give another path") from error
+        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise OutputError(f"{path} cannot be written (no right to, or a folder); give another path")
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file, making its folder.
 
@@ -110,7 +127,9 @@ def cpu_model() -> str:
                 return value.strip()
     if sys.platform == "darwin":
         with suppress(OSError, subprocess.SubprocessError):
-            told = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=True)
+            told = subprocess.run(
+                ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=True
+            )
             return told.stdout.strip()
     return platform.processor() or platform.machine()
 

@@ -216,7 +216,7 @@ def _round_trip(encoder: str) -> int:
             out.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((128, 128, 3), 20 * i, np.uint8), format="bgr24")))
         out.mux(stream.encode(None))
     buffer.seek(0)
-    with av.open(buffer) as container:
+    with av.open(buffer, "r") as container:
         return sum(1 for _ in container.decode(video=0))
 
 

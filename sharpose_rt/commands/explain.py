@@ -229,5 +229,5 @@ def _pose(
     for a, b in skeleton.limbs:
         if sure[a] and sure[b]:
             ax.plot(*keypoints[[a, b]].T, color="white", linewidth=1.2, alpha=0.9)
-    for i in np.flatnonzero(sure):
+    for i in np.flatnonzero(sure).tolist():
         ax.plot(*keypoints[i], "o", markersize=4, color=_COLOURS[skeleton.side(i)], markeredgecolor="black")

@@ -108,9 +108,9 @@ class TrackerConfig:
     high_score: float = 0.5
     """Boxes at least this sure are matched first and may start a track."""
     match_threshold: float = 0.2
-    """Least similarity (IoU mixed with OKS) of a match."""
+    """Least similarity of a match: IoU, lowered where the last pose does not fit into the box."""
     min_detections: int = 2
-    """Detections that confirm a new track."""
+    """Detections that confirm a new track; where a source begins, sure ones are confirmed at once."""
     max_lost_s: float = 1.0
     """A track that was not seen for so long in media time ends."""
 

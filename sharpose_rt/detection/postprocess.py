@@ -12,7 +12,7 @@ from sharpose_rt.types import Detections
 MIN_SIDE_PX = 2.0
 """A box that is thinner after clipping shows nobody."""
 
-NMS_CANDIDATES = 1000
+NMS_CANDIDATES = 500
 """The strongest so many boxes take part in suppression; it bounds the (N, N) overlaps."""
 
 
@@ -48,7 +48,7 @@ def suppress(
 ) -> NDArray[np.intp]:
     """Indices of the boxes that greedy non-maximum suppression keeps, strongest first.
 
-    Our own, because torchvision's compiled operator is missing from CPU builds. Only the strongest 1000 take part.
+    Our own, because torchvision's compiled operator is missing from CPU builds. Only the strongest 500 take part.
 
     Args:
         bboxes_xyxy: (N, 4) px.

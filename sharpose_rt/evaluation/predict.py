@@ -32,7 +32,14 @@ Estimate = Callable[[NDArray[np.uint8], Float32], tuple[Float32, Float32]]
 
 @dataclass(frozen=True)
 class Boxes:
-    """N boxes of a set: `image_ids` (N,), `bboxes_xyxy` (N, 4) px, `scores` (N,), `annotation_ids` (N,), -1 if detected."""
+    """N boxes of a set, each with its picture, score and label.
+
+    Args:
+        image_ids: (N,).
+        bboxes_xyxy: (N, 4) px.
+        scores: (N,) in 0..1.
+        annotation_ids: (N,), -1 where a box was detected.
+    """
 
     image_ids: NDArray[np.int64]
     bboxes_xyxy: Float32
@@ -149,9 +156,7 @@ def predict(
     rows: list[tuple[Any, ...]] = []
     done = 0
     parts = (
-        _run_network(model, crops, flip_test)
-        if isinstance(model, SHaRPose)
-        else _run_estimate(model, crops)
+        _run_network(model, crops, flip_test) if isinstance(model, SHaRPose) else _run_estimate(model, crops)
         for crops in _batches(document, images, boxes, model, padding, batch)
     )
     for part in parts:

@@ -35,6 +35,8 @@ def create_model(
     for parameter in (model.keypoint_tokens, model.quality_token):
         nn.init.trunc_normal_(parameter, std=0.02)
     with torch.no_grad():
+        last: nn.Linear = model.decoder.layers[-1]  # type: ignore[assignment]
+        last.weight.mul_(0.1)  # heatmaps start near 0, as nearly all of their target is
         model.coarse_position.copy_(sincos_position(variant.coarse_grid_hw, variant.width))
         model.fine_position.copy_(sincos_position(variant.fine_grid_hw, variant.width))
     if attention_scale is not None:
@@ -51,7 +53,7 @@ def set_attention_scale(model: SHaRPose, scale: float) -> None:
 def sincos_position(grid_hw: tuple[int, int], width: int) -> torch.Tensor:
     """Sine-cosine position table (1, h * w, D) over the unit square, so that coarse and fine tables agree in place.
 
-    The table of MAE (He et al. 2022), scaled to trained tables' size; it is only where training starts from.
+    The table of MAE (He et al. 2022) at half its size, so that it does not drown the patches; training goes on from it.
     """
     h, w = grid_hw
     y = (torch.arange(h, dtype=torch.float64) + 0.5) / h * 16
@@ -60,7 +62,7 @@ def sincos_position(grid_hw: tuple[int, int], width: int) -> torch.Tensor:
     wave_y, wave_x = y[:, None] * frequency, x[:, None] * frequency
     part_y = torch.cat([wave_y.sin(), wave_y.cos()], 1)[:, None].expand(h, w, -1)
     part_x = torch.cat([wave_x.sin(), wave_x.cos()], 1)[None].expand(h, w, -1)
-    return 0.2 * torch.cat([part_y, part_x], -1).reshape(1, h * w, width).float()
+    return 0.5 * torch.cat([part_y, part_x], -1).reshape(1, h * w, width).float()
 
 
 def _initialise(module: nn.Module) -> None:

@@ -26,10 +26,8 @@ SURE_SCORE = 0.3
 """Keypoints below do not carry a box, and do not speak for or against a match."""
 SURE_COUNT = 4
 """A pose with fewer sure keypoints is not used."""
-POSE_WEIGHT = 0.6
+POSE_WEIGHT = 0.3
 """How much of a similarity is up to the pose."""
-LOW_SIMILARITY = 0.3
-"""Least similarity of a match with an unsure detection."""
 WIDEN = 0.15
 """Boxes are widened by this share of their size on each side when a lost person is looked for."""
 DUPLICATE_IOU = 0.8
@@ -132,17 +130,17 @@ class PoseTracker:
         free = np.ones(len(boxes), bool)
         matches: dict[int, int] = {}
 
-        def match(rows: NDArray[np.bool_], columns: NDArray[np.bool_], values: Float32, least: float) -> None:
+        def match(rows: NDArray[np.bool_], columns: NDArray[np.bool_], values: Float32) -> None:
             taken = np.zeros(len(rows), bool)
             taken[list(matches)] = True
-            for row, column in _assign(values, rows & ~taken, columns & free, least):
+            for row, column in _assign(values, rows & ~taken, columns & free, self.config.match_threshold):
                 matches[row], free[column] = column, False
 
-        match(confirmed, high, similarity, self.config.match_threshold)
-        match(confirmed, ~high, similarity, LOW_SIMILARITY)
+        match(confirmed, high, similarity)
+        match(confirmed, ~high, similarity)
         widened = iou_matrix(_widened(motion.to_corners(self._motion.x)), _widened(boxes))
-        match(confirmed, high, widened, self.config.match_threshold)
-        match(~confirmed, high, similarity, self.config.match_threshold)
+        match(confirmed, high, widened)
+        match(~confirmed, high, similarity)
 
         self._see(matches, found, pts_s)
         alone = iou_matrix(boxes, boxes[~free]).max(1, initial=0) <= DUPLICATE_IOU

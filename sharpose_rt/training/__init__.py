@@ -1,0 +1,1 @@
+"""Training: labelled people, varied crops, losses, the loop."""

@@ -33,12 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train as `args` say; 0 when the budget or --max-minutes ended it, 130 when a signal did."""
+    from sharpose_rt.models import find_variant
     from sharpose_rt.training.config import load_config
     from sharpose_rt.training.datasets import data_roots
     from sharpose_rt.training.loop import Trainer, load_people
     from sharpose_rt.training.report import write_report
-
-    from sharpose_rt.models import find_variant
 
     config = load_config(args.config, args.set)
     if config.budget == "minutes" and args.max_minutes is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -115,16 +116,19 @@ class LossConfig:
     quality_from: float = 180 / 210
     """... and the part of the run from which it counts."""
     localisation: float = 0.0
-    """Weight of the cross-entropy of the heatmap's softmax at the start; it falls to 0 at `localisation_until`."""
+    """Weight of the divergence between softmaxed heatmaps at the start; it falls to 0 at `localisation_until`."""
+    dense: float = 0.0
+    """Weight of heatmaps straight from the coarse image tokens, a helper of training; it falls likewise."""
     localisation_until: float = 0.9
-    """Part of the run at which the localisation term has gone."""
-    temperature: float = 15.0
-    """Factor on the heatmap inside that softmax."""
+    """Part of the run at which both terms have gone."""
+    temperature: float = 10.0
+    """Factor on the heatmap inside the softmax."""
 
     def __post_init__(self) -> None:
         _check("loss.sigma_px", self.sigma_px, 0.5, 10)
         _check("loss.quality_from", self.quality_from, 0, 1)
         _check("loss.localisation", self.localisation, 0, 1000)
+        _check("loss.dense", self.dense, 0, 1000)
         _check("loss.localisation_until", self.localisation_until, 1e-6, 1)
         _check("loss.temperature", self.temperature, 0.1, 1000)
 
@@ -239,10 +243,8 @@ def load_config(config: str | None, overrides: Iterable[str] = ()) -> TrainConfi
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {item!r}: the value is not YAML") from error
         if isinstance(tree, str):  # YAML 1.1 reads 1e-3 as text
-            try:
+            with contextlib.suppress(ValueError):
                 tree = float(tree)
-            except ValueError:
-                pass
         for part in reversed(key.split(".")):
             tree = {part: tree}
         result = _merge(result, tree, "--set")

@@ -223,8 +223,10 @@ def _person(
 
 
 def _numbers(value: Any, count: int) -> bool:
-    return isinstance(value, list) and len(value) == count and all(
-        isinstance(v, (int, float)) and math.isfinite(v) for v in value
+    return (
+        isinstance(value, list)
+        and len(value) == count
+        and all(isinstance(v, (int, float)) and math.isfinite(v) for v in value)
     )
 
 

@@ -21,13 +21,15 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from sharpose_rt.config import to_dict
 from sharpose_rt.errors import ConfigError, DatasetError, DeviceError
 from sharpose_rt.geometry.heatmap import decode, encode
 from sharpose_rt.models import SHaRPose, create_model
+from sharpose_rt.models.selection import split_cells
+from sharpose_rt.models.sharpose import CoarseOutput
 from sharpose_rt.models.weights import load_model, save_weights
 from sharpose_rt.training import losses
 from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
@@ -45,10 +47,14 @@ COLUMNS = (
     "loss",
     "mse_coarse",
     "mse_fine",
-    "localisation",
+    "mse_dense",
+    "localisation_coarse",
+    "localisation_fine",
+    "localisation_dense",
     "quality",
     "oks_coarse",
     "oks_fine",
+    "oks_dense",
     "grad_norm",
     "samples_per_s",
     "val_ap",
@@ -158,7 +164,9 @@ class Trainer:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.model = self._create_model().to(self.device).train()
-        self.optimizers = build_optimizers(self.model, config.optim)
+        self.dense_head = self._create_dense_head() if config.loss.dense else None
+        self.trained = nn.ModuleDict({"model": self.model, "dense_head": self.dense_head or nn.Identity()})
+        self.optimizers = build_optimizers(self.trained, config.optim)
         self.ema = Ema(self.model, config.optim.ema) if config.optim.ema else None
         if config.compile:
             for block in self.model.blocks:
@@ -179,6 +187,12 @@ class Trainer:
             last = [m for m in model.decoder.modules() if isinstance(m, torch.nn.Linear)][-1]
             torch.nn.init.trunc_normal_(last.weight, std=0.002)
         return model
+
+    def _create_dense_head(self) -> losses.DenseHead:
+        variant = self.model.variant
+        return losses.DenseHead(
+            variant.width, len(variant.skeleton), variant.coarse_grid_hw, variant.heatmap_size_hw
+        ).to(self.device)
 
     # --- one step ---------------------------------------------------------------------------------------------
 
@@ -201,7 +215,7 @@ class Trainer:
             )
         loss.backward()
         limit = self.config.optim.clip_norm or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), limit)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -212,38 +226,49 @@ class Trainer:
         return {"lr": self.config.optim.lr * factor, "grad_norm": float(norm), "loss": value, **parts}
 
     def loss(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Row]:
-        """Total loss (Eq. 9) at `progress`, times the heatmap's cells so that gradients are of size 1; and its parts."""
+        """Total loss (Eq. 9) at `progress`, times the heatmap's cells so that gradients have size 1; its parts."""
         config, variant = self.config.loss, self.model.variant
-        coarse_only = progress < self.config.coarse_only_until
-        crop_hw, cells_hw = variant.size_hw, variant.heatmap_size_hw
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            out = self.model(normalise(batch["crop"]), -math.inf if coarse_only else math.inf)
-        targets = encode(batch["keypoints"], cells_hw, crop_hw, config.sigma_px)
+        coarse, stages = self._forward(batch["crop"], coarse_only=progress < self.config.coarse_only_until)
+        targets = encode(batch["keypoints"], variant.heatmap_size_hw, variant.size_hw, config.sigma_px)
         weights = batch["joint_weights"]
-        stages = {"coarse": out.coarse_heatmaps.float()}
-        if not coarse_only:
-            stages["fine"] = out.heatmaps.float()
+        early = max(0.0, 1 - progress / config.localisation_until)
 
         parts: Row = {}
         total = torch.zeros((), device=self.device)
         for name, heatmaps in stages.items():
+            share = config.dense * early if name == "dense" else 1.0
+            if share == 0:
+                continue
             error = losses.heatmap_mse(heatmaps, targets, weights)  # Eq. 10
-            total = total + error
             parts[f"mse_{name}"] = error.item()
-        pull = config.localisation * max(0.0, 1 - progress / config.localisation_until)
-        if pull > 0:
-            terms = [losses.localisation(h, targets, weights, config.temperature) for h in stages.values()]
-            total = total + pull * sum(terms)
-            parts["localisation"] = float(sum(t.item() for t in terms)) * math.prod(cells_hw) / len(terms)
+            if config.localisation * early > 0:
+                pull = losses.localisation(heatmaps, targets, weights, config.temperature)
+                parts[f"localisation_{name}"] = pull.item() * math.prod(variant.heatmap_size_hw)
+                error = error + config.localisation * early * pull
+            total = total + share * error
         if progress >= config.quality_from:
             oks = self._oks(stages["coarse"], batch)
-            error = losses.quality_mse(out.quality, oks, (weights > 0).any(1).float())  # Eq. 11
+            error = losses.quality_mse(coarse.quality, oks, (weights > 0).any(1).float())  # Eq. 11
             total = total + config.quality * error
             parts["quality"] = error.item()
         if (self.step + 1) % self.config.log_steps == 0:
             for name, heatmaps in stages.items():
-                parts[f"oks_{name}"] = float(self._oks(heatmaps, batch).mean())
-        return total * math.prod(cells_hw), parts
+                parts[f"oks_{name}"] = self._oks(heatmaps, batch).mean().item()
+        return total * math.prod(variant.heatmap_size_hw), parts
+
+    def _forward(self, crops: Tensor, *, coarse_only: bool) -> tuple[CoarseOutput, dict[str, Tensor]]:
+        """The coarse stage's output, and heatmaps (B, K, h, w) float32 by stage: coarse, fine, dense."""
+        model = self.model
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            images = normalise(crops)
+            coarse = model.coarse_stage(images)
+            stages = {"coarse": coarse.heatmaps.float()}
+            if self.dense_head:
+                stages["dense"] = self.dense_head(coarse.image_outputs).float()
+            if not coarse_only:  # every crop is refined in training, whatever its quality
+                selected, low = split_cells(coarse.cell_scores, model.selected_count)
+                stages["fine"] = model.fine_stage(images, coarse, selected, low).float()
+        return coarse, stages
 
     @torch.no_grad()
     def _oks(self, heatmaps: Tensor, batch: dict[str, Tensor]) -> Tensor:
@@ -355,6 +380,7 @@ class Trainer:
         state = {
             "config": to_dict(self.config),
             "model": self.model.state_dict(),
+            "dense_head": self.dense_head.state_dict() if self.dense_head else None,
             "ema": self.ema.shadow if self.ema else None,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
@@ -385,6 +411,8 @@ class Trainer:
             if then != now:
                 raise ConfigError(f"--resume: the run in {self.out} has {name} {then!r}, not {now!r}")
         self.model.load_state_dict(state["model"])
+        if self.dense_head and state["dense_head"]:
+            self.dense_head.load_state_dict(state["dense_head"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             peaks = [group["peak_lr"] for group in optimizer.param_groups]
             optimizer.load_state_dict(saved)
@@ -427,7 +455,7 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise DeviceError(f"device {name!r} is wanted, but PyTorch sees no CUDA device; --set device=cpu works anywhere")
+        raise DeviceError(f"device {name!r} is wanted, but there is no CUDA device; --set device=cpu works anywhere")
     return torch.device(name)
 
 

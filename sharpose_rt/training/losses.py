@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def heatmap_mse(heatmaps: Tensor, targets: Tensor, joint_weights: Tensor) -> Tensor:
@@ -24,17 +24,16 @@ def heatmap_mse(heatmaps: Tensor, targets: Tensor, joint_weights: Tensor) -> Ten
 
 
 def localisation(heatmaps: Tensor, targets: Tensor, joint_weights: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of softmax(temperature * heatmap) against the normalised Gaussian, a scalar in nats a cell.
+    """Divergence of softmax(temperature * target) from softmax(temperature * heatmap), a scalar in nats a cell.
 
     Ours. A Gaussian covers under 1 % of the cells, so the all-zero map is almost as good for MSE and training rests
-    there for many epochs; this term pulls at the right cell at once. Divided by the number of cells, so its
-    gradient is of MSE's size.
+    there for many epochs; this term pulls at the right cell at once. It is least where the heatmap is the target up
+    to a constant, so it never pulls against MSE; divided by the number of cells, its gradient is of MSE's size.
     """
     cells = heatmaps.shape[-2] * heatmaps.shape[-1]
-    target = targets.flatten(2)
-    target = target / target.sum(-1, keepdim=True).clamp(min=1e-6)
     log_p = (temperature * heatmaps.flatten(2)).log_softmax(-1)
-    return (joint_weights * -(target * log_p).sum(-1)).mean() / cells
+    target = (temperature * targets.flatten(2)).log_softmax(-1)
+    return (joint_weights * (target.exp() * (target - log_p)).sum(-1)).mean() / cells
 
 
 def quality_mse(quality: Tensor, true_oks: Tensor, labelled: Tensor) -> Tensor:
@@ -42,7 +41,9 @@ def quality_mse(quality: Tensor, true_oks: Tensor, labelled: Tensor) -> Tensor:
     return (labelled * (quality - true_oks).square()).sum() / labelled.sum().clamp(min=1)
 
 
-def batch_oks(keypoints: Tensor, truth: Tensor, joint_weights: Tensor, areas: Tensor, sigmas: Sequence[float]) -> Tensor:
+def batch_oks(
+    keypoints: Tensor, truth: Tensor, joint_weights: Tensor, areas: Tensor, sigmas: Sequence[float]
+) -> Tensor:
     """OKS (B,) in 0..1 of keypoints (B, K, 2) over the labelled joints; `geometry.oks.oks` on the device.
 
     Args:
@@ -57,3 +58,26 @@ def batch_oks(keypoints: Tensor, truth: Tensor, joint_weights: Tensor, areas: Te
     similarity = torch.exp(-distance2 / (2 * variance * areas[:, None].clamp(min=1e-6)))
     counted = (joint_weights > 0).to(similarity)
     return (similarity * counted).sum(1) / counted.sum(1).clamp(min=1)
+
+
+class DenseHead(nn.Module):
+    """Heatmaps straight from the coarse image tokens by one linear map: a helper of training that is then thrown away.
+
+    Ours. Keypoint tokens see the picture through attention alone, which takes long to form from random weights. Here
+    each image token answers for its own cells, so the encoder learns at once what a joint looks like (as ViTPose's
+    simple decoder does), and the keypoint tokens then find tokens worth attending to.
+    """
+
+    def __init__(self, width: int, keypoints: int, grid_hw: tuple[int, int], heatmap_size_hw: tuple[int, int]) -> None:
+        super().__init__()
+        self.grid_hw, self.keypoints = grid_hw, keypoints
+        self.cell_hw = heatmap_size_hw[0] // grid_hw[0], heatmap_size_hw[1] // grid_hw[1]
+        self.linear = nn.Linear(width, keypoints * self.cell_hw[0] * self.cell_hw[1])
+        nn.init.trunc_normal_(self.linear.weight, std=0.002)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, image_tokens: Tensor) -> Tensor:
+        """(B, K, h, w) from (B, Nc, D)."""
+        x = self.linear(image_tokens)  # (B, Nc, K*r*s)
+        x = x.unflatten(1, self.grid_hw).unflatten(-1, (self.keypoints, *self.cell_hw))  # (B, gh, gw, K, r, s)
+        return x.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)  # (B, K, gh*r, gw*s)

@@ -45,9 +45,7 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
             {"params": params, "lr": config.muon_lr * factor, "peak_lr": config.muon_lr * factor}
             for factor, params in muon.items()
         ]
-        optimizers.append(
-            torch.optim.Muon(groups, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
-        )
+        optimizers.append(torch.optim.Muon(groups, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"))
     return optimizers
 
 

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from sharpose_rt.training.loop import Row, Trainer
 
 _PANELS = (
-    ("mean square error", ("mse_coarse", "mse_fine")),
-    ("localisation (nats)", ("localisation",)),
-    ("OKS of training crops", ("oks_coarse", "oks_fine")),
+    ("mean square error", ("mse_coarse", "mse_fine", "mse_dense")),
+    ("localisation (nats)", ("localisation_coarse", "localisation_fine", "localisation_dense")),
+    ("OKS of training crops", ("oks_coarse", "oks_fine", "oks_dense")),
     ("AP, validation", ("val_ap", "val_ap_coarse")),
     ("quality loss", ("quality",)),
     ("learning rate", ("lr",)),

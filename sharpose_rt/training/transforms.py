@@ -142,9 +142,7 @@ class CropDataset(Dataset[dict[str, Tensor]]):
         rng = np.random.default_rng((self.seed, index, draw))
         people, config = self.people, self.config
         keypoints, weights = people.keypoints[index], people.joint_weights[index]
-        variation = vary(
-            people.bboxes_xyxy[index], keypoints, weights, self.crop_size_wh, config, self.skeleton, rng
-        )
+        variation = vary(people.bboxes_xyxy[index], keypoints, weights, self.crop_size_wh, config, self.skeleton, rng)
         image = read_image(people.image_paths[people.image_index[index]])
         crop = warp_crops(image, variation.affine, self.crop_size_wh)[0]
         if config.colour > 0:

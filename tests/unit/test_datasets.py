@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.people_set import COLOURS_BGR, change, write_set
 
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.skeleton import COCO17
@@ -16,6 +15,7 @@ from sharpose_rt.training.config import AugmentConfig
 from sharpose_rt.training.datasets import data_roots, epoch_order, find_set, mix, read_image, read_people
 from sharpose_rt.training.loop import SampleStream
 from sharpose_rt.training.transforms import NO_AUGMENT, CropDataset, jitter_colour, normalise, occlude, vary
+from tests.people_set import COLOURS_BGR, change, write_set
 
 
 def read(folder, **options):
@@ -41,7 +41,9 @@ def test_columns_hold_what_the_file_says(folder):
 
 def test_visibility_and_teacher_scores_become_weights(tmp_path):
     hand, taught = write_set(tmp_path / "hand", 1, 1), write_set(tmp_path / "taught", 1, 1, teacher=True)
-    triples = np.array(json.loads((hand / "annotations.json").read_text())["annotations"][0]["keypoints"]).reshape(17, 3)
+    triples = np.array(json.loads((hand / "annotations.json").read_text())["annotations"][0]["keypoints"]).reshape(
+        17, 3
+    )
     triples[0, 2], triples[1, 2] = 0, 1
     change(hand, 0, keypoints=triples.flatten().tolist())
     assert read(hand).joint_weights[0, :3].tolist() == [0, 1, 1]

@@ -11,7 +11,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.people_set import SMALL, write_set
 from torch import nn
 
 from sharpose_rt.config import preset_names
@@ -26,8 +25,9 @@ from sharpose_rt.training import cli, losses
 from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
 from sharpose_rt.training.config import DataConfig, OptimConfig, SetConfig, TrainConfig, load_config
 from sharpose_rt.training.loop import Clock, Trainer, load_people, read_log
-from sharpose_rt.training.optim import Ema, build_optimizers, layer_of, lr_factor
+from sharpose_rt.training.optim import Ema, layer_of, lr_factor
 from sharpose_rt.training.report import write_report
+from tests.people_set import SMALL, write_set
 
 
 @pytest.fixture(autouse=True)
@@ -81,9 +81,21 @@ def test_localisation_pulls_at_the_right_cell_where_mse_hardly_does():
     assert flat.grad is not None
     assert target.flatten()[flat.grad.flatten().argmin()] > 0.99 * target.max()
     right, wrong = target * 1.0, target.roll(6, -1)
-    losses_at = [losses.localisation(h, target, weights, 15.0).item() for h in (right, torch.zeros_like(target), wrong)]
+    losses_at = [losses.localisation(h, target, weights, 10.0).item() for h in (right, 0 * target, wrong)]
+    assert losses_at[0] == pytest.approx(0, abs=1e-6)
     assert losses_at == sorted(losses_at)
     assert losses.localisation(wrong, target, torch.zeros(1, 1), 15.0).item() == 0
+
+
+def test_dense_head_puts_each_token_in_its_place():
+    head = losses.DenseHead(4, 3, (2, 5), (16, 40))
+    tokens = torch.zeros(1, 10, 4)
+    tokens[0, 7] = torch.tensor([1.0, 2, 3, 4])  # row 1, column 2
+    out = head(tokens)
+    assert out.shape == (1, 3, 16, 40)
+    lit = out[0].abs().amax(0) > 0
+    assert lit[8:16, 16:24].all()
+    assert lit.sum() == 64
 
 
 def test_quality_loss_counts_labelled_people_alone():
@@ -125,11 +137,18 @@ def test_every_parameter_is_optimised_once_with_its_decay(tmp_path, folder, name
         assert by_name[key]["weight_decay"] == decay, key
         assert by_name[key]["peak_lr"] == pytest.approx(1e-3 * factor), key
     in_muon = {n for n, g in by_name.items() if "momentum" in g}
-    assert in_muon == ({n for n in by_name if n.startswith("blocks.") and by_name[n]["weight_decay"]} if name == "muon" else set())
+    assert in_muon == (
+        {n for n in by_name if n.startswith("blocks.") and by_name[n]["weight_decay"]} if name == "muon" else set()
+    )
 
 
 def test_layers_count_from_the_input():
-    assert [layer_of(n, 2) for n in ("fine_position", "blocks.0.a", "blocks.1.a", "decoder.layers.1.weight")] == [0, 1, 2, 3]
+    assert [layer_of(n, 2) for n in ("fine_position", "blocks.0.a", "blocks.1.a", "decoder.layers.1.weight")] == [
+        0,
+        1,
+        2,
+        3,
+    ]
 
 
 def test_learning_rates():
@@ -165,7 +184,12 @@ def test_presets_load_and_fit_their_variant(name):
 
 def test_the_paper_presets_follow_the_paper():
     preset = load_config("coco_base_256x192")
-    assert (preset.epochs, preset.optim.lr, preset.optim.layer_decay, preset.optim.weight_decay) == (210, 5e-4, 0.7, 0.1)
+    assert (preset.epochs, preset.optim.lr, preset.optim.layer_decay, preset.optim.weight_decay) == (
+        210,
+        5e-4,
+        0.7,
+        0.1,
+    )
     assert [round(s * 210) for s in preset.optim.steps] == [170, 200]
     assert (preset.loss.quality, round(preset.loss.quality_from * 210)) == (0.03, 180)
     assert (preset.augment.shift, preset.augment.scale, preset.augment.rotation_deg) == (0.16, 0.5, 40)
@@ -196,7 +220,9 @@ def test_options_are_set_and_checked():
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_resumed_run_is_the_run_that_did_not_stop(tmp_path, folder, optimizer):
-    plan = config(coarse_only_until=0.25, optim=replace(config().optim, optimizer=optimizer))  # 8 steps
+    optim = replace(config().optim, optimizer=optimizer)
+    loss = replace(config().loss, dense=1.0, localisation=1.0)
+    plan = config(coarse_only_until=0.25, optim=optim, loss=loss)  # 8 steps
     whole = trainer(plan, folder, tmp_path / "whole")
     assert whole.run() == "finished"
     assert whole.step == 8
@@ -230,7 +256,7 @@ def test_quality_and_localisation_terms_come_and_go(tmp_path, folder):
     run = trainer(plan, folder, tmp_path / "run")
     run.run()
     assert ["quality" in row for row in run.rows] == [False, False, False, True]
-    assert ["localisation" in row for row in run.rows] == [True, True, False, False]
+    assert ["localisation_coarse" in row for row in run.rows] == [True, True, False, False]
 
 
 def test_sigterm_ends_the_run_with_a_checkpoint(tmp_path, folder):

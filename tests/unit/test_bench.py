@@ -1,0 +1,374 @@
+"""The benchmarks measure what they say: exit rates that are reached, people that are there, figures from files.
+
+How fast anything is, is never asserted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sharpose_rt.bench.alone import PARTS, Stopwatch, pose_parts
+from sharpose_rt.bench.model import (
+    GEMM_SIDES,
+    Comparison,
+    Gemm,
+    ModelBench,
+    exit_rate,
+    gate_crops,
+    take_turns,
+    threshold_for,
+)
+from sharpose_rt.bench.paced import PacedSource
+from sharpose_rt.bench.people import FixedPeople, repeat_to
+from sharpose_rt.bench.record import SCHEMA, read_record
+from sharpose_rt.bench.report import render
+from sharpose_rt.commands import bench
+from sharpose_rt.config import PoseConfig, TrackerConfig
+from sharpose_rt.engine import PoseEngine
+from sharpose_rt.errors import ConfigError, OutputError, StreamError
+from sharpose_rt.media import open_source
+from sharpose_rt.models import VARIANTS, Variant, create_model
+from sharpose_rt.models.baselines import create_dense
+from sharpose_rt.models.cost import measure_cost, measure_dense_gmacs
+from sharpose_rt.models.variants import PAPER
+from sharpose_rt.skeleton import COCO17
+from sharpose_rt.tracking import create_tracker
+from sharpose_rt.types import Detections, Tracks
+from tests.media_clips import write_clip
+
+TOY = Variant("toy", (128, 96), width=32, heads=2, alpha=0.5, sigma_cells=2, depth=2)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Variant:
+    monkeypatch.setitem(VARIANTS, TOY.name, TOY)
+    return TOY
+
+
+@pytest.fixture(autouse=True)
+def small_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(GEMM_SIDES, "cpu", (16, 32))
+
+
+def command(*arguments: object) -> int:
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    args = parser.parse_args([str(argument) for argument in arguments])
+    return bench.run(args)
+
+
+# The dense network
+
+
+def test_dense_network_has_vitposes_output_and_treats_crops_one_by_one() -> None:
+    torch.manual_seed(0)
+    dense = create_dense(TOY)
+    images = torch.randn(3, 3, *TOY.size_hw)
+    with torch.inference_mode():
+        heatmaps = dense(images)
+        assert heatmaps.shape == (3, 17, 32, 24)
+        torch.testing.assert_close(heatmaps[1:2], dense(images[1:2]), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "stated"), [("small_256x192", 5.7), ("base_256x192", 18.6), ("base_384x288", 44.1)])
+def test_dense_network_costs_what_the_paper_states_for_vitpose(name: str, stated: float) -> None:
+    assert measure_dense_gmacs(VARIANTS[name]) == pytest.approx(stated, rel=0.025)
+
+
+def test_dense_cost_is_the_sum_of_its_layers() -> None:
+    n, d, filters = 8 * 6, TOY.width, 256
+    tokens = n * 3 * 16 * 16 * d + TOY.depth * (n * 12 * d * d + 2 * n * n * d)
+    decoder = n * d * filters * 16 + 4 * n * filters * filters * 16 + 16 * n * filters * 17
+    assert measure_dense_gmacs(TOY) == pytest.approx((tokens + decoder) / 1e9, rel=1e-6)
+
+
+# The gate at a stated exit rate
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=40, unique=True), st.floats(0, 1))
+def test_threshold_lets_the_stated_share_exit(values: list[float], rate: float) -> None:
+    quality = torch.tensor(values)
+    spread = quality.sort().values.diff().min() if len(values) > 1 else torch.tensor(1.0)
+    if spread < 1e-6:  # not to be told apart in float32 half-way
+        return
+    leaving = int((quality >= threshold_for(quality, rate)).sum())
+    assert leaving == round(rate * len(values))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_forced_exit_rates_are_reached(dtype: torch.dtype, batch: int) -> None:
+    torch.manual_seed(0)
+    network = create_model(TOY).to(dtype)
+    rates = (0.0, 0.25, 0.5, 0.75, 1.0)
+    with torch.inference_mode():
+        batches = gate_crops(network, batch, 4, rates, CPU, dtype)
+        quality = torch.cat([network.coarse_stage(images).quality for images in batches])
+        assert [len(images) for images in batches] == [batch] * (4 // batch)
+        assert [exit_rate(network, batches, threshold_for(quality, rate)) for rate in rates] == list(rates)
+
+
+def test_crops_that_exit_are_not_computed_in_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    comparison = toy_comparison(rounds=1, exit_rates=(0.25,))
+    refined: list[int] = []
+    fine_stage = comparison.network.fine_stage
+
+    def counting(images: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        refined.append(len(images))
+        return fine_stage(images, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(comparison.network, "fine_stage", counting)
+    comparison.rows(batch=4)
+    assert refined
+    assert set(refined) == {3}
+
+
+def toy_comparison(**options: object) -> Comparison:
+    config = ModelBench(models=(), turn_s=0.0, device="cpu", precision="fp32", **options)  # type: ignore[arg-type]
+    return Comparison(TOY, config, CPU, torch.float32, Gemm(CPU, torch.float32))
+
+
+def test_rows_compare_every_exit_rate_with_the_dense_network() -> None:
+    rows = toy_comparison(rounds=2).rows(batch=2)
+    assert [row["method"] for row in rows] == ["dense"] + ["sharpose"] * 5
+    assert [row["exit_rate"] for row in rows] == [None, 0.0, 0.25, 0.5, 0.75, 1.0]
+    cost = measure_cost(TOY, PAPER)
+    assert [row["gmacs"] for row in rows[1:]] == pytest.approx([cost.gmacs_at(r) for r in (0, 0.25, 0.5, 0.75, 1)])
+    assert rows[0]["ratio"] == {"median": 1.0, "p10": 1.0, "p90": 1.0}
+    for row in rows:
+        assert row["crops"] == 4
+        assert row["rounds"] == 2
+        assert row["ratio"]["p10"] <= row["ratio"]["median"] <= row["ratio"]["p90"]
+        assert min(row["crops_per_s"], row["gemm_percent"], row["latency_ms"]["p50"]) > 0
+
+
+def test_contenders_take_turns_in_alternating_order() -> None:
+    order: list[str] = []
+
+    def contender(name: str):
+        return lambda: order.append(name) or [float(len(order))]
+
+    found = take_turns({name: contender(name) for name in "abc"}, rounds=3)
+    assert "".join(order) == "abccbaabc"
+    assert found["a"] == [[1.0], [6.0], [7.0]]
+
+
+def test_model_command_writes_a_record(toy: Variant, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new" / "model.json"
+    options = ("--device", "cpu", "--precision", "fp32", "--exit-rates", "0,50", "--rounds", 1, "--json", out)
+    assert command("model", "--model", "toy", "--batch", "1,2", *options) == 0
+    record = read_record(out)
+    assert record["schema"] == SCHEMA
+    assert record["machine"]["cores"] >= 1
+    assert record["settings"]["precision"] == "float32"
+    assert [(row["batch"], row["exit_rate"]) for row in record["results"]] == [
+        (1, None), (1, 0.0), (1, 0.5), (2, None), (2, 0.0), (2, 0.5),
+    ]  # fmt: skip
+    assert "toy" in capsys.readouterr().out
+    text = render([record])
+    assert "### toy" in text
+    assert record["machine"]["cpu"] in text
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--batch", "0"), "numbers from 1"),
+        (("--exit-rates", "120"), "shares from 0 to 1"),
+        (("--rounds", "0"), "1 or more"),
+        (("--model", "huge"), "no model 'huge'"),
+    ],
+)
+def test_model_command_refuses_bad_numbers(options: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        command("model", *options)
+
+
+# A number of people
+
+
+def tracks(ids: list[int]) -> Tracks:
+    left = np.array(ids, np.float32)[:, None] * 50
+    boxes = np.concatenate([left, left * 0, left + 20, left * 0 + 60], 1)
+    return Tracks(boxes, np.ones(len(ids), np.float32), np.array(ids), np.ones(len(ids), np.bool_))
+
+
+@given(st.integers(1, 8), st.integers(1, 30))
+def test_any_number_of_people_is_made_of_those_found(found: int, people: int) -> None:
+    made = repeat_to(tracks(list(range(1, found + 1))), people)  # Tracks itself checks that ids are unique
+    assert len(made) == people
+    real = min(found, people)
+    assert made.track_ids[:real].tolist() == list(range(1, real + 1))
+    sizes = made.bboxes_xyxy[:, 2:] - made.bboxes_xyxy[:, :2]
+    np.testing.assert_allclose(sizes, [[20, 60]] * people, rtol=1e-4)
+    assert len(np.unique(made.bboxes_xyxy, axis=0)) == people
+
+
+def test_fixed_people_counts_copies_and_bridges_empty_frames() -> None:
+    fixed = FixedPeople(create_tracker(TrackerConfig(), COCO17), people=3, size_wh=(200, 100))
+    nobody, two = Detections.empty(), Detections(tracks([1, 2]).bboxes_xyxy, np.ones(2, np.float32))
+    assert len(fixed.update(nobody, 0.0)) == 3
+    seen = [fixed.update(two, t / 10) for t in range(1, 4)][-1]
+    assert len(seen) == 3
+    np.testing.assert_allclose(seen.bboxes_xyxy[:2], two.bboxes_xyxy)
+    assert fixed.update(nobody, 0.4).track_ids.tolist() == seen.track_ids.tolist()
+    assert fixed.frames == 5
+    assert fixed.copy_share == (5 * 3 - fixed.found) / 15
+
+
+# A file at its own pace
+
+
+def test_paced_frames_are_captured_at_their_media_times(tmp_path: Path) -> None:
+    times = write_clip(tmp_path / "clip.mp4", times_s=[0, 0.02, 0.04, 0.1, 0.12])
+    with PacedSource(open_source(str(tmp_path / "clip.mp4"))) as source:
+        assert source.info.live
+        frames = list(source)
+    assert [frame.pts_s for frame in frames] == pytest.approx(times)
+    captured = np.array([frame.captured_at_s for frame in frames])
+    # A machine that is too busy to decode in time stretches the clip, never shortens it, and says by how much.
+    assert (np.diff(captured) >= np.diff(times) - 1e-6).all()
+    assert captured[-1] - captured[0] == pytest.approx(times[-1] + source.slipped_s, abs=1e-6)
+
+
+@pytest.mark.timeout(30)
+def test_interrupt_ends_a_wait_for_the_next_frame(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.mp4", times_s=[0, 3600])
+    source = PacedSource(open_source(str(tmp_path / "clip.mp4")))
+    source.open()
+    assert source.read() is not None
+    thread = threading.Thread(target=source.interrupt)
+    thread.start()
+    assert source.read() is None
+    thread.join()
+    source.close()
+
+
+# Whole runs
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    write_clip(tmp_path / "clip.mp4", frames=10, fps=25)
+    lines = [f"{n},1,{10 + n},10,30,70,0.9\n{n},2,{90 - n},12,30,70,0.8\n" for n in range(1, 11)]
+    (tmp_path / "boxes.txt").write_text("".join(lines))
+    return tmp_path / "clip.mp4"
+
+
+def run_options(clip: Path) -> tuple[object, ...]:
+    pose = ("--model", "toy", "--weights", "random", "--device", "cpu", "--precision", "fp32")
+    return ("--source", clip, "--detector", clip.with_name("boxes.txt"), *pose)
+
+
+def test_pipeline_command_writes_record_figure_and_report(toy: Variant, clip: Path, tmp_path: Path) -> None:
+    out, plot, report = tmp_path / "p.json", tmp_path / "p.png", tmp_path / "B.md"
+    assert command("pipeline", *run_options(clip), "--people", "found,3", "--json", out, "--plot", plot) == 0
+    record = read_record(out)
+    assert record["settings"]["mode"] == "file"
+    found, three = record["results"]
+    assert (found["people"], found["people_mean"]) == (None, 2.0)
+    assert (three["people"], three["people_mean"]) == (3, 3.0)
+    assert three["copies"] == pytest.approx(1 / 3)
+    for row in (found, three):
+        assert row["frames"] == 10
+        assert row["dropped"] == {}
+        assert row["exit_rate"] == 0  # random weights refine all
+        assert row["latency_ms"]["p50"] <= row["latency_ms"]["p95"] <= row["latency_ms"]["p99"]
+        assert row["fps"] > 0
+        assert row["rss_peak_mb"] > 0
+        assert [stage["name"] for stage in row["stages"]] == ["capture", "detect", "track", "pose", "smooth", "write"]
+        alone = {part["name"]: part["mean_ms"] for part in row["alone"]}
+        assert tuple(alone) == PARTS
+        assert all(value > 0 for value in alone.values())
+        assert row["alone_ms"] == pytest.approx(sum(alone.values()))
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+    assert command("report", out, "--out", report) == 0
+    text = report.read_text(encoding="utf-8")
+    assert "](p.png)" in text
+    assert f"| {three['alone_ms']:.1f} |" in text
+    assert record["command"] in text
+
+
+def test_a_paced_run_loses_nothing_untold(toy: Variant, clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "paced.json"
+    options = ("--people", "1", "--no-video", "--paced", "--json", out)
+    assert command("pipeline", *run_options(clip), *options) == 0
+    (row,) = read_record(out)["results"]
+    assert row["frames"] + sum(row["dropped"].values()) == 10
+    assert row["slipped_s"] >= 0
+    assert {part["name"]: part["mean_ms"] for part in row["alone"]}["encode"] == 0
+
+
+def test_parts_of_pose_are_the_engines_own(toy: Variant) -> None:
+    engine = PoseEngine(PoseConfig(model="toy", weights="random", device="cpu", precision="fp32", max_batch=2))
+    image = np.random.default_rng(0).integers(0, 255, (120, 160, 3)).astype(np.uint8)
+    boxes = tracks([1, 2]).bboxes_xyxy[[0, 1, 0]] + np.float32([[0], [1], [2]])
+    for threshold in (-math.inf, math.inf):
+        engine.quality_threshold = threshold
+        watch = Stopwatch(CPU)
+        watch.next_frame()
+        found = np.concatenate(pose_parts(engine, image, boxes, watch))
+        np.testing.assert_allclose(found, engine.estimate(image, boxes).keypoints, atol=1e-3)
+        assert (watch.seconds("fine") > 0).all() == (threshold > 0)
+
+
+def test_pipeline_command_refuses_what_it_cannot_measure(toy: Variant, clip: Path) -> None:
+    with pytest.raises(ConfigError, match="numbers from 1"):
+        command("pipeline", *run_options(clip), "--people", "0")
+    with pytest.raises(ConfigError, match="rts"):
+        command("pipeline", *run_options(clip), "--set", "smooth.method=rts")
+    with pytest.raises(SystemExit):
+        command("pipeline", *run_options(clip), "--people", "many")
+
+
+# Records and reports
+
+
+def test_report_refuses_other_files(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    with pytest.raises(StreamError, match="cannot be read"):
+        command("report", path)
+    path.write_text('{"schema": "other"}')
+    with pytest.raises(StreamError, match="is no sharpose"):
+        command("report", path)
+    path.write_text(json.dumps({"schema": SCHEMA, "kind": "model"}))
+    with pytest.raises(StreamError, match="lacks date"):
+        command("report", path)
+
+
+def test_an_output_that_cannot_be_written_fails_before_the_measurement(
+    toy: Variant, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        command("model", "--model", "toy", "--json", tmp_path / "file" / "m.json")
+    with pytest.raises(OutputError, match="cannot be written"):
+        command("pipeline", *run_options(clip), "--plot", tmp_path)
+    assert capsys.readouterr().err == ""  # nothing was begun
+
+
+def test_report_says_where_it_cannot_write(toy: Variant, tmp_path: Path) -> None:
+    out = tmp_path / "m.json"
+    command(
+        "model", "--model", "toy", "--batch", "1", "--exit-rates", "0", "--rounds", 1, "--device", "cpu", "--json", out
+    )
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        command("report", out, "--out", tmp_path / "file" / "B.md")
+    record = read_record(out)
+    record["results"][1]["crops_per_s"] = 12345.6
+    assert "12345.6" in render([record])
+    other = {**record, "machine": {**record["machine"], "cpu": "another"}}
+    assert "## Machine 2" in render([record, other])

@@ -1,0 +1,428 @@
+"""The commands beside `track`: models, weights, explain, doctor, demo."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import pickle
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from sharpose_rt.commands import demo, doctor, explain, models, track, weights
+from sharpose_rt.engine.explain import Explanation
+from sharpose_rt.errors import ConfigError, OutputError, SharposeError, SourceError, WeightsError
+from sharpose_rt.media.demo_clip import SHOTS, SIZE_WH, make_demo_clip
+from sharpose_rt.models import VARIANTS, Variant
+from sharpose_rt.models.variants import RELEASED
+from sharpose_rt.skeleton import COCO17
+from tests.golden_rule import golden_model, golden_state_dict
+
+MINI = Variant("mini", (128, 96), width=48, heads=3, alpha=0.5, sigma_cells=2, depth=4)
+
+
+def call(command, *arguments: object) -> int:
+    """The command's exit status, as the command line would call it."""
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args([str(a) for a in arguments]))
+
+
+@pytest.fixture(autouse=True)
+def _mini(monkeypatch):
+    monkeypatch.setitem(VARIANTS, "mini", MINI)
+
+
+@pytest.fixture(scope="session")
+def official(tmp_path_factory) -> Path:
+    """A checkpoint as the authors released them, for MINI."""
+    path = tmp_path_factory.mktemp("official") / "official.pth"
+    torch.save({"state_dict": golden_state_dict(golden_model(MINI, RELEASED)), "meta": {"epoch": 210}}, path)
+    return path
+
+
+def _changed(official: Path, path: Path, change) -> Path:
+    state = torch.load(official, weights_only=True)["state_dict"]
+    change(state)
+    torch.save({"state_dict": state}, path)
+    return path
+
+
+@pytest.mark.parametrize("command", [models, weights, explain, doctor, demo], ids=lambda m: m.NAME)
+def test_every_command_says_what_it_does(command, capsys):
+    assert command.HELP
+    assert command.__doc__
+    with pytest.raises(SystemExit) as left:
+        call(command, "--help")
+    assert left.value.code == 0
+    assert "usage" in capsys.readouterr().out
+
+
+def test_declaring_the_commands_loads_nothing_heavy():
+    names = ("models", "weights", "explain", "doctor", "demo")
+    code = "import sys, argparse, importlib\n"
+    code += f"for n in {names}: importlib.import_module('sharpose_rt.commands.' + n).add_arguments("
+    code += "argparse.ArgumentParser())\n"
+    code += "print([m for m in ('torch', 'cv2', 'av', 'ultralytics', 'matplotlib', 'rich') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# models
+
+
+def test_models_lists_what_is_computed(capsys, monkeypatch):
+    keep = ("tiny_256x192", "base_256x192")
+    for name in [n for n in VARIANTS if n not in keep]:
+        monkeypatch.delitem(VARIANTS, name)
+    assert call(models, "--json") == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["behaviour"] == "released"
+    rows = {row["name"]: row for row in listed["models"]}
+    assert set(rows) == set(keep)
+    base = rows["base_256x192"]
+    assert base["parameters"] / 1e6 == pytest.approx(94.12, rel=0.01)
+    assert base["dense_gmacs"] == pytest.approx(17.06, rel=0.01)
+    assert (base["coarse_tokens"], base["fine_tokens"]) == (66, 125)
+    assert call(models, "--behaviour", "paper") == 0
+    printed = capsys.readouterr().out
+    line = next(line for line in printed.splitlines() if line.startswith("base_256x192"))
+    assert line.split()[1:5] == ["256x192", "768", "66/122", "94.12"]
+    assert "…" not in printed  # nothing is cut off where the output is no terminal
+
+
+# weights
+
+
+def test_import_then_show(official, tmp_path, capsys):
+    target = tmp_path / "new" / "ours.safetensors"
+    options = ("--attention-scale", 0.2, "--quality-threshold", 0.9)
+    assert call(weights, "import", official, target, "--model", "mini", *options) == 0
+    with safe_open(target, framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["model"] == "mini"
+    assert metadata["behaviour"] == "released"
+    assert (float(metadata["attention_scale"]), float(metadata["quality_threshold"])) == (0.2, 0.9)
+    capsys.readouterr()
+
+    count = sum(p.numel() for p in golden_model(MINI, RELEASED).parameters())
+    assert call(weights, "show", target, "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["parameters"], facts["types"], facts["metadata"]) == (count, "F32", metadata)
+    assert len(facts["sha256"]) == 64
+    assert call(weights, "show", official, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["parameters"] == count
+    assert call(weights, "show", target) == 0
+    assert facts["sha256"] in capsys.readouterr().out
+
+
+def test_an_existing_file_is_not_overwritten_unasked(official, tmp_path):
+    target = tmp_path / "ours.safetensors"
+    target.write_bytes(b"precious")
+    with pytest.raises(OutputError, match="--overwrite"):
+        call(weights, "import", official, target, "--model", "mini")
+    assert target.read_bytes() == b"precious"
+    assert call(weights, "import", official, target, "--model", "mini", "--overwrite") == 0
+    assert target.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda s: s.pop("backbone.norm.bias"), "missing: backbone.norm.bias"),
+        (lambda s: s.update({"backbone.extra": torch.ones(1)}), "surplus: backbone.extra"),
+        (
+            lambda s: s.update({"backbone.keypoint_tokens": torch.ones(1, 16, 48)}),
+            r"weights for 16 keypoints, model with 17",
+        ),
+        (lambda s: s.clear(), "no table of tensors"),
+    ],
+    ids=["missing", "surplus", "keypoints", "empty"],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused_by_name(change, said, official, tmp_path):
+    source = _changed(official, tmp_path / "changed.pth", change)
+    target = tmp_path / "ours.safetensors"
+    with pytest.raises(WeightsError, match=said):
+        call(weights, "import", source, target, "--model", "mini")
+    assert not target.exists()
+
+
+class _Malicious:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("container", ["torch", "pickle"])
+@pytest.mark.parametrize("action", ["import", "show"])
+def test_a_file_with_code_is_refused_and_nothing_runs(container, action, tmp_path):
+    mark, source = tmp_path / "it_ran", tmp_path / "bad.pth"
+    if container == "torch":
+        torch.save({"state_dict": {"x": torch.ones(1)}, "meta": _Malicious(mark)}, source)
+    else:
+        source.write_bytes(pickle.dumps(_Malicious(mark), protocol=2))
+    rest = (tmp_path / "out.safetensors", "--model", "mini") if action == "import" else ()
+    with pytest.raises(WeightsError, match="refused"):
+        call(weights, action, source, *rest)
+    assert not mark.exists()
+    torch.load(source, weights_only=False) if container == "torch" else pickle.loads(source.read_bytes())
+    assert mark.exists()  # the file really would have done it
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_refused(keep, official, tmp_path):
+    data, cut = official.read_bytes(), tmp_path / "cut.pth"
+    cut.write_bytes(data[: keep if isinstance(keep, int) else int(keep * len(data))])
+    with pytest.raises(WeightsError, match="cannot read"):
+        call(weights, "import", cut, tmp_path / "out.safetensors", "--model", "mini")
+
+
+def test_other_wrong_use_of_weights(official, tmp_path):
+    with pytest.raises(WeightsError, match="no file"):
+        call(weights, "import", tmp_path / "none.pth", tmp_path / "out.safetensors", "--model", "mini")
+    with pytest.raises(ConfigError, match="no model 'huge'"):
+        call(weights, "import", official, tmp_path / "out.safetensors", "--model", "huge")
+    with pytest.raises(OutputError, match=r"\.safetensors is accepted"):
+        call(weights, "import", official, tmp_path / "out.pth", "--model", "mini")
+    with pytest.raises(OutputError, match="cannot be written"):
+        call(weights, "import", official, official / "out.safetensors", "--model", "mini")
+    with pytest.raises(WeightsError, match="no file"):
+        call(weights, "show", "none.safetensors")
+    with pytest.raises(WeightsError, match="ends in"):
+        call(weights, "show", __file__)
+    with pytest.raises(SystemExit):
+        call(weights, "import", official, tmp_path / "o.safetensors", "--model", "mini", "--attention-scale", "-1")
+
+
+# explain
+
+
+@pytest.fixture
+def photograph(tmp_path) -> Path:
+    path = tmp_path / "photo.png"
+    image = np.random.default_rng(0).integers(0, 256, (12, 9, 3), np.uint8).repeat(20, 0).repeat(20, 1)
+    cv2.imwrite(str(path), image)
+    return path
+
+
+def test_explain_writes_a_figure_for_each_person(photograph, official, tmp_path, capsys):
+    options = ("--model", "mini", "--weights", official, "--device", "cpu", "--precision", "fp32")
+    boxes = "10,20,90,200;60,30,170,230"
+    assert call(explain, photograph, "--boxes", boxes, *options, "--output", tmp_path / "o") == 0
+    figures = sorted((tmp_path / "o").iterdir())
+    assert [f.name for f in figures] == ["photo.person1.png", "photo.person2.png"]
+    picture = cv2.imread(str(figures[0]))
+    assert picture is not None
+    assert picture.shape[1] > 1000
+    assert "quality" in capsys.readouterr().out
+
+
+def test_explain_draws_what_was_found(tmp_path):
+    """Selected cells are yellow-rimmed, a crop that left early has no fine stage."""
+    selected = np.zeros((4, 3), bool)
+    selected[1, 1] = True
+    rng = np.random.default_rng(0)
+    points, scores = rng.uniform(10, 80, (17, 2)).astype(np.float32), np.ones(17, np.float32)
+    crop = np.full((128, 96, 3), 128, np.uint8)
+    attention = selected / selected.sum()
+    heatmap = rng.random((32, 24)).astype(np.float32)
+    found = Explanation(
+        crop, attention.astype(np.float32), selected, heatmap, points, scores, heatmap, points, scores, 0.5
+    )
+    left = Explanation(crop, attention.astype(np.float32), selected, heatmap, points, scores, None, None, None, 0.97)
+    pictures = []
+    for name, explanation in (("found", found), ("left", left)):
+        explain.draw(explanation, COCO17, "person", 0.9, tmp_path / f"{name}.png")
+        pictures.append(cv2.imread(str(tmp_path / f"{name}.png")))
+    yellow = [(np.abs(p.astype(int) - (0x4D, 0xE1, 0xFF)).max(-1) < 40).sum() for p in pictures]
+    assert min(yellow) > 100
+    last_panels = [p[:, -p.shape[1] // 6 :] for p in pictures]
+    assert last_panels[1].mean() < 0.6 * last_panels[0].mean()  # dark where nothing was computed
+
+
+def test_explain_with_nobody_in_sight(photograph, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(explain, "_detect", lambda *_: (np.zeros((0, 4)), "hog"))
+    assert call(explain, photograph, "--model", "mini", "--weights", "random", "--output", tmp_path / "o") == 1
+    assert "--boxes full" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a picture"], ids=["missing", "empty", "text"])
+def test_explain_refuses_what_is_no_picture(content, tmp_path):
+    path = tmp_path / "x.jpg"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SourceError, match="picture"):
+        call(explain, path, "--weights", "random", "--boxes", "full")
+    with pytest.raises(SourceError, match="a folder"):
+        call(explain, tmp_path, "--weights", "random")
+
+
+@pytest.mark.parametrize("text", ["", "1,2,3", "1,2,3,x", "9,2,3,4", "nan,2,3,4", "900,2,930,40", "1,2,3,4;;5,6,7,8"])
+def test_explain_refuses_bad_boxes(text):
+    with pytest.raises(ConfigError, match="--boxes"):
+        explain.parse_boxes(text, (180, 240))
+
+
+def test_explain_reads_boxes():
+    assert explain.parse_boxes("full", (180, 240)).tolist() == [[0, 0, 179, 239]]
+    assert explain.parse_boxes(" 1,2,3.5,4; 5,6,70,80;", (180, 240)).tolist() == [[1, 2, 3.5, 4], [5, 6, 70, 80]]
+
+
+def test_explain_needs_a_writable_folder(photograph, official, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="--output"):
+        call(
+            explain,
+            photograph,
+            "--boxes",
+            "full",
+            "--model",
+            "mini",
+            "--weights",
+            official,
+            "--output",
+            tmp_path / "file" / "o",
+        )
+
+
+# doctor
+
+
+def test_doctor_reports_every_check_and_agrees_with_its_status(tmp_path, capsys):
+    status = call(doctor, "--json", "--output", tmp_path / "results")
+    report = json.loads(capsys.readouterr().out)
+    checks = {check["name"]: check for check in report["checks"]}
+    assert list(checks) == [name for name, _, _ in doctor.probes(tmp_path)]
+    assert {check["status"] for check in checks.values()} <= {"ok", "absent", "broken"}
+    for name in ("python", "torch", "opencv", "video encoder", "video decoders", "pose network", "output folder"):
+        assert checks[name]["status"] == "ok", checks[name]
+    assert "H.264" in checks["video decoders"]["detail"]
+    assert status == (0 if report["ready"] else 1)
+    assert report["ready"] == all(c["status"] == "ok" for c in checks.values() if c["required"])
+    assert not (tmp_path / "results").exists()  # looking makes nothing
+
+
+def test_doctor_outlives_a_check_that_fails(monkeypatch, capsys):
+    def ill():
+        raise RuntimeError("no\nway")
+
+    def missing():
+        raise ImportError("No module named 'x'")
+
+    def known():
+        raise SharposeError("do this")
+
+    def good():
+        return "ok", "fine", ""
+
+    probes = [("ill", ill, False), ("gone", missing, False), ("known", known, False), ("good", good, True)]
+    monkeypatch.setattr(doctor, "probes", lambda _: probes)
+    assert call(doctor) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("broken  ill")
+    assert lines[0].endswith("RuntimeError: no way")
+    assert any(line.startswith("absent  gone") for line in lines)
+    assert any(line.startswith("broken  known") and line.endswith("do this") for line in lines)
+    monkeypatch.setattr(doctor, "probes", lambda _: [*probes, ("needed", ill, True)])
+    assert call(doctor) == 1
+    assert "(required)" in capsys.readouterr().out
+
+
+def test_doctor_finds_damaged_weights(tmp_path, monkeypatch):
+    from sharpose_rt.models import weights as weights_module
+    from sharpose_rt.models.weights import file_sha256, save_weights
+
+    monkeypatch.setattr(weights_module, "BUNDLED", tmp_path)
+    assert doctor.check_weights()[0] == "absent"
+    path = tmp_path / "tiny_256x192.safetensors"
+    save_weights(golden_model(MINI, RELEASED), path)
+    path.with_suffix(".json").write_text(json.dumps({"sha256": file_sha256(path)}))
+    assert doctor.check_weights()[:2] == ("ok", f"tiny_256x192 sha256 {file_sha256(path)[:12]}")
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert doctor.check_weights()[0] == "broken"
+
+
+def test_doctor_finds_an_output_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("x")
+    assert doctor.check_output(tmp_path / "file" / "results")[0] == "broken"
+    assert doctor.check_output(tmp_path / "a" / "b")[0] == "ok"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_doctor_tries_a_window_only_where_a_display_is(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    assert doctor.check_window()[0] == "absent"
+    monkeypatch.setenv("DISPLAY", ":987")  # nobody answers there; OpenCV ends its process, not ours
+    assert doctor.check_window()[0] in ("broken", "absent")
+
+
+# demo
+
+
+def test_the_demo_clip_moves_gently_over_the_photographs(tmp_path):
+    path = make_demo_clip(tmp_path / "clip.mp4", 1.2)
+    with av.open(str(path)) as container:
+        frames = [(f.time, f.to_ndarray(format="gray").astype(int)) for f in container.decode(video=0)]
+        assert container.streams.video[0].codec_context.name == "h264"
+    assert len(frames) == 30
+    assert np.allclose([t for t, _ in frames], np.arange(30) / 25, atol=1e-3)
+    assert frames[0][1].shape == SIZE_WH[::-1]
+    steps = [np.abs(b - a).mean() for (_, a), (_, b) in pairwise(frames)]
+    cut = int(np.argmax(steps))
+    assert cut == 14  # the second photograph begins half-way
+    assert 0 < max(steps[:cut] + steps[cut + 1 :]) < steps[cut]
+
+
+@pytest.mark.parametrize("shot", SHOTS, ids=lambda s: s.photograph)
+def test_the_demo_camera_stays_inside_its_photograph(shot):
+    spec = importlib.util.find_spec("ultralytics")
+    assert spec is not None
+    assert spec.origin is not None
+    image = cv2.imread(str(Path(spec.origin).parent / "assets" / shot.photograph))
+    assert image is not None
+    for x, y, width in (shot.first, shot.last):
+        height = width * SIZE_WH[1] / SIZE_WH[0]
+        assert width <= SIZE_WH[0]  # never shrunk, which would alias
+        assert x - width / 2 >= 0
+        assert x + width / 2 <= image.shape[1]
+        assert y - height / 2 >= 0
+        assert y + height / 2 <= image.shape[0]
+
+
+def test_demo_tracks_its_clip_and_downloads_nothing(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(track, "run", lambda args: seen.append(args) or 0)
+    assert call(demo, "--output", tmp_path / "o", "--seconds", 0.4, "--weights", "random", "--quiet") == 0
+    (args,) = seen
+    assert Path(args.source).is_file()
+    assert track.build_config(args).offline
+    assert call(demo, "--output", tmp_path / "o", "--seconds", 0.4, "--detector", "yolo26n.pt", "--quiet") == 0
+    assert not track.build_config(seen[1]).offline
+
+
+def test_demo_runs_the_main_job(tmp_path, capsys):
+    options = ("--weights", "random", "--boxes", "full", "--device", "cpu", "--quality-threshold=-inf")
+    assert call(demo, "--output", tmp_path / "o", "--seconds", 0.4, *options) == 0
+    names = {path.name for path in (tmp_path / "o").iterdir()}
+    assert {"demo_clip.mp4", "demo_clip.annotated.mp4", "demo_clip.skeletons.jsonl"} <= names
+    lines = (tmp_path / "o" / "demo_clip.skeletons.jsonl").read_text().splitlines()
+    assert sum('"type":"frame"' in line for line in lines) == 10
+
+
+def test_demo_refuses_bad_options_before_any_work(tmp_path):
+    with pytest.raises(ConfigError):
+        call(demo, "--output", tmp_path / "o", "--set", "pose.nonsense=1")
+    assert not (tmp_path / "o").exists()

@@ -1,0 +1,269 @@
+"""AP is pycocotools' AP, the gate is the network's gate, and what is written can be read."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from sharpose_rt.errors import ConfigError, DatasetError, OutputError
+from sharpose_rt.evaluation import cli
+from sharpose_rt.evaluation.coco import evaluate, oks_nms, pose_scores, quality_check, read_labels, results, score
+from sharpose_rt.evaluation.predict import Boxes, Predictions, file_boxes, predict, truth_boxes
+from sharpose_rt.evaluation.sweep import calibrated_threshold, sweep, write_sweep
+from sharpose_rt.models import create_model
+from sharpose_rt.models.cost import measure_cost
+from sharpose_rt.models.variants import VARIANTS
+from sharpose_rt.models.weights import save_weights
+from sharpose_rt.skeleton import COCO17
+from tests.people_set import COLOURS_BGR, SMALL, change, write_set
+
+SIGMAS = np.array(COCO17.sigmas)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_set(tmp_path / "painted")
+
+
+def truth(document):
+    """Keypoints (N, K, 2), visibility (N, K) and areas (N,) of all people."""
+    triples = np.array([a["keypoints"] for a in document["annotations"]]).reshape(-1, 17, 3)
+    return triples[..., :2], triples[..., 2], np.array([a["area"] for a in document["annotations"]])
+
+
+def perfect(document, coarse_oks=1.0, fine_oks=1.0, quality=0.5):
+    """Predictions whose every joint lies off the label by what gives the asked OKS."""
+    points, _, areas = truth(document)
+
+    def moved(value):
+        away = np.sqrt(-2 * np.log(value) * areas[:, None]) * (2 * SIGMAS)
+        return points + np.stack([away, 0 * away], -1)
+
+    n = len(points)
+    ones = np.full((n, 17), 0.9)
+    quality = np.broadcast_to(quality, n).astype(float)
+    return Predictions(truth_boxes(document), moved(coarse_oks), ones, moved(fine_oks), ones, quality)
+
+
+def test_labels_as_predictions_give_perfect_ap(shared_dir):
+    document = read_labels(shared_dir / "data" / "coco_val_dev" / "annotations.json")
+    metrics = score(perfect(document), document, math.inf)
+    assert len(truth_boxes(document)) == 188
+    assert all(metrics[name] == pytest.approx(1) for name in ("AP", "AP50", "AP75", "APM", "APL", "AR"))
+    assert metrics["oks_fine"] == pytest.approx(1)
+
+
+def test_a_known_error_gives_the_known_ap(folder):
+    document = read_labels(folder / "annotations.json")
+    metrics = score(perfect(document, coarse_oks=0.63, fine_oks=0.88), document, math.inf)
+    # Thresholds 0.50, 0.55, ... 0.95: three lie below 0.63 and eight below 0.88.
+    assert (metrics["AP_coarse"], metrics["AP_fine"], metrics["AP"]) == pytest.approx((0.3, 0.8, 0.8))
+    assert (metrics["oks_coarse"], metrics["oks_fine"]) == pytest.approx((0.63, 0.88))
+    coarse = score(perfect(document, coarse_oks=0.63, fine_oks=0.88), document, -math.inf)
+    assert (coarse["AP"], coarse["AP50"], coarse["AP75"]) == pytest.approx((0.3, 1, 0))
+    assert (coarse["exit_rate"], metrics["exit_rate"]) == (1, 0)
+
+
+def test_ap_is_that_of_pycocotools_on_the_written_file(folder, tmp_path, capsys):
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    document = read_labels(folder / "annotations.json")
+    rng = np.random.default_rng(0)
+    noisy = perfect(document, quality=rng.uniform(size=8))
+    points = noisy.fine_keypoints + rng.normal(0, 6, noisy.fine_keypoints.shape)
+    noisy = Predictions(noisy.boxes, points, noisy.coarse_scores, points, rng.uniform(0, 1, (8, 17)), noisy.quality)
+    (tmp_path / "found.json").write_text(json.dumps(results(noisy, noisy.fine_keypoints, noisy.fine_scores)))
+    labels = COCO(str(folder / "annotations.json"))
+    reference = COCOeval(labels, labels.loadRes(str(tmp_path / "found.json")), "keypoints")
+    reference.evaluate()
+    reference.accumulate()
+    reference.summarize()
+    metrics = score(noisy, document, math.inf)
+    found = [metrics[name] for name in ("AP", "AP50", "AP75", "APM", "APL", "AR")]
+    assert 0.05 < metrics["AP"] < 0.95
+    np.testing.assert_allclose(found, reference.stats[:6], atol=1e-9)
+    assert "Average Precision" in capsys.readouterr().out
+
+
+def test_the_gate_picks_the_stage(folder):
+    document = read_labels(folder / "annotations.json")
+    quality = np.linspace(0.1, 0.8, 8)
+    made = perfect(document, coarse_oks=0.63, fine_oks=0.88, quality=quality)
+    keypoints, _, refined = made.gated(0.5)
+    assert refined.tolist() == [True] * 4 + [False] * 4
+    np.testing.assert_array_equal(keypoints[:4], made.fine_keypoints[:4])
+    np.testing.assert_array_equal(keypoints[4:], made.coarse_keypoints[4:])
+    assert made.gated(math.inf)[2].all()
+    assert not made.gated(-math.inf)[2].any()
+
+
+def test_network_in_batches_agrees_with_its_own_gate(folder):
+    torch.manual_seed(0)
+    model = create_model(SMALL)
+    document = read_labels(folder / "annotations.json")
+    boxes = truth_boxes(document)
+    whole = predict(model, document, folder / "images", boxes, batch=8)
+    parts = predict(model, document, folder / "images", boxes, batch=3)
+    np.testing.assert_allclose(whole.fine_keypoints, parts.fine_keypoints, atol=1e-3)
+    assert len(whole) == 8
+    threshold = float(np.median(whole.quality))
+    metrics = score(whole, document, threshold, model)
+    cost = measure_cost(model.variant, model.behaviour)
+    assert metrics["exit_rate"] == 0.5
+    assert metrics["gmacs_per_person"] == pytest.approx(cost.coarse_gmacs + 0.5 * cost.fine_gmacs)
+    assert 0 <= metrics["oks_coarse"] < 0.5
+
+
+def test_flip_test_is_blind_to_mirroring(folder, tmp_path):
+    """With the flip test a mirrored picture gives the mirrored pose."""
+    import cv2
+
+    torch.manual_seed(0)
+    model = create_model(SMALL)
+    document = read_labels(folder / "annotations.json")
+    boxes = truth_boxes(document)
+    plain = predict(model, document, folder / "images", boxes, flip_test=True)
+    (tmp_path / "mirror").mkdir()
+    for path in (folder / "images").iterdir():
+        cv2.imwrite(str(tmp_path / "mirror" / path.name), cv2.imread(str(path))[:, ::-1])
+    turned = boxes.bboxes_xyxy[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + np.array([319, 0, 319, 0])
+    mirrored_boxes = Boxes(boxes.image_ids, turned.astype(np.float32), boxes.scores, boxes.annotation_ids)
+    mirrored = predict(model, document, tmp_path / "mirror", mirrored_boxes, flip_test=True)
+    back = mirrored.fine_scores[:, list(COCO17.flip_order)]
+    np.testing.assert_allclose(back, plain.fine_scores, atol=2e-3)
+
+
+def test_any_estimator_can_be_measured(folder):
+    document = read_labels(folder / "annotations.json")
+    points, _, _ = truth(document)
+    boxes = truth_boxes(document)
+
+    def oracle(image, bboxes):
+        assert image.shape == (240, 320, 3)
+        rows = [int(np.abs(boxes.bboxes_xyxy - b).sum(1).argmin()) for b in bboxes]
+        x, y = points[rows[0], 9].round().astype(int)
+        assert np.abs(image[y, x].astype(int) - COLOURS_BGR[9]).max() < 20  # the picture that the boxes belong to
+        return points[rows], np.ones((len(rows), 17))
+
+    metrics = evaluate(oracle, folder / "annotations.json", folder / "images")
+    assert metrics["AP"] == pytest.approx(1)
+    assert math.isnan(metrics["gmacs_per_person"])
+
+
+def test_detected_boxes_are_scored_and_thinned(folder, tmp_path):
+    document = read_labels(folder / "annotations.json")
+    people = document["annotations"]
+    found = [{"image_id": a["image_id"], "category_id": 1, "bbox": a["bbox"], "score": 0.5} for a in people]
+    found += [{**found[0], "score": 0.9}, {**found[1], "category_id": 3}]
+    (tmp_path / "boxes.json").write_text(json.dumps(found))
+    boxes = file_boxes(tmp_path / "boxes.json")
+    assert len(boxes) == 9  # the other category is no person
+    points = np.concatenate([truth(document)[0], truth(document)[0][:1]])
+    ones = np.ones((9, 17))
+    kept = oks_nms(boxes, points, boxes.scores)
+    assert kept.tolist() == [False] + [True] * 8
+    made = Predictions(boxes, points, ones, points, ones, np.zeros(9))
+    people = results(made, points, ones)
+    assert [p["score"] for p in people] == pytest.approx([0.5] * 7 + [0.9])
+    metrics = score(made, document, math.inf)
+    assert metrics["AP"] == pytest.approx(1)
+    assert "quality_pearson" not in metrics
+    assert oks_nms(boxes, points, boxes.scores, limit=1.0).all()
+
+
+def test_person_scores_leave_out_unsure_keypoints():
+    scores = np.array([[0.8, 0.4, 0.1], [0.1, 0.2, 0.0]])
+    assert pose_scores(scores).tolist() == pytest.approx([0.6, 0])
+
+
+def test_quality_that_tells_the_truth_correlates(folder):
+    document = read_labels(folder / "annotations.json")
+    levels = np.linspace(0.3, 0.9, 8)
+    made = perfect(document, coarse_oks=levels[:, None], quality=levels)
+    check = quality_check(made, document)
+    assert check["quality_pearson"] == pytest.approx(1)
+    assert check["quality_spearman"] == pytest.approx(1)
+    assert check["quality_mae"] == pytest.approx(0, abs=1e-6)
+    assert math.isnan(quality_check(perfect(document), document)["quality_pearson"])
+
+
+def test_sweep_and_the_threshold_chosen_from_it(folder, tmp_path):
+    document = read_labels(folder / "annotations.json")
+    good = np.array([0.99, 0.97, 0.98, 0.96, 0.3, 0.2, 0.25, 0.35])  # the first four need no refining
+    made = perfect(document, coarse_oks=good[:, None], quality=good)
+    rows = sweep(made, document, None, steps=8)
+    assert (rows[0]["exit_rate"], rows[-1]["exit_rate"]) == (0, 1)
+    assert [row["exit_rate"] for row in rows] == sorted(row["exit_rate"] for row in rows)
+    assert rows[0]["AP"] == pytest.approx(1)
+    assert rows[-1]["AP"] < 0.6
+    chosen = calibrated_threshold(rows)
+    assert chosen["exit_rate"] == 0.5
+    assert 0.35 < chosen["quality_threshold"] <= 0.96
+    table, figure = write_sweep(rows, tmp_path / "figures" / "fig6")
+    assert len(table.read_text().splitlines()) == 1 + len(rows)
+    assert figure.read_bytes()[:4] == b"\x89PNG"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError):
+        write_sweep(rows, tmp_path / "file" / "fig6")
+
+
+def test_wrong_labels_and_boxes_are_named(folder, tmp_path):
+    with pytest.raises(DatasetError, match=r"none\.json"):
+        read_labels(tmp_path / "none.json")
+    (tmp_path / "odd.json").write_text('{"images": []}')
+    with pytest.raises(DatasetError, match=r"odd\.json.*annotations"):
+        read_labels(tmp_path / "odd.json")
+    (tmp_path / "odd.json").write_text('[{"image_id": 1}]')
+    with pytest.raises(DatasetError, match="COCO's result form"):
+        file_boxes(tmp_path / "odd.json")
+    model = create_model(SMALL)
+    with pytest.raises(ConfigError, match="'gt', 'detector' or a file"):
+        evaluate(model, folder / "annotations.json", folder / "images", boxes="truth")
+    (tmp_path / "odd.json").write_text('[{"image_id": 99, "bbox": [1, 2, 3, 4], "score": 1}]')
+    with pytest.raises(DatasetError, match="picture 99"):
+        evaluate(model, folder / "annotations.json", folder / "images", boxes=str(tmp_path / "odd.json"))
+    with pytest.raises(DatasetError, match="is missing"):
+        evaluate(model, folder / "annotations.json", tmp_path)
+    taught = write_set(tmp_path / "taught", 1, 1, teacher=True)
+    with pytest.raises(DatasetError, match="a teacher wrote it"):
+        read_labels(taught / "annotations.json")
+
+
+def test_missing_fields_are_filled_in(folder):
+    change(folder, 0, area=None, iscrowd=None, num_keypoints=None, bbox=[1, 2, 10, 20])
+    record = read_labels(folder / "annotations.json")["annotations"][0]
+    assert (record["area"], record["iscrowd"], record["num_keypoints"]) == (pytest.approx(106), 0, 17)
+
+
+def test_command_line(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(VARIANTS, SMALL.name, SMALL)
+    torch.manual_seed(0)
+    save_weights(create_model(SMALL), tmp_path / "w.safetensors", metadata={"quality_threshold": "0.4"})
+    arguments = ["--annotations", str(folder / "annotations.json"), "--images", str(folder / "images")]
+    arguments += ["--model", SMALL.name, "--weights", str(tmp_path / "w.safetensors"), "--device", "cpu"]
+    outputs = ["--json", str(tmp_path / "m.json"), "--results", str(tmp_path / "r.json")]
+    assert cli.main([*arguments, *outputs, "--sweep-threshold", str(tmp_path / "fig6")]) == 0
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    for key in ("AP", "AP50", "AP75", "APM", "APL", "AR", "exit_rate", "gmacs_per_person"):
+        assert isinstance(metrics[key], float), key
+    assert metrics["quality_threshold"] == 0.4
+    assert len(json.loads((tmp_path / "r.json").read_text())) == 8
+    assert (tmp_path / "fig6.csv").is_file()
+    assert "exit_rate" in capsys.readouterr().out
+    assert cli.main([*arguments, "--batch", "0"]) == 2
+    assert "--batch is 0" in capsys.readouterr().err
+
+
+@pytest.mark.timeout(300)
+def test_random_weights_run_through_the_development_set(shared_dir):
+    torch.manual_seed(0)
+    data = shared_dir / "data" / "coco_val_dev"
+    metrics = evaluate(create_model("tiny_256x192"), data / "annotations.json", data / "images", batch=32)
+    assert (metrics["people"], metrics["images"]) == (188, 58)
+    assert metrics["AP"] < 0.05
+    assert metrics["exit_rate"] == 0
