@@ -280,11 +280,22 @@ class _Attach(BaseStage[Frame, Packet]):
             yield Packet(item, poses=self.frames[item.frame_id])
 
 
-def count_dropped(dropped: Any, kept: Any) -> Any:
-    """The frame after a dropped one, knowing how many were dropped before it."""
-    if isinstance(dropped, Frame) and isinstance(kept, Frame):
-        return replace(kept, dropped_before=kept.dropped_before + dropped.dropped_before + 1)
-    return kept
+def count_dropped(dropped: Frame | Packet, kept: Frame | Packet) -> Frame | Packet:
+    """The item after a dropped one, its frame knowing how many were dropped before it.
+
+    The boxes of a dropped frame go on with the next one where that has none of its own: with `detector.every` they
+    are the only ones for a while.
+    """
+    if isinstance(kept, Packet):
+        assert isinstance(dropped, Packet)
+        detections = dropped.detections if kept.detections is None else kept.detections
+        return replace(kept, frame=_counted(dropped.frame, kept.frame), detections=detections)
+    assert isinstance(dropped, Frame)
+    return _counted(dropped, kept)
+
+
+def _counted(dropped: Frame, kept: Frame) -> Frame:
+    return replace(kept, dropped_before=kept.dropped_before + dropped.dropped_before + 1)
 
 
 def version() -> str:

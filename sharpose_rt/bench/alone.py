@@ -136,7 +136,7 @@ def pose_parts(engine: PoseEngine, image_bgr: NDArray[np.uint8], bboxes_xyxy: Ar
     for begin in range(0, len(crops), engine.config.max_batch):
         part = slice(begin, begin + engine.config.max_batch)
         with watch("normalise"):
-            images = engine._normalise(crops[part])
+            images = engine.normalise(crops[part])
         with watch("coarse"):
             coarse = network.coarse_stage(images)
             selected, low = split_cells(coarse.cell_scores, network.selected_count)

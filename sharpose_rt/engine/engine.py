@@ -96,11 +96,11 @@ class PoseEngine:
     @torch.inference_mode()
     def infer(self, crops_bgr: NDArray[np.uint8]) -> SHaRPoseOutput:
         """The network's whole output for crops (N, h, w, 3) uint8: what `explain` shows."""
-        return self.network(self._normalise(crops_bgr), self.quality_threshold)
+        return self.network(self.normalise(crops_bgr), self.quality_threshold)
 
     @torch.inference_mode()
     def _batch(self, crops_bgr: NDArray[np.uint8]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        images = self._normalise(crops_bgr)
+        images = self.normalise(crops_bgr)
         output = self.network(images, self.quality_threshold)
         heatmaps, quality, refined = output.heatmaps, output.quality, output.refined
         if self.config.flip_test:
@@ -109,7 +109,8 @@ class PoseEngine:
         keypoints, scores = decode(heatmaps, self.crop_size_hw)
         return keypoints.cpu().numpy(), scores.cpu().numpy(), quality.cpu().numpy(), refined.cpu().numpy()
 
-    def _normalise(self, crops_bgr: NDArray[np.uint8]) -> Tensor:
+    def normalise(self, crops_bgr: NDArray[np.uint8]) -> Tensor:
+        """The network's input (N, 3, h, w) on its device, from crops (N, h, w, 3) uint8 BGR."""
         crops = torch.from_numpy(np.ascontiguousarray(crops_bgr)).to(self.device)
         rgb = crops.permute(0, 3, 1, 2).flip(1).float()
         return ((rgb - self._mean) * self._scale).to(self.dtype)

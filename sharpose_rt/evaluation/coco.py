@@ -219,9 +219,10 @@ def ap(people: list[dict[str, Any]], document: dict[str, Any]) -> dict[str, floa
         return dict.fromkeys(METRICS, 0.0)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
-        truth.dataset = {"info": {}, **document}
+        truth.dataset = {"info": {}, **document}  # type: ignore[reportAttributeAccessIssue]
         truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(people), "keypoints")
+        found = truth.loadRes(people)  # type: ignore[reportArgumentType]  (a list is taken as well)
+        evaluation = COCOeval(truth, found, "keypoints")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

@@ -195,9 +195,9 @@ def _batches(
         if not isinstance(model, SHaRPose):
             yield _Crops(rows, boxes.bboxes_xyxy[rows], image, None, None)
             continue
-        size_wh = model.variant.size_hw[::-1]
-        affines = crop_affine(boxes.bboxes_xyxy[rows], size_wh, padding)
-        crops = warp_crops(image, affines, size_wh)
+        h, w = model.variant.size_hw
+        affines = crop_affine(boxes.bboxes_xyxy[rows], (w, h), padding)
+        crops = warp_crops(image, affines, (w, h))
         for row, box, crop, affine in zip(rows, boxes.bboxes_xyxy[rows], crops, affines, strict=True):
             waiting.append(_Crops(np.array([row]), box[None], None, crop[None], affine[None]))
         while len(waiting) >= batch:

@@ -64,7 +64,8 @@ class Pipeline:
         source: what feeds the first stage; its thread is called "capture".
         stages: in order, with unique names.
         capacity: items that wait at most between two threads; a live pipeline keeps one.
-        live: the channel after the source drops its oldest item instead of making the source wait.
+        live: the channels after the source and after the first stage drop their oldest item instead of making
+            anybody wait, so that the slow stage behind them always takes a fresh one. What it made is not dropped.
         fold: `fold(dropped, next)` gives the item to keep for the one after a dropped one.
     """
 

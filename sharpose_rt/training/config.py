@@ -239,13 +239,15 @@ def load_config(config: str | None, overrides: Iterable[str] = ()) -> TrainConfi
         if not sign or not key:
             raise ConfigError(f"--set takes key=value, as in --set optim.lr=1e-3; got {item!r}")
         try:
-            tree: Any = yaml.safe_load(text)
+            value: Any = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {item!r}: the value is not YAML") from error
-        if isinstance(tree, str):  # YAML 1.1 reads 1e-3 as text
+        if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
             with contextlib.suppress(ValueError):
-                tree = float(tree)
-        for part in reversed(key.split(".")):
+                value = float(value)
+        *parents, last = key.split(".")
+        tree: dict[str, Any] = {last: value}
+        for part in reversed(parents):
             tree = {part: tree}
         result = _merge(result, tree, "--set")
     return result

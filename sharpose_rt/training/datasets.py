@@ -212,7 +212,7 @@ def _person(
 ) -> tuple[list[float], list[float], float]:
     """Box xyxy, 3K keypoint values and area of a record."""
     box, keypoints = record.get("bbox"), record["keypoints"]
-    if not _numbers(box, 4) or box[2] <= 0 or box[3] <= 0:
+    if not _numbers(box, 4) or min(box[2:]) <= 0:
         raise _wrong(annotations, number, f"bbox is {box!r}; [x, y, width, height] in px above 0 is wanted")
     if not _numbers(keypoints, 3 * joints):
         seen = f"{len(keypoints)} values" if isinstance(keypoints, list) else repr(keypoints)[:80]

@@ -38,7 +38,7 @@ from sharpose_rt.training.datasets import People, epoch_order, find_set, mix, re
 from sharpose_rt.training.optim import Ema, build_optimizers, lr_factor, set_lr
 from sharpose_rt.training.transforms import CropDataset, normalise
 
-COLUMNS = (
+COLUMNS: tuple[str, ...] = (
     "step",
     "samples",
     "elapsed_s",

@@ -89,4 +89,6 @@ class Ema:
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights after step `step`."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.shadow.values()), list(model.state_dict().values()), 1 - decay)
+        torch._foreach_lerp_(  # type: ignore[reportPrivateImportUsage]
+            list(self.shadow.values()), list(model.state_dict().values()), 1 - decay
+        )

@@ -78,7 +78,7 @@ def prediction_sheet(trainer: Trainer, people: int) -> NDArray[np.uint8]:
     model = trainer.averaged()
     size_hw, skeleton = model.variant.size_hw, model.variant.skeleton
     chosen = trainer.people.spread(people)
-    dataset = CropDataset(chosen, size_hw[::-1], NO_AUGMENT, skeleton)
+    dataset = CropDataset(chosen, (size_hw[1], size_hw[0]), NO_AUGMENT, skeleton)
     batch = default_collate([dataset[i, 0] for i in range(len(chosen))])
     with torch.inference_mode():
         out = model(normalise(batch["crop"].to(trainer.device)), math.inf)

@@ -166,7 +166,8 @@ class CropDataset(Dataset[dict[str, Tensor]]):
         """(K,) True where a joint lies in the crop, or so near that its Gaussian reaches in."""
         reach_px = 8.0
         size = np.array(self.crop_size_wh)
-        return ((points > -reach_px) & (points < size - 1 + reach_px)).all(-1)
+        inside = (points > -reach_px) & (points < size - 1 + reach_px)
+        return inside.all(-1)
 
 
 def normalise(crops: Tensor) -> Tensor:

@@ -131,7 +131,10 @@ def test_an_error_in_any_stage_reaches_the_caller(
     assert caught.value is boom
     assert set(threading.enumerate()) <= before
 
-    stream = next(tmp_path.glob("*.skeletons.jsonl"))
+    stream = next(tmp_path.glob("*.skeletons.jsonl"), None)
+    if stream is None:  # the failure outran the first frame
+        assert list(tmp_path.iterdir()) == []
+        return
     reader = StreamReader(stream)
     written = len(list(reader))
     assert written <= 9

@@ -1,0 +1,52 @@
+"""A folder of videos to skeleton streams, one for each, without drawing anything; skips what is done.
+
+    python pipelines/video_to_skeletons.py videos/ skeletons/
+
+Run it again after an interruption: finished streams stay, an unfinished one is made anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sharpose_rt.app import FileRun
+from sharpose_rt.config import load
+from sharpose_rt.errors import SharposeError
+from sharpose_rt.media import expand_sources
+from sharpose_rt.skeletons import StreamReader
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("videos", help="a folder, a file or a 'glob'")
+    parser.add_argument("out", help="folder for the streams")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any option of a run")
+    args = parser.parse_args(argv)
+
+    config = load(None, ["output.video=false", "output.overwrite=true", "smooth.method=rts", *args.set])
+    for video in expand_sources(args.videos):
+        out = Path(args.out) / Path(video).stem
+        if is_complete(out / f"{Path(video).stem}.skeletons.jsonl"):
+            print(f"{video}: done before")
+            continue
+        try:
+            results = FileRun(video, load(None, [f"output.directory={out}"], base=config)).run()
+        except SharposeError as error:  # one bad file must not cost the others
+            print(f"{video}: {error}")
+            continue
+        print(f"{video}: {results.figures['frames']} frames, {results.figures['people']['ids']} people -> {results.stream}")
+
+
+def is_complete(stream: Path) -> bool:
+    """A stream that was written to its end."""
+    if not stream.is_file():
+        return False
+    reader = StreamReader(stream)
+    for _ in reader:
+        pass
+    return reader.end is not None and reader.end["status"] == "complete"
+
+
+if __name__ == "__main__":
+    main()
