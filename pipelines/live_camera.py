@@ -23,9 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--frames", type=int, help="stop after so many frames")
     args = parser.parse_args(argv)
 
-    tracker = PoseTracker(
-        args.model, config="live", pose={"weights": args.weights}, detector={"name": args.detector}
-    )
+    tracker = PoseTracker(args.model, config="live", pose={"weights": args.weights}, detector={"name": args.detector})
     nose = 0
     for count, frame in enumerate(tracker.run(args.source), start=1):
         late_ms = (time.monotonic() - frame.frame.captured_at_s) * 1e3

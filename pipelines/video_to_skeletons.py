@@ -35,7 +35,8 @@ def main(argv: list[str] | None = None) -> None:
         except SharposeError as error:  # one bad file must not cost the others
             print(f"{video}: {error}")
             continue
-        print(f"{video}: {results.figures['frames']} frames, {results.figures['people']['ids']} people -> {results.stream}")
+        figures = results.figures
+        print(f"{video}: {figures['frames']} frames, {figures['people']['ids']} people -> {results.stream}")
 
 
 def is_complete(stream: Path) -> bool:

@@ -1,9 +1,9 @@
 """Real-time multi-person pose tracking: video in, tracked and time-stamped skeletons out.
 
-    from sharpose_rt import PoseTracker
+from sharpose_rt import PoseTracker
 
-    for frame in PoseTracker("tiny_256x192").run("video.mp4"):
-        frame.people[0].keypoints
+for frame in PoseTracker("tiny_256x192").run("video.mp4"):
+    frame.people[0].keypoints
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def affine_from_region(
     rotation = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
     linear = scale[:, :, None] * rotation
     offset = last_pixel / 2 - np.einsum("nij,nj->ni", linear, regions[:, :2])
-    return np.concatenate([linear, offset[:, :, None]], -1)
+    return np.concatenate([linear, offset[:, :, None]], -1).astype(np.float64, copy=False)
 
 
 def invert_affine(affine: ArrayLike) -> NDArray[np.float64]:

@@ -109,8 +109,6 @@ class AugmentConfig:
 class LossConfig:
     """Eq. 9-11 of the paper, and our localisation term."""
 
-    sigma_px: float = 2.0
-    """Standard deviation of the target's Gaussian, heatmap pixels (2 at 256x192, 3 at 384x288)."""
     quality: float = 0.03
     """Weight of the quality loss (lambda of Eq. 9) ..."""
     quality_from: float = 180 / 210
@@ -125,7 +123,6 @@ class LossConfig:
     """Factor on the heatmap inside the softmax."""
 
     def __post_init__(self) -> None:
-        _check("loss.sigma_px", self.sigma_px, 0.5, 10)
         _check("loss.quality_from", self.quality_from, 0, 1)
         _check("loss.localisation", self.localisation, 0, 1000)
         _check("loss.dense", self.dense, 0, 1000)
@@ -176,8 +173,8 @@ class TrainConfig:
     """The variant that is trained."""
     behaviour: str = "paper"
     """'paper', or 'released' (as the authors' code departs from it)."""
-    drop_path: float | None = None
-    """Probability that a block is left out for a sample; None keeps the variant's."""
+    drop_path: float = 0.0
+    """Probability that the last block is left out for a sample; it falls linearly to 0 at the first."""
     init: str = "random"
     """'random', or weights to start from (.safetensors or .pth)."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -220,8 +217,7 @@ class TrainConfig:
         _check("minutes", self.minutes, 1e-3, 1e6)
         _check("coarse_only_until", self.coarse_only_until, 0, 1)
         _check("log_steps", self.log_steps, 1, 1e9)
-        if self.drop_path is not None:
-            _check("drop_path", self.drop_path, 0, 0.9)
+        _check("drop_path", self.drop_path, 0, 0.9)
 
 
 def load_config(config: str | None, overrides: Iterable[str] = ()) -> TrainConfig:

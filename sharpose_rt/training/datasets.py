@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import cv2
 import numpy as np
@@ -222,7 +222,7 @@ def _person(
     return [x, y, x + w, y + h], keypoints, float(area)
 
 
-def _numbers(value: Any, count: int) -> bool:
+def _numbers(value: Any, count: int) -> TypeGuard[list[float]]:
     return (
         isinstance(value, list)
         and len(value) == count

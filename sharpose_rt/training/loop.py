@@ -7,6 +7,7 @@ minutes, the schedule follows the clock, and only then two runs differ.)
 
 from __future__ import annotations
 
+import copy
 import csv
 import math
 import signal
@@ -147,7 +148,6 @@ class Trainer:
         people: what is trained on.
         out: folder of checkpoint, log, weights and pictures; made when missing.
         validate: measures a model; its columns go into the log.
-        say: takes lines for the user.
     """
 
     def __init__(
@@ -156,9 +156,8 @@ class Trainer:
         people: People,
         out: Path,
         validate: Validate | None = None,
-        say: Callable[[str], None] = print,
     ) -> None:
-        self.config, self.people, self.out, self.validate, self.say = config, people, out, validate, say
+        self.config, self.people, self.out, self.validate = config, people, out, validate
         self.device = pick_device(config.device)
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -178,8 +177,7 @@ class Trainer:
         self._stop = threading.Event()
 
     def _create_model(self) -> SHaRPose:
-        drop_path = self.config.drop_path or 0.0
-        model = create_model(self.config.model, self.config.behaviour, drop_path=drop_path)
+        model = create_model(self.config.model, self.config.behaviour, drop_path=self.config.drop_path)
         if self.config.init != "random":
             source, _ = load_model(self.config.model, self.config.init, self.config.behaviour)
             model.load_state_dict(source.state_dict())
@@ -229,7 +227,7 @@ class Trainer:
         """Total loss (Eq. 9) at `progress`, times the heatmap's cells so that gradients have size 1; its parts."""
         config, variant = self.config.loss, self.model.variant
         coarse, stages = self._forward(batch["crop"], coarse_only=progress < self.config.coarse_only_until)
-        targets = encode(batch["keypoints"], variant.heatmap_size_hw, variant.size_hw, config.sigma_px)
+        targets = encode(batch["keypoints"], variant.heatmap_size_hw, variant.size_hw, variant.sigma_cells)
         weights = batch["joint_weights"]
         early = max(0.0, 1 - progress / config.localisation_until)
 
@@ -353,16 +351,14 @@ class Trainer:
 
     def averaged(self) -> SHaRPose:
         """The network to use: a copy with averaged weights where an average is kept, in evaluation mode."""
-        model = create_model(self.model.variant, self.model.behaviour)
-        model.load_state_dict(self.ema.shadow if self.ema else self.model.state_dict())
-        return model.to(self.device).eval()
+        model = copy.deepcopy(self.model)  # a new one would draw from the run's chance
+        if self.ema:
+            model.load_state_dict(self.ema.shadow)
+        return model.eval()
 
     def _validate(self, progress: Callable[[Row], None] | None) -> None:
         if self.validate:
-            state = torch.get_rng_state()
-            row = self.validate(self.averaged())
-            torch.set_rng_state(state)
-            self._log(row, progress)
+            self._log(self.validate(self.averaged()), progress)
 
     # --- log and state ----------------------------------------------------------------------------------------
 

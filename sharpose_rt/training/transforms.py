@@ -164,10 +164,10 @@ class CropDataset(Dataset[dict[str, Tensor]]):
 
     def _reachable(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
         """(K,) True where a joint lies in the crop, or so near that its Gaussian reaches in."""
-        reach_px = 8.0
+        reach_px = 8.0  # two heatmap cells
         size = np.array(self.crop_size_wh)
         inside = (points > -reach_px) & (points < size - 1 + reach_px)
-        return inside.all(-1)
+        return np.logical_and(inside[:, 0], inside[:, 1])
 
 
 def normalise(crops: Tensor) -> Tensor:

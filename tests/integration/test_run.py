@@ -15,6 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from media_clips import read_number, write_clip
 
 from sharpose_rt.api import PoseTracker, SHaRPose
 from sharpose_rt.app import FileRun, Tracking
@@ -23,7 +24,6 @@ from sharpose_rt.config import RunConfig, load
 from sharpose_rt.errors import ConfigError, OutputError, WeightsError
 from sharpose_rt.skeletons import StreamReader, validate
 from sharpose_rt.stages import DetectStage, EstimateStage, SmoothStage, TrackStage, VideoSink, WriteStage
-from media_clips import read_number, write_clip
 
 FRAMES = 24
 TIMES = [n / 10 + (0.03 if n % 3 else 0.0) for n in range(FRAMES)]  # uneven, as phones film
@@ -242,12 +242,10 @@ def test_pictures_come_out_as_pictures(tmp_path: Path) -> None:
 def test_python_tracker_closes_when_left_early(clip: Path) -> None:
     before = set(threading.enumerate())
     options = {"pose": {"weights": "random"}, "detector": {"name": "full"}}
-    seen = 0
-    for frame in PoseTracker("tiny_256x192", **options).run(clip):
+    for seen, frame in enumerate(PoseTracker("tiny_256x192", **options).run(clip), start=1):
         assert frame.people[0].keypoints.shape == (17, 2)
         assert frame.people[0].track_id == 1
         assert frame.image_bgr.shape == (128, 160, 3)
-        seen += 1
         if seen == 3:
             break
     assert set(threading.enumerate()) <= before
@@ -314,9 +312,9 @@ def test_without_weights_it_refuses_and_says_why(clip: Path, tmp_path: Path) -> 
 def test_six_threads_or_a_loop(clip: Path) -> None:
     from sharpose_rt.media import open_source
 
-    names = {
-        options: [stage.name for stage in Tracking(open_source(str(clip)), load(None, [f"tracker.name={options}"])).stages]
-        for options in ("sharpose", "bytetrack")
-    }
+    names = {}
+    for tracker in ("sharpose", "bytetrack"):
+        tracking = Tracking(open_source(str(clip)), load(None, [f"tracker.name={tracker}"]))
+        names[tracker] = [stage.name for stage in tracking.stages]
     assert names["sharpose"] == ["detect", "track+pose+smooth"]
     assert names["bytetrack"] == ["detect", "track", "pose", "smooth"]
