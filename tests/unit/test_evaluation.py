@@ -259,6 +259,7 @@ def test_command_line(folder, tmp_path, monkeypatch, capsys):
     assert "--batch is 0" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_random_weights_run_through_the_development_set(shared_dir):
     torch.manual_seed(0)
