@@ -50,20 +50,20 @@ def affine_from_region(
 ) -> NDArray[np.float64]:
     """As `crop_affine`, from the region (N, 4) that the crop shows: centre and size, px."""
     regions = np.asarray(regions_cxcywh, np.float64).reshape(-1, 4)
-    turn = np.broadcast_to(np.asarray(rotation_deg, np.float64) * (np.pi / 180), len(regions))
+    turn = np.broadcast_to(np.deg2rad(np.asarray(rotation_deg, np.float64)), len(regions))
     last_pixel = np.array(crop_size_wh, np.float64) - 1
     scale = last_pixel / regions[:, 2:]
     cos, sin = np.cos(turn), np.sin(turn)
     rotation = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
     linear = scale[:, :, None] * rotation
     offset = last_pixel / 2 - np.einsum("nij,nj->ni", linear, regions[:, :2])
-    return np.asarray(np.concatenate([linear, offset[:, :, None]], -1), np.float64)
+    return np.concatenate([linear, offset[:, :, None]], -1)
 
 
 def invert_affine(affine: ArrayLike) -> NDArray[np.float64]:
     """The inverse of each map (..., 2, 3)."""
     maps = np.asarray(affine, np.float64)
-    linear = np.linalg.inv(maps[..., :2])
+    linear = np.asarray(np.linalg.inv(maps[..., :2]), np.float64)
     return np.concatenate([linear, -linear @ maps[..., 2:]], -1)
 
 
