@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 from sharpose_rt.errors import OutputError
 
 
+_LARGEST_PX = 1280
+"""Longer side of the window at first; the user may drag it larger."""
+
+
 class Window:
     """Shows pictures under a title.
 
@@ -22,6 +26,7 @@ class Window:
 
     def __init__(self, title: str) -> None:
         self.title = title
+        self._sized = False
         if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise OutputError("--show needs a screen, and DISPLAY and WAYLAND_DISPLAY are empty; leave --show away")
         try:
@@ -31,6 +36,11 @@ class Window:
 
     def show(self, image_bgr: NDArray[np.uint8]) -> bool:
         """Show a picture; False when the user asked for the end (q, Esc, or the window was closed)."""
+        if not self._sized:
+            height, width = image_bgr.shape[:2]
+            fit = min(1.0, _LARGEST_PX / max(height, width))
+            cv2.resizeWindow(self.title, round(width * fit), round(height * fit))
+            self._sized = True
         cv2.imshow(self.title, image_bgr)
         key = cv2.waitKey(1) & 0xFF
         return key not in (ord("q"), 27) and cv2.getWindowProperty(self.title, cv2.WND_PROP_VISIBLE) >= 1

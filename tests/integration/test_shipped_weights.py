@@ -1,0 +1,56 @@
+"""What ships is what its card says it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sharpose_rt.models.weights import BUNDLED, bundled_weights, file_sha256, load_model
+
+MOST_LOSS_AP = 0.005
+
+
+def _card(name: str) -> dict:
+    return json.loads((BUNDLED / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _shipped() -> list[str]:
+    return sorted(path.stem for path in BUNDLED.glob("*.safetensors"))
+
+
+def test_something_ships() -> None:
+    assert "tiny_256x192" in _shipped()
+    assert sum(path.stat().st_size for path in BUNDLED.glob("*.safetensors")) < 32e6
+
+
+@pytest.mark.parametrize("name", _shipped())
+def test_every_file_has_a_card_with_its_hash(name: str) -> None:
+    card = _card(name)
+    assert card["sha256"] == file_sha256(BUNDLED / f"{name}.safetensors")
+    text = (BUNDLED / f"{name}.md").read_text(encoding="utf-8")
+    for heading in ("Data", "Recipe", "Measured", "Known failures", "Licence"):
+        assert f"## {heading}" in text
+    for metric in card["metrics"]:
+        assert {"command", "values"} <= set(metric)
+
+
+def test_the_threshold_is_in_the_weights() -> None:
+    assert bundled_weights("tiny_256x192") is not None
+    _, info = load_model("tiny_256x192")
+    assert info.quality_threshold == _card("tiny_256x192")["quality_threshold"]
+    assert info.sha256 == _card("tiny_256x192")["sha256"]
+
+
+@pytest.mark.shared
+def test_ap_is_that_of_the_card(shared_dir: Path) -> None:
+    from sharpose_rt.evaluation.coco import evaluate
+
+    val = shared_dir / "data" / "coco_val_dev"
+    model, info = load_model("tiny_256x192")
+    found = evaluate(
+        model, val / "annotations.json", val / "images", boxes="gt", quality_threshold=info.quality_threshold
+    )
+    promised = _card("tiny_256x192")["metrics"][0]["values"]
+    assert found["AP"] >= promised["AP"] - MOST_LOSS_AP
