@@ -1,4 +1,4 @@
-"""People by their outlines: histograms of oriented gradients and linear filters, 100 kB of weights.
+"""People by their outlines: histograms of oriented gradients and linear filters, 34 kB of weights.
 
 What finds people until a trained network is bundled. Features after Felzenszwalb et al. 2010, "Object Detection with
 Discriminatively Trained Part Based Models", section 6 (31 numbers a cell of 8 x 8 px), slid over a pyramid as
