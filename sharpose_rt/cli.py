@@ -21,10 +21,12 @@ _COMMANDS = (
     "convert",
     "doctor",
     "train",
+    "train-detector",
     "eval",
+    "eval-detector",
     "bench",
 )
-_MODULES = {"eval": "evaluate"}
+_MODULES = {"eval": "evaluate", "eval-detector": "eval_detector", "train-detector": "train_detector"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

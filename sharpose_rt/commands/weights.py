@@ -1,4 +1,5 @@
-"""Converts the authors' released checkpoints to safetensors, and shows what a weights file holds.
+"""Converts the authors' released checkpoints to safetensors, makes a training run's weights ready to ship, and shows
+what a weights file holds.
 
 Nothing in a file is ever run: a checkpoint that needs code to load is refused.
 """
@@ -14,12 +15,12 @@ from typing import Any
 from sharpose_rt.errors import OutputError, WeightsError
 
 NAME = "weights"
-HELP = "import a released checkpoint, or show what a weights file holds"
+HELP = "import a released checkpoint, export trained weights, or show what a weights file holds"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares `import` and `show`."""
-    actions = parser.add_subparsers(title="actions", metavar="import|show", required=True)
+    """Declares `import`, `export` and `show`."""
+    actions = parser.add_subparsers(title="actions", metavar="import|export|show", required=True)
 
     convert = actions.add_parser("import", help="convert a released .pth checkpoint to .safetensors")
     convert.add_argument("source", type=Path, metavar="OFFICIAL.pth", help="checkpoint that the authors released")
@@ -41,6 +42,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     convert.add_argument("--overwrite", action="store_true", help="replace OUT.safetensors where it exists")
     convert.set_defaults(action=import_weights)
 
+    export = actions.add_parser("export", help="make a training run's weights ready to ship: float16 and a threshold")
+    export.add_argument("source", type=Path, metavar="IN.safetensors", help="weights.safetensors of a training run")
+    export.add_argument("target", type=Path, metavar="OUT.safetensors", help="file to write; OUT.json gets its SHA-256")
+    export.add_argument("--model", required=True, help="variant that it is; see `sharpose-rt models`")
+    export.add_argument(
+        "--quality-threshold",
+        type=number,
+        required=True,
+        metavar="F",
+        help="threshold to recommend, as `sharpose-rt eval --sweep-threshold` finds it",
+    )
+    export.add_argument("--metrics", type=Path, nargs="*", default=[], metavar="JSON", help="files of `eval --json`")
+    export.add_argument("--overwrite", action="store_true", help="replace OUT where it exists")
+    export.set_defaults(action=export_weights)
+
     show = actions.add_parser("show", help="print metadata, SHA-256 and parameters")
     show.add_argument("what", metavar="FILE|NAME", help=".safetensors or .pth file, or a variant that ships weights")
     show.add_argument("--json", action="store_true", help="print JSON")
@@ -60,10 +76,7 @@ def import_weights(args: argparse.Namespace) -> int:
         OutputError: the target exists, has another suffix, or cannot be written.
     """
     source, target = args.source, args.target
-    if target.suffix != ".safetensors":
-        raise OutputError(f"{target} ends in {target.suffix!r}; a name that ends in .safetensors is accepted")
-    if target.exists() and not args.overwrite:
-        raise OutputError(f"{target} exists; give another name, or --overwrite to replace it")
+    check_target(target, args.overwrite)
 
     from sharpose_rt.models.weights import import_released, load_model
 
@@ -83,6 +96,58 @@ def import_weights(args: argparse.Namespace) -> int:
     print(f"{target}: {args.model}, {parameters / 1e6:.2f} M parameters, SHA-256 {info.sha256}")
     print(f"Use it with: sharpose-rt track --source VIDEO --model {args.model} --weights {target}")
     return 0
+
+
+def export_weights(args: argparse.Namespace) -> int:
+    """Writes weights in float16 with their threshold, and beside them a JSON with the hash and measured metrics.
+
+    Raises:
+        WeightsError: the weights cannot be read or do not fit the model.
+        OutputError: the target exists, has another suffix, or cannot be written; a metrics file cannot be read.
+    """
+    target = args.target
+    check_target(target, args.overwrite)
+
+    from sharpose_rt.models.weights import file_sha256, load_model, save_weights
+
+    model, info = load_model(args.model, str(args.source))
+    metrics = [_metrics(path) for path in args.metrics]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_weights(model, target, half=True, metadata={"quality_threshold": repr(args.quality_threshold)})
+        card = {
+            "sha256": file_sha256(target),
+            "model": args.model,
+            "quality_threshold": args.quality_threshold,
+            "trained_from": info.sha256,
+            "metrics": metrics,
+        }
+        target.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written ({error.strerror or error}); give another folder") from error
+    print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, threshold {args.quality_threshold:g}")
+    return 0
+
+
+def _metrics(path: Path) -> dict[str, Any]:
+    """What `eval --json` wrote, with the command that wrote it."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} is no JSON of `sharpose-rt eval --json`: {error}") from error
+    return {"command": values.pop("command", ""), "values": values}
+
+
+def check_target(target: Path, overwrite: bool) -> None:
+    """Nothing, or an error before any work is done: another suffix, or a file that is there.
+
+    Raises:
+        OutputError: see above.
+    """
+    if target.suffix != ".safetensors":
+        raise OutputError(f"{target} ends in {target.suffix!r}; a name that ends in .safetensors is accepted")
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target} exists; give another name, or --overwrite to replace it")
 
 
 def show_weights(args: argparse.Namespace) -> int:

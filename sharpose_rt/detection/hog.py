@@ -8,6 +8,8 @@ this kind is no longer part of OpenCV 5, so the filters are our own.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 from dataclasses import dataclass
@@ -59,17 +61,31 @@ class HogFilters:
 
 
 def load_filters(path: Path = WEIGHTS) -> HogFilters:
-    """The filters of a file; raises WeightsError where it is missing or damaged."""
+    """The filters of a file.
+
+    Raises:
+        WeightsError: it is missing or damaged, or it is the package's own and not the one that was shipped.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
+        if path == WEIGHTS:
+            _check_shipped(path)
         tensors = load_file(path)
         shapes = sum(key.startswith("filter") for key in tensors)
         weights = tuple(tensors[f"filter{i}"].float() for i in range(shapes))
         return HogFilters(weights, tuple(tensors["scale"].tolist()), tuple(tensors["offset"].tolist()))
-    except (OSError, SafetensorError, KeyError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise WeightsError(f"people filters '{path}' cannot be read: {error}; reinstall the package") from error
+
+
+def _check_shipped(path: Path) -> None:
+    """Compare a file with the SHA-256 on the card that ships beside it."""
+    wanted = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["sha256"]
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != wanted:
+        raise WeightsError(f"{path} has SHA-256 {found}, but {wanted} was shipped; install the package again")
 
 
 def hog_features(image_bgr: NDArray[np.uint8]) -> NDArray[np.float32]:

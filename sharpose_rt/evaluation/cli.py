@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,11 +64,11 @@ def run(args: argparse.Namespace) -> int:
         metrics |= _sweep(predictions, document, model, Path(args.sweep_threshold))
     print(describe(metrics))
     if args.json:
-        _write(Path(args.json), metrics)
+        write_json(Path(args.json), metrics)
     if args.results:
         from sharpose_rt.evaluation.coco import results
 
-        _write(Path(args.results), results(predictions, *predictions.gated(threshold)[:2]))
+        write_json(Path(args.results), results(predictions, *predictions.gated(threshold)[:2]))
     return 0
 
 
@@ -89,7 +90,7 @@ def describe(metrics: dict[str, Any]) -> str:
     return "\n".join(f"{k:22} {v:.4f}" if isinstance(v, float) else f"{k:22} {v}" for k, v in metrics.items())
 
 
-def _write(path: Path, value: object) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write JSON; numbers that JSON has no word for (inf, nan) become null."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

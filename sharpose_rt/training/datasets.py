@@ -85,8 +85,8 @@ def read_people(
     Raises:
         DatasetError: the file or a record is wrong; names both.
     """
-    document = _read_json(annotations)
-    index_of, paths = _images(document["images"], annotations, images)
+    document = read_json(annotations)
+    index_of, paths = picture_paths(document["images"], annotations, images)
     rows = [
         (number, record)
         for number, record in enumerate(document["annotations"])
@@ -96,7 +96,7 @@ def read_people(
     for number, record in rows:
         box, keypoints, area = _person(record, number, annotations, len(skeleton))
         if record.get("image_id") not in index_of:
-            raise _wrong(annotations, number, f"image_id {record.get('image_id')!r} is not among `images`")
+            raise wrong_record(annotations, number, f"image_id {record.get('image_id')!r} is not among `images`")
         image_index.append(index_of[record["image_id"]])
         boxes.append(box)
         points.append(keypoints)
@@ -175,7 +175,8 @@ def epoch_order(draws: NDArray[np.float32], seed: int, epoch: int) -> NDArray[np
     return rng.permutation(np.repeat(np.arange(len(draws)), counts))
 
 
-def _read_json(path: Path) -> dict[str, list[Any]]:
+def read_json(path: Path) -> dict[str, list[Any]]:
+    """A label file; raises DatasetError where it has no lists `images` and `annotations`."""
     try:
         document = json.loads(path.read_bytes())
     except OSError as error:
@@ -188,7 +189,8 @@ def _read_json(path: Path) -> dict[str, list[Any]]:
     return document
 
 
-def _images(records: list[Any], annotations: Path, images: Path) -> tuple[dict[Any, int], list[str]]:
+def picture_paths(records: list[Any], annotations: Path, images: Path) -> tuple[dict[Any, int], list[str]]:
+    """Index of each picture's id, and the pictures' files; raises DatasetError at a wrong or repeated record."""
     index_of: dict[Any, int] = {}
     paths = []
     for number, record in enumerate(records):
@@ -203,7 +205,7 @@ def _images(records: list[Any], annotations: Path, images: Path) -> tuple[dict[A
 
 def _is_person(record: Any, number: int, annotations: Path) -> bool:
     if not isinstance(record, dict):
-        raise _wrong(annotations, number, f"it is {record!r:.80}; a mapping is wanted")
+        raise wrong_record(annotations, number, f"it is {record!r:.80}; a mapping is wanted")
     return bool(record.get("keypoints")) and not record.get("iscrowd") and record.get("num_keypoints") != 0
 
 
@@ -212,17 +214,18 @@ def _person(
 ) -> tuple[list[float], list[float], float]:
     """Box xyxy, 3K keypoint values and area of a record."""
     box, keypoints = record.get("bbox"), record["keypoints"]
-    if not _numbers(box, 4) or min(box[2:]) <= 0:
-        raise _wrong(annotations, number, f"bbox is {box!r}; [x, y, width, height] in px above 0 is wanted")
-    if not _numbers(keypoints, 3 * joints):
+    if not is_numbers(box, 4) or min(box[2:]) <= 0:
+        raise wrong_record(annotations, number, f"bbox is {box!r}; [x, y, width, height] in px above 0 is wanted")
+    if not is_numbers(keypoints, 3 * joints):
         seen = f"{len(keypoints)} values" if isinstance(keypoints, list) else repr(keypoints)[:80]
-        raise _wrong(annotations, number, f"keypoints has {seen}; {3 * joints} finite numbers are wanted")
+        raise wrong_record(annotations, number, f"keypoints has {seen}; {3 * joints} finite numbers are wanted")
     x, y, w, h = box
     area = record.get("area") or BOX_TO_AREA * w * h
     return [x, y, x + w, y + h], keypoints, float(area)
 
 
-def _numbers(value: Any, count: int) -> TypeGuard[list[float]]:
+def is_numbers(value: Any, count: int) -> TypeGuard[list[float]]:
+    """Whether a value of a label file is a list of so many finite numbers."""
     return (
         isinstance(value, list)
         and len(value) == count
@@ -239,12 +242,15 @@ def _joint_weights(
     if not accepted.all():
         row, joint = np.argwhere(~accepted)[0]
         wanted = "a score 0..1" if labels == "teacher" else "visibility 0, 1 or 2"
-        raise _wrong(annotations, numbers[row], f"keypoint {joint} has third value {third[row, joint]:g}; {wanted}")
+        raise wrong_record(
+            annotations, numbers[row], f"keypoint {joint} has third value {third[row, joint]:g}; {wanted}"
+        )
     if labels == "teacher":
         # A heatmap, and so a teacher's score, may peak a little above 1.
         return np.where(third >= min_score, third.clip(max=1), 0).astype(np.float32)
     return (third > 0).astype(np.float32)
 
 
-def _wrong(annotations: Path, number: int, what: str) -> DatasetError:
+def wrong_record(annotations: Path, number: int, what: str) -> DatasetError:
+    """The error that names a label file and one of its records."""
     return DatasetError(f"{annotations}: annotations[{number}]: {what}")

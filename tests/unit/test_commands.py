@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from sharpose_rt.cli import main
 from sharpose_rt.commands import demo, doctor, explain, models, track, weights
 from sharpose_rt.engine.explain import Explanation
 from sharpose_rt.errors import ConfigError, OutputError, SharposeError, SourceError, WeightsError
@@ -426,3 +427,28 @@ def test_demo_refuses_bad_options_before_any_work(tmp_path):
     with pytest.raises(ConfigError):
         call(demo, "--output", tmp_path / "o", "--set", "pose.nonsense=1")
     assert not (tmp_path / "o").exists()
+
+
+def test_trained_weights_are_made_ready_to_ship(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sharpose_rt.models import create_model
+    from sharpose_rt.models.weights import load_model, save_weights
+
+    torch.manual_seed(1)
+    model = create_model("tiny_256x192")
+    trained, shipped, metrics = (tmp_path / name for name in ("run.safetensors", "out.safetensors", "eval.json"))
+    save_weights(model, trained)
+    metrics.write_text('{"command": "sharpose-rt eval ...", "AP": 0.5}')
+    command = ["weights", "export", str(trained), str(shipped), "--model", "tiny_256x192", "--quality-threshold", "0.7"]
+    assert main([*command, "--metrics", str(metrics)]) == 0
+    assert shipped.stat().st_size < 0.51 * trained.stat().st_size
+
+    loaded, info = load_model("tiny_256x192", str(shipped))
+    assert info.quality_threshold == 0.7
+    for ours, theirs in zip(loaded.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=1e-3)
+    card = json.loads(shipped.with_suffix(".json").read_text())
+    assert card["sha256"] == info.sha256
+    assert card["metrics"] == [{"command": "sharpose-rt eval ...", "values": {"AP": 0.5}}]
+
+    assert main(command) == 2
+    assert "--overwrite" in capsys.readouterr().err

@@ -1,0 +1,114 @@
+"""COCO box AP of a person detector, by pycocotools."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sharpose_rt.config import DetectorConfig
+from sharpose_rt.errors import ConfigError, DatasetError
+from sharpose_rt.evaluation.predict import Boxes, detector_boxes
+from sharpose_rt.training.datasets import BOX_TO_AREA, is_numbers, picture_paths, read_json, wrong_record
+
+METRICS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
+SCORE_THRESHOLD = 0.01
+"""AP wants the weak boxes too: it measures the whole curve of precision over recall."""
+
+
+def evaluate_detector(
+    detector: str, annotations: Path, images: Path, *, offline: bool = False, score_threshold: float = SCORE_THRESHOLD
+) -> dict[str, Any]:
+    """Box metrics of a detector on a label file; see `box_ap` for the keys, to which images, people, boxes are added.
+
+    Args:
+        detector: a name as `--detector` takes it.
+        annotations: labels in COCO's form; people need a box, no keypoints.
+        images: folder of the pictures.
+        offline: download nothing.
+        score_threshold: boxes below do not take part, 0..1.
+
+    Raises:
+        DatasetError: labels or pictures are wrong.
+        DetectorError: the detector cannot be had.
+    """
+    document = read_box_labels(annotations, images)
+    found = detector_boxes(document, images, DetectorConfig(detector, score_threshold=score_threshold), offline)
+    counted = sum(not record["iscrowd"] for record in document["annotations"])
+    return {
+        **box_ap(found, document),
+        "images": len(document["images"]),
+        "people": counted,
+        "boxes": len(found),
+        "score_threshold": score_threshold,
+    }
+
+
+def read_box_labels(annotations: Path, images: Path) -> dict[str, Any]:
+    """The people of a label file as pycocotools wants them, category 1, missing fields filled in.
+
+    What is marked `iscrowd` or `ignore` is a region in which boxes neither count nor harm, as COCO has it.
+
+    Raises:
+        DatasetError: the file or a record is wrong, or nobody is labelled; names both.
+    """
+    document = read_json(annotations)
+    index_of, _ = picture_paths(document["images"], annotations, images)
+    people = {c.get("id") for c in document.get("categories", []) if isinstance(c, dict) and c.get("name") == "person"}
+    records = []
+    for number, record in enumerate(document["annotations"]):
+        if not isinstance(record, dict) or record.get("image_id") not in index_of:
+            raise wrong_record(annotations, number, f"it is {record!r:.80}; its `image_id` is not among `images`")
+        if people and record.get("category_id") not in people:
+            continue
+        box = record.get("bbox")
+        if not is_numbers(box, 4) or min(box[2:]) < 0:
+            raise wrong_record(annotations, number, f"bbox is {box!r}; [x, y, width, height] in px is wanted")
+        records.append(
+            {
+                "id": len(records) + 1,  # pycocotools takes id 0 for no match
+                "image_id": record["image_id"],
+                "category_id": 1,
+                "bbox": box,
+                "area": float(record.get("area") or BOX_TO_AREA * box[2] * box[3]),
+                "iscrowd": int(bool(record.get("iscrowd") or record.get("ignore"))),
+            }
+        )
+    if all(record["iscrowd"] for record in records):
+        raise DatasetError(f"{annotations}: no person in it has a box; AP needs some")
+    return {"images": document["images"], "annotations": records, "categories": [{"id": 1, "name": "person"}]}
+
+
+def box_ap(boxes: Boxes, document: dict[str, Any]) -> dict[str, float]:
+    """AP, AP50, AP75, APS, APM, APL and AR (of 100 boxes a picture) in 0..1; -1 where nobody is of that size.
+
+    Args:
+        boxes: what was found.
+        document: labels from `read_box_labels`.
+    """
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise ConfigError("AP needs pycocotools: pip install 'sharpose-rt[train]'") from error
+    if not len(boxes):
+        return dict.fromkeys((*METRICS, "AR"), 0.0)
+    corners = boxes.bboxes_xyxy.astype(np.float64)
+    xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
+    found = [
+        {"image_id": int(i), "category_id": 1, "bbox": box, "score": float(score)}
+        for i, box, score in zip(boxes.image_ids, xywh.tolist(), boxes.scores, strict=True)
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = {"info": {}, **document}  # type: ignore[reportAttributeAccessIssue]
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(found), "bbox")  # type: ignore[reportArgumentType]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    stats = [float(value) for value in evaluation.stats]
+    return dict(zip((*METRICS, "AR"), [*stats[:6], stats[8]], strict=True))
