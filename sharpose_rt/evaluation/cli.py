@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         metrics |= _sweep(predictions, document, model, Path(args.sweep_threshold))
     print(describe(metrics))
     if args.json:
-        write_json(Path(args.json), metrics)
+        write_json(Path(args.json), {"command": shlex.join(["sharpose-rt", *sys.argv[1:]])} | metrics)
     if args.results:
         from sharpose_rt.evaluation.coco import results
 

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from types import TracebackType
 
 import numpy as np
@@ -200,52 +199,3 @@ class Source:
         if config.max_frames is not None and rate and duration_s is not None:
             duration_s = min(duration_s, config.max_frames / rate)
         return {"fps": rate, "frame_count": count, "duration_s": duration_s}
-
-
-def open_source(spec: str, config: SourceConfig | None = None) -> Source:
-    """The source that `spec` names, not yet opened.
-
-    Accepts a video file, an image, a folder or a glob of images (or of one video), 'webcam', 'webcam:N', a camera's
-    device path, an RTSP, RTMP, SRT, UDP or HTTP(S) address, and '-' for a video on standard input.
-
-    Raises:
-        SourceError: nothing of that name exists, it is empty, or its scheme is unknown.
-    """
-    config = config or SourceConfig()
-    from sharpose_rt.media import files, live
-
-    if spec == "-":
-        return live.StdinVideo(config)
-    if (device := live.camera_device(spec)) is not None:
-        return live.Camera(spec, config, device)
-    if "://" in spec and not spec.startswith("file://"):
-        return live.NetworkVideo(spec, config)
-    return files.open_path(spec, config)
-
-
-def expand_sources(spec: str) -> list[str]:
-    """The specs to run one after another: each video of a folder or glob by itself, then its images as one source.
-
-    Any other spec comes back alone and unchecked. Raises SourceError where a folder or glob holds nothing usable.
-    """
-    from sharpose_rt.media import files, live
-
-    if spec == "-" or live.camera_device(spec) is not None or ("://" in spec and not spec.startswith("file://")):
-        return [spec]
-    return files.expand(spec)
-
-
-def is_live(spec: str) -> bool:
-    """Whether `spec` names something that goes on without us, told before it is opened.
-
-    HTTP(S) serves both: an address that ends as video files do is taken for a file, anything else for a stream.
-    """
-    from sharpose_rt.media import files, live
-
-    if live.camera_device(spec) is not None:
-        return True
-    scheme, sign, rest = spec.partition("://")
-    if not sign or scheme.lower() == "file":
-        return False
-    suffix = PurePosixPath(rest.partition("?")[0].partition("#")[0]).suffix.lower()
-    return scheme.lower() not in ("http", "https") or suffix not in files.VIDEO_SUFFIXES - {".mjpeg", ".mjpg", ".ts"}

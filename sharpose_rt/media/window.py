@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from sharpose_rt.errors import OutputError
 
-
 _LARGEST_PX = 1280
 """Longer side of the window at first; the user may drag it larger."""
 

@@ -26,8 +26,9 @@ from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceError, SourceLost, SourceTimeout
 from sharpose_rt.media.container import MediaClock
 from sharpose_rt.media.live import Camera, NetworkVideo, StdinVideo, index_is_last
+from sharpose_rt.media.opening import expand_sources, is_live, open_source
 from sharpose_rt.media.redact import redact
-from sharpose_rt.media.source import Source, expand_sources, is_live, open_source
+from sharpose_rt.media.source import Source
 
 
 def numbers(source: Source) -> list[int]:

@@ -18,7 +18,7 @@ from media_clips import decode_times, numbered, read_number, write_clip
 
 from sharpose_rt.config.schema import OutputConfig, SourceConfig
 from sharpose_rt.errors import OutputError
-from sharpose_rt.media.source import open_source
+from sharpose_rt.media.opening import open_source
 from sharpose_rt.media.writer import VideoWriter, letterbox, write_image
 
 FAST = OutputConfig(preset="ultrafast")

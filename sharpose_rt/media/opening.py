@@ -1,0 +1,52 @@
+"""Which kind of source an address names."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from sharpose_rt.config.schema import SourceConfig
+from sharpose_rt.media import files, live
+from sharpose_rt.media.source import Source
+
+
+def open_source(spec: str, config: SourceConfig | None = None) -> Source:
+    """The source that `spec` names, not yet opened.
+
+    Accepts a video file, an image, a folder or a glob of images (or of one video), 'webcam', 'webcam:N', a camera's
+    device path, an RTSP, RTMP, SRT, UDP or HTTP(S) address, and '-' for a video on standard input.
+
+    Raises:
+        SourceError: nothing of that name exists, it is empty, or its scheme is unknown.
+    """
+    config = config or SourceConfig()
+    if spec == "-":
+        return live.StdinVideo(config)
+    if (device := live.camera_device(spec)) is not None:
+        return live.Camera(spec, config, device)
+    if "://" in spec and not spec.startswith("file://"):
+        return live.NetworkVideo(spec, config)
+    return files.open_path(spec, config)
+
+
+def expand_sources(spec: str) -> list[str]:
+    """The specs to run one after another: each video of a folder or glob by itself, then its images as one source.
+
+    Any other spec comes back alone and unchecked. Raises SourceError where a folder or glob holds nothing usable.
+    """
+    if spec == "-" or live.camera_device(spec) is not None or ("://" in spec and not spec.startswith("file://")):
+        return [spec]
+    return files.expand(spec)
+
+
+def is_live(spec: str) -> bool:
+    """Whether `spec` names something that goes on without us, told before it is opened.
+
+    HTTP(S) serves both: an address that ends as video files do is taken for a file, anything else for a stream.
+    """
+    if live.camera_device(spec) is not None:
+        return True
+    scheme, sign, rest = spec.partition("://")
+    if not sign or scheme.lower() == "file":
+        return False
+    suffix = PurePosixPath(rest.partition("?")[0].partition("#")[0]).suffix.lower()
+    return scheme.lower() not in ("http", "https") or suffix not in files.VIDEO_SUFFIXES - {".mjpeg", ".mjpg", ".ts"}
