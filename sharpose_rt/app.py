@@ -9,6 +9,7 @@ make the result depend on their timing.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import logging
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sharpose_rt.config import RunConfig, to_dict
-from sharpose_rt.errors import ConfigError
+from sharpose_rt.errors import ConfigError, SharposeError
 from sharpose_rt.models.variants import find_variant
 from sharpose_rt.runtime import BaseStage, Chain, Pipeline, Stage, Status
 from sharpose_rt.types import Frame, Packet, Poses
@@ -56,11 +57,17 @@ class Tracking:
 
     def __init__(self, source: Source, config: RunConfig) -> None:
         # Imported here: they pull in torch and its friends, which --help and `validate` do without.
-        from sharpose_rt.detection import create_detector
+        from sharpose_rt.detection import create_detector, is_boxes_file
         from sharpose_rt.engine import resolve_device
         from sharpose_rt.stages import DetectStage, EstimateStage, RunTotals, SmoothStage, TrackStage
         from sharpose_rt.tracking import KeypointSmoother, create_tracker
 
+        part = config.source.start_s > 0 or config.source.stride > 1
+        if part and is_boxes_file(config.detector.name):
+            raise ConfigError(
+                f"boxes of {config.detector.name} belong to the source's frames one by one; leave --start and --stride "
+                "away, or use a detector"
+            )
         self.source, self.config = source, config
         self.skeleton = find_variant(config.pose.model).skeleton
         device = str(resolve_device(config.pose.device))
@@ -146,12 +153,13 @@ class FileRun:
                         assert packet.poses is not None
                         self._forward.append((packet.frame.pts_s, packet.poses))
                     on_packet(packet)
-            if with_rts and self._forward and not self._stopped:
+            if self._forward and len(self._forward) == self.totals.frames:  # else it was cut short the hard way
                 self._backward_pass(on_packet)
-        finally:
-            self.source.close()
-            results = self._finish()
-        return results
+        except BaseException:
+            with contextlib.suppress(SharposeError):  # a summary that cannot be written must not hide why
+                self._finish()
+            raise
+        return self._finish()
 
     def stop(self) -> None:
         """Ask for an orderly end: what is under way is still written. A second call throws it away."""
@@ -193,8 +201,8 @@ class FileRun:
         self._forward = []
         assert self._paths is not None
         if self.config.output.stream:
-            rewrite_stream(self._paths.stream, smoothed)
-        if not self.config.output.video:
+            rewrite_stream(self._paths.stream, smoothed, smoothing="rts")
+        if not self.config.output.video or self._stopped:
             return
         self.source = open_source(self.spec, self.config.source)
         write = WriteStage(lambda: self._open_sinks(video=True, stream=False), RunTotals())
@@ -220,15 +228,17 @@ class FileRun:
             },
             detector=self.tracking.detector.name,
             tracker=self.tracking.tracker.name,
-            smoothing=config.smooth.method,
+            # Until the backward pass has been, the stream holds what the forward one smoothed.
+            smoothing="kalman" if config.smooth.method == "rts" else config.smooth.method,
             version=version(),
         )
 
     def _finish(self) -> Results:
-        """Writes the summary, gives back unused names."""
+        """Closes the source, writes the summary, gives back unused names."""
         from sharpose_rt.skeletons import write_summary
         from sharpose_rt.stages import StreamSink
 
+        self.source.close()
         figures = self._figures()
         stream = next((s.path for s in self._sinks if isinstance(s, StreamSink)), None)
         video = next((s.path for s in self._sinks if not isinstance(s, StreamSink)), None)

@@ -1,6 +1,6 @@
 """Person detectors: `create_detector` gives the one that a `DetectorConfig` names."""
 
-from sharpose_rt.detection.factory import create_detector
+from sharpose_rt.detection.factory import create_detector, is_boxes_file
 from sharpose_rt.detection.protocol import Detector
 
-__all__ = ["Detector", "create_detector"]
+__all__ = ["Detector", "create_detector", "is_boxes_file"]

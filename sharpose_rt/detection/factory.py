@@ -38,7 +38,7 @@ def create_detector(config: DetectorConfig, *, device: str = "cpu", offline: boo
         return create_bundled(config, device=device)
     if name == "full":
         return FullFrameDetector()
-    if name.lower().endswith(BOX_FILE_SUFFIXES):
+    if is_boxes_file(name):
         return BoxFileDetector(name, config)
     if not Path(name).suffix and not name.rstrip("/\\").endswith(SUFFIXES):
         name += ".pt"  # `yolo26n` is what people type
@@ -48,6 +48,11 @@ def create_detector(config: DetectorConfig, *, device: str = "cpu", offline: boo
             f"({', '.join(SUFFIXES)}) or a boxes file ({', '.join(BOX_FILE_SUFFIXES)}) is accepted"
         )
     return UltralyticsDetector(name, config, device=device, offline=offline)
+
+
+def is_boxes_file(name: str) -> bool:
+    """Whether a detector's name is that of a file of boxes."""
+    return name.lower().endswith(BOX_FILE_SUFFIXES)
 
 
 def create_bundled(config: DetectorConfig, *, device: str = "cpu") -> Detector:

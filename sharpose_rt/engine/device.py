@@ -61,7 +61,8 @@ def resolve_precision(wanted: str, device: torch.device) -> torch.dtype:
     if wanted == "auto":
         if device.type == "cuda":
             return torch.float16
-        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+        in_hardware = torch.cpu.get_capabilities()
+        return torch.bfloat16 if in_hardware.get("avx512_bf16") or in_hardware.get("amx_bf16") else torch.float32
     if wanted == "fp16" and device.type == "cpu":
         raise DeviceError("--precision fp16 is for CUDA; on a CPU fp32 or bf16 is accepted")
     return DTYPES[wanted]

@@ -11,8 +11,10 @@ from sharpose_rt.skeletons.stream import StreamReader, StreamWriter
 from sharpose_rt.types import Poses
 
 
-def rewrite_stream(path: Path, frames: Sequence[Poses]) -> None:
+def rewrite_stream(path: Path, frames: Sequence[Poses], *, smoothing: str) -> None:
     """Gives frame i of the stream at `path` the poses `frames[i]`; the old stream stays until the new one is whole.
+
+    `smoothing` is what the new header says.
 
     Raises:
         StreamError: the stream cannot be read.
@@ -20,7 +22,7 @@ def rewrite_stream(path: Path, frames: Sequence[Poses]) -> None:
     """
     reader = StreamReader(path)
     part = path.with_name(path.name + ".part")
-    writer = StreamWriter(part, reader.header, overwrite=True)
+    writer = StreamWriter(part, replace(reader.header, smoothing=smoothing), overwrite=True)
     try:
         for record, poses in zip(reader, frames, strict=True):
             writer.write(**vars(replace(record, poses=poses)))

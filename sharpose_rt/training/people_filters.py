@@ -186,7 +186,9 @@ def calibrate(filters: HogFilters, pictures: Sequence[Picture]) -> tuple[HogFilt
     """
     shapes = [shape_hw_cells(weight) for weight in filters.weights]
     rows = [_judge(picture, filters) for picture in pictures if picture.complete]
-    boxes, logits, hits = (np.concatenate([row[i] for row in rows]) if rows else np.zeros(0) for i in range(3))
+    boxes = np.concatenate([np.zeros((0, 4)), *(row[0] for row in rows)])
+    logits = np.concatenate([np.zeros(0), *(row[1] for row in rows)])
+    hits = np.concatenate([np.zeros(0, bool), *(row[2] for row in rows)])
     if not hits.any() or hits.all():
         raise DatasetError(
             f"of {len(hits)} boxes in {len(rows)} pictures {int(hits.sum())} show a person; calibration needs both "
@@ -408,7 +410,7 @@ def _judge(picture: Picture, filters: HogFilters) -> tuple[Boxes, NDArray[np.flo
     )
     kept = suppress(boxes, scores, IOU_THRESHOLD, INSIDE_THRESHOLD)[:CANDIDATES]
     boxes, scores = boxes[kept], scores[kept].clip(1e-6, 1 - 1e-6)
-    visible = clip(boxes + 0.5, size_wh)
+    visible = np.asarray(clip(boxes + 0.5, size_wh), np.float64)
     overlap = iou_matrix(visible, picture.people_xyxy)
     hits = np.zeros(len(boxes), bool)
     for i in range(len(boxes)):

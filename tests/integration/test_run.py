@@ -282,6 +282,7 @@ def test_the_network_alone() -> None:
         (["--source", "webcam:77"], "webcam:77"),
         (["--source", "gopher://x/y"], "gopher"),
         (["--source", "-", "--smooth", "rts"], "standard input"),
+        (["--source", "{clip}", "--boxes", "boxes.txt", "--stride", "2"], "leave --start and --stride"),
     ],
 )
 @pytest.mark.timeout(60)
