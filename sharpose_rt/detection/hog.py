@@ -135,8 +135,8 @@ class HogDetector:
 
     It misses most people who bend, lie, hide each other, are cut off at the waist, or are smaller than a tenth of the
     frame, and takes tree trunks and window frames for people: on 58 pictures of COCO (188 people with keypoints) it
-    has AP50 0.18, and at the default threshold finds about a quarter of them with one box in three right. A small
-    YOLO network finds most of them. Scores grow with the filters' answer; they are no calibrated probabilities.
+    has AP50 0.17. A small YOLO network finds most of them. `weights/hog_people.md` says what the scores were
+    calibrated on.
     """
 
     def __init__(self, config: DetectorConfig, *, device: str = "cpu", weights: Path = WEIGHTS) -> None:

@@ -168,7 +168,8 @@ def train_filters(pictures: Sequence[Picture], recipe: Recipe, say: Say = lambda
     order = order[recipe.background_pictures :] + order[: recipe.background_pictures]
     for number in range(recipe.rounds):
         start = number * recipe.mining_pictures
-        mined = _mine([order[i % len(order)] for i in range(start, start + recipe.mining_pictures)], filters, rng)
+        searched = [order[(start + i) % len(order)] for i in range(min(recipe.mining_pictures, len(order)))]
+        mined = _mine(searched, filters, rng)
         background = [np.concatenate(pair) for pair in zip(background, mined, strict=True)]
         say(f"round {number + 1}: {sum(map(len, mined))} windows of background look like people")
         filters = _fit_all(people, background, filters)
