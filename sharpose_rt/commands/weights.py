@@ -118,7 +118,10 @@ def export_weights(args: argparse.Namespace) -> int:
         card = {
             "sha256": file_sha256(target),
             "model": args.model,
-            "quality_threshold": args.quality_threshold,
+            # JSON has no infinity
+            "quality_threshold": args.quality_threshold
+            if math.isfinite(args.quality_threshold)
+            else str(args.quality_threshold),
             "trained_from": info.sha256,
             "metrics": metrics,
         }

@@ -39,7 +39,7 @@ def test_every_file_has_a_card_with_its_hash(name: str) -> None:
 def test_the_threshold_is_in_the_weights() -> None:
     assert bundled_weights("tiny_256x192") is not None
     _, info = load_model("tiny_256x192")
-    assert info.quality_threshold == _card("tiny_256x192")["quality_threshold"]
+    assert info.quality_threshold == float(_card("tiny_256x192")["quality_threshold"])
     assert info.sha256 == _card("tiny_256x192")["sha256"]
 
 
