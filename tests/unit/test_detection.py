@@ -693,7 +693,8 @@ def test_ultralytics_leaves_the_home_folder_alone(tmp_path: Path) -> None:
 def test_bundled_on_clips(shared_dir: Path, clip: str) -> None:
     import av
 
-    config = DetectorConfig(name="bundled")
+    # The score is calibrated to the share of right boxes, so at the default of 0.25 most of the weakest are wrong.
+    config = DetectorConfig(name="bundled", score_threshold=0.4)
     detector = create_detector(config)
     detector.open()
     counts = []
