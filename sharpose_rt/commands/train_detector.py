@@ -1,92 +1,132 @@
-"""Trains the bundled detector's filters on labelled pictures, or calibrates the scores of a file of them.
-
-A part of the pictures is held out by the seed: the filters never see it, and scores are calibrated on it alone.
-"""
+"""Trains the person detector: an end-to-end architecture of ultralytics, one class, from random weights."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-HELP = "train or calibrate the linear filters of the detector `bundled`"
+_RECIPE = (
+    "architecture",
+    "image_size",
+    "small_size",
+    "minutes",
+    "batch",
+    "lr",
+    "device",
+    "threads",
+    "workers",
+    "seed",
+)
+HELP = "train the person detector from random weights"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `sharpose-rt train-detector`."""
     parser.add_argument("--data-root", metavar="DIR", action="append", help="parent folder of the sets; may repeat")
     parser.add_argument(
-        "--set", metavar="NAME", nargs="+", default=[], help="sets in COCO's form in which everybody has a box"
-    )
-    parser.add_argument(
-        "--people-only",
-        metavar="NAME",
+        "--set",
+        metavar="NAME[=WEIGHT]",
         nargs="+",
         default=[],
-        help="sets in which somebody may lack a box: they give people, but no background and no calibration",
+        help="sets in COCO's form in which everybody has a box, and how often each picture is drawn (1)",
     )
-    parser.add_argument("--out", metavar="FILE", required=True, help=".safetensors file to write")
-    parser.add_argument("--rounds", type=int, default=1, help="searches for hard background (%(default)s)")
-    parser.add_argument("--people-per-set", type=int, default=3000, metavar="N", help="at most (%(default)s)")
-    parser.add_argument("--held-out", type=float, default=0.05, metavar="SHARE", help="for calibration (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of every choice (%(default)s)")
     parser.add_argument(
-        "--calibrate", metavar="FILE", help="train nothing: calibrate these filters on all pictures of the sets"
+        "--out", metavar="FILE", required=True, help=".safetensors file to write; FILE.run holds the run"
     )
+    parser.add_argument("--architecture", default="yolo26n.yaml", help="model file of ultralytics (%(default)s)")
+    parser.add_argument("--image-size", type=int, default=320, metavar="PX", help="longest side (%(default)s)")
+    parser.add_argument(
+        "--small-size", type=int, default=256, metavar="PX", help="side in the first part of the run (%(default)s)"
+    )
+    parser.add_argument("--minutes", type=float, default=60.0, metavar="N", help="length of the run (%(default)s)")
+    parser.add_argument("--batch", type=int, default=16, metavar="N", help="pictures in a step (%(default)s)")
+    parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (%(default)s)")
+    parser.add_argument("--min-score", type=float, default=0.4, help="a teacher's box below is unsure (%(default)s)")
+    parser.add_argument("--held-out", type=float, default=0.03, metavar="SHARE", help="to calibrate on (%(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (%(default)s)")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0 is PyTorch's choice")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that read (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and variation (%(default)s)")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in FILE.run")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train and calibrate as `args` say; 0 when the file is written.
+    """Train as `args` say; 0 when the file is written, also after Ctrl-C with what there is.
 
     Raises:
         ConfigError: an option is out of range.
-        DatasetError: a set is wrong or too small.
-        WeightsError: the filters of --calibrate cannot be read.
+        DatasetError: a set is wrong or empty.
         OutputError: --out cannot be written.
     """
-    from sharpose_rt.detection.hog import load_filters
-    from sharpose_rt.training import people_filters as training
-    from sharpose_rt.training.datasets import data_roots, find_set
+    import numpy as np
 
-    _check(args)
-    roots = data_roots(args.data_root)
-    names = [(name, True) for name in args.set] + [(name, False) for name in args.people_only]
-    pictures = [p for name, complete in names for p in training.read_pictures(find_set(name, roots), complete=complete)]
-    if args.calibrate:
-        filters, held_out = load_filters(Path(args.calibrate)), pictures
-        facts = _facts_of(Path(args.calibrate))
-    else:
-        kept, held_out = training.hold_out(pictures, args.held_out, args.seed)
-        print(f"{len(kept)} pictures to learn from, {len(held_out)} held out", flush=True)
-        recipe = training.Recipe(seed=args.seed, rounds=args.rounds, people_per_set=args.people_per_set)
-        filters = training.train_filters(kept, recipe, lambda line: print(line, flush=True))
-        facts = {"seed": str(args.seed), "trained_on": ", ".join(name for name, _ in names), "rounds": str(args.rounds)}
-    filters, seen = training.calibrate(filters, held_out)
-    facts["calibrated_on"] = ", ".join(f"{name} ({count} pictures)" for name, count in seen.pictures.items())
-    training.save_filters(Path(args.out), filters, facts)
-    print(f"calibrated on {seen.boxes} boxes, {seen.hits} of them people: {facts['calibrated_on']}")
-    print(f"filters in {args.out}")
+    from sharpose_rt.errors import ConfigError, DatasetError, OutputError
+    from sharpose_rt.training.datasets import data_roots, find_set
+    from sharpose_rt.training.person_detector import DetectorRecipe, DetectorTrainer, calibrate, save_detector
+    from sharpose_rt.training.pictures import read_pictures
+
+    out = Path(args.out)
+    folder = out.with_name(out.name + ".run")
+    if out.suffix != ".safetensors":
+        raise ConfigError(f"--out is {args.out!r}; a name that ends in .safetensors is accepted")
+    if (folder / "last.pt").exists() and not args.resume:
+        raise OutputError(f"{folder} holds a run already; --resume goes on with it, another --out starts a new one")
+    if not args.set:
+        raise ConfigError("--set names no set; at least one in which everybody has a box is wanted")
+    names = (
+        "architecture",
+        "image_size",
+        "small_size",
+        "minutes",
+        "batch",
+        "lr",
+        "device",
+        "threads",
+        "workers",
+        "seed",
+    )
+    recipe = DetectorRecipe(**{name: getattr(args, name) for name in names})
+    roots, pictures, draws = data_roots(args.data_root), [], []
+    for name, weight in map(_weighted, args.set):
+        found = read_pictures(find_set(name, roots), min_score=args.min_score)
+        pictures += found
+        draws += [weight] * len(found)
+    people = sum(len(picture.people_xyxy) for picture in pictures)
+    print(f"{len(pictures)} pictures with {people} people", flush=True)
+    if not 0 < args.held_out < 1:
+        raise ConfigError(f"--held-out is {args.held_out}; a share above 0 and below 1 is accepted")
+    order = np.random.default_rng((args.seed, 1)).permutation(len(pictures))
+    count = max(1, round(args.held_out * len(pictures)))
+    held_out, kept = [pictures[i] for i in order[:count]], np.sort(order[count:])
+    trainer = DetectorTrainer([pictures[i] for i in kept], np.array(draws, float)[kept], recipe, folder)
+    if args.resume:
+        trainer.resume()
+    trainer.run(say=lambda line: print(line, flush=True))
+    facts = {
+        "trained_on": ", ".join(args.set),
+        "trained_steps": str(trainer.step),
+        "trained_minutes": f"{trainer.elapsed_s / 60:.1f}",
+        "seed": str(args.seed),
+    }
+    save_detector(out, trainer.averaged(), recipe, facts)
+    try:
+        slope, shift = calibrate(out, held_out)
+        curve = {"score_slope": f"{slope:.6f}", "score_shift": f"{shift:.6f}"}
+        save_detector(out, trainer.averaged(), recipe, {**facts, **curve})
+    except DatasetError as error:  # the training is not lost for that
+        print(f"scores are not calibrated: {error}")
+    print(f"{trainer.step} steps, {trainer.elapsed_s / 60:.1f} minutes; detector in {out}")
     return 0
 
 
-def _check(args: argparse.Namespace) -> None:
+def _weighted(text: str) -> tuple[str, float]:
     from sharpose_rt.errors import ConfigError
 
-    if not args.set:
-        raise ConfigError("--set names no set; one in which everybody has a box is wanted, for background at the least")
-    if args.rounds < 0 or args.people_per_set < 1 or args.seed < 0:
-        raise ConfigError(
-            f"--rounds is {args.rounds}, --people-per-set {args.people_per_set}, --seed {args.seed}; "
-            "0 or more, 1 or more, 0 or more are accepted"
-        )
-    if not 0 < args.held_out < 1:
-        raise ConfigError(f"--held-out is {args.held_out}; a share above 0 and below 1 is accepted")
-    if Path(args.out).suffix != ".safetensors":
-        raise ConfigError(f"--out is {args.out!r}; a name that ends in .safetensors is accepted")
-
-
-def _facts_of(path: Path) -> dict[str, str]:
-    """What a file of filters says of its training."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="np") as file:
-        return dict(file.metadata() or {})
+    name, _, weight = text.partition("=")
+    try:
+        value = float(weight or 1)
+    except ValueError:
+        value = -1.0
+    if not name or not value > 0:
+        raise ConfigError(f"--set got {text!r}; NAME or NAME=WEIGHT with a weight above 0 is accepted")
+    return name, value

@@ -35,8 +35,7 @@ def create_model(
     for parameter in (model.keypoint_tokens, model.quality_token):
         nn.init.trunc_normal_(parameter, std=0.02)
     with torch.no_grad():
-        last: nn.Linear = model.decoder.layers[-1]  # type: ignore[assignment]
-        last.weight.mul_(0.1)  # heatmaps start near 0, as nearly all of their target is
+        model.decoder.last.weight.mul_(0.1)  # heatmaps start near 0, as nearly all of their target is
         model.coarse_position.copy_(sincos_position(variant.coarse_grid_hw, variant.width))
         model.fine_position.copy_(sincos_position(variant.fine_grid_hw, variant.width))
     if attention_scale is not None:
@@ -70,6 +69,9 @@ def _initialise(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Conv2d):
-        nn.init.xavier_uniform_(module.weight.flatten(1))
+        if module.kernel_size[0] == 3:  # in front of a ReLU
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        else:
+            nn.init.xavier_uniform_(module.weight.flatten(1))
         assert module.bias is not None
         nn.init.zeros_(module.bias)

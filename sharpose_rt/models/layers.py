@@ -84,3 +84,46 @@ class Block(nn.Module):
         out, attended = self.attn(self.norm1(x), rows)
         x = x + self.drop_path(out)
         return x + self.drop_path(self.mlp(self.norm2(x))), attended
+
+
+class ConvStem(nn.Module):
+    """Tokens of 16 px patches by small convolutions instead of one linear map (Xiao et al. 2021, "Early Convolutions").
+
+    From random weights it learns edges and parts several times faster than a linear patch embedding, whose filters
+    have to find them at every offset anew. Each of four convolutions halves the size; residual pairs stand between.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        w1, w2, w3 = width // 8, width // 4, width // 2
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, w1, 3, 2, 1),
+            nn.ReLU(),
+            nn.Conv2d(w1, w2, 3, 2, 1),
+            nn.ReLU(),
+            ConvPair(w2),
+            nn.Conv2d(w2, w3, 3, 2, 1),
+            nn.ReLU(),
+            ConvPair(w3),
+            ConvPair(w3),
+            nn.Conv2d(w3, width, 3, 2, 1),
+            nn.GroupNorm(1, width),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, D, h/16, w/16) from (B, 3, h, w)."""
+        return self.layers(images.contiguous(memory_format=torch.channels_last))
+
+
+class ConvPair(nn.Module):
+    """Norm, 3x3, ReLU, 3x3, added to the input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(1, width)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) from the same."""
+        return x + self.conv2(F.relu(self.conv1(self.norm(x))))

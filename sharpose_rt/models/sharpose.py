@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sharpose_rt.models.head import KeypointDecoder, QualityPredictor
-from sharpose_rt.models.layers import Block, Mlp
+from sharpose_rt.models.head import KeypointDecoder, PixelDecoder, QualityPredictor
+from sharpose_rt.models.layers import Block, ConvStem, Mlp
 from sharpose_rt.models.selection import AttentionAverage, fine_indices, split_cells, take
 from sharpose_rt.models.variants import Behaviour, Variant
 
@@ -77,7 +77,8 @@ class SHaRPose(nn.Module):
 
         self.keypoint_tokens = nn.Parameter(torch.zeros(1, k, d))
         self.quality_token = nn.Parameter(torch.zeros(1, 1, d))
-        self.patch_embed = nn.Conv2d(3, d, variant.patch_px, variant.patch_px)
+        conv = variant.stem == "conv"
+        self.patch_embed = ConvStem(d) if conv else nn.Conv2d(3, d, variant.patch_px, variant.patch_px)
         self.coarse_position = nn.Parameter(torch.zeros(1, cells, d))
         self.fine_position = nn.Parameter(torch.zeros(1, math.prod(variant.fine_grid_hw), d))
         rates = [drop_path * i / max(1, variant.depth - 1) for i in range(variant.depth)]
@@ -86,7 +87,11 @@ class SHaRPose(nn.Module):
         self.carry_norm = nn.LayerNorm(d)
         self.carry = Mlp(d, d * variant.mlp_ratio)
         self.quality_predictor = QualityPredictor(d, behaviour.quality_activation)
-        self.decoder = KeypointDecoder(d, variant.heatmap_size_hw)
+        self.decoder = (
+            PixelDecoder(d, variant.coarse_grid_hw, variant.split, variant.heatmap_size_hw)
+            if variant.decoder == "pixels"
+            else KeypointDecoder(d, variant.heatmap_size_hw)
+        )
 
     def forward(self, images: Tensor, quality_threshold: float = math.inf) -> SHaRPoseOutput:
         """Both stages for crops (B, 3, H, W); only crops of a quality below the threshold are computed in the fine one.
@@ -110,7 +115,7 @@ class SHaRPose(nn.Module):
 
     def coarse_stage(self, images: Tensor) -> CoarseOutput:
         """Coarse poses, their quality and the relation of cells to keypoints, for crops (B, 3, H, W)."""
-        b = len(images)
+        b = images.shape[0]  # not len(), which a trace takes for a constant
         small = self._resample(images, self.variant.coarse_scale)  # (B, 3, H*s_c, W*s_c)
         v0 = self.patch_embed(small).flatten(2).transpose(1, 2) + self.coarse_position  # (B, Nc, D)
         x = torch.cat([v0, self.keypoint_tokens.expand(b, -1, -1), self.quality_token.expand(b, -1, -1)], 1)  # Eq. 1
@@ -126,7 +131,7 @@ class SHaRPose(nn.Module):
         assert average.scores is not None
         x = self.norm(x)
         return CoarseOutput(
-            heatmaps=self.decoder(x[:, self.keypoints]),  # Eq. 3
+            heatmaps=self.decoder.coarse(x[:, self.keypoints], x[:, self.images]),  # Eq. 3
             quality=self.quality_predictor(x[:, -1]),  # Eq. 4
             cell_scores=average.scores,
             image_inputs=v0,
@@ -148,18 +153,23 @@ class SHaRPose(nn.Module):
         fine = self._fine_tokens(images, inside)  # (R, S*r*r, D)
         x_high = fine + carried.repeat_interleave(v.split**2, dim=1)
 
-        x = torch.cat([x_high, x_low, self.keypoint_tokens.expand(len(images), -1, -1)], 1)  # Eq. 8
+        x = torch.cat([x_high, x_low, self.keypoint_tokens.expand(images.shape[0], -1, -1)], 1)  # Eq. 8
         for block in self.blocks:
             x, _ = block(x)
-        return self.decoder(self.norm(x[:, -len(v.skeleton) :]))  # Eq. 3
+        x = self.norm(x)
+        high, low_end = inside.shape[1], inside.shape[1] + low.shape[1]
+        return self.decoder.fine(x[:, low_end:], x[:, :high], x[:, high:low_end], selected, low)  # Eq. 3
 
     def _fine_tokens(self, images: Tensor, index: Tensor) -> Tensor:
-        """Fine patches (R, S*r*r, D) embedded, with position, at `index` (R, S*r*r) alone: the others cost nothing."""
+        """Fine patches (R, S*r*r, D) embedded, with position, at `index` (R, S*r*r) alone: the others cost nothing
+        where a patch is embedded by itself."""
         p, (rows, columns) = self.variant.patch_px, self.variant.fine_grid_hw
         full = self._resample(images, self.variant.fine_scale)
+        if isinstance(self.patch_embed, ConvStem):  # its convolutions look across patches, so all are computed
+            return take(self.patch_embed(full).flatten(2).transpose(1, 2), index) + self.fine_position[0, index]
         patches = full.unflatten(2, (rows, p)).unflatten(4, (columns, p))  # (R, 3, rows, p, columns, p)
         patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)  # (R, rows*columns, 3, p, p)
-        crops = torch.arange(len(images), device=images.device)[:, None]
+        crops = torch.arange(images.shape[0], device=images.device)[:, None]
         chosen = patches[crops, index].flatten(2)  # (R, S*r*r, 3*p*p)
         embedded = F.linear(chosen, self.patch_embed.weight.flatten(1), self.patch_embed.bias)
         return embedded + self.fine_position[0, index]

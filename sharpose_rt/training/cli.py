@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sharpose_rt.errors import OutputError, SharposeError
+from sharpose_rt.errors import OutputError
 
 if TYPE_CHECKING:
     from sharpose_rt.training.config import TrainConfig
-    from sharpose_rt.training.loop import Row, Trainer, Validate
+    from sharpose_rt.training.log import Row
+    from sharpose_rt.training.loop import Trainer, Validate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"resumed at step {trainer.step}, {trainer.clock.elapsed_s / 60:.1f} minutes")
     limit = args.max_minutes if config.budget == "epochs" else None
     reason = _train(trainer, limit)
-    write_report(trainer)
+    if trainer.world.leads:
+        write_report(trainer)
     print(f"{reason} after {trainer.samples} samples, {trainer.clock.elapsed_s / 60:.1f} minutes; results in {out}")
     return 130 if reason == "stopped" else 0
 
@@ -90,8 +92,15 @@ def _validation(config: TrainConfig, roots: list[Path]) -> Validate | None:
     folder = find_set(item.name, roots)
 
     def validate(model) -> Row:
-        result = evaluate(model, folder / item.annotations, folder / item.images, quality_threshold=math.inf)
-        return {"val_ap": result["AP"], "val_ap_coarse": result["AP_coarse"]}
+        result = evaluate(
+            model,
+            folder / item.annotations,
+            folder / item.images,
+            quality_threshold=math.inf,
+            head_boxes=folder / item.head_boxes if item.head_boxes else None,
+        )
+        measure = "PCKh" if "PCKh" in result else "AP"  # MPII has no AP
+        return {"val_ap": result[measure], "val_ap_coarse": result[f"{measure}_coarse"]}
 
     return validate
 
@@ -119,18 +128,3 @@ def describe(row: Row) -> str:
 
 
 _PLACE = ("step", "samples", "elapsed_s", "progress")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Entry of `python -m sharpose_rt.training.cli`."""
-    parser = argparse.ArgumentParser(description="Train a SHaRPose network.")
-    add_arguments(parser)
-    try:
-        return run(parser.parse_args(argv))
-    except SharposeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

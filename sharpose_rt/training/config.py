@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import yaml
-
-from sharpose_rt.config import find_preset, merge, read_yaml
+from sharpose_rt.config import find_preset, merge, override, read_yaml
+from sharpose_rt.config.checks import one_of as _one_of
+from sharpose_rt.config.checks import within as _check
 from sharpose_rt.errors import ConfigError
-
-
-def _check(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ConfigError(f"{name} is {value:g}; {low:g} to {high:g} is accepted")
-
-
-def _one_of(name: str, value: str, accepted: tuple[str, ...]) -> None:
-    if value not in accepted:
-        raise ConfigError(f"{name} is {value!r}; one of {', '.join(accepted)} is accepted")
 
 
 @dataclass(frozen=True)
@@ -30,7 +19,9 @@ class SetConfig:
     name: str = ""
     """Folder below the data root."""
     annotations: str = "annotations.json"
-    """Label file, below the set's folder."""
+    """Label file, below the set's folder: COCO's form, or MPII's .mat or common JSON."""
+    head_boxes: str = ""
+    """MPII's head boxes (`mpii_gt_val.mat`), below the set's folder, to validate on its common JSON."""
     images: str = "images"
     """Folder of pictures, below the set's folder."""
     weight: float = 1.0
@@ -60,12 +51,16 @@ class DataConfig:
     """A teacher's joint below this score has weight 0."""
     workers: int = 4
     """Processes that read and crop; 0 reads in the training process."""
+    cache: str = "none"
+    """'none' (each crop is warped out of its picture by the workers), or 'device': everybody's crop is held as uint8
+    on the device and varied there, so that a large GPU is not starved; 0.33 MB a person at 256x192."""
     max_people: int | None = None
     """Take only so many people (spread evenly): for rehearsals."""
 
     def __post_init__(self) -> None:
         _check("data.min_teacher_score", self.min_teacher_score, 0, 1)
         _check("data.workers", self.workers, 0, 256)
+        _one_of("data.cache", self.cache, ("none", "device"))
 
 
 @dataclass(frozen=True)
@@ -94,6 +89,8 @@ class AugmentConfig:
     """Strength of random brightness, contrast and saturation; 0.3 is moderate."""
     occlusion_p: float = 0.0
     """Probability that a patch is pasted over."""
+    person_p: float = 0.0
+    """Probability that another person, cut out along the skeleton, is pasted over."""
 
     def __post_init__(self) -> None:
         _check("augment.padding", self.padding, 0.5, 4)
@@ -101,7 +98,7 @@ class AugmentConfig:
         _check("augment.scale", self.scale, 0, 0.9)
         _check("augment.rotation_deg", self.rotation_deg, 0, 180)
         _check("augment.colour", self.colour, 0, 0.9)
-        for name in ("shift_p", "rotation_p", "flip_p", "half_body_p", "occlusion_p"):
+        for name in ("shift_p", "rotation_p", "flip_p", "half_body_p", "occlusion_p", "person_p"):
             _check(f"augment.{name}", getattr(self, name), 0, 1)
 
 
@@ -128,6 +125,21 @@ class LossConfig:
         _check("loss.dense", self.dense, 0, 1000)
         _check("loss.localisation_until", self.localisation_until, 1e-6, 1)
         _check("loss.temperature", self.temperature, 0.1, 1000)
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """A teacher whose heatmaps are learnt beside the labels."""
+
+    model: str = "small_256x192"
+    """Its variant, or 'file' for a network in ONNX or OpenVINO's form."""
+    weights: str = "auto"
+    """Its weights, or that file."""
+    weight: float = 0.0
+    """Factor on the error to its heatmaps; 0 has no teacher."""
+
+    def __post_init__(self) -> None:
+        _check("distill.weight", self.weight, 0, 1000)
 
 
 @dataclass(frozen=True)
@@ -180,9 +192,10 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     batch: int = 64
-    """People in one optimiser step."""
+    """People in one optimiser step (of each process under torchrun)."""
     budget: str = "epochs"
     """What ends the run and drives every schedule: 'epochs', or 'minutes' of training time."""
     epochs: float = 210.0
@@ -205,6 +218,8 @@ class TrainConfig:
     """Time between checkpoints."""
     validate_minutes: float = 10.0
     """Time between measurements on `data.validation`."""
+    tensorboard: bool = False
+    """Write the log for TensorBoard too, below the run's folder."""
     log_steps: int = 20
     """Steps between lines of the log."""
 
@@ -231,21 +246,7 @@ def load_config(config: str | None, overrides: Iterable[str] = ()) -> TrainConfi
         path = find_preset(config, "train")
         result = _merge(result, read_yaml(path), str(path))
     for item in overrides:
-        key, sign, text = item.partition("=")
-        if not sign or not key:
-            raise ConfigError(f"--set takes key=value, as in --set optim.lr=1e-3; got {item!r}")
-        try:
-            value: Any = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {item!r}: the value is not YAML") from error
-        if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
-            with contextlib.suppress(ValueError):
-                value = float(value)
-        *parents, last = key.split(".")
-        tree: dict[str, Any] = {last: value}
-        for part in reversed(parents):
-            tree = {part: tree}
-        result = _merge(result, tree, "--set")
+        result = _merge(result, override(item), "--set")
     return result
 
 

@@ -1,4 +1,4 @@
-"""People with keypoints from COCO-form label files, read lazily and mixed.
+"""People with keypoints from COCO-form or MPII label files, read lazily and mixed.
 
 Labels are held as columns (a few arrays), so that loader processes share them; a picture is read when it is drawn.
 """
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.skeleton import COCO17, Skeleton
+from sharpose_rt.training import mpii
 
 BOX_TO_AREA = 0.53  # a person's segment over its box, mean over COCO: where a label gives no area
 
@@ -73,8 +74,8 @@ def read_people(
     """The people of a COCO-form file that have at least one joint to learn from; crowds are left out.
 
     Args:
-        annotations: JSON with `images` and `annotations`; a keypoint's third value is COCO's visibility (0, 1, 2) in
-            a hand-labelled file and a score (0..1) in a teacher's.
+        annotations: as `read_json` takes it; a keypoint's third value is COCO's visibility (0, 1, 2) in a
+            hand-labelled file and a score (0..1) in a teacher's.
         images: folder of the pictures.
         labels: 'hand', 'teacher', or 'auto': any third value strictly between 0 and 1 says teacher.
         weight: how often each person is drawn in an epoch.
@@ -175,14 +176,26 @@ def epoch_order(draws: NDArray[np.float32], seed: int, epoch: int) -> NDArray[np
     return rng.permutation(np.repeat(np.arange(len(draws)), counts))
 
 
-def read_json(path: Path) -> dict[str, list[Any]]:
-    """A label file; raises DatasetError where it has no lists `images` and `annotations`."""
+def read_json(path: Path, head_boxes: Path | None = None, *, labelled: bool = True) -> dict[str, list[Any]]:
+    """A label file of COCO's form, or one of MPII's (its .mat, or the common JSON with `head_boxes`) in that form.
+
+    Unless it is to be `labelled`, a list of pictures alone, as COCO publishes it for its test sets, will do.
+
+    Raises:
+        DatasetError: it cannot be read, or has no lists `images` and `annotations`.
+    """
+    if path.suffix == ".mat":
+        return mpii.read_mat(path)
     try:
         document = json.loads(path.read_bytes())
     except OSError as error:
         raise DatasetError(f"cannot read the labels {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise DatasetError(f"{path} is not JSON: {error}") from error
+    if isinstance(document, list):
+        return mpii.from_records(document, path, head_boxes)
+    if not labelled and isinstance(document, dict) and document.get("images"):
+        document.setdefault("annotations", [])
     for key in ("images", "annotations"):
         if not isinstance(document, dict) or not isinstance(document.get(key), list):
             raise DatasetError(f"{path} has no list `{key}`; COCO's keypoint form is wanted")

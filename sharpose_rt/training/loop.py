@@ -8,7 +8,6 @@ minutes, the schedule follows the clock, and only then two runs differ.)
 from __future__ import annotations
 
 import copy
-import csv
 import math
 import signal
 import threading
@@ -29,6 +28,7 @@ from sharpose_rt.config import to_dict
 from sharpose_rt.errors import ConfigError, DatasetError, DeviceError
 from sharpose_rt.geometry.heatmap import decode, encode
 from sharpose_rt.models import SHaRPose, create_model
+from sharpose_rt.models.pixels import normalise
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import CoarseOutput
 from sharpose_rt.models.weights import load_model, save_weights
@@ -36,40 +36,25 @@ from sharpose_rt.training import losses
 from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
 from sharpose_rt.training.config import SetConfig, TrainConfig
 from sharpose_rt.training.datasets import People, epoch_order, find_set, mix, read_people
+from sharpose_rt.training.device_crops import DeviceCrops, DrawDataset
+from sharpose_rt.training.distill import Teacher, create_teacher, distillation_loss
+from sharpose_rt.training.log import Row, TensorBoard, read_log, write_log
 from sharpose_rt.training.optim import Ema, build_optimizers, lr_factor, set_lr
-from sharpose_rt.training.transforms import CropDataset, normalise
+from sharpose_rt.training.transforms import CropDataset, Sampler
+from sharpose_rt.training.world import World, join_world
 
-COLUMNS: tuple[str, ...] = (
-    "step",
-    "samples",
-    "elapsed_s",
-    "progress",
-    "lr",
-    "loss",
-    "mse_coarse",
-    "mse_fine",
-    "mse_dense",
-    "localisation_coarse",
-    "localisation_fine",
-    "localisation_dense",
-    "quality",
-    "oks_coarse",
-    "oks_fine",
-    "oks_dense",
-    "grad_norm",
-    "samples_per_s",
-    "val_ap",
-    "val_ap_coarse",
-)
-Row = dict[str, float]
 Validate = Callable[[SHaRPose], Row]
 
 
 class SampleStream:
-    """Endless batches of (person, sample number), epoch after epoch, beginning behind `skip` samples."""
+    """Endless batches of (person, sample number), epoch after epoch, beginning behind `skip` samples.
 
-    def __init__(self, draws: np.ndarray, seed: int, batch: int, skip: int = 0) -> None:
+    Of the batches of all processes together each takes its own part.
+    """
+
+    def __init__(self, draws: np.ndarray, seed: int, batch: int, skip: int = 0, world: World | None = None) -> None:
         self.draws, self.seed, self.batch, self.skip = draws, seed, batch, skip
+        self.world = world or World()
 
     def _samples(self) -> Iterator[tuple[int, int]]:
         first, epoch = 0, 0
@@ -83,7 +68,8 @@ class SampleStream:
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         samples = self._samples()
         while True:
-            yield [next(samples) for _ in range(self.batch)]
+            together = [next(samples) for _ in range(self.batch * self.world.size)]
+            yield together[self.world.rank :: self.world.size]
 
 
 @dataclass
@@ -158,15 +144,20 @@ class Trainer:
         validate: Validate | None = None,
     ) -> None:
         self.config, self.people, self.out, self.validate = config, people, out, validate
-        self.device = pick_device(config.device)
+        self.world = join_world(config.device)
+        self.device = pick_device(config.device, self.world)
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.model = self._create_model().to(self.device).train()
         self.dense_head = self._create_dense_head() if config.loss.dense else None
         self.trained = nn.ModuleDict({"model": self.model, "dense_head": self.dense_head or nn.Identity()})
+        self.world.share(self.trained.state_dict().values())
+        self.teacher = self._create_teacher()
         self.optimizers = build_optimizers(self.trained, config.optim)
         self.ema = Ema(self.model, config.optim.ema) if config.optim.ema else None
+        self.crops: DeviceCrops | None = None
+        self.board: TensorBoard | None = None
         if config.compile:
             for block in self.model.blocks:
                 block.compile()
@@ -182,8 +173,7 @@ class Trainer:
             source, _ = load_model(self.config.model, self.config.init, self.config.behaviour)
             model.load_state_dict(source.state_dict())
         else:  # heatmaps begin near zero, else the first hundred steps only shrink them
-            last = [m for m in model.decoder.modules() if isinstance(m, torch.nn.Linear)][-1]
-            torch.nn.init.trunc_normal_(last.weight, std=0.002)
+            torch.nn.init.trunc_normal_(model.decoder.last.weight, std=0.002)
         return model
 
     def _create_dense_head(self) -> losses.DenseHead:
@@ -191,6 +181,10 @@ class Trainer:
         return losses.DenseHead(
             variant.width, len(variant.skeleton), variant.coarse_grid_hw, variant.heatmap_size_hw
         ).to(self.device)
+
+    def _create_teacher(self) -> Teacher | None:
+        wanted = self.config.distill
+        return create_teacher(wanted.model, wanted.weights, self.device) if wanted.weight > 0 else None
 
     # --- one step ---------------------------------------------------------------------------------------------
 
@@ -200,10 +194,14 @@ class Trainer:
         Raises:
             DatasetError: the loss is not finite, so that going on would destroy the weights.
         """
-        progress = min(self.clock.progress(self.samples), 1.0)
+        progress = self.world.agree(min(self.clock.progress(self.samples), 1.0))
         factor = lr_factor(self.config.optim, progress, self.step)
         set_lr(self.optimizers, factor)
+        patches = batch.pop("patch", None)  # read number by number, so it stays on the CPU
         batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
+        if self.crops:
+            assert patches is not None
+            batch["crop"] = self.crops.warp({**batch, "patch": patches})
         loss, parts = self.loss(batch, progress)
         value = loss.item()
         if not math.isfinite(value):
@@ -212,13 +210,14 @@ class Trainer:
                 "--resume from it with a lower --set optim.lr"
             )
         loss.backward()
+        self.world.average_gradients(self.trained.parameters())
         limit = self.config.optim.clip_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), limit)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        self.samples += len(batch["crop"])
+        self.samples += len(batch["crop"]) * self.world.size
         if self.ema:
             self.ema.update(self.model, self.step)
         return {"lr": self.config.optim.lr * factor, "grad_norm": float(norm), "loss": value, **parts}
@@ -226,7 +225,8 @@ class Trainer:
     def loss(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Row]:
         """Total loss (Eq. 9) at `progress`, times the heatmap's cells so that gradients have size 1; its parts."""
         config, variant = self.config.loss, self.model.variant
-        coarse, stages = self._forward(batch["crop"], coarse_only=progress < self.config.coarse_only_until)
+        images = normalise(batch["crop"])
+        coarse, stages = self._forward(images, coarse_only=progress < self.config.coarse_only_until)
         targets = encode(batch["keypoints"], variant.heatmap_size_hw, variant.size_hw, variant.sigma_cells)
         weights = batch["joint_weights"]
         early = max(0.0, 1 - progress / config.localisation_until)
@@ -244,6 +244,13 @@ class Trainer:
                 parts[f"localisation_{name}"] = pull.item() * math.prod(variant.heatmap_size_hw)
                 error = error + config.localisation * early * pull
             total = total + share * error
+        if self.teacher:
+            taught = self.teacher(images)
+            for name in ("coarse", "fine"):
+                if name in stages:
+                    error = distillation_loss(stages[name], taught)
+                    parts[f"distill_{name}"] = error.item()
+                    total = total + self.config.distill.weight * error
         if progress >= config.quality_from:
             oks = self._oks(stages["coarse"], batch)
             error = losses.quality_mse(coarse.quality, oks, (weights > 0).any(1).float())  # Eq. 11
@@ -254,11 +261,10 @@ class Trainer:
                 parts[f"oks_{name}"] = self._oks(heatmaps, batch).mean().item()
         return total * math.prod(variant.heatmap_size_hw), parts
 
-    def _forward(self, crops: Tensor, *, coarse_only: bool) -> tuple[CoarseOutput, dict[str, Tensor]]:
+    def _forward(self, images: Tensor, *, coarse_only: bool) -> tuple[CoarseOutput, dict[str, Tensor]]:
         """The coarse stage's output, and heatmaps (B, K, h, w) float32 by stage: coarse, fine, dense."""
         model = self.model
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            images = normalise(crops)
             coarse = model.coarse_stage(images)
             stages = {"coarse": coarse.heatmaps.float()}
             if self.dense_head:
@@ -285,21 +291,18 @@ class Trainer:
             max_minutes: end this process' part after so long.
             progress: called with every line of the log.
         """
-        self.out.mkdir(parents=True, exist_ok=True)
-        write_log(self.rows, self.out / "log.csv")
+        if self.world.leads:
+            self.out.mkdir(parents=True, exist_ok=True)
+            write_log(self.rows, self.out / "log.csv")
+            self.board = TensorBoard(self.out / "tensorboard") if self.config.tensorboard else None
         self.clock = Clock(self.config, self.clock.epoch_samples, self.clock.elapsed_before_s)
         saved_s = validated_s = self.clock.elapsed_s
         logged_at, logged_s = self.samples, self.clock.elapsed_s
         reason = "finished"
         with self._signals():
             for batch in self._loader():
-                if self.clock.progress(self.samples) >= 1:
-                    break
-                if self._stop.is_set():
-                    reason = "stopped"
-                    break
-                if max_minutes is not None and self.clock.session_s >= 60 * max_minutes:
-                    reason = "max-minutes"
+                if reason_now := self._over(max_minutes):
+                    reason = reason_now
                     break
                 row = self.train_step(batch)
                 now_s = self.clock.elapsed_s
@@ -318,6 +321,14 @@ class Trainer:
         if reason != "stopped":
             self._validate(progress)
         return reason
+
+    def _over(self, max_minutes: float | None) -> str:
+        """Why the run ends here, the same in all processes; "" where it goes on."""
+        late = max_minutes is not None and self.clock.session_s >= 60 * max_minutes
+        finished = self.clock.progress(self.samples) >= 1
+        return ("", "max-minutes", "stopped", "finished")[
+            int(self.world.agree(3 if finished else 2 if self._stop.is_set() else int(late)))
+        ]
 
     def stop(self) -> None:
         """Make `run` end behind the present step; may be called from any thread or a signal handler."""
@@ -338,10 +349,12 @@ class Trainer:
     def _loader(self) -> DataLoader[dict[str, Tensor]]:
         w, h = self.model.variant.size_hw[::-1]
         data, config = self.people, self.config
-        dataset = CropDataset(data, (w, h), config.augment, self.model.variant.skeleton, config.seed)
+        sampler = Sampler(data, (w, h), config.augment, self.model.variant.skeleton, config.seed)
+        if config.data.cache == "device" and self.crops is None:
+            self.crops = DeviceCrops(sampler, self.device, config.data.workers, lambda line: print(line, flush=True))
         return DataLoader(
-            dataset,
-            batch_sampler=SampleStream(data.draws, config.seed, config.batch, self.samples),  # type: ignore[arg-type]
+            DrawDataset(sampler) if self.crops else CropDataset(sampler),
+            batch_sampler=SampleStream(data.draws, config.seed, config.batch, self.samples, self.world),  # type: ignore[arg-type]
             num_workers=config.data.workers,
             worker_init_fn=_quiet_worker,
             pin_memory=self.device.type == "cuda",
@@ -357,22 +370,28 @@ class Trainer:
         return model.eval()
 
     def _validate(self, progress: Callable[[Row], None] | None) -> None:
-        if self.validate:
+        if self.validate and self.world.leads:
             self._log(self.validate(self.averaged()), progress)
 
     # --- log and state ----------------------------------------------------------------------------------------
 
     def _log(self, row: Row, progress: Callable[[Row], None] | None) -> None:
+        if not self.world.leads:
+            return
         elapsed_s = self.clock.elapsed_s
         place = {"step": self.step, "samples": self.samples, "elapsed_s": elapsed_s}
         row = {**place, "progress": self.clock.progress(self.samples), **row}
         self.rows.append(row)
         write_log([row], self.out / "log.csv", append=True)
+        if self.board:
+            self.board.add(row)
         if progress:
             progress(row)
 
     def save(self) -> None:
         """Write the checkpoint `last.pt` and, beside it, the weights to use, `weights.safetensors`."""
+        if not self.world.leads:
+            return
         state = {
             "config": to_dict(self.config),
             "model": self.model.state_dict(),
@@ -424,26 +443,8 @@ class Trainer:
         self.rows = read_log(self.out / "log.csv", self.step)
 
 
-def write_log(rows: Sequence[Row], path: Path, *, append: bool = False) -> None:
-    """Write lines of a log: a new file, or further lines of one."""
-    with path.open("a" if append else "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-        if not append:
-            writer.writeheader()
-        writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in rows)
-
-
-def read_log(path: Path, last_step: int | None = None) -> list[Row]:
-    """Lines of a log up to `last_step`; columns without a value are left out."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
-    return [row for row in rows if last_step is None or row["step"] <= last_step]
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of that name; 'auto' is CUDA where there is one.
+def pick_device(name: str, world: World = World()) -> torch.device:  # noqa: B008 (frozen)
+    """The device of that name; 'auto' is CUDA where there is one, under torchrun the one of this process.
 
     Raises:
         DeviceError: it is not there.
@@ -452,7 +453,7 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise DeviceError(f"device {name!r} is wanted, but there is no CUDA device; --set device=cpu works anywhere")
-    return torch.device(name)
+    return torch.device(f"cuda:{world.local_rank}" if name == "cuda" and world.size > 1 else name)
 
 
 def _quiet_worker(_: int) -> None:

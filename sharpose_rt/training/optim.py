@@ -89,6 +89,11 @@ class Ema:
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights after step `step`."""
         decay = min(self.decay, (1 + step) / (10 + step))
+        pairs = list(zip(self.shadow.values(), model.state_dict().values(), strict=True))
+        floats = [(old, new) for old, new in pairs if old.is_floating_point()]
         torch._foreach_lerp_(  # type: ignore[reportPrivateImportUsage]
-            list(self.shadow.values()), list(model.state_dict().values()), 1 - decay
+            [old for old, _ in floats], [new for _, new in floats], 1 - decay
         )
+        for old, new in pairs:
+            if not old.is_floating_point():  # counters of batch normalisation
+                old.copy_(new)

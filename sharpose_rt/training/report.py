@@ -15,11 +15,13 @@ from torch.utils.data import default_collate
 
 from sharpose_rt.errors import OutputError
 from sharpose_rt.geometry.heatmap import decode
+from sharpose_rt.models.pixels import normalise
 from sharpose_rt.skeleton import Skeleton
-from sharpose_rt.training.transforms import NO_AUGMENT, CropDataset, normalise
+from sharpose_rt.training.transforms import NO_AUGMENT, CropDataset, Sampler
 
 if TYPE_CHECKING:
-    from sharpose_rt.training.loop import Row, Trainer
+    from sharpose_rt.training.log import Row
+    from sharpose_rt.training.loop import Trainer
 
 _PANELS = (
     ("mean square error", ("mse_coarse", "mse_fine", "mse_dense")),
@@ -78,7 +80,7 @@ def prediction_sheet(trainer: Trainer, people: int) -> NDArray[np.uint8]:
     model = trainer.averaged()
     size_hw, skeleton = model.variant.size_hw, model.variant.skeleton
     chosen = trainer.people.spread(people)
-    dataset = CropDataset(chosen, (size_hw[1], size_hw[0]), NO_AUGMENT, skeleton)
+    dataset = CropDataset(Sampler(chosen, (size_hw[1], size_hw[0]), NO_AUGMENT, skeleton))
     batch = default_collate([dataset[i, 0] for i in range(len(chosen))])
     with torch.inference_mode():
         out = model(normalise(batch["crop"].to(trainer.device)), math.inf)

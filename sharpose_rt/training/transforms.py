@@ -21,9 +21,9 @@ from sharpose_rt.training.datasets import People, read_image
 
 Float32 = NDArray[np.float32]
 
+MIN_PASSER_JOINTS = 9
+"""Somebody with fewer known joints has no outline to cut out."""
 NO_AUGMENT = AugmentConfig(shift=0, scale=0, rotation_p=0, flip_p=0, half_body_p=0)
-IMAGENET_MEAN_RGB = (0.485, 0.456, 0.406)
-IMAGENET_STD_RGB = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -94,73 +94,155 @@ def _half_body_box(
 
 def jitter_colour(crop_bgr: NDArray[np.uint8], strength: float, rng: np.random.Generator) -> NDArray[np.uint8]:
     """The crop with random brightness, contrast and saturation, each a factor of 1 ± strength."""
-    gain, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
-    mean = float(crop_bgr.mean())
+    factors = rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
+    return cv2.transform(crop_bgr, colour_matrix(factors, float(crop_bgr.mean())))  # type: ignore[return-value]
+
+
+def colour_matrix(factors: Float32, mean: float) -> NDArray[np.float64]:
+    """(3, 4) that changes BGR pixels by brightness, contrast and saturation `factors` (3,); `mean` is the crop's."""
+    gain, contrast, saturation = factors
     # All three are linear in the pixel: one 3x3 matrix and an offset.
     grey = np.array([0.114, 0.587, 0.299])
     matrix = saturation * np.eye(3) + (1 - saturation) * np.tile(grey, (3, 1))
-    matrix = np.concatenate([gain * contrast * matrix, np.full((3, 1), gain * mean * (1 - contrast))], 1)
-    return cv2.transform(crop_bgr, matrix)  # type: ignore[return-value]
+    return np.concatenate([gain * contrast * matrix, np.full((3, 1), gain * mean * (1 - contrast))], 1)
 
 
-def occlude(crop: NDArray[np.uint8], rng: np.random.Generator) -> None:
-    """Pastes one patch of noise-tinted colour, or of the crop itself, over a tenth to a third of either side."""
-    h, w = crop.shape[:2]
+def draw_patch(size_hw: tuple[int, int], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Where a patch covers a crop: y, x, h, w, then the place its pixels are from, y, x, or -1 and a BGR colour.
+
+    A tenth to a third of either side; (9,): y, x, h, w, from_y, from_x, b, g, r.
+    """
+    h, w = size_hw
     ph, pw = int(h * rng.uniform(0.1, 0.33)), int(w * rng.uniform(0.1, 0.4))
     y, x = int(rng.integers(0, h - ph)), int(rng.integers(0, w - pw))
     if rng.random() < 0.5:
-        from_y, from_x = int(rng.integers(0, h - ph)), int(rng.integers(0, w - pw))
-        patch = crop[from_y : from_y + ph, from_x : from_x + pw].copy()
-    else:
-        patch = rng.integers(0, 256, (1, 1, 3), np.uint8)
-    crop[y : y + ph, x : x + pw] = patch
+        return np.array([y, x, ph, pw, rng.integers(0, h - ph), rng.integers(0, w - pw), 0, 0, 0])
+    return np.array([y, x, ph, pw, -1, -1, *rng.integers(0, 256, 3)])
 
 
-class CropDataset(Dataset[dict[str, Tensor]]):
-    """Varied crops; an item is asked for by (person, draw) and depends on nothing else than these and the seed."""
+def paste_patch(crop: NDArray[np.uint8], patch: NDArray[np.int64]) -> None:
+    """Cover a part of the crop (h, w, 3) as `draw_patch` says."""
+    y, x, h, w, from_y, from_x = patch[:6]
+    source = patch[6:] if from_y < 0 else crop[from_y : from_y + h, from_x : from_x + w].copy()
+    crop[y : y + h, x : x + w] = source
+
+
+@dataclass(frozen=True)
+class Passer:
+    """Another person who stands in front.
+
+    Args:
+        index: of the person.
+        affine: (2, 3) from the other's picture to this crop.
+        mask: (h, w) uint8, 255 where the other covers the crop; drawn along the skeleton, as labels have no outline.
+    """
+
+    index: int
+    affine: NDArray[np.float64]
+    mask: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """All that chance decides about one crop, and its labels; the pixels are still to be made.
+
+    Args:
+        variation: picture to crop.
+        keypoints: (K, 2) float32 crop px.
+        joint_weights: (K,) float32.
+        area: of the person, crop px².
+        colour: (3,) float32 factors of brightness, contrast, saturation; ones change nothing.
+        patch: (9,) as `draw_patch` gives it; of height 0 where nothing is covered.
+        passer: who stands in front, or None.
+    """
+
+    variation: Variation
+    keypoints: Float32
+    joint_weights: Float32
+    area: float
+    colour: Float32
+    patch: NDArray[np.int64]
+    passer: Passer | None
+
+    @property
+    def labels(self) -> dict[str, Tensor]:
+        """What the loss wants: `keypoints`, `joint_weights`, `area`."""
+        return {
+            "keypoints": torch.from_numpy(self.keypoints),
+            "joint_weights": torch.from_numpy(self.joint_weights),
+            "area": torch.tensor(self.area, dtype=torch.float32),
+        }
+
+
+def draw_mask(
+    joints: NDArray[np.float64], known: NDArray[np.bool_], size_px: float, size_hw: tuple[int, int], skeleton: Skeleton
+) -> NDArray[np.uint8]:
+    """Mask (h, w), 0 to 255 with soft edges, of a body: thick limbs, and the trunk between shoulders and hips.
+
+    Args:
+        joints: (K, 2) crop px.
+        known: (K,).
+        size_px: root of the person's area.
+        size_hw: of the crop.
+        skeleton: which joints are limbs.
+    """
+    mask = np.zeros(size_hw, np.uint8)
+    thick = max(3, int(0.22 * size_px))
+    where = joints.round().astype(int).clip(-4096, 4096)
+    for a, b in skeleton.limbs:
+        if known[a] and known[b]:
+            cv2.line(mask, where[a].tolist(), where[b].tolist(), 255, thick)
+    body = np.unique([joint for joint in skeleton.upper_body if known[joint]]).astype(int)
+    if len(body) >= 3:
+        cv2.fillConvexPoly(mask, cv2.convexHull(where[body].astype(np.int32)), 255)
+    return cv2.GaussianBlur(mask, (5, 5), 0)  # type: ignore[return-value]
+
+
+class Sampler:
+    """Draws `Sample`s: one is asked for by (person, draw) and depends on nothing else than these and the seed."""
 
     def __init__(
         self, people: People, crop_size_wh: tuple[int, int], config: AugmentConfig, skeleton: Skeleton, seed: int = 0
     ) -> None:
-        self.people = people
-        self.crop_size_wh = crop_size_wh
-        self.config = config
-        self.skeleton = skeleton
-        self.seed = seed
+        self.people, self.crop_size_wh, self.config = people, crop_size_wh, config
+        self.skeleton, self.seed = skeleton, seed
 
-    def __len__(self) -> int:
-        return len(self.people)
-
-    def __getitem__(self, item: tuple[int, int]) -> dict[str, Tensor]:
-        """One crop with its labels.
-
-        Returns:
-            `crop` (h, w, 3) uint8 BGR; `keypoints` (K, 2) float32 crop px; `joint_weights` (K,) float32;
-            `area` () float32, of the person in crop px².
-        """
-        index, draw = item
+    def draw(self, index: int, draw: int) -> Sample:
+        """The sample of person `index` that has the number `draw` in the run."""
         rng = np.random.default_rng((self.seed, index, draw))
-        people, config = self.people, self.config
+        people, config, size_wh = self.people, self.config, self.crop_size_wh
         keypoints, weights = people.keypoints[index], people.joint_weights[index]
-        variation = vary(people.bboxes_xyxy[index], keypoints, weights, self.crop_size_wh, config, self.skeleton, rng)
-        image = read_image(people.image_paths[people.image_index[index]])
-        crop = warp_crops(image, variation.affine, self.crop_size_wh)[0]
-        if config.colour > 0:
-            crop = jitter_colour(crop, config.colour, rng)
-        if rng.random() < config.occlusion_p:
-            occlude(crop, rng)
+        variation = vary(people.bboxes_xyxy[index], keypoints, weights, size_wh, config, self.skeleton, rng)
+        colour = rng.uniform(1 - config.colour, 1 + config.colour, 3).astype(np.float32)
+        covered = rng.random() < config.occlusion_p
+        patch = draw_patch((size_wh[1], size_wh[0]), rng) if covered else np.zeros(9, np.int64)
         points = apply_affine(keypoints, variation.affine)
         if variation.flipped:
             order = list(self.skeleton.flip_order)
             points, weights = points[order], weights[order]
-        weights = np.where(self._reachable(points), weights, 0)
-        area = people.areas[index] * abs(np.linalg.det(variation.affine[:, :2]))
-        return {
-            "crop": torch.from_numpy(np.ascontiguousarray(crop)),
-            "keypoints": torch.from_numpy(points.astype(np.float32)),
-            "joint_weights": torch.from_numpy(weights.astype(np.float32)),
-            "area": torch.tensor(area, dtype=torch.float32),
-        }
+        weights = np.where(self._reachable(points), weights, 0).astype(np.float32)
+        area = float(people.areas[index] * abs(np.linalg.det(variation.affine[:, :2])))
+        passer = self._passer(index, points, weights, rng) if rng.random() < config.person_p else None
+        return Sample(variation, points.astype(np.float32), weights, area, colour, patch, passer)
+
+    def _passer(
+        self, index: int, points: NDArray[np.float64], weights: Float32, rng: np.random.Generator
+    ) -> Passer | None:
+        """Somebody else of like size, beside the person so that a part of them is covered."""
+        people, (w, h) = self.people, self.crop_size_wh
+        other = int(rng.integers(len(people)))
+        known = people.joint_weights[other] > 0
+        if other == index or known.sum() < MIN_PASSER_JOINTS or not (weights > 0).any():
+            return None
+        seen = points[weights > 0]
+        place = (seen.min(0) + seen.max(0)) / 2 + rng.choice([-1, 1]) * np.array([rng.uniform(0.2, 0.45) * w, 0])
+        region = fit_aspect(people.bboxes_xyxy[other], (w, h), self.config.padding)[0]
+        region[2:] /= rng.uniform(0.7, 1.2)
+        affine = affine_from_region(region, (w, h), rng.uniform(-15, 15))[0]
+        affine[:, 2] += place - (np.array([w, h]) - 1) / 2
+        joints = apply_affine(people.keypoints[other], affine)
+        size_px = np.sqrt(people.areas[other] * abs(np.linalg.det(affine[:, :2])))
+        return Passer(other, affine, draw_mask(joints, known, size_px, (h, w), self.skeleton))
 
     def _reachable(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
         """(K,) True where a joint lies in the crop, or so near that its Gaussian reaches in."""
@@ -170,8 +252,35 @@ class CropDataset(Dataset[dict[str, Tensor]]):
         return np.logical_and(inside[:, 0], inside[:, 1])
 
 
-def normalise(crops: Tensor) -> Tensor:
-    """Crops (B, h, w, 3) uint8 BGR as (B, 3, h, w) float32 RGB, by ImageNet's mean and standard deviation."""
-    mean = torch.tensor(IMAGENET_MEAN_RGB, device=crops.device).view(3, 1, 1) * 255
-    std = torch.tensor(IMAGENET_STD_RGB, device=crops.device).view(3, 1, 1) * 255
-    return (crops.flip(-1).permute(0, 3, 1, 2).float() - mean) / std
+class CropDataset(Dataset[dict[str, Tensor]]):
+    """Varied crops, each warped out of its picture; an item is asked for by (person, draw), see `Sampler`."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        return len(self.sampler.people)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Tensor]:
+        """One crop with its labels.
+
+        Returns:
+            `crop` (h, w, 3) uint8 BGR; `keypoints` (K, 2) float32 crop px; `joint_weights` (K,) float32;
+            `area` () float32, of the person in crop px².
+        """
+        people, sample = self.sampler.people, self.sampler.draw(*item)
+        image = read_image(people.image_paths[people.image_index[item[0]]])
+        crop = warp_crops(image, sample.variation.affine, self.sampler.crop_size_wh)[0]
+        if self.sampler.config.colour > 0:
+            crop = cv2.transform(crop, colour_matrix(sample.colour, float(crop.mean())))
+        if sample.passer:
+            crop = self._cover(crop, sample.passer)  # type: ignore[arg-type]
+        paste_patch(crop, sample.patch)  # type: ignore[arg-type]
+        return {"crop": torch.from_numpy(np.ascontiguousarray(crop)), **sample.labels}
+
+    def _cover(self, crop: NDArray[np.uint8], passer: Passer) -> NDArray[np.uint8]:
+        people = self.sampler.people
+        image = read_image(people.image_paths[people.image_index[passer.index]])
+        other = warp_crops(image, passer.affine, self.sampler.crop_size_wh)[0]
+        share = passer.mask[:, :, None] / np.float32(255)
+        return (crop + share * (other.astype(np.float32) - crop)).round().astype(np.uint8)

@@ -54,3 +54,13 @@ def test_ap_is_that_of_the_card(shared_dir: Path) -> None:
     )
     promised = _card("tiny_256x192")["metrics"][0]["values"]
     assert found["AP"] >= promised["AP"] - MOST_LOSS_AP
+
+
+@pytest.mark.shared
+def test_the_detectors_ap_is_that_of_the_card(shared_dir: Path) -> None:
+    from sharpose_rt.evaluation.detector import evaluate_detector
+
+    val = shared_dir / "data" / "coco_val_dev"
+    found = evaluate_detector("bundled", val / "annotations.json", val / "images", offline=True)
+    promised = _card("person_detector")["metrics"][0]["values"]
+    assert found["AP"] >= promised["AP"] - MOST_LOSS_AP

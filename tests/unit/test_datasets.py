@@ -8,13 +8,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import default_collate
 
 from sharpose_rt.errors import DatasetError
+from sharpose_rt.models.pixels import normalise
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.training.config import AugmentConfig
 from sharpose_rt.training.datasets import data_roots, epoch_order, find_set, mix, read_image, read_people
+from sharpose_rt.training.device_crops import DeviceCrops, DrawDataset
 from sharpose_rt.training.loop import SampleStream
-from sharpose_rt.training.transforms import NO_AUGMENT, CropDataset, jitter_colour, normalise, occlude, vary
+from sharpose_rt.training.transforms import (
+    NO_AUGMENT,
+    CropDataset,
+    Sampler,
+    draw_patch,
+    jitter_colour,
+    paste_patch,
+    vary,
+)
 from tests.people_set import COLOURS_BGR, change, write_set
 
 
@@ -138,7 +149,7 @@ def test_a_stream_goes_on_where_another_stopped():
 def test_joints_stay_on_their_pixels_through_every_variation(folder):
     config = AugmentConfig(scale=0.3, rotation_p=1, flip_p=0.5, half_body_p=0.3, shift_p=1)
     people = read(folder)
-    dataset = CropDataset(people, (96, 128), config, COCO17, seed=1)
+    dataset = CropDataset(Sampler(people, (96, 128), config, COCO17, seed=1))
     seen = {False: [], True: []}
     for draw in range(32):
         index = draw % 8
@@ -157,7 +168,7 @@ def test_joints_stay_on_their_pixels_through_every_variation(folder):
 
 
 def test_a_crop_depends_on_person_and_draw_alone(folder):
-    dataset = CropDataset(read(folder), (96, 128), AugmentConfig(colour=0.3, occlusion_p=0.5), COCO17, seed=1)
+    dataset = CropDataset(Sampler(read(folder), (96, 128), AugmentConfig(colour=0.3, occlusion_p=0.5), COCO17, seed=1))
     first = dataset[3, 7]
     _ = dataset[1, 1]
     again = dataset[3, 7]
@@ -166,7 +177,7 @@ def test_a_crop_depends_on_person_and_draw_alone(folder):
 
 
 def test_without_variation_the_person_fills_the_crop(folder):
-    item = CropDataset(read(folder), (96, 128), NO_AUGMENT, COCO17)[0, 0]
+    item = CropDataset(Sampler(read(folder), (96, 128), NO_AUGMENT, COCO17))[0, 0]
     centre = (item["keypoints"].amax(0) + item["keypoints"].amin(0)) / 2
     assert torch.allclose(centre, torch.tensor([47.5, 63.5]), atol=1)
     extent = (item["keypoints"].amax(0) - item["keypoints"].amin(0)) / torch.tensor([95, 127])
@@ -175,7 +186,7 @@ def test_without_variation_the_person_fills_the_crop(folder):
 
 def test_joints_outside_the_crop_have_no_weight(folder):
     config = replace(NO_AUGMENT, padding=0.5)
-    item = CropDataset(read(folder), (96, 128), config, COCO17)[0, 0]
+    item = CropDataset(Sampler(read(folder), (96, 128), config, COCO17))[0, 0]
     x, y = item["keypoints"].T
     far = (x < -8) | (y < -8) | (x > 103) | (y > 135)
     assert far.any()
@@ -190,7 +201,7 @@ def test_colour_and_patches_change_pixels_in_range():
     assert np.ptp(jitter_colour(grey, 0.4, rng)) <= 2  # grey stays grey, whatever the saturation
     assert not np.array_equal(jitter_colour(crop, 0.4, rng), crop)
     covered = crop.copy()
-    occlude(covered, rng)
+    paste_patch(covered, draw_patch(covered.shape[:2], rng))
     share = (covered != crop).any(-1).mean()
     assert 0.005 < share < 0.15
 
@@ -201,3 +212,32 @@ def test_normalise_gives_imagenet_rgb():
     out = normalise(crop)
     assert out.shape == (1, 3, 2, 2)
     assert out[0, :, 0, 0].tolist() == pytest.approx([(1 - 0.485) / 0.229, -0.456 / 0.224, -0.406 / 0.225], rel=1e-5)
+
+
+@pytest.mark.parametrize("config", [NO_AUGMENT, AugmentConfig(scale=0.25, colour=0.3, occlusion_p=0.5, person_p=0.7)])
+def test_crops_made_on_the_device_are_those_made_by_the_workers(folder, config):
+    sampler = Sampler(read(folder), (96, 128), config, COCO17, seed=3)
+    held = DeviceCrops(sampler, torch.device("cpu"))
+    items = [(index % 8, draw) for index, draw in enumerate(range(24))]
+    batch = default_collate([DrawDataset(sampler)[item] for item in items])
+    wanted = default_collate([CropDataset(sampler)[item] for item in items])
+    for key in ("keypoints", "joint_weights", "area"):
+        assert torch.equal(batch[key], wanted[key])
+    difference = (held.warp(batch).int() - wanted["crop"].int()).abs().float()
+    # What is held has been resampled once more, and ends at a margin around the person.
+    assert difference.mean() < 6
+    assert difference.quantile(0.9) < 16
+
+
+def test_a_pasted_person_covers_a_part_of_the_crop(folder):
+    people = read(folder)
+    alone = Sampler(people, (96, 128), AugmentConfig(), COCO17, seed=3)
+    behind = Sampler(people, (96, 128), AugmentConfig(person_p=1.0), COCO17, seed=3)
+    shares = []
+    for draw in range(16):
+        item = (draw % 8, draw)
+        passer = behind.draw(*item).passer
+        changed = (CropDataset(behind)[item]["crop"] != CropDataset(alone)[item]["crop"]).any(-1).float().mean()
+        assert (changed > 0) == (passer is not None and passer.mask.any())
+        shares.append(float(changed))
+    assert 0.02 < np.mean(shares) < 0.7

@@ -6,6 +6,8 @@ import argparse
 import math
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from sharpose_rt.cli import main
 from sharpose_rt.config import preset_names
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError, WeightsError
 from sharpose_rt.geometry.heatmap import encode
@@ -23,8 +26,10 @@ from sharpose_rt.models.weights import load_model
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.training import cli, losses
 from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
-from sharpose_rt.training.config import DataConfig, OptimConfig, SetConfig, TrainConfig, load_config
-from sharpose_rt.training.loop import Clock, Trainer, load_people, read_log
+from sharpose_rt.training.config import DataConfig, DistillConfig, OptimConfig, SetConfig, TrainConfig, load_config
+from sharpose_rt.training.distill import FileTeacher
+from sharpose_rt.training.log import read_log
+from sharpose_rt.training.loop import Clock, Trainer, load_people
 from sharpose_rt.training.optim import Ema, layer_of, lr_factor
 from sharpose_rt.training.report import write_report
 from tests.people_set import SMALL, write_set
@@ -208,7 +213,7 @@ def test_options_are_set_and_checked():
         ("data.sets=3", "a list of sets"),
         ("batch", "key=value"),
         ("precision=fp8", "one of fp32, bf16"),
-        ("augment.flip_p=2", "0 to 1 is accepted"),
+        ("augment.flip_p=2", "at least 0 and at most 1 is accepted"),
     ):
         with pytest.raises(ConfigError, match=message):
             load_config("tiny_256x192_cpu", [text])
@@ -320,7 +325,7 @@ def test_checkpoints_are_whole_and_hold_no_code(tmp_path):
     torch.save({"format": "other"}, path)
     with pytest.raises(WeightsError, match="no training checkpoint"):
         load_checkpoint(path)
-    torch.save({"format": cli.main}, path)
+    torch.save({"format": main}, path)
     with pytest.raises(WeightsError, match="cannot read"):
         load_checkpoint(path)
     path.write_bytes(b"cut")
@@ -334,17 +339,17 @@ def test_command_line_trains_reports_and_resumes(tmp_path, folder, capsys):
         "data: {sets: [painted], validation: painted, workers: 0}\n"
     )
     arguments = ["--config", str(tmp_path / "plan.yaml"), "--data-root", str(tmp_path), "--out", str(tmp_path / "run")]
-    assert cli.main(arguments) == 0
+    assert main(["train", *arguments]) == 0
     assert "finished after 8 samples" in capsys.readouterr().out
     for name in ("last.pt", "weights.safetensors", "log.csv", "config.yaml", "curves.png", "predictions.png"):
         assert (tmp_path / "run" / name).stat().st_size > 0, name
     assert "val_ap" in read_log(tmp_path / "run" / "log.csv")[-1]
     assert load_config(str(tmp_path / "run" / "config.yaml")).model == SMALL.name
-    assert cli.main(arguments) == 2
+    assert main(["train", *arguments]) == 2
     assert "--resume" in capsys.readouterr().err
-    assert cli.main([*arguments, "--resume", "--set", "epochs=2"]) == 0
+    assert main(["train", *arguments, "--resume", "--set", "epochs=2"]) == 0
     assert "resumed at step 2" in capsys.readouterr().out
-    assert cli.main([*arguments, "--resume", "--data-root", "x", "--set", "data.sets=[missing]"]) == 2
+    assert main(["train", *arguments, "--resume", "--data-root", "x", "--set", "data.sets=[missing]"]) == 2
     assert "no set 'missing'" in capsys.readouterr().err
 
 
@@ -370,3 +375,90 @@ def test_sixteen_people_are_learnt_by_heart(tmp_path):
     assert last["oks_fine"] > 0.9
     assert last["quality"] < 0.02
     write_report(run, people=4)
+
+
+# --- teachers, several processes, logs ------------------------------------------------------------------------------
+
+
+def test_a_teacher_is_followed(tmp_path, folder):
+    teacher = trainer(config(epochs=1), folder, tmp_path / "teacher")
+    teacher.run()
+    taught = DistillConfig(SMALL.name, str(tmp_path / "teacher" / "weights.safetensors"), weight=50.0)
+    run = trainer(config(epochs=6, distill=taught), folder, tmp_path / "pupil")
+    assert run.run() == "finished"
+    errors = [row["distill_coarse"] for row in run.rows if "distill_coarse" in row]
+    assert np.mean(errors[-3:]) < 0.7 * np.mean(errors[:2])
+    assert all("distill_fine" in row for row in run.rows if "distill_coarse" in row)
+
+
+def test_a_teacher_from_a_file(tmp_path):
+    onnx = pytest.importorskip("openvino", reason="openvino is not installed")
+    from openvino import opset13 as ops
+
+    image = ops.parameter([1, 3, 256, 192], np.float32, name="image")
+    pooled = ops.avg_pool(image, [4, 4], [0, 0], [0, 0], [4, 4], exclude_pad=True)
+    onnx.save_model(onnx.Model([ops.result(ops.tile(pooled, np.array([1, 2, 1, 1])))], [image]), tmp_path / "t.xml")
+    images = torch.rand(3, 3, 256, 192)
+    found = FileTeacher(tmp_path / "t.xml")(images)
+    wanted = torch.nn.functional.avg_pool2d(images, 4).repeat(1, 2, 1, 1)
+    assert torch.allclose(found, wanted, atol=1e-2)  # bf16 where the CPU has it
+    with pytest.raises(ConfigError, match=r"\.xml or \.onnx"):
+        FileTeacher(tmp_path / "t.pth")
+
+
+def test_two_processes_train_as_one_of_twice_the_batch(tmp_path, folder):
+    alone = trainer(config(batch=8, drop_path=0.0, epochs=2), folder, tmp_path / "alone")
+    alone.run()
+    script = tmp_path / "together.py"
+    script.write_text(TOGETHER, encoding="utf-8")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    done = subprocess.run(
+        [*command, str(folder), str(tmp_path / "together")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    together = load_checkpoint(tmp_path / "together" / "last.pt")
+    assert together["samples"] == alone.samples
+    assert together["step"] == alone.step
+    for name, value in alone.model.state_dict().items():
+        assert torch.allclose(value, together["model"][name], atol=2e-3), name
+
+
+TOGETHER = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from sharpose_rt.models.variants import VARIANTS
+from tests.people_set import SMALL
+from tests.unit import test_training as t
+
+VARIANTS[SMALL.name] = SMALL
+folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+run = t.trainer(t.config(batch=4, drop_path=0.0, epochs=2), folder, out)
+assert run.world.size == 2
+run.run()
+"""
+
+
+def test_tensorboard_gets_the_log(tmp_path, folder):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = trainer(config(epochs=1, tensorboard=True), folder, tmp_path / "run")
+    run.run()
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    losses_seen = [event.value for event in events.Scalars("loss")]
+    assert losses_seen == pytest.approx([row["loss"] for row in run.rows if "loss" in row], rel=1e-5)
+
+
+def test_crops_held_on_the_device_train_too(tmp_path, folder):
+    base = config(epochs=1)
+    run = trainer(replace(base, data=replace(base.data, cache="device")), folder, tmp_path / "run")
+    assert run.run() == "finished"
+    assert run.crops is not None
+    assert run.rows[-1]["loss"] > 0

@@ -1,0 +1,42 @@
+"""Pretrains the encoder by masked pictures, for `sharpose-rt train --set init=FILE` to start from."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+HELP = "pretrain the encoder on crops without labels (masked autoencoder)"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `sharpose-rt pretrain`."""
+    parser.add_argument("--config", metavar="NAME", required=True, help="preset of configs/train, or a .yaml file")
+    parser.add_argument("--data-root", metavar="DIR", action="append", help="parent folder of the sets; may repeat")
+    parser.add_argument("--out", metavar="DIR", default="sharpose_pretrain", help="folder of the run (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=60.0, metavar="N", help="length of the run (%(default)s)")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change an option")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Pretrain as `args` say; 0 when the weights are written."""
+    from sharpose_rt.errors import OutputError
+    from sharpose_rt.models import find_variant
+    from sharpose_rt.training.config import load_config
+    from sharpose_rt.training.datasets import data_roots
+    from sharpose_rt.training.loop import load_people
+    from sharpose_rt.training.pretrain import Pretrainer
+
+    config = replace(load_config(args.config, args.set), budget="minutes", minutes=args.minutes)
+    out = Path(args.out)
+    if (out / "last.pt").exists() and not args.resume:
+        raise OutputError(f"{out} holds a run already; --resume goes on with it, another --out starts a new one")
+    people = load_people(config, data_roots(args.data_root), find_variant(config.model).skeleton)
+    trainer = Pretrainer(config, people, out)
+    if args.resume:
+        trainer.resume()
+    trainer.run(lambda line: print(line, flush=True))
+    weights = out / "weights.safetensors"
+    print(f"{trainer.samples} crops; start training from them: sharpose-rt train --config NAME --set init={weights}")
+    return 0

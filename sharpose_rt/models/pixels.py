@@ -1,0 +1,17 @@
+"""What the network takes: crops as ImageNet's networks see pictures, as the authors train."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MEAN_RGB = (123.675, 116.28, 103.53)
+STD_RGB = (58.395, 57.12, 57.375)
+"""Of ImageNet, in 0..255."""
+
+
+def normalise(crops: Tensor) -> Tensor:
+    """Crops (B, h, w, 3) uint8 BGR as (B, 3, h, w) float32 RGB of mean 0 and deviation 1 over ImageNet."""
+    mean = torch.tensor(MEAN_RGB, device=crops.device).view(3, 1, 1)
+    scale = 1 / torch.tensor(STD_RGB, device=crops.device).view(3, 1, 1)
+    return (crops.permute(0, 3, 1, 2).flip(1).float() - mean) * scale

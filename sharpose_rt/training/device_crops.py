@@ -1,0 +1,155 @@
+"""Everybody's crop held on the device and varied there in one batched warp, so that a large GPU is never starved.
+
+The loader's workers then draw numbers only; `Sampler` draws the same ones for crops warped on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from sharpose_rt.geometry.affine import affine_from_region, fit_aspect, warp_crops
+from sharpose_rt.training.datasets import People, read_image
+from sharpose_rt.training.transforms import Sampler
+
+MARGIN = 1.5
+"""What is held shows so much more than the crop on each side, so that shifted and turned crops find their pixels."""
+
+
+def held_affine(people: People, index: int, crop_size_wh: tuple[int, int], padding: float) -> NDArray[np.float64]:
+    """(2, 3) from a person's picture to what is held of them; the scale is the crop's."""
+    size_wh = held_size_wh(crop_size_wh)
+    region = fit_aspect(people.bboxes_xyxy[index], crop_size_wh, padding)[0]
+    region[2:] *= (np.array(size_wh) - 1) / (np.array(crop_size_wh) - 1)
+    return affine_from_region(region, size_wh)[0]
+
+
+def held_size_wh(crop_size_wh: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of what is held for crops of that size."""
+    return round(crop_size_wh[0] * MARGIN), round(crop_size_wh[1] * MARGIN)
+
+
+class _Held(Dataset[Tensor]):
+    """What is held of each person: (3, H, W) uint8 BGR."""
+
+    def __init__(self, people: People, crop_size_wh: tuple[int, int], padding: float) -> None:
+        self.people, self.crop_size_wh, self.padding = people, crop_size_wh, padding
+
+    def __len__(self) -> int:
+        return len(self.people)
+
+    def __getitem__(self, index: int) -> Tensor:
+        image = read_image(self.people.image_paths[self.people.image_index[index]])
+        affine = held_affine(self.people, index, self.crop_size_wh, self.padding)
+        crop = warp_crops(image, affine, held_size_wh(self.crop_size_wh))[0]
+        return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))
+
+
+class DrawDataset(Dataset[dict[str, Tensor]]):
+    """Labels of a sample and how its pixels are made from what is held; asked for by (person, draw)."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        return len(self.sampler.people)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Tensor]:
+        """`keypoints`, `joint_weights`, `area` as `CropDataset`, and what `DeviceCrops.warp` reads.
+
+        `index` () int64, `matrix` (2, 3) float32 from crop to held pixels, `colour` (3,), `patch` (9,); where people
+        may be pasted also `other_index`, `other_matrix` and `mask` (h, w) uint8.
+        """
+        index, sampler = item[0], self.sampler
+        sample = sampler.draw(*item)
+        w, h = sampler.crop_size_wh
+        row = {
+            "index": torch.tensor(index),
+            "matrix": self._matrix(index, sample.variation.affine),
+            "colour": torch.from_numpy(sample.colour),
+            "patch": torch.from_numpy(sample.patch),
+            **sample.labels,
+        }
+        if sampler.config.person_p > 0:
+            passer = sample.passer
+            row["other_index"] = torch.tensor(passer.index if passer else index)
+            row["other_matrix"] = self._matrix(passer.index, passer.affine) if passer else row["matrix"]
+            row["mask"] = torch.from_numpy(passer.mask) if passer else torch.zeros(h, w, dtype=torch.uint8)
+        return row
+
+    def _matrix(self, index: int, affine: NDArray[np.float64]) -> Tensor:
+        held = held_affine(self.sampler.people, index, self.sampler.crop_size_wh, self.sampler.config.padding)
+        square = np.vstack([held, [0, 0, 1]]) @ np.linalg.inv(np.vstack([affine, [0, 0, 1]]))
+        return torch.from_numpy(square[:2].astype(np.float32))
+
+
+class DeviceCrops:
+    """The held crops of all people, (N, 3, 1.5 h, 1.5 w) uint8 on the device.
+
+    Args:
+        sampler: whose crops.
+        device: where they are held.
+        workers: processes that read the pictures, once.
+        say: told how many are read.
+    """
+
+    def __init__(
+        self, sampler: Sampler, device: torch.device, workers: int = 0, say: Callable[[str], None] = lambda _: None
+    ) -> None:
+        people, self.crop_size_wh, self.config = sampler.people, sampler.crop_size_wh, sampler.config
+        width, height = held_size_wh(self.crop_size_wh)
+        self.held = torch.empty((len(people), 3, height, width), dtype=torch.uint8, device=device)
+        loader = DataLoader(_Held(people, self.crop_size_wh, self.config.padding), batch_size=64, num_workers=workers)
+        done = 0
+        for batch in loader:
+            self.held[done : done + len(batch)] = batch.to(device)
+            done += len(batch)
+            if done % 6400 < 64:
+                say(f"{done} of {len(people)} people read")
+
+    def warp(self, batch: dict[str, Tensor]) -> Tensor:
+        """Crops (B, h, w, 3) uint8 BGR of a batch of `DrawDataset`, on the device; as `CropDataset` within rounding."""
+        pixels = self._sample(batch["index"], batch["matrix"])  # (B, 3, h, w) float32
+        if self.config.colour > 0:
+            pixels = self._change_colour(pixels, batch["colour"]).clamp(0, 255)
+        if "mask" in batch:
+            share = batch["mask"][:, None].float() / 255
+            pixels = pixels + share * (self._sample(batch["other_index"], batch["other_matrix"]) - pixels)
+        crops = pixels.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        for number, (y, x, h, w, from_y, from_x, *colour) in enumerate(batch["patch"].tolist()):
+            if h:
+                source = crops[number, from_y : from_y + h, from_x : from_x + w].clone()
+                if from_y < 0:
+                    source = torch.tensor(colour, dtype=torch.uint8, device=crops.device)
+                crops[number, y : y + h, x : x + w] = source
+        return crops
+
+    def _sample(self, index: Tensor, matrix: Tensor) -> Tensor:
+        """Bilinear, black outside of what is held."""
+        w, h = self.crop_size_wh
+        held = self.held[index]
+        height, width = held.shape[2:]
+        ys, xs = torch.meshgrid(
+            torch.arange(h, device=held.device, dtype=torch.float32),
+            torch.arange(w, device=held.device, dtype=torch.float32),
+            indexing="ij",
+        )
+        places = torch.stack([xs, ys, torch.ones_like(xs)], -1).view(1, h * w, 3) @ matrix.transpose(1, 2)  # (B, hw, 2)
+        last = torch.tensor([width - 1, height - 1], device=held.device)
+        grid = (places / last * 2 - 1).view(-1, h, w, 2)
+        return F.grid_sample(held.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+
+    @staticmethod
+    def _change_colour(pixels: Tensor, factors: Tensor) -> Tensor:
+        """As `transforms.colour_matrix`, for a batch."""
+        gain, contrast, saturation = (factor.view(-1, 1, 1, 1) for factor in factors.unbind(1))
+        grey = torch.tensor([0.114, 0.587, 0.299], device=pixels.device).view(1, 3, 1, 1)
+        mean = pixels.mean((1, 2, 3), keepdim=True)
+        mixed = saturation * pixels + (1 - saturation) * (pixels * grey).sum(1, keepdim=True)
+        return gain * contrast * mixed + gain * mean * (1 - contrast)

@@ -1,0 +1,76 @@
+"""The log of a training run: a CSV file, and TensorBoard where it is installed and wanted."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sharpose_rt.errors import ConfigError
+
+COLUMNS: tuple[str, ...] = (
+    "step",
+    "samples",
+    "elapsed_s",
+    "progress",
+    "lr",
+    "loss",
+    "mse_coarse",
+    "mse_fine",
+    "mse_dense",
+    "localisation_coarse",
+    "localisation_fine",
+    "localisation_dense",
+    "distill_coarse",
+    "distill_fine",
+    "quality",
+    "oks_coarse",
+    "oks_fine",
+    "oks_dense",
+    "grad_norm",
+    "samples_per_s",
+    "val_ap",
+    "val_ap_coarse",
+)
+Row = dict[str, float]
+
+
+def write_log(rows: Sequence[Row], path: Path, *, append: bool = False) -> None:
+    """Write lines of a log: a new file, or further lines of one."""
+    with path.open("a" if append else "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        if not append:
+            writer.writeheader()
+        writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in rows)
+
+
+def read_log(path: Path, last_step: int | None = None) -> list[Row]:
+    """Lines of a log up to `last_step`; columns without a value are left out."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    return [row for row in rows if last_step is None or row["step"] <= last_step]
+
+
+class TensorBoard:
+    """Writes the columns of a log as scalars below a folder.
+
+    Raises:
+        ConfigError: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ConfigError("tensorboard=true needs TensorBoard: pip install 'sharpose-rt[tensorboard]'") from error
+        self._writer: Any = SummaryWriter(str(folder))
+
+    def add(self, row: Row) -> None:
+        """Write one line of the log."""
+        for key, value in row.items():
+            if key not in ("step", "samples"):
+                self._writer.add_scalar(key, value, int(row["samples"]))
+        self._writer.flush()

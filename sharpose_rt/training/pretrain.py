@@ -1,0 +1,194 @@
+"""Masked-autoencoder pretraining of the encoder (He et al. 2022), on crops of people without their labels.
+
+The encoder sees a quarter of the patches; a small decoder fills in the others, each normalised by its own mean and
+deviation. Grids of both stages take part in turn, so that both position tables and both patch scales are learnt.
+The decoder is then thrown away; `sharpose-rt train --set init=FILE` starts from the rest.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from sharpose_rt.config import to_dict
+from sharpose_rt.errors import ConfigError
+from sharpose_rt.models import SHaRPose, create_model
+from sharpose_rt.models.layers import Block
+from sharpose_rt.models.pixels import normalise
+from sharpose_rt.models.selection import take
+from sharpose_rt.models.weights import save_weights
+from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
+from sharpose_rt.training.config import TrainConfig
+from sharpose_rt.training.datasets import People
+from sharpose_rt.training.loop import SampleStream, pick_device
+from sharpose_rt.training.optim import build_optimizers, lr_factor, set_lr
+from sharpose_rt.training.transforms import CropDataset, Sampler
+
+MASKED = 0.75
+"""Share of patches that the encoder does not see."""
+
+
+class MaskedAutoencoder(nn.Module):
+    """The encoder of a network and a decoder of two narrow blocks that fills in masked patches.
+
+    Args:
+        model: its patch embedding, positions and blocks are trained; nothing else of it is.
+        width: of the decoder.
+        depth: blocks of the decoder.
+    """
+
+    def __init__(self, model: SHaRPose, width: int = 128, depth: int = 2) -> None:
+        super().__init__()
+        self.model, self.patch_px = model, model.variant.patch_px
+        self.narrow = nn.Linear(model.variant.width, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.decoder = nn.ModuleList(Block(width, 4, 4) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.pixels = nn.Linear(width, 3 * self.patch_px**2)
+        self.place = nn.ParameterDict(
+            {
+                "coarse": torch.zeros_like(model.coarse_position[..., :1]).expand(-1, -1, width).clone(),
+                "fine": torch.zeros_like(model.fine_position[..., :1]).expand(-1, -1, width).clone(),
+            }
+        )
+        for place in self.place.values():
+            nn.init.trunc_normal_(place, std=0.02)
+
+    def forward(self, images: Tensor, grid: str) -> Tensor:
+        """Mean square error (scalar) of masked patches, for crops (B, 3, H, W) on the 'coarse' or 'fine' grid."""
+        variant = self.model.variant
+        scale = variant.coarse_scale if grid == "coarse" else variant.fine_scale
+        images = images if scale == 1 else F.interpolate(images, scale_factor=scale, mode="area")
+        position = self.model.coarse_position if grid == "coarse" else self.model.fine_position
+        b, n = len(images), position.shape[1]
+        order = torch.rand(b, n, device=images.device).argsort(1)
+        seen = order[:, : n - round(MASKED * n)]  # (B, V)
+        hidden = torch.ones(b, n, device=images.device).scatter(1, seen, 0.0)  # (B, N), 1 where masked
+        # Masked in the picture too: a convolutional stem would let neighbours see into masked patches.
+        tokens = self.model.patch_embed(self._hide(images, hidden)).flatten(2).transpose(1, 2) + position
+        x = take(tokens, seen)
+        for block in self.model.blocks:
+            x, _ = block(x)
+        x = self.narrow(self.model.norm(x))
+        full = self.mask_token.expand(b, n, -1).to(x.dtype)
+        full = full.scatter(1, seen[:, :, None].expand(-1, -1, x.shape[2]), x) + self.place[grid]
+        for block in self.decoder:
+            full, _ = block(full)
+        error = (self.pixels(self.norm(full)).float() - self._patches(images)).square().mean(2)  # (B, N)
+        return (error * hidden).sum() / hidden.sum()
+
+    def _hide(self, images: Tensor, hidden: Tensor) -> Tensor:
+        rows, columns = images.shape[2] // self.patch_px, images.shape[3] // self.patch_px
+        mask = hidden.view(-1, 1, rows, columns).repeat_interleave(self.patch_px, 2)
+        return images * (1 - mask.repeat_interleave(self.patch_px, 3))
+
+    def _patches(self, images: Tensor) -> Tensor:
+        """(B, N, 3*p*p), each patch of mean 0 and deviation 1."""
+        patches = F.unfold(images.float(), self.patch_px, stride=self.patch_px).transpose(1, 2)
+        return (patches - patches.mean(2, keepdim=True)) / (patches.var(2, keepdim=True) + 1e-6).sqrt()
+
+
+class Pretrainer:
+    """One run of pretraining: its networks, optimisers and place in the schedule.
+
+    Args:
+        config: model, data, optimiser and length are read; losses and stages are not.
+        people: whose crops are learnt from; their joints are not looked at.
+        out: folder of `last.pt` and `weights.safetensors`; made when missing.
+    """
+
+    def __init__(self, config: TrainConfig, people: People, out: Path) -> None:
+        if config.budget != "minutes":
+            raise ConfigError("pretraining follows the clock; give --set budget=minutes and --set minutes=N")
+        half_body = replace(config.augment, half_body_p=0.0)  # needs joints
+        self.config, self.people, self.out = replace(config, augment=half_body), people, out
+        self.device = pick_device(config.device)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        model = create_model(config.model, config.behaviour, drop_path=config.drop_path)
+        self.network = MaskedAutoencoder(model).to(self.device).train()
+        self.optimizers = build_optimizers(self.network, config.optim)
+        self.step, self.samples, self.elapsed_before_s = 0, 0, 0.0
+        self._started_s = time.monotonic()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Training time, resumed parts included."""
+        return self.elapsed_before_s + time.monotonic() - self._started_s
+
+    def train_step(self, crops: Tensor) -> float:
+        """Move the weights by one batch of crops (B, h, w, 3) uint8; give the loss."""
+        progress = min(1.0, self.elapsed_s / (60 * self.config.minutes))
+        set_lr(self.optimizers, lr_factor(self.config.optim, progress, self.step))
+        images = normalise(crops.to(self.device))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            loss = self.network(images, ("coarse", "fine")[self.step % 2])
+        value = loss.item()
+        if not math.isfinite(value):
+            raise ConfigError(f"the loss is {value} at step {self.step + 1}; try again with a lower --set optim.lr")
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optim.clip_norm or math.inf)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.samples += len(crops)
+        return value
+
+    def run(self, say: Callable[[str], None] = print) -> list[float]:
+        """Train to the end of `minutes`, save, and give the losses."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        w, h = self.network.model.variant.size_hw[::-1]
+        config, losses = self.config, []
+        sampler = Sampler(self.people, (w, h), config.augment, self.network.model.variant.skeleton, config.seed)
+        loader = DataLoader(
+            CropDataset(sampler),
+            batch_sampler=SampleStream(self.people.draws, config.seed, config.batch, self.samples),  # type: ignore[arg-type]
+            num_workers=config.data.workers,
+        )
+        self._started_s = saved_s = time.monotonic()
+        for batch in loader:
+            if self.elapsed_s >= 60 * config.minutes:
+                break
+            losses.append(self.train_step(batch["crop"]))
+            if self.step % config.log_steps == 0:
+                say(f"step {self.step}  {self.elapsed_s / 60:.1f} min  loss {losses[-1]:.4f}")
+            if time.monotonic() - saved_s > 60 * config.checkpoint_minutes:
+                self.save()
+                saved_s = time.monotonic()
+        self.save()
+        return losses
+
+    def save(self) -> None:
+        """Write `last.pt`, and the network with its pretrained encoder as `weights.safetensors`."""
+        state = {
+            "config": to_dict(self.config),
+            "network": self.network.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "step": self.step,
+            "samples": self.samples,
+            "elapsed_s": self.elapsed_s,
+        }
+        save_checkpoint(self.out / "last.pt", state)
+        save_weights(self.network.model, self.out / "weights.safetensors", metadata={"pretrained": "mae"})
+
+    def resume(self) -> None:
+        """Go on from the checkpoint in the run's folder.
+
+        Raises:
+            WeightsError: see `load_checkpoint`.
+        """
+        state = load_checkpoint(self.out / "last.pt")
+        self.network.load_state_dict(state["network"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.samples, self.elapsed_before_s = state["step"], state["samples"], state["elapsed_s"]

@@ -1,0 +1,69 @@
+"""The processes that train together, as `torchrun` starts them; one alone is a world of its own.
+
+Gradients are averaged here instead of by DistributedDataParallel: the loss calls the stages of the network one by
+one, and which of them take part changes within a run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class World:
+    """How many processes train together, and which this one is: `rank` 0 writes files and measures."""
+
+    size: int = 1
+    rank: int = 0
+    local_rank: int = 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files."""
+        return self.rank == 0
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Give every process the mean gradient; parameters that none of them used keep none."""
+        if self.size == 1:
+            return
+        used = [p for p in parameters if p.requires_grad]
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in used])
+        dist.all_reduce(flat)
+        flat /= self.size
+        for p, part in zip(used, flat.split([p.numel() for p in used]), strict=True):
+            p.grad = part.view_as(p)
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite the tensors by those of rank 0."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
+    def agree(self, value: float) -> float:
+        """The largest of all processes' values, so that a stop or a clock is the same everywhere."""
+        if self.size == 1:
+            return value
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        tensor = torch.tensor(value, dtype=torch.float64, device=device)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return float(tensor)
+
+
+def join_world(device: str) -> World:
+    """The world that torchrun's environment describes, joined; NCCL between GPUs, Gloo between CPUs."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return World()
+    world = World(size, int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0")))
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(world.local_rank)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if on_gpu else "gloo")
+    return world

@@ -1,0 +1,200 @@
+"""The detector's training: scenes show their boxes, unsure people are painted out, it learns, resumes and is used."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from sharpose_rt.commands import train_detector
+from sharpose_rt.config import DetectorConfig
+from sharpose_rt.detection.bundled import BundledDetector
+from sharpose_rt.errors import ConfigError, DatasetError, OutputError
+from sharpose_rt.training.person_detector import (
+    DetectorRecipe,
+    DetectorTrainer,
+    PeopleScenes,
+    calibrate,
+    collate,
+    save_detector,
+)
+from sharpose_rt.training.pictures import Picture, read_pictures
+from sharpose_rt.types import Frame
+
+pytest.importorskip("ultralytics")
+
+TINY = """
+nc: 1
+end2end: True
+reg_max: 1
+scales:
+  n: [1.0, 1.0, 64]
+backbone:
+  - [-1, 1, Conv, [8, 3, 2]]
+  - [-1, 1, Conv, [16, 3, 2]]
+  - [-1, 1, Conv, [32, 3, 2]]
+  - [-1, 1, Conv, [32, 3, 2]]
+  - [-1, 1, Conv, [48, 3, 2]]
+head:
+  - [[2, 3, 4], 1, Detect, [nc]]
+"""
+COLOUR_BGR = (40, 220, 60)
+UNSURE_BGR = (20, 30, 240)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A set of pictures in which people are green bars and unsure ones red."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "bars" / "images").mkdir(parents=True)
+    images, annotations = [], []
+    for number in range(1, 13):
+        image = np.full((200, 260, 3), 120, np.uint8)
+        image[:] = rng.integers(60, 140, 3)
+        for place, x in enumerate((10, 95, 180)):
+            h, w = int(rng.integers(60, 150)), int(rng.integers(25, 55))
+            y = int(rng.integers(0, 200 - h))
+            unsure = place == 2
+            cv2.rectangle(image, (x, y), (x + w - 1, y + h - 1), UNSURE_BGR if unsure else COLOUR_BGR, -1)
+            box = {"image_id": number, "bbox": [x, y, w, h], "category_id": 1, "score": 0.2 if unsure else 0.9}
+            annotations.append({"id": len(annotations) + 1, **box})
+        cv2.imwrite(str(tmp_path / "bars" / "images" / f"{number}.png"), image)
+        images.append({"id": number, "file_name": f"{number}.png", "width": 260, "height": 200})
+    document = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
+    (tmp_path / "bars" / "annotations.json").write_text(json.dumps(document))
+    (tmp_path / "tinyn.yaml").write_text(TINY)
+    return tmp_path / "bars"
+
+
+@pytest.fixture
+def recipe(folder):
+    architecture = str(folder.parent / "tinyn.yaml")
+    return DetectorRecipe(architecture, image_size=128, minutes=0.3, batch=8, warmup_steps=4, workers=0, threads=1)
+
+
+def is_colour(pixels, colour_bgr):
+    rgb = np.array(colour_bgr[::-1])
+    return np.abs(pixels.numpy().transpose(1, 2, 0).astype(int) - rgb).max(-1) < 30
+
+
+@pytest.mark.parametrize("mosaic", [0.0, 1.0])
+def test_boxes_lie_on_their_people_and_unsure_ones_are_gone(folder, recipe, mosaic):
+    pictures = read_pictures(folder)
+    scenes = PeopleScenes(pictures, np.ones(len(pictures)), replace(recipe, mosaic=mosaic, colour=0.0))
+    seen = 0
+    for number in range(30):
+        pixels, boxes = scenes[number, True]
+        green = is_colour(pixels, COLOUR_BGR)
+        covered = np.zeros_like(green)
+        for x, y, w, h in (boxes.numpy() * 128).tolist():
+            x0, y0, x1, y1 = round(x - w / 2), round(y - h / 2), round(x + w / 2), round(y + h / 2)
+            covered[max(0, y0 - 1) : y1 + 1, max(0, x0 - 1) : x1 + 1] = True
+            inner = green[y0 + 2 : y1 - 2, x0 + 2 : x1 - 2]
+            assert inner.size == 0 or inner.mean() > 0.7
+            seen += 1
+        assert (green & ~covered).mean() < 0.02  # slivers at the edges of what is painted out
+        assert is_colour(pixels, UNSURE_BGR).mean() < 0.01
+    assert seen > 20
+
+
+def test_a_scene_depends_on_its_number_alone(folder, recipe):
+    pictures = read_pictures(folder)
+    first, again = (PeopleScenes(pictures, np.ones(len(pictures)), recipe) for _ in range(2))
+    _ = again[3, True]
+    assert all(torch.equal(a, b) for a, b in zip(first[7, True], again[7, True], strict=True))
+    assert not torch.equal(first[7, True][0], first[8, True][0])
+
+
+def test_a_picture_without_people_takes_part(folder, recipe):
+    empty = Picture(
+        str(folder / "images" / "1.png"), np.zeros((0, 4)), np.zeros(0, bool), np.zeros((0, 4)), True, "bars"
+    )
+    scenes = PeopleScenes([empty], np.ones(1), recipe)
+    batch = collate([scenes[0, False], scenes[1, True]])
+    assert batch["bboxes"].shape == (0, 4)
+    trainer = DetectorTrainer([empty], np.ones(1), recipe, folder.parent / "run")
+    assert trainer.train_step(batch)["loss"] > 0
+
+
+def arguments(folder, **changes):
+    parser = argparse.ArgumentParser()
+    train_detector.add_arguments(parser)
+    args = parser.parse_args(["--out", str(folder.parent / "found.safetensors")])
+    options = {
+        "data_root": [str(folder.parent)],
+        "set": ["bars"],
+        "architecture": str(folder.parent / "tinyn.yaml"),
+        "image_size": 128,
+        "small_size": 96,
+        "held_out": 0.3,
+        "minutes": 0.05,
+        "batch": 8,
+        "lr": 8e-3,
+        "workers": 0,
+        "threads": 1,
+        **changes,
+    }
+    for name, value in options.items():
+        setattr(args, name, value)
+    return args
+
+
+def test_it_learns_where_people_are_and_how_sure_its_boxes_are(folder, recipe):
+    """Sixty steps on a dozen pictures: not by the clock, so that a slow machine gives the same."""
+    pictures = read_pictures(folder)
+    recipe = replace(recipe, minutes=1e4, lr=8e-3, mosaic=0.0, ema=0.9)
+    trainer = DetectorTrainer(pictures, np.ones(len(pictures)), recipe, folder.parent / "run")
+    losses = []
+    for step in range(60):
+        batch = collate([trainer.scenes[number, False] for number in range(8 * step, 8 * step + 8)])
+        losses.append(trainer.train_step(batch)["loss"])
+    assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:5])
+    weights = folder.parent / "found.safetensors"
+    save_detector(weights, trainer.averaged(), recipe, {})
+    slope, shift = calibrate(weights, pictures)
+    assert slope > 0
+    save_detector(weights, trainer.averaged(), recipe, {"score_slope": f"{slope:.6f}", "score_shift": f"{shift:.6f}"})
+    again = calibrate(weights, pictures)
+    assert again == pytest.approx((1, 0), abs=0.15)  # it is calibrated now
+    with pytest.raises(DatasetError, match="0 show a person"):
+        calibrate(weights, [replace(p, people_xyxy=np.zeros((0, 4))) for p in pictures])
+
+
+def test_the_command_trains_saves_and_resumes(folder, capsys):
+    assert train_detector.run(arguments(folder)) == 0
+    assert "12 pictures with 24 people" in capsys.readouterr().out
+    weights = folder.parent / "found.safetensors"
+    detector = BundledDetector(DetectorConfig(score_threshold=0.0), weights=weights)
+    detector.open()
+    assert detector.image_size == 128
+    assert len(detector.detect(Frame(0, 0.0, cv2.imread(str(folder / "images" / "1.png")))))
+    with pytest.raises(OutputError, match="--resume"):
+        train_detector.run(arguments(folder))
+    assert train_detector.run(arguments(folder, resume=True, minutes=0.06)) == 0
+    assert "steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"set": []}, "--set names no set"),
+        ({"set": ["bars=none"]}, "NAME=WEIGHT"),
+        ({"image_size": 100}, "multiple of 32"),
+        ({"out": "x.pt"}, ".safetensors"),
+        ({"minutes": 0.0}, "above 0"),
+        ({"architecture": "yolo11n.yaml"}, "end-to-end"),
+    ],
+)
+def test_wrong_options_say_what_is_accepted(folder, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        train_detector.run(arguments(folder, **changes))
+
+
+def test_a_set_that_is_missing(folder):
+    with pytest.raises(DatasetError, match="nobody"):
+        train_detector.run(arguments(folder, set=["nobody"]))
