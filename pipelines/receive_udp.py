@@ -1,0 +1,39 @@
+"""Skeletons over UDP, with nothing but Python's own library.
+
+    python pipelines/receive_udp.py 7000
+    sharpose-rt --source webcam --publish udp://127.0.0.1:7000
+
+A datagram is one record. The header comes once a second; a frame of very many people comes in several datagrams, each
+with some of them and `"part": [i, n]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("port", type=int)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for other machines")
+    args = parser.parse_args(argv)
+
+    names: list[str] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as consumer:
+        consumer.bind((args.host, args.port))
+        while True:
+            record = json.loads(consumer.recv(65536))
+            if record["type"] == "header":
+                names = record["keypoints"]
+            elif record["type"] == "frame" and names:
+                for person in record["people"]:
+                    x, y, score = person["keypoints"][names.index("nose")]
+                    print(f"frame {record['frame_id']}  id {person['track_id']}  nose ({x:.0f}, {y:.0f}) {score:.2f}")
+            elif record["type"] == "end":
+                return
+
+
+if __name__ == "__main__":
+    main()

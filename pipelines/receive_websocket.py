@@ -1,0 +1,64 @@
+"""Skeletons over a WebSocket, either way round; needs `pip install websockets`.
+
+We listen, and the tracker connects to us (and again, whenever it lost us):
+
+    python pipelines/receive_websocket.py --listen 8765
+    sharpose-rt --source webcam --publish ws://127.0.0.1:8765
+
+Or the tracker serves, and we connect to it:
+
+    sharpose-rt --source webcam --serve 8080
+    python pipelines/receive_websocket.py ws://127.0.0.1:8080/skeletons          (with a token: ...?token=SECRET)
+
+Each message is one record of the skeleton stream: a header, then frames, then an end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import threading
+from collections.abc import Iterable
+
+from websockets.sync.client import connect
+from websockets.sync.server import ServerConnection, serve
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("url", nargs="?", help="a tracker that serves")
+    parser.add_argument("--listen", type=int, metavar="PORT", help="wait for a tracker that publishes")
+    args = parser.parse_args(argv)
+    if (args.url is None) == (args.listen is None):
+        parser.error("give a URL to connect to, or --listen PORT")
+    if args.url:
+        with connect(args.url, max_size=None) as connection:
+            show(connection)
+        return
+
+    def once(connection: ServerConnection) -> None:
+        if show(connection):
+            threading.Thread(target=server.shutdown).start()  # it waits for us
+
+    with serve(once, "127.0.0.1", args.listen, max_size=None) as server:
+        server.serve_forever()
+
+
+def show(messages: Iterable[str | bytes]) -> bool:
+    """Prints a line for each frame; True when the stream came to its end."""
+    for message in messages:
+        record = json.loads(message)
+        if record["type"] == "header":
+            print(f"{record['source']}: {len(record['keypoints'])} keypoints, model {record['model']['name']}")
+        elif record["type"] == "frame":
+            missed = record.get("dropped_before", 0)
+            ids = [person["track_id"] for person in record["people"]]
+            print(f"frame {record['frame_id']}  ids {ids}" + (f"  ({missed} missed)" if missed else ""), flush=True)
+        else:
+            print(f"end: {record['status']}")
+            return True
+    return False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""What `--serve` and `--publish` take: addresses, checked before anything is opened."""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from sharpose_rt.errors import ConfigError
+from sharpose_rt.media import redact
+
+_SCHEMES = ("ws", "wss", "zmq+tcp", "udp", "osc")
+_MIN_TOKEN = 8
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Where to listen: `host` without brackets, `port` 0 for any free one."""
+
+    host: str
+    port: int
+    token: str | None = None
+
+    @property
+    def loopback(self) -> bool:
+        """Only programs of this machine get here."""
+        return is_loopback(self.host)
+
+    def url(self, port: int) -> str:
+        """What to open in a browser on this machine."""
+        everywhere = self.host in ("0.0.0.0", "::")
+        host = "127.0.0.1" if everywhere else f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{port}/"
+
+
+def parse_listen(text: str, token: str | None = None) -> Listen:
+    """The address of `[HOST:]PORT`; the host is 127.0.0.1 unless given.
+
+    Raises:
+        ConfigError: it is malformed, or others could reach it without a token.
+    """
+    host, _, port = text.rpartition(":")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ConfigError(f"--serve is {text!r}; an IPv6 address stands in brackets, as in [::1]:8080")
+    if not port.isdecimal() or int(port) > 65535 or (":" in text and not host):
+        raise ConfigError(f"--serve is {text!r}; [HOST:]PORT is accepted, as in 8080 or 0.0.0.0:8080")
+    listen = Listen(host.strip("[]") or "127.0.0.1", int(port), token)
+    if token is not None and (len(token) < _MIN_TOKEN or not token.isascii() or not token.isprintable()):
+        raise ConfigError(f"--token has {len(token)} characters; {_MIN_TOKEN} or more of printable ASCII are accepted")
+    if token is None and not listen.loopback:
+        raise ConfigError(
+            f"--serve {text} would show the pictures to everybody who can reach {listen.host}; give a secret with "
+            "--token (or SHARPOSE_TOKEN), as in --token $(openssl rand -hex 16), or listen on 127.0.0.1"
+        )
+    return listen
+
+
+def is_loopback(host: str) -> bool:
+    """The host, by name or number, is this machine and nothing but this machine."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def unique_name(stem: str, taken: set[str]) -> str:
+    """The stem of a source, or 'stem-2', 'stem-3' and so on where that is taken."""
+    names = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
+    return next(name for name in names if name not in taken)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Whom to publish to: `scheme` with the consumer's `host` and `port`; `bind` has it come to us instead."""
+
+    scheme: str
+    url: str
+    host: str = ""
+    port: int = 0
+    bind: bool = False
+
+    @property
+    def name(self) -> str:
+        """For messages, without secrets."""
+        return "stdout" if self.scheme == "-" else redact(self.url)
+
+
+def parse_target(text: str) -> Target:
+    """The target of a `--publish` address.
+
+    Raises:
+        ConfigError: an unknown scheme, no host, no port, or a socket that others could reach.
+    """
+    if text == "-":
+        return Target("-", "-")
+    parts = urlsplit(text)
+    where = f"--publish is {redact(text)!r}"
+    if parts.scheme not in _SCHEMES:
+        raise ConfigError(f"{where}; ws://, wss://, zmq+tcp://, udp:// or osc:// with host:port, or - is accepted")
+    bind = parts.scheme == "zmq+tcp" and parts.netloc.startswith("@")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    if parts.scheme in ("ws", "wss"):
+        port = port or (443 if parts.scheme == "wss" else 80)
+    if not host or not port:
+        raise ConfigError(f"{where}; a host and a port are wanted, as in {parts.scheme}://127.0.0.1:9000")
+    if host == "*" or (bind and not is_loopback(host)):
+        raise ConfigError(
+            f"{where}: a ZeroMQ socket has no token, so it binds to this machine alone, as in "
+            f"zmq+tcp://@127.0.0.1:{port}; to reach another one give its address, zmq+tcp://HOST:{port}, where the "
+            "consumer binds"
+        )
+    return Target(parts.scheme, text, host, port, bind)

@@ -1,0 +1,131 @@
+"""Who may come in: host, origin and token are checked before any route, and every answer carries strict headers."""
+
+from __future__ import annotations
+
+import hmac
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from sharpose_rt.live.address import Listen, is_loopback
+
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+class Guard:
+    """Lets a request through to `app`, or answers 401 or 403 (4401 or 4403 on a WebSocket) and nothing else.
+
+    * A page of another origin is refused, whatever it brings.
+    * Without a token only names of this machine are answered, so that no foreign name can be pointed at it
+      (DNS rebinding).
+    * The token comes as `Authorization: Bearer`, as `?token=`, or as the cookie that a first visit of the page with
+      `?token=` sets, which also takes it out of the address.
+    """
+
+    def __init__(self, app: ASGIApp, listen: Listen) -> None:
+        self._app, self._listen = app, listen
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Checks one request or socket."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        headers, status = Headers(scope=scope), 200
+        if not self._own(headers):
+            status = 403
+        elif not self._known(scope, headers):
+            status = 401
+        if scope["type"] == "http":
+            answer = self._welcome(scope, headers) if status == 200 else self._refusal(status)
+            await (answer or self._app)(scope, receive, _with_headers(send))
+        elif status == 200:
+            await self._app(scope, receive, send)
+        else:
+            # Accepted first: a browser sees the code of an open socket alone.
+            socket = WebSocket(scope, receive, send)
+            await socket.accept()
+            await socket.close(4000 + status)
+
+    def _own(self, headers: Headers) -> bool:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if self._listen.token is None and not is_loopback(_hostname(host)):
+            return False
+        return origin is None or (bool(host) and origin.partition("://")[2].lower() == host.lower())
+
+    def _known(self, scope: Scope, headers: Headers) -> bool:
+        if self._listen.token is None:
+            return True
+        wanted = self._listen.token.encode()
+        kind, _, bearer = headers.get("authorization", "").partition(" ")
+        given = [bearer.strip()] if kind.lower() == "bearer" else []
+        given += [value for key, value in _query(scope) if key == "token"]
+        if (cookie := _cookie(headers, self._cookie_name(headers))) is not None:
+            given.append(cookie)
+        return any(hmac.compare_digest(token.encode(), wanted) for token in given)
+
+    def _welcome(self, scope: Scope, headers: Headers) -> Response | None:
+        """For the page's first visit: the token moves from the address into a cookie."""
+        rest = [(key, value) for key, value in _query(scope) if key != "token"]
+        if self._listen.token is None or scope["path"] != "/" or len(rest) == len(_query(scope)):
+            return None
+        answer = RedirectResponse("/" + (f"?{urlencode(rest)}" if rest else ""), status_code=303)
+        answer.set_cookie(
+            self._cookie_name(headers), self._listen.token.encode().hex(), httponly=True, samesite="strict", path="/"
+        )
+        return answer
+
+    @staticmethod
+    def _cookie_name(headers: Headers) -> str:
+        """Cookies do not tell ports apart, two views on one machine do."""
+        return f"sharpose_{headers.get('host', '').rpartition(':')[2] or 80}"
+
+    @staticmethod
+    def _refusal(status: int) -> Response:
+        if status == 401:
+            text = "a token is wanted: ?token=..., or the header Authorization: Bearer ...\n"
+            return PlainTextResponse(text, status, {"WWW-Authenticate": "Bearer"})
+        return PlainTextResponse("refused: asked for by another site or under another name\n", status)
+
+
+def _query(scope: Scope) -> list[tuple[str, str]]:
+    return parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+
+
+def _cookie(headers: Headers, name: str) -> str | None:
+    """The cookie's token: hexadecimal there, as a cookie may not hold every character."""
+    try:
+        jar: SimpleCookie = SimpleCookie(headers.get("cookie", ""))
+        return bytes.fromhex(jar[name].value).decode() if name in jar else None
+    except (CookieError, ValueError):
+        return None
+
+
+def _hostname(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _with_headers(send: Send) -> Any:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in _HEADERS.items():
+                headers.setdefault(name, value)
+        await send(message)
+
+    return sending

@@ -1,0 +1,194 @@
+"""What the server shows: the newest frame of each run, the last seconds of its skeletons, and how it is doing.
+
+The writing thread puts in, the server's thread takes out. Nobody waits: a viewer is woken and takes what is newest
+then, so that a slow one sees fewer frames and costs the run nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sharpose_rt.config.schema import LiveConfig
+from sharpose_rt.live.address import unique_name
+from sharpose_rt.live.thinned import Thinned
+from sharpose_rt.media import SourceInfo
+from sharpose_rt.skeletons import encode, end_record
+from sharpose_rt.stages import RunTotals
+from sharpose_rt.types import Frame, Packet
+
+STALLED_S = 10.0
+"""A run without a frame for so long is reported as stalled."""
+
+_TICK_S = 0.5
+_TICKS = 240  # two minutes
+_MAX_RECENT_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One frame with its line of the stream."""
+
+    frame: Frame
+    line: bytes
+
+
+class LiveRun:
+    """One run over one source, as the viewers see it."""
+
+    def __init__(
+        self, hub: Hub, name: str, info: SourceInfo, header: bytes, live: bool, source_state: Callable[[], str]
+    ) -> None:
+        self.name, self.info, self.header, self.live = name, info, header, live
+        self.newest: Moment | None = None
+        self.end_line: bytes | None = None
+        self.totals = RunTotals()
+        self.ticks: deque[dict[str, Any]] = deque(maxlen=_TICKS)
+        self._hub, self._history_s, self._source_state = hub, hub.config.history_s, source_state
+        self._lock = threading.Lock()
+        self._recent: deque[tuple[float, int, bytes]] = deque()
+        self._recent_bytes = 0
+        self._since: list[tuple[float, dict[str, float]]] = []
+        self._tick_s = self._last_s = time.monotonic()
+
+    def frame(self, line: bytes, packet: Packet) -> None:
+        """Takes in one frame."""
+        frame, now_s = packet.frame, time.monotonic()
+        self.totals.add(packet)
+        with self._lock:
+            self._recent.append((frame.pts_s, frame.frame_id, line))
+            self._recent_bytes += len(line)
+            while self._recent_bytes > _MAX_RECENT_BYTES or frame.pts_s - self._recent[0][0] > self._history_s:
+                self._recent_bytes -= len(self._recent.popleft()[2])
+        self.newest, self._last_s = Moment(frame, line), now_s
+        self._since.append((max(0.0, now_s - frame.captured_at_s), packet.spans_ms))
+        if now_s - self._tick_s >= _TICK_S:
+            self._tick(now_s)
+        self._hub.wake()
+
+    def end(self, line: bytes) -> None:
+        """The run is over; its last frame stays."""
+        self.end_line = line
+        self._hub.wake()
+
+    @property
+    def state(self) -> str:
+        """'running', 'lost' while the source is looked for, 'stalled' or 'ended'."""
+        if self.end_line is not None:
+            return "ended"
+        if self._source_state() == "lost":
+            return "lost"
+        return "stalled" if time.monotonic() - self._last_s > STALLED_S else "running"
+
+    def recent(self, seconds: float) -> bytes:
+        """The last `seconds` of media time as a valid stream of its own."""
+        with self._lock:
+            lines = list(self._recent)
+        thinned = Thinned()
+        first_s = lines[-1][0] - seconds if lines else 0.0
+        parts = [self.header, *(thinned.frame(number, line) for pts_s, number, line in lines if pts_s >= first_s)]
+        end = self.end_line or encode(end_record("interrupted", 0, 0))
+        return b"".join((*parts, thinned.end(end)))
+
+    def status(self) -> dict[str, Any]:
+        """The figures now, for the page."""
+        totals = self.totals
+        return {
+            "name": self.name,
+            "source": self.info.name,
+            "state": self.state,
+            "live": self.live,
+            "frames": totals.frames,
+            "frame_count": self.info.frame_count,
+            "dropped": totals.dropped,
+            "fps": round(totals.fps, 2),
+            "people": totals.people_now,
+            "ids": len(totals.ids - {0}),
+            "stages": {"coarse": totals.coarse, "fine": totals.fine, "predicted": totals.predicted},
+            "exit_rate": totals.exit_rate,
+            "latency_ms": {f"p{q}": round(totals.latency.percentile(q) * 1e3, 1) for q in (50, 95, 99)},
+        }
+
+    def _tick(self, now_s: float) -> None:
+        """Sums up the last half second for the plots."""
+        late_ms = np.array([late_s for late_s, _ in self._since]) * 1e3
+        p50, p95 = np.percentile(late_ms, (50, 95))
+        stages: dict[str, float] = {}
+        for _, spans_ms in self._since:
+            for name, span_ms in spans_ms.items():
+                stages[name] = stages.get(name, 0.0) + span_ms / len(self._since)
+        self.ticks.append(
+            {
+                "t": round(now_s, 2),
+                "fps": round(len(late_ms) / (now_s - self._tick_s), 2),
+                "p50": round(float(p50), 1),
+                "p95": round(float(p95), 1),
+                "people": self.totals.people_now,
+                "stages_ms": {name: round(value, 1) for name, value in stages.items()},
+            }
+        )
+        self._since, self._tick_s = [], now_s
+
+
+class Hub:
+    """All runs of the program: a tap that the server reads from."""
+
+    def __init__(self, config: LiveConfig | None = None) -> None:
+        self.config = config or LiveConfig()
+        self.runs: list[LiveRun] = []
+        self.closed = False
+        self.viewers = 0
+        self.publishers: list[Callable[[], dict[str, Any]]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: set[asyncio.Event] = set()
+
+    def begin(self, info: SourceInfo, header: bytes, *, live: bool, state: Callable[[], str]) -> LiveRun:
+        """A run begins. Of the runs that ended only the last is kept."""
+        name = unique_name(info.stem, {run.name for run in self.runs})
+        run = LiveRun(self, name, info, header, live, state)
+        self.runs = [*(r for r in self.runs if r.end_line is None), run]
+        self.wake()
+        return run
+
+    def pick(self, name: str | None) -> LiveRun | None:
+        """The run of that name; without one the first that goes on, else the last."""
+        if name is not None:
+            return next((run for run in self.runs if run.name == name), None)
+        return next((run for run in self.runs if run.end_line is None), self.runs[-1] if self.runs else None)
+
+    def attach(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """The loop whose viewers are woken from now on."""
+        self._loop = loop
+
+    def wake(self) -> None:
+        """Tells every viewer that there is something new; from any thread."""
+        if self._loop is not None and self._waiting:
+            with contextlib.suppress(RuntimeError):  # the loop was closed just now
+                self._loop.call_soon_threadsafe(self._set_all)
+
+    def close(self) -> None:
+        """Sends the viewers away; from any thread."""
+        self.closed = True
+        self.wake()
+
+    @contextlib.contextmanager
+    def listening(self) -> Any:
+        """An event that is set whenever there is something new; for the loop's thread."""
+        event = asyncio.Event()
+        self._waiting.add(event)
+        try:
+            yield event
+        finally:
+            self._waiting.discard(event)
+
+    def _set_all(self) -> None:
+        for event in self._waiting:
+            event.set()

@@ -1,0 +1,63 @@
+"""Figures of the runs in the text format of Prometheus (exposition format 0.0.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psutil
+
+from sharpose_rt.live.hub import Hub, LiveRun
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+
+
+def render(hub: Hub) -> str:
+    """Every figure, grouped by name as the format asks."""
+    families: dict[str, tuple[str, str, list[str]]] = {}
+    for run in hub.runs:
+        for name, kind, text, labels, value in _figures(run):
+            marks = ",".join(f'{key}="{label.translate(_ESCAPES)}"' for key, label in labels.items())
+            base = name.removesuffix("_sum").removesuffix("_count") if kind == "summary" else name
+            families.setdefault(base, (kind, text, []))[2].append(f"{name}{{{marks}}} {value:.10g}")
+    families["sharpose_viewers"] = (
+        "gauge",
+        "Pages and programs that follow the skeletons.",
+        [f"sharpose_viewers {hub.viewers}"],
+    )
+    rss = psutil.Process().memory_info().rss
+    families["process_resident_memory_bytes"] = ("gauge", "Memory in use.", [f"process_resident_memory_bytes {rss}"])
+    for figures in (publisher() for publisher in hub.publishers):
+        to = figures["to"].translate(_ESCAPES)
+        for key, text in (("sent", "Records sent."), ("dropped", "Records left out for a consumer.")):
+            name = f"sharpose_published_{key}_total"
+            families.setdefault(name, ("counter", text, []))[2].append(f'{name}{{to="{to}"}} {figures[key]}')
+    lines = []
+    for name, (kind, text, samples) in families.items():
+        lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", *samples]
+    return "\n".join(lines) + "\n"
+
+
+def _figures(run: LiveRun) -> Iterator[tuple[str, str, str, dict[str, str], float]]:
+    """Name, type, help, labels and value of each sample of a run."""
+    t, at = run.totals, {"source": run.name}
+    yield (
+        "sharpose_up",
+        "gauge",
+        "1 while frames come, 0 when the source is lost, stalled or at its end.",
+        at,
+        float(run.state == "running"),
+    )
+    yield "sharpose_frames_total", "counter", "Frames written.", at, t.frames
+    yield "sharpose_frames_dropped_total", "counter", "Frames dropped to stay current.", at, t.dropped
+    yield "sharpose_fps", "gauge", "Frames per second over the last 50.", at, t.fps
+    yield "sharpose_people", "gauge", "People in the last frame.", at, t.people_now
+    yield "sharpose_tracks_total", "counter", "Identities so far.", at, len(t.ids - {0})
+    for stage in ("coarse", "fine", "predicted"):
+        labels = {**at, "stage": stage}
+        yield "sharpose_poses_total", "counter", "Poses by where they came from.", labels, getattr(t, stage)
+    name, text = "sharpose_latency_seconds", "From capture to output."
+    for q in (50, 95, 99):
+        yield name, "summary", text, {**at, "quantile": f"{q / 100:g}"}, t.latency.percentile(q)
+    yield f"{name}_sum", "summary", text, at, t.latency.mean * t.latency.count
+    yield f"{name}_count", "summary", text, at, t.latency.count

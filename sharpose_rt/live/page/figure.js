@@ -1,0 +1,142 @@
+// People drawn on a canvas: skeletons, boxes, ids and trails, in pixels of the source frame.
+
+export const STAGES = { coarse: "#4cc9f0", fine: "#ffb84d", predicted: "#a9b4c2" };
+export const SIDES = { left: "#28aaff", right: "#ff8c1e", centre: "#e1ebe1" };
+const MIN_SCORE = 0.3, OUTLINE = "#0b0f14d0", TRAIL_S = 2;
+
+// The same colours as on the annotated video: the golden ratio spreads the hues.
+export function trackColour(id) {
+  if (!id) return "#bebebe";
+  return `hsl(${Math.round(id * 0.618033988749895 % 1 * 360)} 100% ${id % 2 ? 63 : 72}%)`;
+}
+
+const side = name => name.startsWith("left_") ? "left" : name.startsWith("right_") ? "right" : "centre";
+
+export class Figures {
+  constructor(header) {
+    this.limbs = header.limbs;
+    this.sides = header.keypoints.map(side);
+    this.torso = header.keypoints.flatMap((name, k) => /shoulder|hip|thorax|pelvis/.test(name) ? [k] : []);
+    this.trails = new Map();  // track_id: [pts_s, x, y] oldest first
+  }
+
+  // Takes in a frame for the trails, shown or not.
+  follow(record) {
+    for (const person of record.people) {
+      const seen = this.torso.map(k => person.keypoints[k]).filter(point => point[2] >= MIN_SCORE);
+      if (!person.track_id || 2 * seen.length <= this.torso.length) continue;
+      const middle = axis => seen.reduce((sum, point) => sum + point[axis], 0) / seen.length;
+      if (!this.trails.has(person.track_id)) this.trails.set(person.track_id, []);
+      this.trails.get(person.track_id).push([record.pts_s, middle(0), middle(1)]);
+    }
+    for (const [id, trail] of this.trails) {
+      while (trail.length && (record.pts_s - trail[0][0] > TRAIL_S || trail[0][0] > record.pts_s)) trail.shift();
+      if (!trail.length) this.trails.delete(id);
+    }
+  }
+
+  // `unit`: source pixels that are one pixel on the screen, so that lines keep their width.
+  draw(context, record, unit, options) {
+    context.lineCap = context.lineJoin = "round";
+    if (options.trails) this.drawTrails(context, record, unit, options);
+    const area = ([x1, y1, x2, y2]) => (x2 - x1) * (y2 - y1);
+    const last = person => options.chosen !== null && person.track_id === options.chosen;
+    const people = [...record.people].sort((a, b) => last(a) - last(b) || area(a.bbox_xyxy) - area(b.bbox_xyxy));
+    for (const person of people) {
+      context.globalAlpha = options.chosen && person.track_id !== options.chosen ? 0.25 : 1;
+      if (options.boxes) this.drawBox(context, person, unit, options);
+      if (options.points !== "smooth") this.drawSkeleton(context, person, person.raw_keypoints, unit, options, options.points === "both");
+      if (options.points !== "raw") this.drawSkeleton(context, person, person.keypoints, unit, options, false);
+    }
+    for (const person of options.ids ? people : []) {
+      context.globalAlpha = options.chosen && person.track_id !== options.chosen ? 0.25 : 1;
+      if (person.track_id) this.drawLabel(context, person, unit, options);
+    }
+    context.globalAlpha = 1;
+  }
+
+  colour(person, options, part = "centre") {
+    if (options.colour === "side") return SIDES[part];
+    return options.colour === "stage" ? STAGES[person.stage] : trackColour(person.track_id);
+  }
+
+  drawSkeleton(context, person, points, unit, options, ghost) {
+    const size = Math.max(person.bbox_xyxy[2] - person.bbox_xyxy[0], person.bbox_xyxy[3] - person.bbox_xyxy[1]) / unit;
+    const width = Math.min(4.5, Math.max(1.5, 2.6 * Math.sqrt(size / 250))) * unit;
+    const seen = point => point[2] >= MIN_SCORE;
+    const limbs = this.limbs.filter(([a, b]) => seen(points[a]) && seen(points[b]));
+    context.setLineDash(person.stage === "predicted" && !ghost ? [3 * width, 2 * width] : []);
+    for (const outline of ghost ? [false] : [true, false]) {
+      for (const [a, b] of limbs) {
+        const parts = [this.sides[a], this.sides[b]].filter(part => part !== "centre");
+        const part = parts.length && parts.every(p => p === parts[0]) ? parts[0] : "centre";
+        context.strokeStyle = ghost ? "#ffffffa0" : outline ? OUTLINE : this.colour(person, options, part);
+        context.lineWidth = ghost ? Math.max(unit, width / 3) : outline ? width + 2 * unit : width;
+        context.beginPath();
+        context.moveTo(points[a][0], points[a][1]);
+        context.lineTo(points[b][0], points[b][1]);
+        context.stroke();
+      }
+    }
+    context.setLineDash([]);
+    if (ghost) return;
+    points.forEach((point, k) => {
+      if (!seen(point)) return;
+      context.beginPath();
+      context.arc(point[0], point[1], 0.95 * width, 0, 7);
+      context.fillStyle = "#fff";
+      context.strokeStyle = this.colour(person, options, this.sides[k]);
+      context.lineWidth = 0.7 * width;
+      context.stroke();
+      context.fill();
+    });
+  }
+
+  drawBox(context, person, unit, options) {
+    const [x1, y1, x2, y2] = person.bbox_xyxy;
+    context.strokeStyle = this.colour(person, { ...options, colour: options.colour === "side" ? "identity" : options.colour });
+    context.lineWidth = 1.3 * unit;
+    context.globalAlpha *= 0.55;
+    context.setLineDash(person.stage === "predicted" ? [6 * unit, 4 * unit] : []);
+    context.beginPath();
+    context.roundRect(x1, y1, x2 - x1, y2 - y1, 4 * unit);
+    context.stroke();
+    context.setLineDash([]);
+    context.globalAlpha /= 0.55;
+  }
+
+  drawLabel(context, person, unit, options) {
+    const [x1, y1, x2] = person.bbox_xyxy, text = String(person.track_id);
+    context.font = `600 ${12 * unit}px system-ui, sans-serif`;
+    const width = context.measureText(text).width + 20 * unit, height = 18 * unit;
+    const left = (x1 + x2 - width) / 2, top = Math.max(0, y1 - height - 3 * unit);
+    context.fillStyle = "#0b0f14d8";
+    context.beginPath();
+    context.roundRect(left, top, width, height, 5 * unit);
+    context.fill();
+    context.fillStyle = options.colour === "stage" ? STAGES[person.stage] : trackColour(person.track_id);
+    context.beginPath();
+    context.arc(left + 8 * unit, top + height / 2, 3.2 * unit, 0, 7);
+    context.fill();
+    context.fillStyle = "#fff";
+    context.textBaseline = "middle";
+    context.fillText(text, left + 15 * unit, top + height / 2 + 0.5 * unit);
+  }
+
+  drawTrails(context, record, unit, options) {
+    for (const [id, trail] of this.trails) {
+      const part = trail.filter(([pts_s]) => pts_s <= record.pts_s);
+      context.strokeStyle = trackColour(id);
+      context.lineWidth = 2.2 * unit;
+      for (let i = 1; i < part.length; i++) {
+        const dim = options.chosen && id !== options.chosen ? 0.2 : 0.9;
+        context.globalAlpha = dim * Math.max(0, 1 - (record.pts_s - part[i][0]) / TRAIL_S);
+        context.beginPath();
+        context.moveTo(part[i - 1][1], part[i - 1][2]);
+        context.lineTo(part[i][1], part[i][2]);
+        context.stroke();
+      }
+    }
+    context.globalAlpha = 1;
+  }
+}

@@ -1,0 +1,44 @@
+// A WebSocket that comes back by itself, with pauses that grow, unless the server refused it.
+
+const REFUSED = new Map([[4401, "a token is wanted: open this page with ?token=…"], [4403, "refused by the server"]]);
+const FIRST_PAUSE_MS = 500, LONGEST_PAUSE_MS = 8000;
+
+export class Stream {
+  // `handlers`: open(), text(object), bytes(ArrayBuffer), lost(), refused(reason)
+  constructor(path, handlers) {
+    this.path = path;
+    this.handlers = handlers;
+    this.pause = FIRST_PAUSE_MS;
+    this.closed = false;
+    this.connect();
+  }
+
+  connect() {
+    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
+    const socket = this.socket = new WebSocket(`${scheme}//${location.host}${this.path}`);
+    socket.binaryType = "arraybuffer";
+    socket.onopen = () => this.handlers.open?.();
+    socket.onmessage = ({ data }) => {
+      this.pause = FIRST_PAUSE_MS;
+      if (typeof data === "string") this.handlers.text?.(JSON.parse(data), data);
+      else this.handlers.bytes?.(data);
+    };
+    socket.onclose = ({ code }) => {
+      if (this.closed) return;
+      if (REFUSED.has(code)) return this.handlers.refused?.(REFUSED.get(code));
+      this.handlers.lost?.();
+      this.timer = setTimeout(() => this.connect(), this.pause * (0.7 + 0.3 * Math.random()));
+      this.pause = Math.min(2 * this.pause, LONGEST_PAUSE_MS);
+    };
+  }
+
+  send(text) {
+    if (this.socket.readyState === WebSocket.OPEN) this.socket.send(text);
+  }
+
+  close() {
+    this.closed = true;
+    clearTimeout(this.timer);
+    this.socket.close();
+  }
+}

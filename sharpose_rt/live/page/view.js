@@ -1,0 +1,384 @@
+// The page: skeletons from /skeletons, pictures and figures from /view, drawn together on one canvas.
+
+import { Figures, SIDES, STAGES, trackColour } from "./figure.js";
+import { Plot } from "./plots.js";
+import { Stream } from "./stream.js";
+
+const $ = id => document.getElementById(id);
+const KEEP_S = 120;
+const TOGGLES = ["picture", "boxes", "ids", "trails"];
+const canvas = $("canvas"), context = canvas.getContext("2d");
+const latencyPlot = new Plot($("latency-plot"), [
+  { key: "p95", colour: "#4cc9f066", fill: "#4cc9f018" }, { key: "p50", colour: "#4cc9f0" }],
+  value => value >= 1000 ? `${value / 1000} s` : `${value} ms`);
+const fpsPlot = new Plot($("fps-plot"), [{ key: "fps", colour: "#52d98b", fill: "#52d98b18" }], value => value);
+
+let header = null, figures = null, status = null, paused = false, ended = false;
+let lines = [];             // [pts_s, frame_id, text], for a download when the server is gone
+let records = new Map();    // frame_id: record, to find the one of a picture
+let newest = null, waiting = null, shown = { record: null, bitmap: null };
+let ticks = [], firstSeen = new Map(), chosen = null, owed = 0, drawing = false;
+let skeletons = null, view = null;
+
+const options = Object.assign(
+  { points: "smooth", colour: "stage", picture: true, boxes: true, ids: true, trails: true },
+  JSON.parse(localStorage.getItem("sharpose") || "{}"));
+
+// From the server
+
+function open(source) {
+  skeletons?.close();
+  view?.close();
+  restart(null);
+  ticks = [];
+  const query = source ? `?source=${encodeURIComponent(source)}` : "";
+  skeletons = new Stream(`/skeletons${query}`, { text: take, lost, refused, open: () => notice() });
+  view = new Stream(`/view${query}`, { text: takeStatus, bytes: takePicture, refused, open: () => { owed = 0; } });
+}
+
+function restart(next) {
+  header = next;
+  figures = next && new Figures(next);
+  records = new Map();
+  firstSeen = new Map();
+  lines = [];
+  newest = null;
+  chosen = null;
+  ended = false;
+  shown = { record: null, bitmap: next ? shown.bitmap : null };
+  showFacts();
+  notice();
+}
+
+function take(record, text) {
+  if (record.type === "header") return restart(record);
+  if (record.type === "end") {
+    ended = true;
+    return notice();
+  }
+  newest = record;
+  records.set(record.frame_id, record);
+  if (records.size > 400) records.delete(records.keys().next().value);
+  lines.push([record.pts_s, record.frame_id, text]);
+  while (record.pts_s - lines[0][0] > KEEP_S) lines.shift();
+  for (const { track_id } of record.people) if (!firstSeen.has(track_id)) firstSeen.set(track_id, record.pts_s);
+  figures.follow(record);
+  notice();
+  if (!paused && (!options.picture || !shown.bitmap)) {
+    shown.record = record;
+    redraw();
+  }
+}
+
+async function takePicture(buffer) {
+  const head = new DataView(buffer), frameId = head.getUint32(0);
+  try {
+    const bitmap = await createImageBitmap(new Blob([new Uint8Array(buffer, 12)], { type: "image/jpeg" }));
+    waiting?.bitmap.close();
+    waiting = { bitmap, frameId };
+    redraw();
+  } finally {
+    owed += 1;  // asked for again once this one is drawn: a hidden or frozen page asks for nothing
+  }
+}
+
+function takeStatus(next) {
+  status = next;
+  ticks = [...ticks, ...next.ticks].slice(-240);
+  const run = current(), select = $("sources");
+  select.hidden = next.runs.length < 2;
+  if (!select.hidden && select.children.length !== next.runs.length) {
+    select.replaceChildren(...next.runs.map(({ name }) => new Option(name, name)));
+    select.value = next.run;
+  }
+  if (run) {
+    put("fps", run.fps.toFixed(1));
+    put("people", run.people);
+    put("p50", Math.round(run.latency_ms.p50));
+    put("p95", Math.round(run.latency_ms.p95));
+    put("dropped", run.dropped);
+    put("exit", run.exit_rate === null ? "" : `${Math.round(100 * run.exit_rate)} % left after the coarse stage`);
+  }
+  if (!paused) {
+    latencyPlot.draw(ticks);
+    fpsPlot.draw(ticks);
+    showStages();
+  }
+  showFacts();
+  notice();
+}
+
+function lost() {
+  if (!ended) setState("lost", "connection lost");
+  notice();
+}
+
+function refused(reason) {
+  setState("refused", "refused");
+  $("notice").textContent = reason;
+}
+
+const current = () => status?.runs.find(({ name }) => name === status.run);
+
+// On the screen
+
+function redraw() {
+  if (drawing) return;
+  drawing = true;
+  requestAnimationFrame(() => {
+    drawing = false;
+    if (!paused && waiting) {
+      shown.bitmap?.close();
+      shown = { bitmap: waiting.bitmap, record: recordOf(waiting.frameId) };
+      waiting = null;
+    }
+    paint();
+    if (paused || !options.picture) return;
+    for (; owed > 0; owed--) view.send("next");
+  });
+}
+
+// The record of a picture; where it was left out, the last one before it.
+function recordOf(frameId) {
+  if (records.has(frameId)) return records.get(frameId);
+  let found = null;
+  for (const [id, record] of records) if (id <= frameId) found = record;
+  return found ?? newest;
+}
+
+function paint() {
+  const ratio = devicePixelRatio || 1, { clientWidth, clientHeight } = canvas;
+  const width = Math.round(clientWidth * ratio), height = Math.round(clientHeight * ratio);
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  context.setTransform(1, 0, 0, 1, 0, 0);
+  context.clearRect(0, 0, width, height);
+  if (!header) return;
+  const [w, h] = frameSize(), scale = Math.min(width / w, height / h);
+  context.setTransform(scale, 0, 0, scale, (width - w * scale) / 2, (height - h * scale) / 2);
+  scene(context, ratio / scale);
+  const record = shown.record;
+  canvas.dataset.frameId = record?.frame_id ?? "";
+  $("clock").textContent = record ? `${clock(record.pts_s)}  ·  frame ${record.frame_id}` : "";
+  showPeople(record);
+}
+
+// A source that came back may have another size than the header says.
+const frameSize = () => shown.record?.frame_size_wh ?? header.frame_size_wh;
+
+// Picture and people in source pixels.
+function scene(target, unit) {
+  const [w, h] = frameSize();
+  if (options.picture && shown.bitmap) target.drawImage(shown.bitmap, 0, 0, w, h);
+  else {
+    target.fillStyle = "#0d1218";
+    target.fillRect(0, 0, w, h);
+  }
+  if (!shown.record) return;
+  target.save();
+  target.translate(0.5, 0.5);  // (0, 0) is the centre of the first pixel
+  figures.draw(target, shown.record, unit, { ...options, chosen });
+  target.restore();
+}
+
+function showPeople(record) {
+  const list = $("list"), people = [...(record?.people ?? [])].sort((a, b) => a.track_id - b.track_id);
+  while (list.children.length > Math.max(1, people.length)) list.lastChild.remove();
+  if (!people.length) {
+    list.replaceChildren(Object.assign(document.createElement("li"), { className: "none", textContent: "nobody in sight" }));
+    return;
+  }
+  list.querySelector(".none")?.remove();
+  people.forEach((person, i) => {
+    const row = list.children[i] ?? list.appendChild(newRow());
+    const [dot, id, tag, meter, age] = row.children, seen = firstSeen.get(person.track_id) ?? record.pts_s;
+    row.dataset.id = person.track_id ?? "";
+    row.setAttribute("aria-selected", person.track_id === chosen);
+    dot.style.background = trackColour(person.track_id);
+    id.textContent = person.track_id ?? "–";
+    tag.textContent = person.stage;
+    tag.className = `tag ${person.stage}`;
+    meter.value = person.quality ?? 0;
+    meter.title = person.quality === null ? "quality unknown" : `predicted quality ${person.quality.toFixed(2)}`;
+    age.textContent = `${Math.max(0, record.pts_s - seen).toFixed(0)} s`;
+  });
+}
+
+function newRow() {
+  const row = document.createElement("li");
+  row.innerHTML = '<i class="dot"></i><b></b><span class="tag"></span><meter min="0" max="1"></meter><span class="age"></span>';
+  row.onclick = () => {
+    const id = Number(row.dataset.id) || null;
+    chosen = chosen === id ? null : id;
+    redraw();
+  };
+  return row;
+}
+
+function showStages() {
+  const stages = ticks[ticks.length - 1]?.stages_ms ?? {}, names = Object.keys(stages);
+  $("stages").hidden = !names.length;
+  $("stages").replaceChildren(...names.map(name => {
+    const item = document.createElement("span");
+    item.append(`${name} `, Object.assign(document.createElement("b"), { textContent: `${Math.round(stages[name])} ms` }));
+    return item;
+  }));
+}
+
+function showFacts() {
+  const run = current(), facts = [];
+  if (header) {
+    put("source", header.source);
+    $("source").title = header.source;
+    document.title = `${header.source} · sharpose-rt`;
+    facts.push(["model", header.model.name], ["refined below", round(header.model.quality_threshold ?? "–")]);
+    facts.push(["detector", header.detector], ["tracker", header.tracker], ["smoothing", header.smoothing]);
+    facts.push(["frame", header.frame_size_wh.join(" × ")]);
+  }
+  if (run) facts.push(["frames", run.frame_count ? `${run.frames} of ${run.frame_count}` : run.frames], ["identities", run.ids]);
+  const budget = newest?.budget;
+  if (budget) facts.push(["refined now", `${budget.refined} of ${budget.estimated}`], ["threshold now", round(budget.quality_threshold)]);
+  if (budget?.detect_every > 1) facts.push(["detector", `each ${budget.detect_every} frames`]);
+  if (status) facts.push(["viewers", status.viewers]);
+  for (const { to, state, sent } of status?.publish ?? []) facts.push([to, `${state}, ${sent} sent`]);
+  $("facts").replaceChildren(...facts.flatMap(([name, value]) => [
+    Object.assign(document.createElement("dt"), { textContent: name }),
+    Object.assign(document.createElement("dd"), { textContent: value, title: value })]));
+}
+
+function showLegend() {
+  const colours = { stage: STAGES, side: SIDES, identity: {} }[options.colour];
+  const names = { coarse: "coarse: left early", fine: "fine: refined", predicted: "predicted: missed for a moment", centre: "middle" };
+  const items = Object.entries(colours).map(([name, colour]) => [names[name] ?? name, colour]);
+  if (options.colour === "identity") items.push(["a colour for each track id", "linear-gradient(90deg,#f66,#fd6,#6f9,#6cf,#c9f)"]);
+  if (options.points === "both") items.push(["raw keypoints", "#ffffffa0"]);
+  $("legend").replaceChildren(...items.map(([name, colour]) => {
+    const item = document.createElement("span"), mark = document.createElement("i");
+    mark.style.background = colour;
+    item.append(mark, name);
+    return item;
+  }));
+}
+
+function notice() {
+  if (document.body.dataset.state === "refused") return;
+  const run = current(), open = skeletons?.socket.readyState === WebSocket.OPEN;
+  let text = "";
+  if (ended) setState("ended", "ended");
+  else if (!open) setState("lost", header ? "connection lost" : "connecting");
+  else if (paused) setState("paused", "paused");
+  else if (!newest) setState("waiting", "starting");
+  else if (run?.state === "lost") setState("stalled", "source lost, looking for it");
+  else if (run?.state === "stalled") setState("stalled", "no frames");
+  else setState("live", run && !run.live ? "file" : "live");
+  if (!header && !open) text = "Connecting…";
+  else if (!newest && !ended) text = "Waiting for the first frame: models are loading.";
+  $("notice").textContent = text;
+}
+
+function setState(state, text) {
+  document.body.dataset.state = state;
+  put("state", text);
+}
+
+const put = (id, value) => { if ($(id).textContent !== String(value)) $(id).textContent = value; };
+const round = value => typeof value === "number" ? value.toFixed(2) : value;  // an infinite one is a string
+const clock = s => `${Math.floor(s / 60)}:${(s % 60).toFixed(2).padStart(5, "0")}`;
+
+// What the user does
+
+function pause() {
+  paused = !paused;
+  $("pause").setAttribute("aria-pressed", paused);
+  $("pause-text").textContent = paused ? "Go on" : "Pause";
+  if (!paused) shown.record = waiting ? shown.record : newest;
+  notice();
+  redraw();
+}
+
+function snapshot() {
+  if (!header || !shown.record) return;
+  const [w, h] = frameSize(), copy = new OffscreenCanvas(w, h);
+  scene(copy.getContext("2d"), Math.max(1, Math.sqrt(w * h) / 720));
+  copy.convertToBlob({ type: "image/png" })
+    .then(blob => save(blob, `${fileStem()}.${String(shown.record.frame_id).padStart(6, "0")}.png`));
+}
+
+async function download() {
+  const seconds = Number($("seconds").value), name = `${fileStem()}.last${seconds}s.skeletons.jsonl`;
+  const query = new URLSearchParams({ seconds, ...(status?.run && { source: status.run }) });
+  try {
+    const answer = await fetch(`/api/recent?${query}`);
+    if (!answer.ok) throw new Error(await answer.text());
+    save(await answer.blob(), name);
+  } catch {
+    save(new Blob(ownLines(seconds), { type: "application/x-ndjson" }), name);  // the run is over: what came here
+  }
+}
+
+// The same from what this page has got, as a stream of its own.
+function ownLines(seconds) {
+  if (!newest) return [];
+  const part = lines.filter(([pts_s]) => pts_s >= newest.pts_s - seconds);
+  let last = -1, dropped = 0;
+  const texts = part.map(([, id, text]) => {
+    const missing = id - last - 1;
+    last = id;
+    dropped += missing;
+    return JSON.stringify({ ...JSON.parse(text), dropped_before: missing }) + "\n";
+  });
+  const end = { type: "end", frames: texts.length, dropped, status: ended ? "complete" : "interrupted" };
+  return [JSON.stringify(header) + "\n", ...texts, JSON.stringify(end) + "\n"];
+}
+
+function save(blob, name) {
+  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+const fileStem = () => (status?.run ?? "sharpose").replace(/[^\w.-]+/g, "_");
+
+function choose(name, value) {
+  options[name] = value;
+  localStorage.setItem("sharpose", JSON.stringify(options));
+  applyOptions();
+}
+
+function applyOptions() {
+  for (const name of TOGGLES) $(name).checked = options[name];
+  for (const name of ["points", "colour"]) document.querySelector(`input[name=${name}][value=${options[name]}]`).checked = true;
+  showLegend();
+  redraw();
+}
+
+const next = name => {
+  const values = [...document.querySelectorAll(`input[name=${name}]`)].map(input => input.value);
+  choose(name, values[(values.indexOf(options[name]) + 1) % values.length]);
+};
+const keys = {
+  " ": pause, s: snapshot, d: download, f: full, r: () => next("points"), c: () => next("colour"),
+  ...Object.fromEntries(TOGGLES.map(name => [name[0], () => choose(name, !options[name])])),
+};
+
+function full() {
+  if (document.fullscreenElement) document.exitFullscreen();
+  else $("screen").requestFullscreen();
+}
+
+$("pause").onclick = pause;
+$("snapshot").onclick = snapshot;
+$("download").onclick = download;
+$("full").onclick = full;
+$("sources").onchange = ({ target }) => open(target.value);
+for (const name of TOGGLES) $(name).onchange = ({ target }) => choose(name, target.checked);
+for (const input of document.querySelectorAll("input[type=radio]")) input.onchange = () => choose(input.name, input.value);
+addEventListener("keydown", event => {
+  if (event.ctrlKey || event.metaKey || event.altKey || /SELECT|BUTTON/.test(event.target.tagName)) return;
+  const act = keys[event.key];
+  if (!act) return;
+  event.preventDefault();
+  act();
+});
+new ResizeObserver(redraw).observe(canvas);
+applyOptions();
+open(null);

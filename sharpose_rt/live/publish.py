@@ -1,0 +1,166 @@
+"""Skeletons to another program while they happen: a thread for each consumer, which the run never waits for long."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from sharpose_rt.live.address import Target, unique_name
+from sharpose_rt.live.outbox import Outbox, Policy, Record
+from sharpose_rt.live.thinned import Thinned
+from sharpose_rt.live.transports import Transport, create_transport
+from sharpose_rt.media import SourceInfo
+from sharpose_rt.types import Packet
+
+log = logging.getLogger("sharpose_rt")
+
+_PATIENCE_S = 5.0  # that a file waits for a consumer that takes nothing
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 10.0
+_HEADER_EVERY_S = 1.0
+_GRACE_S = 3.0  # without anything being taken of what still waits when the run is over
+
+
+class Publisher:
+    """A tap that sends the lines of every run to one consumer, from `with` to the end of its block.
+
+    The consumer gets the header first, after each reconnection too; with datagrams and ZeroMQ once a second.
+
+    Args:
+        target: whom to.
+        policy: 'newest' (one frame of each run waits, a newer one takes its place) or 'queue' (`capacity` of them).
+        capacity: of the queue.
+        sources: how many there are at once; with more than one each line says whose it is.
+        patient: a full queue makes the run wait, which suits a file; else the oldest record is dropped.
+
+    Raises:
+        ConfigError: what the transport needs is not installed.
+    """
+
+    def __init__(
+        self, target: Target, policy: Policy, capacity: int = 256, sources: int = 1, *, patient: bool = False
+    ) -> None:
+        self.target, self.policy = target, policy
+        self._transport: Transport = create_transport(target, policy)
+        self._outbox = Outbox(capacity if policy == "queue" else 1, _PATIENCE_S if patient else 0.0)
+        self._several = sources > 1
+        self._runs = itertools.count()
+        self._names: set[str] = set()
+        self._streams: dict[int, Thinned] = {}
+        self._header_s: dict[int, float] = {}
+        self._stop = threading.Event()
+        self._pause_s = _FIRST_PAUSE_S
+        self._thread = threading.Thread(target=self._main, name=f"publish {target.scheme}")
+        self.state = "connecting"
+        self.sent = self.failed = self.reconnects = 0
+
+    def begin(self, info: SourceInfo, header: bytes, *, live: bool, state: Callable[[], str]) -> _Feed:
+        """A run begins."""
+        name = unique_name(info.stem, self._names)
+        self._names.add(name)
+        return _Feed(self._outbox, next(self._runs), name if self._several else "", header)
+
+    def figures(self) -> dict[str, Any]:
+        """How it is going, for the page and the summary."""
+        return {
+            "to": self.target.name,
+            "policy": self.policy,
+            "state": self.state,
+            "sent": self.sent,
+            "dropped": self._outbox.dropped + self.failed,
+            "reconnects": self.reconnects,
+        }
+
+    def __enter__(self) -> Publisher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._outbox.close()
+        before = -1
+        while self._thread.is_alive() and self.sent > before:  # as long as the consumer takes what waits
+            before = self.sent
+            self._thread.join(_GRACE_S)
+        if self._thread.is_alive():
+            self._stop.set()
+            self._transport.abort()
+            self._thread.join()
+        told = self.figures()
+        log.info("publish: %(to)s: %(sent)d sent, %(dropped)d dropped, %(reconnects)d times connected again", told)
+
+    def _main(self) -> None:
+        try:
+            while not self._stop.is_set() and (record := self._outbox.take()) is not None:
+                self._deliver(record)
+        finally:
+            self._transport.close()
+            self.state = "closed"
+
+    def _deliver(self, record: Record) -> None:
+        """Sends a record, connecting as often as it takes; with 'newest' it is given up for a newer one instead."""
+        while not self._stop.is_set():
+            try:
+                if self.state != "connected":
+                    self._connect()
+                self._send(record)
+                self._pause_s = _FIRST_PAUSE_S
+                return
+            except OSError as error:
+                self._lost(error)
+                self._stop.wait(self._pause_s * random.uniform(0.5, 1.0))
+                self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+                if self.policy == "newest" and record.frame_id is not None:
+                    break
+        self.failed += record.frame_id is not None
+
+    def _connect(self) -> None:
+        self._transport.open()
+        self.reconnects += self.state == "lost"
+        self._streams.clear()
+        if self.state == "lost":
+            log.info("publish: connected to %s again", self.target.name)
+        self.state = "connected"
+
+    def _lost(self, error: OSError) -> None:
+        self._transport.close()
+        if self.target.scheme == "-":
+            log.warning("publish: standard output was closed; nothing more is published")
+            self._stop.set()
+            self._outbox.close()
+        elif self.state != "lost":
+            log.warning("publish: %s is out of reach (%s); trying again", self.target.name, error)
+        self.state = "lost"
+
+    def _send(self, record: Record) -> None:
+        stream, now_s = self._streams.get(record.run), time.monotonic()
+        again = self._transport.repeats_header and now_s - self._header_s.get(record.run, now_s) >= _HEADER_EVERY_S
+        if stream is None or again:
+            self._transport.send(record.header, record.name)
+            self._header_s[record.run] = now_s
+        if stream is None:
+            stream = self._streams[record.run] = Thinned()
+        line = stream.end(record.line) if record.frame_id is None else stream.frame(record.frame_id, record.line)
+        self._transport.send(line, record.name)
+        if record.frame_id is None:
+            del self._streams[record.run]
+        self.sent += 1
+
+
+class _Feed:
+    """Puts the lines of one run into the outbox."""
+
+    def __init__(self, outbox: Outbox, run: int, name: str, header: bytes) -> None:
+        self._outbox, self._run, self._name, self._header = outbox, run, name, header
+
+    def frame(self, line: bytes, packet: Packet) -> None:
+        """One frame."""
+        self._outbox.put(Record(self._run, self._name, self._header, line, packet.frame.frame_id))
+
+    def end(self, line: bytes) -> None:
+        """The run is over."""
+        self._outbox.put(Record(self._run, self._name, self._header, line, None))

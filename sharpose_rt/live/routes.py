@@ -1,0 +1,231 @@
+"""The server's addresses: the page, the skeletons as they come, the last of them, and how the run is doing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Coroutine
+from concurrent.futures import Executor
+from importlib.resources import files
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from sharpose_rt.live import metrics
+from sharpose_rt.live.address import Listen
+from sharpose_rt.live.guard import Guard
+from sharpose_rt.live.hub import Hub, LiveRun
+from sharpose_rt.live.picture import Pictures
+from sharpose_rt.live.thinned import Thinned
+
+_STATUS_S = 0.5
+_GOING_AWAY = 1001
+_PICTURES_AHEAD = 2  # on the way to a viewer at once: one travels while one is drawn
+_TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+
+
+def create_app(hub: Hub, listen: Listen, executor: Executor) -> ASGIApp:
+    """The whole application behind its guard; `executor`, of one thread, encodes pictures."""
+    routes = _Routes(hub, executor)
+    app = Starlette(
+        routes=[
+            Route("/", routes.page),
+            Route("/assets/{name}", routes.asset),
+            Route("/healthz", routes.healthz),
+            Route("/metrics", routes.metrics),
+            Route("/api/latest", routes.latest),
+            Route("/api/recent", routes.recent),
+            Route("/api/status", routes.status),
+            WebSocketRoute("/skeletons", routes.skeletons),
+            WebSocketRoute("/view", routes.view),
+        ]
+    )
+    return Guard(app, listen)
+
+
+class _Routes:
+    def __init__(self, hub: Hub, executor: Executor) -> None:
+        self._hub, self._executor = hub, executor
+        self._pictures: WeakKeyDictionary[LiveRun, Pictures] = WeakKeyDictionary()
+        self._page = {item.name: item.read_bytes() for item in (files("sharpose_rt.live") / "page").iterdir()}
+
+    # Pages and figures
+
+    async def page(self, request: Request) -> Response:
+        """The browser view."""
+        return self._file("index.html")
+
+    async def asset(self, request: Request) -> Response:
+        """A part of the page."""
+        return self._file(request.path_params["name"])
+
+    async def healthz(self, request: Request) -> Response:
+        """200 while all runs go on (or none has begun), 503 where a source is lost or frames have stopped coming."""
+        runs = self._hub.runs
+        states = {run.name: run.state for run in runs}
+        healthy = not {"stalled", "lost"} & set(states.values())
+        return _json({"ok": healthy, "runs": states}, 200 if healthy else 503)
+
+    async def metrics(self, request: Request) -> Response:
+        """Figures for Prometheus."""
+        return Response(metrics.render(self._hub), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    async def status(self, request: Request) -> Response:
+        """What the page shows, without the plots."""
+        return _json(self._status())
+
+    async def latest(self, request: Request) -> Response:
+        """The newest frame line; 503 before there is one."""
+        newest = self._run(request).newest
+        if newest is None:
+            raise HTTPException(503, "no frame yet; try again soon")
+        return Response(newest.line, media_type="application/json")
+
+    async def recent(self, request: Request) -> Response:
+        """The last `seconds` as a stream file to save."""
+        limit = self._hub.config.history_s
+        text = request.query_params.get("seconds", "10")
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = -1.0
+        if not 0 < seconds <= limit:
+            raise HTTPException(400, f"seconds is {text!r}; above 0 and at most {limit:g} is accepted")
+        run = self._run(request)
+        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in run.name) + ".last.skeletons.jsonl"
+        body = await asyncio.get_running_loop().run_in_executor(self._executor, run.recent, seconds)
+        return Response(
+            body,
+            media_type="application/x-ndjson",
+            headers={"Content-Disposition": f'attachment; filename="{name.encode("ascii", "replace").decode()}"'},
+        )
+
+    def _file(self, name: str) -> Response:
+        if name not in self._page:
+            raise HTTPException(404, "there is no such page; / is the view")
+        return Response(self._page[name], media_type=_TYPES[name.rpartition(".")[2]])
+
+    def _run(self, request: HTTPConnection) -> LiveRun:
+        name = request.query_params.get("source")
+        run = self._hub.pick(name)
+        if run is None:
+            known = ", ".join(r.name for r in self._hub.runs) or "none yet"
+            raise HTTPException(404 if name else 503, f"no source {name or ''}; sources: {known}")
+        return run
+
+    def _status(self) -> dict[str, Any]:
+        publishers = [figures() for figures in self._hub.publishers]
+        runs = [run.status() for run in self._hub.runs]
+        return {"type": "status", "runs": runs, "viewers": self._hub.viewers, "publish": publishers}
+
+    # Sockets
+
+    async def skeletons(self, socket: WebSocket) -> None:
+        """Stream version 1, one line a message: header, the newest frame each time, end; again for the next file."""
+        self._hub.viewers += 1
+        try:
+            await self._converse(socket, self._send_skeletons(socket), _ignore(socket))
+        finally:
+            self._hub.viewers -= 1
+
+    async def view(self, socket: WebSocket) -> None:
+        """For the page: figures as text, pictures as bytes; any message of the page asks for one more picture."""
+        asked: asyncio.Queue[None] = asyncio.Queue(_PICTURES_AHEAD)
+        for _ in range(_PICTURES_AHEAD):
+            asked.put_nowait(None)
+
+        async def listen() -> None:
+            while True:
+                await socket.receive_text()
+                if not asked.full():
+                    asked.put_nowait(None)
+
+        await self._converse(socket, self._send_pictures(socket, asked), self._send_status(socket), listen())
+
+    async def _converse(self, socket: WebSocket, *parts: Coroutine[Any, Any, None]) -> None:
+        """Runs the parts of a conversation until one of them ends."""
+        await socket.accept()
+        tasks = [asyncio.ensure_future(part) for part in parts]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+            with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # it may have left first
+                await socket.close(_GOING_AWAY)
+        for end in ends:
+            if isinstance(end, Exception) and not isinstance(end, (WebSocketDisconnect, RuntimeError)):
+                raise end
+
+    async def _send_skeletons(self, socket: WebSocket) -> None:
+        shown: LiveRun | None = None
+        thinned, ended = Thinned(), False
+        async for run in self._news(socket):
+            if run is not shown:
+                if shown is not None and not ended and shown.end_line is not None:
+                    await socket.send_text(thinned.end(shown.end_line).decode())
+                shown, thinned, ended = run, Thinned(), False
+                await socket.send_text(run.header.decode())
+            end, moment = run.end_line, run.newest  # in this order: nothing comes after the end
+            if moment is not None and moment.frame.frame_id > thinned.last_id:
+                await socket.send_text(thinned.frame(moment.frame.frame_id, moment.line).decode())
+            if end is not None and not ended:
+                ended = True
+                await socket.send_text(thinned.end(end).decode())
+
+    async def _send_pictures(self, socket: WebSocket, asked: asyncio.Queue[None]) -> None:
+        loop, last, sent_s = asyncio.get_running_loop(), None, -1.0
+        pause_s = 1 / self._hub.config.picture_fps
+        await asked.get()
+        async for run in self._news(socket):
+            if run.newest is None or run.newest.frame is last:
+                continue
+            await asyncio.sleep(max(0.0, sent_s + pause_s - time.monotonic()))
+            last, sent_s = run.newest.frame, time.monotonic()
+            pictures = self._pictures.setdefault(run, Pictures(self._hub.config))
+            await socket.send_bytes(await loop.run_in_executor(self._executor, pictures.message, last))
+            await asked.get()
+
+    async def _send_status(self, socket: WebSocket) -> None:
+        told_s = -1.0
+        while not self._hub.closed:
+            run = self._hub.pick(socket.query_params.get("source"))
+            status = {**self._status(), "run": None if run is None else run.name, "ticks": []}
+            if run is not None:
+                status["ticks"] = [tick for tick in list(run.ticks) if tick["t"] > told_s]
+                told_s = max((told_s, *(tick["t"] for tick in status["ticks"])))
+            await socket.send_text(orjson.dumps(status).decode())
+            await asyncio.sleep(_STATUS_S)
+
+    async def _news(self, socket: WebSocket) -> AsyncIterator[LiveRun]:
+        """The run to show, whenever there is something new about it, until the server closes."""
+        name = socket.query_params.get("source")
+        with self._hub.listening() as event:
+            while True:
+                closed = self._hub.closed
+                if (run := self._hub.pick(name)) is not None:
+                    yield run
+                if closed:
+                    return
+                await event.wait()
+                event.clear()
+
+
+async def _ignore(socket: WebSocket) -> None:
+    """Reads what a viewer says, so that its leaving is noticed."""
+    while True:
+        await socket.receive()
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(value), status, media_type="application/json")

@@ -1,0 +1,260 @@
+"""How lines get to a consumer: WebSocket, ZeroMQ, UDP, OSC, standard output.
+
+A transport belongs to one thread, but for `abort`, which frees a `send` that a frozen consumer holds up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import sys
+from typing import Any, Protocol
+
+import orjson
+
+from sharpose_rt.errors import ConfigError
+from sharpose_rt.live import osc
+from sharpose_rt.live.address import Target
+from sharpose_rt.live.outbox import Policy
+from sharpose_rt.skeletons import encode
+
+_OPEN_S = 5.0
+_MAX_DATAGRAM = 60_000  # bytes; UDP carries 65,507
+_PIPE_BYTES = 4096  # a pipe that is ready takes so many without making the writer wait (PIPE_BUF)
+_POLL_S = 0.2
+_NEWEST_AHEAD = 4  # messages
+_SEND_BUFFER = 64 << 10  # bytes; what the system holds for a slow consumer is old when it arrives
+
+
+class Transport(Protocol):
+    """One way to a consumer. `repeats_header`: whoever comes late or loses a message needs it again and again."""
+
+    repeats_header: bool
+
+    def open(self) -> None:
+        """Makes send() possible; raises OSError where the consumer cannot be reached."""
+        ...
+
+    def send(self, line: bytes, source: str) -> None:
+        """Hands on one line (of `source`, where there are several); raises OSError where the consumer is gone."""
+        ...
+
+    def close(self) -> None:
+        """Lets go; may be called again, and before open()."""
+        ...
+
+    def abort(self) -> None:
+        """Ends a send() that is under way; from any thread."""
+        ...
+
+
+def create_transport(target: Target, policy: Policy) -> Transport:
+    """The transport of a target, not yet open.
+
+    Raises:
+        ConfigError: what it needs is not installed.
+    """
+    needs = {"ws": "websockets", "wss": "websockets", "zmq+tcp": "zmq"}.get(target.scheme)
+    if needs:
+        try:
+            __import__(needs)
+        except ImportError as error:
+            raise ConfigError(
+                f"--publish {target.name} needs {needs}, which is not here; pip install 'sharpose-rt[publish]'"
+            ) from error
+    match target.scheme:
+        case "ws" | "wss":
+            return WebSocketTransport(target)
+        case "zmq+tcp":
+            return ZmqTransport(target, policy)
+        case "udp":
+            return UdpTransport(target)
+        case "osc":
+            return OscTransport(target)
+        case _:
+            return StdoutTransport()
+
+
+class WebSocketTransport:
+    """A client that sends each line as a text message."""
+
+    repeats_header = False
+
+    def __init__(self, target: Target) -> None:
+        self._url = target.url
+        self._connection: Any = None
+
+    def open(self) -> None:
+        """Connects and shakes hands."""
+        from websockets.exceptions import WebSocketException
+        from websockets.sync.client import connect
+
+        try:
+            self._connection = connect(
+                self._url, open_timeout=_OPEN_S, close_timeout=1, max_size=1 << 16, compression=None
+            )
+            self._connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        except WebSocketException as error:
+            raise ConnectionError(str(error)) from error
+
+    def send(self, line: bytes, source: str) -> None:
+        """One text message, without the newline."""
+        from websockets.exceptions import WebSocketException
+
+        try:
+            self._connection.send(tagged(line, source).rstrip(b"\n").decode())
+        except WebSocketException as error:
+            raise ConnectionError(str(error)) from error
+
+    def close(self) -> None:
+        """Says goodbye, waiting a second at most."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def abort(self) -> None:
+        """Cuts the connection."""
+        connection = self._connection
+        if connection is not None:
+            with contextlib.suppress(OSError):
+                connection.socket.shutdown(socket.SHUT_RDWR)
+
+
+class ZmqTransport:
+    """A PUB socket: connected to where the consumer binds its SUB socket, or bound (zmq+tcp://@...) itself."""
+
+    repeats_header = True
+
+    def __init__(self, target: Target, policy: Policy) -> None:
+        self._target, self._policy = target, policy
+        self._socket: Any = None
+
+    def open(self) -> None:
+        """Binds, or begins to connect; ZeroMQ reconnects by itself."""
+        import zmq
+
+        self._socket = zmq.Context.instance().socket(zmq.PUB)
+        self._socket.linger = 500
+        if self._policy == "newest":
+            self._socket.sndhwm = _NEWEST_AHEAD  # `conflate` would also let a frame push out the header before it
+            self._socket.sndbuf = _SEND_BUFFER
+        host = f"[{self._target.host}]" if ":" in self._target.host else self._target.host
+        self._socket.ipv6 = ":" in self._target.host
+        address = f"tcp://{host}:{self._target.port}"
+        try:
+            self._socket.bind(address) if self._target.bind else self._socket.connect(address)
+        except zmq.ZMQError as error:
+            raise OSError(error.errno, f"{error.strerror} ({address})") from error
+
+    def send(self, line: bytes, source: str) -> None:
+        """One message of one part; a subscriber that is not there or too slow misses it."""
+        self._socket.send(tagged(line, source).rstrip(b"\n"))
+
+    def close(self) -> None:
+        """Closes the socket; what was just sent has half a second to leave."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def abort(self) -> None:
+        """Nothing to do: a PUB socket never makes its sender wait."""
+
+
+class UdpTransport:
+    """A datagram a line. A frame that does not fit is sent in several, each a valid line with some of the people."""
+
+    repeats_header = True
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._socket: socket.socket | None = None
+
+    def open(self) -> None:
+        """Finds the address."""
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            self._target.host, self._target.port, type=socket.SOCK_DGRAM
+        )[0]
+        self._socket = socket.socket(family, kind, protocol)
+        self._address = address
+
+    def send(self, line: bytes, source: str) -> None:
+        """One datagram, or several."""
+        for part in split(tagged(line, source), _MAX_DATAGRAM):
+            self._send(part.rstrip(b"\n"))
+
+    def _send(self, data: bytes) -> None:
+        # Not connected: the answer "nobody there" of a port must not stop the next datagram.
+        assert self._socket is not None
+        self._socket.sendto(data, self._address)
+
+    def close(self) -> None:
+        """Closes the socket."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def abort(self) -> None:
+        """Nothing to do: a datagram never waits for its reader."""
+
+
+class OscTransport(UdpTransport):
+    """Open Sound Control over UDP; `live.osc` lists the messages."""
+
+    def send(self, line: bytes, source: str) -> None:
+        """The messages of one record."""
+        prefix = f"/sharpose/{source}" if source else "/sharpose"
+        for packet in osc.packets(orjson.loads(line), prefix):
+            self._send(packet)
+
+
+class StdoutTransport:
+    """The stream as it is, on standard output."""
+
+    repeats_header = False
+
+    def __init__(self) -> None:
+        self._stop = False
+
+    def open(self) -> None:
+        """Nothing may be left in front of the first line."""
+        sys.stdout.flush()
+
+    def send(self, line: bytes, source: str) -> None:
+        """Writes the line, whole or, after `abort`, in part."""
+        rest, file = memoryview(tagged(line, source)), sys.stdout.fileno()
+        while rest and not self._stop:
+            if sys.platform == "win32" or select.select([], [file], [], _POLL_S)[1]:
+                rest = rest[os.write(file, rest[:_PIPE_BYTES]) :]
+
+    def close(self) -> None:
+        """Leaves standard output open: it belongs to the program."""
+
+    def abort(self) -> None:
+        """Ends a write that nobody reads."""
+        self._stop = True
+
+
+def tagged(line: bytes, source: str) -> bytes:
+    """The line with `"stream": source` as its first key, where there are several sources to tell apart."""
+    return b'{"stream":' + orjson.dumps(source) + b"," + line[1:] if source else line
+
+
+def split(line: bytes, limit: int) -> list[bytes]:
+    """The line, or where it is longer than `limit` bytes, lines of the same frame with some of the people each.
+
+    They carry `"part": [i, n]`.
+    """
+    if len(line) <= limit:
+        return [line]
+    record = orjson.loads(line)
+    groups, size = [[]], 0
+    for person in record.get("people", ()):
+        length = len(orjson.dumps(person)) + 1
+        if groups[-1] and size + length > limit - 512:
+            groups.append([])
+            size = 0
+        groups[-1].append(person)
+        size += length
+    return [encode({**record, "people": group, "part": [i, len(groups)]}) for i, group in enumerate(groups)]

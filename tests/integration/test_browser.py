@@ -1,0 +1,271 @@
+"""The page in a real headless Chromium; skips with the reason where there is none."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from live_world import Run
+
+from sharpose_rt.live import Hub, Listen, LiveServer
+from sharpose_rt.skeletons import StreamReader, validate
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+
+pytestmark = pytest.mark.timeout(120)
+
+TOKEN = "correct horse"
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+_READY = "+canvas.dataset.frameId"  # elements with an id are globals of their page
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[playwright.Browser]:
+    with playwright.sync_playwright() as driver:
+        path = next(filter(None, map(shutil.which, _NAMES)), None) or driver.chromium.executable_path
+        if not Path(path).exists():
+            pytest.skip("no Chromium: `apt-get install chromium` or `playwright install chromium`")
+        running = driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield running
+        running.close()
+
+
+@contextmanager
+def _serving(token: str | None = None, *, moving: bool = True) -> Iterator[tuple[LiveServer, Run]]:
+    """A server with a run of three people, which goes on at some 25 fps."""
+    hub, stop = Hub(), threading.Event()
+    with LiveServer(hub, Listen("127.0.0.1", 0, token)) as server:
+        run = Run(hub, live=True)
+        run.step(10)
+
+        def go_on() -> None:
+            while not stop.wait(0.04):
+                run.step()
+
+        thread = threading.Thread(target=go_on)
+        if moving:
+            thread.start()
+        try:
+            yield server, run
+        finally:
+            stop.set()
+            if moving:
+                thread.join()
+            run.end()
+
+
+@contextmanager
+def _page(browser: playwright.Browser, url: str) -> Iterator[playwright.Page]:
+    """A page in a process of its own; any error in it fails the test."""
+    said: list[str] = []
+    with browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True) as context:
+        page = context.new_page()
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+        page.goto(url)
+        yield page
+    assert said == []
+
+
+def _until(page: playwright.Page, expression: str) -> None:
+    """Waits until the expression is true; playwright's own wait_for_function is forbidden by the page's policy."""
+    for _ in range(600):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"never came true: {expression}")
+
+
+def _wait_for_frame(page: playwright.Page, above: int = -1) -> int:
+    _until(page, f"canvas.dataset.frameId && {_READY} > {above}")
+    return page.evaluate(_READY)
+
+
+def _canvas(page: playwright.Page) -> np.ndarray:
+    """What the canvas shows, (H, W, 3) BGR."""
+    png = page.locator("#canvas").screenshot()
+    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    return image
+
+
+def _near(image: np.ndarray, css: str) -> np.ndarray:
+    """Where the picture has about that colour."""
+    rgb = [int(css[i : i + 2], 16) for i in (1, 3, 5)]
+    return (np.abs(image.astype(int) - rgb[::-1]) < 24).all(axis=2)
+
+
+def test_the_page_shows_moving_skeletons(browser: playwright.Browser) -> None:
+    asked: list[str] = []
+    with _serving() as (server, _), _page(browser, "about:blank") as page:
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("websocket", lambda socket: asked.append(socket.url.replace("ws://", "http://")))
+        page.goto(server.url)
+        first_id = _wait_for_frame(page)
+        first = _canvas(page)
+        _wait_for_frame(page, above=first_id + 15)
+        second = _canvas(page)
+        assert page.locator("#state").inner_text() == "live"
+        _until(page, "fps.textContent > 0")
+        assert page.locator("#people").inner_text() == "3"
+        assert page.locator("#list li").count() == 3
+        assert page.locator("#list .tag").all_inner_texts() == ["coarse", "fine", "predicted"]
+        assert "tiny_256x192" in page.locator("#facts").inner_text()
+    assert first.std() > 10  # not blank
+    for colour in ("#4cc9f0", "#ffb84d"):  # coarse and fine
+        before, after = _near(first, colour), _near(second, colour)
+        assert before.sum() > 200
+        assert after.sum() > 200
+        assert (before & after).sum() < 0.8 * before.sum()  # it moved
+    assert len(asked) >= 8
+    assert all(url.startswith(server.url) for url in asked)
+
+
+def test_skeletons_lie_where_the_stream_says(browser: playwright.Browser) -> None:
+    with _serving(moving=False) as (server, _), _page(browser, server.url) as page:
+        _wait_for_frame(page)
+        page.uncheck("#picture", force=True)
+        page.uncheck("#ids", force=True)
+        page.uncheck("#trails", force=True)
+        frame = page.request.get(server.url + "api/latest").json()
+        image = _canvas(page)
+        height, width = image.shape[:2]
+        scale = min(width / 640, height / 360)
+        left, top = (width - 640 * scale) / 2, (height - 360 * scale) / 2
+        for person, colour in zip(frame["people"], ("#4cc9f0", "#ffb84d"), strict=False):
+            hip, knee = (np.array(person["keypoints"][k][:2]) for k in (11, 13))
+            x, y = (hip + knee) / 2 * scale + (left, top)
+            part = image[round(y) - 4 : round(y) + 5, round(x) - 4 : round(x) + 5]
+            assert _near(part, colour).any()
+        page.check("input[name=points][value=raw]", force=True)
+        page.wait_for_timeout(200)
+        assert np.abs(_canvas(page).astype(int) - image).max() > 50  # raw points lie elsewhere
+        page.check("input[name=colour][value=identity]", force=True)
+        page.wait_for_timeout(200)
+        assert not _near(_canvas(page), "#4cc9f0").any()
+
+
+def test_pause_snapshot_and_download(browser: playwright.Browser, tmp_path: Path) -> None:
+    with _serving() as (server, run), _page(browser, server.url) as page:
+        _wait_for_frame(page, above=30)
+        page.click("#pause")
+        assert page.locator("#state").inner_text() == "paused"
+        held, frames = page.evaluate(_READY), run.frames
+        with page.expect_download() as snapshot:
+            page.click("#snapshot")
+        picture = cv2.imread(str(snapshot.value.path()))
+        assert picture is not None
+        assert picture.shape == (360, 640, 3)
+        assert _near(picture, "#4cc9f0").sum() > 100
+        assert snapshot.value.suggested_filename == f"walk.{held:06d}.png"
+        with page.expect_download() as stream:
+            page.click("#download")
+        path = tmp_path / stream.value.suggested_filename
+        stream.value.save_as(path)
+        assert [str(p) for p in validate(path)] == []
+        assert len(list(StreamReader(path))) >= 30
+        assert page.evaluate(_READY) == held
+        page.keyboard.press("Escape")
+        page.click("#pause")
+        assert _wait_for_frame(page, above=held) > held
+        assert run.frames > frames
+
+
+def test_a_frozen_page_costs_the_other_nothing(browser: playwright.Browser) -> None:
+    watch = """() => {
+        globalThis.drawn = [];
+        const note = () => drawn.push(Number(canvas.dataset.frameId));
+        new MutationObserver(note).observe(canvas, { attributeFilter: ["data-frame-id"] });
+    }"""
+    freeze = """() => setTimeout(() => {
+        const frames = () => {
+            const ask = new XMLHttpRequest();
+            ask.open("GET", "/api/status", false);  // nothing else happens in this page meanwhile
+            ask.send();
+            return JSON.parse(ask.responseText).runs[0].frames;
+        };
+        const last = frames() + 75;
+        while (frames() < last);
+    }, 0)"""
+    with _serving() as (server, _), _page(browser, server.url) as frozen, _page(browser, server.url) as awake:
+        for page in (frozen, awake):
+            _wait_for_frame(page)
+            page.evaluate(watch)
+        frozen.evaluate(freeze)
+        _until(frozen, "drawn.some((id, i) => id - drawn[i - 1] > 60)")  # it came back, at what is newest
+        ids = np.array(frozen.evaluate("drawn"))
+        before = ids[np.diff(ids).argmax()]
+        assert sum(before < n < before + 60 for n in awake.evaluate("drawn")) >= 5
+        assert server.hub.viewers == 2
+    assert server.hub.runs[0].totals.dropped == 0
+
+
+def test_several_sources_to_choose_from(browser: playwright.Browser) -> None:
+    hub = Hub()
+    with LiveServer(hub, Listen("127.0.0.1", 0)) as server, _page(browser, server.url) as page:
+        runs = [Run(hub, stem=stem, live=True, people=people) for stem, people in (("hall", 1), ("door", 2))]
+        for run in runs:
+            run.step(5)
+        _wait_for_frame(page)
+        _until(page, "!sources.hidden && sources.value === 'hall' && source.textContent === 'hall.mp4'")
+        page.select_option("#sources", "door")
+        _until(page, "source.textContent === 'door.mp4' && list.children.length === 2")
+        for run in runs:
+            run.end()
+
+
+def test_a_page_finds_back_after_the_server_was_away(browser: playwright.Browser) -> None:
+    port = 0
+    with browser.new_context() as context:
+        page = context.new_page()
+        for state in ("ended", "lost"):
+            hub = Hub()
+            with LiveServer(hub, Listen("127.0.0.1", port)) as server:
+                if port == 0:
+                    page.goto(server.url)
+                    port = int(server.url.rstrip("/").rpartition(":")[2])
+                run = Run(hub, live=True)
+                run.step(50)
+                _wait_for_frame(page, above=48)
+                _until(page, "state.textContent === 'live'")
+                if state == "ended":
+                    run.end()
+                    _until(page, "document.body.dataset.state === 'ended'")
+        _until(page, "document.body.dataset.state === 'lost'")
+
+
+def test_a_bad_token_gets_nothing(browser: playwright.Browser) -> None:
+    socket_code = """path => new Promise(done => {
+        const socket = new WebSocket(`ws://${location.host}${path}`), got = [];
+        socket.onmessage = ({ data }) => got.push(data);
+        socket.onclose = ({ code }) => done([code, got.length]);
+    })"""
+    with _serving(TOKEN) as (server, _), browser.new_context() as context:
+        page = context.new_page()
+        answer = page.goto(server.url + "?token=wrong")
+        assert answer is not None
+        assert answer.status == 401
+        assert "token" in page.inner_text("body")
+        assert page.locator("canvas").count() == 0
+        for path in ("/skeletons", "/view", "/skeletons?token=wrong"):
+            assert page.evaluate(socket_code, path) == [4401, 0]
+        page.goto(server.url + f"?token={TOKEN}")
+        assert page.url == server.url  # the secret is out of the address
+        _wait_for_frame(page)
+        assert page.evaluate("document.cookie") == ""  # and out of reach for scripts
+
+
+def test_the_page_fits_a_phone(browser: playwright.Browser) -> None:
+    with _serving() as (server, _), browser.new_context(viewport={"width": 390, "height": 844}) as context:
+        page = context.new_page()
+        page.goto(server.url)
+        _wait_for_frame(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert io.BytesIO(page.screenshot()).getbuffer().nbytes > 10_000

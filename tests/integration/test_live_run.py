@@ -1,0 +1,87 @@
+"""`--serve` and `--publish` on whole runs: the same records as the file, whatever else is written."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from pathlib import Path
+
+import pytest
+from media_clips import write_clip
+
+from sharpose_rt.app import FileRun
+from sharpose_rt.cli import main
+from sharpose_rt.config import load
+from sharpose_rt.live import Hub, Listen, LiveServer
+from sharpose_rt.types import Packet
+
+FRAMES = 12
+
+pytestmark = pytest.mark.timeout(90)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clip") / "walk.mp4"
+    write_clip(path, FRAMES, size_wh=(160, 128))
+    return path
+
+
+def _options(out: Path) -> list[str]:
+    return ["--weights", "random", "--boxes", "full", "--no-video", "--output", str(out), "--precision", "fp32"]
+
+
+def test_stdout_and_the_file_are_the_same(
+    clip: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    assert main(["--source", str(clip), *_options(tmp_path), "--publish", "-", "--serve", "0"]) == 0
+    said = capfdbinary.readouterr()
+    assert said.out == (tmp_path / "walk.skeletons.jsonl").read_bytes()
+    assert said.out.count(b"\n") == FRAMES + 2
+    assert b"complete: 12 frames" in said.err
+
+
+def test_a_run_is_served_while_it_goes_on(clip: Path, tmp_path: Path) -> None:
+    config = load(None, ["pose.weights=random", "detector.name=full", "output.video=false", "output.stream=false"])
+    config = load(None, [f"output.directory={tmp_path}"], base=config)
+    hub, latest = Hub(), []
+
+    def ask(path: str) -> bytes:
+        with urllib.request.urlopen(server.url + path, timeout=10) as answer:
+            return answer.read()
+
+    def on_packet(packet: Packet) -> None:
+        latest.append((packet.frame.frame_id, json.loads(ask("api/latest"))["frame_id"]))
+
+    with LiveServer(hub, Listen("127.0.0.1", 0)) as server:
+        assert json.loads(ask("healthz")) == {"ok": True, "runs": {}}
+        results = FileRun(str(clip), config, [hub]).run(on_packet)
+        assert json.loads(ask("healthz")) == {"ok": True, "runs": {"walk": "ended"}}
+        lines = ask("api/recent?seconds=100").splitlines()
+    assert results.stream is None  # not asked for; the view has it all the same
+    assert len(latest) == FRAMES
+    assert all(shown >= written for written, shown in latest)
+    assert len(lines) == FRAMES + 2
+    assert json.loads(lines[-1])["status"] == "complete"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--serve", "0.0.0.0:0"], "--token"),
+        (["--serve", "0.0.0.0:0", "--token", "short"], "8 or more"),
+        (["--serve", "page"], "[HOST:]PORT"),
+        (["--token", "correct horse"], "--serve"),
+        (["--publish", "mqtt://broker:1883"], "zmq+tcp://"),
+        (["--publish", "udp://nowhere"], "host and a port"),
+        (["--publish-policy", "newest"], "--publish"),
+    ],
+)
+def test_bad_addresses_are_one_clear_line(
+    arguments: list[str], said: str, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--source", str(clip), *_options(tmp_path / "out"), *arguments]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("sharpose-rt: error: ")
+    assert said in error
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,121 @@
+"""The recipes that receive skeletons: each as a program of its own, fed as `--publish` and `--serve` feed it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from live_world import Run
+
+from sharpose_rt.live import Hub, Listen, LiveServer, Publisher, parse_target
+from sharpose_rt.stages import Tap
+
+RECIPES = Path(__file__).resolve().parents[2] / "pipelines"
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def _free_port(kind: socket.SocketKind) -> int:
+    with socket.socket(socket.AF_INET, kind) as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@contextmanager
+def _started(recipe: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-u", str(RECIPES / f"{recipe}.py"), *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _feed_until_it_prints(process: subprocess.Popen[str], mark: str, *taps: Tap) -> list[str]:
+    """What the recipe printed, of a run that goes on until it has printed `mark`."""
+    printed, lines = threading.Event(), []
+
+    def read() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line.rstrip("\n"))
+            if mark in line:
+                printed.set()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    run = Run(*taps, live=True, people=2)
+    while not printed.wait(0.02):
+        run.step()
+        assert process.poll() is None
+    run.end()
+    assert process.wait(20) == 0
+    reader.join()
+    return lines
+
+
+def _feed(recipe: str, address: str, *arguments: str, mark: str = "frame") -> list[str]:
+    with _started(recipe, *arguments) as process, Publisher(parse_target(address), "newest") as publisher:
+        return _feed_until_it_prints(process, mark, publisher)
+
+
+def test_receive_udp() -> None:
+    port = _free_port(socket.SOCK_DGRAM)
+    lines = _feed("receive_udp", f"udp://127.0.0.1:{port}", str(port), mark="id 2")
+    assert any("id 1  nose (" in line for line in lines)
+
+
+def test_receive_osc() -> None:
+    port = _free_port(socket.SOCK_DGRAM)
+    lines = _feed("receive_osc", f"osc://127.0.0.1:{port}", str(port), mark="id 2")
+    assert any("id 1  coarse  right wrist" in line for line in lines)
+
+
+@pytest.mark.parametrize("bind", [False, True])
+def test_receive_zmq(bind: bool) -> None:
+    port = _free_port(socket.SOCK_STREAM)
+    address = f"zmq+tcp://{'@' if bind else ''}127.0.0.1:{port}"
+    lines = _feed("receive_zmq", address, str(port), *(["--connect"] if bind else []))
+    assert "boxes {1: [" in lines[0]
+
+
+def test_receive_websocket_that_listens() -> None:
+    port = _free_port(socket.SOCK_STREAM)
+    lines = _feed("receive_websocket", f"ws://127.0.0.1:{port}", "--listen", str(port))
+    assert lines[0] == "walk.mp4: 17 keypoints, model tiny_256x192"
+    assert "ids [1, 2]" in lines[1]
+    assert lines[-1] == "end: complete"
+
+
+def test_receive_websocket_that_connects() -> None:
+    hub = Hub()
+    with LiveServer(hub, Listen("127.0.0.1", 0)) as server:
+        url = server.url.replace("http", "ws") + "skeletons"
+        with _started("receive_websocket", url) as process:
+            lines = _feed_until_it_prints(process, "frame", hub)
+    assert lines[0] == "walk.mp4: 17 keypoints, model tiny_256x192"
+    assert "ids [1, 2]" in lines[-2]
+    assert lines[-1] == "end: complete"
+
+
+def test_receive_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+    with _started("receive_stdin") as process:
+        assert process.stdin is not None
+        with os.fdopen(os.dup(process.stdin.fileno()), "w") as stdout:
+            monkeypatch.setattr(sys, "stdout", stdout)
+            with Publisher(parse_target("-"), "queue", patient=True) as publisher:
+                run = Run(publisher, people=1)
+                run.step(3)
+                run.end()
+        process.stdin.close()
+        assert process.stdout is not None
+        lines = process.stdout.read().splitlines()
+    assert len(lines) == 3
+    assert all("hands up: none" in line for line in lines)

@@ -1,0 +1,363 @@
+"""The browser view's server: who may come in, what each address gives, and viewers that do not keep up."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from live_world import Run
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from sharpose_rt.config import LiveConfig
+from sharpose_rt.errors import ConfigError, OutputError
+from sharpose_rt.live import Hub, Listen, LiveServer, parse_listen
+from sharpose_rt.live.routes import create_app
+from sharpose_rt.skeletons import validate
+
+TOKEN = "correct horse"
+WS = "ws://127.0.0.1:8080"
+
+
+@pytest.fixture
+def hub() -> Hub:
+    return Hub(LiveConfig(picture_px=320))
+
+
+@pytest.fixture
+def clients() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def _client(hub: Hub, token: str | None = None, host: str = "127.0.0.1") -> TestClient:
+    app = create_app(hub, Listen("127.0.0.1", 8080, token), ThreadPoolExecutor(1))
+    return TestClient(app, base_url=f"http://{host}:8080", follow_redirects=False)
+
+
+@pytest.fixture
+def server(hub: Hub) -> Iterator[LiveServer]:
+    with LiveServer(hub, Listen("127.0.0.1", 0)) as running:
+        yield running
+
+
+def _follow(server: LiveServer, path: str, clients: ExitStack, **options: object) -> ClientConnection:
+    url = server.url.replace("http", "ws").rstrip("/") + path
+    return clients.enter_context(connect(url, close_timeout=1, compression=None, **options))  # type: ignore[arg-type]
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("8080", "127.0.0.1", 8080),
+        ("localhost:0", "localhost", 0),
+        ("[::1]:99", "::1", 99),
+        ("127.0.0.2:5", "127.0.0.2", 5),
+    ],
+)
+def test_listen_addresses(text: str, host: str, port: int) -> None:
+    assert parse_listen(text) == Listen(host, port)
+
+
+@pytest.mark.parametrize("text", ["", "http", ":8080", "70000", "::1:8080", "-1", "host:"])
+def test_malformed_listen_addresses(text: str) -> None:
+    with pytest.raises(ConfigError, match="--serve"):
+        parse_listen(text)
+
+
+@pytest.mark.parametrize("text", ["0.0.0.0:8080", "[::]:8080", "192.168.1.7:8080", "camera-box:8080"])
+def test_other_machines_need_a_token(text: str) -> None:
+    with pytest.raises(ConfigError, match="--token"):
+        parse_listen(text)
+    assert not parse_listen(text, TOKEN).loopback
+    with pytest.raises(ConfigError, match="8 or more"):
+        parse_listen(text, "short")
+
+
+def test_a_port_in_use(server: LiveServer, hub: Hub) -> None:
+    port = int(server.url.rstrip("/").rpartition(":")[2])
+    with pytest.raises(OutputError, match=f"port {port}"):
+        LiveServer(hub, Listen("127.0.0.1", port))
+
+
+# Who may come in
+
+PATHS = ["/", "/assets/view.js", "/healthz", "/metrics", "/api/latest", "/api/recent", "/api/status", "/nothing"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong horse"}, {"Cookie": "sharpose_8080=00"}])
+def test_every_route_wants_the_token(hub: Hub, path: str, headers: dict[str, str]) -> None:
+    Run(hub).step()
+    for url in (path, f"{path}?token=wrong+horse", f"{path}?token="):
+        answer = _client(hub, TOKEN).get(url, headers=headers)
+        assert answer.status_code == 401
+        assert "walk" not in answer.text
+        assert "set-cookie" not in answer.headers
+        assert len(answer.text) < 120
+
+
+@pytest.mark.parametrize("path", ["/skeletons", "/view", "/nothing"])
+def test_every_socket_wants_the_token(hub: Hub, path: str) -> None:
+    Run(hub).step()
+    with _client(hub, TOKEN).websocket_connect(f"{WS}{path}?token=wrong+horse") as viewer:
+        with pytest.raises(WebSocketDisconnect) as closed:
+            viewer.receive_text()  # nothing came before
+        assert closed.value.code == 4401
+
+
+def test_three_ways_to_bring_the_token(hub: Hub) -> None:
+    client = _client(hub, TOKEN)
+    assert client.get("/healthz", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+    assert client.get("/healthz", params={"token": TOKEN}).status_code == 200
+    welcome = client.get("/", params={"token": TOKEN, "source": "a"})
+    assert (welcome.status_code, welcome.headers["location"]) == (303, "/?source=a")
+    assert "httponly" in welcome.headers["set-cookie"].lower()
+    assert "samesite=strict" in welcome.headers["set-cookie"].lower()
+    assert client.get("/").status_code == 200
+
+
+@pytest.mark.timeout(30)
+def test_a_socket_takes_the_cookie_of_the_page(hub: Hub, clients: ExitStack) -> None:
+    Run(hub).step()
+    with LiveServer(hub, Listen("127.0.0.1", 0, TOKEN)) as server:
+        port = server.url.rstrip("/").rpartition(":")[2]
+        cookie = {"Cookie": f"sharpose_{port}={TOKEN.encode().hex()}"}
+        viewer = _follow(server, "/skeletons", clients, additional_headers=cookie)
+        assert json.loads(viewer.recv(10))["type"] == "header"
+
+
+def test_pages_of_other_sites_are_refused(hub: Hub) -> None:
+    for token in (None, TOKEN):
+        client = _client(hub, token)
+        bearer = {"Authorization": f"Bearer {TOKEN}"}
+        for origin in ("http://evil.example", "http://127.0.0.1:9090", "null"):
+            assert client.get("/api/status", headers={**bearer, "Origin": origin}).status_code == 403
+            with client.websocket_connect(f"{WS}/skeletons", headers={**bearer, "Origin": origin}) as viewer:
+                with pytest.raises(WebSocketDisconnect) as closed:
+                    viewer.receive_text()
+                assert closed.value.code == 4403
+        assert client.get("/api/status", headers={**bearer, "Origin": "http://127.0.0.1:8080"}).status_code == 200
+
+
+def test_a_foreign_name_for_this_machine_is_refused(hub: Hub) -> None:
+    assert _client(hub, host="rebound.example").get("/").status_code == 403
+    assert _client(hub, host="localhost").get("/").status_code == 200
+    assert (
+        _client(hub, TOKEN, host="camera-box").get("/", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+    )
+
+
+def test_strict_headers_on_every_answer(hub: Hub) -> None:
+    for path in PATHS:
+        headers = _client(hub).get(path).headers
+        assert headers["content-security-policy"].startswith("default-src 'none'")
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cache-control"] == "no-store"
+
+
+def test_the_page_asks_nobody_else() -> None:
+    page = Path(__file__).resolve().parents[2] / "sharpose_rt" / "live" / "page"
+    for file in page.iterdir():
+        text = file.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+        assert "http://" not in text, file
+        assert "https://" not in text, file
+        assert 'style="' not in text, f"{file}: its policy forbids style attributes"
+
+
+# What each address gives
+
+
+def test_before_the_first_frame(hub: Hub) -> None:
+    client = _client(hub)
+    assert client.get("/api/latest").status_code == 503
+    assert client.get("/api/latest?source=nobody").status_code == 404
+    assert client.get("/healthz").json() == {"ok": True, "runs": {}}
+    assert client.get("/api/status").json()["runs"] == []
+    assert "sharpose_viewers 0" in client.get("/metrics").text
+
+
+def test_latest_status_and_health(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, run = _client(hub), Run(hub, live=True)
+    run.step(3)
+    latest = client.get("/api/latest").json()
+    assert (latest["type"], latest["frame_id"], len(latest["people"])) == ("frame", 2, 3)
+    (status,) = client.get("/api/status").json()["runs"]
+    assert (status["frames"], status["people"], status["ids"], status["state"]) == (3, 3, 3, "running")
+    assert status["stages"] == {"coarse": 3, "fine": 3, "predicted": 3}
+    assert status["latency_ms"]["p50"] >= 40
+    monkeypatch.setattr(hub.runs[0], "_source_state", lambda: "lost")
+    lost = client.get("/healthz")
+    assert (lost.status_code, lost.json()["runs"]) == (503, {"walk": "lost"})
+    monkeypatch.setattr(hub.runs[0], "_source_state", lambda: "live")
+    monkeypatch.setattr("sharpose_rt.live.hub.STALLED_S", -1.0)
+    assert client.get("/healthz").json() == {"ok": False, "runs": {"walk": "stalled"}}
+    run.end()
+    assert client.get("/healthz").json() == {"ok": True, "runs": {"walk": "ended"}}
+
+
+def test_metrics_are_what_prometheus_reads(hub: Hub) -> None:
+    run = Run(hub, stem='a "b"\\')
+    run.step(4)
+    answer = _client(hub).get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    lines = answer.text.splitlines()
+    assert r'sharpose_frames_total{source="a \"b\"\\"} 4' in lines
+    assert r'sharpose_poses_total{source="a \"b\"\\",stage="fine"} 4' in lines
+    assert r'sharpose_latency_seconds_count{source="a \"b\"\\"} 4' in lines
+    named = [line.split()[2] for line in lines if line.startswith("# TYPE")]
+    assert len(named) == len(set(named))
+    for line in lines:
+        if not line.startswith("#"):
+            float(line.rpartition(" ")[2])
+
+
+def test_the_last_seconds_are_a_stream_of_their_own(hub: Hub, tmp_path: Path) -> None:
+    client, run = _client(hub), Run(hub)
+    run.step(60)
+    answer = client.get("/api/recent?seconds=1")
+    path = tmp_path / "last.skeletons.jsonl"
+    path.write_bytes(answer.content)
+    assert [str(p) for p in validate(path)] == []
+    frames = [json.loads(line) for line in answer.text.splitlines()[1:-1]]
+    assert [f["frame_id"] for f in frames] == list(range(34, 60))
+    assert 'filename="walk.last.skeletons.jsonl"' in answer.headers["content-disposition"]
+    for bad in ("0", "-1", "nan", "1e9", "x"):
+        assert client.get(f"/api/recent?seconds={bad}").status_code == 400
+
+
+def test_old_skeletons_are_forgotten(hub: Hub) -> None:
+    hub.config = LiveConfig(history_s=1)
+    run = Run(hub)
+    run.step(80)
+    assert hub.runs[0].recent(1000).count(b'"frame_id"') == 26
+
+
+# Sockets, over a real server
+
+
+@pytest.mark.timeout(60)
+def test_skeletons_over_a_socket(server: LiveServer, hub: Hub, clients: ExitStack, tmp_path: Path) -> None:
+    early = _follow(server, "/skeletons", clients)
+    run = Run(hub, live=True)
+    got = [early.recv(10)]
+    for _ in range(5):
+        run.step()
+        got.append(early.recv(10))
+    late = _follow(server, "/skeletons", clients)
+    joined = [late.recv(10), late.recv(10)]
+    run.step()
+    joined.append(late.recv(10))
+    run.end()
+    got += [early.recv(10), early.recv(10)]
+    joined.append(late.recv(10))
+    assert [json.loads(line).get("frame_id") for line in joined] == [None, 4, 5, None]
+    assert json.loads(joined[1])["dropped_before"] == 4
+    for lines in (got, joined):
+        path = tmp_path / "got.jsonl"
+        path.write_text("".join(str(line) for line in lines))
+        assert [str(p) for p in validate(path)] == []
+
+
+@pytest.mark.timeout(60)
+def test_the_next_file_follows_on_the_same_socket(server: LiveServer, hub: Hub, clients: ExitStack) -> None:
+    viewer = _follow(server, "/skeletons", clients)
+    kinds = []
+    for stem in ("one", "two"):
+        run = Run(hub, stem=stem)
+        kinds.append(json.loads(viewer.recv(10)).get("source"))
+        run.step()
+        kinds.append(json.loads(viewer.recv(10))["frame_id"])
+        run.end()
+        kinds.append(json.loads(viewer.recv(10))["status"])
+    assert kinds == ["one.mp4", 0, "complete", "two.mp4", 0, "complete"]
+
+
+@pytest.mark.timeout(60)
+def test_sources_side_by_side(server: LiveServer, hub: Hub, clients: ExitStack) -> None:
+    runs = [Run(hub, stem=stem) for stem in ("cam", "cam", "door")]
+    for count, run in enumerate(runs, start=1):
+        run.step(count)
+    assert [run.name for run in hub.runs] == ["cam", "cam-2", "door"]
+    for name, frame_id in (("cam", 0), ("cam-2", 1), ("door", 2)):
+        viewer = _follow(server, f"/skeletons?source={name}", clients)
+        viewer.recv(10)
+        assert json.loads(viewer.recv(10))["frame_id"] == frame_id
+
+
+@pytest.mark.timeout(60)
+def test_pictures_come_when_they_are_asked_for(server: LiveServer, hub: Hub, clients: ExitStack) -> None:
+    viewer, run = _follow(server, "/view", clients), Run(hub)
+
+    def picture() -> tuple[int, float, np.ndarray]:
+        while isinstance(message := viewer.recv(10), str):
+            assert json.loads(message)["type"] == "status"
+        frame_id, pts_s = struct.unpack_from("!Id", message)
+        return frame_id, pts_s, cv2.imdecode(np.frombuffer(message, np.uint8, offset=12), cv2.IMREAD_COLOR)
+
+    for number in (0, 1):
+        run.step()
+        frame_id, pts_s, image = picture()
+        assert (frame_id, pts_s) == (number, number / 25)
+        assert image.shape == (180, 320, 3)  # shrunk to picture_px
+    run.step(40)
+    follower = _follow(server, "/skeletons", clients)  # by now the server has seen all of it
+    follower.recv(10)
+    assert json.loads(follower.recv(10))["frame_id"] == 41
+    viewer.send("next")
+    assert picture()[0] == 41  # the newest, not the next in a queue
+
+
+@pytest.mark.timeout(90)
+def test_a_frozen_viewer_costs_nobody_anything(server: LiveServer, hub: Hub, clients: ExitStack) -> None:
+    awake = _follow(server, "/skeletons", clients)
+    small = socket.create_connection(("127.0.0.1", int(server.url.rstrip("/").rpartition(":")[2])))
+    small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    frozen = _follow(server, "/skeletons", clients, sock=small, max_queue=1)
+    _follow(server, "/view", clients, max_queue=1)  # never says a word
+    run = Run(hub, people=40)
+    assert json.loads(awake.recv(10))["type"] == "header"
+    for number in range(60):  # 4 MB of lines; none of these steps waits for anybody
+        run.step()
+        assert json.loads(awake.recv(10))["frame_id"] == number
+    run.end()
+    records = [json.loads(frozen.recv(10))]
+    while records[-1]["type"] != "end":
+        records.append(json.loads(frozen.recv(10)))
+    ids = [r["frame_id"] for r in records if r["type"] == "frame"]
+    assert len(ids) < 60
+    assert ids[-1] == 59
+    assert sum(r.get("dropped_before", 0) for r in records) == 60 - len(ids) == records[-1]["dropped"]
+
+
+@pytest.mark.timeout(60)
+def test_closing_sends_everybody_away(hub: Hub, clients: ExitStack) -> None:
+    with LiveServer(hub, Listen("127.0.0.1", 0)) as server:
+        viewers = [_follow(server, path, clients) for path in ("/skeletons", "/view")]
+        run = Run(hub)
+        run.step()
+        assert json.loads(viewers[0].recv(10))["type"] == "header"
+        run.end()
+    lines = []
+    for viewer in viewers:
+        with suppress(ConnectionClosed):
+            while True:
+                lines.append(viewer.recv(10))
+        assert viewer.close_code in (1001, 1012)
+    assert any(isinstance(line, str) and '"type":"end"' in line for line in lines)
+    run = Run(hub)  # a run may go on after its server
+    run.step()

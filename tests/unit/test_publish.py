@@ -1,0 +1,438 @@
+"""Skeletons to other programs: every transport to a real consumer, what a slow or missing one gets, reconnection."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+from live_world import Run, header, packet
+from pythonosc.osc_bundle import OscBundle
+from pythonosc.osc_message import OscMessage
+from websockets.sync.server import Server, ServerConnection, serve
+
+from sharpose_rt.errors import ConfigError
+from sharpose_rt.live import Publisher, parse_target
+from sharpose_rt.live.osc import MAX_BUNDLE, message, packets
+from sharpose_rt.live.outbox import Outbox, Record
+from sharpose_rt.live.thinned import Thinned
+from sharpose_rt.live.transports import split, tagged
+from sharpose_rt.skeletons import FrameRecord, encode, end_record, validate
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def _frame(frame_id: int, people: int = 3) -> dict[str, Any]:
+    made = packet(frame_id, people)
+    assert made.poses is not None
+    return FrameRecord(frame_id, made.frame.pts_s, made.poses).to_record()
+
+
+def _record(frame_id: int | None, run: int = 0) -> Record:
+    return Record(run, "", b"", b"", frame_id)
+
+
+def _is_valid(lines: list[str], tmp_path: Path) -> bool:
+    path = tmp_path / "got.jsonl"
+    path.write_text("\n".join(line.rstrip("\n") for line in lines) + "\n")
+    return [str(p) for p in validate(path)] == []
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    ("text", "scheme", "host", "port", "bind"),
+    [
+        ("-", "-", "", 0, False),
+        ("ws://10.0.0.5:9000/in", "ws", "10.0.0.5", 9000, False),
+        ("wss://example.org/in", "wss", "example.org", 443, False),
+        ("zmq+tcp://127.0.0.1:5556", "zmq+tcp", "127.0.0.1", 5556, False),
+        ("zmq+tcp://@127.0.0.1:5556", "zmq+tcp", "127.0.0.1", 5556, True),
+        ("udp://[::1]:7000", "udp", "::1", 7000, False),
+        ("osc://localhost:9000", "osc", "localhost", 9000, False),
+    ],
+)
+def test_targets(text: str, scheme: str, host: str, port: int, bind: bool) -> None:
+    target = parse_target(text)
+    assert (target.scheme, target.host, target.port, target.bind) == (scheme, host, port, bind)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "http://a:1",
+        "a:1",
+        "udp://a",
+        "udp://:5",
+        "osc://a:x",
+        "udp://a:99999",
+        "zmq+tcp://*:5",
+        "zmq+tcp://@0.0.0.0:5",
+    ],
+)
+def test_bad_targets(text: str) -> None:
+    with pytest.raises(ConfigError, match="--publish"):
+        parse_target(text)
+
+
+def test_secrets_of_a_target_are_masked() -> None:
+    assert parse_target("ws://me:pass@host:1/a?token=abc").name == "ws://***@host:1/a?token=***"
+    with pytest.raises(ConfigError) as error:
+        parse_target("ftp://me:pass@host:1")
+    assert "pass" not in str(error.value)
+
+
+# What waits
+
+
+def test_newest_takes_the_place_of_the_one_before() -> None:
+    box = Outbox(1)
+    for number in range(5):
+        box.put(_record(number))
+    box.put(_record(None))
+    box.close()
+    assert [box.take(), box.take(), box.take()] == [_record(4), _record(None), None]
+    assert box.dropped == 4
+
+
+def test_runs_take_turns_in_an_outbox() -> None:
+    box = Outbox(2)
+    for number in range(2):
+        for run in (7, 8):
+            box.put(_record(number, run))
+    box.close()
+    taken = [record for _ in range(4) if (record := box.take()) is not None]
+    assert [(r.run, r.frame_id) for r in taken] == [(7, 0), (8, 0), (7, 1), (8, 1)]
+
+
+def test_a_full_queue_waits_for_its_consumer() -> None:
+    box, taken = Outbox(3, patience_s=30), []
+
+    def consume() -> None:
+        while (record := box.take()) is not None:
+            taken.append(record.frame_id)
+
+    consumer = threading.Thread(target=consume)
+    consumer.start()
+    for number in range(200):
+        box.put(_record(number))
+    box.close()
+    consumer.join()
+    assert taken == list(range(200))
+
+
+def test_patience_ends_until_something_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    box, waits = Outbox(1, patience_s=0.01), []
+    wait_for = box._changed.wait_for
+
+    def counted(ready: Any, timeout: float | None = None) -> bool:
+        waits.append(timeout)
+        return wait_for(ready, timeout)
+
+    monkeypatch.setattr(box._changed, "wait_for", counted)
+    for number in range(10):
+        box.put(_record(number))
+    assert len(waits) == 1
+    assert box.take() == _record(9)
+    box.put(_record(10))
+    box.put(_record(11))
+    assert len(waits) == 3  # take() waits too
+    assert box.dropped == 10
+
+
+def test_a_thinned_stream_accounts_for_everything(tmp_path: Path) -> None:
+    thinned, lines = Thinned(), [encode(header().to_record())]
+    for number in (2, 3, 7, 8, 20):
+        lines.append(thinned.frame(number, encode(_frame(number))))
+    lines.append(thinned.end(encode(end_record("complete", 21, 0))))
+    assert _is_valid([line.decode() for line in lines], tmp_path)
+    assert lines[2] == encode(_frame(3))  # byte for byte where nothing is missing
+    assert json.loads(lines[-1])["dropped"] == 16
+
+
+# OSC
+
+
+def test_osc_is_what_python_osc_reads() -> None:
+    read = OscMessage(message("/a/b", "isfd", -5, "müde", 0.25, 1e-9))
+    assert (read.address, read.params) == ("/a/b", [-5, "müde", 0.25, 1e-9])
+    (bundle,) = (OscBundle(data) for data in packets(_frame(4, people=2)))
+    first, second, third = bundle
+    assert (first.address, first.params) == ("/sharpose/frame", [4, 0.16, 2])
+    for read, person in zip((second, third), _frame(4, 2)["people"], strict=True):
+        assert read.address == "/sharpose/person"
+        assert read.params[:3] == [4, person["track_id"], person["stage"]]
+        assert read.params[4:8] == pytest.approx(person["bbox_xyxy"], abs=1e-3)
+        assert read.params[8:] == pytest.approx([v for point in person["keypoints"] for v in point], abs=1e-3)
+    names, size = (OscMessage(data) for data in packets(header().to_record()))
+    assert names.params == list(header().skeleton.keypoints)
+    assert size.params == [640, 360]
+
+
+def test_osc_of_a_crowd_stays_below_what_receivers_take() -> None:
+    sent = list(packets(_frame(0, people=100), "/sharpose/door"))
+    assert max(map(len, sent)) <= MAX_BUNDLE
+    read = [content for data in sent for content in OscBundle(data)]
+    assert [r.address for r in read] == ["/sharpose/door/frame", *["/sharpose/door/person"] * 100]
+    assert [r.params[1] for r in read[1:]] == list(range(1, 101))
+
+
+def test_lines_that_do_not_fit_are_split_into_valid_ones() -> None:
+    whole = _frame(3, people=50)
+    parts = split(encode(whole), 10_000)
+    assert max(map(len, parts)) <= 10_000
+    records = [json.loads(part) for part in parts]
+    assert [r["part"] for r in records] == [[i, len(parts)] for i in range(len(parts))]
+    assert [person for r in records for person in r["people"]] == whole["people"]
+    assert split(encode(whole), 1_000_000) == [encode(whole)]
+
+
+def test_lines_of_several_sources_say_whose_they_are() -> None:
+    line = encode(_frame(0))
+    assert tagged(line, "") == line
+    assert json.loads(tagged(line, "döör")) == {"stream": "döör", **json.loads(line)}
+
+
+# Real consumers
+
+
+@contextmanager
+def _websocket_consumer(port: int = 0, frames: int | None = None) -> Iterator[tuple[int, queue.Queue[str], Server]]:
+    """A server that puts what it gets into a queue; after `frames` messages it hangs up."""
+    got: queue.Queue[str] = queue.Queue()
+
+    def talk(connection: ServerConnection) -> None:
+        for count, text in enumerate(connection, start=1):
+            got.put(str(text))
+            if count == frames:
+                return
+
+    with serve(talk, "127.0.0.1", port, compression=None) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.socket.getsockname()[1], got, server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_websocket(tmp_path: Path) -> None:
+    with _websocket_consumer() as (port, got, _):
+        with Publisher(parse_target(f"ws://127.0.0.1:{port}/in"), "queue", patient=True) as publisher:
+            run = Run(publisher)
+            run.step(300)
+            run.end()
+        lines = [got.get(timeout=10) for _ in range(302)]
+        assert publisher.figures()["sent"] == 301
+        assert publisher.figures()["dropped"] == 0
+    assert [json.loads(line).get("frame_id") for line in lines[1:-1]] == list(range(300))
+    assert _is_valid(lines, tmp_path)
+
+
+def test_websocket_consumer_that_dies_and_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sharpose_rt.live.publish._LONGEST_PAUSE_S", 0.05)
+    with Publisher(parse_target("ws://127.0.0.1:1"), "newest"):
+        pass  # nobody there and nothing to say
+    with _websocket_consumer(frames=3) as (port, got, _):
+        publisher = Publisher(parse_target(f"ws://127.0.0.1:{port}"), "newest")
+        with publisher:
+            run = Run(publisher, live=True)
+            headers = 0
+            while headers < 3:  # it hangs up after each second frame
+                run.step()
+                with_header = not got.empty() and json.loads(got.get())["type"] == "header"
+                headers += with_header
+            run.end()
+        assert publisher.figures()["reconnects"] >= 2
+        assert publisher.figures()["state"] == "closed"
+
+
+def test_a_consumer_that_is_not_there_costs_the_run_nothing() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        publisher = Publisher(parse_target(f"ws://127.0.0.1:{unused.getsockname()[1]}"), "newest")
+        with publisher:
+            run = Run(publisher)
+            run.step(50)
+        figures = publisher.figures()
+    assert figures["sent"] == 0
+    assert figures["dropped"] >= 48
+
+
+def test_a_frozen_consumer_is_left_behind_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sharpose_rt.live.publish._GRACE_S", 0.2)
+    release = threading.Event()
+    with serve(
+        lambda connection: release.wait(), "127.0.0.1", 0, max_queue=1, compression=None, close_timeout=0.2
+    ) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        with Publisher(parse_target(f"ws://127.0.0.1:{server.socket.getsockname()[1]}"), "newest") as publisher:
+            run = Run(publisher, people=60)
+            run.step(150)  # 16 MB
+            run.end()
+        release.set()
+        server.shutdown()
+        thread.join()
+    assert publisher.figures()["dropped"] > 0
+
+
+def test_udp(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as consumer:
+        consumer.bind(("127.0.0.1", 0))
+        consumer.settimeout(10)
+        port, lines = consumer.getsockname()[1], []
+        with Publisher(parse_target(f"udp://127.0.0.1:{port}"), "newest") as publisher:
+            run = Run(publisher)
+            for count in range(6):
+                run.step()
+                lines += [consumer.recv(65536).decode() for _ in range(1 + (count == 0))]
+            run.end()
+            lines.append(consumer.recv(65536).decode())
+    assert _is_valid(lines, tmp_path)
+    assert [json.loads(line).get("frame_id") for line in lines] == [None, 0, 1, 2, 3, 4, 5, None]
+
+
+def test_the_header_comes_again_for_whoever_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sharpose_rt.live.publish._HEADER_EVERY_S", 0.0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as consumer:
+        consumer.bind(("127.0.0.1", 0))
+        consumer.settimeout(10)
+        with Publisher(parse_target(f"udp://127.0.0.1:{consumer.getsockname()[1]}"), "newest") as publisher:
+            run = Run(publisher)
+            for _ in range(3):
+                run.step()
+                kinds = [json.loads(consumer.recv(65536))["type"] for _ in range(2)]
+                assert kinds == ["header", "frame"]
+
+
+def test_several_sources_on_one_socket(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as consumer:
+        consumer.bind(("127.0.0.1", 0))
+        consumer.settimeout(10)
+        target, got = parse_target(f"udp://127.0.0.1:{consumer.getsockname()[1]}"), {}
+        with Publisher(target, "queue", sources=3) as publisher:
+            runs = [Run(publisher, stem=stem) for stem in ("cam", "cam", "door")]
+            for _ in range(4):
+                for run in runs:
+                    run.step()
+            for run in runs:
+                run.end()
+            for _ in range(18):
+                line = consumer.recv(65536).decode()
+                got.setdefault(json.loads(line)["stream"], []).append(line)
+    assert sorted(got) == ["cam", "cam-2", "door"]
+    assert all(_is_valid(lines, tmp_path) for lines in got.values())
+
+
+def test_osc_over_udp() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as consumer:
+        consumer.bind(("127.0.0.1", 0))
+        consumer.settimeout(10)
+        with Publisher(parse_target(f"osc://127.0.0.1:{consumer.getsockname()[1]}"), "newest") as publisher:
+            run = Run(publisher)
+            run.step()
+            names, size = OscMessage(consumer.recv(65536)), OscMessage(consumer.recv(65536))
+            bundle = list(OscBundle(consumer.recv(65536)))
+            run.end()
+            end = OscMessage(consumer.recv(65536))
+    assert (names.address, size.params) == ("/sharpose/keypoints", [640, 360])
+    assert [m.address for m in bundle] == ["/sharpose/frame", *["/sharpose/person"] * 3]
+    assert (end.address, end.params) == ("/sharpose/end", ["complete"])
+
+
+@pytest.mark.parametrize("bind", [False, True])
+def test_zmq(bind: bool) -> None:
+    context = zmq.Context()
+    consumer = context.socket(zmq.SUB)
+    consumer.setsockopt(zmq.RCVTIMEO, 100)
+    consumer.subscribe(b"")
+    if bind:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        consumer.connect(f"tcp://127.0.0.1:{port}")
+    else:
+        port = consumer.bind_to_random_port("tcp://127.0.0.1")
+    try:
+        with Publisher(
+            parse_target(f"zmq+tcp://{'@' if bind else ''}127.0.0.1:{port}"), "queue", patient=True
+        ) as publisher:
+            run, kinds = Run(publisher), set()
+            while not {"header", "frame"} <= kinds:  # what is sent before both have found each other is lost
+                run.step()
+                try:
+                    kinds.add(json.loads(consumer.recv())["type"])
+                except zmq.Again:
+                    continue
+            run.end()
+            while "end" not in kinds:
+                kinds.add(json.loads(consumer.recv())["type"])
+    finally:
+        consumer.close()
+        context.term()
+
+
+@contextmanager
+def _stdout_pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Puts a pipe in the place of standard output and gives the end to read from."""
+    reading, writing = os.pipe()
+    with monkeypatch.context() as patch, os.fdopen(writing, "w") as file:
+        patch.setattr(sys, "stdout", file)
+        yield reading
+
+
+def test_stdout_is_the_stream(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    got: list[str] = []
+
+    def read(file: int) -> None:
+        with os.fdopen(file) as lines:
+            got.extend(lines)
+
+    with _stdout_pipe(monkeypatch) as reading:
+        reader = threading.Thread(target=read, args=(reading,))
+        reader.start()
+        with Publisher(parse_target("-"), "queue", capacity=8, patient=True) as publisher:
+            run = Run(publisher)
+            run.step(200)
+            run.end()
+    reader.join()
+    assert len(got) == 202
+    assert _is_valid(got, tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes that close are another matter on Windows")
+def test_a_reader_of_stdout_that_leaves(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    with _stdout_pipe(monkeypatch) as reading:
+        os.close(reading)
+        with Publisher(parse_target("-"), "queue", capacity=8, patient=True) as publisher:
+            run = Run(publisher)
+            run.step(30)
+            run.end()
+    assert "standard output was closed" in caplog.text
+    assert publisher.figures()["sent"] == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes cannot be waited for on Windows")
+def test_a_reader_of_stdout_that_freezes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sharpose_rt.live.publish._GRACE_S", 0.1)
+    with _stdout_pipe(monkeypatch) as reading:
+        with Publisher(parse_target("-"), "newest") as publisher:
+            run = Run(publisher, people=40)
+            run.step(20)  # more than a pipe holds
+            run.end()
+        os.close(reading)
+    assert publisher.figures()["state"] == "closed"
+    assert publisher.figures()["dropped"] > 0
