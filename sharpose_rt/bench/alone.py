@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from sharpose_rt.app import Tracking, version
+from sharpose_rt import __version__
+from sharpose_rt.app import Tracking
 from sharpose_rt.config import RunConfig
 from sharpose_rt.engine import PoseEngine
 from sharpose_rt.geometry.affine import apply_affine, crop_affine, invert_affine, warp_crops
@@ -42,7 +43,8 @@ PARTS = (
     "draw",
     "encode",
 )
-"""In the order of a frame's journey; 'coarse' includes the gate and the choice of cells."""
+"""In the order of a frame's journey; 'coarse' includes the gate and the choice of cells, and with OpenVINO the
+normalisation."""
 
 
 class Stopwatch:
@@ -136,15 +138,15 @@ def pose_parts(engine: PoseEngine, image_bgr: NDArray[np.uint8], bboxes_xyxy: Ar
     for begin in range(0, len(crops), engine.config.max_batch):
         part = slice(begin, begin + engine.config.max_batch)
         with watch("normalise"):
-            images = engine.normalise(crops[part])
+            images = engine.backend.prepare(crops[part])
         with watch("coarse"):
-            coarse = network.coarse_stage(images)
+            coarse = engine.coarse(images)
             selected, low = split_cells(coarse.cell_scores, network.selected_count)
             which = network.needs_refining(coarse.quality, engine.quality_threshold).nonzero().squeeze(1)
         heatmaps = coarse.heatmaps
         if len(which):
             with watch("fine"):
-                fine = network.fine_stage(images[which], coarse[which], selected[which], low[which])
+                fine = engine.fine(images[which], coarse[which], selected[which], low[which])
                 heatmaps = heatmaps.index_copy(0, which, fine.to(heatmaps.dtype))
         with watch("decode"):
             keypoints, _ = (tensor.cpu().numpy() for tensor in decode(heatmaps, engine.crop_size_hw))
@@ -166,7 +168,7 @@ class _Outputs:
             detector=tracking.detector.name,
             tracker=tracking.tracker.name,
             smoothing=config.smooth.method,
-            version=version(),
+            version=__version__,
         )
         self._stream = StreamWriter(folder / "alone.skeletons.jsonl", header, overwrite=True)
         stack.callback(self._stream.close)

@@ -16,18 +16,25 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from sharpose_rt.bench.record import machine, make_record, percentiles
-from sharpose_rt.engine import resolve_device, resolve_precision
+from sharpose_rt.config import PoseConfig
+from sharpose_rt.config.threads import cores
+from sharpose_rt.engine import PoseEngine, choice, resolve_device, resolve_precision
+from sharpose_rt.engine.device import DTYPES
 from sharpose_rt.errors import ConfigError
-from sharpose_rt.models import SHaRPose, Variant, create_model, find_behaviour, find_variant
+from sharpose_rt.models import Variant, find_behaviour, find_variant
 from sharpose_rt.models.baselines import create_dense
 from sharpose_rt.models.cost import measure_cost, measure_dense_gmacs
+from sharpose_rt.models.sharpose import SHaRPoseOutput
 
 GEMM_SIDES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}
 """Sides of the square matrices of which the fastest product is the machine's own rate."""
 
+Crops = NDArray[np.uint8]
+"""(B, h, w, 3) BGR."""
 Run = Callable[[], list[float]]
 """Measures one contender once: seconds of each of its calls."""
 
@@ -42,6 +49,7 @@ class ModelBench:
         exit_rates: shares of crops, 0..1, that leave after the coarse stage: 0 is both stages, 1 the coarse one alone.
         rounds: how often all contenders take turns.
         turn_s: how long a turn lasts at least, in seconds.
+        backends: what runs the networks; none named: all that are installed.
     """
 
     models: tuple[str, ...]
@@ -52,6 +60,7 @@ class ModelBench:
     behaviour: str = "paper"
     device: str = "auto"
     precision: str = "auto"
+    backends: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in self.models:
@@ -68,10 +77,10 @@ class ModelBench:
 def run_model_bench(config: ModelBench, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """The record (see `bench.record`) of all comparisons; `say` is told what comes next.
 
-    A row of its results is one contender: `method` 'dense' or 'sharpose', `exit_rate_wanted` and the `exit_rate` that
-    was reached, `crops_per_s` (median over rounds), `latency_ms` of a batch, `gmacs` of a crop, `gemm_percent` of the
-    machine's own rate, and `ratio`: how many times as many crops as the dense network (median, p10 and p90 of the
-    rounds).
+    A row of its results is one contender: `backend`, `method` 'dense' or 'sharpose', `exit_rate_wanted` and the
+    `exit_rate` that was reached, `crops_per_s` (median over rounds), `latency_ms` of a batch, `gmacs` of a crop,
+    `gemm_percent` of the machine's own rate (that of torch), and `ratio`: how many times as many crops as the dense
+    network in the same backend (median, p10 and p90 of the rounds).
 
     Raises:
         DeviceError: the device or the precision cannot be had.
@@ -82,44 +91,57 @@ def run_model_bench(config: ModelBench, say: Callable[[str], None] = lambda line
     gemm = Gemm(device, dtype)
     rows: list[dict[str, Any]] = []
     for name in config.models:
-        comparison = Comparison(find_variant(name), config, device, dtype, gemm)
-        for batch in config.batches:
-            say(f"{name}, batch {batch}: {config.rounds} rounds of {2 + len(config.exit_rates)} turns")
-            rows += comparison.rows(batch)
+        for backend in config.backends or (("torch",) if device.type == "cuda" else choice.installed()):
+            comparison = Comparison(find_variant(name), config, dtype, gemm, backend)
+            for batch in config.batches:
+                say(f"{name}, {backend}, batch {batch}: {config.rounds} rounds of {2 + len(config.exit_rates)} turns")
+                rows += comparison.rows(batch)
     settings = {
         **asdict(config),
         "device": str(device),
         "precision": str(dtype).removeprefix("torch."),
         "gemm_size": gemm.size,
-        "backend": "torch, eager",
+        "backend": ", ".join(dict.fromkeys(row["backend"] for row in rows)),
         "weights": "random: they do not change the speed, and the gate is set to the stated exit rate",
     }
     return make_record("model", settings, rows, began)
 
 
 class Comparison:
-    """One variant and the dense network of its size, on a device."""
+    """One variant and the dense network of its size, both in one backend of a device."""
 
-    def __init__(
-        self, variant: Variant, config: ModelBench, device: torch.device, dtype: torch.dtype, gemm: Gemm
-    ) -> None:
-        self.variant, self.config, self.device, self.dtype, self.gemm = variant, config, device, dtype, gemm
+    def __init__(self, variant: Variant, config: ModelBench, dtype: torch.dtype, gemm: Gemm, backend: str) -> None:
+        self.variant, self.config, self.gemm = variant, config, gemm
+        self.engine = PoseEngine(
+            PoseConfig(
+                model=variant.name,
+                weights="random",
+                behaviour=config.behaviour,
+                device=config.device,
+                precision=next(name for name, d in DTYPES.items() if d == dtype),
+                backend=backend,
+                max_batch=max(config.batches),
+                threads=cores(),  # nothing runs beside it here
+            )
+        )
         torch.manual_seed(0)
-        self.network = create_model(variant, config.behaviour).to(device, dtype)
-        self.dense = create_dense(variant).to(device, dtype)
+        self.dense = create_dense(variant)
+        if backend == "torch":
+            self.dense.to(self.engine.device, dtype)
         self.cost = measure_cost(variant, find_behaviour(config.behaviour))
         self.dense_gmacs = measure_dense_gmacs(variant)
 
     @torch.inference_mode()
     def rows(self, batch: int) -> list[dict[str, Any]]:
         """The rows of all contenders at one batch size, the dense network first."""
+        engine = self.engine
         # Enough crops that a quarter of them is a whole number, in as many batches as that takes.
-        batches = gate_crops(self.network, batch, math.lcm(batch, 4), self.config.exit_rates, self.device, self.dtype)
-        quality = torch.cat([self.network.coarse_stage(images).quality for images in batches])
+        batches = gate_crops(engine, batch, math.lcm(batch, 4), self.config.exit_rates)
+        quality = torch.cat([gated(engine, -math.inf, crops).quality for crops in batches])
         thresholds = {rate: threshold_for(quality, rate) for rate in self.config.exit_rates}
-        runs: dict[Any, Run] = {"gemm": self.gemm.run, "dense": self._turn(self.dense, batches)}
+        runs: dict[Any, Run] = {"gemm": self.gemm.run, "dense": self._turn(self._dense(batch), batches)}
         for rate, threshold in thresholds.items():
-            runs[rate] = self._turn(lambda images, t=threshold: self.network(images, t), batches)
+            runs[rate] = self._turn(partial(gated, engine, threshold), batches)
         seconds = take_turns(runs, self.config.rounds)
 
         gemm_flops = float(np.median([self.gemm.flops / min(turn) for turn in seconds["gemm"]]))
@@ -127,12 +149,13 @@ class Comparison:
         rows = []
         for key in ("dense", *thresholds):
             per_s = crops_per_s(seconds[key], batch)
-            reached = None if key == "dense" else exit_rate(self.network, batches, thresholds[key])
+            reached = None if key == "dense" else exit_rate(engine, batches, thresholds[key])
             gmacs = self.dense_gmacs if reached is None else self.cost.gmacs_at(reached)
             ratio = percentiles(per_s / dense_per_s, 50, 10, 90)
             rows.append(
                 {
                     "model": self.variant.name,
+                    "backend": engine.backend.name,
                     "method": "dense" if reached is None else "sharpose",
                     "batch": batch,
                     "crops": batch * len(batches),
@@ -151,15 +174,37 @@ class Comparison:
             )
         return rows
 
-    def _turn(self, call: Callable[[Tensor], object], batches: Sequence[Tensor]) -> Run:
+    def _dense(self, batch: int) -> Callable[[Crops], object]:
+        """The dense network over crops as the engine takes them, in the engine's backend."""
+        backend = self.engine.backend
+        if backend.name == "torch":
+            return lambda crops: self.dense(backend.prepare(crops))
+        from sharpose_rt.engine.openvino_backend import Normalise
+        from sharpose_rt.graphs import Graph, traced, with_batch
+
+        module = nn.Sequential(Normalise(), self.dense).eval()
+        example = torch.zeros(2, *self.variant.size_hw, 3, dtype=torch.uint8)
+        with torch.inference_mode(False):
+            model = traced(module, (example,))
+        graph = Graph(with_batch(model, batch), backend.dtype, cores())
+        return lambda crops: graph(backend.prepare(crops))
+
+    def _turn(self, call: Callable[[Crops], object], batches: Sequence[Crops]) -> Run:
         """Measures `call` on every batch in turn, as often as fills the time of a turn; warms up first."""
+        device = self.engine.device
 
         def once() -> list[float]:
-            return [timed(partial(call, images), self.device) for images in batches]
+            return [timed(partial(call, crops), device) for crops in batches]
 
         once()
         repeats = max(1, math.ceil(self.config.turn_s / max(sum(once()), 1e-9)))
         return lambda: [seconds for _ in range(repeats) for seconds in once()]
+
+
+def gated(engine: PoseEngine, threshold: float, crops: Crops) -> SHaRPoseOutput:
+    """Both stages with the gate at `threshold`."""
+    engine.quality_threshold = threshold
+    return engine.infer(crops)
 
 
 class Gemm:
@@ -218,34 +263,33 @@ def crops_per_s(turns: Sequence[Sequence[float]], batch: int) -> np.ndarray:
 # The gate at a stated exit rate
 
 
-def gate_crops(
-    network: SHaRPose, batch: int, count: int, rates: Sequence[float], device: torch.device, dtype: torch.dtype
-) -> list[Tensor]:
+def gate_crops(engine: PoseEngine, batch: int, count: int, rates: Sequence[float]) -> list[Crops]:
     """`count` crops in batches, whose qualities differ enough that the gate can part them at all `rates`.
 
     Equal qualities cannot be parted by a threshold; where they are, other pictures are tried, and whoever reports
     says what was reached.
     """
-    batches: list[Tensor] = []
+    batches: list[Crops] = []
     for seed in range(8):
-        crops = varied_crops(count, network.variant.size_hw, seed).to(device, dtype)
-        batches = list(crops.split(batch))
-        quality = torch.cat([network.coarse_stage(images).quality for images in batches])
+        crops = varied_crops(count, engine.crop_size_hw, seed)
+        batches = [crops[i : i + batch] for i in range(0, count, batch)]
+        quality = torch.cat([gated(engine, -math.inf, part).quality for part in batches])
         wanted = {rate: round(rate * count) for rate in rates}
         if all(int((quality >= threshold_for(quality, r)).sum()) == n for r, n in wanted.items()):
             break
     return batches
 
 
-def varied_crops(count: int, size_hw: tuple[int, int], seed: int = 0) -> Tensor:
-    """Normalised pictures (count, 3, H, W) of coloured clouds, each of its own contrast and brightness."""
+def varied_crops(count: int, size_hw: tuple[int, int], seed: int = 0) -> Crops:
+    """Pictures (count, H, W, 3) of coloured clouds, each of its own contrast and brightness."""
     generator = torch.Generator().manual_seed(seed)
     rows, columns = size_hw[0] // 32, size_hw[1] // 32
     clouds = F.interpolate(torch.randn(count, 3, rows, columns, generator=generator), size_hw, mode="bilinear")
     contrast = torch.rand(count, 1, 1, 1, generator=generator) * 1.5 + 0.2
     brightness = torch.randn(count, 1, 1, 1, generator=generator)
     grain = torch.randn(count, 3, *size_hw, generator=generator)
-    return clouds * contrast + brightness + 0.1 * grain
+    pictures = 118 + 57 * (clouds * contrast + brightness + 0.1 * grain)
+    return pictures.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def threshold_for(quality: Tensor, rate: float) -> float:
@@ -260,7 +304,7 @@ def threshold_for(quality: Tensor, rate: float) -> float:
     return float(best_first[leaving - 1].double() + best_first[leaving].double()) / 2
 
 
-def exit_rate(network: SHaRPose, batches: Sequence[Tensor], threshold: float) -> float:
+def exit_rate(engine: PoseEngine, batches: Sequence[Crops], threshold: float) -> float:
     """The share of crops, 0..1, that the gate let go after the coarse stage."""
-    refined = torch.cat([network(images, threshold).refined for images in batches])
+    refined = torch.cat([gated(engine, threshold, crops).refined for crops in batches])
     return 1 - float(refined.double().mean())

@@ -57,6 +57,10 @@ class FixedPeople:
             self._last = tracks
         return repeat_to(self._last, self.people)
 
+    def forget(self) -> None:
+        """See `Tracker.forget`."""
+        self.inner.forget()
+
 
 def repeat_to(tracks: Tracks, people: int) -> Tracks:
     """The first `people` of `tracks`; where there are fewer, all of them again and again, each time further aside."""

@@ -13,16 +13,17 @@ import numpy as np
 
 from sharpose_rt.app import FileRun, Tracking
 from sharpose_rt.bench.alone import PARTS, flat, measure_alone
-from sharpose_rt.bench.paced import PacedSource
 from sharpose_rt.bench.people import FixedPeople
 from sharpose_rt.bench.record import machine, make_record, percentiles
 from sharpose_rt.config import RunConfig, to_dict
 from sharpose_rt.errors import ConfigError
-from sharpose_rt.media import SourceInfo, open_source
+from sharpose_rt.media import PacedSource, SourceInfo, open_source
 from sharpose_rt.stages import TrackStage
 from sharpose_rt.types import Packet
 
 MB = 1e6
+ALONE_FRAMES = 40
+"""Frames over which each part is measured alone: without overlap each takes the sum of all parts."""
 WARM_UP = 20
 """Frames at the beginning that are not counted, at most a fifth of all."""
 
@@ -186,6 +187,8 @@ def alone_rows(
     source: str, config: RunConfig, people: int | None, info: SourceInfo, folder: Path
 ) -> dict[str, list[dict[str, Any]] | float]:
     """Times of each part alone, and of all of them: what a frame would take without any overlap."""
+    frames = min(config.source.max_frames or ALONE_FRAMES, ALONE_FRAMES)
+    config = replace(config, source=replace(config.source, max_frames=frames))
     watch = measure_alone(source, config, folder, lambda tracking: fix_people(tracking, people, info))
     skip = warm_up(len(watch))
     rows = []

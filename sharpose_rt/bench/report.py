@@ -23,17 +23,22 @@ Written by `sharpose-rt bench report` from what `sharpose-rt bench` measured; no
 A machine that had other work (see its load) is slower in all of them; ratios suffer least.
 """
 
-_MODEL_NOTE = """Crops a second and latency of a batch, of the network alone: crops already on the device, keypoints not
-yet decoded. *dense* is ViTPose with its classic decoder, of the same width, depth and heads, in the same precision and
-backend; all contenders of a batch size took turns in every round. *exit* is the share of crops that left after the
-coarse stage (0 %: both stages for all; 100 %: the coarse stage alone). *against dense* is the ratio of crops a second
-within a round: median over the rounds, and their range from 10 to 90 %. *GEMM* is the share of the machine's own rate
-for a large matrix product in that precision."""
+_MODEL_NOTE = """Crops a second and latency of a batch, of the network alone: crops are cut out already, keypoints not
+yet decoded; normalisation is included. *dense* is ViTPose with its classic decoder, of the same width, depth and heads,
+in the same precision and backend; all contenders of a batch size took turns in every round. *exit* is the share of
+crops that left after the coarse stage (0 %: both stages for all; 100 %: the coarse stage alone). *against dense* is the
+ratio of crops a second within a round: median over the rounds, and their range from 10 to 90 %. *GEMM* is the share of
+the machine's own rate for a large matrix product by torch in that precision."""
 
 _PIPELINE_NOTE = """Whole runs, warm-up left out. *latency* is from capture to output written; with a file it includes
 waiting in full queues by design, with a paced or live source it is what a viewer would see. *people* "as found" is the
 clip as it is; a number is that many boxes in every frame (*copies*: share of boxes that repeat a person, a little
 aside). *growth* is resident memory at the end less that after the warm-up."""
+
+
+_PEERS_NOTE = """The same frames, decoded beforehand, and the same boxes of people through each package; the time is
+that of a frame's poses, without finding people, but for networks that look at the whole frame. *people* is how many it
+gave a pose for. Each ran alone, in its own process and environment, with the threads it takes by itself."""
 
 
 def write_report(files: Sequence[Path], out: Path) -> None:
@@ -93,17 +98,25 @@ def _model(record: dict[str, Any], folder: Path) -> str:
         if model in PAPER_RATIOS:
             text += f" The paper states {PAPER_RATIOS[model]:.2f} times ViTPose's frame rate (RTX 3090, Q_thres 0.95)."
         text += "\n\n" + _table(
-            ("batch", "network", "exit", "crops/s", "batch p50 ms", "p95 ms", "GMACs/crop", "GEMM", "against dense"),
-            ([str(row["batch"]), *model_cells(row)] for row in rows),
+            MODEL_HEADINGS,
+            map(model_cells, rows),
         )
     return text
 
 
+MODEL_HEADINGS = (
+    *("backend", "batch", "network", "exit", "crops/s", "batch p50 ms", "p95 ms"),
+    *("GMACs/crop", "GEMM", "against dense"),
+)
+
+
 def model_cells(row: dict[str, Any]) -> list[str]:
-    """Network, exit rate, crops/s, p50 and p95 in ms, GMACs, share of the GEMM rate, and ratio of one row."""
+    """One cell for each of `MODEL_HEADINGS`."""
     dense = row["method"] == "dense"
     ratio = row["ratio"]
     return [
+        row.get("backend", "torch"),
+        str(row["batch"]),
         row["method"],
         "" if dense else f"{100 * row['exit_rate']:.0f} %",
         _number(row["crops_per_s"], 1),
@@ -141,6 +154,28 @@ def _pipeline(record: dict[str, Any], folder: Path) -> str:
     if settings.get("plot"):
         text += f"\n![latency and parts against people]({Path(os.path.relpath(settings['plot'], folder)).as_posix()})\n"
     return text
+
+
+def _peers(record: dict[str, Any], folder: Path) -> str:
+    settings, rows = record["settings"], record["results"]
+    width, height = settings["size_wh"]
+    boxes = f"{settings['boxes_mean']:.1f} boxes a frame by {Path(settings['detector']).name}"
+    text = (
+        f"## Peers over {settings['source']}, {width}x{height}\n\n{_PEERS_NOTE}\n\n"
+        f"{settings['frames']} frames, {boxes}; ours is {settings['model']}.\n\n"
+    )
+    text += _table(PEER_HEADINGS, map(peer_cells, rows)) + "\n"
+    return text + "".join(f"- {row['peer']}: {row['error'] or row['what']}\n" for row in rows)
+
+
+PEER_HEADINGS = ("peer", "fps", "frame p50 ms", "p95 ms", "people", "could not be run")
+
+
+def peer_cells(row: dict[str, Any]) -> list[str]:
+    """One cell for each of `PEER_HEADINGS`."""
+    latency = row["latency_ms"] or {}
+    times = (_number(latency.get(name), 1) for name in ("p50", "p95"))
+    return [row["peer"], _number(row["fps"], 1), *times, _number(row["people_mean"], 1), row["error"] or ""]
 
 
 PIPELINE_HEADINGS = (
@@ -200,5 +235,5 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
 
 
-_SECTIONS: dict[str, Callable[[dict[str, Any], Path], str]] = {"model": _model, "pipeline": _pipeline}
+_SECTIONS: dict[str, Callable[[dict[str, Any], Path], str]] = {"model": _model, "pipeline": _pipeline, "peers": _peers}
 """How each kind of record is written."""

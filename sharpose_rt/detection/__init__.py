@@ -2,5 +2,6 @@
 
 from sharpose_rt.detection.factory import create_detector, is_boxes_file
 from sharpose_rt.detection.protocol import Detector
+from sharpose_rt.detection.runtime import Runtime
 
-__all__ = ["Detector", "create_detector", "is_boxes_file"]
+__all__ = ["Detector", "Runtime", "create_detector", "is_boxes_file"]

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from uuid import uuid4
 
+from sharpose_rt.config.places import cache_dir
 from sharpose_rt.errors import DetectorError
 
 logger = logging.getLogger("sharpose_rt.detection")
@@ -24,12 +25,6 @@ ANSWER_TIMEOUT_S = 5.0
 STALL_TIMEOUT_S = 10.0
 """A download that brings nothing for so long has failed."""
 _import_lock = threading.Lock()
-
-
-def cache_dir() -> Path:
-    """The folder of downloaded models: `$XDG_CACHE_HOME/sharpose-rt`, by default under `~/.cache`."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "sharpose-rt"
 
 
 def import_ultralytics() -> ModuleType:

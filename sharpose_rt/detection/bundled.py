@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.assets import import_ultralytics
+from sharpose_rt.detection.runtime import EAGER, Runtime
 from sharpose_rt.detection.yolo import Network, YoloDetector, module_network
 from sharpose_rt.errors import WeightsError
 
@@ -20,18 +24,22 @@ class BundledDetector(YoloDetector):
     """A one-class ultralytics architecture with weights of our own, in safetensors, which cannot run code.
 
     The file's metadata names the `architecture` (a model file of ultralytics, or one that lies beside the weights),
-    the class `names` and the `image_size` it was trained at.
+    the class `names`, the `image_size` it was trained at, and the curve that makes its scores shares of right boxes.
     """
 
-    def __init__(self, config: DetectorConfig, *, device: str = "cpu", weights: Path = WEIGHTS) -> None:
-        super().__init__(f"bundled:{weights.stem}", config, device)
+    def __init__(
+        self, config: DetectorConfig, *, device: str = "cpu", weights: Path = WEIGHTS, runtime: Runtime = EAGER
+    ) -> None:
+        super().__init__(f"bundled:{weights.stem}", config, device, runtime)
         self.weights = weights
 
     def load(self) -> Network:
         """The network with its weights; raises WeightsError where they do not fit."""
         module, metadata = load_module(self.weights)
         self.image_size = int(metadata.get("image_size", self.config.image_size))
-        return module_network(module, {0: metadata.get("names", "person")}, self.name, self.device)
+        network = module_network(module, {0: metadata.get("names", "person")}, self.name, self.device)
+        curve = float(metadata.get("score_slope", 1)), float(metadata.get("score_shift", 0))
+        return replace(network, score_curve=curve)
 
 
 def load_module(weights: Path) -> tuple[Any, dict[str, str]]:
@@ -48,6 +56,8 @@ def load_module(weights: Path) -> tuple[Any, dict[str, str]]:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"person detector '{weights}' cannot be read: {error}; reinstall the package") from error
+    if weights == WEIGHTS:
+        _check_shipped(weights)
     architecture = metadata.get("architecture")
     if not architecture:
         raise WeightsError(f"person detector '{weights}' has no `architecture` in its metadata; one is wanted")
@@ -57,6 +67,14 @@ def load_module(weights: Path) -> tuple[Any, dict[str, str]]:
     except RuntimeError as error:
         raise WeightsError(f"person detector '{weights}' does not fit '{architecture}': {error}") from error
     return module, metadata
+
+
+def _check_shipped(path: Path) -> None:
+    """Compare a file with the SHA-256 on the card that ships beside it."""
+    wanted = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["sha256"]
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != wanted:
+        raise WeightsError(f"{path} has SHA-256 {found}, but {wanted} was shipped; install the package again")
 
 
 def build_module(architecture: str, folder: Path) -> Any:

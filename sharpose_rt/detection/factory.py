@@ -7,9 +7,9 @@ from pathlib import Path
 
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.boxes import BOX_FILE_SUFFIXES, BoxFileDetector, FullFrameDetector
-from sharpose_rt.detection.bundled import WEIGHTS, BundledDetector
-from sharpose_rt.detection.hog import HogDetector
+from sharpose_rt.detection.bundled import BundledDetector
 from sharpose_rt.detection.protocol import Detector
+from sharpose_rt.detection.runtime import EAGER, Runtime
 from sharpose_rt.detection.ultralytics_model import SUFFIXES, UltralyticsDetector
 from sharpose_rt.errors import DetectorError
 from sharpose_rt.types import Detections, Frame
@@ -20,22 +20,25 @@ DEFAULT_MODEL = "yolo26n.pt"
 """What `auto` would like best: small, quick, and without suppression."""
 
 
-def create_detector(config: DetectorConfig, *, device: str = "cpu", offline: bool = False) -> Detector:
+def create_detector(
+    config: DetectorConfig, *, device: str = "cpu", offline: bool = False, runtime: Runtime = EAGER
+) -> Detector:
     """The detector that `config.name` names; it loads nothing before `open`.
 
     Args:
         config: its name, thresholds and input size.
         device: 'cpu', 'cuda' or 'cuda:N'.
         offline: download nothing.
+        runtime: what runs its network on the CPU, where it is a torch module.
 
     Raises:
         DetectorError: no detector has such a name.
     """
     name = config.name
     if name == "auto":
-        return AutoDetector(config, device=device, offline=offline)
+        return AutoDetector(config, device=device, offline=offline, runtime=runtime)
     if name == "bundled":
-        return create_bundled(config, device=device)
+        return BundledDetector(config, device=device, runtime=runtime)
     if name == "full":
         return FullFrameDetector()
     if is_boxes_file(name):
@@ -47,19 +50,12 @@ def create_detector(config: DetectorConfig, *, device: str = "cpu", offline: boo
             f"detector '{config.name}' is of no known kind; 'auto', 'bundled', 'full', an ultralytics model "
             f"({', '.join(SUFFIXES)}) or a boxes file ({', '.join(BOX_FILE_SUFFIXES)}) is accepted"
         )
-    return UltralyticsDetector(name, config, device=device, offline=offline)
+    return UltralyticsDetector(name, config, device=device, offline=offline, runtime=runtime)
 
 
 def is_boxes_file(name: str) -> bool:
     """Whether a detector's name is that of a file of boxes."""
     return name.lower().endswith(BOX_FILE_SUFFIXES)
-
-
-def create_bundled(config: DetectorConfig, *, device: str = "cpu") -> Detector:
-    """The detector that needs no file of the user's: the trained one where it is installed, else HOG."""
-    if WEIGHTS.is_file():
-        return BundledDetector(config, device=device)
-    return HogDetector(config, device=device)
 
 
 class AutoDetector:
@@ -68,8 +64,11 @@ class AutoDetector:
     _unreachable = False
     """Set for the rest of the process when a download failed, so that its time-out is waited for once."""
 
-    def __init__(self, config: DetectorConfig, *, device: str = "cpu", offline: bool = False) -> None:
+    def __init__(
+        self, config: DetectorConfig, *, device: str = "cpu", offline: bool = False, runtime: Runtime = EAGER
+    ) -> None:
         self.name = "auto"
+        self.runtime = runtime
         self.config = config
         self.device = device
         self.offline = offline
@@ -95,12 +94,13 @@ class AutoDetector:
 
     def _choose(self) -> Detector:
         offline = self.offline or AutoDetector._unreachable
-        model = UltralyticsDetector(DEFAULT_MODEL, self.config, device=self.device, offline=offline)
+        options = {"device": self.device, "runtime": self.runtime}
+        model = UltralyticsDetector(DEFAULT_MODEL, self.config, offline=offline, **options)
         try:
             model.open()
         except DetectorError as error:
             AutoDetector._unreachable = AutoDetector._unreachable or not offline
-            bundled = create_bundled(self.config, device=self.device)
+            bundled = BundledDetector(self.config, **options)
             bundled.open()
             level = logging.INFO if self.offline else logging.WARNING
             logger.log(level, "detector: %s, because %s", bundled.name, error)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.assets import find_model, import_ultralytics
+from sharpose_rt.detection.runtime import EAGER, Runtime
 from sharpose_rt.detection.yolo import TASKS, Network, YoloDetector, module_network, person_classes
 from sharpose_rt.errors import DetectorError
 
@@ -31,8 +32,16 @@ class UltralyticsDetector(YoloDetector):
     program.
     """
 
-    def __init__(self, name: str, config: DetectorConfig, *, device: str = "cpu", offline: bool = False) -> None:
-        super().__init__(name, config, device)
+    def __init__(
+        self,
+        name: str,
+        config: DetectorConfig,
+        *,
+        device: str = "cpu",
+        offline: bool = False,
+        runtime: Runtime = EAGER,
+    ) -> None:
+        super().__init__(name, config, device, runtime)
         self.offline = offline
 
     def load(self) -> Network:

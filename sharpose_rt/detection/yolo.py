@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.letterbox import Letterbox
 from sharpose_rt.detection.postprocess import finish, suppress
+from sharpose_rt.detection.runtime import EAGER, Runtime
 from sharpose_rt.errors import DetectorError
 from sharpose_rt.types import Detections, Frame
 
@@ -39,6 +40,17 @@ class Network:
     """The one input size it takes; None takes any multiple of the stride."""
     half: bool = False
     """It takes float16."""
+    score_curve: tuple[float, float] = (1.0, 0.0)
+    """Slope and shift of the logit of a score, such that the result is the share of such boxes that show a person
+    (Platt 1999)."""
+
+    def calibrated(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Scores (N,) after the curve; they keep their order."""
+        slope, shift = self.score_curve
+        if (slope, shift) == (1.0, 0.0):
+            return np.asarray(scores, np.float64)
+        clipped = np.clip(scores, 1e-7, 1 - 1e-7)
+        return 1 / (1 + np.exp(-(slope * np.log(clipped / (1 - clipped)) + shift)))
 
 
 def person_classes(names: Mapping[int, str], model: str) -> tuple[int, ...]:
@@ -89,6 +101,21 @@ def module_network(module: Any, names: Mapping[int, str], model: str, device: st
     )
 
 
+def with_runtime(network: Network, runtime: Runtime) -> Network:
+    """The network run as `runtime` says, where it is a bare torch module on the CPU; an exported one is as it is."""
+    import torch
+
+    if network.device.type != "cpu":
+        return network
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)  # holds for loops started by this thread
+    if runtime.backend != "openvino" or not isinstance(network.run, torch.nn.Module):
+        return network
+    from sharpose_rt.detection.openvino_network import GraphPerSize
+
+    return replace(network, run=GraphPerSize(network.run, runtime.threads or 1))
+
+
 def guess_task(module: Any) -> str:
     """The task that ultralytics reads from a module's head: 'detect', 'pose', 'segment', 'classify', ..."""
     from ultralytics.nn.tasks import RTDETRDetectionModel, guess_model_task
@@ -110,11 +137,12 @@ def people_from_predictions(
     """
     rows = np.asarray(predictions, np.float64)
     if network.end2end:
-        rows = rows[(rows[:, 4] >= score_threshold) & np.isin(rows[:, 5].astype(int), network.person_classes)]
-        return rows[:, :4], rows[:, 4]
+        scores = network.calibrated(rows[:, 4])
+        kept = (scores >= score_threshold) & np.isin(rows[:, 5].astype(int), network.person_classes)
+        return rows[kept, :4], scores[kept]
     class_scores = rows[4 : 4 + network.class_count]
     best = class_scores.argmax(0)
-    scores = class_scores[best, np.arange(rows.shape[1])]
+    scores = network.calibrated(class_scores[best, np.arange(rows.shape[1])])
     person = (scores >= score_threshold) & np.isin(best, network.person_classes)
     centre, size, scores = rows[:2, person].T, rows[2:4, person].T, scores[person]
     boxes = np.concatenate([centre - size / 2, centre + size / 2], 1)
@@ -125,10 +153,11 @@ def people_from_predictions(
 class YoloDetector:
     """Base of the detectors that are YOLO networks; a subclass says in `load` where its network comes from."""
 
-    def __init__(self, name: str, config: DetectorConfig, device: str = "cpu") -> None:
+    def __init__(self, name: str, config: DetectorConfig, device: str = "cpu", runtime: Runtime = EAGER) -> None:
         self.name = name
         self.config = config
         self.device = device
+        self.runtime = runtime
         self.image_size = config.image_size
         self._network: Network | None = None
         self._letterbox: tuple[tuple[int, int], Letterbox] | None = None
@@ -140,7 +169,7 @@ class YoloDetector:
     def open(self) -> None:
         """Load the network, once."""
         if self._network is None:
-            self._network = self.load()
+            self._network = with_runtime(self.load(), self.runtime)
 
     def close(self) -> None:
         """Let the network go."""

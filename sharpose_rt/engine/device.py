@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache
 
 import torch
 
 from sharpose_rt.errors import DeviceError
+from sharpose_rt.graphs import fastest_dtype
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -61,20 +61,7 @@ def resolve_precision(wanted: str, device: torch.device) -> torch.dtype:
     if wanted == "auto":
         if device.type == "cuda":
             return torch.float16
-        in_hardware = torch.cpu.get_capabilities()
-        return torch.bfloat16 if in_hardware.get("avx512_bf16") or in_hardware.get("amx_bf16") else torch.float32
+        return fastest_dtype()
     if wanted == "fp16" and device.type == "cpu":
         raise DeviceError("--precision fp16 is for CUDA; on a CPU fp32 or bf16 is accepted")
     return DTYPES[wanted]
-
-
-def network_threads(wanted: int | None) -> int:
-    """CPU threads for the network: `wanted`, else three quarters of the cores this process may use, at most 8.
-
-    The rest decodes, detects, draws and encodes at the same time. Threads of a parallel loop that wait for one that
-    has no core cost far more than a thread less.
-    """
-    if wanted is not None:
-        return wanted
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, max(1, cores * 3 // 4))

@@ -5,7 +5,9 @@ Letters: N people, K keypoints.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,15 +15,19 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from sharpose_rt.config import PoseConfig
-from sharpose_rt.engine.device import network_threads, resolve_device, resolve_precision
+from sharpose_rt.config.threads import network_threads
+from sharpose_rt.engine.batching import Batcher
+from sharpose_rt.engine.choice import create_backend
+from sharpose_rt.engine.device import resolve_device
 from sharpose_rt.geometry.affine import apply_affine, crop_affine, invert_affine, warp_crops
 from sharpose_rt.geometry.heatmap import decode, flip_back
-from sharpose_rt.models.sharpose import SHaRPose, SHaRPoseOutput
+from sharpose_rt.models.selection import split_cells
+from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose, SHaRPoseOutput
 from sharpose_rt.models.weights import load_model
+from sharpose_rt.types import Poses, PoseStage
 
-# Of ImageNet, as the authors train; in 0..255.
-MEAN = (123.675, 116.28, 103.53)
-STD = (58.395, 57.12, 57.375)
+Choose = Callable[[slice, NDArray[np.float32]], NDArray[np.bool_]]
+"""Which of these rows to refine, (n,) bool, by their predicted quality (n,): in the place of the threshold."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,20 @@ class PoseEstimates:
 
     def __len__(self) -> int:
         return len(self.keypoints)
+
+    def poses(self, bboxes_xyxy: ArrayLike, bbox_scores: ArrayLike, track_ids: ArrayLike) -> Poses:
+        """As the poses of people with these boxes (N, 4), scores (N,) and ids (N,), not smoothed."""
+        return Poses(
+            bboxes_xyxy=np.asarray(bboxes_xyxy, np.float32),
+            bbox_scores=np.asarray(bbox_scores, np.float32),
+            track_ids=np.asarray(track_ids, np.int64),
+            keypoints=self.keypoints,
+            keypoint_scores=self.scores,
+            raw_keypoints=self.keypoints,
+            raw_keypoint_scores=self.scores,
+            quality=self.quality,
+            stage=np.where(self.refined, PoseStage.FINE, PoseStage.COARSE),
+        )
 
 
 class PoseEngine:
@@ -51,28 +71,48 @@ class PoseEngine:
     def __init__(self, config: PoseConfig) -> None:
         self.config = config
         self.device = resolve_device(config.device)
-        self.dtype = resolve_precision(config.precision, self.device)
         if self.device.type == "cpu":
             torch.set_num_threads(network_threads(config.threads))  # holds for loops started by this thread
-        network, self.weights = load_model(config.model, config.weights, config.behaviour)
-        self.network: SHaRPose = network.to(self.device, self.dtype)
-        self.skeleton = network.variant.skeleton
-        self.crop_size_hw = network.variant.size_hw
+        self.network: SHaRPose
+        self.network, self.weights = load_model(config.model, config.weights, config.behaviour)
+        self.backend = create_backend(self.network, config)
+        self.dtype = self.backend.dtype
+        self.skeleton = self.network.variant.skeleton
+        self.crop_size_hw = self.network.variant.size_hw
         given = config.quality_threshold
         self.quality_threshold = self.weights.quality_threshold if given is None else given
-        self._mean = torch.tensor(MEAN, device=self.device).view(3, 1, 1)
-        self._scale = 1 / torch.tensor(STD, device=self.device).view(3, 1, 1)
+        self._batcher = Batcher(self.backend.buckets, self.backend.overhead)
 
-    def estimate(self, image_bgr: NDArray[np.uint8], bboxes_xyxy: ArrayLike) -> PoseEstimates:
+    def warm_up(self) -> None:
+        """Do now what would delay the first frames of a run."""
+        self.backend.warm_up()
+
+    def estimate(
+        self, image_bgr: NDArray[np.uint8], bboxes_xyxy: ArrayLike, choose: Choose | None = None
+    ) -> PoseEstimates:
         """Poses of the people in `bboxes_xyxy` (N, 4) px of a picture (H, W, 3), in picture px."""
-        h, w = self.crop_size_hw
-        affine = crop_affine(bboxes_xyxy, (w, h), self.config.box_padding)
-        crops = warp_crops(image_bgr, affine, (w, h))
-        result = self.estimate_crops(crops)
-        keypoints = apply_affine(result.keypoints, invert_affine(affine)).astype(np.float32)
-        return PoseEstimates(keypoints, result.scores, result.quality, result.refined)
+        return self.estimate_all([(image_bgr, bboxes_xyxy)], choose)[0]
 
-    def estimate_crops(self, crops_bgr: NDArray[np.uint8]) -> PoseEstimates:
+    def estimate_all(
+        self, pictures: Sequence[tuple[NDArray[np.uint8], ArrayLike]], choose: Choose | None = None
+    ) -> list[PoseEstimates]:
+        """As `estimate`, for the people of several pictures together: their crops share the batches.
+
+        The rows that `choose` is asked for count through all pictures.
+        """
+        h, w = self.crop_size_hw
+        affines = [crop_affine(boxes, (w, h), self.config.box_padding) for _, boxes in pictures]
+        crops = [warp_crops(image, affine, (w, h)) for (image, _), affine in zip(pictures, affines, strict=True)]
+        result = self.estimate_crops(np.concatenate(crops), choose)
+        found, begin = [], 0
+        for affine in affines:
+            rows = slice(begin, begin + len(affine))
+            keypoints = apply_affine(result.keypoints[rows], invert_affine(affine)).astype(np.float32)
+            found.append(PoseEstimates(keypoints, result.scores[rows], result.quality[rows], result.refined[rows]))
+            begin = rows.stop
+        return found
+
+    def estimate_crops(self, crops_bgr: NDArray[np.uint8], choose: Choose | None = None) -> PoseEstimates:
         """Poses of crops (N, h, w, 3) uint8 of the network's size, in crop px.
 
         Raises:
@@ -84,7 +124,8 @@ class PoseEngine:
                 f"uint8 [N, {self.crop_size_hw[0]}, {self.crop_size_hw[1]}, 3] is wanted"
             )
         step = self.config.max_batch
-        parts = [self._batch(crops_bgr[i : i + step]) for i in range(0, len(crops_bgr), step)]
+        rows = [slice(i, min(i + step, len(crops_bgr))) for i in range(0, len(crops_bgr), step)]
+        parts = [self._batch(crops_bgr[r], None if choose is None else partial(choose, r)) for r in rows]
         k = len(self.skeleton)
         if not parts:
             none = np.zeros(0, np.float32)
@@ -94,23 +135,51 @@ class PoseEngine:
         return PoseEstimates(*(np.concatenate(field) for field in zip(*parts, strict=True)))
 
     @torch.inference_mode()
-    def infer(self, crops_bgr: NDArray[np.uint8]) -> SHaRPoseOutput:
-        """The network's whole output for crops (N, h, w, 3) uint8: what `explain` shows."""
-        return self.network(self.normalise(crops_bgr), self.quality_threshold)
+    def infer(
+        self,
+        crops_bgr: NDArray[np.uint8],
+        choose: Callable[[NDArray[np.float32]], NDArray[np.bool_]] | None = None,
+    ) -> SHaRPoseOutput:
+        """The network's whole output for crops (N, h, w, 3) uint8, N at least 1: what `explain` shows."""
+        images = self.backend.prepare(crops_bgr)
+        coarse = self.coarse(images)
+        if choose is None:
+            refined = self.network.needs_refining(coarse.quality, self.quality_threshold)
+        else:
+            refined = torch.from_numpy(choose(coarse.quality.cpu().numpy())).to(coarse.quality.device)
+        selected, low = split_cells(coarse.cell_scores, self.network.selected_count)
+        which = refined.nonzero().squeeze(1)  # (R,)
+        heatmaps = coarse.heatmaps
+        if len(which):
+            fine = self.fine(images[which], coarse[which], selected[which], low[which])
+            heatmaps = heatmaps.index_copy(0, which, fine.to(heatmaps.dtype))
+        return SHaRPoseOutput(coarse.heatmaps, heatmaps, coarse.quality, coarse.cell_scores, selected, refined)
+
+    def coarse(self, images: Tensor) -> CoarseOutput:
+        """The coarse stage of any number of prepared crops, in the backend's buckets."""
+        return CoarseOutput(*self._batcher.run(lambda rows: _fields(self.backend.coarse(rows)), images))
+
+    def fine(self, images: Tensor, coarse: CoarseOutput, selected: Tensor, low: Tensor) -> Tensor:
+        """Fine heatmaps (R, K, h, w) of any number of prepared crops, in the backend's buckets."""
+
+        def stage(images: Tensor, selected: Tensor, low: Tensor, *tokens: Tensor) -> tuple[Tensor]:
+            return (self.backend.fine(images, CoarseOutput(*tokens), selected, low),)
+
+        return self._batcher.run(stage, images, selected, low, *_fields(coarse))[0]
 
     @torch.inference_mode()
-    def _batch(self, crops_bgr: NDArray[np.uint8]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        images = self.normalise(crops_bgr)
-        output = self.network(images, self.quality_threshold)
+    def _batch(
+        self, crops_bgr: NDArray[np.uint8], choose: Callable[[NDArray[np.float32]], NDArray[np.bool_]] | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        output = self.infer(crops_bgr, choose)
         heatmaps, quality, refined = output.heatmaps, output.quality, output.refined
         if self.config.flip_test:
-            mirrored = self.network(images.flip(-1), self.quality_threshold)
+            chosen = choose and (lambda _: refined.cpu().numpy())  # the same people again
+            mirrored = self.infer(crops_bgr[:, :, ::-1], chosen)
             heatmaps = (heatmaps.float() + flip_back(mirrored.heatmaps, self.skeleton.flip_order).float()) / 2
         keypoints, scores = decode(heatmaps, self.crop_size_hw)
         return keypoints.cpu().numpy(), scores.cpu().numpy(), quality.cpu().numpy(), refined.cpu().numpy()
 
-    def normalise(self, crops_bgr: NDArray[np.uint8]) -> Tensor:
-        """The network's input (N, 3, h, w) on its device, from crops (N, h, w, 3) uint8 BGR."""
-        crops = torch.from_numpy(np.ascontiguousarray(crops_bgr)).to(self.device)
-        rgb = crops.permute(0, 3, 1, 2).flip(1).float()
-        return ((rgb - self._mean) * self._scale).to(self.dtype)
+
+def _fields(coarse: CoarseOutput) -> tuple[Tensor, ...]:
+    return tuple(getattr(coarse, name) for name in CoarseOutput.__dataclass_fields__)

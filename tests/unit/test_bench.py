@@ -10,6 +10,7 @@ import json
 import math
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sharpose_rt import graphs
+from sharpose_rt.bench import compare
 from sharpose_rt.bench.alone import PARTS, Stopwatch, pose_parts
 from sharpose_rt.bench.model import (
     GEMM_SIDES,
@@ -25,19 +28,19 @@ from sharpose_rt.bench.model import (
     ModelBench,
     exit_rate,
     gate_crops,
+    gated,
     take_turns,
     threshold_for,
 )
-from sharpose_rt.bench.paced import PacedSource
 from sharpose_rt.bench.people import FixedPeople, repeat_to
 from sharpose_rt.bench.record import SCHEMA, read_record
 from sharpose_rt.bench.report import render
 from sharpose_rt.commands import bench
-from sharpose_rt.config import PoseConfig, TrackerConfig
+from sharpose_rt.config import DetectorConfig, PoseConfig, TrackerConfig
 from sharpose_rt.engine import PoseEngine
 from sharpose_rt.errors import ConfigError, OutputError, StreamError
-from sharpose_rt.media import open_source
-from sharpose_rt.models import VARIANTS, Variant, create_model
+from sharpose_rt.media import PacedSource, open_source
+from sharpose_rt.models import VARIANTS, Variant
 from sharpose_rt.models.baselines import create_dense
 from sharpose_rt.models.cost import measure_cost, measure_dense_gmacs
 from sharpose_rt.models.variants import PAPER
@@ -48,6 +51,7 @@ from tests.media_clips import write_clip
 
 TOY = Variant("toy", (128, 96), width=32, heads=2, alpha=0.5, sigma_cells=2, depth=2)
 CPU = torch.device("cpu")
+openvino = pytest.mark.skipif(not graphs.installed(), reason="openvino is not installed (the extra `cpu`)")
 
 
 @pytest.fixture
@@ -106,41 +110,49 @@ def test_threshold_lets_the_stated_share_exit(values: list[float], rate: float) 
     assert leaving == round(rate * len(values))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def toy_engine(precision: str = "fp32") -> PoseEngine:
+    return PoseEngine(PoseConfig(model="toy", weights="random", device="cpu", precision=precision))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("batch", [1, 2, 4])
-def test_forced_exit_rates_are_reached(dtype: torch.dtype, batch: int) -> None:
-    torch.manual_seed(0)
-    network = create_model(TOY).to(dtype)
+def test_forced_exit_rates_are_reached(toy: Variant, dtype: str, batch: int) -> None:
+    engine = toy_engine(dtype)
     rates = (0.0, 0.25, 0.5, 0.75, 1.0)
-    with torch.inference_mode():
-        batches = gate_crops(network, batch, 4, rates, CPU, dtype)
-        quality = torch.cat([network.coarse_stage(images).quality for images in batches])
-        assert [len(images) for images in batches] == [batch] * (4 // batch)
-        assert [exit_rate(network, batches, threshold_for(quality, rate)) for rate in rates] == list(rates)
+    batches = gate_crops(engine, batch, 4, rates)
+    quality = torch.cat([gated(engine, -math.inf, crops).quality for crops in batches])
+    assert [len(crops) for crops in batches] == [batch] * (4 // batch)
+    assert [exit_rate(engine, batches, threshold_for(quality, rate)) for rate in rates] == list(rates)
 
 
-def test_crops_that_exit_are_not_computed_in_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crops_that_exit_are_not_computed_in_a_turn(toy: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
     comparison = toy_comparison(rounds=1, exit_rates=(0.25,))
     refined: list[int] = []
-    fine_stage = comparison.network.fine_stage
+    network = comparison.engine.network
+    fine_stage = network.fine_stage
 
     def counting(images: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
         refined.append(len(images))
         return fine_stage(images, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(comparison.network, "fine_stage", counting)
+    monkeypatch.setattr(network, "fine_stage", counting)
     comparison.rows(batch=4)
     assert refined
     assert set(refined) == {3}
 
 
-def toy_comparison(**options: object) -> Comparison:
+def toy_comparison(backend: str = "torch", **options: object) -> Comparison:
     config = ModelBench(models=(), turn_s=0.0, device="cpu", precision="fp32", **options)  # type: ignore[arg-type]
-    return Comparison(TOY, config, CPU, torch.float32, Gemm(CPU, torch.float32))
+    return Comparison(TOY, config, torch.float32, Gemm(CPU, torch.float32), backend)
 
 
-def test_rows_compare_every_exit_rate_with_the_dense_network() -> None:
-    rows = toy_comparison(rounds=2).rows(batch=2)
+@pytest.mark.parametrize("backend", ["torch", pytest.param("openvino", marks=openvino)])
+def test_rows_compare_every_exit_rate_with_the_dense_network(
+    toy: Variant, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    rows = toy_comparison(backend, rounds=2).rows(batch=2)
+    assert {row["backend"] for row in rows} == {backend}
     assert [row["method"] for row in rows] == ["dense"] + ["sharpose"] * 5
     assert [row["exit_rate"] for row in rows] == [None, 0.0, 0.25, 0.5, 0.75, 1.0]
     cost = measure_cost(TOY, PAPER)
@@ -166,7 +178,9 @@ def test_contenders_take_turns_in_alternating_order() -> None:
 
 def test_model_command_writes_a_record(toy: Variant, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "model.json"
+    trace = tmp_path / "trace.json"
     options = ("--device", "cpu", "--precision", "fp32", "--exit-rates", "0,50", "--rounds", 1, "--json", out)
+    options += ("--trace", trace)
     assert command("model", "--model", "toy", "--batch", "1,2", *options) == 0
     record = read_record(out)
     assert record["schema"] == SCHEMA
@@ -176,6 +190,7 @@ def test_model_command_writes_a_record(toy: Variant, tmp_path: Path, capsys: pyt
         (1, None), (1, 0.0), (1, 0.5), (2, None), (2, 0.0), (2, 0.5),
     ]  # fmt: skip
     assert "toy" in capsys.readouterr().out
+    assert {"coarse", "select", "fine"} <= {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
     text = render([record])
     assert "### toy" in text
     assert record["machine"]["cpu"] in text
@@ -372,3 +387,75 @@ def test_report_says_where_it_cannot_write(toy: Variant, tmp_path: Path) -> None
     assert "12345.6" in render([record])
     other = {**record, "machine": {**record["machine"], "cpu": "another"}}
     assert "## Machine 2" in render([record, other])
+
+
+# Other packages beside ours
+
+
+def peer(folder: Path, body: str) -> compare.Peer:
+    program = "from harness import crop, run\n\n\ndef make(job):\n" + body + "\n\nrun(make)\n"
+    harness = compare.SCRIPTS / "harness.py"
+    (folder / "harness.py").write_text(harness.read_text(encoding="utf-8"), encoding="utf-8")
+    path = folder / "peer.py"
+    path.write_text(program, encoding="utf-8")
+    return compare.Peer(str(path), (), "a test")
+
+
+def peer_bench(clip: Path, peers: tuple[str, ...], **options: Any) -> compare.PeerBench:
+    boxes = DetectorConfig(str(clip.with_name("boxes.txt")))
+    return compare.PeerBench(str(clip), peers, frames=4, detector=boxes, **options)
+
+
+def test_peers_get_the_same_frames_and_boxes(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    see = "    return lambda image, boxes: sum(crop(image, box).size > 0 for box in boxes) * (image.shape[2] == 3)"
+    monkeypatch.setitem(compare.PEERS, "fake", peer(tmp_path, see))
+    (row,) = compare.run_peer_bench(peer_bench(clip, ("fake",)))["results"]
+    assert (row["error"], row["people_mean"]) == (None, 2.0)
+    assert row["fps"] > 0
+    (row,) = compare.run_peer_bench(peer_bench(clip, ("fake",), people=5))["results"]
+    assert row["people_mean"] == 5.0
+
+
+def test_a_peer_that_fails_is_reported_and_the_others_go_on(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "good").mkdir()
+    monkeypatch.setitem(compare.PEERS, "bad", peer(tmp_path, "    raise ValueError('no such model')"))
+    monkeypatch.setitem(compare.PEERS, "good", peer(tmp_path / "good", "    return lambda image, boxes: None"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    record = compare.run_peer_bench(peer_bench(clip, ("bad", "mediapipe", "good"), offline=True))
+    bad, absent, good = record["results"]
+    assert bad["error"] == "ValueError: no such model"
+    assert "--offline" in absent["error"]
+    assert (good["error"], good["people_mean"]) == (None, None)
+    text = render([record])
+    assert "- bad: ValueError: no such model" in text
+    assert f"| good | {good['fps']:.1f} |" in text
+
+
+def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    calls: list[str] = []
+
+    def call(command: list[str], *_: object) -> None:
+        calls.append(" ".join(command[1:3]))
+        (tmp_path / "sharpose-rt/peers/x").mkdir(parents=True, exist_ok=True)
+
+    monkeypatch.setattr(compare, "_call", call)
+    python = compare.environment("x", ("a==1",))
+    assert python.is_relative_to(tmp_path)
+    assert compare.environment("x", ("a==1",)) == python
+    assert calls == ["-m venv", "-m pip"]
+    compare.environment("x", ("a==2",))
+    assert len(calls) == 4
+
+
+def test_ours_and_the_dense_loop_run_as_peers(clip: Path) -> None:
+    pose = PoseConfig(weights="random", device="cpu", backend="torch", precision="fp32")
+    record = compare.run_peer_bench(peer_bench(clip, ("ours", "dense-loop"), pose=pose))
+    assert [(row["error"], row["people_mean"]) for row in record["results"]] == [(None, 2.0), (None, 2.0)]
+
+
+def test_an_unknown_peer_is_refused(clip: Path) -> None:
+    with pytest.raises(ConfigError, match="no peer 'openpose'; one of ours, dense-loop"):
+        command("peers", "--source", clip, "--peers", "openpose")

@@ -19,8 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sharpose_rt import graphs
 from sharpose_rt.config import DetectorConfig
-from sharpose_rt.detection import Detector, assets, create_detector, factory
+from sharpose_rt.detection import Detector, Runtime, assets, create_detector, factory
 from sharpose_rt.detection.bundled import BundledDetector
 from sharpose_rt.detection.letterbox import Letterbox
 from sharpose_rt.detection.postprocess import finish, suppress
@@ -488,6 +489,22 @@ def test_bundled_weights_give_the_module_they_came_from(tmp_path: Path) -> None:
     check_same(found, wanted)
 
 
+@pytest.mark.skipif(not graphs.installed(), reason="openvino is not installed (the extra `cpu`)")
+def test_openvino_finds_what_torch_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("sharpose_rt.detection.openvino_network.fastest_dtype", lambda: torch.float32)
+    path = tmp_path / "person_detector.safetensors"
+    save_bundled(path)
+    config = DetectorConfig(name="bundled", score_threshold=0.0, max_people=10**6)
+    ours, theirs = (BundledDetector(config, weights=path, runtime=Runtime(name, 1)) for name in ("torch", "openvino"))
+    for size_wh in ((64, 64), (64, 32)):  # each has a graph of its own
+        picture = frame(size_wh)
+        check_same(detect_once(theirs, picture), detect_once(ours, picture))
+    assert len(list((tmp_path / "cache/sharpose-rt/graphs").glob("*.xml"))) == 2
+
+
 def test_bundled_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     import torch
     from safetensors.torch import save_file
@@ -715,3 +732,17 @@ def test_bundled_on_clips(shared_dir: Path, clip: str) -> None:
 def test_base_class_says_what_is_missing() -> None:
     with pytest.raises(NotImplementedError):
         YoloDetector("x", DetectorConfig()).open()
+
+
+def test_a_score_curve_keeps_the_order_and_is_applied_before_the_threshold():
+    torch = pytest.importorskip("torch")
+    network = Network(lambda x: x, 1, (0,), True, torch.device("cpu"), score_curve=(0.8, 1.5))
+    rows = np.array([[0, 0, 10, 10, s, 0] for s in (0.9, 0.5, 0.2, 0.05, 0.0, 1.0)], float)
+    logit = np.log(0.2 / 0.8) * 0.8 + 1.5
+    _, scores = people_from_predictions(rows, network, 0.0, 0.7)
+    assert scores[2] == pytest.approx(1 / (1 + np.exp(-logit)))
+    assert (np.argsort(scores) == np.argsort(rows[:, 4])).all()
+    assert np.isfinite(scores).all()
+    _, kept = people_from_predictions(rows, network, 0.5, 0.7)
+    assert (kept >= 0.5).all()
+    assert len(kept) == (scores >= 0.5).sum() > (rows[:, 4] > 0.5).sum()

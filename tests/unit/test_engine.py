@@ -11,11 +11,11 @@ import torch
 
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.engine import PoseEngine, device, resolve_device, resolve_precision
-from sharpose_rt.engine.engine import MEAN, STD
 from sharpose_rt.engine.explain import explain
 from sharpose_rt.errors import DeviceError
 from sharpose_rt.geometry.affine import apply_affine, crop_affine, invert_affine, warp_crops
 from sharpose_rt.models import VARIANTS, Variant
+from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
 from sharpose_rt.models.variants import RELEASED
 from sharpose_rt.models.weights import save_weights
 from tests.golden_rule import golden_model
@@ -35,7 +35,7 @@ def config(tmp_path_factory):
     save_weights(model, path, metadata={"quality_threshold": "0.25"})
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(VARIANTS, "mini", MINI)
-        yield PoseConfig(model="mini", weights=str(path), device="cpu", precision="fp32")
+        yield PoseConfig(model="mini", weights=str(path), device="cpu", precision="fp32", backend="torch")
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +106,8 @@ def test_batches_give_what_single_crops_give(config, picture):
 def test_the_picture_is_normalised_as_imagenet_in_rgb(engine):
     crop = np.zeros((1, 128, 96, 3), np.uint8)
     crop[..., 0], crop[..., 1], crop[..., 2] = 10, 100, 200  # blue, green, red
-    wanted = [(value - mean) / std for value, mean, std in zip((200, 100, 10), MEAN, STD, strict=True)]
-    assert engine.normalise(crop)[0, :, 5, 7].tolist() == pytest.approx(wanted, abs=1e-5)
+    wanted = [(value - mean) / std for value, mean, std in zip((200, 100, 10), MEAN_RGB, STD_RGB, strict=True)]
+    assert engine.backend.prepare(crop)[0, :, 5, 7].tolist() == pytest.approx(wanted, abs=1e-5)
 
 
 def test_the_gate_is_the_weights_unless_given(config):

@@ -1,0 +1,19 @@
+"""This package: all boxes of a frame in one batch, most of them leaving after the coarse stage."""
+
+from __future__ import annotations
+
+from harness import run
+
+
+def make(job):
+    """The pose engine as a run has it."""
+    from sharpose_rt.config import PoseConfig
+    from sharpose_rt.engine import PoseEngine
+
+    engine = PoseEngine(PoseConfig(**job["pose"]))
+    engine.warm_up()
+    return lambda image, boxes: len(engine.estimate(image, boxes))
+
+
+if __name__ == "__main__":
+    run(make)

@@ -1,0 +1,51 @@
+"""A detector's torch module as OpenVINO graphs, one for each size of its input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sharpose_rt.graphs import Graph, fastest_dtype, traced
+
+
+class GraphPerSize:
+    """Runs a module on the CPU, traced and compiled when a size is first seen: a video has one.
+
+    Its heads lay out their anchors for the size at hand, so a graph holds for one size only.
+
+    Args:
+        module: in evaluation mode, on the CPU, in float32; takes (1, 3, H, W).
+        threads: of each graph.
+    """
+
+    def __init__(self, module: nn.Module, threads: int) -> None:
+        self.module, self.threads = _FirstOutput(module).eval(), threads
+        self._graphs: dict[tuple[int, ...], Graph] = {}
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """The module's first output for pictures (1, 3, H, W) in 0..1."""
+        size = tuple(pixels.shape)
+        if size not in self._graphs:
+            with torch.inference_mode(False), torch.no_grad():
+                example = torch.zeros(size)
+                self.module(example)  # lays out the anchors, which the trace then takes for constants
+                model = traced(self.module, (example,), dynamic_batch=False)
+            self._graphs[size] = Graph(model, fastest_dtype(), self.threads)
+        return self._graphs[size](pixels)[0]
+
+
+class _FirstOutput(nn.Module):
+    """A module whose further outputs, which only training needs, are left out."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, pixels: Tensor) -> Any:
+        """The first tensor of whatever comes back."""
+        out = self.module(pixels)
+        while not isinstance(out, Tensor):
+            out = out[0]
+        return out

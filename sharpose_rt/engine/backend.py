@@ -1,0 +1,87 @@
+"""What runs the two stages of the network: one interface, torch behind it, or OpenVINO.
+
+Letters as in `models.sharpose`: B crops, R crops that are refined, S selected cells.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sharpose_rt.engine.batching import BUCKETS
+from sharpose_rt.models.pixels import normalise
+from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose
+
+
+class Backend(Protocol):
+    """Both stages on one device. The gate and the choice of cells lie between them, in float32, outside.
+
+    Args:
+        name: 'torch' or 'openvino'.
+        device: where its tensors are.
+        dtype: what the network multiplies in.
+        buckets: how many crops at once its stages take, ascending from 1.
+        overhead: what a batch costs besides its crops, in crops.
+    """
+
+    name: str
+    device: torch.device
+    dtype: torch.dtype
+    buckets: tuple[int, ...]
+    overhead: float
+
+    def warm_up(self) -> None:
+        """Do now what would delay the first batches."""
+        ...
+
+    def prepare(self, crops_bgr: NDArray[np.uint8]) -> Tensor:
+        """What both stages take, (B, ...) on the device, from crops (B, h, w, 3) uint8."""
+        ...
+
+    def coarse(self, images: Tensor) -> CoarseOutput:
+        """The coarse stage; `cell_scores` and `quality` in float32."""
+        ...
+
+    def fine(self, images: Tensor, coarse: CoarseOutput, selected: Tensor, low: Tensor) -> Tensor:
+        """Fine heatmaps (R, K, h, w); of `coarse` the tokens alone are used; cells as int64 indices."""
+        ...
+
+
+class TorchBackend:
+    """The torch modules as they are: eager, their weights in the precision of the run."""
+
+    name = "torch"
+
+    def __init__(self, network: SHaRPose, device: torch.device, dtype: torch.dtype, max_batch: int) -> None:
+        self.device, self.dtype = device, dtype
+        self.network = network.to(device, dtype)
+        on_cpu = device.type == "cpu"
+        # Eager torch takes any number of crops. On a GPU few sizes keep its kernels' choices and memory blocks few.
+        self.buckets = tuple(range(1, max_batch + 1)) if on_cpu else tuple(b for b in BUCKETS if b <= max_batch)
+        self.overhead = 0.3 if on_cpu else 16.0
+
+    def warm_up(self) -> None:
+        """Nothing: eager torch needs none worth a wait."""
+
+    def prepare(self, crops_bgr: NDArray[np.uint8]) -> Tensor:
+        """Normalised images (B, 3, h, w)."""
+        return normalise(upload(torch.from_numpy(np.ascontiguousarray(crops_bgr)), self.device)).to(self.dtype)
+
+    def coarse(self, images: Tensor) -> CoarseOutput:
+        """See `Backend`."""
+        return self.network.coarse_stage(images)
+
+    def fine(self, images: Tensor, coarse: CoarseOutput, selected: Tensor, low: Tensor) -> Tensor:
+        """See `Backend`."""
+        return self.network.fine_stage(images, coarse, selected, low)
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`; to a GPU from pinned memory, so that the CPU goes on while it travels."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,0 +1,81 @@
+"""Any number of crops in batches of few sizes: shapes that are known beforehand can be compiled and recorded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger("sharpose_rt.engine")
+
+BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+Stage = Callable[..., tuple[Tensor, ...]]
+"""Tensors of one bucket's rows in, tensors of as many rows out."""
+
+
+@cache
+def plan(count: int, buckets: tuple[int, ...], overhead: float) -> tuple[int, ...]:
+    """The buckets, largest first, that hold `count` crops at the least cost; only the last is ever padded.
+
+    A batch of b costs `overhead` + b, in crops: the overhead decides whether 5 crops are 4 and 1, or 8 with 3 rows
+    of padding.
+    """
+    best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+    for rows in range(1, count + 1):
+        options = (
+            (best[max(0, rows - bucket)][0] + bucket + overhead, (*best[max(0, rows - bucket)][1], bucket))
+            for bucket in buckets
+        )
+        best.append(min(options, key=lambda option: (option[0], len(option[1]))))
+    return tuple(sorted(best[count][1], reverse=True))
+
+
+class Batcher:
+    """Runs a stage over any number of rows, bucket by bucket.
+
+    Where the device's memory does not suffice the bucket is halved, for good, and the work goes on.
+
+    Args:
+        buckets: sizes that the stage takes, ascending.
+        overhead: what a batch costs besides its rows, in rows.
+    """
+
+    def __init__(self, buckets: Sequence[int], overhead: float) -> None:
+        assert list(buckets) == sorted(set(buckets)), buckets
+        assert buckets[0] == 1, buckets
+        self.buckets, self.overhead = tuple(buckets), overhead
+
+    def run(self, stage: Stage, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """What `stage` gives for all rows of `tensors` (N, ...), N at least 1, in their order.
+
+        Raises:
+            torch.OutOfMemoryError: not even one row fits.
+        """
+        count, done, parts = len(tensors[0]), 0, []
+        while done < count:
+            bucket = plan(count - done, self.buckets, self.overhead)[0]
+            rows = [tensor[done : done + bucket] for tensor in tensors]
+            try:
+                parts.append([out[: count - done] for out in stage(*(padded(r, bucket) for r in rows))])
+            except torch.OutOfMemoryError as error:
+                self._shrink(bucket, error)
+            else:
+                done += bucket
+        return tuple(parts[0]) if len(parts) == 1 else tuple(torch.cat(outs) for outs in zip(*parts, strict=True))
+
+    def _shrink(self, failed: int, error: torch.OutOfMemoryError) -> None:
+        if failed == 1:
+            raise error
+        self.buckets = tuple(bucket for bucket in self.buckets if bucket <= failed // 2)
+        log.warning("a batch of %d crops does not fit into memory; from now on %d at once", failed, self.buckets[-1])
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def padded(rows: Tensor, size: int) -> Tensor:
+    """`rows` (n, ...) brought to `size` rows by repeats of the last one, whose results are thrown away."""
+    missing = size - len(rows)
+    return rows if missing <= 0 else torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])

@@ -1,0 +1,126 @@
+"""Both stages as OpenVINO graphs for the CPU, traced from the torch modules.
+
+In bf16 OpenVINO rounds what goes into matrix products; softmax, moving average and layer norms stay in float32, and
+the choice of cells is made between the two graphs, on float32 scores, and handed on as integer indices. Were the scores
+rounded too, nearly tied cells would be picked otherwise than by the network as trained.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sharpose_rt.graphs import Graph, traced, with_batch
+from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
+from sharpose_rt.models.selection import split_cells
+from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose
+
+BUCKETS = (1, 2, 4, 8)
+
+
+class Normalise(nn.Module):
+    """Images (B, 3, h, w) of crops (B, h, w, 3) uint8 BGR, inside the graph."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(MEAN_RGB).view(3, 1, 1))
+        self.register_buffer("scale", 1 / torch.tensor(STD_RGB).view(3, 1, 1))
+
+    def forward(self, crops_bgr: Tensor) -> Tensor:
+        """Images (B, 3, h, w)."""
+        return (crops_bgr.permute(0, 3, 1, 2).flip(1).float() - self.mean) * self.scale
+
+
+class CoarseStage(nn.Module):
+    """`SHaRPose.coarse_stage` with a tuple for its output."""
+
+    def __init__(self, network: SHaRPose) -> None:
+        super().__init__()
+        self.normalise, self.network = Normalise(), network
+
+    def forward(self, crops_bgr: Tensor) -> tuple[Tensor, ...]:
+        """The fields of `CoarseOutput` in order."""
+        out = self.network.coarse_stage(self.normalise(crops_bgr))
+        return tuple(getattr(out, name) for name in CoarseOutput.__dataclass_fields__)
+
+
+class FineStage(nn.Module):
+    """`SHaRPose.fine_stage` with the one kind of coarse tokens that the behaviour takes besides the outputs."""
+
+    def __init__(self, network: SHaRPose) -> None:
+        super().__init__()
+        self.normalise, self.network = Normalise(), network
+
+    def forward(
+        self, crops_bgr: Tensor, image_inputs: Tensor, image_outputs: Tensor, selected: Tensor, low: Tensor
+    ) -> Tensor:
+        """Heatmaps (R, K, h, w)."""
+        nothing = image_outputs[:, 0, 0]
+        coarse = CoarseOutput(nothing, nothing, nothing, image_inputs, image_outputs)
+        return self.network.fine_stage(self.normalise(crops_bgr), coarse, selected, low)
+
+
+class OpenVinoBackend:
+    """A graph for each stage and bucket, compiled when it is first needed; `warm_up` compiles all.
+
+    Args:
+        network: in float32 on the CPU; it is traced, unless the cache has its graphs, and not changed.
+        dtype: float32, or bfloat16 for matrix products.
+        threads: of each graph.
+        max_batch: no bucket is larger.
+
+    Raises:
+        DeviceError: OpenVINO is not there.
+    """
+
+    name = "openvino"
+    overhead = 0.3
+
+    def __init__(self, network: SHaRPose, dtype: torch.dtype, threads: int, max_batch: int) -> None:
+        self.device, self.dtype, self.threads = torch.device("cpu"), dtype, threads
+        self.buckets = tuple(bucket for bucket in BUCKETS if bucket <= max_batch)
+        self._models = _trace(network)
+        self._graphs: dict[tuple[str, int], Graph] = {}
+
+    def warm_up(self) -> None:
+        """Compile what is not compiled yet, so that no frame of a run waits for it."""
+        for stage in self._models:
+            for bucket in self.buckets:
+                self._graph(stage, bucket)
+
+    def prepare(self, crops_bgr: NDArray[np.uint8]) -> Tensor:
+        """The crops themselves: the graphs begin with the normalisation."""
+        return torch.from_numpy(np.ascontiguousarray(crops_bgr))
+
+    def coarse(self, images: Tensor) -> CoarseOutput:
+        """See `Backend`."""
+        return CoarseOutput(*self._graph("coarse", len(images))(images))
+
+    def fine(self, images: Tensor, coarse: CoarseOutput, selected: Tensor, low: Tensor) -> Tensor:
+        """See `Backend`."""
+        run = self._graph("fine", len(images))
+        return run(images, coarse.image_inputs, coarse.image_outputs, selected, low)[0]
+
+    def _graph(self, stage: str, bucket: int) -> Graph:
+        if (stage, bucket) not in self._graphs:
+            self._graphs[stage, bucket] = Graph(with_batch(self._models[stage], bucket), self.dtype, self.threads)
+        return self._graphs[stage, bucket]
+
+
+@torch.no_grad()
+def _trace(network: SHaRPose) -> dict[str, Any]:
+    crops = torch.zeros(2, *network.variant.size_hw, 3, dtype=torch.uint8)
+    cells, width = network.coarse_position.shape[1:]
+    tokens = torch.zeros(2, cells, width)
+    selected, low = split_cells(torch.zeros(2, cells), network.selected_count)
+    return {
+        "coarse": traced(CoarseStage(network).eval(), (crops,)),
+        "fine": traced(FineStage(network).eval(), (crops, tokens, tokens, selected, low)),
+    }

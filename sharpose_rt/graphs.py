@@ -1,0 +1,187 @@
+"""Torch modules as OpenVINO graphs: traced, so that nothing is written twice, and kept in the user's cache.
+
+A graph is kept under a hash of all that made it: the weights, the structure, the code it was traced from, the shapes
+and the versions. What changes in any of them makes a new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sharpose_rt.config.places import beside, cache_dir
+from sharpose_rt.errors import DeviceError
+
+log = logging.getLogger("sharpose_rt.graphs")
+
+KEPT = 16
+"""Graphs in the cache; a network has two, a detector one for each size of picture."""
+PRECISION_HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
+_OWN = Path(__file__).parent
+
+
+def installed() -> bool:
+    """OpenVINO can be imported."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+@cache
+def openvino() -> tuple[Any, Any]:
+    """The package and its core, made once.
+
+    Raises:
+        DeviceError: it is not installed, or does not load.
+    """
+    try:
+        import openvino as ov
+
+        return ov, ov.Core()
+    except (ImportError, RuntimeError) as error:
+        raise DeviceError(
+            f"OpenVINO cannot be used: {error}; pip install 'sharpose-rt[cpu]', or give --backend torch"
+        ) from error
+
+
+def fastest_dtype() -> torch.dtype:
+    """bfloat16 where the CPU multiplies matrices in it (AMX, or AVX512-BF16), else float32."""
+    in_hardware = torch.cpu.get_capabilities()
+    return torch.bfloat16 if in_hardware.get("avx512_bf16") or in_hardware.get("amx_bf16") else torch.float32
+
+
+class Graph:
+    """A compiled graph: tensors in, a list of tensors out, all on the CPU. Not for two threads at once."""
+
+    def __init__(self, model: Any, dtype: torch.dtype, threads: int) -> None:
+        hints = {
+            "INFERENCE_PRECISION_HINT": PRECISION_HINTS[dtype],
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            # Pinned, the graphs of the detector and of the pose network would both sit on the first core.
+            "ENABLE_CPU_PINNING": False,
+        }
+        self._request = openvino()[1].compile_model(model, "CPU", hints).create_infer_request()
+
+    def __call__(self, *tensors: Tensor) -> list[Tensor]:
+        """The outputs in their order, as tensors of their own."""
+        found = self._request.infer([tensor.contiguous().numpy() for tensor in tensors], share_inputs=True)
+        return [torch.from_numpy(np.asarray(value)) for value in found.values()]
+
+
+def traced(module: nn.Module, examples: Sequence[Tensor], *, dynamic_batch: bool = True) -> Any:
+    """The graph of `module` over inputs like `examples`, from the cache where it was made before.
+
+    Args:
+        module: in evaluation mode, on the CPU, in float32.
+        examples: the batch first; two rows or more where the batch is dynamic, as a batch of one may be folded away.
+        dynamic_batch: the first axis of every input is left open; `with_batch` closes it.
+    """
+    ov, core = openvino()
+    path = cache_dir() / "graphs" / f"{_key(module, examples, dynamic_batch)}.xml"
+    if path.is_file():
+        try:
+            with contextlib.suppress(OSError):
+                os.utime(path)  # the longest unused are thrown away first
+            return core.read_model(path)
+        except RuntimeError as error:  # damaged: it is made again
+            log.debug("%s cannot be read: %s", path, error)
+    types = {torch.uint8: ov.Type.u8, torch.float32: ov.Type.f32, torch.int64: ov.Type.i64}
+    inputs = [(ov.PartialShape([-1 if dynamic_batch else len(e), *e.shape[1:]]), types[e.dtype]) for e in examples]
+    with torch.no_grad(), warnings.catch_warnings(), _no_reports():
+        warnings.simplefilter("ignore")  # torch's, on every Python number in the code
+        # Traced here and not by OpenVINO, which would run each graph twice more and load half of torch to compare.
+        script = torch.jit.trace(module, tuple(examples), check_trace=False)
+        model = ov.convert_model(script, input=inputs)
+    _keep(model, path)
+    return model
+
+
+@contextlib.contextmanager
+def _no_reports() -> Iterator[None]:
+    """OpenVINO's converter reports its use over the network, unless it takes itself to run in a build job."""
+    before = os.environ.get("CI")
+    os.environ["CI"] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["CI"]
+        else:
+            os.environ["CI"] = before
+
+
+def with_batch(model: Any, batch: int) -> Any:
+    """A copy of a graph with dynamic batch that takes exactly `batch` rows: static shapes are quickest."""
+    fixed = model.clone()
+    fixed.reshape({port: [batch, *list(port.partial_shape)[1:]] for port in fixed.inputs})
+    return fixed
+
+
+def _keep(model: Any, path: Path) -> None:
+    """Writes the graph, its data file first; without a right to, the next start converts again."""
+    ov, _ = openvino()
+    part = beside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ov.save_model(model, part, compress_to_fp16=False)
+        part.with_suffix(".bin").replace(path.with_suffix(".bin"))
+        part.replace(path)
+        for old in sorted(path.parent.glob("*.xml"), key=lambda p: p.stat().st_mtime)[:-KEPT]:
+            for file in (old, old.with_suffix(".bin")):
+                file.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:
+        log.debug("%s was not kept: %s", path, error)
+    finally:
+        for left in (part, part.with_suffix(".bin")):
+            with contextlib.suppress(OSError):
+                left.unlink()
+
+
+def _key(module: nn.Module, examples: Iterable[Tensor], dynamic_batch: bool) -> str:
+    shapes = [(tuple(example.shape), str(example.dtype)) for example in examples]
+    facts = (repr(module), [_settings(part) for part in module.modules()], shapes, dynamic_batch, _versions())
+    digest = hashlib.sha256(repr(facts).encode())
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().numpy().tobytes())
+    for path in _sources(module):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:32]
+
+
+def _settings(part: nn.Module) -> dict[str, str]:
+    """What a module's code may ask besides its parameters: plain values, and functions by their names."""
+    found: dict[str, str] = {}
+    for name, value in vars(part).items():
+        if name.startswith("_"):
+            continue
+        if isinstance(value, (bool, int, float, str, tuple, list, slice, type(None))) or is_dataclass(value):
+            found[name] = repr(value)
+        elif callable(value):
+            found[name] = getattr(value, "__name__", "")
+    return found
+
+
+def _versions() -> list[str]:
+    return [importlib.metadata.version(name) for name in ("torch", "openvino", "ultralytics")]
+
+
+def _sources(module: nn.Module) -> list[Path]:
+    """Our own code that a trace of the module went through: the folders of its parts' classes."""
+    homes = {sys.modules[type(part).__module__].__file__ for part in module.modules()}
+    folders = {Path(home).parent for home in homes if home and Path(home).is_relative_to(_OWN)}
+    return sorted(path for folder in folders for path in folder.glob("*.py"))

@@ -1,0 +1,333 @@
+"""Backends give what torch gives in float32, in any batch; `auto` takes the faster one and remembers it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sharpose_rt import graphs
+from sharpose_rt.config import PoseConfig, threads
+from sharpose_rt.config.threads import detector_threads, network_threads
+from sharpose_rt.engine import PoseEngine, choice
+from sharpose_rt.engine.backend import upload
+from sharpose_rt.engine.batching import Batcher, padded, plan
+from sharpose_rt.engine.choice import choose_backend, create_backend
+from sharpose_rt.errors import ConfigError, DeviceError
+from sharpose_rt.models import VARIANTS, Variant, create_model
+from sharpose_rt.models.sharpose import SHaRPose
+from sharpose_rt.models.variants import BEHAVIOURS, Behaviour
+from sharpose_rt.models.weights import load_model, save_weights
+
+MINI = Variant("mini", (128, 96), width=48, heads=3, alpha=0.5, sigma_cells=2, depth=3)
+CONV = replace(MINI, name="conv", stem="conv", decoder="pixels")
+openvino = pytest.mark.skipif(not graphs.installed(), reason="openvino is not installed (the extra `cpu`)")
+
+
+def uneven(variant: Variant, behaviour: Behaviour) -> SHaRPose:
+    """A network whose attention and heatmaps differ from place to place, as those of a trained one."""
+    torch.manual_seed(0)
+    model = create_model(variant, behaviour)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.5 * torch.randn_like(parameter) / max(1, parameter[0].numel()) ** 0.5
+    return model
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """Weights that are far from symmetric; the cache is a folder of this module's own."""
+    folder = tmp_path_factory.mktemp("backends")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        for variant in (MINI, CONV):
+            patch.setitem(VARIANTS, variant.name, variant)
+            for behaviour in BEHAVIOURS.values():
+                model = uneven(variant, behaviour)
+                save_weights(model, folder / f"{variant.name}_{behaviour.name}.safetensors")
+        yield PoseConfig(
+            model="mini",
+            weights=str(folder / "mini_released.safetensors"),
+            device="cpu",
+            precision="fp32",
+            backend="torch",
+            quality_threshold=math.inf,
+        )
+
+
+@pytest.fixture(scope="module")
+def crops() -> np.ndarray:
+    blocks = np.random.default_rng(5).integers(0, 256, (11, 16, 12, 3), np.uint8)
+    return blocks.repeat(8, 1).repeat(8, 2)
+
+
+# Any number of crops in few batch sizes
+
+
+@given(st.integers(1, 70), st.sampled_from([(1, 2, 4, 8), (1,), tuple(range(1, 33)), (1, 8)]), st.floats(0.01, 20))
+def test_a_plan_holds_all_crops_and_pads_only_the_last_batch(count, buckets, overhead):
+    chosen = plan(count, buckets, overhead)
+    assert set(chosen) <= set(buckets)
+    assert sum(chosen[:-1]) < count <= sum(chosen)
+
+
+@pytest.mark.parametrize(
+    ("count", "overhead", "wanted"),
+    [(5, 0.3, (4, 1)), (5, 16, (8,)), (7, 0.3, (4, 2, 1)), (7, 1.5, (8,)), (20, 0.3, (8, 8, 4)), (8, 0.3, (8,))],
+)
+def test_a_plan_pads_where_another_batch_would_be_dearer(count, overhead, wanted):
+    assert plan(count, (1, 2, 4, 8), overhead) == wanted
+
+
+def test_padding_repeats_the_last_row():
+    rows = torch.arange(6.0).view(3, 2)
+    assert padded(rows, 5).tolist() == [[0, 1], [2, 3], [4, 5], [4, 5], [4, 5]]
+    assert padded(rows, 3) is rows
+
+
+@given(st.integers(1, 40), st.floats(0.01, 20))
+def test_batches_give_every_row_once_and_in_order(count, overhead):
+    seen = []
+
+    def stage(a, b):
+        seen.append(len(a))
+        return a * 2, a + b
+
+    a, b = torch.arange(float(count))[:, None], torch.ones(count, 1)
+    double, more = Batcher((1, 2, 4, 8), overhead).run(stage, a, b)
+    assert torch.equal(double, a * 2)
+    assert torch.equal(more, a + b)
+    assert set(seen) <= {1, 2, 4, 8}
+
+
+class _SmallMemory:
+    """A device that holds so many rows."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows, self.sizes = rows, []
+
+    def __call__(self, rows):
+        self.sizes.append(len(rows))
+        if len(rows) > self.rows:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return (rows + 1,)
+
+
+def test_out_of_memory_halves_the_bucket_for_good_and_goes_on(caplog):
+    device, batcher = _SmallMemory(3), Batcher((1, 2, 4, 8), 0.3)
+    rows = torch.arange(13.0)
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(batcher.run(device, rows)[0], rows + 1)
+    assert device.sizes == [8, 4, *[2] * 6, 1]
+    assert [record.args for record in caplog.records] == [(8, 4), (4, 2)]
+    device.sizes.clear()
+    assert torch.equal(batcher.run(device, rows)[0], rows + 1)
+    assert max(device.sizes) == 2
+
+
+def test_out_of_memory_for_a_single_crop_is_an_error():
+    with pytest.raises(torch.OutOfMemoryError):
+        Batcher((1, 2), 0.3).run(_SmallMemory(0), torch.zeros(5))
+
+
+def test_bytes_go_to_a_gpu_from_pinned_memory_without_waiting(monkeypatch):
+    done = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: done.append("pinned") or tensor)
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *a, **k: done.append((*map(str, a), k)) or tensor)
+    upload(torch.zeros(2), torch.device("cpu"))
+    assert done == [("cpu", {})]
+    done.clear()
+    upload(torch.zeros(2), torch.device("cuda", 1))
+    assert done == ["pinned", ("cuda:1", {"non_blocking": True})]
+
+
+# OpenVINO against torch
+
+
+@openvino
+@pytest.mark.parametrize("behaviour", BEHAVIOURS)
+@pytest.mark.parametrize("model", ["mini", "conv"])
+def test_openvino_in_float32_gives_what_torch_gives(config, crops, model, behaviour):
+    weights = config.weights.replace("mini_released", f"{model}_{behaviour}")
+    config = replace(config, model=model, weights=weights, behaviour="auto")
+    ours, theirs = PoseEngine(config), PoseEngine(replace(config, backend="openvino", max_batch=2))
+    for count in (1, 5):  # 5 are several batches
+        a, b = ours.infer(crops[:count]), theirs.infer(crops[:count])
+        assert torch.equal(a.selected_cells, b.selected_cells)
+        assert torch.equal(a.refined, b.refined)
+        for name in ("coarse_heatmaps", "heatmaps", "quality", "cell_scores"):
+            x, y = getattr(a, name), getattr(b, name)
+            torch.testing.assert_close(x, y, atol=2e-4 * float(x.std() if count > 1 else x.abs().max()), rtol=1e-3)
+    assert np.abs(ours.estimate_crops(crops).keypoints - theirs.estimate_crops(crops).keypoints).max() < 0.1
+
+
+@openvino
+def test_openvino_in_bf16_scores_cells_in_float32(config, crops):
+    """Rounded to bf16 the scores would have ties, and other cells would be picked."""
+    exact = PoseEngine(config).infer(crops)
+    rough = PoseEngine(replace(config, backend="openvino", precision="bf16")).infer(crops)
+    assert rough.cell_scores.dtype == torch.float32
+    assert not torch.equal(rough.cell_scores, rough.cell_scores.bfloat16().float())
+    assert (exact.selected_cells == rough.selected_cells).float().mean() > 0.8
+    for name in ("coarse_heatmaps", "quality"):
+        a, b = getattr(exact, name), getattr(rough, name)
+        assert (a - b).abs().mean() < 0.03 * a.std() + 0.02
+
+
+@openvino
+def test_openvinos_gate_and_flip_test_are_torchs(config, crops):
+    quality = PoseEngine(config).estimate_crops(crops).quality
+    gated = replace(config, quality_threshold=float(np.sort(quality)[3:5].mean()), flip_test=True)
+    a, b = (PoseEngine(replace(gated, backend=name)).estimate_crops(crops) for name in ("torch", "openvino"))
+    assert 0 < a.refined.sum() < len(crops)
+    assert np.array_equal(a.refined, b.refined)
+    np.testing.assert_allclose(a.scores, b.scores, atol=1e-3)
+
+
+@openvino
+def test_graphs_are_kept_and_made_anew_when_damaged(config, crops, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config = replace(config, backend="openvino")
+    first = PoseEngine(config).estimate_crops(crops[:1])
+    kept = sorted((tmp_path / "sharpose-rt" / "graphs").iterdir())
+    assert sorted(path.suffix for path in kept) == [".bin", ".bin", ".xml", ".xml"]
+
+    ov, _ = graphs.openvino()
+    converted = []
+    convert = ov.convert_model
+    monkeypatch.setattr(ov, "convert_model", lambda *a, **k: converted.append(1) or convert(*a, **k))
+    again = PoseEngine(config).estimate_crops(crops[:1])
+    assert not converted
+    assert np.array_equal(first.keypoints, again.keypoints)
+
+    monkeypatch.setattr(graphs, "KEPT", 2)
+    kept[1].write_text("<net")
+    kept[3].write_text("<net")
+    assert np.array_equal(PoseEngine(config).estimate_crops(crops[:1]).keypoints, first.keypoints)
+    assert len(converted) == 2
+
+    paper = config.weights.replace("mini_released", "mini_paper")
+    PoseEngine(replace(config, weights=paper))  # the same tensors, another behaviour
+    assert len(converted) == 4
+    now = sorted((tmp_path / "sharpose-rt" / "graphs").iterdir())
+    assert len(now) == 4  # the oldest made room
+    assert not set(now) & set(kept)
+
+
+@openvino
+def test_a_cache_that_cannot_be_written_stops_nothing(config, crops, tmp_path, monkeypatch):
+    (tmp_path / "sharpose-rt").write_text("a file where the folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert len(PoseEngine(replace(config, backend="openvino")).estimate_crops(crops[:1])) == 1
+
+
+@openvino
+def test_warming_up_compiles_every_bucket_once(config, crops, monkeypatch):
+    engine = PoseEngine(replace(config, backend="openvino", max_batch=2))
+    engine.warm_up()
+    monkeypatch.setattr(graphs, "openvino", None)  # nothing is compiled any more
+    assert len(engine.estimate_crops(crops)) == len(crops)
+
+
+# Which backend `auto` takes
+
+
+@pytest.fixture
+def both(monkeypatch, tmp_path):
+    """Both backends count as installed; the speeds are what the test says."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(choice, "installed", lambda: ("torch", "openvino"))
+    rates = {"torch": 10.0, "openvino": 20.0}
+    measured = []
+    monkeypatch.setattr(choice, "measure", lambda *a: measured.append(1) or dict(rates))
+    return rates, measured, tmp_path / "sharpose-rt" / "backends.json"
+
+
+@pytest.mark.parametrize("faster", ["torch", "openvino"])
+def test_auto_takes_the_faster_one_and_remembers_it(config, both, faster):
+    rates, measured, path = both
+    rates[faster] = 99.0
+    config = replace(config, backend="auto")
+    assert choose_backend(config) == choose_backend(config) == faster
+    assert len(measured) == 1
+    (entry,) = json.loads(path.read_text()).values()
+    assert entry == {"backend": faster, "crops_per_s": rates}
+    assert [p.name for p in path.parent.iterdir()] == ["backends.json"]
+    choose_backend(replace(config, threads=2))
+    assert len(measured) == 2
+    assert len(json.loads(path.read_text())) == 2
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{"])
+def test_a_damaged_memory_is_measured_again(config, both, text):
+    _, measured, path = both
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    assert choose_backend(replace(config, backend="auto")) == "openvino"
+    assert measured
+
+
+def test_auto_is_torch_where_nothing_else_is_installed(config, both, monkeypatch):
+    monkeypatch.setattr(choice, "installed", lambda: ("torch",))
+    assert choose_backend(replace(config, backend="auto")) == "torch"
+    assert not both[1]
+
+
+@openvino
+def test_both_backends_are_really_measured(config, monkeypatch):
+    monkeypatch.setattr(choice, "installed", lambda: ("torch", "openvino"))
+    monkeypatch.setattr(choice, "MEASURE_S", 0.0)
+    network, _ = load_model("mini", config.weights)
+    rates = choice.measure(network, config)
+    assert set(rates) == {"torch", "openvino"}
+    assert min(rates.values()) > 0
+    assert next(network.parameters()).dtype == torch.float32
+
+
+def test_a_backend_that_does_not_come_up_is_left_out(config, monkeypatch, caplog):
+    build = choice._build
+
+    def broken(name: str, network: SHaRPose, config: PoseConfig):
+        if name == "openvino":
+            raise RuntimeError("no such instruction")
+        return build(name, network, config)
+
+    monkeypatch.setattr(choice, "installed", lambda: ("torch", "openvino"))
+    monkeypatch.setattr(choice, "MEASURE_S", 0.0)
+    monkeypatch.setattr(choice, "_build", broken)
+    assert set(choice.measure(load_model("mini", config.weights)[0], config)) == {"torch"}
+    assert "no such instruction" in caplog.text
+
+
+def test_a_backend_that_is_not_there_says_what_to_do(config, monkeypatch):
+    with pytest.raises(ConfigError, match="auto, torch, openvino"):
+        PoseConfig(backend="tensorrt")
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    monkeypatch.setattr(graphs, "openvino", graphs.openvino.__wrapped__)
+    with pytest.raises(DeviceError, match=r"pip install 'sharpose-rt\[cpu\]'"):
+        create_backend(load_model("mini", config.weights)[0], replace(config, backend="openvino"))
+
+
+def test_openvino_is_refused_on_a_gpu(config, monkeypatch):
+    monkeypatch.setattr(choice, "resolve_device", lambda wanted: torch.device("cuda"))
+    with pytest.raises(DeviceError, match="--device cpu"):
+        choose_backend(replace(config, backend="openvino", device="cuda"))
+    assert choose_backend(replace(config, backend="auto", device="cuda")) == "torch"
+
+
+# Threads
+
+
+@pytest.mark.parametrize(("usable", "pose", "detector"), [(1, 1, 1), (2, 1, 1), (4, 3, 1), (8, 6, 2), (64, 8, 4)])
+def test_pose_and_detector_share_the_cores(monkeypatch, usable, pose, detector):
+    monkeypatch.setattr(threads, "cores", lambda: usable)
+    assert (network_threads(None), detector_threads(None)) == (pose, detector)
+    assert network_threads(3) == 3
+    assert detector_threads(usable) == 1
