@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sharpose_rt.errors import ConfigError, OutputError, SharposeError
+from sharpose_rt.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     from sharpose_rt.evaluation.predict import Predictions
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `sharpose-rt eval`."""
-    parser.add_argument("--annotations", metavar="FILE", required=True, help="labels in COCO's keypoint form")
+    parser.add_argument(
+        "--annotations", metavar="FILE", required=True, help="labels in COCO's keypoint form, or MPII's"
+    )
+    parser.add_argument("--head-boxes", metavar="FILE", help="mpii_gt_val.mat, where labels are MPII's common JSON")
     parser.add_argument("--images", metavar="DIR", required=True, help="folder of the pictures")
     parser.add_argument("--boxes", metavar="gt|detector|FILE", default="gt", help="where the people are (%(default)s)")
     parser.add_argument("--detector", metavar="NAME", default="auto", help="detector of --boxes detector")
@@ -35,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="OUT", help="write the metrics here")
     parser.add_argument("--results", metavar="OUT", help="write the poses here, as COCO's server takes them")
     parser.add_argument("--sweep-threshold", metavar="OUT", help="write OUT.csv and OUT.png: AP against the threshold")
+    parser.add_argument("--worst", metavar="OUT.png", help="draw the people of lowest OKS beside their labels")
+    parser.add_argument("--worst-plain", action="store_true", help="draw them on grey, without the photographs")
     parser.add_argument("--offline", action="store_true", help="download nothing")
 
 
@@ -42,13 +47,16 @@ def run(args: argparse.Namespace) -> int:
     """Measure as `args` say; 0 when done."""
     from sharpose_rt.config import DetectorConfig
     from sharpose_rt.engine.device import resolve_device, resolve_precision
-    from sharpose_rt.evaluation.coco import choose_boxes, read_labels, score
+    from sharpose_rt.evaluation.coco import choose_boxes, read_labels, results, score
+    from sharpose_rt.evaluation.mpii import is_mpii
     from sharpose_rt.evaluation.predict import detector_boxes, predict
     from sharpose_rt.models.weights import load_model
 
     if args.batch < 1:
         raise ConfigError(f"--batch is {args.batch}; 1 or more is accepted")
-    document, images = read_labels(Path(args.annotations)), Path(args.images)
+    head_boxes = Path(args.head_boxes) if args.head_boxes else None
+    document, images = read_labels(Path(args.annotations), head_boxes), Path(args.images)
+    _check(args, labelled=bool(document["annotations"]), mpii=is_mpii(document))
     device = resolve_device(args.device)
     model, info = load_model(args.model, args.weights, args.behaviour)
     model = model.to(device, resolve_precision(args.precision, device))
@@ -58,18 +66,35 @@ def run(args: argparse.Namespace) -> int:
     else:
         boxes = choose_boxes(args.boxes, document, images)
     predictions = predict(model, document, images, boxes, flip_test=args.flip_test, batch=args.batch)
+    if args.results:
+        write_json(Path(args.results), results(predictions, *predictions.gated(threshold)[:2], model.variant.skeleton))
+    if not document["annotations"]:
+        print(f"{len(predictions)} people in {len(document['images'])} pictures without labels; in {args.results}")
+        return 0
     metrics = score(predictions, document, threshold, model)
     metrics |= {"model": args.model, "weights": info.path, "boxes": args.boxes, "flip_test": args.flip_test}
+    if args.worst:
+        from sharpose_rt.evaluation.worst import write_worst
+
+        folder = None if args.worst_plain else images
+        write_worst(predictions, document, folder, threshold, model.variant.skeleton, Path(args.worst))
     if args.sweep_threshold:
         metrics |= _sweep(predictions, document, model, Path(args.sweep_threshold))
     print(describe(metrics))
     if args.json:
         write_json(Path(args.json), {"command": shlex.join(["sharpose-rt", *sys.argv[1:]])} | metrics)
-    if args.results:
-        from sharpose_rt.evaluation.coco import results
-
-        write_json(Path(args.results), results(predictions, *predictions.gated(threshold)[:2]))
     return 0
+
+
+def _check(args: argparse.Namespace, *, labelled: bool, mpii: bool) -> None:
+    """Raises ConfigError where options ask what the labels cannot give."""
+    if not labelled and (args.boxes == "gt" or not args.results):
+        raise ConfigError(
+            f"{args.annotations} has pictures without labels, as COCO's test sets: nothing can be measured, but "
+            "--results FILE with --boxes detector (or a file of detections) writes what COCO's server takes"
+        )
+    if mpii and args.sweep_threshold:
+        raise ConfigError("--sweep-threshold measures AP, which MPII does not have; leave it away")
 
 
 def _sweep(predictions: Predictions, document: dict[str, Any], model: object, path: Path) -> dict[str, float]:
@@ -105,18 +130,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Entry of `python -m sharpose_rt.evaluation.cli`."""
-    parser = argparse.ArgumentParser(description="Measure a SHaRPose network on COCO-form labels.")
-    add_arguments(parser)
-    try:
-        return run(parser.parse_args(argv))
-    except SharposeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

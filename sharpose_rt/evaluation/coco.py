@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.errors import ConfigError, DatasetError
+from sharpose_rt.evaluation.mpii import is_mpii, pckh_metrics
 from sharpose_rt.evaluation.predict import (
     Boxes,
     Estimate,
@@ -31,8 +31,8 @@ from sharpose_rt.evaluation.predict import (
 )
 from sharpose_rt.geometry.oks import oks
 from sharpose_rt.models import SHaRPose
-from sharpose_rt.skeleton import COCO17, Skeleton
-from sharpose_rt.training.datasets import BOX_TO_AREA
+from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
+from sharpose_rt.training.datasets import BOX_TO_AREA, read_json
 
 VISIBLE_SCORE = 0.2
 NMS_OKS = 0.9
@@ -51,6 +51,7 @@ def evaluate(
     padding: float = 1.25,
     batch: int = 16,
     progress: Callable[[int, int], None] | None = None,
+    head_boxes: Path | None = None,
 ) -> dict[str, Any]:
     """Metrics of a model on a label file; see `score` for the keys.
 
@@ -65,12 +66,13 @@ def evaluate(
         padding: see `geometry.affine.crop_affine`.
         batch: crops at once.
         progress: called with boxes done and boxes in all.
+        head_boxes: `mpii_gt_val.mat`, for MPII's common JSON.
 
     Raises:
         DatasetError: labels, boxes or pictures are wrong.
         DetectorError: the detector cannot be had.
     """
-    document = read_labels(annotations)
+    document = read_labels(annotations, head_boxes)
     chosen = choose_boxes(boxes, document, images, detector)
     predictions = predict(
         model, document, images, chosen, flip_test=flip_test, padding=padding, batch=batch, progress=progress
@@ -78,14 +80,17 @@ def evaluate(
     return score(predictions, document, quality_threshold, model)
 
 
-def read_labels(path: Path) -> dict[str, Any]:
+def read_labels(path: Path, head_boxes: Path | None = None) -> dict[str, Any]:
     """A label file as pycocotools wants it: what may be missing (area, crowd flag, count, category) filled in.
+
+    MPII's files are read too, see `training.datasets.read_json`. A list of pictures without labels, as COCO publishes
+    it for its test sets, has an empty list of annotations.
 
     Raises:
         DatasetError: it cannot be read or is of another form.
     """
     try:
-        document = json.loads(path.read_bytes())
+        document: dict[str, Any] = read_json(path, head_boxes, labelled=False)
         for record in document["annotations"]:
             keypoints = record.setdefault("keypoints", [0] * (3 * len(COCO17)))
             record.setdefault("iscrowd", 0)
@@ -131,17 +136,21 @@ def score(
 
     Returns:
         AP, AP50, AP75, APM, APL, AR (0..1; -1 where nobody is of that size); AP_coarse and AP_fine, of either stage
-        alone; exit_rate, the share of crops that leave after the coarse stage; gmacs_per_person (NaN for an
-        estimator that is no SHaRPose network); people, images; quality_threshold; for ground-truth boxes also
-        oks_coarse and oks_fine (means), quality_pearson, quality_spearman and quality_mae against the coarse
-        stage's true OKS (NaN where it does not vary).
+        alone; on MPII instead of these the keys of `mpii.pckh_metrics`. exit_rate, the share of crops that leave after
+        the coarse stage; gmacs_per_person (NaN for an estimator that is no SHaRPose network); people, images;
+        quality_threshold; for ground-truth boxes also oks_coarse and oks_fine (means), quality_pearson,
+        quality_spearman and quality_mae against the coarse stage's true OKS (NaN where it does not vary).
     """
     keypoints, scores, refined = predictions.gated(quality_threshold)
     exit_rate = float(1 - refined.mean()) if len(refined) else 0.0
-    result: dict[str, Any] = ap(results(predictions, keypoints, scores), document)
-    for name in ("coarse", "fine"):
-        stage = getattr(predictions, f"{name}_keypoints"), getattr(predictions, f"{name}_scores")
-        result[f"AP_{name}"] = ap(results(predictions, *stage), document)["AP"]
+    result: dict[str, Any] = {}
+    if is_mpii(document):
+        result |= pckh_metrics(predictions, document, quality_threshold)
+    else:
+        result |= ap(results(predictions, keypoints, scores), document)
+        for name in ("coarse", "fine"):
+            stage = getattr(predictions, f"{name}_keypoints"), getattr(predictions, f"{name}_scores")
+            result[f"AP_{name}"] = ap(results(predictions, *stage), document)["AP"]
     result |= {
         "exit_rate": exit_rate,
         "gmacs_per_person": gmacs(model, exit_rate),
@@ -237,7 +246,8 @@ def true_oks(predictions: Predictions, document: dict[str, Any], stage: str) -> 
     truth = np.array([record["keypoints"] for record in records], np.float64).reshape(len(records), -1, 3)
     areas = np.array([record["area"] for record in records], np.float64)
     keypoints = getattr(predictions, f"{stage}_keypoints")
-    return oks(keypoints, truth[..., :2], truth[..., 2], areas, COCO17.sigmas)
+    skeleton = MPII16 if is_mpii(document) else COCO17
+    return oks(keypoints, truth[..., :2], truth[..., 2], areas, skeleton.sigmas)
 
 
 def quality_check(predictions: Predictions, document: dict[str, Any]) -> dict[str, float]:

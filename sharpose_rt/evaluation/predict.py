@@ -21,8 +21,8 @@ from sharpose_rt.errors import DatasetError
 from sharpose_rt.geometry.affine import apply_affine, crop_affine, invert_affine, warp_crops
 from sharpose_rt.geometry.heatmap import decode, flip_back
 from sharpose_rt.models import SHaRPose
+from sharpose_rt.models.pixels import normalise
 from sharpose_rt.training.datasets import read_image
-from sharpose_rt.training.transforms import normalise
 from sharpose_rt.types import Frame
 
 Float32 = NDArray[np.float32]

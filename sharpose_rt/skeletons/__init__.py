@@ -1,6 +1,6 @@
 """The versioned skeleton stream: written, read, checked, converted, and cut into arrays for action recognition."""
 
-from sharpose_rt.skeletons.action import ActionArray, Window, action_array, windows
+from sharpose_rt.skeletons.action import ActionArray, action_array
 from sharpose_rt.skeletons.names import OutputPaths, output_paths
 from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.skeletons.rewrite import rewrite_stream
@@ -10,12 +10,15 @@ from sharpose_rt.skeletons.stream import (
     Header,
     StreamReader,
     StreamWriter,
+    encode,
+    end_record,
     people_of,
     poses_of,
     read_stream,
 )
 from sharpose_rt.skeletons.summary import versions, write_summary
 from sharpose_rt.skeletons.validation import Problem, format_problems, validate
+from sharpose_rt.skeletons.window import Window, windows
 
 __all__ = [
     "SCHEMA",
@@ -28,6 +31,8 @@ __all__ = [
     "StreamWriter",
     "Window",
     "action_array",
+    "encode",
+    "end_record",
     "format_problems",
     "output_paths",
     "people_of",

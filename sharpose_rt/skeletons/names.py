@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,10 @@ class OutputPaths:
     image: Path
     summary: Path
 
+    def with_suffix(self, suffix: str) -> Path:
+        """Where a further result of the run belongs: its stem and `suffix`."""
+        return self.stream.with_name(self.stream.name.removesuffix(".skeletons.jsonl") + suffix)
+
     def release(self) -> None:
         """Removes the reservation where no stream was written; harmless otherwise and when called again."""
         with contextlib.suppress(OSError):
@@ -29,12 +35,12 @@ class OutputPaths:
                 self.stream.unlink()
 
 
-def output_paths(directory: str | Path, stem: str, overwrite: bool) -> OutputPaths:
+def output_paths(directory: str | Path, stem: str, overwrite: bool, suffixes: Sequence[str] = ()) -> OutputPaths:
     """Paths in `directory` (made when missing) that begin with `stem`, made safe for a file name.
 
     Unless `overwrite`, no file of an earlier run is among them: "walking-2", "walking-3" ... is taken where one of
-    the four files is there. Creating the stream file exclusively decides, so runs that start at once get different
-    names; call `release` where the run ends without a stream.
+    the four files, or a result that ends in one of `suffixes`, is there. Creating the stream file exclusively
+    decides, so runs that start at once get different names; call `release` where the run ends without a stream.
 
     Raises:
         OutputError: the directory cannot be made or written to.
@@ -48,7 +54,8 @@ def output_paths(directory: str | Path, stem: str, overwrite: bool) -> OutputPat
             if overwrite:
                 _check_writable(folder)
                 return paths
-            if not any(path.exists() for path in (paths.stream, paths.video, paths.image, paths.summary)):
+            others = [other for suffix in suffixes for other in results_of(paths.with_suffix(suffix))]
+            if not others and not any(p.exists() for p in (paths.stream, paths.video, paths.image, paths.summary)):
                 with contextlib.suppress(FileExistsError):
                     paths.stream.open("xb").close()
                     return paths
@@ -60,6 +67,14 @@ def output_paths(directory: str | Path, stem: str, overwrite: bool) -> OutputPat
             f"cannot write to the folder {folder}: {error.strerror or error}; "
             "give --output a folder that you may write to"
         ) from error
+
+
+def results_of(target: Path) -> list[Path]:
+    """What an earlier conversion to `target` left: the file, the folder if it is not empty, or a file a person."""
+    if target.suffix == ".trc":
+        return sorted(target.parent.glob(f"{glob.escape(target.stem)}_person*.trc"))
+    taken = any(target.iterdir()) if target.is_dir() else target.exists()
+    return [target] if taken else []
 
 
 def safe_stem(name: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sharpose_rt.skeletons.stream import StreamReader, StreamWriter
+from sharpose_rt.skeletons.stream import StreamReader, StreamWriter, encode
 from sharpose_rt.types import Poses
 
 
@@ -25,7 +25,7 @@ def rewrite_stream(path: Path, frames: Sequence[Poses], *, smoothing: str) -> No
     writer = StreamWriter(part, replace(reader.header, smoothing=smoothing), overwrite=True)
     try:
         for record, poses in zip(reader, frames, strict=True):
-            writer.write(**vars(replace(record, poses=poses)))
+            writer.write_line(encode(replace(record, poses=poses).to_record()))
         end: dict[str, Any] = dict(reader.end or {"status": "interrupted"})
         end.pop("type", None)
         writer.end(**end)

@@ -119,7 +119,12 @@ def _skeleton(keypoints: list[str], limbs: list[list[int]]) -> Skeleton:
 
 @dataclass(frozen=True)
 class FrameRecord:
-    """One frame line. `captured_at` (ISO 8601), `latency_ms` and `dropped_before` are for live sources only."""
+    """One frame line.
+
+    `frame_size_wh` is there where it is not the header's. `captured_at` (ISO 8601), `latency_ms`, its shares
+    `stages_ms`, `dropped_before`, `lost_before_s` and `budget` (what the latency controller had set) are for live
+    sources only.
+    """
 
     frame_id: int
     pts_s: float
@@ -127,6 +132,10 @@ class FrameRecord:
     captured_at: str | None = None
     latency_ms: float | None = None
     dropped_before: int | None = None
+    frame_size_wh: tuple[int, int] | None = None
+    stages_ms: dict[str, float] | None = None
+    lost_before_s: float | None = None
+    budget: dict[str, Any] | None = None
 
     def to_record(self) -> dict[str, Any]:
         """The frame line as plain values, rounded, in the order of the file.
@@ -147,6 +156,14 @@ class FrameRecord:
             record["latency_ms"] = round(float(self.latency_ms), _MS_DECIMALS) + 0.0
         if self.dropped_before is not None:
             record["dropped_before"] = int(self.dropped_before)
+        if self.frame_size_wh is not None:
+            record["frame_size_wh"] = list(self.frame_size_wh)
+        if self.stages_ms is not None:
+            record["stages_ms"] = {name: round(float(ms), _MS_DECIMALS) + 0.0 for name, ms in self.stages_ms.items()}
+        if self.lost_before_s is not None:
+            record["lost_before_s"] = round(float(self.lost_before_s), _MS_DECIMALS) + 0.0
+        if self.budget is not None:
+            record["budget"] = plain(self.budget)
         return record
 
     @classmethod
@@ -159,6 +176,10 @@ class FrameRecord:
             captured_at=record.get("captured_at"),
             latency_ms=record.get("latency_ms"),
             dropped_before=record.get("dropped_before"),
+            frame_size_wh=tuple(record["frame_size_wh"]) if "frame_size_wh" in record else None,
+            stages_ms=record.get("stages_ms"),
+            lost_before_s=record.get("lost_before_s"),
+            budget=record.get("budget"),
         )
 
 
@@ -245,6 +266,17 @@ def poses_of(people: list[dict[str, Any]], keypoint_count: int) -> Poses:
     )
 
 
+def end_record(status: str, frames: int, dropped: int, **extra: Any) -> dict[str, Any]:
+    """The end line as plain values."""
+    assert status in END_STATUS, status
+    return {"type": "end", "frames": int(frames), "dropped": int(dropped), "status": status, **plain(extra)}
+
+
+def encode(record: dict[str, Any]) -> bytes:
+    """A record as one line of the stream, its newline included."""
+    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+
+
 class StreamWriter:
     """Writes a skeleton stream; what is on disk is valid after every call, also after a full disk.
 
@@ -268,7 +300,7 @@ class StreamWriter:
         self._ended = self._failed = False
         self._file = _open_new(self.path, overwrite)
         try:
-            self._write_line(header.to_record())
+            self._write_line(encode(header.to_record()))
         except BaseException:
             self.close()
             raise
@@ -284,9 +316,13 @@ class StreamWriter:
         dropped_before: int | None = None,
     ) -> None:
         """Appends one frame line. Raises OutputError where the file cannot be written, ValueError as `people_of`."""
-        assert not self._ended, "write() after end()"
         record = FrameRecord(frame_id, pts_s, poses, captured_at, latency_ms, dropped_before).to_record()
-        self._write_line(record)
+        self.write_line(encode(record))
+
+    def write_line(self, line: bytes) -> None:
+        """Appends one frame line as `encode` gives it. Raises OutputError where the file cannot be written."""
+        assert not self._ended, "write_line() after end()"
+        self._write_line(line)
         self.frames += 1
 
     def end(self, status: str, frames: int | None = None, dropped: int = 0, **extra: Any) -> None:
@@ -300,9 +336,8 @@ class StreamWriter:
             return
         self._ended = True
         count = self.frames if frames is None or self._failed else int(frames)
-        record = {"type": "end", "frames": count, "dropped": int(dropped), "status": status, **plain(extra)}
         with contextlib.suppress(OutputError) if self._failed else contextlib.nullcontext():
-            self._write_line(record)
+            self._write_line(encode(end_record(status, count, dropped, **extra)))
 
     def close(self) -> None:
         """Closes the file; may be called again."""
@@ -318,8 +353,7 @@ class StreamWriter:
         finally:
             self.close()
 
-    def _write_line(self, record: dict[str, Any]) -> None:
-        line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+    def _write_line(self, line: bytes) -> None:
         try:
             rest = memoryview(line)
             while rest:  # an unbuffered write may take only a part

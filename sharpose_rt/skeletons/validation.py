@@ -277,9 +277,18 @@ def is_well_formed_frame(record: dict[str, Any]) -> bool:
             and record.get("latency_ms", 0) >= 0
             and type(record.get("dropped_before", 0)) is int
             and record.get("dropped_before", 0) >= 0
+            and _is_number(record.get("lost_before_s", 0))
+            and record.get("lost_before_s", 0) >= 0
+            and _is_size(record.get("frame_size_wh", [1, 1]))
+            and type(record.get("budget", {})) is dict
+            and all(_is_number(ms) and ms >= 0 for ms in record.get("stages_ms", {}).values())
         )
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError):
         return False
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is list and len(value) == 2 and all(type(side) is int and side >= 1 for side in value)
 
 
 def _is_well_formed_person(person: dict[str, Any]) -> bool:

@@ -117,6 +117,15 @@ class TestOpenPose:
         assert person["pose_keypoints_2d"][15:18] == [0, 0, 0]
         assert person["pose_keypoints_2d"][8] == 0.75
 
+    def test_old_frames_go_and_other_files_stay_when_overwritten(self, clip):
+        (folder,) = convert(clip, "openpose")
+        (folder / "notes.txt").write_text("mine")
+        write_clip(clip.with_name("short"), CLIP[:2]).replace(clip)
+        convert(clip, "openpose", overwrite=True)
+        names = sorted(f.name for f in folder.iterdir())
+        assert names == ["notes.txt", *(f"walking_{i:012d}_keypoints.json" for i in range(2))]
+        assert sorted(f.name for f in clip.parent.iterdir()) == ["walking.openpose", clip.name]
+
     def test_untracked_people_have_openposes_minus_one(self, tmp_path):
         (folder,) = convert(write_clip(tmp_path / "a", [[1, 2]], tracked=False), "openpose")
         people = json.loads((folder / "a_000000000000_keypoints.json").read_text())["people"]
@@ -226,6 +235,47 @@ class TestTables:
         assert (float(row["left_hip_x"]), float(row["left_hip_y"])) == point(3, 1, NAMES.index("left_hip"))
         assert (row["right_ear_x"], row["right_ear_score"], row["stage"]) == ("", "", "coarse")
 
+    def test_parquet_is_the_csv_with_types(self, clip):
+        import pyarrow.parquet as pq
+
+        (table_path,), (csv_path,) = convert(clip, "parquet"), convert(clip, "csv")
+        table = pq.read_table(table_path)
+        rows = list(csv.DictReader(io.StringIO(csv_path.read_text())))
+        assert table.column_names == list(rows[0])
+        assert (str(table.schema.field("track_id").type), str(table.schema.field("nose_x").type)) == ("int64", "float")
+        for got, wanted in zip(table.to_pylist(), rows, strict=True):
+            for name, text in wanted.items():
+                if name == "stage":
+                    assert got[name] == text
+                else:
+                    assert got[name] == (pytest.approx(float(text)) if text else None)
+        header = json.loads(table.schema.metadata[b"sharpose.header"])
+        assert header == StreamReader(clip).header.to_record()
+
+    def test_parquet_of_nobody_and_of_many_frames(self, tmp_path):
+        import pyarrow.parquet as pq
+
+        (path,) = convert(write_clip(tmp_path / "a", [[], []]), "parquet")
+        assert pq.read_table(path).num_rows == 0
+        (path,) = convert(write_clip(tmp_path / "b", [[1, 2]] * 2500), "parquet")
+        assert pq.read_table(path).column("frame_id").to_pylist()[-1] == 2499
+        assert pq.ParquetFile(path).num_row_groups == 3
+
+    def test_parquet_without_pyarrow_says_what_to_install(self, clip, monkeypatch):
+        import sys
+
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+        with pytest.raises(ConfigError, match=r"sharpose-rt\[parquet\]"):
+            convert(clip, "parquet")
+        assert [f.name for f in clip.parent.iterdir()] == [clip.name]
+
+    def test_mot_opens_in_the_reader_of_trackers(self, clip):
+        from trackers.io.mot import load_mot_file
+
+        frames = load_mot_file(convert(clip, "mot")[0])
+        assert {t: data.ids.tolist() for t, data in frames.items()} == {t + 1: ids for t, ids in enumerate(CLIP) if ids}
+        np.testing.assert_allclose(frames[1].boxes[0], [100, 40, 20.5, 200])
+
     def test_raw_points(self, clip):
         (path,) = convert(clip, "csv", raw=True)
         first = next(csv.DictReader(io.StringIO(path.read_text())))
@@ -279,7 +329,7 @@ class TestConvert:
 
         assert content("a") == content("b")
 
-    @pytest.mark.parametrize("to", sorted(set(WRITERS) - {"openpose", "trc"}))
+    @pytest.mark.parametrize("to", sorted(WRITERS))
     def test_broken_stream_leaves_no_half_result(self, clip, to):
         lines = clip.read_bytes().splitlines()
         clip.write_bytes(b"\n".join([*lines[:3], b"{}", b""]))
@@ -301,8 +351,8 @@ class TestConvert:
 
     def test_options_are_known(self):
         assert WRITERS["pyskl"].options == {
-            "split": "val", "label": -1, "person_slots": 2, "fill": "none", "dtype": "float32", "raw": False,
-            "min_score": 0.0,
+            "split": "val", "label": -1, "person_slots": 2, "fill": "none", "max_gap_s": None,
+            "dtype": "float32", "raw": False, "min_score": 0.0,
         }  # fmt: skip
         assert WRITERS["mot"].options == {}
 
@@ -333,6 +383,13 @@ class TestActionArray:
         assert not array.scores[:, 5].any()
         assert not array.keypoints[:, :, 4].any()
 
+    def test_hold_keeps_the_last_place_and_long_gaps_stay(self, clip):
+        array = action_array(clip, fill="hold")
+        np.testing.assert_allclose(array.keypoints[0, 2, 0], point(1, 1, 0), atol=0.006)
+        assert not action_array(clip, fill="linear", max_gap_s=0.05).scores[0, 2].any()
+        with pytest.raises(ConfigError, match="'none', 'hold' or 'linear'"):
+            action_array(clip, fill="spline")  # type: ignore[arg-type]
+
     def test_without_a_tracker_the_place_in_the_frame_counts(self, tmp_path):
         array = action_array(write_clip(tmp_path / "a", [[5, 6], [5, 6]], tracked=False), person_slots=2)
         assert array.track_ids.tolist() == [0, 0]
@@ -360,8 +417,8 @@ class TestWindows:
         got = list(windows(StreamReader(clip), length=4, stride=2, normalize="none"))
         assert [w.data.shape for w in got] == [(1, 3, 4, 17, 2)] * 2
         assert all(w.data.dtype == np.float32 for w in got)
-        np.testing.assert_allclose([w.pts_s for w in got], [np.arange(4) / 25, np.arange(2, 6) / 25])
-        assert got[0].track_ids.tolist() == [1, 3]
+        np.testing.assert_allclose([w.pts_s[0] for w in got], [np.arange(4) / 25, np.arange(2, 6) / 25])
+        assert got[0].track_ids.tolist() == [[1, 3]]
         np.testing.assert_allclose(got[0].data[0, :, 1, 5, 0], [*point(1, 1, 5), 0.75], atol=0.006)
         np.testing.assert_allclose(got[0].data[0, :, 1, 5, 1], [*point(3, 1, 5), 0.75], atol=0.006)
         assert not got[0].data[0, :, 2].any()  # the empty frame
@@ -384,7 +441,7 @@ class TestWindows:
 
     def test_slots_stay_while_people_come_and_go(self):
         clip = [[1, 2]] * 3 + [[2]] * 3 + [[2, 4]] * 3
-        ids = [w.track_ids.tolist() for w in windows(frames_of(clip), length=3, stride=1, normalize="none")]
+        ids = [w.track_ids[0].tolist() for w in windows(frames_of(clip), length=3, stride=1, normalize="none")]
         assert ids[0] == [1, 2]
         assert ids[3] == [0, 2]  # 2 keeps its slot when alone
         assert ids[-1] == [4, 2]
@@ -393,8 +450,8 @@ class TestWindows:
         (window,) = windows(frames_of([[1]]), length=1, frame_size_wh=SIZE_WH)
         np.testing.assert_allclose(window.data[0, :2, 0, 0, 0], np.array(point(1, 0, 0)) / SIZE_WH - 0.5, atol=1e-6)
         assert not window.data[0, :, 0, 4].any()
-        with pytest.raises(ValueError, match="frame_size_wh"):
-            windows(frames_of([[1]]), length=1)
+        with pytest.raises(ConfigError, match="frame_size_wh"):
+            next(windows(frames_of([[1]]), length=1))
 
     @pytest.mark.parametrize(("scale", "shift"), [(1, (0, 0)), (2.5, (0, 0)), (1, (300, -40)), (0.5, (17, 5))])
     def test_body_normalisation_forgets_place_and_size_but_keeps_movement(self, scale, shift):
@@ -433,11 +490,76 @@ class TestWindows:
         np.testing.assert_allclose(window.data[0, :2, 0, :, 0].mean(axis=-1), 0, atol=1e-6)
 
     def test_bad_arguments_are_told_at_once(self):
-        for options in ({"length": 0}, {"stride": 0}, {"person_slots": 0}):
-            with pytest.raises(ValueError, match="each must be 1 or more"):
+        for options in ({"length": 0}, {"stride": 0}, {"person_slots": 0}, {"min_frames": 0}, {"batch": 0}):
+            with pytest.raises(ConfigError, match="each must be 1 or more"):
                 windows([], normalize="none", **options)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="'image', 'body' or 'none'"):
             windows([], normalize="bone")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="'none', 'hold' or 'linear'"):
+            windows([], fill="cubic")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="'numpy' or 'torch'"):
+            windows([], framework="jax")  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(("batch", "sizes"), [(None, [1] * 5), (2, [2, 2, 1]), (8, [5])])
+    def test_batches_hold_the_windows_in_order(self, batch, sizes):
+        clip = [[1, 2]] * 7
+        got = list(windows(frames_of(clip), length=3, stride=1, normalize="none", batch=batch))
+        assert [len(w.data) for w in got] == sizes
+        ids, data, pts_s = (np.concatenate(column) for column in zip(*got, strict=True))
+        assert ids.tolist() == [[1, 2]] * 5
+        assert data.shape == (5, 3, 3, 17, 2)
+        np.testing.assert_allclose(pts_s[:, 0], np.arange(5) / 25)
+        np.testing.assert_allclose(data[4, :2, 0, 0, 1], point(2, 4, 0), atol=0.006)
+
+    def test_each_person_is_a_window(self):
+        clip = [[1, 2], [2, 1], [2], [2, 3]]
+        (window,) = windows(frames_of(clip), length=4, normalize="none", each_person=True, min_frames=2)
+        assert window.track_ids.tolist() == [[1], [2]]
+        assert window.data.shape == (2, 3, 4, 17, 1)
+        np.testing.assert_allclose(window.data[1, :2, 3, 0, 0], point(2, 3, 0), atol=0.006)
+        assert list(windows(frames_of([[]] * 4), length=4, normalize="none", each_person=True)) == []
+
+    def test_torch_shares_the_memory(self):
+        import torch
+
+        (window,) = windows(frames_of([[1]] * 2), length=2, normalize="none", framework="torch")
+        assert window.data.dtype == torch.float32
+        assert window.track_ids.tolist() == [[1, 0]]
+        assert torch.nn.Conv2d(3, 4, (1, 1))(window.data[..., 0]).shape == (1, 4, 2, 17)
+
+    def test_gaps_are_filled_within_the_window(self):
+        clip = [[1], [], [], [1], [1]]
+        options = {"length": 5, "normalize": "none", "person_slots": 1}
+        (empty,) = windows(frames_of(clip), **options)
+        assert not empty.data[0, :, 1:3].any()
+        (line,) = windows(frames_of(clip), **options, fill="linear")
+        np.testing.assert_allclose(line.data[0, :, 1, 5, 0], [*point(1, 1, 5), 0.75], atol=1e-4)
+        (held,) = windows(frames_of(clip), **options, fill="hold")
+        np.testing.assert_allclose(held.data[0, :, 2, 5, 0], [*point(1, 0, 5), 0.75], atol=1e-4)
+        (long,) = windows(frames_of(clip), **options, fill="linear", max_gap_s=0.1)
+        assert not long.data[0, :, 1:3].any()
+        assert not line.data[0, :, :, 4].any()  # never found, so there is nothing between
+
+    def test_frames_of_a_live_run_tell_their_size_and_are_not_kept(self):
+        class Frame:
+            def __init__(self, record):
+                self.pts_s, self.poses = record.pts_s, record.poses
+                self.image_bgr = np.zeros((480, 640, 3), np.uint8)
+
+        kept = []
+
+        def live():
+            import weakref
+
+            for record in frames_of([[1]] * 6):
+                frame = Frame(record)
+                kept.append(weakref.ref(frame))
+                yield frame
+                del frame
+
+        got = list(windows(live(), length=4, stride=1))
+        np.testing.assert_allclose(got[0].data[0, :2, 0, 0, 0], np.array(point(1, 0, 0)) / SIZE_WH - 0.5, atol=1e-6)
+        assert not any(ref() for ref in kept)  # 64 full pictures would be 400 MB
 
 
 class TestRecipe:

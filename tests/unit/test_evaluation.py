@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
+from sharpose_rt.cli import main
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError
-from sharpose_rt.evaluation import cli
 from sharpose_rt.evaluation.coco import evaluate, oks_nms, pose_scores, quality_check, read_labels, results, score
 from sharpose_rt.evaluation.predict import Boxes, Predictions, file_boxes, predict, truth_boxes
 from sharpose_rt.evaluation.sweep import calibrated_threshold, sweep, write_sweep
+from sharpose_rt.evaluation.worst import write_worst
 from sharpose_rt.models import create_model
 from sharpose_rt.models.cost import measure_cost
 from sharpose_rt.models.variants import VARIANTS
@@ -247,7 +249,7 @@ def test_command_line(folder, tmp_path, monkeypatch, capsys):
     arguments = ["--annotations", str(folder / "annotations.json"), "--images", str(folder / "images")]
     arguments += ["--model", SMALL.name, "--weights", str(tmp_path / "w.safetensors"), "--device", "cpu"]
     outputs = ["--json", str(tmp_path / "m.json"), "--results", str(tmp_path / "r.json")]
-    assert cli.main([*arguments, *outputs, "--sweep-threshold", str(tmp_path / "fig6")]) == 0
+    assert main(["eval", *arguments, *outputs, "--sweep-threshold", str(tmp_path / "fig6")]) == 0
     metrics = json.loads((tmp_path / "m.json").read_text())
     for key in ("AP", "AP50", "AP75", "APM", "APL", "AR", "exit_rate", "gmacs_per_person"):
         assert isinstance(metrics[key], float), key
@@ -255,8 +257,33 @@ def test_command_line(folder, tmp_path, monkeypatch, capsys):
     assert len(json.loads((tmp_path / "r.json").read_text())) == 8
     assert (tmp_path / "fig6.csv").is_file()
     assert "exit_rate" in capsys.readouterr().out
-    assert cli.main([*arguments, "--batch", "0"]) == 2
+    assert main(["eval", *arguments, "--batch", "0"]) == 2
     assert "--batch is 0" in capsys.readouterr().err
+
+
+def test_pictures_without_labels_give_a_file_for_cocos_server(folder, tmp_path, monkeypatch, capsys):
+    from pycocotools.coco import COCO
+
+    monkeypatch.setitem(VARIANTS, SMALL.name, SMALL)
+    labels = json.loads((folder / "annotations.json").read_text())
+    people = labels["annotations"]
+    boxes = [{"image_id": a["image_id"], "category_id": 1, "bbox": a["bbox"], "score": 0.7} for a in people]
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    info = {"info": {}, "images": labels["images"], "categories": [{"id": 1, "name": "person"}]}
+    (tmp_path / "image_info.json").write_text(json.dumps(info))
+    base = ["eval", "--annotations", str(tmp_path / "image_info.json"), "--images", str(folder / "images")]
+    base += ["--model", SMALL.name, "--weights", "random", "--device", "cpu"]
+    out = tmp_path / "person_keypoints_test-dev2017_sharpose_results.json"
+    assert main([*base, "--boxes", str(tmp_path / "boxes.json"), "--results", str(out)]) == 0
+    assert "8 people in" in capsys.readouterr().out
+    results = json.loads(out.read_text())
+    assert all(list(r) == ["image_id", "category_id", "keypoints", "score"] for r in results)
+    assert {len(r["keypoints"]) for r in results} == {51}
+    truth = COCO(str(tmp_path / "image_info.json"))
+    assert len(truth.loadRes(str(out)).getAnnIds()) == len(results) > 0
+    for options in (["--results", str(out)], ["--boxes", str(tmp_path / "boxes.json")]):
+        assert main([*base, *options]) == 2
+        assert "--results FILE with --boxes" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -268,3 +295,18 @@ def test_random_weights_run_through_the_development_set(shared_dir):
     assert (metrics["people"], metrics["images"]) == (188, 58)
     assert metrics["AP"] < 0.05
     assert metrics["exit_rate"] == 0
+
+
+def test_the_worst_people_are_drawn_beside_their_labels(folder, tmp_path):
+    document = read_labels(folder / "annotations.json")
+    oks_wanted = np.full((len(document["annotations"]), 1), 0.95)
+    oks_wanted[3], oks_wanted[5] = 0.1, 0.4
+    predictions = perfect(document, coarse_oks=oks_wanted)
+    sheet, plain = tmp_path / "worst.png", tmp_path / "plain.png"
+    found = write_worst(predictions, document, folder / "images", -math.inf, COCO17, sheet, 3)
+    assert found == pytest.approx([0.1, 0.4, 0.95], abs=1e-3)
+    write_worst(predictions, document, None, -math.inf, COCO17, plain, 3)
+    colours = [len(np.unique(cv2.imread(str(path)).reshape(-1, 3), axis=0)) for path in (sheet, plain)]
+    assert colours[0] > colours[1] > 3  # the photograph is there, and is not
+    with pytest.raises(OutputError, match=r"worst\.png"):
+        write_worst(predictions, document, None, -math.inf, COCO17, tmp_path / "no" / "worst.png", 3)

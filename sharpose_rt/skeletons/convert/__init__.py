@@ -7,6 +7,7 @@ kinetics    Kinetics-skeleton JSON (ST-GCN)
 pyskl       pickle of PYSKL and MMAction2
 mot         MOTChallenge text
 csv         a row for each person of each frame
+parquet     the same table, typed and compressed (needs pyarrow)
 trc         OpenSim markers, a file a person
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,12 +25,14 @@ from sharpose_rt.skeletons.convert.coco import write_coco
 from sharpose_rt.skeletons.convert.common import stem_of
 from sharpose_rt.skeletons.convert.kinetics import write_kinetics
 from sharpose_rt.skeletons.convert.openpose import write_openpose
+from sharpose_rt.skeletons.convert.parquet import write_parquet
 from sharpose_rt.skeletons.convert.pyskl import pyskl_annotation, write_pyskl
 from sharpose_rt.skeletons.convert.tables import write_csv, write_mot
 from sharpose_rt.skeletons.convert.trc import write_trc
+from sharpose_rt.skeletons.names import results_of
 from sharpose_rt.skeletons.stream import StreamReader
 
-__all__ = ["WRITERS", "Writer", "convert", "pyskl_annotation"]
+__all__ = ["WRITERS", "Writer", "check_format", "convert", "convert_all", "pyskl_annotation"]
 
 
 class Writer(NamedTuple):
@@ -54,6 +57,7 @@ WRITERS: dict[str, Writer] = {
     "pyskl": Writer(write_pyskl, ".pyskl.pkl", (write_pyskl, pyskl_annotation)),
     "mot": Writer(write_mot, ".mot.txt", (write_mot,)),
     "csv": Writer(write_csv, ".csv", (write_csv,)),
+    "parquet": Writer(write_parquet, ".parquet", (write_parquet,)),
     "trc": Writer(write_trc, ".trc", (write_trc,)),
 }
 
@@ -70,35 +74,49 @@ def convert(
         StreamError: the stream cannot be read.
         OutputError: the result is there already and `overwrite` is False, or cannot be written.
     """
-    if to not in WRITERS:
-        raise ConfigError(f"unknown format {to!r}; {_nearest(to, WRITERS)}")
-    writer = WRITERS[to]
-    for name in options:
-        if name not in writer.options:
-            raise ConfigError(f"unknown option {name!r} of format {to!r}; {_nearest(name, writer.options)}")
+    writer = check_format(to, options)
     reader = StreamReader(path)
     target = Path(path).with_name(stem_of(Path(path)) + writer.suffix) if out is None else Path(out)
     try:
-        _check_free(target, overwrite)
+        old = results_of(target)
+        if old and not overwrite:
+            raise OutputError(f"{old[0]} is there already; choose another name, or ask to overwrite")
         target.parent.mkdir(parents=True, exist_ok=True)
-        written = writer.write(reader, target, **options)
+        written = writer.write(reader, target, **options) or [target]
+        for file in set(old) - set(written):  # people of an earlier result whom this one has not
+            file.unlink()
     except (OutputError, ConfigError):
         raise
     except OSError as error:
         raise OutputError(
             f"cannot write {target}: {error.strerror or error}; choose another name or free some space"
         ) from error
-    return written if written is not None else [target]
+    return written
+
+
+def convert_all(path: Path, formats: Iterable[str], *, overwrite: bool = False, **options: Any) -> list[Path]:
+    """Writes the stream at `path` in each format; those of `options` that a format does not take are left out.
+
+    Raises:
+        ConfigError, StreamError, OutputError: as `convert`.
+    """
+    written = []
+    for to in formats:
+        known = {name: value for name, value in options.items() if name in check_format(to, {}).options}
+        written += convert(path, to, overwrite=overwrite, **known)
+    return written
+
+
+def check_format(to: str, options: Mapping[str, Any]) -> Writer:
+    """The writer of format `to`. Raises ConfigError where there is none or it does not take one of `options`."""
+    if to not in WRITERS:
+        raise ConfigError(f"unknown format {to!r}; {_nearest(to, WRITERS)}")
+    for name in options:
+        if name not in WRITERS[to].options:
+            raise ConfigError(f"unknown option {name!r} of format {to!r}; {_nearest(name, WRITERS[to].options)}")
+    return WRITERS[to]
 
 
 def _nearest(name: str, accepted: dict[str, Any]) -> str:
     close = difflib.get_close_matches(name, accepted, 1)
     return (f"did you mean {close[0]!r}? " if close else "") + f"One of {', '.join(accepted)} is accepted"
-
-
-def _check_free(target: Path, overwrite: bool) -> None:
-    files = [target] if target.suffix != ".trc" else target.parent.glob(f"{target.stem}_person*.trc")
-    for file in files:
-        taken = any(file.iterdir()) if file.is_dir() else file.exists()
-        if taken and not overwrite:
-            raise OutputError(f"{file} is there already; choose another name, or ask to overwrite")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -42,6 +43,28 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, pattern: str) -> Iterator[Path]:
+    """A folder that takes its name when the block is left without an error.
+
+    In an old folder of that name the files of `pattern` give way to the new ones; whatever else it holds stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        if not path.is_dir():
+            temporary.replace(path)
+            return
+        for old in path.glob(pattern):
+            old.unlink()
+        for new in temporary.iterdir():
+            new.replace(path / new.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json_list(path: Path, records: Iterable[dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from sharpose_rt.errors import ConfigError
 from sharpose_rt.skeletons.convert.common import found_points, new_file
 from sharpose_rt.skeletons.convert.layouts import OPENPOSE_18, to_layout
 from sharpose_rt.skeletons.stream import StreamReader
@@ -32,6 +33,8 @@ def write_kinetics(
     OpenPose's 18 keypoints, 0, 0 where one is missing. A frame has its `person_slots` strongest people by mean
     score. ST-GCN's feeder takes at most 300 frames: cut a longer video, or give `max_frames=300`.
     """
+    if person_slots < 1:
+        raise ConfigError(f"person_slots is {person_slots}; 1 or more is accepted")
     tail = {"label": label, "label_index": label_index}
     with new_file(out) as file:
         file.write(b'{"data":[')
@@ -41,8 +44,8 @@ def write_kinetics(
 
 
 def _frames(reader: StreamReader, person_slots: int, raw: bool, min_score: float) -> Iterator[dict[str, Any]]:
-    size = np.array(reader.header.frame_size_wh, np.float64)
     for frame in reader:
+        size = np.array(frame.frame_size_wh or reader.header.frame_size_wh, np.float64)
         table = found_points(frame.poses, raw=raw, min_score=min_score)
         table = to_layout(table, reader.header.skeleton, OPENPOSE_18)
         strongest = np.sort(np.argsort(-table[..., 2].mean(axis=1), kind="stable")[:person_slots])

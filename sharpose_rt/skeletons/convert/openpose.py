@@ -8,9 +8,9 @@ from typing import Literal
 import orjson
 
 from sharpose_rt.errors import ConfigError
-from sharpose_rt.skeletons.convert.common import found_points, rounded, stem_of
+from sharpose_rt.skeletons.convert.common import found_points, new_folder, rounded, stem_of
 from sharpose_rt.skeletons.convert.layouts import BODY_25, OPENPOSE_18, to_layout
-from sharpose_rt.skeletons.stream import StreamReader
+from sharpose_rt.skeletons.stream import FrameRecord, StreamReader
 
 _LAYOUTS = {"COCO": OPENPOSE_18, "BODY_25": BODY_25}
 _NOT_MADE = (
@@ -36,15 +36,20 @@ def write_openpose(
     """
     if model not in _LAYOUTS:
         raise ConfigError(f"model is {model!r}; one of {', '.join(_LAYOUTS)} is accepted")
-    out.mkdir(parents=True, exist_ok=True)
-    stem, skeleton = stem_of(reader.path), reader.header.skeleton
-    for frame in reader:
-        points = to_layout(found_points(frame.poses, raw=raw, min_score=min_score), skeleton, _LAYOUTS[model])
-        people = [
-            {"person_id": [track_id or -1], "pose_keypoints_2d": flat} | {name: [] for name in _NOT_MADE}
-            for track_id, flat in zip(
-                frame.poses.track_ids.tolist(), [table.ravel().tolist() for table in rounded(points)], strict=True
-            )
-        ]
-        path = out / f"{stem}_{frame.frame_id:012d}_keypoints.json"
-        path.write_bytes(orjson.dumps({"version": 1.3, "people": people}))
+    with new_folder(out, "*_keypoints.json") as folder:
+        for frame in reader:
+            _write_frame(folder, reader, frame, _LAYOUTS[model], raw, min_score)
+
+
+def _write_frame(
+    folder: Path, reader: StreamReader, frame: FrameRecord, layout: tuple[str, ...], raw: bool, min_score: float
+) -> None:
+    points = to_layout(found_points(frame.poses, raw=raw, min_score=min_score), reader.header.skeleton, layout)
+    people = [
+        {"person_id": [track_id or -1], "pose_keypoints_2d": flat} | {name: [] for name in _NOT_MADE}
+        for track_id, flat in zip(
+            frame.poses.track_ids.tolist(), [table.ravel().tolist() for table in rounded(points)], strict=True
+        )
+    ]
+    path = folder / f"{stem_of(reader.path)}_{frame.frame_id:012d}_keypoints.json"
+    path.write_bytes(orjson.dumps({"version": 1.3, "people": people}))

@@ -17,6 +17,7 @@ def pyskl_annotation(
     label: int = -1,
     person_slots: int = 2,
     fill: Fill = "none",
+    max_gap_s: float | None = None,
     dtype: Literal["float32", "float16"] = "float32",
     raw: bool = False,
     min_score: float = 0.0,
@@ -26,7 +27,7 @@ def pyskl_annotation(
     A slot is one track for the whole video, see `action_array`. The projects' own files are float16, which rounds
     to a whole pixel beyond 1024 px; both read float32 as well, so that is the default.
     """
-    array = action_array(reader.path, person_slots, raw=raw, min_score=min_score, fill=fill)
+    array = action_array(reader.path, person_slots, raw=raw, min_score=min_score, fill=fill, max_gap_s=max_gap_s)
     width, height = reader.header.frame_size_wh
     return {
         "frame_dir": stem_of(reader.path),

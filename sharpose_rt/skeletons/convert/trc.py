@@ -28,8 +28,10 @@ def write_trc(
     people: defaultdict[int, list[_Row]] = defaultdict(list)
     times: dict[int, float] = {}
     for frame in reader:
+        height_px = (frame.frame_size_wh or reader.header.frame_size_wh)[1]
         times[frame.frame_id] = frame.pts_s
         points = found_points(frame.poses, raw=raw, min_score=min_score)
+        points[..., 1] = height_px - points[..., 1]
         for track_id, table in zip(frame.poses.track_ids.tolist(), points, strict=True):
             if track_id == 0:
                 raise ConfigError(f"{reader.path} has no track ids, which TRC needs; run with a tracker")
@@ -61,7 +63,7 @@ def _write_person(
     nothing = np.zeros((len(names), 3))
     for frame_id in frame_ids:
         cells = [
-            f"{x * scale:.5f}\t{(reader.header.frame_size_wh[1] - y) * scale:.5f}\t0" if score > 0 else "\t\t"
+            f"{x * scale:.5f}\t{y * scale:.5f}\t0" if score > 0 else "\t\t"
             for x, y, score in found.get(frame_id, nothing).tolist()
         ]
         lines.append(f"{frame_id + 1}\t{times[frame_id]:.6f}\t" + "\t".join(cells))

@@ -1,0 +1,80 @@
+"""PCKh on MPII: the share of joints that lie within half a head of where they are (Andriluka et al. 2014).
+
+As HRNet and MMPose compute it, so that numbers compare: a head is 0.6 of the diagonal of its box, pelvis and thorax do
+not count, the whole is over all labelled joints, a group is the mean of its joints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sharpose_rt.errors import DatasetError
+from sharpose_rt.evaluation.predict import Predictions
+from sharpose_rt.skeleton import MPII16
+
+_PARTS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+GROUPS = {"head": ("head_top",), **{f"{part}s": (f"left_{part}", f"right_{part}") for part in _PARTS}}
+_NOT_COUNTED = ("pelvis", "thorax")
+
+
+def is_mpii(document: Mapping[str, Any]) -> bool:
+    """Whether the labels of a document are of MPII's keypoints."""
+    return any(list(c.get("keypoints", ())) == list(MPII16.keypoints) for c in document.get("categories", ()))
+
+
+def pckh(
+    keypoints: ArrayLike, truth: ArrayLike, labelled: ArrayLike, head_size_px: ArrayLike, limit: float = 0.5
+) -> dict[str, float]:
+    """PCKh of N people in 0..1: over all counted joints (`PCKh`) and for each group; NaN where nothing is labelled.
+
+    Args:
+        keypoints: (N, 16, 2) px.
+        truth: (N, 16, 2) px.
+        labelled: (N, 16), above 0 where a joint is labelled.
+        head_size_px: (N,) of each person.
+        limit: distance in head sizes up to which a joint is right.
+    """
+    distance = np.linalg.norm(np.asarray(keypoints, np.float64) - np.asarray(truth, np.float64), axis=-1)
+    right = distance <= limit * np.asarray(head_size_px, np.float64)[:, None]
+    counted = np.asarray(labelled) > 0
+    index = {name: i for i, name in enumerate(MPII16.keypoints)}
+    used = [i for name, i in index.items() if name not in _NOT_COUNTED]
+    result = {"PCKh": _share(right[:, used], counted[:, used])}
+    for group, names in GROUPS.items():
+        joints = [_share(right[:, index[name]], counted[:, index[name]]) for name in names]
+        result[f"PCKh_{group}"] = sum(joints) / len(joints)
+    return result
+
+
+def pckh_metrics(predictions: Predictions, document: dict[str, Any], quality_threshold: float) -> dict[str, float]:
+    """`pckh` at a threshold, with PCKh@0.1, and PCKh_coarse and PCKh_fine of either stage alone.
+
+    Raises:
+        DatasetError: people lack head sizes, or the boxes are not those of the labels.
+    """
+    if (predictions.boxes.annotation_ids < 0).any():
+        raise DatasetError(
+            "PCKh is measured in the boxes of the labels, as MPII says which person is meant; --boxes gt"
+        )
+    by_id = {record["id"]: record for record in document["annotations"]}
+    records = [by_id[i] for i in predictions.boxes.annotation_ids.tolist()]
+    if any("head_size_px" not in record for record in records):
+        raise DatasetError("PCKh needs head boxes: give --head-boxes mpii_gt_val.mat, or MPII's own .mat as labels")
+    triples = np.array([record["keypoints"] for record in records], np.float64).reshape(len(records), -1, 3)
+    truth: tuple[NDArray[np.float64], ...] = (
+        triples[..., :2], triples[..., 2], np.array([record["head_size_px"] for record in records])
+    )  # fmt: skip
+    keypoints = predictions.gated(quality_threshold)[0]
+    result = pckh(keypoints, *truth)
+    result["PCKh@0.1"] = pckh(keypoints, *truth, limit=0.1)["PCKh"]
+    result["PCKh_coarse"] = pckh(predictions.coarse_keypoints, *truth)["PCKh"]
+    result["PCKh_fine"] = pckh(predictions.fine_keypoints, *truth)["PCKh"]
+    return result
+
+
+def _share(right: NDArray[np.bool_], counted: NDArray[np.bool_]) -> float:
+    return float((right & counted).sum() / counted.sum()) if counted.any() else float("nan")

@@ -1,0 +1,157 @@
+"""Who is where in each frame, and who is the same person: labels that tracks are measured against."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpose_rt.errors import DatasetError
+from sharpose_rt.skeletons import StreamReader
+from sharpose_rt.skeletons.importers.openpose import number_in
+from sharpose_rt.training.datasets import is_numbers, read_json, wrong_record
+
+_DISTRACTORS = (2, 7, 8, 12)  # MOTChallenge: person on vehicle, static person, distractor, reflection
+
+
+@dataclass
+class TruthFrame:
+    """People of one frame: each with an id, a box (xyxy px), and, where labels have them, keypoints (K, 3).
+
+    `ignored` are boxes of whom neither a hit nor a miss counts.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    boxes: list[list[float]] = field(default_factory=list)
+    keypoints: list[list[float]] = field(default_factory=list)
+    areas: list[float] = field(default_factory=list)
+    ignored: list[list[float]] = field(default_factory=list)
+
+    def table(self) -> NDArray[np.float64]:
+        """(N, K, 3) x, y in px and visibility."""
+        return np.array(self.keypoints, np.float64).reshape(len(self.ids), -1, 3)
+
+
+@dataclass(frozen=True)
+class TrackTruth:
+    """Labels of a clip by `frame_id`, from 0. `labelled` are the frames that were looked at; None: all of them."""
+
+    frames: dict[int, TruthFrame]
+    labelled: frozenset[int] | None
+    has_keypoints: bool
+
+
+def read_truth(path: Path) -> TrackTruth:
+    """Labels of a clip from MOTChallenge text, COCO-form JSON with `track_id`, or another skeleton stream.
+
+    Text: frame (from 1), id, left, top, width, height, and where given flag (0: not counted), class (1: person; a
+    detection on one of the benchmark's distractors is neither right nor wrong), visibility. JSON: each of `images` is
+    a frame that was labelled, its number in the clip in `frame_id` (from 0), else by the order of the numbers in the
+    file names; each of `annotations` has `bbox`, `track_id` and, for OKS, `keypoints`; `ignore` and `iscrowd` regions
+    are neither right nor wrong.
+
+    Raises:
+        DatasetError: the file is wrong; names line or record.
+        StreamError: the stream is wrong.
+    """
+    if path.suffix == ".jsonl":
+        truth = _from_stream(path)
+    elif path.suffix == ".json":
+        truth = _from_json(path)
+    else:
+        truth = _from_text(path)
+    if not any(frame.ids for frame in truth.frames.values()):
+        raise DatasetError(f"{path} has nobody in it to be tracked; is it the right file?")
+    return truth
+
+
+def _from_text(path: Path) -> TrackTruth:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"cannot read the labels {path}: {error}") from error
+    frames: defaultdict[int, TruthFrame] = defaultdict(TruthFrame)
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = [float(value) for value in line.replace(",", " ").split()]
+            frame_number, person, left, top, width, height = row[:6]
+        except ValueError:
+            row, frame_number, person, left, top, width, height = [], 0, 0, 0, 0, 0, 0
+        if frame_number < 1 or not np.isfinite(row).all() or min(width, height) <= 0:
+            raise DatasetError(
+                f"{path} line {number} is {line!r:.80}; frame (from 1), id, left, top, width, height of MOTChallenge "
+                "is wanted"
+            )
+        flag, kind = (*row[6:8], 1.0, -1.0)[:2] if len(row) >= 8 else (1.0, -1.0)
+        frame, box = frames[int(frame_number) - 1], [left, top, left + width, top + height]
+        if kind in _DISTRACTORS:
+            frame.ignored.append(box)
+        elif flag != 0 and kind in (1, -1):
+            frame.ids.append(int(person))
+            frame.boxes.append(box)
+    _check_unique(frames, path)
+    return TrackTruth(dict(frames), None, False)
+
+
+def _from_json(path: Path) -> TrackTruth:
+    document = read_json(path)
+    number_of = _frame_numbers(document["images"], path)
+    frames = {number: TruthFrame() for number in number_of.values()}
+    for number, record in enumerate(document["annotations"]):
+        if not isinstance(record, dict) or record.get("image_id") not in number_of:
+            raise wrong_record(path, number, "its image_id is not among `images`")
+        box = record.get("bbox")
+        if not is_numbers(box, 4) or min(box[2:]) <= 0:
+            raise wrong_record(path, number, f"bbox is {box!r:.60}; [x, y, width, height] in px above 0 is wanted")
+        frame, corners = frames[number_of[record["image_id"]]], [box[0], box[1], box[0] + box[2], box[1] + box[3]]
+        if record.get("ignore") or record.get("iscrowd"):
+            frame.ignored.append(corners)
+            continue
+        if not isinstance(record.get("track_id"), int):
+            raise wrong_record(path, number, f"track_id is {record.get('track_id')!r}; an integer is wanted")
+        frame.ids.append(record["track_id"])
+        frame.boxes.append(corners)
+        frame.areas.append(float(record.get("area") or box[2] * box[3]))
+        if is_numbers(record.get("keypoints"), len(record.get("keypoints") or ())):
+            frame.keypoints.append(record["keypoints"])
+    _check_unique(frames, path)
+    return TrackTruth(frames, frozenset(frames), _all_have_keypoints(frames))
+
+
+def _frame_numbers(images: list[Any], path: Path) -> dict[Any, int]:
+    """The frame in the clip of each picture's id."""
+    for number, image in enumerate(images):
+        if not isinstance(image, dict) or "id" not in image:
+            raise DatasetError(f"{path}: images[{number}] is {image!r:.80}; `id` is wanted")
+    if images and all(isinstance(image.get("frame_id"), int) for image in images):
+        return {image["id"]: image["frame_id"] for image in images}
+    named = sorted(images, key=lambda image: number_in(str(image.get("file_name", image["id"]))))
+    return {image["id"]: number for number, image in enumerate(named)}
+
+
+def _from_stream(path: Path) -> TrackTruth:
+    frames: dict[int, TruthFrame] = {}
+    for record in StreamReader(path):
+        poses = record.poses
+        table = np.concatenate([poses.keypoints, poses.keypoint_scores[..., None]], -1).reshape(len(poses), -1)
+        boxes = poses.bboxes_xyxy.astype(np.float64)
+        areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).tolist()
+        frames[record.frame_id] = TruthFrame(poses.track_ids.tolist(), boxes.tolist(), table.tolist(), areas)
+    _check_unique(frames, path)
+    return TrackTruth(frames, frozenset(frames), _all_have_keypoints(frames))
+
+
+def _all_have_keypoints(frames: dict[int, TruthFrame]) -> bool:
+    return all(len(frame.keypoints) == len(frame.ids) for frame in frames.values())
+
+
+def _check_unique(frames: dict[int, TruthFrame], path: Path) -> None:
+    for number, frame in frames.items():
+        if len(set(frame.ids)) != len(frame.ids):
+            raise DatasetError(f"{path}: frame {number} (from 0) has one id twice: {sorted(frame.ids)}")

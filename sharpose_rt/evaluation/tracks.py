@@ -1,0 +1,177 @@
+"""How well people are followed: HOTA, IDF1, MOTA against labels, and how much keypoints shake, with and without them.
+
+HOTA (Luiten et al. 2021), IDF1 (Ristani et al. 2016) and CLEAR MOT (Bernardin et al. 2008) are computed by
+`trackers.eval`, which follows TrackEval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from sharpose_rt.errors import ConfigError, DatasetError
+from sharpose_rt.evaluation.track_truth import TrackTruth, TruthFrame, read_truth
+from sharpose_rt.geometry.boxes import iou_matrix
+from sharpose_rt.geometry.oks import oks
+from sharpose_rt.skeleton import Skeleton
+from sharpose_rt.skeletons import FrameRecord, StreamReader
+from sharpose_rt.types import Person, Poses, PoseStage
+
+Similarity = Literal["iou", "oks"]
+_NAMES = {
+    "HOTA": "HOTA", "DetA": "DetA", "AssA": "AssA", "LocA": "LocA", "IDF1": "IDF1", "IDP": "IDP", "IDR": "IDR",
+    "MOTA": "MOTA", "MOTP": "MOTP", "IDSW": "id_switches", "Frag": "fragmentations", "CLR_FP": "false_positives",
+    "CLR_FN": "misses", "MT": "mostly_tracked", "ML": "mostly_lost",
+}  # fmt: skip
+
+
+def evaluate_tracks(
+    stream: Path,
+    truth: Path | None = None,
+    *,
+    similarity: Similarity = "iou",
+    threshold: float = 0.5,
+    min_score: float = 0.3,
+) -> dict[str, Any]:
+    """Metrics of a skeleton stream: those of `track_metrics` where there are labels, and always those of `jitter`.
+
+    Args:
+        stream: the skeleton stream.
+        truth: labels as `read_truth` takes them.
+        similarity: what makes a person the labelled one: overlap of boxes, or likeness of poses.
+        threshold: from which similarity on, 0..1, for MOTA and IDF1 (HOTA goes through all).
+        min_score: keypoints below do not count for the jitter.
+
+    Raises:
+        StreamError, DatasetError: the stream or the labels are wrong, or do not go together.
+        ConfigError: the labels have no keypoints for OKS.
+    """
+    reader = StreamReader(stream)
+    frames = list(reader)
+    result: dict[str, Any] = {}
+    if truth is not None:
+        labels = read_truth(truth)
+        last = max((n for n, frame in labels.frames.items() if frame.ids), default=-1)
+        if not frames or last > frames[-1].frame_id:
+            raise DatasetError(
+                f"{truth} has people in frame {last} (from 0), but {stream} ends at "
+                f"{frames[-1].frame_id if frames else 'its header'}; are they of the same clip, read to its end?"
+            )
+        result |= track_metrics(frames, labels, reader.header.skeleton, similarity, threshold)
+    return result | jitter(frames, min_score)
+
+
+def track_metrics(
+    frames: list[FrameRecord],
+    truth: TrackTruth,
+    skeleton: Skeleton,
+    similarity: Similarity = "iou",
+    threshold: float = 0.5,
+) -> dict[str, Any]:
+    """HOTA, DetA, AssA, LocA, IDF1, IDP, IDR, MOTA, MOTP (0..1; MOTA may be negative), and counts of `id_switches`,
+    `fragmentations`, `false_positives`, `misses`, `mostly_tracked`, `mostly_lost`, `people` and `frames`.
+
+    Only frames that were labelled take part. People without a track id do not.
+
+    Raises:
+        ConfigError: `similarity` is unknown, or the labels have no keypoints of this set for OKS.
+        DatasetError: nobody of the stream has a track id though there are people.
+    """
+    from trackers.eval import compute_clear_metrics, compute_hota_metrics, compute_identity_metrics
+
+    if similarity not in ("iou", "oks"):
+        raise ConfigError(f"similarity is {similarity!r}; 'iou' or 'oks' is accepted")
+    if similarity == "oks" and not truth.has_keypoints:
+        raise ConfigError("the labels have no keypoints for OKS; similarity 'iou' compares boxes")
+    if all(not frame.poses.track_ids.any() for frame in frames) and any(len(frame.poses) for frame in frames):
+        raise DatasetError("nobody in the stream has a track id; run with a tracker")
+    rows = [
+        _compare(frame.poses, truth.frames.get(frame.frame_id, TruthFrame()), skeleton, similarity)
+        for frame in frames
+        if truth.labelled is None or frame.frame_id in truth.labelled
+    ]
+    wanted, found, alike = ([row[i] for row in rows] for i in range(3))
+    metrics = {
+        **compute_hota_metrics(wanted, found, alike),
+        **compute_identity_metrics(wanted, found, alike, threshold=threshold),
+        **compute_clear_metrics(wanted, found, alike, threshold=threshold),
+    }
+    result: dict[str, Any] = {name: metrics[key] for key, name in _NAMES.items()}
+    return result | {"people": len(np.unique(np.concatenate(wanted))), "frames": len(rows)}
+
+
+def _compare(
+    poses: Poses, frame: TruthFrame, skeleton: Skeleton, similarity: Similarity
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Ids of the labels (N,), of the tracks (M,), and how alike they are (N, M)."""
+    kept = np.flatnonzero(poses.track_ids > 0)
+    boxes = np.array(frame.boxes, np.float64).reshape(-1, 4)
+    if frame.ignored and len(kept):
+        kept = kept[~_on_ignored(boxes, np.array(frame.ignored), poses.bboxes_xyxy[kept])]
+    ids, tracks = np.array(frame.ids, np.int64), poses.track_ids[kept]
+    if similarity == "iou" or not len(ids):
+        return ids, tracks, iou_matrix(boxes, poses.bboxes_xyxy[kept]).astype(np.float64)
+    truth = frame.table()
+    if truth.shape[1] != len(skeleton) or not skeleton.sigmas:
+        raise ConfigError(
+            f"the labels have {truth.shape[1]} keypoints and the stream {len(skeleton)} of {skeleton.name}; OKS needs "
+            "the same set, with sigmas (coco17 or mpii16)"
+        )
+    areas = np.array(frame.areas)[:, None]
+    alike = oks(poses.keypoints[kept][None], truth[:, None, :, :2], truth[:, None, :, 2], areas, skeleton.sigmas)
+    return ids, tracks, alike
+
+
+def _on_ignored(
+    boxes: NDArray[np.float64], ignored: NDArray[np.float64], found: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """(M,) who of `found` fits an ignored box best, at an overlap of at least 0.5, as TrackEval decides it."""
+    overlap = iou_matrix(np.concatenate([boxes, ignored]), found)
+    overlap[overlap < 0.5] = 0
+    rows, columns = linear_sum_assignment(-overlap)
+    matched = (overlap[rows, columns] > 0) & (rows >= len(boxes))
+    result = np.zeros(len(found), bool)
+    result[columns[matched]] = True
+    return result
+
+
+def jitter(frames: list[FrameRecord], min_score: float = 0.3) -> dict[str, float]:
+    """Mean acceleration of keypoints in px/s²: `jitter_raw_px_s2` and `jitter_smoothed_px_s2`; NaN where nobody stays.
+
+    Both over the same triples of following frames in which a track was measured and a keypoint is sure, raw and
+    smoothed, from the true times of the frames. What moves steadily counts nothing, what shakes much.
+    """
+    raw, smoothed = [np.zeros(0)], [np.zeros(0)]
+    for three in zip(frames, frames[1:], frames[2:], strict=False):
+        times_s = np.array([frame.pts_s for frame in three])
+        if np.diff(times_s).min() <= 0:
+            continue
+        for people in _same_people(three):
+            sure = np.minimum.reduce([(p.raw_keypoint_scores, p.keypoint_scores) for p in people]).min(0) >= min_score
+            raw.append(_acceleration([p.raw_keypoints[sure] for p in people], times_s))
+            smoothed.append(_acceleration([p.keypoints[sure] for p in people], times_s))
+    columns = {"jitter_raw_px_s2": np.concatenate(raw), "jitter_smoothed_px_s2": np.concatenate(smoothed)}
+    return {name: float(values.mean()) if len(values) else float("nan") for name, values in columns.items()}
+
+
+def _same_people(frames: tuple[FrameRecord, ...]) -> Iterator[list[Person]]:
+    """Each track that was measured in all frames, as it is in each."""
+    people = [
+        {p.track_id: p for p in map(f.poses.__getitem__, range(len(f.poses))) if p.stage != PoseStage.PREDICTED.label}
+        for f in frames
+    ]
+    for track_id in people[0]:
+        if track_id > 0 and all(track_id in found for found in people):
+            yield [found[track_id] for found in people]
+
+
+def _acceleration(points: Sequence[NDArray[np.float32]], times_s: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(K,) px/s² of points (K, 2) at three times: the second divided difference."""
+    before, now, after = (np.asarray(p, np.float64) for p in points)
+    first, second = times_s[1] - times_s[0], times_s[2] - times_s[1]
+    return np.linalg.norm(2 * ((after - now) / second - (now - before) / first) / (first + second), axis=-1)

@@ -1,0 +1,106 @@
+"""Results of other programs as a skeleton stream, version 1.
+
+openpose     folder of OpenPose's --write_json (COCO or BODY_25)
+alphapose    alphapose-results.json
+mmpose       predictions of MMPose's demos or inferencer
+ultralytics  Results.summary() or to_json() of each frame, in a list or a line each
+
+None of them says how large the frames were or when they were taken; the caller does.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sharpose_rt import __version__
+from sharpose_rt.errors import ConfigError, OutputError, StreamError
+from sharpose_rt.skeletons.convert.common import stem_of
+from sharpose_rt.skeletons.importers.lists import read_alphapose, read_mmpose, read_ultralytics
+from sharpose_rt.skeletons.importers.openpose import read_openpose
+from sharpose_rt.skeletons.importers.people import Imported, to_poses
+from sharpose_rt.skeletons.stream import Header, StreamWriter
+
+__all__ = ["READERS", "Imported", "import_stream"]
+
+READERS: dict[str, Callable[[Path], Imported]] = {
+    "openpose": read_openpose,
+    "alphapose": read_alphapose,
+    "mmpose": read_mmpose,
+    "ultralytics": read_ultralytics,
+}
+
+
+def import_stream(
+    path: str | Path,
+    source_format: str,
+    out: str | Path | None = None,
+    *,
+    frame_size_wh: tuple[int, int],
+    fps: float | None = None,
+    times_s: Sequence[float] | None = None,
+    source: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Writes the results at `path` as a skeleton stream and returns its path.
+
+    Every frame from 0 to the last one (the last of `times_s` where those are given) gets a line, also those without
+    people. Ids keep their numbers, moved up by one where the file counts from 0; a second person with the same id in
+    a frame loses it.
+
+    Args:
+        path: file or folder.
+        source_format: a key of `READERS`.
+        out: `<stem>.skeletons.jsonl` beside `path` unless given.
+        frame_size_wh: size of the upright frames, px.
+        fps: frame rate; media times are frame number / fps unless `times_s` is given.
+        times_s: media time of each frame in s; further frames than these are an error.
+        source: name of the video for the header; `path` unless given.
+        overwrite: replace an existing stream.
+
+    Raises:
+        ConfigError: an unknown format, or neither `fps` nor `times_s`.
+        StreamError: the results are of another form; names file and record.
+        OutputError: the stream is there already, or cannot be written.
+    """
+    if source_format not in READERS:
+        close = difflib.get_close_matches(source_format, READERS, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ConfigError(f"unknown format {source_format!r}; {hint}One of {', '.join(READERS)} is accepted")
+    if times_s is None and not (fps and fps > 0):
+        raise ConfigError(f"{source_format} files tell no times; give the frame rate (above 0), or the video")
+    path = Path(path)
+    target = path.with_name(f"{stem_of(path).split('.')[0]}.skeletons.jsonl") if out is None else Path(out)
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target} is there already; choose another name, or ask to overwrite")
+    imported = READERS[source_format](path)
+    last = max(imported.frames, default=-1)
+    if times_s is not None and last >= len(times_s):
+        raise StreamError(f"{path} has frame {last}, but the video has {len(times_s)} frames; is it the right one?")
+    ids = [p.track_id for people in imported.frames.values() for p in people if p.track_id is not None]
+    first_id = min(1, min(ids, default=1))
+    header = Header(
+        source=source or str(path),
+        frame_size_wh=frame_size_wh,
+        fps=fps,
+        skeleton=imported.skeleton,
+        model={"name": source_format},
+        detector=source_format,
+        tracker=source_format if ids else "none",
+        smoothing="none",
+        version=__version__,
+    )
+    count = len(times_s) if times_s is not None else last + 1
+    part = target.with_name(f".{target.name}.part")
+    try:
+        with StreamWriter(part, header, overwrite=True) as writer:
+            for frame_id in range(count):
+                pts_s = times_s[frame_id] if times_s is not None else frame_id / (fps or 1)
+                writer.write(frame_id, pts_s, to_poses(imported.frames.get(frame_id, []), imported.skeleton, first_id))
+        part.replace(target)
+    except OSError as error:
+        raise OutputError(f"cannot write {target}: {error.strerror or error}; choose another place") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return target

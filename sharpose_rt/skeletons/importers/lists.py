@@ -1,0 +1,178 @@
+"""JSON lists of people: AlphaPose's results, MMPose's predictions, ultralytics' summaries."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpose_rt.errors import StreamError
+from sharpose_rt.skeleton import COCO17, Skeleton
+from sharpose_rt.skeletons.importers.openpose import number_in, read_openpose
+from sharpose_rt.skeletons.importers.people import Imported, ImportedPerson, numbers, read_json, skeleton_of
+
+
+def read_alphapose(path: Path) -> Imported:
+    """AlphaPose's `alphapose-results.json`, in its default form or in that of OpenPose (`--format open`).
+
+    The frame is the last number of `image_id`; the box score is what its `score` holds beside the keypoints. `idx`
+    may be a number or, as in some versions, a list of which the first counts.
+
+    Raises:
+        StreamError: the file is of another form; names the record.
+    """
+    document = read_json(path)
+    if isinstance(document, dict):
+        return read_openpose(path)
+    rows = [_alphapose_person(r, f"{path} [{i}]") for i, r in enumerate(_list(document, str(path)))]
+    return _gather([(number_in(str(record["image_id"])), *person) for record, person in rows])
+
+
+def _alphapose_person(record: Any, where: str) -> tuple[dict[str, Any], tuple[Skeleton, ImportedPerson]]:
+    _need(record, ("image_id", "keypoints", "score"), where)
+    table, skeleton = _triples(record["keypoints"], where)
+    score, box = float(numbers(record["score"], where, "score", 1)[0]), None
+    # AlphaPose: score = mean keypoint score + box score + 1.25 * best keypoint score, over all its keypoints.
+    scores = numbers(record["keypoints"], where, "keypoints")[2::3]
+    if "box" in record:
+        left, top, width, height = numbers(record["box"], where, "box", 4).tolist()
+        box = [left, top, left + width, top + height]
+    ids = numbers(record.get("idx", []), where, "idx")
+    person = ImportedPerson(table, box, score - scores.mean() - 1.25 * scores.max(), int(ids[0]) if len(ids) else None)
+    return record, (skeleton, person)
+
+
+def read_mmpose(path: Path) -> Imported:
+    """Predictions of MMPose 1.x: of its demos ({meta_info, instance_info}) or of its inferencer (a list of frames).
+
+    The demos count frames from 1, the inferencer from 0. Files without frames (a single picture) become one frame.
+    Keypoints are matched by the names in `meta_info`, else by their number. `track_id` is taken where it is there.
+
+    Raises:
+        StreamError: the file is of another form; names the record.
+    """
+    document = read_json(path)
+    names: list[str] | None = None
+    first = 0
+    if isinstance(document, dict):
+        _need(document, ("instance_info",), str(path))
+        names, first = _names(document.get("meta_info")), 1
+        document = document["instance_info"]
+    frames = _list(document, str(path))
+    if not all(isinstance(frame, dict) and "instances" in frame for frame in frames):
+        frames = [{"frame_id": first, "instances": frames}]
+    rows = []
+    for i, frame in enumerate(frames):
+        number = int(numbers(frame.get("frame_id", i + first), f"{path} [{i}]", "frame_id", 1)[0]) - first
+        for j, item in enumerate(_list(frame["instances"], f"{path} [{i}] instances")):
+            rows.append((max(number, 0), *_mmpose_person(item, names, f"{path} [{i}] instances[{j}]")))
+    return _gather(rows, frames=[max(int(f.get("frame_id", i + first)) - first, 0) for i, f in enumerate(frames)])
+
+
+def _names(meta: Any) -> list[str] | None:
+    """Keypoint names in order; JSON has made the numbers of `keypoint_id2name` texts."""
+    table = meta.get("keypoint_id2name") if isinstance(meta, dict) else None
+    return [str(table[key]) for key in sorted(table, key=int)] if isinstance(table, dict) and table else None
+
+
+def _mmpose_person(item: Any, names: list[str] | None, where: str) -> tuple[Skeleton, ImportedPerson]:
+    _need(item, ("keypoints", "keypoint_scores"), where)
+    scores = numbers(item["keypoint_scores"], where, "keypoint_scores")
+    points = numbers(item["keypoints"], where, "keypoints", 2 * len(scores)).reshape(-1, 2)
+    table = np.concatenate([points, scores[:, None]], axis=1)
+    if names is not None and len(names) == len(table) and set(COCO17.keypoints) <= set(names):
+        skeleton, table = COCO17, table[[names.index(name) for name in COCO17.keypoints]]
+    else:
+        skeleton = skeleton_of(len(table), where)
+        table = table[: len(skeleton)]
+    box = numbers(item["bbox"], where, "bbox", 4).tolist() if "bbox" in item else None
+    score = float(numbers(item["bbox_score"], where, "bbox_score", 1)[0]) if "bbox_score" in item else None
+    return skeleton, ImportedPerson(table, box, score, _maybe_id(item, where))
+
+
+def read_ultralytics(path: Path) -> Imported:
+    """What `Results.summary()` or `.to_json()` gave: a list of such lists, a frame each; or one frame's list.
+
+    A file with a JSON list a line (frames as they came) is read too. Boxes and points must be in px, not normalised.
+
+    Raises:
+        StreamError: the file is of another form; names frame and record.
+    """
+    frames = _ultralytics_frames(path)
+    rows = [
+        (t, *_ultralytics_person(item, f"{path} [{t}][{i}]"))
+        for t, frame in enumerate(frames)
+        for i, item in enumerate(_list(frame, f"{path} [{t}]"))
+    ]
+    return _gather(rows, frames=list(range(len(frames))))
+
+
+def _ultralytics_frames(path: Path) -> list[Any]:
+    import orjson
+
+    try:
+        lines = [line for line in path.read_bytes().splitlines() if line.strip()]
+        documents = [orjson.loads(line) for line in lines]  # JSON Lines, of which compact JSON is a case
+    except (OSError, orjson.JSONDecodeError):
+        documents = [read_json(path)]
+    if len(documents) != 1:
+        return documents
+    document = _list(documents[0], str(path))
+    # Texts: what to_json() gave for each frame, put into a list.
+    frames = [orjson.loads(item) if isinstance(item, str) else item for item in document]
+    return [frames] if frames and isinstance(frames[0], dict) else frames
+
+
+def _ultralytics_person(item: Any, where: str) -> tuple[Skeleton, ImportedPerson]:
+    _need(item, ("box", "confidence", "keypoints"), where)
+    _need(item["box"], ("x1", "y1", "x2", "y2"), f"{where} box")
+    _need(item["keypoints"], ("x", "y"), f"{where} keypoints")
+    x = numbers(item["keypoints"]["x"], where, "keypoints.x")
+    y = numbers(item["keypoints"]["y"], where, "keypoints.y", len(x))
+    visible = numbers(item["keypoints"].get("visible", np.ones(len(x))), where, "keypoints.visible", len(x))
+    skeleton = skeleton_of(len(x), where)
+    box = numbers([item["box"][side] for side in ("x1", "y1", "x2", "y2")], where, "box", 4).tolist()
+    score = float(numbers(item["confidence"], where, "confidence", 1)[0])
+    table = np.stack([x, y, visible], axis=1)[: len(skeleton)]
+    if max(*box, 2.0) <= 2.0:
+        raise StreamError(f"{where}: the box is {box}, which is normalised; write summary(normalize=False), in px")
+    return skeleton, ImportedPerson(table, box, score, _maybe_id(item, where))
+
+
+def _gather(rows: list[tuple[int, Skeleton, ImportedPerson]], frames: list[int] | None = None) -> Imported:
+    """People by frame; COCO-17 where there is nobody. Raises StreamError where keypoint sets differ."""
+    skeletons = {skeleton.name: skeleton for _, skeleton, _ in rows}
+    if len(skeletons) > 1:
+        raise StreamError(f"people have the keypoints of {' and of '.join(skeletons)}; one set for a file is wanted")
+    people: defaultdict[int, list[ImportedPerson]] = defaultdict(list, {frame: [] for frame in frames or ()})
+    for frame, _, person in rows:
+        people[frame].append(person)
+    return Imported(next(iter(skeletons.values()), COCO17), dict(people))
+
+
+def _triples(flat: Any, where: str) -> tuple[NDArray[np.float64], Skeleton]:
+    values = numbers(flat, where, "keypoints")
+    if len(values) % 3:
+        raise StreamError(f"{where}: keypoints has {len(values)} numbers; x, y, score for each is wanted")
+    skeleton = skeleton_of(len(values) // 3, where)
+    return values.reshape(-1, 3)[: len(skeleton)].copy(), skeleton
+
+
+def _maybe_id(item: dict[str, Any], where: str) -> int | None:
+    value = item.get("track_id")
+    return None if value is None else int(numbers(value, where, "track_id", 1)[0])
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise StreamError(f"{where} is {value!r:.60}; a list is wanted")
+    return value
+
+
+def _need(record: Any, keys: tuple[str, ...], where: str) -> None:
+    missing = [key for key in keys if not isinstance(record, dict) or key not in record]
+    if missing:
+        raise StreamError(f"{where} lacks {', '.join(missing)}: {record!r:.80}")

@@ -1,0 +1,68 @@
+"""OpenPose JSON: a folder with a file for every frame, or the one file that AlphaPose writes in this form."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sharpose_rt.errors import StreamError
+from sharpose_rt.skeleton import COCO17
+from sharpose_rt.skeletons.convert.layouts import BODY_25, OPENPOSE_18
+from sharpose_rt.skeletons.importers.people import Imported, ImportedPerson, numbers, read_json
+
+_LAYOUTS = {3 * len(layout): layout for layout in (OPENPOSE_18, BODY_25)}
+
+
+def read_openpose(path: Path) -> Imported:
+    """People as COCO-17, from the 18 or 25 keypoints; what COCO lacks (neck, middle of the hips, feet) is left out.
+
+    Frame numbers are those of the file names, `<stem>_<12 digits>_keypoints.json`. `person_id` becomes the track
+    id, unless it is OpenPose's -1.
+
+    Raises:
+        StreamError: the folder has no such file, or a file is of another form; names file and person.
+    """
+    if path.is_dir():
+        files = {_frame_number(file): file for file in sorted(path.glob("*.json"))}
+        if not files:
+            raise StreamError(f"{path} holds no .json file; give the folder of OpenPose's --write_json")
+        records = [(number, str(file), read_json(file)) for number, file in sorted(files.items())]
+    else:
+        document = read_json(path)
+        if not isinstance(document, dict) or "people" in document:
+            records = [(0, str(path), document)]
+        else:
+            records = [(number_in(name), f"{path} {name}", record) for name, record in document.items()]
+    return Imported(COCO17, {number: _people(record, where) for number, where, record in records})
+
+
+def number_in(name: str) -> int:
+    """The last number in the name of a frame: 12 of 'clip_000012.jpg'. Raises StreamError where there is none."""
+    found = re.findall(r"\d+", Path(name).stem)
+    if not found:
+        raise StreamError(f"no frame number in the name {name!r}; names such as '12.jpg' or 'clip_000012.jpg' are read")
+    return int(found[-1])
+
+
+def _frame_number(file: Path) -> int:
+    return number_in(file.name.replace("_keypoints.json", ".json"))
+
+
+def _people(record: Any, where: str) -> list[ImportedPerson]:
+    if not isinstance(record, dict) or not isinstance(record.get("people"), list):
+        raise StreamError(f"{where} has no list 'people'; OpenPose's JSON (version 1.1 to 1.3) is wanted")
+    return [_person(person, f"{where} people[{i}]") for i, person in enumerate(record["people"])]
+
+
+def _person(person: Any, where: str) -> ImportedPerson:
+    flat = numbers(person.get("pose_keypoints_2d") if isinstance(person, dict) else None, where, "pose_keypoints_2d")
+    if len(flat) not in _LAYOUTS:
+        raise StreamError(f"{where}: {len(flat)} numbers in pose_keypoints_2d; 54 (COCO) or 75 (BODY_25) are accepted")
+    layout = _LAYOUTS[len(flat)]
+    table = flat.reshape(-1, 3)[[layout.index(name) for name in COCO17.keypoints]]
+    # Version 1.1 has no person_id; later ones have a list of one, -1 where OpenPose did not track.
+    ids = numbers(person.get("person_id", [-1]), where, "person_id", 1)
+    return ImportedPerson(np.array(table), track_id=int(ids[0]) if ids[0] >= 0 else None)

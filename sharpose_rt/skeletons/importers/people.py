@@ -1,0 +1,118 @@
+"""People as other programs wrote them, checked, and put into the order of our keypoint sets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from sharpose_rt.errors import StreamError
+from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
+from sharpose_rt.types import Poses, PoseStage
+
+# Sets of more keypoints that begin with COCO's 17: Halpe 26 and 136, COCO-WholeBody 133.
+_BEGIN_WITH_COCO = (26, 133, 136)
+
+
+@dataclass(frozen=True)
+class ImportedPerson:
+    """One person of one frame.
+
+    Args:
+        table: (K, 3) x, y in px and score in 0..1; zeros where a keypoint was not found.
+        bbox_xyxy: px; None where the file has none: then the box of what was found.
+        bbox_score: 0..1; None where the file has none: then the mean score of what was found.
+        track_id: as the file has it, from 0; None where nobody tracked.
+    """
+
+    table: NDArray[np.float64]
+    bbox_xyxy: Sequence[float] | None = None
+    bbox_score: float | None = None
+    track_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A whole file: the keypoint set, and the people of each frame that has any, by frame from 0."""
+
+    skeleton: Skeleton
+    frames: dict[int, list[ImportedPerson]]
+
+
+def read_json(path: Path) -> Any:
+    """The contents of a JSON file. Raises StreamError where it cannot be read or is no JSON."""
+    try:
+        return orjson.loads(path.read_bytes())
+    except OSError as error:
+        raise StreamError(f"cannot read {path}: {error.strerror or error}; give a file that exists") from error
+    except orjson.JSONDecodeError as error:
+        raise StreamError(f"{path} is not JSON: {error}") from error
+
+
+def numbers(value: Any, where: str, name: str, count: int | None = None) -> NDArray[np.float64]:
+    """(n,) finite numbers of a (nested) list. Raises StreamError with `where` and `name` for anything else."""
+    try:
+        array = np.asarray(value, np.float64).ravel()
+    except (TypeError, ValueError):
+        array = None
+    if array is None or not np.isfinite(array).all() or (count is not None and len(array) != count):
+        wanted = "a list of finite numbers" if count is None else f"{count} finite numbers"
+        raise StreamError(f"{where}: {name} is {value!r:.80}; {wanted} is wanted")
+    return array
+
+
+def skeleton_of(count: int, where: str) -> Skeleton:
+    """The set of which `count` keypoints are given. Raises StreamError for a count that is none of the known sets."""
+    if count == len(MPII16):
+        return MPII16
+    if count == len(COCO17) or count in _BEGIN_WITH_COCO:
+        return COCO17
+    raise StreamError(
+        f"{where}: {count} keypoints; {len(COCO17)} (COCO), {len(MPII16)} (MPII) or {_BEGIN_WITH_COCO} (Halpe, "
+        "COCO-WholeBody, of which the first 17 are taken) are accepted"
+    )
+
+
+def to_poses(people: list[ImportedPerson], skeleton: Skeleton, first_id: int) -> Poses:
+    """The people of one frame. Ids are moved so that `first_id` becomes 1; 0 where there is none.
+
+    What nobody measured stays unknown: quality is NaN, and `stage` is fine, as the pose is the program's last word.
+    """
+    if not people:
+        return Poses.empty(len(skeleton))
+    tables = np.stack([person.table for person in people])
+    found = tables[..., 2] > 0
+    tables[~found] = 0
+    tables[..., 2] = tables[..., 2].clip(0, 1)
+    boxes = [_box(person, table[mask]) for person, table, mask in zip(people, tables, found, strict=True)]
+    scores = [_score(person, table[mask]) for person, table, mask in zip(people, tables, found, strict=True)]
+    ids = [0 if person.track_id is None else person.track_id + 1 - first_id for person in people]
+    return Poses(
+        bboxes_xyxy=np.array(boxes, np.float32),
+        bbox_scores=np.clip(np.array(scores, np.float32), 0, 1),
+        track_ids=np.array([i if i not in ids[:n] else 0 for n, i in enumerate(ids)], np.int64),
+        keypoints=tables[..., :2].astype(np.float32),
+        keypoint_scores=tables[..., 2].astype(np.float32),
+        raw_keypoints=tables[..., :2].astype(np.float32),
+        raw_keypoint_scores=tables[..., 2].astype(np.float32),
+        quality=np.full(len(people), math.nan, np.float32),
+        stage=np.full(len(people), PoseStage.FINE, np.int64),
+    )
+
+
+def _box(person: ImportedPerson, found: NDArray[np.float64]) -> Sequence[float]:
+    if person.bbox_xyxy is not None:
+        return person.bbox_xyxy
+    return [*found[:, :2].min(axis=0), *found[:, :2].max(axis=0)] if len(found) else [0.0, 0.0, 0.0, 0.0]
+
+
+def _score(person: ImportedPerson, found: NDArray[np.float64]) -> float:
+    if person.bbox_score is not None:
+        return person.bbox_score
+    return float(found[:, 2].mean()) if len(found) else 0.0

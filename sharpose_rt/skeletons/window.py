@@ -1,0 +1,273 @@
+"""Windows for action recognition, cut out of a stream while it is made.
+
+Letters in shapes: N windows, C channels (x, y, score), T frames, V keypoints, M people (slots).
+A slot belongs to one track for as long as it holds it, so that an action network never sees one person turn into
+another; a person who is not there is all zeros.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from sharpose_rt.errors import ConfigError
+from sharpose_rt.skeleton import SKELETONS, Skeleton
+from sharpose_rt.skeletons.action import Fill, check_fill, fill_gaps, keys_of, points_of
+from sharpose_rt.skeletons.stream import StreamReader
+from sharpose_rt.types import Poses
+
+Normalize = Literal["image", "body", "none"]
+
+
+class Posed(Protocol):
+    """A frame with people: a `FrameRecord` of a stream, or a `TrackedFrame` of `PoseTracker.run`."""
+
+    @property
+    def pts_s(self) -> float:
+        """Media time in seconds."""
+        ...
+
+    @property
+    def poses(self) -> Poses:
+        """The people."""
+        ...
+
+
+class Window(NamedTuple):
+    """N stretches of T frames for an action network: `track_ids, data, pts_s = window`.
+
+    `track_ids` (N, M) int64: whose slot it is; 0 where nobody has it. `data` (N, C, T, V, M) float32: zeros where a
+    keypoint was not found. `pts_s` (N, T) float64: media times. All numpy arrays, or all torch tensors.
+    """
+
+    track_ids: Any
+    data: Any
+    pts_s: Any
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """How windows are cut; the arguments of `windows`."""
+
+    length: int
+    stride: int
+    normalize: Normalize
+    person_slots: int
+    each_person: bool
+    min_score: float
+    min_frames: int
+    fill: Fill
+    max_gap_s: float | None
+    raw: bool
+
+
+def windows(
+    source: StreamReader | Iterable[Posed],
+    length: int = 64,
+    stride: int = 16,
+    *,
+    normalize: Normalize = "image",
+    person_slots: int = 2,
+    each_person: bool = False,
+    min_score: float = 0.0,
+    min_frames: int = 1,
+    fill: Fill = "none",
+    max_gap_s: float | None = None,
+    raw: bool = False,
+    batch: int | None = None,
+    framework: Literal["numpy", "torch"] = "numpy",
+    skeleton: Skeleton | None = None,
+    frame_size_wh: tuple[int, int] | None = None,
+) -> Iterator[Window]:
+    """A window over the last `length` frames as soon as they are there, then every `stride` frames.
+
+        for track_ids, data, pts_s in windows(PoseTracker().run("webcam"), 48, 8, each_person=True): ...
+
+    Takes a reader of a stream, or the frames of a live run; holds `length` frames of poses in memory, no pictures.
+    Slots go to the people who are there in most frames of the window (then by summed score); who had a slot in the
+    last window and is still among them keeps it.
+
+    Args:
+        source: the frames; a reader also tells `skeleton` and `frame_size_wh`, a live run's frames the latter.
+        length: frames in a window (T).
+        stride: frames from one window to the next.
+        normalize: 'image': x and y over width and height of the frame, minus 0.5; 'body': each person's hip centre
+            in their first frame of the window is the origin (the mean keypoint where hips are not found) and the
+            median height of their box the unit, so movement through the picture is kept; 'none': px.
+        person_slots: people in a window (M).
+        each_person: every person is a window of their own: N people, M is 1, and `person_slots` does not count.
+        min_score: keypoints below are taken as not found.
+        min_frames: people who are in fewer frames of the window are left out.
+        fill, max_gap_s, raw: as for `action_array`, within the window.
+        batch: None gives windows when they are there; a number gathers so many (N), fewer at the end.
+        framework: 'numpy', or 'torch' for CPU tensors that share the arrays' memory.
+        skeleton: keypoint set of a live source; the known one with as many keypoints unless given.
+        frame_size_wh: frame size of a live source, for 'image', where its frames do not tell it.
+
+    Raises:
+        ConfigError: an argument is out of range, or 'image' lacks the frame size (then at the first window).
+    """
+    if isinstance(source, StreamReader):
+        skeleton, frame_size_wh = skeleton or source.header.skeleton, frame_size_wh or source.header.frame_size_wh
+    if min(length, stride, person_slots, min_frames, batch or 1) < 1 or batch == 0:
+        raise ConfigError(
+            f"length {length}, stride {stride}, person_slots {person_slots}, min_frames {min_frames}, batch {batch}: "
+            "each must be 1 or more"
+        )
+    if normalize not in ("image", "body", "none"):
+        raise ConfigError(f"normalize is {normalize!r}; 'image', 'body' or 'none' is accepted")
+    if framework not in ("numpy", "torch"):
+        raise ConfigError(f"framework is {framework!r}; 'numpy' or 'torch' is accepted")
+    check_fill(fill)
+    slots = 1 if each_person else person_slots
+    cut = _Cut(length, stride, normalize, slots, each_person, min_score, min_frames, fill, max_gap_s, raw)
+    rows = _rows(source, cut, skeleton, frame_size_wh)
+    return (_as_window(group, framework) for group in _grouped(rows, batch))
+
+
+_Row = tuple[list[int], np.ndarray, np.ndarray]
+"""Track ids (M,), data (C, T, V, M), media times (T,)."""
+
+
+def _grouped(rows: Iterator[list[_Row]], batch: int | None) -> Iterator[list[_Row]]:
+    waiting: list[_Row] = []
+    for found in rows:
+        if batch is None:
+            if found:
+                yield found
+            continue
+        waiting += found
+        while len(waiting) >= batch:
+            yield waiting[:batch]
+            waiting = waiting[batch:]
+    if waiting:
+        yield waiting
+
+
+def _as_window(rows: Sequence[_Row], framework: str) -> Window:
+    ids, data, pts_s = zip(*rows, strict=True)
+    window = Window(np.maximum(np.array(ids, np.int64), 0), np.stack(data), np.stack(pts_s))
+    if framework == "numpy":
+        return window
+    # By name: whoever wants no tensors needs no torch, and `skeletons` stays quick to import.
+    torch = importlib.import_module("torch")
+    return Window(*(torch.from_numpy(array) for array in window))
+
+
+def _rows(
+    source: Iterable[Posed], cut: _Cut, skeleton: Skeleton | None, frame_size_wh: tuple[int, int] | None
+) -> Iterator[list[_Row]]:
+    """The windows that end at a frame, one list each time that one is due."""
+    recent: deque[tuple[float, Poses]] = deque(maxlen=cut.length)
+    slots = [0] * cut.person_slots
+    until_next = cut.length
+    for frame in source:
+        recent.append((frame.pts_s, frame.poses))
+        until_next -= 1
+        if until_next > 0:
+            continue
+        until_next = cut.stride
+        size_wh = getattr(frame, "frame_size_wh", None) or frame_size_wh or _size_wh(frame, cut)
+        joints = frame.poses.keypoints.shape[1]
+        hips = _hips(skeleton or next((s for s in SKELETONS.values() if len(s) == joints), None))
+        present = _present(recent, cut.min_frames)
+        pts_s = np.array([time_s for time_s, _ in recent], np.float64)
+        if cut.each_person:
+            groups = [[key] for key in sorted(present, key=abs)]
+        else:
+            slots = _assign_slots(slots, present)
+            groups = [slots]
+        yield [(group, _data(group, recent, pts_s, cut, size_wh, hips), pts_s) for group in groups]
+
+
+def _size_wh(frame: Posed, cut: _Cut) -> tuple[int, int]:
+    image = getattr(frame, "image_bgr", None)
+    if image is not None:
+        return image.shape[1], image.shape[0]
+    if cut.normalize == "image":
+        raise ConfigError("normalize='image' needs frame_size_wh, as the source does not tell it")
+    return 1, 1
+
+
+def _hips(skeleton: Skeleton | None) -> list[int]:
+    names = skeleton.keypoints if skeleton else ()
+    return [i for i, name in enumerate(names) if name in ("left_hip", "right_hip")]
+
+
+def _present(frames: Iterable[tuple[float, Poses]], min_frames: int) -> dict[int, tuple[int, float]]:
+    """Frames and summed mean score of everybody who is in enough frames."""
+    count: Counter[int] = Counter()
+    score: defaultdict[int, float] = defaultdict(float)
+    for _, poses in frames:
+        for key, mean in zip(keys_of(poses), poses.keypoint_scores.mean(axis=1).tolist(), strict=True):
+            count[key] += 1
+            score[key] += mean
+    return {key: (frames_of, score[key]) for key, frames_of in count.items() if frames_of >= min_frames}
+
+
+def _assign_slots(previous: list[int], present: dict[int, tuple[int, float]]) -> list[int]:
+    """The key of each slot (0: nobody): the most present people, each in the slot that they had."""
+    best = sorted(present, key=lambda key: (-present[key][0], -present[key][1], abs(key)))[: len(previous)]
+    slots = [key if key in best else 0 for key in previous]
+    newcomers = iter([key for key in best if key not in slots])
+    return [key or next(newcomers, 0) for key in slots]
+
+
+def _data(
+    keys: list[int],
+    frames: deque[tuple[float, Poses]],
+    pts_s: np.ndarray,
+    cut: _Cut,
+    size_wh: tuple[int, int],
+    hips: list[int],
+) -> np.ndarray:
+    """(C, T, V, M) of the people in the slots."""
+    joints = frames[0][1].keypoints.shape[1]
+    data = np.zeros((3, len(frames), joints, len(keys)), np.float32)
+    for m, key in enumerate(keys):
+        if key:
+            data[..., m] = _person(key, frames, pts_s, cut, size_wh, hips)
+    return data
+
+
+def _person(
+    key: int,
+    frames: deque[tuple[float, Poses]],
+    pts_s: np.ndarray,
+    cut: _Cut,
+    size_wh: tuple[int, int],
+    hips: list[int],
+) -> np.ndarray:
+    """(C, T, V) of one person."""
+    table = np.zeros((len(frames), frames[0][1].keypoints.shape[1], 3), np.float32)  # (T, V, C)
+    heights_px = []
+    for t, (_, poses) in enumerate(frames):
+        keys = keys_of(poses)
+        if key in keys:
+            i = keys.index(key)
+            points, scores = points_of(poses, cut.raw)
+            table[t, :, :2], table[t, :, 2] = points[i], scores[i]
+            heights_px.append(poses.bboxes_xyxy[i, 3] - poses.bboxes_xyxy[i, 1])
+    table[(table[..., 2] <= 0) | (table[..., 2] < cut.min_score)] = 0
+    fill_gaps(table[..., :2], table[..., 2], pts_s, cut.fill, cut.max_gap_s)
+    missing = table[..., 2] <= 0
+    if cut.normalize == "image":
+        table[..., :2] = table[..., :2] / np.array(size_wh, np.float32) - 0.5
+    elif cut.normalize == "body" and not missing.all():
+        table[..., :2] = (table[..., :2] - _origin(table, missing, hips)) / max(float(np.median(heights_px)), 1.0)
+    table[missing] = 0
+    return table.transpose(2, 0, 1)
+
+
+def _origin(table: np.ndarray, missing: np.ndarray, hips: list[int]) -> np.ndarray:
+    """(2,) px: the hip centre in the first frame that has both hips, else the mean of all keypoints that are found."""
+    if len(hips) == 2:
+        whole = np.flatnonzero(~missing[:, hips].any(axis=1))
+        if len(whole):
+            return table[whole[0], hips, :2].mean(axis=0)
+    return table[~missing][:, :2].mean(axis=0)

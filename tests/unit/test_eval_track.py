@@ -1,0 +1,258 @@
+"""Tracks are measured as TrackEval does, and jitter is the acceleration that keypoints have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sharpose_rt.cli import main
+from sharpose_rt.errors import ConfigError, DatasetError
+from sharpose_rt.evaluation.track_truth import read_truth
+from sharpose_rt.evaluation.tracks import evaluate_tracks, jitter
+from sharpose_rt.skeletons import FrameRecord, StreamReader
+from sharpose_rt.skeletons.convert import convert
+from sharpose_rt.types import Poses, PoseStage
+from tests.unit.test_convert import make_poses, write_clip
+
+TWO = [[1, 2]] * 10
+SWITCHED = [[1, 2]] * 5 + [[1, 3]] * 5  # the second person is given another id half way
+
+
+def stream(path: Path, clip=TWO) -> Path:
+    return write_clip(path / "a.skeletons.jsonl", clip)
+
+
+def boxes(ids, renamed: dict[int, int] | None = None) -> list[tuple[int, list[float]]]:
+    """Id and xywh of the people of `make_poses`, whose place tells their id."""
+    names = renamed or {}
+    return [(i, [names.get(i, i) * 100.0, 40.0, 20.5, 200.0]) for i in ids]
+
+
+def mot(path: Path, clip=TWO, tail: str = ",1,1,1") -> Path:
+    lines = [f"{t + 1},{i},{','.join(map(str, b))}{tail}" for t, ids in enumerate(clip) for i, b in boxes(ids)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def coco(path: Path, clip=TWO, frame_ids=None, **fields) -> Path:
+    numbers = list(frame_ids or range(len(clip)))
+    images = [{"id": 100 + t, "frame_id": t, "file_name": f"{t}.jpg"} for t in numbers]
+    people = [
+        {"id": 1000 * t + i, "image_id": 100 + t, "track_id": i, "bbox": b, **keypoints_of(i, t), **fields}
+        for t in numbers
+        for i, b in boxes(clip[t])
+    ]
+    path.write_text(json.dumps({"images": images, "annotations": people}))
+    return path
+
+
+def keypoints_of(i: int, t: int) -> dict:
+    poses = make_poses([i], t)
+    triples = np.concatenate([poses.keypoints[0], 2 * (poses.keypoint_scores[0] > 0)[:, None]], -1)
+    return {"keypoints": triples.ravel().tolist(), "area": 4100.0}
+
+
+@pytest.fixture(params=[mot, coco])
+def write_truth(request):
+    return lambda folder, *a, **k: request.param(folder / ("gt.txt" if request.param is mot else "gt.json"), *a, **k)
+
+
+def test_perfect_tracks(tmp_path, write_truth):
+    found = evaluate_tracks(stream(tmp_path), write_truth(tmp_path))
+    assert [found[k] for k in ("HOTA", "DetA", "AssA", "IDF1", "MOTA")] == pytest.approx([1] * 5)
+    assert (found["id_switches"], found["false_positives"], found["misses"]) == (0, 0, 0)
+    assert (found["people"], found["frames"]) == (2, 10)
+
+
+def test_a_switched_id_is_counted(tmp_path, write_truth):
+    """By hand: 15 of 20 rows keep one id for one person; association halves for the second of two people."""
+    truth = write_truth(tmp_path)
+    records = [FrameRecord(t, t / 25, renamed(ids)) for t, ids in enumerate(SWITCHED)]
+    path = rewritten(stream(tmp_path), records)
+    found = evaluate_tracks(path, truth)
+    assert found["id_switches"] == 1
+    assert found["MOTA"] == pytest.approx(1 - 1 / 20)
+    assert found["IDF1"] == pytest.approx(15 / 20)
+    assert found["DetA"] == pytest.approx(1)
+    assert found["AssA"] == pytest.approx((10 * 1 + 10 * 0.5) / 20)
+    assert found["HOTA"] == pytest.approx(np.sqrt(0.75))
+
+
+def renamed(ids) -> Poses:
+    """Person 3 stands where 2 stood."""
+    poses = make_poses([min(i, 2) for i in ids])
+    return Poses(**{**vars(poses), "track_ids": np.array(ids, np.int64)})
+
+
+def rewritten(path: Path, records) -> Path:
+    from sharpose_rt.skeletons import StreamWriter
+
+    header = StreamReader(path).header
+    with StreamWriter(path, header, overwrite=True) as writer:
+        for record in records:
+            writer.write(record.frame_id, record.pts_s, record.poses)
+    return path
+
+
+def test_missed_and_surplus_people(tmp_path, write_truth):
+    found = evaluate_tracks(stream(tmp_path, [[1, 4]] * 10), write_truth(tmp_path))
+    assert (found["misses"], found["false_positives"], found["mostly_tracked"], found["mostly_lost"]) == (10, 10, 1, 1)
+    assert found["MOTA"] == pytest.approx(0)
+    assert found["DetA"] == pytest.approx(10 / 30)
+
+
+def test_nobody_found_and_frames_without_people(tmp_path, write_truth):
+    found = evaluate_tracks(stream(tmp_path, [[]] * 10), write_truth(tmp_path))
+    assert (found["HOTA"], found["MOTA"], found["misses"]) == (0, 0, 20)
+    half = write_clip(tmp_path / "half.jsonl", [[1, 2]] * 5 + [[]] * 5)
+    found = evaluate_tracks(half, write_truth(tmp_path, [[1, 2]] * 5 + [[]] * 4))
+    assert found["MOTA"] == 1
+
+
+def test_the_same_as_trackers_own_evaluation_of_files(tmp_path):
+    from trackers.eval import evaluate_mot_sequence
+
+    rng = np.random.default_rng(0)
+    clip = [sorted(rng.choice(6, 3, replace=False) + 1) for _ in range(30)]
+    path = rewritten(stream(tmp_path), [FrameRecord(t, t / 25, make_poses(ids, t)) for t, ids in enumerate(clip)])
+    (ours,) = convert(path, "mot", tmp_path / "ours.txt")
+    other = [sorted(rng.choice(6, 4, replace=False) + 1) for _ in range(30)]
+    truth = mot(tmp_path / "gt.txt", other)
+    theirs = evaluate_mot_sequence(truth, ours, ["CLEAR", "HOTA", "Identity"])
+    found = evaluate_tracks(path, truth)
+    assert theirs.CLEAR is not None
+    assert theirs.HOTA is not None
+    assert theirs.Identity is not None
+    assert 0 < found["HOTA"] < 1
+    assert (found["HOTA"], found["AssA"]) == pytest.approx((theirs.HOTA.HOTA, theirs.HOTA.AssA), abs=1e-6)
+    assert (found["IDF1"], found["MOTA"]) == pytest.approx((theirs.Identity.IDF1, theirs.CLEAR.MOTA), abs=1e-6)
+    assert found["id_switches"] == theirs.CLEAR.IDSW
+
+
+class TestTruth:
+    def test_uncounted_rows_and_distractors(self, tmp_path):
+        truth = mot(tmp_path / "gt.txt", TWO)
+        with truth.open("a") as file:
+            for t in range(10):
+                file.write(f"{t + 1},7,400,40,20.5,200,0,8,1\n")  # somebody's reflection, where track 4 is
+                file.write(f"{t + 1},8,900,40,20.5,200,0,1,1\n")  # not to be counted, and not found
+        found = evaluate_tracks(stream(tmp_path, [[1, 2, 4]] * 10), truth)
+        assert (found["MOTA"], found["false_positives"], found["people"]) == (1, 0, 2)
+
+    def test_ignored_regions_of_json(self, tmp_path):
+        truth = coco(tmp_path / "gt.json")
+        document = json.loads(truth.read_text())
+        for image in document["images"]:
+            document["annotations"].append({"image_id": image["id"], "iscrowd": 1, "bbox": [400, 40, 20.5, 200]})
+        truth.write_text(json.dumps(document))
+        assert evaluate_tracks(stream(tmp_path, [[1, 2, 4]] * 10), truth)["false_positives"] == 0
+
+    def test_plain_rows_and_what_convert_writes(self, tmp_path):
+        path = stream(tmp_path)
+        assert evaluate_tracks(path, mot(tmp_path / "gt.txt", tail=""))["MOTA"] == 1
+        assert evaluate_tracks(path, convert(path, "mot")[0])["MOTA"] == 1
+
+    def test_every_fifth_frame_labelled(self, tmp_path):
+        found = evaluate_tracks(stream(tmp_path), coco(tmp_path / "gt.json", frame_ids=[0, 5]))
+        assert (found["frames"], found["MOTA"], found["false_positives"]) == (2, 1, 0)
+
+    def test_frames_by_file_names(self, tmp_path):
+        truth = coco(tmp_path / "gt.json", [[i] for i in (1, 2, 3)])
+        document = json.loads(truth.read_text())
+        for image in document["images"]:
+            image["file_name"] = f"clip_{image.pop('frame_id') + 17:04d}.jpg"
+        document["images"].reverse()
+        truth.write_text(json.dumps(document))
+        assert {t: f.ids for t, f in read_truth(truth).frames.items()} == {0: [1], 1: [2], 2: [3]}
+
+    def test_a_stream_against_another(self, tmp_path):
+        other = write_clip(tmp_path / "b.jsonl", TWO)
+        found = evaluate_tracks(stream(tmp_path), other, similarity="oks")
+        assert (found["HOTA"], found["MOTP"]) == pytest.approx((1, 1))
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("1,2,3\n", r"gt\.txt line 1 is '1,2,3'"),
+            ("1,1,0,0,5,5\n0,1,0,0,5,5\n", "line 2"),
+            ("1,1,0,0,5,-5\n", "line 1"),
+            ("1,1,0,0,5,5\n1,1,9,9,5,5\n", "frame 0 .* has one id twice"),
+            ("", "nobody in it"),
+            ("999,1,0,0,5,5\n", "has people in frame 998 .* ends at 9"),
+        ],
+    )
+    def test_wrong_text_is_named(self, tmp_path, text, message):
+        (tmp_path / "gt.txt").write_text(text)
+        with pytest.raises(DatasetError, match=message):
+            evaluate_tracks(stream(tmp_path), tmp_path / "gt.txt")
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"track_id": "a"}, r"annotations\[0\]: track_id is 'a'"),
+            ({"bbox": [1, 2, 3]}, r"annotations\[0\]: bbox"),
+            ({"image_id": 1}, r"annotations\[0\]: its image_id"),
+        ],
+    )
+    def test_wrong_json_is_named(self, tmp_path, fields, message):
+        with pytest.raises(DatasetError, match=message):
+            evaluate_tracks(stream(tmp_path), coco(tmp_path / "gt.json", **fields))
+
+
+class TestSimilarity:
+    def test_poses_tell_people_apart_whom_boxes_do_not(self, tmp_path):
+        truth = coco(tmp_path / "gt.json", bbox=[0, 0, 640, 480])
+        path = stream(tmp_path)
+        assert evaluate_tracks(path, truth)["MOTA"] < 0
+        assert evaluate_tracks(path, truth, similarity="oks")["MOTA"] == 1
+
+    def test_labels_without_keypoints(self, tmp_path):
+        with pytest.raises(ConfigError, match="no keypoints for OKS"):
+            evaluate_tracks(stream(tmp_path), mot(tmp_path / "gt.txt"), similarity="oks")
+
+    def test_a_stream_without_ids(self, tmp_path):
+        path = write_clip(tmp_path / "u.jsonl", TWO, tracked=False)
+        with pytest.raises(DatasetError, match="run with a tracker"):
+            evaluate_tracks(path, mot(tmp_path / "gt.txt"))
+
+
+class TestJitter:
+    @staticmethod
+    def frames(times_s, path_px, smooth_px, stage=PoseStage.FINE):
+        records = []
+        for t, (time_s, x, y) in enumerate(zip(times_s, path_px, smooth_px, strict=True)):
+            poses = make_poses([1], 0)
+            changed = {
+                "raw_keypoints": poses.keypoints + np.array([x, 0]),
+                "keypoints": poses.keypoints + np.array([0, y]),
+            }
+            records.append(FrameRecord(t, time_s, Poses(**{**vars(poses), **changed, "stage": np.array([stage])})))
+        return records
+
+    def test_uniform_acceleration_at_uneven_times(self):
+        times = np.array([0, 0.04, 0.06, 0.11, 0.2])
+        found = jitter(self.frames(times, 0.5 * 800 * times**2, 100 + 30 * times))
+        assert found["jitter_raw_px_s2"] == pytest.approx(800, rel=1e-3)
+        assert found["jitter_smoothed_px_s2"] == pytest.approx(0, abs=0.2)
+
+    def test_who_is_not_measured_does_not_count(self):
+        assert np.isnan(jitter(self.frames([0, 1, 2], [0, 9, 0], [0, 9, 0], PoseStage.PREDICTED))["jitter_raw_px_s2"])
+        assert np.isnan(jitter(self.frames([0, 1, 2], [0, 9, 0], [0, 9, 0]), min_score=0.9)["jitter_raw_px_s2"])
+        assert np.isnan(jitter([])["jitter_raw_px_s2"])
+        assert jitter(self.frames([0, 1, 2], [0, 9, 0], [0, 9, 0]))["jitter_raw_px_s2"] == pytest.approx(18)
+
+
+def test_command(tmp_path, capsys):
+    path, out = stream(tmp_path), tmp_path / "m.json"
+    assert main(["eval-track", str(path), "--truth", str(mot(tmp_path / "gt.txt")), "--json", str(out)]) == 0
+    assert "HOTA" in capsys.readouterr().out
+    metrics = json.loads(out.read_text())
+    keys = {"HOTA", "IDF1", "MOTA", "id_switches", "jitter_raw_px_s2", "jitter_smoothed_px_s2", "command"}
+    assert keys <= set(metrics)
+    assert main(["eval-track", str(path)]) == 0
+    assert "jitter_raw_px_s2" in capsys.readouterr().out
+    assert main(["eval-track", str(path), "--threshold", "2"]) == 2
+    assert "--threshold is 2.0" in capsys.readouterr().err

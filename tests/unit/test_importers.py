@@ -1,0 +1,296 @@
+"""Results of other programs become valid streams; what we write in their formats comes back as it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from media_clips import write_clip as write_video
+
+from sharpose_rt.cli import main
+from sharpose_rt.errors import ConfigError, OutputError, StreamError
+from sharpose_rt.skeleton import COCO17
+from sharpose_rt.skeletons import StreamReader, validate
+from sharpose_rt.skeletons.convert import convert
+from sharpose_rt.skeletons.importers import READERS, import_stream
+from tests.unit.test_convert import CLIP, NAMES, SIZE_WH, make_poses, point, write_clip
+
+
+def back(path: Path, source_format: str, **options) -> StreamReader:
+    """The stream of the results at `path`; checked by the validator."""
+    options = {"frame_size_wh": SIZE_WH, "fps": 25.0, **options}
+    out = import_stream(path, source_format, path.with_name("back.jsonl"), **options)
+    assert [str(p) for p in validate(out) if p.severity == "error"] == []
+    return StreamReader(out)
+
+
+def expect_clip(reader: StreamReader, clip=CLIP) -> None:
+    """Ids, times and points are those of the clip that was written."""
+    frames = list(reader)
+    assert [f.frame_id for f in frames] == list(range(len(clip)))
+    np.testing.assert_allclose([f.pts_s for f in frames], np.arange(len(clip)) / 25, atol=1e-6)
+    for t, (frame, ids) in enumerate(zip(frames, clip, strict=True)):
+        assert frame.poses.track_ids.tolist() == ids
+        expected = make_poses(ids, t)
+        found = expected.keypoint_scores > 0
+        np.testing.assert_allclose(frame.poses.keypoint_scores, expected.keypoint_scores, atol=1e-4)
+        np.testing.assert_allclose(frame.poses.keypoints[found], expected.keypoints[found], atol=0.006)
+        assert not frame.poses.keypoints[~found].any()
+
+
+@pytest.fixture
+def clip(tmp_path) -> Path:
+    return write_clip(tmp_path / "walking.skeletons.jsonl")
+
+
+class TestRoundTrips:
+    @pytest.mark.parametrize("model", ["COCO", "BODY_25"])
+    def test_openpose(self, clip, model):
+        (folder,) = convert(clip, "openpose", model=model)
+        reader = back(folder, "openpose")
+        expect_clip(reader)
+        assert (reader.header.tracker, reader.header.frame_size_wh, reader.header.fps) == ("openpose", SIZE_WH, 25)
+        (again,) = convert(reader.path, "openpose", folder.with_name("again"), model=model)
+        for file, other in zip(sorted(folder.iterdir()), sorted(again.iterdir()), strict=True):
+            assert file.read_bytes() == other.read_bytes()
+
+    def test_alphapose(self, tmp_path):
+        clip = write_clip(tmp_path / "a", CLIP[:-1])
+        (path,) = convert(clip, "alphapose")
+        reader = back(path, "alphapose")
+        expect_clip(reader, CLIP[:-1])
+        poses = next(iter(reader)).poses
+        np.testing.assert_allclose(poses.bboxes_xyxy, make_poses([1, 3]).bboxes_xyxy, atol=0.01)
+        np.testing.assert_allclose(poses.bbox_scores, 0.5, atol=2e-4)
+        again = json.loads(convert(reader.path, "alphapose")[0].read_text())
+        for record, other in zip(json.loads(path.read_text()), again, strict=True):
+            assert record.pop("score") == pytest.approx(other.pop("score"), abs=2e-4)
+            assert record == other
+
+    def test_untracked_people_stay_so(self, tmp_path):
+        (folder,) = convert(write_clip(tmp_path / "a", [[1, 2]], tracked=False), "openpose")
+        reader = back(folder, "openpose")
+        assert next(iter(reader)).poses.track_ids.tolist() == [0, 0]
+        assert reader.header.tracker == "none"
+
+
+def ultralytics_results(ids, t: int):
+    """What an ultralytics pose model hands over, made of its own classes."""
+    import torch
+    from ultralytics.engine.results import Results
+
+    poses = make_poses(ids, t)
+    points = np.concatenate([poses.keypoints, poses.keypoint_scores[..., None]], -1)
+    columns = [poses.bboxes_xyxy, poses.track_ids[:, None], poses.bbox_scores[:, None], np.zeros((len(ids), 1))]
+    return Results(
+        np.zeros((480, 640, 3), np.uint8),
+        "frame.jpg",
+        {0: "person"},
+        boxes=torch.from_numpy(np.concatenate(columns, 1).astype(np.float32)),
+        keypoints=torch.from_numpy(points.astype(np.float32)),
+    )
+
+
+class TestUltralytics:
+    @pytest.mark.parametrize("form", ["lists", "lines", "texts"])
+    def test_its_own_summaries(self, tmp_path, form):
+        results = [ultralytics_results(ids, t) if ids else None for t, ids in enumerate(CLIP)]
+        path = tmp_path / "results.json"
+        if form == "lists":
+            path.write_text(json.dumps([r.summary() if r else [] for r in results], indent=1))
+        elif form == "lines":
+            path.write_text("\n".join(json.dumps(r.summary() if r else []) for r in results))
+        else:
+            path.write_text(json.dumps([r.to_json() if r else "[]" for r in results]))
+        reader = back(path, "ultralytics")
+        expect_clip(reader)
+        np.testing.assert_allclose(next(iter(reader)).poses.bbox_scores, 0.5)
+
+    def test_one_picture(self, tmp_path):
+        path = tmp_path / "picture.json"
+        path.write_text(ultralytics_results([1, 3], 0).to_json())
+        expect_clip(back(path, "ultralytics"), CLIP[:1])
+
+    def test_normalised_boxes_are_refused(self, tmp_path):
+        path = tmp_path / "n.json"
+        path.write_text(json.dumps([ultralytics_results([1], 0).summary(normalize=True)]))
+        with pytest.raises(StreamError, match="is normalised; write summary"):
+            back(path, "ultralytics")
+
+    def test_boxes_alone_are_refused(self, tmp_path):
+        path = tmp_path / "d.json"
+        item = {"name": "person", "class": 0, "confidence": 0.9, "box": {"x1": 0, "y1": 0, "x2": 9, "y2": 9}}
+        path.write_text(json.dumps([[item]]))
+        with pytest.raises(StreamError, match=r"d\.json \[0\]\[0\] lacks keypoints"):
+            back(path, "ultralytics")
+
+
+def mmpose_instances(ids, t: int, order=range(17)) -> list[dict]:
+    poses = make_poses(ids, t)
+    return [
+        {
+            "keypoints": poses.keypoints[i, list(order)].tolist(),
+            "keypoint_scores": poses.keypoint_scores[i, list(order)].tolist(),
+            "bbox": [poses.bboxes_xyxy[i].tolist()],  # MMPose writes a box in a list of one
+            "bbox_score": 0.5,
+            "track_id": track_id,
+        }
+        for i, track_id in enumerate(ids)
+    ]
+
+
+class TestMMPose:
+    def test_inferencer_counts_frames_from_0(self, tmp_path):
+        path = tmp_path / "p.json"
+        path.write_text(json.dumps([{"frame_id": t, "instances": mmpose_instances(i, t)} for t, i in enumerate(CLIP)]))
+        reader = back(path, "mmpose")
+        expect_clip(reader)
+        np.testing.assert_allclose(next(iter(reader)).poses.bboxes_xyxy, make_poses([1, 3]).bboxes_xyxy)
+
+    def test_demo_counts_from_1_and_names_the_keypoints(self, tmp_path):
+        order = list(reversed(range(17)))
+        meta = {"keypoint_id2name": {str(n): NAMES[i] for n, i in enumerate(order)}}
+        frames = [{"frame_id": t + 1, "instances": mmpose_instances(i, t, order)} for t, i in enumerate(CLIP)]
+        path = tmp_path / "results.json"
+        path.write_text(json.dumps({"meta_info": meta, "instance_info": frames}))
+        expect_clip(back(path, "mmpose"))
+
+    def test_one_picture(self, tmp_path):
+        path = tmp_path / "picture.json"
+        path.write_text(json.dumps(mmpose_instances([1, 3], 0)))
+        expect_clip(back(path, "mmpose"), CLIP[:1])
+
+    def test_larger_sets_begin_with_coco(self, tmp_path):
+        (item,) = mmpose_instances([1], 0)
+        item["keypoints"] += [[1.0, 1.0]] * 116
+        item["keypoint_scores"] += [0.9] * 116
+        path = tmp_path / "wholebody.json"
+        path.write_text(json.dumps([{"frame_id": 0, "instances": [item]}]))
+        expect_clip(back(path, "mmpose"), [[1]])
+
+
+class TestAlphaPoseForms:
+    @staticmethod
+    def record(t: int, idx, **more):
+        points = [v for j in range(17) for v in (*point(1, t, j), 0.8)]
+        return {"image_id": f"{t}.jpg", "category_id": 1, "keypoints": points, "score": 2.3, "idx": idx, **more}
+
+    def test_ids_may_be_lists_and_count_from_0(self, tmp_path):
+        path = tmp_path / "a.json"
+        path.write_text(json.dumps([self.record(0, [0]), self.record(0, 4.0), self.record(2, [[1]])]))
+        frames = list(back(path, "alphapose"))
+        assert [f.poses.track_ids.tolist() for f in frames] == [[1, 5], [], [2]]
+        np.testing.assert_allclose(frames[0].poses.bbox_scores, 2.3 - 0.8 - 1.25 * 0.8, atol=1e-4)
+
+    def test_the_second_of_two_alike_ids_loses_it(self, tmp_path):
+        path = tmp_path / "a.json"
+        path.write_text(json.dumps([self.record(0, 3), self.record(0, 3)]))
+        assert next(iter(back(path, "alphapose"))).poses.track_ids.tolist() == [3, 0]
+
+    def test_its_openpose_form(self, tmp_path, clip):
+        (folder,) = convert(clip, "openpose")
+        files = sorted(folder.iterdir())
+        people = {f"{t}.jpg": json.loads(file.read_text()) for t, file in enumerate(files)}
+        for person in (p for record in people.values() for p in record["people"]):
+            del person["person_id"]
+        path = tmp_path / "a.json"
+        path.write_text(json.dumps(people))
+        frames = list(back(path, "alphapose"))
+        assert [len(f.poses) for f in frames] == [len(ids) for ids in CLIP]
+        assert frames[0].poses.keypoints[0, 5].tolist() == pytest.approx(point(1, 0, 5), abs=0.006)
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("source_format", "document", "message"),
+        [
+            ("alphapose", {"people": 3}, "no list 'people'"),
+            ("alphapose", [{"image_id": "1.jpg"}], r"x\.json \[0\] lacks keypoints, score"),
+            ("alphapose", [{"image_id": "1.jpg", "keypoints": [1, 2], "score": 1}], "x, y, score"),
+            ("alphapose", [{"image_id": "1.jpg", "keypoints": [1] * 60, "score": 1}], "20 keypoints; 17"),
+            ("alphapose", [{"image_id": "one.jpg", "keypoints": [1] * 51, "score": 1}], "no frame number"),
+            ("alphapose", [{"image_id": "1.jpg", "keypoints": ["a"] * 51, "score": 1}], "list of finite numbers"),
+            ("mmpose", {"frames": []}, "lacks instance_info"),
+            ("mmpose", [{"frame_id": 0, "instances": [{"keypoints": [[1, 2]]}]}], r"instances\[0\] lacks keypoint_sc"),
+            ("mmpose", [{"frame_id": 0, "instances": 3}], r"\[0\] instances is 3"),
+            ("ultralytics", {"a": 1}, "a list is wanted"),
+            ("openpose", {"people": [{"pose_keypoints_2d": [1, 2, 3]}]}, r"people\[0\]: 3 numbers"),
+            ("openpose", {"people": [{"pose_keypoints_2d": None}]}, "pose_keypoints_2d is None"),
+        ],
+    )
+    def test_a_wrong_record_is_named(self, tmp_path, source_format, document, message):
+        path = tmp_path / "x.json"
+        path.write_text(json.dumps(document))
+        with pytest.raises(StreamError, match=message):
+            back(path, source_format)
+        assert [f.name for f in tmp_path.iterdir()] == ["x.json"]
+
+    @pytest.mark.parametrize("source_format", sorted(READERS))
+    def test_missing_and_broken_files(self, tmp_path, source_format):
+        with pytest.raises(StreamError, match="cannot read"):
+            back(tmp_path / "none.json", source_format)
+        (tmp_path / "x.json").write_text("{")
+        with pytest.raises(StreamError, match="is not JSON"):
+            back(tmp_path / "x.json", source_format)
+
+    def test_empty_folder_unknown_format_and_no_times(self, tmp_path):
+        with pytest.raises(StreamError, match=r"holds no \.json file"):
+            back(tmp_path, "openpose")
+        with pytest.raises(ConfigError, match="did you mean 'mmpose'"):
+            back(tmp_path, "mmpos")
+        with pytest.raises(ConfigError, match="give the frame rate"):
+            back(tmp_path, "openpose", fps=None)
+
+    def test_never_over_an_old_stream_unless_asked(self, clip):
+        (folder,) = convert(clip, "openpose")
+        with pytest.raises(OutputError, match=r"walking\.skeletons\.jsonl is there already"):
+            import_stream(folder, "openpose", frame_size_wh=SIZE_WH, fps=25)
+        assert import_stream(folder, "openpose", frame_size_wh=SIZE_WH, fps=25, overwrite=True) == clip
+
+
+class TestCommand:
+    def test_size_and_rate(self, clip, capsys):
+        (path,) = convert(clip, "alphapose")
+        out = clip.with_name("b.skeletons.jsonl")
+        arguments = ["convert", str(path), "--from", "alphapose", "--out", str(out)]
+        assert main([*arguments, "--fps", "25", "--frame-size", "640x480"]) == 0
+        assert capsys.readouterr().out.strip() == str(out)
+        expect_clip(StreamReader(out))
+        assert main(arguments) == 2
+        assert "give --video FILE, or --fps N and --frame-size WxH" in capsys.readouterr().err
+        with pytest.raises(SystemExit):
+            main([*arguments, "--fps", "25", "--frame-size", "640"])
+        assert "640" in capsys.readouterr().err
+
+    def test_the_video_tells_times_and_size(self, clip, tmp_path):
+        video = tmp_path / "walking.mp4"
+        write_video(video, len(CLIP), size_wh=(96, 64))
+        (folder,) = convert(clip, "openpose", tmp_path / "poses")
+        assert main(["convert", str(folder), "--from", "openpose", "--video", str(video)]) == 0
+        reader = StreamReader(tmp_path / "poses.skeletons.jsonl")
+        assert (reader.header.frame_size_wh, reader.header.source) == ((96, 64), str(video))
+        from sharpose_rt import open_source
+
+        with open_source(str(video)) as source:
+            np.testing.assert_allclose([f.pts_s for f in reader], [f.pts_s for f in source], atol=1e-6)
+
+    def test_another_video_is_found_out(self, clip, tmp_path, capsys):
+        video = tmp_path / "short.mp4"
+        write_video(video, 3, size_wh=(96, 64))
+        (folder,) = convert(clip, "openpose")
+        before = clip.read_bytes()
+        assert main(["convert", str(folder), "--from", "openpose", "--video", str(video), "--overwrite"]) == 2
+        assert "has frame 5, but the video has 3 frames" in capsys.readouterr().err
+        assert clip.read_bytes() == before
+
+    def test_gap_policy(self, clip):
+        out = clip.with_name("a.pkl")
+        arguments = ["convert", str(clip), "--to", "pyskl", "--out", str(out), "--person-slots", "1"]
+        assert main([*arguments, "--fill", "linear", "--max-gap", "0.5"]) == 0
+        import pickle
+
+        (annotation,) = pickle.loads(out.read_bytes())["annotations"]
+        assert annotation["keypoint"].shape == (1, len(CLIP), len(COCO17), 2)
+        assert (annotation["keypoint_score"][0, :5, 0] > 0).all()
