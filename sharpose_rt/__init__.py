@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from sharpose_rt.media import open_source
     from sharpose_rt.types import Frame, Poses
 
+    __version__: str
+
 _HOMES = {
     "Frame": "types",
     "Poses": "types",
@@ -33,4 +35,11 @@ def __getattr__(name: str) -> object:
         from importlib import import_module
 
         return getattr(import_module(f"sharpose_rt.{_HOMES[name]}"), name)
+    if name == "__version__":
+        from importlib import metadata
+
+        try:
+            return metadata.version("sharpose-rt")
+        except metadata.PackageNotFoundError:  # run from a checkout that was never installed
+            return "0+unknown"
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,7 +15,10 @@ from sharpose_rt.app import Tracking
 from sharpose_rt.config import RunConfig, load, merge
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.skeleton import Skeleton
-from sharpose_rt.types import Frame, Person, Poses, PoseStage
+from sharpose_rt.types import Frame, Person, Poses
+
+if TYPE_CHECKING:
+    from sharpose_rt.engine import PoseEstimates
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,11 @@ class PoseTracker:
             raise ConfigError("smooth.method rts needs the whole file; use `sharpose-rt track`, or kalman or none here")
         for spec in expand_sources(str(source)):
             opened = open_source(spec, self.config.source)
-            pipeline = Tracking(opened, self.config).pipeline(live=is_live(spec))
+            tracking = Tracking(opened, self.config)
+            pipeline = tracking.pipeline(live=is_live(spec, self.config.source))
             with closing(pipeline.run()) as packets:
                 for packet in packets:
+                    tracking.observe(packet)
                     yield TrackedFrame(packet.frame, packet.poses)
 
 
@@ -121,25 +126,14 @@ class SHaRPose:
         """Poses in px of a picture (H, W, 3) for boxes (N, 4); without boxes the whole picture is one person."""
         height, width = image_bgr.shape[:2]
         boxes = np.asarray([[0, 0, width, height]] if bboxes_xyxy is None else bboxes_xyxy, np.float32).reshape(-1, 4)
-        return self._poses(self.engine.estimate(image_bgr, boxes), boxes)
+        return _untracked(self.engine.estimate(image_bgr, boxes), boxes)
 
     def crops(self, crops_bgr: NDArray[np.uint8]) -> Poses:
         """Poses in crop px of crops (N, h, w, 3) uint8 of the network's input size."""
         n, height, width = crops_bgr.shape[:3]
         boxes = np.tile(np.array([0, 0, width, height], np.float32), (n, 1))
-        return self._poses(self.engine.estimate_crops(crops_bgr), boxes)
+        return _untracked(self.engine.estimate_crops(crops_bgr), boxes)
 
-    @staticmethod
-    def _poses(found: Any, boxes: NDArray[np.float32]) -> Poses:
-        n = len(boxes)
-        return Poses(
-            bboxes_xyxy=boxes,
-            bbox_scores=np.ones(n, np.float32),
-            track_ids=np.zeros(n, np.int64),
-            keypoints=found.keypoints,
-            keypoint_scores=found.scores,
-            raw_keypoints=found.keypoints,
-            raw_keypoint_scores=found.scores,
-            quality=found.quality,
-            stage=np.where(found.refined, PoseStage.FINE, PoseStage.COARSE),
-        )
+
+def _untracked(found: PoseEstimates, boxes: NDArray[np.float32]) -> Poses:
+    return found.poses(boxes, np.ones(len(boxes)), np.zeros(len(boxes)))

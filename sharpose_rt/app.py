@@ -10,15 +10,17 @@ make the result depend on their timing.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import logging
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sharpose_rt import __version__
 from sharpose_rt.config import RunConfig, to_dict
+from sharpose_rt.config.threads import detector_threads
 from sharpose_rt.errors import ConfigError, SharposeError
 from sharpose_rt.models.variants import find_variant
 from sharpose_rt.runtime import BaseStage, Chain, Pipeline, Stage, Status
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from sharpose_rt.engine import PoseEngine
     from sharpose_rt.media import Source
     from sharpose_rt.skeletons import OutputPaths
-    from sharpose_rt.stages import Sink
+    from sharpose_rt.stages import Sink, Tap
 
 log = logging.getLogger("sharpose_rt")
 
@@ -42,6 +44,7 @@ class Results:
     video: Path | None
     summary: Path | None
     figures: dict[str, Any]
+    formats: tuple[Path, ...] = ()
 
 
 class Tracking:
@@ -50,17 +53,23 @@ class Tracking:
     Args:
         source: not yet open; closed by the run.
         config: checked already.
+        sources: how many sources share the detector, the network and the budget.
+        first: of those, the one that has been made already; None where this is the first.
+        place: of this source among them.
 
     Raises:
         ConfigError: the options do not go together.
     """
 
-    def __init__(self, source: Source, config: RunConfig) -> None:
+    def __init__(
+        self, source: Source, config: RunConfig, sources: int = 1, first: Tracking | None = None, place: int = 0
+    ) -> None:
         # Imported here: they pull in torch and its friends, which --help and `validate` do without.
-        from sharpose_rt.detection import create_detector, is_boxes_file
-        from sharpose_rt.engine import resolve_device
-        from sharpose_rt.stages import DetectStage, EstimateStage, RunTotals, SmoothStage, TrackStage
-        from sharpose_rt.tracking import KeypointSmoother, create_tracker
+        from sharpose_rt.detection import Runtime, create_detector, is_boxes_file
+        from sharpose_rt.engine import choose_backend, resolve_device
+        from sharpose_rt.stages import BudgetController, DetectStage, EstimateStage, RunTotals, SmoothStage, TrackStage
+        from sharpose_rt.stages.needs import all_sure
+        from sharpose_rt.tracking import KeypointSmoother, SceneCuts, create_tracker
 
         part = config.source.start_s > 0 or config.source.stride > 1
         if part and is_boxes_file(config.detector.name):
@@ -70,36 +79,85 @@ class Tracking:
             )
         self.source, self.config = source, config
         self.skeleton = find_variant(config.pose.model).skeleton
-        device = str(resolve_device(config.pose.device))
-        self.detector = create_detector(config.detector, device=device, offline=config.offline)
         self.tracker = create_tracker(config.tracker, self.skeleton)
         self.totals = RunTotals()
-        self._estimate = EstimateStage(config.pose)
-        stages: list[Stage[Any, Any]] = [
-            TrackStage(self.tracker, lambda: self._estimate.last_poses),
-            self._estimate,
-            SmoothStage(KeypointSmoother(config.smooth, self.skeleton)),
-        ]
-        if self.tracker.uses_poses or config.detector.every > 1:
-            stages = [Chain("track+pose+smooth", stages)]
-        self.stages: list[Stage[Any, Any]] = [DetectStage(self.detector, config.detector.every), *stages]
+        if first is None:
+            device = str(resolve_device(config.pose.device))
+            pose = replace(config.pose, backend=choose_backend(config.pose))  # both networks run in the same one
+            runtime = Runtime(pose.backend, detector_threads(pose.threads))
+            self.detector = create_detector(config.detector, device=device, offline=config.offline, runtime=runtime)
+            self.budget: BudgetController | None = None
+            if config.budget.wanted:
+                predict = config.smooth.method == "kalman"  # nothing else fills the gaps
+                self.budget = BudgetController(config.budget, config.detector.every, predict=predict, sources=sources)
+            self.estimate = EstimateStage(pose, self.budget, sources)
+        else:
+            self.detector, self.budget, self.estimate = first.detector, first.budget, first.estimate
+        by_need = config.detector.every_if_sure > 0
+        if by_need and (sources > 1 or not self.tracker.uses_poses):
+            raise ConfigError(
+                "--detect-every-if-sure goes by the poses of the frame before: it takes one source and the tracker "
+                "`sharpose`; --detect-every N takes any"
+            )
+
+        def every() -> int:
+            wanted = config.detector.every if self.budget is None else self.budget.plan.detect_every
+            sure = by_need and all_sure(self.estimate.last_poses[place])
+            return max(wanted, config.detector.every_if_sure) if sure else wanted
+
+        self.detect = DetectStage(self.detector, every, SceneCuts(config.tracker.scene_cut))
+        self.track = TrackStage(self.tracker, lambda: self.estimate.last_poses[place])
+        self.smooth = SmoothStage(KeypointSmoother(config.smooth, self.skeleton))
+        stages: list[Stage[Any, Any]] = [self.track, self.estimate, self.smooth]
+        if by_need:  # the detector's turn hangs on the last pose too: one thread, else it would hang on their timing
+            stages = [Chain("detect+track+pose+smooth", [self.detect, *stages])]
+        elif self.tracker.uses_poses or config.detector.every > 1:
+            stages = [self.detect, Chain("track+pose+smooth", stages)]
+        else:
+            stages = [self.detect, *stages]
+        self.stages = stages
 
     @property
     def engine(self) -> PoseEngine:
         """The pose engine; there once the stages are open."""
-        assert self._estimate.engine is not None
-        return self._estimate.engine
+        assert self.estimate.engine is not None
+        return self.estimate.engine
 
     @property
     def opened(self) -> bool:
         """The source and the network were opened."""
-        return self._estimate.engine is not None
+        return self.estimate.engine is not None
+
+    def observe(self, packet: Packet) -> None:
+        """Tells the budget's controller, where there is one, that a frame has come out."""
+        if self.budget is not None:
+            assert packet.budget is not None
+            frame, now_s = packet.frame, time.monotonic()
+            self.budget.observe(frame.captured_at_s, now_s, frame.dropped_before, packet.budget["refined"])
 
     def pipeline(self, *more: Stage[Any, Any], live: bool) -> Pipeline:
-        """The whole graph, with `more` stages after smoothing."""
+        """The whole graph, with `more` stages after smoothing.
+
+        Raises:
+            ConfigError: as `check_budget`.
+        """
+        self.check_budget(live)
         return Pipeline(
-            self.source, [*self.stages, *more], capacity=self.config.queue_frames, live=live, fold=count_dropped
+            self.source,
+            [*self.stages, *more],
+            capacity=self.config.queue_frames,
+            live=live,
+            fold=count_dropped,
+            dropping=min(2, len(self.stages)),  # what is made is not dropped
         )
+
+    def check_budget(self, live: bool) -> None:
+        """Raises ConfigError where there is a budget, but the source is a file that waits as long as it takes."""
+        if self.budget is not None and not live:
+            raise ConfigError(
+                f"--latency-budget-ms and --target-fps are for what is live, and {self.source.name} waits until each "
+                "frame is done; add --realtime to play it at its own pace"
+            )
 
 
 class FileRun:
@@ -108,17 +166,28 @@ class FileRun:
     Args:
         spec: a single source, as `media.expand_sources` gives it.
         config: checked already.
+        taps: what follows the run as it goes, such as the browser view.
+        sources, first, place: of the run among several, as `Tracking` takes them.
     """
 
-    def __init__(self, spec: str, config: RunConfig) -> None:
+    def __init__(
+        self,
+        spec: str,
+        config: RunConfig,
+        taps: Sequence[Tap] = (),
+        sources: int = 1,
+        first: Tracking | None = None,
+        place: int = 0,
+    ) -> None:
         from sharpose_rt.media import is_live, open_source
 
-        self.spec, self.config = spec, config
+        self.spec, self.config, self.taps, self.place = spec, config, tuple(taps), place
         self.source = open_source(spec, config.source)
-        self.live = is_live(spec)
+        self.live = is_live(spec, config.source)
         self._check()
-        self.tracking = Tracking(self.source, config)
+        self.tracking = Tracking(self.source, config, sources, first, place)
         self.totals = self.tracking.totals
+        self.totals.live = self.live
         self._paths: OutputPaths | None = None
         self._sinks: list[Sink] = []
         self._forward: list[tuple[float, Poses]] = []
@@ -126,6 +195,10 @@ class FileRun:
         self._stopped = False
 
     def _check(self) -> None:
+        from sharpose_rt.skeletons.convert import check_format
+
+        for name in self.config.output.formats:
+            check_format(name, {})
         if self.config.smooth.method != "rts":
             return
         if self.live:
@@ -142,7 +215,8 @@ class FileRun:
         from sharpose_rt.stages import WriteStage
 
         with_rts = self.config.smooth.method == "rts"
-        write = WriteStage(lambda: self._open_sinks(video=self.config.output.video and not with_rts), self.totals)
+        sinks = lambda: self._open_sinks(video=self.config.output.video and not with_rts)  # noqa: E731
+        write = WriteStage(sinks, self.totals, self.tracking.observe)
         self._pipeline = self.tracking.pipeline(write, live=self.live)
         if self._stopped:
             self._pipeline.stop()
@@ -175,12 +249,17 @@ class FileRun:
     def _open_sinks(self, *, video: bool, stream: bool = True) -> Iterator[Sink]:
         """Opens the outputs one by one, so that whoever takes them can close those that opened before one failed."""
         from sharpose_rt.skeletons import output_paths
+        from sharpose_rt.skeletons.convert import WRITERS
         from sharpose_rt.stages import ImageSink, StreamSink, VideoSink
 
         output, info = self.config.output, self.source.info
-        paths = self._paths = self._paths or output_paths(output.directory, info.stem, output.overwrite)
-        if stream and output.stream:
-            yield self._keep(StreamSink(paths.stream, self._header, live=self.live, overwrite=output.overwrite))
+        paths = self._paths = self._paths or output_paths(
+            output.directory, info.stem, output.overwrite, [WRITERS[name].suffix for name in output.formats]
+        )
+        if stream and (output.stream or self.taps):
+            path = paths.stream if output.stream else None
+            options = {"live": self.live, "overwrite": output.overwrite, "taps": self.taps}
+            yield self._keep(StreamSink(path, self._header(), info, **options, state=lambda: self.source.state))
         if video and info.kind in ("image", "images"):
             yield self._keep(ImageSink(paths.image, info, self.tracking.skeleton, self.config.draw))
         elif video:
@@ -230,7 +309,7 @@ class FileRun:
             tracker=self.tracking.tracker.name,
             # Until the backward pass has been, the stream holds what the forward one smoothed.
             smoothing="kalman" if config.smooth.method == "rts" else config.smooth.method,
-            version=version(),
+            version=__version__,
         )
 
     def _finish(self) -> Results:
@@ -242,19 +321,31 @@ class FileRun:
         figures = self._figures()
         stream = next((s.path for s in self._sinks if isinstance(s, StreamSink)), None)
         video = next((s.path for s in self._sinks if not isinstance(s, StreamSink)), None)
-        summary = None
-        if self._paths is not None:
-            self._paths.release()
-            summary = self._paths.summary
-            write_summary(summary, figures)
-        return Results(self.status, stream, video, summary, figures)
+        summary, formats = None, ()
+        try:
+            formats = self._convert(stream)
+        finally:
+            if self._paths is not None:
+                self._paths.release()
+                summary = self._paths.summary
+                write_summary(summary, figures)
+        return Results(self.status, stream, video, summary, figures, formats)
+
+    def _convert(self, stream: Path | None) -> tuple[Path, ...]:
+        """The skeletons in the other formats that are wanted, made from the finished stream."""
+        from sharpose_rt.skeletons.convert import convert_all
+
+        output = self.config.output
+        if stream is None or not output.formats:
+            return ()
+        slots = {} if output.person_slots is None else {"person_slots": output.person_slots}
+        return tuple(convert_all(stream, output.formats, overwrite=output.overwrite, fill=output.fill, **slots))
 
     def _figures(self) -> dict[str, Any]:
         from sharpose_rt.skeletons import versions
 
         t, pipeline = self.totals, self._pipeline
         stats = pipeline.stats().summary() if pipeline is not None else {}
-        latency = {f"p{q}": t.latency.percentile(q) * 1e3 for q in (50, 95, 99)}
         elapsed_s = stats.get("elapsed_s", 0.0)
         return {
             "status": self.status,
@@ -265,10 +356,13 @@ class FileRun:
             "people": {"rows": t.people, "most_in_a_frame": t.most_people, "ids": len(t.ids - {0})},
             "stages": {"coarse": t.coarse, "fine": t.fine, "predicted": t.predicted},
             "exit_rate": t.exit_rate,
-            "latency_ms": {"capture_to_output": latency},
+            "latency_ms": t.latency_ms(),
+            "budget": None if self.tracking.budget is None else self.tracking.budget.summary(),
+            "losses": [vars(loss) for loss in self.source.losses],
             "pipeline": stats,
             "detector": self.tracking.detector.name,
             "device": str(self.tracking.engine.device) if self.tracking.opened else None,
+            "backend": self.tracking.engine.backend.name if self.tracking.opened else None,
             "precision": str(self.tracking.engine.dtype) if self.tracking.opened else None,
             "weights": vars(self.tracking.engine.weights) if self.tracking.opened else None,
             "config": to_dict(self.config),
@@ -299,18 +393,15 @@ def count_dropped(dropped: Frame | Packet, kept: Frame | Packet) -> Frame | Pack
     if isinstance(kept, Packet):
         assert isinstance(dropped, Packet)
         detections = dropped.detections if kept.detections is None else kept.detections
-        return replace(kept, frame=_counted(dropped.frame, kept.frame), detections=detections)
+        new_scene = kept.new_scene or dropped.new_scene
+        return replace(kept, frame=_counted(dropped.frame, kept.frame), detections=detections, new_scene=new_scene)
     assert isinstance(dropped, Frame)
     return _counted(dropped, kept)
 
 
 def _counted(dropped: Frame, kept: Frame) -> Frame:
-    return replace(kept, dropped_before=kept.dropped_before + dropped.dropped_before + 1)
-
-
-def version() -> str:
-    """Version of this package."""
-    try:
-        return importlib.metadata.version("sharpose-rt")
-    except importlib.metadata.PackageNotFoundError:
-        return "0+unknown"
+    return replace(
+        kept,
+        dropped_before=kept.dropped_before + dropped.dropped_before + 1,
+        lost_before_s=kept.lost_before_s + dropped.lost_before_s,
+    )

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from sharpose_rt import __version__
 from sharpose_rt.errors import SharposeError
 
 _COMMANDS = (
@@ -21,12 +22,19 @@ _COMMANDS = (
     "convert",
     "doctor",
     "train",
+    "pretrain",
     "train-detector",
     "eval",
     "eval-detector",
+    "eval-track",
     "bench",
 )
-_MODULES = {"eval": "evaluate", "eval-detector": "eval_detector", "train-detector": "train_detector"}
+_MODULES = {
+    "eval": "evaluate",
+    "eval-detector": "eval_detector",
+    "eval-track": "eval_track",
+    "train-detector": "train_detector",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Real-time multi-person pose tracking: video in, tracked and time-stamped skeletons out.",
         epilog="`sharpose-rt --source X` is short for `sharpose-rt track --source X`.",
     )
-    parser.add_argument("--version", action="version", version=f"sharpose-rt {_version()}")
+    parser.add_argument("--version", action="version", version=f"sharpose-rt {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in _COMMANDS:
         module = importlib.import_module(f"sharpose_rt.commands.{_MODULES.get(name, name)}")
@@ -77,15 +85,6 @@ def build_parser() -> argparse.ArgumentParser:
         module.add_arguments(command)
         command.set_defaults(command=module)
     return parser
-
-
-def _version() -> str:
-    from importlib import metadata
-
-    try:
-        return metadata.version("sharpose-rt")
-    except metadata.PackageNotFoundError:
-        return "0+unknown"
 
 
 if __name__ == "__main__":

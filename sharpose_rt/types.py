@@ -6,8 +6,10 @@ the top left pixel. A value that went into a stage is never changed by it: array
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import time
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +67,7 @@ class Frame(_Shaped):
         captured_at_s: monotonic clock in seconds when the frame was had.
         source: name of the picture where each frame has its own (a folder of images), else "".
         dropped_before: frames that a live source dropped between the last frame and this one.
+        lost_before_s: seconds for which a live source was gone between the last frame and this one.
     """
 
     frame_id: int
@@ -73,6 +76,7 @@ class Frame(_Shaped):
     captured_at_s: float = 0.0
     source: str = ""
     dropped_before: int = 0
+    lost_before_s: float = 0.0
 
     def __post_init__(self) -> None:
         image = self.image_bgr
@@ -135,6 +139,10 @@ class Tracks(_Shaped):
 
     def __len__(self) -> int:
         return len(self.bboxes_xyxy)
+
+    def take(self, rows: Int64) -> Tracks:
+        """The people of these rows."""
+        return Tracks(self.bboxes_xyxy[rows], self.bbox_scores[rows], self.track_ids[rows], self.detected[rows])
 
     @classmethod
     def empty(cls) -> Tracks:
@@ -230,7 +238,8 @@ class Packet:
     """One frame on its way through the stages; each stage hands on a copy with its own part filled in.
 
     `detections` is None where the detector did not run on this frame. `left_s` are monotonic times in seconds at
-    which the frame left each stage, by stage name, in order.
+    which the frame left each stage, by stage name, in order. `budget` is what the latency controller had set for it.
+    `new_scene`: the picture has nothing to do with the one before, after a cut or a change of size.
     """
 
     frame: Frame
@@ -238,3 +247,15 @@ class Packet:
     tracks: Tracks | None = None
     poses: Poses | None = None
     left_s: dict[str, float] = field(default_factory=dict)
+    budget: dict[str, Any] | None = None
+    new_scene: bool = False
+
+    def left(self, stage: str, **parts: object) -> Packet:
+        """A copy with `parts` filled in, which leaves `stage` now."""
+        return replace(self, left_s={**self.left_s, stage: time.monotonic()}, **parts)  # type: ignore[arg-type]
+
+    @property
+    def spans_ms(self) -> dict[str, float]:
+        """Milliseconds from leaving the stage before (at first: from capture) to leaving each, waits included."""
+        times = [self.frame.captured_at_s, *self.left_s.values()]
+        return {stage: 1e3 * max(0.0, b - a) for stage, a, b in zip(self.left_s, times, times[1:], strict=False)}

@@ -33,3 +33,9 @@ def cuda() -> str:
             pytest.fail(f"SHARPOSE_REQUIRE_GPU=1, but there is {reason}")
         pytest.skip(reason)
     return "cuda"
+
+
+@pytest.fixture(autouse=True)
+def auto_is_torch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backend `auto` measures nothing in tests: what they find must not depend on which one is faster today."""
+    monkeypatch.setattr("sharpose_rt.engine.choice.installed", lambda: ("torch",))

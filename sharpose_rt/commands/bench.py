@@ -17,15 +17,17 @@ T = TypeVar("T")
 
 HELP = "measure speed: the networks alone, whole runs over a clip"
 
+_POSE_OPTIONS = ("model", "weights", "quality_threshold", "device", "backend", "precision")
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _FOUND = "found"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares `model`, `pipeline` and `report`."""
-    actions = parser.add_subparsers(title="actions", metavar="model|pipeline|report", required=True)
+    """Declares `model`, `pipeline`, `peers` and `report`."""
+    actions = parser.add_subparsers(title="actions", metavar="model|pipeline|peers|report", required=True)
     _add_model(actions.add_parser("model", help="SHaRPose against a dense network of its size, in turns"))
     _add_pipeline(actions.add_parser("pipeline", help="whole runs over a clip: fps, latency, memory, stages"))
+    _add_peers(actions.add_parser("peers", help="other packages over the same frames and boxes of people"))
     _add_report(actions.add_parser("report", help="write measurements up as Markdown"))
 
 
@@ -43,6 +45,12 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--behaviour", choices=("paper", "released"), default="paper", help="default: paper")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", choices=_PRECISIONS, default="auto", help="number format of the networks")
+    parser.add_argument(
+        "--backend", nargs="+", choices=("torch", "openvino"), help="what runs the networks (default: all installed)"
+    )
+    parser.add_argument(
+        "--trace", type=Path, metavar="OUT.json", help="also write a profiler's trace of both stages (chrome://tracing)"
+    )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the record here")
     parser.set_defaults(action=bench_model)
 
@@ -56,7 +64,7 @@ def _add_pipeline(parser: argparse.ArgumentParser) -> None:
         metavar="N,..",
         help=f"people in each frame, one run each; '{_FOUND}' is as many as there are (default: {_FOUND},1,5,10,20)",
     )
-    parser.add_argument("--frames", type=int, default=300, metavar="N", help="frames of the clip (default: 300)")
+    parser.add_argument("--frames", type=int, default=120, metavar="N", help="frames of the clip (default: 120)")
     parser.add_argument(
         "--video", action=argparse.BooleanOptionalAction, default=True, help="write the annotated video (default: yes)"
     )
@@ -72,6 +80,7 @@ def _add_pipeline(parser: argparse.ArgumentParser) -> None:
         ("--quality-threshold", "crops of lower predicted quality are refined"),
         ("--detector", "auto, bundled, an ultralytics model, full, or a boxes file"),
         ("--device", "auto, cpu, cuda or cuda:N"),
+        ("--backend", "auto, torch or openvino"),
     ):
         run.add_argument(option, type=float if option == "--quality-threshold" else str, help=text)
     run.add_argument("--precision", choices=_PRECISIONS, help="number format of the network")
@@ -79,6 +88,20 @@ def _add_pipeline(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any other option")
     run.add_argument("--offline", action="store_true", default=None, help="download nothing")
     parser.set_defaults(action=bench_pipeline)
+
+
+def _add_peers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--source", required=True, metavar="X", help="a video")
+    parser.add_argument("--peers", type=_list(str), metavar="A,..", help="ours,dense-loop,mediapipe,rtmlib,ultralytics")
+    parser.add_argument("--frames", type=int, default=40, metavar="N", help="frames of the clip (default: 40)")
+    parser.add_argument("--people", type=_people, metavar="N", help="boxes in each frame (default: as many as found)")
+    parser.add_argument("--detector", default="auto", help="finds the boxes; also a file of boxes")
+    for option in _POSE_OPTIONS:
+        kind = float if option == "quality_threshold" else str
+        parser.add_argument(f"--{option.replace('_', '-')}", type=kind, help="of ours; see `track --help`")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the record here")
+    parser.add_argument("--offline", action="store_true", help="make no environment, download nothing")
+    parser.set_defaults(action=bench_peers)
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +125,7 @@ def bench_model(args: argparse.Namespace) -> int:
     """
     from sharpose_rt.bench.model import ModelBench, run_model_bench
     from sharpose_rt.bench.record import check_writable
-    from sharpose_rt.bench.report import model_cells
+    from sharpose_rt.bench.report import MODEL_HEADINGS, model_cells
     from sharpose_rt.models import VARIANTS
 
     config = ModelBench(
@@ -113,15 +136,19 @@ def bench_model(args: argparse.Namespace) -> int:
         behaviour=args.behaviour,
         device=args.device,
         precision=args.precision,
+        backends=tuple(args.backend or ()),
     )
-    check_writable(args.json)
+    check_writable(args.json, args.trace)
     record = run_model_bench(config, _say)
-    headings = ("model", "batch", "network", "exit", "crops/s", "p50 ms", "p95 ms", "GMACs", "GEMM", "against dense")
-    rows = ([row["model"], str(row["batch"]), *model_cells(row)] for row in record["results"])
-    _print(_table(headings, rows))
+    _print(_table(("model", *MODEL_HEADINGS), ([row["model"], *model_cells(row)] for row in record["results"])))
     settings = record["settings"]
     _print(f"{settings['device']}, {settings['precision']}, {settings['backend']}; ratios: median (10-90 % of rounds)")
     _save(record, args.json)
+    if args.trace is not None:
+        from sharpose_rt.bench.trace import write_trace
+
+        _print(write_trace(config, args.trace))
+        _print(f"trace: {args.trace}")
     return 0
 
 
@@ -153,13 +180,41 @@ def bench_pipeline(args: argparse.Namespace) -> int:
     return 0
 
 
+def bench_peers(args: argparse.Namespace) -> int:
+    """Measures other packages beside ours, prints a table, writes the record.
+
+    Raises:
+        SharposeError: the clip or the detector cannot be used.
+    """
+    from sharpose_rt.bench import report
+    from sharpose_rt.bench.compare import PEERS, PeerBench, run_peer_bench
+    from sharpose_rt.bench.record import check_writable
+    from sharpose_rt.config import DetectorConfig, PoseConfig
+
+    pose = {key: getattr(args, key) for key in _POSE_OPTIONS if getattr(args, key) is not None}
+    bench = PeerBench(
+        args.source,
+        tuple(args.peers or PEERS),
+        args.frames,
+        args.people,
+        merge(PoseConfig(), pose, where="command line"),
+        DetectorConfig(args.detector),
+        args.offline,
+    )
+    check_writable(args.json)
+    record = run_peer_bench(bench, _say)
+    _print(_table(report.PEER_HEADINGS, map(report.peer_cells, record["results"])))
+    _save(record, args.json)
+    return 0
+
+
 def run_config(args: argparse.Namespace) -> RunConfig:
     """The configuration of the runs: defaults, `--config`, `--set`, then the options of the command line.
 
     Raises:
         ConfigError: an unknown key or a bad value.
     """
-    pose = {key: getattr(args, key) for key in ("model", "weights", "quality_threshold", "device", "precision")}
+    pose = {key: getattr(args, key) for key in _POSE_OPTIONS}
     changes: dict[str, Any] = {
         "pose": {key: value for key, value in pose.items() if value is not None},
         "source": {"max_frames": args.frames},

@@ -1,46 +1,91 @@
-"""`sharpose-rt convert`: a skeleton stream in the format of another program."""
+"""`sharpose-rt convert`: a skeleton stream in the format of another program, or the other way round."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from sharpose_rt.errors import ConfigError
 
-HELP = "write a skeleton stream as openpose, alphapose, coco, kinetics, pyskl, mot, csv or trc"
+HELP = "write a skeleton stream as openpose, alphapose, coco, kinetics, pyskl, mot, csv, parquet or trc; or read one"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The stream, the format and its options."""
-    parser.add_argument("stream", metavar="IN", help="a *.skeletons.jsonl file")
-    parser.add_argument("--to", required=True, metavar="FORMAT", help=HELP.removeprefix("write a skeleton stream as "))
-    parser.add_argument("--out", metavar="PATH", help="file or folder to write; default: beside the stream")
+    parser.add_argument("stream", metavar="IN", help="a *.skeletons.jsonl file; with --from what the program wrote")
+    way = parser.add_mutually_exclusive_group(required=True)
+    way.add_argument(
+        "--to", metavar="FORMAT", help="openpose, alphapose, coco, kinetics, pyskl, mot, csv, parquet or trc"
+    )
+    way.add_argument(
+        "--from",
+        dest="from_",
+        metavar="FORMAT",
+        help="write a skeleton stream from openpose, alphapose, mmpose or ultralytics JSON",
+    )
+    parser.add_argument("--out", metavar="PATH", help="file or folder to write; default: beside IN")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
-    parser.add_argument("--person-slots", type=int, metavar="N", help="people of an array (pyskl, kinetics)")
-    parser.add_argument(
+
+    to = parser.add_argument_group("with --to")
+    to.add_argument("--person-slots", type=int, metavar="N", help="people of an array (pyskl, kinetics)")
+    to.add_argument("--fill", choices=("none", "hold", "linear"), help="gaps within a track of an array (pyskl)")
+    to.add_argument("--max-gap", type=float, metavar="S", help="gaps of more seconds are not filled (pyskl)")
+    to.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="any option of the format, as its docs name"
     )
+
+    back = parser.add_argument_group("with --from", "The video tells times and frame size; else give both.")
+    back.add_argument("--video", metavar="FILE", help="the video that the results are of")
+    back.add_argument("--fps", type=float, metavar="N", help="frames per second")
+    back.add_argument("--frame-size", type=_size, metavar="WxH", help="frame size in px, as in 1280x720")
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes the file or files and prints where they are."""
-    from sharpose_rt.skeletons.convert import convert
-
-    options = _options(args.option)
-    if args.person_slots is not None:
-        options["person_slots"] = args.person_slots
-    for path in convert(args.stream, args.to, args.out, overwrite=args.overwrite, **options):
+    for path in _import(args) if args.from_ else _export(args):
         print(path)
     return 0
 
 
-def _options(items: list[str]) -> dict[str, Any]:
-    import yaml
+def _export(args: argparse.Namespace) -> list[Path]:
+    from sharpose_rt.config import override
+    from sharpose_rt.skeletons.convert import convert
 
-    options = {}
-    for item in items:
-        key, sign, text = item.partition("=")
-        if not sign:
-            raise ConfigError(f"--option takes key=value, as in --option min_score=0.2; got {item!r}")
-        options[key] = yaml.safe_load(text)
-    return options
+    options: dict[str, Any] = {}
+    for item in args.option:
+        options |= override(item, "--option")
+    given = {"person_slots": args.person_slots, "fill": args.fill, "max_gap_s": args.max_gap}
+    options |= {name: value for name, value in given.items() if value is not None}
+    return convert(args.stream, args.to, args.out, overwrite=args.overwrite, **options)
+
+
+def _import(args: argparse.Namespace) -> list[Path]:
+    from sharpose_rt.skeletons.importers import import_stream
+
+    what: dict[str, Any] = {"frame_size_wh": args.frame_size, "fps": args.fps}
+    if args.video:
+        what = _facts(args.video)
+    elif args.frame_size is None or args.fps is None:
+        raise ConfigError(
+            "results of other programs tell neither times nor frame size; give --video FILE, or --fps N and "
+            "--frame-size WxH"
+        )
+    return [import_stream(args.stream, args.from_, args.out, overwrite=args.overwrite, **what)]
+
+
+def _facts(video: str) -> dict[str, Any]:
+    """Name, frame size, rate and the media time of each frame, as a run over the video would have them."""
+    from sharpose_rt.media import open_source
+
+    with open_source(video) as source:
+        times_s = [frame.pts_s for frame in source]
+        info = source.info
+    return {"source": info.name, "frame_size_wh": info.size_wh, "fps": info.fps, "times_s": times_s}
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no frame size; WxH in px is accepted, as in 1280x720")
+    return int(width), int(height)

@@ -7,6 +7,7 @@ unless --detector names a model that is not on this machine.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from sharpose_rt.commands import track
@@ -31,8 +32,8 @@ def run(args: argparse.Namespace) -> int:
 
     clip = make_demo_clip(folder / "demo_clip.mp4", args.seconds)
     if not args.quiet:
-        print(f"made {clip}", flush=True)
-    args.source = str(clip)
+        print(f"made {clip}", file=sys.stderr if "-" in args.publish else sys.stdout, flush=True)
+    args.source = [str(clip)]
     return track.run(args)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,19 @@ if TYPE_CHECKING:
     from sharpose_rt.types import Packet
 
 _PLAIN_EVERY_S = 10.0
+
+
+def every_few_seconds(line: Callable[[], str], *, quiet: bool) -> Callable[..., None]:
+    """What writes `line()` to standard error when it is called, at most every ten seconds."""
+    said_s = time.monotonic()
+
+    def say(*_: object) -> None:
+        nonlocal said_s
+        if not quiet and time.monotonic() - said_s >= _PLAIN_EVERY_S:
+            said_s = time.monotonic()
+            print(line(), file=sys.stderr, flush=True)
+
+    return say
 
 
 class Progress:

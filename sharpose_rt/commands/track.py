@@ -7,14 +7,17 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
+from sharpose_rt.commands.taps import add_tap_arguments, open_taps
 from sharpose_rt.config import RunConfig, load, merge
 from sharpose_rt.errors import ConfigError
 
 if TYPE_CHECKING:
     from sharpose_rt.app import FileRun, Results
+    from sharpose_rt.several import SeveralRun
     from sharpose_rt.types import Packet
 
 HELP = "track people and their keypoints through a video, pictures, a camera or a stream (the default command)"
@@ -23,16 +26,21 @@ HELP = "track people and their keypoints through a video, pictures, a camera or 
 _KEYS = {
     "output": "output.directory",
     "overwrite": "output.overwrite",
+    "format": "output.formats",
+    "person_slots": "output.person_slots",
+    "fill": "output.fill",
     "model": "pose.model",
     "weights": "pose.weights",
     "behaviour": "pose.behaviour",
     "quality_threshold": "pose.quality_threshold",
     "flip_test": "pose.flip_test",
     "device": "pose.device",
+    "backend": "pose.backend",
     "precision": "pose.precision",
     "detector": "detector.name",
     "boxes": "detector.name",
     "detect_every": "detector.every",
+    "detect_every_if_sure": "detector.every_if_sure",
     "tracker": "tracker.name",
     "smooth": "smooth.method",
     "start": "source.start_s",
@@ -40,6 +48,15 @@ _KEYS = {
     "stride": "source.stride",
     "max_frames": "source.max_frames",
     "rtsp_transport": "source.rtsp_transport",
+    "camera_size": "source.camera_size_wh",
+    "camera_fps": "source.camera_fps",
+    "camera_format": "source.camera_format",
+    "realtime": "source.realtime",
+    "latency_budget_ms": "budget.latency_ms",
+    "target_fps": "budget.target_fps",
+    "open_timeout": "source.open_timeout_s",
+    "read_timeout": "source.read_timeout_s",
+    "reconnect": "source.reconnect_s",
     "offline": "offline",
 }
 
@@ -48,9 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """All options of a run; each that is not given keeps its value of the configuration."""
     parser.add_argument(
         "--source",
+        action="append",
         required=True,
         metavar="X",
-        help="video, picture, folder or 'glob' of either, webcam, webcam:N, rtsp://..., http://..., or - for stdin",
+        help="video, picture, folder or 'glob' of either, webcam, webcam:N, rtsp://..., http://..., or - for stdin; "
+        "given more than once, or as @FILE with one a line, all are read at once",
     )
     add_run_arguments(parser)
 
@@ -60,6 +79,14 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     out = parser.add_argument_group("output")
     out.add_argument("--output", metavar="DIR", help="folder of the results (default: sharpose_out)")
     out.add_argument("--no-video", action="store_true", help="write no annotated video")
+    out.add_argument(
+        "--format",
+        type=_names,
+        metavar="A,B",
+        help="also write the skeletons as openpose, alphapose, coco, kinetics, pyskl, mot, csv, parquet or trc",
+    )
+    out.add_argument("--person-slots", type=int, metavar="N", help="people in the arrays of --format pyskl, kinetics")
+    out.add_argument("--fill", choices=("none", "hold", "linear"), help="gaps within a track in --format pyskl")
     out.add_argument("--overwrite", action="store_true", default=None, help="replace results of an earlier run")
     out.add_argument("--show", action="store_true", help="show the annotated frames in a window; q ends the run")
     out.add_argument("--quiet", action="store_true", help="print nothing but errors")
@@ -73,21 +100,44 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     pose.add_argument("--flip-test", action="store_true", default=None, help="average with the mirrored crop")
     pose.add_argument("--device", help="auto, cpu, cuda or cuda:N")
+    pose.add_argument("--backend", choices=("auto", "torch", "openvino"), help="what runs the network")
     pose.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="number format of the network")
 
     people = parser.add_argument_group("finding and following people")
     people.add_argument("--detector", metavar="NAME", help="auto, bundled, or an ultralytics model by name or path")
     people.add_argument("--boxes", metavar="full|FILE", help="instead of a detector: the whole frame, or a boxes file")
     people.add_argument("--detect-every", type=int, metavar="N", help="run the detector on every n-th frame")
+    people.add_argument(
+        "--detect-every-if-sure", type=int, metavar="N", help="on every n-th frame while all poses are sure"
+    )
     people.add_argument("--tracker", choices=("sharpose", "bytetrack"), help="how boxes become identities")
     people.add_argument("--smooth", choices=("kalman", "rts", "none"), help="how keypoints are smoothed over time")
+
+    add_tap_arguments(parser)
 
     part = parser.add_argument_group("part of the source")
     part.add_argument("--start", type=float, metavar="S", help="first media time in seconds")
     part.add_argument("--end", type=float, metavar="S", help="media time to end at")
     part.add_argument("--stride", type=int, metavar="N", help="use every n-th frame")
     part.add_argument("--max-frames", type=int, metavar="N", help="stop after so many frames")
-    part.add_argument("--rtsp-transport", choices=("tcp", "udp"), help="for rtsp:// addresses")
+
+    live = parser.add_argument_group("cameras and streams")
+    live.add_argument("--camera-size", type=_size, metavar="WxH", help="asked of a camera, as in 1280x720")
+    live.add_argument("--camera-fps", type=float, metavar="N", help="asked of a camera")
+    live.add_argument("--camera-format", choices=("mjpeg", "yuyv"), help="asked of a camera (default: mjpeg)")
+    live.add_argument("--rtsp-transport", choices=("tcp", "udp"), help="for rtsp:// addresses (default: tcp)")
+    live.add_argument("--open-timeout", type=float, metavar="S", help="wait so long for an answer (default: 10)")
+    live.add_argument("--read-timeout", type=float, metavar="S", help="silent for so long is lost (default: 10)")
+    live.add_argument(
+        "--reconnect", type=_number, metavar="S", help="look so long for what was lost (default: 300; 0: not at all)"
+    )
+    live.add_argument(
+        "--realtime", action="store_true", default=None, help="play a file at its own pace, as a camera would"
+    )
+    live.add_argument(
+        "--latency-budget-ms", type=float, metavar="N", help="keep 95 %% of frames within N ms of their capture"
+    )
+    live.add_argument("--target-fps", type=float, metavar="N", help="keep up N frames a second")
 
     general = parser.add_argument_group("configuration")
     general.add_argument("--config", metavar="FILE|NAME", help="a preset (file, live) or a YAML file")
@@ -95,6 +145,17 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="any option, as in --set smooth.hold_s=0.5"
     )
     general.add_argument("--offline", action="store_true", default=None, help="download nothing")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, sign, height = text.lower().partition("x")
+    if not (sign and width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; WIDTHxHEIGHT is accepted, as in 1280x720")
+    return int(width), int(height)
 
 
 def _number(text: str) -> float:
@@ -130,19 +191,74 @@ def run(args: argparse.Namespace) -> int:
     from sharpose_rt.media import expand_sources
 
     config = build_config(args)
-    for spec in expand_sources(args.source):
-        job = FileRun(spec, config)
-        with stopped_by_signals(job) as signals, _display(args, job) as on_packet:
-            results = job.run(on_packet)
-        if not args.quiet:
-            _print_results(results)
-        if signals:
-            return 128 + signals[0]
+    sources = listed_sources(args.source)
+    if len(sources) > 1:
+        return _run_several(args, config, sources)
+    specs = expand_sources(sources[0])
+    with open_taps(args, config, specs) as taps:
+        for spec in specs:
+            job = FileRun(spec, config, taps)
+            with stopped_by_signals(job) as signals, _display(args, job) as on_packet:
+                results = job.run(on_packet)
+            if not args.quiet:
+                _print_results(results, sys.stderr if "-" in args.publish else sys.stdout)
+            if signals:
+                return 128 + signals[0]
     return 0
 
 
+def listed_sources(given: list[str]) -> list[str]:
+    """The sources with each '@FILE' replaced by its lines; empty ones, and those that begin with '#', are left out.
+
+    Raises:
+        ConfigError: a list cannot be read, or is empty.
+    """
+    sources: list[str] = []
+    for name in given:
+        if not name.startswith("@"):
+            sources.append(name)
+            continue
+        try:
+            lines = Path(name[1:]).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read the list of sources {name[1:]}: {error}") from error
+        found = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+        if not found:
+            raise ConfigError(f"the list of sources {name[1:]} is empty; one source a line is accepted")
+        sources += found
+    return sources
+
+
+def _run_several(args: argparse.Namespace, config: RunConfig, sources: list[str]) -> int:
+    """Runs all sources at once; 2 when one of them failed."""
+    from sharpose_rt.commands.progress import every_few_seconds
+    from sharpose_rt.media import expand_sources
+    from sharpose_rt.several import SeveralRun
+
+    if args.show:
+        raise ConfigError("--show is for a single source; --serve 8080 shows several in a browser")
+    specs = [spec for source in sources for spec in expand_sources(source)]
+    if len(specs) > len(sources):
+        raise ConfigError(
+            f"a folder or glob among several sources stands for {len(specs) - len(sources) + 1} or more videos, which "
+            "come one after the other; name each of them by its own --source"
+        )
+    with open_taps(args, config, specs, at_once=len(specs)) as taps:
+        job = SeveralRun(specs, config, taps)
+        with stopped_by_signals(job) as signals:
+            found = job.run(every_few_seconds(job.status_line, quiet=args.quiet))
+        for run, results in zip(job.runs, found, strict=True):
+            if not args.quiet:
+                file = sys.stderr if "-" in args.publish else sys.stdout
+                print(run.source.name, file=file)
+                _print_results(results, file)
+    if signals:
+        return 128 + signals[0]
+    return 2 if any(results.status == "error" for results in found) else 0
+
+
 @contextmanager
-def stopped_by_signals(job: FileRun) -> Iterator[list[int]]:
+def stopped_by_signals(job: FileRun | SeveralRun) -> Iterator[list[int]]:
     """Ctrl-C or SIGTERM end the run in order, a second one at once; gives the signals that came."""
     came: list[int] = []
 
@@ -184,14 +300,16 @@ def _display(args: argparse.Namespace, job: FileRun) -> Iterator[Any]:
             yield show
 
 
-def _print_results(results: Results) -> None:
+def _print_results(results: Results, file: TextIO) -> None:
     figures = results.figures
     fps = figures["frames_per_s"]
     exit_rate = figures["exit_rate"]
     exits = "" if exit_rate is None else f", {100 * exit_rate:.0f} % of poses left after the coarse stage"
     speed = "" if fps is None else f" at {fps:.1f} fps"
-    print(f"{results.status}: {figures['frames']} frames{speed}, {figures['people']['ids']} ids{exits}")
+    print(f"{results.status}: {figures['frames']} frames{speed}, {figures['people']['ids']} ids{exits}", file=file)
     for name, path in (("skeletons", results.stream), ("video", results.video), ("summary", results.summary)):
         if path is not None:
-            print(f"  {name:<10} {path}")
-    sys.stdout.flush()
+            print(f"  {name:<10} {path}", file=file)
+    for path in results.formats:
+        print(f"  {'format':<10} {path}", file=file)
+    file.flush()

@@ -1,9 +1,11 @@
 """Options of a run: what they are (`schema`) and where they come from (`load`)."""
 
-from sharpose_rt.config.load import find_preset, load, merge, preset_names, read_yaml, to_dict
+from sharpose_rt.config.load import find_preset, load, merge, override, preset_names, read_yaml, to_dict
 from sharpose_rt.config.schema import (
+    BudgetConfig,
     DetectorConfig,
     DrawConfig,
+    LiveConfig,
     OutputConfig,
     PoseConfig,
     RunConfig,
@@ -13,8 +15,10 @@ from sharpose_rt.config.schema import (
 )
 
 __all__ = [
+    "BudgetConfig",
     "DetectorConfig",
     "DrawConfig",
+    "LiveConfig",
     "OutputConfig",
     "PoseConfig",
     "RunConfig",
@@ -24,6 +28,7 @@ __all__ = [
     "find_preset",
     "load",
     "merge",
+    "override",
     "preset_names",
     "read_yaml",
     "to_dict",

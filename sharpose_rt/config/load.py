@@ -7,6 +7,7 @@ the file, the key's path and the nearest name that exists.
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -20,6 +21,7 @@ from sharpose_rt.config.schema import RunConfig
 from sharpose_rt.errors import ConfigError
 
 T = TypeVar("T")
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # 1e-3, which YAML 1.1 takes for text
 
 # Installed, the presets lie inside the package; in a checkout, beside it.
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -91,18 +93,27 @@ def load(config: str | None = None, overrides: Iterable[str] = (), base: RunConf
         path = find_preset(config)
         result = merge(result, read_yaml(path), where=str(path))
     for item in overrides:
-        key, sign, text = item.partition("=")
-        if not sign or not key:
-            raise ConfigError(f"--set takes key=value, as in --set smooth.method=none; got {item!r}")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {item!r}: the value is not YAML") from error
-        tree: Any = value
-        for part in reversed(key.split(".")):
-            tree = {part: tree}
-        result = merge(result, tree, where="--set")
+        result = merge(result, override(item), where="--set")
     return result
+
+
+def override(item: str, option: str = "--set") -> dict[str, Any]:
+    """The nested mapping that `key.path=value` says; the value is YAML.
+
+    Raises:
+        ConfigError: it is of another form; `option` is what it was given by.
+    """
+    key, sign, text = item.partition("=")
+    if not sign or not key:
+        raise ConfigError(f"{option} takes key=value, as in {option} smooth.method=none; got {item!r}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{option} {item!r}: the value is not YAML") from error
+    tree: Any = float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+    for part in reversed(key.split(".")):
+        tree = {part: tree}
+    return tree
 
 
 def merge(config: T, changes: Mapping[str, Any], where: str, path: str = "") -> T:

@@ -9,20 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from sharpose_rt.config.checks import one_of as _one_of
+from sharpose_rt.config.checks import within as _within
 from sharpose_rt.errors import ConfigError
-
-
-def _one_of(name: str, value: str, accepted: tuple[str, ...]) -> None:
-    if value not in accepted:
-        raise ConfigError(f"{name} is {value!r}; one of {', '.join(accepted)} is accepted")
-
-
-def _within(name: str, value: float, low: float, high: float = math.inf, *, above: bool = False) -> None:
-    too_low = value <= low if above else value < low
-    if math.isnan(value) or too_low or value > high:
-        bound = f"above {low:g}" if above else f"at least {low:g}"
-        bound += "" if high == math.inf else f" and at most {high:g}"
-        raise ConfigError(f"{name} is {value:g}; {bound} is accepted")
 
 
 @dataclass(frozen=True)
@@ -43,10 +32,16 @@ class SourceConfig:
     """Asked of a camera; it may give another size, which is then used."""
     camera_fps: float | None = None
     """Asked of a camera."""
+    camera_format: str = "mjpeg"
+    """Asked of a camera: 'mjpeg' (large and fast) or 'yuyv' (raw: nothing lost, but slow above 640x480)."""
+    realtime: bool = False
+    """A file plays at its own pace as a camera would, and frames that come too late are dropped."""
     open_timeout_s: float = 10.0
     """A camera or URL that has not answered by then is an error."""
     read_timeout_s: float = 10.0
     """A live source that has sent no frame for so long is lost."""
+    reconnect_s: float = 300.0
+    """A live source that was lost is looked for again for so long; 0: not at all, inf: for ever."""
     rtsp_transport: str = "tcp"
     """'tcp' or 'udp'."""
     max_bad_frames: int = 30
@@ -66,6 +61,8 @@ class SourceConfig:
             object.__setattr__(self, "camera_size_wh", tuple(self.camera_size_wh))
             if len(self.camera_size_wh) != 2 or min(self.camera_size_wh) < 1:
                 raise ConfigError(f"source.camera_size_wh is {self.camera_size_wh}; [width, height] is accepted")
+        _one_of("source.camera_format", self.camera_format, ("mjpeg", "yuyv"))
+        _within("source.reconnect_s", self.reconnect_s, 0)
         _within("source.open_timeout_s", self.open_timeout_s, 0, above=True)
         _within("source.read_timeout_s", self.read_timeout_s, 0, above=True)
         _one_of("source.rtsp_transport", self.rtsp_transport, ("tcp", "udp"))
@@ -86,6 +83,9 @@ class DetectorConfig:
     """Longer side of the picture that an ultralytics model sees, px."""
     every: int = 1
     """The detector runs on every n-th frame; the last pose carries boxes on in between."""
+    every_if_sure: int = 0
+    """While the poses of all people are sure, it runs on every n-th frame instead; 0 makes no difference. Somebody new
+    is then seen up to so many frames late."""
     max_people: int = 100
     """The strongest so many boxes are kept."""
 
@@ -94,6 +94,7 @@ class DetectorConfig:
         _within("detector.iou_threshold", self.iou_threshold, 0, 1)
         _within("detector.image_size", self.image_size, 32, 8192)
         _within("detector.every", self.every, 1)
+        _within("detector.every_if_sure", self.every_if_sure, 0)
         _within("detector.max_people", self.max_people, 1)
         if not self.name:
             raise ConfigError("detector.name is empty; 'auto' is accepted, or a model's name or path")
@@ -113,6 +114,8 @@ class TrackerConfig:
     """Detections that confirm a new track; where a source begins, sure ones are confirmed at once."""
     max_lost_s: float = 1.0
     """A track that was not seen for so long in media time ends."""
+    scene_cut: float = 14.0
+    """Change of a frame's colours, 0 to 255, from which it counts as a cut, where all tracks end; 0 finds no cuts."""
 
     def __post_init__(self) -> None:
         _one_of("tracker.name", self.name, ("sharpose", "bytetrack"))
@@ -120,6 +123,7 @@ class TrackerConfig:
         _within("tracker.match_threshold", self.match_threshold, 0, 1)
         _within("tracker.min_detections", self.min_detections, 1)
         _within("tracker.max_lost_s", self.max_lost_s, 0)
+        _within("tracker.scene_cut", self.scene_cut, 0, 255)
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,8 @@ class PoseConfig:
     """Average with the mirrored crop: better and twice as dear."""
     device: str = "auto"
     """'auto', 'cpu', 'cuda' or 'cuda:N'."""
+    backend: str = "auto"
+    """'torch', 'openvino' (CPU; the extra `cpu`), or 'auto': what is installed and was measured to be faster here."""
     precision: str = "auto"
     """'auto', 'fp32', 'bf16' or 'fp16'."""
     max_batch: int = 32
@@ -149,6 +155,7 @@ class PoseConfig:
 
     def __post_init__(self) -> None:
         _one_of("pose.behaviour", self.behaviour, ("auto", "paper", "released"))
+        _one_of("pose.backend", self.backend, ("auto", "torch", "openvino"))
         _one_of("pose.precision", self.precision, ("auto", "fp32", "bf16", "fp16"))
         if self.device not in ("auto", "cpu", "cuda") and not (
             self.device.startswith("cuda:") and self.device[5:].isdigit()
@@ -160,6 +167,32 @@ class PoseConfig:
         if self.threads is not None:
             _within("pose.threads", self.threads, 1, 1024)
         _within("pose.box_padding", self.box_padding, 0.5, 4)
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """What a live run keeps to by giving up accuracy where it costs least; see `stages.budget` for how."""
+
+    latency_ms: float | None = None
+    """95 of 100 frames come out within so long of their capture; None: no such aim."""
+    target_fps: float | None = None
+    """So many frames a second come out, where the source gives as many; None: no such aim."""
+    longest_detect_every: int = 30
+    """The detector is stretched to every n-th frame at most."""
+    predict: bool = True
+    """In the last resort people are estimated in turn, and predicted by the smoother between."""
+
+    def __post_init__(self) -> None:
+        if self.latency_ms is not None:
+            _within("budget.latency_ms", self.latency_ms, 0, above=True)
+        if self.target_fps is not None:
+            _within("budget.target_fps", self.target_fps, 0, 1000, above=True)
+        _within("budget.longest_detect_every", self.longest_detect_every, 1)
+
+    @property
+    def wanted(self) -> bool:
+        """There is an aim."""
+        return self.latency_ms is not None or self.target_fps is not None
 
 
 @dataclass(frozen=True)
@@ -226,14 +259,48 @@ class OutputConfig:
     """Copy the source's audio."""
     overwrite: bool = False
     """Replace results of an earlier run; else a number is added to the new ones' names."""
+    formats: tuple[str, ...] = ()
+    """Also write the skeletons in these formats of `convert`, when the run has ended."""
+    person_slots: int | None = None
+    """People of the formats that are arrays (pyskl, kinetics); None leaves it to the format."""
+    fill: str = "none"
+    """Gaps within a track in the formats that are arrays: 'none', 'hold' (the last place) or 'linear'."""
 
     def __post_init__(self) -> None:
         _within("output.crf", self.crf, 0, 51)
+        _one_of("output.fill", self.fill, ("none", "hold", "linear"))
+        if self.person_slots is not None:
+            _within("output.person_slots", self.person_slots, 1)
+        if self.formats and not self.stream:
+            raise ConfigError("output.formats are made from the skeleton stream; leave output.stream on")
         _one_of(
             "output.preset",
             self.preset,
             ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"),
         )
+
+
+@dataclass(frozen=True)
+class LiveConfig:
+    """What the browser view shows, and what waits for a consumer. Addresses and secrets are no part of it."""
+
+    picture_px: int = 1280
+    """Longer side of the pictures sent; larger frames are shrunk."""
+    picture_quality: int = 75
+    """JPEG quality, 1 to 100."""
+    picture_fps: float = 30.0
+    """At most so many pictures a second go to a viewer."""
+    history_s: float = 120.0
+    """Skeletons of so many seconds of media time can be downloaded."""
+    publish_queue: int = 256
+    """Records that wait at most for a consumer with `--publish-policy queue`."""
+
+    def __post_init__(self) -> None:
+        _within("live.picture_px", self.picture_px, 64, 8192)
+        _within("live.picture_quality", self.picture_quality, 1, 100)
+        _within("live.picture_fps", self.picture_fps, 0, 240, above=True)
+        _within("live.history_s", self.history_s, 1, 3600)
+        _within("live.publish_queue", self.publish_queue, 1, 65536)
 
 
 @dataclass(frozen=True)
@@ -244,9 +311,11 @@ class RunConfig:
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     pose: PoseConfig = field(default_factory=PoseConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
     smooth: SmoothConfig = field(default_factory=SmoothConfig)
     draw: DrawConfig = field(default_factory=DrawConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
+    live: LiveConfig = field(default_factory=LiveConfig)
     queue_frames: int = 8
     """Frames that wait at most between two stages of a file; a live source keeps only the newest."""
     offline: bool = False

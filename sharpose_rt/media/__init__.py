@@ -1,14 +1,19 @@
 """Pictures in and out: sources with true media time, the annotated video, drawing."""
 
 from sharpose_rt.media.draw import Painter, track_colour
+from sharpose_rt.media.group import Round, SourceGroup
 from sharpose_rt.media.opening import expand_sources, is_live, open_source
+from sharpose_rt.media.paced import PacedSource
 from sharpose_rt.media.redact import redact
 from sharpose_rt.media.source import Source, SourceInfo
 from sharpose_rt.media.writer import VideoWriter, write_image
 
 __all__ = [
+    "PacedSource",
     "Painter",
+    "Round",
     "Source",
+    "SourceGroup",
     "SourceInfo",
     "VideoWriter",
     "expand_sources",

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import SourceConfig
-from sharpose_rt.errors import SourceError
+from sharpose_rt.errors import SourceError, SourceLost
 from sharpose_rt.media.interrupt import interruptible
 from sharpose_rt.media.source import Source, SourceInfo
 
@@ -27,6 +27,8 @@ _TEXT_FORMATS = frozenset(("tty", "bin", "xbin", "adf", "idf"))
 _FALLBACK_FPS = 25.0
 # A step back by less is frames out of order; by more, the stream's clock began anew.
 _RESTART_S = 1.0
+# A live stream whose time runs ahead of ours by so much in one step has set its clock anew, too.
+_LEAP_S = 5.0
 
 
 class MediaClock:
@@ -35,7 +37,7 @@ class MediaClock:
     A missing timestamp, and every one after timestamps that run out of order (AVI with B-frames), becomes the last
     time plus one frame; after a jump back (a restarted stream) time goes on from where it was; of frames with the same
     time each is half a frame after the one before. Where frames are `live`, the time that passed takes the place of
-    the frame rate.
+    the frame rate, and a leap far ahead of it counts as a restart.
     """
 
     def __init__(self, time_base: float, origin: int | None, fps: float | None, live: bool = False) -> None:
@@ -68,7 +70,10 @@ class MediaClock:
     def _after(self, last_s: float, pts: int, step_s: float) -> float:
         pts_s = self._seconds(pts)
         if pts_s > last_s:
-            return pts_s
+            if not self._live or pts_s - last_s < step_s + _LEAP_S:
+                return pts_s
+            self._origin = pts - round((last_s + step_s) / self._time_base)
+            return last_s + step_s
         if pts_s == last_s:
             return last_s + step_s / 2
         if last_s - pts_s < _RESTART_S:
@@ -89,7 +94,6 @@ class ContainerSource(Source):
 
     kind = "video"
     stem = "video"
-    live = False
 
     def __init__(self, spec: str, config: SourceConfig) -> None:
         super().__init__(spec, config)
@@ -247,18 +251,23 @@ class ContainerSource(Source):
                 self._check_lost(error, time.monotonic() - began_s)
                 bad += 1
                 if bad > self.config.max_bad_frames:
-                    raise SourceError(
-                        f"{self.name}: {bad} undecodable frames in a row after frame {self._decoded} "
-                        f"({error.strerror or error}); the file is damaged from there on, use --end, or repair it"
-                    ) from None
+                    raise self._too_bad(bad, error) from None
                 packets = packets if packet is not None else None
                 continue
             for frame in frames:
+                if self.live and frame.is_corrupt:  # what a decoder paints over a lost packet is no picture
+                    continue
                 bad = 0
                 self._decoded += 1
                 yield frame
         if not self._stop.is_set():
             self._warn_if_short()
+
+    def _too_bad(self, bad: int, error: Exception) -> SourceError:
+        seen = f"{self.name}: {bad} undecodable frames in a row after frame {self._decoded} ({error})"
+        if self.live:
+            return SourceLost(f"{seen}; see that the network holds, or try another source.rtsp_transport")
+        return SourceError(f"{seen}; the file is damaged from there on, use --end, or repair it")
 
     def _warn_if_short(self) -> None:
         if self.live:

@@ -35,6 +35,8 @@ _SCHEMES = _LIVE_SCHEMES | {"http", "https"}
 # Formats without timestamps: FFmpeg invents 25 frames a second, so the arrival counts.
 _UNTIMED_FORMATS = frozenset(("mpjpeg", "mjpeg"))
 _RETRY_S = 0.02
+# What a camera calls its formats. Raw pictures do not fit through USB 2 at full size and rate; motion JPEG does.
+_CAMERA_FORMATS = {"mjpeg": "MJPG", "yuyv": "YUYV"}
 
 
 class NetworkVideo(ContainerSource):
@@ -53,6 +55,7 @@ class NetworkVideo(ContainerSource):
         if self._scheme not in ("udp", "rtp", "srt") and not parts.hostname:
             raise SourceError(f"{self.name} names no host; {self._scheme}://HOST/PATH is accepted")
         self.live = self._scheme in _LIVE_SCHEMES
+        self.finite = False
         file = Path(parts.path)
         named = self._scheme in ("http", "https") and file.suffix and file.stem
         self.stem = re.sub(r"[^\w.-]+", "_", file.stem if named else f"{self._scheme}_{parts.hostname or 'any'}")
@@ -69,7 +72,8 @@ class NetworkVideo(ContainerSource):
         return self.config.open_timeout_s, self.config.read_timeout_s
 
     def _opened(self) -> None:
-        self.live = self._scheme in _LIVE_SCHEMES or not self._container.duration
+        self.finite = bool(self._container.duration)
+        self.live = self._scheme in _LIVE_SCHEMES or not self.finite
 
     def _timestamp(self, frame: Any) -> int | None:
         untimed = self.live and self._container.format.name in _UNTIMED_FORMATS
@@ -98,7 +102,9 @@ class NetworkVideo(ContainerSource):
                 "see that it runs and can be reached, or raise source.open_timeout_s"
             ) from None
         hint = "see that the address is right and that the server runs"
-        if isinstance(error, (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError)):
+        if isinstance(error, av.error.ProtocolNotFoundError):
+            hint = f"the FFmpeg inside PyAV {av.__version__} was built without {self._scheme}; use rtsp or http"
+        elif isinstance(error, (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError)):
             hint = f"give user and password: {self._scheme}://USER:PASSWORD@HOST/..."
         elif isinstance(error, av.error.InvalidDataError):
             hint = "it answers, but not with a video; see that the path is right"
@@ -227,6 +233,9 @@ def open_capture(device: int | str) -> Capture:
 class Camera(Source):
     """A camera of this machine; media time is the monotonic clock since its first frame."""
 
+    live = True
+    finite = False
+
     def __init__(
         self,
         spec: str,
@@ -249,9 +258,9 @@ class Camera(Source):
         self._capture = capture = self._factory(self._device)
         if not capture.isOpened():
             raise SourceError(self._no_camera("it does not open; another program may be using it"))
-        # Raw pictures do not fit through USB 2 at full size and rate; motion JPEG does.
-        capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
+        capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*_CAMERA_FORMATS[self.config.camera_format]))
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        capture.set(cv2.CAP_PROP_READ_TIMEOUT_MSEC, 1e3 * self.config.read_timeout_s)
         if self.config.camera_size_wh is not None:
             capture.set(cv2.CAP_PROP_FRAME_WIDTH, self.config.camera_size_wh[0])
             capture.set(cv2.CAP_PROP_FRAME_HEIGHT, self.config.camera_size_wh[1])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
+from urllib.parse import urlsplit
 
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.media import files, live
+from sharpose_rt.media.paced import PacedSource
+from sharpose_rt.media.reconnect import Reconnecting
 from sharpose_rt.media.source import Source
 
 
@@ -13,7 +16,8 @@ def open_source(spec: str, config: SourceConfig | None = None) -> Source:
     """The source that `spec` names, not yet opened.
 
     Accepts a video file, an image, a folder or a glob of images (or of one video), 'webcam', 'webcam:N', a camera's
-    device path, an RTSP, RTMP, SRT, UDP or HTTP(S) address, and '-' for a video on standard input.
+    device path, an RTSP, RTMP, SRT, UDP or HTTP(S) address, and '-' for a video on standard input. A camera or a stream
+    that is lost is looked for again (`config.reconnect_s`); with `config.realtime` a file plays at its own pace.
 
     Raises:
         SourceError: nothing of that name exists, it is empty, or its scheme is unknown.
@@ -22,10 +26,16 @@ def open_source(spec: str, config: SourceConfig | None = None) -> Source:
     if spec == "-":
         return live.StdinVideo(config)
     if (device := live.camera_device(spec)) is not None:
-        return live.Camera(spec, config, device)
+        return Reconnecting(spec, config, lambda: live.Camera(spec, config, device))
     if "://" in spec and not spec.startswith("file://"):
-        return live.NetworkVideo(spec, config)
-    return files.open_path(spec, config)
+        source = Reconnecting(spec, config, lambda: live.NetworkVideo(spec, config))
+        return PacedSource(source) if _in_pieces(spec) or (config.realtime and not is_live(spec)) else source
+    source = files.open_path(spec, config)
+    return PacedSource(source) if config.realtime else source
+
+
+def _in_pieces(spec: str) -> bool:
+    return PurePosixPath(urlsplit(spec).path).suffix.lower() in (".m3u8", ".m3u")
 
 
 def expand_sources(spec: str) -> list[str]:
@@ -38,12 +48,12 @@ def expand_sources(spec: str) -> list[str]:
     return files.expand(spec)
 
 
-def is_live(spec: str) -> bool:
-    """Whether `spec` names something that goes on without us, told before it is opened.
+def is_live(spec: str, config: SourceConfig | None = None) -> bool:
+    """Whether `spec` names something that goes on without us (or is to be played so), told before it is opened.
 
     HTTP(S) serves both: an address that ends as video files do is taken for a file, anything else for a stream.
     """
-    if live.camera_device(spec) is not None:
+    if live.camera_device(spec) is not None or (config is not None and config.realtime):
         return True
     scheme, sign, rest = spec.partition("://")
     if not sign or scheme.lower() == "file":

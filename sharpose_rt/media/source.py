@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +26,24 @@ from sharpose_rt.errors import SourceError
 from sharpose_rt.media.redact import redact
 from sharpose_rt.types import Frame
 
+SourceState = Literal["connecting", "live", "lost", "ended"]
+
 # Media times are fractions in the container; half a tick of the finest usual clock (1/90000 s) forgives rounding.
 TICK_S = 0.5 / 90_000
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A time without a live source: `after_pts_s` media time of the last frame before, `seconds` that it lasted.
+
+    `attempts` counts the connections that were tried, `back` says whether one of them gave a frame.
+    """
+
+    reason: str
+    after_pts_s: float
+    seconds: float
+    attempts: int
+    back: bool
 
 
 @dataclass(frozen=True)
@@ -67,6 +84,11 @@ class Source:
     it gives the pixels, so that pictures left out cost as little as they can.
     """
 
+    live = False
+    """Frames come at their own pace and are lost when nobody takes them."""
+    finite = True
+    """It ends by itself; a source that is not may come back after its end."""
+
     def __init__(self, spec: str, config: SourceConfig) -> None:
         self.name = redact(spec)
         self.config = config
@@ -76,6 +98,19 @@ class Source:
         self._grabbed = 0
         self._handed_on = 0
         self._ended = False
+        self.lost_before_s = 0.0
+
+    @property
+    def state(self) -> SourceState:
+        """'connecting' until the first frame was seen, 'live' while frames come, 'ended'; from any thread."""
+        if self._ended:
+            return "ended"
+        return "connecting" if self._info is None else "live"
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """The last times that a live source was gone, oldest first."""
+        return ()
 
     @property
     def info(self) -> SourceInfo:
@@ -171,7 +206,10 @@ class Source:
             if (self._grabbed - 1) % self.config.stride:
                 continue
             if (picture := self._retrieve()) is not None:
-                frame = Frame(self._handed_on, pts_s, picture[0], captured_at_s, picture[1])
+                frame = Frame(
+                    self._handed_on, pts_s, picture[0], captured_at_s, picture[1], lost_before_s=self.lost_before_s
+                )
+                self.lost_before_s = 0.0
                 self._handed_on += 1
                 return frame
         return None

@@ -27,11 +27,15 @@ class Window:
         self.title = title
         self._sized = False
         if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            raise OutputError("--show needs a screen, and DISPLAY and WAYLAND_DISPLAY are empty; leave --show away")
+            raise OutputError(
+                "--show needs a screen, and DISPLAY and WAYLAND_DISPLAY are empty; --serve 8080 shows it in a browser"
+            )
         try:
             cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
         except cv2.error as error:
-            raise OutputError(f"--show cannot open a window ({error.err or error}); leave --show away") from error
+            raise OutputError(
+                f"--show cannot open a window ({error.err or error}); --serve 8080 shows it in a browser"
+            ) from error
 
     def show(self, image_bgr: NDArray[np.uint8]) -> bool:
         """Show a picture; False when the user asked for the end (q, Esc, or the window was closed)."""

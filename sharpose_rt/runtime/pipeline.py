@@ -5,7 +5,9 @@ How a run ends:
     by itself       the source has no more; every stage flushes; status "complete"
     stop()          the source is interrupted; what is under way still goes through and is flushed; "interrupted"
     cancelled       stop() again, Ctrl-C, or the caller leaves; what is under way is thrown away; "interrupted"
-    a failure       as cancelled, but "error"; the first exception is raised in the caller
+    a failure       reading ends and what waits before the failed stage is thrown away, but what came out of it still
+                    goes through and is flushed; then the first exception is raised in the caller; "error".
+                    A failing open() cancels the run, "error"
 
 Whichever it is, everything that was opened is closed once and every thread is joined before run() is over.
 """
@@ -64,8 +66,9 @@ class Pipeline:
         source: what feeds the first stage; its thread is called "capture".
         stages: in order, with unique names.
         capacity: items that wait at most between two threads; a live pipeline keeps one.
-        live: the channels after the source and after the first stage drop their oldest item instead of making
-            anybody wait, so that the slow stage behind them always takes a fresh one. What it made is not dropped.
+        live: the first `dropping` channels (after the source and after the first stage) drop their oldest item
+            instead of making anybody wait, so that the slow stage behind them always takes a fresh one. What it made
+            is not dropped.
         fold: `fold(dropped, next)` gives the item to keep for the one after a dropped one.
     """
 
@@ -76,6 +79,7 @@ class Pipeline:
         capacity: int = 8,
         live: bool = False,
         fold: Callable[[Any, Any], Any] | None = None,
+        dropping: int = 2,
     ) -> None:
         names = [CAPTURE, *(stage.name for stage in stages), CALLER]
         assert len(set(names)) == len(names), f"names of stages are not unique: {names}"
@@ -87,7 +91,7 @@ class Pipeline:
             Channel(
                 f"{before} -> {after}",
                 capacity=1 if live else capacity,
-                policy="drop_oldest" if live and i == 0 else "wait",
+                policy="drop_oldest" if live and i < min(dropping, len(stages)) else "wait",
                 fold=fold,
             )
             for i, (before, after) in enumerate(pairwise(names))
@@ -257,18 +261,19 @@ class Pipeline:
             self._cancel()
             return
         doing = f"open() of source {source.name!r}"
+        reading = False
         try:
             self._open_source()
             self._mark("opened")
             self._meet(lambda: self._all("opened"))
-            doing = f"read() of source {source.name!r}"
+            reading, doing = True, f"read() of source {source.name!r}"
             while (item := self._read()) is not None:
                 outlet.put(item)
             self._cut_short = self._stopping
             outlet.end()
             self._mark("finished")
         except BaseException as error:
-            self._fail(CAPTURE, doing, error)
+            self._fail(CAPTURE, doing, error, 0 if reading else None)
         with self._source_lock:
             self._source_active = False
         self._close(CAPTURE, source.close)
@@ -315,11 +320,12 @@ class Pipeline:
             self._pass_on(meter.outputs(stage.flush, sample=False), outlet)
             outlet.end()
             self._mark("finished")
-            self._meet(lambda: self._all("finished") and self._reached["closed"] == index)
+            self._meet(lambda: bool(self._failures) or (self._all("finished") and self._reached["closed"] == index))
         except BaseException as error:
+            opened = doing != "open()"
             if doing == "process()":
                 doing += f" of {_ITEMS.repr(item)}"
-            self._fail(meter.name, doing, error)
+            self._fail(meter.name, doing, error, index if opened else None)
         self._close(meter.name, lambda: stage.close(self.status))
 
     @staticmethod
@@ -332,21 +338,40 @@ class Pipeline:
         try:
             close()
         except BaseException as error:
-            self._fail(name, "close()", error)
+            self._record(name, "close()", error)
         self._mark("closed")
 
     # In any thread
 
-    def _fail(self, name: str, doing: str, error: BaseException) -> None:
-        """Records a failure, the first of which is raised in the caller, and cancels."""
-        if isinstance(error, Cancelled) and self._cancelled:
+    def _fail(self, name: str, doing: str, error: BaseException, index: int | None = None) -> None:
+        """Records a failure, the first of which is raised in the caller, and ends the run.
+
+        Where thread `index` failed at its work, only what comes before it is cancelled: its outlet ends, so that the
+        stages behind it finish what they were given.
+        """
+        if isinstance(error, Cancelled) and (self._cancelled or self._failures):
+            if index is not None:
+                self._channels[index].end()
             return
+        self._record(name, doing, error)
+        if index is None:
+            if not self._cancelled:
+                self._cancel()
+            return
+        with self._lock:
+            self._stopping = True
+            self._changed.notify_all()
+        for channel in self._channels[:index]:
+            channel.cancel()
+        self._channels[index].end()
+        self._interrupt_source()
+
+    def _record(self, name: str, doing: str, error: BaseException) -> None:
         error.add_note(f"in {name!r}, {doing}")
         with self._lock:
             if not any(error is known for known in self._failures):
                 self._failures.append(error)
-        if not self._cancelled:
-            self._cancel()
+            self._changed.notify_all()
 
     def _cancel(self) -> None:
         """Makes every thread leave soon; repeating it does no harm."""

@@ -1,20 +1,24 @@
 """The steps of a run as pipeline stages: thin adapters, each around one package of this project."""
 
+from sharpose_rt.stages.budget import BudgetController
 from sharpose_rt.stages.detect import DetectStage
 from sharpose_rt.stages.estimate import EstimateStage
-from sharpose_rt.stages.sinks import ImageSink, Sink, StreamSink, VideoSink
+from sharpose_rt.stages.sinks import Feed, ImageSink, Sink, StreamSink, Tap, VideoSink
 from sharpose_rt.stages.smooth import SmoothStage
 from sharpose_rt.stages.track import TrackStage
 from sharpose_rt.stages.write import RunTotals, WriteStage
 
 __all__ = [
+    "BudgetController",
     "DetectStage",
     "EstimateStage",
+    "Feed",
     "ImageSink",
     "RunTotals",
     "Sink",
     "SmoothStage",
     "StreamSink",
+    "Tap",
     "TrackStage",
     "VideoSink",
     "WriteStage",

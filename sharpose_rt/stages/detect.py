@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from sharpose_rt.detection import Detector
 from sharpose_rt.runtime import BaseStage, Status
+from sharpose_rt.tracking import SceneCuts
 from sharpose_rt.types import Frame, Packet
 
 
 class DetectStage(BaseStage[Frame, Packet]):
-    """Runs the detector on every `every`-th frame; the others go on without boxes."""
+    """Runs the detector on every n-th frame and where a new scene begins; the others go on without boxes.
+
+    `every` is n: a number, or what gives it as it is now. `cuts` says where a new scene begins.
+    """
 
     name = "detect"
 
-    def __init__(self, detector: Detector, every: int = 1) -> None:
-        self.detector, self.every = detector, every
+    def __init__(self, detector: Detector, every: int | Callable[[], int] = 1, cuts: SceneCuts | None = None) -> None:
+        self.detector, self.cuts = detector, cuts
+        self._size_wh: tuple[int, int] | None = None
+        self._every = (lambda: every) if isinstance(every, int) else every
+        self._waiting: int | None = None  # frames since the last one that the detector saw
 
     def open(self) -> None:
         """Load the model."""
@@ -23,8 +30,19 @@ class DetectStage(BaseStage[Frame, Packet]):
 
     def process(self, item: Frame, /) -> Iterable[Packet]:
         """The frame with its detections, or with None where it was not this frame's turn."""
-        due = item.frame_id % self.every == 0
-        return (Packet(item, self.detector.detect(item) if due else None),)
+        self._waiting = None if self._waiting is None else self._waiting + 1
+        new_scene = self._begins_scene(item)
+        due = new_scene or self._waiting is None or self._waiting >= self._every()
+        if due:
+            self._waiting = 0
+        detections = self.detector.detect(item) if due else None
+        return (Packet(item, new_scene=new_scene).left(self.name, detections=detections),)
+
+    def _begins_scene(self, frame: Frame) -> bool:
+        resized = self._size_wh not in (None, frame.size_wh)
+        self._size_wh = frame.size_wh
+        cut = self.cuts is not None and self.cuts.is_cut(frame.image_bgr)
+        return resized or cut
 
     def close(self, status: Status, /) -> None:
         """Let the model go."""

@@ -2,54 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.engine import PoseEngine
+from sharpose_rt.engine.engine import Choose
 from sharpose_rt.runtime import BaseStage, Status
+from sharpose_rt.stages.budget import BudgetController
+from sharpose_rt.stages.needs import People, estimate_first, refine_first
 from sharpose_rt.types import Packet, Poses, PoseStage, Tracks
 
 
 class EstimateStage(BaseStage[Packet, Packet]):
-    """Runs the pose network on the boxes of each frame. `engine` is there once the stage is open."""
+    """Runs the pose network on the boxes of each frame. `engine` is there once the stage is open.
+
+    With a `budget` its plan decides who is estimated and who is refined. It may serve several `sources`, whose people
+    share the batches and the budget.
+    """
 
     name = "pose"
 
-    def __init__(self, config: PoseConfig) -> None:
-        self.config = config
+    def __init__(self, config: PoseConfig, budget: BudgetController | None = None, sources: int = 1) -> None:
+        self.config, self.budget = config, budget
         self.engine: PoseEngine | None = None
-        self.last_poses: Poses | None = None
+        self.last_poses: list[Poses | None] = [None] * sources
+        self._people = [People() for _ in range(sources)]
 
     def open(self) -> None:
         """Load the network."""
         self.engine = PoseEngine(self.config)
+        self.engine.warm_up()
+        if self.budget is not None:
+            self.budget.begin(self.engine.quality_threshold)
 
     def process(self, item: Packet, /) -> Iterable[Packet]:
         """The packet with its poses, raw and not yet smoothed."""
+        return (self.together([(0, item)])[0],)
+
+    def together(self, items: Sequence[tuple[int, Packet]]) -> list[Packet]:
+        """The packets, each of another source by its place, with their poses: all people go through at once."""
         assert self.engine is not None
-        assert item.tracks is not None
-        self.last_poses = estimate_poses(self.engine, item.frame.image_bgr, item.tracks)
-        return (replace(item, poses=self.last_poses),)
+        tracks = [_tracks(packet) for _, packet in items]
+        if self.budget is None:
+            found = self._estimate(items, tracks)
+            return [packet.left(self.name, poses=poses) for (_, packet), poses in zip(items, found, strict=True)]
+        return self._within(self.budget, items, tracks)
+
+    def _within(
+        self, budget: BudgetController, items: Sequence[tuple[int, Packet]], tracks: Sequence[Tracks]
+    ) -> list[Packet]:
+        """The packets with poses of those whose turn it is."""
+        plan = budget.plan
+        followed = [self._people[i].follow(t, packet.frame.pts_s) for (i, packet), t in zip(items, tracks, strict=True)]
+        first = estimate_first([person for people in followed for person in people], plan.estimate_share)
+        rows = np.split(first, np.searchsorted(first, np.cumsum([len(t) for t in tracks])[:-1]))
+        begins = np.cumsum([0, *(len(t) for t in tracks[:-1])])
+        chosen = [t.take(r - begin) for t, r, begin in zip(tracks, rows, begins, strict=True)]
+        asked = [
+            self._people[i].known[n] for (i, _), t in zip(items, chosen, strict=True) for n in t.track_ids.tolist()
+        ]
+        found = self._estimate(items, chosen, lambda part, quality: refine_first(asked[part], quality, plan))
+        quality = np.concatenate([poses.quality for poses in found])
+        refined = np.concatenate([poses.stage == PoseStage.FINE for poses in found])
+        for person, value, fine in zip(asked, quality.tolist(), refined.tolist(), strict=True):
+            person.estimated(value, fine)
+        budget.saw(quality)
+        return [
+            packet.left(
+                self.name,
+                poses=poses,
+                budget=plan.record(len(poses), int((poses.stage == PoseStage.FINE).sum()), len(t) - len(poses)),
+            )
+            for (_, packet), t, poses in zip(items, tracks, found, strict=True)
+        ]
+
+    def _estimate(
+        self, items: Sequence[tuple[int, Packet]], tracks: Sequence[Tracks], choose: Choose | None = None
+    ) -> list[Poses]:
+        assert self.engine is not None
+        pictures = [(packet.frame.image_bgr, t.bboxes_xyxy) for (_, packet), t in zip(items, tracks, strict=True)]
+        found = [
+            estimates.poses(t.bboxes_xyxy, t.bbox_scores, t.track_ids)
+            for estimates, t in zip(self.engine.estimate_all(pictures, choose), tracks, strict=True)
+        ]
+        for (index, _), poses in zip(items, found, strict=True):
+            self.last_poses[index] = poses
+        return found
 
     def close(self, status: Status, /) -> None:
-        """Let the last frame's poses go; the engine's facts stay for the summary."""
-        self.last_poses = None
+        """Let the last frames' poses go; the engine's facts stay for the summary."""
+        self.last_poses = [None] * len(self.last_poses)
 
 
-def estimate_poses(engine: PoseEngine, image_bgr: np.ndarray, tracks: Tracks) -> Poses:
-    """Poses of the tracked people of one picture."""
-    found = engine.estimate(image_bgr, tracks.bboxes_xyxy)
-    return Poses(
-        bboxes_xyxy=tracks.bboxes_xyxy,
-        bbox_scores=tracks.bbox_scores,
-        track_ids=tracks.track_ids,
-        keypoints=found.keypoints,
-        keypoint_scores=found.scores,
-        raw_keypoints=found.keypoints,
-        raw_keypoint_scores=found.scores,
-        quality=found.quality,
-        stage=np.where(found.refined, PoseStage.FINE, PoseStage.COARSE),
-    )
+def _tracks(packet: Packet) -> Tracks:
+    assert packet.tracks is not None
+    return packet.tracks

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +13,7 @@ from sharpose_rt.config import DrawConfig, OutputConfig
 from sharpose_rt.media import Painter, SourceInfo, VideoWriter, write_image
 from sharpose_rt.runtime import Status
 from sharpose_rt.skeleton import Skeleton
-from sharpose_rt.skeletons import Header, StreamWriter
+from sharpose_rt.skeletons import FrameRecord, Header, StreamWriter, encode, end_record
 from sharpose_rt.types import Packet
 
 
@@ -30,38 +31,87 @@ class Sink(Protocol):
         ...
 
 
-class StreamSink:
-    """The skeleton stream; live sources add when a frame was captured, how late it is, and what was dropped."""
+class Feed(Protocol):
+    """What a tap keeps of one run."""
 
-    def __init__(self, path: Path, make_header: Callable[[], Header], *, live: bool, overwrite: bool) -> None:
-        self.path: Path | None = path
+    def frame(self, line: bytes, packet: Packet) -> None:
+        """One frame, as a line of the stream and as what it was made of."""
+        ...
+
+    def end(self, line: bytes) -> None:
+        """The run is over."""
+        ...
+
+
+class Tap(Protocol):
+    """Follows runs as they go: the browser view, a publisher. Called in the writing thread, so it must be quick."""
+
+    def begin(self, info: SourceInfo, header: bytes, *, live: bool, state: Callable[[], str]) -> Feed:
+        """A run begins, with the first line of its stream; `state` tells that of its source (`media.SourceState`)."""
+        ...
+
+
+class StreamSink:
+    """The skeleton stream; live sources add when a frame was captured, how late it is, and what was dropped.
+
+    The same lines go to the file and to every tap. With `path` None there is no file.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        header: Header,
+        info: SourceInfo,
+        *,
+        live: bool,
+        overwrite: bool = False,
+        taps: Sequence[Tap] = (),
+        state: Callable[[], str] = lambda: "live",
+    ) -> None:
+        self.path = path
         self._live = live
-        self._writer = StreamWriter(path, make_header(), overwrite=overwrite)
+        self._size_wh = header.frame_size_wh
+        self._writer = None if path is None else StreamWriter(path, header, overwrite=overwrite)
+        self._feeds = [tap.begin(info, encode(header.to_record()), live=live, state=state) for tap in taps]
 
     def write(self, packet: Packet, status_line: str) -> None:
         """Append one line."""
+        line = encode(self._record(packet).to_record())
+        if self._writer is not None:
+            self._writer.write_line(line)
+        for feed in self._feeds:
+            feed.frame(line, packet)
+
+    def _record(self, packet: Packet) -> FrameRecord:
         frame, poses = packet.frame, packet.poses
         assert poses is not None
+        size_wh = None if frame.size_wh == self._size_wh else frame.size_wh
         if not self._live:
-            self._writer.write(frame.frame_id, frame.pts_s, poses)
-            return
+            return FrameRecord(frame.frame_id, frame.pts_s, poses, frame_size_wh=size_wh)
         late_s = time.monotonic() - frame.captured_at_s
         captured = datetime.fromtimestamp(time.time() - late_s, UTC).isoformat(timespec="milliseconds")
-        self._writer.write(
+        return FrameRecord(
             frame.frame_id,
             frame.pts_s,
             poses,
             captured_at=captured.replace("+00:00", "Z"),
             latency_ms=late_s * 1e3,
             dropped_before=frame.dropped_before,
+            frame_size_wh=size_wh,
+            stages_ms=packet.spans_ms,
+            lost_before_s=frame.lost_before_s or None,
+            budget=packet.budget,
         )
 
     def close(self, status: Status, frames: int, dropped: int) -> None:
         """Append the end line."""
-        try:
-            self._writer.end(status, frames, dropped)
-        finally:
-            self._writer.close()
+        with contextlib.ExitStack() as stack:
+            line = encode(end_record(status, frames, dropped))
+            for feed in self._feeds:
+                stack.callback(feed.end, line)
+            if self._writer is not None:
+                stack.callback(self._writer.close)
+                self._writer.end(status, frames, dropped)
 
 
 class VideoSink:

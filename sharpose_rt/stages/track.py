@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 from sharpose_rt.runtime import BaseStage
 from sharpose_rt.tracking import Tracker
@@ -19,5 +18,8 @@ class TrackStage(BaseStage[Packet, Packet]):
         self.tracker, self.last_poses = tracker, last_poses
 
     def process(self, item: Packet, /) -> Iterable[Packet]:
-        """The packet with its tracks."""
-        return (replace(item, tracks=self.tracker.update(item.detections, item.frame.pts_s, self.last_poses())),)
+        """The packet with its tracks. Nobody is carried over into a new scene, or into pictures of another size."""
+        if item.new_scene:
+            self.tracker.forget()
+        tracks = self.tracker.update(item.detections, item.frame.pts_s, self.last_poses())
+        return (item.left(self.name, tracks=tracks),)

@@ -3,6 +3,7 @@
 from sharpose_rt.config import TrackerConfig
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.tracking.base import Tracker
+from sharpose_rt.tracking.scene import SceneCuts
 from sharpose_rt.tracking.smoothing import KeypointSmoother, rts_smooth
 
 
@@ -17,4 +18,4 @@ def create_tracker(config: TrackerConfig, skeleton: Skeleton) -> Tracker:
     return PoseTracker(config, skeleton)
 
 
-__all__ = ["KeypointSmoother", "Tracker", "create_tracker", "rts_smooth"]
+__all__ = ["KeypointSmoother", "SceneCuts", "Tracker", "create_tracker", "rts_smooth"]

@@ -34,6 +34,10 @@ class Tracker(Protocol):
         """
         ...
 
+    def forget(self) -> None:
+        """Ends all tracks, for pictures that have nothing to do with those before; their ids are not used again."""
+        ...
+
 
 class Clock:
     """Media time that only goes forward."""

@@ -52,7 +52,7 @@ class ByteTrack:
         self._clock = Clock()
         self._shown: dict[int, _Shown] = {}
         self._detector_ran_s: float | None = None
-        self._stamp_s = -np.inf
+        self._stamp_s, self._ahead_s = -np.inf, 0.0
 
     def update(self, detections: Detections | None, pts_s: float, last_poses: Poses | None = None) -> Tracks:
         """People of this frame who are confirmed, by id; see `Tracker.update`. `last_poses` are not used."""
@@ -74,11 +74,17 @@ class ByteTrack:
         }
         return Tracks(boxes, scores, ids, np.ones(len(ids), bool))
 
+    def forget(self) -> None:
+        """See `Tracker.forget`."""
+        # Its own reset() would give the same ids again; so its clock runs on until none of its tracks is left.
+        self._ahead_s += 2 * self.config.max_lost_s + 1
+        self._shown, self._detector_ran_s = {}, None
+
     def _run(self, found: Detections, pts_s: float) -> tuple[np.ndarray, np.ndarray]:
         """Ids from 1 of the confirmed tracks, and the row of the detection of each."""
         import supervision as sv
 
-        self._stamp_s = max(pts_s, self._stamp_s + LEAST_STEP_S)
+        self._stamp_s = max(pts_s + self._ahead_s, self._stamp_s + LEAST_STEP_S)
         result = self._tracker.update(
             sv.Detections(
                 xyxy=found.bboxes_xyxy.astype(np.float32),

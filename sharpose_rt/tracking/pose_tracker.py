@@ -106,6 +106,11 @@ class PoseTracker:
         self._part_shadows()
         return self._shown()
 
+    def forget(self) -> None:
+        """See `Tracker.forget`."""
+        self._keep([False] * len(self._tracks))
+        self._detector_ran_s = None
+
     def _shown(self) -> Tracks:
         shown = sorted(
             (t for t in self._tracks if t.track_id and t.active and not t.shadow_of), key=lambda t: t.track_id

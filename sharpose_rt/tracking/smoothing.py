@@ -71,6 +71,10 @@ class KeypointSmoother:
         self._seen = {i: seen for i, seen in self._seen.items() if i in row_of} | _looks(smoothed, pts_s)
         return rows.join([smoothed, *missing])
 
+    def forget(self) -> None:
+        """Lets all people go, for pictures that have nothing to do with those before."""
+        self._filter, self._seen = KeypointFilter(self.config, self._filter.known.shape[1]), {}
+
     def _missing(self, track_id: int, points: Float64, scores: Float64, known: Bool, pts_s: float) -> Poses:
         """A row for a missing person: the last box, moved as the known keypoints have moved."""
         seen = self._seen[track_id]

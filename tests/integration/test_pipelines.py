@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from media_clips import write_clip
 
-from sharpose_rt.skeletons import validate
+from sharpose_rt.skeleton import COCO17
+from sharpose_rt.skeletons import Header, StreamWriter, validate
 
 RECIPES = Path(__file__).resolve().parents[2] / "pipelines"
 
@@ -25,7 +26,8 @@ def _recipe(name: str) -> ModuleType:
 
 
 def test_every_recipe_is_tested() -> None:
-    tested = {"live_camera", "video_to_skeletons", "skeletons_to_action_array"}
+    tested = {"live_camera", "action_feed", "video_to_skeletons", "skeletons_to_action_array"}
+    tested |= {f"receive_{name}" for name in ("osc", "stdin", "udp", "websocket", "zmq")}  # test_receive_recipes.py
     assert {path.stem for path in RECIPES.glob("*.py")} == tested
 
 
@@ -60,3 +62,28 @@ def test_video_to_skeletons_to_action_array(tmp_path: Path, capsys: pytest.Captu
     _recipe("skeletons_to_action_array").main([str(out / "a" / "a.skeletons.jsonl"), str(target)])
     assert "(2, 6, 17, 2)" in capsys.readouterr().out
     assert np.load(target)["keypoints"].shape == (2, 6, 17, 2)
+
+
+def test_action_feed(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = _recipe("action_feed")
+    network = recipe.train()
+    data, labels = recipe.make_set(80, seed=7)
+    assert (network(data).argmax(1) == labels).float().mean() > 0.9
+    monkeypatch.setattr(recipe, "train", lambda steps: network)
+
+    model = {"name": "", "weights_sha256": None, "behaviour": "", "quality_threshold": None}
+    header = Header("made", (1280, 960), 25.0, COCO17, model, "", "", "", "")
+    with StreamWriter(tmp_path / "squat.skeletons.jsonl", header) as writer:
+        for record in recipe.make_clip("squat", np.random.default_rng(3), frames=96):
+            writer.write(record.frame_id, record.pts_s, record.poses)
+    recipe.main([str(tmp_path / "squat.skeletons.jsonl")])
+    first, second, *lines = capsys.readouterr().out.splitlines()
+    assert "demonstration" in first
+    assert "made windows that it has not seen" in second
+    assert [line.split(" s ")[0].strip() for line in lines] == ["1.880", "2.360", "2.840", "3.320", "3.800"]
+    assert all("id 1  squat" in line for line in lines)
+
+    video = tmp_path / "a.mp4"  # the same way from pictures; with random weights any gesture may come out
+    write_clip(video, recipe.LENGTH + 2, size_wh=(96, 64))
+    recipe.main([str(video), "--weights", "random", "--detector", "full"])
+    assert all(line.split()[2:4] == ["id", "1"] for line in capsys.readouterr().out.splitlines()[2:])

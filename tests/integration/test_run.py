@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -82,6 +83,8 @@ def test_a_file_loses_no_frame(clip: Path, tmp_path: Path) -> None:
     assert summary["frames"] == FRAMES
     assert summary["config"]["detector"]["name"] == "full"
     assert set(summary["latency_ms"]["capture_to_output"]) == {"p50", "p95", "p99"}
+    assert list(summary["latency_ms"]["stages"]) == ["detect", "track", "pose", "smooth", "write"]
+    assert sum(stage["share"] for stage in summary["latency_ms"]["stages"].values()) == pytest.approx(1)
     assert {s["name"] for s in summary["pipeline"]["stages"]} >= {"capture", "detect", "write"}
 
 
@@ -319,3 +322,30 @@ def test_six_threads_or_a_loop(clip: Path) -> None:
         names[tracker] = [stage.name for stage in tracking.stages]
     assert names["sharpose"] == ["detect", "track+pose+smooth"]
     assert names["bytetrack"] == ["detect", "track", "pose", "smooth"]
+
+
+def test_the_detector_rests_while_all_poses_are_sure(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sure poses carry the boxes on; unsure ones call the detector; either way nobody's frame is lost."""
+    seen: list[int] = []
+    process = DetectStage.process
+
+    def watched(self: DetectStage, item: Any) -> Any:
+        packets = list(process(self, item))
+        seen.extend(p.frame.frame_id for p in packets if p.detections is not None)
+        return packets
+
+    monkeypatch.setattr(DetectStage, "process", watched)
+    for sure in (True, False):
+        monkeypatch.setattr("sharpose_rt.stages.needs.SURE_SHARE", 0.0 if sure else 1.1)
+        seen.clear()
+        results = FileRun(str(clip), _config(tmp_path / str(sure), "detector.every_if_sure=8")).run()
+        assert results.stream is not None
+        assert len(list(StreamReader(results.stream))) == FRAMES
+        assert seen == list(range(0, FRAMES, 8 if sure else 1))
+
+
+def test_detection_by_need_wants_poses_and_one_source(clip: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--detect-every N"):
+        FileRun(str(clip), _config(tmp_path, "detector.every_if_sure=8", "tracker.name=bytetrack"))

@@ -17,10 +17,10 @@ PACKAGE = ROOT / "sharpose_rt"
 LEVELS = {
     **dict.fromkeys(("errors", "skeleton"), 1),
     **dict.fromkeys(("types", "runtime"), 2),
-    **dict.fromkeys(("geometry", "config"), 3),
+    **dict.fromkeys(("geometry", "config", "graphs"), 3),
     **dict.fromkeys(("models", "engine", "detection", "tracking", "media", "skeletons"), 4),
-    **dict.fromkeys(("stages", "training", "evaluation"), 5),
-    **dict.fromkeys(("app", "api", "bench"), 6),
+    **dict.fromkeys(("stages", "training", "evaluation", "live"), 5),
+    **dict.fromkeys(("app", "several", "api", "bench"), 6),
     **dict.fromkeys(("cli", "commands", "__main__", "__init__"), 7),
 }
 TORCH_FREE = ("errors", "skeleton", "types", "runtime", "config", "tracking", "media", "skeletons")

@@ -408,7 +408,7 @@ def test_demo_tracks_its_clip_and_downloads_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(track, "run", lambda args: seen.append(args) or 0)
     assert call(demo, "--output", tmp_path / "o", "--seconds", 0.4, "--weights", "random", "--quiet") == 0
     (args,) = seen
-    assert Path(args.source).is_file()
+    assert Path(args.source[0]).is_file()
     assert track.build_config(args).offline
     assert call(demo, "--output", tmp_path / "o", "--seconds", 0.4, "--detector", "yolo26n.pt", "--quiet") == 0
     assert not track.build_config(seen[1]).offline

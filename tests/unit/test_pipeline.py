@@ -246,7 +246,7 @@ def test_failing_stage(place, at, live):
     stages = [Probe(name, fail={place: boom} if i == at else None) for i, name in enumerate("abc")]
     if live:  # so paced that nothing is dropped: process() fails at a certain item
         taken = threading.Semaphore(1)
-        stages[0].on_item = lambda item: taken.release()
+        stages[1].on_item = lambda item: taken.release()
         read = source.read
         source.read = lambda: (taken.acquire(), read())[1]  # type: ignore[method-assign]
         source.interrupt = taken.release  # type: ignore[method-assign]
@@ -265,6 +265,35 @@ def test_failing_stage(place, at, live):
         assert [stage.statuses[0] for stage in stages] == ["complete"] * (at + 1) + ["error"] * (2 - at)
     else:
         assert_closed_once(source, stages, "error")
+
+
+@pytest.mark.parametrize("at", [None, 0, 1])
+def test_what_came_out_before_a_failure_is_finished(at):
+    """A damaged frame in a file costs that frame and what follows it, not those that were on their way."""
+    boom = Boom("damaged")
+    gate = threading.Event()
+    source = Numbers(fail={"read": boom} if at is None else None)
+    stages = [
+        Probe("a", fail={"process": boom} if at == 0 else None),
+        Probe("b", fail={"process": boom} if at == 1 else None),
+        Probe("c", hold=True, on_item=lambda item: gate.wait() if item == 0 else None),
+    ]
+    pipeline = Pipeline(source, stages)
+
+    def open_gate() -> None:
+        while not pipeline._failures:
+            time.sleep(0.001)
+        gate.set()
+
+    items: list[int] = []
+    opener = threading.Thread(target=open_gate)
+    opener.start()
+    with pytest.raises(Boom):
+        items.extend(pipeline.run())  # keeps what came before the failure
+    opener.join()
+    assert items == [0, 1, 2]
+    assert stages[2].flushes == 1
+    assert_closed_once(source, stages, "error")
 
 
 def test_the_note_names_the_item():
@@ -574,6 +603,23 @@ def test_live_keeps_the_newest_and_counts_what_it_dropped():
     assert stats.channels[0].dropped == {SLOW_CONSUMER: 8}
     assert [channel.capacity for channel in stats.channels] == [1, 1]
     assert stage.statuses == ["complete"]
+
+
+def test_a_slow_second_stage_takes_a_fresh_item_and_what_it_made_is_kept():
+    """The second stage is busy with the first item until the first stage has made its last."""
+    busy, made = threading.Event(), threading.Event()
+    source, first, second, third = Numbers(10), Probe("a"), Probe("b"), Probe("c")
+    read = source.read
+    source.read = lambda: (busy.wait() if source.next == 1 else None, read())[1]  # type: ignore[method-assign]
+    first.flush = lambda: (made.set(), [])[1]  # type: ignore[method-assign]
+    second.process = lambda item: (busy.set(), made.wait(), [item])[2]  # type: ignore[method-assign]
+    pipeline = Pipeline(source, [first, second, third], live=True)
+    found = list(pipeline.run())
+    assert (found[0], found[-1]) == (0, 9)
+    stats = pipeline.stats()
+    assert len(found) == 2
+    assert stats.dropped == {SLOW_CONSUMER: 8}
+    assert stats.channels[2].dropped == stats.channels[3].dropped == {}
 
 
 # Chains

@@ -27,6 +27,7 @@ from sharpose_rt.errors import SourceError, SourceLost, SourceTimeout
 from sharpose_rt.media.container import MediaClock
 from sharpose_rt.media.live import Camera, NetworkVideo, StdinVideo, index_is_last
 from sharpose_rt.media.opening import expand_sources, is_live, open_source
+from sharpose_rt.media.reconnect import Reconnecting
 from sharpose_rt.media.redact import redact
 from sharpose_rt.media.source import Source
 
@@ -371,7 +372,8 @@ def test_http_stream_without_length_is_live(clip: Path, tmp_path: Path) -> None:
         connection.sendall(head + body.getvalue())
         connection.shutdown(socket.SHUT_WR)
 
-    with tcp_server(answer) as port, open_source(f"http://127.0.0.1:{port}/video") as source:
+    config = SourceConfig(reconnect_s=0)
+    with tcp_server(answer) as port, open_source(f"http://127.0.0.1:{port}/video", config) as source:
         assert source.info.live
         assert source.info.frame_count is None
         assert source.info.stem == "http_127.0.0.1"
@@ -478,10 +480,11 @@ def test_address_checks_need_no_network() -> None:
     with pytest.raises(SourceError, match="no host"):
         open_source("rtsp:///x")
     source = open_source("rtsp://cam.local:554/a", SourceConfig(rtsp_transport="udp"))
-    assert isinstance(source, NetworkVideo)
-    assert source.live
-    assert source.stem == "rtsp_cam.local"
-    assert source._options() == {"rtsp_transport": "udp"}
+    assert isinstance(source, Reconnecting)
+    assert isinstance(source.inner, NetworkVideo)
+    assert source.inner.live
+    assert source.inner.stem == "rtsp_cam.local"
+    assert source.inner._options() == {"rtsp_transport": "udp"}
 
 
 @pytest.mark.parametrize(

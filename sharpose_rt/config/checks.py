@@ -1,0 +1,22 @@
+"""Checks that the sections of every configuration share."""
+
+from __future__ import annotations
+
+import math
+
+from sharpose_rt.errors import ConfigError
+
+
+def one_of(name: str, value: str, accepted: tuple[str, ...]) -> None:
+    """Raises ConfigError where `value` is none of `accepted`."""
+    if value not in accepted:
+        raise ConfigError(f"{name} is {value!r}; one of {', '.join(accepted)} is accepted")
+
+
+def within(name: str, value: float, low: float, high: float = math.inf, *, above: bool = False) -> None:
+    """Raises ConfigError where `value` is not from `low` (`above`: beyond it) to `high`."""
+    too_low = value <= low if above else value < low
+    if math.isnan(value) or too_low or value > high:
+        bound = f"above {low:g}" if above else f"at least {low:g}"
+        bound += "" if high == math.inf else f" and at most {high:g}"
+        raise ConfigError(f"{name} is {value:g}; {bound} is accepted")

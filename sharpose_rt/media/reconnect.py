@@ -1,0 +1,176 @@
+"""A live source that comes back: lost cameras and streams are looked for again, and media time goes on by the clock."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpose_rt.config.schema import SourceConfig
+from sharpose_rt.errors import SourceError, SourceLost
+from sharpose_rt.media.source import Loss, Source, SourceInfo, SourceState
+
+log = logging.getLogger("sharpose_rt.media")
+
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 15.0
+STEADY_S = 30.0
+"""A connection that held for so long was a good one: the next loss begins with a short pause again."""
+SLEW = 0.05
+"""Share of a step that is taken off media time while it runs ahead of the clock."""
+
+
+def pauses_s(first_s: float, longest_s: float, draw: Callable[[], float]) -> Iterator[float]:
+    """Waits before each attempt, in seconds without end: they double up to `longest_s`, each between half and whole.
+
+    `draw` gives numbers in 0..1; the jitter keeps many that lost one server from returning all at once ("equal
+    jitter", Brooker, "Exponential backoff and jitter", 2015).
+    """
+    pause_s = first_s
+    while True:
+        yield pause_s * (0.5 + 0.5 * draw())
+        pause_s = min(longest_s, 2 * pause_s)
+
+
+class Reconnecting(Source):
+    """Frames of the source that `make` builds; when a live one is lost it is built and opened again.
+
+    The first connection must succeed, so that a wrong address is an error at once. Later ones are tried for
+    `config.reconnect_s` after a loss, with growing pauses (`pauses_s`). The first frame of a new connection is later
+    in media time than the last one before by what the clock says, so that tracks expire as they would have; its
+    `lost_before_s` says so. A source that is not live, or that said how long it is and came to its end, ends.
+
+    Args:
+        spec: for messages.
+        config: of the whole run of frames, whatever the connections.
+        make: builds the source anew, unopened; may raise SourceError.
+        draw: jitter, 0..1.
+    """
+
+    def __init__(
+        self, spec: str, config: SourceConfig, make: Callable[[], Source], draw: Callable[[], float] = random.random
+    ) -> None:
+        super().__init__(spec, config)
+        self._make, self._draw = make, draw
+        self.inner = self._made()
+        self._pauses = pauses_s(FIRST_PAUSE_S, LONGEST_PAUSE_S, draw)
+        self._lost = False
+        self._offset_s, self._ahead_s = 0.0, -math.inf
+        self._connected_s = 0.0
+        self._last: tuple[float, float] | None = None  # media time and clock of the last frame
+        self._losses: deque[Loss] = deque(maxlen=100)
+
+    @property
+    def state(self) -> SourceState:
+        """'lost' while it is looked for; see `Source.state`."""
+        state = super().state
+        return "lost" if state == "live" and self._lost else state
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """See `Source.losses`."""
+        return tuple(self._losses)
+
+    def _made(self) -> Source:
+        source = self._make()
+        source._stop = self._stop  # one interruption ends whatever connection there is
+        return source
+
+    def _open(self) -> None:
+        self.inner._open()
+        self._connected_s = time.monotonic()
+
+    def _describe(self, size_wh: tuple[int, int]) -> SourceInfo:
+        return self.inner._describe(size_wh)
+
+    def _retrieve(self) -> tuple[NDArray[np.uint8], str] | None:
+        return self.inner._retrieve()
+
+    def _close(self) -> None:
+        self.inner._close()
+
+    def _grab(self) -> float | None:
+        try:
+            pts_s, reason = self.inner._grab(), f"{self.name} has ended"
+        except SourceLost as error:
+            if self._last is None or not (self.inner.live and self.config.reconnect_s):
+                raise
+            pts_s, reason = None, str(error)
+        if pts_s is None:
+            if self._stop.is_set() or self._last is None or not self.config.reconnect_s or self.inner.finite:
+                return None
+            pts_s = self._returned(reason)
+            if pts_s is None:
+                return None
+        self._last = self._kept_to_clock(pts_s + self._offset_s), time.monotonic()
+        return self._last[0]
+
+    def _kept_to_clock(self, pts_s: float) -> float:
+        """Media time that does not run ahead of the clock by more than it did in the first connection.
+
+        What was buffered while a connection was made comes in a burst, which is older than when it came. A little is
+        taken off each step until that is made up for, so that speeds stay true.
+        """
+        ahead_s = pts_s - time.monotonic()
+        if not self._losses:
+            self._ahead_s = max(self._ahead_s, ahead_s)
+        elif self._last is not None and ahead_s > self._ahead_s:
+            taken_s = min(ahead_s - self._ahead_s, SLEW * max(0.0, pts_s - self._last[0]))
+            self._offset_s -= taken_s
+            return pts_s - taken_s
+        return pts_s
+
+    def _returned(self, reason: str) -> float | None:
+        """Media time of the first picture of a new connection, as that counts it; None where there is none to be had.
+
+        Raises SourceLost when nothing came back within `config.reconnect_s` and the source did not end by itself.
+        """
+        assert self._last is not None
+        last_pts_s, last_s = self._last
+        self._lost, self.lost_before_s = True, 0.0
+        if time.monotonic() - self._connected_s > STEADY_S:
+            self._pauses = pauses_s(FIRST_PAUSE_S, LONGEST_PAUSE_S, self._draw)
+        log.warning("%s; trying to connect again", reason)
+        attempts, failure = 0, "no attempt was made"
+        while not self._stop.is_set() and (left_s := last_s + self.config.reconnect_s - time.monotonic()) > 0:
+            self.inner._close()
+            self._stop.wait(min(left_s, next(self._pauses)))
+            attempts += 1
+            try:
+                pts_s = self._connect()
+            except SourceError as error:
+                failure = str(error)
+                log.info("attempt %d: %s", attempts, failure)
+                continue
+            if pts_s is None:
+                if self.inner.finite:  # a broadcast that is over serves its recording
+                    break
+                failure = f"{self.name} opened but sent no picture"
+                continue
+            gap_s = time.monotonic() - last_s
+            self._offset_s = last_pts_s + gap_s - pts_s
+            self._lost, self.lost_before_s = False, gap_s
+            self._losses.append(Loss(reason, last_pts_s, gap_s, attempts, True))
+            log.warning("%s is back after %.1f s (%d attempts)", self.name, gap_s, attempts)
+            return pts_s
+        gap_s = time.monotonic() - last_s
+        self._losses.append(Loss(reason, last_pts_s, gap_s, attempts, False))
+        if self._stop.is_set() or self.inner.finite:
+            return None
+        raise SourceLost(
+            f"{reason} It did not come back within {self.config.reconnect_s:g} s ({attempts} attempts; the last: "
+            f"{failure}); raise source.reconnect_s to wait longer"
+        )
+
+    def _connect(self) -> float | None:
+        """Opens the source anew; media time of its first picture, None where it ends without."""
+        self.inner = self._made()
+        self.inner._open()
+        self._connected_s = time.monotonic()
+        return self.inner._grab()

@@ -1,0 +1,216 @@
+"""Keeps a live run within its time: what is given up, for whom first, and how it comes back.
+
+The network offers what a detector of keypoints has not: each person may be refined or not, and may wait a moment for
+it. So one number, the relief, says how much is given up, in this order:
+
+    0..1    of the people below the quality threshold a growing share is not refined, those in least need first
+    1..2    the threshold goes down to -inf: nobody is refined
+    2..3    the detector runs less often, up to every `longest_detect_every`-th frame
+    3..4    people are estimated in turn, those in most need first; the others are predicted by the smoother
+
+It rises as soon as the last frames cannot keep their 95th percentile any more, by more the later they are, and falls
+in small steps when there is room; where that was too early the next step waits longer (as TCP and others do: quick to
+yield, slow to take back).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpose_rt.config import BudgetConfig
+from sharpose_rt.types import Float32
+
+log = logging.getLogger("sharpose_rt")
+
+REFINE, THRESHOLD, DETECT, PREDICT = range(4)
+"""The steps of the relief, by its whole part."""
+LEAST_REFINED = 0.1
+"""Share of the people below the threshold who are refined at the end of the first step, one of them at least."""
+LEAST_ESTIMATED = 0.25
+"""Share of the people who are estimated at the end of the last step, one of them at least."""
+WINDOW = 10
+"""Frames on which a decision to give back rests, at least."""
+LATE_SHARE = 0.05
+"""Frames that may be late: it is the 95th percentile that is kept."""
+ROOM = 0.75
+"""A 95th percentile below this share of the budget leaves room."""
+GIVE_BACK = 0.1
+LONGEST_PATIENCE = 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What holds for the next frames.
+
+    Args:
+        relief: 0 (nothing is given up) to 4.
+        refine_share: of the people below the threshold those who are refined, 0..1.
+        quality_threshold: people of a lower predicted quality want refining.
+        detect_every: the detector runs on every n-th frame.
+        estimate_share: of all people those who are estimated, 0..1; the others are predicted.
+    """
+
+    relief: float
+    refine_share: float
+    quality_threshold: float
+    detect_every: int
+    estimate_share: float
+
+    def record(self, estimated: int, refined: int, predicted: int) -> dict[str, Any]:
+        """For the stream: what was set for a frame, and for how many people it did what."""
+        return {**asdict(self), "estimated": estimated, "refined": refined, "predicted": predicted}
+
+
+def make_plan(
+    relief: float, threshold: float, detect_every: int, longest_detect_every: int, qualities: NDArray[np.floating]
+) -> Plan:
+    """The plan for a relief, from what holds without any: threshold and detection interval.
+
+    `qualities` (Q,) are those of the last people; the lowered threshold is a quantile of them.
+    """
+    done = [min(1.0, max(0.0, relief - step)) for step in range(4)]
+    if done[THRESHOLD] >= 1:
+        lowered = -math.inf
+    elif done[THRESHOLD] > 0 and len(qualities):
+        lowered = min(threshold, float(np.quantile(qualities, 1 - done[THRESHOLD])))
+    else:
+        lowered = threshold
+    longest = max(detect_every, longest_detect_every)
+    every = round(detect_every * (longest / detect_every) ** done[DETECT])
+    return Plan(
+        relief=round(relief, 3),
+        refine_share=1 - (1 - LEAST_REFINED) * done[REFINE],
+        quality_threshold=lowered,
+        detect_every=every,
+        estimate_share=1 - (1 - LEAST_ESTIMATED) * done[PREDICT],
+    )
+
+
+class BudgetController:
+    """Watches how late frames come out and sets the plan; one thread observes, any thread reads `plan`.
+
+    Args:
+        config: what is to be kept: a latency, a rate, or both.
+        detect_every: the interval that holds without a budget.
+        predict: people may be predicted instead of estimated.
+        sources: how many share the time; a rate is meant for each.
+    """
+
+    def __init__(self, config: BudgetConfig, detect_every: int, *, predict: bool, sources: int = 1) -> None:
+        self.config, self.detect_every, self._sources = config, detect_every, sources
+        self.most = 4.0 if predict and config.predict else 3.0
+        self.threshold = math.inf
+        self.changes = 0
+        self.within = self.observed = 0
+        self._relief = 0.0
+        self._weights: dict[str, float] = {}
+        self._qualities: deque[float] = deque(maxlen=400)
+        self._loads: list[float] = []
+        self._refined = 0
+        self._out: deque[tuple[float, int]] = deque(maxlen=WINDOW)
+        self._since_s = -math.inf
+        self._calm, self._patience, self._gave_back = 0, 1, False
+        self.plan = self._planned()
+
+    def begin(self, threshold: float) -> None:
+        """The quality threshold that holds without a budget, known when the network is loaded."""
+        self.threshold = threshold
+        self.plan = self._planned()
+
+    def saw(self, qualities: Float32) -> None:
+        """The predicted qualities (N,) of the people of one frame."""
+        self._qualities.extend(qualities[np.isfinite(qualities)].tolist())
+
+    def observe(self, captured_at_s: float, out_at_s: float, dropped_before: int, refined: int) -> None:
+        """Takes in one frame, when it comes out: clocks in seconds, frames dropped before it, people refined in it."""
+        load = self._load(captured_at_s, out_at_s, dropped_before)
+        self.observed += 1
+        self.within += load <= 1
+        for name, value in asdict(self.plan).items():
+            self._weights[name] = self._weights.get(name, 0.0) + (value if math.isfinite(value) else 0.0)
+        if captured_at_s < self._since_s:
+            return  # captured before the plan was set: it says little of it
+        self._loads.append(load)
+        self._refined += refined
+        size = max(WINDOW, self.plan.detect_every + 1)  # the frames of the detector are the late ones
+        late = sorted(load for load in self._loads if load > 1)
+        if len(late) > LATE_SHARE * size:
+            self._tighten(late[len(late) // 2], out_at_s)
+        elif len(self._loads) >= size:
+            self._consider(size, out_at_s)
+
+    def summary(self) -> dict[str, Any]:
+        """For the summary of a run: what was wanted and kept, and what was given up for it on average."""
+        n = max(1, self.observed)
+        means = {name: total / n for name, total in self._weights.items() if name != "quality_threshold"}
+        return {
+            "latency_ms": self.config.latency_ms,
+            "target_fps": self.config.target_fps,
+            "frames_within": self.within / n,
+            "changes": self.changes,
+            "mean": means,
+            "last": asdict(self.plan),
+        }
+
+    def _load(self, captured_at_s: float, out_at_s: float, dropped_before: int) -> float:
+        """How much of its time a frame took: above 1 is late."""
+        self._out.append((out_at_s, dropped_before))
+        load = 0.0
+        if self.config.latency_ms is not None:
+            load = (out_at_s - captured_at_s) / (self.config.latency_ms / 1e3)
+        # Where nothing is dropped the source is the slow side, and no relief would raise the rate.
+        if self.config.target_fps is not None and len(self._out) > 1 and sum(n for _, n in list(self._out)[1:]):
+            interval_s = (self._out[-1][0] - self._out[0][0]) / (len(self._out) - 1)
+            load = max(load, interval_s * self._sources * self.config.target_fps)
+        return load
+
+    def _tighten(self, load: float, now_s: float) -> None:
+        """Give up more; the more, the later the frames were."""
+        if self._gave_back:
+            self._patience = min(LONGEST_PATIENCE, 2 * self._patience)
+        relief = self._relief
+        if relief < DETECT and not self._refined:
+            relief = float(DETECT)  # nobody was refined: the first two steps would give nothing
+        self._set(min(self.most, relief + min(1.0, 0.1 + 0.3 * math.log2(load))), now_s, load)
+        self._gave_back = False
+
+    def _consider(self, size: int, now_s: float) -> None:
+        """A whole window was kept: give back where there is room."""
+        p95 = sorted(self._loads)[math.ceil((1 - LATE_SHARE) * size) - 1]
+        self._loads, self._refined = [], 0
+        if self._gave_back:
+            self._patience, self._gave_back = max(1, self._patience // 2), False
+        self._calm = self._calm + 1 if p95 < ROOM else 0
+        if self._calm >= self._patience and self._relief > 0:
+            self._set(max(0.0, self._relief - GIVE_BACK), now_s, p95)
+            self._gave_back = True
+
+    def _set(self, relief: float, now_s: float, load: float) -> None:
+        before, self._relief = self._relief, relief
+        self._loads, self._refined, self._calm, self._since_s = [], 0, 0, now_s
+        self.plan = plan = self._planned()
+        if relief == before:
+            return
+        self.changes += 1
+        level = logging.INFO if int(relief) != int(before) else logging.DEBUG
+        log.log(
+            level,
+            "budget: frames take %.0f %% of their time; from now on %.0f %% of those below quality %.2f are refined, "
+            "detector on every %d. frame, %.0f %% of people estimated",
+            100 * load,
+            100 * plan.refine_share,
+            plan.quality_threshold,
+            plan.detect_every,
+            100 * plan.estimate_share,
+        )
+
+    def _planned(self) -> Plan:
+        qualities = np.array(self._qualities, np.float32)
+        return make_plan(self._relief, self.threshold, self.detect_every, self.config.longest_detect_every, qualities)

@@ -1,0 +1,102 @@
+"""Who needs the network most: low quality, fast movement, long without it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpose_rt.stages.budget import Plan
+from sharpose_rt.types import Float32, Poses, Tracks
+
+SPEED = 1.0
+"""Box heights per second that count as much as the whole range of quality."""
+SURE_SCORE, SURE_SHARE = 0.3, 0.6
+"""A pose with at least this share of its keypoints above this score carries its box on well."""
+SINCE_S = 1.0
+"""So does a wait of this length; it has no upper limit, so everybody's turn comes."""
+
+
+def need(quality: NDArray[np.floating], speed: NDArray[np.floating], since_s: NDArray[np.floating]) -> Float32:
+    """How much each person (N,) needs the network: low quality, fast movement, long without it.
+
+    `quality` as predicted, unknown is the lowest; `speed` in box heights per second; `since_s` seconds.
+    """
+    low = 1 - np.clip(np.nan_to_num(quality, nan=0.0), 0, 1)
+    return (low + np.clip(speed / SPEED, 0, 1) + since_s / SINCE_S).astype(np.float32)
+
+
+def all_sure(poses: Poses | None) -> bool:
+    """Whether there is somebody, and the poses of all say well where they are: no detector is wanted for them."""
+    if poses is None or not len(poses):
+        return False
+    return bool(((poses.raw_keypoint_scores >= SURE_SCORE).mean(1) >= SURE_SHARE).all())
+
+
+@dataclass
+class Person:
+    """One tracked person: where the box was, how fast it moved, and when the network was last there."""
+
+    centre: NDArray[np.float64]
+    pts_s: float
+    refined_s: float
+    speed: float = 0.0
+    quality: float = math.nan
+    estimated_s: float = -math.inf
+
+    def seen(self, centre: NDArray[np.float64], height: float, pts_s: float) -> None:
+        """Takes in the box of a frame."""
+        if pts_s > self.pts_s:
+            now = float(np.hypot(*(centre - self.centre))) / height / (pts_s - self.pts_s)
+            self.speed, self.centre, self.pts_s = (self.speed + now) / 2, centre, pts_s
+
+    def estimated(self, quality: float, refined: bool) -> None:
+        """Takes in that the network ran on the last box."""
+        self.quality, self.estimated_s = quality, self.pts_s
+        if refined:
+            self.refined_s = self.pts_s
+
+
+class People:
+    """The people of one source, by track."""
+
+    def __init__(self) -> None:
+        self.known: dict[int, Person] = {}
+
+    def follow(self, tracks: Tracks, pts_s: float) -> list[Person]:
+        """The people of these boxes; those who are not there are forgotten."""
+        known: dict[int, Person] = {}
+        for track_id, box in zip(tracks.track_ids.tolist(), tracks.bboxes_xyxy.astype(np.float64), strict=True):
+            centre, height = (box[:2] + box[2:]) / 2, max(1.0, box[3] - box[1])
+            known[track_id] = person = self.known.get(track_id) or Person(centre, pts_s, refined_s=pts_s)
+            person.seen(centre, height, pts_s)
+        self.known = known
+        return list(known.values())
+
+
+def estimate_first(people: Sequence[Person], share: float) -> NDArray[np.int64]:
+    """Rows, ascending, of the `share` of people in most need of any pose."""
+    if share >= 1 or not people:
+        return np.arange(len(people))
+    since_s = np.array([min(p.pts_s - p.estimated_s, 1e3) for p in people])
+    order = np.argsort(-_need(people, np.array([p.quality for p in people]), since_s), kind="stable")
+    return np.sort(order[: math.ceil(share * len(people))])
+
+
+def refine_first(people: Sequence[Person], quality: Float32, plan: Plan) -> NDArray[np.bool_]:
+    """Which of the people (N,) with these qualities are refined under `plan`."""
+    wanted = ~(quality >= plan.quality_threshold)
+    if plan.refine_share >= 1 or not wanted.any():
+        return wanted
+    since_s = np.array([person.pts_s - person.refined_s for person in people])
+    order = np.argsort(-np.where(wanted, _need(people, quality, since_s), -np.inf), kind="stable")
+    chosen = np.zeros(len(people), bool)
+    chosen[order[: math.ceil(plan.refine_share * wanted.sum())]] = True
+    return chosen
+
+
+def _need(people: Sequence[Person], quality: NDArray[np.floating], since_s: NDArray[np.floating]) -> Float32:
+    return need(quality, np.array([person.speed for person in people]), since_s)

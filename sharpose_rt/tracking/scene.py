@@ -1,0 +1,57 @@
+"""Cuts: frames whose picture has nothing to do with the one before."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+SIZE_WH = (48, 27)
+"""Frames are compared at this size: whoever moves in them is a few pixels then."""
+SPREAD, LEAST = 0.7, 8.0
+"""A cut changes at least this share of the picture by so much; somebody who steps in, or an overlay, does not."""
+RECENT = 12
+"""Frames whose changes say what is usual here."""
+
+
+class SceneCuts:
+    """Says where a source was cut, after the content detector of PySceneDetect: a jump in hue, saturation and value.
+
+    A pan or a flicker changes every frame; a cut changes one. So the change must also be several times that of the
+    frames before it.
+
+    Args:
+        threshold: least mean change of hue, saturation and value, 0 to 255; 0 finds no cuts.
+        ratio: least change in medians of the recent ones.
+    """
+
+    def __init__(self, threshold: float, ratio: float = 3.0) -> None:
+        self.threshold, self.ratio = threshold, ratio
+        self._last: NDArray[np.float32] | None = None
+        self._changes: deque[float] = deque(maxlen=RECENT)
+
+    def is_cut(self, image_bgr: NDArray[np.uint8]) -> bool:
+        """Whether a frame (H, W, 3) begins another scene; the first frame does not."""
+        if not self.threshold:
+            return False
+        step = max(1, min(image_bgr.shape[0] // (4 * SIZE_WH[1]), image_bgr.shape[1] // (4 * SIZE_WH[0])))
+        small = cv2.resize(image_bgr[::step, ::step], SIZE_WH, interpolation=cv2.INTER_AREA)
+        now = cv2.cvtColor(small, cv2.COLOR_BGR2HSV_FULL).astype(np.float32)
+        last, self._last = self._last, now  # type: ignore[assignment]
+        if last is None:
+            return False
+        apart = np.abs(now - last)
+        apart[..., 0] = np.minimum(apart[..., 0], 256 - apart[..., 0])  # hue is a circle
+        apart[..., 0] *= np.minimum(now[..., 1], last[..., 1]) / 255  # grey has no hue
+        places = apart.mean(2)
+        change = float(places.mean())
+        usual = float(np.median(self._changes)) if self._changes else 0.0
+        large = change >= self.threshold and change >= self.ratio * usual
+        cut = large and float((places > LEAST).mean()) >= SPREAD
+        if cut:
+            self._changes.clear()
+        else:
+            self._changes.append(change)
+        return cut

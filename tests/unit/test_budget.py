@@ -1,0 +1,341 @@
+"""The latency budget: what is given up in which order, that it is kept in a simulated pipeline, and who goes first."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from media_clips import write_clip
+from people_set import SMALL
+
+from sharpose_rt.app import FileRun
+from sharpose_rt.config import BudgetConfig, SmoothConfig, load
+from sharpose_rt.engine import PoseEngine
+from sharpose_rt.errors import ConfigError
+from sharpose_rt.models import VARIANTS
+from sharpose_rt.skeleton import COCO17
+from sharpose_rt.skeletons import StreamReader, validate
+from sharpose_rt.stages import EstimateStage, SmoothStage
+from sharpose_rt.stages.budget import BudgetController, Plan, make_plan
+from sharpose_rt.stages.needs import People, Person, estimate_first, need, refine_first
+from sharpose_rt.tracking import KeypointSmoother
+from sharpose_rt.types import Detections, Frame, Packet, PoseStage, Tracks
+
+PLAIN = [f"pose.model={SMALL.name}", "pose.weights=random", "pose.precision=fp32", "pose.backend=torch"]
+QUALITIES = np.linspace(0.1, 0.95, 40)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(VARIANTS, SMALL.name, SMALL)
+
+
+# --- the plan
+
+
+@given(st.floats(0, 4), st.floats(0, 4), st.sampled_from([math.inf, 0.8, -math.inf]), st.integers(1, 8))
+def test_more_relief_never_gives_anything_back(a: float, b: float, threshold: float, every: int) -> None:
+    less, more = (make_plan(relief, threshold, every, 30, QUALITIES) for relief in sorted((a, b)))
+    assert more.refine_share <= less.refine_share
+    assert more.quality_threshold <= less.quality_threshold <= threshold
+    assert every <= less.detect_every <= more.detect_every <= 30
+    assert more.estimate_share <= less.estimate_share
+
+
+def test_what_is_given_up_comes_in_order() -> None:
+    plans = [make_plan(relief, 0.9, 2, 30, QUALITIES) for relief in (0, 0.5, 1, 1.5, 2, 2.5, 3, 4)]
+    assert plans[0] == Plan(0, 1.0, 0.9, 2, 1.0)
+    assert [p.refine_share < 1 for p in plans] == [False] + [True] * 7
+    assert [p.quality_threshold < 0.9 for p in plans] == [False] * 3 + [True] * 5
+    assert plans[4].quality_threshold == -math.inf
+    assert [p.detect_every > 2 for p in plans] == [False] * 5 + [True] * 3
+    assert plans[6].detect_every == 30
+    assert [p.estimate_share < 1 for p in plans] == [False] * 7 + [True]
+
+
+def test_a_detector_that_runs_seldom_is_not_called_more_often() -> None:
+    assert make_plan(3, math.inf, 50, 30, QUALITIES).detect_every == 50
+
+
+# --- the controller
+
+
+@dataclass
+class Plant:
+    """A live run in which each stage takes a stated time: frames that nobody takes are dropped."""
+
+    people: int = 20
+    detect_ms: float = 60.0
+    coarse_ms: float = 4.0
+    fine_ms: float = 8.0
+    source_fps: float = 25.0
+    now_s: float = 0.0
+    since_detected: int = 10**9
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(3))
+
+    def frame(self, control: BudgetController | None, threshold: float) -> float:
+        """Runs one frame and returns its latency in seconds."""
+        plan = Plan(0, 1, threshold, 1, 1) if control is None else control.plan
+        period_s, before_s = 1 / self.source_fps, self.now_s
+        captured_s = math.floor(self.now_s / period_s + 1e-9) * period_s  # the newest one that is there
+        if captured_s <= before_s - 1:
+            captured_s += period_s
+        self.since_detected += 1
+        detects = self.since_detected >= plan.detect_every
+        self.since_detected = 0 if detects else self.since_detected
+        estimated = math.ceil(plan.estimate_share * self.people)
+        quality = self.rng.uniform(0, 1, estimated).astype(np.float32)
+        wanted = int((quality < plan.quality_threshold).sum())
+        refined = wanted if plan.refine_share >= 1 else math.ceil(plan.refine_share * wanted)
+        work_ms = detects * self.detect_ms + estimated * self.coarse_ms + refined * self.fine_ms
+        out_s = captured_s + max(0.0, self.now_s - captured_s) + work_ms / 1e3
+        dropped = max(0, math.floor((out_s - captured_s) / period_s) - 1)
+        self.now_s = max(out_s, captured_s + period_s)
+        if control is not None:
+            control.saw(quality)
+            control.observe(captured_s, out_s, dropped, refined)
+        return out_s - captured_s
+
+
+def run(plant: Plant, control: BudgetController | None, frames: int, threshold: float = math.inf) -> np.ndarray:
+    return np.array([plant.frame(control, threshold) for _ in range(frames)])
+
+
+def controller(threshold: float = math.inf, *, predict: bool = True, **config: float) -> BudgetController:
+    control = BudgetController(BudgetConfig(**config), 1, predict=predict)  # type: ignore[arg-type]
+    control.begin(threshold)
+    return control
+
+
+@pytest.mark.parametrize("budget_ms", [280, 220, 160, 110])
+def test_the_95th_percentile_is_kept_with_and_not_without(budget_ms: float) -> None:
+    without = run(Plant(), None, 300)
+    assert np.percentile(without, 95) > budget_ms / 1e3
+    control = controller(latency_ms=budget_ms)
+    kept = run(Plant(), control, 600)
+    assert np.percentile(kept[60:], 95) <= budget_ms / 1e3
+    summary = control.summary()
+    assert summary["frames_within"] >= 0.9  # until it has settled some are late
+    assert summary["changes"] > 0
+
+
+def test_no_more_is_given_up_than_is_needed() -> None:
+    control = controller(latency_ms=280)
+    run(Plant(), control, 600)
+    assert control.plan.relief < 1
+    assert control.plan.refine_share > 0.3
+    assert control.plan.detect_every == 1
+    roomy = controller(latency_ms=1000)
+    run(Plant(), roomy, 100)
+    assert roomy.plan == Plan(0, 1.0, math.inf, 1, 1.0)
+    assert roomy.summary()["changes"] == 0
+
+
+def test_all_is_given_back_when_the_crowd_has_gone() -> None:
+    control, plant = controller(latency_ms=160), Plant()
+    run(plant, control, 200)
+    assert control.plan.relief > 1
+    plant.people = 1
+    run(plant, control, 1500)
+    assert control.plan.relief == 0
+
+
+def test_without_a_fine_stage_the_detector_gives_way_at_once() -> None:
+    control = controller(-math.inf, latency_ms=130)
+    late = run(Plant(), control, 300, -math.inf)
+    assert control.plan.relief > 2
+    assert control.plan.estimate_share == 1
+    assert np.percentile(late[60:], 95) <= 0.130
+    assert (late > 0.130).sum() < 30
+
+
+def test_people_are_predicted_only_where_the_smoother_does_so() -> None:
+    for predict, least in ((True, 0.9), (False, 1.0)):
+        control = controller(predict=predict, latency_ms=60)
+        run(Plant(), control, 300)
+        assert (control.plan.estimate_share < 1) == predict
+        assert control.plan.estimate_share <= least
+        assert control.plan.relief <= control.most
+
+
+@pytest.mark.parametrize("fps", [4, 6, 10])
+def test_a_rate_is_kept_where_the_source_gives_it(fps: float) -> None:
+    control, plant = controller(target_fps=fps), Plant()
+    run(plant, control, 300)
+    began_s = plant.now_s
+    run(plant, control, 300)
+    assert 300 / (plant.now_s - began_s) >= 0.95 * fps
+    slow_source = Plant(people=1, source_fps=5)
+    relaxed = controller(target_fps=30)
+    run(slow_source, relaxed, 100)
+    assert relaxed.plan.relief == 0  # nothing would make a camera of 5 frames a second give 30
+
+
+def test_a_stop_of_the_world_is_not_answered_for_ever() -> None:
+    control, plant = controller(latency_ms=400), Plant(people=2)
+    run(plant, control, 100)
+    for _ in range(3):  # three frames that some other program held up
+        control.observe(plant.now_s, plant.now_s + 5, 100, 2)
+        plant.now_s += 5
+    assert control.plan.relief > 0
+    run(plant, control, 400)
+    assert control.plan.relief == 0
+
+
+# --- who goes first
+
+
+def tracks(centres: dict[int, float]) -> Tracks:
+    boxes = np.array([[x - 10, 0, x + 10, 100] for x in centres.values()], np.float32).reshape(-1, 4)
+    n = len(centres)
+    return Tracks(boxes, np.ones(n, np.float32), np.array(list(centres), np.int64), np.ones(n, bool))
+
+
+def test_need_grows_with_each_of_its_reasons() -> None:
+    still, now = np.zeros(3), np.zeros(3)
+    assert need(np.array([0.9, 0.2, np.nan]), still, now).argsort().tolist() == [0, 1, 2]
+    assert need(np.full(3, 0.5), np.array([0, 0.5, 0.9]), now).argsort().tolist() == [0, 1, 2]
+    assert need(np.full(3, 0.5), still, np.array([0, 1, 9.0])).argsort().tolist() == [0, 1, 2]
+
+
+def test_the_neediest_are_refined_and_everybody_has_a_turn() -> None:
+    known, plan = People(), Plan(0.5, 0.3, math.inf, 1, 1)
+    quality = np.array([0.1, 0.9, 0.5, 0.9], np.float32)
+    turns = []
+    for n in range(60):
+        pts_s = n / 10
+        people = known.follow(tracks({1: 0, 2: 50 + 20 * n, 3: 200, 4: 400}), pts_s)
+        chosen = refine_first(people, quality, plan)
+        _estimated(people, quality, chosen)
+        assert chosen.sum() == 2  # 0.3 of 4 people, rounded up
+        turns.append(chosen)
+    counts = np.sum(turns, 0)
+    assert counts.min() >= 4  # also who is good and stands still
+    assert counts[0] > counts[2] > counts[3]  # the lower the quality the more often
+    assert counts[1] > counts[3]  # the one who moves more often than the one who stands
+
+
+def test_only_people_below_the_threshold_are_refined() -> None:
+    people = People().follow(tracks({1: 0, 2: 50}), 0.0)
+    quality = np.array([0.9, 0.3], np.float32)
+    assert refine_first(people, quality, Plan(0, 1, 0.5, 1, 1)).tolist() == [False, True]
+    assert refine_first(people, quality, Plan(0.9, 0.2, 0.5, 1, 1)).tolist() == [False, True]
+    assert not refine_first(people, quality, Plan(2, 0.1, -math.inf, 1, 1)).any()
+
+
+def test_estimation_goes_round_and_newcomers_come_first() -> None:
+    known, seen = People(), []
+    for n in range(8):
+        there = tracks({i: 100.0 * i for i in range(1, 5)} | ({9: 50.0} if n == 6 else {}))
+        people = known.follow(there, n / 10)
+        rows = estimate_first(people, 0.25)
+        _estimated([people[row] for row in rows], np.full(len(rows), 0.5, np.float32), np.zeros(len(rows), bool))
+        seen.append(there.track_ids[rows].tolist())
+    assert sorted(i for ids in seen[:4] for i in ids) == [1, 2, 3, 4]
+    assert 9 in seen[6]
+    assert estimate_first(people, 1.0).tolist() == [0, 1, 2, 3]
+    assert estimate_first([], 0.5).tolist() == []
+    assert 9 not in known.known
+
+
+def _estimated(people: list[Person], quality: np.ndarray, refined: np.ndarray) -> None:
+    for person, value, fine in zip(people, quality.tolist(), refined.tolist(), strict=True):
+        person.estimated(value, fine)
+
+
+# --- in the network and in a whole run
+
+
+def test_the_engine_refines_who_is_chosen() -> None:
+    config = load(None, [*PLAIN, "pose.max_batch=3"]).pose
+    engine = PoseEngine(config)
+    image = np.random.default_rng(1).integers(0, 255, (200, 500, 3), np.uint8)
+    boxes = np.array([[80.0 * i, 10, 80.0 * i + 70, 190] for i in range(5)], np.float32)
+    asked: list[int] = []
+
+    def choose(rows: slice, quality: np.ndarray) -> np.ndarray:
+        asked.extend(range(5)[rows])
+        assert len(quality) == len(range(5)[rows])
+        return np.isin(np.arange(5)[rows], (1, 4))
+
+    found, every = engine.estimate(image, boxes, choose), engine.estimate(image, boxes)
+    assert asked == [0, 1, 2, 3, 4]
+    assert found.refined.tolist() == [False, True, False, False, True]
+    assert every.refined.all()  # random weights refine all
+    np.testing.assert_allclose(found.keypoints[[1, 4]], every.keypoints[[1, 4]], atol=1e-2)
+    np.testing.assert_allclose(found.quality, every.quality, atol=1e-5)
+
+
+class Crowd:
+    """A detector that sees twelve people who walk."""
+
+    name = "crowd"
+
+    def open(self) -> None: ...
+    def close(self) -> None: ...
+
+    def detect(self, frame: Frame) -> Detections:
+        left = np.arange(12, dtype=np.float32) * 24 + 3 * frame.pts_s
+        boxes = np.stack([left, left * 0 + 10, left + 20, left * 0 + 80], 1)
+        return Detections(boxes, np.full(12, 0.9, np.float32))
+
+
+def test_those_who_wait_for_their_turn_are_predicted_where_they_go() -> None:
+    pose = load(None, PLAIN).pose
+    control = controller(latency_ms=100)
+    estimate = EstimateStage(pose, control)
+    smooth = SmoothStage(KeypointSmoother(SmoothConfig(min_score=0), COCO17))
+    estimate.open()
+    image = np.random.default_rng(2).integers(0, 255, (100, 320, 3), np.uint8)
+    people = tracks({i: 30.0 * i for i in range(1, 9)})
+    for n in range(6):
+        if n == 1:
+            control.plan = Plan(4, 0.1, -math.inf, 30, 0.25)
+        (packet,) = estimate.process(Packet(Frame(n, n / 25, image), tracks=people))
+        (packet,) = smooth.process(packet)
+        assert packet.budget is not None
+        assert packet.poses is not None
+        assert sorted(packet.poses.track_ids.tolist()) == list(range(1, 9))
+        predicted = int((packet.poses.stage == PoseStage.PREDICTED).sum())
+        assert (packet.budget["estimated"], packet.budget["predicted"]) == ((8, 0) if n == 0 else (2, 6))
+        assert packet.budget["refined"] == (8 if n == 0 else 0)
+        assert predicted == packet.budget["predicted"]
+
+
+@pytest.mark.timeout(90)
+def test_a_whole_run_gives_up_in_order_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sharpose_rt.detection.create_detector", lambda *_, **__: Crowd())
+    write_clip(tmp_path / "walk.mp4", 60, fps=20, size_wh=(320, 96))
+    options = [*PLAIN, "output.video=false"]
+    more = ["source.realtime=true", "budget.latency_ms=0.01", f"output.directory={tmp_path / 'out'}"]
+    results = FileRun(str(tmp_path / "walk.mp4"), load(None, [*options, *more])).run()
+    assert results.stream is not None
+    assert [p for p in validate(results.stream) if p.severity == "error"] == []
+    records = list(StreamReader(results.stream))
+    first, last = records[0].budget, records[-1].budget
+    assert first is not None
+    assert last is not None
+    assert (first["relief"], first["refined"], first["quality_threshold"]) == (0, len(records[0].poses), "inf")
+    reliefs = [record.budget["relief"] for record in records if record.budget]
+    assert reliefs == sorted(reliefs)  # nothing comes in time, so nothing is given back
+    assert last["relief"] > 0
+    relieved = [r.budget for r in records if r.budget and r.budget["relief"] >= 1 and r.budget["estimated"] > 2]
+    assert all(budget["refined"] < budget["estimated"] for budget in relieved)
+    budget = results.figures["budget"]
+    assert budget["latency_ms"] == 0.01
+    assert budget["frames_within"] == 0
+    assert budget["last"]["relief"] >= last["relief"]
+    assert set(records[-1].stages_ms or {}) == {"detect", "track", "pose", "smooth"}
+
+
+def test_a_file_that_waits_takes_no_budget(tmp_path: Path) -> None:
+    write_clip(tmp_path / "walk.mp4", 3)
+    config = load(None, ["budget.latency_ms=100", "pose.weights=random", f"output.directory={tmp_path / 'out'}"])
+    with pytest.raises(ConfigError, match="--realtime"):
+        FileRun(str(tmp_path / "walk.mp4"), config).run()
+    assert not (tmp_path / "out").exists()

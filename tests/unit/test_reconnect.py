@@ -1,0 +1,472 @@
+"""Live sources that are lost come back: from real servers on loopback that die, and from scripted ones."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import itertools
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from live_servers import MjpegServer, free_port, is_ball, rtsp_server
+from media_clips import numbered, read_number, write_clip
+from numpy.typing import NDArray
+from people_set import SMALL
+
+from sharpose_rt.app import FileRun
+from sharpose_rt.config import SourceConfig, load
+from sharpose_rt.errors import SourceError, SourceLost, SourceTimeout
+from sharpose_rt.media import PacedSource, is_live, open_source, reconnect
+from sharpose_rt.media.container import MediaClock
+from sharpose_rt.media.live import Camera
+from sharpose_rt.media.reconnect import Reconnecting, pauses_s
+from sharpose_rt.media.source import Source, SourceInfo
+from sharpose_rt.models import VARIANTS
+from sharpose_rt.skeleton import COCO17
+from sharpose_rt.skeletons import StreamReader, validate
+from sharpose_rt.tracking import create_tracker
+from sharpose_rt.types import Detections, Frame, Packet
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconnect, "FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(reconnect, "LONGEST_PAUSE_S", 0.1)
+
+
+@given(st.floats(0.01, 10), st.floats(10, 100), st.lists(st.floats(0, 1), min_size=12, max_size=12))
+def test_pauses_double_up_to_the_longest_with_jitter(first_s: float, longest_s: float, draws: list[float]) -> None:
+    found = list(itertools.islice(pauses_s(first_s, longest_s, iter(draws).__next__), 12))
+    whole = [min(longest_s, first_s * 2**n) for n in range(12)]
+    assert all(0.5 * w <= f <= w * (1 + 1e-9) for f, w in zip(found, whole, strict=True))
+
+
+def test_pauses_of_many_differ() -> None:
+    import random
+
+    firsts = {next(pauses_s(1, 10, random.Random(seed).random)) for seed in range(50)}
+    assert len(firsts) == 50
+
+
+# --- scripted connections
+
+
+class Scripted(Source):
+    """One connection: opens or fails, gives pictures of a size at given times, then ends as told."""
+
+    live, finite = True, False
+
+    def __init__(
+        self, times_s: list[float], end: Exception | None, size_wh: tuple[int, int] = (160, 96), finite: bool = False
+    ) -> None:
+        super().__init__("scripted", SourceConfig())
+        self._times, self._end, self._size_wh, self.finite = list(times_s), end, size_wh, finite
+        self.closed = False
+
+    def _open(self) -> None:
+        if self._end is not None and not self._times:
+            raise self._end
+
+    def _describe(self, size_wh: tuple[int, int]) -> SourceInfo:
+        return SourceInfo(self.name, "network", True, size_wh)
+
+    def _grab(self) -> float | None:
+        if self._times:
+            return self._times.pop(0)
+        if self._end is not None:
+            raise self._end
+        return None
+
+    def _retrieve(self) -> tuple[NDArray[np.uint8], str] | None:
+        return numbered(1, self._size_wh), ""
+
+    def _close(self) -> None:
+        self.closed = True
+
+
+def scripted(*connections: Scripted, **options: object) -> Reconnecting:
+    left = iter(connections)
+
+    def make() -> Source:
+        try:
+            return next(left)
+        except StopIteration:
+            raise SourceError("nobody answers") from None
+
+    return Reconnecting("scripted", SourceConfig(**{"reconnect_s": 5.0, **options}), make)  # type: ignore[arg-type]
+
+
+LOST = SourceLost("the cable is out;")
+
+
+def test_time_goes_on_by_the_clock_and_frames_are_counted_on() -> None:
+    first, refused = Scripted([0, 0.04, 0.08], LOST), Scripted([], SourceTimeout("busy"))
+    last = Scripted([50.0, 50.04], None, (320, 192), finite=True)
+    with scripted(first, refused, last) as source:
+        frames = list(source)
+        assert source.state == "ended"
+    assert [frame.frame_id for frame in frames] == [0, 1, 2, 3, 4]
+    assert [frame.size_wh for frame in frames] == [(160, 96)] * 3 + [(320, 192)] * 2
+    gap_s = frames[3].lost_before_s
+    assert gap_s > 0
+    assert [frame.lost_before_s for frame in frames] == [0, 0, 0, gap_s, 0]
+    assert frames[3].pts_s == pytest.approx(0.08 + gap_s)
+    assert frames[4].pts_s == pytest.approx(frames[3].pts_s + 0.04, rel=1e-3, abs=0.0021)  # see SLEW
+    (loss,) = source.losses
+    assert (loss.attempts, loss.back, loss.after_pts_s) == (2, True, 0.08)
+    assert "cable" in loss.reason
+    assert first.closed
+    assert refused.closed
+    assert last.closed
+
+
+def test_media_time_does_not_run_away_from_the_clock_over_many_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock:
+        now_s = 1000.0
+
+        def monotonic(self) -> float:
+            self.now_s += 1e-4
+            return self.now_s
+
+    clock = Clock()
+    monkeypatch.setattr(reconnect, "time", clock)
+
+    class Bursts(Scripted):
+        """Two seconds of pictures come at once when it opens, the others in time."""
+
+        def _grab(self) -> float | None:
+            pts_s = super()._grab()
+            if pts_s is not None and pts_s > 2:
+                clock.now_s += 0.1
+            return pts_s
+
+    times = [n / 10 for n in range(600)]
+    source = scripted(*(Bursts(times, LOST) for _ in range(5)), max_frames=2990)
+    with source:
+        frames = list(source)
+    steps = np.diff([frame.pts_s for frame in frames if not frame.lost_before_s])
+    assert steps.min() > 0.094  # never so much taken off that speeds are wrong
+    assert frames[-1].pts_s == pytest.approx(clock.now_s - 1000 + 2, abs=0.3)  # 2 s ahead from the beginning
+
+
+def test_stride_and_limits_hold_over_the_gap() -> None:
+    connections = Scripted([0, 1, 2, 3], LOST), Scripted([0, 1, 2, 3], LOST)
+    with scripted(*connections, stride=3, max_frames=3) as source:
+        frames = list(source)
+    assert [frame.frame_id for frame in frames] == [0, 1, 2]
+    # The first pictures after the gap are left out by the stride; the gap is still told.
+    assert frames[2].lost_before_s > 0
+    assert [frame.lost_before_s for frame in frames[:2]] == [0, 0]
+
+
+def test_the_first_connection_must_succeed() -> None:
+    with pytest.raises(SourceTimeout, match="busy"):
+        scripted(Scripted([], SourceTimeout("busy")), Scripted([0], None)).open()
+
+
+def test_reconnecting_can_be_turned_off() -> None:
+    with scripted(Scripted([0], LOST), Scripted([0], None), reconnect_s=0.0) as source:
+        assert source.read() is not None
+        with pytest.raises(SourceLost, match="cable"):
+            source.read()
+
+
+def test_what_never_comes_back_is_an_error_that_says_so() -> None:
+    with scripted(Scripted([0, 1], LOST), reconnect_s=0.2) as source, pytest.raises(SourceLost) as caught:
+        list(source)
+    said = str(caught.value)
+    assert "cable" in said
+    assert "within 0.2 s" in said
+    assert "nobody answers" in said
+    assert "source.reconnect_s" in said
+    assert not source.losses[-1].back
+
+
+def test_a_recording_that_ends_is_over() -> None:
+    with scripted(Scripted([0, 1], None, finite=True), Scripted([0], None)) as source:
+        assert len(list(source)) == 2
+    assert source.losses == ()
+
+
+@pytest.mark.timeout(30)
+def test_states_and_an_interrupt_while_it_is_lost() -> None:
+    source = scripted(Scripted([0, 1], LOST), reconnect_s=float("inf"))
+    assert source.state == "connecting"
+    source.open()
+    assert source.state == "live"
+    result: list[Frame | None] = []
+    reading = threading.Thread(target=lambda: result.extend([source.read(), source.read(), source.read()]))
+    reading.start()
+    _until(lambda: source.state == "lost")
+    source.interrupt()
+    reading.join(20)
+    assert not reading.is_alive()
+    assert result[2] is None
+    source.close()
+    assert source.state == "ended"
+
+
+def _until(true: Callable[[], bool]) -> None:
+    while not true():
+        threading.Event().wait(0.005)
+
+
+def test_a_clock_that_leaps_counts_as_set_anew_where_frames_are_live() -> None:
+    live, stored = MediaClock(0.1, 0, 10.0, live=True), MediaClock(0.1, 0, 10.0)
+    stamps = [0, 1, 2, 36_000, 36_001]
+    assert [stored.stamp(pts) for pts in stamps][-1] == pytest.approx(3600.1)
+    times = [live.stamp(pts) for pts in stamps]
+    assert times[3] - times[2] < 1
+    assert times[4] == pytest.approx(times[3] + 0.1, abs=1e-2)
+
+
+class Plugged:
+    """Stands where cv2.VideoCapture stands: so many pictures of a size, then none, as when it is pulled out."""
+
+    def __init__(self, count: int, size_wh: tuple[int, int]) -> None:
+        self.left, self.size_wh = count, size_wh
+        self.asked: dict[int, float] = {}
+        self.released = False
+
+    def isOpened(self) -> bool:
+        return self.left > 0
+
+    def read(self) -> tuple[bool, NDArray[np.uint8] | None]:
+        self.left -= 1
+        return (True, numbered(self.left, self.size_wh)) if self.left >= 0 else (False, None)
+
+    def get(self, prop: int) -> float:
+        return 30.0
+
+    def set(self, prop: int, value: float) -> bool:
+        self.asked[prop] = value
+        return True
+
+    def release(self) -> None:
+        self.released = True
+
+
+def test_a_camera_that_is_pulled_out_and_plugged_in_again() -> None:
+    plugged = [Plugged(3, (160, 96)), Plugged(0, (0, 0)), Plugged(2, (320, 192))]
+    captures = iter(plugged)
+    config = SourceConfig(camera_format="yuyv", camera_size_wh=(640, 480), max_bad_frames=2, max_frames=5)
+    source = Reconnecting("webcam:4", config, lambda: Camera("webcam:4", config, 4, lambda _: next(captures)))
+    with source:
+        frames = list(source)
+        (loss,) = source.losses
+    assert [frame.size_wh for frame in frames] == [(160, 96)] * 3 + [(320, 192)] * 2
+    assert [frame.lost_before_s > 0 for frame in frames] == [False, False, False, True, False]
+    assert (loss.attempts, loss.back) == (2, True)
+    assert all(capture.released for capture in plugged)
+    assert plugged[2].asked[cv2.CAP_PROP_FOURCC] == cv2.VideoWriter.fourcc(*"YUYV")
+    assert plugged[2].asked[cv2.CAP_PROP_FRAME_HEIGHT] == 480
+
+
+# --- real servers
+
+
+@pytest.mark.timeout(60)
+def test_an_mjpeg_camera_dies_and_returns_with_another_size(caplog: pytest.LogCaptureFixture) -> None:
+    programmes = [((160, 96), 12), ((160, 96), 0), ((320, 192), 14), ((200, 120), None)]
+    config = SourceConfig(open_timeout_s=5, read_timeout_s=5)
+    frames: list[Frame] = []
+    with caplog.at_level(logging.INFO), MjpegServer(programmes) as server, open_source(server.url, config) as source:
+        began_s = time.monotonic()
+        while len({frame.size_wh for frame in frames}) < 3:
+            frame = source.read()
+            assert frame is not None
+            frames.append(frame)
+        elapsed_s = time.monotonic() - began_s
+        losses = source.losses
+    assert [size for size, _ in itertools.groupby(frame.size_wh for frame in frames)] == [
+        (160, 96),
+        (320, 192),
+        (200, 120),
+    ]
+    numbers = [read_number(frame.image_bgr) for frame in frames]
+    assert all(a < b for a, b in pairwise(numbers))  # every frame is a picture that was sent: none black, none twice
+    assert len(losses) == 2
+    assert losses[0].attempts == 2
+    gaps = [frame for frame in frames if frame.lost_before_s]
+    assert [frame.size_wh for frame in gaps] == [(320, 192), (200, 120)]
+    for before, after in pairwise(frames):
+        assert after.pts_s > before.pts_s
+        if after.lost_before_s:
+            assert after.pts_s - before.pts_s == pytest.approx(after.lost_before_s)
+            assert after.lost_before_s == pytest.approx(after.captured_at_s - before.captured_at_s, abs=0.05)
+    assert frames[-1].pts_s <= elapsed_s + 1
+    assert "is back after" in caplog.text
+    assert "hidden" not in caplog.text
+    assert not any("hidden" in loss.reason for loss in losses)
+
+
+@pytest.mark.timeout(60)
+def test_a_camera_that_falls_silent_is_lost_and_found_again() -> None:
+    config = SourceConfig(read_timeout_s=0.5, reconnect_s=20)
+    with MjpegServer([((160, 96), 30), ((160, 96), None)], silent=True) as server:
+        with open_source(server.url, config) as source:
+            frame = next(frame for frame in source if frame.lost_before_s)
+        assert frame.lost_before_s >= 0.5
+        assert "sent nothing for 0.5 s" in source.losses[0].reason
+
+
+@pytest.mark.timeout(90)
+def test_an_rtsp_server_is_killed_and_returns_with_another_size() -> None:
+    port = free_port()
+    config = SourceConfig(open_timeout_s=10, read_timeout_s=3, reconnect_s=30)
+    frames: list[Frame] = []
+    with rtsp_server(port, (320, 240)) as process:
+        source = open_source(f"rtsp://me:hidden@127.0.0.1:{port}/live", config)
+        source.open()
+        frames += [frame for _ in range(15) if (frame := source.read()) is not None]
+        process.kill()
+    with rtsp_server(port, (480, 272)), source:
+        while frames[-1].size_wh != (480, 272) or len(frames) < 40:
+            frame = source.read()
+            assert frame is not None
+            frames.append(frame)
+    assert all(is_ball(frame.image_bgr) for frame in frames)
+    assert {frame.size_wh for frame in frames} == {(320, 240), (480, 272)}
+    (after,) = [frame for frame in frames if frame.lost_before_s]
+    before = frames[after.frame_id - 1]
+    assert after.size_wh == (480, 272)
+    assert after.pts_s - before.pts_s == pytest.approx(after.lost_before_s)
+    assert all(b.pts_s > a.pts_s for a, b in pairwise(frames))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_rtsp_over_both_transports(transport: str) -> None:
+    port = free_port()
+    config = SourceConfig(rtsp_transport=transport, max_frames=20)
+    with rtsp_server(port, (320, 240)), open_source(f"rtsp://127.0.0.1:{port}/live", config) as source:
+        frames = list(source)
+    assert len(frames) == 20
+    assert all(is_ball(frame.image_bgr) for frame in frames)
+    steps = np.diff([frame.pts_s for frame in frames])
+    np.testing.assert_allclose(np.median(steps), 0.04, atol=0.005)
+
+
+# --- whole runs
+
+
+@pytest.mark.timeout(90)
+def test_a_run_outlives_its_camera_and_nobody_is_carried_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(VARIANTS, SMALL.name, SMALL)
+    options = [f"pose.model={SMALL.name}", "pose.weights=random", "pose.precision=fp32", "pose.backend=torch"]
+    options.append("detector.name=full")
+    limits = ["source.read_timeout_s=5", "output.preset=ultrafast", f"output.directory={tmp_path}"]
+    with MjpegServer([((160, 96), 40), ((200, 120), None)]) as server:
+        job = FileRun(server.url, load(None, [*options, *limits]))
+        states = {job.source.state}
+        after: list[Packet] = []
+
+        def look(packet: Packet) -> None:
+            states.add(job.source.state)
+            if packet.frame.size_wh == (200, 120):
+                after.append(packet)
+            if len(after) == 5:
+                job.stop()
+
+        results = job.run(look)
+    assert results.status == "interrupted"
+    assert job.source.state == "ended"
+    assert states >= {"connecting", "live"}
+    assert results.stream is not None
+    assert [p for p in validate(results.stream) if p.severity == "error"] == []
+    records = list(StreamReader(results.stream))
+    first = [r for r in records if r.frame_size_wh is None]
+    second = [r for r in records if r.frame_size_wh == (200, 120)]
+    assert len(first) + len(second) == len(records)
+    assert [r.lost_before_s is not None for r in second] == [True] + [False] * (len(second) - 1)
+    ids = [{int(i) for r in part for i in r.poses.track_ids} for part in (first, second)]
+    assert ids == [{1}, {2}]
+    for record in second:  # nor are keypoints of the other size held or faded
+        assert len(record.poses) == 1
+        assert record.poses.bboxes_xyxy[0].tolist() == pytest.approx([0, 0, 199, 119])
+    assert all(r.stages_ms and sum(r.stages_ms.values()) <= (r.latency_ms or 0) + 1 for r in records)
+    (loss,) = results.figures["losses"]
+    assert loss["back"]
+    assert "hidden" not in json.dumps(results.figures, default=str)
+    assert "ms, p95" in job.totals.status_line()
+    with av.open(str(results.video)) as video:
+        assert {(f.width, f.height) for f in video.decode(video=0)} == {(160, 96)}
+
+
+@pytest.mark.parametrize("name", ["sharpose", "bytetrack"])
+def test_trackers_forget_people_but_not_their_ids(name: str) -> None:
+    config = load(None, [f"tracker.name={name}"]).tracker
+    tracker = create_tracker(config, COCO17)
+    box = Detections(np.array([[10, 10, 50, 90]], np.float32), np.array([0.9], np.float32))
+    seen = [tracker.update(box, n / 25).track_ids.tolist() for n in range(4)]
+    assert seen[-1] == [1]
+    tracker.forget()
+    assert len(tracker.update(None, 0.2)) == 0
+    after = [tracker.update(box, 0.24 + n / 25).track_ids.tolist() for n in range(4)]
+    assert after[-1] == [2]
+    assert all(ids in ([], [2]) for ids in after)
+
+
+@pytest.mark.timeout(30)
+def test_a_file_in_real_time_is_live_and_so_is_hls(tmp_path: Path) -> None:
+    write_clip(tmp_path / "walk.mp4", 6, fps=50)
+    with open_source(str(tmp_path / "walk.mp4"), SourceConfig(realtime=True)) as source:
+        assert source.info.live
+        frames = list(source)
+    steps = np.diff([frame.captured_at_s for frame in frames])
+    assert (steps >= 0.02 - 1e-6).all()
+    assert is_live("walk.mp4", SourceConfig(realtime=True))
+    assert isinstance(open_source("https://h/live/index.m3u8?key=1"), PacedSource)
+
+
+@pytest.mark.timeout(60)
+def test_hls_comes_at_its_own_pace(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "live.m3u8"), "w", format="hls", options={"hls_time": "0.5"}) as out:
+        stream = out.add_stream("libx264", rate=25, options={"g": "12", "bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        for n in range(50):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(n), format="bgr24")))
+        out.mux(stream.encode(None))
+    assert len(list(tmp_path.glob("*.ts"))) > 1
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    handler.log_message = lambda *_: None  # type: ignore[attr-defined]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with open_source(f"http://127.0.0.1:{server.server_port}/live.m3u8") as source:
+                frames = list(source)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert [read_number(frame.image_bgr) for frame in frames] == list(range(50))
+    captured = np.array([frame.captured_at_s for frame in frames])
+    assert (np.diff(captured) >= np.diff([frame.pts_s for frame in frames]) - 1e-3).all()
+
+
+def test_the_command_line_sets_what_a_camera_is_asked_for() -> None:
+    from sharpose_rt.cli import build_parser
+    from sharpose_rt.commands.track import build_config
+
+    options = "--camera-size 1280x720 --camera-fps 60 --camera-format yuyv --rtsp-transport udp --reconnect inf"
+    more = "--open-timeout 3 --read-timeout 4 --realtime --latency-budget-ms 120 --target-fps 15"
+    args = build_parser().parse_args(["track", "--source", "webcam", *options.split(), *more.split()])
+    config = build_config(args)
+    source = config.source
+    assert (source.camera_size_wh, source.camera_fps, source.camera_format) == ((1280, 720), 60, "yuyv")
+    assert (source.rtsp_transport, source.reconnect_s, source.realtime) == ("udp", float("inf"), True)
+    assert (source.open_timeout_s, source.read_timeout_s) == (3, 4)
+    assert (config.budget.latency_ms, config.budget.target_fps) == (120, 15)
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["track", "--source", "webcam", "--camera-size", "big"])

@@ -1,0 +1,101 @@
+"""Cuts are found, camera motion and flicker are none, and nobody keeps an id across one."""
+
+from __future__ import annotations
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from sharpose_rt.app import count_dropped
+from sharpose_rt.config import TrackerConfig
+from sharpose_rt.skeleton import COCO17
+from sharpose_rt.stages import DetectStage, TrackStage
+from sharpose_rt.tracking import SceneCuts, create_tracker
+from sharpose_rt.types import Detections, Frame
+
+THRESHOLD = TrackerConfig().scene_cut
+
+
+def texture(seed, size_hw=(240, 320)):
+    """A coloured picture, smooth like a photograph."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (6, 8, 3)).astype(np.uint8)
+    return cv2.resize(coarse, size_hw[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def test_a_cut_is_found_once():
+    cuts = SceneCuts(THRESHOLD)
+    frames = [texture(1)] * 5 + [texture(2)] * 5 + [texture(3)]
+    assert [cuts.is_cut(frame) for frame in frames] == [False] * 5 + [True] + [False] * 4 + [True]
+
+
+def test_pans_flicker_and_grey_noise_are_no_cuts():
+    rng = np.random.default_rng(0)
+    pan = [np.roll(texture(1), 6 * i, 1) for i in range(20)]
+    flicker = [(texture(1) * (0.8 + 0.2 * (i % 2))).astype(np.uint8) for i in range(20)]
+    dark = [rng.integers(0, 12, (240, 320, 3)).astype(np.uint8) for _ in range(20)]  # its hue jumps all the time
+    overlay = [texture(1) for _ in range(20)]
+    for frame in overlay[9:]:
+        frame[:150] = 255 - frame[:150]
+    for frames in (pan, flicker, dark, overlay):
+        cuts = SceneCuts(THRESHOLD)
+        assert not any(cuts.is_cut(frame) for frame in frames)
+
+
+def test_a_threshold_of_zero_finds_none():
+    cuts = SceneCuts(0.0)
+    assert not any(cuts.is_cut(texture(i)) for i in range(4))
+
+
+@pytest.mark.shared
+def test_real_clips_have_no_cut_and_joined_ones_have(shared_dir):
+    cuts, found, names = SceneCuts(THRESHOLD), [], ("openpose_video.avi", "sports2d_demo_old.mp4", "sam2_juggle.mp4")
+    for name in names:  # a moving camera among them
+        with av.open(str(shared_dir / "video" / name)) as container:
+            for index, frame in enumerate(container.decode(video=0)):
+                if index == 40:
+                    break
+                if cuts.is_cut(frame.to_ndarray(format="bgr24")):
+                    found.append((name, index))
+    assert found == [(names[1], 0), (names[2], 0)]
+
+
+class OneBox:
+    """A detector that always finds the same box, and counts its calls."""
+
+    name = "one"
+
+    def __init__(self) -> None:
+        self.frames: list[int] = []
+
+    def detect(self, frame):
+        self.frames.append(frame.frame_id)
+        return Detections(np.array([[60, 40, 120, 200]], np.float32), np.array([0.9], np.float32))
+
+
+@pytest.mark.parametrize("tracker", ["sharpose", "bytetrack"])
+def test_ids_end_at_a_cut_and_the_detector_looks_again(tracker):
+    config = TrackerConfig(tracker)
+    detector = OneBox()
+    detect = DetectStage(detector, 100, SceneCuts(config.scene_cut))
+    track = TrackStage(create_tracker(config, COCO17))
+    ids = []
+    for index in range(12):
+        frame = Frame(index, index / 25, texture(1 if index < 6 else 2))
+        (packet,) = detect.process(frame)
+        (packet,) = track.process(packet)
+        assert packet.tracks is not None
+        ids.append(packet.tracks.track_ids.tolist())
+    assert detector.frames == [0, 6]
+    assert ids[5] == [1]
+    assert ids[6] == [2]
+
+
+def test_a_cut_survives_a_dropped_frame():
+    detect = DetectStage(OneBox(), 1, SceneCuts(THRESHOLD))
+    first, cut, after = (
+        next(iter(detect.process(Frame(i, i / 25, texture(seed))))) for i, seed in enumerate((1, 2, 2))
+    )
+    assert (first.new_scene, cut.new_scene, after.new_scene) == (False, True, False)
+    assert count_dropped(cut, after).new_scene

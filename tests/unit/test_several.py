@@ -1,0 +1,225 @@
+"""Several sources at once: each as if it were alone, none waits for another, one that fails ends for itself."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from live_servers import MjpegServer
+from media_clips import read_number, write_clip
+from people_set import SMALL
+
+from sharpose_rt.app import FileRun
+from sharpose_rt.cli import main
+from sharpose_rt.config import SourceConfig, load
+from sharpose_rt.engine import PoseEngine
+from sharpose_rt.errors import ConfigError, SourceError
+from sharpose_rt.media import SourceGroup, open_source
+from sharpose_rt.models import VARIANTS
+from sharpose_rt.several import SeveralRun, fold_rounds
+from sharpose_rt.skeletons import StreamReader, validate
+from sharpose_rt.types import Frame, Packet
+
+PLAIN = [
+    f"pose.model={SMALL.name}",
+    "pose.weights=random",
+    "pose.precision=fp32",
+    "pose.backend=torch",
+    "detector.name=full",
+]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(VARIANTS, SMALL.name, SMALL)
+
+
+def fold(old: Frame, new: Frame) -> Frame:
+    return Frame(new.frame_id, new.pts_s, new.image_bgr, dropped_before=old.dropped_before + 1)
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / "a.mp4", tmp_path / "b.mp4", tmp_path / "c.mp4"]
+    for path, frames, size_wh in zip(paths, (12, 5, 9), ((160, 96), (200, 120), (96, 160)), strict=True):
+        write_clip(path, frames, size_wh=size_wh)
+    return paths
+
+
+# --- the group
+
+
+@pytest.mark.timeout(30)
+def test_rounds_of_files_have_a_frame_of_each_that_still_runs(clips: list[Path]) -> None:
+    group = SourceGroup([open_source(str(path)) for path in clips], [False] * 3, fold)
+    group.open()
+    rounds = []
+    while (found := group.read()) is not None:
+        rounds.append([(place, read_number(frame.image_bgr)) for place, frame in found])
+    group.close()
+    expected = [[(place, n) for place, count in enumerate((12, 5, 9)) if n < count] for n in range(12)]
+    assert rounds == expected
+    assert all(source.state == "ended" for source in group.sources)
+
+
+@pytest.mark.timeout(30)
+def test_a_silent_camera_holds_nobody_up(clips: list[Path]) -> None:
+    with MjpegServer([((160, 96), 3)], silent=True) as server:
+        config = SourceConfig(read_timeout_s=60)
+        sources = [open_source(server.url, config), open_source(str(clips[0]))]
+        group = SourceGroup(sources, [True, False], fold)
+        group.open()
+        seen: dict[int, list[int]] = {0: [], 1: []}
+        while len(seen[1]) < 12:
+            for place, frame in group.read() or ():
+                seen[place].append(frame.frame_id)
+        group.close()
+    assert seen[1] == list(range(12))
+    assert len(seen[0]) <= 3
+
+
+@pytest.mark.timeout(30)
+def test_frames_that_nobody_took_are_folded() -> None:
+    with MjpegServer([((160, 96), 10)], period_s=0.001) as server:
+        source = open_source(server.url, SourceConfig(reconnect_s=0))
+        group = SourceGroup([source], [True], fold)
+        group.open()
+        group._threads[0].join()
+        found = group.read()
+        group.close()
+    assert found is not None
+    ((_, frame),) = found
+    assert frame.frame_id >= 8  # the very last may be lost with the connection
+    assert frame.dropped_before == frame.frame_id
+
+
+@pytest.mark.timeout(30)
+def test_one_that_does_not_open_is_an_error_and_all_threads_end(clips: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"no video at all" * 100)
+    before = set(threading.enumerate())
+    group = SourceGroup([open_source(str(clips[0])), open_source(str(tmp_path / "bad.mp4"))], [False] * 2, fold)
+    with pytest.raises(SourceError, match=r"bad\.mp4"):
+        group.open()
+    group.close()
+    assert set(threading.enumerate()) <= before
+
+
+def test_folded_rounds_keep_what_only_the_dropped_one_had() -> None:
+    image = np.zeros((4, 4, 3), np.uint8)
+    frames = [Frame(n, n / 10, image) for n in range(4)]
+    folded = fold_rounds(((0, frames[0]), (1, frames[1])), ((1, frames[2]), (2, frames[3])))
+    assert [(place, frame.frame_id, frame.dropped_before) for place, frame in folded] == [
+        (0, 0, 0),
+        (1, 2, 1),
+        (2, 3, 0),
+    ]
+    packets = fold_rounds(((0, Packet(frames[0])),), ((0, Packet(frames[1])),))
+    assert packets[0][1].frame.dropped_before == 1
+
+
+# --- the network
+
+
+def test_people_of_all_pictures_share_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = PoseEngine(load(None, PLAIN).pose)
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 255, (100 + 40 * n, 200, 3), np.uint8) for n in range(3)]
+    boxes = [np.array([[10, 10, 60, 90], [50, 5, 120, 95]], np.float32), np.zeros((0, 4), np.float32)]
+    boxes.append(np.array([[20, 20, 90, 150]], np.float32))
+    alone = [engine.estimate(image, box) for image, box in zip(pictures, boxes, strict=True)]
+    sizes: list[int] = []
+    infer = PoseEngine.infer
+    monkeypatch.setattr(
+        PoseEngine, "infer", lambda self, crops, *a: (sizes.append(len(crops)), infer(self, crops, *a))[1]
+    )
+    together = engine.estimate_all(list(zip(pictures, boxes, strict=True)))
+    assert sizes == [3]
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one.keypoints, other.keypoints, atol=1e-2)
+        np.testing.assert_allclose(one.quality, other.quality, atol=1e-4)
+        assert one.refined.tolist() == other.refined.tolist()
+
+
+# --- whole runs
+
+
+@pytest.mark.timeout(90)
+def test_each_source_comes_out_as_if_it_were_alone(clips: list[Path], tmp_path: Path) -> None:
+    options = [*PLAIN, "output.preset=ultrafast"]
+    found = SeveralRun([str(p) for p in clips], load(None, [*options, f"output.directory={tmp_path / 'all'}"])).run()
+    for path, results in zip(clips, found, strict=True):
+        alone = FileRun(str(path), load(None, [*options, f"output.directory={tmp_path / 'one'}"])).run()
+        assert results.status == "complete"
+        assert results.stream is not None
+        assert alone.stream is not None
+        assert results.stream == tmp_path / "all" / path.stem / f"{path.stem}.skeletons.jsonl"
+        assert results.video is not None
+        assert [p for p in validate(results.stream) if p.severity == "error"] == []
+        together, single = (list(StreamReader(r.stream)) for r in (results, alone) if r.stream)
+        assert [r.frame_id for r in together] == [r.frame_id for r in single]
+        assert [r.pts_s for r in together] == [r.pts_s for r in single]
+        for one, other in zip(together, single, strict=True):
+            assert one.poses.track_ids.tolist() == other.poses.track_ids.tolist() == [1]
+            np.testing.assert_allclose(one.poses.keypoints, other.poses.keypoints, atol=0.05)
+        assert results.figures["frames"] == len(single)
+        assert results.figures["source"] == str(path)
+
+
+@pytest.mark.timeout(90)
+def test_cameras_share_the_turns_and_one_that_fails_ends_for_itself(tmp_path: Path) -> None:
+    options = [*PLAIN, "output.video=false", "source.reconnect_s=0.2", "source.read_timeout_s=5"]
+    fast, slow, dying = ([((160, 96), None)], [((200, 120), None)], [((96, 96), 4)])
+    with (
+        MjpegServer(fast, 0.01) as a,
+        MjpegServer(slow, 0.05) as b,
+        MjpegServer(dying, 0.05) as c,  # type: ignore[arg-type]
+    ):
+        job = SeveralRun([a.url, b.url, c.url], load(None, [*options, f"output.directory={tmp_path}"]))
+        counts = [0, 0, 0]
+
+        def look(place: int, packet: Packet) -> None:
+            counts[place] += 1
+            if min(counts[:2]) >= 12 and job.runs[2].status == "error":
+                job.stop()
+
+        results = job.run(look)
+    assert [r.status for r in results] == ["interrupted", "interrupted", "error"]
+    assert len({r.stream.parent for r in results if r.stream}) == 3  # three folders, though one host
+    for found in results:
+        assert found.stream is not None
+        assert [p for p in validate(found.stream) if p.severity == "error"] == []
+    assert "did not come back" in results[2].figures["error"]
+    assert results[0].figures["frames"] >= 12
+    # A camera that is five times as fast has no more than its turns: what is too much is dropped, not queued.
+    assert results[1].figures["frames"] >= 12
+    summary = json.loads(Path(str(results[2].summary)).read_text())
+    assert summary["status"] == "error"
+    assert "hidden" not in json.dumps(summary)
+
+
+@pytest.mark.timeout(90)
+def test_several_from_the_command_line(clips: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cameras.txt").write_text(f"# doors\n{clips[0]}\n\n{clips[1]}\n")
+    options = ["--model", SMALL.name, "--weights", "random", "--boxes", "full", "--no-video"]
+    options += ["--set", "pose.backend=torch"]
+    out = ["--output", str(tmp_path / "out")]
+    assert main(["--source", f"@{tmp_path / 'cameras.txt'}", "--source", str(clips[2]), *options, *out]) == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a", "b", "c"]
+    said = capsys.readouterr().out
+    assert all(str(path) in said for path in clips)
+    (tmp_path / "none.txt").write_text("# nothing\n")
+    assert main(["--source", f"@{tmp_path / 'none.txt'}", *options, *out]) == 2
+    assert main(["--source", str(clips[0]), "--source", str(tmp_path / "*.mp4"), *options, *out]) == 2
+    assert "one after the other" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [("smooth.method=rts", "one file at a time"), ("detector.name=boxes.txt", "belong to one source")],
+)
+def test_what_does_not_go_with_several_is_said(clips: list[Path], tmp_path: Path, option: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        SeveralRun([str(p) for p in clips], load(None, [*PLAIN, option, f"output.directory={tmp_path / 'out'}"]))
