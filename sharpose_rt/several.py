@@ -23,6 +23,7 @@ from sharpose_rt.config import RunConfig
 from sharpose_rt.errors import ConfigError, SharposeError
 from sharpose_rt.media import Round, SourceGroup
 from sharpose_rt.runtime import SLOW_CONSUMER, BaseStage, Pipeline, Status
+from sharpose_rt.skeletons.names import unique_name
 from sharpose_rt.stages import DetectStage, EstimateStage, SmoothStage, TrackStage, WriteStage
 from sharpose_rt.types import Frame, Packet
 
@@ -93,9 +94,7 @@ class SeveralRun:
         """Gives each run its folder, named as its source, now that they are open."""
         taken: set[str] = set()
         for run in self.runs:
-            stem, number = run.source.info.stem, 1
-            while (name := stem if number == 1 else f"{stem}-{number}") in taken:
-                number += 1
+            name = unique_name(run.source.info.stem, taken)
             taken.add(name)
             output = replace(self.config.output, directory=str(Path(self.config.output.directory) / name))
             run.config = replace(self.config, output=output)

@@ -73,19 +73,7 @@ def run(args: argparse.Namespace) -> int:
         raise OutputError(f"{folder} holds a run already; --resume goes on with it, another --out starts a new one")
     if not args.set:
         raise ConfigError("--set names no set; at least one in which everybody has a box is wanted")
-    names = (
-        "architecture",
-        "image_size",
-        "small_size",
-        "minutes",
-        "batch",
-        "lr",
-        "device",
-        "threads",
-        "workers",
-        "seed",
-    )
-    recipe = DetectorRecipe(**{name: getattr(args, name) for name in names})
+    recipe = DetectorRecipe(**{name: getattr(args, name) for name in _RECIPE})
     roots, pictures, draws = data_roots(args.data_root), [], []
     for name, weight in map(_weighted, args.set):
         found = read_pictures(find_set(name, roots), min_score=args.min_score)
@@ -108,11 +96,12 @@ def run(args: argparse.Namespace) -> int:
         "trained_minutes": f"{trainer.elapsed_s / 60:.1f}",
         "seed": str(args.seed),
     }
-    save_detector(out, trainer.averaged(), recipe, facts)
+    module = trainer.averaged()
+    save_detector(out, module, recipe, facts)
     try:
         slope, shift = calibrate(out, held_out)
         curve = {"score_slope": f"{slope:.6f}", "score_shift": f"{shift:.6f}"}
-        save_detector(out, trainer.averaged(), recipe, {**facts, **curve})
+        save_detector(out, module, recipe, {**facts, **curve})
     except DatasetError as error:  # the training is not lost for that
         print(f"scores are not calibrated: {error}")
     print(f"{trainer.step} steps, {trainer.elapsed_s / 60:.1f} minutes; detector in {out}")

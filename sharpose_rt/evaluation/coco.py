@@ -241,11 +241,23 @@ def ap(people: list[dict[str, Any]], document: dict[str, Any]) -> dict[str, floa
 
 def true_oks(predictions: Predictions, document: dict[str, Any], stage: str) -> NDArray[np.float64]:
     """OKS (N,) of a stage ('coarse' or 'fine') with the label whose box each pose was made in."""
+    return oks_with_labels(getattr(predictions, f"{stage}_keypoints"), labels_of(predictions, document), document)
+
+
+def labels_of(predictions: Predictions, document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The records (N) whose boxes the poses were made in; the boxes must be ground truth."""
     by_id = {record["id"]: record for record in document["annotations"]}
-    records = [by_id[i] for i in predictions.boxes.annotation_ids.tolist()]
-    truth = np.array([record["keypoints"] for record in records], np.float64).reshape(len(records), -1, 3)
-    areas = np.array([record["area"] for record in records], np.float64)
-    keypoints = getattr(predictions, f"{stage}_keypoints")
+    return [by_id[i] for i in predictions.boxes.annotation_ids.tolist()]
+
+
+def label_triples(records: list[dict[str, Any]]) -> NDArray[np.float64]:
+    """Labelled x, y and visibility (N, K, 3)."""
+    return np.array([record["keypoints"] for record in records], np.float64).reshape(len(records), -1, 3)
+
+
+def oks_with_labels(keypoints: Float32, records: list[dict[str, Any]], document: dict[str, Any]) -> NDArray[np.float64]:
+    """OKS (N,) of keypoints (N, K, 2) with the labels of these records."""
+    truth, areas = label_triples(records), np.array([record["area"] for record in records], np.float64)
     skeleton = MPII16 if is_mpii(document) else COCO17
     return oks(keypoints, truth[..., :2], truth[..., 2], areas, skeleton.sigmas)
 

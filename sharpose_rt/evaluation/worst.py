@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.errors import ConfigError, OutputError
+from sharpose_rt.evaluation.coco import label_triples, labels_of, oks_with_labels
 from sharpose_rt.evaluation.predict import Predictions
 from sharpose_rt.geometry.affine import apply_affine, crop_affine, warp_crops
-from sharpose_rt.geometry.oks import oks
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.training.datasets import picture_paths, read_image
 from sharpose_rt.training.report import draw_pose
@@ -49,11 +49,8 @@ def write_worst(
     if (predictions.boxes.annotation_ids < 0).any():
         raise ConfigError("--worst compares people with their labels; it takes --boxes gt alone")
     keypoints, scores, _ = predictions.gated(quality_threshold)
-    by_id = {record["id"]: record for record in document["annotations"]}
-    records = [by_id[i] for i in predictions.boxes.annotation_ids.tolist()]
-    truth = np.array([record["keypoints"] for record in records], np.float64).reshape(len(records), -1, 3)
-    areas = np.array([record["area"] for record in records], np.float64)
-    similarity = oks(keypoints, truth[..., :2], truth[..., 2], areas, skeleton.sigmas)
+    records = labels_of(predictions, document)
+    truth, similarity = label_triples(records), oks_with_labels(keypoints, records, document)
     similarity = np.where((truth[..., 2] > 0).any(1), similarity, math.inf)
     order = [i for i in np.argsort(similarity, kind="stable")[:people] if math.isfinite(similarity[i])]
     index_of, paths = picture_paths(document["images"], Path("labels"), images) if images else ({}, [])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import itertools
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -64,12 +63,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def unique_name(stem: str, taken: set[str]) -> str:
-    """The stem of a source, or 'stem-2', 'stem-3' and so on where that is taken."""
-    names = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
-    return next(name for name in names if name not in taken)
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from sharpose_rt.config.schema import LiveConfig
-from sharpose_rt.live.address import unique_name
 from sharpose_rt.live.thinned import Thinned
 from sharpose_rt.media import SourceInfo
 from sharpose_rt.skeletons import encode, end_record
+from sharpose_rt.skeletons.names import unique_name
 from sharpose_rt.stages import RunTotals
 from sharpose_rt.types import Frame, Packet
 

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from sharpose_rt.live.address import Target, unique_name
+from sharpose_rt.live.address import Target
 from sharpose_rt.live.outbox import Outbox, Policy, Record
 from sharpose_rt.live.thinned import Thinned
 from sharpose_rt.live.transports import Transport, create_transport
 from sharpose_rt.media import SourceInfo
+from sharpose_rt.skeletons.names import unique_name
 from sharpose_rt.types import Packet
 
 log = logging.getLogger("sharpose_rt")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import itertools
 import os
 import re
 from collections.abc import Sequence
@@ -75,6 +76,12 @@ def results_of(target: Path) -> list[Path]:
         return sorted(target.parent.glob(f"{glob.escape(target.stem)}_person*.trc"))
     taken = any(target.iterdir()) if target.is_dir() else target.exists()
     return [target] if taken else []
+
+
+def unique_name(stem: str, taken: set[str]) -> str:
+    """The stem of a source, or 'stem-2', 'stem-3' and so on where that is taken."""
+    names = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
+    return next(name for name in names if name not in taken)
 
 
 def safe_stem(name: str) -> str:

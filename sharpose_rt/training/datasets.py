@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -164,6 +165,12 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         reason = "cannot be decoded" if Path(path).is_file() else "is missing"
         raise DatasetError(f"the picture {path} {reason}; fetch the set again or take its labels out")
     return image  # type: ignore[return-value]
+
+
+def quiet_worker(_: int) -> None:
+    """For loader processes: they leave Ctrl-C to the training process, and do not multiply threads."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(0)
 
 
 def epoch_order(draws: NDArray[np.float32], seed: int, epoch: int) -> NDArray[np.int64]:

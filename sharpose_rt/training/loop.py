@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -35,7 +34,7 @@ from sharpose_rt.models.weights import load_model, save_weights
 from sharpose_rt.training import losses
 from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
 from sharpose_rt.training.config import SetConfig, TrainConfig
-from sharpose_rt.training.datasets import People, epoch_order, find_set, mix, read_people
+from sharpose_rt.training.datasets import People, epoch_order, find_set, mix, quiet_worker, read_people
 from sharpose_rt.training.device_crops import DeviceCrops, DrawDataset
 from sharpose_rt.training.distill import Teacher, create_teacher, distillation_loss
 from sharpose_rt.training.log import Row, TensorBoard, read_log, write_log
@@ -356,7 +355,7 @@ class Trainer:
             DrawDataset(sampler) if self.crops else CropDataset(sampler),
             batch_sampler=SampleStream(data.draws, config.seed, config.batch, self.samples, self.world),  # type: ignore[arg-type]
             num_workers=config.data.workers,
-            worker_init_fn=_quiet_worker,
+            worker_init_fn=quiet_worker,
             pin_memory=self.device.type == "cuda",
             prefetch_factor=4 if config.data.workers else None,
             generator=torch.Generator(),  # else the loader would draw its workers' seed from the run's own chance
@@ -454,9 +453,3 @@ def pick_device(name: str, world: World = World()) -> torch.device:  # noqa: B00
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise DeviceError(f"device {name!r} is wanted, but there is no CUDA device; --set device=cpu works anywhere")
     return torch.device(f"cuda:{world.local_rank}" if name == "cuda" and world.size > 1 else name)
-
-
-def _quiet_worker(_: int) -> None:
-    """Loader processes leave Ctrl-C to the training process, and do not multiply threads."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(0)

@@ -29,7 +29,7 @@ from sharpose_rt.detection.bundled import BundledDetector, build_module
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError
 from sharpose_rt.geometry.boxes import iou_matrix
 from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
-from sharpose_rt.training.datasets import read_image
+from sharpose_rt.training.datasets import quiet_worker, read_image
 from sharpose_rt.training.optim import Ema
 from sharpose_rt.training.pictures import Picture
 from sharpose_rt.training.transforms import jitter_colour
@@ -328,7 +328,7 @@ class DetectorTrainer:
             batch_sampler=_Numbers(self),  # type: ignore[arg-type]
             num_workers=self.recipe.workers,
             collate_fn=collate,
-            worker_init_fn=_quiet_worker,
+            worker_init_fn=quiet_worker,
             prefetch_factor=4 if self.recipe.workers else None,
             pin_memory=self.device.type == "cuda",
         )
@@ -463,8 +463,3 @@ def _float(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _float(item) for key, item in value.items()}
     return [_float(item) for item in value]
-
-
-def _quiet_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(0)

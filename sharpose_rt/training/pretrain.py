@@ -8,7 +8,6 @@ The decoder is then thrown away; `sharpose-rt train --set init=FILE` starts from
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from sharpose_rt.models.weights import save_weights
 from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
 from sharpose_rt.training.config import TrainConfig
 from sharpose_rt.training.datasets import People
-from sharpose_rt.training.loop import SampleStream, pick_device
+from sharpose_rt.training.loop import Clock, SampleStream, pick_device
 from sharpose_rt.training.optim import build_optimizers, lr_factor, set_lr
 from sharpose_rt.training.transforms import CropDataset, Sampler
 
@@ -117,17 +116,12 @@ class Pretrainer:
         model = create_model(config.model, config.behaviour, drop_path=config.drop_path)
         self.network = MaskedAutoencoder(model).to(self.device).train()
         self.optimizers = build_optimizers(self.network, config.optim)
-        self.step, self.samples, self.elapsed_before_s = 0, 0, 0.0
-        self._started_s = time.monotonic()
-
-    @property
-    def elapsed_s(self) -> float:
-        """Training time, resumed parts included."""
-        return self.elapsed_before_s + time.monotonic() - self._started_s
+        self.step, self.samples = 0, 0
+        self.clock = Clock(config, float(people.draws.sum()))
 
     def train_step(self, crops: Tensor) -> float:
         """Move the weights by one batch of crops (B, h, w, 3) uint8; give the loss."""
-        progress = min(1.0, self.elapsed_s / (60 * self.config.minutes))
+        progress = min(1.0, self.clock.progress(self.samples))
         set_lr(self.optimizers, lr_factor(self.config.optim, progress, self.step))
         images = normalise(crops.to(self.device))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
@@ -155,16 +149,17 @@ class Pretrainer:
             batch_sampler=SampleStream(self.people.draws, config.seed, config.batch, self.samples),  # type: ignore[arg-type]
             num_workers=config.data.workers,
         )
-        self._started_s = saved_s = time.monotonic()
+        self.clock = replace(self.clock)  # begins now
+        saved_s = self.clock.elapsed_s
         for batch in loader:
-            if self.elapsed_s >= 60 * config.minutes:
+            if self.clock.progress(self.samples) >= 1:
                 break
             losses.append(self.train_step(batch["crop"]))
             if self.step % config.log_steps == 0:
-                say(f"step {self.step}  {self.elapsed_s / 60:.1f} min  loss {losses[-1]:.4f}")
-            if time.monotonic() - saved_s > 60 * config.checkpoint_minutes:
+                say(f"step {self.step}  {self.clock.elapsed_s / 60:.1f} min  loss {losses[-1]:.4f}")
+            if self.clock.elapsed_s - saved_s > 60 * config.checkpoint_minutes:
                 self.save()
-                saved_s = time.monotonic()
+                saved_s = self.clock.elapsed_s
         self.save()
         return losses
 
@@ -176,7 +171,7 @@ class Pretrainer:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
             "samples": self.samples,
-            "elapsed_s": self.elapsed_s,
+            "elapsed_s": self.clock.elapsed_s,
         }
         save_checkpoint(self.out / "last.pt", state)
         save_weights(self.network.model, self.out / "weights.safetensors", metadata={"pretrained": "mae"})
@@ -191,4 +186,5 @@ class Pretrainer:
         self.network.load_state_dict(state["network"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        self.step, self.samples, self.elapsed_before_s = state["step"], state["samples"], state["elapsed_s"]
+        self.step, self.samples = state["step"], state["samples"]
+        self.clock = replace(self.clock, elapsed_before_s=state["elapsed_s"])
