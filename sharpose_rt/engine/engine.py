@@ -157,7 +157,7 @@ class PoseEngine:
 
     def coarse(self, images: Tensor) -> CoarseOutput:
         """The coarse stage of any number of prepared crops, in the backend's buckets."""
-        return CoarseOutput(*self._batcher.run(lambda rows: _fields(self.backend.coarse(rows)), images))
+        return CoarseOutput(*self._batcher.run(lambda rows: self.backend.coarse(rows).tensors, images))
 
     def fine(self, images: Tensor, coarse: CoarseOutput, selected: Tensor, low: Tensor) -> Tensor:
         """Fine heatmaps (R, K, h, w) of any number of prepared crops, in the backend's buckets."""
@@ -165,7 +165,7 @@ class PoseEngine:
         def stage(images: Tensor, selected: Tensor, low: Tensor, *tokens: Tensor) -> tuple[Tensor]:
             return (self.backend.fine(images, CoarseOutput(*tokens), selected, low),)
 
-        return self._batcher.run(stage, images, selected, low, *_fields(coarse))[0]
+        return self._batcher.run(stage, images, selected, low, *coarse.tensors)[0]
 
     @torch.inference_mode()
     def _batch(
@@ -179,7 +179,3 @@ class PoseEngine:
             heatmaps = (heatmaps.float() + flip_back(mirrored.heatmaps, self.skeleton.flip_order).float()) / 2
         keypoints, scores = decode(heatmaps, self.crop_size_hw)
         return keypoints.cpu().numpy(), scores.cpu().numpy(), quality.cpu().numpy(), refined.cpu().numpy()
-
-
-def _fields(coarse: CoarseOutput) -> tuple[Tensor, ...]:
-    return tuple(getattr(coarse, name) for name in CoarseOutput.__dataclass_fields__)

@@ -46,9 +46,8 @@ class CoarseStage(nn.Module):
         self.normalise, self.network = Normalise(), network
 
     def forward(self, crops_bgr: Tensor) -> tuple[Tensor, ...]:
-        """The fields of `CoarseOutput` in order."""
-        out = self.network.coarse_stage(self.normalise(crops_bgr))
-        return tuple(getattr(out, name) for name in CoarseOutput.__dataclass_fields__)
+        """The tensors of `CoarseOutput` in order."""
+        return self.network.coarse_stage(self.normalise(crops_bgr)).tensors
 
 
 class FineStage(nn.Module):
@@ -59,11 +58,17 @@ class FineStage(nn.Module):
         self.normalise, self.network = Normalise(), network
 
     def forward(
-        self, crops_bgr: Tensor, image_inputs: Tensor, image_outputs: Tensor, selected: Tensor, low: Tensor
+        self,
+        crops_bgr: Tensor,
+        selected: Tensor,
+        low: Tensor,
+        image_inputs: Tensor,
+        image_outputs: Tensor,
+        detail: Tensor | None = None,
     ) -> Tensor:
         """Heatmaps (R, K, h, w)."""
         nothing = image_outputs[:, 0, 0]
-        coarse = CoarseOutput(nothing, nothing, nothing, image_inputs, image_outputs)
+        coarse = CoarseOutput(nothing, nothing, nothing, image_inputs, image_outputs, detail)
         return self.network.fine_stage(self.normalise(crops_bgr), coarse, selected, low)
 
 
@@ -106,7 +111,7 @@ class OpenVinoBackend:
     def fine(self, images: Tensor, coarse: CoarseOutput, selected: Tensor, low: Tensor) -> Tensor:
         """See `Backend`."""
         run = self._graph("fine", len(images))
-        return run(images, coarse.image_inputs, coarse.image_outputs, selected, low)[0]
+        return run(images, selected, low, *coarse.tensors[3:])[0]
 
     def _graph(self, stage: str, bucket: int) -> Graph:
         if (stage, bucket) not in self._graphs:
@@ -117,10 +122,10 @@ class OpenVinoBackend:
 @torch.no_grad()
 def _trace(network: SHaRPose) -> dict[str, Any]:
     crops = torch.zeros(2, *network.variant.size_hw, 3, dtype=torch.uint8)
-    cells, width = network.coarse_position.shape[1:]
-    tokens = torch.zeros(2, cells, width)
-    selected, low = split_cells(torch.zeros(2, cells), network.selected_count)
+    coarse_stage = CoarseStage(network).eval()
+    coarse = CoarseOutput(*coarse_stage(crops))
+    selected, low = split_cells(coarse.cell_scores, network.selected_count)
     return {
-        "coarse": traced(CoarseStage(network).eval(), (crops,)),
-        "fine": traced(FineStage(network).eval(), (crops, tokens, tokens, selected, low)),
+        "coarse": traced(coarse_stage, (crops,)),
+        "fine": traced(FineStage(network).eval(), (crops, selected, low, *coarse.tensors[3:])),
     }

@@ -54,7 +54,7 @@ def measure_cost(variant: Variant, behaviour: Behaviour) -> Cost:
 
     unselected = math.prod(variant.coarse_grid_hw) - model.selected_count
     carry = 2 * variant.width**2 * variant.mlp_ratio
-    embed = 3 * variant.patch_px**2 * variant.width
+    embed = 3 * variant.patch_px**2 * variant.width if variant.stem == "patch" else 0  # others embed all patches
     skipped = unselected * (carry + variant.split**2 * embed) / 1e9
     tokens = variant.tokens(behaviour)
     parameters = sum(p.numel() for p in model.parameters())

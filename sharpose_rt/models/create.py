@@ -67,11 +67,12 @@ def sincos_position(grid_hw: tuple[int, int], width: int) -> torch.Tensor:
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Conv2d):
-        if module.kernel_size[0] == 3:  # in front of a ReLU
+        if module.kernel_size[0] in (3, 5):  # in front of a ReLU
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         else:
             nn.init.xavier_uniform_(module.weight.flatten(1))
-        assert module.bias is not None
+    else:
+        return
+    if module.bias is not None:
         nn.init.zeros_(module.bias)

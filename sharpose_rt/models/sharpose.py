@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sharpose_rt.models.head import KeypointDecoder, PixelDecoder, QualityPredictor
-from sharpose_rt.models.layers import Block, ConvStem, Mlp
+from sharpose_rt.models.layers import Block, Mlp
 from sharpose_rt.models.selection import AttentionAverage, fine_indices, split_cells, take
+from sharpose_rt.models.stem import DETAIL_CHANNELS, MobileStem
 from sharpose_rt.models.variants import Behaviour, Variant
 
 
@@ -25,7 +26,8 @@ from sharpose_rt.models.variants import Behaviour, Variant
 class CoarseOutput:
     """What the coarse stage hands to the gate and to the fine stage.
 
-    `heatmaps` (B, K, h, w); `quality` (B,); `cell_scores` (B, Nc); `image_inputs` and `image_outputs` (B, Nc, D).
+    `heatmaps` (B, K, h, w); `quality` (B,); `cell_scores` (B, Nc); `image_inputs` and `image_outputs` (B, Nc, D);
+    `detail` (B, Nc, 4, E) of the stem, where it gives any.
     """
 
     heatmaps: Tensor
@@ -33,9 +35,15 @@ class CoarseOutput:
     cell_scores: Tensor
     image_inputs: Tensor
     image_outputs: Tensor
+    detail: Tensor | None = None
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What there is, in the order in which it makes a `CoarseOutput` again."""
+        return tuple(value for name in self.__dataclass_fields__ if (value := getattr(self, name)) is not None)
 
     def __getitem__(self, index: Tensor) -> CoarseOutput:
-        return CoarseOutput(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+        return CoarseOutput(*(tensor[index] for tensor in self.tensors))
 
 
 @dataclass(frozen=True)
@@ -77,8 +85,8 @@ class SHaRPose(nn.Module):
 
         self.keypoint_tokens = nn.Parameter(torch.zeros(1, k, d))
         self.quality_token = nn.Parameter(torch.zeros(1, 1, d))
-        conv = variant.stem == "conv"
-        self.patch_embed = ConvStem(d) if conv else nn.Conv2d(3, d, variant.patch_px, variant.patch_px)
+        mobile = variant.stem == "mobile"
+        self.patch_embed = MobileStem(d) if mobile else nn.Conv2d(3, d, variant.patch_px, variant.patch_px)
         self.coarse_position = nn.Parameter(torch.zeros(1, cells, d))
         self.fine_position = nn.Parameter(torch.zeros(1, math.prod(variant.fine_grid_hw), d))
         rates = [drop_path * i / max(1, variant.depth - 1) for i in range(variant.depth)]
@@ -88,7 +96,7 @@ class SHaRPose(nn.Module):
         self.carry = Mlp(d, d * variant.mlp_ratio)
         self.quality_predictor = QualityPredictor(d, behaviour.quality_activation)
         self.decoder = (
-            PixelDecoder(d, variant.coarse_grid_hw, variant.split, variant.heatmap_size_hw)
+            PixelDecoder(d, variant.coarse_grid_hw, variant.split, variant.heatmap_size_hw, DETAIL_CHANNELS)
             if variant.decoder == "pixels"
             else KeypointDecoder(d, variant.heatmap_size_hw)
         )
@@ -117,7 +125,8 @@ class SHaRPose(nn.Module):
         """Coarse poses, their quality and the relation of cells to keypoints, for crops (B, 3, H, W)."""
         b = images.shape[0]  # not len(), which a trace takes for a constant
         small = self._resample(images, self.variant.coarse_scale)  # (B, 3, H*s_c, W*s_c)
-        v0 = self.patch_embed(small).flatten(2).transpose(1, 2) + self.coarse_position  # (B, Nc, D)
+        embedded, detail = self.embed(small)
+        v0 = embedded + self.coarse_position  # (B, Nc, D)
         x = torch.cat([v0, self.keypoint_tokens.expand(b, -1, -1), self.quality_token.expand(b, -1, -1)], 1)  # Eq. 1
 
         average = AttentionAverage(sum_rows=self.behaviour.sum_keypoint_rows)
@@ -131,11 +140,12 @@ class SHaRPose(nn.Module):
         assert average.scores is not None
         x = self.norm(x)
         return CoarseOutput(
-            heatmaps=self.decoder.coarse(x[:, self.keypoints], x[:, self.images]),  # Eq. 3
+            heatmaps=self.decoder.coarse(x[:, self.keypoints], x[:, self.images], detail),  # Eq. 3
             quality=self.quality_predictor(x[:, -1]),  # Eq. 4
             cell_scores=average.scores,
             image_inputs=v0,
             image_outputs=x[:, self.images],
+            detail=detail,
         )
 
     def fine_stage(self, images: Tensor, coarse: CoarseOutput, selected: Tensor, low: Tensor) -> Tensor:
@@ -150,7 +160,7 @@ class SHaRPose(nn.Module):
         # {MLP(v_K^j) + v_f^c}: the coarse token of a selected cell is added to each fine token in it.
         carried = self.carry(self.carry_norm(take(coarse.image_outputs, selected)))  # (R, S, D)
         inside = fine_indices(selected, v.coarse_grid_hw, v.split)  # (R, S*r*r)
-        fine = self._fine_tokens(images, inside)  # (R, S*r*r, D)
+        fine, detail = self._fine_tokens(images, inside)  # (R, S*r*r, D)
         x_high = fine + carried.repeat_interleave(v.split**2, dim=1)
 
         x = torch.cat([x_high, x_low, self.keypoint_tokens.expand(images.shape[0], -1, -1)], 1)  # Eq. 8
@@ -158,21 +168,30 @@ class SHaRPose(nn.Module):
             x, _ = block(x)
         x = self.norm(x)
         high, low_end = inside.shape[1], inside.shape[1] + low.shape[1]
-        return self.decoder.fine(x[:, low_end:], x[:, :high], x[:, high:low_end], selected, low)  # Eq. 3
+        low_detail = coarse.detail if coarse.detail is None else _take_detail(coarse.detail, low)
+        ends = (x[:, :high], detail), (x[:, high:low_end], low_detail)
+        return self.decoder.fine(x[:, low_end:], *ends, selected, low)  # Eq. 3
 
-    def _fine_tokens(self, images: Tensor, index: Tensor) -> Tensor:
-        """Fine patches (R, S*r*r, D) embedded, with position, at `index` (R, S*r*r) alone: the others cost nothing
-        where a patch is embedded by itself."""
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens (B, N, D) of all patches, without position, and the detail (B, N, 4, E) of a stem that gives any."""
+        if isinstance(self.patch_embed, MobileStem):
+            return self.patch_embed(images)
+        return self.patch_embed(images).flatten(2).transpose(1, 2), None
+
+    def _fine_tokens(self, images: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Fine patches (R, S*r*r, D) embedded, with position, at `index` (R, S*r*r) alone, and their detail: the others
+        cost nothing where a patch is embedded by itself."""
         p, (rows, columns) = self.variant.patch_px, self.variant.fine_grid_hw
         full = self._resample(images, self.variant.fine_scale)
-        if isinstance(self.patch_embed, ConvStem):  # its convolutions look across patches, so all are computed
-            return take(self.patch_embed(full).flatten(2).transpose(1, 2), index) + self.fine_position[0, index]
+        if isinstance(self.patch_embed, MobileStem):  # its convolutions look across patches, so all are computed
+            tokens, detail = self.patch_embed(full)
+            return take(tokens, index) + self.fine_position[0, index], _take_detail(detail, index)
         patches = full.unflatten(2, (rows, p)).unflatten(4, (columns, p))  # (R, 3, rows, p, columns, p)
         patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)  # (R, rows*columns, 3, p, p)
         crops = torch.arange(images.shape[0], device=images.device)[:, None]
         chosen = patches[crops, index].flatten(2)  # (R, S*r*r, 3*p*p)
         embedded = F.linear(chosen, self.patch_embed.weight.flatten(1), self.patch_embed.bias)
-        return embedded + self.fine_position[0, index]
+        return embedded + self.fine_position[0, index], None
 
     @staticmethod
     def _resample(images: Tensor, scale: float) -> Tensor:
@@ -181,3 +200,8 @@ class SHaRPose(nn.Module):
         if scale == 0.5:  # bilinear without aligned corners is the mean of 2x2 here, and much dearer
             return F.avg_pool2d(images, 2)
         return F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
+
+
+def _take_detail(detail: Tensor, index: Tensor) -> Tensor:
+    """Detail (B, S, 4, E) at `index` (B, S) of (B, N, 4, E)."""
+    return take(detail.flatten(2), index).unflatten(2, detail.shape[2:])

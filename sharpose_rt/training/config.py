@@ -150,6 +150,8 @@ class OptimConfig:
     """'adamw', or 'muon' (Muon for the matrices of the blocks, AdamW for the rest)."""
     lr: float = 5e-4
     """Peak learning rate."""
+    stem_lr: float = 1.0
+    """Factor on it for the stem, lower where the stem does not start from nothing."""
     muon_lr: float = 5e-4
     """Peak learning rate of the matrices under Muon (updates are scaled to AdamW's size)."""
     weight_decay: float = 0.1
@@ -173,6 +175,7 @@ class OptimConfig:
         _one_of("optim.optimizer", self.optimizer, ("adamw", "muon"))
         _one_of("optim.schedule", self.schedule, ("steps", "cosine"))
         _check("optim.lr", self.lr, 0, 1)
+        _check("optim.stem_lr", self.stem_lr, 0, 100)
         _check("optim.layer_decay", self.layer_decay, 0.1, 1)
         _check("optim.ema", self.ema, 0, 0.99999)
 
@@ -189,6 +192,12 @@ class TrainConfig:
     """Probability that the last block is left out for a sample; it falls linearly to 0 at the first."""
     init: str = "random"
     """'random', or weights to start from (.safetensors or .pth)."""
+    init_stem: str = "random"
+    """Under a random start, for a stem of convolutions: 'efficientnet-lite0' (ImageNet weights from the package that
+    `sharpose-rt[train]` brings), or a file of such weights."""
+    frozen_stem_blocks: int = 0
+    """So many blocks of the stem, and its first convolution, keep the weights they start with: edges and corners are
+    the same everywhere, and their maps are the largest; half of the stem's training time is theirs."""
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -203,7 +212,9 @@ class TrainConfig:
     minutes: float = 60.0
     """Length of the run, where the budget is minutes (resumed parts are counted together)."""
     coarse_only_until: float = 0.0
-    """Part of the run in which the coarse stage alone is trained: about three times faster."""
+    """Part of the run in which the coarse stage alone is trained: about four times faster."""
+    refined_share: float = 1.0
+    """Part of the crops of each later batch whose fine stage is trained too; it is the dearer one."""
     precision: str = "fp32"
     """'fp32', or 'bf16' (autocast)."""
     device: str = "auto"
@@ -231,8 +242,10 @@ class TrainConfig:
         _check("epochs", self.epochs, 1e-6, 1e6)
         _check("minutes", self.minutes, 1e-3, 1e6)
         _check("coarse_only_until", self.coarse_only_until, 0, 1)
+        _check("refined_share", self.refined_share, 0.01, 1)
         _check("log_steps", self.log_steps, 1, 1e9)
         _check("drop_path", self.drop_path, 0, 0.9)
+        _check("frozen_stem_blocks", self.frozen_stem_blocks, 0, 11)
 
 
 def load_config(config: str | None, overrides: Iterable[str] = ()) -> TrainConfig:

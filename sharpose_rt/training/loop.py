@@ -39,6 +39,7 @@ from sharpose_rt.training.device_crops import DeviceCrops, DrawDataset
 from sharpose_rt.training.distill import Teacher, create_teacher, distillation_loss
 from sharpose_rt.training.log import Row, TensorBoard, read_log, write_log
 from sharpose_rt.training.optim import Ema, build_optimizers, lr_factor, set_lr
+from sharpose_rt.training.stem_weights import freeze_stem, load_stem_weights
 from sharpose_rt.training.transforms import CropDataset, Sampler
 from sharpose_rt.training.world import World, join_world
 
@@ -173,6 +174,10 @@ class Trainer:
             model.load_state_dict(source.state_dict())
         else:  # heatmaps begin near zero, else the first hundred steps only shrink them
             torch.nn.init.trunc_normal_(model.decoder.last.weight, std=0.002)
+            if self.config.init_stem != "random":
+                load_stem_weights(model.patch_embed, self.config.init_stem)
+        if self.config.frozen_stem_blocks:
+            freeze_stem(model.patch_embed, self.config.frozen_stem_blocks)
         return model
 
     def _create_dense_head(self) -> losses.DenseHead:
@@ -236,10 +241,11 @@ class Trainer:
             share = config.dense * early if name == "dense" else 1.0
             if share == 0:
                 continue
-            error = losses.heatmap_mse(heatmaps, targets, weights)  # Eq. 10
+            n = len(heatmaps)  # the fine stage may have been given the first crops alone
+            error = losses.heatmap_mse(heatmaps, targets[:n], weights[:n])  # Eq. 10
             parts[f"mse_{name}"] = error.item()
             if config.localisation * early > 0:
-                pull = losses.localisation(heatmaps, targets, weights, config.temperature)
+                pull = losses.localisation(heatmaps, targets[:n], weights[:n], config.temperature)
                 parts[f"localisation_{name}"] = pull.item() * math.prod(variant.heatmap_size_hw)
                 error = error + config.localisation * early * pull
             total = total + share * error
@@ -247,7 +253,7 @@ class Trainer:
             taught = self.teacher(images)
             for name in ("coarse", "fine"):
                 if name in stages:
-                    error = distillation_loss(stages[name], taught)
+                    error = distillation_loss(stages[name], taught[: len(stages[name])])
                     parts[f"distill_{name}"] = error.item()
                     total = total + self.config.distill.weight * error
         if progress >= config.quality_from:
@@ -261,25 +267,27 @@ class Trainer:
         return total * math.prod(variant.heatmap_size_hw), parts
 
     def _forward(self, images: Tensor, *, coarse_only: bool) -> tuple[CoarseOutput, dict[str, Tensor]]:
-        """The coarse stage's output, and heatmaps (B, K, h, w) float32 by stage: coarse, fine, dense."""
+        """The coarse stage's output, and heatmaps (B, K, h, w) float32 by stage: coarse, dense, and of a batch's first
+        crops fine."""
         model = self.model
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             coarse = model.coarse_stage(images)
             stages = {"coarse": coarse.heatmaps.float()}
             if self.dense_head:
                 stages["dense"] = self.dense_head(coarse.image_outputs).float()
-            if not coarse_only:  # every crop is refined in training, whatever its quality
-                selected, low = split_cells(coarse.cell_scores, model.selected_count)
-                stages["fine"] = model.fine_stage(images, coarse, selected, low).float()
+            if not coarse_only:  # crops are refined in training whatever their quality
+                first = torch.arange(math.ceil(self.config.refined_share * len(images)), device=self.device)
+                coarse_first = coarse if len(first) == len(images) else coarse[first]
+                selected, low = split_cells(coarse_first.cell_scores, model.selected_count)
+                stages["fine"] = model.fine_stage(images[: len(first)], coarse_first, selected, low).float()
         return coarse, stages
 
     @torch.no_grad()
     def _oks(self, heatmaps: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        variant = self.model.variant
+        variant, n = self.model.variant, len(heatmaps)
         keypoints, _ = decode(heatmaps, variant.size_hw)
-        return losses.batch_oks(
-            keypoints, batch["keypoints"], batch["joint_weights"], batch["area"], variant.skeleton.sigmas
-        )
+        truth, weights, area = (batch[name][:n] for name in ("keypoints", "joint_weights", "area"))
+        return losses.batch_oks(keypoints, truth, weights, area, variant.skeleton.sigmas)
 
     # --- the run ----------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from sharpose_rt.training.config import OptimConfig
+from sharpose_rt.training.muon import Muon
 
 _BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
 _EMBEDDINGS = ("patch_embed", "position", "tokens", "token")
@@ -26,7 +27,11 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
     adam: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     muon: dict[float, list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         factor = config.layer_decay ** (depth + 1 - layer_of(name, depth))
+        if "patch_embed" in name:
+            factor *= config.stem_lr
         if config.optimizer == "muon" and _BLOCK.search(name) and parameter.ndim == 2:
             muon[factor].append(parameter)
         else:
@@ -45,7 +50,7 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
             {"params": params, "lr": config.muon_lr * factor, "peak_lr": config.muon_lr * factor}
             for factor, params in muon.items()
         ]
-        optimizers.append(torch.optim.Muon(groups, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(Muon(groups, weight_decay=config.weight_decay))
     return optimizers
 
 

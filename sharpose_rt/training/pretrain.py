@@ -72,7 +72,7 @@ class MaskedAutoencoder(nn.Module):
         seen = order[:, : n - round(MASKED * n)]  # (B, V)
         hidden = torch.ones(b, n, device=images.device).scatter(1, seen, 0.0)  # (B, N), 1 where masked
         # Masked in the picture too: a convolutional stem would let neighbours see into masked patches.
-        tokens = self.model.patch_embed(self._hide(images, hidden)).flatten(2).transpose(1, 2) + position
+        tokens = self.model.embed(self._hide(images, hidden))[0] + position
         x = take(tokens, seen)
         for block in self.model.blocks:
             x, _ = block(x)

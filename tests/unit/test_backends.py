@@ -27,7 +27,7 @@ from sharpose_rt.models.variants import BEHAVIOURS, Behaviour
 from sharpose_rt.models.weights import load_model, save_weights
 
 MINI = Variant("mini", (128, 96), width=48, heads=3, alpha=0.5, sigma_cells=2, depth=3)
-CONV = replace(MINI, name="conv", stem="conv", decoder="pixels")
+CONV = replace(MINI, name="conv", stem="mobile", decoder="pixels")
 openvino = pytest.mark.skipif(not graphs.installed(), reason="openvino is not installed (the extra `cpu`)")
 
 

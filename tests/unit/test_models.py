@@ -28,7 +28,7 @@ MINI = Variant("mini", (128, 96), width=48, heads=3, alpha=0.5, sigma_cells=2, d
 
 
 # Our own stem and decoder.
-LIGHT = replace(MINI, name="light", stem="conv", decoder="pixels")
+LIGHT = replace(MINI, name="light", stem="mobile", decoder="pixels")
 
 
 @pytest.fixture(scope="module", params=["paper", "released", "light"])
@@ -194,34 +194,43 @@ def test_fine_tokens_are_the_patches_inside_their_cells(images):
     model = golden_model(MINI, PAPER)
     selected = torch.tensor([[0, 4, 11]]).expand(2, -1)
     index = fine_indices(selected, MINI.coarse_grid_hw, MINI.split)
-    chosen = model._fine_tokens(images[:2], index)
+    chosen, detail = model._fine_tokens(images[:2], index)
+    assert detail is None
     dense = model.patch_embed(images[:2]).flatten(2).transpose(1, 2) + model.fine_position
     assert torch.allclose(chosen, take(dense, index), atol=1e-4)
 
 
 def test_pixels_of_every_token_land_in_its_cell():
     torch.manual_seed(0)
-    decoder = PixelDecoder(8, (3, 2), 2, (24, 16), channels=4)
-    keypoints, coarse = torch.randn(2, 5, 8), torch.randn(2, 6, 8)
+    decoder = PixelDecoder(8, (3, 2), 2, (24, 16), detail=6, channels=4)
+    keypoints, coarse, detail = torch.randn(2, 5, 8), torch.randn(2, 6, 8), torch.randn(2, 6, 4, 6)
     selected, others = split_cells(torch.rand(2, 6), 2)
-    high = torch.randn(2, 2 * 4, 8)
-    found = decoder.fine(keypoints, high, take(coarse, others), selected, others)
-    whole = decoder.coarse(keypoints, coarse)
+    high, high_detail = torch.randn(2, 2 * 4, 8), torch.randn(2, 2 * 4, 4, 6)
+    rows = torch.arange(2)[:, None]
+    low = coarse[rows, others], detail[rows, others]
+    found = decoder.fine(keypoints, (high, high_detail), low, selected, others)
+    whole = decoder.coarse(keypoints, coarse, detail)
     query = decoder.query(keypoints)
+
+    def square(embedding, token, detail, crop):
+        """(K, side, side) of one token: its four quarters put together."""
+        side = embedding.quarter_hw[0]
+        pixels = embedding(token[None, None], detail[None, None])[0].view(4, side, side, 4) @ query[crop].T
+        top, bottom = (torch.cat([pixels[a], pixels[a + 1]], 1) for a in (0, 2))
+        return torch.cat([top, bottom], 0).movedim(2, 0)
+
     for crop in range(2):
         for cell in range(6):
             y, x = cell // 2 * 8, cell % 2 * 8
-            pixels = decoder.coarse_pixels(coarse[crop, cell]).view(8, 8, 4)
-            assert torch.allclose(
-                whole[crop, :, y : y + 8, x : x + 8], (pixels @ query[crop].T).movedim(2, 0), atol=1e-5
-            )
+            wanted = square(decoder.coarse_pixels, coarse[crop, cell], detail[crop, cell], crop)
+            assert torch.allclose(whole[crop, :, y : y + 8, x : x + 8], wanted, atol=1e-5)
             if cell in others[crop]:
-                assert torch.equal(found[crop, :, y : y + 8, x : x + 8], whole[crop, :, y : y + 8, x : x + 8])
+                assert torch.allclose(found[crop, :, y : y + 8, x : x + 8], wanted, atol=1e-5)
         for place, cell in enumerate(selected[crop].tolist()):
             for part in range(4):
                 y, x = cell // 2 * 8 + part // 2 * 4, cell % 2 * 8 + part % 2 * 4
-                pixels = decoder.fine_pixels(high[crop, place * 4 + part]).view(4, 4, 4)
-                wanted = (pixels @ query[crop].T).movedim(2, 0)
+                number = place * 4 + part
+                wanted = square(decoder.fine_pixels, high[crop, number], high_detail[crop, number], crop)
                 assert torch.allclose(found[crop, :, y : y + 4, x : x + 4], wanted, atol=1e-5)
 
 

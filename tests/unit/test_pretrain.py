@@ -18,7 +18,7 @@ from sharpose_rt.training.loop import Trainer, load_people
 from sharpose_rt.training.pretrain import MaskedAutoencoder, Pretrainer
 from tests.people_set import SMALL, write_set
 
-CONV = replace(SMALL, name="small_conv", stem="conv", decoder="pixels")
+CONV = replace(SMALL, name="small_conv", stem="mobile", decoder="pixels")
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,104 @@
+"""Tokens from a small convolutional network instead of one linear map of each patch.
+
+Ours, for networks that have to learn from tens of thousands of people. Letters: B crops, C channels, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of the table of EfficientNet-Lite0: side of the depthwise kernel, stride, channels, expansion."""
+
+    kernel: int
+    stride: int
+    channels: int
+    expansion: int = 6
+
+
+ROWS = (
+    _Row(3, 1, 16, 1),
+    _Row(3, 2, 24),
+    _Row(3, 1, 24),
+    _Row(5, 2, 40),
+    _Row(5, 1, 40),
+    _Row(3, 2, 80),
+    _Row(3, 1, 80),
+    _Row(3, 1, 80),
+    _Row(5, 1, 112),
+    _Row(5, 1, 112),
+    _Row(5, 1, 112),
+)
+"""EfficientNet-Lite0 (Tan and Le 2019, Google's variant for plain processors) down to a sixteenth of the size."""
+FIRST_CHANNELS = 32
+DETAIL_AFTER = 4
+"""The block whose output, an eighth of the size, goes to the decoder as detail."""
+DETAIL_CHANNELS = ROWS[DETAIL_AFTER].channels
+
+
+class InvertedResidual(nn.Module):
+    """1x1 up, depthwise, 1x1 down (Sandler et al. 2018), added to the input where shapes allow; norms are folded in."""
+
+    def __init__(self, channels: int, row: _Row) -> None:
+        super().__init__()
+        hidden = channels * row.expansion
+        self.expand = nn.Conv2d(channels, hidden, 1) if row.expansion > 1 else nn.Identity()
+        even = row.stride == 1  # else padded in forward
+        self.depthwise = nn.Conv2d(
+            hidden, hidden, row.kernel, row.stride, row.kernel // 2 if even else 0, groups=hidden
+        )
+        self.padding = 0 if even else row.kernel // 2
+        self.project = nn.Conv2d(hidden, row.channels, 1)
+        self.residual = row.stride == 1 and channels == row.channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C', h/stride, w/stride) from (B, C, h, w)."""
+        y = x if isinstance(self.expand, nn.Identity) else F.relu6(self.expand(x))
+        if self.padding:
+            y = pad_far(y, self.padding)
+        y = self.project(F.relu6(self.depthwise(y)))
+        return x + y if self.residual else y
+
+
+def pad_far(x: Tensor, padding: int) -> Tensor:
+    """Padded for a stride of 2 as these weights were trained: a row less before than behind.
+
+    Such a window reaches half a step further right and down than its cell; the filters, trained on pictures and their
+    mirror images, have learnt to look at the cell's middle. Padded alike on both sides each stride would add half a
+    cell of shift, twelve pixels in the end.
+    """
+    return F.pad(x, (padding - 1, padding, padding - 1, padding))
+
+
+class MobileStem(nn.Module):
+    """Tokens of 16 px cells, and the features of their quarters, by the first eleven blocks of EfficientNet-Lite0.
+
+    A linear patch embedding has to find edges and parts at every offset anew; these layers share what they learn over
+    the picture, and may start from weights that have seen a million photographs (`training.stem_weights`).
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, FIRST_CHANNELS, 3, 2)
+        before = (FIRST_CHANNELS, *(row.channels for row in ROWS))
+        self.layers = nn.ModuleList(InvertedResidual(c, row) for c, row in zip(before, ROWS, strict=False))
+        self.last = nn.Conv2d(ROWS[-1].channels, width, 1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N, D) of the N cells, row-major, and detail (B, N, 4, C) of their quarters, from (B, 3, h, w)."""
+        x = F.relu6(self.first(pad_far(images, 1).contiguous(memory_format=torch.channels_last)))
+        detail = x
+        for number, layer in enumerate(self.layers):
+            x = layer(x)
+            if number == DETAIL_AFTER:
+                detail = x
+        tokens = self.last(x).flatten(2).transpose(1, 2)
+        b, c, h, w = detail.shape
+        quarters = detail.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 3, 5, 1)  # (B, h/16, w/16, 2, 2, C)
+        return tokens, quarters.reshape(b, (h // 2) * (w // 2), 4, c)
