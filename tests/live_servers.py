@@ -55,9 +55,8 @@ class MjpegServer:
 
     def _serve(self) -> None:
         for size_wh, count in self._programmes:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
+            connection = self._viewer()
+            if connection is None:
                 return
             self._connections.append(connection)
             with contextlib.suppress(OSError):
@@ -66,8 +65,20 @@ class MjpegServer:
                 connection.close()
         self._listener.close()
 
+    def _viewer(self) -> socket.socket | None:
+        """Who comes next for pictures; a question about the address gets the answer of such cameras."""
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+                request = connection.recv(4096)
+            except OSError:
+                return None
+            if not request.startswith(b"HEAD "):
+                return connection
+            connection.sendall(b"HTTP/1.0 405 Method Not Allowed\r\n\r\n")
+            connection.close()
+
     def _send(self, connection: socket.socket, size_wh: tuple[int, int], count: int | None) -> None:
-        connection.recv(4096)
         end = None if count is None else self.sent + count
         if count != 0:
             connection.sendall(HEAD)

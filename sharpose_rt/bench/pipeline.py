@@ -76,7 +76,7 @@ def run_pipeline_bench(bench: PipelineBench, say: Callable[[str], None] = lambda
         "video": bench.config.output.video,
         "config": to_dict(bench.config),
     }
-    return make_record("pipeline", _finite(settings), _finite(rows), began)
+    return make_record("pipeline", finite(settings), finite(rows), began)
 
 
 def probe(bench: PipelineBench) -> SourceInfo:
@@ -204,12 +204,12 @@ def warm_up(frames: int) -> int:
     return min(WARM_UP, frames // 5)
 
 
-def _finite(value: Any) -> Any:
-    """The same with infinite numbers as text, which JSON has no word for."""
+def finite(value: Any) -> Any:
+    """The same value with infinite numbers as text, which JSON has no word for."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     if isinstance(value, float) and not np.isfinite(value):
         return str(value)
     return value

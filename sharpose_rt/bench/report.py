@@ -41,6 +41,11 @@ that of a frame's poses, without finding people, but for networks that look at t
 gave a pose for. Each ran alone, in its own process and environment, with the threads it takes by itself."""
 
 
+_CAMERAS_NOTE = """The same videos in one run, their people in the same batches, and in a run each, one after another;
+both ways took turns. *fps* counts the frames of all, least and most over the rounds; loading and first frames are left
+out; the ratio is within a round: median, least and most."""
+
+
 def write_report(files: Sequence[Path], out: Path) -> None:
     """Writes `out` from measurements, in the order given.
 
@@ -178,6 +183,25 @@ def peer_cells(row: dict[str, Any]) -> list[str]:
     return [row["peer"], _number(row["fps"], 1), *times, _number(row["people_mean"], 1), row["error"] or ""]
 
 
+def _cameras(record: dict[str, Any], folder: Path) -> str:
+    settings = record["settings"]
+    pose, video = settings["config"]["pose"], "with" if settings["video"] else "without"
+    head = f"## {len(settings['sources'])} sources, {video} annotated video\n\n{_CAMERAS_NOTE}\n\n"
+    what = f"{', '.join(settings['sources'])}; {pose['model']}, detector {settings['config']['detector']['name']}.\n\n"
+    return head + what + _table(CAMERAS_HEADINGS, map(cameras_cells, record["results"]))
+
+
+CAMERAS_HEADINGS = ("way", "rounds", "frames", "fps", "against one after another")
+
+
+def cameras_cells(row: dict[str, Any]) -> list[str]:
+    """One cell for each of `CAMERAS_HEADINGS`."""
+    ratio = row["ratio"]
+    against = f"{ratio['median']:.2f} ({ratio['least']:.2f}-{ratio['most']:.2f})"
+    fps = f"{min(row['fps']):.1f} to {max(row['fps']):.1f}"
+    return [row["way"], str(len(row["fps"])), str(row["frames"][0]), fps, against]
+
+
 PIPELINE_HEADINGS = (
     *("people", "mean", "copies", "frames", "fps", "latency p50 ms", "p95", "p99"),
     *("dropped", "exit", "RSS peak MB", "growth MB", "GPU MB", "bottleneck"),
@@ -235,5 +259,10 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
 
 
-_SECTIONS: dict[str, Callable[[dict[str, Any], Path], str]] = {"model": _model, "pipeline": _pipeline, "peers": _peers}
+_SECTIONS: dict[str, Callable[[dict[str, Any], Path], str]] = {
+    "model": _model,
+    "pipeline": _pipeline,
+    "cameras": _cameras,
+    "peers": _peers,
+}
 """How each kind of record is written."""

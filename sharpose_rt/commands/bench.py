@@ -23,10 +23,11 @@ _FOUND = "found"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares `model`, `pipeline`, `peers` and `report`."""
-    actions = parser.add_subparsers(title="actions", metavar="model|pipeline|peers|report", required=True)
+    """Declares `model`, `pipeline`, `cameras`, `peers` and `report`."""
+    actions = parser.add_subparsers(title="actions", metavar="model|pipeline|cameras|peers|report", required=True)
     _add_model(actions.add_parser("model", help="SHaRPose against a dense network of its size, in turns"))
     _add_pipeline(actions.add_parser("pipeline", help="whole runs over a clip: fps, latency, memory, stages"))
+    _add_cameras(actions.add_parser("cameras", help="several sources in one run against one after another"))
     _add_peers(actions.add_parser("peers", help="other packages over the same frames and boxes of people"))
     _add_report(actions.add_parser("report", help="write measurements up as Markdown"))
 
@@ -73,6 +74,23 @@ def _add_pipeline(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the record here")
     parser.add_argument("--plot", type=Path, metavar="OUT.png", help="draw latency against people")
+    _add_run_options(parser)
+    parser.set_defaults(action=bench_pipeline)
+
+
+def _add_cameras(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--source", required=True, action="append", metavar="X", help="a video; two or more times")
+    parser.add_argument("--frames", type=int, default=60, metavar="N", help="frames of each (default: 60)")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="turns of both ways (default: 3)")
+    parser.add_argument(
+        "--video", action=argparse.BooleanOptionalAction, default=False, help="write the annotated videos (default: no)"
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the record here")
+    _add_run_options(parser)
+    parser.set_defaults(action=bench_cameras)
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("the run")
     for option, text in (
         ("--model", "a variant; `sharpose-rt models` lists them"),
@@ -87,7 +105,6 @@ def _add_pipeline(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--config", metavar="FILE|NAME", help="a preset (file, live) or a YAML file")
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any other option")
     run.add_argument("--offline", action="store_true", default=None, help="download nothing")
-    parser.set_defaults(action=bench_pipeline)
 
 
 def _add_peers(parser: argparse.ArgumentParser) -> None:
@@ -176,6 +193,24 @@ def bench_pipeline(args: argparse.Namespace) -> int:
         plot_pipeline(record, args.plot)
         record["settings"]["plot"] = str(args.plot)
         _print(f"figure: {args.plot}")
+    _save(record, args.json)
+    return 0
+
+
+def bench_cameras(args: argparse.Namespace) -> int:
+    """Measures several sources in one run against one after another, prints a table, writes the record.
+
+    Raises:
+        SharposeError: a source, the model or the detector cannot be used.
+    """
+    from sharpose_rt.bench import report
+    from sharpose_rt.bench.cameras import CamerasBench, run_cameras_bench
+    from sharpose_rt.bench.record import check_writable
+
+    bench = CamerasBench(tuple(args.source), run_config(args), args.rounds)
+    check_writable(args.json)
+    record = run_cameras_bench(bench, _say)
+    _print(_table(report.CAMERAS_HEADINGS, map(report.cameras_cells, record["results"])))
     _save(record, args.json)
     return 0
 

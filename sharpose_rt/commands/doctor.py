@@ -15,7 +15,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -82,6 +82,10 @@ def probes(output: Path) -> list[tuple[str, Callable[[], Finding], bool]]:
         ("pose network", check_network, True),
         ("camera", check_cameras, False),
         ("window", check_window, False),
+        ("browser view", lambda: check_extra("serve", "--serve", ("starlette", "uvicorn", "websockets")), False),
+        ("publishing", lambda: check_extra("publish", "--publish ws:// and zmq+tcp://", ("websockets", "zmq")), False),
+        ("parquet", lambda: check_extra("parquet", "convert --to parquet", ("pyarrow",)), False),
+        ("training", lambda: check_extra("train", "train and eval", ("pycocotools",)), False),
         ("output folder", lambda: check_output(output), True),
     ]
 
@@ -410,6 +414,20 @@ def check_window() -> Finding:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines() or [f"exit status {done.returncode}"]
         return "broken", f"a window cannot be opened: {said[-1][:200]}", "--show cannot be used here"
     return "ok", "a window was opened and closed", ""
+
+
+def check_extra(extra: str, what: str, modules: Sequence[str]) -> Finding:
+    """That the packages of an extra import."""
+    missing = []
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            missing.append(name)
+    if missing:
+        advice = f"pip install 'sharpose-rt[{extra}]' brings {what}"
+        return "absent", f"optional: {', '.join(missing)} not installed", advice
+    return "ok", f"optional: {', '.join(modules)}", ""
 
 
 def check_output(folder: Path) -> Finding:

@@ -7,9 +7,13 @@ from urllib.parse import urlsplit
 
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.media import files, live
+from sharpose_rt.media.http import is_stored
 from sharpose_rt.media.paced import PacedSource
 from sharpose_rt.media.reconnect import Reconnecting
 from sharpose_rt.media.source import Source
+
+_LISTS = (".m3u8", ".m3u")
+_STREAM_SUFFIXES = frozenset((".mjpeg", ".mjpg", ".ts", *_LISTS))
 
 
 def open_source(spec: str, config: SourceConfig | None = None) -> Source:
@@ -35,7 +39,7 @@ def open_source(spec: str, config: SourceConfig | None = None) -> Source:
 
 
 def _in_pieces(spec: str) -> bool:
-    return PurePosixPath(urlsplit(spec).path).suffix.lower() in (".m3u8", ".m3u")
+    return PurePosixPath(urlsplit(spec).path).suffix.lower() in _LISTS
 
 
 def expand_sources(spec: str) -> list[str]:
@@ -51,7 +55,8 @@ def expand_sources(spec: str) -> list[str]:
 def is_live(spec: str, config: SourceConfig | None = None) -> bool:
     """Whether `spec` names something that goes on without us (or is to be played so), told before it is opened.
 
-    HTTP(S) serves both: an address that ends as video files do is taken for a file, anything else for a stream.
+    HTTP(S) serves both: an address that ends as video files do is taken for a file, one that ends as streams do for a
+    stream; of any other the server is asked (`http.is_stored`).
     """
     if live.camera_device(spec) is not None or (config is not None and config.realtime):
         return True
@@ -59,4 +64,7 @@ def is_live(spec: str, config: SourceConfig | None = None) -> bool:
     if not sign or scheme.lower() == "file":
         return False
     suffix = PurePosixPath(rest.partition("?")[0].partition("#")[0]).suffix.lower()
-    return scheme.lower() not in ("http", "https") or suffix not in files.VIDEO_SUFFIXES - {".mjpeg", ".mjpg", ".ts"}
+    if scheme.lower() not in ("http", "https") or suffix in _STREAM_SUFFIXES:
+        return True
+    timeout_s = (config or SourceConfig()).open_timeout_s
+    return suffix not in files.VIDEO_SUFFIXES and not is_stored(spec, timeout_s)

@@ -168,8 +168,10 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
 
 def quiet_worker(_: int) -> None:
-    """For loader processes: they leave Ctrl-C to the training process, and do not multiply threads."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """For loader processes: they leave Ctrl-C and SIGTERM, which a whole process group may be sent, to the training
+    process (which ends them, or whose end they notice), and do not multiply threads."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from sharpose_rt.bench.model import (
 from sharpose_rt.bench.people import FixedPeople, repeat_to
 from sharpose_rt.bench.record import SCHEMA, read_record
 from sharpose_rt.bench.report import render
+from sharpose_rt.cli import main
 from sharpose_rt.commands import bench
 from sharpose_rt.config import DetectorConfig, PoseConfig, TrackerConfig
 from sharpose_rt.engine import PoseEngine
@@ -349,6 +351,38 @@ def test_pipeline_command_refuses_what_it_cannot_measure(toy: Variant, clip: Pat
 
 
 # Records and reports
+
+
+# --- several sources
+
+
+@pytest.mark.timeout(90)
+def test_cameras_command_counts_every_frame_either_way(toy: Variant, clip: Path, tmp_path: Path) -> None:
+    second, record_path = tmp_path / "second.mp4", tmp_path / "cameras.json"
+    shutil.copy(clip, second)
+    options = ["--model", toy.name, "--weights", "random", "--backend", "torch", "--detector", "full", "--offline"]
+    arguments = ["--source", clip, "--source", second, "--frames", "20", "--rounds", "2", "--json", record_path]
+    assert main(["bench", "cameras", *map(str, arguments), *options]) == 0
+    apart, together = json.loads(record_path.read_text())["results"]
+    assert (apart["way"], together["way"]) == ("one after another", "together")
+    # Of 10 frames the first 2 are warm-up, and the first after them starts the clock.
+    assert apart["frames"] == [2 * 7] * 2
+    assert together["frames"] == [2 * 10 - 2 * 2 - 1] * 2
+    assert apart["ratio"] == {"median": 1, "least": 1, "most": 1}
+    rates = [a / b for a, b in zip(together["fps"], apart["fps"], strict=True)]
+    assert together["ratio"]["median"] == pytest.approx(sum(rates) / 2)
+    out = tmp_path / "report.md"
+    assert main(["bench", "report", str(record_path), "--out", str(out)]) == 0
+    assert "| together | 2 | 15 |" in out.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), [(["--source", "a.mp4"], "two or more"), (["--rounds", "0"], "--rounds is 0")]
+)
+def test_cameras_command_refuses_what_it_cannot_compare(arguments, said, capsys) -> None:
+    sources = ["--source", "a.mp4"] if "--source" in arguments else ["--source", "a.mp4", "--source", "b.mp4"]
+    assert main(["bench", "cameras", *sources, *(arguments if "--rounds" in arguments else [])]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_report_refuses_other_files(tmp_path: Path) -> None:

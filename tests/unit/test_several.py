@@ -146,6 +146,18 @@ def test_people_of_all_pictures_share_the_batches(monkeypatch: pytest.MonkeyPatc
 # --- whole runs
 
 
+@pytest.mark.timeout(60)
+def test_each_source_has_its_skeletons_in_the_formats_that_are_wanted(clips: list[Path], tmp_path: Path) -> None:
+    options = [*PLAIN, "output.video=false", f"output.directory={tmp_path / 'all'}"]
+    run = SeveralRun([str(p) for p in clips], load(None, [*options, "output.formats=[openpose, csv]"]))
+    for path, frames, results in zip(clips, (12, 5, 9), run.run(), strict=True):
+        openpose, csv = results.formats
+        assert openpose.parent == csv.parent == tmp_path / "all" / path.stem
+        assert len(list(openpose.glob("*_keypoints.json"))) == frames
+        rows = csv.read_text().splitlines()
+        assert len({row.split(",")[0] for row in rows[1:]}) == frames
+
+
 @pytest.mark.timeout(90)
 def test_each_source_comes_out_as_if_it_were_alone(clips: list[Path], tmp_path: Path) -> None:
     options = [*PLAIN, "output.preset=ultrafast"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import http.server
 import io
 import logging
 import os
 import re
+import shutil
 import socket
 import threading
 import time
@@ -510,11 +512,44 @@ def test_is_live_before_opening() -> None:
         "rtsp://h/x.mp4",
         "srt://h:9",
         "http://h/video.mjpg",
-        "https://h/cam?id=1",
+        "http://127.0.0.1:9/cam?id=1",  # nobody there to ask
     )
     stored = ("clip.mp4", "-", "file:///a/b.mp4", "https://h/a.mp4?token=1", "*.jpg")
     assert [is_live(spec) for spec in live] == [True] * len(live)
     assert [is_live(spec) for spec in stored] == [False] * len(stored)
+
+
+@pytest.mark.timeout(30)
+def test_a_server_tells_whether_an_address_without_suffix_is_stored(http_root: str, clip: Path) -> None:
+    shutil.copy(clip, clip.parent / "download")
+    assert not is_live(f"{http_root}/download?id=walk")
+    with open_source(f"{http_root}/download?id=walk") as source:
+        assert numbers(source) == list(range(30))
+    assert is_live(f"{http_root}/nothing")
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=x\r\nContent-Length: 99",
+        "200 OK\r\nContent-Type: video/mp2t",
+        "405 Method Not Allowed\r\nContent-Length: 12",
+        "200 OK\r\nContent-Length: many",
+        "nonsense",
+    ],
+)
+def test_whatever_gives_no_length_is_live(answer: str) -> None:
+    asked: list[bytes] = []
+
+    def reply(connection: socket.socket) -> None:
+        asked.append(connection.recv(4096))
+        connection.sendall(f"HTTP/1.0 {answer}\r\n\r\n".encode())
+
+    with tcp_server(reply) as port:
+        assert is_live(f"http://me:hidd%65n@127.0.0.1:{port}/cam?id=1")
+    assert asked[0].startswith(b"HEAD /cam?id=1 ")
+    assert base64.b64encode(b"me:hidden") in asked[0]
 
 
 # --- standard input

@@ -1,0 +1,105 @@
+"""What several sources in one run gain over the same sources one after another: shared batches, shared threads."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sharpose_rt.app import FileRun
+from sharpose_rt.bench.pipeline import RunWatch, finite, warm_up
+from sharpose_rt.bench.record import machine, make_record
+from sharpose_rt.config import RunConfig, to_dict
+from sharpose_rt.errors import ConfigError
+from sharpose_rt.several import SeveralRun
+
+APART, TOGETHER = "one after another", "together"
+
+
+@dataclass(frozen=True)
+class CamerasBench:
+    """What is measured.
+
+    Args:
+        sources: videos, two or more; each frame of each is taken, as nothing is live here.
+        config: of the runs; outputs go into a folder that is thrown away.
+        rounds: turns of both ways, in alternating order.
+    """
+
+    sources: tuple[str, ...]
+    config: RunConfig
+    rounds: int = 3
+
+    def __post_init__(self) -> None:
+        if len(self.sources) < 2:
+            raise ConfigError(f"--source is given {len(self.sources)} times; two or more sources are compared")
+        if self.rounds < 1:
+            raise ConfigError(f"--rounds is {self.rounds}; 1 or more is accepted")
+
+
+def run_cameras_bench(bench: CamerasBench, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """The record (see `bench.record`): frames a second of all sources in sum, either way, and their ratio.
+
+    Loading, compiling and the first frames of each run are left out. A row is one way: `way`, `frames` and `fps` of
+    each round, `ratio` of its rate to that of one after another within a round (`median`, `least`, `most`).
+
+    Raises:
+        SharposeError: whatever a run raises.
+    """
+    began = machine()
+    ways: dict[str, Callable[[CamerasBench, str], tuple[int, float]]] = {APART: _apart, TOGETHER: _together}
+    found: dict[str, list[tuple[int, float]]] = {way: [] for way in ways}
+    for number in range(bench.rounds):
+        for way in ways if number % 2 == 0 else reversed(ways):
+            say(f"round {number + 1} of {bench.rounds}, {len(bench.sources)} sources {way}")
+            with tempfile.TemporaryDirectory(prefix="sharpose_bench_") as folder:
+                found[way].append(ways[way](bench, folder))
+    rates = {way: [frames / seconds for frames, seconds in rounds] for way, rounds in found.items()}
+    rows = []
+    for way, rounds in found.items():
+        ratios = [rate / base for rate, base in zip(rates[way], rates[APART], strict=True)]
+        spread = {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
+        rows.append({"way": way, "frames": [frames for frames, _ in rounds], "fps": rates[way], "ratio": spread})
+    settings = {
+        "sources": [Path(source).name for source in bench.sources],
+        "video": bench.config.output.video,
+        "config": to_dict(bench.config),
+    }
+    return make_record("cameras", finite(settings), finite(rows), began)
+
+
+def _apart(bench: CamerasBench, folder: str) -> tuple[int, float]:
+    """Frames and seconds of all sources, one run each."""
+    parts = []
+    for source in bench.sources:
+        watch = RunWatch()
+        FileRun(source, _into(bench.config, folder)).run(watch.see)
+        parts.append(_counted(watch.left_s, 1))
+    return sum(frames for frames, _ in parts), sum(seconds for _, seconds in parts)
+
+
+def _together(bench: CamerasBench, folder: str) -> tuple[int, float]:
+    """Frames and seconds of all sources in one run."""
+    watch = RunWatch()
+    SeveralRun(bench.sources, _into(bench.config, folder)).run(lambda _, packet: watch.see(packet))
+    return _counted(watch.left_s, len(bench.sources))
+
+
+def _into(config: RunConfig, folder: str) -> RunConfig:
+    return replace(config, output=replace(config.output, directory=folder, overwrite=True))
+
+
+def _counted(left_s: Sequence[float], sources: int) -> tuple[int, float]:
+    """Frames after the warm-up, and how long they took to come out.
+
+    Raises:
+        ConfigError: there are too few.
+    """
+    skip = sources * warm_up(len(left_s) // sources)
+    frames = len(left_s) - skip - 1
+    if frames < 1 or left_s[-1] <= left_s[skip]:
+        raise ConfigError(f"{len(left_s)} frames are too few to measure; give --frames 20 or more")
+    return frames, left_s[-1] - left_s[skip]

@@ -1,0 +1,32 @@
+"""Asks an HTTP(S) server whether an address is something stored or something that goes on."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import urllib.request
+from functools import lru_cache
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+LONGEST_WAIT_S = 3.0
+
+
+@lru_cache(maxsize=64)
+def is_stored(url: str, timeout_s: float = LONGEST_WAIT_S) -> bool:
+    """Whether the server says how long the content is (to a HEAD request, which transfers nothing of it).
+
+    False where it gives no length, refuses the question (as small cameras do), or does not answer in time: what is
+    then opened as a stream loses frames where reading is slow, but waits for nobody. Asked once for each address.
+    """
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    request = urllib.request.Request(urlunsplit(parts._replace(netloc=host, fragment="")), method="HEAD")
+    if parts.username is not None:
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        request.add_header("Authorization", "Basic " + base64.b64encode(pair.encode()).decode())
+    try:
+        with urllib.request.urlopen(request, timeout=min(timeout_s, LONGEST_WAIT_S)) as answer:
+            length, kind = answer.headers.get("Content-Length", ""), answer.headers.get_content_maintype()
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+    return length.isdigit() and int(length) > 0 and kind != "multipart"
