@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from sharpose_rt.bench.record import machine, make_record, percentiles
 from sharpose_rt.config import PoseConfig
@@ -136,20 +136,22 @@ class Comparison:
         """The rows of all contenders at one batch size, the dense network first."""
         engine = self.engine
         # Enough crops that a quarter of them is a whole number, in as many batches as that takes.
-        batches = gate_crops(engine, batch, math.lcm(batch, 4), self.config.exit_rates)
-        quality = torch.cat([gated(engine, -math.inf, crops).quality for crops in batches])
-        thresholds = {rate: threshold_for(quality, rate) for rate in self.config.exit_rates}
-        runs: dict[Any, Run] = {"gemm": self.gemm.run, "dense": self._turn(self._dense(batch), batches)}
-        for rate, threshold in thresholds.items():
-            runs[rate] = self._turn(partial(gated, engine, threshold), batches)
+        count = math.lcm(batch, 4)
+        crops = varied_crops(count, engine.crop_size_hw)
+        batches = [crops[i : i + batch] for i in range(0, count, batch)]
+        refined = {rate: who_is_refined(count, rate).reshape(-1, batch) for rate in self.config.exit_rates}
+        dense = self._dense(batch)
+        runs: dict[Any, Run] = {"gemm": self.gemm.run, "dense": self._turn([partial(dense, part) for part in batches])}
+        for rate, masks in refined.items():
+            runs[rate] = self._turn([partial(gated, engine, *pair) for pair in zip(batches, masks, strict=True)])
         seconds = take_turns(runs, self.config.rounds)
 
         gemm_flops = float(np.median([self.gemm.flops / min(turn) for turn in seconds["gemm"]]))
         dense_per_s = crops_per_s(seconds["dense"], batch)
         rows = []
-        for key in ("dense", *thresholds):
+        for key in ("dense", *refined):
             per_s = crops_per_s(seconds[key], batch)
-            reached = None if key == "dense" else exit_rate(engine, batches, thresholds[key])
+            reached = None if key == "dense" else 1 - float(refined[key].mean())
             gmacs = self.dense_gmacs if reached is None else self.cost.gmacs_at(reached)
             ratio = percentiles(per_s / dense_per_s, 50, 10, 90)
             rows.append(
@@ -189,22 +191,21 @@ class Comparison:
         graph = Graph(with_batch(model, batch), backend.dtype, cores())
         return lambda crops: graph(backend.prepare(crops))
 
-    def _turn(self, call: Callable[[Crops], object], batches: Sequence[Crops]) -> Run:
-        """Measures `call` on every batch in turn, as often as fills the time of a turn; warms up first."""
+    def _turn(self, calls: Sequence[Callable[[], object]]) -> Run:
+        """Measures the calls, one for each batch, as often as fills the time of a turn; warms up first."""
         device = self.engine.device
 
         def once() -> list[float]:
-            return [timed(partial(call, crops), device) for crops in batches]
+            return [timed(call, device) for call in calls]
 
         once()
         repeats = max(1, math.ceil(self.config.turn_s / max(sum(once()), 1e-9)))
         return lambda: [seconds for _ in range(repeats) for seconds in once()]
 
 
-def gated(engine: PoseEngine, threshold: float, crops: Crops) -> SHaRPoseOutput:
-    """Both stages with the gate at `threshold`."""
-    engine.quality_threshold = threshold
-    return engine.infer(crops)
+def gated(engine: PoseEngine, crops: Crops, refined: NDArray[np.bool_]) -> SHaRPoseOutput:
+    """Both stages, the gate sending on those who are to be `refined` (B,), whatever their quality."""
+    return engine.infer(crops, lambda _: refined)
 
 
 class Gemm:
@@ -263,21 +264,13 @@ def crops_per_s(turns: Sequence[Sequence[float]], batch: int) -> np.ndarray:
 # The gate at a stated exit rate
 
 
-def gate_crops(engine: PoseEngine, batch: int, count: int, rates: Sequence[float]) -> list[Crops]:
-    """`count` crops in batches, whose qualities differ enough that the gate can part them at all `rates`.
+def who_is_refined(count: int, exit_rate: float) -> NDArray[np.bool_]:
+    """(count,) True for those who stay when a share 0..1 leaves after the coarse stage, spread evenly.
 
-    Equal qualities cannot be parted by a threshold; where they are, other pictures are tried, and whoever reports
-    says what was reached.
+    Random weights predict qualities too alike for a threshold to part them.
     """
-    batches: list[Crops] = []
-    for seed in range(8):
-        crops = varied_crops(count, engine.crop_size_hw, seed)
-        batches = [crops[i : i + batch] for i in range(0, count, batch)]
-        quality = torch.cat([gated(engine, -math.inf, part).quality for part in batches])
-        wanted = {rate: round(rate * count) for rate in rates}
-        if all(int((quality >= threshold_for(quality, r)).sum()) == n for r, n in wanted.items()):
-            break
-    return batches
+    staying = count - round(exit_rate * count)
+    return np.diff(np.arange(count + 1) * staying // count).astype(bool)
 
 
 def varied_crops(count: int, size_hw: tuple[int, int], seed: int = 0) -> Crops:
@@ -290,21 +283,3 @@ def varied_crops(count: int, size_hw: tuple[int, int], seed: int = 0) -> Crops:
     grain = torch.randn(count, 3, *size_hw, generator=generator)
     pictures = 118 + 57 * (clouds * contrast + brightness + 0.1 * grain)
     return pictures.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-
-
-def threshold_for(quality: Tensor, rate: float) -> float:
-    """The threshold at which a share `rate` of crops of `quality` (N,) exits; more do where qualities are equal."""
-    leaving = round(rate * len(quality))
-    if leaving == 0:
-        return math.inf
-    if leaving == len(quality):
-        return -math.inf
-    best_first = quality.float().sort(descending=True).values
-    # Half-way, so that the last bit of a sum in another order does not matter.
-    return float(best_first[leaving - 1].double() + best_first[leaving].double()) / 2
-
-
-def exit_rate(engine: PoseEngine, batches: Sequence[Crops], threshold: float) -> float:
-    """The share of crops, 0..1, that the gate let go after the coarse stage."""
-    refined = torch.cat([gated(engine, threshold, crops).refined for crops in batches])
-    return 1 - float(refined.double().mean())

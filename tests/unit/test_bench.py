@@ -27,11 +27,10 @@ from sharpose_rt.bench.model import (
     Comparison,
     Gemm,
     ModelBench,
-    exit_rate,
-    gate_crops,
     gated,
     take_turns,
-    threshold_for,
+    varied_crops,
+    who_is_refined,
 )
 from sharpose_rt.bench.people import FixedPeople, repeat_to
 from sharpose_rt.bench.record import SCHEMA, read_record
@@ -102,14 +101,13 @@ def test_dense_cost_is_the_sum_of_its_layers() -> None:
 # The gate at a stated exit rate
 
 
-@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=40, unique=True), st.floats(0, 1))
-def test_threshold_lets_the_stated_share_exit(values: list[float], rate: float) -> None:
-    quality = torch.tensor(values)
-    spread = quality.sort().values.diff().min() if len(values) > 1 else torch.tensor(1.0)
-    if spread < 1e-6:  # not to be told apart in float32 half-way
-        return
-    leaving = int((quality >= threshold_for(quality, rate)).sum())
-    assert leaving == round(rate * len(values))
+@given(st.integers(1, 64), st.floats(0, 1))
+def test_the_stated_share_exits_spread_evenly(count: int, rate: float) -> None:
+    refined = who_is_refined(count, rate)
+    staying = count - round(rate * count)
+    assert refined.sum() == staying
+    halves = refined[: count // 2].sum(), refined[count - count // 2 :].sum()
+    assert abs(int(halves[0]) - int(halves[1])) <= 1
 
 
 def toy_engine(precision: str = "fp32") -> PoseEngine:
@@ -117,14 +115,10 @@ def toy_engine(precision: str = "fp32") -> PoseEngine:
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("batch", [1, 2, 4])
-def test_forced_exit_rates_are_reached(toy: Variant, dtype: str, batch: int) -> None:
+def test_those_who_are_to_be_refined_are(toy: Variant, dtype: str) -> None:
     engine = toy_engine(dtype)
-    rates = (0.0, 0.25, 0.5, 0.75, 1.0)
-    batches = gate_crops(engine, batch, 4, rates)
-    quality = torch.cat([gated(engine, -math.inf, crops).quality for crops in batches])
-    assert [len(crops) for crops in batches] == [batch] * (4 // batch)
-    assert [exit_rate(engine, batches, threshold_for(quality, rate)) for rate in rates] == list(rates)
+    refined = who_is_refined(4, 0.25)
+    assert gated(engine, varied_crops(4, engine.crop_size_hw), refined).refined.tolist() == refined.tolist()
 
 
 def test_crops_that_exit_are_not_computed_in_a_turn(toy: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
