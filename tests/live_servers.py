@@ -95,11 +95,16 @@ import sys, gi
 gi.require_version("Gst", "1.0"); gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtspServer
 Gst.init(None)
-port, width, height = sys.argv[1:4]
+port, width, height, pictures = sys.argv[1:5]
 server = GstRtspServer.RTSPServer(service=port, address="127.0.0.1")
 factory = GstRtspServer.RTSPMediaFactory(shared=True)
+ball = f"videotestsrc is-live=true pattern=ball ! video/x-raw,width={width},height={height},framerate=25/1 "
+looped = (
+    f"multifilesrc location={pictures}/%05d.jpg start-index=0 loop=true caps=image/jpeg,framerate=15/1 ! jpegdec "
+    "! videoconvert ! videorate ! identity sync=true "
+)
 factory.set_launch(
-    f"( videotestsrc is-live=true pattern=ball ! video/x-raw,width={width},height={height},framerate=25/1 "
+    f"( {looped if pictures else ball}"
     "! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=12 ! rtph264pay name=pay0 pt=96 )"
 )
 server.get_mount_points().add_factory("/live", factory)
@@ -116,10 +121,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def rtsp_server(port: int, size_wh: tuple[int, int]) -> Iterator[subprocess.Popen[str]]:
-    """GStreamer's RTSP server with a ball in H.264, in a process that may be killed; skips where it is absent."""
+def rtsp_server(port: int, size_wh: tuple[int, int], pictures: Path | None = None) -> Iterator[subprocess.Popen[str]]:
+    """GStreamer's RTSP server with a ball in H.264, in a process that may be killed; skips where it is absent.
+
+    With a folder of `pictures` (00000.jpg and on) it sends those instead, 15 a second, over and over.
+    """
     python = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
-    command = [python, "-c", _RTSP, str(port), *map(str, size_wh)]
+    command = [python, "-c", _RTSP, str(port), *map(str, size_wh), str(pictures or "")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -154,7 +154,7 @@ class Trainer:
         self.trained = nn.ModuleDict({"model": self.model, "dense_head": self.dense_head or nn.Identity()})
         self.world.share(self.trained.state_dict().values())
         self.teacher = self._create_teacher()
-        self.optimizers = build_optimizers(self.trained, config.optim)
+        self.optimizers = build_optimizers(self.trained, config.optim, self.world)
         self.ema = Ema(self.model, config.optim.ema) if config.optim.ema else None
         self.crops: DeviceCrops | None = None
         self.board: TensorBoard | None = None

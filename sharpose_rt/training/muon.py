@@ -1,7 +1,8 @@
 """Muon (Jordan et al. 2024): momentum whose matrices are made orthogonal before they are taken as a step.
 
 PyTorch's own works in bfloat16 and on one matrix after the other, which took a quarter of a training step on a CPU
-that multiplies faster in float32; this one stacks the matrices of one shape and picks the precision of the device.
+that multiplies faster in float32; this one stacks the matrices of one shape, shares them out among the processes that
+train together, and picks the precision of the device.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+from sharpose_rt.training.world import World
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic iteration; it drives singular values to about 1, between 0.7 and 1.2, in five steps."""
@@ -26,6 +29,7 @@ class Muon(Optimizer):
         lr: learning rate, as one would give it to AdamW.
         weight_decay: decoupled.
         momentum: Nesterov's.
+        world: the processes that train together, with the same gradients.
     """
 
     def __init__(
@@ -34,8 +38,10 @@ class Muon(Optimizer):
         lr: float = 1e-3,
         weight_decay: float = 0.1,
         momentum: float = 0.95,
+        world: World = World(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self.world = world
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -57,10 +63,21 @@ class Muon(Optimizer):
                 state["momentum_buffer"] = torch.zeros_like(parameter)
             kept = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
             steps.append(gradient.lerp(kept, momentum))
-        directions = orthogonal(torch.stack(steps))
+        directions = self._directions(torch.stack(steps))
         size = 0.2 * max(parameters[0].shape) ** 0.5
         for parameter, direction in zip(parameters, directions, strict=True):
             parameter.mul_(1 - lr * weight_decay).add_(direction, alpha=-lr * size)
+
+    def _directions(self, steps: Tensor) -> Tensor:
+        """The steps (N, a, b) made orthogonal, each by one of the processes."""
+        if self.world.size == 1:
+            return orthogonal(steps)
+        mine = slice(self.world.rank, None, self.world.size)
+        directions = torch.zeros_like(steps)
+        if len(steps[mine]):
+            directions[mine] = orthogonal(steps[mine])
+        self.world.add_up(directions)
+        return directions
 
 
 def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:

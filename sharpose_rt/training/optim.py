@@ -13,12 +13,17 @@ from torch.optim import AdamW, Optimizer
 
 from sharpose_rt.training.config import OptimConfig
 from sharpose_rt.training.muon import Muon
+from sharpose_rt.training.world import World
 
 _BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
 _EMBEDDINGS = ("patch_embed", "position", "tokens", "token")
 
 
-def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
+def build_optimizers(
+    model: nn.Module,
+    config: OptimConfig,
+    world: World = World(),  # noqa: B008 (frozen)
+) -> list[Optimizer]:
     """AdamW over all parameters, or Muon over the blocks' matrices and AdamW over the rest.
 
     Each parameter group carries `peak_lr`, which the schedule scales.
@@ -50,7 +55,7 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[Optimizer]:
             {"params": params, "lr": config.muon_lr * factor, "peak_lr": config.muon_lr * factor}
             for factor, params in muon.items()
         ]
-        optimizers.append(Muon(groups, weight_decay=config.weight_decay))
+        optimizers.append(Muon(groups, weight_decay=config.weight_decay, world=world))
     return optimizers
 
 

@@ -39,6 +39,11 @@ class World:
         for p, part in zip(used, flat.split([p.numel() for p in used]), strict=True):
             p.grad = part.view_as(p)
 
+    def add_up(self, tensor: Tensor) -> None:
+        """Overwrite the tensor by the sum of all processes' ones."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+
     def share(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite the tensors by those of rank 0."""
         if self.size > 1:
