@@ -12,7 +12,9 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import platform
 import sys
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import is_dataclass
@@ -25,12 +27,15 @@ import torch
 from torch import Tensor, nn
 
 from sharpose_rt.config.places import beside, cache_dir
+from sharpose_rt.config.remembered import recall, remember
 from sharpose_rt.errors import DeviceError
 
 log = logging.getLogger("sharpose_rt.graphs")
 
 KEPT = 16
 """Graphs in the cache; a network has two, a detector one for each size of picture."""
+WORTH_IT = 1.15
+"""How much faster bfloat16 must be to be taken by itself: it costs accuracy."""
 PRECISION_HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _OWN = Path(__file__).parent
 
@@ -57,10 +62,34 @@ def openvino() -> tuple[Any, Any]:
         ) from error
 
 
+@cache
 def fastest_dtype() -> torch.dtype:
-    """bfloat16 where the CPU multiplies matrices in it (AMX, or AVX512-BF16), else float32."""
+    """bfloat16 where the CPU has it (AMX, or AVX512-BF16) and really is faster in it, else float32.
+
+    Measured once and remembered: a processor that says AVX512-BF16, but had its AMX hidden by a virtual machine, did
+    half as many multiplications in bfloat16 as in float32.
+    """
     in_hardware = torch.cpu.get_capabilities()
-    return torch.bfloat16 if in_hardware.get("avx512_bf16") or in_hardware.get("amx_bf16") else torch.float32
+    if not (in_hardware.get("avx512_bf16") or in_hardware.get("amx_bf16")):
+        return torch.float32
+    path, key = cache_dir() / "precisions.json", f"{platform.node()}, torch {torch.__version__}"
+    rates = recall(path).get(key)
+    if not isinstance(rates, dict) or not all(isinstance(rates.get(name), float) for name in ("fp32", "bf16")):
+        rates = _multiplications()
+        remember(path, key, rates)
+    return torch.bfloat16 if rates["bf16"] > WORTH_IT * rates["fp32"] else torch.float32
+
+
+def _multiplications(side: int = 1024) -> dict[str, float]:
+    """GFLOP/s of a matrix product in either precision, which take turns; the best of each."""
+    matrices = {"fp32": torch.ones(side, side), "bf16": torch.ones(side, side, dtype=torch.bfloat16)}
+    seconds: dict[str, list[float]] = {name: [] for name in matrices}
+    for _ in range(6):
+        for name, matrix in matrices.items():
+            began_s = time.perf_counter()
+            torch.nn.functional.linear(matrix, matrix)
+            seconds[name].append(time.perf_counter() - began_s)
+    return {name: round(2e-9 * side**3 / min(times), 1) for name, times in seconds.items()}
 
 
 class Graph:

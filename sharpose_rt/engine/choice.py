@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import json
 import logging
 import platform
 import time
-from collections.abc import Mapping
 from importlib import metadata
-from typing import Any
 
 import numpy as np
 import torch
 
 from sharpose_rt import graphs
 from sharpose_rt.config import PoseConfig
-from sharpose_rt.config.places import beside, cache_dir
+from sharpose_rt.config.places import cache_dir
+from sharpose_rt.config.remembered import recall, remember
 from sharpose_rt.config.threads import network_threads
 from sharpose_rt.engine.backend import Backend, TorchBackend
 from sharpose_rt.engine.device import resolve_device, resolve_precision
@@ -79,7 +76,7 @@ def _build(name: str, network: SHaRPose, config: PoseConfig) -> Backend:
 
 def _measured_or_cached(config: PoseConfig, network: SHaRPose | None = None) -> str:
     path, key = cache_dir() / "backends.json", _key(config)
-    known = _read(path)
+    known = recall(path)
     if isinstance(known.get(key), dict) and known[key].get("backend") in installed():
         return known[key]["backend"]
     network = network or load_model(config.model, config.weights, config.behaviour)[0]
@@ -87,7 +84,7 @@ def _measured_or_cached(config: PoseConfig, network: SHaRPose | None = None) -> 
     best = max(rates, key=rates.__getitem__)
     figures = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
     log.info("backend: %s, the faster one here (crops/s: %s); remembered in %s", best, figures, path)
-    _write(path, {**known, key: {"backend": best, "crops_per_s": rates}})
+    remember(path, key, {"backend": best, "crops_per_s": rates})
     return best
 
 
@@ -134,23 +131,3 @@ def _key(config: PoseConfig) -> str:
     capability = torch.backends.cpu.get_cpu_capability()
     threads = f"{network_threads(config.threads)} threads"
     return ", ".join([platform.node(), capability, threads, config.model, precision, *versions])
-
-
-def _read(path: Any) -> dict[str, Any]:
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # none yet, or damaged: it is measured again
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _write(path: Any, known: Mapping[str, Any]) -> None:
-    part = beside(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        log.debug("%s was not written: %s", path, error)
-        with contextlib.suppress(OSError):
-            part.unlink()

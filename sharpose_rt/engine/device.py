@@ -53,7 +53,7 @@ def resolve_device(wanted: str) -> torch.device:
 def resolve_precision(wanted: str, device: torch.device) -> torch.dtype:
     """The number format for 'auto', 'fp32', 'bf16' or 'fp16'.
 
-    'auto' is fp16 on CUDA; on a CPU bf16 where it multiplies matrices in bf16 (AMX, or AVX512-BF16), else fp32.
+    'auto' is fp16 on CUDA; on a CPU bf16 where that is really faster (`graphs.fastest_dtype`), else fp32.
 
     Raises:
         DeviceError: fp16 on a CPU, where it is slower than fp32.

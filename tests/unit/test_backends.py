@@ -322,6 +322,37 @@ def test_openvino_is_refused_on_a_gpu(config, monkeypatch):
     assert choose_backend(replace(config, backend="auto", device="cuda")) == "torch"
 
 
+# Precision
+
+
+@pytest.mark.parametrize(
+    ("hardware", "rates", "dtype"),
+    [
+        ({"avx512_bf16": True}, {"fp32": 100.0, "bf16": 200.0}, torch.bfloat16),
+        ({"avx512_bf16": True}, {"fp32": 300.0, "bf16": 160.0}, torch.float32),
+        ({"amx_bf16": True}, {"fp32": 100.0, "bf16": 110.0}, torch.float32),
+        ({}, None, torch.float32),
+    ],
+)
+def test_bfloat16_is_taken_where_it_is_faster_and_that_is_remembered(monkeypatch, tmp_path, hardware, rates, dtype):
+    asked = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: hardware)
+    monkeypatch.setattr(graphs, "_multiplications", lambda: asked.append(1) or rates)
+    assert [graphs.fastest_dtype.__wrapped__() for _ in range(2)] == [dtype] * 2
+    assert len(asked) == (rates is not None)
+    for path in tmp_path.rglob("precisions.json"):
+        path.write_text('{"x": 1}')
+        assert graphs.fastest_dtype.__wrapped__() == dtype
+        assert len(asked) == 2
+
+
+def test_multiplications_are_really_timed():
+    rates = graphs._multiplications(64)
+    assert set(rates) == {"fp32", "bf16"}
+    assert min(rates.values()) > 0
+
+
 # Threads
 
 
