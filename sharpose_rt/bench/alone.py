@@ -149,7 +149,7 @@ def pose_parts(engine: PoseEngine, image_bgr: NDArray[np.uint8], bboxes_xyxy: Ar
                 fine = engine.fine(images[which], coarse[which], selected[which], low[which])
                 heatmaps = heatmaps.index_copy(0, which, fine.to(heatmaps.dtype))
         with watch("decode"):
-            keypoints, _ = (tensor.cpu().numpy() for tensor in decode(heatmaps, engine.crop_size_hw))
+            keypoints = decode(heatmaps, engine.crop_size_hw, engine.skeleton.sigmas)[0].cpu().numpy()
             found.append(apply_affine(keypoints, invert_affine(affine[part])).astype(np.float32))
     return found
 

@@ -59,4 +59,4 @@ def _journey(engine: PoseEngine, crops: np.ndarray) -> None:
     with record_function("fine"):
         heatmaps = engine.fine(images, coarse, selected, low)
     with record_function("decode"):
-        decode(heatmaps, engine.crop_size_hw)
+        decode(heatmaps, engine.crop_size_hw, engine.skeleton.sigmas)

@@ -177,5 +177,5 @@ class PoseEngine:
             chosen = choose and (lambda _: refined.cpu().numpy())  # the same people again
             mirrored = self.infer(crops_bgr[:, :, ::-1], chosen)
             heatmaps = (heatmaps.float() + flip_back(mirrored.heatmaps, self.skeleton.flip_order).float()) / 2
-        keypoints, scores = decode(heatmaps, self.crop_size_hw)
+        keypoints, scores = decode(heatmaps, self.crop_size_hw, self.skeleton.sigmas)
         return keypoints.cpu().numpy(), scores.cpu().numpy(), quality.cpu().numpy(), refined.cpu().numpy()

@@ -64,7 +64,7 @@ def explain_crop(engine: PoseEngine, crop_bgr: NDArray[np.uint8]) -> Explanation
     selected[output.selected_cells[0].cpu().numpy()] = True
 
     def read(heatmaps) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        keypoints, found = decode(heatmaps.float(), engine.crop_size_hw)
+        keypoints, found = decode(heatmaps.float(), engine.crop_size_hw, engine.skeleton.sigmas)
         return heatmaps[0].float().amax(0).cpu().numpy(), keypoints[0].cpu().numpy(), found[0].cpu().numpy()
 
     coarse = read(output.coarse_heatmaps)

@@ -228,7 +228,7 @@ def _run_network(model: SHaRPose, crops: _Crops, flip_test: bool) -> tuple[Any, 
     back = invert_affine(crops.affines)
     columns: list[np.ndarray] = []
     for stage in heatmaps:
-        keypoints, scores = decode(stage, model.variant.size_hw)
+        keypoints, scores = decode(stage, model.variant.size_hw, model.variant.skeleton.sigmas)
         columns += [apply_affine(keypoints.cpu().numpy(), back), scores.cpu().numpy()]
     return (crops.rows, *columns, out.quality.float().cpu().numpy())
 

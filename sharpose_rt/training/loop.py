@@ -285,7 +285,7 @@ class Trainer:
     @torch.no_grad()
     def _oks(self, heatmaps: Tensor, batch: dict[str, Tensor]) -> Tensor:
         variant, n = self.model.variant, len(heatmaps)
-        keypoints, _ = decode(heatmaps, variant.size_hw)
+        keypoints, _ = decode(heatmaps, variant.size_hw, variant.skeleton.sigmas)
         truth, weights, area = (batch[name][:n] for name in ("keypoints", "joint_weights", "area"))
         return losses.batch_oks(keypoints, truth, weights, area, variant.skeleton.sigmas)
 

@@ -84,7 +84,7 @@ def prediction_sheet(trainer: Trainer, people: int) -> NDArray[np.uint8]:
     batch = default_collate([dataset[i, 0] for i in range(len(chosen))])
     with torch.inference_mode():
         out = model(normalise(batch["crop"].to(trainer.device)), math.inf)
-    stages = [decode(heatmaps.float().cpu(), size_hw) for heatmaps in (out.coarse_heatmaps, out.heatmaps)]
+    stages = [decode(h.float().cpu(), size_hw, skeleton.sigmas) for h in (out.coarse_heatmaps, out.heatmaps)]
     poses = [(batch["keypoints"], batch["joint_weights"]), *stages]
     tiles = []
     for i, crop in enumerate(batch["crop"].numpy()):

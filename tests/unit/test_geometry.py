@@ -39,34 +39,63 @@ def boxes(draw, count: int = 1) -> np.ndarray:
 # Heatmaps
 
 
+NOSE, HIP = COCO17.sigmas[0], COCO17.sigmas[11]
+both_ways = pytest.mark.parametrize("sigmas", [None, (NOSE,), (HIP,)], ids=["plain", "nose", "hip"])
+
+
+@both_ways
 @pytest.mark.parametrize("sigma", SIZES)
 @quick
 @given(x=unit, y=unit)
-def test_encode_then_decode_is_a_fifth_of_a_pixel_anywhere(sigma, x, y):
+def test_encode_then_decode_is_a_fifth_of_a_pixel_anywhere(sigma, sigmas, x, y):
     heatmap_hw, crop_hw = SIZES[sigma]
     truth = torch.tensor([[[x * (crop_hw[1] - 1), y * (crop_hw[0] - 1)]]])
-    found, score = decode(encode(truth, heatmap_hw, crop_hw, sigma), crop_hw)
+    found, score = decode(encode(truth, heatmap_hw, crop_hw, sigma), crop_hw, sigmas)
     assert (found - truth).norm() < 0.2
     assert 0.85 < score.item() <= 1
 
 
+@both_ways
 @pytest.mark.parametrize("sigma", SIZES)
-def test_corners_and_edges_decode_exactly(sigma):
+def test_corners_and_edges_decode_exactly(sigma, sigmas):
     heatmap_hw, (h, w) = SIZES[sigma]
     places = [(x, y) for x in (0, 0.3, w / 2, w - 1.3, w - 1) for y in (0, 0.3, h / 2, h - 1.3, h - 1)]
-    truth = torch.tensor(places)[None]
-    found, _ = decode(encode(truth, heatmap_hw, (h, w), sigma), (h, w))
+    truth = torch.tensor(places)[:, None]
+    found, _ = decode(encode(truth, heatmap_hw, (h, w), sigma), (h, w), sigmas)
     assert (found - truth).norm(dim=-1).max() < 0.05
 
 
+@both_ways
 @quick
 @given(scale=st.floats(0.05, 1), x=unit, y=unit)
-def test_decoding_does_not_depend_on_the_height_of_the_peak(scale, x, y):
+def test_decoding_does_not_depend_on_the_height_of_the_peak(sigmas, scale, x, y):
     truth = torch.tensor([[[x * 191, y * 255]]])
     heatmap = encode(truth, (64, 48), (256, 192))
-    weak, score = decode(heatmap * scale, (256, 192))
+    weak, score = decode(heatmap * scale, (256, 192), sigmas)
     assert (weak - truth).norm() < 0.2
     assert score.item() == pytest.approx(float(heatmap.max()) * scale, rel=1e-5)
+
+
+@quick
+@given(seed=st.integers(0, 10_000), keypoint=st.sampled_from([0, 7, 9, 11]))
+def test_decoding_by_oks_goes_where_the_expected_oks_is_highest(seed, keypoint):
+    """Of maps with several ripples on a blob: better than the highest cell, and as good as the best of all cells."""
+    generator = torch.Generator().manual_seed(seed)
+    spots = 20 + torch.rand(6, 2, generator=generator) * torch.tensor([40.0, 60.0]) + torch.tensor([55.0, 75.0])
+    heights = 0.3 + 0.2 * torch.rand(6, generator=generator)
+    heatmap = (heights[:, None, None] * encode(spots[:, None], (64, 48), (256, 192), 1.5)[:, 0]).sum(0)[None, None]
+    sigma = COCO17.sigmas[keypoint]
+    by_oks, by_top = (decode(heatmap, (256, 192), sigmas)[0][0, 0] for sigmas in ((sigma,), None))
+    cells = torch.stack(torch.meshgrid(torch.arange(64), torch.arange(48), indexing="ij")[::-1], -1) * (255 / 63)
+    reach_px = 0.6 * 256 * sigma
+
+    def expected(place):
+        kernel = torch.exp(-0.5 * (cells - place).square().sum(-1) / reach_px**2)
+        return float((heatmap[0, 0] * kernel).sum() / heatmap.sum())
+
+    best = max(expected(place) for place in cells.reshape(-1, 2)[heatmap.flatten() > 0.05])
+    assert expected(by_oks) > best - 0.01
+    assert expected(by_oks) > expected(by_top) - 0.005
 
 
 def test_noise_moves_a_decoded_point_little():
@@ -78,9 +107,10 @@ def test_noise_moves_a_decoded_point_little():
     assert (found - truth).norm(dim=-1).mean() < 0.5  # a cell is 4 px
 
 
+@pytest.mark.parametrize("sigmas", [None, (NOSE, HIP, HIP)])
 @pytest.mark.parametrize("value", [0.0, -1.0, 0.5])
-def test_a_map_without_a_peak_decodes_inside_the_crop(value):
-    found, score = decode(torch.full((2, 3, 64, 48), value), (256, 192))
+def test_a_map_without_a_peak_decodes_inside_the_crop(value, sigmas):
+    found, score = decode(torch.full((2, 3, 64, 48), value), (256, 192), sigmas)
     assert torch.isfinite(found).all()
     assert (found >= 0).all()
     assert (found <= torch.tensor([191.0, 255.0])).all()

@@ -26,7 +26,8 @@ def make(job):
     def peer(image, boxes):
         for box in boxes:
             affine = crop_affine(box[None], (w, h))
-            keypoints, _ = decode(network(prepare(warp_crops(image, affine, (w, h)))), (h, w))
+            heatmaps = network(prepare(warp_crops(image, affine, (w, h))))
+            keypoints, _ = decode(heatmaps, (h, w), variant.skeleton.sigmas)
             apply_affine(keypoints.numpy(), invert_affine(affine)).astype(np.float32)
         return len(boxes)
 
