@@ -13,6 +13,7 @@ import av.container
 import av.error
 import cv2
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import SourceConfig
@@ -102,6 +103,7 @@ class ContainerSource(Source):
         self._ahead: Any = None
         self._current: Any = None
         self._decoded = 0
+        self._upright = Upright()
 
     def _target(self) -> str | BinaryIO:
         raise NotImplementedError
@@ -221,7 +223,7 @@ class ContainerSource(Source):
         return frame.pts
 
     def _retrieve(self) -> tuple[NDArray[np.uint8], str] | None:
-        return upright_bgr(self._current), ""
+        return self._upright(self._current), ""
 
     def _close(self) -> None:
         if self._container is not None:
@@ -300,21 +302,41 @@ class ContainerSource(Source):
         raise SourceError(f"{self.name} cannot be opened as a video ({reason}): {hint}") from None
 
 
-def upright_bgr(frame: av.VideoFrame) -> NDArray[np.uint8]:
-    """The decoded frame as it is meant to be seen, (H, W, 3) uint8 BGR.
+class Upright:
+    """Decoded frames of one source as they are meant to be seen.
 
     Colour matrix and range are the frame's own (swscale). Display rotation and mirroring (ISO/IEC 14496-12, 'tkhd'
     matrix) are applied.
     """
-    image: NDArray[np.uint8] = frame.to_ndarray(format="bgr24")  # type: ignore[assignment]
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return image
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(float)  # x' = a x + c y, y' = b x + d y, y down
-    if a * d - b * c < 0:
-        image, a, b = cv2.flip(image, 1), -a, -b  # type: ignore[assignment]
-    turns = round(math.degrees(math.atan2(float(b), float(a))) / 90) % 4  # clockwise
-    if turns:
-        code = (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE)[turns - 1]
-        image = cv2.rotate(image, code)  # type: ignore[assignment]
-    return np.ascontiguousarray(image)
+
+    def __init__(self) -> None:
+        # One for all frames: each frame's own would have threads of its own, and live until the cycle collector comes.
+        self._reformatter = VideoReformatter()
+        self._rotation: int | None = None
+        self._mirrored, self._turns = False, 0
+
+    def __call__(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 BGR."""
+        image: NDArray[np.uint8] = self._reformatter.reformat(frame, format="bgr24", threads=1).to_ndarray()  # type: ignore[assignment]
+        if frame.rotation != self._rotation:
+            self._look(frame)
+        if self._mirrored:
+            image = cv2.flip(image, 1)  # type: ignore[assignment]
+        if self._turns:
+            code = (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE)[self._turns - 1]
+            image = cv2.rotate(image, code)  # type: ignore[assignment]
+        return np.ascontiguousarray(image)
+
+    def _look(self, frame: av.VideoFrame) -> None:
+        """Takes the display matrix of a frame; of as few as will do, as a frame whose side data was looked at refers to
+        itself and keeps its picture until the cycle collector comes."""
+        self._rotation = frame.rotation
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+        if matrix is None:
+            self._mirrored, self._turns = False, 0
+            return
+        a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(float)  # x' = a x + c y, y' = b x + d y, y down
+        self._mirrored = a * d - b * c < 0
+        if self._mirrored:
+            a, b = -a, -b
+        self._turns = round(math.degrees(math.atan2(float(b), float(a))) / 90) % 4  # clockwise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import gc
 import http.server
 import io
 import logging
@@ -348,6 +349,24 @@ def http_root(clip: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc on this system")
+def test_reading_leaves_neither_threads_nor_frames_behind(clip: Path) -> None:
+    def threads() -> int:
+        return len(os.listdir("/proc/self/task"))  # noqa: PTH208 (native ones, which `threading` does not know)
+
+    gc.collect()
+    gc.disable()  # it would hide what is left behind
+    try:
+        with open_source(str(clip)) as source:
+            source.read()
+            before = threads()
+            assert len(list(source)) == 29
+            assert threads() <= before
+            assert sum(isinstance(item, av.VideoFrame) for item in gc.get_objects()) < 5
+    finally:
+        gc.enable()
 
 
 @pytest.mark.timeout(30)
