@@ -59,8 +59,9 @@ class PixelEmbedding(nn.Module):
         self.detail = nn.Linear(detail, hidden, bias=False)
         self.out = nn.Linear(hidden, channels * math.prod(self.quarter_hw))
 
-    def forward(self, tokens: Tensor, detail: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, detail: Tensor | None) -> Tensor:
         """(B, N * cells, C) from tokens (B, N, D) and detail (B, N, 4, E); quarter by quarter, row-major inside one."""
+        assert detail is not None, "a decoder of pixels goes with a stem that gives detail"
         b, n, _ = tokens.shape
         x = F.gelu(self.token(tokens).view(b, n, 4, self.hidden) + self.detail(detail))
         return self.out(x).view(b, n * 4 * math.prod(self.quarter_hw), self.channels)
@@ -105,15 +106,15 @@ class PixelDecoder(nn.Module):
         """The layer whose scale is that of the heatmaps."""
         return self.query
 
-    def coarse(self, keypoint_tokens: Tensor, image_tokens: Tensor, detail: Tensor) -> Tensor:
+    def coarse(self, keypoint_tokens: Tensor, image_tokens: Tensor, detail: Tensor | None) -> Tensor:
         """(B, K, h, w) from (B, K, D) and all coarse tokens (B, Nc, D) with their detail (B, Nc, 4, E)."""
         return self._picture(self._coarse_cells(keypoint_tokens, image_tokens, detail))
 
     def fine(
         self,
         keypoint_tokens: Tensor,
-        high: tuple[Tensor, Tensor],
-        low: tuple[Tensor, Tensor],
+        high: tuple[Tensor, Tensor | None],
+        low: tuple[Tensor, Tensor | None],
         selected: Tensor,
         others: Tensor,
     ) -> Tensor:
@@ -140,7 +141,7 @@ class PixelDecoder(nn.Module):
         """(B, C, K)."""
         return self.query(keypoint_tokens).transpose(1, 2)
 
-    def _coarse_cells(self, keypoint_tokens: Tensor, image_tokens: Tensor, detail: Tensor) -> Tensor:
+    def _coarse_cells(self, keypoint_tokens: Tensor, image_tokens: Tensor, detail: Tensor | None) -> Tensor:
         """(B, N, heatmap cells, K), row-major inside a coarse cell."""
         (rows, columns), query = self.coarse_pixels.quarter_hw, self._query(keypoint_tokens)
         b, n = image_tokens.shape[:2]
