@@ -1,6 +1,6 @@
 """A camera on the network for ten minutes: nothing drifts, memory stays flat, a loss in the middle is survived.
 
-pytest -m slow tests/integration/test_rtsp_for_long.py -s         # SHARPOSE_LONG_MINUTES=3 for a shorter one
+pytest -m slow tests/integration/test_rtsp_for_long.py -s         # SHARPOSE_LONG_MINUTES=4 is the least
 """
 
 from __future__ import annotations
@@ -106,5 +106,5 @@ def test_ten_minutes_of_rtsp(shared_dir: Path, tmp_path: Path) -> None:
     first, last = whole[0], whole[-1]
     late = [float(np.median(late_ms[minute == n])) for n in (first, last)]
     assert late[1] < late[0] + 50, "frames come out later and later"
-    assert abs(clock_ms[last] - clock_ms[first]) < 1000, "media time leaves the clock"
-    assert resident[last] < resident[first] + 60, "memory grows"
+    assert abs(clock_ms[last] - clock_ms[first]) < 500, "media time leaves the clock"
+    assert resident[last] < resident[first] + 30, "memory grows"

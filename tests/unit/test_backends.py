@@ -356,7 +356,7 @@ def test_multiplications_are_really_timed():
 # Threads
 
 
-@pytest.mark.parametrize(("usable", "pose", "detector"), [(1, 1, 1), (2, 1, 1), (4, 3, 1), (8, 6, 2), (64, 8, 4)])
+@pytest.mark.parametrize(("usable", "pose", "detector"), [(1, 1, 1), (2, 2, 1), (4, 3, 1), (8, 6, 2), (64, 8, 4)])
 def test_pose_and_detector_share_the_cores(monkeypatch, usable, pose, detector):
     monkeypatch.setattr(threads, "cores", lambda: usable)
     assert (network_threads(None), detector_threads(None)) == (pose, detector)

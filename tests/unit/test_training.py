@@ -21,6 +21,7 @@ from sharpose_rt.errors import ConfigError, DatasetError, OutputError, WeightsEr
 from sharpose_rt.geometry.heatmap import encode
 from sharpose_rt.geometry.oks import oks
 from sharpose_rt.models import find_variant
+from sharpose_rt.models.stem import MobileStem
 from sharpose_rt.models.variants import VARIANTS
 from sharpose_rt.models.weights import load_model
 from sharpose_rt.skeleton import COCO17
@@ -32,6 +33,7 @@ from sharpose_rt.training.log import read_log
 from sharpose_rt.training.loop import Clock, Trainer, load_people
 from sharpose_rt.training.optim import Ema, layer_of, lr_factor
 from sharpose_rt.training.report import write_report
+from sharpose_rt.training.stem_weights import load_stem_weights
 from tests.people_set import SMALL, write_set
 
 
@@ -252,6 +254,37 @@ def test_the_coarse_stage_trains_alone_first(tmp_path, folder):
     run = trainer(config(coarse_only_until=0.5, epochs=2), folder, tmp_path / "run")
     run.run()
     assert ["mse_fine" in row for row in run.rows] == [False, False, True, True]
+
+
+def test_the_fine_stage_trains_on_the_stated_share(tmp_path, folder, monkeypatch):
+    run = trainer(config(refined_share=0.6), folder, tmp_path / "run")
+    seen = []
+    fine_stage = run.model.fine_stage
+    monkeypatch.setattr(
+        run.model, "fine_stage", lambda images, *rest: seen.append(len(images)) or fine_stage(images, *rest)
+    )
+    run.run(progress=lambda row: run.stop())
+    assert seen == [math.ceil(0.6 * run.config.batch)]
+    assert {"mse_coarse", "mse_fine", "oks_fine"} <= set(run.rows[0])
+
+
+def test_a_stem_starts_from_imagenet_its_first_layers_stay_and_the_others_learn_slower(tmp_path, folder, monkeypatch):
+    mobile = replace(SMALL, name="small_mobile", stem="mobile", decoder="pixels")
+    monkeypatch.setitem(VARIANTS, mobile.name, mobile)
+    optim = replace(config().optim, lr=1e-3, stem_lr=0.25, warmup_steps=0)
+    plan = config(model=mobile.name, init_stem="efficientnet-lite0", frozen_stem_blocks=3, optim=optim, epochs=1)
+    run = trainer(plan, folder, tmp_path / "run")
+    reference = MobileStem(mobile.width)
+    load_stem_weights(reference, "efficientnet-lite0")
+    before = {name: value.clone() for name, value in run.model.patch_embed.state_dict().items()}
+    assert all(torch.equal(before[k], v) for k, v in reference.state_dict().items() if not k.startswith("last."))
+    rates = {id(p): group["peak_lr"] for o in run.optimizers for group in o.param_groups for p in group["params"]}
+    run.run()
+    for name, parameter in run.model.patch_embed.named_parameters():
+        frozen = name.startswith(("first.", "layers.0.", "layers.1.", "layers.2."))
+        assert torch.equal(parameter, before[name]) == frozen, name
+        assert rates.get(id(parameter)) == (None if frozen else pytest.approx(0.25e-3)), name
+    assert rates[id(run.model.norm.weight)] == pytest.approx(1e-3)
 
 
 def test_quality_and_localisation_terms_come_and_go(tmp_path, folder):
