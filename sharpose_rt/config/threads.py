@@ -13,9 +13,9 @@ def cores() -> int:
 def network_threads(wanted: int | None) -> int:
     """CPU threads of the pose network: `wanted`, else three quarters of the cores, at most 8; of two cores both.
 
-    Threads of a parallel loop that wait for one that has no core cost far more than a thread less. Of two cores, though,
-    one alone leaves the other to a detector that is done long before: with both a frame of ten people took two thirds
-    of the time, and one of one person with encoding no more than before.
+    Threads of a parallel loop that wait for one that has no core cost far more than a thread less. Of two cores,
+    though, one alone leaves the other to a detector that is done long before: with both, frames of ten people took two
+    thirds of the time, and those of one person with encoding no more than before.
     """
     return wanted if wanted is not None else min(8, max(min(2, cores()), cores() * 3 // 4))
 
