@@ -6,10 +6,12 @@ import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sharpose_rt.app import FileRun
+from sharpose_rt.bench.model import take_turns
 from sharpose_rt.bench.pipeline import RunWatch, finite, warm_up
 from sharpose_rt.bench.record import machine, make_record
 from sharpose_rt.config import RunConfig, to_dict
@@ -51,12 +53,13 @@ def run_cameras_bench(bench: CamerasBench, say: Callable[[str], None] = lambda l
     """
     began = machine()
     ways: dict[str, Callable[[CamerasBench, str], tuple[int, float]]] = {APART: _apart, TOGETHER: _together}
-    found: dict[str, list[tuple[int, float]]] = {way: [] for way in ways}
-    for number in range(bench.rounds):
-        for way in ways if number % 2 == 0 else reversed(ways):
-            say(f"round {number + 1} of {bench.rounds}, {len(bench.sources)} sources {way}")
-            with tempfile.TemporaryDirectory(prefix="sharpose_bench_") as folder:
-                found[way].append(ways[way](bench, folder))
+
+    def turn(way: str) -> tuple[int, float]:
+        say(f"{len(bench.sources)} sources {way}")
+        with tempfile.TemporaryDirectory(prefix="sharpose_bench_") as folder:
+            return ways[way](bench, folder)
+
+    found = take_turns({way: partial(turn, way) for way in ways}, bench.rounds)
     rates = {way: [frames / seconds for frames, seconds in rounds] for way, rounds in found.items()}
     rows = []
     for way, rounds in found.items():

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ from sharpose_rt.models import Variant, find_behaviour, find_variant
 from sharpose_rt.models.baselines import create_dense
 from sharpose_rt.models.cost import measure_cost, measure_dense_gmacs
 from sharpose_rt.models.sharpose import SHaRPoseOutput
+
+T = TypeVar("T")
 
 GEMM_SIDES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}
 """Sides of the square matrices of which the fastest product is the machine's own rate."""
@@ -244,12 +246,12 @@ def timed(call: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - began_s
 
 
-def take_turns(runs: Mapping[Any, Run], rounds: int) -> dict[Any, list[list[float]]]:
+def take_turns(runs: Mapping[Any, Callable[[], T]], rounds: int) -> dict[Any, list[T]]:
     """What each run gave in each round: all take one turn a round, in reversed order every second round.
 
     The reversal keeps a machine that slows down steadily from favouring whoever comes first.
     """
-    found: dict[Any, list[list[float]]] = {key: [] for key in runs}
+    found: dict[Any, list[T]] = {key: [] for key in runs}
     for number in range(rounds):
         for key in reversed(runs) if number % 2 else runs:  # type: ignore[call-overload]
             found[key].append(runs[key]())
