@@ -1,4 +1,4 @@
-"""Trains the person detector: an end-to-end architecture of ultralytics, one class, from random weights."""
+"""Trains the person detector: ours, or an end-to-end architecture of ultralytics, one class."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from pathlib import Path
 
 _RECIPE = (
     "architecture",
+    "init",
+    "frozen_until",
     "image_size",
     "small_size",
     "minutes",
     "batch",
     "lr",
+    "precision",
     "device",
     "threads",
     "workers",
     "seed",
 )
-HELP = "train the person detector from random weights"
+HELP = "train the person detector"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,16 +36,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="FILE", required=True, help=".safetensors file to write; FILE.run holds the run"
     )
-    parser.add_argument("--architecture", default="yolo26n.yaml", help="model file of ultralytics (%(default)s)")
+    parser.add_argument(
+        "--architecture",
+        default="lite0",
+        metavar="NAME",
+        help="lite0, the one that ships, or a model file of ultralytics with an end-to-end head (%(default)s)",
+    )
+    parser.add_argument(
+        "--init",
+        default="efficientnet-lite0",
+        metavar="WEIGHTS",
+        help="where the first layers of lite0 start from: that, a checkpoint, or random (%(default)s)",
+    )
+    parser.add_argument(
+        "--frozen-until", type=float, default=0.2, metavar="SHARE", help="of the run they stay so (%(default)s)"
+    )
     parser.add_argument("--image-size", type=int, default=320, metavar="PX", help="longest side (%(default)s)")
     parser.add_argument(
         "--small-size", type=int, default=256, metavar="PX", help="side in the first part of the run (%(default)s)"
     )
     parser.add_argument("--minutes", type=float, default=60.0, metavar="N", help="length of the run (%(default)s)")
-    parser.add_argument("--batch", type=int, default=16, metavar="N", help="pictures in a step (%(default)s)")
+    parser.add_argument("--batch", type=int, default=16, metavar="N", help="of a step and process (%(default)s)")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (%(default)s)")
     parser.add_argument("--min-score", type=float, default=0.4, help="a teacher's box below is unsure (%(default)s)")
     parser.add_argument("--held-out", type=float, default=0.03, metavar="SHARE", help="to calibrate on (%(default)s)")
+    parser.add_argument("--precision", default="auto", help="auto, bf16 or fp32 (%(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (%(default)s)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0 is PyTorch's choice")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that read (%(default)s)")
@@ -52,6 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train as `args` say; 0 when the file is written, also after Ctrl-C with what there is.
+
+    Under `torchrun` all processes train together, and the first writes.
 
     Raises:
         ConfigError: an option is out of range.
@@ -80,16 +100,20 @@ def run(args: argparse.Namespace) -> int:
         pictures += found
         draws += [weight] * len(found)
     people = sum(len(picture.people_xyxy) for picture in pictures)
-    print(f"{len(pictures)} pictures with {people} people", flush=True)
     if not 0 < args.held_out < 1:
         raise ConfigError(f"--held-out is {args.held_out}; a share above 0 and below 1 is accepted")
     order = np.random.default_rng((args.seed, 1)).permutation(len(pictures))
     count = max(1, round(args.held_out * len(pictures)))
     held_out, kept = [pictures[i] for i in order[:count]], np.sort(order[count:])
     trainer = DetectorTrainer([pictures[i] for i in kept], np.array(draws, float)[kept], recipe, folder)
+    leads = trainer.world.leads
+    if leads:
+        print(f"{len(pictures)} pictures with {people} people", flush=True)
     if args.resume:
         trainer.resume()
     trainer.run(say=lambda line: print(line, flush=True))
+    if not leads:
+        return 0
     facts = {
         "trained_on": ", ".join(args.set),
         "trained_steps": str(trainer.step),

@@ -17,14 +17,16 @@ from sharpose_rt.errors import WeightsError
 
 logger = logging.getLogger("sharpose_rt.detection")
 
+LITE = "lite0"
+"""Name of our own architecture."""
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "person_detector.safetensors"
 
 
 class BundledDetector(YoloDetector):
-    """A one-class ultralytics architecture with weights of our own, in safetensors, which cannot run code.
+    """A one-class network with weights of our own, in safetensors, which cannot run code.
 
-    The file's metadata names the `architecture` (a model file of ultralytics, or one that lies beside the weights),
-    the class `names`, the `image_size` it was trained at, and the curve that makes its scores shares of right boxes.
+    The file's metadata names the `architecture` (see `build_module`), the class `names`, the `image_size` it was
+    trained at, and the curve that makes its scores shares of right boxes.
     """
 
     def __init__(
@@ -78,8 +80,12 @@ def _check_shipped(path: Path) -> None:
 
 
 def build_module(architecture: str, folder: Path) -> Any:
-    """An untrained one-class module of a model file: in `folder`, else one of ultralytics."""
+    """An untrained one-class module: 'lite0' of `person_network`, or of a model file in `folder` or of ultralytics."""
     import_ultralytics()
+    if architecture == LITE:
+        from sharpose_rt.detection.person_network import PersonNetwork
+
+        return PersonNetwork()
     from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
     beside = folder / architecture

@@ -1,10 +1,11 @@
-"""Tokens from a small convolutional network instead of one linear map of each patch.
+"""A small convolutional network that may start from ImageNet weights: tokens for poses, features for the detector.
 
 Ours, for networks that have to learn from tens of thousands of people. Letters: B crops, C channels, D width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,12 +35,17 @@ ROWS = (
     _Row(5, 1, 112),
     _Row(5, 1, 112),
     _Row(5, 1, 112),
+    _Row(5, 2, 192),
+    _Row(5, 1, 192),
+    _Row(5, 1, 192),
 )
-"""EfficientNet-Lite0 (Tan and Le 2019, Google's variant for plain processors) down to a sixteenth of the size."""
+"""EfficientNet-Lite0 (Tan and Le 2019, Google's variant for plain processors), but for its last two blocks."""
 FIRST_CHANNELS = 32
 DETAIL_AFTER = 4
 """The block whose output, an eighth of the size, goes to the decoder as detail."""
 DETAIL_CHANNELS = ROWS[DETAIL_AFTER].channels
+TOKENS_AFTER = 10
+"""The block whose output, a sixteenth of the size, becomes tokens."""
 
 
 class InvertedResidual(nn.Module):
@@ -76,28 +82,44 @@ def pad_far(x: Tensor, padding: int) -> Tensor:
     return F.pad(x, (padding - 1, padding, padding - 1, padding))
 
 
-class MobileStem(nn.Module):
-    """Tokens of 16 px cells, and the features of their quarters, by the first eleven blocks of EfficientNet-Lite0.
+class MobileTrunk(nn.Module):
+    """The first blocks of EfficientNet-Lite0.
 
     A linear patch embedding has to find edges and parts at every offset anew; these layers share what they learn over
     the picture, and may start from weights that have seen a million photographs (`training.stem_weights`).
+
+    Args:
+        blocks: how many of `ROWS`.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, blocks: int) -> None:
         super().__init__()
+        rows = ROWS[:blocks]
         self.first = nn.Conv2d(3, FIRST_CHANNELS, 3, 2)
-        before = (FIRST_CHANNELS, *(row.channels for row in ROWS))
-        self.layers = nn.ModuleList(InvertedResidual(c, row) for c, row in zip(before, ROWS, strict=False))
-        self.last = nn.Conv2d(ROWS[-1].channels, width, 1)
+        before = (FIRST_CHANNELS, *(row.channels for row in rows))
+        self.layers = nn.ModuleList(InvertedResidual(c, row) for c, row in zip(before, rows, strict=False))
+
+    def features(self, images: Tensor, after: Sequence[int]) -> list[Tensor]:
+        """What the blocks numbered `after`, ascending, give, (B, C, h', w') each, from (B, 3, h, w) normalised."""
+        x = F.relu6(self.first(pad_far(images, 1).contiguous(memory_format=torch.channels_last)))
+        found = []
+        for number, layer in enumerate(self.layers):
+            x = layer(x)
+            if number in after:
+                found.append(x)
+        return found
+
+
+class MobileStem(MobileTrunk):
+    """Tokens of 16 px cells, and the features of their quarters."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(TOKENS_AFTER + 1)
+        self.last = nn.Conv2d(ROWS[TOKENS_AFTER].channels, width, 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, N, D) of the N cells, row-major, and detail (B, N, 4, C) of their quarters, from (B, 3, h, w)."""
-        x = F.relu6(self.first(pad_far(images, 1).contiguous(memory_format=torch.channels_last)))
-        detail = x
-        for number, layer in enumerate(self.layers):
-            x = layer(x)
-            if number == DETAIL_AFTER:
-                detail = x
+        detail, x = self.features(images, (DETAIL_AFTER, TOKENS_AFTER))
         tokens = self.last(x).flatten(2).transpose(1, 2)
         b, c, h, w = detail.shape
         quarters = detail.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 3, 5, 1)  # (B, h/16, w/16, 2, 2, C)

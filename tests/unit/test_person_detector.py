@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from sharpose_rt.commands import train_detector
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.bundled import BundledDetector
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError
+from sharpose_rt.training.checkpoint import load_checkpoint
 from sharpose_rt.training.person_detector import (
     DetectorRecipe,
     DetectorTrainer,
     PeopleScenes,
+    _Numbers,
     calibrate,
     collate,
     save_detector,
 )
 from sharpose_rt.training.pictures import Picture, read_pictures
+from sharpose_rt.training.world import World
 from sharpose_rt.types import Frame
 
 pytest.importorskip("ultralytics")
@@ -110,6 +117,60 @@ def test_a_scene_depends_on_its_number_alone(folder, recipe):
     assert not torch.equal(first[7, True][0], first[8, True][0])
 
 
+def test_the_trunk_keeps_its_weights_for_a_part_of_the_run_and_its_first_blocks_for_all_of_it(folder, recipe):
+    pictures = read_pictures(folder)
+    recipe = replace(recipe, architecture="lite0", init="random", minutes=1e4, frozen_until=0.5, frozen_blocks=2)
+    trainer = DetectorTrainer(pictures, np.ones(len(pictures)), recipe, folder.parent / "run")
+    batch = collate([trainer.scenes[number, False] for number in range(2)])
+
+    def moved() -> set[str]:
+        before = {name: p.detach().clone() for name, p in trainer.module.named_parameters()}
+        trainer.train_step(batch)
+        after = dict(trainer.module.named_parameters())
+        return {name for name, value in before.items() if not torch.equal(value, after[name])}
+
+    first = moved()
+    assert any(name.startswith("neck.") for name in first)
+    assert not any(name.startswith("trunk.") for name in first)
+    trainer.elapsed_before_s = 0.6 * 60 * recipe.minutes
+    later = moved()
+    assert {"trunk.layers.2.depthwise.weight", "trunk.layers.13.project.bias"} <= later
+    assert not any(name.startswith(("trunk.first", "trunk.layers.0", "trunk.layers.1.")) for name in later)
+
+
+def test_two_processes_train_together(folder):
+    """Other pictures, the same weights; the first of them writes."""
+    root = folder.parent
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    options = ["--data-root", str(root), "--set", "bars", "--architecture", str(root / "tinyn.yaml")]
+    sizes = ["--image-size", "64", "--small-size", "64", "--batch", "2", "--workers", "0", "--threads", "1"]
+    ends = ["--minutes", "0.03", "--held-out", "0.3", "--out", str(root / "together.safetensors")]
+    done = subprocess.run(
+        [*command, "-m", "sharpose_rt", "train-detector", *options, *sizes, *ends],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("12 pictures") == 1
+    state = load_checkpoint(root / "together.safetensors.run" / "last.pt")
+    assert state["step"] > 0
+    with safe_open(str(root / "together.safetensors"), framework="pt") as file:
+        assert file.metadata()["trained_steps"] == str(state["step"])
+
+
+def test_the_processes_share_the_scenes(folder, recipe):
+    pictures = read_pictures(folder)
+    trainer = DetectorTrainer(pictures, np.ones(len(pictures)), recipe, folder.parent / "run")
+    seen = []
+    for rank in range(2):
+        trainer.world = World(size=2, rank=rank)
+        stream = iter(_Numbers(trainer))
+        seen += [number for _ in range(3) for number, _ in next(stream)]
+    assert sorted(seen) == list(range(2 * 3 * recipe.batch))
+
+
 def test_a_picture_without_people_takes_part(folder, recipe):
     empty = Picture(
         str(folder / "images" / "1.png"), np.zeros((0, 4)), np.zeros(0, bool), np.zeros((0, 4)), True, "bars"
@@ -187,6 +248,7 @@ def test_the_command_trains_saves_and_resumes(folder, capsys):
         ({"image_size": 100}, "multiple of 32"),
         ({"out": "x.pt"}, ".safetensors"),
         ({"minutes": 0.0}, "above 0"),
+        ({"precision": "int8"}, "auto, bf16 or fp32"),
         ({"architecture": "yolo11n.yaml"}, "end-to-end"),
     ],
 )

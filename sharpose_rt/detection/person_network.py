@@ -1,0 +1,89 @@
+"""The network of the person detector that ships: a small trunk that may start from ImageNet weights, ultralytics' head.
+
+Ours, since a detector that learns to see from nothing wants more pictures and hours than there were: the trunk is that
+of the pose network's stem, three blocks deeper. Blocks, head and loss behind it are ultralytics' (YOLO26).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from ultralytics.nn.modules import SPPF, C3k2, Conv, Detect
+from ultralytics.nn.tasks import BaseModel
+from ultralytics.utils.loss import E2ELoss
+from ultralytics.utils.torch_utils import initialize_weights
+
+from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
+from sharpose_rt.models.stem import ROWS, MobileTrunk
+
+STRIDES = (8, 16, 32)
+LEVELS_AFTER = (4, 10, 13)
+"""The blocks of the trunk whose outputs have these strides."""
+WIDTHS = (64, 96, 128)
+"""Channels of the three levels before the head."""
+
+
+class PersonNetwork(BaseModel):
+    """People's boxes, one class, at three levels; each person once, no suppression is needed."""
+
+    task = "detect"
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        head = Detect(1, 1, True, WIDTHS)
+        head.stride = torch.tensor(STRIDES, dtype=torch.float32)
+        head.bias_init()
+        self.trunk, self.neck = MobileTrunk(len(ROWS)), Neck()
+        self.model: Any = nn.ModuleList([head])  # where ultralytics looks for the head
+        self.stride, self.names, self.yaml = head.stride, {0: "person"}, {"channels": 3}
+        self.register_buffer("mean", torch.tensor(MEAN_RGB).view(3, 1, 1) / 255, persistent=False)
+        self.register_buffer("scale", 255 / torch.tensor(STD_RGB).view(3, 1, 1), persistent=False)
+        for part in (self.neck, head):
+            initialize_weights(part)
+
+    @property
+    def end2end(self) -> bool:
+        """Whether the head that gives each person once is in use."""
+        return self.model[-1].end2end
+
+    @end2end.setter
+    def end2end(self, value: bool) -> None:
+        self.model[-1].end2end = value
+
+    def predict(self, x: Tensor, *_: Any, **__: Any) -> Any:
+        """What `Detect` gives for pictures (B, 3, H, W) RGB in 0..1, both sides multiples of 32 px."""
+        levels = self.trunk.features((x - self.mean) * self.scale, LEVELS_AFTER)
+        return self.model[-1](self.neck(levels))
+
+    def init_criterion(self) -> E2ELoss:
+        """The loss of YOLO26: one box to many cells teaches, one box to one cell is used."""
+        return E2ELoss(self)
+
+
+class Neck(nn.Module):
+    """Mixes the levels downward and upward again (path aggregation, Liu et al. 2018)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        fine, middle, deep = (ROWS[number].channels for number in LEVELS_AFTER)
+        a, b, c = WIDTHS
+        self.pool = SPPF(deep, c)
+        self.down_middle = C3k2(c + middle, b)
+        self.down_fine = C3k2(b + fine, a)
+        self.to_middle, self.up_middle = Conv(a, a, 3, 2), C3k2(a + b, b)
+        self.to_deep, self.up_deep = Conv(b, b, 3, 2), C3k2(b + c, c)
+        self.enlarge = nn.Upsample(scale_factor=2)
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        """The three levels, of `WIDTHS` channels, from those of the trunk."""
+        fine, middle, deep = levels
+        deep = self.pool(deep)
+        middle = self.down_middle(torch.cat([self.enlarge(deep), middle], 1))
+        fine = self.down_fine(torch.cat([self.enlarge(middle), fine], 1))
+        middle = self.up_middle(torch.cat([self.to_middle(fine), middle], 1))
+        deep = self.up_deep(torch.cat([self.to_deep(middle), deep], 1))
+        return [fine, middle, deep]
