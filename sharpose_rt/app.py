@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sharpose_rt.media import Source
     from sharpose_rt.skeletons import OutputPaths
     from sharpose_rt.stages import Sink, Tap
+    from sharpose_rt.tracking import Tracker
 
 log = logging.getLogger("sharpose_rt")
 
@@ -56,13 +57,20 @@ class Tracking:
         sources: how many sources share the detector, the network and the budget.
         first: of those, the one that has been made already; None where this is the first.
         place: of this source among them.
+        tracker: in place of the one that the configuration names.
 
     Raises:
         ConfigError: the options do not go together.
     """
 
     def __init__(
-        self, source: Source, config: RunConfig, sources: int = 1, first: Tracking | None = None, place: int = 0
+        self,
+        source: Source,
+        config: RunConfig,
+        sources: int = 1,
+        first: Tracking | None = None,
+        place: int = 0,
+        tracker: Tracker | None = None,
     ) -> None:
         # Imported here: they pull in torch and its friends, which --help and `validate` do without.
         from sharpose_rt.detection import Runtime, create_detector, is_boxes_file
@@ -79,7 +87,7 @@ class Tracking:
             )
         self.source, self.config = source, config
         self.skeleton = find_variant(config.pose.model).skeleton
-        self.tracker = create_tracker(config.tracker, self.skeleton)
+        self.tracker = tracker or create_tracker(config.tracker, self.skeleton)
         self.totals = RunTotals()
         if first is None:
             device = str(resolve_device(config.pose.device))
@@ -168,6 +176,7 @@ class FileRun:
         config: checked already.
         taps: what follows the run as it goes, such as the browser view.
         sources, first, place: of the run among several, as `Tracking` takes them.
+        tracker: see `Tracking`.
     """
 
     def __init__(
@@ -178,6 +187,7 @@ class FileRun:
         sources: int = 1,
         first: Tracking | None = None,
         place: int = 0,
+        tracker: Tracker | None = None,
     ) -> None:
         from sharpose_rt.media import is_live, open_source
 
@@ -185,7 +195,7 @@ class FileRun:
         self.source = open_source(spec, config.source)
         self.live = is_live(spec, config.source)
         self._check()
-        self.tracking = Tracking(self.source, config, sources, first, place)
+        self.tracking = Tracking(self.source, config, sources, first, place, tracker)
         self.totals = self.tracking.totals
         self.totals.live = self.live
         self._paths: OutputPaths | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from sharpose_rt.media import Painter, VideoWriter, open_source
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.runtime import Chain, Stage
 from sharpose_rt.skeletons import Header, StreamWriter
+from sharpose_rt.tracking import Tracker
 from sharpose_rt.types import Packet
 
 PARTS = (
@@ -83,16 +84,10 @@ class Stopwatch:
             torch.cuda.synchronize(self.device)
 
 
-def measure_alone(
-    spec: str, config: RunConfig, folder: Path, prepare: Callable[[Tracking], object] = lambda tracking: None
-) -> Stopwatch:
-    """The time of each of `PARTS` in each frame of a source, outputs written into `folder`.
-
-    `prepare` may change the stages before they open.
-    """
+def measure_alone(spec: str, config: RunConfig, folder: Path, tracker: Tracker | None = None) -> Stopwatch:
+    """The time of each of `PARTS` in each frame of a source, outputs written into `folder`; `tracker` as `Tracking`."""
     source = open_source(spec, config.source)
-    tracking = Tracking(source, config)
-    prepare(tracking)
+    tracking = Tracking(source, config, tracker=tracker)
     stages = list(flat(tracking.stages))
     with ExitStack() as stack:
         stack.callback(source.close)

@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from sharpose_rt.app import FileRun, Tracking
-from sharpose_rt.bench.alone import PARTS, flat, measure_alone
+from sharpose_rt.app import FileRun
+from sharpose_rt.bench.alone import PARTS, measure_alone
 from sharpose_rt.bench.people import FixedPeople
 from sharpose_rt.bench.record import machine, make_record, percentiles
 from sharpose_rt.config import RunConfig, to_dict
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.media import PacedSource, SourceInfo, open_source
-from sharpose_rt.stages import TrackStage
+from sharpose_rt.models.variants import find_variant
+from sharpose_rt.tracking import create_tracker
 from sharpose_rt.types import Packet
 
 MB = 1e6
@@ -99,11 +100,9 @@ def measure(bench: PipelineBench, people: int | None, info: SourceInfo, folder: 
 
     output = replace(bench.config.output, directory=str(folder), overwrite=True)
     config = replace(bench.config, output=output)
-    job = FileRun(bench.source, config)
-    if bench.paced:
-        job.source = job.tracking.source = PacedSource(job.source)
-        job.live = True
-    counter = fix_people(job.tracking, people, info)
+    counter = fixed_people(config, people, info)
+    paced = replace(config, source=replace(config.source, realtime=bench.paced or config.source.realtime))
+    job = FileRun(bench.source, paced, tracker=counter)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     watch = RunWatch()
@@ -129,14 +128,12 @@ def measure(bench: PipelineBench, people: int | None, info: SourceInfo, folder: 
     return {**row, **alone_rows(bench.source, config, people, info, folder)}
 
 
-def fix_people(tracking: Tracking, people: int | None, info: SourceInfo) -> FixedPeople | None:
-    """Makes a run's tracker hand on so many people; None leaves it as it is."""
+def fixed_people(config: RunConfig, people: int | None, info: SourceInfo) -> FixedPeople | None:
+    """A tracker that hands on so many people; None for as many as there are."""
     if people is None:
         return None
-    tracking.tracker = counter = FixedPeople(tracking.tracker, people, info.size_wh)
-    (stage,) = (stage for stage in flat(tracking.stages) if isinstance(stage, TrackStage))
-    stage.tracker = counter
-    return counter
+    tracker = create_tracker(config.tracker, find_variant(config.pose.model).skeleton)
+    return FixedPeople(tracker, people, info.size_wh)
 
 
 @dataclass
@@ -189,7 +186,7 @@ def alone_rows(
     """Times of each part alone, and of all of them: what a frame would take without any overlap."""
     frames = min(config.source.max_frames or ALONE_FRAMES, ALONE_FRAMES)
     config = replace(config, source=replace(config.source, max_frames=frames))
-    watch = measure_alone(source, config, folder, lambda tracking: fix_people(tracking, people, info))
+    watch = measure_alone(source, config, folder, fixed_people(config, people, info))
     skip = warm_up(len(watch))
     rows = []
     for part in PARTS:

@@ -51,6 +51,7 @@ def save_weights(model: SHaRPose, path: Path, *, half: bool = False, metadata: M
     }
     part = path.with_name(path.name + ".part")
     save_file(tensors, part, metadata=facts)
+    part.chmod(0o644)  # safetensors writes for the owner alone
     part.replace(path)
 
 

@@ -26,7 +26,7 @@ from sharpose_rt.models.selection import take
 from sharpose_rt.models.weights import save_weights
 from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
 from sharpose_rt.training.config import TrainConfig
-from sharpose_rt.training.datasets import People
+from sharpose_rt.training.datasets import People, quiet_worker
 from sharpose_rt.training.loop import Clock, SampleStream
 from sharpose_rt.training.optim import build_optimizers, lr_factor, set_lr
 from sharpose_rt.training.transforms import CropDataset, Sampler
@@ -149,6 +149,7 @@ class Pretrainer:
             CropDataset(sampler),
             batch_sampler=SampleStream(self.people.draws, config.seed, config.batch, self.samples),  # type: ignore[arg-type]
             num_workers=config.data.workers,
+            worker_init_fn=quiet_worker,
         )
         self.clock = replace(self.clock)  # begins now
         saved_s = self.clock.elapsed_s
