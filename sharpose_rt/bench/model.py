@@ -182,7 +182,7 @@ class Comparison:
         """The dense network over crops as the engine takes them, in the engine's backend."""
         backend = self.engine.backend
         if backend.name == "torch":
-            return lambda crops: self.dense(backend.prepare(crops))
+            return lambda crops: self.dense(backend.prepare(torch.from_numpy(crops)))
         from sharpose_rt.engine.openvino_backend import Normalise
         from sharpose_rt.graphs import Graph, traced, with_batch
 
@@ -191,7 +191,7 @@ class Comparison:
         with torch.inference_mode(False):
             model = traced(module, (example,))
         graph = Graph(with_batch(model, batch), backend.dtype, cores())
-        return lambda crops: graph(backend.prepare(crops))
+        return lambda crops: graph(backend.prepare(torch.from_numpy(crops)))
 
     def _turn(self, calls: Sequence[Callable[[], object]]) -> Run:
         """Measures the calls, one for each batch, as often as fills the time of a turn; warms up first."""

@@ -50,7 +50,7 @@ def write_trace(config: ModelBench, path: Path) -> str:
 
 def _journey(engine: PoseEngine, crops: np.ndarray) -> None:
     with record_function("prepare"):
-        images = engine.backend.prepare(crops)
+        images = engine.backend.prepare(torch.from_numpy(crops))
     with record_function("coarse"):
         coarse = engine.coarse(images)
     with record_function("select"):

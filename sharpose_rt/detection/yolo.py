@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -160,6 +161,7 @@ class YoloDetector:
         self.runtime = runtime
         self.image_size = config.image_size
         self._network: Network | None = None
+        self._stream: Callable[[], AbstractContextManager[object]] = nullcontext
         self._letterbox: tuple[tuple[int, int], Letterbox] | None = None
 
     def load(self) -> Network:
@@ -169,7 +171,10 @@ class YoloDetector:
     def open(self) -> None:
         """Load the network, once."""
         if self._network is None:
+            from sharpose_rt.streams import OwnStream
+
             self._network = with_runtime(self.load(), self.runtime)
+            self._stream = OwnStream(self._network.device)
 
     def close(self) -> None:
         """Let the network go."""
@@ -181,7 +186,8 @@ class YoloDetector:
         if network is None:
             raise DetectorError(f"detector '{self.name}' is not open; call open() first")
         fit = self._fit(frame.size_wh, network)
-        predictions = predict(network, fit.apply(frame.image_bgr))
+        with self._stream():
+            predictions = predict(network, fit.apply(frame.image_bgr))
         boxes, scores = people_from_predictions(
             predictions, network, self.config.score_threshold, self.config.iou_threshold
         )

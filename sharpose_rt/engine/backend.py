@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sharpose_rt.engine.batching import BUCKETS
+from sharpose_rt.geometry.affine import warp_crops
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose
 
@@ -38,7 +39,11 @@ class Backend(Protocol):
         """Do now what would delay the first batches."""
         ...
 
-    def prepare(self, crops_bgr: NDArray[np.uint8]) -> Tensor:
+    def cut(self, image_bgr: NDArray[np.uint8], affine: NDArray[np.float64], size_wh: tuple[int, int]) -> Tensor:
+        """Crops (N, h, w, 3) uint8 of a picture (H, W, 3) by maps (N, 2, 3), where the backend wants them."""
+        ...
+
+    def prepare(self, crops_bgr: Tensor) -> Tensor:
         """What both stages take, (B, ...) on the device, from crops (B, h, w, 3) uint8."""
         ...
 
@@ -67,9 +72,13 @@ class TorchBackend:
     def warm_up(self) -> None:
         """Nothing: eager torch needs none worth a wait."""
 
-    def prepare(self, crops_bgr: NDArray[np.uint8]) -> Tensor:
+    def cut(self, image_bgr: NDArray[np.uint8], affine: NDArray[np.float64], size_wh: tuple[int, int]) -> Tensor:
+        """See `Backend`."""
+        return torch.from_numpy(warp_crops(image_bgr, affine, size_wh))
+
+    def prepare(self, crops_bgr: Tensor) -> Tensor:
         """Normalised images (B, 3, h, w)."""
-        return normalise(upload(torch.from_numpy(np.ascontiguousarray(crops_bgr)), self.device)).to(self.dtype)
+        return normalise(upload(crops_bgr, self.device)).to(self.dtype)
 
     def coarse(self, images: Tensor) -> CoarseOutput:
         """See `Backend`."""
@@ -82,6 +91,6 @@ class TorchBackend:
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
     """`tensor` on `device`; to a GPU from pinned memory, so that the CPU goes on while it travels."""
-    if device.type != "cuda":
+    if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -8,7 +8,6 @@ import platform
 import time
 from importlib import metadata
 
-import numpy as np
 import torch
 
 from sharpose_rt import graphs
@@ -67,6 +66,10 @@ def _without_measuring(config: PoseConfig) -> str | None:
 def _build(name: str, network: SHaRPose, config: PoseConfig) -> Backend:
     device = resolve_device(config.device)
     dtype = resolve_precision(config.precision, device)
+    if name == "torch" and device.type == "cuda":
+        from sharpose_rt.engine.cuda_backend import CudaBackend
+
+        return CudaBackend(network, device, dtype, config.max_batch)
     if name == "torch":
         return TorchBackend(network, device, dtype, config.max_batch)
     from sharpose_rt.engine.openvino_backend import OpenVinoBackend
@@ -114,7 +117,7 @@ def measure(network: SHaRPose, config: PoseConfig) -> dict[str, float]:
 
 @torch.inference_mode()
 def _turn(backend: Backend, network: SHaRPose) -> float:
-    crops = np.zeros((_BATCH, *network.variant.size_hw, 3), np.uint8)
+    crops = torch.zeros(_BATCH, *network.variant.size_hw, 3, dtype=torch.uint8)
     began_s = time.perf_counter()
     images = backend.prepare(crops)
     coarse = backend.coarse(images)

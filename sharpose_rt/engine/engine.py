@@ -19,15 +19,18 @@ from sharpose_rt.config.threads import network_threads
 from sharpose_rt.engine.batching import Batcher
 from sharpose_rt.engine.choice import create_backend
 from sharpose_rt.engine.device import resolve_device
-from sharpose_rt.geometry.affine import apply_affine, crop_affine, invert_affine, warp_crops
+from sharpose_rt.geometry.affine import apply_affine, crop_affine, invert_affine
 from sharpose_rt.geometry.heatmap import decode, flip_back
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose, SHaRPoseOutput
 from sharpose_rt.models.weights import load_model
+from sharpose_rt.streams import OwnStream
 from sharpose_rt.types import Poses, PoseStage
 
 Choose = Callable[[slice, NDArray[np.float32]], NDArray[np.bool_]]
 """Which of these rows to refine, (n,) bool, by their predicted quality (n,): in the place of the threshold."""
+ChooseRows = Callable[[NDArray[np.float32]], NDArray[np.bool_]]
+"""The same for the rows of one batch."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,12 @@ class PoseEngine:
         given = config.quality_threshold
         self.quality_threshold = self.weights.quality_threshold if given is None else given
         self._batcher = Batcher(self.backend.buckets, self.backend.overhead)
+        self._stream = OwnStream(self.device)
 
     def warm_up(self) -> None:
         """Do now what would delay the first frames of a run."""
-        self.backend.warm_up()
+        with self._stream():
+            self.backend.warm_up()
 
     def estimate(
         self, image_bgr: NDArray[np.uint8], bboxes_xyxy: ArrayLike, choose: Choose | None = None
@@ -102,8 +107,9 @@ class PoseEngine:
         """
         h, w = self.crop_size_hw
         affines = [crop_affine(boxes, (w, h), self.config.box_padding) for _, boxes in pictures]
-        crops = [warp_crops(image, affine, (w, h)) for (image, _), affine in zip(pictures, affines, strict=True)]
-        result = self.estimate_crops(np.concatenate(crops), choose)
+        with self._stream():
+            crops = [self.backend.cut(image, a, (w, h)) for (image, _), a in zip(pictures, affines, strict=True)]
+            result = self._estimate(crops[0] if len(crops) == 1 else torch.cat(crops), choose)
         found, begin = [], 0
         for affine in affines:
             rows = slice(begin, begin + len(affine))
@@ -123,6 +129,10 @@ class PoseEngine:
                 f"crops are {crops_bgr.dtype}{list(crops_bgr.shape)}; "
                 f"uint8 [N, {self.crop_size_hw[0]}, {self.crop_size_hw[1]}, 3] is wanted"
             )
+        with self._stream():
+            return self._estimate(_tensor(crops_bgr), choose)
+
+    def _estimate(self, crops_bgr: Tensor, choose: Choose | None) -> PoseEstimates:
         step = self.config.max_batch
         rows = [slice(i, min(i + step, len(crops_bgr))) for i in range(0, len(crops_bgr), step)]
         parts = [self._batch(crops_bgr[r], None if choose is None else partial(choose, r)) for r in rows]
@@ -134,13 +144,13 @@ class PoseEngine:
             )
         return PoseEstimates(*(np.concatenate(field) for field in zip(*parts, strict=True)))
 
-    @torch.inference_mode()
-    def infer(
-        self,
-        crops_bgr: NDArray[np.uint8],
-        choose: Callable[[NDArray[np.float32]], NDArray[np.bool_]] | None = None,
-    ) -> SHaRPoseOutput:
+    def infer(self, crops_bgr: NDArray[np.uint8], choose: ChooseRows | None = None) -> SHaRPoseOutput:
         """The network's whole output for crops (N, h, w, 3) uint8, N at least 1: what `explain` shows."""
+        with self._stream():
+            return self._infer(_tensor(crops_bgr), choose)
+
+    @torch.inference_mode()
+    def _infer(self, crops_bgr: Tensor, choose: ChooseRows | None) -> SHaRPoseOutput:
         images = self.backend.prepare(crops_bgr)
         coarse = self.coarse(images)
         if choose is None:
@@ -169,13 +179,19 @@ class PoseEngine:
 
     @torch.inference_mode()
     def _batch(
-        self, crops_bgr: NDArray[np.uint8], choose: Callable[[NDArray[np.float32]], NDArray[np.bool_]] | None
+        self, crops_bgr: Tensor, choose: ChooseRows | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        output = self.infer(crops_bgr, choose)
+        output = self._infer(crops_bgr, choose)
         heatmaps, quality, refined = output.heatmaps, output.quality, output.refined
         if self.config.flip_test:
             chosen = choose and (lambda _: refined.cpu().numpy())  # the same people again
-            mirrored = self.infer(crops_bgr[:, :, ::-1], chosen)
+            mirrored = self._infer(crops_bgr.flip(2), chosen)
             heatmaps = (heatmaps.float() + flip_back(mirrored.heatmaps, self.skeleton.flip_order).float()) / 2
         keypoints, scores = decode(heatmaps, self.crop_size_hw, self.skeleton.sigmas)
-        return keypoints.cpu().numpy(), scores.cpu().numpy(), quality.cpu().numpy(), refined.cpu().numpy()
+        together = torch.cat([keypoints.flatten(1), scores, quality[:, None], refined[:, None]], 1).float()
+        rows, k = together.cpu().numpy(), scores.shape[1]  # one transfer from a GPU
+        return rows[:, : 2 * k].reshape(-1, k, 2), rows[:, 2 * k : 3 * k], rows[:, -2], rows[:, -1] > 0
+
+
+def _tensor(crops_bgr: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(crops_bgr))

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sharpose_rt.geometry.affine import warp_crops
 from sharpose_rt.graphs import Graph, traced, with_batch
 from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
 from sharpose_rt.models.selection import split_cells
@@ -100,9 +101,13 @@ class OpenVinoBackend:
             for bucket in self.buckets:
                 self._graph(stage, bucket)
 
-    def prepare(self, crops_bgr: NDArray[np.uint8]) -> Tensor:
+    def cut(self, image_bgr: NDArray[np.uint8], affine: NDArray[np.float64], size_wh: tuple[int, int]) -> Tensor:
+        """See `Backend`."""
+        return torch.from_numpy(warp_crops(image_bgr, affine, size_wh))
+
+    def prepare(self, crops_bgr: Tensor) -> Tensor:
         """The crops themselves: the graphs begin with the normalisation."""
-        return torch.from_numpy(np.ascontiguousarray(crops_bgr))
+        return crops_bgr
 
     def coarse(self, images: Tensor) -> CoarseOutput:
         """See `Backend`."""

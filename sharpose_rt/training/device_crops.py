@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sharpose_rt.geometry.affine import affine_from_region, fit_aspect, warp_crops
+from sharpose_rt.geometry.device_warp import sample
 from sharpose_rt.training.datasets import People, read_image
 from sharpose_rt.training.transforms import Sampler
 
@@ -132,18 +132,7 @@ class DeviceCrops:
 
     def _sample(self, index: Tensor, matrix: Tensor) -> Tensor:
         """Bilinear, black outside of what is held."""
-        w, h = self.crop_size_wh
-        held = self.held[index]
-        height, width = held.shape[2:]
-        ys, xs = torch.meshgrid(
-            torch.arange(h, device=held.device, dtype=torch.float32),
-            torch.arange(w, device=held.device, dtype=torch.float32),
-            indexing="ij",
-        )
-        places = torch.stack([xs, ys, torch.ones_like(xs)], -1).view(1, h * w, 3) @ matrix.transpose(1, 2)  # (B, hw, 2)
-        last = torch.tensor([width - 1, height - 1], device=held.device)
-        grid = (places / last * 2 - 1).view(-1, h, w, 2)
-        return F.grid_sample(held.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+        return sample(self.held[index].float(), matrix, self.crop_size_wh)
 
     @staticmethod
     def _change_colour(pixels: Tensor, factors: Tensor) -> Tensor:

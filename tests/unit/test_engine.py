@@ -107,7 +107,7 @@ def test_the_picture_is_normalised_as_imagenet_in_rgb(engine):
     crop = np.zeros((1, 128, 96, 3), np.uint8)
     crop[..., 0], crop[..., 1], crop[..., 2] = 10, 100, 200  # blue, green, red
     wanted = [(value - mean) / std for value, mean, std in zip((200, 100, 10), MEAN_RGB, STD_RGB, strict=True)]
-    assert engine.backend.prepare(crop)[0, :, 5, 7].tolist() == pytest.approx(wanted, abs=1e-5)
+    assert engine.backend.prepare(torch.from_numpy(crop))[0, :, 5, 7].tolist() == pytest.approx(wanted, abs=1e-5)
 
 
 def test_the_gate_is_the_weights_unless_given(config):

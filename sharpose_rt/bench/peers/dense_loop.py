@@ -26,7 +26,7 @@ def make(job):
     def peer(image, boxes):
         for box in boxes:
             affine = crop_affine(box[None], (w, h))
-            heatmaps = network(prepare(warp_crops(image, affine, (w, h))))
+            heatmaps = network(prepare(torch.from_numpy(warp_crops(image, affine, (w, h)))))
             keypoints, _ = decode(heatmaps, (h, w), variant.skeleton.sigmas)
             apply_affine(keypoints.numpy(), invert_affine(affine)).astype(np.float32)
         return len(boxes)

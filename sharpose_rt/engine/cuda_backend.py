@@ -1,0 +1,50 @@
+"""The torch network on a GPU: crops are cut there from the uploaded picture, each stage is a CUDA graph a bucket."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sharpose_rt.engine.backend import TorchBackend, upload
+from sharpose_rt.engine.cuda_graphs import Recorded
+from sharpose_rt.geometry.device_warp import warp_on_device
+from sharpose_rt.models.selection import split_cells
+from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose
+
+WARMED = 32
+"""The largest bucket that is recorded before the run; larger ones when they come."""
+
+
+class CudaBackend(TorchBackend):
+    """As `TorchBackend`, with crops made on the device and recorded stages."""
+
+    def __init__(self, network: SHaRPose, device: torch.device, dtype: torch.dtype, max_batch: int) -> None:
+        super().__init__(network, device, dtype, max_batch)
+        self._coarse = Recorded("coarse stage", lambda images: self.network.coarse_stage(images).tensors)
+        self._fine = Recorded("fine stage", self._fine_stage)
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Record both stages for the buckets up to `WARMED`."""
+        h, w = self.network.variant.size_hw
+        for bucket in (b for b in self.buckets if b <= WARMED):
+            images = self.prepare(torch.zeros(bucket, h, w, 3, dtype=torch.uint8))
+            coarse = self.coarse(images)
+            self.fine(images, coarse, *split_cells(coarse.cell_scores, self.network.selected_count))
+
+    def cut(self, image_bgr: NDArray[np.uint8], affine: NDArray[np.float64], size_wh: tuple[int, int]) -> Tensor:
+        """See `Backend`; only the picture goes up, once for all its people."""
+        return warp_on_device(upload(torch.from_numpy(image_bgr), self.device), affine, size_wh)
+
+    def coarse(self, images: Tensor) -> CoarseOutput:
+        """See `Backend`."""
+        return CoarseOutput(*self._coarse(images))
+
+    def fine(self, images: Tensor, coarse: CoarseOutput, selected: Tensor, low: Tensor) -> Tensor:
+        """See `Backend`."""
+        return self._fine(images, selected, low, *coarse.tensors)[0]
+
+    def _fine_stage(self, images: Tensor, selected: Tensor, low: Tensor, *tokens: Tensor) -> tuple[Tensor]:
+        return (self.network.fine_stage(images, CoarseOutput(*tokens), selected, low),)

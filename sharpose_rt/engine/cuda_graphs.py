@@ -1,0 +1,105 @@
+"""CUDA graphs: a stage is recorded once for each shape of its inputs and replayed: one launch for all its kernels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger("sharpose_rt.engine")
+
+Stage = Callable[..., tuple[Tensor, ...]]
+TOLERANCE = 0.01
+"""How far a replay may be from the stage itself, as a share of the largest value."""
+
+
+@dataclass(frozen=True)
+class Tape:
+    """A recording: write `inputs`, `replay`, read `outputs`."""
+
+    inputs: Sequence[Tensor]
+    replay: Callable[[], object]
+    outputs: Sequence[Tensor]
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """What the stage gives for these tensors, in memory of its own."""
+        for place, tensor in zip(self.inputs, tensors, strict=True):
+            place.copy_(tensor, non_blocking=True)
+        self.replay()
+        return tuple(output.clone() for output in self.outputs)
+
+
+def record(stage: Stage, tensors: Sequence[Tensor]) -> Tape:
+    """The stage's kernels for inputs of these shapes, recorded on the current device.
+
+    Raises:
+        RuntimeError: something in the stage cannot be recorded.
+        torch.OutOfMemoryError: the memory does not suffice.
+    """
+    places = [tensor.clone() for tensor in tensors]
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):  # kernels are chosen and memory is taken before the recording
+        for _ in range(3):
+            stage(*places)
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    # The detector's thread goes on allocating meanwhile, which a recording that watches all threads would not survive.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        outputs = stage(*places)
+    return Tape(places, graph.replay, outputs)
+
+
+class Recorded:
+    """A stage that is recorded for each shape of its inputs when it first comes, and replayed from then on.
+
+    A recording that fails, or does not give what the stage gives, is not used: the stage runs as it is.
+
+    Args:
+        name: for the log.
+        stage: tensors in, tensors out; nothing in it may depend on values on the host.
+        record: makes a recording; see `record`.
+    """
+
+    def __init__(self, name: str, stage: Stage, record: Callable[[Stage, Sequence[Tensor]], Tape] = record) -> None:
+        self.name, self.stage, self._record = name, stage, record
+        self._tapes: dict[tuple[torch.Size, ...], Tape | None] = {}
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """What the stage gives.
+
+        Raises:
+            torch.OutOfMemoryError: see `record`; nothing is kept of it.
+        """
+        shapes = tuple(tensor.shape for tensor in tensors)
+        if shapes not in self._tapes:
+            self._tapes[shapes] = self._checked(tensors)
+        tape = self._tapes[shapes]
+        return self.stage(*tensors) if tape is None else tape(*tensors)
+
+    def _checked(self, tensors: Sequence[Tensor]) -> Tape | None:
+        try:
+            tape = self._record(self.stage, tensors)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            log.warning("%s: no CUDA graph for %s, it runs unrecorded: %s", self.name, _text(tensors), reason)
+            return None
+        wanted, found = self.stage(*tensors), tape(*tensors)
+        if all(map(_same, wanted, found)):
+            return tape
+        log.warning("%s: the CUDA graph for %s gives other results, it runs unrecorded", self.name, _text(tensors))
+        return None
+
+
+def _same(wanted: Tensor, found: Tensor) -> bool:
+    wanted, found = wanted.float(), found.float()
+    return bool((wanted - found).abs().max() <= TOLERANCE * wanted.abs().max() + 1e-6)
+
+
+def _text(tensors: Sequence[Tensor]) -> str:
+    return " and ".join(str(list(tensor.shape)) for tensor in tensors[:1])

@@ -1,0 +1,258 @@
+"""What runs on a GPU, as far as a CPU can tell: crops on the device, recordings and their checks, streams by a fake."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sharpose_rt.config import DetectorConfig, PoseConfig
+from sharpose_rt.detection.bundled import BundledDetector
+from sharpose_rt.engine import PoseEngine
+from sharpose_rt.engine.cuda_backend import CudaBackend
+from sharpose_rt.engine.cuda_graphs import Recorded, Tape
+from sharpose_rt.geometry.affine import crop_affine, warp_crops
+from sharpose_rt.geometry.device_warp import warp_on_device
+from sharpose_rt.media.demo_clip import _read as read_photograph
+from sharpose_rt.models.weights import load_model
+from sharpose_rt.streams import OwnStream
+from sharpose_rt.types import Frame
+
+SIZE_WH = (96, 128)
+BOXES = np.array([[48, 398, 245, 903], [222, 405, 345, 861], [669, 392, 809, 880], [-60, 300, 40, 700]], float)
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return read_photograph("bus.jpg")
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.4, 0.1])
+def test_crops_on_the_device_are_those_of_the_cpu(picture, scale):
+    """People smaller and larger than the crop, and one who is partly outside."""
+    centre, half = (BOXES[:, :2] + BOXES[:, 2:]) / 2, (BOXES[:, 2:] - BOXES[:, :2]) * scale / 2
+    affine = crop_affine(np.concatenate([centre - half, centre + half], 1), SIZE_WH)
+    wanted = warp_crops(picture, affine, SIZE_WH).astype(int)
+    found = warp_on_device(torch.from_numpy(picture), affine, SIZE_WH)
+    assert found.shape == wanted.shape
+    error = np.abs(found.numpy().astype(int) - wanted)
+    assert error.mean() < (3 if scale == 1 else 0.6)  # shrunk first: another place of the first cell
+    assert np.median(error) <= 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(-80, 300), st.floats(-80, 200), st.floats(5, 400), st.floats(5, 400), st.floats(-180, 180))
+def test_any_box_gives_a_crop_near_that_of_the_cpu(x, y, w, h, turn):
+    ramp = np.stack(np.meshgrid(np.arange(240), np.arange(160)), -1)
+    smooth = np.concatenate([ramp, ramp.sum(2, keepdims=True) // 2], 2).astype(np.uint8)
+    affine = crop_affine([[x, y, x + w, y + h]], SIZE_WH, rotation_deg=turn)
+    wanted = warp_crops(smooth, affine, SIZE_WH).astype(int)
+    found = warp_on_device(torch.from_numpy(smooth), affine, SIZE_WH).numpy().astype(int)
+    assert np.median(np.abs(found - wanted)) <= 2
+
+
+def test_nobody_gives_no_crops(picture):
+    assert warp_on_device(torch.from_numpy(picture), np.zeros((0, 2, 3)), SIZE_WH).shape == (0, 128, 96, 3)
+
+
+# --- recordings -------------------------------------------------------------------------------------------------------
+
+
+def fake_record(stage, tensors):
+    """As a CUDA graph: replays into the same memory, reads the same memory."""
+    places = [tensor.clone() for tensor in tensors]
+    outputs = [out.clone() for out in stage(*places)]
+
+    def replay():
+        for place, out in zip(outputs, stage(*places), strict=True):
+            place.copy_(out)
+
+    return Tape(places, replay, outputs)
+
+
+def test_a_stage_is_recorded_once_a_shape_and_each_result_is_its_own():
+    calls = []
+
+    def record(stage, tensors):
+        calls.append([tuple(t.shape) for t in tensors])
+        return fake_record(stage, tensors)
+
+    stage = Recorded("stage", lambda a, b: (a + b, a * b), record)
+    first = stage(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))
+    second = stage(torch.tensor([5.0, 6.0]), torch.tensor([7.0, 8.0]))
+    stage(torch.ones(3), torch.ones(3))
+    assert [t.tolist() for t in first] == [[4.0, 6.0], [3.0, 8.0]]  # not overwritten by the second call
+    assert [t.tolist() for t in second] == [[12.0, 14.0], [35.0, 48.0]]
+    assert calls == [[(2,), (2,)], [(3,), (3,)]]
+
+
+def test_a_recording_that_fails_is_done_without(caplog):
+    def record(stage, tensors):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    stage = Recorded("coarse stage", lambda a: (a + 1,), record)
+    with caplog.at_level(logging.WARNING, "sharpose_rt.engine"):
+        assert stage(torch.zeros(2))[0].tolist() == [1.0, 1.0]
+        assert stage(torch.ones(2))[0].tolist() == [2.0, 2.0]
+    assert len(caplog.records) == 1
+    assert "coarse stage: no CUDA graph for [2]" in caplog.text
+    assert "more" not in caplog.text
+
+
+def test_a_recording_that_gives_other_results_is_not_used(caplog):
+    def record(stage, tensors):
+        tape = fake_record(stage, tensors)
+        return Tape(tape.inputs, lambda: tape.outputs[0].fill_(9), tape.outputs)
+
+    stage = Recorded("fine stage", lambda a: (a + 1,), record)
+    with caplog.at_level(logging.WARNING, "sharpose_rt.engine"):
+        assert stage(torch.zeros(2))[0].tolist() == [1.0, 1.0]
+    assert "gives other results" in caplog.text
+
+
+def test_a_recording_without_memory_goes_to_the_one_who_halves_batches():
+    def record(stage, tensors):
+        if len(tensors[0]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return fake_record(stage, tensors)
+
+    stage = Recorded("coarse stage", lambda a: (a + 1,), record)
+    with pytest.raises(torch.OutOfMemoryError):
+        stage(torch.zeros(4))
+    assert stage(torch.zeros(2))[0].tolist() == [1.0, 1.0]
+
+
+def test_the_backend_gives_what_the_plain_one_gives(picture, monkeypatch):
+    """On the CPU with recordings by the fake: buckets, padding, crops, both stages and the gate, on real people."""
+    monkeypatch.setattr("sharpose_rt.engine.cuda_backend.Recorded", lambda n, stage: Recorded(n, stage, fake_record))
+    config = PoseConfig(model="tiny_256x192", device="cpu", backend="torch", precision="fp32")
+    plain = PoseEngine(config)
+    engine = PoseEngine(config)
+    network, _ = load_model(config.model)
+    engine.backend = CudaBackend(network, torch.device("cpu"), torch.float32, config.max_batch)
+    engine._batcher.buckets = engine.backend.buckets = (1, 2, 4)
+    quality = plain.estimate(picture, BOXES).quality
+    for threshold in (math.inf, float(np.median(quality)), -math.inf):
+        plain.quality_threshold = engine.quality_threshold = threshold
+        wanted, found = plain.estimate(picture, BOXES), engine.estimate(picture, BOXES)
+        assert np.array_equal(found.refined, wanted.refined)
+        sure = wanted.scores > 0.3
+        assert sure.sum() > 10
+        assert np.median(np.linalg.norm(found.keypoints - wanted.keypoints, axis=2)[sure]) < 2.0
+    engine.backend.warm_up()
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+def test_each_network_works_in_its_own_stream(picture, monkeypatch):
+    """Detector and pose engine, each in a thread: every call lies within the stream of its owner, and in no other."""
+    inside = threading.local()
+    seen: list[tuple[str, str]] = []
+
+    class FakeStream:
+        def __init__(self, device):
+            self.name = f"stream {len(made)}"
+            made.append(self)
+
+        @contextmanager
+        def __call__(self):
+            assert getattr(inside, "name", None) is None
+            inside.name = self.name
+            yield
+            inside.name = None
+
+    made: list[FakeStream] = []
+    monkeypatch.setattr("sharpose_rt.streams.OwnStream", FakeStream)
+    monkeypatch.setattr("sharpose_rt.engine.engine.OwnStream", FakeStream)
+    engine = PoseEngine(PoseConfig(model="tiny_256x192", device="cpu", backend="torch", precision="fp32"))
+    detector = BundledDetector(DetectorConfig(name="bundled"))
+    detector.open()
+    run_pose, run_network = engine.backend.coarse, detector._network.run  # type: ignore[union-attr]
+
+    def pose(images):
+        seen.append(("pose", inside.name))
+        return run_pose(images)
+
+    def network(pixels):
+        seen.append(("detect", inside.name))
+        return run_network(pixels)
+
+    engine.backend.coarse = pose  # type: ignore[method-assign]
+    detector._network = replace(detector._network, run=network)  # type: ignore[type-var]
+    threads = [
+        threading.Thread(target=lambda: engine.estimate(picture, BOXES)),
+        threading.Thread(target=lambda: detector.detect(Frame(0, 0.0, picture))),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert {name: {s for n, s in seen if n == name} for name in ("pose", "detect")} == {
+        "pose": {"stream 0"},
+        "detect": {"stream 1"},
+    }
+
+
+def test_on_a_cpu_a_stream_is_nothing():
+    own = OwnStream(torch.device("cpu"))
+    assert own.stream is None
+    with own():
+        pass
+
+
+# --- on a GPU ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+def test_recorded_stages_and_crops_on_the_gpu_give_what_the_cpu_gives(cuda, picture, caplog):
+    config = PoseConfig(model="tiny_256x192", device="cpu", backend="torch", precision="fp32")
+    on_cpu, on_cuda = PoseEngine(config), PoseEngine(replace(config, device=cuda))
+    with caplog.at_level(logging.WARNING, "sharpose_rt.engine"):
+        on_cuda.warm_up()
+    assert not caplog.records  # each stage could be recorded
+    quality = on_cpu.estimate(picture, BOXES).quality
+    for threshold in (math.inf, float(np.median(quality)), -math.inf):
+        on_cpu.quality_threshold = on_cuda.quality_threshold = threshold
+        wanted, found = on_cpu.estimate(picture, BOXES), on_cuda.estimate(picture, BOXES)
+        sure = wanted.scores > 0.3
+        assert np.median(np.linalg.norm(found.keypoints - wanted.keypoints, axis=2)[sure]) < 2.0
+
+
+@pytest.mark.gpu
+def test_two_threads_on_the_gpu_do_not_disturb_each_other(cuda, picture):
+    """Detection beside poses, while the stages are being recorded: the results are those of one after the other."""
+    config = PoseConfig(model="tiny_256x192", device=cuda, precision="fp32")
+    detector = BundledDetector(DetectorConfig(name="bundled"), device=cuda)
+    detector.open()
+    alone = detector.detect(Frame(0, 0.0, picture)), PoseEngine(config).estimate(picture, BOXES)
+    found: dict[str, list] = {"boxes": [], "poses": []}
+
+    def poses():
+        engine = PoseEngine(config)
+        found["poses"] = [engine.estimate(picture, BOXES) for _ in range(20)]
+
+    threads = [
+        threading.Thread(target=poses),
+        threading.Thread(
+            target=lambda: found["boxes"].extend(detector.detect(Frame(0, 0.0, picture)) for _ in range(50))
+        ),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert len(found["boxes"]) == 50
+    assert len(found["poses"]) == 20
+    for boxes in found["boxes"]:
+        assert np.allclose(boxes.bboxes_xyxy, alone[0].bboxes_xyxy, atol=0.5)
+    for estimate in found["poses"]:
+        assert np.allclose(estimate.keypoints, alone[1].keypoints, atol=0.5)
