@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from sharpose_rt.commands.taps import add_tap_arguments, open_taps
 from sharpose_rt.config import RunConfig, load, merge
+from sharpose_rt.config.schema import HWACCELS
 from sharpose_rt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ _KEYS = {
     "stride": "source.stride",
     "max_frames": "source.max_frames",
     "rtsp_transport": "source.rtsp_transport",
+    "hwaccel": "source.hwaccel",
     "camera_size": "source.camera_size_wh",
     "camera_fps": "source.camera_fps",
     "camera_format": "source.camera_format",
@@ -120,6 +122,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     part.add_argument("--end", type=float, metavar="S", help="media time to end at")
     part.add_argument("--stride", type=int, metavar="N", help="use every n-th frame")
     part.add_argument("--max-frames", type=int, metavar="N", help="stop after so many frames")
+    part.add_argument("--hwaccel", metavar="KIND", help=f"what decodes video: none, auto, {', '.join(HWACCELS)}")
 
     live = parser.add_argument_group("cameras and streams")
     live.add_argument("--camera-size", type=_size, metavar="WxH", help="asked of a camera, as in 1280x720")

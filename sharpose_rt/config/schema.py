@@ -13,6 +13,9 @@ from sharpose_rt.config.checks import one_of as _one_of
 from sharpose_rt.config.checks import within as _within
 from sharpose_rt.errors import ConfigError
 
+HWACCELS = ("cuda", "videotoolbox", "d3d11va", "vaapi", "qsv")
+"""Video decoders in hardware, as FFmpeg calls them; 'cuda' is NVIDIA's NVDEC."""
+
 
 @dataclass(frozen=True)
 class SourceConfig:
@@ -44,6 +47,8 @@ class SourceConfig:
     """A live source that was lost is looked for again for so long; 0: not at all, inf: for ever."""
     rtsp_transport: str = "tcp"
     """'tcp' or 'udp'."""
+    hwaccel: str = "none"
+    """What decodes video: 'none' (the CPU), 'auto' (the first of `HWACCELS` that works here), or one of those."""
     max_bad_frames: int = 30
     """Undecodable frames in a row that are skipped before it is an error."""
 
@@ -66,6 +71,7 @@ class SourceConfig:
         _within("source.open_timeout_s", self.open_timeout_s, 0, above=True)
         _within("source.read_timeout_s", self.read_timeout_s, 0, above=True)
         _one_of("source.rtsp_transport", self.rtsp_transport, ("tcp", "udp"))
+        _one_of("source.hwaccel", self.hwaccel, ("none", "auto", *HWACCELS))
         _within("source.max_bad_frames", self.max_bad_frames, 0)
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceError, SourceLost
+from sharpose_rt.media.hardware import decoder
 from sharpose_rt.media.interrupt import interruptible
 from sharpose_rt.media.source import Source, SourceInfo
 
@@ -127,9 +128,11 @@ class ContainerSource(Source):
         """Opens the container at its beginning; leaves it unopened after an interruption."""
         if self._stop.is_set():
             return
-        began_s = time.monotonic()
+        hardware, began_s = decoder(self.config.hwaccel), time.monotonic()
         try:
-            self._container = av.open(self._target(), "r", options=self._options(), timeout=self._timeouts_s())
+            self._container = av.open(
+                self._target(), "r", options=self._options(), timeout=self._timeouts_s(), hwaccel=hardware
+            )
         except (av.error.FFmpegError, OSError, ValueError) as error:
             if not self._stop.is_set():
                 self._raise_open(error, time.monotonic() - began_s)

@@ -25,8 +25,9 @@ import numpy as np
 import pytest
 from media_clips import cut_tail, decode_times, numbered, read_number, write_clip
 
-from sharpose_rt.config.schema import SourceConfig
-from sharpose_rt.errors import SourceError, SourceLost, SourceTimeout
+from sharpose_rt.config.schema import HWACCELS, SourceConfig
+from sharpose_rt.errors import ConfigError, SourceError, SourceLost, SourceTimeout
+from sharpose_rt.media import hardware
 from sharpose_rt.media.container import MediaClock
 from sharpose_rt.media.live import Camera, NetworkVideo, StdinVideo, index_is_last
 from sharpose_rt.media.opening import expand_sources, is_live, open_source
@@ -740,3 +741,43 @@ def test_real_clips_whole(shared_dir: Path, name: str, audio: bool) -> None:
     if name == "pyskl_ntu_sample.avi":  # its own timestamps are out of order
         plain = [n / 30 for n in range(72)]
     np.testing.assert_allclose(times, plain, atol=1e-6)
+
+
+# --- decoding in hardware
+
+
+def test_hardware_that_is_not_there_is_named_or_done_without(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "problem", lambda kind: f"no {kind}")
+    with pytest.raises(SourceError, match=r"--hwaccel cuda does not work here \(no cuda\); --hwaccel auto"):
+        open_source(str(clip), SourceConfig(hwaccel="cuda")).open()
+    with open_source(str(clip), SourceConfig(hwaccel="auto", max_frames=3)) as source:
+        assert [read_number(frame.image_bgr) for frame in source] == [0, 1, 2]
+    with pytest.raises(ConfigError, match="hwaccel is 'nvdec'; 'none', 'auto', 'cuda'"):
+        SourceConfig(hwaccel="nvdec")
+
+
+def test_auto_takes_the_first_hardware_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "problem", lambda kind: None if kind in ("vaapi", "d3d11va") else "absent")
+    chosen = hardware.decoder("auto")
+    assert chosen is not None
+    assert chosen.allow_software_fallback
+    assert hardware.decoder("none") is None
+
+
+def test_a_kind_is_asked_of_ffmpeg_and_of_the_driver() -> None:
+    assert "FFmpeg" in str(hardware.problem("nonsense"))
+    for kind in HWACCELS:
+        reason = hardware.problem(kind)
+        assert reason is None or reason
+
+
+@pytest.mark.gpu
+def test_nvdec_gives_the_pictures_that_the_cpu_gives(cuda: str, shared_dir: Path) -> None:
+    path = str(shared_dir / "video" / "tfjs_pose_squats.mp4")
+    with open_source(path, SourceConfig(max_frames=20)) as ours:
+        wanted = [(frame.pts_s, frame.image_bgr) for frame in ours]
+    with open_source(path, SourceConfig(max_frames=20, hwaccel="cuda")) as theirs:
+        found = [(frame.pts_s, frame.image_bgr) for frame in theirs]
+    assert [pts_s for pts_s, _ in found] == [pts_s for pts_s, _ in wanted]
+    for (_, a), (_, b) in zip(wanted, found, strict=True):
+        assert np.abs(a.astype(int) - b).mean() < 2
