@@ -54,7 +54,7 @@ def decode(
     x, y, ripple = _summit(maps)
     if sigmas is not None:
         likely_x, likely_y, _ = _summit(_under_kernels(maps.clamp(min=0), tuple(sigmas)))
-        reach = _oks_deviations(tuple(sigmas), h).to(maps)
+        reach = _oks_deviations(tuple(sigmas), h, maps.device)
         edge = torch.minimum(torch.minimum(x, w - 1 - x), torch.minimum(y, h - 1 - y)) < 3 * reach
         same_top = (x - likely_x).hypot(y - likely_y) < 1.5 * reach
         gaussian = edge & same_top & (ripple < _RIPPLE)
@@ -90,7 +90,7 @@ def _summit(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     cells = ((centre_y[:, None] + reach)[:, :, None] * w + (centre_x[:, None] + reach)[:, None, :]).flatten(1)
     floor = (peak * 1e-3).clamp(min=1e-12)[:, None]  # the logarithm of a cell without signal must not rule the fit
     log = torch.maximum(flat.gather(1, cells), floor).log()  # (B*K, 25)
-    fit, rest = (matrix.to(log) for matrix in _quadratic_fit())
+    fit, rest = _quadratic_fit(log.device)
     gx, gy, gxx, gyy, gxy = (log @ fit).unbind(1)
 
     det = gxx * gyy - gxy.square()
@@ -106,20 +106,21 @@ def _summit(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @cache
-def _quadratic_fit() -> tuple[Tensor, Tensor]:
+def _quadratic_fit(device: torch.device) -> tuple[Tensor, Tensor]:
     """From 5x5 values: (25, 5) to the derivatives gx, gy, gxx, gyy, gxy of their least-squares quadratic, and (25, 25)
     to what it leaves unexplained."""
     y, x = torch.meshgrid(torch.arange(-2.0, 3.0), torch.arange(-2.0, 3.0), indexing="ij")
     x, y = x.flatten().double(), y.flatten().double()
     design = torch.stack([torch.ones_like(x), x, y, x * x / 2, y * y / 2, x * y], 1)
     inverse = torch.linalg.pinv(design)
-    return inverse[1:].T.float(), (torch.eye(25, dtype=torch.float64) - design @ inverse).float()
+    rest = torch.eye(25, dtype=torch.float64) - design @ inverse
+    return inverse[1:].T.float().to(device), rest.float().to(device)
 
 
 def _under_kernels(maps: Tensor, sigmas: tuple[float, ...]) -> Tensor:
     """The mean of maps (B, K, h, w) under the kernel of their keypoint around each cell."""
     b, k, h, w = maps.shape
-    rows, columns = (_oks_kernels(sigmas, size, h).to(maps) for size in (h, w))
+    rows, columns = (_oks_kernels(sigmas, size, h, maps.device) for size in (h, w))
     # A product for each keypoint over all crops: thousands of small ones, one a map, take five times as long.
     over_rows = rows @ maps.permute(1, 2, 0, 3).reshape(k, h, b * w)
     found = over_rows.view(k, h * b, w) @ columns.transpose(1, 2)
@@ -127,16 +128,17 @@ def _under_kernels(maps: Tensor, sigmas: tuple[float, ...]) -> Tensor:
 
 
 @cache
-def _oks_deviations(sigmas: tuple[float, ...], height: int) -> Tensor:
+def _oks_deviations(sigmas: tuple[float, ...], height: int, device: torch.device) -> Tensor:
     """(K,) cells, the kernels' standard deviations on heatmaps of that height."""
-    return (_OKS_WIDTH * height * torch.tensor(sigmas)).clamp(min=0.5)
+    return (_OKS_WIDTH * height * torch.tensor(sigmas, device=device)).clamp(min=0.5)
 
 
 @cache
-def _oks_kernels(sigmas: tuple[float, ...], size: int, height: int) -> Tensor:
+def _oks_kernels(sigmas: tuple[float, ...], size: int, height: int, device: torch.device) -> Tensor:
     """(K, size, size): weights of the cells around each cell of an axis; rows sum to 1, at the border too."""
-    distance = torch.arange(size)[:, None] - torch.arange(size)
-    weights = torch.exp(-0.5 * (distance / _oks_deviations(sigmas, height)[:, None, None]).square())
+    cells = torch.arange(size, device=device)
+    distance = cells[:, None] - cells
+    weights = torch.exp(-0.5 * (distance / _oks_deviations(sigmas, height, device)[:, None, None]).square())
     weights = weights * (weights > 1e-6)  # numbers too small to be normal make products fifty times slower
     return weights / weights.sum(2, keepdim=True)
 
