@@ -1,4 +1,4 @@
-"""Trains the person detector: ours, or an end-to-end architecture of ultralytics, one class."""
+"""Trains the person detector: ours, or an architecture of ultralytics, one class."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--architecture",
         default="lite0",
         metavar="NAME",
-        help="lite0, the one that ships, or a model file of ultralytics with an end-to-end head (%(default)s)",
+        help="lite0, the one that ships, or a model file of ultralytics (%(default)s)",
     )
     parser.add_argument(
         "--init",

@@ -83,7 +83,7 @@ class DetectorConfig:
     """'auto', 'bundled', an ultralytics model by name or path, 'full' (the frame is one person), or a boxes file."""
     score_threshold: float = 0.25
     """Boxes below are ignored, 0..1."""
-    iou_threshold: float = 0.7
+    iou_threshold: float = 0.6
     """Overlap above which the weaker of two boxes is dropped, where the model needs such a step."""
     image_size: int = 640
     """Longer side of the picture that an ultralytics model sees, px."""

@@ -1,7 +1,8 @@
 """The network of the person detector that ships: a small trunk that may start from ImageNet weights, ultralytics' head.
 
 Ours, since a detector that learns to see from nothing wants more pictures and hours than there were: the trunk is that
-of the pose network's stem, three blocks deeper. Blocks, head and loss behind it are ultralytics' (YOLO26).
+of the pose network's stem, three blocks deeper. Blocks, head and loss behind it are ultralytics'. The head is the one
+whose boxes need suppression: after as many steps it finds more than the end-to-end one, which learns later.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules import SPPF, C3k2, Conv, Detect
 from ultralytics.nn.tasks import BaseModel
-from ultralytics.utils.loss import E2ELoss
+from ultralytics.utils.loss import v8DetectionLoss
 from ultralytics.utils.torch_utils import initialize_weights
 
 from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
@@ -26,7 +27,7 @@ WIDTHS = (64, 96, 128)
 
 
 class PersonNetwork(BaseModel):
-    """People's boxes, one class, at three levels; each person once, no suppression is needed."""
+    """People's boxes, one class, at three levels; several for each person, of which the strongest is to be kept."""
 
     task = "detect"
     mean: Tensor
@@ -34,7 +35,7 @@ class PersonNetwork(BaseModel):
 
     def __init__(self) -> None:
         super().__init__()
-        head = Detect(1, 1, True, WIDTHS)
+        head = Detect(nc=1, reg_max=1, end2end=False, ch=WIDTHS)
         head.stride = torch.tensor(STRIDES, dtype=torch.float32)
         head.bias_init()
         self.trunk, self.neck = MobileTrunk(len(ROWS)), Neck()
@@ -45,23 +46,14 @@ class PersonNetwork(BaseModel):
         for part in (self.neck, head):
             initialize_weights(part)
 
-    @property
-    def end2end(self) -> bool:
-        """Whether the head that gives each person once is in use."""
-        return self.model[-1].end2end
-
-    @end2end.setter
-    def end2end(self, value: bool) -> None:
-        self.model[-1].end2end = value
-
     def predict(self, x: Tensor, *_: Any, **__: Any) -> Any:
         """What `Detect` gives for pictures (B, 3, H, W) RGB in 0..1, both sides multiples of 32 px."""
         levels = self.trunk.features((x - self.mean) * self.scale, LEVELS_AFTER)
         return self.model[-1](self.neck(levels))
 
-    def init_criterion(self) -> E2ELoss:
-        """The loss of YOLO26: one box to many cells teaches, one box to one cell is used."""
-        return E2ELoss(self)
+    def init_criterion(self) -> v8DetectionLoss:
+        """Ultralytics' loss; each person is taught to the ten cells that agree most."""
+        return v8DetectionLoss(self)
 
 
 class Neck(nn.Module):

@@ -23,6 +23,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from ultralytics.cfg import get_cfg
+from ultralytics.utils.loss import E2ELoss
 
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.bundled import LITE, BundledDetector, build_module
@@ -52,7 +54,7 @@ class DetectorRecipe:
     """One training run of a detector.
 
     Args:
-        architecture: 'lite0', the detector that ships, or a model file of ultralytics with an end-to-end head.
+        architecture: 'lite0', the detector that ships, or a model file of ultralytics.
         init: weights of the trunk of 'lite0': 'efficientnet-lite0' (ImageNet), a checkpoint, or 'random'.
         frozen_blocks: the trunk's first convolution and so many of its blocks keep their weights.
         frozen_until: part of the run in which the whole trunk keeps them, which is quicker.
@@ -238,8 +240,6 @@ class DetectorTrainer:
     def __init__(
         self, pictures: Sequence[Picture], draws: NDArray[np.float64], recipe: DetectorRecipe, out: Path
     ) -> None:
-        from ultralytics.cfg import get_cfg
-
         if not pictures:
             raise DatasetError("no picture with everybody labelled is left to train the detector on; give more sets")
         self.recipe, self.out = recipe, out
@@ -256,11 +256,6 @@ class DetectorTrainer:
             load_stem_weights(self.trunk, recipe.init)
         self.module.to(self.device, memory_format=torch.channels_last)
         self.module.args = get_cfg()
-        if getattr(self.module.model[-1], "one2one_cv2", None) is None:
-            raise ConfigError(
-                f"architecture {recipe.architecture!r} needs suppression; one with an end-to-end head is wanted, "
-                "such as yolo26n.yaml"
-            )
         self.criterion: Any = self.module.init_criterion()
         self.optimizer = self._create_optimizer()
         self.ema = Ema(self.module, recipe.ema)
@@ -301,9 +296,10 @@ class DetectorTrainer:
         warm = min(1.0, (self.step + 1) / max(1, self.recipe.warmup_steps))
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
-        # One-to-many teaches quickly, one-to-one is what is used: the weight goes from one to the other.
-        self.criterion.o2m = 0.8 - 0.7 * progress
-        self.criterion.o2o = 1 - self.criterion.o2m
+        if isinstance(self.criterion, E2ELoss):
+            # One-to-many teaches quickly, one-to-one is what is used: the weight goes from one to the other.
+            self.criterion.o2m = 0.8 - 0.7 * progress
+            self.criterion.o2o = 1 - self.criterion.o2m
         batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
         images = batch["img"].float() / 255
         if self.recipe.small_size and progress < self.recipe.small_until:

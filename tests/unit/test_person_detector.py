@@ -249,7 +249,6 @@ def test_the_command_trains_saves_and_resumes(folder, capsys):
         ({"out": "x.pt"}, ".safetensors"),
         ({"minutes": 0.0}, "above 0"),
         ({"precision": "int8"}, "auto, bf16 or fp32"),
-        ({"architecture": "yolo11n.yaml"}, "end-to-end"),
     ],
 )
 def test_wrong_options_say_what_is_accepted(folder, changes, message):
