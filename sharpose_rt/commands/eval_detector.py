@@ -16,17 +16,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--annotations", metavar="FILE", required=True, help="labels in COCO's form, people with boxes")
     parser.add_argument("--images", metavar="DIR", required=True, help="folder of the pictures")
     parser.add_argument("--detector", metavar="NAME", default="bundled", help="detector to measure (%(default)s)")
+    parser.add_argument("--detector-size", type=int, metavar="PX", help="longer side of what it sees")
     parser.add_argument("--offline", action="store_true", help="download nothing")
     parser.add_argument("--json", metavar="OUT", help="write the metrics here")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure as `args` say; 0 when done."""
+    from sharpose_rt.config import DetectorConfig
     from sharpose_rt.evaluation.cli import describe, write_json
-    from sharpose_rt.evaluation.detector import evaluate_detector
+    from sharpose_rt.evaluation.detector import SCORE_THRESHOLD, evaluate_detector
 
-    metrics = evaluate_detector(args.detector, Path(args.annotations), Path(args.images), offline=args.offline)
-    metrics["detector"] = args.detector
+    config = DetectorConfig(args.detector, score_threshold=SCORE_THRESHOLD, image_size=args.detector_size)
+    metrics = evaluate_detector(config, Path(args.annotations), Path(args.images), offline=args.offline)
     print(describe(metrics))
     if args.json:
         write_json(Path(args.json), metrics)

@@ -40,6 +40,7 @@ _KEYS = {
     "precision": "pose.precision",
     "detector": "detector.name",
     "boxes": "detector.name",
+    "detector_size": "detector.image_size",
     "detect_every": "detector.every",
     "detect_every_if_sure": "detector.every_if_sure",
     "tracker": "tracker.name",
@@ -108,6 +109,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     people = parser.add_argument_group("finding and following people")
     people.add_argument("--detector", metavar="NAME", help="auto, bundled, or an ultralytics model by name or path")
     people.add_argument("--boxes", metavar="full|FILE", help="instead of a detector: the whole frame, or a boxes file")
+    people.add_argument(
+        "--detector-size", type=int, metavar="PX", help="longer side of what the detector sees: larger, smaller people"
+    )
     people.add_argument("--detect-every", type=int, metavar="N", help="run the detector on every n-th frame")
     people.add_argument(
         "--detect-every-if-sure", type=int, metavar="N", help="on every n-th frame while all poses are sure"

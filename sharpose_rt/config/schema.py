@@ -85,8 +85,9 @@ class DetectorConfig:
     """Boxes below are ignored, 0..1."""
     iou_threshold: float = 0.6
     """Overlap above which the weaker of two boxes is dropped, where the model needs such a step."""
-    image_size: int = 640
-    """Longer side of the picture that an ultralytics model sees, px."""
+    image_size: int | None = None
+    """Longer side of the picture that the network sees, px; None is what it was trained at (bundled 320, others 640).
+    Larger finds smaller people, and takes longer by its square."""
     every: int = 1
     """The detector runs on every n-th frame; the last pose carries boxes on in between."""
     every_if_sure: int = 0
@@ -98,7 +99,8 @@ class DetectorConfig:
     def __post_init__(self) -> None:
         _within("detector.score_threshold", self.score_threshold, 0, 1)
         _within("detector.iou_threshold", self.iou_threshold, 0, 1)
-        _within("detector.image_size", self.image_size, 32, 8192)
+        if self.image_size is not None:
+            _within("detector.image_size", self.image_size, 32, 8192)
         _within("detector.every", self.every, 1)
         _within("detector.every_if_sure", self.every_if_sure, 0)
         _within("detector.max_people", self.max_people, 1)

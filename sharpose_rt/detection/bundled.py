@@ -12,7 +12,7 @@ from typing import Any
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.assets import import_ultralytics
 from sharpose_rt.detection.runtime import EAGER, Runtime
-from sharpose_rt.detection.yolo import Network, YoloDetector, module_network
+from sharpose_rt.detection.yolo import IMAGE_SIZE, Network, YoloDetector, module_network
 from sharpose_rt.errors import WeightsError
 
 logger = logging.getLogger("sharpose_rt.detection")
@@ -38,7 +38,7 @@ class BundledDetector(YoloDetector):
     def load(self) -> Network:
         """The network with its weights; raises WeightsError where they do not fit."""
         module, metadata = load_module(self.weights)
-        self.image_size = int(metadata.get("image_size", self.config.image_size))
+        self.image_size = self.config.image_size or int(metadata.get("image_size", IMAGE_SIZE))
         network = module_network(module, {0: metadata.get("names", "person")}, self.name, self.device)
         curve = float(metadata.get("score_slope", 1)), float(metadata.get("score_shift", 0))
         return replace(network, score_curve=curve)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PERSON_NAMES = frozenset({"person", "pedestrian", "people", "human"})
 TASKS = ("detect", "pose", "segment")
+IMAGE_SIZE = 640
+"""What ultralytics' models are trained at, px."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class YoloDetector:
         self.config = config
         self.device = device
         self.runtime = runtime
-        self.image_size = config.image_size
+        self.image_size = config.image_size or IMAGE_SIZE
         self._network: Network | None = None
         self._stream: Callable[[], AbstractContextManager[object]] = nullcontext
         self._letterbox: tuple[tuple[int, int], Letterbox] | None = None

@@ -20,30 +20,30 @@ SCORE_THRESHOLD = 0.01
 
 
 def evaluate_detector(
-    detector: str, annotations: Path, images: Path, *, offline: bool = False, score_threshold: float = SCORE_THRESHOLD
+    config: DetectorConfig, annotations: Path, images: Path, *, offline: bool = False
 ) -> dict[str, Any]:
-    """Box metrics of a detector on a label file; see `box_ap` for the keys, to which images, people, boxes are added.
+    """Box metrics of a detector on a label file; see `box_ap` for the keys, to which facts of the run are added.
 
     Args:
-        detector: a name as `--detector` takes it.
+        config: the detector; its threshold should be low, see `SCORE_THRESHOLD`.
         annotations: labels in COCO's form; people need a box, no keypoints.
         images: folder of the pictures.
         offline: download nothing.
-        score_threshold: boxes below do not take part, 0..1.
 
     Raises:
         DatasetError: labels or pictures are wrong.
         DetectorError: the detector cannot be had.
     """
     document = read_box_labels(annotations, images)
-    found = detector_boxes(document, images, DetectorConfig(detector, score_threshold=score_threshold), offline)
+    found = detector_boxes(document, images, config, offline)
     counted = sum(not record["iscrowd"] for record in document["annotations"])
     return {
         **box_ap(found, document),
         "images": len(document["images"]),
         "people": counted,
         "boxes": len(found),
-        "score_threshold": score_threshold,
+        "score_threshold": config.score_threshold,
+        "detector": config.name,
     }
 
 

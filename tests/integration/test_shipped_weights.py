@@ -58,9 +58,11 @@ def test_ap_is_that_of_the_card(shared_dir: Path) -> None:
 
 @pytest.mark.shared
 def test_the_detectors_ap_is_that_of_the_card(shared_dir: Path) -> None:
-    from sharpose_rt.evaluation.detector import evaluate_detector
+    from sharpose_rt.config import DetectorConfig
+    from sharpose_rt.evaluation.detector import SCORE_THRESHOLD, evaluate_detector
 
     val = shared_dir / "data" / "coco_val_dev"
-    found = evaluate_detector("bundled", val / "annotations.json", val / "images", offline=True)
+    config = DetectorConfig("bundled", score_threshold=SCORE_THRESHOLD)
+    found = evaluate_detector(config, val / "annotations.json", val / "images", offline=True)
     promised = _card("person_detector")["metrics"][0]["values"]
     assert found["AP"] >= promised["AP"] - MOST_LOSS_AP

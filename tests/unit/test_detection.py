@@ -540,6 +540,15 @@ def test_bundled_finds_people_in_a_photograph() -> None:
     assert overlap[:, 0].max() > 0.5  # the surest box is a person
 
 
+def test_the_bundled_one_looks_as_closely_as_it_was_trained_to_unless_told_otherwise() -> None:
+    sizes = []
+    for wanted in (None, 512):
+        detector = create_detector(DetectorConfig(name="bundled", image_size=wanted))
+        detector.open()
+        sizes.append(detector.image_size)  # type: ignore[attr-defined]
+    assert sizes == [320, 512]
+
+
 def test_bundled_finds_nobody_in_an_empty_picture() -> None:
     picture = Frame(frame_id=0, pts_s=0.0, image_bgr=np.full((240, 320, 3), 128, np.uint8))
     assert len(detect_once(create_detector(DetectorConfig(name="bundled")), picture)) == 0
