@@ -371,6 +371,7 @@ class FileRun:
             "losses": [vars(loss) for loss in self.source.losses],
             "pipeline": stats,
             "detector": self.tracking.detector.name,
+            "detected_frames": self.tracking.detect.detected_frames,
             "device": str(self.tracking.engine.device) if self.tracking.opened else None,
             "backend": self.tracking.engine.backend.name if self.tracking.opened else None,
             "precision": str(self.tracking.engine.dtype) if self.tracking.opened else None,

@@ -13,7 +13,8 @@ from sharpose_rt.types import Frame, Packet
 class DetectStage(BaseStage[Frame, Packet]):
     """Runs the detector on every n-th frame and where a new scene begins; the others go on without boxes.
 
-    `every` is n: a number, or what gives it as it is now. `cuts` says where a new scene begins.
+    `every` is n: a number, or what gives it as it is now. `cuts` says where a new scene begins. `detected_frames`
+    counts those that the detector saw.
     """
 
     name = "detect"
@@ -22,6 +23,7 @@ class DetectStage(BaseStage[Frame, Packet]):
         self.detector, self.cuts = detector, cuts
         self._size_wh: tuple[int, int] | None = None
         self._every = (lambda: every) if isinstance(every, int) else every
+        self.detected_frames = 0
         self._waiting: int | None = None  # frames since the last one that the detector saw
 
     def open(self) -> None:
@@ -35,6 +37,7 @@ class DetectStage(BaseStage[Frame, Packet]):
         due = new_scene or self._waiting is None or self._waiting >= self._every()
         if due:
             self._waiting = 0
+            self.detected_frames += 1
         detections = self.detector.detect(item) if due else None
         return (Packet(item, new_scene=new_scene).left(self.name, detections=detections),)
 

@@ -345,6 +345,7 @@ def test_the_detector_rests_while_all_poses_are_sure(
         assert results.stream is not None
         assert len(list(StreamReader(results.stream))) == FRAMES
         assert seen == list(range(0, FRAMES, 8 if sure else 1))
+        assert results.figures["detected_frames"] == len(seen)
 
 
 def test_detection_by_need_wants_poses_and_one_source(clip: Path, tmp_path: Path) -> None:
