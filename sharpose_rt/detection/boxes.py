@@ -85,7 +85,7 @@ class BoxFileDetector:
 
 
 def read_mot(text: str, path: str) -> dict[int, list[Box]]:
-    """Boxes by `frame_id` (from 0) of `frame,id,x,y,w,h[,conf,...]` lines, whose frames count from 1.
+    """Boxes by `frame_id` (from 0) of `frame,id,x,y,w,h[,conf,...]` lines, whose frames and pixels count from 1.
 
     Commas or blanks separate; a first line of column names is skipped. A missing confidence, or the -1 that stands
     for one, counts as 1.
@@ -105,7 +105,8 @@ def read_mot(text: str, path: str) -> dict[int, list[Box]]:
         if values[0] < 1 or values[0] != int(values[0]):
             raise DetectorError(f"{where}: frame is {cells[0]}; whole numbers from 1 are accepted")
         score = values[6] if len(values) > 6 and values[6] != -1 else 1.0
-        boxes[int(values[0]) - 1].append(_box(values[2:6], score, where))
+        left, top, width, height = values[2:6]
+        boxes[int(values[0]) - 1].append(_box([left - 1, top - 1, width, height], score, where))
     return dict(boxes)
 
 

@@ -48,11 +48,11 @@ class TrackTruth:
 def read_truth(path: Path) -> TrackTruth:
     """Labels of a clip from MOTChallenge text, COCO-form JSON with `track_id`, or another skeleton stream.
 
-    Text: frame (from 1), id, left, top, width, height, and where given flag (0: not counted), class (1: person; a
-    detection on one of the benchmark's distractors is neither right nor wrong), visibility. JSON: each of `images` is
-    a frame that was labelled, its number in the clip in `frame_id` (from 0), else by the order of the numbers in the
-    file names; each of `annotations` has `bbox`, `track_id` and, for OKS, `keypoints`; `ignore` and `iscrowd` regions
-    are neither right nor wrong.
+    Text: frame (from 1), id, left, top (px from 1), width, height, and where given flag (0: not counted), class (1:
+    person; a detection on one of the benchmark's distractors is neither right nor wrong), visibility. JSON: each of
+    `images` is a frame that was labelled, its number in the clip in `frame_id` (from 0), else by the order of the
+    numbers in the file names; each of `annotations` has `bbox`, `track_id` and, for OKS, `keypoints`; `ignore` and
+    `iscrowd` regions are neither right nor wrong.
 
     Raises:
         DatasetError: the file is wrong; names line or record.
@@ -89,7 +89,7 @@ def _from_text(path: Path) -> TrackTruth:
                 "is wanted"
             )
         flag, kind = (*row[6:8], 1.0, -1.0)[:2] if len(row) >= 8 else (1.0, -1.0)
-        frame, box = frames[int(frame_number) - 1], [left, top, left + width, top + height]
+        frame, box = frames[int(frame_number) - 1], [left - 1, top - 1, left - 1 + width, top - 1 + height]
         if kind in _DISTRACTORS:
             frame.ignored.append(box)
         elif flag != 0 and kind in (1, -1):
@@ -139,10 +139,12 @@ def _from_stream(path: Path) -> TrackTruth:
     frames: dict[int, TruthFrame] = {}
     for record in StreamReader(path):
         poses = record.poses
-        table = np.concatenate([poses.keypoints, poses.keypoint_scores[..., None]], -1).reshape(len(poses), -1)
+        table = np.concatenate([poses.keypoints, poses.keypoint_scores[..., None]], -1)
         boxes = poses.bboxes_xyxy.astype(np.float64)
         areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).tolist()
-        frames[record.frame_id] = TruthFrame(poses.track_ids.tolist(), boxes.tolist(), table.tolist(), areas)
+        frames[record.frame_id] = TruthFrame(
+            poses.track_ids.tolist(), boxes.tolist(), [person.ravel().tolist() for person in table], areas
+        )
     _check_unique(frames, path)
     return TrackTruth(frames, frozenset(frames), _all_have_keypoints(frames))
 

@@ -97,7 +97,7 @@ class TestOpenPose:
 
     def test_other_skeletons_are_matched_by_name(self, tmp_path):
         path = write_clip(tmp_path / "a.jsonl", [[1]], MPII16)
-        (folder,) = convert(path, "openpose")
+        (folder,) = convert(path, "openpose", model="COCO")
         person = json.loads((folder / "a_000000000000_keypoints.json").read_text())["people"][0]
         points = np.array(person["pose_keypoints_2d"]).reshape(-1, 3)
         assert points[10].tolist() == [*point(1, 0, 0), 0.75]  # right ankle
@@ -222,7 +222,7 @@ class TestTables:
         (path,) = convert(clip, "mot")
         rows = np.loadtxt(path, delimiter=",")
         assert rows[:, :2].astype(int).tolist() == [[t + 1, i] for t, ids in enumerate(CLIP) for i in ids]
-        assert rows[0].tolist() == [1, 1, 100, 40, 20.5, 200, 0.5, -1, -1, -1]
+        assert rows[0].tolist() == [1, 1, 101, 41, 20.5, 200, 0.5, -1, -1, -1]  # pixels from 1
 
     def test_csv(self, clip):
         (path,) = convert(clip, "csv")
@@ -274,7 +274,7 @@ class TestTables:
 
         frames = load_mot_file(convert(clip, "mot")[0])
         assert {t: data.ids.tolist() for t, data in frames.items()} == {t + 1: ids for t, ids in enumerate(CLIP) if ids}
-        np.testing.assert_allclose(frames[1].boxes[0], [100, 40, 20.5, 200])
+        np.testing.assert_allclose(frames[1].boxes[0], [101, 41, 20.5, 200])
 
     def test_raw_points(self, clip):
         (path,) = convert(clip, "csv", raw=True)
@@ -298,8 +298,8 @@ class TestTables:
         assert {len(row) for row in data} == {2 + 3 * 17}
         x, y = point(1, 1, 0)
         np.testing.assert_allclose([float(v) for v in data[1][2:5]], [x * scale, (480 - y) * scale, 0], atol=1e-5)
-        assert data[1][2 + 12 : 2 + 15] == ["", "", ""]  # right ear
-        assert set(data[2][2:]) == {""}  # the gap
+        assert data[1][2 + 12 : 2 + 15] == ["NaN"] * 3  # right ear
+        assert set(data[2][2:]) == {"NaN"}  # the gap
         assert float(data[2][1]) == 0.08
 
     def test_trc_without_a_rate_takes_the_mean(self, tmp_path):

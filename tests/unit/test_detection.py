@@ -174,8 +174,8 @@ def test_full_is_the_whole_frame() -> None:
 
 @pytest.mark.parametrize("separator", [",", " ", ", ", "\t"])
 def test_mot_file(tmp_path: Path, separator: str) -> None:
-    lines = [["1", "-1", "10", "20", "30", "40", "0.6"], ["1", "2", "100", "5", "20.5", "60", "-1", "-1"]]
-    lines += [["3", "1", "-10", "0", "50", "50"]]
+    lines = [["1", "-1", "11", "21", "30", "40", "0.6"], ["1", "2", "101", "6", "20.5", "60", "-1", "-1"]]
+    lines += [["3", "1", "-9", "1", "50", "50"]]
     path = tmp_path / "det.txt"
     path.write_text("\n".join(separator.join(line) for line in lines) + "\n\n")
     detector = create_detector(DetectorConfig(name=str(path)))

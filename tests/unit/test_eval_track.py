@@ -32,7 +32,11 @@ def boxes(ids, renamed: dict[int, int] | None = None) -> list[tuple[int, list[fl
 
 
 def mot(path: Path, clip=TWO, tail: str = ",1,1,1") -> Path:
-    lines = [f"{t + 1},{i},{','.join(map(str, b))}{tail}" for t, ids in enumerate(clip) for i, b in boxes(ids)]
+    lines = [
+        f"{t + 1},{i},{left + 1},{top + 1},{width},{height}{tail}"  # frames and pixels count from 1
+        for t, ids in enumerate(clip)
+        for i, (left, top, width, height) in boxes(ids)
+    ]
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -137,8 +141,8 @@ class TestTruth:
         truth = mot(tmp_path / "gt.txt", TWO)
         with truth.open("a") as file:
             for t in range(10):
-                file.write(f"{t + 1},7,400,40,20.5,200,0,8,1\n")  # somebody's reflection, where track 4 is
-                file.write(f"{t + 1},8,900,40,20.5,200,0,1,1\n")  # not to be counted, and not found
+                file.write(f"{t + 1},7,401,41,20.5,200,0,8,1\n")  # somebody's reflection, where track 4 is
+                file.write(f"{t + 1},8,901,41,20.5,200,0,1,1\n")  # not to be counted, and not found
         found = evaluate_tracks(stream(tmp_path, [[1, 2, 4]] * 10), truth)
         assert (found["MOTA"], found["false_positives"], found["people"]) == (1, 0, 2)
 
@@ -169,8 +173,9 @@ class TestTruth:
         assert {t: f.ids for t, f in read_truth(truth).frames.items()} == {0: [1], 1: [2], 2: [3]}
 
     def test_a_stream_against_another(self, tmp_path):
-        other = write_clip(tmp_path / "b.jsonl", TWO)
-        found = evaluate_tracks(stream(tmp_path), other, similarity="oks")
+        clip = [[], *TWO]  # nobody is there at first
+        other = write_clip(tmp_path / "b.jsonl", clip)
+        found = evaluate_tracks(stream(tmp_path, clip), other, similarity="oks")
         assert (found["HOTA"], found["MOTP"]) == pytest.approx((1, 1))
 
     @pytest.mark.parametrize(

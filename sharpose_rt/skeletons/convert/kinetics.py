@@ -31,7 +31,7 @@ def write_kinetics(
 
     `frame_index` counts from 1; `pose` are x, y over width and height of the frame (3 decimals) in the order of
     OpenPose's 18 keypoints, 0, 0 where one is missing. A frame has its `person_slots` strongest people by mean
-    score. ST-GCN's feeder takes at most 300 frames: cut a longer video, or give `max_frames=300`.
+    score. ST-GCN's feeder fails at a `frame_index` of 300: cut a longer video, or give `max_frames=299`.
     """
     if person_slots < 1:
         raise ConfigError(f"person_slots is {person_slots}; 1 or more is accepted")

@@ -23,14 +23,15 @@ def write_openpose(
     reader: StreamReader,
     out: Path,
     *,
-    model: Literal["COCO", "BODY_25"] = "COCO",
+    model: Literal["COCO", "BODY_25"] = "BODY_25",
     raw: bool = False,
     min_score: float = 0.0,
 ) -> None:
     """Writes the folder `out`; frames without people get a file too, with an empty list.
 
-    `model` is the order of `pose_keypoints_2d`, named as OpenPose's --model_pose: 'COCO' (18 keypoints, all but the
-    neck ours) or 'BODY_25' (with the middle of the hips; the feet stay missing). Missing keypoints are 0, 0, 0.
+    `model` is the order of `pose_keypoints_2d`, named as OpenPose's --model_pose: 'BODY_25', its default and all that
+    some readers know (our sets have no feet, which stay missing), or 'COCO' (18 keypoints). Missing keypoints are
+    0, 0, 0.
     `person_id` holds the track id, which OpenPose itself leaves at -1; -1 where no tracker ran. The number in a
     file's name is the `frame_id`.
     """

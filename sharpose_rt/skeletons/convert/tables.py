@@ -13,14 +13,15 @@ from sharpose_rt.skeletons.stream import StreamReader, people_of
 def write_mot(reader: StreamReader, out: Path) -> None:
     """Writes MOTChallenge lines: frame (from 1), id, left, top, width, height, score, -1, -1, -1.
 
-    The id is -1 where no tracker ran; boxes are px as in the stream.
+    The id is -1 where no tracker ran. Boxes are px as in the stream, but counted from 1 as MOTChallenge counts them:
+    the centre of the top left pixel is 1, 1.
     """
     with new_file(out) as file:
         for frame in reader:
             for person in people_of(frame.poses):
                 left, top, right, bottom = person["bbox_xyxy"]
                 line = (
-                    f"{frame.frame_id + 1},{person['track_id'] or -1},{left:.2f},{top:.2f},"
+                    f"{frame.frame_id + 1},{person['track_id'] or -1},{left + 1:.2f},{top + 1:.2f},"
                     f"{right - left:.2f},{bottom - top:.2f},{person['bbox_score']:.4f},-1,-1,-1\n"
                 )
                 file.write(line.encode())

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sharpose_rt.errors import ConfigError
-from sharpose_rt.skeletons.convert.common import found_points, new_file
+from sharpose_rt.skeletons.convert.common import found_points, new_file, rounded
 from sharpose_rt.skeletons.stream import StreamReader
 
 _Row = tuple[int, float, np.ndarray]
@@ -21,7 +21,7 @@ def write_trc(
 
     X points right, Y up from the lower edge of the frame, Z is 0. Units are px, or m where `px_per_m` is given.
     Rows run from the track's first frame to its last, Frame# counts from 1, Time is the media time; what was not
-    found stays blank. Without a tracker everybody is in one frame only, so that is refused.
+    found is NaN. Without a tracker everybody is in one frame only, so that is refused.
     """
     if px_per_m is not None and not px_per_m > 0:
         raise ConfigError(f"px_per_m is {px_per_m}; a number above 0 is accepted")
@@ -30,7 +30,7 @@ def write_trc(
     for frame in reader:
         height_px = (frame.frame_size_wh or reader.header.frame_size_wh)[1]
         times[frame.frame_id] = frame.pts_s
-        points = found_points(frame.poses, raw=raw, min_score=min_score)
+        points = rounded(found_points(frame.poses, raw=raw, min_score=min_score))
         points[..., 1] = height_px - points[..., 1]
         for track_id, table in zip(frame.poses.track_ids.tolist(), points, strict=True):
             if track_id == 0:
@@ -60,10 +60,11 @@ def _write_person(
         "\t\t" + "\t".join(f"X{i}\tY{i}\tZ{i}" for i in range(1, len(names) + 1)),
         "",
     ]
+    # Blank cells would do for pandas, but OpenSim refuses a row that ends in one and others split at any white space.
     nothing = np.zeros((len(names), 3))
     for frame_id in frame_ids:
         cells = [
-            f"{x * scale:.5f}\t{y * scale:.5f}\t0" if score > 0 else "\t\t"
+            f"{x * scale:.5f}\t{y * scale:.5f}\t0" if score > 0 else "NaN\tNaN\tNaN"
             for x, y, score in found.get(frame_id, nothing).tolist()
         ]
         lines.append(f"{frame_id + 1}\t{times[frame_id]:.6f}\t" + "\t".join(cells))
