@@ -25,7 +25,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure as `args` say; 0 when done."""
     from sharpose_rt.config import DetectorConfig
     from sharpose_rt.evaluation.cli import describe, write_json
-    from sharpose_rt.evaluation.detector import SCORE_THRESHOLD, evaluate_detector
+    from sharpose_rt.evaluation.detector import evaluate_detector
+    from sharpose_rt.evaluation.predict import SCORE_THRESHOLD
 
     config = DetectorConfig(args.detector, score_threshold=SCORE_THRESHOLD, image_size=args.detector_size)
     metrics = evaluate_detector(config, Path(args.annotations), Path(args.images), offline=args.offline)

@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--small-size", type=int, default=256, metavar="PX", help="side in the first part of the run (%(default)s)"
     )
+    parser.add_argument("--use-size", type=int, metavar="PX", help="longest side it is used at (that of training)")
     parser.add_argument("--minutes", type=float, default=60.0, metavar="N", help="length of the run (%(default)s)")
     parser.add_argument("--batch", type=int, default=16, metavar="N", help="of a step and process (%(default)s)")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (%(default)s)")
@@ -120,6 +121,8 @@ def run(args: argparse.Namespace) -> int:
         "trained_minutes": f"{trainer.elapsed_s / 60:.1f}",
         "seed": str(args.seed),
     }
+    if args.use_size:
+        facts["image_size"] = str(args.use_size)
     module = trainer.averaged()
     save_detector(out, module, recipe, facts)
     try:

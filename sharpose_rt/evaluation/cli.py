@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", metavar="DIR", required=True, help="folder of the pictures")
     parser.add_argument("--boxes", metavar="gt|detector|FILE", default="gt", help="where the people are (%(default)s)")
     parser.add_argument("--detector", metavar="NAME", default="auto", help="detector of --boxes detector")
+    parser.add_argument("--detector-size", type=int, metavar="PX", help="longer side of what it sees")
     parser.add_argument("--model", metavar="NAME", default="tiny_256x192", help="variant (%(default)s)")
     parser.add_argument("--weights", metavar="FILE", default="auto", help="'auto', 'random' or a file")
     parser.add_argument("--behaviour", default="auto", choices=("auto", "paper", "released"))
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from sharpose_rt.engine.device import resolve_device, resolve_precision
     from sharpose_rt.evaluation.coco import choose_boxes, read_labels, results, score
     from sharpose_rt.evaluation.mpii import is_mpii
-    from sharpose_rt.evaluation.predict import detector_boxes, predict
+    from sharpose_rt.evaluation.predict import SCORE_THRESHOLD, detector_boxes, predict
     from sharpose_rt.models.weights import load_model
 
     if args.batch < 1:
@@ -62,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
     model = model.to(device, resolve_precision(args.precision, device))
     threshold = info.quality_threshold if args.quality_threshold is None else args.quality_threshold
     if args.boxes == "detector":
-        boxes = detector_boxes(document, images, DetectorConfig(args.detector, score_threshold=0.05), args.offline)
+        config = DetectorConfig(args.detector, score_threshold=SCORE_THRESHOLD, image_size=args.detector_size)
+        boxes = detector_boxes(document, images, config, args.offline)
     else:
         boxes = choose_boxes(args.boxes, document, images)
     predictions = predict(model, document, images, boxes, flip_test=args.flip_test, batch=args.batch)

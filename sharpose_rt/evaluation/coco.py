@@ -20,6 +20,7 @@ from sharpose_rt.config import DetectorConfig
 from sharpose_rt.errors import ConfigError, DatasetError
 from sharpose_rt.evaluation.mpii import is_mpii, pckh_metrics
 from sharpose_rt.evaluation.predict import (
+    SCORE_THRESHOLD,
     Boxes,
     Estimate,
     Float32,
@@ -123,7 +124,7 @@ def choose_boxes(boxes: str, document: dict[str, Any], images: Path, detector: D
     if boxes == "gt":
         return truth_boxes(document)
     if boxes == "detector":
-        return detector_boxes(document, images, detector or DetectorConfig(score_threshold=0.05))
+        return detector_boxes(document, images, detector or DetectorConfig(score_threshold=SCORE_THRESHOLD))
     if not Path(boxes).is_file():
         raise ConfigError(f"--boxes is {boxes!r}: no such file; 'gt', 'detector' or a file of detections is accepted")
     return file_boxes(Path(boxes))

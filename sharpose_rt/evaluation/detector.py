@@ -15,8 +15,6 @@ from sharpose_rt.evaluation.predict import Boxes, detector_boxes
 from sharpose_rt.training.datasets import BOX_TO_AREA, is_numbers, picture_paths, read_json, wrong_record
 
 METRICS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
-SCORE_THRESHOLD = 0.01
-"""AP wants the weak boxes too: it measures the whole curve of precision over recall."""
 
 
 def evaluate_detector(
@@ -25,7 +23,7 @@ def evaluate_detector(
     """Box metrics of a detector on a label file; see `box_ap` for the keys, to which facts of the run are added.
 
     Args:
-        config: the detector; its threshold should be low, see `SCORE_THRESHOLD`.
+        config: the detector; its threshold should be low, see `predict.SCORE_THRESHOLD`.
         annotations: labels in COCO's form; people need a box, no keypoints.
         images: folder of the pictures.
         offline: download nothing.

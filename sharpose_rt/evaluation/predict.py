@@ -26,6 +26,8 @@ from sharpose_rt.training.datasets import read_image
 from sharpose_rt.types import Frame
 
 Float32 = NDArray[np.float32]
+SCORE_THRESHOLD = 0.001
+"""Of a detector that is measured: AP wants the weak boxes too, it is the whole curve of precision over recall."""
 Estimate = Callable[[NDArray[np.uint8], Float32], tuple[Float32, Float32]]
 """Any estimator: picture (H, W, 3) uint8 BGR and boxes (N, 4) xyxy px in; keypoints (N, K, 2) px, scores (N, K) out."""
 

@@ -402,6 +402,8 @@ class DetectorTrainer:
 def save_detector(path: Path, module: Any, recipe: DetectorRecipe, facts: dict[str, str]) -> None:
     """Write a file in float16 that `detection.bundled.load_module` reads, at once or not at all.
 
+    `facts` go into its metadata; the `image_size` it is used at is that of training unless they say otherwise.
+
     Raises:
         OutputError: it cannot be written.
     """
@@ -409,7 +411,8 @@ def save_detector(path: Path, module: Any, recipe: DetectorRecipe, facts: dict[s
 
     state = {key: value.detach().cpu() for key, value in module.state_dict().items()}
     tensors = {key: (v.half() if v.is_floating_point() else v).contiguous() for key, v in state.items()}
-    fixed = {"architecture": recipe.architecture, "names": "person", "image_size": str(recipe.image_size)}
+    fixed = {"architecture": recipe.architecture, "names": "person"}
+    facts = {"image_size": str(recipe.image_size), **facts}
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,8 @@ def test_ap_is_that_of_the_card(shared_dir: Path) -> None:
 @pytest.mark.shared
 def test_the_detectors_ap_is_that_of_the_card(shared_dir: Path) -> None:
     from sharpose_rt.config import DetectorConfig
-    from sharpose_rt.evaluation.detector import SCORE_THRESHOLD, evaluate_detector
+    from sharpose_rt.evaluation.detector import evaluate_detector
+    from sharpose_rt.evaluation.predict import SCORE_THRESHOLD
 
     val = shared_dir / "data" / "coco_val_dev"
     config = DetectorConfig("bundled", score_threshold=SCORE_THRESHOLD)

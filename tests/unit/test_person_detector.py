@@ -236,7 +236,10 @@ def test_the_command_trains_saves_and_resumes(folder, capsys):
     assert len(detector.detect(Frame(0, 0.0, cv2.imread(str(folder / "images" / "1.png")))))
     with pytest.raises(OutputError, match="--resume"):
         train_detector.run(arguments(folder))
-    assert train_detector.run(arguments(folder, resume=True, minutes=0.06)) == 0
+    assert train_detector.run(arguments(folder, resume=True, minutes=0.06, use_size=160)) == 0
+    again = BundledDetector(DetectorConfig(), weights=weights)
+    again.open()
+    assert again.image_size == 160
     assert "steps" in capsys.readouterr().out
 
 
