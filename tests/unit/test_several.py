@@ -131,9 +131,9 @@ def test_people_of_all_pictures_share_the_batches(monkeypatch: pytest.MonkeyPatc
     boxes.append(np.array([[20, 20, 90, 150]], np.float32))
     alone = [engine.estimate(image, box) for image, box in zip(pictures, boxes, strict=True)]
     sizes: list[int] = []
-    infer = PoseEngine.infer
+    infer = PoseEngine._infer
     monkeypatch.setattr(
-        PoseEngine, "infer", lambda self, crops, *a: (sizes.append(len(crops)), infer(self, crops, *a))[1]
+        PoseEngine, "_infer", lambda self, crops, *a: (sizes.append(len(crops)), infer(self, crops, *a))[1]
     )
     together = engine.estimate_all(list(zip(pictures, boxes, strict=True)))
     assert sizes == [3]
