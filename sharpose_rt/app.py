@@ -74,7 +74,7 @@ class Tracking:
     ) -> None:
         # Imported here: they pull in torch and its friends, which --help and `validate` do without.
         from sharpose_rt.detection import Runtime, create_detector, is_boxes_file
-        from sharpose_rt.engine import choose_backend, resolve_device
+        from sharpose_rt.engine import choose, resolve_device
         from sharpose_rt.stages import BudgetController, DetectStage, EstimateStage, RunTotals, SmoothStage, TrackStage
         from sharpose_rt.stages.needs import all_sure
         from sharpose_rt.tracking import KeypointSmoother, SceneCuts, create_tracker
@@ -91,7 +91,7 @@ class Tracking:
         self.totals = RunTotals()
         if first is None:
             device = str(resolve_device(config.pose.device))
-            pose = replace(config.pose, backend=choose_backend(config.pose))  # both networks run in the same one
+            pose = choose(config.pose)  # both networks run in the same backend
             runtime = Runtime(pose.backend, detector_threads(pose.threads))
             self.detector = create_detector(config.detector, device=device, offline=config.offline, runtime=runtime)
             self.budget: BudgetController | None = None

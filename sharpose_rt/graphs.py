@@ -35,8 +35,9 @@ log = logging.getLogger("sharpose_rt.graphs")
 KEPT = 16
 """Graphs in the cache; a network has two, a detector one for each size of picture."""
 WORTH_IT = 1.15
-"""How much faster bfloat16 must be to be taken by itself: it costs accuracy."""
-PRECISION_HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
+"""How much faster bfloat16 or int8 must be to be taken by itself: it costs accuracy."""
+PRECISION_HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "f32"}
+"""Of what a graph leaves open; in int8 that is the layers without grids."""
 _OWN = Path(__file__).parent
 
 

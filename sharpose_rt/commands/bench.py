@@ -18,7 +18,7 @@ T = TypeVar("T")
 HELP = "measure speed: the networks alone, whole runs over a clip"
 
 _POSE_OPTIONS = ("model", "weights", "quality_threshold", "device", "backend", "precision")
-_PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+_PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 _FOUND = "found"
 
 
@@ -45,7 +45,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="turns of each contender (default: 7)")
     parser.add_argument("--behaviour", choices=("paper", "released"), default="paper", help="default: paper")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--precision", choices=_PRECISIONS, default="auto", help="number format of the networks")
+    parser.add_argument("--precision", choices=_PRECISIONS[:-1], default="auto", help="number format of the networks")
     parser.add_argument(
         "--backend", nargs="+", choices=("torch", "openvino"), help="what runs the networks (default: all installed)"
     )

@@ -45,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="crops of lower predicted quality are refined; inf shows the fine stage of everybody",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="number format")
+    parser.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16", "fp16", "int8"), default="auto", help="number format"
+    )
     parser.add_argument("--offline", action="store_true", help="download nothing")
 
 

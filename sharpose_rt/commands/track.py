@@ -104,7 +104,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     pose.add_argument("--flip-test", action="store_true", default=None, help="average with the mirrored crop")
     pose.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     pose.add_argument("--backend", choices=("auto", "torch", "openvino"), help="what runs the network")
-    pose.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="number format of the network")
+    pose.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16", "fp16", "int8"), help="number format of the network"
+    )
 
     people = parser.add_argument_group("finding and following people")
     people.add_argument("--detector", metavar="NAME", help="auto, bundled, or an ultralytics model by name or path")

@@ -1,5 +1,5 @@
-"""Converts the authors' released checkpoints to safetensors, makes a training run's weights ready to ship, and shows
-what a weights file holds.
+"""Converts the authors' released checkpoints to safetensors, makes weights ready for int8 and a training run's ready to
+ship, and shows what a weights file holds.
 
 Nothing in a file is ever run: a checkpoint that needs code to load is refused.
 """
@@ -12,15 +12,17 @@ import math
 from pathlib import Path
 from typing import Any
 
-from sharpose_rt.errors import OutputError, WeightsError
+from sharpose_rt.errors import ConfigError, OutputError, WeightsError
 
 NAME = "weights"
-HELP = "import a released checkpoint, export trained weights, or show what a weights file holds"
+HELP = "import a released checkpoint, export trained weights, make weights ready for int8, or show what a file holds"
+MOST_LOSS_AP = 0.005
+"""What int8 may cost."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares `import`, `export` and `show`."""
-    actions = parser.add_subparsers(title="actions", metavar="import|export|show", required=True)
+    """Declares `import`, `export`, `quantize` and `show`."""
+    actions = parser.add_subparsers(title="actions", metavar="import|export|quantize|show", required=True)
 
     convert = actions.add_parser("import", help="convert a released .pth checkpoint to .safetensors")
     convert.add_argument("source", type=Path, metavar="OFFICIAL.pth", help="checkpoint that the authors released")
@@ -56,6 +58,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export.add_argument("--metrics", type=Path, nargs="*", default=[], metavar="JSON", help="files of `eval --json`")
     export.add_argument("--overwrite", action="store_true", help="replace OUT where it exists")
     export.set_defaults(action=export_weights)
+
+    quantize = actions.add_parser("quantize", help="measure what int8 needs to know, and write it into the weights")
+    quantize.add_argument("source", type=Path, metavar="IN.safetensors", help="weights")
+    quantize.add_argument("target", type=Path, metavar="OUT.safetensors", help="the same weights, ready for int8")
+    quantize.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="people in COCO's form")
+    quantize.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the pictures")
+    quantize.add_argument(
+        "--people", type=int, default=200, metavar="N", help="how many of them, evenly spread (default: %(default)s)"
+    )
+    quantize.add_argument("--overwrite", action="store_true", help="replace OUT.safetensors, which may be IN itself")
+    quantize.set_defaults(action=quantize_weights)
 
     show = actions.add_parser("show", help="print metadata, SHA-256 and parameters")
     show.add_argument("what", metavar="FILE|NAME", help=".safetensors or .pth file, or a variant that ships weights")
@@ -108,13 +121,14 @@ def export_weights(args: argparse.Namespace) -> int:
     target = args.target
     check_target(target, args.overwrite)
 
-    from sharpose_rt.models.weights import file_sha256, load_model, save_weights
+    from sharpose_rt.models.weights import RANGES, file_sha256, load_model, save_weights
 
     model, info = load_model(args.model, str(args.source))
+    kept = {key: text for key, text in info.metadata.items() if key == RANGES}
     metrics = [_metrics(path) for path in args.metrics]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        save_weights(model, target, half=True, metadata={"quality_threshold": repr(args.quality_threshold)})
+        save_weights(model, target, half=True, metadata=kept | {"quality_threshold": repr(args.quality_threshold)})
         card = {
             "sha256": file_sha256(target),
             "model": args.model,
@@ -130,6 +144,59 @@ def export_weights(args: argparse.Namespace) -> int:
         raise OutputError(f"{target} cannot be written ({error.strerror or error}); give another folder") from error
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, threshold {args.quality_threshold:g}")
     return 0
+
+
+def quantize_weights(args: argparse.Namespace) -> int:
+    """Writes the ranges of the layers' inputs over some people into a weights file; tensors stay as they are.
+
+    A card beside IN is written again beside OUT, with the new SHA-256 and what int8 costs.
+
+    Raises:
+        WeightsError: the weights cannot be read, or int8 costs more than `MOST_LOSS_AP`.
+        DatasetError: the labels or a picture cannot be read.
+        OutputError: the target exists, has another suffix, or cannot be written.
+    """
+    source, target = args.source, args.target
+    check_target(target, args.overwrite)
+    if args.people < 1:
+        raise ConfigError(f"--people is {args.people}; 1 or more is accepted")
+
+    from sharpose_rt.evaluation.quantize import quantize
+    from sharpose_rt.models.weights import RANGES, file_sha256, load_model, read_metadata, rewrite_metadata
+
+    facts = read_metadata(source) if source.suffix == ".safetensors" and source.is_file() else {}
+    if "model" not in facts:
+        raise WeightsError(
+            f"{source} is no .safetensors file that names its model; `weights import` or `train` write one"
+        )
+    model, info = load_model(facts["model"], str(source))
+    ranges, costs = quantize(model, args.annotations, args.images, args.people)
+    print(f"AP of {costs['people']} people: {costs['AP']:.4f}, in int8 {costs['AP_int8']:.4f}")
+    if costs["AP"] - costs["AP_int8"] > MOST_LOSS_AP:
+        raise WeightsError(
+            f"int8 would cost {costs['AP'] - costs['AP_int8']:.4f} AP, of which {MOST_LOSS_AP} is accepted; nothing "
+            "was written. Try more --people"
+        )
+    card = _card(source, info.sha256)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        rewrite_metadata(source, target, {RANGES: json.dumps(ranges)})
+        if card is not None:
+            card |= {"sha256": file_sha256(target), "int8": costs}
+            target.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written ({error.strerror or error}); give another folder") from error
+    print(f"{target}: {facts['model']} with the ranges of {len(ranges)} layers, SHA-256 {file_sha256(target)}")
+    return 0
+
+
+def _card(weights: Path, sha256: str) -> dict[str, Any] | None:
+    """The JSON that `export` wrote beside these weights; None without one."""
+    try:
+        card = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return card if isinstance(card, dict) and card.get("sha256") == sha256 else None
 
 
 def _metrics(path: Path) -> dict[str, Any]:
@@ -177,7 +244,7 @@ def describe(what: str) -> dict[str, Any]:
         WeightsError: there is none, or it is damaged.
     """
     from sharpose_rt.models import VARIANTS
-    from sharpose_rt.models.weights import file_sha256, read_released
+    from sharpose_rt.models.weights import RANGES, file_sha256, parse_ranges, read_released
 
     path = _bundled(what) if what in VARIANTS else Path(what)
     if not path.is_file():
@@ -192,6 +259,9 @@ def describe(what: str) -> dict[str, Any]:
         count, types, metadata, tensor_count = _safetensors_facts(path)
     else:
         raise WeightsError(f"{path} ends in {path.suffix!r}; a .safetensors or a released .pth file is accepted")
+    ranges = parse_ranges(metadata, path)
+    if ranges is not None:
+        metadata = {**metadata, RANGES: f"of {len(ranges)} layers: ready for --precision int8"}
     return {
         "path": str(path),
         "bytes": path.stat().st_size,

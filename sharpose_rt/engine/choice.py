@@ -1,4 +1,4 @@
-"""Which backend `auto` takes: of those installed the one that a short measurement finds faster on this machine."""
+"""Which backend and precision `auto` takes: of those possible the one that a short measurement finds fastest here."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import copy
 import logging
 import platform
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from importlib import metadata
 
 import torch
@@ -16,11 +18,13 @@ from sharpose_rt.config.places import cache_dir
 from sharpose_rt.config.remembered import recall, remember
 from sharpose_rt.config.threads import network_threads
 from sharpose_rt.engine.backend import Backend, TorchBackend
-from sharpose_rt.engine.device import resolve_device, resolve_precision
-from sharpose_rt.errors import DeviceError
+from sharpose_rt.engine.device import DTYPES, resolve_device, resolve_precision
+from sharpose_rt.errors import DeviceError, WeightsError
+from sharpose_rt.graphs import WORTH_IT
+from sharpose_rt.models.int8 import Ranges
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import SHaRPose
-from sharpose_rt.models.weights import load_model
+from sharpose_rt.models.weights import load_model, read_ranges
 
 log = logging.getLogger("sharpose_rt.engine")
 
@@ -34,81 +38,120 @@ def installed() -> tuple[str, ...]:
     return ("torch", "openvino") if graphs.installed() else ("torch",)
 
 
-def create_backend(network: SHaRPose, config: PoseConfig) -> Backend:
-    """The backend that `config` names, for a network in float32 on the CPU.
+@dataclass(frozen=True)
+class Way:
+    """How to run the network: by which backend, in which numbers."""
+
+    backend: str
+    dtype: torch.dtype
+
+    def __str__(self) -> str:
+        return f"{self.backend} {str(self.dtype).removeprefix('torch.')}"
+
+
+def create_backend(network: SHaRPose, config: PoseConfig, ranges: Ranges | None = None) -> Backend:
+    """The backend that `config` names, for a network in float32 on the CPU; `ranges` come with its weights.
 
     Raises:
         DeviceError: the device, the precision or the backend cannot be had.
+        WeightsError: int8 is asked for, and the weights are not ready for it.
     """
-    name = _without_measuring(config) or _measured_or_cached(config, network)
-    return _build(name, network, config)
+    return _build(_choose(config, ranges, network), network, config, ranges)
 
 
-def choose_backend(config: PoseConfig) -> str:
-    """'torch' or 'openvino': as named, or what `auto` means on this machine; measured once, then remembered.
+def choose(config: PoseConfig) -> PoseConfig:
+    """`config` with its backend and precision named: what `auto` means for its weights on this machine.
+
+    It is measured once, then remembered.
 
     Raises:
-        DeviceError: the device or the precision cannot be had.
-        WeightsError: a measurement is due and the network cannot be loaded.
+        DeviceError: the device, the precision or the backend cannot be had.
+        WeightsError: there are no weights, or int8 is asked for and they are not ready for it.
     """
-    return _without_measuring(config) or _measured_or_cached(config)
+    way = _choose(config, read_ranges(config.model, config.weights))
+    precision = next(name for name, dtype in DTYPES.items() if dtype == way.dtype)
+    return replace(config, backend=way.backend, precision=precision)
 
 
-def _without_measuring(config: PoseConfig) -> str | None:
-    on_gpu = resolve_device(config.device).type == "cuda"
-    if config.backend == "openvino" and on_gpu:
-        raise DeviceError("backend openvino runs on the CPU; give --device cpu, or --backend torch")
-    if config.backend != "auto":
-        return config.backend
-    return installed()[0] if on_gpu or len(installed()) == 1 else None
+def ways(config: PoseConfig, ranges: Ranges | None) -> tuple[Way, ...]:
+    """What `config` leaves open, the surest first; with weights that are ready for it, int8 last.
 
-
-def _build(name: str, network: SHaRPose, config: PoseConfig) -> Backend:
+    Raises:
+        DeviceError: the device, the precision or the backend cannot be had.
+        WeightsError: int8 is asked for, and the weights are not ready for it.
+    """
     device = resolve_device(config.device)
     dtype = resolve_precision(config.precision, device)
-    if name == "torch" and device.type == "cuda":
+    if config.backend == "openvino" and device.type == "cuda":
+        raise DeviceError("backend openvino runs on the CPU; give --device cpu, or --backend torch")
+    if dtype == torch.int8:
+        if config.backend == "torch":
+            raise DeviceError("precision int8 runs by OpenVINO; give --backend openvino, or --precision fp32 or bf16")
+        if ranges is None:
+            raise WeightsError(
+                f"the weights {config.weights!r} of {config.model} do not say in which ranges their layers' inputs "
+                "lie, which int8 wants to know; write that in with `sharpose-rt weights quantize`, or take another "
+                "--precision"
+            )
+        return (Way("openvino", dtype),)
+    if device.type == "cuda":
+        return (Way("torch", dtype),)
+    backends = installed() if config.backend == "auto" else (config.backend,)
+    found = tuple(Way(backend, dtype) for backend in backends)
+    with_int8 = config.precision == "auto" and ranges is not None and "openvino" in backends
+    return (*found, Way("openvino", torch.int8)) if with_int8 else found
+
+
+def _build(way: Way, network: SHaRPose, config: PoseConfig, ranges: Ranges | None) -> Backend:
+    device = resolve_device(config.device)
+    if way.backend == "torch" and device.type == "cuda":
         from sharpose_rt.engine.cuda_backend import CudaBackend
 
-        return CudaBackend(network, device, dtype, config.max_batch)
-    if name == "torch":
-        return TorchBackend(network, device, dtype, config.max_batch)
+        return CudaBackend(network, device, way.dtype, config.max_batch)
+    if way.backend == "torch":
+        return TorchBackend(network, device, way.dtype, config.max_batch)
     from sharpose_rt.engine.openvino_backend import OpenVinoBackend
 
-    return OpenVinoBackend(network, dtype, network_threads(config.threads), config.max_batch)
+    return OpenVinoBackend(network, way.dtype, network_threads(config.threads), config.max_batch, ranges)
 
 
-def _measured_or_cached(config: PoseConfig, network: SHaRPose | None = None) -> str:
-    path, key = cache_dir() / "backends.json", _key(config)
-    known = recall(path)
-    if isinstance(known.get(key), dict) and known[key].get("backend") in installed():
-        return known[key]["backend"]
+def _choose(config: PoseConfig, ranges: Ranges | None, network: SHaRPose | None = None) -> Way:
+    open_ways = {str(way): way for way in ways(config, ranges)}
+    if len(open_ways) == 1:
+        return next(iter(open_ways.values()))
+    path, key = cache_dir() / "backends.json", _key(config, open_ways)
+    known = recall(path).get(key)
+    if isinstance(known, dict) and known.get("way") in open_ways:
+        return open_ways[known["way"]]
     network = network or load_model(config.model, config.weights, config.behaviour)[0]
-    rates = measure(network, config)
-    best = max(rates, key=rates.__getitem__)
+    rates = measure(network, config, ranges)
+    best = max(rates, key=lambda name: rates[name] / (WORTH_IT if open_ways[name].dtype == torch.int8 else 1))
     figures = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
     log.info("backend: %s, the faster one here (crops/s: %s); remembered in %s", best, figures, path)
-    remember(path, key, {"backend": best, "crops_per_s": rates})
-    return best
+    remember(path, key, {"way": best, "crops_per_s": rates})
+    return open_ways[best]
 
 
-def measure(network: SHaRPose, config: PoseConfig) -> dict[str, float]:
-    """Crops a second of each installed backend, half of them refined; they take turns for `MEASURE_S`.
+def measure(network: SHaRPose, config: PoseConfig, ranges: Ranges | None = None) -> dict[str, float]:
+    """Crops a second of each way that is open, half of them refined; they take turns for `MEASURE_S`.
 
-    A backend that does not come up is left out, and said in the log.
+    One that does not come up is left out, and said in the log.
     """
     candidates: dict[str, Backend] = {}
-    for name in installed():
+    for way in ways(config, ranges):
         try:
-            candidates[name] = _build(name, copy.deepcopy(network), config)
-            _turn(candidates[name], network)
+            candidates[str(way)] = _build(way, copy.deepcopy(network), config, ranges)
+            _turn(candidates[str(way)], network)
         except Exception as error:
-            if name == "torch":
+            if way.backend == "torch":
                 raise
-            candidates.pop(name, None)
-            log.warning("backend %s does not work here: %s", name, error)
+            candidates.pop(str(way), None)
+            log.warning("backend %s does not work here: %s", way, error)
+    if not candidates:
+        raise DeviceError(f"backend {config.backend} does not work here; see the log, or give --backend torch")
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     began_s = time.perf_counter()
-    while not seconds["torch"] or time.perf_counter() - began_s < MEASURE_S:
+    while not all(seconds.values()) or time.perf_counter() - began_s < MEASURE_S:
         for name, backend in candidates.items():
             seconds[name].append(_turn(backend, network))
     # The least time is what the machine can do; the others say what else it had to do.
@@ -127,10 +170,9 @@ def _turn(backend: Backend, network: SHaRPose) -> float:
     return time.perf_counter() - began_s
 
 
-def _key(config: PoseConfig) -> str:
+def _key(config: PoseConfig, names: Iterable[str]) -> str:
     """All that decides which one is faster."""
     versions = [f"{name} {metadata.version(name)}" for name in ("torch", "openvino")]
-    precision = str(resolve_precision(config.precision, torch.device("cpu"))).removeprefix("torch.")
     capability = torch.backends.cpu.get_cpu_capability()
     threads = f"{network_threads(config.threads)} threads"
-    return ", ".join([platform.node(), capability, threads, config.model, precision, *versions])
+    return ", ".join([platform.node(), capability, threads, config.model, " or ".join(names), *versions])

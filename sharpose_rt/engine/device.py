@@ -9,7 +9,7 @@ import torch
 from sharpose_rt.errors import DeviceError
 from sharpose_rt.graphs import fastest_dtype
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
 
 
 @cache
@@ -51,17 +51,20 @@ def resolve_device(wanted: str) -> torch.device:
 
 
 def resolve_precision(wanted: str, device: torch.device) -> torch.dtype:
-    """The number format for 'auto', 'fp32', 'bf16' or 'fp16'.
+    """The number format for 'auto', 'fp32', 'bf16', 'fp16' or 'int8'.
 
-    'auto' is fp16 on CUDA; on a CPU bf16 where that is really faster (`graphs.fastest_dtype`), else fp32.
+    'auto' is fp16 on CUDA; on a CPU bf16 where that is really faster (`graphs.fastest_dtype`), else fp32. Whether int8
+    is faster still, and the weights allow it, is measured in `choice`.
 
     Raises:
-        DeviceError: fp16 on a CPU, where it is slower than fp32.
+        DeviceError: fp16 on a CPU, where it is slower than fp32; int8 on CUDA.
     """
     if wanted == "auto":
         if device.type == "cuda":
             return torch.float16
         return fastest_dtype()
     if wanted == "fp16" and device.type == "cpu":
-        raise DeviceError("--precision fp16 is for CUDA; on a CPU fp32 or bf16 is accepted")
+        raise DeviceError("--precision fp16 is for CUDA; on a CPU fp32, bf16 or int8 is accepted")
+    if wanted == "int8" and device.type == "cuda":
+        raise DeviceError("--precision int8 is for the CPU, by OpenVINO; on CUDA fp16, bf16 or fp32 is accepted")
     return DTYPES[wanted]

@@ -78,7 +78,7 @@ class PoseEngine:
             torch.set_num_threads(network_threads(config.threads))  # holds for loops started by this thread
         self.network: SHaRPose
         self.network, self.weights = load_model(config.model, config.weights, config.behaviour)
-        self.backend = create_backend(self.network, config)
+        self.backend = create_backend(self.network, config, self.weights.ranges)
         self.dtype = self.backend.dtype
         self.skeleton = self.network.variant.skeleton
         self.crop_size_hw = self.network.variant.size_hw

@@ -2,7 +2,8 @@
 
 In bf16 OpenVINO rounds what goes into matrix products; softmax, moving average and layer norms stay in float32, and
 the choice of cells is made between the two graphs, on float32 scores, and handed on as integer indices. Were the scores
-rounded too, nearly tied cells would be picked otherwise than by the network as trained.
+rounded too, nearly tied cells would be picked otherwise than by the network as trained. In int8 the same stays in
+float32: see `models.int8`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from sharpose_rt.geometry.affine import warp_crops
 from sharpose_rt.graphs import Graph, traced, with_batch
+from sharpose_rt.models.int8 import Ranges, quantized
 from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose
@@ -78,20 +80,27 @@ class OpenVinoBackend:
 
     Args:
         network: in float32 on the CPU; it is traced, unless the cache has its graphs, and not changed.
-        dtype: float32, or bfloat16 for matrix products.
+        dtype: float32, bfloat16 for matrix products, or int8.
         threads: of each graph.
         max_batch: no bucket is larger.
+        ranges: of the layers' inputs; int8 wants them.
 
     Raises:
         DeviceError: OpenVINO is not there.
+        WeightsError: the ranges do not fit the network.
     """
 
     name = "openvino"
     overhead = 0.3
 
-    def __init__(self, network: SHaRPose, dtype: torch.dtype, threads: int, max_batch: int) -> None:
+    def __init__(
+        self, network: SHaRPose, dtype: torch.dtype, threads: int, max_batch: int, ranges: Ranges | None = None
+    ) -> None:
         self.device, self.dtype, self.threads = torch.device("cpu"), dtype, threads
         self.buckets = tuple(bucket for bucket in BUCKETS if bucket <= max_batch)
+        if dtype == torch.int8:
+            assert ranges is not None
+            network = quantized(network, ranges)
         self._models = _trace(network)
         self._graphs: dict[tuple[str, int], Graph] = {}
 

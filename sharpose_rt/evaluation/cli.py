@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sharpose_rt.errors import ConfigError, OutputError
+from sharpose_rt.errors import ConfigError, OutputError, WeightsError
 
 if TYPE_CHECKING:
     from sharpose_rt.evaluation.predict import Predictions
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--flip-test", action="store_true", help="average with the mirrored crop")
     parser.add_argument("--device", default="auto", help="'auto', 'cpu', 'cuda' or 'cuda:N'")
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="(%(default)s)")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "int8"), help="(%(default)s)")
     parser.add_argument("--batch", type=int, default=16, help="crops at once (%(default)s)")
     parser.add_argument("--json", metavar="OUT", help="write the metrics here")
     parser.add_argument("--results", metavar="OUT", help="write the poses here, as COCO's server takes them")
@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from sharpose_rt.evaluation.coco import choose_boxes, read_labels, results, score
     from sharpose_rt.evaluation.mpii import is_mpii
     from sharpose_rt.evaluation.predict import SCORE_THRESHOLD, detector_boxes, predict
+    from sharpose_rt.models.int8 import quantized
     from sharpose_rt.models.weights import load_model
 
     if args.batch < 1:
@@ -60,7 +61,12 @@ def run(args: argparse.Namespace) -> int:
     _check(args, labelled=bool(document["annotations"]), mpii=is_mpii(document))
     device = resolve_device(args.device)
     model, info = load_model(args.model, args.weights, args.behaviour)
-    model = model.to(device, resolve_precision(args.precision, device))
+    if args.precision == "int8":  # what OpenVINO computes in integers, computed in floats
+        if info.ranges is None:
+            raise WeightsError(f"{info.path} is not ready for int8; write it with `sharpose-rt weights quantize`")
+        model = quantized(model, info.ranges).to(device)
+    else:
+        model = model.to(device, resolve_precision(args.precision, device))
     threshold = info.quality_threshold if args.quality_threshold is None else args.quality_threshold
     if args.boxes == "detector":
         config = DetectorConfig(args.detector, score_threshold=SCORE_THRESHOLD, image_size=args.detector_size)

@@ -48,6 +48,23 @@ TOKENS_AFTER = 10
 """The block whose output, a sixteenth of the size, becomes tokens."""
 
 
+class FarPadded(nn.Conv2d):
+    """A convolution of stride 2, padded as these weights were trained: a row less before than behind.
+
+    Its window reaches half a step further right and down than its cell; the filters, trained on pictures and their
+    mirror images, have learnt to look at the cell's middle. Padded alike on both sides each stride would add half a
+    cell of shift, twelve pixels in the end.
+    """
+
+    def __init__(self, channels: int, out: int, kernel: int, groups: int = 1) -> None:
+        super().__init__(channels, out, kernel, stride=2, groups=groups)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C', h/2, w/2) from (B, C, h, w)."""
+        behind = self.kernel_size[0] // 2
+        return super().forward(F.pad(input, (behind - 1, behind, behind - 1, behind)))
+
+
 class InvertedResidual(nn.Module):
     """1x1 up, depthwise, 1x1 down (Sandler et al. 2018), added to the input where shapes allow; norms are folded in."""
 
@@ -55,31 +72,19 @@ class InvertedResidual(nn.Module):
         super().__init__()
         hidden = channels * row.expansion
         self.expand = nn.Conv2d(channels, hidden, 1) if row.expansion > 1 else nn.Identity()
-        even = row.stride == 1  # else padded in forward
-        self.depthwise = nn.Conv2d(
-            hidden, hidden, row.kernel, row.stride, row.kernel // 2 if even else 0, groups=hidden
+        self.depthwise = (
+            nn.Conv2d(hidden, hidden, row.kernel, padding=row.kernel // 2, groups=hidden)
+            if row.stride == 1
+            else FarPadded(hidden, hidden, row.kernel, groups=hidden)
         )
-        self.padding = 0 if even else row.kernel // 2
         self.project = nn.Conv2d(hidden, row.channels, 1)
         self.residual = row.stride == 1 and channels == row.channels
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C', h/stride, w/stride) from (B, C, h, w)."""
         y = x if isinstance(self.expand, nn.Identity) else F.relu6(self.expand(x))
-        if self.padding:
-            y = pad_far(y, self.padding)
         y = self.project(F.relu6(self.depthwise(y)))
         return x + y if self.residual else y
-
-
-def pad_far(x: Tensor, padding: int) -> Tensor:
-    """Padded for a stride of 2 as these weights were trained: a row less before than behind.
-
-    Such a window reaches half a step further right and down than its cell; the filters, trained on pictures and their
-    mirror images, have learnt to look at the cell's middle. Padded alike on both sides each stride would add half a
-    cell of shift, twelve pixels in the end.
-    """
-    return F.pad(x, (padding - 1, padding, padding - 1, padding))
 
 
 class MobileTrunk(nn.Module):
@@ -95,13 +100,13 @@ class MobileTrunk(nn.Module):
     def __init__(self, blocks: int) -> None:
         super().__init__()
         rows = ROWS[:blocks]
-        self.first = nn.Conv2d(3, FIRST_CHANNELS, 3, 2)
+        self.first = FarPadded(3, FIRST_CHANNELS, 3)
         before = (FIRST_CHANNELS, *(row.channels for row in rows))
         self.layers = nn.ModuleList(InvertedResidual(c, row) for c, row in zip(before, rows, strict=False))
 
     def features(self, images: Tensor, after: Sequence[int]) -> list[Tensor]:
         """What the blocks numbered `after`, ascending, give, (B, C, h', w') each, from (B, 3, h, w) normalised."""
-        x = F.relu6(self.first(pad_far(images, 1).contiguous(memory_format=torch.channels_last)))
+        x = F.relu6(self.first(images.contiguous(memory_format=torch.channels_last)))
         found = []
         for number, layer in enumerate(self.layers):
             x = layer(x)

@@ -21,10 +21,13 @@ from torch import Tensor
 
 from sharpose_rt.errors import WeightsError
 from sharpose_rt.models.create import create_model, set_attention_scale
+from sharpose_rt.models.int8 import Ranges
 from sharpose_rt.models.released import check_state_dict, load_released_state_dict
 from sharpose_rt.models.sharpose import SHaRPose
 
 BUNDLED = Path(__file__).resolve().parents[1] / "weights"
+RANGES = "input_ranges"
+"""In a file's metadata: ranges of layers' inputs (`models.int8`), a JSON object of [low, high]."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,15 @@ class WeightsInfo:
     sha256: str
     quality_threshold: float
     metadata: Mapping[str, str]
+
+    @property
+    def ranges(self) -> Ranges | None:
+        """What `models.int8` needs to know of the layers; None where `sharpose-rt weights quantize` never wrote it.
+
+        Raises:
+            WeightsError: it is damaged.
+        """
+        return parse_ranges(self.metadata, self.path)
 
 
 def save_weights(model: SHaRPose, path: Path, *, half: bool = False, metadata: Mapping[str, str] | None = None) -> None:
@@ -49,8 +61,12 @@ def save_weights(model: SHaRPose, path: Path, *, half: bool = False, metadata: M
         "attention_scale": repr(float(model.blocks[0].attn.scale)),  # type: ignore[union-attr]
         **(metadata or {}),
     }
+    _write(tensors, path, facts)
+
+
+def _write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     part = path.with_name(path.name + ".part")
-    save_file(tensors, part, metadata=facts)
+    save_file(tensors, part, metadata=metadata)
     part.chmod(0o644)  # safetensors writes for the owner alone
     part.replace(path)
 
@@ -100,6 +116,56 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {key: file.get_tensor(key).float() for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"cannot read {path}: {error}; is it a whole .safetensors file?") from error
+
+
+def parse_ranges(metadata: Mapping[str, str], path: object) -> Ranges | None:
+    """The ranges of layers' inputs in a file's metadata; None without any.
+
+    Raises:
+        WeightsError: they are damaged.
+    """
+    text = metadata.get(RANGES)
+    if text is None:
+        return None
+    try:
+        return {str(name): (float(low), float(high)) for name, (low, high) in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise WeightsError(
+            f"the ranges for int8 in {path} are damaged ({error}); write them again with `sharpose-rt weights quantize`"
+        ) from error
+
+
+def read_ranges(name: str, weights: str) -> Ranges | None:
+    """The ranges that come with a model's weights, as in `load_model`, without reading the tensors.
+
+    Raises:
+        WeightsError: there are no weights, or the file is damaged.
+    """
+    if weights == "random":
+        return None
+    path = _find(name, weights)
+    return None if path.suffix in (".pth", ".pt") else parse_ranges(read_metadata(path), path)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file.
+
+    Raises:
+        WeightsError: it is not a whole safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"cannot read {path}: {error}; is it a whole .safetensors file?") from error
+
+
+def rewrite_metadata(source: Path, target: Path, more: Mapping[str, str]) -> None:
+    """Write the tensors of a safetensors file, as they are, with more metadata; at once or not at all."""
+    with safe_open(source, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        facts = dict(file.metadata() or {})
+    _write(tensors, target, {**facts, **more})
 
 
 def read_released(path: Path) -> dict[str, Tensor]:

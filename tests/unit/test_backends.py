@@ -19,7 +19,7 @@ from sharpose_rt.config.threads import detector_threads, network_threads
 from sharpose_rt.engine import PoseEngine, choice
 from sharpose_rt.engine.backend import upload
 from sharpose_rt.engine.batching import Batcher, padded, plan
-from sharpose_rt.engine.choice import choose_backend, create_backend
+from sharpose_rt.engine.choice import choose, create_backend
 from sharpose_rt.errors import ConfigError, DeviceError
 from sharpose_rt.models import VARIANTS, Variant, create_model
 from sharpose_rt.models.sharpose import SHaRPose
@@ -244,7 +244,7 @@ def both(monkeypatch, tmp_path):
     """Both backends count as installed; the speeds are what the test says."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(choice, "installed", lambda: ("torch", "openvino"))
-    rates = {"torch": 10.0, "openvino": 20.0}
+    rates = {"torch float32": 10.0, "openvino float32": 20.0}
     measured = []
     monkeypatch.setattr(choice, "measure", lambda *a: measured.append(1) or dict(rates))
     return rates, measured, tmp_path / "sharpose-rt" / "backends.json"
@@ -253,14 +253,14 @@ def both(monkeypatch, tmp_path):
 @pytest.mark.parametrize("faster", ["torch", "openvino"])
 def test_auto_takes_the_faster_one_and_remembers_it(config, both, faster):
     rates, measured, path = both
-    rates[faster] = 99.0
+    rates[f"{faster} float32"] = 99.0
     config = replace(config, backend="auto")
-    assert choose_backend(config) == choose_backend(config) == faster
+    assert choose(config) == choose(config) == replace(config, backend=faster)
     assert len(measured) == 1
     (entry,) = json.loads(path.read_text()).values()
-    assert entry == {"backend": faster, "crops_per_s": rates}
+    assert entry == {"way": f"{faster} float32", "crops_per_s": rates}
     assert [p.name for p in path.parent.iterdir()] == ["backends.json"]
-    choose_backend(replace(config, threads=33))
+    choose(replace(config, threads=33))
     assert len(measured) == 2
     assert len(json.loads(path.read_text())) == 2
 
@@ -270,13 +270,13 @@ def test_a_damaged_memory_is_measured_again(config, both, text):
     _, measured, path = both
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    assert choose_backend(replace(config, backend="auto")) == "openvino"
+    assert choose(replace(config, backend="auto")).backend == "openvino"
     assert measured
 
 
 def test_auto_is_torch_where_nothing_else_is_installed(config, both, monkeypatch):
     monkeypatch.setattr(choice, "installed", lambda: ("torch",))
-    assert choose_backend(replace(config, backend="auto")) == "torch"
+    assert choose(replace(config, backend="auto")).backend == "torch"
     assert not both[1]
 
 
@@ -285,8 +285,8 @@ def test_both_backends_are_really_measured(config, monkeypatch):
     monkeypatch.setattr(choice, "installed", lambda: ("torch", "openvino"))
     monkeypatch.setattr(choice, "MEASURE_S", 0.0)
     network, _ = load_model("mini", config.weights)
-    rates = choice.measure(network, config)
-    assert set(rates) == {"torch", "openvino"}
+    rates = choice.measure(network, replace(config, backend="auto"))
+    assert set(rates) == {"torch float32", "openvino float32"}
     assert min(rates.values()) > 0
     assert next(network.parameters()).dtype == torch.float32
 
@@ -294,16 +294,20 @@ def test_both_backends_are_really_measured(config, monkeypatch):
 def test_a_backend_that_does_not_come_up_is_left_out(config, monkeypatch, caplog):
     build = choice._build
 
-    def broken(name: str, network: SHaRPose, config: PoseConfig):
-        if name == "openvino":
+    def broken(way: choice.Way, *rest):
+        if way.backend == "openvino":
             raise RuntimeError("no such instruction")
-        return build(name, network, config)
+        return build(way, *rest)
 
     monkeypatch.setattr(choice, "installed", lambda: ("torch", "openvino"))
     monkeypatch.setattr(choice, "MEASURE_S", 0.0)
     monkeypatch.setattr(choice, "_build", broken)
-    assert set(choice.measure(load_model("mini", config.weights)[0], config)) == {"torch"}
+    network, _ = load_model("mini", config.weights)
+    assert set(choice.measure(network, replace(config, backend="auto"))) == {"torch float32"}
     assert "no such instruction" in caplog.text
+    ranges = dict.fromkeys(("any",), (0.0, 1.0))
+    with pytest.raises(DeviceError, match="--backend torch"):
+        choice.measure(network, replace(config, backend="openvino", precision="auto"), ranges)
 
 
 def test_a_backend_that_is_not_there_says_what_to_do(config, monkeypatch):
@@ -318,8 +322,8 @@ def test_a_backend_that_is_not_there_says_what_to_do(config, monkeypatch):
 def test_openvino_is_refused_on_a_gpu(config, monkeypatch):
     monkeypatch.setattr(choice, "resolve_device", lambda wanted: torch.device("cuda"))
     with pytest.raises(DeviceError, match="--device cpu"):
-        choose_backend(replace(config, backend="openvino", device="cuda"))
-    assert choose_backend(replace(config, backend="auto", device="cuda")) == "torch"
+        choose(replace(config, backend="openvino", device="cuda"))
+    assert choose(replace(config, backend="auto", device="cuda")).backend == "torch"
 
 
 # Precision

@@ -1,0 +1,47 @@
+"""What int8 needs to know of a network, and what it costs, by labelled people."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sharpose_rt.errors import DatasetError
+from sharpose_rt.evaluation.coco import read_labels, score
+from sharpose_rt.evaluation.predict import Predictions, predict, truth_boxes
+from sharpose_rt.models import SHaRPose
+from sharpose_rt.models.int8 import observe, quantized
+
+
+def quantize(
+    model: SHaRPose, annotations: Path, images: Path, people: int
+) -> tuple[dict[str, tuple[float, float]], dict[str, Any]]:
+    """The ranges of the layers' inputs (`models.int8`), and AP over the same people without and with int8.
+
+    Args:
+        model: in float32 on the CPU.
+        annotations: people in COCO's keypoint form.
+        images: folder of the pictures.
+        people: how many, evenly spread; all where there are fewer.
+
+    Raises:
+        DatasetError: the labels or a picture cannot be read, or there is nobody.
+    """
+    document = _some(read_labels(annotations), people)
+    boxes = truth_boxes(document)
+    if not len(boxes):
+        raise DatasetError(f"{annotations} has nobody with keypoints; a label file of people is wanted")
+    found: list[Predictions] = []
+    ranges = observe(model, lambda: found.append(predict(model, document, images, boxes)))
+    found.append(predict(quantized(model, ranges), document, images, boxes))
+    exact, rounded = (score(predictions, document, math.inf, model)["AP"] for predictions in found)
+    return ranges, {"people": len(boxes), "AP": exact, "AP_int8": rounded}
+
+
+def _some(document: dict[str, Any], count: int) -> dict[str, Any]:
+    """The document with the labels of that many people."""
+    ids = truth_boxes(document).annotation_ids
+    kept = set(ids[np.linspace(0, len(ids) - 1, min(count, len(ids))).astype(int)].tolist())
+    return {**document, "annotations": [a for a in document["annotations"] if a["id"] in kept]}

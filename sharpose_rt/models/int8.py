@@ -1,0 +1,107 @@
+"""Networks whose layers multiply 8-bit integers: inputs and weights rounded to grids, which OpenVINO finds in a graph.
+
+Torch only simulates them, to the same results but for the last bits of a float. A layer's inputs share a grid of 256
+steps over the range that they were seen in; its weights have one for each output channel. Sums, norms, attention with
+its average, and the predicted quality stay as they are: they choose cells and people, and cost little.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from sharpose_rt.errors import WeightsError
+
+N = TypeVar("N", bound=nn.Module)
+
+Ranges = Mapping[str, tuple[float, float]]
+"""Lowest and highest input of each layer that is rounded, by the layer's name."""
+# The fine stage reads the weights of a linear patch embedding; the gate compares the quality with a threshold.
+_EXACT = ("patch_embed", "quality_predictor")
+
+
+def observe(network: nn.Module, run: Callable[[], object]) -> dict[str, tuple[float, float]]:
+    """The ranges of the layers' inputs while `run` sends people through `network`.
+
+    An end of a range is the mean of what single crops had there: the rare crop beyond it is clipped, all others get the
+    finer grid.
+    """
+    ends: defaultdict[str, list[Tensor]] = defaultdict(list)
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _, inputs: ends[name].append(torch.stack(inputs[0].flatten(1).aminmax(dim=1), 1))
+
+    hooks = [layer.register_forward_pre_hook(note(name)) for name, layer in _layers(network).items()]
+    try:
+        with torch.inference_mode():
+            run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    means = {name: torch.cat(ends[name]).mean(0).tolist() for name in _layers(network) if name in ends}
+    return {name: (float(f"{low:.4g}"), float(f"{high:.4g}")) for name, (low, high) in means.items()}
+
+
+def quantized(network: N, ranges: Ranges) -> N:
+    """A copy of a network in float32 that rounds inputs and weights of its layers.
+
+    Raises:
+        WeightsError: the ranges are not those of this network's layers.
+    """
+    rounded = copy.deepcopy(network)
+    layers = _layers(rounded)
+    if set(ranges) != set(layers):
+        odd = sorted(set(ranges) ^ set(layers))
+        raise WeightsError(
+            f"the ranges for int8 are of other layers than the network's ({', '.join(odd[:3])}, ...); make them again "
+            "with `sharpose-rt weights quantize`"
+        )
+    for name, layer in layers.items():
+        parametrize.register_parametrization(layer, "weight", WeightGrid(layer.weight), unsafe=True)
+        parent, _, own = name.rpartition(".")
+        setattr(rounded.get_submodule(parent), own, nn.Sequential(InputGrid(*ranges[name]), layer))
+    return rounded.eval()
+
+
+def _layers(network: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
+    return {
+        name: layer
+        for name, layer in network.named_modules()
+        if isinstance(layer, (nn.Linear, nn.Conv2d)) and name != _EXACT[0] and not name.startswith(f"{_EXACT[1]}.")
+    }
+
+
+class InputGrid(nn.Module):
+    """Rounds to 256 even steps from `low` to `high`, 0 among them: padding stays exact."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        low, high = min(low, 0.0), max(high, 0.0)
+        self.step = max(high - low, 1e-6) / 255
+        self.zero = round(-low / self.step)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `x`, of any shape."""
+        return torch.fake_quantize_per_tensor_affine(x, self.step, self.zero, 0, 255)
+
+
+class WeightGrid(nn.Module):
+    """Rounds a weight (C', ...) to 255 steps around 0, as wide for each output channel as its largest weight wants."""
+
+    step: Tensor
+    zero: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("step", (weight.detach().flatten(1).abs().amax(1) / 127).clamp(min=1e-9))
+        self.register_buffer("zero", torch.zeros(len(weight), dtype=torch.int32))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """As `weight`."""
+        return torch.fake_quantize_per_channel_affine(weight, self.step, self.zero, 0, -127, 127)
