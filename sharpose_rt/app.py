@@ -110,7 +110,8 @@ class Tracking:
 
         def every() -> int:
             wanted = config.detector.every if self.budget is None else self.budget.plan.detect_every
-            sure = by_need and all_sure(self.estimate.last_poses[place])
+            # Whom the detector missed has no pose; the others being sure says nothing about them.
+            sure = by_need and self.tracker.settled and all_sure(self.estimate.last_poses[place])
             return max(wanted, config.detector.every_if_sure) if sure else wanted
 
         self.detect = DetectStage(self.detector, every, SceneCuts(config.tracker.scene_cut))

@@ -48,6 +48,11 @@ class FixedPeople:
         """Share of the boxes, 0..1, that were copies or stood in."""
         return self.copies / max(1, self.frames * self.people)
 
+    @property
+    def settled(self) -> bool:
+        """See `Tracker.settled`."""
+        return self.inner.settled
+
     def update(self, detections: Detections | None, pts_s: float, last_poses: Poses | None = None) -> Tracks:
         """The tracker's people, brought to the number; see `Tracker.update`."""
         tracks = self.inner.update(detections, pts_s, last_poses)

@@ -92,7 +92,7 @@ class DetectorConfig:
     """The detector runs on every n-th frame; the last pose carries boxes on in between."""
     every_if_sure: int = 0
     """While the poses of all people are sure, it runs on every n-th frame instead; 0 makes no difference. Somebody new
-    is then seen up to so many frames late."""
+    is then seen up to so many frames late. It runs on each frame while it misses somebody, until their track ends."""
     max_people: int = 100
     """The strongest so many boxes are kept."""
 

@@ -17,6 +17,11 @@ class Tracker(Protocol):
     uses_poses: bool
     """True when `update` makes use of the poses of the frame before."""
 
+    @property
+    def settled(self) -> bool:
+        """Whether the detector found, when it ran last, everybody who is followed, and nobody who waits for an id."""
+        ...
+
     def update(self, detections: Detections | None, pts_s: float, last_poses: Poses | None = None) -> Tracks:
         """People of this frame who are confirmed, by id.
 

@@ -36,6 +36,7 @@ class ByteTrack:
 
     name = "bytetrack"
     uses_poses = False
+    settled = False  # the package does not tell
 
     def __init__(self, config: TrackerConfig) -> None:
         from trackers import ByteTrackTracker  # takes 1 s to import

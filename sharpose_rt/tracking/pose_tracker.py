@@ -106,6 +106,11 @@ class PoseTracker:
         self._part_shadows()
         return self._shown()
 
+    @property
+    def settled(self) -> bool:
+        """See `Tracker.settled`."""
+        return all(track.shadow_of or (track.track_id and track.active) for track in self._tracks)
+
     def forget(self) -> None:
         """See `Tracker.forget`."""
         self._keep([False] * len(self._tracks))

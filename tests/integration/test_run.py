@@ -22,9 +22,11 @@ from sharpose_rt.api import PoseTracker, SHaRPose
 from sharpose_rt.app import FileRun, Tracking
 from sharpose_rt.cli import main
 from sharpose_rt.config import RunConfig, load
+from sharpose_rt.detection.boxes import FullFrameDetector
 from sharpose_rt.errors import ConfigError, OutputError, WeightsError
 from sharpose_rt.skeletons import StreamReader, validate
 from sharpose_rt.stages import DetectStage, EstimateStage, SmoothStage, TrackStage, VideoSink, WriteStage
+from sharpose_rt.types import Detections, Frame
 
 FRAMES = 24
 TIMES = [n / 10 + (0.03 if n % 3 else 0.0) for n in range(FRAMES)]  # uneven, as phones film
@@ -346,6 +348,24 @@ def test_the_detector_rests_while_all_poses_are_sure(
         assert len(list(StreamReader(results.stream))) == FRAMES
         assert seen == list(range(0, FRAMES, 8 if sure else 1))
         assert results.figures["detected_frames"] == len(seen)
+
+
+def test_the_detector_looks_again_for_whom_it_missed(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def detect(self: FullFrameDetector, frame: Frame) -> Detections:
+        seen.append(frame.frame_id)
+        boxes = np.array([[0, 0, 60, 120], [90, 0, 150, 120]], np.float32)
+        found = boxes[:1] if frame.frame_id in (4, 5) else boxes
+        return Detections(found, np.full(len(found), 0.9, np.float32))
+
+    monkeypatch.setattr(FullFrameDetector, "detect", detect)
+    monkeypatch.setattr("sharpose_rt.stages.needs.SURE_SHARE", 0.0)
+    monkeypatch.setattr("sharpose_rt.tracking.pose_tracker.SURE_SCORE", 2.0)  # random poses carry no boxes
+    FileRun(str(clip), _config(tmp_path, "detector.every_if_sure=4")).run()
+    assert seen == [0, 4, 5, 6, 10, 14, 18, 22]
 
 
 def test_detection_by_need_wants_poses_and_one_source(clip: Path, tmp_path: Path) -> None:

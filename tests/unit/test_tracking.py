@@ -218,6 +218,17 @@ def test_carrying_on_ends_without_detections(name):
     assert sum(shown) == 12  # 0.5 s after the last detection at 0.16 s, the last one at 0.64 s
 
 
+def test_settled_while_the_detector_finds_all_who_are_followed():
+    tracker = make("sharpose", max_lost_s=0.5)
+    looks = [found(at(0), at(200)), found(at(0)), None, found(at(0), at(200)), found(at(0), at(200), at(400))]
+    settled = []
+    for n, detections in enumerate([*looks, found(at(0), at(200), at(400)), *[found(at(0))] * 8]):
+        tracker.update(detections, n / 10)
+        settled.append(tracker.settled)
+    #                  2 missed       found  3 new, confirmed; 2 and 3 missed, until their tracks end
+    assert settled == [True, False, False, True, False, True] + [False] * 5 + [True] * 3
+
+
 def test_poses_carry_boxes_better_than_motion():
     """A person stands, then starts to walk between two runs of the detector."""
     errors = {}
