@@ -177,7 +177,7 @@ def test_explain_says_what_the_engine_does(config, picture):
 
 
 def test_fp16_on_a_cpu_is_refused():
-    with pytest.raises(DeviceError, match="fp32 or bf16 is accepted"):
+    with pytest.raises(DeviceError, match="fp32, bf16 or int8 is accepted"):
         resolve_precision("fp16", torch.device("cpu"))
     assert resolve_precision("auto", torch.device("cuda")) == torch.float16
     assert resolve_precision("auto", torch.device("cpu")) in (torch.float32, torch.bfloat16)
