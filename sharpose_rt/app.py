@@ -92,7 +92,7 @@ class Tracking:
         if first is None:
             device = str(resolve_device(config.pose.device))
             pose = choose(config.pose)  # both networks run in the same backend
-            runtime = Runtime(pose.backend, detector_threads(pose.threads))
+            runtime = Runtime(pose.backend, detector_threads(pose.threads), int8=pose.precision == "int8")
             self.detector = create_detector(config.detector, device=device, offline=config.offline, runtime=runtime)
             self.budget: BudgetController | None = None
             if config.budget.wanted:

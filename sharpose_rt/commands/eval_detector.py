@@ -17,6 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", metavar="DIR", required=True, help="folder of the pictures")
     parser.add_argument("--detector", metavar="NAME", default="bundled", help="detector to measure (%(default)s)")
     parser.add_argument("--detector-size", type=int, metavar="PX", help="longer side of what it sees")
+    parser.add_argument(
+        "--precision", choices=("fp32", "int8"), default="fp32", help="of the bundled one (%(default)s)"
+    )
     parser.add_argument("--offline", action="store_true", help="download nothing")
     parser.add_argument("--json", metavar="OUT", help="write the metrics here")
 
@@ -29,7 +32,8 @@ def run(args: argparse.Namespace) -> int:
     from sharpose_rt.evaluation.predict import SCORE_THRESHOLD
 
     config = DetectorConfig(args.detector, score_threshold=SCORE_THRESHOLD, image_size=args.detector_size)
-    metrics = evaluate_detector(config, Path(args.annotations), Path(args.images), offline=args.offline)
+    int8 = args.precision == "int8"
+    metrics = evaluate_detector(config, Path(args.annotations), Path(args.images), offline=args.offline, int8=int8)
     print(describe(metrics))
     if args.json:
         write_json(Path(args.json), metrics)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 _RECIPE = (
@@ -82,8 +83,15 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     from sharpose_rt.errors import ConfigError, DatasetError, OutputError
+    from sharpose_rt.models.weights import RANGES
     from sharpose_rt.training.datasets import data_roots, find_set
-    from sharpose_rt.training.person_detector import DetectorRecipe, DetectorTrainer, calibrate, save_detector
+    from sharpose_rt.training.person_detector import (
+        DetectorRecipe,
+        DetectorTrainer,
+        calibrate,
+        input_ranges,
+        save_detector,
+    )
     from sharpose_rt.training.pictures import read_pictures
 
     out = Path(args.out)
@@ -124,6 +132,8 @@ def run(args: argparse.Namespace) -> int:
     if args.use_size:
         facts["image_size"] = str(args.use_size)
     module = trainer.averaged()
+    save_detector(out, module, recipe, facts)
+    facts[RANGES] = json.dumps(input_ranges(out, held_out))
     save_detector(out, module, recipe, facts)
     try:
         slope, shift = calibrate(out, held_out)

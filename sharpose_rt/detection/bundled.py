@@ -14,6 +14,8 @@ from sharpose_rt.detection.assets import import_ultralytics
 from sharpose_rt.detection.runtime import EAGER, Runtime
 from sharpose_rt.detection.yolo import IMAGE_SIZE, Network, YoloDetector, module_network
 from sharpose_rt.errors import WeightsError
+from sharpose_rt.models.int8 import quantized
+from sharpose_rt.models.weights import parse_ranges
 
 logger = logging.getLogger("sharpose_rt.detection")
 
@@ -40,6 +42,10 @@ class BundledDetector(YoloDetector):
         module, metadata = load_module(self.weights)
         self.image_size = self.config.image_size or int(metadata.get("image_size", IMAGE_SIZE))
         network = module_network(module, {0: metadata.get("names", "person")}, self.name, self.device)
+        ranges = parse_ranges(metadata, self.weights) if self.runtime.int8 else None
+        if ranges is not None:
+            fused: Any = network.run
+            network = replace(network, run=quantized(fused, ranges))
         curve = float(metadata.get("score_slope", 1)), float(metadata.get("score_shift", 0))
         return replace(network, score_curve=curve)
 

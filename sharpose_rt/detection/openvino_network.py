@@ -18,10 +18,12 @@ class GraphPerSize:
     Args:
         module: in evaluation mode, on the CPU, in float32; takes (1, 3, H, W).
         threads: of each graph.
+        int8: what is not rounded to 8 bits already stays in float32.
     """
 
-    def __init__(self, module: nn.Module, threads: int) -> None:
+    def __init__(self, module: nn.Module, threads: int, *, int8: bool = False) -> None:
         self.module, self.threads = _FirstOutput(module).eval(), threads
+        self.dtype = torch.float32 if int8 else fastest_dtype()
         self._graphs: dict[tuple[int, ...], Graph] = {}
 
     def __call__(self, pixels: Tensor) -> Tensor:
@@ -32,7 +34,7 @@ class GraphPerSize:
                 example = torch.zeros(size)
                 self.module(example)  # lays out the anchors, which the trace then takes for constants
                 model = traced(self.module, (example,), dynamic_batch=False)
-            self._graphs[size] = Graph(model, fastest_dtype(), self.threads)
+            self._graphs[size] = Graph(model, self.dtype, self.threads)
         return self._graphs[size](pixels)[0]
 
 

@@ -116,7 +116,7 @@ def with_runtime(network: Network, runtime: Runtime) -> Network:
         return network
     from sharpose_rt.detection.openvino_network import GraphPerSize
 
-    return replace(network, run=GraphPerSize(network.run, runtime.threads or 1))
+    return replace(network, run=GraphPerSize(network.run, runtime.threads or 1, int8=runtime.int8))
 
 
 def guess_task(module: Any) -> str:
@@ -187,13 +187,17 @@ class YoloDetector:
         network = self._network
         if network is None:
             raise DetectorError(f"detector '{self.name}' is not open; call open() first")
-        fit = self._fit(frame.size_wh, network)
         with self._stream():
-            predictions = predict(network, fit.apply(frame.image_bgr))
+            predictions = predict(network, self.letterboxed(frame, network))
+        fit = self._fit(frame.size_wh, network)
         boxes, scores = people_from_predictions(
             predictions, network, self.config.score_threshold, self.config.iou_threshold
         )
         return finish(fit.to_frame(boxes), scores, frame.size_wh, self.config)
+
+    def letterboxed(self, frame: Frame, network: Network) -> NDArray[np.uint8]:
+        """The network's input (H, W, 3) uint8 for a frame."""
+        return self._fit(frame.size_wh, network).apply(frame.image_bgr)
 
     def _fit(self, size_wh: tuple[int, int], network: Network) -> Letterbox:
         if self._letterbox is None or self._letterbox[0] != size_wh:

@@ -18,7 +18,7 @@ METRICS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
 
 
 def evaluate_detector(
-    config: DetectorConfig, annotations: Path, images: Path, *, offline: bool = False
+    config: DetectorConfig, annotations: Path, images: Path, *, offline: bool = False, int8: bool = False
 ) -> dict[str, Any]:
     """Box metrics of a detector on a label file; see `box_ap` for the keys, to which facts of the run are added.
 
@@ -27,13 +27,14 @@ def evaluate_detector(
         annotations: labels in COCO's form; people need a box, no keypoints.
         images: folder of the pictures.
         offline: download nothing.
+        int8: multiply 8-bit integers, where the bundled weights are ready for it.
 
     Raises:
         DatasetError: labels or pictures are wrong.
         DetectorError: the detector cannot be had.
     """
     document = read_box_labels(annotations, images)
-    found = detector_boxes(document, images, config, offline)
+    found = detector_boxes(document, images, config, offline, int8=int8)
     counted = sum(not record["iscrowd"] for record in document["annotations"])
     return {
         **box_ap(found, document),

@@ -106,15 +106,17 @@ def file_boxes(path: Path, category_id: int = 1) -> Boxes:
     return Boxes(image_ids, boxes, scores, np.full(len(people), -1, np.int64))
 
 
-def detector_boxes(document: dict[str, Any], images: Path, config: DetectorConfig, offline: bool = False) -> Boxes:
-    """People that a detector finds in the pictures of a set.
+def detector_boxes(
+    document: dict[str, Any], images: Path, config: DetectorConfig, offline: bool = False, *, int8: bool = False
+) -> Boxes:
+    """People that a detector finds in the pictures of a set; `int8` as `detection.Runtime`.
 
     Raises:
         DetectorError: the detector cannot be had.
     """
-    from sharpose_rt.detection import create_detector
+    from sharpose_rt.detection import Runtime, create_detector
 
-    detector = create_detector(config, offline=offline)
+    detector = create_detector(config, offline=offline, runtime=Runtime(int8=int8))
     detector.open()
     ids, boxes, scores = [np.zeros(0, np.int64)], [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
     try:

@@ -28,9 +28,11 @@ from ultralytics.utils.loss import E2ELoss
 
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.bundled import LITE, BundledDetector, build_module
+from sharpose_rt.detection.yolo import predict
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError
 from sharpose_rt.geometry.boxes import iou_matrix
 from sharpose_rt.graphs import fastest_dtype
+from sharpose_rt.models.int8 import observe
 from sharpose_rt.models.stem import ROWS
 from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
 from sharpose_rt.training.datasets import quiet_worker, read_image
@@ -459,6 +461,15 @@ def calibrate(weights: Path, pictures: Sequence[Picture]) -> tuple[float, float]
     if slope <= 0:
         raise DatasetError(f"strong boxes are no likelier to be right than weak ones (slope {slope:.2f}); train longer")
     return slope, shift
+
+
+def input_ranges(weights: Path, pictures: Sequence[Picture], most: int = 100) -> dict[str, tuple[float, float]]:
+    """The ranges of the layers' inputs of a file's network over the first `most` pictures, for int8 (`models.int8`)."""
+    detector = BundledDetector(DetectorConfig(), weights=weights)
+    network = detector.load()
+    frames = (Frame(number, 0.0, read_image(picture.path)) for number, picture in enumerate(pictures[:most]))
+    fused: Any = network.run
+    return observe(fused, lambda: [predict(network, detector.letterboxed(frame, network)) for frame in frames])
 
 
 def _judge(detector: BundledDetector, picture: Picture) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -32,6 +32,8 @@ from sharpose_rt.types import Detections, Frame
 
 sides = st.integers(2, 4000)
 
+NEEDS_OPENVINO = pytest.mark.skipif(not graphs.installed(), reason="openvino is not installed (the extra `cpu`)")
+
 
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -494,7 +496,7 @@ def test_bundled_weights_give_the_module_they_came_from(tmp_path: Path, architec
     check_same(found, finish(boxes - 0.5, scores, (64, 64), config))
 
 
-@pytest.mark.skipif(not graphs.installed(), reason="openvino is not installed (the extra `cpu`)")
+@NEEDS_OPENVINO
 @pytest.mark.parametrize("architecture", ["lite0", "yolo26n.yaml"])
 def test_openvino_finds_what_torch_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
     import torch
@@ -538,6 +540,27 @@ def test_bundled_finds_people_in_a_photograph() -> None:
     overlap = iou_matrix(by_eye, found.bboxes_xyxy)
     assert (overlap.max(1) > 0.5).any()
     assert overlap[:, 0].max() > 0.5  # the surest box is a person
+
+
+@pytest.mark.parametrize("backend", ["torch", pytest.param("openvino", marks=NEEDS_OPENVINO)])
+def test_in_int8_the_bundled_one_finds_the_same_people(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config, picture = DetectorConfig(name="bundled", score_threshold=0.4), photo("bus.jpg")
+    wanted = detect_once(create_detector(config), picture)
+    found = detect_once(create_detector(config, runtime=Runtime(backend, 1, int8=True)), picture)
+    assert len(found) == len(wanted) >= 3
+    assert (iou_matrix(wanted.bboxes_xyxy, found.bboxes_xyxy).max(1) > 0.85).all()
+    assert not np.array_equal(found.bboxes_xyxy, wanted.bboxes_xyxy)  # it does round
+
+
+def test_weights_without_ranges_stay_in_floats(tmp_path: Path) -> None:
+    path = tmp_path / "person_detector.safetensors"
+    save_bundled(path, "lite0")
+    config = DetectorConfig(name="bundled", score_threshold=0.0)
+    plain, asked = (BundledDetector(config, weights=path, runtime=Runtime(int8=int8)) for int8 in (False, True))
+    check_same(detect_once(asked, frame((64, 64))), detect_once(plain, frame((64, 64))))
 
 
 def test_the_bundled_one_looks_as_closely_as_it_was_trained_to_unless_told_otherwise() -> None:

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from sharpose_rt.commands import train_detector
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.bundled import BundledDetector
+from sharpose_rt.detection.runtime import Runtime
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError
 from sharpose_rt.training.checkpoint import load_checkpoint
 from sharpose_rt.training.person_detector import (
@@ -240,6 +241,11 @@ def test_the_command_trains_saves_and_resumes(folder, capsys):
     again = BundledDetector(DetectorConfig(), weights=weights)
     again.open()
     assert again.image_size == 160
+    rounded = BundledDetector(DetectorConfig(score_threshold=0.0), weights=weights, runtime=Runtime(int8=True))
+    rounded.open()
+    assert len(rounded.detect(Frame(0, 0.0, cv2.imread(str(folder / "images" / "1.png")))))
+    with safe_open(str(weights), framework="pt") as file:
+        assert "input_ranges" in file.metadata()
     assert "steps" in capsys.readouterr().out
 
 
