@@ -14,8 +14,6 @@ from sharpose_rt.detection.assets import import_ultralytics
 from sharpose_rt.detection.runtime import EAGER, Runtime
 from sharpose_rt.detection.yolo import IMAGE_SIZE, Network, YoloDetector, module_network
 from sharpose_rt.errors import WeightsError
-from sharpose_rt.models.int8 import quantized
-from sharpose_rt.models.weights import parse_ranges
 
 logger = logging.getLogger("sharpose_rt.detection")
 
@@ -39,6 +37,9 @@ class BundledDetector(YoloDetector):
 
     def load(self) -> Network:
         """The network with its weights; raises WeightsError where they do not fit."""
+        from sharpose_rt.models.int8 import quantized  # they pull in torch
+        from sharpose_rt.models.weights import parse_ranges
+
         module, metadata = load_module(self.weights)
         self.image_size = self.config.image_size or int(metadata.get("image_size", IMAGE_SIZE))
         network = module_network(module, {0: metadata.get("names", "person")}, self.name, self.device)
