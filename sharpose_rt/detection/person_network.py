@@ -26,6 +26,12 @@ WIDTHS = (64, 96, 128)
 """Channels of the three levels before the head."""
 
 
+class Head(Detect):
+    """Ultralytics' head, whose form does not hang on which of their models was built before in this process."""
+
+    legacy = False
+
+
 class PersonNetwork(BaseModel):
     """People's boxes, one class, at three levels; several for each person, of which the strongest is to be kept."""
 
@@ -35,7 +41,7 @@ class PersonNetwork(BaseModel):
 
     def __init__(self) -> None:
         super().__init__()
-        head = Detect(nc=1, reg_max=1, end2end=False, ch=WIDTHS)
+        head = Head(nc=1, reg_max=1, end2end=False, ch=WIDTHS)
         head.stride = torch.tensor(STRIDES, dtype=torch.float32)
         head.bias_init()
         self.trunk, self.neck = MobileTrunk(len(ROWS)), Neck()

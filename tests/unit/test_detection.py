@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from sharpose_rt import graphs
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection import Detector, Runtime, assets, create_detector, factory
-from sharpose_rt.detection.bundled import BundledDetector
+from sharpose_rt.detection.bundled import BundledDetector, build_module
 from sharpose_rt.detection.letterbox import Letterbox
 from sharpose_rt.detection.postprocess import finish, suppress
 from sharpose_rt.detection.yolo import Network, YoloDetector, people_from_predictions, person_classes
@@ -553,6 +553,14 @@ def test_in_int8_the_bundled_one_finds_the_same_people(
     assert len(found) == len(wanted) >= 3
     assert (iou_matrix(wanted.bboxes_xyxy, found.bboxes_xyxy).max(1) > 0.85).all()
     assert not np.array_equal(found.bboxes_xyxy, wanted.bboxes_xyxy)  # it does round
+
+
+def test_a_model_of_ultralytics_built_before_changes_nothing() -> None:
+    """Their parser sets a switch on the class of the head."""
+    build_module("yolo11n.yaml", Path())
+    build_module("yolov8n.yaml", Path())
+    detector = create_detector(DetectorConfig(name="bundled"))
+    detector.open()
 
 
 def test_weights_without_ranges_stay_in_floats(tmp_path: Path) -> None:
