@@ -464,8 +464,6 @@ def save_bundled(path: Path, architecture: str = "yolo26n.yaml", **metadata: str
     import torch
     from safetensors.torch import save_file
 
-    from sharpose_rt.detection.bundled import build_module
-
     torch.manual_seed(1)
     module = build_module(architecture, path.parent)
     stir(module)
