@@ -39,7 +39,9 @@ WINDOW = 10
 """Frames on which a decision to give back rests, at least."""
 LATE_SHARE = 0.05
 """Frames that may be late: it is the 95th percentile that is kept."""
-ROOM = 0.75
+AIM = 0.9
+"""A frame that takes a larger share of its time counts as late: what is kept is kept with something to spare."""
+ROOM = 0.7
 """A 95th percentile below this share of the budget leaves room."""
 GIVE_BACK = 0.1
 LONGEST_PATIENCE = 16
@@ -140,7 +142,7 @@ class BudgetController:
         self._loads.append(load)
         self._refined += refined
         size = max(WINDOW, self.plan.detect_every + 1)  # the frames of the detector are the late ones
-        late = sorted(load for load in self._loads if load > 1)
+        late = sorted(load / AIM for load in self._loads if load > AIM)
         if len(late) > LATE_SHARE * size:
             self._tighten(late[len(late) // 2], out_at_s)
         elif len(self._loads) >= size:

@@ -146,7 +146,7 @@ def test_all_is_given_back_when_the_crowd_has_gone() -> None:
 
 
 def test_without_a_fine_stage_the_detector_gives_way_at_once() -> None:
-    control = controller(-math.inf, latency_ms=130)
+    control = controller(-math.inf, latency_ms=145)
     late = run(Plant(), control, 300, -math.inf)
     assert control.plan.relief > 2
     assert control.plan.estimate_share == 1
