@@ -146,12 +146,12 @@ def test_all_is_given_back_when_the_crowd_has_gone() -> None:
 
 
 def test_without_a_fine_stage_the_detector_gives_way_at_once() -> None:
-    control = controller(-math.inf, latency_ms=145)
+    control = controller(-math.inf, latency_ms=160)
     late = run(Plant(), control, 300, -math.inf)
     assert control.plan.relief > 2
     assert control.plan.estimate_share == 1
-    assert np.percentile(late[60:], 95) <= 0.130
-    assert (late > 0.130).sum() < 30
+    assert np.percentile(late[60:], 95) <= 0.160
+    assert (late > 0.160).sum() < 30
 
 
 def test_people_are_predicted_only_where_the_smoother_does_so() -> None:
