@@ -55,7 +55,7 @@ def decode(
     if sigmas is not None:
         likely_x, likely_y, _ = _summit(_under_kernels(maps.clamp(min=0), tuple(sigmas)))
         reach = _oks_deviations(tuple(sigmas), h, maps.device)
-        edge = torch.minimum(torch.minimum(x, w - 1 - x), torch.minimum(y, h - 1 - y)) < 3 * reach
+        edge = torch.minimum(torch.minimum(x, w - 1 - x), torch.minimum(y, h - 1 - y)) < 4 * reach
         same_top = (x - likely_x).hypot(y - likely_y) < 1.5 * reach
         gaussian = edge & same_top & (ripple < _RIPPLE)
         x, y = torch.where(gaussian, x, likely_x), torch.where(gaussian, y, likely_y)
