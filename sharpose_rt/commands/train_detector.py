@@ -134,13 +134,12 @@ def run(args: argparse.Namespace) -> int:
     module = trainer.averaged()
     save_detector(out, module, recipe, facts)
     facts[RANGES] = json.dumps(input_ranges(out, held_out))
-    save_detector(out, module, recipe, facts)
     try:
         slope, shift = calibrate(out, held_out)
-        curve = {"score_slope": f"{slope:.6f}", "score_shift": f"{shift:.6f}"}
-        save_detector(out, module, recipe, {**facts, **curve})
+        facts |= {"score_slope": f"{slope:.6f}", "score_shift": f"{shift:.6f}"}
     except DatasetError as error:  # the training is not lost for that
         print(f"scores are not calibrated: {error}")
+    save_detector(out, module, recipe, facts)
     print(f"{trainer.step} steps, {trainer.elapsed_s / 60:.1f} minutes; detector in {out}")
     return 0
 

@@ -61,10 +61,11 @@ def save_weights(model: SHaRPose, path: Path, *, half: bool = False, metadata: M
         "attention_scale": repr(float(model.blocks[0].attn.scale)),  # type: ignore[union-attr]
         **(metadata or {}),
     }
-    _write(tensors, path, facts)
+    write_safetensors(tensors, path, facts)
 
 
-def _write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+def write_safetensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file that everybody may read, at once or not at all."""
     part = path.with_name(path.name + ".part")
     save_file(tensors, part, metadata=metadata)
     part.chmod(0o644)  # safetensors writes for the owner alone
@@ -165,7 +166,7 @@ def rewrite_metadata(source: Path, target: Path, more: Mapping[str, str]) -> Non
     with safe_open(source, framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         facts = dict(file.metadata() or {})
-    _write(tensors, target, {**facts, **more})
+    write_safetensors(tensors, target, {**facts, **more})
 
 
 def read_released(path: Path) -> dict[str, Tensor]:

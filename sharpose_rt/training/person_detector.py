@@ -34,6 +34,7 @@ from sharpose_rt.geometry.boxes import iou_matrix
 from sharpose_rt.graphs import fastest_dtype
 from sharpose_rt.models.int8 import observe
 from sharpose_rt.models.stem import ROWS
+from sharpose_rt.models.weights import write_safetensors
 from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
 from sharpose_rt.training.datasets import quiet_worker, read_image
 from sharpose_rt.training.optim import Ema
@@ -409,18 +410,13 @@ def save_detector(path: Path, module: Any, recipe: DetectorRecipe, facts: dict[s
     Raises:
         OutputError: it cannot be written.
     """
-    from safetensors.torch import save_file
-
     state = {key: value.detach().cpu() for key, value in module.state_dict().items()}
     tensors = {key: (v.half() if v.is_floating_point() else v).contiguous() for key, v in state.items()}
     fixed = {"architecture": recipe.architecture, "names": "person"}
     facts = {"image_size": str(recipe.image_size), **facts}
-    part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part, {**facts, **fixed})
-        part.chmod(0o644)  # safetensors writes for the owner alone
-        part.replace(path)
+        write_safetensors(tensors, path, {**facts, **fixed})
     except Exception as error:  # safetensors raises its own kind where the disk fails
         raise OutputError(f"cannot write the detector {path}: {error}") from error
 
