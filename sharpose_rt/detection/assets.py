@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import logging
 import os
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from uuid import uuid4
 
+from sharpose_rt.config import downloads
 from sharpose_rt.config.places import cache_dir
 from sharpose_rt.errors import DetectorError
 
 logger = logging.getLogger("sharpose_rt.detection")
 
 RELEASE_URL = "https://github.com/ultralytics/assets/releases/download/v8.4.0/"
-ANSWER_TIMEOUT_S = 5.0
-"""The server must have answered by then, name look-up and redirects included."""
-STALL_TIMEOUT_S = 10.0
-"""A download that brings nothing for so long has failed."""
 _import_lock = threading.Lock()
 
 
@@ -98,55 +91,12 @@ def download(url: str, path: Path) -> None:
     """Put what `url` holds at `path`, whole or not at all.
 
     Raises:
-        DetectorError: no answer within 5 s, a stall of 10 s, a short file, an unwritable folder.
+        DetectorError: see `downloads.download`.
     """
-    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _answer(url) as response, part.open("wb") as file:
-            expected = response.headers.get("Content-Length")
-            while block := response.read(1 << 18):
-                file.write(block)
-            if expected is not None and file.tell() != int(expected):
-                raise DetectorError(f"it ended after {file.tell()} of {expected} bytes")
-        part.replace(path)
-    except (OSError, ValueError, http.client.HTTPException, DetectorError) as error:
+        downloads.download(url, path)
+    except downloads.DownloadError as error:
         raise DetectorError(
-            f"'{path.name}' cannot be downloaded from {url}: {error}; use --detector bundled (or --offline, which "
-            f"takes it), or put the file at '{path}' or give its path"
+            f"{error}; use --detector bundled (or --offline, which takes it), or put the file at '{path}' or give its "
+            "path"
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _answer(url: str) -> http.client.HTTPResponse:
-    """The opened response, or TimeoutError after 5 s.
-
-    A name look-up has no time limit of its own and cannot be interrupted, so it is waited for in a thread; that one
-    is a daemon, because after a time-out it holds nothing and must not delay the end of the program.
-    """
-    answers: list[http.client.HTTPResponse | Exception] = []
-    lock, given_up = threading.Lock(), threading.Event()
-
-    def ask() -> None:
-        try:
-            answer = urllib.request.urlopen(url, timeout=STALL_TIMEOUT_S)
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            if isinstance(error, urllib.error.HTTPError):
-                error.close()  # it holds the connection
-            answer = error
-        with lock:
-            if given_up.is_set() and not isinstance(answer, Exception):
-                answer.close()
-            answers.append(answer)
-
-    thread = threading.Thread(target=ask, name="sharpose-download", daemon=True)
-    thread.start()
-    thread.join(ANSWER_TIMEOUT_S)
-    with lock:
-        if not answers:
-            given_up.set()
-            raise TimeoutError(f"no answer within {ANSWER_TIMEOUT_S:g} s")
-    if isinstance(answers[0], Exception):
-        raise answers[0]
-    return answers[0]

@@ -1,7 +1,7 @@
 """The network of the person detector that ships: a small trunk that may start from ImageNet weights, ultralytics' head.
 
-Ours, since a detector that learns to see from nothing wants more pictures and hours than there were: the trunk is that
-of the pose network's stem, three blocks deeper. Blocks, head and loss behind it are ultralytics'. The head is the one
+Ours, since a detector that learns to see from nothing wants more pictures and hours than there were: the trunk is
+EfficientNet-Lite0, but for its last two blocks. Blocks, head and loss behind it are ultralytics'. The head is the one
 whose boxes need suppression: after as many steps it finds more than the end-to-end one, which learns later.
 """
 
@@ -17,7 +17,7 @@ from ultralytics.utils.loss import v8DetectionLoss
 from ultralytics.utils.torch_utils import initialize_weights
 
 from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
-from sharpose_rt.models.stem import ROWS, MobileTrunk
+from sharpose_rt.models.stem import EFFICIENTNET_LITE0, MobileTrunk
 
 STRIDES = (8, 16, 32)
 LEVELS_AFTER = (4, 10, 13)
@@ -44,7 +44,7 @@ class PersonNetwork(BaseModel):
         head = Head(nc=1, reg_max=1, end2end=False, ch=WIDTHS)
         head.stride = torch.tensor(STRIDES, dtype=torch.float32)
         head.bias_init()
-        self.trunk, self.neck = MobileTrunk(len(ROWS)), Neck()
+        self.trunk, self.neck = MobileTrunk(EFFICIENTNET_LITE0), Neck()
         self.model: Any = nn.ModuleList([head])  # where ultralytics looks for the head
         self.stride, self.names, self.yaml = head.stride, {0: "person"}, {"channels": 3}
         self.register_buffer("mean", torch.tensor(MEAN_RGB).view(3, 1, 1) / 255, persistent=False)
@@ -67,7 +67,7 @@ class Neck(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        fine, middle, deep = (ROWS[number].channels for number in LEVELS_AFTER)
+        fine, middle, deep = (EFFICIENTNET_LITE0[number].channels for number in LEVELS_AFTER)
         a, b, c = WIDTHS
         self.pool = SPPF(deep, c)
         self.down_middle = C3k2(c + middle, b)

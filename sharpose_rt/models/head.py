@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sharpose_rt.models.selection import take
+from sharpose_rt.models.stem import DETAIL_SIDE
 
 
 class KeypointDecoder(nn.Module):
@@ -49,22 +50,25 @@ class KeypointDecoder(nn.Module):
 
 
 class PixelEmbedding(nn.Module):
-    """One embedding for each heatmap cell that an image token covers, from the token and the detail of its quarters."""
+    """One embedding for each heatmap cell that an image token covers, from the token and the detail of its places."""
 
     def __init__(self, width: int, detail: int, cell_hw: tuple[int, int], channels: int, hidden: int = 96) -> None:
         super().__init__()
-        self.quarter_hw = cell_hw[0] // 2, cell_hw[1] // 2
+        self.place_hw = cell_hw[0] // DETAIL_SIDE, cell_hw[1] // DETAIL_SIDE
         self.channels, self.hidden = channels, hidden
-        self.token = nn.Linear(width, 4 * hidden)
+        self.token = nn.Linear(width, 4 * hidden)  # for quarters: detail tells what lies where inside one
         self.detail = nn.Linear(detail, hidden, bias=False)
-        self.out = nn.Linear(hidden, channels * math.prod(self.quarter_hw))
+        self.out = nn.Linear(hidden, channels * math.prod(self.place_hw))
 
     def forward(self, tokens: Tensor, detail: Tensor | None) -> Tensor:
-        """(B, N * cells, C) from tokens (B, N, D) and detail (B, N, 4, E); quarter by quarter, row-major inside one."""
+        """(B, N * cells, C) from tokens (B, N, D) and detail (B, N, 16, E); place by place, row-major inside one."""
         assert detail is not None, "a decoder of pixels goes with a stem that gives detail"
-        b, n, _ = tokens.shape
-        x = F.gelu(self.token(tokens).view(b, n, 4, self.hidden) + self.detail(detail))
-        return self.out(x).view(b, n * 4 * math.prod(self.quarter_hw), self.channels)
+        b, n, places, _ = detail.shape
+        half = DETAIL_SIDE // 2
+        quarters = self.token(tokens).view(b, n, 2, 1, 2, 1, self.hidden)
+        x = self.detail(detail).view(b, n, 2, half, 2, half, self.hidden)
+        x = F.gelu(x + quarters).view(b, n, places, self.hidden)
+        return self.out(x).view(b, n * places * math.prod(self.place_hw), self.channels)
 
 
 class PixelDecoder(nn.Module):
@@ -107,7 +111,7 @@ class PixelDecoder(nn.Module):
         return self.query
 
     def coarse(self, keypoint_tokens: Tensor, image_tokens: Tensor, detail: Tensor | None) -> Tensor:
-        """(B, K, h, w) from (B, K, D) and all coarse tokens (B, Nc, D) with their detail (B, Nc, 4, E)."""
+        """(B, K, h, w) from (B, K, D) and all coarse tokens (B, Nc, D) with their detail (B, Nc, 16, E)."""
         return self._picture(self._coarse_cells(keypoint_tokens, image_tokens, detail))
 
     def fine(
@@ -127,11 +131,11 @@ class PixelDecoder(nn.Module):
             selected: indices of split cells.
             others: indices of the other cells.
         """
-        r, query = self.split, self._query(keypoint_tokens)
-        rows, columns = self.fine_pixels.quarter_hw
+        r, p, query = self.split, DETAIL_SIDE, self._query(keypoint_tokens)
+        rows, columns = self.fine_pixels.place_hw
         fine = self.fine_pixels(*high) @ query  # (R, S*r*r*cells, K)
-        fine = fine.view(query.shape[0], -1, r, r, 2, 2, rows, columns, query.shape[2])
-        fine = fine.permute(0, 1, 2, 4, 6, 3, 5, 7, 8)  # (R, S, r, 2, rows, r, 2, columns, K)
+        fine = fine.view(query.shape[0], -1, r, r, p, p, rows, columns, query.shape[2])
+        fine = fine.permute(0, 1, 2, 4, 6, 3, 5, 7, 8)  # (R, S, r, p, rows, r, p, columns, K)
         fine = fine.reshape(query.shape[0], -1, math.prod(self.cell_hw), query.shape[2])
         cells = torch.cat([fine, self._coarse_cells(keypoint_tokens, *low)], 1)  # (R, Nc, cells, K)
         place = torch.cat([selected, others], 1).argsort(1)  # back to row-major order
@@ -143,10 +147,10 @@ class PixelDecoder(nn.Module):
 
     def _coarse_cells(self, keypoint_tokens: Tensor, image_tokens: Tensor, detail: Tensor | None) -> Tensor:
         """(B, N, heatmap cells, K), row-major inside a coarse cell."""
-        (rows, columns), query = self.coarse_pixels.quarter_hw, self._query(keypoint_tokens)
-        b, n = image_tokens.shape[:2]
+        (rows, columns), query = self.coarse_pixels.place_hw, self._query(keypoint_tokens)
+        b, n, p = *image_tokens.shape[:2], DETAIL_SIDE
         maps = self.coarse_pixels(image_tokens, detail) @ query
-        maps = maps.view(b, n, 2, 2, rows, columns, query.shape[2]).transpose(3, 4)  # (B, N, 2, rows, 2, columns, K)
+        maps = maps.view(b, n, p, p, rows, columns, query.shape[2]).transpose(3, 4)  # (B, N, p, rows, p, columns, K)
         return maps.reshape(b, n, math.prod(self.cell_hw), query.shape[2])
 
     def _picture(self, cells: Tensor) -> Tensor:

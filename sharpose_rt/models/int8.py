@@ -22,6 +22,10 @@ N = TypeVar("N", bound=nn.Module)
 
 Ranges = Mapping[str, tuple[float, float]]
 """Lowest and highest input of each layer that is rounded, by the layer's name."""
+NEW_RANGES = (
+    "a pose network's are written by `sharpose-rt weights quantize`, a detector's by `sharpose-rt train-detector`"
+)
+"""Advice for those who have damaged or foreign ones."""
 # The fine stage reads the weights of a linear patch embedding; the gate compares the quality with a threshold.
 _EXACT = ("patch_embed", "quality_predictor")
 
@@ -59,8 +63,7 @@ def quantized(network: N, ranges: Ranges) -> N:
     if set(ranges) != set(layers):
         odd = sorted(set(ranges) ^ set(layers))
         raise WeightsError(
-            f"the ranges for int8 are of other layers than the network's ({', '.join(odd[:3])}, ...); make them again "
-            "with `sharpose-rt weights quantize`"
+            f"the ranges for int8 are of other layers than the network's ({', '.join(odd[:3])}, ...); {NEW_RANGES}"
         )
     for name, layer in layers.items():
         parametrize.register_parametrization(layer, "weight", WeightGrid(layer.weight), unsafe=True)

@@ -27,7 +27,7 @@ class CoarseOutput:
     """What the coarse stage hands to the gate and to the fine stage.
 
     `heatmaps` (B, K, h, w); `quality` (B,); `cell_scores` (B, Nc); `image_inputs` and `image_outputs` (B, Nc, D);
-    `detail` (B, Nc, 4, E) of the stem, where it gives any.
+    `detail` (B, Nc, 16, E) of the stem, where it gives any.
     """
 
     heatmaps: Tensor
@@ -173,7 +173,7 @@ class SHaRPose(nn.Module):
         return self.decoder.fine(x[:, low_end:], *ends, selected, low)  # Eq. 3
 
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens (B, N, D) of all patches, without position, and the detail (B, N, 4, E) of a stem that gives any."""
+        """Tokens (B, N, D) of all patches, without position, and the detail (B, N, 16, E) of a stem that gives any."""
         if isinstance(self.patch_embed, MobileStem):
             return self.patch_embed(images)
         return self.patch_embed(images).flatten(2).transpose(1, 2), None
@@ -206,5 +206,5 @@ class SHaRPose(nn.Module):
 
 
 def _take_detail(detail: Tensor, index: Tensor) -> Tensor:
-    """Detail (B, S, 4, E) at `index` (B, S) of (B, N, 4, E)."""
+    """Detail (B, S, 16, E) at `index` (B, S) of (B, N, 16, E)."""
     return take(detail.flatten(2), index).unflatten(2, detail.shape[2:])

@@ -1,4 +1,4 @@
-"""A small convolutional network that may start from ImageNet weights: tokens for poses, features for the detector.
+"""Small convolutional networks that may start from public weights: tokens for poses, features for the detector.
 
 Ours, for networks that have to learn from tens of thousands of people. Letters: B crops, C channels, D width.
 """
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class _Row:
-    """A row of the table of EfficientNet-Lite0: side of the depthwise kernel, stride, channels, expansion."""
+    """A block of a table: side of the depthwise kernel, stride, channels, expansion."""
 
     kernel: int
     stride: int
@@ -23,7 +23,7 @@ class _Row:
     expansion: int = 6
 
 
-ROWS = (
+EFFICIENTNET_LITE0 = (
     _Row(3, 1, 16, 1),
     _Row(3, 2, 24),
     _Row(3, 1, 24),
@@ -39,13 +39,26 @@ ROWS = (
     _Row(5, 1, 192),
     _Row(5, 1, 192),
 )
-"""EfficientNet-Lite0 (Tan and Le 2019, Google's variant for plain processors), but for its last two blocks."""
+"""Tan and Le 2019, Google's variant for plain processors, but for its last two blocks."""
+MOBILENET_V2 = (
+    _Row(3, 1, 16, 1),
+    _Row(3, 2, 24),
+    _Row(3, 1, 24),
+    _Row(3, 2, 32),
+    _Row(3, 1, 32),
+    _Row(3, 1, 32),
+    _Row(3, 2, 64),
+    *[_Row(3, 1, 64)] * 3,
+    *[_Row(3, 1, 96)] * 3,
+    _Row(3, 2, 160),
+    *[_Row(3, 1, 160)] * 2,
+    _Row(3, 1, 320),
+)
+"""Sandler et al. 2018."""
 FIRST_CHANNELS = 32
-DETAIL_AFTER = 4
-"""The block whose output, an eighth of the size, goes to the decoder as detail."""
-DETAIL_CHANNELS = ROWS[DETAIL_AFTER].channels
-TOKENS_AFTER = 10
-"""The block whose output, a sixteenth of the size, becomes tokens."""
+DETAIL_CHANNELS = 24
+DETAIL_SIDE = 4
+"""Places along a token's side that have detail of their own: one for 4 px."""
 
 
 class FarPadded(nn.Conv2d):
@@ -88,18 +101,17 @@ class InvertedResidual(nn.Module):
 
 
 class MobileTrunk(nn.Module):
-    """The first blocks of EfficientNet-Lite0.
+    """Inverted residuals in a row.
 
     A linear patch embedding has to find edges and parts at every offset anew; these layers share what they learn over
-    the picture, and may start from weights that have seen a million photographs (`training.stem_weights`).
+    the picture, and may start from weights that have seen very many photographs (`training.stem_weights`).
 
     Args:
-        blocks: how many of `ROWS`.
+        rows: its table.
     """
 
-    def __init__(self, blocks: int) -> None:
+    def __init__(self, rows: Sequence[_Row]) -> None:
         super().__init__()
-        rows = ROWS[:blocks]
         self.first = FarPadded(3, FIRST_CHANNELS, 3)
         before = (FIRST_CHANNELS, *(row.channels for row in rows))
         self.layers = nn.ModuleList(InvertedResidual(c, row) for c, row in zip(before, rows, strict=False))
@@ -115,17 +127,49 @@ class MobileTrunk(nn.Module):
         return found
 
 
+class Merge(nn.Module):
+    """A level of a feature pyramid (Lin et al. 2017): the coarser level enlarged, this one added, mixed."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.lateral = nn.Conv2d(channels, channels, 1)
+        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.pointwise = nn.Conv2d(channels, out, 1)
+
+    def forward(self, coarser: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum (B, C, h, w), and what is made of it (B, C', h, w)."""
+        enlarged = F.interpolate(coarser, scale_factor=2, mode="bilinear", align_corners=False)
+        total = enlarged + self.lateral(level)
+        return total, F.relu(self.pointwise(self.depthwise(total)))
+
+
 class MobileStem(MobileTrunk):
-    """Tokens of 16 px cells, and the features of their quarters."""
+    """Tokens of 16 px cells, and features of every 4 px in them: MobileNetV2 and the pyramid that MoveNet puts on it.
+
+    The pyramid brings what the deepest layers know of the whole body down to a quarter of the picture's size, which is
+    that of the fine stage's heatmaps. Both sides of a picture are multiples of 32 px.
+    """
 
     def __init__(self, width: int) -> None:
-        super().__init__(TOKENS_AFTER + 1)
-        self.last = nn.Conv2d(ROWS[TOKENS_AFTER].channels, width, 1)
+        super().__init__(MOBILENET_V2)
+        self.deep = nn.Conv2d(320, 1280, 1)
+        self.narrow = nn.Conv2d(1280, 64, 1)
+        self.merges = nn.ModuleList([Merge(64, 32), Merge(32, 24), Merge(24, 24)])  # at 16, 8 and 4 px
+        self.detail = nn.Conv2d(24, DETAIL_CHANNELS, 3, padding=1, groups=24, bias=False)
+        self.token = nn.Conv2d(96 + 64, width, 1)
+        self.places = nn.Linear(DETAIL_SIDE**2 * DETAIL_CHANNELS, width, bias=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, N, D) of the N cells, row-major, and detail (B, N, 4, C) of their quarters, from (B, 3, h, w)."""
-        detail, x = self.features(images, (DETAIL_AFTER, TOKENS_AFTER))
-        tokens = self.last(x).flatten(2).transpose(1, 2)
+        """Tokens (B, N, D) of the N cells, row-major, and detail (B, N, 16, C) of their places, from (B, 3, h, w)."""
+        at4, at8, at16, before_deep, at32 = self.features(images, (2, 5, 9, 12, 16))
+        x = self.narrow(F.relu6(self.deep(at32)))
+        pyramid16, x = self.merges[0](x, at16)
+        _, x = self.merges[1](x, at8)
+        _, x = self.merges[2](x, at4)
+        tokens = self.token(torch.cat([before_deep, pyramid16], 1)).flatten(2).transpose(1, 2)
+        detail = self.detail(x)
         b, c, h, w = detail.shape
-        quarters = detail.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 3, 5, 1)  # (B, h/16, w/16, 2, 2, C)
-        return tokens, quarters.reshape(b, (h // 2) * (w // 2), 4, c)
+        s = DETAIL_SIDE
+        places = detail.reshape(b, c, h // s, s, w // s, s).permute(0, 2, 4, 3, 5, 1)  # (B, h/16, w/16, 4, 4, C)
+        places = places.reshape(b, (h // s) * (w // s), s * s, c)
+        return tokens + self.places(places.flatten(2)), places

@@ -41,7 +41,8 @@ class Variant:
         width: D, features of a token.
         alpha: share of coarse cells that the fine stage splits.
         sigma_cells: standard deviation of the training target's Gaussian, in heatmap cells.
-        stem: how a patch becomes a token: 'patch' (one linear map, the paper) or 'mobile' (see `MobileStem`).
+        stem: how a patch becomes a token: 'patch' (one linear map, the paper) or 'mobile' (see `MobileStem`; the
+            sides of both stages' pictures are multiples of 32 px then).
         decoder: where heatmaps come from: 'tokens' (keypoint tokens alone, Eq. 3) or 'pixels' (see `PixelDecoder`).
     """
 

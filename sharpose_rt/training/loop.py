@@ -38,8 +38,9 @@ from sharpose_rt.training.datasets import People, epoch_order, find_set, mix, qu
 from sharpose_rt.training.device_crops import DeviceCrops, DrawDataset
 from sharpose_rt.training.distill import Teacher, create_teacher, distillation_loss
 from sharpose_rt.training.log import Row, TensorBoard, read_log, write_log
+from sharpose_rt.training.movenet import load_movenet
 from sharpose_rt.training.optim import Ema, build_optimizers, lr_factor, set_lr
-from sharpose_rt.training.stem_weights import freeze_stem, load_stem_weights
+from sharpose_rt.training.stem_weights import freeze_stem
 from sharpose_rt.training.transforms import CropDataset, Sampler
 from sharpose_rt.training.world import World, join_world, pick_device
 
@@ -175,7 +176,7 @@ class Trainer:
         else:  # heatmaps begin near zero, else the first hundred steps only shrink them
             torch.nn.init.trunc_normal_(model.decoder.last.weight, std=0.002)
             if self.config.init_stem != "random":
-                load_stem_weights(model.patch_embed, self.config.init_stem)
+                load_movenet(model.patch_embed, self.config.init_stem)
         if self.config.frozen_stem_blocks:
             freeze_stem(model.patch_embed, self.config.frozen_stem_blocks)
         return model

@@ -33,7 +33,7 @@ from sharpose_rt.errors import ConfigError, DatasetError, OutputError
 from sharpose_rt.geometry.boxes import iou_matrix
 from sharpose_rt.graphs import fastest_dtype
 from sharpose_rt.models.int8 import observe
-from sharpose_rt.models.stem import ROWS
+from sharpose_rt.models.stem import EFFICIENTNET_LITE0
 from sharpose_rt.models.weights import write_safetensors
 from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
 from sharpose_rt.training.datasets import quiet_worker, read_image
@@ -108,8 +108,10 @@ class DetectorRecipe:
                 raise ConfigError(f"{name} is {getattr(self, name)}; a multiple of 32 px is accepted")
         if self.precision not in ("auto", "bf16", "fp32"):
             raise ConfigError(f"precision is {self.precision!r}; auto, bf16 or fp32 is accepted")
-        if not 0 <= self.frozen_blocks <= len(ROWS):
-            raise ConfigError(f"frozen_blocks is {self.frozen_blocks}; 0 to {len(ROWS)} are accepted")
+        if not 0 <= self.frozen_blocks <= len(EFFICIENTNET_LITE0):
+            raise ConfigError(f"frozen_blocks is {self.frozen_blocks}; 0 to {len(EFFICIENTNET_LITE0)} are accepted")
+        if not 0 <= self.frozen_until <= 1:
+            raise ConfigError(f"frozen_until is {self.frozen_until}; a part of the run, 0 to 1, is accepted")
         if self.minutes <= 0 or self.batch < 1 or self.image_size < 32:
             raise ConfigError(
                 f"minutes is {self.minutes}, batch {self.batch}, image_size {self.image_size}; "

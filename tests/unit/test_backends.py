@@ -26,7 +26,7 @@ from sharpose_rt.models.sharpose import SHaRPose
 from sharpose_rt.models.variants import BEHAVIOURS, Behaviour
 from sharpose_rt.models.weights import load_model, save_weights
 
-MINI = Variant("mini", (128, 96), width=48, heads=3, alpha=0.5, sigma_cells=2, depth=3)
+MINI = Variant("mini", (128, 64), width=48, heads=3, alpha=0.5, sigma_cells=2, depth=3)
 CONV = replace(MINI, name="conv", stem="mobile", decoder="pixels")
 openvino = pytest.mark.skipif(not graphs.installed(), reason="openvino is not installed (the extra `cpu`)")
 
@@ -64,7 +64,7 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def crops() -> np.ndarray:
-    blocks = np.random.default_rng(5).integers(0, 256, (11, 16, 12, 3), np.uint8)
+    blocks = np.random.default_rng(5).integers(0, 256, (11, 16, 8, 3), np.uint8)
     return blocks.repeat(8, 1).repeat(8, 2)
 
 

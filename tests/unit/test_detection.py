@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sharpose_rt import graphs
-from sharpose_rt.config import DetectorConfig
+from sharpose_rt.config import DetectorConfig, downloads
 from sharpose_rt.detection import Detector, Runtime, assets, create_detector, factory
 from sharpose_rt.detection.bundled import BundledDetector, build_module
 from sharpose_rt.detection.letterbox import Letterbox
@@ -663,7 +663,7 @@ def server() -> Iterator[str]:
 
 @pytest.mark.timeout(30)
 def test_download_is_whole_or_not_at_all(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assets, "ANSWER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(downloads, "ANSWER_TIMEOUT_S", 0.3)
     target = tmp_path / "models" / "m.pt"
     for path, message in (("half", "5 of 10"), ("missing", "404"), ("silent", "no answer")):
         with pytest.raises(DetectorError, match=message) as raised:
@@ -671,7 +671,7 @@ def test_download_is_whole_or_not_at_all(tmp_path: Path, server: str, monkeypatc
         assert "--detector bundled" in str(raised.value)
         assert "--offline" in str(raised.value)
         assert list(target.parent.iterdir()) == []
-    monkeypatch.setattr(assets, "ANSWER_TIMEOUT_S", 10)
+    monkeypatch.setattr(downloads, "ANSWER_TIMEOUT_S", 10)
     assets.download(server + "whole", target)
     assert target.read_bytes() == b"0123456789"
     assert list(target.parent.iterdir()) == [target]

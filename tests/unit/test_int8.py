@@ -26,7 +26,7 @@ from sharpose_rt.models.pixels import normalise
 from sharpose_rt.models.weights import RANGES, file_sha256, load_model, read_ranges, rewrite_metadata, save_weights
 from tests.people_set import SMALL, write_set
 
-CONV = replace(SMALL, name="test_conv", stem="mobile", decoder="pixels")
+CONV = replace(SMALL, name="test_conv", size_hw=(128, 64), stem="mobile", decoder="pixels")
 PEOPLE = [[50, 400, 245, 903], [223, 405, 345, 860]]
 """In the photograph bus.jpg."""
 openvino = pytest.mark.skipif(not graphs.installed(), reason="openvino is not installed (the extra `cpu`)")

@@ -24,7 +24,7 @@ from sharpose_rt.models.weights import bundled_weights, file_sha256, import_rele
 from tests.golden_rule import golden_model, golden_state_dict
 
 # As the paper's, only small: every test below would pass or fail alike on the large ones.
-MINI = Variant("mini", (128, 96), width=48, heads=3, alpha=0.5, sigma_cells=2, depth=4)
+MINI = Variant("mini", (192, 128), width=48, heads=3, alpha=0.5, sigma_cells=2, depth=4)
 
 
 # Our own stem and decoder.
@@ -153,14 +153,15 @@ def test_no_cell_and_every_cell_can_be_split(alpha, images):
     variant = replace(MINI, alpha=alpha)
     model = golden_model(variant, PAPER)
     output = model(images[:2], math.inf)
-    assert output.selected_cells.shape == (2, round(alpha * math.prod(variant.coarse_grid_hw)))
+    cells = math.prod(variant.coarse_grid_hw)
+    assert output.selected_cells.shape == (2, round(alpha * cells))
     assert torch.isfinite(output.heatmaps).all()
-    assert variant.tokens(PAPER)[1] == (12 * 4 if alpha else 12) + 17
+    assert variant.tokens(PAPER)[1] == (cells * 4 if alpha else cells) + 17
 
 
 def test_an_empty_batch_gives_an_empty_result(mini):
     output = mini(torch.empty(0, 3, *MINI.size_hw), 0.5)
-    assert output.heatmaps.shape == (0, 17, 32, 24)
+    assert output.heatmaps.shape == (0, 17, 48, 32)
     assert output.refined.shape == (0,)
 
 
@@ -203,9 +204,9 @@ def test_fine_tokens_are_the_patches_inside_their_cells(images):
 def test_pixels_of_every_token_land_in_its_cell():
     torch.manual_seed(0)
     decoder = PixelDecoder(8, (3, 2), 2, (24, 16), detail=6, channels=4)
-    keypoints, coarse, detail = torch.randn(2, 5, 8), torch.randn(2, 6, 8), torch.randn(2, 6, 4, 6)
+    keypoints, coarse, detail = torch.randn(2, 5, 8), torch.randn(2, 6, 8), torch.randn(2, 6, 16, 6)
     selected, others = split_cells(torch.rand(2, 6), 2)
-    high, high_detail = torch.randn(2, 2 * 4, 8), torch.randn(2, 2 * 4, 4, 6)
+    high, high_detail = torch.randn(2, 2 * 4, 8), torch.randn(2, 2 * 4, 16, 6)
     rows = torch.arange(2)[:, None]
     low = coarse[rows, others], detail[rows, others]
     found = decoder.fine(keypoints, (high, high_detail), low, selected, others)
@@ -213,11 +214,11 @@ def test_pixels_of_every_token_land_in_its_cell():
     query = decoder.query(keypoints)
 
     def square(embedding, token, detail, crop):
-        """(K, side, side) of one token: its four quarters put together."""
-        side = embedding.quarter_hw[0]
-        pixels = embedding(token[None, None], detail[None, None])[0].view(4, side, side, 4) @ query[crop].T
-        top, bottom = (torch.cat([pixels[a], pixels[a + 1]], 1) for a in (0, 2))
-        return torch.cat([top, bottom], 0).movedim(2, 0)
+        """(K, 4 * side, 4 * side) of one token: its sixteen places put together."""
+        side = embedding.place_hw[0]
+        pixels = embedding(token[None, None], detail[None, None])[0].view(16, side, side, 4) @ query[crop].T
+        rows = [torch.cat(list(pixels[first : first + 4]), 1) for first in (0, 4, 8, 12)]
+        return torch.cat(rows, 0).movedim(2, 0)
 
     for crop in range(2):
         for cell in range(6):

@@ -258,6 +258,7 @@ def test_the_command_trains_saves_and_resumes(folder, capsys):
         ({"out": "x.pt"}, ".safetensors"),
         ({"minutes": 0.0}, "above 0"),
         ({"precision": "int8"}, "auto, bf16 or fp32"),
+        ({"frozen_until": 1.5}, "0 to 1"),
     ],
 )
 def test_wrong_options_say_what_is_accepted(folder, changes, message):

@@ -31,9 +31,10 @@ from sharpose_rt.training.config import DataConfig, DistillConfig, OptimConfig, 
 from sharpose_rt.training.distill import FileTeacher
 from sharpose_rt.training.log import read_log
 from sharpose_rt.training.loop import Clock, Trainer, load_people
+from sharpose_rt.training.movenet import load_movenet
 from sharpose_rt.training.optim import Ema, layer_of, lr_factor
 from sharpose_rt.training.report import write_report
-from sharpose_rt.training.stem_weights import load_stem_weights
+from tests.movenet_file import write_movenet
 from tests.people_set import SMALL, write_set
 
 
@@ -268,16 +269,18 @@ def test_the_fine_stage_trains_on_the_stated_share(tmp_path, folder, monkeypatch
     assert {"mse_coarse", "mse_fine", "oks_fine"} <= set(run.rows[0])
 
 
-def test_a_stem_starts_from_imagenet_its_first_layers_stay_and_the_others_learn_slower(tmp_path, folder, monkeypatch):
-    mobile = replace(SMALL, name="small_mobile", stem="mobile", decoder="pixels")
+def test_a_stem_starts_from_movenet_its_first_layers_stay_and_the_others_learn_slower(tmp_path, folder, monkeypatch):
+    mobile = replace(SMALL, name="small_mobile", size_hw=(128, 64), stem="mobile", decoder="pixels")
     monkeypatch.setitem(VARIANTS, mobile.name, mobile)
     optim = replace(config().optim, lr=1e-3, stem_lr=0.25, warmup_steps=0)
-    plan = config(model=mobile.name, init_stem="efficientnet-lite0", frozen_stem_blocks=3, optim=optim, epochs=1)
+    public = str(write_movenet(tmp_path / "public"))
+    plan = config(model=mobile.name, init_stem=public, frozen_stem_blocks=3, optim=optim, epochs=1)
     run = trainer(plan, folder, tmp_path / "run")
     reference = MobileStem(mobile.width)
-    load_stem_weights(reference, "efficientnet-lite0")
+    load_movenet(reference, public)
     before = {name: value.clone() for name, value in run.model.patch_embed.state_dict().items()}
-    assert all(torch.equal(before[k], v) for k, v in reference.state_dict().items() if not k.startswith("last."))
+    ours = ("token.", "places.")
+    assert all(torch.equal(before[k], v) for k, v in reference.state_dict().items() if not k.startswith(ours))
     rates = {id(p): group["peak_lr"] for o in run.optimizers for group in o.param_groups for p in group["params"]}
     run.run()
     for name, parameter in run.model.patch_embed.named_parameters():

@@ -1,0 +1,77 @@
+"""MoveNet Lightning as TensorFlow.js stores it, with weights of our own: names, shapes and layout are its."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+# Kernel sides are 3; stride, channels, expansion of each block of MobileNetV2.
+BLOCKS = (
+    (1, 16, 1),
+    (2, 24, 6),
+    (1, 24, 6),
+    (2, 32, 6),
+    *[(1, 32, 6)] * 2,
+    (2, 64, 6),
+    *[(1, 64, 6)] * 3,
+    *[(1, 96, 6)] * 3,
+    (2, 160, 6),
+    *[(1, 160, 6)] * 2,
+    (1, 320, 6),
+)
+EXTRACTOR = "StatefulPartitionedCall/center_net_mobile_net_v2fpn_feature_extractor/model_1/"
+
+
+def shapes() -> dict[str, tuple[int, ...]]:
+    """Every weight that the stem takes, by its full name."""
+    found: dict[str, tuple[int, ...]] = {}
+
+    def folded(name: str, shape: tuple[int, ...], kind: str = "Conv2D") -> None:
+        found[f"{EXTRACTOR}model/{name}/{kind}_weights"] = shape
+        found[f"{EXTRACTOR}model/{name}/{kind}_bn_offset"] = (shape[2] if kind == "depthwise" else shape[3],)
+
+    folded("Conv1", (3, 3, 3, 32))
+    before = 32
+    for number, (_, channels, expansion) in enumerate(BLOCKS):
+        name = f"block_{number}" if number else "expanded_conv"
+        hidden = before * expansion
+        if expansion > 1:
+            folded(f"{name}_expand", (1, 1, before, hidden))
+        folded(f"{name}_depthwise", (3, 3, hidden, 1), "depthwise")
+        folded(f"{name}_project", (1, 1, hidden, channels))
+        before = channels
+    folded("Conv_1", (1, 1, 320, 1280))
+    for name, before, after in (("", 1280, 64), ("_1", 64, 64), ("_2", 32, 32), ("_3", 24, 24)):
+        found[f"{EXTRACTOR}conv2d{name}/Conv2D/ReadVariableOp"] = (1, 1, before, after)
+        found[f"{EXTRACTOR}conv2d{name}/BiasAdd/ReadVariableOp"] = (after,)
+    for name, before, after in (("", 64, 32), ("_1", 32, 24), ("_2", 24, 24)):
+        mix = f"{EXTRACTOR}separable_conv2d{name}/separable_conv2d"
+        found[f"{mix}/ReadVariableOp"] = (3, 3, before, 1)
+        found[f"{mix}_weights"] = (1, 1, before, after)
+        found[f"{mix}_bn_offset"] = (after,)
+    head = "StatefulPartitionedCall/kpt_heatmap_0/separable_conv2d_4/separable_conv2d/ReadVariableOp"
+    found[head] = (3, 3, 24, 1)
+    return found
+
+
+def write_movenet(folder: Path, seed: int = 0) -> Path:
+    """Write `movenet-lightning.json` and `.bin`, in float16 among integers as there; the path of the first."""
+    random = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    data, entries = b"", []
+    for name, shape in shapes().items():
+        if len(shape) == 1:
+            values = random.normal(0, 0.1, shape)
+        else:
+            fan_in = shape[0] * shape[1] * (1 if shape[3] == 1 else shape[2])
+            values = random.normal(0, (2 / fan_in) ** 0.5, shape)
+        data += np.array([7], np.int32).tobytes() + values.astype(np.float16).tobytes()
+        entries.append({"name": f"{name}/axis", "shape": [], "dtype": "int32"})
+        stored = {"dtype": "float16", "original_dtype": "float32"}
+        entries.append({"name": name, "shape": list(shape), "dtype": "float32", "quantization": stored})
+    path = folder / "movenet-lightning.json"
+    (folder / "movenet-lightning.bin").write_bytes(data)
+    path.write_text(json.dumps({"weightsManifest": [{"paths": ["movenet-lightning.bin"], "weights": entries}]}))
+    return path
