@@ -26,8 +26,17 @@ NEW_RANGES = (
     "a pose network's are written by `sharpose-rt weights quantize`, a detector's by `sharpose-rt train-detector`"
 )
 """Advice for those who have damaged or foreign ones."""
-# The fine stage reads the weights of a linear patch embedding; the gate compares the quality with a threshold.
-_EXACT = ("patch_embed", "quality_predictor")
+_EXACT = (
+    "quality_predictor.",  # the gate compares it with a threshold
+    # The first layers of the stem are the ones that grids of 256 steps hurt (most of all the first depthwise one, as in
+    # any MobileNetV2); what its pyramid says of every 4 px comes next. They multiply little.
+    "patch_embed.first",
+    *(f"patch_embed.layers.{number}." for number in range(4)),
+    "patch_embed.merges.",
+    "patch_embed.detail",
+    "patch_embed.places",
+    "patch_embed.token",
+)
 
 
 def observe(network: nn.Module, run: Callable[[], object]) -> dict[str, tuple[float, float]]:
@@ -76,7 +85,9 @@ def _layers(network: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
     return {
         name: layer
         for name, layer in network.named_modules()
-        if isinstance(layer, (nn.Linear, nn.Conv2d)) and name != _EXACT[0] and not name.startswith(f"{_EXACT[1]}.")
+        if isinstance(layer, (nn.Linear, nn.Conv2d))
+        and name != "patch_embed"  # the fine stage reads the weights of a linear one
+        and not name.startswith(_EXACT)
     }
 
 
