@@ -99,8 +99,9 @@ def test_all_layers_are_rounded_but_those_that_the_gate_and_the_fine_stage_look_
     crops = np.random.default_rng(1).integers(0, 256, (2, *variant.size_hw, 3), np.uint8)
     ranges = seen(model, crops)
     assert {"blocks.0.attn.qkv", "blocks.1.mlp.fc2", "carry.fc1"} <= set(ranges)
-    assert ("patch_embed.layers.1.depthwise" in ranges) == (variant is CONV)
-    assert not any(name.startswith("quality_predictor") or name == "patch_embed" for name in ranges)
+    assert ("patch_embed.layers.4.depthwise" in ranges) == (variant is CONV)
+    floats = ("quality_predictor.", "patch_embed.first", "patch_embed.layers.0.", "patch_embed.merges.")
+    assert not any(name.startswith(floats) or name == "patch_embed" for name in ranges)
     assert not any(module._forward_pre_hooks for module in model.modules())
     before = {name: value.clone() for name, value in model.state_dict().items()}
     images = normalise(torch.from_numpy(crops))
