@@ -29,7 +29,7 @@ NEW_RANGES = (
 _EXACT = (
     "quality_predictor.",  # the gate compares it with a threshold
     # The first layers of the stem are the ones that grids of 256 steps hurt (most of all the first depthwise one, as in
-    # any MobileNetV2); what its pyramid says of every 4 px comes next. They multiply little.
+    # any MobileNetV2); what its pyramid says of every 4 px comes next.
     "patch_embed.first",
     *(f"patch_embed.layers.{number}." for number in range(4)),
     "patch_embed.merges.",

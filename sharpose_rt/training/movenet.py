@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from sharpose_rt.config.downloads import DownloadError, download
-from sharpose_rt.config.places import cache_dir
+from sharpose_rt.config.places import beside, cache_dir
 from sharpose_rt.errors import WeightsError
 from sharpose_rt.models.stem import InvertedResidual, Merge, MobileStem
 from sharpose_rt.models.weights import file_sha256
-from sharpose_rt.training.stem_weights import put, take_our_pixels
+from sharpose_rt.training.stem_weights import filling_from, put, take_our_pixels
 
 logger = logging.getLogger("sharpose_rt.training")
 
@@ -49,11 +49,8 @@ def load_movenet(stem: nn.Module, wanted: str) -> None:
         raise WeightsError(f"init_stem is {wanted!r}, but the stem of this model is a {type(stem).__name__}")
     path = find_movenet() if wanted == NAME else Path(wanted)
     source = read_tfjs(path)
-    try:
-        with torch.no_grad():
-            _put_all(stem, source)
-    except (KeyError, RuntimeError) as error:
-        raise WeightsError(f"{path} is no MoveNet Lightning: {error}") from error
+    with filling_from(path, "MoveNet Lightning"):
+        _put_all(stem, source)
 
 
 def find_movenet() -> Path:
@@ -64,7 +61,7 @@ def find_movenet() -> Path:
     """
     folder = cache_dir() / "models"
     if not all((folder / name).is_file() for name in SHA256):
-        package = folder / "vladmandic-human.tgz"
+        package = beside(folder / "human.tgz")  # each process under torchrun comes here
         logger.info("downloading %s", PACKAGE_URL)
         try:
             download(PACKAGE_URL, package)
@@ -72,7 +69,7 @@ def find_movenet() -> Path:
                 for name in SHA256:
                     member = archive.extractfile(f"package/models/{name}")
                     assert member is not None
-                    part = folder / f".{name}.part"
+                    part = beside(folder / name)
                     part.write_bytes(member.read())
                     part.replace(folder / name)
         except (DownloadError, OSError, tarfile.TarError, KeyError) as error:

@@ -8,7 +8,8 @@ convolutions before them. The pose network's stem takes those of MoveNet (`train
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -55,11 +56,8 @@ def load_stem_weights(trunk: nn.Module, wanted: str) -> None:
         raise WeightsError(f"init_stem is {wanted!r}, but the stem of this model is a {type(trunk).__name__}")
     path = find_stem_weights(wanted)
     source = read_released(path)
-    try:
-        with torch.no_grad():
-            _put_efficientnet(trunk, source)
-    except (KeyError, RuntimeError) as error:
-        raise WeightsError(f"{path} is no EfficientNet-Lite0: {error}") from error
+    with filling_from(path, "EfficientNet-Lite0"):
+        _put_efficientnet(trunk, source)
 
 
 def freeze_stem(stem: nn.Module, blocks: int) -> None:
@@ -90,6 +88,16 @@ def _put_efficientnet(trunk: MobileTrunk, source: Mapping[str, Tensor]) -> None:
             put_folded(layer.expand, f"{name}_expand_conv", f"{name}_bn0")
         put_folded(layer.depthwise, f"{name}_depthwise_conv", f"{name}_bn1")
         put_folded(layer.project, f"{name}_project_conv", f"{name}_bn2")
+
+
+@contextmanager
+def filling_from(path: Path, network: str) -> Iterator[None]:
+    """Weights may be copied inside; WeightsError where a file lacks some, or has them in other shapes."""
+    try:
+        with torch.no_grad():
+            yield
+    except (KeyError, RuntimeError) as error:
+        raise WeightsError(f"{path} is no {network}: {error}") from error
 
 
 def put(conv: nn.Module, weight: Tensor, bias: Tensor | None = None) -> None:

@@ -153,10 +153,9 @@ def test_no_cell_and_every_cell_can_be_split(alpha, images):
     variant = replace(MINI, alpha=alpha)
     model = golden_model(variant, PAPER)
     output = model(images[:2], math.inf)
-    cells = math.prod(variant.coarse_grid_hw)
-    assert output.selected_cells.shape == (2, round(alpha * cells))
+    assert output.selected_cells.shape == (2, round(alpha * math.prod(variant.coarse_grid_hw)))
     assert torch.isfinite(output.heatmaps).all()
-    assert variant.tokens(PAPER)[1] == (cells * 4 if alpha else cells) + 17
+    assert variant.tokens(PAPER)[1] == (24 * 4 if alpha else 24) + 17
 
 
 def test_an_empty_batch_gives_an_empty_result(mini):

