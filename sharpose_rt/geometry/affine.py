@@ -76,25 +76,30 @@ def apply_affine(points: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
 def warp_crops(image: NDArray[np.uint8], affine: ArrayLike, crop_size_wh: tuple[int, int]) -> NDArray[np.uint8]:
     """Crops (N, h, w, 3) uint8 of one picture (H, W, 3), bilinear; black beyond its borders.
 
-    A person much larger than the crop is first shrunk by areas, since bilinear sampling alone would alias
-    (rule: more than 2 picture pixels a crop pixel).
+    A person much larger than the crop is first halved, by areas, until there are at most 2 picture pixels a crop pixel:
+    bilinear sampling alone would alias.
     """
     maps = np.asarray(affine, np.float64).reshape(-1, 2, 3)
     crops = np.empty((len(maps), crop_size_wh[1], crop_size_wh[0], 3), np.uint8)
-    for crop, matrix in zip(crops, maps, strict=True):
-        pixels_per_crop_px = 1 / np.sqrt(abs(np.linalg.det(matrix[:, :2])))
+    for crop, matrix, times in zip(crops, maps, halvings(maps).tolist(), strict=True):
         source = image
-        if pixels_per_crop_px > 2:
-            source, matrix = _shrunk(image, matrix, crop_size_wh, int(pixels_per_crop_px))
+        if times:
+            source, matrix = _halved(image, matrix, crop_size_wh, times)
         cv2.warpAffine(source, matrix, crop_size_wh, dst=crop, flags=cv2.INTER_LINEAR)
     return crops
 
 
-def _shrunk(
-    image: NDArray[np.uint8], matrix: NDArray[np.float64], crop_size_wh: tuple[int, int], factor: int
+def halvings(affine: ArrayLike) -> NDArray[np.int64]:
+    """How often the picture is halved for each map (N, 2, 3) to a crop: (N,), 0 up to 2 picture pixels a crop pixel."""
+    crop_px_per_pixel = np.sqrt(np.abs(np.linalg.det(np.asarray(affine, np.float64)[:, :, :2])))
+    return np.maximum(np.ceil(-np.log2(crop_px_per_pixel)) - 1, 0).astype(np.int64)
+
+
+def _halved(
+    image: NDArray[np.uint8], matrix: NDArray[np.float64], crop_size_wh: tuple[int, int], times: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """The part of the picture that a crop shows, smaller by a whole factor, and the map from it to the crop."""
-    w, h = crop_size_wh
+    """The part of the picture that a crop shows, halved so many times, and the map from it to the crop."""
+    (w, h), factor = crop_size_wh, 2**times
     corners = apply_affine([[0, 0], [w - 1, 0], [0, h - 1], [w - 1, h - 1]], invert_affine(matrix))
     low = np.clip(np.floor(corners.min(0)).astype(int) - factor, 0, [image.shape[1], image.shape[0]])
     high = np.clip(np.ceil(corners.max(0)).astype(int) + factor, 0, [image.shape[1], image.shape[0]])
@@ -102,7 +107,9 @@ def _shrunk(
     if size.min() < 1:
         return image, matrix
     high = low + size * factor
-    part = cv2.resize(image[low[1] : high[1], low[0] : high[0]], size.tolist(), interpolation=cv2.INTER_AREA)
+    part = image[low[1] : high[1], low[0] : high[0]]
+    for _ in range(times):  # OpenCV is quick at means of 2x2 pixels, and not of any other number
+        part = cv2.resize(part, (part.shape[1] // 2, part.shape[0] // 2), interpolation=cv2.INTER_AREA)
     # Cell j of the small picture has its centre at low + factor * j + (factor - 1) / 2 of the large one.
     origin = low + (factor - 1) / 2
     offset = matrix[:, :2] @ origin + matrix[:, 2]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from sharpose_rt.geometry.affine import invert_affine
+from sharpose_rt.geometry.affine import halvings, invert_affine
 
 
 def sample(images: Tensor, matrices: Tensor, size_wh: tuple[int, int]) -> Tensor:
@@ -36,11 +36,10 @@ def sample(images: Tensor, matrices: Tensor, size_wh: tuple[int, int]) -> Tensor
 def warp_on_device(image_bgr: Tensor, affine: ArrayLike, crop_size_wh: tuple[int, int]) -> Tensor:
     """Crops (N, h, w, 3) uint8 of one picture (H, W, 3) uint8; as `affine.warp_crops`, within rounding.
 
-    A person much larger than the crop is sampled from the picture shrunk by a whole factor, as there.
+    A person much larger than the crop is sampled from the picture halved as often as there.
     """
     maps = np.asarray(affine, np.float64).reshape(-1, 2, 3)
-    pixels_per_crop_px = 1 / np.sqrt(np.abs(np.linalg.det(maps[:, :, :2])))
-    factors = np.where(pixels_per_crop_px > 2, pixels_per_crop_px, 1).astype(int).clip(max=min(image_bgr.shape[:2]))
+    factors = (2 ** halvings(maps)).clip(max=min(image_bgr.shape[:2]))
     picture = image_bgr.permute(2, 0, 1)[None].float()
     w, h = crop_size_wh
     crops = torch.empty((len(maps), h, w, 3), dtype=torch.uint8, device=image_bgr.device)

@@ -170,6 +170,6 @@ class MobileStem(MobileTrunk):
         detail = self.detail(x)
         b, c, h, w = detail.shape
         s = DETAIL_SIDE
-        places = detail.reshape(b, c, h // s, s, w // s, s).permute(0, 2, 4, 3, 5, 1)  # (B, h/16, w/16, 4, 4, C)
-        places = places.reshape(b, (h // s) * (w // s), s * s, c)
+        places = detail.permute(0, 2, 3, 1).reshape(b, h // s, s, w // s, s, c).transpose(2, 3)
+        places = places.reshape(b, (h // s) * (w // s), s * s, c)  # row-major inside a token's cell
         return tokens + self.places(places.flatten(2)), places

@@ -91,6 +91,10 @@ class AugmentConfig:
     """Probability that a patch is pasted over."""
     person_p: float = 0.0
     """Probability that another person, cut out along the skeleton, is pasted over."""
+    low_resolution: float = 3.0
+    """Largest factor by which a crop is made as coarse as that of somebody far away ..."""
+    low_resolution_p: float = 0.0
+    """... and its probability."""
 
     def __post_init__(self) -> None:
         _check("augment.padding", self.padding, 0.5, 4)
@@ -98,7 +102,9 @@ class AugmentConfig:
         _check("augment.scale", self.scale, 0, 0.9)
         _check("augment.rotation_deg", self.rotation_deg, 0, 180)
         _check("augment.colour", self.colour, 0, 0.9)
-        for name in ("shift_p", "rotation_p", "flip_p", "half_body_p", "occlusion_p", "person_p"):
+        _check("augment.low_resolution", self.low_resolution, 1, 16)
+        chances = ("shift_p", "rotation_p", "flip_p", "half_body_p", "occlusion_p", "person_p", "low_resolution_p")
+        for name in chances:
             _check(f"augment.{name}", getattr(self, name), 0, 1)
 
 

@@ -16,10 +16,12 @@ from torch.utils.data import DataLoader, Dataset
 from sharpose_rt.geometry.affine import affine_from_region, fit_aspect, warp_crops
 from sharpose_rt.geometry.device_warp import sample
 from sharpose_rt.training.datasets import People, read_image
-from sharpose_rt.training.transforms import Sampler
+from sharpose_rt.training.transforms import Sampler, coarsen
 
 MARGIN = 1.5
 """What is held shows so much more than the crop on each side, so that shifted and turned crops find their pixels."""
+READ_ON_CPU = ("patch", "coarser")
+"""What `DeviceCrops.warp` reads number by number, so that it need not go to the device."""
 
 
 def held_affine(people: People, index: int, crop_size_wh: tuple[int, int], padding: float) -> NDArray[np.float64]:
@@ -63,8 +65,8 @@ class DrawDataset(Dataset[dict[str, Tensor]]):
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Tensor]:
         """`keypoints`, `joint_weights`, `area` as `CropDataset`, and what `DeviceCrops.warp` reads.
 
-        `index` () int64, `matrix` (2, 3) float32 from crop to held pixels, `colour` (3,), `patch` (9,); where people
-        may be pasted also `other_index`, `other_matrix` and `mask` (h, w) uint8.
+        `index` () int64, `matrix` (2, 3) float32 from crop to held pixels, `colour` (3,), `patch` (9,), `coarser`
+        (); where people may be pasted also `other_index`, `other_matrix` and `mask` (h, w) uint8.
         """
         index, sampler = item[0], self.sampler
         sample = sampler.draw(*item)
@@ -74,6 +76,7 @@ class DrawDataset(Dataset[dict[str, Tensor]]):
             "matrix": self._matrix(index, sample.variation.affine),
             "colour": torch.from_numpy(sample.colour),
             "patch": torch.from_numpy(sample.patch),
+            "coarser": torch.tensor(sample.coarser),
             **sample.labels,
         }
         if sampler.config.person_p > 0:
@@ -121,6 +124,9 @@ class DeviceCrops:
         if "mask" in batch:
             share = batch["mask"][:, None].float() / 255
             pixels = pixels + share * (self._sample(batch["other_index"], batch["other_matrix"]) - pixels)
+        for number, factor in enumerate(batch["coarser"].tolist()):
+            if factor > 1:
+                pixels[number] = coarsen(pixels[number], factor)
         crops = pixels.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
         for number, (y, x, h, w, from_y, from_x, *colour) in enumerate(batch["patch"].tolist()):
             if h:

@@ -35,7 +35,7 @@ from sharpose_rt.training import losses
 from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
 from sharpose_rt.training.config import SetConfig, TrainConfig
 from sharpose_rt.training.datasets import People, epoch_order, find_set, mix, quiet_worker, read_people
-from sharpose_rt.training.device_crops import DeviceCrops, DrawDataset
+from sharpose_rt.training.device_crops import READ_ON_CPU, DeviceCrops, DrawDataset
 from sharpose_rt.training.distill import Teacher, create_teacher, distillation_loss
 from sharpose_rt.training.log import Row, TensorBoard, read_log, write_log
 from sharpose_rt.training.movenet import load_movenet
@@ -202,11 +202,10 @@ class Trainer:
         progress = self.world.agree(min(self.clock.progress(self.samples), 1.0))
         factor = lr_factor(self.config.optim, progress, self.step)
         set_lr(self.optimizers, factor)
-        patches = batch.pop("patch", None)  # read number by number, so it stays on the CPU
+        numbers = {key: batch.pop(key) for key in READ_ON_CPU if key in batch}
         batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
         if self.crops:
-            assert patches is not None
-            batch["crop"] = self.crops.warp({**batch, "patch": patches})
+            batch["crop"] = self.crops.warp(batch | numbers)
         loss, parts = self.loss(batch, progress)
         value = loss.item()
         if not math.isfinite(value):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -127,6 +128,13 @@ def paste_patch(crop: NDArray[np.uint8], patch: NDArray[np.int64]) -> None:
     crop[y : y + h, x : x + w] = source
 
 
+def coarsen(pixels: Tensor, factor: float) -> Tensor:
+    """The crop (3, h, w) float32 with no more detail than a picture `factor` times smaller gives."""
+    h, w = pixels.shape[1:]
+    small = F.interpolate(pixels[None], (round(h / factor), round(w / factor)), mode="bilinear", antialias=True)
+    return F.interpolate(small, (h, w), mode="bilinear")[0]
+
+
 @dataclass(frozen=True)
 class Passer:
     """Another person who stands in front.
@@ -154,6 +162,7 @@ class Sample:
         colour: (3,) float32 factors of brightness, contrast, saturation; ones change nothing.
         patch: (9,) as `draw_patch` gives it; of height 0 where nothing is covered.
         passer: who stands in front, or None.
+        coarser: factor for `coarsen`; 1 changes nothing.
     """
 
     variation: Variation
@@ -163,6 +172,7 @@ class Sample:
     colour: Float32
     patch: NDArray[np.int64]
     passer: Passer | None
+    coarser: float
 
     @property
     def labels(self) -> dict[str, Tensor]:
@@ -223,7 +233,10 @@ class Sampler:
         weights = np.where(self._reachable(points), weights, 0).astype(np.float32)
         area = float(people.areas[index] * abs(np.linalg.det(variation.affine[:, :2])))
         passer = self._passer(index, points, weights, rng) if rng.random() < config.person_p else None
-        return Sample(variation, points.astype(np.float32), weights, area, colour, patch, passer)
+        coarser = 1.0
+        if rng.random() < config.low_resolution_p:
+            coarser = float(config.low_resolution ** rng.random())
+        return Sample(variation, points.astype(np.float32), weights, area, colour, patch, passer, coarser)
 
     def _passer(
         self, index: int, points: NDArray[np.float64], weights: Float32, rng: np.random.Generator
@@ -275,6 +288,9 @@ class CropDataset(Dataset[dict[str, Tensor]]):
             crop = cv2.transform(crop, colour_matrix(sample.colour, float(crop.mean())))
         if sample.passer:
             crop = self._cover(crop, sample.passer)  # type: ignore[arg-type]
+        if sample.coarser > 1:
+            pixels = coarsen(torch.from_numpy(crop).permute(2, 0, 1).float(), sample.coarser)
+            crop = pixels.round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
         paste_patch(crop, sample.patch)  # type: ignore[arg-type]
         return {"crop": torch.from_numpy(np.ascontiguousarray(crop)), **sample.labels}
 

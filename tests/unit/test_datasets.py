@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils.data import default_collate
 
 from sharpose_rt.errors import DatasetError
@@ -21,6 +23,7 @@ from sharpose_rt.training.transforms import (
     NO_AUGMENT,
     CropDataset,
     Sampler,
+    coarsen,
     draw_patch,
     jitter_colour,
     paste_patch,
@@ -206,6 +209,28 @@ def test_colour_and_patches_change_pixels_in_range():
     assert 0.005 < share < 0.15
 
 
+@given(factor=st.floats(1, 16), seed=st.integers(0, 99))
+def test_a_coarser_crop_keeps_its_means_and_loses_its_detail(factor, seed):
+    fine = torch.rand(3, 64, 48, generator=torch.Generator().manual_seed(seed)) * 255
+    coarse = coarsen(fine, factor)
+    assert coarse.shape == fine.shape
+    assert torch.allclose(coarse.mean((1, 2)), fine.mean((1, 2)), atol=6)
+    assert coarse.var() <= fine.var() * min(1, 2 / factor) + 1e-2
+
+
+def test_low_resolution_changes_pixels_only_and_at_its_probability(folder):
+    people = read(folder)
+    sharp = CropDataset(Sampler(people, (96, 128), AugmentConfig(), COCO17, seed=3))
+    config = AugmentConfig(low_resolution=4, low_resolution_p=0.5)
+    coarse = CropDataset(Sampler(people, (96, 128), config, COCO17, seed=3))
+    changed = 0
+    for draw in range(60):
+        one, other = sharp[draw % 8, draw], coarse[draw % 8, draw]
+        assert torch.equal(one["keypoints"], other["keypoints"])
+        changed += not torch.equal(one["crop"], other["crop"])
+    assert 18 <= changed <= 42
+
+
 def test_normalise_gives_imagenet_rgb():
     crop = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
     crop[..., 2] = 255  # red in BGR
@@ -214,7 +239,10 @@ def test_normalise_gives_imagenet_rgb():
     assert out[0, :, 0, 0].tolist() == pytest.approx([(1 - 0.485) / 0.229, -0.456 / 0.224, -0.406 / 0.225], rel=1e-5)
 
 
-@pytest.mark.parametrize("config", [NO_AUGMENT, AugmentConfig(scale=0.25, colour=0.3, occlusion_p=0.5, person_p=0.7)])
+ALL_AUGMENT = AugmentConfig(scale=0.25, colour=0.3, occlusion_p=0.5, person_p=0.7, low_resolution_p=0.7)
+
+
+@pytest.mark.parametrize("config", [NO_AUGMENT, ALL_AUGMENT])
 def test_crops_made_on_the_device_are_those_made_by_the_workers(folder, config):
     sampler = Sampler(read(folder), (96, 128), config, COCO17, seed=3)
     held = DeviceCrops(sampler, torch.device("cpu"))
