@@ -6,18 +6,21 @@ a ratio is taken within each round, and its spread over rounds says how far it c
 
 from __future__ import annotations
 
+import json
 import math
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from sharpose_rt.bench.record import machine, make_record, percentiles
 from sharpose_rt.config import PoseConfig
@@ -28,7 +31,10 @@ from sharpose_rt.errors import ConfigError
 from sharpose_rt.models import Variant, find_behaviour, find_variant
 from sharpose_rt.models.baselines import create_dense
 from sharpose_rt.models.cost import measure_cost, measure_dense_gmacs
+from sharpose_rt.models.int8 import observe, quantized
+from sharpose_rt.models.pixels import normalise
 from sharpose_rt.models.sharpose import SHaRPoseOutput
+from sharpose_rt.models.weights import RANGES, load_model, save_weights
 
 T = TypeVar("T")
 
@@ -81,8 +87,8 @@ def run_model_bench(config: ModelBench, say: Callable[[str], None] = lambda line
 
     A row of its results is one contender: `backend`, `method` 'dense' or 'sharpose', `exit_rate_wanted` and the
     `exit_rate` that was reached, `crops_per_s` (median over rounds), `latency_ms` of a batch, `gmacs` of a crop,
-    `gemm_percent` of the machine's own rate (that of torch), and `ratio`: how many times as many crops as the dense
-    network in the same backend (median, p10 and p90 of the rounds).
+    `gemm_percent` of the machine's own rate (that of torch; for int8 in float32), and `ratio`: how many times as many
+    crops as the dense network in the same backend (median, p10 and p90 of the rounds).
 
     Raises:
         DeviceError: the device or the precision cannot be had.
@@ -90,10 +96,11 @@ def run_model_bench(config: ModelBench, say: Callable[[str], None] = lambda line
     began = machine()
     device = resolve_device(config.device)
     dtype = resolve_precision(config.precision, device)
-    gemm = Gemm(device, dtype)
+    gemm = Gemm(device, torch.float32 if dtype == torch.int8 else dtype)
+    possible = ("torch",) if device.type == "cuda" else ("openvino",) if dtype == torch.int8 else choice.installed()
     rows: list[dict[str, Any]] = []
     for name in config.models:
-        for backend in config.backends or (("torch",) if device.type == "cuda" else choice.installed()):
+        for backend in config.backends or possible:
             comparison = Comparison(find_variant(name), config, dtype, gemm, backend)
             for batch in config.batches:
                 say(f"{name}, {backend}, batch {batch}: {config.rounds} rounds of {2 + len(config.exit_rates)} turns")
@@ -114,20 +121,23 @@ class Comparison:
 
     def __init__(self, variant: Variant, config: ModelBench, dtype: torch.dtype, gemm: Gemm, backend: str) -> None:
         self.variant, self.config, self.gemm = variant, config, gemm
-        self.engine = PoseEngine(
-            PoseConfig(
-                model=variant.name,
-                weights="random",
-                behaviour=config.behaviour,
-                device=config.device,
-                precision=next(name for name, d in DTYPES.items() if d == dtype),
-                backend=backend,
-                max_batch=max(config.batches),
-                threads=cores(),  # nothing runs beside it here
-            )
+        pose = PoseConfig(
+            model=variant.name,
+            weights="random",
+            behaviour=config.behaviour,
+            device=config.device,
+            precision=next(name for name, d in DTYPES.items() if d == dtype),
+            backend=backend,
+            max_batch=max(config.batches),
+            threads=cores(),  # nothing runs beside it here
         )
         torch.manual_seed(0)
         self.dense = create_dense(variant)
+        if dtype == torch.int8:
+            self.engine = _engine_in_int8(pose)
+            self.dense = quantized(self.dense, observe(self.dense, lambda: self.dense(_images(variant.size_hw))))
+        else:
+            self.engine = PoseEngine(pose)
         if backend == "torch":
             self.dense.to(self.engine.device, dtype)
         self.cost = measure_cost(variant, find_behaviour(config.behaviour))
@@ -203,6 +213,22 @@ class Comparison:
         once()
         repeats = max(1, math.ceil(self.config.turn_s / max(sum(once()), 1e-9)))
         return lambda: [seconds for _ in range(repeats) for seconds in once()]
+
+
+def _engine_in_int8(config: PoseConfig) -> PoseEngine:
+    """An engine of random weights that say the ranges of their layers' inputs, as int8 wants."""
+    network, _ = load_model(config.model, "random", config.behaviour)
+    network.eval()
+    ranges = observe(network, lambda: network(_images(network.variant.size_hw)))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{config.model}.safetensors"
+        save_weights(network, path, metadata={RANGES: json.dumps(ranges)})
+        return PoseEngine(replace(config, weights=str(path)))
+
+
+def _images(size_hw: tuple[int, int]) -> Tensor:
+    """Some normalised crops."""
+    return normalise(torch.from_numpy(varied_crops(4, size_hw)))
 
 
 def gated(engine: PoseEngine, crops: Crops, refined: NDArray[np.bool_]) -> SHaRPoseOutput:

@@ -28,7 +28,7 @@ yet decoded; normalisation is included. *dense* is ViTPose with its classic deco
 in the same precision and backend; all contenders of a batch size took turns in every round. *exit* is the share of
 crops that left after the coarse stage (0 %: both stages for all; 100 %: the coarse stage alone). *against dense* is the
 ratio of crops a second within a round: median over the rounds, and their range from 10 to 90 %. *GEMM* is the share of
-the machine's own rate for a large matrix product by torch in that precision."""
+the machine's own rate for a large matrix product by torch in that precision (for int8 in float32)."""
 
 _PIPELINE_NOTE = """Whole runs, warm-up left out. *latency* is from capture to output written; with a file it includes
 waiting in full queues by design, with a paced or live source it is what a viewer would see. *people* "as found" is the

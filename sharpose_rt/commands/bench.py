@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sharpose_rt.config import RunConfig, load, merge
+from sharpose_rt.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,7 +46,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="turns of each contender (default: 7)")
     parser.add_argument("--behaviour", choices=("paper", "released"), default="paper", help="default: paper")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--precision", choices=_PRECISIONS[:-1], default="auto", help="number format of the networks")
+    parser.add_argument("--precision", choices=_PRECISIONS, default="auto", help="number format of the networks")
     parser.add_argument(
         "--backend", nargs="+", choices=("torch", "openvino"), help="what runs the networks (default: all installed)"
     )
@@ -155,6 +156,8 @@ def bench_model(args: argparse.Namespace) -> int:
         precision=args.precision,
         backends=tuple(args.backend or ()),
     )
+    if args.trace is not None and args.precision == "int8":
+        raise ConfigError("--trace is of the networks in torch, which has no int8; take another --precision")
     check_writable(args.json, args.trace)
     record = run_model_bench(config, _say)
     _print(_table(("model", *MODEL_HEADINGS), ([row["model"], *model_cells(row)] for row in record["results"])))

@@ -35,7 +35,7 @@ def create_model(
     for parameter in (model.keypoint_tokens, model.quality_token):
         nn.init.trunc_normal_(parameter, std=0.02)
     with torch.no_grad():
-        model.decoder.last.weight.mul_(0.1)  # heatmaps start near 0, as nearly all of their target is
+        model.decoder.last_layer().weight.mul_(0.1)  # heatmaps start near 0, as nearly all of their target is
         model.coarse_position.copy_(sincos_position(variant.coarse_grid_hw, variant.width))
         model.fine_position.copy_(sincos_position(variant.fine_grid_hw, variant.width))
     if attention_scale is not None:

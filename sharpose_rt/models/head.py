@@ -35,8 +35,7 @@ class KeypointDecoder(nn.Module):
             ]
         self.layers = nn.Sequential(*layers)
 
-    @property
-    def last(self) -> nn.Linear:
+    def last_layer(self) -> nn.Linear:
         """The layer whose scale is that of the heatmaps."""
         layer = self.layers[-1]
         assert isinstance(layer, nn.Linear)
@@ -105,8 +104,7 @@ class PixelDecoder(nn.Module):
         self.coarse_pixels = PixelEmbedding(width, detail, self.cell_hw, channels)
         self.fine_pixels = PixelEmbedding(width, detail, fine_cell_hw, channels)
 
-    @property
-    def last(self) -> nn.Linear:
+    def last_layer(self) -> nn.Linear:
         """The layer whose scale is that of the heatmaps."""
         return self.query
 

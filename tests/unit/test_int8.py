@@ -91,6 +91,8 @@ def test_each_output_channel_has_a_grid_of_its_own():
     rounded = WeightGrid(weight)(weight)
     widest = weight.flatten(1).abs().amax(1)
     assert torch.all((rounded - weight).flatten(1).abs().amax(1) <= widest / 254 + 1e-9)
+    turned = weight.transpose(0, 1)  # a transposed convolution has its output channels second
+    assert torch.equal(WeightGrid(turned, axis=1)(turned), rounded.transpose(0, 1))
 
 
 @pytest.mark.parametrize("variant", [SMALL, CONV], ids=lambda v: v.name)

@@ -220,10 +220,17 @@ def test_without_a_network_the_message_says_where_the_weights_are(tmp_path, monk
         find_movenet()
 
 
-def test_an_archive_without_them_leaves_nothing_behind(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kept", [None, 0.2, 0.6, 0.99])
+def test_an_archive_without_them_or_cut_off_leaves_nothing_behind(public, tmp_path, monkeypatch, kept):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
-    monkeypatch.setattr(movenet, "download", lambda url, path: _pack(path, {}))
+    def serve(url: str, path: Path) -> None:
+        files = {name: public.with_name(name).read_bytes() for name in movenet.SHA256}
+        _pack(path, files if kept else {})
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * (kept or 1))])
+
+    monkeypatch.setattr(movenet, "download", serve)
     with pytest.raises(WeightsError, match="cannot be had"):
         find_movenet()
     assert list((tmp_path / "sharpose-rt" / "models").iterdir()) == []
