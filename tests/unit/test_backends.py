@@ -274,9 +274,13 @@ def test_a_damaged_memory_is_measured_again(config, both, text):
     assert measured
 
 
-def test_auto_is_torch_where_nothing_else_is_installed(config, both, monkeypatch):
+def test_auto_is_torch_where_nothing_else_is_installed_and_says_what_is_faster(config, both, monkeypatch, caplog):
     monkeypatch.setattr(choice, "installed", lambda: ("torch",))
+    caplog.set_level(logging.INFO)
+    assert choose(replace(config, backend="torch")).backend == "torch"
+    assert not caplog.messages
     assert choose(replace(config, backend="auto")).backend == "torch"
+    assert "pip install 'sharpose-rt[cpu]'" in caplog.text
     assert not both[1]
 
 
