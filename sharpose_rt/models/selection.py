@@ -42,7 +42,7 @@ def take(tokens: Tensor, index: Tensor) -> Tensor:
     # Whole rows of one table: `gather` wants an index for each number, which took a sixteenth of the fine stage.
     b, n, _ = tokens.shape
     first = torch.arange(b, device=index.device)[:, None] * n
-    return tokens.flatten(0, 1)[(index + first).flatten()].unflatten(0, (b, -1))
+    return tokens.flatten(0, 1).index_select(0, (index + first).flatten()).unflatten(0, (b, -1))
 
 
 def fine_indices(cells: Tensor, coarse_grid_hw: tuple[int, int], split: int) -> Tensor:
