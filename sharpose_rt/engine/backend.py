@@ -5,6 +5,8 @@ Letters as in `models.sharpose`: B crops, R crops that are refined, S selected c
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -56,8 +58,17 @@ class Backend(Protocol):
         ...
 
 
+NARROW = 256
+"""Width from which on a layer takes longer than a second thread takes to wake up."""
+
+
 class TorchBackend:
-    """The torch modules as they are: eager, their weights in the precision of the run."""
+    """The torch modules as they are: eager, their weights in the precision of the run.
+
+    On a CPU a narrow network has a thread for every two crops, of those that torch has. Its layers are hundreds of
+    short loops, and threads that wait sleep (see `cli.main`): one crop of `tiny_256x192` took 44 ms with one thread and
+    72 with two, and the other core is the detector's meanwhile.
+    """
 
     name = "torch"
 
@@ -82,11 +93,23 @@ class TorchBackend:
 
     def coarse(self, images: Tensor) -> CoarseOutput:
         """See `Backend`."""
-        return self.network.coarse_stage(images)
+        with self._threads_for(len(images)):
+            return self.network.coarse_stage(images)
 
     def fine(self, images: Tensor, coarse: CoarseOutput, selected: Tensor, low: Tensor) -> Tensor:
         """See `Backend`."""
-        return self.network.fine_stage(images, coarse, selected, low)
+        with self._threads_for(len(images)):
+            return self.network.fine_stage(images, coarse, selected, low)
+
+    @contextlib.contextmanager
+    def _threads_for(self, crops: int) -> Iterator[None]:
+        all_threads = torch.get_num_threads()
+        enough = max(1, crops // 2) if self.network.variant.width < NARROW else all_threads
+        torch.set_num_threads(min(all_threads, enough))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(all_threads)
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:

@@ -17,11 +17,12 @@ from sharpose_rt import graphs
 from sharpose_rt.config import PoseConfig, threads
 from sharpose_rt.config.threads import detector_threads, network_threads
 from sharpose_rt.engine import PoseEngine, choice
-from sharpose_rt.engine.backend import upload
+from sharpose_rt.engine.backend import TorchBackend, upload
 from sharpose_rt.engine.batching import Batcher, padded, plan
 from sharpose_rt.engine.choice import choose, create_backend
 from sharpose_rt.errors import ConfigError, DeviceError
 from sharpose_rt.models import VARIANTS, Variant, create_model
+from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import SHaRPose
 from sharpose_rt.models.variants import BEHAVIOURS, Behaviour
 from sharpose_rt.models.weights import load_model, save_weights
@@ -234,6 +235,28 @@ def test_warming_up_compiles_every_bucket_once(config, crops, monkeypatch):
     engine.warm_up()
     monkeypatch.setattr(graphs, "openvino", None)  # nothing is compiled any more
     assert len(engine.estimate_crops(crops)) == len(crops)
+
+
+@pytest.mark.parametrize(("width", "wanted"), [(48, [1, 1, 2, 3]), (256, [3, 3, 3, 3])])
+def test_few_crops_of_a_narrow_network_have_few_threads_in_torch(width, wanted, monkeypatch):
+    variant = replace(MINI, width=width, heads=width // 16, depth=1)
+    engine_threads, seen = torch.get_num_threads(), []
+    network = create_model(variant)
+    backend = TorchBackend(network, torch.device("cpu"), torch.float32, 8)
+    for stage in ("coarse_stage", "fine_stage"):
+        run = getattr(network, stage)
+        monkeypatch.setattr(network, stage, lambda *a, run=run: seen.append(torch.get_num_threads()) or run(*a))
+    try:
+        torch.set_num_threads(3)
+        for count in (1, 3, 4, 8):
+            images = torch.zeros(count, 3, *variant.size_hw)
+            with torch.inference_mode():
+                coarse = backend.coarse(images)
+                backend.fine(images, coarse, *split_cells(coarse.cell_scores, network.selected_count))
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(engine_threads)
+    assert seen[::2] == seen[1::2] == wanted
 
 
 # Which backend `auto` takes
