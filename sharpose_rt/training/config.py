@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from sharpose_rt.config import find_preset, merge, override, read_yaml
@@ -91,6 +91,8 @@ class AugmentConfig:
     """Probability that a patch is pasted over."""
     person_p: float = 0.0
     """Probability that another person, cut out along the skeleton, is pasted over."""
+    cut_p: float = 0.0
+    """Probability that the picture ends somewhere in the person: black beyond, and the box ends there."""
     low_resolution: float = 3.0
     """Largest factor by which a crop is made as coarse as that of somebody far away ..."""
     low_resolution_p: float = 0.0
@@ -103,8 +105,7 @@ class AugmentConfig:
         _check("augment.rotation_deg", self.rotation_deg, 0, 180)
         _check("augment.colour", self.colour, 0, 0.9)
         _check("augment.low_resolution", self.low_resolution, 1, 16)
-        chances = ("shift_p", "rotation_p", "flip_p", "half_body_p", "occlusion_p", "person_p", "low_resolution_p")
-        for name in chances:
+        for name in (item.name for item in fields(self) if item.name.endswith("_p")):
             _check(f"augment.{name}", getattr(self, name), 0, 1)
 
 

@@ -65,8 +65,8 @@ class DrawDataset(Dataset[dict[str, Tensor]]):
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Tensor]:
         """`keypoints`, `joint_weights`, `area` as `CropDataset`, and what `DeviceCrops.warp` reads.
 
-        `index` () int64, `matrix` (2, 3) float32 from crop to held pixels, `colour` (3,), `patch` (9,), `coarser`
-        (); where people may be pasted also `other_index`, `other_matrix` and `mask` (h, w) uint8.
+        `index` () int64, `matrix` (2, 3) float32 from crop to held pixels, `colour` (3,), `patch` (9,), `border`
+        (3,), `coarser` (); where people may be pasted also `other_index`, `other_matrix` and `mask` (h, w) uint8.
         """
         index, sampler = item[0], self.sampler
         sample = sampler.draw(*item)
@@ -76,6 +76,7 @@ class DrawDataset(Dataset[dict[str, Tensor]]):
             "matrix": self._matrix(index, sample.variation.affine),
             "colour": torch.from_numpy(sample.colour),
             "patch": torch.from_numpy(sample.patch),
+            "border": torch.from_numpy(sample.border),
             "coarser": torch.tensor(sample.coarser),
             **sample.labels,
         }
@@ -119,6 +120,8 @@ class DeviceCrops:
     def warp(self, batch: dict[str, Tensor]) -> Tensor:
         """Crops (B, h, w, 3) uint8 BGR of a batch of `DrawDataset`, on the device; as `CropDataset` within rounding."""
         pixels = self._sample(batch["index"], batch["matrix"])  # (B, 3, h, w) float32
+        if self.config.cut_p > 0:
+            self._blacken(pixels, batch["border"])
         if self.config.colour > 0:
             pixels = self._change_colour(pixels, batch["colour"]).clamp(0, 255)
         if "mask" in batch:
@@ -139,6 +142,14 @@ class DeviceCrops:
     def _sample(self, index: Tensor, matrix: Tensor) -> Tensor:
         """Bilinear, black outside of what is held."""
         return sample(self.held[index].float(), matrix, self.crop_size_wh)
+
+    @staticmethod
+    def _blacken(pixels: Tensor, borders: Tensor) -> None:
+        """As `transforms.beyond`, for a batch."""
+        a, b, c = (number.view(-1, 1, 1, 1) for number in borders.unbind(1))
+        xs = torch.arange(pixels.shape[3], device=pixels.device)
+        ys = torch.arange(pixels.shape[2], device=pixels.device)[:, None]
+        pixels.masked_fill_(a * xs + (b * ys + c) < 0, 0)
 
     @staticmethod
     def _change_colour(pixels: Tensor, factors: Tensor) -> Tensor:

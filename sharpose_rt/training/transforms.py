@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sharpose_rt.geometry.affine import affine_from_region, apply_affine, fit_aspect, warp_crops
+from sharpose_rt.geometry.affine import affine_from_region, apply_affine, fit_aspect, invert_affine, warp_crops
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.training.config import AugmentConfig
 from sharpose_rt.training.datasets import People, read_image
@@ -24,15 +24,26 @@ Float32 = NDArray[np.float32]
 
 MIN_PASSER_JOINTS = 9
 """Somebody with fewer known joints has no outline to cut out."""
+MIN_KEPT_JOINTS = 3
+"""Nobody is cut off so that fewer are left."""
 NO_AUGMENT = AugmentConfig(shift=0, scale=0, rotation_p=0, flip_p=0, half_body_p=0)
 
 
 @dataclass(frozen=True)
 class Variation:
-    """How one crop shows its person: `affine` (2, 3) picture to crop, mirrored where `flipped`."""
+    """How one crop shows its person.
+
+    Args:
+        affine: (2, 3) picture to crop.
+        flipped: it mirrors.
+        border: (3,) a, b, c; the picture ends where a x + b y + c of its pixels falls below 0. Zeros: nowhere new.
+        share: of the person's box, 0..1, that is on this side of the border.
+    """
 
     affine: NDArray[np.float64]
     flipped: bool
+    border: NDArray[np.float64]
+    share: float
 
 
 def vary(
@@ -55,8 +66,10 @@ def vary(
         skeleton: says what the upper body is.
         rng: all chance comes from it.
     """
-    box = bbox_xyxy
-    if rng.random() < config.half_body_p:
+    box, border, share = bbox_xyxy, np.zeros(3), 1.0
+    if config.cut_p > 0 and rng.random() < config.cut_p:
+        box, border, share = _cut_box(keypoints[joint_weights > 0], rng, box)
+    elif rng.random() < config.half_body_p:
         box = _half_body_box(keypoints, joint_weights, config.half_body_joints, skeleton, rng, box)
     region = fit_aspect(box, crop_size_wh, config.padding)[0]
     if rng.random() < config.shift_p:
@@ -71,7 +84,24 @@ def vary(
     if flipped:  # x becomes width - 1 - x
         affine[0] = -affine[0]
         affine[0, 2] += crop_size_wh[0] - 1
-    return Variation(affine, flipped)
+    return Variation(affine, flipped, border, share)
+
+
+def _cut_box(joints: Float32, rng: np.random.Generator, box: Float32) -> tuple[Float32, NDArray[np.float64], float]:
+    """A part of the box, the border at which it ends, and its share; all where too few joints (N, 2) would be left.
+
+    A third to nine tenths of a side stay; half of the cuts take the legs.
+    """
+    axis, keeps_low = ((1, True), (1, False), (0, True), (0, False))[rng.choice(4, p=(0.5, 0.2, 0.15, 0.15))]
+    share = rng.uniform(0.33, 0.9)
+    place = box[axis] + (share if keeps_low else 1 - share) * (box[axis + 2] - box[axis])
+    border = np.zeros(3)
+    border[axis], border[2] = (-1, place) if keeps_low else (1, -place)
+    if (joints @ border[:2] + border[2] >= 0).sum() < MIN_KEPT_JOINTS:
+        return box, np.zeros(3), 1.0
+    kept = box.copy()
+    kept[axis + 2 if keeps_low else axis] = place
+    return kept, border, share
 
 
 def _half_body_box(
@@ -128,6 +158,12 @@ def paste_patch(crop: NDArray[np.uint8], patch: NDArray[np.int64]) -> None:
     crop[y : y + h, x : x + w] = source
 
 
+def beyond(border: Float32, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which pixels (h, w) of a crop lie beyond a border (3,) of its own pixels, as `Sample` has it."""
+    a, b, c = border
+    return a * np.arange(size_hw[1]) + (b * np.arange(size_hw[0]) + c)[:, None] < 0
+
+
 def coarsen(pixels: Tensor, factor: float) -> Tensor:
     """The crop (3, h, w) float32 with no more detail than a picture `factor` times smaller gives."""
     h, w = pixels.shape[1:]
@@ -162,6 +198,7 @@ class Sample:
         colour: (3,) float32 factors of brightness, contrast, saturation; ones change nothing.
         patch: (9,) as `draw_patch` gives it; of height 0 where nothing is covered.
         passer: who stands in front, or None.
+        border: (3,) float32, as `Variation.border`, of the crop's pixels.
         coarser: factor for `coarsen`; 1 changes nothing.
     """
 
@@ -172,6 +209,7 @@ class Sample:
     colour: Float32
     patch: NDArray[np.int64]
     passer: Passer | None
+    border: Float32
     coarser: float
 
     @property
@@ -226,17 +264,20 @@ class Sampler:
         colour = rng.uniform(1 - config.colour, 1 + config.colour, 3).astype(np.float32)
         covered = rng.random() < config.occlusion_p
         patch = draw_patch((size_wh[1], size_wh[0]), rng) if covered else np.zeros(9, np.int64)
-        points = apply_affine(keypoints, variation.affine)
+        points, (x, y, c) = apply_affine(keypoints, variation.affine), variation.border
+        weights = np.where(keypoints @ (x, y) + c >= 0, weights, 0)
         if variation.flipped:
             order = list(self.skeleton.flip_order)
             points, weights = points[order], weights[order]
         weights = np.where(self._reachable(points), weights, 0).astype(np.float32)
-        area = float(people.areas[index] * abs(np.linalg.det(variation.affine[:, :2])))
+        back = invert_affine(variation.affine)
+        border = np.append((x, y) @ back[:, :2], (x, y) @ back[:, 2] + c).astype(np.float32)
+        area = float(variation.share * people.areas[index] * abs(np.linalg.det(variation.affine[:, :2])))
         passer = self._passer(index, points, weights, rng) if rng.random() < config.person_p else None
         coarser = 1.0
         if rng.random() < config.low_resolution_p:
             coarser = float(config.low_resolution ** rng.random())
-        return Sample(variation, points.astype(np.float32), weights, area, colour, patch, passer, coarser)
+        return Sample(variation, points.astype(np.float32), weights, area, colour, patch, passer, border, coarser)
 
     def _passer(
         self, index: int, points: NDArray[np.float64], weights: Float32, rng: np.random.Generator
@@ -284,6 +325,8 @@ class CropDataset(Dataset[dict[str, Tensor]]):
         people, sample = self.sampler.people, self.sampler.draw(*item)
         image = read_image(people.image_paths[people.image_index[item[0]]])
         crop = warp_crops(image, sample.variation.affine, self.sampler.crop_size_wh)[0]
+        if self.sampler.config.cut_p > 0:
+            crop[beyond(sample.border, crop.shape[:2])] = 0
         if self.sampler.config.colour > 0:
             crop = cv2.transform(crop, colour_matrix(sample.colour, float(crop.mean())))
         if sample.passer:

@@ -20,9 +20,11 @@ from sharpose_rt.training.datasets import data_roots, epoch_order, find_set, mix
 from sharpose_rt.training.device_crops import DeviceCrops, DrawDataset
 from sharpose_rt.training.loop import SampleStream
 from sharpose_rt.training.transforms import (
+    MIN_KEPT_JOINTS,
     NO_AUGMENT,
     CropDataset,
     Sampler,
+    beyond,
     coarsen,
     draw_patch,
     jitter_colour,
@@ -218,6 +220,31 @@ def test_a_coarser_crop_keeps_its_means_and_loses_its_detail(factor, seed):
     assert coarse.var() <= fine.var() * min(1, 2 / factor) + 1e-2
 
 
+def test_who_is_cut_off_is_shown_up_to_the_border_and_known_so_far(folder):
+    people = read(folder)
+    sampler = Sampler(people, (96, 128), replace(NO_AUGMENT, cut_p=1.0, flip_p=0.5, rotation_p=0.5), COCO17, seed=5)
+    lost, black, uncut = [], [], 0
+    for draw in range(60):
+        index = draw % 8
+        sample, item = sampler.draw(index, draw), CropDataset(sampler)[index, draw]
+        if not sample.border.any():
+            uncut += 1
+            continue
+        outside = beyond(sample.border, (128, 96))
+        black.append(float(outside.mean()))
+        assert not item["crop"].numpy()[outside].any()
+        x, y, c = sample.border
+        sides = item["keypoints"].numpy() @ (x, y) + c
+        known = item["joint_weights"].numpy() > 0
+        assert (sides[known] >= -1e-3).all()  # labels ended with the picture
+        assert known.sum() >= MIN_KEPT_JOINTS
+        lost.append(17 - known.sum())
+        assert 0.3 < sample.variation.share < 0.9
+    assert uncut < 30
+    assert max(lost) > 5
+    assert 0.03 < np.mean(black) < 0.5
+
+
 def test_low_resolution_changes_pixels_only_and_at_its_probability(folder):
     people = read(folder)
     sharp = CropDataset(Sampler(people, (96, 128), AugmentConfig(), COCO17, seed=3))
@@ -239,7 +266,7 @@ def test_normalise_gives_imagenet_rgb():
     assert out[0, :, 0, 0].tolist() == pytest.approx([(1 - 0.485) / 0.229, -0.456 / 0.224, -0.406 / 0.225], rel=1e-5)
 
 
-ALL_AUGMENT = AugmentConfig(scale=0.25, colour=0.3, occlusion_p=0.5, person_p=0.7, low_resolution_p=0.7)
+ALL_AUGMENT = AugmentConfig(scale=0.25, colour=0.3, occlusion_p=0.5, person_p=0.7, cut_p=0.7, low_resolution_p=0.7)
 
 
 @pytest.mark.parametrize("config", [NO_AUGMENT, ALL_AUGMENT])
