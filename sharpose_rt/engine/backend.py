@@ -79,6 +79,7 @@ class TorchBackend:
         # Eager torch takes any number of crops. On a GPU few sizes keep its kernels' choices and memory blocks few.
         self.buckets = tuple(range(1, max_batch + 1)) if on_cpu else tuple(b for b in BUCKETS if b <= max_batch)
         self.overhead = 0.3 if on_cpu else 16.0
+        self._short_loops = on_cpu and network.variant.width < NARROW
 
     def warm_up(self) -> None:
         """Nothing: eager torch needs none worth a wait."""
@@ -104,7 +105,7 @@ class TorchBackend:
     @contextlib.contextmanager
     def _threads_for(self, crops: int) -> Iterator[None]:
         all_threads = torch.get_num_threads()
-        enough = max(1, crops // 2) if self.network.variant.width < NARROW else all_threads
+        enough = max(1, crops // 2) if self._short_loops else all_threads
         torch.set_num_threads(min(all_threads, enough))
         try:
             yield
