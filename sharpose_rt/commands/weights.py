@@ -55,6 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="threshold to recommend, as `sharpose-rt eval --sweep-threshold` finds it",
     )
+    export.add_argument(
+        "--average",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="IN.safetensors",
+        help="average with these in equal parts: of other points of the run",
+    )
     export.add_argument("--metrics", type=Path, nargs="*", default=[], metavar="JSON", help="files of `eval --json`")
     export.add_argument("--overwrite", action="store_true", help="replace OUT where it exists")
     export.set_defaults(action=export_weights)
@@ -114,6 +122,9 @@ def import_weights(args: argparse.Namespace) -> int:
 def export_weights(args: argparse.Namespace) -> int:
     """Writes weights in float16 with their threshold, and beside them a JSON with the hash and measured metrics.
 
+    Weights of one run, or of runs from the same weights, may be averaged (Wortsman et al. 2022, "Model soups"); ranges
+    for int8 do not outlast that.
+
     Raises:
         WeightsError: the weights cannot be read or do not fit the model.
         OutputError: the target exists, has another suffix, or cannot be written; a metrics file cannot be read.
@@ -121,10 +132,21 @@ def export_weights(args: argparse.Namespace) -> int:
     target = args.target
     check_target(target, args.overwrite)
 
+    import torch
+
     from sharpose_rt.models.weights import RANGES, file_sha256, load_model, save_weights
 
     model, info = load_model(args.model, str(args.source))
-    kept = {key: text for key, text in info.metadata.items() if key == RANGES}
+    kept = {key: text for key, text in info.metadata.items() if key == RANGES and not args.average}
+    others = [load_model(args.model, str(path)) for path in args.average]
+    for path, (other, _) in zip(args.average, others, strict=True):
+        if other.behaviour != model.behaviour:
+            raise WeightsError(
+                f"{path} behaves as {other.behaviour.name!r} and {args.source} as {model.behaviour.name!r}; "
+                "weights of the same behaviour can be averaged"
+            )
+    states = [model.state_dict(), *(other.state_dict() for other, _ in others)]
+    model.load_state_dict({name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]})
     metrics = [_metrics(path) for path in args.metrics]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +158,7 @@ def export_weights(args: argparse.Namespace) -> int:
             "quality_threshold": args.quality_threshold
             if math.isfinite(args.quality_threshold)
             else str(args.quality_threshold),
-            "trained_from": info.sha256,
+            "trained_from": ", ".join(source.sha256 for source in (info, *(other for _, other in others))),
             "metrics": metrics,
         }
         target.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
