@@ -10,9 +10,13 @@ import argparse
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sharpose_rt.errors import ConfigError, OutputError, WeightsError
+
+if TYPE_CHECKING:
+    from sharpose_rt.models import SHaRPose
+    from sharpose_rt.models.weights import WeightsInfo
 
 NAME = "weights"
 HELP = "import a released checkpoint, export trained weights, make weights ready for int8, or show what a file holds"
@@ -132,21 +136,10 @@ def export_weights(args: argparse.Namespace) -> int:
     target = args.target
     check_target(target, args.overwrite)
 
-    import torch
+    from sharpose_rt.models.weights import RANGES, file_sha256, save_weights
 
-    from sharpose_rt.models.weights import RANGES, file_sha256, load_model, save_weights
-
-    model, info = load_model(args.model, str(args.source))
-    kept = {key: text for key, text in info.metadata.items() if key == RANGES and not args.average}
-    others = [load_model(args.model, str(path)) for path in args.average]
-    for path, (other, _) in zip(args.average, others, strict=True):
-        if other.behaviour != model.behaviour:
-            raise WeightsError(
-                f"{path} behaves as {other.behaviour.name!r} and {args.source} as {model.behaviour.name!r}; "
-                "weights of the same behaviour can be averaged"
-            )
-    states = [model.state_dict(), *(other.state_dict() for other, _ in others)]
-    model.load_state_dict({name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]})
+    model, sources = _load_mean(args.model, [args.source, *args.average])
+    kept = {key: text for key, text in sources[0].metadata.items() if key == RANGES and len(sources) == 1}
     metrics = [_metrics(path) for path in args.metrics]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -158,7 +151,7 @@ def export_weights(args: argparse.Namespace) -> int:
             "quality_threshold": args.quality_threshold
             if math.isfinite(args.quality_threshold)
             else str(args.quality_threshold),
-            "trained_from": ", ".join(source.sha256 for source in (info, *(other for _, other in others))),
+            "trained_from": ", ".join(source.sha256 for source in sources),
             "metrics": metrics,
         }
         target.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
@@ -166,6 +159,26 @@ def export_weights(args: argparse.Namespace) -> int:
         raise OutputError(f"{target} cannot be written ({error.strerror or error}); give another folder") from error
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, threshold {args.quality_threshold:g}")
     return 0
+
+
+def _load_mean(name: str, paths: list[Path]) -> tuple[SHaRPose, list[WeightsInfo]]:
+    """The network whose weights are the mean of the files', and what is known of each file."""
+    import torch
+
+    from sharpose_rt.models.weights import load_model
+
+    loaded = [load_model(name, str(path)) for path in paths]
+    model = loaded[0][0]
+    for path, (other, _) in zip(paths, loaded, strict=True):
+        if other.behaviour != model.behaviour:
+            raise WeightsError(
+                f"{path} behaves as {other.behaviour.name!r} and {paths[0]} as {model.behaviour.name!r}; "
+                "weights of the same behaviour can be averaged"
+            )
+    if len(loaded) > 1:
+        states = [network.state_dict() for network, _ in loaded]
+        model.load_state_dict({key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]})
+    return model, [info for _, info in loaded]
 
 
 def quantize_weights(args: argparse.Namespace) -> int:

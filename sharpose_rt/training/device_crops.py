@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from sharpose_rt.geometry.affine import affine_from_region, fit_aspect, warp_crops
 from sharpose_rt.geometry.device_warp import sample
 from sharpose_rt.training.datasets import People, read_image
-from sharpose_rt.training.transforms import Sampler, coarsen
+from sharpose_rt.training.transforms import Sampler, beyond, coarsen
 
 MARGIN = 1.5
 """What is held shows so much more than the crop on each side, so that shifted and turned crops find their pixels."""
@@ -121,7 +121,8 @@ class DeviceCrops:
         """Crops (B, h, w, 3) uint8 BGR of a batch of `DrawDataset`, on the device; as `CropDataset` within rounding."""
         pixels = self._sample(batch["index"], batch["matrix"])  # (B, 3, h, w) float32
         if self.config.cut_p > 0:
-            self._blacken(pixels, batch["border"])
+            w, h = self.crop_size_wh
+            pixels.masked_fill_(beyond(batch["border"], (h, w))[:, None], 0)
         if self.config.colour > 0:
             pixels = self._change_colour(pixels, batch["colour"]).clamp(0, 255)
         if "mask" in batch:
@@ -142,14 +143,6 @@ class DeviceCrops:
     def _sample(self, index: Tensor, matrix: Tensor) -> Tensor:
         """Bilinear, black outside of what is held."""
         return sample(self.held[index].float(), matrix, self.crop_size_wh)
-
-    @staticmethod
-    def _blacken(pixels: Tensor, borders: Tensor) -> None:
-        """As `transforms.beyond`, for a batch."""
-        a, b, c = (number.view(-1, 1, 1, 1) for number in borders.unbind(1))
-        xs = torch.arange(pixels.shape[3], device=pixels.device)
-        ys = torch.arange(pixels.shape[2], device=pixels.device)[:, None]
-        pixels.masked_fill_(a * xs + (b * ys + c) < 0, 0)
 
     @staticmethod
     def _change_colour(pixels: Tensor, factors: Tensor) -> Tensor:

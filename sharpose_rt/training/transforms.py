@@ -97,11 +97,16 @@ def _cut_box(joints: Float32, rng: np.random.Generator, box: Float32) -> tuple[F
     place = box[axis] + (share if keeps_low else 1 - share) * (box[axis + 2] - box[axis])
     border = np.zeros(3)
     border[axis], border[2] = (-1, place) if keeps_low else (1, -place)
-    if (joints @ border[:2] + border[2] >= 0).sum() < MIN_KEPT_JOINTS:
+    if _before(border, joints).sum() < MIN_KEPT_JOINTS:
         return box, np.zeros(3), 1.0
     kept = box.copy()
     kept[axis + 2 if keeps_low else axis] = place
     return kept, border, share
+
+
+def _before(border: NDArray[np.float64], points: Float32) -> NDArray[np.bool_]:
+    """Which points (N, 2) lie on the border's near side, (N,)."""
+    return points @ border[:2] + border[2] >= 0
 
 
 def _half_body_box(
@@ -158,10 +163,12 @@ def paste_patch(crop: NDArray[np.uint8], patch: NDArray[np.int64]) -> None:
     crop[y : y + h, x : x + w] = source
 
 
-def beyond(border: Float32, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    """Which pixels (h, w) of a crop lie beyond a border (3,) of its own pixels, as `Sample` has it."""
-    a, b, c = border
-    return a * np.arange(size_hw[1]) + (b * np.arange(size_hw[0]) + c)[:, None] < 0
+def beyond(borders: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Which pixels (..., h, w) of crops lie beyond borders (..., 3) of their own pixels, as `Sample` has them."""
+    h, w = size_hw
+    x, y, c = (number[..., None, None] for number in borders.unbind(-1))
+    rows = y * torch.arange(h, device=borders.device)[:, None] + c
+    return x * torch.arange(w, device=borders.device) + rows < 0
 
 
 def coarsen(pixels: Tensor, factor: float) -> Tensor:
@@ -264,14 +271,14 @@ class Sampler:
         colour = rng.uniform(1 - config.colour, 1 + config.colour, 3).astype(np.float32)
         covered = rng.random() < config.occlusion_p
         patch = draw_patch((size_wh[1], size_wh[0]), rng) if covered else np.zeros(9, np.int64)
-        points, (x, y, c) = apply_affine(keypoints, variation.affine), variation.border
-        weights = np.where(keypoints @ (x, y) + c >= 0, weights, 0)
+        points = apply_affine(keypoints, variation.affine)
+        weights = np.where(_before(variation.border, keypoints), weights, 0)
         if variation.flipped:
             order = list(self.skeleton.flip_order)
             points, weights = points[order], weights[order]
         weights = np.where(self._reachable(points), weights, 0).astype(np.float32)
-        back = invert_affine(variation.affine)
-        border = np.append((x, y) @ back[:, :2], (x, y) @ back[:, 2] + c).astype(np.float32)
+        to_picture = np.vstack([invert_affine(variation.affine), [0, 0, 1]])
+        border = (variation.border @ to_picture).astype(np.float32)
         area = float(variation.share * people.areas[index] * abs(np.linalg.det(variation.affine[:, :2])))
         passer = self._passer(index, points, weights, rng) if rng.random() < config.person_p else None
         coarser = 1.0
@@ -326,7 +333,7 @@ class CropDataset(Dataset[dict[str, Tensor]]):
         image = read_image(people.image_paths[people.image_index[item[0]]])
         crop = warp_crops(image, sample.variation.affine, self.sampler.crop_size_wh)[0]
         if self.sampler.config.cut_p > 0:
-            crop[beyond(sample.border, crop.shape[:2])] = 0
+            crop[beyond(torch.from_numpy(sample.border), crop.shape[:2]).numpy()] = 0
         if self.sampler.config.colour > 0:
             crop = cv2.transform(crop, colour_matrix(sample.colour, float(crop.mean())))
         if sample.passer:

@@ -230,7 +230,7 @@ def test_who_is_cut_off_is_shown_up_to_the_border_and_known_so_far(folder):
         if not sample.border.any():
             uncut += 1
             continue
-        outside = beyond(sample.border, (128, 96))
+        outside = beyond(torch.from_numpy(sample.border), (128, 96)).numpy()
         black.append(float(outside.mean()))
         assert not item["crop"].numpy()[outside].any()
         x, y, c = sample.border
