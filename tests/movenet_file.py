@@ -1,4 +1,4 @@
-"""MoveNet Lightning as TensorFlow.js stores it, with weights of our own: names, shapes and layout are its."""
+"""MoveNet Thunder as TensorFlow.js stores it, with weights of our own: names, shapes and layout are its."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
-# Kernel sides are 3; stride, channels, expansion of each block of MobileNetV2.
+# Kernel sides are 3; stride, channels, expansion of each block of MobileNetV2, 1.75 times as wide.
 BLOCKS = (
-    (1, 16, 1),
-    (2, 24, 6),
-    (1, 24, 6),
-    (2, 32, 6),
-    *[(1, 32, 6)] * 2,
-    (2, 64, 6),
-    *[(1, 64, 6)] * 3,
-    *[(1, 96, 6)] * 3,
-    (2, 160, 6),
-    *[(1, 160, 6)] * 2,
-    (1, 320, 6),
+    (1, 32, 1),
+    (2, 40, 6),
+    (1, 40, 6),
+    (2, 56, 6),
+    *[(1, 56, 6)] * 2,
+    (2, 112, 6),
+    *[(1, 112, 6)] * 3,
+    *[(1, 168, 6)] * 3,
+    (2, 280, 6),
+    *[(1, 280, 6)] * 2,
+    (1, 560, 6),
 )
 EXTRACTOR = "StatefulPartitionedCall/center_net_mobile_net_v2fpn_feature_extractor/model_1/"
 
@@ -32,8 +32,8 @@ def shapes() -> dict[str, tuple[int, ...]]:
         found[f"{EXTRACTOR}model/{name}/{kind}_weights"] = shape
         found[f"{EXTRACTOR}model/{name}/{kind}_bn_offset"] = (shape[2] if kind == "depthwise" else shape[3],)
 
-    folded("Conv1", (3, 3, 3, 32))
-    before = 32
+    folded("Conv1", (3, 3, 3, 56))
+    before = 56
     for number, (_, channels, expansion) in enumerate(BLOCKS):
         name = f"block_{number}" if number else "expanded_conv"
         hidden = before * expansion
@@ -42,8 +42,8 @@ def shapes() -> dict[str, tuple[int, ...]]:
         folded(f"{name}_depthwise", (3, 3, hidden, 1), "depthwise")
         folded(f"{name}_project", (1, 1, hidden, channels))
         before = channels
-    folded("Conv_1", (1, 1, 320, 1280))
-    for name, before, after in (("", 1280, 64), ("_1", 64, 64), ("_2", 32, 32), ("_3", 24, 24)):
+    folded("Conv_1", (1, 1, 560, 1280))
+    for name, before, after in (("", 1280, 64), ("_1", 112, 64), ("_2", 56, 32), ("_3", 40, 24)):
         found[f"{EXTRACTOR}conv2d{name}/Conv2D/ReadVariableOp"] = (1, 1, before, after)
         found[f"{EXTRACTOR}conv2d{name}/BiasAdd/ReadVariableOp"] = (after,)
     for name, before, after in (("", 64, 32), ("_1", 32, 24), ("_2", 24, 24)):
@@ -57,7 +57,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def write_movenet(folder: Path, seed: int = 0) -> Path:
-    """Write `movenet-lightning.json` and `.bin`, in float16 among integers as there; the path of the first."""
+    """Write `movenet-thunder.json` and `.bin`, in float16 among integers as there; the path of the first."""
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     data, entries = b"", []
@@ -71,7 +71,7 @@ def write_movenet(folder: Path, seed: int = 0) -> Path:
         entries.append({"name": f"{name}/axis", "shape": [], "dtype": "int32"})
         stored = {"dtype": "float16", "original_dtype": "float32"}
         entries.append({"name": name, "shape": list(shape), "dtype": "float32", "quantization": stored})
-    path = folder / "movenet-lightning.json"
-    (folder / "movenet-lightning.bin").write_bytes(data)
-    path.write_text(json.dumps({"weightsManifest": [{"paths": ["movenet-lightning.bin"], "weights": entries}]}))
+    path = folder / "movenet-thunder.json"
+    (folder / "movenet-thunder.bin").write_bytes(data)
+    path.write_text(json.dumps({"weightsManifest": [{"paths": ["movenet-thunder.bin"], "weights": entries}]}))
     return path

@@ -81,11 +81,15 @@ def warp_crops(image: NDArray[np.uint8], affine: ArrayLike, crop_size_wh: tuple[
     """
     maps = np.asarray(affine, np.float64).reshape(-1, 2, 3)
     crops = np.empty((len(maps), crop_size_wh[1], crop_size_wh[0], 3), np.uint8)
-    for crop, matrix, times in zip(crops, maps, halvings(maps).tolist(), strict=True):
-        source = image
-        if times:
-            source, matrix = _halved(image, matrix, crop_size_wh, times)
-        cv2.warpAffine(source, matrix, crop_size_wh, dst=crop, flags=cv2.INTER_LINEAR)
+    often = halvings(maps)
+    for times in np.unique(often).tolist():
+        rows = np.flatnonzero(often == times)
+        for which, region in _shared(_seen(maps[rows], crop_size_wh, 2**times, image.shape)):
+            source, matrices = image, maps[rows[which]]
+            if times and (region[2:] > region[:2]).all():
+                source, matrices = _halved(image, region, times), _on_halved(matrices, region[:2], 2**times)
+            for row, matrix in zip(rows[which], matrices, strict=True):
+                cv2.warpAffine(source, matrix, crop_size_wh, dst=crops[row], flags=cv2.INTER_LINEAR)
     return crops
 
 
@@ -95,22 +99,38 @@ def halvings(affine: ArrayLike) -> NDArray[np.int64]:
     return np.maximum(np.ceil(-np.log2(crop_px_per_pixel)) - 1, 0).astype(np.int64)
 
 
-def _halved(
-    image: NDArray[np.uint8], matrix: NDArray[np.float64], crop_size_wh: tuple[int, int], times: int
-) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """The part of the picture that a crop shows, halved so many times, and the map from it to the crop."""
-    (w, h), factor = crop_size_wh, 2**times
-    corners = apply_affine([[0, 0], [w - 1, 0], [0, h - 1], [w - 1, h - 1]], invert_affine(matrix))
-    low = np.clip(np.floor(corners.min(0)).astype(int) - factor, 0, [image.shape[1], image.shape[0]])
-    high = np.clip(np.ceil(corners.max(0)).astype(int) + factor, 0, [image.shape[1], image.shape[0]])
-    size = (high - low) // factor
-    if size.min() < 1:
-        return image, matrix
-    high = low + size * factor
-    part = image[low[1] : high[1], low[0] : high[0]]
+def _seen(
+    maps: NDArray[np.float64], crop_size_wh: tuple[int, int], factor: int, shape: tuple[int, ...]
+) -> NDArray[np.int64]:
+    """The parts of a picture of that shape that crops show: (N, 4) as x0, y0, x1, y1, all multiples of `factor` px.
+
+    Halved pictures have the same pixels so, whichever part is halved. A part without extent lies outside.
+    """
+    (w, h), limit = crop_size_wh, np.array([shape[1], shape[0]])
+    corners = apply_affine(np.array([[0, 0], [w - 1, 0], [0, h - 1], [w - 1, h - 1]]), invert_affine(maps))
+    low, high = corners.min(1) // factor - 1, corners.max(1) // factor + 2  # and what bilinear sampling looks at
+    return np.concatenate([np.clip(end, 0, limit // factor) for end in (low, high)], 1).astype(np.int64) * factor
+
+
+def _shared(regions: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Which crops are made from which part: one part for all where that has fewer pixels than theirs together."""
+    each = np.arange(len(regions))
+    union = np.concatenate([regions[:, :2].min(0), regions[:, 2:].max(0)])
+    if np.prod(union[2:] - union[:2]) <= np.prod(regions[:, 2:] - regions[:, :2], axis=1).sum():
+        return [(each, union)]
+    return [(each[n : n + 1], region) for n, region in enumerate(regions)]
+
+
+def _halved(image: NDArray[np.uint8], region: NDArray[np.int64], times: int) -> NDArray[np.uint8]:
+    x0, y0, x1, y1 = region.tolist()
+    part = image[y0:y1, x0:x1]
     for _ in range(times):  # OpenCV is quick at means of 2x2 pixels, and not of any other number
         part = cv2.resize(part, (part.shape[1] // 2, part.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    return part  # type: ignore[return-value]
+
+
+def _on_halved(maps: NDArray[np.float64], low: NDArray[np.int64], factor: int) -> NDArray[np.float64]:
+    """Maps (N, 2, 3) to crops from a picture's part that begins at `low` (x, y) and is `factor` times smaller."""
     # Cell j of the small picture has its centre at low + factor * j + (factor - 1) / 2 of the large one.
-    origin = low + (factor - 1) / 2
-    offset = matrix[:, :2] @ origin + matrix[:, 2]
-    return part, np.concatenate([matrix[:, :2] * factor, offset[:, None]], 1)  # type: ignore[return-value]
+    offset = maps[:, :, :2] @ (low + (factor - 1) / 2) + maps[:, :, 2]
+    return np.concatenate([maps[:, :, :2] * factor, offset[:, :, None]], 2)

@@ -1,15 +1,16 @@
 """Networks whose layers multiply 8-bit integers: inputs and weights rounded to grids, which OpenVINO finds in a graph.
 
 Torch only simulates them, to the same results but for the last bits of a float. A layer's inputs share a grid of 256
-steps over the range that they were seen in; its weights have one for each output channel. Sums, norms, attention with
-its average, and the predicted quality stay as they are: they choose cells and people, and cost little.
+steps over the range that they were seen in; its weights have one for each output channel. Inputs of a depthwise layer
+have one for each channel too, since none of its sums goes over channels. Sums, norms, attention with its average, and
+the predicted quality stay as they are: they choose cells and people, and cost little.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -20,18 +21,19 @@ from sharpose_rt.errors import WeightsError
 
 N = TypeVar("N", bound=nn.Module)
 
-Ranges = Mapping[str, tuple[float, float]]
-"""Lowest and highest input of each layer that is rounded, by the layer's name."""
+End = float | Sequence[float]
+Ranges = Mapping[str, tuple[End, End]]
+"""Lowest and highest input of each layer that is rounded, by the layer's name; of each channel of a depthwise layer."""
 NEW_RANGES = (
     "a pose network's are written by `sharpose-rt weights quantize`, a detector's by `sharpose-rt train-detector`"
 )
 """Advice for those who have damaged or foreign ones."""
 _EXACT = (
     "quality_predictor.",  # the gate compares it with a threshold
-    # The first layers of the stem are the ones that grids of 256 steps hurt (most of all the first depthwise one, as in
-    # any MobileNetV2); what its pyramid says of every 4 px comes next.
+    # What grids of 256 steps hurt most: the stem's first depthwise layer, as in any MobileNetV2, and what its pyramid
+    # says of every 4 px.
     "patch_embed.first",
-    *(f"patch_embed.layers.{number}." for number in range(4)),
+    "patch_embed.layers.0.depthwise",
     "patch_embed.merges.",
     "patch_embed.detail",
     "patch_embed.places",
@@ -39,26 +41,42 @@ _EXACT = (
 )
 
 
-def observe(network: nn.Module, run: Callable[[], object]) -> dict[str, tuple[float, float]]:
+def observe(network: nn.Module, run: Callable[[], object]) -> dict[str, tuple[End, End]]:
     """The ranges of the layers' inputs while `run` sends people through `network`.
 
     An end of a range is the mean of what single crops had there: the rare crop beyond it is clipped, all others get the
-    finer grid.
+    finer grid. A single channel is idle in many crops, so its ends are the outermost of all.
     """
     ends: defaultdict[str, list[Tensor]] = defaultdict(list)
+    layers = _layers(network)
 
-    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _, inputs: ends[name].append(torch.stack(inputs[0].flatten(1).aminmax(dim=1), 1))
+    def note(name: str, from_dim: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _, inputs: ends[name].append(torch.stack(inputs[0].flatten(from_dim).aminmax(dim=from_dim)))
 
-    hooks = [layer.register_forward_pre_hook(note(name)) for name, layer in _layers(network).items()]
+    hooks = [
+        layer.register_forward_pre_hook(note(name, 2 if _is_depthwise(layer) else 1)) for name, layer in layers.items()
+    ]
     try:
         with torch.inference_mode():
             run()
     finally:
         for hook in hooks:
             hook.remove()
-    means = {name: torch.cat(ends[name]).mean(0).tolist() for name in _layers(network) if name in ends}
-    return {name: (float(f"{low:.4g}"), float(f"{high:.4g}")) for name, (low, high) in means.items()}
+    found = {name: torch.cat(ends[name], 1) for name in layers if name in ends}  # (2, B), or (2, B, C) of a depthwise
+    return {
+        name: (_short(low.amin(0)), _short(high.amax(0))) if low.ndim > 1 else (_short(low.mean()), _short(high.mean()))
+        for name, (low, high) in found.items()
+    }
+
+
+def _short(end: Tensor) -> End:
+    """Four digits, as it goes into a file."""
+    values = [float(f"{value:.4g}") for value in end.flatten().tolist()]
+    return values if end.ndim else values[0]
+
+
+def _is_depthwise(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
 
 
 def quantized(network: N, ranges: Ranges) -> N:
@@ -93,16 +111,27 @@ def _layers(network: nn.Module) -> dict[str, nn.Linear | nn.Conv2d | nn.ConvTran
 
 
 class InputGrid(nn.Module):
-    """Rounds to 256 even steps from `low` to `high`, 0 among them: padding stays exact."""
+    """Rounds to 256 even steps from `low` to `high`, 0 among them: padding stays exact.
 
-    def __init__(self, low: float, high: float) -> None:
+    Args:
+        low: of all inputs (B, ...), or one for each channel of (B, C, ...).
+        high: likewise.
+    """
+
+    step: Tensor
+    zero: Tensor
+
+    def __init__(self, low: End, high: End) -> None:
         super().__init__()
-        low, high = min(low, 0.0), max(high, 0.0)
-        self.step = max(high - low, 1e-6) / 255
-        self.zero = round(-low / self.step)
+        lows, highs = torch.as_tensor(low).clamp(max=0.0), torch.as_tensor(high).clamp(min=0.0)
+        step = (highs - lows).clamp(min=1e-6) / 255
+        self.register_buffer("step", step)
+        self.register_buffer("zero", (-lows / step).round().to(torch.int32))
 
     def forward(self, x: Tensor) -> Tensor:
         """As `x`, of any shape."""
+        if self.step.ndim:
+            return torch.fake_quantize_per_channel_affine(x, self.step, self.zero, 1, 0, 255)
         return torch.fake_quantize_per_tensor_affine(x, self.step, self.zero, 0, 255)
 
 

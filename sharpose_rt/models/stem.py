@@ -40,25 +40,25 @@ EFFICIENTNET_LITE0 = (
     _Row(5, 1, 192),
 )
 """Tan and Le 2019, Google's variant for plain processors, but for its last two blocks."""
-MOBILENET_V2 = (
-    _Row(3, 1, 16, 1),
-    _Row(3, 2, 24),
-    _Row(3, 1, 24),
-    _Row(3, 2, 32),
-    _Row(3, 1, 32),
-    _Row(3, 1, 32),
-    _Row(3, 2, 64),
-    *[_Row(3, 1, 64)] * 3,
-    *[_Row(3, 1, 96)] * 3,
-    _Row(3, 2, 160),
-    *[_Row(3, 1, 160)] * 2,
-    _Row(3, 1, 320),
+MOBILENET_V2_WIDE = (
+    _Row(3, 1, 32, 1),
+    _Row(3, 2, 40),
+    _Row(3, 1, 40),
+    _Row(3, 2, 56),
+    *[_Row(3, 1, 56)] * 2,
+    _Row(3, 2, 112),
+    *[_Row(3, 1, 112)] * 3,
+    *[_Row(3, 1, 168)] * 3,
+    _Row(3, 2, 280),
+    *[_Row(3, 1, 280)] * 2,
+    _Row(3, 1, 560),
 )
-"""Sandler et al. 2018."""
-FIRST_CHANNELS = 32
+"""Sandler et al. 2018, 1.75 times as wide."""
 DETAIL_CHANNELS = 24
 DETAIL_SIDE = 4
 """Places along a token's side that have detail of their own: one for 4 px."""
+_LEVELS_AFTER = (2, 5, 9, 12, 16)
+"""Blocks of the pose network's trunk whose outputs are used: at 4, 8 and 16 px, the last at 16 px, and at 32 px."""
 
 
 class FarPadded(nn.Conv2d):
@@ -108,12 +108,13 @@ class MobileTrunk(nn.Module):
 
     Args:
         rows: its table.
+        first: channels of the convolution before them.
     """
 
-    def __init__(self, rows: Sequence[_Row]) -> None:
+    def __init__(self, rows: Sequence[_Row], first: int = 32) -> None:
         super().__init__()
-        self.first = FarPadded(3, FIRST_CHANNELS, 3)
-        before = (FIRST_CHANNELS, *(row.channels for row in rows))
+        self.first = FarPadded(3, first, 3)
+        before = (first, *(row.channels for row in rows))
         self.layers = nn.ModuleList(InvertedResidual(c, row) for c, row in zip(before, rows, strict=False))
 
     def features(self, images: Tensor, after: Sequence[int]) -> list[Tensor]:
@@ -128,11 +129,17 @@ class MobileTrunk(nn.Module):
 
 
 class Merge(nn.Module):
-    """A level of a feature pyramid (Lin et al. 2017): the coarser level enlarged, this one added, mixed."""
+    """A level of a feature pyramid (Lin et al. 2017): the coarser level enlarged, this one added, mixed.
 
-    def __init__(self, channels: int, out: int) -> None:
+    Args:
+        level: channels of the trunk at this level.
+        channels: of the coarser level.
+        out: of what is made of both.
+    """
+
+    def __init__(self, level: int, channels: int, out: int) -> None:
         super().__init__()
-        self.lateral = nn.Conv2d(channels, channels, 1)
+        self.lateral = nn.Conv2d(level, channels, 1)
         self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
         self.pointwise = nn.Conv2d(channels, out, 1)
 
@@ -151,17 +158,19 @@ class MobileStem(MobileTrunk):
     """
 
     def __init__(self, width: int) -> None:
-        super().__init__(MOBILENET_V2)
-        self.deep = nn.Conv2d(320, 1280, 1)
+        rows = MOBILENET_V2_WIDE
+        super().__init__(rows, first=56)
+        at4, at8, at16, before_deep, at32 = (rows[number].channels for number in _LEVELS_AFTER)
+        self.deep = nn.Conv2d(at32, 1280, 1)
         self.narrow = nn.Conv2d(1280, 64, 1)
-        self.merges = nn.ModuleList([Merge(64, 32), Merge(32, 24), Merge(24, 24)])  # at 16, 8 and 4 px
+        self.merges = nn.ModuleList([Merge(at16, 64, 32), Merge(at8, 32, 24), Merge(at4, 24, 24)])
         self.detail = nn.Conv2d(24, DETAIL_CHANNELS, 3, padding=1, groups=24, bias=False)
-        self.token = nn.Conv2d(96 + 64, width, 1)
+        self.token = nn.Conv2d(before_deep + 64, width, 1)
         self.places = nn.Linear(DETAIL_SIDE**2 * DETAIL_CHANNELS, width, bias=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, N, D) of the N cells, row-major, and detail (B, N, 16, C) of their places, from (B, 3, h, w)."""
-        at4, at8, at16, before_deep, at32 = self.features(images, (2, 5, 9, 12, 16))
+        at4, at8, at16, before_deep, at32 = self.features(images, _LEVELS_AFTER)
         x = self.narrow(F.relu6(self.deep(at32)))
         pyramid16, x = self.merges[0](x, at16)
         _, x = self.merges[1](x, at8)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sharpose_rt.errors import WeightsError
 from sharpose_rt.models.create import create_model, set_attention_scale
-from sharpose_rt.models.int8 import NEW_RANGES, Ranges
+from sharpose_rt.models.int8 import NEW_RANGES, End, Ranges
 from sharpose_rt.models.released import check_state_dict, load_released_state_dict
 from sharpose_rt.models.sharpose import SHaRPose
 
@@ -129,9 +129,16 @@ def parse_ranges(metadata: Mapping[str, str], path: object) -> Ranges | None:
     if text is None:
         return None
     try:
-        return {str(name): (float(low), float(high)) for name, (low, high) in json.loads(text).items()}
+        return {str(name): (_end(low), _end(high)) for name, (low, high) in json.loads(text).items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise WeightsError(f"the ranges for int8 in {path} are damaged ({error}); {NEW_RANGES}") from error
+
+
+def _end(stored: object) -> End:
+    """A number, or those of a depthwise layer's channels."""
+    if isinstance(stored, list):
+        return [float(value) for value in stored]
+    return float(stored)  # type: ignore[reportArgumentType]
 
 
 def read_ranges(name: str, weights: str) -> Ranges | None:

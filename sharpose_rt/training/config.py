@@ -200,7 +200,7 @@ class TrainConfig:
     init: str = "random"
     """'random', or weights to start from (.safetensors or .pth)."""
     init_stem: str = "random"
-    """Under a random start, for a stem of convolutions: 'movenet-lightning' (downloaded once, 28 MB), or the path
+    """Under a random start, for a stem of convolutions: 'movenet-thunder' (downloaded once, 145 MB), or the path
     of its `.json`."""
     frozen_stem_blocks: int = 0
     """So many blocks of the stem, and its first convolution, keep the weights they start with: edges and corners are

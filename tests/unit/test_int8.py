@@ -86,6 +86,23 @@ def test_a_grid_of_inputs_holds_zero_and_clips_at_its_ends():
     assert InputGrid(0.0, 0.0)(torch.ones(1)).isfinite()
 
 
+def test_each_channel_of_a_depthwise_layer_has_a_grid_of_its_own():
+    wide = torch.tensor([1e-3, 1.0, 50.0, 0.0])
+    x = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0)) * wide.view(4, 1, 1)
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, padding=1, groups=4), torch.nn.Conv2d(4, 2, 1))
+    ranges = observe(layers, lambda: [layers(x[:2]), layers(x[2:])])
+    lows, highs = (torch.tensor(end) for end in ranges["0"])
+    assert torch.allclose(lows, x.amin((0, 2, 3)), rtol=1e-3)  # an end of any crop, not the mean over them
+    assert torch.allclose(highs, x.amax((0, 2, 3)), rtol=1e-3)
+    assert all(isinstance(end, float) for end in ranges["1"])
+    moved = (InputGrid(*ranges["0"])(x) - x).abs().amax((0, 2, 3))
+    assert torch.all(moved <= (highs - lows) / 255 + 1e-9)
+    assert moved[2] > 10 * moved[1] > 0  # one grid for all would move them alike
+    rounded = quantized(layers, json.loads(json.dumps(ranges)))
+    assert (rounded(x) - layers(x)).abs().mean() < 0.05 * layers(x).std()
+
+
 def test_each_output_channel_has_a_grid_of_its_own():
     weight = torch.randn(4, 6, 3, 3) * torch.tensor([1e-3, 1, 50, 0]).view(4, 1, 1, 1)
     rounded = WeightGrid(weight)(weight)
@@ -102,7 +119,7 @@ def test_all_layers_are_rounded_but_those_that_the_gate_and_the_fine_stage_look_
     ranges = seen(model, crops)
     assert {"blocks.0.attn.qkv", "blocks.1.mlp.fc2", "carry.fc1"} <= set(ranges)
     assert ("patch_embed.layers.4.depthwise" in ranges) == (variant is CONV)
-    floats = ("quality_predictor.", "patch_embed.first", "patch_embed.layers.0.", "patch_embed.merges.")
+    floats = ("quality_predictor.", "patch_embed.first", "patch_embed.layers.0.depthwise", "patch_embed.merges.")
     assert not any(name.startswith(floats) or name == "patch_embed" for name in ranges)
     assert not any(module._forward_pre_hooks for module in model.modules())
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -131,7 +131,7 @@ def test_frozen_layers_take_no_gradient_and_the_others_do():
 
 
 def test_damaged_files_and_files_of_another_network_are_refused(tmp_path, public):
-    for name in ("movenet-lightning.json", "movenet-lightning.bin"):
+    for name in ("movenet-thunder.json", "movenet-thunder.bin"):
         shutil.copy(public.with_name(name), tmp_path)
     path = tmp_path / public.name
     text = path.read_text()
@@ -139,7 +139,7 @@ def test_damaged_files_and_files_of_another_network_are_refused(tmp_path, public
         ("nothing", "cannot read"),
         ('{"format": "graph-model"}', "cannot read"),
         (text.replace('"float16"', '"float17"'), "cannot read"),
-        (text.replace("conv2d_3", "conv2d_7"), "is no MoveNet Lightning"),
+        (text.replace("conv2d_3", "conv2d_7"), "is no MoveNet Thunder"),
     ):
         path.write_text(content)
         with pytest.raises(WeightsError, match=message):
@@ -291,7 +291,7 @@ def test_a_linear_stem_is_refused():
     with pytest.raises(WeightsError, match="Conv2d"):
         load_stem_weights(nn.Conv2d(3, 8, 16, 16), "efficientnet-lite0")
     with pytest.raises(WeightsError, match="Conv2d"):
-        load_movenet(nn.Conv2d(3, 8, 16, 16), "movenet-lightning")
+        load_movenet(nn.Conv2d(3, 8, 16, 16), "movenet-thunder")
     with pytest.raises(ConfigError, match="frozen_stem_blocks is 2"):
         freeze_stem(nn.Conv2d(3, 8, 16, 16), 2)
 
