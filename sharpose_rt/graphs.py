@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import logging
+import math
 import os
 import platform
 import sys
@@ -94,22 +95,55 @@ def _multiplications(side: int = 1024) -> dict[str, float]:
 
 
 class Graph:
-    """A compiled graph: tensors in, a list of tensors out, all on the CPU. Not for two threads at once."""
+    """A compiled graph: tensors in, a list of tensors out, all on the CPU. Not for two threads at once.
 
-    def __init__(self, model: Any, dtype: torch.dtype, threads: int) -> None:
+    Args:
+        model: of static shapes, a lane's share of the batch first.
+        dtype: what it multiplies in.
+        threads: of all lanes together.
+        lanes: parts of a batch that run side by side. Two threads that share each layer wait for each other at its end,
+            and hand its numbers from cache to cache; with a lane for each they meet once a graph.
+    """
+
+    def __init__(self, model: Any, dtype: torch.dtype, threads: int, lanes: int = 1) -> None:
         hints = {
             "INFERENCE_PRECISION_HINT": PRECISION_HINTS[dtype],
             "INFERENCE_NUM_THREADS": threads,
-            "PERFORMANCE_HINT": "LATENCY",
             # Pinned, the graphs of the detector and of the pose network would both sit on the first core.
             "ENABLE_CPU_PINNING": False,
+            **({"NUM_STREAMS": lanes} if lanes > 1 else {"PERFORMANCE_HINT": "LATENCY"}),
         }
-        self._request = openvino()[1].compile_model(model, "CPU", hints).create_infer_request()
+        ov, core = openvino()
+        self._tensor, compiled = ov.Tensor, core.compile_model(model, "CPU", hints)
+        self._requests = [compiled.create_infer_request() for _ in range(lanes)]
+        self._outputs = [
+            ((lanes * port.shape[0], *tuple(port.shape)[1:]), port.element_type.to_dtype()) for port in compiled.outputs
+        ]
 
     def __call__(self, *tensors: Tensor) -> list[Tensor]:
         """The outputs in their order, as tensors of their own."""
-        found = self._request.infer([tensor.contiguous().numpy() for tensor in tensors], share_inputs=True)
-        return [torch.from_numpy(np.asarray(value)) for value in found.values()]
+        found = [torch.from_numpy(np.empty(shape, dtype)) for shape, dtype in self._outputs]
+        ins = [self._shares(tensor.contiguous()) for tensor in tensors]
+        outs = [self._shares(tensor) for tensor in found]
+        for lane, request in enumerate(self._requests):
+            for number, shares in enumerate(ins):
+                request.set_input_tensor(number, shares[lane])
+            for number, shares in enumerate(outs):
+                request.set_output_tensor(number, shares[lane])
+            request.start_async()
+        for request in self._requests:
+            request.wait()
+        return found
+
+    def _shares(self, tensor: Tensor) -> list[Any]:
+        """What each lane has of a contiguous tensor, in the same memory."""
+        return [self._tensor(part.numpy(), shared_memory=True) for part in tensor.chunk(len(self._requests))]
+
+
+def for_batch(model: Any, batch: int, dtype: torch.dtype, threads: int) -> Graph:
+    """A graph with dynamic batch, compiled for `batch` rows, in as many lanes as are alike in rows and in threads."""
+    lanes = math.gcd(batch, threads)
+    return Graph(with_batch(model, batch // lanes), dtype, threads, lanes)
 
 
 def traced(module: nn.Module, examples: Sequence[Tensor], *, dynamic_batch: bool = True) -> Any:

@@ -194,13 +194,13 @@ class Comparison:
         if backend.name == "torch":
             return lambda crops: self.dense(backend.prepare(torch.from_numpy(crops)))
         from sharpose_rt.engine.openvino_backend import Normalise
-        from sharpose_rt.graphs import Graph, traced, with_batch
+        from sharpose_rt.graphs import for_batch, traced
 
         module = nn.Sequential(Normalise(), self.dense).eval()
         example = torch.zeros(2, *self.variant.size_hw, 3, dtype=torch.uint8)
         with torch.inference_mode(False):
             model = traced(module, (example,))
-        graph = Graph(with_batch(model, batch), backend.dtype, cores())
+        graph = for_batch(model, batch, backend.dtype, cores())
         return lambda crops: graph(backend.prepare(torch.from_numpy(crops)))
 
     def _turn(self, calls: Sequence[Callable[[], object]]) -> Run:

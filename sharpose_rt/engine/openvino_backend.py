@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sharpose_rt.geometry.affine import warp_crops
-from sharpose_rt.graphs import Graph, traced, with_batch
+from sharpose_rt.graphs import Graph, for_batch, traced
 from sharpose_rt.models.int8 import Ranges, quantized
 from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
 from sharpose_rt.models.selection import split_cells
@@ -129,7 +129,7 @@ class OpenVinoBackend:
 
     def _graph(self, stage: str, bucket: int) -> Graph:
         if (stage, bucket) not in self._graphs:
-            self._graphs[stage, bucket] = Graph(with_batch(self._models[stage], bucket), self.dtype, self.threads)
+            self._graphs[stage, bucket] = for_batch(self._models[stage], bucket, self.dtype, self.threads)
         return self._graphs[stage, bucket]
 
 

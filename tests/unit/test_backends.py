@@ -237,6 +237,19 @@ def test_warming_up_compiles_every_bucket_once(config, crops, monkeypatch):
     assert len(engine.estimate_crops(crops)) == len(crops)
 
 
+@openvino
+@pytest.mark.parametrize(("batch", "threads", "lanes"), [(1, 4, 1), (6, 4, 2), (4, 4, 4), (5, 4, 1)])
+def test_a_batch_in_lanes_is_the_batch(batch, threads, lanes):
+    module = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.GELU()).eval()
+    graph = graphs.for_batch(graphs.traced(module, (torch.zeros(2, 3),)), batch, torch.float32, threads)
+    assert len(graph._requests) == lanes
+    x, y = torch.randn(2, batch, 3)
+    with torch.no_grad():
+        first, second = graph(x)[0], graph(y[:, [2, 1, 0]].flip(1))[0]  # neither writes into what the other gave
+        assert torch.allclose(first, module(x), atol=1e-5)
+        assert torch.allclose(second, module(y), atol=1e-5)
+
+
 @pytest.mark.parametrize(("width", "wanted"), [(48, [1, 1, 2, 3]), (256, [3, 3, 3, 3])])
 def test_few_crops_of_a_narrow_network_have_few_threads_in_torch(width, wanted, monkeypatch):
     variant = replace(MINI, width=width, heads=width // 16, depth=1)

@@ -218,13 +218,15 @@ def test_shrinking_first_takes_the_aliasing_away():
 
 @pytest.mark.parametrize("far", [[10, 5, 300, 470], [350, 5, 640, 470]], ids=["close together", "far apart"])
 def test_a_crop_does_not_depend_on_the_others(far):
-    """Large people who are made smaller first, one of odd place, in one part of the picture or in parts of their own."""
+    """Large people, made smaller first, in one part of the picture or in parts of their own."""
     picture = np.random.default_rng(0).integers(0, 256, (481, 643, 3), np.uint8)
     boxes = np.array([[3, 7, 303, 475], far, [100, 100, 160, 220], [5, 1, 639, 480]], float)
     affine = crop_affine(boxes, (96, 128))
     together = warp_crops(picture, affine, (96, 128))
     for alone, crop in zip(affine, together, strict=True):
-        assert np.array_equal(warp_crops(picture, alone, (96, 128))[0], crop)
+        moved = np.abs(warp_crops(picture, alone, (96, 128))[0].astype(int) - crop)
+        assert moved.mean() < 0.05  # OpenCV samples at 32 places a pixel, and its sums round
+        assert moved.max() <= 255 / 32 + 1
 
 
 def test_beyond_the_picture_is_black():
