@@ -160,7 +160,9 @@ class PoseEngine:
         selected, low = split_cells(coarse.cell_scores, self.network.selected_count)
         which = refined.nonzero().squeeze(1)  # (R,)
         heatmaps = coarse.heatmaps
-        if len(which):
+        if len(which) == len(images):
+            heatmaps = self.fine(images, coarse, selected, low)
+        elif len(which):
             fine = self.fine(images[which], coarse[which], selected[which], low[which])
             heatmaps = heatmaps.index_copy(0, which, fine.to(heatmaps.dtype))
         return SHaRPoseOutput(coarse.heatmaps, heatmaps, coarse.quality, coarse.cell_scores, selected, refined)

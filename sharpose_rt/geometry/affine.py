@@ -80,16 +80,19 @@ def warp_crops(image: NDArray[np.uint8], affine: ArrayLike, crop_size_wh: tuple[
     bilinear sampling alone would alias.
     """
     maps = np.asarray(affine, np.float64).reshape(-1, 2, 3)
-    crops = np.empty((len(maps), crop_size_wh[1], crop_size_wh[0], 3), np.uint8)
-    often = halvings(maps)
+    w, h = crop_size_wh
+    crops = np.zeros((len(maps), h, w, 3), np.uint8)
+    four = np.empty((h, w, 4), np.uint8)  # OpenCV warps four channels in a third of the time of three
+    often = np.minimum(halvings(maps), min(image.shape[:2]).bit_length() - 1)
     for times in np.unique(often).tolist():
-        rows = np.flatnonzero(often == times)
-        for which, region in _shared(_seen(maps[rows], crop_size_wh, 2**times, image.shape)):
-            source, matrices = image, maps[rows[which]]
-            if times and (region[2:] > region[:2]).all():
-                source, matrices = _halved(image, region, times), _on_halved(matrices, region[:2], 2**times)
-            for row, matrix in zip(rows[which], matrices, strict=True):
-                cv2.warpAffine(source, matrix, crop_size_wh, dst=crops[row], flags=cv2.INTER_LINEAR)
+        rows, factor = np.flatnonzero(often == times), 2**times
+        for which, region in _shared(_seen(maps[rows], crop_size_wh, factor, image.shape)):
+            if (region[2:] <= region[:2]).any():
+                continue  # outside of the picture
+            part = _halved(image, region, times)
+            for row, matrix in zip(rows[which], _onto_part(maps[rows[which]], region[:2], factor), strict=True):
+                cv2.warpAffine(part, matrix, crop_size_wh, dst=four, flags=cv2.INTER_LINEAR)
+                cv2.cvtColor(four, cv2.COLOR_BGRA2BGR, dst=crops[row])
     return crops
 
 
@@ -122,15 +125,16 @@ def _shared(regions: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray
 
 
 def _halved(image: NDArray[np.uint8], region: NDArray[np.int64], times: int) -> NDArray[np.uint8]:
+    """That part of the picture, halved so many times, with a fourth channel."""
     x0, y0, x1, y1 = region.tolist()
     part = image[y0:y1, x0:x1]
     for _ in range(times):  # OpenCV is quick at means of 2x2 pixels, and not of any other number
         part = cv2.resize(part, (part.shape[1] // 2, part.shape[0] // 2), interpolation=cv2.INTER_AREA)
-    return part  # type: ignore[return-value]
+    return cv2.cvtColor(part, cv2.COLOR_BGR2BGRA)  # type: ignore[return-value]
 
 
-def _on_halved(maps: NDArray[np.float64], low: NDArray[np.int64], factor: int) -> NDArray[np.float64]:
-    """Maps (N, 2, 3) to crops from a picture's part that begins at `low` (x, y) and is `factor` times smaller."""
+def _onto_part(maps: NDArray[np.float64], low: NDArray[np.int64], factor: int) -> NDArray[np.float64]:
+    """Maps (N, 2, 3) to crops from a part of the picture that begins at `low` (x, y) and is `factor` times smaller."""
     # Cell j of the small picture has its centre at low + factor * j + (factor - 1) / 2 of the large one.
     offset = maps[:, :, :2] @ (low + (factor - 1) / 2) + maps[:, :, 2]
     return np.concatenate([maps[:, :, :2] * factor, offset[:, :, None]], 2)

@@ -80,16 +80,18 @@ def _summit(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     which biases peaks at the border.
     """
     b, k, h, w = maps.shape
-    flat = maps.reshape(b * k, h * w)
-    peak, index = flat.max(1)  # (B*K,)
-    x, y = index % w, index // w
+    rows = maps.reshape(b * k, h, w)
+    peak, y = rows.amax(2).max(
+        1
+    )  # (B*K,); the place by rows, as torch looks for it ten times slower than for the value
+    x = rows[torch.arange(b * k, device=rows.device), y].argmax(1)
 
     # The stencil stays inside the map; a quadratic is fitted as well from beside the peak.
     centre_x, centre_y = x.clamp(2, w - 3), y.clamp(2, h - 3)
-    reach = torch.arange(-2, 3, device=flat.device)
+    reach = torch.arange(-2, 3, device=rows.device)
     cells = ((centre_y[:, None] + reach)[:, :, None] * w + (centre_x[:, None] + reach)[:, None, :]).flatten(1)
     floor = (peak * 1e-3).clamp(min=1e-12)[:, None]  # the logarithm of a cell without signal must not rule the fit
-    log = torch.maximum(flat.gather(1, cells), floor).log()  # (B*K, 25)
+    log = torch.maximum(rows.flatten(1).gather(1, cells), floor).log()  # (B*K, 25)
     fit, rest = _quadratic_fit(log.device)
     gx, gy, gxx, gyy, gxy = (log @ fit).unbind(1)
 
