@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
-import os
 import sys
 from collections.abc import Sequence
 
 from sharpose_rt import __version__
 from sharpose_rt.errors import SharposeError
+from sharpose_rt.process import prepare
 
 _COMMANDS = (
     "track",
@@ -39,9 +39,7 @@ _MODULES = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. 0: done; 1: found wanting; 2: an error of use or input; 130: Ctrl-C."""
-    # Read when torch is loaded: idle threads of its loops sleep. Spinning, they take the cores from the decoder and
-    # the encoder, and on a busy machine one forward pass took 60 times longer.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare()
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
     if arguments and arguments[0] not in _COMMANDS and arguments[0] not in ("-h", "--help", "--version"):

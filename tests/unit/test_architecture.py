@@ -15,7 +15,7 @@ PACKAGE = ROOT / "sharpose_rt"
 
 # Lower levels never import higher ones. Packages of level 4 do not import each other, but for those that run models.
 LEVELS = {
-    **dict.fromkeys(("errors", "skeleton"), 1),
+    **dict.fromkeys(("errors", "skeleton", "process"), 1),
     **dict.fromkeys(("types", "runtime"), 2),
     **dict.fromkeys(("geometry", "config", "graphs", "streams"), 3),
     **dict.fromkeys(("models", "engine", "detection", "tracking", "media", "skeletons"), 4),
@@ -23,7 +23,7 @@ LEVELS = {
     **dict.fromkeys(("app", "several", "api", "bench"), 6),
     **dict.fromkeys(("cli", "commands", "__main__", "__init__"), 7),
 }
-TORCH_FREE = ("errors", "skeleton", "types", "runtime", "config", "tracking", "media", "skeletons")
+TORCH_FREE = ("errors", "skeleton", "process", "types", "runtime", "config", "tracking", "media", "skeletons")
 
 
 def _modules() -> list[Path]:

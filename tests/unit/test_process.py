@@ -1,0 +1,57 @@
+"""What a program of ours asks of its process, each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+LARGE = """
+import resource, sys
+import numpy as np
+from sharpose_rt.process import prepare
+prepare()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+np.ones(3 << 20, np.uint8), np.ones(1 << 20, np.uint8)
+before = faults()
+for _ in range(50):
+    frame, crop = np.ones(3 << 20, np.uint8), np.ones(1 << 20, np.uint8)
+    del frame, crop
+print(faults() - before)
+"""
+
+
+def run(code: str, **environment: str) -> str:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_", "OMP_", "LD_PRELOAD"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**kept, **environment}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+def test_freed_memory_waits_for_the_next_tensor_unless_the_user_has_settings_of_their_own():
+    pages = 50 * (4 << 20) // os.sysconf("SC_PAGE_SIZE")
+    assert int(run(LARGE)) < pages / 10
+    assert int(run(LARGE, MALLOC_MMAP_THRESHOLD_="131072")) > pages / 2
+
+
+def test_waiting_threads_sleep_unless_the_user_wants_otherwise():
+    code = "import os; from sharpose_rt.cli import main; main(['models']); print(os.environ['OMP_WAIT_POLICY'])"
+    assert run(code).endswith("PASSIVE")
+    assert run(code, OMP_WAIT_POLICY="ACTIVE").endswith("ACTIVE")
+
+
+def test_elsewhere_nothing_is_asked_for(monkeypatch):
+    from sharpose_rt import process
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not process.keep_freed_memory()
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(process.ctypes, "CDLL", lambda _: object())  # a C library without mallopt
+    assert not process.keep_freed_memory()
