@@ -22,7 +22,6 @@ from sharpose_rt.app import Tracking
 from sharpose_rt.config import RunConfig
 from sharpose_rt.engine import PoseEngine
 from sharpose_rt.geometry.affine import apply_affine, crop_affine, invert_affine
-from sharpose_rt.geometry.heatmap import decode
 from sharpose_rt.media import Painter, VideoWriter, open_source
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.runtime import Chain, Stage
@@ -139,12 +138,15 @@ def pose_parts(engine: PoseEngine, image_bgr: NDArray[np.uint8], bboxes_xyxy: Ar
             selected, low = split_cells(coarse.cell_scores, network.selected_count)
             which = network.needs_refining(coarse.quality, engine.quality_threshold).nonzero().squeeze(1)
         heatmaps = coarse.heatmaps
-        if len(which):
+        if len(which) == len(images):
+            with watch("fine"):
+                heatmaps = engine.fine(images, coarse, selected, low)
+        elif len(which):
             with watch("fine"):
                 fine = engine.fine(images[which], coarse[which], selected[which], low[which])
                 heatmaps = heatmaps.index_copy(0, which, fine.to(heatmaps.dtype))
         with watch("decode"):
-            keypoints = decode(heatmaps, engine.crop_size_hw, engine.skeleton.sigmas)[0].cpu().numpy()
+            keypoints = engine.decode(heatmaps)[0].cpu().numpy()
             found.append(apply_affine(keypoints, invert_affine(affine[part])).astype(np.float32))
     return found
 

@@ -102,15 +102,19 @@ class TorchBackend:
         with self._threads_for(len(images)):
             return self.network.fine_stage(images, coarse, selected, low)
 
-    @contextlib.contextmanager
-    def _threads_for(self, crops: int) -> Iterator[None]:
-        all_threads = torch.get_num_threads()
-        enough = max(1, crops // 2) if self._short_loops else all_threads
-        torch.set_num_threads(min(all_threads, enough))
-        try:
-            yield
-        finally:
-            torch.set_num_threads(all_threads)
+    def _threads_for(self, crops: int) -> contextlib.AbstractContextManager[None]:
+        return at_most_threads(max(1, crops // 2)) if self._short_loops else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def at_most_threads(count: int) -> Iterator[None]:
+    """Torch's loops of this thread of ours have no more threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, count))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.config.threads import network_threads
+from sharpose_rt.engine.backend import at_most_threads
 from sharpose_rt.engine.batching import Batcher
 from sharpose_rt.engine.choice import create_backend
 from sharpose_rt.engine.device import resolve_device
@@ -179,6 +180,11 @@ class PoseEngine:
 
         return self._batcher.run(stage, images, selected, low, *coarse.tensors)[0]
 
+    def decode(self, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+        """Keypoints (B, K, 2) in crop px and scores (B, K) of heatmaps (B, K, h, w), see `geometry.heatmap.decode`."""
+        with at_most_threads(1):  # dozens of loops over numbers so few that waking a second thread takes longer
+            return decode(heatmaps, self.crop_size_hw, self.skeleton.sigmas)
+
     @torch.inference_mode()
     def _batch(
         self, crops_bgr: Tensor, choose: ChooseRows | None
@@ -189,7 +195,7 @@ class PoseEngine:
             chosen = choose and (lambda _: refined.cpu().numpy())  # the same people again
             mirrored = self._infer(crops_bgr.flip(2), chosen)
             heatmaps = (heatmaps.float() + flip_back(mirrored.heatmaps, self.skeleton.flip_order).float()) / 2
-        keypoints, scores = decode(heatmaps, self.crop_size_hw, self.skeleton.sigmas)
+        keypoints, scores = self.decode(heatmaps)
         together = torch.cat([keypoints.flatten(1), scores, quality[:, None], refined[:, None]], 1).float()
         rows, k = together.cpu().numpy(), scores.shape[1]  # one transfer from a GPU
         return rows[:, : 2 * k].reshape(-1, k, 2), rows[:, 2 * k : 3 * k], rows[:, -2], rows[:, -1] > 0
