@@ -12,12 +12,10 @@ from sharpose_rt.errors import DatasetError
 from sharpose_rt.evaluation.coco import read_labels, score
 from sharpose_rt.evaluation.predict import Predictions, predict, truth_boxes
 from sharpose_rt.models import SHaRPose
-from sharpose_rt.models.int8 import observe, quantized
+from sharpose_rt.models.int8 import Ranges, observe, quantized
 
 
-def quantize(
-    model: SHaRPose, annotations: Path, images: Path, people: int
-) -> tuple[dict[str, tuple[float, float]], dict[str, Any]]:
+def quantize(model: SHaRPose, annotations: Path, images: Path, people: int) -> tuple[Ranges, dict[str, Any]]:
     """The ranges of the layers' inputs (`models.int8`), and AP over the same people without and with int8.
 
     Args:

@@ -32,7 +32,7 @@ from sharpose_rt.detection.yolo import predict
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError
 from sharpose_rt.geometry.boxes import iou_matrix
 from sharpose_rt.graphs import fastest_dtype
-from sharpose_rt.models.int8 import observe
+from sharpose_rt.models.int8 import Ranges, observe
 from sharpose_rt.models.stem import EFFICIENTNET_LITE0
 from sharpose_rt.models.weights import write_safetensors
 from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
@@ -461,7 +461,7 @@ def calibrate(weights: Path, pictures: Sequence[Picture]) -> tuple[float, float]
     return slope, shift
 
 
-def input_ranges(weights: Path, pictures: Sequence[Picture], most: int = 100) -> dict[str, tuple[float, float]]:
+def input_ranges(weights: Path, pictures: Sequence[Picture], most: int = 100) -> Ranges:
     """The ranges of the layers' inputs of a file's network over the first `most` pictures, for int8 (`models.int8`)."""
     detector = BundledDetector(DetectorConfig(), weights=weights)
     network = detector.load()
