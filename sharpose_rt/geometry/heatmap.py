@@ -81,9 +81,8 @@ def _summit(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     b, k, h, w = maps.shape
     rows = maps.reshape(b * k, h, w)
-    peak, y = rows.amax(2).max(
-        1
-    )  # (B*K,); the place by rows, as torch looks for it ten times slower than for the value
+    # The place by rows: torch looks for it ten times slower than for the value.
+    peak, y = rows.amax(2).max(1)  # (B*K,)
     x = rows[torch.arange(b * k, device=rows.device), y].argmax(1)
 
     # The stencil stays inside the map; a quadratic is fitted as well from beside the peak.

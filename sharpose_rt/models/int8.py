@@ -93,6 +93,9 @@ def quantized(network: N, ranges: Ranges) -> N:
             f"the ranges for int8 are of other layers than the network's ({', '.join(odd[:3])}, ...); {NEW_RANGES}"
         )
     for name, layer in layers.items():
+        channels = getattr(layer, "in_channels", None)
+        if any(isinstance(end, Sequence) and len(end) != channels for end in ranges[name]):
+            raise WeightsError(f"the ranges for int8 of {name} are of another number of channels; {NEW_RANGES}")
         grid = WeightGrid(layer.weight, axis=1 if isinstance(layer, nn.ConvTranspose2d) else 0)
         parametrize.register_parametrization(layer, "weight", grid, unsafe=True)
         parent, _, own = name.rpartition(".")

@@ -137,6 +137,14 @@ def test_ranges_of_another_network_are_refused():
         quantized(create_model("test_conv"), ranges)
 
 
+def test_ranges_of_another_number_of_channels_are_refused():
+    model = create_model("test_conv")
+    ranges = dict(seen(model, np.zeros((1, *CONV.size_hw, 3), np.uint8)))
+    ranges["patch_embed.layers.4.depthwise"] = ([0.0, 0.0], [1.0, 6.0])
+    with pytest.raises(WeightsError, match=r"layers\.4\.depthwise .* channels; .* `sharpose-rt weights quantize`"):
+        quantized(model, ranges)
+
+
 # In OpenVINO
 
 
