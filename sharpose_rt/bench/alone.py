@@ -138,13 +138,9 @@ def pose_parts(engine: PoseEngine, image_bgr: NDArray[np.uint8], bboxes_xyxy: Ar
             selected, low = split_cells(coarse.cell_scores, network.selected_count)
             which = network.needs_refining(coarse.quality, engine.quality_threshold).nonzero().squeeze(1)
         heatmaps = coarse.heatmaps
-        if len(which) == len(images):
+        if len(which):
             with watch("fine"):
-                heatmaps = engine.fine(images, coarse, selected, low)
-        elif len(which):
-            with watch("fine"):
-                fine = engine.fine(images[which], coarse[which], selected[which], low[which])
-                heatmaps = heatmaps.index_copy(0, which, fine.to(heatmaps.dtype))
+                heatmaps = engine.refine(images, coarse, selected, low, which)
         with watch("decode"):
             keypoints = engine.decode(heatmaps)[0].cpu().numpy()
             found.append(apply_affine(keypoints, invert_affine(affine[part])).astype(np.float32))

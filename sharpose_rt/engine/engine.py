@@ -160,12 +160,7 @@ class PoseEngine:
             refined = torch.from_numpy(choose(coarse.quality.cpu().numpy())).to(coarse.quality.device)
         selected, low = split_cells(coarse.cell_scores, self.network.selected_count)
         which = refined.nonzero().squeeze(1)  # (R,)
-        heatmaps = coarse.heatmaps
-        if len(which) == len(images):
-            heatmaps = self.fine(images, coarse, selected, low)
-        elif len(which):
-            fine = self.fine(images[which], coarse[which], selected[which], low[which])
-            heatmaps = heatmaps.index_copy(0, which, fine.to(heatmaps.dtype))
+        heatmaps = self.refine(images, coarse, selected, low, which) if len(which) else coarse.heatmaps
         return SHaRPoseOutput(coarse.heatmaps, heatmaps, coarse.quality, coarse.cell_scores, selected, refined)
 
     def coarse(self, images: Tensor) -> CoarseOutput:
@@ -180,9 +175,17 @@ class PoseEngine:
 
         return self._batcher.run(stage, images, selected, low, *coarse.tensors)[0]
 
+    def refine(self, images: Tensor, coarse: CoarseOutput, selected: Tensor, low: Tensor, which: Tensor) -> Tensor:
+        """Heatmaps (B, K, h, w) of prepared crops: fine ones of rows `which` (R,), R at least 1, coarse ones of the
+        rest."""
+        if len(which) == len(images):  # nothing to pick out and put back
+            return self.fine(images, coarse, selected, low)
+        fine = self.fine(images[which], coarse[which], selected[which], low[which])
+        return coarse.heatmaps.index_copy(0, which, fine.to(coarse.heatmaps.dtype))
+
     def decode(self, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
         """Keypoints (B, K, 2) in crop px and scores (B, K) of heatmaps (B, K, h, w), see `geometry.heatmap.decode`."""
-        with at_most_threads(1):  # dozens of loops over numbers so few that waking a second thread takes longer
+        with at_most_threads(1):  # a second one gains nothing in a run, and the other core is the detector's
             return decode(heatmaps, self.crop_size_hw, self.skeleton.sigmas)
 
     @torch.inference_mode()
