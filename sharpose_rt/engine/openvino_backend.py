@@ -8,6 +8,8 @@ float32: see `models.int8`.
 
 from __future__ import annotations
 
+import itertools
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -76,7 +78,7 @@ class FineStage(nn.Module):
 
 
 class OpenVinoBackend:
-    """A graph for each stage and bucket, compiled when it is first needed; `warm_up` compiles all.
+    """A graph for each stage and bucket, compiled when it is first needed; `warm_up` compiles all, side by side.
 
     Args:
         network: in float32 on the CPU; it is traced, unless the cache has its graphs, and not changed.
@@ -106,9 +108,8 @@ class OpenVinoBackend:
 
     def warm_up(self) -> None:
         """Compile what is not compiled yet, so that no frame of a run waits for it."""
-        for stage in self._models:
-            for bucket in self.buckets:
-                self._graph(stage, bucket)
+        with ThreadPoolExecutor(self.threads) as pool:  # a compilation keeps little more than one core busy
+            list(pool.map(lambda key: self._graph(*key), itertools.product(self._models, self.buckets)))
 
     def cut(self, image_bgr: NDArray[np.uint8], affine: NDArray[np.float64], size_wh: tuple[int, int]) -> Tensor:
         """See `Backend`."""
