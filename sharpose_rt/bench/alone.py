@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from sharpose_rt import __version__
 from sharpose_rt.app import Tracking
 from sharpose_rt.config import RunConfig
 from sharpose_rt.engine import PoseEngine
-from sharpose_rt.geometry.affine import apply_affine, crop_affine, invert_affine
+from sharpose_rt.geometry.affine import apply_affine, body_heights, crop_affine, invert_affine
 from sharpose_rt.media import Painter, VideoWriter, open_source
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.runtime import Chain, Stage
@@ -124,7 +125,7 @@ def _journey(
 def pose_parts(engine: PoseEngine, image_bgr: NDArray[np.uint8], bboxes_xyxy: ArrayLike, watch: Stopwatch) -> list[Any]:
     """Does what `PoseEngine.estimate` does, part by part, and gives the same keypoints, a list of (n, K, 2) px."""
     h, w = engine.crop_size_hw
-    network = engine.network
+    network, gate = engine.network, engine.gate(body_heights(bboxes_xyxy))
     found = []
     with watch("crop"):
         affine = crop_affine(bboxes_xyxy, (w, h), engine.config.box_padding)
@@ -136,7 +137,7 @@ def pose_parts(engine: PoseEngine, image_bgr: NDArray[np.uint8], bboxes_xyxy: Ar
         with watch("coarse"):
             coarse = engine.coarse(images)
             selected, low = split_cells(coarse.cell_scores, network.selected_count)
-            which = network.needs_refining(coarse.quality, engine.quality_threshold).nonzero().squeeze(1)
+            which = engine.refined(coarse.quality, gate and partial(gate, part)).nonzero().squeeze(1)
         heatmaps = coarse.heatmaps
         if len(which):
             with watch("fine"):

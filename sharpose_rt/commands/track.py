@@ -34,6 +34,7 @@ _KEYS = {
     "weights": "pose.weights",
     "behaviour": "pose.behaviour",
     "quality_threshold": "pose.quality_threshold",
+    "refine_from_px": "pose.refine_from_px",
     "flip_test": "pose.flip_test",
     "device": "pose.device",
     "backend": "pose.backend",
@@ -100,6 +101,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     pose.add_argument("--behaviour", choices=("auto", "paper", "released"), help="which text the network follows")
     pose.add_argument(
         "--quality-threshold", type=_number, metavar="Q", help="crops of lower predicted quality are refined (inf: all)"
+    )
+    pose.add_argument(
+        "--refine-from-px", type=float, metavar="PX", help="people less tall than this take the coarse stage's pose"
     )
     pose.add_argument("--flip-test", action="store_true", default=None, help="average with the mirrored crop")
     pose.add_argument("--device", help="auto, cpu, cuda or cuda:N")

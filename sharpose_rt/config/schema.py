@@ -146,6 +146,9 @@ class PoseConfig:
     """'paper', 'released' (as the authors' code departs from it) or 'auto' (what the weights were trained with)."""
     quality_threshold: float | None = None
     """Crops with a predicted quality below it go through the fine stage; None takes what the weights state."""
+    refine_from_px: float = 0.0
+    """People less tall in the picture take the coarse stage's pose, whatever its quality: their crops hold no detail
+    that the fine stage could see and the coarse one not. 0 lets the quality alone decide."""
     flip_test: bool = False
     """Average with the mirrored crop: better and twice as dear."""
     device: str = "auto"
@@ -172,6 +175,7 @@ class PoseConfig:
             raise ConfigError(f"pose.device is {self.device!r}; 'auto', 'cpu', 'cuda' or 'cuda:N' is accepted")
         if self.quality_threshold is not None and math.isnan(self.quality_threshold):
             raise ConfigError("pose.quality_threshold is nan; a number is accepted (inf refines all, -inf none)")
+        _within("pose.refine_from_px", self.refine_from_px, 0)
         _within("pose.max_batch", self.max_batch, 1, 1024)
         if self.threads is not None:
             _within("pose.threads", self.threads, 1, 1024)

@@ -20,7 +20,7 @@ from sharpose_rt.engine.backend import at_most_threads
 from sharpose_rt.engine.batching import Batcher
 from sharpose_rt.engine.choice import create_backend
 from sharpose_rt.engine.device import resolve_device
-from sharpose_rt.geometry.affine import apply_affine, crop_affine, invert_affine
+from sharpose_rt.geometry.affine import apply_affine, body_heights, crop_affine, invert_affine
 from sharpose_rt.geometry.heatmap import decode, flip_back
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose, SHaRPoseOutput
@@ -29,7 +29,7 @@ from sharpose_rt.streams import OwnStream
 from sharpose_rt.types import Poses, PoseStage
 
 Choose = Callable[[slice, NDArray[np.float32]], NDArray[np.bool_]]
-"""Which of these rows to refine, (n,) bool, by their predicted quality (n,): in the place of the threshold."""
+"""Which of these rows to refine, (n,) bool, by their predicted quality (n,): in the place of the engine's own gate."""
 ChooseRows = Callable[[NDArray[np.float32]], NDArray[np.bool_]]
 """The same for the rows of one batch."""
 
@@ -108,6 +108,8 @@ class PoseEngine:
         """
         h, w = self.crop_size_hw
         affines = [crop_affine(boxes, (w, h), self.config.box_padding) for _, boxes in pictures]
+        if choose is None:
+            choose = self.gate(np.concatenate([body_heights(boxes) for _, boxes in pictures]))
         with self._stream():
             crops = [self.backend.cut(image, a, (w, h)) for (image, _), a in zip(pictures, affines, strict=True)]
             result = self._estimate(crops[0] if len(crops) == 1 else torch.cat(crops), choose)
@@ -118,6 +120,13 @@ class PoseEngine:
             found.append(PoseEstimates(keypoints, result.scores[rows], result.quality[rows], result.refined[rows]))
             begin = rows.stop
         return found
+
+    def gate(self, heights_px: NDArray[np.float64]) -> Choose | None:
+        """Who of the people (N,) of these heights is refined, where not the quality alone decides."""
+        if self.config.refine_from_px <= 0:
+            return None
+        tall = heights_px >= self.config.refine_from_px
+        return lambda rows, quality: tall[rows] & ~(quality >= self.quality_threshold)
 
     def estimate_crops(self, crops_bgr: NDArray[np.uint8], choose: Choose | None = None) -> PoseEstimates:
         """Poses of crops (N, h, w, 3) uint8 of the network's size, in crop px.
@@ -154,10 +163,7 @@ class PoseEngine:
     def _infer(self, crops_bgr: Tensor, choose: ChooseRows | None) -> SHaRPoseOutput:
         images = self.backend.prepare(crops_bgr)
         coarse = self.coarse(images)
-        if choose is None:
-            refined = self.network.needs_refining(coarse.quality, self.quality_threshold)
-        else:
-            refined = torch.from_numpy(choose(coarse.quality.cpu().numpy())).to(coarse.quality.device)
+        refined = self.refined(coarse.quality, choose)
         selected, low = split_cells(coarse.cell_scores, self.network.selected_count)
         which = refined.nonzero().squeeze(1)  # (R,)
         heatmaps = self.refine(images, coarse, selected, low, which) if len(which) else coarse.heatmaps
@@ -174,6 +180,12 @@ class PoseEngine:
             return (self.backend.fine(images, CoarseOutput(*tokens), selected, low),)
 
         return self._batcher.run(stage, images, selected, low, *coarse.tensors)[0]
+
+    def refined(self, quality: Tensor, choose: ChooseRows | None) -> Tensor:
+        """Which crops of these qualities (B,) go on to the fine stage: (B,) bool."""
+        if choose is None:
+            return self.network.needs_refining(quality, self.quality_threshold)
+        return torch.from_numpy(choose(quality.cpu().numpy())).to(quality.device)
 
     def refine(self, images: Tensor, coarse: CoarseOutput, selected: Tensor, low: Tensor, which: Tensor) -> Tensor:
         """Heatmaps (B, K, h, w) of prepared crops: fine ones of rows `which` (R,), R at least 1, coarse ones of the

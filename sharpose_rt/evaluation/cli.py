@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quality-threshold", type=float, metavar="Q", help="default: what the weights state; inf refines all"
     )
+    parser.add_argument(
+        "--refine-from-px", type=float, default=0.0, metavar="PX", help="people less tall leave after the coarse stage"
+    )
     parser.add_argument("--flip-test", action="store_true", help="average with the mirrored crop")
     parser.add_argument("--device", default="auto", help="'auto', 'cpu', 'cuda' or 'cuda:N'")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "int8"), help="(%(default)s)")
@@ -39,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="OUT", help="write the metrics here")
     parser.add_argument("--results", metavar="OUT", help="write the poses here, as COCO's server takes them")
     parser.add_argument("--sweep-threshold", metavar="OUT", help="write OUT.csv and OUT.png: AP against the threshold")
+    parser.add_argument("--sweep-height", metavar="OUT", help="the same against --refine-from-px")
     parser.add_argument("--worst", metavar="OUT.png", help="draw the people of lowest OKS beside their labels")
     parser.add_argument("--worst-plain", action="store_true", help="draw them on grey, without the photographs")
     parser.add_argument("--offline", action="store_true", help="download nothing")
@@ -75,11 +79,12 @@ def run(args: argparse.Namespace) -> int:
         boxes = choose_boxes(args.boxes, document, images)
     predictions = predict(model, document, images, boxes, flip_test=args.flip_test, batch=args.batch)
     if args.results:
-        write_json(Path(args.results), results(predictions, *predictions.gated(threshold)[:2], model.variant.skeleton))
+        poses = predictions.gated(threshold, args.refine_from_px)[:2]
+        write_json(Path(args.results), results(predictions, *poses, model.variant.skeleton))
     if not document["annotations"]:
         print(f"{len(predictions)} people in {len(document['images'])} pictures without labels; in {args.results}")
         return 0
-    metrics = score(predictions, document, threshold, model)
+    metrics = score(predictions, document, threshold, model, args.refine_from_px)
     metrics |= {"model": args.model, "weights": info.path, "boxes": args.boxes, "flip_test": args.flip_test}
     if args.worst:
         from sharpose_rt.evaluation.worst import write_worst
@@ -88,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
         write_worst(predictions, document, folder, threshold, model.variant.skeleton, Path(args.worst))
     if args.sweep_threshold:
         metrics |= _sweep(predictions, document, model, Path(args.sweep_threshold))
+    if args.sweep_height:
+        _sweep(predictions, document, model, Path(args.sweep_height), "refine_from_px")
     print(describe(metrics))
     if args.json:
         write_json(Path(args.json), {"command": shlex.join(["sharpose-rt", *sys.argv[1:]])} | metrics)
@@ -101,21 +108,26 @@ def _check(args: argparse.Namespace, *, labelled: bool, mpii: bool) -> None:
             f"{args.annotations} has pictures without labels, as COCO's test sets: nothing can be measured, but "
             "--results FILE with --boxes detector (or a file of detections) writes what COCO's server takes"
         )
-    if mpii and args.sweep_threshold:
-        raise ConfigError("--sweep-threshold measures AP, which MPII does not have; leave it away")
+    for option in ("sweep_threshold", "sweep_height"):
+        if mpii and getattr(args, option):
+            raise ConfigError(f"--{option.replace('_', '-')} measures AP, which MPII does not have; leave it away")
+    if not args.refine_from_px >= 0:
+        raise ConfigError(f"--refine-from-px is {args.refine_from_px}; 0 or more is accepted")
 
 
-def _sweep(predictions: Predictions, document: dict[str, Any], model: object, path: Path) -> dict[str, float]:
-    from sharpose_rt.evaluation.sweep import calibrated_threshold, sweep, write_sweep
+def _sweep(
+    predictions: Predictions, document: dict[str, Any], model: object, path: Path, by: str = "quality_threshold"
+) -> dict[str, float]:
+    from sharpose_rt.evaluation.sweep import calibrated, sweep, write_sweep
 
-    rows = sweep(predictions, document, model)
+    rows = sweep(predictions, document, model, by=by)
     table, figure = write_sweep(rows, path)
-    chosen = calibrated_threshold(rows)
+    chosen = calibrated(rows)
     print(
-        f"sweep in {table} and {figure}; a threshold of {chosen['quality_threshold']:.3f} lets "
-        f"{100 * chosen['exit_rate']:.0f} % of crops leave early at AP {chosen['AP']:.3f}"
+        f"sweep in {table} and {figure}; {by} = {chosen[by]:.3f} lets {100 * chosen['exit_rate']:.0f} % of crops leave "
+        f"early at AP {chosen['AP']:.3f}"
     )
-    return {"calibrated_threshold": chosen["quality_threshold"], "calibrated_exit_rate": chosen["exit_rate"]}
+    return {"calibrated_threshold": chosen[by], "calibrated_exit_rate": chosen["exit_rate"]}
 
 
 def describe(metrics: dict[str, Any]) -> str:

@@ -131,22 +131,26 @@ def choose_boxes(boxes: str, document: dict[str, Any], images: Path, detector: D
 
 
 def score(
-    predictions: Predictions, document: dict[str, Any], quality_threshold: float, model: object = None
+    predictions: Predictions,
+    document: dict[str, Any],
+    quality_threshold: float,
+    model: object = None,
+    refine_from_px: float = 0.0,
 ) -> dict[str, Any]:
-    """All metrics at a threshold.
+    """All metrics at a threshold and a least height of who is refined.
 
     Returns:
         AP, AP50, AP75, APM, APL, AR (0..1; -1 where nobody is of that size); AP_coarse and AP_fine, of either stage
         alone; on MPII instead of these the keys of `mpii.pckh_metrics`. exit_rate, the share of crops that leave after
         the coarse stage; gmacs_per_person (NaN for an estimator that is no SHaRPose network); people, images;
-        quality_threshold; for ground-truth boxes also oks_coarse and oks_fine (means), quality_pearson,
+        quality_threshold, refine_from_px; for ground-truth boxes also oks_coarse and oks_fine (means), quality_pearson,
         quality_spearman and quality_mae against the coarse stage's true OKS (NaN where it does not vary).
     """
-    keypoints, scores, refined = predictions.gated(quality_threshold)
+    keypoints, scores, refined = predictions.gated(quality_threshold, refine_from_px)
     exit_rate = float(1 - refined.mean()) if len(refined) else 0.0
     result: dict[str, Any] = {}
     if is_mpii(document):
-        result |= pckh_metrics(predictions, document, quality_threshold)
+        result |= pckh_metrics(predictions, document, quality_threshold, refine_from_px)
     else:
         result |= ap(results(predictions, keypoints, scores), document)
         for name in ("coarse", "fine"):
@@ -158,6 +162,7 @@ def score(
         "people": len(predictions),
         "images": len(document["images"]),
         "quality_threshold": quality_threshold,
+        "refine_from_px": refine_from_px,
     }
     return result | quality_check(predictions, document)
 

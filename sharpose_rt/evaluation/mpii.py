@@ -50,7 +50,9 @@ def pckh(
     return result
 
 
-def pckh_metrics(predictions: Predictions, document: dict[str, Any], quality_threshold: float) -> dict[str, float]:
+def pckh_metrics(
+    predictions: Predictions, document: dict[str, Any], quality_threshold: float, refine_from_px: float = 0.0
+) -> dict[str, float]:
     """`pckh` at a threshold, with PCKh@0.1, and PCKh_coarse and PCKh_fine of either stage alone.
 
     Raises:
@@ -68,7 +70,7 @@ def pckh_metrics(predictions: Predictions, document: dict[str, Any], quality_thr
     truth: tuple[NDArray[np.float64], ...] = (
         triples[..., :2], triples[..., 2], np.array([record["head_size_px"] for record in records])
     )  # fmt: skip
-    keypoints = predictions.gated(quality_threshold)[0]
+    keypoints = predictions.gated(quality_threshold, refine_from_px)[0]
     result = pckh(keypoints, *truth)
     result["PCKh@0.1"] = pckh(keypoints, *truth, limit=0.1)["PCKh"]
     result["PCKh_coarse"] = pckh(predictions.coarse_keypoints, *truth)["PCKh"]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.errors import DatasetError
-from sharpose_rt.geometry.affine import apply_affine, crop_affine, invert_affine, warp_crops
+from sharpose_rt.geometry.affine import apply_affine, body_heights, crop_affine, invert_affine, warp_crops
 from sharpose_rt.geometry.heatmap import decode, flip_back
 from sharpose_rt.models import SHaRPose
 from sharpose_rt.models.pixels import normalise
@@ -66,9 +66,11 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def gated(self, quality_threshold: float) -> tuple[Float32, Float32, NDArray[np.bool_]]:
-        """Keypoints, scores and who was refined (N,), as the network gives them at a threshold."""
-        refined = ~(self.quality >= quality_threshold)
+    def gated(
+        self, quality_threshold: float, refine_from_px: float = 0.0
+    ) -> tuple[Float32, Float32, NDArray[np.bool_]]:
+        """Keypoints, scores and who was refined (N,), as a run gives them with this threshold and this least height."""
+        refined = ~(self.quality >= quality_threshold) & (body_heights(self.boxes.bboxes_xyxy) >= refine_from_px)
         keypoints = np.where(refined[:, None, None], self.fine_keypoints, self.coarse_keypoints)
         return keypoints, np.where(refined[:, None], self.fine_scores, self.coarse_scores), refined
 

@@ -1,4 +1,4 @@
-"""AP and saved work against the quality threshold: the paper's Fig. 6, and a threshold chosen from it."""
+"""AP and saved work against what the gate asks: a quality (the paper's Fig. 6) or a height; and the best of them."""
 
 from __future__ import annotations
 
@@ -13,31 +13,35 @@ import numpy as np
 from sharpose_rt.errors import OutputError
 from sharpose_rt.evaluation.coco import ap, gmacs, results
 from sharpose_rt.evaluation.predict import Predictions
+from sharpose_rt.geometry.affine import body_heights
 
-COLUMNS = ("quality_threshold", "exit_rate", "AP", "AP50", "AP75", "gmacs_per_person")
+QUALITY, HEIGHT = "quality_threshold", "refine_from_px"
+"""What can be swept."""
+COLUMNS = ("exit_rate", "AP", "AP50", "AP75", "gmacs_per_person")
 MAX_LOSS_AP = 0.003
 Row = dict[str, float]
 
 
-def sweep(predictions: Predictions, document: dict[str, Any], model: object, steps: int = 20) -> list[Row]:
-    """Rows from all refined (threshold inf) to none (-inf), with thresholds at even shares of crops in between."""
-    quality = np.sort(predictions.quality)[::-1]
-    shares = np.linspace(0, 1, steps + 1)[1:-1]
-    middle = [float(quality[int(share * len(quality))]) for share in shares] if len(quality) else []
+def sweep(
+    predictions: Predictions, document: dict[str, Any], model: object, steps: int = 20, by: str = QUALITY
+) -> list[Row]:
+    """Rows from all refined to none, with values at even shares of crops in between; `by` is what is swept."""
+    heights_px = body_heights(predictions.boxes.bboxes_xyxy)
+    values = np.floor(np.sort(heights_px)) if by == HEIGHT else np.sort(predictions.quality)[::-1]
+    middle = [float(values[int(share * len(values))]) for share in np.linspace(0, 1, steps + 1)[1:-1] if len(values)]
     rows = []
-    for threshold in [math.inf, *dict.fromkeys(middle), -math.inf]:
-        keypoints, scores, refined = predictions.gated(threshold)
+    for value in [0.0, *middle, math.inf] if by == HEIGHT else [math.inf, *middle, -math.inf]:
+        keypoints, scores, refined = predictions.gated(**{QUALITY: math.inf} | {by: value})
         exit_rate = float(1 - refined.mean()) if len(refined) else 0.0
         metrics = ap(results(predictions, keypoints, scores), document)
-        row = {"quality_threshold": threshold, "exit_rate": exit_rate, "gmacs_per_person": gmacs(model, exit_rate)}
+        row = {by: value, "exit_rate": exit_rate, "gmacs_per_person": gmacs(model, exit_rate)}
         rows.append(row | {name: metrics[name] for name in ("AP", "AP50", "AP75")})
-    return rows
+    return list({row[by]: row for row in rows}.values())
 
 
-def calibrated_threshold(rows: Sequence[Row], max_loss_ap: float = MAX_LOSS_AP) -> Row:
-    """The row that saves most among those that lose at most `max_loss_ap` (0.003 = 0.3 AP) to refining all."""
-    best = next(row for row in rows if row["quality_threshold"] == math.inf)["AP"]
-    return max((row for row in rows if row["AP"] >= best - max_loss_ap), key=lambda row: row["exit_rate"])
+def calibrated(rows: Sequence[Row], max_loss_ap: float = MAX_LOSS_AP) -> Row:
+    """The row that saves most of those that lose at most `max_loss_ap` (0.003 = 0.3 AP) to the first, all refined."""
+    return max((row for row in rows if row["AP"] >= rows[0]["AP"] - max_loss_ap), key=lambda row: row["exit_rate"])
 
 
 def write_sweep(rows: Sequence[Row], path: Path) -> tuple[Path, Path]:
@@ -50,13 +54,18 @@ def write_sweep(rows: Sequence[Row], path: Path) -> tuple[Path, Path]:
     try:
         table.parent.mkdir(parents=True, exist_ok=True)
         with table.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            columns = (_swept(rows), *COLUMNS)
+            writer = csv.DictWriter(file, columns)
             writer.writeheader()
-            writer.writerows({key: f"{row[key]:.6g}" for key in COLUMNS} for row in rows)
+            writer.writerows({key: f"{row[key]:.6g}" for key in columns} for row in rows)
         _draw(rows, figure)
     except OSError as error:
         raise OutputError(f"cannot write the sweep to {table}: {error}") from error
     return table, figure
+
+
+def _swept(rows: Sequence[Row]) -> str:
+    return next(name for name in (QUALITY, HEIGHT) if name in rows[0])
 
 
 def _draw(rows: Sequence[Row], path: Path) -> None:
@@ -69,8 +78,9 @@ def _draw(rows: Sequence[Row], path: Path) -> None:
     places = range(len(rows))
     bars.bar(places, [100 * row["exit_rate"] for row in rows], color="#9ecae1")
     bars.set_ylabel("crops that skip the fine stage (%)")
-    bars.set_xlabel("quality threshold")
-    bars.set_xticks(places, [f"{row['quality_threshold']:.2f}" for row in rows], rotation=60)
+    by = _swept(rows)
+    bars.set_xlabel("quality threshold" if by == QUALITY else "people less tall are not refined (px)")
+    bars.set_xticks(places, [f"{row[by]:.2f}" if by == QUALITY else f"{row[by]:.0f}" for row in rows], rotation=60)
     lines = bars.twinx()
     for name, colour in (("AP", "#d62728"), ("AP50", "#7f7f7f"), ("AP75", "#2ca02c")):
         lines.plot(places, [100 * row[name] for row in rows], "o-", color=colour, label=name)

@@ -28,6 +28,12 @@ def fit_aspect(bboxes_xyxy: ArrayLike, crop_size_wh: tuple[int, int], padding: f
     return np.concatenate([centre, np.stack([width, height], 1) * padding], 1)
 
 
+def body_heights(bboxes_xyxy: ArrayLike) -> NDArray[np.float64]:
+    """How tall (N,) the people in boxes (N, 4) are in the picture, px: the box's height, or 4/3 of its width where that
+    is more (who lies or bends)."""
+    return fit_aspect(bboxes_xyxy, (3, 4), padding=1.0)[:, 3]
+
+
 def crop_affine(
     bboxes_xyxy: ArrayLike,
     crop_size_wh: tuple[int, int],

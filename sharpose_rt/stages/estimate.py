@@ -63,7 +63,8 @@ class EstimateStage(BaseStage[Packet, Packet]):
         asked = [
             self._people[i].known[n] for (i, _), t in zip(items, chosen, strict=True) for n in t.track_ids.tolist()
         ]
-        found = self._estimate(items, chosen, lambda part, quality: refine_first(asked[part], quality, plan))
+        from_px = self.config.refine_from_px
+        found = self._estimate(items, chosen, lambda part, quality: refine_first(asked[part], quality, plan, from_px))
         quality = np.concatenate([poses.quality for poses in found])
         refined = np.concatenate([poses.stage == PoseStage.FINE for poses in found])
         for person, value, fine in zip(asked, quality.tolist(), refined.tolist(), strict=True):

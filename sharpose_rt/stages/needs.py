@@ -1,4 +1,4 @@
-"""Who needs the network most: low quality, fast movement, long without it."""
+"""Who needs the network most: low quality, fast movement, long without it; and the fine stage: who is large, too."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sharpose_rt.geometry.affine import body_heights
 from sharpose_rt.stages.budget import Plan
 from sharpose_rt.types import Float32, Poses, Tracks
 
@@ -18,6 +19,8 @@ SURE_SCORE, SURE_SHARE = 0.3, 0.6
 """A pose with at least this share of its keypoints above this score carries its box on well."""
 SINCE_S = 1.0
 """So does a wait of this length; it has no upper limit, so everybody's turn comes."""
+DETAIL_PX = 150
+"""From this height on the fine stage sees more of a person than the coarse one, whose crop has 128 rows."""
 
 
 def need(quality: NDArray[np.floating], speed: NDArray[np.floating], since_s: NDArray[np.floating]) -> Float32:
@@ -43,14 +46,16 @@ class Person:
     centre: NDArray[np.float64]
     pts_s: float
     refined_s: float
+    height_px: float = 0.0
     speed: float = 0.0
     quality: float = math.nan
     estimated_s: float = -math.inf
 
-    def seen(self, centre: NDArray[np.float64], height: float, pts_s: float) -> None:
+    def seen(self, centre: NDArray[np.float64], height_px: float, pts_s: float) -> None:
         """Takes in the box of a frame."""
+        self.height_px = height_px
         if pts_s > self.pts_s:
-            now = float(np.hypot(*(centre - self.centre))) / height / (pts_s - self.pts_s)
+            now = float(np.hypot(*(centre - self.centre))) / height_px / (pts_s - self.pts_s)
             self.speed, self.centre, self.pts_s = (self.speed + now) / 2, centre, pts_s
 
     def estimated(self, quality: float, refined: bool) -> None:
@@ -69,10 +74,11 @@ class People:
     def follow(self, tracks: Tracks, pts_s: float) -> list[Person]:
         """The people of these boxes; those who are not there are forgotten."""
         known: dict[int, Person] = {}
-        for track_id, box in zip(tracks.track_ids.tolist(), tracks.bboxes_xyxy.astype(np.float64), strict=True):
-            centre, height = (box[:2] + box[2:]) / 2, max(1.0, box[3] - box[1])
+        boxes, heights_px = tracks.bboxes_xyxy.astype(np.float64), body_heights(tracks.bboxes_xyxy).tolist()
+        for track_id, box, height_px in zip(tracks.track_ids.tolist(), boxes, heights_px, strict=True):
+            centre = (box[:2] + box[2:]) / 2
             known[track_id] = person = self.known.get(track_id) or Person(centre, pts_s, refined_s=pts_s)
-            person.seen(centre, height, pts_s)
+            person.seen(centre, height_px, pts_s)
         self.known = known
         return list(known.values())
 
@@ -86,13 +92,19 @@ def estimate_first(people: Sequence[Person], share: float) -> NDArray[np.int64]:
     return np.sort(order[: math.ceil(share * len(people))])
 
 
-def refine_first(people: Sequence[Person], quality: Float32, plan: Plan) -> NDArray[np.bool_]:
-    """Which of the people (N,) with these qualities are refined under `plan`."""
-    wanted = ~(quality >= plan.quality_threshold)
+def refine_first(people: Sequence[Person], quality: Float32, plan: Plan, from_px: float = 0.0) -> NDArray[np.bool_]:
+    """Which of the people (N,) with these qualities are refined under `plan`: nobody less tall than `from_px`.
+
+    How much the fine stage adds goes by size more than by quality: on labelled people the gain in OKS has nearly no
+    correlation with the quality, and the tall ones gain three times what those of less than 80 px gain.
+    """
+    heights_px = np.array([person.height_px for person in people])
+    wanted = ~(quality >= plan.quality_threshold) & (heights_px >= from_px)
     if plan.refine_share >= 1 or not wanted.any():
         return wanted
     since_s = np.array([person.pts_s - person.refined_s for person in people])
-    order = np.argsort(-np.where(wanted, _need(people, quality, since_s), -np.inf), kind="stable")
+    needs = _need(people, quality, since_s) + np.clip(heights_px / DETAIL_PX, 0, 1)
+    order = np.argsort(-np.where(wanted, needs, -np.inf), kind="stable")
     chosen = np.zeros(len(people), bool)
     chosen[order[: math.ceil(plan.refine_share * wanted.sum())]] = True
     return chosen

@@ -228,6 +228,25 @@ def test_only_people_below_the_threshold_are_refined() -> None:
     assert not refine_first(people, quality, Plan(2, 0.1, -math.inf, 1, 1)).any()
 
 
+def test_the_tall_are_refined_before_the_small_and_never_who_is_too_small() -> None:
+    boxes = np.array([[0, 0, 20, 40], [50, 0, 90, 120], [100, 0, 200, 400], [300, 0, 310, 30]], np.float32)
+    there = Tracks(boxes, np.ones(4, np.float32), np.arange(1, 5), np.ones(4, bool))
+    known, quality = People(), np.full(4, 0.5, np.float32)
+    assert refine_first(known.follow(there, 0.0), quality, Plan(0.5, 0.5, math.inf, 1, 1)).tolist() == [
+        False,
+        True,
+        True,
+        False,
+    ]
+    chosen = np.zeros(4)
+    for n in range(60):
+        people = known.follow(there, 0.1 + n / 10)
+        chosen += (turn := refine_first(people, quality, Plan(0.5, 0.3, math.inf, 1, 1), 35.0))
+        _estimated(people, quality, turn)
+    assert chosen.tolist()[3] == 0
+    assert chosen[2] >= chosen[1] > chosen[0] >= 4  # the small have their turn, too
+
+
 def test_estimation_goes_round_and_newcomers_come_first() -> None:
     known, seen = People(), []
     for n in range(8):

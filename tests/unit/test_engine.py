@@ -127,6 +127,24 @@ def test_the_gate_decides_for_each_crop(config, picture):
     assert np.allclose(none.keypoints[~gated.refined], gated.keypoints[~gated.refined], atol=1e-2)
 
 
+def test_people_too_small_are_not_refined(config, picture):
+    boxes = np.array([[0, 0, 40, 60], [10, 5, 40, 105], [0, 20, 90, 50], [5, 5, 30, 104]])  # 60, 100, 120, 99 px
+    everybody = PoseEngine(replace(config, quality_threshold=math.inf))
+    engine = PoseEngine(replace(config, quality_threshold=math.inf, refine_from_px=100))
+    found, coarse = engine.estimate(picture, boxes), replace(config, quality_threshold=-math.inf)
+    assert found.refined.tolist() == [False, True, True, False]
+    fine, coarse = everybody.estimate(picture, boxes), PoseEngine(coarse).estimate(picture, boxes)
+    wanted = np.where(found.refined[:, None, None], fine.keypoints, coarse.keypoints)
+    np.testing.assert_allclose(found.keypoints, wanted, atol=1e-2)
+    # Two pictures at once, and a threshold besides.
+    both = PoseEngine(replace(config, quality_threshold=float(np.median(fine.quality)), refine_from_px=100))
+    pair = both.estimate_all([(picture, boxes[:1]), (picture, boxes[1:])])
+    low = fine.quality < both.quality_threshold
+    assert [bool(r) for part in pair for r in part.refined] == (low & found.refined).tolist()
+    # Who chooses in the gate's place has the last word.
+    assert engine.estimate(picture, boxes, lambda rows, quality: quality > -1).refined.all()
+
+
 def test_flip_test_is_symmetric(config, picture):
     """With it, a mirrored crop gives the mirrored pose, whatever the weights."""
     engine = PoseEngine(replace(config, flip_test=True, quality_threshold=math.inf))

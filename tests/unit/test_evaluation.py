@@ -14,7 +14,7 @@ from sharpose_rt.cli import main
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError
 from sharpose_rt.evaluation.coco import evaluate, oks_nms, pose_scores, quality_check, read_labels, results, score
 from sharpose_rt.evaluation.predict import Boxes, Predictions, file_boxes, predict, truth_boxes
-from sharpose_rt.evaluation.sweep import calibrated_threshold, sweep, write_sweep
+from sharpose_rt.evaluation.sweep import HEIGHT, calibrated, sweep, write_sweep
 from sharpose_rt.evaluation.worst import write_worst
 from sharpose_rt.models import create_model
 from sharpose_rt.models.cost import measure_cost
@@ -203,7 +203,7 @@ def test_sweep_and_the_threshold_chosen_from_it(folder, tmp_path):
     assert [row["exit_rate"] for row in rows] == sorted(row["exit_rate"] for row in rows)
     assert rows[0]["AP"] == pytest.approx(1)
     assert rows[-1]["AP"] < 0.6
-    chosen = calibrated_threshold(rows)
+    chosen = calibrated(rows)
     assert chosen["exit_rate"] == 0.5
     assert 0.35 < chosen["quality_threshold"] <= 0.96
     table, figure = write_sweep(rows, tmp_path / "figures" / "fig6")
@@ -212,6 +212,25 @@ def test_sweep_and_the_threshold_chosen_from_it(folder, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
         write_sweep(rows, tmp_path / "file" / "fig6")
+
+
+def test_sweep_by_height_lets_the_small_leave_first(folder, tmp_path):
+    document = read_labels(folder / "annotations.json")
+    for n, record in enumerate(document["annotations"]):
+        record["bbox"][2:] = [10, 40.5] if n % 2 else [30, 100.5]
+    good = np.array([0.3, 0.98] * 4)  # the small ones need no refining, whatever quality is predicted for them
+    made = perfect(document, coarse_oks=good[:, None], quality=1 - good)
+    rows = sweep(made, document, None, steps=8, by=HEIGHT)
+    assert [row[HEIGHT] for row in rows] == [0, 40, 100, math.inf]
+    assert [row["exit_rate"] for row in rows] == [0, 0, 0.5, 1]
+    chosen = calibrated(rows)
+    assert (chosen[HEIGHT], chosen["exit_rate"]) == (100, 0.5)
+    table, figure = write_sweep(rows, tmp_path / "heights")
+    assert table.read_text().splitlines()[0].startswith("refine_from_px,exit_rate,AP")
+    assert figure.read_bytes()[:4] == b"\x89PNG"
+    metrics = score(made, document, math.inf, refine_from_px=chosen[HEIGHT])
+    assert (metrics["exit_rate"], metrics["refine_from_px"]) == (0.5, chosen[HEIGHT])
+    assert metrics["AP"] == pytest.approx(rows[0]["AP"], abs=0.003)
 
 
 def test_wrong_labels_and_boxes_are_named(folder, tmp_path):
@@ -256,9 +275,15 @@ def test_command_line(folder, tmp_path, monkeypatch, capsys):
     assert metrics["quality_threshold"] == 0.4
     assert len(json.loads((tmp_path / "r.json").read_text())) == 8
     assert (tmp_path / "fig6.csv").is_file()
+    assert main(["eval", *arguments, "--refine-from-px", "1e6", "--sweep-height", str(tmp_path / "heights")]) == 0
+    assert (tmp_path / "heights.csv").is_file()
+    assert "exit_rate              1.0000" in capsys.readouterr().out
+    assert main(["eval", *arguments, *outputs]) == 0
     assert "exit_rate" in capsys.readouterr().out
     assert main(["eval", *arguments, "--batch", "0"]) == 2
     assert "--batch is 0" in capsys.readouterr().err
+    assert main(["eval", *arguments, "--refine-from-px", "nan"]) == 2
+    assert "--refine-from-px is nan" in capsys.readouterr().err
 
 
 def test_pictures_without_labels_give_a_file_for_cocos_server(folder, tmp_path, monkeypatch, capsys):
