@@ -11,10 +11,11 @@ import argparse
 from pathlib import Path
 
 from sharpose_rt.app import FileRun
-from sharpose_rt.config import load
+from sharpose_rt.config import load, merge
 from sharpose_rt.errors import SharposeError
 from sharpose_rt.media import expand_sources
 from sharpose_rt.skeletons import StreamReader
+from sharpose_rt.skeletons.names import safe_stem
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -26,12 +27,13 @@ def main(argv: list[str] | None = None) -> None:
 
     config = load(None, ["output.video=false", "output.overwrite=true", "smooth.method=rts", *args.set])
     for video in expand_sources(args.videos):
-        out = Path(args.out) / Path(video).stem
-        if is_complete(out / f"{Path(video).stem}.skeletons.jsonl"):
+        stem = safe_stem(Path(video).stem)
+        out = Path(args.out) / stem
+        if is_complete(out / f"{stem}.skeletons.jsonl"):
             print(f"{video}: done before")
             continue
         try:
-            results = FileRun(video, load(None, [f"output.directory={out}"], base=config)).run()
+            results = FileRun(video, merge(config, {"output": {"directory": str(out)}}, where="out")).run()
         except SharposeError as error:  # one bad file must not cost the others
             print(f"{video}: {error}")
             continue

@@ -29,6 +29,7 @@ from sharpose_rt.types import Frame, Packet, Poses
 if TYPE_CHECKING:
     from sharpose_rt.engine import PoseEngine
     from sharpose_rt.media import Source
+    from sharpose_rt.runtime import PipelineStats
     from sharpose_rt.skeletons import OutputPaths
     from sharpose_rt.stages import Sink, Tap
     from sharpose_rt.tracking import Tracker
@@ -178,6 +179,7 @@ class FileRun:
         taps: what follows the run as it goes, such as the browser view.
         sources, first, place: of the run among several, as `Tracking` takes them.
         tracker: see `Tracking`.
+        taken: names of outputs that runs before it have taken, to which it adds its own.
     """
 
     def __init__(
@@ -189,6 +191,7 @@ class FileRun:
         first: Tracking | None = None,
         place: int = 0,
         tracker: Tracker | None = None,
+        taken: set[str] | None = None,
     ) -> None:
         from sharpose_rt.media import is_live, open_source
 
@@ -199,10 +202,12 @@ class FileRun:
         self.tracking = Tracking(self.source, config, sources, first, place, tracker)
         self.totals = self.tracking.totals
         self.totals.live = self.live
+        self._taken = set() if taken is None else taken
         self._paths: OutputPaths | None = None
         self._sinks: list[Sink] = []
         self._forward: list[tuple[float, Poses]] = []
         self._pipeline: Pipeline | None = None
+        self._forward_stats: PipelineStats | None = None
         self._stopped = False
 
     def _check(self) -> None:
@@ -257,6 +262,11 @@ class FileRun:
         """How the run ended, or stands."""
         return "interrupted" if self._pipeline is None else self._pipeline.status
 
+    @property
+    def source_state(self) -> str:
+        """As `Source.state`; 'lost' too where the source has failed and others go on."""
+        return self.source.state
+
     def _open_sinks(self, *, video: bool, stream: bool = True) -> Iterator[Sink]:
         """Opens the outputs one by one, so that whoever takes them can close those that opened before one failed."""
         from sharpose_rt.skeletons import output_paths
@@ -265,16 +275,24 @@ class FileRun:
 
         output, info = self.config.output, self.source.info
         paths = self._paths = self._paths or output_paths(
-            output.directory, info.stem, output.overwrite, [WRITERS[name].suffix for name in output.formats]
+            output.directory, self._stem(), output.overwrite, [WRITERS[name].suffix for name in output.formats]
         )
         if stream and (output.stream or self.taps):
             path = paths.stream if output.stream else None
             options = {"live": self.live, "overwrite": output.overwrite, "taps": self.taps}
-            yield self._keep(StreamSink(path, self._header(), info, **options, state=lambda: self.source.state))
+            yield self._keep(StreamSink(path, self._header(), info, **options, state=lambda: self.source_state))
         if video and info.kind in ("image", "images"):
             yield self._keep(ImageSink(paths.image, info, self.tracking.skeleton, self.config.draw))
         elif video:
             yield self._keep(VideoSink(paths.video, info, self.tracking.skeleton, self.config.draw, output))
+
+    def _stem(self) -> str:
+        """How the outputs begin: as the source's name, unless another run of this command has taken that."""
+        from sharpose_rt.skeletons.names import safe_stem, unique_name
+
+        stem = unique_name(safe_stem(self.source.info.stem), self._taken)
+        self._taken.add(stem)
+        return stem
 
     def _keep(self, sink: Sink) -> Sink:
         self._sinks.append(sink)
@@ -294,6 +312,8 @@ class FileRun:
             rewrite_stream(self._paths.stream, smoothed, smoothing="rts")
         if not self.config.output.video or self._stopped:
             return
+        assert self._pipeline is not None
+        self._forward_stats = self._pipeline.stats()
         self.source = open_source(self.spec, self.config.source)
         write = WriteStage(lambda: self._open_sinks(video=True, stream=False), RunTotals())
         self._pipeline = Pipeline(self.source, [_Attach(smoothed), write], capacity=self.config.queue_frames)
@@ -356,7 +376,8 @@ class FileRun:
         from sharpose_rt.skeletons import versions
 
         t, pipeline = self.totals, self._pipeline
-        stats = pipeline.stats().summary() if pipeline is not None else {}
+        run = self._forward_stats or (pipeline and pipeline.stats())
+        stats = run.summary() if run else {}
         elapsed_s = stats.get("elapsed_s", 0.0)
         return {
             "status": self.status,

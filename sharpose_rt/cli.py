@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from sharpose_rt import __version__
 from sharpose_rt.errors import SharposeError
@@ -40,13 +42,17 @@ _MODULES = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. 0: done; 1: found wanting; 2: an error of use or input; 130: Ctrl-C."""
     prepare()
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = _joined(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
-    if arguments and arguments[0] not in _COMMANDS and arguments[0] not in ("-h", "--help", "--version"):
-        arguments.insert(0, "track")  # `sharpose-rt --source X` is the main job
     if not arguments:
         parser.print_help()
         return 2
+    first = arguments[0]
+    if first not in _COMMANDS and not first.startswith("-"):
+        print(f"sharpose-rt: error: {_not_a_command(first)}", file=sys.stderr)
+        return 2
+    if first not in _COMMANDS and first not in ("-h", "--help", "--version"):
+        arguments.insert(0, "track")  # `sharpose-rt --source X` is the main job
     args = parser.parse_args(arguments)
     logging.basicConfig(
         level=logging.ERROR if getattr(args, "quiet", False) else logging.INFO,
@@ -66,6 +72,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # as in `sharpose-rt models | head`
         sys.stderr.close()
         return 141
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """The arguments with '--option -inf' as '--option=-inf': argparse takes -inf for an option, though not -1."""
+    joined: list[str] = []
+    for argument in arguments:
+        if argument == "-inf" and joined and joined[-1].startswith("--"):
+            joined[-1] += "=-inf"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _not_a_command(word: str) -> str:
+    close = difflib.get_close_matches(word, _COMMANDS, 1)
+    if close and not Path(word).exists():
+        return f"{word!r} is no command; did you mean {close[0]!r}?"
+    if Path(word).exists() or "." in word or ":" in word or word == "webcam":
+        return f"{word!r} is no command; did you mean `sharpose-rt --source {word}`?"
+    return f"{word!r} is no command; one of {', '.join(_COMMANDS)} is accepted, or --source X"
 
 
 def build_parser() -> argparse.ArgumentParser:

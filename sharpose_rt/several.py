@@ -45,7 +45,7 @@ class SeveralRun:
 
     def __init__(self, specs: Sequence[str], config: RunConfig, taps: Sequence[Any] = ()) -> None:
         _check(specs, config)
-        self.config, self._taps = config, taps
+        self.config = config
         self.runs: list[_Part] = []
         for place, spec in enumerate(specs):
             first: Tracking | None = self.runs[0].tracking if place else None
@@ -131,6 +131,11 @@ class _Part(FileRun):
         """This source has failed."""
         return self.place in self._group.errors
 
+    @property
+    def source_state(self) -> str:
+        """See `FileRun`."""
+        return "lost" if self.failed else super().source_state
+
     def finish(self) -> Results:
         """See `FileRun`."""
         return self._finish()
@@ -202,7 +207,7 @@ class _Write(BaseStage[Packets, Packets]):
         yield tuple((place, out) for place, packet in item for out in self.runs[place].write.process(packet))
 
     def close(self, status: Status, /) -> None:
-        """Finish the outputs of all; the first failure among them is raised when all were tried."""
+        """Finish the outputs of all; a failure among them is raised when all were tried."""
         with contextlib.ExitStack() as stack:
             for run in reversed(self.runs):
                 stack.callback(run.write.close, "error" if run.failed else status)

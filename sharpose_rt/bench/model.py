@@ -192,7 +192,12 @@ class Comparison:
         """The dense network over crops as the engine takes them, in the engine's backend."""
         backend = self.engine.backend
         if backend.name == "torch":
-            return lambda crops: self.dense(backend.prepare(torch.from_numpy(crops)))
+            dense: Callable[[Tensor], object] = self.dense
+            if backend.device.type == "cuda":  # launched as ours is: as one graph
+                from sharpose_rt.engine.cuda_graphs import Recorded
+
+                dense = Recorded("dense network", lambda images: (self.dense(images),))
+            return lambda crops: dense(backend.prepare(torch.from_numpy(crops)))
         from sharpose_rt.engine.openvino_backend import Normalise
         from sharpose_rt.graphs import for_batch, traced
 

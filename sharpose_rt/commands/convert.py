@@ -43,6 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the file or files and prints where they are."""
+    other = ("video", "fps", "frame_size") if args.to else ("person_slots", "fill", "max_gap", "option")
+    for name in other:
+        if getattr(args, name):
+            raise ConfigError(f"--{name.replace('_', '-')} goes with {'--from' if args.to else '--to'}; leave it away")
     for path in _import(args) if args.from_ else _export(args):
         print(path)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 from collections.abc import Iterator
@@ -14,12 +15,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 from sharpose_rt.commands.taps import add_tap_arguments, open_taps
 from sharpose_rt.config import RunConfig, load, merge
 from sharpose_rt.config.schema import HWACCELS
-from sharpose_rt.errors import ConfigError
+from sharpose_rt.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
     from sharpose_rt.app import FileRun, Results
     from sharpose_rt.several import SeveralRun
     from sharpose_rt.types import Packet
+
+log = logging.getLogger("sharpose_rt")
 
 HELP = "track people and their keypoints through a video, pictures, a camera or a stream (the default command)"
 
@@ -199,7 +202,7 @@ def build_config(args: argparse.Namespace) -> RunConfig:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs each source in turn; 0 when all were complete, 130 after Ctrl-C."""
+    """Runs each source in turn; 0 when all were complete, 2 when one of them failed, 130 after Ctrl-C."""
     from sharpose_rt.app import FileRun
     from sharpose_rt.media import expand_sources
 
@@ -208,16 +211,25 @@ def run(args: argparse.Namespace) -> int:
     if len(sources) > 1:
         return _run_several(args, config, sources)
     specs = expand_sources(sources[0])
+    taken: set[str] = set()
+    failed = False
     with open_taps(args, config, specs) as taps:
         for spec in specs:
-            job = FileRun(spec, config, taps)
-            with stopped_by_signals(job) as signals, _display(args, job) as on_packet:
-                results = job.run(on_packet)
+            try:
+                job = FileRun(spec, config, taps, taken=taken)
+                with stopped_by_signals(job) as signals, _display(args, job) as on_packet:
+                    results = job.run(on_packet)
+            except SourceError as error:
+                if len(specs) == 1:
+                    raise
+                log.error("%s; the next one follows", error)
+                failed = True
+                continue
             if not args.quiet:
                 _print_results(results, sys.stderr if "-" in args.publish else sys.stdout)
             if signals:
                 return 128 + signals[0]
-    return 0
+    return 2 if failed else 0
 
 
 def listed_sources(given: list[str]) -> list[str]:
@@ -272,11 +284,14 @@ def _run_several(args: argparse.Namespace, config: RunConfig, sources: list[str]
 
 @contextmanager
 def stopped_by_signals(job: FileRun | SeveralRun) -> Iterator[list[int]]:
-    """Ctrl-C or SIGTERM end the run in order, a second one at once; gives the signals that came."""
+    """Ctrl-C or SIGTERM end the run in order, a second one throws away what is under way, a third one ends the program
+    wherever it hangs; gives the signals that came."""
     came: list[int] = []
 
     def stop(number: int, _: FrameType | None) -> None:
         came.append(number)
+        if len(came) > 1:
+            signal.signal(number, signal.SIG_DFL)
         job.stop()
 
     kept = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -121,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
     if args.resume:
         trainer.resume()
     trainer.run(say=lambda line: print(line, flush=True))
+    trainer.world.leave()
     if not leads:
         return 0
     facts = {

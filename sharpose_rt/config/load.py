@@ -161,9 +161,23 @@ def _coerce(value: Any, hint: Any, at: str) -> Any:
         if option in (bool, str) and isinstance(value, option):
             return value
         if typing.get_origin(option) is tuple and isinstance(value, (list, tuple)):
-            return tuple(value)
-    wanted = " or ".join(getattr(o, "__name__", str(o)) for o in options if o is not type(None))
+            kinds = typing.get_args(option)
+            kinds = len(value) * kinds[:1] if kinds[1:] == (Ellipsis,) else kinds
+            if not {bool, int, float, str}.issuperset(kinds):
+                return tuple(value)  # what reads it, checks it
+            if len(kinds) == len(value):
+                pairs = enumerate(zip(value, kinds, strict=True))
+                return tuple(_coerce(item, kind, f"{at}, item {n}") for n, (item, kind) in pairs)
+    wanted = " or ".join(_said(option) for option in options if option is not type(None))
     raise ConfigError(f"{at} is {value!r}; {wanted} is accepted")
+
+
+def _said(kind: Any) -> str:
+    """How a type is asked for."""
+    if typing.get_origin(kind) is not tuple:
+        return getattr(kind, "__name__", str(kind))
+    names = ["..." if k is Ellipsis else k.__name__ for k in typing.get_args(kind)]
+    return f"a list, [{', '.join(names)}],"
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:

@@ -129,8 +129,9 @@ def _choose(config: PoseConfig, ranges: Ranges | None, network: SHaRPose | None 
     rates = measure(network, config, ranges)
     best = max(rates, key=lambda name: rates[name] / (WORTH_IT if open_ways[name].dtype == torch.int8 else 1))
     figures = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
-    log.info("backend: %s, the faster one here (crops/s: %s); remembered in %s", best, figures, path)
-    remember(path, key, {"way": best, "crops_per_s": rates})
+    log.info("backend: %s, the faster one here (crops/s: %s; see %s)", best, figures, path)
+    if len(rates) == len(open_ways):  # what does not work now may work next time
+        remember(path, key, {"way": best, "crops_per_s": rates})
     return open_ways[best]
 
 
@@ -174,7 +175,7 @@ def _turn(backend: Backend, network: SHaRPose) -> float:
 
 def _key(config: PoseConfig, names: Iterable[str]) -> str:
     """All that decides which one is faster."""
-    versions = [f"{name} {metadata.version(name)}" for name in ("torch", "openvino")]
+    versions = [f"{name} {metadata.version(name)}" for name in ("sharpose-rt", "torch", "openvino")]
     capability = torch.backends.cpu.get_cpu_capability()
     threads = f"{network_threads(config.threads)} threads"
     return ", ".join([platform.node(), capability, threads, config.model, " or ".join(names), *versions])

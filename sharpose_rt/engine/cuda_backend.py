@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sharpose_rt.engine.backend import TorchBackend, upload
+from sharpose_rt.engine.backend import TorchBackend
 from sharpose_rt.engine.cuda_graphs import Recorded
 from sharpose_rt.geometry.device_warp import warp_on_device
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose
+
+log = logging.getLogger("sharpose_rt.engine")
 
 WARMED = 32
 """The largest bucket that is recorded before the run; larger ones when they come."""
@@ -30,13 +34,23 @@ class CudaBackend(TorchBackend):
         """Record both stages for the buckets up to `WARMED`."""
         h, w = self.network.variant.size_hw
         for bucket in (b for b in self.buckets if b <= WARMED):
-            images = self.prepare(torch.zeros(bucket, h, w, 3, dtype=torch.uint8))
-            coarse = self.coarse(images)
-            self.fine(images, coarse, *split_cells(coarse.cell_scores, self.network.selected_count))
+            try:
+                images = self.prepare(torch.zeros(bucket, h, w, 3, dtype=torch.uint8))
+                coarse = self.coarse(images)
+                self.fine(images, coarse, *split_cells(coarse.cell_scores, self.network.selected_count))
+            except torch.OutOfMemoryError:
+                if bucket == 1:
+                    raise
+                log.warning("%d crops at once do not fit into the GPU's memory; smaller batches are taken", bucket)
+                torch.cuda.empty_cache()
+                break  # the run's batcher finds the same and halves
 
     def cut(self, image_bgr: NDArray[np.uint8], affine: NDArray[np.float64], size_wh: tuple[int, int]) -> Tensor:
         """See `Backend`; only the picture goes up, once for all its people."""
-        return warp_on_device(upload(torch.from_numpy(image_bgr), self.device), affine, size_wh)
+        # Copied to where the GPU can fetch it beside other work; frames may be read-only, or views with negative steps.
+        staged = torch.empty(image_bgr.shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        np.copyto(staged.numpy(), image_bgr)
+        return warp_on_device(staged.to(self.device, non_blocking=True), affine, size_wh)
 
     def coarse(self, images: Tensor) -> CoarseOutput:
         """See `Backend`."""

@@ -207,8 +207,7 @@ class PoseEngine:
         output = self._infer(crops_bgr, choose)
         heatmaps, quality, refined = output.heatmaps, output.quality, output.refined
         if self.config.flip_test:
-            chosen = choose and (lambda _: refined.cpu().numpy())  # the same people again
-            mirrored = self._infer(crops_bgr.flip(2), chosen)
+            mirrored = self._infer(crops_bgr.flip(2), lambda _: refined.cpu().numpy())  # the same people again
             heatmaps = (heatmaps.float() + flip_back(mirrored.heatmaps, self.skeleton.flip_order).float()) / 2
         keypoints, scores = self.decode(heatmaps)
         together = torch.cat([keypoints.flatten(1), scores, quality[:, None], refined[:, None]], 1).float()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
 import shlex
@@ -108,6 +109,8 @@ def _check(args: argparse.Namespace, *, labelled: bool, mpii: bool) -> None:
             f"{args.annotations} has pictures without labels, as COCO's test sets: nothing can be measured, but "
             "--results FILE with --boxes detector (or a file of detections) writes what COCO's server takes"
         )
+    if labelled and not mpii and importlib.util.find_spec("pycocotools") is None:
+        raise ConfigError("AP needs pycocotools: pip install 'sharpose-rt[train]'")
     for option in ("sweep_threshold", "sweep_height"):
         if mpii and getattr(args, option):
             raise ConfigError(f"--{option.replace('_', '-')} measures AP, which MPII does not have; leave it away")

@@ -234,7 +234,9 @@ def ap(people: list[dict[str, Any]], document: dict[str, Any]) -> dict[str, floa
         return dict.fromkeys(METRICS, 0.0)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
-        truth.dataset = {"info": {}, **document}  # type: ignore[reportAttributeAccessIssue]
+        # pycocotools takes the id 0 for "matched with nobody".
+        people_there = [{"category_id": 1, **a, "id": n} for n, a in enumerate(document["annotations"], start=1)]
+        truth.dataset = {"info": {}, **document, "annotations": people_there}  # type: ignore[reportAttributeAccessIssue]
         truth.createIndex()
         found = truth.loadRes(people)  # type: ignore[reportArgumentType]  (a list is taken as well)
         evaluation = COCOeval(truth, found, "keypoints")

@@ -30,7 +30,9 @@ def sample(images: Tensor, matrices: Tensor, size_wh: tuple[int, int]) -> Tensor
     places = pixels @ matrices.transpose(1, 2)  # (N, hw, 2)
     last = torch.tensor([width - 1, height - 1], device=images.device).clamp(min=1)
     grid = (places / last * 2 - 1).view(-1, h, w, 2)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    # Not F.grid_sample: on a GPU it hands this to cuDNN, which first copies an expanded picture, once for each crop.
+    bilinear, zeros = 0, 0
+    return torch.ops.aten.grid_sampler_2d(images, grid, bilinear, zeros, True)  # aligned corners
 
 
 def warp_on_device(image_bgr: Tensor, affine: ArrayLike, crop_size_wh: tuple[int, int]) -> Tensor:

@@ -84,9 +84,12 @@ class LiveRun:
         """'running', 'lost' while the source is looked for, 'stalled' or 'ended'."""
         if self.end_line is not None:
             return "ended"
-        if self._source_state() == "lost":
+        source = self._source_state()
+        if source == "lost":
             return "lost"
-        return "stalled" if time.monotonic() - self._last_s > STALLED_S else "running"
+        if time.monotonic() - self._last_s <= STALLED_S:
+            return "running"
+        return "ended" if source == "ended" else "stalled"  # one of several, of which others go on
 
     def recent(self, seconds: float) -> bytes:
         """The last `seconds` of media time as a valid stream of its own."""
@@ -162,7 +165,7 @@ class Hub:
         """The run of that name; without one the first that goes on, else the last."""
         if name is not None:
             return next((run for run in self.runs if run.name == name), None)
-        return next((run for run in self.runs if run.end_line is None), self.runs[-1] if self.runs else None)
+        return next((run for run in self.runs if run.state != "ended"), self.runs[-1] if self.runs else None)
 
     def attach(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """The loop whose viewers are woken from now on."""

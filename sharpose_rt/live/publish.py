@@ -16,6 +16,7 @@ from sharpose_rt.live.outbox import Outbox, Policy, Record
 from sharpose_rt.live.thinned import Thinned
 from sharpose_rt.live.transports import Transport, create_transport
 from sharpose_rt.media import SourceInfo
+from sharpose_rt.media.redact import redact
 from sharpose_rt.skeletons.names import unique_name
 from sharpose_rt.types import Packet
 
@@ -134,7 +135,7 @@ class Publisher:
             self._stop.set()
             self._outbox.close()
         elif self.state != "lost":
-            log.warning("publish: %s is out of reach (%s); trying again", self.target.name, error)
+            log.warning("publish: %s is out of reach (%s); trying again", self.target.name, redact(str(error)))
         self.state = "lost"
 
     def _send(self, record: Record) -> None:

@@ -21,7 +21,7 @@ from sharpose_rt.live.outbox import Policy
 from sharpose_rt.skeletons import encode
 
 _OPEN_S = 5.0
-_MAX_DATAGRAM = 60_000  # bytes; UDP carries 65,507
+_MAX_DATAGRAM = 9000 if sys.platform == "darwin" else 60_000  # bytes; UDP carries 65,507, macOS sends up to 9216
 _PIPE_BYTES = 4096  # a pipe that is ready takes so many without making the writer wait (PIPE_BUF)
 _POLL_S = 0.2
 _NEWEST_AHEAD = 4  # messages

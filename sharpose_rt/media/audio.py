@@ -28,7 +28,7 @@ def audio_packets(
     at once; yields nothing, with a warning, where the sound cannot be had. `stack` closes the file.
     """
     try:
-        source: Any = stack.enter_context(av.open(path))
+        source: Any = stack.enter_context(av.open(f"file:{path}"))
         stream: Any = source.streams.audio[0]
         pictures = [s for s in source.streams.video if s.start_time is not None]
         origin_s = float(pictures[0].start_time * pictures[0].time_base) if pictures else 0.0
@@ -55,10 +55,13 @@ def _layout(stream: Any) -> str:
 
 
 def _copied(source: Any, stream: Any, target: Any, from_s: float, span_s: float) -> Iterator[tuple[float, Any]]:
-    shift = round(from_s / stream.time_base)
+    shift, last_dts = round(from_s / stream.time_base), None
     for packet in source.demux(stream):
         if packet.pts is None or packet.dts is None:
             continue
+        if last_dts is not None and packet.dts <= last_dts:  # set back, as where two recordings were put together
+            shift += packet.dts - last_dts - max(1, packet.duration or 0)
+        last_dts = packet.dts
         at_s = float((packet.pts - shift) * packet.time_base)
         length_s = float((packet.duration or 0) * packet.time_base)
         if at_s >= span_s:

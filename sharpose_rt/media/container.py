@@ -20,6 +20,7 @@ from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceError, SourceLost
 from sharpose_rt.media.hardware import decoder
 from sharpose_rt.media.interrupt import interruptible
+from sharpose_rt.media.redact import redact
 from sharpose_rt.media.source import Source, SourceInfo
 
 log = logging.getLogger("sharpose_rt.media")
@@ -46,6 +47,7 @@ class MediaClock:
         self._time_base, self._origin, self._live = time_base, origin, live
         self._frame_s = 1 / (fps or _FALLBACK_FPS)
         self._last_s: float | None = None
+        self._given_s = -math.inf
         self._last_at_s = 0.0
         self._disordered = False
 
@@ -63,6 +65,7 @@ class MediaClock:
             if self._origin is None:
                 self._origin = pts
             self._last_s = 0.0 if pts is None else max(0.0, self._seconds(pts))
+            self._given_s = self._last_s if pts is None else self._seconds(pts)
         elif pts is None or self._disordered:
             self._last_s += step_s
         else:
@@ -71,17 +74,16 @@ class MediaClock:
 
     def _after(self, last_s: float, pts: int, step_s: float) -> float:
         pts_s = self._seconds(pts)
-        if pts_s > last_s:
-            if not self._live or pts_s - last_s < step_s + _LEAP_S:
-                return pts_s
-            self._origin = pts - round((last_s + step_s) / self._time_base)
-            return last_s + step_s
-        if pts_s == last_s:
+        given_s, self._given_s = self._given_s, pts_s
+        if pts_s > last_s and (not self._live or pts_s - last_s < step_s + _LEAP_S):
+            return pts_s
+        if given_s <= pts_s <= last_s:  # the file's own times are in order; one that was made up went ahead of them
             return last_s + step_s / 2
-        if last_s - pts_s < _RESTART_S:
+        if 0 <= last_s - pts_s < _RESTART_S:
             self._disordered = True
         else:
             self._origin = pts - round((last_s + step_s) / self._time_base)
+            self._given_s = self._seconds(pts)
         return last_s + step_s
 
     def _seconds(self, pts: int) -> float:
@@ -269,7 +271,8 @@ class ContainerSource(Source):
             self._warn_if_short()
 
     def _too_bad(self, bad: int, error: Exception) -> SourceError:
-        seen = f"{self.name}: {bad} undecodable frames in a row after frame {self._decoded} ({error})"
+        reason = getattr(error, "strerror", None) or redact(str(error))  # PyAV's own text has the whole address in it
+        seen = f"{self.name}: {bad} undecodable frames in a row after frame {self._decoded} ({reason})"
         if self.live:
             return SourceLost(f"{seen}; see that the network holds, or try another source.rtsp_transport")
         return SourceError(f"{seen}; the file is damaged from there on, use --end, or repair it")

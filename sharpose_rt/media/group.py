@@ -51,10 +51,10 @@ class SourceGroup:
         """Opens all at once; when one cannot be opened the others are let go and its failure is raised."""
         for thread in self._threads:
             thread.start()
-        self._wait(lambda: self._stop or bool(self.errors) or len(self._opened) == len(self.sources))
-        if self.errors:
+        self._wait(lambda: self._stop or bool(self._unopened) or len(self._opened) == len(self.sources))
+        if self._unopened:
             self.interrupt()
-            raise self.errors[min(self.errors)]
+            raise self.errors[min(self._unopened)]
 
     def read(self) -> Round | None:
         """The next round; None when all sources have ended or were interrupted.
@@ -113,6 +113,11 @@ class SourceGroup:
             before = self._frames.get(index)
             self._frames[index] = frame if before is None else self._fold(before, frame)
             self._changed.notify_all()
+
+    @property
+    def _unopened(self) -> set[int]:
+        """Those that could not be opened; one that fails after that leaves the others alone."""
+        return self.errors.keys() - self._opened
 
     def _failed(self, index: int, error: Exception) -> None:
         error.add_note(f"in source {self.sources[index].name!r}")

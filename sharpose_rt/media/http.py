@@ -23,7 +23,7 @@ def is_stored(url: str, timeout_s: float = LONGEST_WAIT_S) -> bool:
     request = urllib.request.Request(urlunsplit(parts._replace(netloc=host, fragment="")), method="HEAD")
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        request.add_header("Authorization", "Basic " + base64.b64encode(pair.encode()).decode())
+        request.add_unredirected_header("Authorization", "Basic " + base64.b64encode(pair.encode()).decode())
     try:
         with urllib.request.urlopen(request, timeout=min(timeout_s, LONGEST_WAIT_S)) as answer:
             length, kind = answer.headers.get("Content-Length", ""), answer.headers.get_content_maintype()

@@ -61,6 +61,8 @@ class PacedSource(Source):
             self._start_s += late_s
         due_s = self._start_s + frame.pts_s
         self._wait_until(due_s)  # only where the frame rate varies
+        if self._stop.is_set():  # before it is due
+            return None
         self._next_s = due_s + self._period_s
         return replace(frame, captured_at_s=due_s)
 

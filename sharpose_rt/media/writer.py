@@ -43,8 +43,6 @@ class VideoWriter:
         fps: of the source; rates the encoder and gives the last frame its length. None where unknown.
         config: encoder settings, and whether audio is wanted.
         audio_from: local file whose first audio stream is copied, cut to the span that was written; None for none.
-        audio_start_s: media time in that file that belongs to the first frame; None takes the first frame's `pts_s`.
-        audio_end_s: media time in that file where the audio ends; None where the last frame ends.
 
     Raises:
         OutputError: the file cannot be written; what was written stays in the part file.
@@ -57,8 +55,6 @@ class VideoWriter:
         fps: float | None,
         config: OutputConfig | None = None,
         audio_from: str | None = None,
-        audio_start_s: float | None = None,
-        audio_end_s: float | None = None,
     ) -> None:
         config = config or OutputConfig()
         self.path = Path(path)
@@ -68,7 +64,6 @@ class VideoWriter:
         self._even_wh = (size_wh[0] + size_wh[0] % 2, size_wh[1] + size_wh[1] % 2)
         self._frame_ticks = round(1 / ((fps or _FALLBACK_FPS) * TIME_BASE))
         self._audio_from = audio_from if config.audio else None
-        self._audio_start_s, self._audio_end_s = audio_start_s, audio_end_s
         self._first_s, self._last_tick = 0.0, -1
         self._failed: OutputError | None = None
         try:
@@ -146,7 +141,7 @@ class VideoWriter:
             return
         finished = self.path.with_suffix(".finished.mp4")
         try:
-            self._remux(finished)
+            self._remux_with_audio(finished)
             finished.replace(self.path)
         except (av.error.FFmpegError, OSError) as error:
             finished.unlink(missing_ok=True)
@@ -154,6 +149,17 @@ class VideoWriter:
                 f"{self.path} cannot be finished ({_reason(error)}); the whole video without audio is in {self.part}"
             ) from error
         self.part.unlink()
+
+    def _remux_with_audio(self, target: Path) -> None:
+        """As `_remux`, without the audio where that cannot be had: no sound is worth the pictures."""
+        try:
+            self._remux(target)
+        except (av.error.FFmpegError, OSError) as error:
+            if self._audio_from is None:
+                raise
+            log.warning("the audio of %s cannot be kept (%s); the video has none", self._audio_from, _reason(error))
+            self._audio_from = None
+            self._remux(target)
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
         try:
@@ -190,9 +196,7 @@ class VideoWriter:
             video = out.add_stream_from_template(part.streams.video[0])
             streams = [_video_packets(part, video)]
             if self._audio_from is not None:
-                start_s = self._first_s if self._audio_start_s is None else self._audio_start_s
-                span_s = end_s if self._audio_end_s is None else min(end_s, self._audio_end_s - start_s)
-                streams.append(audio_packets(self._audio_from, out, start_s, span_s, stack))
+                streams.append(audio_packets(self._audio_from, out, self._first_s, end_s, stack))
             for _, packet in heapq.merge(*streams, key=lambda item: item[0]):
                 out.mux(packet)
 

@@ -49,7 +49,7 @@ class Attention(nn.Module):
         return self.proj(out.transpose(1, 2).reshape(b, n, d)), attended
 
     def _softmax(self, q: Tensor, k: Tensor) -> Tensor:
-        # In float32 also where the network runs in bf16: rounding here would change which cells are picked.
+        # In float32 also where the weights are bf16: rounding here would change which cells are picked.
         return ((q.float() * self.scale) @ k.float().transpose(-1, -2)).softmax(-1)
 
 

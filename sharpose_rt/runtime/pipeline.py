@@ -264,6 +264,9 @@ class Pipeline:
         reading = False
         try:
             self._open_source()
+            if self._stopping:  # meanwhile: no stage need begin
+                self._cancel()
+                raise Cancelled
             self._mark("opened")
             self._meet(lambda: self._all("opened"))
             reading, doing = True, f"read() of source {source.name!r}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import itertools
 import os
 import re
@@ -73,7 +72,8 @@ def output_paths(directory: str | Path, stem: str, overwrite: bool, suffixes: Se
 def results_of(target: Path) -> list[Path]:
     """What an earlier conversion to `target` left: the file, the folder if it is not empty, or a file a person."""
     if target.suffix == ".trc":
-        return sorted(target.parent.glob(f"{glob.escape(target.stem)}_person*.trc"))
+        name = re.compile(re.escape(target.stem) + r"_person\d+\.trc")  # not those of 'walk_personal' for 'walk'
+        return sorted(path for path in target.parent.glob("*.trc") if name.fullmatch(path.name))
     taken = any(target.iterdir()) if target.is_dir() else target.exists()
     return [target] if taken else []
 

@@ -29,6 +29,8 @@ def rewrite_stream(path: Path, frames: Sequence[Poses], *, smoothing: str) -> No
         end: dict[str, Any] = dict(reader.end or {"status": "interrupted"})
         end.pop("type", None)
         writer.end(**end)
+        writer.close()
+        part.replace(path)
     finally:
         writer.close()
-    part.replace(path)
+        part.unlink(missing_ok=True)

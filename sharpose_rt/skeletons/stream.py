@@ -453,7 +453,8 @@ class StreamReader:
         except orjson.JSONDecodeError as error:
             if not line.endswith(b"\n"):
                 return None
-            raise StreamError(f"{self.path} line {number} is not JSON: {error}") from error
+            hint = "; a *.skeletons.jsonl file is wanted" if number == 1 else ""
+            raise StreamError(f"{self.path} line {number} is not JSON: {error}{hint}") from error
         if not isinstance(record, dict):
             raise StreamError(f"{self.path} line {number} is a {type(record).__name__}; an object is wanted")
         return record

@@ -16,12 +16,10 @@ class SmoothStage(BaseStage[Packet, Packet]):
 
     def __init__(self, smoother: KeypointSmoother) -> None:
         self.smoother = smoother
-        self._size_wh: tuple[int, int] | None = None
 
     def process(self, item: Packet, /) -> Iterable[Packet]:
-        """The packet with smoothed poses. Nobody is carried over into pictures of another size."""
+        """The packet with smoothed poses. Nobody is carried over into another scene, nor into another size."""
         assert item.poses is not None
-        if self._size_wh not in (None, item.frame.size_wh):
+        if item.new_scene:
             self.smoother.forget()
-        self._size_wh = item.frame.size_wh
         return (item.left(self.name, poses=self.smoother.update(item.poses, item.frame.pts_s)),)

@@ -32,7 +32,6 @@ class RunTotals:
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
     left_s: deque[float] = field(default_factory=lambda: deque(maxlen=50))
     live: bool = False
-    lost_s: float = 0.0
     spans: dict[str, LatencyHistogram] = field(default_factory=dict)
     late_s: deque[float] = field(default_factory=lambda: deque(maxlen=50))
 
@@ -55,7 +54,6 @@ class RunTotals:
         self.latency.add(late_s)
         self.late_s.append(late_s)
         self.left_s.append(now_s)
-        self.lost_s += packet.frame.lost_before_s
         for stage, span_ms in packet.left("write").spans_ms.items():
             self.spans.setdefault(stage, LatencyHistogram()).add(span_ms / 1e3)
 
@@ -129,7 +127,7 @@ class WriteStage(BaseStage[Packet, Packet]):
         return (item,)
 
     def close(self, status: Status, /) -> None:
-        """Finish every output; the first failure among them is raised when all were tried."""
+        """Finish every output; a failure among them is raised when all were tried."""
         with contextlib.ExitStack() as stack:
             for sink in reversed(self.sinks or ()):
                 stack.callback(sink.close, status, self.totals.frames, self.totals.dropped)

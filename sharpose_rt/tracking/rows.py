@@ -16,6 +16,12 @@ def raw(poses: Poses) -> Poses:
     return replace(poses, keypoints=poses.raw_keypoints, keypoint_scores=poses.raw_keypoint_scores)
 
 
+def estimated(poses: Poses) -> Poses:
+    """The people who were in the frame, without those whom a smoother has carried on."""
+    kept = poses.stage != PoseStage.PREDICTED
+    return poses if kept.all() else Poses(*(getattr(poses, item.name)[kept] for item in fields(Poses)))
+
+
 def with_keypoints(
     poses: Poses, row_of: Mapping[int, int], points: NDArray[np.floating], scores: NDArray[np.floating]
 ) -> Poses:

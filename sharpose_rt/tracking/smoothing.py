@@ -91,13 +91,15 @@ def rts_smooth(frames: Sequence[tuple[float, Poses]], config: SmoothConfig, skel
     there, by id. Keypoints that are not measured are interpolated; their score is held and fades on both sides.
 
     Args:
-        frames: media time in seconds and people of each frame, in order.
+        frames: media time in seconds and people of each frame, in order; rows that were predicted are left out, as
+            they would stay on after a track has ended.
         config: noise, hold and fade; its `method` is not looked at.
         skeleton: gives the number of keypoints.
 
     Raises:
         ValueError: time goes backwards, or an id is there twice in a frame.
     """
+    frames = [(pts_s, rows.estimated(poses)) for pts_s, poses in frames]
     forward = KeypointFilter(config, len(skeleton), coast=False)
     steps = [_advance(forward, poses, pts_s) for pts_s, poses in frames]
     before = _looks_before(frames, forward.life_s)

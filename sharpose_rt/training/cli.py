@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     reason = _train(trainer, limit)
     if trainer.world.leads:
         write_report(trainer)
+    trainer.world.leave()
     print(f"{reason} after {trainer.samples} samples, {trainer.clock.elapsed_s / 60:.1f} minutes; results in {out}")
     return 130 if reason == "stopped" else 0
 

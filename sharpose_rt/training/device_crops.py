@@ -109,7 +109,9 @@ class DeviceCrops:
         people, self.crop_size_wh, self.config = sampler.people, sampler.crop_size_wh, sampler.config
         width, height = held_size_wh(self.crop_size_wh)
         self.held = torch.empty((len(people), 3, height, width), dtype=torch.uint8, device=device)
-        loader = DataLoader(_Held(people, self.crop_size_wh, self.config.padding), batch_size=64, num_workers=workers)
+        held = _Held(people, self.crop_size_wh, self.config.padding)
+        # A generator of its own: else the loader would take its seed from the run's chance.
+        loader = DataLoader(held, batch_size=64, num_workers=workers, generator=torch.Generator())
         done = 0
         for batch in loader:
             self.held[done : done + len(batch)] = batch.to(device)

@@ -16,7 +16,7 @@ from sharpose_rt.training.muon import Muon
 from sharpose_rt.training.world import World
 
 _BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
-_EMBEDDINGS = ("patch_embed", "position", "tokens", "token")
+_TABLES = ("keypoint_tokens", "quality_token", "mask_token", "coarse_position", "fine_position", "position")
 
 
 def build_optimizers(
@@ -63,12 +63,17 @@ def layer_of(name: str, depth: int) -> int:
     """0 for the embeddings, i + 1 for block i, depth + 1 for all behind the blocks (ViT's layer-wise decay)."""
     if match := _BLOCK.search(name):
         return int(match[1]) + 1
-    return 0 if any(part in name for part in _EMBEDDINGS) else depth + 1
+    return 0 if "patch_embed" in name or _is_table(name) else depth + 1
 
 
 def is_undecayed(name: str, parameter: Tensor) -> bool:
     """True for biases, norms, position tables and tokens."""
-    return parameter.ndim <= 1 or any(part in name for part in ("position", "token"))
+    return parameter.ndim <= 1 or _is_table(name)
+
+
+def _is_table(name: str) -> bool:
+    """Positions and tokens themselves; layers that turn tokens into something else have such names, too."""
+    return name.rpartition(".")[2] in _TABLES
 
 
 def lr_factor(config: OptimConfig, progress: float, step: int) -> float:

@@ -70,7 +70,7 @@ def vary(
     if config.cut_p > 0 and rng.random() < config.cut_p:
         box, border, share = _cut_box(keypoints[joint_weights > 0], rng, box)
     elif rng.random() < config.half_body_p:
-        box = _half_body_box(keypoints, joint_weights, config.half_body_joints, skeleton, rng, box)
+        box = _half_body_box(keypoints, joint_weights, config, skeleton, rng, box)
     region = fit_aspect(box, crop_size_wh, config.padding)[0]
     if rng.random() < config.shift_p:
         region[:2] += rng.uniform(-config.shift, config.shift, 2) * region[2:]
@@ -110,11 +110,16 @@ def _before(border: NDArray[np.float64], points: Float32) -> NDArray[np.bool_]:
 
 
 def _half_body_box(
-    keypoints: Float32, weights: Float32, least: int, skeleton: Skeleton, rng: np.random.Generator, box: Float32
+    keypoints: Float32,
+    weights: Float32,
+    config: AugmentConfig,
+    skeleton: Skeleton,
+    rng: np.random.Generator,
+    box: Float32,
 ) -> Float32:
     """The box of the upper or lower body, or `box` where too few joints are labelled."""
     labelled = weights > 0
-    if labelled.sum() < least:
+    if labelled.sum() < config.half_body_joints:
         return box
     upper = np.zeros(len(skeleton), bool)
     upper[list(skeleton.upper_body)] = True
@@ -124,7 +129,7 @@ def _half_body_box(
         return box
     half = halves[0] if len(halves) == 1 or rng.random() < 0.7 else halves[1]
     low, high = half.min(0), half.max(0)
-    margin = (high - low) * 0.25  # 1.5 times the joints' extent, as MMPose
+    margin = (high - low) * (1.5 / config.padding - 1) / 2  # 1.5 times the joints' extent once it is padded, as MMPose
     return np.concatenate([low - margin, high + margin])
 
 

@@ -35,11 +35,13 @@ class World:
         if self.size == 1:
             return
         used = [p for p in parameters if p.requires_grad]
-        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in used])
+        # A gradient of zeros is not none: the optimiser would let the weights decay and count the step.
+        has = torch.tensor([float(p.grad is not None) for p in used], device=used[0].device)
+        flat = torch.cat([*((torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in used), has])
         dist.all_reduce(flat)
-        flat /= self.size
-        for p, part in zip(used, flat.split([p.numel() for p in used]), strict=True):
-            p.grad = part.view_as(p)
+        *parts, has = flat.split([*(p.numel() for p in used), len(used)])
+        for p, part, processes in zip(used, parts, has.tolist(), strict=True):
+            p.grad = (part / self.size).view_as(p) if processes else None
 
     def add_up(self, tensor: Tensor) -> None:
         """Overwrite the tensor by the sum of all processes' ones."""
@@ -60,6 +62,12 @@ class World:
         tensor = torch.tensor(value, dtype=torch.float64, device=device)
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return float(tensor)
+
+    def leave(self) -> None:
+        """Waits until all are done: a process that ends while others still talk to it may abort them."""
+        if self.size > 1:
+            dist.barrier()
+            dist.destroy_process_group()
 
 
 def join_world(device: str) -> World:

@@ -57,6 +57,11 @@ def test_video_to_skeletons_to_action_array(tmp_path: Path, capsys: pytest.Captu
         assert [p for p in validate(stream) if p.severity == "error"] == []
     recipe.main(arguments)
     assert capsys.readouterr().out.count("done before") == 2
+    for name in ("my walk", "07"):
+        write_clip(videos / f"{name}.mp4", 3, size_wh=(96, 64))
+    recipe.main([str(videos), str(tmp_path / "out: x"), *arguments[2:]])
+    recipe.main([str(videos), str(tmp_path / "out: x"), *arguments[2:]])
+    assert capsys.readouterr().out.count("done before") == 4
 
     target = tmp_path / "a.npz"
     _recipe("skeletons_to_action_array").main([str(out / "a" / "a.skeletons.jsonl"), str(target)])

@@ -21,6 +21,7 @@ from media_clips import read_number, write_clip
 from sharpose_rt.api import PoseTracker, SHaRPose
 from sharpose_rt.app import FileRun, Tracking
 from sharpose_rt.cli import main
+from sharpose_rt.commands.track import stopped_by_signals
 from sharpose_rt.config import RunConfig, load
 from sharpose_rt.detection.boxes import FullFrameDetector
 from sharpose_rt.errors import ConfigError, OutputError, WeightsError
@@ -189,6 +190,8 @@ def test_rts_reads_twice_and_replaces_the_stream(clip: Path, tmp_path: Path) -> 
     a, b = list(StreamReader(causal.stream)), list(StreamReader(both.stream))
     assert StreamReader(both.stream).header.smoothing == "rts"
     assert len(a) == len(b) == FRAMES == len(_decoded(both.video)[0])
+    stages = [stage["name"] for stage in both.figures["pipeline"]["stages"]]
+    assert stages == [stage["name"] for stage in causal.figures["pipeline"]["stages"]]  # those that took the time
     raw_a = np.stack([r.poses.raw_keypoints for r in a])
     raw_b = np.stack([r.poses.raw_keypoints for r in b])
     np.testing.assert_array_equal(raw_a, raw_b)
@@ -227,6 +230,42 @@ def test_ctrl_c_ends_in_order(number: int, tmp_path: Path) -> None:
     assert reader.end is not None
     assert reader.end["status"] == "interrupted"
     assert len(_decoded(tmp_path / "out" / "long.annotated.mp4")[0]) == frames
+
+
+def test_ctrl_c_again_and_again_ends_what_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    stops = []
+
+    class Hangs:
+        def stop(self) -> None:
+            stops.append(1)
+
+    before = signal.getsignal(signal.SIGINT)
+    with stopped_by_signals(Hangs()) as came:  # type: ignore[arg-type]
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is not signal.SIG_DFL
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL  # the next one ends the program wherever it is
+    assert (len(stops), came) == (2, [signal.SIGINT] * 2)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.timeout(90)
+def test_a_folder_with_a_broken_video_and_two_of_one_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for day in ("a", "b"):
+        (tmp_path / day).mkdir()
+        write_clip(tmp_path / day / "cam.mp4", 4, size_wh=(96, 64))
+    (tmp_path / "a" / "broken.mp4").write_bytes(b"no video at all" * 100)
+    options = ["--weights", "random", "--boxes", "full", "--no-video", "--overwrite", "--output", str(tmp_path / "out")]
+    assert main(["--source", str(tmp_path / "*" / "*.mp4"), *options]) == 2
+    assert "broken.mp4" in caplog.text
+    assert "the next one follows" in caplog.text
+    streams = sorted((tmp_path / "out").glob("*.skeletons.jsonl"))
+    assert [path.name for path in streams] == ["cam-2.skeletons.jsonl", "cam.skeletons.jsonl"]
+    assert [len(list(StreamReader(path))) for path in streams] == [4, 4]
+    assert main(["--source", str(tmp_path / "b" / "cam.mp4"), *options]) == 0  # replaces its own, of another command
+    assert len(list((tmp_path / "out").glob("*.skeletons.jsonl"))) == 2
 
 
 def test_pictures_come_out_as_pictures(tmp_path: Path) -> None:

@@ -301,6 +301,16 @@ def test_auto_takes_the_faster_one_and_remembers_it(config, both, faster):
     assert len(json.loads(path.read_text())) == 2
 
 
+def test_what_did_not_work_once_is_tried_again(config, both):
+    rates, measured, path = both
+    del rates["openvino float32"]  # it did not come up
+    assert choose(replace(config, backend="auto")).backend == "torch"
+    assert not path.exists()
+    rates["openvino float32"] = 20.0
+    assert choose(replace(config, backend="auto")).backend == "openvino"
+    assert len(measured) == 2
+
+
 @pytest.mark.parametrize("text", ["", "[1]", "{"])
 def test_a_damaged_memory_is_measured_again(config, both, text):
     _, measured, path = both

@@ -68,6 +68,26 @@ def test_every_command_says_what_it_does(command, capsys):
     assert "usage" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("walk.mp4", "did you mean `sharpose-rt --source walk.mp4`?"),
+        ("rtsp://host/x", "did you mean `sharpose-rt --source rtsp://host/x`?"),
+        ("webcam", "did you mean `sharpose-rt --source webcam`?"),
+        ("trak", "did you mean 'track'?"),
+        ("xyz", "one of track, demo"),
+    ],
+)
+def test_a_word_that_is_no_command(word, said, capsys):
+    assert main([word, "--max-frames", "1"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_threshold_of_minus_infinity_is_no_option(capsys):
+    assert main(["--source", "nowhere.mp4", "--quality-threshold", "-inf"]) == 2
+    assert "nowhere.mp4" in capsys.readouterr().err
+
+
 def test_declaring_the_commands_loads_nothing_heavy():
     names = ("models", "weights", "explain", "doctor", "demo")
     code = "import sys, argparse, importlib\n"

@@ -76,6 +76,20 @@ def test_bad_files_name_file_and_key(tmp_path: Path, text: str, said: str) -> No
     assert "bad.yaml" in str(caught.value)
 
 
+def test_lists_are_checked_item_by_item() -> None:
+    assert load(None, ["source.camera_size_wh=[1280, 720]"]).source.camera_size_wh == (1280, 720)
+    for text, said in (
+        ("output.formats=[1]", r"output\.formats, item 0 is 1; str is accepted"),
+        ("output.formats=csv", r"a list, \[str, \.\.\.\], is accepted"),
+        ("source.camera_size_wh=[a, b]", "item 0 is 'a'; int"),
+        ("source.camera_size_wh=[1280.5, 720]", r"item 0 is 1280\.5; int"),
+        ("source.camera_size_wh=1280x720", r"a list, \[int, int\], is accepted"),
+        ("source.camera_size_wh=[1, 2, 3]", r"a list, \[int, int\], is accepted"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            load(None, [text])
+
+
 def test_unknown_preset_offers_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'live'"):
         load("liv")

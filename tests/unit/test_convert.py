@@ -8,6 +8,7 @@ import importlib.util
 import io
 import json
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 from sharpose_rt.errors import ConfigError, OutputError, StreamError
 from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
 from sharpose_rt.skeletons import FrameRecord, Header, StreamReader, StreamWriter, action_array, windows
-from sharpose_rt.skeletons.convert import WRITERS, convert
+from sharpose_rt.skeletons.convert import WRITERS, check_format, convert
 from sharpose_rt.types import Poses
 
 SIZE_WH = (640, 480)
@@ -355,6 +356,46 @@ class TestConvert:
             "dtype": "float32", "raw": False, "min_score": 0.0,
         }  # fmt: skip
         assert WRITERS["mot"].options == {}
+
+    @pytest.mark.parametrize(
+        ("to", "option", "said"),
+        [
+            ("csv", {"min_score": "abc"}, "'abc'; a number"),
+            ("csv", {"min_score": 30}, "30; 0 to 1 is accepted"),
+            ("coco", {"first_image_id": "one"}, "a whole number"),
+            ("coco", {"first_image_id": 1.5}, "1.5; a whole number"),
+            ("trc", {"px_per_m": "abc"}, "'abc'; a number"),
+            ("kinetics", {"max_frames": -3}, "-3; 1 to inf"),
+            ("pyskl", {"dtype": "int8"}, "one of float32, float16 is accepted"),
+            ("pyskl", {"label": "walking"}, "a whole number"),
+            ("csv", {"raw": "yes"}, "true or false"),
+            ("csv", {"min_score": True}, "True; a number"),
+            ("mot", {"raw": True}, "It takes none"),
+        ],
+    )
+    def test_values_are_checked_before_anything_is_written(self, clip, to, option, said):
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            convert(clip, to, **option)
+        assert [path.name for path in clip.parent.iterdir()] == [clip.name]
+        assert convert(clip, "pyskl", max_gap_s=1, fill="linear", label=0)
+
+    def test_a_package_that_is_not_there_is_said_first(self, monkeypatch):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(ConfigError, match=r"parquet needs pyarrow: pip install 'sharpose-rt\[parquet\]'"):
+            check_format("parquet", {})
+
+    def test_files_of_another_clip_are_left_alone(self, clip):
+        other = write_clip(clip.with_name("walking_personal.skeletons.jsonl"))
+        theirs = convert(other, "trc")
+        convert(clip, "trc")
+        convert(clip, "trc", overwrite=True)
+        assert all(path.exists() for path in theirs)
+
+    def test_kinetics_of_a_long_clip_says_what_its_reader_cannot(self, tmp_path, caplog):
+        convert(write_clip(tmp_path / "long", [[1]] * 299), "kinetics")
+        assert not caplog.records
+        convert(write_clip(tmp_path / "longer", [[1]] * 300), "kinetics")
+        assert "max_frames=299" in caplog.text
 
 
 class TestActionArray:

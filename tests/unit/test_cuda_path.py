@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -148,6 +149,33 @@ def test_the_backend_gives_what_the_plain_one_gives(picture, monkeypatch):
         assert sure.sum() > 10
         assert np.median(np.linalg.norm(found.keypoints - wanted.keypoints, axis=2)[sure]) < 2.0
     engine.backend.warm_up()
+
+
+def test_a_backend_that_is_short_of_memory_warms_up_what_fits(monkeypatch, caplog):
+    def record(stage, tensors):
+        if len(tensors[0]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return fake_record(stage, tensors)
+
+    monkeypatch.setattr("sharpose_rt.engine.cuda_backend.Recorded", lambda n, stage: Recorded(n, stage, record))
+    network, _ = load_model("tiny_256x192")
+    backend = CudaBackend(network, torch.device("cpu"), torch.float32, 8)
+    backend.buckets = (1, 2, 4, 8)
+    backend.warm_up()
+    assert "4 crops at once do not fit" in caplog.text
+    assert len(backend._coarse._tapes) == len(backend._fine._tapes) == 2
+
+
+def test_pictures_that_are_views_or_read_only_are_cut_as_others(picture):
+    network, _ = load_model("tiny_256x192")
+    backend = CudaBackend(network, torch.device("cpu"), torch.float32, 4)
+    affine = crop_affine(BOXES, SIZE_WH)
+    wanted = backend.cut(picture, affine, SIZE_WH)
+    rgb = np.ascontiguousarray(picture[..., ::-1])
+    rgb.setflags(write=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(backend.cut(rgb[..., ::-1], affine, SIZE_WH), wanted)
 
 
 # --- streams ----------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch.utils.data import default_collate
 
 from sharpose_rt.errors import DatasetError
+from sharpose_rt.geometry.affine import fit_aspect
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.training.config import AugmentConfig
@@ -24,6 +25,7 @@ from sharpose_rt.training.transforms import (
     NO_AUGMENT,
     CropDataset,
     Sampler,
+    _half_body_box,
     beyond,
     coarsen,
     draw_patch,
@@ -282,6 +284,26 @@ def test_crops_made_on_the_device_are_those_made_by_the_workers(folder, config):
     # What is held has been resampled once more, and ends at a margin around the person.
     assert difference.mean() < 6
     assert difference.quantile(0.9) < 16
+
+
+def test_reading_the_crops_to_hold_leaves_the_runs_chance_alone(folder):
+    before = torch.get_rng_state()
+    DeviceCrops(Sampler(read(folder), (96, 128), NO_AUGMENT, COCO17, seed=3), torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("padding", [1.0, 1.25])
+def test_half_bodies_are_half_as_large_again_as_their_joints(padding):
+    keypoints = np.zeros((17, 2), np.float32)
+    keypoints[:, 1] = np.linspace(0, 160, 17)  # ears at 30 and 40, ankles at 150 and 160
+    keypoints[:, 0] = np.tile([0, 10], 9)[:17]
+    config, rng, whole = AugmentConfig(padding=padding), np.random.default_rng(0), np.zeros(4, np.float32)
+    heights = set()
+    for _ in range(20):
+        box = _half_body_box(keypoints, np.ones(17, np.float32), config, COCO17, rng, whole)
+        heights.add(round(float(fit_aspect(box, (96, 128), padding)[0, 3]), 3))
+    upper, lower = sorted(COCO17.upper_body), sorted(set(range(17)) - set(COCO17.upper_body))
+    assert heights == {round(1.5 * float(np.ptp(keypoints[half, 1])), 3) for half in (upper, lower)}
 
 
 def test_a_pasted_person_covers_a_part_of_the_crop(folder):

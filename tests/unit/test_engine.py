@@ -145,6 +145,17 @@ def test_people_too_small_are_not_refined(config, picture):
     assert engine.estimate(picture, boxes, lambda rows, quality: quality > -1).refined.all()
 
 
+def test_with_flip_test_a_crop_and_its_mirror_go_through_the_same_stages(config, picture):
+    crops = np.concatenate([_crops(picture), _crops(picture)[:, :, ::-1]])
+    engine = PoseEngine(replace(config, flip_test=True))
+    engine.quality_threshold = float(np.median(engine.estimate_crops(crops).quality))
+    gated = engine.estimate_crops(crops)
+    assert 0 < gated.refined.sum() < len(crops)
+    chosen = engine.estimate_crops(crops, lambda rows, _: gated.refined[rows])
+    np.testing.assert_array_equal(gated.keypoints, chosen.keypoints)
+    np.testing.assert_array_equal(gated.refined, chosen.refined)
+
+
 def test_flip_test_is_symmetric(config, picture):
     """With it, a mirrored crop gives the mirrored pose, whatever the weights."""
     engine = PoseEngine(replace(config, flip_test=True, quality_threshold=math.inf))

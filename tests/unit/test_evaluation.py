@@ -92,6 +92,17 @@ def test_ap_is_that_of_pycocotools_on_the_written_file(folder, tmp_path, capsys)
     assert "Average Precision" in capsys.readouterr().out
 
 
+def test_ids_and_categories_of_labels_do_not_matter(folder):
+    document = read_labels(folder / "annotations.json")
+    wanted = score(perfect(document, coarse_oks=0.63, fine_oks=0.88), document, math.inf)
+    for record in document["annotations"]:
+        record["id"] -= 1  # pycocotools takes 0 for nobody
+        del record["category_id"]
+    assert 0 in [record["id"] for record in document["annotations"]]
+    found = score(perfect(document, coarse_oks=0.63, fine_oks=0.88), document, math.inf)
+    assert found["AP"] == wanted["AP"] > 0.5
+
+
 def test_the_gate_picks_the_stage(folder):
     document = read_labels(folder / "annotations.json")
     quality = np.linspace(0.1, 0.8, 8)

@@ -294,3 +294,28 @@ class TestCommand:
         (annotation,) = pickle.loads(out.read_bytes())["annotations"]
         assert annotation["keypoint"].shape == (1, len(CLIP), len(COCO17), 2)
         assert (annotation["keypoint_score"][0, :5, 0] > 0).all()
+
+
+class TestWhatIsNoVideo:
+    def test_two_clips_in_one_folder(self, tmp_path):
+        folder = tmp_path / "json"
+        folder.mkdir()
+        for clip in ("walk", "zzz"):
+            (folder / f"{clip}_000000000000_keypoints.json").write_text('{"people": []}')
+        with pytest.raises(StreamError, match="two clips in one folder"):
+            back(folder, "openpose")
+        assert [path.name for path in tmp_path.iterdir()] == ["json"]
+
+    def test_numbers_of_pictures(self, tmp_path):
+        record = {"image_id": "000000581781.jpg", "keypoints": [1, 2, 0.5] * 17, "score": 1.5}
+        (tmp_path / "alphapose-results.json").write_text(json.dumps([record]))
+        with pytest.raises(StreamError, match="up to 581781: these are no frame numbers"):
+            back(tmp_path / "alphapose-results.json", "alphapose")
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [["--to", "csv", "--fps", "25"], ["--from", "openpose", "--fill", "linear", "--fps", "1"]],
+    )
+    def test_options_of_the_other_way(self, clip, arguments, capsys):
+        assert main(["convert", str(clip), *arguments]) == 2
+        assert "goes with" in capsys.readouterr().err

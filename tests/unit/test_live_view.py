@@ -206,6 +206,16 @@ def test_latest_status_and_health(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(hub.runs[0], "_source_state", lambda: "live")
     monkeypatch.setattr("sharpose_rt.live.hub.STALLED_S", -1.0)
     assert client.get("/healthz").json() == {"ok": False, "runs": {"walk": "stalled"}}
+    with monkeypatch.context() as patch:  # a file that is done while other sources go on
+        patch.setattr(hub.runs[0], "_source_state", lambda: "ended")
+        assert client.get("/healthz").json() == {"ok": True, "runs": {"walk": "ended"}}
+        patch.setattr("sharpose_rt.live.hub.STALLED_S", 60.0)
+        other = Run(hub, stem="door", live=True)
+        assert hub.pick(None) is hub.runs[0]
+        patch.setattr("sharpose_rt.live.hub.STALLED_S", -1.0)
+        assert hub.pick(None) is hub.runs[1]
+        other.end()
+        hub.runs.pop()
     run.end()
     assert client.get("/healthz").json() == {"ok": True, "runs": {"walk": "ended"}}
 

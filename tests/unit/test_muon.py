@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sharpose_rt.training.muon import Muon, orthogonal
+from sharpose_rt.training.world import World
 
 
 @settings(deadline=None, max_examples=25)
@@ -41,3 +42,18 @@ def test_muon_moves_as_pytorchs():
     assert torch.equal(ours[3], before[3])
     for a, b, start in zip(ours[:3], theirs[:3], before[:3], strict=True):
         assert (a - b).norm() < 0.03 * (a - start).norm()
+
+
+def test_processes_that_train_together_leave_out_what_none_of_them_used(monkeypatch):
+    used, unused, others = (torch.nn.Parameter(torch.ones(2)) for _ in range(3))
+    used.grad = torch.tensor([1.0, 3.0])
+
+    def all_reduce(tensor):  # the other process had a gradient for the third alone
+        tensor[4:6] += torch.tensor([4.0, 8.0])
+        tensor[8] += 1
+
+    monkeypatch.setattr("torch.distributed.all_reduce", all_reduce)
+    World(size=2).average_gradients([used, unused, others])
+    assert used.grad.tolist() == [0.5, 1.5]
+    assert unused.grad is None
+    assert others.grad.tolist() == [2.0, 4.0]

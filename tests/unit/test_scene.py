@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from sharpose_rt.app import count_dropped
-from sharpose_rt.config import TrackerConfig
+from sharpose_rt.config import SmoothConfig, TrackerConfig
 from sharpose_rt.skeleton import COCO17
-from sharpose_rt.stages import DetectStage, TrackStage
-from sharpose_rt.tracking import SceneCuts, create_tracker
-from sharpose_rt.types import Detections, Frame
+from sharpose_rt.stages import DetectStage, SmoothStage, TrackStage
+from sharpose_rt.tracking import KeypointSmoother, SceneCuts, create_tracker
+from sharpose_rt.types import Detections, Frame, Packet, Poses
 
 THRESHOLD = TrackerConfig().scene_cut
 
@@ -99,3 +99,26 @@ def test_a_cut_survives_a_dropped_frame():
     )
     assert (first.new_scene, cut.new_scene, after.new_scene) == (False, True, False)
     assert count_dropped(cut, after).new_scene
+
+
+def test_nobody_is_carried_over_a_cut():
+    smooth = SmoothStage(KeypointSmoother(SmoothConfig(), COCO17))
+    there = _people([1, 2])
+    frames = [texture(1)] * 5 + [texture(2)] * 5
+    shown = []
+    for number, image in enumerate(frames):
+        frame = Frame(number, number / 25, image)
+        poses = there if number < 5 else _people([3]) if number < 8 else Poses.empty(17)
+        packet = Packet(frame, poses=poses, new_scene=number == 5)
+        (out,) = smooth.process(packet)
+        shown.append(out.poses.track_ids.tolist())
+    assert shown[:5] == [[1, 2]] * 5
+    assert shown[5:] == [[3]] * 5  # the last two are predicted
+
+
+def _people(ids):
+    n = len(ids)
+    points = np.full((n, 17, 2), 50.0) + np.arange(17)[:, None]
+    scores = np.full((n, 17), 0.9)
+    boxes = np.tile([40.0, 40, 80, 80], (n, 1))
+    return Poses(boxes, np.ones(n), np.array(ids), points, scores, points, scores, np.ones(n), np.ones(n))

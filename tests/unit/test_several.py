@@ -17,7 +17,7 @@ from sharpose_rt.cli import main
 from sharpose_rt.config import SourceConfig, load
 from sharpose_rt.engine import PoseEngine
 from sharpose_rt.errors import ConfigError, SourceError
-from sharpose_rt.media import SourceGroup, open_source
+from sharpose_rt.media import Source, SourceGroup, open_source
 from sharpose_rt.models import VARIANTS
 from sharpose_rt.several import SeveralRun, fold_rounds
 from sharpose_rt.skeletons import StreamReader, validate
@@ -105,6 +105,33 @@ def test_one_that_does_not_open_is_an_error_and_all_threads_end(clips: list[Path
         group.open()
     group.close()
     assert set(threading.enumerate()) <= before
+
+
+@pytest.mark.timeout(30)
+def test_one_that_fails_while_another_opens_leaves_it_alone(clips: list[Path]) -> None:
+    opening = threading.Event()
+
+    class Late(Source):
+        def open(self) -> None:
+            opening.wait()
+
+        def read(self) -> None:
+            return None
+
+    class Fails(Source):
+        def open(self) -> None:
+            pass
+
+        def read(self) -> Frame | None:
+            raise SourceError("unplugged")
+
+    group = SourceGroup([Fails("a", SourceConfig()), Late("b", SourceConfig())], [True, True], fold)
+    threading.Timer(0.3, opening.set).start()
+    group.open()
+    assert opening.is_set()
+    assert list(group.errors) == [0]
+    assert group.read() is None
+    group.close()
 
 
 def test_folded_rounds_keep_what_only_the_dropped_one_had() -> None:

@@ -351,6 +351,15 @@ def test_backward_pass_leaves_long_gaps_and_ends_alone():
         np.testing.assert_allclose(out[i].bboxes_xyxy, frames[29][1].bboxes_xyxy, atol=1e-3)
 
 
+def test_backward_pass_leaves_out_whom_the_forward_one_carried_on():
+    frames = [(pts_s, poses if i < 25 else Poses.empty(K)) for i, (pts_s, poses) in enumerate(walkers(14))]
+    forward = [(pts_s, poses) for (pts_s, _), poses in zip(frames, run(frames), strict=True)]
+    assert len(forward[27][1]) == 3  # predicted
+    out = rts_smooth(forward, CONFIG, COCO17)
+    assert [len(p) for p in out] == [3] * 25 + [0] * (len(frames) - 25)
+    assert_same(out, rts_smooth(frames, CONFIG, COCO17))
+
+
 def test_one_outlier_is_left_out_and_a_jump_is_followed():
     body = shape(np.random.default_rng(7))
     other = body.copy()

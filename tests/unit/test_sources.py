@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import gc
 import http.server
@@ -20,6 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import av
+import av.error
 import cv2
 import numpy as np
 import pytest
@@ -220,6 +222,28 @@ def test_clock_goes_on_after_a_restart_and_parts_equal_times() -> None:
     clock = MediaClock(0.1, 100, 10.0)
     times = [clock.stamp(pts) for pts in (100, 101, 101, 102, 160, 5, 6, 9)]
     np.testing.assert_allclose(times, [0.0, 0.1, 0.15, 0.2, 6.0, 6.1, 6.2, 6.5], atol=1e-9)
+
+
+def test_a_time_that_is_made_up_leaves_those_after_it_alone() -> None:
+    clock = MediaClock(1e-3, 0, 25.0)
+    times = [clock.stamp(pts) for pts in (0, 40, 80, 80, 88, 1000, 3000, 9000)]  # frames 80, 80, 88: a burst
+    np.testing.assert_allclose(times, [0, 0.04, 0.08, 0.1, 0.12, 1, 3, 9], atol=1e-9)
+    clock = MediaClock(1e-3, 0, 25.0)
+    times = [clock.stamp(pts) for pts in (0, 0, 0, 90, 130, 120, 200)]
+    np.testing.assert_allclose(times, [0, 0.02, 0.04, 0.09, 0.13, 0.17, 0.21], atol=1e-9)  # from 120 on it counts
+
+
+@pytest.mark.parametrize("strerror", [True, False])
+def test_secrets_of_an_address_are_not_in_what_is_told_of_bad_frames(strerror: bool) -> None:
+    source = open_source("http://user:secret@127.0.0.1:9/video", SourceConfig(reconnect_s=0))
+    url = "http://user:secret@127.0.0.1:9/video"
+    error = av.error.InvalidDataError(1, "Invalid data", url) if strerror else RuntimeError(f"no frame in {url}")
+    with contextlib.ExitStack() as stack:
+        stack.callback(source.close)
+        told = str(getattr(source, "_made", lambda: source)()._too_bad(31, error))
+    assert "31 undecodable frames" in told
+    assert ("Invalid data" if strerror else "no frame in") in told
+    assert "secret" not in told
 
 
 # --- images, folders, globs
@@ -570,6 +594,26 @@ def test_whatever_gives_no_length_is_live(answer: str) -> None:
         assert is_live(f"http://me:hidd%65n@127.0.0.1:{port}/cam?id=1")
     assert asked[0].startswith(b"HEAD /cam?id=1 ")
     assert base64.b64encode(b"me:hidden") in asked[0]
+
+
+@pytest.mark.timeout(30)
+def test_a_server_that_sends_elsewhere_does_not_pass_the_password_on() -> None:
+    asked: list[bytes] = []
+
+    def elsewhere(connection: socket.socket) -> None:
+        asked.append(connection.recv(4096))
+        connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: video/mp4\r\nContent-Length: 9\r\n\r\n")
+
+    with tcp_server(elsewhere) as other:
+
+        def redirect(connection: socket.socket) -> None:
+            asked.append(connection.recv(4096))
+            connection.sendall(f"HTTP/1.0 302 Found\r\nLocation: http://127.0.0.1:{other}/cam\r\n\r\n".encode())
+
+        with tcp_server(redirect) as port:
+            assert not is_live(f"http://me:hidden@127.0.0.1:{port}/cam?id=2")
+    assert b"Authorization" in asked[0]
+    assert b"Authorization" not in asked[1]
 
 
 # --- standard input

@@ -20,7 +20,7 @@ from sharpose_rt.config import preset_names
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError, WeightsError
 from sharpose_rt.geometry.heatmap import encode
 from sharpose_rt.geometry.oks import oks
-from sharpose_rt.models import find_variant
+from sharpose_rt.models import create_model, find_variant
 from sharpose_rt.models.stem import MobileStem
 from sharpose_rt.models.variants import VARIANTS
 from sharpose_rt.models.weights import load_model
@@ -32,7 +32,7 @@ from sharpose_rt.training.distill import FileTeacher
 from sharpose_rt.training.log import read_log
 from sharpose_rt.training.loop import Clock, Trainer, load_people
 from sharpose_rt.training.movenet import load_movenet
-from sharpose_rt.training.optim import Ema, layer_of, lr_factor
+from sharpose_rt.training.optim import Ema, is_undecayed, layer_of, lr_factor
 from sharpose_rt.training.report import write_report
 from tests.movenet_file import write_movenet
 from tests.people_set import SMALL, write_set
@@ -157,6 +157,16 @@ def test_layers_count_from_the_input():
         2,
         3,
     ]
+
+
+def test_layers_that_are_named_after_tokens_are_layers():
+    parameters = dict(create_model(find_variant("tiny_256x192")).named_parameters())
+    matrices = {name: p for name, p in parameters.items() if name.endswith("token.weight")}
+    assert len(matrices) >= 2
+    assert not any(is_undecayed(name, p) for name, p in matrices.items())
+    assert {layer_of(name, 6) for name in matrices if name.startswith("decoder")} == {7}
+    tables = ("keypoint_tokens", "quality_token", "coarse_position", "fine_position")
+    assert all(is_undecayed(name, parameters[name]) and layer_of(name, 6) == 0 for name in tables)
 
 
 def test_learning_rates():
@@ -477,6 +487,7 @@ folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 run = t.trainer(t.config(batch=4, drop_path=0.0, epochs=2), folder, out)
 assert run.world.size == 2
 run.run()
+run.world.leave()
 """
 
 

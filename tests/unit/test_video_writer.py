@@ -168,6 +168,36 @@ def test_copied_audio_is_bit_exact_and_trimmed_to_the_span(tmp_path: Path) -> No
     assert at * 1024 / 44100 == pytest.approx(1.1, abs=0.05)  # the first frame handed on is at 1.1 s
 
 
+def test_audio_goes_on_where_two_recordings_were_put_together(tmp_path: Path) -> None:
+    write_clip(tmp_path / "one.ts", 20, audio="aac", container="mpegts")
+    (tmp_path / "two.ts").write_bytes(2 * (tmp_path / "one.ts").read_bytes())
+    out = annotate(tmp_path / "two.ts", tmp_path / "out.mp4", SourceConfig())
+    assert len(numbers(out)) == 40
+    _, first_s, last_s = audio_span(out)
+    assert (first_s, last_s) == (pytest.approx(0, abs=0.1), pytest.approx(4.0, abs=0.3))
+
+
+def test_pictures_are_kept_where_the_audio_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(path, out, start_s, span_s, stack):
+        raise av.error.InvalidDataError(1, "Invalid data", path)
+
+    write_clip(tmp_path / "in.mp4", 5, audio="aac")
+    monkeypatch.setattr("sharpose_rt.media.writer.audio_packets", broken)
+    out = annotate(tmp_path / "in.mp4", tmp_path / "out.mp4", SourceConfig())
+    assert numbers(out) == list(range(5))
+    assert "cannot be kept (Invalid data)" in caplog.text
+    assert sorted(names(tmp_path)) == ["in.mp4", "out.mp4"]
+
+
+def test_audio_of_a_name_with_a_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_clip(tmp_path / "in.mp4", 10, audio="aac")
+    (tmp_path / "in.mp4").rename("12:30.mp4")
+    assert audio_span(annotate(Path("12:30.mp4"), tmp_path / "out.mp4", SourceConfig()))[0] == "aac"
+
+
 def test_no_audio_when_unwanted_or_unusable(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_clip(tmp_path / "silent.mp4", 5)
     out = write(tmp_path / "out.mp4", [0.0, 0.1], audio_from=str(tmp_path / "silent.mp4"))

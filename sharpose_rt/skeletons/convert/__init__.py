@@ -14,10 +14,14 @@ trc         OpenSim markers, a file a person
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import inspect
+import math
+import types
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sharpose_rt.errors import ConfigError, OutputError
 from sharpose_rt.skeletons.convert.alphapose import write_alphapose
@@ -41,12 +45,19 @@ class Writer(NamedTuple):
     write: Callable[..., Any]
     suffix: str
     options_of: tuple[Callable[..., Any], ...]
+    needs: str = ""
+    """A package that is installed by the extra of the format's name."""
 
     @property
     def options(self) -> dict[str, Any]:
         """Options by name, with their defaults."""
         parameters = [p for f in self.options_of for p in inspect.signature(f).parameters.values()]
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    @property
+    def types(self) -> dict[str, Any]:
+        """The annotations of all arguments by name."""
+        return {name: hint for f in self.options_of for name, hint in typing.get_type_hints(f).items()}
 
 
 WRITERS: dict[str, Writer] = {
@@ -57,7 +68,7 @@ WRITERS: dict[str, Writer] = {
     "pyskl": Writer(write_pyskl, ".pyskl.pkl", (write_pyskl, pyskl_annotation)),
     "mot": Writer(write_mot, ".mot.txt", (write_mot,)),
     "csv": Writer(write_csv, ".csv", (write_csv,)),
-    "parquet": Writer(write_parquet, ".parquet", (write_parquet,)),
+    "parquet": Writer(write_parquet, ".parquet", (write_parquet,), needs="pyarrow"),
     "trc": Writer(write_trc, ".trc", (write_trc,)),
 }
 
@@ -70,7 +81,7 @@ def convert(
     `out` is `<stem><suffix of the format>` beside the stream unless given. `WRITERS[to].options` are the options.
 
     Raises:
-        ConfigError: an unknown format or option.
+        ConfigError: an unknown format or option, a value of another kind, or a package that is not installed.
         StreamError: the stream cannot be read.
         OutputError: the result is there already and `overwrite` is False, or cannot be written.
     """
@@ -80,7 +91,9 @@ def convert(
     try:
         old = results_of(target)
         if old and not overwrite:
-            raise OutputError(f"{old[0]} is there already; choose another name, or ask to overwrite")
+            raise OutputError(
+                f"{old[0]} is there already; choose another name (--out), or ask to overwrite (--overwrite)"
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         written = writer.write(reader, target, **options) or [target]
         for file in set(old) - set(written):  # people of an earlier result whom this one has not
@@ -108,15 +121,51 @@ def convert_all(path: Path, formats: Iterable[str], *, overwrite: bool = False, 
 
 
 def check_format(to: str, options: Mapping[str, Any]) -> Writer:
-    """The writer of format `to`. Raises ConfigError where there is none or it does not take one of `options`."""
+    """The writer of format `to`.
+
+    Raises:
+        ConfigError: there is none, it lacks a package, or does not take one of `options`.
+    """
     if to not in WRITERS:
         raise ConfigError(f"unknown format {to!r}; {_nearest(to, WRITERS)}")
-    for name in options:
-        if name not in WRITERS[to].options:
-            raise ConfigError(f"unknown option {name!r} of format {to!r}; {_nearest(name, WRITERS[to].options)}")
-    return WRITERS[to]
+    writer = WRITERS[to]
+    if writer.needs and importlib.util.find_spec(writer.needs) is None:
+        raise ConfigError(f"{to} needs {writer.needs}: pip install 'sharpose-rt[{to}]'")
+    for name, value in options.items():
+        if name not in writer.options:
+            raise ConfigError(f"unknown option {name!r} of format {to!r}; {_nearest(name, writer.options)}")
+        _check_value(f"option {name!r} of format {to!r}", value, writer.types[name])
+        low, high = _RANGES.get(name, (-math.inf, math.inf))
+        if value is not None and name in _RANGES and not low <= value <= high:
+            raise ConfigError(f"option {name!r} of format {to!r} is {value!r}; {low:g} to {high:g} is accepted")
+    return writer
+
+
+_PYTHON = {bool: bool, int: int, float: (int, float), str: str}
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_RANGES = {"min_score": (0, 1), "max_frames": (1, math.inf)}
+
+
+def _check_value(what: str, value: Any, hint: Any) -> None:
+    """Raises ConfigError where the value is not of the annotated type."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    words: list[str] = []
+    for kind in kinds:
+        if typing.get_origin(kind) is Literal:
+            if value in typing.get_args(kind):
+                return
+            words.append(f"one of {', '.join(typing.get_args(kind))}")
+        elif kind is type(None):
+            if value is None:
+                return
+        elif isinstance(value, _PYTHON[kind]) and (kind is bool or not isinstance(value, bool)):
+            return
+        else:
+            words.append(_WORDS[kind])
+    raise ConfigError(f"{what} is {value!r}; {' or '.join(words)} is accepted")
 
 
 def _nearest(name: str, accepted: dict[str, Any]) -> str:
     close = difflib.get_close_matches(name, accepted, 1)
-    return (f"did you mean {close[0]!r}? " if close else "") + f"One of {', '.join(accepted)} is accepted"
+    known = f"One of {', '.join(accepted)} is accepted" if accepted else "It takes none"
+    return (f"did you mean {close[0]!r}? " if close else "") + known

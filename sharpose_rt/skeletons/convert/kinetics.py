@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -14,6 +15,10 @@ from sharpose_rt.errors import ConfigError
 from sharpose_rt.skeletons.convert.common import found_points, new_file
 from sharpose_rt.skeletons.convert.layouts import OPENPOSE_18, to_layout
 from sharpose_rt.skeletons.stream import StreamReader
+
+log = logging.getLogger("sharpose_rt.skeletons")
+
+_FEEDER_FRAMES = 299
 
 
 def write_kinetics(
@@ -38,8 +43,15 @@ def write_kinetics(
     tail = {"label": label, "label_index": label_index}
     with new_file(out) as file:
         file.write(b'{"data":[')
+        i = -1
         for i, record in enumerate(islice(_frames(reader, person_slots, raw, min_score), max_frames)):
             file.write((b",\n" if i else b"\n") + orjson.dumps(record))
+        if i >= _FEEDER_FRAMES:
+            log.warning(
+                "%s has %d frames, and ST-GCN's feeder fails beyond %d; `sharpose-rt convert --to kinetics --option "
+                "max_frames=%d` leaves out the rest",
+                out, i + 1, _FEEDER_FRAMES, _FEEDER_FRAMES,
+            )  # fmt: skip
         file.write(b"\n]," + orjson.dumps(tail)[1:] + b"\n")
 
 

@@ -32,6 +32,10 @@ READERS: dict[str, Callable[[Path], Imported]] = {
 }
 
 
+_SPARSE = 100_000
+"""A frame number this far above what the people would make likely is a date, or the number of a picture in a set."""
+
+
 def import_stream(
     path: str | Path,
     source_format: str,
@@ -73,11 +77,16 @@ def import_stream(
     path = Path(path)
     target = path.with_name(f"{stem_of(path).split('.')[0]}.skeletons.jsonl") if out is None else Path(out)
     if target.exists() and not overwrite:
-        raise OutputError(f"{target} is there already; choose another name, or ask to overwrite")
+        raise OutputError(f"{target} is there already; choose another name (--out), or ask to overwrite (--overwrite)")
     imported = READERS[source_format](path)
     last = max(imported.frames, default=-1)
     if times_s is not None and last >= len(times_s):
         raise StreamError(f"{path} has frame {last}, but the video has {len(times_s)} frames; is it the right one?")
+    if times_s is None and last > _SPARSE + 100 * len(imported.frames):
+        raise StreamError(
+            f"{path} has {len(imported.frames)} frames with numbers up to {last}: these are no frame numbers of a "
+            "video; name the results as its frames, from 0 on, or give the video"
+        )
     ids = [p.track_id for people in imported.frames.values() for p in people if p.track_id is not None]
     first_id = min(1, min(ids, default=1))
     header = Header(

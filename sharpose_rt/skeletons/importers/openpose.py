@@ -23,10 +23,15 @@ def read_openpose(path: Path) -> Imported:
     id, unless it is OpenPose's -1.
 
     Raises:
-        StreamError: the folder has no such file, or a file is of another form; names file and person.
+        StreamError: the folder has no such file, or two of one frame, or a file is of another form; names file and
+            person.
     """
     if path.is_dir():
-        files = {_frame_number(file): file for file in sorted(path.glob("*.json"))}
+        files: dict[int, Path] = {}
+        for file in sorted(path.glob("*.json")):
+            first = files.setdefault(_frame_number(file), file)
+            if first != file:
+                raise StreamError(f"{first} and {file.name} are of the same frame: two clips in one folder; part them")
         if not files:
             raise StreamError(f"{path} holds no .json file; give the folder of OpenPose's --write_json")
         records = [(number, str(file), read_json(file)) for number, file in sorted(files.items())]
