@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +16,13 @@ from numpy.typing import ArrayLike, NDArray
 from sharpose_rt.app import Tracking
 from sharpose_rt.config import RunConfig, load, merge
 from sharpose_rt.errors import ConfigError
+from sharpose_rt.media.given import Given, GivenFrames, wrong_picture
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.types import Frame, Person, Poses
 
 if TYPE_CHECKING:
     from sharpose_rt.engine import PoseEstimates
+    from sharpose_rt.media import Source
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,11 @@ class PoseTracker:
         config: a `RunConfig`, a preset's name, or a YAML file; None takes the defaults.
         options: changes by section, as in `detector={"name": "full"}` or `smooth={"method": "none"}`.
 
+    A program with a loop of its own asks frame by frame:
+
+        with PoseTracker() as tracker:
+            frame = tracker.update(image_bgr)
+
     Raises:
         ConfigError: an unknown or bad option.
     """
@@ -70,29 +79,101 @@ class PoseTracker:
         if model is not None:
             base = replace(base, pose=replace(base.pose, model=model))
         self.config = merge(base, options, where="PoseTracker")
+        self._loop: _Loop | None = None
 
-    def run(self, source: str | Path) -> Iterator[TrackedFrame]:
+    def run(self, source: str | Path | Given, fps: float = 30.0) -> Iterator[TrackedFrame]:
         """Frames with people, as they are ready; leaving the loop early stops and closes everything.
 
         Args:
             source: a file, folder, glob, camera or address, as `--source` takes it; several videos come one after
-                another, each with ids of its own.
+                another, each with ids of its own. Or frames that the program has: an iterable of pictures (H, W, 3)
+                uint8 BGR, or of pairs of media time in seconds and picture. It is read in another thread, a few
+                frames ahead.
+            fps: of pictures that come without a time.
 
         Raises:
             SharposeError: the source, the model or the detector cannot be used.
         """
         from sharpose_rt.media import expand_sources, is_live, open_source
 
+        self._check()
+        if not isinstance(source, (str, Path)):
+            yield from self._through(GivenFrames(source, fps, self.config.source), live=False)
+            return
+        for spec in expand_sources(str(source)):
+            live = is_live(spec, self.config.source)
+            yield from self._through(open_source(spec, self.config.source), live=live)
+
+    def _through(self, source: Source, *, live: bool) -> Iterator[TrackedFrame]:
+        tracking = Tracking(source, self.config)
+        with closing(tracking.pipeline(live=live).run()) as packets:
+            for packet in packets:
+                tracking.observe(packet)
+                yield TrackedFrame(packet.frame, packet.poses)
+
+    def update(self, image_bgr: NDArray[np.uint8], pts_s: float | None = None) -> TrackedFrame:
+        """The next frame of a program's own loop with its people: everything is done here and now, in this thread.
+
+        Args:
+            image_bgr: (H, W, 3) uint8; it is copied.
+            pts_s: media time in seconds, above that of the frame before; None takes the clock.
+
+        Raises:
+            SharposeError: the model or the detector cannot be used.
+            ValueError: the picture is of another form, or time goes backwards.
+        """
+        if self._loop is None:
+            self._check()
+            self._loop = _Loop(self.config)
+        return self._loop.step(image_bgr, pts_s)
+
+    def close(self) -> None:
+        """Lets the models of `update` go; the next one begins anew, with ids from 1."""
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.close()
+
+    def __enter__(self) -> PoseTracker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check(self) -> None:
         if self.config.smooth.method == "rts":
             raise ConfigError("smooth.method rts needs the whole file; use `sharpose-rt track`, or kalman or none here")
-        for spec in expand_sources(str(source)):
-            opened = open_source(spec, self.config.source)
-            tracking = Tracking(opened, self.config)
-            pipeline = tracking.pipeline(live=is_live(spec, self.config.source))
-            with closing(pipeline.run()) as packets:
-                for packet in packets:
-                    tracking.observe(packet)
-                    yield TrackedFrame(packet.frame, packet.poses)
+
+
+class _Loop:
+    """The stages of a run, one after the other in the caller's thread."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._stages = Tracking(GivenFrames((), 1.0, config.source), config).stages
+        self._count, self._last_s, self._began_s = 0, -math.inf, time.monotonic()
+        self._open = ExitStack()
+        with ExitStack() as opening:
+            for stage in self._stages:
+                stage.open()
+                opening.callback(stage.close, "complete")
+            self._open = opening.pop_all()
+
+    def step(self, image_bgr: NDArray[np.uint8], pts_s: float | None) -> TrackedFrame:
+        """See `PoseTracker.update`."""
+        if problem := wrong_picture(image_bgr):
+            raise ValueError(f"the picture is {problem}")
+        now_s = time.monotonic()
+        time_s = now_s - self._began_s if pts_s is None else float(pts_s)
+        if not time_s > self._last_s:
+            raise ValueError(f"pts_s is {time_s} after {self._last_s}; times that rise are wanted")
+        item: Any = Frame(self._count, time_s, np.array(image_bgr, order="C"), now_s)
+        self._count, self._last_s = self._count + 1, time_s
+        for stage in self._stages:
+            (item,) = stage.process(item)
+        return TrackedFrame(item.frame, item.poses)
+
+    def close(self) -> None:
+        """Lets everything go."""
+        self._open.close()
 
 
 class SHaRPose:
@@ -123,9 +204,17 @@ class SHaRPose:
         return self.engine.skeleton
 
     def __call__(self, image_bgr: NDArray[np.uint8], bboxes_xyxy: ArrayLike | None = None) -> Poses:
-        """Poses in px of a picture (H, W, 3) for boxes (N, 4); without boxes the whole picture is one person."""
+        """Poses in px of a picture (H, W, 3) uint8 for boxes (N, 4); without boxes the whole picture is one person.
+
+        Raises:
+            ValueError: the picture is of another form, or a box is not finite.
+        """
+        if problem := wrong_picture(image_bgr):
+            raise ValueError(f"the picture is {problem}")
         height, width = image_bgr.shape[:2]
         boxes = np.asarray([[0, 0, width, height]] if bboxes_xyxy is None else bboxes_xyxy, np.float32).reshape(-1, 4)
+        if not np.isfinite(boxes).all():
+            raise ValueError(f"boxes are {boxes.tolist()}; finite x0, y0, x1, y1 in px are accepted")
         return _untracked(self.engine.estimate(image_bgr, boxes), boxes)
 
     def crops(self, crops_bgr: NDArray[np.uint8]) -> Poses:

@@ -52,7 +52,7 @@ class SourceInfo:
 
     Args:
         name: the source as the user gave it, credentials masked.
-        kind: 'video', 'image', 'images', 'camera', 'network' or 'stdin'.
+        kind: 'video', 'image', 'images', 'camera', 'network', 'stdin' or 'frames'.
         live: frames come at their own pace and are lost when nobody takes them.
         size_wh: width and height of the first upright frame, px.
         fps: frames handed on for each second of media time, after stride; None where unknown.

@@ -123,7 +123,7 @@ class FrameRecord:
 
     `frame_size_wh` is there where it is not the header's. `captured_at` (ISO 8601), `latency_ms`, its shares
     `stages_ms`, `dropped_before`, `lost_before_s` and `budget` (what the latency controller had set) are for live
-    sources only.
+    sources only. `picture` is the file's name where each frame is one.
     """
 
     frame_id: int
@@ -136,6 +136,7 @@ class FrameRecord:
     stages_ms: dict[str, float] | None = None
     lost_before_s: float | None = None
     budget: dict[str, Any] | None = None
+    picture: str | None = None
 
     def to_record(self) -> dict[str, Any]:
         """The frame line as plain values, rounded, in the order of the file.
@@ -150,6 +151,8 @@ class FrameRecord:
             "pts_s": round(float(self.pts_s), _SECOND_DECIMALS) + 0.0,
             "people": people_of(self.poses),
         }
+        if self.picture is not None:
+            record["picture"] = self.picture
         if self.captured_at is not None:
             record["captured_at"] = self.captured_at
         if self.latency_ms is not None:
@@ -180,6 +183,7 @@ class FrameRecord:
             stages_ms=record.get("stages_ms"),
             lost_before_s=record.get("lost_before_s"),
             budget=record.get("budget"),
+            picture=record.get("picture"),
         )
 
 

@@ -87,7 +87,8 @@ class StreamSink:
         assert poses is not None
         size_wh = None if frame.size_wh == self._size_wh else frame.size_wh
         if not self._live:
-            return FrameRecord(frame.frame_id, frame.pts_s, poses, frame_size_wh=size_wh)
+            picture = frame.source or None
+            return FrameRecord(frame.frame_id, frame.pts_s, poses, frame_size_wh=size_wh, picture=picture)
         late_s = time.monotonic() - frame.captured_at_s
         captured = datetime.fromtimestamp(time.time() - late_s, UTC).isoformat(timespec="milliseconds")
         return FrameRecord(

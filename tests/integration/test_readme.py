@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from media_clips import write_clip
 
@@ -72,10 +74,14 @@ def test_the_sample_is_what_this_version_writes(tmp_path: Path) -> None:
 
 
 def test_the_python_of_the_readme_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code, loop = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     clip = tmp_path / "video.mp4"
     write_clip(clip, 5, size_wh=(96, 64))
     code = code.replace('"video.mp4"', repr(str(clip)))
     code = code.replace('PoseTracker("tiny_256x192")', 'PoseTracker("tiny_256x192", detector={"name": "full"})')
     exec(compile(code, "README.md", "exec"), {})
     assert len(capsys.readouterr().out.splitlines()) == 5
+    names: dict[str, Any] = {"image_bgr": np.zeros((64, 96, 3), np.uint8)}
+    loop = loop.replace("PoseTracker()", 'PoseTracker(detector={"name": "full"})')
+    exec(compile(f"from sharpose_rt import PoseTracker\n{loop}", "README.md", "exec"), names)
+    assert len(names["frame"].people) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from sharpose_rt.cli import main
 from sharpose_rt.commands.track import stopped_by_signals
 from sharpose_rt.config import RunConfig, load
 from sharpose_rt.detection.boxes import FullFrameDetector
-from sharpose_rt.errors import ConfigError, OutputError, WeightsError
+from sharpose_rt.errors import ConfigError, OutputError, SourceError, WeightsError
 from sharpose_rt.skeletons import StreamReader, validate
 from sharpose_rt.stages import DetectStage, EstimateStage, SmoothStage, TrackStage, VideoSink, WriteStage
 from sharpose_rt.types import Detections, Frame
@@ -279,6 +280,9 @@ def test_pictures_come_out_as_pictures(tmp_path: Path) -> None:
     results = FileRun(str(folder), _config(tmp_path / "out")).run()
     assert results.video is not None
     assert sorted(p.name for p in results.video.iterdir()) == ["000000_a.png", "000001_b.png"]
+    assert results.stream is not None
+    assert [record.picture for record in StreamReader(results.stream)] == ["a.png", "b.jpg"]
+    assert _errors(results.stream) == []
     single = FileRun(str(folder / "a.png"), _config(tmp_path / "out")).run()
     assert single.video is not None
     assert cv2.imread(str(single.video)).shape == (90, 120, 3)
@@ -298,6 +302,38 @@ def test_python_tracker_closes_when_left_early(clip: Path) -> None:
         PoseTracker(smoth={})
 
 
+def test_frames_that_the_program_has(clip: Path) -> None:
+    options = {"pose": {"weights": "random", "precision": "fp32"}, "detector": {"name": "full"}}
+    wanted = list(PoseTracker("tiny_256x192", **options).run(clip))
+    pairs = [(frame.pts_s, frame.image_bgr) for frame in wanted]
+    given = list(PoseTracker("tiny_256x192", **options).run(pairs))
+    reused, asked = np.empty_like(pairs[0][1]), []
+    with PoseTracker("tiny_256x192", **options) as tracker:
+        for pts_s, image in pairs:
+            reused[:] = image  # as a capture loop does
+            asked.append(tracker.update(reused, pts_s))
+        assert reused.flags.writeable
+        reused[:] = 0
+        with pytest.raises(ValueError, match="times that rise"):
+            tracker.update(reused, 0.5)
+        with pytest.raises(ValueError, match=r"float64 of shape \(3, 3\); \(H, W, 3\) uint8 BGR"):
+            tracker.update(np.zeros((3, 3)), 99)  # type: ignore[arg-type]
+        tracker.close()
+        assert tracker.update(reused).frame_id == 0  # anew, by the clock
+    for frames in (given, asked):
+        assert [f.pts_s for f in frames] == [f.pts_s for f in wanted]
+        assert [f.people[0].track_id for f in frames] == [1] * FRAMES
+        np.testing.assert_allclose(
+            [f.poses.keypoints for f in frames], [f.poses.keypoints for f in wanted], rtol=1e-4, atol=1e-2
+        )
+        np.testing.assert_array_equal(frames[5].image_bgr, wanted[5].image_bgr)
+    by_rate = PoseTracker(**options).run((image for _, image in pairs[:3]), fps=10)
+    assert [f.pts_s for f in by_rate] == pytest.approx([0, 0.1, 0.2])
+    for frames, said in (([[1, 2]], "a list"), ([(1, reused), (0, reused)], "times that rise"), ([], "no frame")):
+        with pytest.raises(SourceError, match=said):
+            list(PoseTracker(**options).run(frames))
+
+
 def test_the_network_alone() -> None:
     network = SHaRPose("tiny_256x192", weights="random", precision="fp32")
     image = np.random.default_rng(0).integers(0, 255, (300, 200, 3), np.uint8)
@@ -305,6 +341,13 @@ def test_the_network_alone() -> None:
     assert poses.keypoints.shape == (2, 17, 2)
     assert network(image).bboxes_xyxy.tolist() == [[0, 0, 200, 300]]
     assert len(network.crops(np.zeros((3, 256, 192, 3), np.uint8))) == 3
+    for picture, boxes, said in (
+        (image / 255.0, None, "float64"),
+        (image[..., 0], None, r"\(300, 200\)"),
+        (image, [[0, 0, math.nan, 9]], "finite"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            network(picture, boxes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import io
 import json
 import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 
 from sharpose_rt.errors import ConfigError, OutputError, StreamError
 from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
-from sharpose_rt.skeletons import FrameRecord, Header, StreamReader, StreamWriter, action_array, windows
+from sharpose_rt.skeletons import FrameRecord, Header, StreamReader, StreamWriter, action_array, encode, windows
 from sharpose_rt.skeletons.convert import WRITERS, check_format, convert
 from sharpose_rt.types import Poses
 
@@ -383,6 +384,24 @@ class TestConvert:
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         with pytest.raises(ConfigError, match=r"parquet needs pyarrow: pip install 'sharpose-rt\[parquet\]'"):
             check_format("parquet", {})
+
+    def test_pictures_go_by_their_names(self, clip):
+        names = ["000000581781.jpg", "a.jpg", "a.png", *[f"{n}x.jpg" for n in range(99)]]
+        reader = StreamReader(clip)
+        path = clip.with_name("shots.skeletons.jsonl")
+        with StreamWriter(path, reader.header) as writer:
+            for record, name in zip(reader, names, strict=False):
+                writer.write_line(encode(replace(record, picture=name).to_record()))
+            count = writer.frames
+        (coco,), (alphapose,), (openpose,) = (convert(path, to) for to in ("coco", "alphapose", "openpose"))
+        ids = {record["image_id"] for record in json.loads(coco.read_text())}
+        assert 581781 in ids
+        assert ids <= {581781, *range(1, count)}
+        assert {record["image_id"] for record in json.loads(alphapose.read_text())} <= set(names)
+        assert {"000000581781_keypoints.json", "a_keypoints.json", "a.png_keypoints.json"} <= {
+            file.name for file in openpose.iterdir()
+        }
+        assert len(list(openpose.iterdir())) == count
 
     def test_files_of_another_clip_are_left_alone(self, clip):
         other = write_clip(clip.with_name("walking_personal.skeletons.jsonl"))

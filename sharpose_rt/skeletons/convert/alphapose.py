@@ -13,7 +13,8 @@ from sharpose_rt.skeletons.stream import StreamReader, people_of
 def write_alphapose(reader: StreamReader, out: Path, *, raw: bool = False, min_score: float = 0.0) -> None:
     """Writes one record a person: image_id, category_id, keypoints, score, box (x, y, w, h), idx.
 
-    `image_id` is '<frame_id>.jpg', as AlphaPose names the frames of a video, and `idx` the track id. `score` is
+    `image_id` is the picture's name, or '<frame_id>.jpg', as AlphaPose names the frames of a video; `idx` the track
+    id. `score` is
     AlphaPose's own, mean keypoint score + box score + 1.25 * best keypoint score, so it is not within 0..1. The
     format has no record for a frame without people.
     """
@@ -27,7 +28,7 @@ def _records(reader: StreamReader, raw: bool, min_score: float) -> Iterator[dict
             left, top, right, bottom = person["bbox_xyxy"]
             score = table[:, 2].mean() + person["bbox_score"] + 1.25 * table[:, 2].max()
             record = {
-                "image_id": f"{frame.frame_id}.jpg",
+                "image_id": frame.picture or f"{frame.frame_id}.jpg",
                 "category_id": 1,
                 "keypoints": table.ravel().tolist(),
                 "score": round(float(score), 4),

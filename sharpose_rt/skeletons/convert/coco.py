@@ -13,8 +13,10 @@ from sharpose_rt.skeletons.stream import StreamReader
 def write_coco(
     reader: StreamReader, out: Path, *, first_image_id: int = 0, raw: bool = False, min_score: float = 0.0
 ) -> None:
-    """Writes one record a person: image_id (`frame_id` + `first_image_id`), category_id 1, keypoints, score, track_id.
+    """Writes one record a person: image_id, category_id 1, keypoints, score, track_id.
 
+    `image_id` is the number that is the picture's name (581781 of '000000581781.jpg'), else `frame_id` +
+    `first_image_id`.
     `score` is the box score times the mean score of the keypoints that were found. There is no 'bbox': with one,
     pycocotools takes the results for boxes and computes another area.
     """
@@ -23,14 +25,14 @@ def write_coco(
 
 def _records(reader: StreamReader, first_image_id: int, raw: bool, min_score: float) -> Iterator[dict[str, Any]]:
     for frame in reader:
-        poses = frame.poses
+        poses, name = frame.poses, Path(frame.picture or "").stem
         points = rounded(found_points(poses, raw=raw, min_score=min_score))
         for table, box_score, track_id in zip(
             points, poses.bbox_scores.tolist(), poses.track_ids.tolist(), strict=True
         ):
             found = table[table[:, 2] > 0, 2]
             yield {
-                "image_id": frame.frame_id + first_image_id,
+                "image_id": int(name) if name.isdecimal() else frame.frame_id + first_image_id,
                 "category_id": 1,
                 "keypoints": table.ravel().tolist(),
                 "score": round(box_score * float(found.mean()) if len(found) else 0.0, 6),

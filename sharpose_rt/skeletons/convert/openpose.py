@@ -33,7 +33,7 @@ def write_openpose(
     some readers know (our sets have no feet, which stay missing), or 'COCO' (18 keypoints). Missing keypoints are
     0, 0, 0.
     `person_id` holds the track id, which OpenPose itself leaves at -1; -1 where no tracker ran. The number in a
-    file's name is the `frame_id`.
+    file's name is the `frame_id`; of pictures it is `<picture's name>_keypoints.json`, as OpenPose's --image_dir.
     """
     if model not in _LAYOUTS:
         raise ConfigError(f"model is {model!r}; one of {', '.join(_LAYOUTS)} is accepted")
@@ -52,5 +52,10 @@ def _write_frame(
             frame.poses.track_ids.tolist(), [table.ravel().tolist() for table in rounded(points)], strict=True
         )
     ]
-    path = folder / f"{stem_of(reader.path)}_{frame.frame_id:012d}_keypoints.json"
+    name = f"{stem_of(reader.path)}_{frame.frame_id:012d}"
+    if frame.picture is not None:
+        name = Path(frame.picture).stem
+        if (folder / f"{name}_keypoints.json").exists():  # a.jpg beside a.png
+            name = Path(frame.picture).name
+    path = folder / f"{name}_keypoints.json"
     path.write_bytes(orjson.dumps({"version": 1.3, "people": people}))

@@ -1,0 +1,70 @@
+"""Frames that the program has already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpose_rt.config.schema import SourceConfig
+from sharpose_rt.errors import SourceError
+from sharpose_rt.media.source import Source, SourceInfo
+
+Given = Iterable[NDArray[np.uint8] | tuple[float, NDArray[np.uint8]]]
+"""Pictures (H, W, 3) uint8 BGR, or pairs of media time in seconds and picture."""
+
+
+class GivenFrames(Source):
+    """Frames of an iterable, each taken when the pipeline has room for it, in the pipeline's own thread.
+
+    Args:
+        frames: see `Given`; each picture is copied, as the program may go on to write into it.
+        fps: times of pictures that come without one.
+        config: trims and thins as elsewhere.
+    """
+
+    def __init__(self, frames: Given, fps: float, config: SourceConfig) -> None:
+        super().__init__("frames", config)
+        self._frames, self._fps = frames, fps
+        self._iterator: Iterator[Any] = iter(())
+        self._count = 0
+        self._last_s = -np.inf
+        self._picture: NDArray[np.uint8] | None = None
+
+    def _open(self) -> None:
+        self._iterator = iter(self._frames)
+
+    def _describe(self, size_wh: tuple[int, int]) -> SourceInfo:
+        return SourceInfo(self.name, "frames", False, size_wh, fps=self._fps / self.config.stride, stem="frames")
+
+    def _grab(self) -> float | None:
+        item = next(self._iterator, None)
+        if item is None:
+            return None
+        number, self._count = self._count, self._count + 1
+        pts_s, image = item if isinstance(item, tuple) else (number / self._fps, item)
+        problem = wrong_picture(image)
+        if problem:
+            raise SourceError(f"frame {number} is {problem}")
+        if not float(pts_s) >= self._last_s:
+            raise SourceError(
+                f"frame {number} has the time {pts_s} s after {self._last_s} s; times that rise are wanted"
+            )
+        self._last_s, self._picture = float(pts_s), image
+        return self._last_s
+
+    def _retrieve(self) -> tuple[NDArray[np.uint8], str] | None:
+        assert self._picture is not None
+        return np.array(self._picture, order="C"), ""
+
+
+def wrong_picture(image: object) -> str:
+    """What is wrong with a picture, and what is accepted; empty where nothing is."""
+    wanted = "(H, W, 3) uint8 BGR is accepted"
+    if not isinstance(image, np.ndarray):
+        return f"a {type(image).__name__}; {wanted}"
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        return f"{image.dtype} of shape {image.shape}; {wanted}"
+    return ""
