@@ -430,6 +430,16 @@ def test_a_file_in_real_time_is_live_and_so_is_hls(tmp_path: Path) -> None:
     assert isinstance(open_source("https://h/live/index.m3u8?key=1"), PacedSource)
 
 
+@pytest.mark.timeout(30)
+def test_a_frame_that_is_not_due_yet_is_not_handed_on_at_the_end(tmp_path: Path) -> None:
+    write_clip(tmp_path / "slow.mkv", times_s=[0.0, 0.04, 30.0], container="matroska")
+    with open_source(str(tmp_path / "slow.mkv"), SourceConfig(realtime=True)) as source:
+        threading.Timer(0.5, source.interrupt).start()
+        frames = list(source)
+    assert [frame.frame_id for frame in frames] == [0, 1]
+    assert all(frame.captured_at_s <= time.monotonic() for frame in frames)
+
+
 @pytest.mark.timeout(60)
 def test_hls_comes_at_its_own_pace(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "live.m3u8"), "w", format="hls", options={"hls_time": "0.5"}) as out:
