@@ -150,7 +150,6 @@ class _Loop:
     def __init__(self, config: RunConfig) -> None:
         self._stages = Tracking(GivenFrames((), 1.0, config.source), config).stages
         self._count, self._last_s, self._began_s = 0, -math.inf, time.monotonic()
-        self._open = ExitStack()
         with ExitStack() as opening:
             for stage in self._stages:
                 stage.open()

@@ -271,12 +271,15 @@ class FileRun:
         """Opens the outputs one by one, so that whoever takes them can close those that opened before one failed."""
         from sharpose_rt.skeletons import output_paths
         from sharpose_rt.skeletons.convert import WRITERS
+        from sharpose_rt.skeletons.names import safe_stem, unique_name
         from sharpose_rt.stages import ImageSink, StreamSink, VideoSink
 
         output, info = self.config.output, self.source.info
-        paths = self._paths = self._paths or output_paths(
-            output.directory, self._stem(), output.overwrite, [WRITERS[name].suffix for name in output.formats]
-        )
+        if self._paths is None:
+            stem = unique_name(safe_stem(info.stem), self._taken)
+            suffixes = [WRITERS[name].suffix for name in output.formats]
+            self._paths = output_paths(output.directory, stem, output.overwrite, suffixes)
+        paths = self._paths
         if stream and (output.stream or self.taps):
             path = paths.stream if output.stream else None
             options = {"live": self.live, "overwrite": output.overwrite, "taps": self.taps}
@@ -285,14 +288,6 @@ class FileRun:
             yield self._keep(ImageSink(paths.image, info, self.tracking.skeleton, self.config.draw))
         elif video:
             yield self._keep(VideoSink(paths.video, info, self.tracking.skeleton, self.config.draw, output))
-
-    def _stem(self) -> str:
-        """How the outputs begin: as the source's name, unless another run of this command has taken that."""
-        from sharpose_rt.skeletons.names import safe_stem, unique_name
-
-        stem = unique_name(safe_stem(self.source.info.stem), self._taken)
-        self._taken.add(stem)
-        return stem
 
     def _keep(self, sink: Sink) -> Sink:
         self._sinks.append(sink)

@@ -48,10 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     first = arguments[0]
-    if first not in _COMMANDS and not first.startswith("-"):
-        print(f"sharpose-rt: error: {_not_a_command(first)}", file=sys.stderr)
-        return 2
-    if first not in _COMMANDS and first not in ("-h", "--help", "--version"):
+    if first not in (*_COMMANDS, "-h", "--help", "--version"):
+        if not first.startswith("-"):
+            print(f"sharpose-rt: error: {_not_a_command(first)}", file=sys.stderr)
+            return 2
         arguments.insert(0, "track")  # `sharpose-rt --source X` is the main job
     args = parser.parse_args(arguments)
     logging.basicConfig(

@@ -95,7 +95,6 @@ class SeveralRun:
         taken: set[str] = set()
         for run in self.runs:
             name = unique_name(run.source.info.stem, taken)
-            taken.add(name)
             output = replace(self.config.output, directory=str(Path(self.config.output.directory) / name))
             run.config = replace(self.config, output=output)
 

@@ -22,7 +22,7 @@ from sharpose_rt import __version__
 from sharpose_rt.app import Tracking
 from sharpose_rt.config import RunConfig
 from sharpose_rt.engine import PoseEngine
-from sharpose_rt.geometry.affine import apply_affine, body_heights, crop_affine, invert_affine
+from sharpose_rt.geometry.affine import apply_affine, crop_affine, invert_affine
 from sharpose_rt.media import Painter, VideoWriter, open_source
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.runtime import Chain, Stage
@@ -125,7 +125,7 @@ def _journey(
 def pose_parts(engine: PoseEngine, image_bgr: NDArray[np.uint8], bboxes_xyxy: ArrayLike, watch: Stopwatch) -> list[Any]:
     """Does what `PoseEngine.estimate` does, part by part, and gives the same keypoints, a list of (n, K, 2) px."""
     h, w = engine.crop_size_hw
-    network, gate = engine.network, engine.gate(body_heights(bboxes_xyxy))
+    network, gate = engine.network, engine.gate([bboxes_xyxy])
     found = []
     with watch("crop"):
         affine = crop_affine(bboxes_xyxy, (w, h), engine.config.box_padding)

@@ -129,9 +129,11 @@ def _choose(config: PoseConfig, ranges: Ranges | None, network: SHaRPose | None 
     rates = measure(network, config, ranges)
     best = max(rates, key=lambda name: rates[name] / (WORTH_IT if open_ways[name].dtype == torch.int8 else 1))
     figures = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
-    log.info("backend: %s, the faster one here (crops/s: %s; see %s)", best, figures, path)
-    if len(rates) == len(open_ways):  # what does not work now may work next time
+    kept = len(rates) == len(open_ways)  # what does not work now may work next time
+    if kept:
         remember(path, key, {"way": best, "crops_per_s": rates})
+    where = f"remembered in {path}" if kept else "measured again next time"
+    log.info("backend: %s, the faster one here (crops/s: %s); %s", best, figures, where)
     return open_ways[best]
 
 

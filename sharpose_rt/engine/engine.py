@@ -108,8 +108,7 @@ class PoseEngine:
         """
         h, w = self.crop_size_hw
         affines = [crop_affine(boxes, (w, h), self.config.box_padding) for _, boxes in pictures]
-        if choose is None:
-            choose = self.gate(np.concatenate([body_heights(boxes) for _, boxes in pictures]))
+        choose = choose or self.gate([boxes for _, boxes in pictures])
         with self._stream():
             crops = [self.backend.cut(image, a, (w, h)) for (image, _), a in zip(pictures, affines, strict=True)]
             result = self._estimate(crops[0] if len(crops) == 1 else torch.cat(crops), choose)
@@ -121,11 +120,11 @@ class PoseEngine:
             begin = rows.stop
         return found
 
-    def gate(self, heights_px: NDArray[np.float64]) -> Choose | None:
-        """Who of the people (N,) of these heights is refined, where not the quality alone decides."""
+    def gate(self, bboxes_xyxy: Sequence[ArrayLike]) -> Choose | None:
+        """Who of the people of all pictures, in boxes (N, 4) each, is refined, where not the quality alone decides."""
         if self.config.refine_from_px <= 0:
             return None
-        tall = heights_px >= self.config.refine_from_px
+        tall = np.concatenate([body_heights(boxes) for boxes in bboxes_xyxy]) >= self.config.refine_from_px
         return lambda rows, quality: tall[rows] & ~(quality >= self.quality_threshold)
 
     def estimate_crops(self, crops_bgr: NDArray[np.uint8], choose: Choose | None = None) -> PoseEstimates:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import math
 import shlex
@@ -91,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
         from sharpose_rt.evaluation.worst import write_worst
 
         folder = None if args.worst_plain else images
-        write_worst(predictions, document, folder, threshold, model.variant.skeleton, Path(args.worst))
+        skeleton, out = model.variant.skeleton, Path(args.worst)
+        write_worst(predictions, document, folder, threshold, skeleton, out, refine_from_px=args.refine_from_px)
     if args.sweep_threshold:
         metrics |= _sweep(predictions, document, model, Path(args.sweep_threshold))
     if args.sweep_height:
@@ -103,14 +103,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace, *, labelled: bool, mpii: bool) -> None:
-    """Raises ConfigError where options ask what the labels cannot give."""
+    """Raises ConfigError where options ask what the labels or this installation cannot give."""
+    from sharpose_rt.evaluation.coco import pycocotools
+
     if not labelled and (args.boxes == "gt" or not args.results):
         raise ConfigError(
             f"{args.annotations} has pictures without labels, as COCO's test sets: nothing can be measured, but "
             "--results FILE with --boxes detector (or a file of detections) writes what COCO's server takes"
         )
-    if labelled and not mpii and importlib.util.find_spec("pycocotools") is None:
-        raise ConfigError("AP needs pycocotools: pip install 'sharpose-rt[train]'")
+    if labelled and not mpii:
+        pycocotools()
     for option in ("sweep_threshold", "sweep_height"):
         if mpii and getattr(args, option):
             raise ConfigError(f"--{option.replace('_', '-')} measures AP, which MPII does not have; leave it away")

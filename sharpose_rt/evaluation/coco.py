@@ -223,23 +223,33 @@ def oks_nms(
     return kept
 
 
-def ap(people: list[dict[str, Any]], document: dict[str, Any]) -> dict[str, float]:
-    """COCO's six keypoint metrics of results in COCO's form, by pycocotools; all 0 where there is nobody."""
+def pycocotools() -> tuple[Any, Any]:
+    """Its COCO and COCOeval.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
         raise ConfigError("AP needs pycocotools: pip install 'sharpose-rt[train]'") from error
+    return COCO, COCOeval
+
+
+def ap(people: list[dict[str, Any]], document: dict[str, Any]) -> dict[str, float]:
+    """COCO's six keypoint metrics of results in COCO's form, by pycocotools; all 0 where there is nobody."""
+    labels_of_coco, evaluator = pycocotools()
     if not people:
         return dict.fromkeys(METRICS, 0.0)
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
+        truth = labels_of_coco()
         # pycocotools takes the id 0 for "matched with nobody".
         people_there = [{"category_id": 1, **a, "id": n} for n, a in enumerate(document["annotations"], start=1)]
         truth.dataset = {"info": {}, **document, "annotations": people_there}  # type: ignore[reportAttributeAccessIssue]
         truth.createIndex()
         found = truth.loadRes(people)  # type: ignore[reportArgumentType]  (a list is taken as well)
-        evaluation = COCOeval(truth, found, "keypoints")
+        evaluation = evaluator(truth, found, "keypoints")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

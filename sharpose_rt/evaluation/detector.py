@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from sharpose_rt.config import DetectorConfig
-from sharpose_rt.errors import ConfigError, DatasetError
+from sharpose_rt.errors import DatasetError
+from sharpose_rt.evaluation.coco import pycocotools
 from sharpose_rt.evaluation.predict import Boxes, detector_boxes
 from sharpose_rt.training.datasets import BOX_TO_AREA, is_numbers, picture_paths, read_json, wrong_record
 
@@ -88,11 +89,7 @@ def box_ap(boxes: Boxes, document: dict[str, Any]) -> dict[str, float]:
         boxes: what was found.
         document: labels from `read_box_labels`.
     """
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise ConfigError("AP needs pycocotools: pip install 'sharpose-rt[train]'") from error
+    labels_of_coco, evaluator = pycocotools()
     if not len(boxes):
         return dict.fromkeys((*METRICS, "AR"), 0.0)
     corners = boxes.bboxes_xyxy.astype(np.float64)
@@ -102,10 +99,10 @@ def box_ap(boxes: Boxes, document: dict[str, Any]) -> dict[str, float]:
         for i, box, score in zip(boxes.image_ids, xywh.tolist(), boxes.scores, strict=True)
     ]
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
+        truth = labels_of_coco()
         truth.dataset = {"info": {}, **document}  # type: ignore[reportAttributeAccessIssue]
         truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(found), "bbox")  # type: ignore[reportArgumentType]
+        evaluation = evaluator(truth, truth.loadRes(found), "bbox")  # type: ignore[reportArgumentType]
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

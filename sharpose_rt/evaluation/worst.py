@@ -30,6 +30,7 @@ def write_worst(
     skeleton: Skeleton,
     out: Path,
     people: int = 12,
+    refine_from_px: float = 0.0,
 ) -> list[float]:
     """Write a sheet of the people of lowest OKS, label left and pose right; gives their OKS, ascending.
 
@@ -37,7 +38,7 @@ def write_worst(
         predictions: in ground-truth boxes.
         document: the labels.
         images: folder of the pictures; None draws on grey, for pictures that must not be passed on.
-        quality_threshold: as in `evaluation.coco.score`.
+        quality_threshold, refine_from_px: as in `evaluation.coco.score`.
         skeleton: the keypoints.
         out: picture file.
         people: at most so many.
@@ -48,7 +49,7 @@ def write_worst(
     """
     if (predictions.boxes.annotation_ids < 0).any():
         raise ConfigError("--worst compares people with their labels; it takes --boxes gt alone")
-    keypoints, scores, _ = predictions.gated(quality_threshold)
+    keypoints, scores, _ = predictions.gated(quality_threshold, refine_from_px)
     records = labels_of(predictions, document)
     truth, similarity = label_triples(records), oks_with_labels(keypoints, records, document)
     similarity = np.where((truth[..., 2] > 0).any(1), similarity, math.inf)

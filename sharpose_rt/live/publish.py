@@ -64,7 +64,6 @@ class Publisher:
     def begin(self, info: SourceInfo, header: bytes, *, live: bool, state: Callable[[], str]) -> _Feed:
         """A run begins."""
         name = unique_name(info.stem, self._names)
-        self._names.add(name)
         return _Feed(self._outbox, next(self._runs), name if self._several else "", header)
 
     def figures(self) -> dict[str, Any]:

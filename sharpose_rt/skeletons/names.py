@@ -79,9 +79,11 @@ def results_of(target: Path) -> list[Path]:
 
 
 def unique_name(stem: str, taken: set[str]) -> str:
-    """The stem of a source, or 'stem-2', 'stem-3' and so on where that is taken."""
+    """The stem of a source, or 'stem-2', 'stem-3' and so on where that is taken; it is among `taken` then."""
     names = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
-    return next(name for name in names if name not in taken)
+    name = next(name for name in names if name not in taken)
+    taken.add(name)
+    return name
 
 
 def safe_stem(name: str) -> str:
