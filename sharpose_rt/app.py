@@ -211,10 +211,9 @@ class FileRun:
         self._stopped = False
 
     def _check(self) -> None:
-        from sharpose_rt.skeletons.convert import check_format
+        from sharpose_rt.skeletons.convert import check_formats
 
-        for name in self.config.output.formats:
-            check_format(name, {})
+        check_formats(self.config.output.formats, self._format_options())
         if self.config.smooth.method != "rts":
             return
         if self.live:
@@ -364,8 +363,20 @@ class FileRun:
         output = self.config.output
         if stream is None or not output.formats:
             return ()
-        slots = {} if output.person_slots is None else {"person_slots": output.person_slots}
-        return tuple(convert_all(stream, output.formats, overwrite=output.overwrite, fill=output.fill, **slots))
+        options: dict[str, Any] = {"fill": output.fill}
+        if output.person_slots is not None:
+            options["person_slots"] = output.person_slots
+        options |= self._format_options()
+        return tuple(convert_all(stream, output.formats, overwrite=output.overwrite, **options))
+
+    def _format_options(self) -> dict[str, Any]:
+        """What `output.format_options` say, by name."""
+        from sharpose_rt.config import override
+
+        options: dict[str, Any] = {}
+        for item in self.config.output.format_options:
+            options |= override(item, "--option")
+        return options
 
     def _figures(self) -> dict[str, Any]:
         from sharpose_rt.skeletons import versions

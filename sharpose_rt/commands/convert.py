@@ -10,6 +10,19 @@ from sharpose_rt.errors import ConfigError
 
 HELP = "write a skeleton stream as openpose, alphapose, coco, kinetics, pyskl, mot, csv, parquet or trc; or read one"
 
+OPTIONS = """\
+--option of each format, with what holds without it:
+  openpose    model=BODY_25 (or COCO), raw=false, min_score=0.0
+  alphapose   raw=false, min_score=0.0
+  coco        first_image_id=0, raw=false, min_score=0.0
+  kinetics    label=unknown, label_index=-1, person_slots=5, max_frames=null, raw=false, min_score=0.0
+  pyskl       split=val, label=-1, person_slots=2, fill=none, max_gap_s=null, dtype=float32, raw=false, min_score=0.0
+  csv         raw=false, min_score=0.0
+  parquet     raw=false, min_score=0.0
+  trc         px_per_m=null, raw=false, min_score=0.0
+raw=true takes the keypoints before smoothing; keypoints with a score below min_score count as not found."""
+"""Written out: to ask the formats would load them for every command. A test compares."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The stream, the format and its options."""
@@ -22,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="from_",
         metavar="FORMAT",
-        help="write a skeleton stream from openpose, alphapose, mmpose or ultralytics JSON",
+        help="write a skeleton stream from coco, openpose, alphapose, mmpose, ultralytics or easy_vitpose JSON",
     )
     parser.add_argument("--out", metavar="PATH", help="file or folder to write; default: beside IN")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
@@ -32,20 +45,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     to.add_argument("--fill", choices=("none", "hold", "linear"), help="gaps within a track of an array (pyskl)")
     to.add_argument("--max-gap", type=float, metavar="S", help="gaps of more seconds are not filled (pyskl)")
     to.add_argument(
-        "--option", action="append", default=[], metavar="KEY=VALUE", help="any option of the format, as its docs name"
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="any option of the format, listed below"
     )
 
     back = parser.add_argument_group("with --from", "The video tells times and frame size; else give both.")
     back.add_argument("--video", metavar="FILE", help="the video that the results are of")
     back.add_argument("--fps", type=float, metavar="N", help="frames per second")
+    back.add_argument("--first-frame", type=int, metavar="N", help="number that the results give the first frame: 0")
     back.add_argument("--frame-size", type=_size, metavar="WxH", help="frame size in px, as in 1280x720")
+
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = OPTIONS
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes the file or files and prints where they are."""
-    other = ("video", "fps", "frame_size") if args.to else ("person_slots", "fill", "max_gap", "option")
+    other = ("video", "fps", "frame_size", "first_frame") if args.to else ("person_slots", "fill", "max_gap", "option")
     for name in other:
-        if getattr(args, name):
+        if getattr(args, name) not in (None, []):
             raise ConfigError(f"--{name.replace('_', '-')} goes with {'--from' if args.to else '--to'}; leave it away")
     for path in _import(args) if args.from_ else _export(args):
         print(path)
@@ -75,6 +92,7 @@ def _import(args: argparse.Namespace) -> list[Path]:
             "results of other programs tell neither times nor frame size; give --video FILE, or --fps N and "
             "--frame-size WxH"
         )
+    what["first_frame"] = args.first_frame or 0
     return [import_stream(args.stream, args.from_, args.out, overwrite=args.overwrite, **what)]
 
 

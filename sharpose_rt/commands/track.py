@@ -31,6 +31,7 @@ _KEYS = {
     "output": "output.directory",
     "overwrite": "output.overwrite",
     "format": "output.formats",
+    "option": "output.format_options",
     "person_slots": "output.person_slots",
     "fill": "output.fill",
     "model": "pose.model",
@@ -91,6 +92,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         type=_names,
         metavar="A,B",
         help="also write the skeletons as openpose, alphapose, coco, kinetics, pyskl, mot, csv, parquet or trc",
+    )
+    out.add_argument(
+        "--option",
+        action="append",
+        metavar="KEY=VALUE",
+        help="an option of --format, as min_score=0.3; `convert --help` lists them",
     )
     out.add_argument("--person-slots", type=int, metavar="N", help="people in the arrays of --format pyskl, kinetics")
     out.add_argument("--fill", choices=("none", "hold", "linear"), help="gaps within a track in --format pyskl")

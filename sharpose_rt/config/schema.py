@@ -274,6 +274,8 @@ class OutputConfig:
     """Replace results of an earlier run; else a number is added to the new ones' names."""
     formats: tuple[str, ...] = ()
     """Also write the skeletons in these formats of `convert`, when the run has ended."""
+    format_options: tuple[str, ...] = ()
+    """'KEY=VALUE' each: options of those formats, as `convert` takes them; every format that knows KEY takes it."""
     person_slots: int | None = None
     """People of the formats that are arrays (pyskl, kinetics); None leaves it to the format."""
     fill: str = "none"
@@ -284,6 +286,8 @@ class OutputConfig:
         _one_of("output.fill", self.fill, ("none", "hold", "linear"))
         if self.person_slots is not None:
             _within("output.person_slots", self.person_slots, 1)
+        if self.format_options and not self.formats:
+            raise ConfigError("output.format_options say how output.formats are written, and there are none; name some")
         if self.formats and not self.stream:
             raise ConfigError("output.formats are made from the skeleton stream; leave output.stream on")
         _one_of(

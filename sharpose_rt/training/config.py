@@ -125,8 +125,11 @@ class LossConfig:
     """Part of the run at which both terms have gone."""
     temperature: float = 10.0
     """Factor on the heatmap inside the softmax."""
+    joints: str = "equal"
+    """'equal', or 'limbs': elbows and knees count 1.2 times, wrists and ankles 1.5 times, as MMPose does for COCO."""
 
     def __post_init__(self) -> None:
+        _one_of("loss.joints", self.joints, ("equal", "limbs"))
         _check("loss.quality_from", self.quality_from, 0, 1)
         _check("loss.localisation", self.localisation, 0, 1000)
         _check("loss.dense", self.dense, 0, 1000)

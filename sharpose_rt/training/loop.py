@@ -155,6 +155,9 @@ class Trainer:
         self.trained = nn.ModuleDict({"model": self.model, "dense_head": self.dense_head or nn.Identity()})
         self.world.share(self.trained.state_dict().values())
         self.teacher = self._create_teacher()
+        names = self.model.variant.skeleton.keypoints
+        factors = losses.limb_weights(names) if config.loss.joints == "limbs" else torch.ones(len(names))
+        self.joint_factors = factors.to(self.device)  # (K,)
         self.optimizers = build_optimizers(self.trained, config.optim, self.world)
         self.ema = Ema(self.model, config.optim.ema) if config.optim.ema else None
         self.crops: DeviceCrops | None = None
@@ -232,7 +235,7 @@ class Trainer:
         images = normalise(batch["crop"])
         coarse, stages = self._forward(images, coarse_only=progress < self.config.coarse_only_until)
         targets = encode(batch["keypoints"], variant.heatmap_size_hw, variant.size_hw, variant.sigma_cells)
-        weights = batch["joint_weights"]
+        weights = batch["joint_weights"] * self.joint_factors
         early = max(0.0, 1 - progress / config.localisation_until)
 
         parts: Row = {}

@@ -10,6 +10,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+_LIMB_WEIGHTS = {"elbow": 1.2, "knee": 1.2, "wrist": 1.5, "ankle": 1.5}
+
+
+def limb_weights(keypoints: Sequence[str]) -> Tensor:
+    """Factor on each joint's error (K,): more for the ends of limbs, which move most and are missed most.
+
+    The values are those of MMPose's description of COCO (`joint_weights`).
+    """
+    return torch.tensor([_LIMB_WEIGHTS.get(name.rpartition("_")[2], 1.0) for name in keypoints])
+
 
 def heatmap_mse(heatmaps: Tensor, targets: Tensor, joint_weights: Tensor) -> Tensor:
     """Joint-weighted mean square error over all cells (one stage of Eq. 10), a scalar.

@@ -9,7 +9,7 @@ import pytest
 from media_clips import write_clip
 
 from sharpose_rt.cli import main
-from sharpose_rt.skeletons.convert import convert
+from sharpose_rt.skeletons.convert import WRITERS, convert
 
 FRAMES = 6
 
@@ -61,3 +61,30 @@ def test_wrong_formats_are_told_before_anything_runs(video: Path, capsys: pytest
     assert track(video, "--format", "csv", "--set", "output.stream=false") == 2
     assert "made from the skeleton stream" in capsys.readouterr().err
     assert not (video.parent / "out").exists()
+
+
+def test_options_of_formats(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert track(video, "--format", "openpose,mot,csv", "--option", "model=COCO", "--option", "min_score=0.5") == 0
+    out = video.parent / "out"
+    (again,) = convert(out / "walk.skeletons.jsonl", "openpose", out / "again", model="COCO", min_score=0.5)
+    for file, other in zip(sorted((out / "walk.openpose").iterdir()), sorted(again.iterdir()), strict=True):
+        assert file.read_bytes() == other.read_bytes()
+    assert track(video, "--format", "csv,mot", "--option", "min_scor=0.5") == 2
+    assert "unknown option 'min_scor' of format csv or mot; did you mean 'min_score'?" in capsys.readouterr().err
+    assert track(video, "--format", "csv", "--option", "min_score=5") == 2
+    assert "0 to 1 is accepted" in capsys.readouterr().err
+    assert track(video, "--option", "min_score=0.5") == 2
+    assert "there are none; name some" in capsys.readouterr().err
+
+
+def test_one_format_that_cannot_be_written_leaves_the_others(
+    video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(WRITERS, "coco", WRITERS["coco"]._replace(write=full))
+    assert track(video, "--format", "coco,csv") != 0
+    assert "walk.coco.json: No space left on device" in capsys.readouterr().err
+    assert (video.parent / "out" / "walk.csv").stat().st_size > 0
+    assert (video.parent / "out" / "walk.skeletons.jsonl").is_file()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from sharpose_rt.errors import ConfigError, OutputError, StreamError
 from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
@@ -357,6 +358,16 @@ class TestConvert:
             "dtype": "float32", "raw": False, "min_score": 0.0,
         }  # fmt: skip
         assert WRITERS["mot"].options == {}
+
+    def test_the_help_lists_them(self):
+        from sharpose_rt.commands.convert import OPTIONS
+
+        listed = {}
+        for line in OPTIONS.splitlines()[1:-1]:
+            name, options = line.split(maxsplit=1)
+            plain = re.sub(r" \(.*?\)", "", options)
+            listed[name] = {key: yaml.safe_load(value) for key, value in re.findall(r"(\w+)=([^,]+)", plain)}
+        assert listed == {name: writer.options for name, writer in WRITERS.items() if writer.options}
 
     @pytest.mark.parametrize(
         ("to", "option", "said"),

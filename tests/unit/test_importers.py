@@ -20,8 +20,8 @@ from tests.unit.test_convert import CLIP, NAMES, SIZE_WH, make_poses, point, wri
 
 def back(path: Path, source_format: str, **options) -> StreamReader:
     """The stream of the results at `path`; checked by the validator."""
-    options = {"frame_size_wh": SIZE_WH, "fps": 25.0, **options}
-    out = import_stream(path, source_format, path.with_name("back.jsonl"), **options)
+    options = {"frame_size_wh": SIZE_WH, "fps": 25.0, "out": path.with_name("back.jsonl"), **options}
+    out = import_stream(path, source_format, **options)
     assert [str(p) for p in validate(out) if p.severity == "error"] == []
     return StreamReader(out)
 
@@ -250,6 +250,147 @@ class TestErrors:
         assert import_stream(folder, "openpose", frame_size_wh=SIZE_WH, fps=25, overwrite=True) == clip
 
 
+class TestCoco:
+    def test_results(self, clip):
+        (path,) = convert(clip, "coco")
+        reader = back(path, "coco")
+        expect_clip(reader)
+        found = next(iter(reader)).poses
+        np.testing.assert_allclose(found.bbox_scores, 0.5 * 0.75, atol=1e-4)  # the result's, of box and keypoints
+        (again,) = convert(reader.path, "coco", path.with_name("again.json"))
+        for record, other in zip(json.loads(path.read_text()), json.loads(again.read_text()), strict=True):
+            assert (record.pop("score"), other.pop("score")) == pytest.approx((0.375, 0.375 * 0.75), abs=1e-4)
+            assert record == other
+
+    def test_results_that_count_from_1(self, clip):
+        (path,) = convert(clip, "coco", first_image_id=1)
+        expect_clip(back(path, "coco", first_frame=1))
+        with pytest.raises(StreamError, match=r"has frame 1, but the first one is said to be 2"):
+            back(path, "coco", first_frame=2, out=path.with_name("other.jsonl"))
+
+    @pytest.mark.parametrize("numbered", [True, False])
+    def test_labels(self, tmp_path, numbered):
+        path = tmp_path / "labels.json"
+        path.write_text(json.dumps(coco_labels(numbered=numbered)))
+        reader = back(path, "coco", first_frame=0 if numbered else 7)
+        assert [f.poses.track_ids.tolist() for f in reader] == CLIP
+        for t, (frame, ids) in enumerate(zip(reader, CLIP, strict=True)):
+            if not ids:
+                continue
+            expected = make_poses(ids, t)
+            np.testing.assert_allclose(frame.poses.bboxes_xyxy, expected.bboxes_xyxy, atol=0.01)
+            found = expected.keypoint_scores > 0
+            np.testing.assert_array_equal(frame.poses.keypoint_scores, found)
+            np.testing.assert_allclose(frame.poses.keypoints[found], expected.keypoints[found], atol=0.006)
+
+    def test_keypoints_are_found_by_their_names(self, tmp_path):
+        """PoseTrack has the top of the head where COCO has eyes."""
+        document = coco_labels()
+        names = [*NAMES[:1], "head_bottom", "head_top", *NAMES[3:]]
+        document["categories"] = [{"id": 1, "name": "person", "keypoints": names}]
+        path = tmp_path / "posetrack.json"
+        path.write_text(json.dumps(document))
+        poses = next(iter(back(path, "coco"))).poses
+        assert not poses.keypoint_scores[:, 1:3].any()  # eyes
+        np.testing.assert_allclose(poses.keypoints[:, 5:], make_poses(CLIP[0]).keypoints[:, 5:], atol=0.006)
+
+    def test_boxes_and_crowds_have_no_pose(self, tmp_path):
+        document = coco_labels()
+        crowd = {**document["annotations"][0], "iscrowd": 1, "track_id": 9}
+        document["annotations"] += [crowd, {"id": 99, "image_id": 5, "bbox": [1, 2, 3, 4]}]
+        path = tmp_path / "labels.json"
+        path.write_text(json.dumps(document))
+        assert [f.poses.track_ids.tolist() for f in back(path, "coco")] == CLIP
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda d: d["annotations"][2].update(image_id=77), r"annotations\[2\]: image_id is 77, which no record"),
+            (lambda d: d["annotations"][1].update(keypoints=[1, 2]), r"annotations\[1\]: keypoints has 2 numbers"),
+            (lambda d: d["annotations"][1].update(bbox=[1, 2]), r"annotations\[1\]: bbox is"),
+            (lambda d: d["images"][3].update(frame_id=2), "several of its images have the same number"),
+            (lambda d: d["images"][3].update(frame_id=-2), r"images\[3\]: frame_id is -2"),
+            (lambda d: d.pop("images"), "lacks images"),
+            (lambda d: d["images"][0].pop("id"), r"images\[0\] lacks id"),
+        ],
+    )
+    def test_a_wrong_record_is_named(self, tmp_path, change, message):
+        document = coco_labels()
+        change(document)
+        path = tmp_path / "labels.json"
+        path.write_text(json.dumps(document))
+        with pytest.raises(StreamError, match=message):
+            back(path, "coco")
+
+
+def coco_labels(*, numbered: bool = True) -> dict:
+    """The clip as hand-made labels would have it: a picture a frame, visibility 0 or 2."""
+    images, annotations = [], []
+    for t, ids in enumerate(CLIP):
+        number = {"frame_id": t} if numbered else {}
+        images.append({"id": 1000 + t, "file_name": f"walk/{t + 7:06d}.jpg", **number})
+        poses = make_poses(ids, t)
+        for i, track_id in enumerate(ids):
+            points = [
+                [round(float(x), 3), round(float(y), 3), 2] if score > 0 else [0, 0, 0]
+                for (x, y), score in zip(poses.keypoints[i], poses.keypoint_scores[i], strict=True)
+            ]
+            left, top, right, bottom = poses.bboxes_xyxy[i].tolist()
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": 1000 + t,
+                    "keypoints": [value for point in points for value in point],
+                    "bbox": [left, top, right - left, bottom - top],
+                    "track_id": track_id,
+                }
+            )
+    return {"images": images, "annotations": annotations}
+
+
+class TestEasyViTPose:
+    @pytest.mark.parametrize("by_ids", [True, False])
+    def test_rows_before_columns(self, tmp_path, by_ids):
+        frames = []
+        for t, ids in enumerate(CLIP):
+            poses = make_poses(ids, t)
+            rows = np.concatenate([poses.keypoints[..., ::-1], poses.keypoint_scores[..., None]], -1).tolist()
+            frames.append(dict(zip(map(str, ids), rows, strict=True)) if by_ids else rows)
+        skeleton = {str(i): name for i, name in enumerate(NAMES)}
+        path = tmp_path / "walk_result.json"
+        path.write_text(json.dumps({"keypoints": frames, "skeleton": skeleton}))
+        reader = back(path, "easy_vitpose")
+        if by_ids:
+            expect_clip(reader)
+        else:
+            assert [f.poses.track_ids.tolist() for f in reader] == [[0] * len(ids) for ids in CLIP]
+            np.testing.assert_allclose(next(iter(reader)).poses.keypoints[:, 0], make_poses(CLIP[0]).keypoints[:, 0])
+
+    def test_its_25_keypoints_are_taken_by_name(self, tmp_path):
+        more = [*NAMES[:5], "neck", *NAMES[5:], *(f"extra_{i}" for i in range(7))]
+        points = [[10.0 + i, 20.0 + i, 0.5] for i in range(len(more))]
+        path = tmp_path / "r.json"
+        path.write_text(json.dumps({"keypoints": [{"4": points}], "skeleton": dict(enumerate(more))}))
+        poses = next(iter(back(path, "easy_vitpose"))).poses
+        assert poses.keypoints[0, 5].tolist() == [26.0, 16.0]  # the left shoulder, behind the neck
+
+    @pytest.mark.parametrize(
+        ("document", "message"),
+        [
+            ({"keypoints": [[[[1, 2, 3]]]], "skeleton": {"0": "nose"}}, "COCO's names are wanted"),
+            ({"keypoints": [{"0": [[1, 2]]}], "skeleton": dict(enumerate(NAMES))}, r"\[0\]\[0\]: keypoints is"),
+            ({"keypoints": [7], "skeleton": dict(enumerate(NAMES))}, r"keypoints\[0\] is 7"),
+            ({"keypoints": [], "skeleton": {"a": "nose"}}, "are no numbers"),
+            ({"keypoints": [], "skeleton": 3}, "skeleton is 3"),
+        ],
+    )
+    def test_a_wrong_record_is_named(self, tmp_path, document, message):
+        path = tmp_path / "r.json"
+        path.write_text(json.dumps(document))
+        with pytest.raises(StreamError, match=message):
+            back(path, "easy_vitpose")
+
+
 class TestCommand:
     def test_size_and_rate(self, clip, capsys):
         (path,) = convert(clip, "alphapose")
@@ -258,6 +399,9 @@ class TestCommand:
         assert main([*arguments, "--fps", "25", "--frame-size", "640x480"]) == 0
         assert capsys.readouterr().out.strip() == str(out)
         expect_clip(StreamReader(out))
+        counted = [*arguments, "--fps", "25", "--frame-size", "640x480", "--first-frame", "1", "--overwrite"]
+        assert main(counted) == 2
+        assert "has frame 0, but the first one is said to be 1" in capsys.readouterr().err
         assert main(arguments) == 2
         assert "give --video FILE, or --fps N and --frame-size WxH" in capsys.readouterr().err
         with pytest.raises(SystemExit):

@@ -27,7 +27,15 @@ from sharpose_rt.models.weights import load_model
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.training import cli, losses
 from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
-from sharpose_rt.training.config import DataConfig, DistillConfig, OptimConfig, SetConfig, TrainConfig, load_config
+from sharpose_rt.training.config import (
+    DataConfig,
+    DistillConfig,
+    LossConfig,
+    OptimConfig,
+    SetConfig,
+    TrainConfig,
+    load_config,
+)
 from sharpose_rt.training.distill import FileTeacher
 from sharpose_rt.training.log import read_log
 from sharpose_rt.training.loop import Clock, Trainer, load_people
@@ -79,6 +87,26 @@ def test_heatmap_mse_is_the_weighted_mean():
     assert losses.heatmap_mse(heatmaps, targets, weights).item() == pytest.approx(1 / 6)
     weights[0, 1] = 0
     assert losses.heatmap_mse(heatmaps, targets, weights).item() == 0
+
+
+def test_ends_of_limbs_may_count_more(folder, tmp_path):
+    factors = dict(zip(COCO17.keypoints, losses.limb_weights(COCO17.keypoints).tolist(), strict=True))
+    assert factors["left_wrist"] == factors["right_ankle"] == 1.5
+    assert factors["right_elbow"] == factors["left_knee"] == pytest.approx(1.2)
+    assert sum(factors.values()) == pytest.approx(9 + 4 * 1.2 + 4 * 1.5)
+
+    def loss(joints: str, joint: str) -> float:
+        """Where only this joint is labelled."""
+        run = trainer(config(drop_path=0.0, loss=LossConfig(joints=joints)), folder, tmp_path)
+        batch = next(iter(run._loader()))
+        only = torch.zeros(17)
+        only[COCO17.keypoints.index(joint)] = 1
+        return run.loss({**batch, "joint_weights": only.expand(len(batch["crop"]), -1)}, 0.0)[0].item()
+
+    assert loss("limbs", "left_wrist") == pytest.approx(1.5 * loss("equal", "left_wrist"), rel=1e-4)
+    assert loss("limbs", "nose") == pytest.approx(loss("equal", "nose"), rel=1e-4)
+    with pytest.raises(ConfigError, match=r"loss\.joints"):
+        LossConfig(joints="legs")
 
 
 def test_localisation_pulls_at_the_right_cell_where_mse_hardly_does():

@@ -36,7 +36,7 @@ from sharpose_rt.skeletons.convert.trc import write_trc
 from sharpose_rt.skeletons.names import results_of
 from sharpose_rt.skeletons.stream import StreamReader
 
-__all__ = ["WRITERS", "Writer", "check_format", "convert", "convert_all", "pyskl_annotation"]
+__all__ = ["WRITERS", "Writer", "check_format", "check_formats", "convert", "convert_all", "pyskl_annotation"]
 
 
 class Writer(NamedTuple):
@@ -110,14 +110,39 @@ def convert(
 def convert_all(path: Path, formats: Iterable[str], *, overwrite: bool = False, **options: Any) -> list[Path]:
     """Writes the stream at `path` in each format; those of `options` that a format does not take are left out.
 
+    Where one cannot be written the others still are.
+
     Raises:
         ConfigError, StreamError, OutputError: as `convert`.
     """
-    written = []
+    written, failed = [], []
     for to in formats:
-        known = {name: value for name, value in options.items() if name in check_format(to, {}).options}
-        written += convert(path, to, overwrite=overwrite, **known)
+        try:
+            written += convert(path, to, overwrite=overwrite, **_taken_by(to, options))
+        except OutputError as error:
+            failed.append(str(error))
+    if failed:
+        raise OutputError("; ".join(failed))
     return written
+
+
+def check_formats(formats: Iterable[str], options: Mapping[str, Any]) -> None:
+    """All of `formats` can be made, and each of `options` is taken by one of them at least.
+
+    Raises:
+        ConfigError: else.
+    """
+    formats = list(formats)
+    for to in formats:
+        check_format(to, _taken_by(to, options))
+    for name in options:
+        if not any(name in WRITERS[to].options for to in formats):
+            known = {known: None for to in formats for known in WRITERS[to].options}
+            raise ConfigError(f"unknown option {name!r} of format {' or '.join(formats)}; {_nearest(name, known)}")
+
+
+def _taken_by(to: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in check_format(to, {}).options}
 
 
 def check_format(to: str, options: Mapping[str, Any]) -> Writer:

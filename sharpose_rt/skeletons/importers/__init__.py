@@ -1,8 +1,10 @@
 """Results of other programs as a skeleton stream, version 1.
 
+coco         keypoint results (a list), or labels with images and annotations, as PoseTrack's
 openpose     folder of OpenPose's --write_json (COCO or BODY_25)
 alphapose    alphapose-results.json
 mmpose       predictions of MMPose's demos or inferencer
+easy_vitpose the JSON of its --save-json
 ultralytics  Results.summary() or to_json() of each frame, in a list or a line each
 
 None of them says how large the frames were or when they were taken; the caller does.
@@ -17,7 +19,13 @@ from pathlib import Path
 from sharpose_rt import __version__
 from sharpose_rt.errors import ConfigError, OutputError, StreamError
 from sharpose_rt.skeletons.convert.common import stem_of
-from sharpose_rt.skeletons.importers.lists import read_alphapose, read_mmpose, read_ultralytics
+from sharpose_rt.skeletons.importers.lists import (
+    read_alphapose,
+    read_coco,
+    read_easy_vitpose,
+    read_mmpose,
+    read_ultralytics,
+)
 from sharpose_rt.skeletons.importers.openpose import read_openpose
 from sharpose_rt.skeletons.importers.people import Imported, to_poses
 from sharpose_rt.skeletons.stream import Header, StreamWriter
@@ -27,9 +35,18 @@ __all__ = ["READERS", "Imported", "import_stream"]
 READERS: dict[str, Callable[[Path], Imported]] = {
     "openpose": read_openpose,
     "alphapose": read_alphapose,
+    "coco": read_coco,
+    "easy_vitpose": read_easy_vitpose,
     "mmpose": read_mmpose,
     "ultralytics": read_ultralytics,
 }
+
+
+def _counted_from(first: int, imported: Imported, path: Path) -> Imported:
+    """With frames counted from 0 where the file counts from `first`."""
+    if imported.frames and min(imported.frames) < first:
+        raise StreamError(f"{path} has frame {min(imported.frames)}, but the first one is said to be {first}")
+    return Imported(imported.skeleton, {number - first: people for number, people in imported.frames.items()})
 
 
 _SPARSE = 100_000
@@ -45,6 +62,7 @@ def import_stream(
     fps: float | None = None,
     times_s: Sequence[float] | None = None,
     source: str | None = None,
+    first_frame: int = 0,
     overwrite: bool = False,
 ) -> Path:
     """Writes the results at `path` as a skeleton stream and returns its path.
@@ -61,6 +79,7 @@ def import_stream(
         fps: frame rate; media times are frame number / fps unless `times_s` is given.
         times_s: media time of each frame in s; further frames than these are an error.
         source: name of the video for the header; `path` unless given.
+        first_frame: number that the results give to the first frame of the video.
         overwrite: replace an existing stream.
 
     Raises:
@@ -78,7 +97,7 @@ def import_stream(
     target = path.with_name(f"{stem_of(path).split('.')[0]}.skeletons.jsonl") if out is None else Path(out)
     if target.exists() and not overwrite:
         raise OutputError(f"{target} is there already; choose another name (--out), or ask to overwrite (--overwrite)")
-    imported = READERS[source_format](path)
+    imported = _counted_from(first_frame, READERS[source_format](path), path)
     last = max(imported.frames, default=-1)
     if times_s is not None and last >= len(times_s):
         raise StreamError(f"{path} has frame {last}, but the video has {len(times_s)} frames; is it the right one?")

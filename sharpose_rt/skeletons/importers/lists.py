@@ -1,4 +1,4 @@
-"""JSON lists of people: AlphaPose's results, MMPose's predictions, ultralytics' summaries."""
+"""JSON lists of people: COCO's results and labels, AlphaPose's, MMPose's, ultralytics' and easy_ViTPose's results."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from sharpose_rt.errors import StreamError
 from sharpose_rt.skeleton import COCO17, Skeleton
 from sharpose_rt.skeletons.importers.openpose import number_in, read_openpose
 from sharpose_rt.skeletons.importers.people import Imported, ImportedPerson, numbers, read_json, skeleton_of
+
+_ENOUGH = 12
+"""Keypoints of COCO's that another set must name to be read by names: the body without the face."""
 
 
 def read_alphapose(path: Path) -> Imported:
@@ -140,6 +143,120 @@ def _ultralytics_person(item: Any, where: str) -> tuple[Skeleton, ImportedPerson
     if max(*box, 2.0) <= 2.0:
         raise StreamError(f"{where}: the box is {box}, which is normalised; write summary(normalize=False), in px")
     return skeleton, ImportedPerson(table, box, score, _maybe_id(item, where))
+
+
+def read_easy_vitpose(path: Path) -> Imported:
+    """easy_ViTPose's `--save-json`: {keypoints: people of each frame, by their ids or in a list; skeleton: names}.
+
+    It has y before x, and neither boxes nor box scores.
+
+    Raises:
+        StreamError: the file is of another form; names frame and person.
+    """
+    document = read_json(path)
+    _need(document, ("keypoints", "skeleton"), str(path))
+    names = document["skeleton"]
+    if not isinstance(names, (dict, list)) or not names:
+        raise StreamError(f"{path}: skeleton is {names!r:.80}; the keypoints' names by their numbers are wanted")
+    if isinstance(names, dict):
+        try:
+            names = [names[key] for key in sorted(names, key=int)]
+        except ValueError as error:
+            raise StreamError(f"{path}: the keys of skeleton are no numbers: {error}") from error
+    rows = []
+    frames = _list(document["keypoints"], f"{path} keypoints")
+    for t, frame in enumerate(frames):
+        if not isinstance(frame, (dict, list)):
+            raise StreamError(f"{path} keypoints[{t}] is {frame!r:.60}; people by their ids, or a list, are wanted")
+        for key, points in frame.items() if isinstance(frame, dict) else enumerate(frame):
+            where = f"{path} keypoints[{t}][{key}]"
+            table = numbers(points, where, "keypoints", 3 * len(names)).reshape(-1, 3)[:, [1, 0, 2]]
+            track_id = int(numbers(key, where, "the id", 1)[0]) if isinstance(frame, dict) else None
+            rows.append((t, COCO17, ImportedPerson(_by_name(table, names, where), track_id=track_id)))
+    return _gather(rows, frames=list(range(len(frames))))
+
+
+def read_coco(path: Path) -> Imported:
+    """People in COCO's form: results (a list of image_id, keypoints, score), or labels with `images` and `annotations`.
+
+    In results the frame is `image_id`; in labels the picture's `frame_id`, else the last number of its file name.
+    Labelled keypoints have score 1 where they are visible or covered. Boxes and ids (`bbox`, `track_id`) are taken
+    where they are; names of keypoints in `categories` decide their order.
+
+    Raises:
+        StreamError: the file is of another form; names the record.
+    """
+    document = read_json(path)
+    if isinstance(document, list):
+        rows = []
+        for i, record in enumerate(document):
+            where = f"{path} [{i}]"
+            _need(record, ("image_id", "keypoints", "score"), where)
+            table, skeleton = _triples(record["keypoints"], where)
+            score = float(numbers(record["score"], where, "score", 1)[0])
+            person = ImportedPerson(table, _xywh(record, where), score, _maybe_id(record, where))
+            rows.append((_frame(record["image_id"], where, "image_id"), skeleton, person))
+        return _gather(rows)
+    _need(document, ("images", "annotations"), str(path))
+    frames: dict[Any, int] = {}
+    for i, record in enumerate(_list(document["images"], f"{path} images")):
+        where = f"{path} images[{i}]"
+        _need(record, ("id",), where)
+        numbered = record.get("frame_id")
+        if numbered is None:
+            _need(record, ("file_name",), where)
+            numbered = number_in(str(record["file_name"]))
+        frames[record["id"]] = _frame(numbered, where, "frame_id")
+    if len(set(frames.values())) < len(frames):
+        raise StreamError(f"{path}: several of its images have the same number: two clips in one file; part them")
+    names = _category_names(document)
+    rows = []
+    for i, record in enumerate(_list(document["annotations"], f"{path} annotations")):
+        where = f"{path} annotations[{i}]"
+        _need(record, ("image_id",), where)
+        if not record.get("keypoints") or record.get("iscrowd"):
+            continue  # a box alone, or a crowd: no pose
+        if record["image_id"] not in frames:
+            raise StreamError(f"{where}: image_id is {record['image_id']!r}, which no record of images has")
+        if names:
+            flat = numbers(record["keypoints"], where, "keypoints", 3 * len(names))
+            table, skeleton = _by_name(flat.reshape(-1, 3), names, where), COCO17
+        else:
+            table, skeleton = _triples(record["keypoints"], where)
+        score = float(numbers(record["score"], where, "score", 1)[0]) if "score" in record else None
+        person = ImportedPerson(table, _xywh(record, where), score, _maybe_id(record, where))
+        rows.append((frames[record["image_id"]], skeleton, person))
+    return _gather(rows, frames=list(frames.values()))
+
+
+def _category_names(document: dict[str, Any]) -> list[str] | None:
+    for category in document.get("categories") or ():
+        if isinstance(category, dict) and isinstance(category.get("keypoints"), list):
+            names = [str(name) for name in category["keypoints"]]
+            return names if len(set(names) & set(COCO17.keypoints)) >= _ENOUGH else None
+    return None
+
+
+def _by_name(table: NDArray[np.float64], names: list[Any], where: str) -> NDArray[np.float64]:
+    """(17, 3) of COCO's keypoints, zeros for those without a name in `names`."""
+    at = {str(name): row for row, name in enumerate(names)}
+    if len(at.keys() & set(COCO17.keypoints)) < _ENOUGH:
+        raise StreamError(f"{where}: keypoints are named {', '.join(list(at)[:5])} and so on; COCO's names are wanted")
+    return np.array([table[at[name]] if name in at else np.zeros(3) for name in COCO17.keypoints])
+
+
+def _xywh(record: dict[str, Any], where: str) -> list[float] | None:
+    if "bbox" not in record:
+        return None
+    left, top, width, height = numbers(record["bbox"], where, "bbox", 4).tolist()
+    return [left, top, left + width, top + height]
+
+
+def _frame(value: Any, where: str, name: str) -> int:
+    number = numbers(value, where, name, 1)[0]
+    if number < 0 or number != int(number):
+        raise StreamError(f"{where}: {name} is {value!r}; the number of a frame, from 0 on, is wanted")
+    return int(number)
 
 
 def _gather(rows: list[tuple[int, Skeleton, ImportedPerson]], frames: list[int] | None = None) -> Imported:
