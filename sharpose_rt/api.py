@@ -105,7 +105,7 @@ class PoseTracker:
             yield from self._through(open_source(spec, self.config.source), live=live)
 
     def _through(self, source: Source, *, live: bool) -> Iterator[TrackedFrame]:
-        tracking = Tracking(source, self.config)
+        tracking = Tracking(source, self.config, live=live)
         with closing(tracking.pipeline(live=live).run()) as packets:
             for packet in packets:
                 tracking.observe(packet)

@@ -59,6 +59,7 @@ class Tracking:
         first: of those, the one that has been made already; None where this is the first.
         place: of this source among them.
         tracker: in place of the one that the configuration names.
+        live: nobody waits for a larger batch to be prepared.
 
     Raises:
         ConfigError: the options do not go together.
@@ -72,6 +73,8 @@ class Tracking:
         first: Tracking | None = None,
         place: int = 0,
         tracker: Tracker | None = None,
+        *,
+        live: bool = False,
     ) -> None:
         # Imported here: they pull in torch and its friends, which --help and `validate` do without.
         from sharpose_rt.detection import Runtime, create_detector, is_boxes_file
@@ -99,7 +102,7 @@ class Tracking:
             if config.budget.wanted:
                 predict = config.smooth.method == "kalman"  # nothing else fills the gaps
                 self.budget = BudgetController(config.budget, config.detector.every, predict=predict, sources=sources)
-            self.estimate = EstimateStage(pose, self.budget, sources)
+            self.estimate = EstimateStage(pose, self.budget, sources, live=live)
         else:
             self.detector, self.budget, self.estimate = first.detector, first.budget, first.estimate
         by_need = config.detector.every_if_sure > 0
@@ -199,7 +202,7 @@ class FileRun:
         self.source = open_source(spec, config.source)
         self.live = is_live(spec, config.source)
         self._check()
-        self.tracking = Tracking(self.source, config, sources, first, place, tracker)
+        self.tracking = Tracking(self.source, config, sources, first, place, tracker, live=self.live)
         self.totals = self.tracking.totals
         self.totals.live = self.live
         self._taken = set() if taken is None else taken

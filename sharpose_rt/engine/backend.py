@@ -37,8 +37,16 @@ class Backend(Protocol):
     buckets: tuple[int, ...]
     overhead: float
 
-    def warm_up(self) -> None:
-        """Do now what would delay the first batches."""
+    def warm_up(self, crops: int, *, behind: bool) -> None:
+        """Do now what would delay the first batches of up to so many crops.
+
+        What larger ones need is done when they come: they wait for it, or, where it goes on `behind`, come in smaller
+        batches until it is done.
+        """
+        ...
+
+    def sizes(self, crops: int) -> tuple[int, ...]:
+        """Those of the buckets that so many crops may be split into now, ascending from 1."""
         ...
 
     def cut(self, image_bgr: NDArray[np.uint8], affine: NDArray[np.float64], size_wh: tuple[int, int]) -> Tensor:
@@ -81,8 +89,12 @@ class TorchBackend:
         self.overhead = 0.3 if on_cpu else 16.0
         self._short_loops = on_cpu and network.variant.width < NARROW
 
-    def warm_up(self) -> None:
+    def warm_up(self, crops: int, *, behind: bool) -> None:
         """Nothing: eager torch needs none worth a wait."""
+
+    def sizes(self, crops: int) -> tuple[int, ...]:
+        """All."""
+        return self.buckets
 
     def cut(self, image_bgr: NDArray[np.uint8], affine: NDArray[np.float64], size_wh: tuple[int, int]) -> Tensor:
         """See `Backend`."""

@@ -41,12 +41,15 @@ class Batcher:
     Args:
         buckets: sizes that the stage takes, ascending.
         overhead: what a batch costs besides its rows, in rows.
+        sizes: those of them that so many rows may have now; all of them unless given.
     """
 
-    def __init__(self, buckets: Sequence[int], overhead: float) -> None:
+    def __init__(
+        self, buckets: Sequence[int], overhead: float, sizes: Callable[[int], tuple[int, ...]] | None = None
+    ) -> None:
         assert list(buckets) == sorted(set(buckets)), buckets
         assert buckets[0] == 1, buckets
-        self.buckets, self.overhead = tuple(buckets), overhead
+        self.buckets, self.overhead, self._sizes = tuple(buckets), overhead, sizes
 
     def run(self, stage: Stage, *tensors: Tensor) -> tuple[Tensor, ...]:
         """What `stage` gives for all rows of `tensors` (N, ...), N at least 1, in their order.
@@ -56,7 +59,7 @@ class Batcher:
         """
         count, done, parts = len(tensors[0]), 0, []
         while done < count:
-            bucket = plan(count - done, self.buckets, self.overhead)[0]
+            bucket = plan(count - done, self._now(count - done), self.overhead)[0]
             rows = [tensor[done : done + bucket] for tensor in tensors]
             try:
                 parts.append([out[: count - done] for out in stage(*(padded(r, bucket) for r in rows))])
@@ -65,6 +68,11 @@ class Batcher:
             else:
                 done += bucket
         return tuple(parts[0]) if len(parts) == 1 else tuple(torch.cat(outs) for outs in zip(*parts, strict=True))
+
+    def _now(self, rows: int) -> tuple[int, ...]:
+        if self._sizes is None:
+            return self.buckets
+        return tuple(size for size in self._sizes(rows) if size <= self.buckets[-1])
 
     def _shrink(self, failed: int, error: torch.OutOfMemoryError) -> None:
         if failed == 1:

@@ -30,8 +30,8 @@ class CudaBackend(TorchBackend):
         self._fine = Recorded("fine stage", self._fine_stage)
 
     @torch.inference_mode()
-    def warm_up(self) -> None:
-        """Record both stages for the buckets up to `WARMED`."""
+    def warm_up(self, crops: int, *, behind: bool) -> None:
+        """Record both stages for the buckets up to `WARMED`, however few crops come first: that is quick."""
         h, w = self.network.variant.size_hw
         for bucket in (b for b in self.buckets if b <= WARMED):
             try:

@@ -85,13 +85,19 @@ class PoseEngine:
         self.crop_size_hw = self.network.variant.size_hw
         given = config.quality_threshold
         self.quality_threshold = self.weights.quality_threshold if given is None else given
-        self._batcher = Batcher(self.backend.buckets, self.backend.overhead)
+        self._batcher = Batcher(self.backend.buckets, self.backend.overhead, self.backend.sizes)
         self._stream = OwnStream(self.device)
 
-    def warm_up(self) -> None:
-        """Do now what would delay the first frames of a run."""
+    def warm_up(self, people: int | None = None, *, behind: bool = False) -> None:
+        """Do now what would delay the first frames of a run.
+
+        Args:
+            people: as many of them as come at first; as many as there is a batch for unless given.
+            behind: where more come, go on in smaller batches while larger ones are prepared, rather than wait. What
+                is found may then differ in its last digits from run to run, as batches of other sizes round otherwise.
+        """
         with self._stream():
-            self.backend.warm_up()
+            self.backend.warm_up(self.backend.buckets[-1] if people is None else people, behind=behind)
 
     def estimate(
         self, image_bgr: NDArray[np.uint8], bboxes_xyxy: ArrayLike, choose: Choose | None = None

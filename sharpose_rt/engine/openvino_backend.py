@@ -9,7 +9,9 @@ float32: see `models.int8`.
 from __future__ import annotations
 
 import itertools
-from concurrent.futures import ThreadPoolExecutor
+import logging
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sharpose_rt.engine.batching import plan
 from sharpose_rt.geometry.affine import warp_crops
 from sharpose_rt.graphs import Graph, for_batch, traced
 from sharpose_rt.models.int8 import Ranges, quantized
 from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose
+
+log = logging.getLogger("sharpose_rt.engine")
 
 BUCKETS = (1, 2, 4, 8, 10)
 
@@ -78,7 +83,9 @@ class FineStage(nn.Module):
 
 
 class OpenVinoBackend:
-    """A graph for each stage and bucket, compiled when it is first needed; `warm_up` compiles all, side by side.
+    """A graph for each stage and bucket, compiled when it is first needed: most runs never see ten people.
+
+    A graph takes half a second of one core to compile, and 35 MB of memory for each thread.
 
     Args:
         network: in float32 on the CPU; it is traced, unless the cache has its graphs, and not changed.
@@ -105,11 +112,23 @@ class OpenVinoBackend:
             network = quantized(network, ranges)
         self._models = _trace(network)
         self._graphs: dict[tuple[str, int], Graph] = {}
+        self._behind: ThreadPoolExecutor | None = None
+        self._compiling: Future[None] | None = None
 
-    def warm_up(self) -> None:
-        """Compile what is not compiled yet, so that no frame of a run waits for it."""
-        with ThreadPoolExecutor(self.threads) as pool:  # a compilation keeps little more than one core busy
-            list(pool.map(lambda key: self._graph(*key), itertools.product(self._models, self.buckets)))
+    def warm_up(self, crops: int, *, behind: bool) -> None:
+        """See `Backend`."""
+        self._compile({size for count in range(1, crops + 1) for size in plan(count, self.buckets, self.overhead)})
+        self._behind = ThreadPoolExecutor(1, "compile") if behind else None
+
+    def sizes(self, crops: int) -> tuple[int, ...]:
+        """See `Backend`."""
+        if self._behind is None:
+            return self.buckets
+        ready = tuple(b for b in self.buckets if all((stage, b) in self._graphs for stage in self._models))
+        missing = set(plan(crops, self.buckets, self.overhead)) - set(ready)
+        if missing and (self._compiling is None or self._compiling.done()):
+            self._compiling = self._behind.submit(self._compile_behind, missing)
+        return ready
 
     def cut(self, image_bgr: NDArray[np.uint8], affine: NDArray[np.float64], size_wh: tuple[int, int]) -> Tensor:
         """See `Backend`."""
@@ -130,8 +149,27 @@ class OpenVinoBackend:
 
     def _graph(self, stage: str, bucket: int) -> Graph:
         if (stage, bucket) not in self._graphs:
-            self._graphs[stage, bucket] = for_batch(self._models[stage], bucket, self.dtype, self.threads)
+            self._compile([bucket])
         return self._graphs[stage, bucket]
+
+    def _compile(self, buckets: Iterable[int]) -> None:
+        """Both stages' graphs of these sizes, where they are not there yet, side by side."""
+        missing = [key for key in itertools.product(self._models, buckets) if key not in self._graphs]
+
+        def compile_one(key: tuple[str, int]) -> None:
+            stage, bucket = key
+            self._graphs[key] = for_batch(self._models[stage], bucket, self.dtype, self.threads)
+
+        with ThreadPoolExecutor(self.threads) as pool:  # a compilation keeps little more than one core busy
+            list(pool.map(compile_one, missing))
+
+    def _compile_behind(self, buckets: Iterable[int]) -> None:
+        try:
+            self._compile(buckets)
+        except RuntimeError as error:  # OpenVINO's for all that goes wrong, of which memory is the likely one
+            largest = min(buckets) - 1
+            self.buckets = tuple(bucket for bucket in self.buckets if bucket <= largest)
+            log.warning("no graph for %s crops at once (%s); %d at most from now on", buckets, error, self.buckets[-1])
 
 
 @torch.no_grad()

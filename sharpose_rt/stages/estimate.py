@@ -14,18 +14,24 @@ from sharpose_rt.stages.budget import BudgetController
 from sharpose_rt.stages.needs import People, estimate_first, refine_first
 from sharpose_rt.types import Packet, Poses, PoseStage, Tracks
 
+_AT_FIRST = 2
+"""People for whom the engine is ready when the run begins: of most videos that is all."""
+
 
 class EstimateStage(BaseStage[Packet, Packet]):
     """Runs the pose network on the boxes of each frame. `engine` is there once the stage is open.
 
+    A `live` source does not wait while a larger group than before is prepared for (see `PoseEngine.warm_up`).
     With a `budget` its plan decides who is estimated and who is refined. It may serve several `sources`, whose people
     share the batches and the budget.
     """
 
     name = "pose"
 
-    def __init__(self, config: PoseConfig, budget: BudgetController | None = None, sources: int = 1) -> None:
-        self.config, self.budget = config, budget
+    def __init__(
+        self, config: PoseConfig, budget: BudgetController | None = None, sources: int = 1, *, live: bool = False
+    ) -> None:
+        self.config, self.budget, self.live = config, budget, live
         self.engine: PoseEngine | None = None
         self.last_poses: list[Poses | None] = [None] * sources
         self._people = [People() for _ in range(sources)]
@@ -33,7 +39,7 @@ class EstimateStage(BaseStage[Packet, Packet]):
     def open(self) -> None:
         """Load the network."""
         self.engine = PoseEngine(self.config)
-        self.engine.warm_up()
+        self.engine.warm_up(_AT_FIRST, behind=self.live)
         if self.budget is not None:
             self.budget.begin(self.engine.quality_threshold)
 

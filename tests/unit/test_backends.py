@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -235,6 +236,64 @@ def test_warming_up_compiles_every_bucket_once(config, crops, monkeypatch):
     engine.warm_up()
     monkeypatch.setattr(graphs, "openvino", None)  # nothing is compiled any more
     assert len(engine.estimate_crops(crops)) == len(crops)
+
+
+@openvino
+def test_larger_batches_are_compiled_behind_a_live_run(config, crops, monkeypatch):
+    asked, may_go_on = [], threading.Event()
+    compile_graph = graphs.for_batch
+
+    def slow(model, batch, dtype, threads):
+        asked.append(batch)
+        assert batch == 1 or may_go_on.wait(30)
+        return compile_graph(model, batch, dtype, threads)
+
+    monkeypatch.setattr("sharpose_rt.engine.openvino_backend.for_batch", slow)
+    engine = PoseEngine(replace(config, backend="openvino", quality_threshold=math.inf))
+    engine.warm_up(1, behind=True)
+    assert asked == [1, 1]
+    many = np.concatenate([crops, crops])[:4]
+    first = engine.estimate_crops(many)  # one by one: nobody waits
+    may_go_on.set()
+    assert engine.backend._compiling is not None
+    engine.backend._compiling.result(30)
+    assert sorted(asked) == [1, 1, 4, 4]
+    assert engine.backend.sizes(4) == (1, 4)
+    ran = []
+    monkeypatch.setattr(graphs.Graph, "__call__", wrapped(graphs.Graph.__call__, ran))
+    then = engine.estimate_crops(many)
+    assert ran == [4, 4]
+    np.testing.assert_allclose(first.keypoints, then.keypoints, atol=0.05)
+    np.testing.assert_allclose(first.quality, then.quality, atol=1e-3)
+
+
+def wrapped(call, ran):
+    def counted(self, *tensors):
+        ran.append(len(tensors[0]))
+        return call(self, *tensors)
+
+    return counted
+
+
+@openvino
+def test_a_batch_that_cannot_be_compiled_behind_leaves_smaller_ones(config, crops, monkeypatch, caplog):
+    compile_graph = graphs.for_batch
+
+    def short_of_memory(model, batch, dtype, threads):
+        if batch > 2:
+            raise RuntimeError("bad_alloc")
+        return compile_graph(model, batch, dtype, threads)
+
+    monkeypatch.setattr("sharpose_rt.engine.openvino_backend.for_batch", short_of_memory)
+    engine = PoseEngine(replace(config, backend="openvino"))
+    engine.warm_up(2, behind=True)
+    many = np.concatenate([crops, crops, crops])[:5]
+    engine.estimate_crops(many)
+    assert engine.backend._compiling is not None
+    engine.backend._compiling.result(30)
+    assert engine.backend.buckets == (1, 2)
+    assert "2 at most from now on" in caplog.text
+    assert len(engine.estimate_crops(many)) == 5
 
 
 @openvino

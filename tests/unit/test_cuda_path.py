@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from sharpose_rt.config import DetectorConfig, PoseConfig
 from sharpose_rt.detection.bundled import BundledDetector
 from sharpose_rt.engine import PoseEngine
+from sharpose_rt.engine.batching import Batcher
 from sharpose_rt.engine.cuda_backend import CudaBackend
 from sharpose_rt.engine.cuda_graphs import Recorded, Tape
 from sharpose_rt.geometry.affine import crop_affine, warp_crops
@@ -139,7 +140,8 @@ def test_the_backend_gives_what_the_plain_one_gives(picture, monkeypatch):
     engine = PoseEngine(config)
     network, _ = load_model(config.model)
     engine.backend = CudaBackend(network, torch.device("cpu"), torch.float32, config.max_batch)
-    engine._batcher.buckets = engine.backend.buckets = (1, 2, 4)
+    engine.backend.buckets = (1, 2, 4)
+    engine._batcher = Batcher(engine.backend.buckets, engine.backend.overhead, engine.backend.sizes)
     quality = plain.estimate(picture, BOXES).quality
     for threshold in (math.inf, float(np.median(quality)), -math.inf):
         plain.quality_threshold = engine.quality_threshold = threshold
@@ -148,7 +150,7 @@ def test_the_backend_gives_what_the_plain_one_gives(picture, monkeypatch):
         sure = wanted.scores > 0.3
         assert sure.sum() > 10
         assert np.median(np.linalg.norm(found.keypoints - wanted.keypoints, axis=2)[sure]) < 2.0
-    engine.backend.warm_up()
+    engine.backend.warm_up(4, behind=False)
 
 
 def test_a_backend_that_is_short_of_memory_warms_up_what_fits(monkeypatch, caplog):
@@ -161,7 +163,7 @@ def test_a_backend_that_is_short_of_memory_warms_up_what_fits(monkeypatch, caplo
     network, _ = load_model("tiny_256x192")
     backend = CudaBackend(network, torch.device("cpu"), torch.float32, 8)
     backend.buckets = (1, 2, 4, 8)
-    backend.warm_up()
+    backend.warm_up(8, behind=False)
     assert "4 crops at once do not fit" in caplog.text
     assert len(backend._coarse._tapes) == len(backend._fine._tapes) == 2
 
