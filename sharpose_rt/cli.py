@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -42,6 +43,8 @@ _MODULES = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. 0: done; 1: found wanting; 2: an error of use or input; 130: Ctrl-C."""
     prepare()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # paths need not be text
     arguments = _joined(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
     if not arguments:

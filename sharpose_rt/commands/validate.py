@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from sharpose_rt.errors import StreamError
+
 HELP = "check a skeleton stream; says line and field of what is wrong"
 
 
@@ -13,12 +15,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 where every file is right (warnings allowed), else 1."""
+    """0 where every file is right (warnings allowed), else 1. One that is missing does not keep the rest from it."""
     from sharpose_rt.skeletons import format_problems, validate
 
-    wrong = False
+    wrong, unread = False, []
     for file in args.files:
-        problems = validate(file)
+        try:
+            problems = validate(file)
+        except StreamError as error:
+            unread.append(str(error))
+            continue
         wrong |= any(problem.severity == "error" for problem in problems)
         print(format_problems(problems, file) if problems else f"{file}: valid")
+    if unread:
+        raise StreamError("; ".join(unread))
     return int(wrong)

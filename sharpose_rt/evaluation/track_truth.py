@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.skeletons import StreamReader
-from sharpose_rt.skeletons.importers.openpose import number_in
+from sharpose_rt.skeletons.importers.openpose import A_CLIP, number_in
 from sharpose_rt.training.datasets import is_numbers, read_json, wrong_record
 
 _DISTRACTORS = (2, 7, 8, 12)  # MOTChallenge: person on vehicle, static person, distractor, reflection
@@ -129,7 +129,8 @@ def _frame_numbers(images: list[Any], path: Path) -> dict[Any, int]:
     for number, image in enumerate(images):
         if not isinstance(image, dict) or "id" not in image:
             raise DatasetError(f"{path}: images[{number}] is {image!r:.80}; `id` is wanted")
-    if images and all(isinstance(image.get("frame_id"), int) for image in images):
+    # PoseTrack's frame_id is the number of a picture in the whole set.
+    if images and all(isinstance(n := image.get("frame_id"), int) and n < A_CLIP for image in images):
         return {image["id"]: image["frame_id"] for image in images}
     named = sorted(images, key=lambda image: number_in(str(image.get("file_name", image["id"]))))
     return {image["id"]: number for number, image in enumerate(named)}

@@ -8,7 +8,7 @@ another; a person who is not there is all zeros.
 from __future__ import annotations
 
 from collections import defaultdict
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -69,7 +69,7 @@ def action_array(
 
     shape = (person_slots, len(pts), len(reader.header.skeleton))
     keypoints, scores = np.zeros((*shape, 2), np.float32), np.zeros(shape, np.float32)
-    for t, frame in enumerate(reader):
+    for t, frame in enumerate(islice(reader, len(pts))):  # the file may be growing
         points, point_scores = points_of(frame.poses, raw)
         for i, key in enumerate(keys_of(frame.poses)):
             if key in slot_of:

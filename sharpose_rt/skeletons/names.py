@@ -78,6 +78,12 @@ def results_of(target: Path) -> list[Path]:
     return [target] if taken else []
 
 
+def named(path: str | Path) -> Path:
+    """The path with a last part that is a name, which '.' and '..' have not."""
+    path = Path(path)
+    return path.resolve() if path.name in ("", "..") else path
+
+
 def unique_name(stem: str, taken: set[str]) -> str:
     """The stem of a source, or 'stem-2', 'stem-3' and so on where that is taken; it is among `taken` then."""
     names = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
+import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import IO, Any, BinaryIO, Self
 
 import numpy as np
 import orjson
@@ -152,7 +155,7 @@ class FrameRecord:
             "people": people_of(self.poses),
         }
         if self.picture is not None:
-            record["picture"] = self.picture
+            record["picture"] = plain(self.picture)
         if self.captured_at is not None:
             record["captured_at"] = self.captured_at
         if self.latency_ms is not None:
@@ -396,7 +399,8 @@ class StreamReader:
     """Iterates over the frames of a skeleton stream in constant memory.
 
     Each iteration opens the file anew and closes it when done or left early, so a reader can be gone through more
-    than once. A torn last line, as a crash leaves it, ends the stream with a warning.
+    than once; what comes through a pipe, or with the path '-' from standard input, is kept in a temporary file for
+    that. A torn last line, as a crash leaves it, ends the stream with a warning.
 
     Attributes:
         header: the first line.
@@ -409,6 +413,7 @@ class StreamReader:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.end: dict[str, Any] | None = None
+        self._kept = self._keep_pipe()
         with self._open() as file:
             first = file.readline()
         record = self._parse(first, 1)
@@ -441,13 +446,30 @@ class StreamReader:
                 else:
                     raise StreamError(f"{self.path} line {number}: type is {kind!r}; 'frame' or 'end' is accepted")
 
+    def _keep_pipe(self) -> IO[bytes] | None:
+        """What can be read but once, in a file of its own, which goes with this reader."""
+        from_stdin = str(self.path) == "-"
+        with self._said():
+            if not from_stdin and (not self.path.exists() or self.path.is_file() or self.path.is_dir()):
+                return None
+            kept = tempfile.NamedTemporaryFile(suffix=".skeletons.jsonl")  # noqa: SIM115
+            with contextlib.nullcontext(sys.stdin.buffer) if from_stdin else self.path.open("rb") as pipe:
+                shutil.copyfileobj(pipe, kept)
+            kept.flush()
+            return kept
+
     def _open(self) -> BinaryIO:
+        with self._said():
+            return Path(self._kept.name if self._kept else self.path).open("rb")
+
+    @contextlib.contextmanager
+    def _said(self) -> Iterator[None]:
         try:
-            return self.path.open("rb")
+            yield
         except OSError as error:
             raise StreamError(
                 f"cannot read the skeleton stream {self.path}: {error.strerror or error}; "
-                "give the path of a *.skeletons.jsonl file"
+                "give the path of a *.skeletons.jsonl file, or - for standard input"
             ) from error
 
     def _parse(self, line: bytes, number: int) -> dict[str, Any] | None:
@@ -468,7 +490,7 @@ class StreamReader:
         try:
             yield
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            what = f"{error} is missing or unknown" if isinstance(error, KeyError) else str(error)
             raise StreamError(
                 f"{self.path} line {number} breaks {SCHEMA}: {what}; `sharpose-rt validate` names each wrong field"
             ) from error

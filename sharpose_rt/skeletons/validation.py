@@ -42,8 +42,8 @@ class Problem:
 def validate(path: str | Path, *, max_problems: int = 100) -> list[Problem]:
     """What is wrong with the stream at `path`, in the order of its lines; empty where all is well.
 
-    Stops after `max_problems`. A stream that was cut short (no end line, or a torn last line) is readable, so that
-    is a warning.
+    Stops after `max_problems`, and says so. A stream that was cut short (no end line, or a torn last line) is
+    readable, so that is a warning.
 
     Raises:
         StreamError: the file cannot be read.
@@ -55,7 +55,8 @@ def validate(path: str | Path, *, max_problems: int = 100) -> list[Problem]:
             for line in file:
                 problems += checker.check(line)
                 if len(problems) >= max_problems:
-                    return problems[:max_problems]
+                    stopped = Problem(checker.number, "", "so far; what follows was not looked at", "warning")
+                    return [*problems[:max_problems], stopped]
     except OSError as error:
         raise StreamError(
             f"cannot read the skeleton stream {path}: {error.strerror or error}; "
@@ -281,6 +282,7 @@ def is_well_formed_frame(record: dict[str, Any]) -> bool:
             and record.get("lost_before_s", 0) >= 0
             and _is_size(record.get("frame_size_wh", [1, 1]))
             and type(record.get("budget", {})) is dict
+            and type(record.get("picture", "")) is str
             and all(_is_number(ms) and ms >= 0 for ms in record.get("stages_ms", {}).values())
         )
     except (KeyError, TypeError, AttributeError):

@@ -130,6 +130,8 @@ def windows(
     return (_as_window(group, framework) for group in _grouped(rows, batch))
 
 
+_Recent = tuple[float, Poses, tuple[int, int]]
+"""Media time, people and size of a frame."""
 _Row = tuple[list[int], np.ndarray, np.ndarray]
 """Track ids (M,), data (C, T, V, M), media times (T,)."""
 
@@ -163,26 +165,26 @@ def _rows(
     source: Iterable[Posed], cut: _Cut, skeleton: Skeleton | None, frame_size_wh: tuple[int, int] | None
 ) -> Iterator[list[_Row]]:
     """The windows that end at a frame, one list each time that one is due."""
-    recent: deque[tuple[float, Poses]] = deque(maxlen=cut.length)
+    recent: deque[_Recent] = deque(maxlen=cut.length)
     slots = [0] * cut.person_slots
     until_next = cut.length
     for frame in source:
-        recent.append((frame.pts_s, frame.poses))
+        size_wh = getattr(frame, "frame_size_wh", None) or frame_size_wh or _size_wh(frame, cut)
+        recent.append((frame.pts_s, frame.poses, size_wh))
         until_next -= 1
         if until_next > 0:
             continue
         until_next = cut.stride
-        size_wh = getattr(frame, "frame_size_wh", None) or frame_size_wh or _size_wh(frame, cut)
         joints = frame.poses.keypoints.shape[1]
         hips = _hips(skeleton or next((s for s in SKELETONS.values() if len(s) == joints), None))
         present = _present(recent, cut.min_frames)
-        pts_s = np.array([time_s for time_s, _ in recent], np.float64)
+        pts_s = np.array([time_s for time_s, _, _ in recent], np.float64)
         if cut.each_person:
             groups = [[key] for key in sorted(present, key=abs)]
         else:
             slots = _assign_slots(slots, present)
             groups = [slots]
-        yield [(group, _data(group, recent, pts_s, cut, size_wh, hips), pts_s) for group in groups]
+        yield [(group, _data(group, recent, pts_s, cut, hips), pts_s) for group in groups]
 
 
 def _size_wh(frame: Posed, cut: _Cut) -> tuple[int, int]:
@@ -199,11 +201,11 @@ def _hips(skeleton: Skeleton | None) -> list[int]:
     return [i for i, name in enumerate(names) if name in ("left_hip", "right_hip")]
 
 
-def _present(frames: Iterable[tuple[float, Poses]], min_frames: int) -> dict[int, tuple[int, float]]:
+def _present(frames: Iterable[_Recent], min_frames: int) -> dict[int, tuple[int, float]]:
     """Frames and summed mean score of everybody who is in enough frames."""
     count: Counter[int] = Counter()
     score: defaultdict[int, float] = defaultdict(float)
-    for _, poses in frames:
+    for _, poses, _ in frames:
         for key, mean in zip(keys_of(poses), poses.keypoint_scores.mean(axis=1).tolist(), strict=True):
             count[key] += 1
             score[key] += mean
@@ -220,10 +222,9 @@ def _assign_slots(previous: list[int], present: dict[int, tuple[int, float]]) ->
 
 def _data(
     keys: list[int],
-    frames: deque[tuple[float, Poses]],
+    frames: deque[_Recent],
     pts_s: np.ndarray,
     cut: _Cut,
-    size_wh: tuple[int, int],
     hips: list[int],
 ) -> np.ndarray:
     """(C, T, V, M) of the people in the slots."""
@@ -231,22 +232,21 @@ def _data(
     data = np.zeros((3, len(frames), joints, len(keys)), np.float32)
     for m, key in enumerate(keys):
         if key:
-            data[..., m] = _person(key, frames, pts_s, cut, size_wh, hips)
+            data[..., m] = _person(key, frames, pts_s, cut, hips)
     return data
 
 
 def _person(
     key: int,
-    frames: deque[tuple[float, Poses]],
+    frames: deque[_Recent],
     pts_s: np.ndarray,
     cut: _Cut,
-    size_wh: tuple[int, int],
     hips: list[int],
 ) -> np.ndarray:
     """(C, T, V) of one person."""
     table = np.zeros((len(frames), frames[0][1].keypoints.shape[1], 3), np.float32)  # (T, V, C)
     heights_px = []
-    for t, (_, poses) in enumerate(frames):
+    for t, (_, poses, _) in enumerate(frames):
         keys = keys_of(poses)
         if key in keys:
             i = keys.index(key)
@@ -257,7 +257,8 @@ def _person(
     fill_gaps(table[..., :2], table[..., 2], pts_s, cut.fill, cut.max_gap_s)
     missing = table[..., 2] <= 0
     if cut.normalize == "image":
-        table[..., :2] = table[..., :2] / np.array(size_wh, np.float32) - 0.5
+        sizes = np.array([size_wh for _, _, size_wh in frames], np.float32)
+        table[..., :2] = table[..., :2] / sizes[:, None] - 0.5
     elif cut.normalize == "body" and not missing.all():
         table[..., :2] = (table[..., :2] - _origin(table, missing, hips)) / max(float(np.median(heights_px)), 1.0)
     table[missing] = 0

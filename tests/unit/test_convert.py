@@ -7,8 +7,11 @@ import csv
 import importlib.util
 import io
 import json
+import math
+import os
 import pickle
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -377,7 +380,10 @@ class TestConvert:
             ("coco", {"first_image_id": "one"}, "a whole number"),
             ("coco", {"first_image_id": 1.5}, "1.5; a whole number"),
             ("trc", {"px_per_m": "abc"}, "'abc'; a number"),
-            ("kinetics", {"max_frames": -3}, "-3; 1 to inf"),
+            ("trc", {"px_per_m": 0}, "0; a number above 0"),
+            ("pyskl", {"max_gap_s": math.nan}, "nan; a number above 0"),
+            ("pyskl", {"person_slots": 0}, "0; 1 or more"),
+            ("kinetics", {"max_frames": -3}, "-3; 1 or more"),
             ("pyskl", {"dtype": "int8"}, "one of float32, float16 is accepted"),
             ("pyskl", {"label": "walking"}, "a whole number"),
             ("csv", {"raw": "yes"}, "true or false"),
@@ -405,14 +411,101 @@ class TestConvert:
                 writer.write_line(encode(replace(record, picture=name).to_record()))
             count = writer.frames
         (coco,), (alphapose,), (openpose,) = (convert(path, to) for to in ("coco", "alphapose", "openpose"))
-        ids = {record["image_id"] for record in json.loads(coco.read_text())}
-        assert 581781 in ids
-        assert ids <= {581781, *range(1, count)}
+        # a.jpg has no number; 0 and up for all, or two pictures might be the same one
+        assert {record["image_id"] for record in json.loads(coco.read_text())} == {0, 1, 3, 4, 5}
         assert {record["image_id"] for record in json.loads(alphapose.read_text())} <= set(names)
         assert {"000000581781_keypoints.json", "a_keypoints.json", "a.png_keypoints.json"} <= {
             file.name for file in openpose.iterdir()
         }
         assert len(list(openpose.iterdir())) == count
+
+    def test_pictures_whose_names_are_numbers(self, clip):
+        reader = StreamReader(clip)
+        path = clip.with_name("shots.skeletons.jsonl")
+        with StreamWriter(path, reader.header) as writer:
+            for t, record in enumerate(reader):
+                writer.write_line(encode(replace(record, picture=f"{581781 + t:012d}.jpg").to_record()))
+        (coco,) = convert(path, "coco")
+        wanted = {581781 + t for t, ids in enumerate(CLIP) if ids}
+        assert {record["image_id"] for record in json.loads(coco.read_text())} == wanted
+
+    def test_a_name_that_is_no_text(self, clip):
+        frame = next(iter(StreamReader(clip)))
+        line = encode(replace(frame, picture="caf\udce9.png").to_record())
+        assert b"caf\\\\udce9.png" in line
+
+    def test_trc_keeps_to_its_own_files(self, clip, tmp_path):
+        """Whatever the name that it is given looks like."""
+        for name in ("take.1", "take.2", "take.1"):
+            target, again = tmp_path / name, (tmp_path / f"{name}_person01.trc").exists()
+            if again:
+                with pytest.raises(OutputError, match=r"take\.1_person01\.trc is there already"):
+                    convert(clip, "trc", target)
+            else:
+                convert(clip, "trc", target)
+        (tmp_path / "notes").write_text("precious")
+        convert(clip, "trc", tmp_path / "notes", overwrite=True)
+        assert (tmp_path / "notes").read_text() == "precious"
+
+    @pytest.mark.parametrize("to", ["csv", "trc", "openpose"])
+    def test_what_is_read_is_not_written_over(self, clip, to):
+        before = clip.read_bytes()
+        with contextlib.suppress(OutputError):  # trc and its files have other names
+            convert(clip, to, clip, overwrite=True)
+        assert clip.read_bytes() == before
+
+    def test_nobody_makes_no_trc(self, tmp_path, caplog):
+        assert convert(write_clip(tmp_path / "empty", [[], []]), "trc") == []
+        assert "nobody in it" in caplog.text
+
+    def test_folders_without_a_name_of_their_own(self, clip, tmp_path, monkeypatch):
+        folder = tmp_path / "empty"
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        assert len(convert(clip, "openpose", ".")) == 1
+        assert len(list(folder.iterdir())) == len(CLIP)
+
+    def test_a_second_clip_in_a_folder_of_openpose(self, clip, tmp_path):
+        other = write_clip(tmp_path / "other.skeletons.jsonl", CLIP[:3])
+        convert(clip, "openpose", tmp_path / "poses")
+        convert(other, "openpose", tmp_path / "poses", overwrite=True)
+        convert(clip, "openpose", tmp_path / "poses", overwrite=True)
+        assert len(list((tmp_path / "poses").iterdir())) == len(CLIP) + 3
+
+    def test_a_stream_that_grows(self, clip, monkeypatch):
+        """A frame that came after the first look is left for the next time."""
+        whole = list(StreamReader(clip))
+        passes = iter([whole[:-1], whole])
+        monkeypatch.setattr(StreamReader, "__iter__", lambda self: iter(next(passes)))
+        assert action_array(clip).pts_s.shape == (len(CLIP) - 1,)
+
+    def test_kinetics_counts_as_its_reader_does(self, tmp_path, caplog):
+        """By `frame_index`, which live streams with dropped frames go up faster in."""
+        path = tmp_path / "live"
+        header = StreamReader(write_clip(tmp_path / "a")).header
+        with StreamWriter(path, header) as writer:
+            for i in range(200):
+                writer.write(2 * i, i / 12.5, make_poses([1]), dropped_before=min(i, 1))
+        (cut,) = convert(path, "kinetics", max_frames=299)
+        assert json.loads(cut.read_text())["data"][-1]["frame_index"] == 299
+        assert not caplog.records
+        convert(path, "kinetics", tmp_path / "whole.json")
+        assert "goes up to frame 399" in caplog.text
+
+    def test_pipes_and_standard_input(self, clip, tmp_path, monkeypatch):
+        rows = len(convert(clip, "csv")[0].read_text().splitlines())
+        fifo = tmp_path / "pipe"
+        os.mkfifo(fifo)
+        feeder = threading.Thread(target=lambda: fifo.write_bytes(clip.read_bytes()), daemon=True)
+        feeder.start()
+        (written,) = convert(fifo, "csv", tmp_path / "a.csv")
+        assert len(written.read_text().splitlines()) == rows
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(clip.read_bytes())))
+        with pytest.raises(ConfigError, match=r"standard input has no name.*--out"):
+            convert("-", "csv")
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(clip.read_bytes())))
+        (written,) = convert("-", "csv", tmp_path / "b.csv")
+        assert len(written.read_text().splitlines()) == rows
 
     def test_files_of_another_clip_are_left_alone(self, clip):
         other = write_clip(clip.with_name("walking_personal.skeletons.jsonl"))

@@ -250,6 +250,99 @@ class TestErrors:
         assert import_stream(folder, "openpose", frame_size_wh=SIZE_WH, fps=25, overwrite=True) == clip
 
 
+class TestWhatTheyMean:
+    """What other programs write for whom or what they did not find."""
+
+    def test_alphapose_without_tracking(self, tmp_path):
+        path = tmp_path / "a.json"
+        record = json.loads(
+            convert(write_clip(tmp_path / "c", [[1]]), "alphapose", tmp_path / "r.json")[0].read_text()
+        )[0]
+        path.write_text(json.dumps([{**record, "image_id": f"{t}.jpg", "idx": [0.0]} for t in (0, 0, 1, 1)]))
+        reader = back(path, "alphapose")
+        assert [f.poses.track_ids.tolist() for f in reader] == [[0, 0], [0, 0]]
+        assert reader.header.tracker == "none"
+
+    def test_pictures_of_one_number_are_two_clips(self, tmp_path):
+        record = json.loads(
+            convert(write_clip(tmp_path / "c", [[1]]), "alphapose", tmp_path / "r.json")[0].read_text()
+        )[0]
+        path = tmp_path / "a.json"
+        path.write_text(json.dumps([{**record, "image_id": f"cam{c}_1.jpg"} for c in "AB"]))
+        with pytest.raises(StreamError, match=r"camA_1\.jpg and camB_1\.jpg are of the same frame"):
+            back(path, "alphapose")
+
+    def test_negative_ids_are_nobodys(self, tmp_path):
+        people = mmpose_instances([1, 3], 0)
+        people[0]["track_id"], people[1]["track_id"] = -1, 2
+        path = tmp_path / "p.json"
+        path.write_text(json.dumps([{"frame_id": t, "instances": people} for t in range(2)]))
+        assert [f.poses.track_ids.tolist() for f in back(path, "mmpose")] == [[0, 2], [0, 2]]
+
+    def test_keypoints_of_another_set_are_refused(self, tmp_path):
+        """H36M has 17, too."""
+        names = [
+            "root",
+            "right_hip",
+            "right_knee",
+            "right_foot",
+            "left_hip",
+            "left_knee",
+            "left_foot",
+            "spine",
+            "thorax",
+        ]
+        names += ["neck_base", "head", "left_shoulder", "left_elbow", "left_wrist"]
+        names += ["right_shoulder", "right_elbow", "right_wrist"]
+        path = tmp_path / "p.json"
+        meta = {"keypoint_id2name": dict(enumerate(names))}
+        frames = [{"frame_id": 1, "instances": mmpose_instances([1], 0)}]
+        path.write_text(json.dumps({"meta_info": meta, "instance_info": frames}))
+        with pytest.raises(StreamError, match="named root, right_hip"):
+            back(path, "mmpose")
+
+    def test_the_corner_is_nowhere(self, tmp_path):
+        """ultralytics moved keypoints below 0.5 there and kept their confidence."""
+        summary = ultralytics_results([1], 0).summary()
+        summary[0]["keypoints"]["x"][7] = summary[0]["keypoints"]["y"][7] = 0.0
+        summary[0]["keypoints"]["visible"][7] = 0.3
+        path = tmp_path / "u.json"
+        path.write_text(json.dumps([summary]))
+        assert next(iter(back(path, "ultralytics"))).poses.keypoint_scores[0, 7] == 0
+
+    def test_dogs_are_no_people(self, tmp_path):
+        summary = ultralytics_results([1, 3], 0).summary()
+        summary[0]["name"] = "dog"
+        path = tmp_path / "u.json"
+        path.write_text(json.dumps([summary, []]))
+        assert [f.poses.track_ids.tolist() for f in back(path, "ultralytics")] == [[3], []]
+
+    def test_posetrack_numbers_pictures_of_the_whole_set(self, tmp_path):
+        document = coco_labels()
+        for t, image in enumerate(document["images"]):
+            image.update(id=10003420000 + t, frame_id=10003420000 + t, file_name=f"images/val/000342_mpii/{t:06d}.jpg")
+        for annotation in document["annotations"]:
+            annotation["image_id"] += 10003420000 - 1000
+        path = tmp_path / "posetrack.json"
+        path.write_text(json.dumps(document))
+        assert [f.poses.track_ids.tolist() for f in back(path, "coco")] == CLIP
+        from sharpose_rt.evaluation.track_truth import read_truth
+
+        assert sorted(read_truth(path).frames) == list(range(len(CLIP)))
+
+    def test_names_of_results(self, tmp_path, monkeypatch):
+        poses = tmp_path / "poses"
+        convert(write_clip(tmp_path / "c"), "openpose", poses)
+        monkeypatch.chdir(poses)
+        written = import_stream(".", "openpose", frame_size_wh=SIZE_WH, fps=25)
+        assert written == tmp_path / "poses.skeletons.jsonl"
+        for camera in ("cam.1", "cam.2"):
+            (path,) = convert(written, "coco", tmp_path / f"{camera}.json")
+            assert import_stream(path, "coco", frame_size_wh=SIZE_WH, fps=25).name == f"{camera}.skeletons.jsonl"
+        new = tmp_path / "a" / "b.skeletons.jsonl"
+        assert import_stream(path, "coco", new, frame_size_wh=SIZE_WH, fps=25) == new
+
+
 class TestCoco:
     def test_results(self, clip):
         (path,) = convert(clip, "coco")
@@ -377,7 +470,7 @@ class TestEasyViTPose:
     @pytest.mark.parametrize(
         ("document", "message"),
         [
-            ({"keypoints": [[[[1, 2, 3]]]], "skeleton": {"0": "nose"}}, "COCO's names are wanted"),
+            ({"keypoints": [[[[1, 2, 3]]]], "skeleton": {"0": "nose"}}, "COCO's or MPII's are wanted"),
             ({"keypoints": [{"0": [[1, 2]]}], "skeleton": dict(enumerate(NAMES))}, r"\[0\]\[0\]: keypoints is"),
             ({"keypoints": [7], "skeleton": dict(enumerate(NAMES))}, r"keypoints\[0\] is 7"),
             ({"keypoints": [], "skeleton": {"a": "nose"}}, "are no numbers"),

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from sharpose_rt.cli import main
 from sharpose_rt.errors import OutputError, StreamError
 from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
 from sharpose_rt.skeletons import (
@@ -477,7 +478,24 @@ class TestValidate:
         path = write_clip(tmp_path / "a", counts=(0,) * 50)
         lines = path.read_bytes().splitlines()
         path.write_bytes(b"\n".join([lines[0], *[b'{"type":"frame"}'] * 50]))
-        assert len(validate(path, max_problems=7)) == 7
+        *problems, stopped = validate(path, max_problems=7)
+        assert [p.severity for p in problems] == ["error"] * 7
+        assert (stopped.severity, stopped.line) == ("warning", problems[-1].line)
+        assert "not looked at" in stopped.message
+
+    def test_a_picture_has_a_name(self, tmp_path):
+        path = write_clip(tmp_path / "a", counts=(1,))
+        header, frame, end = path.read_bytes().splitlines()
+        path.write_bytes(b"\n".join([header, frame.replace(b'"people"', b'"picture":5,"people"'), end]))
+        (problem,) = validate(path)
+        assert (problem.field, problem.message) == ("picture", "is 5; string is wanted")
+
+    def test_files_after_a_missing_one_are_looked_at(self, tmp_path, capsys):
+        good = write_clip(tmp_path / "a")
+        assert main(["validate", str(tmp_path / "none"), str(good)]) == 2
+        told = capsys.readouterr()
+        assert told.out == f"{good}: valid\n"
+        assert "cannot read the skeleton stream" in told.err
 
     def test_text(self, tmp_path):
         path = write_clip(tmp_path / "a")

@@ -33,7 +33,7 @@ from sharpose_rt.skeletons.convert.parquet import write_parquet
 from sharpose_rt.skeletons.convert.pyskl import pyskl_annotation, write_pyskl
 from sharpose_rt.skeletons.convert.tables import write_csv, write_mot
 from sharpose_rt.skeletons.convert.trc import write_trc
-from sharpose_rt.skeletons.names import results_of
+from sharpose_rt.skeletons.names import named, results_of
 from sharpose_rt.skeletons.stream import StreamReader
 
 __all__ = ["WRITERS", "Writer", "check_format", "check_formats", "convert", "convert_all", "pyskl_annotation"]
@@ -87,7 +87,13 @@ def convert(
     """
     writer = check_format(to, options)
     reader = StreamReader(path)
-    target = Path(path).with_name(stem_of(Path(path)) + writer.suffix) if out is None else Path(out)
+    if out is None and str(path) == "-":
+        raise ConfigError("standard input has no name that the result could take; give one (--out)")
+    target = (named(path).with_name(stem_of(named(path)) + writer.suffix)) if out is None else named(out)
+    if to == "trc" and target.suffix != ".trc":
+        target = target.with_name(f"{target.name}.trc")  # its files are a person's each, and known by this
+    if target.resolve() == Path(path).resolve():
+        raise OutputError(f"{target} is what is read; choose another name (--out)")
     try:
         old = results_of(target)
         if old and not overwrite:
@@ -95,7 +101,8 @@ def convert(
                 f"{old[0]} is there already; choose another name (--out), or ask to overwrite (--overwrite)"
             )
         target.parent.mkdir(parents=True, exist_ok=True)
-        written = writer.write(reader, target, **options) or [target]
+        several = writer.write(reader, target, **options)
+        written = [target] if several is None else several
         for file in set(old) - set(written):  # people of an earlier result whom this one has not
             file.unlink()
     except (OutputError, ConfigError):
@@ -116,10 +123,10 @@ def convert_all(path: Path, formats: Iterable[str], *, overwrite: bool = False, 
         ConfigError, StreamError, OutputError: as `convert`.
     """
     written, failed = [], []
-    for to in formats:
+    for to in dict.fromkeys(formats):
         try:
             written += convert(path, to, overwrite=overwrite, **_taken_by(to, options))
-        except OutputError as error:
+        except (OutputError, ConfigError) as error:  # a ConfigError: there are no track ids, which some formats need
             failed.append(str(error))
     if failed:
         raise OutputError("; ".join(failed))
@@ -160,15 +167,27 @@ def check_format(to: str, options: Mapping[str, Any]) -> Writer:
         if name not in writer.options:
             raise ConfigError(f"unknown option {name!r} of format {to!r}; {_nearest(name, writer.options)}")
         _check_value(f"option {name!r} of format {to!r}", value, writer.types[name])
-        low, high = _RANGES.get(name, (-math.inf, math.inf))
-        if value is not None and name in _RANGES and not low <= value <= high:
-            raise ConfigError(f"option {name!r} of format {to!r} is {value!r}; {low:g} to {high:g} is accepted")
+        if value is None or name not in _RANGES:
+            continue
+        low, high = _RANGES[name]
+        if not low <= value <= high:
+            wanted = (
+                f"{low:g} to {high:g}" if high < math.inf else "a number above 0" if low < 1 else f"{low:g} or more"
+            )
+            raise ConfigError(f"option {name!r} of format {to!r} is {value!r}; {wanted} is accepted")
     return writer
 
 
 _PYTHON = {bool: bool, int: int, float: (int, float), str: str}
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-_RANGES = {"min_score": (0, 1), "max_frames": (1, math.inf)}
+_ABOVE_0 = (math.ulp(0.0), math.inf)
+_RANGES = {
+    "min_score": (0, 1),
+    "max_frames": (1, math.inf),
+    "person_slots": (1, math.inf),
+    "px_per_m": _ABOVE_0,
+    "max_gap_s": _ABOVE_0,
+}
 
 
 def _check_value(what: str, value: Any, hint: Any) -> None:

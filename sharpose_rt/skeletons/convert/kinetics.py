@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +35,25 @@ def write_kinetics(
 
     `frame_index` counts from 1; `pose` are x, y over width and height of the frame (3 decimals) in the order of
     OpenPose's 18 keypoints, 0, 0 where one is missing. A frame has its `person_slots` strongest people by mean
-    score. ST-GCN's feeder fails at a `frame_index` of 300: cut a longer video, or give `max_frames=299`.
+    score. ST-GCN's feeder fails at a `frame_index` of 300: cut a longer video, or give `max_frames=299`, which is the
+    last index that is written.
     """
     if person_slots < 1:
         raise ConfigError(f"person_slots is {person_slots}; 1 or more is accepted")
     tail = {"label": label, "label_index": label_index}
     with new_file(out) as file:
         file.write(b'{"data":[')
-        i = -1
-        for i, record in enumerate(islice(_frames(reader, person_slots, raw, min_score), max_frames)):
-            file.write((b",\n" if i else b"\n") + orjson.dumps(record))
-        if i >= _FEEDER_FRAMES:
+        last = 0
+        for record in _frames(reader, person_slots, raw, min_score):
+            if max_frames is not None and record["frame_index"] > max_frames:
+                break
+            file.write((b",\n" if last else b"\n") + orjson.dumps(record))
+            last = record["frame_index"]
+        if last > _FEEDER_FRAMES:
             log.warning(
-                "%s has %d frames, and ST-GCN's feeder fails beyond %d; `sharpose-rt convert --to kinetics --option "
-                "max_frames=%d` leaves out the rest",
-                out, i + 1, _FEEDER_FRAMES, _FEEDER_FRAMES,
+                "%s goes up to frame %d, and ST-GCN's feeder fails beyond %d; `sharpose-rt convert --to kinetics "
+                "--option max_frames=%d` leaves out the rest",
+                out, last, _FEEDER_FRAMES, _FEEDER_FRAMES,
             )  # fmt: skip
         file.write(b"\n]," + orjson.dumps(tail)[1:] + b"\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
 from typing import Literal
 
@@ -37,7 +38,7 @@ def write_openpose(
     """
     if model not in _LAYOUTS:
         raise ConfigError(f"model is {model!r}; one of {', '.join(_LAYOUTS)} is accepted")
-    with new_folder(out, "*_keypoints.json") as folder:
+    with new_folder(out, f"{glob.escape(stem_of(reader.path))}_{12 * '[0-9]'}_keypoints.json") as folder:
         for frame in reader:
             _write_frame(folder, reader, frame, _LAYOUTS[model], raw, min_score)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import numpy as np
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.skeletons.convert.common import found_points, new_file, rounded
 from sharpose_rt.skeletons.stream import StreamReader
+
+log = logging.getLogger("sharpose_rt.skeletons")
 
 _Row = tuple[int, float, np.ndarray]
 
@@ -21,7 +24,8 @@ def write_trc(
 
     X points right, Y up from the lower edge of the frame, Z is 0. Units are px, or m where `px_per_m` is given.
     Rows run from the track's first frame to its last, Frame# counts from 1, Time is the media time; what was not
-    found is NaN. Without a tracker everybody is in one frame only, so that is refused.
+    found is NaN. A clip with nobody in it has no file. Without a tracker everybody is in one frame only, so that is
+    refused.
     """
     if px_per_m is not None and not px_per_m > 0:
         raise ConfigError(f"px_per_m is {px_per_m}; a number above 0 is accepted")
@@ -36,6 +40,8 @@ def write_trc(
             if track_id == 0:
                 raise ConfigError(f"{reader.path} has no track ids, which TRC needs; run with a tracker")
             people[track_id].append((frame.frame_id, frame.pts_s, table))
+    if not people:
+        log.warning("%s has nobody in it, so there is no TRC file", reader.path)
     paths = []
     for track_id, rows in sorted(people.items()):
         paths.append(out.with_name(f"{out.stem}_person{track_id:02d}.trc"))

@@ -28,6 +28,7 @@ from sharpose_rt.skeletons.importers.lists import (
 )
 from sharpose_rt.skeletons.importers.openpose import read_openpose
 from sharpose_rt.skeletons.importers.people import Imported, to_poses
+from sharpose_rt.skeletons.names import named
 from sharpose_rt.skeletons.stream import Header, StreamWriter
 
 __all__ = ["READERS", "Imported", "import_stream"]
@@ -40,6 +41,14 @@ READERS: dict[str, Callable[[Path], Imported]] = {
     "mmpose": read_mmpose,
     "ultralytics": read_ultralytics,
 }
+
+
+def _stem(path: Path) -> str:
+    """The name without what a program or we put at its end: 'cam.1' of 'cam.1.json', 'walk' of 'walk.openpose'."""
+    name = stem_of(path)
+    for suffix in (".json", ".jsonl", *(f".{source_format}" for source_format in READERS)):
+        name = name.removesuffix(suffix)
+    return name or path.name
 
 
 def _counted_from(first: int, imported: Imported, path: Path) -> Imported:
@@ -94,17 +103,21 @@ def import_stream(
     if times_s is None and not (fps and fps > 0):
         raise ConfigError(f"{source_format} files tell no times; give the frame rate (above 0), or the video")
     path = Path(path)
-    target = path.with_name(f"{stem_of(path).split('.')[0]}.skeletons.jsonl") if out is None else Path(out)
+    target = named(path).with_name(f"{_stem(named(path))}.skeletons.jsonl") if out is None else named(out)
     if target.exists() and not overwrite:
         raise OutputError(f"{target} is there already; choose another name (--out), or ask to overwrite (--overwrite)")
     imported = _counted_from(first_frame, READERS[source_format](path), path)
-    last = max(imported.frames, default=-1)
+    first, last = min(imported.frames, default=0), max(imported.frames, default=-1)
     if times_s is not None and last >= len(times_s):
-        raise StreamError(f"{path} has frame {last}, but the video has {len(times_s)} frames; is it the right one?")
+        raise StreamError(
+            f"{path} has frame {last}, but the video has {len(times_s)} frames; is it the right one, "
+            "and are its frames counted from --first-frame?"
+        )
     if times_s is None and last > _SPARSE + 100 * len(imported.frames):
         raise StreamError(
             f"{path} has {len(imported.frames)} frames with numbers up to {last}: these are no frame numbers of a "
-            "video; name the results as its frames, from 0 on, or give the video"
+            "video; name the results as its frames, or give the first one's number "
+            f"(--first-frame {first_frame + first})"
         )
     ids = [p.track_id for people in imported.frames.values() for p in people if p.track_id is not None]
     first_id = min(1, min(ids, default=1))
@@ -122,6 +135,7 @@ def import_stream(
     count = len(times_s) if times_s is not None else last + 1
     part = target.with_name(f".{target.name}.part")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with StreamWriter(part, header, overwrite=True) as writer:
             for frame_id in range(count):
                 pts_s = times_s[frame_id] if times_s is not None else frame_id / (fps or 1)

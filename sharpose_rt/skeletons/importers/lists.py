@@ -10,12 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.errors import StreamError
-from sharpose_rt.skeleton import COCO17, Skeleton
-from sharpose_rt.skeletons.importers.openpose import number_in, read_openpose
-from sharpose_rt.skeletons.importers.people import Imported, ImportedPerson, numbers, read_json, skeleton_of
+from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
+from sharpose_rt.skeletons.importers.openpose import A_CLIP, by_number, number_in, read_openpose
+from sharpose_rt.skeletons.importers.people import (
+    Imported,
+    ImportedPerson,
+    numbers,
+    read_json,
+    skeleton_of,
+    without_ids,
+)
 
 _ENOUGH = 12
-"""Keypoints of COCO's that another set must name to be read by names: the body without the face."""
+"""Names that a file must have of a set to be read as it: a body's twelve joints without the face."""
 
 
 def read_alphapose(path: Path) -> Imported:
@@ -31,7 +38,14 @@ def read_alphapose(path: Path) -> Imported:
     if isinstance(document, dict):
         return read_openpose(path)
     rows = [_alphapose_person(r, f"{path} [{i}]") for i, r in enumerate(_list(document, str(path)))]
-    return _gather([(number_in(str(record["image_id"])), *person) for record, person in rows])
+    numbers_of = {
+        n: number for number, n in by_number(dict.fromkeys(str(r["image_id"]) for r, _ in rows), str(path)).items()
+    }
+    found = _gather([(numbers_of[str(record["image_id"])], *person) for record, person in rows])
+    ids = {person.track_id for people in found.frames.values() for person in people}
+    if ids == {0} and any(len(people) > 1 for people in found.frames.values()):
+        return without_ids(found)  # without --pose_track it writes 0 for everybody
+    return found
 
 
 def _alphapose_person(record: Any, where: str) -> tuple[dict[str, Any], tuple[Skeleton, ImportedPerson]]:
@@ -44,7 +58,9 @@ def _alphapose_person(record: Any, where: str) -> tuple[dict[str, Any], tuple[Sk
         left, top, width, height = numbers(record["box"], where, "box", 4).tolist()
         box = [left, top, left + width, top + height]
     ids = numbers(record.get("idx", []), where, "idx")
-    person = ImportedPerson(table, box, score - scores.mean() - 1.25 * scores.max(), int(ids[0]) if len(ids) else None)
+    person = ImportedPerson(
+        table, box, score - scores.mean() - 1.25 * scores.max(), _id_of(ids[0]) if len(ids) else None
+    )
     return record, (skeleton, person)
 
 
@@ -86,8 +102,8 @@ def _mmpose_person(item: Any, names: list[str] | None, where: str) -> tuple[Skel
     scores = numbers(item["keypoint_scores"], where, "keypoint_scores")
     points = numbers(item["keypoints"], where, "keypoints", 2 * len(scores)).reshape(-1, 2)
     table = np.concatenate([points, scores[:, None]], axis=1)
-    if names is not None and len(names) == len(table) and set(COCO17.keypoints) <= set(names):
-        skeleton, table = COCO17, table[[names.index(name) for name in COCO17.keypoints]]
+    if names is not None and len(names) == len(table):
+        table, skeleton = _by_name(table, names, where)
     else:
         skeleton = skeleton_of(len(table), where)
         table = table[: len(skeleton)]
@@ -109,6 +125,7 @@ def read_ultralytics(path: Path) -> Imported:
         (t, *_ultralytics_person(item, f"{path} [{t}][{i}]"))
         for t, frame in enumerate(frames)
         for i, item in enumerate(_list(frame, f"{path} [{t}]"))
+        if not isinstance(item, dict) or item.get("name", "person") == "person"
     ]
     return _gather(rows, frames=list(range(len(frames))))
 
@@ -125,8 +142,11 @@ def _ultralytics_frames(path: Path) -> list[Any]:
         return documents
     document = _list(documents[0], str(path))
     # Texts: what to_json() gave for each frame, put into a list.
-    frames = [orjson.loads(item) if isinstance(item, str) else item for item in document]
-    return [frames] if frames and isinstance(frames[0], dict) else frames
+    try:
+        frames = [orjson.loads(item) if isinstance(item, str) else item for item in document]
+    except orjson.JSONDecodeError as error:
+        raise StreamError(f"{path}: a text in it is not JSON, as to_json() would give: {error}") from error
+    return [frames] if not frames or isinstance(frames[0], dict) else frames
 
 
 def _ultralytics_person(item: Any, where: str) -> tuple[Skeleton, ImportedPerson]:
@@ -171,8 +191,9 @@ def read_easy_vitpose(path: Path) -> Imported:
         for key, points in frame.items() if isinstance(frame, dict) else enumerate(frame):
             where = f"{path} keypoints[{t}][{key}]"
             table = numbers(points, where, "keypoints", 3 * len(names)).reshape(-1, 3)[:, [1, 0, 2]]
-            track_id = int(numbers(key, where, "the id", 1)[0]) if isinstance(frame, dict) else None
-            rows.append((t, COCO17, ImportedPerson(_by_name(table, names, where), track_id=track_id)))
+            track_id = _id_of(numbers(key, where, "the id", 1)[0]) if isinstance(frame, dict) else None
+            table, skeleton = _by_name(table, names, where)
+            rows.append((t, skeleton, ImportedPerson(table, track_id=track_id)))
     return _gather(rows, frames=list(range(len(frames))))
 
 
@@ -203,7 +224,7 @@ def read_coco(path: Path) -> Imported:
         where = f"{path} images[{i}]"
         _need(record, ("id",), where)
         numbered = record.get("frame_id")
-        if numbered is None:
+        if numbered is None or (numbered == record["id"] and numbered > A_CLIP):  # PoseTrack's: a picture of the set
             _need(record, ("file_name",), where)
             numbered = number_in(str(record["file_name"]))
         frames[record["id"]] = _frame(numbered, where, "frame_id")
@@ -220,7 +241,7 @@ def read_coco(path: Path) -> Imported:
             raise StreamError(f"{where}: image_id is {record['image_id']!r}, which no record of images has")
         if names:
             flat = numbers(record["keypoints"], where, "keypoints", 3 * len(names))
-            table, skeleton = _by_name(flat.reshape(-1, 3), names, where), COCO17
+            table, skeleton = _by_name(flat.reshape(-1, 3), names, where)
         else:
             table, skeleton = _triples(record["keypoints"], where)
         score = float(numbers(record["score"], where, "score", 1)[0]) if "score" in record else None
@@ -232,17 +253,18 @@ def read_coco(path: Path) -> Imported:
 def _category_names(document: dict[str, Any]) -> list[str] | None:
     for category in document.get("categories") or ():
         if isinstance(category, dict) and isinstance(category.get("keypoints"), list):
-            names = [str(name) for name in category["keypoints"]]
-            return names if len(set(names) & set(COCO17.keypoints)) >= _ENOUGH else None
+            return [str(name) for name in category["keypoints"]]
     return None
 
 
-def _by_name(table: NDArray[np.float64], names: list[Any], where: str) -> NDArray[np.float64]:
-    """(17, 3) of COCO's keypoints, zeros for those without a name in `names`."""
+def _by_name(table: NDArray[np.float64], names: list[Any], where: str) -> tuple[NDArray[np.float64], Skeleton]:
+    """(K, 3) of the set whose names these are, zeros for those of its keypoints that are not named."""
     at = {str(name): row for row, name in enumerate(names)}
-    if len(at.keys() & set(COCO17.keypoints)) < _ENOUGH:
-        raise StreamError(f"{where}: keypoints are named {', '.join(list(at)[:5])} and so on; COCO's names are wanted")
-    return np.array([table[at[name]] if name in at else np.zeros(3) for name in COCO17.keypoints])
+    for skeleton in (COCO17, MPII16):
+        if len(at.keys() & set(skeleton.keypoints)) >= _ENOUGH:
+            rows = [table[at[name]] if name in at else np.zeros(3) for name in skeleton.keypoints]
+            return np.array(rows), skeleton
+    raise StreamError(f"{where}: keypoints are named {', '.join(list(at)[:5])} and so on; COCO's or MPII's are wanted")
 
 
 def _xywh(record: dict[str, Any], where: str) -> list[float] | None:
@@ -280,7 +302,12 @@ def _triples(flat: Any, where: str) -> tuple[NDArray[np.float64], Skeleton]:
 
 def _maybe_id(item: dict[str, Any], where: str) -> int | None:
     value = item.get("track_id")
-    return None if value is None else int(numbers(value, where, "track_id", 1)[0])
+    return None if value is None else _id_of(numbers(value, where, "track_id", 1)[0])
+
+
+def _id_of(number: float) -> int | None:
+    """None below 0, as several programs number whom they did not track."""
+    return int(number) if number >= 0 else None
 
 
 def _list(value: Any, where: str) -> list[Any]:

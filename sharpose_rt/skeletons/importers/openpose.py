@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,9 @@ def read_openpose(path: Path) -> Imported:
             person.
     """
     if path.is_dir():
-        files: dict[int, Path] = {}
-        for file in sorted(path.glob("*.json")):
-            first = files.setdefault(_frame_number(file), file)
-            if first != file:
-                raise StreamError(f"{first} and {file.name} are of the same frame: two clips in one folder; part them")
+        names = sorted(file.name for file in path.glob("*.json"))
+        numbered = by_number([name.replace("_keypoints.json", ".json") for name in names], str(path))
+        files = {number: path / names[i] for i, number in enumerate(numbered)}
         if not files:
             raise StreamError(f"{path} holds no .json file; give the folder of OpenPose's --write_json")
         records = [(number, str(file), read_json(file)) for number, file in sorted(files.items())]
@@ -40,7 +39,8 @@ def read_openpose(path: Path) -> Imported:
         if not isinstance(document, dict) or "people" in document:
             records = [(0, str(path), document)]
         else:
-            records = [(number_in(name), f"{path} {name}", record) for name, record in document.items()]
+            numbered = by_number(document, str(path))
+            records = [(number, f"{path} {name}", document[name]) for number, name in numbered.items()]
     return Imported(COCO17, {number: _people(record, where) for number, where, record in records})
 
 
@@ -52,8 +52,20 @@ def number_in(name: str) -> int:
     return int(found[-1])
 
 
-def _frame_number(file: Path) -> int:
-    return number_in(file.name.replace("_keypoints.json", ".json"))
+A_CLIP = 10_000_000
+"""More frames than a clip has: three days at 30 a second."""
+
+
+def by_number(names: Iterable[str], where: str) -> dict[int, str]:
+    """The names of frames by the numbers in them. Raises StreamError where two have the same, or one has none."""
+    found: dict[int, str] = {}
+    for name in names:
+        first = found.setdefault(number_in(name), name)
+        if first != name:
+            raise StreamError(
+                f"{where}: {first} and {name} are of the same frame: two clips in one folder or file; part them"
+            )
+    return found
 
 
 def _people(record: Any, where: str) -> list[ImportedPerson]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,12 @@ class Imported:
 
     skeleton: Skeleton
     frames: dict[int, list[ImportedPerson]]
+
+
+def without_ids(imported: Imported) -> Imported:
+    """The same people, tracked by nobody."""
+    frames = {t: [replace(person, track_id=None) for person in people] for t, people in imported.frames.items()}
+    return Imported(imported.skeleton, frames)
 
 
 def read_json(path: Path) -> Any:
@@ -87,7 +93,8 @@ def to_poses(people: list[ImportedPerson], skeleton: Skeleton, first_id: int) ->
     if not people:
         return Poses.empty(len(skeleton))
     tables = np.stack([person.table for person in people])
-    found = tables[..., 2] > 0
+    # (0, 0) is what most programs write for a keypoint that they did not find; some leave it a score above 0.
+    found = (tables[..., 2] > 0) & (tables[..., :2] != 0).any(-1)
     tables[~found] = 0
     tables[..., 2] = tables[..., 2].clip(0, 1)
     boxes = [_box(person, table[mask]) for person, table, mask in zip(people, tables, found, strict=True)]
