@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -80,6 +81,7 @@ class PoseTracker:
             base = replace(base, pose=replace(base.pose, model=model))
         self.config = merge(base, options, where="PoseTracker")
         self._loop: _Loop | None = None
+        self._turn = threading.Lock()
 
     def run(self, source: str | Path | Given, fps: float = 30.0) -> Iterator[TrackedFrame]:
         """Frames with people, as they are ready; leaving the loop early stops and closes everything.
@@ -115,7 +117,7 @@ class PoseTracker:
         """The next frame of a program's own loop with its people: everything is done here and now, in this thread.
 
         Args:
-            image_bgr: (H, W, 3) uint8; it is copied.
+            image_bgr: (H, W, 3) uint8; it is copied. Options of the section `source` say nothing here.
             pts_s: media time in seconds, above that of the frame before; None takes the clock.
 
         Raises:
@@ -125,7 +127,8 @@ class PoseTracker:
         if self._loop is None:
             self._check()
             self._loop = _Loop(self.config)
-        return self._loop.step(image_bgr, pts_s)
+        with self._turn:
+            return self._loop.step(image_bgr, pts_s)
 
     def close(self) -> None:
         """Lets the models of `update` go; the next one begins anew, with ids from 1."""
@@ -148,7 +151,8 @@ class _Loop:
     """The stages of a run, one after the other in the caller's thread."""
 
     def __init__(self, config: RunConfig) -> None:
-        self._stages = Tracking(GivenFrames((), 1.0, config.source), config).stages
+        self._tracking = Tracking(GivenFrames((), 1.0, config.source), config)
+        self._stages = self._tracking.stages
         self._count, self._last_s, self._began_s = 0, -math.inf, time.monotonic()
         with ExitStack() as opening:
             for stage in self._stages:
@@ -162,12 +166,13 @@ class _Loop:
             raise ValueError(f"the picture is {problem}")
         now_s = time.monotonic()
         time_s = now_s - self._began_s if pts_s is None else float(pts_s)
-        if not time_s > self._last_s:
-            raise ValueError(f"pts_s is {time_s} after {self._last_s}; times that rise are wanted")
+        if not self._last_s < time_s < math.inf:
+            raise ValueError(f"pts_s is {time_s} after {self._last_s}; finite times that rise are wanted")
         item: Any = Frame(self._count, time_s, np.array(image_bgr, order="C"), now_s)
         self._count, self._last_s = self._count + 1, time_s
         for stage in self._stages:
             (item,) = stage.process(item)
+        self._tracking.observe(item)
         return TrackedFrame(item.frame, item.poses)
 
     def close(self) -> None:
@@ -176,7 +181,7 @@ class _Loop:
 
 
 class SHaRPose:
-    """The pose network alone, over a picture with boxes or over crops.
+    """The pose network alone, over a picture with boxes or over crops. Several threads take turns.
 
         poses = SHaRPose("tiny_256x192")(image_bgr, bboxes_xyxy)
         poses[0].keypoints
@@ -196,6 +201,7 @@ class SHaRPose:
 
         config = merge(RunConfig().pose, {"model": model, **options}, where="SHaRPose")
         self.engine = PoseEngine(config)
+        self._turn = threading.Lock()
 
     @property
     def skeleton(self) -> Skeleton:
@@ -211,16 +217,25 @@ class SHaRPose:
         if problem := wrong_picture(image_bgr):
             raise ValueError(f"the picture is {problem}")
         height, width = image_bgr.shape[:2]
-        boxes = np.asarray([[0, 0, width, height]] if bboxes_xyxy is None else bboxes_xyxy, np.float32).reshape(-1, 4)
-        if not np.isfinite(boxes).all():
-            raise ValueError(f"boxes are {boxes.tolist()}; finite x0, y0, x1, y1 in px are accepted")
-        return _untracked(self.engine.estimate(image_bgr, boxes), boxes)
+        boxes = np.asarray([[0, 0, width, height]] if bboxes_xyxy is None else bboxes_xyxy, np.float32)
+        if (boxes.size and boxes.shape[-1:] != (4,)) or boxes.ndim > 2:
+            raise ValueError(f"boxes are of shape {boxes.shape}; (N, 4) x0, y0, x1, y1 in px is accepted")
+        boxes = boxes.reshape(-1, 4)
+        if not np.isfinite(boxes).all() or (boxes[:, :2] > boxes[:, 2:]).any():
+            raise ValueError(f"boxes are {boxes.tolist()}; finite x0 <= x1 and y0 <= y1 in px are accepted")
+        with self._turn:
+            return _untracked(self.engine.estimate(image_bgr, boxes), boxes)
 
     def crops(self, crops_bgr: NDArray[np.uint8]) -> Poses:
-        """Poses in crop px of crops (N, h, w, 3) uint8 of the network's input size."""
-        n, height, width = crops_bgr.shape[:3]
-        boxes = np.tile(np.array([0, 0, width, height], np.float32), (n, 1))
-        return _untracked(self.engine.estimate_crops(crops_bgr), boxes)
+        """Poses in crop px of crops (N, h, w, 3) uint8 of the network's input size.
+
+        Raises:
+            ValueError: crops of another size or type.
+        """
+        height, width = self.engine.crop_size_hw
+        with self._turn:
+            found = self.engine.estimate_crops(crops_bgr)
+        return _untracked(found, np.tile(np.array([0, 0, width, height], np.float32), (len(found), 1)))
 
 
 def _untracked(found: PoseEstimates, boxes: NDArray[np.float32]) -> Poses:

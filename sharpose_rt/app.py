@@ -105,6 +105,8 @@ class Tracking:
             self.estimate = EstimateStage(pose, self.budget, sources, live=live)
         else:
             self.detector, self.budget, self.estimate = first.detector, first.budget, first.estimate
+        # Not through `self`: in a circle the models would stay until Python looks for such.
+        budget, estimate, tracks = self.budget, self.estimate, self.tracker
         by_need = config.detector.every_if_sure > 0
         if by_need and (sources > 1 or not self.tracker.uses_poses):
             raise ConfigError(
@@ -113,13 +115,13 @@ class Tracking:
             )
 
         def every() -> int:
-            wanted = config.detector.every if self.budget is None else self.budget.plan.detect_every
+            wanted = config.detector.every if budget is None else budget.plan.detect_every
             # Whom the detector missed has no pose; the others being sure says nothing about them.
-            sure = by_need and self.tracker.settled and all_sure(self.estimate.last_poses[place])
+            sure = by_need and tracks.settled and all_sure(estimate.last_poses[place])
             return max(wanted, config.detector.every_if_sure) if sure else wanted
 
         self.detect = DetectStage(self.detector, every, SceneCuts(config.tracker.scene_cut))
-        self.track = TrackStage(self.tracker, lambda: self.estimate.last_poses[place])
+        self.track = TrackStage(self.tracker, lambda: estimate.last_poses[place])
         self.smooth = SmoothStage(KeypointSmoother(config.smooth, self.skeleton))
         stages: list[Stage[Any, Any]] = [self.track, self.estimate, self.smooth]
         if by_need:  # the detector's turn hangs on the last pose too: one thread, else it would hang on their timing

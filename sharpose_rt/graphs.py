@@ -74,12 +74,17 @@ def fastest_dtype() -> torch.dtype:
     in_hardware = torch.cpu.get_capabilities()
     if not (in_hardware.get("avx512_bf16") or in_hardware.get("amx_bf16")):
         return torch.float32
-    path, key = cache_dir() / "precisions.json", f"{platform.node()}, torch {torch.__version__}"
+    path, key = cache_dir() / "precisions.json", _this_machine()
     rates = recall(path).get(key)
     if not isinstance(rates, dict) or not all(isinstance(rates.get(name), float) for name in ("fp32", "bf16")):
         rates = _multiplications()
         remember(path, key, rates)
     return torch.bfloat16 if rates["bf16"] > WORTH_IT * rates["fp32"] else torch.float32
+
+
+def _this_machine() -> str:
+    capability, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
+    return f"{platform.node()}, {capability}, {threads} threads, torch {torch.__version__}"
 
 
 def _multiplications(side: int = 1024) -> dict[str, float]:

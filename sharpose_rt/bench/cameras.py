@@ -102,7 +102,8 @@ def _counted(left_s: Sequence[float], sources: int) -> tuple[int, float]:
         ConfigError: there are too few.
     """
     skip = sources * warm_up(len(left_s) // sources)
-    frames = len(left_s) - skip - 1
+    # The clock starts when a round of all sources has come out; the frames of that round were made before.
+    frames = len(left_s) - skip - sources
     if frames < 1 or left_s[-1] <= left_s[skip]:
         raise ConfigError(f"{len(left_s)} frames are too few to measure; give --frames 20 or more")
     return frames, left_s[-1] - left_s[skip]

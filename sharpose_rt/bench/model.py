@@ -26,6 +26,7 @@ from sharpose_rt.bench.record import machine, make_record, percentiles
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.config.threads import cores
 from sharpose_rt.engine import PoseEngine, choice, resolve_device, resolve_precision
+from sharpose_rt.engine.backend import TorchBackend
 from sharpose_rt.engine.device import DTYPES
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.models import Variant, find_behaviour, find_variant
@@ -197,7 +198,13 @@ class Comparison:
                 from sharpose_rt.engine.cuda_graphs import Recorded
 
                 dense = Recorded("dense network", lambda images: (self.dense(images),))
-            return lambda crops: dense(backend.prepare(torch.from_numpy(crops)))
+
+            def run(crops: Crops) -> object:
+                assert isinstance(backend, TorchBackend)
+                with backend.threads_for(len(crops)):  # as few as ours, where fewer are faster
+                    return dense(backend.prepare(torch.from_numpy(crops)))
+
+            return run
         from sharpose_rt.engine.openvino_backend import Normalise
         from sharpose_rt.graphs import for_batch, traced
 

@@ -50,6 +50,8 @@ class PipelineBench:
             raise ConfigError(f"--people is {self.people}; numbers from 1 are accepted")
         if self.config.smooth.method == "rts":
             raise ConfigError("smooth.method rts goes over the file twice; kalman or none is accepted here")
+        if self.config.pose.flip_test:
+            raise ConfigError("the parts alone are those of one pass over each crop; leave pose.flip_test away")
 
 
 def run_pipeline_bench(bench: PipelineBench, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:

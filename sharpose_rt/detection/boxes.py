@@ -146,7 +146,8 @@ def read_coco(text: str, path: str) -> tuple[dict[int, list[Box]], dict[str, lis
         box = _box(record["bbox"], record.get("score", 1.0), where)
         if frame is not None:
             by_frame[frame].append(box)
-        by_picture[picture].append(box)
+        if picture:
+            by_picture[picture].append(box)
     return dict(by_frame), dict(by_picture)
 
 

@@ -106,15 +106,16 @@ class TorchBackend:
 
     def coarse(self, images: Tensor) -> CoarseOutput:
         """See `Backend`."""
-        with self._threads_for(len(images)):
+        with self.threads_for(len(images)):
             return self.network.coarse_stage(images)
 
     def fine(self, images: Tensor, coarse: CoarseOutput, selected: Tensor, low: Tensor) -> Tensor:
         """See `Backend`."""
-        with self._threads_for(len(images)):
+        with self.threads_for(len(images)):
             return self.network.fine_stage(images, coarse, selected, low)
 
-    def _threads_for(self, crops: int) -> contextlib.AbstractContextManager[None]:
+    def threads_for(self, crops: int) -> contextlib.AbstractContextManager[None]:
+        """As many threads as a stage over so many crops is fastest with."""
         return at_most_threads(max(1, crops // 2)) if self._short_loops else contextlib.nullcontext()
 
 

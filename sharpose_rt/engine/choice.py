@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import platform
 import time
 from collections.abc import Iterable
@@ -17,7 +18,7 @@ from sharpose_rt.config import PoseConfig
 from sharpose_rt.config.places import cache_dir
 from sharpose_rt.config.remembered import recall, remember
 from sharpose_rt.config.threads import network_threads
-from sharpose_rt.engine.backend import Backend, TorchBackend
+from sharpose_rt.engine.backend import Backend, TorchBackend, at_most_threads
 from sharpose_rt.engine.device import DTYPES, resolve_device, resolve_precision
 from sharpose_rt.errors import DeviceError, WeightsError
 from sharpose_rt.graphs import WORTH_IT
@@ -142,6 +143,11 @@ def measure(network: SHaRPose, config: PoseConfig, ranges: Ranges | None = None)
 
     One that does not come up is left out, and said in the log.
     """
+    with at_most_threads(network_threads(config.threads)):  # as in the run
+        return _measure(network, config, ranges)
+
+
+def _measure(network: SHaRPose, config: PoseConfig, ranges: Ranges | None) -> dict[str, float]:
     candidates: dict[str, Backend] = {}
     for way in ways(config, ranges):
         try:
@@ -179,5 +185,6 @@ def _key(config: PoseConfig, names: Iterable[str]) -> str:
     """All that decides which one is faster."""
     versions = [f"{name} {metadata.version(name)}" for name in ("sharpose-rt", "torch", "openvino")]
     capability = torch.backends.cpu.get_cpu_capability()
-    threads = f"{network_threads(config.threads)} threads"
+    # Threads that spin while they wait take the core that the other backend's would have.
+    threads = f"{network_threads(config.threads)} threads {os.environ.get('OMP_WAIT_POLICY', '')}".rstrip()
     return ", ".join([platform.node(), capability, threads, config.model, " or ".join(names), *versions])

@@ -181,6 +181,8 @@ def results(
 ) -> list[dict[str, Any]]:
     """Poses in COCO's result form, scored and, where boxes were detected, thinned by OKS-NMS."""
     boxes = predictions.boxes
+    if not len(boxes):
+        return []
     person_scores = boxes.scores * pose_scores(keypoint_scores)
     kept = np.ones(len(boxes), bool)
     if (boxes.annotation_ids < 0).any():
@@ -284,8 +286,10 @@ def quality_check(predictions: Predictions, document: dict[str, Any]) -> dict[st
     """How well the predicted quality says the coarse stage's true OKS; empty for detected boxes."""
     if not len(predictions) or (predictions.boxes.annotation_ids < 0).any():
         return {}
+    from scipy.stats import rankdata  # half a second
+
     coarse, fine = true_oks(predictions, document, "coarse"), true_oks(predictions, document, "fine")
-    ranks = [np.argsort(np.argsort(values)) for values in (predictions.quality, coarse)]
+    ranks = [rankdata(values) for values in (predictions.quality, coarse)]
     return {
         "oks_coarse": float(coarse.mean()),
         "oks_fine": float(fine.mean()),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.errors import DatasetError
@@ -82,6 +84,18 @@ def read_box_labels(annotations: Path, images: Path) -> dict[str, Any]:
     return {"images": document["images"], "annotations": records, "categories": [{"id": 1, "name": "person"}]}
 
 
+def _from_corners(boxes: Boxes, document: dict[str, Any]) -> NDArray[np.float64]:
+    """(N, 4) px from the picture's corner, as labels count: ours, which ends at the border pixels' centres, do from
+    the centre of the first pixel."""
+    sizes = {image["id"]: (image.get("width", math.inf), image.get("height", math.inf)) for image in document["images"]}
+    last = np.array([sizes[i] for i in boxes.image_ids.tolist()], np.float64) - 1
+    inner = boxes.bboxes_xyxy.astype(np.float64)
+    corners = inner + 0.5
+    corners[:, :2] -= 0.5 * (inner[:, :2] <= 0)
+    corners[:, 2:] += 0.5 * (inner[:, 2:] >= last)
+    return corners
+
+
 def box_ap(boxes: Boxes, document: dict[str, Any]) -> dict[str, float]:
     """AP, AP50, AP75, APS, APM, APL and AR (of 100 boxes a picture) in 0..1; -1 where nobody is of that size.
 
@@ -92,7 +106,7 @@ def box_ap(boxes: Boxes, document: dict[str, Any]) -> dict[str, float]:
     labels_of_coco, evaluator = pycocotools()
     if not len(boxes):
         return dict.fromkeys((*METRICS, "AR"), 0.0)
-    corners = boxes.bboxes_xyxy.astype(np.float64)
+    corners = _from_corners(boxes, document)
     xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
     found = [
         {"image_id": int(i), "category_id": 1, "bbox": box, "score": float(score)}

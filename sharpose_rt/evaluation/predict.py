@@ -22,6 +22,7 @@ from sharpose_rt.geometry.affine import apply_affine, body_heights, crop_affine,
 from sharpose_rt.geometry.heatmap import decode, flip_back
 from sharpose_rt.models import SHaRPose
 from sharpose_rt.models.pixels import normalise
+from sharpose_rt.skeleton import COCO17
 from sharpose_rt.training.datasets import read_image
 from sharpose_rt.types import Frame
 
@@ -170,9 +171,12 @@ def predict(
         done += len(part[0])
         if progress:
             progress(done, len(boxes))
-    order = np.concatenate([row[0] for row in rows]) if rows else np.zeros(0, np.int64)
-    columns = [np.concatenate([row[i] for row in rows]) for i in range(1, 6)] if rows else [np.zeros(0)] * 5
-    back = np.argsort(order, kind="stable")
+    if not rows:  # nobody was found
+        k = len(model.variant.skeleton) if isinstance(model, SHaRPose) else len(COCO17)
+        points, scores = np.zeros((0, k, 2), np.float32), np.zeros((0, k), np.float32)
+        return Predictions(boxes, points, scores, points, scores, np.zeros(0, np.float32))
+    columns = [np.concatenate([row[i] for row in rows]) for i in range(1, 6)]
+    back = np.argsort(np.concatenate([row[0] for row in rows]), kind="stable")
     return Predictions(boxes, *(column[back].astype(np.float32) for column in columns))
 
 

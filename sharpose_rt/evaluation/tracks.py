@@ -74,13 +74,15 @@ def track_metrics(
     threshold: float = 0.5,
 ) -> dict[str, Any]:
     """HOTA, DetA, AssA, LocA, IDF1, IDP, IDR, MOTA, MOTP (0..1; MOTA may be negative), and counts of `id_switches`,
-    `fragmentations`, `false_positives`, `misses`, `mostly_tracked`, `mostly_lost`, `people` and `frames`.
+    `fragmentations`, `false_positives`, `misses`, `mostly_tracked`, `mostly_lost`, `people`, `frames` and
+    `frames_missing`.
 
-    Only frames that were labelled take part. People without a track id do not.
+    Only frames that were labelled take part, and of those only what the stream has: it lacks `frames_missing` of them,
+    as a live run that dropped frames does. People without a track id do not take part.
 
     Raises:
         ConfigError: `similarity` is unknown, or the labels have no keypoints of this set for OKS.
-        DatasetError: nobody of the stream has a track id though there are people.
+        DatasetError: nobody of the stream has a track id though there are people, or no labelled frame is in it.
     """
     from trackers.eval import compute_clear_metrics, compute_hota_metrics, compute_identity_metrics
 
@@ -95,6 +97,10 @@ def track_metrics(
         for frame in frames
         if truth.labelled is None or frame.frame_id in truth.labelled
     ]
+    labelled = truth.labelled if truth.labelled is not None else range(max(truth.frames, default=-1) + 1)
+    missing = len(set(labelled) - {frame.frame_id for frame in frames})
+    if not rows:
+        raise DatasetError(f"the stream has none of the {missing} labelled frames; are they of the same clip?")
     wanted, found, alike = ([row[i] for row in rows] for i in range(3))
     metrics = {
         **compute_hota_metrics(wanted, found, alike),
@@ -102,7 +108,7 @@ def track_metrics(
         **compute_clear_metrics(wanted, found, alike, threshold=threshold),
     }
     result: dict[str, Any] = {name: metrics[key] for key, name in _NAMES.items()}
-    return result | {"people": len(np.unique(np.concatenate(wanted))), "frames": len(rows)}
+    return result | {"people": len(np.unique(np.concatenate(wanted))), "frames": len(rows), "frames_missing": missing}
 
 
 def _compare(

@@ -20,6 +20,9 @@ def sample(images: Tensor, matrices: Tensor, size_wh: tuple[int, int]) -> Tensor
         size_wh: of the crops, px.
     """
     w, h = size_wh
+    if 1 in images.shape[2:]:  # both ends of a single pixel are the same place, and nothing would be outside
+        images, matrices = F.pad(images, (1, 1, 1, 1)), matrices.clone()
+        matrices[:, :, 2] += 1
     height, width = images.shape[2:]
     ys, xs = torch.meshgrid(
         torch.arange(h, device=images.device, dtype=torch.float32),
@@ -41,7 +44,7 @@ def warp_on_device(image_bgr: Tensor, affine: ArrayLike, crop_size_wh: tuple[int
     A person much larger than the crop is sampled from the picture halved as often as there.
     """
     maps = np.asarray(affine, np.float64).reshape(-1, 2, 3)
-    factors = (2 ** halvings(maps)).clip(max=min(image_bgr.shape[:2]))
+    factors = 2 ** np.minimum(halvings(maps), min(image_bgr.shape[:2]).bit_length() - 1)
     picture = image_bgr.permute(2, 0, 1)[None].float()
     w, h = crop_size_wh
     crops = torch.empty((len(maps), h, w, 3), dtype=torch.uint8, device=image_bgr.device)

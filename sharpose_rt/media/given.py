@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import SourceConfig
-from sharpose_rt.errors import SourceError
+from sharpose_rt.errors import ConfigError, SourceError
 from sharpose_rt.media.source import Source, SourceInfo
 
 Given = Iterable[NDArray[np.uint8] | tuple[float, NDArray[np.uint8]]]
@@ -23,9 +23,14 @@ class GivenFrames(Source):
         frames: see `Given`; each picture is copied, as the program may go on to write into it.
         fps: times of pictures that come without one.
         config: trims and thins as elsewhere.
+
+    Raises:
+        ConfigError: `fps` is not above 0.
     """
 
     def __init__(self, frames: Given, fps: float, config: SourceConfig) -> None:
+        if not 0 < fps < np.inf:
+            raise ConfigError(f"fps is {fps}; a number above 0 is accepted")
         super().__init__("frames", config)
         self._frames, self._fps = frames, fps
         self._iterator: Iterator[Any] = iter(())
@@ -48,9 +53,9 @@ class GivenFrames(Source):
         problem = wrong_picture(image)
         if problem:
             raise SourceError(f"frame {number} is {problem}")
-        if not float(pts_s) >= self._last_s:
+        if not self._last_s <= float(pts_s) < np.inf:
             raise SourceError(
-                f"frame {number} has the time {pts_s} s after {self._last_s} s; times that rise are wanted"
+                f"frame {number} has the time {pts_s} s after {self._last_s} s; finite times that rise are wanted"
             )
         self._last_s, self._picture = float(pts_s), image
         return self._last_s

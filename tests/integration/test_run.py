@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -10,7 +11,9 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -314,8 +317,9 @@ def test_frames_that_the_program_has(clip: Path) -> None:
             asked.append(tracker.update(reused, pts_s))
         assert reused.flags.writeable
         reused[:] = 0
-        with pytest.raises(ValueError, match="times that rise"):
-            tracker.update(reused, 0.5)
+        for time_s in (0.5, math.nan, math.inf):
+            with pytest.raises(ValueError, match="times that rise"):
+                tracker.update(reused, time_s)
         with pytest.raises(ValueError, match=r"float64 of shape \(3, 3\); \(H, W, 3\) uint8 BGR"):
             tracker.update(np.zeros((3, 3)), 99)  # type: ignore[arg-type]
         tracker.close()
@@ -329,9 +333,57 @@ def test_frames_that_the_program_has(clip: Path) -> None:
         np.testing.assert_array_equal(frames[5].image_bgr, wanted[5].image_bgr)
     by_rate = PoseTracker(**options).run((image for _, image in pairs[:3]), fps=10)
     assert [f.pts_s for f in by_rate] == pytest.approx([0, 0.1, 0.2])
-    for frames, said in (([[1, 2]], "a list"), ([(1, reused), (0, reused)], "times that rise"), ([], "no frame")):
+    with pytest.raises(ConfigError, match="fps is 0"):
+        list(PoseTracker(**options).run([], fps=0))
+    for frames, said in (
+        ([[1, 2]], "a list"),
+        ([(math.inf, reused)], "finite times"),
+        ([(1, reused), (0, reused)], "times that rise"),
+        ([], "no frame"),
+    ):
         with pytest.raises(SourceError, match=said):
             list(PoseTracker(**options).run(frames))
+
+
+def test_a_closed_tracker_holds_no_models() -> None:
+    """At once, not when Python happens to look for circles."""
+    image, options = np.zeros((120, 160, 3), np.uint8), {"pose": {"weights": "random"}, "detector": {"name": "full"}}
+    gc.collect()
+    gc.disable()
+    try:
+        with PoseTracker(**options) as tracker:
+            tracker.update(image)
+            assert tracker._loop is not None
+            engine = weakref.ref(tracker._loop._tracking.engine)
+        assert engine() is None
+        seen = []
+        for _ in (run := PoseTracker(**options).run([image] * 3)):
+            assert run.gi_yieldfrom is not None
+            seen.append(weakref.ref(run.gi_yieldfrom.gi_frame.f_locals["tracking"].engine))
+        del run
+        assert [engine() for engine in seen] == [None] * 3
+    finally:
+        gc.enable()
+
+
+def test_a_budget_holds_in_a_programs_own_loop() -> None:
+    options = {"pose": {"weights": "random"}, "detector": {"name": "full"}}
+    with PoseTracker(**options, budget={"latency_ms": 1.0}) as tracker:
+        for i in range(40):
+            tracker.update(np.zeros((120, 160, 3), np.uint8), i / 10)
+        assert tracker._loop is not None
+        budget = tracker._loop._tracking.budget
+        assert budget is not None
+        assert budget.plan.relief > 0
+
+
+def test_threads_take_turns() -> None:
+    network = SHaRPose("tiny_256x192", weights="random", precision="fp32")
+    image = np.random.default_rng(0).integers(0, 255, (200, 150, 3), np.uint8)
+    wanted = network(image).keypoints
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(lambda _: network(image).keypoints, range(8)):
+            np.testing.assert_allclose(found, wanted, atol=1e-3)
 
 
 def test_the_network_alone() -> None:
@@ -345,9 +397,17 @@ def test_the_network_alone() -> None:
         (image / 255.0, None, "float64"),
         (image[..., 0], None, r"\(300, 200\)"),
         (image, [[0, 0, math.nan, 9]], "finite"),
+        (image, [[50, 90, 10, 10]], "x0 <= x1"),
+        (image, [[10, 10, 50, 90, 0.9]] * 4, r"shape \(4, 5\)"),
+        (image, [1.0, 2.0, 3.0], r"shape \(3,\)"),
     ):
         with pytest.raises(ValueError, match=said):
             network(picture, boxes)  # type: ignore[arg-type]
+    assert len(network(image, [10, 20, 90, 280])) == 1
+    assert len(network(image, [])) == 0
+    for crops in (np.zeros((256, 192), np.uint8), np.zeros((1, 9, 9, 3), np.uint8)):
+        with pytest.raises(ValueError, match="is wanted"):
+            network.crops(crops)
 
 
 @pytest.mark.parametrize(

@@ -394,7 +394,12 @@ def test_both_backends_are_really_measured(config, monkeypatch):
     monkeypatch.setattr(choice, "installed", lambda: ("torch", "openvino"))
     monkeypatch.setattr(choice, "MEASURE_S", 0.0)
     network, _ = load_model("mini", config.weights)
-    rates = choice.measure(network, replace(config, backend="auto"))
+    threads_seen, turn = [], choice._turn
+    monkeypatch.setattr(choice, "_turn", lambda *a: threads_seen.append(torch.get_num_threads()) or turn(*a))
+    before = torch.get_num_threads()
+    rates = choice.measure(network, replace(config, backend="auto", threads=1))
+    assert set(threads_seen) == {1}  # as many as the run will have
+    assert torch.get_num_threads() == before
     assert set(rates) == {"torch float32", "openvino float32"}
     assert min(rates.values()) > 0
     assert next(network.parameters()).dtype == torch.float32

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from sharpose_rt import graphs
 from sharpose_rt.bench import compare
 from sharpose_rt.bench.alone import PARTS, Stopwatch, pose_parts
+from sharpose_rt.bench.cameras import _counted
 from sharpose_rt.bench.model import (
     GEMM_SIDES,
     Comparison,
@@ -348,7 +349,17 @@ def test_parts_of_pose_are_the_engines_own(toy: Variant) -> None:
         assert (watch.seconds("fine") > 0).all() == (threshold > 0)
 
 
+def test_rounds_of_several_cameras_are_counted_whole() -> None:
+    """Whose frames come out together: three frames a second each are three a second of each."""
+    for sources in (1, 3, 10):
+        left_s = [float(r) for r in range(20) for _ in range(sources)]
+        frames, seconds = _counted(left_s, sources)
+        assert frames / seconds == pytest.approx(sources)
+
+
 def test_pipeline_command_refuses_what_it_cannot_measure(toy: Variant, clip: Path) -> None:
+    with pytest.raises(ConfigError, match="flip_test"):
+        command("pipeline", *run_options(clip), "--set", "pose.flip_test=true")
     with pytest.raises(ConfigError, match="numbers from 1"):
         command("pipeline", *run_options(clip), "--people", "0")
     with pytest.raises(ConfigError, match="rts"):
@@ -372,9 +383,9 @@ def test_cameras_command_counts_every_frame_either_way(toy: Variant, clip: Path,
     assert main(["bench", "cameras", *map(str, arguments), *options]) == 0
     apart, together = json.loads(record_path.read_text())["results"]
     assert (apart["way"], together["way"]) == ("one after another", "together")
-    # Of 10 frames the first 2 are warm-up, and the first after them starts the clock.
+    # Of 10 frames the first 2 are warm-up, and the first after them starts the clock: of each source.
     assert apart["frames"] == [2 * 7] * 2
-    assert together["frames"] == [2 * 10 - 2 * 2 - 1] * 2
+    assert together["frames"] == [2 * 10 - 2 * 2 - 2] * 2
     assert apart["ratio"] == {"median": 1, "least": 1, "most": 1}
     rates = [a / b for a, b in zip(together["fps"], apart["fps"], strict=True)]
     assert together["ratio"]["median"] == pytest.approx(sum(rates) / 2)

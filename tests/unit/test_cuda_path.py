@@ -9,6 +9,7 @@ import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -59,6 +60,16 @@ def test_any_box_gives_a_crop_near_that_of_the_cpu(x, y, w, h, turn):
     wanted = warp_crops(smooth, affine, SIZE_WH).astype(int)
     found = warp_on_device(torch.from_numpy(smooth), affine, SIZE_WH).numpy().astype(int)
     assert np.median(np.abs(found - wanted)) <= 2
+
+
+@pytest.mark.parametrize("shape", [(60, 9000, 3), (9000, 60, 3), (100, 6000, 3)])
+def test_very_long_pictures(shape):
+    """Halved no oftener than their short side allows."""
+    noise = np.random.default_rng(1).integers(0, 256, (shape[0] // 20, shape[1] // 20, 3), np.uint8)
+    long = cv2.resize(noise, (shape[1], shape[0]))
+    affine = crop_affine([[0, 0, shape[1], shape[0]]], SIZE_WH)
+    found = warp_on_device(torch.from_numpy(long), affine, SIZE_WH).numpy().astype(int)
+    assert np.abs(found - warp_crops(long, affine, SIZE_WH)).mean() < 1
 
 
 def test_nobody_gives_no_crops(picture):

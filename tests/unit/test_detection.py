@@ -241,6 +241,13 @@ def test_coco_by_picture_name_and_by_frame(tmp_path: Path) -> None:
     assert detector.detect(frame(frame_id=1)).bboxes_xyxy.tolist() == [[1, 2, 31, 42]]
 
 
+def test_pictures_without_names_go_by_their_frames(tmp_path: Path) -> None:
+    records = [{"image_id": 7, "bbox": [5, 5, 50, 50], "category_id": 1}]
+    detector = coco(tmp_path, {"images": [{"id": 6}, {"id": 7}], "annotations": records})
+    assert len(detector.detect(frame(frame_id=1, source="pictures/b.jpg"))) == 1
+    assert len(detector.detect(frame(frame_id=0, source="pictures/a.jpg"))) == 0
+
+
 def test_coco_results_list(tmp_path: Path) -> None:
     records = [{"image_id": 12, "bbox": [1, 2, 30, 40], "category_id": 1, "score": 0.75}]
     detector = coco(tmp_path, records)

@@ -12,7 +12,7 @@ from sharpose_rt.cli import main
 from sharpose_rt.errors import ConfigError, DatasetError
 from sharpose_rt.evaluation.track_truth import read_truth
 from sharpose_rt.evaluation.tracks import evaluate_tracks, jitter
-from sharpose_rt.skeletons import FrameRecord, StreamReader
+from sharpose_rt.skeletons import FrameRecord, StreamReader, StreamWriter, encode
 from sharpose_rt.skeletons.convert import convert
 from sharpose_rt.types import Poses, PoseStage
 from tests.unit.test_convert import make_poses, write_clip
@@ -162,6 +162,19 @@ class TestTruth:
     def test_every_fifth_frame_labelled(self, tmp_path):
         found = evaluate_tracks(stream(tmp_path), coco(tmp_path / "gt.json", frame_ids=[0, 5]))
         assert (found["frames"], found["MOTA"], found["false_positives"]) == (2, 1, 0)
+        assert found["frames_missing"] == 0
+
+    def test_frames_that_the_stream_dropped(self, tmp_path):
+        path = tmp_path / "live.jsonl"
+        whole = StreamReader(stream(tmp_path))
+        with StreamWriter(path, whole.header) as writer:
+            for record in whole:
+                if record.frame_id in (0, 4, 9):
+                    writer.write_line(encode(record.to_record()))
+        found = evaluate_tracks(path, mot(tmp_path / "gt.txt"))
+        assert (found["frames"], found["frames_missing"]) == (3, 7)
+        with pytest.raises(DatasetError, match="none of the 1 labelled frames"):
+            evaluate_tracks(path, coco(tmp_path / "gt.json", frame_ids=[5]))
 
     def test_frames_by_file_names(self, tmp_path):
         truth = coco(tmp_path / "gt.json", [[i] for i in (1, 2, 3)])

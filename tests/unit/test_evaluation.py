@@ -9,10 +9,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from sharpose_rt.cli import main
+from sharpose_rt.config import DetectorConfig
+from sharpose_rt.detection.letterbox import Letterbox
+from sharpose_rt.detection.postprocess import finish
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError
 from sharpose_rt.evaluation.coco import evaluate, oks_nms, pose_scores, quality_check, read_labels, results, score
+from sharpose_rt.evaluation.detector import box_ap
 from sharpose_rt.evaluation.predict import Boxes, Predictions, file_boxes, predict, truth_boxes
 from sharpose_rt.evaluation.sweep import HEIGHT, calibrated, sweep, write_sweep
 from sharpose_rt.evaluation.worst import write_worst
@@ -202,7 +207,46 @@ def test_quality_that_tells_the_truth_correlates(folder):
     assert check["quality_pearson"] == pytest.approx(1)
     assert check["quality_spearman"] == pytest.approx(1)
     assert check["quality_mae"] == pytest.approx(0, abs=1e-6)
-    assert math.isnan(quality_check(perfect(document), document)["quality_pearson"])
+    alike = quality_check(
+        perfect(document, coarse_oks=levels[:, None]), document
+    )  # of a quality that is the same for all
+    assert math.isnan(alike["quality_pearson"])
+    assert math.isnan(alike["quality_spearman"])
+    halves = quality_check(perfect(document, coarse_oks=levels[:, None], quality=np.repeat([0.2, 0.8], 4)), document)
+    assert halves["quality_spearman"] == pytest.approx(stats.spearmanr(np.repeat([0, 1], 4), levels).statistic)
+
+
+def test_nobody_found_is_an_ap_of_0(folder):
+    document = read_labels(folder / "annotations.json")
+    nobody = Boxes(np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+    for model in (create_model(SMALL), lambda image, boxes: (_ for _ in ()).throw(AssertionError)):
+        metrics = score(predict(model, document, folder / "images", nobody), document, math.inf)
+        assert (metrics["AP"], metrics["AR"], metrics["people"]) == (0, 0, 0)
+
+
+def test_a_perfect_detector_has_an_ap_of_1():
+    """Small people, where half a pixel tells, and some at the borders."""
+    rng = np.random.default_rng(3)
+    images = [{"id": i, "width": 640, "height": 427, "file_name": f"{i}.jpg"} for i in range(20)]
+    labels, found = [], []
+    letterbox = Letterbox.fit((640, 427), 352)
+    scale, offset = np.tile(letterbox.scale_xy, 2), np.tile(letterbox.offset_xy, 2)
+    for i in range(20):
+        for x, y in [(0.0, 0.0), (615.5, 380.0), *rng.uniform(30, 380, (3, 2))]:
+            w, h = (24.5, 47.0) if x > 600 else rng.uniform(12, 30, 2).tolist()
+            labels.append({"id": len(labels) + 1, "image_id": i, "category_id": 1, "bbox": [x, y, w, h], "iscrowd": 0})
+            labels[-1]["area"] = w * h
+            inside = np.array([[x, y, x + w, y + h]]) * scale + offset  # as a network that is always right would say
+            kept = finish(letterbox.to_frame(inside), [0.9], (640, 427), DetectorConfig(name="bundled"))
+            found.append((i, kept.bboxes_xyxy[0]))
+    boxes = Boxes(
+        np.array([i for i, _ in found]),
+        np.stack([box for _, box in found]),
+        np.ones(100, np.float32),
+        -np.ones(100, int),
+    )
+    document = {"images": images, "annotations": labels, "categories": [{"id": 1, "name": "person"}]}
+    assert box_ap(boxes, document)["AP"] == pytest.approx(1)
 
 
 def test_sweep_and_the_threshold_chosen_from_it(folder, tmp_path):
