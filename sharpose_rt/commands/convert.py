@@ -26,7 +26,12 @@ raw=true takes the keypoints before smoothing; keypoints with a score below min_
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The stream, the format and its options."""
-    parser.add_argument("stream", metavar="IN", help="a *.skeletons.jsonl file; with --from what the program wrote")
+    parser.add_argument(
+        "streams",
+        metavar="IN",
+        nargs="+",
+        help="*.skeletons.jsonl files (- for standard input); with --from what the program wrote",
+    )
     way = parser.add_mutually_exclusive_group(required=True)
     way.add_argument(
         "--to", metavar="FORMAT", help="openpose, alphapose, coco, kinetics, pyskl, mot, csv, parquet or trc"
@@ -37,13 +42,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FORMAT",
         help="write a skeleton stream from coco, openpose, alphapose, mmpose, ultralytics or easy_vitpose JSON",
     )
-    parser.add_argument("--out", metavar="PATH", help="file or folder to write; default: beside IN")
+    parser.add_argument(
+        "--out",
+        metavar="PATH",
+        help="file or folder to write; default: beside IN. Of several IN a folder, with pyskl a file for all of them",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
 
     to = parser.add_argument_group("with --to")
     to.add_argument("--person-slots", type=int, metavar="N", help="people of an array (pyskl, kinetics)")
     to.add_argument("--fill", choices=("none", "hold", "linear"), help="gaps within a track of an array (pyskl)")
     to.add_argument("--max-gap", type=float, metavar="S", help="gaps of more seconds are not filled (pyskl)")
+    to.add_argument("--labels", metavar="FILE", help="class of each clip of a set (pyskl): lines of name,label[,split]")
     to.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="any option of the format, listed below"
     )
@@ -60,7 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the file or files and prints where they are."""
-    other = ("video", "fps", "frame_size", "first_frame") if args.to else ("person_slots", "fill", "max_gap", "option")
+    other = (
+        ("video", "fps", "frame_size", "first_frame")
+        if args.to
+        else ("person_slots", "fill", "max_gap", "labels", "option")
+    )
     for name in other:
         if getattr(args, name) not in (None, []):
             raise ConfigError(f"--{name.replace('_', '-')} goes with {'--from' if args.to else '--to'}; leave it away")
@@ -71,19 +85,41 @@ def run(args: argparse.Namespace) -> int:
 
 def _export(args: argparse.Namespace) -> list[Path]:
     from sharpose_rt.config import override
-    from sharpose_rt.skeletons.convert import convert
+    from sharpose_rt.skeletons.convert import check_format, convert, convert_set
+    from sharpose_rt.skeletons.convert.common import stem_of
 
     options: dict[str, Any] = {}
     for item in args.option:
         options |= override(item, "--option")
     given = {"person_slots": args.person_slots, "fill": args.fill, "max_gap_s": args.max_gap}
     options |= {name: value for name, value in given.items() if value is not None}
-    return convert(args.stream, args.to, args.out, overwrite=args.overwrite, **options)
+    if args.to == "pyskl" and (args.labels or len(args.streams) > 1):
+        if args.out is None:
+            raise ConfigError("a set of clips has no name of its own; give one (--out FILE)")
+        return [convert_set(args.streams, args.out, args.labels, overwrite=args.overwrite, **options)]
+    if args.labels:
+        raise ConfigError(f"--labels goes with --to pyskl, not with {args.to}; leave it away")
+    if len(args.streams) == 1:
+        return convert(args.streams[0], args.to, args.out, overwrite=args.overwrite, **options)
+    suffix = check_format(args.to, options).suffix
+    return [
+        path
+        for stream in args.streams
+        for path in convert(
+            stream,
+            args.to,
+            None if args.out is None else Path(args.out) / (stem_of(Path(stream)) + suffix),
+            overwrite=args.overwrite,
+            **options,
+        )
+    ]
 
 
 def _import(args: argparse.Namespace) -> list[Path]:
     from sharpose_rt.skeletons.importers import import_stream
 
+    if len(args.streams) > 1:
+        raise ConfigError(f"--from takes one IN, of one video; {len(args.streams)} are given")
     what: dict[str, Any] = {"frame_size_wh": args.frame_size, "fps": args.fps}
     if args.video:
         what = _facts(args.video)
@@ -93,7 +129,7 @@ def _import(args: argparse.Namespace) -> list[Path]:
             "--frame-size WxH"
         )
     what["first_frame"] = args.first_frame or 0
-    return [import_stream(args.stream, args.from_, args.out, overwrite=args.overwrite, **what)]
+    return [import_stream(args.streams[0], args.from_, args.out, overwrite=args.overwrite, **what)]
 
 
 def _facts(video: str) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class ActionArray(NamedTuple):
 
 
 def action_array(
-    path: str | Path,
+    path: str | Path | StreamReader,
     person_slots: int = 2,
     *,
     raw: bool = False,
@@ -57,7 +57,7 @@ def action_array(
     if person_slots < 1:
         raise ConfigError(f"person_slots is {person_slots}; 1 or more is accepted")
     check_fill(fill)
-    reader = StreamReader(path)
+    reader = path if isinstance(path, StreamReader) else StreamReader(path)
     strength: defaultdict[int, float] = defaultdict(float)
     pts: list[float] = []
     for frame in reader:

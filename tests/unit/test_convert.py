@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 import yaml
 
+from sharpose_rt.cli import main
 from sharpose_rt.errors import ConfigError, OutputError, StreamError
 from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
 from sharpose_rt.skeletons import FrameRecord, Header, StreamReader, StreamWriter, action_array, encode, windows
-from sharpose_rt.skeletons.convert import WRITERS, check_format, convert
+from sharpose_rt.skeletons.convert import WRITERS, check_format, convert, convert_set
 from sharpose_rt.types import Poses
 
 SIZE_WH = (640, 480)
@@ -221,6 +222,75 @@ class TestActionFormats:
         assert annotation["keypoint_score"].shape == (4, 6, 17)
         assert annotation["keypoint"].dtype == annotation["keypoint_score"].dtype == np.dtype(dtype)
         np.testing.assert_allclose(annotation["keypoint"][0, 3, 0], point(1, 3, 0), rtol=1e-3)
+
+
+class TestSets:
+    """Many clips in the one pickle that an action network is trained from."""
+
+    @pytest.fixture
+    def clips(self, tmp_path) -> list[Path]:
+        return [
+            write_clip(tmp_path / f"{name}.skeletons.jsonl", CLIP[:n]) for name, n in (("a", 6), ("b", 4), ("c", 2))
+        ]
+
+    def test_labels_and_splits(self, clips, tmp_path, capsys):
+        labels, out = tmp_path / "labels.csv", tmp_path / "sets" / "all.pkl"
+        labels.write_text("clip,label,split\na.mp4,3,train\nvideos/b.skeletons.jsonl,0,train\nc,7\nd,1,test\n")
+        arguments = ["convert", *map(str, clips), "--to", "pyskl", "--labels", str(labels), "--out", str(out)]
+        assert main([*arguments, "--person-slots", "3", "--option", "split=test"]) == 0
+        assert capsys.readouterr().out.strip() == str(out)
+        document = pickle.loads(out.read_bytes())
+        assert document["split"] == {"train": ["a", "b"], "val": [], "test": ["c"]}
+        assert [(a["frame_dir"], a["label"], a["total_frames"]) for a in document["annotations"]] == [
+            ("a", 3, 6), ("b", 0, 4), ("c", 7, 2),
+        ]  # fmt: skip
+        (alone,) = convert(clips[0], "pyskl", label=3, person_slots=3)
+        np.testing.assert_array_equal(
+            document["annotations"][0]["keypoint"], pickle.loads(alone.read_bytes())["annotations"][0]["keypoint"]
+        )
+        assert main(arguments) == 2
+        assert "is there already" in capsys.readouterr().err
+
+    def test_without_labels_all_are_of_one_class(self, clips, tmp_path):
+        document = pickle.loads(convert_set(clips, tmp_path / "x.pkl", label=5, split="train").read_bytes())
+        assert [a["label"] for a in document["annotations"]] == [5, 5, 5]
+        assert document["split"]["train"] == ["a", "b", "c"]
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("a,1\nb,2\n", "no label for 'c'"),
+            ("a,1\na.mp4,2\n", r"line 2: 'a' has a label already"),
+            ("a,walk\n", "line 1 is 'a,walk'; name,label"),
+            ("a,1,train,x\n", "line 1 is 'a,1,train,x'"),
+        ],
+    )
+    def test_labels_that_do_not_fit(self, clips, tmp_path, text, said):
+        (tmp_path / "labels.csv").write_text(text)
+        with pytest.raises(ConfigError, match=said):
+            convert_set(clips, tmp_path / "x.pkl", tmp_path / "labels.csv")
+        assert not (tmp_path / "x.pkl").exists()
+
+    def test_two_clips_of_one_name(self, clips, tmp_path):
+        (tmp_path / "more").mkdir()
+        other = write_clip(tmp_path / "more" / "a.skeletons.jsonl")
+        with pytest.raises(ConfigError, match="several clips are named 'a'"):
+            convert_set([*clips, other], tmp_path / "x.pkl")
+
+    def test_other_formats_take_each_clip_for_itself(self, clips, tmp_path, capsys):
+        assert main(["convert", *map(str, clips), "--to", "csv", "--out", str(tmp_path / "tables")]) == 0
+        assert sorted(p.name for p in (tmp_path / "tables").iterdir()) == ["a.csv", "b.csv", "c.csv"]
+        capsys.readouterr()
+        for arguments, said in (
+            (["--to", "pyskl"], "a set of clips has no name of its own"),
+            (["--to", "csv", "--labels", "x"], "--labels goes with --to pyskl, not with csv"),
+            (
+                ["--from", "coco", "--fps", "25", "--frame-size", "9x9"],
+                "--from takes one IN, of one video; 3 are given",
+            ),
+        ):
+            assert main(["convert", *map(str, clips), *arguments]) == 2
+            assert said in capsys.readouterr().err
 
 
 class TestTables:

@@ -13,13 +13,14 @@ trc         OpenSim markers, a file a person
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.util
 import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -30,13 +31,22 @@ from sharpose_rt.skeletons.convert.common import stem_of
 from sharpose_rt.skeletons.convert.kinetics import write_kinetics
 from sharpose_rt.skeletons.convert.openpose import write_openpose
 from sharpose_rt.skeletons.convert.parquet import write_parquet
-from sharpose_rt.skeletons.convert.pyskl import pyskl_annotation, write_pyskl
+from sharpose_rt.skeletons.convert.pyskl import pyskl_annotation, read_labels, write_pyskl, write_pyskl_set
 from sharpose_rt.skeletons.convert.tables import write_csv, write_mot
 from sharpose_rt.skeletons.convert.trc import write_trc
 from sharpose_rt.skeletons.names import named, results_of
 from sharpose_rt.skeletons.stream import StreamReader
 
-__all__ = ["WRITERS", "Writer", "check_format", "check_formats", "convert", "convert_all", "pyskl_annotation"]
+__all__ = [
+    "WRITERS",
+    "Writer",
+    "check_format",
+    "check_formats",
+    "convert",
+    "convert_all",
+    "convert_set",
+    "pyskl_annotation",
+]
 
 
 class Writer(NamedTuple):
@@ -94,7 +104,7 @@ def convert(
         target = target.with_name(f"{target.name}.trc")  # its files are a person's each, and known by this
     if target.resolve() == Path(path).resolve():
         raise OutputError(f"{target} is what is read; choose another name (--out)")
-    try:
+    with _said(target):
         old = results_of(target)
         if old and not overwrite:
             raise OutputError(
@@ -105,13 +115,45 @@ def convert(
         written = [target] if several is None else several
         for file in set(old) - set(written):  # people of an earlier result whom this one has not
             file.unlink()
-    except (OutputError, ConfigError):
-        raise
+    return written
+
+
+def convert_set(
+    paths: Iterable[str | Path],
+    out: str | Path,
+    labels: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+    **options: Any,
+) -> Path:
+    """Writes the streams at `paths` as one set for action recognition, the pickle of PYSKL and MMAction2, at `out`.
+
+    `labels` is a file of name,label[,split] for each clip (see `pyskl.read_labels`); options are those of 'pyskl'.
+
+    Raises:
+        ConfigError: labels or names of clips do not fit, or an unknown option.
+        StreamError: a stream cannot be read.
+        OutputError: the result is there already and `overwrite` is False, or cannot be written.
+    """
+    check_format("pyskl", options)
+    known = None if labels is None else read_labels(Path(labels))
+    target = named(out)
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target} is there already; choose another name (--out), or ask to overwrite (--overwrite)")
+    with _said(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_pyskl_set([StreamReader(path) for path in paths], target, known, **options)
+    return target
+
+
+@contextlib.contextmanager
+def _said(target: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise OutputError(
             f"cannot write {target}: {error.strerror or error}; choose another name or free some space"
         ) from error
-    return written
 
 
 def convert_all(path: Path, formats: Iterable[str], *, overwrite: bool = False, **options: Any) -> list[Path]:
