@@ -376,12 +376,9 @@ class FileRun:
 
     def _format_options(self) -> dict[str, Any]:
         """What `output.format_options` say, by name."""
-        from sharpose_rt.config import override
+        from sharpose_rt.skeletons.convert import options_of
 
-        options: dict[str, Any] = {}
-        for item in self.config.output.format_options:
-            options |= override(item, "--option")
-        return options
+        return options_of(self.config.output.format_options, self.config.output.formats)
 
     def _figures(self) -> dict[str, Any]:
         from sharpose_rt.skeletons import versions

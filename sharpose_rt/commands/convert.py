@@ -8,13 +8,14 @@ from typing import Any
 
 from sharpose_rt.errors import ConfigError
 
-HELP = "write a skeleton stream as openpose, alphapose, coco, kinetics, pyskl, mot, csv, parquet or trc; or read one"
+HELP = "write a skeleton stream as openpose, alphapose, coco, kinetics, pyskl, mot, csv, parquet, trc; or read one"
 
 OPTIONS = """\
 --option of each format, with what holds without it:
   openpose    model=BODY_25 (or COCO), raw=false, min_score=0.0
   alphapose   raw=false, min_score=0.0
   coco        first_image_id=0, raw=false, min_score=0.0
+  coco_labels file_name={stem}_{frame:06d}.jpg, raw=false, min_score=0.3
   kinetics    label=unknown, label_index=-1, person_slots=5, max_frames=null, raw=false, min_score=0.0
   pyskl       split=val, label=-1, person_slots=2, fill=none, max_gap_s=null, dtype=float32, raw=false, min_score=0.0
   csv         raw=false, min_score=0.0
@@ -34,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     way = parser.add_mutually_exclusive_group(required=True)
     way.add_argument(
-        "--to", metavar="FORMAT", help="openpose, alphapose, coco, kinetics, pyskl, mot, csv, parquet or trc"
+        "--to",
+        metavar="FORMAT",
+        help="openpose, alphapose, coco, coco_labels, kinetics, pyskl, mot, csv, parquet or trc",
     )
     way.add_argument(
         "--from",
@@ -84,13 +87,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> list[Path]:
-    from sharpose_rt.config import override
-    from sharpose_rt.skeletons.convert import check_format, convert, convert_set
+    from sharpose_rt.skeletons.convert import check_format, convert, convert_set, options_of
     from sharpose_rt.skeletons.convert.common import stem_of
 
-    options: dict[str, Any] = {}
-    for item in args.option:
-        options |= override(item, "--option")
+    options = options_of(args.option, [args.to])
     given = {"person_slots": args.person_slots, "fill": args.fill, "max_gap_s": args.max_gap}
     options |= {name: value for name, value in given.items() if value is not None}
     if args.to == "pyskl" and (args.labels or len(args.streams) > 1):

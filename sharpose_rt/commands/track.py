@@ -91,7 +91,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         type=_names,
         metavar="A,B",
-        help="also write the skeletons as openpose, alphapose, coco, kinetics, pyskl, mot, csv, parquet or trc",
+        help="also write the skeletons as openpose, alphapose, coco, coco_labels, kinetics, pyskl, mot, csv, parquet "
+        "or trc",
     )
     out.add_argument(
         "--option",

@@ -15,6 +15,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import yaml
@@ -24,6 +25,7 @@ from sharpose_rt.errors import ConfigError, OutputError, StreamError
 from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
 from sharpose_rt.skeletons import FrameRecord, Header, StreamReader, StreamWriter, action_array, encode, windows
 from sharpose_rt.skeletons.convert import WRITERS, check_format, convert, convert_set
+from sharpose_rt.skeletons.importers import import_stream
 from sharpose_rt.types import Poses
 
 SIZE_WH = (640, 480)
@@ -157,6 +159,7 @@ class TestLists:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
 
+
         (path,) = convert(clip, "coco", first_image_id=1)
         results = json.loads(path.read_text())
         assert results[0]["score"] == pytest.approx(0.5 * 0.75)
@@ -222,6 +225,57 @@ class TestActionFormats:
         assert annotation["keypoint_score"].shape == (4, 6, 17)
         assert annotation["keypoint"].dtype == annotation["keypoint_score"].dtype == np.dtype(dtype)
         np.testing.assert_allclose(annotation["keypoint"][0, 3, 0], point(1, 3, 0), rtol=1e-3)
+
+
+class TestCocoLabels:
+    def test_they_are_what_pycocotools_and_training_read(self, clip, tmp_path):
+        from pycocotools.coco import COCO
+
+        (path,) = convert(clip, "coco_labels")
+        labels = COCO(str(path))
+        assert [labels.imgs[t]["file_name"] for t in range(6)] == [f"walking_{t:06d}.jpg" for t in range(6)]
+        assert labels.loadCats([1])[0]["keypoints"] == list(NAMES)
+        assert min(min(limb) for limb in labels.loadCats([1])[0]["skeleton"]) == 1
+        for t, ids in enumerate(CLIP):
+            people = labels.imgToAnns[t]
+            assert [p["track_id"] for p in people] == ids
+            for person, i in zip(people, ids, strict=True):
+                table = np.array(person["keypoints"]).reshape(17, 3)
+                assert table[4].tolist() == [0, 0, 0]  # the right ear
+                assert (person["num_keypoints"], table[:, 2].max()) == (16, 2)
+                np.testing.assert_allclose(table[0, :2], point(i, t, 0), atol=0.006)
+                assert person["bbox"] == [i * 100, 40, 20.5, 200]
+        for image in labels.imgs.values():
+            cv2.imwrite(str(tmp_path / image["file_name"]), np.zeros((480, 640, 3), np.uint8))
+        people = read_people(path, tmp_path)
+        assert len(people) == sum(map(len, CLIP))
+        assert people.joint_weights[0].tolist() == [1] * 4 + [0] + [1] * 12
+
+    def test_back_again(self, clip, tmp_path):
+        (path,) = convert(clip, "coco_labels")
+        back = import_stream(path, "coco", tmp_path / "back.jsonl", frame_size_wh=SIZE_WH, fps=25)
+        for frame, other in zip(StreamReader(clip), StreamReader(back), strict=True):
+            np.testing.assert_array_equal(frame.poses.track_ids, other.poses.track_ids)
+            np.testing.assert_allclose(frame.poses.keypoints[:, :4], other.poses.keypoints[:, :4], atol=0.006)
+
+    def test_people_of_low_scores_are_left_out(self, tmp_path):
+        (path,) = convert(write_clip(tmp_path / "a", score=0.25), "coco_labels")
+        document = json.loads(path.read_text())
+        assert (len(document["images"]), document["annotations"]) == (6, [])
+
+    def test_texts_are_taken_as_they_are(self, clip, tmp_path):
+        """Not as YAML, in which a brace begins a mapping and `no` is false."""
+        base = ["convert", str(clip), "--overwrite", "--option"]
+        assert main([*base, "file_name={frame:03d}.jpg", "--to", "coco_labels", "--out", str(tmp_path / "a")]) == 0
+        assert json.loads((tmp_path / "a").read_text())["images"][5]["file_name"] == "005.jpg"
+        assert main([*base, "label=no", "--to", "kinetics", "--out", str(tmp_path / "b")]) == 0
+        assert json.loads((tmp_path / "b").read_text())["label"] == "no"
+
+    def test_names_of_pictures(self, clip, tmp_path):
+        (path,) = convert(clip, "coco_labels", tmp_path / "a.json", file_name="img/{frame:05d}.png")
+        assert json.loads(path.read_text())["images"][3]["file_name"] == "img/00003.png"
+        with pytest.raises(ConfigError, match=r"fields \{stem\} and \{frame\} are accepted"):
+            convert(clip, "coco_labels", tmp_path / "b.json", file_name="{number}.png")
 
 
 class TestSets:
@@ -439,7 +493,10 @@ class TestConvert:
         for line in OPTIONS.splitlines()[1:-1]:
             name, options = line.split(maxsplit=1)
             plain = re.sub(r" \(.*?\)", "", options)
-            listed[name] = {key: yaml.safe_load(value) for key, value in re.findall(r"(\w+)=([^,]+)", plain)}
+            listed[name] = {
+                key: value if key == "file_name" else yaml.safe_load(value)
+                for key, value in re.findall(r"(\w+)=([^,]+)", plain)
+            }
         assert listed == {name: writer.options for name, writer in WRITERS.items() if writer.options}
 
     @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 openpose    folder with a JSON 1.3 file a frame, person_id filled
 alphapose   JSON list of AlphaPose results
 coco        JSON list of COCO keypoint results
+coco_labels COCO labels of all frames: images, annotations, categories
 kinetics    Kinetics-skeleton JSON (ST-GCN)
 pyskl       pickle of PYSKL and MMAction2
 mot         MOTChallenge text
@@ -24,9 +25,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from sharpose_rt.config.load import override
 from sharpose_rt.errors import ConfigError, OutputError
 from sharpose_rt.skeletons.convert.alphapose import write_alphapose
-from sharpose_rt.skeletons.convert.coco import write_coco
+from sharpose_rt.skeletons.convert.coco import write_coco, write_coco_labels
 from sharpose_rt.skeletons.convert.common import stem_of
 from sharpose_rt.skeletons.convert.kinetics import write_kinetics
 from sharpose_rt.skeletons.convert.openpose import write_openpose
@@ -45,6 +47,7 @@ __all__ = [
     "convert",
     "convert_all",
     "convert_set",
+    "options_of",
     "pyskl_annotation",
 ]
 
@@ -74,6 +77,7 @@ WRITERS: dict[str, Writer] = {
     "openpose": Writer(write_openpose, ".openpose", (write_openpose,)),
     "alphapose": Writer(write_alphapose, ".alphapose.json", (write_alphapose,)),
     "coco": Writer(write_coco, ".coco.json", (write_coco,)),
+    "coco_labels": Writer(write_coco_labels, ".coco_labels.json", (write_coco_labels,)),
     "kinetics": Writer(write_kinetics, ".kinetics.json", (write_kinetics,)),
     "pyskl": Writer(write_pyskl, ".pyskl.pkl", (write_pyskl, pyskl_annotation)),
     "mot": Writer(write_mot, ".mot.txt", (write_mot,)),
@@ -173,6 +177,20 @@ def convert_all(path: Path, formats: Iterable[str], *, overwrite: bool = False, 
     if failed:
         raise OutputError("; ".join(failed))
     return written
+
+
+def options_of(items: Iterable[str], formats: Iterable[str]) -> dict[str, Any]:
+    """Options by name from 'KEY=VALUE' each; the value is YAML, but for options of these formats that are texts.
+
+    Raises:
+        ConfigError: one is of another form, or there is no such format.
+    """
+    texts = {name for to in formats for name, hint in check_format(to, {}).types.items() if hint is str}
+    options: dict[str, Any] = {}
+    for item in items:
+        name, sign, text = item.partition("=")
+        options |= {name: text} if sign and name in texts else override(item, "--option")
+    return options
 
 
 def check_formats(formats: Iterable[str], options: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""COCO keypoint results, as pycocotools' `loadRes` takes them."""
+"""COCO keypoint results, as pycocotools' `loadRes` takes them; and labels, as tools for labelling and training do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sharpose_rt.skeletons.convert.common import found_points, rounded, write_json_list
+import numpy as np
+import orjson
+
+from sharpose_rt.errors import ConfigError
+from sharpose_rt.skeletons.convert.common import found_points, new_file, rounded, stem_of, write_json_list
 from sharpose_rt.skeletons.stream import StreamReader
 
 
@@ -44,3 +48,93 @@ def _records(
                 "score": round(box_score * float(found.mean()) if len(found) else 0.0, 6),
                 "track_id": track_id or None,
             }
+
+
+def write_coco_labels(
+    reader: StreamReader,
+    out: Path,
+    *,
+    file_name: str = "{stem}_{frame:06d}.jpg",
+    raw: bool = False,
+    min_score: float = 0.3,
+) -> None:
+    """Writes {info, images, annotations, categories}: each frame a picture, each person a label.
+
+    Keypoints have visibility 2 where their score is at least `min_score`, else 0; people without any are left out.
+    `track_id` and `score` (as in results) stand beside what COCO has, and `frame_id` in each picture.
+    `file_name` is the pattern of the frames' names, with `stem` of the stream's file and `frame` from 0; pictures keep
+    their own. `ffmpeg -i walk.mp4 -start_number 0 walk_%06d.jpg` makes such pictures.
+
+    Raises:
+        ConfigError: the pattern has other fields.
+    """
+    stem, skeleton = stem_of(reader.path), reader.header.skeleton
+    category = {
+        "id": 1,
+        "name": "person",
+        "supercategory": "person",
+        "keypoints": list(skeleton.keypoints),
+        "skeleton": [[a + 1, b + 1] for a, b in skeleton.limbs],
+    }
+
+    def images() -> Iterator[dict[str, Any]]:
+        for frame in reader:
+            width, height = frame.frame_size_wh or reader.header.frame_size_wh
+            name = frame.picture or _named(file_name, stem, frame.frame_id)
+            yield {
+                "id": frame.frame_id,
+                "file_name": name,
+                "width": width,
+                "height": height,
+                "frame_id": frame.frame_id,
+            }
+
+    def annotations() -> Iterator[dict[str, Any]]:
+        number = 0
+        for frame in reader:
+            poses = frame.poses
+            points = rounded(found_points(poses, raw=raw, min_score=min_score))
+            for i, table in enumerate(points):
+                found = table[:, 2] > 0
+                if not found.any():
+                    continue
+                number += 1  # pycocotools takes id 0 for no match
+                left, top, right, bottom = np.round(poses.bboxes_xyxy[i].astype(float), 2).tolist()
+                seen = np.concatenate([table[:, :2], 2.0 * found[:, None]], 1)
+                yield {
+                    "id": number,
+                    "image_id": frame.frame_id,
+                    "category_id": 1,
+                    "bbox": [left, top, round(right - left, 2), round(bottom - top, 2)],
+                    "area": round(_BOX_TO_AREA * (right - left) * (bottom - top), 1),
+                    "iscrowd": 0,
+                    "keypoints": seen.ravel().tolist(),
+                    "num_keypoints": int(found.sum()),
+                    "score": round(float(poses.bbox_scores[i]) * float(table[found, 2].mean()), 6),
+                    "track_id": int(poses.track_ids[i]) or None,
+                }
+
+    info = {"description": f"{reader.header.source}, by sharpose-rt {reader.header.version}"}
+    _named(file_name, stem, 0)
+    with new_file(out) as file:
+        file.write(b'{"info":' + orjson.dumps(info) + b',"categories":' + orjson.dumps([category]))
+        for name, records in (("images", images()), ("annotations", annotations())):
+            file.write(b',\n"' + name.encode() + b'":[')
+            for i, record in enumerate(records):
+                file.write((b",\n" if i else b"\n") + orjson.dumps(record))
+            file.write(b"]")
+        file.write(b"}\n")
+
+
+_BOX_TO_AREA = 0.53
+"""Mean area of a person's outline in COCO as a part of his box."""
+
+
+def _named(pattern: str, stem: str, frame: int) -> str:
+    try:
+        return pattern.format(stem=stem, frame=frame)
+    except (KeyError, IndexError, ValueError) as error:
+        raise ConfigError(
+            f"file_name is {pattern!r} ({error}); fields {{stem}} and {{frame}} are accepted, as in "
+            "{stem}_{frame:06d}.jpg"
+        ) from error
