@@ -26,6 +26,7 @@ from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
 from sharpose_rt.skeletons import FrameRecord, Header, StreamReader, StreamWriter, action_array, encode, windows
 from sharpose_rt.skeletons.convert import WRITERS, check_format, convert, convert_set
 from sharpose_rt.skeletons.importers import import_stream
+from sharpose_rt.training.datasets import read_people
 from sharpose_rt.types import Poses
 
 SIZE_WH = (640, 480)
@@ -158,7 +159,6 @@ class TestLists:
     def test_coco_results_are_perfect_to_pycocotools_against_themselves(self, clip):
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
-
 
         (path,) = convert(clip, "coco", first_image_id=1)
         results = json.loads(path.read_text())
