@@ -382,6 +382,20 @@ class TestTables:
         header = json.loads(table.schema.metadata[b"sharpose.header"])
         assert header == StreamReader(clip).header.to_record()
 
+    def test_rows_of_pictures_have_their_names(self, clip):
+        import pyarrow.parquet as pq
+
+        reader = StreamReader(clip)
+        path = clip.with_name("shots.skeletons.jsonl")
+        with StreamWriter(path, reader.header) as writer:
+            for t, record in enumerate(reader):
+                writer.write_line(encode(replace(record, picture=f"{t}.jpg").to_record()))
+        wanted = [f"{t}.jpg" for t, ids in enumerate(CLIP) for _ in ids]
+        (table,) = convert(path, "csv")
+        assert [row["picture"] for row in csv.DictReader(table.open())] == wanted
+        assert pq.read_table(convert(path, "parquet")[0]).column("picture").to_pylist() == wanted
+        assert "picture" not in next(csv.reader(convert(clip, "csv")[0].open()))
+
     def test_parquet_of_nobody_and_of_many_frames(self, tmp_path):
         import pyarrow.parquet as pq
 

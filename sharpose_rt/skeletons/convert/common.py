@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from sharpose_rt.skeletons.stream import StreamReader
 from sharpose_rt.types import Poses
 
 
@@ -23,6 +24,12 @@ def found_points(poses: Poses, *, raw: bool, min_score: float) -> NDArray[np.flo
     table = np.concatenate([points, scores[..., None]], axis=-1).astype(np.float64)
     table[(scores <= 0) | (scores < min_score)] = 0
     return table
+
+
+def has_pictures(reader: StreamReader) -> bool:
+    """The source's frames are pictures with names of their own."""
+    first = next(iter(reader), None)
+    return first is not None and first.picture is not None
 
 
 def rounded(table: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ import csv
 import io
 from pathlib import Path
 
-from sharpose_rt.skeletons.convert.common import found_points, new_file, rounded
+from sharpose_rt.skeletons.convert.common import found_points, has_pictures, new_file, rounded
 from sharpose_rt.skeletons.stream import StreamReader, people_of
 
 
@@ -31,10 +31,12 @@ def write_csv(reader: StreamReader, out: Path, *, raw: bool = False, min_score: 
     """Writes a header row, then a row for each person: frame, time, id, box, quality, stage, keypoints.
 
     Each keypoint has three columns: x, y, score. Cells of a keypoint that was not found are
-    empty; a frame without people has no row.
+    empty; a frame without people has no row. Of pictures the last column is the name of each.
     """
     columns = ["frame_id", "pts_s", "track_id", "left", "top", "right", "bottom", "bbox_score", "quality", "stage"]
     columns += [f"{name}_{part}" for name in reader.header.skeleton.keypoints for part in ("x", "y", "score")]
+    pictures = has_pictures(reader)
+    columns += ["picture"] if pictures else []
     with new_file(out) as file:
         text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
         rows = csv.writer(text, lineterminator="\n")
@@ -45,5 +47,6 @@ def write_csv(reader: StreamReader, out: Path, *, raw: bool = False, min_score: 
                 cells = [cell for point in table for cell in (point if point[2] > 0 else ("", "", ""))]
                 box, track_id = person["bbox_xyxy"], person["track_id"]
                 facts = [track_id, *box, person["bbox_score"], person["quality"], person["stage"]]
-                rows.writerow([frame.frame_id, f"{frame.pts_s:.6f}", *facts, *cells])
+                name = [frame.picture] if pictures else []
+                rows.writerow([frame.frame_id, f"{frame.pts_s:.6f}", *facts, *cells, *name])
         text.detach()
