@@ -47,6 +47,7 @@ def write_clip(
     gop: int = 12,
     bframes: int = 2,
     faststart: bool = False,
+    pixel_aspect: Fraction | None = None,
     images: Sequence[np.ndarray] | None = None,
 ) -> list[float]:
     """Writes a clip and returns the media time of each frame in seconds.
@@ -61,6 +62,8 @@ def write_clip(
         video = out.add_stream(codec, rate=fps, options={"g": str(gop), "bf": str(bframes)})
         video.width, video.height = (images[0].shape[1], images[0].shape[0]) if images else size_wh
         video.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        if pixel_aspect is not None:
+            video.codec_context.sample_aspect_ratio = pixel_aspect
         vfr = times_s is not None
         video.time_base = video.codec_context.time_base = TIME_BASE if vfr else Fraction(1, fps)
         if rotation or hflip:

@@ -12,6 +12,8 @@ from typing import Any
 import av
 import av.error
 
+from sharpose_rt.media.container import main_video
+
 log = logging.getLogger("sharpose_rt.media")
 
 # What players accept inside mp4; anything else becomes AAC.
@@ -23,15 +25,16 @@ def audio_packets(
 ) -> Iterator[tuple[float, Any]]:
     """Packets of the first audio stream of a file, each with its time in seconds from `start_s`, for `out`.
 
-    They cover media times start_s .. start_s + span_s to within one packet; times are those of the file's video, whose
-    first frame is at 0. They are copied where the codec fits into mp4, else encoded as AAC. Adds the stream to `out`
-    at once; yields nothing, with a warning, where the sound cannot be had. `stack` closes the file.
+    They cover media times start_s .. start_s + span_s to within one packet; times are those of the file's main video,
+    whose first frame is at 0. They are copied where the codec fits into mp4, else encoded as AAC. Adds the stream to
+    `out` at once; yields nothing, with a warning, where the sound cannot be had. `stack` closes the file.
     """
     try:
         source: Any = stack.enter_context(av.open(f"file:{path}"))
         stream: Any = source.streams.audio[0]
-        pictures = [s for s in source.streams.video if s.start_time is not None]
-        origin_s = float(pictures[0].start_time * pictures[0].time_base) if pictures else 0.0
+        video = main_video(source)
+        begins = None if video is None else video.start_time
+        origin_s = 0.0 if video is None or begins is None else float(begins * video.time_base)
         from_s = origin_s + start_s
         if start_s > 0:
             # A little early: the packets before the start are left out below.

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any, BinaryIO
 
 import av
 import av.container
 import av.error
+import av.format
 import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
@@ -28,19 +31,22 @@ log = logging.getLogger("sharpose_rt.media")
 # FFmpeg "plays" any text file as a scrolling terminal; nobody means that.
 _TEXT_FORMATS = frozenset(("tty", "bin", "xbin", "adf", "idf"))
 _FALLBACK_FPS = 25.0
-# A step back by less is frames out of order; by more, the stream's clock began anew.
+# A step back by less, so many times within so many frames, is frames out of order; else the clock began anew.
 _RESTART_S = 1.0
+_STEPS_BACK, _WITHIN_FRAMES = 3, 50
 # A live stream whose time runs ahead of ours by so much in one step has set its clock anew, too.
 _LEAP_S = 5.0
+# Pixels that are said to be longer or flatter than that are a mistake of the file.
+_LONGEST_PIXEL = 4
 
 
 class MediaClock:
     """Turns container timestamps into media time in seconds that starts near 0 and strictly increases.
 
-    A missing timestamp, and every one after timestamps that run out of order (AVI with B-frames), becomes the last
-    time plus one frame; after a jump back (a restarted stream) time goes on from where it was; of frames with the same
-    time each is half a frame after the one before. Where frames are `live`, the time that passed takes the place of
-    the frame rate, and a leap far ahead of it counts as a restart.
+    A missing timestamp, and every one after timestamps that again and again run out of order (B-frames in a container
+    that does not know them), becomes the last time plus one frame; after a jump back (a restarted stream) time goes on
+    from where it was; of frames with the same time each is half a frame after the one before. Where frames are `live`,
+    the time that passed takes the place of the frame rate, and a leap far ahead of it counts as a restart.
     """
 
     def __init__(self, time_base: float, origin: int | None, fps: float | None, live: bool = False) -> None:
@@ -49,6 +55,8 @@ class MediaClock:
         self._last_s: float | None = None
         self._given_s = -math.inf
         self._last_at_s = 0.0
+        self._frames = 0
+        self._steps_back: deque[int] = deque(maxlen=_STEPS_BACK)
         self._disordered = False
 
     @property
@@ -61,6 +69,7 @@ class MediaClock:
         now_s = time.monotonic()
         step_s = now_s - self._last_at_s if self._live else self._frame_s
         self._last_at_s = now_s
+        self._frames += 1
         if self._last_s is None:
             if self._origin is None:
                 self._origin = pts
@@ -80,8 +89,10 @@ class MediaClock:
         if given_s <= pts_s <= last_s:  # the file's own times are in order; one that was made up went ahead of them
             return last_s + step_s / 2
         if 0 <= last_s - pts_s < _RESTART_S:
-            self._disordered = True
-        else:
+            self._steps_back.append(self._frames)
+            often = len(self._steps_back) == _STEPS_BACK
+            self._disordered = often and self._frames - self._steps_back[0] < _WITHIN_FRAMES
+        if not self._disordered:
             self._origin = pts - round((last_s + step_s) / self._time_base)
             self._given_s = self._seconds(pts)
         return last_s + step_s
@@ -91,7 +102,7 @@ class MediaClock:
 
 
 class ContainerSource(Source):
-    """Upright BGR frames of a container's first real video stream.
+    """Upright BGR frames, with square pixels, of a container's largest real video stream.
 
     A kind says what to open (`_target`), and overrides what differs.
     """
@@ -146,6 +157,7 @@ class ContainerSource(Source):
             self._container.flags &= ~av.container.Flags.gen_pts.value
         # Frame threads hold several frames back, which a live picture should not be.
         self._stream.thread_type = "SLICE" if self.live else "AUTO"
+        self._upright = Upright(self._stream.sample_aspect_ratio)
         self._fps = self._frame_rate()
         self._clock = MediaClock(float(self._stream.time_base), self._stream.start_time, self._fps, self.live)
         self._frames = self._decode()
@@ -155,17 +167,17 @@ class ContainerSource(Source):
 
     def _seekable(self) -> bool:
         # Where frames are counted for want of timestamps, the count must begin at the first.
-        return not self.live and self._container.format.name != "avi"
+        untimed = self._container.format.flags & av.format.Flags.no_timestamps.value
+        return not (self.live or untimed or self._container.format.name == "avi")
 
     def _video_stream(self) -> Any:
         streams = self._container.streams
         if self._container.format.name in _TEXT_FORMATS:
             raise SourceError(f"{self.name} is text, not a video; .mp4, .mkv, .avi, .mov and the like are accepted")
-        pictures = [s for s in streams.video if not s.disposition & s.disposition.__class__.attached_pic]
-        if not pictures:
+        stream = main_video(self._container)
+        if stream is None:
             what = "has sound but no pictures" if streams.audio else "has no video in it"
             raise SourceError(f"{self.name} {what}; give a file with a video stream")
-        stream = max(pictures, key=lambda s: s.width * s.height if s.codec_context else 0)
         if stream.codec_context is None:
             raise SourceError(
                 f"{self.name} has a video codec that this FFmpeg build does not know; "
@@ -308,14 +320,25 @@ class ContainerSource(Source):
         raise SourceError(f"{self.name} cannot be opened as a video ({reason}): {hint}") from None
 
 
+def main_video(container: Any) -> Any | None:
+    """The largest video stream that is not a cover; None where there is none."""
+    pictures = [s for s in container.streams.video if not s.disposition & s.disposition.__class__.attached_pic]
+    return max(pictures, key=lambda s: s.width * s.height if s.codec_context else 0, default=None)
+
+
 class Upright:
     """Decoded frames of one source as they are meant to be seen.
 
-    Colour matrix and range are the frame's own (swscale). Display rotation and mirroring (ISO/IEC 14496-12, 'tkhd'
-    matrix) are applied.
+    Colour matrix and range are the frame's own (swscale). Pixels become square: where they are not, as in anamorphic
+    video, the stored width is stretched. Display rotation and mirroring (ISO/IEC 14496-12, 'tkhd' matrix) are applied.
+
+    Args:
+        pixel_aspect: width of a stored pixel over its height; None or 0 where unknown.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pixel_aspect: Fraction | None = None) -> None:
+        said = pixel_aspect or 1
+        self._stretch = said if 1 / _LONGEST_PIXEL <= said <= _LONGEST_PIXEL else 1
         # One for all frames: each frame's own would have threads of its own, and live until the cycle collector comes.
         self._reformatter = VideoReformatter()
         self._rotation: int | None = None
@@ -323,7 +346,8 @@ class Upright:
 
     def __call__(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
         """(H, W, 3) uint8 BGR."""
-        image: NDArray[np.uint8] = self._reformatter.reformat(frame, format="bgr24", threads=1).to_ndarray()  # type: ignore[assignment]
+        width = round(frame.width * self._stretch)
+        image: NDArray[np.uint8] = self._reformatter.reformat(frame, width, format="bgr24", threads=1).to_ndarray()  # type: ignore[assignment]
         if frame.rotation != self._rotation:
             self._look(frame)
         if self._mirrored:

@@ -8,7 +8,7 @@ import logging
 import re
 from collections import Counter
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceError
 from sharpose_rt.media.container import ContainerSource
+from sharpose_rt.media.http import split_address
 from sharpose_rt.media.source import Source, SourceInfo
 
 log = logging.getLogger("sharpose_rt.media")
@@ -128,7 +129,7 @@ def _open_file(path: Path, config: SourceConfig) -> Source:
 
 
 def _path(spec: str) -> Path:
-    return Path(unquote(urlsplit(spec).path)) if spec.startswith("file://") else Path(spec).expanduser()
+    return Path(unquote(split_address(spec).path)) if spec.startswith("file://") else Path(spec).expanduser()
 
 
 def _usable(spec: str) -> tuple[list[Path], list[Path]]:

@@ -1,4 +1,4 @@
-"""Asks an HTTP(S) server whether an address is something stored or something that goes on."""
+"""Addresses: their parts, and whether an HTTP(S) server has something stored there or something that goes on."""
 
 from __future__ import annotations
 
@@ -6,9 +6,27 @@ import base64
 import http.client
 import urllib.request
 from functools import lru_cache
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+
+from sharpose_rt.errors import SourceError
+from sharpose_rt.media.redact import redact
 
 LONGEST_WAIT_S = 3.0
+
+
+def split_address(spec: str) -> SplitResult:
+    """The parts of an address.
+
+    Raises:
+        SourceError: it cannot be taken apart, as where a bracket is not closed.
+    """
+    try:
+        return urlsplit(spec)
+    except ValueError:  # whose text may have the password in it
+        raise SourceError(
+            f"{redact(spec)} is no address; SCHEME://HOST:PORT/PATH is accepted, with an IPv6 HOST in brackets, as "
+            "in [::1]"
+        ) from None
 
 
 @lru_cache(maxsize=64)
@@ -17,8 +35,11 @@ def is_stored(url: str, timeout_s: float = LONGEST_WAIT_S) -> bool:
 
     False where it gives no length, refuses the question (as small cameras do), or does not answer in time: what is
     then opened as a stream loses frames where reading is slow, but waits for nobody. Asked once for each address.
+
+    Raises:
+        SourceError: it is no address.
     """
-    parts = urlsplit(url)
+    parts = split_address(url)
     host = parts.netloc.rpartition("@")[2]
     request = urllib.request.Request(urlunsplit(parts._replace(netloc=host, fragment="")), method="HEAD")
     if parts.username is not None:

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, Protocol
-from urllib.parse import urlsplit
 
 import av
 import av.error
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceError, SourceLost, SourceTimeout
 from sharpose_rt.media.container import ContainerSource
+from sharpose_rt.media.http import split_address
 from sharpose_rt.media.source import Source, SourceInfo
 
 # Schemes of streams that go on whether anybody reads or not.
@@ -46,7 +46,7 @@ class NetworkVideo(ContainerSource):
 
     def __init__(self, spec: str, config: SourceConfig) -> None:
         super().__init__(spec, config)
-        parts = urlsplit(spec)
+        parts = split_address(spec)
         self._url, self._scheme = spec, parts.scheme.lower()
         if self._scheme not in _SCHEMES:
             raise SourceError(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from urllib.parse import urlsplit
 
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.media import files, live
-from sharpose_rt.media.http import is_stored
+from sharpose_rt.media.http import is_stored, split_address
 from sharpose_rt.media.paced import PacedSource
 from sharpose_rt.media.reconnect import Reconnecting
 from sharpose_rt.media.source import Source
@@ -21,14 +20,15 @@ def open_source(spec: str, config: SourceConfig | None = None) -> Source:
 
     Accepts a video file, an image, a folder or a glob of images (or of one video), 'webcam', 'webcam:N', a camera's
     device path, an RTSP, RTMP, SRT, UDP or HTTP(S) address, and '-' for a video on standard input. A camera or a stream
-    that is lost is looked for again (`config.reconnect_s`); with `config.realtime` a file plays at its own pace.
+    that is lost is looked for again (`config.reconnect_s`); with `config.realtime` a file, or what comes on standard
+    input, plays at its own pace.
 
     Raises:
-        SourceError: nothing of that name exists, it is empty, or its scheme is unknown.
+        SourceError: nothing of that name exists, it is empty, its scheme is unknown, or it is no address.
     """
     config = config or SourceConfig()
     if spec == "-":
-        return live.StdinVideo(config)
+        return PacedSource(live.StdinVideo(config)) if config.realtime else live.StdinVideo(config)
     if (device := live.camera_device(spec)) is not None:
         return Reconnecting(spec, config, lambda: live.Camera(spec, config, device))
     if "://" in spec and not spec.startswith("file://"):
@@ -39,7 +39,7 @@ def open_source(spec: str, config: SourceConfig | None = None) -> Source:
 
 
 def _in_pieces(spec: str) -> bool:
-    return PurePosixPath(urlsplit(spec).path).suffix.lower() in _LISTS
+    return PurePosixPath(split_address(spec).path).suffix.lower() in _LISTS
 
 
 def expand_sources(spec: str) -> list[str]:

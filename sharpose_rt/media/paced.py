@@ -12,13 +12,16 @@ from sharpose_rt.media.source import Loss, Source, SourceState
 from sharpose_rt.types import Frame
 
 _FALLBACK_FPS = 25.0
+CATCH_UP = 0.25
+"""Share of a step by which a broadcast that was waited for is played faster, until it is in the present again."""
 
 
 class PacedSource(Source):
-    """Hands on the frames of `inner` at the rate of its own timestamps, marked as captured when they were due.
+    """Hands on the frames of `inner` at the times of its own timestamps, marked as captured when they were due.
 
-    A frame is decoded when it is due, not ahead of it, so decoding is part of its latency as with a camera. Where
-    decoding itself is slower than the file plays, the clock waits for it: `slipped_s` says by how much in all.
+    A frame is decoded ahead, as only then its time is known, and handed on as late as if it had been decoded when it
+    was due: decoding is part of its latency, as with a camera. Where frames come later than they play, the clock waits
+    for them: `slipped_s` says by how much in all. A broadcast is caught up with afterwards (`CATCH_UP`).
     """
 
     def __init__(self, inner: Source) -> None:
@@ -27,7 +30,7 @@ class PacedSource(Source):
         self.slipped_s = 0.0
         self._period_s = 1 / _FALLBACK_FPS
         self._start_s: float | None = None
-        self._next_s = 0.0
+        self._behind_s = self._last_s = 0.0
 
     @property
     def state(self) -> SourceState:
@@ -49,21 +52,27 @@ class PacedSource(Source):
 
     def read(self) -> Frame | None:
         """The next frame when it is due, or None at the end; see `Source.read`."""
-        began_s = self._wait_until(self._next_s)
+        began_s = time.monotonic()
         frame = self.inner.read()
         if frame is None or self._stop.is_set():
             return None
+        took_s = 0.0 if self.inner.info.live else time.monotonic() - began_s  # a live one may have waited for it
         if self._start_s is None:
             self._start_s = began_s - frame.pts_s
         late_s = began_s - (self._start_s + frame.pts_s)
         if late_s > self._period_s:
             self.slipped_s += late_s
             self._start_s += late_s
+            self._behind_s += late_s if self.inner.info.live else 0.0
+        elif self._behind_s > 0:
+            taken_s = min(self._behind_s, CATCH_UP * max(0.0, frame.pts_s - self._last_s))
+            self._start_s -= taken_s
+            self._behind_s -= taken_s
+        self._last_s = frame.pts_s
         due_s = self._start_s + frame.pts_s
-        self._wait_until(due_s)  # only where the frame rate varies
+        self._stop.wait(max(0.0, due_s + took_s - time.monotonic()))
         if self._stop.is_set():  # before it is due
             return None
-        self._next_s = due_s + self._period_s
         return replace(frame, captured_at_s=due_s)
 
     def interrupt(self) -> None:
@@ -74,10 +83,3 @@ class PacedSource(Source):
     def close(self) -> None:
         """Close the file."""
         self.inner.close()
-
-    def _wait_until(self, at_s: float) -> float:
-        """The time, which is `at_s` or later unless the wait was interrupted."""
-        remaining_s = at_s - time.monotonic()
-        if remaining_s > 0:
-            self._stop.wait(remaining_s)
-        return time.monotonic()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 
-_USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
+# With a password every '@' that follows is taken for its end: passwords may have '/', '?', '#' or a blank in them.
+_USERINFO = re.compile(r"(?<=://)(?:[^/?#\s@]*:(?:(?!://).)*|[^/?#\s]*)@")
 _SECRET = re.compile(
-    r"([?&](?:[\w-]*(?:token|passw(?:or)?d|passphrase|pwd|secret|signature|key|auth)|user(?:name)?|sig|streamid)=)[^&#\s]+",
+    r"([?&](?:[\w-]*(?:token|passw(?:or)?d|passphrase|pass?|pwd|ps?w|secret|signature|key|auth|credentials?)"
+    r"|user(?:name)?|usr|loginuse|sig|streamid)=)[^&#\s]+",
     re.IGNORECASE,
 )
+# Recorders of XMEye take both in the path, as in /user=NAME_password=SECRET_channel=1_stream=0.sdp.
+_IN_PATH = re.compile(r"(/(?:user(?:name)?|password)=)[^&\s]*?(?=_channel=|[&\s]|$)", re.IGNORECASE)
 
 
 def redact(text: str) -> str:
-    """The text with user names, passwords and keys of every URL in it replaced by '***'."""
-    return _SECRET.sub(r"\1***", _USERINFO.sub("***@", text))
+    """The text with user names, passwords and keys of every URL in it replaced by '***', rather too much than less."""
+    return _IN_PATH.sub(r"\1***", _SECRET.sub(r"\1***", _USERINFO.sub("***@", text)))

@@ -27,7 +27,7 @@ from people_set import SMALL
 from sharpose_rt.app import FileRun
 from sharpose_rt.config import SourceConfig, load
 from sharpose_rt.errors import SourceError, SourceLost, SourceTimeout
-from sharpose_rt.media import PacedSource, is_live, open_source, reconnect
+from sharpose_rt.media import PacedSource, is_live, open_source, paced, reconnect
 from sharpose_rt.media.container import MediaClock
 from sharpose_rt.media.live import Camera
 from sharpose_rt.media.reconnect import Reconnecting, pauses_s
@@ -438,6 +438,68 @@ def test_a_frame_that_is_not_due_yet_is_not_handed_on_at_the_end(tmp_path: Path)
         frames = list(source)
     assert [frame.frame_id for frame in frames] == [0, 1]
     assert all(frame.captured_at_s <= time.monotonic() for frame in frames)
+
+
+class Played(Scripted):
+    """Pictures that are there at a given time each, and take `decode_s` to decode, on a clock that is turned by hand.
+
+    It also stands for the `time` and the event that a `PacedSource` waits with.
+    """
+
+    now_s = 1000.0
+
+    def __init__(self, times_s: list[float], there_s: list[float], decode_s: float, *, live: bool) -> None:
+        super().__init__(times_s, None)
+        self._there, self._decode_s, self.live = [1000 + s for s in there_s], decode_s, live
+
+    def _describe(self, size_wh: tuple[int, int]) -> SourceInfo:
+        return SourceInfo(self.name, "network", self.live, size_wh, fps=20)
+
+    def _grab(self) -> float | None:
+        self.now_s = max(self.now_s, self._there.pop(0)) if self._there else self.now_s
+        return super()._grab()
+
+    def _retrieve(self) -> tuple[NDArray[np.uint8], str] | None:
+        self.now_s += self._decode_s
+        return super()._retrieve()
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def wait(self, timeout_s: float) -> None:
+        self.now_s += timeout_s
+
+    def is_set(self) -> bool:
+        return False
+
+    def play(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Frame, float]]:
+        """Frames, and when they were handed on."""
+        with monkeypatch.context() as patch, PacedSource(self) as source:
+            patch.setattr(paced, "time", self)
+            patch.setattr(source, "_stop", self)
+            return [(frame, self.now_s) for frame in source]
+
+
+def test_frames_at_uneven_times_come_when_they_are_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = [0.8 * burst + 0.01 * n for burst in range(4) for n in range(8)]
+    played = Played(times, [0.0] * len(times), 0.005, live=False).play(monkeypatch)
+    due = np.array([frame.captured_at_s for frame, _ in played])
+    np.testing.assert_allclose(due - due[0], times, atol=1e-9)
+    late = [at_s - frame.captured_at_s for frame, at_s in played]
+    np.testing.assert_allclose(late[1:], 0.005, atol=1e-9)  # decoding, and nothing else
+
+
+def test_a_broadcast_is_in_the_present_again_after_a_stall(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = [n / 20 for n in range(400)]
+    there = [np.ceil((s + 1e-6) / 0.5) * 0.5 for s in times]  # in pieces of half a second
+    there = [max(s, 4.5) if s >= 3 else s for s in there]  # nothing comes for 1.5 s
+    played = Played(times, there, 0.0, live=True).play(monkeypatch)
+    behind = np.array([at_s - 1000 - frame.pts_s for frame, at_s in played])
+    assert behind[49] == pytest.approx(0.5, abs=0.01)
+    assert behind.max() > 1.5
+    assert behind[-1] == pytest.approx(0.5, abs=0.06)
+    steps = np.diff([frame.captured_at_s for frame, _ in played])
+    assert steps.min() >= (1 - paced.CATCH_UP) / 20 - 1e-9  # a little faster, not all at once
 
 
 @pytest.mark.timeout(60)

@@ -13,10 +13,12 @@ import os
 import re
 import shutil
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -89,6 +91,18 @@ def test_trimming_is_exact(tmp_path: Path, name: str, start_s: float) -> None:
     assert frames[0].frame_id == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "container", "codec"),
+    [("a.m2v", "mpeg2video", "mpeg2video"), ("a.mjpeg", "mjpeg", "mjpeg"), ("a.h264", "h264", "libx264")],
+)
+def test_trimming_is_exact_without_timestamps(tmp_path: Path, name: str, container: str, codec: str) -> None:
+    write_clip(tmp_path / name, 100, fps=25, container=container, codec=codec, bframes=0)
+    with open_source(str(tmp_path / name), SourceConfig(start_s=2.0)) as source:
+        frames = list(source)
+    assert [read_number(frame.image_bgr) for frame in frames] == list(range(50, 100))
+    np.testing.assert_allclose([frame.pts_s for frame in frames], np.arange(50, 100) / 25, atol=0.001)
+
+
 def test_end_is_exclusive_and_stride_and_limit_count(clip: Path) -> None:
     config = SourceConfig(start_s=0.4, end_s=2.0, stride=3, max_frames=4)
     with open_source(str(clip), config) as source:
@@ -119,6 +133,24 @@ def test_rotation_and_mirroring_are_undone(tmp_path: Path, rotation: int, hflip:
         frames = list(source)
     assert [read_number(frame.image_bgr) for frame in frames] == [0, 1, 2]
     np.testing.assert_allclose(frames[2].image_bgr[90, 10], (20, 20, 220), atol=12)  # the red corner
+
+
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_pixels_become_square(tmp_path: Path, rotation: int) -> None:
+    path = tmp_path / "anamorphic.mp4"
+    write_clip(path, 3, size_wh=(110, 96), pixel_aspect=Fraction(16, 11), rotation=rotation)
+    with open_source(str(path)) as source:
+        info, frames = source.info, list(source)
+    assert info.size_wh == ((96, 160) if rotation else (160, 96))
+    assert {frame.size_wh for frame in frames} == {info.size_wh}
+    if not rotation:
+        assert [read_number(frame.image_bgr) for frame in frames] == [0, 1, 2]
+
+
+def test_pixels_that_cannot_be_meant_are_left_as_they_are(tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.mp4", 2, pixel_aspect=Fraction(1, 100))
+    with open_source(str(tmp_path / "a.mp4")) as source:
+        assert source.info.size_wh == (160, 96)
 
 
 def test_cut_off_file_gives_all_that_is_there_and_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -212,10 +244,19 @@ def test_colours_are_those_of_the_stream(tmp_path: Path) -> None:
 # --- the media clock
 
 
-def test_clock_counts_after_disorder_and_without_timestamps() -> None:
+def test_clock_counts_after_repeated_disorder_and_without_timestamps() -> None:
     clock = MediaClock(1 / 30, 0, 30.0)
-    times = [clock.stamp(pts) for pts in (1, 2, 4, 3, 6, 5, None, 8)]
-    np.testing.assert_allclose(np.diff(times), np.array([1, 2, 1, 1, 1, 1, 1]) / 30)
+    times = [clock.stamp(pts) for pts in (1, 2, 4, 3, 6, 5, 8, 7, None, 10, 9, 20)]
+    np.testing.assert_allclose(np.diff(times), np.array([1, 2, 1, 3, 1, 3, 1, 1, 1, 1, 1]) / 30)  # from 7 on it counts
+
+
+def test_clock_forgives_a_step_back_now_and_then() -> None:
+    clock = MediaClock(1e-3, 0, 25.0)
+    pieces = [range(200 * n, 200 * n + 12_000, 200) for n in (0, 58, 116, 174)]  # each begins 400 ms before the end
+    times = [clock.stamp(pts) for piece in pieces for pts in piece]
+    wanted = np.full(len(times) - 1, 0.2)
+    wanted[59::60] = 0.04
+    np.testing.assert_allclose(np.diff(times), wanted, atol=2e-3)
 
 
 def test_clock_goes_on_after_a_restart_and_parts_equal_times() -> None:
@@ -230,7 +271,7 @@ def test_a_time_that_is_made_up_leaves_those_after_it_alone() -> None:
     np.testing.assert_allclose(times, [0, 0.04, 0.08, 0.1, 0.12, 1, 3, 9], atol=1e-9)
     clock = MediaClock(1e-3, 0, 25.0)
     times = [clock.stamp(pts) for pts in (0, 0, 0, 90, 130, 120, 200)]
-    np.testing.assert_allclose(times, [0, 0.02, 0.04, 0.09, 0.13, 0.17, 0.21], atol=1e-9)  # from 120 on it counts
+    np.testing.assert_allclose(times, [0, 0.02, 0.04, 0.09, 0.13, 0.17, 0.25], atol=1e-9)  # at 120 it began anew
 
 
 @pytest.mark.parametrize("strerror", [True, False])
@@ -520,6 +561,15 @@ def test_refusing_server_and_missing_page(http_root: str) -> None:
         open_source(f"{http_root}/nowhere.mp4").open()
 
 
+@pytest.mark.parametrize("spec", ["http://u:hidden@[::1/x.mp4", "rtsp://u:hidden@[fe80::1/x", "file://[::1/x.mp4"])
+def test_an_address_that_cannot_be_taken_apart_is_said(spec: str) -> None:
+    with pytest.raises(SourceError, match=r"is no address.*\[::1\]") as caught:
+        open_source(spec)
+    assert "hidden" not in str(caught.value)
+    with pytest.raises(SourceError, match="is no address"):
+        is_live("http://[::1/stream")
+
+
 def test_address_checks_need_no_network() -> None:
     with pytest.raises(SourceError, match=r"'ftp'://.*rtsp"):
         open_source("ftp://host/x.mp4")
@@ -541,6 +591,15 @@ def test_address_checks_need_no_network() -> None:
         ("open http://a/b?x=1&token=abc&y=2 now", "open http://a/b?x=1&token=***&y=2 now"),
         ("http://a/b?api_key=q#f", "http://a/b?api_key=***#f"),
         ("srt://h:9?passphrase=abc", "srt://h:9?passphrase=***"),
+        ("rtsp://me:p/s?s#1 x@host/x", "rtsp://***@host/x"),
+        ("rtsp://me:p@s/s@host/x", "rtsp://***@host/x"),
+        ("rtsp://a/x failed, then rtsp://me:p/s@b/y", "rtsp://a/x failed, then rtsp://***@b/y"),
+        ("http://host/@team/clip.mp4", "http://host/@team/clip.mp4"),
+        ("http://a/v?usr=me&loginpas=q&pas=q&pw=q&n=1", "http://a/v?usr=***&loginpas=***&pas=***&pw=***&n=1"),
+        ("http://a/v?loginuse=me&PASS=q&psw=q", "http://a/v?loginuse=***&PASS=***&psw=***"),
+        ("http://a/v?X-Amz-Credential=q&credential=q", "http://a/v?X-Amz-Credential=***&credential=***"),
+        ("rtsp://a/user=me_password=q_channel=1_stream=0.sdp", "rtsp://a/user=***_channel=1_stream=0.sdp"),
+        ("rtsp://a/user=me&password=q&channel=1", "rtsp://a/user=***&password=***&channel=1"),
         ("/home/a@b/clip.mp4", "/home/a@b/clip.mp4"),
     ],
 )
@@ -644,6 +703,18 @@ def test_stdin_pipe(tmp_path: Path, container: str, faststart: bool) -> None:
 def test_stdin_from_a_file(clip: Path) -> None:
     with clip.open("rb") as file, StdinVideo(SourceConfig(start_s=2.0), file) as source:
         assert numbers(source) == list(range(20, 30))
+
+
+@pytest.mark.timeout(30)
+def test_stdin_in_real_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_clip(tmp_path / "in.mp4", 6, fps=50)
+    with (tmp_path / "in.mp4").open() as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        with open_source("-", SourceConfig(realtime=True)) as source:
+            assert source.info.live
+            frames = list(source)
+    assert [read_number(frame.image_bgr) for frame in frames] == list(range(6))
+    assert (np.diff([frame.captured_at_s for frame in frames]) >= 0.02 - 1e-6).all()
 
 
 @pytest.mark.timeout(30)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -175,6 +176,29 @@ def test_audio_goes_on_where_two_recordings_were_put_together(tmp_path: Path) ->
     assert len(numbers(out)) == 40
     _, first_s, last_s = audio_span(out)
     assert (first_s, last_s) == (pytest.approx(0, abs=0.1), pytest.approx(4.0, abs=0.3))
+
+
+def test_audio_goes_with_the_stream_that_is_looked_at(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "in.mkv"), "w", format="matroska") as out:
+        pictures = [out.add_stream("libx264", rate=25) for _ in range(2)]
+        for stream, size_wh in zip(pictures, [(64, 48), (160, 96)], strict=True):
+            stream.width, stream.height = size_wh
+        sound = out.add_stream("aac", rate=44100)
+        for n in range(50):
+            part = av.AudioFrame.from_ndarray(np.zeros((1, 1764), np.float32), format="fltp", layout="mono")
+            part.sample_rate, part.pts, part.time_base = 44100, n * 1764, Fraction(1, 44100)
+            out.mux(sound.encode(part))
+            for stream in pictures[: 1 if n < 25 else 2]:  # the larger one begins a second later
+                frame = av.VideoFrame.from_ndarray(numbered(n, (stream.width, stream.height)), format="bgr24")
+                frame.pts, frame.time_base = n, Fraction(1, 25)
+                out.mux(stream.encode(frame))
+        for stream in (sound, *pictures):
+            out.mux(stream.encode(None))
+    result = annotate(tmp_path / "in.mkv", tmp_path / "out.mp4", SourceConfig())
+    assert numbers(result) == list(range(25, 50))
+    _, first_s, last_s = audio_span(result)
+    assert (first_s, last_s) == (pytest.approx(0, abs=0.05), pytest.approx(1.0, abs=0.06))
+    assert len(packets(result)) < 0.6 * len(packets(tmp_path / "in.mkv"))
 
 
 def test_pictures_are_kept_where_the_audio_cannot_be_written(
