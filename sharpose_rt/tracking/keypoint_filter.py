@@ -214,7 +214,9 @@ class KeypointFilter:
         if self.coast and dt_s > 0 and not measured.all():
             weight = self.known[..., None].astype(np.float64)
             body = (v * weight).sum(1, keepdims=True) / np.maximum(weight.sum(1, keepdims=True), 1)
-            v = np.where(measured[..., None], v, body + (v - body) * np.exp(-dt_s / COAST_S))
+            own, left = np.where(measured[..., None], 0.0, v - body), np.exp(-dt_s / COAST_S)
+            x = x - own * (dt_s - COAST_S * (1 - left))  # it went on at full speed; so it is as in many short steps
+            v = v - own * (1 - left)
         x = np.where((present[:, None] & ~self.known)[..., None], z, x)
         self.motion = Motion(x, v, motion.pxx, motion.pxv, motion.pvv)
 

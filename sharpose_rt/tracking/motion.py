@@ -46,8 +46,10 @@ def predict(boxes: Motion, dt_s: float, seen: NDArray[np.bool_]) -> Motion:
     """The boxes `dt_s` seconds later; those that were not `seen` (N,) at the last look slow down."""
     density = (ACCELERATION * _scale(boxes.x)) ** 2 * ACCELERATION_LASTS_S
     ahead = kalman.predict(boxes, dt_s, density)
-    slower = np.where(seen, 1.0, np.exp(-dt_s / SLOW_DOWN_S))[:, None]
-    return Motion(ahead.x, ahead.v * slower, ahead.pxx, ahead.pxv, ahead.pvv)
+    left = np.exp(-dt_s / SLOW_DOWN_S)
+    slower = np.where(seen, 1.0, left)[:, None]
+    travel_s = np.where(seen, dt_s, SLOW_DOWN_S * (1 - left))[:, None]  # as far as in many short steps
+    return Motion(boxes.x + travel_s * boxes.v, ahead.v * slower, ahead.pxx, ahead.pxv, ahead.pvv)
 
 
 def update(boxes: Motion, bboxes_xyxy: ArrayLike, noise: float = 1.0) -> Motion:

@@ -331,6 +331,17 @@ def test_missing_person_fades_and_goes():
     assert all(p.quality[0] == np.float32(0.7) for p in out[:5])
 
 
+def test_a_missing_person_comes_as_far_in_one_step_as_in_many():
+    rng = np.random.default_rng(8)
+    body, speed = shape(rng), rng.uniform(-300, 300, (K, 2))  # limbs that part from their person
+    frames = [(i / 25, people((body + speed * i / 25)[None], [3])) for i in range(20)]
+    last = frames[-1][0]
+    once = run([*frames, (last + 0.2, Poses.empty(K))])[-1]
+    often = run(frames + [(last + i / 100, Poses.empty(K)) for i in range(1, 21)])[-1]
+    assert np.abs(once.keypoints - frames[-1][1].keypoints).max() > 10
+    np.testing.assert_allclose(once.keypoints, often.keypoints, atol=0.01)
+
+
 def test_missing_people_come_after_those_present_by_id():
     frames = walkers(13)
     frames[20] = (frames[20][0], take(frames[20][1], [1]))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sharpose_rt.config import TrackerConfig
 from sharpose_rt.skeleton import COCO17
-from sharpose_rt.tracking import Tracker, create_tracker
+from sharpose_rt.tracking import Tracker, create_tracker, motion
 from sharpose_rt.types import Detections, Poses, Tracks
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -205,6 +205,17 @@ def test_boxes_are_carried_on_by_motion(name):
         assert tracks.detected.tolist() == [False]
         np.testing.assert_allclose(tracks.bboxes_xyxy[0], at(8 * i), atol=6)
     assert tracker.update(found(at(8 * 24)), 24 / 25).track_ids.tolist() == [1]
+
+
+def test_who_is_not_seen_comes_as_far_in_one_step_as_in_many():
+    box = replace(motion.begin(BOX[None]), v=np.array([[100.0, 0, 0, 0]]))
+    unseen, steps = np.array([False]), box
+    for _ in range(25):
+        steps = motion.predict(steps, 0.04, unseen)
+    once = motion.predict(box, 1.0, unseen)
+    np.testing.assert_allclose(once.x, steps.x)
+    np.testing.assert_allclose(once.v, steps.v)
+    np.testing.assert_allclose(motion.predict(box, 1.0, ~unseen).x[0, 0] - box.x[0, 0], 100)
 
 
 @both
