@@ -45,6 +45,8 @@ def parse_listen(text: str, token: str | None = None) -> Listen:
     if not port.isdecimal() or int(port) > 65535 or (":" in text and not host):
         raise ConfigError(f"--serve is {text!r}; [HOST:]PORT is accepted, as in 8080 or 0.0.0.0:8080")
     listen = Listen(host.strip("[]") or "127.0.0.1", int(port), token)
+    if not _is_name(listen.host):
+        raise ConfigError(f"--serve is {text!r}; {listen.host!r} is no host: look for a dot too many or a long part")
     if token is not None and (len(token) < _MIN_TOKEN or not token.isascii() or not token.isprintable()):
         raise ConfigError(f"--token has {len(token)} characters; {_MIN_TOKEN} or more of printable ASCII are accepted")
     if token is None and not listen.loopback:
@@ -53,6 +55,15 @@ def parse_listen(text: str, token: str | None = None) -> Listen:
             "--token (or SHARPOSE_TOKEN), as in --token $(openssl rand -hex 16), or listen on 127.0.0.1"
         )
     return listen
+
+
+def _is_name(host: str) -> bool:
+    """The host can be looked up, whether or not there is one of that name."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def is_loopback(host: str) -> bool:
@@ -85,23 +96,28 @@ def parse_target(text: str) -> Target:
     """The target of a `--publish` address.
 
     Raises:
-        ConfigError: an unknown scheme, no host, no port, or a socket that others could reach.
+        ConfigError: no address, an unknown scheme, no host, no port, or a socket that others could reach.
     """
     if text == "-":
         return Target("-", "-")
-    parts = urlsplit(text)
     where = f"--publish is {redact(text)!r}"
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # whose text may have the password in it
+        raise ConfigError(f"{where}; SCHEME://HOST:PORT is accepted, an IPv6 HOST in brackets, as in [::1]") from None
     if parts.scheme not in _SCHEMES:
         raise ConfigError(f"{where}; ws://, wss://, zmq+tcp://, udp:// or osc:// with host:port, or - is accepted")
     bind = parts.scheme == "zmq+tcp" and parts.netloc.startswith("@")
     try:
         host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from None
+    except ValueError:
+        raise ConfigError(f"{where}; the port is a number from 1 to 65535") from None
     if parts.scheme in ("ws", "wss"):
         port = port or (443 if parts.scheme == "wss" else 80)
     if not host or not port:
         raise ConfigError(f"{where}; a host and a port are wanted, as in {parts.scheme}://127.0.0.1:9000")
+    if not _is_name(host):
+        raise ConfigError(f"{where}; {host!r} is no host: look for a dot too many or a long part")
     if host == "*" or (bind and not is_loopback(host)):
         raise ConfigError(
             f"{where}: a ZeroMQ socket has no token, so it binds to this machine alone, as in "

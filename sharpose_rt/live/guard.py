@@ -1,16 +1,22 @@
-"""Who may come in: host, origin and token are checked before any route, and every answer carries strict headers."""
+"""Who may come in: host, origin and token are checked before any route, and every answer carries strict headers.
+
+Before that, whoever keeps a place without asking for anything is sent away.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+import h11
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sharpose_rt.live.address import Listen, is_loopback
 
@@ -23,6 +29,40 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+
+_HEAD_S = 10.0
+
+
+class PromptRequests(H11Protocol):
+    """uvicorn's HTTP, but for those who within `_HEAD_S` send no whole head of a request: they are cut off."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Waits for the first request; of later ones the rest is waited for (uvicorn ends a pause between them)."""
+        super().connection_made(transport)
+        self._look()
+
+    def data_received(self, data: bytes) -> None:
+        """Stops waiting once a head is whole."""
+        super().data_received(data)
+        self._look()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stops waiting."""
+        super().connection_lost(exc)
+        self._wait(None)
+
+    def _look(self) -> None:
+        if self.conn.their_state is not h11.IDLE:
+            self._wait(None)
+        elif self._timer is None:
+            self._wait(self.loop.call_later(_HEAD_S, self.transport.close))
+
+    def _wait(self, timer: asyncio.TimerHandle | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = timer
 
 
 class Guard:

@@ -111,7 +111,7 @@ class Publisher:
                 self._send(record)
                 self._pause_s = _FIRST_PAUSE_S
                 return
-            except OSError as error:
+            except (OSError, ValueError) as error:  # a name that cannot be looked up is a UnicodeError
                 self._lost(error)
                 self._stop.wait(self._pause_s * random.uniform(0.5, 1.0))
                 self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
@@ -127,7 +127,7 @@ class Publisher:
             log.info("publish: connected to %s again", self.target.name)
         self.state = "connected"
 
-    def _lost(self, error: OSError) -> None:
+    def _lost(self, error: OSError | ValueError) -> None:
         self._transport.close()
         if self.target.scheme == "-":
             log.warning("publish: standard output was closed; nothing more is published")

@@ -34,6 +34,7 @@ class LiveServer:
             import uvicorn
             import websockets  # noqa: F401  (uvicorn's sockets)
 
+            from sharpose_rt.live.guard import PromptRequests
             from sharpose_rt.live.routes import create_app
         except ImportError as error:
             raise ConfigError(
@@ -46,6 +47,7 @@ class LiveServer:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 create_app(hub, listen, self._executor),
+                http=PromptRequests,
                 ws="websockets-sansio",
                 ws_max_size=1 << 16,  # what a viewer says is short
                 ws_per_message_deflate=False,
@@ -94,9 +96,9 @@ def _bind(listen: Listen) -> socket.socket:
         except BaseException:
             bound.close()
             raise
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name that cannot be looked up is a UnicodeError
         raise OutputError(
-            f"--serve cannot listen on {listen.host} port {listen.port}: {error.strerror or error}; "
+            f"--serve cannot listen on {listen.host} port {listen.port}: {getattr(error, 'strerror', None) or error}; "
             "choose another port, or 0 for any free one"
         ) from error
     return bound

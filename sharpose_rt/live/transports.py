@@ -6,6 +6,7 @@ A transport belongs to one thread, but for `abort`, which frees a `send` that a 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import socket
@@ -26,6 +27,8 @@ _PIPE_BYTES = 4096  # a pipe that is ready takes so many without making the writ
 _POLL_S = 0.2
 _NEWEST_AHEAD = 4  # messages
 _SEND_BUFFER = 64 << 10  # bytes; what the system holds for a slow consumer is old when it arrives
+# The publisher tells what goes wrong; websockets would tell it again, with a traceback.
+_SILENT = logging.Logger("websockets", logging.CRITICAL + 1)
 
 
 class Transport(Protocol):
@@ -78,7 +81,7 @@ def create_transport(target: Target, policy: Policy) -> Transport:
 
 
 class WebSocketTransport:
-    """A client that sends each line as a text message."""
+    """A client that sends each line as a text message, and throws away what the consumer says."""
 
     repeats_header = False
 
@@ -93,7 +96,7 @@ class WebSocketTransport:
 
         try:
             self._connection = connect(
-                self._url, open_timeout=_OPEN_S, close_timeout=1, max_size=1 << 16, compression=None
+                self._url, open_timeout=_OPEN_S, close_timeout=1, max_size=1 << 16, compression=None, logger=_SILENT
             )
             self._connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         except WebSocketException as error:
@@ -104,6 +107,9 @@ class WebSocketTransport:
         from websockets.exceptions import WebSocketException
 
         try:
+            with contextlib.suppress(TimeoutError):
+                while True:  # answers that nobody takes would in the end keep the consumer's pongs out, too
+                    self._connection.recv(timeout=0)
             self._connection.send(tagged(line, source).rstrip(b"\n").decode())
         except WebSocketException as error:
             raise ConnectionError(str(error)) from error
@@ -172,12 +178,14 @@ class UdpTransport:
         self._socket: socket.socket | None = None
 
     def open(self) -> None:
-        """Finds the address."""
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            self._target.host, self._target.port, type=socket.SOCK_DGRAM
-        )[0]
+        """Finds the address; of the two that `localhost` has, 127.0.0.1, where most programs listen."""
+        found = socket.getaddrinfo(self._target.host, self._target.port, type=socket.SOCK_DGRAM)
+        if self._target.host == "localhost":
+            found.sort(key=lambda entry: entry[0] != socket.AF_INET)
+        family, kind, protocol, _, self._address = found[0]
         self._socket = socket.socket(family, kind, protocol)
-        self._address = address
+        if family == socket.AF_INET:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
 
     def send(self, line: bytes, source: str) -> None:
         """One datagram, or several."""

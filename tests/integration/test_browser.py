@@ -207,6 +207,49 @@ def test_a_frozen_page_costs_the_other_nothing(browser: playwright.Browser) -> N
     assert server.hub.runs[0].totals.dropped == 0
 
 
+_STORAGE = {
+    "broken": "localStorage.sharpose = '{'",
+    "unknown": """localStorage.sharpose = '{"points": "x]", "colour": "rainbow", "boxes": 1, "ids": false}'""",
+    "forbidden": 'Object.defineProperty(window, "localStorage", { get() { throw new DOMException("no"); } })',
+}
+
+
+@pytest.mark.parametrize("storage", _STORAGE)
+def test_what_storage_holds_does_not_stop_the_page(browser: playwright.Browser, storage: str) -> None:
+    with _serving() as (server, _), _page(browser, "about:blank") as page:
+        page.context.add_init_script(f"if (location.protocol === 'http:') {_STORAGE[storage]};")
+        page.goto(server.url)
+        _wait_for_frame(page)
+        assert page.is_checked("input[name=points][value=smooth]")
+        assert page.is_checked("input[name=colour][value=stage]")
+        assert page.is_checked("#boxes")
+        assert page.is_checked("#ids") == (storage != "unknown")  # what it knows it keeps
+        page.check("input[name=points][value=raw]", force=True)
+        assert page.is_checked("input[name=points][value=raw]")
+
+
+def test_a_picture_that_is_decoded_late_is_not_shown(browser: playwright.Browser) -> None:
+    slow = """const decode = createImageBitmap, wait = ms => new Promise(done => setTimeout(done, ms));
+    globalThis.decoded = 0;
+    globalThis.createImageBitmap = async blob => {
+        const late = decoded++ % 2 === 0;
+        const bitmap = await decode(blob);
+        if (late) await wait(300);
+        return bitmap;
+    };
+    globalThis.drawn = [];
+    addEventListener("DOMContentLoaded", () => {
+        const note = () => decoded > 6 && drawn.push(Number(canvas.dataset.frameId));
+        new MutationObserver(note).observe(canvas, { attributeFilter: ["data-frame-id"] });
+    });"""
+    with _serving() as (server, _), _page(browser, "about:blank") as page:
+        page.context.add_init_script(slow)
+        page.goto(server.url)
+        _until(page, "drawn.length > 15")
+        ids = page.evaluate("drawn")
+    assert ids == sorted(ids)
+
+
 def test_several_sources_to_choose_from(browser: playwright.Browser) -> None:
     hub = Hub()
     with LiveServer(hub, Listen("127.0.0.1", 0)) as server, _page(browser, server.url) as page:

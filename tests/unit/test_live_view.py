@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -91,6 +92,13 @@ def test_a_port_in_use(server: LiveServer, hub: Hub) -> None:
     port = int(server.url.rstrip("/").rpartition(":")[2])
     with pytest.raises(OutputError, match=f"port {port}"):
         LiveServer(hub, Listen("127.0.0.1", port))
+
+
+def test_a_name_that_cannot_be_looked_up(hub: Hub) -> None:
+    with pytest.raises(ConfigError, match=r"'192\.168\.1\.\.5' is no host"):
+        parse_listen("192.168.1..5:80", TOKEN)
+    with pytest.raises(OutputError, match=r"a\.\.b port 80"):
+        LiveServer(hub, Listen("a..b", 80))
 
 
 # Who may come in
@@ -352,6 +360,26 @@ def test_a_frozen_viewer_costs_nobody_anything(server: LiveServer, hub: Hub, cli
     assert len(ids) < 60
     assert ids[-1] == 59
     assert sum(r.get("dropped_before", 0) for r in records) == 60 - len(ids) == records[-1]["dropped"]
+
+
+@pytest.mark.timeout(60)
+def test_whoever_asks_for_nothing_gives_the_place_up(
+    hub: Hub, clients: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sharpose_rt.live.guard._HEAD_S", 1.0)
+    with LiveServer(hub, Listen("127.0.0.1", 0)) as server:
+        viewer, run = _follow(server, "/skeletons", clients), Run(hub)
+        port = int(server.url.rstrip("/").rpartition(":")[2])
+        idle = [clients.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(130)]
+        idle[0].sendall(b"GET / HTTP/1.1\r\nHost: ")
+        for connection in idle:
+            connection.settimeout(20)
+            assert connection.recv(1) == b""
+        with urllib.request.urlopen(server.url + "healthz", timeout=20) as answer:
+            assert answer.status == 200
+        run.step()
+        assert json.loads(viewer.recv(10))["type"] == "header"  # who did ask is still there
+        run.end()
 
 
 @pytest.mark.timeout(60)

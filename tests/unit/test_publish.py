@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import queue
 import socket
@@ -22,10 +23,11 @@ from websockets.sync.server import Server, ServerConnection, serve
 
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.live import Publisher, parse_target
+from sharpose_rt.live.address import Target
 from sharpose_rt.live.osc import MAX_BUNDLE, message, packets
 from sharpose_rt.live.outbox import Outbox, Record
 from sharpose_rt.live.thinned import Thinned
-from sharpose_rt.live.transports import split, tagged
+from sharpose_rt.live.transports import WebSocketTransport, split, tagged
 from sharpose_rt.skeletons import FrameRecord, encode, end_record, validate
 
 pytestmark = pytest.mark.timeout(60)
@@ -79,6 +81,9 @@ def test_targets(text: str, scheme: str, host: str, port: int, bind: bool) -> No
         "udp://a:99999",
         "zmq+tcp://*:5",
         "zmq+tcp://@0.0.0.0:5",
+        "udp://192.168.1..5:9000",
+        f"ws://{'a' * 64}.example:9000",
+        "ws://[::1:9000",
     ],
 )
 def test_bad_targets(text: str) -> None:
@@ -88,9 +93,10 @@ def test_bad_targets(text: str) -> None:
 
 def test_secrets_of_a_target_are_masked() -> None:
     assert parse_target("ws://me:pass@host:1/a?token=abc").name == "ws://***@host:1/a?token=***"
-    with pytest.raises(ConfigError) as error:
-        parse_target("ftp://me:pass@host:1")
-    assert "pass" not in str(error.value)
+    for text in ("ftp://me:pass@host:1", "ws://me:pass@[::1:1", "ws://me:pass/word@host:1"):
+        with pytest.raises(ConfigError) as error:
+            parse_target(text)
+        assert "pass" not in str(error.value)
 
 
 # What waits
@@ -259,6 +265,52 @@ def test_websocket_consumer_that_dies_and_returns(tmp_path: Path, monkeypatch: p
         assert publisher.figures()["state"] == "closed"
 
 
+def test_websocket_consumer_that_answers() -> None:
+    """What it says is read, and so is its ping: else one of both would take the other for dead."""
+    alive: queue.Queue[bool] = queue.Queue()
+
+    def talk(connection: ServerConnection) -> None:
+        for count, _ in enumerate(connection, start=1):
+            connection.send("got it")
+            if count == 60:
+                alive.put(connection.ping().wait(10))
+
+    with serve(talk, "127.0.0.1", 0, compression=None, max_queue=None) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        with Publisher(
+            parse_target(f"ws://127.0.0.1:{server.socket.getsockname()[1]}"), "queue", patient=True
+        ) as publisher:
+            run = Run(publisher)
+            while alive.empty():
+                run.step()
+                threading.Event().wait(0.002)
+            run.end()
+        server.shutdown()
+        thread.join()
+    assert alive.get()
+    assert publisher.figures()["reconnects"] == 0
+
+
+def test_what_websockets_says_stays_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with _websocket_consumer() as (port, _, _), caplog.at_level(logging.DEBUG):
+        transport = WebSocketTransport(parse_target(f"ws://127.0.0.1:{port}"))
+        transport.open()
+        transport._connection.logger.error("keepalive ping failed", exc_info=True)
+        transport.close()
+    assert "keepalive" not in caplog.text
+    assert not [record for record in caplog.records if record.name == "websockets.client"]
+
+
+def test_a_name_that_cannot_be_looked_up_is_out_of_reach(caplog: pytest.LogCaptureFixture) -> None:
+    with Publisher(Target("udp", "udp://a..b:9000", "a..b", 9000), "newest") as publisher:
+        run = Run(publisher)
+        while publisher.figures()["state"] != "lost":
+            run.step()
+    assert "out of reach" in caplog.text
+    assert publisher.figures()["sent"] == 0
+
+
 def test_a_consumer_that_is_not_there_costs_the_run_nothing() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -303,6 +355,29 @@ def test_udp(tmp_path: Path) -> None:
             lines.append(consumer.recv(65536).decode())
     assert _is_valid(lines, tmp_path)
     assert [json.loads(line).get("frame_id") for line in lines] == [None, 0, 1, 2, 3, 4, 5, None]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="loopback has no broadcast address elsewhere")
+def test_udp_to_everybody() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as consumer:
+        consumer.bind(("", 0))
+        consumer.settimeout(10)
+        with Publisher(parse_target(f"udp://127.255.255.255:{consumer.getsockname()[1]}"), "newest") as publisher:
+            Run(publisher).step()
+            assert json.loads(consumer.recv(65536))["type"] == "header"
+
+
+def test_udp_to_localhost_goes_where_programs_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as consumer:
+        consumer.bind(("127.0.0.1", 0))
+        consumer.settimeout(10)
+        port = consumer.getsockname()[1]
+        both = [(socket.AF_INET6, ("::1", port, 0, 0)), (socket.AF_INET, ("127.0.0.1", port))]
+        found = [(family, socket.SOCK_DGRAM, socket.IPPROTO_UDP, "", address) for family, address in both]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        with Publisher(parse_target(f"udp://localhost:{port}"), "newest") as publisher:
+            Run(publisher).step()
+            assert json.loads(consumer.recv(65536))["type"] == "header"
 
 
 def test_the_header_comes_again_for_whoever_is_late(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import { Stream } from "./stream.js";
 const $ = id => document.getElementById(id);
 const KEEP_S = 120;
 const TOGGLES = ["picture", "boxes", "ids", "trails"];
+const DEFAULTS = { points: "smooth", colour: "stage", picture: true, boxes: true, ids: true, trails: true };
 const canvas = $("canvas"), context = canvas.getContext("2d");
 const latencyPlot = new Plot($("latency-plot"), [
   { key: "p95", colour: "#4cc9f066", fill: "#4cc9f018" }, { key: "p50", colour: "#4cc9f0" }],
@@ -19,16 +20,29 @@ let records = new Map();    // frame_id: record, to find the one of a picture
 let newest = null, waiting = null, shown = { record: null, bitmap: null };
 let ticks = [], firstSeen = new Map(), chosen = null, owed = 0, drawing = false;
 let skeletons = null, view = null;
+let arrived = 0, decoded = 0;  // pictures, counted as they come
 
-const options = Object.assign(
-  { points: "smooth", colour: "stage", picture: true, boxes: true, ids: true, trails: true },
-  JSON.parse(localStorage.getItem("sharpose") || "{}"));
+const values = name => [...document.querySelectorAll(`input[name=${name}]`)].map(input => input.value);
+const options = { ...DEFAULTS, ...remembered() };
+
+// What was chosen before, as far as this page knows it: storage may be forbidden, or hold what another version wrote.
+function remembered() {
+  try {
+    const kept = JSON.parse(localStorage.getItem("sharpose") || "{}");
+    const known = name => TOGGLES.includes(name) ? typeof kept[name] === "boolean" : values(name).includes(kept[name]);
+    return Object.fromEntries(Object.keys(DEFAULTS).filter(known).map(name => [name, kept[name]]));
+  } catch {
+    return {};
+  }
+}
 
 // From the server
 
 function open(source) {
   skeletons?.close();
   view?.close();
+  waiting?.bitmap.close();
+  waiting = null;
   restart(null);
   ticks = [];
   const query = source ? `?source=${encodeURIComponent(source)}` : "";
@@ -71,14 +85,19 @@ function take(record, text) {
 }
 
 async function takePicture(buffer) {
-  const head = new DataView(buffer), frameId = head.getUint32(0);
+  const head = new DataView(buffer), frameId = head.getUint32(0), number = ++arrived, from = view;
   try {
     const bitmap = await createImageBitmap(new Blob([new Uint8Array(buffer, 12)], { type: "image/jpeg" }));
+    // Decoding takes as long as it takes: a newer picture may be there by now, or another source.
+    if (from !== view || number < decoded) return bitmap.close();
+    decoded = number;
     waiting?.bitmap.close();
     waiting = { bitmap, frameId };
-    redraw();
   } finally {
-    owed += 1;  // asked for again once this one is drawn: a hidden or frozen page asks for nothing
+    if (from === view) {
+      owed += 1;  // asked for again once this one is drawn: a hidden or frozen page asks for nothing
+      redraw();
+    }
   }
 }
 
@@ -340,7 +359,11 @@ const fileStem = () => (status?.run ?? "sharpose").replace(/[^\w.-]+/g, "_");
 
 function choose(name, value) {
   options[name] = value;
-  localStorage.setItem("sharpose", JSON.stringify(options));
+  try {
+    localStorage.setItem("sharpose", JSON.stringify(options));
+  } catch {
+    // forbidden or full: chosen for this visit alone
+  }
   applyOptions();
 }
 
@@ -351,10 +374,7 @@ function applyOptions() {
   redraw();
 }
 
-const next = name => {
-  const values = [...document.querySelectorAll(`input[name=${name}]`)].map(input => input.value);
-  choose(name, values[(values.indexOf(options[name]) + 1) % values.length]);
-};
+const next = name => choose(name, values(name)[(values(name).indexOf(options[name]) + 1) % values(name).length]);
 const keys = {
   " ": pause, s: snapshot, d: download, f: full, r: () => next("points"), c: () => next("colour"),
   ...Object.fromEntries(TOGGLES.map(name => [name[0], () => choose(name, !options[name])])),
@@ -380,5 +400,5 @@ addEventListener("keydown", event => {
   act();
 });
 new ResizeObserver(redraw).observe(canvas);
-applyOptions();
 open(null);
+applyOptions();
