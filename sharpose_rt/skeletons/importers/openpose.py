@@ -28,9 +28,8 @@ def read_openpose(path: Path) -> Imported:
             person.
     """
     if path.is_dir():
-        names = sorted(file.name for file in path.glob("*.json"))
-        numbered = by_number([name.replace("_keypoints.json", ".json") for name in names], str(path))
-        files = {number: path / names[i] for i, number in enumerate(numbered)}
+        numbered = by_number(sorted(file.name for file in path.glob("*.json")), str(path))
+        files = {number: path / name for number, name in numbered.items()}
         if not files:
             raise StreamError(f"{path} holds no .json file; give the folder of OpenPose's --write_json")
         records = [(number, str(file), read_json(file)) for number, file in sorted(files.items())]
