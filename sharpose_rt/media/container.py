@@ -38,6 +38,8 @@ _STEPS_BACK, _WITHIN_FRAMES = 3, 50
 _LEAP_S = 5.0
 # Pixels that are said to be longer or flatter than that are a mistake of the file.
 _LONGEST_PIXEL = 4
+# Programs that scale to whole pixels make up for the rest in the aspect: not worth another scaling of every frame.
+_ROUNDING = 0.01
 
 
 class MediaClock:
@@ -338,7 +340,8 @@ class Upright:
 
     def __init__(self, pixel_aspect: Fraction | None = None) -> None:
         said = pixel_aspect or 1
-        self._stretch = said if 1 / _LONGEST_PIXEL <= said <= _LONGEST_PIXEL else 1
+        believed = 1 / _LONGEST_PIXEL <= said <= _LONGEST_PIXEL and abs(said - 1) > _ROUNDING
+        self._stretch = said if believed else 1
         # One for all frames: each frame's own would have threads of its own, and live until the cycle collector comes.
         self._reformatter = VideoReformatter()
         self._rotation: int | None = None

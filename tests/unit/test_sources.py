@@ -147,10 +147,11 @@ def test_pixels_become_square(tmp_path: Path, rotation: int) -> None:
         assert [read_number(frame.image_bgr) for frame in frames] == [0, 1, 2]
 
 
-def test_pixels_that_cannot_be_meant_are_left_as_they_are(tmp_path: Path) -> None:
-    write_clip(tmp_path / "a.mp4", 2, pixel_aspect=Fraction(1, 100))
+@pytest.mark.parametrize("aspect", [Fraction(1, 100), Fraction(161, 160)])
+def test_pixels_that_cannot_be_meant_or_hardly_differ_are_left_as_they_are(tmp_path: Path, aspect: Fraction) -> None:
+    write_clip(tmp_path / "a.mp4", 2, size_wh=(640, 384), pixel_aspect=aspect)
     with open_source(str(tmp_path / "a.mp4")) as source:
-        assert source.info.size_wh == (160, 96)
+        assert source.info.size_wh == (640, 384)
 
 
 def test_cut_off_file_gives_all_that_is_there_and_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
