@@ -124,17 +124,18 @@ class PoseTracker:
             SharposeError: the model or the detector cannot be used.
             ValueError: the picture is of another form, or time goes backwards.
         """
-        if self._loop is None:
-            self._check()
-            self._loop = _Loop(self.config)
         with self._turn:
+            if self._loop is None:
+                self._check()
+                self._loop = _Loop(self.config)
             return self._loop.step(image_bgr, pts_s)
 
     def close(self) -> None:
         """Lets the models of `update` go; the next one begins anew, with ids from 1."""
-        loop, self._loop = self._loop, None
-        if loop is not None:
-            loop.close()
+        with self._turn:
+            loop, self._loop = self._loop, None
+            if loop is not None:
+                loop.close()
 
     def __enter__(self) -> PoseTracker:
         return self
@@ -158,6 +159,7 @@ class _Loop:
             for stage in self._stages:
                 stage.open()
                 opening.callback(stage.close, "complete")
+            self._tracking.engine.warm_up()  # for any number of people: a caller's loop waits for nothing later
             self._open = opening.pop_all()
 
     def step(self, image_bgr: NDArray[np.uint8], pts_s: float | None) -> TrackedFrame:

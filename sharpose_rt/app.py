@@ -378,7 +378,7 @@ class FileRun:
         """What `output.format_options` say, by name."""
         from sharpose_rt.skeletons.convert import options_of
 
-        return options_of(self.config.output.format_options, self.config.output.formats)
+        return options_of(self.config.output.format_options)
 
     def _figures(self) -> dict[str, Any]:
         from sharpose_rt.skeletons import versions

@@ -55,6 +55,7 @@ class SeveralRun:
         self.source = SourceGroup(sources, live, lambda old, new: count_dropped(old, new))  # type: ignore[arg-type,return-value]
         parts = [run.tracking for run in self.runs]
         parts[0].check_budget(self.live)
+        parts[0].estimate.live = self.live
         stages = [
             _Detect([part.detect for part in parts]),
             _People([part.track for part in parts], parts[0].estimate, [part.smooth for part in parts]),

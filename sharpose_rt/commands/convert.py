@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def _export(args: argparse.Namespace) -> list[Path]:
     from sharpose_rt.skeletons.convert import check_format, convert, convert_set, options_of
     from sharpose_rt.skeletons.convert.common import stem_of
 
-    options = options_of(args.option, [args.to])
+    options = options_of(args.option)
     given = {"person_slots": args.person_slots, "fill": args.fill, "max_gap_s": args.max_gap}
     options |= {name: value for name, value in given.items() if value is not None}
     if args.to == "pyskl" and (args.labels or len(args.streams) > 1):
@@ -102,17 +103,14 @@ def _export(args: argparse.Namespace) -> list[Path]:
     if len(args.streams) == 1:
         return convert(args.streams[0], args.to, args.out, overwrite=args.overwrite, **options)
     suffix = check_format(args.to, options).suffix
-    return [
-        path
-        for stream in args.streams
-        for path in convert(
-            stream,
-            args.to,
-            None if args.out is None else Path(args.out) / (stem_of(Path(stream)) + suffix),
-            overwrite=args.overwrite,
-            **options,
-        )
-    ]
+    folders = [Path(stream).parent if args.out is None else Path(args.out) for stream in args.streams]
+    targets = [folder / (stem_of(Path(s)) + suffix) for folder, s in zip(folders, args.streams, strict=True)]
+    if twice := [target for target, count in Counter(targets).items() if count > 1]:
+        raise ConfigError(f"several of the streams would become {twice[0]}; rename one, or convert them one by one")
+    written = []
+    for stream, target in zip(args.streams, targets, strict=True):
+        written += convert(stream, args.to, target, overwrite=args.overwrite, **options)
+    return written
 
 
 def _import(args: argparse.Namespace) -> list[Path]:

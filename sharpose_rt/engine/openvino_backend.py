@@ -166,7 +166,7 @@ class OpenVinoBackend:
     def _compile_behind(self, buckets: Iterable[int]) -> None:
         try:
             self._compile(buckets)
-        except RuntimeError as error:  # OpenVINO's for all that goes wrong, of which memory is the likely one
+        except Exception as error:  # too little memory most likely; what works goes on
             largest = min(buckets) - 1
             self.buckets = tuple(bucket for bucket in self.buckets if bucket <= largest)
             log.warning("no graph for %s crops at once (%s); %d at most from now on", buckets, error, self.buckets[-1])

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.config import DetectorConfig
+from sharpose_rt.detection.factory import is_boxes_file
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.evaluation.coco import pycocotools
 from sharpose_rt.evaluation.predict import Boxes, detector_boxes
@@ -40,7 +41,7 @@ def evaluate_detector(
     found = detector_boxes(document, images, config, offline, int8=int8)
     counted = sum(not record["iscrowd"] for record in document["annotations"])
     return {
-        **box_ap(found, document),
+        **box_ap(found, document, as_labels=is_boxes_file(config.name)),
         "images": len(document["images"]),
         "people": counted,
         "boxes": len(found),
@@ -96,17 +97,18 @@ def _from_corners(boxes: Boxes, document: dict[str, Any]) -> NDArray[np.float64]
     return corners
 
 
-def box_ap(boxes: Boxes, document: dict[str, Any]) -> dict[str, float]:
+def box_ap(boxes: Boxes, document: dict[str, Any], *, as_labels: bool = False) -> dict[str, float]:
     """AP, AP50, AP75, APS, APM, APL and AR (of 100 boxes a picture) in 0..1; -1 where nobody is of that size.
 
     Args:
         boxes: what was found.
         document: labels from `read_box_labels`.
+        as_labels: the boxes count from the picture's corner already, as those of a file do.
     """
     labels_of_coco, evaluator = pycocotools()
     if not len(boxes):
         return dict.fromkeys((*METRICS, "AR"), 0.0)
-    corners = _from_corners(boxes, document)
+    corners = boxes.bboxes_xyxy.astype(np.float64) if as_labels else _from_corners(boxes, document)
     xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
     found = [
         {"image_id": int(i), "category_id": 1, "bbox": box, "score": float(score)}

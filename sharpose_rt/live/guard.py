@@ -34,7 +34,7 @@ _HEAD_S = 10.0
 
 
 class PromptRequests(H11Protocol):
-    """uvicorn's HTTP, but for those who within `_HEAD_S` send no whole head of a request: they are cut off."""
+    """uvicorn's HTTP; who sends no whole head of a request within `_HEAD_S`, or a body after the answer, is cut off."""
 
     _timer: asyncio.TimerHandle | None = None
 
@@ -54,6 +54,9 @@ class PromptRequests(H11Protocol):
         self._wait(None)
 
     def _look(self) -> None:
+        if self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY:
+            self.transport.close()  # answered, and still sending what nobody reads
+            return
         if self.conn.their_state is not h11.IDLE:
             self._wait(None)
         elif self._timer is None:

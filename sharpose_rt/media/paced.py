@@ -30,7 +30,7 @@ class PacedSource(Source):
         self.slipped_s = 0.0
         self._period_s = 1 / _FALLBACK_FPS
         self._start_s: float | None = None
-        self._behind_s = self._last_s = 0.0
+        self._behind_s = self._caught_up_s = self._last_s = 0.0
 
     @property
     def state(self) -> SourceState:
@@ -63,11 +63,14 @@ class PacedSource(Source):
         if late_s > self._period_s:
             self.slipped_s += late_s
             self._start_s += late_s
-            self._behind_s += late_s if self.inner.info.live else 0.0
+            # What had to be waited for because it was played faster was not there yet: that is the present.
+            self._behind_s = max(0.0, late_s - self._caught_up_s) if self.inner.info.live else 0.0
+            self._caught_up_s = 0.0
         elif self._behind_s > 0:
             taken_s = min(self._behind_s, CATCH_UP * max(0.0, frame.pts_s - self._last_s))
             self._start_s -= taken_s
             self._behind_s -= taken_s
+            self._caught_up_s += taken_s
         self._last_s = frame.pts_s
         due_s = self._start_s + frame.pts_s
         self._stop.wait(max(0.0, due_s + took_s - time.monotonic()))

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shutil
 import sys
 import tempfile
 import warnings
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import orjson
@@ -414,6 +416,8 @@ class StreamReader:
         self.path = Path(path)
         self.end: dict[str, Any] | None = None
         self._kept = self._keep_pipe()
+        if str(path) == "-":
+            self.path = Path("stdin")
         with self._open() as file:
             first = file.readline()
         record = self._parse(first, 1)
@@ -446,21 +450,22 @@ class StreamReader:
                 else:
                     raise StreamError(f"{self.path} line {number}: type is {kind!r}; 'frame' or 'end' is accepted")
 
-    def _keep_pipe(self) -> IO[bytes] | None:
+    def _keep_pipe(self) -> Path | None:
         """What can be read but once, in a file of its own, which goes with this reader."""
         from_stdin = str(self.path) == "-"
         with self._said():
             if not from_stdin and (not self.path.exists() or self.path.is_file() or self.path.is_dir()):
                 return None
-            kept = tempfile.NamedTemporaryFile(suffix=".skeletons.jsonl")  # noqa: SIM115
-            with contextlib.nullcontext(sys.stdin.buffer) if from_stdin else self.path.open("rb") as pipe:
+            number, name = tempfile.mkstemp(suffix=".skeletons.jsonl")
+            weakref.finalize(self, os.unlink, name)
+            source = contextlib.nullcontext(sys.stdin.buffer) if from_stdin else self.path.open("rb")
+            with os.fdopen(number, "wb") as kept, source as pipe:
                 shutil.copyfileobj(pipe, kept)
-            kept.flush()
-            return kept
+            return Path(name)
 
     def _open(self) -> BinaryIO:
         with self._said():
-            return Path(self._kept.name if self._kept else self.path).open("rb")
+            return (self._kept or self.path).open("rb")
 
     @contextlib.contextmanager
     def _said(self) -> Iterator[None]:

@@ -28,6 +28,7 @@ from sharpose_rt.cli import main
 from sharpose_rt.commands.track import stopped_by_signals
 from sharpose_rt.config import RunConfig, load
 from sharpose_rt.detection.boxes import FullFrameDetector
+from sharpose_rt.engine import PoseEngine
 from sharpose_rt.errors import ConfigError, OutputError, SourceError, WeightsError
 from sharpose_rt.skeletons import StreamReader, validate
 from sharpose_rt.stages import DetectStage, EstimateStage, SmoothStage, TrackStage, VideoSink, WriteStage
@@ -375,6 +376,42 @@ def test_a_budget_holds_in_a_programs_own_loop() -> None:
         budget = tracker._loop._tracking.budget
         assert budget is not None
         assert budget.plan.relief > 0
+
+
+def test_threads_make_one_tracker_and_close_it_between_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, closed_within = [], []
+
+    class SlowLoop:
+        def __init__(self, config: RunConfig) -> None:
+            made.append(self)
+            self.busy = False
+            time.sleep(0.05)
+
+        def step(self, image: Any, pts_s: Any) -> int:
+            self.busy = True
+            time.sleep(0.05)
+            self.busy = False
+            return len(made)
+
+        def close(self) -> None:
+            closed_within.append(self.busy)
+
+    monkeypatch.setattr("sharpose_rt.api._Loop", SlowLoop)
+    tracker, image = PoseTracker(), np.zeros((4, 4, 3), np.uint8)
+    with ThreadPoolExecutor(3) as pool:
+        assert set(pool.map(lambda _: tracker.update(image), range(6))) == {1}
+        working = pool.submit(tracker.update, image)
+        pool.submit(tracker.close).result()
+        working.result()
+    assert closed_within == [False]
+
+
+def test_a_programs_own_loop_waits_for_nothing_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int | None] = []
+    monkeypatch.setattr(PoseEngine, "warm_up", lambda self, people=None, **_: asked.append(people))
+    with PoseTracker(pose={"weights": "random"}, detector={"name": "full"}) as tracker:
+        tracker.update(np.zeros((120, 160, 3), np.uint8))
+    assert asked[-1] is None  # for any number of people
 
 
 def test_threads_take_turns() -> None:

@@ -281,7 +281,7 @@ def test_a_batch_that_cannot_be_compiled_behind_leaves_smaller_ones(config, crop
 
     def short_of_memory(model, batch, dtype, threads):
         if batch > 2:
-            raise RuntimeError("bad_alloc")
+            raise MemoryError("bad_alloc")  # or a RuntimeError, of OpenVINO's own
         return compile_graph(model, batch, dtype, threads)
 
     monkeypatch.setattr("sharpose_rt.engine.openvino_backend.for_batch", short_of_memory)

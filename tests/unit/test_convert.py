@@ -24,7 +24,7 @@ from sharpose_rt.cli import main
 from sharpose_rt.errors import ConfigError, OutputError, StreamError
 from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
 from sharpose_rt.skeletons import FrameRecord, Header, StreamReader, StreamWriter, action_array, encode, windows
-from sharpose_rt.skeletons.convert import WRITERS, check_format, convert, convert_set
+from sharpose_rt.skeletons.convert import WRITERS, check_format, convert, convert_all, convert_set, options_of
 from sharpose_rt.skeletons.importers import import_stream
 from sharpose_rt.training.datasets import read_people
 from sharpose_rt.types import Poses
@@ -270,12 +270,18 @@ class TestCocoLabels:
         assert json.loads((tmp_path / "a").read_text())["images"][5]["file_name"] == "005.jpg"
         assert main([*base, "label=no", "--to", "kinetics", "--out", str(tmp_path / "b")]) == 0
         assert json.loads((tmp_path / "b").read_text())["label"] == "no"
+        written = convert_all(clip, ["kinetics", "pyskl"], **options_of(["label=3"]))  # a text and a number
+        assert json.loads(written[0].read_text())["label"] == "3"
+        assert pickle.loads(written[1].read_bytes())["annotations"][0]["label"] == 3
 
     def test_names_of_pictures(self, clip, tmp_path):
         (path,) = convert(clip, "coco_labels", tmp_path / "a.json", file_name="img/{frame:05d}.png")
         assert json.loads(path.read_text())["images"][3]["file_name"] == "img/00003.png"
-        with pytest.raises(ConfigError, match=r"fields \{stem\} and \{frame\} are accepted"):
-            convert(clip, "coco_labels", tmp_path / "b.json", file_name="{number}.png")
+        for pattern in ("{number}.png", "{frame[0]}.png", "{stem.x}.png"):
+            with pytest.raises(ConfigError, match=r"fields \{stem\} and \{frame\} are accepted"):
+                convert(clip, "coco_labels", tmp_path / "b.json", file_name=pattern)
+        with pytest.raises(ConfigError, match="one name for all frames"):
+            convert(clip, "coco_labels", tmp_path / "b.json", file_name="{stem}.png")
 
 
 class TestSets:
@@ -330,6 +336,21 @@ class TestSets:
         other = write_clip(tmp_path / "more" / "a.skeletons.jsonl")
         with pytest.raises(ConfigError, match="several clips are named 'a'"):
             convert_set([*clips, other], tmp_path / "x.pkl")
+
+    def test_clips_that_would_get_one_name(self, clips, tmp_path, capsys):
+        (tmp_path / "more").mkdir()
+        other = write_clip(tmp_path / "more" / "a.skeletons.jsonl")
+        arguments = ["convert", str(clips[0]), str(other), "--to", "csv", "--overwrite"]
+        assert main([*arguments, "--out", str(tmp_path / "t")]) == 2
+        assert "several of the streams would become" in capsys.readouterr().err
+        assert not (tmp_path / "t").exists()
+        assert main(arguments) == 0  # beside each
+
+    def test_a_set_is_not_written_over_what_it_is_made_of(self, clips):
+        before = clips[0].read_bytes()
+        with pytest.raises(OutputError, match="is what is read"):
+            convert_set(clips, clips[0], overwrite=True)
+        assert clips[0].read_bytes() == before
 
     def test_other_formats_take_each_clip_for_itself(self, clips, tmp_path, capsys):
         assert main(["convert", *map(str, clips), "--to", "csv", "--out", str(tmp_path / "tables")]) == 0
@@ -392,9 +413,9 @@ class TestTables:
                 writer.write_line(encode(replace(record, picture=f"{t}.jpg").to_record()))
         wanted = [f"{t}.jpg" for t, ids in enumerate(CLIP) for _ in ids]
         (table,) = convert(path, "csv")
-        assert [row["picture"] for row in csv.DictReader(table.open())] == wanted
+        assert [row["picture"] for row in csv.DictReader(io.StringIO(table.read_text()))] == wanted
         assert pq.read_table(convert(path, "parquet")[0]).column("picture").to_pylist() == wanted
-        assert "picture" not in next(csv.reader(convert(clip, "csv")[0].open()))
+        assert "picture" not in convert(clip, "csv")[0].read_text().splitlines()[0]
 
     def test_parquet_of_nobody_and_of_many_frames(self, tmp_path):
         import pyarrow.parquet as pq
@@ -635,18 +656,20 @@ class TestConvert:
 
     def test_pipes_and_standard_input(self, clip, tmp_path, monkeypatch):
         rows = len(convert(clip, "csv")[0].read_text().splitlines())
-        fifo = tmp_path / "pipe"
-        os.mkfifo(fifo)
-        feeder = threading.Thread(target=lambda: fifo.write_bytes(clip.read_bytes()), daemon=True)
-        feeder.start()
-        (written,) = convert(fifo, "csv", tmp_path / "a.csv")
-        assert len(written.read_text().splitlines()) == rows
+        if hasattr(os, "mkfifo"):  # Windows has none
+            fifo = tmp_path / "pipe"
+            os.mkfifo(fifo)
+            threading.Thread(target=lambda: fifo.write_bytes(clip.read_bytes()), daemon=True).start()
+            (written,) = convert(fifo, "csv", tmp_path / "a.csv")
+            assert len(written.read_text().splitlines()) == rows
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(clip.read_bytes())))
         with pytest.raises(ConfigError, match=r"standard input has no name.*--out"):
             convert("-", "csv")
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(clip.read_bytes())))
         (written,) = convert("-", "csv", tmp_path / "b.csv")
         assert len(written.read_text().splitlines()) == rows
+        with pytest.raises(OutputError, match=r"^[^:;]*b\.csv is there already; choose another name \(--out\), or ask"):
+            convert(clip, "csv", tmp_path / "b.csv")
 
     def test_files_of_another_clip_are_left_alone(self, clip):
         other = write_clip(clip.with_name("walking_personal.skeletons.jsonl"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -247,6 +248,11 @@ def test_a_perfect_detector_has_an_ap_of_1():
     )
     document = {"images": images, "annotations": labels, "categories": [{"id": 1, "name": "person"}]}
     assert box_ap(boxes, document)["AP"] == pytest.approx(1)
+    corners = np.array([label["bbox"] for label in labels], np.float32)
+    corners[:, 2:] += corners[:, :2]
+    of_a_file = replace(boxes, bboxes_xyxy=corners)  # which has them as labels have
+    assert box_ap(of_a_file, document, as_labels=True)["AP"] == pytest.approx(1)
+    assert box_ap(of_a_file, document)["AP"] < 0.95
 
 
 def test_sweep_and_the_threshold_chosen_from_it(folder, tmp_path):

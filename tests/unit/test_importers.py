@@ -310,6 +310,10 @@ class TestWhatTheyMean:
         path.write_text(json.dumps([summary]))
         assert next(iter(back(path, "ultralytics"))).poses.keypoint_scores[0, 7] == 0
 
+    def test_mmpose_is_known_to_count_from_1(self, tmp_path):
+        with pytest.raises(ConfigError, match="leave --first-frame away"):
+            back(tmp_path / "p.json", "mmpose", first_frame=1)
+
     def test_dogs_are_no_people(self, tmp_path):
         summary = ultralytics_results([1, 3], 0).summary()
         summary[0]["name"] = "dog"
@@ -405,6 +409,9 @@ class TestCoco:
             (lambda d: d["images"][3].update(frame_id=-2), r"images\[3\]: frame_id is -2"),
             (lambda d: d.pop("images"), "lacks images"),
             (lambda d: d["images"][0].pop("id"), r"images\[0\] lacks id"),
+            (lambda d: d["images"][0].update(id=[1]), r"images\[0\]: id is \[1\]; a number or a name"),
+            (lambda d: d["images"][0].update(id="x", frame_id="x"), r"images\[0\]: frame_id is 'x'"),
+            (lambda d: d["annotations"][0].update(image_id={}), r"annotations\[0\]: image_id is \{\}"),
         ],
     )
     def test_a_wrong_record_is_named(self, tmp_path, change, message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -380,6 +381,26 @@ def test_whoever_asks_for_nothing_gives_the_place_up(
         run.step()
         assert json.loads(viewer.recv(10))["type"] == "header"  # who did ask is still there
         run.end()
+
+
+@pytest.mark.timeout(60)
+def test_a_body_that_goes_on_after_the_answer_is_cut_off(hub: Hub, clients: ExitStack) -> None:
+    with LiveServer(hub, Listen("127.0.0.1", 0)) as server:
+        port = int(server.url.rstrip("/").rpartition(":")[2])
+        slow = clients.enter_context(socket.create_connection(("127.0.0.1", port)))
+        slow.settimeout(20)
+        slow.sendall(b"POST /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n\r\n")
+        assert b" 405 " in slow.recv(1000)
+
+        def goes_on() -> bool:
+            time.sleep(0.05)
+            try:
+                slow.sendall(b"x")
+            except OSError:
+                return False
+            return True
+
+        assert not all(goes_on() for _ in range(100))
 
 
 @pytest.mark.timeout(60)

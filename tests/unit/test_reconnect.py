@@ -502,6 +502,15 @@ def test_a_broadcast_is_in_the_present_again_after_a_stall(monkeypatch: pytest.M
     assert steps.min() >= (1 - paced.CATCH_UP) / 20 - 1e-9  # a little faster, not all at once
 
 
+def test_a_broadcast_that_paused_is_not_hurried_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its present is later from then on; there is nothing to catch up with, and what is not there yet is no stall."""
+    times = [n / 20 for n in range(2400)]
+    there = [np.ceil((s + 1e-6) / 2) * 2 + (8 if s >= 20 else 0) for s in times]
+    played = Played(times, there, 0.0, live=True).play(monkeypatch)
+    waits = np.diff([at_s for _, at_s in played])
+    assert (waits > 0.3).sum() <= 3
+
+
 @pytest.mark.timeout(60)
 def test_hls_comes_at_its_own_pace(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "live.m3u8"), "w", format="hls", options={"hls_time": "0.5"}) as out:

@@ -100,9 +100,9 @@ def convert(
         OutputError: the result is there already and `overwrite` is False, or cannot be written.
     """
     writer = check_format(to, options)
-    reader = StreamReader(path)
     if out is None and str(path) == "-":
         raise ConfigError("standard input has no name that the result could take; give one (--out)")
+    reader = StreamReader(path)
     target = (named(path).with_name(stem_of(named(path)) + writer.suffix)) if out is None else named(out)
     if to == "trc" and target.suffix != ".trc":
         target = target.with_name(f"{target.name}.trc")  # its files are a person's each, and known by this
@@ -115,7 +115,7 @@ def convert(
                 f"{old[0]} is there already; choose another name (--out), or ask to overwrite (--overwrite)"
             )
         target.parent.mkdir(parents=True, exist_ok=True)
-        several = writer.write(reader, target, **options)
+        several = writer.write(reader, target, **_read(writer, options))
         written = [target] if several is None else several
         for file in set(old) - set(written):  # people of an earlier result whom this one has not
             file.unlink()
@@ -141,12 +141,14 @@ def convert_set(
     """
     check_format("pyskl", options)
     known = None if labels is None else read_labels(Path(labels))
-    target = named(out)
+    target, paths = named(out), [Path(path) for path in paths]
+    if target.resolve() in {path.resolve() for path in paths}:
+        raise OutputError(f"{target} is what is read; choose another name (--out)")
     if target.exists() and not overwrite:
         raise OutputError(f"{target} is there already; choose another name (--out), or ask to overwrite (--overwrite)")
     with _said(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_pyskl_set([StreamReader(path) for path in paths], target, known, **options)
+        write_pyskl_set([StreamReader(path) for path in paths], target, known, **_read(WRITERS["pyskl"], options))
     return target
 
 
@@ -154,6 +156,8 @@ def convert_set(
 def _said(target: Path) -> Iterator[None]:
     try:
         yield
+    except OutputError:
+        raise
     except OSError as error:
         raise OutputError(
             f"cannot write {target}: {error.strerror or error}; choose another name or free some space"
@@ -179,18 +183,41 @@ def convert_all(path: Path, formats: Iterable[str], *, overwrite: bool = False, 
     return written
 
 
-def options_of(items: Iterable[str], formats: Iterable[str]) -> dict[str, Any]:
-    """Options by name from 'KEY=VALUE' each; the value is YAML, but for options of these formats that are texts.
+class Written(NamedTuple):
+    """An option as it was written, which each format reads for itself: a text as it is, all else as YAML."""
+
+    text: str
+    value: Any
+
+    def read(self, hint: Any) -> Any:
+        """The option's value where it is of this type."""
+        return self.text if hint is str else self.value
+
+
+def options_of(items: Iterable[str]) -> dict[str, Any]:
+    """Options by name from 'KEY=VALUE' each, for `convert`, `convert_all` and `check_formats`.
 
     Raises:
-        ConfigError: one is of another form, or there is no such format.
+        ConfigError: one is of another form.
     """
-    texts = {name for to in formats for name, hint in check_format(to, {}).types.items() if hint is str}
     options: dict[str, Any] = {}
     for item in items:
         name, sign, text = item.partition("=")
-        options |= {name: text} if sign and name in texts else override(item, "--option")
+        try:
+            value = override(item, "--option").get(name)
+        except ConfigError:
+            if not sign or not name:
+                raise
+            value = text  # no YAML, which a text need not be
+        options[name] = Written(text, value)
     return options
+
+
+def _read(writer: Writer, options: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.read(writer.types.get(name)) if isinstance(value, Written) else value
+        for name, value in options.items()
+    }
 
 
 def check_formats(formats: Iterable[str], options: Mapping[str, Any]) -> None:
@@ -213,7 +240,7 @@ def _taken_by(to: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_format(to: str, options: Mapping[str, Any]) -> Writer:
-    """The writer of format `to`.
+    """The writer of format `to`, which takes `options`.
 
     Raises:
         ConfigError: there is none, it lacks a package, or does not take one of `options`.
@@ -223,7 +250,7 @@ def check_format(to: str, options: Mapping[str, Any]) -> Writer:
     writer = WRITERS[to]
     if writer.needs and importlib.util.find_spec(writer.needs) is None:
         raise ConfigError(f"{to} needs {writer.needs}: pip install 'sharpose-rt[{to}]'")
-    for name, value in options.items():
+    for name, value in _read(writer, options).items():
         if name not in writer.options:
             raise ConfigError(f"unknown option {name!r} of format {to!r}; {_nearest(name, writer.options)}")
         _check_value(f"option {name!r} of format {to!r}", value, writer.types[name])

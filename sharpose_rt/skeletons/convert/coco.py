@@ -63,10 +63,10 @@ def write_coco_labels(
     Keypoints have visibility 2 where their score is at least `min_score`, else 0; people without any are left out.
     `track_id` and `score` (as in results) stand beside what COCO has, and `frame_id` in each picture.
     `file_name` is the pattern of the frames' names, with `stem` of the stream's file and `frame` from 0; pictures keep
-    their own. `ffmpeg -i walk.mp4 -start_number 0 walk_%06d.jpg` makes such pictures.
+    their own. The labels are of upright frames with square pixels, each frame of the video one.
 
     Raises:
-        ConfigError: the pattern has other fields.
+        ConfigError: the pattern has other fields, or gives all frames one name.
     """
     stem, skeleton = stem_of(reader.path), reader.header.skeleton
     category = {
@@ -115,7 +115,8 @@ def write_coco_labels(
                 }
 
     info = {"description": f"{reader.header.source}, by sharpose-rt {reader.header.version}"}
-    _named(file_name, stem, 0)
+    if _named(file_name, stem, 0) == _named(file_name, stem, 1):
+        raise ConfigError(f"file_name is {file_name!r}, one name for all frames; put {{frame}} into it")
     with new_file(out) as file:
         file.write(b'{"info":' + orjson.dumps(info) + b',"categories":' + orjson.dumps([category]))
         for name, records in (("images", images()), ("annotations", annotations())):
@@ -133,7 +134,7 @@ _BOX_TO_AREA = 0.53
 def _named(pattern: str, stem: str, frame: int) -> str:
     try:
         return pattern.format(stem=stem, frame=frame)
-    except (KeyError, IndexError, ValueError) as error:
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise ConfigError(
             f"file_name is {pattern!r} ({error}); fields {{stem}} and {{frame}} are accepted, as in "
             "{stem}_{frame:06d}.jpg"

@@ -102,6 +102,8 @@ def import_stream(
         raise ConfigError(f"unknown format {source_format!r}; {hint}One of {', '.join(READERS)} is accepted")
     if times_s is None and not (fps and fps > 0):
         raise ConfigError(f"{source_format} files tell no times; give the frame rate (above 0), or the video")
+    if source_format == "mmpose" and first_frame:
+        raise ConfigError("MMPose's files are known to count from 1 or from 0; leave --first-frame away")
     path = Path(path)
     target = named(path).with_name(f"{_stem(named(path))}.skeletons.jsonl") if out is None else named(out)
     if target.exists() and not overwrite:

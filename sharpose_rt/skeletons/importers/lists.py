@@ -223,8 +223,10 @@ def read_coco(path: Path) -> Imported:
     for i, record in enumerate(_list(document["images"], f"{path} images")):
         where = f"{path} images[{i}]"
         _need(record, ("id",), where)
+        number_or_name(record["id"], where, "id")
         numbered = record.get("frame_id")
-        if numbered is None or (numbered == record["id"] and numbered > A_CLIP):  # PoseTrack's: a picture of the set
+        posetrack = isinstance(numbered, int) and numbered == record["id"] and numbered > A_CLIP
+        if numbered is None or posetrack:  # PoseTrack's are numbers of the picture in the whole set
             _need(record, ("file_name",), where)
             numbered = number_in(str(record["file_name"]))
         frames[record["id"]] = _frame(numbered, where, "frame_id")
@@ -235,6 +237,7 @@ def read_coco(path: Path) -> Imported:
     for i, record in enumerate(_list(document["annotations"], f"{path} annotations")):
         where = f"{path} annotations[{i}]"
         _need(record, ("image_id",), where)
+        number_or_name(record["image_id"], where, "image_id")
         if not record.get("keypoints") or record.get("iscrowd"):
             continue  # a box alone, or a crowd: no pose
         if record["image_id"] not in frames:
@@ -272,6 +275,12 @@ def _xywh(record: dict[str, Any], where: str) -> list[float] | None:
         return None
     left, top, width, height = numbers(record["bbox"], where, "bbox", 4).tolist()
     return [left, top, left + width, top + height]
+
+
+def number_or_name(value: Any, where: str, name: str) -> None:
+    """Raises StreamError where an id is neither."""
+    if not isinstance(value, (int, str)):
+        raise StreamError(f"{where}: {name} is {value!r:.60}; a number or a name is wanted")
 
 
 def _frame(value: Any, where: str, name: str) -> int:
