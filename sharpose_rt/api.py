@@ -153,13 +153,13 @@ class _Loop:
 
     def __init__(self, config: RunConfig) -> None:
         self._tracking = Tracking(GivenFrames((), 1.0, config.source), config)
+        self._tracking.estimate.ready_for = None  # a caller's loop waits for nothing later
         self._stages = self._tracking.stages
         self._count, self._last_s, self._began_s = 0, -math.inf, time.monotonic()
         with ExitStack() as opening:
             for stage in self._stages:
                 stage.open()
                 opening.callback(stage.close, "complete")
-            self._tracking.engine.warm_up()  # for any number of people: a caller's loop waits for nothing later
             self._open = opening.pop_all()
 
     def step(self, image_bgr: NDArray[np.uint8], pts_s: float | None) -> TrackedFrame:

@@ -88,6 +88,7 @@ def measure_alone(spec: str, config: RunConfig, folder: Path, tracker: Tracker |
     """The time of each of `PARTS` in each frame of a source, outputs written into `folder`; `tracker` as `Tracking`."""
     source = open_source(spec, config.source)
     tracking = Tracking(source, config, tracker=tracker)
+    tracking.estimate.ready_for = None
     stages = list(flat(tracking.stages))
     with ExitStack() as stack:
         stack.callback(source.close)

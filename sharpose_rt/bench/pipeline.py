@@ -105,6 +105,7 @@ def measure(bench: PipelineBench, people: int | None, info: SourceInfo, folder: 
     counter = fixed_people(config, people, info)
     paced = replace(config, source=replace(config.source, realtime=bench.paced or config.source.realtime))
     job = FileRun(bench.source, paced, tracker=counter)
+    job.tracking.estimate.ready_for = None  # as a run is once it has been going on for a while
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     watch = RunWatch()

@@ -14,14 +14,12 @@ from sharpose_rt.stages.budget import BudgetController
 from sharpose_rt.stages.needs import People, estimate_first, refine_first
 from sharpose_rt.types import Packet, Poses, PoseStage, Tracks
 
-_AT_FIRST = 2
-"""People for whom the engine is ready when the run begins: of most videos that is all."""
-
 
 class EstimateStage(BaseStage[Packet, Packet]):
     """Runs the pose network on the boxes of each frame. `engine` is there once the stage is open.
 
-    A `live` source does not wait while a larger group than before is prepared for (see `PoseEngine.warm_up`).
+    It is ready for so many people then (`ready_for`; None: for any number): most videos have no more. A `live` source
+    does not wait while a larger group than before is prepared for (see `PoseEngine.warm_up`).
     With a `budget` its plan decides who is estimated and who is refined. It may serve several `sources`, whose people
     share the batches and the budget.
     """
@@ -32,6 +30,7 @@ class EstimateStage(BaseStage[Packet, Packet]):
         self, config: PoseConfig, budget: BudgetController | None = None, sources: int = 1, *, live: bool = False
     ) -> None:
         self.config, self.budget, self.live = config, budget, live
+        self.ready_for: int | None = 2
         self.engine: PoseEngine | None = None
         self.last_poses: list[Poses | None] = [None] * sources
         self._people = [People() for _ in range(sources)]
@@ -39,7 +38,7 @@ class EstimateStage(BaseStage[Packet, Packet]):
     def open(self) -> None:
         """Load the network."""
         self.engine = PoseEngine(self.config)
-        self.engine.warm_up(_AT_FIRST, behind=self.live)
+        self.engine.warm_up(self.ready_for, behind=self.live)
         if self.budget is not None:
             self.budget.begin(self.engine.quality_threshold)
 
