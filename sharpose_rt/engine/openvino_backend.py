@@ -85,7 +85,7 @@ class FineStage(nn.Module):
 class OpenVinoBackend:
     """A graph for each stage and bucket, compiled when it is first needed: most runs never see ten people.
 
-    A graph takes half a second of one core to compile, and 35 MB of memory for each thread.
+    A graph takes the better part of a second of one core to compile, and 35 MB of memory for each thread.
 
     Args:
         network: in float32 on the CPU; it is traced, unless the cache has its graphs, and not changed.

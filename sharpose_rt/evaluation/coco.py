@@ -32,8 +32,8 @@ from sharpose_rt.evaluation.predict import (
 )
 from sharpose_rt.geometry.oks import oks
 from sharpose_rt.models import SHaRPose
-from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
-from sharpose_rt.training.datasets import BOX_TO_AREA, read_json
+from sharpose_rt.skeleton import BOX_TO_AREA, COCO17, MPII16, Skeleton
+from sharpose_rt.training.datasets import read_json
 
 VISIBLE_SCORE = 0.2
 NMS_OKS = 0.9

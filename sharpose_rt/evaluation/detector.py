@@ -16,7 +16,8 @@ from sharpose_rt.detection.factory import is_boxes_file
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.evaluation.coco import pycocotools
 from sharpose_rt.evaluation.predict import Boxes, detector_boxes
-from sharpose_rt.training.datasets import BOX_TO_AREA, is_numbers, picture_paths, read_json, wrong_record
+from sharpose_rt.skeleton import BOX_TO_AREA
+from sharpose_rt.training.datasets import is_numbers, picture_paths, read_json, wrong_record
 
 METRICS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
 

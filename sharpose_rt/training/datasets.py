@@ -19,10 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.errors import DatasetError
-from sharpose_rt.skeleton import COCO17, Skeleton
+from sharpose_rt.skeleton import BOX_TO_AREA, COCO17, Skeleton
 from sharpose_rt.training import mpii
-
-BOX_TO_AREA = 0.53  # a person's segment over its box, mean over COCO: where a label gives no area
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import os
 import pickle
 import re
 import threading
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,15 @@ def write_clip(path: Path, clip=CLIP, skeleton: Skeleton = COCO17, fps: float | 
     with StreamWriter(path, header) as writer:
         for t, ids in enumerate(clip):
             writer.write(t, t / 25, make_poses(ids, t, len(skeleton), **poses))
+    return path
+
+
+def of_pictures(clip: Path, names: Iterable[str]) -> Path:
+    """The same frames as a folder of pictures with these names."""
+    reader, path = StreamReader(clip), clip.with_name("shots.skeletons.jsonl")
+    with StreamWriter(path, reader.header) as writer:
+        for record, name in zip(reader, names, strict=False):
+            writer.write_line(encode(replace(record, picture=name).to_record()))
     return path
 
 
@@ -406,11 +416,7 @@ class TestTables:
     def test_rows_of_pictures_have_their_names(self, clip):
         import pyarrow.parquet as pq
 
-        reader = StreamReader(clip)
-        path = clip.with_name("shots.skeletons.jsonl")
-        with StreamWriter(path, reader.header) as writer:
-            for t, record in enumerate(reader):
-                writer.write_line(encode(replace(record, picture=f"{t}.jpg").to_record()))
+        path = of_pictures(clip, (f"{t}.jpg" for t in range(99)))
         wanted = [f"{t}.jpg" for t, ids in enumerate(CLIP) for _ in ids]
         (table,) = convert(path, "csv")
         assert [row["picture"] for row in csv.DictReader(io.StringIO(table.read_text()))] == wanted
@@ -566,12 +572,7 @@ class TestConvert:
 
     def test_pictures_go_by_their_names(self, clip):
         names = ["000000581781.jpg", "a.jpg", "a.png", *[f"{n}x.jpg" for n in range(99)]]
-        reader = StreamReader(clip)
-        path = clip.with_name("shots.skeletons.jsonl")
-        with StreamWriter(path, reader.header) as writer:
-            for record, name in zip(reader, names, strict=False):
-                writer.write_line(encode(replace(record, picture=name).to_record()))
-            count = writer.frames
+        path, count = of_pictures(clip, names), len(CLIP)
         (coco,), (alphapose,), (openpose,) = (convert(path, to) for to in ("coco", "alphapose", "openpose"))
         # a.jpg has no number; 0 and up for all, or two pictures might be the same one
         assert {record["image_id"] for record in json.loads(coco.read_text())} == {0, 1, 3, 4, 5}
@@ -582,11 +583,7 @@ class TestConvert:
         assert len(list(openpose.iterdir())) == count
 
     def test_pictures_whose_names_are_numbers(self, clip):
-        reader = StreamReader(clip)
-        path = clip.with_name("shots.skeletons.jsonl")
-        with StreamWriter(path, reader.header) as writer:
-            for t, record in enumerate(reader):
-                writer.write_line(encode(replace(record, picture=f"{581781 + t:012d}.jpg").to_record()))
+        path = of_pictures(clip, (f"{581781 + t:012d}.jpg" for t in range(99)))
         (coco,) = convert(path, "coco")
         wanted = {581781 + t for t, ids in enumerate(CLIP) if ids}
         assert {record["image_id"] for record in json.loads(coco.read_text())} == wanted

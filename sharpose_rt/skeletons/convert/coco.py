@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 import orjson
 
 from sharpose_rt.errors import ConfigError
-from sharpose_rt.skeletons.convert.common import found_points, new_file, rounded, stem_of, write_json_list
+from sharpose_rt.skeleton import BOX_TO_AREA
+from sharpose_rt.skeletons.convert.common import found_points, has_pictures, new_file, rounded, stem_of, write_json_list
 from sharpose_rt.skeletons.stream import StreamReader
 
 
@@ -24,10 +25,14 @@ def write_coco(
     `score` is the box score times the mean score of the keypoints that were found. There is no 'bbox': with one,
     pycocotools takes the results for boxes and computes another area.
     """
-    names = [Path(frame.picture or "").stem for frame in reader]
-    numbers = {int(name) for name in names if name.isdecimal()}
-    by_name = len(numbers) == len(names)
+    by_name = has_pictures(reader) and _are_numbers(Path(frame.picture or "").stem for frame in reader)
     write_json_list(out, _records(reader, by_name, first_image_id, raw, min_score))
+
+
+def _are_numbers(names: Iterable[str]) -> bool:
+    """Each of the names is a number, and another one."""
+    found = [int(name) if name.isdecimal() else None for name in names]
+    return None not in found and len(set(found)) == len(found)
 
 
 def _records(
@@ -106,7 +111,7 @@ def write_coco_labels(
                     "image_id": frame.frame_id,
                     "category_id": 1,
                     "bbox": [left, top, round(right - left, 2), round(bottom - top, 2)],
-                    "area": round(_BOX_TO_AREA * (right - left) * (bottom - top), 1),
+                    "area": round(BOX_TO_AREA * (right - left) * (bottom - top), 1),
                     "iscrowd": 0,
                     "keypoints": seen.ravel().tolist(),
                     "num_keypoints": int(found.sum()),
@@ -125,10 +130,6 @@ def write_coco_labels(
                 file.write((b",\n" if i else b"\n") + orjson.dumps(record))
             file.write(b"]")
         file.write(b"}\n")
-
-
-_BOX_TO_AREA = 0.53
-"""Mean area of a person's outline in COCO as a part of his box."""
 
 
 def _named(pattern: str, stem: str, frame: int) -> str:

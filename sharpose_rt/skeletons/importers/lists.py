@@ -51,12 +51,9 @@ def read_alphapose(path: Path) -> Imported:
 def _alphapose_person(record: Any, where: str) -> tuple[dict[str, Any], tuple[Skeleton, ImportedPerson]]:
     _need(record, ("image_id", "keypoints", "score"), where)
     table, skeleton = _triples(record["keypoints"], where)
-    score, box = float(numbers(record["score"], where, "score", 1)[0]), None
+    score, box = float(numbers(record["score"], where, "score", 1)[0]), _corners(record, where, "box")
     # AlphaPose: score = mean keypoint score + box score + 1.25 * best keypoint score, over all its keypoints.
     scores = numbers(record["keypoints"], where, "keypoints")[2::3]
-    if "box" in record:
-        left, top, width, height = numbers(record["box"], where, "box", 4).tolist()
-        box = [left, top, left + width, top + height]
     ids = numbers(record.get("idx", []), where, "idx")
     person = ImportedPerson(
         table, box, score - scores.mean() - 1.25 * scores.max(), _id_of(ids[0]) if len(ids) else None
@@ -215,7 +212,7 @@ def read_coco(path: Path) -> Imported:
             _need(record, ("image_id", "keypoints", "score"), where)
             table, skeleton = _triples(record["keypoints"], where)
             score = float(numbers(record["score"], where, "score", 1)[0])
-            person = ImportedPerson(table, _xywh(record, where), score, _maybe_id(record, where))
+            person = ImportedPerson(table, _corners(record, where), score, _maybe_id(record, where))
             rows.append((_frame(record["image_id"], where, "image_id"), skeleton, person))
         return _gather(rows)
     _need(document, ("images", "annotations"), str(path))
@@ -223,7 +220,7 @@ def read_coco(path: Path) -> Imported:
     for i, record in enumerate(_list(document["images"], f"{path} images")):
         where = f"{path} images[{i}]"
         _need(record, ("id",), where)
-        number_or_name(record["id"], where, "id")
+        _number_or_name(record["id"], where, "id")
         numbered = record.get("frame_id")
         posetrack = isinstance(numbered, int) and numbered == record["id"] and numbered > A_CLIP
         if numbered is None or posetrack:  # PoseTrack's are numbers of the picture in the whole set
@@ -237,7 +234,7 @@ def read_coco(path: Path) -> Imported:
     for i, record in enumerate(_list(document["annotations"], f"{path} annotations")):
         where = f"{path} annotations[{i}]"
         _need(record, ("image_id",), where)
-        number_or_name(record["image_id"], where, "image_id")
+        _number_or_name(record["image_id"], where, "image_id")
         if not record.get("keypoints") or record.get("iscrowd"):
             continue  # a box alone, or a crowd: no pose
         if record["image_id"] not in frames:
@@ -248,7 +245,7 @@ def read_coco(path: Path) -> Imported:
         else:
             table, skeleton = _triples(record["keypoints"], where)
         score = float(numbers(record["score"], where, "score", 1)[0]) if "score" in record else None
-        person = ImportedPerson(table, _xywh(record, where), score, _maybe_id(record, where))
+        person = ImportedPerson(table, _corners(record, where), score, _maybe_id(record, where))
         rows.append((frames[record["image_id"]], skeleton, person))
     return _gather(rows, frames=list(frames.values()))
 
@@ -270,14 +267,15 @@ def _by_name(table: NDArray[np.float64], names: list[Any], where: str) -> tuple[
     raise StreamError(f"{where}: keypoints are named {', '.join(list(at)[:5])} and so on; COCO's or MPII's are wanted")
 
 
-def _xywh(record: dict[str, Any], where: str) -> list[float] | None:
-    if "bbox" not in record:
+def _corners(record: dict[str, Any], where: str, name: str = "bbox") -> list[float] | None:
+    """The box as left, top, right, bottom px, which the record has as left, top, width, height, if it has one."""
+    if name not in record:
         return None
-    left, top, width, height = numbers(record["bbox"], where, "bbox", 4).tolist()
+    left, top, width, height = numbers(record[name], where, name, 4).tolist()
     return [left, top, left + width, top + height]
 
 
-def number_or_name(value: Any, where: str, name: str) -> None:
+def _number_or_name(value: Any, where: str, name: str) -> None:
     """Raises StreamError where an id is neither."""
     if not isinstance(value, (int, str)):
         raise StreamError(f"{where}: {name} is {value!r:.60}; a number or a name is wanted")
