@@ -107,6 +107,8 @@ def _check(specs: Sequence[str], config: RunConfig) -> None:
         raise ConfigError("smooth.method rts goes over one file at a time; give a single --source, or --smooth kalman")
     if is_boxes_file(config.detector.name):
         raise ConfigError(f"boxes of {config.detector.name} belong to one source; several need a detector")
+    if config.detector.region:
+        raise ConfigError("--region is of one source's picture; several sources are looked at whole")
     if specs.count("-") > 1:
         raise ConfigError("standard input is one source; '-' is there more than once")
 

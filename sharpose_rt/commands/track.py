@@ -39,6 +39,9 @@ _KEYS = {
     "behaviour": "pose.behaviour",
     "quality_threshold": "pose.quality_threshold",
     "refine_from_px": "pose.refine_from_px",
+    "region": "detector.region",
+    "rotate": "source.rotate",
+    "skeletons_only": "draw.picture",
     "flip_test": "pose.flip_test",
     "device": "pose.device",
     "backend": "pose.backend",
@@ -76,8 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="X",
-        help="video, picture, folder or 'glob' of either, webcam, webcam:N, rtsp://..., http://..., or - for stdin; "
-        "given more than once, or as @FILE with one a line, all are read at once",
+        help="video, picture, folder or 'glob' of either, webcam[:N], screen[:N], rtsp://..., http://..., or - for "
+        "stdin; given more than once, or as @FILE with one a line, all are read at once",
     )
     add_run_arguments(parser)
 
@@ -103,6 +106,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--person-slots", type=int, metavar="N", help="people in the arrays of --format pyskl, kinetics")
     out.add_argument("--fill", choices=("none", "hold", "linear"), help="gaps within a track in --format pyskl")
     out.add_argument("--overwrite", action="store_true", default=None, help="replace results of an earlier run")
+    out.add_argument(
+        "--skeletons-only",
+        action="store_false",
+        default=None,
+        help="draw on black: video, window and browser show nobody's face",
+    )
     out.add_argument("--show", action="store_true", help="show the annotated frames in a window; q ends the run")
     out.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
@@ -129,6 +138,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     people.add_argument(
         "--detector-size", type=int, metavar="PX", help="longer side of what the detector sees: larger, smaller people"
     )
+    people.add_argument(
+        "--region",
+        type=_points,
+        metavar="'X,Y X,Y ...'",
+        help="look for people there only: two corners of a rectangle, or the corners of a polygon, px",
+    )
     people.add_argument("--detect-every", type=int, metavar="N", help="run the detector on every n-th frame")
     people.add_argument(
         "--detect-every-if-sure", type=int, metavar="N", help="on every n-th frame while all poses are sure"
@@ -143,11 +158,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     part.add_argument("--end", type=float, metavar="S", help="media time to end at")
     part.add_argument("--stride", type=int, metavar="N", help="use every n-th frame")
     part.add_argument("--max-frames", type=int, metavar="N", help="stop after so many frames")
+    part.add_argument("--rotate", type=int, choices=(0, 90, 180, 270), help="turn the picture clockwise")
     part.add_argument("--hwaccel", metavar="KIND", help=f"what decodes video: none, auto, {', '.join(HWACCELS)}")
 
     live = parser.add_argument_group("cameras and streams")
     live.add_argument("--camera-size", type=_size, metavar="WxH", help="asked of a camera, as in 1280x720")
-    live.add_argument("--camera-fps", type=float, metavar="N", help="asked of a camera")
+    live.add_argument("--camera-fps", type=float, metavar="N", help="asked of a camera; looks at a screen (30)")
     live.add_argument("--camera-format", choices=("mjpeg", "yuyv"), help="asked of a camera (default: mjpeg)")
     live.add_argument("--rtsp-transport", choices=("tcp", "udp"), help="for rtsp:// addresses (default: tcp)")
     live.add_argument("--open-timeout", type=float, metavar="S", help="wait so long for an answer (default: 10)")
@@ -180,6 +196,18 @@ def _size(text: str) -> tuple[int, int]:
     if not (sign and width.isdecimal() and height.isdecimal()):
         raise argparse.ArgumentTypeError(f"{text!r} is no size; WIDTHxHEIGHT is accepted, as in 1280x720")
     return int(width), int(height)
+
+
+def _points(text: str) -> tuple[tuple[float, ...], ...]:
+    try:
+        points = tuple(tuple(float(value) for value in point.split(",")) for point in text.split())
+    except ValueError:
+        points = ()
+    if not points or any(len(point) != 2 for point in points):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} are no points; 'X,Y X,Y ...' in px is accepted, as in '0,90 640,360'"
+        )
+    return points
 
 
 def _number(text: str) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from sharpose_rt.config.checks import one_of as _one_of
 from sharpose_rt.config.checks import within as _within
@@ -34,7 +35,7 @@ class SourceConfig:
     camera_size_wh: tuple[int, int] | None = None
     """Asked of a camera; it may give another size, which is then used."""
     camera_fps: float | None = None
-    """Asked of a camera."""
+    """Asked of a camera; of a screen, how often a second it is looked at (None: 30)."""
     camera_format: str = "mjpeg"
     """Asked of a camera: 'mjpeg' (large and fast) or 'yuyv' (raw: nothing lost, but slow above 640x480)."""
     realtime: bool = False
@@ -47,6 +48,8 @@ class SourceConfig:
     """A live source that was lost is looked for again for so long; 0: not at all, inf: for ever."""
     rtsp_transport: str = "tcp"
     """'tcp' or 'udp'."""
+    rotate: int = 0
+    """Turns each picture clockwise by 0, 90, 180 or 270 degrees, as of a camera that hangs on its side."""
     hwaccel: str = "none"
     """What decodes video: 'none' (the CPU), 'auto' (the first of `HWACCELS` that works here), or one of those."""
     max_bad_frames: int = 30
@@ -71,8 +74,27 @@ class SourceConfig:
         _within("source.open_timeout_s", self.open_timeout_s, 0, above=True)
         _within("source.read_timeout_s", self.read_timeout_s, 0, above=True)
         _one_of("source.rtsp_transport", self.rtsp_transport, ("tcp", "udp"))
+        if self.rotate not in (0, 90, 180, 270):
+            raise ConfigError(f"source.rotate is {self.rotate}; 0, 90, 180 or 270 degrees clockwise is accepted")
         _one_of("source.hwaccel", self.hwaccel, ("none", "auto", *HWACCELS))
         _within("source.max_bad_frames", self.max_bad_frames, 0)
+
+
+def _corners(region: Any) -> tuple[tuple[float, float], ...]:
+    """The corners as floats; ConfigError where they span nothing."""
+    try:
+        corners = tuple((float(x), float(y)) for x, y in region)
+    except (TypeError, ValueError):
+        corners = ((math.nan, math.nan),)
+    if not corners:
+        return corners
+    spans = [max(axis) - min(axis) for axis in zip(*corners, strict=True)]
+    if len(corners) < 2 or not all(0 < span < math.inf for span in spans):
+        raise ConfigError(
+            f"detector.region is {region!r}; two opposite corners of a rectangle, [[x, y], [x, y]] in px, or three and "
+            "more corners of a polygon are accepted"
+        )
+    return corners
 
 
 @dataclass(frozen=True)
@@ -95,6 +117,10 @@ class DetectorConfig:
     is then seen up to so many frames late. It runs on each frame while it misses somebody, until their track ends."""
     max_people: int = 100
     """The strongest so many boxes are kept."""
+    region: tuple[tuple[float, float], ...] = ()
+    """Where people are looked for, [x, y] px each: two opposite corners of a rectangle, or the corners of a polygon.
+    Whose box has its middle in it is found. The detector sees that part of the picture alone, with a margin, so that
+    small people in it are larger to it."""
 
     def __post_init__(self) -> None:
         _within("detector.score_threshold", self.score_threshold, 0, 1)
@@ -104,6 +130,7 @@ class DetectorConfig:
         _within("detector.every", self.every, 1)
         _within("detector.every_if_sure", self.every_if_sure, 0)
         _within("detector.max_people", self.max_people, 1)
+        object.__setattr__(self, "region", _corners(self.region))
         if not self.name:
             raise ConfigError("detector.name is empty; 'auto' is accepted, or a model's name or path")
 
@@ -248,6 +275,8 @@ class DrawConfig:
     """Length of the trail behind each person, seconds; 0 draws none."""
     status: bool = True
     """The status line: fps, people, exit rate."""
+    picture: bool = True
+    """False draws on black, so that nobody can be recognised; pictures in the browser are black then too."""
 
     def __post_init__(self) -> None:
         _within("draw.min_score", self.min_score, 0, 1)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.boxes import BOX_FILE_SUFFIXES, BoxFileDetector, FullFrameDetector
 from sharpose_rt.detection.bundled import BundledDetector
 from sharpose_rt.detection.protocol import Detector
+from sharpose_rt.detection.region import RegionDetector
 from sharpose_rt.detection.runtime import EAGER, Runtime
 from sharpose_rt.detection.ultralytics_model import SUFFIXES, UltralyticsDetector
 from sharpose_rt.errors import DetectorError
@@ -18,6 +20,8 @@ logger = logging.getLogger("sharpose_rt.detection")
 
 DEFAULT_MODEL = "yolo26n.pt"
 """What `auto` would like best: small, quick, and without suppression."""
+REGION_MARGIN = 0.15
+"""See `RegionDetector`."""
 
 
 def create_detector(
@@ -26,7 +30,7 @@ def create_detector(
     """The detector that `config.name` names; it loads nothing before `open`.
 
     Args:
-        config: its name, thresholds and input size.
+        config: its name, thresholds, input size and region.
         device: 'cpu', 'cuda' or 'cuda:N'.
         offline: download nothing.
         runtime: what runs its network on the CPU, where it is a torch module.
@@ -34,6 +38,10 @@ def create_detector(
     Raises:
         DetectorError: no detector has such a name.
     """
+    if config.region:
+        whole = create_detector(replace(config, region=()), device=device, offline=offline, runtime=runtime)
+        margin = None if is_boxes_file(config.name) else 0.0 if config.name == "full" else REGION_MARGIN
+        return RegionDetector(whole, config.region, margin)
     name = config.name
     if name == "auto":
         return AutoDetector(config, device=device, offline=offline, runtime=runtime)

@@ -142,10 +142,10 @@ class LiveRun:
 
 
 class Hub:
-    """All runs of the program: a tap that the server reads from."""
+    """All runs of the program: a tap that the server reads from. `blank`: viewers get black pictures."""
 
-    def __init__(self, config: LiveConfig | None = None) -> None:
-        self.config = config or LiveConfig()
+    def __init__(self, config: LiveConfig | None = None, *, blank: bool = False) -> None:
+        self.config, self.blank = config or LiveConfig(), blank
         self.runs: list[LiveRun] = []
         self.closed = False
         self.viewers = 0

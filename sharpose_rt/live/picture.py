@@ -14,10 +14,10 @@ _HEAD = struct.Struct("!Id")  # frame_id, pts_s
 
 
 class Pictures:
-    """Encodes the newest frame; called in one thread alone."""
+    """Encodes the newest frame, or a black one of its size (`blank`); called in one thread alone."""
 
-    def __init__(self, config: LiveConfig) -> None:
-        self._config = config
+    def __init__(self, config: LiveConfig, *, blank: bool = False) -> None:
+        self._config, self._blank = config, blank
         self._frame: Frame | None = None
         self._message = b""
 
@@ -32,6 +32,8 @@ class Pictures:
         shrink = self._config.picture_px / max(image_bgr.shape[:2])
         if shrink < 1:
             image_bgr = cv2.resize(image_bgr, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_LINEAR)
+        if self._blank:
+            image_bgr = np.zeros_like(image_bgr)
         done, jpeg = cv2.imencode(".jpg", image_bgr, [cv2.IMWRITE_JPEG_QUALITY, self._config.picture_quality])
         assert done
         return jpeg.tobytes()

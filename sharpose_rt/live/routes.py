@@ -192,7 +192,7 @@ class _Routes:
                 continue
             await asyncio.sleep(max(0.0, sent_s + pause_s - time.monotonic()))
             last, sent_s = run.newest.frame, time.monotonic()
-            pictures = self._pictures.setdefault(run, Pictures(self._hub.config))
+            pictures = self._pictures.setdefault(run, Pictures(self._hub.config, blank=self._hub.blank))
             await socket.send_bytes(await loop.run_in_executor(self._executor, pictures.message, last))
             await asked.get()
 

@@ -24,7 +24,7 @@ from sharpose_rt.errors import SourceError, SourceLost
 from sharpose_rt.media.hardware import decoder
 from sharpose_rt.media.interrupt import interruptible
 from sharpose_rt.media.redact import redact
-from sharpose_rt.media.source import Source, SourceInfo
+from sharpose_rt.media.source import Source, SourceInfo, turned
 
 log = logging.getLogger("sharpose_rt.media")
 
@@ -367,10 +367,7 @@ class Upright:
             self._look(frame)
         if self._mirrored:
             image = cv2.flip(image, 1)  # type: ignore[assignment]
-        if self._turns:
-            code = (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE)[self._turns - 1]
-            image = cv2.rotate(image, code)  # type: ignore[assignment]
-        return np.ascontiguousarray(image)
+        return np.ascontiguousarray(turned(image, 90 * self._turns))
 
     def _look(self, frame: av.VideoFrame) -> None:
         """Takes the display matrix of a frame; of as few as will do, as a frame whose side data was looked at refers to

@@ -57,6 +57,8 @@ class Painter:
         Draws in place, so that `image_bgr`, (H, W, 3) uint8, must be the caller's own copy.
         """
         config = self.config
+        if not config.picture:
+            image_bgr[:] = 0
         unit = max(1.0, (image_bgr.shape[0] * image_bgr.shape[1]) ** 0.5 / 720)
         self._follow(poses, pts_s)
         if config.trail_s > 0:

@@ -9,6 +9,7 @@ from sharpose_rt.media import files, live
 from sharpose_rt.media.http import is_stored, split_address
 from sharpose_rt.media.paced import PacedSource
 from sharpose_rt.media.reconnect import Reconnecting
+from sharpose_rt.media.screen import Screen, is_screen
 from sharpose_rt.media.source import Source
 
 _LISTS = (".m3u8", ".m3u")
@@ -19,9 +20,9 @@ def open_source(spec: str, config: SourceConfig | None = None) -> Source:
     """The source that `spec` names, not yet opened.
 
     Accepts a video file, an image, a folder or a glob of images (or of one video), 'webcam', 'webcam:N', a camera's
-    device path, an RTSP, RTMP, SRT, UDP or HTTP(S) address, and '-' for a video on standard input. A camera or a stream
-    that is lost is looked for again (`config.reconnect_s`); with `config.realtime` a file, or what comes on standard
-    input, plays at its own pace.
+    device path, 'screen' or a part of it, an RTSP, RTMP, SRT, UDP or HTTP(S) address, and '-' for a video on standard
+    input. A camera or a stream that is lost is looked for again (`config.reconnect_s`); with `config.realtime` a file,
+    or what comes on standard input, plays at its own pace.
 
     Raises:
         SourceError: nothing of that name exists, it is empty, its scheme is unknown, or it is no address.
@@ -31,6 +32,8 @@ def open_source(spec: str, config: SourceConfig | None = None) -> Source:
         return PacedSource(live.StdinVideo(config)) if config.realtime else live.StdinVideo(config)
     if (device := live.camera_device(spec)) is not None:
         return Reconnecting(spec, config, lambda: live.Camera(spec, config, device))
+    if is_screen(spec):
+        return Reconnecting(spec, config, lambda: Screen(spec, config))
     if "://" in spec and not spec.startswith("file://"):
         source = Reconnecting(spec, config, lambda: live.NetworkVideo(spec, config))
         return PacedSource(source) if _in_pieces(spec) or (config.realtime and not is_live(spec)) else source
@@ -47,7 +50,12 @@ def expand_sources(spec: str) -> list[str]:
 
     Any other spec comes back alone and unchecked. Raises SourceError where a folder or glob holds nothing usable.
     """
-    if spec == "-" or live.camera_device(spec) is not None or ("://" in spec and not spec.startswith("file://")):
+    if (
+        spec == "-"
+        or live.camera_device(spec) is not None
+        or is_screen(spec)
+        or ("://" in spec and not spec.startswith("file://"))
+    ):
         return [spec]
     return files.expand(spec)
 
@@ -58,7 +66,7 @@ def is_live(spec: str, config: SourceConfig | None = None) -> bool:
     HTTP(S) serves both: an address that ends as video files do is taken for a file, one that ends as streams do for a
     stream; of any other the server is asked (`http.is_stored`).
     """
-    if live.camera_device(spec) is not None or (config is not None and config.realtime):
+    if live.camera_device(spec) is not None or is_screen(spec) or (config is not None and config.realtime):
         return True
     scheme, sign, rest = spec.partition("://")
     if not sign or scheme.lower() == "file":

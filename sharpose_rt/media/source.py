@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -52,7 +53,7 @@ class SourceInfo:
 
     Args:
         name: the source as the user gave it, credentials masked.
-        kind: 'video', 'image', 'images', 'camera', 'network', 'stdin' or 'frames'.
+        kind: 'video', 'image', 'images', 'camera', 'screen', 'network', 'stdin' or 'frames'.
         live: frames come at their own pace and are lost when nobody takes them.
         size_wh: width and height of the first upright frame, px.
         fps: frames handed on for each second of media time, after stride; None where unknown.
@@ -206,9 +207,8 @@ class Source:
             if (self._grabbed - 1) % self.config.stride:
                 continue
             if (picture := self._retrieve()) is not None:
-                frame = Frame(
-                    self._handed_on, pts_s, picture[0], captured_at_s, picture[1], lost_before_s=self.lost_before_s
-                )
+                image_bgr, name = turned(picture[0], self.config.rotate), picture[1]
+                frame = Frame(self._handed_on, pts_s, image_bgr, captured_at_s, name, lost_before_s=self.lost_before_s)
                 self.lost_before_s = 0.0
                 self._handed_on += 1
                 return frame
@@ -237,3 +237,12 @@ class Source:
         if config.max_frames is not None and rate and duration_s is not None:
             duration_s = min(duration_s, config.max_frames / rate)
         return {"fps": rate, "frame_count": count, "duration_s": duration_s}
+
+
+def turned(image: NDArray[np.uint8], clockwise_deg: int) -> NDArray[np.uint8]:
+    """The picture turned by a multiple of 90 degrees; itself where that is 0."""
+    quarters = clockwise_deg // 90 % 4
+    if not quarters:
+        return image
+    code = (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE)[quarters - 1]
+    return cv2.rotate(image, code)  # type: ignore[return-value]

@@ -204,6 +204,21 @@ def test_rts_reads_twice_and_replaces_the_stream(clip: Path, tmp_path: Path) -> 
     assert jerk[1] < jerk[0]
 
 
+def test_only_skeletons_of_who_is_in_the_region_are_drawn(clip: Path, tmp_path: Path) -> None:
+    arguments = ["--source", str(clip), "--output", str(tmp_path), "--weights", "random", "--boxes", "full"]
+    more = ["--region", "40,32 120,96", "--rotate", "180", "--skeletons-only", "--quiet", "--set", "draw.status=false"]
+    assert main(["track", *arguments, *more, "--set", "output.preset=ultrafast"]) == 0
+    reader = StreamReader(tmp_path / "walk.skeletons.jsonl")
+    boxes = [record.poses.bboxes_xyxy.tolist() for record in reader]
+    assert boxes == [[[40.0, 32.0, 120.0, 96.0]]] * FRAMES
+    with av.open(str(tmp_path / "walk.annotated.mp4")) as container:
+        images = [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
+    assert len(images) == FRAMES
+    for image in images:
+        assert image[:8].max() < 40  # the clip's picture is gone ...
+        assert image.max() > 100  # ... and somebody is drawn
+
+
 def test_trimming_and_stride(clip: Path, tmp_path: Path) -> None:
     config = _config(tmp_path, "source.start_s=0.5", "source.end_s=1.5", "source.stride=2", "output.video=false")
     results = FileRun(str(clip), config).run()
@@ -467,6 +482,8 @@ def test_the_network_alone() -> None:
         (["--source", "webcam:77"], "webcam:77"),
         (["--source", "gopher://x/y"], "gopher"),
         (["--source", "-", "--smooth", "rts"], "standard input"),
+        (["--source", "{clip}", "--region", "900,0 950,90"], "lies outside of the picture, which is 160x128 px"),
+        (["--source", "{clip}", "--source", "{clip}", "--region", "0,0 90,90"], "several sources are looked at whole"),
         (["--source", "{clip}", "--boxes", "boxes.txt", "--stride", "2"], "leave --start and --stride"),
     ],
 )

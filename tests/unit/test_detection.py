@@ -5,12 +5,14 @@ from __future__ import annotations
 import http.server
 import json
 import logging
+import math
 import os
 import pickle
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from sharpose_rt.detection.bundled import BundledDetector, build_module
 from sharpose_rt.detection.letterbox import Letterbox
 from sharpose_rt.detection.postprocess import finish, suppress
 from sharpose_rt.detection.yolo import Network, YoloDetector, people_from_predictions, person_classes
-from sharpose_rt.errors import DetectorError, WeightsError
+from sharpose_rt.errors import ConfigError, DetectorError, WeightsError
 from sharpose_rt.geometry.boxes import iou_matrix
 from sharpose_rt.types import Detections, Frame
 
@@ -545,6 +547,48 @@ def test_bundled_finds_people_in_a_photograph() -> None:
     overlap = iou_matrix(by_eye, found.bboxes_xyxy)
     assert (overlap.max(1) > 0.5).any()
     assert overlap[:, 0].max() > 0.5  # the surest box is a person
+
+
+def test_a_region_is_looked_at_closer_and_alone() -> None:
+    config, picture = DetectorConfig(name="bundled"), photo("bus.jpg")
+    everybody = detect_once(create_detector(config), picture)
+    right = replace(config, region=((560, 1000), (809, 300)))  # any two opposite corners
+    found = detect_once(create_detector(right), picture)
+    check_contract(found, picture, right)
+    assert len(found) == 1
+    assert iou_matrix([[669, 392, 809, 880]], found.bboxes_xyxy).max() > 0.5  # by eye
+    assert (found.bboxes_xyxy[:, 0] >= 560).all()
+    whole = replace(config, region=((-50, -50), (5000, 5000)))
+    same = detect_once(create_detector(whole), picture)
+    np.testing.assert_array_equal(same.bboxes_xyxy, everybody.bboxes_xyxy)
+    assert create_detector(right).name.startswith("bundled:")
+
+
+def test_a_region_with_corners_and_boxes_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.txt"
+    path.write_text("1,-1,11,11,20,20\n1,-1,71,11,20,20\n1,-1,71,71,20,20\n")  # middles: 20,20; 80,20; 80,80
+    triangle = ((0.0, 0.0), (100.0, 0.0), (0.0, 100.0))
+    for region, kept in ((triangle, [[10, 10, 30, 30], [70, 10, 90, 30]]), (triangle[:2], None)):
+        if kept is None:
+            with pytest.raises(ConfigError, match="two opposite corners"):  # of a line
+                DetectorConfig(region=region)
+            continue
+        found = detect_once(create_detector(DetectorConfig(name=str(path), region=region)), frame((100, 100)))
+        assert sorted(found.bboxes_xyxy.tolist()) == kept
+
+
+def test_a_region_outside_of_the_picture_is_said() -> None:
+    detector = create_detector(DetectorConfig(name="full", region=((200, 0), (300, 90))))
+    with pytest.raises(DetectorError, match="200,0 to 300,90 lies outside of the picture, which is 160x96 px"):
+        detect_once(detector, frame((160, 96)))
+    found = detect_once(detector, frame((400, 96)))  # of `full` the region is the one person
+    np.testing.assert_array_equal(found.bboxes_xyxy, [[200, 0, 300, 90]])
+
+
+@pytest.mark.parametrize("region", [((0, 0),), ((0, 0), (0, 9)), "left", ((0, 0, 9, 9),), ((0, 0), (math.inf, 9))])
+def test_a_region_that_spans_nothing_is_refused(region: Any) -> None:
+    with pytest.raises(ConfigError, match="two opposite corners of a rectangle"):
+        DetectorConfig(region=region)
 
 
 @pytest.mark.parametrize("backend", ["torch", pytest.param("openvino", marks=NEEDS_OPENVINO)])

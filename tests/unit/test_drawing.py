@@ -40,6 +40,12 @@ def people(
     )
 
 
+def test_without_the_picture_nothing_of_it_is_left() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, SIZE, np.uint8)
+    drawn = Painter(COCO17, DrawConfig(picture=False)).draw(noise, people(spread()), 0, "12 fps")
+    np.testing.assert_array_equal(drawn, Painter(COCO17).draw(blank(), people(spread()), 0, "12 fps"))
+
+
 def spread(skeleton: Skeleton = COCO17, at: tuple[float, float] = (300, 200)) -> np.ndarray:
     """(1, K, 2): keypoints far from each other, on a ring."""
     angle = np.arange(len(skeleton)) * 2 * np.pi / len(skeleton)

@@ -24,8 +24,10 @@ from websockets.sync.client import ClientConnection, connect
 from sharpose_rt.config import LiveConfig
 from sharpose_rt.errors import ConfigError, OutputError
 from sharpose_rt.live import Hub, Listen, LiveServer, parse_listen
+from sharpose_rt.live.picture import Pictures
 from sharpose_rt.live.routes import create_app
 from sharpose_rt.skeletons import validate
+from sharpose_rt.types import Frame
 
 TOKEN = "correct horse"
 WS = "ws://127.0.0.1:8080"
@@ -339,6 +341,16 @@ def test_pictures_come_when_they_are_asked_for(server: LiveServer, hub: Hub, cli
     assert json.loads(follower.recv(10))["frame_id"] == 41
     viewer.send("next")
     assert picture()[0] == 41  # the newest, not the next in a queue
+
+
+def test_pictures_can_be_black() -> None:
+    frame = Frame(3, 0.5, np.full((90, 160, 3), 200, np.uint8))
+    for blank, level in ((False, 200), (True, 0)):
+        message = Pictures(LiveConfig(), blank=blank).message(frame)
+        image = cv2.imdecode(np.frombuffer(message, np.uint8, offset=12), cv2.IMREAD_COLOR)
+        assert image is not None
+        assert image.shape == (90, 160, 3)
+        np.testing.assert_allclose(image, level, atol=2)
 
 
 @pytest.mark.timeout(90)

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -133,6 +134,23 @@ def test_rotation_and_mirroring_are_undone(tmp_path: Path, rotation: int, hflip:
         frames = list(source)
     assert [read_number(frame.image_bgr) for frame in frames] == [0, 1, 2]
     np.testing.assert_allclose(frames[2].image_bgr[90, 10], (20, 20, 220), atol=12)  # the red corner
+
+
+@pytest.mark.parametrize("realtime", [False, True])
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_pictures_are_turned_clockwise_where_asked(clip: Path, degrees: int, realtime: bool) -> None:
+    with open_source(str(clip), SourceConfig(max_frames=2, realtime=realtime, rotate=degrees)) as source:
+        assert source.info.size_wh == ((160, 96) if degrees == 180 else (96, 160))
+        frame = next(iter(source))
+    back = np.ascontiguousarray(np.rot90(frame.image_bgr, degrees // 90))  # np turns the other way
+    assert read_number(back) == 0
+    np.testing.assert_allclose(back[90, 10], (20, 20, 220), atol=12)  # the red corner
+
+
+@pytest.mark.parametrize("degrees", [45, -90, 360])
+def test_a_turn_by_other_angles_is_refused(degrees: int) -> None:
+    with pytest.raises(ConfigError, match=f"rotate is {degrees}; 0, 90, 180 or 270"):
+        SourceConfig(rotate=degrees)
 
 
 @pytest.mark.parametrize("rotation", [0, 90])
@@ -818,6 +836,71 @@ def test_camera_wait_is_interrupted() -> None:
     source.interrupt()
     opening.join(20)
     assert not opening.is_alive()
+
+
+# --- the screen
+
+
+@contextmanager
+def white_screen(size_wh: tuple[int, int] = (640, 480)) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """An X server that shows white: its display, and its process."""
+    if not (xvfb := shutil.which("Xvfb")):
+        pytest.skip("no X server to look at (apt-get install xvfb)")
+    told, tell = os.pipe()
+    options = ["-displayfd", str(tell), "-wr", "-nolisten", "tcp", "-screen", "0", f"{size_wh[0]}x{size_wh[1]}x24"]
+    with subprocess.Popen([xvfb, *options], pass_fds=[tell], stderr=subprocess.DEVNULL) as server:
+        os.close(tell)
+        try:
+            with os.fdopen(told) as answer:
+                yield f":{int(answer.readline())}", server
+        finally:
+            server.terminate()
+
+
+@pytest.mark.timeout(60)
+def test_a_real_screen_and_a_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with white_screen() as (display, _):
+        monkeypatch.setenv("DISPLAY", display)
+        for spec, size_wh in (("screen", (640, 480)), ("screen:0", (640, 480)), ("screen:320x200+10+20", (320, 200))):
+            assert is_live(spec)
+            assert expand_sources(spec) == [spec]
+            with open_source(spec, SourceConfig(max_frames=4, camera_fps=50)) as source:
+                assert (source.info.kind, source.info.live, source.info.size_wh) == ("screen", True, size_wh)
+                assert (source.info.fps, source.info.stem) == (50, "screen")
+                frames = list(source)
+            assert [frame.image_bgr.min() for frame in frames] == [255] * 4
+            times = [frame.pts_s for frame in frames]
+            assert times[0] == 0
+            assert all(b > a for a, b in pairwise(times))
+            assert times[-1] >= 3 * 0.02 - 0.005
+        for spec, said in (("screen:3", "has 1, counted from 0"), ("screen:640x480+1+0", "640x480 px")):
+            with pytest.raises(SourceError, match=said):
+                open_source(spec).open()
+
+
+@pytest.mark.timeout(60)
+def test_a_screen_that_goes_away_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    with white_screen() as (display, server):
+        monkeypatch.setenv("DISPLAY", display)
+        with open_source("screen", SourceConfig(reconnect_s=0)) as source:
+            assert source.read() is not None
+            server.kill()
+            with pytest.raises(SourceLost, match="cannot be looked at any more"):
+                list(source)
+
+
+def test_no_screen_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mss")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setenv("DISPLAY", "")
+    if sys.platform.startswith("linux"):
+        with pytest.raises(SourceError, match="DISPLAY is empty"):
+            open_source("screen").open()
+    with pytest.raises(SourceError, match="'screen:big' is no screen; 'screen', 'screen:N'"):
+        open_source("screen:big")
+    monkeypatch.setitem(sys.modules, "mss", None)
+    with pytest.raises(SourceError, match=re.escape("pip install 'sharpose-rt[screen]'")):
+        open_source("screen")
 
 
 def test_no_such_camera_lists_what_is_there() -> None:

@@ -1,0 +1,120 @@
+"""What is seen on this machine's screen."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpose_rt.config.schema import SourceConfig
+from sharpose_rt.errors import SourceError, SourceLost
+from sharpose_rt.media.source import Source, SourceInfo
+
+DEFAULT_FPS = 30.0
+
+
+def is_screen(spec: str) -> bool:
+    """Whether `spec` is 'screen' or 'screen:...'."""
+    return spec == "screen" or spec.startswith("screen:")
+
+
+class Screen(Source):
+    """A screen, or a part of it, `config.camera_fps` times a second (30); media time is the clock since its first look.
+
+    By the package `mss`: FFmpeg's grabber for X11 takes the X libraries that OpenCV's wheel has loaded, and crashes.
+
+    Args:
+        spec: 'screen' for the first one, 'screen:N' for another, N from 0, or 'screen:WxH+X+Y' for W x H px from X, Y
+            on, counted over all screens together.
+        config: see `Source`.
+
+    Raises:
+        SourceError: of another form, or `mss` is not installed.
+    """
+
+    live = True
+    finite = False
+
+    def __init__(self, spec: str, config: SourceConfig) -> None:
+        super().__init__(spec, config)
+        what = spec.partition(":")[2]
+        part = re.fullmatch(r"(\d+)x(\d+)\+(\d+)\+(\d+)", what)
+        self._part = None if part is None else [int(value) for value in part.groups()]
+        if self._part is None and what and not what.isdecimal():
+            raise SourceError(
+                f"{spec!r} is no screen; 'screen', 'screen:N' with N from 0, or 'screen:WIDTHxHEIGHT+X+Y' as in "
+                "screen:1280x720+0+0 is accepted"
+            )
+        self._number = int(what) if what.isdecimal() else 0
+        self._fps = config.camera_fps or DEFAULT_FPS
+        try:
+            import mss
+        except ImportError as error:
+            raise SourceError(
+                f"--source screen needs the package mss ({error}); pip install 'sharpose-rt[screen]'"
+            ) from error
+        self._mss: Any = mss
+        self._grabber: Any = None
+        self._shot: Any = None
+        self._began_s: float | None = None
+        self._due_s = 0.0
+        self._last_s = -1.0
+
+    def _open(self) -> None:
+        try:
+            self._grabber = self._mss.MSS()
+            everything, *screens = self._grabber.monitors
+            self._due_s = time.monotonic()
+        except (self._mss.ScreenShotError, OSError, ValueError) as error:
+            hint = "see that you may look at it"
+            if os.environ.get("WAYLAND_DISPLAY"):
+                hint += "; Wayland shows it to X11 programs alone, so log in to an X11 session"
+            elif os.name == "posix" and not os.environ.get("DISPLAY"):
+                hint = "there is none here: DISPLAY is empty; set it, as in DISPLAY=:0"
+            raise SourceError(f"{self.name} cannot be looked at ({error}): {hint}") from None
+        if self._part is None:
+            if self._number >= len(screens):
+                raise SourceError(f"{self.name} is not there; this machine has {len(screens)}, counted from 0")
+            self._area = screens[self._number]
+            return
+        width, height, x, y = self._part
+        if not (width and height and x + width <= everything["width"] and y + height <= everything["height"]):
+            raise SourceError(
+                f"{self.name} does not lie on the screens, which are {everything['width']}x{everything['height']} px"
+            )
+        left, top = everything["left"] + x, everything["top"] + y
+        self._area = {"left": left, "top": top, "width": width, "height": height}
+
+    def _describe(self, size_wh: tuple[int, int]) -> SourceInfo:
+        kept = self._kept(None, self._fps, None)
+        return SourceInfo(self.name, "screen", True, size_wh, start_s=self.config.start_s, stem="screen", **kept)  # type: ignore[arg-type]
+
+    def _grab(self) -> float | None:
+        if self._grabber is None or self._stop.wait(max(0.0, self._due_s - time.monotonic())):
+            return None
+        now_s = time.monotonic()
+        self._due_s = max(self._due_s + 1 / self._fps, now_s)  # what was missed is not made up for
+        try:
+            self._shot = self._grabber.grab(self._area)
+        except (self._mss.ScreenShotError, OSError, AssertionError) as error:  # the last: nobody answers it
+            reason = str(error).partition("\n")[0] or "its server is gone"
+            raise SourceLost(f"{self.name} cannot be looked at any more: {reason}") from None
+        self._began_s = now_s if self._began_s is None else self._began_s
+        self._last_s = max(now_s - self._began_s, self._last_s + 1e-6)
+        return self._last_s
+
+    def _retrieve(self) -> tuple[NDArray[np.uint8], str] | None:
+        shot, self._shot = self._shot, None
+        bgra = np.frombuffer(shot.bgra, np.uint8).reshape(shot.height, shot.width, 4)
+        return np.ascontiguousarray(bgra[..., :3]), ""
+
+    def _close(self) -> None:
+        grabber, self._grabber = self._grabber, None
+        if grabber is not None:
+            with contextlib.suppress(self._mss.ScreenShotError):  # what it was connected to is gone
+                grabber.close()
