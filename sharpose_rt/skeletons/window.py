@@ -64,6 +64,7 @@ class _Cut:
     fill: Fill
     max_gap_s: float | None
     raw: bool
+    rest: bool
 
 
 def windows(
@@ -79,6 +80,7 @@ def windows(
     fill: Fill = "none",
     max_gap_s: float | None = None,
     raw: bool = False,
+    rest: bool = False,
     batch: int | None = None,
     framework: Literal["numpy", "torch"] = "numpy",
     skeleton: Skeleton | None = None,
@@ -104,6 +106,8 @@ def windows(
         min_score: keypoints below are taken as not found.
         min_frames: people who are in fewer frames of the window are left out.
         fill, max_gap_s, raw: as for `action_array`, within the window.
+        rest: at the end also a window over the last `length` frames, where some were in none so far; of a source that
+            has fewer frames their places are zeros at the window's end, with NaN for media times.
         batch: None gives windows when they are there; a number gathers so many (N), fewer at the end.
         framework: 'numpy', or 'torch' for CPU tensors that share the arrays' memory.
         skeleton: keypoint set of a live source; the known one with as many keypoints unless given.
@@ -125,7 +129,7 @@ def windows(
         raise ConfigError(f"framework is {framework!r}; 'numpy' or 'torch' is accepted")
     check_fill(fill)
     slots = 1 if each_person else person_slots
-    cut = _Cut(length, stride, normalize, slots, each_person, min_score, min_frames, fill, max_gap_s, raw)
+    cut = _Cut(length, stride, normalize, slots, each_person, min_score, min_frames, fill, max_gap_s, raw, rest)
     rows = _rows(source, cut, skeleton, frame_size_wh)
     return (_as_window(group, framework) for group in _grouped(rows, batch))
 
@@ -167,15 +171,10 @@ def _rows(
     """The windows that end at a frame, one list each time that one is due."""
     recent: deque[_Recent] = deque(maxlen=cut.length)
     slots = [0] * cut.person_slots
-    until_next = cut.length
-    for frame in source:
-        size_wh = getattr(frame, "frame_size_wh", None) or frame_size_wh or _size_wh(frame, cut)
-        recent.append((frame.pts_s, frame.poses, size_wh))
-        until_next -= 1
-        if until_next > 0:
-            continue
-        until_next = cut.stride
-        joints = frame.poses.keypoints.shape[1]
+
+    def cut_one() -> list[_Row]:
+        nonlocal slots
+        joints = recent[-1][1].keypoints.shape[1]
         hips = _hips(skeleton or next((s for s in SKELETONS.values() if len(s) == joints), None))
         present = _present(recent, cut.min_frames)
         pts_s = np.array([time_s for time_s, _, _ in recent], np.float64)
@@ -184,7 +183,31 @@ def _rows(
         else:
             slots = _assign_slots(slots, present)
             groups = [slots]
-        yield [(group, _data(group, recent, pts_s, cut, hips), pts_s) for group in groups]
+        return [_lengthened((group, _data(group, recent, pts_s, cut, hips), pts_s), cut.length) for group in groups]
+
+    until_next, unseen = cut.length, 0
+    for frame in source:
+        size_wh = getattr(frame, "frame_size_wh", None) or frame_size_wh or _size_wh(frame, cut)
+        recent.append((frame.pts_s, frame.poses, size_wh))
+        until_next, unseen = until_next - 1, unseen + 1
+        if until_next == 0:
+            until_next, unseen = cut.stride, 0
+            yield cut_one()
+    if cut.rest and unseen:
+        yield cut_one()
+
+
+def _lengthened(row: _Row, length: int) -> _Row:
+    """The row with frames of nobody at its end, where it is shorter than `length`."""
+    keys, data, pts_s = row
+    lacking = length - len(pts_s)
+    if not lacking:
+        return row
+    return (
+        keys,
+        np.pad(data, ((0, 0), (0, lacking), (0, 0), (0, 0))),
+        np.pad(pts_s, (0, lacking), constant_values=np.nan),
+    )
 
 
 def _size_wh(frame: Posed, cut: _Cut) -> tuple[int, int]:

@@ -836,6 +836,20 @@ class TestWindows:
         np.testing.assert_allclose(pts_s[:, 0], np.arange(5) / 25)
         np.testing.assert_allclose(data[4, :2, 0, 0, 1], point(2, 4, 0), atol=0.006)
 
+    @pytest.mark.parametrize(
+        ("frames", "ends"), [(0, []), (2, [1]), (3, [2]), (4, [2, 3]), (5, [2, 4]), (6, [2, 4, 5])]
+    )
+    def test_the_rest_comes_in_a_window_where_it_is_wanted(self, frames, ends):
+        clip = [[1, 2]] * frames
+        got = list(windows(frames_of(clip), length=3, stride=2, normalize="none", rest=True))
+        assert [round(25 * float(np.nanmax(w.pts_s))) for w in got] == ends
+        assert all(w.data.shape == (1, 3, 3, 17, 2) and w.pts_s.shape == (1, 3) for w in got)
+        if frames == 2:
+            assert np.isnan(got[0].pts_s).tolist() == [[False, False, True]]
+            assert got[0].track_ids.tolist() == [[1, 2]]
+            np.testing.assert_allclose(got[0].data[0, :2, 1, 0, 1], point(2, 1, 0), atol=0.006)
+            assert not got[0].data[0, :, 2].any()
+
     def test_each_person_is_a_window(self):
         clip = [[1, 2], [2, 1], [2], [2, 3]]
         (window,) = windows(frames_of(clip), length=4, normalize="none", each_person=True, min_frames=2)

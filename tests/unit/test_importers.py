@@ -15,6 +15,7 @@ from sharpose_rt.skeleton import COCO17
 from sharpose_rt.skeletons import StreamReader, validate
 from sharpose_rt.skeletons.convert import convert
 from sharpose_rt.skeletons.importers import READERS, import_stream
+from sharpose_rt.skeletons.importers.openpose import read_openpose
 from tests.unit.test_convert import CLIP, NAMES, SIZE_WH, make_poses, point, write_clip
 
 
@@ -188,6 +189,16 @@ class TestAlphaPoseForms:
         path = tmp_path / "a.json"
         path.write_text(json.dumps([self.record(0, 3), self.record(0, 3)]))
         assert next(iter(back(path, "alphapose"))).poses.track_ids.tolist() == [3, 0]
+
+    def test_pictures_without_numbers_are_in_the_order_of_their_names(self, tmp_path):
+        (folder := tmp_path / "poses").mkdir()
+        for n, name in enumerate(("evening", "a walk", "morning")):
+            person = {"person_id": [n + 1], "pose_keypoints_2d": [10.0 * n + 1, 5.0, 0.5] * 18}
+            (folder / f"{name}_keypoints.json").write_text(json.dumps({"version": 1.3, "people": [person]}))
+        assert [frame.poses.track_ids.tolist() for frame in back(folder, "openpose")] == [[2], [1], [3]]
+        (folder / "noon7_keypoints.json").write_text('{"people": []}')
+        with pytest.raises(StreamError, match="no frame number in the name 'a walk_keypoints"):
+            read_openpose(folder)
 
     def test_its_openpose_form(self, tmp_path, clip):
         (folder,) = convert(clip, "openpose")

@@ -20,15 +20,16 @@ _LAYOUTS = {3 * len(layout): layout for layout in (OPENPOSE_18, BODY_25)}
 def read_openpose(path: Path) -> Imported:
     """People as COCO-17, from the 18 or 25 keypoints; what COCO lacks (neck, middle of the hips, feet) is left out.
 
-    Frame numbers are those of the file names, `<stem>_<12 digits>_keypoints.json`. `person_id` becomes the track
-    id, unless it is OpenPose's -1.
+    Frame numbers are those of the file names, `<stem>_<12 digits>_keypoints.json`; where no file has one, as those of
+    pictures may, frames are in the order of the names. `person_id` becomes the track id, unless it is OpenPose's -1.
 
     Raises:
         StreamError: the folder has no such file, or two of one frame, or a file is of another form; names file and
             person.
     """
     if path.is_dir():
-        numbered = by_number(sorted(file.name for file in path.glob("*.json")), str(path))
+        names = sorted(file.name for file in path.glob("*.json"))
+        numbered = by_number(names, str(path)) if re.search(r"\d", "".join(names)) else dict(enumerate(names))
         files = {number: path / name for number, name in numbered.items()}
         if not files:
             raise StreamError(f"{path} holds no .json file; give the folder of OpenPose's --write_json")
