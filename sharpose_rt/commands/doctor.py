@@ -85,6 +85,7 @@ def probes(output: Path) -> list[tuple[str, Callable[[], Finding], bool]]:
         ("browser view", lambda: check_extra("serve", "--serve", ("starlette", "uvicorn", "websockets")), False),
         ("publishing", lambda: check_extra("publish", "--publish ws:// and zmq+tcp://", ("websockets", "zmq")), False),
         ("screen", lambda: check_extra("screen", "--source screen", ("mss",)), False),
+        ("onnx", lambda: check_extra("onnx", "weights onnx", ("onnx", "onnxscript", "onnxruntime")), False),
         ("parquet", lambda: check_extra("parquet", "convert --to parquet", ("pyarrow",)), False),
         ("training", lambda: check_extra("train", "train and eval", ("pycocotools",)), False),
         ("output folder", lambda: check_output(output), True),

@@ -1,5 +1,5 @@
 """Converts the authors' released checkpoints to safetensors, makes weights ready for int8 and a training run's ready to
-ship, and shows what a weights file holds.
+ship, writes the networks as ONNX files for other programs, and shows what a weights file holds.
 
 Nothing in a file is ever run: a checkpoint that needs code to load is refused.
 """
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from sharpose_rt.models.weights import WeightsInfo
 
 NAME = "weights"
-HELP = "import a released checkpoint, export trained weights, make weights ready for int8, or show what a file holds"
+HELP = "import a released checkpoint, export trained weights or ONNX, make weights ready for int8, or show a file"
 MOST_LOSS_AP = 0.005
 """What int8 may cost."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares `import`, `export`, `quantize` and `show`."""
-    actions = parser.add_subparsers(title="actions", metavar="import|export|quantize|show", required=True)
+    """Declares `import`, `export`, `quantize`, `onnx` and `show`."""
+    actions = parser.add_subparsers(title="actions", metavar="import|export|quantize|onnx|show", required=True)
 
     convert = actions.add_parser("import", help="convert a released .pth checkpoint to .safetensors")
     convert.add_argument("source", type=Path, metavar="OFFICIAL.pth", help="checkpoint that the authors released")
@@ -81,6 +81,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     quantize.add_argument("--overwrite", action="store_true", help="replace OUT.safetensors, which may be IN itself")
     quantize.set_defaults(action=quantize_weights)
+
+    onnx = actions.add_parser("onnx", help="write the networks as ONNX, with a sheet of how to use them")
+    onnx.add_argument("folder", type=Path, metavar="OUT_DIR", help="folder to write coarse.onnx, fine.onnx, ... into")
+    onnx.add_argument("--model", default="tiny_256x192", help="see `sharpose-rt models` (default: %(default)s)")
+    onnx.add_argument(
+        "--weights", default="auto", metavar="FILE", help="file, 'auto' or 'random' (default: %(default)s)"
+    )
+    onnx.add_argument(
+        "--behaviour",
+        choices=("auto", "paper", "released"),
+        default="auto",
+        help="of the network (default: what the weights state)",
+    )
+    onnx.add_argument(
+        "--detector-size", type=int, metavar="PX", help="side of the square that the person detector sees"
+    )
+    onnx.add_argument("--opset", type=int, default=20, metavar="N", help="of ONNX, 18 to 23 (default: %(default)s)")
+    onnx.add_argument("--overwrite", action="store_true", help="replace such files in OUT_DIR")
+    onnx.set_defaults(action=write_onnx)
 
     show = actions.add_parser("show", help="print metadata, SHA-256 and parameters")
     show.add_argument("what", metavar="FILE|NAME", help=".safetensors or .pth file, or a variant that ships weights")
@@ -222,6 +241,31 @@ def quantize_weights(args: argparse.Namespace) -> int:
     except OSError as error:
         raise OutputError(f"{target} cannot be written ({error.strerror or error}); give another folder") from error
     print(f"{target}: {facts['model']} with the ranges of {len(ranges)} layers, SHA-256 {file_sha256(target)}")
+    return 0
+
+
+def write_onnx(args: argparse.Namespace) -> int:
+    """Writes pose network and person detector as ONNX, compared with torch, and the sheet.
+
+    Raises:
+        ConfigError: no such model or opset, a size that cannot be, or a package is missing.
+        WeightsError: there are no weights, or they do not fit the model.
+        OutputError: the files exist, cannot be written, or compute something else than torch.
+    """
+    from sharpose_rt.config import DetectorConfig
+    from sharpose_rt.export.folder import export_folder
+
+    export_folder(
+        args.folder,
+        args.model,
+        args.weights,
+        args.behaviour,
+        DetectorConfig("bundled", image_size=args.detector_size),
+        args.opset,
+        overwrite=args.overwrite,
+        say=print,
+    )
+    print(f"{args.folder / 'sharpose.json'} says how to use them; pipelines/onnx_pose.py does, with onnxruntime alone")
     return 0
 
 

@@ -22,7 +22,7 @@ class GraphPerSize:
     """
 
     def __init__(self, module: nn.Module, threads: int, *, int8: bool = False) -> None:
-        self.module, self.threads = _FirstOutput(module).eval(), threads
+        self.module, self.threads = FirstOutput(module).eval(), threads
         self.dtype = torch.float32 if int8 else fastest_dtype()
         self._graphs: dict[tuple[int, ...], Graph] = {}
 
@@ -38,7 +38,7 @@ class GraphPerSize:
         return self._graphs[size](pixels)[0]
 
 
-class _FirstOutput(nn.Module):
+class FirstOutput(nn.Module):
     """A module whose further outputs, which only training needs, are left out."""
 
     def __init__(self, module: nn.Module) -> None:

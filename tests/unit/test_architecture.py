@@ -19,7 +19,7 @@ LEVELS = {
     **dict.fromkeys(("types", "runtime"), 2),
     **dict.fromkeys(("geometry", "config", "graphs", "streams"), 3),
     **dict.fromkeys(("models", "engine", "detection", "tracking", "media", "skeletons"), 4),
-    **dict.fromkeys(("stages", "training", "evaluation", "live"), 5),
+    **dict.fromkeys(("stages", "training", "evaluation", "export", "live"), 5),
     **dict.fromkeys(("app", "several", "api", "bench"), 6),
     **dict.fromkeys(("cli", "commands", "__main__", "__init__"), 7),
 }

@@ -1,0 +1,139 @@
+"""The people in a picture by the exported networks alone: numpy, OpenCV and onnxruntime, none of this package.
+
+    sharpose-rt weights onnx networks/
+    python pipelines/onnx_pose.py networks/ photo.jpg --draw drawn.png
+
+Prints a line of JSON for each person. The same few steps in another language, with the numbers that
+`networks/sharpose.json` gives, run the networks wherever there is an ONNX runtime.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnxruntime
+
+
+class Networks:
+    """The graphs of a folder, and their sheet."""
+
+    def __init__(self, folder: Path) -> None:
+        self.sheet = json.loads((folder / "sharpose.json").read_text(encoding="utf-8"))
+        self.sessions = {file: onnxruntime.InferenceSession(folder / file) for file in self.sheet["graphs"]}
+
+    def run(self, file: str, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs of a graph, by names, from its inputs among `values`."""
+        ports = self.sheet["graphs"][file]
+        inputs = {port["name"]: values[port["name"]] for port in ports["inputs"]}
+        names = [port["name"] for port in ports["outputs"]]
+        outputs: list[Any] = list(self.sessions[file].run(names, inputs))
+        return dict(zip(names, outputs, strict=True))
+
+    def people(self, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes (N, 4) xyxy px and scores (N,) of the people in a picture (H, W, 3) BGR, strongest first."""
+        rule, wh = self.sheet["detect"], np.array(picture.shape[1::-1])
+        resized = np.round(wh * (rule["size"] / wh.max())).astype(int).clip(1)
+        left, top = (rule["size"] - resized) // 2
+        square = np.full((rule["size"], rule["size"], 3), rule["fill"], np.uint8)
+        square[top : top + resized[1], left : left + resized[0]] = cv2.resize(picture, resized.tolist())
+        found = self.run("person_detector.onnx", {"picture": square})
+        sure = np.flatnonzero(found["box_scores"] >= rule["score_threshold"])
+        order = sure[np.argsort(-found["box_scores"][sure], kind="stable")][: rule["candidates"]]
+        boxes, kept = found["boxes"][order], []
+        for i, box in enumerate(boxes):
+            if all(overlap(box, boxes[k]) <= rule["iou_threshold"] for k in kept):
+                kept.append(i)
+        boxes = (boxes[kept] - np.tile([left, top], 2)) * np.tile(wh / resized, 2) - 0.5
+        boxes = boxes.clip(0, np.tile(wh - 1, 2))
+        large = (boxes[:, 2:] - boxes[:, :2] >= rule["min_side_px"]).all(1)
+        return boxes[large], found["box_scores"][order[kept]][large]
+
+    def poses(self, picture: np.ndarray, boxes: np.ndarray) -> dict[str, np.ndarray]:
+        """Keypoints (N, K, 2) px, scores (N, K), quality (N,) and `refined` (N,) of the people in boxes (N, 4)."""
+        maps = [self.crop_map(box) for box in boxes]
+        found = {"crops": np.stack([self.crop(picture, matrix) for matrix in maps])}
+        found |= self.run("coarse.onnx", found)
+        found["refined"] = ~(found["quality"] >= self.sheet["gate"]["quality_threshold"])
+        if found["refined"].any():
+            fine = self.run("fine.onnx", {name: values[found["refined"]] for name, values in found.items()})
+            for name in ("keypoints", "scores"):
+                found[name][found["refined"]] = fine[name]
+        for keypoints, matrix in zip(found["keypoints"], maps, strict=True):
+            keypoints[:] = (keypoints - matrix[:, 2]) / matrix.diagonal()
+        return found
+
+    def crop_map(self, box_xyxy: np.ndarray) -> np.ndarray:
+        """(2, 3): from pixels of the picture to those of the crop of a person."""
+        rule = self.sheet["crop"]
+        crop_wh = np.array(rule["size_hw"][::-1])
+        size = np.maximum(box_xyxy[2:] - box_xyxy[:2], 1)
+        size = crop_wh * (size / crop_wh).max() * rule["box_padding"]
+        scale = (crop_wh - 1) / size
+        offset = (crop_wh - 1) / 2 - scale * (box_xyxy[:2] + box_xyxy[2:]) / 2
+        return np.column_stack([np.diag(scale), offset])
+
+    def crop(self, picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+        """A person (h, w, 3) cut from a picture; a picture much larger than that is halved first, or it would alias."""
+        scale, offset = matrix[:, :2], matrix[:, 2]
+        while np.sqrt(np.linalg.det(scale)) < 0.5 and min(picture.shape[:2]) > 1:
+            h, w = picture.shape[0] // 2, picture.shape[1] // 2
+            picture = cv2.resize(picture[: 2 * h, : 2 * w], (w, h), interpolation=cv2.INTER_AREA)
+            scale, offset = scale * 2, offset + scale @ [0.5, 0.5]  # centres: 2 * i + 1/2 of the larger picture
+        h, w = self.sheet["crop"]["size_hw"]
+        return cv2.warpAffine(picture, np.column_stack([scale, offset]), (w, h), flags=cv2.INTER_LINEAR)
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two boxes xyxy."""
+    inside = np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
+    return float(inside / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - inside))
+
+
+def draw(picture: np.ndarray, poses: dict[str, np.ndarray], limbs: list[Any], min_score: float = 0.3) -> None:
+    """Draws the limbs between sure keypoints into a picture."""
+    for keypoints, scores in zip(poses["keypoints"], poses["scores"], strict=True):
+        for ends in limbs:
+            if (scores[ends] >= min_score).all():
+                a, b = np.round(keypoints[ends]).astype(int).tolist()
+                cv2.line(picture, a, b, (0, 220, 0), 2, cv2.LINE_AA)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", type=Path, help="folder that `sharpose-rt weights onnx` wrote")
+    parser.add_argument("picture")
+    parser.add_argument("--draw", metavar="FILE", help="write the picture with skeletons here")
+    args = parser.parse_args(argv)
+
+    picture = cv2.imread(args.picture)
+    if picture is None:
+        raise SystemExit(f"{args.picture} cannot be read; a picture that OpenCV reads is accepted")
+    networks = Networks(args.networks)
+    boxes, sure = networks.people(picture)
+    if not len(boxes):
+        print("nobody")
+        return
+    poses = networks.poses(picture, boxes)
+    names = networks.sheet["skeleton"]["keypoints"]
+    for n, box in enumerate(boxes):
+        rows = np.column_stack([poses["keypoints"][n], poses["scores"][n]]).astype(float).round(3).tolist()
+        person = {
+            "bbox_xyxy": box.round(2).tolist(),
+            "bbox_score": round(float(sure[n]), 4),
+            "quality": round(float(poses["quality"][n]), 4),
+            "stage": "fine" if poses["refined"][n] else "coarse",
+            "keypoints": dict(zip(names, rows, strict=True)),
+        }
+        print(json.dumps(person))
+    if args.draw:
+        draw(picture, poses, networks.sheet["skeleton"]["limbs"])
+        cv2.imwrite(args.draw, picture)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Plans as ONNX files, and how far what they compute is from torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sharpose_rt.errors import ConfigError
+from sharpose_rt.export.graphs import Plan
+
+OPSETS = range(18, 24)
+"""What torch's exporter writes."""
+
+
+def check_can_write(opset: int) -> None:
+    """Nothing, or an error where what writes ONNX is not installed, or does not write this opset.
+
+    Raises:
+        ConfigError: see above.
+    """
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"ONNX files need {' and '.join(missing)}, not installed: pip install 'sharpose-rt[onnx]'")
+    if opset not in OPSETS:
+        raise ConfigError(
+            f"opset {opset} cannot be written; {OPSETS[0]} to {OPSETS[-1]} are accepted, of which older programs know "
+            "the lowest alone"
+        )
+
+
+def can_run() -> bool:
+    """What runs ONNX here is installed."""
+    return importlib.util.find_spec("onnxruntime") is not None
+
+
+def write_onnx(plan: Plan, examples: Mapping[str, Tensor], path: Path, opset: int) -> None:
+    """Writes a plan with all its weights in one file, once onnx has found it to be sound.
+
+    Args:
+        plan: has been run, so that what it keeps from run to run is there, and is taken for constants.
+        examples: has its inputs; two rows or more where it is batched, as a batch of one may be folded away.
+        path: file to write.
+        opset: one of `OPSETS`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    import onnx
+
+    for name in ("onnx_ir", "onnxscript"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # they tell each node that they fold
+    axes = {0: torch.export.Dim("B")} if plan.batched else {}
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, about itself
+        program = torch.onnx.export(
+            _OneList(plan.module).eval(),
+            plan.chosen(examples),
+            input_names=plan.inputs,
+            output_names=plan.outputs,
+            opset_version=opset,
+            dynamic_shapes=((axes,) * len(plan.inputs),),
+            custom_translation_table=_operators(),
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    for part in (model.graph, *model.graph.node, *model.graph.value_info):
+        del part.metadata_props[:]  # in which line of which file each node began: paths of this machine
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def differences(plan: Plan, values: Mapping[str, Tensor], path: Path) -> dict[str, float]:
+    """How far each output of a file is at most from the one among `values`, which torch made of the inputs there."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    found = session.run(list(plan.outputs), {name: values[name].numpy() for name in plan.inputs})
+    return {
+        name: (torch.from_numpy(array) - values[name]).abs().max().item()
+        for name, array in zip(plan.outputs, found, strict=True)
+    }
+
+
+class _OneList(nn.Module):
+    """A module with its inputs in one list, for which there is one way to say which axes are open."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """What the module gives."""
+        return self.module(*inputs)
+
+
+def _operators() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """In ONNX what torch's exporter has no ONNX for."""
+    from onnxscript import opset18
+
+    op: Any = opset18  # typed for values, and given what stands for them
+
+    def hypot(x: Any, y: Any) -> Any:
+        return op.Sqrt(op.Add(op.Mul(x, x), op.Mul(y, y)))
+
+    def sort(x: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
+        length = op.Gather(op.Shape(x), op.Constant(value_ints=[dim]))
+        return op.TopK(x, length, axis=dim, largest=int(descending), sorted=1)  # stable by its definition
+
+    return {torch.ops.aten.hypot.default: hypot, torch.ops.aten.sort.stable: sort}

@@ -1,0 +1,124 @@
+"""`sharpose.json`: all that a program needs to know that has the graphs alone."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from sharpose_rt.config import DetectorConfig, PoseConfig
+from sharpose_rt.detection.letterbox import PAD_VALUE
+from sharpose_rt.detection.postprocess import MIN_SIDE_PX, NMS_CANDIDATES
+from sharpose_rt.export.graphs import Plan
+from sharpose_rt.models.sharpose import SHaRPose
+from sharpose_rt.models.weights import WeightsInfo
+from sharpose_rt.skeleton import Skeleton
+
+FORMAT = "sharpose.onnx/1"
+MEANINGS = {
+    "picture": "the picture, fitted into a square as `detect.rule` says; blue, green, red",
+    "boxes": "people, several boxes each, as x0, y0, x1, y1 in pixels of the square, from its outer edge",
+    "box_scores": "the share of boxes like this that show a person, 0 to 1",
+    "crops": "people, cut from the picture as `crop.rule` says; blue, green, red",
+    "keypoints": "x, y in pixels of the crop, in the order of `skeleton.keypoints`; pixel centres are whole numbers",
+    "scores": "how sure each keypoint is, 0 to 1",
+    "heatmaps": "how likely each keypoint is in each cell; keypoints and scores are read off them inside the graph, "
+    "so most programs can leave them",
+    "quality": "predicted object keypoint similarity of this pose, 1 at best; see `gate`",
+    "selected": "for fine.onnx: cells that it looks at closely",
+    "low": "for fine.onnx: all other cells",
+    "image_inputs": "for fine.onnx: the cells as they went into the transformer",
+    "image_outputs": "for fine.onnx: the cells as they came out of the transformer",
+    "detail": "for fine.onnx: features of 4x4 places in each cell",
+}
+"""Of each input and output."""
+ORDER = "detect (or boxes from elsewhere), crop, coarse.onnx for all people, gate, fine.onnx for those it is to refine"
+DETECT = (
+    "Resize the picture (w, h) bilinearly to (rw, rh), rounded from (w, h) * size / max(w, h); lay it on a square of "
+    "`fill`, its first pixel at left = (size - rw) // 2, top = (size - rh) // 2. Of the boxes keep those of at least "
+    "`score_threshold`, of these the strongest `candidates`, and drop, strongest first, each that overlaps a stronger "
+    "kept one by an IoU above `iou_threshold`. Back in the picture x = (x - left) * w / rw - 0.5, y likewise, cut at "
+    "0 and w - 1 or h - 1; boxes with a side below `min_side_px` show nobody."
+)
+CROP = (
+    "Pixel centres are whole numbers. A box, 1 pixel wide and high at least, is widened or heightened about its "
+    "centre (cx, cy) to the aspect w : h of the crop, then enlarged to (bw, bh) by `box_padding`. x of the crop = (x "
+    "of the picture - cx) * (w - 1) / bw + (w - 1) / 2, y likewise with h and bh: bilinear, black beyond the picture. "
+    "Where there are more than 2 pixels of the picture to one of the crop, the picture is first halved, by means of "
+    "2x2 pixels, until there are not; pixel i of a picture that is f times smaller has its centre at f * i + (f - 1) "
+    "/ 2. Keypoints go back the same way."
+)
+GATE = (
+    "A crop whose `quality` from coarse.onnx is not at least `quality_threshold` goes through fine.onnx, with its "
+    "rows of what coarse.onnx gave for it, and takes its keypoints and scores from there; the others are done. A "
+    "lower threshold is faster and less exact. The one here is recommended for these weights, and the largest float32 "
+    "where all crops are to be refined."
+)
+
+
+def sheet(
+    network: SHaRPose, info: WeightsInfo, person: Mapping[str, Any], opset: int, graphs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The sheet as JSON.
+
+    Args:
+        network: of the pose graphs.
+        info: of its weights.
+        person: facts of the detector: `size`, px, and `weights_sha256`.
+        opset: of the graphs.
+        graphs: what `ports` gives of each file.
+    """
+    variant, detector = network.variant, DetectorConfig()
+    largest = float(np.finfo(np.float32).max)  # JSON has no infinity, and a program wants a number to compare with
+    return {
+        "format": FORMAT,
+        "licence": f"{importlib.metadata.metadata('sharpose-rt')['License-Expression']}, the graphs like the program",
+        "made_by": {
+            "opset": opset,
+            **{name: importlib.metadata.version(name) for name in ("sharpose-rt", "torch", "onnx")},
+        },
+        "model": {"name": variant.name, "behaviour": network.behaviour.name, "weights_sha256": info.sha256},
+        "order": ORDER,
+        "skeleton": _skeleton(variant.skeleton),
+        "detect": {
+            **person,
+            "fill": PAD_VALUE,
+            "score_threshold": detector.score_threshold,
+            "candidates": NMS_CANDIDATES,
+            "iou_threshold": detector.iou_threshold,
+            "min_side_px": MIN_SIDE_PX,
+            "rule": DETECT,
+        },
+        "crop": {"size_hw": variant.size_hw, "box_padding": PoseConfig().box_padding, "rule": CROP},
+        "gate": {"quality_threshold": min(max(info.quality_threshold, -largest), largest), "rule": GATE},
+        "graphs": graphs,
+    }
+
+
+def ports(plan: Plan, values: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Name, type, shape and meaning of what goes into a graph and what comes out; B is any number of crops."""
+
+    def port(name: str) -> dict[str, Any]:
+        tensor = values[name]
+        shape = ["B", *tensor.shape[1:]] if plan.batched else list(tensor.shape)
+        return {
+            "name": name,
+            "type": str(tensor.dtype).removeprefix("torch."),
+            "shape": shape,
+            "meaning": MEANINGS[name],
+        }
+
+    return {"inputs": [port(name) for name in plan.inputs], "outputs": [port(name) for name in plan.outputs]}
+
+
+def _skeleton(skeleton: Skeleton) -> dict[str, Any]:
+    return {
+        "name": skeleton.name,
+        "keypoints": skeleton.keypoints,
+        "limbs": skeleton.limbs,
+        "flip_pairs": skeleton.flip_pairs,
+        "oks_sigmas": skeleton.sigmas,
+    }
