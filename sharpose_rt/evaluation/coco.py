@@ -1,7 +1,8 @@
 """COCO keypoint AP by pycocotools, at any quality threshold, with what the threshold saves.
 
 Scoring follows the field's rule (Xiao et al. 2018): a person's score is the box's times the mean of the keypoint
-scores above 0.2; detected people are thinned by OKS-NMS at 0.9.
+scores above 0.2, and, where the network predicts it, times the quality of the coarse pose; detected people are thinned
+by OKS-NMS at 0.9.
 """
 
 from __future__ import annotations
@@ -144,7 +145,8 @@ def score(
         alone; on MPII instead of these the keys of `mpii.pckh_metrics`. exit_rate, the share of crops that leave after
         the coarse stage; gmacs_per_person (NaN for an estimator that is no SHaRPose network); people, images;
         quality_threshold, refine_from_px; for ground-truth boxes also oks_coarse and oks_fine (means), quality_pearson,
-        quality_spearman and quality_mae against the coarse stage's true OKS (NaN where it does not vary).
+        quality_spearman and quality_mae against the coarse stage's true OKS, score_spearman of the people's scores
+        against the fine one's (NaN where it does not vary).
     """
     keypoints, scores, refined = predictions.gated(quality_threshold, refine_from_px)
     exit_rate = float(1 - refined.mean()) if len(refined) else 0.0
@@ -183,7 +185,7 @@ def results(
     boxes = predictions.boxes
     if not len(boxes):
         return []
-    person_scores = boxes.scores * pose_scores(keypoint_scores)
+    person_scores = boxes.scores * pose_scores(keypoint_scores, predictions.quality)
     kept = np.ones(len(boxes), bool)
     if (boxes.annotation_ids < 0).any():
         kept = oks_nms(boxes, keypoints, person_scores, skeleton)
@@ -199,11 +201,15 @@ def results(
     ]
 
 
-def pose_scores(keypoint_scores: Float32) -> NDArray[np.float64]:
-    """Mean of each person's keypoint scores above 0.2: (N,) from (N, K); 0 where none is."""
+def pose_scores(keypoint_scores: Float32, quality: Float32) -> NDArray[np.float64]:
+    """Mean of each person's keypoint scores above 0.2, 0 where none is, times quality: (N,) from (N, K) and (N,).
+
+    An unknown quality, NaN, counts as 1. The product follows the true OKS more closely than either factor alone
+    (`score_spearman` of `score`).
+    """
     sure = keypoint_scores > VISIBLE_SCORE
     total = np.where(sure, keypoint_scores, 0).sum(1, dtype=np.float64)
-    return total / np.maximum(sure.sum(1), 1)
+    return total / np.maximum(sure.sum(1), 1) * np.where(np.isnan(quality), 1, np.maximum(quality, 0))
 
 
 def oks_nms(
@@ -283,18 +289,20 @@ def oks_with_labels(keypoints: Float32, records: list[dict[str, Any]], document:
 
 
 def quality_check(predictions: Predictions, document: dict[str, Any]) -> dict[str, float]:
-    """How well the predicted quality says the coarse stage's true OKS; empty for detected boxes."""
+    """How well quality and score say the coarse and the fine stage's true OKS; empty for detected boxes."""
     if not len(predictions) or (predictions.boxes.annotation_ids < 0).any():
         return {}
     from scipy.stats import rankdata  # half a second
 
     coarse, fine = true_oks(predictions, document, "coarse"), true_oks(predictions, document, "fine")
-    ranks = [rankdata(values) for values in (predictions.quality, coarse)]
+    scores = pose_scores(predictions.fine_scores, predictions.quality)
+    ranks = [rankdata(values) for values in (predictions.quality, coarse, scores, fine)]
     return {
         "oks_coarse": float(coarse.mean()),
         "oks_fine": float(fine.mean()),
         "quality_pearson": _correlation(predictions.quality, coarse),
-        "quality_spearman": _correlation(*ranks),
+        "quality_spearman": _correlation(*ranks[:2]),
+        "score_spearman": _correlation(*ranks[2:]),
         "quality_mae": float(np.abs(predictions.quality - coarse).mean()),
     }
 

@@ -55,7 +55,8 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Poses of N boxes: keypoints (N, K, 2) px, keypoint scores (N, K) and quality (N,) of the coarse stage."""
+    """Poses of N boxes: keypoints (N, K, 2) px, keypoint scores (N, K), and quality (N,) of the coarse stage, NaN where
+    unknown."""
 
     boxes: Boxes
     coarse_keypoints: Float32
@@ -148,7 +149,7 @@ def predict(
     """Poses of all boxes, every one through both stages.
 
     Args:
-        model: a network, or any estimator; of the latter coarse and fine are the same and quality is 0.
+        model: a network, or any estimator; of the latter coarse and fine are the same and quality is NaN.
         document: the label file, for the names of pictures.
         images: folder of the pictures.
         boxes: where the people are.
@@ -246,4 +247,4 @@ def _run_network(model: SHaRPose, crops: _Crops, flip_test: bool) -> tuple[Any, 
 def _run_estimate(estimate: Estimate, crops: _Crops) -> tuple[Any, ...]:
     assert crops.image is not None
     keypoints, scores = estimate(crops.image, crops.bboxes_xyxy)
-    return crops.rows, keypoints, scores, keypoints, scores, np.zeros(len(crops.rows))
+    return crops.rows, keypoints, scores, keypoints, scores, np.full(len(crops.rows), np.nan)

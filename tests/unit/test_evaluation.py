@@ -186,9 +186,9 @@ def test_detected_boxes_are_scored_and_thinned(folder, tmp_path):
     ones = np.ones((9, 17))
     kept = oks_nms(boxes, points, boxes.scores)
     assert kept.tolist() == [False] + [True] * 8
-    made = Predictions(boxes, points, ones, points, ones, np.zeros(9))
+    made = Predictions(boxes, points, ones, points, ones, np.full(9, 0.8))
     people = results(made, points, ones)
-    assert [p["score"] for p in people] == pytest.approx([0.5] * 7 + [0.9])
+    assert [p["score"] for p in people] == pytest.approx([0.8 * 0.5] * 7 + [0.8 * 0.9])
     metrics = score(made, document, math.inf)
     assert metrics["AP"] == pytest.approx(1)
     assert "quality_pearson" not in metrics
@@ -197,7 +197,12 @@ def test_detected_boxes_are_scored_and_thinned(folder, tmp_path):
 
 def test_person_scores_leave_out_unsure_keypoints():
     scores = np.array([[0.8, 0.4, 0.1], [0.1, 0.2, 0.0]])
-    assert pose_scores(scores).tolist() == pytest.approx([0.6, 0])
+    assert pose_scores(scores, np.full(2, np.nan)).tolist() == pytest.approx([0.6, 0])
+
+
+def test_person_scores_go_by_quality_where_that_is_known():
+    scores = np.full((3, 3), 0.5)
+    assert pose_scores(scores, np.array([0.8, np.nan, -0.1])).tolist() == pytest.approx([0.4, 0.5, 0])
 
 
 def test_quality_that_tells_the_truth_correlates(folder):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.skeleton import BOX_TO_AREA
 from sharpose_rt.skeletons.convert.common import found_points, has_pictures, new_file, rounded, stem_of, write_json_list
 from sharpose_rt.skeletons.stream import StreamReader
+from sharpose_rt.types import Poses
 
 
 def write_coco(
@@ -22,8 +25,8 @@ def write_coco(
 
     `image_id` is the number that is the picture's name (581781 of '000000581781.jpg') where all pictures have such
     names, each its own; else `frame_id` + `first_image_id`.
-    `score` is the box score times the mean score of the keypoints that were found. There is no 'bbox': with one,
-    pycocotools takes the results for boxes and computes another area.
+    `score` is the box score times the mean score of the keypoints that were found, times the predicted quality where
+    that is known. There is no 'bbox': with one, pycocotools takes the results for boxes and computes another area.
     """
     by_name = has_pictures(reader) and _are_numbers(Path(frame.picture or "").stem for frame in reader)
     write_json_list(out, _records(reader, by_name, first_image_id, raw, min_score))
@@ -42,17 +45,22 @@ def _records(
         poses = frame.poses
         image_id = int(Path(frame.picture or "").stem) if by_name else frame.frame_id + first_image_id
         points = rounded(found_points(poses, raw=raw, min_score=min_score))
-        for table, box_score, track_id in zip(
-            points, poses.bbox_scores.tolist(), poses.track_ids.tolist(), strict=True
-        ):
-            found = table[table[:, 2] > 0, 2]
+        for i, table in enumerate(points):
             yield {
                 "image_id": image_id,
                 "category_id": 1,
                 "keypoints": table.ravel().tolist(),
-                "score": round(box_score * float(found.mean()) if len(found) else 0.0, 6),
-                "track_id": track_id or None,
+                "score": _score(poses, i, table),
+                "track_id": int(poses.track_ids[i]) or None,
             }
+
+
+def _score(poses: Poses, index: int, table: NDArray[np.float64]) -> float:
+    found, quality = table[table[:, 2] > 0, 2], float(poses.quality[index])
+    if not len(found):
+        return 0.0
+    known = 1.0 if math.isnan(quality) else max(0.0, quality)
+    return round(float(poses.bbox_scores[index]) * float(found.mean()) * known, 6)
 
 
 def write_coco_labels(
@@ -115,7 +123,7 @@ def write_coco_labels(
                     "iscrowd": 0,
                     "keypoints": seen.ravel().tolist(),
                     "num_keypoints": int(found.sum()),
-                    "score": round(float(poses.bbox_scores[i]) * float(table[found, 2].mean()), 6),
+                    "score": _score(poses, i, table),
                     "track_id": int(poses.track_ids[i]) or None,
                 }
 
