@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
     for n, box in enumerate(boxes):
         rows = np.column_stack([poses["keypoints"][n], poses["scores"][n]]).astype(float).round(3).tolist()
         person = {
-            "bbox_xyxy": box.round(2).tolist(),
+            "bbox_xyxy": box.round(3).tolist(),
             "bbox_score": round(float(sure[n]), 4),
             "quality": round(float(poses["quality"][n]), 4),
             "stage": "fine" if poses["refined"][n] else "coarse",

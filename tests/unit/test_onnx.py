@@ -204,7 +204,7 @@ def test_the_recipe_needs_nothing_of_this_package(networks: Path, engine: PoseEn
         assert tuple(person["keypoints"]) == engine.skeleton.keypoints
         rows = np.array(list(person["keypoints"].values()))
         sure = scores > 0.3
-        np.testing.assert_allclose(rows[sure, :2], keypoints[sure], atol=0.1)
+        np.testing.assert_allclose(rows[sure, :2], keypoints[sure], atol=0.2)
     after = cv2.imread(str(drawn))
     assert after is not None
     assert 100 < (after != picture).any(2).sum() < picture.shape[0] * picture.shape[1] / 4
