@@ -174,10 +174,13 @@ def _coerce(value: Any, hint: Any, at: str) -> Any:
 
 def _said(kind: Any) -> str:
     """How a type is asked for."""
+    return f"a list, {_form(kind)}," if typing.get_origin(kind) is tuple else _form(kind)
+
+
+def _form(kind: Any) -> str:
     if typing.get_origin(kind) is not tuple:
-        return getattr(kind, "__name__", str(kind))
-    names = ["..." if k is Ellipsis else k.__name__ for k in typing.get_args(kind)]
-    return f"a list, [{', '.join(names)}],"
+        return "..." if kind is Ellipsis else getattr(kind, "__name__", str(kind))
+    return f"[{', '.join(_form(part) for part in typing.get_args(kind))}]"
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
