@@ -28,7 +28,7 @@ from sharpose_rt.types import Frame, Packet, Poses
 
 if TYPE_CHECKING:
     from sharpose_rt.engine import PoseEngine
-    from sharpose_rt.media import Source
+    from sharpose_rt.media import Painter, Source
     from sharpose_rt.runtime import PipelineStats
     from sharpose_rt.skeletons import OutputPaths
     from sharpose_rt.stages import Sink, Tap
@@ -289,9 +289,15 @@ class FileRun:
             options = {"live": self.live, "overwrite": output.overwrite, "taps": self.taps}
             yield self._keep(StreamSink(path, self._header(), info, **options, state=lambda: self.source_state))
         if video and info.kind in ("image", "images"):
-            yield self._keep(ImageSink(paths.image, info, self.tracking.skeleton, self.config.draw))
+            yield self._keep(ImageSink(paths.image, info, self.painter()))
         elif video:
-            yield self._keep(VideoSink(paths.video, info, self.tracking.skeleton, self.config.draw, output))
+            yield self._keep(VideoSink(paths.video, info, self.painter(), output))
+
+    def painter(self) -> Painter:
+        """A new one, as the configuration says; it remembers trails, so each of several outputs has its own."""
+        from sharpose_rt.media import Painter
+
+        return Painter(self.tracking.skeleton, self.config.draw, self.config.detector.polygon)
 
     def _keep(self, sink: Sink) -> Sink:
         self._sinks.append(sink)

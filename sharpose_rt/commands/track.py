@@ -347,10 +347,9 @@ def _display(args: argparse.Namespace, job: FileRun) -> Iterator[Any]:
         if not args.show:
             yield progress.update
             return
-        from sharpose_rt.media import Painter
         from sharpose_rt.media.window import Window
 
-        painter = Painter(job.tracking.skeleton, job.config.draw)
+        painter = job.painter()
         with Window(f"sharpose-rt: {job.source.name}") as window:
 
             def show(packet: Packet) -> None:

@@ -134,6 +134,14 @@ class DetectorConfig:
         if not self.name:
             raise ConfigError("detector.name is empty; 'auto' is accepted, or a model's name or path")
 
+    @property
+    def polygon(self) -> tuple[tuple[float, float], ...]:
+        """All corners of the region, also of a rectangle; none where the whole picture is looked at."""
+        if len(self.region) != 2:
+            return self.region
+        (left, top), (right, bottom) = self.region
+        return ((left, top), (right, top), (right, bottom), (left, bottom))
+
 
 @dataclass(frozen=True)
 class TrackerConfig:

@@ -41,7 +41,7 @@ def create_detector(
     if config.region:
         whole = create_detector(replace(config, region=()), device=device, offline=offline, runtime=runtime)
         margin = None if is_boxes_file(config.name) else 0.0 if config.name == "full" else REGION_MARGIN
-        return RegionDetector(whole, config.region, margin)
+        return RegionDetector(whole, config.polygon, margin)
     name = config.name
     if name == "auto":
         return AutoDetector(config, device=device, offline=offline, runtime=runtime)

@@ -20,28 +20,20 @@ class RegionDetector:
 
     Args:
         inner: finds the people.
-        corners: x, y px each: two opposite ones of a rectangle, or three and more of a polygon.
+        polygon: its corners, x, y px each.
         margin: `inner` is shown the region's part of the picture, and so much around it, in shares of its longer side:
             who stands at its edge is seen whole. None: `inner` does not go by the picture.
     """
 
-    def __init__(self, inner: Detector, corners: Sequence[tuple[float, float]], margin: float | None) -> None:
-        self.inner, self.margin = inner, margin
-        points = np.array(corners, np.float32)
-        self._low, self._high = points.min(0), points.max(0)
-        if len(points) == 2:
-            (x0, y0), (x1, y1) = self._low, self._high
-            points = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], np.float32)
-        self._polygon = points
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """That of the detector inside."""
-        return self.inner.name
+    def __init__(self, inner: Detector, polygon: Sequence[tuple[float, float]], margin: float | None) -> None:
+        self.inner, self.margin, self.name = inner, margin, inner.name
+        self._polygon = np.array(polygon, np.float32)
+        self._low, self._high = self._polygon.min(0), self._polygon.max(0)
 
     def open(self) -> None:
         """See `Detector`."""
         self.inner.open()
+        self.name = self.inner.name
 
     def detect(self, frame: Frame) -> Detections:
         """People in the region, in px of the whole frame; DetectorError where it lies outside of the frame."""

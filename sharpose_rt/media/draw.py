@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import chain, compress
 
@@ -34,10 +34,18 @@ class Painter:
 
     Limbs are coloured by the person's own left and right; boxes, labels and trails by track id. Beside the id a filled
     dot stands for 'fine', a ring for 'coarse'; a 'predicted' person is paler and dashed.
+
+    Args:
+        skeleton: of the people.
+        config: what is drawn.
+        region: corners, px, of a polygon that is outlined: where people are looked for.
     """
 
-    def __init__(self, skeleton: Skeleton, config: DrawConfig | None = None) -> None:
+    def __init__(
+        self, skeleton: Skeleton, config: DrawConfig | None = None, region: Sequence[tuple[float, float]] = ()
+    ) -> None:
         self.config = config or DrawConfig()
+        self._region = _fixed(np.array(region, np.float64).reshape(1, -1, 2))
         sides = [skeleton.side(index) for index in range(len(skeleton))]
         limbs: dict[str, list[tuple[int, int]]] = {side: [] for side in SIDE_COLOURS}
         for a, b in skeleton.limbs:
@@ -61,6 +69,9 @@ class Painter:
             image_bgr[:] = 0
         unit = max(1.0, (image_bgr.shape[0] * image_bgr.shape[1]) ** 0.5 / 720)
         self._follow(poses, pts_s)
+        if self._region.size:
+            for colour, width in ((_OUTLINE, 3 * unit), (_PALE, unit)):
+                cv2.polylines(image_bgr, [self._region], True, colour, max(1, round(width)), cv2.LINE_AA, _SHIFT)
         if config.trail_s > 0:
             self._draw_trails(image_bgr, poses.track_ids, pts_s, unit)
         boxes = poses.bboxes_xyxy

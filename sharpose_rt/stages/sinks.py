@@ -9,10 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from sharpose_rt.config import DrawConfig, OutputConfig
+from sharpose_rt.config import OutputConfig
 from sharpose_rt.media import Painter, SourceInfo, VideoWriter, write_image
 from sharpose_rt.runtime import Status
-from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.skeletons import FrameRecord, Header, StreamWriter, encode, end_record
 from sharpose_rt.types import Packet
 
@@ -118,11 +117,9 @@ class StreamSink:
 class VideoSink:
     """The annotated video, opened at the first frame."""
 
-    def __init__(
-        self, path: Path, info: SourceInfo, skeleton: Skeleton, draw: DrawConfig, output: OutputConfig
-    ) -> None:
+    def __init__(self, path: Path, info: SourceInfo, painter: Painter, output: OutputConfig) -> None:
         self.path: Path | None = None
-        self._painter = Painter(skeleton, draw)
+        self._painter = painter
         audio = info.path if info.audio and output.audio else None
         self._writer = VideoWriter(path, info.size_wh, info.fps, output, audio_from=audio)
 
@@ -141,11 +138,11 @@ class VideoSink:
 class ImageSink:
     """Annotated pictures: one file for a single picture, else a folder with a file for each."""
 
-    def __init__(self, path: Path, info: SourceInfo, skeleton: Skeleton, draw: DrawConfig) -> None:
+    def __init__(self, path: Path, info: SourceInfo, painter: Painter) -> None:
         self.path: Path | None = None
         self._target = path
         self._single = info.kind == "image"
-        self._painter = Painter(skeleton, draw)
+        self._painter = painter
 
     def write(self, packet: Packet, status_line: str) -> None:
         """Draw on a copy of the picture and save it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sharpose_rt.config.schema import DrawConfig
+from sharpose_rt.config.schema import DetectorConfig, DrawConfig
 from sharpose_rt.media.draw import SIDE_COLOURS, Painter, track_colour
 from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
 from sharpose_rt.types import Poses, PoseStage
@@ -44,6 +44,15 @@ def test_without_the_picture_nothing_of_it_is_left() -> None:
     noise = np.random.default_rng(0).integers(0, 256, SIZE, np.uint8)
     drawn = Painter(COCO17, DrawConfig(picture=False)).draw(noise, people(spread()), 0, "12 fps")
     np.testing.assert_array_equal(drawn, Painter(COCO17).draw(blank(), people(spread()), 0, "12 fps"))
+
+
+def test_the_region_is_outlined() -> None:
+    square = DetectorConfig(region=((500, 300), (400, 100))).polygon
+    image = Painter(COCO17, BARE, square).draw(blank(), Poses.empty(17), 0)
+    for x, y in ((400, 200), (500, 200), (450, 100), (450, 300)):
+        assert image[y, x].min() > 100
+    assert not image[104:297, 404:497].any()
+    assert not Painter(COCO17, BARE).draw(blank(), Poses.empty(17), 0).any()
 
 
 def spread(skeleton: Skeleton = COCO17, at: tuple[float, float] = (300, 200)) -> np.ndarray:
