@@ -11,7 +11,7 @@ HELP = "check a skeleton stream; says line and field of what is wrong"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The files."""
-    parser.add_argument("files", nargs="+", metavar="FILE", help="a *.skeletons.jsonl file")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a *.skeletons.jsonl file, or - for standard input")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,7 +7,9 @@ property test holds it to.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -40,7 +42,7 @@ class Problem:
 
 
 def validate(path: str | Path, *, max_problems: int = 100) -> list[Problem]:
-    """What is wrong with the stream at `path`, in the order of its lines; empty where all is well.
+    """What is wrong with the stream at `path` ('-': standard input), in the order of its lines; empty if all is well.
 
     Stops after `max_problems`, and says so. A stream that was cut short (no end line, or a torn last line) is
     readable, so that is a warning.
@@ -51,7 +53,7 @@ def validate(path: str | Path, *, max_problems: int = 100) -> list[Problem]:
     checker = _Checker()
     problems: list[Problem] = []
     try:
-        with Path(path).open("rb") as file:
+        with nullcontext(sys.stdin.buffer) if str(path) == "-" else Path(path).open("rb") as file:
             for line in file:
                 problems += checker.check(line)
                 if len(problems) >= max_problems:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
 import os
@@ -442,6 +443,13 @@ class TestValidate:
         path = write_clip(tmp_path / "a")
         edit(path, line, drop)
         assert [(p.line, p.field, p.message) for p in validate(path)] == [(line, field, "is missing")]
+
+    def test_from_standard_input(self, tmp_path, monkeypatch, capsys):
+        path = write_clip(tmp_path / "a")
+        for content, status, said in ((path.read_bytes(), 0, "-: valid"), (b"{}\n", 1, "-: error: line 1")):
+            monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+            assert main(["validate", "-"]) == status
+            assert said in capsys.readouterr().out
 
     def test_order_of_lines(self, tmp_path):
         header, *frames, end = write_clip(tmp_path / "a").read_bytes().splitlines(keepends=True)
