@@ -108,7 +108,9 @@ def _check(specs: Sequence[str], config: RunConfig) -> None:
     if is_boxes_file(config.detector.name):
         raise ConfigError(f"boxes of {config.detector.name} belong to one source; several need a detector")
     if config.detector.region:
-        raise ConfigError("--region is of one source's picture; several sources are looked at whole")
+        raise ConfigError(
+            f"--region {config.detector.region} is of one source's picture; give a single --source, or leave it away"
+        )
     if specs.count("-") > 1:
         raise ConfigError("standard input is one source; '-' is there more than once")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from sharpose_rt.config.checks import one_of as _one_of
@@ -49,7 +50,8 @@ class SourceConfig:
     rtsp_transport: str = "tcp"
     """'tcp' or 'udp'."""
     rotate: int = 0
-    """Turns each picture clockwise by 0, 90, 180 or 270 degrees, as of a camera that hangs on its side."""
+    """Turns each picture clockwise by 0, 90, 180 or 270 degrees, as of a camera that hangs on its side. All coordinates
+    are in the turned picture, those of a region and of given boxes too."""
     hwaccel: str = "none"
     """What decodes video: 'none' (the CPU), 'auto' (the first of `HWACCELS` that works here), or one of those."""
     max_bad_frames: int = 30
@@ -89,7 +91,9 @@ def _corners(region: Any) -> tuple[tuple[float, float], ...]:
     if not corners:
         return corners
     spans = [max(axis) - min(axis) for axis in zip(*corners, strict=True)]
-    if len(corners) < 2 or not all(0 < span < math.inf for span in spans):
+    twice_area = sum(x * v - u * y for (x, y), (u, v) in pairwise((*corners, corners[0])))
+    flat = not all(0 < span < math.inf for span in spans) or (len(corners) > 2 and not twice_area)
+    if len(corners) < 2 or flat:
         raise ConfigError(
             f"detector.region is {region!r}; two opposite corners of a rectangle, [[x, y], [x, y]] in px, or three and "
             "more corners of a polygon are accepted"
@@ -119,8 +123,8 @@ class DetectorConfig:
     """The strongest so many boxes are kept."""
     region: tuple[tuple[float, float], ...] = ()
     """Where people are looked for, [x, y] px each: two opposite corners of a rectangle, or the corners of a polygon.
-    Whose box has its middle in it is found. The detector sees that part of the picture alone, with a margin, so that
-    small people in it are larger to it."""
+    Whose box has its middle in it is found. The detector sees that part of the picture alone, with a margin as wide as
+    people need, so that small people in it are larger to it. Of `full` it is what the one person takes up."""
 
     def __post_init__(self) -> None:
         _within("detector.score_threshold", self.score_threshold, 0, 1)

@@ -7,12 +7,15 @@ import logging
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.postprocess import finish
+from sharpose_rt.detection.region import bounds
 from sharpose_rt.errors import DetectorError
 from sharpose_rt.types import Detections, Frame
 
@@ -24,17 +27,26 @@ Box = tuple[float, float, float, float, float]
 
 
 class FullFrameDetector:
-    """Says that the whole frame is one person, of score 1: for pictures that are cut out already."""
+    """Says that the whole frame is one person, of score 1: for pictures that are cut out already.
+
+    Args:
+        polygon: corners, x, y px each, of the region that the person takes up instead; none for the whole frame.
+    """
 
     name = "full"
+
+    def __init__(self, polygon: Sequence[tuple[float, float]] = ()) -> None:
+        self._polygon = np.array(polygon, np.float32)
 
     def open(self) -> None:
         """Nothing to load."""
 
     def detect(self, frame: Frame) -> Detections:
-        """One box from the centre of the first pixel to that of the last."""
+        """One box from the centre of the first pixel to that of the last; DetectorError of a region outside of it."""
         width, height = frame.size_wh
-        return Detections([[0, 0, width - 1, height - 1]], [1.0])  # type: ignore[arg-type]
+        if not len(self._polygon):
+            return Detections([[0, 0, width - 1, height - 1]], [1.0])  # type: ignore[arg-type]
+        return Detections(np.concatenate(bounds(self._polygon, frame.size_wh))[None], [1.0])  # type: ignore[arg-type]
 
     def close(self) -> None:
         """Nothing to let go."""

@@ -20,8 +20,7 @@ logger = logging.getLogger("sharpose_rt.detection")
 
 DEFAULT_MODEL = "yolo26n.pt"
 """What `auto` would like best: small, quick, and without suppression."""
-REGION_MARGIN = 0.15
-"""See `RegionDetector`."""
+_ALL = 10_000
 
 
 def create_detector(
@@ -38,17 +37,17 @@ def create_detector(
     Raises:
         DetectorError: no detector has such a name.
     """
-    if config.region:
-        whole = create_detector(replace(config, region=()), device=device, offline=offline, runtime=runtime)
-        margin = None if is_boxes_file(config.name) else 0.0 if config.name == "full" else REGION_MARGIN
-        return RegionDetector(whole, config.polygon, margin)
+    if config.region and config.name != "full":
+        whole = replace(config, region=(), max_people=max(config.max_people, _ALL))  # most may be outside
+        inner = create_detector(whole, device=device, offline=offline, runtime=runtime)
+        return RegionDetector(inner, config.polygon, config.max_people, looks=not is_boxes_file(config.name))
     name = config.name
     if name == "auto":
         return AutoDetector(config, device=device, offline=offline, runtime=runtime)
     if name == "bundled":
         return BundledDetector(config, device=device, runtime=runtime)
     if name == "full":
-        return FullFrameDetector()
+        return FullFrameDetector(config.polygon)
     if is_boxes_file(name):
         return BoxFileDetector(name, config)
     if not Path(name).suffix and not name.rstrip("/\\").endswith(SUFFIXES):

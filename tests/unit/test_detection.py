@@ -558,6 +558,12 @@ def test_a_region_is_looked_at_closer_and_alone() -> None:
     assert len(found) == 1
     assert iou_matrix([[669, 392, 809, 880]], found.bboxes_xyxy).max() > 0.5  # by eye
     assert (found.bboxes_xyxy[:, 0] >= 560).all()
+    # The feet of the man on the left: all of him is looked at, and his middle is not in it.
+    feet = detect_once(create_detector(replace(config, region=((0, 760), (300, 900)))), picture)
+    assert len(feet) == 0
+    most = replace(config, region=((40, 560), (250, 700)))
+    (box,) = detect_once(create_detector(most), picture).bboxes_xyxy
+    assert iou_matrix([[48, 398, 245, 903]], box[None]).max() > 0.7  # by eye: not cut off at the region's margin
     whole = replace(config, region=((-50, -50), (5000, 5000)))
     same = detect_once(create_detector(whole), picture)
     np.testing.assert_array_equal(same.bboxes_xyxy, everybody.bboxes_xyxy)
@@ -577,15 +583,40 @@ def test_a_region_with_corners_and_boxes_of_a_file(tmp_path: Path) -> None:
         assert sorted(found.bboxes_xyxy.tolist()) == kept
 
 
-def test_a_region_outside_of_the_picture_is_said() -> None:
-    detector = create_detector(DetectorConfig(name="full", region=((200, 0), (300, 90))))
-    with pytest.raises(DetectorError, match="200,0 to 300,90 lies outside of the picture, which is 160x96 px"):
-        detect_once(detector, frame((160, 96)))
-    found = detect_once(detector, frame((400, 96)))  # of `full` the region is the one person
-    np.testing.assert_array_equal(found.bboxes_xyxy, [[200, 0, 300, 90]])
+def test_the_strongest_in_a_region_are_kept_whoever_is_outside(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.txt"
+    path.write_text("".join(f"1,-1,{x},11,20,20,0.{9 - n}\n" for n, x in enumerate((11, 12, 13, 71, 72, 73))))
+    config = DetectorConfig(name=str(path), region=((50, 0), (99, 99)), max_people=2)
+    found = detect_once(create_detector(config), frame((100, 100)))
+    assert found.bboxes_xyxy[:, 0].tolist() == [70, 71]
 
 
-@pytest.mark.parametrize("region", [((0, 0),), ((0, 0), (0, 9)), "left", ((0, 0, 9, 9),), ((0, 0), (math.inf, 9))])
+def test_a_region_outside_of_the_picture_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (path := tmp_path / "boxes.txt").write_text("1,-1,211,11,20,20\n2,-1,11,11,20,20\n3,-1,211,11,20,20\n")
+    config = DetectorConfig(name=str(path), region=((200, 0), (300, 90)))
+    said = "200,0 to 300,90 lies outside of the picture, which is 160x96 px"
+    with pytest.raises(DetectorError, match=said):
+        detect_once(create_detector(config), frame((160, 96)))
+    with pytest.raises(DetectorError, match=said):
+        detect_once(create_detector(replace(config, name="full")), frame((160, 96)))
+    detector = create_detector(config)
+    detector.open()
+    sizes = [(400, 96), (160, 96), (400, 96), (160, 96)]  # as in a folder of pictures
+    assert [len(detector.detect(frame(size, n))) for n, size in enumerate(sizes)] == [1, 0, 1, 0]
+    (warning,) = [record.getMessage() for record in caplog.records if said in record.getMessage()]
+    assert warning.startswith("frame 1: the region from")
+    assert warning.endswith("; nobody is looked for there")
+
+
+def test_of_full_the_region_is_the_one_person() -> None:
+    for region, box in (((200, 0), (300, 90)), [200, 0, 300, 90]), (((0, 0), (900, 0), (0, 70)), [0, 0, 399, 70]):
+        found = detect_once(create_detector(DetectorConfig(name="full", region=region)), frame((400, 96)))
+        np.testing.assert_array_equal(found.bboxes_xyxy, [box])
+
+
+@pytest.mark.parametrize(
+    "region", [((0, 0),), ((0, 0), (0, 9)), "left", ((0, 0, 9, 9),), ((0, 0), (math.inf, 9)), ((0, 0), (5, 5), (9, 9))]
+)
 def test_a_region_that_spans_nothing_is_refused(region: Any) -> None:
     with pytest.raises(ConfigError, match="two opposite corners of a rectangle"):
         DetectorConfig(region=region)
