@@ -79,8 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="X",
-        help="video, picture, folder or 'glob' of either, webcam[:N], screen[:N], rtsp://..., http://..., or - for "
-        "stdin; given more than once, or as @FILE with one a line, all are read at once",
+        help="video, picture, folder or 'glob' of either, webcam[:N], screen[:N], screen:WxH+X+Y, rtsp://..., "
+        "http://..., or - for stdin; given more than once, or as @FILE with one a line, all are read at once",
     )
     add_run_arguments(parser)
 
@@ -158,7 +158,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     part.add_argument("--end", type=float, metavar="S", help="media time to end at")
     part.add_argument("--stride", type=int, metavar="N", help="use every n-th frame")
     part.add_argument("--max-frames", type=int, metavar="N", help="stop after so many frames")
-    part.add_argument("--rotate", type=int, choices=(0, 90, 180, 270), help="turn the picture clockwise")
+    part.add_argument(
+        "--rotate",
+        type=int,
+        choices=(0, 90, 180, 270),
+        help="turn the picture clockwise; coordinates are in the turned one",
+    )
     part.add_argument("--hwaccel", metavar="KIND", help=f"what decodes video: none, auto, {', '.join(HWACCELS)}")
 
     live = parser.add_argument_group("cameras and streams")

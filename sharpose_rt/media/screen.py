@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
+import sys
 import time
 from typing import Any
 
@@ -14,6 +16,8 @@ from numpy.typing import NDArray
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceError, SourceLost
 from sharpose_rt.media.source import Source, SourceInfo
+
+log = logging.getLogger("sharpose_rt.media")
 
 DEFAULT_FPS = 30.0
 
@@ -42,13 +46,13 @@ class Screen(Source):
 
     def __init__(self, spec: str, config: SourceConfig) -> None:
         super().__init__(spec, config)
-        what = spec.partition(":")[2]
+        _, colon, what = spec.partition(":")
         part = re.fullmatch(r"(\d+)x(\d+)\+(\d+)\+(\d+)", what)
         self._part = None if part is None else [int(value) for value in part.groups()]
-        if self._part is None and what and not what.isdecimal():
+        if self._part is None and colon and not what.isdecimal():
             raise SourceError(
                 f"{spec!r} is no screen; 'screen', 'screen:N' with N from 0, or 'screen:WIDTHxHEIGHT+X+Y' as in "
-                "screen:1280x720+0+0 is accepted"
+                "screen:1280x720+0+0 is accepted (a file of such a name is ./NAME)"
             )
         self._number = int(what) if what.isdecimal() else 0
         self._fps = config.camera_fps or DEFAULT_FPS
@@ -71,21 +75,21 @@ class Screen(Source):
             everything, *screens = self._grabber.monitors
             self._due_s = time.monotonic()
         except (self._mss.ScreenShotError, OSError, ValueError) as error:
-            hint = "see that you may look at it"
-            if os.environ.get("WAYLAND_DISPLAY"):
-                hint += "; Wayland shows it to X11 programs alone, so log in to an X11 session"
-            elif os.name == "posix" and not os.environ.get("DISPLAY"):
-                hint = "there is none here: DISPLAY is empty; set it, as in DISPLAY=:0"
-            raise SourceError(f"{self.name} cannot be looked at ({error}): {hint}") from None
+            raise SourceError(f"{self.name} cannot be looked at ({error}): {_hint()}") from None
+        if os.environ.get("WAYLAND_DISPLAY"):
+            log.warning("under Wayland %s may be black: it hides what is on it; log in to an X11 session", self.name)
         if self._part is None:
             if self._number >= len(screens):
-                raise SourceError(f"{self.name} is not there; this machine has {len(screens)}, counted from 0")
+                raise SourceError(
+                    f"{self.name} is not there; screens here: {', '.join(f'screen:{n}' for n in range(len(screens)))}"
+                )
             self._area = screens[self._number]
             return
         width, height, x, y = self._part
         if not (width and height and x + width <= everything["width"] and y + height <= everything["height"]):
             raise SourceError(
-                f"{self.name} does not lie on the screens, which are {everything['width']}x{everything['height']} px"
+                f"{self.name} does not lie on the screens, which are {everything['width']}x{everything['height']} px "
+                "together; give a part that does, or 'screen' for the whole first one"
             )
         left, top = everything["left"] + x, everything["top"] + y
         self._area = {"left": left, "top": top, "width": width, "height": height}
@@ -98,12 +102,15 @@ class Screen(Source):
         if self._grabber is None or self._stop.wait(max(0.0, self._due_s - time.monotonic())):
             return None
         now_s = time.monotonic()
-        self._due_s = max(self._due_s + 1 / self._fps, now_s)  # what was missed is not made up for
+        due_s = self._due_s + 1 / self._fps
+        self._due_s = due_s if due_s > now_s else now_s + 1 / self._fps  # what was missed is not made up for
         try:
             self._shot = self._grabber.grab(self._area)
         except (self._mss.ScreenShotError, OSError, AssertionError) as error:  # the last: nobody answers it
             reason = str(error).partition("\n")[0] or "its server is gone"
-            raise SourceLost(f"{self.name} cannot be looked at any more: {reason}") from None
+            raise SourceLost(
+                f"{self.name} cannot be looked at any more: {reason}; see that you are logged in"
+            ) from None
         self._began_s = now_s if self._began_s is None else self._began_s
         self._last_s = max(now_s - self._began_s, self._last_s + 1e-6)
         return self._last_s
@@ -118,3 +125,14 @@ class Screen(Source):
         if grabber is not None:
             with contextlib.suppress(self._mss.ScreenShotError):  # what it was connected to is gone
                 grabber.close()
+
+
+def _hint() -> str:
+    """What to look at where no screen can be had."""
+    if sys.platform == "darwin":
+        return "allow it for the terminal in the system's settings, Privacy & Security, Screen Recording"
+    if os.environ.get("WAYLAND_DISPLAY"):
+        return "Wayland lets no program look; log in to an X11 session"
+    if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
+        return "there is none here: DISPLAY is empty; set it, as in DISPLAY=:0"
+    return "see that you may look at it"

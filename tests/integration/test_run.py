@@ -483,7 +483,7 @@ def test_the_network_alone() -> None:
         (["--source", "gopher://x/y"], "gopher"),
         (["--source", "-", "--smooth", "rts"], "standard input"),
         (["--source", "{clip}", "--region", "900,0 950,90"], "lies outside of the picture, which is 160x128 px"),
-        (["--source", "{clip}", "--source", "{clip}", "--region", "0,0 90,90"], "several sources are looked at whole"),
+        (["--source", "{clip}", "--source", "{clip}", "--region", "0,0 90,90"], "is of one source's picture"),
         (["--source", "{clip}", "--boxes", "boxes.txt", "--stride", "2"], "leave --start and --stride"),
     ],
 )
