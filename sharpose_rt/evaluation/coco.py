@@ -1,8 +1,7 @@
 """COCO keypoint AP by pycocotools, at any quality threshold, with what the threshold saves.
 
-Scoring follows the field's rule (Xiao et al. 2018): a person's score is the box's times the mean of the keypoint
-scores above 0.2, and, where the network predicts it, times the quality of the coarse pose; detected people are thinned
-by OKS-NMS at 0.9.
+A person's score is the box's times the mean of the keypoint scores above 0.2 (the field's rule, Xiao et al. 2018), and
+here times the predicted quality of the coarse pose, where there is one; detected people are thinned by OKS-NMS at 0.9.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ from sharpose_rt.geometry.oks import oks
 from sharpose_rt.models import SHaRPose
 from sharpose_rt.skeleton import BOX_TO_AREA, COCO17, MPII16, Skeleton
 from sharpose_rt.training.datasets import read_json
+from sharpose_rt.types import quality_factor
 
 VISIBLE_SCORE = 0.2
 NMS_OKS = 0.9
@@ -204,12 +204,11 @@ def results(
 def pose_scores(keypoint_scores: Float32, quality: Float32) -> NDArray[np.float64]:
     """Mean of each person's keypoint scores above 0.2, 0 where none is, times quality: (N,) from (N, K) and (N,).
 
-    An unknown quality, NaN, counts as 1. The product follows the true OKS more closely than either factor alone
-    (`score_spearman` of `score`).
+    An unknown quality, NaN, counts as 1. How closely the product follows the true OKS is `score_spearman` of `score`.
     """
     sure = keypoint_scores > VISIBLE_SCORE
     total = np.where(sure, keypoint_scores, 0).sum(1, dtype=np.float64)
-    return total / np.maximum(sure.sum(1), 1) * np.where(np.isnan(quality), 1, np.maximum(quality, 0))
+    return total / np.maximum(sure.sum(1), 1) * quality_factor(quality)
 
 
 def oks_nms(

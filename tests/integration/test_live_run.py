@@ -6,11 +6,16 @@ import json
 import urllib.request
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from media_clips import write_clip
+from websockets.sync.client import connect
 
 from sharpose_rt.app import FileRun
-from sharpose_rt.cli import main
+from sharpose_rt.cli import build_parser, main
+from sharpose_rt.commands.taps import open_taps
+from sharpose_rt.commands.track import build_config
 from sharpose_rt.config import load
 from sharpose_rt.live import Hub, Listen, LiveServer
 from sharpose_rt.types import Packet
@@ -63,6 +68,29 @@ def test_a_run_is_served_while_it_goes_on(clip: Path, tmp_path: Path) -> None:
     assert all(shown >= written for written, shown in latest)
     assert len(lines) == FRAMES + 2
     assert json.loads(lines[-1])["status"] == "complete"
+
+
+def _view_of(server: LiveServer) -> str:
+    return f"{server.url.replace('http', 'ws')}view"
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_viewers_see_no_picture_where_skeletons_alone_are_drawn(hidden: bool, clip: Path, tmp_path: Path) -> None:
+    arguments = ["track", "--source", str(clip), *_options(tmp_path), "--serve", "0"]
+    args = build_parser().parse_args([*arguments, *(["--skeletons-only"] if hidden else [])])
+    config = build_config(args)
+    with open_taps(args, config, [str(clip)]) as taps:
+        FileRun(str(clip), config, taps).run()
+        (hub,) = taps
+        assert isinstance(hub, Hub)
+        with LiveServer(hub, Listen("127.0.0.1", 0)) as server, connect(_view_of(server), close_timeout=1) as viewer:
+            viewer.send("next")
+            while isinstance(message := viewer.recv(20), str):
+                pass
+    picture = cv2.imdecode(np.frombuffer(message, np.uint8, offset=12), cv2.IMREAD_COLOR)
+    assert picture is not None
+    assert picture.shape == (128, 160, 3)
+    assert (picture.max() < 5) == hidden
 
 
 @pytest.mark.parametrize(

@@ -844,6 +844,9 @@ class TestWindows:
         got = list(windows(frames_of(clip), length=3, stride=2, normalize="none", rest=True))
         assert [round(25 * float(np.nanmax(w.pts_s))) for w in got] == ends
         assert all(w.data.shape == (1, 3, 3, 17, 2) and w.pts_s.shape == (1, 3) for w in got)
+        options = {"each_person": True, "normalize": "image", "frame_size_wh": SIZE_WH, "batch": 1000}
+        alone = list(windows(frames_of(clip), length=3, stride=2, rest=True, **options))
+        assert [w.data.shape for w in alone] == [(2 * len(ends), 3, 3, 17, 1)] * (frames > 0)
         if frames == 2:
             assert np.isnan(got[0].pts_s).tolist() == [[False, False, True]]
             assert got[0].track_ids.tolist() == [[1, 2]]

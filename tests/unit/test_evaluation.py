@@ -201,8 +201,8 @@ def test_person_scores_leave_out_unsure_keypoints():
 
 
 def test_person_scores_go_by_quality_where_that_is_known():
-    scores = np.full((3, 3), 0.5)
-    assert pose_scores(scores, np.array([0.8, np.nan, -0.1])).tolist() == pytest.approx([0.4, 0.5, 0])
+    scores = np.full((4, 3), 0.5)
+    assert pose_scores(scores, np.array([0.8, np.nan, -0.1, 1.3])).tolist() == pytest.approx([0.4, 0.5, 0, 0.5])
 
 
 def test_quality_that_tells_the_truth_correlates(folder):
@@ -213,6 +213,8 @@ def test_quality_that_tells_the_truth_correlates(folder):
     assert check["quality_pearson"] == pytest.approx(1)
     assert check["quality_spearman"] == pytest.approx(1)
     assert check["quality_mae"] == pytest.approx(0, abs=1e-6)
+    backwards = perfect(document, coarse_oks=levels[:, None], fine_oks=levels[::-1, None], quality=levels)
+    assert quality_check(backwards, document)["score_spearman"] == pytest.approx(-1)
     alike = quality_check(
         perfect(document, coarse_oks=levels[:, None]), document
     )  # of a quality that is the same for all

@@ -192,7 +192,7 @@ class TestAlphaPoseForms:
 
     def test_pictures_without_numbers_are_in_the_order_of_their_names(self, tmp_path):
         (folder := tmp_path / "poses").mkdir()
-        for n, name in enumerate(("evening", "a walk", "morning")):
+        for n, name in enumerate(("evening 25 deg", "a walk", "morning 25 deg")):
             person = {"person_id": [n + 1], "pose_keypoints_2d": [10.0 * n + 1, 5.0, 0.5] * 18}
             (folder / f"{name}_keypoints.json").write_text(json.dumps({"version": 1.3, "people": [person]}))
         assert [frame.poses.track_ids.tolist() for frame in back(folder, "openpose")] == [[2], [1], [3]]

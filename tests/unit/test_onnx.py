@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import importlib.metadata
 import importlib.util
 import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +23,7 @@ import onnxruntime
 import pytest
 import torch
 
+from sharpose_rt import __version__
 from sharpose_rt.cli import main
 from sharpose_rt.config import DetectorConfig, PoseConfig
 from sharpose_rt.detection.assets import import_ultralytics
@@ -28,9 +31,10 @@ from sharpose_rt.detection.bundled import WEIGHTS, BundledDetector
 from sharpose_rt.engine.engine import PoseEngine
 from sharpose_rt.errors import ConfigError, OutputError, WeightsError
 from sharpose_rt.export import folder as export
-from sharpose_rt.export.folder import FILES, export_folder
+from sharpose_rt.export.folder import FILES, SHEET, export_folder
 from sharpose_rt.export.graphs import pose_plans
-from sharpose_rt.export.onnx import OPSETS, check_can_write, differences, write_onnx
+from sharpose_rt.export.onnx import OPSETS, check_can_write, run_onnx, write_onnx
+from sharpose_rt.export.sheet import LICENCE
 from sharpose_rt.geometry.affine import crop_affine, warp_crops
 from sharpose_rt.models import VARIANTS, Variant, create_model
 from sharpose_rt.models.variants import RELEASED
@@ -83,11 +87,11 @@ def recipe() -> ModuleType:
 
 
 @pytest.fixture
-def mini(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """Arguments of an export of a small network; writing a graph leaves a word in its file."""
+def mini(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Arguments of an export of a small network; a graph is a word in a file, and runs as torch does."""
     monkeypatch.setitem(VARIANTS, "mini", MINI)
     monkeypatch.setattr(export, "write_onnx", lambda plan, examples, path, opset: path.write_text(plan.file))
-    monkeypatch.setattr(export, "differences", lambda plan, values, path: dict.fromkeys(plan.outputs, 0.0))
+    monkeypatch.setattr(export, "run_onnx", lambda plan, values, path: {name: values[name] for name in plan.outputs})
     return {
         "name": "mini",
         "weights": "random",
@@ -137,10 +141,8 @@ def test_the_behaviour_of_the_released_code(tmp_path: Path) -> None:
             values |= plan.run(values)
         write_onnx(plan, example, tmp_path / plan.file, opset)
         for values in trials:
-            off = differences(plan, values, tmp_path / plan.file)
-            assert off["heatmaps"] < 1e-5
-            assert off["keypoints"] < 0.1
-            assert off.get("selected", 0) == 0
+            for name, found in run_onnx(plan, values, tmp_path / plan.file).items():
+                torch.testing.assert_close(found, values[name], rtol=0, atol=0.1 if name == "keypoints" else 1e-5)
 
 
 def test_the_sheet_says_what_is_in_the_files(networks: Path) -> None:
@@ -162,7 +164,23 @@ def test_the_sheet_says_what_is_in_the_files(networks: Path) -> None:
     assert sheet["detect"]["weights_sha256"] == file_sha256(WEIGHTS)
     assert sheet["gate"]["quality_threshold"] > 1e38  # all are refined
     assert len(sheet["skeleton"]["keypoints"]) == 17
-    assert sheet["licence"].startswith("AGPL-3.0-only")
+    assert sheet["licence"] == "AGPL-3.0-only, the graphs like the program"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["license"] == LICENCE
+
+
+def test_the_sheet_of_other_weights_in_a_checkout_that_is_not_installed(
+    mini: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> Any:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    monkeypatch.setattr(importlib.metadata, "metadata", missing)
+    export_folder(tmp_path, **mini)
+    sheet = json.loads((tmp_path / SHEET).read_text(encoding="utf-8"))
+    assert sheet["made_by"]["sharpose-rt"] == __version__
+    assert sheet["licence"].endswith("the pose graphs are under the licence of their weights")
 
 
 def test_the_recipe_finds_the_people_of_the_detector(networks: Path, recipe: ModuleType) -> None:
@@ -209,9 +227,25 @@ def test_the_recipe_needs_nothing_of_this_package(networks: Path, engine: PoseEn
     assert after is not None
     assert 100 < (after != picture).any(2).sum() < picture.shape[0] * picture.shape[1] / 4
 
-    cv2.imwrite(str(photo), np.full((64, 96, 3), 90, np.uint8))
-    done = subprocess.run(command[:-2], capture_output=True, text=True, check=True)
-    assert done.stdout == "nobody\n"
+
+def test_the_recipe_says_what_it_cannot_do(
+    networks: Path, recipe: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo, drawn = tmp_path / "grey.png", tmp_path / "drawn.png"
+    grey = np.full((64, 96, 3), 90, np.uint8)
+    cv2.imwrite(str(photo), grey)
+    recipe.main([str(networks), str(photo), "--draw", str(drawn)])
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == f"{photo} shows nobody\n"
+    np.testing.assert_array_equal(cv2.imread(str(drawn)), grey)
+    for wrong in (tmp_path / "none" / "drawn.png", tmp_path / "drawn", tmp_path / "drawn.mp3"):
+        with pytest.raises(SystemExit, match=r"cannot be written; .*drawn\.png"):
+            recipe.save(grey, str(wrong))
+    with pytest.raises(SystemExit, match=r"has no sharpose\.json; .*weights onnx .* --overwrite"):
+        recipe.main([str(tmp_path), str(photo)])
+    with pytest.raises(SystemExit, match="cannot be read"):
+        recipe.main([str(networks), str(tmp_path / "none.png")])
 
 
 def test_the_recipe_refines_those_whom_the_gate_keeps(networks: Path, engine: PoseEngine, recipe: ModuleType) -> None:
@@ -255,17 +289,79 @@ def test_files_are_replaced_only_when_asked_and_all_at_once(
     assert (tmp_path / "fine.onnx").read_text() == "fine.onnx"
 
 
-def test_a_graph_that_computes_something_else_is_refused(
+def test_a_folder_with_graphs_of_two_exports_has_no_sheet(
     mini: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "differences", lambda plan, values, path: dict.fromkeys(plan.outputs, 1e4))
-    with pytest.raises(OutputError, match=r"gives other .* than torch.* nothing was written.*--opset"):
-        export_folder(tmp_path, **mini)
+    for file in FILES:
+        (tmp_path / file).write_text("old")
+    put = Path.replace
+
+    def stuck(part: Path, target: Path) -> Path:
+        if target.name == "fine.onnx":
+            raise PermissionError(13, "Permission denied")
+        return put(part, target)
+
+    monkeypatch.setattr(Path, "replace", stuck)
+    with pytest.raises(OutputError, match=r"cannot be written .Permission denied."):
+        export_folder(tmp_path, **mini | {"overwrite": True})
+    assert [(tmp_path / file).read_text() for file in ("coarse.onnx", "fine.onnx")] == ["coarse.onnx", "old"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(set(FILES) - {SHEET})
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused_first(mini: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "fine.onnx").mkdir()
+    (tmp_path / SHEET).write_text("old")
+    with pytest.raises(OutputError, match=r"fine\.onnx is no file.*give another folder"):
+        export_folder(tmp_path, **mini | {"overwrite": True, "weights": "not looked at"})
+    assert (tmp_path / SHEET).read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "spoil", "share"),
+    [
+        ("boxes", lambda numbers: numbers + 1e4, r".* of the largest apart"),
+        ("quality", lambda numbers: numbers * torch.nan, "nan of the largest apart"),
+        ("heatmaps", lambda numbers: numbers.index_fill(0, torch.tensor([2]), torch.nan), "nan of the largest apart"),
+        ("keypoints", lambda numbers: numbers + 0.2, r"1\.0e\+00 of them are others"),
+        ("keypoints", lambda numbers: numbers * torch.nan, r"1\.0e\+00 of them are others"),
+        ("selected", torch.zeros_like, r".* of them are others"),
+        ("low", torch.zeros_like, r".* of them are others"),
+    ],
+)
+def test_a_graph_that_computes_something_else_is_refused(
+    spoilt: str,
+    spoil: Callable[[torch.Tensor], torch.Tensor],
+    share: str,
+    mini: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run(plan: Any, values: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+        return {name: spoil(values[name]) if name == spoilt else values[name] for name in plan.outputs}
+
+    monkeypatch.setattr(export, "run_onnx", run)
+    with pytest.raises(OutputError, match=rf"gives other {spoilt} than torch: {share} .*nothing was written.*--opset"):
+        export_folder(tmp_path / "new" / "networks", **mini)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_graphs_may_be_rounded_otherwise_and_need_not_be_compared(
+    mini: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(plan: Any, values: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+        found = {name: values[name].clone() for name in plan.outputs}
+        if "keypoints" in found:
+            found["keypoints"][0, 0] += 50  # one jumps
+        return found
+
     lines: list[str] = []
+    monkeypatch.setattr(export, "run_onnx", run)
+    export_folder(tmp_path / "compared", **mini | {"say": lines.append})
+    assert lines[-1].endswith("s; 0e+00 from torch at most (scores), keypoints 50.0000 px")
     monkeypatch.setattr(export, "can_run", lambda: False)
-    export_folder(tmp_path, **mini | {"say": lines.append})
-    assert all("not compared with torch" in line for line in lines)
+    export_folder(tmp_path / "other", **mini | {"say": lines.append})
+    assert all("not compared with torch" in line for line in lines[3:])
 
 
 def test_wrong_use_says_what_is_accepted(mini: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from sharpose_rt.errors import ConfigError
 from sharpose_rt.skeleton import BOX_TO_AREA
 from sharpose_rt.skeletons.convert.common import found_points, has_pictures, new_file, rounded, stem_of, write_json_list
 from sharpose_rt.skeletons.stream import StreamReader
-from sharpose_rt.types import Poses
+from sharpose_rt.types import Poses, quality_factor
 
 
 def write_coco(
@@ -56,11 +55,10 @@ def _records(
 
 
 def _score(poses: Poses, index: int, table: NDArray[np.float64]) -> float:
-    found, quality = table[table[:, 2] > 0, 2], float(poses.quality[index])
+    found = table[table[:, 2] > 0, 2]
     if not len(found):
         return 0.0
-    known = 1.0 if math.isnan(quality) else max(0.0, quality)
-    return round(float(poses.bbox_scores[index]) * float(found.mean()) * known, 6)
+    return round(float(poses.bbox_scores[index] * found.mean() * quality_factor(poses.quality[index])), 6)
 
 
 def write_coco_labels(

@@ -20,7 +20,7 @@ _LAYOUTS = {3 * len(layout): layout for layout in (OPENPOSE_18, BODY_25)}
 def read_openpose(path: Path) -> Imported:
     """People as COCO-17, from the 18 or 25 keypoints; what COCO lacks (neck, middle of the hips, feet) is left out.
 
-    Frame numbers are those of the file names, `<stem>_<12 digits>_keypoints.json`; where no file has one, as those of
+    Frame numbers are those of the file names, `<stem>_<12 digits>_keypoints.json`; where none ends with one, as of
     pictures may, frames are in the order of the names. `person_id` becomes the track id, unless it is OpenPose's -1.
 
     Raises:
@@ -29,7 +29,8 @@ def read_openpose(path: Path) -> Imported:
     """
     if path.is_dir():
         names = sorted(file.name for file in path.glob("*.json"))
-        numbered = by_number(names, str(path)) if re.search(r"\d", "".join(names)) else dict(enumerate(names))
+        numbers_end = any(re.search(r"\d(_keypoints)?\.json$", name) for name in names)
+        numbered = by_number(names, str(path)) if numbers_end else dict(enumerate(names))
         files = {number: path / name for number, name in numbered.items()}
         if not files:
             raise StreamError(f"{path} holds no .json file; give the folder of OpenPose's --write_json")
