@@ -3,14 +3,15 @@
     sharpose-rt weights onnx networks/
     python pipelines/onnx_pose.py networks/ photo.jpg --draw drawn.png
 
-Prints a line of JSON for each person. The same few steps in another language, with the numbers that
-`networks/sharpose.json` gives, run the networks wherever there is an ONNX runtime.
+Prints a line of JSON for each person; what else there is to say goes to stderr. The same few steps in another language,
+with the numbers that `networks/sharpose.json` gives, run the networks wherever there is an ONNX runtime.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class Networks:
                 kept.append(i)
         boxes = (boxes[kept] - np.tile([left, top], 2)) * np.tile(wh / resized, 2) - 0.5
         boxes = boxes.clip(0, np.tile(wh - 1, 2))
-        large = (boxes[:, 2:] - boxes[:, :2] >= rule["min_side_px"]).all(1)
+        large = np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= rule["min_side_px"]).all(1))[: rule["max_people"]]
         return boxes[large], found["box_scores"][order[kept]][large]
 
     def poses(self, picture: np.ndarray, boxes: np.ndarray) -> dict[str, np.ndarray]:
@@ -103,6 +104,18 @@ def draw(picture: np.ndarray, poses: dict[str, np.ndarray], limbs: list[Any], mi
                 cv2.line(picture, a, b, (0, 220, 0), 2, cv2.LINE_AA)
 
 
+def save(picture: np.ndarray, path: str) -> None:
+    """Writes a picture, or ends the program."""
+    try:
+        written = cv2.imwrite(path, picture)
+    except cv2.error:  # no ending, or one that it does not know
+        written = False
+    if not written:
+        raise SystemExit(
+            f"{path} cannot be written; a name such as drawn.png or drawn.jpg is accepted, in a folder that exists"
+        )
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", type=Path, help="folder that `sharpose-rt weights onnx` wrote")
@@ -113,26 +126,30 @@ def main(argv: list[str] | None = None) -> None:
     picture = cv2.imread(args.picture)
     if picture is None:
         raise SystemExit(f"{args.picture} cannot be read; a picture that OpenCV reads is accepted")
+    if not (args.networks / "sharpose.json").is_file():
+        raise SystemExit(
+            f"{args.networks} has no sharpose.json; a folder that was written to its end is accepted: write it with "
+            f"`sharpose-rt weights onnx {args.networks} --overwrite`"
+        )
     networks = Networks(args.networks)
     boxes, sure = networks.people(picture)
-    if not len(boxes):
-        print("nobody")
-        return
-    poses = networks.poses(picture, boxes)
-    names = networks.sheet["skeleton"]["keypoints"]
-    for n, box in enumerate(boxes):
-        rows = np.column_stack([poses["keypoints"][n], poses["scores"][n]]).astype(float).round(3).tolist()
-        person = {
-            "bbox_xyxy": box.round(3).tolist(),
-            "bbox_score": round(float(sure[n]), 4),
-            "quality": round(float(poses["quality"][n]), 4),
-            "stage": "fine" if poses["refined"][n] else "coarse",
-            "keypoints": dict(zip(names, rows, strict=True)),
-        }
-        print(json.dumps(person))
+    if len(boxes):
+        poses, skeleton = networks.poses(picture, boxes), networks.sheet["skeleton"]
+        for n, box in enumerate(boxes):
+            rows = np.column_stack([poses["keypoints"][n], poses["scores"][n]]).astype(float).round(3).tolist()
+            person = {
+                "bbox_xyxy": box.round(3).tolist(),
+                "bbox_score": round(float(sure[n]), 4),
+                "quality": round(float(poses["quality"][n]), 4),
+                "stage": "fine" if poses["refined"][n] else "coarse",
+                "keypoints": dict(zip(skeleton["keypoints"], rows, strict=True)),
+            }
+            print(json.dumps(person))
+        draw(picture, poses, skeleton["limbs"])
+    else:
+        print(f"{args.picture} shows nobody", file=sys.stderr)
     if args.draw:
-        draw(picture, poses, networks.sheet["skeleton"]["limbs"])
-        cv2.imwrite(args.draw, picture)
+        save(picture, args.draw)
 
 
 if __name__ == "__main__":

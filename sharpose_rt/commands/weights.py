@@ -265,7 +265,10 @@ def write_onnx(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         say=print,
     )
-    print(f"{args.folder / 'sharpose.json'} says how to use them; pipelines/onnx_pose.py does, with onnxruntime alone")
+    print(
+        f"{args.folder / 'sharpose.json'} says how to use them; pipelines/onnx_pose.py in the source does so with "
+        "numpy, OpenCV and onnxruntime"
+    )
     return 0
 
 

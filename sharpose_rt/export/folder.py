@@ -1,4 +1,4 @@
-"""A folder of graphs and their sheet, all of it or nothing."""
+"""A folder of graphs and their sheet: where the sheet is, all graphs are that it tells of."""
 
 from __future__ import annotations
 
@@ -19,15 +19,20 @@ from sharpose_rt.detection.bundled import WEIGHTS, BundledDetector
 from sharpose_rt.detection.letterbox import Letterbox
 from sharpose_rt.errors import OutputError
 from sharpose_rt.export.graphs import Plan, people_plan, pose_plans
-from sharpose_rt.export.onnx import can_run, check_can_write, differences, write_onnx
+from sharpose_rt.export.onnx import can_run, check_can_write, run_onnx, write_onnx
 from sharpose_rt.export.sheet import ports, sheet
 from sharpose_rt.models.weights import file_sha256, load_model
 
-FILES = ("person_detector.onnx", "coarse.onnx", "fine.onnx", "sharpose.json")
+SHEET = "sharpose.json"
+FILES = ("person_detector.onnx", "coarse.onnx", "fine.onnx", SHEET)
 MOST_OFF = 1e-3
 """How far an output may be from torch's, in parts of its largest number."""
-DECIDED = ("keypoints", "selected", "low")
-"""Outputs that jump where two places are alike but for rounding, as happens in crops of noise."""
+CELLS = ("selected", "low")
+DECIDED = ("keypoints", *CELLS)
+"""Outputs that jump where two places are alike but for rounding, as may happen in crops of noise."""
+MOST_OTHER = 0.1
+"""Which share of them may be others than torch's: cells, and keypoints farther than `NEAR_PX` away."""
+NEAR_PX = 0.1
 EXAMPLES, TRIALS = 2, 5
 """Crops that a graph is made with, and that it is tried with."""
 
@@ -45,6 +50,8 @@ def export_folder(
 ) -> None:
     """Writes `FILES` into a folder, each at once, when all are done.
 
+    The sheet is put there last, and an old one goes first: where replacing fails midway, there is none.
+
     Args:
         folder: made where it is missing.
         name, weights, behaviour: see `load_model`.
@@ -60,6 +67,9 @@ def export_folder(
     """
     check_can_write(opset)
     there = [file for file in FILES if (folder / file).exists()]
+    for file in there:
+        if not (folder / file).is_file():
+            raise OutputError(f"{folder / file} is no file, so it cannot be replaced; give another folder")
     if there and not overwrite:
         raise OutputError(f"{folder} has {', '.join(there)}; give another folder, or --overwrite to replace them")
     network, info = load_model(name, weights, behaviour)
@@ -69,6 +79,7 @@ def export_folder(
     example, trial = (_noise(count, network.variant.size_hw, size) for count in (EXAMPLES, TRIALS))
     parts = {file: beside(folder / file) for file in FILES}
     graphs: dict[str, Any] = {}
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for plan in (people_plan(found), *pose_plans(network)):
@@ -80,7 +91,8 @@ def export_folder(
             say(f"{plan.file}: {megabytes:.1f} MB in {seconds:.0f} s; {_compared(plan, trial, parts[plan.file])}")
             graphs[plan.file] = {"sha256": file_sha256(parts[plan.file]), **ports(plan, trial)}
         facts = sheet(network, info, {"size": size, "weights_sha256": file_sha256(WEIGHTS)}, opset, graphs)
-        parts["sharpose.json"].write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        parts[SHEET].write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        (folder / SHEET).unlink(missing_ok=True)
         for file, part in parts.items():
             part.replace(folder / file)
     except OutputError:
@@ -91,6 +103,9 @@ def export_folder(
         for part in parts.values():
             with contextlib.suppress(OSError):
                 part.unlink()
+        with contextlib.suppress(OSError):  # those that hold something stay
+            for path in made:
+                path.rmdir()
 
 
 def _noise(crops: int, size_hw: tuple[int, int], square: int) -> dict[str, Tensor]:
@@ -112,14 +127,26 @@ def _compared(plan: Plan, values: dict[str, Tensor], path: Path) -> str:
     """
     if not can_run():
         return "not compared with torch, which wants onnxruntime (pip install onnxruntime)"
-    off = differences(plan, values, path)
-    shares = {name: off[name] / max(1.0, values[name].abs().max().item()) for name in off if name not in DECIDED}
-    worst = max(shares, key=lambda name: shares[name])
-    if not shares[worst] <= MOST_OFF:
-        raise OutputError(
-            f"{plan.file} gives other {worst} than torch: {shares[worst]:.1e} of the largest apart, {MOST_OFF:g} is "
-            "accepted; nothing was written. Try another --opset or version of onnxscript"
-        )
-    return f"{shares[worst]:.0e} from torch at most ({worst})" + (
-        f", keypoints {off['keypoints']:.4f} px" if "keypoints" in off else ""
-    )
+    found = run_onnx(plan, values, path)
+    shares = {name: _share(name, found[name], values[name]) for name in plan.outputs}
+    for name, share in shares.items():
+        most, what = (MOST_OTHER, "of them are others") if name in DECIDED else (MOST_OFF, "of the largest apart")
+        if not share <= most:  # nor is NaN
+            raise OutputError(
+                f"{plan.file} gives other {name} than torch: {share:.1e} {what}, {most:g} is accepted; nothing was "
+                "written. Try another --opset or version of onnxscript"
+            )
+    worst = max((name for name in shares if name not in DECIDED), key=lambda name: shares[name])
+    line = f"{shares[worst]:.0e} from torch at most ({worst})"
+    if "keypoints" in found:
+        line += f", keypoints {(found['keypoints'] - values['keypoints']).abs().max():.4f} px"
+    return line
+
+
+def _share(name: str, found: Tensor, wanted: Tensor) -> float:
+    """Of numbers, how far they are apart in parts of the largest; of what is `DECIDED`, how much of it differs."""
+    if name == "keypoints":
+        return 1 - ((found - wanted).norm(dim=2) <= NEAR_PX).float().mean().item()
+    if name in CELLS:
+        return 1 - (wanted[:, :, None] == found[:, None]).any(2).float().mean().item()
+    return (found - wanted).abs().max().item() / max(1.0, wanted.abs().max().item())

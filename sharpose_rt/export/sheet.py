@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from sharpose_rt import __version__
 from sharpose_rt.config import DetectorConfig, PoseConfig
 from sharpose_rt.detection.letterbox import PAD_VALUE
 from sharpose_rt.detection.postprocess import MIN_SIDE_PX, NMS_CANDIDATES
 from sharpose_rt.export.graphs import Plan
 from sharpose_rt.models.sharpose import SHaRPose
-from sharpose_rt.models.weights import WeightsInfo
+from sharpose_rt.models.weights import WeightsInfo, bundled_weights, file_sha256
 from sharpose_rt.skeleton import Skeleton
 
 FORMAT = "sharpose.onnx/1"
+LICENCE = "AGPL-3.0-only"
+"""Of the program and of the weights that ship with it."""
 MEANINGS = {
     "picture": "the picture, fitted into a square as `detect.rule` says; blue, green, red",
     "boxes": "people, several boxes each, as x0, y0, x1, y1 in pixels of the square, from its outer edge",
@@ -37,11 +40,14 @@ MEANINGS = {
 """Of each input and output."""
 ORDER = "detect (or boxes from elsewhere), crop, coarse.onnx for all people, gate, fine.onnx for those it is to refine"
 DETECT = (
-    "Resize the picture (w, h) bilinearly to (rw, rh), rounded from (w, h) * size / max(w, h); lay it on a square of "
-    "`fill`, its first pixel at left = (size - rw) // 2, top = (size - rh) // 2. Of the boxes keep those of at least "
+    "Resize the picture (w, h) to (rw, rh), rounded from (w, h) * size / max(w, h), each at least 1: bilinearly, "
+    "without antialiasing, pixel x read at (x + 0.5) * w / rw - 0.5, y likewise. Lay it on a square of `fill`, its "
+    "first pixel at left = (size - rw) // 2, top = (size - rh) // 2. Of the boxes keep those of at least "
     "`score_threshold`, of these the strongest `candidates`, and drop, strongest first, each that overlaps a stronger "
     "kept one by an IoU above `iou_threshold`. Back in the picture x = (x - left) * w / rw - 0.5, y likewise, cut at "
-    "0 and w - 1 or h - 1; boxes with a side below `min_side_px` show nobody."
+    "0 and w - 1 or h - 1; boxes with a side below `min_side_px` show nobody. Of the others the strongest `max_people` "
+    "are the people. sharpose-rt itself lays the picture on no square, but on the least multiples of the network's "
+    "stride, so its boxes differ slightly."
 )
 CROP = (
     "Pixel centres are whole numbers. A box, 1 pixel wide and high at least, is widened or heightened about its "
@@ -70,15 +76,22 @@ def sheet(
         person: facts of the detector: `size`, px, and `weights_sha256`.
         opset: of the graphs.
         graphs: what `ports` gives of each file.
+
+    Raises:
+        WeightsError: the shipped weights are not those that were shipped.
     """
+    import onnx
+
     variant, detector = network.variant, DetectorConfig()
     largest = float(np.finfo(np.float32).max)  # JSON has no infinity, and a program wants a number to compare with
     return {
         "format": FORMAT,
-        "licence": f"{importlib.metadata.metadata('sharpose-rt')['License-Expression']}, the graphs like the program",
+        "licence": _licence(variant.name, info),
         "made_by": {
             "opset": opset,
-            **{name: importlib.metadata.version(name) for name in ("sharpose-rt", "torch", "onnx")},
+            "sharpose-rt": __version__,
+            "torch": str(torch.__version__),
+            "onnx": onnx.__version__,
         },
         "model": {"name": variant.name, "behaviour": network.behaviour.name, "weights_sha256": info.sha256},
         "order": ORDER,
@@ -90,6 +103,7 @@ def sheet(
             "candidates": NMS_CANDIDATES,
             "iou_threshold": detector.iou_threshold,
             "min_side_px": MIN_SIDE_PX,
+            "max_people": detector.max_people,
             "rule": DETECT,
         },
         "crop": {"size_hw": variant.size_hw, "box_padding": PoseConfig().box_padding, "rule": CROP},
@@ -112,6 +126,13 @@ def ports(plan: Plan, values: Mapping[str, Tensor]) -> dict[str, Any]:
         }
 
     return {"inputs": [port(name) for name in plan.inputs], "outputs": [port(name) for name in plan.outputs]}
+
+
+def _licence(name: str, info: WeightsInfo) -> str:
+    shipped = bundled_weights(name)
+    if shipped is not None and file_sha256(shipped) == info.sha256:
+        return f"{LICENCE}, the graphs like the program"
+    return f"person_detector.onnx: {LICENCE}; the pose graphs are under the licence of their weights"
 
 
 def _skeleton(skeleton: Skeleton) -> dict[str, Any]:

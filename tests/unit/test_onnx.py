@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -63,17 +63,32 @@ def said() -> io.StringIO:
     return io.StringIO()
 
 
-@pytest.fixture(scope="module")
-def networks(tmp_path_factory: pytest.TempPathFactory, said: io.StringIO) -> Path:
+@pytest.fixture(scope="module", params=["mini", pytest.param("tiny_256x192", marks=pytest.mark.slow)])
+def exported(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, said: io.StringIO
+) -> Iterator[tuple[Path, PoseEngine]]:
+    """A real export, by the command, and what runs the same network: a small one, where the shipped takes too long."""
     folder = tmp_path_factory.mktemp("onnx") / "new" / "networks"
-    with contextlib.redirect_stdout(said):
-        assert main(["weights", "onnx", str(folder)]) == 0
-    return folder
+    weights, behaviour, opset = ("random", "released", 18) if request.param == "mini" else ("auto", "paper", 20)
+    command = ["weights", "onnx", str(folder), "--model", request.param, "--weights", weights]
+    said.truncate(said.seek(0))
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.setitem(VARIANTS, "mini", MINI)
+        assert main([*command, "--behaviour", behaviour, "--opset", str(opset)]) == 0
+        config = PoseConfig(
+            model=request.param, weights=weights, behaviour=behaviour, device="cpu", precision="fp32", backend="torch"
+        )
+        yield folder, PoseEngine(config)
 
 
 @pytest.fixture(scope="module")
-def engine() -> PoseEngine:
-    return PoseEngine(PoseConfig(device="cpu", precision="fp32", backend="torch"))
+def networks(exported: tuple[Path, PoseEngine]) -> Path:
+    return exported[0]
+
+
+@pytest.fixture(scope="module")
+def engine(exported: tuple[Path, PoseEngine]) -> PoseEngine:
+    return exported[1]
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +145,7 @@ def test_keypoints_are_those_of_the_engine(batch: int, networks: Path, engine: P
     np.testing.assert_allclose(fine["heatmaps"], whole.heatmaps.numpy(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_behaviour_of_the_released_code(tmp_path: Path) -> None:
     torch.manual_seed(1)
     network = create_model(MINI, replace(RELEASED, first_scored_layer=0.5))
@@ -158,12 +174,18 @@ def test_the_sheet_says_what_is_in_the_files(networks: Path) -> None:
             given = [(port["name"], port["type"], port["shape"]) for port in ports[side]]
             assert given == [(port.name, types[port.type], port.shape) for port in real]
             assert all(port["meaning"] for port in ports[side])
+    assert sheet["gate"]["quality_threshold"] > 1e38  # all are refined
+    assert sheet["detect"]["max_people"] == 100
+    assert len(sheet["skeleton"]["keypoints"]) == 17
+
+
+def test_the_sheet_of_the_shipped_weights(mini: dict[str, Any], tmp_path: Path) -> None:
+    export_folder(tmp_path, **mini | {"name": "tiny_256x192", "weights": "auto"})
+    sheet = json.loads((tmp_path / SHEET).read_text(encoding="utf-8"))
     weights = bundled_weights("tiny_256x192")
     assert weights is not None
     assert sheet["model"] == {"name": "tiny_256x192", "behaviour": "paper", "weights_sha256": file_sha256(weights)}
     assert sheet["detect"]["weights_sha256"] == file_sha256(WEIGHTS)
-    assert sheet["gate"]["quality_threshold"] > 1e38  # all are refined
-    assert len(sheet["skeleton"]["keypoints"]) == 17
     assert sheet["licence"] == "AGPL-3.0-only, the graphs like the program"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["license"] == LICENCE
@@ -172,11 +194,14 @@ def test_the_sheet_says_what_is_in_the_files(networks: Path) -> None:
 def test_the_sheet_of_other_weights_in_a_checkout_that_is_not_installed(
     mini: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing(name: str) -> Any:
-        raise importlib.metadata.PackageNotFoundError(name)
+    of = importlib.metadata.Distribution.from_name
 
-    monkeypatch.setattr(importlib.metadata, "version", missing)
-    monkeypatch.setattr(importlib.metadata, "metadata", missing)
+    def found(name: str) -> Any:
+        if name == "sharpose-rt":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return of(name)
+
+    monkeypatch.setattr(importlib.metadata.Distribution, "from_name", found)
     export_folder(tmp_path, **mini)
     sheet = json.loads((tmp_path / SHEET).read_text(encoding="utf-8"))
     assert sheet["made_by"]["sharpose-rt"] == __version__
@@ -221,11 +246,20 @@ def test_the_recipe_needs_nothing_of_this_package(networks: Path, engine: PoseEn
         assert person["stage"] == "fine"
         assert tuple(person["keypoints"]) == engine.skeleton.keypoints
         rows = np.array(list(person["keypoints"].values()))
-        sure = scores > 0.3
+        sure = scores >= min(0.3, np.median(scores))  # of random weights, none is above
         np.testing.assert_allclose(rows[sure, :2], keypoints[sure], atol=0.2)
     after = cv2.imread(str(drawn))
     assert after is not None
-    assert 100 < (after != picture).any(2).sum() < picture.shape[0] * picture.shape[1] / 4
+    changed = (after != picture).any(2).mean()
+    assert 1e-4 < changed < 0.25 if (wanted.scores > 0.35).any() else changed == 0
+
+
+def test_the_recipe_draws_limbs_between_sure_keypoints(recipe: ModuleType) -> None:
+    picture = np.zeros((40, 60, 3), np.uint8)
+    poses = {"keypoints": np.array([[[5.0, 5], [50, 5], [50, 30]]]), "scores": np.array([[0.9, 0.3, 0.2]])}
+    recipe.draw(picture, poses, [[0, 1], [1, 2]])
+    assert picture[5, 5:51].any(1).all()
+    assert not picture[10:].any()
 
 
 def test_the_recipe_says_what_it_cannot_do(
@@ -258,7 +292,7 @@ def test_the_recipe_refines_those_whom_the_gate_keeps(networks: Path, engine: Po
     assert found["refined"].tolist() == wanted.refined.tolist()
     assert 0 < found["refined"].sum() < len(boxes)
     np.testing.assert_allclose(found["scores"], wanted.scores, atol=0.02)
-    sure = wanted.scores > 0.3
+    sure = wanted.scores >= min(0.3, np.median(wanted.scores))
     np.testing.assert_allclose(found["keypoints"][sure], wanted.keypoints[sure], atol=0.1)
 
 
@@ -341,7 +375,7 @@ def test_a_graph_that_computes_something_else_is_refused(
         return {name: spoil(values[name]) if name == spoilt else values[name] for name in plan.outputs}
 
     monkeypatch.setattr(export, "run_onnx", run)
-    with pytest.raises(OutputError, match=rf"gives other {spoilt} than torch: {share} .*nothing was written.*--opset"):
+    with pytest.raises(OutputError, match=rf"gives other {spoilt} than torch: {share}.*nothing was written.*--opset"):
         export_folder(tmp_path / "new" / "networks", **mini)
     assert list(tmp_path.iterdir()) == []
 
