@@ -233,11 +233,6 @@ class Person(_Shaped):
     stage: str
 
 
-def quality_factor(quality: NDArray[np.floating]) -> NDArray[np.float64]:
-    """What predicted qualities, of any shape, bring into people's scores: within 0..1, and 1 where unknown (NaN)."""
-    return np.where(np.isnan(quality), 1.0, np.clip(quality, 0, 1).astype(np.float64))
-
-
 @dataclass(frozen=True)
 class Packet:
     """One frame on its way through the stages; each stage hands on a copy with its own part filled in.

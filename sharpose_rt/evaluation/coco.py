@@ -1,7 +1,8 @@
 """COCO keypoint AP by pycocotools, at any quality threshold, with what the threshold saves.
 
-A person's score is the box's times the mean of the keypoint scores above 0.2 (the field's rule, Xiao et al. 2018), and
-here times the predicted quality of the coarse pose, where there is one; detected people are thinned by OKS-NMS at 0.9.
+Scoring follows the field's rule (Xiao et al. 2018): a person's score is the box's times the mean of the keypoint
+scores above 0.2; detected people are thinned by OKS-NMS at 0.9. The predicted quality as a further factor ranked better
+those people alone whom the network was trained on.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ from sharpose_rt.geometry.oks import oks
 from sharpose_rt.models import SHaRPose
 from sharpose_rt.skeleton import BOX_TO_AREA, COCO17, MPII16, Skeleton
 from sharpose_rt.training.datasets import read_json
-from sharpose_rt.types import quality_factor
 
 VISIBLE_SCORE = 0.2
 NMS_OKS = 0.9
@@ -185,7 +185,7 @@ def results(
     boxes = predictions.boxes
     if not len(boxes):
         return []
-    person_scores = boxes.scores * pose_scores(keypoint_scores, predictions.quality)
+    person_scores = boxes.scores * pose_scores(keypoint_scores)
     kept = np.ones(len(boxes), bool)
     if (boxes.annotation_ids < 0).any():
         kept = oks_nms(boxes, keypoints, person_scores, skeleton)
@@ -201,14 +201,11 @@ def results(
     ]
 
 
-def pose_scores(keypoint_scores: Float32, quality: Float32) -> NDArray[np.float64]:
-    """Mean of each person's keypoint scores above 0.2, 0 where none is, times quality: (N,) from (N, K) and (N,).
-
-    An unknown quality, NaN, counts as 1. How closely the product follows the true OKS is `score_spearman` of `score`.
-    """
+def pose_scores(keypoint_scores: Float32) -> NDArray[np.float64]:
+    """Mean of each person's keypoint scores above 0.2: (N,) from (N, K); 0 where none is."""
     sure = keypoint_scores > VISIBLE_SCORE
     total = np.where(sure, keypoint_scores, 0).sum(1, dtype=np.float64)
-    return total / np.maximum(sure.sum(1), 1) * quality_factor(quality)
+    return total / np.maximum(sure.sum(1), 1)
 
 
 def oks_nms(
@@ -294,7 +291,7 @@ def quality_check(predictions: Predictions, document: dict[str, Any]) -> dict[st
     from scipy.stats import rankdata  # half a second
 
     coarse, fine = true_oks(predictions, document, "coarse"), true_oks(predictions, document, "fine")
-    scores = pose_scores(predictions.fine_scores, predictions.quality)
+    scores = pose_scores(predictions.fine_scores)
     ranks = [rankdata(values) for values in (predictions.quality, coarse, scores, fine)]
     return {
         "oks_coarse": float(coarse.mean()),

@@ -172,7 +172,7 @@ class TestLists:
 
         (path,) = convert(clip, "coco", first_image_id=1)
         results = json.loads(path.read_text())
-        assert results[0]["score"] == pytest.approx(0.5 * 0.75 * 0.5)  # box, keypoints, quality
+        assert results[0]["score"] == pytest.approx(0.5 * 0.75)
         assert [r["track_id"] for r in results] == [i for ids in CLIP for i in ids]
         with contextlib.redirect_stdout(io.StringIO()):
             truth = COCO()

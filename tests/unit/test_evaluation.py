@@ -186,9 +186,9 @@ def test_detected_boxes_are_scored_and_thinned(folder, tmp_path):
     ones = np.ones((9, 17))
     kept = oks_nms(boxes, points, boxes.scores)
     assert kept.tolist() == [False] + [True] * 8
-    made = Predictions(boxes, points, ones, points, ones, np.full(9, 0.8))
+    made = Predictions(boxes, points, ones, points, ones, np.zeros(9))
     people = results(made, points, ones)
-    assert [p["score"] for p in people] == pytest.approx([0.8 * 0.5] * 7 + [0.8 * 0.9])
+    assert [p["score"] for p in people] == pytest.approx([0.5] * 7 + [0.9])
     metrics = score(made, document, math.inf)
     assert metrics["AP"] == pytest.approx(1)
     assert "quality_pearson" not in metrics
@@ -197,12 +197,7 @@ def test_detected_boxes_are_scored_and_thinned(folder, tmp_path):
 
 def test_person_scores_leave_out_unsure_keypoints():
     scores = np.array([[0.8, 0.4, 0.1], [0.1, 0.2, 0.0]])
-    assert pose_scores(scores, np.full(2, np.nan)).tolist() == pytest.approx([0.6, 0])
-
-
-def test_person_scores_go_by_quality_where_that_is_known():
-    scores = np.full((4, 3), 0.5)
-    assert pose_scores(scores, np.array([0.8, np.nan, -0.1, 1.3])).tolist() == pytest.approx([0.4, 0.5, 0, 0.5])
+    assert pose_scores(scores).tolist() == pytest.approx([0.6, 0])
 
 
 def test_quality_that_tells_the_truth_correlates(folder):
@@ -213,7 +208,8 @@ def test_quality_that_tells_the_truth_correlates(folder):
     assert check["quality_pearson"] == pytest.approx(1)
     assert check["quality_spearman"] == pytest.approx(1)
     assert check["quality_mae"] == pytest.approx(0, abs=1e-6)
-    backwards = perfect(document, coarse_oks=levels[:, None], fine_oks=levels[::-1, None], quality=levels)
+    unsure = np.linspace(0.3, 0.9, 8)[:, None] * np.ones(17)  # the better the less sure
+    backwards = replace(perfect(document, fine_oks=levels[::-1, None], coarse_oks=levels[:, None]), fine_scores=unsure)
     assert quality_check(backwards, document)["score_spearman"] == pytest.approx(-1)
     alike = quality_check(
         perfect(document, coarse_oks=levels[:, None]), document

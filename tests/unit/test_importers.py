@@ -364,10 +364,10 @@ class TestCoco:
         reader = back(path, "coco")
         expect_clip(reader)
         found = next(iter(reader)).poses
-        np.testing.assert_allclose(found.bbox_scores, 0.5 * 0.75 * 0.5, atol=1e-4)  # of box, keypoints, quality
+        np.testing.assert_allclose(found.bbox_scores, 0.5 * 0.75, atol=1e-4)  # the result's, of box and keypoints
         (again,) = convert(reader.path, "coco", path.with_name("again.json"))
         for record, other in zip(json.loads(path.read_text()), json.loads(again.read_text()), strict=True):
-            assert (record.pop("score"), other.pop("score")) == pytest.approx((0.1875, 0.1875 * 0.75), abs=1e-4)
+            assert (record.pop("score"), other.pop("score")) == pytest.approx((0.375, 0.375 * 0.75), abs=1e-4)
             assert record == other
 
     def test_results_that_count_from_1(self, clip):

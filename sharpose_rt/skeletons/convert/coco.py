@@ -14,7 +14,7 @@ from sharpose_rt.errors import ConfigError
 from sharpose_rt.skeleton import BOX_TO_AREA
 from sharpose_rt.skeletons.convert.common import found_points, has_pictures, new_file, rounded, stem_of, write_json_list
 from sharpose_rt.skeletons.stream import StreamReader
-from sharpose_rt.types import Poses, quality_factor
+from sharpose_rt.types import Poses
 
 
 def write_coco(
@@ -24,8 +24,8 @@ def write_coco(
 
     `image_id` is the number that is the picture's name (581781 of '000000581781.jpg') where all pictures have such
     names, each its own; else `frame_id` + `first_image_id`.
-    `score` is the box score times the mean score of the keypoints that were found, times the predicted quality where
-    that is known. There is no 'bbox': with one, pycocotools takes the results for boxes and computes another area.
+    `score` is the box score times the mean score of the keypoints that were found. There is no 'bbox': with one,
+    pycocotools takes the results for boxes and computes another area.
     """
     by_name = has_pictures(reader) and _are_numbers(Path(frame.picture or "").stem for frame in reader)
     write_json_list(out, _records(reader, by_name, first_image_id, raw, min_score))
@@ -58,7 +58,7 @@ def _score(poses: Poses, index: int, table: NDArray[np.float64]) -> float:
     found = table[table[:, 2] > 0, 2]
     if not len(found):
         return 0.0
-    return round(float(poses.bbox_scores[index] * found.mean() * quality_factor(poses.quality[index])), 6)
+    return round(float(poses.bbox_scores[index]) * float(found.mean()), 6)
 
 
 def write_coco_labels(
