@@ -1,6 +1,6 @@
 """A camera on the network for ten minutes: nothing drifts, memory stays flat, a loss in the middle is survived.
 
-pytest -m slow tests/integration/test_rtsp_for_long.py -s         # SHARPOSE_LONG_MINUTES=4 is the least
+pytest -n 0 -s -m slow tests/integration/test_rtsp_for_long.py      # SHARPOSE_LONG_MINUTES=4 is the least
 """
 
 from __future__ import annotations
