@@ -253,6 +253,9 @@ class ContainerSource(Source):
     def _timestamp(self, frame: Any) -> int | None:
         return frame.pts
 
+    def _restart_clock(self) -> None:
+        self._clock = MediaClock(float(self._stream.time_base), None, self._fps, self.live)
+
     def _retrieve(self) -> tuple[NDArray[np.uint8], str] | None:
         return self._upright(self._current), ""
 

@@ -71,6 +71,10 @@ class NetworkVideo(ContainerSource):
     def _timeouts_s(self) -> tuple[float, float]:
         return self.config.open_timeout_s, self.config.read_timeout_s
 
+    def _is_of_the_present(self) -> bool:
+        # What else comes by HTTP may be a recording that waits for us.
+        return self._scheme in _LIVE_SCHEMES or self._container.format.name in _UNTIMED_FORMATS
+
     def _opened(self) -> None:
         self.finite = bool(self._container.duration)
         self.live = self._scheme in _LIVE_SCHEMES or not self.finite
@@ -274,6 +278,12 @@ class Camera(Source):
         device = self._device if isinstance(self._device, int) else re.sub(r"\D*", "", self._device)
         stem = f"webcam{device}"
         return SourceInfo(self.name, "camera", True, size_wh, start_s=self.config.start_s, stem=stem, **kept)  # type: ignore[arg-type]
+
+    def _is_of_the_present(self) -> bool:
+        return True
+
+    def _restart_clock(self) -> None:
+        self._began_s, self._last_s = None, -1.0
 
     def _grab(self) -> float | None:
         if self._capture is None:

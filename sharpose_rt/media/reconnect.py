@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceError, SourceLost
 from sharpose_rt.media.source import Loss, Source, SourceInfo, SourceState
+from sharpose_rt.types import Frame
 
 log = logging.getLogger("sharpose_rt.media")
 
@@ -94,6 +95,18 @@ class Reconnecting(Source):
 
     def _close(self) -> None:
         self.inner._close()
+
+    def _is_of_the_present(self) -> bool:
+        return self.inner._is_of_the_present()
+
+    def _begin_anew(self, first: Frame, period_s: float) -> bool:
+        try:
+            begun = self.inner._begin_anew(first, period_s)
+        except SourceLost:  # `_grab` meets it again, and looks for it
+            return False
+        if begun:
+            self._last, self._ahead_s = (0.0, time.monotonic()), -math.inf
+        return begun
 
     def _grab(self) -> float | None:
         try:

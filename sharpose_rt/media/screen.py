@@ -98,6 +98,12 @@ class Screen(Source):
         kept = self._kept(None, self._fps, None)
         return SourceInfo(self.name, "screen", True, size_wh, start_s=self.config.start_s, stem="screen", **kept)  # type: ignore[arg-type]
 
+    def _is_of_the_present(self) -> bool:
+        return True
+
+    def _restart_clock(self) -> None:
+        self._began_s, self._last_s = None, -1.0
+
     def _grab(self) -> float | None:
         if self._grabber is None or self._stop.wait(max(0.0, self._due_s - time.monotonic())):
             return None

@@ -27,10 +27,15 @@ from sharpose_rt.errors import SourceError
 from sharpose_rt.media.redact import redact
 from sharpose_rt.types import Frame
 
+_FALLBACK_FPS = 25.0
 SourceState = Literal["connecting", "live", "lost", "ended"]
 
 # Media times are fractions in the container; half a tick of the finest usual clock (1/90000 s) forgives rounding.
 TICK_S = 0.5 / 90_000
+STALE_S = 0.5
+"""A first frame that waited for longer, while networks were loaded, is not where a live run begins."""
+_CATCH_UP_S, _AHEAD_S = 3.0, 1.0
+"""A source that gives pictures faster than it films them, for so long or by so much, never has to be waited for."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,9 @@ class Source:
     def read(self) -> Frame | None:
         """The next frame, or None when the source has ended or was interrupted.
 
+        Where frames of the present come in, and the first was had long before it is asked for (`STALE_S`), what came
+        meanwhile is left out, and media time and frames count from there.
+
         Raises:
             SourceLost: a live source is gone, or has sent nothing for `read_timeout_s`.
             SourceError: more than `max_bad_frames` in a row cannot be decoded.
@@ -153,7 +161,10 @@ class Source:
         assert self._info is not None or self._stop.is_set(), "read() before open()"
         if self._waiting is not None and not self._stop.is_set():
             frame, self._waiting = self._waiting, None
-            return frame
+            stale = self._is_of_the_present() and time.monotonic() - frame.captured_at_s > STALE_S
+            if not (stale and self._begin_anew(frame, 1 / (self.info.fps or _FALLBACK_FPS))):
+                return frame
+            self._grabbed = self._handed_on = 0
         return self._next()
 
     def interrupt(self) -> None:
@@ -192,6 +203,29 @@ class Source:
 
     def _close(self) -> None:
         pass
+
+    def _is_of_the_present(self) -> bool:
+        """What is not taken in time grows old, whoever waits."""
+        return False
+
+    def _restart_clock(self) -> None:
+        """The next picture that is grabbed has the media time 0; of sources of the present."""
+
+    def _begin_anew(self, first: Frame, period_s: float) -> bool:
+        """Leaves out what has grown old since the first frame, and lets time begin; False where there is an end."""
+        until_s = time.monotonic() + _CATCH_UP_S
+        while not self._stop.is_set():
+            began_s = time.monotonic()
+            pts_s = self._grab()
+            if pts_s is None:
+                return False
+            grabbed_s = time.monotonic()
+            waited = grabbed_s - began_s > period_s / 2  # so it is of the present
+            ahead_s = (pts_s - first.pts_s) - (grabbed_s - first.captured_at_s)
+            if waited or ahead_s > _AHEAD_S or grabbed_s > until_s:
+                self._restart_clock()
+                return True
+        return False
 
     def _next(self) -> Frame | None:
         end_s, limit = self.config.end_s, self.config.max_frames

@@ -28,6 +28,7 @@ import av.error
 import cv2
 import numpy as np
 import pytest
+from live_servers import MjpegServer
 from media_clips import cut_tail, decode_times, numbered, read_number, write_clip
 
 from sharpose_rt.config.schema import HWACCELS, SourceConfig
@@ -810,6 +811,63 @@ def test_camera_gives_frames_by_the_clock_and_then_is_lost() -> None:
     assert capture.asked[cv2.CAP_PROP_FRAME_WIDTH] == 640
     assert capture.asked[cv2.CAP_PROP_FPS] == 25
     assert capture.released
+
+
+def test_a_camera_begins_in_the_present_however_long_the_first_frame_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sharpose_rt.media.source.STALE_S", 0.05)
+
+    class Buffered(RecordedCapture):
+        """Two pictures wait in it; the others come as it films them, 30 a second."""
+
+        def read(self) -> tuple[bool, np.ndarray | None]:
+            if len(self.pictures) < 5:
+                time.sleep(0.033)
+            return super().read()
+
+    capture = Buffered([numbered(n) for n in range(7)])
+    monkeypatch.setattr("sharpose_rt.media.live.open_capture", lambda device: capture)
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    with open_source("webcam:7", SourceConfig(max_frames=3, reconnect_s=0)) as source:
+        time.sleep(0.1)  # networks are loaded
+        frames = list(source)
+    # The first is old, so are the two that waited in the camera; the next had to be waited for, and told so.
+    assert [read_number(frame.image_bgr) for frame in frames] == [4, 5, 6]
+    assert [frame.frame_id for frame in frames] == [0, 1, 2]
+    assert frames[0].pts_s == 0
+    assert frames[1].pts_s > 0
+
+
+@pytest.mark.timeout(60)
+def test_a_stream_begins_in_the_present_and_a_recording_at_its_beginning(
+    clip: Path, http_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sharpose_rt.media.source.STALE_S", 0.05)
+    with MjpegServer([((160, 96), None)]) as server, open_source(server.url) as source:
+        while server.sent < 20:
+            time.sleep(0.02)
+        first, second = source.read(), source.read()
+        assert first is not None
+        assert second is not None
+        assert read_number(first.image_bgr) >= 2
+        assert (first.frame_id, first.pts_s, second.frame_id) == (0, 0, 1)
+        assert second.pts_s > 0
+        assert source.losses == ()
+    with open_source(f"{http_root}/{clip.name}") as source:
+        time.sleep(0.1)
+        assert numbers(source) == list(range(30))
+
+
+def test_a_camera_that_is_lost_while_its_first_frame_waits_gives_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sharpose_rt.media.source.STALE_S", 0.05)
+    monkeypatch.setattr("sharpose_rt.media.live.open_capture", lambda device: RecordedCapture([numbered(0)]))
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    with open_source("webcam:7", SourceConfig(max_bad_frames=2, reconnect_s=0)) as source:
+        time.sleep(0.1)
+        frame = source.read()
+        assert frame is not None
+        assert (frame.frame_id, frame.pts_s, read_number(frame.image_bgr)) == (0, 0, 0)
+        with pytest.raises(SourceLost, match="no more pictures"):
+            source.read()
 
 
 def test_camera_pictures_are_not_overwritten_by_the_next() -> None:
