@@ -59,7 +59,7 @@ class Tracking:
         first: of those, the one that has been made already; None where this is the first.
         place: of this source among them.
         tracker: in place of the one that the configuration names.
-        live: nobody waits for a larger batch to be prepared.
+        live: nobody waits for a larger batch to be prepared, and the first frame for nothing.
 
     Raises:
         ConfigError: the options do not go together.
@@ -120,7 +120,8 @@ class Tracking:
             sure = by_need and tracks.settled and all_sure(estimate.last_poses[place])
             return max(wanted, config.detector.every_if_sure) if sure else wanted
 
-        self.detect = DetectStage(self.detector, every, SceneCuts(config.tracker.scene_cut))
+        coming = (lambda: source.info.size_wh) if live else None
+        self.detect = DetectStage(self.detector, every, SceneCuts(config.tracker.scene_cut), coming)
         self.track = TrackStage(self.tracker, lambda: estimate.last_poses[place])
         self.smooth = SmoothStage(KeypointSmoother(config.smooth, self.skeleton))
         stages: list[Stage[Any, Any]] = [self.track, self.estimate, self.smooth]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import numpy as np
+
 from sharpose_rt.detection import Detector
 from sharpose_rt.runtime import BaseStage, Status
 from sharpose_rt.tracking import SceneCuts
@@ -14,13 +16,20 @@ class DetectStage(BaseStage[Frame, Packet]):
     """Runs the detector on every n-th frame and where a new scene begins; the others go on without boxes.
 
     `every` is n: a number, or what gives it as it is now. `cuts` says where a new scene begins. `detected_frames`
-    counts those that the detector saw.
+    counts those that the detector saw. `size_wh` gives the size of the frames that will come, px, where the first one
+    should not wait for what a detector makes ready for a size.
     """
 
     name = "detect"
 
-    def __init__(self, detector: Detector, every: int | Callable[[], int] = 1, cuts: SceneCuts | None = None) -> None:
-        self.detector, self.cuts = detector, cuts
+    def __init__(
+        self,
+        detector: Detector,
+        every: int | Callable[[], int] = 1,
+        cuts: SceneCuts | None = None,
+        size_wh: Callable[[], tuple[int, int]] | None = None,
+    ) -> None:
+        self.detector, self.cuts, self._coming_wh = detector, cuts, size_wh
         self._size_wh: tuple[int, int] | None = None
         self._every = (lambda: every) if isinstance(every, int) else every
         self.detected_frames = 0
@@ -29,6 +38,9 @@ class DetectStage(BaseStage[Frame, Packet]):
     def open(self) -> None:
         """Load the model."""
         self.detector.open()
+        if self._coming_wh is not None:
+            width, height = self._coming_wh()
+            self.detector.detect(Frame(0, 0.0, np.zeros((height, width, 3), np.uint8)))
 
     def process(self, item: Frame, /) -> Iterable[Packet]:
         """The frame with its detections, or with None where it was not this frame's turn."""

@@ -92,6 +92,26 @@ def test_ids_end_at_a_cut_and_the_detector_looks_again(tracker):
     assert ids[6] == [2]
 
 
+def test_a_detector_is_made_ready_for_the_size_that_comes():
+    sizes = []
+
+    class Sized(OneBox):
+        def open(self):
+            sizes.append("open")
+
+        def detect(self, frame):
+            sizes.append(frame.size_wh)
+            return super().detect(frame)
+
+    DetectStage(Sized()).open()
+    detect = DetectStage(Sized(), size_wh=lambda: (64, 48))
+    detect.open()
+    assert sizes == ["open", "open", (64, 48)]
+    assert detect.detected_frames == 0
+    (packet,) = detect.process(Frame(0, 0.0, texture(1)))
+    assert not packet.new_scene
+
+
 def test_a_cut_survives_a_dropped_frame():
     detect = DetectStage(OneBox(), 1, SceneCuts(THRESHOLD))
     first, cut, after = (
