@@ -72,8 +72,8 @@ class NetworkVideo(ContainerSource):
         return self.config.open_timeout_s, self.config.read_timeout_s
 
     def _is_of_the_present(self) -> bool:
-        # What else comes by HTTP may be a recording that waits for us.
-        return self._scheme in _LIVE_SCHEMES or self._container.format.name in _UNTIMED_FORMATS
+        # What else comes by HTTP may be a recording that waits for us, and so does what says how long it is.
+        return not self.finite and (self._scheme in _LIVE_SCHEMES or self._container.format.name == "mpjpeg")
 
     def _opened(self) -> None:
         self.finite = bool(self._container.duration)

@@ -62,6 +62,7 @@ class Reconnecting(Source):
         self.inner = self._made()
         self._pauses = pauses_s(FIRST_PAUSE_S, LONGEST_PAUSE_S, draw)
         self._lost = False
+        self._lost_early: SourceLost | None = None  # while the first frame waited
         self._offset_s, self._ahead_s = 0.0, -math.inf
         self._connected_s = 0.0
         self._last: tuple[float, float] | None = None  # media time and clock of the last frame
@@ -99,17 +100,23 @@ class Reconnecting(Source):
     def _is_of_the_present(self) -> bool:
         return self.inner._is_of_the_present()
 
-    def _begin_anew(self, first: Frame, period_s: float) -> bool:
+    def _begin_anew(self, first: Frame) -> bool:
+        self.inner._info = self._info
+        begun = False
         try:
-            begun = self.inner._begin_anew(first, period_s)
-        except SourceLost:  # `_grab` meets it again, and looks for it
-            return False
+            begun = self.inner._begin_anew(first)
+        except SourceLost as error:
+            self._lost_early = error
+        self._last = 0.0 if begun else first.pts_s, time.monotonic()
         if begun:
-            self._last, self._ahead_s = (0.0, time.monotonic()), -math.inf
+            self._offset_s, self._ahead_s = 0.0, -math.inf
         return begun
 
     def _grab(self) -> float | None:
         try:
+            if self._lost_early is not None:
+                error, self._lost_early = self._lost_early, None
+                raise error
             pts_s, reason = self.inner._grab(), f"{self.name} has ended"
         except SourceLost as error:
             if self._last is None or not (self.inner.live and self.config.reconnect_s):

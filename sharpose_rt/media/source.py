@@ -34,8 +34,10 @@ SourceState = Literal["connecting", "live", "lost", "ended"]
 TICK_S = 0.5 / 90_000
 STALE_S = 0.5
 """A first frame that waited for longer, while networks were loaded, is not where a live run begins."""
-_CATCH_UP_S, _AHEAD_S = 3.0, 1.0
-"""A source that gives pictures faster than it films them, for so long or by so much, never has to be waited for."""
+_EVEN_S = 0.2
+"""No network delivers more evenly: a picture that is no older is of the present."""
+_CATCH_UP_S = 3.0
+"""A source that gives pictures faster than it films them for so long never has to be waited for."""
 
 
 @dataclass(frozen=True)
@@ -161,9 +163,9 @@ class Source:
         assert self._info is not None or self._stop.is_set(), "read() before open()"
         if self._waiting is not None and not self._stop.is_set():
             frame, self._waiting = self._waiting, None
-            stale = self._is_of_the_present() and time.monotonic() - frame.captured_at_s > STALE_S
-            if not (stale and self._begin_anew(frame, 1 / (self.info.fps or _FALLBACK_FPS))):
-                return frame
+            old = time.monotonic() - frame.captured_at_s > STALE_S and self.config.start_s == 0
+            if not (old and self._is_of_the_present() and self._begin_anew(frame)):
+                return None if self._stop.is_set() else frame
             self._grabbed = self._handed_on = 0
         return self._next()
 
@@ -211,18 +213,24 @@ class Source:
     def _restart_clock(self) -> None:
         """The next picture that is grabbed has the media time 0; of sources of the present."""
 
-    def _begin_anew(self, first: Frame, period_s: float) -> bool:
-        """Leaves out what has grown old since the first frame, and lets time begin; False where there is an end."""
-        until_s = time.monotonic() + _CATCH_UP_S
+    def _begin_anew(self, first: Frame) -> bool:
+        """Leaves out what has grown old since the first frame, and lets time begin; False where there is an end.
+
+        What was buffered comes at once, or with times that are behind and run ahead of the clock. The present is where
+        pictures have come no faster than time goes for one and a half of their periods.
+        """
+        rate = (self.info.fps or _FALLBACK_FPS) * self.config.stride
+        until_s, last_s, level_s = time.monotonic() + _CATCH_UP_S, first.pts_s, 0.0
         while not self._stop.is_set():
             began_s = time.monotonic()
             pts_s = self._grab()
             if pts_s is None:
                 return False
             grabbed_s = time.monotonic()
-            waited = grabbed_s - began_s > period_s / 2  # so it is of the present
-            ahead_s = (pts_s - first.pts_s) - (grabbed_s - first.captured_at_s)
-            if waited or ahead_s > _AHEAD_S or grabbed_s > until_s:
+            took_s, step_s, last_s = grabbed_s - began_s, pts_s - last_s, pts_s
+            behind_s = (grabbed_s - first.captured_at_s) - (pts_s - first.pts_s)
+            level_s = level_s + took_s if step_s < 2 * took_s and behind_s < _EVEN_S else 0.0
+            if level_s >= 1.5 / rate or grabbed_s > until_s:
                 self._restart_clock()
                 return True
         return False

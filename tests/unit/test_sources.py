@@ -820,18 +820,18 @@ def test_a_camera_begins_in_the_present_however_long_the_first_frame_waited(monk
         """Two pictures wait in it; the others come as it films them, 30 a second."""
 
         def read(self) -> tuple[bool, np.ndarray | None]:
-            if len(self.pictures) < 5:
+            if len(self.pictures) < 7:
                 time.sleep(0.033)
             return super().read()
 
-    capture = Buffered([numbered(n) for n in range(7)])
+    capture = Buffered([numbered(n) for n in range(9)])
     monkeypatch.setattr("sharpose_rt.media.live.open_capture", lambda device: capture)
     monkeypatch.setattr(Path, "exists", lambda path: True)
     with open_source("webcam:7", SourceConfig(max_frames=3, reconnect_s=0)) as source:
         time.sleep(0.1)  # networks are loaded
         frames = list(source)
-    # The first is old, so are the two that waited in the camera; the next had to be waited for, and told so.
-    assert [read_number(frame.image_bgr) for frame in frames] == [4, 5, 6]
+    # The first is old, so are the two that waited in the camera; the next two had to be waited for, and told so.
+    assert [read_number(frame.image_bgr) for frame in frames] == [5, 6, 7]
     assert [frame.frame_id for frame in frames] == [0, 1, 2]
     assert frames[0].pts_s == 0
     assert frames[1].pts_s > 0
@@ -843,18 +843,67 @@ def test_a_stream_begins_in_the_present_and_a_recording_at_its_beginning(
 ) -> None:
     monkeypatch.setattr("sharpose_rt.media.source.STALE_S", 0.05)
     with MjpegServer([((160, 96), None)]) as server, open_source(server.url) as source:
-        while server.sent < 20:
+        while server.sent < 60:
             time.sleep(0.02)
         first, second = source.read(), source.read()
         assert first is not None
         assert second is not None
-        assert read_number(first.image_bgr) >= 2
+        assert read_number(first.image_bgr) > 40
         assert (first.frame_id, first.pts_s, second.frame_id) == (0, 0, 1)
         assert second.pts_s > 0
         assert source.losses == ()
     with open_source(f"{http_root}/{clip.name}") as source:
         time.sleep(0.1)
         assert numbers(source) == list(range(30))
+
+
+@pytest.mark.timeout(60)
+def test_a_stream_that_ends_while_its_first_frame_waits_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sharpose_rt.media.source.STALE_S", 0.05)
+    config = SourceConfig(reconnect_s=5, max_frames=20)
+    with MjpegServer([((160, 96), 20), ((200, 120), None)]) as server, open_source(server.url, config) as source:
+        time.sleep(1.0)  # longer than the first connection lasts
+        frames = list(source)
+        assert len(frames) == 20
+        assert frames[-1].size_wh == (200, 120)
+        assert [loss.back for loss in source.losses] == [True]
+        assert all(b.pts_s > a.pts_s and b.frame_id == a.frame_id + 1 for a, b in pairwise(frames))
+
+
+@pytest.mark.timeout(60)
+def test_a_stream_that_falls_silent_while_its_first_frame_waits_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sharpose_rt.media.source.STALE_S", 0.05)
+    config = SourceConfig(reconnect_s=0, read_timeout_s=1)
+    with MjpegServer([((160, 96), 20)], silent=True) as server, open_source(server.url, config) as source:
+        time.sleep(1.0)
+        with pytest.raises(SourceLost, match="sent nothing for 1 s"):
+            list(source)
+
+
+@pytest.mark.timeout(30)
+def test_waiting_for_the_present_can_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sharpose_rt.media.source.STALE_S", 0.05)
+    monkeypatch.setattr("sharpose_rt.media.live.open_capture", lambda device: RecordedCapture([numbered(0)] * 10_000))
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    with open_source("webcam:7") as source:
+        time.sleep(0.1)
+        threading.Timer(0.2, source.interrupt).start()
+        assert source.read() is None
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("part", [{"start_s": 0.2}, {"stride": 4}])
+def test_a_start_counts_from_the_first_connection_and_a_stride_changes_nothing(
+    part: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sharpose_rt.media.source.STALE_S", 0.05)
+    with MjpegServer([((160, 96), None)]) as server, open_source(server.url, SourceConfig(**part)) as source:
+        time.sleep(0.5)
+        began_s = time.monotonic()
+        frame = source.read()
+        assert frame is not None
+        assert frame.pts_s == pytest.approx(0.2, abs=0.15) if "start_s" in part else frame.pts_s == 0
+        assert time.monotonic() - began_s < 2  # the limit of catching up, 3 s, was not reached
 
 
 def test_a_camera_that_is_lost_while_its_first_frame_waits_gives_that(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -906,7 +955,7 @@ def white_screen(size_wh: tuple[int, int] = (640, 480)) -> Iterator[tuple[str, s
     if not (xvfb := shutil.which("Xvfb")):
         pytest.skip("no X server to look at (apt-get install xvfb)")
     told, tell = os.pipe()
-    options = ["-displayfd", str(tell), "-wr", "-nolisten", "tcp", "-screen", "0", f"{size_wh[0]}x{size_wh[1]}x24"]
+    options = ["-displayfd", str(tell), "-wr", "-noreset", "-nolisten", "tcp", "-screen", "0", f"{size_wh[0]}x{size_wh[1]}x24"]
     with subprocess.Popen([xvfb, *options], pass_fds=[tell], stderr=subprocess.DEVNULL) as server:
         os.close(tell)
         try:
