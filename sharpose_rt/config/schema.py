@@ -91,8 +91,9 @@ def _corners(region: Any) -> tuple[tuple[float, float], ...]:
     if not corners:
         return corners
     spans = [max(axis) - min(axis) for axis in zip(*corners, strict=True)]
-    twice_area = sum(x * v - u * y for (x, y), (u, v) in pairwise((*corners, corners[0])))
-    flat = not all(0 < span < math.inf for span in spans) or (len(corners) > 2 and not twice_area)
+    (x0, y0), *others = corners
+    on_a_line = all((x - x0) * (v - y0) == (u - x0) * (y - y0) for (x, y), (u, v) in pairwise(others))
+    flat = not all(0 < span < math.inf for span in spans) or (len(corners) > 2 and on_a_line)
     if len(corners) < 2 or flat:
         raise ConfigError(
             f"detector.region is {region!r}; two opposite corners of a rectangle, [[x, y], [x, y]] in px, or three and "
@@ -123,8 +124,9 @@ class DetectorConfig:
     """The strongest so many boxes are kept."""
     region: tuple[tuple[float, float], ...] = ()
     """Where people are looked for, [x, y] px each: two opposite corners of a rectangle, or the corners of a polygon.
-    Whose box has its middle in it is found. The detector sees that part of the picture alone, with a margin as wide as
-    people need, so that small people in it are larger to it. Of `full` it is what the one person takes up."""
+    Whose box has its middle in it is found. The detector sees that part of the picture alone, with a margin, so that
+    small people in it are larger to it; where somebody reaches out of that, it looks again with more around. Of `full`
+    it is what the one person takes up."""
 
     def __post_init__(self) -> None:
         _within("detector.score_threshold", self.score_threshold, 0, 1)

@@ -15,7 +15,7 @@ import numpy as np
 
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.postprocess import finish
-from sharpose_rt.detection.region import bounds
+from sharpose_rt.detection.region import Region
 from sharpose_rt.errors import DetectorError
 from sharpose_rt.types import Detections, Frame
 
@@ -36,17 +36,18 @@ class FullFrameDetector:
     name = "full"
 
     def __init__(self, polygon: Sequence[tuple[float, float]] = ()) -> None:
-        self._polygon = np.array(polygon, np.float32)
+        self._region = Region(polygon) if polygon else None
 
     def open(self) -> None:
         """Nothing to load."""
 
     def detect(self, frame: Frame) -> Detections:
-        """One box from the centre of the first pixel to that of the last; DetectorError of a region outside of it."""
+        """One box from the centre of the first pixel to that of the last; of a region see `Region.within`."""
         width, height = frame.size_wh
-        if not len(self._polygon):
+        if self._region is None:
             return Detections([[0, 0, width - 1, height - 1]], [1.0])  # type: ignore[arg-type]
-        return Detections(np.concatenate(bounds(self._polygon, frame.size_wh))[None], [1.0])  # type: ignore[arg-type]
+        corners = self._region.within(frame)
+        return Detections.empty() if corners is None else Detections(np.concatenate(corners)[None], [1.0])  # type: ignore[arg-type]
 
     def close(self) -> None:
         """Nothing to let go."""

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from sharpose_rt.detection import Detector, Runtime, assets, create_detector, fa
 from sharpose_rt.detection.bundled import BundledDetector, build_module
 from sharpose_rt.detection.letterbox import Letterbox
 from sharpose_rt.detection.postprocess import finish, suppress
+from sharpose_rt.detection.region import RegionDetector
 from sharpose_rt.detection.yolo import Network, YoloDetector, people_from_predictions, person_classes
 from sharpose_rt.errors import ConfigError, DetectorError, WeightsError
 from sharpose_rt.geometry.boxes import iou_matrix
@@ -561,7 +563,7 @@ def test_a_region_is_looked_at_closer_and_alone() -> None:
     # The feet of the man on the left: all of him is looked at, and his middle is not in it.
     feet = detect_once(create_detector(replace(config, region=((0, 760), (300, 900)))), picture)
     assert len(feet) == 0
-    most = replace(config, region=((40, 560), (250, 700)))
+    most = replace(config, region=((90, 560), (250, 700)))
     (box,) = detect_once(create_detector(most), picture).bboxes_xyxy
     assert iou_matrix([[48, 398, 245, 903]], box[None]).max() > 0.7  # by eye: not cut off at the region's margin
     whole = replace(config, region=((-50, -50), (5000, 5000)))
@@ -581,6 +583,37 @@ def test_a_region_with_corners_and_boxes_of_a_file(tmp_path: Path) -> None:
             continue
         found = detect_once(create_detector(DetectorConfig(name=str(path), region=region)), frame((100, 100)))
         assert sorted(found.bboxes_xyxy.tolist()) == kept
+
+
+def test_a_region_is_looked_at_wider_only_while_somebody_reaches_out_of_it() -> None:
+    shown: list[tuple[int, int]] = []
+    there = [[50.0, 50.0, 60.0, 60.0]]
+
+    class Fixed(factory.FullFrameDetector):
+        """Finds the boxes that are `there` in a picture whose pixels hold their own places, cut off at its edges."""
+
+        def detect(self, frame: Frame) -> Detections:
+            shown.append(frame.size_wh)
+            x, y = frame.image_bgr[0, 0, :2].astype(int)
+            boxes = np.array(there, np.float32) - [x, y, x, y]
+            return Detections(boxes.clip(0, np.tile(frame.size_wh, 2) - 1), np.ones(len(boxes)))
+
+    places = np.zeros((200, 200, 3), np.uint8)
+    places[..., 0], places[..., 1] = np.arange(200), np.arange(200)[:, None]
+    detector = RegionDetector(Fixed(), DetectorConfig(region=((40, 40), (80, 80))).polygon, 9)
+    look = partial(detector.detect, Frame(0, 0.0, places))
+    assert look().bboxes_xyxy.tolist() == there
+    assert shown == [(53, 53)]  # 40 px and 0.15 of that around
+    there[0] = [50, 5, 60, 110]  # taller than the margins
+    assert look().bboxes_xyxy.tolist() == there
+    assert shown[1:] == [(53, 53), (81, 81), (200, 200)]
+    there[0] = [50, 50, 60, 60]
+    sizes = []
+    for _ in range(25):
+        shown.clear()
+        assert look().bboxes_xyxy.tolist() == there
+        sizes += shown
+    assert sizes == [(200, 200)] * 9 + [(81, 81)] * 10 + [(53, 53)] * 6
 
 
 def test_the_strongest_in_a_region_are_kept_whoever_is_outside(tmp_path: Path) -> None:
@@ -610,8 +643,11 @@ def test_a_region_outside_of_the_picture_is_said(tmp_path: Path, caplog: pytest.
 
 def test_of_full_the_region_is_the_one_person() -> None:
     for region, box in (((200, 0), (300, 90)), [200, 0, 300, 90]), (((0, 0), (900, 0), (0, 70)), [0, 0, 399, 70]):
-        found = detect_once(create_detector(DetectorConfig(name="full", region=region)), frame((400, 96)))
-        np.testing.assert_array_equal(found.bboxes_xyxy, [box])
+        detector = create_detector(DetectorConfig(name="full", region=region))
+        np.testing.assert_array_equal(detect_once(detector, frame((400, 96))).bboxes_xyxy, [box])
+    assert len(create_detector(DetectorConfig(name="full")).detect(frame((4, 4)))) == 1
+    detector = create_detector(DetectorConfig(name="full", region=((200, 0), (300, 90))))
+    assert [len(detector.detect(frame(size))) for size in ((400, 96), (160, 96))] == [1, 0]
 
 
 @pytest.mark.parametrize(

@@ -955,7 +955,8 @@ def white_screen(size_wh: tuple[int, int] = (640, 480)) -> Iterator[tuple[str, s
     if not (xvfb := shutil.which("Xvfb")):
         pytest.skip("no X server to look at (apt-get install xvfb)")
     told, tell = os.pipe()
-    options = ["-displayfd", str(tell), "-wr", "-noreset", "-nolisten", "tcp", "-screen", "0", f"{size_wh[0]}x{size_wh[1]}x24"]
+    options = ["-displayfd", str(tell), "-wr", "-noreset", "-nolisten", "tcp", "-screen", "0"]
+    options.append(f"{size_wh[0]}x{size_wh[1]}x24")
     with subprocess.Popen([xvfb, *options], pass_fds=[tell], stderr=subprocess.DEVNULL) as server:
         os.close(tell)
         try:
