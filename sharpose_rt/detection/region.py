@@ -37,7 +37,8 @@ class Region:
 
     def __init__(self, corners: Sequence[tuple[float, float]]) -> None:
         self.corners = np.array(corners, np.float32)
-        self._missed: set[tuple[int, int]] | None = None
+        self._begun = False
+        self._missed: set[tuple[int, int]] = set()
 
     def within(self, frame: Frame) -> tuple[Corner, Corner] | None:
         """Least and greatest x, y px of what lies inside a frame; None, with a warning, where nothing does.
@@ -49,13 +50,13 @@ class Region:
         low, high = self.corners.min(0), self.corners.max(0)
         inner_low, inner_high = low.clip(0, most), high.clip(0, most)
         if (inner_high - inner_low).min() >= MIN_SIDE_PX:
-            self._missed = self._missed or set()
+            self._begun = True
             return inner_low, inner_high
         said = (
             f"the region from {low[0]:g},{low[1]:g} to {high[0]:g},{high[1]:g} lies outside of the picture, which is "
             f"{frame.size_wh[0]}x{frame.size_wh[1]} px; give corners inside (--region, detector.region)"
         )
-        if self._missed is None:
+        if not self._begun:
             raise DetectorError(said)
         if frame.size_wh not in self._missed:  # a picture among others, or a stream that came back smaller
             logger.warning("frame %d: %s; nobody is looked for there", frame.frame_id, said)

@@ -27,7 +27,7 @@ from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceError, SourceLost, SourceTimeout
 from sharpose_rt.media.container import ContainerSource
 from sharpose_rt.media.http import split_address
-from sharpose_rt.media.source import Source, SourceInfo
+from sharpose_rt.media.source import Device, SourceInfo
 
 # Schemes of streams that go on whether anybody reads or not.
 _LIVE_SCHEMES = frozenset(("rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp"))
@@ -234,11 +234,8 @@ def open_capture(device: int | str) -> Capture:
         logging.setLogLevel(level)
 
 
-class Camera(Source):
-    """A camera of this machine; media time is the monotonic clock since its first frame."""
-
-    live = True
-    finite = False
+class Camera(Device):
+    """A camera of this machine."""
 
     def __init__(
         self,
@@ -251,8 +248,6 @@ class Camera(Source):
         self._device, self._factory = device, factory or open_capture
         self._capture: Capture | None = None
         self._image: Any = None
-        self._began_s: float | None = None
-        self._last_s = -1.0
         if factory is None and sys.platform.startswith("linux"):
             path = Path(f"/dev/video{device}" if isinstance(device, int) else device)
             if not path.exists():
@@ -279,12 +274,6 @@ class Camera(Source):
         stem = f"webcam{device}"
         return SourceInfo(self.name, "camera", True, size_wh, start_s=self.config.start_s, stem=stem, **kept)  # type: ignore[arg-type]
 
-    def _is_of_the_present(self) -> bool:
-        return True
-
-    def _restart_clock(self) -> None:
-        self._began_s, self._last_s = None, -1.0
-
     def _grab(self) -> float | None:
         if self._capture is None:
             return None
@@ -293,9 +282,7 @@ class Camera(Source):
             good, self._image = self._capture.read()
             now_s = time.monotonic()
             if good and self._image is not None:
-                self._began_s = now_s if self._began_s is None else self._began_s
-                self._last_s = max(now_s - self._began_s, self._last_s + 1e-6)
-                return self._last_s
+                return self._stamp(now_s)
             bad += 1
             if now_s - began_s > self.config.read_timeout_s or bad > self.config.max_bad_frames:
                 raise SourceLost(

@@ -41,6 +41,10 @@ def open_source(spec: str, config: SourceConfig | None = None) -> Source:
     return PacedSource(source) if config.realtime else source
 
 
+def _is_device(spec: str) -> bool:
+    return live.camera_device(spec) is not None or is_screen(spec)
+
+
 def _in_pieces(spec: str) -> bool:
     return PurePosixPath(split_address(spec).path).suffix.lower() in _LISTS
 
@@ -50,12 +54,7 @@ def expand_sources(spec: str) -> list[str]:
 
     Any other spec comes back alone and unchecked. Raises SourceError where a folder or glob holds nothing usable.
     """
-    if (
-        spec == "-"
-        or live.camera_device(spec) is not None
-        or is_screen(spec)
-        or ("://" in spec and not spec.startswith("file://"))
-    ):
+    if spec == "-" or _is_device(spec) or ("://" in spec and not spec.startswith("file://")):
         return [spec]
     return files.expand(spec)
 
@@ -66,7 +65,7 @@ def is_live(spec: str, config: SourceConfig | None = None) -> bool:
     HTTP(S) serves both: an address that ends as video files do is taken for a file, one that ends as streams do for a
     stream; of any other the server is asked (`http.is_stored`).
     """
-    if live.camera_device(spec) is not None or is_screen(spec) or (config is not None and config.realtime):
+    if _is_device(spec) or (config is not None and config.realtime):
         return True
     scheme, sign, rest = spec.partition("://")
     if not sign or scheme.lower() == "file":

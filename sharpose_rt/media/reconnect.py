@@ -100,11 +100,10 @@ class Reconnecting(Source):
     def _is_of_the_present(self) -> bool:
         return self.inner._is_of_the_present()
 
-    def _begin_anew(self, first: Frame) -> bool:
-        self.inner._info = self._info
+    def _begin_anew(self, first: Frame, rate_fps: float) -> bool:
         begun = False
         try:
-            begun = self.inner._begin_anew(first)
+            begun = self.inner._begin_anew(first, rate_fps)
         except SourceLost as error:
             self._lost_early = error
         self._last = 0.0 if begun else first.pts_s, time.monotonic()

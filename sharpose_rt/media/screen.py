@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceError, SourceLost
-from sharpose_rt.media.source import Source, SourceInfo
+from sharpose_rt.media.source import Device, SourceInfo
 
 log = logging.getLogger("sharpose_rt.media")
 
@@ -27,8 +27,8 @@ def is_screen(spec: str) -> bool:
     return spec == "screen" or spec.startswith("screen:")
 
 
-class Screen(Source):
-    """A screen, or a part of it, `config.camera_fps` times a second (30); media time is the clock since its first look.
+class Screen(Device):
+    """A screen, or a part of it, `config.camera_fps` times a second (30).
 
     By the package `mss`: FFmpeg's grabber for X11 takes the X libraries that OpenCV's wheel has loaded, and crashes.
 
@@ -40,9 +40,6 @@ class Screen(Source):
     Raises:
         SourceError: of another form, or `mss` is not installed.
     """
-
-    live = True
-    finite = False
 
     def __init__(self, spec: str, config: SourceConfig) -> None:
         super().__init__(spec, config)
@@ -65,9 +62,7 @@ class Screen(Source):
         self._mss: Any = mss
         self._grabber: Any = None
         self._shot: Any = None
-        self._began_s: float | None = None
         self._due_s = 0.0
-        self._last_s = -1.0
 
     def _open(self) -> None:
         try:
@@ -98,12 +93,6 @@ class Screen(Source):
         kept = self._kept(None, self._fps, None)
         return SourceInfo(self.name, "screen", True, size_wh, start_s=self.config.start_s, stem="screen", **kept)  # type: ignore[arg-type]
 
-    def _is_of_the_present(self) -> bool:
-        return True
-
-    def _restart_clock(self) -> None:
-        self._began_s, self._last_s = None, -1.0
-
     def _grab(self) -> float | None:
         if self._grabber is None or self._stop.wait(max(0.0, self._due_s - time.monotonic())):
             return None
@@ -117,9 +106,7 @@ class Screen(Source):
             raise SourceLost(
                 f"{self.name} cannot be looked at any more: {reason}; see that you are logged in"
             ) from None
-        self._began_s = now_s if self._began_s is None else self._began_s
-        self._last_s = max(now_s - self._began_s, self._last_s + 1e-6)
-        return self._last_s
+        return self._stamp(now_s)
 
     def _retrieve(self) -> tuple[NDArray[np.uint8], str] | None:
         shot, self._shot = self._shot, None

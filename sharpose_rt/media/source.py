@@ -164,7 +164,8 @@ class Source:
         if self._waiting is not None and not self._stop.is_set():
             frame, self._waiting = self._waiting, None
             old = time.monotonic() - frame.captured_at_s > STALE_S and self.config.start_s == 0
-            if not (old and self._is_of_the_present() and self._begin_anew(frame)):
+            rate_fps = (self.info.fps or _FALLBACK_FPS) * self.config.stride
+            if not (old and self._is_of_the_present() and self._begin_anew(frame, rate_fps)):
                 return None if self._stop.is_set() else frame
             self._grabbed = self._handed_on = 0
         return self._next()
@@ -213,13 +214,12 @@ class Source:
     def _restart_clock(self) -> None:
         """The next picture that is grabbed has the media time 0; of sources of the present."""
 
-    def _begin_anew(self, first: Frame) -> bool:
+    def _begin_anew(self, first: Frame, rate_fps: float) -> bool:
         """Leaves out what has grown old since the first frame, and lets time begin; False where there is an end.
 
         What was buffered comes at once, or with times that are behind and run ahead of the clock. The present is where
         pictures have come no faster than time goes for one and a half of their periods.
         """
-        rate = (self.info.fps or _FALLBACK_FPS) * self.config.stride
         until_s, last_s, level_s = time.monotonic() + _CATCH_UP_S, first.pts_s, 0.0
         while not self._stop.is_set():
             began_s = time.monotonic()
@@ -230,7 +230,7 @@ class Source:
             took_s, step_s, last_s = grabbed_s - began_s, pts_s - last_s, pts_s
             behind_s = (grabbed_s - first.captured_at_s) - (pts_s - first.pts_s)
             level_s = level_s + took_s if step_s < 2 * took_s and behind_s < _EVEN_S else 0.0
-            if level_s >= 1.5 / rate or grabbed_s > until_s:
+            if level_s >= 1.5 / rate_fps or grabbed_s > until_s:
                 self._restart_clock()
                 return True
         return False
@@ -279,6 +279,30 @@ class Source:
         if config.max_frames is not None and rate and duration_s is not None:
             duration_s = min(duration_s, config.max_frames / rate)
         return {"fps": rate, "frame_count": count, "duration_s": duration_s}
+
+
+class Device(Source):
+    """Something of this machine that is looked at; media time is the monotonic clock since its first picture."""
+
+    live = True
+    finite = False
+
+    def __init__(self, spec: str, config: SourceConfig) -> None:
+        super().__init__(spec, config)
+        self._restart_clock()
+
+    def _is_of_the_present(self) -> bool:
+        return True
+
+    def _restart_clock(self) -> None:
+        self._began_s: float | None = None
+        self._last_s = -1.0
+
+    def _stamp(self, now_s: float) -> float:
+        """Media time, always later, of a picture that was had at `now_s` of the monotonic clock."""
+        self._began_s = now_s if self._began_s is None else self._began_s
+        self._last_s = max(now_s - self._began_s, self._last_s + 1e-6)
+        return self._last_s
 
 
 def turned(image: NDArray[np.uint8], clockwise_deg: int) -> NDArray[np.uint8]:
