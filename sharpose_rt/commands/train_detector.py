@@ -47,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--init",
         default="efficientnet-lite0",
         metavar="WEIGHTS",
-        help="where the first layers of lite0 start from: that, a checkpoint, or random (%(default)s)",
+        help="bundled (the detector that ships) or a .safetensors, to train on from; or where the first layers of "
+        "lite0 start: efficientnet-lite0, a checkpoint, or random (%(default)s)",
     )
     parser.add_argument(
         "--frozen-until", type=float, default=0.2, metavar="SHARE", help="of the run they stay so (%(default)s)"

@@ -201,7 +201,8 @@ class TrainConfig:
     drop_path: float = 0.0
     """Probability that the last block is left out for a sample; it falls linearly to 0 at the first."""
     init: str = "random"
-    """'random', or weights to start from (.safetensors or .pth)."""
+    """'random', 'auto' (what ships with the variant, to train on from it), or weights to start from (.safetensors or
+    .pth)."""
     init_stem: str = "random"
     """Under a random start, for a stem of convolutions: 'movenet-thunder' (downloaded once, 145 MB), or the path
     of its `.json`."""
@@ -226,7 +227,7 @@ class TrainConfig:
     refined_share: float = 1.0
     """Part of the crops of each later batch whose fine stage is trained too; it is the dearer one."""
     precision: str = "fp32"
-    """'fp32', or 'bf16' (autocast)."""
+    """'fp32', 'bf16' (autocast), or 'auto', the quicker one of the device."""
     device: str = "auto"
     """'auto', 'cpu', 'cuda' or 'cuda:N'."""
     threads: int = 0
@@ -247,7 +248,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _one_of("behaviour", self.behaviour, ("paper", "released"))
         _one_of("budget", self.budget, ("epochs", "minutes"))
-        _one_of("precision", self.precision, ("fp32", "bf16"))
+        _one_of("precision", self.precision, ("auto", "fp32", "bf16"))
         _check("batch", self.batch, 1, 65536)
         _check("epochs", self.epochs, 1e-6, 1e6)
         _check("minutes", self.minutes, 1e-3, 1e6)

@@ -42,7 +42,7 @@ from sharpose_rt.training.movenet import load_movenet
 from sharpose_rt.training.optim import Ema, build_optimizers, lr_factor, set_lr
 from sharpose_rt.training.stem_weights import freeze_stem
 from sharpose_rt.training.transforms import CropDataset, Sampler
-from sharpose_rt.training.world import World, join_world, pick_device
+from sharpose_rt.training.world import World, join_world, pick_device, quicker_in_bf16
 
 Validate = Callable[[SHaRPose], Row]
 
@@ -149,6 +149,7 @@ class Trainer:
         self.device = pick_device(config.device, self.world)
         if config.threads:
             torch.set_num_threads(config.threads)
+        self.in_bf16 = quicker_in_bf16(config.precision, self.device)
         torch.manual_seed(config.seed)
         self.model = self._create_model().to(self.device).train()
         self.dense_head = self._create_dense_head() if config.loss.dense else None
@@ -273,7 +274,7 @@ class Trainer:
         """The coarse stage's output, and heatmaps (B, K, h, w) float32 by stage: coarse, dense, and of a batch's first
         crops fine."""
         model = self.model
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.in_bf16):
             coarse = model.coarse_stage(images)
             stages = {"coarse": coarse.heatmaps.float()}
             if self.dense_head:

@@ -27,11 +27,10 @@ from ultralytics.cfg import get_cfg
 from ultralytics.utils.loss import E2ELoss
 
 from sharpose_rt.config import DetectorConfig
-from sharpose_rt.detection.bundled import LITE, BundledDetector, build_module
+from sharpose_rt.detection.bundled import LITE, WEIGHTS, BundledDetector, build_module, load_module
 from sharpose_rt.detection.yolo import predict
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError
 from sharpose_rt.geometry.boxes import iou_matrix
-from sharpose_rt.graphs import fastest_dtype
 from sharpose_rt.models.int8 import Ranges, observe
 from sharpose_rt.models.stem import EFFICIENTNET_LITE0
 from sharpose_rt.models.weights import write_safetensors
@@ -41,7 +40,7 @@ from sharpose_rt.training.optim import Ema
 from sharpose_rt.training.pictures import Picture
 from sharpose_rt.training.stem_weights import freeze_stem, load_stem_weights
 from sharpose_rt.training.transforms import jitter_colour
-from sharpose_rt.training.world import join_world, pick_device
+from sharpose_rt.training.world import join_world, pick_device, quicker_in_bf16
 from sharpose_rt.types import Frame
 
 GREY = 114
@@ -58,7 +57,8 @@ class DetectorRecipe:
 
     Args:
         architecture: 'lite0', the detector that ships, or a model file of ultralytics.
-        init: weights of the trunk of 'lite0': 'efficientnet-lite0' (ImageNet), a checkpoint, or 'random'.
+        init: a detector to train on from: 'bundled', the one that ships, or a `.safetensors` of `train-detector`; or
+            where the trunk alone of 'lite0' starts: 'efficientnet-lite0' (ImageNet), a checkpoint, or 'random'.
         frozen_blocks: the trunk's first convolution and so many of its blocks keep their weights.
         frozen_until: part of the run in which the whole trunk keeps them, which is quicker.
         trunk_lr: factor on the learning rate of the trunk.
@@ -253,12 +253,9 @@ class DetectorTrainer:
             torch.set_num_threads(recipe.threads)
         torch.manual_seed(recipe.seed)  # the same in every process, and with it the weights
         self.device = pick_device(recipe.device, self.world)
-        fastest = torch.bfloat16 if self.device.type == "cuda" else fastest_dtype()
-        self.in_bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and fastest == torch.bfloat16)
-        self.module: Any = build_module(recipe.architecture, Path()).train()
+        self.in_bf16 = quicker_in_bf16(recipe.precision, self.device)
+        self.module: Any = _create_module(recipe).train()
         self.trunk: nn.Module | None = getattr(self.module, "trunk", None)
-        if self.trunk is not None and recipe.init != "random":
-            load_stem_weights(self.trunk, recipe.init)
         self.module.to(self.device, memory_format=torch.channels_last)
         self.module.args = get_cfg()
         self.criterion: Any = self.module.init_criterion()
@@ -402,6 +399,23 @@ class DetectorTrainer:
         module = copy.deepcopy(self.module)
         module.load_state_dict(self.ema.shadow)
         return module.eval()
+
+
+def _create_module(recipe: DetectorRecipe) -> Any:
+    """The network of a recipe with the weights that it starts from."""
+    if recipe.init == "bundled" or recipe.init.endswith(".safetensors"):
+        path = WEIGHTS if recipe.init == "bundled" else Path(recipe.init)
+        module, facts = load_module(path)
+        if facts["architecture"] != recipe.architecture:
+            raise ConfigError(
+                f"init is {recipe.init!r}, a {facts['architecture']!r}, but {recipe.architecture!r} is to be trained; "
+                f"give --architecture {facts['architecture']}"
+            )
+        return module
+    module = build_module(recipe.architecture, Path())
+    if recipe.architecture == LITE and recipe.init != "random":
+        load_stem_weights(module.trunk, recipe.init)
+    return module
 
 
 def save_detector(path: Path, module: Any, recipe: DetectorRecipe, facts: dict[str, str]) -> None:

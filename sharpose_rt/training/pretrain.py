@@ -30,7 +30,7 @@ from sharpose_rt.training.datasets import People, quiet_worker
 from sharpose_rt.training.loop import Clock, SampleStream
 from sharpose_rt.training.optim import build_optimizers, lr_factor, set_lr
 from sharpose_rt.training.transforms import CropDataset, Sampler
-from sharpose_rt.training.world import pick_device
+from sharpose_rt.training.world import pick_device, quicker_in_bf16
 
 MASKED = 0.75
 """Share of patches that the encoder does not see."""
@@ -113,6 +113,7 @@ class Pretrainer:
         self.device = pick_device(config.device)
         if config.threads:
             torch.set_num_threads(config.threads)
+        self.in_bf16 = quicker_in_bf16(config.precision, self.device)
         torch.manual_seed(config.seed)
         model = create_model(config.model, config.behaviour, drop_path=config.drop_path)
         self.network = MaskedAutoencoder(model).to(self.device).train()
@@ -125,7 +126,7 @@ class Pretrainer:
         progress = min(1.0, self.clock.progress(self.samples))
         set_lr(self.optimizers, lr_factor(self.config.optim, progress, self.step))
         images = normalise(crops.to(self.device))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.in_bf16):
             loss = self.network(images, ("coarse", "fine")[self.step % 2])
         value = loss.item()
         if not math.isfinite(value):

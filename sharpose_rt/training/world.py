@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sharpose_rt.errors import DeviceError
+from sharpose_rt.graphs import fastest_dtype
 
 
 @dataclass(frozen=True)
@@ -95,3 +96,10 @@ def pick_device(name: str, world: World = World()) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise DeviceError(f"device {name!r} is wanted, but there is no CUDA device; --set device=cpu works anywhere")
     return torch.device(f"cuda:{world.local_rank}" if name == "cuda" and world.size > 1 else name)
+
+
+def quicker_in_bf16(precision: str, device: torch.device) -> bool:
+    """Whether a run of that precision multiplies in bfloat16: 'bf16', or 'auto' where the device is quicker in it."""
+    if precision != "auto":
+        return precision == "bf16"
+    return device.type == "cuda" or fastest_dtype() == torch.bfloat16

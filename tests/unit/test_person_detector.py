@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from sharpose_rt.commands import train_detector
 from sharpose_rt.config import DetectorConfig
-from sharpose_rt.detection.bundled import BundledDetector
+from sharpose_rt.detection.bundled import WEIGHTS, BundledDetector, load_module
 from sharpose_rt.detection.runtime import Runtime
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError
 from sharpose_rt.training.checkpoint import load_checkpoint
@@ -137,6 +137,22 @@ def test_the_trunk_keeps_its_weights_for_a_part_of_the_run_and_its_first_blocks_
     later = moved()
     assert {"trunk.layers.2.depthwise.weight", "trunk.layers.13.project.bias"} <= later
     assert not any(name.startswith(("trunk.first", "trunk.layers.0", "trunk.layers.1.")) for name in later)
+
+
+def test_the_one_that_ships_is_trained_on(folder, recipe):
+    pictures = read_pictures(folder)
+    recipe = replace(recipe, architecture="lite0", init="bundled", frozen_until=0.0, minutes=1e4)
+    trainer = DetectorTrainer(pictures, np.ones(len(pictures)), recipe, folder.parent / "run")
+    shipped, _ = load_module(WEIGHTS)
+    state = trainer.module.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in shipped.state_dict().items())
+    trainer.train_step(collate([trainer.scenes[number, False] for number in range(2)]))
+    assert not torch.equal(shipped.state_dict()["trunk.layers.13.project.bias"], state["trunk.layers.13.project.bias"])
+
+
+def test_a_detector_of_another_architecture_is_not_trained_on(folder, recipe):
+    with pytest.raises(ConfigError, match=r"init is 'bundled', a 'lite0', but .*tinyn.yaml.*--architecture lite0"):
+        DetectorTrainer(read_pictures(folder), np.ones(12), replace(recipe, init="bundled"), folder.parent / "run")
 
 
 def test_two_processes_train_together(folder):

@@ -20,7 +20,7 @@ from sharpose_rt.config.downloads import DownloadError
 from sharpose_rt.errors import ConfigError, WeightsError
 from sharpose_rt.media.demo_clip import _read as read_photograph
 from sharpose_rt.models.pixels import MEAN_RGB, normalise
-from sharpose_rt.models.stem import DETAIL_CHANNELS, EFFICIENTNET_LITE0, MobileStem, MobileTrunk
+from sharpose_rt.models.stem import DETAIL_CHANNELS, EFFICIENTNET_LITE0, FarPadded, MobileStem, MobileTrunk
 from sharpose_rt.models.weights import load_model
 from sharpose_rt.training import movenet
 from sharpose_rt.training.movenet import find_movenet, load_movenet, read_tfjs
@@ -47,6 +47,28 @@ def test_shapes_and_order_of_cells_and_places(public):
     assert torch.equal(detail[1, cell, 15], seen["detail"][1, :, 2 * 4 + 3, 3 * 4 + 3])
     wanted = seen["token"][1, :, 2, 3] + stem.places.weight @ detail[1, cell].flatten()
     assert torch.allclose(tokens[1, cell], wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_a_stride_in_bf16_learns_what_it_learns_in_float32(kernel):
+    """There the layer is computed at every place and thinned out, whose gradient is quicker on a CPU."""
+    torch.manual_seed(0)
+    layer = FarPadded(16, 16, kernel, groups=16)
+    pictures = torch.randn(2, 16, 12, 8)
+    outputs, gradients = [], []
+    for dtype in (torch.float32, torch.bfloat16):
+        given = pictures.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            out = layer(given.to(dtype))
+        assert out.dtype == dtype
+        out.float().square().sum().backward()
+        outputs.append(out.detach().float())
+        gradients.append((given.grad, layer.weight.grad, layer.bias.grad))
+        layer.zero_grad()
+    assert outputs[0].shape == (2, 16, 6, 4)
+    assert torch.allclose(*outputs, atol=0.03)
+    for exact, rounded in zip(*gradients, strict=True):
+        assert (exact - rounded).norm() < 0.02 * exact.norm()
 
 
 def test_the_stem_is_the_network_its_weights_came_from(public):

@@ -21,6 +21,7 @@ from sharpose_rt.errors import ConfigError, DatasetError, OutputError, WeightsEr
 from sharpose_rt.geometry.heatmap import encode
 from sharpose_rt.geometry.oks import oks
 from sharpose_rt.models import create_model, find_variant
+from sharpose_rt.models.layers import Attention
 from sharpose_rt.models.stem import MobileStem
 from sharpose_rt.models.variants import VARIANTS
 from sharpose_rt.models.weights import load_model
@@ -253,7 +254,7 @@ def test_options_are_set_and_checked():
         ("data.sets=[{name: a, wait: 1}]", "unknown key 'data.sets.wait'"),
         ("data.sets=3", "a list of sets"),
         ("batch", "key=value"),
-        ("precision=fp8", "one of fp32, bf16"),
+        ("precision=fp8", "one of auto, fp32, bf16"),
         ("augment.flip_p=2", "at least 0 and at most 1 is accepted"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -305,6 +306,59 @@ def test_the_fine_stage_trains_on_the_stated_share(tmp_path, folder, monkeypatch
     run.run(progress=lambda row: run.stop())
     assert seen == [math.ceil(0.6 * run.config.batch)]
     assert {"mse_coarse", "mse_fine", "oks_fine"} <= set(run.rows[0])
+
+
+def test_attention_in_bf16_learns_what_it_learns_in_float32():
+    """There the softmax is written out, whose gradient is quicker on a CPU than that of fused attention."""
+    torch.manual_seed(0)
+    layer = Attention(48, heads=3)
+    tokens = torch.randn(2, 110, 48)
+    outputs, gradients = [], []
+    for in_bf16 in (False, True):
+        given = tokens.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=in_bf16):
+            out, rows = layer(given)
+        assert rows is None
+        assert out.dtype == (torch.bfloat16 if in_bf16 else torch.float32)
+        out.float().square().sum().backward()
+        outputs.append(out.detach().float())
+        gradients.append((given.grad, layer.qkv.weight.grad, layer.proj.weight.grad))
+        layer.zero_grad()
+    assert torch.allclose(*outputs, atol=0.02)
+    for exact, rounded in zip(*gradients, strict=True):
+        assert (exact - rounded).norm() < 0.03 * exact.norm()
+
+
+@pytest.mark.parametrize(
+    ("precision", "fastest", "wanted"),
+    [
+        ("auto", "bfloat16", True),
+        ("auto", "float32", False),
+        ("bf16", "float32", True),
+        ("fp32", "bfloat16", False),
+    ],
+)
+def test_precision_auto_is_what_the_processor_is_quicker_in(tmp_path, folder, monkeypatch, precision, fastest, wanted):
+    monkeypatch.setattr("sharpose_rt.training.world.fastest_dtype", lambda: getattr(torch, fastest))
+    run = trainer(config(precision=precision), folder, tmp_path / "run")
+    seen = []
+    run.model.blocks[0].mlp.fc1.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+    run.run(progress=lambda row: run.stop())
+    assert set(seen) == {torch.bfloat16 if wanted else torch.float32}
+
+
+def test_what_ships_is_trained_on_by_a_preset_of_its_own(tmp_path, folder):
+    plan = load_config("tiny_256x192_finetune", ["data.sets=[painted]", "batch=2", "threads=1", "data.workers=0"])
+    run = trainer(plan, folder, tmp_path / "run")
+    shipped, _ = load_model(plan.model)
+    assert all(torch.equal(value, run.model.state_dict()[name]) for name, value in shipped.state_dict().items())
+    run.run(progress=lambda row: run.stop())
+    moved = {
+        name for name, value in shipped.state_dict().items() if not torch.equal(value, run.model.state_dict()[name])
+    }
+    assert any(name.startswith("blocks.") for name in moved)
+    assert not any(name.startswith(("patch_embed.first.", "patch_embed.layers.0.")) for name in moved)
+    assert math.isfinite(run.rows[0]["loss"])
 
 
 def test_a_stem_starts_from_movenet_its_first_layers_stay_and_the_others_learn_slower(tmp_path, folder, monkeypatch):
