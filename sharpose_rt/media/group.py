@@ -28,6 +28,9 @@ class SourceGroup:
     A source that fails while the others go on ends for itself: `errors` has why, by its place. Where all have failed
     the first failure is raised.
 
+    None is read before the first round is asked for, so that what comes while networks are loaded counts as a source
+    of its own has it count (`Source.read`).
+
     Args:
         sources: not yet open. The thread that opens one also reads and closes it.
         live: whether each is live.
@@ -41,7 +44,7 @@ class SourceGroup:
         self._frames: dict[int, Frame] = {}
         self._opened: set[int] = set()
         self._ended: set[int] = set()
-        self._stop = False
+        self._stop = self._wanted = False
         self._changed = threading.Condition(threading.RLock())
         self._threads = [
             threading.Thread(target=self._capture, args=(i,), name=f"capture-{i + 1}") for i in range(len(sources))
@@ -63,6 +66,8 @@ class SourceGroup:
             SharposeError: all that is left has failed.
         """
         with self._changed:
+            self._wanted = True
+            self._changed.notify_all()
             self._wait(self._is_due)
             if self._stop or not self._frames:
                 if self.errors and len(self.errors) == len(self.sources):
@@ -97,6 +102,7 @@ class SourceGroup:
         try:
             source.open()
             self._mark(self._opened, index)
+            self._wait(lambda: self._stop or self._wanted)
             while not self._stop and (frame := source.read()) is not None:
                 self._put(index, frame)
         except Exception as error:
