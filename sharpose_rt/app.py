@@ -96,7 +96,9 @@ class Tracking:
         if first is None:
             device = str(resolve_device(config.pose.device))
             pose = choose(config.pose)  # both networks run in the same backend
-            runtime = Runtime(pose.backend, detector_threads(pose.threads), int8=pose.precision == "int8")
+            int8 = pose.precision == "int8"
+            bf16 = None if int8 else pose.precision == "bf16"  # a detector that cannot do int8 takes what is fastest
+            runtime = Runtime(pose.backend, detector_threads(pose.threads), int8, bf16)
             self.detector = create_detector(config.detector, device=device, offline=config.offline, runtime=runtime)
             self.budget: BudgetController | None = None
             if config.budget.wanted:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpose_rt.config.places import beside, cache_dir
+from sharpose_rt.config.processor import processor_key
 from sharpose_rt.config.remembered import recall, remember
 from sharpose_rt.errors import DeviceError
 
@@ -74,7 +75,7 @@ def fastest_dtype() -> torch.dtype:
     in_hardware = torch.cpu.get_capabilities()
     if not (in_hardware.get("avx512_bf16") or in_hardware.get("amx_bf16")):
         return torch.float32
-    path, key = cache_dir() / "precisions.json", _this_machine()
+    path, key = cache_dir() / "precisions.json", f"{this_machine()}, {torch.get_num_threads()} threads"
     rates = recall(path).get(key)
     if not isinstance(rates, dict) or not all(isinstance(rates.get(name), float) for name in ("fp32", "bf16")):
         rates = _multiplications()
@@ -82,9 +83,11 @@ def fastest_dtype() -> torch.dtype:
     return torch.bfloat16 if rates["bf16"] > WORTH_IT * rates["fp32"] else torch.float32
 
 
-def _this_machine() -> str:
-    capability, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
-    return f"{platform.node()}, {capability}, {threads} threads, torch {torch.__version__}"
+def this_machine() -> str:
+    """What a measurement that is remembered holds for: a cache may be carried to another processor, as in a volume."""
+    quick = [name for name in ("amx_bf16", "avx512_bf16", "avx512_vnni") if torch.cpu.get_capabilities().get(name)]
+    capability = torch.backends.cpu.get_cpu_capability()
+    return ", ".join([platform.node(), processor_key(), capability, *quick, f"torch {torch.__version__}"])
 
 
 def _multiplications(side: int = 1024) -> dict[str, float]:

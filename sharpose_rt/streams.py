@@ -23,3 +23,8 @@ class OwnStream:
     def __call__(self) -> AbstractContextManager[object]:
         """The context, to be entered by one thread at a time."""
         return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
+
+    def join(self) -> None:
+        """What the caller queues on its own stream from here on waits for what is queued here."""
+        if self.stream is not None:
+            torch.cuda.current_stream(self.stream.device).wait_stream(self.stream)

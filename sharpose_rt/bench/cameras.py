@@ -16,6 +16,7 @@ from sharpose_rt.bench.pipeline import RunWatch, finite, warm_up
 from sharpose_rt.bench.record import machine, make_record
 from sharpose_rt.config import RunConfig, to_dict
 from sharpose_rt.errors import ConfigError
+from sharpose_rt.media.redact import redact
 from sharpose_rt.several import SeveralRun
 
 APART, TOGETHER = "one after another", "together"
@@ -67,7 +68,7 @@ def run_cameras_bench(bench: CamerasBench, say: Callable[[str], None] = lambda l
         spread = {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
         rows.append({"way": way, "frames": [frames for frames, _ in rounds], "fps": rates[way], "ratio": spread})
     settings = {
-        "sources": [Path(source).name for source in bench.sources],
+        "sources": [Path(redact(source)).name for source in bench.sources],
         "video": bench.config.output.video,
         "config": to_dict(bench.config),
     }

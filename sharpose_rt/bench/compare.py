@@ -88,6 +88,8 @@ class PeerBench:
             raise ConfigError(f"no peer {unknown[0]!r}; one of {', '.join(PEERS)} is accepted")
         if self.frames < 1:
             raise ConfigError(f"--frames is {self.frames}; 1 or more is accepted")
+        if self.people is not None and self.people < 1:
+            raise ConfigError(f"--people is {self.people}; numbers from 1 are accepted")
 
 
 def run_peer_bench(bench: PeerBench, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:

@@ -6,17 +6,17 @@ import json
 import os
 import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sharpose_rt.config.processor import cpu_model
 from sharpose_rt.errors import OutputError, StreamError
+from sharpose_rt.media.redact import redact
 from sharpose_rt.skeletons import versions
 
 SCHEMA = "sharpose.bench/1"
@@ -31,7 +31,7 @@ def make_record(
         "schema": SCHEMA,
         "kind": kind,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["sharpose-rt", *sys.argv[1:]]),
+        "command": shlex.join(["sharpose-rt", *map(redact, sys.argv[1:])]),
         "machine": {**began, "load_after": _load()},
         "versions": versions(),
         "settings": dict(settings),
@@ -116,22 +116,6 @@ def machine() -> dict[str, Any]:
         gpu = torch.cuda.get_device_properties(0)
         facts["gpu"] = f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
     return facts
-
-
-def cpu_model() -> str:
-    """The processor's name as the system gives it."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name" and value.strip():
-                return value.strip()
-    if sys.platform == "darwin":
-        with suppress(OSError, subprocess.SubprocessError):
-            told = subprocess.run(
-                ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=True
-            )
-            return told.stdout.strip()
-    return platform.processor() or platform.machine()
 
 
 def _load() -> float | None:

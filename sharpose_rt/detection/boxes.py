@@ -115,7 +115,7 @@ def read_mot(text: str, path: str) -> dict[int, list[Box]]:
             values = [float(cell) for cell in cells[:7]]
         except ValueError as error:
             raise DetectorError(f"{where}: {error}; numbers are accepted") from error
-        if values[0] < 1 or values[0] != int(values[0]):
+        if not (values[0] >= 1 and values[0].is_integer()):  # NaN and infinity are neither
             raise DetectorError(f"{where}: frame is {cells[0]}; whole numbers from 1 are accepted")
         score = values[6] if len(values) > 6 and values[6] != -1 else 1.0
         left, top, width, height = values[2:6]
@@ -151,7 +151,7 @@ def read_coco(text: str, path: str) -> tuple[dict[int, list[Box]], dict[str, lis
         if record.get("iscrowd") or (wanted is not None and record.get("category_id") not in wanted):
             continue
         image = record["image_id"]
-        if keys is not None and image not in keys:
+        if keys is not None and (not isinstance(image, (int, str)) or image not in keys):
             raise DetectorError(f"{where}: image_id {image!r} is not among `images`")
         frame, picture = keys[image] if keys is not None else (_frame_of(image), _picture_key(str(image)))
         if not isinstance(record["bbox"], list) or len(record["bbox"]) != 4:

@@ -46,7 +46,7 @@ class BundledDetector(YoloDetector):
         ranges = parse_ranges(metadata, self.weights) if self.runtime.int8 else None
         if ranges is not None:
             fused: Any = network.run
-            network = replace(network, run=quantized(fused, ranges))
+            network = replace(network, run=quantized(fused, ranges), in_int8=True)
         curve = float(metadata.get("score_slope", 1)), float(metadata.get("score_shift", 0))
         return replace(network, score_curve=curve)
 

@@ -18,12 +18,15 @@ class GraphPerSize:
     Args:
         module: in evaluation mode, on the CPU, in float32; takes (1, 3, H, W).
         threads: of each graph.
-        int8: what is not rounded to 8 bits already stays in float32.
+        int8: the module rounds to 8 bits; what it leaves alone stays in float32.
+        bf16: see `Runtime`.
     """
 
-    def __init__(self, module: nn.Module, threads: int, *, int8: bool = False) -> None:
+    def __init__(self, module: nn.Module, threads: int, *, int8: bool = False, bf16: bool | None = None) -> None:
         self.module, self.threads = FirstOutput(module).eval(), threads
-        self.dtype = torch.float32 if int8 else fastest_dtype()
+        if bf16 is None:
+            bf16 = fastest_dtype() == torch.bfloat16
+        self.dtype = torch.bfloat16 if bf16 and not int8 else torch.float32
         self._graphs: dict[tuple[int, ...], Graph] = {}
 
     def __call__(self, pixels: Tensor) -> Tensor:

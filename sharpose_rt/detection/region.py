@@ -110,9 +110,10 @@ class RegionDetector:
 
     def _look(self, frame: Frame, low: Corner, high: Corner) -> Detections:
         """What is found in the region and around it, in px of the whole frame."""
-        self._kept_for -= 1
-        if self._kept_for == 0:
-            self._margin, self._kept_for = self._margin - 1, _FRAMES
+        if self._margin > 0:
+            self._kept_for -= 1
+            if self._kept_for == 0:
+                self._margin, self._kept_for = self._margin - 1, _FRAMES
         while True:
             found, cut_off = self._look_within(frame, low, high, MARGINS[self._margin])
             if not cut_off:

@@ -43,6 +43,8 @@ class Network:
     """The one input size it takes; None takes any multiple of the stride."""
     half: bool = False
     """It takes float16."""
+    in_int8: bool = False
+    """It rounds to 8 bits."""
     score_curve: tuple[float, float] = (1.0, 0.0)
     """Slope and shift of the logit of a score, such that the result is the share of such boxes that show a person
     (Platt 1999)."""
@@ -116,7 +118,9 @@ def with_runtime(network: Network, runtime: Runtime) -> Network:
         return network
     from sharpose_rt.detection.openvino_network import GraphPerSize
 
-    return replace(network, run=GraphPerSize(network.run, runtime.threads or 1, int8=runtime.int8))
+    return replace(
+        network, run=GraphPerSize(network.run, runtime.threads or 1, int8=network.in_int8, bf16=runtime.bf16)
+    )
 
 
 def guess_task(module: Any) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import platform
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from importlib import metadata
 
 import torch
 
+import sharpose_rt
 from sharpose_rt import graphs
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.config.places import cache_dir
@@ -183,8 +183,7 @@ def _turn(backend: Backend, network: SHaRPose) -> float:
 
 def _key(config: PoseConfig, names: Iterable[str]) -> str:
     """All that decides which one is faster."""
-    versions = [f"{name} {metadata.version(name)}" for name in ("sharpose-rt", "torch", "openvino")]
-    capability = torch.backends.cpu.get_cpu_capability()
+    versions = [f"sharpose-rt {sharpose_rt.__version__}", f"openvino {metadata.version('openvino')}"]
     # Threads that spin while they wait take the core that the other backend's would have.
     threads = f"{network_threads(config.threads)} threads {os.environ.get('OMP_WAIT_POLICY', '')}".rstrip()
-    return ", ".join([platform.node(), capability, threads, config.model, " or ".join(names), *versions])
+    return ", ".join([graphs.this_machine(), threads, config.model, " or ".join(names), *versions])

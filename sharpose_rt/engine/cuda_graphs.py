@@ -33,23 +33,26 @@ class Tape:
 
 
 def record(stage: Stage, tensors: Sequence[Tensor]) -> Tape:
-    """The stage's kernels for inputs of these shapes, recorded on the current device.
+    """The stage's kernels for inputs of these shapes, recorded on the device that they are on.
 
     Raises:
         RuntimeError: something in the stage cannot be recorded.
         torch.OutOfMemoryError: the memory does not suffice.
     """
     places = [tensor.clone() for tensor in tensors]
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
+    device = tensors[0].device
+    aside = torch.cuda.Stream(device)
+    aside.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(aside):  # kernels are chosen and memory is taken before the recording
         for _ in range(3):
             stage(*places)
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
+    torch.cuda.current_stream(device).wait_stream(aside)
     # The detector's thread goes on allocating meanwhile, which a recording that watches all threads would not survive.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        outputs = stage(*places)
+    # Without a stream of this device PyTorch takes the one of its first recording, on whatever device that was.
+    with torch.cuda.device(device):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+            outputs = stage(*places)
     return Tape(places, graph.replay, outputs)
 
 
@@ -89,7 +92,10 @@ class Recorded:
             reason = str(error).partition("\n")[0]
             log.warning("%s: no CUDA graph for %s, it runs unrecorded: %s", self.name, _text(tensors), reason)
             return None
-        wanted, found = self.stage(*tensors), tape(*tensors)
+        wanted = self.stage(*tensors)
+        for output in tape.outputs:
+            output.zero_()  # else a replay that does nothing would give what the recording left there
+        found = tape(*tensors)
         if all(map(_same, wanted, found)):
             return tape
         log.warning("%s: the CUDA graph for %s gives other results, it runs unrecorded", self.name, _text(tensors))

@@ -162,7 +162,9 @@ class PoseEngine:
     def infer(self, crops_bgr: NDArray[np.uint8], choose: ChooseRows | None = None) -> SHaRPoseOutput:
         """The network's whole output for crops (N, h, w, 3) uint8, N at least 1: what `explain` shows."""
         with self._stream():
-            return self._infer(_tensor(crops_bgr), choose)
+            output = self._infer(_tensor(crops_bgr), choose)
+        self._stream.join()
+        return output
 
     @torch.inference_mode()
     def _infer(self, crops_bgr: Tensor, choose: ChooseRows | None) -> SHaRPoseOutput:

@@ -465,6 +465,18 @@ def test_bfloat16_is_taken_where_it_is_faster_and_that_is_remembered(monkeypatch
         assert len(asked) == 2
 
 
+def test_what_was_measured_on_another_processor_does_not_count(monkeypatch, tmp_path):
+    """A cache is carried along in a home folder or a volume; names of hosts repeat."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    found = []
+    for name, bf16 in (("Some 1", 200.0), ("Other 2", 90.0), ("Some 1", 0.0)):
+        monkeypatch.setattr(graphs, "processor_key", lambda name=name: name)
+        monkeypatch.setattr(graphs, "_multiplications", lambda bf16=bf16: {"fp32": 100.0, "bf16": bf16})
+        found.append(graphs.fastest_dtype.__wrapped__())
+    assert found == [torch.bfloat16, torch.float32, torch.bfloat16]
+
+
 def test_multiplications_are_really_timed():
     rates = graphs._multiplications(64)
     assert set(rates) == {"fp32", "bf16"}

@@ -34,7 +34,7 @@ from sharpose_rt.bench.model import (
     who_is_refined,
 )
 from sharpose_rt.bench.people import FixedPeople, repeat_to
-from sharpose_rt.bench.record import SCHEMA, read_record
+from sharpose_rt.bench.record import SCHEMA, make_record, read_record
 from sharpose_rt.bench.report import render
 from sharpose_rt.cli import main
 from sharpose_rt.commands import bench
@@ -294,6 +294,12 @@ def clip(tmp_path: Path) -> Path:
 def run_options(clip: Path) -> tuple[object, ...]:
     pose = ("--model", "toy", "--weights", "random", "--device", "cpu", "--precision", "fp32")
     return ("--source", clip, "--detector", clip.with_name("boxes.txt"), *pose)
+
+
+def test_a_record_has_no_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["sharpose-rt", "bench", "pipeline", "--source", "rtsp://me:secret@host/stream"])
+    record = make_record("pipeline", {}, [], {})
+    assert record["command"] == "sharpose-rt bench pipeline --source 'rtsp://***@host/stream'"
 
 
 def test_pipeline_command_writes_record_figure_and_report(toy: Variant, clip: Path, tmp_path: Path) -> None:

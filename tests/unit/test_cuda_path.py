@@ -131,6 +131,21 @@ def test_a_recording_that_gives_other_results_is_not_used(caplog):
     assert "gives other results" in caplog.text
 
 
+def test_a_replay_that_does_nothing_is_not_used(caplog):
+    """What the recording left in its outputs is right for the inputs that it was made with, and for no others."""
+
+    def record(stage, tensors):
+        tape = fake_record(stage, tensors)
+        tape.replay()
+        return Tape(tape.inputs, lambda: None, tape.outputs)
+
+    stage = Recorded("fine stage", lambda a: (a + 1,), record)
+    with caplog.at_level(logging.WARNING, "sharpose_rt.engine"):
+        assert stage(torch.zeros(2))[0].tolist() == [1.0, 1.0]
+        assert stage(torch.ones(2))[0].tolist() == [2.0, 2.0]
+    assert "gives other results" in caplog.text
+
+
 def test_a_recording_without_memory_goes_to_the_one_who_halves_batches():
     def record(stage, tensors):
         if len(tensors[0]) > 2:

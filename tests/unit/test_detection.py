@@ -25,11 +25,11 @@ from hypothesis import strategies as st
 from sharpose_rt import graphs
 from sharpose_rt.config import DetectorConfig, downloads
 from sharpose_rt.detection import Detector, Runtime, assets, create_detector, factory
-from sharpose_rt.detection.bundled import BundledDetector, build_module
+from sharpose_rt.detection.bundled import WEIGHTS, BundledDetector, build_module
 from sharpose_rt.detection.letterbox import Letterbox
 from sharpose_rt.detection.postprocess import finish, suppress
 from sharpose_rt.detection.region import RegionDetector
-from sharpose_rt.detection.yolo import Network, YoloDetector, people_from_predictions, person_classes
+from sharpose_rt.detection.yolo import Network, YoloDetector, people_from_predictions, person_classes, with_runtime
 from sharpose_rt.errors import ConfigError, DetectorError, WeightsError
 from sharpose_rt.geometry.boxes import iou_matrix
 from sharpose_rt.types import Detections, Frame
@@ -208,6 +208,8 @@ def test_csv_with_column_names(tmp_path: Path) -> None:
         ("1,1,0,0,5,5\n2,1,zero,0,5,5\n", "line 2.*'zero'"),
         ("0,1,0,0,5,5\n", "line 1: frame is 0"),
         ("1.5,1,0,0,5,5\n", "line 1: frame is 1.5"),
+        ("1,1,0,0,5,5\ninf,1,0,0,5,5\n", "line 2: frame is inf"),
+        ("1,1,0,0,5,5\nnan,1,0,0,5,5\n", "line 2: frame is nan"),
         ("1,1,0,0,-5,5\n", "line 1: width -5"),
         ("1,1,0,0,nan,5\n", "line 1: box.*finite"),
     ],
@@ -522,6 +524,31 @@ def test_openvino_finds_what_torch_finds(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(list((tmp_path / "cache/sharpose-rt/graphs").glob("*.xml"))) == 2
 
 
+@NEEDS_OPENVINO
+def test_a_detector_multiplies_in_what_the_run_does_and_in_the_fastest_where_it_has_no_int8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from sharpose_rt.detection.openvino_network import GraphPerSize
+
+    monkeypatch.setattr("sharpose_rt.detection.openvino_network.fastest_dtype", lambda: torch.bfloat16)
+    path = tmp_path / "person_detector.safetensors"
+    save_bundled(path, "lite0")  # without ranges
+
+    def dtype(weights: Path, **runtime: bool | None) -> Any:
+        detector = BundledDetector(DetectorConfig(), weights=weights, runtime=Runtime("openvino", 1, **runtime))  # type: ignore[arg-type]
+        run = with_runtime(detector.load(), detector.runtime).run
+        assert isinstance(run, GraphPerSize)
+        return run.dtype
+
+    assert dtype(path) == torch.bfloat16
+    assert dtype(path, bf16=False) == torch.float32
+    assert dtype(path, bf16=True) == torch.bfloat16
+    assert dtype(path, int8=True) == torch.bfloat16
+    assert dtype(WEIGHTS, int8=True) == torch.float32  # between what it rounds to 8 bits
+
+
 def test_bundled_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     import torch
     from safetensors.torch import save_file
@@ -609,11 +636,11 @@ def test_a_region_is_looked_at_wider_only_while_somebody_reaches_out_of_it() -> 
     assert shown[1:] == [(53, 53), (81, 81), (200, 200)]
     there[0] = [50, 50, 60, 60]
     sizes = []
-    for _ in range(25):
+    for _ in range(80):
         shown.clear()
         assert look().bboxes_xyxy.tolist() == there
         sizes += shown
-    assert sizes == [(200, 200)] * 9 + [(81, 81)] * 10 + [(53, 53)] * 6
+    assert sizes == [(200, 200)] * 9 + [(81, 81)] * 10 + [(53, 53)] * 61
 
 
 def test_the_strongest_in_a_region_are_kept_whoever_is_outside(tmp_path: Path) -> None:
