@@ -9,7 +9,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sharpose_rt.bench.record import machine, make_record, percentiles
 from sharpose_rt.config import DetectorConfig, PoseConfig
 from sharpose_rt.config.places import cache_dir
+from sharpose_rt.engine.choice import choose
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.media import open_source
 from sharpose_rt.types import Frame
@@ -101,6 +102,7 @@ def run_peer_bench(bench: PeerBench, say: Callable[[str], None] = lambda line: N
         SharposeError: the clip or the detector cannot be used.
     """
     began = machine()
+    bench = replace(bench, pose=choose(bench.pose))
     frames, boxes = frames_and_boxes(bench)
     rows = []
     with tempfile.TemporaryDirectory(prefix="sharpose_peers_") as folder:
@@ -114,6 +116,7 @@ def run_peer_bench(bench: PeerBench, say: Callable[[str], None] = lambda line: N
         "frames": len(frames),
         "boxes_mean": float(np.mean([len(rows) for rows in boxes])),
         "model": bench.pose.model,
+        "ours": f"{bench.pose.backend}, {bench.pose.precision}",
         "detector": bench.detector.name,
     }
     return make_record("peers", settings, rows, began)

@@ -16,6 +16,7 @@ from sharpose_rt.bench.alone import PARTS, measure_alone
 from sharpose_rt.bench.people import FixedPeople
 from sharpose_rt.bench.record import machine, make_record, percentiles
 from sharpose_rt.config import RunConfig, to_dict
+from sharpose_rt.engine.device import resolve_device
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.media import PacedSource, SourceInfo, open_source
 from sharpose_rt.models.variants import find_variant
@@ -106,12 +107,13 @@ def measure(bench: PipelineBench, people: int | None, info: SourceInfo, folder: 
     paced = replace(config, source=replace(config.source, realtime=bench.paced or config.source.realtime))
     job = FileRun(bench.source, paced, tracker=counter)
     job.tracking.estimate.ready_for = None  # as a run is once it has been going on for a while
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    device = resolve_device(config.pose.device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     watch = RunWatch()
     results = job.run(watch.see)
     figures = results.figures
-    gpu = torch.cuda.max_memory_allocated() / MB if torch.cuda.is_available() else None
+    gpu = torch.cuda.max_memory_allocated(device) / MB if device.type == "cuda" else None
     row = {
         "people": people,
         "people_mean": job.totals.people / max(1, job.totals.frames),

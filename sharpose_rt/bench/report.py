@@ -167,7 +167,7 @@ def _peers(record: dict[str, Any], folder: Path) -> str:
     boxes = f"{settings['boxes_mean']:.1f} boxes a frame by {Path(settings['detector']).name}"
     text = (
         f"## Peers over {settings['source']}, {width}x{height}\n\n{_PEERS_NOTE}\n\n"
-        f"{settings['frames']} frames, {boxes}; ours is {settings['model']}.\n\n"
+        f"{settings['frames']} frames, {boxes}; ours is {settings['model']} ({settings.get('ours', 'in what is not recorded')}).\n\n"
     )
     text += _table(PEER_HEADINGS, map(peer_cells, rows)) + "\n"
     return text + "".join(f"- {row['peer']}: {row['error'] or row['what']}\n" for row in rows)

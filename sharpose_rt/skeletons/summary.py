@@ -15,7 +15,17 @@ import orjson
 from sharpose_rt.errors import OutputError
 from sharpose_rt.skeletons.plain import plain
 
-_PACKAGES = ("sharpose-rt", "torch", "numpy", "opencv-python", "av", "ultralytics", "supervision", "trackers")
+_PACKAGES = (
+    "sharpose-rt",
+    "torch",
+    "numpy",
+    "opencv-python",
+    "av",
+    "ultralytics",
+    "supervision",
+    "trackers",
+    "openvino",
+)
 
 
 def write_summary(path: str | Path, data: Mapping[str, Any]) -> None:
