@@ -165,9 +165,10 @@ def _peers(record: dict[str, Any], folder: Path) -> str:
     settings, rows = record["settings"], record["results"]
     width, height = settings["size_wh"]
     boxes = f"{settings['boxes_mean']:.1f} boxes a frame by {Path(settings['detector']).name}"
+    ours = settings.get("ours", "backend and precision not recorded")
     text = (
         f"## Peers over {settings['source']}, {width}x{height}\n\n{_PEERS_NOTE}\n\n"
-        f"{settings['frames']} frames, {boxes}; ours is {settings['model']} ({settings.get('ours', 'in what is not recorded')}).\n\n"
+        f"{settings['frames']} frames, {boxes}; ours is {settings['model']} ({ours}).\n\n"
     )
     text += _table(PEER_HEADINGS, map(peer_cells, rows)) + "\n"
     return text + "".join(f"- {row['peer']}: {row['error'] or row['what']}\n" for row in rows)

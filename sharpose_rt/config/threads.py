@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import os
+from contextlib import suppress
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: no more than a container is given (`docker run --cpus`)."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(min(here, max(1, _quota())))
+
+
+def _quota() -> float:
+    """Cores' worth of time that Linux' control groups (versions 2 and 1) give, rounded up; infinity where all."""
+    with suppress(OSError, ValueError, ZeroDivisionError):
+        quota, period = (CGROUPS / "cpu.max").read_text(encoding="ascii").split()
+        return math.inf if quota == "max" else math.ceil(int(quota) / int(period))
+    with suppress(OSError, ValueError, ZeroDivisionError):
+        quota_us, period_us = (
+            int((CGROUPS / "cpu" / f"cpu.cfs_{name}_us").read_text(encoding="ascii")) for name in ("quota", "period")
+        )
+        return math.inf if quota_us <= 0 else math.ceil(quota_us / period_us)
+    return math.inf
 
 
 def network_threads(wanted: int | None) -> int:

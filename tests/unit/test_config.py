@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sharpose_rt.config import PoseConfig, RunConfig, SourceConfig, load, merge, preset_names, to_dict
+from sharpose_rt.config import PoseConfig, RunConfig, SourceConfig, load, merge, preset_names, threads, to_dict
 from sharpose_rt.errors import ConfigError
 
 
@@ -108,3 +108,25 @@ def test_to_dict_and_back() -> None:
     config = load("live", ["pose.flip_test=true"])
     plain = to_dict(config)
     assert merge(RunConfig(), plain, where="round trip") == config
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "1000 100000\n"}, 1),
+        ({"cpu.max": "max 100000\n"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        ({"cpu.max": "what is this\n"}, 64),
+        ({}, 64),
+    ],
+)
+def test_a_container_has_the_cores_that_it_was_given(monkeypatch, tmp_path, files, wanted):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(threads, "CGROUPS", tmp_path)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert threads.cores() == wanted
