@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sharpose_rt.errors import WeightsError
 from sharpose_rt.models.sharpose import SHaRPose
+from sharpose_rt.models.variants import VARIANTS
 
 _PREFIXES = {
     "keypoint_tokens": "backbone.keypoint_tokens",
@@ -28,10 +29,17 @@ _PREFIXES = {
 
 
 def released_names(model: SHaRPose) -> dict[str, str]:
-    """Our parameter name -> the released one, for every parameter."""
+    """Our parameter name -> the released one, for every parameter.
+
+    Raises:
+        WeightsError: the network has parts that the authors' has not; names the variants that are theirs.
+    """
     names = {}
     for name in model.state_dict():
-        ours = max((p for p in _PREFIXES if name == p or name.startswith(p + ".")), key=len)
+        ours = max((p for p in _PREFIXES if name == p or name.startswith(p + ".")), key=len, default=None)
+        if ours is None:
+            theirs = " or ".join(v.name for v in VARIANTS.values() if (v.stem, v.decoder) == ("patch", "tokens"))
+            raise WeightsError(f"the authors released no such network for {model.variant.name}; give --model {theirs}")
         names[name] = _PREFIXES[ours] + name[len(ours) :]
     return names
 
@@ -40,7 +48,8 @@ def load_released_state_dict(model: SHaRPose, state_dict: Mapping[str, Tensor]) 
     """Load parameters under the released names into `model`, strictly.
 
     Raises:
-        WeightsError: names every missing and surplus key, every shape that differs, and a keypoint count that does.
+        WeightsError: the authors released no such network; else names every missing and surplus key, every shape that
+            differs, and a keypoint count that does.
     """
     names = released_names(model)
     check_state_dict(

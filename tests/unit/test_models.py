@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from sharpose_rt.cli import main
 from sharpose_rt.errors import ConfigError, WeightsError
 from sharpose_rt.models import VARIANTS, SHaRPose, Variant, create_model, find_behaviour, find_variant
 from sharpose_rt.models import weights as weights_module
@@ -414,6 +415,17 @@ def test_every_fault_of_a_checkpoint_is_named_at_once(shelf):
     assert "missing: backbone.norm.bias" in text
     assert "surplus: optimizer.step" in text
     assert "weights for 16 keypoints, model with 17" in text
+
+
+def test_a_network_that_the_authors_never_released_names_theirs(shelf, capsys):
+    torch.save({"state_dict": golden_state_dict(create_model(MINI, "released"))}, shelf / "official.pth")
+    wanted = r"no such network for light; give --model small_256x192 or .* or base_mpii_256x256 or mini$"
+    with pytest.raises(WeightsError, match=wanted):
+        load_model("light", str(shelf / "official.pth"))
+    arguments = ["weights", "import", str(shelf / "official.pth"), str(shelf / "ours.safetensors")]
+    assert main([*arguments, "--model", "tiny_256x192"]) == 2
+    assert "no such network for tiny_256x192; give --model small_256x192" in capsys.readouterr().err
+    assert not (shelf / "ours.safetensors").exists()
 
 
 @pytest.mark.parametrize("keep", [0, 1, 40, 0.3, 0.7, 0.999])
