@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set",
         metavar="NAME[=WEIGHT]",
         nargs="+",
+        action="extend",
         default=[],
         help="sets in COCO's form in which everybody has a box, and how often each picture is drawn (1)",
     )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.errors import ConfigError, DatasetError
-from sharpose_rt.evaluation.mpii import is_mpii, pckh_metrics
+from sharpose_rt.evaluation.mpii import is_mpii, pckh_metrics, skeleton_of
 from sharpose_rt.evaluation.predict import (
     SCORE_THRESHOLD,
     Boxes,
@@ -32,9 +32,18 @@ from sharpose_rt.evaluation.predict import (
     truth_boxes,
 )
 from sharpose_rt.geometry.oks import oks
-from sharpose_rt.models import SHaRPose
-from sharpose_rt.skeleton import BOX_TO_AREA, COCO17, MPII16, Skeleton
-from sharpose_rt.training.datasets import read_json
+from sharpose_rt.models import VARIANTS, SHaRPose, Variant
+from sharpose_rt.skeleton import BOX_TO_AREA, COCO17, Skeleton
+from sharpose_rt.training.datasets import (
+    box_of,
+    check_picture,
+    keypoints_of,
+    number_of,
+    people_records,
+    picture_paths,
+    read_json,
+    wrong_record,
+)
 
 VISIBLE_SCORE = 0.2
 NMS_OKS = 0.9
@@ -71,10 +80,13 @@ def evaluate(
         head_boxes: `mpii_gt_val.mat`, for MPII's common JSON.
 
     Raises:
+        ConfigError: the labels are of other keypoints than the network's.
         DatasetError: labels, boxes or pictures are wrong.
         DetectorError: the detector cannot be had.
     """
     document = read_labels(annotations, head_boxes)
+    if isinstance(model, SHaRPose):
+        check_keypoints(model.variant, document)
     chosen = choose_boxes(boxes, document, images, detector)
     predictions = predict(
         model, document, images, chosen, flip_test=flip_test, padding=padding, batch=batch, progress=progress
@@ -83,35 +95,71 @@ def evaluate(
 
 
 def read_labels(path: Path, head_boxes: Path | None = None) -> dict[str, Any]:
-    """A label file as pycocotools wants it: what may be missing (area, crowd flag, count, category) filled in.
+    """The people of a label file as pycocotools wants them, category 1: what may be missing (area, crowd flag, count,
+    keypoints) filled in.
 
-    MPII's files are read too, see `training.datasets.read_json`. A list of pictures without labels, as COCO publishes
-    it for its test sets, has an empty list of annotations.
+    Who is a person, says `training.datasets.people_records`. MPII's files are read too, see
+    `training.datasets.read_json`. A list of pictures without labels, as COCO publishes it for its test sets, has an
+    empty list of annotations.
 
     Raises:
-        DatasetError: it cannot be read or is of another form.
+        DatasetError: the file or a record is wrong, or nobody in it is a person; names both.
     """
-    try:
-        document: dict[str, Any] = read_json(path, head_boxes, labelled=False)
-        for record in document["annotations"]:
-            keypoints = record.setdefault("keypoints", [0] * (3 * len(COCO17)))
-            record.setdefault("iscrowd", 0)
-            record.setdefault("area", BOX_TO_AREA * record["bbox"][2] * record["bbox"][3])
-            record.setdefault("num_keypoints", sum(v > 0 for v in keypoints[2::3]))
-            if any(0 < v < 1 for v in keypoints[2::3]):
-                raise DatasetError(
-                    f"{path}: annotation {record.get('id')} has keypoint scores, so a teacher wrote it; "
-                    "AP is measured on hand labels (visibility 0, 1, 2)"
-                )
-        document.setdefault("categories", [{"id": 1, "name": "person"}])
-        _ = [record["file_name"] for record in document["images"]]
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        if isinstance(error, DatasetError):
-            raise
-        raise DatasetError(
-            f"cannot read the labels {path}: {type(error).__name__} {error}; COCO's keypoint form is wanted"
-        ) from error
-    return document
+    document = read_json(path, head_boxes, labelled=False)
+    skeleton, index_of, people = skeleton_of(document), picture_ids(document["images"], path), {}
+    for number, record in people_records(document, path):
+        check_picture(record, number, path, index_of)
+        person = _filled_in(record, number, path, len(skeleton))
+        if person["id"] in people:
+            raise wrong_record(path, number, f"it repeats the id {person['id']}")
+        people[person["id"]] = person
+    if document["annotations"] and not people:
+        raise DatasetError(f"{path}: none of its annotations is of the category 'person'; a file with people is wanted")
+    category = {"id": 1, "name": "person", "keypoints": list(skeleton.keypoints)}
+    return {**document, "annotations": list(people.values()), "categories": [category]}
+
+
+def _filled_in(record: dict[str, Any], number: int, path: Path, joints: int) -> dict[str, Any]:
+    """A record with all that pycocotools reads; null is the same as missing."""
+    person = {key: value for key, value in record.items() if value is not None}
+    if not isinstance(person.get("id"), int):
+        raise wrong_record(path, number, f"id is {person.get('id')!r:.80}; an integer is wanted")
+    _, _, w, h = box_of(person, number, path, empty=True)
+    person["keypoints"] = person.get("keypoints") or [0] * (3 * joints)
+    visibility = keypoints_of(person, number, path, joints)[2::3]
+    if any(0 < v < 1 for v in visibility):
+        raise wrong_record(
+            path,
+            number,
+            "it has keypoint scores, so a teacher wrote it; AP is measured on hand labels (visibility 0, 1, 2)",
+        )
+    numbers = {"area": BOX_TO_AREA * w * h, "num_keypoints": sum(v > 0 for v in visibility), "iscrowd": 0}
+    checked = {key: number_of(person, key, number, path, value) for key, value in numbers.items()}
+    return {**person, **checked, "category_id": 1}
+
+
+def picture_ids(images: list[Any], path: Path) -> dict[int, int]:
+    """Index of each picture's id; raises DatasetError where a record is wrong or an id no integer, as COCO has it."""
+    index_of, _ = picture_paths(images, path, Path())
+    for image_id, index in index_of.items():
+        if not isinstance(image_id, int):
+            raise DatasetError(f"{path}: images[{index}] has the id {image_id!r:.80}; an integer is wanted")
+    return index_of
+
+
+def check_keypoints(variant: Variant, document: dict[str, Any]) -> None:
+    """Nothing, where a network gives the keypoints that the labels have, or there are no labels.
+
+    Raises:
+        ConfigError: it gives others; names the variants that fit.
+    """
+    labelled = skeleton_of(document)
+    if document["annotations"] and variant.skeleton.keypoints != labelled.keypoints:
+        fitting = " or ".join(v.name for v in VARIANTS.values() if v.skeleton.keypoints == labelled.keypoints)
+        raise ConfigError(
+            f"the labels have the {len(labelled)} keypoints of {labelled.name}, but {variant.name} gives the "
+            f"{len(variant.skeleton)} of {variant.skeleton.name}; --model {fitting} fits"
+        )
 
 
 def choose_boxes(boxes: str, document: dict[str, Any], images: Path, detector: DetectorConfig | None = None) -> Boxes:
@@ -160,7 +208,7 @@ def score(
             result[f"AP_{name}"] = ap(results(predictions, *stage), document)["AP"]
     result |= {
         "exit_rate": exit_rate,
-        "gmacs_per_person": gmacs(model, exit_rate),
+        "gmacs_per_person": gmacs(model, exit_rate, predictions.flip_test),
         "people": len(predictions),
         "images": len(document["images"]),
         "quality_threshold": quality_threshold,
@@ -169,13 +217,15 @@ def score(
     return result | quality_check(predictions, document)
 
 
-def gmacs(model: object, exit_rate: float) -> float:
-    """Mean multiply-accumulates a crop, in billions; NaN for anything but a SHaRPose network."""
+def gmacs(model: object, exit_rate: float, flip_test: bool = False) -> float:
+    """Mean multiply-accumulates a person, in billions, the mirrored crop's too where there is one; NaN for anything but
+    a SHaRPose network."""
     from sharpose_rt.models.cost import measure_cost
 
     if not isinstance(model, SHaRPose):
         return math.nan
-    return measure_cost(model.variant, model.behaviour).gmacs_at(exit_rate)
+    crops = 2 if flip_test else 1  # who is refined is refined in both
+    return crops * measure_cost(model.variant, model.behaviour).gmacs_at(exit_rate)
 
 
 def results(
@@ -249,7 +299,7 @@ def ap(people: list[dict[str, Any]], document: dict[str, Any]) -> dict[str, floa
     with contextlib.redirect_stdout(io.StringIO()):
         truth = labels_of_coco()
         # pycocotools takes the id 0 for "matched with nobody".
-        people_there = [{"category_id": 1, **a, "id": n} for n, a in enumerate(document["annotations"], start=1)]
+        people_there = [{**a, "category_id": 1, "id": n} for n, a in enumerate(document["annotations"], start=1)]
         truth.dataset = {"info": {}, **document, "annotations": people_there}  # type: ignore[reportAttributeAccessIssue]
         truth.createIndex()
         found = truth.loadRes(people)  # type: ignore[reportArgumentType]  (a list is taken as well)
@@ -280,8 +330,7 @@ def label_triples(records: list[dict[str, Any]]) -> NDArray[np.float64]:
 def oks_with_labels(keypoints: Float32, records: list[dict[str, Any]], document: dict[str, Any]) -> NDArray[np.float64]:
     """OKS (N,) of keypoints (N, K, 2) with the labels of these records."""
     truth, areas = label_triples(records), np.array([record["area"] for record in records], np.float64)
-    skeleton = MPII16 if is_mpii(document) else COCO17
-    return oks(keypoints, truth[..., :2], truth[..., 2], areas, skeleton.sigmas)
+    return oks(keypoints, truth[..., :2], truth[..., 2], areas, skeleton_of(document).sigmas)
 
 
 def quality_check(predictions: Predictions, document: dict[str, Any]) -> dict[str, float]:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.factory import is_boxes_file
 from sharpose_rt.errors import DatasetError
-from sharpose_rt.evaluation.coco import pycocotools
+from sharpose_rt.evaluation.coco import picture_ids, pycocotools
 from sharpose_rt.evaluation.predict import Boxes, detector_boxes
 from sharpose_rt.skeleton import BOX_TO_AREA
-from sharpose_rt.training.datasets import is_numbers, picture_paths, read_json, wrong_record
+from sharpose_rt.training.datasets import box_of, check_picture, people_records, read_json
 
 METRICS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
 
@@ -38,7 +38,7 @@ def evaluate_detector(
         DatasetError: labels or pictures are wrong.
         DetectorError: the detector cannot be had.
     """
-    document = read_box_labels(annotations, images)
+    document = read_box_labels(annotations)
     found = detector_boxes(document, images, config, offline, int8=int8)
     counted = sum(not record["iscrowd"] for record in document["annotations"])
     return {
@@ -51,26 +51,21 @@ def evaluate_detector(
     }
 
 
-def read_box_labels(annotations: Path, images: Path) -> dict[str, Any]:
+def read_box_labels(annotations: Path) -> dict[str, Any]:
     """The people of a label file as pycocotools wants them, category 1, missing fields filled in.
 
-    What is marked `iscrowd` or `ignore` is a region in which boxes neither count nor harm, as COCO has it.
+    Who is a person, says `training.datasets.people_records`. What is marked `iscrowd` or `ignore` is a region in which
+    boxes neither count nor harm, as COCO has it.
 
     Raises:
         DatasetError: the file or a record is wrong, or nobody is labelled; names both.
     """
     document = read_json(annotations)
-    index_of, _ = picture_paths(document["images"], annotations, images)
-    people = {c.get("id") for c in document.get("categories", []) if isinstance(c, dict) and c.get("name") == "person"}
+    index_of = picture_ids(document["images"], annotations)
     records = []
-    for number, record in enumerate(document["annotations"]):
-        if not isinstance(record, dict) or record.get("image_id") not in index_of:
-            raise wrong_record(annotations, number, f"it is {record!r:.80}; its `image_id` is not among `images`")
-        if people and record.get("category_id") not in people:
-            continue
-        box = record.get("bbox")
-        if not is_numbers(box, 4) or min(box[2:]) < 0:
-            raise wrong_record(annotations, number, f"bbox is {box!r}; [x, y, width, height] in px is wanted")
+    for number, record in people_records(document, annotations):
+        check_picture(record, number, annotations, index_of)
+        box = box_of(record, number, annotations, empty=True)
         records.append(
             {
                 "id": len(records) + 1,  # pycocotools takes id 0 for no match

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.evaluation.predict import Predictions
-from sharpose_rt.skeleton import MPII16
+from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
 
 _PARTS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 GROUPS = {"head": ("head_top",), **{f"{part}s": (f"left_{part}", f"right_{part}") for part in _PARTS}}
@@ -23,7 +23,13 @@ _NOT_COUNTED = ("pelvis", "thorax")
 
 def is_mpii(document: Mapping[str, Any]) -> bool:
     """Whether the labels of a document are of MPII's keypoints."""
-    return any(list(c.get("keypoints", ())) == list(MPII16.keypoints) for c in document.get("categories", ()))
+    categories = [item for item in document.get("categories") or () if isinstance(item, dict)]
+    return any(item.get("keypoints") == list(MPII16.keypoints) for item in categories)
+
+
+def skeleton_of(document: Mapping[str, Any]) -> Skeleton:
+    """The keypoints that the labels of a document are of."""
+    return MPII16 if is_mpii(document) else COCO17
 
 
 def pckh(

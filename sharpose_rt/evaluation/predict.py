@@ -56,7 +56,7 @@ class Boxes:
 @dataclass(frozen=True)
 class Predictions:
     """Poses of N boxes: keypoints (N, K, 2) px, keypoint scores (N, K), and quality (N,) of the coarse stage, NaN where
-    unknown."""
+    unknown; and whether the mirrored crop was seen too."""
 
     boxes: Boxes
     coarse_keypoints: Float32
@@ -64,6 +64,7 @@ class Predictions:
     fine_keypoints: Float32
     fine_scores: Float32
     quality: Float32
+    flip_test: bool = False
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -175,10 +176,10 @@ def predict(
     if not rows:  # nobody was found
         k = len(model.variant.skeleton) if isinstance(model, SHaRPose) else len(COCO17)
         points, scores = np.zeros((0, k, 2), np.float32), np.zeros((0, k), np.float32)
-        return Predictions(boxes, points, scores, points, scores, np.zeros(0, np.float32))
+        return Predictions(boxes, points, scores, points, scores, np.zeros(0, np.float32), flip_test)
     columns = [np.concatenate([row[i] for row in rows]) for i in range(1, 6)]
     back = np.argsort(np.concatenate([row[0] for row in rows]), kind="stable")
-    return Predictions(boxes, *(column[back].astype(np.float32) for column in columns))
+    return Predictions(boxes, *(column[back].astype(np.float32) for column in columns), flip_test=flip_test)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sharpose_rt.errors import DatasetError
-from sharpose_rt.evaluation.coco import read_labels, score
+from sharpose_rt.evaluation.coco import check_keypoints, read_labels, score
 from sharpose_rt.evaluation.predict import Predictions, predict, truth_boxes
 from sharpose_rt.models import SHaRPose
 from sharpose_rt.models.int8 import Ranges, observe, quantized
@@ -25,9 +25,11 @@ def quantize(model: SHaRPose, annotations: Path, images: Path, people: int) -> t
         people: how many, evenly spread; all where there are fewer.
 
     Raises:
+        ConfigError: the labels are of other keypoints than the network's.
         DatasetError: the labels or a picture cannot be read, or there is nobody.
     """
     document = _some(read_labels(annotations), people)
+    check_keypoints(model.variant, document)
     boxes = truth_boxes(document)
     if not len(boxes):
         raise DatasetError(f"{annotations} has nobody with keypoints; a label file of people is wanted")

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -72,6 +72,8 @@ def read_people(
 ) -> People:
     """The people of a COCO-form file that have at least one joint to learn from; crowds are left out.
 
+    Who is a person, says `people_records`.
+
     Args:
         annotations: as `read_json` takes it; a keypoint's third value is COCO's visibility (0, 1, 2) in a
             hand-labelled file and a score (0..1) in a teacher's.
@@ -89,14 +91,13 @@ def read_people(
     index_of, paths = picture_paths(document["images"], annotations, images)
     rows = [
         (number, record)
-        for number, record in enumerate(document["annotations"])
-        if _is_person(record, number, annotations)
+        for number, record in people_records(document, annotations)
+        if record.get("keypoints") and not record.get("iscrowd") and record.get("num_keypoints") != 0
     ]
     boxes, points, areas, image_index = [], [], [], []
     for number, record in rows:
         box, keypoints, area = _person(record, number, annotations, len(skeleton))
-        if record.get("image_id") not in index_of:
-            raise wrong_record(annotations, number, f"image_id {record.get('image_id')!r} is not among `images`")
+        check_picture(record, number, annotations, index_of)
         image_index.append(index_of[record["image_id"]])
         boxes.append(box)
         points.append(keypoints)
@@ -223,25 +224,75 @@ def picture_paths(records: list[Any], annotations: Path, images: Path) -> tuple[
     return index_of, paths
 
 
-def _is_person(record: Any, number: int, annotations: Path) -> bool:
-    if not isinstance(record, dict):
-        raise wrong_record(annotations, number, f"it is {record!r:.80}; a mapping is wanted")
-    return bool(record.get("keypoints")) and not record.get("iscrowd") and record.get("num_keypoints") != 0
+def people_records(document: dict[str, list[Any]], annotations: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and record of each annotation of a person, crowds too.
+
+    Those are the records of the categories named 'person', whatever their ids. Where the file has no categories, or one
+    alone of another name ('people', 'human'), all are; so is a record that has no `category_id`.
+
+    Raises:
+        DatasetError: a record is no mapping, or there are several categories and none is named 'person'.
+    """
+    people = _person_ids(document, annotations)
+    for number, record in enumerate(document["annotations"]):
+        if not isinstance(record, dict):
+            raise wrong_record(annotations, number, f"it is {record!r:.80}; a mapping is wanted")
+        if people is None or record.get("category_id") in (None, *people):
+            yield number, record
+
+
+def _person_ids(document: dict[str, list[Any]], annotations: Path) -> list[Any] | None:
+    """Ids of the categories named 'person'; None where every record counts."""
+    categories = [item for item in document.get("categories") or () if isinstance(item, dict)]
+    people = [item.get("id") for item in categories if str(item.get("name")).lower() == "person"]
+    if not people and len(categories) > 1:
+        names = ", ".join(repr(item.get("name")) for item in categories)
+        raise DatasetError(
+            f"{annotations}: its categories are {names:.120}, and none is 'person'; "
+            "call that of the people so, or leave the others out"
+        )
+    return people or None
 
 
 def _person(
     record: dict[str, Any], number: int, annotations: Path, joints: int
 ) -> tuple[list[float], list[float], float]:
     """Box xyxy, 3K keypoint values and area of a record."""
-    box, keypoints = record.get("bbox"), record["keypoints"]
-    if not is_numbers(box, 4) or min(box[2:]) <= 0:
-        raise wrong_record(annotations, number, f"bbox is {box!r}; [x, y, width, height] in px above 0 is wanted")
+    x, y, w, h = box_of(record, number, annotations)
+    area = record.get("area") or BOX_TO_AREA * w * h
+    return [x, y, x + w, y + h], keypoints_of(record, number, annotations, joints), float(area)
+
+
+def box_of(record: dict[str, Any], number: int, annotations: Path, *, empty: bool = False) -> list[float]:
+    """[x, y, width, height] px of a record; sides of 0 px only where an `empty` box is no harm."""
+    box = record.get("bbox")
+    if not is_numbers(box, 4) or min(box[2:]) < 0 or (not empty and min(box[2:]) == 0):
+        wanted = "[x, y, width, height] in px" + (" above 0" if not empty else "")
+        raise wrong_record(annotations, number, f"bbox is {box!r:.80}; {wanted} is wanted")
+    return box
+
+
+def keypoints_of(record: dict[str, Any], number: int, annotations: Path, joints: int) -> list[float]:
+    """The 3K keypoint values of a record."""
+    keypoints = record.get("keypoints")
     if not is_numbers(keypoints, 3 * joints):
         seen = f"{len(keypoints)} values" if isinstance(keypoints, list) else repr(keypoints)[:80]
         raise wrong_record(annotations, number, f"keypoints has {seen}; {3 * joints} finite numbers are wanted")
-    x, y, w, h = box
-    area = record.get("area") or BOX_TO_AREA * w * h
-    return [x, y, x + w, y + h], keypoints, float(area)
+    return keypoints
+
+
+def number_of(record: dict[str, Any], key: str, number: int, annotations: Path, otherwise: float) -> float:
+    """A number that a record may have under `key`, else `otherwise`."""
+    value = record.get(key, otherwise)
+    if not is_numbers([value], 1):
+        raise wrong_record(annotations, number, f"{key} is {value!r:.80}; a finite number is wanted, or no {key}")
+    return value
+
+
+def check_picture(record: dict[str, Any], number: int, annotations: Path, index_of: dict[Any, int]) -> None:
+    """Raises DatasetError where a record's picture is not among those of the file."""
+    if record.get("image_id") not in index_of:
+        raise wrong_record(annotations, number, f"image_id {record.get('image_id')!r} is not among `images`")
 
 
 def is_numbers(value: Any, count: int) -> TypeGuard[list[float]]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sharpose_rt.training.datasets import is_numbers, picture_paths, read_json, wrong_record
+from sharpose_rt.training.datasets import box_of, check_picture, number_of, people_records, picture_paths, read_json
 
 MIN_HEIGHT_PX, MIN_WIDTH_PX = 60, 20
 """A smaller person has less detail than a shape is learnt from."""
@@ -47,6 +46,8 @@ class Picture:
 def read_pictures(folder: Path, *, complete: bool = True, min_score: float = MIN_LABEL_SCORE) -> list[Picture]:
     """The pictures of a set (`annotations.json` and `images/`, COCO form) with their people's boxes.
 
+    Who is a person, says `datasets.people_records`.
+
     Args:
         folder: of the set.
         complete: whether everybody in its pictures has a box.
@@ -59,25 +60,18 @@ def read_pictures(folder: Path, *, complete: bool = True, min_score: float = MIN
     document = read_json(annotations)
     index_of, paths = picture_paths(document["images"], annotations, folder / "images")
     rows: list[list[tuple[list[float], bool, bool]]] = [[] for _ in paths]
-    for number, record in enumerate(document["annotations"]):
-        if not isinstance(record, dict) or record.get("image_id") not in index_of:
-            raise wrong_record(annotations, number, f"it is {record!r:.80}; its `image_id` is not among `images`")
-        box = record.get("bbox")
-        if not is_numbers(box, 4) or min(box[2:]) <= 0:
-            raise wrong_record(annotations, number, f"bbox is {box!r}; [x, y, width, height] in px above 0 is wanted")
-        sure = not record.get("iscrowd") and not record.get("ignore") and record.get("score", 1) >= min_score
-        x, y, w, h = box
-        rows[index_of[record["image_id"]]].append(([x, y, x + w, y + h], sure, sure and _is_whole(record, w, h)))
+    for number, record in people_records(document, annotations):
+        check_picture(record, number, annotations, index_of)
+        x, y, w, h = box_of(record, number, annotations)
+        score, keypoints, pose_score = (
+            number_of(record, key, number, annotations, otherwise)
+            for key, otherwise in (("score", 1), ("num_keypoints", 17), ("pose_score", 1))
+        )
+        sure = not record.get("iscrowd") and not record.get("ignore") and score >= min_score
+        large = h >= MIN_HEIGHT_PX and w >= MIN_WIDTH_PX
+        whole = sure and large and keypoints >= MIN_KEYPOINTS and pose_score >= MIN_POSE_SCORE
+        rows[index_of[record["image_id"]]].append(([x, y, x + w, y + h], sure, whole))
     return [_picture(path, row, complete, folder.name) for path, row in zip(paths, rows, strict=True)]
-
-
-def _is_whole(record: dict[str, Any], width_px: float, height_px: float) -> bool:
-    return (
-        height_px >= MIN_HEIGHT_PX
-        and width_px >= MIN_WIDTH_PX
-        and record.get("num_keypoints", 17) >= MIN_KEYPOINTS
-        and record.get("pose_score", 1) >= MIN_POSE_SCORE
-    )
 
 
 def _picture(path: str, rows: list[tuple[list[float], bool, bool]], complete: bool, set_name: str) -> Picture:

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from torch.utils.data import default_collate
 
 from sharpose_rt.errors import DatasetError
+from sharpose_rt.evaluation.coco import read_labels
+from sharpose_rt.evaluation.detector import read_box_labels
 from sharpose_rt.geometry.affine import fit_aspect
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.skeleton import COCO17
@@ -20,6 +22,7 @@ from sharpose_rt.training.config import AugmentConfig
 from sharpose_rt.training.datasets import data_roots, epoch_order, find_set, mix, read_image, read_people
 from sharpose_rt.training.device_crops import DeviceCrops, DrawDataset
 from sharpose_rt.training.loop import SampleStream
+from sharpose_rt.training.pictures import read_pictures
 from sharpose_rt.training.transforms import (
     MIN_KEPT_JOINTS,
     NO_AUGMENT,
@@ -102,6 +105,34 @@ def test_a_wrong_record_is_named(folder, fields, message):
     with pytest.raises(DatasetError, match=message) as caught:
         read(folder)
     assert str(folder / "annotations.json") in str(caught.value)
+
+
+def categorise(folder, *names):
+    """Name the categories 3, 4, ..., and give the first two people the ids of the first two and no id."""
+    path = folder / "annotations.json"
+    document = json.loads(path.read_text())
+    document["categories"] = [{"id": number, "name": name} for number, name in enumerate(names, start=3)]
+    for record in document["annotations"]:
+        record["category_id"] = 3
+    document["annotations"][0]["category_id"] = 4
+    del document["annotations"][1]["category_id"]
+    path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(("names", "left"), [(["person", "dog"], 7), (["Person"], 7), (["human"], 8), ([], 8)])
+def test_who_is_of_another_category_is_no_person(folder, names, left):
+    categorise(folder, *names)
+    assert len(read(folder)) == left
+    assert sum(len(picture.people_xyxy) for picture in read_pictures(folder)) == left
+    assert len(read_box_labels(folder / "annotations.json")["annotations"]) == left
+    assert len(read_labels(folder / "annotations.json")["annotations"]) == left
+
+
+@pytest.mark.parametrize("reader", [read_labels, read_box_labels, lambda path: read_pictures(path.parent)])
+def test_categories_none_of_which_are_people_are_named(folder, reader):
+    categorise(folder, "cat", "dog")
+    with pytest.raises(DatasetError, match=r"annotations\.json: its categories are 'cat', 'dog', and none is 'person'"):
+        reader(folder / "annotations.json")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"images": []}', '{"images": [{"id": 1}], "annotations": []}'])

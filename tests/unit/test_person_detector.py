@@ -282,6 +282,32 @@ def test_wrong_options_say_what_is_accepted(folder, changes, message):
         train_detector.run(arguments(folder, **changes))
 
 
+def test_sets_may_be_named_together_or_one_by_one():
+    parser = argparse.ArgumentParser()
+    train_detector.add_arguments(parser)
+    args = parser.parse_args(["--out", "x.safetensors", "--set", "coco=1", "--set", "sports=2", "dance"])
+    assert args.set == ["coco=1", "sports=2", "dance"]
+    assert parser.parse_args(["--out", "x.safetensors"]).set == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("score", None, "score is None; a finite number is wanted, or no score"),
+        ("num_keypoints", "many", "num_keypoints is 'many'"),
+        ("bbox", [1, 2, 0, 4], r"bbox is \[1, 2, 0, 4\]; .* above 0 is wanted"),
+        ("image_id", 99, "image_id 99 is not among"),
+    ],
+)
+def test_a_wrong_label_is_named(folder, field, value, message):
+    path = folder / "annotations.json"
+    document = json.loads(path.read_text())
+    document["annotations"][4][field] = value
+    path.write_text(json.dumps(document))
+    with pytest.raises(DatasetError, match=rf"bars/annotations\.json: annotations\[4\]: {message}"):
+        read_pictures(folder)
+
+
 def test_a_set_that_is_missing(folder):
     with pytest.raises(DatasetError, match="nobody"):
         train_detector.run(arguments(folder, set=["nobody"]))
