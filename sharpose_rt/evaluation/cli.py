@@ -53,7 +53,6 @@ def run(args: argparse.Namespace) -> int:
     from sharpose_rt.config import DetectorConfig
     from sharpose_rt.engine.device import resolve_device, resolve_precision
     from sharpose_rt.evaluation.coco import choose_boxes, read_labels, results, score
-    from sharpose_rt.evaluation.mpii import is_mpii
     from sharpose_rt.evaluation.predict import SCORE_THRESHOLD, detector_boxes, predict
     from sharpose_rt.models.int8 import quantized
     from sharpose_rt.models.weights import load_model
@@ -62,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--batch is {args.batch}; 1 or more is accepted")
     head_boxes = Path(args.head_boxes) if args.head_boxes else None
     document, images = read_labels(Path(args.annotations), head_boxes), Path(args.images)
-    _check(args, labelled=bool(document["annotations"]), mpii=is_mpii(document))
+    _check(args, document)
     device = resolve_device(args.device)
     model, info = load_model(args.model, args.weights, args.behaviour)
     if args.precision == "int8":  # what OpenVINO computes in integers, computed in floats
@@ -78,8 +77,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         boxes = choose_boxes(args.boxes, document, images)
     predictions = predict(model, document, images, boxes, flip_test=args.flip_test, batch=args.batch)
+    gates = {"quality_threshold": threshold, "refine_from_px": args.refine_from_px}
     if args.results:
-        poses = predictions.gated(threshold, args.refine_from_px)[:2]
+        poses = predictions.gated(**gates)[:2]
         write_json(Path(args.results), results(predictions, *poses, model.variant.skeleton))
     if not document["annotations"]:
         print(f"{len(predictions)} people in {len(document['images'])} pictures without labels; in {args.results}")
@@ -93,19 +93,24 @@ def run(args: argparse.Namespace) -> int:
         skeleton, out = model.variant.skeleton, Path(args.worst)
         write_worst(predictions, document, folder, threshold, skeleton, out, refine_from_px=args.refine_from_px)
     if args.sweep_threshold:
-        metrics |= _sweep(predictions, document, model, Path(args.sweep_threshold))
+        metrics |= _sweep(predictions, document, model, Path(args.sweep_threshold), "quality_threshold", gates)
     if args.sweep_height:
-        _sweep(predictions, document, model, Path(args.sweep_height), "refine_from_px")
+        _sweep(predictions, document, model, Path(args.sweep_height), "refine_from_px", gates)
     print(describe(metrics))
     if args.json:
         write_json(Path(args.json), {"command": shlex.join(["sharpose-rt", *sys.argv[1:]])} | metrics)
     return 0
 
 
-def _check(args: argparse.Namespace, *, labelled: bool, mpii: bool) -> None:
+def _check(args: argparse.Namespace, document: dict[str, Any]) -> None:
     """Raises ConfigError where options ask what the labels or this installation cannot give."""
-    from sharpose_rt.evaluation.coco import pycocotools
+    from sharpose_rt.evaluation.coco import check_keypoints, pycocotools
+    from sharpose_rt.evaluation.mpii import is_mpii
+    from sharpose_rt.evaluation.sweep import sweep_files
+    from sharpose_rt.models import find_variant
 
+    check_keypoints(find_variant(args.model), document)
+    labelled, mpii = bool(document["annotations"]), is_mpii(document)
     if not labelled and (args.boxes == "gt" or not args.results):
         raise ConfigError(
             f"{args.annotations} has pictures without labels, as COCO's test sets: nothing can be measured, but "
@@ -116,16 +121,21 @@ def _check(args: argparse.Namespace, *, labelled: bool, mpii: bool) -> None:
     for option in ("sweep_threshold", "sweep_height"):
         if mpii and getattr(args, option):
             raise ConfigError(f"--{option.replace('_', '-')} measures AP, which MPII does not have; leave it away")
+    sweeps = [Path(out) for out in (args.sweep_threshold, args.sweep_height) if out]
+    if len({sweep_files(out.resolve()) for out in sweeps}) < len(sweeps):
+        raise ConfigError(
+            f"--sweep-threshold and --sweep-height would both write {sweep_files(sweeps[0])[0]}; give them two names"
+        )
     if not args.refine_from_px >= 0:
         raise ConfigError(f"--refine-from-px is {args.refine_from_px}; 0 or more is accepted")
 
 
 def _sweep(
-    predictions: Predictions, document: dict[str, Any], model: object, path: Path, by: str = "quality_threshold"
+    predictions: Predictions, document: dict[str, Any], model: object, path: Path, by: str, gates: dict[str, float]
 ) -> dict[str, float]:
     from sharpose_rt.evaluation.sweep import calibrated, sweep, write_sweep
 
-    rows = sweep(predictions, document, model, by=by)
+    rows = sweep(predictions, document, model, by=by, gates=gates)
     table, figure = write_sweep(rows, path)
     chosen = calibrated(rows)
     print(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,27 @@ Row = dict[str, float]
 
 
 def sweep(
-    predictions: Predictions, document: dict[str, Any], model: object, steps: int = 20, by: str = QUALITY
+    predictions: Predictions,
+    document: dict[str, Any],
+    model: object,
+    steps: int = 20,
+    by: str = QUALITY,
+    gates: Mapping[str, float] | None = None,
 ) -> list[Row]:
-    """Rows from all refined to none, with values at even shares of crops in between; `by` is what is swept."""
+    """Rows from all refined to none, with values at even shares of crops in between; `by` is what is swept.
+
+    What `gates` say of the other of `quality_threshold` and `refine_from_px` holds in every row; 'all' are then those
+    whom it lets pass.
+    """
     heights_px = body_heights(predictions.boxes.bboxes_xyxy)
     values = np.floor(np.sort(heights_px)) if by == HEIGHT else np.sort(predictions.quality)[::-1]
     middle = [float(values[int(share * len(values))]) for share in np.linspace(0, 1, steps + 1)[1:-1] if len(values)]
     rows = []
     for value in [0.0, *middle, math.inf] if by == HEIGHT else [math.inf, *middle, -math.inf]:
-        keypoints, scores, refined = predictions.gated(**{QUALITY: math.inf} | {by: value})
+        keypoints, scores, refined = predictions.gated(**{QUALITY: math.inf} | dict(gates or {}) | {by: value})
         exit_rate = float(1 - refined.mean()) if len(refined) else 0.0
         metrics = ap(results(predictions, keypoints, scores), document)
-        row = {by: value, "exit_rate": exit_rate, "gmacs_per_person": gmacs(model, exit_rate)}
+        row = {by: value, "exit_rate": exit_rate, "gmacs_per_person": gmacs(model, exit_rate, predictions.flip_test)}
         rows.append(row | {name: metrics[name] for name in ("AP", "AP50", "AP75")})
     return list({row[by]: row for row in rows}.values())
 
@@ -44,13 +53,19 @@ def calibrated(rows: Sequence[Row], max_loss_ap: float = MAX_LOSS_AP) -> Row:
     return max((row for row in rows if row["AP"] >= rows[0]["AP"] - max_loss_ap), key=lambda row: row["exit_rate"])
 
 
+def sweep_files(path: Path) -> tuple[Path, Path]:
+    """The table and the figure: `path` with .csv and .png behind it, or in place of either."""
+    stem = path.stem if path.suffix in (".csv", ".png") else path.name
+    return path.with_name(f"{stem}.csv"), path.with_name(f"{stem}.png")
+
+
 def write_sweep(rows: Sequence[Row], path: Path) -> tuple[Path, Path]:
-    """Write `path` with .csv and with .png, and give both.
+    """Write table and figure, see `sweep_files`, and give both.
 
     Raises:
         OutputError: they cannot be written.
     """
-    table, figure = path.with_suffix(".csv"), path.with_suffix(".png")
+    table, figure = sweep_files(path)
     try:
         table.parent.mkdir(parents=True, exist_ok=True)
         with table.open("w", newline="", encoding="utf-8") as file:

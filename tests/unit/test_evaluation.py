@@ -18,7 +18,7 @@ from sharpose_rt.detection.letterbox import Letterbox
 from sharpose_rt.detection.postprocess import finish
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError
 from sharpose_rt.evaluation.coco import evaluate, oks_nms, pose_scores, quality_check, read_labels, results, score
-from sharpose_rt.evaluation.detector import box_ap
+from sharpose_rt.evaluation.detector import box_ap, read_box_labels
 from sharpose_rt.evaluation.predict import Boxes, Predictions, file_boxes, predict, truth_boxes
 from sharpose_rt.evaluation.sweep import HEIGHT, calibrated, sweep, write_sweep
 from sharpose_rt.evaluation.worst import write_worst
@@ -103,8 +103,13 @@ def test_ids_and_categories_of_labels_do_not_matter(folder):
     wanted = score(perfect(document, coarse_oks=0.63, fine_oks=0.88), document, math.inf)
     for record in document["annotations"]:
         record["id"] -= 1  # pycocotools takes 0 for nobody
-        del record["category_id"]
-    assert 0 in [record["id"] for record in document["annotations"]]
+        record["category_id"] = 7
+    dogs = [{**record, "id": 100 + record["id"], "category_id": 8} for record in document["annotations"]]
+    document["annotations"] += dogs
+    document["categories"] = [{"id": 7, "name": "person"}, {"id": 8, "name": "dog"}]
+    (folder / "annotations.json").write_text(json.dumps(document))
+    document = read_labels(folder / "annotations.json")
+    assert [record["id"] for record in document["annotations"]] == list(range(8))
     found = score(perfect(document, coarse_oks=0.63, fine_oks=0.88), document, math.inf)
     assert found["AP"] == wanted["AP"] > 0.5
 
@@ -136,6 +141,9 @@ def test_network_in_batches_agrees_with_its_own_gate(folder):
     assert metrics["exit_rate"] == 0.5
     assert metrics["gmacs_per_person"] == pytest.approx(cost.coarse_gmacs + 0.5 * cost.fine_gmacs)
     assert 0 <= metrics["oks_coarse"] < 0.5
+    both = predict(model, document, folder / "images", boxes, batch=8, flip_test=True)
+    assert score(both, document, threshold, model)["gmacs_per_person"] == 2 * metrics["gmacs_per_person"]
+    assert sweep(both, document, model)[-1]["gmacs_per_person"] == pytest.approx(2 * cost.coarse_gmacs)
 
 
 def test_flip_test_is_blind_to_mirroring(folder, tmp_path):
@@ -297,6 +305,26 @@ def test_sweep_by_height_lets_the_small_leave_first(folder, tmp_path):
     assert metrics["AP"] == pytest.approx(rows[0]["AP"], abs=0.003)
 
 
+def test_what_is_not_swept_holds_in_every_row(folder):
+    document = read_labels(folder / "annotations.json")
+    for n, record in enumerate(document["annotations"]):
+        record["bbox"][2:] = [10, 40.5] if n % 2 else [30, 100.5]
+    made = perfect(document, quality=np.linspace(0.1, 0.8, 8))
+    rates = [row["exit_rate"] for row in sweep(made, document, None, steps=8, gates={HEIGHT: 50})]
+    assert (min(rates), max(rates)) == (0.5, 1)  # the small ones leave, whatever their quality
+    rows = sweep(made, document, None, steps=8, by=HEIGHT, gates={"quality_threshold": 0.45, HEIGHT: 99})
+    assert [row["exit_rate"] for row in rows] == [0.5, 0.5, 0.75, 1]
+    assert rows[0][HEIGHT] == 0
+
+
+def test_a_sweeps_name_may_have_dots_or_say_what_is_written(tmp_path):
+    rows = [{HEIGHT: 0.0, "exit_rate": 0.0, "AP": 0.5, "AP50": 0.5, "AP75": 0.5, "gmacs_per_person": 1.0}]
+    for name in ("a.v1", "a.v2", "b.csv", "c.png"):
+        assert all(path.is_file() for path in write_sweep(rows, tmp_path / name))
+    written = sorted(path.name for path in tmp_path.iterdir())
+    assert written == [f"{stem}.{kind}" for stem in ("a.v1", "a.v2", "b", "c") for kind in ("csv", "png")]
+
+
 def test_wrong_labels_and_boxes_are_named(folder, tmp_path):
     with pytest.raises(DatasetError, match=r"none\.json"):
         read_labels(tmp_path / "none.json")
@@ -319,6 +347,39 @@ def test_wrong_labels_and_boxes_are_named(folder, tmp_path):
         read_labels(taught / "annotations.json")
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"id": None}, "id is None; an integer is wanted"),
+        ({"id": 1}, "it repeats the id 1"),
+        ({"image_id": "1"}, "image_id '1' is not among `images`"),
+        ({"bbox": [1, 2, 3]}, r"bbox is \[1, 2, 3\]"),
+        ({"keypoints": [1.0, 1.0, 2] * 16}, "keypoints has 48 values; 51"),
+        ({"area": "large"}, "area is 'large'"),
+    ],
+)
+def test_a_wrong_label_is_named(folder, capsys, fields, message):
+    change(folder, 2, **fields)
+    with pytest.raises(DatasetError, match=rf"annotations\.json: annotations\[2\]: {message}"):
+        read_labels(folder / "annotations.json")
+    assert main(["eval", "--annotations", str(folder / "annotations.json"), "--images", str(folder / "images")]) == 2
+    assert "annotations[2]: " in capsys.readouterr().err
+
+
+def test_pictures_whose_ids_are_no_integers_and_files_without_people_are_named(folder):
+    path = folder / "annotations.json"
+    document = json.loads(path.read_text())
+    document["images"][1]["id"] = "b"
+    path.write_text(json.dumps(document))
+    for reader in (read_labels, read_box_labels):
+        with pytest.raises(DatasetError, match=r"annotations\.json: images\[1\] has the id 'b'; an integer"):
+            reader(path)
+    document["images"][1]["id"], document["categories"][0]["id"] = 2, 9
+    path.write_text(json.dumps(document))
+    with pytest.raises(DatasetError, match="none of its annotations is of the category 'person'"):
+        read_labels(path)
+
+
 def test_missing_fields_are_filled_in(folder):
     change(folder, 0, area=None, iscrowd=None, num_keypoints=None, bbox=[1, 2, 10, 20])
     record = read_labels(folder / "annotations.json")["annotations"][0]
@@ -339,8 +400,10 @@ def test_command_line(folder, tmp_path, monkeypatch, capsys):
     assert metrics["quality_threshold"] == 0.4
     assert len(json.loads((tmp_path / "r.json").read_text())) == 8
     assert (tmp_path / "fig6.csv").is_file()
-    assert main(["eval", *arguments, "--refine-from-px", "1e6", "--sweep-height", str(tmp_path / "heights")]) == 0
+    sweeps = ["--sweep-height", str(tmp_path / "heights"), "--sweep-threshold", str(tmp_path / "small")]
+    assert main(["eval", *arguments, "--refine-from-px", "1e6", *sweeps]) == 0
     assert (tmp_path / "heights.csv").is_file()
+    assert {line.split(",")[1] for line in (tmp_path / "small.csv").read_text().splitlines()[1:]} == {"1"}
     assert "exit_rate              1.0000" in capsys.readouterr().out
     assert main(["eval", *arguments, *outputs]) == 0
     assert "exit_rate" in capsys.readouterr().out
@@ -348,6 +411,9 @@ def test_command_line(folder, tmp_path, monkeypatch, capsys):
     assert "--batch is 0" in capsys.readouterr().err
     assert main(["eval", *arguments, "--refine-from-px", "nan"]) == 2
     assert "--refine-from-px is nan" in capsys.readouterr().err
+    same = ["--sweep-threshold", str(tmp_path / "both.csv"), "--sweep-height", str(tmp_path / "both")]
+    assert main(["eval", *arguments, *same]) == 2
+    assert "--sweep-height would both write" in capsys.readouterr().err
 
 
 def test_pictures_without_labels_give_a_file_for_cocos_server(folder, tmp_path, monkeypatch, capsys):

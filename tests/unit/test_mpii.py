@@ -11,9 +11,11 @@ import pytest
 from scipy.io import savemat
 
 from sharpose_rt.cli import main
-from sharpose_rt.errors import DatasetError
+from sharpose_rt.errors import ConfigError, DatasetError
 from sharpose_rt.evaluation.coco import evaluate, read_labels
 from sharpose_rt.evaluation.mpii import GROUPS, is_mpii, pckh
+from sharpose_rt.evaluation.quantize import quantize
+from sharpose_rt.models import create_model
 from sharpose_rt.models.variants import VARIANTS
 from sharpose_rt.skeleton import MPII16
 from sharpose_rt.training.datasets import read_json, read_people
@@ -176,6 +178,18 @@ def test_command(folder, monkeypatch, capsys):
     assert "AP" not in metrics
     assert main([*base, "--sweep-threshold", str(folder / "s")]) == 2
     assert "MPII does not have" in capsys.readouterr().err
+
+
+def test_a_network_of_other_keypoints_is_refused_before_anything_runs(folder, capsys):
+    labels = ["--annotations", str(folder / "train.json"), "--head-boxes", str(folder / "gt.mat")]
+    assert main(["eval", *labels, "--images", str(folder / "none"), "--device", "cpu"]) == 2
+    message = capsys.readouterr().err
+    assert "the 16 keypoints of mpii16, but tiny_256x192 gives the 17 of coco17; --model base_mpii_256x256" in message
+    model = create_model(SMALL)
+    with pytest.raises(ConfigError, match="--model base_mpii_256x256 fits"):
+        evaluate(model, folder / "release.mat", folder / "none")
+    with pytest.raises(ConfigError, match="--model base_mpii_256x256 fits"):
+        quantize(model, folder / "release.mat", folder / "none", 2)
 
 
 @pytest.mark.parametrize(
