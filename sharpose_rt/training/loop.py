@@ -193,7 +193,9 @@ class Trainer:
 
     def _create_teacher(self) -> Teacher | None:
         wanted = self.config.distill
-        return create_teacher(wanted.model, wanted.weights, self.device) if wanted.weight > 0 else None
+        if wanted.weight == 0:
+            return None
+        return create_teacher(wanted.model, wanted.weights, self.model.variant, self.device)
 
     # --- one step ---------------------------------------------------------------------------------------------
 

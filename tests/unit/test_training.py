@@ -18,7 +18,7 @@ from torch import nn
 from sharpose_rt.cli import main
 from sharpose_rt.config import preset_names
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError, WeightsError
-from sharpose_rt.geometry.heatmap import encode
+from sharpose_rt.geometry.heatmap import encode, flip_back
 from sharpose_rt.geometry.oks import oks
 from sharpose_rt.models import create_model, find_variant
 from sharpose_rt.models.layers import Attention
@@ -525,13 +525,27 @@ def test_a_teacher_from_a_file(tmp_path):
 
     image = ops.parameter([1, 3, 256, 192], np.float32, name="image")
     pooled = ops.avg_pool(image, [4, 4], [0, 0], [0, 0], [4, 4], exclude_pad=True)
-    onnx.save_model(onnx.Model([ops.result(ops.tile(pooled, np.array([1, 2, 1, 1])))], [image]), tmp_path / "t.xml")
+    joints = ops.add(ops.gather(pooled, channels.numpy(), np.array(1)), leaning.numpy().reshape(1, 1, 1, 48))
+    onnx.save_model(onnx.Model([ops.result(joints)], [image]), tmp_path / "t.xml")
     images = torch.rand(3, 3, 256, 192)
-    found = FileTeacher(tmp_path / "t.xml")(images)
-    wanted = torch.nn.functional.avg_pool2d(images, 4).repeat(1, 2, 1, 1)
+
+    def alone(images):
+        return torch.nn.functional.avg_pool2d(images, 4)[:, channels] + leaning
+
+    wanted = (alone(images) + flip_back(alone(images.flip(-1)), COCO17.flip_order)) / 2
+    found = FileTeacher(tmp_path / "t.xml", pupil)(images)
     assert torch.allclose(found, wanted, atol=1e-2)  # bf16 where the CPU has it
     with pytest.raises(ConfigError, match=r"\.xml or \.onnx"):
-        FileTeacher(tmp_path / "t.pth")
+        FileTeacher(tmp_path / "t.pth", pupil)
+    for other in (SMALL, find_variant("base_mpii_256x256")):
+        with pytest.raises(ConfigError, match=f"a teacher of {other.name}"):
+            FileTeacher(tmp_path / "t.xml", other)
+
+
+def test_a_teacher_takes_the_crops_of_its_pupil(tmp_path, folder):
+    plan = config(distill=DistillConfig("tiny_256x192", weight=1.0))
+    with pytest.raises(ConfigError, match=r"distill\.model is 'tiny_256x192', of 256x192 px"):
+        trainer(plan, folder, tmp_path / "run")
 
 
 def test_two_processes_train_as_one_of_twice_the_batch(tmp_path, folder):
@@ -591,3 +605,5 @@ def test_crops_held_on_the_device_train_too(tmp_path, folder):
     assert run.run() == "finished"
     assert run.crops is not None
     assert run.rows[-1]["loss"] > 0
+    pupil, channels = find_variant("tiny_256x192"), torch.arange(17) % 3
+    leaning = torch.linspace(0, 1, 48)  # it is surer of what stands on the right
