@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sharpose_rt.errors import OutputError, WeightsError
+from sharpose_rt.errors import ConfigError, OutputError, WeightsError
+from sharpose_rt.training.config import TrainConfig
 
 FORMAT = "sharpose.training/1"
 
@@ -42,3 +45,28 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise WeightsError(f"{path} is no training checkpoint of this version ({FORMAT} is wanted)")
     return state
+
+
+def check_unchanged(was: TrainConfig, now: TrainConfig, keys: Iterable[str], out: Path) -> None:
+    """Raises ConfigError where a run that goes on in the folder `out` has another value at one of the keys."""
+    for key in keys:
+        then, wanted = attrgetter(key)(was), attrgetter(key)(now)
+        if then != wanted:
+            raise ConfigError(
+                f"--resume: the run in {out} has {key} {then!r}, not {wanted!r}, which cannot change within a run; "
+                f"give --set {key}={then}, or start a new run in another --out"
+            )
+
+
+def get_chance(device: torch.device) -> dict[str, Any]:
+    """The state of the random numbers of the CPU and of the run's device, for a checkpoint."""
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return {"rng": torch.get_rng_state(), "rng_cuda": cuda}
+
+
+def set_chance(state: Mapping[str, Any], device: torch.device) -> None:
+    """Go on with the random numbers of a checkpoint; what it does not hold is left."""
+    if state.get("rng") is not None:
+        torch.set_rng_state(state["rng"])
+    if device.type == "cuda" and state.get("rng_cuda") is not None:
+        torch.cuda.set_rng_state(state["rng_cuda"], device)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-minutes",
         type=float,
         metavar="N",
-        help="stop after N minutes; with `budget: minutes` the length of the run, which its schedule ends with",
+        help="end this part of the run after N minutes, for --resume to go on; --set minutes=N, or epochs=N, sets the "
+        "length of the whole",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change an option")
@@ -41,18 +41,19 @@ def run(args: argparse.Namespace) -> int:
     from sharpose_rt.training.report import write_report
 
     config = load_config(args.config, args.set)
-    if config.budget == "minutes" and args.max_minutes is not None:
-        config = replace(config, minutes=args.max_minutes)
     roots, out = data_roots(args.data_root), Path(args.out)
-    _prepare(out, config, args.resume)
+    if (out / "last.pt").exists() and not args.resume:
+        raise OutputError(f"{out} holds a run already; --resume goes on with it, another --out starts a new one")
+    if not args.resume:
+        _write_config(out, config)
     people = load_people(config, roots, find_variant(config.model).skeleton)
     print(f"{len(people)} people in {len(people.image_paths)} pictures, {people.draws.sum():.0f} draws an epoch")
     trainer = Trainer(config, people, out, _validation(config, roots))
     if args.resume:
         trainer.resume()
+        _write_config(out, config)  # not before: where it is refused, the run stays as it is
         print(f"resumed at step {trainer.step}, {trainer.clock.elapsed_s / 60:.1f} minutes")
-    limit = args.max_minutes if config.budget == "epochs" else None
-    reason = _train(trainer, limit)
+    reason = _train(trainer, args.max_minutes)
     if trainer.world.leads:
         write_report(trainer)
     trainer.world.leave()
@@ -60,13 +61,11 @@ def run(args: argparse.Namespace) -> int:
     return 130 if reason == "stopped" else 0
 
 
-def _prepare(out: Path, config: TrainConfig, resume: bool) -> None:
+def _write_config(out: Path, config: TrainConfig) -> None:
     import yaml
 
     from sharpose_rt.config import to_dict
 
-    if (out / "last.pt").exists() and not resume:
-        raise OutputError(f"{out} holds a run already; --resume goes on with it, another --out starts a new one")
     try:
         out.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(_plain(to_dict(config)), sort_keys=False)

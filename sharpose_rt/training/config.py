@@ -55,12 +55,14 @@ class DataConfig:
     """'none' (each crop is warped out of its picture by the workers), or 'device': everybody's crop is held as uint8
     on the device and varied there, so that a large GPU is not starved; 0.33 MB a person at 256x192."""
     max_people: int | None = None
-    """Take only so many people (spread evenly): for rehearsals."""
+    """Take only so many people (spread evenly), at least 1: for rehearsals."""
 
     def __post_init__(self) -> None:
         _check("data.min_teacher_score", self.min_teacher_score, 0, 1)
         _check("data.workers", self.workers, 0, 256)
         _one_of("data.cache", self.cache, ("none", "device"))
+        if self.max_people is not None:
+            _check("data.max_people", self.max_people, 1)
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ class TrainConfig:
     """Probability that the last block is left out for a sample; it falls linearly to 0 at the first."""
     init: str = "random"
     """'random', 'auto' (what ships with the variant, to train on from it), or weights to start from (.safetensors or
-    .pth)."""
+    .pth), which bring their stem: `init_stem` is then not used."""
     init_stem: str = "random"
     """Under a random start, for a stem of convolutions: 'movenet-thunder' (downloaded once, 145 MB), or the path
     of its `.json`."""
@@ -274,6 +276,15 @@ def load_config(config: str | None, overrides: Iterable[str] = ()) -> TrainConfi
     return result
 
 
+def read_config(saved: Mapping[str, Any], where: str) -> TrainConfig:
+    """The configuration that a checkpoint holds; options which are newer than it have their defaults.
+
+    Raises:
+        ConfigError: see `load_config`.
+    """
+    return _merge(TrainConfig(), saved, where)
+
+
 def _merge(config: TrainConfig, changes: Mapping[str, Any], where: str) -> TrainConfig:
     """`merge`, with the list of sets built first: it is replaced as a whole."""
     changes = dict(changes)
@@ -283,7 +294,7 @@ def _merge(config: TrainConfig, changes: Mapping[str, Any], where: str) -> Train
         built: dict[str, Any] = {}
         if "sets" in data:
             sets = data.pop("sets")
-            if not isinstance(sets, list):
+            if not isinstance(sets, (list, tuple)):
                 raise ConfigError(f"{where}: data.sets is {sets!r}; a list of sets is wanted")
             built["sets"] = tuple(_set(item, where) for item in sets)
         if "validation" in data:

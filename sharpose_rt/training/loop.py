@@ -16,24 +16,27 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter  # type: ignore[reportPrivateUsage]
 
 from sharpose_rt.config import to_dict
 from sharpose_rt.errors import ConfigError, DatasetError
 from sharpose_rt.geometry.heatmap import decode, encode
 from sharpose_rt.models import SHaRPose, create_model
+from sharpose_rt.models.create import set_attention_scale
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import CoarseOutput
 from sharpose_rt.models.weights import load_model, save_weights
 from sharpose_rt.training import losses
-from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
-from sharpose_rt.training.config import SetConfig, TrainConfig
+from sharpose_rt.training.checkpoint import check_unchanged, get_chance, load_checkpoint, save_checkpoint, set_chance
+from sharpose_rt.training.config import OptimConfig, SetConfig, TrainConfig, read_config
 from sharpose_rt.training.datasets import People, epoch_order, find_set, mix, quiet_worker, read_people
 from sharpose_rt.training.device_crops import READ_ON_CPU, DeviceCrops, DrawDataset
 from sharpose_rt.training.distill import Teacher, create_teacher, distillation_loss
@@ -44,7 +47,11 @@ from sharpose_rt.training.stem_weights import freeze_stem
 from sharpose_rt.training.transforms import CropDataset, Sampler
 from sharpose_rt.training.world import World, join_world, pick_device, quicker_in_bf16
 
+T = TypeVar("T")
 Validate = Callable[[SHaRPose], Row]
+
+FIXED = ("model", "behaviour", "batch", "seed", "frozen_stem_blocks", "optim.optimizer")
+"""What a run keeps from its start to its end."""
 
 
 class SampleStream:
@@ -106,12 +113,18 @@ def load_people(config: TrainConfig, roots: Sequence[Path], skeleton: Any) -> Pe
 
     Raises:
         DatasetError: a set is missing or wrong.
-        ConfigError: there is none.
+        ConfigError: there is none, or nobody in them is drawn.
     """
     if not config.data.sets:
         raise ConfigError("data.sets is empty; name at least one set to train on")
     people = mix([_read_set(item, config, roots, skeleton) for item in config.data.sets])
-    return people if config.data.max_people is None else people.spread(config.data.max_people)
+    people = people if config.data.max_people is None else people.spread(config.data.max_people)
+    if not (people.draws > 0).any():
+        raise ConfigError(
+            f"data.sets: the weight of all {len(people)} people is 0, so that nobody is drawn; "
+            "give a set a weight above 0"
+        )
+    return people
 
 
 def _read_set(item: SetConfig, config: TrainConfig, roots: Sequence[Path], skeleton: Any) -> People:
@@ -125,6 +138,84 @@ def _read_set(item: SetConfig, config: TrainConfig, roots: Sequence[Path], skele
         min_teacher_score=config.data.min_teacher_score,
         skeleton=skeleton,
     )
+
+
+def starting_model(config: TrainConfig) -> SHaRPose:
+    """The network of a configuration, with the weights that it starts from.
+
+    Raises:
+        WeightsError: they are not there, are damaged, or do not fit.
+        ConfigError: no such variant, or a stem without blocks is to be frozen.
+    """
+    model = create_model(config.model, config.behaviour, drop_path=config.drop_path)
+    if config.init != "random":
+        source, _ = load_model(config.model, config.init, config.behaviour)
+        model.load_state_dict(source.state_dict())
+        set_attention_scale(model, _attention_scale(source))
+    else:  # heatmaps begin near zero, else the first hundred steps only shrink them
+        torch.nn.init.trunc_normal_(model.decoder.last_layer().weight, std=0.002)
+        if config.init_stem != "random":
+            load_movenet(model.patch_embed, config.init_stem)
+    if config.frozen_stem_blocks:
+        freeze_stem(model.patch_embed, config.frozen_stem_blocks)
+    return model
+
+
+def _attention_scale(model: SHaRPose) -> float:
+    return float(model.blocks[0].attn.scale)  # type: ignore[union-attr]
+
+
+def resume_optimizers(
+    optimizers: Sequence[Optimizer], module: nn.Module, was: OptimConfig, saved: Sequence[dict[str, Any]]
+) -> None:
+    """Give optimisers of a module the moments that those of an earlier configuration had.
+
+    A saved state knows parameters by their place in groups, and another weight decay or learning rate of the stem may
+    group them otherwise. So the earlier groups are made once more; rates and decays stay those of now.
+    """
+    for optimizer, earlier, state in zip(optimizers, build_optimizers(module, was), saved, strict=True):
+        earlier.load_state_dict(state)
+        optimizer.state = earlier.state
+
+
+@contextmanager
+def stopping(stop: Callable[[], None]) -> Iterator[None]:
+    """Inside, SIGINT and SIGTERM call `stop`; outside the main thread, which alone can, nothing is changed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {s: signal.signal(s, lambda *_: stop()) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def batches_of(loader: DataLoader[T]) -> Iterator[T]:
+    """The loader's batches; its workers end with them, whatever ends them.
+
+    Workers leave SIGTERM alone (`quiet_worker`), so that a process which ends while an error's traceback still holds
+    them would wait for them for ever.
+    """
+    batches = iter(loader)
+    try:
+        yield from batches
+    finally:
+        if isinstance(batches, _MultiProcessingDataLoaderIter):
+            batches._shutdown_workers()  # type: ignore[reportPrivateUsage]
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """A DatasetError out of a loader's worker, where PyTorch wraps it in a traceback, says what it said there."""
+    try:
+        yield
+    except DatasetError as error:
+        text = str(error)
+        if not text.startswith("Caught DatasetError"):
+            raise
+        raise DatasetError(text.rpartition(f"{DatasetError.__name__}: ")[2].strip()) from None
 
 
 class Trainer:
@@ -151,7 +242,7 @@ class Trainer:
             torch.set_num_threads(config.threads)
         self.in_bf16 = quicker_in_bf16(config.precision, self.device)
         torch.manual_seed(config.seed)
-        self.model = self._create_model().to(self.device).train()
+        self.model = starting_model(config).to(self.device).train()
         self.dense_head = self._create_dense_head() if config.loss.dense else None
         self.trained = nn.ModuleDict({"model": self.model, "dense_head": self.dense_head or nn.Identity()})
         self.world.share(self.trained.state_dict().values())
@@ -171,19 +262,6 @@ class Trainer:
         self.clock = Clock(config, float(people.draws.sum()))
         self.rows: list[Row] = []
         self._stop = threading.Event()
-
-    def _create_model(self) -> SHaRPose:
-        model = create_model(self.config.model, self.config.behaviour, drop_path=self.config.drop_path)
-        if self.config.init != "random":
-            source, _ = load_model(self.config.model, self.config.init, self.config.behaviour)
-            model.load_state_dict(source.state_dict())
-        else:  # heatmaps begin near zero, else the first hundred steps only shrink them
-            torch.nn.init.trunc_normal_(model.decoder.last_layer().weight, std=0.002)
-            if self.config.init_stem != "random":
-                load_movenet(model.patch_embed, self.config.init_stem)
-        if self.config.frozen_stem_blocks:
-            freeze_stem(model.patch_embed, self.config.frozen_stem_blocks)
-        return model
 
     def _create_dense_head(self) -> losses.DenseHead:
         variant = self.model.variant
@@ -308,12 +386,13 @@ class Trainer:
             self.out.mkdir(parents=True, exist_ok=True)
             write_log(self.rows, self.out / "log.csv")
             self.board = TensorBoard(self.out / "tensorboard") if self.config.tensorboard else None
-        self.clock = Clock(self.config, self.clock.epoch_samples, self.clock.elapsed_before_s)
-        saved_s = validated_s = self.clock.elapsed_s
-        logged_at, logged_s = self.samples, self.clock.elapsed_s
         reason = "finished"
-        with self._signals():
-            for batch in self._loader():
+        with stopping(self.stop), plain_errors():
+            loader = self._loader()  # reads everybody's crop where the device holds them, which is no training yet
+            self.clock = Clock(self.config, self.clock.epoch_samples, self.clock.elapsed_before_s)
+            saved_s = validated_s = self.clock.elapsed_s
+            logged_at, logged_s = self.samples, self.clock.elapsed_s
+            for batch in batches_of(loader):
                 if reason_now := self._over(max_minutes):
                     reason = reason_now
                     break
@@ -346,18 +425,6 @@ class Trainer:
     def stop(self) -> None:
         """Make `run` end behind the present step; may be called from any thread or a signal handler."""
         self._stop.set()
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        handlers = {s: signal.signal(s, lambda *_: self.stop()) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
 
     def _loader(self) -> DataLoader[dict[str, Tensor]]:
         w, h = self.model.variant.size_hw[::-1]
@@ -414,43 +481,36 @@ class Trainer:
             "step": self.step,
             "samples": self.samples,
             "elapsed_s": self.clock.elapsed_s,
-            "rng": torch.get_rng_state(),
-            "rng_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "attention_scale": _attention_scale(self.model),
+            **get_chance(self.device),
         }
         save_checkpoint(self.out / "last.pt", state)
         facts = {"trained_samples": str(self.samples), "trained_minutes": f"{self.clock.elapsed_s / 60:.1f}"}
         save_weights(self.averaged(), self.out / "weights.safetensors", metadata=facts)
 
     def resume(self) -> None:
-        """Go on from the checkpoint in the run's folder, exactly where it was.
+        """Go on from the checkpoint in the run's folder, exactly where it was, with what the configuration changes.
 
         Raises:
             WeightsError: see `load_checkpoint`.
-            ConfigError: it is another model or optimiser.
+            ConfigError: it changes what a run keeps: `FIXED`, the layers' decay, and whether there is a dense head.
         """
         state = load_checkpoint(self.out / "last.pt")
-        was, optim = state["config"], state["config"]["optim"]
-        for name, then, now in (
-            ("model", was["model"], self.config.model),
-            ("behaviour", was["behaviour"], self.config.behaviour),
-            ("optim.optimizer", optim["optimizer"], self.config.optim.optimizer),
-            ("batch", was["batch"], self.config.batch),
-        ):
-            if then != now:
-                raise ConfigError(f"--resume: the run in {self.out} has {name} {then!r}, not {now!r}")
+        was = read_config(state["config"], str(self.out / "last.pt"))
+        other_head = (was.loss.dense > 0) != (self.config.loss.dense > 0)
+        kept = (*FIXED, "optim.layer_decay", *(("loss.dense",) if other_head else ()))
+        check_unchanged(was, self.config, kept, self.out)
         self.model.load_state_dict(state["model"])
-        if self.dense_head and state["dense_head"]:
+        usual = (self.model.variant.width // self.model.variant.heads) ** -0.5  # of runs from before it was saved
+        set_attention_scale(self.model, state.get("attention_scale", usual))
+        if self.dense_head:
             self.dense_head.load_state_dict(state["dense_head"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            peaks = [group["peak_lr"] for group in optimizer.param_groups]
-            optimizer.load_state_dict(saved)
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["peak_lr"] = peak  # the configuration's, should --set have changed it
-        if self.ema and state["ema"]:
-            self.ema.shadow = {key: value.to(self.device) for key, value in state["ema"].items()}
+        resume_optimizers(self.optimizers, self.trained, was.optim, state["optimizers"])
+        if self.ema:
+            self.ema = Ema(self.model, self.config.optim.ema)  # from here on, where the run had none
+            if state["ema"]:
+                self.ema.shadow = {key: value.to(self.device) for key, value in state["ema"].items()}
         self.step, self.samples = state["step"], state["samples"]
         self.clock = Clock(self.config, self.clock.epoch_samples, state["elapsed_s"])
-        torch.set_rng_state(state["rng"])
-        if self.device.type == "cuda" and state["rng_cuda"] is not None:
-            torch.cuda.set_rng_state(state["rng_cuda"], self.device)
+        set_chance(state, self.device)
         self.rows = read_log(self.out / "log.csv", self.step)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -21,12 +23,13 @@ from sharpose_rt.errors import ConfigError, DatasetError, OutputError, WeightsEr
 from sharpose_rt.geometry.heatmap import encode, flip_back
 from sharpose_rt.geometry.oks import oks
 from sharpose_rt.models import create_model, find_variant
+from sharpose_rt.models.create import set_attention_scale
 from sharpose_rt.models.layers import Attention
 from sharpose_rt.models.stem import MobileStem
 from sharpose_rt.models.variants import VARIANTS
-from sharpose_rt.models.weights import load_model
+from sharpose_rt.models.weights import load_model, save_weights
 from sharpose_rt.skeleton import COCO17
-from sharpose_rt.training import cli, losses
+from sharpose_rt.training import cli, loop, losses
 from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
 from sharpose_rt.training.config import (
     DataConfig,
@@ -290,6 +293,56 @@ def test_a_resumed_run_is_the_run_that_did_not_stop(tmp_path, folder, optimizer)
     assert [r["step"] for r in logs[1]] == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_resumed_run_takes_other_rates_and_decays_and_keeps_its_moments(tmp_path, folder, name):
+    optim = replace(config().optim, optimizer=name, lr=1e-3, stem_lr=0.5)
+    run = trainer(config(optim=optim, epochs=1), folder, tmp_path / "run")
+    run.run()
+    # A stem that learns like the rest, and weights that do not decay, are in fewer groups than they were.
+    changed = replace(optim, lr=2e-3, stem_lr=1.0, weight_decay=0.0)
+    again = trainer(config(optim=changed, epochs=2), folder, tmp_path / "run")
+    again.resume()
+    moments = {p: state for o in again.optimizers for p, state in o.state.items()}
+    before = {p: state for o in run.optimizers for p, state in o.state.items()}
+    for ours, theirs in zip(again.model.parameters(), run.model.parameters(), strict=True):
+        for key, value in before.get(theirs, {}).items():  # what rates the pose has not learnt yet
+            assert torch.equal(moments[ours][key], value), key
+    groups = [group for optimizer in again.optimizers for group in optimizer.param_groups]
+    assert {group["weight_decay"] for group in groups} == {0.0}
+    assert groups[0]["peak_lr"] == 2e-3
+    assert again.run() == "finished"
+
+
+def test_an_average_may_begin_or_end_at_a_resume(tmp_path, folder):
+    plain, averaged = replace(config().optim, ema=0.0), replace(config().optim, ema=0.999)
+    run = trainer(config(optim=plain, epochs=1), folder, tmp_path / "run")
+    run.run()
+    again = trainer(config(optim=averaged, epochs=2), folder, tmp_path / "run")
+    again.resume()
+    trained = run.model.state_dict()
+    assert all(torch.equal(value, trained[name]) for name, value in again.averaged().state_dict().items())
+    again.run()
+    last = trainer(config(optim=plain, epochs=2), folder, tmp_path / "run")
+    last.resume()
+    assert torch.equal(last.averaged().norm.weight, again.model.norm.weight)
+
+
+def test_weights_bring_their_attention_scale(tmp_path, folder):
+    source = create_model(SMALL)
+    usual = source.blocks[0].attn.scale
+    set_attention_scale(source, 0.2)
+    save_weights(source, tmp_path / "start.safetensors")
+    plan = config(init=str(tmp_path / "start.safetensors"), epochs=1)
+    run = trainer(plan, folder, tmp_path / "run")
+    assert {block.attn.scale for block in run.model.blocks} == {0.2}
+    run.run()
+    assert load_model(SMALL.name, str(tmp_path / "run" / "weights.safetensors"))[0].blocks[0].attn.scale == 0.2
+    again = trainer(replace(plan, init="random"), folder, tmp_path / "run")
+    assert again.model.blocks[0].attn.scale == usual
+    again.resume()
+    assert again.model.blocks[0].attn.scale == 0.2
+
+
 def test_the_coarse_stage_trains_alone_first(tmp_path, folder):
     run = trainer(config(coarse_only_until=0.5, epochs=2), folder, tmp_path / "run")
     run.run()
@@ -410,6 +463,21 @@ def test_time_limits(tmp_path, folder):
     assert clock.progress(10**9) == pytest.approx(0.5, abs=0.1)
 
 
+def test_reading_crops_for_the_device_is_no_training_time(tmp_path, folder, monkeypatch):
+    read = loop.DeviceCrops
+
+    def slowly(*args):
+        time.sleep(1)
+        return read(*args)
+
+    monkeypatch.setattr(loop, "DeviceCrops", slowly)
+    plan = config(data=replace(config().data, cache="device"))
+    run = trainer(plan, folder, tmp_path / "run")
+    begun_s = time.monotonic()
+    run.run(progress=lambda row: run.stop())
+    assert run.clock.elapsed_s <= time.monotonic() - begun_s - 1
+
+
 def test_weights_of_a_run_load_as_a_model(tmp_path, folder):
     run = trainer(config(epochs=1), folder, tmp_path / "run")
     run.run()
@@ -439,8 +507,52 @@ def test_resume_refuses_another_run(tmp_path, folder):
         trainer(config(), folder, tmp_path / "none").resume()
     run = trainer(config(epochs=1), folder, tmp_path / "run")
     run.run()
-    with pytest.raises(ConfigError, match="has batch 4, not 2"):
-        trainer(config(batch=2), folder, tmp_path / "run").resume()
+    optim, loss = config().optim, config().loss
+    for changes, message in (
+        ({"batch": 2}, "has batch 4, not 2"),
+        ({"behaviour": "released"}, "has behaviour 'paper', not 'released'"),
+        ({"seed": 1}, "has seed 0, not 1"),
+        ({"optim": replace(optim, optimizer="muon")}, "has optim.optimizer 'adamw', not 'muon'"),
+        ({"optim": replace(optim, layer_decay=0.5)}, "has optim.layer_decay 1.0, not 0.5"),
+        ({"loss": replace(loss, dense=0.5)}, "has loss.dense 0.0, not 0.5"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            trainer(config(**changes), folder, tmp_path / "run").resume()
+
+
+def test_resume_accepts_what_may_change(tmp_path, folder):
+    plan = config(epochs=1, loss=replace(config().loss, dense=0.5))
+    trainer(plan, folder, tmp_path / "run").run()
+    changed = replace(
+        plan,
+        epochs=2,
+        threads=2,
+        data=replace(plan.data, sets=(*plan.data.sets, SetConfig("painted", weight=0.5))),
+        augment=replace(plan.augment, colour=0.2),
+        loss=replace(plan.loss, dense=0.25, localisation=1.0),
+    )
+    run = trainer(changed, folder, tmp_path / "run")
+    run.resume()
+    assert run.run() == "finished"
+
+
+def test_somebody_must_be_drawn(folder):
+    with pytest.raises(ConfigError, match=r"data\.max_people is 0; at least 1"):
+        DataConfig(max_people=0)
+    with pytest.raises(ConfigError, match="nobody is drawn"):
+        load_people(config(data=DataConfig(sets=(SetConfig("painted", weight=0),))), [folder.parent], COCO17)
+
+
+def test_a_broken_picture_is_named_without_the_traceback_of_a_worker(tmp_path, folder):
+    for picture in (folder / "images").iterdir():
+        picture.write_bytes(b"cut")
+    for cache in ("none", "device"):
+        run = trainer(config(data=replace(config().data, workers=1, cache=cache)), folder, tmp_path / "run")
+        with pytest.raises(DatasetError, match=r"^the picture .*\.png cannot be decoded; .*$") as raised:
+            run.run()
+        assert "\n" not in str(raised.value)
+        if cache == "none":  # these leave SIGTERM alone, and would keep the process from ending
+            assert not multiprocessing.active_children()
 
 
 def test_checkpoints_are_whole_and_hold_no_code(tmp_path):
@@ -477,8 +589,30 @@ def test_command_line_trains_reports_and_resumes(tmp_path, folder, capsys):
     assert "--resume" in capsys.readouterr().err
     assert main(["train", *arguments, "--resume", "--set", "epochs=2"]) == 0
     assert "resumed at step 2" in capsys.readouterr().out
+    kept = (tmp_path / "run" / "config.yaml").read_text()
+    assert "epochs: 2" in kept
+    assert main(["train", *arguments, "--resume", "--set", "batch=2"]) == 2
+    assert "has batch 4, not 2" in capsys.readouterr().err
+    assert (tmp_path / "run" / "config.yaml").read_text() == kept
     assert main(["train", *arguments, "--resume", "--data-root", "x", "--set", "data.sets=[missing]"]) == 2
     assert "no set 'missing'" in capsys.readouterr().err
+
+
+def test_max_minutes_end_a_part_and_not_the_run(tmp_path, folder, capsys):
+    out = tmp_path / "run"
+    (tmp_path / "plan.yaml").write_text(
+        f"model: {SMALL.name}\nbatch: 4\nbudget: minutes\nminutes: 0.1\ndevice: cpu\nlog_steps: 1\n"
+        "data: {sets: [painted], workers: 0}\n"
+    )
+    command = ["train", "--config", str(tmp_path / "plan.yaml"), "--data-root", str(tmp_path), "--out", str(out)]
+    assert main([*command, "--max-minutes", "0.01"]) == 0
+    assert "max-minutes after" in capsys.readouterr().out
+    assert load_config(str(out / "config.yaml")).minutes == 0.1
+    steps = load_checkpoint(out / "last.pt")["step"]
+    assert read_log(out / "log.csv")[-1]["progress"] < 0.9
+    assert main([*command, "--resume"]) == 0
+    assert "finished after" in capsys.readouterr().out
+    assert load_checkpoint(out / "last.pt")["step"] > steps
 
 
 def test_options_of_the_command_line_parse():
@@ -523,6 +657,8 @@ def test_a_teacher_from_a_file(tmp_path):
     onnx = pytest.importorskip("openvino", reason="openvino is not installed")
     from openvino import opset13 as ops
 
+    pupil, channels = find_variant("tiny_256x192"), torch.arange(17) % 3
+    leaning = torch.linspace(0, 1, 48)  # it is surer of what stands on the right
     image = ops.parameter([1, 3, 256, 192], np.float32, name="image")
     pooled = ops.avg_pool(image, [4, 4], [0, 0], [0, 0], [4, 4], exclude_pad=True)
     joints = ops.add(ops.gather(pooled, channels.numpy(), np.array(1)), leaning.numpy().reshape(1, 1, 1, 48))
@@ -605,5 +741,3 @@ def test_crops_held_on_the_device_train_too(tmp_path, folder):
     assert run.run() == "finished"
     assert run.crops is not None
     assert run.rows[-1]["loss"] > 0
-    pupil, channels = find_variant("tiny_256x192"), torch.arange(17) % 3
-    leaning = torch.linspace(0, 1, 48)  # it is surer of what stands on the right
