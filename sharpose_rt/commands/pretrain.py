@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Pretrain as `args` say; 0 when the weights are written."""
+    """Pretrain as `args` say; 0 when the weights are written, 130 when a signal ended it before its time."""
     from sharpose_rt.errors import OutputError
     from sharpose_rt.models import find_variant
     from sharpose_rt.training.config import load_config
@@ -37,6 +37,9 @@ def run(args: argparse.Namespace) -> int:
     if args.resume:
         trainer.resume()
     trainer.run(lambda line: print(line, flush=True))
+    if trainer.stopped:
+        print(f"stopped after {trainer.samples} crops; the same command with --resume goes on")
+        return 130
     weights = out / "weights.safetensors"
     print(f"{trainer.samples} crops; start training from them: sharpose-rt train --config NAME --set init={weights}")
     return 0

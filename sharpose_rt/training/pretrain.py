@@ -8,6 +8,7 @@ The decoder is then thrown away; `sharpose-rt train --set init=FILE` starts from
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,15 +20,24 @@ from torch.utils.data import DataLoader
 
 from sharpose_rt.config import to_dict
 from sharpose_rt.errors import ConfigError
-from sharpose_rt.models import SHaRPose, create_model
+from sharpose_rt.models import SHaRPose
 from sharpose_rt.models.layers import Block
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.models.selection import take
 from sharpose_rt.models.weights import save_weights
-from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
-from sharpose_rt.training.config import TrainConfig
+from sharpose_rt.training.checkpoint import check_unchanged, get_chance, load_checkpoint, save_checkpoint, set_chance
+from sharpose_rt.training.config import TrainConfig, read_config
 from sharpose_rt.training.datasets import People, quiet_worker
-from sharpose_rt.training.loop import Clock, SampleStream
+from sharpose_rt.training.loop import (
+    FIXED,
+    Clock,
+    SampleStream,
+    batches_of,
+    plain_errors,
+    resume_optimizers,
+    starting_model,
+    stopping,
+)
 from sharpose_rt.training.optim import build_optimizers, lr_factor, set_lr
 from sharpose_rt.training.transforms import CropDataset, Sampler
 from sharpose_rt.training.world import pick_device, quicker_in_bf16
@@ -100,7 +110,8 @@ class Pretrainer:
     """One run of pretraining: its networks, optimisers and place in the schedule.
 
     Args:
-        config: model, data, optimiser and length are read; losses and stages are not.
+        config: model, its start, data, optimiser and length are read; losses and stages are not, nor is `layer_decay`,
+            which is for weights that know something already; so is `stem_lr`, unless the stem's do.
         people: whose crops are learnt from; their joints are not looked at.
         out: folder of `last.pt` and `weights.safetensors`; made when missing.
     """
@@ -108,18 +119,20 @@ class Pretrainer:
     def __init__(self, config: TrainConfig, people: People, out: Path) -> None:
         if config.budget != "minutes":
             raise ConfigError("pretraining follows the clock; give --set budget=minutes and --set minutes=N")
-        half_body = replace(config.augment, half_body_p=0.0)  # needs joints
-        self.config, self.people, self.out = replace(config, augment=half_body), people, out
+        augment = replace(config.augment, half_body_p=0.0)  # needs joints
+        from_nothing = config.init == config.init_stem == "random"
+        optim = replace(config.optim, layer_decay=1.0, stem_lr=1.0 if from_nothing else config.optim.stem_lr)
+        self.config, self.people, self.out = replace(config, augment=augment, optim=optim), people, out
         self.device = pick_device(config.device)
         if config.threads:
             torch.set_num_threads(config.threads)
         self.in_bf16 = quicker_in_bf16(config.precision, self.device)
         torch.manual_seed(config.seed)
-        model = create_model(config.model, config.behaviour, drop_path=config.drop_path)
-        self.network = MaskedAutoencoder(model).to(self.device).train()
-        self.optimizers = build_optimizers(self.network, config.optim)
+        self.network = MaskedAutoencoder(starting_model(config)).to(self.device).train()
+        self.optimizers = build_optimizers(self.network, optim)
         self.step, self.samples = 0, 0
         self.clock = Clock(config, float(people.draws.sum()))
+        self._stop = threading.Event()
 
     def train_step(self, crops: Tensor) -> float:
         """Move the weights by one batch of crops (B, h, w, 3) uint8; give the loss."""
@@ -141,7 +154,7 @@ class Pretrainer:
         return value
 
     def run(self, say: Callable[[str], None] = print) -> list[float]:
-        """Train to the end of `minutes`, save, and give the losses."""
+        """Train to the end of `minutes`, or until stopped; save, and give the losses."""
         self.out.mkdir(parents=True, exist_ok=True)
         w, h = self.network.model.variant.size_hw[::-1]
         config, losses = self.config, []
@@ -151,20 +164,31 @@ class Pretrainer:
             batch_sampler=SampleStream(self.people.draws, config.seed, config.batch, self.samples),  # type: ignore[arg-type]
             num_workers=config.data.workers,
             worker_init_fn=quiet_worker,
+            generator=torch.Generator(),  # else the loader would draw its workers' seed from the run's own chance
         )
         self.clock = replace(self.clock)  # begins now
         saved_s = self.clock.elapsed_s
-        for batch in loader:
-            if self.clock.progress(self.samples) >= 1:
-                break
-            losses.append(self.train_step(batch["crop"]))
-            if self.step % config.log_steps == 0:
-                say(f"step {self.step}  {self.clock.elapsed_s / 60:.1f} min  loss {losses[-1]:.4f}")
-            if self.clock.elapsed_s - saved_s > 60 * config.checkpoint_minutes:
-                self.save()
-                saved_s = self.clock.elapsed_s
+        with stopping(self.stop), plain_errors():
+            for batch in batches_of(loader):
+                if self.clock.progress(self.samples) >= 1 or self.stopped:
+                    break
+                losses.append(self.train_step(batch["crop"]))
+                if self.step % config.log_steps == 0:
+                    say(f"step {self.step}  {self.clock.elapsed_s / 60:.1f} min  loss {losses[-1]:.4f}")
+                if self.clock.elapsed_s - saved_s > 60 * config.checkpoint_minutes:
+                    self.save()
+                    saved_s = self.clock.elapsed_s
         self.save()
         return losses
+
+    def stop(self) -> None:
+        """Make `run` end behind the present step; may be called from any thread or a signal handler."""
+        self._stop.set()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stop.is_set()
 
     def save(self) -> None:
         """Write `last.pt`, and the network with its pretrained encoder as `weights.safetensors`."""
@@ -175,19 +199,23 @@ class Pretrainer:
             "step": self.step,
             "samples": self.samples,
             "elapsed_s": self.clock.elapsed_s,
+            **get_chance(self.device),
         }
         save_checkpoint(self.out / "last.pt", state)
         save_weights(self.network.model, self.out / "weights.safetensors", metadata={"pretrained": "mae"})
 
     def resume(self) -> None:
-        """Go on from the checkpoint in the run's folder.
+        """Go on from the checkpoint in the run's folder, exactly where it was, with what the configuration changes.
 
         Raises:
             WeightsError: see `load_checkpoint`.
+            ConfigError: it changes what a run keeps, see `FIXED`.
         """
         state = load_checkpoint(self.out / "last.pt")
+        was = read_config(state["config"], str(self.out / "last.pt"))
+        check_unchanged(was, self.config, FIXED, self.out)
         self.network.load_state_dict(state["network"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        resume_optimizers(self.optimizers, self.network, was.optim, state["optimizers"])
         self.step, self.samples = state["step"], state["samples"]
         self.clock = replace(self.clock, elapsed_before_s=state["elapsed_s"])
+        set_chance(state, self.device)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from sharpose_rt.errors import ConfigError
+from sharpose_rt.commands import pretrain
+from sharpose_rt.errors import ConfigError, WeightsError
 from sharpose_rt.models import create_model
+from sharpose_rt.models.stem import MobileStem
 from sharpose_rt.models.variants import VARIANTS
-from sharpose_rt.models.weights import load_model
+from sharpose_rt.models.weights import load_model, save_weights
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.training.config import DataConfig, OptimConfig, SetConfig, TrainConfig
-from sharpose_rt.training.loop import Trainer, load_people
+from sharpose_rt.training.loop import Clock, Trainer, load_people
+from sharpose_rt.training.movenet import load_movenet
 from sharpose_rt.training.pretrain import MaskedAutoencoder, Pretrainer
+from tests.movenet_file import write_movenet
 from tests.people_set import SMALL, write_set
 
 CONV = replace(SMALL, name="small_conv", size_hw=(128, 64), stem="mobile", decoder="pixels")
@@ -61,12 +68,13 @@ def test_hidden_pixels_do_not_reach_the_encoder(variant):
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
-def test_pretraining_learns_and_training_starts_from_it(tmp_path):
+def test_pretraining_learns_and_training_starts_from_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(Clock, "progress", lambda self, samples: samples / 96)  # whatever else the machine does
     folder = write_set(tmp_path / "painted")
     people = load_people(config(), [tmp_path], COCO17)
     run = Pretrainer(config(), people, tmp_path / "pre")
     losses = run.run(lambda _: None)
-    assert len(losses) > 10
+    assert len(losses) == 12
     assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:4])
     model, info = load_model(CONV.name, str(tmp_path / "pre" / "weights.safetensors"))
     assert info.metadata["pretrained"] == "mae"
@@ -84,3 +92,89 @@ def test_pretraining_wants_a_time(tmp_path):
     people = load_people(config(), [tmp_path], COCO17)
     with pytest.raises(ConfigError, match="minutes"):
         Pretrainer(config(budget="epochs"), people, tmp_path / "pre")
+
+
+def pretrainer(folder, out, **changes):
+    plan = config(**changes)
+    return Pretrainer(plan, load_people(plan, [folder.parent], COCO17), out)
+
+
+def peaks(run):
+    """Peak learning rate by parameter."""
+    found = {p: group["peak_lr"] for o in run.optimizers for group in o.param_groups for p in group["params"]}
+    return {name: found.get(parameter) for name, parameter in run.network.named_parameters()}
+
+
+def test_the_encoder_learns_as_fast_as_its_decoder(tmp_path):
+    folder = write_set(tmp_path / "painted")
+    optim = replace(config().optim, lr=1e-3, layer_decay=0.5, stem_lr=0.1)
+    assert set(peaks(pretrainer(folder, tmp_path / "pre", optim=optim)).values()) == {1e-3}
+
+
+def test_pretraining_starts_where_training_would(tmp_path):
+    folder = write_set(tmp_path / "painted")
+    public = str(write_movenet(tmp_path / "public"))
+    optim = replace(config().optim, lr=1e-3, stem_lr=0.1)
+    run = pretrainer(folder, tmp_path / "pre", init_stem=public, frozen_stem_blocks=2, optim=optim)
+    reference = MobileStem(CONV.width)
+    load_movenet(reference, public)
+    assert torch.equal(run.network.model.patch_embed.get_parameter("deep.weight"), reference.deep.weight)
+    rates = peaks(run)
+    assert rates["model.patch_embed.first.weight"] is None
+    assert rates["model.patch_embed.deep.weight"] == pytest.approx(1e-4)
+    assert rates["model.blocks.0.mlp.fc1.weight"] == 1e-3
+
+    torch.manual_seed(5)
+    source = create_model(CONV)
+    save_weights(source, tmp_path / "start.safetensors")
+    run = pretrainer(folder, tmp_path / "pre", init=str(tmp_path / "start.safetensors"))
+    assert all(torch.equal(v, run.network.model.state_dict()[k]) for k, v in source.state_dict().items())
+    with pytest.raises(WeightsError, match="nonexistent"):
+        pretrainer(folder, tmp_path / "pre", init="nonexistent.safetensors")
+
+
+def test_stopped_and_resumed_is_the_same_as_never_stopped(tmp_path, monkeypatch):
+    folder = write_set(tmp_path / "painted")
+    monkeypatch.setattr(Clock, "progress", lambda self, samples: samples / 48)  # else the rates follow the clock
+    whole = pretrainer(folder, tmp_path / "whole", log_steps=1)
+    losses = whole.run(lambda _: None)
+    assert len(losses) == 6
+    first = pretrainer(folder, tmp_path / "parts", log_steps=1)
+    before = signal.getsignal(signal.SIGTERM)
+    found = first.run(lambda line: os.kill(os.getpid(), signal.SIGTERM) if line.startswith("step 2") else None)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert (first.step, first.stopped) == (2, True)
+    second = pretrainer(folder, tmp_path / "parts")
+    second.resume()
+    assert found + second.run(lambda _: None) == losses
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, second.network.state_dict()[name]), name
+
+
+def test_a_pretraining_of_another_model_is_not_resumed(tmp_path):
+    folder = write_set(tmp_path / "painted")
+    pretrainer(folder, tmp_path / "pre", minutes=0.001).run(lambda _: None)
+    with pytest.raises(ConfigError, match=f"has model '{CONV.name}', not '{SMALL.name}'"):
+        pretrainer(folder, tmp_path / "pre", model=SMALL.name).resume()
+
+
+def test_the_command_says_that_it_was_stopped(tmp_path, capsys, monkeypatch):
+    write_set(tmp_path / "painted")
+    (tmp_path / "plan.yaml").write_text(
+        f"model: {SMALL.name}\nbatch: 8\ndevice: cpu\nthreads: 1\ndata: {{sets: [painted], workers: 0}}\n"
+    )
+    parser = argparse.ArgumentParser()
+    pretrain.add_arguments(parser)
+    command = ["--config", str(tmp_path / "plan.yaml"), "--data-root", str(tmp_path), "--out", str(tmp_path / "pre")]
+    step = Pretrainer.train_step
+
+    def interrupted(run, crops):
+        os.kill(os.getpid(), signal.SIGINT)
+        return step(run, crops)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pretrainer, "train_step", interrupted)
+        assert pretrain.run(parser.parse_args(command)) == 130
+    assert "stopped after 8 crops" in capsys.readouterr().out
+    assert pretrain.run(parser.parse_args([*command, "--resume", "--minutes", "0.02"])) == 0
+    assert "start training from them" in capsys.readouterr().out
