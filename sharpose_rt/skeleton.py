@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+PERSON_NAMES = frozenset({"person", "pedestrian", "people", "human"})
+"""What categories and classes of people are called, in small letters."""
 BOX_TO_AREA = 0.53
 """A person's segment over his box, mean over COCO: where a label gives no area, and OKS wants one."""
 

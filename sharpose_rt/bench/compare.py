@@ -22,6 +22,7 @@ from sharpose_rt.config.places import cache_dir
 from sharpose_rt.engine.choice import choose
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.media import open_source
+from sharpose_rt.media.redact import redact
 from sharpose_rt.types import Frame
 
 SCRIPTS = Path(__file__).parent / "peers"
@@ -111,7 +112,7 @@ def run_peer_bench(bench: PeerBench, say: Callable[[str], None] = lambda line: N
             say(f"{name}: {PEERS[name].what}")
             rows.append({"peer": name, "what": PEERS[name].what, **run_peer(PEERS[name], name, job, bench.offline)})
     settings = {
-        "source": Path(bench.source).name,
+        "source": Path(redact(bench.source)).name,
         "size_wh": [frames.shape[2], frames.shape[1]],
         "frames": len(frames),
         "boxes_mean": float(np.mean([len(rows) for rows in boxes])),

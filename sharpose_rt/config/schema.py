@@ -198,7 +198,7 @@ class PoseConfig:
     """'torch', 'openvino' (CPU; the extra `cpu`), or 'auto': what is installed and was measured to be faster here."""
     precision: str = "auto"
     """'fp32', 'bf16', 'fp16' (CUDA), 'int8' (CPU, by OpenVINO, weights that are ready for it), or 'auto': the fastest
-    of those, fp16 on CUDA. What int8 may cost is checked when weights are made ready for it; bf16 costs as much."""
+    of those, fp16 on CUDA. int8 may cost half a point of AP, which is checked when weights are made ready for it."""
     max_batch: int = 32
     """Crops that go through the network at once."""
     threads: int | None = None

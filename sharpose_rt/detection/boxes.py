@@ -17,6 +17,7 @@ from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.postprocess import finish
 from sharpose_rt.detection.region import Region
 from sharpose_rt.errors import DetectorError
+from sharpose_rt.skeleton import PERSON_NAMES
 from sharpose_rt.types import Detections, Frame
 
 logger = logging.getLogger("sharpose_rt.detection")
@@ -151,7 +152,7 @@ def read_coco(text: str, path: str) -> tuple[dict[int, list[Box]], dict[str, lis
         if record.get("iscrowd") or (wanted is not None and record.get("category_id") not in wanted):
             continue
         image = record["image_id"]
-        if keys is not None and (not isinstance(image, (int, str)) or image not in keys):
+        if keys is not None and (not isinstance(image, (int, float, str)) or image not in keys):
             raise DetectorError(f"{where}: image_id {image!r} is not among `images`")
         frame, picture = keys[image] if keys is not None else (_frame_of(image), _picture_key(str(image)))
         if not isinstance(record["bbox"], list) or len(record["bbox"]) != 4:
@@ -184,7 +185,7 @@ def _person_categories(data: Any, records: Iterable[Any]) -> set[Any] | None:
     categories = data.get("categories") if isinstance(data, dict) else None
     if isinstance(categories, list) and categories:
         named = [c for c in categories if isinstance(c, dict)]
-        people = {c.get("id") for c in named if str(c.get("name", "")).lower() in ("person", "pedestrian")}
+        people = {c.get("id") for c in named if str(c.get("name", "")).lower() in PERSON_NAMES}
         return people or ({1} if len(named) > 1 else None)
     present = Counter(r.get("category_id") for r in records if isinstance(r, dict))
     return {1} if len(present) > 1 else None  # 1 is 'person' in COCO

@@ -64,7 +64,8 @@ def load_module(weights: Path) -> tuple[Any, dict[str, str]]:
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"person detector '{weights}' cannot be read: {error}; reinstall the package") from error
+        again = "; install the package again" if weights == WEIGHTS else ""
+        raise WeightsError(f"person detector '{weights}' cannot be read: {error}{again}") from error
     if weights == WEIGHTS:
         _check_shipped(weights)
     architecture = metadata.get("architecture")

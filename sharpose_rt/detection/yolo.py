@@ -15,12 +15,12 @@ from sharpose_rt.detection.letterbox import Letterbox
 from sharpose_rt.detection.postprocess import finish, suppress
 from sharpose_rt.detection.runtime import EAGER, Runtime
 from sharpose_rt.errors import DetectorError
+from sharpose_rt.skeleton import PERSON_NAMES
 from sharpose_rt.types import Detections, Frame
 
 if TYPE_CHECKING:
     import torch
 
-PERSON_NAMES = frozenset({"person", "pedestrian", "people", "human"})
 TASKS = ("detect", "pose", "segment")
 IMAGE_SIZE = 640
 """What ultralytics' models are trained at, px."""

@@ -113,8 +113,6 @@ def read_labels(path: Path, head_boxes: Path | None = None) -> dict[str, Any]:
         if person["id"] in people:
             raise wrong_record(path, number, f"it repeats the id {person['id']}")
         people[person["id"]] = person
-    if document["annotations"] and not people:
-        raise DatasetError(f"{path}: none of its annotations is of the category 'person'; a file with people is wanted")
     category = {"id": 1, "name": "person", "keypoints": list(skeleton.keypoints)}
     return {**document, "annotations": list(people.values()), "categories": [category]}
 
@@ -142,7 +140,7 @@ def picture_ids(images: list[Any], path: Path) -> dict[int, int]:
     """Index of each picture's id; raises DatasetError where a record is wrong or an id no integer, as COCO has it."""
     index_of, _ = picture_paths(images, path, Path())
     for image_id, index in index_of.items():
-        if not isinstance(image_id, int):
+        if not (isinstance(image_id, int) or (isinstance(image_id, float) and image_id.is_integer())):
             raise DatasetError(f"{path}: images[{index}] has the id {image_id!r:.80}; an integer is wanted")
     return index_of
 

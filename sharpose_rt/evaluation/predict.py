@@ -90,15 +90,19 @@ def truth_boxes(document: dict[str, Any]) -> Boxes:
     )
 
 
-def file_boxes(path: Path, category_id: int = 1) -> Boxes:
+def file_boxes(path: Path) -> Boxes:
     """Detected people from a file in COCO's result form: a list of image_id, category_id, bbox xywh, score.
+
+    People have the category 1, as in COCO, or the only one there is.
 
     Raises:
         DatasetError: it cannot be read, or a record is wrong.
     """
     try:
         records = json.loads(path.read_bytes())
-        people = [r for r in records if r.get("category_id", category_id) == category_id]
+        found = {r.get("category_id", 1) for r in records}
+        category_id = next(iter(found)) if len(found) == 1 else 1
+        people = [r for r in records if r.get("category_id", 1) == category_id]
         xywh = np.array([r["bbox"] for r in people], np.float32).reshape(-1, 4)
         image_ids = np.array([r["image_id"] for r in people], np.int64)
         scores = np.array([r["score"] for r in people], np.float32)

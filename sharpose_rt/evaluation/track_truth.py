@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.skeletons import StreamReader
 from sharpose_rt.skeletons.importers.openpose import A_CLIP, number_in
-from sharpose_rt.training.datasets import is_numbers, read_json, wrong_record
+from sharpose_rt.training.datasets import (
+    box_of,
+    check_picture,
+    is_numbers,
+    people_records,
+    read_json,
+    wrong_record,
+)
 
 _DISTRACTORS = (2, 7, 8, 12)  # MOTChallenge: person on vehicle, static person, distractor, reflection
 
@@ -103,12 +110,9 @@ def _from_json(path: Path) -> TrackTruth:
     document = read_json(path)
     number_of = _frame_numbers(document["images"], path)
     frames = {number: TruthFrame() for number in number_of.values()}
-    for number, record in enumerate(document["annotations"]):
-        if not isinstance(record, dict) or record.get("image_id") not in number_of:
-            raise wrong_record(path, number, "its image_id is not among `images`")
-        box = record.get("bbox")
-        if not is_numbers(box, 4) or min(box[2:]) <= 0:
-            raise wrong_record(path, number, f"bbox is {box!r:.60}; [x, y, width, height] in px above 0 is wanted")
+    for number, record in people_records(document, path):
+        check_picture(record, number, path, number_of)
+        box = box_of(record, number, path)
         frame, corners = frames[number_of[record["image_id"]]], [box[0], box[1], box[0] + box[2], box[1] + box[3]]
         if record.get("ignore") or record.get("iscrowd"):
             frame.ignored.append(corners)

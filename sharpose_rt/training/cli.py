@@ -52,12 +52,15 @@ def run(args: argparse.Namespace) -> int:
     if args.resume:
         trainer.resume()
         _write_config(out, config)  # not before: where it is refused, the run stays as it is
-        print(f"resumed at step {trainer.step}, {trainer.clock.elapsed_s / 60:.1f} minutes")
+        length = f"{config.minutes:g} minutes" if config.budget == "minutes" else f"{config.epochs:g} epochs"
+        print(f"resumed at step {trainer.step}, {trainer.clock.elapsed_s / 60:.1f} minutes, of a run of {length}")
     reason = _train(trainer, args.max_minutes)
     if trainer.world.leads:
         write_report(trainer)
     trainer.world.leave()
-    print(f"{reason} after {trainer.samples} samples, {trainer.clock.elapsed_s / 60:.1f} minutes; results in {out}")
+    hint = "" if reason == "finished" else "; --resume goes on"
+    minutes = trainer.clock.elapsed_s / 60
+    print(f"{reason} after {trainer.samples} samples, {minutes:.1f} minutes; results in {out}{hint}")
     return 130 if reason == "stopped" else 0
 
 

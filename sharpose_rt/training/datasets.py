@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.errors import DatasetError
-from sharpose_rt.skeleton import BOX_TO_AREA, COCO17, Skeleton
+from sharpose_rt.skeleton import BOX_TO_AREA, COCO17, PERSON_NAMES, Skeleton
 from sharpose_rt.training import mpii
 
 
@@ -227,25 +227,31 @@ def picture_paths(records: list[Any], annotations: Path, images: Path) -> tuple[
 def people_records(document: dict[str, list[Any]], annotations: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number and record of each annotation of a person, crowds too.
 
-    Those are the records of the categories named 'person', whatever their ids. Where the file has no categories, or one
-    alone of another name ('people', 'human'), all are; so is a record that has no `category_id`.
+    Those are the records of the categories named 'person' or the like (`PERSON_NAMES`), whatever their ids. Where the
+    file has no categories, or one alone of another name, all are; so is a record that has no `category_id`.
 
     Raises:
-        DatasetError: a record is no mapping, or there are several categories and none is named 'person'.
+        DatasetError: a record is no mapping, there are several categories and none is of people, or no record is.
     """
-    people = _person_ids(document, annotations)
+    people, seen = _person_ids(document, annotations), 0
     for number, record in enumerate(document["annotations"]):
         if not isinstance(record, dict):
             raise wrong_record(annotations, number, f"it is {record!r:.80}; a mapping is wanted")
         if people is None or record.get("category_id") in (None, *people):
+            seen += 1
             yield number, record
+    if document["annotations"] and not seen:
+        raise DatasetError(
+            f"{annotations}: none of its {len(document['annotations'])} annotations has the category_id of people, "
+            f"{' or '.join(map(repr, people or ()))}; is `categories` of another file?"
+        )
 
 
 def _person_ids(document: dict[str, list[Any]], annotations: Path) -> list[Any] | None:
     """Ids of the categories named 'person'; None where every record counts."""
     categories = [item for item in document.get("categories") or () if isinstance(item, dict)]
-    people = [item.get("id") for item in categories if str(item.get("name")).lower() == "person"]
-    if not people and len(categories) > 1:
+    people = [item.get("id") for item in categories if str(item.get("name")).lower() in PERSON_NAMES]
+    if not people and len(categories) > 1 and document["annotations"]:
         names = ", ".join(repr(item.get("name")) for item in categories)
         raise DatasetError(
             f"{annotations}: its categories are {names:.120}, and none is 'person'; "

@@ -174,7 +174,13 @@ def resume_optimizers(
     group them otherwise. So the earlier groups are made once more; rates and decays stay those of now.
     """
     for optimizer, earlier, state in zip(optimizers, build_optimizers(module, was), saved, strict=True):
-        earlier.load_state_dict(state)
+        try:
+            earlier.load_state_dict(state)
+        except ValueError as error:
+            raise ConfigError(
+                f"--resume: the optimiser's state is of other parameters ({error}): an earlier version wrote the "
+                "checkpoint; start a new run in another --out, from its weights by --set init=FILE"
+            ) from error
         optimizer.state = earlier.state
 
 
@@ -387,13 +393,14 @@ class Trainer:
             write_log(self.rows, self.out / "log.csv")
             self.board = TensorBoard(self.out / "tensorboard") if self.config.tensorboard else None
         reason = "finished"
+        first = self.step  # a part makes at least one
         with stopping(self.stop), plain_errors():
             loader = self._loader()  # reads everybody's crop where the device holds them, which is no training yet
             self.clock = Clock(self.config, self.clock.epoch_samples, self.clock.elapsed_before_s)
             saved_s = validated_s = self.clock.elapsed_s
             logged_at, logged_s = self.samples, self.clock.elapsed_s
             for batch in batches_of(loader):
-                if reason_now := self._over(max_minutes):
+                if reason_now := self._over(max_minutes if self.step > first else None):
                     reason = reason_now
                     break
                 row = self.train_step(batch)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -36,6 +34,7 @@ from sharpose_rt.models.stem import EFFICIENTNET_LITE0
 from sharpose_rt.models.weights import write_safetensors
 from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
 from sharpose_rt.training.datasets import quiet_worker, read_image
+from sharpose_rt.training.loop import batches_of, plain_errors, stopping
 from sharpose_rt.training.optim import Ema
 from sharpose_rt.training.pictures import Picture
 from sharpose_rt.training.stem_weights import freeze_stem, load_stem_weights
@@ -328,12 +327,9 @@ class DetectorTrainer:
         """Train to the end of the recipe's minutes, or for `max_minutes` of this process; saved either way."""
         self.out.mkdir(parents=True, exist_ok=True)
         self._started_s = saved_s = logged_s = time.monotonic()
-        stopped: list[int] = []
-        in_main = threading.current_thread() is threading.main_thread()
-        wanted = (signal.SIGINT, signal.SIGTERM) if in_main else ()
-        handlers = {s: signal.signal(s, lambda number, _: stopped.append(number)) for s in wanted}
-        try:
-            for batch in self._loader():
+        stopped: list[bool] = []
+        with stopping(lambda: stopped.append(True)), plain_errors():
+            for batch in batches_of(self._loader()):
                 now_s = time.monotonic()
                 over = max_minutes is not None and now_s - self._started_s >= 60 * max_minutes
                 if self.world.agree(bool(stopped) or over or self.progress >= 1):
@@ -347,12 +343,9 @@ class DetectorTrainer:
                 if now_s - saved_s > 180:
                     self.save()
                     saved_s = now_s
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
         self.save()
 
-    def _loader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+    def _loader(self) -> DataLoader[dict[str, Tensor]]:
         return DataLoader(
             self.scenes,
             batch_sampler=_Numbers(self),  # type: ignore[arg-type]

@@ -102,4 +102,6 @@ def quicker_in_bf16(precision: str, device: torch.device) -> bool:
     """Whether a run of that precision multiplies in bfloat16: 'bf16', or 'auto' where the device is quicker in it."""
     if precision != "auto":
         return precision == "bf16"
-    return device.type == "cuda" or fastest_dtype() == torch.bfloat16
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return fastest_dtype() == torch.bfloat16

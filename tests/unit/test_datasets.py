@@ -119,7 +119,9 @@ def categorise(folder, *names):
     path.write_text(json.dumps(document))
 
 
-@pytest.mark.parametrize(("names", "left"), [(["person", "dog"], 7), (["Person"], 7), (["human"], 8), ([], 8)])
+@pytest.mark.parametrize(
+    ("names", "left"), [(["person", "dog"], 7), (["Person"], 7), (["human"], 7), (["skier"], 8), ([], 8)]
+)
 def test_who_is_of_another_category_is_no_person(folder, names, left):
     categorise(folder, *names)
     assert len(read(folder)) == left
@@ -128,7 +130,22 @@ def test_who_is_of_another_category_is_no_person(folder, names, left):
     assert len(read_labels(folder / "annotations.json")["annotations"]) == left
 
 
-@pytest.mark.parametrize("reader", [read_labels, read_box_labels, lambda path: read_pictures(path.parent)])
+READERS = [read_labels, read_box_labels, lambda path: read_pictures(path.parent), lambda path: read(path.parent)]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_records_none_of_which_are_of_the_category_of_people_are_said(folder, reader):
+    path = folder / "annotations.json"
+    document = json.loads(path.read_text())
+    document["categories"] = [{"id": 1, "name": "person"}]
+    for record in document["annotations"]:
+        record["category_id"] = 0  # counted from 0 there, from 1 here
+    path.write_text(json.dumps(document))
+    with pytest.raises(DatasetError, match=r"json: none of its 8 annotations has the category_id of people, 1"):
+        reader(path)
+
+
+@pytest.mark.parametrize("reader", READERS)
 def test_categories_none_of_which_are_people_are_named(folder, reader):
     categorise(folder, "cat", "dog")
     with pytest.raises(DatasetError, match=r"annotations\.json: its categories are 'cat', 'dog', and none is 'person'"):

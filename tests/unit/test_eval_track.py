@@ -212,7 +212,7 @@ class TestTruth:
         [
             ({"track_id": "a"}, r"annotations\[0\]: track_id is 'a'"),
             ({"bbox": [1, 2, 3]}, r"annotations\[0\]: bbox"),
-            ({"image_id": 1}, r"annotations\[0\]: its image_id"),
+            ({"image_id": 1}, r"annotations\[0\]: image_id 1 is not among"),
         ],
     )
     def test_wrong_json_is_named(self, tmp_path, fields, message):

@@ -376,7 +376,7 @@ def test_pictures_whose_ids_are_no_integers_and_files_without_people_are_named(f
             reader(path)
     document["images"][1]["id"], document["categories"][0]["id"] = 2, 9
     path.write_text(json.dumps(document))
-    with pytest.raises(DatasetError, match="none of its annotations is of the category 'person'"):
+    with pytest.raises(DatasetError, match="none of its 8 annotations has the category_id of people, 9"):
         read_labels(path)
 
 
