@@ -55,7 +55,14 @@ def test_the_threshold_is_in_the_weights() -> None:
 
 @pytest.mark.shared
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("options", ["", "--boxes detector --detector bundled --offline", "--precision int8"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "",
+        pytest.param("--boxes detector --detector bundled --offline", marks=pytest.mark.slow),
+        pytest.param("--precision int8", marks=pytest.mark.slow),
+    ],
+)
 def test_ap_is_that_of_the_card(shared_dir: Path, options: str) -> None:
     from sharpose_rt.config import DetectorConfig
     from sharpose_rt.evaluation.coco import evaluate
