@@ -261,6 +261,17 @@ def test_auto_takes_int8_where_it_is_clearly_faster(config, plain, monkeypatch, 
     assert choose(replace(config, backend="openvino")).precision == precision
 
 
+def test_auto_takes_int8_where_it_is_faster_at_all_than_bfloat16_which_costs_as_much(config, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(choice, "installed", lambda: ("torch", "openvino"))
+    monkeypatch.setattr(device, "fastest_dtype", lambda: torch.bfloat16)
+    for rate, precision in ((210.0, "int8"), (190.0, "bf16")):
+        rates = {"torch bfloat16": 100.0, "openvino bfloat16": 200.0, "openvino int8": rate}
+        monkeypatch.setattr(choice, "measure", lambda *_, rates=rates: rates)
+        assert choose(config).precision == precision
+        (tmp_path / "sharpose-rt" / "backends.json").unlink()
+
+
 # The command
 
 
