@@ -6,12 +6,13 @@ import platform
 import subprocess
 import sys
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 
 def cpu_model() -> str:
     """The processor's name as the system gives it."""
-    if name := _first("model name"):
+    if name := _first_core().get("model name"):
         return name
     if sys.platform == "darwin":
         with suppress(OSError, subprocess.SubprocessError):
@@ -24,15 +25,15 @@ def cpu_model() -> str:
 
 def processor_key() -> str:
     """The processor's name with what tells generations apart that share one, as "AMD EPYC" in a virtual machine."""
-    wanted = ("cpu family", "model", "stepping")
-    return " ".join([cpu_model(), *(_first(key) for key in wanted)]).strip()
+    core = _first_core()
+    return " ".join([cpu_model(), *(core[key] for key in ("cpu family", "model", "stepping") if key in core)])
 
 
-def _first(key: str) -> str:
-    """What Linux says of the first core; empty elsewhere."""
+@cache
+def _first_core() -> dict[str, str]:
+    """What Linux says of the first core; nothing elsewhere."""
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == key:
-                return value.strip()
-    return ""
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        lines = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
+        return {key.strip(): value.strip() for key, _, value in lines}
+    return {}

@@ -129,9 +129,8 @@ def _choose(config: PoseConfig, ranges: Ranges | None, network: SHaRPose | None 
     network = network or load_model(config.model, config.weights, config.behaviour)[0]
     rates = measure(network, config, ranges)
     # Against float32, int8 has an accuracy to pay for; bfloat16 costs as much.
-    exact = any(way.dtype == torch.float32 for way in open_ways.values())
-    margin = {torch.int8: WORTH_IT} if exact else {}
-    best = max(rates, key=lambda name: rates[name] / margin.get(open_ways[name].dtype, 1))
+    margin = WORTH_IT if any(way.dtype == torch.float32 for way in open_ways.values()) else 1
+    best = max(rates, key=lambda name: rates[name] / (margin if open_ways[name].dtype == torch.int8 else 1))
     figures = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
     kept = len(rates) == len(open_ways)  # what does not work now may work next time
     if kept:
