@@ -38,8 +38,7 @@ KEPT = 16
 """Graphs in the cache; a network has two, a detector one for each size of picture."""
 WORTH_IT = 1.15
 """How much faster bfloat16 or int8 must be to be taken by itself: it costs accuracy."""
-PRECISION_HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "f32"}
-"""Of what a graph leaves open; in int8 that is the layers without grids."""
+PRECISION_HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _OWN = Path(__file__).parent
 
 
@@ -83,6 +82,11 @@ def fastest_dtype() -> torch.dtype:
     return torch.bfloat16 if rates["bf16"] > WORTH_IT * rates["fp32"] else torch.float32
 
 
+def besides_grids(dtype: torch.dtype) -> torch.dtype:
+    """What a graph of that precision multiplies in where it has no grids of integers: in int8 the fastest there is."""
+    return fastest_dtype() if dtype == torch.int8 else dtype
+
+
 def this_machine() -> str:
     """What a measurement that is remembered holds for: a cache may be carried to another processor, as in a volume."""
     quick = [name for name in ("amx_bf16", "avx512_bf16", "avx512_vnni") if torch.cpu.get_capabilities().get(name)]
@@ -115,7 +119,7 @@ class Graph:
 
     def __init__(self, model: Any, dtype: torch.dtype, threads: int, lanes: int = 1) -> None:
         hints = {
-            "INFERENCE_PRECISION_HINT": PRECISION_HINTS[dtype],
+            "INFERENCE_PRECISION_HINT": PRECISION_HINTS[besides_grids(dtype)],
             "INFERENCE_NUM_THREADS": threads,
             # Pinned, the graphs of the detector and of the pose network would both sit on the first core.
             "ENABLE_CPU_PINNING": False,

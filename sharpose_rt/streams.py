@@ -1,10 +1,13 @@
-"""CUDA streams: each network queues its work on one of its own, so that threads do not wait for each other's."""
+"""CUDA streams: each network queues its work on one of its own, so that threads do not wait for each other's; and the
+ways to a device and back, on which nobody waits before what travels is wanted."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import Tensor
 
 
 class OwnStream:
@@ -28,3 +31,26 @@ class OwnStream:
         """What the caller queues on its own stream from here on waits for what is queued here."""
         if self.stream is not None:
             torch.cuda.current_stream(self.stream.device).wait_stream(self.stream)
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`; to a GPU from pinned memory, so that the CPU goes on while it travels."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def fetch(tensor: Tensor) -> Callable[[], Tensor]:
+    """Call the result for `tensor` on the CPU: from a GPU it is on its way until then, and more work can be queued."""
+    if not tensor.is_cuda:
+        return lambda: tensor
+    place = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    place.copy_(tensor, non_blocking=True)
+    done = torch.cuda.Event()
+    done.record(torch.cuda.current_stream(tensor.device))
+
+    def arrived() -> Tensor:
+        done.synchronize()
+        return place
+
+    return arrived

@@ -137,8 +137,9 @@ def pose_parts(engine: PoseEngine, image_bgr: NDArray[np.uint8], bboxes_xyxy: Ar
             images = engine.backend.prepare(crops[part])
         with watch("coarse"):
             coarse = engine.coarse(images)
+            asked = engine.ask_gate(coarse.quality, gate and partial(gate, part))
             selected, low = split_cells(coarse.cell_scores, network.selected_count)
-            which = engine.refined(coarse.quality, gate and partial(gate, part)).nonzero().squeeze(1)
+            which = asked().nonzero().squeeze(1)
         heatmaps = coarse.heatmaps
         if len(which):
             with watch("fine"):

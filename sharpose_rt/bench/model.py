@@ -195,7 +195,7 @@ class Comparison:
         if backend.name == "torch":
             dense: Callable[[Tensor], object] = self.dense
             if backend.device.type == "cuda":  # launched as ours is: as one graph
-                from sharpose_rt.engine.cuda_graphs import Recorded
+                from sharpose_rt.cuda_graphs import Recorded
 
                 dense = Recorded("dense network", lambda images: (self.dense(images),))
 

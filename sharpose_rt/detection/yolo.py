@@ -107,11 +107,12 @@ def module_network(module: Any, names: Mapping[int, str], model: str, device: st
 
 
 def with_runtime(network: Network, runtime: Runtime) -> Network:
-    """The network run as `runtime` says, where it is a bare torch module on the CPU; an exported one is as it is."""
+    """The network run as `runtime` says, where it is a bare torch module on the CPU, and recorded where it is one on a
+    GPU; an exported one is as it is."""
     import torch
 
     if network.device.type != "cpu":
-        return network
+        return replace(network, run=_recorded(network.run)) if isinstance(network.run, torch.nn.Module) else network
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)  # holds for loops started by this thread
     if runtime.backend != "openvino" or not isinstance(network.run, torch.nn.Module):
@@ -121,6 +122,17 @@ def with_runtime(network: Network, runtime: Runtime) -> Network:
     return replace(
         network, run=GraphPerSize(network.run, runtime.threads or 1, int8=network.in_int8, bf16=runtime.bf16)
     )
+
+
+def _recorded(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A module on a GPU as one launch for all its kernels, where it can be recorded: hundreds of launches take longer
+    than what they launch, and the pose network's thread waits for Python meanwhile."""
+    from sharpose_rt.cuda_graphs import Recorded
+    from sharpose_rt.detection.openvino_network import FirstOutput
+
+    first = FirstOutput(module)
+    recorded = Recorded("detector", lambda pixels: (first(pixels),))
+    return lambda pixels: recorded(pixels)[0]
 
 
 def guess_task(module: Any) -> str:
@@ -214,8 +226,10 @@ def predict(network: Network, image_bgr: NDArray[np.uint8]) -> NDArray[np.float3
     """A network's predictions for one letterboxed picture (H, W, 3), without the batch."""
     import torch
 
+    from sharpose_rt.streams import upload
+
     with torch.inference_mode():
-        pixels = torch.from_numpy(image_bgr).to(network.device).flip(-1).permute(2, 0, 1)[None]  # (1, 3, H, W) RGB
+        pixels = upload(torch.from_numpy(image_bgr), network.device).flip(-1).permute(2, 0, 1)[None]  # (1, 3, H, W) RGB
         out = network.run(pixels.to(torch.float16 if network.half else torch.float32) / 255)
         while not isinstance(out, torch.Tensor):
             out = out[0]

@@ -18,6 +18,7 @@ from sharpose_rt.engine.batching import BUCKETS
 from sharpose_rt.geometry.affine import warp_crops
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose
+from sharpose_rt.streams import upload
 
 
 class Backend(Protocol):
@@ -128,10 +129,3 @@ def at_most_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """`tensor` on `device`; to a GPU from pinned memory, so that the CPU goes on while it travels."""
-    if device.type != "cuda" or tensor.is_cuda:
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)

@@ -5,6 +5,7 @@ Letters: N people, K keypoints.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,7 @@ from sharpose_rt.geometry.heatmap import decode, flip_back
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose, SHaRPoseOutput
 from sharpose_rt.models.weights import load_model
-from sharpose_rt.streams import OwnStream
+from sharpose_rt.streams import OwnStream, fetch, upload
 from sharpose_rt.types import Poses, PoseStage
 
 Choose = Callable[[slice, NDArray[np.float32]], NDArray[np.bool_]]
@@ -170,8 +171,9 @@ class PoseEngine:
     def _infer(self, crops_bgr: Tensor, choose: ChooseRows | None) -> SHaRPoseOutput:
         images = self.backend.prepare(crops_bgr)
         coarse = self.coarse(images)
-        refined = self.refined(coarse.quality, choose)
-        selected, low = split_cells(coarse.cell_scores, self.network.selected_count)
+        asked = self.ask_gate(coarse.quality, choose)
+        selected, low = split_cells(coarse.cell_scores, self.network.selected_count)  # queued while the quality travels
+        refined = asked()
         which = refined.nonzero().squeeze(1)  # (R,)
         heatmaps = self.refine(images, coarse, selected, low, which) if len(which) else coarse.heatmaps
         return SHaRPoseOutput(coarse.heatmaps, heatmaps, coarse.quality, coarse.cell_scores, selected, refined)
@@ -188,17 +190,24 @@ class PoseEngine:
 
         return self._batcher.run(stage, images, selected, low, *coarse.tensors)[0]
 
-    def refined(self, quality: Tensor, choose: ChooseRows | None) -> Tensor:
-        """Which crops of these qualities (B,) go on to the fine stage: (B,) bool."""
+    def ask_gate(self, quality: Tensor, choose: ChooseRows | None) -> Callable[[], Tensor]:
+        """Call the result for which crops of these qualities (B,) go on to the fine stage: (B,) bool on the CPU.
+
+        Until then the qualities travel there; where all are refined, whatever they are, nothing does.
+        """
+        if choose is None and self.quality_threshold == math.inf:
+            return lambda: torch.ones(len(quality), dtype=torch.bool)
+        arrived = fetch(quality)
         if choose is None:
-            return self.network.needs_refining(quality, self.quality_threshold)
-        return torch.from_numpy(choose(quality.cpu().numpy())).to(quality.device)
+            return lambda: self.network.needs_refining(arrived(), self.quality_threshold)
+        return lambda: torch.from_numpy(choose(arrived().numpy()))
 
     def refine(self, images: Tensor, coarse: CoarseOutput, selected: Tensor, low: Tensor, which: Tensor) -> Tensor:
         """Heatmaps (B, K, h, w) of prepared crops: fine ones of rows `which` (R,), R at least 1, coarse ones of the
         rest."""
         if len(which) == len(images):  # nothing to pick out and put back
             return self.fine(images, coarse, selected, low)
+        which = upload(which, images.device)
         fine = self.fine(images[which], coarse[which], selected[which], low[which])
         return coarse.heatmaps.index_copy(0, which, fine.to(coarse.heatmaps.dtype))
 
@@ -214,12 +223,12 @@ class PoseEngine:
         output = self._infer(crops_bgr, choose)
         heatmaps, quality, refined = output.heatmaps, output.quality, output.refined
         if self.config.flip_test:
-            mirrored = self._infer(crops_bgr.flip(2), lambda _: refined.cpu().numpy())  # the same people again
+            mirrored = self._infer(crops_bgr.flip(2), lambda _: refined.numpy())  # the same people again
             heatmaps = (heatmaps.float() + flip_back(mirrored.heatmaps, self.skeleton.flip_order).float()) / 2
         keypoints, scores = self.decode(heatmaps)
-        together = torch.cat([keypoints.flatten(1), scores, quality[:, None], refined[:, None]], 1).float()
+        together = torch.cat([keypoints.flatten(1), scores, quality[:, None]], 1).float()
         rows, k = together.cpu().numpy(), scores.shape[1]  # one transfer from a GPU
-        return rows[:, : 2 * k].reshape(-1, k, 2), rows[:, 2 * k : 3 * k], rows[:, -2], rows[:, -1] > 0
+        return rows[:, : 2 * k].reshape(-1, k, 2), rows[:, 2 * k : 3 * k], rows[:, -1], refined.numpy()
 
 
 def _tensor(crops_bgr: NDArray[np.uint8]) -> Tensor:

@@ -3,7 +3,7 @@
 In bf16 OpenVINO rounds what goes into matrix products; softmax, moving average and layer norms stay in float32, and
 the choice of cells is made between the two graphs, on float32 scores, and handed on as integer indices. Were the scores
 rounded too, nearly tied cells would be picked otherwise than by the network as trained. In int8 the same stays in
-float32: see `models.int8`.
+float32, and layers without grids (see `models.int8`) multiply in the fastest floats of the processor.
 """
 
 from __future__ import annotations

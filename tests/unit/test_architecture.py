@@ -17,7 +17,7 @@ PACKAGE = ROOT / "sharpose_rt"
 LEVELS = {
     **dict.fromkeys(("errors", "skeleton", "process"), 1),
     **dict.fromkeys(("types", "runtime"), 2),
-    **dict.fromkeys(("geometry", "config", "graphs", "streams"), 3),
+    **dict.fromkeys(("geometry", "config", "graphs", "cuda_graphs", "streams"), 3),
     **dict.fromkeys(("models", "engine", "detection", "tracking", "media", "skeletons"), 4),
     **dict.fromkeys(("stages", "training", "evaluation", "export", "live"), 5),
     **dict.fromkeys(("app", "several", "api", "bench"), 6),

@@ -18,7 +18,7 @@ from sharpose_rt import graphs
 from sharpose_rt.config import PoseConfig, threads
 from sharpose_rt.config.threads import detector_threads, network_threads
 from sharpose_rt.engine import PoseEngine, choice
-from sharpose_rt.engine.backend import TorchBackend, upload
+from sharpose_rt.engine.backend import TorchBackend
 from sharpose_rt.engine.batching import Batcher, padded, plan
 from sharpose_rt.engine.choice import choose, create_backend
 from sharpose_rt.errors import ConfigError, DeviceError
@@ -27,6 +27,7 @@ from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import SHaRPose
 from sharpose_rt.models.variants import BEHAVIOURS, Behaviour
 from sharpose_rt.models.weights import load_model, save_weights
+from sharpose_rt.streams import upload
 
 MINI = Variant("mini", (128, 64), width=48, heads=3, alpha=0.5, sigma_cells=2, depth=3)
 CONV = replace(MINI, name="conv", stem="mobile", decoder="pixels")

@@ -8,6 +8,7 @@ import threading
 import warnings
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -17,16 +18,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sharpose_rt.config import DetectorConfig, PoseConfig
+from sharpose_rt.cuda_graphs import Recorded, Tape
+from sharpose_rt.detection import Runtime
 from sharpose_rt.detection.bundled import BundledDetector
+from sharpose_rt.detection.yolo import Network, with_runtime
 from sharpose_rt.engine import PoseEngine
 from sharpose_rt.engine.batching import Batcher
 from sharpose_rt.engine.cuda_backend import CudaBackend
-from sharpose_rt.engine.cuda_graphs import Recorded, Tape
 from sharpose_rt.geometry.affine import crop_affine, warp_crops
 from sharpose_rt.geometry.device_warp import warp_on_device
 from sharpose_rt.media.demo_clip import _read as read_photograph
 from sharpose_rt.models.weights import load_model
-from sharpose_rt.streams import OwnStream
+from sharpose_rt.streams import OwnStream, fetch
 from sharpose_rt.types import Frame
 
 SIZE_WH = (96, 128)
@@ -112,7 +115,7 @@ def test_a_recording_that_fails_is_done_without(caplog):
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     stage = Recorded("coarse stage", lambda a: (a + 1,), record)
-    with caplog.at_level(logging.WARNING, "sharpose_rt.engine"):
+    with caplog.at_level(logging.WARNING, "sharpose_rt.cuda_graphs"):
         assert stage(torch.zeros(2))[0].tolist() == [1.0, 1.0]
         assert stage(torch.ones(2))[0].tolist() == [2.0, 2.0]
     assert len(caplog.records) == 1
@@ -126,7 +129,7 @@ def test_a_recording_that_gives_other_results_is_not_used(caplog):
         return Tape(tape.inputs, lambda: tape.outputs[0].fill_(9), tape.outputs)
 
     stage = Recorded("fine stage", lambda a: (a + 1,), record)
-    with caplog.at_level(logging.WARNING, "sharpose_rt.engine"):
+    with caplog.at_level(logging.WARNING, "sharpose_rt.cuda_graphs"):
         assert stage(torch.zeros(2))[0].tolist() == [1.0, 1.0]
     assert "gives other results" in caplog.text
 
@@ -140,7 +143,7 @@ def test_a_replay_that_does_nothing_is_not_used(caplog):
         return Tape(tape.inputs, lambda: None, tape.outputs)
 
     stage = Recorded("fine stage", lambda a: (a + 1,), record)
-    with caplog.at_level(logging.WARNING, "sharpose_rt.engine"):
+    with caplog.at_level(logging.WARNING, "sharpose_rt.cuda_graphs"):
         assert stage(torch.zeros(2))[0].tolist() == [1.0, 1.0]
         assert stage(torch.ones(2))[0].tolist() == [2.0, 2.0]
     assert "gives other results" in caplog.text
@@ -192,6 +195,72 @@ def test_a_backend_that_is_short_of_memory_warms_up_what_fits(monkeypatch, caplo
     backend.warm_up(8, behind=False)
     assert "4 crops at once do not fit" in caplog.text
     assert len(backend._coarse._tapes) == len(backend._fine._tapes) == 2
+
+
+def test_a_recorded_detector_finds_what_the_plain_one_finds(picture, monkeypatch):
+    monkeypatch.setattr("sharpose_rt.cuda_graphs.Recorded", lambda n, stage: Recorded(n, stage, fake_record))
+    detector = BundledDetector(DetectorConfig(name="bundled"))
+    detector.open()
+    plain = detector._network
+    assert plain is not None
+    recorded = replace(plain, run=with_runtime(replace(plain, device=torch.device("cuda")), Runtime()).run)
+    for image in (picture, picture[:, ::-1].copy(), picture):  # a recording's memory is used again
+        frame = Frame(0, 0.0, image)
+        detector._network = plain
+        wanted = detector.detect(frame)
+        detector._network = recorded
+        found = detector.detect(frame)
+        assert len(wanted) > 1
+        np.testing.assert_allclose(found.bboxes_xyxy, wanted.bboxes_xyxy, atol=0.01)
+        np.testing.assert_allclose(found.bbox_scores, wanted.bbox_scores, atol=1e-4)
+
+
+def test_an_exported_detector_is_left_as_it_is_on_a_gpu():
+    def run(pixels):
+        return pixels
+
+    network = Network(run, 1, (0,), True, torch.device("cuda"))
+    assert with_runtime(network, Runtime()).run is run
+
+
+def test_what_comes_from_a_gpu_is_waited_for_when_it_is_wanted(monkeypatch):
+    done: list[str] = []
+
+    class Place:
+        def copy_(self, source, non_blocking):
+            done.append(f"queued, {non_blocking=}")
+
+    class FakeEvent:
+        def record(self, stream):
+            done.append(f"marked on {stream}")
+
+        def synchronize(self):
+            done.append("waited")
+
+    place = Place()
+    monkeypatch.setattr(torch, "empty", lambda shape, dtype, pin_memory: place if pin_memory else None)
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device}")
+    on_gpu = SimpleNamespace(is_cuda=True, shape=(2,), dtype=torch.float32, device="cuda:1")
+    arrived = fetch(on_gpu)  # type: ignore[arg-type]
+    assert done == ["queued, non_blocking=True", "marked on the stream of cuda:1"]
+    assert arrived() is place
+    assert done[2:] == ["waited"]
+
+
+def test_a_quality_is_fetched_only_where_it_decides(picture, monkeypatch):
+    fetched: list[int] = []
+    monkeypatch.setattr("sharpose_rt.engine.engine.fetch", lambda tensor: fetched.append(len(tensor)) or fetch(tensor))
+    engine = PoseEngine(PoseConfig(model="tiny_256x192", device="cpu", backend="torch", precision="fp32"))
+    engine.quality_threshold = math.inf
+    everybody = engine.estimate(picture, BOXES)
+    assert everybody.refined.all()
+    assert fetched == []
+    engine.quality_threshold = float(np.median(everybody.quality))
+    assert engine.estimate(picture, BOXES).refined.tolist() == (everybody.quality < engine.quality_threshold).tolist()
+    nobody = engine.estimate(picture, BOXES, lambda rows, quality: np.zeros(len(quality), bool))
+    assert not nobody.refined.any()
+    assert fetched == [len(BOXES)] * 2
 
 
 def test_pictures_that_are_views_or_read_only_are_cut_as_others(picture):
@@ -272,7 +341,7 @@ def test_on_a_cpu_a_stream_is_nothing():
 def test_recorded_stages_and_crops_on_the_gpu_give_what_the_cpu_gives(cuda, picture, caplog):
     config = PoseConfig(model="tiny_256x192", device="cpu", backend="torch", precision="fp32")
     on_cpu, on_cuda = PoseEngine(config), PoseEngine(replace(config, device=cuda))
-    with caplog.at_level(logging.WARNING, "sharpose_rt.engine"):
+    with caplog.at_level(logging.WARNING, "sharpose_rt.cuda_graphs"):
         on_cuda.warm_up()
     assert not caplog.records  # each stage could be recorded
     quality = on_cpu.estimate(picture, BOXES).quality
@@ -281,6 +350,20 @@ def test_recorded_stages_and_crops_on_the_gpu_give_what_the_cpu_gives(cuda, pict
         wanted, found = on_cpu.estimate(picture, BOXES), on_cuda.estimate(picture, BOXES)
         sure = wanted.scores > 0.3
         assert np.median(np.linalg.norm(found.keypoints - wanted.keypoints, axis=2)[sure]) < 2.0
+
+
+@pytest.mark.gpu
+def test_a_recorded_detector_on_the_gpu_finds_what_the_cpu_finds(cuda, picture, caplog):
+    found = []
+    for device in ("cpu", cuda):
+        detector = BundledDetector(DetectorConfig(name="bundled"), device=device)
+        detector.open()
+        with caplog.at_level(logging.WARNING, "sharpose_rt.cuda_graphs"):
+            found.append([detector.detect(Frame(i, 0.0, picture)) for i in range(2)][-1])
+    assert not caplog.records  # it could be recorded
+    on_cpu, on_cuda = found
+    assert len(on_cuda) == len(on_cpu) > 1
+    np.testing.assert_allclose(on_cuda.bboxes_xyxy, on_cpu.bboxes_xyxy, atol=3)
 
 
 @pytest.mark.gpu

@@ -272,6 +272,14 @@ def test_auto_takes_int8_where_it_is_faster_at_all_than_bfloat16_which_costs_as_
         (tmp_path / "sharpose-rt" / "backends.json").unlink()
 
 
+@pytest.mark.parametrize("fastest", [torch.float32, torch.bfloat16])
+def test_layers_without_grids_multiply_in_the_fastest_floats(monkeypatch, fastest):
+    monkeypatch.setattr(graphs, "fastest_dtype", lambda: fastest)
+    assert graphs.besides_grids(torch.int8) == fastest
+    assert graphs.besides_grids(torch.float32) == torch.float32
+    assert graphs.besides_grids(torch.bfloat16) == torch.bfloat16
+
+
 # The command
 
 

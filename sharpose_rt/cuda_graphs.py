@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-log = logging.getLogger("sharpose_rt.engine")
+log = logging.getLogger("sharpose_rt.cuda_graphs")
 
+_one_at_a_time = threading.Lock()
+"""A recording begins by waiting for the whole device, which is an error while another thread records."""
 Stage = Callable[..., tuple[Tensor, ...]]
 TOLERANCE = 0.01
 """How far a replay may be from the stage itself, as a share of the largest value."""
@@ -47,9 +50,9 @@ def record(stage: Stage, tensors: Sequence[Tensor]) -> Tape:
         for _ in range(3):
             stage(*places)
     torch.cuda.current_stream(device).wait_stream(aside)
-    # The detector's thread goes on allocating meanwhile, which a recording that watches all threads would not survive.
+    # Other threads go on allocating meanwhile, which a recording that watches all threads would not survive.
     # Without a stream of this device PyTorch takes the one of its first recording, on whatever device that was.
-    with torch.cuda.device(device):
+    with _one_at_a_time, torch.cuda.device(device):
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
             outputs = stage(*places)
