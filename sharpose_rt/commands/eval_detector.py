@@ -22,6 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--offline", action="store_true", help="download nothing")
     parser.add_argument("--json", metavar="OUT", help="write the metrics here")
+    parser.add_argument(
+        "--worst", metavar="OUT.png", help="draw the pictures of most missed people, with boxes of a score from 0.25"
+    )
+    parser.add_argument("--worst-plain", action="store_true", help="draw them on grey, without the photographs")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,10 +34,19 @@ def run(args: argparse.Namespace) -> int:
     from sharpose_rt.evaluation.cli import describe, write_json
     from sharpose_rt.evaluation.detector import evaluate_detector
     from sharpose_rt.evaluation.predict import SCORE_THRESHOLD
+    from sharpose_rt.evaluation.worst import check_sheet
 
+    check_sheet(args.worst, args.worst_plain)
     config = DetectorConfig(args.detector, score_threshold=SCORE_THRESHOLD, image_size=args.detector_size)
-    int8 = args.precision == "int8"
-    metrics = evaluate_detector(config, Path(args.annotations), Path(args.images), offline=args.offline, int8=int8)
+    metrics = evaluate_detector(
+        config,
+        Path(args.annotations),
+        Path(args.images),
+        offline=args.offline,
+        int8=args.precision == "int8",
+        worst=Path(args.worst) if args.worst else None,
+        worst_plain=args.worst_plain,
+    )
     print(describe(metrics))
     if args.json:
         write_json(Path(args.json), metrics)

@@ -107,8 +107,10 @@ def _check(args: argparse.Namespace, document: dict[str, Any]) -> None:
     from sharpose_rt.evaluation.coco import check_keypoints, pycocotools
     from sharpose_rt.evaluation.mpii import is_mpii
     from sharpose_rt.evaluation.sweep import sweep_files
+    from sharpose_rt.evaluation.worst import check_sheet
     from sharpose_rt.models import find_variant
 
+    check_sheet(args.worst, args.worst_plain)
     check_keypoints(find_variant(args.model), document)
     labelled, mpii = bool(document["annotations"]), is_mpii(document)
     if not labelled and (args.boxes == "gt" or not args.results):

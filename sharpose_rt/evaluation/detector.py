@@ -1,10 +1,11 @@
-"""COCO box AP of a person detector, by pycocotools."""
+"""COCO box AP of a person detector, and what it misses, by pycocotools."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,44 @@ from sharpose_rt.detection.factory import is_boxes_file
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.evaluation.coco import picture_ids, pycocotools
 from sharpose_rt.evaluation.predict import Boxes, detector_boxes
+from sharpose_rt.evaluation.worst import write_worst_pictures
+from sharpose_rt.geometry.boxes import xywh_to_xyxy, xyxy_to_xywh
 from sharpose_rt.skeleton import BOX_TO_AREA
 from sharpose_rt.training.datasets import box_of, check_picture, people_records, read_json
 
 METRICS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
+JUDGED_SCORE = DetectorConfig.score_threshold
+"""Weaker boxes are left out where a detector's mistakes are drawn, as a run leaves them out."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a detector made of one picture, boxes (N, 4) xyxy px from the picture's corner. Boxes on crowds are in none.
+
+    Args:
+        image_id: the picture.
+        missed_xyxy: labelled people on whom there is no box.
+        found_xyxy: boxes on labelled people.
+        false_xyxy: boxes on nobody who is labelled.
+        false_scores: (N,) of these, in 0..1.
+    """
+
+    image_id: int
+    missed_xyxy: NDArray[np.float64]
+    found_xyxy: NDArray[np.float64]
+    false_xyxy: NDArray[np.float64]
+    false_scores: NDArray[np.float64]
 
 
 def evaluate_detector(
-    config: DetectorConfig, annotations: Path, images: Path, *, offline: bool = False, int8: bool = False
+    config: DetectorConfig,
+    annotations: Path,
+    images: Path,
+    *,
+    offline: bool = False,
+    int8: bool = False,
+    worst: Path | None = None,
+    worst_plain: bool = False,
 ) -> dict[str, Any]:
     """Box metrics of a detector on a label file; see `box_ap` for the keys, to which facts of the run are added.
 
@@ -33,16 +64,22 @@ def evaluate_detector(
         images: folder of the pictures.
         offline: download nothing.
         int8: multiply 8-bit integers, where the bundled weights are ready for it.
+        worst: picture file for the pictures in which it fails most, see `worst.write_worst_pictures`.
+        worst_plain: leave the photographs out of it.
 
     Raises:
         DatasetError: labels or pictures are wrong.
         DetectorError: the detector cannot be had.
+        OutputError: `worst` cannot be written.
     """
     document = read_box_labels(annotations)
-    found = detector_boxes(document, images, config, offline, int8=int8)
+    found, as_labels = detector_boxes(document, images, config, offline, int8=int8), is_boxes_file(config.name)
+    if worst:
+        verdicts = judge(found, document, as_labels=as_labels)
+        write_worst_pictures(verdicts, document, images, worst, plain=worst_plain)
     counted = sum(not record["iscrowd"] for record in document["annotations"])
     return {
-        **box_ap(found, document, as_labels=is_boxes_file(config.name)),
+        **box_ap(found, document, as_labels=as_labels),
         "images": len(document["images"]),
         "people": counted,
         "boxes": len(found),
@@ -85,7 +122,7 @@ def _from_corners(boxes: Boxes, document: dict[str, Any]) -> NDArray[np.float64]
     """(N, 4) px from the picture's corner, as labels count: ours, which ends at the border pixels' centres, do from
     the centre of the first pixel."""
     sizes = {image["id"]: (image.get("width", math.inf), image.get("height", math.inf)) for image in document["images"]}
-    last = np.array([sizes[i] for i in boxes.image_ids.tolist()], np.float64) - 1
+    last = np.array([sizes[i] for i in boxes.image_ids.tolist()], np.float64).reshape(-1, 2) - 1
     inner = boxes.bboxes_xyxy.astype(np.float64)
     corners = inner + 0.5
     corners[:, :2] -= 0.5 * (inner[:, :2] <= 0)
@@ -101,22 +138,59 @@ def box_ap(boxes: Boxes, document: dict[str, Any], *, as_labels: bool = False) -
         document: labels from `read_box_labels`.
         as_labels: the boxes count from the picture's corner already, as those of a file do.
     """
-    labels_of_coco, evaluator = pycocotools()
-    if not len(boxes):
-        return dict.fromkeys((*METRICS, "AR"), 0.0)
-    corners = boxes.bboxes_xyxy.astype(np.float64) if as_labels else _from_corners(boxes, document)
-    xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
-    found = [
-        {"image_id": int(i), "category_id": 1, "bbox": box, "score": float(score)}
-        for i, box, score in zip(boxes.image_ids, xywh.tolist(), boxes.scores, strict=True)
-    ]
+    evaluation = _evaluation(boxes, document, as_labels)
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = labels_of_coco()
-        truth.dataset = {"info": {}, **document}  # type: ignore[reportAttributeAccessIssue]
-        truth.createIndex()
-        evaluation = evaluator(truth, truth.loadRes(found), "bbox")  # type: ignore[reportArgumentType]
-        evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     stats = [float(value) for value in evaluation.stats]
     return dict(zip((*METRICS, "AR"), [*stats[:6], stats[8]], strict=True))
+
+
+def judge(
+    boxes: Boxes, document: dict[str, Any], min_score: float = JUDGED_SCORE, *, as_labels: bool = False
+) -> list[Verdict]:
+    """Who is found and who is missed at an IoU of 0.5, of every picture with a label or a box, in order of their ids.
+
+    Args:
+        boxes: what was found.
+        document: labels from `read_box_labels`.
+        min_score: weaker boxes are left out.
+        as_labels: as in `box_ap`.
+    """
+    evaluation = _evaluation(boxes, document, as_labels, min_score)
+    any_size = evaluation.evalImgs[: len(evaluation.params.imgIds)]  # smaller and larger people come after
+    verdicts = []
+    for picture in filter(None, any_size):
+        # Row 0 is the IoU of 0.5. Who is matched has the other's id there, and ids count from 1.
+        matched, counts = picture["dtMatches"][0] > 0, ~picture["dtIgnore"][0]
+        found, false = matched & counts, ~matched & counts
+        missed = (picture["gtMatches"][0] == 0) & (picture["gtIgnore"] == 0)
+        labels, detections = _xyxy(evaluation.cocoGt, picture["gtIds"]), _xyxy(evaluation.cocoDt, picture["dtIds"])
+        scores = np.array(picture["dtScores"], np.float64)[false]
+        image_id = int(picture["image_id"])
+        verdicts.append(Verdict(image_id, labels[missed], detections[found], detections[false], scores))
+    return verdicts
+
+
+def _evaluation(boxes: Boxes, document: dict[str, Any], as_labels: bool, min_score: float = 0.0) -> Any:
+    """pycocotools' COCOeval after `evaluate`: boxes of at least this score are matched with labels."""
+    labels_of_coco, evaluator = pycocotools()
+    corners = boxes.bboxes_xyxy.astype(np.float64) if as_labels else _from_corners(boxes, document)
+    found = [
+        {"image_id": int(i), "category_id": 1, "bbox": box, "score": float(score)}
+        for i, box, score in zip(boxes.image_ids, xyxy_to_xywh(corners).tolist(), boxes.scores, strict=True)
+        if score >= min_score
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = labels_of_coco()
+        truth.dataset = {"info": {}, **document}
+        truth.createIndex()
+        evaluation = evaluator(truth, truth.loadRes(found) if found else labels_of_coco(), "bbox")
+        evaluation.evaluate()
+    return evaluation
+
+
+def _xyxy(records: Any, ids: list[int]) -> NDArray[np.float64]:
+    """(N, 4) px of the boxes of these ids in a COCO object."""
+    xywh = np.array([records.anns[i]["bbox"] for i in ids], np.float64).reshape(-1, 4)
+    return xywh_to_xyxy(xywh).astype(np.float64)

@@ -1,16 +1,18 @@
-"""Where a model fails: a picture of the people whose poses are furthest from their labels."""
+"""Where a model fails: sheets of the people whose poses are furthest from their labels, and of the pictures in which a
+detector misses most people."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sharpose_rt.errors import ConfigError, OutputError
+from sharpose_rt.errors import ConfigError, DatasetError, OutputError
 from sharpose_rt.evaluation.coco import label_triples, labels_of, oks_with_labels
 from sharpose_rt.evaluation.predict import Predictions
 from sharpose_rt.geometry.affine import apply_affine, crop_affine, warp_crops
@@ -18,8 +20,15 @@ from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.training.datasets import picture_paths, read_image
 from sharpose_rt.training.report import draw_pose
 
+if TYPE_CHECKING:
+    from sharpose_rt.evaluation.detector import Verdict
+
 TILE_WH = (144, 192)
+PICTURE_WH = (384, 288)
+LINE_PX, GAP_PX = 20, 8  # a line of text, and what lies between pictures
 GREY = 60
+# BGR. Orange and blue stay apart for every kind of colour blindness.
+MISSED, FALSE_ALARM, FOUND = (0, 140, 255), (255, 128, 0), (225, 235, 225)
 
 
 def write_worst(
@@ -45,6 +54,7 @@ def write_worst(
 
     Raises:
         ConfigError: the boxes are no ground truth.
+        DatasetError: nobody has a labelled keypoint.
         OutputError: it cannot be written.
     """
     if (predictions.boxes.annotation_ids < 0).any():
@@ -54,6 +64,8 @@ def write_worst(
     truth, similarity = label_triples(records), oks_with_labels(keypoints, records, document)
     similarity = np.where((truth[..., 2] > 0).any(1), similarity, math.inf)
     order = [i for i in np.argsort(similarity, kind="stable")[:people] if math.isfinite(similarity[i])]
+    if not order:
+        raise DatasetError("--worst: none of the people has a labelled keypoint; leave it away")
     index_of, paths = picture_paths(document["images"], Path("labels"), images) if images else ({}, [])
     tiles = []
     for i in order:
@@ -67,16 +79,98 @@ def write_worst(
             for points, seen in pairs
         ]
         tiles.append(_captioned(np.concatenate(views, 1), f"OKS {similarity[i]:.2f}"))
-    if not cv2.imwrite(str(out), _sheet(tiles)):
-        raise OutputError(f"cannot write {out}; a picture file such as worst.png in a folder that exists is wanted")
+    _write(out, _sheet(tiles, columns=4))
     return [float(similarity[i]) for i in order]
 
 
-def _captioned(tile: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
-    cv2.putText(tile, text, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
+def write_worst_pictures(
+    verdicts: Sequence[Verdict], document: dict[str, Any], images: Path, out: Path, *, plain: bool, pictures: int = 12
+) -> list[int]:
+    """Write a sheet of the pictures in which a detector misses most people; gives their ids, worst first.
+
+    Of pictures in which it misses as many, those of the strongest false alarm come first. A legend tells the colours.
+
+    Args:
+        verdicts: of all pictures, see `evaluation.detector.judge`.
+        document: the labels.
+        images: folder of the pictures.
+        out: picture file.
+        plain: draw on grey, for pictures that must not be passed on.
+        pictures: at most so many.
+
+    Raises:
+        DatasetError: a picture is missing.
+        OutputError: it cannot be written.
+    """
+    index_of, paths = picture_paths(document["images"], Path("labels"), images)
+    worst = sorted(verdicts, key=lambda v: (len(v.missed_xyxy), v.false_scores.max(initial=0)), reverse=True)[:pictures]
+    tiles = []
+    for verdict in worst:
+        picture = read_image(paths[index_of[verdict.image_id]])
+        tiles.append(_judged(np.full_like(picture, GREY) if plain else picture, verdict))
+    sheet = _sheet(tiles, columns=3)
+    _write(out, np.concatenate([_legend(sheet.shape[1]), sheet], 0))
+    return [verdict.image_id for verdict in worst]
+
+
+def check_sheet(out: str | None, plain: bool) -> None:
+    """Nothing, where --worst and --worst-plain make sense; asked before minutes of measuring.
+
+    Raises:
+        ConfigError: photographs are to be left out of no sheet.
+        OutputError: there is no such folder, or the name ends as no picture's does.
+    """
+    if out is None:
+        if plain:
+            raise ConfigError("--worst-plain leaves the photographs out of a sheet; give --worst OUT.png too")
+        return
+    if not Path(out).parent.is_dir() or not cv2.haveImageWriter(out):  # of such an ending OpenCV raises its own error
+        raise _not_writable(Path(out))
+
+
+def _not_writable(path: Path) -> OutputError:
+    return OutputError(f"cannot write {path}; a picture file such as worst.png in a folder that exists is wanted")
+
+
+def _write(path: Path, sheet: NDArray[np.uint8]) -> None:
+    check_sheet(str(path), plain=False)
+    smallest = [cv2.IMWRITE_PNG_COMPRESSION, 9] if path.suffix.lower() == ".png" else []
+    if not cv2.imwrite(str(path), sheet, smallest):
+        raise _not_writable(path)
+
+
+def _judged(picture: NDArray[np.uint8], verdict: Verdict) -> NDArray[np.uint8]:
+    """A tile of the picture, fitted into PICTURE_WH, with its boxes; above it a line that counts them."""
+    scale = min(PICTURE_WH[0] / picture.shape[1], PICTURE_WH[1] / picture.shape[0])
+    size_wh = (round(scale * picture.shape[1]), round(scale * picture.shape[0]))
+    view = cv2.resize(picture, size_wh, interpolation=cv2.INTER_AREA)
+    kinds = ((verdict.found_xyxy, FOUND, 1), (verdict.false_xyxy, FALSE_ALARM, 2), (verdict.missed_xyxy, MISSED, 2))
+    for boxes, colour, width in kinds:  # drawn after scaling, so that the lines of small people are as wide
+        for left, top, right, bottom in np.round(scale * boxes).astype(int).tolist():
+            cv2.rectangle(view, (left, top), (right, bottom), colour, width)
+    tile = np.zeros((LINE_PX + PICTURE_WH[1] + GAP_PX, PICTURE_WH[0] + GAP_PX, 3), np.uint8)
+    tile[LINE_PX : LINE_PX + size_wh[1], : size_wh[0]] = view
+    missed, false = len(verdict.missed_xyxy), len(verdict.false_xyxy)
+    text = f"missed {missed} of {missed + len(verdict.found_xyxy)}"
+    if false:
+        text += f"; false alarms {false}, strongest {verdict.false_scores.max():.2f}"
+    return _captioned(tile, text)
+
+
+def _legend(width_px: int) -> NDArray[np.uint8]:
+    """A line (LINE_PX, width_px, 3) that names the colours of boxes in their colours."""
+    line = np.zeros((LINE_PX, width_px, 3), np.uint8)
+    names = {"label that was missed": MISSED, "box that is a false alarm": FALSE_ALARM, "box on a label": FOUND}
+    for column, (name, colour) in enumerate(names.items()):
+        _captioned(line[:, column * width_px // len(names) :], name, colour)
+    return line
+
+
+def _captioned(tile: NDArray[np.uint8], text: str, colour: tuple[int, int, int] = (255, 255, 255)) -> NDArray[np.uint8]:
+    cv2.putText(tile, text, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA)
     return tile
 
 
-def _sheet(tiles: list[NDArray[np.uint8]], columns: int = 4) -> NDArray[np.uint8]:
-    tiles = tiles + [np.zeros((TILE_WH[1], 2 * TILE_WH[0], 3), np.uint8)] * (-len(tiles) % columns)
+def _sheet(tiles: list[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:
+    tiles = tiles + [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
     return np.concatenate([np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)], 0)

@@ -18,10 +18,10 @@ from sharpose_rt.detection.letterbox import Letterbox
 from sharpose_rt.detection.postprocess import finish
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError
 from sharpose_rt.evaluation.coco import evaluate, oks_nms, pose_scores, quality_check, read_labels, results, score
-from sharpose_rt.evaluation.detector import box_ap, read_box_labels
+from sharpose_rt.evaluation.detector import box_ap, evaluate_detector, judge, read_box_labels
 from sharpose_rt.evaluation.predict import Boxes, Predictions, file_boxes, predict, truth_boxes
 from sharpose_rt.evaluation.sweep import HEIGHT, calibrated, sweep, write_sweep
-from sharpose_rt.evaluation.worst import write_worst
+from sharpose_rt.evaluation.worst import FALSE_ALARM, FOUND, MISSED, write_worst, write_worst_pictures
 from sharpose_rt.models import create_model
 from sharpose_rt.models.cost import measure_cost
 from sharpose_rt.models.variants import VARIANTS
@@ -465,3 +465,110 @@ def test_the_worst_people_are_drawn_beside_their_labels(folder, tmp_path):
     assert colours[0] > colours[1] > 3  # the photograph is there, and is not
     with pytest.raises(OutputError, match=r"worst\.png"):
         write_worst(predictions, document, None, -math.inf, COCO17, tmp_path / "no" / "worst.png", 3)
+    unlabelled = {**document, "annotations": [{**a, "keypoints": [0] * 51} for a in document["annotations"]]}
+    with pytest.raises(DatasetError, match="none of the people has a labelled keypoint"):
+        write_worst(predictions, unlabelled, None, -math.inf, COCO17, plain, 3)
+
+
+@pytest.fixture
+def found_in_part(folder):
+    """Labels of four pictures of two people and a crowd, and boxes: nobody of picture 3 is found and one of picture 2
+    too weakly, picture 4 has a false alarm and a box in the crowd, and all is well in picture 1."""
+    document = json.loads((folder / "annotations.json").read_text())
+    people = [(record["image_id"], record["bbox"]) for record in document["annotations"]]
+    crowd = {**document["annotations"][0], "id": 99, "image_id": 4, "bbox": [100, 200, 60, 40], "iscrowd": 1}
+    (folder / "annotations.json").write_text(json.dumps({**document, "annotations": [*document["annotations"], crowd]}))
+    found = [(*person, 0.9) for person in (*people[:3], *people[6:])]
+    found += [(*people[3], 0.2), (4, [0, 0, 30, 20], 0.8), (4, [110, 205, 20, 30], 0.7), (3, [200, 5, 50, 30], 0.6)]
+    xywh = np.array([box for _, box, _ in found], np.float32)
+    corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
+    boxes = Boxes(
+        np.array([i for i, _, _ in found]),
+        corners,
+        np.array([s for *_, s in found], np.float32),
+        -np.ones(len(found), int),
+    )
+    return read_box_labels(folder / "annotations.json"), boxes
+
+
+def test_a_detectors_boxes_are_judged_as_ap_does(found_in_part):
+    document, boxes = found_in_part
+    verdicts = judge(boxes, document, as_labels=True)
+    counts = [(v.image_id, len(v.missed_xyxy), len(v.found_xyxy), v.false_scores.round(2).tolist()) for v in verdicts]
+    assert counts == [(1, 0, 2, []), (2, 1, 1, []), (3, 2, 0, [0.6]), (4, 0, 2, [0.8])]
+    np.testing.assert_allclose(verdicts[3].false_xyxy, [[0, 0, 30, 20]])
+    x, y, w, h = document["annotations"][3]["bbox"]
+    np.testing.assert_allclose(verdicts[1].missed_xyxy, [[x, y, x + w, y + h]])
+    assert len(judge(boxes, document, 0.1, as_labels=True)[1].missed_xyxy) == 0
+    nothing = Boxes(
+        *(values[:0] for values in (boxes.image_ids, boxes.bboxes_xyxy, boxes.scores, boxes.annotation_ids))
+    )
+    assert [len(v.missed_xyxy) for v in judge(nothing, document)] == [2, 2, 2, 2]
+    metrics = box_ap(nothing, document)
+    assert (metrics["AP"], metrics["AR"], metrics["APS"]) == (0, 0, -1)  # nobody is small
+
+
+def test_the_pictures_of_most_missed_people_are_drawn(folder, found_in_part, tmp_path):
+    document, boxes = found_in_part
+    verdicts = judge(boxes, document, as_labels=True)
+    names = "photo", "plain", "other_photo", "other_plain"
+    for name in names:
+        if name == "other_photo":
+            for path in (folder / "images").iterdir():
+                cv2.imwrite(str(path), np.full((240, 320, 3), (7, 99, 180), np.uint8))
+        plain = name.endswith("plain")
+        out = tmp_path / f"{name}.png"
+        worst = write_worst_pictures(verdicts, document, folder / "images", out, plain=plain, pictures=3)
+        assert worst == [3, 2, 4]  # most missed people, then the strongest false alarm
+    sheets = {name: cv2.imread(str(tmp_path / f"{name}.png")) for name in names}
+    np.testing.assert_array_equal(sheets["plain"], sheets["other_plain"])  # nothing of the photographs is in it
+    assert (sheets["photo"] != sheets["other_photo"]).any()
+    width = sheets["plain"].shape[1] // 3
+    legend, tiles = sheets["plain"][:20], [sheets["plain"][40:, i * width : (i + 1) * width] for i in range(3)]
+
+    def drawn(part):
+        return [bool((part == colour).all(-1).any()) for colour in (MISSED, FALSE_ALARM, FOUND)]
+
+    assert drawn(legend) == [True, True, True]
+    assert [drawn(tile) for tile in tiles] == [[True, True, False], [True, False, True], [False, True, True]]
+    for tile, verdict in zip(tiles[:2], (verdicts[2], verdicts[1]), strict=True):
+        for left, top, right, bottom in (verdict.missed_xyxy * 384 / 320).round().astype(int).clip(0, (383, 287) * 2):
+            assert tile[top, left].tolist() == tile[bottom, right].tolist() == list(MISSED)
+
+
+@pytest.mark.parametrize("command", ["eval", "eval-detector"])
+def test_where_no_picture_can_be_written_nothing_is_measured(folder, tmp_path, monkeypatch, capsys, command):
+    def measured(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr("sharpose_rt.evaluation.detector.detector_boxes", measured)
+    monkeypatch.setattr("sharpose_rt.evaluation.predict.predict", measured)
+    base = [command, "--annotations", str(folder / "annotations.json"), "--images", str(folder / "images")]
+    for name in ("no/worst.png", "worst.doc", "worst"):
+        assert main([*base, "--worst", str(tmp_path / name)]) == 2
+        assert f"{name}; a picture file such as worst.png in a folder that exists is wanted" in capsys.readouterr().err
+    assert main([*base, "--worst-plain"]) == 2
+    assert "give --worst OUT.png too" in capsys.readouterr().err
+
+
+def test_a_measured_detector_draws_its_worst_pictures(folder, found_in_part, tmp_path, monkeypatch):
+    document, boxes = found_in_part
+    monkeypatch.setattr("sharpose_rt.evaluation.detector.detector_boxes", lambda *_, **__: boxes)
+    arguments = DetectorConfig("boxes.json"), folder / "annotations.json", folder / "images"
+    metrics = evaluate_detector(*arguments)
+    for plain in (False, True):
+        out, wanted = tmp_path / "worst.png", tmp_path / "wanted.png"
+        assert evaluate_detector(*arguments, worst=out, worst_plain=plain) == metrics
+        write_worst_pictures(judge(boxes, document, as_labels=True), document, folder / "images", wanted, plain=plain)
+        assert out.read_bytes() == wanted.read_bytes()
+
+
+def test_the_command_line_draws_a_detectors_worst_pictures(folder, found_in_part, tmp_path, monkeypatch, capsys):
+    _, boxes = found_in_part
+    monkeypatch.setattr("sharpose_rt.evaluation.detector.detector_boxes", lambda *_, **__: boxes)
+    base = ["eval-detector", "--annotations", str(folder / "annotations.json"), "--images", str(folder / "images")]
+    photo, plain = tmp_path / "photo.png", tmp_path / "plain.png"
+    assert main([*base, "--worst", str(photo)]) == 0
+    assert main([*base, "--worst", str(plain), "--worst-plain"]) == 0
+    colours = [len(np.unique(cv2.imread(str(path)).reshape(-1, 3), axis=0)) for path in (photo, plain)]
+    assert colours[0] > colours[1] > 3
