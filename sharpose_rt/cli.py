@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sharpose_rt import __version__
+from sharpose_rt.config.threads import media_threads
 from sharpose_rt.errors import SharposeError
 from sharpose_rt.process import prepare
 
@@ -42,7 +43,7 @@ _MODULES = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. 0: done; 1: found wanting; 2: an error of use or input; 130: Ctrl-C."""
-    prepare()
+    prepare(media_threads())
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # paths need not be text
     arguments = _joined(sys.argv[1:] if argv is None else argv)

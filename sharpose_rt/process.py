@@ -10,11 +10,16 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 """Names in glibc's malloc.h."""
 
 
-def prepare() -> None:
-    """Settings that fit threads which share few cores and tensors of some megabytes; the user's own are kept."""
+def prepare(opencv_threads: int) -> None:
+    """Settings that fit threads which share few cores and tensors of some megabytes; the user's own are kept.
+
+    Args:
+        opencv_threads: of each call of OpenCV; by default it takes all cores, which other threads are busy on.
+    """
     # Read when torch is loaded: idle threads of its loops sleep. Spinning, they take the cores from the decoder and
     # the encoder, and on a busy machine one forward pass took 60 times longer.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OPENCV_FOR_THREADS_NUM", str(opencv_threads))
     if not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         keep_freed_memory()
 

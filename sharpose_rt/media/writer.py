@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import OutputConfig
+from sharpose_rt.config.threads import media_threads
 from sharpose_rt.errors import OutputError
 from sharpose_rt.media.audio import audio_packets
 
@@ -85,6 +86,7 @@ class VideoWriter:
         self._stream.time_base = self._stream.codec_context.time_base = TIME_BASE
         # OpenCV converts with the matrix of BT.601 in limited range; primaries and gamma are those of sRGB footage.
         context = self._stream.codec_context
+        context.thread_count = media_threads()
         context.colorspace, context.color_range = 6, 1  # SMPTE 170M, limited
         context.color_primaries, context.color_trc = 1, 1  # BT.709
         return container

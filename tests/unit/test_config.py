@@ -130,3 +130,15 @@ def test_a_container_has_the_cores_that_it_was_given(monkeypatch, tmp_path, file
     monkeypatch.setattr(threads, "CGROUPS", tmp_path)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
     assert threads.cores() == wanted
+
+
+@pytest.mark.parametrize(
+    ("count", "network", "detector", "media"), [(1, 1, 1, 1), (2, 2, 1, 1), (4, 3, 1, 1), (8, 6, 2, 2), (64, 8, 4, 4)]
+)
+def test_the_cores_are_shared_out(monkeypatch, count, network, detector, media):
+    monkeypatch.setattr(threads, "cores", lambda: count)
+    assert (threads.network_threads(None), threads.detector_threads(None), threads.media_threads()) == (
+        network,
+        detector,
+        media,
+    )

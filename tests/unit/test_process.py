@@ -9,11 +9,13 @@ import sys
 
 import pytest
 
+from sharpose_rt.config import threads
+
 LARGE = """
 import resource, sys
 import numpy as np
 from sharpose_rt.process import prepare
-prepare()
+prepare(1)
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 np.ones(3 << 20, np.uint8), np.ones(1 << 20, np.uint8)
@@ -26,7 +28,9 @@ print(faults() - before)
 
 
 def run(code: str, **environment: str) -> str:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_", "OMP_", "LD_PRELOAD"))}
+    kept = {
+        k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_", "OMP_", "OPENCV_", "LD_PRELOAD"))
+    }
     done = subprocess.run(
         [sys.executable, "-c", code], env={**kept, **environment}, capture_output=True, text=True, timeout=120
     )
@@ -45,6 +49,15 @@ def test_waiting_threads_sleep_unless_the_user_wants_otherwise():
     code = "import os; from sharpose_rt.cli import main; main(['models']); print(os.environ['OMP_WAIT_POLICY'])"
     assert run(code).endswith("PASSIVE")
     assert run(code, OMP_WAIT_POLICY="ACTIVE").endswith("ACTIVE")
+
+
+def test_opencv_leaves_the_cores_to_the_networks_unless_the_user_wants_otherwise():
+    code = (
+        "from sharpose_rt.cli import main; from sharpose_rt.config.threads import media_threads; main(['models']); "
+        "import cv2; print(cv2.getNumThreads() - media_threads())"
+    )
+    assert run(code).endswith("\n0")
+    assert run(code, OPENCV_FOR_THREADS_NUM=str(threads.media_threads() + 3)).endswith("\n3")
 
 
 def test_elsewhere_nothing_is_asked_for(monkeypatch):

@@ -66,6 +66,13 @@ def test_frames_and_times_come_back(tmp_path: Path) -> None:
     assert names(path.parent) == ["out.mp4"]
 
 
+@pytest.mark.parametrize(("count", "wanted"), [(2, b" threads=1 "), (16, b" threads=4 ")])
+def test_the_encoder_leaves_the_cores_to_the_networks(tmp_path: Path, monkeypatch, count: int, wanted: bytes) -> None:
+    monkeypatch.setattr("sharpose_rt.config.threads.cores", lambda: count)
+    path = write(tmp_path / "out.mp4", [0.0, 0.1, 0.2], (640, 480))
+    assert wanted in path.read_bytes()  # x264 writes its settings into what it makes
+
+
 def test_equal_times_are_parted(tmp_path: Path) -> None:
     path = write(tmp_path / "out.mp4", [0.0, 0.0, 0.0, 0.1])
     times = decode_times(path)
