@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from sharpose_rt import __version__
 from sharpose_rt.config import RunConfig, to_dict
-from sharpose_rt.config.threads import detector_threads
 from sharpose_rt.errors import ConfigError, SharposeError
 from sharpose_rt.models.variants import find_variant
 from sharpose_rt.runtime import BaseStage, Chain, Pipeline, Stage, Status
@@ -95,10 +94,8 @@ class Tracking:
         self.totals = RunTotals()
         if first is None:
             device = str(resolve_device(config.pose.device))
-            pose = choose(config.pose)  # both networks run in the same backend
-            int8 = pose.precision == "int8"
-            bf16 = None if int8 else pose.precision == "bf16"  # a detector that cannot do int8 takes what is fastest
-            runtime = Runtime(pose.backend, detector_threads(pose.threads), int8, bf16)
+            pose = choose(config.pose)
+            runtime = Runtime.beside(pose)
             self.detector = create_detector(config.detector, device=device, offline=config.offline, runtime=runtime)
             self.budget: BudgetController | None = None
             if config.budget.wanted:

@@ -14,7 +14,7 @@ from pathlib import Path
 from sharpose_rt import __version__
 from sharpose_rt.config.threads import media_threads
 from sharpose_rt.errors import SharposeError
-from sharpose_rt.process import prepare
+from sharpose_rt.process import ending_by_sigterm, prepare
 
 _COMMANDS = (
     "track",
@@ -42,7 +42,7 @@ _MODULES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. 0: done; 1: found wanting; 2: an error of use or input; 130: Ctrl-C."""
+    """Runs one command. 0: done; 1: found wanting; 2: an error of use or input; 130: Ctrl-C; SIGTERM exits with 143."""
     prepare(media_threads())
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # paths need not be text
@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         stream=sys.stderr,
     )
     try:
-        return args.command.run(args)
+        with ending_by_sigterm():
+            return args.command.run(args)
     except SharposeError as error:
         print(f"sharpose-rt: error: {error}", file=sys.stderr)
         for note in getattr(error, "__notes__", ()):

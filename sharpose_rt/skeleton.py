@@ -1,11 +1,37 @@
-"""Keypoint sets: names, limbs, left-right pairs and OKS sigmas, each with its source."""
+"""Keypoint sets: names, limbs, left-right pairs and OKS sigmas, each with its source; and who is a person."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 PERSON_NAMES = frozenset({"person", "pedestrian", "people", "human"})
 """What categories and classes of people are called, in small letters."""
 BOX_TO_AREA = 0.53
 """A person's segment over his box, mean over COCO: where a label gives no area, and OKS wants one."""
+
+
+def person_categories(categories: Any) -> tuple[Any, ...] | None:
+    """Ids of the people's among the `categories` of a COCO file: those called so (`PERSON_NAMES`), whatever their ids.
+
+    None, where every record is of a person: the file has no categories, or one alone of another name.
+
+    Raises:
+        ValueError: there are several, and none is called so; names them.
+    """
+    listed = [item for item in categories if isinstance(item, dict)] if isinstance(categories, list) else []
+    people = tuple(item.get("id") for item in listed if str(item.get("name")).lower() in PERSON_NAMES)
+    if not people and len(listed) > 1:
+        names = ", ".join(repr(item.get("name")) for item in listed)
+        raise ValueError(
+            f"its categories are {names:.120}, and none is 'person'; "
+            "call that of the people so, or leave the others out"
+        )
+    return people or None
+
+
+def is_person(record: Mapping[str, Any], people: tuple[Any, ...] | None) -> bool:
+    """Whether a record is of the people's categories; one that has no `category_id` is."""
+    return people is None or record.get("category_id") in (None, *people)
 
 
 @dataclass(frozen=True)

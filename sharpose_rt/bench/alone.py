@@ -22,7 +22,7 @@ from sharpose_rt import __version__
 from sharpose_rt.app import Tracking
 from sharpose_rt.config import RunConfig
 from sharpose_rt.engine import PoseEngine
-from sharpose_rt.geometry.affine import apply_affine, crop_affine, invert_affine
+from sharpose_rt.geometry.affine import apply_affine, invert_affine
 from sharpose_rt.media import Painter, VideoWriter, open_source
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.runtime import Chain, Stage
@@ -129,7 +129,7 @@ def pose_parts(engine: PoseEngine, image_bgr: NDArray[np.uint8], bboxes_xyxy: Ar
     network, gate = engine.network, engine.gate([bboxes_xyxy])
     found = []
     with watch("crop"):
-        affine = crop_affine(bboxes_xyxy, (w, h), engine.config.box_padding)
+        affine = engine.affines(bboxes_xyxy)
         crops = engine.backend.cut(image_bgr, affine, (w, h))
     for begin in range(0, len(crops), engine.config.max_batch):
         part = slice(begin, begin + engine.config.max_batch)

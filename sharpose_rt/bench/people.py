@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from sharpose_rt.tracking import Tracker
@@ -20,7 +22,8 @@ class FixedPeople:
 
     Detector and tracker do their own work and take their own time. Of the people they find the first `people` go on;
     where there are fewer, each is handed on more than once, a little aside, so that every crop still shows a person
-    (an empty crop would be refined more often, and so cost more than people do).
+    (an empty crop would be refined more often, and so cost more than people do). Their ids are 1 to `people`
+    in every frame: if they came and went as the tracker's do, the smoother would carry on those who are gone besides.
 
     Args:
         inner: finds the people.
@@ -36,12 +39,13 @@ class FixedPeople:
         width, height = size_wh
         centre = np.array([width / 2, height / 2], np.float32)
         half = np.array(STAND_IN_WH, np.float32) * height / 2
-        self._last = Tracks(
+        self._found = Tracks(
             np.concatenate([centre - half, centre + half], dtype=np.float32)[None],
             np.ones(1, np.float32),
             np.array([COPY_ID]),
             np.zeros(1, np.bool_),
         )
+        self._handed_on = repeat_to(self._found, people)
 
     @property
     def copy_share(self) -> float:
@@ -55,12 +59,15 @@ class FixedPeople:
 
     def update(self, detections: Detections | None, pts_s: float, last_poses: Poses | None = None) -> Tracks:
         """The tracker's people, brought to the number; see `Tracker.update`."""
+        if last_poses is not None:  # back under the ids that the tracker knows them by
+            last_poses = replace(last_poses, track_ids=self._handed_on.track_ids[last_poses.track_ids - 1])
         tracks = self.inner.update(detections, pts_s, last_poses)
         self.frames, self.found = self.frames + 1, self.found + len(tracks)
         self.copies += max(0, self.people - len(tracks))
         if len(tracks):
-            self._last = tracks
-        return repeat_to(self._last, self.people)
+            self._found = tracks
+        self._handed_on = repeat_to(self._found, self.people)
+        return replace(self._handed_on, track_ids=np.arange(1, self.people + 1))
 
     def forget(self) -> None:
         """See `Tracker.forget`."""

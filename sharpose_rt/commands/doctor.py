@@ -16,12 +16,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sharpose_rt.errors import SharposeError
+
+if TYPE_CHECKING:
+    from sharpose_rt.config import PoseConfig
 
 NAME = "doctor"
 HELP = "say what was found and really works: torch, CUDA, codecs, detector, weights, camera, window"
@@ -307,18 +310,22 @@ def check_ultralytics() -> Finding:
 
 
 def check_detector() -> Finding:
-    """The detector that needs no download, run on an empty picture."""
+    """The detector that needs no download, run on an empty picture as a run would."""
     import numpy as np
 
     from sharpose_rt.config import DetectorConfig
-    from sharpose_rt.detection import create_detector
+    from sharpose_rt.detection import Runtime, create_detector
+    from sharpose_rt.engine import choose, resolve_device
     from sharpose_rt.types import Frame
 
-    detector = create_detector(DetectorConfig(name="bundled"), offline=True)
+    pose = choose(_default_pose())
+    device, runtime = str(resolve_device(pose.device)), Runtime.beside(pose)
+    detector = create_detector(DetectorConfig(name="bundled"), device=device, offline=True, runtime=runtime)
     detector.open()
     try:
         detector.detect(Frame(0, 0.0, np.full((480, 640, 3), 127, np.uint8)))
-        return "ok", f"'{detector.name}' ran on a picture; it is taken where no ultralytics model can be had", ""
+        detail = f"'{detector.name}' ran on {device} by {runtime.backend}"
+        return "ok", f"{detail}; it is taken where no ultralytics model can be had", ""
     finally:
         detector.close()
 
@@ -345,18 +352,25 @@ def check_network() -> Finding:
     """One crop through the default network, refined, on the device and in the precision that a run would take."""
     import numpy as np
 
-    from sharpose_rt.config import PoseConfig
     from sharpose_rt.engine import PoseEngine
-    from sharpose_rt.models.weights import BUNDLED
 
-    model = PoseConfig().model
-    shipped = (BUNDLED / f"{model}.safetensors").is_file()
-    engine = PoseEngine(PoseConfig(weights="auto" if shipped else "random", quality_threshold=float("inf")))
+    config = _default_pose()
+    model, shipped = config.model, config.weights == "auto"
+    engine = PoseEngine(replace(config, quality_threshold=float("inf")))
     result = engine.estimate_crops(np.zeros((1, *engine.crop_size_hw, 3), np.uint8))
     where = f"{engine.device} in {str(engine.dtype).removeprefix('torch.')} by {engine.backend.name}"
     if not np.isfinite(result.keypoints).all():
         return "broken", f"{model} on {where} gave values that are no numbers", "try --precision fp32"
     return "ok", f"{model} ran on {where}" + ("" if shipped else ", with random weights"), ""
+
+
+def _default_pose() -> PoseConfig:
+    """The pose network of a run without options; with random weights where none ship for it."""
+    from sharpose_rt.config import PoseConfig
+    from sharpose_rt.models.weights import BUNDLED
+
+    config = PoseConfig()
+    return config if (BUNDLED / f"{config.model}.safetensors").is_file() else replace(config, weights="random")
 
 
 def check_cameras() -> Finding:

@@ -70,7 +70,7 @@ def open_taps(
         ]
         taps: list[Tap] = list(publishers)
         if listen is not None:
-            hub = Hub(config.live, blank=not config.draw.picture)
+            hub = Hub(config.live, blank=not config.draw.picture, region=config.detector.polygon)
             hub.publishers = [publisher.figures for publisher in publishers]
             stack.enter_context(LiveServer(hub, listen))
             taps.append(hub)

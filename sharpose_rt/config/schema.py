@@ -205,6 +205,9 @@ class PoseConfig:
     """CPU threads of the network; None leaves a part of the cores to decoding, detection and encoding."""
     box_padding: float = 1.25
     """The crop is the box widened to the crop's aspect and enlarged by this factor."""
+    coarse_padding: float = 1.0
+    """The same for people who take the coarse stage's pose whatever its quality (`refine_from_px`, or a threshold of
+    -inf): it sees half of the crop's size, and finds more in a closer crop."""
 
     def __post_init__(self) -> None:
         _one_of("pose.behaviour", self.behaviour, ("auto", "paper", "released"))
@@ -221,6 +224,7 @@ class PoseConfig:
         if self.threads is not None:
             _within("pose.threads", self.threads, 1, 1024)
         _within("pose.box_padding", self.box_padding, 0.5, 4)
+        _within("pose.coarse_padding", self.coarse_padding, 0.5, 4)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import json
 import logging
 import math
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.postprocess import finish
 from sharpose_rt.detection.region import Region
 from sharpose_rt.errors import DetectorError
-from sharpose_rt.skeleton import PERSON_NAMES
+from sharpose_rt.skeleton import is_person, person_categories
 from sharpose_rt.types import Detections, Frame
 
 logger = logging.getLogger("sharpose_rt.detection")
@@ -128,7 +128,8 @@ def read_coco(text: str, path: str) -> tuple[dict[int, list[Box]], dict[str, lis
     """Boxes by `frame_id` and by picture name of a COCO file: {"images", "annotations"}, or a list of results.
 
     With "images", a frame is an image's `frame_id` (else its place in the list). A bare list has `image_id` alone,
-    which is then the frame counted from 0 and the number in a picture's name. Crowds and other classes are left out.
+    which is then the frame counted from 0 and the number in a picture's name. Crowds and other classes are left out:
+    see `skeleton.person_categories`; of a bare list with several categories the first is people, as in COCO.
     """
     try:
         data = json.loads(text)
@@ -144,12 +145,12 @@ def read_coco(text: str, path: str) -> tuple[dict[int, list[Box]], dict[str, lis
     keys = _image_keys(images, path) if images is not None else None
     by_frame: dict[int, list[Box]] = defaultdict(list)
     by_picture: dict[str, list[Box]] = defaultdict(list)
-    wanted = _person_categories(data, records)
+    people = _person_categories(data, path)
     for number, record in enumerate(records):
         where = f"boxes file '{path}', record {number}"
         if not isinstance(record, dict) or "image_id" not in record or "bbox" not in record:
             raise DetectorError(f"{where}: an object with `image_id` and `bbox` is wanted")
-        if record.get("iscrowd") or (wanted is not None and record.get("category_id") not in wanted):
+        if record.get("iscrowd") or not is_person(record, people):
             continue
         image = record["image_id"]
         if keys is not None and (not isinstance(image, (int, float, str)) or image not in keys):
@@ -180,15 +181,15 @@ def _image_keys(images: list[Any], path: str) -> dict[Any, tuple[int | None, str
     return keys
 
 
-def _person_categories(data: Any, records: Iterable[Any]) -> set[Any] | None:
+def _person_categories(data: Any, path: str) -> tuple[Any, ...] | None:
     """Ids of the categories that are people; None takes every record."""
-    categories = data.get("categories") if isinstance(data, dict) else None
-    if isinstance(categories, list) and categories:
-        named = [c for c in categories if isinstance(c, dict)]
-        people = {c.get("id") for c in named if str(c.get("name", "")).lower() in PERSON_NAMES}
-        return people or ({1} if len(named) > 1 else None)
-    present = Counter(r.get("category_id") for r in records if isinstance(r, dict))
-    return {1} if len(present) > 1 else None  # 1 is 'person' in COCO
+    if isinstance(data, list):
+        present = {record.get("category_id") for record in data if isinstance(record, dict)}
+        return (1,) if len(present) > 1 else None  # 1 is 'person' in COCO
+    try:
+        return person_categories(data.get("categories")) if data["annotations"] else None
+    except ValueError as error:
+        raise DetectorError(f"boxes file '{path}': {error}") from error
 
 
 def _frame_of(image_id: Any) -> int | None:

@@ -114,7 +114,7 @@ class PoseEngine:
         The rows that `choose` is asked for count through all pictures.
         """
         h, w = self.crop_size_hw
-        affines = [crop_affine(boxes, (w, h), self.config.box_padding) for _, boxes in pictures]
+        affines = [self.affines(boxes) for _, boxes in pictures]
         choose = choose or self.gate([boxes for _, boxes in pictures])
         with self._stream():
             crops = [self.backend.cut(image, a, (w, h)) for (image, _), a in zip(pictures, affines, strict=True)]
@@ -126,6 +126,13 @@ class PoseEngine:
             found.append(PoseEstimates(keypoints, result.scores[rows], result.quality[rows], result.refined[rows]))
             begin = rows.stop
         return found
+
+    def affines(self, bboxes_xyxy: ArrayLike) -> NDArray[np.float64]:
+        """The map from picture to crop for each box (N, 4) px: (N, 2, 3); closer for who is not refined in any case."""
+        h, w = self.crop_size_hw
+        never = (body_heights(bboxes_xyxy) < self.config.refine_from_px) | (self.quality_threshold == -math.inf)
+        padding = np.where(never, self.config.coarse_padding, self.config.box_padding)
+        return crop_affine(bboxes_xyxy, (w, h), padding)
 
     def gate(self, bboxes_xyxy: Sequence[ArrayLike]) -> Choose | None:
         """Who of the people of all pictures, in boxes (N, 4) each, is refined, where not the quality alone decides."""

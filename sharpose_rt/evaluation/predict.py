@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from sharpose_rt.config import DetectorConfig
+from sharpose_rt.config import DetectorConfig, PoseConfig
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.geometry.affine import apply_affine, body_heights, crop_affine, invert_affine, warp_crops
 from sharpose_rt.geometry.heatmap import decode, flip_back
@@ -56,7 +57,7 @@ class Boxes:
 @dataclass(frozen=True)
 class Predictions:
     """Poses of N boxes: keypoints (N, K, 2) px, keypoint scores (N, K), and quality (N,) of the coarse stage, NaN where
-    unknown; and whether the mirrored crop was seen too."""
+    unknown; whether the mirrored crop was seen too; and the coarse poses in closer crops, where they are others."""
 
     boxes: Boxes
     coarse_keypoints: Float32
@@ -65,6 +66,8 @@ class Predictions:
     fine_scores: Float32
     quality: Float32
     flip_test: bool = False
+    near_keypoints: Float32 | None = None
+    near_scores: Float32 | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -73,9 +76,15 @@ class Predictions:
         self, quality_threshold: float, refine_from_px: float = 0.0
     ) -> tuple[Float32, Float32, NDArray[np.bool_]]:
         """Keypoints, scores and who was refined (N,), as a run gives them with this threshold and this least height."""
-        refined = ~(self.quality >= quality_threshold) & (body_heights(self.boxes.bboxes_xyxy) >= refine_from_px)
-        keypoints = np.where(refined[:, None, None], self.fine_keypoints, self.coarse_keypoints)
-        return keypoints, np.where(refined[:, None], self.fine_scores, self.coarse_scores), refined
+        short = body_heights(self.boxes.bboxes_xyxy) < refine_from_px
+        refined = ~(self.quality >= quality_threshold) & ~short
+        keypoints, scores = self.coarse_keypoints, self.coarse_scores
+        if self.near_keypoints is not None and self.near_scores is not None:  # who is never refined is cut out closer
+            never = short | (quality_threshold == -math.inf)
+            keypoints = np.where(never[:, None, None], self.near_keypoints, keypoints)
+            scores = np.where(never[:, None], self.near_scores, scores)
+        keypoints = np.where(refined[:, None, None], self.fine_keypoints, keypoints)
+        return keypoints, np.where(refined[:, None], self.fine_scores, scores), refined
 
 
 def truth_boxes(document: dict[str, Any]) -> Boxes:
@@ -148,10 +157,11 @@ def predict(
     *,
     flip_test: bool = False,
     padding: float = 1.25,
+    near_padding: float = PoseConfig.coarse_padding,
     batch: int = 16,
     progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
-    """Poses of all boxes, every one through both stages.
+    """Poses of all boxes, every one through both stages, and through the coarse one once more in a closer crop.
 
     Args:
         model: a network, or any estimator; of the latter coarse and fine are the same and quality is NaN.
@@ -160,6 +170,7 @@ def predict(
         boxes: where the people are.
         flip_test: average heatmaps with those of the mirrored crop; quality is that of the crop as it is.
         padding: see `geometry.affine.crop_affine`.
+        near_padding: the same for the closer crop, `PoseConfig.coarse_padding` of a run.
         batch: crops at once.
         progress: called with boxes done and boxes in all.
 
@@ -170,7 +181,7 @@ def predict(
     done = 0
     parts = (
         _run_network(model, crops, flip_test) if isinstance(model, SHaRPose) else _run_estimate(model, crops)
-        for crops in _batches(document, images, boxes, model, padding, batch)
+        for crops in _batches(document, images, boxes, model, (padding, near_padding), batch)
     )
     for part in parts:
         rows.append(part)
@@ -181,14 +192,18 @@ def predict(
         k = len(model.variant.skeleton) if isinstance(model, SHaRPose) else len(COCO17)
         points, scores = np.zeros((0, k, 2), np.float32), np.zeros((0, k), np.float32)
         return Predictions(boxes, points, scores, points, scores, np.zeros(0, np.float32), flip_test)
-    columns = [np.concatenate([row[i] for row in rows]) for i in range(1, 6)]
-    back = np.argsort(np.concatenate([row[0] for row in rows]), kind="stable")
-    return Predictions(boxes, *(column[back].astype(np.float32) for column in columns), flip_test=flip_test)
+    columns = [np.concatenate(column) for column in zip(*rows, strict=True)]
+    back = np.argsort(columns[0], kind="stable")
+    coarse, coarse_scores, fine, fine_scores, quality, near, near_scores = (
+        column[back].astype(np.float32) for column in columns[1:]
+    )
+    return Predictions(boxes, coarse, coarse_scores, fine, fine_scores, quality, flip_test, near, near_scores)
 
 
 @dataclass
 class _Crops:
-    """Some boxes: their rows in `Boxes`, and either crops with affines or the picture itself."""
+    """N boxes: their rows in `Boxes`, and either crops (N, 2, h, w, 3), as usual and closer, with their affines
+    (N, 2, 2, 3), or the picture itself."""
 
     rows: NDArray[np.int64]
     bboxes_xyxy: Float32
@@ -198,7 +213,12 @@ class _Crops:
 
 
 def _batches(
-    document: dict[str, Any], images: Path, boxes: Boxes, model: SHaRPose | Estimate, padding: float, batch: int
+    document: dict[str, Any],
+    images: Path,
+    boxes: Boxes,
+    model: SHaRPose | Estimate,
+    paddings: tuple[float, float],
+    batch: int,
 ) -> Iterator[_Crops]:
     """Boxes picture by picture; for a network, crops are gathered over pictures to full batches."""
     names = {record["id"]: record["file_name"] for record in document["images"]}
@@ -212,8 +232,8 @@ def _batches(
             yield _Crops(rows, boxes.bboxes_xyxy[rows], image, None, None)
             continue
         h, w = model.variant.size_hw
-        affines = crop_affine(boxes.bboxes_xyxy[rows], (w, h), padding)
-        crops = warp_crops(image, affines, (w, h))
+        affines = np.stack([crop_affine(boxes.bboxes_xyxy[rows], (w, h), padding) for padding in paddings], 1)
+        crops = warp_crops(image, affines.reshape(-1, 2, 3), (w, h)).reshape(len(rows), 2, h, w, 3)
         for row, box, crop, affine in zip(rows, boxes.bboxes_xyxy[rows], crops, affines, strict=True):
             waiting.append(_Crops(np.array([row]), box[None], None, crop[None], affine[None]))
         while len(waiting) >= batch:
@@ -232,24 +252,28 @@ def _join(items: list[_Crops]) -> _Crops:
 def _run_network(model: SHaRPose, crops: _Crops, flip_test: bool) -> tuple[Any, ...]:
     assert crops.crops is not None
     assert crops.affines is not None
-    parameter = next(model.parameters())
-    images = normalise(torch.from_numpy(crops.crops).to(parameter.device)).to(parameter.dtype)
-    out = model(images, math.inf)
-    heatmaps = [out.coarse_heatmaps.float(), out.heatmaps.float()]
+    parameter, order = next(model.parameters()), model.variant.skeleton.flip_order
+    usual_and_near = torch.from_numpy(crops.crops).to(parameter.device).unbind(1)
+    images, near = (normalise(part).to(parameter.dtype) for part in usual_and_near)
+
+    def stages(images: Tensor, near: Tensor) -> tuple[list[Tensor], Tensor]:
+        out = model(images, math.inf)
+        heatmaps = (out.coarse_heatmaps, out.heatmaps, model.coarse_stage(near).heatmaps)
+        return [stage.float() for stage in heatmaps], out.quality
+
+    heatmaps, quality = stages(images, near)
     if flip_test:
-        mirrored = model(images.flip(-1), math.inf)
-        order = model.variant.skeleton.flip_order
-        both = zip(heatmaps, (mirrored.coarse_heatmaps, mirrored.heatmaps), strict=True)
-        heatmaps = [(h + flip_back(m.float(), order)) / 2 for h, m in both]
+        mirrored, _ = stages(images.flip(-1), near.flip(-1))
+        heatmaps = [(h + flip_back(m, order)) / 2 for h, m in zip(heatmaps, mirrored, strict=True)]
     back = invert_affine(crops.affines)
     columns: list[np.ndarray] = []
-    for stage in heatmaps:
+    for stage, padding in zip(heatmaps, (0, 0, 1), strict=True):
         keypoints, scores = decode(stage, model.variant.size_hw, model.variant.skeleton.sigmas)
-        columns += [apply_affine(keypoints.cpu().numpy(), back), scores.cpu().numpy()]
-    return (crops.rows, *columns, out.quality.float().cpu().numpy())
+        columns += [apply_affine(keypoints.cpu().numpy(), back[:, padding]), scores.cpu().numpy()]
+    return (crops.rows, *columns[:4], quality.float().cpu().numpy(), *columns[4:])
 
 
 def _run_estimate(estimate: Estimate, crops: _Crops) -> tuple[Any, ...]:
     assert crops.image is not None
     keypoints, scores = estimate(crops.image, crops.bboxes_xyxy)
-    return crops.rows, keypoints, scores, keypoints, scores, np.full(len(crops.rows), np.nan)
+    return crops.rows, keypoints, scores, keypoints, scores, np.full(len(crops.rows), np.nan), keypoints, scores

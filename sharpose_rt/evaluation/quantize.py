@@ -10,34 +10,45 @@ import numpy as np
 
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.evaluation.coco import check_keypoints, read_labels, score
+from sharpose_rt.evaluation.mpii import is_mpii
 from sharpose_rt.evaluation.predict import Predictions, predict, truth_boxes
 from sharpose_rt.models import SHaRPose
 from sharpose_rt.models.int8 import Ranges, observe, quantized
 
 
 def quantize(model: SHaRPose, annotations: Path, images: Path, people: int) -> tuple[Ranges, dict[str, Any]]:
-    """The ranges of the layers' inputs (`models.int8`), and AP over the same people without and with int8.
+    """The ranges of the layers' inputs (`models.int8`), and what int8 costs over the same people.
 
     Args:
         model: in float32 on the CPU.
-        annotations: people in COCO's keypoint form.
+        annotations: people in COCO's keypoint form, or MPII's .mat.
         images: folder of the pictures.
         people: how many, evenly spread; all where there are fewer.
 
+    Returns:
+        The ranges; and `people`, and their AP without and with int8, `AP` and `AP_int8` (0..1), on MPII, which has no
+        AP, `PCKh` and `PCKh_int8` in their place.
+
     Raises:
         ConfigError: the labels are of other keypoints than the network's.
-        DatasetError: the labels or a picture cannot be read, or there is nobody.
+        DatasetError: the labels or a picture cannot be read, there is nobody, or MPII's people lack head sizes.
     """
     document = _some(read_labels(annotations), people)
     check_keypoints(model.variant, document)
     boxes = truth_boxes(document)
     if not len(boxes):
         raise DatasetError(f"{annotations} has nobody with keypoints; a label file of people is wanted")
+    measure = "PCKh" if is_mpii(document) else "AP"
+    if measure == "PCKh" and any("head_size_px" not in record for record in document["annotations"]):
+        raise DatasetError(
+            f"{annotations} has MPII's keypoints without the head sizes that PCKh is measured by; "
+            "MPII's own mpii_human_pose_v1_u12_1.mat, which has them, is wanted"
+        )
     found: list[Predictions] = []
     ranges = observe(model, lambda: found.append(predict(model, document, images, boxes)))
     found.append(predict(quantized(model, ranges), document, images, boxes))
-    exact, rounded = (score(predictions, document, math.inf, model)["AP"] for predictions in found)
-    return ranges, {"people": len(boxes), "AP": exact, "AP_int8": rounded}
+    exact, rounded = (score(predictions, document, math.inf, model)[measure] for predictions in found)
+    return ranges, {"people": len(boxes), measure: exact, f"{measure}_int8": rounded}
 
 
 def _some(document: dict[str, Any], count: int) -> dict[str, Any]:

@@ -15,17 +15,18 @@ from numpy.typing import ArrayLike, NDArray
 Float32 = NDArray[np.float32]
 
 
-def fit_aspect(bboxes_xyxy: ArrayLike, crop_size_wh: tuple[int, int], padding: float = 1.25) -> NDArray[np.float64]:
-    """Centre and size of each box, widened to the crop's aspect and enlarged: (N, 4) as cx, cy, w, h in px.
+def fit_aspect(bboxes_xyxy: ArrayLike, crop_size_wh: tuple[int, int], padding: ArrayLike = 1.25) -> NDArray[np.float64]:
+    """Each box widened to the crop's aspect and enlarged by `padding`: (N, 4) as cx, cy, w, h in px.
 
-    A box without extent counts as one pixel, so that it cannot make a map that has no inverse.
+    `padding` is one factor or (N,). A box without extent counts as one pixel, so that it cannot make a map that has no
+    inverse.
     """
     boxes = np.asarray(bboxes_xyxy, np.float64).reshape(-1, 4)
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     width, height = np.maximum(boxes[:, 2:] - boxes[:, :2], 1.0).T
     aspect = crop_size_wh[0] / crop_size_wh[1]
     width, height = np.maximum(width, height * aspect), np.maximum(height, width / aspect)
-    return np.concatenate([centre, np.stack([width, height], 1) * padding], 1)
+    return np.concatenate([centre, np.stack([width, height], 1) * np.reshape(padding, (-1, 1))], 1)
 
 
 def body_heights(bboxes_xyxy: ArrayLike) -> NDArray[np.float64]:
@@ -37,7 +38,7 @@ def body_heights(bboxes_xyxy: ArrayLike) -> NDArray[np.float64]:
 def crop_affine(
     bboxes_xyxy: ArrayLike,
     crop_size_wh: tuple[int, int],
-    padding: float = 1.25,
+    padding: ArrayLike = 1.25,
     rotation_deg: ArrayLike = 0.0,
 ) -> NDArray[np.float64]:
     """The map from picture to crop for each box: (N, 2, 3) float64.

@@ -11,7 +11,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,10 +142,22 @@ class LiveRun:
 
 
 class Hub:
-    """All runs of the program: a tap that the server reads from. `blank`: viewers get black pictures."""
+    """All runs of the program: a tap that the server reads from.
 
-    def __init__(self, config: LiveConfig | None = None, *, blank: bool = False) -> None:
-        self.config, self.blank = config or LiveConfig(), blank
+    Args:
+        config: of the server.
+        blank: viewers get black pictures.
+        region: corners, px of the frame, of a polygon that is outlined: where people are looked for.
+    """
+
+    def __init__(
+        self,
+        config: LiveConfig | None = None,
+        *,
+        blank: bool = False,
+        region: Sequence[tuple[float, float]] = (),
+    ) -> None:
+        self.config, self.blank, self.region = config or LiveConfig(), blank, region
         self.runs: list[LiveRun] = []
         self.closed = False
         self.viewers = 0

@@ -125,7 +125,13 @@ class _Routes:
     def _status(self) -> dict[str, Any]:
         publishers = [figures() for figures in self._hub.publishers]
         runs = [run.status() for run in self._hub.runs]
-        return {"type": "status", "runs": runs, "viewers": self._hub.viewers, "publish": publishers}
+        return {
+            "type": "status",
+            "runs": runs,
+            "region": self._hub.region,
+            "viewers": self._hub.viewers,
+            "publish": publishers,
+        }
 
     # Sockets
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-# With a password every '@' that follows is taken for its end: passwords may have '/', '?', '#' or a blank in them.
-# What looks like a port is none of it, though.
-_USERINFO = re.compile(r"(?<=://)(?:[^/?#\s]*?:(?!\d{1,5}/)(?:(?!://).)*|[^/?#\s]*)@")
+# With a password every '@' that follows is taken for its end: passwords may have '/', '?', '#' or a blank in them, and
+# one of digits alone looks like a port. It ends before a next address, which begins after a blank.
+_USERINFO = re.compile(r"(?<=://)(?:[^/?#\s]*?:(?:(?!\s\S*://).)*|[^/?#\s]*)@")
 _SECRET = re.compile(
     r"([?&](?:[\w-]*(?:token|passw(?:or)?d|passphrase|pass?|pwd|ps?w|secret|signature|key|auth|credentials?)"
     r"|user(?:name)?|usr|loginuse|sig|streamid)=)[^&#\s]+",

@@ -14,6 +14,8 @@ from sharpose_rt.errors import ConfigError, OutputError, WeightsError
 from sharpose_rt.training.config import TrainConfig
 
 FORMAT = "sharpose.training/1"
+_STATE_OF = {"train": "model", "pretrain": "network", "train-detector": "recipe"}
+"""What the checkpoint of each command has and those of the others lack."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -45,6 +47,20 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise WeightsError(f"{path} is no training checkpoint of this version ({FORMAT} is wanted)")
     return state
+
+
+def check_made_by(command: str, state: Mapping[str, Any], out: Path) -> None:
+    """Raises WeightsError where the checkpoint in the folder `out` is of another command's run; names that."""
+    if _STATE_OF[command] in state:
+        return
+    maker = next((name for name, key in _STATE_OF.items() if key in state), None)
+    if maker is None:
+        raise WeightsError(f"--resume: {out} holds no run of `sharpose-rt {command}`; give the --out folder of one")
+    start = "" if maker == "train-detector" else f", from its weights by --set init={out / 'weights.safetensors'}"
+    raise WeightsError(
+        f"--resume: the run in {out} was made by `sharpose-rt {maker}`, and `sharpose-rt {command}` cannot go on with "
+        f"it; `sharpose-rt {maker} --resume` can, or start a new run in another --out{start}"
+    )
 
 
 def check_unchanged(was: TrainConfig, now: TrainConfig, keys: Iterable[str], out: Path) -> None:

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         raise OutputError(f"{out} holds a run already; --resume goes on with it, another --out starts a new one")
     if not args.resume:
         _write_config(out, config)
-    people = load_people(config, roots, find_variant(config.model).skeleton)
+    people = load_people(config, roots, find_variant(config.model).skeleton, print)
     print(f"{len(people)} people in {len(people.image_paths)} pictures, {people.draws.sum():.0f} draws an epoch")
     trainer = Trainer(config, people, out, _validation(config, roots))
     if args.resume:

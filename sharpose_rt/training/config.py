@@ -30,12 +30,19 @@ class SetConfig:
     """'hand' (third value is COCO visibility), 'teacher' (a score, 0..1) or 'auto' (by the values)."""
     trust: float = 1.0
     """Factor on the joint weights, 0..1: below 1 for noisy labels."""
+    compare: str = ""
+    """A second label file of the same people (by annotation id), below the set's folder, as a teacher's: joints that
+    lie far from where it has them are dropped. '' compares with none."""
+    compare_limit: float = 2.0
+    """How far, in OKS's measure of the joint (2 sigma times the root of the person's area), above 0: at 2 the joint's
+    part of OKS is 0.14, at 1 it is 0.61, at 3 it is 0.01."""
 
     def __post_init__(self) -> None:
         if not self.name:
             raise ConfigError("a training set has no name; give the name of its folder below the data root")
         _check(f"data.sets {self.name}: weight", self.weight, 0, 1000)
         _check(f"data.sets {self.name}: trust", self.trust, 0, 1)
+        _check(f"data.sets {self.name}: compare_limit", self.compare_limit, 0, above=True)
         _one_of(f"data.sets {self.name}: labels", self.labels, ("auto", "hand", "teacher"))
 
 
@@ -49,6 +56,8 @@ class DataConfig:
     """Hand-labelled set that is never trained on; its AP goes into the log."""
     min_teacher_score: float = 0.3
     """A teacher's joint below this score has weight 0."""
+    hidden_weight: float = 1.0
+    """Factor on the joint weights, 0..1, of what is labelled by hand but hidden (COCO's visibility 1)."""
     workers: int = 4
     """Processes that read and crop; 0 reads in the training process."""
     cache: str = "none"
@@ -59,6 +68,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check("data.min_teacher_score", self.min_teacher_score, 0, 1)
+        _check("data.hidden_weight", self.hidden_weight, 0, 1)
         _check("data.workers", self.workers, 0, 256)
         _one_of("data.cache", self.cache, ("none", "device"))
         if self.max_people is not None:

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.errors import DatasetError
-from sharpose_rt.skeleton import BOX_TO_AREA, COCO17, PERSON_NAMES, Skeleton
+from sharpose_rt.skeleton import BOX_TO_AREA, COCO17, Skeleton, is_person, person_categories
 from sharpose_rt.training import mpii
 
 
@@ -68,7 +68,11 @@ def read_people(
     weight: float = 1.0,
     trust: float = 1.0,
     min_teacher_score: float = 0.3,
+    hidden_weight: float = 1.0,
+    compare: Path | None = None,
+    compare_limit: float = 2.0,
     skeleton: Skeleton = COCO17,
+    say: Callable[[str], None] = lambda _: None,
 ) -> People:
     """The people of a COCO-form file that have at least one joint to learn from; crowds are left out.
 
@@ -82,10 +86,14 @@ def read_people(
         weight: how often each person is drawn in an epoch.
         trust: factor on the joint weights.
         min_teacher_score: a teacher's joint below it has weight 0.
+        hidden_weight: factor on the weights of joints of visibility 1 in a hand-labelled file.
+        compare: a second label file of the same people; joints that lie far from where it has them have weight 0.
+        compare_limit: how far, see `_far_from`.
         skeleton: the keypoints that are wanted.
+        say: told how many joints are dropped so.
 
     Raises:
-        DatasetError: the file or a record is wrong; names both.
+        DatasetError: a file or a record is wrong, or the second file has none of these people; names them.
     """
     document = read_json(annotations)
     index_of, paths = picture_paths(document["images"], annotations, images)
@@ -103,7 +111,14 @@ def read_people(
         points.append(keypoints)
         areas.append(area)
     triples = np.array(points, np.float32).reshape(-1, len(skeleton), 3)
-    weights = _joint_weights(triples[..., 2], labels, min_teacher_score, annotations, [n for n, _ in rows])
+    numbers = [number for number, _ in rows]
+    weights = _joint_weights(triples[..., 2], labels, min_teacher_score, hidden_weight, annotations, numbers)
+    if compare is not None and rows:
+        ids = [_id_of(record, number, annotations) for number, record in rows]
+        second = _read_second(compare, ids, min_teacher_score, skeleton)
+        far = _far_from(second, triples[..., :2], areas, compare_limit, skeleton) & (weights > 0)
+        say(f"{annotations}: {far.sum()} of {(weights > 0).sum()} joints lie far from those of {compare.name}: dropped")
+        weights[far] = 0
     people = People(
         image_paths=tuple(paths),
         image_index=np.array(image_index, np.int64),
@@ -115,7 +130,8 @@ def read_people(
     )
     people = people.take(np.flatnonzero((people.joint_weights > 0).any(1)))
     if not len(people):
-        raise DatasetError(f"{annotations}: nobody in it has a labelled keypoint; is it a keypoint file?")
+        hint = f" near {compare.name}'s; is that of the same pictures?" if compare else "; is it a keypoint file?"
+        raise DatasetError(f"{annotations}: nobody in it has a labelled keypoint{hint}")
     return people
 
 
@@ -227,37 +243,31 @@ def picture_paths(records: list[Any], annotations: Path, images: Path) -> tuple[
 def people_records(document: dict[str, list[Any]], annotations: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number and record of each annotation of a person, crowds too.
 
-    Those are the records of the categories named 'person' or the like (`PERSON_NAMES`), whatever their ids. Where the
-    file has no categories, or one alone of another name, all are; so is a record that has no `category_id`.
+    Those are the records of the categories named 'person' or the like, whatever their ids. Where the file has no
+    categories, or one alone of another name, all are; so is a record that has no `category_id`: see
+    `skeleton.person_categories`.
 
     Raises:
         DatasetError: a record is no mapping, there are several categories and none is of people, or no record is.
     """
-    people, seen = _person_ids(document, annotations), 0
+    if not document["annotations"]:
+        return
+    try:
+        people = person_categories(document.get("categories"))
+    except ValueError as error:
+        raise DatasetError(f"{annotations}: {error}") from error
+    seen = 0
     for number, record in enumerate(document["annotations"]):
         if not isinstance(record, dict):
             raise wrong_record(annotations, number, f"it is {record!r:.80}; a mapping is wanted")
-        if people is None or record.get("category_id") in (None, *people):
+        if is_person(record, people):
             seen += 1
             yield number, record
-    if document["annotations"] and not seen:
+    if not seen:
         raise DatasetError(
             f"{annotations}: none of its {len(document['annotations'])} annotations has the category_id of people, "
             f"{' or '.join(map(repr, people or ()))}; is `categories` of another file?"
         )
-
-
-def _person_ids(document: dict[str, list[Any]], annotations: Path) -> list[Any] | None:
-    """Ids of the categories named 'person'; None where every record counts."""
-    categories = [item for item in document.get("categories") or () if isinstance(item, dict)]
-    people = [item.get("id") for item in categories if str(item.get("name")).lower() in PERSON_NAMES]
-    if not people and len(categories) > 1 and document["annotations"]:
-        names = ", ".join(repr(item.get("name")) for item in categories)
-        raise DatasetError(
-            f"{annotations}: its categories are {names:.120}, and none is 'person'; "
-            "call that of the people so, or leave the others out"
-        )
-    return people or None
 
 
 def _person(
@@ -278,12 +288,14 @@ def box_of(record: dict[str, Any], number: int, annotations: Path, *, empty: boo
     return box
 
 
-def keypoints_of(record: dict[str, Any], number: int, annotations: Path, joints: int) -> list[float]:
+def keypoints_of(
+    record: dict[str, Any], number: int, annotations: Path, joints: int, key: str = "keypoints"
+) -> list[float]:
     """The 3K keypoint values of a record."""
-    keypoints = record.get("keypoints")
+    keypoints = record.get(key)
     if not is_numbers(keypoints, 3 * joints):
         seen = f"{len(keypoints)} values" if isinstance(keypoints, list) else repr(keypoints)[:80]
-        raise wrong_record(annotations, number, f"keypoints has {seen}; {3 * joints} finite numbers are wanted")
+        raise wrong_record(annotations, number, f"{key} has {seen}; {3 * joints} finite numbers are wanted")
     return keypoints
 
 
@@ -311,8 +323,14 @@ def is_numbers(value: Any, count: int) -> TypeGuard[list[float]]:
 
 
 def _joint_weights(
-    third: NDArray[np.float32], labels: str, min_score: float, annotations: Path, numbers: list[int]
+    third: NDArray[np.float32],
+    labels: str,
+    min_score: float,
+    hidden_weight: float,
+    annotations: Path,
+    numbers: list[int],
 ) -> NDArray[np.float32]:
+    """Weights (N, K) by third values (N, K) of records of these numbers."""
     if labels == "auto":
         labels = "teacher" if bool(((third > 0) & (third < 1)).any()) else "hand"
     accepted = (third >= 0) & (third <= 1.5) if labels == "teacher" else np.isin(third, (0, 1, 2))
@@ -325,7 +343,66 @@ def _joint_weights(
     if labels == "teacher":
         # A heatmap, and so a teacher's score, may peak a little above 1.
         return np.where(third >= min_score, third.clip(max=1), 0).astype(np.float32)
-    return (third > 0).astype(np.float32)
+    return np.where(third == 1, hidden_weight, third > 0).astype(np.float32)
+
+
+def _read_second(compare: Path, ids: Sequence[int | str], min_score: float, skeleton: Skeleton) -> NDArray[np.float32]:
+    """Where a second label file has the joints (N, K, 2) of the people `ids` (N); NaN where it lacks or doubts them.
+
+    Where records have `teacher_keypoints` beside those of an annotator, they alone count.
+
+    Raises:
+        DatasetError: the file or a record is wrong, or none of the people is in it.
+    """
+    if not compare.is_file():
+        raise DatasetError(
+            f"the second label file {compare} is missing; have a teacher label the set, or take `compare` out"
+        )
+    records = list(people_records(read_json(compare), compare))
+    key = "teacher_keypoints" if any(record.get("teacher_keypoints") for _, record in records) else "keypoints"
+    rows = [(number, record) for number, record in records if record.get(key)]
+    points, place = [], {}
+    for number, record in rows:
+        person = _id_of(record, number, compare)
+        if person in place:
+            raise wrong_record(compare, number, f"it repeats the id {person!r}")
+        place[person] = len(points)
+        points.append(keypoints_of(record, number, compare, len(skeleton), key))
+    if place.keys().isdisjoint(ids):
+        there = f"the first there is {next(iter(place))!r}" if place else "nobody there has keypoints"
+        raise DatasetError(
+            f"{compare}: none of the {len(ids)} people to compare is in it ({there}, here {ids[0]!r}); a second label "
+            "file wants the annotation ids of the first"
+        )
+    triples = np.array(points, np.float32).reshape(-1, len(skeleton), 3)
+    known = _joint_weights(triples[..., 2], "auto", min_score, 1.0, compare, [number for number, _ in rows]) > 0
+    theirs = np.where(known[..., None], triples[..., :2], np.nan)
+    nowhere = np.full((1, *theirs.shape[1:]), np.nan, np.float32)
+    return np.concatenate([theirs, nowhere])[[place.get(person, -1) for person in ids]]
+
+
+def _far_from(
+    second: NDArray[np.float32],
+    keypoints: NDArray[np.float32],
+    areas: Sequence[float],
+    limit: float,
+    skeleton: Skeleton,
+) -> NDArray[np.bool_]:
+    """Which joints (N, K) lie further from `second` (N, K, 2), NaN where unknown, than `limit` times OKS's measure.
+
+    That is 2 sigma of the joint times the root of the person's area (N,): at a distance of `limit` measures the joint's
+    part of OKS is exp(-limit² / 2).
+    """
+    measure = 2 * np.array(skeleton.sigmas) * np.sqrt(areas)[:, None]
+    return np.linalg.norm(keypoints - second, axis=-1) > limit * measure
+
+
+def _id_of(record: dict[str, Any], number: int, annotations: Path) -> int | str:
+    """The id by which a second label file knows a person."""
+    person = record.get("id")
+    if not isinstance(person, (int, str)):
+        raise wrong_record(annotations, number, f"id is {person!r:.80}; an integer or a name is wanted to compare by")
+    return person
 
 
 def wrong_record(annotations: Path, number: int, what: str) -> DatasetError:

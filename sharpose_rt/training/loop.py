@@ -35,7 +35,14 @@ from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import CoarseOutput
 from sharpose_rt.models.weights import load_model, save_weights
 from sharpose_rt.training import losses
-from sharpose_rt.training.checkpoint import check_unchanged, get_chance, load_checkpoint, save_checkpoint, set_chance
+from sharpose_rt.training.checkpoint import (
+    check_made_by,
+    check_unchanged,
+    get_chance,
+    load_checkpoint,
+    save_checkpoint,
+    set_chance,
+)
 from sharpose_rt.training.config import OptimConfig, SetConfig, TrainConfig, read_config
 from sharpose_rt.training.datasets import People, epoch_order, find_set, mix, quiet_worker, read_people
 from sharpose_rt.training.device_crops import READ_ON_CPU, DeviceCrops, DrawDataset
@@ -108,8 +115,10 @@ class Clock:
         return samples / (self.config.epochs * self.epoch_samples)
 
 
-def load_people(config: TrainConfig, roots: Sequence[Path], skeleton: Any) -> People:
-    """The training sets of a configuration, mixed.
+def load_people(
+    config: TrainConfig, roots: Sequence[Path], skeleton: Any, say: Callable[[str], None] = lambda _: None
+) -> People:
+    """The training sets of a configuration, mixed; `say` is told how many joints a second label file takes out.
 
     Raises:
         DatasetError: a set is missing or wrong.
@@ -117,7 +126,7 @@ def load_people(config: TrainConfig, roots: Sequence[Path], skeleton: Any) -> Pe
     """
     if not config.data.sets:
         raise ConfigError("data.sets is empty; name at least one set to train on")
-    people = mix([_read_set(item, config, roots, skeleton) for item in config.data.sets])
+    people = mix([_read_set(item, config, roots, skeleton, say) for item in config.data.sets])
     people = people if config.data.max_people is None else people.spread(config.data.max_people)
     if not (people.draws > 0).any():
         raise ConfigError(
@@ -127,7 +136,9 @@ def load_people(config: TrainConfig, roots: Sequence[Path], skeleton: Any) -> Pe
     return people
 
 
-def _read_set(item: SetConfig, config: TrainConfig, roots: Sequence[Path], skeleton: Any) -> People:
+def _read_set(
+    item: SetConfig, config: TrainConfig, roots: Sequence[Path], skeleton: Any, say: Callable[[str], None]
+) -> People:
     folder = find_set(item.name, roots)
     return read_people(
         folder / item.annotations,
@@ -136,7 +147,11 @@ def _read_set(item: SetConfig, config: TrainConfig, roots: Sequence[Path], skele
         weight=item.weight,
         trust=item.trust,
         min_teacher_score=config.data.min_teacher_score,
+        hidden_weight=config.data.hidden_weight,
+        compare=folder / item.compare if item.compare else None,
+        compare_limit=item.compare_limit,
         skeleton=skeleton,
+        say=say,
     )
 
 
@@ -499,10 +514,11 @@ class Trainer:
         """Go on from the checkpoint in the run's folder, exactly where it was, with what the configuration changes.
 
         Raises:
-            WeightsError: see `load_checkpoint`.
+            WeightsError: see `load_checkpoint` and `check_made_by`.
             ConfigError: it changes what a run keeps: `FIXED`, the layers' decay, and whether there is a dense head.
         """
         state = load_checkpoint(self.out / "last.pt")
+        check_made_by("train", state, self.out)
         was = read_config(state["config"], str(self.out / "last.pt"))
         other_head = (was.loss.dense > 0) != (self.config.loss.dense > 0)
         kept = (*FIXED, "optim.layer_decay", *(("loss.dense",) if other_head else ()))

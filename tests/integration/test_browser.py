@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,9 +38,11 @@ def browser() -> Iterator[playwright.Browser]:
 
 
 @contextmanager
-def _serving(token: str | None = None, *, moving: bool = True) -> Iterator[tuple[LiveServer, Run]]:
+def _serving(
+    token: str | None = None, *, moving: bool = True, region: Sequence[tuple[float, float]] = ()
+) -> Iterator[tuple[LiveServer, Run]]:
     """A server with a run of three people, which goes on at some 25 fps."""
-    hub, stop = Hub(), threading.Event()
+    hub, stop = Hub(region=region), threading.Event()
     with LiveServer(hub, Listen("127.0.0.1", 0, token)) as server:
         run = Run(hub, live=True)
         run.step(10)
@@ -150,6 +152,27 @@ def test_skeletons_lie_where_the_stream_says(browser: playwright.Browser) -> Non
         page.check("input[name=colour][value=identity]", force=True)
         page.wait_for_timeout(200)
         assert not _near(_canvas(page), "#4cc9f0").any()
+
+
+def test_the_region_is_outlined_where_it_lies(browser: playwright.Browser) -> None:
+    corners = np.array([(40, 30), (600, 20), (620, 340)])
+    on_it = np.concatenate([corners, (corners + np.roll(corners, -1, axis=0)) // 2])
+    with _serving(moving=False, region=corners.tolist()) as (server, _), _page(browser, server.url) as page:
+        _wait_for_frame(page)
+        page.uncheck("#picture", force=True)
+        page.wait_for_timeout(200)
+        image = _canvas(page)
+        with page.expect_download() as snapshot:
+            page.click("#snapshot")
+        saved = cv2.imread(str(snapshot.value.path()))
+        assert saved is not None
+    height, width = image.shape[:2]
+    scale = min(width / 640, height / 360)
+    left, top = (width - 640 * scale) / 2, (height - 360 * scale) / 2
+    shown = (on_it + 0.5) * scale + (left, top)
+    for picture, points in ((image, shown), (saved, on_it)):
+        grey = cv2.dilate(_near(picture, "#bebebe").astype(np.uint8), np.ones((5, 5)))
+        assert all(grey[round(y), round(x)] for x, y in points)
 
 
 def test_pause_snapshot_and_download(browser: playwright.Browser, tmp_path: Path) -> None:

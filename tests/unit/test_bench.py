@@ -38,7 +38,8 @@ from sharpose_rt.bench.record import SCHEMA, make_record, read_record
 from sharpose_rt.bench.report import render
 from sharpose_rt.cli import main
 from sharpose_rt.commands import bench
-from sharpose_rt.config import DetectorConfig, PoseConfig, TrackerConfig
+from sharpose_rt.config import DetectorConfig, PoseConfig, TrackerConfig, load
+from sharpose_rt.detection import create_detector
 from sharpose_rt.engine import PoseEngine
 from sharpose_rt.errors import ConfigError, OutputError, StreamError
 from sharpose_rt.media import PacedSource, open_source
@@ -48,8 +49,8 @@ from sharpose_rt.models.cost import measure_cost, measure_dense_gmacs
 from sharpose_rt.models.int8 import WeightGrid
 from sharpose_rt.models.variants import PAPER
 from sharpose_rt.skeleton import COCO17
-from sharpose_rt.tracking import create_tracker
-from sharpose_rt.types import Detections, Tracks
+from sharpose_rt.tracking import KeypointSmoother, create_tracker
+from sharpose_rt.types import Detections, Poses, Tracks
 from tests.media_clips import write_clip
 
 TOY = Variant("toy", (128, 96), width=32, heads=2, alpha=0.5, sigma_cells=2, depth=2)
@@ -250,6 +251,50 @@ def test_fixed_people_counts_copies_and_bridges_empty_frames() -> None:
     assert fixed.update(nobody, 0.4).track_ids.tolist() == seen.track_ids.tolist()
     assert fixed.frames == 5
     assert fixed.copy_share == (5 * 3 - fixed.found) / 15
+
+
+def test_the_tracker_knows_the_poses_of_fixed_people_by_its_own_ids() -> None:
+    given: list[list[int]] = []
+
+    class Inner:
+        name, uses_poses = "inner", True
+
+        def update(self, detections: Detections | None, pts_s: float, last_poses: Poses | None = None) -> Tracks:
+            given.append([] if last_poses is None else last_poses.track_ids.tolist())
+            return tracks([4, 7] if pts_s < 1 else [7])
+
+    fixed = FixedPeople(Inner(), people=3, size_wh=(200, 100))  # type: ignore[arg-type]
+    poses = [some_poses(fixed.update(None, 0.0)), some_poses(fixed.update(None, 0.5))]
+    assert [p.track_ids.tolist() for p in poses] == [[1, 2, 3]] * 2
+    fixed.update(None, 1.0, poses[1])
+    fixed.update(None, 1.5, some_poses(fixed.update(None, 1.2)))
+    copy = 1_000_000
+    assert given[2] == [4, 7, 4 + copy]
+    assert given[4] == [7, 7 + copy, 7 + 2 * copy]
+
+
+def test_fixed_people_stay_so_many_where_the_tracked_come_and_go(shared_dir: Path) -> None:
+    config = load(None, ["detector.name=bundled", "source.max_frames=20"])
+    detector = create_detector(config.detector)
+    detector.open()
+    with open_source(str(shared_dir / "video/openpose_video.avi"), config.source) as source:
+        found = [(frame.pts_s, detector.detect(frame)) for frame in source]
+        size_wh = source.info.size_wh
+    fixed = FixedPeople(create_tracker(config.tracker, COCO17), people=10, size_wh=size_wh)
+    smoother, last, counts = KeypointSmoother(config.smooth, COCO17), None, []
+    for pts_s, people in found:
+        last = some_poses(fixed.update(people, pts_s, last))
+        counts.append(len(smoother.update(last, pts_s)))
+    assert fixed.found != 10 * fixed.frames
+    assert counts == [10] * len(found)
+
+
+def some_poses(tracks: Tracks) -> Poses:
+    n = len(tracks)
+    middles = (tracks.bboxes_xyxy[:, :2] + tracks.bboxes_xyxy[:, 2:]) / 2
+    points, scores = np.repeat(middles[:, None], 17, axis=1), np.ones((n, 17), np.float32)
+    of_all = (tracks.bboxes_xyxy, tracks.bbox_scores, tracks.track_ids)
+    return Poses(*of_all, points, scores, points, scores, np.ones(n, np.float32), np.zeros(n, np.int64))
 
 
 # A file at its own pace

@@ -334,6 +334,22 @@ def test_doctor_reports_every_check_and_agrees_with_its_status(tmp_path, capsys)
     assert not (tmp_path / "results").exists()  # looking makes nothing
 
 
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_doctor_tries_the_detector_as_a_run_takes_it(tmp_path, monkeypatch, backend):
+    pytest.importorskip(backend, reason=f"{backend} is not installed: pip install 'sharpose-rt[cpu]'")
+    from sharpose_rt.detection.openvino_network import GraphPerSize
+    from sharpose_rt.engine import choice
+
+    sizes = []
+    run = GraphPerSize.__call__
+    monkeypatch.setattr(GraphPerSize, "__call__", lambda *given: sizes.append(given[1].shape) or run(*given))
+    monkeypatch.setattr(choice, "ways", lambda *_: (choice.Way(backend, torch.float32),))  # what `auto` finds fastest
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    status, detail, _ = doctor.check_detector()
+    assert (status, len(sizes)) == ("ok", int(backend == "openvino"))
+    assert f"ran on cpu by {backend}" in detail
+
+
 def test_doctor_outlives_a_check_that_fails(monkeypatch, capsys):
     def ill():
         raise RuntimeError("no\nway")

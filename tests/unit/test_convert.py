@@ -10,8 +10,10 @@ import json
 import math
 import os
 import pickle
+import random
 import re
 import threading
+import tracemalloc
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +36,7 @@ SIZE_WH = (640, 480)
 # Frames of a clip by the ids of the people in them: 3 arrives and leaves, 1 has a gap, one frame is empty.
 CLIP = [[1, 3], [3, 1], [], [1], [2, 1, 3], [2]]
 NAMES = COCO17.keypoints
+SAMPLE = Path(__file__).parents[2] / "samples/demo.skeletons.jsonl"
 
 
 def point(track_id: int, t: int, joint: int) -> tuple[float, float]:
@@ -69,6 +72,36 @@ def of_pictures(clip: Path, names: Iterable[str]) -> Path:
         for record, name in zip(reader, names, strict=False):
             writer.write_line(encode(replace(record, picture=name).to_record()))
     return path
+
+
+def all_at_once(reader: StreamReader, out: Path, px_per_m: float | None) -> list[str]:
+    """The text of each person's TRC file, by id."""
+    frames = list(reader)
+    seconds = frames[-1].pts_s - frames[0].pts_s
+    rate = f"{reader.header.fps or (len(frames) - 1) / seconds:.6g}"
+    names, scale, unit = reader.header.skeleton.keypoints, 1 / (px_per_m or 1), "m" if px_per_m else "px"
+    texts = []
+    for track_id in sorted({int(i) for frame in frames for i in frame.poses.track_ids}):
+        there = [i for i, frame in enumerate(frames) if track_id in frame.poses.track_ids]
+        within = frames[there[0] : there[-1] + 1]
+        lines = [
+            f"PathFileType\t4\t(X/Y/Z)\t{out.name}_person{track_id:02d}.trc",
+            "DataRate\tCameraRate\tNumFrames\tNumMarkers\tUnits\tOrigDataRate\tOrigDataStartFrame\tOrigNumFrames",
+            f"{rate}\t{rate}\t{len(within)}\t{len(names)}\t{unit}\t{rate}\t{within[0].frame_id + 1}\t{len(within)}",
+            "Frame#\tTime\t" + "".join(f"{name}\t\t\t" for name in names),
+            "\t\t" + "\t".join(f"X{i}\tY{i}\tZ{i}" for i in range(1, len(names) + 1)),
+            "",
+        ]
+        for frame in within:
+            cells = ["NaN\tNaN\tNaN"] * len(names)
+            for row in np.flatnonzero(frame.poses.track_ids == track_id):
+                points = np.round(frame.poses.keypoints[row].astype(float), 2)
+                for k in np.flatnonzero(frame.poses.keypoint_scores[row] > 0):
+                    x, y = points[k, 0], reader.header.frame_size_wh[1] - points[k, 1]
+                    cells[k] = f"{x * scale:.5f}\t{y * scale:.5f}\t0"
+            lines.append(f"{frame.frame_id + 1}\t{frame.pts_s:.6f}\t" + "\t".join(cells))
+        texts.append("\n".join(lines) + "\n")
+    return texts
 
 
 @pytest.fixture
@@ -476,6 +509,33 @@ class TestTables:
     def test_trc_without_a_rate_takes_the_mean(self, tmp_path):
         paths = convert(write_clip(tmp_path / "a", fps=None), "trc")
         assert paths[0].read_text().split("\n")[2].startswith("25\t25\t")
+
+    @pytest.mark.parametrize("px_per_m", [None, 123.4])
+    @pytest.mark.parametrize("clip", ["long", "sample"])
+    def test_trc_has_each_persons_rows_as_if_all_were_held_at_once(self, tmp_path, clip, px_per_m):
+        path = SAMPLE
+        if clip == "long":  # people who come and go, and frames that were dropped
+            path, chance = tmp_path / "long.skeletons.jsonl", random.Random(0)
+            header = StreamReader(write_clip(tmp_path / "a", fps=None)).header
+            with StreamWriter(path, header) as writer:
+                for i in range(300):
+                    ids = chance.sample(range(1, 7), chance.randrange(5)) if i > 270 else [9]
+                    writer.write(2 * i, i / 31, make_poses(ids, i), dropped_before=min(i, 1))
+        paths = convert(path, "trc", tmp_path / "out", px_per_m=px_per_m)
+        assert len(paths) > 1
+        assert [p.read_text() for p in paths] == all_at_once(StreamReader(path), tmp_path / "out", px_per_m)
+        assert sorted(p for p in tmp_path.iterdir() if p.name.startswith((".", "out"))) == paths  # and nothing else
+
+    def test_trc_of_a_long_clip_takes_no_more_memory(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("sharpose_rt.skeletons.convert.trc._FRAMES_AT_ONCE", 32)
+        peaks = []
+        for count in (40, 200):
+            path = write_clip(tmp_path / f"{count}.skeletons.jsonl", [[1, 2, 3]] * count)
+            tracemalloc.start()
+            convert(path, "trc")
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        assert peaks[1] < 1.5 * peaks[0]
 
     def test_trc_needs_ids(self, tmp_path):
         with pytest.raises(ConfigError, match="no track ids"):

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import default_collate
 
-from sharpose_rt.errors import DatasetError
+from sharpose_rt.detection.boxes import read_coco
+from sharpose_rt.errors import DatasetError, DetectorError
 from sharpose_rt.evaluation.coco import read_labels
 from sharpose_rt.evaluation.detector import read_box_labels
 from sharpose_rt.geometry.affine import fit_aspect
@@ -75,6 +76,115 @@ def test_visibility_and_teacher_scores_become_weights(tmp_path):
     np.testing.assert_allclose(read(taught, trust=0.5, min_teacher_score=0.2).joint_weights[0, 0], 0.145, rtol=1e-6)
 
 
+def with_third(folder, *values):
+    """Give the first joints of the first person these third values."""
+    record = json.loads((folder / "annotations.json").read_text())["annotations"][0]
+    triples = np.array(record["keypoints"]).reshape(17, 3)
+    triples[: len(values), 2] = values
+    change(folder, 0, keypoints=triples.flatten().tolist())
+
+
+def test_hidden_joints_may_weigh_less(tmp_path):
+    hand, taught = write_set(tmp_path / "hand", 1, 1), write_set(tmp_path / "taught", 1, 1, teacher=True)
+    with_third(hand, 0, 1)
+    with_third(taught, 0, 1)
+    np.testing.assert_allclose(read(hand, hidden_weight=0.25).joint_weights[0, :3], [0, 0.25, 1])
+    np.testing.assert_allclose(read(hand, hidden_weight=0.25, trust=0.5).joint_weights[0, :3], [0, 0.125, 0.5])
+    assert read(hand, hidden_weight=0).joint_weights[0, :3].tolist() == [0, 0, 1]
+    np.testing.assert_allclose(read(taught, hidden_weight=0.25).joint_weights[0, :3], [0, 1, 0.8], rtol=1e-6)
+
+
+def compare_file(folder, moved, scores=None, **fields):
+    """Write `teacher.json`: the set's joints, the first person's `moved` (17,) OKS measures to the right; its path."""
+    document = json.loads((folder / "annotations.json").read_text())
+    for record in document["annotations"]:
+        record["teacher_keypoints"] = [0.9 if n % 3 == 2 else v for n, v in enumerate(record["keypoints"])]
+    first = document["annotations"][0]
+    triples = np.array(first["teacher_keypoints"]).reshape(17, 3)
+    triples[:, 0] += moved * 2 * np.array(COCO17.sigmas) * np.sqrt(first["area"])
+    triples[:, 2] = 0.9 if scores is None else scores
+    first["teacher_keypoints"] = triples.flatten().tolist()
+    first.update(fields)
+    path = folder / "teacher.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+def test_joints_far_from_a_second_files_are_dropped_and_no_others(folder):
+    moved, scores, said = np.zeros(17), np.full(17, 0.9), []
+    moved[:5] = 1.9, 2.1, 9, 9, -2.1
+    scores[2:4] = 0.29, 0  # one it is unsure of, one it lacks
+    with_third(folder, 2, 2, 2, 2, 1)
+    teacher = compare_file(folder, moved, scores)
+    people = read(folder, compare=teacher, hidden_weight=0.5, say=said.append)
+    assert people.joint_weights[0].tolist() == [1, 0, 1, 1, 0, *[1] * 12]
+    assert (people.joint_weights[1:] == 1).all()
+    assert said == [f"{folder / 'annotations.json'}: 2 of 136 joints lie far from those of teacher.json: dropped"]
+    assert read(folder, compare=teacher, compare_limit=1.8).joint_weights[0, :5].tolist() == [0, 0, 1, 1, 0]
+    assert read(folder, compare=teacher, min_teacher_score=0.2).joint_weights[0, :5].tolist() == [1, 0, 0, 1, 0]
+
+
+def test_far_is_the_same_for_somebody_of_any_size(folder):
+    far = np.linspace(1.5, 2.5, 16).tolist()
+    teacher = compare_file(folder, np.array([*far, 0]))
+    before = read(folder, compare=teacher).joint_weights[0]
+    assert before.tolist() == [1] * 8 + [0] * 8 + [1]
+    for path in (folder / "annotations.json", teacher):
+        document = json.loads(path.read_text())
+        for record in document["annotations"]:
+            for key in {"keypoints", "teacher_keypoints"} & set(record):
+                record[key] = (np.array(record[key]).reshape(17, 3) * (0.2, 0.2, 1)).flatten().tolist()
+            record["area"] *= 0.04
+        path.write_text(json.dumps(document))
+    np.testing.assert_array_equal(read(folder, compare=teacher).joint_weights[0], before)
+
+
+def test_who_is_not_in_the_second_file_stays_and_who_is_left_without_joints_goes(folder):
+    teacher = compare_file(folder, np.full(17, 9.0))
+    assert len(read(folder, compare=teacher)) == 7
+    assert len(read(folder, compare=compare_file(folder, np.full(17, 9.0), id=77))) == 8
+    # A teacher that found somebody not at all leaves the annotator's joints alone in the record.
+    assert len(read(folder, compare=compare_file(folder, np.full(17, 9.0), teacher_keypoints=None))) == 8
+
+
+def test_a_second_annotators_file_is_compared_too(folder, tmp_path):
+    other = write_set(tmp_path / "other")
+    triples = np.array(json.loads((other / "annotations.json").read_text())["annotations"][0]["keypoints"])
+    triples[:6] = 0, 0, 0, 999, 999, 1
+    change(other, 0, keypoints=triples.tolist())
+    people = read(folder, compare=other / "annotations.json", min_teacher_score=0)
+    assert people.joint_weights[0].tolist() == [1, 0, *[1] * 15]
+
+
+def test_a_wrong_second_file_is_said(folder):
+    with pytest.raises(DatasetError, match=r"second label file .*none\.json is missing; .* take `compare` out"):
+        read(folder, compare=folder / "none.json")
+    near, far = np.zeros(17), np.full(17, 9.0)
+    for fields, message in (
+        ({"teacher_keypoints": [1.0] * 50}, r"teacher\.json: annotations\[0\]: teacher_keypoints has 50 values; 51"),
+        ({"id": None}, r"teacher\.json: annotations\[0\]: id is None; an integer or a name"),
+        ({"id": 2}, r"teacher\.json: annotations\[1\]: it repeats the id 2"),
+    ):
+        with pytest.raises(DatasetError, match=message):
+            read(folder, compare=compare_file(folder, near, **fields))
+    teacher = compare_file(folder, near)
+    change(folder, 0, id=None)
+    with pytest.raises(DatasetError, match=r"annotations\.json: annotations\[0\]: id is None"):
+        read(folder, compare=teacher)
+    change(folder, 0, id=1)
+    document = json.loads((folder / "annotations.json").read_text())
+    for record in document["annotations"]:
+        record["id"] += 100
+    (folder / "shifted.json").write_text(json.dumps(document))
+    message = r"shifted\.json: none of the 8 people .* \(the first there is 101, here 1\)"
+    with pytest.raises(DatasetError, match=message):
+        read(folder, compare=folder / "shifted.json")
+    document["annotations"] = document["annotations"][:1]
+    (folder / "annotations.json").write_text(json.dumps(document))
+    with pytest.raises(DatasetError, match=r"near teacher\.json's; is that of the same pictures\?"):
+        read(folder, compare=compare_file(folder, far))
+
+
 def test_crowds_and_unlabelled_people_are_left_out(folder):
     change(folder, 0, iscrowd=1)
     change(folder, 1, num_keypoints=0)
@@ -128,6 +238,8 @@ def test_who_is_of_another_category_is_no_person(folder, names, left):
     assert sum(len(picture.people_xyxy) for picture in read_pictures(folder)) == left
     assert len(read_box_labels(folder / "annotations.json")["annotations"]) == left
     assert len(read_labels(folder / "annotations.json")["annotations"]) == left
+    by_frame, _ = read_coco((folder / "annotations.json").read_text(), "boxes.json")
+    assert sum(len(boxes) for boxes in by_frame.values()) == left
 
 
 READERS = [read_labels, read_box_labels, lambda path: read_pictures(path.parent), lambda path: read(path.parent)]
@@ -150,6 +262,8 @@ def test_categories_none_of_which_are_people_are_named(folder, reader):
     categorise(folder, "cat", "dog")
     with pytest.raises(DatasetError, match=r"annotations\.json: its categories are 'cat', 'dog', and none is 'person'"):
         reader(folder / "annotations.json")
+    with pytest.raises(DetectorError, match=r"'boxes\.json': its categories are 'cat', 'dog', and none is 'person'"):
+        read_coco((folder / "annotations.json").read_text(), "boxes.json")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"images": []}', '{"images": [{"id": 1}], "annotations": []}'])

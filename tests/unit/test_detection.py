@@ -247,6 +247,17 @@ def test_coco_by_picture_name_and_by_frame(tmp_path: Path) -> None:
     assert detector.detect(frame(frame_id=1)).bboxes_xyxy.tolist() == [[1, 2, 31, 42]]
 
 
+def test_who_is_a_person_where_no_category_says_so(tmp_path: Path) -> None:
+    records = [{"image_id": 1, "bbox": [20 * n, 0, 9, 9], **({"category_id": n} if n else {})} for n in range(4)]
+    document = {"images": [{"id": 1}], "annotations": records}
+    names = [{"id": 2, "name": "Pedestrian"}, {"id": 3, "name": "dog"}]
+    assert len(coco(tmp_path, document | {"categories": names}).detect(frame())) == 2
+    assert len(coco(tmp_path, document | {"categories": names[1:]}).detect(frame())) == 4
+    assert len(coco(tmp_path, document).detect(frame())) == 4
+    assert len(coco(tmp_path, records).detect(frame(frame_id=1))) == 2  # results: 1 is a person in COCO
+    assert len(coco(tmp_path, records[2:3]).detect(frame(frame_id=1))) == 1
+
+
 def test_pictures_without_names_go_by_their_frames(tmp_path: Path) -> None:
     records = [{"image_id": 7, "bbox": [5, 5, 50, 50], "category_id": 1}]
     detector = coco(tmp_path, {"images": [{"id": 6}, {"id": 7}], "annotations": records})
@@ -272,6 +283,10 @@ def test_coco_results_list(tmp_path: Path) -> None:
         ([{"image_id": 1, "bbox": [0, 0, "5", 5]}], "record 0: box"),
         ({"images": [{"file_name": "a"}], "annotations": []}, "image 0"),
         ({"images": [{"id": 1}], "annotations": [{"image_id": 2, "bbox": [0, 0, 1, 1]}]}, "record 0: image_id 2"),
+        (
+            {"images": [{"id": 1}], "annotations": [{}], "categories": [{"id": 1, "name": "cat"}, {"name": "dog"}]},
+            "its categories are 'cat', 'dog', and none is 'person'",
+        ),
     ],
 )
 def test_bad_coco_record_is_named(tmp_path: Path, data: object, message: str) -> None:

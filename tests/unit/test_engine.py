@@ -136,6 +136,13 @@ def test_people_too_small_are_not_refined(config, picture):
     fine, coarse = everybody.estimate(picture, boxes), PoseEngine(coarse).estimate(picture, boxes)
     wanted = np.where(found.refined[:, None, None], fine.keypoints, coarse.keypoints)
     np.testing.assert_allclose(found.keypoints, wanted, atol=1e-2)
+    # These are cut out closer; who leaves for a good quality is not.
+    affines = engine.affines(boxes)
+    np.testing.assert_array_equal(affines[[1, 2]], crop_affine(boxes[[1, 2]], engine.crop_size_hw[::-1], 1.25))
+    np.testing.assert_array_equal(affines[[0, 3]], crop_affine(boxes[[0, 3]], engine.crop_size_hw[::-1], 1.0))
+    padded = PoseEngine(replace(config, quality_threshold=-math.inf, coarse_padding=1.25))
+    np.testing.assert_array_equal(padded.affines(boxes), everybody.affines(boxes))
+    assert np.abs(padded.estimate(picture, boxes).keypoints - coarse.keypoints).max() > 0.1
     # Two pictures at once, and a threshold besides.
     both = PoseEngine(replace(config, quality_threshold=float(np.median(fine.quality)), refine_from_px=100))
     pair = both.estimate_all([(picture, boxes[:1]), (picture, boxes[1:])])

@@ -13,20 +13,23 @@ import torch
 from scipy import stats
 
 from sharpose_rt.cli import main
-from sharpose_rt.config import DetectorConfig
+from sharpose_rt.config import DetectorConfig, PoseConfig
 from sharpose_rt.detection.letterbox import Letterbox
 from sharpose_rt.detection.postprocess import finish
+from sharpose_rt.engine import PoseEngine
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError
 from sharpose_rt.evaluation.coco import evaluate, oks_nms, pose_scores, quality_check, read_labels, results, score
 from sharpose_rt.evaluation.detector import box_ap, evaluate_detector, judge, read_box_labels
 from sharpose_rt.evaluation.predict import Boxes, Predictions, file_boxes, predict, truth_boxes
 from sharpose_rt.evaluation.sweep import HEIGHT, calibrated, sweep, write_sweep
 from sharpose_rt.evaluation.worst import FALSE_ALARM, FOUND, MISSED, write_worst, write_worst_pictures
+from sharpose_rt.geometry.affine import body_heights
 from sharpose_rt.models import create_model
 from sharpose_rt.models.cost import measure_cost
 from sharpose_rt.models.variants import VARIANTS
-from sharpose_rt.models.weights import save_weights
+from sharpose_rt.models.weights import load_model, save_weights
 from sharpose_rt.skeleton import COCO17
+from sharpose_rt.training.datasets import read_image
 from tests.people_set import COLOURS_BGR, SMALL, change, write_set
 
 SIGMAS = np.array(COCO17.sigmas)
@@ -74,6 +77,21 @@ def test_a_known_error_gives_the_known_ap(folder):
     coarse = score(perfect(document, coarse_oks=0.63, fine_oks=0.88), document, -math.inf)
     assert (coarse["AP"], coarse["AP50"], coarse["AP75"]) == pytest.approx((0.3, 1, 0))
     assert (coarse["exit_rate"], metrics["exit_rate"]) == (1, 0)
+
+
+def test_who_is_never_refined_has_the_pose_of_the_closer_crop(folder):
+    document = read_labels(folder / "annotations.json")
+    far = perfect(document, coarse_oks=0.63, fine_oks=0.88, quality=0.5)
+    near = replace(far, near_keypoints=perfect(document, coarse_oks=0.73).coarse_keypoints, near_scores=far.fine_scores)
+    assert score(near, document, -math.inf)["AP"] == pytest.approx(0.5)  # nobody is: 0.50, 0.55, ... 0.70 lie below
+    assert score(near, document, 0.4)["AP"] == pytest.approx(0.3)  # all leave, but for their quality
+    assert score(near, document, math.inf)["AP"] == pytest.approx(0.8)
+    assert score(near, document, math.inf, refine_from_px=10_000)["AP"] == pytest.approx(0.5)
+    heights = np.sort(body_heights(near.boxes.bboxes_xyxy))
+    keypoints, _, refined = near.gated(math.inf, float(heights[4]))
+    assert refined.sum() == 4
+    np.testing.assert_array_equal(keypoints[refined], near.fine_keypoints[refined])
+    np.testing.assert_array_equal(keypoints[~refined], near.near_keypoints[~refined])
 
 
 def test_ap_is_that_of_pycocotools_on_the_written_file(folder, tmp_path, capsys):
@@ -144,6 +162,28 @@ def test_network_in_batches_agrees_with_its_own_gate(folder):
     both = predict(model, document, folder / "images", boxes, batch=8, flip_test=True)
     assert score(both, document, threshold, model)["gmacs_per_person"] == 2 * metrics["gmacs_per_person"]
     assert sweep(both, document, model)[-1]["gmacs_per_person"] == pytest.approx(2 * cost.coarse_gmacs)
+
+
+def test_what_is_measured_are_the_poses_of_a_run(folder):
+    document = read_labels(folder / "annotations.json")
+    boxes, (model, _) = truth_boxes(document), load_model("tiny_256x192")
+    predictions = predict(model.eval(), document, folder / "images", boxes)
+    middle = float(np.median(body_heights(boxes.bboxes_xyxy)))
+    for gate in (
+        (math.inf, 0.0),
+        (math.inf, middle),
+        (float(np.median(predictions.quality)), middle),
+        (-math.inf, 0.0),
+    ):
+        config = PoseConfig(backend="torch", device="cpu", precision="fp32", refine_from_px=gate[1])
+        engine = PoseEngine(replace(config, quality_threshold=gate[0]))
+        keypoints, scores, refined = predictions.gated(*gate)
+        for image in document["images"]:
+            rows = np.flatnonzero(boxes.image_ids == image["id"])
+            found = engine.estimate(read_image(folder / "images" / image["file_name"]), boxes.bboxes_xyxy[rows])
+            assert found.refined.tolist() == refined[rows].tolist()
+            np.testing.assert_allclose(found.keypoints, keypoints[rows], atol=0.05)
+            np.testing.assert_allclose(found.scores, scores[rows], atol=1e-3)
 
 
 def test_flip_test_is_blind_to_mirroring(folder, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import socket
 import struct
@@ -21,7 +22,8 @@ from starlette.websockets import WebSocketDisconnect
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from sharpose_rt.config import LiveConfig
+from sharpose_rt.commands.taps import open_taps
+from sharpose_rt.config import LiveConfig, load
 from sharpose_rt.errors import ConfigError, OutputError
 from sharpose_rt.live import Hub, Listen, LiveServer, parse_listen
 from sharpose_rt.live.picture import Pictures
@@ -229,6 +231,15 @@ def test_latest_status_and_health(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> 
         hub.runs.pop()
     run.end()
     assert client.get("/healthz").json() == {"ok": True, "runs": {"walk": "ended"}}
+
+
+def test_the_page_is_told_of_the_region(hub: Hub) -> None:
+    args = argparse.Namespace(token=None, serve="0", publish=[], publish_policy=None)
+    config = load(None, ["detector.region=[[9,5],[99,50]]"])
+    assert _client(hub).get("/api/status").json()["region"] == []
+    with open_taps(args, config, ["clip.mp4"]) as (tap,):
+        assert isinstance(tap, Hub)
+        assert _client(tap).get("/api/status").json()["region"] == [[9, 5], [99, 5], [99, 50], [9, 50]]
 
 
 def test_metrics_are_what_prometheus_reads(hub: Hub) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -106,6 +107,13 @@ def test_both_forms_are_the_same_people(folder):
     assert first["head_size_px"] == pytest.approx(0.6 * 50)
 
 
+def test_what_mpii_calls_hidden_may_weigh_less(folder):
+    weights = read_people(folder / "release.mat", folder / "images", skeleton=MPII16, hidden_weight=0.5).joint_weights
+    assert weights[0].tolist() == [1, 1, 1, 0.5, *[1] * 12]
+    common = read_people(folder / "train.json", folder / "images", skeleton=MPII16, hidden_weight=0.5)
+    assert common.joint_weights[0].tolist() == [1] * 16  # it does not say
+
+
 def test_people_to_train_on(folder):
     people = read_people(folder / "train.json", folder / "images", skeleton=MPII16)
     assert people.keypoints.shape == (2, 16, 2)
@@ -166,8 +174,6 @@ def test_a_perfect_estimator_and_one_that_is_off(folder):
 
 
 def test_command(folder, monkeypatch, capsys):
-    from dataclasses import replace
-
     small = replace(SMALL, name="small_mpii", skeleton=MPII16)
     monkeypatch.setitem(VARIANTS, small.name, small)
     base = ["eval", "--annotations", str(folder / "release.mat"), "--images", str(folder / "images"), "--device", "cpu"]
@@ -190,6 +196,21 @@ def test_a_network_of_other_keypoints_is_refused_before_anything_runs(folder, ca
         evaluate(model, folder / "release.mat", folder / "none")
     with pytest.raises(ConfigError, match="--model base_mpii_256x256 fits"):
         quantize(model, folder / "release.mat", folder / "none", 2)
+
+
+def test_what_int8_costs_is_measured_by_pckh(folder):
+    model = create_model(replace(SMALL, name="small_mpii", skeleton=MPII16))
+    ranges, costs = quantize(model, folder / "release.mat", folder / "images", 2)
+    assert ranges
+    assert set(costs) == {"people", "PCKh", "PCKh_int8"}
+    assert costs["people"] == 2
+    assert 0 <= costs["PCKh_int8"] <= 1
+    exact = evaluate(model, folder / "release.mat", folder / "images")
+    assert costs["PCKh"] == exact["PCKh"]
+    with pytest.raises(
+        DatasetError, match=r"train\.json has .* without the head sizes .* mpii_human_pose_v1_u12_1\.mat"
+    ):
+        quantize(model, folder / "train.json", folder / "none", 2)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 import io
 import json
+import signal
 import subprocess
 import sys
 import tomllib
@@ -321,6 +322,30 @@ def test_files_are_replaced_only_when_asked_and_all_at_once(
 
     export_folder(tmp_path, **mini | {"overwrite": True})
     assert (tmp_path / "fine.onnx").read_text() == "fine.onnx"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_nothing_half_written(
+    mini: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    out, there = tmp_path / "new", []
+
+    def stopped(plan: Any, examples: object, path: Path, opset: int) -> None:
+        path.write_text("half")
+        there.append(len(list(out.iterdir())))
+        if plan.file == "coarse.onnx":
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(export, "write_onnx", stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        status = main(["weights", "onnx", str(out), "--model", "mini", "--weights", "random"])
+    except SystemExit as end:
+        status = end.code
+    assert status == 128 + number
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert there == [1, 2]
+    assert not out.exists()
 
 
 def test_a_folder_with_graphs_of_two_exports_has_no_sheet(

@@ -18,6 +18,7 @@ from sharpose_rt.models.stem import MobileStem
 from sharpose_rt.models.variants import VARIANTS
 from sharpose_rt.models.weights import load_model, save_weights
 from sharpose_rt.skeleton import COCO17
+from sharpose_rt.training.checkpoint import save_checkpoint
 from sharpose_rt.training.config import DataConfig, OptimConfig, SetConfig, TrainConfig
 from sharpose_rt.training.loop import Clock, Trainer, load_people
 from sharpose_rt.training.movenet import load_movenet
@@ -156,6 +157,24 @@ def test_a_pretraining_of_another_model_is_not_resumed(tmp_path):
     pretrainer(folder, tmp_path / "pre", minutes=0.001).run(lambda _: None)
     with pytest.raises(ConfigError, match=f"has model '{CONV.name}', not '{SMALL.name}'"):
         pretrainer(folder, tmp_path / "pre", model=SMALL.name).resume()
+
+
+def test_runs_of_train_and_of_pretrain_are_not_taken_for_each_other(tmp_path):
+    folder = write_set(tmp_path / "painted")
+    plan = config(minutes=0.001)
+    people = load_people(plan, [folder.parent], COCO17)
+    Pretrainer(plan, people, tmp_path / "pre").run(lambda _: None)
+    Trainer(plan, people, tmp_path / "run").run()
+    weights = tmp_path / "pre" / "weights.safetensors"
+    message = f"run in {tmp_path / 'pre'} was made by `sharpose-rt pretrain`, .* --out, from .* --set init={weights}$"
+    with pytest.raises(WeightsError, match=message):
+        Trainer(plan, people, tmp_path / "pre").resume()
+    with pytest.raises(WeightsError, match=r"made by `sharpose-rt train`, and `sharpose-rt pretrain` cannot go on"):
+        Pretrainer(plan, people, tmp_path / "run").resume()
+    for state, message in (({"recipe": {}}, "`sharpose-rt train-detector --resume` can.*--out$"), ({}, "holds no run")):
+        save_checkpoint(tmp_path / "run" / "last.pt", state)
+        with pytest.raises(WeightsError, match=message):
+            Trainer(plan, people, tmp_path / "run").resume()
 
 
 def test_the_command_says_that_it_was_stopped(tmp_path, capsys, monkeypatch):

@@ -28,6 +28,8 @@ import av.error
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from live_servers import MjpegServer
 from media_clips import cut_tail, decode_times, numbered, read_number, write_clip
 
@@ -634,11 +636,49 @@ def test_address_checks_need_no_network() -> None:
         ("rtsp://a/user=me&password=q&channel=1", "rtsp://a/user=***&password=***&channel=1"),
         ("/home/a@b/clip.mp4", "/home/a@b/clip.mp4"),
         ("rtsp://me@corp.com:pa/ss@host/x", "rtsp://***@host/x"),
-        ("rtsp://cam1:8554/live@main", "rtsp://cam1:8554/live@main"),
+        ("rtsp://me:12345/67@host/x", "rtsp://***@host/x"),
+        ("rtsp://me:554/@host/x", "rtsp://***@host/x"),
+        ("rtsp://me:12/3 4@host/x", "rtsp://***@host/x"),
+        ("rtsp://me:p://s@host/x", "rtsp://***@host/x"),
+        ("'rtsp://a:554/x' failed, then 'rtsp://me:1/2@b/y'", "'rtsp://a:554/x' failed, then 'rtsp://***@b/y'"),
+        ("rtsp://cam1:8554/live@main", "rtsp://***@main"),  # the same as a password of digits
     ],
 )
 def test_redact(text: str, masked: str) -> None:
     assert redact(text) == masked
+
+
+DIGITS_AND_MARKS = st.text("0123456789/:@?#&=% .", min_size=1)
+# What follows a blank and has '://' in it is taken for another address.
+PASSWORDS = (DIGITS_AND_MARKS | st.text(min_size=1)).filter(lambda text: not re.search(r"\n|\s\S*://", text))
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(["rtsp", "http", "srt"]),
+    st.text("abz09._@\\:", min_size=1),
+    PASSWORDS,
+    st.sampled_from(["", ":554", ":8080"]),
+    st.sampled_from(["open {} now", "{}", "'{}': refused"]),
+)
+def test_a_password_is_never_shown(scheme: str, user: str, password: str, port: str, said: str) -> None:
+    shown = redact(said.format(f"{scheme}://{user}:{password}@cam.local{port}/live.sdp?channel=1"))
+    assert shown == said.format(f"{scheme}://***@cam.local{port}/live.sdp?channel=1")
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(["rtsp", "http", "srt"]),
+    st.sampled_from(["cam1", "192.168.1.2", "[fe80::1]", "cam.example.org"]),
+    st.none() | st.integers(0, 99999),
+    st.text("abz09._-/~", max_size=20),
+    st.sampled_from(["{}", "open {}", "'{0}' failed, then {0}"]),
+)
+def test_an_address_without_a_password_stays_readable(
+    scheme: str, host: str, port: int | None, path: str, said: str
+) -> None:
+    text = said.format(f"{scheme}://{host}{'' if port is None else f':{port}'}/{path}?channel=1#t=2")
+    assert redact(text) == text
 
 
 def test_is_live_before_opening() -> None:

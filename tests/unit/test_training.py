@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import multiprocessing
 import os
@@ -18,7 +19,7 @@ import torch
 from torch import nn
 
 from sharpose_rt.cli import main
-from sharpose_rt.config import preset_names
+from sharpose_rt.config import preset_names, to_dict
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError, WeightsError
 from sharpose_rt.geometry.heatmap import encode, flip_back
 from sharpose_rt.geometry.oks import oks
@@ -39,6 +40,7 @@ from sharpose_rt.training.config import (
     SetConfig,
     TrainConfig,
     load_config,
+    read_config,
 )
 from sharpose_rt.training.distill import FileTeacher
 from sharpose_rt.training.log import read_log
@@ -47,7 +49,7 @@ from sharpose_rt.training.movenet import load_movenet
 from sharpose_rt.training.optim import Ema, is_undecayed, layer_of, lr_factor
 from sharpose_rt.training.report import write_report
 from tests.movenet_file import write_movenet
-from tests.people_set import SMALL, write_set
+from tests.people_set import SMALL, change, write_set
 
 
 @pytest.fixture(autouse=True)
@@ -259,9 +261,33 @@ def test_options_are_set_and_checked():
         ("batch", "key=value"),
         ("precision=fp8", "one of auto, fp32, bf16"),
         ("augment.flip_p=2", "at least 0 and at most 1 is accepted"),
+        ("data.hidden_weight=1.5", r"data\.hidden_weight is 1\.5; at least 0 and at most 1 is accepted"),
+        ("data.sets=[{name: a, compare_limit: 0}]", "data.sets a: compare_limit is 0; above 0 is accepted"),
     ):
         with pytest.raises(ConfigError, match=message):
             load_config("tiny_256x192_cpu", [text])
+
+
+def test_the_options_of_joint_weights_reach_the_reader(folder):
+    document = json.loads((folder / "annotations.json").read_text())
+    (folder / "second.json").write_text(json.dumps(document))
+    change(folder, 0, keypoints=[9.0, 9.0, 2.0, *document["annotations"][0]["keypoints"][3:5], 1.0, *[0.0] * 45])
+    near = SetConfig("painted", compare="second.json")
+    wide = replace(near, compare_limit=1e6)
+
+    def weights(item: SetConfig) -> list[float]:
+        plan = config(data=DataConfig(sets=(item,), hidden_weight=0.5))
+        return load_people(plan, [folder.parent], COCO17).joint_weights[0, :3].tolist()
+
+    assert [weights(item) for item in (SetConfig("painted"), wide, near)] == [[1, 0.5, 0], [1, 0.5, 0], [0, 0.5, 0]]
+
+
+def test_a_configuration_from_before_an_option_has_its_default():
+    saved = to_dict(config())
+    for item in (saved["data"], *saved["data"]["sets"]):
+        for name in ("hidden_weight", "compare", "compare_limit"):
+            item.pop(name, None)
+    assert read_config(saved, "last.pt") == config()
 
 
 # --- the run ------------------------------------------------------------------------------------------------------

@@ -2,12 +2,25 @@
 
 export const STAGES = { coarse: "#4cc9f0", fine: "#ffb84d", predicted: "#a9b4c2" };
 export const SIDES = { left: "#28aaff", right: "#ff8c1e", centre: "#e1ebe1" };
-const MIN_SCORE = 0.3, OUTLINE = "#0b0f14d0", TRAIL_S = 2;
+const MIN_SCORE = 0.3, OUTLINE = "#0b0f14d0", REGION = "#bebebe", TRAIL_S = 2;
 
 // The same colours as on the annotated video: the golden ratio spreads the hues.
 export function trackColour(id) {
   if (!id) return "#bebebe";
   return `hsl(${Math.round(id * 0.618033988749895 % 1 * 360)} 100% ${id % 2 ? 63 : 72}%)`;
+}
+
+// A closed line around `corners`: where people are looked for.
+export function drawRegion(context, corners, unit) {
+  context.lineJoin = "round";
+  context.beginPath();
+  for (const [x, y] of corners) context.lineTo(x, y);
+  context.closePath();
+  for (const [colour, width] of [[OUTLINE, 4], [REGION, 1.5]]) {
+    context.strokeStyle = colour;
+    context.lineWidth = width * unit;
+    context.stroke();
+  }
 }
 
 const side = name => name.startsWith("left_") ? "left" : name.startsWith("right_") ? "right" : "centre";

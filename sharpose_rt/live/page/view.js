@@ -1,6 +1,6 @@
 // The page: skeletons from /skeletons, pictures and figures from /view, drawn together on one canvas.
 
-import { Figures, SIDES, STAGES, trackColour } from "./figure.js";
+import { drawRegion, Figures, SIDES, STAGES, trackColour } from "./figure.js";
 import { Plot } from "./plots.js";
 import { Stream } from "./stream.js";
 
@@ -102,6 +102,7 @@ async function takePicture(buffer) {
 }
 
 function takeStatus(next) {
+  if (String(next.region) !== String(status?.region)) redraw();  // a still picture brings no other occasion
   status = next;
   ticks = [...ticks, ...next.ticks].slice(-240);
   const run = current(), select = $("sources");
@@ -192,10 +193,10 @@ function scene(target, unit) {
     target.fillStyle = "#0d1218";
     target.fillRect(0, 0, w, h);
   }
-  if (!shown.record) return;
   target.save();
   target.translate(0.5, 0.5);  // (0, 0) is the centre of the first pixel
-  figures.draw(target, shown.record, unit, { ...options, chosen });
+  if (status?.region.length) drawRegion(target, status.region, unit);
+  if (shown.record) figures.draw(target, shown.record, unit, { ...options, chosen });
   target.restore();
 }
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sharpose_rt.errors import ConfigError
-from sharpose_rt.skeletons.convert.common import found_points, new_file, rounded
+from sharpose_rt.skeletons.convert.common import found_points, rounded
 from sharpose_rt.skeletons.stream import StreamReader
 
 log = logging.getLogger("sharpose_rt.skeletons")
 
-_Row = tuple[int, float, np.ndarray]
+_FRAMES_AT_ONCE = 256
 
 
 def write_trc(
@@ -25,62 +30,87 @@ def write_trc(
     X points right, Y up from the lower edge of the frame, Z is 0. Units are px, or m where `px_per_m` is given.
     Rows run from the track's first frame to its last, Frame# counts from 1, Time is the media time; what was not
     found is NaN. A clip with nobody in it has no file. Without a tracker everybody is in one frame only, so that is
-    refused.
+    refused. Few frames are held at once: the stream is read twice, since a file begins with the number of its rows.
     """
     if px_per_m is not None and not px_per_m > 0:
         raise ConfigError(f"px_per_m is {px_per_m}; a number above 0 is accepted")
-    people: defaultdict[int, list[_Row]] = defaultdict(list)
-    times: dict[int, float] = {}
-    for frame in reader:
-        height_px = (frame.frame_size_wh or reader.header.frame_size_wh)[1]
-        times[frame.frame_id] = frame.pts_s
-        points = rounded(found_points(frame.poses, raw=raw, min_score=min_score))
-        points[..., 1] = height_px - points[..., 1]
-        for track_id, table in zip(frame.poses.track_ids.tolist(), points, strict=True):
+    tracks, frame_count, rate_fps = _survey(reader)
+    if not tracks:
+        log.warning("%s has nobody in it, so there is no TRC file", reader.path)
+    paths = {track_id: out.with_name(f"{out.stem}_person{track_id:02d}.trc") for track_id in sorted(tracks)}
+    names = reader.header.skeleton.keypoints
+    nothing = np.zeros((len(names), 3))
+    scale, unit = (1.0, "px") if px_per_m is None else (1 / px_per_m, "m")
+    frames = islice(_seen(reader, raw=raw, min_score=min_score), frame_count)  # the file may be growing
+    with TemporaryDirectory(prefix=".sharpose-", dir=out.parent) as folder:
+        parts = {track_id: Path(folder, path.name) for track_id, path in paths.items()}
+        for track_id, part in parts.items():
+            part.write_bytes(_head(part.name, names, tracks[track_id], rate_fps, unit).encode())
+        for begin in range(0, frame_count, _FRAMES_AT_ONCE):
+            held = list(islice(frames, _FRAMES_AT_ONCE))
+            for track_id, track in tracks.items():
+                if within := held[max(0, track.first - begin) : max(0, track.last + 1 - begin)]:
+                    rows = (_row(frame, frame.tables.get(track_id, nothing), scale) for frame in within)
+                    with parts[track_id].open("ab") as file:  # not kept open: a process may have few files open
+                        file.write("".join(rows).encode())
+        for track_id, path in paths.items():
+            parts[track_id].replace(path)
+    return list(paths.values())
+
+
+@dataclass
+class _Track:
+    """A track's first and last place among the frames of the stream, and the `frame_id` of the first."""
+
+    first: int
+    last: int
+    first_id: int
+
+
+def _survey(reader: StreamReader) -> tuple[dict[int, _Track], int, float]:
+    """The tracks by their ids, how many frames there are, and the header's rate, else their mean rate, else 1."""
+    tracks: dict[int, _Track] = {}
+    count, first_s, last_s = 0, 0.0, 0.0
+    for place, frame in enumerate(reader):
+        count, last_s = place + 1, frame.pts_s
+        first_s = first_s if place else last_s
+        for track_id in frame.poses.track_ids.tolist():
             if track_id == 0:
                 raise ConfigError(f"{reader.path} has no track ids, which TRC needs; run with a tracker")
-            people[track_id].append((frame.frame_id, frame.pts_s, table))
-    if not people:
-        log.warning("%s has nobody in it, so there is no TRC file", reader.path)
-    paths = []
-    for track_id, rows in sorted(people.items()):
-        paths.append(out.with_name(f"{out.stem}_person{track_id:02d}.trc"))
-        _write_person(paths[-1], reader, rows, times, px_per_m)
-    return paths
+            tracks.setdefault(track_id, _Track(place, place, frame.frame_id)).last = place
+    return tracks, count, reader.header.fps or ((count - 1) / (last_s - first_s) if last_s > first_s else 1.0)
 
 
-def _write_person(
-    path: Path, reader: StreamReader, rows: list[_Row], times: dict[int, float], px_per_m: float | None
-) -> None:
-    names = reader.header.skeleton.keypoints
-    found = {frame_id: table for frame_id, _, table in rows}
-    frame_ids = [i for i in times if rows[0][0] <= i <= rows[-1][0]]
-    rate = f"{_rate_fps(reader, times):.6g}"
-    scale, unit = (1.0, "px") if px_per_m is None else (1 / px_per_m, "m")
-    count = len(frame_ids)
+class _Seen(NamedTuple):
+    """One frame: where each track's keypoints are, (K, 3) x to the right, y up from the lower edge, and score."""
+
+    frame_id: int
+    pts_s: float
+    tables: dict[int, NDArray[np.float64]]
+
+
+def _seen(reader: StreamReader, *, raw: bool, min_score: float) -> Iterator[_Seen]:
+    for frame in reader:
+        height_px = (frame.frame_size_wh or reader.header.frame_size_wh)[1]
+        points = rounded(found_points(frame.poses, raw=raw, min_score=min_score))
+        points[..., 1] = height_px - points[..., 1]
+        yield _Seen(frame.frame_id, frame.pts_s, dict(zip(frame.poses.track_ids.tolist(), points, strict=True)))
+
+
+def _head(name: str, keypoints: Sequence[str], track: _Track, rate_fps: float, unit: str) -> str:
+    rate, count = f"{rate_fps:.6g}", track.last - track.first + 1
     lines = [
-        f"PathFileType\t4\t(X/Y/Z)\t{path.name}",
+        f"PathFileType\t4\t(X/Y/Z)\t{name}",
         "DataRate\tCameraRate\tNumFrames\tNumMarkers\tUnits\tOrigDataRate\tOrigDataStartFrame\tOrigNumFrames",
-        f"{rate}\t{rate}\t{count}\t{len(names)}\t{unit}\t{rate}\t{frame_ids[0] + 1}\t{count}",
-        "Frame#\tTime\t" + "".join(f"{name}\t\t\t" for name in names),
-        "\t\t" + "\t".join(f"X{i}\tY{i}\tZ{i}" for i in range(1, len(names) + 1)),
-        "",
+        f"{rate}\t{rate}\t{count}\t{len(keypoints)}\t{unit}\t{rate}\t{track.first_id + 1}\t{count}",
+        "Frame#\tTime\t" + "".join(f"{keypoint}\t\t\t" for keypoint in keypoints),
+        "\t\t" + "\t".join(f"X{i}\tY{i}\tZ{i}" for i in range(1, len(keypoints) + 1)),
+        "\n",
     ]
+    return "\n".join(lines)
+
+
+def _row(frame: _Seen, table: NDArray[np.float64], scale: float) -> str:
     # Blank cells would do for pandas, but OpenSim refuses a row that ends in one and others split at any white space.
-    nothing = np.zeros((len(names), 3))
-    for frame_id in frame_ids:
-        cells = [
-            f"{x * scale:.5f}\t{y * scale:.5f}\t0" if score > 0 else "NaN\tNaN\tNaN"
-            for x, y, score in found.get(frame_id, nothing).tolist()
-        ]
-        lines.append(f"{frame_id + 1}\t{times[frame_id]:.6f}\t" + "\t".join(cells))
-    with new_file(path) as file:
-        file.write(("\n".join(lines) + "\n").encode())
-
-
-def _rate_fps(reader: StreamReader, times: dict[int, float]) -> float:
-    """The header's rate, else the mean rate of the frames, else 1."""
-    if reader.header.fps:
-        return reader.header.fps
-    pts = list(times.values())
-    return (len(pts) - 1) / (pts[-1] - pts[0]) if len(pts) > 1 and pts[-1] > pts[0] else 1.0
+    cells = [f"{x * scale:.5f}\t{y * scale:.5f}\t0" if score > 0 else "NaN\tNaN\tNaN" for x, y, score in table.tolist()]
+    return f"{frame.frame_id + 1}\t{frame.pts_s:.6f}\t" + "\t".join(cells) + "\n"
