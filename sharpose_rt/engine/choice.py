@@ -6,9 +6,10 @@ import copy
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
+from typing import TypeGuard
 
 import torch
 
@@ -123,21 +124,32 @@ def _choose(config: PoseConfig, ranges: Ranges | None, network: SHaRPose | None 
     if len(open_ways) == 1:
         return next(iter(open_ways.values()))
     path, key = cache_dir() / "backends.json", _key(config, open_ways)
-    known = recall(path).get(key)
-    if isinstance(known, dict) and known.get("way") in open_ways:
-        return open_ways[known["way"]]
+    rates = recall(path).get(key)
+    if _are_rates(rates, open_ways):
+        return open_ways[_best(rates, open_ways)]
     network = network or load_model(config.model, config.weights, config.behaviour)[0]
     rates = measure(network, config, ranges)
-    # Against float32, int8 has an accuracy to pay for; bfloat16 costs as much.
-    margin = WORTH_IT if any(way.dtype == torch.float32 for way in open_ways.values()) else 1
-    best = max(rates, key=lambda name: rates[name] / (margin if open_ways[name].dtype == torch.int8 else 1))
+    best = _best(rates, open_ways)
     figures = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
     kept = len(rates) == len(open_ways)  # what does not work now may work next time
     if kept:
-        remember(path, key, {"way": best, "crops_per_s": rates})
+        remember(path, key, rates)
     where = f"remembered in {path}" if kept else "measured again next time"
     log.info("backend: %s, the faster one here (crops/s: %s); %s", best, figures, where)
     return open_ways[best]
+
+
+def _are_rates(known: object, open_ways: Mapping[str, Way]) -> TypeGuard[dict[str, float]]:
+    """Whether what was remembered is a number for each way."""
+    if not isinstance(known, dict) or known.keys() != open_ways.keys():
+        return False
+    return all(isinstance(rate, (int, float)) for rate in known.values())
+
+
+def _best(rates: Mapping[str, float], open_ways: Mapping[str, Way]) -> str:
+    """The way that pays: against float32, int8 has an accuracy to pay for; bfloat16 costs as much."""
+    margin = WORTH_IT if any(way.dtype == torch.float32 for way in open_ways.values()) else 1
+    return max(rates, key=lambda name: rates[name] / (margin if open_ways[name].dtype == torch.int8 else 1))
 
 
 def measure(network: SHaRPose, config: PoseConfig, ranges: Ranges | None = None) -> dict[str, float]:
