@@ -130,7 +130,7 @@ class PoseEngine:
     def affines(self, bboxes_xyxy: ArrayLike) -> NDArray[np.float64]:
         """The map from picture to crop for each box (N, 4) px: (N, 2, 3); closer for who is not refined in any case."""
         h, w = self.crop_size_hw
-        never = (body_heights(bboxes_xyxy) < self.config.refine_from_px) | (self.quality_threshold == -math.inf)
+        never = self._too_short(bboxes_xyxy) | (self.quality_threshold == -math.inf)
         padding = np.where(never, self.config.coarse_padding, self.config.box_padding)
         return crop_affine(bboxes_xyxy, (w, h), padding)
 
@@ -138,8 +138,12 @@ class PoseEngine:
         """Who of the people of all pictures, in boxes (N, 4) each, is refined, where not the quality alone decides."""
         if self.config.refine_from_px <= 0:
             return None
-        tall = np.concatenate([body_heights(boxes) for boxes in bboxes_xyxy]) >= self.config.refine_from_px
-        return lambda rows, quality: tall[rows] & ~(quality >= self.quality_threshold)
+        short = np.concatenate([self._too_short(boxes) for boxes in bboxes_xyxy])
+        return lambda rows, quality: ~short[rows] & ~(quality >= self.quality_threshold)
+
+    def _too_short(self, bboxes_xyxy: ArrayLike) -> NDArray[np.bool_]:
+        """Who of these people (N,) leaves after the coarse stage for the height."""
+        return body_heights(bboxes_xyxy) < self.config.refine_from_px
 
     def estimate_crops(self, crops_bgr: NDArray[np.uint8], choose: Choose | None = None) -> PoseEstimates:
         """Poses of crops (N, h, w, 3) uint8 of the network's size, in crop px.

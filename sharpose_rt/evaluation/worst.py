@@ -120,12 +120,15 @@ def check_sheet(out: str | None, plain: bool) -> None:
         ConfigError: photographs are to be left out of no sheet.
         OutputError: there is no such folder, or the name ends as no picture's does.
     """
-    if out is None:
-        if plain:
-            raise ConfigError("--worst-plain leaves the photographs out of a sheet; give --worst OUT.png too")
-        return
-    if not Path(out).parent.is_dir() or not cv2.haveImageWriter(out):  # of such an ending OpenCV raises its own error
-        raise _not_writable(Path(out))
+    if out is not None:
+        _check_picture_file(Path(out))
+    elif plain:
+        raise ConfigError("--worst-plain leaves the photographs out of a sheet; give --worst OUT.png too")
+
+
+def _check_picture_file(path: Path) -> None:
+    if not path.parent.is_dir() or not cv2.haveImageWriter(str(path)):  # at other endings OpenCV's own error comes
+        raise _not_writable(path)
 
 
 def _not_writable(path: Path) -> OutputError:
@@ -133,7 +136,7 @@ def _not_writable(path: Path) -> OutputError:
 
 
 def _write(path: Path, sheet: NDArray[np.uint8]) -> None:
-    check_sheet(str(path), plain=False)
+    _check_picture_file(path)
     smallest = [cv2.IMWRITE_PNG_COMPRESSION, 9] if path.suffix.lower() == ".png" else []
     if not cv2.imwrite(str(path), sheet, smallest):
         raise _not_writable(path)

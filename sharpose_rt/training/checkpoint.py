@@ -49,10 +49,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def check_made_by(command: str, state: Mapping[str, Any], out: Path) -> None:
-    """Raises WeightsError where the checkpoint in the folder `out` is of another command's run; names that."""
+def load_run(command: str, out: Path) -> dict[str, Any]:
+    """The state of the run in the folder `out`, for `command` to go on with.
+
+    Raises:
+        WeightsError: see `load_checkpoint`; or it is of another command's run, which is named.
+    """
+    state = load_checkpoint(out / "last.pt")
     if _STATE_OF[command] in state:
-        return
+        return state
     maker = next((name for name, key in _STATE_OF.items() if key in state), None)
     if maker is None:
         raise WeightsError(f"--resume: {out} holds no run of `sharpose-rt {command}`; give the --out folder of one")

@@ -35,14 +35,7 @@ from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import CoarseOutput
 from sharpose_rt.models.weights import load_model, save_weights
 from sharpose_rt.training import losses
-from sharpose_rt.training.checkpoint import (
-    check_made_by,
-    check_unchanged,
-    get_chance,
-    load_checkpoint,
-    save_checkpoint,
-    set_chance,
-)
+from sharpose_rt.training.checkpoint import check_unchanged, get_chance, load_run, save_checkpoint, set_chance
 from sharpose_rt.training.config import OptimConfig, SetConfig, TrainConfig, read_config
 from sharpose_rt.training.datasets import People, epoch_order, find_set, mix, quiet_worker, read_people
 from sharpose_rt.training.device_crops import READ_ON_CPU, DeviceCrops, DrawDataset
@@ -514,11 +507,10 @@ class Trainer:
         """Go on from the checkpoint in the run's folder, exactly where it was, with what the configuration changes.
 
         Raises:
-            WeightsError: see `load_checkpoint` and `check_made_by`.
+            WeightsError: see `load_run`.
             ConfigError: it changes what a run keeps: `FIXED`, the layers' decay, and whether there is a dense head.
         """
-        state = load_checkpoint(self.out / "last.pt")
-        check_made_by("train", state, self.out)
+        state = load_run("train", self.out)
         was = read_config(state["config"], str(self.out / "last.pt"))
         other_head = (was.loss.dense > 0) != (self.config.loss.dense > 0)
         kept = (*FIXED, "optim.layer_decay", *(("loss.dense",) if other_head else ()))

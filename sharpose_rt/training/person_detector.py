@@ -32,7 +32,7 @@ from sharpose_rt.geometry.boxes import iou_matrix
 from sharpose_rt.models.int8 import Ranges, observe
 from sharpose_rt.models.stem import EFFICIENTNET_LITE0
 from sharpose_rt.models.weights import write_safetensors
-from sharpose_rt.training.checkpoint import check_made_by, load_checkpoint, save_checkpoint
+from sharpose_rt.training.checkpoint import load_run, save_checkpoint
 from sharpose_rt.training.datasets import quiet_worker, read_image
 from sharpose_rt.training.loop import batches_of, plain_errors, stopping
 from sharpose_rt.training.optim import Ema
@@ -374,11 +374,10 @@ class DetectorTrainer:
         """Go on from the checkpoint in the run's folder.
 
         Raises:
-            WeightsError: see `load_checkpoint`.
+            WeightsError: see `load_run`.
             ConfigError: it is of another architecture.
         """
-        state = load_checkpoint(self.out / "last.pt")
-        check_made_by("train-detector", state, self.out)
+        state = load_run("train-detector", self.out)
         if state["recipe"]["architecture"] != self.recipe.architecture:
             raise ConfigError(
                 f"the run in {self.out} trains {state['recipe']['architecture']!r}, not {self.recipe.architecture!r}"

@@ -25,14 +25,7 @@ from sharpose_rt.models.layers import Block
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.models.selection import take
 from sharpose_rt.models.weights import save_weights
-from sharpose_rt.training.checkpoint import (
-    check_made_by,
-    check_unchanged,
-    get_chance,
-    load_checkpoint,
-    save_checkpoint,
-    set_chance,
-)
+from sharpose_rt.training.checkpoint import check_unchanged, get_chance, load_run, save_checkpoint, set_chance
 from sharpose_rt.training.config import TrainConfig, read_config
 from sharpose_rt.training.datasets import People, quiet_worker
 from sharpose_rt.training.loop import (
@@ -215,11 +208,10 @@ class Pretrainer:
         """Go on from the checkpoint in the run's folder, exactly where it was, with what the configuration changes.
 
         Raises:
-            WeightsError: see `load_checkpoint` and `check_made_by`.
+            WeightsError: see `load_run`.
             ConfigError: it changes what a run keeps, see `FIXED`.
         """
-        state = load_checkpoint(self.out / "last.pt")
-        check_made_by("pretrain", state, self.out)
+        state = load_run("pretrain", self.out)
         was = read_config(state["config"], str(self.out / "last.pt"))
         check_unchanged(was, self.config, FIXED, self.out)
         self.network.load_state_dict(state["network"])
