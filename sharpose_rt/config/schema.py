@@ -203,8 +203,9 @@ class PoseConfig:
     """Crops that go through the network at once."""
     threads: int | None = None
     """CPU threads of the network; None leaves a part of the cores to decoding, detection and encoding."""
-    box_padding: float = 1.25
-    """The crop is the box widened to the crop's aspect and enlarged by this factor."""
+    box_padding: float | None = None
+    """The crop is the box widened to the crop's aspect and enlarged by this factor; None takes what the weights state
+    (those that ship 1.1), and 1.25 where they state none."""
     coarse_padding: float = 1.0
     """The same for people who take the coarse stage's pose whatever its quality (`refine_from_px`, or a threshold of
     -inf): it sees half of the crop's size, and finds more in a closer crop."""
@@ -223,7 +224,8 @@ class PoseConfig:
         _within("pose.max_batch", self.max_batch, 1, 1024)
         if self.threads is not None:
             _within("pose.threads", self.threads, 1, 1024)
-        _within("pose.box_padding", self.box_padding, 0.5, 4)
+        if self.box_padding is not None:
+            _within("pose.box_padding", self.box_padding, 0.5, 4)
         _within("pose.coarse_padding", self.coarse_padding, 0.5, 4)
 
 

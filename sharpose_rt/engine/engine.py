@@ -86,6 +86,7 @@ class PoseEngine:
         self.crop_size_hw = self.network.variant.size_hw
         given = config.quality_threshold
         self.quality_threshold = self.weights.quality_threshold if given is None else given
+        self.box_padding = self.weights.box_padding if config.box_padding is None else config.box_padding
         self._batcher = Batcher(self.backend.buckets, self.backend.overhead, self.backend.sizes)
         self._stream = OwnStream(self.device)
 
@@ -131,7 +132,7 @@ class PoseEngine:
         """The map from picture to crop for each box (N, 4) px: (N, 2, 3); closer for who is not refined in any case."""
         h, w = self.crop_size_hw
         never = self._too_short(bboxes_xyxy) | (self.quality_threshold == -math.inf)
-        padding = np.where(never, self.config.coarse_padding, self.config.box_padding)
+        padding = np.where(never, self.config.coarse_padding, self.box_padding)
         return crop_affine(bboxes_xyxy, (w, h), padding)
 
     def gate(self, bboxes_xyxy: Sequence[ArrayLike]) -> Choose | None:

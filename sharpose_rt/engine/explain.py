@@ -50,7 +50,7 @@ class Explanation:
 def explain(engine: PoseEngine, image_bgr: NDArray[np.uint8], bboxes_xyxy: ArrayLike) -> Iterator[Explanation]:
     """Each person in `bboxes_xyxy` (N, 4) px of a picture (H, W, 3), in order, as the engine sees them."""
     h, w = engine.crop_size_hw
-    affine = crop_affine(bboxes_xyxy, (w, h), engine.config.box_padding)
+    affine = crop_affine(bboxes_xyxy, (w, h), engine.box_padding)
     for crop in warp_crops(image_bgr, affine, (w, h)):
         yield explain_crop(engine, crop)
 

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from sharpose_rt.config import DetectorConfig
     from sharpose_rt.engine.device import resolve_device, resolve_precision
     from sharpose_rt.evaluation.coco import choose_boxes, read_labels, results, score
-    from sharpose_rt.evaluation.predict import SCORE_THRESHOLD, detector_boxes, predict
+    from sharpose_rt.evaluation.predict import SCORE_THRESHOLD, closer_padding, detector_boxes, predict
     from sharpose_rt.models.int8 import quantized
     from sharpose_rt.models.weights import load_model
 
@@ -76,8 +76,19 @@ def run(args: argparse.Namespace) -> int:
         boxes = detector_boxes(document, images, config, args.offline)
     else:
         boxes = choose_boxes(args.boxes, document, images)
-    predictions = predict(model, document, images, boxes, flip_test=args.flip_test, batch=args.batch)
     gates = {"quality_threshold": threshold, "refine_from_px": args.refine_from_px}
+    swept = args.sweep_threshold or args.sweep_height  # at one end of either nobody is refined
+    near = closer_padding(-math.inf) if swept else closer_padding(**gates)
+    predictions = predict(
+        model,
+        document,
+        images,
+        boxes,
+        flip_test=args.flip_test,
+        padding=info.box_padding,
+        near_padding=near,
+        batch=args.batch,
+    )
     if args.results:
         poses = predictions.gated(**gates)[:2]
         write_json(Path(args.results), results(predictions, *poses, model.variant.skeleton))

@@ -26,6 +26,7 @@ from sharpose_rt.evaluation.predict import (
     Estimate,
     Float32,
     Predictions,
+    closer_padding,
     detector_boxes,
     file_boxes,
     predict,
@@ -89,7 +90,15 @@ def evaluate(
         check_keypoints(model.variant, document)
     chosen = choose_boxes(boxes, document, images, detector)
     predictions = predict(
-        model, document, images, chosen, flip_test=flip_test, padding=padding, batch=batch, progress=progress
+        model,
+        document,
+        images,
+        chosen,
+        flip_test=flip_test,
+        padding=padding,
+        near_padding=closer_padding(quality_threshold),
+        batch=batch,
+        progress=progress,
     )
     return score(predictions, document, quality_threshold, model)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,12 @@ class Predictions:
         return keypoints, np.where(refined[:, None], self.fine_scores, scores), refined
 
 
+def closer_padding(quality_threshold: float = math.inf, refine_from_px: float = 0.0) -> float | None:
+    """How close a run cuts out whom this threshold and this least height never refine; None where there is nobody."""
+    never = quality_threshold == -math.inf or refine_from_px > 0
+    return PoseConfig.coarse_padding if never else None
+
+
 def truth_boxes(document: dict[str, Any]) -> Boxes:
     """The boxes of all labelled people of a label file that are no crowd and have a keypoint."""
     people = [a for a in document["annotations"] if a.get("num_keypoints") and not a.get("iscrowd")]
@@ -157,11 +163,11 @@ def predict(
     *,
     flip_test: bool = False,
     padding: float = 1.25,
-    near_padding: float = PoseConfig.coarse_padding,
+    near_padding: float | None = None,
     batch: int = 16,
     progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
-    """Poses of all boxes, every one through both stages, and through the coarse one once more in a closer crop.
+    """Poses of all boxes, every one through both stages, and where asked through the coarse one in a closer crop.
 
     Args:
         model: a network, or any estimator; of the latter coarse and fine are the same and quality is NaN.
@@ -170,18 +176,20 @@ def predict(
         boxes: where the people are.
         flip_test: average heatmaps with those of the mirrored crop; quality is that of the crop as it is.
         padding: see `geometry.affine.crop_affine`.
-        near_padding: the same for the closer crop, `PoseConfig.coarse_padding` of a run.
+        near_padding: the same for the closer crop, `PoseConfig.coarse_padding` of a run; None leaves it out, see
+            `closer_padding`.
         batch: crops at once.
         progress: called with boxes done and boxes in all.
 
     Raises:
         DatasetError: a picture is missing, or a box names no picture of the set.
     """
+    paddings = (padding,) if near_padding is None else (padding, near_padding)
     rows: list[tuple[Any, ...]] = []
     done = 0
     parts = (
         _run_network(model, crops, flip_test) if isinstance(model, SHaRPose) else _run_estimate(model, crops)
-        for crops in _batches(document, images, boxes, model, (padding, near_padding), batch)
+        for crops in _batches(document, images, boxes, model, paddings, batch)
     )
     for part in parts:
         rows.append(part)
@@ -194,16 +202,16 @@ def predict(
         return Predictions(boxes, points, scores, points, scores, np.zeros(0, np.float32), flip_test)
     columns = [np.concatenate(column) for column in zip(*rows, strict=True)]
     back = np.argsort(columns[0], kind="stable")
-    coarse, coarse_scores, fine, fine_scores, quality, near, near_scores = (
+    coarse, coarse_scores, fine, fine_scores, quality, *near = (
         column[back].astype(np.float32) for column in columns[1:]
     )
-    return Predictions(boxes, coarse, coarse_scores, fine, fine_scores, quality, flip_test, near, near_scores)
+    return Predictions(boxes, coarse, coarse_scores, fine, fine_scores, quality, flip_test, *near)
 
 
 @dataclass
 class _Crops:
-    """N boxes: their rows in `Boxes`, and either crops (N, 2, h, w, 3), as usual and closer, with their affines
-    (N, 2, 2, 3), or the picture itself."""
+    """N boxes: their rows in `Boxes`, and either crops (N, P, h, w, 3) at each of P paddings with their affines
+    (N, P, 2, 3), or the picture itself."""
 
     rows: NDArray[np.int64]
     bboxes_xyxy: Float32
@@ -217,7 +225,7 @@ def _batches(
     images: Path,
     boxes: Boxes,
     model: SHaRPose | Estimate,
-    paddings: tuple[float, float],
+    paddings: Sequence[float],
     batch: int,
 ) -> Iterator[_Crops]:
     """Boxes picture by picture; for a network, crops are gathered over pictures to full batches."""
@@ -233,7 +241,7 @@ def _batches(
             continue
         h, w = model.variant.size_hw
         affines = np.stack([crop_affine(boxes.bboxes_xyxy[rows], (w, h), padding) for padding in paddings], 1)
-        crops = warp_crops(image, affines.reshape(-1, 2, 3), (w, h)).reshape(len(rows), 2, h, w, 3)
+        crops = warp_crops(image, affines.reshape(-1, 2, 3), (w, h)).reshape(len(rows), len(paddings), h, w, 3)
         for row, box, crop, affine in zip(rows, boxes.bboxes_xyxy[rows], crops, affines, strict=True):
             waiting.append(_Crops(np.array([row]), box[None], None, crop[None], affine[None]))
         while len(waiting) >= batch:
@@ -253,21 +261,22 @@ def _run_network(model: SHaRPose, crops: _Crops, flip_test: bool) -> tuple[Any, 
     assert crops.crops is not None
     assert crops.affines is not None
     parameter, order = next(model.parameters()), model.variant.skeleton.flip_order
-    usual_and_near = torch.from_numpy(crops.crops).to(parameter.device).unbind(1)
-    images, near = (normalise(part).to(parameter.dtype) for part in usual_and_near)
+    images, *near = (
+        normalise(part).to(parameter.dtype) for part in torch.from_numpy(crops.crops).to(parameter.device).unbind(1)
+    )
 
-    def stages(images: Tensor, near: Tensor) -> tuple[list[Tensor], Tensor]:
+    def stages(images: Tensor, near: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         out = model(images, math.inf)
-        heatmaps = (out.coarse_heatmaps, out.heatmaps, model.coarse_stage(near).heatmaps)
+        heatmaps = (out.coarse_heatmaps, out.heatmaps, *(model.coarse_stage(closer).heatmaps for closer in near))
         return [stage.float() for stage in heatmaps], out.quality
 
     heatmaps, quality = stages(images, near)
     if flip_test:
-        mirrored, _ = stages(images.flip(-1), near.flip(-1))
+        mirrored, _ = stages(images.flip(-1), [closer.flip(-1) for closer in near])
         heatmaps = [(h + flip_back(m, order)) / 2 for h, m in zip(heatmaps, mirrored, strict=True)]
     back = invert_affine(crops.affines)
     columns: list[np.ndarray] = []
-    for stage, padding in zip(heatmaps, (0, 0, 1), strict=True):
+    for stage, padding in zip(heatmaps, (0, 0, 1), strict=False):
         keypoints, scores = decode(stage, model.variant.size_hw, model.variant.skeleton.sigmas)
         columns += [apply_affine(keypoints.cpu().numpy(), back[:, padding]), scores.cpu().numpy()]
     return (crops.rows, *columns[:4], quality.float().cpu().numpy(), *columns[4:])
@@ -276,4 +285,4 @@ def _run_network(model: SHaRPose, crops: _Crops, flip_test: bool) -> tuple[Any, 
 def _run_estimate(estimate: Estimate, crops: _Crops) -> tuple[Any, ...]:
     assert crops.image is not None
     keypoints, scores = estimate(crops.image, crops.bboxes_xyxy)
-    return crops.rows, keypoints, scores, keypoints, scores, np.full(len(crops.rows), np.nan), keypoints, scores
+    return crops.rows, keypoints, scores, keypoints, scores, np.full(len(crops.rows), np.nan)

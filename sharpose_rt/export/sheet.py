@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sharpose_rt import __version__
-from sharpose_rt.config import DetectorConfig, PoseConfig
+from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.letterbox import PAD_VALUE
 from sharpose_rt.detection.postprocess import MIN_SIDE_PX, NMS_CANDIDATES
 from sharpose_rt.export.graphs import Plan
@@ -106,7 +106,7 @@ def sheet(
             "max_people": detector.max_people,
             "rule": DETECT,
         },
-        "crop": {"size_hw": variant.size_hw, "box_padding": PoseConfig().box_padding, "rule": CROP},
+        "crop": {"size_hw": variant.size_hw, "box_padding": info.box_padding, "rule": CROP},
         "gate": {"quality_threshold": min(max(info.quality_threshold, -largest), largest), "rule": GATE},
         "graphs": graphs,
     }

@@ -1,6 +1,7 @@
 """Weights as safetensors: saved, hashed, found, loaded strictly. Nothing here unpickles code.
 
-A file carries its own facts as metadata: model, behaviour, attention scale, recommended quality threshold.
+A file carries its own facts as metadata: model, behaviour, attention scale, recommended quality threshold, and how
+closely people were cut out in training.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ from sharpose_rt.models.sharpose import SHaRPose
 BUNDLED = Path(__file__).resolve().parents[1] / "weights"
 RANGES = "input_ranges"
 """In a file's metadata: ranges of layers' inputs (`models.int8`), a JSON object of [low, high]."""
+PADDING = "box_padding"
+"""In a file's metadata: the factor by which boxes were enlarged for the crops that the weights were trained on."""
+USUAL_PADDING = 1.25
+"""That of files which state none, the authors' among them."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,22 @@ class WeightsInfo:
     sha256: str
     quality_threshold: float
     metadata: Mapping[str, str]
+
+    @property
+    def box_padding(self) -> float:
+        """The factor by which a box is enlarged for its crop (`geometry.affine.fit_aspect`), as in training.
+
+        Raises:
+            WeightsError: it is damaged.
+        """
+        text = self.metadata.get(PADDING, repr(USUAL_PADDING))
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0.5 <= value <= 4:
+            raise WeightsError(f"{self.path} states a {PADDING} of {text!r}; 0.5 to 4 is accepted; export it again")
+        return value
 
     @property
     def ranges(self) -> Ranges | None:

@@ -492,14 +492,14 @@ def test_trained_weights_are_made_ready_to_ship(tmp_path: Path, capsys: pytest.C
 
 def test_trained_weights_are_averaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from sharpose_rt.models import create_model
-    from sharpose_rt.models.weights import RANGES, file_sha256, load_model, read_metadata, save_weights
+    from sharpose_rt.models.weights import PADDING, RANGES, file_sha256, load_model, read_metadata, save_weights
 
     paths = [tmp_path / f"{number}.safetensors" for number in range(3)]
     models = []
     for seed, path in enumerate(paths):
         torch.manual_seed(seed)
         models.append(create_model("tiny_256x192", "released" if seed == 2 else "paper"))
-        save_weights(models[-1], path, metadata={RANGES: "{}"})
+        save_weights(models[-1], path, metadata={RANGES: "{}", PADDING: "1.1"})
     target = tmp_path / "mean.safetensors"
     command = ["weights", "export", str(paths[0]), str(target), "--model", "tiny_256x192", "--quality-threshold", "0.7"]
     assert main([*command, "--average", str(paths[1])]) == 0
@@ -507,9 +507,13 @@ def test_trained_weights_are_averaged(tmp_path: Path, capsys: pytest.CaptureFixt
     for value, a, b in zip(mean.parameters(), models[0].parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(value, (a + b) / 2, atol=2e-3, rtol=1e-3)
     assert RANGES not in read_metadata(target)  # they were those of one of the two
+    assert info.box_padding == 1.1
     card = json.loads(target.with_suffix(".json").read_text())
     assert card["trained_from"] == ", ".join(file_sha256(path) for path in paths[:2])
 
     assert main([*command, "--overwrite", "--average", str(paths[2])]) == 2
     assert "same behaviour" in capsys.readouterr().err
+    save_weights(models[1], paths[1])  # of crops as they usually are
+    assert main([*command, "--overwrite", "--average", str(paths[1])]) == 2
+    assert "different box_padding, [1.1, 1.25]" in capsys.readouterr().err
     assert file_sha256(target) == info.sha256

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +13,12 @@ import torch
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.engine import PoseEngine, device, resolve_device, resolve_precision
 from sharpose_rt.engine.explain import explain
-from sharpose_rt.errors import DeviceError
+from sharpose_rt.errors import DeviceError, WeightsError
 from sharpose_rt.geometry.affine import apply_affine, crop_affine, invert_affine, warp_crops
 from sharpose_rt.models import VARIANTS, Variant
 from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
 from sharpose_rt.models.variants import RELEASED
-from sharpose_rt.models.weights import save_weights
+from sharpose_rt.models.weights import rewrite_metadata, save_weights
 from tests.golden_rule import golden_model
 
 MINI = Variant("mini", (128, 96), width=48, heads=3, alpha=0.5, sigma_cells=2, depth=4)
@@ -113,6 +114,20 @@ def test_the_picture_is_normalised_as_imagenet_in_rgb(engine):
 def test_the_gate_is_the_weights_unless_given(config):
     assert PoseEngine(config).quality_threshold == 0.25
     assert PoseEngine(replace(config, quality_threshold=0.6)).quality_threshold == 0.6
+
+
+def test_crops_are_cut_as_the_weights_say_unless_given(config, tmp_path):
+    assert PoseEngine(config).box_padding == 1.25  # these say nothing
+    closer = tmp_path / "closer.safetensors"
+    rewrite_metadata(Path(config.weights), closer, {"box_padding": "1.1"})
+    stated = replace(config, weights=str(closer))
+    for wanted, given in ((1.1, stated), (1.5, replace(stated, box_padding=1.5))):
+        found = PoseEngine(given).affines(BOXES)
+        np.testing.assert_array_equal(found, crop_affine(BOXES, (96, 128), wanted))
+    for damaged in ("wide", "nan", "9"):
+        rewrite_metadata(Path(config.weights), closer, {"box_padding": damaged})
+        with pytest.raises(WeightsError, match=rf"closer\.safetensors states a box_padding of '{damaged}'; 0\.5 to 4"):
+            PoseEngine(stated)
 
 
 def test_the_gate_decides_for_each_crop(config, picture):

@@ -20,7 +20,7 @@ from sharpose_rt.engine import PoseEngine
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError
 from sharpose_rt.evaluation.coco import evaluate, oks_nms, pose_scores, quality_check, read_labels, results, score
 from sharpose_rt.evaluation.detector import box_ap, evaluate_detector, judge, read_box_labels
-from sharpose_rt.evaluation.predict import Boxes, Predictions, file_boxes, predict, truth_boxes
+from sharpose_rt.evaluation.predict import Boxes, Predictions, closer_padding, file_boxes, predict, truth_boxes
 from sharpose_rt.evaluation.sweep import HEIGHT, calibrated, sweep, write_sweep
 from sharpose_rt.evaluation.worst import FALSE_ALARM, FOUND, MISSED, write_worst, write_worst_pictures
 from sharpose_rt.geometry.affine import body_heights
@@ -166,8 +166,9 @@ def test_network_in_batches_agrees_with_its_own_gate(folder):
 
 def test_what_is_measured_are_the_poses_of_a_run(folder):
     document = read_labels(folder / "annotations.json")
-    boxes, (model, _) = truth_boxes(document), load_model("tiny_256x192")
-    predictions = predict(model.eval(), document, folder / "images", boxes)
+    boxes, (model, info) = truth_boxes(document), load_model("tiny_256x192")
+    paddings = {"padding": info.box_padding, "near_padding": closer_padding(-math.inf)}
+    predictions = predict(model.eval(), document, folder / "images", boxes, **paddings)
     middle = float(np.median(body_heights(boxes.bboxes_xyxy)))
     for gate in (
         (math.inf, 0.0),
@@ -177,6 +178,7 @@ def test_what_is_measured_are_the_poses_of_a_run(folder):
     ):
         config = PoseConfig(backend="torch", device="cpu", precision="fp32", refine_from_px=gate[1])
         engine = PoseEngine(replace(config, quality_threshold=gate[0]))
+        assert (closer_padding(*gate) is None) == (gate == (math.inf, 0.0))
         keypoints, scores, refined = predictions.gated(*gate)
         for image in document["images"]:
             rows = np.flatnonzero(boxes.image_ids == image["id"])

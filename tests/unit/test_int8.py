@@ -178,7 +178,7 @@ def test_people_in_a_photograph_have_the_same_poses(tmp_path):
 def _affines(engine: PoseEngine) -> np.ndarray:
     from sharpose_rt.geometry.affine import crop_affine
 
-    return crop_affine(PEOPLE, (engine.crop_size_hw[1], engine.crop_size_hw[0]), engine.config.box_padding)
+    return crop_affine(PEOPLE, (engine.crop_size_hw[1], engine.crop_size_hw[0]), engine.box_padding)
 
 
 @openvino

@@ -505,12 +505,13 @@ def test_reading_crops_for_the_device_is_no_training_time(tmp_path, folder, monk
 
 
 def test_weights_of_a_run_load_as_a_model(tmp_path, folder):
-    run = trainer(config(epochs=1), folder, tmp_path / "run")
+    run = trainer(config(epochs=1, augment=replace(config().augment, padding=1.1)), folder, tmp_path / "run")
     run.run()
     model, info = load_model(SMALL.name, str(tmp_path / "run" / "weights.safetensors"))
     assert run.ema is not None
     assert all(torch.equal(value, run.ema.shadow[name]) for name, value in model.state_dict().items())
     assert info.metadata["trained_samples"] == "8"
+    assert info.box_padding == 1.1
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path, folder):
