@@ -157,17 +157,10 @@ def export_weights(args: argparse.Namespace) -> int:
     target = args.target
     check_target(target, args.overwrite)
 
-    from sharpose_rt.models.weights import PADDING, RANGES, file_sha256, save_weights
+    from sharpose_rt.models.weights import RANGES, file_sha256, save_weights
 
     model, sources = _load_mean(args.model, [args.source, *args.average])
-    paddings = {source.box_padding for source in sources}
-    if len(paddings) > 1:
-        raise WeightsError(
-            f"weights trained on crops of different {PADDING}, {sorted(paddings)}, have no useful average; "
-            "take those of one"
-        )
     kept = {key: text for key, text in sources[0].metadata.items() if key == RANGES and len(sources) == 1}
-    kept[PADDING] = repr(paddings.pop())
     metrics = [_metrics(path) for path in args.metrics]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -203,6 +196,11 @@ def _load_mean(name: str, paths: list[Path]) -> tuple[SHaRPose, list[WeightsInfo
                 f"{path} behaves as {other.behaviour.name!r} and {paths[0]} as {model.behaviour.name!r}; "
                 "weights of the same behaviour can be averaged"
             )
+        if other.box_padding != model.box_padding:
+            raise WeightsError(
+                f"{path} is of boxes enlarged by {other.box_padding:g} and {paths[0]} by {model.box_padding:g}; "
+                "weights of the same box_padding can be averaged"
+            )
     if len(loaded) > 1:
         states = [network.state_dict() for network, _ in loaded]
         model.load_state_dict({key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]})
@@ -233,7 +231,7 @@ def quantize_weights(args: argparse.Namespace) -> int:
             f"{source} is no .safetensors file that names its model; `weights import` or `train` write one"
         )
     model, info = load_model(facts["model"], str(source))
-    ranges, costs = quantize(model, args.annotations, args.images, args.people, info.box_padding)
+    ranges, costs = quantize(model, args.annotations, args.images, args.people)
     measure = "PCKh" if "PCKh" in costs else "AP"  # MPII has no AP
     exact, rounded = costs[measure], costs[f"{measure}_int8"]
     print(f"{measure} of {costs['people']} people: {exact:.4f}, in int8 {rounded:.4f}")

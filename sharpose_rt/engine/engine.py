@@ -86,7 +86,7 @@ class PoseEngine:
         self.crop_size_hw = self.network.variant.size_hw
         given = config.quality_threshold
         self.quality_threshold = self.weights.quality_threshold if given is None else given
-        self.box_padding = self.weights.box_padding if config.box_padding is None else config.box_padding
+        self.box_padding = self.network.box_padding if config.box_padding is None else config.box_padding
         self._batcher = Batcher(self.backend.buckets, self.backend.overhead, self.backend.sizes)
         self._stream = OwnStream(self.device)
 

@@ -85,7 +85,6 @@ def run(args: argparse.Namespace) -> int:
         images,
         boxes,
         flip_test=args.flip_test,
-        padding=info.box_padding,
         near_padding=near,
         batch=args.batch,
     )

@@ -60,7 +60,7 @@ def evaluate(
     detector: DetectorConfig | None = None,
     quality_threshold: float = math.inf,
     flip_test: bool = False,
-    padding: float = 1.25,
+    padding: float | None = None,
     batch: int = 16,
     progress: Callable[[int, int], None] | None = None,
     head_boxes: Path | None = None,
@@ -75,7 +75,7 @@ def evaluate(
         detector: which detector, where it is asked for.
         quality_threshold: crops of lower predicted quality take the fine stage's pose.
         flip_test: average with the mirrored crop.
-        padding: see `geometry.affine.crop_affine`.
+        padding: see `predict`.
         batch: crops at once.
         progress: called with boxes done and boxes in all.
         head_boxes: `mpii_gt_val.mat`, for MPII's common JSON.

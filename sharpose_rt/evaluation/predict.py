@@ -23,6 +23,7 @@ from sharpose_rt.geometry.affine import apply_affine, body_heights, crop_affine,
 from sharpose_rt.geometry.heatmap import decode, flip_back
 from sharpose_rt.models import SHaRPose
 from sharpose_rt.models.pixels import normalise
+from sharpose_rt.models.sharpose import USUAL_PADDING
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.training.datasets import read_image
 from sharpose_rt.types import Frame
@@ -162,7 +163,7 @@ def predict(
     boxes: Boxes,
     *,
     flip_test: bool = False,
-    padding: float = 1.25,
+    padding: float | None = None,
     near_padding: float | None = None,
     batch: int = 16,
     progress: Callable[[int, int], None] | None = None,
@@ -175,7 +176,7 @@ def predict(
         images: folder of the pictures.
         boxes: where the people are.
         flip_test: average heatmaps with those of the mirrored crop; quality is that of the crop as it is.
-        padding: see `geometry.affine.crop_affine`.
+        padding: see `geometry.affine.crop_affine`; None takes the network's own, and for an estimator the usual one.
         near_padding: the same for the closer crop, `PoseConfig.coarse_padding` of a run; None leaves it out, see
             `closer_padding`.
         batch: crops at once.
@@ -184,6 +185,8 @@ def predict(
     Raises:
         DatasetError: a picture is missing, or a box names no picture of the set.
     """
+    if padding is None:
+        padding = model.box_padding if isinstance(model, SHaRPose) else USUAL_PADDING
     paddings = (padding,) if near_padding is None else (padding, near_padding)
     rows: list[tuple[Any, ...]] = []
     done = 0

@@ -14,12 +14,9 @@ from sharpose_rt.evaluation.mpii import is_mpii
 from sharpose_rt.evaluation.predict import Predictions, predict, truth_boxes
 from sharpose_rt.models import SHaRPose
 from sharpose_rt.models.int8 import Ranges, observe, quantized
-from sharpose_rt.models.weights import USUAL_PADDING
 
 
-def quantize(
-    model: SHaRPose, annotations: Path, images: Path, people: int, padding: float = USUAL_PADDING
-) -> tuple[Ranges, dict[str, Any]]:
+def quantize(model: SHaRPose, annotations: Path, images: Path, people: int) -> tuple[Ranges, dict[str, Any]]:
     """The ranges of the layers' inputs (`models.int8`), and what int8 costs over the same people.
 
     Args:
@@ -27,7 +24,6 @@ def quantize(
         annotations: people in COCO's keypoint form, or MPII's .mat.
         images: folder of the pictures.
         people: how many, evenly spread; all where there are fewer.
-        padding: see `geometry.affine.fit_aspect`.
 
     Returns:
         The ranges; and `people`, and their AP without and with int8, `AP` and `AP_int8` (0..1), on MPII, which has no
@@ -49,8 +45,8 @@ def quantize(
             "MPII's own mpii_human_pose_v1_u12_1.mat, which has them, is wanted"
         )
     found: list[Predictions] = []
-    ranges = observe(model, lambda: found.append(predict(model, document, images, boxes, padding=padding)))
-    found.append(predict(quantized(model, ranges), document, images, boxes, padding=padding))
+    ranges = observe(model, lambda: found.append(predict(model, document, images, boxes)))
+    found.append(predict(quantized(model, ranges), document, images, boxes))
     exact, rounded = (score(predictions, document, math.inf, model)[measure] for predictions in found)
     return ranges, {"people": len(boxes), measure: exact, f"{measure}_int8": rounded}
 

@@ -24,15 +24,13 @@ from sharpose_rt.errors import WeightsError
 from sharpose_rt.models.create import create_model, set_attention_scale
 from sharpose_rt.models.int8 import NEW_RANGES, End, Ranges
 from sharpose_rt.models.released import check_state_dict, load_released_state_dict
-from sharpose_rt.models.sharpose import SHaRPose
+from sharpose_rt.models.sharpose import USUAL_PADDING, SHaRPose
 
 BUNDLED = Path(__file__).resolve().parents[1] / "weights"
 RANGES = "input_ranges"
 """In a file's metadata: ranges of layers' inputs (`models.int8`), a JSON object of [low, high]."""
 PADDING = "box_padding"
 """In a file's metadata: the factor by which boxes were enlarged for the crops that the weights were trained on."""
-USUAL_PADDING = 1.25
-"""That of files which state none, the authors' among them."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +78,7 @@ def save_weights(model: SHaRPose, path: Path, *, half: bool = False, metadata: M
         "model": model.variant.name,
         "behaviour": model.behaviour.name,
         "attention_scale": repr(float(model.blocks[0].attn.scale)),  # type: ignore[union-attr]
+        PADDING: repr(model.box_padding),
         **(metadata or {}),
     }
     write_safetensors(tensors, path, facts)
@@ -124,7 +123,9 @@ def load_model(name: str, weights: str = "auto", behaviour: str = "auto") -> tup
     model.load_state_dict(tensors)
     if "attention_scale" in facts:
         set_attention_scale(model, float(facts["attention_scale"]))
-    return model, WeightsInfo(str(path), sha256, float(facts.get("quality_threshold", 0.95)), facts)
+    info = WeightsInfo(str(path), sha256, float(facts.get("quality_threshold", 0.95)), facts)
+    model.box_padding = info.box_padding
+    return model, info
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -100,7 +100,6 @@ def _validation(config: TrainConfig, roots: list[Path]) -> Validate | None:
             folder / item.annotations,
             folder / item.images,
             quality_threshold=math.inf,
-            padding=config.augment.padding,
             head_boxes=folder / item.head_boxes if item.head_boxes else None,
         )
         measure = "PCKh" if "PCKh" in result else "AP"  # MPII has no AP

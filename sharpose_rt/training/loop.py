@@ -33,7 +33,7 @@ from sharpose_rt.models.create import set_attention_scale
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import CoarseOutput
-from sharpose_rt.models.weights import PADDING, load_model, save_weights
+from sharpose_rt.models.weights import load_model, save_weights
 from sharpose_rt.training import losses
 from sharpose_rt.training.checkpoint import check_unchanged, get_chance, load_run, save_checkpoint, set_chance
 from sharpose_rt.training.config import OptimConfig, SetConfig, TrainConfig, read_config
@@ -164,6 +164,7 @@ def starting_model(config: TrainConfig) -> SHaRPose:
         torch.nn.init.trunc_normal_(model.decoder.last_layer().weight, std=0.002)
         if config.init_stem != "random":
             load_movenet(model.patch_embed, config.init_stem)
+    model.box_padding = config.augment.padding
     if config.frozen_stem_blocks:
         freeze_stem(model.patch_embed, config.frozen_stem_blocks)
     return model
@@ -501,7 +502,6 @@ class Trainer:
         }
         save_checkpoint(self.out / "last.pt", state)
         facts = {"trained_samples": str(self.samples), "trained_minutes": f"{self.clock.elapsed_s / 60:.1f}"}
-        facts[PADDING] = repr(self.config.augment.padding)
         save_weights(self.averaged(), self.out / "weights.safetensors", metadata=facts)
 
     def resume(self) -> None:

@@ -515,5 +515,5 @@ def test_trained_weights_are_averaged(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "same behaviour" in capsys.readouterr().err
     save_weights(models[1], paths[1])  # of crops as they usually are
     assert main([*command, "--overwrite", "--average", str(paths[1])]) == 2
-    assert "different box_padding, [1.1, 1.25]" in capsys.readouterr().err
+    assert "enlarged by 1.25 and" in capsys.readouterr().err
     assert file_sha256(target) == info.sha256

@@ -117,7 +117,7 @@ def test_the_gate_is_the_weights_unless_given(config):
 
 
 def test_crops_are_cut_as_the_weights_say_unless_given(config, tmp_path):
-    assert PoseEngine(config).box_padding == 1.25  # these say nothing
+    assert PoseEngine(config).box_padding == 1.25  # as is usual
     closer = tmp_path / "closer.safetensors"
     rewrite_metadata(Path(config.weights), closer, {"box_padding": "1.1"})
     stated = replace(config, weights=str(closer))

@@ -166,9 +166,8 @@ def test_network_in_batches_agrees_with_its_own_gate(folder):
 
 def test_what_is_measured_are_the_poses_of_a_run(folder):
     document = read_labels(folder / "annotations.json")
-    boxes, (model, info) = truth_boxes(document), load_model("tiny_256x192")
-    paddings = {"padding": info.box_padding, "near_padding": closer_padding(-math.inf)}
-    predictions = predict(model.eval(), document, folder / "images", boxes, **paddings)
+    boxes, (model, _) = truth_boxes(document), load_model("tiny_256x192")
+    predictions = predict(model.eval(), document, folder / "images", boxes, near_padding=closer_padding(-math.inf))
     middle = float(np.median(body_heights(boxes.bboxes_xyxy)))
     for gate in (
         (math.inf, 0.0),
