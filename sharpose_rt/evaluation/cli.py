@@ -79,15 +79,7 @@ def run(args: argparse.Namespace) -> int:
     gates = {"quality_threshold": threshold, "refine_from_px": args.refine_from_px}
     swept = args.sweep_threshold or args.sweep_height  # at one end of either nobody is refined
     near = closer_padding(-math.inf) if swept else closer_padding(**gates)
-    predictions = predict(
-        model,
-        document,
-        images,
-        boxes,
-        flip_test=args.flip_test,
-        near_padding=near,
-        batch=args.batch,
-    )
+    predictions = predict(model, document, images, boxes, flip_test=args.flip_test, near_padding=near, batch=args.batch)
     if args.results:
         poses = predictions.gated(**gates)[:2]
         write_json(Path(args.results), results(predictions, *poses, model.variant.skeleton))

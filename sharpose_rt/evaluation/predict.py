@@ -19,11 +19,17 @@ from torch import Tensor
 
 from sharpose_rt.config import DetectorConfig, PoseConfig
 from sharpose_rt.errors import DatasetError
-from sharpose_rt.geometry.affine import apply_affine, body_heights, crop_affine, invert_affine, warp_crops
+from sharpose_rt.geometry.affine import (
+    USUAL_PADDING,
+    apply_affine,
+    body_heights,
+    crop_affine,
+    invert_affine,
+    warp_crops,
+)
 from sharpose_rt.geometry.heatmap import decode, flip_back
 from sharpose_rt.models import SHaRPose
 from sharpose_rt.models.pixels import normalise
-from sharpose_rt.models.sharpose import USUAL_PADDING
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.training.datasets import read_image
 from sharpose_rt.types import Frame
@@ -88,7 +94,7 @@ class Predictions:
         return keypoints, np.where(refined[:, None], self.fine_scores, scores), refined
 
 
-def closer_padding(quality_threshold: float = math.inf, refine_from_px: float = 0.0) -> float | None:
+def closer_padding(quality_threshold: float, refine_from_px: float = 0.0) -> float | None:
     """How close a run cuts out whom this threshold and this least height never refine; None where there is nobody."""
     never = quality_threshold == -math.inf or refine_from_px > 0
     return PoseConfig.coarse_padding if never else None
@@ -279,7 +285,7 @@ def _run_network(model: SHaRPose, crops: _Crops, flip_test: bool) -> tuple[Any, 
         heatmaps = [(h + flip_back(m, order)) / 2 for h, m in zip(heatmaps, mirrored, strict=True)]
     back = invert_affine(crops.affines)
     columns: list[np.ndarray] = []
-    for stage, padding in zip(heatmaps, (0, 0, 1), strict=False):
+    for stage, padding in zip(heatmaps, (0, 0, *range(1, 1 + len(near))), strict=True):
         keypoints, scores = decode(stage, model.variant.size_hw, model.variant.skeleton.sigmas)
         columns += [apply_affine(keypoints.cpu().numpy(), back[:, padding]), scores.cpu().numpy()]
     return (crops.rows, *columns[:4], quality.float().cpu().numpy(), *columns[4:])

@@ -106,7 +106,7 @@ def sheet(
             "max_people": detector.max_people,
             "rule": DETECT,
         },
-        "crop": {"size_hw": variant.size_hw, "box_padding": info.box_padding, "rule": CROP},
+        "crop": {"size_hw": variant.size_hw, "box_padding": network.box_padding, "rule": CROP},
         "gate": {"quality_threshold": min(max(info.quality_threshold, -largest), largest), "rule": GATE},
         "graphs": graphs,
     }

@@ -15,7 +15,13 @@ from numpy.typing import ArrayLike, NDArray
 Float32 = NDArray[np.float32]
 
 
-def fit_aspect(bboxes_xyxy: ArrayLike, crop_size_wh: tuple[int, int], padding: ArrayLike = 1.25) -> NDArray[np.float64]:
+USUAL_PADDING = 1.25
+"""By how much the field enlarges boxes for their crops (MMPose's top-down pipeline, and the authors)."""
+
+
+def fit_aspect(
+    bboxes_xyxy: ArrayLike, crop_size_wh: tuple[int, int], padding: ArrayLike = USUAL_PADDING
+) -> NDArray[np.float64]:
     """Each box widened to the crop's aspect and enlarged by `padding`: (N, 4) as cx, cy, w, h in px.
 
     `padding` is one factor or (N,). A box without extent counts as one pixel, so that it cannot make a map that has no
@@ -38,7 +44,7 @@ def body_heights(bboxes_xyxy: ArrayLike) -> NDArray[np.float64]:
 def crop_affine(
     bboxes_xyxy: ArrayLike,
     crop_size_wh: tuple[int, int],
-    padding: ArrayLike = 1.25,
+    padding: ArrayLike = USUAL_PADDING,
     rotation_deg: ArrayLike = 0.0,
 ) -> NDArray[np.float64]:
     """The map from picture to crop for each box: (N, 2, 3) float64.

@@ -15,14 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sharpose_rt.geometry.affine import USUAL_PADDING
 from sharpose_rt.models.head import KeypointDecoder, PixelDecoder, QualityPredictor
 from sharpose_rt.models.layers import Block, Mlp
 from sharpose_rt.models.selection import AttentionAverage, fine_indices, split_cells, take
 from sharpose_rt.models.stem import DETAIL_CHANNELS, MobileStem
 from sharpose_rt.models.variants import Behaviour, Variant
-
-USUAL_PADDING = 1.25
-"""By how much the field, and the authors, enlarge boxes for their crops."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class SHaRPose(nn.Module):
     def __init__(self, variant: Variant, behaviour: Behaviour, drop_path: float = 0.0) -> None:
         super().__init__()
         self.variant, self.behaviour = variant, behaviour
-        self.box_padding = USUAL_PADDING  # of the crops that its weights were trained on: those say it, and set it
+        self.box_padding = USUAL_PADDING  # of the crops that the weights were trained on; loading them sets it
         d, k, cells = variant.width, len(variant.skeleton), math.prod(variant.coarse_grid_hw)
         self.images, self.keypoints = slice(0, cells), slice(cells, cells + k)  # places in the coarse sequence
         self.selected_count = variant.selected_cells(behaviour)

@@ -21,10 +21,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sharpose_rt.errors import WeightsError
+from sharpose_rt.geometry.affine import USUAL_PADDING
 from sharpose_rt.models.create import create_model, set_attention_scale
 from sharpose_rt.models.int8 import NEW_RANGES, End, Ranges
 from sharpose_rt.models.released import check_state_dict, load_released_state_dict
-from sharpose_rt.models.sharpose import USUAL_PADDING, SHaRPose
+from sharpose_rt.models.sharpose import SHaRPose
 
 BUNDLED = Path(__file__).resolve().parents[1] / "weights"
 RANGES = "input_ranges"
@@ -41,22 +42,6 @@ class WeightsInfo:
     sha256: str
     quality_threshold: float
     metadata: Mapping[str, str]
-
-    @property
-    def box_padding(self) -> float:
-        """The factor by which a box is enlarged for its crop (`geometry.affine.fit_aspect`), as in training.
-
-        Raises:
-            WeightsError: it is damaged.
-        """
-        text = self.metadata.get(PADDING, repr(USUAL_PADDING))
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not 0.5 <= value <= 4:
-            raise WeightsError(f"{self.path} states a {PADDING} of {text!r}; 0.5 to 4 is accepted; export it again")
-        return value
 
     @property
     def ranges(self) -> Ranges | None:
@@ -123,9 +108,8 @@ def load_model(name: str, weights: str = "auto", behaviour: str = "auto") -> tup
     model.load_state_dict(tensors)
     if "attention_scale" in facts:
         set_attention_scale(model, float(facts["attention_scale"]))
-    info = WeightsInfo(str(path), sha256, float(facts.get("quality_threshold", 0.95)), facts)
-    model.box_padding = info.box_padding
-    return model, info
+    model.box_padding = _parse_padding(facts, path)
+    return model, WeightsInfo(str(path), sha256, float(facts.get("quality_threshold", 0.95)), facts)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -139,6 +123,17 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {key: file.get_tensor(key).float() for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"cannot read {path}: {error}; is it a whole .safetensors file?") from error
+
+
+def _parse_padding(metadata: Mapping[str, str], path: Path) -> float:
+    text = metadata.get(PADDING, repr(USUAL_PADDING))
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.5 <= value <= 4:
+        raise WeightsError(f"{path} states a {PADDING} of {text!r}; 0.5 to 4 is accepted; export it again")
+    return value
 
 
 def parse_ranges(metadata: Mapping[str, str], path: object) -> Ranges | None:

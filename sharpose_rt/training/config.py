@@ -10,6 +10,7 @@ from sharpose_rt.config import find_preset, merge, override, read_yaml
 from sharpose_rt.config.checks import one_of as _one_of
 from sharpose_rt.config.checks import within as _check
 from sharpose_rt.errors import ConfigError
+from sharpose_rt.geometry.affine import USUAL_PADDING
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class DataConfig:
 class AugmentConfig:
     """How a crop is varied. Defaults are the paper's (MMPose's top-down pipeline)."""
 
-    padding: float = 1.25
+    padding: float = USUAL_PADDING
     """The crop is the box widened to the crop's aspect and enlarged by this factor."""
     shift: float = 0.16
     """Largest shift of the box centre, in box sizes ..."""

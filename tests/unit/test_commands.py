@@ -507,7 +507,7 @@ def test_trained_weights_are_averaged(tmp_path: Path, capsys: pytest.CaptureFixt
     for value, a, b in zip(mean.parameters(), models[0].parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(value, (a + b) / 2, atol=2e-3, rtol=1e-3)
     assert RANGES not in read_metadata(target)  # they were those of one of the two
-    assert info.box_padding == 1.1
+    assert mean.box_padding == 1.1
     card = json.loads(target.with_suffix(".json").read_text())
     assert card["trained_from"] == ", ".join(file_sha256(path) for path in paths[:2])
 

@@ -511,7 +511,7 @@ def test_weights_of_a_run_load_as_a_model(tmp_path, folder):
     assert run.ema is not None
     assert all(torch.equal(value, run.ema.shadow[name]) for name, value in model.state_dict().items())
     assert info.metadata["trained_samples"] == "8"
-    assert info.box_padding == 1.1
+    assert model.box_padding == 1.1
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path, folder):
