@@ -138,6 +138,8 @@ class LossConfig:
     """Part of the run at which both terms have gone."""
     temperature: float = 10.0
     """Factor on the heatmap inside the softmax."""
+    coarse_from_fine: float = 0.0
+    """Weight of the coarse heatmaps' error to those of the fine stage, which teaches and does not learn by it."""
     joints: str = "equal"
     """'equal', or 'limbs': elbows and knees count 1.2 times, wrists and ankles 1.5 times, as MMPose does for COCO."""
 
@@ -148,6 +150,7 @@ class LossConfig:
         _check("loss.dense", self.dense, 0, 1000)
         _check("loss.localisation_until", self.localisation_until, 1e-6, 1)
         _check("loss.temperature", self.temperature, 0.1, 1000)
+        _check("loss.coarse_from_fine", self.coarse_from_fine, 0, 1000)
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,8 @@ class DistillConfig:
     """Its weights, or that file."""
     weight: float = 0.0
     """Factor on the error to its heatmaps; 0 has no teacher."""
+    flip: bool = False
+    """The mean of its heatmaps of each crop and of the mirror image is learnt: better ones, for twice its time."""
 
     def __post_init__(self) -> None:
         _check("distill.weight", self.weight, 0, 1000)

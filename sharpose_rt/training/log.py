@@ -24,6 +24,7 @@ COLUMNS: tuple[str, ...] = (
     "localisation_dense",
     "distill_coarse",
     "distill_fine",
+    "coarse_from_fine",
     "quality",
     "oks_coarse",
     "oks_fine",

@@ -39,7 +39,7 @@ from sharpose_rt.training.checkpoint import check_unchanged, get_chance, load_ru
 from sharpose_rt.training.config import OptimConfig, SetConfig, TrainConfig, read_config
 from sharpose_rt.training.datasets import People, epoch_order, find_set, mix, quiet_worker, read_people
 from sharpose_rt.training.device_crops import READ_ON_CPU, DeviceCrops, DrawDataset
-from sharpose_rt.training.distill import Teacher, create_teacher, distillation_loss
+from sharpose_rt.training.distill import Teacher, create_teacher, distillation_loss, fitted, is_right
 from sharpose_rt.training.log import Row, TensorBoard, read_log, write_log
 from sharpose_rt.training.movenet import load_movenet
 from sharpose_rt.training.optim import Ema, build_optimizers, lr_factor, set_lr
@@ -288,7 +288,7 @@ class Trainer:
         wanted = self.config.distill
         if wanted.weight == 0:
             return None
-        return create_teacher(wanted.model, wanted.weights, self.model.variant, self.device)
+        return create_teacher(wanted, self.model.variant, self.device)
 
     # --- one step ---------------------------------------------------------------------------------------------
 
@@ -348,11 +348,17 @@ class Trainer:
                 parts[f"localisation_{name}"] = pull.item() * math.prod(variant.heatmap_size_hw)
                 error = error + config.localisation * early * pull
             total = total + share * error
+        if config.coarse_from_fine > 0 and "fine" in stages:  # self-distillation: Zhang et al. 2019
+            error = distillation_loss(stages["coarse"][: len(stages["fine"])], stages["fine"].detach())
+            parts["coarse_from_fine"] = error.item()
+            total = total + config.coarse_from_fine * error
         if self.teacher:
-            taught = self.teacher(images)
+            taught = fitted(self.teacher(images), variant.heatmap_size_hw)
+            followed = is_right(taught, targets, weights)
             for name in ("coarse", "fine"):
                 if name in stages:
-                    error = distillation_loss(stages[name], taught[: len(stages[name])])
+                    n = len(stages[name])
+                    error = distillation_loss(stages[name], taught[:n], followed[:n])
                     parts[f"distill_{name}"] = error.item()
                     total = total + self.config.distill.weight * error
         if progress >= config.quality_from:

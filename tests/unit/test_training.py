@@ -26,6 +26,7 @@ from sharpose_rt.geometry.oks import oks
 from sharpose_rt.models import create_model, find_variant
 from sharpose_rt.models.create import set_attention_scale
 from sharpose_rt.models.layers import Attention
+from sharpose_rt.models.pixels import normalise
 from sharpose_rt.models.stem import MobileStem
 from sharpose_rt.models.variants import VARIANTS
 from sharpose_rt.models.weights import load_model, save_weights
@@ -42,9 +43,9 @@ from sharpose_rt.training.config import (
     load_config,
     read_config,
 )
-from sharpose_rt.training.distill import FileTeacher
+from sharpose_rt.training.distill import FileTeacher, create_teacher, distillation_loss, fitted, is_right
 from sharpose_rt.training.log import read_log
-from sharpose_rt.training.loop import Clock, Trainer, load_people
+from sharpose_rt.training.loop import Clock, Trainer, batches_of, load_people
 from sharpose_rt.training.movenet import load_movenet
 from sharpose_rt.training.optim import Ema, is_undecayed, layer_of, lr_factor
 from sharpose_rt.training.report import write_report
@@ -695,14 +696,61 @@ def test_a_teacher_from_a_file(tmp_path):
     def alone(images):
         return torch.nn.functional.avg_pool2d(images, 4)[:, channels] + leaning
 
+    taught = DistillConfig("file", str(tmp_path / "t.xml"), weight=1.0)
+    found = create_teacher(taught, pupil, torch.device("cpu"))(images)
+    assert torch.allclose(found, alone(images), atol=1e-2)  # bf16 where the CPU has it
+    both = create_teacher(replace(taught, flip=True), pupil, torch.device("cpu"))(images)
     wanted = (alone(images) + flip_back(alone(images.flip(-1)), COCO17.flip_order)) / 2
-    found = FileTeacher(tmp_path / "t.xml", pupil)(images)
-    assert torch.allclose(found, wanted, atol=1e-2)  # bf16 where the CPU has it
+    assert torch.allclose(both, wanted, atol=1e-2)
     with pytest.raises(ConfigError, match=r"\.xml or \.onnx"):
         FileTeacher(tmp_path / "t.pth", pupil)
     for other in (SMALL, find_variant("base_mpii_256x256")):
         with pytest.raises(ConfigError, match=f"a teacher of {other.name}"):
             FileTeacher(tmp_path / "t.xml", other)
+
+
+def test_a_teacher_is_not_followed_to_the_wrong_person():
+    labels = torch.tensor([[[10.0, 10.0], [30.0, 20.0], [40.0, 40.0], [5.0, 50.0]]])
+    targets = encode(labels, (64, 48), (64, 48))
+    says = torch.tensor(
+        [[[11.0, 10.0], [45.0, 60.0], [40.0, 40.0], [40.0, 5.0]]]
+    )  # near, elsewhere, unsure, unlabelled
+    taught = encode(says, (64, 48), (64, 48)) * torch.tensor([1.0, 1.0, 0.2, 1.0])[:, None, None]
+    weights = torch.tensor([[1.0, 0.5, 1.0, 0.0]])
+    followed = is_right(taught, targets, weights)
+    assert followed.tolist() == [[1, 0, 1, 1]]
+    own = torch.zeros_like(taught).requires_grad_()
+    distillation_loss(own, taught, followed).backward()
+    assert own.grad is not None
+    assert (own.grad.flatten(2).abs().sum(2) > 0).tolist() == [[True, False, True, True]]
+
+
+def test_heatmaps_of_another_size_are_fitted_on_the_same_grid():
+    x = torch.linspace(0, 1, 24).expand(1, 1, 32, 24)
+    wide = fitted(x, (64, 48))
+    assert torch.allclose(wide, torch.linspace(0, 1, 48).expand(1, 1, 64, 48), atol=1e-6)
+    assert fitted(wide, (64, 48)) is wide
+
+
+def test_the_fine_stage_teaches_the_coarse_one(tmp_path, folder):
+    runs = []
+    for weight in (0.0, 30.0):
+        plan = config(epochs=8, drop_path=0.0)
+        run = trainer(replace(plan, loss=replace(plan.loss, coarse_from_fine=weight)), folder, tmp_path / f"{weight}")
+        run.run()
+        runs.append(run)
+    alone, taught = runs
+    assert not any("coarse_from_fine" in row for row in alone.rows)
+    errors = [row["coarse_from_fine"] for row in taught.rows if "coarse_from_fine" in row]
+    batch = next(batches_of(taught._loader()))
+    with torch.no_grad():
+        images = normalise(batch["crop"])
+        apart = []
+        for run in runs:
+            _, stages = run._forward(images, coarse_only=False)
+            apart.append(float((stages["coarse"] - stages["fine"]).square().mean()))
+    assert errors
+    assert apart[1] < apart[0]
 
 
 def test_a_teacher_takes_the_crops_of_its_pupil(tmp_path, folder):
