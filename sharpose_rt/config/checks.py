@@ -6,6 +6,9 @@ import math
 
 from sharpose_rt.errors import ConfigError
 
+PADDING_RANGE = 0.5, 4.0
+"""Enlargements of a box that are accepted: beyond them its crop holds a piece of the person, or little of one."""
+
 
 def one_of(name: str, value: str, accepted: tuple[str, ...]) -> None:
     """Raises ConfigError where `value` is none of `accepted`."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from sharpose_rt.config.checks import PADDING_RANGE
 from sharpose_rt.config.checks import one_of as _one_of
 from sharpose_rt.config.checks import within as _within
 from sharpose_rt.errors import ConfigError
@@ -225,8 +226,8 @@ class PoseConfig:
         if self.threads is not None:
             _within("pose.threads", self.threads, 1, 1024)
         if self.box_padding is not None:
-            _within("pose.box_padding", self.box_padding, 0.5, 4)
-        _within("pose.coarse_padding", self.coarse_padding, 0.5, 4)
+            _within("pose.box_padding", self.box_padding, *PADDING_RANGE)
+        _within("pose.coarse_padding", self.coarse_padding, *PADDING_RANGE)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
+from sharpose_rt.detection.first_output import FirstOutput
 from sharpose_rt.graphs import Graph, fastest_dtype, traced
 
 
@@ -39,18 +38,3 @@ class GraphPerSize:
                 model = traced(self.module, (example,), dynamic_batch=False)
             self._graphs[size] = Graph(model, self.dtype, self.threads)
         return self._graphs[size](pixels)[0]
-
-
-class FirstOutput(nn.Module):
-    """A module whose further outputs, which only training needs, are left out."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, pixels: Tensor) -> Any:
-        """The first tensor of whatever comes back."""
-        out = self.module(pixels)
-        while not isinstance(out, Tensor):
-            out = out[0]
-        return out

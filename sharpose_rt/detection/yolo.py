@@ -128,7 +128,7 @@ def _recorded(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """A module on a GPU as one launch for all its kernels, where it can be recorded: hundreds of launches take longer
     than what they launch, and the pose network's thread waits for Python meanwhile."""
     from sharpose_rt.cuda_graphs import Recorded
-    from sharpose_rt.detection.openvino_network import FirstOutput
+    from sharpose_rt.detection.first_output import FirstOutput
 
     first = FirstOutput(module)
     recorded = Recorded("detector", lambda pixels: (first(pixels),))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sharpose_rt.detection.openvino_network import FirstOutput
+from sharpose_rt.detection.first_output import FirstOutput
 from sharpose_rt.detection.yolo import Network
 from sharpose_rt.engine.openvino_backend import CoarseStage, FineStage
 from sharpose_rt.geometry.heatmap import decode

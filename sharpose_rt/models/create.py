@@ -43,6 +43,11 @@ def create_model(
     return model.eval()
 
 
+def attention_scale_of(model: SHaRPose) -> float:
+    """The factor on the logits of all attention layers."""
+    return float(model.blocks[0].attn.scale)  # type: ignore[union-attr]
+
+
 def set_attention_scale(model: SHaRPose, scale: float) -> None:
     """Set the factor on the attention's logits in every block."""
     for block in model.blocks:

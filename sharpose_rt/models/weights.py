@@ -20,9 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sharpose_rt.config.checks import PADDING_RANGE
 from sharpose_rt.errors import WeightsError
 from sharpose_rt.geometry.affine import USUAL_PADDING
-from sharpose_rt.models.create import create_model, set_attention_scale
+from sharpose_rt.models.create import attention_scale_of, create_model, set_attention_scale
 from sharpose_rt.models.int8 import NEW_RANGES, End, Ranges
 from sharpose_rt.models.released import check_state_dict, load_released_state_dict
 from sharpose_rt.models.sharpose import SHaRPose
@@ -32,6 +33,14 @@ RANGES = "input_ranges"
 """In a file's metadata: ranges of layers' inputs (`models.int8`), a JSON object of [low, high]."""
 PADDING = "box_padding"
 """In a file's metadata: the factor by which boxes were enlarged for the crops that the weights were trained on."""
+SCALE = "attention_scale"
+"""In a file's metadata: the factor on the attention's logits."""
+THRESHOLD = "quality_threshold"
+"""In a file's metadata: crops of at least this quality leave after the coarse stage ..."""
+USUAL_THRESHOLD = 0.95
+"""... and where it states none (the paper's choice)."""
+_STATED = {PADDING: PADDING_RANGE, SCALE: (1e-6, 1e6), THRESHOLD: (-math.inf, math.inf)}
+"""What is accepted of a file's numbers."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,7 @@ def save_weights(model: SHaRPose, path: Path, *, half: bool = False, metadata: M
         "format": "sharpose.weights/1",
         "model": model.variant.name,
         "behaviour": model.behaviour.name,
-        "attention_scale": repr(float(model.blocks[0].attn.scale)),  # type: ignore[union-attr]
+        SCALE: repr(attention_scale_of(model)),
         PADDING: repr(model.box_padding),
         **(metadata or {}),
     }
@@ -98,7 +107,7 @@ def load_model(name: str, weights: str = "auto", behaviour: str = "auto") -> tup
     if path.suffix in (".pth", ".pt"):
         model = create_model(name, "released" if behaviour == "auto" else behaviour)
         load_released_state_dict(model, read_released(path))
-        return model, WeightsInfo(str(path), sha256, 0.95, {})
+        return model, WeightsInfo(str(path), sha256, USUAL_THRESHOLD, {})
     tensors, facts = read_safetensors(path)
     made_for = facts.get("model", name)
     if made_for != name:
@@ -106,10 +115,9 @@ def load_model(name: str, weights: str = "auto", behaviour: str = "auto") -> tup
     model = create_model(name, facts.get("behaviour", "paper") if behaviour == "auto" else behaviour)
     check_state_dict(model.state_dict(), tensors, what=f"{path} does not fit {name}")
     model.load_state_dict(tensors)
-    if "attention_scale" in facts:
-        set_attention_scale(model, float(facts["attention_scale"]))
-    model.box_padding = _parse_padding(facts, path)
-    return model, WeightsInfo(str(path), sha256, float(facts.get("quality_threshold", 0.95)), facts)
+    set_attention_scale(model, _stated(facts, SCALE, path, attention_scale_of(model)))
+    model.box_padding = _stated(facts, PADDING, path, USUAL_PADDING)
+    return model, WeightsInfo(str(path), sha256, _stated(facts, THRESHOLD, path, USUAL_THRESHOLD), facts)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -125,14 +133,19 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise WeightsError(f"cannot read {path}: {error}; is it a whole .safetensors file?") from error
 
 
-def _parse_padding(metadata: Mapping[str, str], path: Path) -> float:
-    text = metadata.get(PADDING, repr(USUAL_PADDING))
+def _stated(metadata: Mapping[str, str], name: str, path: Path, usual: float) -> float:
+    """A number that a file states of its weights, or the usual one.
+
+    Raises:
+        WeightsError: what it states is no number, or out of its range.
+    """
+    text, (low, high) = metadata.get(name, repr(usual)), _STATED[name]
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0.5 <= value <= 4:
-        raise WeightsError(f"{path} states a {PADDING} of {text!r}; 0.5 to 4 is accepted; export it again")
+    if not low <= value <= high:
+        raise WeightsError(f"{path} states a {name} of {text!r}; {low:g} to {high:g} is accepted; export it again")
     return value
 
 
@@ -213,7 +226,12 @@ def read_released(path: Path) -> dict[str, Tensor]:
 
 
 def import_released(
-    source: Path, target: Path, name: str, *, attention_scale: float | None = None, quality_threshold: float = 0.95
+    source: Path,
+    target: Path,
+    name: str,
+    *,
+    attention_scale: float | None = None,
+    quality_threshold: float = USUAL_THRESHOLD,
 ) -> SHaRPose:
     """Convert a released checkpoint to a safetensors file of ours, and give the model.
 
@@ -224,7 +242,7 @@ def import_released(
         raise WeightsError(f"no file {source}; the path of a released .pth checkpoint is wanted")
     model = create_model(name, "released", attention_scale=attention_scale)
     load_released_state_dict(model, read_released(source))
-    facts = {"quality_threshold": repr(quality_threshold), "imported_from": source.name}
+    facts = {THRESHOLD: repr(quality_threshold), "imported_from": source.name}
     save_weights(model, target, metadata=facts)
     return model
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from sharpose_rt.config import find_preset, merge, override, read_yaml
+from sharpose_rt.config.checks import PADDING_RANGE
 from sharpose_rt.config.checks import one_of as _one_of
 from sharpose_rt.config.checks import within as _check
 from sharpose_rt.errors import ConfigError
@@ -112,7 +113,7 @@ class AugmentConfig:
     """... and its probability."""
 
     def __post_init__(self) -> None:
-        _check("augment.padding", self.padding, 0.5, 4)
+        _check("augment.padding", self.padding, *PADDING_RANGE)
         _check("augment.shift", self.shift, 0, 1)
         _check("augment.scale", self.scale, 0, 0.9)
         _check("augment.rotation_deg", self.rotation_deg, 0, 180)

@@ -29,7 +29,7 @@ from sharpose_rt.config import to_dict
 from sharpose_rt.errors import ConfigError, DatasetError
 from sharpose_rt.geometry.heatmap import decode, encode
 from sharpose_rt.models import SHaRPose, create_model
-from sharpose_rt.models.create import set_attention_scale
+from sharpose_rt.models.create import attention_scale_of, set_attention_scale
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import CoarseOutput
@@ -159,7 +159,7 @@ def starting_model(config: TrainConfig) -> SHaRPose:
     if config.init != "random":
         source, _ = load_model(config.model, config.init, config.behaviour)
         model.load_state_dict(source.state_dict())
-        set_attention_scale(model, _attention_scale(source))
+        set_attention_scale(model, attention_scale_of(source))
     else:  # heatmaps begin near zero, else the first hundred steps only shrink them
         torch.nn.init.trunc_normal_(model.decoder.last_layer().weight, std=0.002)
         if config.init_stem != "random":
@@ -168,10 +168,6 @@ def starting_model(config: TrainConfig) -> SHaRPose:
     if config.frozen_stem_blocks:
         freeze_stem(model.patch_embed, config.frozen_stem_blocks)
     return model
-
-
-def _attention_scale(model: SHaRPose) -> float:
-    return float(model.blocks[0].attn.scale)  # type: ignore[union-attr]
 
 
 def resume_optimizers(
@@ -503,7 +499,7 @@ class Trainer:
             "step": self.step,
             "samples": self.samples,
             "elapsed_s": self.clock.elapsed_s,
-            "attention_scale": _attention_scale(self.model),
+            "attention_scale": attention_scale_of(self.model),
             **get_chance(self.device),
         }
         save_checkpoint(self.out / "last.pt", state)

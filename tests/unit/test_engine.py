@@ -130,6 +130,24 @@ def test_crops_are_cut_as_the_weights_say_unless_given(config, tmp_path):
             PoseEngine(stated)
 
 
+@pytest.mark.parametrize(
+    ("name", "damaged", "accepted"),
+    [
+        ("quality_threshold", "0,9", "-inf to inf"),
+        ("quality_threshold", "nan", "-inf to inf"),
+        ("attention_scale", "0", "1e-06 to 1e\\+06"),
+        ("attention_scale", "-inf", "1e-06 to 1e\\+06"),
+    ],
+)
+def test_damaged_numbers_of_a_weights_file_are_named(config, tmp_path, name, damaged, accepted):
+    broken = tmp_path / "broken.safetensors"
+    rewrite_metadata(Path(config.weights), broken, {name: damaged})
+    with pytest.raises(
+        WeightsError, match=rf"broken\.safetensors states a {name} of '{damaged}'; {accepted} is accepted"
+    ):
+        PoseEngine(replace(config, weights=str(broken)))
+
+
 def test_the_gate_decides_for_each_crop(config, picture):
     crops = _crops(picture)
     quality = PoseEngine(config).estimate_crops(crops).quality
