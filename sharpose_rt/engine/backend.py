@@ -16,13 +16,14 @@ from torch import Tensor
 
 from sharpose_rt.engine.batching import BUCKETS
 from sharpose_rt.geometry.affine import warp_crops
+from sharpose_rt.geometry.heatmap import Decode
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose
 from sharpose_rt.streams import upload
 
 
 class Backend(Protocol):
-    """Both stages on one device. The gate and the choice of cells lie between them, in float32, outside.
+    """Both stages and the decoding on one device. The gate and the choice of cells lie outside, in float32.
 
     Args:
         name: 'torch' or 'openvino'.
@@ -66,6 +67,10 @@ class Backend(Protocol):
         """Fine heatmaps (R, K, h, w); of `coarse` the tokens alone are used; cells as int64 indices."""
         ...
 
+    def decode(self, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+        """`geometry.heatmap.decode` of heatmaps (B, K, h, w), in float32."""
+        ...
+
 
 NARROW = 256
 """Width from which on a layer takes longer than a second thread takes to wake up."""
@@ -88,6 +93,7 @@ class TorchBackend:
         # Eager torch takes any number of crops. On a GPU few sizes keep its kernels' choices and memory blocks few.
         self.buckets = tuple(range(1, max_batch + 1)) if on_cpu else tuple(b for b in BUCKETS if b <= max_batch)
         self.overhead = 0.3 if on_cpu else 16.0
+        self._decode = Decode(network.variant.size_hw, network.variant.skeleton.sigmas)
         self._short_loops = on_cpu and network.variant.width < NARROW
 
     def warm_up(self, crops: int, *, behind: bool) -> None:
@@ -114,6 +120,11 @@ class TorchBackend:
         """See `Backend`."""
         with self.threads_for(len(images)):
             return self.network.fine_stage(images, coarse, selected, low)
+
+    def decode(self, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Backend`."""
+        with at_most_threads(1):  # a second one gains nothing in a run, and the other core is the detector's
+            return self._decode(heatmaps)
 
     def threads_for(self, crops: int) -> contextlib.AbstractContextManager[None]:
         """As many threads as a stage over so many crops is fastest with."""

@@ -22,22 +22,24 @@ WARMED = 32
 
 
 class CudaBackend(TorchBackend):
-    """As `TorchBackend`, with crops made on the device and recorded stages."""
+    """As `TorchBackend`, with crops made on the device, and stages and decoding recorded."""
 
     def __init__(self, network: SHaRPose, device: torch.device, dtype: torch.dtype, max_batch: int) -> None:
         super().__init__(network, device, dtype, max_batch)
         self._coarse = Recorded("coarse stage", lambda images: self.network.coarse_stage(images).tensors)
         self._fine = Recorded("fine stage", self._fine_stage)
+        self._decoded = Recorded("decoding", self._decode)
 
     @torch.inference_mode()
     def warm_up(self, crops: int, *, behind: bool) -> None:
-        """Record both stages for the buckets up to `WARMED`, however few crops come first: that is quick."""
+        """Record stages and decoding for the buckets up to `WARMED`, however few crops come first: that is quick."""
         h, w = self.network.variant.size_hw
         for bucket in (b for b in self.buckets if b <= WARMED):
             try:
                 images = self.prepare(torch.zeros(bucket, h, w, 3, dtype=torch.uint8))
                 coarse = self.coarse(images)
-                self.fine(images, coarse, *split_cells(coarse.cell_scores, self.network.selected_count))
+                fine = self.fine(images, coarse, *split_cells(coarse.cell_scores, self.network.selected_count))
+                self.decode(fine)
             except torch.OutOfMemoryError:
                 if bucket == 1:
                     raise
@@ -59,6 +61,11 @@ class CudaBackend(TorchBackend):
     def fine(self, images: Tensor, coarse: CoarseOutput, selected: Tensor, low: Tensor) -> Tensor:
         """See `Backend`."""
         return self._fine(images, selected, low, *coarse.tensors)[0]
+
+    def decode(self, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Backend`."""
+        keypoints, scores = self._decoded(heatmaps)
+        return keypoints, scores
 
     def _fine_stage(self, images: Tensor, selected: Tensor, low: Tensor, *tokens: Tensor) -> tuple[Tensor]:
         return (self.network.fine_stage(images, CoarseOutput(*tokens), selected, low),)

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.config.threads import network_threads
-from sharpose_rt.engine.backend import at_most_threads
 from sharpose_rt.engine.batching import Batcher
 from sharpose_rt.engine.choice import create_backend
 from sharpose_rt.engine.device import resolve_device
 from sharpose_rt.geometry.affine import apply_affine, body_heights, crop_affine, invert_affine
-from sharpose_rt.geometry.heatmap import decode, flip_back
+from sharpose_rt.geometry.heatmap import flip_back
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose, SHaRPoseOutput
 from sharpose_rt.models.weights import load_model
@@ -224,9 +223,9 @@ class PoseEngine:
         return coarse.heatmaps.index_copy(0, which, fine.to(coarse.heatmaps.dtype))
 
     def decode(self, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
-        """Keypoints (B, K, 2) in crop px and scores (B, K) of heatmaps (B, K, h, w), see `geometry.heatmap.decode`."""
-        with at_most_threads(1):  # a second one gains nothing in a run, and the other core is the detector's
-            return decode(heatmaps, self.crop_size_hw, self.skeleton.sigmas)
+        """Keypoints (B, K, 2) in crop px and scores (B, K) of any number of heatmaps (B, K, h, w)."""
+        keypoints, scores = self._batcher.run(self.backend.decode, heatmaps)
+        return keypoints, scores
 
     @torch.inference_mode()
     def _batch(

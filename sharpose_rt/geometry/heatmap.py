@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def encode(
@@ -56,11 +56,28 @@ def decode(
         likely_x, likely_y, _ = _summit(_under_kernels(maps.clamp(min=0), tuple(sigmas)))
         reach = _oks_deviations(tuple(sigmas), h, maps.device)
         edge = torch.minimum(torch.minimum(x, w - 1 - x), torch.minimum(y, h - 1 - y)) < 4 * reach
-        same_top = (x - likely_x).hypot(y - likely_y) < 1.5 * reach
+        same_top = (x - likely_x).square() + (y - likely_y).square() < (1.5 * reach).square()
         gaussian = edge & same_top & (ripple < _RIPPLE)
         x, y = torch.where(gaussian, x, likely_x), torch.where(gaussian, y, likely_y)
     step = torch.stack([x * ((crop_size_hw[1] - 1) / (w - 1)), y * ((crop_size_hw[0] - 1) / (h - 1))], -1)
     return step, maps.amax((2, 3)).clamp(0, 1)
+
+
+class Decode(nn.Module):
+    """`decode` as a module, for what traces or exports it.
+
+    Args:
+        crop_size_hw: height and width of the crop, px.
+        sigmas: (K,) of the skeleton.
+    """
+
+    def __init__(self, crop_size_hw: tuple[int, int], sigmas: Sequence[float]) -> None:
+        super().__init__()
+        self.crop_size_hw, self.sigmas = crop_size_hw, tuple(sigmas)
+
+    def forward(self, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+        """Keypoints (B, K, 2) in crop px and scores (B, K) of heatmaps (B, K, h, w)."""
+        return decode(heatmaps, self.crop_size_hw, self.sigmas)
 
 
 _RIPPLE = 0.05
@@ -83,7 +100,7 @@ def _summit(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rows = maps.reshape(b * k, h, w)
     # The place by rows: torch looks for it ten times slower than for the value.
     peak, y = rows.amax(2).max(1)  # (B*K,)
-    x = rows[torch.arange(b * k, device=rows.device), y].argmax(1)
+    x = rows.gather(1, y[:, None, None].expand(-1, 1, w)).argmax(2).squeeze(1)
 
     # The stencil stays inside the map; a quadratic is fitted as well from beside the peak.
     centre_x, centre_y = x.clamp(2, w - 3), y.clamp(2, h - 3)

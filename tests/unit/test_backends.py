@@ -22,6 +22,7 @@ from sharpose_rt.engine.backend import TorchBackend
 from sharpose_rt.engine.batching import Batcher, padded, plan
 from sharpose_rt.engine.choice import choose, create_backend
 from sharpose_rt.errors import ConfigError, DeviceError
+from sharpose_rt.geometry.heatmap import decode, encode
 from sharpose_rt.models import VARIANTS, Variant, create_model
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import SHaRPose
@@ -185,6 +186,25 @@ def test_openvino_in_bf16_scores_cells_in_float32(config, crops):
 
 
 @openvino
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_openvino_decodes_as_torch_does(config, precision):
+    engine = PoseEngine(replace(config, backend="openvino", precision=precision))
+    variant = engine.network.variant
+    (h, w), n = variant.size_hw, len(variant.skeleton)
+    chance = np.random.default_rng(0)
+    places = torch.tensor(chance.uniform((-4, -4), (w + 3, h + 3), (6, n, 2)), dtype=torch.float32)  # some outside
+    heatmaps = encode(places, variant.heatmap_size_hw, variant.size_hw, variant.sigma_cells)
+    heatmaps[1] *= 0.02
+    heatmaps[2] = 0  # nobody
+    heatmaps[3] += encode(places[4:5], variant.heatmap_size_hw, variant.size_hw, variant.sigma_cells)[0]  # two tops
+    heatmaps[4] -= 0.1
+    wanted_places, wanted_scores = decode(heatmaps, variant.size_hw, variant.skeleton.sigmas)
+    found_places, found_scores = engine.decode(heatmaps)
+    np.testing.assert_allclose(found_places, wanted_places, atol=1e-2)
+    np.testing.assert_allclose(found_scores, wanted_scores, atol=1e-6)
+
+
+@openvino
 def test_openvinos_gate_and_flip_test_are_torchs(config, crops):
     quality = PoseEngine(config).estimate_crops(crops).quality
     gated = replace(config, quality_threshold=float(np.sort(quality)[3:5].mean()), flip_test=True)
@@ -200,7 +220,7 @@ def test_graphs_are_kept_and_made_anew_when_damaged(config, crops, tmp_path, mon
     config = replace(config, backend="openvino")
     first = PoseEngine(config).estimate_crops(crops[:1])
     kept = sorted((tmp_path / "sharpose-rt" / "graphs").iterdir())
-    assert sorted(path.suffix for path in kept) == [".bin", ".bin", ".xml", ".xml"]
+    assert [path.suffix for path in kept] == [".bin", ".xml"] * 3  # both stages and the decoding
 
     ov, _ = graphs.openvino()
     converted = []
@@ -210,18 +230,18 @@ def test_graphs_are_kept_and_made_anew_when_damaged(config, crops, tmp_path, mon
     assert not converted
     assert np.array_equal(first.keypoints, again.keypoints)
 
-    monkeypatch.setattr(graphs, "KEPT", 2)
-    kept[1].write_text("<net")
-    kept[3].write_text("<net")
+    monkeypatch.setattr(graphs, "KEPT", 3)
+    for path in kept[1::2]:
+        path.write_text("<net")
     assert np.array_equal(PoseEngine(config).estimate_crops(crops[:1]).keypoints, first.keypoints)
-    assert len(converted) == 2
+    assert len(converted) == 3
 
     paper = config.weights.replace("mini_released", "mini_paper")
     PoseEngine(replace(config, weights=paper))  # the same tensors, another behaviour
-    assert len(converted) == 4
+    assert len(converted) == 5
     now = sorted((tmp_path / "sharpose-rt" / "graphs").iterdir())
-    assert len(now) == 4  # the oldest made room
-    assert not set(now) & set(kept)
+    assert len(now) == 6  # the oldest made room
+    assert len(set(now) & set(kept)) == 2  # it decodes alike
 
 
 @openvino
@@ -252,18 +272,18 @@ def test_larger_batches_are_compiled_behind_a_live_run(config, crops, monkeypatc
     monkeypatch.setattr("sharpose_rt.engine.openvino_backend.for_batch", slow)
     engine = PoseEngine(replace(config, backend="openvino", quality_threshold=math.inf))
     engine.warm_up(1, behind=True)
-    assert asked == [1, 1]
+    assert asked == [1, 1, 1]
     many = np.concatenate([crops, crops])[:4]
     first = engine.estimate_crops(many)  # one by one: nobody waits
     may_go_on.set()
     assert engine.backend._compiling is not None
     engine.backend._compiling.result(30)
-    assert sorted(asked) == [1, 1, 4, 4]
+    assert sorted(asked) == [1, 1, 1, 4, 4, 4]
     assert engine.backend.sizes(4) == (1, 4)
     ran = []
     monkeypatch.setattr(graphs.Graph, "__call__", wrapped(graphs.Graph.__call__, ran))
     then = engine.estimate_crops(many)
-    assert ran == [4, 4]
+    assert ran == [4, 4, 4]
     np.testing.assert_allclose(first.keypoints, then.keypoints, atol=0.05)
     np.testing.assert_allclose(first.quality, then.quality, atol=1e-3)
 

@@ -180,6 +180,7 @@ def test_the_backend_gives_what_the_plain_one_gives(picture, monkeypatch):
         assert sure.sum() > 10
         assert np.median(np.linalg.norm(found.keypoints - wanted.keypoints, axis=2)[sure]) < 2.0
     engine.backend.warm_up(4, behind=False)
+    assert all(engine.backend._decoded._tapes.values())
 
 
 def test_a_backend_that_is_short_of_memory_warms_up_what_fits(monkeypatch, caplog):
@@ -194,7 +195,7 @@ def test_a_backend_that_is_short_of_memory_warms_up_what_fits(monkeypatch, caplo
     backend.buckets = (1, 2, 4, 8)
     backend.warm_up(8, behind=False)
     assert "4 crops at once do not fit" in caplog.text
-    assert len(backend._coarse._tapes) == len(backend._fine._tapes) == 2
+    assert len(backend._coarse._tapes) == len(backend._fine._tapes) == len(backend._decoded._tapes) == 2
 
 
 def test_a_recorded_detector_finds_what_the_plain_one_finds(picture, monkeypatch):
