@@ -88,7 +88,7 @@ class Tracking:
                 f"boxes of {config.detector.name} belong to the source's frames one by one; leave --start and --stride "
                 "away, or use a detector"
             )
-        self.source, self.config = source, config
+        self.source, self.config, self.place = source, config, place
         self.skeleton = find_variant(config.pose.model).skeleton
         self.tracker = tracker or create_tracker(config.tracker, self.skeleton)
         self.totals = RunTotals()
@@ -100,7 +100,7 @@ class Tracking:
             self.budget: BudgetController | None = None
             if config.budget.wanted:
                 predict = config.smooth.method == "kalman"  # nothing else fills the gaps
-                self.budget = BudgetController(config.budget, config.detector.every, predict=predict, sources=sources)
+                self.budget = BudgetController(config.budget, config.detector.every, predict=predict)
             self.estimate = EstimateStage(pose, self.budget, sources, live=live)
         else:
             self.detector, self.budget, self.estimate = first.detector, first.budget, first.estimate
@@ -148,7 +148,8 @@ class Tracking:
         if self.budget is not None:
             assert packet.budget is not None
             frame, now_s = packet.frame, time.monotonic()
-            self.budget.observe(frame.captured_at_s, now_s, frame.dropped_before, packet.budget["refined"])
+            refined = packet.budget["refined"]
+            self.budget.observe(frame.captured_at_s, now_s, frame.dropped_before, refined, self.place)
 
     def pipeline(self, *more: Stage[Any, Any], live: bool) -> Pipeline:
         """The whole graph, with `more` stages after smoothing.
@@ -213,7 +214,8 @@ class FileRun:
         self._forward: list[tuple[float, Poses]] = []
         self._pipeline: Pipeline | None = None
         self._forward_stats: PipelineStats | None = None
-        self._stopped = False
+        self._stopped = self._without_video = False
+        self.stem: str | None = None
 
     def _check(self) -> None:
         from sharpose_rt.skeletons.convert import check_formats
@@ -264,7 +266,9 @@ class FileRun:
     @property
     def status(self) -> Status:
         """How the run ended, or stands."""
-        return "interrupted" if self._pipeline is None else self._pipeline.status
+        if self._pipeline is None or (self._without_video and self._pipeline.status == "complete"):
+            return "interrupted"
+        return self._pipeline.status
 
     @property
     def source_state(self) -> str:
@@ -287,7 +291,8 @@ class FileRun:
         if stream and (output.stream or self.taps):
             path = paths.stream if output.stream else None
             options = {"live": self.live, "overwrite": output.overwrite, "taps": self.taps}
-            yield self._keep(StreamSink(path, self._header(), info, **options, state=lambda: self.source_state))
+            told = info if self.stem is None else replace(info, stem=self.stem)
+            yield self._keep(StreamSink(path, self._header(), told, **options, state=lambda: self.source_state))
         if video and info.kind in ("image", "images"):
             yield self._keep(ImageSink(paths.image, info, self.painter()))
         elif video:
@@ -315,13 +320,18 @@ class FileRun:
         assert self._paths is not None
         if self.config.output.stream:
             rewrite_stream(self._paths.stream, smoothed, smoothing="rts")
-        if not self.config.output.video or self._stopped:
+        if not self.config.output.video:
+            return
+        if self._stopped:
+            self._without_video = True
             return
         assert self._pipeline is not None
         self._forward_stats = self._pipeline.stats()
         self.source = open_source(self.spec, self.config.source)
         write = WriteStage(lambda: self._open_sinks(video=True, stream=False), RunTotals())
         self._pipeline = Pipeline(self.source, [_Attach(smoothed), write], capacity=self.config.queue_frames)
+        if self._stopped:  # meanwhile
+            self._pipeline.stop()
         with closing(self._pipeline.run()) as packets:
             for packet in packets:
                 on_packet(packet)

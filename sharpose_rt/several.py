@@ -61,7 +61,9 @@ class SeveralRun:
             _People([part.track for part in parts], parts[0].estimate, [part.smooth for part in parts]),
             _Write(self.runs, self._name_folders),
         ]
-        self._pipeline = Pipeline(self.source, stages, config.queue_frames, self.live, fold=fold_rounds)
+        # Beside a file a camera cannot drop frames, but they must not grow old in queues either.
+        capacity = 1 if any(live) else config.queue_frames
+        self._pipeline = Pipeline(self.source, stages, capacity, self.live, fold=fold_rounds)
         for run in self.runs:
             run.belongs_to(self._pipeline, self.source)
 
@@ -95,8 +97,8 @@ class SeveralRun:
         """Gives each run its folder, named as its source, now that they are open."""
         taken: set[str] = set()
         for run in self.runs:
-            name = unique_name(run.source.info.stem, taken)
-            output = replace(self.config.output, directory=str(Path(self.config.output.directory) / name))
+            run.stem = unique_name(run.source.info.stem, taken)  # by place; taps would count by who is seen first
+            output = replace(self.config.output, directory=str(Path(self.config.output.directory) / run.stem))
             run.config = replace(self.config, output=output)
 
 

@@ -160,6 +160,8 @@ class ContainerSource(Source):
             self._container = av.open(
                 self._target(), "r", options=self._options(), timeout=self._timeouts_s(), hwaccel=hardware
             )
+        except SourceError:
+            raise
         except (av.error.FFmpegError, OSError, ValueError) as error:
             if not self._stop.is_set():
                 self._raise_open(error, time.monotonic() - began_s)
@@ -220,13 +222,11 @@ class ContainerSource(Source):
             self._connect()
 
     def _describe(self, size_wh: tuple[int, int]) -> SourceInfo:
-        path, stream = self._local_path(), self._stream
-        duration_s: float | None = None
-        if stream.duration:
-            duration_s = float(stream.duration * stream.time_base)
-        elif self._container.duration:
-            duration_s = self._container.duration / 1e6
-        count = stream.frames or (round(duration_s * self._fps) if duration_s and self._fps else None)
+        path, stream, duration_s = self._local_path(), self._stream, self._length_s()
+        by_time = round(duration_s * self._fps) if duration_s and self._fps else None
+        count = stream.frames or by_time
+        if by_time and stream.frames > by_time + 1:  # an edit list leaves out frames that the index counts
+            count = by_time
         if self.live:
             count = duration_s = None
         return SourceInfo(
@@ -240,6 +240,16 @@ class ContainerSource(Source):
             stem=self.stem,
             **self._kept(count, self._fps, duration_s),  # type: ignore[arg-type]
         )
+
+    def _length_s(self, *, of_pictures: bool = False) -> float | None:
+        """How long the container says that it goes on; of its pictures alone, or where that is not said of all."""
+        if self._stream.duration:
+            return float(self._stream.duration * self._stream.time_base)
+        if tagged_s := _parse_length(self._stream.metadata.get("DURATION", "")):  # Matroska's
+            return tagged_s
+        if of_pictures and len(self._container.streams) > 1:
+            return None
+        return self._container.duration / 1e6 if self._container.duration else None
 
     def _grab(self) -> float | None:
         if self._container is None:
@@ -309,14 +319,17 @@ class ContainerSource(Source):
     def _warn_if_short(self) -> None:
         if self.live:
             return
-        expected, length_s = self._stream.frames, (self._container.duration or 0) / 1e6
+        expected, length_s = self._stream.frames, self._length_s(of_pictures=True)
+        frame_s = 1 / (self._fps or _FALLBACK_FPS)
+        missing_s = math.inf if length_s is None else length_s - self._clock.last_s
         if expected:
-            # After a seek the frames before it were not decoded.
-            short = self._decoded < expected and not self.config.start_s
+            # After a seek the frames before it were not decoded, and an edit list leaves some out.
+            short = self._decoded < expected and not self.config.start_s and missing_s > 2.5 * frame_s
             what = f"{self._decoded} of {expected} frames"
         else:
-            short = length_s - self._clock.last_s > 1.0 + 2 / (self._fps or _FALLBACK_FPS)
-            what = f"{self._clock.last_s:.1f} of {length_s:.1f} s"
+            # Where nothing is said of the pictures alone, the sound may be what is so long.
+            short = length_s is not None and missing_s > 1.0 + 2 * frame_s
+            what = f"{self._clock.last_s:.1f} of {length_s or 0:.1f} s"
         if short:
             log.warning("%s ends after %s: the file is cut off", self.name, what)
 
@@ -335,6 +348,16 @@ class ContainerSource(Source):
         else:
             hint = "see that it plays in a media player"
         raise SourceError(f"{self.name} cannot be opened as a video ({reason}): {hint}") from None
+
+
+def _parse_length(text: str) -> float | None:
+    """Seconds of 'HH:MM:SS.fraction'; None where it is no such."""
+    hours, _, rest = text.partition(":")
+    minutes, _, seconds = rest.partition(":")
+    try:
+        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    except ValueError:
+        return None
 
 
 def main_video(container: Any) -> Any | None:

@@ -236,6 +236,8 @@ def _draw_status(image: Image, status: str, unit: float) -> None:
         scale *= max(0.3, (image.shape[1] - 4 * pad) / width)
         (width, height), base = _text_size(status, scale)
     strip = image[pad : 3 * pad + height + base, pad : 3 * pad + width]
+    if not strip.size:  # a picture of a few pixels
+        return
     strip[:] = cv2.convertScaleAbs(strip, alpha=0.35)
     at = (2 * pad, 2 * pad + height)
     cv2.putText(image, status, at, _FONT, scale, (245, 245, 245), max(1, round(unit)), cv2.LINE_AA)

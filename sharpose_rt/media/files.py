@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import glob
 import logging
@@ -129,7 +130,24 @@ def _open_file(path: Path, config: SourceConfig) -> Source:
 
 
 def _path(spec: str) -> Path:
-    return Path(unquote(split_address(spec).path)) if spec.startswith("file://") else Path(spec).expanduser()
+    """The path that a spec means; raises SourceError where it is none that can be looked at."""
+    if spec.startswith("file://"):
+        path = Path(unquote(split_address(spec).path))
+    else:
+        path = Path(spec)
+        with contextlib.suppress(RuntimeError):  # '~' and no such user: the file has that name
+            path = path.expanduser()
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # a pattern perhaps
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        if not glob.has_magic(str(path)):
+            raise SourceError(
+                f"{path} cannot be looked at ({reason}); see its name, and that its folders may be entered"
+            ) from None
+    return path
 
 
 def _usable(spec: str) -> tuple[list[Path], list[Path]]:

@@ -34,6 +34,8 @@ _LIVE_SCHEMES = frozenset(("rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp"
 _SCHEMES = _LIVE_SCHEMES | {"http", "https"}
 # Formats without timestamps: FFmpeg invents 25 frames a second, so the arrival counts.
 _UNTIMED_FORMATS = frozenset(("mpjpeg", "mjpeg"))
+# What comes by HTTP under these names lists others, or never ends: its own length says nothing.
+_BY_REFERENCE = frozenset(("mpjpeg", "hls", "dash", "sdp", "webm_dash_manifest"))
 _RETRY_S = 0.02
 # What a camera calls its formats. Raw pictures do not fit through USB 2 at full size and rate; motion JPEG does.
 _CAMERA_FORMATS = {"mjpeg": "MJPG", "yuyv": "YUYV"}
@@ -76,7 +78,8 @@ class NetworkVideo(ContainerSource):
         return not self.finite and (self._scheme in _LIVE_SCHEMES or self._container.format.name == "mpjpeg")
 
     def _opened(self) -> None:
-        self.finite = bool(self._container.duration)
+        sized = self._scheme in ("http", "https") and self._container.format.name not in _BY_REFERENCE
+        self.finite = bool(self._container.duration) or (sized and self._container.size > 0)
         self.live = self._scheme in _LIVE_SCHEMES or not self.finite
 
     def _timestamp(self, frame: Any) -> int | None:

@@ -157,7 +157,9 @@ class Reconnecting(Source):
             self._pauses = pauses_s(FIRST_PAUSE_S, LONGEST_PAUSE_S, self._draw)
         log.warning("%s; trying to connect again", reason)
         attempts, failure = 0, "no attempt was made"
-        while not self._stop.is_set() and (left_s := last_s + self.config.reconnect_s - time.monotonic()) > 0:
+        end_s = math.inf if self.config.end_s is None else last_s + self.config.end_s - last_pts_s
+        until_s = min(end_s, last_s + self.config.reconnect_s)
+        while not self._stop.is_set() and (left_s := until_s - time.monotonic()) > 0:
             self.inner._close()
             self._stop.wait(min(left_s, next(self._pauses)))
             attempts += 1
@@ -180,7 +182,7 @@ class Reconnecting(Source):
             return pts_s
         gap_s = time.monotonic() - last_s
         self._losses.append(Loss(reason, last_pts_s, gap_s, attempts, False))
-        if self._stop.is_set() or self.inner.finite:
+        if self._stop.is_set() or self.inner.finite or time.monotonic() >= end_s:  # no frame is wanted any more
             return None
         raise SourceLost(
             f"{reason} It did not come back within {self.config.reconnect_s:g} s ({attempts} attempts; the last: "

@@ -8,6 +8,7 @@ its packets, without encoding again, with the source's audio into an mp4 that st
 from __future__ import annotations
 
 import contextlib
+import errno
 import heapq
 import logging
 from collections.abc import Iterator
@@ -76,7 +77,7 @@ class VideoWriter:
     def _open(self, config: OutputConfig, fps: float) -> Any:
         movflags = "frag_keyframe+delay_moov+default_base_moof"
         options = {"movflags": movflags, "frag_duration": str(round(_FRAGMENT_S * 1e6)), "flush_packets": "1"}
-        container = av.open(str(self.part), "w", format="mp4", options=options)
+        container = av.open(_address(self.part), "w", format="mp4", options=options)
         rate = Fraction(fps).limit_denominator(1001)
         gop = max(1, round(_KEYFRAME_S * fps))
         encoder = {"crf": str(config.crf), "preset": config.preset, "g": str(gop)}
@@ -174,9 +175,11 @@ class VideoWriter:
 
     def _fail(self, error: Exception) -> None:
         if self._failed is None:
+            full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            hint = "make room on the disk" if full else "give another --output"
+            kept = f". What was written can be played: {self.part}" if self.part.exists() else ""
             self._failed = OutputError(
-                f"{self.path} cannot be written on after {self.frames} frames ({_reason(error)}); "
-                f"make room on the disk. What was written can be played: {self.part}"
+                f"{self.path} cannot be written on after {self.frames} frames ({_reason(error)}); {hint}{kept}"
             )
 
     def _fitted(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -191,10 +194,10 @@ class VideoWriter:
         """Copies the part file's packets, and the audio that goes with them, into `target`."""
         end_s = (self._last_tick + self._frame_ticks) * float(TIME_BASE)
         with contextlib.ExitStack() as stack:
-            part = stack.enter_context(av.open(str(self.part)))
+            part = stack.enter_context(av.open(_address(self.part)))
             # Without this FFmpeg would call the clock of the copy 1/1000 s and round every time to it.
             options = {"movflags": "faststart", "video_track_timescale": str(TIME_BASE.denominator)}
-            out = stack.enter_context(av.open(str(target), "w", format="mp4", options=options))
+            out = stack.enter_context(av.open(_address(target), "w", format="mp4", options=options))
             video = out.add_stream_from_template(part.streams.video[0])
             streams = [_video_packets(part, video)]
             if self._audio_from is not None:
@@ -243,6 +246,11 @@ def write_image(path: Path, image_bgr: NDArray[np.uint8]) -> Path:
             f"{path} cannot be written ({_reason(error)}); give a .jpg or .png in a writable folder"
         ) from error
     return path
+
+
+def _address(path: Path) -> str:
+    """For FFmpeg, which else takes what stands before a colon for a protocol."""
+    return f"file:{path}"
 
 
 def _reason(error: BaseException) -> str:

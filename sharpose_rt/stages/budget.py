@@ -102,11 +102,10 @@ class BudgetController:
         config: what is to be kept: a latency, a rate, or both.
         detect_every: the interval that holds without a budget.
         predict: people may be predicted instead of estimated.
-        sources: how many share the time; a rate is meant for each.
     """
 
-    def __init__(self, config: BudgetConfig, detect_every: int, *, predict: bool, sources: int = 1) -> None:
-        self.config, self.detect_every, self._sources = config, detect_every, sources
+    def __init__(self, config: BudgetConfig, detect_every: int, *, predict: bool) -> None:
+        self.config, self.detect_every = config, detect_every
         self.most = 4.0 if predict and config.predict else 3.0
         self.threshold = math.inf
         self.changes = 0
@@ -116,7 +115,7 @@ class BudgetController:
         self._qualities: deque[float] = deque(maxlen=400)
         self._loads: list[float] = []
         self._refined = 0
-        self._out: deque[tuple[float, int]] = deque(maxlen=WINDOW)
+        self._out: dict[int, deque[tuple[float, int]]] = {}
         self._since_s = -math.inf
         self._calm, self._patience, self._gave_back = 0, 1, False
         self.plan = self._planned()
@@ -130,9 +129,12 @@ class BudgetController:
         """The predicted qualities (N,) of the people of one frame."""
         self._qualities.extend(qualities[np.isfinite(qualities)].tolist())
 
-    def observe(self, captured_at_s: float, out_at_s: float, dropped_before: int, refined: int) -> None:
-        """Takes in one frame, when it comes out: clocks in seconds, frames dropped before it, people refined in it."""
-        load = self._load(captured_at_s, out_at_s, dropped_before)
+    def observe(
+        self, captured_at_s: float, out_at_s: float, dropped_before: int, refined: int, source: int = 0
+    ) -> None:
+        """Takes in one frame, when it comes out: clocks in seconds, frames dropped before it, people refined in it, and
+        which of several sources it is of."""
+        load = self._load(captured_at_s, out_at_s, dropped_before, source)
         self.observed += 1
         self.within += load <= 1
         for name, value in asdict(self.plan).items():
@@ -161,16 +163,17 @@ class BudgetController:
             "last": asdict(self.plan),
         }
 
-    def _load(self, captured_at_s: float, out_at_s: float, dropped_before: int) -> float:
-        """How much of its time a frame took: above 1 is late."""
-        self._out.append((out_at_s, dropped_before))
+    def _load(self, captured_at_s: float, out_at_s: float, dropped_before: int, source: int) -> float:
+        """How much of its time a frame took: above 1 is late. A rate is meant for each source by itself."""
+        out = self._out.setdefault(source, deque(maxlen=WINDOW))
+        out.append((out_at_s, dropped_before))
         load = 0.0
         if self.config.latency_ms is not None:
             load = (out_at_s - captured_at_s) / (self.config.latency_ms / 1e3)
         # Where nothing is dropped the source is the slow side, and no relief would raise the rate.
-        if self.config.target_fps is not None and len(self._out) > 1 and sum(n for _, n in list(self._out)[1:]):
-            interval_s = (self._out[-1][0] - self._out[0][0]) / (len(self._out) - 1)
-            load = max(load, interval_s * self._sources * self.config.target_fps)
+        if self.config.target_fps is not None and len(out) > 1 and sum(n for _, n in list(out)[1:]):
+            interval_s = (out[-1][0] - out[0][0]) / (len(out) - 1)
+            load = max(load, interval_s * self.config.target_fps)
         return load
 
     def _tighten(self, load: float, now_s: float) -> None:

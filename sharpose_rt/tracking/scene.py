@@ -20,7 +20,7 @@ class SceneCuts:
     """Says where a source was cut, after the content detector of PySceneDetect: a jump in hue, saturation and value.
 
     A pan or a flicker changes every frame; a cut changes one. So the change must also be several times that of the
-    frames before it.
+    frames before it; of a fast pan the first frame alone is taken for one.
 
     Args:
         threshold: least mean change of hue, saturation and value, 0 to 255; 0 finds no cuts.
@@ -51,7 +51,6 @@ class SceneCuts:
         large = change >= self.threshold and change >= self.ratio * usual
         cut = large and float((places > LEAST).mean()) >= SPREAD
         if cut:
-            self._changes.clear()
-        else:
-            self._changes.append(change)
+            self._changes.clear()  # the new scene has its own ways; but what changes as much once more is a pan
+        self._changes.append(change)
         return cut

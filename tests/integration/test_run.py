@@ -32,6 +32,7 @@ from sharpose_rt.engine import PoseEngine
 from sharpose_rt.errors import ConfigError, OutputError, SourceError, WeightsError
 from sharpose_rt.skeletons import StreamReader, validate
 from sharpose_rt.stages import DetectStage, EstimateStage, SmoothStage, TrackStage, VideoSink, WriteStage
+from sharpose_rt.tracking import rts_smooth
 from sharpose_rt.types import Detections, Frame
 
 FRAMES = 24
@@ -182,6 +183,23 @@ def test_a_second_run_does_not_touch_the_first(clip: Path, tmp_path: Path) -> No
     assert second.stream is not None
     assert second.stream.name == "walk-2.skeletons.jsonl"
     assert first.stream.read_bytes() == kept
+
+
+def test_rts_that_is_interrupted_before_its_video_says_so(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = FileRun(str(clip), _config(tmp_path, "smooth.method=rts"))
+
+    def interrupted(*given: Any) -> Any:
+        run.stop()
+        return rts_smooth(*given)
+
+    monkeypatch.setattr("sharpose_rt.tracking.rts_smooth", interrupted)
+    found = run.run()
+    assert (found.status, found.video) == ("interrupted", None)
+    assert json.loads(Path(str(found.summary)).read_text())["status"] == "interrupted"
+    assert found.stream is not None
+    assert StreamReader(found.stream).header.smoothing == "rts"
 
 
 def test_rts_reads_twice_and_replaces_the_stream(clip: Path, tmp_path: Path) -> None:

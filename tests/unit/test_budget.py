@@ -124,6 +124,21 @@ def test_the_95th_percentile_is_kept_with_and_not_without(budget_ms: float) -> N
     assert summary["changes"] > 0
 
 
+def test_a_rate_is_meant_for_each_source_by_itself() -> None:
+    """One camera of two is gone, or comes twice as fast: that the other is slower than both together says nothing."""
+    for other_fps in (0, 7):
+        control, events = controller(target_fps=10), []
+        for source, fps in ((0, 14), (1, other_fps)):
+            events += [(n / fps, source) for n in range(20 * fps)] if fps else []
+        for out_s, source in sorted(events):
+            control.observe(out_s - 0.05, out_s, source == 0, 1, source)  # the second drops nothing: it is slow itself
+        assert control.plan.relief == 0
+    slow = controller(target_fps=10)
+    for n in range(100):
+        slow.observe(n / 7, n / 7 + 0.05, 1, 1, n % 2)  # 3.5 frames a second of each
+    assert slow.plan.relief > 0
+
+
 def test_no_more_is_given_up_than_is_needed() -> None:
     control = controller(latency_ms=280)
     run(Plant(), control, 600)

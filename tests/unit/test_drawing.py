@@ -61,6 +61,12 @@ def spread(skeleton: Skeleton = COCO17, at: tuple[float, float] = (300, 200)) ->
     return (np.stack((np.cos(angle), np.sin(angle)), axis=1) * 140 + at)[None]
 
 
+@pytest.mark.parametrize("size_hw", [(1, 1), (4, 4), (6, 300), (300, 5)])
+def test_pictures_of_a_few_pixels_are_drawn_on(size_hw: tuple[int, int]) -> None:
+    image = np.full((*size_hw, 3), 200, np.uint8)
+    assert Painter(COCO17).draw(image, people(spread()), 0, "12 fps, 3 people").shape == image.shape
+
+
 def blank() -> np.ndarray:
     return np.zeros(SIZE, np.uint8)
 

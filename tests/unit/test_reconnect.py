@@ -193,6 +193,15 @@ def test_what_never_comes_back_is_an_error_that_says_so() -> None:
     assert not source.losses[-1].back
 
 
+@pytest.mark.timeout(30)
+def test_an_end_that_passes_while_it_is_lost_is_the_end() -> None:
+    began_s = time.monotonic()
+    with scripted(Scripted([0, 0.1], LOST), reconnect_s=60.0, end_s=0.4) as source:
+        assert len(list(source)) == 2
+    assert time.monotonic() - began_s < 20
+    assert not source.losses[-1].back
+
+
 def test_a_recording_that_ends_is_over() -> None:
     with scripted(Scripted([0, 1], None, finite=True), Scripted([0], None)) as source:
         assert len(list(source)) == 2

@@ -43,6 +43,15 @@ def test_pans_flicker_and_grey_noise_are_no_cuts():
         assert not any(cuts.is_cut(frame) for frame in frames)
 
 
+def test_a_fast_pan_and_a_strong_flicker_are_one_cut_at_most():
+    still = [texture(1)] * 15
+    pan = [np.roll(texture(1), 40 * i, 1) for i in range(20)]
+    flicker = [(texture(1) * (0.5 + 0.5 * (i % 2))).astype(np.uint8) for i in range(20)]
+    for frames in (pan, flicker, still + pan, still + flicker):
+        cuts = SceneCuts(THRESHOLD)
+        assert sum(cuts.is_cut(frame) for frame in frames) <= 1
+
+
 def test_a_threshold_of_zero_finds_none():
     cuts = SceneCuts(0.0)
     assert not any(cuts.is_cut(texture(i)) for i in range(4))

@@ -18,7 +18,7 @@ from sharpose_rt.cli import main
 from sharpose_rt.config import SourceConfig, load
 from sharpose_rt.engine import PoseEngine
 from sharpose_rt.errors import ConfigError, SourceError
-from sharpose_rt.media import Source, SourceGroup, open_source
+from sharpose_rt.media import Source, SourceGroup, SourceInfo, open_source
 from sharpose_rt.models import VARIANTS
 from sharpose_rt.several import SeveralRun, fold_rounds
 from sharpose_rt.skeletons import StreamReader, validate
@@ -230,6 +230,37 @@ def test_each_source_comes_out_as_if_it_were_alone(clips: list[Path], tmp_path: 
             np.testing.assert_allclose(one.poses.keypoints, other.poses.keypoints, atol=0.05)
         assert results.figures["frames"] == len(single)
         assert results.figures["source"] == str(path)
+
+
+@pytest.mark.timeout(60)
+def test_sources_of_one_name_are_told_apart_alike_by_folders_and_taps(clips: list[Path], tmp_path: Path) -> None:
+    told: dict[str, str] = {}
+
+    class Feed:
+        def frame(self, line: bytes, packet: Packet) -> None: ...
+        def end(self, line: bytes) -> None: ...
+
+    class Tap:
+        def begin(self, info: SourceInfo, header: bytes, **_: object) -> Feed:
+            told[info.name] = info.stem
+            return Feed()
+
+    same = [tmp_path / str(n) / "door.mp4" for n in range(3)]
+    for clip, path in zip(clips, same, strict=True):
+        path.parent.mkdir()
+        clip.rename(path)
+    options = [*PLAIN, "output.video=false", f"output.directory={tmp_path / 'out'}"]
+    found = SeveralRun([str(p) for p in same], load(None, options), [Tap()]).run()
+    folders = {r.figures["source"]: r.stream.parent.name for r in found if r.stream}
+    assert told == folders
+    assert len(set(told.values())) == 3
+
+
+def test_a_camera_beside_a_file_does_not_grow_old_in_queues(clips: list[Path]) -> None:
+    camera, options = "http://127.0.0.1:9/video", load(None, [*PLAIN, "queue_frames=8"])
+    for specs, wanted in (([camera, str(clips[0])], 1), ([str(p) for p in clips], 8), ([camera, camera + "2"], 1)):
+        channels = SeveralRun(specs, options)._pipeline._channels
+        assert {channel.capacity for channel in channels} == {wanted}
 
 
 @pytest.mark.timeout(90)

@@ -186,6 +186,28 @@ def test_cut_off_file_gives_all_that_is_there_and_warns(tmp_path: Path, caplog: 
     assert re.search(rf"ends after {len(found)} of 120 frames: the file is cut off", caplog.text)
 
 
+@pytest.mark.parametrize("container", ["mp4", "matroska"])
+def test_sound_that_is_longer_than_the_pictures_is_no_cut(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, container: str
+) -> None:
+    path = tmp_path / "long sound"
+    with av.open(str(path), "w", format=container) as out:
+        video, audio = out.add_stream("libx264", rate=10), out.add_stream("aac", rate=16000)
+        video.width, video.height, video.pix_fmt = 160, 96, "yuv420p"
+        for n in range(10):
+            out.mux(video.encode(av.VideoFrame.from_ndarray(numbered(n), format="bgr24")))
+        out.mux(video.encode(None))
+        for n in range(60):
+            sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            sound.sample_rate, sound.pts = 16000, 1024 * n
+            out.mux(audio.encode(sound))
+        out.mux(audio.encode(None))
+    with open_source(str(path)) as source, caplog.at_level(logging.WARNING, "sharpose_rt.media"):
+        assert source.info.frame_count == 10
+        assert numbers(source) == list(range(10))
+    assert not caplog.records
+
+
 def test_damage_in_the_middle_is_skipped(tmp_path: Path) -> None:
     write_clip(tmp_path / "a.ts", 60, container="mpegts", size_wh=(320, 192))
     data = bytearray((tmp_path / "a.ts").read_bytes())
@@ -396,6 +418,18 @@ def test_expand_gives_each_video_then_the_images(folder: Path) -> None:
         open_source(str(folder / "a*"))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_odd_paths_are_files_or_said(tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(clip, "~nobody.mp4")
+    with open_source("~nobody.mp4") as source:
+        assert source.info.frame_count == 30
+    assert expand_sources("~nobody.mp4") == ["~nobody.mp4"]
+    for spec in ("x" * 300 + ".mp4", "a\0b"):
+        with pytest.raises(SourceError, match="cannot be looked at"):
+            open_source(spec)
+
+
 def test_nothing_usable_is_said(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no files"):
         open_source(str(tmp_path))
@@ -476,6 +510,23 @@ def test_http_file_is_finite(http_root: str) -> None:
         assert numbers(source) == list(range(30))
     assert (info.kind, info.live, info.frame_count, info.path, info.stem) == ("network", False, 30, None, "walk")
     assert info.name.endswith("walk.mp4?token=***")
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("container", ["matroska", "flv", "h264"])
+def test_an_http_file_that_does_not_say_how_long_it_is_ends(http_root: str, clip: Path, container: str) -> None:
+    path = clip.parent / f"recorded_{container}"
+    options = {"live": "1"} if container == "matroska" else {"flvflags": "no_duration_filesize"}
+    with av.open(str(path), "w", format=container, options=options if container != "h264" else {}) as out:
+        stream = out.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        for n in range(12):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(n), format="bgr24")))
+        out.mux(stream.encode(None))
+    with open_source(f"{http_root}/{path.name}", SourceConfig(reconnect_s=5)) as source:
+        assert not source.info.live
+        assert numbers(source) == list(range(12))
+        assert not source.losses
 
 
 @pytest.mark.timeout(30)
@@ -802,7 +853,7 @@ def test_stdin_that_sends_nothing_is_interrupted_or_empty() -> None:
         opening.join(20)
         assert not opening.is_alive()
         sender.close()
-        with pytest.raises(SourceError, match="standard input is empty"):
+        with pytest.raises(SourceError, match=r"^standard input is empty"):
             StdinVideo(SourceConfig(), pipe).open()
 
 

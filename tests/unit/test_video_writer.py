@@ -52,6 +52,16 @@ def names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_a_folder_with_a_colon_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_clip(Path("sound.mp4"), 10, audio="aac")
+    path = write(Path("2026-11-27T10:30:00") / "file:out.mp4", [0.0, 0.1, 0.2], audio_from="sound.mp4")
+    assert numbers(path) == [0, 1, 2]
+    assert names(path.parent) == [path.name]
+    assert audio_span(tmp_path / path)[0] == "aac"
+
+
 def test_frames_and_times_come_back(tmp_path: Path) -> None:
     times = [5.0, 5.033, 5.1, 5.4, 5.41, 6.7, 6.75, 7.0]
     path = write(tmp_path / "new" / "out.mp4", times)
