@@ -78,7 +78,7 @@ def read_truth(path: Path) -> TrackTruth:
 
 def _from_text(path: Path) -> TrackTruth:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"cannot read the labels {path}: {error}") from error
     frames: defaultdict[int, TruthFrame] = defaultdict(TruthFrame)
@@ -95,7 +95,8 @@ def _from_text(path: Path) -> TrackTruth:
                 f"{path} line {number} is {line!r:.80}; frame (from 1), id, left, top, width, height of MOTChallenge "
                 "is wanted"
             )
-        flag, kind = (*row[6:8], 1.0, -1.0)[:2] if len(row) >= 8 else (1.0, -1.0)
+        # Of ten columns, as in the benchmark of 2015, the last three are a place in the world.
+        flag, kind = row[6] if len(row) >= 8 else 1.0, row[7] if len(row) in (8, 9) else -1.0
         frame, box = frames[int(frame_number) - 1], [left - 1, top - 1, left - 1 + width, top - 1 + height]
         if kind in _DISTRACTORS:
             frame.ignored.append(box)
@@ -122,7 +123,7 @@ def _from_json(path: Path) -> TrackTruth:
         frame.ids.append(record["track_id"])
         frame.boxes.append(corners)
         frame.areas.append(float(record.get("area") or box[2] * box[3]))
-        if is_numbers(record.get("keypoints"), len(record.get("keypoints") or ())):
+        if record.get("keypoints") and is_numbers(record["keypoints"], len(record["keypoints"])):
             frame.keypoints.append(record["keypoints"])
     _check_unique(frames, path)
     return TrackTruth(frames, frozenset(frames), _all_have_keypoints(frames))

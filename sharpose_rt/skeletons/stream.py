@@ -494,7 +494,7 @@ class StreamReader:
     def _line(self, number: int) -> Iterator[None]:
         try:
             yield
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             what = f"{error} is missing or unknown" if isinstance(error, KeyError) else str(error)
             raise StreamError(
                 f"{self.path} line {number} breaks {SCHEMA}: {what}; `sharpose-rt validate` names each wrong field"

@@ -642,6 +642,18 @@ class TestConvert:
         }
         assert len(list(openpose.iterdir())) == count
 
+    def test_pictures_of_one_name_of_several_folders(self, clip):
+        path = of_pictures(clip, ["0001.jpg"] * 99)
+        (openpose,) = convert(path, "openpose")
+        assert len(list(openpose.iterdir())) == len(CLIP)
+
+    def test_names_that_are_larger_numbers_than_readers_take(self, clip):
+        path = of_pictures(clip, (f"{20240131120000123456 + t}.jpg" for t in range(99)))
+        (coco,) = convert(path, "coco")
+        assert {record["image_id"] for record in json.loads(coco.read_text())} == {
+            t for t, ids in enumerate(CLIP) if ids
+        }
+
     def test_pictures_whose_names_are_numbers(self, clip):
         path = of_pictures(clip, (f"{581781 + t:012d}.jpg" for t in range(99)))
         (coco,) = convert(path, "coco")

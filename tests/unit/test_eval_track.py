@@ -159,6 +159,12 @@ class TestTruth:
         assert evaluate_tracks(path, mot(tmp_path / "gt.txt", tail=""))["MOTA"] == 1
         assert evaluate_tracks(path, convert(path, "mot")[0])["MOTA"] == 1
 
+    def test_the_form_of_2015_has_places_in_the_world(self, tmp_path):
+        path, truth = stream(tmp_path), mot(tmp_path / "gt.txt", tail=",1,8,1.5,0")
+        assert evaluate_tracks(path, truth)["MOTA"] == 1
+        truth.write_bytes(b"\xef\xbb\xbf" + truth.read_bytes())
+        assert evaluate_tracks(path, truth)["MOTA"] == 1
+
     def test_every_fifth_frame_labelled(self, tmp_path):
         found = evaluate_tracks(stream(tmp_path), coco(tmp_path / "gt.json", frame_ids=[0, 5]))
         assert (found["frames"], found["MOTA"], found["false_positives"]) == (2, 1, 0)
@@ -230,6 +236,16 @@ class TestSimilarity:
     def test_labels_without_keypoints(self, tmp_path):
         with pytest.raises(ConfigError, match="no keypoints for OKS"):
             evaluate_tracks(stream(tmp_path), mot(tmp_path / "gt.txt"), similarity="oks")
+
+    def test_one_person_without_keypoints(self, tmp_path):
+        truth = coco(tmp_path / "gt.json")
+        document = json.loads(truth.read_text())
+        document["annotations"][0]["keypoints"] = []
+        truth.write_text(json.dumps(document))
+        path = stream(tmp_path)
+        assert evaluate_tracks(path, truth)["MOTA"] == 1
+        with pytest.raises(ConfigError, match="no keypoints for OKS"):
+            evaluate_tracks(path, truth, similarity="oks")
 
     def test_a_stream_without_ids(self, tmp_path):
         path = write_clip(tmp_path / "u.jsonl", TWO, tracked=False)

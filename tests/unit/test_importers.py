@@ -15,6 +15,7 @@ from sharpose_rt.skeleton import COCO17
 from sharpose_rt.skeletons import StreamReader, validate
 from sharpose_rt.skeletons.convert import convert
 from sharpose_rt.skeletons.importers import READERS, import_stream
+from sharpose_rt.skeletons.importers.lists import read_coco
 from sharpose_rt.skeletons.importers.openpose import read_openpose
 from tests.unit.test_convert import CLIP, NAMES, SIZE_WH, make_poses, point, write_clip
 
@@ -324,6 +325,26 @@ class TestWhatTheyMean:
     def test_mmpose_is_known_to_count_from_1(self, tmp_path):
         with pytest.raises(ConfigError, match="leave --first-frame away"):
             back(tmp_path / "p.json", "mmpose", first_frame=1)
+
+    def test_a_racket_has_its_own_keypoints(self, tmp_path):
+        """Before and behind the people's category, whatever has keypoints beside them is left out."""
+        names = list(COCO17.keypoints)
+        racket = {"id": 2, "name": "racket", "keypoints": ["top", "middle", "end"]}
+        person = {"id": 1, "name": "person", "keypoints": names}
+        table = [float(value) for n in range(17) for value in (10 + n, 20 + n, 2)]
+        for categories in ([racket, person], [person, racket]):
+            document = {
+                "images": [{"id": 1, "file_name": "0.jpg", "width": 100, "height": 100}],
+                "annotations": [
+                    {"image_id": 1, "category_id": 2, "keypoints": [5, 5, 2] * 3},
+                    {"image_id": 1, "category_id": 1, "keypoints": table},
+                ],
+                "categories": categories,
+            }
+            path = tmp_path / "labels.json"
+            path.write_bytes(b"\xef\xbb\xbf" + json.dumps(document).encode())
+            (people,) = read_coco(path).frames.values()
+            assert len(people) == 1
 
     def test_dogs_are_no_people(self, tmp_path):
         summary = ultralytics_results([1, 3], 0).summary()

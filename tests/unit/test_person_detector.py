@@ -265,6 +265,26 @@ def test_the_command_trains_saves_and_resumes(folder, capsys):
     assert "steps" in capsys.readouterr().out
 
 
+def test_a_resumed_run_has_its_own_rate(folder, recipe):
+    """What a loss that is not finite advises."""
+    pictures = read_pictures(folder)
+    rates = []
+    for lr in (2e-3, 1e-5):
+        trainer = DetectorTrainer(pictures, np.ones(len(pictures)), replace(recipe, lr=lr), folder.parent / "run")
+        wanted = [group["peak_lr"] for group in trainer.optimizer.param_groups]
+        if rates:
+            trainer.resume()
+        else:
+            trainer.train_step(collate([trainer.scenes[number, False] for number in range(4)]))
+            trainer.out.mkdir()
+            trainer.save()
+        rates.append([group["peak_lr"] for group in trainer.optimizer.param_groups])
+        assert rates[-1] == wanted
+    assert max(rates[1]) < min(rates[0])
+    assert trainer.step == 1
+    assert trainer.optimizer.state  # its moments are those of before
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

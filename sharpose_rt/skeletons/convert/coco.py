@@ -32,8 +32,8 @@ def write_coco(
 
 
 def _are_numbers(names: Iterable[str]) -> bool:
-    """Each of the names is a number, and another one."""
-    found = [int(name) if name.isdecimal() else None for name in names]
+    """Each of the names is a number that JSON's readers take, and another one."""
+    found = [int(name) if name.isdecimal() and int(name) < 2**63 else None for name in names]
     return None not in found and len(set(found)) == len(found)
 
 

@@ -58,5 +58,7 @@ def _write_frame(
         name = Path(frame.picture).stem
         if (folder / f"{name}_keypoints.json").exists():  # a.jpg beside a.png
             name = Path(frame.picture).name
+        if (folder / f"{name}_keypoints.json").exists():  # pictures of one name, of several folders
+            name = f"{name}_{frame.frame_id:012d}"
     path = folder / f"{name}_keypoints.json"
     path.write_bytes(orjson.dumps({"version": 1.3, "people": people}))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.errors import StreamError
-from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
+from sharpose_rt.skeleton import COCO17, MPII16, Skeleton, is_person, person_categories
 from sharpose_rt.skeletons.importers.openpose import A_CLIP, by_number, number_in, read_openpose
 from sharpose_rt.skeletons.importers.people import (
     Imported,
@@ -199,7 +199,7 @@ def read_coco(path: Path) -> Imported:
 
     In results the frame is `image_id`; in labels the picture's `frame_id`, else the last number of its file name.
     Labelled keypoints have score 1 where they are visible or covered. Boxes and ids (`bbox`, `track_id`) are taken
-    where they are; names of keypoints in `categories` decide their order.
+    where they are; names of keypoints in the people's category decide their order, and other categories are left out.
 
     Raises:
         StreamError: the file is of another form; names the record.
@@ -229,11 +229,17 @@ def read_coco(path: Path) -> Imported:
         frames[record["id"]] = _frame(numbered, where, "frame_id")
     if len(set(frames.values())) < len(frames):
         raise StreamError(f"{path}: several of its images have the same number: two clips in one file; part them")
-    names = _category_names(document)
+    try:
+        people = person_categories(document.get("categories"))
+    except ValueError as error:
+        raise StreamError(f"{path}: {error}") from None
+    names = _category_names(document, people)
     rows = []
     for i, record in enumerate(_list(document["annotations"], f"{path} annotations")):
         where = f"{path} annotations[{i}]"
         _need(record, ("image_id",), where)
+        if not is_person(record, people):
+            continue
         _number_or_name(record["image_id"], where, "image_id")
         if not record.get("keypoints") or record.get("iscrowd"):
             continue  # a box alone, or a crowd: no pose
@@ -250,9 +256,10 @@ def read_coco(path: Path) -> Imported:
     return _gather(rows, frames=list(frames.values()))
 
 
-def _category_names(document: dict[str, Any]) -> list[str] | None:
+def _category_names(document: dict[str, Any], people: tuple[Any, ...] | None) -> list[str] | None:
     for category in document.get("categories") or ():
-        if isinstance(category, dict) and isinstance(category.get("keypoints"), list):
+        ours = isinstance(category, dict) and (people is None or category.get("id") in people)
+        if ours and isinstance(category.get("keypoints"), list):
             return [str(name) for name in category["keypoints"]]
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -54,7 +55,7 @@ def without_ids(imported: Imported) -> Imported:
 def read_json(path: Path) -> Any:
     """The contents of a JSON file. Raises StreamError where it cannot be read or is no JSON."""
     try:
-        return orjson.loads(path.read_bytes())
+        return orjson.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except OSError as error:
         raise StreamError(f"cannot read {path}: {error.strerror or error}; give a file that exists") from error
     except orjson.JSONDecodeError as error:
