@@ -214,8 +214,8 @@ class FileRun:
         self._forward: list[tuple[float, Poses]] = []
         self._pipeline: Pipeline | None = None
         self._forward_stats: PipelineStats | None = None
-        self._stopped = self._without_video = False
-        self.stem: str | None = None
+        self._stopped = False
+        self.stem: str | None = None  # what taps are told, where not the source's own
 
     def _check(self) -> None:
         from sharpose_rt.skeletons.convert import check_formats
@@ -266,9 +266,7 @@ class FileRun:
     @property
     def status(self) -> Status:
         """How the run ended, or stands."""
-        if self._pipeline is None or (self._without_video and self._pipeline.status == "complete"):
-            return "interrupted"
-        return self._pipeline.status
+        return "interrupted" if self._pipeline is None else self._pipeline.status
 
     @property
     def source_state(self) -> str:
@@ -322,15 +320,12 @@ class FileRun:
             rewrite_stream(self._paths.stream, smoothed, smoothing="rts")
         if not self.config.output.video:
             return
-        if self._stopped:
-            self._without_video = True
-            return
         assert self._pipeline is not None
         self._forward_stats = self._pipeline.stats()
         self.source = open_source(self.spec, self.config.source)
         write = WriteStage(lambda: self._open_sinks(video=True, stream=False), RunTotals())
         self._pipeline = Pipeline(self.source, [_Attach(smoothed), write], capacity=self.config.queue_frames)
-        if self._stopped:  # meanwhile
+        if self._stopped:  # while it was smoothed
             self._pipeline.stop()
         with closing(self._pipeline.run()) as packets:
             for packet in packets:

@@ -226,11 +226,10 @@ def predict(network: Network, image_bgr: NDArray[np.uint8]) -> NDArray[np.float3
     """A network's predictions for one letterboxed picture (H, W, 3), without the batch."""
     import torch
 
+    from sharpose_rt.detection.first_output import first_tensor
     from sharpose_rt.streams import upload
 
     with torch.inference_mode():
         pixels = upload(torch.from_numpy(image_bgr), network.device).flip(-1).permute(2, 0, 1)[None]  # (1, 3, H, W) RGB
         out = network.run(pixels.to(torch.float16 if network.half else torch.float32) / 255)
-        while not isinstance(out, torch.Tensor):
-            out = out[0]
-        return out[0].float().cpu().numpy()
+        return first_tensor(out)[0].float().cpu().numpy()

@@ -64,7 +64,7 @@ def decode(
 
 
 class Decode(nn.Module):
-    """`decode` as a module, for what traces or exports it.
+    """`decode` as a module of heatmaps alone, as backends trace and record it.
 
     Args:
         crop_size_hw: height and width of the crop, px.

@@ -12,7 +12,7 @@ from typing import Any
 import av
 import av.error
 
-from sharpose_rt.media.container import main_video
+from sharpose_rt.media.container import file_address, main_video
 
 log = logging.getLogger("sharpose_rt.media")
 
@@ -30,7 +30,7 @@ def audio_packets(
     `out` at once; yields nothing, with a warning, where the sound cannot be had. `stack` closes the file.
     """
     try:
-        source: Any = stack.enter_context(av.open(f"file:{path}"))
+        source: Any = stack.enter_context(av.open(file_address(path)))
         stream: Any = source.streams.audio[0]
         video = main_video(source)
         begins = None if video is None else video.start_time

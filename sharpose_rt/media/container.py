@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import av
@@ -326,10 +327,11 @@ class ContainerSource(Source):
             # After a seek the frames before it were not decoded, and an edit list leaves some out.
             short = self._decoded < expected and not self.config.start_s and missing_s > 2.5 * frame_s
             what = f"{self._decoded} of {expected} frames"
+        elif length_s is None:  # nothing is said of the pictures alone, and the sound may be what is so long
+            return
         else:
-            # Where nothing is said of the pictures alone, the sound may be what is so long.
-            short = length_s is not None and missing_s > 1.0 + 2 * frame_s
-            what = f"{self._clock.last_s:.1f} of {length_s or 0:.1f} s"
+            short = missing_s > 1.0 + 2 * frame_s
+            what = f"{self._clock.last_s:.1f} of {length_s:.1f} s"
         if short:
             log.warning("%s ends after %s: the file is cut off", self.name, what)
 
@@ -358,6 +360,11 @@ def _parse_length(text: str) -> float | None:
         return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
     except ValueError:
         return None
+
+
+def file_address(path: str | Path) -> str:
+    """A path for FFmpeg, which would read a name such as 'concat:x' or 'a:b.mp4' as a protocol."""
+    return f"file:{path}"
 
 
 def main_video(container: Any) -> Any | None:

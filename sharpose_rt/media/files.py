@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceError
-from sharpose_rt.media.container import ContainerSource
+from sharpose_rt.media.container import ContainerSource, file_address
 from sharpose_rt.media.http import split_address
 from sharpose_rt.media.source import Source, SourceInfo
 
@@ -41,8 +41,7 @@ class VideoFile(ContainerSource):
         self.stem = path.stem
 
     def _target(self) -> str:
-        # The 'file:' prefix keeps FFmpeg from reading a name such as 'concat:x' or 'a:b.mp4' as a protocol.
-        return f"file:{self.path}"
+        return file_address(self.path)
 
     def _local_path(self) -> str | None:
         return str(self.path)

@@ -26,6 +26,7 @@ from sharpose_rt.config.schema import OutputConfig
 from sharpose_rt.config.threads import media_threads
 from sharpose_rt.errors import OutputError
 from sharpose_rt.media.audio import audio_packets
+from sharpose_rt.media.container import file_address
 
 log = logging.getLogger("sharpose_rt.media")
 
@@ -77,7 +78,7 @@ class VideoWriter:
     def _open(self, config: OutputConfig, fps: float) -> Any:
         movflags = "frag_keyframe+delay_moov+default_base_moof"
         options = {"movflags": movflags, "frag_duration": str(round(_FRAGMENT_S * 1e6)), "flush_packets": "1"}
-        container = av.open(_address(self.part), "w", format="mp4", options=options)
+        container = av.open(file_address(self.part), "w", format="mp4", options=options)
         rate = Fraction(fps).limit_denominator(1001)
         gop = max(1, round(_KEYFRAME_S * fps))
         encoder = {"crf": str(config.crf), "preset": config.preset, "g": str(gop)}
@@ -194,10 +195,10 @@ class VideoWriter:
         """Copies the part file's packets, and the audio that goes with them, into `target`."""
         end_s = (self._last_tick + self._frame_ticks) * float(TIME_BASE)
         with contextlib.ExitStack() as stack:
-            part = stack.enter_context(av.open(_address(self.part)))
+            part = stack.enter_context(av.open(file_address(self.part)))
             # Without this FFmpeg would call the clock of the copy 1/1000 s and round every time to it.
             options = {"movflags": "faststart", "video_track_timescale": str(TIME_BASE.denominator)}
-            out = stack.enter_context(av.open(_address(target), "w", format="mp4", options=options))
+            out = stack.enter_context(av.open(file_address(target), "w", format="mp4", options=options))
             video = out.add_stream_from_template(part.streams.video[0])
             streams = [_video_packets(part, video)]
             if self._audio_from is not None:
@@ -246,11 +247,6 @@ def write_image(path: Path, image_bgr: NDArray[np.uint8]) -> Path:
             f"{path} cannot be written ({_reason(error)}); give a .jpg or .png in a writable folder"
         ) from error
     return path
-
-
-def _address(path: Path) -> str:
-    """For FFmpeg, which else takes what stands before a colon for a protocol."""
-    return f"file:{path}"
 
 
 def _reason(error: BaseException) -> str:

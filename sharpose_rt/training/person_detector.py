@@ -44,8 +44,6 @@ from sharpose_rt.types import Frame
 
 GREY = 114
 """Level of what a letterbox leaves empty."""
-_OF_THE_RECIPE = ("lr", "peak_lr", "weight_decay")
-"""What a resumed run has of its own recipe, not of the checkpoint's."""
 MATCH_IOU = 0.5
 MIN_VISIBLE, MIN_SIDE_PX = 0.25, 4.0
 """A person of whom less is left by augmentation is painted out."""
@@ -385,10 +383,9 @@ class DetectorTrainer:
                 f"the run in {self.out} trains {state['recipe']['architecture']!r}, not {self.recipe.architecture!r}"
             )
         self.module.load_state_dict(state["module"])
-        now = [{key: group[key] for key in _OF_THE_RECIPE} for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state["optimizer"])  # which brings the rates of then, too
-        for group, options in zip(self.optimizer.param_groups, now, strict=True):
-            group.update(options)
+        earlier = self._create_optimizer()
+        earlier.load_state_dict(state["optimizer"])  # which brings the rates of then, too
+        self.optimizer.state = earlier.state
         self.ema.shadow = {key: value.to(self.device) for key, value in state["ema"].items()}
         self.step, self.elapsed_before_s = state["step"], state["elapsed_s"]
 

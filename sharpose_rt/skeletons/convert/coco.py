@@ -33,8 +33,8 @@ def write_coco(
 
 def _are_numbers(names: Iterable[str]) -> bool:
     """Each of the names is a number that JSON's readers take, and another one."""
-    found = [int(name) if name.isdecimal() and int(name) < 2**63 else None for name in names]
-    return None not in found and len(set(found)) == len(found)
+    found = [int(name) if name.isdecimal() else -1 for name in names]
+    return all(0 <= number < 2**63 for number in found) and len(set(found)) == len(found)
 
 
 def _records(

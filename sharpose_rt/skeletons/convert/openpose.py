@@ -55,10 +55,8 @@ def _write_frame(
     ]
     name = f"{stem_of(reader.path)}_{frame.frame_id:012d}"
     if frame.picture is not None:
-        name = Path(frame.picture).stem
-        if (folder / f"{name}_keypoints.json").exists():  # a.jpg beside a.png
-            name = Path(frame.picture).name
-        if (folder / f"{name}_keypoints.json").exists():  # pictures of one name, of several folders
-            name = f"{name}_{frame.frame_id:012d}"
+        whole = Path(frame.picture).name  # where there is a.png beside a.jpg, or an a.jpg in several folders
+        names = (Path(frame.picture).stem, whole, f"{whole}_{frame.frame_id:012d}")
+        name = next(free for free in names if not (folder / f"{free}_keypoints.json").exists())
     path = folder / f"{name}_keypoints.json"
     path.write_bytes(orjson.dumps({"version": 1.3, "people": people}))
