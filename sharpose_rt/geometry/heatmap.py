@@ -51,12 +51,13 @@ def decode(
     """
     h, w = heatmaps.shape[2:]
     maps = heatmaps.float()
-    x, y, ripple = _summit(maps)
+    x, y, ripple = _summit(maps, reach=2)
     if sigmas is not None:
-        likely_x, likely_y, _ = _summit(_under_kernels(maps.clamp(min=0), tuple(sigmas)))
-        reach = _oks_deviations(tuple(sigmas), h, maps.device)
-        edge = torch.minimum(torch.minimum(x, w - 1 - x), torch.minimum(y, h - 1 - y)) < 4 * reach
-        same_top = (x - likely_x).square() + (y - likely_y).square() < (1.5 * reach).square()
+        # The kernels have taken the noise out already: a wider stencil would only smear tops that stand close together.
+        likely_x, likely_y, _ = _summit(_under_kernels(maps.clamp(min=0), tuple(sigmas)), reach=1)
+        width = _oks_deviations(tuple(sigmas), h, maps.device)
+        edge = torch.minimum(torch.minimum(x, w - 1 - x), torch.minimum(y, h - 1 - y)) < 4 * width
+        same_top = (x - likely_x).square() + (y - likely_y).square() < (1.5 * width).square()
         gaussian = edge & same_top & (ripple < _RIPPLE)
         x, y = torch.where(gaussian, x, likely_x), torch.where(gaussian, y, likely_y)
     step = torch.stack([x * ((crop_size_hw[1] - 1) / (w - 1)), y * ((crop_size_hw[0] - 1) / (h - 1))], -1)
@@ -89,12 +90,12 @@ of a square with 0.4 of the crop's height as its side, and the OKS kernel's devi
 quarters of that were best on people of COCO train2017."""
 
 
-def _summit(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _summit(maps: Tensor, reach: int) -> tuple[Tensor, Tensor, Tensor]:
     """Place x, y (B, K) in cells of the highest cell of maps (B, K, h, w), refined below a cell; and the fit's ripple.
 
-    A quadratic is fitted to the logarithm of the 5x5 cells around it: exact for a Gaussian wherever it lies (as the
-    Newton step of DARK, Zhang et al. 2020, is), but the least-squares fit averages over noise where DARK needs a blur,
-    which biases peaks at the border.
+    A quadratic is fitted to the logarithm of the cells around it, `reach` to each side: exact for a Gaussian wherever
+    it lies (as the Newton step of DARK, Zhang et al. 2020, is), but the least-squares fit averages over noise where
+    DARK needs a blur, which biases peaks at the border.
     """
     b, k, h, w = maps.shape
     rows = maps.reshape(b * k, h, w)
@@ -103,12 +104,12 @@ def _summit(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     x = rows.gather(1, y[:, None, None].expand(-1, 1, w)).argmax(2).squeeze(1)
 
     # The stencil stays inside the map; a quadratic is fitted as well from beside the peak.
-    centre_x, centre_y = x.clamp(2, w - 3), y.clamp(2, h - 3)
-    reach = torch.arange(-2, 3, device=rows.device)
-    cells = ((centre_y[:, None] + reach)[:, :, None] * w + (centre_x[:, None] + reach)[:, None, :]).flatten(1)
+    centre_x, centre_y = x.clamp(reach, w - 1 - reach), y.clamp(reach, h - 1 - reach)
+    steps = torch.arange(-reach, reach + 1, device=rows.device)
+    cells = ((centre_y[:, None] + steps)[:, :, None] * w + (centre_x[:, None] + steps)[:, None, :]).flatten(1)
     floor = (peak * 1e-3).clamp(min=1e-12)[:, None]  # the logarithm of a cell without signal must not rule the fit
-    log = torch.maximum(rows.flatten(1).gather(1, cells), floor).log()  # (B*K, 25)
-    fit, rest = _quadratic_fit(log.device)
+    log = torch.maximum(rows.flatten(1).gather(1, cells), floor).log()  # (B*K, cells)
+    fit, rest = _quadratic_fit(reach, log.device)
     gx, gy, gxx, gyy, gxy = (log @ fit).unbind(1)
 
     det = gxx * gyy - gxy.square()
@@ -124,14 +125,15 @@ def _summit(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @cache
-def _quadratic_fit(device: torch.device) -> tuple[Tensor, Tensor]:
-    """From 5x5 values: (25, 5) to the derivatives gx, gy, gxx, gyy, gxy of their least-squares quadratic, and (25, 25)
-    to what it leaves unexplained."""
-    y, x = torch.meshgrid(torch.arange(-2.0, 3.0), torch.arange(-2.0, 3.0), indexing="ij")
+def _quadratic_fit(reach: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """From the n = (2 reach + 1)^2 cells' values: (n, 5) to the derivatives gx, gy, gxx, gyy, gxy of their
+    least-squares quadratic, and (n, n) to what it leaves unexplained."""
+    steps = torch.arange(-reach, reach + 1.0)
+    y, x = torch.meshgrid(steps, steps, indexing="ij")
     x, y = x.flatten().double(), y.flatten().double()
     design = torch.stack([torch.ones_like(x), x, y, x * x / 2, y * y / 2, x * y], 1)
     inverse = torch.linalg.pinv(design)
-    rest = torch.eye(25, dtype=torch.float64) - design @ inverse
+    rest = torch.eye(len(x), dtype=torch.float64) - design @ inverse
     return inverse[1:].T.float().to(device), rest.float().to(device)
 
 

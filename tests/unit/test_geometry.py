@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sharpose_rt.geometry.affine import (
@@ -78,6 +78,7 @@ def test_decoding_does_not_depend_on_the_height_of_the_peak(sigmas, scale, x, y)
 
 @quick
 @given(seed=st.integers(0, 10_000), keypoint=st.sampled_from([0, 7, 9, 11]))
+@example(seed=7084, keypoint=0)  # two tops, which a wide stencil took for one
 def test_decoding_by_oks_goes_where_the_expected_oks_is_highest(seed, keypoint):
     """Of maps with several ripples on a blob: better than the highest cell, and as good as the best of all cells."""
     generator = torch.Generator().manual_seed(seed)
