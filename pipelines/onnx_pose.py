@@ -59,7 +59,10 @@ class Networks:
         maps = [self.crop_map(box) for box in boxes]
         found = {"crops": np.stack([self.crop(picture, matrix) for matrix in maps])}
         found |= self.run("coarse.onnx", found)
-        found["refined"] = ~(found["quality"] >= self.sheet["gate"]["quality_threshold"])
+        gate = self.sheet["gate"]
+        found["refined"] = ~(found["quality"] >= gate["quality_threshold"])
+        if "gain" in found:
+            found["refined"] &= ~(found["gain"] < gate["refine_from_gain"])
         if found["refined"].any():
             fine = self.run("fine.onnx", {name: values[found["refined"]] for name, values in found.items()})
             for name in ("keypoints", "scores"):

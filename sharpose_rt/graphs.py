@@ -166,15 +166,11 @@ def traced(module: nn.Module, examples: Sequence[Tensor], *, dynamic_batch: bool
         examples: the batch first; two rows or more where the batch is dynamic, as a batch of one may be folded away.
         dynamic_batch: the first axis of every input is left open; `with_batch` closes it.
     """
-    ov, core = openvino()
     path = cache_dir() / "graphs" / f"{_key(module, examples, dynamic_batch)}.xml"
-    if path.is_file():
-        try:
-            with contextlib.suppress(OSError):
-                os.utime(path)  # the longest unused are thrown away first
-            return core.read_model(path)
-        except RuntimeError as error:  # damaged: it is made again
-            log.debug("%s cannot be read: %s", path, error)
+    kept = _kept(path)
+    if kept is not None:
+        return kept
+    ov, _ = openvino()
     types = {torch.uint8: ov.Type.u8, torch.float32: ov.Type.f32, torch.int64: ov.Type.i64}
     inputs = [(ov.PartialShape([-1 if dynamic_batch else len(e), *e.shape[1:]]), types[e.dtype]) for e in examples]
     with torch.no_grad(), warnings.catch_warnings(), _no_reports():
@@ -183,7 +179,21 @@ def traced(module: nn.Module, examples: Sequence[Tensor], *, dynamic_batch: bool
         script = torch.jit.trace(module, tuple(examples), check_trace=False)
         model = ov.convert_model(script, input=inputs)
     _keep(model, path)
-    return model
+    return _kept(path) or model  # writing folds constants: a later run's digits are this one's then
+
+
+def _kept(path: Path) -> Any:
+    """The graph in a file of the cache; None where there is none, or a damaged one."""
+    if not path.is_file():
+        return None
+    _, core = openvino()
+    try:
+        with contextlib.suppress(OSError):
+            os.utime(path)  # the longest unused are thrown away first
+        return core.read_model(path)
+    except RuntimeError as error:
+        log.debug("%s cannot be read: %s", path, error)
+        return None
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Keypoint sets: names, limbs, left-right pairs and OKS sigmas, each with its source; and who is a person."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -193,3 +193,28 @@ MPII16 = Skeleton(
 )
 
 SKELETONS = {skeleton.name: skeleton for skeleton in (COCO17, MPII16)}
+
+_ENOUGH = 12
+"""Names that must be there of a set for keypoints to be of it: a body's twelve joints without the face."""
+
+
+def order_by_name(names: Sequence[Any], first: Skeleton = COCO17) -> tuple[Skeleton, list[int | None]]:
+    """The set that keypoints of these names are of, and the place among them of each of its own, None where missing.
+
+    That is the set all of whose names are there, else the `first` of those of which 12 are. Capitals, blanks and
+    hyphens in names do not matter.
+
+    Raises:
+        ValueError: there is no such set; says which names were seen.
+    """
+    place = {str(name).lower().replace(" ", "_").replace("-", "_"): row for row, name in enumerate(names)}
+    shared = {item: len(place.keys() & set(item.keypoints)) for item in (first, *SKELETONS.values())}
+    fitting = [item for item, count in shared.items() if count >= _ENOUGH]
+    if not fitting:
+        raise ValueError(
+            f"its keypoints are named {', '.join(map(str, names)):.120}; of COCO's or MPII's names at least {_ENOUGH} "
+            f"are wanted, such as {', '.join(COCO17.keypoints[:6])}; call them so, or, where they are in that order, "
+            "take the names out"
+        )
+    skeleton = max(fitting, key=lambda item: shared[item] == len(item))  # the first such
+    return skeleton, [place.get(name) for name in skeleton.keypoints]

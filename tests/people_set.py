@@ -19,6 +19,9 @@ POSE_Y = [0.1, 0.07, 0.07, 0.09, 0.09, 0.22, 0.22, 0.38, 0.38, 0.52, 0.52, 0.54,
 POSE = np.stack([POSE_X, POSE_Y], 1).astype(np.float32)
 COLOURS_BGR = np.array([((37 * k) % 200 + 55, (91 * k) % 200 + 55, (151 * k) % 200 + 55) for k in range(17)])
 
+POSETRACK = ["nose", "head_bottom", "head_top", *COCO17.keypoints[3:]]
+"""The names of PoseTrack 2018's keypoints, as its files have them."""
+
 
 def write_set(folder: Path, pictures: int = 4, people: int = 2, *, teacher: bool = False, seed: int = 0) -> Path:
     """Write `annotations.json` and `images/` with painted people; gives the folder."""
@@ -52,6 +55,19 @@ def write_set(folder: Path, pictures: int = 4, people: int = 2, *, teacher: bool
     document = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
     (folder / "annotations.json").write_text(json.dumps(document))
     return folder
+
+
+def in_posetracks_order(path: Path, *, named: bool = True) -> None:
+    """Rewrite a label file into PoseTrack's 17 keypoints: it has no eyes, and neck and top of the head, at (1, 1)."""
+    document = json.loads(path.read_text())
+    for record in document["annotations"]:
+        for key in {"keypoints", "teacher_keypoints"} & set(record):
+            triples = np.array(record[key]).reshape(17, 3).tolist()
+            place = dict(zip(COCO17.keypoints, triples, strict=True))
+            record[key] = [v for name in POSETRACK for v in place.get(name, [1, 1, triples[0][2]])]
+    if named:
+        document["categories"] = [{"id": 1, "name": "person", "keypoints": POSETRACK}]
+    path.write_text(json.dumps(document))
 
 
 def change(folder: Path, index: int, **fields: object) -> None:

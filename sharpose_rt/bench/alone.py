@@ -126,7 +126,7 @@ def _journey(
 def pose_parts(engine: PoseEngine, image_bgr: NDArray[np.uint8], bboxes_xyxy: ArrayLike, watch: Stopwatch) -> list[Any]:
     """Does what `PoseEngine.estimate` does, part by part, and gives the same keypoints, a list of (n, K, 2) px."""
     h, w = engine.crop_size_hw
-    network, gate = engine.network, engine.gate([bboxes_xyxy])
+    network, choose = engine.network, engine.chooser([bboxes_xyxy])
     found = []
     with watch("crop"):
         affine = engine.affines(bboxes_xyxy)
@@ -137,7 +137,7 @@ def pose_parts(engine: PoseEngine, image_bgr: NDArray[np.uint8], bboxes_xyxy: Ar
             images = engine.backend.prepare(crops[part])
         with watch("coarse"):
             coarse = engine.coarse(images)
-            asked = engine.ask_gate(coarse.quality, gate and partial(gate, part))
+            asked = engine.ask_gate(coarse, choose and partial(choose, part))
             selected, low = split_cells(coarse.cell_scores, network.selected_count)
             which = asked().nonzero().squeeze(1)
         heatmaps = coarse.heatmaps

@@ -16,7 +16,7 @@ OPTIONS = """\
   openpose    model=BODY_25 (or COCO), raw=false, min_score=0.0
   alphapose   raw=false, min_score=0.0
   coco        first_image_id=0, raw=false, min_score=0.0
-  coco_labels file_name={stem}_{frame:06d}.jpg, raw=false, min_score=0.3
+  coco_labels file_name={stem}_{frame:06d}.jpg, first_image_id=0, raw=false, min_score=0.3
   kinetics    label=unknown, label_index=-1, person_slots=5, max_frames=null, raw=false, min_score=0.0
   pyskl       split=val, label=-1, person_slots=2, fill=none, max_gap_s=null, dtype=float32, raw=false, min_score=0.0
   csv         raw=false, min_score=0.0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 HELP = "measure a detector's box AP on a set of labelled pictures"
 
@@ -38,7 +39,13 @@ def run(args: argparse.Namespace) -> int:
 
     check_sheet(args.worst, args.worst_plain)
     config = DetectorConfig(args.detector, score_threshold=SCORE_THRESHOLD, image_size=args.detector_size)
-    metrics = evaluate_detector(
+
+    def tell(metrics: dict[str, Any]) -> None:
+        print(describe(metrics))
+        if args.json:
+            write_json(Path(args.json), metrics)
+
+    evaluate_detector(
         config,
         Path(args.annotations),
         Path(args.images),
@@ -46,8 +53,6 @@ def run(args: argparse.Namespace) -> int:
         int8=args.precision == "int8",
         worst=Path(args.worst) if args.worst else None,
         worst_plain=args.worst_plain,
+        measured=tell,
     )
-    print(describe(metrics))
-    if args.json:
-        write_json(Path(args.json), metrics)
     return 0

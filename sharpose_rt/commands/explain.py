@@ -5,6 +5,7 @@ looked, which cells were seen finely, and the heatmaps of both stages. One PNG a
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from sharpose_rt.errors import ConfigError, OutputError, SourceError
 
 if TYPE_CHECKING:
     from sharpose_rt.engine.explain import Explanation
+    from sharpose_rt.models.gate import Gate
     from sharpose_rt.skeleton import Skeleton
 
 NAME = "explain"
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     make_folder(args.output)
     for number, explanation in enumerate(explain(engine, image, boxes), 1):
         path = args.output / f"{args.image.stem}.person{number}.png"
-        draw(explanation, engine.skeleton, f"{args.model}, person {number}", engine.quality_threshold, path)
+        draw(explanation, engine.skeleton, f"{args.model}, person {number}", engine.gate, path)
         stage = "fine" if explanation.refined else "coarse"
         print(f"{path}  quality {explanation.quality:.3f}, {stage} stage", flush=True)
     return 0
@@ -158,7 +160,7 @@ def make_folder(path: Path) -> None:
         raise OutputError(f"{path} cannot be made ({error.strerror}); give another --output") from error
 
 
-def draw(e: Explanation, skeleton: Skeleton, title: str, quality_threshold: float, path: Path) -> None:
+def draw(e: Explanation, skeleton: Skeleton, title: str, gate: Gate, path: Path) -> None:
     """Writes the figure of one person.
 
     Raises:
@@ -185,14 +187,17 @@ def draw(e: Explanation, skeleton: Skeleton, title: str, quality_threshold: floa
     if e.fine_heatmap is not None and e.fine_keypoints is not None and e.fine_scores is not None:
         _pose(axes[4], rgb, e.fine_heatmap, e.fine_keypoints, e.fine_scores, skeleton)
         axes[4].set_title("fine stage")
-        gate = f"below the threshold {quality_threshold:g}: refined"
+        decision = "refined"
     else:
         axes[4].imshow(rgb // 4)
         axes[4].text(w / 2, h / 2, "not computed", ha="center", va="center", color="white", fontsize=12)
         axes[4].set_title("fine stage")
         axes[2].set_title(f"{e.selected.sum()} of {e.selected.size} cells would be seen finely")
-        gate = f"reaches the threshold {quality_threshold:g}: the coarse pose stands"
-    figure.suptitle(f"{title}: predicted quality {e.quality:.3f}, {gate}")
+        good = e.quality >= gate.quality_threshold
+        reason = f"quality reaches {gate.quality_threshold:g}" if good else f"gain is below {gate.refine_from_gain:g}"
+        decision = f"the coarse pose stands, as the {reason}"
+    gain = f", gain {e.gain:.3f}" if math.isfinite(e.gain) else ""
+    figure.suptitle(f"{title}: predicted quality {e.quality:.3f}{gain}; {decision}")
     try:
         figure.savefig(path, bbox_inches="tight", pad_inches=0.1)
     except OSError as error:

@@ -39,6 +39,7 @@ _KEYS = {
     "behaviour": "pose.behaviour",
     "quality_threshold": "pose.quality_threshold",
     "refine_from_px": "pose.refine_from_px",
+    "refine_from_gain": "pose.refine_from_gain",
     "region": "detector.region",
     "rotate": "source.rotate",
     "skeletons_only": "draw.picture",
@@ -124,6 +125,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     pose.add_argument(
         "--refine-from-px", type=float, metavar="PX", help="people less tall than this take the coarse stage's pose"
+    )
+    pose.add_argument(
+        "--refine-from-gain",
+        type=float,
+        metavar="AP",
+        help="people to whom the fine stage is expected to add less AP (0 to 1) take the coarse stage's pose",
     )
     pose.add_argument("--flip-test", action="store_true", default=None, help="average with the mirrored crop")
     pose.add_argument("--device", help="auto, cpu, cuda or cuda:N")

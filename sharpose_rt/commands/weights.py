@@ -15,18 +15,20 @@ from typing import TYPE_CHECKING, Any
 from sharpose_rt.errors import ConfigError, OutputError, WeightsError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sharpose_rt.models import SHaRPose
     from sharpose_rt.models.weights import WeightsInfo
 
 NAME = "weights"
-HELP = "import a released checkpoint, export trained weights or ONNX, make weights ready for int8, or show a file"
+HELP = "import a released checkpoint, export trained weights or ONNX, make them ready for int8, or show a file"
 MOST_LOSS = 0.005
 """What int8 may cost."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares `import`, `export`, `quantize`, `onnx` and `show`."""
-    actions = parser.add_subparsers(title="actions", metavar="import|export|quantize|onnx|show", required=True)
+    """Declares `import`, `export`, `quantize`, `gain`, `onnx` and `show`."""
+    actions = parser.add_subparsers(title="actions", metavar="import|export|quantize|gain|onnx|show", required=True)
 
     convert = actions.add_parser("import", help="convert a released .pth checkpoint to .safetensors")
     convert.add_argument("source", type=Path, metavar="OFFICIAL.pth", help="checkpoint that the authors released")
@@ -83,6 +85,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     quantize.add_argument("--overwrite", action="store_true", help="replace OUT.safetensors, which may be IN itself")
     quantize.set_defaults(action=quantize_weights)
+
+    gain = actions.add_parser("gain", help="teach weights to predict what the fine stage adds to a pose")
+    gain.add_argument("source", type=Path, metavar="IN.safetensors", help="weights")
+    gain.add_argument("target", type=Path, metavar="OUT.safetensors", help="the same weights, with the predictor")
+    gain.add_argument(
+        "--set",
+        type=Path,
+        nargs=2,
+        action="append",
+        required=True,
+        dest="sets",
+        metavar=("FILE", "DIR"),
+        help="hand-labelled people in COCO's form, and the folder of their pictures; may be given several times",
+    )
+    gain.add_argument(
+        "--refine-from-gain",
+        type=number,
+        metavar="AP",
+        help="threshold to recommend, as `sharpose-rt eval --sweep-gain` finds it (default: none)",
+    )
+    gain.add_argument("--overwrite", action="store_true", help="replace OUT.safetensors, which may be IN itself")
+    gain.set_defaults(action=add_gain)
 
     onnx = actions.add_parser("onnx", help="write the networks as ONNX, with a sheet of how to use them")
     onnx.add_argument("folder", type=Path, metavar="OUT_DIR", help="folder to write coarse.onnx, fine.onnx, ... into")
@@ -202,6 +226,8 @@ def _load_mean(name: str, paths: list[Path]) -> tuple[SHaRPose, list[WeightsInfo
                 "weights of the same box_padding can be averaged"
             )
     if len(loaded) > 1:
+        for network, _ in loaded:
+            network.gain_predictor = None  # of one network each; the mean is another
         states = [network.state_dict() for network, _ in loaded]
         model.load_state_dict({key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]})
     return model, [info for _, info in loaded]
@@ -223,14 +249,9 @@ def quantize_weights(args: argparse.Namespace) -> int:
         raise ConfigError(f"--people is {args.people}; 1 or more is accepted")
 
     from sharpose_rt.evaluation.quantize import quantize
-    from sharpose_rt.models.weights import RANGES, file_sha256, load_model, read_metadata, rewrite_metadata
+    from sharpose_rt.models.weights import RANGES
 
-    facts = read_metadata(source) if source.suffix == ".safetensors" and source.is_file() else {}
-    if "model" not in facts:
-        raise WeightsError(
-            f"{source} is no .safetensors file that names its model; `weights import` or `train` write one"
-        )
-    model, info = load_model(facts["model"], str(source))
+    model, info = _load_own(source)
     ranges, costs = quantize(model, args.annotations, args.images, args.people)
     measure = "PCKh" if "PCKh" in costs else "AP"  # MPII has no AP
     exact, rounded = costs[measure], costs[f"{measure}_int8"]
@@ -240,17 +261,77 @@ def quantize_weights(args: argparse.Namespace) -> int:
             f"int8 would cost {exact - rounded:.4f} {measure}, of which {MOST_LOSS} is accepted; nothing was written. "
             "Try more --people"
         )
+    sha256 = _amend(source, info, target, {RANGES: json.dumps(ranges)}, {"int8": costs})
+    print(f"{target}: {info.metadata['model']} with the ranges of {len(ranges)} layers, SHA-256 {sha256}")
+    return 0
+
+
+def add_gain(args: argparse.Namespace) -> int:
+    """Writes a predictor of what the fine stage adds to a person's AP into a weights file, fitted to labelled people.
+
+    A card beside IN is written again beside OUT, with the new SHA-256 and how good the predictor is.
+
+    Raises:
+        WeightsError: the weights cannot be read.
+        ConfigError: the labels are of other keypoints than the network's.
+        DatasetError: the labels or a picture cannot be read, or there are too few people.
+        OutputError: the target exists, has another suffix, or cannot be written.
+    """
+    source, target = args.source, args.target
+    check_target(target, args.overwrite)
+
+    from sharpose_rt.evaluation.gain import fit_gain
+    from sharpose_rt.models.weights import GAIN, GAIN_PREDICTOR
+
+    model, info = _load_own(source)
+    fit = fit_gain(model, [tuple(pair) for pair in args.sets])
+    print(
+        f"{fit.people} people, to whom the fine stage adds {fit.mean_gain:.4f} AP; over pictures left out of the fit "
+        f"the predicted gain correlates with the true one by {fit.correlation:.3f}, and {100 * fit.lost_by_half:.0f} % "
+        "of it are lost where the half that promises least leaves early"
+    )
+    tensors = {f"{GAIN_PREDICTOR}.{name}": value for name, value in fit.predictor.state_dict().items()}
+    threshold = -math.inf if args.refine_from_gain is None else args.refine_from_gain
+    facts = {key: round(value, 4) for key, value in vars(fit).items() if key != "predictor"}
+    sha256 = _amend(source, info, target, {GAIN: repr(threshold)}, {"gain": facts}, tensors)
+    print(f"{target}: {info.metadata['model']} with a predictor of the gain, SHA-256 {sha256}")
+    return 0
+
+
+def _load_own(source: Path) -> tuple[SHaRPose, WeightsInfo]:
+    """A network and its weights from a file that names its model."""
+    from sharpose_rt.models.weights import load_model, read_metadata
+
+    facts = read_metadata(source) if source.suffix == ".safetensors" and source.is_file() else {}
+    if "model" not in facts:
+        raise WeightsError(
+            f"{source} is no .safetensors file that names its model; `weights import` or `train` write one"
+        )
+    return load_model(facts["model"], str(source))
+
+
+def _amend(
+    source: Path,
+    info: WeightsInfo,
+    target: Path,
+    metadata: dict[str, str],
+    facts: dict[str, Any],
+    tensors: dict[str, Tensor] | None = None,
+) -> str:
+    """Writes weights with more metadata and tensors, and a card beside them with more facts; gives their SHA-256."""
+    from sharpose_rt.models.weights import amend, file_sha256
+
     card = _card(source, info.sha256)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        rewrite_metadata(source, target, {RANGES: json.dumps(ranges)})
+        amend(source, target, metadata, tensors)
+        sha256 = file_sha256(target)
         if card is not None:
-            card |= {"sha256": file_sha256(target), "int8": costs}
+            card |= {"sha256": sha256, **facts}
             target.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{target} cannot be written ({error.strerror or error}); give another folder") from error
-    print(f"{target}: {facts['model']} with the ranges of {len(ranges)} layers, SHA-256 {file_sha256(target)}")
-    return 0
+    return sha256
 
 
 def write_onnx(args: argparse.Namespace) -> int:

@@ -187,7 +187,12 @@ class PoseConfig:
     behaviour: str = "auto"
     """'paper', 'released' (as the authors' code departs from it) or 'auto' (what the weights were trained with)."""
     quality_threshold: float | None = None
-    """Crops with a predicted quality below it go through the fine stage; None takes what the weights state."""
+    """Crops with a predicted quality below it go through the fine stage; None takes what the weights state, or leaves
+    the choice to `refine_from_gain` where that is given."""
+    refine_from_gain: float | None = None
+    """Crops to which the fine stage is expected to add less AP (0..1) take the coarse stage's pose; None takes what the
+    weights state, or leaves the choice to `quality_threshold` where that is given. Weights that do not predict it (see
+    `sharpose-rt weights gain`) refine all."""
     refine_from_px: float = 0.0
     """People less tall in the picture take the coarse stage's pose, whatever its quality: their crops hold no detail
     that the fine stage could see and the coarse one not. 0 lets the quality alone decide."""
@@ -221,6 +226,8 @@ class PoseConfig:
             raise ConfigError(f"pose.device is {self.device!r}; 'auto', 'cpu', 'cuda' or 'cuda:N' is accepted")
         if self.quality_threshold is not None and math.isnan(self.quality_threshold):
             raise ConfigError("pose.quality_threshold is nan; a number is accepted (inf refines all, -inf none)")
+        if self.refine_from_gain is not None:
+            _within("pose.refine_from_gain", self.refine_from_gain, -1, 1)
         _within("pose.refine_from_px", self.refine_from_px, 0)
         _within("pose.max_batch", self.max_batch, 1, 1024)
         if self.threads is not None:

@@ -60,7 +60,7 @@ class Backend(Protocol):
         ...
 
     def coarse(self, images: Tensor) -> CoarseOutput:
-        """The coarse stage; `cell_scores` and `quality` in float32."""
+        """The coarse stage; `cell_scores`, `quality` and `gain` in float32."""
         ...
 
     def fine(self, images: Tensor, coarse: CoarseOutput, selected: Tensor, low: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ Letters: N people, K keypoints.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,15 +21,17 @@ from sharpose_rt.engine.choice import create_backend
 from sharpose_rt.engine.device import resolve_device
 from sharpose_rt.geometry.affine import apply_affine, body_heights, crop_affine, invert_affine
 from sharpose_rt.geometry.heatmap import flip_back
+from sharpose_rt.models.gate import Outlook
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose, SHaRPoseOutput
 from sharpose_rt.models.weights import load_model
 from sharpose_rt.streams import OwnStream, fetch, upload
 from sharpose_rt.types import Poses, PoseStage
 
-Choose = Callable[[slice, NDArray[np.float32]], NDArray[np.bool_]]
-"""Which of these rows to refine, (n,) bool, by their predicted quality (n,): in the place of the engine's own gate."""
-ChooseRows = Callable[[NDArray[np.float32]], NDArray[np.bool_]]
+Choose = Callable[[slice, Outlook], NDArray[np.bool_]]
+"""Which of these rows to refine, (n,) bool, by what the coarse stage says of them: in the place of the engine's own
+gate."""
+ChooseRows = Callable[[Outlook], NDArray[np.bool_]]
 """The same for the rows of one batch."""
 
 
@@ -83,8 +84,7 @@ class PoseEngine:
         self.dtype = self.backend.dtype
         self.skeleton = self.network.variant.skeleton
         self.crop_size_hw = self.network.variant.size_hw
-        given = config.quality_threshold
-        self.quality_threshold = self.weights.quality_threshold if given is None else given
+        self.gate = self.weights.gate(config.quality_threshold, config.refine_from_px, config.refine_from_gain)
         self.box_padding = self.network.box_padding if config.box_padding is None else config.box_padding
         self._batcher = Batcher(self.backend.buckets, self.backend.overhead, self.backend.sizes)
         self._stream = OwnStream(self.device)
@@ -115,7 +115,7 @@ class PoseEngine:
         """
         h, w = self.crop_size_hw
         affines = [self.affines(boxes) for _, boxes in pictures]
-        choose = choose or self.gate([boxes for _, boxes in pictures])
+        choose = choose or self.chooser([boxes for _, boxes in pictures])
         with self._stream():
             crops = [self.backend.cut(image, a, (w, h)) for (image, _), a in zip(pictures, affines, strict=True)]
             result = self._estimate(crops[0] if len(crops) == 1 else torch.cat(crops), choose)
@@ -130,20 +130,15 @@ class PoseEngine:
     def affines(self, bboxes_xyxy: ArrayLike) -> NDArray[np.float64]:
         """The map from picture to crop for each box (N, 4) px: (N, 2, 3); closer for who is not refined in any case."""
         h, w = self.crop_size_hw
-        never = self._too_short(bboxes_xyxy) | (self.quality_threshold == -math.inf)
-        padding = np.where(never, self.config.coarse_padding, self.box_padding)
+        padding = np.where(self.gate.never(body_heights(bboxes_xyxy)), self.config.coarse_padding, self.box_padding)
         return crop_affine(bboxes_xyxy, (w, h), padding)
 
-    def gate(self, bboxes_xyxy: Sequence[ArrayLike]) -> Choose | None:
-        """Who of the people of all pictures, in boxes (N, 4) each, is refined, where not the quality alone decides."""
-        if self.config.refine_from_px <= 0:
+    def chooser(self, bboxes_xyxy: Sequence[ArrayLike]) -> Choose | None:
+        """Who of the people of all pictures, in boxes (N, 4) each, the gate refines, where heights matter."""
+        if self.gate.refine_from_px <= 0:
             return None
-        short = np.concatenate([self._too_short(boxes) for boxes in bboxes_xyxy])
-        return lambda rows, quality: ~short[rows] & ~(quality >= self.quality_threshold)
-
-    def _too_short(self, bboxes_xyxy: ArrayLike) -> NDArray[np.bool_]:
-        """Who of these people (N,) leaves after the coarse stage for the height."""
-        return body_heights(bboxes_xyxy) < self.config.refine_from_px
+        heights_px = np.concatenate([body_heights(boxes) for boxes in bboxes_xyxy])
+        return lambda rows, outlook: self.gate.refined(outlook, heights_px[rows])
 
     def estimate_crops(self, crops_bgr: NDArray[np.uint8], choose: Choose | None = None) -> PoseEstimates:
         """Poses of crops (N, h, w, 3) uint8 of the network's size, in crop px.
@@ -182,12 +177,13 @@ class PoseEngine:
     def _infer(self, crops_bgr: Tensor, choose: ChooseRows | None) -> SHaRPoseOutput:
         images = self.backend.prepare(crops_bgr)
         coarse = self.coarse(images)
-        asked = self.ask_gate(coarse.quality, choose)
-        selected, low = split_cells(coarse.cell_scores, self.network.selected_count)  # queued while the quality travels
+        asked = self.ask_gate(coarse, choose)
+        selected, low = split_cells(coarse.cell_scores, self.network.selected_count)  # queued while the outlook travels
         refined = asked()
         which = refined.nonzero().squeeze(1)  # (R,)
         heatmaps = self.refine(images, coarse, selected, low, which) if len(which) else coarse.heatmaps
-        return SHaRPoseOutput(coarse.heatmaps, heatmaps, coarse.quality, coarse.cell_scores, selected, refined)
+        scores = coarse.quality, coarse.gain, coarse.cell_scores
+        return SHaRPoseOutput(coarse.heatmaps, heatmaps, *scores, selected, refined)
 
     def coarse(self, images: Tensor) -> CoarseOutput:
         """The coarse stage of any number of prepared crops, in the backend's buckets."""
@@ -201,17 +197,16 @@ class PoseEngine:
 
         return self._batcher.run(stage, images, selected, low, *coarse.tensors)[0]
 
-    def ask_gate(self, quality: Tensor, choose: ChooseRows | None) -> Callable[[], Tensor]:
-        """Call the result for which crops of these qualities (B,) go on to the fine stage: (B,) bool on the CPU.
+    def ask_gate(self, coarse: CoarseOutput, choose: ChooseRows | None) -> Callable[[], Tensor]:
+        """Call the result for which crops go on to the fine stage: (B,) bool on the CPU.
 
-        Until then the qualities travel there; where all are refined, whatever they are, nothing does.
+        Until then what the coarse stage says of them travels there; where all are refined, whatever it is, nothing
+        does.
         """
-        if choose is None and self.quality_threshold == math.inf:
-            return lambda: torch.ones(len(quality), dtype=torch.bool)
-        arrived = fetch(quality)
-        if choose is None:
-            return lambda: self.network.needs_refining(arrived(), self.quality_threshold)
-        return lambda: torch.from_numpy(choose(arrived().numpy()))
+        if choose is None and not self.gate.asks_network:
+            return lambda: torch.ones(len(coarse.quality), dtype=torch.bool)
+        arrived, decide = fetch(torch.stack([coarse.quality, coarse.gain])), choose or self.gate.refined
+        return lambda: torch.from_numpy(decide(Outlook(*arrived().numpy())))
 
     def refine(self, images: Tensor, coarse: CoarseOutput, selected: Tensor, low: Tensor, which: Tensor) -> Tensor:
         """Heatmaps (B, K, h, w) of prepared crops: fine ones of rows `which` (R,), R at least 1, coarse ones of the

@@ -28,6 +28,7 @@ class Explanation:
         fine_keypoints: None likewise.
         fine_scores: None likewise.
         quality: predicted OKS of the coarse pose (Eq. 4).
+        gain: predicted AP that the fine stage adds; inf by weights that do not predict it.
     """
 
     crop_bgr: NDArray[np.uint8]
@@ -40,6 +41,7 @@ class Explanation:
     fine_keypoints: NDArray[np.float32] | None
     fine_scores: NDArray[np.float32] | None
     quality: float
+    gain: float
 
     @property
     def refined(self) -> bool:
@@ -76,4 +78,5 @@ def explain_crop(engine: PoseEngine, crop_bgr: NDArray[np.uint8]) -> Explanation
         *coarse,
         *fine,
         float(output.quality[0]),
+        float(output.gain[0]),
     )

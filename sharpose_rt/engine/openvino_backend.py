@@ -79,7 +79,7 @@ class FineStage(nn.Module):
     ) -> Tensor:
         """Heatmaps (R, K, h, w)."""
         nothing = image_outputs[:, 0, 0]
-        coarse = CoarseOutput(nothing, nothing, nothing, image_inputs, image_outputs, detail)
+        coarse = CoarseOutput(nothing, nothing, nothing, nothing, image_inputs, image_outputs, detail)
         return self.network.fine_stage(self.normalise(crops_bgr), coarse, selected, low)
 
 
@@ -147,7 +147,7 @@ class OpenVinoBackend:
     def fine(self, images: Tensor, coarse: CoarseOutput, selected: Tensor, low: Tensor) -> Tensor:
         """See `Backend`."""
         run = self._graph("fine", len(images))
-        return run(images, selected, low, *coarse.tensors[3:])[0]
+        return run(images, selected, low, *coarse.tokens)[0]
 
     def decode(self, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
         """See `Backend`; torch's sixty short loops take four times as long as this one graph."""
@@ -190,6 +190,6 @@ def _trace(network: SHaRPose) -> dict[str, Any]:
     decode(coarse.heatmaps)  # makes its kernels, which the trace then takes for constants
     return {
         "coarse": traced(coarse_stage, (crops,)),
-        "fine": traced(FineStage(network).eval(), (crops, selected, low, *coarse.tensors[3:])),
+        "fine": traced(FineStage(network).eval(), (crops, selected, low, *coarse.tokens)),
         "decode": traced(decode, (coarse.heatmaps,)),
     }

@@ -14,6 +14,7 @@ from sharpose_rt.errors import ConfigError, OutputError, WeightsError
 
 if TYPE_CHECKING:
     from sharpose_rt.evaluation.predict import Predictions
+    from sharpose_rt.models.gate import Gate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--refine-from-px", type=float, default=0.0, metavar="PX", help="people less tall leave after the coarse stage"
     )
+    parser.add_argument(
+        "--refine-from-gain",
+        type=float,
+        metavar="AP",
+        help="people to whom the fine stage is expected to add less leave, too; default: what the weights state",
+    )
     parser.add_argument("--flip-test", action="store_true", help="average with the mirrored crop")
     parser.add_argument("--device", default="auto", help="'auto', 'cpu', 'cuda' or 'cuda:N'")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "int8"), help="(%(default)s)")
@@ -43,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", metavar="OUT", help="write the poses here, as COCO's server takes them")
     parser.add_argument("--sweep-threshold", metavar="OUT", help="write OUT.csv and OUT.png: AP against the threshold")
     parser.add_argument("--sweep-height", metavar="OUT", help="the same against --refine-from-px")
+    parser.add_argument("--sweep-gain", metavar="OUT", help="the same against --refine-from-gain")
     parser.add_argument("--worst", metavar="OUT.png", help="draw the people of lowest OKS beside their labels")
     parser.add_argument("--worst-plain", action="store_true", help="draw them on grey, without the photographs")
     parser.add_argument("--offline", action="store_true", help="download nothing")
@@ -54,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from sharpose_rt.engine.device import resolve_device, resolve_precision
     from sharpose_rt.evaluation.coco import choose_boxes, read_labels, results, score
     from sharpose_rt.evaluation.predict import SCORE_THRESHOLD, closer_padding, detector_boxes, predict
+    from sharpose_rt.models.gate import Gate
     from sharpose_rt.models.int8 import quantized
     from sharpose_rt.models.weights import load_model
 
@@ -70,49 +79,65 @@ def run(args: argparse.Namespace) -> int:
         model = quantized(model, info.ranges).to(device)
     else:
         model = model.to(device, resolve_precision(args.precision, device))
-    threshold = info.quality_threshold if args.quality_threshold is None else args.quality_threshold
+    gate = info.gate(args.quality_threshold, args.refine_from_px, args.refine_from_gain)
+    if args.sweep_gain and model.gain_predictor is None:
+        raise WeightsError(f"{info.path} does not predict the gain; write it with `sharpose-rt weights gain`")
     if args.boxes == "detector":
         config = DetectorConfig(args.detector, score_threshold=SCORE_THRESHOLD, image_size=args.detector_size)
         boxes = detector_boxes(document, images, config, args.offline)
     else:
         boxes = choose_boxes(args.boxes, document, images)
-    gates = {"quality_threshold": threshold, "refine_from_px": args.refine_from_px}
-    swept = args.sweep_threshold or args.sweep_height  # at one end of either nobody is refined
-    near = closer_padding(-math.inf) if swept else closer_padding(**gates)
+    sweeps = {by: Path(out) for by, out in _sweeps(args).items()}
+    near = closer_padding(Gate(-math.inf) if sweeps else gate)  # at one end of a sweep nobody is refined
     predictions = predict(model, document, images, boxes, flip_test=args.flip_test, near_padding=near, batch=args.batch)
     if args.results:
-        poses = predictions.gated(**gates)[:2]
+        poses = predictions.gated(gate)[:2]
         write_json(Path(args.results), results(predictions, *poses, model.variant.skeleton))
     if not document["annotations"]:
         print(f"{len(predictions)} people in {len(document['images'])} pictures without labels; in {args.results}")
         return 0
-    metrics = score(predictions, document, threshold, model, args.refine_from_px)
+    metrics = score(predictions, document, gate, model)
     metrics |= {"model": args.model, "weights": info.path, "boxes": args.boxes, "flip_test": args.flip_test}
+    _tell(args, metrics, metrics)  # before anything is drawn, which may fail
     if args.worst:
         from sharpose_rt.evaluation.worst import write_worst
 
         folder = None if args.worst_plain else images
         skeleton, out = model.variant.skeleton, Path(args.worst)
-        write_worst(predictions, document, folder, threshold, skeleton, out, refine_from_px=args.refine_from_px)
-    if args.sweep_threshold:
-        metrics |= _sweep(predictions, document, model, Path(args.sweep_threshold), "quality_threshold", gates)
-    if args.sweep_height:
-        _sweep(predictions, document, model, Path(args.sweep_height), "refine_from_px", gates)
-    print(describe(metrics))
+        write_worst(predictions, document, folder, gate, skeleton, out)
+    for by, out in sweeps.items():
+        found = _sweep(predictions, document, model, out, by, gate)
+        metrics |= found
+        _tell(args, found, metrics)
+    return 0
+
+
+def _sweeps(args: argparse.Namespace) -> dict[str, str]:
+    """The sweeps that are asked for: what is swept, and where to."""
+    from sharpose_rt.evaluation.sweep import GAIN, HEIGHT, QUALITY
+
+    asked = {QUALITY: args.sweep_threshold, HEIGHT: args.sweep_height, GAIN: args.sweep_gain}
+    return {by: out for by, out in asked.items() if out}
+
+
+def _tell(args: argparse.Namespace, new: dict[str, Any], metrics: dict[str, Any]) -> None:
+    """Print the new ones of the metrics, and write all where that is asked."""
+    print(describe(new))
     if args.json:
         write_json(Path(args.json), {"command": shlex.join(["sharpose-rt", *sys.argv[1:]])} | metrics)
-    return 0
 
 
 def _check(args: argparse.Namespace, document: dict[str, Any]) -> None:
     """Raises ConfigError where options ask what the labels or this installation cannot give."""
     from sharpose_rt.evaluation.coco import check_keypoints, pycocotools
-    from sharpose_rt.evaluation.mpii import is_mpii
+    from sharpose_rt.evaluation.mpii import check_pckh, is_mpii
     from sharpose_rt.evaluation.sweep import sweep_files
-    from sharpose_rt.evaluation.worst import check_sheet
+    from sharpose_rt.evaluation.worst import WORST_IN_TRUTH, check_sheet
     from sharpose_rt.models import find_variant
 
     check_sheet(args.worst, args.worst_plain)
+    if args.worst and args.boxes != "gt":
+        raise ConfigError(WORST_IN_TRUTH)
     check_keypoints(find_variant(args.model), document)
     labelled, mpii = bool(document["annotations"]), is_mpii(document)
     if not labelled and (args.boxes == "gt" or not args.results):
@@ -122,31 +147,33 @@ def _check(args: argparse.Namespace, document: dict[str, Any]) -> None:
         )
     if labelled and not mpii:
         pycocotools()
-    for option in ("sweep_threshold", "sweep_height"):
+    elif labelled:
+        check_pckh(document, in_truth=args.boxes == "gt")
+    for option in ("sweep_threshold", "sweep_height", "sweep_gain"):
         if mpii and getattr(args, option):
             raise ConfigError(f"--{option.replace('_', '-')} measures AP, which MPII does not have; leave it away")
-    sweeps = [Path(out) for out in (args.sweep_threshold, args.sweep_height) if out]
-    if len({sweep_files(out.resolve()) for out in sweeps}) < len(sweeps):
-        raise ConfigError(
-            f"--sweep-threshold and --sweep-height would both write {sweep_files(sweeps[0])[0]}; give them two names"
-        )
+    tables = [sweep_files(Path(out).resolve())[0] for out in _sweeps(args).values()]
+    if twice := {table for table in tables if tables.count(table) > 1}:
+        raise ConfigError(f"several sweeps would write {twice.pop()}; give each a name of its own")
     if not args.refine_from_px >= 0:
         raise ConfigError(f"--refine-from-px is {args.refine_from_px}; 0 or more is accepted")
 
 
 def _sweep(
-    predictions: Predictions, document: dict[str, Any], model: object, path: Path, by: str, gates: dict[str, float]
+    predictions: Predictions, document: dict[str, Any], model: object, path: Path, by: str, gate: Gate
 ) -> dict[str, float]:
     from sharpose_rt.evaluation.sweep import calibrated, sweep, write_sweep
 
-    rows = sweep(predictions, document, model, by=by, gates=gates)
+    rows = sweep(predictions, document, model, by=by, gate=gate)
     table, figure = write_sweep(rows, path)
     chosen = calibrated(rows)
     print(
         f"sweep in {table} and {figure}; {by} = {chosen[by]:.3f} lets {100 * chosen['exit_rate']:.0f} % of crops leave "
         f"early at AP {chosen['AP']:.3f}"
     )
-    return {"calibrated_threshold": chosen[by], "calibrated_exit_rate": chosen["exit_rate"]}
+    names = {"quality_threshold": ("calibrated_threshold", "calibrated_exit_rate")}
+    threshold, rate = names.get(by, (f"calibrated_{by}", f"calibrated_{by}_exit_rate"))
+    return {threshold: chosen[by], rate: chosen["exit_rate"]}
 
 
 def describe(metrics: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.errors import ConfigError, DatasetError
-from sharpose_rt.evaluation.mpii import is_mpii, pckh_metrics, skeleton_of
+from sharpose_rt.evaluation.mpii import check_pckh, is_mpii, pckh_metrics, skeleton_of
 from sharpose_rt.evaluation.predict import (
     SCORE_THRESHOLD,
     Boxes,
@@ -34,6 +34,7 @@ from sharpose_rt.evaluation.predict import (
 )
 from sharpose_rt.geometry.oks import oks
 from sharpose_rt.models import VARIANTS, SHaRPose, Variant
+from sharpose_rt.models.gate import Gate
 from sharpose_rt.skeleton import BOX_TO_AREA, COCO17, Skeleton
 from sharpose_rt.training.datasets import (
     box_of,
@@ -42,6 +43,7 @@ from sharpose_rt.training.datasets import (
     number_of,
     people_records,
     picture_paths,
+    put_in_order,
     read_json,
     wrong_record,
 )
@@ -49,6 +51,8 @@ from sharpose_rt.training.datasets import (
 VISIBLE_SCORE = 0.2
 NMS_OKS = 0.9
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR")
+AP_THRESHOLDS = np.arange(0.5, 0.96, 0.05)
+"""Of OKS, those that AP is the mean over."""
 
 
 def evaluate(
@@ -58,7 +62,7 @@ def evaluate(
     *,
     boxes: str = "gt",
     detector: DetectorConfig | None = None,
-    quality_threshold: float = math.inf,
+    gate: Gate | None = None,
     flip_test: bool = False,
     padding: float | None = None,
     batch: int = 16,
@@ -73,7 +77,7 @@ def evaluate(
         images: folder of the pictures.
         boxes: 'gt', 'detector', or a file of detections in COCO's result form.
         detector: which detector, where it is asked for.
-        quality_threshold: crops of lower predicted quality take the fine stage's pose.
+        gate: who takes the fine stage's pose; None: all.
         flip_test: average with the mirrored crop.
         padding: see `predict`.
         batch: crops at once.
@@ -88,7 +92,9 @@ def evaluate(
     document = read_labels(annotations, head_boxes)
     if isinstance(model, SHaRPose):
         check_keypoints(model.variant, document)
-    chosen = choose_boxes(boxes, document, images, detector)
+    if document["annotations"]:
+        check_pckh(document, in_truth=boxes == "gt")
+    chosen, gate = choose_boxes(boxes, document, images, detector), gate or Gate()
     predictions = predict(
         model,
         document,
@@ -96,26 +102,27 @@ def evaluate(
         chosen,
         flip_test=flip_test,
         padding=padding,
-        near_padding=closer_padding(quality_threshold),
+        near_padding=closer_padding(gate),
         batch=batch,
         progress=progress,
     )
-    return score(predictions, document, quality_threshold, model)
+    return score(predictions, document, gate, model)
 
 
 def read_labels(path: Path, head_boxes: Path | None = None) -> dict[str, Any]:
     """The people of a label file as pycocotools wants them, category 1: what may be missing (area, crowd flag, count,
     keypoints) filled in.
 
-    Who is a person, says `training.datasets.people_records`. MPII's files are read too, see
-    `training.datasets.read_json`. A list of pictures without labels, as COCO publishes it for its test sets, has an
-    empty list of annotations.
+    Who is a person, says `training.datasets.people_records`, and which keypoint is which, `put_in_order` there. MPII's
+    files are read too, see `training.datasets.read_json`. A list of pictures without labels, as COCO publishes it for
+    its test sets, has an empty list of annotations.
 
     Raises:
         DatasetError: the file or a record is wrong, or nobody in it is a person; names both.
     """
     document = read_json(path, head_boxes, labelled=False)
-    skeleton, index_of, people = skeleton_of(document), picture_ids(document["images"], path), {}
+    skeleton = put_in_order(document, path) or COCO17
+    index_of, people = picture_ids(document["images"], path), {}
     for number, record in people_records(document, path):
         check_picture(record, number, path, index_of)
         person = _filled_in(record, number, path, len(skeleton))
@@ -133,7 +140,8 @@ def _filled_in(record: dict[str, Any], number: int, path: Path, joints: int) -> 
         raise wrong_record(path, number, f"id is {person.get('id')!r:.80}; an integer is wanted")
     _, _, w, h = box_of(person, number, path, empty=True)
     person["keypoints"] = person.get("keypoints") or [0] * (3 * joints)
-    visibility = keypoints_of(person, number, path, joints)[2::3]
+    person["keypoints"] = keypoints_of(person, number, path, joints)
+    visibility = person["keypoints"][2::3]
     if any(0 < v < 1 for v in visibility):
         raise wrong_record(
             path,
@@ -189,25 +197,25 @@ def choose_boxes(boxes: str, document: dict[str, Any], images: Path, detector: D
 def score(
     predictions: Predictions,
     document: dict[str, Any],
-    quality_threshold: float,
+    gate: Gate,
     model: object = None,
-    refine_from_px: float = 0.0,
 ) -> dict[str, Any]:
-    """All metrics at a threshold and a least height of who is refined.
+    """All metrics of a run with this gate.
 
     Returns:
         AP, AP50, AP75, APM, APL, AR (0..1; -1 where nobody is of that size); AP_coarse and AP_fine, of either stage
         alone; on MPII instead of these the keys of `mpii.pckh_metrics`. exit_rate, the share of crops that leave after
         the coarse stage; gmacs_per_person (NaN for an estimator that is no SHaRPose network); people, images;
-        quality_threshold, refine_from_px; for ground-truth boxes also oks_coarse and oks_fine (means), quality_pearson,
-        quality_spearman and quality_mae against the coarse stage's true OKS, score_spearman of the people's scores
-        against the fine one's (NaN where it does not vary).
+        quality_threshold, refine_from_px, refine_from_gain; for ground-truth boxes also oks_coarse and oks_fine
+        (means), quality_pearson, quality_spearman and quality_mae against the coarse stage's true OKS, score_spearman
+        of the people's scores against the fine one's, and, where it is predicted, gain_pearson against the gain in AP
+        (NaN where it does not vary).
     """
-    keypoints, scores, refined = predictions.gated(quality_threshold, refine_from_px)
+    keypoints, scores, refined = predictions.gated(gate)
     exit_rate = float(1 - refined.mean()) if len(refined) else 0.0
     result: dict[str, Any] = {}
     if is_mpii(document):
-        result |= pckh_metrics(predictions, document, quality_threshold, refine_from_px)
+        result |= pckh_metrics(predictions, document, gate)
     else:
         result |= ap(results(predictions, keypoints, scores), document)
         for name in ("coarse", "fine"):
@@ -218,8 +226,7 @@ def score(
         "gmacs_per_person": gmacs(model, exit_rate, predictions.flip_test),
         "people": len(predictions),
         "images": len(document["images"]),
-        "quality_threshold": quality_threshold,
-        "refine_from_px": refine_from_px,
+        **vars(gate),
     }
     return result | quality_check(predictions, document)
 
@@ -242,20 +249,29 @@ def results(
     boxes = predictions.boxes
     if not len(boxes):
         return []
-    person_scores = boxes.scores * pose_scores(keypoint_scores)
+    sure = person_scores(predictions, keypoint_scores)
     kept = np.ones(len(boxes), bool)
     if (boxes.annotation_ids < 0).any():
-        kept = oks_nms(boxes, keypoints, person_scores, skeleton)
+        kept = oks_nms(boxes, keypoints, sure, skeleton)
     triples = np.concatenate([keypoints, keypoint_scores[..., None]], -1).reshape(len(boxes), -1)
     return [
         {
             "image_id": int(boxes.image_ids[i]),
             "category_id": 1,
             "keypoints": [round(float(v), 3) for v in triples[i]],
-            "score": float(person_scores[i]),
+            "score": float(sure[i]),
         }
         for i in np.flatnonzero(kept)
     ]
+
+
+def person_scores(predictions: Predictions, keypoint_scores: Float32) -> NDArray[np.float64]:
+    """How sure each person is, (N,): box score, mean score of the keypoints and, where it is known, predicted quality.
+
+    The quality says what keypoint scores do not: how exact they are, and whether this is a person at all.
+    """
+    quality = np.clip(np.nan_to_num(predictions.quality, nan=1), 0, 1)
+    return predictions.boxes.scores * pose_scores(keypoint_scores) * quality
 
 
 def pose_scores(keypoint_scores: Float32) -> NDArray[np.float64]:
@@ -347,9 +363,9 @@ def quality_check(predictions: Predictions, document: dict[str, Any]) -> dict[st
     from scipy.stats import rankdata  # half a second
 
     coarse, fine = true_oks(predictions, document, "coarse"), true_oks(predictions, document, "fine")
-    scores = pose_scores(predictions.fine_scores)
+    scores = person_scores(predictions, predictions.fine_scores)
     ranks = [rankdata(values) for values in (predictions.quality, coarse, scores, fine)]
-    return {
+    found = {
         "oks_coarse": float(coarse.mean()),
         "oks_fine": float(fine.mean()),
         "quality_pearson": _correlation(predictions.quality, coarse),
@@ -357,6 +373,14 @@ def quality_check(predictions: Predictions, document: dict[str, Any]) -> dict[st
         "score_spearman": _correlation(*ranks[2:]),
         "quality_mae": float(np.abs(predictions.quality - coarse).mean()),
     }
+    if predictions.gain is not None and np.isfinite(predictions.gain).all():
+        found["gain_pearson"] = _correlation(predictions.gain, reached(fine) - reached(coarse))
+    return found
+
+
+def reached(similarity: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Share of AP's thresholds (OKS 0.5, 0.55 ... 0.95) that poses of such similarity (N,) reach, (N,)."""
+    return (similarity[:, None] >= AP_THRESHOLDS).mean(1)
 
 
 def _correlation(a: NDArray[Any], b: NDArray[Any]) -> float:

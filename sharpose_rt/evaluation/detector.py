@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,7 @@ from sharpose_rt.evaluation.coco import picture_ids, pycocotools
 from sharpose_rt.evaluation.predict import Boxes, detector_boxes
 from sharpose_rt.evaluation.worst import write_worst_pictures
 from sharpose_rt.geometry.boxes import xywh_to_xyxy, xyxy_to_xywh
-from sharpose_rt.skeleton import BOX_TO_AREA
-from sharpose_rt.training.datasets import box_of, check_picture, people_records, read_json
+from sharpose_rt.training.datasets import area_of, box_of, check_picture, people_records, read_json
 
 METRICS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
 JUDGED_SCORE = DetectorConfig.score_threshold
@@ -55,6 +55,7 @@ def evaluate_detector(
     int8: bool = False,
     worst: Path | None = None,
     worst_plain: bool = False,
+    measured: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Box metrics of a detector on a label file; see `box_ap` for the keys, to which facts of the run are added.
 
@@ -66,6 +67,7 @@ def evaluate_detector(
         int8: multiply 8-bit integers, where the bundled weights are ready for it.
         worst: picture file for the pictures in which it fails most, see `worst.write_worst_pictures`.
         worst_plain: leave the photographs out of it.
+        measured: called with the metrics before anything is drawn, which may fail.
 
     Raises:
         DatasetError: labels or pictures are wrong.
@@ -74,11 +76,8 @@ def evaluate_detector(
     """
     document = read_box_labels(annotations)
     found, as_labels = detector_boxes(document, images, config, offline, int8=int8), is_boxes_file(config.name)
-    if worst:
-        verdicts = judge(found, document, as_labels=as_labels)
-        write_worst_pictures(verdicts, document, images, worst, plain=worst_plain)
     counted = sum(not record["iscrowd"] for record in document["annotations"])
-    return {
+    metrics = {
         **box_ap(found, document, as_labels=as_labels),
         "images": len(document["images"]),
         "people": counted,
@@ -86,6 +85,11 @@ def evaluate_detector(
         "score_threshold": config.score_threshold,
         "detector": config.name,
     }
+    measured(metrics)
+    if worst:
+        verdicts = judge(found, document, as_labels=as_labels)
+        write_worst_pictures(verdicts, document, images, worst, plain=worst_plain)
+    return metrics
 
 
 def read_box_labels(annotations: Path) -> dict[str, Any]:
@@ -109,7 +113,7 @@ def read_box_labels(annotations: Path) -> dict[str, Any]:
                 "image_id": record["image_id"],
                 "category_id": 1,
                 "bbox": box,
-                "area": float(record.get("area") or BOX_TO_AREA * box[2] * box[3]),
+                "area": area_of(record, box, number, annotations),
                 "iscrowd": int(bool(record.get("iscrowd") or record.get("ignore"))),
             }
         )

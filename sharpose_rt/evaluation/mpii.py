@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sharpose_rt.errors import DatasetError
-from sharpose_rt.evaluation.predict import Predictions
+from sharpose_rt.evaluation.predict import Predictions, counted_people
+from sharpose_rt.models.gate import Gate
 from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
 
 _PARTS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
@@ -56,27 +57,40 @@ def pckh(
     return result
 
 
-def pckh_metrics(
-    predictions: Predictions, document: dict[str, Any], quality_threshold: float, refine_from_px: float = 0.0
-) -> dict[str, float]:
+def check_pckh(document: Mapping[str, Any], *, in_truth: bool) -> None:
+    """Nothing, where the labels are not MPII's, or PCKh can be measured: asked before minutes of measuring.
+
+    Args:
+        document: the labels.
+        in_truth: whether poses are made in the boxes of the labels.
+
+    Raises:
+        DatasetError: they are not, or people lack head sizes.
+    """
+    if not is_mpii(document):
+        return
+    if not in_truth:
+        raise DatasetError(
+            "PCKh is measured in the boxes of the labels, as MPII says which person is meant; --boxes gt"
+        )
+    if any("head_size_px" not in record for record in counted_people(document)):
+        raise DatasetError("PCKh needs head boxes: give --head-boxes mpii_gt_val.mat, or MPII's own .mat as labels")
+
+
+def pckh_metrics(predictions: Predictions, document: dict[str, Any], gate: Gate) -> dict[str, float]:
     """`pckh` at a threshold, with PCKh@0.1, and PCKh_coarse and PCKh_fine of either stage alone.
 
     Raises:
         DatasetError: people lack head sizes, or the boxes are not those of the labels.
     """
-    if (predictions.boxes.annotation_ids < 0).any():
-        raise DatasetError(
-            "PCKh is measured in the boxes of the labels, as MPII says which person is meant; --boxes gt"
-        )
+    check_pckh(document, in_truth=not (predictions.boxes.annotation_ids < 0).any())
     by_id = {record["id"]: record for record in document["annotations"]}
     records = [by_id[i] for i in predictions.boxes.annotation_ids.tolist()]
-    if any("head_size_px" not in record for record in records):
-        raise DatasetError("PCKh needs head boxes: give --head-boxes mpii_gt_val.mat, or MPII's own .mat as labels")
     triples = np.array([record["keypoints"] for record in records], np.float64).reshape(len(records), -1, 3)
     truth: tuple[NDArray[np.float64], ...] = (
         triples[..., :2], triples[..., 2], np.array([record["head_size_px"] for record in records])
     )  # fmt: skip
-    keypoints = predictions.gated(quality_threshold, refine_from_px)[0]
+    keypoints = predictions.gated(gate)[0]
     result = pckh(keypoints, *truth)
     result["PCKh@0.1"] = pckh(keypoints, *truth, limit=0.1)["PCKh"]
     result["PCKh_coarse"] = pckh(predictions.coarse_keypoints, *truth)["PCKh"]

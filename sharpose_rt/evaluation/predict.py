@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from sharpose_rt.geometry.affine import (
 )
 from sharpose_rt.geometry.heatmap import decode, flip_back
 from sharpose_rt.models import SHaRPose
+from sharpose_rt.models.gate import Gate, Outlook
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.training.datasets import read_image
@@ -64,7 +65,8 @@ class Boxes:
 @dataclass(frozen=True)
 class Predictions:
     """Poses of N boxes: keypoints (N, K, 2) px, keypoint scores (N, K), and quality (N,) of the coarse stage, NaN where
-    unknown; whether the mirrored crop was seen too; and the coarse poses in closer crops, where they are others."""
+    unknown; whether the mirrored crop was seen too; the coarse poses in closer crops, where they are others; and the
+    gain (N,) of the fine stage, where it is predicted."""
 
     boxes: Boxes
     coarse_keypoints: Float32
@@ -75,34 +77,42 @@ class Predictions:
     flip_test: bool = False
     near_keypoints: Float32 | None = None
     near_scores: Float32 | None = None
+    gain: Float32 | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def gated(
-        self, quality_threshold: float, refine_from_px: float = 0.0
-    ) -> tuple[Float32, Float32, NDArray[np.bool_]]:
-        """Keypoints, scores and who was refined (N,), as a run gives them with this threshold and this least height."""
-        short = body_heights(self.boxes.bboxes_xyxy) < refine_from_px
-        refined = ~(self.quality >= quality_threshold) & ~short
+    @property
+    def outlook(self) -> Outlook:
+        """What the gate looks at."""
+        return Outlook(self.quality, np.full(len(self), math.inf) if self.gain is None else self.gain)
+
+    def gated(self, gate: Gate) -> tuple[Float32, Float32, NDArray[np.bool_]]:
+        """Keypoints, scores and who was refined (N,), as a run with this gate gives them."""
+        heights_px = body_heights(self.boxes.bboxes_xyxy)
+        refined = gate.refined(self.outlook, heights_px)
         keypoints, scores = self.coarse_keypoints, self.coarse_scores
         if self.near_keypoints is not None and self.near_scores is not None:  # who is never refined is cut out closer
-            never = short | (quality_threshold == -math.inf)
+            never = gate.never(heights_px)
             keypoints = np.where(never[:, None, None], self.near_keypoints, keypoints)
             scores = np.where(never[:, None], self.near_scores, scores)
         keypoints = np.where(refined[:, None, None], self.fine_keypoints, keypoints)
         return keypoints, np.where(refined[:, None], self.fine_scores, scores), refined
 
 
-def closer_padding(quality_threshold: float, refine_from_px: float = 0.0) -> float | None:
-    """How close a run cuts out whom this threshold and this least height never refine; None where there is nobody."""
-    never = quality_threshold == -math.inf or refine_from_px > 0
-    return PoseConfig.coarse_padding if never else None
+def closer_padding(gate: Gate) -> float | None:
+    """How close a run cuts out whom this gate never refines; None where there is nobody."""
+    return PoseConfig.coarse_padding if gate.leaves_some else None
+
+
+def counted_people(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The records of a label file's people that are no crowd and have a keypoint."""
+    return [a for a in document["annotations"] if a.get("num_keypoints") and not a.get("iscrowd")]
 
 
 def truth_boxes(document: dict[str, Any]) -> Boxes:
-    """The boxes of all labelled people of a label file that are no crowd and have a keypoint."""
-    people = [a for a in document["annotations"] if a.get("num_keypoints") and not a.get("iscrowd")]
+    """The boxes of `counted_people`."""
+    people = counted_people(document)
     xywh = np.array([a["bbox"] for a in people], np.float32).reshape(-1, 4)
     return Boxes(
         np.array([a["image_id"] for a in people], np.int64),
@@ -133,6 +143,12 @@ def file_boxes(path: Path) -> Boxes:
             f"cannot read boxes from {path}: {type(error).__name__} {error}; COCO's result form is wanted, a list of "
             '{"image_id", "category_id", "bbox": [x, y, width, height], "score"}'
         ) from error
+    fine = np.isfinite(np.c_[xywh, scores]).all(1) & (xywh[:, 2:] >= 0).all(1)  # numpy makes null a NaN
+    if not fine.all():
+        raise DatasetError(
+            f"{path}: a record is {people[int(fine.argmin())]!r:.160}; "
+            "a finite score and bbox are wanted, of a width and height of 0 px or more"
+        )
     boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
     return Boxes(image_ids, boxes, scores, np.full(len(people), -1, np.int64))
 
@@ -211,10 +227,12 @@ def predict(
         return Predictions(boxes, points, scores, points, scores, np.zeros(0, np.float32), flip_test)
     columns = [np.concatenate(column) for column in zip(*rows, strict=True)]
     back = np.argsort(columns[0], kind="stable")
-    coarse, coarse_scores, fine, fine_scores, quality, *near = (
+    coarse, coarse_scores, fine, fine_scores, quality, gain, *near = (
         column[back].astype(np.float32) for column in columns[1:]
     )
-    return Predictions(boxes, coarse, coarse_scores, fine, fine_scores, quality, flip_test, *near)
+    near_keypoints, near_scores = near or (None, None)
+    poses = coarse, coarse_scores, fine, fine_scores
+    return Predictions(boxes, *poses, quality, flip_test, near_keypoints, near_scores, gain)
 
 
 @dataclass
@@ -274,12 +292,12 @@ def _run_network(model: SHaRPose, crops: _Crops, flip_test: bool) -> tuple[Any, 
         normalise(part).to(parameter.dtype) for part in torch.from_numpy(crops.crops).to(parameter.device).unbind(1)
     )
 
-    def stages(images: Tensor, near: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def stages(images: Tensor, near: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         out = model(images, math.inf)
         heatmaps = (out.coarse_heatmaps, out.heatmaps, *(model.coarse_stage(closer).heatmaps for closer in near))
-        return [stage.float() for stage in heatmaps], out.quality
+        return [stage.float() for stage in heatmaps], [out.quality, out.gain]
 
-    heatmaps, quality = stages(images, near)
+    heatmaps, outlook = stages(images, near)
     if flip_test:
         mirrored, _ = stages(images.flip(-1), [closer.flip(-1) for closer in near])
         heatmaps = [(h + flip_back(m, order)) / 2 for h, m in zip(heatmaps, mirrored, strict=True)]
@@ -288,10 +306,11 @@ def _run_network(model: SHaRPose, crops: _Crops, flip_test: bool) -> tuple[Any, 
     for stage, padding in zip(heatmaps, (0, 0, *range(1, 1 + len(near))), strict=True):
         keypoints, scores = decode(stage, model.variant.size_hw, model.variant.skeleton.sigmas)
         columns += [apply_affine(keypoints.cpu().numpy(), back[:, padding]), scores.cpu().numpy()]
-    return (crops.rows, *columns[:4], quality.float().cpu().numpy(), *columns[4:])
+    return (crops.rows, *columns[:4], *(values.float().cpu().numpy() for values in outlook), *columns[4:])
 
 
 def _run_estimate(estimate: Estimate, crops: _Crops) -> tuple[Any, ...]:
     assert crops.image is not None
     keypoints, scores = estimate(crops.image, crops.bboxes_xyxy)
-    return crops.rows, keypoints, scores, keypoints, scores, np.full(len(crops.rows), np.nan)
+    n = len(crops.rows)
+    return crops.rows, keypoints, scores, keypoints, scores, np.full(n, np.nan), np.full(n, np.inf)

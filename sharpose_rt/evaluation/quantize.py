@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from sharpose_rt.evaluation.coco import check_keypoints, read_labels, score
 from sharpose_rt.evaluation.mpii import is_mpii
 from sharpose_rt.evaluation.predict import Predictions, predict, truth_boxes
 from sharpose_rt.models import SHaRPose
+from sharpose_rt.models.gate import Gate
 from sharpose_rt.models.int8 import Ranges, observe, quantized
 
 
@@ -47,7 +47,7 @@ def quantize(model: SHaRPose, annotations: Path, images: Path, people: int) -> t
     found: list[Predictions] = []
     ranges = observe(model, lambda: found.append(predict(model, document, images, boxes)))
     found.append(predict(quantized(model, ranges), document, images, boxes))
-    exact, rounded = (score(predictions, document, math.inf, model)[measure] for predictions in found)
+    exact, rounded = (score(predictions, document, Gate(), model)[measure] for predictions in found)
     return ranges, {"people": len(boxes), measure: exact, f"{measure}_int8": rounded}
 
 

@@ -1,10 +1,12 @@
-"""AP and saved work against what the gate asks: a quality (the paper's Fig. 6) or a height; and the best of them."""
+"""AP and saved work against what the gate asks: a quality (the paper's Fig. 6), a height or a gain; and the best of
+them."""
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,17 @@ from sharpose_rt.errors import OutputError
 from sharpose_rt.evaluation.coco import ap, gmacs, results
 from sharpose_rt.evaluation.predict import Predictions
 from sharpose_rt.geometry.affine import body_heights
+from sharpose_rt.models.gate import Gate
 
-QUALITY, HEIGHT = "quality_threshold", "refine_from_px"
-"""What can be swept."""
+QUALITY, HEIGHT, GAIN = "quality_threshold", "refine_from_px", "refine_from_gain"
+"""What can be swept: fields of `Gate`."""
+_ENDS = {QUALITY: (math.inf, -math.inf), HEIGHT: (0.0, math.inf), GAIN: (-math.inf, math.inf)}
+"""All are refined, and none."""
+_ASKED = {
+    QUALITY: "quality threshold",
+    HEIGHT: "people less tall are not refined (px)",
+    GAIN: "people of a lower predicted gain are not refined (AP)",
+}
 COLUMNS = ("exit_rate", "AP", "AP50", "AP75", "gmacs_per_person")
 MAX_LOSS_AP = 0.003
 Row = dict[str, float]
@@ -28,19 +38,21 @@ def sweep(
     model: object,
     steps: int = 20,
     by: str = QUALITY,
-    gates: Mapping[str, float] | None = None,
+    gate: Gate | None = None,
 ) -> list[Row]:
     """Rows from all refined to none, with values at even shares of crops in between; `by` is what is swept.
 
-    What `gates` say of the other of `quality_threshold` and `refine_from_px` holds in every row; 'all' are then those
-    whom it lets pass.
+    What `gate` asks else holds in every row; 'all' are then those whom it lets pass.
     """
-    heights_px = body_heights(predictions.boxes.bboxes_xyxy)
-    values = np.floor(np.sort(heights_px)) if by == HEIGHT else np.sort(predictions.quality)[::-1]
+    gate, (every, nobody) = gate or Gate(), _ENDS[by]
+    if by == HEIGHT:
+        values = np.floor(np.sort(body_heights(predictions.boxes.bboxes_xyxy)))
+    else:
+        values = np.sort(predictions.outlook.gain) if by == GAIN else np.sort(predictions.quality)[::-1]
     middle = [float(values[int(share * len(values))]) for share in np.linspace(0, 1, steps + 1)[1:-1] if len(values)]
     rows = []
-    for value in [0.0, *middle, math.inf] if by == HEIGHT else [math.inf, *middle, -math.inf]:
-        keypoints, scores, refined = predictions.gated(**{QUALITY: math.inf} | dict(gates or {}) | {by: value})
+    for value in [every, *middle, nobody]:
+        keypoints, scores, refined = predictions.gated(replace(gate, **{by: value}))
         exit_rate = float(1 - refined.mean()) if len(refined) else 0.0
         metrics = ap(results(predictions, keypoints, scores), document)
         row = {by: value, "exit_rate": exit_rate, "gmacs_per_person": gmacs(model, exit_rate, predictions.flip_test)}
@@ -80,7 +92,7 @@ def write_sweep(rows: Sequence[Row], path: Path) -> tuple[Path, Path]:
 
 
 def _swept(rows: Sequence[Row]) -> str:
-    return next(name for name in (QUALITY, HEIGHT) if name in rows[0])
+    return next(name for name in _ENDS if name in rows[0])
 
 
 def _draw(rows: Sequence[Row], path: Path) -> None:
@@ -94,8 +106,8 @@ def _draw(rows: Sequence[Row], path: Path) -> None:
     bars.bar(places, [100 * row["exit_rate"] for row in rows], color="#9ecae1")
     bars.set_ylabel("crops that skip the fine stage (%)")
     by = _swept(rows)
-    bars.set_xlabel("quality threshold" if by == QUALITY else "people less tall are not refined (px)")
-    bars.set_xticks(places, [f"{row[by]:.2f}" if by == QUALITY else f"{row[by]:.0f}" for row in rows], rotation=60)
+    bars.set_xlabel(_ASKED[by])
+    bars.set_xticks(places, [f"{row[by]:.0f}" if by == HEIGHT else f"{row[by]:.2f}" for row in rows], rotation=60)
     lines = bars.twinx()
     for name, colour in (("AP", "#d62728"), ("AP50", "#7f7f7f"), ("AP75", "#2ca02c")):
         lines.plot(places, [100 * row[name] for row in rows], "o-", color=colour, label=name)

@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sharpose_rt.errors import DatasetError
+from sharpose_rt.errors import ConfigError, DatasetError
+from sharpose_rt.skeleton import BOX_TO_AREA, Skeleton
 from sharpose_rt.skeletons import StreamReader
 from sharpose_rt.skeletons.importers.openpose import A_CLIP, number_in
 from sharpose_rt.training.datasets import (
+    area_of,
     box_of,
     check_picture,
-    is_numbers,
+    keypoints_of,
     people_records,
+    put_in_order,
     read_json,
     wrong_record,
 )
@@ -52,23 +55,28 @@ class TrackTruth:
     has_keypoints: bool
 
 
-def read_truth(path: Path) -> TrackTruth:
+def read_truth(path: Path, skeleton: Skeleton | None = None) -> TrackTruth:
     """Labels of a clip from MOTChallenge text, COCO-form JSON with `track_id`, or another skeleton stream.
 
     Text: frame (from 1), id, left, top (px from 1), width, height, and where given flag (0: not counted), class (1:
     person; a detection on one of the benchmark's distractors is neither right nor wrong), visibility. JSON: each of
-    `images` is a frame that was labelled, its number in the clip in `frame_id` (from 0), else by the order of the
-    numbers in the file names; each of `annotations` has `bbox`, `track_id` and, for OKS, `keypoints`; `ignore` and
-    `iscrowd` regions are neither right nor wrong.
+    `images` is a frame that was labelled (unless its `is_labeled` is false, as in PoseTrack), its number in the clip in
+    `frame_id` (from 0), else by the order of the numbers in the file names; each of `annotations` has `bbox`,
+    `track_id` and, for OKS, `keypoints`; `ignore` and `iscrowd` regions are neither right nor wrong.
+
+    Args:
+        path: the labels; text, unless the name ends in .json or .jsonl (a stream).
+        skeleton: the keypoints that OKS is to compare; None reads boxes alone.
 
     Raises:
         DatasetError: the file is wrong; names line or record.
         StreamError: the stream is wrong.
+        ConfigError: the labels are of other keypoints.
     """
     if path.suffix == ".jsonl":
-        truth = _from_stream(path)
+        truth = _from_stream(path, skeleton)
     elif path.suffix == ".json":
-        truth = _from_json(path)
+        truth = _from_json(path, skeleton)
     else:
         truth = _from_text(path)
     if not any(frame.ids for frame in truth.frames.values()):
@@ -107,14 +115,20 @@ def _from_text(path: Path) -> TrackTruth:
     return TrackTruth(dict(frames), None, False)
 
 
-def _from_json(path: Path) -> TrackTruth:
+def _from_json(path: Path, skeleton: Skeleton | None) -> TrackTruth:
     document = read_json(path)
+    if skeleton:
+        _check_same(put_in_order(document, path, skeleton) or skeleton, skeleton, path)
     number_of = _frame_numbers(document["images"], path)
-    frames = {number: TruthFrame() for number in number_of.values()}
+    labelled = [image["id"] for image in document["images"] if image.get("is_labeled") is not False]
+    frames = {number_of[image_id]: TruthFrame() for image_id in labelled}
     for number, record in people_records(document, path):
         check_picture(record, number, path, number_of)
+        frame = frames.get(number_of[record["image_id"]])
+        if frame is None:
+            continue
         box = box_of(record, number, path)
-        frame, corners = frames[number_of[record["image_id"]]], [box[0], box[1], box[0] + box[2], box[1] + box[3]]
+        corners = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
         if record.get("ignore") or record.get("iscrowd"):
             frame.ignored.append(corners)
             continue
@@ -122,9 +136,9 @@ def _from_json(path: Path) -> TrackTruth:
             raise wrong_record(path, number, f"track_id is {record.get('track_id')!r}; an integer is wanted")
         frame.ids.append(record["track_id"])
         frame.boxes.append(corners)
-        frame.areas.append(float(record.get("area") or box[2] * box[3]))
-        if record.get("keypoints") and is_numbers(record["keypoints"], len(record["keypoints"])):
-            frame.keypoints.append(record["keypoints"])
+        frame.areas.append(area_of(record, box, number, path))
+        if skeleton and record.get("keypoints"):
+            frame.keypoints.append(keypoints_of(record, number, path, len(skeleton)))
     _check_unique(frames, path)
     return TrackTruth(frames, frozenset(frames), _all_have_keypoints(frames))
 
@@ -141,18 +155,37 @@ def _frame_numbers(images: list[Any], path: Path) -> dict[Any, int]:
     return {image["id"]: number for number, image in enumerate(named)}
 
 
-def _from_stream(path: Path) -> TrackTruth:
+def _from_stream(path: Path, skeleton: Skeleton | None) -> TrackTruth:
+    reader = StreamReader(path)
+    if skeleton:
+        _check_same(reader.header.skeleton, skeleton, path)
     frames: dict[int, TruthFrame] = {}
-    for record in StreamReader(path):
+    unknown = 0
+    for record in reader:
         poses = record.poses
+        unknown += int((poses.track_ids <= 0).sum())
         table = np.concatenate([poses.keypoints, poses.keypoint_scores[..., None]], -1)
         boxes = poses.bboxes_xyxy.astype(np.float64)
-        areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).tolist()
+        areas = (BOX_TO_AREA * np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)).tolist()
         frames[record.frame_id] = TruthFrame(
             poses.track_ids.tolist(), boxes.tolist(), [person.ravel().tolist() for person in table], areas
         )
+    if unknown:
+        people = sum(len(frame.ids) for frame in frames.values())
+        raise DatasetError(
+            f"{path}: {unknown} of its {people} people, over all frames, have no track id, so that nobody knows who is "
+            "the same; give a stream of a run with a tracker, or write the ids into it"
+        )
     _check_unique(frames, path)
     return TrackTruth(frames, frozenset(frames), _all_have_keypoints(frames))
+
+
+def _check_same(labelled: Skeleton, wanted: Skeleton, path: Path) -> None:
+    if labelled.keypoints != wanted.keypoints:
+        raise ConfigError(
+            f"{path} has the {len(labelled)} keypoints of {labelled.name}, the stream the {len(wanted)} of "
+            f"{wanted.name}; OKS needs the same set, similarity 'iou' compares boxes"
+        )
 
 
 def _all_have_keypoints(frames: dict[int, TruthFrame]) -> bool:

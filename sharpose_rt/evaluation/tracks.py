@@ -49,13 +49,13 @@ def evaluate_tracks(
 
     Raises:
         StreamError, DatasetError: the stream or the labels are wrong, or do not go together.
-        ConfigError: the labels have no keypoints for OKS.
+        ConfigError: the labels have no keypoints for OKS, or others than the stream.
     """
     reader = StreamReader(stream)
     frames = list(reader)
     result: dict[str, Any] = {}
     if truth is not None:
-        labels = read_truth(truth)
+        labels = read_truth(truth, reader.header.skeleton if similarity == "oks" else None)
         last = max((n for n, frame in labels.frames.items() if frame.ids), default=-1)
         if not frames or last > frames[-1].frame_id:
             raise DatasetError(
@@ -81,7 +81,7 @@ def track_metrics(
     as a live run that dropped frames does. People without a track id do not take part.
 
     Raises:
-        ConfigError: `similarity` is unknown, or the labels have no keypoints of this set for OKS.
+        ConfigError: `similarity` is unknown, the labels have no keypoints for OKS, or the set has no sigmas.
         DatasetError: nobody of the stream has a track id though there are people, or no labelled frame is in it.
     """
     from trackers.eval import compute_clear_metrics, compute_hota_metrics, compute_identity_metrics
@@ -90,6 +90,8 @@ def track_metrics(
         raise ConfigError(f"similarity is {similarity!r}; 'iou' or 'oks' is accepted")
     if similarity == "oks" and not truth.has_keypoints:
         raise ConfigError("the labels have no keypoints for OKS; similarity 'iou' compares boxes")
+    if similarity == "oks" and not skeleton.sigmas:
+        raise ConfigError(f"the keypoints of {skeleton.name} have no sigmas for OKS; coco17's and mpii16's have")
     if all(not frame.poses.track_ids.any() for frame in frames) and any(len(frame.poses) for frame in frames):
         raise DatasetError("nobody in the stream has a track id; run with a tracker")
     rows = [
@@ -123,11 +125,6 @@ def _compare(
     if similarity == "iou" or not len(ids):
         return ids, tracks, iou_matrix(boxes, poses.bboxes_xyxy[kept]).astype(np.float64)
     truth = frame.table()
-    if truth.shape[1] != len(skeleton) or not skeleton.sigmas:
-        raise ConfigError(
-            f"the labels have {truth.shape[1]} keypoints and the stream {len(skeleton)} of {skeleton.name}; OKS needs "
-            "the same set, with sigmas (coco17 or mpii16)"
-        )
     areas = np.array(frame.areas)[:, None]
     alike = oks(poses.keypoints[kept][None], truth[:, None, :, :2], truth[:, None, :, 2], areas, skeleton.sigmas)
     return ids, tracks, alike

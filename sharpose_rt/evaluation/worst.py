@@ -16,6 +16,7 @@ from sharpose_rt.errors import ConfigError, DatasetError, OutputError
 from sharpose_rt.evaluation.coco import label_triples, labels_of, oks_with_labels
 from sharpose_rt.evaluation.predict import Predictions
 from sharpose_rt.geometry.affine import apply_affine, crop_affine, warp_crops
+from sharpose_rt.models.gate import Gate
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.training.datasets import picture_paths, read_image
 from sharpose_rt.training.report import draw_pose
@@ -29,17 +30,17 @@ LINE_PX, GAP_PX = 20, 8  # a line of text, and what lies between pictures
 GREY = 60
 # BGR. Orange and blue stay apart for every kind of colour blindness.
 MISSED, FALSE_ALARM, FOUND = (0, 140, 255), (255, 128, 0), (225, 235, 225)
+WORST_IN_TRUTH = "--worst compares people with their labels; it takes --boxes gt alone"
 
 
 def write_worst(
     predictions: Predictions,
     document: dict[str, Any],
     images: Path | None,
-    quality_threshold: float,
+    gate: Gate,
     skeleton: Skeleton,
     out: Path,
     people: int = 12,
-    refine_from_px: float = 0.0,
 ) -> list[float]:
     """Write a sheet of the people of lowest OKS, label left and pose right; gives their OKS, ascending.
 
@@ -47,7 +48,7 @@ def write_worst(
         predictions: in ground-truth boxes.
         document: the labels.
         images: folder of the pictures; None draws on grey, for pictures that must not be passed on.
-        quality_threshold, refine_from_px: as in `evaluation.coco.score`.
+        gate: who is refined.
         skeleton: the keypoints.
         out: picture file.
         people: at most so many.
@@ -58,8 +59,8 @@ def write_worst(
         OutputError: it cannot be written.
     """
     if (predictions.boxes.annotation_ids < 0).any():
-        raise ConfigError("--worst compares people with their labels; it takes --boxes gt alone")
-    keypoints, scores, _ = predictions.gated(quality_threshold, refine_from_px)
+        raise ConfigError(WORST_IN_TRUTH)
+    keypoints, scores, _ = predictions.gated(gate)
     records = labels_of(predictions, document)
     truth, similarity = label_triples(records), oks_with_labels(keypoints, records, document)
     similarity = np.where((truth[..., 2] > 0).any(1), similarity, math.inf)

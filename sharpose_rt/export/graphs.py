@@ -50,15 +50,17 @@ class Coarse(nn.Module):
         self.stage, self.tokens = CoarseStage(network), _tokens(network)
 
     def forward(self, crops: Tensor) -> tuple[Tensor, ...]:
-        """Pose, quality (B,), selected (B, S) and low (B, L) cells, int64, and tokens of crops (B, H, W, 3) uint8 BGR.
+        """Pose, what the gate looks at, cells and tokens of crops (B, H, W, 3) uint8 BGR.
 
+        Quality and gain are (B,), selected (B, S) and low (B, L) cells int64.
         A pose is keypoints (B, K, 2) in crop px, scores (B, K) and heatmaps (B, K, h, w).
         """
         network = self.stage.network
         coarse = CoarseOutput(*self.stage(crops))
         cells = split_cells(coarse.cell_scores, network.selected_count)
         tokens = (getattr(coarse, name) for name in self.tokens)
-        return *_pose(coarse.heatmaps, network), coarse.quality, *cells, *tokens
+        gate = (getattr(coarse, name) for name in _gate(network))
+        return *_pose(coarse.heatmaps, network), *gate, *cells, *tokens
 
 
 class Fine(nn.Module):
@@ -100,7 +102,7 @@ def pose_plans(network: SHaRPose) -> tuple[Plan, Plan]:
     """The plans of both stages."""
     handed_on = ("selected", "low", *_tokens(network))
     return (
-        Plan("coarse.onnx", Coarse(network).eval(), ("crops",), (*POSE, "quality", *handed_on)),
+        Plan("coarse.onnx", Coarse(network).eval(), ("crops",), (*POSE, *_gate(network), *handed_on)),
         Plan("fine.onnx", Fine(network).eval(), ("crops", *handed_on), POSE),
     )
 
@@ -109,6 +111,11 @@ def people_plan(network: Network) -> Plan:
     """The plan of a detector, for one size: its head lays out anchors for it."""
     module = People(network).eval()
     return Plan("person_detector.onnx", module, ("picture",), ("boxes", "box_scores"), batched=False)
+
+
+def _gate(network: SHaRPose) -> tuple[str, ...]:
+    """What the gate looks at of a `CoarseOutput`."""
+    return ("quality",) if network.gain_predictor is None else ("quality", "gain")
 
 
 def _tokens(network: SHaRPose) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from sharpose_rt.detection.letterbox import PAD_VALUE
 from sharpose_rt.detection.postprocess import MIN_SIDE_PX, NMS_CANDIDATES
 from sharpose_rt.export.graphs import Plan
 from sharpose_rt.models.sharpose import SHaRPose
-from sharpose_rt.models.weights import WeightsInfo, bundled_weights, file_sha256
+from sharpose_rt.models.weights import GAIN, THRESHOLD, WeightsInfo, bundled_weights, file_sha256
 from sharpose_rt.skeleton import Skeleton
 
 FORMAT = "sharpose.onnx/1"
@@ -31,6 +31,7 @@ MEANINGS = {
     "heatmaps": "how likely each keypoint is in each cell; keypoints and scores are read off them inside the graph, "
     "so most programs can leave them",
     "quality": "predicted object keypoint similarity of this pose, 1 at best; see `gate`",
+    "gain": "average precision (0 to 1) that fine.onnx is expected to add to this pose; see `gate`",
     "selected": "for fine.onnx: cells that it looks at closely",
     "low": "for fine.onnx: all other cells",
     "image_inputs": "for fine.onnx: the cells as they went into the transformer",
@@ -58,10 +59,11 @@ CROP = (
     "/ 2. Keypoints go back the same way."
 )
 GATE = (
-    "A crop whose `quality` from coarse.onnx is not at least `quality_threshold` goes through fine.onnx, with its "
-    "rows of what coarse.onnx gave for it, and takes its keypoints and scores from there; the others are done. A "
-    "lower threshold is faster and less exact. The one here is recommended for these weights, and the largest float32 "
-    "where all crops are to be refined."
+    "A crop whose `quality` from coarse.onnx is not at least `quality_threshold`, and whose `gain`, where coarse.onnx "
+    "gives any, is not below `refine_from_gain`, goes through fine.onnx, with its rows of what coarse.onnx gave for "
+    "it, and takes its keypoints and scores from there; the others are done. A lower threshold of quality, or a higher "
+    "one of gain, is faster and less exact. Those here are recommended for these weights, and the largest and the "
+    "lowest float32 where all crops are to be refined."
 )
 
 
@@ -84,6 +86,7 @@ def sheet(
 
     variant, detector = network.variant, DetectorConfig()
     largest = float(np.finfo(np.float32).max)  # JSON has no infinity, and a program wants a number to compare with
+    thresholds = {THRESHOLD: info.quality_threshold, GAIN: info.refine_from_gain}
     return {
         "format": FORMAT,
         "licence": _licence(variant.name, info),
@@ -107,7 +110,7 @@ def sheet(
             "rule": DETECT,
         },
         "crop": {"size_hw": variant.size_hw, "box_padding": network.box_padding, "rule": CROP},
-        "gate": {"quality_threshold": min(max(info.quality_threshold, -largest), largest), "rule": GATE},
+        "gate": {**{n: min(max(v, -largest), largest) for n, v in thresholds.items()}, "rule": GATE},
         "graphs": graphs,
     }
 

@@ -8,6 +8,7 @@ import glob
 import logging
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -53,6 +54,7 @@ class Images(Source):
     def __init__(self, spec: str, config: SourceConfig, paths: list[Path], stem: str, kind: str = "images") -> None:
         super().__init__(spec, config)
         self._paths, self._stem, self._kind = paths, stem, kind
+        self._names = _names(paths)
         self._at = -1
         self._bad = 0
 
@@ -74,7 +76,7 @@ class Images(Source):
         image = read_image(path)
         if image is not None:
             self._bad = 0
-            return image, path.name
+            return image, self._names[self._at]
         self._bad += 1
         if self._kind == "image" or self._bad > self.config.max_bad_frames:
             raise SourceError(
@@ -83,6 +85,18 @@ class Images(Source):
             )
         log.warning("%s cannot be read as an image; skipped", path)
         return None
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The pictures' names; of several of one name with as many of their folders as tell them apart."""
+    names, depth = [path.name for path in paths], 1
+    while (taken := {name for name, count in Counter(names).items() if count > 1}) and len(set(paths)) == len(paths):
+        depth += 1
+        names = [
+            "/".join(path.absolute().parts[-depth:]) if name in taken else name
+            for name, path in zip(names, paths, strict=True)
+        ]
+    return names
 
 
 def read_image(path: Path) -> NDArray[np.uint8] | None:

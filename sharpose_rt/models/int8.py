@@ -29,7 +29,8 @@ NEW_RANGES = (
 )
 """Advice for those who have damaged or foreign ones."""
 _EXACT = (
-    "quality_predictor.",  # the gate compares it with a threshold
+    "quality_predictor.",  # the gate compares them with thresholds
+    "gain_predictor",
     # What grids of 256 steps hurt most: the stem's first depthwise layer, as in any MobileNetV2, and what its pyramid
     # says of every 4 px.
     "patch_embed.first",

@@ -27,12 +27,13 @@ from sharpose_rt.models.variants import Behaviour, Variant
 class CoarseOutput:
     """What the coarse stage hands to the gate and to the fine stage.
 
-    `heatmaps` (B, K, h, w); `quality` (B,); `cell_scores` (B, Nc); `image_inputs` and `image_outputs` (B, Nc, D);
-    `detail` (B, Nc, 16, E) of the stem, where it gives any.
+    `heatmaps` (B, K, h, w); `quality` and `gain` (B,), see `SHaRPoseOutput`; `cell_scores` (B, Nc); `image_inputs` and
+    `image_outputs` (B, Nc, D); `detail` (B, Nc, 16, E) of the stem, where it gives any.
     """
 
     heatmaps: Tensor
     quality: Tensor
+    gain: Tensor
     cell_scores: Tensor
     image_inputs: Tensor
     image_outputs: Tensor
@@ -42,6 +43,11 @@ class CoarseOutput:
     def tensors(self) -> tuple[Tensor, ...]:
         """What there is, in the order in which it makes a `CoarseOutput` again."""
         return tuple(value for name in self.__dataclass_fields__ if (value := getattr(self, name)) is not None)
+
+    @property
+    def tokens(self) -> tuple[Tensor, ...]:
+        """What the fine stage may look at."""
+        return self.tensors[4:]
 
     def __getitem__(self, index: Tensor) -> CoarseOutput:
         return CoarseOutput(*(tensor[index] for tensor in self.tensors))
@@ -55,6 +61,7 @@ class SHaRPoseOutput:
         coarse_heatmaps: (B, K, h, w) of the coarse stage.
         heatmaps: (B, K, h, w), of the fine stage where a crop was refined, else of the coarse one.
         quality: (B,) float32, predicted OKS of the coarse pose (Eq. 4).
+        gain: (B,) float32, predicted AP that the fine stage adds; inf from weights without a `gain_predictor`.
         cell_scores: (B, Nc) float32, how much the keypoints attended to each coarse cell (Eq. 7).
         selected_cells: (B, S) int64, ascending; the cells that the fine stage splits, or would split.
         refined: (B,) bool.
@@ -63,6 +70,7 @@ class SHaRPoseOutput:
     coarse_heatmaps: Tensor
     heatmaps: Tensor
     quality: Tensor
+    gain: Tensor
     cell_scores: Tensor
     selected_cells: Tensor
     refined: Tensor
@@ -97,6 +105,7 @@ class SHaRPose(nn.Module):
         self.carry_norm = nn.LayerNorm(d)
         self.carry = Mlp(d, d * variant.mlp_ratio)
         self.quality_predictor = QualityPredictor(d, behaviour.quality_activation)
+        self.gain_predictor: nn.Linear | None = None  # ours; fitted to a trained network (`evaluation.gain`)
         self.decoder = (
             PixelDecoder(d, variant.coarse_grid_hw, variant.split, variant.heatmap_size_hw, DETAIL_CHANNELS)
             if variant.decoder == "pixels"
@@ -116,7 +125,8 @@ class SHaRPose(nn.Module):
             which = refined.nonzero().squeeze(1)  # (R,)
             fine = self.fine_stage(images[which], coarse[which], selected[which], low[which])  # (R, K, h, w)
             heatmaps = fine if len(which) == len(images) else heatmaps.index_copy(0, which, fine.to(heatmaps.dtype))
-        return SHaRPoseOutput(coarse.heatmaps, heatmaps, coarse.quality, coarse.cell_scores, selected, refined)
+        scores = coarse.quality, coarse.gain, coarse.cell_scores
+        return SHaRPoseOutput(coarse.heatmaps, heatmaps, *scores, selected, refined)
 
     @staticmethod
     def needs_refining(quality: Tensor, quality_threshold: float) -> Tensor:
@@ -141,9 +151,12 @@ class SHaRPose(nn.Module):
                 average.add(attention[..., self.images].detach())  # Eq. 5, 6, 7
         assert average.scores is not None
         x = self.norm(x)
+        quality = self.quality_predictor(x[:, -1])  # Eq. 4
+        gain = torch.full_like(quality, math.inf) if self.gain_predictor is None else self.gain_predictor(x[:, -1])
         return CoarseOutput(
             heatmaps=self.decoder.coarse(x[:, self.keypoints], x[:, self.images], detail),  # Eq. 3
-            quality=self.quality_predictor(x[:, -1]),  # Eq. 4
+            quality=quality,
+            gain=gain.flatten().float(),
             cell_scores=average.scores,
             image_inputs=v0,
             image_outputs=x[:, self.images],

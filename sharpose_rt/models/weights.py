@@ -24,6 +24,7 @@ from sharpose_rt.config.checks import PADDING_RANGE
 from sharpose_rt.errors import WeightsError
 from sharpose_rt.geometry.affine import USUAL_PADDING
 from sharpose_rt.models.create import attention_scale_of, create_model, set_attention_scale
+from sharpose_rt.models.gate import Gate
 from sharpose_rt.models.int8 import NEW_RANGES, End, Ranges
 from sharpose_rt.models.released import check_state_dict, load_released_state_dict
 from sharpose_rt.models.sharpose import SHaRPose
@@ -39,7 +40,11 @@ THRESHOLD = "quality_threshold"
 """In a file's metadata: crops of at least this quality leave after the coarse stage ..."""
 USUAL_THRESHOLD = 0.95
 """... and where it states none (the paper's choice)."""
-_STATED = {PADDING: PADDING_RANGE, SCALE: (1e-6, 1e6), THRESHOLD: (-math.inf, math.inf)}
+GAIN = "refine_from_gain"
+"""In a file's metadata: so do crops to which the fine stage is expected to add less AP."""
+GAIN_PREDICTOR = "gain_predictor"
+"""A layer that weights may have or not (`evaluation.gain`)."""
+_STATED = {PADDING: PADDING_RANGE, SCALE: (1e-6, 1e6), THRESHOLD: (-math.inf, math.inf), GAIN: (-math.inf, 1)}
 """What is accepted of a file's numbers."""
 
 
@@ -51,6 +56,14 @@ class WeightsInfo:
     sha256: str
     quality_threshold: float
     metadata: Mapping[str, str]
+    refine_from_gain: float = -math.inf
+
+    def gate(self, quality_threshold: float | None, refine_from_px: float, refine_from_gain: float | None) -> Gate:
+        """The gate of a run that asks for these; what the weights state holds where it asks for neither threshold."""
+        quality, gain = quality_threshold, refine_from_gain
+        if quality is None and gain is None:
+            quality, gain = self.quality_threshold, self.refine_from_gain
+        return Gate(math.inf if quality is None else quality, refine_from_px, -math.inf if gain is None else gain)
 
     @property
     def ranges(self) -> Ranges | None:
@@ -113,11 +126,14 @@ def load_model(name: str, weights: str = "auto", behaviour: str = "auto") -> tup
     if made_for != name:
         raise WeightsError(f"{path} holds weights of {made_for}, not of {name}; use --model {made_for} with them")
     model = create_model(name, facts.get("behaviour", "paper") if behaviour == "auto" else behaviour)
+    if f"{GAIN_PREDICTOR}.weight" in tensors:
+        model.gain_predictor = torch.nn.Linear(model.variant.width, 1)
     check_state_dict(model.state_dict(), tensors, what=f"{path} does not fit {name}")
     model.load_state_dict(tensors)
     set_attention_scale(model, _stated(facts, SCALE, path, attention_scale_of(model)))
     model.box_padding = _stated(facts, PADDING, path, USUAL_PADDING)
-    return model, WeightsInfo(str(path), sha256, _stated(facts, THRESHOLD, path, USUAL_THRESHOLD), facts)
+    threshold, gain = _stated(facts, THRESHOLD, path, USUAL_THRESHOLD), _stated(facts, GAIN, path, -math.inf)
+    return model, WeightsInfo(str(path), sha256, threshold, facts, gain)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -196,12 +212,13 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise WeightsError(f"cannot read {path}: {error}; is it a whole .safetensors file?") from error
 
 
-def rewrite_metadata(source: Path, target: Path, more: Mapping[str, str]) -> None:
-    """Write the tensors of a safetensors file, as they are, with more metadata; at once or not at all."""
+def amend(source: Path, target: Path, more: Mapping[str, str], tensors: Mapping[str, Tensor] | None = None) -> None:
+    """Write the tensors of a safetensors file, as they are, with more metadata and more tensors, or others in place of
+    some; at once or not at all."""
     with safe_open(source, framework="pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        kept = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         facts = dict(file.metadata() or {})
-    write_safetensors(tensors, target, {**facts, **more})
+    write_safetensors({**kept, **(tensors or {})}, target, {**facts, **more})
 
 
 def read_released(path: Path) -> dict[str, Tensor]:

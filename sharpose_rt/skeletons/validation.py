@@ -24,6 +24,8 @@ from sharpose_rt.errors import StreamError
 SCHEMA_PATH = Path(__file__).with_name("stream.schema.json")
 
 _NUMBER_TYPES = {int, float}
+_FLOAT32_MAX = 3.4028234663852886e38  # what readers hold coordinates in,
+_INT64_MAX = 2**63 - 1  # and ids
 _STAGES = {"coarse", "fine", "predicted"}
 
 
@@ -270,16 +272,14 @@ def is_well_formed_frame(record: dict[str, Any]) -> bool:
     """Whether a frame line surely fits the schema; False where jsonschema must decide."""
     try:
         return (
-            type(record["frame_id"]) is int
-            and record["frame_id"] >= 0
+            _is_count(record["frame_id"])
             and type(record["pts_s"]) in _NUMBER_TYPES
             and type(record["people"]) is list
             and all(map(_is_well_formed_person, record["people"]))
             and type(record.get("captured_at", "")) is str
             and _is_number(record.get("latency_ms", 0))
             and record.get("latency_ms", 0) >= 0
-            and type(record.get("dropped_before", 0)) is int
-            and record.get("dropped_before", 0) >= 0
+            and _is_count(record.get("dropped_before", 0))
             and _is_number(record.get("lost_before_s", 0))
             and record.get("lost_before_s", 0) >= 0
             and _is_size(record.get("frame_size_wh", [1, 1]))
@@ -291,22 +291,26 @@ def is_well_formed_frame(record: dict[str, Any]) -> bool:
         return False
 
 
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _INT64_MAX
+
+
 def _is_size(value: Any) -> bool:
-    return type(value) is list and len(value) == 2 and all(type(side) is int and side >= 1 for side in value)
+    return type(value) is list and len(value) == 2 and all(_is_count(side) and side >= 1 for side in value)
 
 
 def _is_well_formed_person(person: dict[str, Any]) -> bool:
     track_id, box, quality = person["track_id"], person["bbox_xyxy"], person["quality"]
     return (
-        (track_id is None or (type(track_id) is int and track_id >= 1))
+        (track_id is None or (_is_count(track_id) and track_id >= 1))
         and type(box) is list
         and len(box) == 4
-        and _NUMBER_TYPES.issuperset(map(type, box))
+        and _are_coordinates(box)
         and _is_number(person["bbox_score"])
         and 0 <= person["bbox_score"] <= 1
         and _are_keypoints(person["keypoints"])
         and _are_keypoints(person["raw_keypoints"])
-        and (quality is None or _is_number(quality))
+        and (quality is None or _are_coordinates([quality]))
         and person["stage"] in _STAGES
     )
 
@@ -316,7 +320,14 @@ def _are_keypoints(points: Any) -> bool:
         return False
     numbers = list(chain.from_iterable(points))
     scores = numbers[2::3]
-    return _NUMBER_TYPES.issuperset(map(type, numbers)) and (not scores or (min(scores) >= 0 and max(scores) <= 1))
+    return not numbers or (_are_coordinates(numbers) and min(scores) >= 0 and max(scores) <= 1)
+
+
+def _are_coordinates(numbers: list[Any]) -> bool:
+    """They are numbers that a float32 can hold; one at least."""
+    if not _NUMBER_TYPES.issuperset(map(type, numbers)):
+        return False
+    return min(numbers) >= -_FLOAT32_MAX and max(numbers) <= _FLOAT32_MAX
 
 
 def _is_number(value: Any) -> bool:

@@ -40,7 +40,7 @@ class EstimateStage(BaseStage[Packet, Packet]):
         self.engine = PoseEngine(self.config)
         self.engine.warm_up(self.ready_for, behind=self.live)
         if self.budget is not None:
-            self.budget.begin(self.engine.quality_threshold)
+            self.budget.begin(self.engine.gate.quality_threshold)
 
     def process(self, item: Packet, /) -> Iterable[Packet]:
         """The packet with its poses, raw and not yet smoothed."""
@@ -68,8 +68,9 @@ class EstimateStage(BaseStage[Packet, Packet]):
         asked = [
             self._people[i].known[n] for (i, _), t in zip(items, chosen, strict=True) for n in t.track_ids.tolist()
         ]
-        from_px = self.config.refine_from_px
-        found = self._estimate(items, chosen, lambda part, quality: refine_first(asked[part], quality, plan, from_px))
+        assert self.engine is not None
+        gate = self.engine.gate
+        found = self._estimate(items, chosen, lambda part, outlook: refine_first(asked[part], outlook, plan, gate))
         quality = np.concatenate([poses.quality for poses in found])
         refined = np.concatenate([poses.stage == PoseStage.FINE for poses in found])
         for person, value, fine in zip(asked, quality.tolist(), refined.tolist(), strict=True):

@@ -1,15 +1,16 @@
-"""Who needs the network most: low quality, fast movement, long without it; and the fine stage: who is large, too."""
+"""Who needs the network most: low quality, fast movement, long without it; and the fine stage: who gains by it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.geometry.affine import body_heights
+from sharpose_rt.models.gate import Gate, Outlook
 from sharpose_rt.stages.budget import Plan
 from sharpose_rt.types import Float32, Poses, Tracks
 
@@ -21,6 +22,8 @@ SINCE_S = 1.0
 """So does a wait of this length; it has no upper limit, so everybody's turn comes."""
 DETAIL_PX = 150
 """From this height on the fine stage sees more of a person than the coarse one, whose crop has 128 rows."""
+MUCH_GAIN = 0.15
+"""A predicted gain in AP that counts as much as the whole range of quality; few have more."""
 
 
 def need(quality: NDArray[np.floating], speed: NDArray[np.floating], since_s: NDArray[np.floating]) -> Float32:
@@ -92,18 +95,19 @@ def estimate_first(people: Sequence[Person], share: float) -> NDArray[np.int64]:
     return np.sort(order[: math.ceil(share * len(people))])
 
 
-def refine_first(people: Sequence[Person], quality: Float32, plan: Plan, from_px: float = 0.0) -> NDArray[np.bool_]:
-    """Which of the people (N,) with these qualities are refined under `plan`: nobody less tall than `from_px`.
+def refine_first(people: Sequence[Person], outlook: Outlook, plan: Plan, gate: Gate) -> NDArray[np.bool_]:
+    """Which of the people (N,) with this outlook are refined under `plan`: nobody whom the `gate` would not.
 
-    How much the fine stage adds goes by size more than by quality: on labelled people the gain in OKS has nearly no
-    correlation with the quality, and the tall ones gain three times what those of less than 80 px gain.
+    How much the fine stage adds has nearly no correlation with the quality: it goes by the gain that is predicted, or,
+    by weights that do not predict it, by size; the tall gain three times what those of less than 80 px gain.
     """
     heights_px = np.array([person.height_px for person in people])
-    wanted = ~(quality >= plan.quality_threshold) & (heights_px >= from_px)
+    wanted = replace(gate, quality_threshold=plan.quality_threshold).refined(outlook, heights_px)
     if plan.refine_share >= 1 or not wanted.any():
         return wanted
     since_s = np.array([person.pts_s - person.refined_s for person in people])
-    needs = _need(people, quality, since_s) + np.clip(heights_px / DETAIL_PX, 0, 1)
+    promise = np.where(np.isfinite(outlook.gain), outlook.gain / MUCH_GAIN, heights_px / DETAIL_PX)
+    needs = _need(people, outlook.quality, since_s) + np.clip(promise, 0, 1)
     order = np.argsort(-np.where(wanted, needs, -np.inf), kind="stable")
     chosen = np.zeros(len(people), bool)
     chosen[order[: math.ceil(plan.refine_share * wanted.sum())]] = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,7 +98,6 @@ def _validation(config: TrainConfig, roots: list[Path]) -> Validate | None:
             model,
             folder / item.annotations,
             folder / item.images,
-            quality_threshold=math.inf,
             head_boxes=folder / item.head_boxes if item.head_boxes else None,
         )
         measure = "PCKh" if "PCKh" in result else "AP"  # MPII has no AP

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.errors import DatasetError
-from sharpose_rt.skeleton import BOX_TO_AREA, COCO17, Skeleton, is_person, person_categories
+from sharpose_rt.skeleton import BOX_TO_AREA, COCO17, Skeleton, is_person, order_by_name, person_categories
 from sharpose_rt.training import mpii
 
 
@@ -76,7 +76,7 @@ def read_people(
 ) -> People:
     """The people of a COCO-form file that have at least one joint to learn from; crowds are left out.
 
-    Who is a person, says `people_records`.
+    Who is a person, says `people_records`, and which keypoint is which, `put_in_order`.
 
     Args:
         annotations: as `read_json` takes it; a keypoint's third value is COCO's visibility (0, 1, 2) in a
@@ -96,6 +96,7 @@ def read_people(
         DatasetError: a file or a record is wrong, or the second file has none of these people; names them.
     """
     document = read_json(annotations)
+    put_in_order(document, annotations, skeleton)
     index_of, paths = picture_paths(document["images"], annotations, images)
     rows = [
         (number, record)
@@ -270,13 +271,60 @@ def people_records(document: dict[str, list[Any]], annotations: Path) -> Iterato
         )
 
 
+def put_in_order(document: dict[str, list[Any]], annotations: Path, first: Skeleton = COCO17) -> Skeleton | None:
+    """The set that the names in the category of a file's people tell; its keypoints are put into that set's order.
+
+    What the file lacks of the set is not labelled, and `num_keypoints` counts the rest; `teacher_keypoints` go the same
+    way. A file without names stays as it is: None. Which set it is, says `skeleton.order_by_name`, `first` as there.
+
+    Raises:
+        DatasetError: the names are of no such set, or a record has another number of keypoints; names file or record.
+    """
+    categories = _people_categories(document, annotations)
+    names = next((names for item in categories if isinstance(names := item.get("keypoints"), list) and names), None)
+    if names is None:
+        return None
+    try:
+        skeleton, order = order_by_name(names, first)
+    except ValueError as error:
+        raise DatasetError(f"{annotations}: {error}") from error
+    if order == list(range(len(names))):
+        return skeleton
+    for number, record in people_records(document, annotations):
+        for key in ("keypoints", "teacher_keypoints"):
+            if record.get(key):
+                flat = keypoints_of(record, number, annotations, len(names), key)
+                triples = [[0, 0, 0] if at is None else flat[3 * at : 3 * at + 3] for at in order]
+                record[key] = [value for triple in triples for value in triple]
+        if record.get("keypoints"):
+            record["num_keypoints"] = sum(v > 0 for v in record["keypoints"][2::3])
+    for item in categories:
+        item["keypoints"] = list(skeleton.keypoints)
+    return skeleton
+
+
+def _people_categories(document: dict[str, list[Any]], annotations: Path) -> list[dict[str, Any]]:
+    """The categories of people of a file that has any; raises DatasetError where there are others alone."""
+    listed = document.get("categories")
+    if not document["annotations"] or not isinstance(listed, list):
+        return []
+    try:
+        people = person_categories(listed)
+    except ValueError as error:
+        raise DatasetError(f"{annotations}: {error}") from error
+    return [item for item in listed if isinstance(item, dict) and (people is None or item.get("id") in people)]
+
+
 def _person(
     record: dict[str, Any], number: int, annotations: Path, joints: int
 ) -> tuple[list[float], list[float], float]:
     """Box xyxy, 3K keypoint values and area of a record."""
-    x, y, w, h = box_of(record, number, annotations)
-    area = record.get("area") or BOX_TO_AREA * w * h
-    return [x, y, x + w, y + h], keypoints_of(record, number, annotations, joints), float(area)
+    x, y, w, h = box = box_of(record, number, annotations)
+    return (
+        [x, y, x + w, y + h],
+        keypoints_of(record, number, annotations, joints),
+        area_of(record, box, number, annotations),
+    )
 
 
 def box_of(record: dict[str, Any], number: int, annotations: Path, *, empty: bool = False) -> list[float]:
@@ -288,11 +336,19 @@ def box_of(record: dict[str, Any], number: int, annotations: Path, *, empty: boo
     return box
 
 
+def area_of(record: dict[str, Any], box: Sequence[float], number: int, annotations: Path) -> float:
+    """Area of a record's segment in px²; of its `box`, as people fill it on average, where it has none."""
+    return number_of(record, "area", number, annotations, 0) or BOX_TO_AREA * box[2] * box[3]
+
+
 def keypoints_of(
     record: dict[str, Any], number: int, annotations: Path, joints: int, key: str = "keypoints"
 ) -> list[float]:
-    """The 3K keypoint values of a record."""
+    """The 3K keypoint values of a record; a keypoint of which one is null is not labelled."""
     keypoints = record.get(key)
+    if isinstance(keypoints, list) and None in keypoints:
+        triples = (keypoints[at : at + 3] for at in range(0, len(keypoints), 3))
+        keypoints = [value for triple in triples for value in ([0] * len(triple) if None in triple else triple)]
     if not is_numbers(keypoints, 3 * joints):
         seen = f"{len(keypoints)} values" if isinstance(keypoints, list) else repr(keypoints)[:80]
         raise wrong_record(annotations, number, f"{key} has {seen}; {3 * joints} finite numbers are wanted")
@@ -300,8 +356,9 @@ def keypoints_of(
 
 
 def number_of(record: dict[str, Any], key: str, number: int, annotations: Path, otherwise: float) -> float:
-    """A number that a record may have under `key`, else `otherwise`."""
-    value = record.get(key, otherwise)
+    """A number that a record may have under `key`, else, and for null, `otherwise`."""
+    value = record.get(key)
+    value = otherwise if value is None else value
     if not is_numbers([value], 1):
         raise wrong_record(annotations, number, f"{key} is {value!r:.80}; a finite number is wanted, or no {key}")
     return value
@@ -349,7 +406,8 @@ def _joint_weights(
 def _read_second(compare: Path, ids: Sequence[int | str], min_score: float, skeleton: Skeleton) -> NDArray[np.float32]:
     """Where a second label file has the joints (N, K, 2) of the people `ids` (N); NaN where it lacks or doubts them.
 
-    Where records have `teacher_keypoints` beside those of an annotator, they alone count.
+    Where records have `teacher_keypoints` beside those of an annotator, they alone count. Which keypoint is which, says
+    `put_in_order`.
 
     Raises:
         DatasetError: the file or a record is wrong, or none of the people is in it.
@@ -358,7 +416,9 @@ def _read_second(compare: Path, ids: Sequence[int | str], min_score: float, skel
         raise DatasetError(
             f"the second label file {compare} is missing; have a teacher label the set, or take `compare` out"
         )
-    records = list(people_records(read_json(compare), compare))
+    document = read_json(compare)
+    put_in_order(document, compare, skeleton)
+    records = list(people_records(document, compare))
     key = "teacher_keypoints" if any(record.get("teacher_keypoints") for _, record in records) else "keypoints"
     rows = [(number, record) for number, record in records if record.get(key)]
     points, place = [], {}

@@ -158,6 +158,7 @@ def starting_model(config: TrainConfig) -> SHaRPose:
     model = create_model(config.model, config.behaviour, drop_path=config.drop_path)
     if config.init != "random":
         source, _ = load_model(config.model, config.init, config.behaviour)
+        source.gain_predictor = None  # fitted to what the network was; training makes it another
         model.load_state_dict(source.state_dict())
         set_attention_scale(model, attention_scale_of(source))
     else:  # heatmaps begin near zero, else the first hundred steps only shrink them

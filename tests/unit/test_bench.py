@@ -46,6 +46,7 @@ from sharpose_rt.media import PacedSource, open_source
 from sharpose_rt.models import VARIANTS, Variant
 from sharpose_rt.models.baselines import create_dense
 from sharpose_rt.models.cost import measure_cost, measure_dense_gmacs
+from sharpose_rt.models.gate import Gate
 from sharpose_rt.models.int8 import WeightGrid
 from sharpose_rt.models.variants import PAPER
 from sharpose_rt.skeleton import COCO17
@@ -392,7 +393,7 @@ def test_parts_of_pose_are_the_engines_own(toy: Variant) -> None:
     image = np.random.default_rng(0).integers(0, 255, (120, 160, 3)).astype(np.uint8)
     boxes = tracks([1, 2]).bboxes_xyxy[[0, 1, 0]] + np.float32([[0], [1], [2]])
     for threshold in (-math.inf, math.inf):
-        engine.quality_threshold = threshold
+        engine.gate = Gate(threshold)
         watch = Stopwatch(CPU)
         watch.next_frame()
         found = np.concatenate(pose_parts(engine, image, boxes, watch))

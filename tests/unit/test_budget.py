@@ -18,6 +18,7 @@ from sharpose_rt.config import BudgetConfig, SmoothConfig, load
 from sharpose_rt.engine import PoseEngine
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.models import VARIANTS
+from sharpose_rt.models.gate import Gate, Outlook
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.skeletons import StreamReader, validate
 from sharpose_rt.stages import EstimateStage, SmoothStage
@@ -225,7 +226,7 @@ def test_the_neediest_are_refined_and_everybody_has_a_turn() -> None:
     for n in range(60):
         pts_s = n / 10
         people = known.follow(tracks({1: 0, 2: 50 + 20 * n, 3: 200, 4: 400}), pts_s)
-        chosen = refine_first(people, quality, plan)
+        chosen = refine_first(people, unsure(quality), plan, Gate())
         _estimated(people, quality, chosen)
         assert chosen.sum() == 2  # 0.3 of 4 people, rounded up
         turns.append(chosen)
@@ -238,16 +239,16 @@ def test_the_neediest_are_refined_and_everybody_has_a_turn() -> None:
 def test_only_people_below_the_threshold_are_refined() -> None:
     people = People().follow(tracks({1: 0, 2: 50}), 0.0)
     quality = np.array([0.9, 0.3], np.float32)
-    assert refine_first(people, quality, Plan(0, 1, 0.5, 1, 1)).tolist() == [False, True]
-    assert refine_first(people, quality, Plan(0.9, 0.2, 0.5, 1, 1)).tolist() == [False, True]
-    assert not refine_first(people, quality, Plan(2, 0.1, -math.inf, 1, 1)).any()
+    assert refine_first(people, unsure(quality), Plan(0, 1, 0.5, 1, 1), Gate()).tolist() == [False, True]
+    assert refine_first(people, unsure(quality), Plan(0.9, 0.2, 0.5, 1, 1), Gate()).tolist() == [False, True]
+    assert not refine_first(people, unsure(quality), Plan(2, 0.1, -math.inf, 1, 1), Gate()).any()
 
 
 def test_the_tall_are_refined_before_the_small_and_never_who_is_too_small() -> None:
     boxes = np.array([[0, 0, 20, 40], [50, 0, 90, 120], [100, 0, 200, 400], [300, 0, 310, 30]], np.float32)
     there = Tracks(boxes, np.ones(4, np.float32), np.arange(1, 5), np.ones(4, bool))
     known, quality = People(), np.full(4, 0.5, np.float32)
-    assert refine_first(known.follow(there, 0.0), quality, Plan(0.5, 0.5, math.inf, 1, 1)).tolist() == [
+    assert refine_first(known.follow(there, 0.0), unsure(quality), Plan(0.5, 0.5, math.inf, 1, 1), Gate()).tolist() == [
         False,
         True,
         True,
@@ -256,7 +257,9 @@ def test_the_tall_are_refined_before_the_small_and_never_who_is_too_small() -> N
     chosen = np.zeros(4)
     for n in range(60):
         people = known.follow(there, 0.1 + n / 10)
-        chosen += (turn := refine_first(people, quality, Plan(0.5, 0.3, math.inf, 1, 1), 35.0))
+        chosen += (
+            turn := refine_first(people, unsure(quality), Plan(0.5, 0.3, math.inf, 1, 1), Gate(refine_from_px=35.0))
+        )
         _estimated(people, quality, turn)
     assert chosen.tolist()[3] == 0
     assert chosen[2] >= chosen[1] > chosen[0] >= 4  # the small have their turn, too
@@ -277,6 +280,22 @@ def test_estimation_goes_round_and_newcomers_come_first() -> None:
     assert 9 not in known.known
 
 
+def test_where_the_gain_is_predicted_it_goes_before_the_size() -> None:
+    boxes = np.array([[0, 0, 20, 40], [50, 0, 90, 120], [100, 0, 200, 400]], np.float32)
+    there = Tracks(boxes, np.ones(3, np.float32), np.arange(1, 4), np.ones(3, bool))
+    people, quality = People().follow(there, 0.0), np.full(3, 0.5, np.float32)
+    outlook, some = Outlook(quality, np.array([0.12, 0.05, 0.01], np.float32)), Plan(0.5, 0.5, math.inf, 1, 1)
+    assert refine_first(people, outlook, some, Gate()).tolist() == [True, True, False]
+    assert refine_first(people, unsure(quality), some, Gate()).tolist() == [False, True, True]
+    every = Plan(0, 1, math.inf, 1, 1)
+    assert refine_first(people, outlook, every, Gate(refine_from_gain=0.1)).tolist() == [True, False, False]
+
+
+def unsure(quality: np.ndarray) -> Outlook:
+    """As weights give it that predict no gain."""
+    return Outlook(quality, np.full(len(quality), math.inf))
+
+
 def _estimated(people: list[Person], quality: np.ndarray, refined: np.ndarray) -> None:
     for person, value, fine in zip(people, quality.tolist(), refined.tolist(), strict=True):
         person.estimated(value, fine)
@@ -292,9 +311,9 @@ def test_the_engine_refines_who_is_chosen() -> None:
     boxes = np.array([[80.0 * i, 10, 80.0 * i + 70, 190] for i in range(5)], np.float32)
     asked: list[int] = []
 
-    def choose(rows: slice, quality: np.ndarray) -> np.ndarray:
+    def choose(rows: slice, outlook: Outlook) -> np.ndarray:
         asked.extend(range(5)[rows])
-        assert len(quality) == len(range(5)[rows])
+        assert len(outlook.quality) == len(outlook.gain) == len(range(5)[rows])
         return np.isin(np.arange(5)[rows], (1, 4))
 
     found, every = engine.estimate(image, boxes, choose), engine.estimate(image, boxes)

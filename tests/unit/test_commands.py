@@ -24,6 +24,7 @@ from sharpose_rt.engine.explain import Explanation
 from sharpose_rt.errors import ConfigError, OutputError, SharposeError, SourceError, WeightsError
 from sharpose_rt.media.demo_clip import SHOTS, SIZE_WH, make_demo_clip
 from sharpose_rt.models import VARIANTS, Variant
+from sharpose_rt.models.gate import Gate
 from sharpose_rt.models.variants import RELEASED
 from sharpose_rt.skeleton import COCO17
 from tests.golden_rule import golden_model, golden_state_dict
@@ -259,12 +260,14 @@ def test_explain_draws_what_was_found(tmp_path):
     attention = selected / selected.sum()
     heatmap = rng.random((32, 24)).astype(np.float32)
     found = Explanation(
-        crop, attention.astype(np.float32), selected, heatmap, points, scores, heatmap, points, scores, 0.5
+        crop, attention.astype(np.float32), selected, heatmap, points, scores, heatmap, points, scores, 0.5, 0.1
     )
-    left = Explanation(crop, attention.astype(np.float32), selected, heatmap, points, scores, None, None, None, 0.97)
+    left = Explanation(
+        crop, attention.astype(np.float32), selected, heatmap, points, scores, None, None, None, 0.97, 0.1
+    )
     pictures = []
     for name, explanation in (("found", found), ("left", left)):
-        explain.draw(explanation, COCO17, "person", 0.9, tmp_path / f"{name}.png")
+        explain.draw(explanation, COCO17, "person", Gate(0.9), tmp_path / f"{name}.png")
         pictures.append(cv2.imread(str(tmp_path / f"{name}.png")))
     yellow = [(np.abs(p.astype(int) - (0x4D, 0xE1, 0xFF)).max(-1) < 40).sum() for p in pictures]
     assert min(yellow) > 100

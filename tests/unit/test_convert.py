@@ -65,10 +65,10 @@ def write_clip(path: Path, clip=CLIP, skeleton: Skeleton = COCO17, fps: float | 
     return path
 
 
-def of_pictures(clip: Path, names: Iterable[str]) -> Path:
-    """The same frames as a folder of pictures with these names."""
-    reader, path = StreamReader(clip), clip.with_name("shots.skeletons.jsonl")
-    with StreamWriter(path, reader.header) as writer:
+def of_pictures(clip: Path, names: Iterable[str], source: str = "shots") -> Path:
+    """The same frames as a folder of pictures with these names; where those end, so do the frames."""
+    reader, path = StreamReader(clip), clip.with_name(f"{source}.skeletons.jsonl")
+    with StreamWriter(path, replace(reader.header, source=source), overwrite=True) as writer:
         for record, name in zip(reader, names, strict=False):
             writer.write_line(encode(replace(record, picture=name).to_record()))
     return path
@@ -179,6 +179,23 @@ class TestOpenPose:
         assert names == ["notes.txt", *(f"walking_{i:012d}_keypoints.json" for i in range(2))]
         assert sorted(f.name for f in clip.parent.iterdir()) == ["walking.openpose", clip.name]
 
+    def test_old_pictures_go_and_those_of_others_stay_when_overwritten(self, clip, caplog):
+        (folder,) = convert(of_pictures(clip, (f"{n}.jpg" for n in "abcdef")), "openpose")
+        assert not caplog.records
+        more = of_pictures(clip, ["x.jpg", f"shots_{7:012d}.jpg"], "more")
+        convert(more, "openpose", folder, overwrite=True)
+        convert(clip, "openpose", folder, overwrite=True)
+        (folder / "by_openpose_keypoints.json").write_text('{"version":1.3,"people":[]}')
+        (folder / "d_keypoints.json").write_text("[]")  # somebody's own
+        kept = {f.name for f in folder.iterdir()} - {f"{n}_keypoints.json" for n in "abcef"}
+        caplog.clear()
+        convert(of_pictures(clip, ["a.jpg", "f.jpg"]), "openpose", overwrite=True)
+        assert {f.name for f in folder.iterdir()} == kept | {"a_keypoints.json", "f_keypoints.json"}
+        assert f"has {len(kept)} more files, such as by_openpose_keypoints.json" in caplog.text
+        convert(of_pictures(clip, ["y.jpg"], "more"), "openpose", folder, overwrite=True)
+        kept -= {"x_keypoints.json", f"shots_{7:012d}_keypoints.json"}
+        assert {f.name for f in folder.iterdir()} == kept | {f"{n}_keypoints.json" for n in "afy"}
+
     def test_untracked_people_have_openposes_minus_one(self, tmp_path):
         (folder,) = convert(write_clip(tmp_path / "a", [[1, 2]], tracked=False), "openpose")
         people = json.loads((folder / "a_000000000000_keypoints.json").read_text())["people"]
@@ -205,7 +222,7 @@ class TestLists:
 
         (path,) = convert(clip, "coco", first_image_id=1)
         results = json.loads(path.read_text())
-        assert results[0]["score"] == pytest.approx(0.5 * 0.75)
+        assert results[0]["score"] == pytest.approx(0.5 * 0.75 * 0.5)  # box, keypoints, quality
         assert [r["track_id"] for r in results] == [i for ids in CLIP for i in ids]
         with contextlib.redirect_stdout(io.StringIO()):
             truth = COCO()
@@ -300,6 +317,52 @@ class TestCocoLabels:
         for frame, other in zip(StreamReader(clip), StreamReader(back), strict=True):
             np.testing.assert_array_equal(frame.poses.track_ids, other.poses.track_ids)
             np.testing.assert_allclose(frame.poses.keypoints[:, :4], other.poses.keypoints[:, :4], atol=0.006)
+
+    @pytest.mark.parametrize("names", [[f"{581781 + t:012d}.jpg" for t in range(6)], list("abcdef"), None])
+    @pytest.mark.parametrize("first", [0, 1])
+    def test_results_fit_the_labels_of_the_same_stream(self, clip, names, first):
+        """As pycocotools' loadRes asks."""
+        from pycocotools.coco import COCO
+
+        path = of_pictures(clip, names) if names else clip
+        (labels,), (results,) = (convert(path, to, first_image_id=first) for to in ("coco_labels", "coco"))
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth = COCO(str(labels))
+            found = truth.loadRes(str(results))
+        assert [image["frame_id"] for image in truth.imgs.values()] == list(range(6))
+        for image in truth.imgs:
+            theirs, ours = (people.loadAnns(people.getAnnIds([image])) for people in (truth, found))
+            assert [person["track_id"] for person in ours] == [person["track_id"] for person in theirs]
+        assert found.getAnnIds()
+        back = import_stream(labels, "coco", clip.with_name("back"), frame_size_wh=SIZE_WH, fps=25)
+        assert [frame.poses.track_ids.tolist() for frame in StreamReader(back)] == CLIP
+
+    @pytest.mark.parametrize("pictures", [False, True])
+    @pytest.mark.parametrize("to", ["coco", "coco_labels"])
+    def test_of_a_stream_that_grows_each_pass_sees_the_same(self, clip, to, pictures, monkeypatch):
+        path = of_pictures(clip, (f"{t}.jpg" for t in range(6))) if pictures else clip
+        *lines, last, _ = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join(lines))
+        read, late = StreamReader.__iter__, last.replace(b'"picture":"5.jpg"', b'"picture":"none.jpg"')
+
+        def grow(self):
+            yield from read(self)
+            with path.open("ab") as file:
+                file.write(late if path.read_bytes() == b"".join(lines) else b"")
+
+        monkeypatch.setattr(StreamReader, "__iter__", grow)
+        document = json.loads(convert(path, to)[0].read_text())
+        assert late in path.read_bytes()
+        records = document if to == "coco" else document["annotations"]
+        if to == "coco_labels":
+            assert [image["id"] for image in document["images"]] == list(range(5))
+        assert [record["image_id"] for record in records] == [t for t, ids in enumerate(CLIP[:5]) for _ in ids]
+
+    def test_boxes_come_back_as_they_were(self, clip):
+        (path,) = convert(clip, "coco_labels")
+        back = import_stream(path, "coco", clip.with_name("back"), frame_size_wh=SIZE_WH, fps=25)
+        for frame, other in zip(StreamReader(clip), StreamReader(back), strict=True):
+            np.testing.assert_array_equal(frame.poses.bboxes_xyxy, other.poses.bboxes_xyxy)
 
     def test_people_of_low_scores_are_left_out(self, tmp_path):
         (path,) = convert(write_clip(tmp_path / "a", score=0.25), "coco_labels")
@@ -646,6 +709,19 @@ class TestConvert:
         path = of_pictures(clip, ["0001.jpg"] * 99)
         (openpose,) = convert(path, "openpose")
         assert len(list(openpose.iterdir())) == len(CLIP)
+
+    def test_they_have_an_id_each(self, clip, caplog):
+        names = ["a/x.jpg", "x_000000000003.jpg", "x.jpg", "x.jpg", "b/x.jpg", "x.jpg"]
+        path = of_pictures(clip, names)
+        (alphapose,), (labels,) = convert(path, "alphapose"), convert(path, "coco_labels")
+        wanted = [*names[:3], "x_000000000003_000000000003.jpg", "b/x.jpg", "x_000000000005.jpg"]
+        assert [record["image_id"] for record in json.loads(alphapose.read_text())] == [
+            name for name, ids in zip(wanted, CLIP, strict=True) for _ in ids
+        ]
+        images = json.loads(labels.read_text())["images"]
+        assert len({image["id"] for image in images}) == len(CLIP)
+        assert [image["file_name"] for image in images] == names
+        assert "several pictures are named x.jpg" in caplog.text
 
     def test_names_that_are_larger_numbers_than_readers_take(self, clip):
         path = of_pictures(clip, (f"{20240131120000123456 + t}.jpg" for t in range(99)))

@@ -28,6 +28,7 @@ from sharpose_rt.engine.cuda_backend import CudaBackend
 from sharpose_rt.geometry.affine import crop_affine, warp_crops
 from sharpose_rt.geometry.device_warp import warp_on_device
 from sharpose_rt.media.demo_clip import _read as read_photograph
+from sharpose_rt.models.gate import Gate
 from sharpose_rt.models.weights import load_model
 from sharpose_rt.streams import OwnStream, fetch
 from sharpose_rt.types import Frame
@@ -173,7 +174,7 @@ def test_the_backend_gives_what_the_plain_one_gives(picture, monkeypatch):
     engine._batcher = Batcher(engine.backend.buckets, engine.backend.overhead, engine.backend.sizes)
     quality = plain.estimate(picture, BOXES).quality
     for threshold in (math.inf, float(np.median(quality)), -math.inf):
-        plain.quality_threshold = engine.quality_threshold = threshold
+        plain.gate = engine.gate = Gate(threshold)
         wanted, found = plain.estimate(picture, BOXES), engine.estimate(picture, BOXES)
         assert np.array_equal(found.refined, wanted.refined)
         sure = wanted.scores > 0.3
@@ -251,15 +252,18 @@ def test_what_comes_from_a_gpu_is_waited_for_when_it_is_wanted(monkeypatch):
 
 def test_a_quality_is_fetched_only_where_it_decides(picture, monkeypatch):
     fetched: list[int] = []
-    monkeypatch.setattr("sharpose_rt.engine.engine.fetch", lambda tensor: fetched.append(len(tensor)) or fetch(tensor))
+    monkeypatch.setattr(
+        "sharpose_rt.engine.engine.fetch", lambda outlook: fetched.append(outlook.shape[1]) or fetch(outlook)
+    )
     engine = PoseEngine(PoseConfig(model="tiny_256x192", device="cpu", backend="torch", precision="fp32"))
-    engine.quality_threshold = math.inf
+    engine.gate = Gate()
     everybody = engine.estimate(picture, BOXES)
     assert everybody.refined.all()
     assert fetched == []
-    engine.quality_threshold = float(np.median(everybody.quality))
-    assert engine.estimate(picture, BOXES).refined.tolist() == (everybody.quality < engine.quality_threshold).tolist()
-    nobody = engine.estimate(picture, BOXES, lambda rows, quality: np.zeros(len(quality), bool))
+    engine.gate = Gate(float(np.median(everybody.quality)))
+    low = everybody.quality < engine.gate.quality_threshold
+    assert engine.estimate(picture, BOXES).refined.tolist() == low.tolist()
+    nobody = engine.estimate(picture, BOXES, lambda rows, outlook: np.zeros(len(outlook.quality), bool))
     assert not nobody.refined.any()
     assert fetched == [len(BOXES)] * 2
 
@@ -347,7 +351,7 @@ def test_recorded_stages_and_crops_on_the_gpu_give_what_the_cpu_gives(cuda, pict
     assert not caplog.records  # each stage could be recorded
     quality = on_cpu.estimate(picture, BOXES).quality
     for threshold in (math.inf, float(np.median(quality)), -math.inf):
-        on_cpu.quality_threshold = on_cuda.quality_threshold = threshold
+        on_cpu.gate = on_cuda.gate = Gate(threshold)
         wanted, found = on_cpu.estimate(picture, BOXES), on_cuda.estimate(picture, BOXES)
         sure = wanted.scores > 0.3
         assert np.median(np.linalg.norm(found.keypoints - wanted.keypoints, axis=2)[sure]) < 2.0

@@ -18,7 +18,7 @@ from sharpose_rt.evaluation.coco import read_labels
 from sharpose_rt.evaluation.detector import read_box_labels
 from sharpose_rt.geometry.affine import fit_aspect
 from sharpose_rt.models.pixels import normalise
-from sharpose_rt.skeleton import COCO17
+from sharpose_rt.skeleton import COCO17, MPII16, order_by_name
 from sharpose_rt.training.config import AugmentConfig
 from sharpose_rt.training.datasets import data_roots, epoch_order, find_set, mix, read_image, read_people
 from sharpose_rt.training.device_crops import DeviceCrops, DrawDataset
@@ -37,7 +37,7 @@ from sharpose_rt.training.transforms import (
     paste_patch,
     vary,
 )
-from tests.people_set import COLOURS_BGR, change, write_set
+from tests.people_set import COLOURS_BGR, POSETRACK, change, in_posetracks_order, write_set
 
 
 def read(folder, **options):
@@ -74,6 +74,77 @@ def test_visibility_and_teacher_scores_become_weights(tmp_path):
     change(taught, 0, keypoints=triples.flatten().tolist())
     np.testing.assert_allclose(read(taught).joint_weights[0, :3], [0, 1, 0.6], rtol=1e-6)
     np.testing.assert_allclose(read(taught, trust=0.5, min_teacher_score=0.2).joint_weights[0, 0], 0.145, rtol=1e-6)
+
+
+def name_keypoints(folder, names):
+    path = folder / "annotations.json"
+    document = json.loads(path.read_text())
+    document["categories"] = [{"id": 1, "name": "person", "keypoints": list(names)}]
+    path.write_text(json.dumps(document))
+
+
+def test_keypoints_are_read_by_their_names(folder):
+    whole = read(folder)
+    seen = [0, *range(3, 17)]
+    in_posetracks_order(folder / "annotations.json")
+    people = read(folder)
+    np.testing.assert_array_equal(people.keypoints[:, seen], whole.keypoints[:, seen])
+    assert people.joint_weights.tolist() == [[1, 0, 0, *[1] * 14]] * 8
+    np.testing.assert_array_equal(people.areas, whole.areas)
+    triples = np.zeros((17, 3))
+    triples[1:3] = 9, 9, 2
+    change(folder, 0, keypoints=triples.flatten().tolist())
+    assert len(read(folder)) == 7  # of whom the head's ends alone are labelled, there is nothing to learn
+
+
+def test_names_may_be_written_otherwise_and_be_more(folder):
+    whole = read(folder)
+    name_keypoints(folder, [name.replace("_", " ").title() for name in COCO17.keypoints])
+    np.testing.assert_array_equal(read(folder).keypoints, whole.keypoints)
+    for index in range(8):
+        record = json.loads((folder / "annotations.json").read_text())["annotations"][index]
+        change(folder, index, keypoints=[7, 7, 2] * 9 + record["keypoints"])
+    name_keypoints(folder, [*(f"toe-{n}" for n in range(9)), *COCO17.keypoints])
+    np.testing.assert_array_equal(read(folder).keypoints, whole.keypoints)
+    assert (read(folder).joint_weights == 1).all()
+
+
+def test_a_second_files_keypoints_are_read_by_their_names(folder):
+    moved = np.zeros(17)
+    moved[[3, 9]] = 9
+    teacher = compare_file(folder, moved)
+    in_posetracks_order(teacher)
+    assert np.flatnonzero(read(folder, compare=teacher).joint_weights[0] == 0).tolist() == [3, 9]
+
+
+@pytest.mark.parametrize("reader", [read_labels, lambda path: read(path.parent)])
+def test_keypoints_of_unknown_names_are_named(folder, reader):
+    name_keypoints(folder, [f"marker_{n}" for n in range(17)])
+    message = r"annotations\.json: its keypoints are named marker_0, marker_1, .* 12 are wanted, such as nose, left_eye"
+    with pytest.raises(DatasetError, match=message):
+        reader(folder / "annotations.json")
+    assert len(read_pictures(folder)) == 4  # whom boxes are enough
+    name_keypoints(folder, [*COCO17.keypoints, "tail"])
+    with pytest.raises(DatasetError, match=r"annotations\.json: annotations\[0\]: keypoints has 51 values; 54"):
+        reader(folder / "annotations.json")
+
+
+def test_whose_names_they_are():
+    assert order_by_name(COCO17.keypoints) == (COCO17, list(range(17)))
+    assert order_by_name(MPII16.keypoints) == (MPII16, list(range(16)))  # twelve of them are COCO's too
+    joints = ["head_top", "neck", *COCO17.keypoints[5:]]  # AI Challenger's and LSP's
+    assert order_by_name(joints) == (COCO17, [None] * 5 + list(range(2, 14)))
+    assert order_by_name(joints, MPII16)[0] == MPII16
+    assert order_by_name(POSETRACK) == (COCO17, [0, None, None, *range(3, 17)])
+    with pytest.raises(ValueError, match="are named a, b;"):
+        order_by_name(["a", "b"])
+
+
+def test_a_keypoint_with_a_null_is_not_labelled(folder):
+    whole = json.loads((folder / "annotations.json").read_text())["annotations"][0]["keypoints"]
+    change(folder, 0, keypoints=[*whole[:3], None, None, None, *whole[6:8], None, *whole[9:]])
+    assert read(folder).joint_weights[0].tolist() == [1, 0, 0, *[1] * 14]
+    assert read_labels(folder / "annotations.json")["annotations"][0]["keypoints"][3:9] == [0] * 6
 
 
 def with_third(folder, *values):
@@ -203,6 +274,8 @@ def test_missing_area_is_estimated_from_the_box(folder):
     [
         ({"bbox": [1, 2, 3]}, r"annotations\[2\]: bbox is \[1, 2, 3\]"),
         ({"bbox": [1, 2, 0, 5]}, r"annotations\[2\]: bbox"),
+        ({"bbox": [1, 2, -9, 5]}, r"annotations\[2\]: bbox"),
+        ({"area": "large"}, r"annotations\[2\]: area is 'large'; a finite number is wanted"),
         ({"bbox": None}, r"annotations\[2\]: bbox is None"),
         ({"keypoints": [1.0] * 50}, r"annotations\[2\]: keypoints has 50 values; 51"),
         ({"keypoints": [float("nan")] * 51}, r"annotations\[2\]: keypoints"),

@@ -16,9 +16,10 @@ from sharpose_rt.engine.explain import explain
 from sharpose_rt.errors import DeviceError, WeightsError
 from sharpose_rt.geometry.affine import apply_affine, crop_affine, invert_affine, warp_crops
 from sharpose_rt.models import VARIANTS, Variant
+from sharpose_rt.models.gate import Gate
 from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
 from sharpose_rt.models.variants import RELEASED
-from sharpose_rt.models.weights import rewrite_metadata, save_weights
+from sharpose_rt.models.weights import amend, load_model, save_weights
 from tests.golden_rule import golden_model
 
 MINI = Variant("mini", (128, 96), width=48, heads=3, alpha=0.5, sigma_cells=2, depth=4)
@@ -112,20 +113,20 @@ def test_the_picture_is_normalised_as_imagenet_in_rgb(engine):
 
 
 def test_the_gate_is_the_weights_unless_given(config):
-    assert PoseEngine(config).quality_threshold == 0.25
-    assert PoseEngine(replace(config, quality_threshold=0.6)).quality_threshold == 0.6
+    assert PoseEngine(config).gate.quality_threshold == 0.25
+    assert PoseEngine(replace(config, quality_threshold=0.6)).gate.quality_threshold == 0.6
 
 
 def test_crops_are_cut_as_the_weights_say_unless_given(config, tmp_path):
     assert PoseEngine(config).box_padding == 1.25  # as is usual
     closer = tmp_path / "closer.safetensors"
-    rewrite_metadata(Path(config.weights), closer, {"box_padding": "1.1"})
+    amend(Path(config.weights), closer, {"box_padding": "1.1"})
     stated = replace(config, weights=str(closer))
     for wanted, given in ((1.1, stated), (1.5, replace(stated, box_padding=1.5))):
         found = PoseEngine(given).affines(BOXES)
         np.testing.assert_array_equal(found, crop_affine(BOXES, (96, 128), wanted))
     for damaged in ("wide", "nan", "9"):
-        rewrite_metadata(Path(config.weights), closer, {"box_padding": damaged})
+        amend(Path(config.weights), closer, {"box_padding": damaged})
         with pytest.raises(WeightsError, match=rf"closer\.safetensors states a box_padding of '{damaged}'; 0\.5 to 4"):
             PoseEngine(stated)
 
@@ -141,7 +142,7 @@ def test_crops_are_cut_as_the_weights_say_unless_given(config, tmp_path):
 )
 def test_damaged_numbers_of_a_weights_file_are_named(config, tmp_path, name, damaged, accepted):
     broken = tmp_path / "broken.safetensors"
-    rewrite_metadata(Path(config.weights), broken, {name: damaged})
+    amend(Path(config.weights), broken, {name: damaged})
     with pytest.raises(
         WeightsError, match=rf"broken\.safetensors states a {name} of '{damaged}'; {accepted} is accepted"
     ):
@@ -179,16 +180,38 @@ def test_people_too_small_are_not_refined(config, picture):
     # Two pictures at once, and a threshold besides.
     both = PoseEngine(replace(config, quality_threshold=float(np.median(fine.quality)), refine_from_px=100))
     pair = both.estimate_all([(picture, boxes[:1]), (picture, boxes[1:])])
-    low = fine.quality < both.quality_threshold
+    low = fine.quality < both.gate.quality_threshold
     assert [bool(r) for part in pair for r in part.refined] == (low & found.refined).tolist()
     # Who chooses in the gate's place has the last word.
-    assert engine.estimate(picture, boxes, lambda rows, quality: quality > -1).refined.all()
+    assert engine.estimate(picture, boxes, lambda rows, outlook: outlook.quality > -1).refined.all()
+
+
+def test_who_gains_little_is_not_refined(config, picture, tmp_path):
+    network, _ = load_model(config.model, config.weights)
+    network.gain_predictor = torch.nn.Linear(network.variant.width, 1)
+    path = tmp_path / "with_gain.safetensors"
+    save_weights(network, path)
+    crops = _crops(picture)
+    gain = PoseEngine(replace(config, weights=str(path))).infer(crops).gain.numpy()
+    middle = float(np.median(gain))
+    asked = replace(config, weights=str(path), refine_from_gain=middle)
+    found = PoseEngine(asked).estimate_crops(crops)
+    assert found.refined.tolist() == (gain >= middle).tolist()
+    assert 0 < found.refined.sum() < len(crops)
+    # What weights state holds until a threshold of either kind is given; weights without a predictor refine all.
+    amend(path, path, {"refine_from_gain": repr(middle)})
+    gates = [PoseEngine(replace(config, weights=str(path), **given)).gate for given in ({}, {"quality_threshold": 0.9})]
+    assert [gate.refine_from_gain for gate in gates] == [middle, -math.inf]
+    assert PoseEngine(replace(config, refine_from_gain=1.0)).estimate_crops(crops).refined.all()
+    amend(path, path, {"refine_from_gain": "much"})
+    with pytest.raises(WeightsError, match="states a refine_from_gain of 'much'"):
+        PoseEngine(asked)
 
 
 def test_with_flip_test_a_crop_and_its_mirror_go_through_the_same_stages(config, picture):
     crops = np.concatenate([_crops(picture), _crops(picture)[:, :, ::-1]])
     engine = PoseEngine(replace(config, flip_test=True))
-    engine.quality_threshold = float(np.median(engine.estimate_crops(crops).quality))
+    engine.gate = Gate(float(np.median(engine.estimate_crops(crops).quality)))
     gated = engine.estimate_crops(crops)
     assert 0 < gated.refined.sum() < len(crops)
     chosen = engine.estimate_crops(crops, lambda rows, _: gated.refined[rows])

@@ -12,9 +12,11 @@ from sharpose_rt.cli import main
 from sharpose_rt.errors import ConfigError, DatasetError
 from sharpose_rt.evaluation.track_truth import read_truth
 from sharpose_rt.evaluation.tracks import evaluate_tracks, jitter
+from sharpose_rt.skeleton import COCO17, MPII16
 from sharpose_rt.skeletons import FrameRecord, StreamReader, StreamWriter, encode
 from sharpose_rt.skeletons.convert import convert
 from sharpose_rt.types import Poses, PoseStage
+from tests.people_set import in_posetracks_order
 from tests.unit.test_convert import make_poses, write_clip
 
 TWO = [[1, 2]] * 10
@@ -191,6 +193,27 @@ class TestTruth:
         truth.write_text(json.dumps(document))
         assert {t: f.ids for t, f in read_truth(truth).frames.items()} == {0: [1], 1: [2], 2: [3]}
 
+    def test_frames_that_posetrack_says_nobody_labelled(self, tmp_path):
+        truth = coco(tmp_path / "gt.json")
+        document = json.loads(truth.read_text())
+        for t, image in enumerate(document["images"]):
+            image.update(
+                frame_id=10003420000 + t, file_name=f"images/val/000342_mpii/{t:06d}.jpg", is_labeled=t % 5 == 0
+            )
+        document["annotations"] = [a for a in document["annotations"] if a["image_id"] % 10 in (0, 1)]
+        truth.write_text(json.dumps(document))
+        assert {t: f.ids for t, f in read_truth(truth).frames.items()} == {0: [1, 2], 5: []}
+        found = evaluate_tracks(stream(tmp_path), truth)
+        assert (found["frames"], found["frames_missing"]) == (2, 0)
+        assert (found["misses"], found["false_positives"]) == (0, 2)  # in frame 5 nobody is, by its labels
+
+    def test_a_stream_whose_people_have_no_ids_is_no_truth(self, tmp_path):
+        other = rewritten(stream(tmp_path), [FrameRecord(t, t / 25, make_poses([0, 2], t)) for t in range(10)])
+        with pytest.raises(
+            DatasetError, match=r"a\.skeletons\.jsonl: 10 of its 20 people.* no track id.* with a tracker"
+        ):
+            evaluate_tracks(write_clip(tmp_path / "b.jsonl", TWO), other)
+
     def test_a_stream_against_another(self, tmp_path):
         clip = [[], *TWO]  # nobody is there at first
         other = write_clip(tmp_path / "b.jsonl", clip)
@@ -219,6 +242,8 @@ class TestTruth:
             ({"track_id": "a"}, r"annotations\[0\]: track_id is 'a'"),
             ({"bbox": [1, 2, 3]}, r"annotations\[0\]: bbox"),
             ({"image_id": 1}, r"annotations\[0\]: image_id 1 is not among"),
+            ({"bbox": [1, 2, 3, -4]}, r"annotations\[0\]: bbox"),
+            ({"area": "large"}, r"annotations\[0\]: area is 'large'"),
         ],
     )
     def test_wrong_json_is_named(self, tmp_path, fields, message):
@@ -236,6 +261,43 @@ class TestSimilarity:
     def test_labels_without_keypoints(self, tmp_path):
         with pytest.raises(ConfigError, match="no keypoints for OKS"):
             evaluate_tracks(stream(tmp_path), mot(tmp_path / "gt.txt"), similarity="oks")
+
+    @pytest.mark.parametrize(("of_stream", "area"), [(False, None), (False, 4100.0), (True, None)])
+    def test_areas_are_those_of_people_not_of_boxes(self, tmp_path, of_stream, area):
+        path = stream(tmp_path)
+        truth = write_clip(tmp_path / "b.jsonl", TWO) if of_stream else coco(tmp_path / "gt.json", area=area)
+        away = np.array(COCO17.sigmas)[:, None] * [2 * np.sqrt(-2 * np.log(0.8) * (area or 0.53 * 20.5 * 200)), 0]
+        moved = [make_poses(ids, t) for t, ids in enumerate(TWO)]
+        moved = [Poses(**{**vars(p), "keypoints": p.keypoints + away}) for p in moved]
+        path = rewritten(path, [FrameRecord(t, t / 25, poses) for t, poses in enumerate(moved)])
+        assert evaluate_tracks(path, truth, similarity="oks")["MOTP"] == pytest.approx(0.8, abs=2e-3)
+
+    def test_keypoints_are_compared_by_their_names(self, tmp_path):
+        truth = coco(tmp_path / "gt.json")
+        in_posetracks_order(truth)
+        path = stream(tmp_path)
+        assert evaluate_tracks(path, truth, similarity="oks")["MOTP"] == pytest.approx(1)
+        in_posetracks_order(truth, named=False)  # names that nobody knows
+        document = json.loads(truth.read_text())
+        document["categories"][0]["keypoints"] = [f"marker_{n}" for n in range(17)]
+        truth.write_text(json.dumps(document))
+        with pytest.raises(DatasetError, match=r"gt\.json: its keypoints are named marker_0, "):
+            evaluate_tracks(path, truth, similarity="oks")
+        assert evaluate_tracks(path, truth)["MOTA"] == 1
+
+    def test_keypoints_of_differing_number_are_named(self, tmp_path):
+        truth = coco(tmp_path / "gt.json")
+        document = json.loads(truth.read_text())
+        document["annotations"][3]["keypoints"] = [1, 1, 2] * 14
+        truth.write_text(json.dumps(document))
+        with pytest.raises(DatasetError, match=r"gt\.json: annotations\[3\]: keypoints has 42 values; 51"):
+            evaluate_tracks(stream(tmp_path), truth, similarity="oks")
+        assert evaluate_tracks(write_clip(tmp_path / "b.jsonl", TWO), truth)["MOTA"] == 1
+
+    def test_a_stream_of_other_keypoints(self, tmp_path):
+        other = write_clip(tmp_path / "b.jsonl", TWO, MPII16)
+        with pytest.raises(ConfigError, match=r"b\.jsonl has the 16 keypoints of mpii16, the stream the 17 of coco17"):
+            evaluate_tracks(stream(tmp_path), other, similarity="oks")
 
     def test_one_person_without_keypoints(self, tmp_path):
         truth = coco(tmp_path / "gt.json")

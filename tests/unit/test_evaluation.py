@@ -21,16 +21,17 @@ from sharpose_rt.errors import ConfigError, DatasetError, OutputError
 from sharpose_rt.evaluation.coco import evaluate, oks_nms, pose_scores, quality_check, read_labels, results, score
 from sharpose_rt.evaluation.detector import box_ap, evaluate_detector, judge, read_box_labels
 from sharpose_rt.evaluation.predict import Boxes, Predictions, closer_padding, file_boxes, predict, truth_boxes
-from sharpose_rt.evaluation.sweep import HEIGHT, calibrated, sweep, write_sweep
+from sharpose_rt.evaluation.sweep import GAIN, HEIGHT, calibrated, sweep, write_sweep
 from sharpose_rt.evaluation.worst import FALSE_ALARM, FOUND, MISSED, write_worst, write_worst_pictures
 from sharpose_rt.geometry.affine import body_heights
 from sharpose_rt.models import create_model
 from sharpose_rt.models.cost import measure_cost
+from sharpose_rt.models.gate import Gate
 from sharpose_rt.models.variants import VARIANTS
 from sharpose_rt.models.weights import load_model, save_weights
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.training.datasets import read_image
-from tests.people_set import COLOURS_BGR, SMALL, change, write_set
+from tests.people_set import COLOURS_BGR, SMALL, change, in_posetracks_order, write_set
 
 SIGMAS = np.array(COCO17.sigmas)
 
@@ -62,7 +63,7 @@ def perfect(document, coarse_oks=1.0, fine_oks=1.0, quality=0.5):
 
 def test_labels_as_predictions_give_perfect_ap(shared_dir):
     document = read_labels(shared_dir / "data" / "coco_val_dev" / "annotations.json")
-    metrics = score(perfect(document), document, math.inf)
+    metrics = score(perfect(document), document, Gate())
     assert len(truth_boxes(document)) == 188
     assert all(metrics[name] == pytest.approx(1) for name in ("AP", "AP50", "AP75", "APM", "APL", "AR"))
     assert metrics["oks_fine"] == pytest.approx(1)
@@ -70,11 +71,11 @@ def test_labels_as_predictions_give_perfect_ap(shared_dir):
 
 def test_a_known_error_gives_the_known_ap(folder):
     document = read_labels(folder / "annotations.json")
-    metrics = score(perfect(document, coarse_oks=0.63, fine_oks=0.88), document, math.inf)
+    metrics = score(perfect(document, coarse_oks=0.63, fine_oks=0.88), document, Gate())
     # Thresholds 0.50, 0.55, ... 0.95: three lie below 0.63 and eight below 0.88.
     assert (metrics["AP_coarse"], metrics["AP_fine"], metrics["AP"]) == pytest.approx((0.3, 0.8, 0.8))
     assert (metrics["oks_coarse"], metrics["oks_fine"]) == pytest.approx((0.63, 0.88))
-    coarse = score(perfect(document, coarse_oks=0.63, fine_oks=0.88), document, -math.inf)
+    coarse = score(perfect(document, coarse_oks=0.63, fine_oks=0.88), document, Gate(-math.inf))
     assert (coarse["AP"], coarse["AP50"], coarse["AP75"]) == pytest.approx((0.3, 1, 0))
     assert (coarse["exit_rate"], metrics["exit_rate"]) == (1, 0)
 
@@ -83,12 +84,14 @@ def test_who_is_never_refined_has_the_pose_of_the_closer_crop(folder):
     document = read_labels(folder / "annotations.json")
     far = perfect(document, coarse_oks=0.63, fine_oks=0.88, quality=0.5)
     near = replace(far, near_keypoints=perfect(document, coarse_oks=0.73).coarse_keypoints, near_scores=far.fine_scores)
-    assert score(near, document, -math.inf)["AP"] == pytest.approx(0.5)  # nobody is: 0.50, 0.55, ... 0.70 lie below
-    assert score(near, document, 0.4)["AP"] == pytest.approx(0.3)  # all leave, but for their quality
-    assert score(near, document, math.inf)["AP"] == pytest.approx(0.8)
-    assert score(near, document, math.inf, refine_from_px=10_000)["AP"] == pytest.approx(0.5)
+    assert score(near, document, Gate(-math.inf))["AP"] == pytest.approx(
+        0.5
+    )  # nobody is: 0.50, 0.55, ... 0.70 lie below
+    assert score(near, document, Gate(0.4))["AP"] == pytest.approx(0.3)  # all leave, but for their quality
+    assert score(near, document, Gate())["AP"] == pytest.approx(0.8)
+    assert score(near, document, Gate(refine_from_px=10_000))["AP"] == pytest.approx(0.5)
     heights = np.sort(body_heights(near.boxes.bboxes_xyxy))
-    keypoints, _, refined = near.gated(math.inf, float(heights[4]))
+    keypoints, _, refined = near.gated(Gate(refine_from_px=float(heights[4])))
     assert refined.sum() == 4
     np.testing.assert_array_equal(keypoints[refined], near.fine_keypoints[refined])
     np.testing.assert_array_equal(keypoints[~refined], near.near_keypoints[~refined])
@@ -109,7 +112,7 @@ def test_ap_is_that_of_pycocotools_on_the_written_file(folder, tmp_path, capsys)
     reference.evaluate()
     reference.accumulate()
     reference.summarize()
-    metrics = score(noisy, document, math.inf)
+    metrics = score(noisy, document, Gate())
     found = [metrics[name] for name in ("AP", "AP50", "AP75", "APM", "APL", "AR")]
     assert 0.05 < metrics["AP"] < 0.95
     np.testing.assert_allclose(found, reference.stats[:6], atol=1e-9)
@@ -118,7 +121,7 @@ def test_ap_is_that_of_pycocotools_on_the_written_file(folder, tmp_path, capsys)
 
 def test_ids_and_categories_of_labels_do_not_matter(folder):
     document = read_labels(folder / "annotations.json")
-    wanted = score(perfect(document, coarse_oks=0.63, fine_oks=0.88), document, math.inf)
+    wanted = score(perfect(document, coarse_oks=0.63, fine_oks=0.88), document, Gate())
     for record in document["annotations"]:
         record["id"] -= 1  # pycocotools takes 0 for nobody
         record["category_id"] = 7
@@ -128,20 +131,37 @@ def test_ids_and_categories_of_labels_do_not_matter(folder):
     (folder / "annotations.json").write_text(json.dumps(document))
     document = read_labels(folder / "annotations.json")
     assert [record["id"] for record in document["annotations"]] == list(range(8))
-    found = score(perfect(document, coarse_oks=0.63, fine_oks=0.88), document, math.inf)
+    found = score(perfect(document, coarse_oks=0.63, fine_oks=0.88), document, Gate())
     assert found["AP"] == wanted["AP"] > 0.5
+
+
+def test_labels_are_measured_by_the_names_of_their_keypoints(folder):
+    exact = perfect(read_labels(folder / "annotations.json"), fine_oks=0.88)
+    path = folder / "annotations.json"
+    in_posetracks_order(path)
+    document = read_labels(path)
+    metrics = score(exact, document, Gate())
+    assert (metrics["AP_coarse"], metrics["AP"], metrics["oks_fine"]) == pytest.approx((1, 0.8, 0.88))
+    assert [record["num_keypoints"] for record in document["annotations"]] == [15] * 8
+    assert document["categories"][0]["keypoints"] == list(COCO17.keypoints)
+    triples = np.zeros((17, 3))
+    triples[1:3] = 9, 9, 2  # whose head's ends alone are labelled has no keypoint of COCO's
+    change(folder, 0, keypoints=triples.flatten().tolist())
+    document = read_labels(path)
+    assert document["annotations"][0]["num_keypoints"] == 0
+    assert truth_boxes(document).annotation_ids.tolist() == list(range(2, 9))
 
 
 def test_the_gate_picks_the_stage(folder):
     document = read_labels(folder / "annotations.json")
     quality = np.linspace(0.1, 0.8, 8)
     made = perfect(document, coarse_oks=0.63, fine_oks=0.88, quality=quality)
-    keypoints, _, refined = made.gated(0.5)
+    keypoints, _, refined = made.gated(Gate(0.5))
     assert refined.tolist() == [True] * 4 + [False] * 4
     np.testing.assert_array_equal(keypoints[:4], made.fine_keypoints[:4])
     np.testing.assert_array_equal(keypoints[4:], made.coarse_keypoints[4:])
-    assert made.gated(math.inf)[2].all()
-    assert not made.gated(-math.inf)[2].any()
+    assert made.gated(Gate())[2].all()
+    assert not made.gated(Gate(-math.inf))[2].any()
 
 
 def test_network_in_batches_agrees_with_its_own_gate(folder):
@@ -154,20 +174,22 @@ def test_network_in_batches_agrees_with_its_own_gate(folder):
     np.testing.assert_allclose(whole.fine_keypoints, parts.fine_keypoints, atol=1e-3)
     assert len(whole) == 8
     threshold = float(np.median(whole.quality))
-    metrics = score(whole, document, threshold, model)
+    metrics = score(whole, document, Gate(threshold), model)
     cost = measure_cost(model.variant, model.behaviour)
     assert metrics["exit_rate"] == 0.5
     assert metrics["gmacs_per_person"] == pytest.approx(cost.coarse_gmacs + 0.5 * cost.fine_gmacs)
     assert 0 <= metrics["oks_coarse"] < 0.5
     both = predict(model, document, folder / "images", boxes, batch=8, flip_test=True)
-    assert score(both, document, threshold, model)["gmacs_per_person"] == 2 * metrics["gmacs_per_person"]
+    assert score(both, document, Gate(threshold), model)["gmacs_per_person"] == 2 * metrics["gmacs_per_person"]
     assert sweep(both, document, model)[-1]["gmacs_per_person"] == pytest.approx(2 * cost.coarse_gmacs)
 
 
 def test_what_is_measured_are_the_poses_of_a_run(folder):
     document = read_labels(folder / "annotations.json")
     boxes, (model, _) = truth_boxes(document), load_model("tiny_256x192")
-    predictions = predict(model.eval(), document, folder / "images", boxes, near_padding=closer_padding(-math.inf))
+    predictions = predict(
+        model.eval(), document, folder / "images", boxes, near_padding=closer_padding(Gate(-math.inf))
+    )
     middle = float(np.median(body_heights(boxes.bboxes_xyxy)))
     for gate in (
         (math.inf, 0.0),
@@ -177,8 +199,8 @@ def test_what_is_measured_are_the_poses_of_a_run(folder):
     ):
         config = PoseConfig(backend="torch", device="cpu", precision="fp32", refine_from_px=gate[1])
         engine = PoseEngine(replace(config, quality_threshold=gate[0]))
-        assert (closer_padding(*gate) is None) == (gate == (math.inf, 0.0))
-        keypoints, scores, refined = predictions.gated(*gate)
+        assert (closer_padding(Gate(*gate)) is None) == (gate == (math.inf, 0.0))
+        keypoints, scores, refined = predictions.gated(Gate(*gate))
         for image in document["images"]:
             rows = np.flatnonzero(boxes.image_ids == image["id"])
             found = engine.estimate(read_image(folder / "images" / image["file_name"]), boxes.bboxes_xyxy[rows])
@@ -235,10 +257,11 @@ def test_detected_boxes_are_scored_and_thinned(folder, tmp_path):
     ones = np.ones((9, 17))
     kept = oks_nms(boxes, points, boxes.scores)
     assert kept.tolist() == [False] + [True] * 8
-    made = Predictions(boxes, points, ones, points, ones, np.zeros(9))
+    made = Predictions(boxes, points, ones, points, ones, np.array([math.nan, 1.2, *[0.8] * 7]))
     people = results(made, points, ones)
-    assert [p["score"] for p in people] == pytest.approx([0.5] * 7 + [0.9])
-    metrics = score(made, document, math.inf)
+    # The quality counts where it is known, 1 at most.
+    assert [p["score"] for p in people] == pytest.approx([0.5, *[0.5 * 0.8] * 6, 0.9 * 0.8])
+    metrics = score(made, document, Gate())
     assert metrics["AP"] == pytest.approx(1)
     assert "quality_pearson" not in metrics
     assert oks_nms(boxes, points, boxes.scores, limit=1.0).all()
@@ -273,7 +296,7 @@ def test_nobody_found_is_an_ap_of_0(folder):
     document = read_labels(folder / "annotations.json")
     nobody = Boxes(np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
     for model in (create_model(SMALL), lambda image, boxes: (_ for _ in ()).throw(AssertionError)):
-        metrics = score(predict(model, document, folder / "images", nobody), document, math.inf)
+        metrics = score(predict(model, document, folder / "images", nobody), document, Gate())
         assert (metrics["AP"], metrics["AR"], metrics["people"]) == (0, 0, 0)
 
 
@@ -341,9 +364,26 @@ def test_sweep_by_height_lets_the_small_leave_first(folder, tmp_path):
     table, figure = write_sweep(rows, tmp_path / "heights")
     assert table.read_text().splitlines()[0].startswith("refine_from_px,exit_rate,AP")
     assert figure.read_bytes()[:4] == b"\x89PNG"
-    metrics = score(made, document, math.inf, refine_from_px=chosen[HEIGHT])
+    metrics = score(made, document, Gate(refine_from_px=chosen[HEIGHT]))
     assert (metrics["exit_rate"], metrics["refine_from_px"]) == (0.5, chosen[HEIGHT])
     assert metrics["AP"] == pytest.approx(rows[0]["AP"], abs=0.003)
+
+
+def test_sweep_by_gain_lets_those_leave_first_who_gain_least(folder, tmp_path):
+    document = read_labels(folder / "annotations.json")
+    good = np.array([0.3, 0.98] * 4)
+    made = replace(perfect(document, coarse_oks=good[:, None]), gain=(1 - good).astype(np.float32))
+    rows = sweep(made, document, None, steps=4, by=GAIN)
+    assert [row["exit_rate"] for row in rows] == pytest.approx([0, 0, 0.5, 1])
+    chosen = calibrated(rows)
+    assert (chosen[GAIN], chosen["exit_rate"]) == (pytest.approx(0.7), 0.5)
+    table, figure = write_sweep(rows, tmp_path / "gains")
+    assert table.read_text().splitlines()[0].startswith("refine_from_gain,exit_rate,AP")
+    assert figure.is_file()
+    metrics = score(made, document, Gate(refine_from_gain=chosen[GAIN]))
+    assert metrics["AP"] == pytest.approx(rows[0]["AP"], abs=0.003)
+    assert metrics["gain_pearson"] > 0.99
+    assert "gain_pearson" not in score(replace(made, gain=None), document, Gate())
 
 
 def test_what_is_not_swept_holds_in_every_row(folder):
@@ -351,9 +391,9 @@ def test_what_is_not_swept_holds_in_every_row(folder):
     for n, record in enumerate(document["annotations"]):
         record["bbox"][2:] = [10, 40.5] if n % 2 else [30, 100.5]
     made = perfect(document, quality=np.linspace(0.1, 0.8, 8))
-    rates = [row["exit_rate"] for row in sweep(made, document, None, steps=8, gates={HEIGHT: 50})]
+    rates = [row["exit_rate"] for row in sweep(made, document, None, steps=8, gate=Gate(refine_from_px=50))]
     assert (min(rates), max(rates)) == (0.5, 1)  # the small ones leave, whatever their quality
-    rows = sweep(made, document, None, steps=8, by=HEIGHT, gates={"quality_threshold": 0.45, HEIGHT: 99})
+    rows = sweep(made, document, None, steps=8, by=HEIGHT, gate=Gate(0.45, 99))
     assert [row["exit_rate"] for row in rows] == [0.5, 0.5, 0.75, 1]
     assert rows[0][HEIGHT] == 0
 
@@ -395,6 +435,7 @@ def test_wrong_labels_and_boxes_are_named(folder, tmp_path):
         ({"id": 1}, "it repeats the id 1"),
         ({"image_id": "1"}, "image_id '1' is not among `images`"),
         ({"bbox": [1, 2, 3]}, r"bbox is \[1, 2, 3\]"),
+        ({"bbox": [1, 2, 3, -4]}, r"bbox is \[1, 2, 3, -4\]"),
         ({"keypoints": [1.0, 1.0, 2] * 16}, "keypoints has 48 values; 51"),
         ({"area": "large"}, "area is 'large'"),
     ],
@@ -421,6 +462,22 @@ def test_pictures_whose_ids_are_no_integers_and_files_without_people_are_named(f
         read_labels(path)
 
 
+@pytest.mark.parametrize(
+    "fields", [{"bbox": [1, 2, -3, 4]}, {"bbox": [1, None, 3, 4]}, {"score": None}, {"score": math.nan}]
+)
+def test_a_wrong_box_of_a_file_is_named(tmp_path, fields):
+    right = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 0, 4], "score": 0.5}
+    (tmp_path / "boxes.json").write_text(json.dumps([right, {**right, "image_id": 7, **fields}]))
+    with pytest.raises(DatasetError, match=r"boxes\.json: a record is {'image_id': 7, .*0 px or more"):
+        file_boxes(tmp_path / "boxes.json")
+
+
+def test_labels_of_boxes_name_a_wrong_area(folder):
+    change(folder, 2, area="large")
+    with pytest.raises(DatasetError, match=r"annotations\.json: annotations\[2\]: area is 'large'"):
+        read_box_labels(folder / "annotations.json")
+
+
 def test_missing_fields_are_filled_in(folder):
     change(folder, 0, area=None, iscrowd=None, num_keypoints=None, bbox=[1, 2, 10, 20])
     record = read_labels(folder / "annotations.json")["annotations"][0]
@@ -439,6 +496,7 @@ def test_command_line(folder, tmp_path, monkeypatch, capsys):
     for key in ("AP", "AP50", "AP75", "APM", "APL", "AR", "exit_rate", "gmacs_per_person"):
         assert isinstance(metrics[key], float), key
     assert metrics["quality_threshold"] == 0.4
+    assert {"calibrated_threshold", "calibrated_exit_rate", "command"} <= set(metrics)
     assert len(json.loads((tmp_path / "r.json").read_text())) == 8
     assert (tmp_path / "fig6.csv").is_file()
     sweeps = ["--sweep-height", str(tmp_path / "heights"), "--sweep-threshold", str(tmp_path / "small")]
@@ -454,7 +512,9 @@ def test_command_line(folder, tmp_path, monkeypatch, capsys):
     assert "--refine-from-px is nan" in capsys.readouterr().err
     same = ["--sweep-threshold", str(tmp_path / "both.csv"), "--sweep-height", str(tmp_path / "both")]
     assert main(["eval", *arguments, *same]) == 2
-    assert "--sweep-height would both write" in capsys.readouterr().err
+    assert "several sweeps would write" in capsys.readouterr().err
+    assert main(["eval", *arguments, "--sweep-gain", str(tmp_path / "gain")]) == 2
+    assert "does not predict the gain; write it with `sharpose-rt weights gain`" in capsys.readouterr().err
 
 
 def test_pictures_without_labels_give_a_file_for_cocos_server(folder, tmp_path, monkeypatch, capsys):
@@ -499,16 +559,16 @@ def test_the_worst_people_are_drawn_beside_their_labels(folder, tmp_path):
     oks_wanted[3], oks_wanted[5] = 0.1, 0.4
     predictions = perfect(document, coarse_oks=oks_wanted)
     sheet, plain = tmp_path / "worst.png", tmp_path / "plain.png"
-    found = write_worst(predictions, document, folder / "images", -math.inf, COCO17, sheet, 3)
+    found = write_worst(predictions, document, folder / "images", Gate(-math.inf), COCO17, sheet, 3)
     assert found == pytest.approx([0.1, 0.4, 0.95], abs=1e-3)
-    write_worst(predictions, document, None, -math.inf, COCO17, plain, 3)
+    write_worst(predictions, document, None, Gate(-math.inf), COCO17, plain, 3)
     colours = [len(np.unique(cv2.imread(str(path)).reshape(-1, 3), axis=0)) for path in (sheet, plain)]
     assert colours[0] > colours[1] > 3  # the photograph is there, and is not
     with pytest.raises(OutputError, match=r"worst\.png"):
-        write_worst(predictions, document, None, -math.inf, COCO17, tmp_path / "no" / "worst.png", 3)
+        write_worst(predictions, document, None, Gate(-math.inf), COCO17, tmp_path / "no" / "worst.png", 3)
     unlabelled = {**document, "annotations": [{**a, "keypoints": [0] * 51} for a in document["annotations"]]}
     with pytest.raises(DatasetError, match="none of the people has a labelled keypoint"):
-        write_worst(predictions, unlabelled, None, -math.inf, COCO17, plain, 3)
+        write_worst(predictions, unlabelled, None, Gate(-math.inf), COCO17, plain, 3)
 
 
 @pytest.fixture
@@ -575,6 +635,39 @@ def test_the_pictures_of_most_missed_people_are_drawn(folder, found_in_part, tmp
     for tile, verdict in zip(tiles[:2], (verdicts[2], verdicts[1]), strict=True):
         for left, top, right, bottom in (verdict.missed_xyxy * 384 / 320).round().astype(int).clip(0, (383, 287) * 2):
             assert tile[top, left].tolist() == tile[bottom, right].tolist() == list(MISSED)
+
+
+def test_a_sheet_in_other_boxes_is_refused_before_anything_runs(folder, tmp_path, monkeypatch, capsys):
+    def measured(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr("sharpose_rt.models.weights.load_model", measured)
+    base = ["eval", "--annotations", str(folder / "annotations.json"), "--images", str(folder / "images")]
+    for boxes in ("detector", str(tmp_path / "boxes.json")):
+        assert main([*base, "--boxes", boxes, "--worst", str(tmp_path / "worst.png")]) == 2
+        assert "it takes --boxes gt alone" in capsys.readouterr().err
+
+
+def test_what_was_measured_is_told_before_anything_is_drawn(folder, tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OutputError("no space left")
+
+    for name in ("worst.write_worst", "sweep.write_sweep", "detector.write_worst_pictures"):
+        monkeypatch.setattr(f"sharpose_rt.evaluation.{name}", full)
+    monkeypatch.setattr("sharpose_rt.evaluation.detector.detector_boxes", lambda *_, **__: nobody)
+    nobody = Boxes(np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+    monkeypatch.setitem(VARIANTS, SMALL.name, SMALL)
+    labels = ["--annotations", str(folder / "annotations.json"), "--images", str(folder / "images")]
+    network = ["eval", *labels, "--model", SMALL.name, "--weights", "random", "--device", "cpu"]
+    sheet = ["--worst", str(tmp_path / "worst.png")]
+    for n, command in enumerate(
+        ([*network, *sheet], [*network, "--sweep-threshold", str(tmp_path / "s")], ["eval-detector", *labels, *sheet])
+    ):
+        assert main([*command, "--json", str(tmp_path / f"{n}.json")]) != 0
+        told = capsys.readouterr()
+        assert "no space left" in told.err
+        assert "\nAP50 " in told.out
+        assert json.loads((tmp_path / f"{n}.json").read_text())["AP"] >= 0
 
 
 @pytest.mark.parametrize("command", ["eval", "eval-detector"])

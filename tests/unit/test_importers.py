@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from media_clips import write_clip as write_video
 
 from sharpose_rt.cli import main
 from sharpose_rt.errors import ConfigError, OutputError, StreamError
-from sharpose_rt.skeleton import COCO17
+from sharpose_rt.skeleton import COCO17, MPII16
 from sharpose_rt.skeletons import StreamReader, validate
 from sharpose_rt.skeletons.convert import convert
 from sharpose_rt.skeletons.importers import READERS, import_stream
@@ -96,8 +97,9 @@ def ultralytics_results(ids, t: int):
 
 
 class TestUltralytics:
+    @pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
     @pytest.mark.parametrize("form", ["lists", "lines", "texts"])
-    def test_its_own_summaries(self, tmp_path, form):
+    def test_its_own_summaries(self, tmp_path, form, mark):
         results = [ultralytics_results(ids, t) if ids else None for t, ids in enumerate(CLIP)]
         path = tmp_path / "results.json"
         if form == "lists":
@@ -106,9 +108,17 @@ class TestUltralytics:
             path.write_text("\n".join(json.dumps(r.summary() if r else []) for r in results))
         else:
             path.write_text(json.dumps([r.to_json() if r else "[]" for r in results]))
+        path.write_bytes(mark + path.read_bytes())
         reader = back(path, "ultralytics")
         expect_clip(reader)
         np.testing.assert_allclose(next(iter(reader)).poses.bbox_scores, 0.5)
+
+    def test_boxes_turned_inside_out_are_refused(self, tmp_path):
+        path, summary = tmp_path / "u.json", ultralytics_results([1], 0).summary()
+        summary[0]["box"]["x2"] = 90
+        path.write_text(json.dumps([summary]))
+        with pytest.raises(StreamError, match=r"\[0\]\[0\]: box has sides of -10 and 200 px; 0 or more is wanted"):
+            back(path, "ultralytics")
 
     def test_one_picture(self, tmp_path):
         path = tmp_path / "picture.json"
@@ -228,6 +238,21 @@ class TestErrors:
             ("mmpose", [{"frame_id": 0, "instances": [{"keypoints": [[1, 2]]}]}], r"instances\[0\] lacks keypoint_sc"),
             ("mmpose", [{"frame_id": 0, "instances": 3}], r"\[0\] instances is 3"),
             ("ultralytics", {"a": 1}, "a list is wanted"),
+            (
+                "alphapose",
+                [{"image_id": "1.jpg", "keypoints": [1] * 51, "score": 1, "box": [9, 9, 5, -2]}],
+                r"\[0\]: box has sides of 5 and -2 px; 0 or more is wanted",
+            ),
+            (
+                "mmpose",
+                [{"instances": [{"keypoints": [[1, 2]] * 17, "keypoint_scores": [1] * 17, "bbox": [9, 9, 5, 10]}]}],
+                "bbox has sides of -4 and 1 px; 0 or more is wanted",
+            ),
+            (
+                "coco",
+                [{"image_id": 1, "keypoints": [1] * 51, "score": 1, "bbox": [9, 9, -4, 10]}],
+                r"\[0\]: bbox has sides of -4 and 10 px; 0 or more is wanted",
+            ),
             ("openpose", {"people": [{"pose_keypoints_2d": [1, 2, 3]}]}, r"people\[0\]: 3 numbers"),
             ("openpose", {"people": [{"pose_keypoints_2d": None}]}, "pose_keypoints_2d is None"),
         ],
@@ -380,15 +405,29 @@ class TestWhatTheyMean:
 
 
 class TestCoco:
+    def test_all_of_mpiis_names_are_mpiis(self, tmp_path):
+        flat = [value for n in range(16) for value in (n, n, 2)]
+        names = [name.upper() for name in reversed(MPII16.keypoints)]
+        person = {"id": 1, "image_id": 1, "category_id": 1, "keypoints": flat, "bbox": [0, 0, 15, 15]}
+        document = {
+            "images": [{"id": 1, "file_name": "0.jpg", "width": 20, "height": 20}],
+            "annotations": [person],
+            "categories": [{"id": 1, "name": "person", "keypoints": names}],
+        }
+        (tmp_path / "mpii.json").write_text(json.dumps(document))
+        reader = back(tmp_path / "mpii.json", "coco")
+        assert reader.header.skeleton == MPII16
+        assert next(iter(reader)).poses.keypoints[0, :, 0].tolist() == list(range(15, -1, -1))
+
     def test_results(self, clip):
         (path,) = convert(clip, "coco")
         reader = back(path, "coco")
         expect_clip(reader)
         found = next(iter(reader)).poses
-        np.testing.assert_allclose(found.bbox_scores, 0.5 * 0.75, atol=1e-4)  # the result's, of box and keypoints
+        np.testing.assert_allclose(found.bbox_scores, 0.5 * 0.75 * 0.5, atol=1e-4)  # box, keypoints, quality
         (again,) = convert(reader.path, "coco", path.with_name("again.json"))
         for record, other in zip(json.loads(path.read_text()), json.loads(again.read_text()), strict=True):
-            assert (record.pop("score"), other.pop("score")) == pytest.approx((0.375, 0.375 * 0.75), abs=1e-4)
+            assert (record.pop("score"), other.pop("score")) == pytest.approx((0.1875, 0.1875 * 0.75), abs=1e-4)
             assert record == other
 
     def test_results_that_count_from_1(self, clip):
@@ -411,6 +450,18 @@ class TestCoco:
             found = expected.keypoint_scores > 0
             np.testing.assert_array_equal(frame.poses.keypoint_scores, found)
             np.testing.assert_allclose(frame.poses.keypoints[found], expected.keypoints[found], atol=0.006)
+
+    @pytest.mark.parametrize("change", [lambda r: r.pop("score"), lambda r: r.update(score=None, bbox=None)])
+    @pytest.mark.parametrize("form", ["results", "labels"])
+    def test_null_is_nothing(self, tmp_path, form, change):
+        person = {"image_id": 0, "keypoints": [5.0, 6.0, 1.0] * 17, "score": 0.5}
+        change(person)
+        document = [person] if form == "results" else {"images": [{"id": 0, "frame_id": 0}], "annotations": [person]}
+        path = tmp_path / "x.json"
+        path.write_text(json.dumps(document))
+        poses = next(iter(back(path, "coco"))).poses
+        assert poses.bbox_scores.tolist() == [1]  # as of its keypoints
+        assert poses.bboxes_xyxy.tolist() == [[5, 6, 5, 6]]
 
     def test_keypoints_are_found_by_their_names(self, tmp_path):
         """PoseTrack has the top of the head where COCO has eyes."""
@@ -436,6 +487,10 @@ class TestCoco:
         [
             (lambda d: d["annotations"][2].update(image_id=77), r"annotations\[2\]: image_id is 77, which no record"),
             (lambda d: d["annotations"][1].update(keypoints=[1, 2]), r"annotations\[1\]: keypoints has 2 numbers"),
+            (
+                lambda d: d["annotations"][1].update(bbox=[9, 9, 5, -2]),
+                r"annotations\[1\]: bbox has sides of 5 and -2 px; 0 or more is wanted",
+            ),
             (lambda d: d["annotations"][1].update(bbox=[1, 2]), r"annotations\[1\]: bbox is"),
             (lambda d: d["images"][3].update(frame_id=2), "several of its images have the same number"),
             (lambda d: d["images"][3].update(frame_id=-2), r"images\[3\]: frame_id is -2"),
@@ -509,7 +564,7 @@ class TestEasyViTPose:
     @pytest.mark.parametrize(
         ("document", "message"),
         [
-            ({"keypoints": [[[[1, 2, 3]]]], "skeleton": {"0": "nose"}}, "COCO's or MPII's are wanted"),
+            ({"keypoints": [[[[1, 2, 3]]]], "skeleton": {"0": "nose"}}, "named nose; of COCO's or MPII's"),
             ({"keypoints": [{"0": [[1, 2]]}], "skeleton": dict(enumerate(NAMES))}, r"\[0\]\[0\]: keypoints is"),
             ({"keypoints": [7], "skeleton": dict(enumerate(NAMES))}, r"keypoints\[0\] is 7"),
             ({"keypoints": [], "skeleton": {"a": "nose"}}, "are no numbers"),

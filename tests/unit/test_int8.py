@@ -23,7 +23,7 @@ from sharpose_rt.media.demo_clip import _read as read_photograph
 from sharpose_rt.models import VARIANTS, create_model
 from sharpose_rt.models.int8 import _EXACT, InputGrid, WeightGrid, observe, quantized
 from sharpose_rt.models.pixels import normalise
-from sharpose_rt.models.weights import RANGES, file_sha256, load_model, read_ranges, rewrite_metadata, save_weights
+from sharpose_rt.models.weights import RANGES, amend, file_sha256, load_model, read_ranges, save_weights
 from tests.people_set import SMALL, write_set
 
 CONV = replace(SMALL, name="test_conv", size_hw=(128, 64), stem="mobile", decoder="pixels")
@@ -60,7 +60,7 @@ def ready(plain) -> Path:
     """The same, ready for it."""
     crops = np.random.default_rng(0).integers(0, 256, (4, *CONV.size_hw, 3), np.uint8)
     path = plain.with_name("ready.safetensors")
-    rewrite_metadata(plain, path, {RANGES: json.dumps(seen(load_model("test_conv", str(plain))[0], crops))})
+    amend(plain, path, {RANGES: json.dumps(seen(load_model("test_conv", str(plain))[0], crops))})
     return path
 
 
@@ -156,7 +156,7 @@ def test_people_in_a_photograph_have_the_same_poses(tmp_path):
     exact = PoseEngine(PoseConfig(device="cpu", precision="fp32", backend="torch", quality_threshold=math.inf))
     crops = exact.backend.cut(image, _affines(exact), (192, 256)).numpy()
     path = tmp_path / "ready.safetensors"
-    rewrite_metadata(Path(info.path), path, {RANGES: json.dumps(seen(model, crops))})
+    amend(Path(info.path), path, {RANGES: json.dumps(seen(model, crops))})
     config = replace(exact.config, precision="int8", backend="auto", weights=str(path), max_batch=4)
     engine = PoseEngine(config)
     assert (engine.backend.name, engine.dtype) == ("openvino", torch.int8)
@@ -230,7 +230,7 @@ def test_int8_without_openvino_says_what_to_install(config, monkeypatch):
 @pytest.mark.parametrize("text", ["{", "[1]", '{"a": 1}', '{"a": [1, "x"]}'])
 def test_damaged_ranges_are_refused(plain, tmp_path, text):
     path = tmp_path / "damaged.safetensors"
-    rewrite_metadata(plain, path, {RANGES: text})
+    amend(plain, path, {RANGES: text})
     with pytest.raises(WeightsError, match="damaged"):
         read_ranges("test_conv", str(path))
 

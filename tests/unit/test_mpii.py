@@ -186,6 +186,23 @@ def test_command(folder, monkeypatch, capsys):
     assert "MPII does not have" in capsys.readouterr().err
 
 
+def test_what_pckh_cannot_be_measured_of_is_refused_before_anything_runs(folder, monkeypatch, capsys):
+    def measured(*_, **__):
+        raise AssertionError
+
+    small = replace(SMALL, name="small_mpii", skeleton=MPII16)
+    monkeypatch.setitem(VARIANTS, small.name, small)
+    monkeypatch.setattr("sharpose_rt.models.weights.load_model", measured)
+    base = ["eval", "--images", str(folder / "images"), "--model", small.name, "--weights", "random"]
+    assert main([*base, "--annotations", str(folder / "train.json")]) != 0
+    assert "give --head-boxes mpii_gt_val.mat" in capsys.readouterr().err
+    assert main([*base, "--annotations", str(folder / "release.mat"), "--boxes", "detector"]) != 0
+    assert "as MPII says which person is meant; --boxes gt" in capsys.readouterr().err
+    for labels, boxes in (("train.json", "gt"), ("release.mat", "detector")):
+        with pytest.raises(DatasetError, match="PCKh"):
+            evaluate(measured, folder / labels, folder / "images", boxes=boxes)
+
+
 def test_a_network_of_other_keypoints_is_refused_before_anything_runs(folder, capsys):
     labels = ["--annotations", str(folder / "train.json"), "--head-boxes", str(folder / "gt.mat")]
     assert main(["eval", *labels, "--images", str(folder / "none"), "--device", "cpu"]) == 2

@@ -139,7 +139,7 @@ def test_keypoints_are_those_of_the_engine(batch: int, networks: Path, engine: P
     cells = np.sort(np.concatenate([coarse["selected"], coarse["low"]], 1))
     np.testing.assert_array_equal(cells, np.tile(np.arange(cells.shape[1]), (batch, 1)))
     for found, refine in ((coarse, False), (fine, True)):
-        wanted = engine.estimate_crops(crops, lambda _, quality, refine=refine: np.full(len(quality), refine))
+        wanted = engine.estimate_crops(crops, lambda _, outlook, refine=refine: np.full(len(outlook.quality), refine))
         np.testing.assert_allclose(found["keypoints"], wanted.keypoints, atol=0.01)
         np.testing.assert_allclose(found["scores"], wanted.scores, atol=1e-4)
         np.testing.assert_allclose(coarse["quality"], wanted.quality, atol=1e-4)
@@ -290,7 +290,7 @@ def test_the_recipe_refines_those_whom_the_gate_keeps(networks: Path, engine: Po
     threshold = float(np.median(engine.estimate(picture, boxes).quality))
     graphs.sheet["gate"]["quality_threshold"] = threshold
     found = graphs.poses(picture, boxes)
-    wanted = engine.estimate(picture, boxes, lambda _, quality: ~(quality >= threshold))
+    wanted = engine.estimate(picture, boxes, lambda _, outlook: ~(outlook.quality >= threshold))
     assert found["refined"].tolist() == wanted.refined.tolist()
     assert 0 < found["refined"].sum() < len(boxes)
     np.testing.assert_allclose(found["scores"], wanted.scores, atol=0.02)

@@ -313,7 +313,7 @@ def test_sets_may_be_named_together_or_one_by_one():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("score", None, "score is None; a finite number is wanted, or no score"),
+        ("score", "high", "score is 'high'; a finite number is wanted, or no score"),
         ("num_keypoints", "many", "num_keypoints is 'many'"),
         ("bbox", [1, 2, 0, 4], r"bbox is \[1, 2, 0, 4\]; .* above 0 is wanted"),
         ("image_id", 99, "image_id 99 is not among"),
@@ -326,6 +326,19 @@ def test_a_wrong_label_is_named(folder, field, value, message):
     path.write_text(json.dumps(document))
     with pytest.raises(DatasetError, match=rf"bars/annotations\.json: annotations\[4\]: {message}"):
         read_pictures(folder)
+
+
+def test_a_score_of_null_is_none(folder):
+    path = folder / "annotations.json"
+    whole = read_pictures(folder)
+    document = json.loads(path.read_text())
+    for record in document["annotations"]:
+        if record["score"] >= 0.5:
+            record["score"] = None
+    path.write_text(json.dumps(document))
+    for picture, other in zip(read_pictures(folder), whole, strict=True):
+        np.testing.assert_array_equal(picture.people_xyxy, other.people_xyxy)
+        np.testing.assert_array_equal(picture.unsure_xyxy, other.unsure_xyxy)
 
 
 def test_a_set_that_is_missing(folder):

@@ -366,6 +366,15 @@ def test_folder_of_images_in_natural_order(folder: Path) -> None:
     assert (info.kind, info.stem, info.frame_count, info.fps, info.audio) == ("images", "shots", 3, 4, False)
 
 
+def test_pictures_of_one_name_say_their_folders(folder: Path, tmp_path: Path) -> None:
+    for path in ("x/a/img1.png", "y/a/img1.png", "y/img2.png"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / path), numbered(1))
+    with open_source(str(tmp_path / "?" / "**" / "*.png")) as source:
+        names = [frame.source for frame in source]
+    assert sorted(filter(None, names)) == ["img2.png", "x/a/img1.png", "y/a/img1.png"]
+
+
 def test_glob_and_stride_of_images(folder: Path) -> None:
     with open_source(str(folder / "img1*.png")) as source:
         assert numbers(source) == [1, 10]

@@ -431,6 +431,39 @@ class TestValidate:
         assert len(problems[0].message) < 250
 
     @pytest.mark.parametrize(
+        ("line", "field", "value", "accepted"),
+        [
+            (2, "people[0].bbox_xyxy[2]", 1e39, "at most 3.4028234663852886e+38"),
+            (2, "people[1].keypoints[3][0]", -1e39, "at least -3.4028234663852886e+38"),
+            (2, "people[0].raw_keypoints[16][1]", 2e300, "at most 3.4028234663852886e+38"),
+            (2, "people[0].quality", 1e39, "at most 3.4028234663852886e+38"),
+            (2, "people[1].track_id", 2**63, "at most 9223372036854775807"),
+            (2, "frame_id", 2**64 - 1, "at most 9223372036854775807"),
+            (4, "dropped_before", 1e20, "at most 9223372036854775807"),
+            (4, "frame_size_wh[1]", 2**63, "at most 9223372036854775807"),
+            (1, "frame_size_wh[0]", 1e20, "at most 9223372036854775807"),
+            (5, "dropped", 2**63, "at most 9223372036854775807"),
+        ],
+    )
+    def test_names_what_readers_cannot_hold(self, tmp_path, line, field, value, accepted):
+        path = write_clip(tmp_path / "a")
+        edit(path, 4, lambda record: record.update(dropped_before=0, frame_size_wh=[640, 480]))
+        edit(path, line, _set(field, value))
+        assert [(p.line, p.field, p.message) for p in validate(path) if p.severity == "error"] == [
+            (line, field, f"is {value}; {accepted} is accepted")
+        ]
+
+    def test_the_largest_that_readers_can_hold(self, tmp_path):
+        path, largest = write_clip(tmp_path / "a", counts=(2,)), float(np.finfo(np.float32).max)
+        edit(path, 2, _set("people[0].bbox_xyxy", [-largest, 0, 0, largest]))
+        edit(path, 2, _set("people[1].keypoints[0][0]", largest))
+        edit(path, 2, _set("people[1].track_id", 2**63 - 1))
+        assert validate(path) == []
+        (frame,) = StreamReader(path)
+        assert frame.poses.bboxes_xyxy[0, 3] == largest
+        assert frame.poses.track_ids[1] == 2**63 - 1
+
+    @pytest.mark.parametrize(
         ("line", "field"), [(1, "fps"), (1, "model.name"), (2, "people"), (2, "people[1].stage"), (5, "status")]
     )
     def test_names_what_is_missing(self, tmp_path, line, field):
@@ -537,8 +570,11 @@ class TestValidate:
 
 
 JUNK = st.sampled_from(
-    [None, True, False, -1, 0, 1, 2.0, 1.5, -0.5, "", "x", "fine", [], {}, [1, 2, 3], [[1, 2, 0.5]], [[1, 2]]]
-)
+    [
+        None, True, False, -1, 0, 1, 2.0, 1.5, -0.5, "", "x", "fine", [], {}, [1, 2, 3], [[1, 2, 0.5]], [[1, 2]],
+        2**63 - 1, 2**63, 1e39, -1e39, [2**63, 1],
+    ]
+)  # fmt: skip
 
 
 GOOD_FRAME = FrameRecord(0, 0.0, make_poses(2, k=2), CREATED, 3.5, 0).to_record()

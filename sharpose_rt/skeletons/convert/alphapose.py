@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from sharpose_rt.skeletons.convert.common import found_points, rounded, write_json_list
@@ -13,25 +13,37 @@ from sharpose_rt.skeletons.stream import StreamReader, people_of
 def write_alphapose(reader: StreamReader, out: Path, *, raw: bool = False, min_score: float = 0.0) -> None:
     """Writes one record a person: image_id, category_id, keypoints, score, box (x, y, w, h), idx.
 
-    `image_id` is the picture's name, or '<frame_id>.jpg', as AlphaPose names the frames of a video; `idx` the track
-    id. `score` is
-    AlphaPose's own, mean keypoint score + box score + 1.25 * best keypoint score, so it is not within 0..1. The
-    format has no record for a frame without people.
+    `image_id` is the picture's name, or '<frame_id>.jpg', as AlphaPose names the frames of a video; a picture whose
+    name is taken, as of another folder, gets its frame's number into it. `idx` is the track id. `score` is AlphaPose's
+    own, mean keypoint score + box score + 1.25 * best keypoint score, so it is not within 0..1. The format has no
+    record for a frame without people.
     """
     write_json_list(out, _records(reader, raw, min_score))
 
 
 def _records(reader: StreamReader, raw: bool, min_score: float) -> Iterator[dict[str, Any]]:
+    taken: set[str] = set()
     for frame in reader:
+        image_id = _free(frame.picture, frame.frame_id, taken) if frame.picture else f"{frame.frame_id}.jpg"
         points = rounded(found_points(frame.poses, raw=raw, min_score=min_score))
         for person, table in zip(people_of(frame.poses), points, strict=True):
             left, top, right, bottom = person["bbox_xyxy"]
             score = table[:, 2].mean() + person["bbox_score"] + 1.25 * table[:, 2].max()
             record = {
-                "image_id": frame.picture or f"{frame.frame_id}.jpg",
+                "image_id": image_id,
                 "category_id": 1,
                 "keypoints": table.ravel().tolist(),
                 "score": round(float(score), 4),
                 "box": [left, top, round(right - left, 2), round(bottom - top, 2)],
             }
             yield record | ({"idx": person["track_id"]} if person["track_id"] else {})
+
+
+def _free(picture: str, frame_id: int, taken: set[str]) -> str:
+    """The picture's name, with the frame's number before its ending where it is among `taken`; it is so then."""
+    ending = PurePath(picture).suffix
+    stem = picture.removesuffix(ending)
+    while (name := stem + ending) in taken:
+        stem += f"_{frame_id:012d}"
+    taken.add(name)
+    return name

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +17,10 @@ from numpy.typing import NDArray
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.skeleton import BOX_TO_AREA
 from sharpose_rt.skeletons.convert.common import found_points, has_pictures, new_file, rounded, stem_of, write_json_list
-from sharpose_rt.skeletons.stream import StreamReader
+from sharpose_rt.skeletons.stream import FrameRecord, StreamReader
 from sharpose_rt.types import Poses
+
+log = logging.getLogger("sharpose_rt.skeletons")
 
 
 def write_coco(
@@ -24,11 +30,35 @@ def write_coco(
 
     `image_id` is the number that is the picture's name (581781 of '000000581781.jpg') where all pictures have such
     names, each its own; else `frame_id` + `first_image_id`.
-    `score` is the box score times the mean score of the keypoints that were found. There is no 'bbox': with one,
+    `score` is the box score times the mean score of the keypoints that were found and, where it is known, the quality
+    (in 0..1): people are ranked better so, in all sets that `eval` was tried on. There is no 'bbox': with one,
     pycocotools takes the results for boxes and computes another area.
     """
-    by_name = has_pictures(reader) and _are_numbers(Path(frame.picture or "").stem for frame in reader)
-    write_json_list(out, _records(reader, by_name, first_image_id, raw, min_score))
+    write_json_list(out, _records(_Images(reader, first_image_id), raw, min_score))
+
+
+class _Images:
+    """The frames of a stream with their image ids, as `write_coco` numbers them.
+
+    Each pass ends where the first one did, as the file may be growing.
+    """
+
+    def __init__(self, reader: StreamReader, first_id: int) -> None:
+        self._reader, self._first_id = reader, first_id
+        self._count: int | None = None
+        names = (Path(frame.picture or "").stem for frame in self._frames())
+        self._by_name = has_pictures(reader) and _are_numbers(names)
+
+    def __iter__(self) -> Iterator[tuple[int, FrameRecord]]:
+        for frame in self._frames():
+            yield int(Path(frame.picture or "").stem) if self._by_name else frame.frame_id + self._first_id, frame
+
+    def _frames(self) -> Iterator[FrameRecord]:
+        count = 0
+        for frame in islice(self._reader, self._count):
+            count += 1
+            yield frame
+        self._count = count
 
 
 def _are_numbers(names: Iterable[str]) -> bool:
@@ -37,12 +67,9 @@ def _are_numbers(names: Iterable[str]) -> bool:
     return all(0 <= number < 2**63 for number in found) and len(set(found)) == len(found)
 
 
-def _records(
-    reader: StreamReader, by_name: bool, first_image_id: int, raw: bool, min_score: float
-) -> Iterator[dict[str, Any]]:
-    for frame in reader:
+def _records(frames: _Images, raw: bool, min_score: float) -> Iterator[dict[str, Any]]:
+    for image_id, frame in frames:
         poses = frame.poses
-        image_id = int(Path(frame.picture or "").stem) if by_name else frame.frame_id + first_image_id
         points = rounded(found_points(poses, raw=raw, min_score=min_score))
         for i, table in enumerate(points):
             yield {
@@ -58,7 +85,9 @@ def _score(poses: Poses, index: int, table: NDArray[np.float64]) -> float:
     found = table[table[:, 2] > 0, 2]
     if not len(found):
         return 0.0
-    return round(float(poses.bbox_scores[index]) * float(found.mean()), 6)
+    quality = float(poses.quality[index])
+    known = 1.0 if math.isnan(quality) else min(max(quality, 0.0), 1.0)
+    return round(float(poses.bbox_scores[index]) * float(found.mean()) * known, 6)
 
 
 def write_coco_labels(
@@ -66,11 +95,13 @@ def write_coco_labels(
     out: Path,
     *,
     file_name: str = "{stem}_{frame:06d}.jpg",
+    first_image_id: int = 0,
     raw: bool = False,
     min_score: float = 0.3,
 ) -> None:
     """Writes {info, images, annotations, categories}: each frame a picture, each person a label.
 
+    Pictures have the ids that `write_coco` gives them with the same `first_image_id`, so its results fit these labels.
     Keypoints have visibility 2 where their score is at least `min_score`, else 0; people without any are left out.
     `track_id` and `score` (as in results) stand beside what COCO has, and `frame_id` in each picture.
     `file_name` is the pattern of the frames' names, with `stem` of the stream's file and `frame` from 0; pictures keep
@@ -87,13 +118,16 @@ def write_coco_labels(
         "keypoints": list(skeleton.keypoints),
         "skeleton": [[a + 1, b + 1] for a, b in skeleton.limbs],
     }
+    frames, names = _Images(reader, first_image_id), Counter[str]()
 
     def images() -> Iterator[dict[str, Any]]:
-        for frame in reader:
+        for image_id, frame in frames:
             width, height = frame.frame_size_wh or reader.header.frame_size_wh
             name = frame.picture or _named(file_name, stem, frame.frame_id)
+            if frame.picture:
+                names[name] += 1
             yield {
-                "id": frame.frame_id,
+                "id": image_id,
                 "file_name": name,
                 "width": width,
                 "height": height,
@@ -102,7 +136,7 @@ def write_coco_labels(
 
     def annotations() -> Iterator[dict[str, Any]]:
         number = 0
-        for frame in reader:
+        for image_id, frame in frames:
             poses = frame.poses
             points = rounded(found_points(poses, raw=raw, min_score=min_score))
             for i, table in enumerate(points):
@@ -114,7 +148,7 @@ def write_coco_labels(
                 seen = np.concatenate([table[:, :2], 2.0 * found[:, None]], 1)
                 yield {
                     "id": number,
-                    "image_id": frame.frame_id,
+                    "image_id": image_id,
                     "category_id": 1,
                     "bbox": [left, top, round(right - left, 2), round(bottom - top, 2)],
                     "area": round(BOX_TO_AREA * (right - left) * (bottom - top), 1),
@@ -136,6 +170,11 @@ def write_coco_labels(
                 file.write((b",\n" if i else b"\n") + orjson.dumps(record))
             file.write(b"]")
         file.write(b"}\n")
+    if twice := [name for name, count in names.items() if count > 1]:
+        log.warning(
+            "%s: several pictures are named %s, which `file_name` cannot tell apart; rename them and run again",
+            out, twice[0],
+        )  # fmt: skip
 
 
 def _named(pattern: str, stem: str, frame: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -53,10 +53,10 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def new_folder(path: Path, pattern: str) -> Iterator[Path]:
+def new_folder(path: Path, is_old: Callable[[Path], bool]) -> Iterator[Path]:
     """A folder that takes its name when the block is left without an error.
 
-    In an old folder of that name the files of `pattern` give way to the new ones; whatever else it holds stays.
+    In an old folder of that name the files that `is_old` names give way to the new ones; whatever else it holds stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -66,7 +66,7 @@ def new_folder(path: Path, pattern: str) -> Iterator[Path]:
         if not path.is_dir():
             temporary.replace(path)
             return
-        for old in path.glob(pattern):
+        for old in [file for file in path.iterdir() if is_old(file)]:
             old.unlink()
         for new in temporary.iterdir():
             new.replace(path / new.name)

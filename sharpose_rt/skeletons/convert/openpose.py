@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import glob
+import logging
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
 
 from sharpose_rt.errors import ConfigError
-from sharpose_rt.skeletons.convert.common import found_points, new_folder, rounded, stem_of
+from sharpose_rt.skeletons.convert.common import found_points, has_pictures, new_folder, rounded, stem_of
 from sharpose_rt.skeletons.convert.layouts import BODY_25, OPENPOSE_18, to_layout
 from sharpose_rt.skeletons.stream import FrameRecord, StreamReader
+
+_END = "_keypoints.json"
+
+log = logging.getLogger("sharpose_rt.skeletons")
 
 _LAYOUTS = {"COCO": OPENPOSE_18, "BODY_25": BODY_25}
 _NOT_MADE = (
@@ -34,13 +39,35 @@ def write_openpose(
     some readers know (our sets have no feet, which stay missing), or 'COCO' (18 keypoints). Missing keypoints are
     0, 0, 0.
     `person_id` holds the track id, which OpenPose itself leaves at -1; -1 where no tracker ran. The number in a
-    file's name is the `frame_id`; of pictures it is `<picture's name>_keypoints.json`, as OpenPose's --image_dir.
+    file's name is the `frame_id`; of pictures it is `<picture's name>_keypoints.json`, as OpenPose's --image_dir,
+    and `source` in it is the stream's. What earlier runs of the same clip or source left in the folder goes.
     """
     if model not in _LAYOUTS:
         raise ConfigError(f"model is {model!r}; one of {', '.join(_LAYOUTS)} is accepted")
-    with new_folder(out, f"{glob.escape(stem_of(reader.path))}_{12 * '[0-9]'}_keypoints.json") as folder:
+    source = reader.header.source
+    of_clip = re.compile(re.escape(stem_of(reader.path)) + "_[0-9]{12}" + re.escape(_END))
+
+    def is_old(file: Path) -> bool:
+        told = _source_of(file)
+        return told == source if told else bool(of_clip.fullmatch(file.name))
+
+    with new_folder(out, is_old) as folder:
         for frame in reader:
             _write_frame(folder, reader, frame, _LAYOUTS[model], raw, min_score)
+    if has_pictures(reader) and (others := [file.name for file in out.glob(f"*{_END}") if _source_of(file) != source]):
+        log.warning(
+            "%s has %d more files, such as %s, that are not known to be of %s, so they stay; remove those of no use",
+            out, len(others), min(others), source,
+        )  # fmt: skip
+
+
+def _source_of(file: Path) -> str | None:
+    """The source of which the file has a picture; None where it does not say."""
+    try:
+        record = orjson.loads(file.read_bytes()) if file.name.endswith(_END) else None
+    except (OSError, orjson.JSONDecodeError):
+        return None
+    return record.get("source") if isinstance(record, dict) else None
 
 
 def _write_frame(
@@ -53,10 +80,11 @@ def _write_frame(
             frame.poses.track_ids.tolist(), [table.ravel().tolist() for table in rounded(points)], strict=True
         )
     ]
+    record: dict[str, Any] = {"version": 1.3, "people": people}
     name = f"{stem_of(reader.path)}_{frame.frame_id:012d}"
     if frame.picture is not None:
         whole = Path(frame.picture).name  # where there is a.png beside a.jpg, or an a.jpg in several folders
         names = (Path(frame.picture).stem, whole, f"{whole}_{frame.frame_id:012d}")
-        name = next(free for free in names if not (folder / f"{free}_keypoints.json").exists())
-    path = folder / f"{name}_keypoints.json"
-    path.write_bytes(orjson.dumps({"version": 1.3, "people": people}))
+        name = next(free for free in names if not (folder / f"{free}{_END}").exists())
+        record["source"] = reader.header.source  # the name does not tell whose the file is, and a later run asks
+    (folder / f"{name}{_END}").write_bytes(orjson.dumps(record))

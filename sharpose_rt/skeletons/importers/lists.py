@@ -10,19 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.errors import StreamError
-from sharpose_rt.skeleton import COCO17, MPII16, Skeleton, is_person, person_categories
+from sharpose_rt.skeleton import COCO17, Skeleton, is_person, order_by_name, person_categories
 from sharpose_rt.skeletons.importers.openpose import A_CLIP, by_number, number_in, read_openpose
 from sharpose_rt.skeletons.importers.people import (
     Imported,
     ImportedPerson,
+    given,
     numbers,
     read_json,
+    read_text,
     skeleton_of,
     without_ids,
 )
-
-_ENOUGH = 12
-"""Names that a file must have of a set to be read as it: a body's twelve joints without the face."""
 
 
 def read_alphapose(path: Path) -> Imported:
@@ -104,9 +103,9 @@ def _mmpose_person(item: Any, names: list[str] | None, where: str) -> tuple[Skel
     else:
         skeleton = skeleton_of(len(table), where)
         table = table[: len(skeleton)]
-    box = numbers(item["bbox"], where, "bbox", 4).tolist() if "bbox" in item else None
-    score = float(numbers(item["bbox_score"], where, "bbox_score", 1)[0]) if "bbox_score" in item else None
-    return skeleton, ImportedPerson(table, box, score, _maybe_id(item, where))
+    corners = given(item, where, "bbox", 4)
+    box = None if corners is None else _upright(corners, where, "bbox")
+    return skeleton, ImportedPerson(table, box, _maybe_score(item, where, "bbox_score"), _maybe_id(item, where))
 
 
 def read_ultralytics(path: Path) -> Imported:
@@ -130,10 +129,10 @@ def read_ultralytics(path: Path) -> Imported:
 def _ultralytics_frames(path: Path) -> list[Any]:
     import orjson
 
+    lines = [line for line in read_text(path).splitlines() if line.strip()]
     try:
-        lines = [line for line in path.read_bytes().splitlines() if line.strip()]
         documents = [orjson.loads(line) for line in lines]  # JSON Lines, of which compact JSON is a case
-    except (OSError, orjson.JSONDecodeError):
+    except orjson.JSONDecodeError:
         documents = [read_json(path)]
     if len(documents) != 1:
         return documents
@@ -154,7 +153,8 @@ def _ultralytics_person(item: Any, where: str) -> tuple[Skeleton, ImportedPerson
     y = numbers(item["keypoints"]["y"], where, "keypoints.y", len(x))
     visible = numbers(item["keypoints"].get("visible", np.ones(len(x))), where, "keypoints.visible", len(x))
     skeleton = skeleton_of(len(x), where)
-    box = numbers([item["box"][side] for side in ("x1", "y1", "x2", "y2")], where, "box", 4).tolist()
+    corners = numbers([item["box"][side] for side in ("x1", "y1", "x2", "y2")], where, "box", 4).tolist()
+    box = _upright(corners, where, "box")
     score = float(numbers(item["confidence"], where, "confidence", 1)[0])
     table = np.stack([x, y, visible], axis=1)[: len(skeleton)]
     if max(*box, 2.0) <= 2.0:
@@ -198,8 +198,9 @@ def read_coco(path: Path) -> Imported:
     """People in COCO's form: results (a list of image_id, keypoints, score), or labels with `images` and `annotations`.
 
     In results the frame is `image_id`; in labels the picture's `frame_id`, else the last number of its file name.
-    Labelled keypoints have score 1 where they are visible or covered. Boxes and ids (`bbox`, `track_id`) are taken
-    where they are; names of keypoints in the people's category decide their order, and other categories are left out.
+    Labelled keypoints have score 1 where they are visible or covered. Boxes, scores and ids (`bbox`, `score`,
+    `track_id`) are taken where they are and not null; names of keypoints in the people's category decide their order,
+    and other categories are left out.
 
     Raises:
         StreamError: the file is of another form; names the record.
@@ -209,9 +210,9 @@ def read_coco(path: Path) -> Imported:
         rows = []
         for i, record in enumerate(document):
             where = f"{path} [{i}]"
-            _need(record, ("image_id", "keypoints", "score"), where)
+            _need(record, ("image_id", "keypoints"), where)
             table, skeleton = _triples(record["keypoints"], where)
-            score = float(numbers(record["score"], where, "score", 1)[0])
+            score = _maybe_score(record, where)
             person = ImportedPerson(table, _corners(record, where), score, _maybe_id(record, where))
             rows.append((_frame(record["image_id"], where, "image_id"), skeleton, person))
         return _gather(rows)
@@ -250,8 +251,7 @@ def read_coco(path: Path) -> Imported:
             table, skeleton = _by_name(flat.reshape(-1, 3), names, where)
         else:
             table, skeleton = _triples(record["keypoints"], where)
-        score = float(numbers(record["score"], where, "score", 1)[0]) if "score" in record else None
-        person = ImportedPerson(table, _corners(record, where), score, _maybe_id(record, where))
+        person = ImportedPerson(table, _corners(record, where), _maybe_score(record, where), _maybe_id(record, where))
         rows.append((frames[record["image_id"]], skeleton, person))
     return _gather(rows, frames=list(frames.values()))
 
@@ -266,20 +266,28 @@ def _category_names(document: dict[str, Any], people: tuple[Any, ...] | None) ->
 
 def _by_name(table: NDArray[np.float64], names: list[Any], where: str) -> tuple[NDArray[np.float64], Skeleton]:
     """(K, 3) of the set whose names these are, zeros for those of its keypoints that are not named."""
-    at = {str(name): row for row, name in enumerate(names)}
-    for skeleton in (COCO17, MPII16):
-        if len(at.keys() & set(skeleton.keypoints)) >= _ENOUGH:
-            rows = [table[at[name]] if name in at else np.zeros(3) for name in skeleton.keypoints]
-            return np.array(rows), skeleton
-    raise StreamError(f"{where}: keypoints are named {', '.join(list(at)[:5])} and so on; COCO's or MPII's are wanted")
+    try:
+        skeleton, order = order_by_name(names)
+    except ValueError as error:
+        raise StreamError(f"{where}: {error}") from error
+    return np.array([np.zeros(3) if at is None else table[at] for at in order]), skeleton
 
 
 def _corners(record: dict[str, Any], where: str, name: str = "bbox") -> list[float] | None:
     """The box as left, top, right, bottom px, which the record has as left, top, width, height, if it has one."""
-    if name not in record:
+    box = given(record, where, name, 4)
+    if box is None:
         return None
-    left, top, width, height = numbers(record[name], where, name, 4).tolist()
-    return [left, top, left + width, top + height]
+    left, top, width, height = box
+    return _upright([left, top, left + width, top + height], where, name)
+
+
+def _upright(corners: list[float], where: str, name: str) -> list[float]:
+    """The same box. Raises StreamError where it is turned inside out."""
+    left, top, right, bottom = corners
+    if right < left or bottom < top:
+        raise StreamError(f"{where}: {name} has sides of {right - left:g} and {bottom - top:g} px; 0 or more is wanted")
+    return corners
 
 
 def _number_or_name(value: Any, where: str, name: str) -> None:
@@ -315,8 +323,13 @@ def _triples(flat: Any, where: str) -> tuple[NDArray[np.float64], Skeleton]:
 
 
 def _maybe_id(item: dict[str, Any], where: str) -> int | None:
-    value = item.get("track_id")
-    return None if value is None else _id_of(numbers(value, where, "track_id", 1)[0])
+    value = given(item, where, "track_id", 1)
+    return None if value is None else _id_of(value[0])
+
+
+def _maybe_score(item: dict[str, Any], where: str, name: str = "score") -> float | None:
+    value = given(item, where, name, 1)
+    return None if value is None else value[0]
 
 
 def _id_of(number: float) -> int | None:

@@ -52,12 +52,18 @@ def without_ids(imported: Imported) -> Imported:
     return Imported(imported.skeleton, frames)
 
 
+def read_text(path: Path) -> bytes:
+    """The UTF-8 text of a file, without a byte-order mark. Raises StreamError where it cannot be read."""
+    try:
+        return path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except OSError as error:
+        raise StreamError(f"cannot read {path}: {error.strerror or error}; give a file that exists") from error
+
+
 def read_json(path: Path) -> Any:
     """The contents of a JSON file. Raises StreamError where it cannot be read or is no JSON."""
     try:
-        return orjson.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8))
-    except OSError as error:
-        raise StreamError(f"cannot read {path}: {error.strerror or error}; give a file that exists") from error
+        return orjson.loads(read_text(path))
     except orjson.JSONDecodeError as error:
         raise StreamError(f"{path} is not JSON: {error}") from error
 
@@ -72,6 +78,12 @@ def numbers(value: Any, where: str, name: str, count: int | None = None) -> NDAr
         wanted = "a list of finite numbers" if count is None else f"{count} finite numbers"
         raise StreamError(f"{where}: {name} is {value!r:.80}; {wanted} is wanted")
     return array
+
+
+def given(record: dict[str, Any], where: str, name: str, count: int) -> list[float] | None:
+    """The numbers of a field; None where it is missing or null. Raises StreamError as `numbers`."""
+    value = record.get(name)
+    return None if value is None else numbers(value, where, name, count).tolist()
 
 
 def skeleton_of(count: int, where: str) -> Skeleton:
