@@ -249,7 +249,7 @@ def results(
     boxes = predictions.boxes
     if not len(boxes):
         return []
-    sure = person_scores(predictions, keypoint_scores)
+    sure = person_scores(predictions, keypoint_scores, skeleton)
     kept = np.ones(len(boxes), bool)
     if (boxes.annotation_ids < 0).any():
         kept = oks_nms(boxes, keypoints, sure, skeleton)
@@ -265,20 +265,24 @@ def results(
     ]
 
 
-def person_scores(predictions: Predictions, keypoint_scores: Float32) -> NDArray[np.float64]:
+def person_scores(
+    predictions: Predictions, keypoint_scores: Float32, skeleton: Skeleton = COCO17
+) -> NDArray[np.float64]:
     """How sure each person is, (N,): box score, mean score of the keypoints and, where it is known, predicted quality.
 
     The quality says what keypoint scores do not: how exact they are, and whether this is a person at all.
     """
     quality = np.clip(np.nan_to_num(predictions.quality, nan=1), 0, 1)
-    return predictions.boxes.scores * pose_scores(keypoint_scores) * quality
+    return predictions.boxes.scores * pose_scores(keypoint_scores, skeleton) * quality
 
 
-def pose_scores(keypoint_scores: Float32) -> NDArray[np.float64]:
-    """Mean of each person's keypoint scores above 0.2: (N,) from (N, K); 0 where none is."""
-    sure = keypoint_scores > VISIBLE_SCORE
-    total = np.where(sure, keypoint_scores, 0).sum(1, dtype=np.float64)
-    return total / np.maximum(sure.sum(1), 1)
+def pose_scores(keypoint_scores: Float32, skeleton: Skeleton = COCO17) -> NDArray[np.float64]:
+    """Mean of each person's keypoint scores above 0.2, (N,) from (N, K); 0 where none is.
+
+    A keypoint counts by its sigma: the five of a face, which lie together and are surely found, say little of a body.
+    """
+    weights = (keypoint_scores > VISIBLE_SCORE) * np.asarray(skeleton.sigmas)
+    return (keypoint_scores * weights).sum(1) / np.maximum(weights.sum(1), 1e-9)
 
 
 def oks_nms(
@@ -363,7 +367,7 @@ def quality_check(predictions: Predictions, document: dict[str, Any]) -> dict[st
     from scipy.stats import rankdata  # half a second
 
     coarse, fine = true_oks(predictions, document, "coarse"), true_oks(predictions, document, "fine")
-    scores = person_scores(predictions, predictions.fine_scores)
+    scores = person_scores(predictions, predictions.fine_scores, skeleton_of(document))
     ranks = [rankdata(values) for values in (predictions.quality, coarse, scores, fine)]
     found = {
         "oks_coarse": float(coarse.mean()),

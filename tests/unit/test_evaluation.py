@@ -268,8 +268,12 @@ def test_detected_boxes_are_scored_and_thinned(folder, tmp_path):
 
 
 def test_person_scores_leave_out_unsure_keypoints():
-    scores = np.array([[0.8, 0.4, 0.1], [0.1, 0.2, 0.0]])
-    assert pose_scores(scores).tolist() == pytest.approx([0.6, 0])
+    scores = np.zeros((3, 17))
+    scores[0, [9, 10, 1]], scores[1, :3] = (0.8, 0.4, 0.1), (0.1, 0.2, 0.0)
+    scores[2, [0, 11]] = 0.9, 0.3
+    nose, hip = COCO17.sigmas[0], COCO17.sigmas[11]
+    wanted = [0.6, 0, (0.9 * nose + 0.3 * hip) / (nose + hip)]  # a hip says more of a pose than a nose
+    assert pose_scores(scores).tolist() == pytest.approx(wanted)
 
 
 def test_quality_that_tells_the_truth_correlates(folder):
