@@ -24,7 +24,7 @@ from sharpose_rt.errors import StreamError
 SCHEMA_PATH = Path(__file__).with_name("stream.schema.json")
 
 _NUMBER_TYPES = {int, float}
-_FLOAT32_MAX = 3.4028234663852886e38  # what readers hold coordinates in,
+FLOAT32_MAX = 3.4028234663852886e38  # what readers hold coordinates in,
 _INT64_MAX = 2**63 - 1  # and ids
 _STAGES = {"coarse", "fine", "predicted"}
 
@@ -327,7 +327,7 @@ def _are_coordinates(numbers: list[Any]) -> bool:
     """They are numbers that a float32 can hold; one at least."""
     if not _NUMBER_TYPES.issuperset(map(type, numbers)):
         return False
-    return min(numbers) >= -_FLOAT32_MAX and max(numbers) <= _FLOAT32_MAX
+    return min(numbers) >= -FLOAT32_MAX and max(numbers) <= FLOAT32_MAX
 
 
 def _is_number(value: Any) -> bool:

@@ -405,6 +405,20 @@ class TestWhatTheyMean:
 
 
 class TestCoco:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"bbox": [0, 0, 1e39, 5]}, "bbox is"),
+            ({"track_id": 2**63}, "the id is 9.22337e"),
+            ({"score": 1e300}, "score"),
+        ],
+    )
+    def test_numbers_that_nothing_can_hold_are_named(self, tmp_path, change, message):
+        record = {"image_id": 0, "category_id": 1, "keypoints": [5, 5, 1] * 17, "score": 0.5} | change
+        (tmp_path / "big.json").write_text(json.dumps([record]))
+        with pytest.raises(StreamError, match=message):
+            back(tmp_path / "big.json", "coco")
+
     def test_all_of_mpiis_names_are_mpiis(self, tmp_path):
         flat = [value for n in range(16) for value in (n, n, 2)]
         names = [name.upper() for name in reversed(MPII16.keypoints)]

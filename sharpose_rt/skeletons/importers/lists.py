@@ -16,6 +16,7 @@ from sharpose_rt.skeletons.importers.people import (
     Imported,
     ImportedPerson,
     given,
+    id_of,
     numbers,
     read_json,
     read_text,
@@ -55,7 +56,7 @@ def _alphapose_person(record: Any, where: str) -> tuple[dict[str, Any], tuple[Sk
     scores = numbers(record["keypoints"], where, "keypoints")[2::3]
     ids = numbers(record.get("idx", []), where, "idx")
     person = ImportedPerson(
-        table, box, score - scores.mean() - 1.25 * scores.max(), _id_of(ids[0]) if len(ids) else None
+        table, box, score - scores.mean() - 1.25 * scores.max(), id_of(ids[0], where) if len(ids) else None
     )
     return record, (skeleton, person)
 
@@ -188,7 +189,7 @@ def read_easy_vitpose(path: Path) -> Imported:
         for key, points in frame.items() if isinstance(frame, dict) else enumerate(frame):
             where = f"{path} keypoints[{t}][{key}]"
             table = numbers(points, where, "keypoints", 3 * len(names)).reshape(-1, 3)[:, [1, 0, 2]]
-            track_id = _id_of(numbers(key, where, "the id", 1)[0]) if isinstance(frame, dict) else None
+            track_id = id_of(numbers(key, where, "the id", 1)[0], where) if isinstance(frame, dict) else None
             table, skeleton = _by_name(table, names, where)
             rows.append((t, skeleton, ImportedPerson(table, track_id=track_id)))
     return _gather(rows, frames=list(range(len(frames))))
@@ -324,17 +325,12 @@ def _triples(flat: Any, where: str) -> tuple[NDArray[np.float64], Skeleton]:
 
 def _maybe_id(item: dict[str, Any], where: str) -> int | None:
     value = given(item, where, "track_id", 1)
-    return None if value is None else _id_of(value[0])
+    return None if value is None else id_of(value[0], where)
 
 
 def _maybe_score(item: dict[str, Any], where: str, name: str = "score") -> float | None:
     value = given(item, where, name, 1)
     return None if value is None else value[0]
-
-
-def _id_of(number: float) -> int | None:
-    """None below 0, as several programs number whom they did not track."""
-    return int(number) if number >= 0 else None
 
 
 def _list(value: Any, where: str) -> list[Any]:

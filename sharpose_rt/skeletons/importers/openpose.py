@@ -12,7 +12,7 @@ import numpy as np
 from sharpose_rt.errors import StreamError
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.skeletons.convert.layouts import BODY_25, OPENPOSE_18
-from sharpose_rt.skeletons.importers.people import Imported, ImportedPerson, numbers, read_json
+from sharpose_rt.skeletons.importers.people import Imported, ImportedPerson, id_of, numbers, read_json
 
 _LAYOUTS = {3 * len(layout): layout for layout in (OPENPOSE_18, BODY_25)}
 
@@ -83,4 +83,4 @@ def _person(person: Any, where: str) -> ImportedPerson:
     table = flat.reshape(-1, 3)[[layout.index(name) for name in COCO17.keypoints]]
     # Version 1.1 has no person_id; later ones have a list of one, -1 where OpenPose did not track.
     ids = numbers(person.get("person_id", [-1]), where, "person_id", 1)
-    return ImportedPerson(np.array(table), track_id=int(ids[0]) if ids[0] >= 0 else None)
+    return ImportedPerson(np.array(table), track_id=id_of(ids[0], where))

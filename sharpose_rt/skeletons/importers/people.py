@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.errors import StreamError
 from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
+from sharpose_rt.skeletons.validation import FLOAT32_MAX
 from sharpose_rt.types import Poses, PoseStage
 
 # Sets of more keypoints that begin with COCO's 17: Halpe 26 and 136, COCO-WholeBody 133.
@@ -69,12 +70,16 @@ def read_json(path: Path) -> Any:
 
 
 def numbers(value: Any, where: str, name: str, count: int | None = None) -> NDArray[np.float64]:
-    """(n,) finite numbers of a (nested) list. Raises StreamError with `where` and `name` for anything else."""
+    """(n,) finite numbers of a (nested) list, as a float32 can hold them.
+
+    Raises:
+        StreamError: it is anything else; says `where` and `name`.
+    """
     try:
         array = np.asarray(value, np.float64).ravel()
     except (TypeError, ValueError):
         array = None
-    if array is None or not np.isfinite(array).all() or (count is not None and len(array) != count):
+    if array is None or not (np.abs(array) <= FLOAT32_MAX).all() or (count is not None and len(array) != count):
         wanted = "a list of finite numbers" if count is None else f"{count} finite numbers"
         raise StreamError(f"{where}: {name} is {value!r:.80}; {wanted} is wanted")
     return array
@@ -84,6 +89,14 @@ def given(record: dict[str, Any], where: str, name: str, count: int) -> list[flo
     """The numbers of a field; None where it is missing or null. Raises StreamError as `numbers`."""
     value = record.get(name)
     return None if value is None else numbers(value, where, name, count).tolist()
+
+
+def id_of(number: float, where: str) -> int | None:
+    """A track id; None below 0, as several programs number whom they did not track. Raises StreamError for one that no
+    int64 can hold."""
+    if number >= 2**63:
+        raise StreamError(f"{where}: the id is {number:g}; 0 to {2**63 - 1} is accepted")
+    return int(number) if number >= 0 else None
 
 
 def skeleton_of(count: int, where: str) -> Skeleton:
