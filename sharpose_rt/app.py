@@ -344,7 +344,7 @@ class FileRun:
                 "name": config.pose.model,
                 "weights_sha256": engine.weights.sha256 or None,
                 "behaviour": engine.network.behaviour.name,
-                "quality_threshold": engine.gate.quality_threshold,
+                **engine.gate.stated(),
             },
             detector=self.tracking.detector.name,
             tracker=self.tracking.tracker.name,

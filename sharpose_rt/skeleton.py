@@ -207,7 +207,7 @@ def order_by_name(names: Sequence[Any], first: Skeleton = COCO17) -> tuple[Skele
     Raises:
         ValueError: there is no such set; says which names were seen.
     """
-    place = {str(name).lower().replace(" ", "_").replace("-", "_"): row for row, name in enumerate(names)}
+    place = {str(name).strip().lower().replace(" ", "_").replace("-", "_"): row for row, name in enumerate(names)}
     shared = {item: len(place.keys() & set(item.keypoints)) for item in (first, *SKELETONS.values())}
     fitting = [item for item, count in shared.items() if count >= _ENOUGH]
     if not fitting:

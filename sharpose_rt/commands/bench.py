@@ -18,7 +18,8 @@ T = TypeVar("T")
 
 HELP = "measure speed: the networks alone, whole runs over a clip"
 
-_POSE_OPTIONS = ("model", "weights", "quality_threshold", "device", "backend", "precision")
+_POSE_OPTIONS = ("model", "weights", "quality_threshold", "refine_from_gain", "device", "backend", "precision")
+_NUMBERS = ("--quality-threshold", "--refine-from-gain")
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 _FOUND = "found"
 
@@ -97,11 +98,12 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         ("--model", "a variant; `sharpose-rt models` lists them"),
         ("--weights", "auto, a file, or random"),
         ("--quality-threshold", "crops of lower predicted quality are refined"),
+        ("--refine-from-gain", "people to whom the fine stage is expected to add less AP are not refined"),
         ("--detector", "auto, bundled, an ultralytics model, full, or a boxes file"),
         ("--device", "auto, cpu, cuda or cuda:N"),
         ("--backend", "auto, torch or openvino"),
     ):
-        run.add_argument(option, type=float if option == "--quality-threshold" else str, help=text)
+        run.add_argument(option, type=float if option in _NUMBERS else str, help=text)
     run.add_argument("--precision", choices=_PRECISIONS, help="number format of the network")
     run.add_argument("--config", metavar="FILE|NAME", help="a preset (file, live) or a YAML file")
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any other option")
@@ -115,8 +117,8 @@ def _add_peers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--people", type=_people, metavar="N", help="boxes in each frame (default: as many as found)")
     parser.add_argument("--detector", default="auto", help="finds the boxes; also a file of boxes")
     for option in _POSE_OPTIONS:
-        kind = float if option == "quality_threshold" else str
-        parser.add_argument(f"--{option.replace('_', '-')}", type=kind, help="of ours; see `track --help`")
+        name = f"--{option.replace('_', '-')}"
+        parser.add_argument(name, type=float if name in _NUMBERS else str, help="of ours; see `track --help`")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the record here")
     parser.add_argument("--offline", action="store_true", help="make no environment, download nothing")
     parser.set_defaults(action=bench_peers)

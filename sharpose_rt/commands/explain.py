@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="Q",
         help="crops of lower predicted quality are refined; inf shows the fine stage of everybody",
     )
+    parser.add_argument("--refine-from-gain", type=float, metavar="AP", help="as for `track`")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "bf16", "fp16", "int8"), default="auto", help="number format"
@@ -69,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
         model=args.model,
         weights=args.weights,
         quality_threshold=args.quality_threshold,
+        refine_from_gain=args.refine_from_gain,
         device=args.device,
         precision=args.precision,
     )

@@ -181,10 +181,10 @@ def export_weights(args: argparse.Namespace) -> int:
     target = args.target
     check_target(target, args.overwrite)
 
-    from sharpose_rt.models.weights import RANGES, file_sha256, save_weights
+    from sharpose_rt.models.weights import GAIN, RANGES, file_sha256, save_weights
 
     model, sources = _load_mean(args.model, [args.source, *args.average])
-    kept = {key: text for key, text in sources[0].metadata.items() if key == RANGES and len(sources) == 1}
+    kept = {key: text for key, text in sources[0].metadata.items() if key in (RANGES, GAIN) and len(sources) == 1}
     metrics = [_metrics(path) for path in args.metrics]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -280,8 +280,12 @@ def add_gain(args: argparse.Namespace) -> int:
     source, target = args.source, args.target
     check_target(target, args.overwrite)
 
+    from sharpose_rt.config.checks import GAIN_RANGE, within
     from sharpose_rt.evaluation.gain import fit_gain
     from sharpose_rt.models.weights import GAIN, GAIN_PREDICTOR
+
+    if args.refine_from_gain is not None:
+        within("--refine-from-gain", args.refine_from_gain, *GAIN_RANGE)
 
     model, info = _load_own(source)
     fit = fit_gain(model, [tuple(pair) for pair in args.sets])

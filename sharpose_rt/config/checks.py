@@ -8,6 +8,8 @@ from sharpose_rt.errors import ConfigError
 
 PADDING_RANGE = 0.5, 4.0
 """Enlargements of a box that are accepted: beyond them its crop holds a piece of the person, or little of one."""
+GAIN_RANGE = -1.0, 1.0
+"""AP that one more stage can add."""
 
 
 def one_of(name: str, value: str, accepted: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from sharpose_rt.config.checks import PADDING_RANGE
+from sharpose_rt.config.checks import GAIN_RANGE, PADDING_RANGE
 from sharpose_rt.config.checks import one_of as _one_of
 from sharpose_rt.config.checks import within as _within
 from sharpose_rt.errors import ConfigError
@@ -191,8 +191,8 @@ class PoseConfig:
     the choice to `refine_from_gain` where that is given."""
     refine_from_gain: float | None = None
     """Crops to which the fine stage is expected to add less AP (0..1) take the coarse stage's pose; None takes what the
-    weights state, or leaves the choice to `quality_threshold` where that is given. Weights that do not predict it (see
-    `sharpose-rt weights gain`) refine all."""
+    weights state, or leaves the choice to `quality_threshold` where that is given. It wants weights that predict it,
+    see `sharpose-rt weights gain`."""
     refine_from_px: float = 0.0
     """People less tall in the picture take the coarse stage's pose, whatever its quality: their crops hold no detail
     that the fine stage could see and the coarse one not. 0 lets the quality alone decide."""
@@ -227,7 +227,7 @@ class PoseConfig:
         if self.quality_threshold is not None and math.isnan(self.quality_threshold):
             raise ConfigError("pose.quality_threshold is nan; a number is accepted (inf refines all, -inf none)")
         if self.refine_from_gain is not None:
-            _within("pose.refine_from_gain", self.refine_from_gain, -1, 1)
+            _within("pose.refine_from_gain", self.refine_from_gain, *GAIN_RANGE)
         _within("pose.refine_from_px", self.refine_from_px, 0)
         _within("pose.max_batch", self.max_batch, 1, 1024)
         if self.threads is not None:

@@ -62,9 +62,10 @@ def run(args: argparse.Namespace) -> int:
     from sharpose_rt.engine.device import resolve_device, resolve_precision
     from sharpose_rt.evaluation.coco import choose_boxes, read_labels, results, score
     from sharpose_rt.evaluation.predict import SCORE_THRESHOLD, closer_padding, detector_boxes, predict
+    from sharpose_rt.evaluation.sweep import HEIGHT, QUALITY
     from sharpose_rt.models.gate import Gate
     from sharpose_rt.models.int8 import quantized
-    from sharpose_rt.models.weights import load_model
+    from sharpose_rt.models.weights import NO_GAIN, load_model
 
     if args.batch < 1:
         raise ConfigError(f"--batch is {args.batch}; 1 or more is accepted")
@@ -80,15 +81,16 @@ def run(args: argparse.Namespace) -> int:
     else:
         model = model.to(device, resolve_precision(args.precision, device))
     gate = info.gate(args.quality_threshold, args.refine_from_px, args.refine_from_gain)
-    if args.sweep_gain and model.gain_predictor is None:
-        raise WeightsError(f"{info.path} does not predict the gain; write it with `sharpose-rt weights gain`")
+    if args.sweep_gain and not info.predicts_gain:
+        raise WeightsError(NO_GAIN.format(path=info.path))
     if args.boxes == "detector":
         config = DetectorConfig(args.detector, score_threshold=SCORE_THRESHOLD, image_size=args.detector_size)
         boxes = detector_boxes(document, images, config, args.offline)
     else:
         boxes = choose_boxes(args.boxes, document, images)
     sweeps = {by: Path(out) for by, out in _sweeps(args).items()}
-    near = closer_padding(Gate(-math.inf) if sweeps else gate)  # at one end of a sweep nobody is refined
+    # At one end of these two nobody is refined, whatever the coarse stage says.
+    near = closer_padding(Gate(-math.inf) if sweeps.keys() & {QUALITY, HEIGHT} else gate)
     predictions = predict(model, document, images, boxes, flip_test=args.flip_test, near_padding=near, batch=args.batch)
     if args.results:
         poses = predictions.gated(gate)[:2]
@@ -105,8 +107,11 @@ def run(args: argparse.Namespace) -> int:
         folder = None if args.worst_plain else images
         skeleton, out = model.variant.skeleton, Path(args.worst)
         write_worst(predictions, document, folder, gate, skeleton, out)
+    asked = {"quality_threshold": args.quality_threshold, "refine_from_gain": args.refine_from_gain}
+    # A run that asks for one threshold takes no other that the weights state.
+    held = Gate(refine_from_px=args.refine_from_px, **{name: v for name, v in asked.items() if v is not None})
     for by, out in sweeps.items():
-        found = _sweep(predictions, document, model, out, by, gate)
+        found = _sweep(predictions, document, model, out, by, held)
         metrics |= found
         _tell(args, found, metrics)
     return 0
@@ -129,6 +134,7 @@ def _tell(args: argparse.Namespace, new: dict[str, Any], metrics: dict[str, Any]
 
 def _check(args: argparse.Namespace, document: dict[str, Any]) -> None:
     """Raises ConfigError where options ask what the labels or this installation cannot give."""
+    from sharpose_rt.config.checks import GAIN_RANGE, within
     from sharpose_rt.evaluation.coco import check_keypoints, pycocotools
     from sharpose_rt.evaluation.mpii import check_pckh, is_mpii
     from sharpose_rt.evaluation.sweep import sweep_files
@@ -155,6 +161,8 @@ def _check(args: argparse.Namespace, document: dict[str, Any]) -> None:
     tables = [sweep_files(Path(out).resolve())[0] for out in _sweeps(args).values()]
     if twice := {table for table in tables if tables.count(table) > 1}:
         raise ConfigError(f"several sweeps would write {twice.pop()}; give each a name of its own")
+    if args.refine_from_gain is not None:
+        within("--refine-from-gain", args.refine_from_gain, *GAIN_RANGE)
     if not args.refine_from_px >= 0:
         raise ConfigError(f"--refine-from-px is {args.refine_from_px}; 0 or more is accepted")
 

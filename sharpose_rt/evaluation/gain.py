@@ -5,7 +5,6 @@ Letters: N people, D width.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +78,11 @@ def fit_gain(model: SHaRPose, sets: Sequence[tuple[Path, Path]]) -> Fit:
             f"{len(y)} people with keypoints in {', '.join(str(labels) for labels, _ in sets)}; "
             f"{LEAST_PEOPLE} or more are wanted to predict a gain from {x.shape[1]} features"
         )
+    if not y.std() or y.mean() <= 0:
+        raise DatasetError(
+            f"the fine stage adds {y.mean():.4f} AP to these {len(y)} people, so there is no gain to predict; weights "
+            "of a trained network are wanted, and labels that both stages do not reach alike"
+        )
     predicted = _left_out(x, y, np.concatenate(pictures))
     early = predicted <= np.median(predicted)
     weight, bias = _ridge(x, y)
@@ -86,8 +90,7 @@ def fit_gain(model: SHaRPose, sets: Sequence[tuple[Path, Path]]) -> Fit:
     with torch.no_grad():
         predictor.weight.copy_(torch.from_numpy(weight)[None])
         predictor.bias.fill_(bias)
-    lost = float(y[early].sum() / y.sum()) if y.sum() else math.nan
-    correlation = float(np.corrcoef(predicted, y)[0, 1]) if predicted.std() and y.std() else math.nan
+    lost, correlation = float(y[early].sum() / y.sum()), float(np.corrcoef(predicted, y)[0, 1])
     return Fit(predictor, len(y), float(y.mean()), correlation, lost)
 
 

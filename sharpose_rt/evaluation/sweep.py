@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from sharpose_rt.config.checks import GAIN_RANGE
 from sharpose_rt.errors import OutputError
 from sharpose_rt.evaluation.coco import ap, gmacs, results
 from sharpose_rt.evaluation.predict import Predictions
@@ -20,7 +21,7 @@ from sharpose_rt.models.gate import Gate
 
 QUALITY, HEIGHT, GAIN = "quality_threshold", "refine_from_px", "refine_from_gain"
 """What can be swept: fields of `Gate`."""
-_ENDS = {QUALITY: (math.inf, -math.inf), HEIGHT: (0.0, math.inf), GAIN: (-math.inf, math.inf)}
+_ENDS = {QUALITY: (math.inf, -math.inf), HEIGHT: (0.0, math.inf), GAIN: GAIN_RANGE}
 """All are refined, and none."""
 _ASKED = {
     QUALITY: "quality threshold",
@@ -107,7 +108,8 @@ def _draw(rows: Sequence[Row], path: Path) -> None:
     bars.set_ylabel("crops that skip the fine stage (%)")
     by = _swept(rows)
     bars.set_xlabel(_ASKED[by])
-    bars.set_xticks(places, [f"{row[by]:.0f}" if by == HEIGHT else f"{row[by]:.2f}" for row in rows], rotation=60)
+    digits = {HEIGHT: 0, QUALITY: 2, GAIN: 3}[by]
+    bars.set_xticks(places, [f"{row[by]:.{digits}f}" for row in rows], rotation=60)
     lines = bars.twinx()
     for name, colour in (("AP", "#d62728"), ("AP50", "#7f7f7f"), ("AP75", "#2ca02c")):
         lines.plot(places, [100 * row[name] for row in rows], "o-", color=colour, label=name)

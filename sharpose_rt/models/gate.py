@@ -41,6 +41,11 @@ class Gate:
         """What the coarse stage says matters."""
         return self.quality_threshold < math.inf or self.refine_from_gain > -math.inf
 
+    def stated(self) -> dict[str, float]:
+        """The fields as a stream's header has them: the quality's always, the others where they ask something."""
+        asked = {"refine_from_px": self.refine_from_px > 0, "refine_from_gain": self.refine_from_gain > -math.inf}
+        return {name: value for name, value in vars(self).items() if asked.get(name, True)}
+
     @property
     def leaves_some(self) -> bool:
         """Some people leave after the coarse stage whatever it says."""

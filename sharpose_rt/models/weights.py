@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sharpose_rt.config.checks import PADDING_RANGE
+from sharpose_rt.config.checks import GAIN_RANGE, PADDING_RANGE
 from sharpose_rt.errors import WeightsError
 from sharpose_rt.geometry.affine import USUAL_PADDING
 from sharpose_rt.models.create import attention_scale_of, create_model, set_attention_scale
@@ -42,9 +42,18 @@ USUAL_THRESHOLD = 0.95
 """... and where it states none (the paper's choice)."""
 GAIN = "refine_from_gain"
 """In a file's metadata: so do crops to which the fine stage is expected to add less AP."""
+NO_GAIN = (
+    "{path} does not predict what the fine stage adds, so `refine_from_gain` means nothing; write weights that do with "
+    "`sharpose-rt weights gain`, or leave it away"
+)
 GAIN_PREDICTOR = "gain_predictor"
 """A layer that weights may have or not (`evaluation.gain`)."""
-_STATED = {PADDING: PADDING_RANGE, SCALE: (1e-6, 1e6), THRESHOLD: (-math.inf, math.inf), GAIN: (-math.inf, 1)}
+_STATED = {
+    PADDING: PADDING_RANGE,
+    SCALE: (1e-6, 1e6),
+    THRESHOLD: (-math.inf, math.inf),
+    GAIN: (-math.inf, GAIN_RANGE[1]),
+}
 """What is accepted of a file's numbers."""
 
 
@@ -57,9 +66,16 @@ class WeightsInfo:
     quality_threshold: float
     metadata: Mapping[str, str]
     refine_from_gain: float = -math.inf
+    predicts_gain: bool = False
 
     def gate(self, quality_threshold: float | None, refine_from_px: float, refine_from_gain: float | None) -> Gate:
-        """The gate of a run that asks for these; what the weights state holds where it asks for neither threshold."""
+        """The gate of a run that asks for these; what the weights state holds where it asks for neither threshold.
+
+        Raises:
+            WeightsError: a gain is asked for that the weights do not predict.
+        """
+        if refine_from_gain is not None and not self.predicts_gain:
+            raise WeightsError(NO_GAIN.format(path=self.path))
         quality, gain = quality_threshold, refine_from_gain
         if quality is None and gain is None:
             quality, gain = self.quality_threshold, self.refine_from_gain
@@ -133,7 +149,7 @@ def load_model(name: str, weights: str = "auto", behaviour: str = "auto") -> tup
     set_attention_scale(model, _stated(facts, SCALE, path, attention_scale_of(model)))
     model.box_padding = _stated(facts, PADDING, path, USUAL_PADDING)
     threshold, gain = _stated(facts, THRESHOLD, path, USUAL_THRESHOLD), _stated(facts, GAIN, path, -math.inf)
-    return model, WeightsInfo(str(path), sha256, threshold, facts, gain)
+    return model, WeightsInfo(str(path), sha256, threshold, facts, gain, model.gain_predictor is not None)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -96,7 +96,12 @@ def read_people(
         DatasetError: a file or a record is wrong, or the second file has none of these people; names them.
     """
     document = read_json(annotations)
-    put_in_order(document, annotations, skeleton)
+    found = put_in_order(document, annotations, skeleton)
+    if found is not None and found.keypoints != skeleton.keypoints:
+        raise DatasetError(
+            f"{annotations} has the {len(found)} keypoints of {found.name} by their names, the network the "
+            f"{len(skeleton)} of {skeleton.name}; train a variant of that set, see `sharpose-rt models`"
+        )
     index_of, paths = picture_paths(document["images"], annotations, images)
     rows = [
         (number, record)
@@ -296,7 +301,7 @@ def put_in_order(document: dict[str, list[Any]], annotations: Path, first: Skele
                 flat = keypoints_of(record, number, annotations, len(names), key)
                 triples = [[0, 0, 0] if at is None else flat[3 * at : 3 * at + 3] for at in order]
                 record[key] = [value for triple in triples for value in triple]
-        if record.get("keypoints"):
+        if record.get("keypoints") and record.get("num_keypoints") != 0:  # 0 leaves a person out
             record["num_keypoints"] = sum(v > 0 for v in record["keypoints"][2::3])
     for item in categories:
         item["keypoints"] = list(skeleton.keypoints)

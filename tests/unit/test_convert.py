@@ -12,6 +12,7 @@ import os
 import pickle
 import random
 import re
+import shutil
 import threading
 import tracemalloc
 from collections.abc import Iterable
@@ -195,6 +196,14 @@ class TestOpenPose:
         convert(of_pictures(clip, ["y.jpg"], "more"), "openpose", folder, overwrite=True)
         kept -= {"x_keypoints.json", f"shots_{7:012d}_keypoints.json"}
         assert {f.name for f in folder.iterdir()} == kept | {f"{n}_keypoints.json" for n in "afy"}
+
+    def test_pictures_of_another_set_of_the_same_name_stay(self, clip, tmp_path, caplog):
+        (tmp_path / "y").mkdir()
+        shutil.copy(clip, tmp_path / "y" / clip.name)
+        (folder,) = convert(of_pictures(clip, ["1.jpg", "2.jpg"]), "openpose")
+        convert(of_pictures(tmp_path / "y" / clip.name, ["2.jpg", "3.jpg"]), "openpose", folder, overwrite=True)
+        assert {f.name for f in folder.iterdir()} == {f"{n}_keypoints.json" for n in "123"}
+        assert "had 1 files of the same names, such as 2_keypoints.json" in caplog.text
 
     def test_untracked_people_have_openposes_minus_one(self, tmp_path):
         (folder,) = convert(write_clip(tmp_path / "a", [[1, 2]], tracked=False), "openpose")

@@ -150,6 +150,22 @@ def test_a_replay_that_does_nothing_is_not_used(caplog):
     assert "gives other results" in caplog.text
 
 
+def test_an_infinite_output_is_the_same_as_itself_alone(caplog):
+    """The gain is inf by weights that do not predict it."""
+    stage = Recorded("coarse stage", lambda a: (a, torch.full_like(a, math.inf)), fake_record)
+    with caplog.at_level(logging.WARNING, "sharpose_rt.cuda_graphs"):
+        assert stage(torch.ones(2))[1].tolist() == [math.inf] * 2
+        assert caplog.text == ""
+
+        def nothing(stage, tensors):
+            tape = fake_record(stage, tensors)
+            tape.replay()
+            return Tape(tape.inputs, lambda: None, tape.outputs)
+
+        Recorded("coarse stage", lambda a: (torch.full_like(a, math.inf),), nothing)(torch.ones(2))
+    assert "gives other results" in caplog.text
+
+
 def test_a_recording_without_memory_goes_to_the_one_who_halves_batches():
     def record(stage, tensors):
         if len(tensors[0]) > 2:
@@ -181,7 +197,9 @@ def test_the_backend_gives_what_the_plain_one_gives(picture, monkeypatch):
         assert sure.sum() > 10
         assert np.median(np.linalg.norm(found.keypoints - wanted.keypoints, axis=2)[sure]) < 2.0
     engine.backend.warm_up(4, behind=False)
-    assert all(engine.backend._decoded._tapes.values())
+    for recorded in (engine.backend._coarse, engine.backend._fine, engine.backend._decoded):
+        assert recorded._tapes
+        assert all(recorded._tapes.values())
 
 
 def test_a_backend_that_is_short_of_memory_warms_up_what_fits(monkeypatch, caplog):

@@ -202,7 +202,8 @@ def test_who_gains_little_is_not_refined(config, picture, tmp_path):
     amend(path, path, {"refine_from_gain": repr(middle)})
     gates = [PoseEngine(replace(config, weights=str(path), **given)).gate for given in ({}, {"quality_threshold": 0.9})]
     assert [gate.refine_from_gain for gate in gates] == [middle, -math.inf]
-    assert PoseEngine(replace(config, refine_from_gain=1.0)).estimate_crops(crops).refined.all()
+    with pytest.raises(WeightsError, match="does not predict what the fine stage adds"):
+        PoseEngine(replace(config, refine_from_gain=0.1))
     amend(path, path, {"refine_from_gain": "much"})
     with pytest.raises(WeightsError, match="states a refine_from_gain of 'much'"):
         PoseEngine(asked)

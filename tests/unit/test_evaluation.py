@@ -518,7 +518,7 @@ def test_command_line(folder, tmp_path, monkeypatch, capsys):
     assert main(["eval", *arguments, *same]) == 2
     assert "several sweeps would write" in capsys.readouterr().err
     assert main(["eval", *arguments, "--sweep-gain", str(tmp_path / "gain")]) == 2
-    assert "does not predict the gain; write it with `sharpose-rt weights gain`" in capsys.readouterr().err
+    assert "does not predict what the fine stage adds" in capsys.readouterr().err
 
 
 def test_pictures_without_labels_give_a_file_for_cocos_server(folder, tmp_path, monkeypatch, capsys):

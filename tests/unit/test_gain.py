@@ -88,8 +88,10 @@ def test_tokens_and_gains_are_of_the_same_people(folder):
     assert gains.shape == (100,)
 
 
-def test_weights_learn_to_predict_it(folder, tmp_path, capsys):
+def test_weights_learn_to_predict_it(folder, tmp_path, capsys, monkeypatch):
     torch.manual_seed(1)
+    reach = {"coarse": np.linspace(0.4, 0.8, 100), "fine": np.full(100, 0.8)}  # random weights reach nothing
+    monkeypatch.setattr(gain, "true_oks", lambda predictions, document, stage: reach[stage])
     source, target = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
     save_weights(create_model(SMALL), source, metadata={"quality_threshold": "inf"})
     source.with_suffix(".json").write_text(json.dumps({"sha256": file_sha256(source), "metrics": []}))
@@ -108,14 +110,32 @@ def test_weights_learn_to_predict_it(folder, tmp_path, capsys):
     card = json.loads(target.with_suffix(".json").read_text())
     assert card["sha256"] == file_sha256(target)
     assert card["gain"]["people"] == 100
+    assert main([*command, "--overwrite", "--refine-from-gain", "2"]) == 2
+    assert "--refine-from-gain is 2; at least -1 and at most 1 is accepted" in capsys.readouterr().err
+    kept = tmp_path / "kept.safetensors"
+    export = ["weights", "export", str(target), "--model", SMALL.name, "--quality-threshold", "inf"]
+    assert main([*export[:3], str(kept), *export[3:]]) == 0
+    assert load_model(SMALL.name, str(kept))[1].gate(None, 0.0, None) == Gate(refine_from_gain=0.02)
     # Of one network alone: means of weights predict nothing, and what is trained further neither.
     mean = tmp_path / "mean.safetensors"
-    export = ["weights", "export", str(target), str(mean), "--model", SMALL.name, "--quality-threshold", "inf"]
-    assert main([*export, "--average", str(source)]) == 0
+    assert main([*export[:3], str(mean), *export[3:], "--average", str(source)]) == 0
     assert load_model(SMALL.name, str(mean))[0].gain_predictor is None
     assert "refine_from_gain" not in read_metadata(mean)
     assert main(command) == 2
     assert "--overwrite" in capsys.readouterr().err
+
+
+def test_where_both_stages_are_alike_there_is_nothing_to_predict(folder, monkeypatch):
+    x = np.random.default_rng(1).normal(size=(200, 32)).astype(np.float32)
+    for y in (np.zeros(200), np.linspace(-0.2, 0.1, 200)):
+        monkeypatch.setattr(gain, "_known", lambda *_, y=y: (x, y, np.arange(200)))
+        with pytest.raises(DatasetError, match=r"adds -?0\.\d+ AP to these 200 people, so there is no gain to predict"):
+            fit_gain(create_model(SMALL), [(folder / "annotations.json", folder / "images")])
+
+
+def test_what_a_header_says_of_the_gate():
+    assert Gate(0.9).stated() == {"quality_threshold": 0.9}
+    assert Gate(math.inf, 80.0, 0.05).stated() == vars(Gate(math.inf, 80.0, 0.05))
 
 
 def test_too_few_people_are_refused(tmp_path):

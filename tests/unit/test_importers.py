@@ -229,7 +229,7 @@ class TestErrors:
         ("source_format", "document", "message"),
         [
             ("alphapose", {"people": 3}, "no list 'people'"),
-            ("alphapose", [{"image_id": "1.jpg"}], r"x\.json \[0\] lacks keypoints, score"),
+            ("alphapose", [{"image_id": "1.jpg"}], r"x\.json \[0\] lacks keypoints"),
             ("alphapose", [{"image_id": "1.jpg", "keypoints": [1, 2], "score": 1}], "x, y, score"),
             ("alphapose", [{"image_id": "1.jpg", "keypoints": [1] * 60, "score": 1}], "20 keypoints; 17"),
             ("alphapose", [{"image_id": "one.jpg", "keypoints": [1] * 51, "score": 1}], "no frame number"),
@@ -418,6 +418,21 @@ class TestCoco:
         (tmp_path / "big.json").write_text(json.dumps([record]))
         with pytest.raises(StreamError, match=message):
             back(tmp_path / "big.json", "coco")
+
+    def test_null_is_nothing_in_the_other_forms_too(self, tmp_path):
+        keypoints = [5, 5, 1] * 17
+        alphapose = [{"image_id": "1.jpg", "keypoints": keypoints, "score": None, "idx": None, "box": None}]
+        box, points = {"x1": 1, "y1": 2, "x2": 30, "y2": 40}, {"x": [5] * 17, "y": [5] * 17, "visible": None}
+        ultralytics = [[{"box": box, "confidence": None, "keypoints": points}]]
+        openpose = {"people": [{"person_id": None, "pose_keypoints_2d": [5, 5, 1] * 25}]}
+        (tmp_path / "clip_000000000000_keypoints.json").write_text(json.dumps(openpose))
+        for form, document in (("alphapose", alphapose), ("ultralytics", ultralytics), ("openpose", None)):
+            path = tmp_path if document is None else tmp_path / f"{form}.json"
+            if document is not None:
+                path.write_text(json.dumps(document))
+            poses = [poses for frame in back(path, form) if len(poses := frame.poses)]
+            assert [p.bbox_scores.tolist() for p in poses] == [[1.0]]  # the keypoints' mean
+            assert poses[0].track_ids.tolist() == [0]
 
     def test_all_of_mpiis_names_are_mpiis(self, tmp_path):
         flat = [value for n in range(16) for value in (n, n, 2)]

@@ -251,6 +251,7 @@ function showFacts() {
     $("source").title = header.source;
     document.title = `${header.source} · sharpose-rt`;
     facts.push(["model", header.model.name], ["refined below", round(header.model.quality_threshold ?? "–")]);
+    if (header.model.refine_from_gain !== undefined) facts.push(["refined from a gain of", header.model.refine_from_gain]);
     facts.push(["detector", header.detector], ["tracker", header.tracker], ["smoothing", header.smoothing]);
     facts.push(["frame", header.frame_size_wh.join(" × ")]);
   }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,34 +41,49 @@ def write_openpose(
     0, 0, 0.
     `person_id` holds the track id, which OpenPose itself leaves at -1; -1 where no tracker ran. The number in a
     file's name is the `frame_id`; of pictures it is `<picture's name>_keypoints.json`, as OpenPose's --image_dir,
-    and `source` in it is the stream's. What earlier runs of the same clip or source left in the folder goes.
+    and `stream` in it tells the file that it was converted from. What an earlier conversion of the same file, or of a
+    clip of the same name, left in the folder goes.
     """
     if model not in _LAYOUTS:
         raise ConfigError(f"model is {model!r}; one of {', '.join(_LAYOUTS)} is accepted")
-    source = reader.header.source
+    stream, others, replaced = _mark(reader.path), [], []
     of_clip = re.compile(re.escape(stem_of(reader.path)) + "_[0-9]{12}" + re.escape(_END))
 
     def is_old(file: Path) -> bool:
-        told = _source_of(file)
-        return told == source if told else bool(of_clip.fullmatch(file.name))
+        told = _stream_of(file)
+        return told == stream if told else bool(of_clip.fullmatch(file.name))
 
     with new_folder(out, is_old) as folder:
         for frame in reader:
             _write_frame(folder, reader, frame, _LAYOUTS[model], raw, min_score)
-    if has_pictures(reader) and (others := [file.name for file in out.glob(f"*{_END}") if _source_of(file) != source]):
+        if has_pictures(reader):
+            here = [file for file in out.glob(f"*{_END}") if not is_old(file)]
+            replaced = [file.name for file in here if (folder / file.name).exists()]
+            others = [file.name for file in here if file.name not in set(replaced)]
+    if others:
         log.warning(
             "%s has %d more files, such as %s, that are not known to be of %s, so they stay; remove those of no use",
-            out, len(others), min(others), source,
+            out, len(others), min(others), reader.path.name,
+        )  # fmt: skip
+    if replaced:
+        log.warning(
+            "%s had %d files of the same names, such as %s, that are not known to be of %s; they are replaced",
+            out, len(replaced), min(replaced), reader.path.name,
         )  # fmt: skip
 
 
-def _source_of(file: Path) -> str | None:
-    """The source of which the file has a picture; None where it does not say."""
+def _mark(path: Path) -> str:
+    """What tells a stream's file from others of its name, without telling where it lies."""
+    return f"{path.name} {zlib.crc32(str(path.resolve()).encode()):08x}"
+
+
+def _stream_of(file: Path) -> str | None:
+    """The mark of the stream of which the file has a picture; None where it does not say."""
     try:
         record = orjson.loads(file.read_bytes()) if file.name.endswith(_END) else None
     except (OSError, orjson.JSONDecodeError):
         return None
-    return record.get("source") if isinstance(record, dict) else None
+    return record.get("stream") if isinstance(record, dict) else None
 
 
 def _write_frame(
@@ -86,5 +102,5 @@ def _write_frame(
         whole = Path(frame.picture).name  # where there is a.png beside a.jpg, or an a.jpg in several folders
         names = (Path(frame.picture).stem, whole, f"{whole}_{frame.frame_id:012d}")
         name = next(free for free in names if not (folder / f"{free}{_END}").exists())
-        record["source"] = reader.header.source  # the name does not tell whose the file is, and a later run asks
+        record["stream"] = _mark(reader.path)  # the name does not tell whose the file is, and a later run asks
     (folder / f"{name}{_END}").write_bytes(orjson.dumps(record))

@@ -49,16 +49,14 @@ def read_alphapose(path: Path) -> Imported:
 
 
 def _alphapose_person(record: Any, where: str) -> tuple[dict[str, Any], tuple[Skeleton, ImportedPerson]]:
-    _need(record, ("image_id", "keypoints", "score"), where)
+    _need(record, ("image_id", "keypoints"), where)
     table, skeleton = _triples(record["keypoints"], where)
-    score, box = float(numbers(record["score"], where, "score", 1)[0]), _corners(record, where, "box")
+    score, box = _maybe_score(record, where), _corners(record, where, "box")
     # AlphaPose: score = mean keypoint score + box score + 1.25 * best keypoint score, over all its keypoints.
     scores = numbers(record["keypoints"], where, "keypoints")[2::3]
-    ids = numbers(record.get("idx", []), where, "idx")
-    person = ImportedPerson(
-        table, box, score - scores.mean() - 1.25 * scores.max(), id_of(ids[0], where) if len(ids) else None
-    )
-    return record, (skeleton, person)
+    ids = [] if record.get("idx") is None else numbers(record["idx"], where, "idx")
+    of_box = None if score is None else score - scores.mean() - 1.25 * scores.max()
+    return record, (skeleton, ImportedPerson(table, box, of_box, id_of(ids[0], where) if len(ids) else None))
 
 
 def read_mmpose(path: Path) -> Imported:
@@ -147,16 +145,17 @@ def _ultralytics_frames(path: Path) -> list[Any]:
 
 
 def _ultralytics_person(item: Any, where: str) -> tuple[Skeleton, ImportedPerson]:
-    _need(item, ("box", "confidence", "keypoints"), where)
+    _need(item, ("box", "keypoints"), where)
     _need(item["box"], ("x1", "y1", "x2", "y2"), f"{where} box")
     _need(item["keypoints"], ("x", "y"), f"{where} keypoints")
     x = numbers(item["keypoints"]["x"], where, "keypoints.x")
     y = numbers(item["keypoints"]["y"], where, "keypoints.y", len(x))
-    visible = numbers(item["keypoints"].get("visible", np.ones(len(x))), where, "keypoints.visible", len(x))
+    given_visible = item["keypoints"].get("visible")
+    visible = np.ones(len(x)) if given_visible is None else numbers(given_visible, where, "keypoints.visible", len(x))
     skeleton = skeleton_of(len(x), where)
     corners = numbers([item["box"][side] for side in ("x1", "y1", "x2", "y2")], where, "box", 4).tolist()
     box = _upright(corners, where, "box")
-    score = float(numbers(item["confidence"], where, "confidence", 1)[0])
+    score = _maybe_score(item, where, "confidence")
     table = np.stack([x, y, visible], axis=1)[: len(skeleton)]
     if max(*box, 2.0) <= 2.0:
         raise StreamError(f"{where}: the box is {box}, which is normalised; write summary(normalize=False), in px")

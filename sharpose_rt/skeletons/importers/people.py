@@ -81,6 +81,7 @@ def numbers(value: Any, where: str, name: str, count: int | None = None) -> NDAr
         array = None
     if array is None or not (np.abs(array) <= FLOAT32_MAX).all() or (count is not None and len(array) != count):
         wanted = "a list of finite numbers" if count is None else f"{count} finite numbers"
+        wanted += f" within ±{FLOAT32_MAX:.3g}"
         raise StreamError(f"{where}: {name} is {value!r:.80}; {wanted} is wanted")
     return array
 
@@ -95,7 +96,7 @@ def id_of(number: float, where: str) -> int | None:
     """A track id; None below 0, as several programs number whom they did not track. Raises StreamError for one that no
     int64 can hold."""
     if number >= 2**63:
-        raise StreamError(f"{where}: the id is {number:g}; 0 to {2**63 - 1} is accepted")
+        raise StreamError(f"{where}: the id is {number:g}; less than {2**63} is accepted")
     return int(number) if number >= 0 else None
 
 
