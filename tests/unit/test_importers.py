@@ -425,12 +425,13 @@ class TestCoco:
         box, points = {"x1": 1, "y1": 2, "x2": 30, "y2": 40}, {"x": [5] * 17, "y": [5] * 17, "visible": None}
         ultralytics = [[{"box": box, "confidence": None, "keypoints": points}]]
         openpose = {"people": [{"person_id": None, "pose_keypoints_2d": [5, 5, 1] * 25}]}
-        (tmp_path / "clip_000000000000_keypoints.json").write_text(json.dumps(openpose))
+        (tmp_path / "frames").mkdir()
+        (tmp_path / "frames" / "clip_000000000000_keypoints.json").write_text(json.dumps(openpose))
         for form, document in (("alphapose", alphapose), ("ultralytics", ultralytics), ("openpose", None)):
-            path = tmp_path if document is None else tmp_path / f"{form}.json"
+            path = tmp_path / ("frames" if document is None else f"{form}.json")
             if document is not None:
                 path.write_text(json.dumps(document))
-            poses = [poses for frame in back(path, form) if len(poses := frame.poses)]
+            poses = [poses for frame in back(path, form, overwrite=True) if len(poses := frame.poses)]
             assert [p.bbox_scores.tolist() for p in poses] == [[1.0]]  # the keypoints' mean
             assert poses[0].track_ids.tolist() == [0]
 
