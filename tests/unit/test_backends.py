@@ -205,6 +205,24 @@ def test_openvino_decodes_as_torch_does(config, precision):
 
 
 @openvino
+def test_openvino_predicts_the_gain_as_torch_does(config, crops, tmp_path):
+    network, _ = load_model(config.model, config.weights)
+    network.gain_predictor = torch.nn.Linear(network.variant.width, 1)
+    path = tmp_path / "with_gain.safetensors"
+    save_weights(network, path)
+    a, b = (
+        PoseEngine(replace(config, weights=str(path), backend=name)).infer(crops).gain.numpy()
+        for name in ("torch", "openvino")
+    )
+    assert a.std() > 1e-3
+    np.testing.assert_allclose(a, b, atol=1e-4)
+    gated = replace(config, weights=str(path), refine_from_gain=float(np.sort(a)[3:5].mean()))
+    c, d = (PoseEngine(replace(gated, backend=name)).estimate_crops(crops) for name in ("torch", "openvino"))
+    assert 0 < c.refined.sum() < len(crops)
+    assert np.array_equal(c.refined, d.refined)
+
+
+@openvino
 def test_openvinos_gate_and_flip_test_are_torchs(config, crops):
     quality = PoseEngine(config).estimate_crops(crops).quality
     gated = replace(config, quality_threshold=float(np.sort(quality)[3:5].mean()), flip_test=True)
