@@ -208,6 +208,7 @@ def test_openvino_decodes_as_torch_does(config, precision):
 def test_openvino_predicts_the_gain_as_torch_does(config, crops, tmp_path):
     network, _ = load_model(config.model, config.weights)
     network.gain_predictor = torch.nn.Linear(network.variant.width, 1)
+    torch.nn.init.normal_(network.gain_predictor.weight, std=0.01, generator=torch.Generator().manual_seed(0))
     path = tmp_path / "with_gain.safetensors"
     save_weights(network, path)
     a, b = (

@@ -189,6 +189,7 @@ def test_people_too_small_are_not_refined(config, picture):
 def test_who_gains_little_is_not_refined(config, picture, tmp_path):
     network, _ = load_model(config.model, config.weights)
     network.gain_predictor = torch.nn.Linear(network.variant.width, 1)
+    torch.nn.init.normal_(network.gain_predictor.weight, std=0.01, generator=torch.Generator().manual_seed(0))
     path = tmp_path / "with_gain.safetensors"
     save_weights(network, path)
     crops = _crops(picture)
