@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -29,6 +29,11 @@ class PoseStage(IntEnum):
     def label(self) -> str:
         """'coarse', 'fine' or 'predicted'."""
         return self.name.lower()
+
+
+def quality_factor(quality: ArrayLike) -> NDArray[np.float64]:
+    """The factor in 0..1 that predicted qualities are in a person's score: 1 where one is unknown (NaN)."""
+    return np.clip(np.nan_to_num(np.asarray(quality, np.float64), nan=1), 0, 1)
 
 
 def _array(owner: str, name: str, value: object, dtype: type, shape: tuple[int | None, ...]) -> np.ndarray:

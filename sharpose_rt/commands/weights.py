@@ -101,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     gain.add_argument(
         "--refine-from-gain",
-        type=number,
+        type=float,
         metavar="AP",
         help="threshold to recommend, as `sharpose-rt eval --sweep-gain` finds it (default: none)",
     )

@@ -170,7 +170,7 @@ def _check(args: argparse.Namespace, document: dict[str, Any]) -> None:
 def _sweep(
     predictions: Predictions, document: dict[str, Any], model: object, path: Path, by: str, gate: Gate
 ) -> dict[str, float]:
-    from sharpose_rt.evaluation.sweep import calibrated, sweep, write_sweep
+    from sharpose_rt.evaluation.sweep import QUALITY, calibrated, sweep, write_sweep
 
     rows = sweep(predictions, document, model, by=by, gate=gate)
     table, figure = write_sweep(rows, path)
@@ -179,7 +179,7 @@ def _sweep(
         f"sweep in {table} and {figure}; {by} = {chosen[by]:.3f} lets {100 * chosen['exit_rate']:.0f} % of crops leave "
         f"early at AP {chosen['AP']:.3f}"
     )
-    names = {"quality_threshold": ("calibrated_threshold", "calibrated_exit_rate")}
+    names = {QUALITY: ("calibrated_threshold", "calibrated_exit_rate")}
     threshold, rate = names.get(by, (f"calibrated_{by}", f"calibrated_{by}_exit_rate"))
     return {threshold: chosen[by], rate: chosen["exit_rate"]}
 

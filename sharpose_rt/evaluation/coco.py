@@ -47,6 +47,7 @@ from sharpose_rt.training.datasets import (
     read_json,
     wrong_record,
 )
+from sharpose_rt.types import quality_factor
 
 VISIBLE_SCORE = 0.2
 NMS_OKS = 0.9
@@ -272,8 +273,7 @@ def person_scores(
 
     The quality says what keypoint scores do not: how exact they are, and whether this is a person at all.
     """
-    quality = np.clip(np.nan_to_num(predictions.quality, nan=1), 0, 1)
-    return predictions.boxes.scores * pose_scores(keypoint_scores, skeleton) * quality
+    return predictions.boxes.scores * pose_scores(keypoint_scores, skeleton) * quality_factor(predictions.quality)
 
 
 def pose_scores(keypoint_scores: Float32, skeleton: Skeleton = COCO17) -> NDArray[np.float64]:

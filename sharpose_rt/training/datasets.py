@@ -258,10 +258,7 @@ def people_records(document: dict[str, list[Any]], annotations: Path) -> Iterato
     """
     if not document["annotations"]:
         return
-    try:
-        people = person_categories(document.get("categories"))
-    except ValueError as error:
-        raise DatasetError(f"{annotations}: {error}") from error
+    people = _people_ids(document, annotations)
     seen = 0
     for number, record in enumerate(document["annotations"]):
         if not isinstance(record, dict):
@@ -274,6 +271,14 @@ def people_records(document: dict[str, list[Any]], annotations: Path) -> Iterato
             f"{annotations}: none of its {len(document['annotations'])} annotations has the category_id of people, "
             f"{' or '.join(map(repr, people or ()))}; is `categories` of another file?"
         )
+
+
+def _people_ids(document: dict[str, list[Any]], annotations: Path) -> tuple[Any, ...] | None:
+    """`skeleton.person_categories` of a file, which its DatasetError names."""
+    try:
+        return person_categories(document.get("categories"))
+    except ValueError as error:
+        raise DatasetError(f"{annotations}: {error}") from error
 
 
 def put_in_order(document: dict[str, list[Any]], annotations: Path, first: Skeleton = COCO17) -> Skeleton | None:
@@ -313,10 +318,7 @@ def _people_categories(document: dict[str, list[Any]], annotations: Path) -> lis
     listed = document.get("categories")
     if not document["annotations"] or not isinstance(listed, list):
         return []
-    try:
-        people = person_categories(listed)
-    except ValueError as error:
-        raise DatasetError(f"{annotations}: {error}") from error
+    people = _people_ids(document, annotations)
     return [item for item in listed if isinstance(item, dict) and (people is None or item.get("id") in people)]
 
 

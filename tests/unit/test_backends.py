@@ -29,6 +29,7 @@ from sharpose_rt.models.sharpose import SHaRPose
 from sharpose_rt.models.variants import BEHAVIOURS, Behaviour
 from sharpose_rt.models.weights import load_model, save_weights
 from sharpose_rt.streams import upload
+from tests.gain_weights import with_gain
 
 MINI = Variant("mini", (128, 64), width=48, heads=3, alpha=0.5, sigma_cells=2, depth=3)
 CONV = replace(MINI, name="conv", stem="mobile", decoder="pixels")
@@ -206,11 +207,7 @@ def test_openvino_decodes_as_torch_does(config, precision):
 
 @openvino
 def test_openvino_predicts_the_gain_as_torch_does(config, crops, tmp_path):
-    network, _ = load_model(config.model, config.weights)
-    network.gain_predictor = torch.nn.Linear(network.variant.width, 1)
-    torch.nn.init.normal_(network.gain_predictor.weight, std=0.01, generator=torch.Generator().manual_seed(0))
-    path = tmp_path / "with_gain.safetensors"
-    save_weights(network, path)
+    path = with_gain(config, tmp_path)
     a, b = (
         PoseEngine(replace(config, weights=str(path), backend=name)).infer(crops).gain.numpy()
         for name in ("torch", "openvino")

@@ -19,7 +19,8 @@ from sharpose_rt.models import VARIANTS, Variant
 from sharpose_rt.models.gate import Gate
 from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
 from sharpose_rt.models.variants import RELEASED
-from sharpose_rt.models.weights import amend, load_model, save_weights
+from sharpose_rt.models.weights import amend, save_weights
+from tests.gain_weights import with_gain
 from tests.golden_rule import golden_model
 
 MINI = Variant("mini", (128, 96), width=48, heads=3, alpha=0.5, sigma_cells=2, depth=4)
@@ -187,11 +188,7 @@ def test_people_too_small_are_not_refined(config, picture):
 
 
 def test_who_gains_little_is_not_refined(config, picture, tmp_path):
-    network, _ = load_model(config.model, config.weights)
-    network.gain_predictor = torch.nn.Linear(network.variant.width, 1)
-    torch.nn.init.normal_(network.gain_predictor.weight, std=0.01, generator=torch.Generator().manual_seed(0))
-    path = tmp_path / "with_gain.safetensors"
-    save_weights(network, path)
+    path = with_gain(config, tmp_path)
     crops = _crops(picture)
     gain = PoseEngine(replace(config, weights=str(path))).infer(crops).gain.numpy()
     middle = float(np.median(gain))

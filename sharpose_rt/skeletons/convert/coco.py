@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -18,7 +17,7 @@ from sharpose_rt.errors import ConfigError
 from sharpose_rt.skeleton import BOX_TO_AREA
 from sharpose_rt.skeletons.convert.common import found_points, has_pictures, new_file, rounded, stem_of, write_json_list
 from sharpose_rt.skeletons.stream import FrameRecord, StreamReader
-from sharpose_rt.types import Poses
+from sharpose_rt.types import Poses, quality_factor
 
 log = logging.getLogger("sharpose_rt.skeletons")
 
@@ -85,9 +84,7 @@ def _score(poses: Poses, index: int, table: NDArray[np.float64]) -> float:
     found = table[table[:, 2] > 0, 2]
     if not len(found):
         return 0.0
-    quality = float(poses.quality[index])
-    known = 1.0 if math.isnan(quality) else min(max(quality, 0.0), 1.0)
-    return round(float(poses.bbox_scores[index]) * float(found.mean()) * known, 6)
+    return round(float(poses.bbox_scores[index]) * float(found.mean()) * float(quality_factor(poses.quality[index])), 6)
 
 
 def write_coco_labels(

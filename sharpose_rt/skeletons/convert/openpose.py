@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import zlib
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +50,7 @@ def write_openpose(
     stream, others, replaced = _mark(reader.path), [], []
     of_clip = re.compile(re.escape(stem_of(reader.path)) + "_[0-9]{12}" + re.escape(_END))
 
+    @cache  # it reads the file, and is asked before the folder changes and while it does
     def is_old(file: Path) -> bool:
         told = _stream_of(file)
         return told == stream if told else bool(of_clip.fullmatch(file.name))
