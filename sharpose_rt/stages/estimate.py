@@ -11,7 +11,7 @@ from sharpose_rt.engine import PoseEngine
 from sharpose_rt.engine.engine import Choose
 from sharpose_rt.runtime import BaseStage, Status
 from sharpose_rt.stages.budget import BudgetController
-from sharpose_rt.stages.needs import People, estimate_first, refine_first
+from sharpose_rt.stages.needs import People, Person, estimate_first, refine, refine_first
 from sharpose_rt.types import Packet, Poses, PoseStage, Tracks
 
 
@@ -20,8 +20,8 @@ class EstimateStage(BaseStage[Packet, Packet]):
 
     It is ready for so many people then (`ready_for`; None: for any number): most videos have no more. A `live` source
     does not wait while a larger group than before is prepared for (see `PoseEngine.warm_up`).
-    With a `budget` its plan decides who is estimated and who is refined. It may serve several `sources`, whose people
-    share the batches and the budget.
+    With a `budget` its plan decides who is estimated and who is refined; without, the engine's gate does, by what the
+    coarse stage said of a person of late. It may serve several `sources`, whose people share the batches and the budget.
     """
 
     name = "pose"
@@ -49,9 +49,13 @@ class EstimateStage(BaseStage[Packet, Packet]):
     def together(self, items: Sequence[tuple[int, Packet]]) -> list[Packet]:
         """The packets, each of another source by its place, with their poses: all people go through at once."""
         assert self.engine is not None
-        tracks = [_tracks(packet) for _, packet in items]
+        tracks, gate = [_tracks(packet) for _, packet in items], self.engine.gate
         if self.budget is None:
-            found = self._estimate(items, tracks)
+            choose: Choose | None = None
+            if gate.asks_network:
+                people = self._follow(items, tracks)
+                choose = lambda part, outlook: refine(people[part], outlook, gate)  # noqa: E731
+            found = self._estimate(items, tracks, choose)
             return [packet.left(self.name, poses=poses) for (_, packet), poses in zip(items, found, strict=True)]
         return self._within(self.budget, items, tracks)
 
@@ -60,8 +64,7 @@ class EstimateStage(BaseStage[Packet, Packet]):
     ) -> list[Packet]:
         """The packets with poses of those whose turn it is."""
         plan = budget.plan
-        followed = [self._people[i].follow(t, packet.frame.pts_s) for (i, packet), t in zip(items, tracks, strict=True)]
-        first = estimate_first([person for people in followed for person in people], plan.estimate_share)
+        first = estimate_first(self._follow(items, tracks), plan.estimate_share)
         rows = np.split(first, np.searchsorted(first, np.cumsum([len(t) for t in tracks])[:-1]))
         begins = np.cumsum([0, *(len(t) for t in tracks[:-1])])
         chosen = [t.take(r - begin) for t, r, begin in zip(tracks, rows, begins, strict=True)]
@@ -84,6 +87,11 @@ class EstimateStage(BaseStage[Packet, Packet]):
             )
             for (_, packet), t, poses in zip(items, tracks, found, strict=True)
         ]
+
+    def _follow(self, items: Sequence[tuple[int, Packet]], tracks: Sequence[Tracks]) -> list[Person]:
+        """The people of all sources' tracks, one after the other."""
+        pairs = zip(items, tracks, strict=True)
+        return [person for (i, packet), t in pairs for person in self._people[i].follow(t, packet.frame.pts_s)]
 
     def _estimate(
         self, items: Sequence[tuple[int, Packet]], tracks: Sequence[Tracks], choose: Choose | None = None

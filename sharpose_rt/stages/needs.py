@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ DETAIL_PX = 150
 """From this height on the fine stage sees more of a person than the coarse one, whose crop has 128 rows."""
 MUCH_GAIN = 0.15
 """A predicted gain in AP that counts as much as the whole range of quality; few have more."""
+STEADY_S = 0.3
+"""Time over which what the coarse stage says of a person is averaged."""
 
 
 def need(quality: NDArray[np.floating], speed: NDArray[np.floating], since_s: NDArray[np.floating]) -> Float32:
@@ -53,6 +55,8 @@ class Person:
     speed: float = 0.0
     quality: float = math.nan
     estimated_s: float = -math.inf
+    outlook: Outlook = field(default_factory=lambda: Outlook(np.array(math.nan), np.array(math.nan)))
+    outlook_s: float = -math.inf
 
     def seen(self, centre: NDArray[np.float64], height_px: float, pts_s: float) -> None:
         """Takes in the box of a frame."""
@@ -66,6 +70,17 @@ class Person:
         self.quality, self.estimated_s = quality, self.pts_s
         if refined:
             self.refined_s = self.pts_s
+
+    def expect(self, said: Outlook) -> Outlook:
+        """Takes in what the coarse stage says of the last box, () each; gives the mean of what it said of late.
+
+        A number that is none, now or so far, is not averaged: the mean begins anew.
+        """
+        new = 1 - math.exp(-(self.pts_s - self.outlook_s) / STEADY_S)
+        self.outlook_s = self.pts_s
+        pairs = zip(self.outlook, said, strict=True)
+        self.outlook = Outlook(*(was + new * (now - was) if np.isfinite(was + now) else now for was, now in pairs))
+        return self.outlook
 
 
 class People:
@@ -95,13 +110,28 @@ def estimate_first(people: Sequence[Person], share: float) -> NDArray[np.int64]:
     return np.sort(order[: math.ceil(share * len(people))])
 
 
+def steadied(people: Sequence[Person], outlook: Outlook) -> Outlook:
+    """The mean of what the coarse stage said of late of people (N,) of whom it says this now.
+
+    From frame to frame its word on one person changes nearly as much as from person to person, and whoever changes
+    between the stages with it jerks.
+    """
+    means = [person.expect(Outlook(*said)) for person, said in zip(people, zip(*outlook, strict=True), strict=True)]
+    return Outlook(*np.array(means, np.float32).reshape(-1, 2).T)
+
+
+def refine(people: Sequence[Person], outlook: Outlook, gate: Gate) -> NDArray[np.bool_]:
+    """Which of the people (N,) with this outlook the gate refines."""
+    return gate.refined(steadied(people, outlook), np.array([person.height_px for person in people]))
+
+
 def refine_first(people: Sequence[Person], outlook: Outlook, plan: Plan, gate: Gate) -> NDArray[np.bool_]:
     """Which of the people (N,) with this outlook are refined under `plan`: nobody whom the `gate` would not.
 
     How much the fine stage adds has nearly no correlation with the quality: it goes by the gain that is predicted, or,
     by weights that do not predict it, by size; the tall gain three times what those of less than 80 px gain.
     """
-    heights_px = np.array([person.height_px for person in people])
+    outlook, heights_px = steadied(people, outlook), np.array([person.height_px for person in people])
     wanted = replace(gate, quality_threshold=plan.quality_threshold).refined(outlook, heights_px)
     if plan.refine_share >= 1 or not wanted.any():
         return wanted

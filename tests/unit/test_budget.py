@@ -23,7 +23,7 @@ from sharpose_rt.skeleton import COCO17
 from sharpose_rt.skeletons import StreamReader, validate
 from sharpose_rt.stages import EstimateStage, SmoothStage
 from sharpose_rt.stages.budget import BudgetController, Plan, make_plan
-from sharpose_rt.stages.needs import People, Person, estimate_first, need, refine_first
+from sharpose_rt.stages.needs import People, Person, estimate_first, need, refine, refine_first
 from sharpose_rt.tracking import KeypointSmoother
 from sharpose_rt.types import Detections, Frame, Packet, PoseStage, Tracks
 
@@ -242,6 +242,27 @@ def test_only_people_below_the_threshold_are_refined() -> None:
     assert refine_first(people, unsure(quality), Plan(0, 1, 0.5, 1, 1), Gate()).tolist() == [False, True]
     assert refine_first(people, unsure(quality), Plan(0.9, 0.2, 0.5, 1, 1), Gate()).tolist() == [False, True]
     assert not refine_first(people, unsure(quality), Plan(2, 0.1, -math.inf, 1, 1), Gate()).any()
+
+
+def test_the_gate_goes_by_the_mean_of_what_was_said_of_late() -> None:
+    people, gate = People(), Gate(refine_from_gain=0.05)
+    said = 0.05 + np.random.default_rng(0).normal(0, 0.015, (300, 2)).astype(np.float32)
+    kept = [refine(people.follow(tracks({1: 0, 2: 50}), n / 30), Outlook(now, now), gate) for n, now in enumerate(said)]
+    changes = [np.count_nonzero(side[1:] != side[:-1]) for side in (said >= 0.05, np.array(kept))]
+    assert changes[1] < changes[0] / 3
+    assert people.known[1].outlook.gain == pytest.approx(said[-9:, 0].mean(), abs=0.01)
+
+
+@given(
+    said=st.lists(st.sampled_from([0.2, 0.9, math.nan]), min_size=1, max_size=12), step_s=st.sampled_from([0, 0.1, 9])
+)
+def test_a_number_that_is_none_refines_its_own_frame_and_spoils_no_later_one(said: list[float], step_s: float) -> None:
+    people, unknown = People(), np.array([math.inf], np.float32)
+    for n, value in enumerate(said):
+        person = people.follow(tracks({1: 0}), n * step_s)
+        refined = refine(person, Outlook(np.array([value], np.float32), unknown), Gate(quality_threshold=0.1))
+        assert refined.tolist() == [math.isnan(value)]  # every number is above the threshold
+        assert person[0].outlook.gain == math.inf
 
 
 def test_the_tall_are_refined_before_the_small_and_never_who_is_too_small() -> None:
