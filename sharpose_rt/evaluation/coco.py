@@ -1,8 +1,7 @@
 """COCO keypoint AP by pycocotools, at any quality threshold, with what the threshold saves.
 
-Scoring follows the field's rule (Xiao et al. 2018): a person's score is the box's times the mean of the keypoint
-scores above 0.2; detected people are thinned by OKS-NMS at 0.9. The predicted quality as a further factor ranked better
-those people alone whom the network was trained on.
+A person's score is the box's times the mean of the keypoint scores above 0.2, as is usual (Xiao et al. 2018), here
+weighted by sigma, times the predicted quality; detected people are thinned by OKS-NMS at 0.9.
 """
 
 from __future__ import annotations
@@ -40,6 +39,7 @@ from sharpose_rt.training.datasets import (
     box_of,
     check_picture,
     keypoints_of,
+    looked_at,
     number_of,
     people_records,
     picture_paths,
@@ -192,7 +192,9 @@ def choose_boxes(boxes: str, document: dict[str, Any], images: Path, detector: D
         return detector_boxes(document, images, detector or DetectorConfig(score_threshold=SCORE_THRESHOLD))
     if not Path(boxes).is_file():
         raise ConfigError(f"--boxes is {boxes!r}: no such file; 'gt', 'detector' or a file of detections is accepted")
-    return file_boxes(Path(boxes))
+    found = file_boxes(Path(boxes))
+    unlabelled = {image["id"] for image in document["images"]} - {image["id"] for image in looked_at(document)}
+    return found.take(~np.isin(found.image_ids, list(unlabelled)))
 
 
 def score(

@@ -20,7 +20,7 @@ from sharpose_rt.evaluation.coco import picture_ids, pycocotools
 from sharpose_rt.evaluation.predict import Boxes, detector_boxes
 from sharpose_rt.evaluation.worst import write_worst_pictures
 from sharpose_rt.geometry.boxes import xywh_to_xyxy, xyxy_to_xywh
-from sharpose_rt.training.datasets import area_of, box_of, check_picture, people_records, read_json
+from sharpose_rt.training.datasets import area_of, box_of, check_picture, looked_at, people_records, read_json
 
 METRICS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
 JUDGED_SCORE = DetectorConfig.score_threshold
@@ -79,7 +79,7 @@ def evaluate_detector(
     counted = sum(not record["iscrowd"] for record in document["annotations"])
     metrics = {
         **box_ap(found, document, as_labels=as_labels),
-        "images": len(document["images"]),
+        "images": len(looked_at(document)),
         "people": counted,
         "boxes": len(found),
         "score_threshold": config.score_threshold,

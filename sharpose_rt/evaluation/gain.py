@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.evaluation.coco import check_keypoints, reached, read_labels, true_oks
 from sharpose_rt.evaluation.mpii import is_mpii
-from sharpose_rt.evaluation.predict import Boxes, predict, truth_boxes
+from sharpose_rt.evaluation.predict import predict, truth_boxes
 from sharpose_rt.models import SHaRPose
 
 RIDGE = 0.3
@@ -98,7 +98,7 @@ def _known(model: SHaRPose, document: dict[str, Any], images: Path) -> tuple[Any
     """Quality tokens (N, D), gains (N,) and picture ids (N,) of the people of a set."""
     boxes = truth_boxes(document)
     order = np.argsort(boxes.image_ids, kind="stable")  # in this order they go through the network
-    boxes = Boxes(*(values[order] for values in vars(boxes).values()))
+    boxes = boxes.take(order)
     tokens: list[Tensor] = []
     hook = model.quality_predictor.register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0].float()))
     try:

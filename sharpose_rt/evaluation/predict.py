@@ -32,7 +32,7 @@ from sharpose_rt.models import SHaRPose
 from sharpose_rt.models.gate import Gate, Outlook
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.skeleton import COCO17
-from sharpose_rt.training.datasets import read_image
+from sharpose_rt.training.datasets import looked_at, read_image
 from sharpose_rt.types import Frame
 
 Float32 = NDArray[np.float32]
@@ -60,6 +60,10 @@ class Boxes:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def take(self, rows: NDArray[Any]) -> Boxes:
+        """These rows alone."""
+        return Boxes(*(values[rows] for values in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,7 @@ def file_boxes(path: Path) -> Boxes:
 def detector_boxes(
     document: dict[str, Any], images: Path, config: DetectorConfig, offline: bool = False, *, int8: bool = False
 ) -> Boxes:
-    """People that a detector finds in the pictures of a set; `int8` as `detection.Runtime`.
+    """People that a detector finds in the labelled pictures of a set; `int8` as `detection.Runtime`.
 
     Raises:
         DetectorError: the detector cannot be had.
@@ -167,7 +171,7 @@ def detector_boxes(
     detector.open()
     ids, boxes, scores = [np.zeros(0, np.int64)], [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
     try:
-        for index, record in enumerate(document["images"]):
+        for index, record in enumerate(looked_at(document)):
             found = detector.detect(Frame(index, float(index), read_image(images / record["file_name"])))
             ids.append(np.full(len(found), record["id"], np.int64))
             boxes.append(found.bboxes_xyxy)

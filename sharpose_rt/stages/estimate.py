@@ -21,7 +21,7 @@ class EstimateStage(BaseStage[Packet, Packet]):
     It is ready for so many people then (`ready_for`; None: for any number): most videos have no more. A `live` source
     does not wait while a larger group than before is prepared for (see `PoseEngine.warm_up`).
     With a `budget` its plan decides who is estimated and who is refined; without, the engine's gate does, by what the
-    coarse stage said of a person of late. It may serve several `sources`, whose people share the batches and the budget.
+    coarse stage said of a person of late. It may serve several `sources`, whose people share batches and budget.
     """
 
     name = "pose"

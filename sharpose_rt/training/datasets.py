@@ -232,6 +232,19 @@ def read_json(path: Path, head_boxes: Path | None = None, *, labelled: bool = Tr
     return document
 
 
+def looked_at(document: dict[str, list[Any]]) -> list[Any]:
+    """The pictures of a label file but those that nobody labelled (PoseTrack's `is_labeled` is false).
+
+    That no person is recorded of one does not say that nobody is there. Where nobody is recorded at all, all pictures.
+    """
+    told = {repr(record.get("image_id")) for record in document["annotations"] if isinstance(record, dict)}
+
+    def unlabelled(image: Any) -> bool:
+        return isinstance(image, dict) and image.get("is_labeled") is False and repr(image.get("id")) not in told
+
+    return [image for image in document["images"] if not (told and unlabelled(image))]
+
+
 def picture_paths(records: list[Any], annotations: Path, images: Path) -> tuple[dict[Any, int], list[str]]:
     """Index of each picture's id, and the pictures' files; raises DatasetError at a wrong or repeated record."""
     index_of: dict[Any, int] = {}

@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sharpose_rt.training.datasets import box_of, check_picture, number_of, people_records, picture_paths, read_json
+from sharpose_rt.training.datasets import (
+    box_of,
+    check_picture,
+    looked_at,
+    number_of,
+    people_records,
+    picture_paths,
+    read_json,
+)
 
 MIN_HEIGHT_PX, MIN_WIDTH_PX = 60, 20
 """A smaller person has less detail than a shape is learnt from."""
@@ -58,7 +66,7 @@ def read_pictures(folder: Path, *, complete: bool = True, min_score: float = MIN
     """
     annotations = folder / "annotations.json"
     document = read_json(annotations)
-    index_of, paths = picture_paths(document["images"], annotations, folder / "images")
+    index_of, paths = picture_paths(looked_at(document), annotations, folder / "images")
     rows: list[list[tuple[list[float], bool, bool]]] = [[] for _ in paths]
     for number, record in people_records(document, annotations):
         check_picture(record, number, annotations, index_of)

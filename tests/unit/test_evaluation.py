@@ -18,9 +18,26 @@ from sharpose_rt.detection.letterbox import Letterbox
 from sharpose_rt.detection.postprocess import finish
 from sharpose_rt.engine import PoseEngine
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError
-from sharpose_rt.evaluation.coco import evaluate, oks_nms, pose_scores, quality_check, read_labels, results, score
+from sharpose_rt.evaluation.coco import (
+    choose_boxes,
+    evaluate,
+    oks_nms,
+    pose_scores,
+    quality_check,
+    read_labels,
+    results,
+    score,
+)
 from sharpose_rt.evaluation.detector import box_ap, evaluate_detector, judge, read_box_labels
-from sharpose_rt.evaluation.predict import Boxes, Predictions, closer_padding, file_boxes, predict, truth_boxes
+from sharpose_rt.evaluation.predict import (
+    Boxes,
+    Predictions,
+    closer_padding,
+    detector_boxes,
+    file_boxes,
+    predict,
+    truth_boxes,
+)
 from sharpose_rt.evaluation.sweep import GAIN, HEIGHT, calibrated, sweep, write_sweep
 from sharpose_rt.evaluation.worst import FALSE_ALARM, FOUND, MISSED, write_worst, write_worst_pictures
 from sharpose_rt.geometry.affine import body_heights
@@ -30,7 +47,7 @@ from sharpose_rt.models.gate import Gate
 from sharpose_rt.models.variants import VARIANTS
 from sharpose_rt.models.weights import load_model, save_weights
 from sharpose_rt.skeleton import COCO17
-from sharpose_rt.training.datasets import read_image
+from sharpose_rt.training.datasets import looked_at, read_image
 from tests.people_set import COLOURS_BGR, SMALL, change, in_posetracks_order, write_set
 
 SIGMAS = np.array(COCO17.sigmas)
@@ -265,6 +282,23 @@ def test_detected_boxes_are_scored_and_thinned(folder, tmp_path):
     assert metrics["AP"] == pytest.approx(1)
     assert "quality_pearson" not in metrics
     assert oks_nms(boxes, points, boxes.scores, limit=1.0).all()
+
+
+def test_nobody_is_looked_for_in_pictures_that_nobody_labelled(folder, tmp_path):
+    document = json.loads((folder / "annotations.json").read_text())
+    told = {a["image_id"] for a in document["annotations"]}
+    found = [{"image_id": i["id"], "bbox": [1, 1, 20, 40], "score": 0.5} for i in document["images"]]
+    extra = {**document["images"][0], "id": 900, "is_labeled": False}
+    document["images"] = [{**image, "is_labeled": False} for image in document["images"]] + [extra]
+    (tmp_path / "set.json").write_text(json.dumps(document))
+    (tmp_path / "boxes.json").write_text(json.dumps([*found, {**found[0], "image_id": 900}]))
+    for labels in (read_labels(tmp_path / "set.json"), read_box_labels(tmp_path / "set.json")):
+        boxes = choose_boxes(str(tmp_path / "boxes.json"), labels, folder / "images")
+        assert set(boxes.image_ids.tolist()) == told  # who is recorded was labelled, whatever the flag says
+        made = detector_boxes(labels, folder / "images", DetectorConfig(str(tmp_path / "boxes.json")))
+        assert 900 not in made.image_ids
+    unlabelled = {**labels, "annotations": []}
+    assert looked_at(unlabelled) == document["images"]  # a list of pictures alone
 
 
 def test_person_scores_leave_out_unsure_keypoints():

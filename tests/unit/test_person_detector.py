@@ -188,6 +188,17 @@ def test_the_processes_share_the_scenes(folder, recipe):
     assert sorted(seen) == list(range(2 * 3 * recipe.batch))
 
 
+def test_a_picture_that_nobody_labelled_takes_no_part(folder):
+    path = folder / "annotations.json"
+    document = json.loads(path.read_text())
+    empty = {**document["images"][0], "id": 90}
+    document["images"] += [{**empty, "is_labeled": False}, {**empty, "id": 91}]
+    path.write_text(json.dumps(document))
+    pictures = read_pictures(folder)
+    assert len(pictures) == 13
+    assert not len(pictures[-1].labelled_xyxy)
+
+
 def test_a_picture_without_people_takes_part(folder, recipe):
     empty = Picture(
         str(folder / "images" / "1.png"), np.zeros((0, 4)), np.zeros(0, bool), np.zeros((0, 4)), True, "bars"
