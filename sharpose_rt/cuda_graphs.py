@@ -14,6 +14,8 @@ log = logging.getLogger("sharpose_rt.cuda_graphs")
 
 _one_at_a_time = threading.Lock()
 """A recording begins by waiting for the whole device, which is an error while another thread records."""
+_asides: dict[torch.device, torch.cuda.Stream] = {}
+"""The stream of each device on which all recordings are made."""
 Stage = Callable[..., tuple[Tensor, ...]]
 TOLERANCE = 0.01
 """How far a replay may be from the stage itself, as a share of the largest value."""
@@ -44,23 +46,25 @@ def record(stage: Stage, tensors: Sequence[Tensor]) -> Tape:
     """
     places = [tensor.clone() for tensor in tensors]
     device = tensors[0].device
-    aside = torch.cuda.Stream(device)
-    aside.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(aside):  # kernels are chosen and memory is taken before the recording
-        for _ in range(3):
-            stage(*places)
-    torch.cuda.current_stream(device).wait_stream(aside)
-    # Other threads go on allocating meanwhile, which a recording that watches all threads would not survive.
-    # Without a stream of this device PyTorch takes the one of its first recording, on whatever device that was.
-    with _one_at_a_time, torch.cuda.device(device):
+    ours = torch.cuda.current_stream(device)
+    # `ours` is entered once more, as a recording that fails leaves the thread on the other one.
+    with _one_at_a_time, torch.cuda.device(device), torch.cuda.stream(ours):
+        # PyTorch hands out 32 streams of a priority in turn: of the usual one this might be another thread's network's.
+        aside = _asides.setdefault(device, torch.cuda.Stream(device, priority=-1))
+        aside.wait_stream(ours)
+        with torch.cuda.stream(aside):  # kernels are chosen and memory is taken before the recording
+            for _ in range(3):
+                stage(*places)
+        ours.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
+        # Other threads go on allocating meanwhile, which a recording that watches all threads would not survive.
         with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
             outputs = stage(*places)
     return Tape(places, graph.replay, outputs)
 
 
 class Recorded:
-    """A stage that is recorded for each shape of its inputs when it first comes, and replayed from then on.
+    """A stage that is recorded for each shape and type of its inputs when it first comes, and replayed from then on.
 
     A recording that fails, or does not give what the stage gives, is not used: the stage runs as it is.
 
@@ -72,7 +76,7 @@ class Recorded:
 
     def __init__(self, name: str, stage: Stage, record: Callable[[Stage, Sequence[Tensor]], Tape] = record) -> None:
         self.name, self.stage, self._record = name, stage, record
-        self._tapes: dict[tuple[torch.Size, ...], Tape | None] = {}
+        self._tapes: dict[tuple[tuple[torch.Size, torch.dtype], ...], Tape | None] = {}
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """What the stage gives.
@@ -80,10 +84,10 @@ class Recorded:
         Raises:
             torch.OutOfMemoryError: see `record`; nothing is kept of it.
         """
-        shapes = tuple(tensor.shape for tensor in tensors)
-        if shapes not in self._tapes:
-            self._tapes[shapes] = self._checked(tensors)
-        tape = self._tapes[shapes]
+        key = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
+        if key not in self._tapes:
+            self._tapes[key] = self._checked(tensors)
+        tape = self._tapes[key]
         return self.stage(*tensors) if tape is None else tape(*tensors)
 
     def _checked(self, tensors: Sequence[Tensor]) -> Tape | None:
@@ -95,7 +99,7 @@ class Recorded:
             reason = str(error).partition("\n")[0]
             log.warning("%s: no CUDA graph for %s, it runs unrecorded: %s", self.name, _text(tensors), reason)
             return None
-        wanted = self.stage(*tensors)
+        wanted = [output.clone() for output in self.stage(*tensors)]  # it might give the same memory each time
         for output in tape.outputs:
             output.zero_()  # else a replay that does nothing would give what the recording left there
         found = tape(*tensors)

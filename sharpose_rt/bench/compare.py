@@ -103,7 +103,8 @@ def run_peer_bench(bench: PeerBench, say: Callable[[str], None] = lambda line: N
         SharposeError: the clip or the detector cannot be used.
     """
     began = machine()
-    bench = replace(bench, pose=choose(bench.pose))
+    device = "cpu" if bench.pose.device == "auto" else bench.pose.device  # the others run on the CPU
+    bench = replace(bench, pose=choose(replace(bench.pose, device=device)))
     frames, boxes = frames_and_boxes(bench)
     rows = []
     with tempfile.TemporaryDirectory(prefix="sharpose_peers_") as folder:
@@ -117,7 +118,7 @@ def run_peer_bench(bench: PeerBench, say: Callable[[str], None] = lambda line: N
         "frames": len(frames),
         "boxes_mean": float(np.mean([len(rows) for rows in boxes])),
         "model": bench.pose.model,
-        "ours": f"{bench.pose.backend}, {bench.pose.precision}",
+        "ours": f"{bench.pose.backend}, {bench.pose.precision}, {bench.pose.device}",
         "detector": bench.detector.name,
     }
     return make_record("peers", settings, rows, began)

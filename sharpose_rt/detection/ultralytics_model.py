@@ -119,8 +119,14 @@ def load_export(path: Path, device: str) -> Network:
         )
     size = getattr(backend, "imgsz", None)
     dynamic = bool(backend.dynamic or backend.metadata.get("dynamic"))
+
+    def run(pixels: torch.Tensor) -> Any:  # AutoBackend is a torch module, but a trace would not see its runtime
+        if pixels.is_cuda:  # which has streams of its own
+            torch.cuda.current_stream(pixels.device).synchronize()
+        return backend(pixels)
+
     return Network(
-        run=backend,
+        run=run,
         class_count=len(backend.names),
         person_classes=person_classes(backend.names, path.name),
         end2end=bool(backend.end2end),

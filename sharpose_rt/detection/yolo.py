@@ -32,7 +32,8 @@ class Network:
 
     run: Callable[[torch.Tensor], Any]
     """RGB (1, 3, H, W) in 0..1 to the predictions, the first tensor of whatever comes back:
-    (1, n, 6 + extra) xyxy, score, class where `end2end`, else (1, 4 + classes + extra, n) cxcywh, class scores."""
+    (1, n, 6 + extra) xyxy, score, class where `end2end`, else (1, 4 + classes + extra, n) cxcywh, class scores.
+    A torch module may be traced and recorded, any other callable is called."""
     class_count: int
     person_classes: tuple[int, ...]
     end2end: bool
@@ -130,8 +131,16 @@ def _recorded(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     from sharpose_rt.cuda_graphs import Recorded
     from sharpose_rt.detection.first_output import FirstOutput
 
-    first = FirstOutput(module)
-    recorded = Recorded("detector", lambda pixels: (first(pixels),))
+    first, head = FirstOutput(module), module.model[-1]
+    grids: dict[torch.Size, Any] = {}
+
+    def stage(pixels: torch.Tensor) -> tuple[torch.Tensor]:
+        found = first(pixels)
+        # The head lets its grid of places go when pictures of another size come, but the recording still reads it.
+        grids.setdefault(pixels.shape, (head.anchors, head.strides))
+        return (found,)
+
+    recorded = Recorded("detector", stage)
     return lambda pixels: recorded(pixels)[0]
 
 

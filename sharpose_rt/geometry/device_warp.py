@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from sharpose_rt.geometry.affine import halvings, invert_affine
+from sharpose_rt.streams import upload
 
 
 def sample(images: Tensor, matrices: Tensor, size_wh: tuple[int, int]) -> Tensor:
@@ -31,7 +32,7 @@ def sample(images: Tensor, matrices: Tensor, size_wh: tuple[int, int]) -> Tensor
     )
     pixels = torch.stack([xs, ys, torch.ones_like(xs)], -1).view(1, h * w, 3)
     places = pixels @ matrices.transpose(1, 2)  # (N, hw, 2)
-    last = torch.tensor([width - 1, height - 1], device=images.device).clamp(min=1)
+    last = torch.cat([images.new_full((1,), max(side - 1, 1)) for side in (width, height)])
     grid = (places / last * 2 - 1).view(-1, h, w, 2)
     # Not F.grid_sample: on a GPU it hands this to cuDNN, which first copies an expanded picture, once for each crop.
     bilinear, zeros = 0, 0
@@ -53,8 +54,8 @@ def warp_on_device(image_bgr: Tensor, affine: ArrayLike, crop_size_wh: tuple[int
         back = invert_affine(maps[rows])  # from the crop to the picture
         # Cell j of the small picture has its centre at factor * j + (factor - 1) / 2 of the large one.
         back[:, :, 2] -= (factor - 1) / 2
-        matrices = torch.from_numpy((back / factor).astype(np.float32)).to(image_bgr.device)
+        matrices = upload(torch.from_numpy((back / factor).astype(np.float32)), image_bgr.device)
         small = picture if factor == 1 else F.avg_pool2d(picture, factor)
         found = sample(small.expand(len(rows), -1, -1, -1), matrices, crop_size_wh)
-        crops[torch.from_numpy(rows).to(crops.device)] = found.round().to(torch.uint8).permute(0, 2, 3, 1)
+        crops[upload(torch.from_numpy(rows), crops.device)] = found.round().to(torch.uint8).permute(0, 2, 3, 1)
     return crops

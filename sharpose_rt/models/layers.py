@@ -5,6 +5,8 @@ Letters: B crops, N tokens, D width, R rows of interest.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -58,8 +60,10 @@ class Attention(nn.Module):
         return self.proj(out.transpose(1, 2).reshape(b, n, d)), attended
 
     def _softmax(self, q: Tensor, k: Tensor) -> Tensor:
-        # In float32 also where the weights are bf16: rounding here would change which cells are picked.
-        return ((q.float() * self.scale) @ k.float().transpose(-1, -2)).softmax(-1)
+        # In float32 also where weights or training are in bf16: rounding here would change which cells are picked.
+        kind = q.device.type
+        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+            return ((q.float() * self.scale) @ k.float().transpose(-1, -2)).softmax(-1)
 
 
 class DropPath(nn.Module):

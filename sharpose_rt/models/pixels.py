@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,13 @@ STD_RGB = (58.395, 57.12, 57.375)
 
 def normalise(crops: Tensor) -> Tensor:
     """Crops (B, h, w, 3) uint8 BGR as (B, 3, h, w) float32 RGB of mean 0 and deviation 1 over ImageNet."""
-    mean = torch.tensor(MEAN_RGB, device=crops.device).view(3, 1, 1)
-    scale = 1 / torch.tensor(STD_RGB, device=crops.device).view(3, 1, 1)
+    mean, scale = _constants(crops.device)
     return (crops.permute(0, 3, 1, 2).flip(1).float() - mean) * scale
+
+
+@cache
+def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / deviation (3, 1, 1) on a device, where making them anew each time would wait for it."""
+    with torch.inference_mode(False):  # training uses them too
+        mean, deviation = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN_RGB, STD_RGB))
+        return mean, 1 / deviation

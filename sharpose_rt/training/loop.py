@@ -157,7 +157,12 @@ def starting_model(config: TrainConfig) -> SHaRPose:
     """
     model = create_model(config.model, config.behaviour, drop_path=config.drop_path)
     if config.init != "random":
-        source, _ = load_model(config.model, config.init, config.behaviour)
+        source, _ = load_model(config.model, config.init)
+        if source.behaviour.name != config.behaviour:
+            raise ConfigError(
+                f"init: the weights {config.init} are of behaviour {source.behaviour.name!r}, the run of "
+                f"{config.behaviour!r}; --set behaviour={source.behaviour.name} trains on what they are"
+            )
         source.gain_predictor = None  # fitted to what the network was; training makes it another
         model.load_state_dict(source.state_dict())
         set_attention_scale(model, attention_scale_of(source))
@@ -303,13 +308,11 @@ class Trainer:
         if self.crops:
             batch["crop"] = self.crops.warp(batch | numbers)
         loss, parts = self.loss(batch, progress)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise DatasetError(
-                f"the loss is {value} at step {self.step + 1}; the last checkpoint is whole: "
-                "--resume from it with a lower --set optim.lr"
-            )
         loss.backward()
+        value, *values = torch.stack([loss.detach(), *parts.values()]).tolist()  # one wait for a device
+        if not math.isfinite(value):
+            back = "--resume from the last checkpoint" if (self.out / "last.pt").is_file() else "begin anew"
+            raise DatasetError(f"the loss is {value} at step {self.step + 1}; {back} with a lower --set optim.lr")
         self.world.average_gradients(self.trained.parameters())
         limit = self.config.optim.clip_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), limit)
@@ -320,10 +323,15 @@ class Trainer:
         self.samples += len(batch["crop"]) * self.world.size
         if self.ema:
             self.ema.update(self.model, self.step)
-        return {"lr": self.config.optim.lr * factor, "grad_norm": float(norm), "loss": value, **parts}
+        return {
+            "lr": self.config.optim.lr * factor,
+            "grad_norm": float(norm),
+            "loss": value,
+            **dict(zip(parts, values, strict=True)),
+        }
 
-    def loss(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, Row]:
-        """Total loss (Eq. 9) at `progress`, times the heatmap's cells so that gradients have size 1; its parts."""
+    def loss(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Total loss (Eq. 9) at `progress`, times the heatmap's cells so that gradients have size 1; its parts, ()."""
         config, variant = self.config.loss, self.model.variant
         images = normalise(batch["crop"])
         coarse, stages = self._forward(images, coarse_only=progress < self.config.coarse_only_until)
@@ -331,7 +339,7 @@ class Trainer:
         weights = batch["joint_weights"] * self.joint_factors
         early = max(0.0, 1 - progress / config.localisation_until)
 
-        parts: Row = {}
+        parts: dict[str, Tensor] = {}
         total = torch.zeros((), device=self.device)
         for name, heatmaps in stages.items():
             share = config.dense * early if name == "dense" else 1.0
@@ -339,15 +347,15 @@ class Trainer:
                 continue
             n = len(heatmaps)  # the fine stage may have been given the first crops alone
             error = losses.heatmap_mse(heatmaps, targets[:n], weights[:n])  # Eq. 10
-            parts[f"mse_{name}"] = error.item()
+            parts[f"mse_{name}"] = error.detach()
             if config.localisation * early > 0:
                 pull = losses.localisation(heatmaps, targets[:n], weights[:n], config.temperature)
-                parts[f"localisation_{name}"] = pull.item() * math.prod(variant.heatmap_size_hw)
+                parts[f"localisation_{name}"] = pull.detach() * math.prod(variant.heatmap_size_hw)
                 error = error + config.localisation * early * pull
             total = total + share * error
         if config.coarse_from_fine > 0 and "fine" in stages:  # self-distillation: Zhang et al. 2019
             error = distillation_loss(stages["coarse"][: len(stages["fine"])], stages["fine"].detach())
-            parts["coarse_from_fine"] = error.item()
+            parts["coarse_from_fine"] = error.detach()
             total = total + config.coarse_from_fine * error
         if self.teacher:
             taught = fitted(self.teacher(images), variant.heatmap_size_hw)
@@ -356,16 +364,16 @@ class Trainer:
                 if name in stages:
                     n = len(stages[name])
                     error = distillation_loss(stages[name], taught[:n], followed[:n])
-                    parts[f"distill_{name}"] = error.item()
+                    parts[f"distill_{name}"] = error.detach()
                     total = total + self.config.distill.weight * error
         if progress >= config.quality_from:
             oks = self._oks(stages["coarse"], batch)
             error = losses.quality_mse(coarse.quality, oks, (weights > 0).any(1).float())  # Eq. 11
             total = total + config.quality * error
-            parts["quality"] = error.item()
+            parts["quality"] = error.detach()
         if (self.step + 1) % self.config.log_steps == 0:
             for name, heatmaps in stages.items():
-                parts[f"oks_{name}"] = self._oks(heatmaps, batch).mean().item()
+                parts[f"oks_{name}"] = self._oks(heatmaps, batch).mean()
         return total * math.prod(variant.heatmap_size_hw), parts
 
     def _forward(self, images: Tensor, *, coarse_only: bool) -> tuple[CoarseOutput, dict[str, Tensor]]:
@@ -411,7 +419,7 @@ class Trainer:
             self.clock = Clock(self.config, self.clock.epoch_samples, self.clock.elapsed_before_s)
             saved_s = validated_s = self.clock.elapsed_s
             logged_at, logged_s = self.samples, self.clock.elapsed_s
-            for batch in batches_of(loader):
+            for batch in self._batches(loader):
                 if reason_now := self._over(max_minutes if self.step > first else None):
                     reason = reason_now
                     break
@@ -432,6 +440,14 @@ class Trainer:
         if reason != "stopped":
             self._validate(progress)
         return reason
+
+    def _batches(self, loader: DataLoader[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+        """The loader's batches; where a picture cannot be read, what has been learnt until then is saved."""
+        try:
+            yield from batches_of(loader)
+        except DatasetError:
+            self.save()
+            raise
 
     def _over(self, max_minutes: float | None) -> str:
         """Why the run ends here, the same in all processes; "" where it goes on."""

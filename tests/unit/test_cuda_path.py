@@ -6,6 +6,7 @@ import logging
 import math
 import threading
 import warnings
+import weakref
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -109,6 +110,24 @@ def test_a_stage_is_recorded_once_a_shape_and_each_result_is_its_own():
     assert [t.tolist() for t in first] == [[4.0, 6.0], [3.0, 8.0]]  # not overwritten by the second call
     assert [t.tolist() for t in second] == [[12.0, 14.0], [35.0, 48.0]]
     assert calls == [[(2,), (2,)], [(3,), (3,)]]
+
+
+def test_inputs_of_another_type_are_not_squeezed_into_the_recording():
+    stage = Recorded("decoding", lambda a: (a * 1,), fake_record)
+    stage(torch.ones(1, dtype=torch.float16))
+    found = stage(torch.tensor([0.12345678]))[0]
+    assert (found.dtype, found.item()) == (torch.float32, pytest.approx(0.12345678, abs=1e-8))
+
+
+def test_a_stage_that_gives_the_same_memory_each_time_hides_no_recording_that_does_nothing(caplog):
+    bound = torch.zeros(2)
+
+    def record(stage, tensors):
+        return Tape([tensors[0].clone()], lambda: None, stage(*tensors))
+
+    stage = Recorded("detector", lambda a: (bound.copy_(a + 1),), record)
+    assert stage(torch.zeros(2))[0].tolist() == [1.0, 1.0]
+    assert "gives other results" in caplog.text
 
 
 def test_a_recording_that_fails_is_done_without(caplog):
@@ -224,15 +243,20 @@ def test_a_recorded_detector_finds_what_the_plain_one_finds(picture, monkeypatch
     plain = detector._network
     assert plain is not None
     recorded = replace(plain, run=with_runtime(replace(plain, device=torch.device("cuda")), Runtime()).run)
-    for image in (picture, picture[:, ::-1].copy(), picture):  # a recording's memory is used again
+    head = plain.run.model[-1]  # type: ignore[attr-defined]
+    grids = []
+    # A recording's memory is used again, and pictures of another size come between.
+    for image in (picture, picture[:, ::-1].copy(), picture[:, 200:].copy(), picture):
         frame = Frame(0, 0.0, image)
         detector._network = plain
         wanted = detector.detect(frame)
         detector._network = recorded
+        grids.append(weakref.ref(head.anchors))
         found = detector.detect(frame)
         assert len(wanted) > 1
         np.testing.assert_allclose(found.bboxes_xyxy, wanted.bboxes_xyxy, atol=0.01)
         np.testing.assert_allclose(found.bbox_scores, wanted.bbox_scores, atol=1e-4)
+    assert all(grid() is not None for grid in grids[:3])  # which a recording reads on
 
 
 def test_an_exported_detector_is_left_as_it_is_on_a_gpu():

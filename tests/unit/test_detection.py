@@ -29,7 +29,15 @@ from sharpose_rt.detection.bundled import WEIGHTS, BundledDetector, build_module
 from sharpose_rt.detection.letterbox import Letterbox
 from sharpose_rt.detection.postprocess import finish, suppress
 from sharpose_rt.detection.region import RegionDetector
-from sharpose_rt.detection.yolo import Network, YoloDetector, people_from_predictions, person_classes, with_runtime
+from sharpose_rt.detection.ultralytics_model import load_export
+from sharpose_rt.detection.yolo import (
+    Network,
+    YoloDetector,
+    people_from_predictions,
+    person_classes,
+    predict,
+    with_runtime,
+)
 from sharpose_rt.errors import ConfigError, DetectorError, WeightsError
 from sharpose_rt.geometry.boxes import iou_matrix
 from sharpose_rt.types import Detections, Frame
@@ -466,6 +474,29 @@ def test_torchscript_finds_what_the_checkpoint_finds(tmp_path: Path, architectur
     picture = frame((96, 96))
     wanted = detect_once(create_detector(everything(path)), picture)
     check_same(detect_once(create_detector(everything(exported)), picture), wanted)
+
+
+def test_an_exported_model_is_asked_for_each_picture_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ultralytics' AutoBackend is a torch module, but what it runs is not to be traced."""
+    import torch
+
+    pytest.importorskip("openvino")
+
+    class Backend(torch.nn.Module):
+        task, metadata, names, imgsz = "detect", {"names": {0: "person"}}, {0: "person"}, [64, 64]
+        dynamic, end2end, stride, fp16, device = False, True, 32, False, torch.device("cpu")
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            super().__init__()
+
+        def forward(self, pixels: Any) -> Any:
+            side = float(pixels.numpy().mean()) * 64  # as a runtime that knows nothing of torch
+            return torch.tensor([[[0.0, 0.0, side, side, 0.9, 0.0]]])
+
+    monkeypatch.setattr("ultralytics.nn.autobackend.AutoBackend", Backend)
+    network = with_runtime(load_export(tmp_path / "a.onnx", "cpu"), Runtime("openvino", 1))
+    sides = [predict(network, np.full((64, 64, 3), level, np.uint8))[0, 2] for level in (51, 204)]
+    assert sides == pytest.approx([12.8, 51.2])
 
 
 @pytest.mark.slow

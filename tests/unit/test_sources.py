@@ -28,6 +28,7 @@ import av.error
 import cv2
 import numpy as np
 import pytest
+from av.codec.hwaccel import HWAccel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from live_servers import MjpegServer
@@ -1229,7 +1230,10 @@ def test_a_kind_is_asked_of_ffmpeg_and_of_the_driver() -> None:
 
 
 @pytest.mark.gpu
-def test_nvdec_gives_the_pictures_that_the_cpu_gives(cuda: str, shared_dir: Path) -> None:
+def test_nvdec_gives_the_pictures_that_the_cpu_gives(
+    cuda: str, shared_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "HWAccel", lambda kind, **_: HWAccel(kind, allow_software_fallback=False))
     path = str(shared_dir / "video" / "tfjs_pose_squats.mp4")
     with open_source(path, SourceConfig(max_frames=20)) as ours:
         wanted = [(frame.pts_s, frame.image_bgr) for frame in ours]

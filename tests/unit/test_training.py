@@ -45,7 +45,7 @@ from sharpose_rt.training.config import (
 )
 from sharpose_rt.training.distill import FileTeacher, create_teacher, distillation_loss, fitted, is_right
 from sharpose_rt.training.log import read_log
-from sharpose_rt.training.loop import Clock, Trainer, batches_of, load_people
+from sharpose_rt.training.loop import Clock, Trainer, batches_of, load_people, starting_model
 from sharpose_rt.training.movenet import load_movenet
 from sharpose_rt.training.optim import Ema, is_undecayed, layer_of, lr_factor
 from sharpose_rt.training.report import write_report
@@ -518,13 +518,33 @@ def test_weights_of_a_run_load_as_a_model(tmp_path, folder):
     assert model.box_padding == 1.1
 
 
+def test_what_was_learnt_before_a_picture_that_cannot_be_read_is_kept(tmp_path, folder):
+    run = trainer(config(epochs=3), folder, tmp_path / "run")
+    pictures = sorted((folder / "images").iterdir())
+    with pytest.raises(DatasetError, match=pictures[0].stem):
+        run.run(progress=lambda row: [path.write_bytes(b"no picture") for path in pictures])
+    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"] == run.step > 0
+
+
+def test_weights_of_another_behaviour_are_not_trained_on_as_if_they_were_of_this(tmp_path):
+    path = tmp_path / "released.safetensors"
+    save_weights(create_model(SMALL.name, "released"), path)
+    with pytest.raises(ConfigError, match="'released', the run of 'paper'; --set behaviour=released"):
+        starting_model(config(init=str(path)))
+    assert starting_model(config(init=str(path), behaviour="released")).behaviour.name == "released"
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path, folder):
     run = trainer(config(), folder, tmp_path / "run")
     batch = {k: v.unsqueeze(0) for k, v in _item(run).items()}
     with torch.no_grad():
         run.model.norm.bias[0] = math.nan
     before = run.model.patch_embed.weight.clone()
-    with pytest.raises(DatasetError, match="--resume"):
+    with pytest.raises(DatasetError, match=r"at step 1; begin anew with a lower --set optim\.lr"):
+        run.train_step(batch)
+    run.out.mkdir()
+    run.save()
+    with pytest.raises(DatasetError, match="--resume from the last checkpoint with a lower"):
         run.train_step(batch)
     assert torch.equal(run.model.patch_embed.weight, before)
 
