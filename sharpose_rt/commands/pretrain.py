@@ -14,7 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="NAME", required=True, help="preset of configs/train, or a .yaml file")
     parser.add_argument("--data-root", metavar="DIR", action="append", help="parent folder of the sets; may repeat")
     parser.add_argument("--out", metavar="DIR", default="sharpose_pretrain", help="folder of the run (%(default)s)")
-    parser.add_argument("--minutes", type=float, default=60.0, metavar="N", help="length of the run (%(default)s)")
+    parser.add_argument(
+        "--minutes", type=float, metavar="N", help="length of the run (else as --set or --config has it)"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change an option")
 
@@ -28,7 +30,8 @@ def run(args: argparse.Namespace) -> int:
     from sharpose_rt.training.loop import load_people
     from sharpose_rt.training.pretrain import Pretrainer
 
-    config = replace(load_config(args.config, args.set), budget="minutes", minutes=args.minutes)
+    config = replace(load_config(args.config, args.set), budget="minutes")
+    config = config if args.minutes is None else replace(config, minutes=args.minutes)
     out = Path(args.out)
     if (out / "last.pt").exists() and not args.resume:
         raise OutputError(f"{out} holds a run already; --resume goes on with it, another --out starts a new one")

@@ -100,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
     folder = out.with_name(out.name + ".run")
     if out.suffix != ".safetensors":
         raise ConfigError(f"--out is {args.out!r}; a name that ends in .safetensors is accepted")
+    if out.exists() and not args.resume:
+        raise OutputError(f"{out} exists; another --out leaves it alone, --resume goes on with its run in {folder}")
     if (folder / "last.pt").exists() and not args.resume:
         raise OutputError(f"{folder} holds a run already; --resume goes on with it, another --out starts a new one")
     if not args.set:
@@ -107,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = DetectorRecipe(**{name: getattr(args, name) for name in _RECIPE})
     roots, pictures, draws = data_roots(args.data_root), [], []
     for name, weight in map(_weighted, args.set):
-        found = read_pictures(find_set(name, roots), min_score=args.min_score)
+        found = read_pictures(find_set(name, roots), args.min_score)
         pictures += found
         draws += [weight] * len(found)
     people = sum(len(picture.people_xyxy) for picture in pictures)

@@ -381,6 +381,8 @@ def _metrics(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise OutputError(f"{path} is no JSON of `sharpose-rt eval --json`: {error}") from error
+    if not isinstance(values, dict):
+        raise OutputError(f"{path} is no mapping, but the metrics of `sharpose-rt eval --json` are wanted")
     return {"command": values.pop("command", ""), "values": values}
 
 

@@ -7,7 +7,7 @@ import logging
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ class BoxFileDetector:
         self.config = config
         self._by_frame: dict[int, list[Box]] = {}
         self._by_picture: dict[str, list[Box]] = {}
+        self._by_id = False
 
     def open(self) -> None:
         """Read the file whole; raises DetectorError with the file and the line or record that is wrong."""
@@ -78,6 +79,7 @@ class BoxFileDetector:
             ) from error
         if path.suffix.lower() == ".json":
             self._by_frame, self._by_picture = read_coco(text, str(path))
+            self._by_id = text.lstrip().startswith("[")  # a list of results has no names of pictures
         else:
             self._by_frame, self._by_picture = read_mot(text, str(path)), {}
         if not self._by_frame and not self._by_picture:
@@ -87,6 +89,17 @@ class BoxFileDetector:
         """The file's boxes for this frame, strongest first."""
         found = self._lookup(frame)
         return finish([box[:4] for box in found], [box[4] for box in found], frame.size_wh, self.config)
+
+    def of_picture(self, record: Mapping[str, Any], place: int) -> list[Box]:
+        """The boxes for a picture of a label file, as they stand in the file.
+
+        They are found by the picture's name, by its id where the file is a list of results, or by its place among the
+        pictures where the file is text.
+        """
+        if not self._by_picture:
+            return self._by_frame.get(place, [])
+        name = record["id"] if self._by_id else record["file_name"]
+        return self._by_picture.get(_picture_key(str(name)), [])
 
     def close(self) -> None:
         """Let the boxes go."""

@@ -41,6 +41,7 @@ from sharpose_rt.training.datasets import (
     keypoints_of,
     looked_at,
     number_of,
+    people_ids,
     people_records,
     picture_paths,
     put_in_order,
@@ -116,7 +117,7 @@ def read_labels(path: Path, head_boxes: Path | None = None) -> dict[str, Any]:
 
     Who is a person, says `training.datasets.people_records`, and which keypoint is which, `put_in_order` there. MPII's
     files are read too, see `training.datasets.read_json`. A list of pictures without labels, as COCO publishes it for
-    its test sets, has an empty list of annotations.
+    its test sets, has an empty list of annotations. The people's categories in the file stay as `people_ids`.
 
     Raises:
         DatasetError: the file or a record is wrong, or nobody in it is a person; names both.
@@ -131,7 +132,8 @@ def read_labels(path: Path, head_boxes: Path | None = None) -> dict[str, Any]:
             raise wrong_record(path, number, f"it repeats the id {person['id']}")
         people[person["id"]] = person
     category = {"id": 1, "name": "person", "keypoints": list(skeleton.keypoints)}
-    return {**document, "annotations": list(people.values()), "categories": [category]}
+    ids = people_ids(document, path) if people else None
+    return {**document, "annotations": list(people.values()), "categories": [category], "people_ids": ids}
 
 
 def _filled_in(record: dict[str, Any], number: int, path: Path, joints: int) -> dict[str, Any]:
@@ -192,7 +194,7 @@ def choose_boxes(boxes: str, document: dict[str, Any], images: Path, detector: D
         return detector_boxes(document, images, detector or DetectorConfig(score_threshold=SCORE_THRESHOLD))
     if not Path(boxes).is_file():
         raise ConfigError(f"--boxes is {boxes!r}: no such file; 'gt', 'detector' or a file of detections is accepted")
-    found = file_boxes(Path(boxes))
+    found = file_boxes(Path(boxes), document.get("people_ids"))
     unlabelled = {image["id"] for image in document["images"]} - {image["id"] for image in looked_at(document)}
     return found.take(~np.isin(found.image_ids, list(unlabelled)))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -126,22 +126,25 @@ def truth_boxes(document: dict[str, Any]) -> Boxes:
     )
 
 
-def file_boxes(path: Path) -> Boxes:
+def file_boxes(path: Path, people: Collection[Any] | None = None) -> Boxes:
     """Detected people from a file in COCO's result form: a list of image_id, category_id, bbox xywh, score.
 
-    People have the category 1, as in COCO, or the only one there is.
+    Args:
+        path: the file.
+        people: ids of the categories that are people; None, or none of them in the file: 1, as in COCO, or the only one
+            there is.
 
     Raises:
         DatasetError: it cannot be read, or a record is wrong.
     """
     try:
         records = json.loads(path.read_bytes())
-        found = {r.get("category_id", 1) for r in records}
-        category_id = next(iter(found)) if len(found) == 1 else 1
-        people = [r for r in records if r.get("category_id", 1) == category_id]
-        xywh = np.array([r["bbox"] for r in people], np.float32).reshape(-1, 4)
-        image_ids = np.array([r["image_id"] for r in people], np.int64)
-        scores = np.array([r["score"] for r in people], np.float32)
+        there = {r.get("category_id", 1) for r in records}
+        people = there.intersection(people or ()) or (there if len(there) == 1 else {1})
+        records = [r for r in records if r.get("category_id", 1) in people]
+        xywh = np.array([r["bbox"] for r in records], np.float32).reshape(-1, 4)
+        image_ids = np.array([r["image_id"] for r in records], np.int64)
+        scores = np.array([r["score"] for r in records], np.float32)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(
             f"cannot read boxes from {path}: {type(error).__name__} {error}; COCO's result form is wanted, a list of "
@@ -150,11 +153,11 @@ def file_boxes(path: Path) -> Boxes:
     fine = np.isfinite(np.c_[xywh, scores]).all(1) & (xywh[:, 2:] >= 0).all(1)  # numpy makes null a NaN
     if not fine.all():
         raise DatasetError(
-            f"{path}: a record is {people[int(fine.argmin())]!r:.160}; "
+            f"{path}: a record is {records[int(fine.argmin())]!r:.160}; "
             "a finite score and bbox are wanted, of a width and height of 0 px or more"
         )
     boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
-    return Boxes(image_ids, boxes, scores, np.full(len(people), -1, np.int64))
+    return Boxes(image_ids, boxes, scores, np.full(len(records), -1, np.int64))
 
 
 def detector_boxes(
@@ -162,20 +165,32 @@ def detector_boxes(
 ) -> Boxes:
     """People that a detector finds in the labelled pictures of a set; `int8` as `detection.Runtime`.
 
+    Those of a file of boxes are as they stand there, corners counted as in labels.
+
     Raises:
         DetectorError: the detector cannot be had.
     """
     from sharpose_rt.detection import Runtime, create_detector
+    from sharpose_rt.detection.boxes import BoxFileDetector
 
     detector = create_detector(config, offline=offline, runtime=Runtime(int8=int8))
     detector.open()
     ids, boxes, scores = [np.zeros(0, np.int64)], [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
     try:
-        for index, record in enumerate(looked_at(document)):
-            found = detector.detect(Frame(index, float(index), read_image(images / record["file_name"])))
+        labelled = {record["id"] for record in looked_at(document)}
+        for index, record in enumerate(document["images"]):
+            if record["id"] not in labelled:
+                continue
+            if isinstance(detector, BoxFileDetector):
+                rows = np.array(detector.of_picture(record, index), np.float32).reshape(-1, 5)
+                rows = rows[rows[:, 4] >= config.score_threshold]
+                found, sure = rows[:, :4], rows[:, 4]
+            else:
+                people = detector.detect(Frame(index, float(index), read_image(images / record["file_name"])))
+                found, sure = people.bboxes_xyxy, people.bbox_scores
             ids.append(np.full(len(found), record["id"], np.int64))
-            boxes.append(found.bboxes_xyxy)
-            scores.append(found.bbox_scores)
+            boxes.append(found)
+            scores.append(sure)
     finally:
         detector.close()
     image_ids = np.concatenate(ids)

@@ -32,7 +32,8 @@ _DISTRACTORS = (2, 7, 8, 12)  # MOTChallenge: person on vehicle, static person, 
 class TruthFrame:
     """People of one frame: each with an id, a box (xyxy px), and, where labels have them, keypoints (K, 3).
 
-    `ignored` are boxes of whom neither a hit nor a miss counts.
+    `ignored` are boxes of whom neither a hit nor a miss counts; `crowds` are corners (n, 2) of regions with people in
+    them whom nobody labelled one by one.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -40,6 +41,7 @@ class TruthFrame:
     keypoints: list[list[float]] = field(default_factory=list)
     areas: list[float] = field(default_factory=list)
     ignored: list[list[float]] = field(default_factory=list)
+    crowds: list[NDArray[np.float64]] = field(default_factory=list)
 
     def table(self) -> NDArray[np.float64]:
         """(N, K, 3) x, y in px and visibility."""
@@ -62,7 +64,9 @@ def read_truth(path: Path, skeleton: Skeleton | None = None) -> TrackTruth:
     person; a detection on one of the benchmark's distractors is neither right nor wrong), visibility. JSON: each of
     `images` is a frame that was labelled (unless its `is_labeled` is false, as in PoseTrack), its number in the clip in
     `frame_id` (from 0), else by the order of the numbers in the file names; each of `annotations` has `bbox`,
-    `track_id` and, for OKS, `keypoints`; `ignore` and `iscrowd` regions are neither right nor wrong.
+    `track_id` and, for OKS, `keypoints`. Who is found at an `ignore` box, or lies by half or more in a box of `iscrowd`
+    or in PoseTrack's `ignore_regions_x` and `_y` of a picture, is neither right nor wrong; nor, for OKS, is who has no
+    visible keypoint. A person without `bbox` has that of the keypoints, one without either is left out.
 
     Args:
         path: the labels; text, unless the name ends in .json or .jsonl (a stream).
@@ -104,7 +108,7 @@ def _from_text(path: Path) -> TrackTruth:
                 "is wanted"
             )
         # Of ten columns, as in the benchmark of 2015, the last three are a place in the world.
-        flag, kind = row[6] if len(row) >= 8 else 1.0, row[7] if len(row) in (8, 9) else -1.0
+        flag, kind = row[6] if len(row) >= 7 else 1.0, row[7] if len(row) in (8, 9) else -1.0
         frame, box = frames[int(frame_number) - 1], [left - 1, top - 1, left - 1 + width, top - 1 + height]
         if kind in _DISTRACTORS:
             frame.ignored.append(box)
@@ -122,14 +126,29 @@ def _from_json(path: Path, skeleton: Skeleton | None) -> TrackTruth:
     number_of = _frame_numbers(document["images"], path)
     labelled = [image["id"] for image in document["images"] if image.get("is_labeled") is not False]
     frames = {number_of[image_id]: TruthFrame() for image_id in labelled}
+    for number, image in enumerate(document["images"]):
+        if number_of[image["id"]] in frames:
+            frames[number_of[image["id"]]].crowds += _ignore_regions(image, number, path)
     for number, record in people_records(document, path):
         check_picture(record, number, path, number_of)
         frame = frames.get(number_of[record["image_id"]])
         if frame is None:
             continue
+        points = np.zeros((0, 3))
+        if record.get("keypoints") and (skeleton or record.get("bbox") is None):
+            joints = len(skeleton) if skeleton else len(record["keypoints"]) // 3
+            points = np.array(keypoints_of(record, number, path, joints)).reshape(-1, 3)
+        seen = points[points[:, 2] > 0, :2]
+        if record.get("bbox") is None:
+            if not len(seen):
+                continue
+            record = {**record, "bbox": [*seen.min(0).tolist(), *np.ptp(seen, axis=0).tolist()]}
         box = box_of(record, number, path)
         corners = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
-        if record.get("ignore") or record.get("iscrowd"):
+        if record.get("iscrowd"):
+            frame.crowds.append(np.array(corners)[[[0, 1], [2, 1], [2, 3], [0, 3]]])
+            continue
+        if record.get("ignore") or (len(points) and not len(seen)):
             frame.ignored.append(corners)
             continue
         if not isinstance(record.get("track_id"), int):
@@ -137,10 +156,23 @@ def _from_json(path: Path, skeleton: Skeleton | None) -> TrackTruth:
         frame.ids.append(record["track_id"])
         frame.boxes.append(corners)
         frame.areas.append(area_of(record, box, number, path))
-        if skeleton and record.get("keypoints"):
-            frame.keypoints.append(keypoints_of(record, number, path, len(skeleton)))
+        if skeleton and len(points):
+            frame.keypoints.append(points.ravel().tolist())
     _check_unique(frames, path)
     return TrackTruth(frames, frozenset(frames), _all_have_keypoints(frames))
+
+
+def _ignore_regions(image: dict[str, Any], number: int, path: Path) -> list[NDArray[np.float64]]:
+    """Corners (n, 2) of a picture's regions by PoseTrack: lists of x and of y for each, or for the only one."""
+    sides = [image.get(f"ignore_regions_{axis}") or [] for axis in "xy"]
+    try:
+        xs, ys = ([side] if side and not isinstance(side[0], list) else side for side in sides)
+        regions = [np.array([x, y], np.float64).T for x, y in zip(xs, ys, strict=True)]
+    except (TypeError, ValueError, KeyError) as error:
+        raise DatasetError(
+            f"{path}: images[{number}] has ignore_regions_x and _y that are no lists of as many numbers: {error}"
+        ) from error
+    return [region for region in regions if len(region)]
 
 
 def _frame_numbers(images: list[Any], path: Path) -> dict[Any, int]:
@@ -150,6 +182,14 @@ def _frame_numbers(images: list[Any], path: Path) -> dict[Any, int]:
             raise DatasetError(f"{path}: images[{number}] is {image!r:.80}; `id` is wanted")
     # PoseTrack's frame_id is the number of a picture in the whole set.
     if images and all(isinstance(n := image.get("frame_id"), int) and n < A_CLIP for image in images):
+        first: dict[int, Any] = {}
+        for image in images:
+            number, name = image["frame_id"], image.get("file_name", image["id"])
+            other = first.setdefault(number, name)
+            if other != name:
+                raise DatasetError(
+                    f"{path}: {other} and {name} are both frame {number}: two clips in one file; part them"
+                )
         return {image["id"]: image["frame_id"] for image in images}
     named = sorted(images, key=lambda image: number_in(str(image.get("file_name", image["id"]))))
     return {image["id"]: number for number, image in enumerate(named)}

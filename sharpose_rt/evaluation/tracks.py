@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
@@ -119,8 +120,8 @@ def _compare(
     """Ids of the labels (N,), of the tracks (M,), and how alike they are (N, M)."""
     kept = np.flatnonzero(poses.track_ids > 0)
     boxes = np.array(frame.boxes, np.float64).reshape(-1, 4)
-    if frame.ignored and len(kept):
-        kept = kept[~_on_ignored(boxes, np.array(frame.ignored), poses.bboxes_xyxy[kept])]
+    if (frame.ignored or frame.crowds) and len(kept):
+        kept = kept[~_on_ignored(boxes, frame, poses.bboxes_xyxy[kept])]
     ids, tracks = np.array(frame.ids, np.int64), poses.track_ids[kept]
     if similarity == "iou" or not len(ids):
         return ids, tracks, iou_matrix(boxes, poses.bboxes_xyxy[kept]).astype(np.float64)
@@ -130,17 +131,29 @@ def _compare(
     return ids, tracks, alike
 
 
-def _on_ignored(
-    boxes: NDArray[np.float64], ignored: NDArray[np.float64], found: NDArray[np.float32]
-) -> NDArray[np.bool_]:
-    """(M,) who of `found` fits an ignored box best, at an overlap of at least 0.5, as TrackEval decides it."""
+def _on_ignored(boxes: NDArray[np.float64], frame: TruthFrame, found: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(M,) who of `found` fits an ignored box best, at an overlap of at least 0.5, as TrackEval decides it, or fits
+    nobody and lies in a crowd by half or more."""
+    ignored = np.array(frame.ignored, np.float64).reshape(-1, 4)
     overlap = iou_matrix(np.concatenate([boxes, ignored]), found)
     overlap[overlap < 0.5] = 0
     rows, columns = linear_sum_assignment(-overlap)
-    matched = (overlap[rows, columns] > 0) & (rows >= len(boxes))
+    fits, counts = overlap[rows, columns] > 0, rows < len(boxes)
     result = np.zeros(len(found), bool)
-    result[columns[matched]] = True
+    if frame.crowds:
+        result = np.array([_share_inside(box, frame.crowds) >= 0.5 for box in found.astype(np.float64)])
+    result[columns[fits]] = ~counts[fits]
     return result
+
+
+def _share_inside(box_xyxy: NDArray[np.float64], regions: Sequence[NDArray[np.float64]], side: int = 64) -> float:
+    """Share of a box that regions of corners (n, 2) cover, on a grid of `side` cells a side."""
+    size = np.maximum(box_xyxy[2:] - box_xyxy[:2], 1e-6)
+    covered = np.zeros((side, side), np.uint8)
+    for region in regions:
+        cells = ((region - box_xyxy[:2]) / size * side - 0.5).clip(-1e4, 1e4)
+        cv2.fillPoly(covered, [cells.round().astype(np.int32)], 1)
+    return float(covered.mean())
 
 
 def jitter(frames: list[FrameRecord], min_score: float = 0.3) -> dict[str, float]:

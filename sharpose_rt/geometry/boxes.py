@@ -8,14 +8,26 @@ from numpy.typing import ArrayLike, NDArray
 Float = NDArray[np.floating]
 
 
+def inside_matrix(a_xyxy: ArrayLike, b_xyxy: ArrayLike) -> NDArray[np.float32]:
+    """Share of every box of `a` (N, 4) that lies in every box of `b` (M, 4): (N, M) float32 in 0..1."""
+    inter = _intersections(a_xyxy, b_xyxy)
+    own = area(np.asarray(a_xyxy, np.float64).reshape(-1, 4))[:, None]
+    return np.divide(inter, own, out=np.zeros_like(inter), where=own > 0).astype(np.float32)
+
+
 def iou_matrix(a_xyxy: ArrayLike, b_xyxy: ArrayLike) -> NDArray[np.float32]:
     """Overlap of every box of `a` (N, 4) with every box of `b` (M, 4): (N, M) float32 in 0..1."""
     a, b = np.asarray(a_xyxy, np.float64).reshape(-1, 4), np.asarray(b_xyxy, np.float64).reshape(-1, 4)
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    inter = np.clip(high - low, 0, None).prod(-1)
+    inter = _intersections(a, b)
     union = area(a)[:, None] + area(b)[None] - inter
     return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0).astype(np.float32)
+
+
+def _intersections(a_xyxy: ArrayLike, b_xyxy: ArrayLike) -> NDArray[np.float64]:
+    a, b = np.asarray(a_xyxy, np.float64).reshape(-1, 4), np.asarray(b_xyxy, np.float64).reshape(-1, 4)
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    return np.clip(high - low, 0, None).prod(-1)
 
 
 def area(bboxes_xyxy: ArrayLike) -> Float:

@@ -269,6 +269,7 @@ class TrainConfig:
         _one_of("budget", self.budget, ("epochs", "minutes"))
         _one_of("precision", self.precision, ("auto", "fp32", "bf16"))
         _check("batch", self.batch, 1, 65536)
+        _check("seed", self.seed, 0, 2**32 - 1)
         _check("epochs", self.epochs, 1e-6, 1e6)
         _check("minutes", self.minutes, 1e-3, 1e6)
         _check("coarse_only_until", self.coarse_only_until, 0, 1)

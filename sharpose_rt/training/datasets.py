@@ -271,7 +271,7 @@ def people_records(document: dict[str, list[Any]], annotations: Path) -> Iterato
     """
     if not document["annotations"]:
         return
-    people = _people_ids(document, annotations)
+    people = people_ids(document, annotations)
     seen = 0
     for number, record in enumerate(document["annotations"]):
         if not isinstance(record, dict):
@@ -286,7 +286,7 @@ def people_records(document: dict[str, list[Any]], annotations: Path) -> Iterato
         )
 
 
-def _people_ids(document: dict[str, list[Any]], annotations: Path) -> tuple[Any, ...] | None:
+def people_ids(document: dict[str, list[Any]], annotations: Path) -> tuple[Any, ...] | None:
     """`skeleton.person_categories` of a file, which its DatasetError names."""
     try:
         return person_categories(document.get("categories"))
@@ -331,7 +331,7 @@ def _people_categories(document: dict[str, list[Any]], annotations: Path) -> lis
     listed = document.get("categories")
     if not document["annotations"] or not isinstance(listed, list):
         return []
-    people = _people_ids(document, annotations)
+    people = people_ids(document, annotations)
     return [item for item in listed if isinstance(item, dict) and (people is None or item.get("id") in people)]
 
 

@@ -28,7 +28,7 @@ from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.bundled import LITE, WEIGHTS, BundledDetector, build_module, load_module
 from sharpose_rt.detection.yolo import predict
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError
-from sharpose_rt.geometry.boxes import iou_matrix
+from sharpose_rt.geometry.boxes import inside_matrix, iou_matrix
 from sharpose_rt.models.int8 import Ranges, observe
 from sharpose_rt.models.stem import EFFICIENTNET_LITE0
 from sharpose_rt.models.weights import write_safetensors
@@ -109,6 +109,8 @@ class DetectorRecipe:
             raise ConfigError(f"precision is {self.precision!r}; auto, bf16 or fp32 is accepted")
         if not 0 <= self.frozen_blocks <= len(EFFICIENTNET_LITE0):
             raise ConfigError(f"frozen_blocks is {self.frozen_blocks}; 0 to {len(EFFICIENTNET_LITE0)} are accepted")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed is {self.seed}; 0 to {2**32 - 1} are accepted")
         if not 0 <= self.frozen_until <= 1:
             raise ConfigError(f"frozen_until is {self.frozen_until}; a part of the run, 0 to 1, is accepted")
         if self.minutes <= 0 or self.batch < 1 or self.image_size < 32:
@@ -378,10 +380,10 @@ class DetectorTrainer:
             ConfigError: it is of another architecture.
         """
         state = load_run("train-detector", self.out)
-        if state["recipe"]["architecture"] != self.recipe.architecture:
-            raise ConfigError(
-                f"the run in {self.out} trains {state['recipe']['architecture']!r}, not {self.recipe.architecture!r}"
-            )
+        for kept in ("architecture", "seed"):  # another seed would hold other pictures back
+            was, now = state["recipe"][kept], getattr(self.recipe, kept)
+            if was != now:
+                raise ConfigError(f"the run in {self.out} has the {kept} {was!r}, not {now!r}; --{kept} {was} goes on")
         self.module.load_state_dict(state["module"])
         earlier = self._create_optimizer()
         earlier.load_state_dict(state["optimizer"])  # which brings the rates of then, too
@@ -483,7 +485,7 @@ def _judge(detector: BundledDetector, picture: Picture) -> tuple[NDArray[np.floa
     """Scores (N,) and which are right (N,), strongest first, of the boxes of a picture that count."""
     found = detector.detect(Frame(0, 0.0, read_image(picture.path)))
     overlap = iou_matrix(found.bboxes_xyxy, picture.people_xyxy)
-    unsure = iou_matrix(found.bboxes_xyxy, picture.unsure_xyxy).max(1, initial=0) >= MATCH_IOU
+    unsure = inside_matrix(found.bboxes_xyxy, picture.unsure_xyxy).max(1, initial=0) >= MATCH_IOU  # in a crowd, too
     hits = np.zeros(len(overlap), bool)
     for i in range(len(hits)):
         if overlap.shape[1] and overlap[i].max() >= MATCH_IOU:

@@ -50,7 +50,7 @@ class MaskedAutoencoder(nn.Module):
     """The encoder of a network and a decoder of two narrow blocks that fills in masked patches.
 
     Args:
-        model: its patch embedding, positions and blocks are trained; nothing else of it is.
+        model: its patch embedding, positions, blocks and last norm are trained; nothing else of it is.
         width: of the decoder.
         depth: blocks of the decoder.
     """

@@ -151,7 +151,7 @@ def colour_matrix(factors: Float32, mean: float) -> NDArray[np.float64]:
 def draw_patch(size_hw: tuple[int, int], rng: np.random.Generator) -> NDArray[np.int64]:
     """Where a patch covers a crop: y, x, h, w, then the place its pixels are from, y, x, or -1 and a BGR colour.
 
-    A tenth to a third of either side; (9,): y, x, h, w, from_y, from_x, b, g, r.
+    A tenth to a third of the height and to 0.4 of the width; (9,): y, x, h, w, from_y, from_x, b, g, r.
     """
     h, w = size_hw
     ph, pw = int(h * rng.uniform(0.1, 0.33)), int(w * rng.uniform(0.1, 0.4))

@@ -156,6 +156,58 @@ class TestTruth:
         truth.write_text(json.dumps(document))
         assert evaluate_tracks(stream(tmp_path, [[1, 2, 4]] * 10), truth)["false_positives"] == 0
 
+    def test_everybody_in_a_crowd_is_neither_right_nor_wrong(self, tmp_path):
+        """Three who lie in it, and one who is labelled and lies in it too."""
+        truth = coco(tmp_path / "gt.json")
+        document = json.loads(truth.read_text())
+        path, labels = stream(tmp_path, [[1, 2, 4, 5, 6]] * 10), document["annotations"]
+        crowd = [{"image_id": image["id"], "iscrowd": 1, "bbox": [190, 0, 500, 300]} for image in document["images"]]
+        truth.write_text(json.dumps({**document, "annotations": labels + crowd}))
+        found = evaluate_tracks(path, truth)
+        assert (found["MOTA"], found["false_positives"], found["misses"]) == (1, 0, 0)
+        for corners in ([[390, 700, 390]], [390, 700, 390]):  # half of a square; one region may stand by itself
+            several = isinstance(corners[0], list)
+            ys = [[0, 0, 310]] if several else [0, 0, 310]
+            regions = {"ignore_regions_x": corners, "ignore_regions_y": ys}
+            truth.write_text(json.dumps({**document, "images": [image | regions for image in document["images"]]}))
+            # Of tracks 4, 5 and 6 the first lies in the triangle, and more than half of the second.
+            assert evaluate_tracks(path, truth)["false_positives"] == 10
+        truth.write_text(
+            json.dumps({**document, "images": [i | {"ignore_regions_x": [[1]]} for i in document["images"]]})
+        )
+        with pytest.raises(DatasetError, match=r"images\[0\] has ignore_regions_x and _y that are no lists"):
+            evaluate_tracks(path, truth)
+
+    def test_people_without_box_or_visible_keypoints(self, tmp_path):
+        truth = coco(tmp_path / "gt.json")
+        document = json.loads(truth.read_text())
+        path, labels = stream(tmp_path), document["annotations"]
+        hidden = [{**a, "keypoints": [0] * 51} if a["track_id"] == 2 else a for a in labels]
+        truth.write_text(json.dumps({**document, "annotations": hidden}))
+        found = evaluate_tracks(path, truth, similarity="oks")
+        assert (found["MOTA"], found["false_positives"], found["misses"], found["people"]) == (1, 0, 0, 1)
+        boxless = [{key: value for key, value in a.items() if key != "bbox"} for a in hidden]
+        truth.write_text(json.dumps({**document, "annotations": boxless}))
+        read = read_truth(truth, COCO17).frames[0]
+        assert read.ids == [1]
+        points = read.table()[0]
+        seen = points[points[:, 2] > 0, :2]
+        np.testing.assert_allclose(read.boxes[0], [*seen.min(0), *seen.max(0)])
+
+    def test_two_clips_in_one_file(self, tmp_path):
+        truth = coco(tmp_path / "gt.json")
+        document = json.loads(truth.read_text())
+        document["images"][3]["frame_id"] = 2
+        truth.write_text(json.dumps(document))
+        with pytest.raises(DatasetError, match=r"2\.jpg and 3\.jpg are both frame 2: two clips in one file; part them"):
+            read_truth(truth)
+
+    def test_the_flag_of_seven_columns(self, tmp_path):
+        truth = mot(tmp_path / "gt.txt", tail=",1")
+        with truth.open("a") as file:
+            file.writelines(f"{t + 1},8,901,41,20.5,200,0\n" for t in range(10))
+        assert evaluate_tracks(stream(tmp_path), truth)["misses"] == 0
+
     def test_plain_rows_and_what_convert_writes(self, tmp_path):
         path = stream(tmp_path)
         assert evaluate_tracks(path, mot(tmp_path / "gt.txt", tail=""))["MOTA"] == 1

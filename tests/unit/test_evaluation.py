@@ -301,6 +301,42 @@ def test_nobody_is_looked_for_in_pictures_that_nobody_labelled(folder, tmp_path)
     assert looked_at(unlabelled) == document["images"]  # a list of pictures alone
 
 
+@pytest.mark.parametrize("form", ["results", "coco", "text"])
+def test_the_boxes_of_a_file_are_measured_where_they_are(folder, tmp_path, form):
+    """Pictures in another order, ids of their own, people at the border: labels against themselves are perfect."""
+    document = json.loads((folder / "annotations.json").read_text())
+    document["images"].reverse()
+    w, h = (document["images"][0][key] for key in ("width", "height"))
+    document["annotations"][0]["bbox"], document["annotations"][1]["bbox"] = [0, 0, 20, 20], [w - 20, h - 20, 20, 20]
+    document["annotations"][0]["area"] = document["annotations"][1]["area"] = 400
+    labels, path = tmp_path / "labels.json", tmp_path / ("boxes.txt" if form == "text" else "boxes.json")
+    labels.write_text(json.dumps(document))
+    people = [
+        {**{k: a[k] for k in ("image_id", "bbox")}, "category_id": 1, "score": 0.9} for a in document["annotations"]
+    ]
+    place = {image["id"]: number for number, image in enumerate(document["images"], 1)}
+    if form == "text":
+        rows = [[place[p["image_id"]], -1, *np.add(p["bbox"], [1, 1, 0, 0]).tolist(), 0.9] for p in people]
+        path.write_text("\n".join(",".join(map(str, row)) for row in rows))
+    else:
+        other = {"images": document["images"][::-1], "annotations": people, "categories": [{"id": 1, "name": "person"}]}
+        path.write_text(json.dumps(people if form == "results" else other))
+    found = evaluate_detector(DetectorConfig(str(path), score_threshold=0.001), labels, folder / "images")
+    assert (found["AP"], found["boxes"]) == (pytest.approx(1), len(people))
+
+
+def test_boxes_of_a_file_have_the_labels_categories(folder, tmp_path):
+    document = json.loads((folder / "annotations.json").read_text())
+    names = [{"id": 1, "name": "bicycle"}, {"id": 2, "name": "person"}]
+    people = [{**a, "category_id": 2} for a in document["annotations"]]
+    (tmp_path / "labels.json").write_text(json.dumps({**document, "annotations": people, "categories": names}))
+    record = {"image_id": people[0]["image_id"], "score": 0.5}
+    boxes = [{**record, "category_id": 1, "bbox": [1, 1, 9, 9]}, {**record, "category_id": 2, "bbox": [2, 2, 9, 9]}]
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    found = choose_boxes(str(tmp_path / "boxes.json"), read_labels(tmp_path / "labels.json"), folder / "images")
+    assert found.bboxes_xyxy.tolist() == [[2, 2, 11, 11]]
+
+
 def test_person_scores_leave_out_unsure_keypoints():
     scores = np.zeros((3, 17))
     scores[0, [9, 10, 1]], scores[1, :3] = (0.8, 0.4, 0.1), (0.1, 0.2, 0.0)

@@ -92,7 +92,7 @@ def is_colour(pixels, colour_bgr):
 
 @pytest.mark.parametrize("mosaic", [0.0, 1.0])
 def test_boxes_lie_on_their_people_and_unsure_ones_are_gone(folder, recipe, mosaic):
-    pictures = read_pictures(folder)
+    pictures = read_pictures(folder, 0.4)
     scenes = PeopleScenes(pictures, np.ones(len(pictures)), replace(recipe, mosaic=mosaic, colour=0.0))
     seen = 0
     for number in range(30):
@@ -111,7 +111,7 @@ def test_boxes_lie_on_their_people_and_unsure_ones_are_gone(folder, recipe, mosa
 
 
 def test_a_scene_depends_on_its_number_alone(folder, recipe):
-    pictures = read_pictures(folder)
+    pictures = read_pictures(folder, 0.4)
     first, again = (PeopleScenes(pictures, np.ones(len(pictures)), recipe) for _ in range(2))
     _ = again[3, True]
     assert all(torch.equal(a, b) for a, b in zip(first[7, True], again[7, True], strict=True))
@@ -119,7 +119,7 @@ def test_a_scene_depends_on_its_number_alone(folder, recipe):
 
 
 def test_the_trunk_keeps_its_weights_for_a_part_of_the_run_and_its_first_blocks_for_all_of_it(folder, recipe):
-    pictures = read_pictures(folder)
+    pictures = read_pictures(folder, 0.4)
     recipe = replace(recipe, architecture="lite0", init="random", minutes=1e4, frozen_until=0.5, frozen_blocks=2)
     trainer = DetectorTrainer(pictures, np.ones(len(pictures)), recipe, folder.parent / "run")
     batch = collate([trainer.scenes[number, False] for number in range(2)])
@@ -140,7 +140,7 @@ def test_the_trunk_keeps_its_weights_for_a_part_of_the_run_and_its_first_blocks_
 
 
 def test_the_one_that_ships_is_trained_on(folder, recipe):
-    pictures = read_pictures(folder)
+    pictures = read_pictures(folder, 0.4)
     recipe = replace(recipe, architecture="lite0", init="bundled", frozen_until=0.0, minutes=1e4)
     trainer = DetectorTrainer(pictures, np.ones(len(pictures)), recipe, folder.parent / "run")
     shipped, _ = load_module(WEIGHTS)
@@ -152,7 +152,7 @@ def test_the_one_that_ships_is_trained_on(folder, recipe):
 
 def test_a_detector_of_another_architecture_is_not_trained_on(folder, recipe):
     with pytest.raises(ConfigError, match=r"init is 'bundled', a 'lite0', but .*tinyn.yaml.*--architecture lite0"):
-        DetectorTrainer(read_pictures(folder), np.ones(12), replace(recipe, init="bundled"), folder.parent / "run")
+        DetectorTrainer(read_pictures(folder, 0.4), np.ones(12), replace(recipe, init="bundled"), folder.parent / "run")
 
 
 def test_two_processes_train_together(folder):
@@ -178,7 +178,7 @@ def test_two_processes_train_together(folder):
 
 
 def test_the_processes_share_the_scenes(folder, recipe):
-    pictures = read_pictures(folder)
+    pictures = read_pictures(folder, 0.4)
     trainer = DetectorTrainer(pictures, np.ones(len(pictures)), recipe, folder.parent / "run")
     seen = []
     for rank in range(2):
@@ -194,15 +194,13 @@ def test_a_picture_that_nobody_labelled_takes_no_part(folder):
     empty = {**document["images"][0], "id": 90}
     document["images"] += [{**empty, "is_labeled": False}, {**empty, "id": 91}]
     path.write_text(json.dumps(document))
-    pictures = read_pictures(folder)
+    pictures = read_pictures(folder, 0.4)
     assert len(pictures) == 13
-    assert not len(pictures[-1].labelled_xyxy)
+    assert not len(pictures[-1].people_xyxy)
 
 
 def test_a_picture_without_people_takes_part(folder, recipe):
-    empty = Picture(
-        str(folder / "images" / "1.png"), np.zeros((0, 4)), np.zeros(0, bool), np.zeros((0, 4)), True, "bars"
-    )
+    empty = Picture(str(folder / "images" / "1.png"), np.zeros((0, 4)), np.zeros((0, 4)))
     scenes = PeopleScenes([empty], np.ones(1), recipe)
     batch = collate([scenes[0, False], scenes[1, True]])
     assert batch["bboxes"].shape == (0, 4)
@@ -235,7 +233,7 @@ def arguments(folder, **changes):
 
 def test_it_learns_where_people_are_and_how_sure_its_boxes_are(folder, recipe):
     """Sixty steps on a dozen pictures: not by the clock, so that a slow machine gives the same."""
-    pictures = read_pictures(folder)
+    pictures = read_pictures(folder, 0.4)
     recipe = replace(recipe, minutes=1e4, lr=8e-3, mosaic=0.0, ema=0.9)
     trainer = DetectorTrainer(pictures, np.ones(len(pictures)), recipe, folder.parent / "run")
     losses = []
@@ -278,7 +276,7 @@ def test_the_command_trains_saves_and_resumes(folder, capsys):
 
 def test_a_resumed_run_has_its_own_rate(folder, recipe):
     """What a loss that is not finite advises."""
-    pictures = read_pictures(folder)
+    pictures = read_pictures(folder, 0.4)
     rates = []
     for lr in (2e-3, 1e-5):
         trainer = DetectorTrainer(pictures, np.ones(len(pictures)), replace(recipe, lr=lr), folder.parent / "run")
@@ -325,7 +323,6 @@ def test_sets_may_be_named_together_or_one_by_one():
     ("field", "value", "message"),
     [
         ("score", "high", "score is 'high'; a finite number is wanted, or no score"),
-        ("num_keypoints", "many", "num_keypoints is 'many'"),
         ("bbox", [1, 2, 0, 4], r"bbox is \[1, 2, 0, 4\]; .* above 0 is wanted"),
         ("image_id", 99, "image_id 99 is not among"),
     ],
@@ -336,18 +333,18 @@ def test_a_wrong_label_is_named(folder, field, value, message):
     document["annotations"][4][field] = value
     path.write_text(json.dumps(document))
     with pytest.raises(DatasetError, match=rf"bars/annotations\.json: annotations\[4\]: {message}"):
-        read_pictures(folder)
+        read_pictures(folder, 0.4)
 
 
 def test_a_score_of_null_is_none(folder):
     path = folder / "annotations.json"
-    whole = read_pictures(folder)
+    whole = read_pictures(folder, 0.4)
     document = json.loads(path.read_text())
     for record in document["annotations"]:
         if record["score"] >= 0.5:
             record["score"] = None
     path.write_text(json.dumps(document))
-    for picture, other in zip(read_pictures(folder), whole, strict=True):
+    for picture, other in zip(read_pictures(folder, 0.4), whole, strict=True):
         np.testing.assert_array_equal(picture.people_xyxy, other.people_xyxy)
         np.testing.assert_array_equal(picture.unsure_xyxy, other.unsure_xyxy)
 

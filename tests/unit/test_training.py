@@ -239,9 +239,10 @@ def test_the_paper_presets_follow_the_paper():
     assert (preset.epochs, preset.optim.lr, preset.optim.layer_decay, preset.optim.weight_decay) == (
         210,
         5e-4,
-        0.7,
+        0.75,
         0.1,
     )
+    assert preset.optim.clip_norm == 0
     assert [round(s * 210) for s in preset.optim.steps] == [170, 200]
     assert (preset.loss.quality, round(preset.loss.quality_from * 210)) == (0.03, 180)
     assert (preset.augment.shift, preset.augment.scale, preset.augment.rotation_deg) == (0.16, 0.5, 40)
@@ -261,6 +262,7 @@ def test_options_are_set_and_checked():
         ("data.sets=3", "a list of sets"),
         ("batch", "key=value"),
         ("precision=fp8", "one of auto, fp32, bf16"),
+        ("seed=-1", "seed is -1; at least 0"),
         ("augment.flip_p=2", "at least 0 and at most 1 is accepted"),
         ("data.hidden_weight=1.5", r"data\.hidden_weight is 1\.5; at least 0 and at most 1 is accepted"),
         ("data.sets=[{name: a, compare_limit: 0}]", "data.sets a: compare_limit is 0; above 0 is accepted"),
