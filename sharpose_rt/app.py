@@ -327,6 +327,7 @@ class FileRun:
         self._pipeline = Pipeline(self.source, [_Attach(smoothed), write], capacity=self.config.queue_frames)
         if self._stopped:  # while it was smoothed
             self._pipeline.stop()
+            log.warning("interrupted: the skeletons are written, the video, which rts makes behind them, is not")
         with closing(self._pipeline.run()) as packets:
             for packet in packets:
                 on_packet(packet)
@@ -416,7 +417,7 @@ class FileRun:
             "device": str(self.tracking.engine.device) if self.tracking.opened else None,
             "backend": self.tracking.engine.backend.name if self.tracking.opened else None,
             "precision": str(self.tracking.engine.dtype) if self.tracking.opened else None,
-            "weights": vars(self.tracking.engine.weights) if self.tracking.opened else None,
+            "weights": self.tracking.engine.weights.facts if self.tracking.opened else None,
             "config": to_dict(self.config),
             "versions": versions(),
         }

@@ -23,7 +23,7 @@ from sharpose_rt.config import RunConfig
 from sharpose_rt.errors import ConfigError, SharposeError
 from sharpose_rt.media import Round, SourceGroup
 from sharpose_rt.runtime import SLOW_CONSUMER, BaseStage, Pipeline, Status
-from sharpose_rt.skeletons.names import unique_name
+from sharpose_rt.skeletons.names import safe_stem, unique_name
 from sharpose_rt.stages import DetectStage, EstimateStage, SmoothStage, TrackStage, WriteStage
 from sharpose_rt.types import Frame, Packet
 
@@ -96,9 +96,11 @@ class SeveralRun:
     def _name_folders(self) -> None:
         """Gives each run its folder, named as its source, now that they are open."""
         taken: set[str] = set()
+        folders: set[str] = set()
         for run in self.runs:
             run.stem = unique_name(run.source.info.stem, taken)  # by place; taps would count by who is seen first
-            output = replace(self.config.output, directory=str(Path(self.config.output.directory) / run.stem))
+            folder = unique_name(safe_stem(run.stem), folders)
+            output = replace(self.config.output, directory=str(Path(self.config.output.directory) / folder))
             run.config = replace(self.config, output=output)
 
 

@@ -187,8 +187,8 @@ class PoseConfig:
     behaviour: str = "auto"
     """'paper', 'released' (as the authors' code departs from it) or 'auto' (what the weights were trained with)."""
     quality_threshold: float | None = None
-    """Crops with a predicted quality below it go through the fine stage; None takes what the weights state, or leaves
-    the choice to `refine_from_gain` where that is given."""
+    """Crops with a predicted quality below it go through the fine stage (of who is tracked the mean of the last 0.3 s
+    counts); None takes what the weights state, or leaves the choice to `refine_from_gain` where that is given."""
     refine_from_gain: float | None = None
     """Crops to which the fine stage is expected to add less AP (0..1) take the coarse stage's pose; None takes what the
     weights state, or leaves the choice to `quality_threshold` where that is given. It wants weights that predict it,

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import h11
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
@@ -149,10 +149,12 @@ def _query(scope: Scope) -> list[tuple[str, str]]:
 
 def _cookie(headers: Headers, name: str) -> str | None:
     """The cookie's token: hexadecimal there, as a cookie may not hold every character."""
+    # Other programs on this machine set cookies here too, of any form: the strict reader of `http.cookies` would stop
+    # at the first that it does not like.
+    value = cookie_parser(headers.get("cookie", "")).get(name)
     try:
-        jar: SimpleCookie = SimpleCookie(headers.get("cookie", ""))
-        return bytes.fromhex(jar[name].value).decode() if name in jar else None
-    except (CookieError, ValueError):
+        return None if value is None else bytes.fromhex(value).decode()
+    except ValueError:
         return None
 
 

@@ -65,6 +65,12 @@ class Outbox:
             self._changed.notify_all()
             return record
 
+    @property
+    def frames(self) -> int:
+        """Frame records that wait."""
+        with self._changed:
+            return sum(record.frame_id is not None for waiting in self._waiting.values() for record in waiting)
+
     def close(self) -> None:
         """Says that nothing follows; what waits can still be taken."""
         with self._changed:

@@ -73,7 +73,7 @@ class Publisher:
             "policy": self.policy,
             "state": self.state,
             "sent": self.sent,
-            "dropped": self._outbox.dropped + self.failed,
+            "dropped": self._outbox.dropped + self.failed + (self._outbox.frames if self.state == "closed" else 0),
             "reconnects": self.reconnects,
         }
 
@@ -130,7 +130,8 @@ class Publisher:
     def _lost(self, error: OSError | ValueError) -> None:
         self._transport.close()
         if self.target.scheme == "-":
-            log.warning("publish: standard output was closed; nothing more is published")
+            why = "was closed" if isinstance(error, BrokenPipeError) else f"failed ({error})"
+            log.warning("publish: standard output %s; nothing more is published", why)
             self._stop.set()
             self._outbox.close()
         elif self.state != "lost":

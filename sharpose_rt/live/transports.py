@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import select
 import socket
 import sys
@@ -212,7 +213,8 @@ class OscTransport(UdpTransport):
 
     def send(self, line: bytes, source: str) -> None:
         """The messages of one record."""
-        prefix = f"/sharpose/{source}" if source else "/sharpose"
+        # OSC allows none of these in a part of an address.
+        prefix = "/sharpose/" + re.sub(r"[\s#*,/?\[\]{}]", "_", source) if source else "/sharpose"
         for packet in osc.packets(orjson.loads(line), prefix):
             self._send(packet)
 

@@ -84,6 +84,10 @@ class SourceInfo:
     start_s: float = 0.0
     stem: str = "source"
 
+    def __post_init__(self) -> None:
+        for field in ("name", "stem"):  # a file's name may be no UTF-8, which what is sent and written must be
+            object.__setattr__(self, field, getattr(self, field).encode("utf-8", "backslashreplace").decode())
+
 
 class Source:
     """Upright frames in media time, trimmed and thinned as `config` says; the base of every kind of source.
@@ -243,7 +247,7 @@ class Source:
             if pts_s is None or (end_s is not None and pts_s >= end_s - TICK_S):
                 self._ended = True
                 return None
-            if pts_s < self.config.start_s - TICK_S:
+            if self.config.start_s > 0 and pts_s < self.config.start_s - TICK_S:
                 continue
             self._grabbed += 1
             if (self._grabbed - 1) % self.config.stride:

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -80,6 +81,11 @@ class WeightsInfo:
         if quality is None and gain is None:
             quality, gain = self.quality_threshold, self.refine_from_gain
         return Gate(math.inf if quality is None else quality, refine_from_px, -math.inf if gain is None else gain)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The fields for a summary; the ranges, which are long, are left out of the metadata."""
+        return {**vars(self), "metadata": {key: text for key, text in self.metadata.items() if key != RANGES}}
 
     @property
     def ranges(self) -> Ranges | None:

@@ -85,8 +85,8 @@ class StreamSink:
         frame, poses = packet.frame, packet.poses
         assert poses is not None
         size_wh = None if frame.size_wh == self._size_wh else frame.size_wh
+        picture = frame.source or None
         if not self._live:
-            picture = frame.source or None
             return FrameRecord(frame.frame_id, frame.pts_s, poses, frame_size_wh=size_wh, picture=picture)
         late_s = time.monotonic() - frame.captured_at_s
         captured = datetime.fromtimestamp(time.time() - late_s, UTC).isoformat(timespec="milliseconds")
@@ -98,6 +98,7 @@ class StreamSink:
             latency_ms=late_s * 1e3,
             dropped_before=frame.dropped_before,
             frame_size_wh=size_wh,
+            picture=picture,
             stages_ms=packet.spans_ms,
             lost_before_s=frame.lost_before_s or None,
             budget=packet.budget,

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 import pytest
 from media_clips import read_number, write_clip
@@ -186,7 +187,7 @@ def test_a_second_run_does_not_touch_the_first(clip: Path, tmp_path: Path) -> No
 
 
 def test_rts_that_is_interrupted_before_its_video_says_so(
-    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = FileRun(str(clip), _config(tmp_path, "smooth.method=rts"))
 
@@ -197,9 +198,29 @@ def test_rts_that_is_interrupted_before_its_video_says_so(
     monkeypatch.setattr("sharpose_rt.tracking.rts_smooth", interrupted)
     found = run.run()
     assert (found.status, found.video) == ("interrupted", None)
+    assert "the video, which rts makes behind them, is not" in caplog.text
     assert json.loads(Path(str(found.summary)).read_text())["status"] == "interrupted"
     assert found.stream is not None
     assert StreamReader(found.stream).header.smoothing == "rts"
+
+
+def test_a_summary_has_what_the_weights_are_without_their_ranges(clip: Path, tmp_path: Path) -> None:
+    found = FileRun(
+        str(clip), _config(tmp_path, "pose.model=tiny_256x192", "pose.weights=auto", "output.video=false")
+    ).run()
+    text = Path(str(found.summary)).read_text()
+    weights = json.loads(text)["weights"]
+    assert weights["metadata"]["model"] == "tiny_256x192"
+    assert len(weights["sha256"]) == 64
+    assert len(text) < 30_000
+
+
+def test_pictures_keep_their_names_where_they_are_played(tmp_path: Path) -> None:
+    for name in ("left", "right"):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((90, 120, 3), np.uint8))
+    found = FileRun(str(tmp_path), _config(tmp_path / "out", "source.realtime=true", "output.video=false")).run()
+    assert found.stream is not None
+    assert [frame.picture for frame in StreamReader(found.stream)] == ["left.png", "right.png"]
 
 
 def test_rts_reads_twice_and_replaces_the_stream(clip: Path, tmp_path: Path) -> None:
@@ -344,6 +365,8 @@ def test_frames_that_the_program_has(clip: Path) -> None:
     wanted = list(PoseTracker("tiny_256x192", **options).run(clip))
     pairs = [(frame.pts_s, frame.image_bgr) for frame in wanted]
     given = list(PoseTracker("tiny_256x192", **options).run(pairs))
+    before_zero = [(pts_s - 0.3, image) for pts_s, image in pairs]
+    assert [frame.pts_s for frame in PoseTracker(**options).run(before_zero)] == [pts_s for pts_s, _ in before_zero]
     reused, asked = np.empty_like(pairs[0][1]), []
     with PoseTracker("tiny_256x192", **options) as tracker:
         for pts_s, image in pairs:

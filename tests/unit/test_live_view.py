@@ -153,6 +153,16 @@ def test_a_socket_takes_the_cookie_of_the_page(hub: Hub, clients: ExitStack) -> 
         assert json.loads(viewer.recv(10))["type"] == "header"
 
 
+@pytest.mark.parametrize(
+    "others", ['prefs={"theme":"dark"}; ', "key[0]=1; ", "flag; a=b c; ", "foo@bar=x; theme=[1,2]; "]
+)
+def test_cookies_of_other_programs_do_not_matter(hub: Hub, others: str) -> None:
+    client, ours = _client(hub, TOKEN), f"sharpose_8080={TOKEN.encode().hex()}"
+    for cookies in (others + ours, f"{ours}; {others}"):
+        assert client.get("/healthz", headers={"Cookie": cookies}).status_code == 200
+    assert client.get("/healthz", headers={"Cookie": others + "sharpose_8080=zz"}).status_code == 401
+
+
 def test_pages_of_other_sites_are_refused(hub: Hub) -> None:
     for token in (None, TOKEN):
         client = _client(hub, token)

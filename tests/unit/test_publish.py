@@ -497,7 +497,7 @@ def test_a_reader_of_stdout_that_leaves(monkeypatch: pytest.MonkeyPatch, caplog:
             run.step(30)
             run.end()
     assert "standard output was closed" in caplog.text
-    assert publisher.figures()["sent"] == 0
+    assert (publisher.figures()["sent"], publisher.figures()["dropped"]) == (0, 30)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes cannot be waited for on Windows")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -309,6 +311,17 @@ def test_several_from_the_command_line(clips: list[Path], tmp_path: Path, capsys
     assert main(["--source", f"@{tmp_path / 'none.txt'}", *options, *out]) == 2
     assert main(["--source", str(clips[0]), "--source", str(tmp_path / "*.mp4"), *options, *out]) == 2
     assert "one after the other" in capsys.readouterr().err
+
+
+def test_folders_of_several_have_safe_names(clips: list[Path], tmp_path: Path) -> None:
+    odd = [tmp_path / "...mp4", tmp_path / "a b%20#.mp4", tmp_path / os.fsdecode(b"c\xff.mp4")]
+    for clip, path in zip(clips, odd, strict=True):
+        shutil.copy(clip, path)
+    out = tmp_path / "in" / "out"
+    results = SeveralRun([str(p) for p in odd], load(None, [*PLAIN, f"output.directory={out}"])).run()
+    assert all(found.stream is not None and found.stream.parent.parent == out for found in results)
+    assert sorted(p.name for p in out.iterdir()) == ["a_b_20", "c_udcff", "output"]
+    assert [p.name for p in out.parent.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize(
