@@ -12,10 +12,10 @@ from pathlib import Path
 
 from sharpose_rt.app import FileRun
 from sharpose_rt.config import load, merge
-from sharpose_rt.errors import SharposeError
+from sharpose_rt.errors import SharposeError, StreamError
 from sharpose_rt.media import expand_sources
-from sharpose_rt.skeletons import StreamReader
-from sharpose_rt.skeletons.names import safe_stem
+from sharpose_rt.skeletons import StreamReader, plain
+from sharpose_rt.skeletons.names import safe_stem, unique_name
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -26,10 +26,11 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     config = load(None, ["output.video=false", "output.overwrite=true", "smooth.method=rts", *args.set])
+    taken: set[str] = set()
     for video in expand_sources(args.videos):
         stem = safe_stem(Path(video).stem)
-        out = Path(args.out) / stem
-        if is_complete(out / f"{stem}.skeletons.jsonl"):
+        out = Path(args.out) / unique_name(stem, taken)  # walk.avi and walk.mp4 are two
+        if is_complete(out / f"{stem}.skeletons.jsonl", video):
             print(f"{video}: done before")
             continue
         try:
@@ -41,14 +42,18 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{video}: {figures['frames']} frames, {figures['people']['ids']} people -> {results.stream}")
 
 
-def is_complete(stream: Path) -> bool:
-    """A stream that was written to its end."""
+def is_complete(stream: Path, video: str) -> bool:
+    """A stream of this video that was written to its end."""
     if not stream.is_file():
         return False
-    reader = StreamReader(stream)
-    for _ in reader:
-        pass
-    return reader.end is not None and reader.end["status"] == "complete"
+    try:
+        reader = StreamReader(stream)
+        for _ in reader:
+            pass
+    except StreamError:  # torn in its first line
+        return False
+    whole = reader.end is not None and reader.end["status"] == "complete"
+    return whole and reader.header.source == plain(video)
 
 
 if __name__ == "__main__":

@@ -220,7 +220,12 @@ class FileRun:
     def _check(self) -> None:
         from sharpose_rt.skeletons.convert import check_formats
 
-        check_formats(self.config.output.formats, self._format_options())
+        output, given = self.config.output, self._format_options()
+        if output.fill != "none":
+            given["fill"] = output.fill
+        if output.person_slots is not None:
+            given["person_slots"] = output.person_slots
+        check_formats(output.formats, given)
         if self.config.smooth.method != "rts":
             return
         if self.live:

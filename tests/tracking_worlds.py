@@ -39,13 +39,12 @@ class View:
 
 @dataclass
 class Score:
-    """`switches`: a person's id changed. `fragments`: a person who was tracked is detected but not tracked, then again.
+    """`switches`: a person's id changed.
 
     `ids`: ids given. `people`: people who were there. `detected`, `tracked`: rows. `false`: rows shown that are nobody.
     """
 
     switches: int = 0
-    fragments: int = 0
     ids: int = 0
     people: int = 0
     detected: int = 0
@@ -155,7 +154,7 @@ def follow(views: list[View], tracker: Tracker, every: int = 1, seed: int = 0) -
 
 def score(views: list[View], shown: list[Tracks]) -> Score:
     """Count over the frames in which the detector ran, by the detection that each row must have kept."""
-    result, last_id, lapsed, ids, people = Score(), {}, set(), set(), set()
+    result, last_id, ids, people = Score(), {}, set(), set()
     for view, tracks in zip(views, shown, strict=True):
         ids.update(tracks.track_ids.tolist())
         if not tracks.detected.any():
@@ -167,13 +166,10 @@ def score(views: list[View], shown: list[Tracks]) -> Score:
             people.add(person)
             result.detected += 1
             if person not in id_of:
-                lapsed.add(person)
                 continue
             result.tracked += 1
             if person in last_id:
                 result.switches += last_id[person] != id_of[person]
-                result.fragments += person in lapsed
-            lapsed.discard(person)
             last_id[person] = id_of[person]
     result.ids, result.people = len(ids), len(people)
     return result

@@ -12,12 +12,13 @@ from typing import Any
 
 from sharpose_rt.app import FileRun
 from sharpose_rt.bench.model import take_turns
-from sharpose_rt.bench.pipeline import RunWatch, finite, warm_up
+from sharpose_rt.bench.pipeline import RunWatch, warm_up
 from sharpose_rt.bench.record import machine, make_record
 from sharpose_rt.config import RunConfig, to_dict
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.media.redact import redact
 from sharpose_rt.several import SeveralRun
+from sharpose_rt.skeletons.plain import plain
 
 APART, TOGETHER = "one after another", "together"
 
@@ -72,7 +73,7 @@ def run_cameras_bench(bench: CamerasBench, say: Callable[[str], None] = lambda l
         "video": bench.config.output.video,
         "config": to_dict(bench.config),
     }
-    return make_record("cameras", finite(settings), finite(rows), began)
+    return make_record("cameras", plain(settings), plain(rows), began)
 
 
 def _apart(bench: CamerasBench, folder: str) -> tuple[int, float]:

@@ -20,6 +20,7 @@ from sharpose_rt.engine.device import resolve_device
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.media import PacedSource, SourceInfo, open_source
 from sharpose_rt.models.variants import find_variant
+from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.tracking import create_tracker
 from sharpose_rt.types import Packet
 
@@ -80,7 +81,7 @@ def run_pipeline_bench(bench: PipelineBench, say: Callable[[str], None] = lambda
         "video": bench.config.output.video,
         "config": to_dict(bench.config),
     }
-    return make_record("pipeline", finite(settings), finite(rows), began)
+    return make_record("pipeline", plain(settings), plain(rows), began)
 
 
 def probe(bench: PipelineBench) -> SourceInfo:
@@ -204,14 +205,3 @@ def alone_rows(
 def warm_up(frames: int) -> int:
     """Frames at the beginning of so many that are not counted."""
     return min(WARM_UP, frames // 5)
-
-
-def finite(value: Any) -> Any:
-    """The same value with infinite numbers as text, which JSON has no word for."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return str(value)
-    return value

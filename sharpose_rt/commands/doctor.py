@@ -101,7 +101,7 @@ def examine(name: str, probe: Callable[[], Finding], required: bool) -> Check:
         with contextlib.redirect_stdout(io.StringIO()):
             status, detail, advice = probe()
     except ImportError as error:
-        status, detail, advice = "absent", _one_line(error), "pip install --upgrade sharpose-rt"
+        status, detail, advice = "absent", _one_line(error), "install sharpose-rt again"
     except SharposeError as error:  # says itself what to do
         status, detail, advice = "broken", _one_line(error), ""
     except Exception as error:  # a doctor that falls ill helps nobody
@@ -341,7 +341,7 @@ def check_weights() -> Finding:
         shipped = json.loads(card.read_text(encoding="utf-8"))["sha256"] if card.is_file() else ""
         (found if sha256 == shipped else damaged).append(f"{path.stem} sha256 {sha256[:12]}")
     if damaged:
-        return "broken", f"not as shipped: {'; '.join(damaged)}", "pip install --force-reinstall sharpose-rt"
+        return "broken", f"not as shipped: {'; '.join(damaged)}", "install sharpose-rt again"
     if not (BUNDLED / f"{model}.safetensors").is_file():
         detail = f"none ship for the default model {model}" + (f"; {'; '.join(found)}" if found else "")
         return "absent", detail, "give --weights FILE; `sharpose-rt weights import` converts a released checkpoint"

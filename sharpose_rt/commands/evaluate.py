@@ -1,4 +1,4 @@
-"""`sharpose-rt eval`: COCO AP of a model, and what its quality threshold saves and costs."""
+"""`sharpose-rt eval`: COCO AP or MPII's PCKh of a model, and what its gate saves and costs."""
 
 from sharpose_rt.evaluation.cli import add_arguments, run
 

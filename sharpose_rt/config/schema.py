@@ -114,7 +114,7 @@ class DetectorConfig:
     iou_threshold: float = 0.6
     """Overlap above which the weaker of two boxes is dropped, where the model needs such a step."""
     image_size: int | None = None
-    """Longer side of the picture that the network sees, px; None is what it was trained at (bundled 352, others 640).
+    """Longer side of the picture that the network sees, px; None is what it is made for (bundled 352, others 640).
     Larger finds smaller people, and takes longer by its square."""
     every: int = 1
     """The detector runs on every n-th frame; the last pose carries boxes on in between."""
@@ -270,9 +270,9 @@ class SmoothConfig:
     method: str = "kalman"
     """'kalman' (causal), 'rts' (files only: a backward pass takes the lag away) or 'none'."""
     acceleration: float = 14.0
-    """Standard deviation of the acceleration of what moves fast, in box heights per second squared."""
+    """Standard deviation of the acceleration of what moves fast, in box sizes (the longer side) per second squared."""
     noise: float = 0.01
-    """Standard deviation of a keypoint of score 1, in box heights; it grows as the score falls."""
+    """Standard deviation of a keypoint of score 1, in box sizes; it grows as the score falls."""
     min_score: float = 0.15
     """A keypoint below this score is not taken as measured."""
     hold_s: float = 0.2
@@ -336,15 +336,16 @@ class OutputConfig:
     person_slots: int | None = None
     """People of the formats that are arrays (pyskl, kinetics); None leaves it to the format."""
     fill: str = "none"
-    """Gaps within a track in the formats that are arrays: 'none', 'hold' (the last place) or 'linear'."""
+    """Gaps within a track in the formats that can fill them (pyskl): 'none', 'hold' (the last place) or 'linear'."""
 
     def __post_init__(self) -> None:
         _within("output.crf", self.crf, 0, 51)
         _one_of("output.fill", self.fill, ("none", "hold", "linear"))
         if self.person_slots is not None:
             _within("output.person_slots", self.person_slots, 1)
-        if self.format_options and not self.formats:
-            raise ConfigError("output.format_options say how output.formats are written, and there are none; name some")
+        how = {"format_options": self.format_options, "person_slots": self.person_slots, "fill": self.fill != "none"}
+        for name in (name for name, given in how.items() if given and not self.formats):
+            raise ConfigError(f"output.{name} says how output.formats are written, and there are none; name some")
         if self.formats and not self.stream:
             raise ConfigError("output.formats are made from the skeleton stream; leave output.stream on")
         _one_of(

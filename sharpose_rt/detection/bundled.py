@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +23,8 @@ WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "person_detector.
 class BundledDetector(YoloDetector):
     """A one-class network with weights of our own, in safetensors, which cannot run code.
 
-    The file's metadata names the `architecture` (see `build_module`), the class `names`, the `image_size` it was
-    trained at, and the curve that makes its scores shares of right boxes.
+    The file's metadata names the `architecture` (see `build_module`), the class `names`, the `image_size` it is
+    used at, and the curve that makes its scores shares of right boxes.
     """
 
     def __init__(
@@ -67,7 +65,9 @@ def load_module(weights: Path) -> tuple[Any, dict[str, str]]:
         again = "; install the package again" if weights == WEIGHTS else ""
         raise WeightsError(f"person detector '{weights}' cannot be read: {error}{again}") from error
     if weights == WEIGHTS:
-        _check_shipped(weights)
+        from sharpose_rt.models.weights import check_shipped
+
+        check_shipped(weights)
     architecture = metadata.get("architecture")
     if not architecture:
         raise WeightsError(f"person detector '{weights}' has no `architecture` in its metadata; one is wanted")
@@ -77,14 +77,6 @@ def load_module(weights: Path) -> tuple[Any, dict[str, str]]:
     except RuntimeError as error:
         raise WeightsError(f"person detector '{weights}' does not fit '{architecture}': {error}") from error
     return module, metadata
-
-
-def _check_shipped(path: Path) -> None:
-    """Compare a file with the SHA-256 on the card that ships beside it."""
-    wanted = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["sha256"]
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != wanted:
-        raise WeightsError(f"{path} has SHA-256 {found}, but {wanted} was shipped; install the package again")
 
 
 def build_module(architecture: str, folder: Path) -> Any:

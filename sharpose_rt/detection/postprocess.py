@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sharpose_rt.config import DetectorConfig
-from sharpose_rt.geometry.boxes import area, clip, iou_matrix
+from sharpose_rt.geometry.boxes import clip, iou_matrix
 from sharpose_rt.types import Detections
 
 MIN_SIDE_PX = 2.0
@@ -44,7 +44,6 @@ def suppress(
     bboxes_xyxy: NDArray[np.floating],
     scores: NDArray[np.floating],
     iou_threshold: float,
-    inside_threshold: float = 1.0,
 ) -> NDArray[np.intp]:
     """Indices of the boxes that greedy non-maximum suppression keeps, strongest first.
 
@@ -54,16 +53,10 @@ def suppress(
         bboxes_xyxy: (N, 4) px.
         scores: (N,).
         iou_threshold: a box that overlaps a stronger one by more goes.
-        inside_threshold: so does a box of which a larger share than this lies inside a stronger one, or whose own
-            inside takes in more than this share of a stronger one; 1 switches it off.
     """
     order = strongest_first(bboxes_xyxy, scores)[:NMS_CANDIDATES]
     boxes = np.asarray(bboxes_xyxy, np.float64)[order]
-    iou, areas = iou_matrix(boxes, boxes), area(boxes)
-    total = areas[:, None] + areas[None]
-    smaller = np.maximum(np.minimum(areas[:, None], areas[None]), 1e-9)
-    inside = iou * total / (1 + iou) / smaller  # intersection = IoU * (a + b) / (1 + IoU)
-    beaten = (iou > iou_threshold) | ((inside > inside_threshold) if inside_threshold < 1 else False)
+    beaten = iou_matrix(boxes, boxes) > iou_threshold
     kept: list[int] = []
     gone = np.zeros(len(order), bool)
     for i in range(len(order)):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sharpose_rt.engine.engine import PoseEngine
-from sharpose_rt.geometry.affine import crop_affine, warp_crops
+from sharpose_rt.geometry.affine import warp_crops
 from sharpose_rt.geometry.heatmap import decode
 
 
@@ -52,8 +52,7 @@ class Explanation:
 def explain(engine: PoseEngine, image_bgr: NDArray[np.uint8], bboxes_xyxy: ArrayLike) -> Iterator[Explanation]:
     """Each person in `bboxes_xyxy` (N, 4) px of a picture (H, W, 3), in order, as the engine sees them."""
     h, w = engine.crop_size_hw
-    affine = crop_affine(bboxes_xyxy, (w, h), engine.box_padding)
-    for crop in warp_crops(image_bgr, affine, (w, h)):
+    for crop in warp_crops(image_bgr, engine.affines(bboxes_xyxy), (w, h)):
         yield explain_crop(engine, crop)
 
 

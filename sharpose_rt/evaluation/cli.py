@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sharpose_rt.errors import ConfigError, OutputError, WeightsError
+from sharpose_rt.skeletons.plain import plain
 
 if TYPE_CHECKING:
     from sharpose_rt.evaluation.predict import Predictions
@@ -190,17 +191,9 @@ def describe(metrics: dict[str, Any]) -> str:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON; numbers that JSON has no word for (inf, nan) become null."""
+    """Write JSON; infinite numbers are written "inf" and "-inf", NaN null, as JSON has no word for them."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(_finite(value), indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(plain(value), indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error}") from error
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

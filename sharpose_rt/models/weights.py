@@ -298,14 +298,23 @@ def bundled_weights(name: str) -> Path | None:
     Raises:
         WeightsError: the file is not the one that was shipped.
     """
-    path, card = BUNDLED / f"{name}.safetensors", BUNDLED / f"{name}.json"
+    path = BUNDLED / f"{name}.safetensors"
     if not path.is_file():
         return None
-    wanted = json.loads(card.read_text(encoding="utf-8"))["sha256"]
+    check_shipped(path)
+    return path
+
+
+def check_shipped(path: Path) -> None:
+    """Compare a file with the SHA-256 on the card that ships beside it.
+
+    Raises:
+        WeightsError: it is another file.
+    """
+    wanted = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["sha256"]
     found = file_sha256(path)
     if found != wanted:
         raise WeightsError(f"{path} has SHA-256 {found}, but {wanted} was shipped; install the package again")
-    return path
 
 
 def _find(name: str, weights: str) -> Path:

@@ -37,7 +37,6 @@ class Channel(Generic[T]):
         policy: what put() does when full: "wait" for room, or "drop_oldest" and never block.
         fold: `fold(dropped, next)` gives the item to keep for the one after a dropped one, so that what the dropped
             one carried (such as its own count of drops) is not lost. It must be quick.
-        drop_reason: under which drops are counted.
 
     Raises:
         ConfigError: capacity or policy is not accepted.
@@ -49,7 +48,6 @@ class Channel(Generic[T]):
         capacity: int,
         policy: Policy = "wait",
         fold: Callable[[T, T], T] | None = None,
-        drop_reason: str = SLOW_CONSUMER,
     ) -> None:
         if capacity < 1:
             raise ConfigError(f"capacity of channel {name!r} is {capacity}; 1 or more is accepted")
@@ -59,7 +57,6 @@ class Channel(Generic[T]):
         self.capacity = capacity
         self._policy = policy
         self._fold = fold
-        self._drop_reason = drop_reason
         # `with` on the bare lock: a Ctrl-C can fall into the Python code of Condition.__enter__ and leave it locked.
         # Re-entrant, because a signal handler may cancel while its own thread is in get().
         self._lock = threading.RLock()
@@ -141,7 +138,7 @@ class Channel(Generic[T]):
                 capacity=self.capacity,
                 puts=self._puts,
                 gets=self._gets,
-                dropped={self._drop_reason: self._drops} if self._drops else {},
+                dropped={SLOW_CONSUMER: self._drops} if self._drops else {},
                 put_wait_s=self._put_wait_s,
                 get_wait_s=self._get_wait_s,
                 mean_fill=self._fill_area / elapsed_s if elapsed_s else 0.0,

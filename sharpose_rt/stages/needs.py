@@ -19,7 +19,7 @@ SPEED = 1.0
 SURE_SCORE, SURE_SHARE = 0.3, 0.6
 """A pose with at least this share of its keypoints above this score carries its box on well."""
 SINCE_S = 1.0
-"""So does a wait of this length; it has no upper limit, so everybody's turn comes."""
+"""A wait that counts as much; it has no upper limit, so everybody's turn comes."""
 DETAIL_PX = 150
 """From this height on the fine stage sees more of a person than the coarse one, whose crop has 128 rows."""
 MUCH_GAIN = 0.15

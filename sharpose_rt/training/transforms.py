@@ -1,6 +1,7 @@
 """Varied crops of labelled people. Which affine is drawn is kept apart from the warp, so a warp elsewhere can follow.
 
-Defaults and order are those of MMPose's top-down pipeline, which the paper uses; colour and occlusion are ours.
+Defaults and order are those of MMPose's top-down pipeline, which the paper uses; colour, patches, pasted people, cut
+edges and low resolution are ours.
 """
 
 from __future__ import annotations

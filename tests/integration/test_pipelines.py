@@ -56,8 +56,18 @@ def test_video_to_skeletons_to_action_array(tmp_path: Path, capsys: pytest.Captu
     for name in ("a", "b"):
         stream = out / name / f"{name}.skeletons.jsonl"
         assert [p for p in validate(stream) if p.severity == "error"] == []
+    write_clip(videos / "a.mkv", 3, size_wh=(96, 64), container="matroska")
+    (out / "b" / "b.skeletons.jsonl").write_bytes(b'{"type": "hea')
     recipe.main(arguments)
-    assert capsys.readouterr().out.count("done before") == 2
+    again = capsys.readouterr().out
+    assert "a.mkv: 3 frames" in again
+    assert "a.mp4: 6 frames" in again
+    assert "b.mp4: 6 frames" in again
+    recipe.main(arguments)
+    assert capsys.readouterr().out.count("done before") == 3
+    (videos / "a.mkv").unlink()
+    recipe.main(arguments)
+    assert "a.mp4: 6 frames" in capsys.readouterr().out  # what lies in its folder is of the other
     for name in ("my walk", "07"):
         write_clip(videos / f"{name}.mp4", 3, size_wh=(96, 64))
     recipe.main([str(videos), str(tmp_path / "out: x"), *arguments[2:]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from media_clips import write_clip
 
 from sharpose_rt.cli import build_parser, main
-from sharpose_rt.models.weights import bundled_weights
+from sharpose_rt.models.weights import BUNDLED, bundled_weights
 from sharpose_rt.skeletons import StreamReader
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,6 +71,8 @@ def test_the_demo_runs_without_a_download(tmp_path: Path, capsys: pytest.Capture
 def test_the_sample_is_what_this_version_writes(tmp_path: Path) -> None:
     sample = ROOT / "samples" / "demo.skeletons.jsonl"
     assert main(["validate", str(sample)]) == 0
+    card = json.loads((BUNDLED / "tiny_256x192.json").read_text())
+    assert StreamReader(sample).header.model["weights_sha256"] == card["sha256"]
     assert main(["convert", str(sample), "--to", "coco", "--out", str(tmp_path / "demo.coco.json")]) == 0
 
 

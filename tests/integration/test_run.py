@@ -517,6 +517,15 @@ def test_the_network_alone() -> None:
         (["--source", "{clip}", "--set", "smoth.method=x"], "did you mean"),
         (["--source", "{clip}", "--config", "fille"], "did you mean 'file'"),
         (["--source", "{clip}", "--quality-threshold", "nan"], "nan"),
+        (
+            ["--source", "{clip}", "--format", "csv", "--person-slots", "3"],
+            "unknown option 'person_slots' of format csv",
+        ),
+        (
+            ["--source", "{clip}", "--format", "kinetics", "--fill", "linear"],
+            "unknown option 'fill' of format kinetics",
+        ),
+        (["--source", "{clip}", "--fill", "linear"], "output.fill says how output.formats are written"),
         (["--source", "{clip}", "--boxes", "full", "--detector", "bundled"], "not both"),
         (["--source", "{clip}", "--boxes", "nowhere.json"], "nowhere.json"),
         (["--source", "{clip}", "--smooth", "none", "--start", "99"], "no frame"),

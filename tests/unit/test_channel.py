@@ -204,13 +204,6 @@ def test_fold_carries_what_was_dropped(takes, capacity):
     assert sum(gaps) == sum(channel.stats().dropped.values())
 
 
-def test_drops_are_counted_under_the_given_reason():
-    channel = Channel("c", 1, "drop_oldest", drop_reason="window closed")
-    channel.put(1)
-    channel.put(2)
-    assert channel.stats().dropped == {"window closed": 1}
-
-
 @pytest.mark.parametrize(("capacity", "policy"), [(0, "wait"), (-1, "wait"), (1, "newest")])
 def test_bad_definitions_are_refused(capacity, policy):
     with pytest.raises(ConfigError, match="accepted"):

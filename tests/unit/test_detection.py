@@ -171,12 +171,6 @@ def test_suppression_agrees_with_a_plain_loop() -> None:
     assert suppress(boxes, scores, 0.45).tolist() == kept
 
 
-def test_box_inside_a_stronger_one_goes_where_asked() -> None:
-    boxes, scores = np.array([[0.0, 0, 100, 100], [10, 10, 40, 40]]), np.array([0.9, 0.8])
-    assert suppress(boxes, scores, 0.5).tolist() == [0, 1]
-    assert suppress(boxes, scores, 0.5, inside_threshold=0.7).tolist() == [0]
-
-
 # --- given boxes --------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""This package: all boxes of a frame in one batch, most of them leaving after the coarse stage."""
+"""This package: all boxes of a frame in one batch, both stages as the gate decides."""
 
 from __future__ import annotations
 
