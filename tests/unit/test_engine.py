@@ -246,6 +246,12 @@ def test_bf16_is_near_fp32(config, picture):
     assert same > 0.8
 
 
+def test_explain_cuts_out_closer_whom_a_run_does(config, picture):
+    engine = PoseEngine(replace(config, quality_threshold=-math.inf))
+    poses, seen = engine.estimate(picture, BOXES), list(explain(engine, picture, BOXES))
+    assert [e.quality for e in seen] == pytest.approx(poses.quality.tolist(), abs=1e-5)
+
+
 def test_explain_says_what_the_engine_does(config, picture):
     quality = PoseEngine(config).estimate(picture, BOXES).quality
     engine = PoseEngine(replace(config, quality_threshold=float(np.sort(quality)[:2].mean())))
