@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def is_complete(stream: Path, video: str) -> bool:
-    """A stream of this video that was written to its end."""
+    """A stream of a video of this name that was written to its end."""
     if not stream.is_file():
         return False
     try:
@@ -53,7 +53,7 @@ def is_complete(stream: Path, video: str) -> bool:
     except StreamError:  # torn in its first line
         return False
     whole = reader.end is not None and reader.end["status"] == "complete"
-    return whole and reader.header.source == plain(video)
+    return whole and Path(reader.header.source).name == plain(Path(video).name)
 
 
 if __name__ == "__main__":
