@@ -31,7 +31,7 @@ from sharpose_rt.evaluation.predict import (
     predict,
     truth_boxes,
 )
-from sharpose_rt.geometry.oks import oks
+from sharpose_rt.geometry.oks import oks, pose_scores
 from sharpose_rt.models import VARIANTS, SHaRPose, Variant
 from sharpose_rt.models.gate import Gate
 from sharpose_rt.skeleton import BOX_TO_AREA, COCO17, Skeleton
@@ -50,7 +50,6 @@ from sharpose_rt.training.datasets import (
 )
 from sharpose_rt.types import quality_factor
 
-VISIBLE_SCORE = 0.2
 NMS_OKS = 0.9
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR")
 AP_THRESHOLDS = np.arange(0.5, 0.96, 0.05)
@@ -277,16 +276,9 @@ def person_scores(
 
     The quality says what keypoint scores do not: how exact they are, and whether this is a person at all.
     """
-    return predictions.boxes.scores * pose_scores(keypoint_scores, skeleton) * quality_factor(predictions.quality)
-
-
-def pose_scores(keypoint_scores: Float32, skeleton: Skeleton = COCO17) -> NDArray[np.float64]:
-    """Mean of each person's keypoint scores above 0.2, (N,) from (N, K); 0 where none is.
-
-    A keypoint counts by its sigma: the five of a face, which lie together and are surely found, say little of a body.
-    """
-    weights = (keypoint_scores > VISIBLE_SCORE) * np.asarray(skeleton.sigmas)
-    return (keypoint_scores * weights).sum(1) / np.maximum(weights.sum(1), 1e-9)
+    return (
+        predictions.boxes.scores * pose_scores(keypoint_scores, skeleton.sigmas) * quality_factor(predictions.quality)
+    )
 
 
 def oks_nms(

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+VISIBLE_SCORE = 0.2
+"""A keypoint of a lower score says nothing of how sure a pose is."""
+
 
 def oks(
     keypoints: ArrayLike, truth: ArrayLike, counted: ArrayLike, area_px2: ArrayLike, sigmas: Sequence[float]
@@ -28,6 +31,17 @@ def oks(
     count = mask.sum(-1)
     total = np.where(mask, similarity, 0).sum(-1)
     return np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+
+
+def pose_scores(keypoint_scores: ArrayLike, sigmas: Sequence[float] = ()) -> NDArray[np.float64]:
+    """Mean of each person's keypoint scores above 0.2, (...) from (..., K); 0 where none is.
+
+    A keypoint counts by its sigma, where there are any: the five of a face, which lie together and are surely found,
+    say little of a body.
+    """
+    scores = np.asarray(keypoint_scores, np.float64)
+    weights = (scores > VISIBLE_SCORE) * (np.asarray(sigmas) if len(sigmas) else np.ones(scores.shape[-1]))
+    return (scores * weights).sum(-1) / np.maximum(weights.sum(-1), 1e-9)
 
 
 def oks_matrix(

@@ -22,7 +22,6 @@ from sharpose_rt.evaluation.coco import (
     choose_boxes,
     evaluate,
     oks_nms,
-    pose_scores,
     quality_check,
     read_labels,
     results,
@@ -41,6 +40,7 @@ from sharpose_rt.evaluation.predict import (
 from sharpose_rt.evaluation.sweep import GAIN, HEIGHT, calibrated, sweep, write_sweep
 from sharpose_rt.evaluation.worst import FALSE_ALARM, FOUND, MISSED, write_worst, write_worst_pictures
 from sharpose_rt.geometry.affine import body_heights
+from sharpose_rt.geometry.oks import pose_scores
 from sharpose_rt.models import create_model
 from sharpose_rt.models.cost import measure_cost
 from sharpose_rt.models.gate import Gate
@@ -343,7 +343,7 @@ def test_person_scores_leave_out_unsure_keypoints():
     scores[2, [0, 11]] = 0.9, 0.3
     nose, hip = COCO17.sigmas[0], COCO17.sigmas[11]
     wanted = [0.6, 0, (0.9 * nose + 0.3 * hip) / (nose + hip)]  # a hip says more of a pose than a nose
-    assert pose_scores(scores).tolist() == pytest.approx(wanted)
+    assert pose_scores(scores, COCO17.sigmas).tolist() == pytest.approx(wanted)
 
 
 def test_quality_that_tells_the_truth_correlates(folder):

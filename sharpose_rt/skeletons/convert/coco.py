@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import orjson
 from numpy.typing import NDArray
 
 from sharpose_rt.errors import ConfigError
+from sharpose_rt.geometry.oks import pose_scores
 from sharpose_rt.skeleton import BOX_TO_AREA
 from sharpose_rt.skeletons.convert.common import found_points, has_pictures, new_file, rounded, stem_of, write_json_list
 from sharpose_rt.skeletons.stream import FrameRecord, StreamReader
@@ -29,11 +30,11 @@ def write_coco(
 
     `image_id` is the number that is the picture's name (581781 of '000000581781.jpg') where all pictures have such
     names, each its own; else `frame_id` + `first_image_id`.
-    `score` is the box score times the mean score of the keypoints that were found and, where it is known, the quality
-    (in 0..1): people are ranked better so, in all sets that `eval` was tried on. There is no 'bbox': with one,
+    `score` is that of the box times that of the pose (`geometry.oks.pose_scores`) and, where it is known, the quality:
+    so `eval` ranks people, better than by less in all sets that it was tried on. There is no 'bbox': with one,
     pycocotools takes the results for boxes and computes another area.
     """
-    write_json_list(out, _records(_Images(reader, first_image_id), raw, min_score))
+    write_json_list(out, _records(_Images(reader, first_image_id), reader.header.skeleton.sigmas, raw, min_score))
 
 
 class _Images:
@@ -66,25 +67,24 @@ def _are_numbers(names: Iterable[str]) -> bool:
     return all(0 <= number < 2**63 for number in found) and len(set(found)) == len(found)
 
 
-def _records(frames: _Images, raw: bool, min_score: float) -> Iterator[dict[str, Any]]:
+def _records(frames: _Images, sigmas: Sequence[float], raw: bool, min_score: float) -> Iterator[dict[str, Any]]:
     for image_id, frame in frames:
         poses = frame.poses
         points = rounded(found_points(poses, raw=raw, min_score=min_score))
-        for i, table in enumerate(points):
+        for i, (table, score) in enumerate(zip(points, _scores(poses, points, sigmas), strict=True)):
             yield {
                 "image_id": image_id,
                 "category_id": 1,
                 "keypoints": table.ravel().tolist(),
-                "score": _score(poses, i, table),
+                "score": score,
                 "track_id": int(poses.track_ids[i]) or None,
             }
 
 
-def _score(poses: Poses, index: int, table: NDArray[np.float64]) -> float:
-    found = table[table[:, 2] > 0, 2]
-    if not len(found):
-        return 0.0
-    return round(float(poses.bbox_scores[index]) * float(found.mean()) * float(quality_factor(poses.quality[index])), 6)
+def _scores(poses: Poses, points: NDArray[np.float64], sigmas: Sequence[float]) -> list[float]:
+    """How sure each person (N) is whose points (N, K, 3) these are, as `eval` ranks them."""
+    sure = poses.bbox_scores * pose_scores(points[..., 2], sigmas) * quality_factor(poses.quality)
+    return np.round(sure, 6).tolist()
 
 
 def write_coco_labels(
@@ -136,6 +136,7 @@ def write_coco_labels(
         for image_id, frame in frames:
             poses = frame.poses
             points = rounded(found_points(poses, raw=raw, min_score=min_score))
+            scores = _scores(poses, points, skeleton.sigmas)
             for i, table in enumerate(points):
                 found = table[:, 2] > 0
                 if not found.any():
@@ -152,7 +153,7 @@ def write_coco_labels(
                     "iscrowd": 0,
                     "keypoints": seen.ravel().tolist(),
                     "num_keypoints": int(found.sum()),
-                    "score": _score(poses, i, table),
+                    "score": scores[i],
                     "track_id": int(poses.track_ids[i]) or None,
                 }
 
