@@ -80,6 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     quantize.add_argument(
         "--annotations", type=Path, required=True, metavar="FILE", help="people in COCO's form, or MPII's .mat"
     )
+    quantize.add_argument(
+        "--head-boxes", type=Path, metavar="FILE", help="mpii_gt_val.mat, where labels are MPII's common JSON"
+    )
     quantize.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the pictures")
     quantize.add_argument(
         "--people", type=int, default=200, metavar="N", help="how many of them, evenly spread (default: %(default)s)"
@@ -253,7 +256,7 @@ def quantize_weights(args: argparse.Namespace) -> int:
     from sharpose_rt.models.weights import RANGES
 
     model, info = _load_own(source)
-    ranges, costs = quantize(model, args.annotations, args.images, args.people)
+    ranges, costs = quantize(model, args.annotations, args.images, args.people, args.head_boxes)
     measure = "PCKh" if "PCKh" in costs else "AP"  # MPII has no AP
     exact, rounded = costs[measure], costs[f"{measure}_int8"]
     print(f"{measure} of {costs['people']} people: {exact:.4f}, in int8 {rounded:.4f}")

@@ -16,14 +16,17 @@ from sharpose_rt.models.gate import Gate
 from sharpose_rt.models.int8 import Ranges, observe, quantized
 
 
-def quantize(model: SHaRPose, annotations: Path, images: Path, people: int) -> tuple[Ranges, dict[str, Any]]:
+def quantize(
+    model: SHaRPose, annotations: Path, images: Path, people: int, head_boxes: Path | None = None
+) -> tuple[Ranges, dict[str, Any]]:
     """The ranges of the layers' inputs (`models.int8`), and what int8 costs over the same people.
 
     Args:
         model: in float32 on the CPU.
-        annotations: people in COCO's keypoint form, or MPII's .mat.
+        annotations: people in COCO's keypoint form, MPII's .mat, or its common JSON.
         images: folder of the pictures.
         people: how many, evenly spread; all where there are fewer.
+        head_boxes: `mpii_gt_val.mat`, for MPII's common JSON.
 
     Returns:
         The ranges; and `people`, and their AP without and with int8, `AP` and `AP_int8` (0..1), on MPII, which has no
@@ -33,7 +36,7 @@ def quantize(model: SHaRPose, annotations: Path, images: Path, people: int) -> t
         ConfigError: the labels are of other keypoints than the network's.
         DatasetError: the labels or a picture cannot be read, there is nobody, or MPII's people lack head sizes.
     """
-    document = _some(read_labels(annotations), people)
+    document = _some(read_labels(annotations, head_boxes), people)
     check_keypoints(model.variant, document)
     boxes = truth_boxes(document)
     if not len(boxes):
@@ -42,7 +45,7 @@ def quantize(model: SHaRPose, annotations: Path, images: Path, people: int) -> t
     if measure == "PCKh" and any("head_size_px" not in record for record in document["annotations"]):
         raise DatasetError(
             f"{annotations} has MPII's keypoints without the head sizes that PCKh is measured by; "
-            "MPII's own mpii_human_pose_v1_u12_1.mat, which has them, is wanted"
+            "--head-boxes mpii_gt_val.mat, or MPII's own mpii_human_pose_v1_u12_1.mat, which has them, is wanted"
         )
     found: list[Predictions] = []
     ranges = observe(model, lambda: found.append(predict(model, document, images, boxes)))

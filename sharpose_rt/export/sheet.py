@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sharpose_rt import __version__
-from sharpose_rt.config import DetectorConfig
+from sharpose_rt.config import DetectorConfig, PoseConfig
 from sharpose_rt.detection.letterbox import PAD_VALUE
 from sharpose_rt.detection.postprocess import MIN_SIDE_PX, NMS_CANDIDATES
 from sharpose_rt.export.graphs import Plan
@@ -56,7 +56,8 @@ CROP = (
     "of the picture - cx) * (w - 1) / bw + (w - 1) / 2, y likewise with h and bh: bilinear, black beyond the picture. "
     "Where there are more than 2 pixels of the picture to one of the crop, the picture is first halved, by means of "
     "2x2 pixels, until there are not; pixel i of a picture that is f times smaller has its centre at f * i + (f - 1) "
-    "/ 2. Keypoints go back the same way."
+    "/ 2. Keypoints go back the same way. Whom a program never sends through fine.onnx, whatever coarse.onnx says, it "
+    "finds more exactly in a crop enlarged by `coarse_box_padding` in the place of `box_padding`."
 )
 GATE = (
     "A crop whose `quality` from coarse.onnx is not at least `quality_threshold`, and whose `gain`, where coarse.onnx "
@@ -109,7 +110,12 @@ def sheet(
             "max_people": detector.max_people,
             "rule": DETECT,
         },
-        "crop": {"size_hw": variant.size_hw, "box_padding": network.box_padding, "rule": CROP},
+        "crop": {
+            "size_hw": variant.size_hw,
+            "box_padding": network.box_padding,
+            "coarse_box_padding": PoseConfig.coarse_padding,
+            "rule": CROP,
+        },
         "gate": {**{n: min(max(v, -largest), largest) for n, v in thresholds.items()}, "rule": GATE},
         "graphs": graphs,
     }

@@ -224,6 +224,8 @@ def test_what_int8_costs_is_measured_by_pckh(folder):
     assert 0 <= costs["PCKh_int8"] <= 1
     exact = evaluate(model, folder / "release.mat", folder / "images")
     assert costs["PCKh"] == exact["PCKh"]
+    _, common = quantize(model, folder / "train.json", folder / "images", 2, folder / "gt.mat")
+    assert common == costs
     with pytest.raises(
         DatasetError, match=r"train\.json has .* without the head sizes .* mpii_human_pose_v1_u12_1\.mat"
     ):

@@ -189,6 +189,7 @@ def test_the_sheet_of_the_shipped_weights(mini: dict[str, Any], tmp_path: Path) 
     assert weights is not None
     assert sheet["model"] == {"name": "tiny_256x192", "behaviour": "paper", "weights_sha256": file_sha256(weights)}
     assert sheet["crop"]["box_padding"] == 1.1
+    assert sheet["crop"]["coarse_box_padding"] == PoseConfig.coarse_padding
     assert sheet["detect"]["weights_sha256"] == file_sha256(WEIGHTS)
     assert sheet["licence"] == "AGPL-3.0-only, the graphs like the program"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
