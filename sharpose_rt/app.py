@@ -297,7 +297,7 @@ class FileRun:
             told = info if self.stem is None else replace(info, stem=self.stem)
             yield self._keep(StreamSink(path, self._header(), told, **options, state=lambda: self.source_state))
         if video and info.kind in ("image", "images"):
-            yield self._keep(ImageSink(paths.image, info, self.painter()))
+            yield self._keep(ImageSink(paths, info, self.painter()))
         elif video:
             yield self._keep(VideoSink(paths.video, info, self.painter(), output))
 

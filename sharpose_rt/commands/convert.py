@@ -9,7 +9,7 @@ from typing import Any
 
 from sharpose_rt.errors import ConfigError
 
-HELP = "write a skeleton stream as openpose, alphapose, coco, kinetics, pyskl, mot, csv, parquet, trc; or read one"
+HELP = "write a skeleton stream as openpose, alphapose, coco, coco_labels, kinetics, pyskl, mot, csv, ...; or read one"
 
 OPTIONS = """\
 --option of each format, with what holds without it:

@@ -222,7 +222,9 @@ def _draw_label(image: Image, poses: Poses, index: int, unit: float) -> None:
     elif stage == PoseStage.COARSE:
         cv2.circle(image, middle, mark, _OUTLINE, max(1, round(0.7 * unit)), cv2.LINE_AA)
     else:
-        cv2.line(image, (middle[0] - mark, middle[1]), (middle[0] + mark, middle[1]), _OUTLINE, max(1, round(unit)))
+        for slope in (1, -1):  # a cross: a dash before a number would be a minus
+            one, other = ((middle[0] + way * mark, middle[1] + way * slope * mark) for way in (-1, 1))
+            cv2.line(image, one, other, _OUTLINE, max(1, round(0.7 * unit)), cv2.LINE_AA)
     at = (left + 2 * pad + 2 * mark, top + pad + text_height)
     cv2.putText(image, text, at, _FONT, scale, _OUTLINE, max(1, round(0.9 * unit)), cv2.LINE_AA)
 

@@ -46,9 +46,9 @@ def action_array(
     """The strongest `person_slots` tracks of a stream, strongest first, a slot each for the whole stream.
 
     A track's strength is the sum of its mean keypoint scores over its frames. Keypoints below `min_score` are taken
-    as not found: zeros. `fill` bridges the gaps of each keypoint between its first and last frame: 'linear'
-    interpolates in media time, 'hold' keeps the last place; gaps of more than `max_gap_s` stay. `raw` takes the
-    keypoints before smoothing.
+    as not found: zeros. Frames of another size than the header's are scaled to that. `fill` bridges the gaps of each
+    keypoint between its first and last frame: 'linear' interpolates in media time, 'hold' keeps the last place; gaps of
+    more than `max_gap_s` stay. `raw` takes the keypoints before smoothing.
 
     Raises:
         StreamError: the stream cannot be read.
@@ -71,6 +71,8 @@ def action_array(
     keypoints, scores = np.zeros((*shape, 2), np.float32), np.zeros(shape, np.float32)
     for t, frame in enumerate(islice(reader, len(pts))):  # the file may be growing
         points, point_scores = points_of(frame.poses, raw)
+        if frame.frame_size_wh is not None:
+            points = points * (np.array(reader.header.frame_size_wh) / frame.frame_size_wh)
         for i, key in enumerate(keys_of(frame.poses)):
             if key in slot_of:
                 found = (point_scores[i] > 0) & (point_scores[i] >= min_score)

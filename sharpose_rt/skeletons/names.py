@@ -24,6 +24,11 @@ class OutputPaths:
     image: Path
     summary: Path
 
+    @property
+    def images(self) -> Path:
+        """The folder of annotated pictures, where there are several."""
+        return self.image.with_suffix("")
+
     def with_suffix(self, suffix: str) -> Path:
         """Where a further result of the run belongs: its stem and `suffix`."""
         return self.stream.with_name(self.stream.name.removesuffix(".skeletons.jsonl") + suffix)
@@ -39,7 +44,7 @@ def output_paths(directory: str | Path, stem: str, overwrite: bool, suffixes: Se
     """Paths in `directory` (made when missing) that begin with `stem`, made safe for a file name.
 
     Unless `overwrite`, no file of an earlier run is among them: "walking-2", "walking-3" ... is taken where one of
-    the four files, or a result that ends in one of `suffixes`, is there. Creating the stream file exclusively
+    the files, or a result that ends in one of `suffixes`, is there. Creating the stream file exclusively
     decides, so runs that start at once get different names; call `release` where the run ends without a stream.
 
     Raises:
@@ -55,7 +60,8 @@ def output_paths(directory: str | Path, stem: str, overwrite: bool, suffixes: Se
                 _check_writable(folder)
                 return paths
             others = [other for suffix in suffixes for other in results_of(paths.with_suffix(suffix))]
-            if not others and not any(p.exists() for p in (paths.stream, paths.video, paths.image, paths.summary)):
+            ours = (paths.stream, paths.video, paths.image, paths.images, paths.summary)
+            if not others and not any(p.exists() for p in ours):
                 with contextlib.suppress(FileExistsError):
                     paths.stream.open("xb").close()
                     return paths
@@ -94,10 +100,14 @@ def unique_name(stem: str, taken: set[str]) -> str:
 
 def safe_stem(name: str) -> str:
     """`name` without what a file system might refuse or a shell misread; never empty, at most 150 bytes."""
-    stem = re.sub(r"[^\w.+-]+", "_", name).strip("._-")
+    return shortened(re.sub(r"[^\w.+-]+", "_", name).strip("._-")) or "output"
+
+
+def shortened(stem: str) -> str:
+    """As much of `stem` as 150 bytes hold: a file system takes 255, and endings come behind it."""
     while len(stem.encode("utf-8", "replace")) > _MAX_STEM_BYTES:
         stem = stem[:-1]
-    return stem or "output"
+    return stem
 
 
 def _paths(folder: Path, stem: str) -> OutputPaths:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -12,7 +13,8 @@ from typing import Protocol
 from sharpose_rt.config import OutputConfig
 from sharpose_rt.media import Painter, SourceInfo, VideoWriter, write_image
 from sharpose_rt.runtime import Status
-from sharpose_rt.skeletons import FrameRecord, Header, StreamWriter, encode, end_record
+from sharpose_rt.skeletons import FrameRecord, Header, OutputPaths, StreamWriter, encode, end_record
+from sharpose_rt.skeletons.names import shortened
 from sharpose_rt.types import Packet
 
 
@@ -139,9 +141,9 @@ class VideoSink:
 class ImageSink:
     """Annotated pictures: one file for a single picture, else a folder with a file for each."""
 
-    def __init__(self, path: Path, info: SourceInfo, painter: Painter) -> None:
+    def __init__(self, paths: OutputPaths, info: SourceInfo, painter: Painter) -> None:
         self.path: Path | None = None
-        self._target = path
+        self._paths = paths
         self._single = info.kind == "image"
         self._painter = painter
 
@@ -150,12 +152,20 @@ class ImageSink:
         frame, poses = packet.frame, packet.poses
         assert poses is not None
         image = self._painter.draw(frame.image_bgr.copy(), poses, frame.pts_s, status_line)
-        target = self._target
+        target = self._paths.image
         if not self._single:
-            target = target.with_suffix("") / f"{frame.frame_id:06d}_{Path(frame.source).stem}{target.suffix}"
-            target.parent.mkdir(parents=True, exist_ok=True)
+            if self.path is None:
+                self._remove_earlier()
+            name = shortened(f"{frame.frame_id:06d}_{Path(frame.source).stem}")
+            target = self._paths.images / f"{name}{target.suffix}"
         write_image(target, image)
-        self.path = target if self._single else target.parent
+        self.path = target if self._single else self._paths.images
+
+    def _remove_earlier(self) -> None:
+        """Pictures of a run that is overwritten, of which there may have been more, or with other names."""
+        for file in self._paths.images.glob(f"*{self._paths.image.suffix}"):
+            if re.match(r"\d{6}_", file.name):
+                file.unlink(missing_ok=True)
 
     def close(self, status: Status, frames: int, dropped: int) -> None:
         """Nothing is left open."""

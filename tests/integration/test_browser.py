@@ -188,6 +188,10 @@ def test_pause_snapshot_and_download(browser: playwright.Browser, tmp_path: Path
         assert picture.shape == (360, 640, 3)
         assert _near(picture, "#4cc9f0").sum() > 100
         assert snapshot.value.suggested_filename == f"walk.{held:06d}.png"
+        page.wait_for_timeout(2500)  # longer than a trail
+        with page.expect_download() as later:
+            page.click("#snapshot")
+        assert np.array_equal(cv2.imread(str(later.value.path())), picture)
         with page.expect_download() as stream:
             page.click("#download")
         path = tmp_path / stream.value.suggested_filename
@@ -281,10 +285,35 @@ def test_several_sources_to_choose_from(browser: playwright.Browser) -> None:
             run.step(5)
         _wait_for_frame(page)
         _until(page, "!sources.hidden && sources.value === 'hall' && source.textContent === 'hall.mp4'")
+        runs[0].end()
+        runs[1].step(5)
+        _until(page, "sources.value === 'door' && source.textContent === 'door.mp4'")  # what goes on is shown
+        page.select_option("#sources", "hall")
+        _until(page, "source.textContent === 'hall.mp4' && list.children.length === 1")
         page.select_option("#sources", "door")
         _until(page, "source.textContent === 'door.mp4' && list.children.length === 2")
-        for run in runs:
-            run.end()
+        runs[1].end()
+
+
+def test_other_sources_after_the_server_was_away(browser: playwright.Browser) -> None:
+    hub, port = Hub(), 0
+    with browser.new_context() as context:
+        page = context.new_page()
+        for names in (("hall", "door"), ("yard", "gate")):
+            hub = Hub()
+            with LiveServer(hub, Listen("127.0.0.1", port)) as server:
+                if port == 0:
+                    page.goto(server.url)
+                    port = int(server.url.rstrip("/").rpartition(":")[2])
+                runs = [Run(hub, stem=name, live=True) for name in names]
+                for run in runs:
+                    run.step(5)
+                _until(page, f"[...sources.options].map(o => o.value).join() === '{','.join(names)}'")
+                page.select_option("#sources", names[1])
+                _until(page, f"source.textContent === '{names[1]}.mp4' && state.textContent === 'live'")
+                if names[0] == "yard":
+                    for run in runs:
+                        run.end()
 
 
 def test_a_page_finds_back_after_the_server_was_away(browser: playwright.Browser) -> None:

@@ -215,6 +215,30 @@ def test_a_summary_has_what_the_weights_are_without_their_ranges(clip: Path, tmp
     assert len(text) < 30_000
 
 
+def test_pictures_of_an_earlier_run_and_long_names(tmp_path: Path) -> None:
+    pictures, out = tmp_path / "p", tmp_path / "out"
+    pictures.mkdir()
+    names = ["a", "b", "\u8d70" * 82, "d"]
+    for name in names:
+        cv2.imwrite(str(tmp_path / "x.png"), np.zeros((90, 120, 3), np.uint8))
+        (tmp_path / "x.png").rename(pictures / f"{name}.png")
+    first = FileRun(str(pictures), _config(out, "output.formats=[openpose]")).run()
+    assert (first.status, first.figures["frames"]) == ("complete", 4)
+    assert first.video == out / "p.annotated"
+    assert len(list((out / "p.annotated").iterdir())) == len(list((out / "p.openpose").iterdir())) == 4
+    (out / "p.annotated" / "mine.png").write_bytes(b"kept")
+    (pictures / "a.png").unlink()
+    again = FileRun(str(pictures), _config(out, "output.overwrite=true")).run()
+    found = sorted(path.name for path in (out / "p.annotated").iterdir())
+    assert [name[:8] for name in found] == ["000000_b", "000001_d", f"000002_{names[2][0]}", "mine.png"]
+    assert again.figures["frames"] == 3
+    for path in out.glob("p.*"):
+        if path.is_file():
+            path.unlink()
+    third = FileRun(str(pictures), _config(out)).run()
+    assert third.video == out / "p-2.annotated"  # a folder of pictures is an earlier result too
+
+
 def test_pictures_keep_their_names_where_they_are_played(tmp_path: Path) -> None:
     for name in ("left", "right"):
         cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((90, 120, 3), np.uint8))

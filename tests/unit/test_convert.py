@@ -66,6 +66,26 @@ def write_clip(path: Path, clip=CLIP, skeleton: Skeleton = COCO17, fps: float | 
     return path
 
 
+def twice_as_large(clip: Path, first: int) -> Path:
+    """The same clip with frames of twice the header's size from frame `first` on, as of a camera that came back."""
+    reader, path = StreamReader(clip), clip.with_name("grown.skeletons.jsonl")
+    with StreamWriter(path, reader.header, overwrite=True) as writer:
+        for record in reader:
+            if record.frame_id >= first:
+                points = {n: 2 * getattr(record.poses, n) for n in ("bboxes_xyxy", "keypoints", "raw_keypoints")}
+                size_wh = (2 * SIZE_WH[0], 2 * SIZE_WH[1])
+                record = replace(record, poses=replace(record.poses, **points), frame_size_wh=size_wh)
+            writer.write_line(encode(record.to_record()))
+    return path
+
+
+def test_arrays_are_of_one_size(tmp_path):
+    clip = write_clip(tmp_path / "a.skeletons.jsonl")
+    grown = twice_as_large(clip, first=2)
+    for raw in (False, True):
+        np.testing.assert_allclose(action_array(grown, raw=raw).keypoints, action_array(clip, raw=raw).keypoints)
+
+
 def of_pictures(clip: Path, names: Iterable[str], source: str = "shots") -> Path:
     """The same frames as a folder of pictures with these names; where those end, so do the frames."""
     reader, path = StreamReader(clip), clip.with_name(f"{source}.skeletons.jsonl")

@@ -33,8 +33,8 @@ export class Figures {
     this.trails = new Map();  // track_id: [pts_s, x, y] oldest first
   }
 
-  // Takes in a frame for the trails, shown or not.
-  follow(record) {
+  // Takes in a frame for the trails, shown or not; those of the frame at `shown_s` are kept.
+  follow(record, shown_s) {
     for (const person of record.people) {
       const seen = this.torso.map(k => person.keypoints[k]).filter(point => point[2] >= MIN_SCORE);
       if (!person.track_id || 2 * seen.length <= this.torso.length) continue;
@@ -43,7 +43,7 @@ export class Figures {
       this.trails.get(person.track_id).push([record.pts_s, middle(0), middle(1)]);
     }
     for (const [id, trail] of this.trails) {
-      while (trail.length && (record.pts_s - trail[0][0] > TRAIL_S || trail[0][0] > record.pts_s)) trail.shift();
+      while (trail.length && (shown_s - trail[0][0] > TRAIL_S || trail[0][0] > record.pts_s)) trail.shift();
       if (!trail.length) this.trails.delete(id);
     }
   }

@@ -14,7 +14,7 @@ const latencyPlot = new Plot($("latency-plot"), [
   value => value >= 1000 ? `${value / 1000} s` : `${value} ms`);
 const fpsPlot = new Plot($("fps-plot"), [{ key: "fps", colour: "#52d98b", fill: "#52d98b18" }], value => value);
 
-let header = null, figures = null, status = null, paused = false, ended = false;
+let header = null, figures = null, status = null, paused = false, ended = null;  // its last line
 let lines = [];             // [pts_s, frame_id, text], for a download when the server is gone
 let records = new Map();    // frame_id: record, to find the one of a picture
 let newest = null, waiting = null, shown = { record: null, bitmap: null };
@@ -47,7 +47,7 @@ function open(source) {
   ticks = [];
   const query = source ? `?source=${encodeURIComponent(source)}` : "";
   skeletons = new Stream(`/skeletons${query}`, { text: take, lost, refused, open: () => notice() });
-  view = new Stream(`/view${query}`, { text: takeStatus, bytes: takePicture, refused, open: () => { owed = 0; } });
+  view = new Stream(`/view${query}`, { text: takeStatus, bytes: takePicture, refused, open: () => { owed = 0; ticks = []; } });
 }
 
 function restart(next) {
@@ -58,7 +58,7 @@ function restart(next) {
   lines = [];
   newest = null;
   chosen = null;
-  ended = false;
+  ended = null;
   shown = { record: null, bitmap: next ? shown.bitmap : null };
   showFacts();
   notice();
@@ -67,7 +67,7 @@ function restart(next) {
 function take(record, text) {
   if (record.type === "header") return restart(record);
   if (record.type === "end") {
-    ended = true;
+    ended = record;
     return notice();
   }
   newest = record;
@@ -76,7 +76,7 @@ function take(record, text) {
   lines.push([record.pts_s, record.frame_id, text]);
   while (record.pts_s - lines[0][0] > KEEP_S) lines.shift();
   for (const { track_id } of record.people) if (!firstSeen.has(track_id)) firstSeen.set(track_id, record.pts_s);
-  figures.follow(record);
+  figures.follow(record, paused && shown.record ? shown.record.pts_s : record.pts_s);
   notice();
   if (!paused && (!options.picture || !shown.bitmap)) {
     shown.record = record;
@@ -107,10 +107,12 @@ function takeStatus(next) {
   ticks = [...ticks, ...next.ticks].slice(-240);
   const run = current(), select = $("sources");
   select.hidden = next.runs.length < 2;
-  if (!select.hidden && select.children.length !== next.runs.length) {
-    select.replaceChildren(...next.runs.map(({ name }) => new Option(name, name)));
-    select.value = next.run;
+  const names = next.runs.map(({ name }) => name);
+  if (String([...select.options].map(({ value }) => value)) !== String(names)) {
+    select.replaceChildren(...names.map(name => new Option(name, name)));
   }
+  if (document.activeElement !== select) select.value = next.run;
+  if (next.run === null && names.length) return open(null);  // the one that was chosen is not there any more
   if (run) {
     put("fps", run.fps.toFixed(1));
     put("people", run.people);
@@ -347,7 +349,7 @@ function ownLines(seconds) {
     dropped += missing;
     return JSON.stringify({ ...JSON.parse(text), dropped_before: missing }) + "\n";
   });
-  const end = { type: "end", frames: texts.length, dropped, status: ended ? "complete" : "interrupted" };
+  const end = { type: "end", frames: texts.length, dropped, status: ended?.status ?? "interrupted" };
   return [JSON.stringify(header) + "\n", ...texts, JSON.stringify(end) + "\n"];
 }
 

@@ -17,6 +17,7 @@ from sharpose_rt.skeletons.convert.layouts import BODY_25, OPENPOSE_18, to_layou
 from sharpose_rt.skeletons.stream import FrameRecord, StreamReader
 
 _END = "_keypoints.json"
+_LONGEST_NAME = 255  # bytes, of most file systems
 
 log = logging.getLogger("sharpose_rt.skeletons")
 
@@ -102,7 +103,8 @@ def _write_frame(
     name = f"{stem_of(reader.path)}_{frame.frame_id:012d}"
     if frame.picture is not None:
         whole = Path(frame.picture).name  # where there is a.png beside a.jpg, or an a.jpg in several folders
-        names = (Path(frame.picture).stem, whole, f"{whole}_{frame.frame_id:012d}")
-        name = next(free for free in names if not (folder / f"{free}{_END}").exists())
+        names = (Path(frame.picture).stem, whole, f"{whole}_{frame.frame_id:012d}", name)
+        fit = (free for free in names if len(f"{free}{_END}".encode()) <= _LONGEST_NAME)
+        name = next(free for free in fit if not (folder / f"{free}{_END}").exists())
         record["stream"] = _mark(reader.path)  # the name does not tell whose the file is, and a later run asks
     (folder / f"{name}{_END}").write_bytes(orjson.dumps(record))

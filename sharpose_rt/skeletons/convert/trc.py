@@ -27,7 +27,7 @@ def write_trc(
 ) -> list[Path]:
     """Writes `<out's stem>_person<track id>.trc` for each track, and returns the paths.
 
-    X points right, Y up from the lower edge of the frame, Z is 0. Units are px, or m where `px_per_m` is given.
+    X points right, Y up (the frame's height - y), Z is 0. Units are px, or m where `px_per_m` is given.
     Rows run from the track's first frame to its last, Frame# counts from 1, Time is the media time; what was not
     found is NaN. A clip with nobody in it has no file. Without a tracker everybody is in one frame only, so that is
     refused. Few frames are held at once: the stream is read twice, since a file begins with the number of its rows.
