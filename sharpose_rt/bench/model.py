@@ -28,7 +28,7 @@ from sharpose_rt.config.threads import cores
 from sharpose_rt.engine import PoseEngine, choice, resolve_device, resolve_precision
 from sharpose_rt.engine.backend import TorchBackend
 from sharpose_rt.engine.device import DTYPES
-from sharpose_rt.errors import ConfigError
+from sharpose_rt.errors import ConfigError, DeviceError
 from sharpose_rt.models import Variant, find_behaviour, find_variant
 from sharpose_rt.models.baselines import create_dense
 from sharpose_rt.models.cost import measure_cost, measure_dense_gmacs
@@ -99,6 +99,8 @@ def run_model_bench(config: ModelBench, say: Callable[[str], None] = lambda line
     dtype = resolve_precision(config.precision, device)
     gemm = Gemm(device, torch.float32 if dtype == torch.int8 else dtype)
     possible = ("torch",) if device.type == "cuda" else ("openvino",) if dtype == torch.int8 else choice.installed()
+    if dtype == torch.int8 and "torch" in config.backends:
+        raise DeviceError("precision int8 runs by OpenVINO; leave backend torch away, or give fp32 or bf16")
     rows: list[dict[str, Any]] = []
     for name in config.models:
         for backend in config.backends or possible:

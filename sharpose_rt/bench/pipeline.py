@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import time
 from collections.abc import Callable
@@ -71,6 +72,7 @@ def run_pipeline_bench(bench: PipelineBench, say: Callable[[str], None] = lambda
     rows = []
     for people in bench.people:
         say(f"{info.name}, {'people as found' if people is None else f'{people} people in each frame'}")
+        gc.collect()  # the networks of the run before
         with tempfile.TemporaryDirectory(prefix="sharpose_bench_") as folder:
             rows.append(measure(bench, people, info, Path(folder)))
     settings = {

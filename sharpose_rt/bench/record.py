@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from sharpose_rt.config.places import write_whole
 from sharpose_rt.config.processor import cpu_model
+from sharpose_rt.config.threads import cores
 from sharpose_rt.errors import OutputError, StreamError
 from sharpose_rt.media.redact import redact
 from sharpose_rt.skeletons import versions
@@ -66,14 +68,13 @@ def check_writable(*paths: Path | None) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file, making its folder.
+    """Writes a file, making its folder; whole, or what was there stays.
 
     Raises:
         OutputError: it cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text)
     except OSError as error:
         raise OutputError(f"{path} cannot be written ({error.strerror or error}); give another path") from error
 
@@ -101,11 +102,10 @@ def machine() -> dict[str, Any]:
     import psutil
     import torch
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     facts: dict[str, Any] = {
         "cpu": cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": usable,
+        "cores": cores(),
         "threads_torch": torch.get_num_threads(),
         "ram_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "os": platform.platform(),

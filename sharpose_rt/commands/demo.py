@@ -24,9 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Makes the clip in the folder of the results, then does as `track`."""
-    if not args.detector and not args.boxes:
-        args.offline = True  # `auto` would like to download; a detector asked for by name may
-    folder = Path(track.build_config(args).output.directory)  # also refuses bad options before any work
+    config = track.build_config(args)  # also refuses bad options before any work
+    if config.detector.name == "auto":
+        args.offline = True  # it would like to download; a detector asked for by name may
+    folder = Path(config.output.directory)
 
     from sharpose_rt.media.demo_clip import make_demo_clip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import signal
 import sys
@@ -13,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from sharpose_rt.commands.taps import add_tap_arguments, open_taps
-from sharpose_rt.config import RunConfig, load, merge
+from sharpose_rt.config import RunConfig, load
 from sharpose_rt.config.schema import HWACCELS
 from sharpose_rt.errors import ConfigError, SourceError
 
@@ -237,7 +238,6 @@ def build_config(args: argparse.Namespace) -> RunConfig:
     """
     if args.boxes and args.detector:
         raise ConfigError("--boxes takes the place of a detector; give --boxes or --detector, not both")
-    config = load(args.config, args.set)
     changes: dict[str, Any] = {"output": {"video": False}} if args.no_video else {}
     for option, key in _KEYS.items():
         value = getattr(args, option, None)
@@ -246,7 +246,7 @@ def build_config(args: argparse.Namespace) -> RunConfig:
         section, _, name = key.rpartition(".")
         target = changes.setdefault(section, {}) if section else changes
         target[name] = value
-    return merge(config, changes, where="command line")
+    return load(args.config, args.set, options=changes)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -273,6 +273,9 @@ def run(args: argparse.Namespace) -> int:
                 log.error("%s; the next one follows", error)
                 failed = True
                 continue
+            del job
+            if len(specs) > 1:
+                gc.collect()  # its networks, before those of the next
             if not args.quiet:
                 _print_results(results, sys.stderr if "-" in args.publish else sys.stdout)
             if signals:

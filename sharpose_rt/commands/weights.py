@@ -13,6 +13,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sharpose_rt.config.places import write_whole
 from sharpose_rt.errors import ConfigError, OutputError, WeightsError
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def export_weights(args: argparse.Namespace) -> int:
         OutputError: the target exists, has another suffix, or cannot be written; a metrics file cannot be read.
     """
     target = args.target
-    check_target(target, args.overwrite)
+    check_target(target, args.overwrite, card=True)
 
     from sharpose_rt.models.weights import GAIN, RANGES, file_sha256, save_weights
 
@@ -203,7 +204,7 @@ def export_weights(args: argparse.Namespace) -> int:
             "trained_from": ", ".join(source.sha256 for source in sources),
             "metrics": metrics,
         }
-        target.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        write_whole(target.with_suffix(".json"), json.dumps(card, indent=2) + "\n")
     except OSError as error:
         raise OutputError(f"{target} cannot be written ({error.strerror or error}); give another folder") from error
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, threshold {args.quality_threshold:g}")
@@ -248,7 +249,7 @@ def quantize_weights(args: argparse.Namespace) -> int:
         OutputError: the target exists, has another suffix, or cannot be written.
     """
     source, target = args.source, args.target
-    check_target(target, args.overwrite)
+    check_target(target, args.overwrite, card=source.with_suffix(".json").exists())
     if args.people < 1:
         raise ConfigError(f"--people is {args.people}; 1 or more is accepted")
 
@@ -336,7 +337,7 @@ def _amend(
         sha256 = file_sha256(target)
         if card is not None:
             card |= {"sha256": sha256, **facts}
-            target.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+            write_whole(target.with_suffix(".json"), json.dumps(card, indent=2) + "\n")
     except OSError as error:
         raise OutputError(f"{target} cannot be written ({error.strerror or error}); give another folder") from error
     return sha256
@@ -390,16 +391,17 @@ def _metrics(path: Path) -> dict[str, Any]:
     return {"command": values.pop("command", ""), "values": values}
 
 
-def check_target(target: Path, overwrite: bool) -> None:
-    """Nothing, or an error before any work is done: another suffix, or a file that is there.
+def check_target(target: Path, overwrite: bool, *, card: bool = False) -> None:
+    """Nothing, or an error before any work is done: another suffix, or a file that is there, the card's among them.
 
     Raises:
         OutputError: see above.
     """
     if target.suffix != ".safetensors":
         raise OutputError(f"{target} ends in {target.suffix!r}; a name that ends in .safetensors is accepted")
-    if target.exists() and not overwrite:
-        raise OutputError(f"{target} exists; give another name, or --overwrite to replace it")
+    for path in (target, target.with_suffix(".json"))[: 1 + card]:
+        if path.exists() and not overwrite:
+            raise OutputError(f"{path} exists; give another name, or --overwrite to replace it")
 
 
 def show_weights(args: argparse.Namespace) -> int:

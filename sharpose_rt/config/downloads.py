@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import threading
 import urllib.error
@@ -38,7 +39,8 @@ def download(url: str, path: Path) -> None:
     except (OSError, ValueError, http.client.HTTPException, DownloadError) as error:
         raise DownloadError(f"'{path.name}' cannot be downloaded from {url}: {error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # in a folder that cannot be used nothing is left either
+            part.unlink(missing_ok=True)
 
 
 def _answer(url: str) -> http.client.HTTPResponse:

@@ -12,6 +12,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from sharpose_rt.config.schema import RunConfig
 from sharpose_rt.errors import ConfigError
 
 T = TypeVar("T")
-_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # 1e-3, which YAML 1.1 takes for text
+_NUMBER = re.compile(r"-?inf|[-+]?\d+(\.\d*)?e[-+]?\d+", re.IGNORECASE)  # as YAML 1.1 takes for text: inf, 1e-3
 
 # Installed, the presets lie inside the package; in a checkout, beside it.
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -82,19 +83,48 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def load(config: str | None = None, overrides: Iterable[str] = (), base: RunConfig | None = None) -> RunConfig:
-    """The run's configuration: defaults, then `config` (preset name or path), then `key.path=value` overrides.
+def load(
+    config: str | None = None,
+    overrides: Iterable[str] = (),
+    base: RunConfig | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """The run's configuration: `base` or defaults, `config` (preset name or path), `key.path=value` overrides, and
+    `options` of the command line; later ones win.
 
     Raises:
         ConfigError: an unknown key (the nearest is offered), a value of another type or out of range.
     """
-    result = base or RunConfig()
+    steps: list[tuple[str, Mapping[str, Any]]] = []
     if config is not None:
         path = find_preset(config)
-        result = merge(result, read_yaml(path), where=str(path))
-    for item in overrides:
-        result = merge(result, override(item), where="--set")
-    return result
+        steps.append((str(path), read_yaml(path)))
+    steps += [("--set", override(item)) for item in overrides]
+    steps.append(("command line", options or {}))
+    begin = base or RunConfig()
+    try:
+        result = begin
+        for where, changes in steps:
+            result = merge(result, changes, where)
+        return result
+    except ConfigError:  # one by one, as errors say where; what does not hold alone may hold with what follows
+        try:
+            return merge(begin, reduce(_together, (changes for _, changes in steps), {}), "configuration")
+        except ConfigError:
+            pass
+        raise
+
+
+def _together(first: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
+    """Both trees in one, the second one's values where both have one."""
+    merged = dict(first)
+    for key, value in then.items():
+        before = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            merged[key] = _together(before, value)
+        else:
+            merged[key] = value
+    return merged
 
 
 def override(item: str, option: str = "--set") -> dict[str, Any]:
@@ -110,7 +140,7 @@ def override(item: str, option: str = "--set") -> dict[str, Any]:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{option} {item!r}: the value is not YAML") from error
-    tree: Any = float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+    tree: Any = value
     for part in reversed(key.split(".")):
         tree = {part: tree}
     return tree
@@ -154,7 +184,7 @@ def _coerce(value: Any, hint: Any, at: str) -> Any:
     for option in options:
         if option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
             return float(value)
-        if option is float and isinstance(value, str) and value.lower() in ("inf", "-inf"):
+        if option is float and isinstance(value, str) and _NUMBER.fullmatch(value):
             return float(value)
         if option is int and isinstance(value, int) and not isinstance(value, bool):
             return value

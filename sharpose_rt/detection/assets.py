@@ -60,7 +60,7 @@ def find_model(name: str, *, offline: bool = False) -> Path:
     cached = cache_dir() / "models" / given.name
     tried = [given] if given.parent != Path() else [given, cached]
     for path in tried:
-        if path.exists():
+        if os.path.exists(path):  # noqa: PTH110  (Path's raises where a folder may not be entered)
             return path.resolve()
     searched = " or ".join(f"'{path}'" for path in tried)
     if not _downloadable(name):

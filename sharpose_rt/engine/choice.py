@@ -86,6 +86,8 @@ def ways(config: PoseConfig, ranges: Ranges | None) -> tuple[Way, ...]:
     dtype = resolve_precision(config.precision, device)
     if config.backend == "openvino" and device.type == "cuda":
         raise DeviceError("backend openvino runs on the CPU; give --device cpu, or --backend torch")
+    if config.backend == "openvino" or (dtype == torch.int8 and config.backend == "auto"):
+        graphs.openvino()  # says what to install where it is not
     if dtype == torch.int8:
         if config.backend == "torch":
             raise DeviceError("precision int8 runs by OpenVINO; give --backend openvino, or --precision fp32 or bf16")

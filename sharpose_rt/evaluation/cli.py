@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sharpose_rt.config.places import write_whole
 from sharpose_rt.errors import ConfigError, OutputError, WeightsError
 from sharpose_rt.skeletons.plain import plain
 
@@ -193,7 +194,6 @@ def describe(metrics: dict[str, Any]) -> str:
 def write_json(path: Path, value: object) -> None:
     """Write JSON; infinite numbers are written "inf" and "-inf", NaN null, as JSON has no word for them."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(plain(value), indent=1) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(plain(value), indent=1) + "\n")
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error}") from error

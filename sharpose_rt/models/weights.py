@@ -114,9 +114,13 @@ def save_weights(model: SHaRPose, path: Path, *, half: bool = False, metadata: M
 
 
 def write_safetensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file that everybody may read, at once or not at all."""
+    """Write a safetensors file that everybody may read, at once or not at all; raises OSError."""
     part = path.with_name(path.name + ".part")
-    save_file(tensors, part, metadata=metadata)
+    try:
+        save_file(tensors, part, metadata=metadata)
+    except SafetensorError as error:  # a full disk, a folder without a right to write
+        part.unlink(missing_ok=True)
+        raise OSError(str(error)) from error
     part.chmod(0o644)  # safetensors writes for the owner alone
     part.replace(path)
 

@@ -478,6 +478,13 @@ def test_trained_weights_are_made_ready_to_ship(tmp_path: Path, capsys: pytest.C
     save_weights(model, trained)
     metrics.write_text('{"command": "sharpose-rt eval ...", "AP": 0.5}')
     command = ["weights", "export", str(trained), str(shipped), "--model", "tiny_256x192", "--quality-threshold", "0.7"]
+    (tmp_path / "list.json").write_text("[]")
+    assert main([*command, "--metrics", str(tmp_path / "list.json")]) == 2
+    assert "list.json is no mapping" in capsys.readouterr().err
+    (tmp_path / "out.json").write_text("of another program")
+    assert main([*command, "--metrics", str(metrics)]) == 2
+    assert "out.json exists" in capsys.readouterr().err
+    (tmp_path / "out.json").unlink()
     assert main([*command, "--metrics", str(metrics)]) == 0
     assert shipped.stat().st_size < 0.51 * trained.stat().st_size
 

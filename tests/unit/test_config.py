@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sharpose_rt.config import PoseConfig, RunConfig, SourceConfig, load, merge, preset_names, threads, to_dict
+from sharpose_rt.config.places import cache_dir, write_whole
 from sharpose_rt.errors import ConfigError
 
 
@@ -142,3 +143,34 @@ def test_the_cores_are_shared_out(monkeypatch, count, network, detector, media):
         detector,
         media,
     )
+
+
+def test_what_does_not_hold_alone_may_hold_with_what_follows(tmp_path):
+    (tmp_path / "part.yaml").write_text("source: {end_s: 5}\nsmooth: {noise: 1e-2}\n")
+    assert load(str(tmp_path / "part.yaml")).smooth.noise == 0.01
+    part = load(str(tmp_path / "part.yaml"), ["source.start_s=10", "source.end_s=20"]).source
+    assert (part.start_s, part.end_s) == (10, 20)
+    formats = load(None, ["output.person_slots=2"], options={"output": {"formats": ("pyskl",)}}).output
+    assert (formats.person_slots, formats.formats) == (2, ("pyskl",))
+    with pytest.raises(ConfigError, match=r"--set: source\.end_s is 5; above 10 is accepted"):
+        load(str(tmp_path / "part.yaml"), ["source.start_s=10", "smooth.method=none"])
+
+
+def test_without_a_home_things_are_kept_for_the_process(monkeypatch):
+    def none(*_):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", none)
+    folder = cache_dir()
+    assert folder == cache_dir()
+    assert (folder.stat().st_mode & 0o077) == 0
+
+
+def test_a_text_is_written_whole_or_the_old_one_stays(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "a.json"
+    write_whole(path, "first")
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+    with pytest.raises(OSError, match="no space"):
+        write_whole(path, "second")
+    assert [file.read_text() for file in path.parent.iterdir()] == ["first"]

@@ -470,6 +470,18 @@ def test_torchscript_finds_what_the_checkpoint_finds(tmp_path: Path, architectur
     check_same(detect_once(create_detector(everything(exported)), picture), wanted)
 
 
+def test_a_cache_that_cannot_be_used_leaves_the_bundled_detector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(downloads, "_answer", lambda url: pytest.fail("the folder comes first"))
+    detector = create_detector(DetectorConfig(name="auto"))
+    with caplog.at_level(logging.INFO):
+        detector.open()
+    assert "bundled" in detector.name
+
+
 def test_an_exported_model_is_asked_for_each_picture_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ultralytics' AutoBackend is a torch module, but what it runs is not to be traced."""
     import torch
