@@ -123,7 +123,7 @@ def test_keypoints_of_unknown_names_are_named(folder, reader):
     message = r"annotations\.json: its keypoints are named marker_0, marker_1, .* 12 are wanted, such as nose, left_eye"
     with pytest.raises(DatasetError, match=message):
         reader(folder / "annotations.json")
-    assert len(read_pictures(folder)) == 4  # whom boxes are enough
+    assert len(read_pictures(folder, 0.4)) == 4  # whom boxes are enough
     name_keypoints(folder, [*COCO17.keypoints, "tail"])
     with pytest.raises(DatasetError, match=r"annotations\.json: annotations\[0\]: keypoints has 51 values; 54"):
         reader(folder / "annotations.json")
@@ -308,14 +308,14 @@ def categorise(folder, *names):
 def test_who_is_of_another_category_is_no_person(folder, names, left):
     categorise(folder, *names)
     assert len(read(folder)) == left
-    assert sum(len(picture.people_xyxy) for picture in read_pictures(folder)) == left
+    assert sum(len(picture.people_xyxy) for picture in read_pictures(folder, 0.4)) == left
     assert len(read_box_labels(folder / "annotations.json")["annotations"]) == left
     assert len(read_labels(folder / "annotations.json")["annotations"]) == left
     by_frame, _ = read_coco((folder / "annotations.json").read_text(), "boxes.json")
     assert sum(len(boxes) for boxes in by_frame.values()) == left
 
 
-READERS = [read_labels, read_box_labels, lambda path: read_pictures(path.parent), lambda path: read(path.parent)]
+READERS = [read_labels, read_box_labels, lambda path: read_pictures(path.parent, 0.4), lambda path: read(path.parent)]
 
 
 @pytest.mark.parametrize("reader", READERS)
