@@ -220,12 +220,7 @@ class FileRun:
     def _check(self) -> None:
         from sharpose_rt.skeletons.convert import check_formats
 
-        output, given = self.config.output, self._format_options()
-        if output.fill != "none":
-            given["fill"] = output.fill
-        if output.person_slots is not None:
-            given["person_slots"] = output.person_slots
-        check_formats(output.formats, given)
+        check_formats(self.config.output.formats, self._format_options())
         if self.config.smooth.method != "rts":
             return
         if self.live:
@@ -385,17 +380,17 @@ class FileRun:
         output = self.config.output
         if stream is None or not output.formats:
             return ()
-        options: dict[str, Any] = {"fill": output.fill}
-        if output.person_slots is not None:
-            options["person_slots"] = output.person_slots
-        options |= self._format_options()
-        return tuple(convert_all(stream, output.formats, overwrite=output.overwrite, **options))
+        return tuple(convert_all(stream, output.formats, overwrite=output.overwrite, **self._format_options()))
 
     def _format_options(self) -> dict[str, Any]:
-        """What `output.format_options` say, by name."""
+        """What is said of how the formats are written, by name."""
         from sharpose_rt.skeletons.convert import options_of
 
-        return options_of(self.config.output.format_options)
+        output = self.config.output
+        given: dict[str, Any] = {} if output.fill == "none" else {"fill": output.fill}
+        if output.person_slots is not None:
+            given["person_slots"] = output.person_slots
+        return given | options_of(output.format_options)
 
     def _figures(self) -> dict[str, Any]:
         from sharpose_rt.skeletons import versions

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -14,8 +15,6 @@ log = logging.getLogger("sharpose_rt.cuda_graphs")
 
 _one_at_a_time = threading.Lock()
 """A recording begins by waiting for the whole device, which is an error while another thread records."""
-_asides: dict[torch.device, torch.cuda.Stream] = {}
-"""The stream of each device on which all recordings are made."""
 Stage = Callable[..., tuple[Tensor, ...]]
 TOLERANCE = 0.01
 """How far a replay may be from the stage itself, as a share of the largest value."""
@@ -37,6 +36,15 @@ class Tape:
         return tuple(output.clone() for output in self.outputs)
 
 
+@cache
+def _aside(device: torch.device) -> torch.cuda.Stream:
+    """The stream of a device on which all recordings are made.
+
+    PyTorch hands out 32 streams of a priority in turn: one of the usual priority might be another thread's network's.
+    """
+    return torch.cuda.Stream(device, priority=-1)
+
+
 def record(stage: Stage, tensors: Sequence[Tensor]) -> Tape:
     """The stage's kernels for inputs of these shapes, recorded on the device that they are on.
 
@@ -49,8 +57,7 @@ def record(stage: Stage, tensors: Sequence[Tensor]) -> Tape:
     ours = torch.cuda.current_stream(device)
     # `ours` is entered once more, as a recording that fails leaves the thread on the other one.
     with _one_at_a_time, torch.cuda.device(device), torch.cuda.stream(ours):
-        # PyTorch hands out 32 streams of a priority in turn: of the usual one this might be another thread's network's.
-        aside = _asides.setdefault(device, torch.cuda.Stream(device, priority=-1))
+        aside = _aside(device)
         aside.wait_stream(ours)
         with torch.cuda.stream(aside):  # kernels are chosen and memory is taken before the recording
             for _ in range(3):

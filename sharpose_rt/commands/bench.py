@@ -194,12 +194,13 @@ def bench_pipeline(args: argparse.Namespace) -> int:
     _print(_table(("people", *(part["name"] for part in rows[0]["alone"]), "sum"), map(report.alone_cells, rows)))
     _print("\nEach stage in the run, ms of a frame (p50 / p95):")
     _print(_table(("people", *(stage["name"] for stage in rows[0]["stages"])), map(report.stage_cells, rows)))
-    _save(record, args.json)  # whatever becomes of the figure
-    if args.plot is not None:
-        plot_pipeline(record, args.plot)
-        record["settings"]["plot"] = str(args.plot)
-        _print(f"figure: {args.plot}")
-    _save(record, args.json)
+    try:
+        if args.plot is not None:
+            plot_pipeline(record, args.plot)
+            record["settings"]["plot"] = str(args.plot)
+            _print(f"figure: {args.plot}")
+    finally:
+        _save(record, args.json)  # whatever becomes of the figure
     return 0
 
 

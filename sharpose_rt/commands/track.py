@@ -7,7 +7,7 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,7 @@ from sharpose_rt.errors import ConfigError, SourceError
 if TYPE_CHECKING:
     from sharpose_rt.app import FileRun, Results
     from sharpose_rt.several import SeveralRun
+    from sharpose_rt.stages import Tap
     from sharpose_rt.types import Packet
 
 log = logging.getLogger("sharpose_rt")
@@ -251,7 +252,6 @@ def build_config(args: argparse.Namespace) -> RunConfig:
 
 def run(args: argparse.Namespace) -> int:
     """Runs each source in turn; 0 when all were complete, 2 when one of them failed, 130 after Ctrl-C."""
-    from sharpose_rt.app import FileRun
     from sharpose_rt.media import expand_sources
 
     config = build_config(args)
@@ -264,16 +264,13 @@ def run(args: argparse.Namespace) -> int:
     with open_taps(args, config, specs) as taps:
         for spec in specs:
             try:
-                job = FileRun(spec, config, taps, taken=taken)
-                with stopped_by_signals(job) as signals, _display(args, job) as on_packet:
-                    results = job.run(on_packet)
+                results, signals = _run_one(args, spec, config, taps, taken)
             except SourceError as error:
                 if len(specs) == 1:
                     raise
                 log.error("%s; the next one follows", error)
                 failed = True
                 continue
-            del job
             if len(specs) > 1:
                 gc.collect()  # its networks, before those of the next
             if not args.quiet:
@@ -281,6 +278,17 @@ def run(args: argparse.Namespace) -> int:
             if signals:
                 return 128 + signals[0]
     return 2 if failed else 0
+
+
+def _run_one(
+    args: argparse.Namespace, spec: str, config: RunConfig, taps: Sequence[Tap], taken: set[str]
+) -> tuple[Results, list[int]]:
+    """The results of one source, and the signals that ended it."""
+    from sharpose_rt.app import FileRun
+
+    job = FileRun(spec, config, taps, taken=taken)
+    with stopped_by_signals(job) as signals, _display(args, job) as on_packet:
+        return job.run(on_packet), signals
 
 
 def listed_sources(given: list[str]) -> list[str]:

@@ -283,7 +283,7 @@ def add_gain(args: argparse.Namespace) -> int:
         OutputError: the target exists, has another suffix, or cannot be written.
     """
     source, target = args.source, args.target
-    check_target(target, args.overwrite)
+    check_target(target, args.overwrite, card=source.with_suffix(".json").exists())
 
     from sharpose_rt.config.checks import GAIN_RANGE, within
     from sharpose_rt.evaluation.gain import fit_gain

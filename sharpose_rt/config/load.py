@@ -6,6 +6,7 @@ the file, the key's path and the nearest name that exists.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 import types
@@ -108,10 +109,8 @@ def load(
             result = merge(result, changes, where)
         return result
     except ConfigError:  # one by one, as errors say where; what does not hold alone may hold with what follows
-        try:
+        with contextlib.suppress(ConfigError):
             return merge(begin, reduce(_together, (changes for _, changes in steps), {}), "configuration")
-        except ConfigError:
-            pass
         raise
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 from pathlib import Path
 from typing import Any
 
-from sharpose_rt.config.places import beside
+from sharpose_rt.config.places import write_whole
 
 log = logging.getLogger("sharpose_rt.config")
 
@@ -24,12 +23,7 @@ def recall(path: Path) -> dict[str, Any]:
 
 def remember(path: Path, key: str, value: object) -> None:
     """Put an entry into the table, at once or not at all; without a right to, the next start measures again."""
-    part = beside(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps({**recall(path), key: value}, indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_whole(path, json.dumps({**recall(path), key: value}, indent=1) + "\n")
     except OSError as error:
         log.debug("%s was not written: %s", path, error)
-        with contextlib.suppress(OSError):
-            part.unlink()

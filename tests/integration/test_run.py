@@ -6,6 +6,7 @@ import gc
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,6 +214,31 @@ def test_a_summary_has_what_the_weights_are_without_their_ranges(clip: Path, tmp
     assert weights["metadata"]["model"] == "tiny_256x192"
     assert len(weights["sha256"]) == 64
     assert len(text) < 30_000
+
+
+def test_the_networks_of_one_video_go_before_those_of_the_next(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, engines, alive = tmp_path / "clips", [], []
+    folder.mkdir()
+    for name in "abc":
+        shutil.copy(clip, folder / f"{name}.mp4")
+    opened, made = EstimateStage.open, FileRun.__init__
+
+    def opening(stage: EstimateStage) -> None:
+        opened(stage)
+        engines.append(weakref.ref(stage.engine))
+
+    def making(run: FileRun, *args: Any, **options: Any) -> None:
+        alive.append(sum(engine() is not None for engine in engines))
+        made(run, *args, **options)
+
+    monkeypatch.setattr(EstimateStage, "open", opening)
+    monkeypatch.setattr(FileRun, "__init__", making)
+    options = ["--weights", "random", "--boxes", "full", "--no-video", "--output", str(tmp_path / "out"), "--quiet"]
+    assert main(["--source", str(folder), *options, "--set", "pose.precision=fp32"]) == 0
+    assert len(engines) == 3
+    assert alive == [0, 0, 0]
 
 
 def test_pictures_of_an_earlier_run_and_long_names(tmp_path: Path) -> None:
