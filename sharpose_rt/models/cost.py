@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -43,8 +44,9 @@ class Cost:
         return self.coarse_gmacs + (1 - exit_rate) * self.fine_gmacs
 
 
+@cache  # a sweep asks for every row
 def measure_cost(variant: Variant, behaviour: Behaviour) -> Cost:
-    """The cost of a variant; takes a moment and no memory to speak of."""
+    """The cost of a variant; takes a moment the first time, and no memory to speak of."""
     with torch.device("meta"):
         model = SHaRPose(variant, behaviour).eval()
         image = torch.empty(1, 3, *variant.size_hw)

@@ -415,7 +415,7 @@ def test_frames_that_the_program_has(clip: Path) -> None:
     wanted = list(PoseTracker("tiny_256x192", **options).run(clip))
     pairs = [(frame.pts_s, frame.image_bgr) for frame in wanted]
     given = list(PoseTracker("tiny_256x192", **options).run(pairs))
-    before_zero = [(pts_s - 0.3, image) for pts_s, image in pairs]
+    before_zero = [(pts_s - 0.3, image) for pts_s, image in pairs[::4]]
     assert [frame.pts_s for frame in PoseTracker(**options).run(before_zero)] == [pts_s for pts_s, _ in before_zero]
     reused, asked = np.empty_like(pairs[0][1]), []
     with PoseTracker("tiny_256x192", **options) as tracker:

@@ -150,7 +150,7 @@ def test_ranges_of_another_number_of_channels_are_refused():
 
 @openvino
 @pytest.mark.timeout(300)  # two graphs of full size are converted
-def test_people_in_a_photograph_have_the_same_poses(tmp_path):
+def test_people_in_a_photograph_have_the_same_poses_of_integers(tmp_path):
     model, info = load_model("tiny_256x192")
     image = read_photograph("bus.jpg")
     exact = PoseEngine(PoseConfig(device="cpu", precision="fp32", backend="torch", quality_threshold=math.inf))
@@ -173,6 +173,9 @@ def test_people_in_a_photograph_have_the_same_poses(tmp_path):
     with torch.inference_mode():
         simulated = quantized(model, seen(model, crops))(normalise(torch.from_numpy(crops)))
     assert (simulated.heatmaps - engine.infer(crops).heatmaps).abs().mean() < 0.05 * simulated.heatmaps.std()
+    assert isinstance(engine.backend, OpenVinoBackend)
+    for stage in ("coarse", "fine"):
+        _multiplies_integers(engine.backend, stage)
 
 
 def _affines(engine: PoseEngine) -> np.ndarray:
@@ -181,26 +184,22 @@ def _affines(engine: PoseEngine) -> np.ndarray:
     return crop_affine(PEOPLE, (engine.crop_size_hw[1], engine.crop_size_hw[0]), engine.box_padding)
 
 
-@openvino
-def test_layers_really_multiply_integers(ready):
+def _multiplies_integers(backend: OpenVinoBackend, stage: str) -> None:
     """A pad or a sum in the wrong place leaves a layer in floats, and nobody would notice but for the speed."""
-    model, info = load_model("test_conv", str(ready))
-    backend = OpenVinoBackend(model, torch.int8, 1, 2, info.ranges)
-    for stage in ("coarse", "fine"):
-        _, core = graphs.openvino()
-        compiled = core.compile_model(graphs.with_batch(backend._models[stage], 2), "CPU")
-        layers: dict[str, str] = {}
-        for node in compiled.get_runtime_model().get_ops():
-            facts: Any = node.get_rt_info()
-            kind = str(facts["layerType"].astype(str))
-            if kind in ("Convolution", "GroupConvolution", "FullyConnected"):
-                layers[node.get_friendly_name()] = str(facts["runtimePrecision"].astype(str))
-            assert kind != "Pad", node.get_friendly_name()
-        floats = [name for name, precision in layers.items() if precision not in ("u8", "i8")]
-        assert len(layers) - len(floats) > 40
-        # The mean over pixels before the network is a convolution too, but no layer.
-        exact = tuple(f"__module.network.{part}" for part in _EXACT)
-        assert all(name.startswith(exact) or not name.startswith("__module") for name in floats), floats
+    _, core = graphs.openvino()
+    compiled = core.compile_model(graphs.with_batch(backend._models[stage], 2), "CPU")
+    layers: dict[str, str] = {}
+    for node in compiled.get_runtime_model().get_ops():
+        facts: Any = node.get_rt_info()
+        kind = str(facts["layerType"].astype(str))
+        if kind in ("Convolution", "GroupConvolution", "FullyConnected"):
+            layers[node.get_friendly_name()] = str(facts["runtimePrecision"].astype(str))
+        assert kind != "Pad", node.get_friendly_name()
+    floats = [name for name, precision in layers.items() if precision not in ("u8", "i8")]
+    assert len(layers) - len(floats) > 40
+    # The mean over pixels before the network is a convolution too, but no layer.
+    exact = tuple(f"__module.network.{part}" for part in _EXACT)
+    assert all(name.startswith(exact) or not name.startswith("__module") for name in floats), floats
 
 
 # What is chosen, what is refused

@@ -45,19 +45,14 @@ def test_freed_memory_waits_for_the_next_tensor_unless_the_user_has_settings_of_
     assert int(run(LARGE, MALLOC_MMAP_THRESHOLD_="131072")) > pages / 2
 
 
-def test_waiting_threads_sleep_unless_the_user_wants_otherwise():
-    code = "import os; from sharpose_rt.cli import main; main(['models']); print(os.environ['OMP_WAIT_POLICY'])"
-    assert run(code).endswith("PASSIVE")
-    assert run(code, OMP_WAIT_POLICY="ACTIVE").endswith("ACTIVE")
-
-
-def test_opencv_leaves_the_cores_to_the_networks_unless_the_user_wants_otherwise():
+def test_waiting_threads_sleep_and_opencv_leaves_the_cores_to_the_networks_unless_the_user_wants_otherwise():
     code = (
-        "from sharpose_rt.cli import main; from sharpose_rt.config.threads import media_threads; main(['models']); "
-        "import cv2; print(cv2.getNumThreads() - media_threads())"
+        "import os; from sharpose_rt.cli import main; from sharpose_rt.config.threads import media_threads; "
+        "main(['models']); import cv2; print(os.environ['OMP_WAIT_POLICY'], cv2.getNumThreads() - media_threads())"
     )
-    assert run(code).endswith("\n0")
-    assert run(code, OPENCV_FOR_THREADS_NUM=str(threads.media_threads() + 3)).endswith("\n3")
+    assert run(code).endswith("\nPASSIVE 0")
+    wishes = {"OMP_WAIT_POLICY": "ACTIVE", "OPENCV_FOR_THREADS_NUM": str(threads.media_threads() + 3)}
+    assert run(code, **wishes).endswith("\nACTIVE 3")
 
 
 def test_elsewhere_nothing_is_asked_for(monkeypatch):
