@@ -1,4 +1,4 @@
-"""Addresses: their parts, and whether an HTTP(S) server has something stored there or something that goes on."""
+"""Addresses: their parts, and whether what lies there is stored or goes on, whole or in pieces."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import base64
 import http.client
 import urllib.request
 from functools import lru_cache
+from pathlib import PurePosixPath
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from sharpose_rt.errors import SourceError
 from sharpose_rt.media.redact import redact
 
 LONGEST_WAIT_S = 3.0
+LISTS = (".m3u8", ".m3u")
+"""Endings of lists of a stream's pieces (HLS)."""
 
 
 def split_address(spec: str) -> SplitResult:
@@ -27,6 +30,11 @@ def split_address(spec: str) -> SplitResult:
             f"{redact(spec)} is no address; SCHEME://HOST:PORT/PATH is accepted, with an IPv6 HOST in brackets, as "
             "in [::1]"
         ) from None
+
+
+def in_pieces(spec: str) -> bool:
+    """Whether the address is that of a list of pieces (HLS), by its ending."""
+    return PurePosixPath(split_address(spec).path).suffix.lower() in LISTS
 
 
 @lru_cache(maxsize=64)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceError, SourceLost, SourceTimeout
 from sharpose_rt.media.container import ContainerSource
-from sharpose_rt.media.http import split_address
+from sharpose_rt.media.http import in_pieces, split_address
 from sharpose_rt.media.source import Device, SourceInfo
 
 # Schemes of streams that go on whether anybody reads or not.
@@ -68,6 +68,8 @@ class NetworkVideo(ContainerSource):
     def _options(self) -> dict[str, str]:
         if self._scheme in ("rtsp", "rtsps"):
             return {"rtsp_transport": self.config.rtsp_transport}
+        if in_pieces(self._url):
+            return {"live_start_index": "-1"}  # the newest piece; FFmpeg's own start is two pieces earlier
         return {}
 
     def _timeouts_s(self) -> tuple[float, float]:

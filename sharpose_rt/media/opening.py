@@ -6,14 +6,13 @@ from pathlib import PurePosixPath
 
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.media import files, live
-from sharpose_rt.media.http import is_stored, split_address
+from sharpose_rt.media.http import LISTS, in_pieces, is_stored
 from sharpose_rt.media.paced import PacedSource
 from sharpose_rt.media.reconnect import Reconnecting
 from sharpose_rt.media.screen import Screen, is_screen
 from sharpose_rt.media.source import Source
 
-_LISTS = (".m3u8", ".m3u")
-_STREAM_SUFFIXES = frozenset((".mjpeg", ".mjpg", ".ts", *_LISTS))
+_STREAM_SUFFIXES = frozenset((".mjpeg", ".mjpg", ".ts", *LISTS))
 
 
 def open_source(spec: str, config: SourceConfig | None = None) -> Source:
@@ -36,17 +35,13 @@ def open_source(spec: str, config: SourceConfig | None = None) -> Source:
         return Reconnecting(spec, config, lambda: Screen(spec, config))
     if "://" in spec and not spec.startswith("file://"):
         source = Reconnecting(spec, config, lambda: live.NetworkVideo(spec, config))
-        return PacedSource(source) if _in_pieces(spec) or (config.realtime and not is_live(spec)) else source
+        return PacedSource(source) if in_pieces(spec) or (config.realtime and not is_live(spec)) else source
     source = files.open_path(spec, config)
     return PacedSource(source) if config.realtime else source
 
 
 def _is_device(spec: str) -> bool:
     return live.camera_device(spec) is not None or is_screen(spec)
-
-
-def _in_pieces(spec: str) -> bool:
-    return PurePosixPath(split_address(spec).path).suffix.lower() in _LISTS
 
 
 def expand_sources(spec: str) -> list[str]:

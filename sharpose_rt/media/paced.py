@@ -30,6 +30,7 @@ class PacedSource(Source):
         self.slipped_s = 0.0
         self._period_s = 1 / _FALLBACK_FPS
         self._start_s: float | None = None
+        self._opened_s = 0.0
         self._behind_s = self._caught_up_s = self._last_s = 0.0
 
     @property
@@ -49,6 +50,7 @@ class PacedSource(Source):
             return
         self._info = replace(self.inner.info, live=True, audio=False)
         self._period_s = 1 / (self._info.fps or _FALLBACK_FPS)
+        self._opened_s = time.monotonic()
 
     def read(self) -> Frame | None:
         """The next frame when it is due, or None at the end; see `Source.read`."""
@@ -59,6 +61,8 @@ class PacedSource(Source):
         took_s = 0.0 if self.inner.info.live else time.monotonic() - began_s  # a live one may have waited for it
         if self._start_s is None:
             self._start_s = began_s - frame.pts_s
+            if self.inner.info.live:  # it went on while the networks were loaded
+                self._behind_s = began_s - self._opened_s
         late_s = began_s - (self._start_s + frame.pts_s)
         if late_s > self._period_s:
             self.slipped_s += late_s

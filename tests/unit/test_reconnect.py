@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import itertools
@@ -9,7 +10,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -480,12 +481,14 @@ class Played(Scripted):
     def is_set(self) -> bool:
         return False
 
-    def play(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Frame, float]]:
-        """Frames, and when they were handed on."""
-        with monkeypatch.context() as patch, PacedSource(self) as source:
+    def play(self, monkeypatch: pytest.MonkeyPatch, first_asked_s: float = 0.0) -> list[tuple[Frame, float]]:
+        """Frames, and when they were handed on; whoever takes them asks for the first so long after opening."""
+        with monkeypatch.context() as patch:
             patch.setattr(paced, "time", self)
-            patch.setattr(source, "_stop", self)
-            return [(frame, self.now_s) for frame in source]
+            with PacedSource(self) as source:
+                patch.setattr(source, "_stop", self)
+                self.now_s += first_asked_s
+                return [(frame, self.now_s) for frame in source]
 
 
 def test_frames_at_uneven_times_come_when_they_are_due(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -510,6 +513,16 @@ def test_a_broadcast_is_in_the_present_again_after_a_stall(monkeypatch: pytest.M
     assert steps.min() >= (1 - paced.CATCH_UP) / 20 - 1e-9  # a little faster, not all at once
 
 
+def test_a_broadcast_is_in_the_present_some_time_after_the_networks_were_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    times = [n / 20 for n in range(800)]
+    played = Played(times, times, 0.0, live=True).play(monkeypatch, first_asked_s=4.0)
+    behind = [at_s - 1000 - frame.pts_s for frame, at_s in played]
+    assert behind[0] == pytest.approx(4)
+    assert behind[-1] == pytest.approx(0, abs=0.06)
+
+
 def test_a_broadcast_that_paused_is_not_hurried_after(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its present is later from then on; there is nothing to catch up with, and what is not there yet is no stall."""
     times = [n / 20 for n in range(2400)]
@@ -519,29 +532,46 @@ def test_a_broadcast_that_paused_is_not_hurried_after(monkeypatch: pytest.Monkey
     assert (waits > 0.3).sum() <= 3
 
 
-@pytest.mark.timeout(60)
-def test_hls_comes_at_its_own_pace(tmp_path: Path) -> None:
-    with av.open(str(tmp_path / "live.m3u8"), "w", format="hls", options={"hls_time": "0.5"}) as out:
-        stream = out.add_stream("libx264", rate=25, options={"g": "12", "bf": "0"})
+@contextlib.contextmanager
+def hls(folder: Path, pieces: int, frames: int, *, ended: bool) -> Iterator[str]:
+    """The address of numbered frames in pieces of so many; unless it has ended, more of them may come."""
+    playlist = folder / "live.m3u8"
+    with av.open(str(playlist), "w", format="hls", options={"hls_time": str(frames / 25)}) as out:
+        stream = out.add_stream("libx264", rate=25, options={"g": str(frames), "bf": "0"})
         stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
-        for n in range(50):
+        for n in range(pieces * frames):
             out.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(n), format="bgr24")))
         out.mux(stream.encode(None))
-    assert len(list(tmp_path.glob("*.ts"))) > 1
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    assert len(list(folder.glob("*.ts"))) == pieces
+    if not ended:
+        playlist.write_text(playlist.read_text().replace("#EXT-X-ENDLIST\n", ""))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
     handler.log_message = lambda *_: None  # type: ignore[attr-defined]
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            with open_source(f"http://127.0.0.1:{server.server_port}/live.m3u8") as source:
-                frames = list(source)
+            yield f"http://127.0.0.1:{server.server_port}/live.m3u8"
         finally:
             server.shutdown()
             thread.join()
-    assert [read_number(frame.image_bgr) for frame in frames] == list(range(50))
+
+
+@pytest.mark.timeout(60)
+def test_hls_comes_at_its_own_pace(tmp_path: Path) -> None:
+    with hls(tmp_path, 4, 12, ended=True) as address, open_source(address) as source:
+        frames = list(source)
+    assert [read_number(frame.image_bgr) for frame in frames] == list(range(48))
     captured = np.array([frame.captured_at_s for frame in frames])
     assert (np.diff(captured) >= np.diff([frame.pts_s for frame in frames]) - 1e-3).all()
+
+
+@pytest.mark.timeout(60)
+def test_live_hls_begins_with_its_newest_piece(tmp_path: Path) -> None:
+    with hls(tmp_path, 5, 50, ended=False) as address, open_source(address) as source:
+        frame = source.read()
+    assert frame is not None
+    assert read_number(frame.image_bgr) == 200
 
 
 def test_the_command_line_sets_what_a_camera_is_asked_for() -> None:
