@@ -167,7 +167,8 @@ class _Loop:
         if problem := wrong_picture(image_bgr):
             raise ValueError(f"the picture is {problem}")
         now_s = time.monotonic()
-        time_s = now_s - self._began_s if pts_s is None else float(pts_s)
+        # The clock of some systems ticks more slowly than a quick loop turns.
+        time_s = max(now_s - self._began_s, self._last_s + 1e-4) if pts_s is None else float(pts_s)
         if not self._last_s < time_s < math.inf:
             raise ValueError(f"pts_s is {time_s} after {self._last_s}; finite times that rise are wanted")
         item: Any = Frame(self._count, time_s, np.array(image_bgr, order="C"), now_s)

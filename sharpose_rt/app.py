@@ -315,6 +315,7 @@ class FileRun:
 
         smoothed = rts_smooth(self._forward, self.config.smooth, self.tracking.skeleton)
         self._forward = []
+        self.totals.recount(smoothed)
         assert self._paths is not None
         if self.config.output.stream:
             rewrite_stream(self._paths.stream, smoothed, smoothing="rts")

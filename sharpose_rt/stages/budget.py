@@ -19,6 +19,8 @@ import logging
 import math
 from collections import deque
 from dataclasses import asdict, dataclass
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,8 @@ AIM = 0.9
 """A frame that takes a larger share of its time counts as late: what is kept is kept with something to spare."""
 ROOM = 0.7
 """A 95th percentile below this share of the budget leaves room."""
+A_PAUSE = 4.0
+"""Times the usual interval: a source that was gone, and no frame that took so long."""
 GIVE_BACK = 0.1
 LONGEST_PATIENCE = 16
 
@@ -172,8 +176,10 @@ class BudgetController:
             load = (out_at_s - captured_at_s) / (self.config.latency_ms / 1e3)
         # Where nothing is dropped the source is the slow side, and no relief would raise the rate.
         if self.config.target_fps is not None and len(out) > 1 and sum(n for _, n in list(out)[1:]):
-            interval_s = (out[-1][0] - out[0][0]) / (len(out) - 1)
-            load = max(load, interval_s * self.config.target_fps)
+            took_s = [now - last for (last, _), (now, _) in pairwise(out)]
+            longest_s = A_PAUSE * median(took_s)
+            took_s = [time_s for time_s in took_s if time_s <= longest_s]
+            load = max(load, sum(took_s) / len(took_s) * self.config.target_fps)
         return load
 
     def _tighten(self, load: float, now_s: float) -> None:

@@ -11,6 +11,9 @@ from sharpose_rt.runtime import BaseStage, Status
 from sharpose_rt.tracking import SceneCuts
 from sharpose_rt.types import Frame, Packet
 
+STILLS_S = 0.5
+"""Pictures of a folder that lie so far apart are photographs; closer ones are frames of a video."""
+
 
 class DetectStage(BaseStage[Frame, Packet]):
     """Runs the detector on every n-th frame and where a new scene begins; the others go on without boxes.
@@ -30,7 +33,8 @@ class DetectStage(BaseStage[Frame, Packet]):
         size_wh: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
         self.detector, self.cuts, self._coming_wh = detector, cuts, size_wh
-        self._size_wh: tuple[int, int] | None = None
+        self._last_wh: tuple[int, int] | None = None
+        self._last_s = 0.0
         self._every = (lambda: every) if isinstance(every, int) else every
         self.detected_frames = 0
         self._waiting: int | None = None  # frames since the last one that the detector saw
@@ -54,10 +58,10 @@ class DetectStage(BaseStage[Frame, Packet]):
         return (Packet(item, new_scene=new_scene).left(self.name, detections=detections),)
 
     def _begins_scene(self, frame: Frame) -> bool:
-        resized = self._size_wh not in (None, frame.size_wh)
-        self._size_wh = frame.size_wh
-        cut = self.cuts is not None and self.cuts.is_cut(frame.image_bgr)
-        return resized or cut
+        last_wh, last_s, self._last_wh, self._last_s = self._last_wh, self._last_s, frame.size_wh, frame.pts_s
+        filmed = not frame.source or frame.pts_s - last_s < STILLS_S
+        cut = self.cuts is not None and self.cuts.is_cut(frame.image_bgr, filmed=filmed)
+        return last_wh not in (None, frame.size_wh) or cut
 
     def close(self, status: Status, /) -> None:
         """Let the model go."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from sharpose_rt.runtime import BaseStage, LatencyHistogram, Status
 from sharpose_rt.stages.sinks import Sink
-from sharpose_rt.types import Packet, PoseStage
+from sharpose_rt.types import Packet, Poses, PoseStage
 
 
 @dataclass
@@ -56,6 +56,12 @@ class RunTotals:
         self.left_s.append(now_s)
         for stage, span_ms in packet.left("write").spans_ms.items():
             self.spans.setdefault(stage, LatencyHistogram()).add(span_ms / 1e3)
+
+    def recount(self, frames: Iterable[Poses]) -> None:
+        """People of frames as they are written in the end, where that is not as they came out."""
+        people = [poses for poses in frames if len(poses)]
+        self.people, self.most_people = sum(map(len, people)), max(map(len, people), default=0)
+        self.predicted = sum(int((poses.stage == PoseStage.PREDICTED).sum()) for poses in people)
 
     @property
     def exit_rate(self) -> float | None:

@@ -107,6 +107,7 @@ def smooth_back(filtered: Motion, later: Motion, dt_s: float, density: Float64 |
     # Gain G = P F' / P_ahead, row by row: P F' = [[pxx + dt pxv, pxv], [pxv + dt pvv, pvv]].
     to_x, to_v = filtered.pxx + dt_s * filtered.pxv, filtered.pxv + dt_s * filtered.pvv
     determinant = ahead.pxx * ahead.pvv - np.square(ahead.pxv)
+    determinant = np.where(determinant > 0, determinant, np.inf)  # nothing is known of it, and nothing is to be learnt
     gxx = (to_x * ahead.pvv - filtered.pxv * ahead.pxv) / determinant
     gxv = (filtered.pxv * ahead.pxx - to_x * ahead.pxv) / determinant
     gvx = (to_v * ahead.pvv - filtered.pvv * ahead.pxv) / determinant

@@ -186,7 +186,6 @@ class PoseTracker:
                     float(found.bbox_scores[matches[row]]),
                 )
                 track.seen_s, track.detections = pts_s, track.detections + 1
-                track.anchor = None
         self._keep([track.active or track.track_id > 0 for track in self._tracks])
 
     def _begin(self, found: Detections, columns: NDArray[np.int64], pts_s: float) -> None:
@@ -218,8 +217,8 @@ class PoseTracker:
                 track.pose = None
                 continue
             track.pose = _Pose(poses.raw_keypoints[row], sure, track.bbox_xyxy)
-            if track.detected:
-                track.anchor = track.pose
+            if track.detected or track.anchor is None:  # where people take turns, it may not be in the detector's frame
+                track.anchor, track.seen_s = track.pose, pts_s
             elif track.anchor is not None and (box := _carried(track.anchor, track.pose)) is not None:
                 better = motion.update(self._motion[[index]], box[None], motion.POSE_NOISE)
                 self._motion.replace_rows([index], better)

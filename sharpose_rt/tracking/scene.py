@@ -20,7 +20,8 @@ class SceneCuts:
     """Says where a source was cut, after the content detector of PySceneDetect: a jump in hue, saturation and value.
 
     A pan or a flicker changes every frame; a cut changes one. So the change must also be several times that of the
-    frames before it; of a fast pan the first frame alone is taken for one.
+    frames before it; of a fast pan the first frame alone is taken for one. Pictures that lie far apart in time are each
+    compared by themselves: in a folder of photographs all changes are as large.
 
     Args:
         threshold: least mean change of hue, saturation and value, 0 to 255; 0 finds no cuts.
@@ -32,8 +33,9 @@ class SceneCuts:
         self._last: NDArray[np.float32] | None = None
         self._changes: deque[float] = deque(maxlen=RECENT)
 
-    def is_cut(self, image_bgr: NDArray[np.uint8]) -> bool:
-        """Whether a frame (H, W, 3) begins another scene; the first frame does not."""
+    def is_cut(self, image_bgr: NDArray[np.uint8], *, filmed: bool = True) -> bool:
+        """Whether a frame (H, W, 3) begins another scene; the first frame does not. `filmed`: it follows the last one
+        as frames of a video do."""
         if not self.threshold:
             return False
         step = max(1, min(image_bgr.shape[0] // (4 * SIZE_WH[1]), image_bgr.shape[1] // (4 * SIZE_WH[0])))
@@ -48,7 +50,7 @@ class SceneCuts:
         places = apart.mean(2)
         change = float(places.mean())
         usual = float(np.median(self._changes)) if self._changes else 0.0
-        large = change >= self.threshold and change >= self.ratio * usual
+        large = change >= self.threshold and (change >= self.ratio * usual or not filmed)
         cut = large and float((places > LEAST).mean()) >= SPREAD
         if cut:
             self._changes.clear()  # the new scene has its own ways; but what changes as much once more is a pan

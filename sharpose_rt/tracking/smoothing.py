@@ -88,7 +88,8 @@ def rts_smooth(frames: Sequence[tuple[float, Poses]], config: SmoothConfig, skel
 
     A forward Kalman filter, then the backward pass of Rauch, Tung and Striebel (1965). People who are missing within
     their track for less than `hold_s` + `fade_s` are filled in as rows of stage `predicted`, after those who are
-    there, by id. Keypoints that are not measured are interpolated; their score is held and fades on both sides.
+    there, by id. Keypoints that are not measured are interpolated; their score is held and fades on both sides. Those
+    that are not measured again go on as causally: nothing later corrects them.
 
     Args:
         frames: media time in seconds and people of each frame, in order; rows that were predicted are left out, as
@@ -102,13 +103,15 @@ def rts_smooth(frames: Sequence[tuple[float, Poses]], config: SmoothConfig, skel
     frames = [(pts_s, rows.estimated(poses)) for pts_s, poses in frames]
     forward = KeypointFilter(config, len(skeleton), coast=False)
     steps = [_advance(forward, poses, pts_s) for pts_s, poses in frames]
+    causal = KeypointFilter(config, len(skeleton))
+    ends = [_advance(causal, poses, pts_s).motion.x for pts_s, poses in frames]
     before = _looks_before(frames, forward.life_s)
     smoothed: list[Poses] = []
     later: _Later | None = None
     after: dict[int, _Seen] = {}
-    for (pts_s, poses), step, seen in zip(reversed(frames), reversed(steps), reversed(before), strict=True):
+    for (pts_s, poses), step, end, seen in zip(*map(reversed, (frames, steps, ends, before)), strict=True):
         later = _step_back(step, later, config)
-        points, scores = later.motion.x, later.scores
+        points, scores = np.where(np.isinf(later.seen_s)[..., None], end, later.motion.x), later.scores
         row_of = _row_of(step.track_ids)
         parts = [rows.with_keypoints(poses, row_of, points, scores)]
         for track_id, row in sorted(row_of.items()):

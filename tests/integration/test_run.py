@@ -35,7 +35,7 @@ from sharpose_rt.errors import ConfigError, OutputError, SourceError, WeightsErr
 from sharpose_rt.skeletons import StreamReader, validate
 from sharpose_rt.stages import DetectStage, EstimateStage, SmoothStage, TrackStage, VideoSink, WriteStage
 from sharpose_rt.tracking import rts_smooth
-from sharpose_rt.types import Detections, Frame
+from sharpose_rt.types import Detections, Frame, PoseStage
 
 FRAMES = 24
 TIMES = [n / 10 + (0.03 if n % 3 else 0.0) for n in range(FRAMES)]  # uneven, as phones film
@@ -284,6 +284,10 @@ def test_rts_reads_twice_and_replaces_the_stream(clip: Path, tmp_path: Path) -> 
     a, b = list(StreamReader(causal.stream)), list(StreamReader(both.stream))
     assert StreamReader(both.stream).header.smoothing == "rts"
     assert len(a) == len(b) == FRAMES == len(_decoded(both.video)[0])
+    for found, frames in ((causal, a), (both, b)):
+        predicted = sum((frame.poses.stage == PoseStage.PREDICTED).sum() for frame in frames)
+        assert found.figures["people"]["rows"] == sum(len(frame.poses) for frame in frames)
+        assert found.figures["stages"]["predicted"] == predicted
     stages = [stage["name"] for stage in both.figures["pipeline"]["stages"]]
     assert stages == [stage["name"] for stage in causal.figures["pipeline"]["stages"]]  # those that took the time
     raw_a = np.stack([r.poses.raw_keypoints for r in a])

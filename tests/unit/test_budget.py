@@ -140,6 +140,18 @@ def test_a_rate_is_meant_for_each_source_by_itself() -> None:
     assert slow.plan.relief > 0
 
 
+@pytest.mark.parametrize("gap_s", [2, 30])
+def test_a_pause_of_the_source_is_no_load(gap_s: float) -> None:
+    """A camera of 45 frames a second, of which 15 are taken where 10 are wanted, stalls."""
+    control = controller(target_fps=10)
+    for n in range(200):
+        out_s = n / 15 + (gap_s if n >= 100 else 0)
+        control.observe(
+            out_s - 0.06, out_s, 2, 1
+        )  # what the network held back comes at once, and most of it is dropped
+        assert control.plan.relief == 0
+
+
 def test_no_more_is_given_up_than_is_needed() -> None:
     control = controller(latency_ms=280)
     run(Plant(), control, 600)

@@ -101,6 +101,15 @@ def test_ids_end_at_a_cut_and_the_detector_looks_again(tracker):
     assert ids[6] == [2]
 
 
+@pytest.mark.parametrize(("step_s", "scenes"), [(1.0, 5), (0.04, 1)])
+def test_photographs_of_a_folder_have_nothing_to_do_with_each_other(step_s, scenes):
+    """Five of one size; as frames of a video they would be a pan."""
+    detect = DetectStage(OneBox(), 1, SceneCuts(THRESHOLD))
+    frames = [Frame(n, n * step_s, texture(n), source=f"{n}.jpg") for n in range(6)]
+    begun = [packet.new_scene for frame in frames for packet in detect.process(frame)]
+    assert begun == [False] + [True] * scenes + [False] * (5 - scenes)
+
+
 def test_a_detector_is_made_ready_for_the_size_that_comes():
     sizes = []
 

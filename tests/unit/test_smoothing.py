@@ -362,6 +362,50 @@ def test_backward_pass_leaves_long_gaps_and_ends_alone():
         np.testing.assert_allclose(out[i].bboxes_xyxy, frames[29][1].bboxes_xyxy, atol=1e-3)
 
 
+@pytest.mark.parametrize("fps", [15, 30])
+def test_what_is_not_measured_again_does_not_run_away_in_the_backward_pass(fps):
+    """A wrist that swings is hidden from the height of its speed on, for longer than a state lives."""
+    rng, frames = np.random.default_rng(0), []
+    body = shape(rng)
+    for n in range(2 * fps):
+        points, scores = body.copy(), np.full(K, 0.9)
+        points[9, 0] += 70 * np.sin(2 * np.pi * 1.4 * n / fps)
+        scores[9] = 0.05 if 0.7 < n / fps < 1.5 else 0.9
+        frames.append((n / fps, people(points + rng.normal(0, 2, points.shape), [1], scores)))
+    for causal_one, both_ways, (pts_s, _) in zip(run(frames), rts_smooth(frames, CONFIG, COCO17), frames, strict=True):
+        if 0.72 < pts_s < 1.5:
+            np.testing.assert_allclose(both_ways.keypoints[0, 9], causal_one.keypoints[0, 9], atol=1e-3)
+
+
+@pytest.mark.parametrize("fps", [2, 5, 10, 30])
+def test_backward_pass_is_no_worse_at_any_rate(fps):
+    """With outliers and people who are missing: states that end in one of them were extrapolated."""
+    rng, frames, truth = np.random.default_rng(1), [], []
+    body = shape(rng)
+    for n in range(200):
+        points = body + np.array([300, 60]) * n / fps
+        scores = rng.uniform(0.2, 0.95, K)
+        wrong = (rng.random(K) < 0.02)[:, None] * rng.normal(0, 200, (K, 2))
+        truth.append(points)
+        seen = people(points + rng.normal(0, 2, points.shape) / scores[:, None] + wrong, [1], scores)
+        frames.append((n / fps, seen if rng.random() > 0.08 else Poses.empty(K)))
+
+    def error_px(smoothed: list[Poses]) -> float:
+        there = [n for n, (_, poses) in enumerate(frames) if len(poses)]
+        return float(np.mean([np.linalg.norm(smoothed[n].keypoints[0] - truth[n], axis=-1).mean() for n in there]))
+
+    assert error_px(rts_smooth(frames, CONFIG, COCO17)) <= 1.02 * error_px(run(frames))
+
+
+@pytest.mark.filterwarnings("error")
+def test_backward_pass_at_equal_times_where_a_keypoint_was_never_seen():
+    scores = np.full(K, 0.8)
+    scores[3] = 0.0
+    one = people(shape(np.random.default_rng(0)), [1], scores)
+    smoothed = rts_smooth([(0.0, one), (0.0, one), (0.1, one), (0.1, one)], CONFIG, COCO17)
+    assert all(np.isfinite(poses.keypoints).all() for poses in smoothed)
+
+
 def test_backward_pass_leaves_out_whom_the_forward_one_carried_on():
     frames = [(pts_s, poses if i < 25 else Poses.empty(K)) for i, (pts_s, poses) in enumerate(walkers(14))]
     forward = [(pts_s, poses) for (pts_s, _), poses in zip(frames, run(frames), strict=True)]

@@ -257,6 +257,20 @@ def test_poses_carry_boxes_better_than_motion():
     assert errors[False] > 60
 
 
+def test_poses_carry_who_is_not_estimated_in_the_detectors_frame():
+    """People may take turns, and the detector may look once a second."""
+    tracker, tracks, poses = make("sharpose", min_detections=1), None, None
+    for frame in range(90):
+        box = BOX + np.array([1, 0, 1, 0], np.float32) * 90 * np.sin(
+            2 * np.pi * frame / 45
+        )  # dead reckoning would not do
+        tracks = tracker.update(found(tuple(box)) if frame % 30 == 0 else None, frame / 25, poses)
+        assert tracks.track_ids.tolist() == [1]
+        assert abs(tracks.bboxes_xyxy[0, 0] - box[0]) < 60  # by motion alone 90, then lost
+        turn = frame % 30 and frame % 2
+        poses = standing(tracks, box[None]) if turn else standing(tracks, box[None], sure=0.0)
+
+
 def test_unsure_poses_do_not_carry():
     tracker = make("sharpose", max_lost_s=0.5)
     tracks, last = None, None
