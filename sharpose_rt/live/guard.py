@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 import h11
 from starlette.datastructures import Headers, MutableHeaders
@@ -104,7 +104,7 @@ class Guard:
 
     def _own(self, headers: Headers) -> bool:
         host, origin = headers.get("host", ""), headers.get("origin")
-        if self._listen.token is None and not is_loopback(_hostname(host)):
+        if self._listen.token is None and not is_loopback(_split(host).hostname or ""):
             return False
         return origin is None or (bool(host) and origin.partition("://")[2].lower() == host.lower())
 
@@ -133,7 +133,7 @@ class Guard:
     @staticmethod
     def _cookie_name(headers: Headers) -> str:
         """Cookies do not tell ports apart, two views on one machine do."""
-        return f"sharpose_{headers.get('host', '').rpartition(':')[2] or 80}"
+        return f"sharpose_{_split(headers.get('host', '')).port or 80}"
 
     @staticmethod
     def _refusal(status: int) -> Response:
@@ -158,11 +158,14 @@ def _cookie(headers: Headers, name: str) -> str | None:
         return None
 
 
-def _hostname(host: str) -> str:
+def _split(host: str) -> SplitResult:
+    """The parts of a Host header; of one that is none, nothing."""
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        parts = urlsplit(f"//{host}")
+        _ = parts.port  # which is looked at when it is asked for
+        return parts
     except ValueError:
-        return ""
+        return urlsplit("")
 
 
 def _with_headers(send: Send) -> Any:

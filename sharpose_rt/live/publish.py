@@ -84,13 +84,15 @@ class Publisher:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._outbox.close()
         before = -1
-        while self._thread.is_alive() and self.sent > before:  # as long as the consumer takes what waits
-            before = self.sent
-            self._thread.join(_GRACE_S)
-        if self._thread.is_alive():
-            self._stop.set()
-            self._transport.abort()
-            self._thread.join()
+        try:
+            while self._thread.is_alive() and self.sent > before:  # as long as the consumer takes what waits
+                before = self.sent
+                self._thread.join(_GRACE_S)
+        finally:  # Ctrl-C too ends the wait, and the thread with it: Python waits for it at its end
+            if self._thread.is_alive():
+                self._stop.set()
+                self._transport.abort()
+        self._thread.join()
         told = self.figures()
         log.info("publish: %(to)s: %(sent)d sent, %(dropped)d dropped, %(reconnects)d times connected again", told)
 

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from sharpose_rt.live import metrics
@@ -28,7 +28,9 @@ from sharpose_rt.live.picture import Pictures
 from sharpose_rt.live.thinned import Thinned
 
 _STATUS_S = 0.5
-_GOING_AWAY = 1001
+_GOING_AWAY, _TRY_LATER = 1001, 1013
+MAX_SOCKETS = 128
+"""Open at once, of all viewers: a page has two."""
 _PICTURES_AHEAD = 2  # on the way to a viewer at once: one travels while one is drawn
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 
@@ -55,6 +57,7 @@ def create_app(hub: Hub, listen: Listen, executor: Executor) -> ASGIApp:
 class _Routes:
     def __init__(self, hub: Hub, executor: Executor) -> None:
         self._hub, self._executor = hub, executor
+        self._sockets = 0
         self._pictures: WeakKeyDictionary[LiveRun, Pictures] = WeakKeyDictionary()
         self._page = {item.name: item.read_bytes() for item in (files("sharpose_rt.live") / "page").iterdir()}
 
@@ -150,20 +153,26 @@ class _Routes:
             asked.put_nowait(None)
 
         async def listen() -> None:
-            while True:
-                await socket.receive_text()
+            async for _ in _messages(socket):
                 if not asked.full():
                     asked.put_nowait(None)
 
         await self._converse(socket, self._send_pictures(socket, asked), self._send_status(socket), listen())
 
     async def _converse(self, socket: WebSocket, *parts: Coroutine[Any, Any, None]) -> None:
-        """Runs the parts of a conversation until one of them ends."""
+        """Runs the parts of a conversation until one of them ends; of too many at once it is not begun."""
         await socket.accept()
+        if self._sockets >= MAX_SOCKETS:
+            for part in parts:
+                part.close()
+            await socket.close(_TRY_LATER, "too many viewers")
+            return
+        self._sockets += 1
         tasks = [asyncio.ensure_future(part) for part in parts]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._sockets -= 1
             for task in tasks:
                 task.cancel()
             ends = await asyncio.gather(*tasks, return_exceptions=True)
@@ -227,10 +236,16 @@ class _Routes:
                 event.clear()
 
 
+async def _messages(socket: WebSocket) -> AsyncIterator[Message]:
+    """What a viewer says, text or bytes, until it leaves."""
+    while (message := await socket.receive())["type"] != "websocket.disconnect":
+        yield message
+
+
 async def _ignore(socket: WebSocket) -> None:
     """Reads what a viewer says, so that its leaving is noticed."""
-    while True:
-        await socket.receive()
+    async for _ in _messages(socket):
+        pass
 
 
 def _json(value: Any, status: int = 200) -> Response:

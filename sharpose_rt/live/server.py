@@ -16,7 +16,10 @@ from sharpose_rt.live.hub import Hub
 log = logging.getLogger("sharpose_rt")
 
 _SEND_BUFFER = 256 << 10  # bytes the system holds for a slow viewer: about one picture, not seconds of them
-_MAX_CONNECTIONS = 128
+_BACKLOG = 128
+_OTHERS = (
+    64  # connections besides the sockets: whoever asks for figures and health is answered when those are all taken
+)
 
 
 class LiveServer:
@@ -35,7 +38,7 @@ class LiveServer:
             import websockets  # noqa: F401  (uvicorn's sockets)
 
             from sharpose_rt.live.guard import PromptRequests
-            from sharpose_rt.live.routes import create_app
+            from sharpose_rt.live.routes import MAX_SOCKETS, create_app
         except ImportError as error:
             raise ConfigError(
                 f"--serve needs {error.name}, which is not here; pip install 'sharpose-rt[serve]'"
@@ -56,7 +59,7 @@ class LiveServer:
                 log_config=None,  # ours
                 log_level="warning",
                 server_header=False,
-                limit_concurrency=_MAX_CONNECTIONS,
+                limit_concurrency=MAX_SOCKETS + _OTHERS,
                 timeout_graceful_shutdown=2,
             )
         )
@@ -92,7 +95,7 @@ def _bind(listen: Listen) -> socket.socket:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)  # accepted sockets inherit it
             bound.bind(address)
-            bound.listen(_MAX_CONNECTIONS)
+            bound.listen(_BACKLOG)
         except BaseException:
             bound.close()
             raise

@@ -11,6 +11,7 @@ from typing import Any
 
 import av
 import av.error
+import numpy as np
 
 from sharpose_rt.media.container import file_address, main_video
 
@@ -18,6 +19,7 @@ log = logging.getLogger("sharpose_rt.media")
 
 # What players accept inside mp4; anything else becomes AAC.
 _FITS_MP4 = frozenset(("aac", "mp3", "ac3", "eac3", "alac", "opus"))
+_GAP_S = 0.05  # sound that is missing for longer is silence in the video; less is rounding of timestamps
 
 
 def audio_packets(
@@ -87,13 +89,30 @@ def _encoded(source: Any, stream: Any, target: Any, from_s: float, span_s: float
             break
         if at_s + frame.samples / frame.sample_rate <= 0:
             continue
+        due_pts = max(0, round(at_s * context.sample_rate))
         if next_pts is None:
-            next_pts = max(0, round(at_s * context.sample_rate))
-        for part in resampler.resample(frame):
+            next_pts = due_pts
+        parts = list(resampler.resample(frame))
+        if due_pts - next_pts > _GAP_S * context.sample_rate:
+            parts = [*_silence(context, due_pts - next_pts), *parts]
+        for part in parts:
             part.pts, part.time_base = next_pts, time_base
             next_pts += part.samples
             yield from _timed(target.encode(part))
     yield from _timed(target.encode(None))
+
+
+def _silence(context: Any, samples: int) -> Iterator[Any]:
+    """Frames of as many samples, of a second or less each."""
+    channels, planar = context.layout.nb_channels, context.format.is_planar
+    while samples > 0:
+        count = min(samples, context.sample_rate)
+        shape = (channels, count) if planar else (1, channels * count)
+        silence = np.zeros(shape, np.float32)
+        frame = av.AudioFrame.from_ndarray(silence, context.format.name, context.layout.name)
+        frame.sample_rate = context.sample_rate
+        yield frame
+        samples -= count
 
 
 def _timed(packets: list[Any]) -> Iterator[tuple[float, Any]]:

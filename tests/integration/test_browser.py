@@ -290,9 +290,46 @@ def test_several_sources_to_choose_from(browser: playwright.Browser) -> None:
         _until(page, "sources.value === 'door' && source.textContent === 'door.mp4'")  # what goes on is shown
         page.select_option("#sources", "hall")
         _until(page, "source.textContent === 'hall.mp4' && list.children.length === 1")
+        page.click("#pause")
         page.select_option("#sources", "door")
         _until(page, "source.textContent === 'door.mp4' && list.children.length === 2")
+        _wait_for_frame(page)
+        _until(page, "document.body.dataset.state === 'ended' || state.textContent === 'paused'")
         runs[1].end()
+
+
+def test_keys_work_after_a_button_was_clicked(browser: playwright.Browser) -> None:
+    with _serving(moving=False) as (server, _), _page(browser, server.url) as page:
+        _wait_for_frame(page)
+        page.click("#pause")
+        page.keyboard.press("b")
+        assert not page.evaluate("boxes.checked")
+        page.focus("#boxes")
+        page.keyboard.press(" ")  # of the box that has the focus
+        assert page.evaluate("boxes.checked")
+        assert page.locator("#state").inner_text() == "paused"
+
+
+def test_a_page_that_is_paused_for_long_keeps_no_trails(browser: playwright.Browser) -> None:
+    follow = """async () => {
+        const { Figures } = await import("/assets/figure.js"), figures = new Figures({ limbs: [], keypoints: ["left_hip"] });
+        const people = n => [{ track_id: 1 + Math.floor(n / 100), keypoints: [[n, n, 1]] }];
+        for (let n = 0; n < 5000; n++) figures.follow({ pts_s: n / 25, people: people(n) }, Math.min(n / 25, 3));
+        return [...figures.trails.values()].map(trail => trail.length);
+    }"""
+    with _serving(moving=False) as (server, _), _page(browser, server.url) as page:
+        assert sum(page.evaluate(follow)) in range(100, 104)  # two seconds up to what is shown, and the last two
+
+
+def test_a_connection_over_which_nothing_comes_is_given_up(
+    browser: playwright.Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _serving(moving=False) as (server, _), _page(browser, server.url) as page:
+        _wait_for_frame(page)
+        monkeypatch.setattr("sharpose_rt.live.routes._STATUS_S", 1e3)  # as if the server had lost its power
+        _until(page, "state.textContent === 'connection lost'")
+        monkeypatch.undo()
+        _until(page, "state.textContent === 'live' || state.textContent === 'no frames'")
 
 
 def test_other_sources_after_the_server_was_away(browser: playwright.Browser) -> None:

@@ -143,6 +143,14 @@ def test_three_ways_to_bring_the_token(hub: Hub) -> None:
     assert client.get("/").status_code == 200
 
 
+@pytest.mark.parametrize("host", ["[2001:db8::5]", "example.org", "[::1"])
+def test_the_token_comes_in_under_a_name_without_a_port(hub: Hub, host: str) -> None:
+    client = _client(hub, TOKEN)
+    welcome = client.get("/", params={"token": TOKEN}, headers={"Host": host})
+    assert welcome.status_code == 303
+    assert welcome.headers["set-cookie"].startswith("sharpose_80=")
+
+
 @pytest.mark.timeout(30)
 def test_a_socket_takes_the_cookie_of_the_page(hub: Hub, clients: ExitStack) -> None:
     Run(hub).step()
@@ -360,7 +368,7 @@ def test_pictures_come_when_they_are_asked_for(server: LiveServer, hub: Hub, cli
     follower = _follow(server, "/skeletons", clients)  # by now the server has seen all of it
     follower.recv(10)
     assert json.loads(follower.recv(10))["frame_id"] == 41
-    viewer.send("next")
+    viewer.send(b"next")  # text or not
     assert picture()[0] == 41  # the newest, not the next in a queue
 
 
@@ -437,6 +445,26 @@ def test_a_body_that_goes_on_after_the_answer_is_cut_off(hub: Hub, clients: Exit
 
 
 @pytest.mark.timeout(60)
+def test_too_many_sockets_leave_room_for_health_and_figures(
+    server: LiveServer, hub: Hub, clients: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sharpose_rt.live.routes.MAX_SOCKETS", 3)
+    Run(hub).step()
+    viewers = [_follow(server, "/skeletons", clients) for _ in range(3)]
+    late = _follow(server, "/skeletons", clients)
+    with pytest.raises(ConnectionClosed):
+        late.recv(10)
+    assert late.close_code == 1013
+    assert all(json.loads(viewer.recv(10))["type"] == "header" for viewer in viewers)
+    with urllib.request.urlopen(server.url + "healthz", timeout=10) as answer:
+        assert answer.status == 200
+    viewers[0].close()
+    until_s = time.monotonic() + 10
+    while hub.viewers > 2 and time.monotonic() < until_s:
+        time.sleep(0.02)
+    assert json.loads(_follow(server, "/skeletons", clients).recv(10))["type"] == "header"
+
+
 def test_closing_sends_everybody_away(hub: Hub, clients: ExitStack) -> None:
     with LiveServer(hub, Listen("127.0.0.1", 0)) as server:
         viewers = [_follow(server, path, clients) for path in ("/skeletons", "/view")]

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import zmq
+from live_servers import free_port
 from live_world import Run, header, packet
 from pythonosc.osc_bundle import OscBundle
 from pythonosc.osc_message import OscMessage
@@ -321,6 +322,16 @@ def test_a_consumer_that_is_not_there_costs_the_run_nothing() -> None:
         figures = publisher.figures()
     assert figures["sent"] == 0
     assert figures["dropped"] >= 48
+
+
+def test_ctrl_c_while_the_end_is_waited_for_ends_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    publisher = Publisher(parse_target(f"ws://127.0.0.1:{free_port()}"), "newest")
+    thread = publisher._thread
+    with pytest.raises(KeyboardInterrupt), publisher:
+        monkeypatch.setattr(thread, "join", lambda timeout=None: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.undo()
+    thread.join(10)
+    assert not thread.is_alive()
 
 
 def test_a_frozen_consumer_is_left_behind_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,6 +167,28 @@ def test_audio_is_copied_or_made_to_fit(tmp_path: Path, codec: str, container: s
     assert decode_times(out)[0] == 0
 
 
+def test_sound_with_a_gap_stays_beside_its_pictures(tmp_path: Path) -> None:
+    """Silence, then nothing for a second, then noise from 3 s on, in a codec that has to be made anew."""
+    with av.open(str(tmp_path / "in.mkv"), "w") as out:
+        video, sound = out.add_stream("libx264", rate=10), out.add_stream("pcm_s16le", rate=44100)
+        video.width, video.height = 160, 96
+        for second, level in enumerate((0, 0, None, 8000, 8000)):
+            if level is not None:
+                noise = np.random.default_rng(0).integers(-level, level + 1, (1, 44100)).astype(np.int16)
+                part = av.AudioFrame.from_ndarray(noise, format="s16", layout="mono")
+                part.sample_rate, part.pts, part.time_base = 44100, second * 44100, Fraction(1, 44100)
+                out.mux(sound.encode(part))
+            for n in range(10 * second, 10 * second + 10):
+                out.mux(video.encode(av.VideoFrame.from_ndarray(numbered(n), format="bgr24")))
+        for stream in (sound, video):
+            out.mux(stream.encode(None))
+    result = annotate(tmp_path / "in.mkv", tmp_path / "out.mp4", SourceConfig())
+    with av.open(str(result)) as container:
+        loud = [frame.time for frame in container.decode(audio=0) if np.abs(frame.to_ndarray()).max() > 0.05]
+    assert loud[0] == pytest.approx(3, abs=0.06)
+    assert audio_span(result)[2] == pytest.approx(5, abs=0.1)
+
+
 def packets(path: Path) -> list[bytes]:
     with av.open(str(path)) as container:
         return [bytes(packet) for packet in container.demux(audio=0) if packet.size]

@@ -33,7 +33,7 @@ export class Figures {
     this.trails = new Map();  // track_id: [pts_s, x, y] oldest first
   }
 
-  // Takes in a frame for the trails, shown or not; those of the frame at `shown_s` are kept.
+  // Takes in a frame for the trails, shown or not; kept are those of the frame at `shown_s`, and of the newest.
   follow(record, shown_s) {
     for (const person of record.people) {
       const seen = this.torso.map(k => person.keypoints[k]).filter(point => point[2] >= MIN_SCORE);
@@ -42,9 +42,11 @@ export class Figures {
       if (!this.trails.has(person.track_id)) this.trails.set(person.track_id, []);
       this.trails.get(person.track_id).push([record.pts_s, middle(0), middle(1)]);
     }
+    const kept = ([t]) => t <= record.pts_s && (t <= shown_s ? shown_s : record.pts_s) - t <= TRAIL_S;
     for (const [id, trail] of this.trails) {
-      while (trail.length && (shown_s - trail[0][0] > TRAIL_S || trail[0][0] > record.pts_s)) trail.shift();
-      if (!trail.length) this.trails.delete(id);
+      const left = trail.filter(kept);
+      if (left.length) this.trails.set(id, left);
+      else this.trails.delete(id);
     }
   }
 

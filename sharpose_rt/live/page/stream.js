@@ -24,12 +24,24 @@ export class Stream {
       else this.handlers.bytes?.(data);
     };
     socket.onclose = ({ code }) => {
-      if (this.closed) return;
-      if (REFUSED.has(code)) return this.handlers.refused?.(REFUSED.get(code));
-      this.handlers.lost?.();
-      this.timer = setTimeout(() => this.connect(), this.pause * (0.7 + 0.3 * Math.random()));
-      this.pause = Math.min(2 * this.pause, LONGEST_PAUSE_MS);
+      if (REFUSED.has(code)) this.handlers.refused?.(REFUSED.get(code));
+      else this.again();
     };
+  }
+
+  again() {
+    if (this.closed) return;
+    this.handlers.lost?.();
+    this.timer = setTimeout(() => this.connect(), this.pause * (0.7 + 0.3 * Math.random()));
+    this.pause = Math.min(2 * this.pause, LONGEST_PAUSE_MS);
+  }
+
+  // Gives up a connection over which nothing comes: its end would be told in minutes, where the other side is gone.
+  drop() {
+    if (this.socket.readyState !== WebSocket.OPEN) return;
+    this.socket.onclose = this.socket.onmessage = null;
+    this.socket.close();
+    this.again();
   }
 
   send(text) {
@@ -39,6 +51,7 @@ export class Stream {
   close() {
     this.closed = true;
     clearTimeout(this.timer);
+    this.socket.onclose = null;
     this.socket.close();
   }
 }

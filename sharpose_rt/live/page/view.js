@@ -5,7 +5,7 @@ import { Plot } from "./plots.js";
 import { Stream } from "./stream.js";
 
 const $ = id => document.getElementById(id);
-const KEEP_S = 120;
+const KEEP_S = 120, QUIET_S = 6;
 const TOGGLES = ["picture", "boxes", "ids", "trails"];
 const DEFAULTS = { points: "smooth", colour: "stage", picture: true, boxes: true, ids: true, trails: true };
 const canvas = $("canvas"), context = canvas.getContext("2d");
@@ -21,6 +21,7 @@ let newest = null, waiting = null, shown = { record: null, bitmap: null };
 let ticks = [], firstSeen = new Map(), chosen = null, owed = 0, drawing = false;
 let skeletons = null, view = null;
 let arrived = 0, decoded = 0;  // pictures, counted as they come
+let quiet = 0;                 // seconds without a status, of which two come each second; not those of a tab that sleeps
 
 const values = name => [...document.querySelectorAll(`input[name=${name}]`)].map(input => input.value);
 const options = { ...DEFAULTS, ...remembered() };
@@ -78,7 +79,7 @@ function take(record, text) {
   for (const { track_id } of record.people) if (!firstSeen.has(track_id)) firstSeen.set(track_id, record.pts_s);
   figures.follow(record, paused && shown.record ? shown.record.pts_s : record.pts_s);
   notice();
-  if (!paused && (!options.picture || !shown.bitmap)) {
+  if (!shown.record || (!paused && (!options.picture || !shown.bitmap))) {
     shown.record = record;
     redraw();
   }
@@ -104,6 +105,7 @@ async function takePicture(buffer) {
 function takeStatus(next) {
   if (String(next.region) !== String(status?.region)) redraw();  // a still picture brings no other occasion
   status = next;
+  quiet = 0;
   ticks = [...ticks, ...next.ticks].slice(-240);
   const run = current(), select = $("sources");
   select.hidden = next.runs.length < 2;
@@ -149,7 +151,7 @@ function redraw() {
   drawing = true;
   requestAnimationFrame(() => {
     drawing = false;
-    if (!paused && waiting) {
+    if (waiting && (!paused || !shown.record)) {
       shown.bitmap?.close();
       shown = { bitmap: waiting.bitmap, record: recordOf(waiting.frameId) };
       waiting = null;
@@ -397,12 +399,20 @@ $("sources").onchange = ({ target }) => open(target.value);
 for (const name of TOGGLES) $(name).onchange = ({ target }) => choose(name, target.checked);
 for (const input of document.querySelectorAll("input[type=radio]")) input.onchange = () => choose(input.name, input.value);
 addEventListener("keydown", event => {
-  if (event.ctrlKey || event.metaKey || event.altKey || /SELECT|BUTTON/.test(event.target.tagName)) return;
+  const { tagName } = event.target;  // a button that was clicked keeps the focus
+  if (event.ctrlKey || event.metaKey || event.altKey || tagName === "SELECT") return;
+  if (event.key === " " && /BUTTON|INPUT/.test(tagName)) return;
   const act = keys[event.key];
   if (!act) return;
   event.preventDefault();
   act();
 });
+setInterval(() => {
+  if (++quiet < QUIET_S) return;
+  quiet = 0;
+  skeletons.drop();
+  view.drop();
+}, 1000);
 new ResizeObserver(redraw).observe(canvas);
 open(null);
 applyOptions();
