@@ -155,7 +155,8 @@ class _Loop:
         self._tracking = Tracking(GivenFrames((), 1.0, config.source), config)
         self._tracking.estimate.ready_for = None  # a caller's loop waits for nothing later
         self._stages = self._tracking.stages
-        self._count, self._last_s, self._began_s = 0, -math.inf, time.monotonic()
+        self._count, self._last_s = 0, -math.inf
+        self._began_s: float | None = None
         with ExitStack() as opening:
             for stage in self._stages:
                 stage.open()
@@ -167,6 +168,8 @@ class _Loop:
         if problem := wrong_picture(image_bgr):
             raise ValueError(f"the picture is {problem}")
         now_s = time.monotonic()
+        if self._began_s is None:  # not before: the networks may take seconds to load
+            self._began_s = now_s
         # The clock of some systems ticks more slowly than a quick loop turns.
         time_s = max(now_s - self._began_s, self._last_s + 1e-4) if pts_s is None else float(pts_s)
         if not self._last_s < time_s < math.inf:

@@ -7,6 +7,7 @@ unless --detector names a model that is not on this machine.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -39,7 +40,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0.2 <= value <= 600:
         raise argparse.ArgumentTypeError(f"{text} is not accepted; 0.2 to 600 seconds are")
     return value

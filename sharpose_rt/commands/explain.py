@@ -5,6 +5,8 @@ looked, which cells were seen finely, and the heatmaps of both stages. One PNG a
 from __future__ import annotations
 
 import argparse
+import glob
+import itertools
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +24,6 @@ NAME = "explain"
 HELP = "draw what the network saw in each person of a picture (the paper's Figure 5)"
 
 _MIN_SCORE = 0.2
-_COLOURS = {"left": "#ff9d2e", "right": "#3fa7ff", "centre": "#ffffff"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--detector", default="auto", help="auto, bundled, or an ultralytics model by name or path (default: auto)"
     )
     parser.add_argument("--output", type=Path, default=Path("sharpose_out"), metavar="DIR", help="folder of the PNGs")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace those of a picture of that name (default: a new name)"
+    )
     parser.add_argument("--model", default="tiny_256x192", help="a variant (default: %(default)s)")
     parser.add_argument("--weights", default="auto", metavar="FILE", help="auto, a weights file, or random")
     parser.add_argument(
@@ -85,8 +89,9 @@ def run(args: argparse.Namespace) -> int:
             print(f"nobody was found in {args.image} by {found_by}; give --boxes full, or x0,y0,x1,y1 in pixels")
             return 1
     make_folder(args.output)
+    stem = _free_stem(args.output, args.image.stem, overwrite=args.overwrite)
     for number, explanation in enumerate(explain(engine, image, boxes), 1):
-        path = args.output / f"{args.image.stem}.person{number}.png"
+        path = args.output / f"{stem}.person{number}.png"
         draw(explanation, engine.skeleton, f"{args.model}, person {number}", engine.gate, path)
         stage = "fine" if explanation.refined else "coarse"
         print(f"{path}  quality {explanation.quality:.3f}, {stage} stage", flush=True)
@@ -162,6 +167,17 @@ def make_folder(path: Path) -> None:
         raise OutputError(f"{path} cannot be made ({error.strerror}); give another --output") from error
 
 
+def _free_stem(folder: Path, stem: str, *, overwrite: bool) -> str:
+    """What figures are called that may be of more or fewer people than others of that name, which go where asked."""
+    earlier = list(folder.glob(f"{glob.escape(stem)}.person*.png"))
+    if overwrite:
+        for path in earlier:
+            path.unlink()
+        return stem
+    names = (stem if n == 1 else f"{stem}-{n}" for n in itertools.count(1))
+    return next(name for name in names if not any(folder.glob(f"{glob.escape(name)}.person*.png")))
+
+
 def draw(e: Explanation, skeleton: Skeleton, title: str, gate: Gate, path: Path) -> None:
     """Writes the figure of one person.
 
@@ -234,9 +250,12 @@ def _pose(
     # The corner cells' centres lie on the corner pixels (see geometry.affine), so the map reaches half a cell beyond.
     half_y, half_x = ((side - 1) / (cells - 1) / 2 for side, cells in zip(rgb.shape, heatmap.shape, strict=False))
     _overlay(ax, rgb, heatmap.clip(0), (-half_x, rgb.shape[1] - 1 + half_x, rgb.shape[0] - 1 + half_y, -half_y))
+    from sharpose_rt.media.draw import SIDE_COLOURS
+
     sure = scores >= _MIN_SCORE
     for a, b in skeleton.limbs:
         if sure[a] and sure[b]:
             ax.plot(*keypoints[[a, b]].T, color="white", linewidth=1.2, alpha=0.9)
     for i in np.flatnonzero(sure).tolist():
-        ax.plot(*keypoints[i], "o", markersize=4, color=_COLOURS[skeleton.side(i)], markeredgecolor="black")
+        colour = np.array(SIDE_COLOURS[skeleton.side(i)])[::-1] / 255
+        ax.plot(*keypoints[i], "o", markersize=4, color=colour, markeredgecolor="black")

@@ -132,7 +132,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--refine-from-gain",
         type=float,
         metavar="AP",
-        help="people to whom the fine stage is expected to add less AP (0 to 1) take the coarse stage's pose",
+        help="people to whom the fine stage is expected to add less AP (as in 0.05) take the coarse stage's pose",
     )
     pose.add_argument("--flip-test", action="store_true", default=None, help="average with the mirrored crop")
     pose.add_argument("--device", help="auto, cpu, cuda or cuda:N")
@@ -207,7 +207,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _size(text: str) -> tuple[int, int]:
     width, sign, height = text.lower().partition("x")
-    if not (sign and width.isdecimal() and height.isdecimal()):
+    if not (sign and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise argparse.ArgumentTypeError(f"{text!r} is no size; WIDTHxHEIGHT is accepted, as in 1280x720")
     return int(width), int(height)
 
@@ -239,6 +239,8 @@ def build_config(args: argparse.Namespace) -> RunConfig:
     """
     if args.boxes and args.detector:
         raise ConfigError("--boxes takes the place of a detector; give --boxes or --detector, not both")
+    if args.boxes and args.detector_size:
+        raise ConfigError("--detector-size is what a detector sees; --boxes takes its place")
     changes: dict[str, Any] = {"output": {"video": False}} if args.no_video else {}
     for option, key in _KEYS.items():
         value = getattr(args, option, None)
@@ -256,6 +258,7 @@ def run(args: argparse.Namespace) -> int:
 
     config = build_config(args)
     sources = listed_sources(args.source)
+    _check_used(args, sources)
     if len(sources) > 1:
         return _run_several(args, config, sources)
     specs = expand_sources(sources[0])
@@ -278,6 +281,20 @@ def run(args: argparse.Namespace) -> int:
             if signals:
                 return 128 + signals[0]
     return 2 if failed else 0
+
+
+def _check_used(args: argparse.Namespace, sources: Sequence[str]) -> None:
+    """Warns of options that none of the sources looks at: they may stand in a script that takes any source."""
+    from sharpose_rt.media import is_live
+    from sharpose_rt.media.live import camera_device
+    from sharpose_rt.media.redact import redact
+    from sharpose_rt.media.screen import is_screen
+
+    asked = [name for name in ("camera_size", "camera_fps", "camera_format") if getattr(args, name) is not None]
+    if asked and not any(camera_device(source) is not None or is_screen(source) for source in sources):
+        log.warning("--%s is asked of a camera; %s is none", asked[0].replace("_", "-"), redact(sources[0]))
+    if args.reconnect is not None and not any(source == "-" or is_live(source) for source in sources):
+        log.warning("--reconnect is for what can be lost; %s is a file", redact(sources[0]))
 
 
 def _run_one(

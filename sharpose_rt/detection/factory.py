@@ -68,8 +68,8 @@ def is_boxes_file(name: str) -> bool:
 class AutoDetector:
     """An ultralytics model where one can be had, else the bundled detector; `name` says which after `open`."""
 
-    _unreachable = False
-    """Set for the rest of the process when a download failed, so that its time-out is waited for once."""
+    _unreachable = ""
+    """Why a download failed; none is tried again in the process, so that its time-out is waited for once."""
 
     def __init__(
         self, config: DetectorConfig, *, device: str = "cpu", offline: bool = False, runtime: Runtime = EAGER
@@ -100,17 +100,19 @@ class AutoDetector:
             self._chosen = None
 
     def _choose(self) -> Detector:
-        offline = self.offline or AutoDetector._unreachable
+        offline = self.offline or bool(AutoDetector._unreachable)
         options = {"device": self.device, "runtime": self.runtime}
         model = UltralyticsDetector(DEFAULT_MODEL, self.config, offline=offline, **options)
         try:
             model.open()
         except DetectorError as error:
-            AutoDetector._unreachable = AutoDetector._unreachable or not offline
+            if not offline:
+                AutoDetector._unreachable = str(error)
             bundled = BundledDetector(self.config, **options)
             bundled.open()
             level = logging.INFO if self.offline else logging.WARNING
-            logger.log(level, "detector: %s, because %s", bundled.name, error)
+            reason = error if self.offline else AutoDetector._unreachable
+            logger.log(level, "detector: %s, because %s", bundled.name, reason)
             return bundled
         logger.info("detector: %s, found or downloaded", model.name)
         return model

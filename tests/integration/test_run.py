@@ -456,6 +456,25 @@ def test_frames_that_the_program_has(clip: Path) -> None:
             list(PoseTracker(**options).run(frames))
 
 
+def test_a_loops_own_clock_begins_with_its_first_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, options = np.zeros((120, 160, 3), np.uint8), {"pose": {"weights": "random"}, "detector": {"name": "full"}}
+    opened = EstimateStage.open
+    monkeypatch.setattr(EstimateStage, "open", lambda stage: (time.sleep(0.3), opened(stage)))
+    seen: list[float] = []
+    followed = TrackStage.process
+    monkeypatch.setattr(
+        TrackStage, "process", lambda stage, item: (seen.append(item.frame.pts_s), followed(stage, item))[1]
+    )
+    with PoseTracker("tiny_256x192", **options) as tracker:
+        tracker.update(image)
+        now_s = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now_s)  # a clock that ticks seldom
+        tracker.update(image)
+        tracker.update(image)
+    assert seen[0] == 0
+    assert 0 < seen[1] < seen[2] < 60
+
+
 def test_a_closed_tracker_holds_no_models() -> None:
     """At once, not when Python happens to look for circles."""
     image, options = np.zeros((120, 160, 3), np.uint8), {"pose": {"weights": "random"}, "detector": {"name": "full"}}
@@ -581,6 +600,7 @@ def test_the_network_alone() -> None:
         ),
         (["--source", "{clip}", "--fill", "linear"], "output.fill says how output.formats are written"),
         (["--source", "{clip}", "--boxes", "full", "--detector", "bundled"], "not both"),
+        (["--source", "{clip}", "--boxes", "full", "--detector-size", "640"], "--boxes takes its place"),
         (["--source", "{clip}", "--boxes", "nowhere.json"], "nowhere.json"),
         (["--source", "{clip}", "--smooth", "none", "--start", "99"], "no frame"),
         (["--source", "webcam:77"], "webcam:77"),

@@ -250,6 +250,16 @@ def test_explain_writes_a_figure_for_each_person(photograph, official, tmp_path,
     assert "quality" in capsys.readouterr().out
 
 
+def test_explain_replaces_nothing_unasked(photograph, official, tmp_path):
+    options = ("--model", "mini", "--weights", official, "--device", "cpu", "--output", tmp_path / "o")
+    for boxes, more in (("0,0,60,90;60,0,120,90", ()), ("full", ()), ("full", ("--overwrite",))):
+        assert call(explain, photograph, "--boxes", boxes, *options, *more) == 0
+        stem = photograph.stem
+        names = {path.name for path in (tmp_path / "o").iterdir()}
+        first = {f"{stem}.person1.png"} if more else {f"{stem}.person1.png", f"{stem}.person2.png"}
+        assert names == first | ({f"{stem}-2.person1.png"} if boxes == "full" else set())
+
+
 def test_explain_draws_what_was_found(tmp_path):
     """Selected cells are yellow-rimmed, a crop that left early has no fine stage."""
     selected = np.zeros((4, 3), bool)
@@ -451,6 +461,25 @@ def test_demo_tracks_its_clip_and_downloads_nothing(tmp_path, monkeypatch):
     assert track.build_config(args).offline
     assert call(demo, "--output", tmp_path / "o", "--seconds", 0.4, "--detector", "yolo26n.pt", "--quiet") == 0
     assert not track.build_config(seen[1]).offline
+    with pytest.raises(SystemExit):
+        call(demo, "--seconds", "abc")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--source", "walk.mp4", "--camera-fps", "30"], "--camera-fps is asked of a camera; walk.mp4 is none"),
+        (["--source", "walk.mp4", "--reconnect", "5"], "--reconnect is for what can be lost; walk.mp4 is a file"),
+        (["--source", "walk.mp4", "--source", "webcam", "--camera-size", "640x480", "--reconnect", "5"], ""),
+    ],
+)
+def test_options_that_no_source_looks_at_are_told(options, said, caplog):
+    parser = argparse.ArgumentParser()
+    track.add_arguments(parser)
+    args = parser.parse_args(options)
+    track._check_used(args, args.source)
+    assert caplog.text.strip().endswith(said)
+    assert bool(said) == bool(caplog.text)
 
 
 def test_demo_runs_the_main_job(tmp_path, capsys):

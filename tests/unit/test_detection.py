@@ -51,7 +51,7 @@ NEEDS_OPENVINO = pytest.mark.skipif(not graphs.installed(), reason="openvino is 
 def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test sees or leaves models in the user's cache, nor in the folder it was started in."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(factory.AutoDetector, "_unreachable", False)
+    monkeypatch.setattr(factory.AutoDetector, "_unreachable", "")
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
