@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpose_rt import PoseTracker
+from sharpose_rt.models.variants import find_variant
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.skeletons import FrameRecord, StreamReader, Window, windows
 from sharpose_rt.types import Poses
@@ -172,16 +173,23 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help="training steps (default %(default)s)")
     args = parser.parse_args(argv)
 
+    stream = StreamReader(args.source) if args.source.endswith(".jsonl") else None
+    skeleton = find_variant(args.model).skeleton if stream is None else stream.header.skeleton
+    if skeleton.keypoints != NAMES:
+        parser.error(
+            f"{args.model if stream is None else args.source} has the {len(skeleton)} keypoints of {skeleton.name}; "
+            f"the {len(NAMES)} of COCO are wanted, as --model tiny_256x192 has them"
+        )
     print("demonstration: the network has only seen stick figures that this program moved; training ...", flush=True)
     network = train(args.steps)
     data, labels = make_set(80, seed=1)
     right = (network(data).argmax(1) == labels).float().mean()
     print(f"trained; right on {100 * right:.0f} % of 80 made windows that it has not seen", flush=True)
-    if args.source.endswith(".jsonl"):
-        frames = StreamReader(args.source)
-    else:
+    if stream is None:
         tracker = PoseTracker(args.model, pose={"weights": args.weights}, detector={"name": args.detector})
         frames = tracker.run(args.source)
+    else:
+        frames = stream
     for time_s, track_id, gesture, probability in label(network, frames):
         print(f"{time_s:8.3f} s  id {track_id}  {gesture:<10}  {100 * probability:3.0f} %", flush=True)
 

@@ -224,6 +224,9 @@ def _keep(model: Any, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         ov.save_model(model, part, compress_to_fp16=False)
+        for written in (part.with_suffix(".bin"), part):
+            with written.open("rb+") as file:
+                os.fsync(file.fileno())  # a power cut after the renaming would leave zeros of the right length
         part.with_suffix(".bin").replace(path.with_suffix(".bin"))
         part.replace(path)
         for old in sorted(path.parent.glob("*.xml"), key=lambda p: p.stat().st_mtime)[:-KEPT]:

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from sharpose_rt.commands.track import size
 from sharpose_rt.errors import ConfigError
 
 HELP = "write a skeleton stream as openpose, alphapose, coco, coco_labels, kinetics, pyskl, mot, csv, ...; or read one"
@@ -62,11 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--option", action="append", default=[], metavar="KEY=VALUE", help="any option of the format, listed below"
     )
 
-    back = parser.add_argument_group("with --from", "The video tells times and frame size; else give both.")
+    back = parser.add_argument_group(
+        "with --from", "The video tells times and frame size; else give both (labels of coco tell the size)."
+    )
     back.add_argument("--video", metavar="FILE", help="the video that the results are of")
     back.add_argument("--fps", type=float, metavar="N", help="frames per second")
     back.add_argument("--first-frame", type=int, metavar="N", help="number that the results give the first frame: 0")
-    back.add_argument("--frame-size", type=_size, metavar="WxH", help="frame size in px, as in 1280x720")
+    back.add_argument("--frame-size", type=size, metavar="WxH", help="frame size in px, as in 1280x720")
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = OPTIONS
@@ -121,10 +124,10 @@ def _import(args: argparse.Namespace) -> list[Path]:
     what: dict[str, Any] = {"frame_size_wh": args.frame_size, "fps": args.fps}
     if args.video:
         what = _facts(args.video)
-    elif args.frame_size is None or args.fps is None:
+    elif args.fps is None:
         raise ConfigError(
-            "results of other programs tell neither times nor frame size; give --video FILE, or --fps N and "
-            "--frame-size WxH"
+            "results of other programs tell no times, and only labels of coco the frame size; give --video FILE, or "
+            "--fps N and --frame-size WxH"
         )
     what["first_frame"] = args.first_frame or 0
     return [import_stream(args.streams[0], args.from_, args.out, overwrite=args.overwrite, **what)]
@@ -138,10 +141,3 @@ def _facts(video: str) -> dict[str, Any]:
         times_s = [frame.pts_s for frame in source]
         info = source.info
     return {"source": info.name, "frame_size_wh": info.size_wh, "fps": info.fps, "times_s": times_s}
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.lower().partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no frame size; WxH in px is accepted, as in 1280x720")
-    return int(width), int(height)

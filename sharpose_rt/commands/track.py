@@ -176,7 +176,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     part.add_argument("--hwaccel", metavar="KIND", help=f"what decodes video: none, auto, {', '.join(HWACCELS)}")
 
     live = parser.add_argument_group("cameras and streams")
-    live.add_argument("--camera-size", type=_size, metavar="WxH", help="asked of a camera, as in 1280x720")
+    live.add_argument("--camera-size", type=size, metavar="WxH", help="asked of a camera, as in 1280x720")
     live.add_argument("--camera-fps", type=float, metavar="N", help="asked of a camera; looks at a screen (30)")
     live.add_argument("--camera-format", choices=("mjpeg", "yuyv"), help="asked of a camera (default: mjpeg)")
     live.add_argument("--rtsp-transport", choices=("tcp", "udp"), help="for rtsp:// addresses (default: tcp)")
@@ -205,7 +205,8 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _size(text: str) -> tuple[int, int]:
+def size(text: str) -> tuple[int, int]:
+    """Width and height, px, of 'WIDTHxHEIGHT'."""
     width, sign, height = text.lower().partition("x")
     if not (sign and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise argparse.ArgumentTypeError(f"{text!r} is no size; WIDTHxHEIGHT is accepted, as in 1280x720")

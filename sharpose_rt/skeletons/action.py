@@ -2,11 +2,13 @@
 
 Letters in shapes: M people (slots), T frames, V keypoints.
 A slot belongs to one track for as long as it holds it, so that an action network never sees one person turn into
-another; a person who is not there is all zeros.
+another; a person who is not there is all zeros. Where no tracker ran, people are told apart by their place in the frame
+alone, so that a slot may hold several; a warning says so.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from itertools import islice, pairwise
 from pathlib import Path
@@ -18,6 +20,8 @@ from numpy.typing import NDArray
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.skeletons.stream import StreamReader
 from sharpose_rt.types import Poses
+
+log = logging.getLogger("sharpose_rt.skeletons")
 
 Fill = Literal["none", "hold", "linear"]
 
@@ -45,10 +49,11 @@ def action_array(
 ) -> ActionArray:
     """The strongest `person_slots` tracks of a stream, strongest first, a slot each for the whole stream.
 
-    A track's strength is the sum of its mean keypoint scores over its frames. Keypoints below `min_score` are taken
-    as not found: zeros. Frames of another size than the header's are scaled to that. `fill` bridges the gaps of each
-    keypoint between its first and last frame: 'linear' interpolates in media time, 'hold' keeps the last place; gaps of
-    more than `max_gap_s` stay. `raw` takes the keypoints before smoothing.
+    A track's strength is the sum of its mean keypoint scores over its frames. Without track ids a slot is a place in
+    the frame, whoever has it; where a frame has several such people, a warning is logged. Keypoints below `min_score`
+    are taken as not found: zeros. Frames of another size than the header's are scaled to that. `fill` bridges the gaps
+    of each keypoint between its first and last frame: 'linear' interpolates in media time, 'hold' keeps the last place;
+    gaps of more than `max_gap_s` stay. `raw` takes the keypoints before smoothing.
 
     Raises:
         StreamError: the stream cannot be read.
@@ -60,7 +65,9 @@ def action_array(
     reader = path if isinstance(path, StreamReader) else StreamReader(path)
     strength: defaultdict[int, float] = defaultdict(float)
     pts: list[float] = []
+    warned = False
     for frame in reader:
+        warned = warned or warn_of_untracked(frame.poses, reader.path)
         pts.append(frame.pts_s)
         for key, score in zip(keys_of(frame.poses), points_of(frame.poses, raw)[1].mean(axis=1), strict=True):
             strength[key] += float(score)
@@ -89,6 +96,18 @@ def action_array(
 def keys_of(poses: Poses) -> list[int]:
     """What tells people apart: the track id, or where no tracker ran minus the place in the frame (from -1)."""
     return [track_id or -1 - i for i, track_id in enumerate(poses.track_ids.tolist())]
+
+
+def warn_of_untracked(poses: Poses, source: object) -> bool:
+    """Whether several people of a frame have no track id, so that `keys_of` may take one for another; logs it."""
+    several = int((poses.track_ids == 0).sum()) > 1
+    if several:
+        log.warning(
+            "%s: people have no track ids and are told apart by their place in the frame alone, so a slot may hold "
+            "several people; run with a tracker",
+            source,
+        )
+    return several
 
 
 def points_of(poses: Poses, raw: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -9,12 +9,12 @@ null where no tracker ran. `stream.schema.json` says the same to a machine.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import shutil
 import sys
 import tempfile
-import warnings
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,6 +29,8 @@ from sharpose_rt.errors import OutputError, StreamError
 from sharpose_rt.skeleton import SKELETONS, Skeleton
 from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.types import Poses, PoseStage
+
+log = logging.getLogger("sharpose_rt.skeletons")
 
 SCHEMA = "sharpose.skeletons/1"
 END_STATUS = ("complete", "interrupted", "error")
@@ -402,7 +404,7 @@ class StreamReader:
 
     Each iteration opens the file anew and closes it when done or left early, so a reader can be gone through more
     than once; what comes through a pipe, or with the path '-' from standard input, is kept in a temporary file for
-    that. A torn last line, as a crash leaves it, ends the stream with a warning.
+    that. A torn last line, as a crash leaves it, ends the stream; a warning is logged once.
 
     Attributes:
         header: the first line.
@@ -415,6 +417,7 @@ class StreamReader:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.end: dict[str, Any] | None = None
+        self._told_torn = False
         self._kept = self._keep_pipe()
         if str(path) == "-":
             self.path = Path("stdin")
@@ -436,7 +439,9 @@ class StreamReader:
             for number, line in enumerate(file, start=2):
                 record = self._parse(line, number)
                 if record is None:
-                    warnings.warn(f"{self.path} line {number} is torn and left out", stacklevel=2)
+                    if not self._told_torn:  # some formats take several passes
+                        log.warning("%s line %d is torn and left out", self.path, number)
+                    self._told_torn = True
                     return
                 kind = record.get("type")
                 if self.end is not None:

@@ -2,7 +2,8 @@
 
 Letters in shapes: N windows, C channels (x, y, score), T frames, V keypoints, M people (slots).
 A slot belongs to one track for as long as it holds it, so that an action network never sees one person turn into
-another; a person who is not there is all zeros.
+another; a person who is not there is all zeros. Where no tracker ran, people are told apart by their place in the frame
+alone, so that a slot may hold several; a warning says so.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.skeleton import SKELETONS, Skeleton
-from sharpose_rt.skeletons.action import Fill, check_fill, fill_gaps, keys_of, points_of
+from sharpose_rt.skeletons.action import Fill, check_fill, fill_gaps, keys_of, points_of, warn_of_untracked
 from sharpose_rt.skeletons.stream import StreamReader
 from sharpose_rt.types import Poses
 
@@ -41,8 +42,9 @@ class Posed(Protocol):
 class Window(NamedTuple):
     """N stretches of T frames for an action network: `track_ids, data, pts_s = window`.
 
-    `track_ids` (N, M) int64: whose slot it is; 0 where nobody has it. `data` (N, C, T, V, M) float32: zeros where a
-    keypoint was not found. `pts_s` (N, T) float64: media times. All numpy arrays, or all torch tensors.
+    `track_ids` (N, M) int64: whose slot it is; 0 where nobody has it, or somebody without an id. `data`
+    (N, C, T, V, M) float32: zeros where a keypoint was not found. `pts_s` (N, T) float64: media times. All numpy
+    arrays, or all torch tensors.
     """
 
     track_ids: Any
@@ -92,15 +94,15 @@ def windows(
 
     Takes a reader of a stream, or the frames of a live run; holds `length` frames of poses in memory, no pictures.
     Slots go to the people who are there in most frames of the window (then by summed score); who had a slot in the
-    last window and is still among them keeps it.
+    last window and is still among them keeps it. Without track ids a slot is a place in the frame, whoever has it.
 
     Args:
         source: the frames; a reader also tells `skeleton` and `frame_size_wh`, a live run's frames the latter.
         length: frames in a window (T).
         stride: frames from one window to the next.
         normalize: 'image': x and y over width and height of the frame, minus 0.5; 'body': each person's hip centre
-            in their first frame of the window is the origin (the mean keypoint where hips are not found) and the
-            median height of their box the unit, so movement through the picture is kept; 'none': px.
+            in the first frame of the window that has both their hips is the origin (the mean keypoint where none has)
+            and the median height of their box the unit, so movement through the picture is kept; 'none': px.
         person_slots: people in a window (M).
         each_person: every person is a window of their own: N people, M is 1, and `person_slots` does not count.
         min_score: keypoints below are taken as not found.
@@ -185,8 +187,9 @@ def _rows(
             groups = [slots]
         return [_lengthened((group, _data(group, recent, pts_s, cut, hips), pts_s), cut.length) for group in groups]
 
-    until_next, unseen = cut.length, 0
+    until_next, unseen, warned = cut.length, 0, False
     for frame in source:
+        warned = warned or warn_of_untracked(frame.poses, getattr(source, "path", "the source"))
         size_wh = getattr(frame, "frame_size_wh", None) or frame_size_wh or _size_wh(frame, cut)
         recent.append((frame.pts_s, frame.poses, size_wh))
         until_next, unseen = until_next - 1, unseen + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import threading
 from dataclasses import replace
 
@@ -234,7 +235,10 @@ def test_openvinos_gate_and_flip_test_are_torchs(config, crops):
 def test_graphs_are_kept_and_made_anew_when_damaged(config, crops, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     config = replace(config, backend="openvino")
+    on_disk, fsync = [], os.fsync
+    monkeypatch.setattr(graphs.os, "fsync", lambda number: on_disk.append(number) or fsync(number))
     first = PoseEngine(config).estimate_crops(crops[:1])
+    assert len(on_disk) == 6  # before they have their names
     kept = sorted((tmp_path / "sharpose-rt" / "graphs").iterdir())
     assert [path.suffix for path in kept] == [".bin", ".xml"] * 3  # both stages and the decoding
 

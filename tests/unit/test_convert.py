@@ -12,11 +12,13 @@ import os
 import pickle
 import random
 import re
+import runpy
 import shutil
 import threading
 import tracemalloc
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -668,6 +670,27 @@ class TestConvert:
         with pytest.raises(ConfigError, match="one of COCO, BODY_25 is"):
             convert(clip, "openpose", model="HALPE")
 
+    @pytest.mark.parametrize("pictures", [False, True])
+    def test_paths_that_are_no_text(self, tmp_path, pictures):
+        (folder := tmp_path / os.fsdecode(b"caf\xe9")).mkdir()
+        clip = write_clip(folder / os.fsdecode(b"w\xe4lk.skeletons.jsonl"))
+        if pictures:
+            clip = of_pictures(clip, [f"{'a' * 240}.jpg", *"bcdef"], os.fsdecode(b"sh\xf6ts"))
+        written = convert_all(clip, WRITERS)
+        assert convert_all(clip, WRITERS, overwrite=True) == written
+        assert len(written) == len(WRITERS) + 2  # of TRC a file a person
+        assert all(path.exists() for path in written)
+        assert len(list(written[0].iterdir())) == len(CLIP)
+
+    def test_where_one_fails_the_others_are_written(self, clip, monkeypatch):
+        def fail(*_):
+            raise TypeError("a mistake of ours")
+
+        monkeypatch.setitem(WRITERS, "mot", WRITERS["mot"]._replace(write=fail, options_of=()))
+        with pytest.raises(TypeError, match="a mistake of ours"):
+            convert_all(clip, ["mot", "csv"])
+        assert clip.with_name("walking.csv").exists()
+
     def test_unusable_output(self, clip):
         with pytest.raises(OutputError, match="cannot write"):
             convert(clip, "csv", clip / "below.csv")
@@ -897,6 +920,24 @@ class TestActionArray:
         assert array.track_ids.tolist() == [0, 0]
         np.testing.assert_allclose(array.keypoints[:, 1, 0], [point(5, 1, 0), point(6, 1, 0)], atol=0.006)
 
+    def test_people_who_may_be_mixed_are_told_of_once(self, clip, tmp_path, caplog):
+        action_array(clip)
+        action_array(write_clip(tmp_path / "one", [[5], [6]], tracked=False))
+        list(windows(StreamReader(clip), length=2))
+        assert not caplog.messages
+        path = write_clip(tmp_path / "a", [[5], [5, 6], [5, 6]], tracked=False)
+        for read in (
+            action_array,
+            lambda path: list(windows(StreamReader(path), length=2)),
+            partial(convert, to="pyskl"),
+        ):
+            read(path)
+            (message,) = caplog.messages
+            assert message.startswith(
+                f"{path}: people have no track ids and are told apart by their place in the frame"
+            )
+            caplog.clear()
+
     def test_min_score_and_raw(self, clip):
         assert not action_array(clip, min_score=0.8).scores.any()
         np.testing.assert_allclose(
@@ -912,6 +953,15 @@ class TestActionArray:
 
 def frames_of(clip) -> list[FrameRecord]:
     return [FrameRecord(t, t / 25, make_poses(ids, t)) for t, ids in enumerate(clip)]
+
+
+def test_a_demonstration_for_coco_refuses_other_keypoints(tmp_path, capsys):
+    recipe = runpy.run_path(str(SAMPLE.parents[1] / "pipelines/action_feed.py"))
+    clip = write_clip(tmp_path / "a.skeletons.jsonl", skeleton=MPII16)
+    for arguments in ([str(clip)], ["webcam", "--model", "base_mpii_256x256"]):
+        with pytest.raises(SystemExit):
+            recipe["main"](arguments)
+        assert "has the 16 keypoints of mpii16; the 17 of COCO are wanted" in capsys.readouterr().err
 
 
 class TestWindows:

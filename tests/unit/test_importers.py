@@ -18,7 +18,16 @@ from sharpose_rt.skeletons.convert import convert
 from sharpose_rt.skeletons.importers import READERS, import_stream
 from sharpose_rt.skeletons.importers.lists import read_coco
 from sharpose_rt.skeletons.importers.openpose import read_openpose
-from tests.unit.test_convert import CLIP, NAMES, SIZE_WH, make_poses, point, write_clip
+from tests.unit.test_convert import (
+    CLIP,
+    NAMES,
+    SIZE_WH,
+    make_poses,
+    of_pictures,
+    point,
+    twice_as_large,
+    write_clip,
+)
 
 
 def back(path: Path, source_format: str, **options) -> StreamReader:
@@ -161,6 +170,12 @@ class TestMMPose:
         expect_clip(reader)
         np.testing.assert_allclose(next(iter(reader)).poses.bboxes_xyxy, make_poses([1, 3]).bboxes_xyxy)
 
+    def test_a_demo_that_counts_from_0(self, tmp_path):
+        path = tmp_path / "results.json"
+        frames = [{"frame_id": t, "instances": mmpose_instances(ids, t)} for t, ids in enumerate(CLIP)]
+        path.write_text(json.dumps({"meta_info": {}, "instance_info": frames}))
+        expect_clip(back(path, "mmpose"))
+
     def test_demo_counts_from_1_and_names_the_keypoints(self, tmp_path):
         order = list(reversed(range(17)))
         meta = {"keypoint_id2name": {str(n): NAMES[i] for n, i in enumerate(order)}}
@@ -286,6 +301,16 @@ class TestErrors:
             import_stream(folder, "openpose", frame_size_wh=SIZE_WH, fps=25)
         assert import_stream(folder, "openpose", frame_size_wh=SIZE_WH, fps=25, overwrite=True) == clip
 
+    def test_never_over_what_is_read(self, clip, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (labels,), (folder,) = convert(clip, "coco_labels"), convert(clip, "openpose")
+        (file, *_) = folder.iterdir()
+        for path, source_format, out in ((labels, "coco", labels.name), (folder, "openpose", file)):
+            with pytest.raises(OutputError, match=r"is what is read; choose another name \(--out\)"):
+                back(path, source_format, out=out, overwrite=True)
+        assert read_coco(labels).frames
+        assert sorted(read_openpose(folder).frames) == list(range(len(CLIP)))
+
 
 class TestWhatTheyMean:
     """What other programs write for whom or what they did not find."""
@@ -298,6 +323,10 @@ class TestWhatTheyMean:
         path.write_text(json.dumps([{**record, "image_id": f"{t}.jpg", "idx": [0.0]} for t in (0, 0, 1, 1)]))
         reader = back(path, "alphapose")
         assert [f.poses.track_ids.tolist() for f in reader] == [[0, 0], [0, 0]]
+        assert reader.header.tracker == "none"
+        path.write_text(json.dumps([{**record, "image_id": f"{t}.jpg", "idx": 0} for t in (0, 1)]))  # one person
+        reader = back(path, "alphapose", overwrite=True)
+        assert [f.poses.track_ids.tolist() for f in reader] == [[0], [0]]
         assert reader.header.tracker == "none"
 
     def test_pictures_of_one_number_are_two_clips(self, tmp_path):
@@ -409,7 +438,7 @@ class TestCoco:
         ("change", "message"),
         [
             ({"bbox": [0, 0, 1e39, 5]}, "bbox is"),
-            ({"track_id": 2**63}, "the id is 9.22337e"),
+            ({"track_id": 2**63}, "the id is 9223372036854775808; less than"),
             ({"score": 1e300}, "score"),
         ],
     )
@@ -418,6 +447,28 @@ class TestCoco:
         (tmp_path / "big.json").write_text(json.dumps([record]))
         with pytest.raises(StreamError, match=message):
             back(tmp_path / "big.json", "coco")
+
+    @pytest.mark.parametrize("track_id", [2**53 + 1, 2**63 - 1])
+    def test_large_ids_are_exact(self, tmp_path, track_id):
+        flat = [5, 5, 1] * 17
+        coco = {"image_id": 0, "keypoints": flat, "score": 0.5}
+        documents = {
+            "coco": [coco | {"track_id": [track_id]}],
+            "alphapose": [coco | {"image_id": "0.jpg", "idx": [[track_id], 0.5]}],
+            "openpose": {"people": [{"person_id": [track_id], "pose_keypoints_2d": [5, 5, 1] * 25}]},
+            "easy_vitpose": {"keypoints": [{str(track_id): [[5, 5, 1]] * 17}], "skeleton": list(NAMES)},
+        }
+        path = tmp_path / "x.json"
+        for source_format, document in documents.items():
+            path.write_text(json.dumps(document))
+            (frame,) = back(path, source_format, overwrite=True)
+            assert frame.poses.track_ids.tolist() == [track_id]
+
+    def test_the_largest_id_has_none_above_it(self, tmp_path):
+        records = [{"image_id": 0, "keypoints": [5, 5, 1] * 17, "track_id": i} for i in (0, 2**63 - 1)]
+        (tmp_path / "x.json").write_text(json.dumps(records))
+        with pytest.raises(StreamError, match="ids from 0 to 9223372036854775807"):
+            back(tmp_path / "x.json", "coco")
 
     def test_null_is_nothing_in_the_other_forms_too(self, tmp_path):
         keypoints = [5, 5, 1] * 17
@@ -449,6 +500,14 @@ class TestCoco:
         assert reader.header.skeleton == MPII16
         assert next(iter(reader)).poses.keypoints[0, :, 0].tolist() == list(range(15, -1, -1))
 
+    def test_names_are_those_of_the_first_people_who_have_any(self, tmp_path):
+        document = coco_labels()
+        kinds = ([], list(reversed(NAMES)))
+        document["categories"] = [{"id": i, "name": "person", "keypoints": names} for i, names in enumerate(kinds)]
+        (tmp_path / "labels.json").write_text(json.dumps(document))
+        points = next(iter(back(tmp_path / "labels.json", "coco"))).poses.keypoints[0]
+        np.testing.assert_allclose(points[16], point(CLIP[0][0], 0, 0), atol=0.006)
+
     def test_results(self, clip):
         (path,) = convert(clip, "coco")
         reader = back(path, "coco")
@@ -465,6 +524,46 @@ class TestCoco:
         expect_clip(back(path, "coco", first_frame=1))
         with pytest.raises(StreamError, match=r"has frame 1, but the first one is said to be 2"):
             back(path, "coco", first_frame=2, out=path.with_name("other.jsonl"))
+
+    def test_pictures_keep_names_and_sizes(self, clip):
+        names = ["b/shot_000000.jpg", "a.png", *(f"shot_{t:06d}.jpg" for t in range(2, 6))]
+        shots = of_pictures(twice_as_large(clip, first=2), names)
+        (labels,) = convert(shots, "coco_labels")
+        reader = back(labels, "coco", frame_size_wh=None)
+        assert reader.header.frame_size_wh == SIZE_WH
+        told = [(frame.picture, frame.frame_size_wh) for frame in reader]
+        assert told == [(frame.picture, frame.frame_size_wh) for frame in StreamReader(shots)]
+        (again,) = convert(reader.path, "coco_labels", labels.with_name("again"))
+        images, others = (json.loads(path.read_text())["images"] for path in (labels, again))
+        assert images == others
+        reader = back(labels, "coco", frame_size_wh=(1280, 960), overwrite=True)
+        assert [frame.frame_size_wh for frame in reader] == [SIZE_WH] * 2 + [None] * 4
+
+    def test_names_that_a_video_was_given_are_no_pictures(self, clip):
+        (labels,) = convert(clip, "coco_labels")
+        (results,) = convert(back(labels, "coco").path, "openpose", clip.with_name("walking"))
+        assert results.joinpath("back_000000000005_keypoints.json").exists()
+        document = json.loads(labels.read_text())
+        del document["info"]  # as tools for labelling do, in which there were pictures of these names
+        labels.write_text(json.dumps(document))
+        reader = back(labels, "coco", overwrite=True)
+        assert [frame.picture for frame in reader] == [f"walking_{t:06d}.jpg" for t in range(6)]
+
+    @pytest.mark.parametrize("names", [["a.jpg"] * 6, [None, *"bcdef"], ["", *"bcdef"]])
+    def test_of_names_that_tell_nothing_and_sizes_that_are_none(self, tmp_path, names):
+        document, path = coco_labels(), tmp_path / "labels.json"
+        sizes = (None, (0, 0), (None, 480), ("640", "480"), (1e300, 5), (320.0, 240))
+        for image, name, size in zip(document["images"], names, sizes, strict=True):
+            image.update({"file_name": name} | (dict(zip(("width", "height"), size, strict=True)) if size else {}))
+        path.write_text(json.dumps(document))
+        told = [(frame.picture, frame.frame_size_wh) for frame in back(path, "coco")]
+        assert told == [(None, None)] * 5 + [(None, (320, 240))]
+
+    def test_pictures_are_counted_from_the_first_frame(self, tmp_path):
+        path = tmp_path / "labels.json"
+        path.write_text(json.dumps(coco_labels(numbered=False)))
+        pictures = [frame.picture for frame in back(path, "coco", first_frame=7)]
+        assert pictures == [f"walk/{t + 7:06d}.jpg" for t in range(6)]
 
     @pytest.mark.parametrize("numbered", [True, False])
     def test_labels(self, tmp_path, numbered):
@@ -636,6 +735,13 @@ class TestCommand:
 
         with open_source(str(video)) as source:
             np.testing.assert_allclose([f.pts_s for f in reader], [f.pts_s for f in source], atol=1e-6)
+
+    def test_labels_tell_the_size(self, clip, capsys):
+        for to, status in (("coco_labels", 0), ("coco", 2)):
+            (path,) = convert(clip, to)
+            out = path.with_suffix(".skeletons.jsonl")
+            assert main(["convert", str(path), "--from", "coco", "--fps", "25", "--out", str(out)]) == status
+        assert "does not tell how large the frames are" in capsys.readouterr().err
 
     def test_another_video_is_found_out(self, clip, tmp_path, capsys):
         video = tmp_path / "short.mp4"

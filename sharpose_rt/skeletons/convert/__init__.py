@@ -172,14 +172,18 @@ def convert_all(path: Path, formats: Iterable[str], *, overwrite: bool = False, 
     Raises:
         ConfigError, StreamError, OutputError: as `convert`.
     """
-    written, failed = [], []
+    written: list[Path] = []
+    failed: list[Exception] = []
     for to in dict.fromkeys(formats):
         try:
             written += convert(path, to, overwrite=overwrite, **_taken_by(to, options))
-        except (OutputError, ConfigError) as error:  # a ConfigError: there are no track ids, which some formats need
-            failed.append(str(error))
+        except Exception as error:
+            failed.append(error)
+    for error in failed:
+        if not isinstance(error, OutputError | ConfigError):  # a ConfigError: no track ids, which some formats need
+            raise error
     if failed:
-        raise OutputError("; ".join(failed))
+        raise OutputError("; ".join(map(str, failed)))
     return written
 
 

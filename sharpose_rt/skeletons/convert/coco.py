@@ -17,6 +17,7 @@ from sharpose_rt.errors import ConfigError
 from sharpose_rt.geometry.oks import pose_scores
 from sharpose_rt.skeleton import BOX_TO_AREA
 from sharpose_rt.skeletons.convert.common import found_points, has_pictures, new_file, rounded, stem_of, write_json_list
+from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.skeletons.stream import FrameRecord, StreamReader
 from sharpose_rt.types import Poses, quality_factor
 
@@ -102,7 +103,8 @@ def write_coco_labels(
     Keypoints have visibility 2 where their score is at least `min_score`, else 0; people without any are left out.
     `track_id` and `score` (as in results) stand beside what COCO has, and `frame_id` in each picture.
     `file_name` is the pattern of the frames' names, with `stem` of the stream's file and `frame` from 0; pictures keep
-    their own. The labels are of upright frames with square pixels, each frame of the video one.
+    their own; `info` has `of_video` where names are made up, so that they are not taken for those of pictures. The
+    labels are of upright frames with square pixels, each frame of the video one.
 
     Raises:
         ConfigError: the pattern has other fields, or gives all frames one name.
@@ -157,7 +159,8 @@ def write_coco_labels(
                     "track_id": int(poses.track_ids[i]) or None,
                 }
 
-    info = {"description": f"{reader.header.source}, by sharpose-rt {reader.header.version}"}
+    info: dict[str, Any] = {"description": f"{reader.header.source}, by sharpose-rt {reader.header.version}"}
+    info |= {} if has_pictures(reader) else {"of_video": True}
     if _named(file_name, stem, 0) == _named(file_name, stem, 1):
         raise ConfigError(f"file_name is {file_name!r}, one name for all frames; put {{frame}} into it")
     with new_file(out) as file:
@@ -177,7 +180,7 @@ def write_coco_labels(
 
 def _named(pattern: str, stem: str, frame: int) -> str:
     try:
-        return pattern.format(stem=stem, frame=frame)
+        return plain(pattern.format(stem=stem, frame=frame))
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise ConfigError(
             f"file_name is {pattern!r} ({error}); fields {{stem}} and {{frame}} are accepted, as in "

@@ -13,6 +13,7 @@ import orjson
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.skeletons.convert.common import found_points, new_file
 from sharpose_rt.skeletons.convert.layouts import OPENPOSE_18, to_layout
+from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.skeletons.stream import StreamReader
 
 log = logging.getLogger("sharpose_rt.skeletons")
@@ -40,7 +41,7 @@ def write_kinetics(
     """
     if person_slots < 1:
         raise ConfigError(f"person_slots is {person_slots}; 1 or more is accepted")
-    tail = {"label": label, "label_index": label_index}
+    tail = {"label": plain(label), "label_index": label_index}
     with new_file(out) as file:
         file.write(b'{"data":[')
         last = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import zlib
 from functools import cache
@@ -14,6 +15,7 @@ import orjson
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.skeletons.convert.common import found_points, has_pictures, new_folder, rounded, stem_of
 from sharpose_rt.skeletons.convert.layouts import BODY_25, OPENPOSE_18, to_layout
+from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.skeletons.stream import FrameRecord, StreamReader
 
 _END = "_keypoints.json"
@@ -77,7 +79,7 @@ def write_openpose(
 
 def _mark(path: Path) -> str:
     """What tells a stream's file from others of its name, without telling where it lies."""
-    return f"{path.name} {zlib.crc32(str(path.resolve()).encode()):08x}"
+    return f"{plain(path.name)} {zlib.crc32(os.fsencode(path.resolve())):08x}"
 
 
 def _stream_of(file: Path) -> str | None:
@@ -104,7 +106,7 @@ def _write_frame(
     if frame.picture is not None:
         whole = Path(frame.picture).name  # where there is a.png beside a.jpg, or an a.jpg in several folders
         names = (Path(frame.picture).stem, whole, f"{whole}_{frame.frame_id:012d}", name)
-        fit = (free for free in names if len(f"{free}{_END}".encode()) <= _LONGEST_NAME)
+        fit = (free for free in names if len(os.fsencode(f"{free}{_END}")) <= _LONGEST_NAME)
         name = next(free for free in fit if not (folder / f"{free}{_END}").exists())
         record["stream"] = _mark(reader.path)  # the name does not tell whose the file is, and a later run asks
     (folder / f"{name}{_END}").write_bytes(orjson.dumps(record))

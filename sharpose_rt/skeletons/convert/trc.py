@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.skeletons.convert.common import found_points, rounded
+from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.skeletons.stream import StreamReader
 
 log = logging.getLogger("sharpose_rt.skeletons")
@@ -45,7 +46,7 @@ def write_trc(
     with TemporaryDirectory(prefix=".sharpose-", dir=out.parent) as folder:
         parts = {track_id: Path(folder, path.name) for track_id, path in paths.items()}
         for track_id, part in parts.items():
-            part.write_bytes(_head(part.name, names, tracks[track_id], rate_fps, unit).encode())
+            part.write_bytes(_head(plain(part.name), names, tracks[track_id], rate_fps, unit).encode())
         for begin in range(0, frame_count, _FRAMES_AT_ONCE):
             held = list(islice(frames, _FRAMES_AT_ONCE))
             for track_id, track in tracks.items():

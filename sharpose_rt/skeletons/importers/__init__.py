@@ -7,14 +7,17 @@ mmpose       predictions of MMPose's demos or inferencer
 easy_vitpose the JSON of its --save-json
 ultralytics  Results.summary() or to_json() of each frame, in a list or a line each
 
-None of them says how large the frames were or when they were taken; the caller does.
+None of them says when the frames were taken, and only COCO's labels how large they were and what the pictures are
+called; else the caller does.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sharpose_rt import __version__
 from sharpose_rt.errors import ConfigError, OutputError, StreamError
@@ -29,7 +32,7 @@ from sharpose_rt.skeletons.importers.lists import (
 from sharpose_rt.skeletons.importers.openpose import read_openpose
 from sharpose_rt.skeletons.importers.people import Imported, to_poses
 from sharpose_rt.skeletons.names import named
-from sharpose_rt.skeletons.stream import Header, StreamWriter
+from sharpose_rt.skeletons.stream import FrameRecord, Header, StreamWriter, encode
 
 __all__ = ["READERS", "Imported", "import_stream"]
 
@@ -55,7 +58,12 @@ def _counted_from(first: int, imported: Imported, path: Path) -> Imported:
     """With frames counted from 0 where the file counts from `first`."""
     if imported.frames and min(imported.frames) < first:
         raise StreamError(f"{path} has frame {min(imported.frames)}, but the first one is said to be {first}")
-    return Imported(imported.skeleton, {number - first: people for number, people in imported.frames.items()})
+
+    def moved(by_frame: Mapping[int, Any]) -> dict[int, Any]:
+        return {number - first: value for number, value in by_frame.items()}
+
+    frames, sizes_wh, pictures = moved(imported.frames), moved(imported.sizes_wh), moved(imported.pictures)
+    return replace(imported, frames=frames, sizes_wh=sizes_wh, pictures=pictures)
 
 
 _SPARSE = 100_000
@@ -67,7 +75,7 @@ def import_stream(
     source_format: str,
     out: str | Path | None = None,
     *,
-    frame_size_wh: tuple[int, int],
+    frame_size_wh: tuple[int, int] | None = None,
     fps: float | None = None,
     times_s: Sequence[float] | None = None,
     source: str | None = None,
@@ -78,13 +86,13 @@ def import_stream(
 
     Every frame from 0 to the last one (the last of `times_s` where those are given) gets a line, also those without
     people. Ids keep their numbers, moved up by one where the file counts from 0; a second person with the same id in
-    a frame loses it.
+    a frame loses it. Sizes and names of pictures are kept where the results tell them.
 
     Args:
         path: file or folder.
         source_format: a key of `READERS`.
         out: `<stem>.skeletons.jsonl` beside `path` unless given.
-        frame_size_wh: size of the upright frames, px.
+        frame_size_wh: size of the upright frames, px; None takes that of the first frame where the results tell it.
         fps: frame rate; media times are frame number / fps unless `times_s` is given.
         times_s: media time of each frame in s; further frames than these are an error.
         source: name of the video for the header; `path` unless given.
@@ -92,9 +100,9 @@ def import_stream(
         overwrite: replace an existing stream.
 
     Raises:
-        ConfigError: an unknown format, or neither `fps` nor `times_s`.
+        ConfigError: an unknown format, neither `fps` nor `times_s`, or nobody tells how large the frames are.
         StreamError: the results are of another form; names file and record.
-        OutputError: the stream is there already, or cannot be written.
+        OutputError: the stream is there already, would take the results' place, or cannot be written.
     """
     if source_format not in READERS:
         close = difflib.get_close_matches(source_format, READERS, 1)
@@ -106,6 +114,8 @@ def import_stream(
         raise ConfigError("MMPose's files are known to count from 1 or from 0; leave --first-frame away")
     path = Path(path)
     target = named(path).with_name(f"{_stem(named(path))}.skeletons.jsonl") if out is None else named(out)
+    if target.resolve() in {file.resolve() for file in (path, *path.glob("*.json"))}:
+        raise OutputError(f"{target} is what is read; choose another name (--out)")
     if target.exists() and not overwrite:
         raise OutputError(f"{target} is there already; choose another name (--out), or ask to overwrite (--overwrite)")
     imported = _counted_from(first_frame, READERS[source_format](path), path)
@@ -123,9 +133,18 @@ def import_stream(
         )
     ids = [p.track_id for people in imported.frames.values() for p in people if p.track_id is not None]
     first_id = min(1, min(ids, default=1))
+    if max(ids, default=0) - first_id >= 2**63 - 1:
+        raise StreamError(
+            f"{path} has ids from 0 to {max(ids)}, which a stream counts from 1; {2**63} is too large an id"
+        )
+    size_wh = frame_size_wh or min(imported.sizes_wh.items(), default=(0, None))[1]
+    if size_wh is None:
+        raise ConfigError(
+            f"{path} does not tell how large the frames are; give their size (--frame-size WxH), or the video"
+        )
     header = Header(
         source=source or str(path),
-        frame_size_wh=frame_size_wh,
+        frame_size_wh=size_wh,
         fps=fps,
         skeleton=imported.skeleton,
         model={"name": source_format},
@@ -141,7 +160,16 @@ def import_stream(
         with StreamWriter(part, header, overwrite=True) as writer:
             for frame_id in range(count):
                 pts_s = times_s[frame_id] if times_s is not None else frame_id / (fps or 1)
-                writer.write(frame_id, pts_s, to_poses(imported.frames.get(frame_id, []), imported.skeleton, first_id))
+                poses = to_poses(imported.frames.get(frame_id, []), imported.skeleton, first_id)
+                own_wh = imported.sizes_wh.get(frame_id, size_wh)
+                record = FrameRecord(
+                    frame_id,
+                    pts_s,
+                    poses,
+                    frame_size_wh=None if own_wh == size_wh else own_wh,
+                    picture=imported.pictures.get(frame_id),
+                )
+                writer.write_line(encode(record.to_record()))
         part.replace(target)
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}; choose another place") from error

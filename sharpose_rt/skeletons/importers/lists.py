@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def read_alphapose(path: Path) -> Imported:
     """AlphaPose's `alphapose-results.json`, in its default form or in that of OpenPose (`--format open`).
 
     The frame is the last number of `image_id`; the box score is what its `score` holds beside the keypoints. `idx`
-    may be a number or, as in some versions, a list of which the first counts.
+    may be a number or, as in some versions, a list of which the first counts; 0 alone in a whole file is nobody's.
 
     Raises:
         StreamError: the file is of another form; names the record.
@@ -43,9 +44,7 @@ def read_alphapose(path: Path) -> Imported:
     }
     found = _gather([(numbers_of[str(record["image_id"])], *person) for record, person in rows])
     ids = {person.track_id for people in found.frames.values() for person in people}
-    if ids == {0} and any(len(people) > 1 for people in found.frames.values()):
-        return without_ids(found)  # without --pose_track it writes 0 for everybody
-    return found
+    return without_ids(found) if ids == {0} else found  # without --pose_track it writes 0 for everybody
 
 
 def _alphapose_person(record: Any, where: str) -> tuple[dict[str, Any], tuple[Skeleton, ImportedPerson]]:
@@ -54,16 +53,19 @@ def _alphapose_person(record: Any, where: str) -> tuple[dict[str, Any], tuple[Sk
     score, box = _maybe_score(record, where), _corners(record, where, "box")
     # AlphaPose: score = mean keypoint score + box score + 1.25 * best keypoint score, over all its keypoints.
     scores = numbers(record["keypoints"], where, "keypoints")[2::3]
-    ids = [] if record.get("idx") is None else numbers(record["idx"], where, "idx")
+    idx = record.get("idx")
+    while isinstance(idx, list):
+        idx = idx[0] if idx else None
     of_box = None if score is None else score - scores.mean() - 1.25 * scores.max()
-    return record, (skeleton, ImportedPerson(table, box, of_box, id_of(ids[0], where) if len(ids) else None))
+    return record, (skeleton, ImportedPerson(table, box, of_box, id_of(idx, where, "idx")))
 
 
 def read_mmpose(path: Path) -> Imported:
     """Predictions of MMPose 1.x: of its demos ({meta_info, instance_info}) or of its inferencer (a list of frames).
 
-    The demos count frames from 1, the inferencer from 0. Files without frames (a single picture) become one frame.
-    Keypoints are matched by the names in `meta_info`, else by their number. `track_id` is taken where it is there.
+    The demos count frames from 1 (where there is no frame 0), the inferencer from 0. Files without frames (a single
+    picture) become one frame. Keypoints are matched by the names in `meta_info`, else by their number. `track_id` is
+    taken where it is there.
 
     Raises:
         StreamError: the file is of another form; names the record.
@@ -78,12 +80,14 @@ def read_mmpose(path: Path) -> Imported:
     frames = _list(document, str(path))
     if not all(isinstance(frame, dict) and "instances" in frame for frame in frames):
         frames = [{"frame_id": first, "instances": frames}]
+    counted = [_frame(f.get("frame_id", i + first), f"{path} [{i}]", "frame_id") for i, f in enumerate(frames)]
+    first = min([first, *counted])
+    counted = [number - first for number in counted]
     rows = []
-    for i, frame in enumerate(frames):
-        number = int(numbers(frame.get("frame_id", i + first), f"{path} [{i}]", "frame_id", 1)[0]) - first
+    for i, (number, frame) in enumerate(zip(counted, frames, strict=True)):
         for j, item in enumerate(_list(frame["instances"], f"{path} [{i}] instances")):
-            rows.append((max(number, 0), *_mmpose_person(item, names, f"{path} [{i}] instances[{j}]")))
-    return _gather(rows, frames=[max(int(f.get("frame_id", i + first)) - first, 0) for i, f in enumerate(frames)])
+            rows.append((number, *_mmpose_person(item, names, f"{path} [{i}] instances[{j}]")))
+    return _gather(rows, frames=counted)
 
 
 def _names(meta: Any) -> list[str] | None:
@@ -188,7 +192,7 @@ def read_easy_vitpose(path: Path) -> Imported:
         for key, points in frame.items() if isinstance(frame, dict) else enumerate(frame):
             where = f"{path} keypoints[{t}][{key}]"
             table = numbers(points, where, "keypoints", 3 * len(names)).reshape(-1, 3)[:, [1, 0, 2]]
-            track_id = id_of(numbers(key, where, "the id", 1)[0], where) if isinstance(frame, dict) else None
+            track_id = id_of(key, where, "the id") if isinstance(frame, dict) else None
             table, skeleton = _by_name(table, names, where)
             rows.append((t, skeleton, ImportedPerson(table, track_id=track_id)))
     return _gather(rows, frames=list(range(len(frames))))
@@ -198,9 +202,10 @@ def read_coco(path: Path) -> Imported:
     """People in COCO's form: results (a list of image_id, keypoints, score), or labels with `images` and `annotations`.
 
     In results the frame is `image_id`; in labels the picture's `frame_id`, else the last number of its file name.
-    Labelled keypoints have score 1 where they are visible or covered. Boxes, scores and ids (`bbox`, `score`,
-    `track_id`) are taken where they are and not null; names of keypoints in the people's category decide their order,
-    and other categories are left out.
+    Labels tell the pictures' sizes, and their names where each has its own; those that our labels of a video made up
+    are left out. Labelled keypoints have score 1 where they are visible or covered. Boxes, scores and ids (`bbox`,
+    `score`, `track_id`) are taken where they are and not null; names of keypoints in the people's category decide their
+    order, and other categories are left out.
 
     Raises:
         StreamError: the file is of another form; names the record.
@@ -218,7 +223,8 @@ def read_coco(path: Path) -> Imported:
         return _gather(rows)
     _need(document, ("images", "annotations"), str(path))
     frames: dict[Any, int] = {}
-    for i, record in enumerate(_list(document["images"], f"{path} images")):
+    images = _list(document["images"], f"{path} images")
+    for i, record in enumerate(images):
         where = f"{path} images[{i}]"
         _need(record, ("id",), where)
         _number_or_name(record["id"], where, "id")
@@ -253,14 +259,37 @@ def read_coco(path: Path) -> Imported:
             table, skeleton = _triples(record["keypoints"], where)
         person = ImportedPerson(table, _corners(record, where), _maybe_score(record, where), _maybe_id(record, where))
         rows.append((frames[record["image_id"]], skeleton, person))
-    return _gather(rows, frames=list(frames.values()))
+    found = {frames[record["id"]]: record for record in images}
+    return replace(
+        _gather(rows, frames=list(frames.values())),
+        sizes_wh={frame: size_wh for frame, record in found.items() if (size_wh := _size_wh(record))},
+        pictures={} if _is_of_a_video(document) else _pictures(found),
+    )
+
+
+def _size_wh(image: dict[str, Any]) -> tuple[int, int] | None:
+    """Width and height, px; None where a picture's record does not tell them, as by null or 0."""
+    told = image.get("width"), image.get("height")
+    width, height = (int(side) if isinstance(side, (int, float)) and 1 <= side < 2**31 else 0 for side in told)
+    return (width, height) if width and height else None
+
+
+def _is_of_a_video(document: dict[str, Any]) -> bool:
+    info = document.get("info")
+    return isinstance(info, dict) and info.get("of_video") is True
+
+
+def _pictures(images: dict[int, dict[str, Any]]) -> dict[int, str]:
+    """The names of the pictures by frame; none where one lacks its name, or has that of another."""
+    names = {frame: name for frame, image in images.items() if isinstance(name := image.get("file_name"), str) and name}
+    return names if len(set(names.values())) == len(images) else {}
 
 
 def _category_names(document: dict[str, Any], people: tuple[Any, ...] | None) -> list[str] | None:
     for category in document.get("categories") or ():
         ours = isinstance(category, dict) and (people is None or category.get("id") in people)
-        if ours and isinstance(category.get("keypoints"), list):
-            return [str(name) for name in category["keypoints"]]
+        if ours and isinstance(names := category.get("keypoints"), list) and names:
+            return [str(name) for name in names]
     return None
 
 
@@ -323,8 +352,7 @@ def _triples(flat: Any, where: str) -> tuple[NDArray[np.float64], Skeleton]:
 
 
 def _maybe_id(item: dict[str, Any], where: str) -> int | None:
-    value = given(item, where, "track_id", 1)
-    return None if value is None else id_of(value[0], where)
+    return id_of(item.get("track_id"), where)
 
 
 def _maybe_score(item: dict[str, Any], where: str, name: str = "score") -> float | None:

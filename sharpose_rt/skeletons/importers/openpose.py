@@ -82,5 +82,4 @@ def _person(person: Any, where: str) -> ImportedPerson:
     layout = _LAYOUTS[len(flat)]
     table = flat.reshape(-1, 3)[[layout.index(name) for name in COCO17.keypoints]]
     # Version 1.1 has no person_id; later ones have a list of one, -1 where OpenPose did not track.
-    ids = [-1.0] if person.get("person_id") is None else numbers(person["person_id"], where, "person_id", 1)
-    return ImportedPerson(np.array(table), track_id=id_of(ids[0], where))
+    return ImportedPerson(np.array(table), track_id=id_of(person.get("person_id"), where, "person_id"))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +42,21 @@ class ImportedPerson:
 
 @dataclass(frozen=True)
 class Imported:
-    """A whole file: the keypoint set, and the people of each frame that has any, by frame from 0."""
+    """A whole file: the keypoint set, and the people of each frame that has any, by frame from 0.
+
+    Where the file tells them, by frame too: `sizes_wh` in px, and the names of `pictures`.
+    """
 
     skeleton: Skeleton
     frames: dict[int, list[ImportedPerson]]
+    sizes_wh: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    pictures: Mapping[int, str] = field(default_factory=dict)
 
 
 def without_ids(imported: Imported) -> Imported:
     """The same people, tracked by nobody."""
     frames = {t: [replace(person, track_id=None) for person in people] for t, people in imported.frames.items()}
-    return Imported(imported.skeleton, frames)
+    return replace(imported, frames=frames)
 
 
 def read_text(path: Path) -> bytes:
@@ -92,12 +98,24 @@ def given(record: dict[str, Any], where: str, name: str, count: int) -> list[flo
     return None if value is None else numbers(value, where, name, count).tolist()
 
 
-def id_of(number: float, where: str) -> int | None:
-    """A track id; None below 0, as several programs number whom they did not track. Raises StreamError for one that no
-    int64 can hold."""
+def id_of(value: Any, where: str, name: str = "track_id") -> int | None:
+    """The track id that `value` is, or a list of it alone; None for null, and below 0, as several programs number whom
+    they did not track.
+
+    Raises:
+        StreamError: it is no number, or one that no int64 can hold; says `where` and `name`.
+    """
+    while isinstance(value, list) and len(value) == 1:
+        (value,) = value
+    if value is None:
+        return None
+    with contextlib.suppress(ValueError):  # the keys of JSON are texts
+        value = int(value) if isinstance(value, str) else value
+    # Not by way of a float, which rounds whole numbers above 2**53.
+    number = value if isinstance(value, int) else int(numbers(value, where, name, 1)[0])
     if number >= 2**63:
-        raise StreamError(f"{where}: the id is {number:g}; less than {2**63} is accepted")
-    return int(number) if number >= 0 else None
+        raise StreamError(f"{where}: the id is {number!s:.80}; less than {2**63} is accepted")
+    return number if number >= 0 else None
 
 
 def skeleton_of(count: int, where: str) -> Skeleton:
