@@ -315,9 +315,9 @@ def who_is_refined(count: int, exit_rate: float) -> NDArray[np.bool_]:
     return np.diff(np.arange(count + 1) * staying // count).astype(bool)
 
 
-def varied_crops(count: int, size_hw: tuple[int, int], seed: int = 0) -> Crops:
+def varied_crops(count: int, size_hw: tuple[int, int]) -> Crops:
     """Pictures (count, H, W, 3) of coloured clouds, each of its own contrast and brightness."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     rows, columns = size_hw[0] // 32, size_hw[1] // 32
     clouds = F.interpolate(torch.randn(count, 3, rows, columns, generator=generator), size_hw, mode="bilinear")
     contrast = torch.rand(count, 1, 1, 1, generator=generator) * 1.5 + 0.2

@@ -156,7 +156,6 @@ def import_weights(args: argparse.Namespace) -> int:
     from sharpose_rt.models.weights import import_released, load_model
 
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         import_released(
             source,
             target,
@@ -192,7 +191,6 @@ def export_weights(args: argparse.Namespace) -> int:
     kept = {key: text for key, text in sources[0].metadata.items() if key in (RANGES, GAIN) and len(sources) == 1}
     metrics = [_metrics(path) for path in args.metrics]
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         save_weights(model, target, half=True, metadata=kept | {"quality_threshold": repr(args.quality_threshold)})
         card = {
             "sha256": file_sha256(target),
@@ -245,6 +243,7 @@ def quantize_weights(args: argparse.Namespace) -> int:
 
     Raises:
         WeightsError: the weights cannot be read, or int8 costs more than `MOST_LOSS`.
+        ConfigError: --people is below 1, or the labels are of other keypoints than the network's.
         DatasetError: the labels or a picture cannot be read.
         OutputError: the target exists, has another suffix, or cannot be written.
     """
@@ -332,7 +331,6 @@ def _amend(
 
     card = _card(source, info.sha256)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         amend(source, target, metadata, tensors)
         sha256 = file_sha256(target)
         if card is not None:

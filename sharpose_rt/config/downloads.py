@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
-from uuid import uuid4
+
+from sharpose_rt.config.places import whole
 
 ANSWER_TIMEOUT_S = 5.0
 """The server must have answered by then, name look-up and redirects included."""
@@ -26,21 +26,15 @@ def download(url: str, path: Path) -> None:
     Raises:
         DownloadError: no answer within 5 s, a stall of 10 s, a short file, an unwritable folder.
     """
-    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _answer(url) as response, part.open("wb") as file:
+        with whole(path) as part, _answer(url) as response, part.open("wb") as file:
             expected = response.headers.get("Content-Length")
             while block := response.read(1 << 18):
                 file.write(block)
             if expected is not None and file.tell() != int(expected):
                 raise DownloadError(f"it ended after {file.tell()} of {expected} bytes")
-        part.replace(path)
     except (OSError, ValueError, http.client.HTTPException, DownloadError) as error:
         raise DownloadError(f"'{path.name}' cannot be downloaded from {url}: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):  # in a folder that cannot be used nothing is left either
-            part.unlink(missing_ok=True)
 
 
 def _answer(url: str) -> http.client.HTTPResponse:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,22 +29,34 @@ def _for_this_process() -> Path:
     return Path(folder.name)
 
 
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write a file under, which takes the place of `path` at the block's end: the new file is
+    there whole, or what was before. The folder is made where there is none.
+
+    Raises:
+        OSError: the folder cannot be made, or the file not put in place.
+    """
+    part = beside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        part.replace(path)
+    finally:
+        with contextlib.suppress(OSError):  # in a folder that cannot be used nothing is left either
+            part.unlink(missing_ok=True)
+
+
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file, and its folder where there is none: the new text is there whole, or what was before.
+    """Writes a text file, see `whole`.
 
     Raises:
         OSError: it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = beside(path)
-    try:
+    with whole(path) as part:
         part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def beside(path: Path) -> Path:
     """A new name in the folder of `path`, with its ending: what is written there and renamed appears at once."""
-    return path.with_name(f".{path.stem}.{uuid4().hex}{path.suffix}")
+    return path.with_name(f".{path.stem[:40]}.{uuid4().hex}{path.suffix}")  # a name may have 255 bytes

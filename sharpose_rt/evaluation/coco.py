@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from sharpose_rt.evaluation.predict import (
     predict,
     truth_boxes,
 )
-from sharpose_rt.geometry.oks import oks, pose_scores
+from sharpose_rt.geometry.oks import oks, person_scores
 from sharpose_rt.models import VARIANTS, SHaRPose, Variant
 from sharpose_rt.models.gate import Gate
 from sharpose_rt.skeleton import BOX_TO_AREA, COCO17, Skeleton
@@ -48,7 +47,6 @@ from sharpose_rt.training.datasets import (
     read_json,
     wrong_record,
 )
-from sharpose_rt.types import quality_factor
 
 NMS_OKS = 0.9
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR")
@@ -64,10 +62,7 @@ def evaluate(
     boxes: str = "gt",
     detector: DetectorConfig | None = None,
     gate: Gate | None = None,
-    flip_test: bool = False,
-    padding: float | None = None,
     batch: int = 16,
-    progress: Callable[[int, int], None] | None = None,
     head_boxes: Path | None = None,
 ) -> dict[str, Any]:
     """Metrics of a model on a label file; see `score` for the keys.
@@ -79,10 +74,7 @@ def evaluate(
         boxes: 'gt', 'detector', or a file of detections in COCO's result form.
         detector: which detector, where it is asked for.
         gate: who takes the fine stage's pose; None: all.
-        flip_test: average with the mirrored crop.
-        padding: see `predict`.
         batch: crops at once.
-        progress: called with boxes done and boxes in all.
         head_boxes: `mpii_gt_val.mat`, for MPII's common JSON.
 
     Raises:
@@ -96,17 +88,7 @@ def evaluate(
     if document["annotations"]:
         check_pckh(document, in_truth=boxes == "gt")
     chosen, gate = choose_boxes(boxes, document, images, detector), gate or Gate()
-    predictions = predict(
-        model,
-        document,
-        images,
-        chosen,
-        flip_test=flip_test,
-        padding=padding,
-        near_padding=closer_padding(gate),
-        batch=batch,
-        progress=progress,
-    )
+    predictions = predict(model, document, images, chosen, near_padding=closer_padding(gate), batch=batch)
     return score(predictions, document, gate, model)
 
 
@@ -253,7 +235,7 @@ def results(
     boxes = predictions.boxes
     if not len(boxes):
         return []
-    sure = person_scores(predictions, keypoint_scores, skeleton)
+    sure = person_scores(boxes.scores, keypoint_scores, predictions.quality, skeleton.sigmas)
     kept = np.ones(len(boxes), bool)
     if (boxes.annotation_ids < 0).any():
         kept = oks_nms(boxes, keypoints, sure, skeleton)
@@ -267,18 +249,6 @@ def results(
         }
         for i in np.flatnonzero(kept)
     ]
-
-
-def person_scores(
-    predictions: Predictions, keypoint_scores: Float32, skeleton: Skeleton = COCO17
-) -> NDArray[np.float64]:
-    """How sure each person is, (N,): box score, mean score of the keypoints and, where it is known, predicted quality.
-
-    The quality says what keypoint scores do not: how exact they are, and whether this is a person at all.
-    """
-    return (
-        predictions.boxes.scores * pose_scores(keypoint_scores, skeleton.sigmas) * quality_factor(predictions.quality)
-    )
 
 
 def oks_nms(
@@ -363,7 +333,8 @@ def quality_check(predictions: Predictions, document: dict[str, Any]) -> dict[st
     from scipy.stats import rankdata  # half a second
 
     coarse, fine = true_oks(predictions, document, "coarse"), true_oks(predictions, document, "fine")
-    scores = person_scores(predictions, predictions.fine_scores, skeleton_of(document))
+    given, sigmas = predictions.boxes.scores, skeleton_of(document).sigmas
+    scores = person_scores(given, predictions.fine_scores, predictions.quality, sigmas)
     ranks = [rankdata(values) for values in (predictions.quality, coarse, scores, fine)]
     found = {
         "oks_coarse": float(coarse.mean()),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ from torch import Tensor
 from sharpose_rt.config import DetectorConfig, PoseConfig
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.geometry.affine import (
-    USUAL_PADDING,
     apply_affine,
     body_heights,
     crop_affine,
     invert_affine,
     warp_crops,
 )
+from sharpose_rt.geometry.boxes import xywh_to_xyxy
 from sharpose_rt.geometry.heatmap import decode, flip_back
 from sharpose_rt.models import SHaRPose
 from sharpose_rt.models.gate import Gate, Outlook
@@ -120,7 +120,7 @@ def truth_boxes(document: dict[str, Any]) -> Boxes:
     xywh = np.array([a["bbox"] for a in people], np.float32).reshape(-1, 4)
     return Boxes(
         np.array([a["image_id"] for a in people], np.int64),
-        np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1),
+        xywh_to_xyxy(xywh).astype(np.float32),
         np.ones(len(people), np.float32),
         np.array([a["id"] for a in people], np.int64),
     )
@@ -156,7 +156,7 @@ def file_boxes(path: Path, people: Collection[Any] | None = None) -> Boxes:
             f"{path}: a record is {records[int(fine.argmin())]!r:.160}; "
             "a finite score and bbox are wanted, of a width and height of 0 px or more"
         )
-    boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
+    boxes = xywh_to_xyxy(xywh).astype(np.float32)
     return Boxes(image_ids, boxes, scores, np.full(len(records), -1, np.int64))
 
 
@@ -204,10 +204,8 @@ def predict(
     boxes: Boxes,
     *,
     flip_test: bool = False,
-    padding: float | None = None,
     near_padding: float | None = None,
     batch: int = 16,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
     """Poses of all boxes, every one through both stages, and where asked through the coarse one in a closer crop.
 
@@ -217,29 +215,17 @@ def predict(
         images: folder of the pictures.
         boxes: where the people are.
         flip_test: average heatmaps with those of the mirrored crop; quality is that of the crop as it is.
-        padding: see `geometry.affine.crop_affine`; None takes the network's own, and for an estimator the usual one.
-        near_padding: the same for the closer crop, `PoseConfig.coarse_padding` of a run; None leaves it out, see
-            `closer_padding`.
+        near_padding: by what a box is enlarged for the closer crop, `PoseConfig.coarse_padding` of a run; None leaves
+            it out, see `closer_padding`.
         batch: crops at once.
-        progress: called with boxes done and boxes in all.
 
     Raises:
         DatasetError: a picture is missing, or a box names no picture of the set.
     """
-    if padding is None:
-        padding = model.box_padding if isinstance(model, SHaRPose) else USUAL_PADDING
-    paddings = (padding,) if near_padding is None else (padding, near_padding)
-    rows: list[tuple[Any, ...]] = []
-    done = 0
-    parts = (
+    rows = [
         _run_network(model, crops, flip_test) if isinstance(model, SHaRPose) else _run_estimate(model, crops)
-        for crops in _batches(document, images, boxes, model, paddings, batch)
-    )
-    for part in parts:
-        rows.append(part)
-        done += len(part[0])
-        if progress:
-            progress(done, len(boxes))
+        for crops in _batches(document, images, boxes, model, near_padding, batch)
+    ]
     if not rows:  # nobody was found
         k = len(model.variant.skeleton) if isinstance(model, SHaRPose) else len(COCO17)
         points, scores = np.zeros((0, k, 2), np.float32), np.zeros((0, k), np.float32)
@@ -271,7 +257,7 @@ def _batches(
     images: Path,
     boxes: Boxes,
     model: SHaRPose | Estimate,
-    paddings: Sequence[float],
+    near_padding: float | None,
     batch: int,
 ) -> Iterator[_Crops]:
     """Boxes picture by picture; for a network, crops are gathered over pictures to full batches."""
@@ -286,6 +272,7 @@ def _batches(
             yield _Crops(rows, boxes.bboxes_xyxy[rows], image, None, None)
             continue
         h, w = model.variant.size_hw
+        paddings = [model.box_padding] if near_padding is None else [model.box_padding, near_padding]
         affines = np.stack([crop_affine(boxes.bboxes_xyxy[rows], (w, h), padding) for padding in paddings], 1)
         crops = warp_crops(image, affines.reshape(-1, 2, 3), (w, h)).reshape(len(rows), len(paddings), h, w, 3)
         for row, box, crop, affine in zip(rows, boxes.bboxes_xyxy[rows], crops, affines, strict=True):

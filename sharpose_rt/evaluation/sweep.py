@@ -61,9 +61,9 @@ def sweep(
     return list({row[by]: row for row in rows}.values())
 
 
-def calibrated(rows: Sequence[Row], max_loss_ap: float = MAX_LOSS_AP) -> Row:
-    """The row that saves most of those that lose at most `max_loss_ap` (0.003 = 0.3 AP) to the first, all refined."""
-    return max((row for row in rows if row["AP"] >= rows[0]["AP"] - max_loss_ap), key=lambda row: row["exit_rate"])
+def calibrated(rows: Sequence[Row]) -> Row:
+    """The row that saves most of those that lose at most MAX_LOSS_AP (0.3 AP) to the first, all refined."""
+    return max((row for row in rows if row["AP"] >= rows[0]["AP"] - MAX_LOSS_AP), key=lambda row: row["exit_rate"])
 
 
 def sweep_files(path: Path) -> tuple[Path, Path]:

@@ -4,6 +4,7 @@ detector misses most people."""
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from sharpose_rt.errors import ConfigError, DatasetError, OutputError
 from sharpose_rt.evaluation.coco import label_triples, labels_of, oks_with_labels
 from sharpose_rt.evaluation.predict import Predictions
 from sharpose_rt.geometry.affine import apply_affine, crop_affine, warp_crops
+from sharpose_rt.media.writer import write_image
 from sharpose_rt.models.gate import Gate
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.training.datasets import picture_paths, read_image
@@ -128,19 +130,14 @@ def check_sheet(out: str | None, plain: bool) -> None:
 
 
 def _check_picture_file(path: Path) -> None:
-    if not path.parent.is_dir() or not cv2.haveImageWriter(str(path)):  # at other endings OpenCV's own error comes
-        raise _not_writable(path)
-
-
-def _not_writable(path: Path) -> OutputError:
-    return OutputError(f"cannot write {path}; a picture file such as worst.png in a folder that exists is wanted")
+    # Asked by the ending alone, and as bytes: OpenCV's way from Python crashes at a text that is not UTF-8.
+    if not path.parent.is_dir() or not cv2.haveImageWriter(os.fsencode(f"x{path.suffix}")):  # type: ignore[arg-type]
+        raise OutputError(f"cannot write {path}; a picture file such as worst.png in a folder that exists is wanted")
 
 
 def _write(path: Path, sheet: NDArray[np.uint8]) -> None:
     _check_picture_file(path)
-    smallest = [cv2.IMWRITE_PNG_COMPRESSION, 9] if path.suffix.lower() == ".png" else []
-    if not cv2.imwrite(str(path), sheet, smallest):
-        raise _not_writable(path)
+    write_image(path, sheet)
 
 
 def _judged(picture: NDArray[np.uint8], verdict: Verdict) -> NDArray[np.uint8]:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sharpose_rt.types import quality_factor
+
 VISIBLE_SCORE = 0.2
 """A keypoint of a lower score says nothing of how sure a pose is."""
 
@@ -42,6 +44,17 @@ def pose_scores(keypoint_scores: ArrayLike, sigmas: Sequence[float] = ()) -> NDA
     scores = np.asarray(keypoint_scores, np.float64)
     weights = (scores > VISIBLE_SCORE) * (np.asarray(sigmas) if len(sigmas) else np.ones(scores.shape[-1]))
     return (scores * weights).sum(-1) / np.maximum(weights.sum(-1), 1e-9)
+
+
+def person_scores(
+    bbox_scores: ArrayLike, keypoint_scores: ArrayLike, quality: ArrayLike, sigmas: Sequence[float]
+) -> NDArray[np.float64]:
+    """How sure each person is, (N,) in 0..1: box score (N,), `pose_scores` of the keypoint scores (N, K) and, where it
+    is known (not NaN), predicted quality (N,), multiplied.
+
+    The quality says what keypoint scores do not: how exact they are, and whether this is a person at all.
+    """
+    return np.asarray(bbox_scores) * pose_scores(keypoint_scores, sigmas) * quality_factor(quality)
 
 
 def oks_matrix(

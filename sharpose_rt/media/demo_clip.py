@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import OutputConfig
 from sharpose_rt.errors import SourceError
+from sharpose_rt.media.files import read_image
 from sharpose_rt.media.writer import VideoWriter
 
 SIZE_WH = (960, 720)
@@ -75,9 +76,9 @@ def _read(name: str) -> NDArray[np.uint8]:
     if spec is None or spec.origin is None:
         raise SourceError("the demo needs the photographs of the ultralytics package; pip install ultralytics")
     path = Path(spec.origin).parent / "assets" / name
-    image = cv2.imread(str(path)) if path.is_file() else None
+    image = read_image(path)
     if image is None:
         raise SourceError(
             f"no readable photograph at {path}; install ultralytics again, or run `sharpose-rt track --source YOURS`"
         )
-    return image.astype(np.uint8, copy=False)
+    return image

@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import glob
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -99,11 +100,15 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def read_image(path: Path) -> NDArray[np.uint8] | None:
-    """The picture, (H, W, 3) uint8 BGR and upright by its EXIF orientation; None when it cannot be decoded."""
+def read_image(path: str | Path, *, upright: bool = True) -> NDArray[np.uint8] | None:
+    """The picture, (H, W, 3) uint8 BGR, turned as its EXIF orientation says if `upright`; None where it cannot be read.
+
+    cv2.imread fails at names that are not ASCII on Windows, and crashes at those that are not UTF-8 elsewhere.
+    """
+    flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        data = np.fromfile(path, np.uint8)  # cv2.imread fails on non-ASCII paths on Windows
-        return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None  # type: ignore[return-value]
+        data = np.fromfile(path, np.uint8)
+        return cv2.imdecode(data, flags) if data.size else None  # type: ignore[return-value]
     except (OSError, cv2.error):
         return None
 
@@ -137,7 +142,8 @@ def _open_file(path: Path, config: SourceConfig) -> Source:
     if path.stat().st_size == 0:
         raise SourceError(f"{path} is empty (0 bytes); copy or record it again")
     suffix = path.suffix.lower()
-    if suffix in IMAGE_SUFFIXES or (suffix not in VIDEO_SUFFIXES and cv2.haveImageReader(str(path))):
+    # As bytes: OpenCV's way from Python crashes at a name that is not UTF-8.
+    if suffix in IMAGE_SUFFIXES or (suffix not in VIDEO_SUFFIXES and cv2.haveImageReader(os.fsencode(path))):  # type: ignore[arg-type]
         return Images(str(path), config, [path], path.stem, kind="image")
     return VideoFile(path, config)
 

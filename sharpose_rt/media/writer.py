@@ -11,6 +11,7 @@ import contextlib
 import errno
 import heapq
 import logging
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +23,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sharpose_rt.config.places import whole
 from sharpose_rt.config.schema import OutputConfig
 from sharpose_rt.config.threads import media_threads
 from sharpose_rt.errors import OutputError
@@ -231,18 +233,15 @@ def write_image(path: Path, image_bgr: NDArray[np.uint8]) -> Path:
     Raises OutputError when the suffix is unknown or the file cannot be written.
     """
     path = Path(path)
-    part = path.with_name(f"{path.stem}.part{path.suffix}")
+    options = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix.lower() in (".jpg", ".jpeg") else []
     try:
-        options = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix.lower() in (".jpg", ".jpeg") else []
-        encoded, data = cv2.imencode(path.suffix, image_bgr, options)
+        # As bytes: OpenCV's way from Python crashes at a text that is not UTF-8.
+        encoded, data = cv2.imencode(os.fsencode(path.suffix), image_bgr, options)  # type: ignore[arg-type]
         if not encoded:
             raise OSError("the encoder refused the picture")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data.tobytes())
-        part.replace(path)
+        with whole(path) as part:
+            part.write_bytes(data.tobytes())
     except (OSError, cv2.error) as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
         raise OutputError(
             f"{path} cannot be written ({_reason(error)}); give a .jpg or .png in a writable folder"
         ) from error

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sharpose_rt.config.checks import GAIN_RANGE, PADDING_RANGE
+from sharpose_rt.config.places import whole
 from sharpose_rt.errors import WeightsError
 from sharpose_rt.geometry.affine import USUAL_PADDING
 from sharpose_rt.models.create import attention_scale_of, create_model, set_attention_scale
@@ -115,14 +116,12 @@ def save_weights(model: SHaRPose, path: Path, *, half: bool = False, metadata: M
 
 def write_safetensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     """Write a safetensors file that everybody may read, at once or not at all; raises OSError."""
-    part = path.with_name(path.name + ".part")
-    try:
-        save_file(tensors, part, metadata=metadata)
-    except SafetensorError as error:  # a full disk, a folder without a right to write
-        part.unlink(missing_ok=True)
-        raise OSError(str(error)) from error
-    part.chmod(0o644)  # safetensors writes for the owner alone
-    part.replace(path)
+    with whole(path) as part:
+        try:
+            save_file(tensors, part, metadata=metadata)
+        except SafetensorError as error:  # a full disk, a folder without a right to write
+            raise OSError(str(error)) from error
+        part.chmod(0o644)  # safetensors writes for the owner alone
 
 
 def load_model(name: str, weights: str = "auto", behaviour: str = "auto") -> tuple[SHaRPose, WeightsInfo]:

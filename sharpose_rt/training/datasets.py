@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.errors import DatasetError
+from sharpose_rt.media import files
 from sharpose_rt.skeleton import BOX_TO_AREA, COCO17, Skeleton, is_person, order_by_name, person_categories
 from sharpose_rt.training import mpii
 
@@ -181,11 +182,11 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     Raises:
         DatasetError: it is missing or cannot be decoded.
     """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    image = files.read_image(path, upright=False)
     if image is None:
         reason = "cannot be decoded" if Path(path).is_file() else "is missing"
         raise DatasetError(f"the picture {path} {reason}; fetch the set again or take its labels out")
-    return image  # type: ignore[return-value]
+    return image
 
 
 def quiet_worker(_: int) -> None:

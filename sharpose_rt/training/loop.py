@@ -33,9 +33,16 @@ from sharpose_rt.models.create import attention_scale_of, set_attention_scale
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import CoarseOutput
-from sharpose_rt.models.weights import load_model, save_weights
+from sharpose_rt.models.weights import load_model
 from sharpose_rt.training import losses
-from sharpose_rt.training.checkpoint import check_unchanged, get_chance, load_run, save_checkpoint, set_chance
+from sharpose_rt.training.checkpoint import (
+    check_unchanged,
+    get_chance,
+    load_run,
+    save_checkpoint,
+    save_learnt,
+    set_chance,
+)
 from sharpose_rt.training.config import OptimConfig, SetConfig, TrainConfig, read_config
 from sharpose_rt.training.datasets import People, epoch_order, find_set, mix, quiet_worker, read_people
 from sharpose_rt.training.device_crops import READ_ON_CPU, DeviceCrops, DrawDataset
@@ -209,8 +216,21 @@ def stopping(stop: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def batches_of(loader: DataLoader[T]) -> Iterator[T]:
-    """The loader's batches; its workers end with them, whatever ends them.
+def check_loss(value: float, step: int, out: Path, rate: str = "--set optim.lr") -> None:
+    """Nothing, where the loss at `step` of the run in the folder `out` is finite; `rate` is the option to lower.
+
+    Raises:
+        DatasetError: it is not, so that going on would destroy the weights.
+    """
+    if not math.isfinite(value):
+        back = "--resume from the last checkpoint" if (out / "last.pt").is_file() else "begin anew"
+        raise DatasetError(f"the loss is {value} at step {step}; {back} with a lower {rate}")
+
+
+def batches_of(loader: DataLoader[T], save: Callable[[], None]) -> Iterator[T]:
+    """The loader's batches; where a picture cannot be read, `save` keeps what has been learnt until then.
+
+    The loader's workers end with its batches, whatever ends them.
 
     Workers leave SIGTERM alone (`quiet_worker`), so that a process which ends while an error's traceback still holds
     them would wait for them for ever.
@@ -218,6 +238,9 @@ def batches_of(loader: DataLoader[T]) -> Iterator[T]:
     batches = iter(loader)
     try:
         yield from batches
+    except DatasetError:
+        save()
+        raise
     finally:
         if isinstance(batches, _MultiProcessingDataLoaderIter):
             batches._shutdown_workers()  # type: ignore[reportPrivateUsage]
@@ -298,7 +321,7 @@ class Trainer:
         """Move the weights by one batch and give the log's columns of it.
 
         Raises:
-            DatasetError: the loss is not finite, so that going on would destroy the weights.
+            DatasetError: see `check_loss`.
         """
         progress = self.world.agree(min(self.clock.progress(self.samples), 1.0))
         factor = lr_factor(self.config.optim, progress, self.step)
@@ -310,9 +333,7 @@ class Trainer:
         loss, parts = self.loss(batch, progress)
         loss.backward()
         value, *values = torch.stack([loss.detach(), *parts.values()]).tolist()  # one wait for a device
-        if not math.isfinite(value):
-            back = "--resume from the last checkpoint" if (self.out / "last.pt").is_file() else "begin anew"
-            raise DatasetError(f"the loss is {value} at step {self.step + 1}; {back} with a lower --set optim.lr")
+        check_loss(value, self.step + 1, self.out)
         self.world.average_gradients(self.trained.parameters())
         limit = self.config.optim.clip_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), limit)
@@ -419,7 +440,7 @@ class Trainer:
             self.clock = Clock(self.config, self.clock.epoch_samples, self.clock.elapsed_before_s)
             saved_s = validated_s = self.clock.elapsed_s
             logged_at, logged_s = self.samples, self.clock.elapsed_s
-            for batch in self._batches(loader):
+            for batch in batches_of(loader, self.save):
                 if reason_now := self._over(max_minutes if self.step > first else None):
                     reason = reason_now
                     break
@@ -440,14 +461,6 @@ class Trainer:
         if reason != "stopped":
             self._validate(progress)
         return reason
-
-    def _batches(self, loader: DataLoader[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-        """The loader's batches; where a picture cannot be read, what has been learnt until then is saved."""
-        try:
-            yield from batches_of(loader)
-        except DatasetError:
-            self.save()
-            raise
 
     def _over(self, max_minutes: float | None) -> str:
         """Why the run ends here, the same in all processes; "" where it goes on."""
@@ -521,7 +534,7 @@ class Trainer:
         }
         save_checkpoint(self.out / "last.pt", state)
         facts = {"trained_samples": str(self.samples), "trained_minutes": f"{self.clock.elapsed_s / 60:.1f}"}
-        save_weights(self.averaged(), self.out / "weights.safetensors", metadata=facts)
+        save_learnt(self.out / "weights.safetensors", self.averaged(), facts)
 
     def resume(self) -> None:
         """Go on from the checkpoint in the run's folder, exactly where it was, with what the configuration changes.

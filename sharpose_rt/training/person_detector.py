@@ -34,7 +34,7 @@ from sharpose_rt.models.stem import EFFICIENTNET_LITE0
 from sharpose_rt.models.weights import write_safetensors
 from sharpose_rt.training.checkpoint import load_run, save_checkpoint
 from sharpose_rt.training.datasets import quiet_worker, read_image
-from sharpose_rt.training.loop import batches_of, plain_errors, stopping
+from sharpose_rt.training.loop import batches_of, check_loss, plain_errors, stopping
 from sharpose_rt.training.optim import Ema
 from sharpose_rt.training.pictures import Picture
 from sharpose_rt.training.stem_weights import freeze_stem, load_stem_weights
@@ -293,7 +293,11 @@ class DetectorTrainer:
         return min(1.0, self.elapsed_s / (60 * self.recipe.minutes))
 
     def train_step(self, batch: dict[str, Tensor]) -> dict[str, float]:
-        """Move the weights by one batch; give the loss and its parts."""
+        """Move the weights by one batch; give the loss and its parts.
+
+        Raises:
+            DatasetError: see `check_loss`.
+        """
         progress = self.world.agree(self.progress)
         self._freeze(progress)
         warm = min(1.0, (self.step + 1) / max(1, self.recipe.warmup_steps))
@@ -312,10 +316,7 @@ class DetectorTrainer:
             predictions = self.module(images)
         loss, parts = self.criterion(_float(predictions), batch)
         value = loss.sum().item()
-        if not math.isfinite(value):
-            raise DatasetError(
-                f"the loss is {value} at step {self.step + 1}; go on from the checkpoint with a lower lr"
-            )
+        check_loss(value, self.step + 1, self.out, "--lr")
         (loss.sum() / len(images)).backward()
         self.world.average_gradients(self.module.parameters())
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), 10.0)
@@ -331,7 +332,7 @@ class DetectorTrainer:
         self._started_s = saved_s = logged_s = time.monotonic()
         stopped: list[bool] = []
         with stopping(lambda: stopped.append(True)), plain_errors():
-            for batch in batches_of(self._loader()):
+            for batch in batches_of(self._loader(), self.save):
                 now_s = time.monotonic()
                 over = max_minutes is not None and now_s - self._started_s >= 60 * max_minutes
                 if self.world.agree(bool(stopped) or over or self.progress >= 1):
@@ -428,9 +429,8 @@ def save_detector(path: Path, module: Any, recipe: DetectorRecipe, facts: dict[s
     fixed = {"architecture": recipe.architecture, "names": "person"}
     facts = {"image_size": str(recipe.image_size), **facts}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_safetensors(tensors, path, {**facts, **fixed})
-    except Exception as error:  # safetensors raises its own kind where the disk fails
+    except OSError as error:
         raise OutputError(f"cannot write the detector {path}: {error}") from error
 
 
@@ -472,11 +472,11 @@ def calibrate(weights: Path, pictures: Sequence[Picture]) -> tuple[float, float]
     return slope, shift
 
 
-def input_ranges(weights: Path, pictures: Sequence[Picture], most: int = 100) -> Ranges:
-    """The ranges of the layers' inputs of a file's network over the first `most` pictures, for int8 (`models.int8`)."""
+def input_ranges(weights: Path, pictures: Sequence[Picture]) -> Ranges:
+    """The ranges of the layers' inputs of a file's network over the first 100 pictures, for int8 (`models.int8`)."""
     detector = BundledDetector(DetectorConfig(), weights=weights)
     network = detector.load()
-    frames = (Frame(number, 0.0, read_image(picture.path)) for number, picture in enumerate(pictures[:most]))
+    frames = (Frame(number, 0.0, read_image(picture.path)) for number, picture in enumerate(pictures[:100]))
     fused: Any = network.run
     return observe(fused, lambda: [predict(network, detector.letterboxed(frame, network)) for frame in frames])
 

@@ -24,8 +24,14 @@ from sharpose_rt.models import SHaRPose
 from sharpose_rt.models.layers import Block
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.models.selection import take
-from sharpose_rt.models.weights import save_weights
-from sharpose_rt.training.checkpoint import check_unchanged, get_chance, load_run, save_checkpoint, set_chance
+from sharpose_rt.training.checkpoint import (
+    check_unchanged,
+    get_chance,
+    load_run,
+    save_checkpoint,
+    save_learnt,
+    set_chance,
+)
 from sharpose_rt.training.config import TrainConfig, read_config
 from sharpose_rt.training.datasets import People, quiet_worker
 from sharpose_rt.training.loop import (
@@ -33,6 +39,7 @@ from sharpose_rt.training.loop import (
     Clock,
     SampleStream,
     batches_of,
+    check_loss,
     plain_errors,
     resume_optimizers,
     starting_model,
@@ -135,15 +142,18 @@ class Pretrainer:
         self._stop = threading.Event()
 
     def train_step(self, crops: Tensor) -> float:
-        """Move the weights by one batch of crops (B, h, w, 3) uint8; give the loss."""
+        """Move the weights by one batch of crops (B, h, w, 3) uint8; give the loss.
+
+        Raises:
+            DatasetError: see `check_loss`.
+        """
         progress = min(1.0, self.clock.progress(self.samples))
         set_lr(self.optimizers, lr_factor(self.config.optim, progress, self.step))
         images = normalise(crops.to(self.device))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.in_bf16):
             loss = self.network(images, ("coarse", "fine")[self.step % 2])
         value = loss.item()
-        if not math.isfinite(value):
-            raise ConfigError(f"the loss is {value} at step {self.step + 1}; try again with a lower --set optim.lr")
+        check_loss(value, self.step + 1, self.out)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optim.clip_norm or math.inf)
         for optimizer in self.optimizers:
@@ -169,7 +179,7 @@ class Pretrainer:
         self.clock = replace(self.clock)  # begins now
         saved_s = self.clock.elapsed_s
         with stopping(self.stop), plain_errors():
-            for batch in batches_of(loader):
+            for batch in batches_of(loader, self.save):
                 if self.clock.progress(self.samples) >= 1 or self.stopped:
                     break
                 losses.append(self.train_step(batch["crop"]))
@@ -202,7 +212,7 @@ class Pretrainer:
             **get_chance(self.device),
         }
         save_checkpoint(self.out / "last.pt", state)
-        save_weights(self.network.model, self.out / "weights.safetensors", metadata={"pretrained": "mae"})
+        save_learnt(self.out / "weights.safetensors", self.network.model, {"pretrained": "mae"})
 
     def resume(self) -> None:
         """Go on from the checkpoint in the run's folder, exactly where it was, with what the configuration changes.

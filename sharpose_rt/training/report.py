@@ -15,6 +15,8 @@ from torch.utils.data import default_collate
 
 from sharpose_rt.errors import OutputError
 from sharpose_rt.geometry.heatmap import decode
+from sharpose_rt.media.draw import SIDE_COLOURS
+from sharpose_rt.media.writer import write_image
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.training.transforms import NO_AUGMENT, CropDataset, Sampler
@@ -40,9 +42,7 @@ def write_report(trainer: Trainer, people: int = 16) -> None:
         OutputError: they cannot be written.
     """
     draw_curves(trainer.rows, trainer.out / "curves.png")
-    sheet = prediction_sheet(trainer, people)
-    if not cv2.imwrite(str(trainer.out / "predictions.png"), sheet):
-        raise OutputError(f"cannot write {trainer.out / 'predictions.png'}")
+    write_image(trainer.out / "predictions.png", prediction_sheet(trainer, people))
 
 
 def draw_curves(rows: Sequence[Row], path: Path) -> None:
@@ -99,14 +99,13 @@ def prediction_sheet(trainer: Trainer, people: int) -> NDArray[np.uint8]:
 def draw_pose(
     crop_bgr: NDArray[np.uint8], keypoints: NDArray[np.float32], scores: NDArray[np.float32], skeleton: Skeleton
 ) -> NDArray[np.uint8]:
-    """A copy of the crop with limbs between keypoints of a score above 0.2; left is orange, right is blue."""
+    """A copy of the crop with limbs between keypoints of a score above 0.2, coloured by their side."""
     image = crop_bgr.copy()
-    colours = {"left": (0, 140, 255), "right": (255, 128, 0), "centre": (80, 220, 80)}
     places = [tuple(int(v) for v in point) for point in np.round(keypoints).clip(-9999, 9999)]
     for a, b in skeleton.limbs:
         if min(scores[a], scores[b]) > 0.2:
-            cv2.line(image, places[a], places[b], colours[skeleton.side(b)], 1, cv2.LINE_AA)
+            cv2.line(image, places[a], places[b], SIDE_COLOURS[skeleton.side(b)], 1, cv2.LINE_AA)
     for index, place in enumerate(places):
         if scores[index] > 0.2:
-            cv2.circle(image, place, 2, colours[skeleton.side(index)], -1, cv2.LINE_AA)
+            cv2.circle(image, place, 2, SIDE_COLOURS[skeleton.side(index)], -1, cv2.LINE_AA)
     return image

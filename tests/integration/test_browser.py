@@ -312,7 +312,8 @@ def test_keys_work_after_a_button_was_clicked(browser: playwright.Browser) -> No
 
 def test_a_page_that_is_paused_for_long_keeps_no_trails(browser: playwright.Browser) -> None:
     follow = """async () => {
-        const { Figures } = await import("/assets/figure.js"), figures = new Figures({ limbs: [], keypoints: ["left_hip"] });
+        const { Figures } = await import("/assets/figure.js");
+        const figures = new Figures({ limbs: [], keypoints: ["left_hip"] });
         const people = n => [{ track_id: 1 + Math.floor(n / 100), keypoints: [[n, n, 1]] }];
         for (let n = 0; n < 5000; n++) figures.follow({ pts_s: n / 25, people: people(n) }, Math.min(n / 25, 3));
         return [...figures.trails.values()].map(trail => trail.length);

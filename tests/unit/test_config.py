@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sharpose_rt.config import PoseConfig, RunConfig, SourceConfig, load, merge, preset_names, threads, to_dict
-from sharpose_rt.config.places import cache_dir, write_whole
+from sharpose_rt.config.places import cache_dir, whole, write_whole
 from sharpose_rt.errors import ConfigError
 
 
@@ -174,3 +174,13 @@ def test_a_text_is_written_whole_or_the_old_one_stays(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         write_whole(path, "second")
     assert [file.read_text() for file in path.parent.iterdir()] == ["first"]
+
+
+def test_what_was_not_written_to_its_end_is_not_left(tmp_path):
+    path = tmp_path / "new" / f"{'é' * 120}.bin"  # a longer name than this the disk would not take
+    with whole(path) as part:
+        part.write_bytes(b"first")
+        assert not path.exists()
+    with pytest.raises(UnicodeEncodeError), whole(path) as part:
+        part.write_text("second, \ud800", encoding="utf-8")  # which has begun a file by then
+    assert [(file.name, file.read_bytes()) for file in path.parent.iterdir()] == [(path.name, b"first")]

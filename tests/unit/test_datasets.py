@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from sharpose_rt.errors import DatasetError, DetectorError
 from sharpose_rt.evaluation.coco import read_labels
 from sharpose_rt.evaluation.detector import read_box_labels
 from sharpose_rt.geometry.affine import fit_aspect
+from sharpose_rt.media import open_source
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.skeleton import COCO17, MPII16, order_by_name
 from sharpose_rt.training.config import AugmentConfig
@@ -353,6 +355,22 @@ def test_missing_and_broken_pictures_are_named(folder):
     (folder / "bad.png").write_bytes(b"no picture")
     with pytest.raises(DatasetError, match=r"bad\.png cannot be decoded"):
         read_image(folder / "bad.png")
+
+
+@pytest.mark.parametrize(
+    "name", [b"\xc3\xa9.jpg", b"caf\xe9.jpg", b"caf\xe9.data"], ids=["UTF-8", "no text", "no suffix"]
+)
+def test_a_picture_of_any_name_is_read_as_stored_or_upright(tmp_path, name):
+    from PIL import Image
+
+    path = tmp_path / os.fsdecode(name)
+    picture = Image.new("RGB", (30, 20))
+    exif = picture.getexif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    picture.save(path, "JPEG", exif=exif)
+    assert read_image(path).shape == (20, 30, 3)
+    with open_source(str(path)) as source:
+        assert (source.info.kind, source.info.size_wh) == ("image", (20, 30))
 
 
 def test_sets_are_found_below_the_roots(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import replace
 
 import cv2
@@ -638,6 +639,11 @@ def test_the_worst_people_are_drawn_beside_their_labels(folder, tmp_path):
     write_worst(predictions, document, None, Gate(-math.inf), COCO17, plain, 3)
     colours = [len(np.unique(cv2.imread(str(path)).reshape(-1, 3), axis=0)) for path in (sheet, plain)]
     assert colours[0] > colours[1] > 3  # the photograph is there, and is not
+    other = tmp_path / os.fsdecode(b"caf\xe9.png")  # no text, at which OpenCV's way from Python crashes
+    write_worst(predictions, document, None, Gate(-math.inf), COCO17, other, 3)
+    assert other.read_bytes() == plain.read_bytes()
+    with pytest.raises(OutputError, match=r"a picture file such as worst\.png"):
+        write_worst(predictions, document, None, Gate(-math.inf), COCO17, other.with_suffix(os.fsdecode(b".\xe9")), 3)
     with pytest.raises(OutputError, match=r"worst\.png"):
         write_worst(predictions, document, None, Gate(-math.inf), COCO17, tmp_path / "no" / "worst.png", 3)
     unlabelled = {**document, "annotations": [{**a, "keypoints": [0] * 51} for a in document["annotations"]]}

@@ -19,7 +19,7 @@ from sharpose_rt.geometry.affine import (
 )
 from sharpose_rt.geometry.boxes import area, clip, iou_matrix, keypoints_to_bbox, xywh_to_xyxy, xyxy_to_xywh
 from sharpose_rt.geometry.heatmap import decode, encode, flip_back
-from sharpose_rt.geometry.oks import oks, oks_matrix
+from sharpose_rt.geometry.oks import oks, oks_matrix, person_scores, pose_scores
 from sharpose_rt.skeleton import COCO17, MPII16
 
 SIZES = {2.0: ((64, 48), (256, 192)), 3.0: ((96, 72), (384, 288))}
@@ -324,3 +324,9 @@ def test_oks_matrix_counts_the_sure_keypoints_of_the_first():
     scores[0, 0] = 0.1
     assert oks_matrix(moved, scores[:1], poses[:1], [9e3], COCO17.sigmas)[0, 0] == pytest.approx(1)
     assert oks_matrix(np.zeros((0, 17, 2)), np.zeros((0, 17)), poses, np.zeros(0), COCO17.sigmas).shape == (0, 3)
+
+
+def test_a_person_is_as_sure_as_box_pose_and_quality():
+    scores = np.random.default_rng(0).uniform(0, 1, (3, 17))
+    found = person_scores([1.0, 0.5, 0.5], scores, [np.nan, np.nan, 0.4], COCO17.sigmas)
+    np.testing.assert_allclose(found, np.array([1, 0.5, 0.2]) * pose_scores(scores, COCO17.sigmas))

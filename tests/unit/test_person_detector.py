@@ -274,6 +274,27 @@ def test_the_command_trains_saves_and_resumes(folder, capsys):
     assert "steps" in capsys.readouterr().out
 
 
+def test_what_was_learnt_before_a_picture_that_cannot_be_read_is_kept(folder, recipe):
+    pictures = read_pictures(folder, 0.4)
+    trainer = DetectorTrainer(pictures, np.ones(len(pictures)), replace(recipe, minutes=10), folder.parent / "run")
+    with pytest.raises(DatasetError, match="cannot be decoded"):
+        trainer.run(
+            say=lambda _: [path.write_bytes(b"no picture") for path in (folder / "images").iterdir()], log_steps=1
+        )
+    assert load_checkpoint(trainer.out / "last.pt")["step"] == trainer.step > 0
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(folder, recipe):
+    pictures = read_pictures(folder, 0.4)
+    trainer = DetectorTrainer(pictures, np.ones(len(pictures)), recipe, folder.parent / "run")
+    batch = collate([trainer.scenes[number, False] for number in range(2)])
+    with torch.no_grad():
+        for parameter in trainer.module.parameters():
+            parameter.fill_(torch.nan)
+    with pytest.raises(DatasetError, match=r"at step 1; begin anew with a lower --lr"):
+        trainer.train_step(batch)
+
+
 def test_a_resumed_run_has_its_own_rate(folder, recipe):
     """What a loss that is not finite advises."""
     pictures = read_pictures(folder, 0.4)

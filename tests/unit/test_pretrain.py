@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 from dataclasses import replace
@@ -12,13 +13,13 @@ import pytest
 import torch
 
 from sharpose_rt.commands import pretrain
-from sharpose_rt.errors import ConfigError, WeightsError
+from sharpose_rt.errors import ConfigError, DatasetError, WeightsError
 from sharpose_rt.models import create_model
 from sharpose_rt.models.stem import MobileStem
 from sharpose_rt.models.variants import VARIANTS
 from sharpose_rt.models.weights import load_model, save_weights
 from sharpose_rt.skeleton import COCO17
-from sharpose_rt.training.checkpoint import save_checkpoint
+from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
 from sharpose_rt.training.config import DataConfig, OptimConfig, SetConfig, TrainConfig
 from sharpose_rt.training.loop import Clock, Trainer, load_people
 from sharpose_rt.training.movenet import load_movenet
@@ -150,6 +151,26 @@ def test_stopped_and_resumed_is_the_same_as_never_stopped(tmp_path, monkeypatch)
     assert found + second.run(lambda _: None) == losses
     for name, value in whole.network.state_dict().items():
         assert torch.equal(value, second.network.state_dict()[name]), name
+
+
+def test_what_was_learnt_before_a_picture_that_cannot_be_read_is_kept(tmp_path):
+    folder = write_set(tmp_path / "painted")
+    run = pretrainer(folder, tmp_path / "pre", minutes=10, log_steps=1)
+    with pytest.raises(DatasetError, match="cannot be decoded"):
+        run.run(lambda _: [path.write_bytes(b"no picture") for path in (folder / "images").iterdir()])
+    assert load_checkpoint(tmp_path / "pre" / "last.pt")["step"] == run.step > 0
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path):
+    run = pretrainer(write_set(tmp_path / "painted"), tmp_path / "pre")
+    with torch.no_grad():
+        run.network.model.norm.bias[0] = math.nan
+    crops = torch.zeros(2, *CONV.size_hw, 3, dtype=torch.uint8)
+    with pytest.raises(DatasetError, match=r"at step 1; begin anew with a lower --set optim\.lr"):
+        run.train_step(crops)
+    run.save()
+    with pytest.raises(DatasetError, match="--resume from the last checkpoint with a lower"):
+        run.train_step(crops)
 
 
 def test_a_pretraining_of_another_model_is_not_resumed(tmp_path):

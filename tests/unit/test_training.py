@@ -32,7 +32,7 @@ from sharpose_rt.models.variants import VARIANTS
 from sharpose_rt.models.weights import load_model, save_weights
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.training import cli, loop, losses
-from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
+from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint, save_learnt
 from sharpose_rt.training.config import (
     DataConfig,
     DistillConfig,
@@ -523,7 +523,7 @@ def test_weights_of_a_run_load_as_a_model(tmp_path, folder):
 def test_what_was_learnt_before_a_picture_that_cannot_be_read_is_kept(tmp_path, folder):
     run = trainer(config(epochs=3), folder, tmp_path / "run")
     pictures = sorted((folder / "images").iterdir())
-    with pytest.raises(DatasetError, match=pictures[0].stem):
+    with pytest.raises(DatasetError, match=r"images/\d\.png cannot be decoded"):
         run.run(progress=lambda row: [path.write_bytes(b"no picture") for path in pictures])
     assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"] == run.step > 0
 
@@ -608,13 +608,23 @@ def test_a_broken_picture_is_named_without_the_traceback_of_a_worker(tmp_path, f
             assert not multiprocessing.active_children()
 
 
-def test_checkpoints_are_whole_and_hold_no_code(tmp_path):
+def test_checkpoints_are_whole_and_hold_no_code(tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
     save_checkpoint(path, {"step": 1})
-    with pytest.raises(OutputError):
-        save_checkpoint(tmp_path / "none" / "last.pt", {"step": 2})
+
+    def full(_, file):
+        file.write_bytes(b"the beginning")
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OutputError, match="no space left; is the disk full"):
+            save_checkpoint(path, {"step": 2})
     assert load_checkpoint(path)["step"] == 1
-    assert not list(tmp_path.glob("*.part"))
+    assert list(tmp_path.iterdir()) == [path]
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot write the weights .* is the disk full"):
+        save_learnt(tmp_path / "file" / "weights.safetensors", create_model(SMALL), {})
     torch.save({"format": "other"}, path)
     with pytest.raises(WeightsError, match="no training checkpoint"):
         load_checkpoint(path)
@@ -649,6 +659,13 @@ def test_command_line_trains_reports_and_resumes(tmp_path, folder, capsys):
     assert (tmp_path / "run" / "config.yaml").read_text() == kept
     assert main(["train", *arguments, "--resume", "--data-root", "x", "--set", "data.sets=[missing]"]) == 2
     assert "no set 'missing'" in capsys.readouterr().err
+
+
+def test_a_run_may_lie_in_a_folder_whose_name_is_no_text(tmp_path, folder):
+    run = trainer(config(epochs=1), folder, tmp_path / os.fsdecode(b"caf\xe9"))
+    run.run()
+    write_report(run, people=2)
+    assert {"last.pt", "weights.safetensors", "predictions.png"} <= {path.name for path in run.out.iterdir()}
 
 
 def test_max_minutes_end_a_part_and_not_the_run(tmp_path, folder, capsys):
@@ -767,7 +784,7 @@ def test_the_fine_stage_teaches_the_coarse_one(tmp_path, folder):
     alone, taught = runs
     assert not any("coarse_from_fine" in row for row in alone.rows)
     errors = [row["coarse_from_fine"] for row in taught.rows if "coarse_from_fine" in row]
-    batch = next(batches_of(taught._loader()))
+    batch = next(batches_of(taught._loader(), taught.save))
     with torch.no_grad():
         images = normalise(batch["crop"])
         apart = []

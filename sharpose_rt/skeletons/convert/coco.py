@@ -14,12 +14,12 @@ import orjson
 from numpy.typing import NDArray
 
 from sharpose_rt.errors import ConfigError
-from sharpose_rt.geometry.oks import pose_scores
+from sharpose_rt.geometry.oks import person_scores
 from sharpose_rt.skeleton import BOX_TO_AREA
 from sharpose_rt.skeletons.convert.common import found_points, has_pictures, new_file, rounded, stem_of, write_json_list
 from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.skeletons.stream import FrameRecord, StreamReader
-from sharpose_rt.types import Poses, quality_factor
+from sharpose_rt.types import Poses
 
 log = logging.getLogger("sharpose_rt.skeletons")
 
@@ -84,8 +84,7 @@ def _records(frames: _Images, sigmas: Sequence[float], raw: bool, min_score: flo
 
 def _scores(poses: Poses, points: NDArray[np.float64], sigmas: Sequence[float]) -> list[float]:
     """How sure each person (N) is whose points (N, K, 3) these are, as `eval` ranks them."""
-    sure = poses.bbox_scores * pose_scores(points[..., 2], sigmas) * quality_factor(poses.quality)
-    return np.round(sure, 6).tolist()
+    return np.round(person_scores(poses.bbox_scores, points[..., 2], poses.quality, sigmas), 6).tolist()
 
 
 def write_coco_labels(
