@@ -44,7 +44,7 @@ class Networks:
         square[top : top + resized[1], left : left + resized[0]] = cv2.resize(picture, resized.tolist())
         found = self.run("person_detector.onnx", {"picture": square})
         sure = np.flatnonzero(found["box_scores"] >= rule["score_threshold"])
-        order = sure[np.argsort(-found["box_scores"][sure], kind="stable")][: rule["candidates"]]
+        order = sure[np.argsort(-found["box_scores"][sure], kind="stable")]
         boxes, kept = found["boxes"][order], []
         for i, box in enumerate(boxes):
             if all(overlap(box, boxes[k]) <= rule["iou_threshold"] for k in kept):

@@ -223,7 +223,7 @@ class SHaRPose:
         if problem := wrong_picture(image_bgr):
             raise ValueError(f"the picture is {problem}")
         height, width = image_bgr.shape[:2]
-        boxes = np.asarray([[0, 0, width, height]] if bboxes_xyxy is None else bboxes_xyxy, np.float32)
+        boxes = np.asarray([[0, 0, width - 1, height - 1]] if bboxes_xyxy is None else bboxes_xyxy, np.float32)
         if (boxes.size and boxes.shape[-1:] != (4,)) or boxes.ndim > 2:
             raise ValueError(f"boxes are of shape {boxes.shape}; (N, 4) x0, y0, x1, y1 in px is accepted")
         boxes = boxes.reshape(-1, 4)
@@ -240,8 +240,8 @@ class SHaRPose:
         """
         height, width = self.engine.crop_size_hw
         with self._turn:
-            found = self.engine.estimate_crops(crops_bgr)
-        return _untracked(found, np.tile(np.array([0, 0, width, height], np.float32), (len(found), 1)))
+            found = self.engine.estimate_crops(np.asarray(crops_bgr))
+        return _untracked(found, np.tile(np.array([0, 0, width - 1, height - 1], np.float32), (len(found), 1)))
 
 
 def _untracked(found: PoseEstimates, boxes: NDArray[np.float32]) -> Poses:

@@ -35,7 +35,7 @@ from sharpose_rt.errors import DeviceError
 log = logging.getLogger("sharpose_rt.graphs")
 
 KEPT = 16
-"""Graphs in the cache; a network has three, in int8 two more, a detector one for each size of picture."""
+"""Graphs in a folder of the cache; a network has three, in int8 two more, a detector one for each size of picture."""
 WORTH_IT = 1.15
 """How much faster bfloat16 or int8 must be to be taken by itself: it costs accuracy."""
 PRECISION_HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
@@ -166,7 +166,8 @@ def traced(module: nn.Module, examples: Sequence[Tensor], *, dynamic_batch: bool
         examples: the batch first; two rows or more where the batch is dynamic, as a batch of one may be folded away.
         dynamic_batch: the first axis of every input is left open; `with_batch` closes it.
     """
-    path = cache_dir() / "graphs" / f"{_key(module, examples, dynamic_batch)}.xml"
+    folder = "graphs" if dynamic_batch else "graphs_of_one_size"  # of which photographs need many: each has its places
+    path = cache_dir() / folder / f"{_key(module, examples, dynamic_batch)}.xml"
     kept = _kept(path)
     if kept is not None:
         return kept

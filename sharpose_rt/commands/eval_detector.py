@@ -6,6 +6,8 @@ Any name that `--detector` of `track` takes can be measured. Crowds and regions 
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     def tell(metrics: dict[str, Any]) -> None:
         print(describe(metrics))
         if args.json:
-            write_json(Path(args.json), metrics)
+            write_json(Path(args.json), {"command": shlex.join(["sharpose-rt", *sys.argv[1:]])} | metrics)
 
     evaluate_detector(
         config,

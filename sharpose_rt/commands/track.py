@@ -142,7 +142,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     people = parser.add_argument_group("finding and following people")
-    people.add_argument("--detector", metavar="NAME", help="auto, bundled, or an ultralytics model by name or path")
+    people.add_argument(
+        "--detector", metavar="NAME", help="auto, bundled, a .safetensors of train-detector, or an ultralytics model"
+    )
     people.add_argument("--boxes", metavar="full|FILE", help="instead of a detector: the whole frame, or a boxes file")
     people.add_argument(
         "--detector-size", type=int, metavar="PX", help="longer side of what the detector sees: larger, smaller people"

@@ -190,7 +190,7 @@ class PoseConfig:
     """Crops with a predicted quality below it go through the fine stage (of who is tracked the mean of the last 0.3 s
     counts); None takes what the weights state, or leaves the choice to `refine_from_gain` where that is given."""
     refine_from_gain: float | None = None
-    """Crops to which the fine stage is expected to add less AP (0..1) take the coarse stage's pose; None takes what the
+    """Crops to which the fine stage is expected to add less AP (-1..1) take the coarse stage's pose; None takes what the
     weights state, or leaves the choice to `quality_threshold` where that is given. It wants weights that predict it,
     see `sharpose-rt weights gain`."""
     refine_from_px: float = 0.0

@@ -46,6 +46,8 @@ def create_detector(
         return AutoDetector(config, device=device, offline=offline, runtime=runtime)
     if name == "bundled":
         return BundledDetector(config, device=device, runtime=runtime)
+    if name.lower().endswith(".safetensors"):  # as `train-detector` writes
+        return BundledDetector(config, device=device, weights=Path(name), runtime=runtime)
     if name == "full":
         return FullFrameDetector(config.polygon)
     if is_boxes_file(name):
@@ -54,8 +56,8 @@ def create_detector(
         name += ".pt"  # `yolo26n` is what people type
     if not name.rstrip("/\\").endswith(SUFFIXES):
         raise DetectorError(
-            f"detector '{config.name}' is of no known kind; 'auto', 'bundled', 'full', an ultralytics model "
-            f"({', '.join(SUFFIXES)}) or a boxes file ({', '.join(BOX_FILE_SUFFIXES)}) is accepted"
+            f"detector '{config.name}' is of no known kind; 'auto', 'bundled', 'full', what `train-detector` has written "
+            f"(.safetensors), an ultralytics model ({', '.join(SUFFIXES)}) or a boxes file ({', '.join(BOX_FILE_SUFFIXES)}) is accepted"
         )
     return UltralyticsDetector(name, config, device=device, offline=offline, runtime=runtime)
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 
 from sharpose_rt.detection.first_output import FirstOutput
 from sharpose_rt.graphs import Graph, fastest_dtype, traced
 
+KEPT = 6
+"""Compiled graphs at once, of some 50 MB each: cameras give two shapes of photographs, upright and lying."""
+
 
 class GraphPerSize:
     """Runs a module on the CPU, traced and compiled when a size is first seen: a video has one.
 
-    Its heads lay out their anchors for the size at hand, so a graph holds for one size only.
+    Its heads lay out their anchors for the size at hand, so a graph holds for one size only. Photographs have many: the
+    last `KEPT` stay, others are read from the cache again.
 
     Args:
         module: in evaluation mode, on the CPU, in float32; takes (1, 3, H, W).
@@ -26,7 +32,7 @@ class GraphPerSize:
         if bf16 is None:
             bf16 = fastest_dtype() == torch.bfloat16
         self.dtype = torch.bfloat16 if bf16 and not int8 else torch.float32
-        self._graphs: dict[tuple[int, ...], Graph] = {}
+        self._graphs: OrderedDict[tuple[int, ...], Graph] = OrderedDict()
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """The module's first output for pictures (1, 3, H, W) in 0..1."""
@@ -37,4 +43,7 @@ class GraphPerSize:
                 self.module(example)  # lays out the anchors, which the trace then takes for constants
                 model = traced(self.module, (example,), dynamic_batch=False)
             self._graphs[size] = Graph(model, self.dtype, self.threads)
+            if len(self._graphs) > KEPT:
+                self._graphs.popitem(last=False)
+        self._graphs.move_to_end(size)
         return self._graphs[size](pixels)[0]

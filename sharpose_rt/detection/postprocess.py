@@ -12,9 +12,6 @@ from sharpose_rt.types import Detections
 MIN_SIDE_PX = 2.0
 """A box that is thinner after clipping shows nobody."""
 
-NMS_CANDIDATES = 500
-"""The strongest so many boxes take part in suppression; it bounds the (N, N) overlaps."""
-
 
 def strongest_first(bboxes_xyxy: NDArray[np.floating], scores: NDArray[np.floating]) -> NDArray[np.intp]:
     """Order (N,) by falling score; equal scores are ordered by their coordinates, so the order never varies."""
@@ -47,20 +44,19 @@ def suppress(
 ) -> NDArray[np.intp]:
     """Indices of the boxes that greedy non-maximum suppression keeps, strongest first.
 
-    Our own, because torchvision's compiled operator is missing from CPU builds. Only the strongest 500 take part.
+    Our own, because torchvision's compiled operator is missing from CPU builds. No bound on the boxes that take part: a
+    crowd has thousands, some twenty a person.
 
     Args:
         bboxes_xyxy: (N, 4) px.
         scores: (N,).
         iou_threshold: a box that overlaps a stronger one by more goes.
     """
-    order = strongest_first(bboxes_xyxy, scores)[:NMS_CANDIDATES]
-    boxes = np.asarray(bboxes_xyxy, np.float64)[order]
-    beaten = iou_matrix(boxes, boxes) > iou_threshold
+    left = strongest_first(bboxes_xyxy, scores)
+    boxes = np.asarray(bboxes_xyxy, np.float64)
     kept: list[int] = []
-    gone = np.zeros(len(order), bool)
-    for i in range(len(order)):
-        if not gone[i]:
-            kept.append(i)
-            gone |= beaten[i]
-    return order[kept]
+    while len(left):
+        best, left = left[0], left[1:]
+        kept.append(int(best))
+        left = left[iou_matrix(boxes[best], boxes[left])[0] <= iou_threshold]
+    return np.array(kept, np.intp)

@@ -60,7 +60,8 @@ class Backend(Protocol):
         ...
 
     def coarse(self, images: Tensor) -> CoarseOutput:
-        """The coarse stage; `cell_scores`, `quality` and `gain` in float32."""
+        """The coarse stage; `cell_scores`, `quality` and `gain` as float32, of which the latter two may have been computed
+        in the backend's precision."""
         ...
 
     def fine(self, images: Tensor, coarse: CoarseOutput, selected: Tensor, low: Tensor) -> Tensor:

@@ -238,4 +238,5 @@ class PoseEngine:
 
 
 def _tensor(crops_bgr: NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(crops_bgr))
+    crops = np.ascontiguousarray(crops_bgr)
+    return torch.from_numpy(crops if crops.flags.writeable else crops.copy())  # torch warns of what it may not write to

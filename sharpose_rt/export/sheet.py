@@ -12,7 +12,7 @@ from torch import Tensor
 from sharpose_rt import __version__
 from sharpose_rt.config import DetectorConfig, PoseConfig
 from sharpose_rt.detection.letterbox import PAD_VALUE
-from sharpose_rt.detection.postprocess import MIN_SIDE_PX, NMS_CANDIDATES
+from sharpose_rt.detection.postprocess import MIN_SIDE_PX
 from sharpose_rt.export.graphs import Plan
 from sharpose_rt.models.sharpose import SHaRPose
 from sharpose_rt.models.weights import GAIN, THRESHOLD, WeightsInfo, bundled_weights, file_sha256
@@ -44,7 +44,7 @@ DETECT = (
     "Resize the picture (w, h) to (rw, rh), rounded from (w, h) * size / max(w, h), each at least 1: bilinearly, "
     "without antialiasing, pixel x read at (x + 0.5) * w / rw - 0.5, y likewise. Lay it on a square of `fill`, its "
     "first pixel at left = (size - rw) // 2, top = (size - rh) // 2. Of the boxes keep those of at least "
-    "`score_threshold`, of these the strongest `candidates`, and drop, strongest first, each that overlaps a stronger "
+    "`score_threshold`, and drop, strongest first, each that overlaps a stronger "
     "kept one by an IoU above `iou_threshold`. Back in the picture x = (x - left) * w / rw - 0.5, y likewise, cut at "
     "0 and w - 1 or h - 1; boxes with a side below `min_side_px` show nobody. Of the others the strongest `max_people` "
     "are the people. sharpose-rt itself lays the picture on no square, but on the least multiples of the network's "
@@ -104,7 +104,6 @@ def sheet(
             **person,
             "fill": PAD_VALUE,
             "score_threshold": detector.score_threshold,
-            "candidates": NMS_CANDIDATES,
             "iou_threshold": detector.iou_threshold,
             "min_side_px": MIN_SIDE_PX,
             "max_people": detector.max_people,

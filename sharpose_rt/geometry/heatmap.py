@@ -41,8 +41,8 @@ def decode(
     The score is the highest cell. With `sigmas` the place is that of the highest expected OKS: a heatmap says how
     likely the keypoint is in each cell, so its sum under the OKS kernel of the keypoint, laid around a place, says what
     that place would score on average. A flat or split top is so decoded to where it weighs most, not to a ripple on it.
-    For a Gaussian both are its centre, but near the border, where the kernel is cut off: there a top that is one, as
-    all tops without `sigmas`, is decoded by itself.
+    Beyond the border the map goes on at half of what it has there (`_BEYOND`). For a Gaussian the place is its centre, but
+    near the border; so there a top that is one, as all tops without `sigmas`, is decoded by itself.
 
     Args:
         heatmaps: of any float type.
@@ -88,6 +88,11 @@ _OKS_WIDTH = 0.6
 """Standard deviation of the kernel for a sigma of 1, in heights of the heatmap. In a crop of ours a body's area is that
 of a square with 0.4 of the crop's height as its side, and the OKS kernel's deviation is 2 sigma of such sides; three
 quarters of that were best on people of COCO train2017."""
+
+_BEYOND = 0.5
+"""What the cells beyond the border are taken to have, in shares of the one at it. With 0 a keypoint that lies beyond is
+pulled into the crop; with 1, as where the kernels are brought to one sum, those inside are pulled out. By mean OKS half
+was best on each of three sets of COCO train2017, 0.1 to 0.9 AP better than one sum."""
 
 
 def _summit(maps: Tensor, reach: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -138,7 +143,7 @@ def _quadratic_fit(reach: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _under_kernels(maps: Tensor, sigmas: tuple[float, ...]) -> Tensor:
-    """The mean of maps (B, K, h, w) under the kernel of their keypoint around each cell."""
+    """The sum of maps (B, K, h, w) under the kernel of their keypoint around each cell."""
     b, k, h, w = maps.shape
     rows, columns = (_oks_kernels(sigmas, size, h, maps.device) for size in (h, w))
     # A product for each keypoint over all crops: thousands of small ones, one a map, take five times as long.
@@ -155,12 +160,17 @@ def _oks_deviations(sigmas: tuple[float, ...], height: int, device: torch.device
 
 @cache
 def _oks_kernels(sigmas: tuple[float, ...], size: int, height: int, device: torch.device) -> Tensor:
-    """(K, size, size): weights of the cells around each cell of an axis; rows sum to 1, at the border too."""
-    cells = torch.arange(size, device=device)
-    distance = cells[:, None] - cells
-    weights = torch.exp(-0.5 * (distance / _oks_deviations(sigmas, height, device)[:, None, None]).square())
-    weights = weights * (weights > 1e-6)  # numbers too small to be normal make products fifty times slower
-    return weights / weights.sum(2, keepdim=True)
+    """(K, size, size): weights of the cells around each cell of an axis, those beyond its ends with the last ones'."""
+    deviations = _oks_deviations(sigmas, height, device)[:, None, None]
+    cells, beyond = torch.arange(size, device=device), torch.arange(1, size, device=device)
+
+    def kernel(distance: Tensor) -> Tensor:
+        return torch.exp(-0.5 * (distance / deviations).square())
+
+    weights = kernel(cells[:, None] - cells)
+    weights[..., 0] += _BEYOND * kernel(cells[:, None] + beyond).sum(2)
+    weights[..., -1] += _BEYOND * kernel(size - 1 - cells[:, None] + beyond).sum(2)
+    return weights * (weights > 1e-6)  # numbers too small to be normal make products fifty times slower
 
 
 def flip_back(heatmaps: Tensor, flip_order: tuple[int, ...]) -> Tensor:

@@ -3,7 +3,7 @@
 Torch only simulates them, to the same results but for the last bits of a float. A layer's inputs share a grid of 256
 steps over the range that they were seen in; its weights have one for each output channel. Inputs of a depthwise layer
 have one for each channel too, since none of its sums goes over channels. Sums, norms, attention with its average, and
-the predicted quality and gain stay as they are: they choose cells and people, and cost little.
+the predicted quality and gain are not rounded to grids: they choose cells and people, and cost little.
 """
 
 from __future__ import annotations

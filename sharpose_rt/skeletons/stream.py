@@ -100,8 +100,9 @@ class Header:
     def from_record(cls, record: dict[str, Any]) -> Header:
         """The header of a first line's values. Raises KeyError, TypeError or ValueError where it is malformed."""
         model = dict(record["model"])
-        if model["quality_threshold"] is not None:
-            model["quality_threshold"] = float(model["quality_threshold"])  # also takes "inf"
+        for name in ("quality_threshold", "refine_from_px"):
+            if model.get(name) is not None:
+                model[name] = float(model[name])  # also takes "inf"
         width, height = record["frame_size_wh"]
         return cls(
             source=record["source"],

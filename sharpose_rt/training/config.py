@@ -242,7 +242,7 @@ class TrainConfig:
     minutes: float = 60.0
     """Length of the run, where the budget is minutes (resumed parts are counted together)."""
     coarse_only_until: float = 0.0
-    """Part of the run in which the coarse stage alone is trained: about four times faster."""
+    """Part of the run in which the coarse stage alone is trained: more than twice as fast."""
     refined_share: float = 1.0
     """Part of the crops of each later batch whose fine stage is trained too; it is the dearer one."""
     precision: str = "fp32"

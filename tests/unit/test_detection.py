@@ -160,6 +160,16 @@ def test_order_of_raw_boxes_does_not_matter(order: list[int]) -> None:
     assert kept(order) == kept(list(range(6)))
 
 
+def test_a_crowd_is_suppressed_as_few_people_are() -> None:
+    """Each of 200 people has twenty boxes, which together are many more than a network gives for a few."""
+    rng, people = np.random.default_rng(0), np.arange(200)
+    corner = np.stack([30.0 * (people % 20), 60.0 * (people // 20)], 1).repeat(20, 0) + rng.uniform(0, 2, (4000, 2))
+    boxes, scores = np.concatenate([corner, corner + [25, 50]], 1), rng.uniform(0.3, 0.9, 4000)
+    kept = suppress(boxes, scores, 0.6)
+    assert sorted((kept // 20).tolist()) == people.tolist()
+    assert all(scores[i] == scores[20 * (i // 20) : 20 * (i // 20) + 20].max() for i in kept)
+
+
 def test_suppression_agrees_with_a_plain_loop() -> None:
     rng = np.random.default_rng(3)
     corner = rng.uniform(0, 60, (80, 2))
@@ -543,8 +553,9 @@ def test_bundled_weights_give_the_module_they_came_from(tmp_path: Path, architec
 
     path = tmp_path / "person_detector.safetensors"
     module = save_bundled(path, architecture)
-    config = DetectorConfig(name="bundled", score_threshold=0.0, max_people=10**6)
-    detector, picture = BundledDetector(config, weights=path), frame((64, 64))
+    config = DetectorConfig(name=str(path), score_threshold=0.0, max_people=10**6)
+    detector, picture = create_detector(config), frame((64, 64))
+    assert isinstance(detector, BundledDetector)
     found = detect_once(detector, picture)
     assert detector.image_size == 64
     module.eval().model[-1].end2end = architecture != "lite0"
@@ -573,7 +584,24 @@ def test_openvino_finds_what_torch_finds(tmp_path: Path, monkeypatch: pytest.Mon
     for size_wh in ((64, 64), (64, 32)):  # each has a graph of its own
         picture = frame(size_wh)
         check_same(detect_once(theirs, picture), detect_once(ours, picture))
-    assert len(list((tmp_path / "cache/sharpose-rt/graphs").glob("*.xml"))) == 2
+    assert len(list((tmp_path / "cache/sharpose-rt/graphs_of_one_size").glob("*.xml"))) == 2
+
+
+@NEEDS_OPENVINO
+def test_graphs_of_many_sizes_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from sharpose_rt.detection import openvino_network
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(openvino_network, "KEPT", 2)
+    traced, made = openvino_network.traced, []
+    monkeypatch.setattr(openvino_network, "traced", lambda *a, **k: made.append(a[1][0].shape[3]) or traced(*a, **k))
+    run = openvino_network.GraphPerSize(torch.nn.Conv2d(3, 1, 1), 1)
+    for width in (8, 16, 8, 24, 8, 16):
+        assert run(torch.ones(1, 3, 8, width)).shape == (1, 1, 8, width)
+    assert made == [8, 16, 24, 16]  # the one that was not used for the longest makes room
+    assert len(run._graphs) == 2
 
 
 @NEEDS_OPENVINO
@@ -807,7 +835,7 @@ def test_creating_is_cheap_and_imports_no_network_library() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", ["video.mp4", "model.pth", "weights.safetensors"])
+@pytest.mark.parametrize("name", ["video.mp4", "model.pth"])
 def test_unknown_kind_of_name_is_refused_at_once(name: str) -> None:
     with pytest.raises(DetectorError, match="no known kind"):
         create_detector(DetectorConfig(name=name))

@@ -147,6 +147,7 @@ class TestRoundTrip:
     @pytest.mark.parametrize("threshold", [math.inf, -math.inf, 0.25, None])
     def test_infinite_threshold_survives(self, tmp_path, threshold):
         model = {"name": "tiny", "weights_sha256": None, "behaviour": "paper", "quality_threshold": threshold}
+        model |= {"refine_from_px": threshold} if threshold == math.inf else {}
         path = write_clip(tmp_path / "a.jsonl", counts=(), model=model)
         assert StreamReader(path).header.model == model
         assert validate(path) == []
