@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sharpose_rt.media import Source
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrackedFrame:
     """A frame and the people in it."""
 
@@ -75,7 +75,7 @@ class PoseTracker:
         ConfigError: an unknown or bad option.
     """
 
-    def __init__(self, model: str | None = None, config: RunConfig | str | None = None, **options: Any) -> None:
+    def __init__(self, model: str | None = None, config: RunConfig | str | Path | None = None, **options: Any) -> None:
         base = config if isinstance(config, RunConfig) else load(config)
         if model is not None:
             base = replace(base, pose=replace(base.pose, model=model))
@@ -83,8 +83,11 @@ class PoseTracker:
         self._loop: _Loop | None = None
         self._turn = threading.Lock()
 
-    def run(self, source: str | Path | Given, fps: float = 30.0) -> Iterator[TrackedFrame]:
+    def run(self, source: str | Path | Given, fps: float = 30.0) -> Generator[TrackedFrame, None, None]:
         """Frames with people, as they are ready; leaving the loop early stops and closes everything.
+
+        What is held in a variable goes on until its `close()`. Leaving waits for what is under way; of frames that the
+        program gives, for the next one.
 
         Args:
             source: a file, folder, glob, camera or address, as `--source` takes it; several videos come one after
@@ -96,24 +99,26 @@ class PoseTracker:
         Raises:
             SharposeError: the source, the model or the detector cannot be used.
         """
-        from sharpose_rt.media import expand_sources, is_live, open_source
+        from sharpose_rt.media import PacedSource, expand_sources, is_live, open_source
 
         self._check()
         if not isinstance(source, (str, Path)):
-            yield from self._through(GivenFrames(source, fps, self.config.source), live=False)
+            given = GivenFrames(source, fps, self.config.source)
+            paced = self.config.source.realtime
+            yield from self._through(PacedSource(given) if paced else given, live=paced)
             return
         for spec in expand_sources(str(source)):
             live = is_live(spec, self.config.source)
             yield from self._through(open_source(spec, self.config.source), live=live)
 
-    def _through(self, source: Source, *, live: bool) -> Iterator[TrackedFrame]:
+    def _through(self, source: Source, *, live: bool) -> Generator[TrackedFrame, None, None]:
         tracking = Tracking(source, self.config, live=live)
         with closing(tracking.pipeline(live=live).run()) as packets:
             for packet in packets:
                 tracking.observe(packet)
                 yield TrackedFrame(packet.frame, packet.poses)
 
-    def update(self, image_bgr: NDArray[np.uint8], pts_s: float | None = None) -> TrackedFrame:
+    def update(self, image_bgr: NDArray[Any], pts_s: float | None = None) -> TrackedFrame:
         """The next frame of a program's own loop with its people: everything is done here and now, in this thread.
 
         Args:
@@ -163,7 +168,7 @@ class _Loop:
                 opening.callback(stage.close, "complete")
             self._open = opening.pop_all()
 
-    def step(self, image_bgr: NDArray[np.uint8], pts_s: float | None) -> TrackedFrame:
+    def step(self, image_bgr: NDArray[Any], pts_s: float | None) -> TrackedFrame:
         """See `PoseTracker.update`."""
         if problem := wrong_picture(image_bgr):
             raise ValueError(f"the picture is {problem}")
@@ -214,7 +219,7 @@ class SHaRPose:
         """Names, limbs and order of the keypoints."""
         return self.engine.skeleton
 
-    def __call__(self, image_bgr: NDArray[np.uint8], bboxes_xyxy: ArrayLike | None = None) -> Poses:
+    def __call__(self, image_bgr: NDArray[Any], bboxes_xyxy: ArrayLike | None = None) -> Poses:
         """Poses in px of a picture (H, W, 3) uint8 for boxes (N, 4); without boxes the whole picture is one person.
 
         Raises:

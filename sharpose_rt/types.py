@@ -61,7 +61,7 @@ class _Shaped:
         return f"{type(self).__name__}({', '.join(parts)})"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Frame(_Shaped):
     """One upright picture of a source.
 
@@ -97,7 +97,7 @@ class Frame(_Shaped):
         return self.image_bgr.shape[1], self.image_bgr.shape[0]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Detections(_Shaped):
     """Boxes of people in one frame: `bboxes_xyxy` (N, 4) float32 px, `bbox_scores` (N,) float32 in 0..1."""
 
@@ -119,7 +119,7 @@ class Detections(_Shaped):
         return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Tracks(_Shaped):
     """Boxes with identities: `track_ids` (N,) int64, positive, unique in a frame, never reused in a run.
 
@@ -156,7 +156,7 @@ class Tracks(_Shaped):
         return cls(np.zeros((0, 4)), none, none, none)  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Poses(_Shaped):
     """People of one frame with their keypoints.
 
@@ -223,7 +223,7 @@ class Poses(_Shaped):
         return cls(np.zeros((0, 4)), none, none, points, scores, points, scores, none, none)  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Person(_Shaped):
     """One row of `Poses`; arrays as there, without the first axis."""
 

@@ -85,7 +85,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def load(
-    config: str | None = None,
+    config: str | Path | None = None,
     overrides: Iterable[str] = (),
     base: RunConfig | None = None,
     options: Mapping[str, Any] | None = None,
@@ -98,7 +98,7 @@ def load(
     """
     steps: list[tuple[str, Mapping[str, Any]]] = []
     if config is not None:
-        path = find_preset(config)
+        path = find_preset(str(config))
         steps.append((str(path), read_yaml(path)))
     steps += [("--set", override(item)) for item in overrides]
     steps.append(("command line", options or {}))

@@ -190,9 +190,9 @@ class PoseConfig:
     """Crops with a predicted quality below it go through the fine stage (of who is tracked the mean of the last 0.3 s
     counts); None takes what the weights state, or leaves the choice to `refine_from_gain` where that is given."""
     refine_from_gain: float | None = None
-    """Crops to which the fine stage is expected to add less AP (-1..1) take the coarse stage's pose; None takes what the
-    weights state, or leaves the choice to `quality_threshold` where that is given. It wants weights that predict it,
-    see `sharpose-rt weights gain`."""
+    """Crops to which the fine stage is expected to add less AP (-1..1) take the coarse stage's pose; None takes what
+    the weights state, or leaves the choice to `quality_threshold` where that is given. It wants weights that predict
+    it, see `sharpose-rt weights gain`."""
     refine_from_px: float = 0.0
     """People less tall in the picture take the coarse stage's pose, whatever its quality: their crops hold no detail
     that the fine stage could see and the coarse one not. 0 lets the quality alone decide."""

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import cv2
+import numpy as np
+
 from sharpose_rt.config import downloads
 from sharpose_rt.config.places import cache_dir
 from sharpose_rt.errors import DetectorError
@@ -26,28 +29,33 @@ def import_ultralytics() -> ModuleType:
     On import it writes a settings folder into the home directory (ours goes into the cache, unless YOLO_CONFIG_DIR is
     set), asks name servers whether there is a network (up to half a minute where they do not answer), reports usage
     if there is one, and later installs packages it misses. Its environment switches are read on import only, so they
-    are put back afterwards.
+    are put back afterwards, and so is what it sets for the whole process: variables that child processes would see, how
+    numpy prints, OpenCV's threads and `torch.save`.
     """
     with _import_lock:
         os.environ.setdefault("YOLO_CONFIG_DIR", str(cache_dir() / "ultralytics"))
-        with _environment(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false"):
+        with _unchanged():
+            os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false")
             import ultralytics
             import ultralytics.utils  # reads the switches
     return ultralytics
 
 
 @contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+def _unchanged() -> Iterator[None]:
+    """The process is as it was after the block."""
+    import torch  # here: whoever gives boxes of their own does without
+
+    environment, printing, threads, save = dict(os.environ), np.get_printoptions(), cv2.getNumThreads(), torch.save
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in os.environ.keys() - environment:
+            del os.environ[name]
+        os.environ.update(environment)
+        np.set_printoptions(**printing)
+        cv2.setNumThreads(threads)
+        torch.save = save
 
 
 def find_model(name: str, *, offline: bool = False) -> Path:

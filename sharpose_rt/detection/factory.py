@@ -56,8 +56,9 @@ def create_detector(
         name += ".pt"  # `yolo26n` is what people type
     if not name.rstrip("/\\").endswith(SUFFIXES):
         raise DetectorError(
-            f"detector '{config.name}' is of no known kind; 'auto', 'bundled', 'full', what `train-detector` has written "
-            f"(.safetensors), an ultralytics model ({', '.join(SUFFIXES)}) or a boxes file ({', '.join(BOX_FILE_SUFFIXES)}) is accepted"
+            f"detector '{config.name}' is of no known kind; 'auto', 'bundled', 'full', what `train-detector` writes "
+            f"(.safetensors), an ultralytics model ({', '.join(SUFFIXES)}) or a boxes file "
+            f"({', '.join(BOX_FILE_SUFFIXES)}) is accepted"
         )
     return UltralyticsDetector(name, config, device=device, offline=offline, runtime=runtime)
 

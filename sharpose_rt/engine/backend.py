@@ -60,8 +60,7 @@ class Backend(Protocol):
         ...
 
     def coarse(self, images: Tensor) -> CoarseOutput:
-        """The coarse stage; `cell_scores`, `quality` and `gain` as float32, of which the latter two may have been computed
-        in the backend's precision."""
+        """The coarse stage; `cell_scores`, `quality` and `gain` as float32, the latter two in its own precision."""
         ...
 
     def fine(self, images: Tensor, coarse: CoarseOutput, selected: Tensor, low: Tensor) -> Tensor:

@@ -41,8 +41,8 @@ def decode(
     The score is the highest cell. With `sigmas` the place is that of the highest expected OKS: a heatmap says how
     likely the keypoint is in each cell, so its sum under the OKS kernel of the keypoint, laid around a place, says what
     that place would score on average. A flat or split top is so decoded to where it weighs most, not to a ripple on it.
-    Beyond the border the map goes on at half of what it has there (`_BEYOND`). For a Gaussian the place is its centre, but
-    near the border; so there a top that is one, as all tops without `sigmas`, is decoded by itself.
+    Beyond the border the map goes on at half of what it has there (`_BEYOND`). For a Gaussian the place is its centre,
+    but near the border; so there a top that is one, as all tops without `sigmas`, is decoded by itself.
 
     Args:
         heatmaps: of any float type.

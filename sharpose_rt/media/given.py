@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import ConfigError, SourceError
 from sharpose_rt.media.source import Source, SourceInfo
 
-Given = Iterable[NDArray[np.uint8] | tuple[float, NDArray[np.uint8]]]
+_END = object()
+Given = Iterable[NDArray[Any] | tuple[float, NDArray[Any]]]
 """Pictures (H, W, 3) uint8 BGR, or pairs of media time in seconds and picture."""
 
 
@@ -29,8 +31,8 @@ class GivenFrames(Source):
     """
 
     def __init__(self, frames: Given, fps: float, config: SourceConfig) -> None:
-        if not 0 < fps < np.inf:
-            raise ConfigError(f"fps is {fps}; a number above 0 is accepted")
+        if not isinstance(fps, Real) or not 0 < fps < np.inf:
+            raise ConfigError(f"fps is {fps!r}; a number above 0 is accepted")
         super().__init__("frames", config)
         self._frames, self._fps = frames, fps
         self._iterator: Iterator[Any] = iter(())
@@ -45,19 +47,25 @@ class GivenFrames(Source):
         return SourceInfo(self.name, "frames", False, size_wh, fps=self._fps / self.config.stride, stem="frames")
 
     def _grab(self) -> float | None:
-        item = next(self._iterator, None)
-        if item is None:
+        item: Any = next(self._iterator, _END)
+        if item is _END:
             return None
         number, self._count = self._count, self._count + 1
+        if isinstance(item, tuple) and len(item) != 2:
+            raise SourceError(f"frame {number} is a tuple of {len(item)}; a picture, or time and picture, is accepted")
         pts_s, image = item if isinstance(item, tuple) else (number / self._fps, item)
         problem = wrong_picture(image)
         if problem:
             raise SourceError(f"frame {number} is {problem}")
-        if not self._last_s <= float(pts_s) < np.inf:
+        try:
+            time_s = float(pts_s)
+        except (TypeError, ValueError):
+            time_s = np.nan
+        if not self._last_s <= time_s < np.inf:
             raise SourceError(
-                f"frame {number} has the time {pts_s} s after {self._last_s} s; finite times that rise are wanted"
+                f"frame {number} has the time {pts_s!r} after {self._last_s}; finite times that never fall are wanted"
             )
-        self._last_s, self._picture = float(pts_s), image
+        self._last_s, self._picture = time_s, image
         return self._last_s
 
     def _retrieve(self) -> tuple[NDArray[np.uint8], str] | None:

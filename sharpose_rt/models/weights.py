@@ -30,6 +30,7 @@ from sharpose_rt.models.gate import Gate
 from sharpose_rt.models.int8 import NEW_RANGES, End, Ranges
 from sharpose_rt.models.released import check_state_dict, load_released_state_dict
 from sharpose_rt.models.sharpose import SHaRPose
+from sharpose_rt.models.variants import find_variant
 
 BUNDLED = Path(__file__).resolve().parents[1] / "weights"
 RANGES = "input_ranges"
@@ -136,9 +137,11 @@ def load_model(name: str, weights: str = "auto", behaviour: str = "auto") -> tup
         WeightsError: there are no weights, the file is damaged, or it does not fit the variant.
         ConfigError: no such variant or behaviour.
     """
+    find_variant(name)  # before it is said that there are no weights for it
     if weights == "random":
-        torch.manual_seed(0)
-        model = create_model(name, "paper" if behaviour == "auto" else behaviour)
+        with torch.random.fork_rng(devices=[]):  # a program's own chance goes on as it was
+            torch.manual_seed(0)
+            model = create_model(name, "paper" if behaviour == "auto" else behaviour)
         return model, WeightsInfo("random", "", math.inf, {})
     path = _find(name, weights)
     sha256 = file_sha256(path)

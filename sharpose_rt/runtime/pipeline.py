@@ -21,6 +21,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import pairwise
 from typing import Any
+from weakref import WeakSet
 
 from sharpose_rt.runtime.channel import POLL_S, Cancelled, Channel, EndOfStream
 from sharpose_rt.runtime.stage import Source, Stage, Status, describe, stage_parts
@@ -31,6 +32,16 @@ CALLER = "caller"
 
 _ITEMS = reprlib.Repr()
 _ITEMS.maxother = 200
+_running: WeakSet[Pipeline] = WeakSet()
+
+
+def _cancel_forgotten() -> None:
+    """Python waits for threads at its end, and nobody takes any more what a run makes that the main program holds."""
+    for pipeline in list(_running):
+        pipeline.abandon(threading.main_thread())
+
+
+threading._register_atexit(_cancel_forgotten)  # type: ignore[attr-defined]  # as concurrent.futures does
 
 
 @contextmanager
@@ -114,6 +125,7 @@ class Pipeline:
         self._failures: list[BaseException] = []
         self._started_s: float | None = None
         self._ended_s: float | None = None
+        self._caller: threading.Thread | None = None
 
     def run(self) -> Generator[Any, None, None]:
         """Yields what the last stage emits, in order, in the caller's thread. A pipeline runs once.
@@ -144,6 +156,11 @@ class Pipeline:
         else:
             self._interrupt_source()
 
+    def abandon(self, caller: threading.Thread) -> None:
+        """Cancels the run where that thread is the one that took its items."""
+        if self._caller is caller:
+            self._cancel()
+
     @property
     def status(self) -> Status:
         """How the run went so far; final when run() is over."""
@@ -168,6 +185,7 @@ class Pipeline:
 
     def _run(self) -> Generator[Any, None, None]:
         left: BaseException | None = None
+        _running.add(self)
         try:
             with _ctrl_c_deferred():
                 for thread in self._threads:
@@ -179,11 +197,16 @@ class Pipeline:
             left = self._join(left)
         finally:
             self._ended_s = clock()
-        self._raise_first(left)
+            _running.discard(self)
+        try:
+            self._raise_first(left)
+        finally:
+            del left  # else it keeps this frame alive, and with it the models
 
     def _results(self) -> Generator[Any, None, None]:
         meter = self._meters[-1]
         while True:
+            self._caller = threading.current_thread()
             try:
                 item = self._channels[-1].get()
             except (EndOfStream, Cancelled):
@@ -200,6 +223,9 @@ class Pipeline:
         thread hangs in foreign code.
         """
         pressed = False
+        if threading.current_thread() in self._threads:  # the collector runs in any: none can wait for itself
+            self._cancel()
+            return left
         while True:
             try:
                 if left is not None:

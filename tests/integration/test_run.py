@@ -444,16 +444,53 @@ def test_frames_that_the_program_has(clip: Path) -> None:
         np.testing.assert_array_equal(frames[5].image_bgr, wanted[5].image_bgr)
     by_rate = PoseTracker(**options).run((image for _, image in pairs[:3]), fps=10)
     assert [f.pts_s for f in by_rate] == pytest.approx([0, 0.1, 0.2])
+    with pytest.raises(ConfigError, match="fps is '30'"):
+        list(PoseTracker(**options).run([], fps="30"))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="fps is 0"):
         list(PoseTracker(**options).run([], fps=0))
     for frames, said in (
         ([[1, 2]], "a list"),
         ([(math.inf, reused)], "finite times"),
-        ([(1, reused), (0, reused)], "times that rise"),
+        ([(1, reused), (0, reused)], "times that never fall"),
         ([], "no frame"),
+        ([reused, None, reused], "frame 1 is a NoneType"),
+        ([(None, reused)], "finite times"),
+        ([(0, reused, 1)], "a tuple of 3"),
     ):
         with pytest.raises(SourceError, match=said):
             list(PoseTracker(**options).run(frames))
+
+
+@pytest.mark.timeout(60)
+def test_frames_that_the_program_has_are_played_at_their_own_pace_where_asked() -> None:
+    options = {"pose": {"weights": "random"}, "detector": {"name": "full"}, "source": {"realtime": True}}
+    frames = PoseTracker("tiny_256x192", **options).run((np.zeros((96, 96, 3), np.uint8) for _ in range(30)), fps=20)
+    times = [(frame.pts_s, time.monotonic()) for frame in frames]
+    assert times[-1][0] == pytest.approx(29 / 20)
+    assert times[-1][1] - times[0][1] > 0.9 * (times[-1][0] - times[0][0])
+
+
+@pytest.mark.timeout(120)
+def test_a_program_ends_though_it_holds_a_run() -> None:
+    program = """
+import numpy as np
+from sharpose_rt import PoseTracker
+options = {"pose": {"weights": "random", "backend": "torch"}, "detector": {"name": "full"}}
+held = PoseTracker("tiny_256x192", **options).run([np.zeros((96, 96, 3), np.uint8)] * 100)
+print(next(held).frame_id)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, "0"), done.stderr
+
+
+def test_results_are_compared_by_identity() -> None:
+    options = {"pose": {"weights": "random"}, "detector": {"name": "full"}}
+    with PoseTracker("tiny_256x192", **options) as tracker:
+        frame = tracker.update(np.zeros((96, 96, 3), np.uint8))
+    people = frame.people
+    assert people.index(people[0]) == 0
+    assert len({frame, frame.frame, frame.poses, *people}) == 4
+    assert frame != tracker
 
 
 def test_a_loops_own_clock_begins_with_its_first_picture(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -557,7 +594,7 @@ def test_the_network_alone() -> None:
     image = np.random.default_rng(0).integers(0, 255, (300, 200, 3), np.uint8)
     poses = network(image, [[10, 20, 90, 280], [50, 10, 180, 290]])
     assert poses.keypoints.shape == (2, 17, 2)
-    assert network(image).bboxes_xyxy.tolist() == [[0, 0, 200, 300]]
+    assert network(image).bboxes_xyxy.tolist() == [[0, 0, 199, 299]]
     assert len(network.crops(np.zeros((3, 256, 192, 3), np.uint8))) == 3
     for picture, boxes, said in (
         (image / 255.0, None, "float64"),

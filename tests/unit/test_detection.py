@@ -164,7 +164,7 @@ def test_a_crowd_is_suppressed_as_few_people_are() -> None:
     """Each of 200 people has twenty boxes, which together are many more than a network gives for a few."""
     rng, people = np.random.default_rng(0), np.arange(200)
     corner = np.stack([30.0 * (people % 20), 60.0 * (people // 20)], 1).repeat(20, 0) + rng.uniform(0, 2, (4000, 2))
-    boxes, scores = np.concatenate([corner, corner + [25, 50]], 1), rng.uniform(0.3, 0.9, 4000)
+    boxes, scores = np.concatenate([corner, corner + np.array([25, 50])], 1), rng.uniform(0.3, 0.9, 4000)
     kept = suppress(boxes, scores, 0.6)
     assert sorted((kept // 20).tolist()) == people.tolist()
     assert all(scores[i] == scores[20 * (i // 20) : 20 * (i // 20) + 20].max() for i in kept)
@@ -956,6 +956,22 @@ def test_detect_before_open_is_an_error() -> None:
 
 
 @pytest.mark.timeout(60)
+def test_ultralytics_leaves_the_process_as_it_was() -> None:
+    code = """
+import os, cv2, numpy as np, torch
+cv2.setNumThreads(2)
+def state(): return dict(os.environ), np.get_printoptions(), cv2.getNumThreads(), torch.save
+before = state()
+from sharpose_rt.detection.assets import import_ultralytics
+import_ultralytics()
+after = state()
+after[0].pop("YOLO_CONFIG_DIR"), before[0].pop("YOLO_CONFIG_DIR", None)
+print(before == after)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "True", done.stderr
+
+
 def test_ultralytics_leaves_the_home_folder_alone(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()

@@ -623,7 +623,7 @@ def test_checkpoints_are_whole_and_hold_no_code(tmp_path, monkeypatch):
     assert load_checkpoint(path)["step"] == 1
     assert list(tmp_path.iterdir()) == [path]
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="cannot write the weights .* is the disk full"):
+    with pytest.raises(OutputError, match=r"cannot write the weights .* is the disk full"):
         save_learnt(tmp_path / "file" / "weights.safetensors", create_model(SMALL), {})
     torch.save({"format": "other"}, path)
     with pytest.raises(WeightsError, match="no training checkpoint"):
