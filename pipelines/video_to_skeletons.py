@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     for video in expand_sources(args.videos):
         stem = safe_stem(Path(video).stem)
         out = Path(args.out) / unique_name(stem, taken)  # walk.avi and walk.mp4 are two
-        if is_complete(out / f"{stem}.skeletons.jsonl", video):
+        if any(is_complete(stream, video) for stream in out.glob("*.skeletons.jsonl")):
             print(f"{video}: done before")
             continue
         try:
@@ -44,8 +44,6 @@ def main(argv: list[str] | None = None) -> None:
 
 def is_complete(stream: Path, video: str) -> bool:
     """A stream of a video of this name that was written to its end."""
-    if not stream.is_file():
-        return False
     try:
         reader = StreamReader(stream)
         for _ in reader:

@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import cv2
 import numpy as np
 import pytest
 from media_clips import write_clip
@@ -73,6 +74,14 @@ def test_video_to_skeletons_to_action_array(tmp_path: Path, capsys: pytest.Captu
     recipe.main([str(videos), str(tmp_path / "out: x"), *arguments[2:]])
     recipe.main([str(videos), str(tmp_path / "out: x"), *arguments[2:]])
     assert capsys.readouterr().out.count("done before") == 4
+
+    shots = tmp_path / "shots.v1"  # pictures are one source
+    shots.mkdir()
+    for n in range(2):
+        cv2.imwrite(str(shots / f"{n}.png"), np.full((64, 96, 3), 80 * n, np.uint8))
+    for _ in range(2):
+        recipe.main([str(shots), str(tmp_path / "shots"), *arguments[2:]])
+    assert capsys.readouterr().out.count("done before") == 1
 
     target = tmp_path / "a.npz"
     _recipe("skeletons_to_action_array").main([str(out / "a" / "a.skeletons.jsonl"), str(target)])
