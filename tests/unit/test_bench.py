@@ -150,7 +150,7 @@ def toy_comparison(backend: str = "torch", dtype: torch.dtype = torch.float32, *
     ("backend", "dtype"),
     [
         ("torch", torch.float32),
-        pytest.param("openvino", torch.float32, marks=openvino),
+        pytest.param("openvino", torch.float32, marks=[openvino, pytest.mark.slow]),
         pytest.param("openvino", torch.int8, marks=openvino),
     ],
 )

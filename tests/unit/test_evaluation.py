@@ -784,6 +784,6 @@ def test_the_command_line_draws_a_detectors_worst_pictures(folder, found_in_part
     photo, plain = tmp_path / "photo.png", tmp_path / "plain.png"
     assert main([*base, "--worst", str(photo)]) == 0
     assert main([*base, "--worst", str(plain), "--worst-plain", "--json", str(tmp_path / "m.json")]) == 0
-    assert json.loads((tmp_path / "m.json").read_text())["command"].startswith("sharpose-rt ")
+    assert json.loads((tmp_path / "m.json").read_text())["command"].startswith("sharpose-rt")
     colours = [len(np.unique(cv2.imread(str(path)).reshape(-1, 3), axis=0)) for path in (photo, plain)]
     assert colours[0] > colours[1] > 3

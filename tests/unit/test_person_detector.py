@@ -155,6 +155,7 @@ def test_a_detector_of_another_architecture_is_not_trained_on(folder, recipe):
         DetectorTrainer(read_pictures(folder, 0.4), np.ones(12), replace(recipe, init="bundled"), folder.parent / "run")
 
 
+@pytest.mark.slow
 def test_two_processes_train_together(folder):
     """Other pictures, the same weights; the first of them writes."""
     root = folder.parent

@@ -48,7 +48,7 @@ def test_freed_memory_waits_for_the_next_tensor_unless_the_user_has_settings_of_
 def test_waiting_threads_sleep_and_opencv_leaves_the_cores_to_the_networks_unless_the_user_wants_otherwise():
     code = (
         "import os; from sharpose_rt.cli import main; from sharpose_rt.config.threads import media_threads; "
-        "main(['models']); import cv2; print(os.environ['OMP_WAIT_POLICY'], cv2.getNumThreads() - media_threads())"
+        "main([]); import cv2; print(os.environ['OMP_WAIT_POLICY'], cv2.getNumThreads() - media_threads())"
     )
     assert run(code).endswith("\nPASSIVE 0")
     wishes = {"OMP_WAIT_POLICY": "ACTIVE", "OPENCV_FOR_THREADS_NUM": str(threads.media_threads() + 3)}

@@ -671,13 +671,13 @@ def test_a_run_may_lie_in_a_folder_whose_name_is_no_text(tmp_path, folder):
 def test_max_minutes_end_a_part_and_not_the_run(tmp_path, folder, capsys):
     out = tmp_path / "run"
     (tmp_path / "plan.yaml").write_text(
-        f"model: {SMALL.name}\nbatch: 4\nbudget: minutes\nminutes: 0.1\ndevice: cpu\nlog_steps: 1\n"
+        f"model: {SMALL.name}\nbatch: 4\nbudget: minutes\nminutes: 0.05\ndevice: cpu\nlog_steps: 1\n"
         "data: {sets: [painted], workers: 0}\n"
     )
     command = ["train", "--config", str(tmp_path / "plan.yaml"), "--data-root", str(tmp_path), "--out", str(out)]
-    assert main([*command, "--max-minutes", "0.01"]) == 0
+    assert main([*command, "--max-minutes", "0.005"]) == 0
     assert "max-minutes after" in capsys.readouterr().out
-    assert load_config(str(out / "config.yaml")).minutes == 0.1
+    assert load_config(str(out / "config.yaml")).minutes == 0.05
     steps = load_checkpoint(out / "last.pt")["step"]
     assert read_log(out / "log.csv")[-1]["progress"] < 0.9
     assert main([*command, "--resume"]) == 0
