@@ -17,9 +17,8 @@ log = logging.getLogger("sharpose_rt")
 
 _SEND_BUFFER = 256 << 10  # bytes the system holds for a slow viewer: about one picture, not seconds of them
 _BACKLOG = 128
-_OTHERS = (
-    64  # connections besides the sockets: whoever asks for figures and health is answered when those are all taken
-)
+# Connections besides the sockets: whoever asks for figures and health is answered when those are all taken.
+_OTHERS = 64
 
 
 class LiveServer:
