@@ -294,7 +294,12 @@ def test_several_sources_to_choose_from(browser: playwright.Browser) -> None:
         page.select_option("#sources", "door")
         _until(page, "source.textContent === 'door.mp4' && list.children.length === 2")
         _wait_for_frame(page)
-        _until(page, "document.body.dataset.state === 'ended' || state.textContent === 'paused'")
+        assert page.locator("#state").inner_text() == "paused"
+        page.wait_for_timeout(500)
+        with_picture = _canvas(page).astype(int)
+        page.keyboard.press("p")
+        page.wait_for_timeout(200)
+        assert np.abs(_canvas(page) - with_picture).mean() > 2
         runs[1].end()
 
 

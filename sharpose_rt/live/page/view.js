@@ -60,7 +60,7 @@ function restart(next) {
   newest = null;
   chosen = null;
   ended = null;
-  shown = { record: null, bitmap: next ? shown.bitmap : null };
+  if (!next || !paused || !shown.record) shown = { record: null, bitmap: next ? shown.bitmap : null };
   showFacts();
   notice();
 }
@@ -79,7 +79,7 @@ function take(record, text) {
   for (const { track_id } of record.people) if (!firstSeen.has(track_id)) firstSeen.set(track_id, record.pts_s);
   figures.follow(record, paused && shown.record ? shown.record.pts_s : record.pts_s);
   notice();
-  if (!shown.record || (!paused && (!options.picture || !shown.bitmap))) {
+  if (!shown.bitmap ? !paused || !shown.record : !paused && !options.picture) {
     shown.record = record;
     redraw();
   }
@@ -151,7 +151,7 @@ function redraw() {
   drawing = true;
   requestAnimationFrame(() => {
     drawing = false;
-    if (waiting && (!paused || !shown.record)) {
+    if (waiting && (!paused || !shown.record || !shown.bitmap)) {  // of another source at least the first one
       shown.bitmap?.close();
       shown = { bitmap: waiting.bitmap, record: recordOf(waiting.frameId) };
       waiting = null;
