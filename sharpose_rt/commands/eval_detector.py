@@ -6,8 +6,6 @@ Any name that `--detector` of `track` takes can be measured. Crowds and regions 
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure as `args` say; 0 when done."""
     from sharpose_rt.config import DetectorConfig
-    from sharpose_rt.evaluation.cli import describe, write_json
+    from sharpose_rt.evaluation.cli import describe, write_metrics
     from sharpose_rt.evaluation.detector import evaluate_detector
     from sharpose_rt.evaluation.predict import SCORE_THRESHOLD
     from sharpose_rt.evaluation.worst import check_sheet
@@ -45,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     def tell(metrics: dict[str, Any]) -> None:
         print(describe(metrics))
         if args.json:
-            write_json(Path(args.json), {"command": shlex.join(["sharpose-rt", *sys.argv[1:]])} | metrics)
+            write_metrics(Path(args.json), metrics)
 
     evaluate_detector(
         config,

@@ -7,8 +7,6 @@ Without labels the jitter alone is measured.
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 
 from sharpose_rt.errors import ConfigError
@@ -34,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure as `args` say; 0 when done."""
-    from sharpose_rt.evaluation.cli import describe, write_json
+    from sharpose_rt.evaluation.cli import describe, write_metrics
     from sharpose_rt.evaluation.tracks import evaluate_tracks
 
     for name in ("threshold", "min_score"):
@@ -49,5 +47,5 @@ def run(args: argparse.Namespace) -> int:
     )
     print(describe(metrics))
     if args.json:
-        write_json(Path(args.json), {"command": shlex.join(["sharpose-rt", *sys.argv[1:]])} | metrics)
+        write_metrics(Path(args.json), metrics)
     return 0

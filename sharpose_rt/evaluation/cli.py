@@ -131,7 +131,7 @@ def _tell(args: argparse.Namespace, new: dict[str, Any], metrics: dict[str, Any]
     """Print the new ones of the metrics, and write all where that is asked."""
     print(describe(new))
     if args.json:
-        write_json(Path(args.json), {"command": shlex.join(["sharpose-rt", *sys.argv[1:]])} | metrics)
+        write_metrics(Path(args.json), metrics)
 
 
 def _check(args: argparse.Namespace, document: dict[str, Any]) -> None:
@@ -189,6 +189,11 @@ def _sweep(
 def describe(metrics: dict[str, Any]) -> str:
     """The metrics as lines of name and value."""
     return "\n".join(f"{k:22} {v:.4f}" if isinstance(v, float) else f"{k:22} {v}" for k, v in metrics.items())
+
+
+def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
+    """Write metrics as JSON, with the command that measured them."""
+    write_json(path, {"command": shlex.join(["sharpose-rt", *sys.argv[1:]])} | metrics)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from sharpose_rt.config.places import whole
 from sharpose_rt.skeletons.stream import StreamReader
 from sharpose_rt.types import Poses
 
@@ -41,15 +42,8 @@ def rounded(table: NDArray[np.float64]) -> NDArray[np.float64]:
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
     """A file that takes its name when the block is left without an error, and vanishes else."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    with whole(path) as part, part.open("wb") as file:
+        yield file
 
 
 @contextlib.contextmanager

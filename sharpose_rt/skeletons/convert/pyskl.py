@@ -30,8 +30,8 @@ def pyskl_annotation(
     """One entry of `annotations`: keypoint (M, T, V, 2) px, keypoint_score (M, T, V), shapes as (height, width).
 
     A slot is one track for the whole video, or without track ids whoever has one place in the frames, see
-    `action_array`. The projects' own files are float16, which rounds
-    to a whole pixel beyond 1024 px; both read float32 as well, so that is the default.
+    `action_array`. The projects' own files are float16, which rounds to a whole pixel beyond 1024 px; both read float32
+    as well, so that is the default.
     """
     array = action_array(reader, person_slots, raw=raw, min_score=min_score, fill=fill, max_gap_s=max_gap_s)
     width, height = reader.header.frame_size_wh

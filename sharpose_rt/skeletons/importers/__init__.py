@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpose_rt import __version__
+from sharpose_rt.config.places import whole
 from sharpose_rt.errors import ConfigError, OutputError, StreamError
 from sharpose_rt.skeletons.convert.common import stem_of
 from sharpose_rt.skeletons.importers.lists import (
@@ -154,10 +155,8 @@ def import_stream(
         version=__version__,
     )
     count = len(times_s) if times_s is not None else last + 1
-    part = target.with_name(f".{target.name}.part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with StreamWriter(part, header, overwrite=True) as writer:
+        with whole(target) as part, StreamWriter(part, header, overwrite=True) as writer:
             for frame_id in range(count):
                 pts_s = times_s[frame_id] if times_s is not None else frame_id / (fps or 1)
                 poses = to_poses(imported.frames.get(frame_id, []), imported.skeleton, first_id)
@@ -170,9 +169,6 @@ def import_stream(
                     picture=imported.pictures.get(frame_id),
                 )
                 writer.write_line(encode(record.to_record()))
-        part.replace(target)
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}; choose another place") from error
-    finally:
-        part.unlink(missing_ok=True)
     return target
