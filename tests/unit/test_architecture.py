@@ -23,6 +23,8 @@ LEVELS = {
     **dict.fromkeys(("app", "several", "api", "bench"), 6),
     **dict.fromkeys(("cli", "commands", "__main__", "__init__"), 7),
 }
+FOLDERS = {"sharpose_rt", "pipelines", "configs", "tests", "samples"}
+FILES = {"pyproject.toml", "README.md", "BENCHMARKS.md", "CHANGELOG.md", "LICENSE"}
 TORCH_FREE = ("errors", "skeleton", "process", "types", "runtime", "config", "tracking", "media", "skeletons")
 
 
@@ -46,6 +48,13 @@ def _imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             raise AssertionError(f"{path} uses a relative import; name the whole package")
     return names
+
+
+def test_nothing_strays_into_the_top_level() -> None:
+    kept = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    if not kept:
+        pytest.skip("not a git checkout")
+    assert {name.split("/")[0] for name in kept if not name.startswith(".")} == FOLDERS | FILES
 
 
 def test_every_module_has_a_level() -> None:
