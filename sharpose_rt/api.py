@@ -223,7 +223,7 @@ class SHaRPose:
         """Poses in px of a picture (H, W, 3) uint8 for boxes (N, 4); without boxes the whole picture is one person.
 
         Raises:
-            ValueError: the picture is of another form, or a box is not finite.
+            ValueError: the picture is of another form, or boxes are not (N, 4), finite, and x0 <= x1, y0 <= y1.
         """
         if problem := wrong_picture(image_bgr):
             raise ValueError(f"the picture is {problem}")

@@ -12,6 +12,7 @@ from typing import Any
 import av
 import av.error
 import numpy as np
+from numpy.typing import NDArray
 
 from sharpose_rt.media.container import file_address, main_video
 
@@ -19,7 +20,8 @@ log = logging.getLogger("sharpose_rt.media")
 
 # What players accept inside mp4; anything else becomes AAC.
 _FITS_MP4 = frozenset(("aac", "mp3", "ac3", "eac3", "alac", "opus"))
-_GAP_S = 0.05  # sound that is missing for longer is silence in the video; less is rounding of timestamps
+_APART_S = 0.05  # sound may be so far from its timestamp, which are rounded; beyond, silence is put in or sound cut
+_SET_BACK_S = 1.0  # timestamps that go back further begin anew, as where two recordings were put together
 
 
 def audio_packets(
@@ -80,26 +82,43 @@ def _copied(source: Any, stream: Any, target: Any, from_s: float, span_s: float)
 
 
 def _encoded(source: Any, stream: Any, target: Any, from_s: float, span_s: float) -> Iterator[tuple[float, Any]]:
-    context = target.codec_context
-    resampler = av.AudioResampler(context.format, context.layout, context.sample_rate)
-    time_base, next_pts = Fraction(1, context.sample_rate), None
+    """Sound follows itself sample by sample from media time 0 on, and its timestamps to within `_APART_S`."""
+    context, rate = target.codec_context, target.codec_context.sample_rate
+    resampler = av.AudioResampler(context.format, context.layout, rate)
+    next_pts, surplus = None, 0  # where the next sample goes, and how many are left out before it
     for frame in source.decode(stream):
         at_s = frame.time - from_s if frame.time is not None else -1.0
+        if next_pts is not None and at_s < (next_pts - surplus) / rate - _SET_BACK_S:
+            from_s, at_s = frame.time - next_pts / rate, next_pts / rate
         if at_s >= span_s:
             break
         if at_s + frame.samples / frame.sample_rate <= 0:
             continue
-        due_pts = max(0, round(at_s * context.sample_rate))
+        due_pts = round(at_s * rate)
         if next_pts is None:
-            next_pts = due_pts
-        parts = list(resampler.resample(frame))
-        if due_pts - next_pts > _GAP_S * context.sample_rate:
-            parts = [*_silence(context, due_pts - next_pts), *parts]
-        for part in parts:
-            part.pts, part.time_base = next_pts, time_base
-            next_pts += part.samples
-            yield from _timed(target.encode(part))
+            next_pts, surplus = max(0, due_pts), max(0, -due_pts)
+        apart = due_pts - (next_pts - surplus)
+        missing = 0
+        if abs(apart) > _APART_S * rate:
+            missing, surplus = max(0, apart - surplus), max(0, surplus - apart)
+        for part in (*_silence(context, missing), *resampler.resample(frame)):
+            left_out = min(surplus, part.samples)
+            surplus -= left_out
+            if left_out == part.samples:
+                continue
+            rest = _without(part, left_out)
+            rest.pts, rest.time_base = next_pts, Fraction(1, rate)
+            next_pts += rest.samples
+            yield from _timed(target.encode(rest))
     yield from _timed(target.encode(None))
+
+
+def _without(frame: Any, samples: int) -> Any:
+    """The frame without its first samples."""
+    if not samples:
+        return frame
+    first = samples if frame.format.is_planar else samples * frame.layout.nb_channels
+    return _sound(np.ascontiguousarray(frame.to_ndarray()[:, first:]), frame, frame.sample_rate)
 
 
 def _silence(context: Any, samples: int) -> Iterator[Any]:
@@ -108,11 +127,14 @@ def _silence(context: Any, samples: int) -> Iterator[Any]:
     while samples > 0:
         count = min(samples, context.sample_rate)
         shape = (channels, count) if planar else (1, channels * count)
-        silence = np.zeros(shape, np.float32)
-        frame = av.AudioFrame.from_ndarray(silence, context.format.name, context.layout.name)
-        frame.sample_rate = context.sample_rate
-        yield frame
+        yield _sound(np.zeros(shape, np.float32), context, context.sample_rate)
         samples -= count
+
+
+def _sound(samples: NDArray[np.float32], like: Any, sample_rate: int) -> Any:
+    frame = av.AudioFrame.from_ndarray(samples, like.format.name, like.layout.name)
+    frame.sample_rate = sample_rate
+    return frame
 
 
 def _timed(packets: list[Any]) -> Iterator[tuple[float, Any]]:

@@ -102,13 +102,14 @@ class MediaClock:
             self._top_s = max(self._top_s, pts_s)
             return last_s + step_s / 2
         begins = pts - round((last_s + step_s) / self._time_base)
-        if not 0 <= last_s - pts_s < _RESTART_S:
+        if pts_s > last_s:  # a live clock leapt
             self._origin = begins
             self._given_s = self._top_s = self._seconds(pts)
             return last_s + step_s
-        self._steps_back.append(self._frames)
-        often = len(self._steps_back) == _STEPS_BACK
-        self._disordered = often and self._frames - self._steps_back[0] < _WITHIN_FRAMES
+        if last_s - pts_s < _RESTART_S:
+            self._steps_back.append(self._frames)
+            often = len(self._steps_back) == _STEPS_BACK
+            self._disordered = often and self._frames - self._steps_back[0] < _WITHIN_FRAMES
         self._anew = begins  # if the next is behind, too; else this one alone fell out of order
         return last_s + step_s
 

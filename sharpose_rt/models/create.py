@@ -57,7 +57,8 @@ def set_attention_scale(model: SHaRPose, scale: float) -> None:
 def sincos_position(grid_hw: tuple[int, int], width: int) -> torch.Tensor:
     """Sine-cosine position table (1, h * w, D) over the unit square, so that coarse and fine tables agree in place.
 
-    The table of MAE (He et al. 2022) at half its size, so that it does not drown the patches; training goes on from it.
+    A table as MAE's (He et al. 2022), with base 100 in the place of 10000 and positions in 16ths and 12ths of the crop,
+    at half its size, so that it does not drown the patches; training goes on from it.
     """
     h, w = grid_hw
     y = (torch.arange(h, dtype=torch.float64) + 0.5) / h * 16

@@ -115,7 +115,9 @@ def rts_smooth(frames: Sequence[tuple[float, Poses]], config: SmoothConfig, skel
         row_of = _row_of(step.track_ids)
         parts = [rows.with_keypoints(poses, row_of, points, scores)]
         for track_id, row in sorted(row_of.items()):
-            if later.inside[row] and not step.present[row] and scores[row].max() > LEAST_SHOWN:
+            if not later.inside[row] or step.present[row] or scores[row].max() <= LEAST_SHOWN:
+                continue
+            if after[track_id].pts_s - seen[track_id].pts_s < config.hold_s + config.fade_s:
                 parts.append(_between(track_id, seen[track_id], after[track_id], pts_s, points[row], scores[row]))
         after |= _looks(poses, pts_s)
         smoothed.append(rows.join(parts))

@@ -362,6 +362,16 @@ def test_backward_pass_leaves_long_gaps_and_ends_alone():
         np.testing.assert_allclose(out[i].bboxes_xyxy, frames[29][1].bboxes_xyxy, atol=1e-3)
 
 
+def test_backward_pass_fills_no_gap_in_part():
+    config = replace(CONFIG, hold_s=0.05, fade_s=0.1)
+    body = shape(np.random.default_rng(6))
+    there = [*range(5), *range(16, 20), *range(23, 30)]  # gaps of 0.48 s and 0.16 s at 25 fps, then one of 0.12 s
+    there.remove(26), there.remove(27)
+    frames = [(i / 25, people(body[None], [1]) if i in there else Poses.empty(K)) for i in range(30)]
+    filled = [i for i, p in enumerate(rts_smooth(frames, config, COCO17)) if (p.stage == PoseStage.PREDICTED).any()]
+    assert filled == [26, 27]
+
+
 @pytest.mark.parametrize("fps", [15, 30])
 def test_what_is_not_measured_again_does_not_run_away_in_the_backward_pass(fps):
     """A wrist that swings is hidden from the height of its speed on, for longer than a state lives."""

@@ -320,6 +320,14 @@ def test_a_time_that_is_made_up_leaves_those_after_it_alone() -> None:
     np.testing.assert_allclose(times, [0, 0.02, 0.04, 0.09, 0.13, 0.17, 0.2], atol=1e-9)  # 120 alone fell out of order
 
 
+@pytest.mark.parametrize("wrong", [0, 30_000])
+def test_one_damaged_time_leaves_those_after_it_alone(wrong: int) -> None:
+    clock, stamps = MediaClock(1e-3, 0, 25.0), [40 * n for n in range(1000)]
+    stamps[900] = wrong
+    times = np.array([clock.stamp(pts) for pts in stamps])
+    np.testing.assert_allclose(np.delete(times, 900), np.delete(np.arange(1000) / 25, 900), atol=1e-9)
+
+
 @pytest.mark.parametrize("every", [25, 60, 250])
 def test_frames_that_fall_out_of_order_leave_the_times_where_they_are(every: int) -> None:
     clock, stamps = MediaClock(1e-3, 0, 25.0), [40 * n for n in range(15_000)]

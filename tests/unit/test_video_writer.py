@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -167,26 +168,55 @@ def test_audio_is_copied_or_made_to_fit(tmp_path: Path, codec: str, container: s
     assert decode_times(out)[0] == 0
 
 
-def test_sound_with_a_gap_stays_beside_its_pictures(tmp_path: Path) -> None:
-    """Silence, then nothing for a second, then noise from 3 s on, in a codec that has to be made anew."""
-    with av.open(str(tmp_path / "in.mkv"), "w") as out:
+def write_noise(path: Path, levels: Sequence[int | None], spacing: float = 1.0) -> None:
+    """A second of noise of each level, None for no packet at all, in a codec that has to be made anew.
+
+    The timestamps of sound are as far apart as `spacing` says, as of a microphone whose clock is another.
+    """
+    with av.open(str(path), "w") as out:
         video, sound = out.add_stream("libx264", rate=10), out.add_stream("pcm_s16le", rate=44100)
         video.width, video.height = 160, 96
-        for second, level in enumerate((0, 0, None, 8000, 8000)):
+        for second, level in enumerate(levels):
             if level is not None:
                 noise = np.random.default_rng(0).integers(-level, level + 1, (1, 44100)).astype(np.int16)
                 part = av.AudioFrame.from_ndarray(noise, format="s16", layout="mono")
-                part.sample_rate, part.pts, part.time_base = 44100, second * 44100, Fraction(1, 44100)
+                part.sample_rate, part.time_base = 44100, Fraction(1, 44100)
+                part.pts = round(spacing * second * 44100)
                 out.mux(sound.encode(part))
             for n in range(10 * second, 10 * second + 10):
                 out.mux(video.encode(av.VideoFrame.from_ndarray(numbered(n), format="bgr24")))
         for stream in (sound, video):
             out.mux(stream.encode(None))
+
+
+def loud_from(path: Path) -> float:
+    """When it is loud first, in seconds."""
+    with av.open(str(path)) as container:
+        for frame in container.decode(audio=0):
+            loud = np.flatnonzero(np.abs(frame.to_ndarray()).max(0) > 0.05)
+            if len(loud):
+                return frame.time + loud[0] / frame.sample_rate
+    raise AssertionError("all of it is silent")
+
+
+def test_sound_with_a_gap_stays_beside_its_pictures(tmp_path: Path) -> None:
+    write_noise(tmp_path / "in.mkv", (0, 0, None, 8000, 8000))
     result = annotate(tmp_path / "in.mkv", tmp_path / "out.mp4", SourceConfig())
-    with av.open(str(result)) as container:
-        loud = [frame.time for frame in container.decode(audio=0) if np.abs(frame.to_ndarray()).max() > 0.05]
-    assert loud[0] == pytest.approx(3, abs=0.06)
+    assert loud_from(result) == pytest.approx(3, abs=0.06)
     assert audio_span(result)[2] == pytest.approx(5, abs=0.1)
+
+
+def test_sound_of_a_part_begins_where_the_part_does_not_with_its_packet(tmp_path: Path) -> None:
+    write_noise(tmp_path / "in.mkv", (0, 0, 8000, 8000))
+    part = annotate(tmp_path / "in.mkv", tmp_path / "part.mp4", SourceConfig(start_s=0.65))
+    assert loud_from(part) == pytest.approx(2 - 0.7, abs=0.03)  # the first frame handed on is at 0.7 s
+
+
+@pytest.mark.parametrize("spacing", [0.99, 1.01])
+def test_sound_whose_clock_is_another_stays_beside_its_pictures(tmp_path: Path, spacing: float) -> None:
+    write_noise(tmp_path / "in.mkv", (*10 * [0], 8000, 8000), spacing)
+    result = annotate(tmp_path / "in.mkv", tmp_path / "out.mp4", SourceConfig())
+    assert loud_from(result) == pytest.approx(10 * spacing, abs=0.06)
 
 
 def packets(path: Path) -> list[bytes]:
@@ -208,8 +238,9 @@ def test_copied_audio_is_bit_exact_and_trimmed_to_the_span(tmp_path: Path) -> No
     assert at * 1024 / 44100 == pytest.approx(1.1, abs=0.05)  # the first frame handed on is at 1.1 s
 
 
-def test_audio_goes_on_where_two_recordings_were_put_together(tmp_path: Path) -> None:
-    write_clip(tmp_path / "one.ts", 20, audio="aac", container="mpegts")
+@pytest.mark.parametrize("codec", ["aac", "mp2"])  # copied, and made anew
+def test_audio_goes_on_where_two_recordings_were_put_together(tmp_path: Path, codec: str) -> None:
+    write_clip(tmp_path / "one.ts", 20, audio=codec, container="mpegts")
     (tmp_path / "two.ts").write_bytes(2 * (tmp_path / "one.ts").read_bytes())
     out = annotate(tmp_path / "two.ts", tmp_path / "out.mp4", SourceConfig())
     assert len(numbers(out)) == 40
