@@ -215,6 +215,7 @@ class FileRun:
         self._pipeline: Pipeline | None = None
         self._forward_stats: PipelineStats | None = None
         self._stopped = False
+        self._half_smoothed = False  # the backward pass has failed
         self.stem: str | None = None  # what taps are told, where not the source's own
 
     def _check(self) -> None:
@@ -266,6 +267,8 @@ class FileRun:
     @property
     def status(self) -> Status:
         """How the run ended, or stands."""
+        if self._half_smoothed:
+            return "error"
         return "interrupted" if self._pipeline is None else self._pipeline.status
 
     @property
@@ -313,12 +316,13 @@ class FileRun:
         from sharpose_rt.stages import RunTotals, WriteStage
         from sharpose_rt.tracking import rts_smooth
 
-        smoothed = rts_smooth(self._forward, self.config.smooth, self.tracking.skeleton)
-        self._forward = []
-        self.totals.recount(smoothed)
         assert self._paths is not None
+        self._half_smoothed = True
+        smoothed = rts_smooth(self._forward, self.config.smooth, self.tracking.skeleton)
         if self.config.output.stream:
             rewrite_stream(self._paths.stream, smoothed, smoothing="rts")
+        self._half_smoothed, self._forward = False, []
+        self.totals.recount(smoothed)
         if not self.config.output.video:
             return
         assert self._pipeline is not None
@@ -360,7 +364,10 @@ class FileRun:
         from sharpose_rt.skeletons import write_summary
         from sharpose_rt.stages import StreamSink
 
-        self.source.close()
+        try:
+            self.source.close()
+        except Exception as error:  # of a driver, say; the outputs are whole
+            log.warning("%s cannot be closed: %r", self.source.name, error)
         figures = self._figures()
         stream = next((s.path for s in self._sinks if isinstance(s, StreamSink)), None)
         video = next((s.path for s in self._sinks if not isinstance(s, StreamSink)), None)
@@ -411,6 +418,8 @@ class FileRun:
             "exit_rate": t.exit_rate,
             "latency_ms": t.latency_ms(),
             "budget": None if self.tracking.budget is None else self.tracking.budget.summary(),
+            "damaged": self.source.damaged,
+            "cut_off": self.source.cut_off,
             "losses": [vars(loss) for loss in self.source.losses],
             "pipeline": stats,
             "detector": self.tracking.detector.name,

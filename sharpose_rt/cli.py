@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sharpose_rt import __version__
 from sharpose_rt.config.threads import media_threads
-from sharpose_rt.errors import SharposeError
+from sharpose_rt.errors import SharposeError, memory_report
 from sharpose_rt.process import ending_by_sigterm, prepare
 
 _COMMANDS = (
@@ -42,7 +42,10 @@ _MODULES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. 0: done; 1: found wanting; 2: an error of use or input; 130: Ctrl-C; SIGTERM exits with 143."""
+    """Runs one command. 0: done; 1: found wanting; 2: an error of use or input, or a GPU too small; 130: Ctrl-C.
+
+    SIGTERM exits with 143.
+    """
     prepare(media_threads())
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # paths need not be text
@@ -71,12 +74,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         for note in getattr(error, "__notes__", ()):
             logging.getLogger("sharpose_rt").debug(note)
         return 2
+    except _out_of_memory() as error:
+        print(
+            f"sharpose-rt: error: {memory_report(error)}; try a smaller batch (--batch N where the command has it, "
+            "--set batch=N in train and pretrain), a smaller model, --set data.cache=none where train holds crops on "
+            "the GPU, or end other programs that use it",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print("sharpose-rt: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # as in `sharpose-rt models | head`
         sys.stderr.close()
         return 141
+
+
+def _out_of_memory() -> tuple[type[Exception], ...]:
+    """What torch raises where a GPU's memory does not suffice; nothing where no command has loaded it."""
+    kind = getattr(sys.modules.get("torch"), "OutOfMemoryError", None)
+    return () if kind is None else (kind,)
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:

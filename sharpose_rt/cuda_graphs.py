@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -84,6 +85,7 @@ class Recorded:
     def __init__(self, name: str, stage: Stage, record: Callable[[Stage, Sequence[Tensor]], Tape] = record) -> None:
         self.name, self.stage, self._record = name, stage, record
         self._tapes: dict[tuple[tuple[torch.Size, torch.dtype], ...], Tape | None] = {}
+        self._unrecorded_from: float = math.inf
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """What the stage gives.
@@ -91,11 +93,22 @@ class Recorded:
         Raises:
             torch.OutOfMemoryError: see `record`; nothing is kept of it.
         """
+        if len(tensors[0]) >= self._unrecorded_from:
+            return self.stage(*tensors)
         key = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
         if key not in self._tapes:
             self._tapes[key] = self._checked(tensors)
         tape = self._tapes[key]
         return self.stage(*tensors) if tape is None else tape(*tensors)
+
+    def forget(self, rows: int) -> bool:
+        """Let the recordings for so many rows and more go, and make no further ones; whether there might have been any.
+
+        Each holds the memory that its stage works in.
+        """
+        before, self._unrecorded_from = self._unrecorded_from, min(self._unrecorded_from, rows)
+        self._tapes = {key: tape for key, tape in self._tapes.items() if key[0][0][0] < rows}
+        return rows < before
 
     def _checked(self, tensors: Sequence[Tensor]) -> Tape | None:
         try:
@@ -103,7 +116,8 @@ class Recorded:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
+            # A recording that is broken off fails once more when it is ended, and does not say why.
+            reason = str(error.__context__ or error).partition("\n")[0]
             log.warning("%s: no CUDA graph for %s, it runs unrecorded: %s", self.name, _text(tensors), reason)
             return None
         wanted = [output.clone() for output in self.stage(*tensors)]  # it might give the same memory each time
@@ -117,12 +131,11 @@ class Recorded:
 
 
 def _same(wanted: Tensor, found: Tensor) -> bool:
+    """Whether they are near each other; NaN and infinities have to lie in the same places."""
     wanted, found = wanted.float(), found.float()
-    finite = wanted.isfinite()
-    if not torch.equal(wanted[~finite], found[~finite]):
-        return False
-    wanted, found = wanted[finite], found[finite]
-    return not wanted.numel() or bool((wanted - found).abs().max() <= TOLERANCE * wanted.abs().max() + 1e-6)
+    sizes = wanted[wanted.isfinite()].abs()
+    near = TOLERANCE * float(sizes.max()) if len(sizes) else 0.0
+    return torch.allclose(found, wanted, rtol=0, atol=near + 1e-6, equal_nan=True)
 
 
 def _text(tensors: Sequence[Tensor]) -> str:

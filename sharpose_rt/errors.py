@@ -13,7 +13,8 @@
     └── DeviceError          the wanted device is not there or does not work
 
 Each message says what was wrong, the value seen, what is accepted, and what to try next. The command line prints
-the message alone, without a traceback, and exits with status 2; any other exception is a bug and keeps its traceback.
+the message alone, without a traceback, and exits with status 2; so it does where a GPU's memory does not suffice, by
+`memory_report`. Any other exception is a bug and keeps its traceback.
 """
 
 
@@ -59,3 +60,8 @@ class OutputError(SharposeError, OSError):
 
 class DeviceError(SharposeError, RuntimeError):
     """The wanted device is not there or does not work."""
+
+
+def memory_report(error: BaseException) -> str:
+    """What a torch.OutOfMemoryError says, without the half page that follows: how much was asked for, and was free."""
+    return ". ".join(str(error).partition("\n")[0].split(". ")[:3]).rstrip(".")

@@ -16,11 +16,15 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 
 
 def prepare(opencv_threads: int) -> None:
-    """Settings that fit threads which share few cores and tensors of some megabytes; the user's own are kept.
+    """Settings that fit threads which share few cores and tensors of some megabytes; the user's own are kept. Where
+    standard output or error is closed (`>&-`), what is said goes nowhere.
 
     Args:
         opencv_threads: of each call of OpenCV; by default it takes all cores, which other threads are busy on.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
     # Read when torch is loaded: idle threads of its loops sleep. Spinning, they take the cores from the decoder and
     # the encoder, and on a busy machine one forward pass took 60 times longer.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

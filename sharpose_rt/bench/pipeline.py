@@ -112,11 +112,13 @@ def measure(bench: PipelineBench, people: int | None, info: SourceInfo, folder: 
     job.tracking.estimate.ready_for = None  # as a run is once it has been going on for a while
     device = resolve_device(config.pose.device)
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what the run before left
         torch.cuda.reset_peak_memory_stats(device)
     watch = RunWatch()
     results = job.run(watch.see)
     figures = results.figures
-    gpu = torch.cuda.max_memory_allocated(device) / MB if device.type == "cuda" else None
+    # What CUDA graphs work in is not counted as allocated.
+    gpu = torch.cuda.max_memory_reserved(device) / MB if device.type == "cuda" else None
     row = {
         "people": people,
         "people_mean": job.totals.people / max(1, job.totals.frames),

@@ -113,8 +113,9 @@ def machine() -> dict[str, Any]:
         "load_before": _load(),
     }
     if torch.cuda.is_available():
-        gpu = torch.cuda.get_device_properties(0)
-        facts["gpu"] = f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
+        gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        named = [f"cuda:{i} {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB" for i, gpu in enumerate(gpus)]
+        facts["gpu"] = f"{'; '.join(named)}; CUDA {torch.version.cuda}"
     return facts
 
 

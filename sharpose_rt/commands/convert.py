@@ -50,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="PATH",
-        help="file or folder to write; default: beside IN. Of several IN a folder, with pyskl a file for all of them",
+        help="file to write, or a folder to write it in (of openpose the folder of its files); default: beside IN. Of "
+        "several IN a folder, with pyskl a file for all of them",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
 

@@ -363,7 +363,7 @@ def _run_several(args: argparse.Namespace, config: RunConfig, sources: list[str]
 
 @contextmanager
 def stopped_by_signals(job: FileRun | SeveralRun) -> Iterator[list[int]]:
-    """Ctrl-C or SIGTERM end the run in order, a second one throws away what is under way, a third one ends the program
+    """Ctrl-C, SIGTERM or a closed terminal end the run in order, a second one throws away what is under way, a third one ends the program
     wherever it hangs; gives the signals that came."""
     came: list[int] = []
 
@@ -373,7 +373,10 @@ def stopped_by_signals(job: FileRun | SeveralRun) -> Iterator[list[int]]:
             signal.signal(number, signal.SIG_DFL)
         job.stop()
 
-    kept = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    wanted = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup it stays ignored
+        wanted.append(signal.SIGHUP)
+    kept = {number: signal.signal(number, stop) for number in wanted}
     try:
         yield came
     finally:
@@ -407,6 +410,16 @@ def _display(args: argparse.Namespace, job: FileRun) -> Iterator[Any]:
 
 
 def _print_results(results: Results, file: TextIO) -> None:
+    """Says where the outputs are; that it cannot be said (a full disk) ends nothing."""
+    try:
+        _print_lines(results, file)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        log.warning("the results cannot be printed (%s)", error.strerror)
+
+
+def _print_lines(results: Results, file: TextIO) -> None:
     figures = results.figures
     fps = figures["frames_per_s"]
     exit_rate = figures["exit_rate"]

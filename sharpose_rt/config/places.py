@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from functools import cache
@@ -32,11 +33,14 @@ def _for_this_process() -> Path:
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A name beside `path` to write a file under, which takes the place of `path` at the block's end: the new file is
-    there whole, or what was before. The folder is made where there is none.
+    there whole, or what was before. The folder is made where there is none; a link goes on to lead to the file.
 
     Raises:
-        OSError: the folder cannot be made, or the file not put in place.
+        OSError: the folder cannot be made, the file not put in place, or `path` is a device, a pipe or a folder.
     """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no regular file, which alone can be replaced")
     part = beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +22,8 @@ from sharpose_rt.types import Detections, Frame
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger("sharpose_rt.detection")
 
 TASKS = ("detect", "pose", "segment")
 IMAGE_SIZE = 640
@@ -127,21 +131,43 @@ def with_runtime(network: Network, runtime: Runtime) -> Network:
 
 def _recorded(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """A module on a GPU as one launch for all its kernels, where it can be recorded: hundreds of launches take longer
-    than what they launch, and the pose network's thread waits for Python meanwhile."""
+    than what they launch, and the pose network's thread waits for Python meanwhile.
+
+    As with OpenVINO, the last `KEPT` sizes of pictures stay recorded. Where memory does not suffice, none do."""
+    import torch
+
     from sharpose_rt.cuda_graphs import Recorded
     from sharpose_rt.detection.first_output import FirstOutput
+    from sharpose_rt.detection.openvino_network import KEPT
 
     first, head = FirstOutput(module), module.model[-1]
-    grids: dict[torch.Size, Any] = {}
+    fits = True
 
-    def stage(pixels: torch.Tensor) -> tuple[torch.Tensor]:
-        found = first(pixels)
-        # The head lets its grid of places go when pictures of another size come, but the recording still reads it.
-        grids.setdefault(pixels.shape, (head.anchors, head.strides))
-        return (found,)
+    @lru_cache(KEPT)
+    def recorded(size: torch.Size) -> Recorded:
+        grid: list[Any] = []
 
-    recorded = Recorded("detector", stage)
-    return lambda pixels: recorded(pixels)[0]
+        def stage(pixels: torch.Tensor) -> tuple[torch.Tensor]:
+            found = first(pixels)
+            if not grid:  # the head lets it go when pictures of another size come, but the recording still reads it
+                grid[:] = head.anchors, head.strides
+            return (found,)
+
+        return Recorded("detector", stage)
+
+    def run(pixels: torch.Tensor) -> torch.Tensor:
+        nonlocal fits
+        if fits:
+            try:
+                return recorded(pixels.shape)(pixels)[0]
+            except torch.OutOfMemoryError:
+                fits = False
+            logger.warning("the detector does not fit into the GPU's memory with CUDA graphs; it goes on without them")
+            recorded.cache_clear()
+            torch.cuda.empty_cache()
+        return first(pixels)
+
+    return run
 
 
 def guess_task(module: Any) -> str:

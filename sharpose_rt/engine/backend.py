@@ -51,6 +51,10 @@ class Backend(Protocol):
         """Those of the buckets that so many crops may be split into now, ascending from 1."""
         ...
 
+    def forget(self, rows: int) -> bool:
+        """Memory is short: let go of recordings for so many crops and more, for good; whether there may be any."""
+        ...
+
     def cut(self, image_bgr: NDArray[np.uint8], affine: NDArray[np.float64], size_wh: tuple[int, int]) -> Tensor:
         """Crops (N, h, w, 3) uint8 of a picture (H, W, 3) by maps (N, 2, 3), where the backend wants them."""
         ...
@@ -102,6 +106,10 @@ class TorchBackend:
     def sizes(self, crops: int) -> tuple[int, ...]:
         """All."""
         return self.buckets
+
+    def forget(self, rows: int) -> bool:
+        """Nothing is recorded."""
+        return False
 
     def cut(self, image_bgr: NDArray[np.uint8], affine: NDArray[np.float64], size_wh: tuple[int, int]) -> Tensor:
         """See `Backend`."""

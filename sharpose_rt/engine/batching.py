@@ -42,14 +42,19 @@ class Batcher:
         buckets: sizes that the stage takes, ascending.
         overhead: what a batch costs besides its rows, in rows.
         sizes: those of them that so many rows may have now; all of them unless given.
+        forget: lets go of what holds memory for batches of so many rows and more; whether there may have been any.
     """
 
     def __init__(
-        self, buckets: Sequence[int], overhead: float, sizes: Callable[[int], tuple[int, ...]] | None = None
+        self,
+        buckets: Sequence[int],
+        overhead: float,
+        sizes: Callable[[int], tuple[int, ...]] | None = None,
+        forget: Callable[[int], bool] = lambda rows: False,
     ) -> None:
         assert list(buckets) == sorted(set(buckets)), buckets
         assert buckets[0] == 1, buckets
-        self.buckets, self.overhead, self._sizes = tuple(buckets), overhead, sizes
+        self.buckets, self.overhead, self._sizes, self._forget = tuple(buckets), overhead, sizes, forget
 
     def run(self, stage: Stage, *tensors: Tensor) -> tuple[Tensor, ...]:
         """What `stage` gives for all rows of `tensors` (N, ...), N at least 1, in their order.
@@ -75,10 +80,16 @@ class Batcher:
         return tuple(size for size in self._sizes(rows) if size <= self.buckets[-1])
 
     def _shrink(self, failed: int, error: torch.OutOfMemoryError) -> None:
-        if failed == 1:
+        forgotten = self._forget(failed)
+        if failed > 1:
+            self.buckets = tuple(bucket for bucket in self.buckets if bucket <= failed // 2)
+            log.warning(
+                "a batch of %d crops does not fit into memory; from now on %d at once", failed, self.buckets[-1]
+            )
+        elif forgotten:
+            log.warning("a single crop does not fit into memory beside CUDA graphs; from now on without them")
+        else:
             raise error
-        self.buckets = tuple(bucket for bucket in self.buckets if bucket <= failed // 2)
-        log.warning("a batch of %d crops does not fit into memory; from now on %d at once", failed, self.buckets[-1])
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

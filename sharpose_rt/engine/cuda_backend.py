@@ -41,11 +41,18 @@ class CudaBackend(TorchBackend):
                 fine = self.fine(images, coarse, *split_cells(coarse.cell_scores, self.network.selected_count))
                 self.decode(fine)
             except torch.OutOfMemoryError:
-                if bucket == 1:
-                    raise
-                log.warning("%d crops at once do not fit into the GPU's memory; smaller batches are taken", bucket)
+                log.warning(
+                    "%d crops at once do not fit into the GPU's memory with CUDA graphs; they go without, or by fewer",
+                    bucket,
+                )
+                self.forget(bucket)
                 torch.cuda.empty_cache()
-                break  # the run's batcher finds the same and halves
+                break  # the run's batcher finds out what fits without
+
+    def forget(self, rows: int) -> bool:
+        """See `Backend`."""
+        given_up = [stage.forget(rows) for stage in (self._coarse, self._fine, self._decoded)]
+        return any(given_up)
 
     def cut(self, image_bgr: NDArray[np.uint8], affine: NDArray[np.float64], size_wh: tuple[int, int]) -> Tensor:
         """See `Backend`; only the picture goes up, once for all its people."""

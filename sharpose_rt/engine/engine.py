@@ -86,7 +86,8 @@ class PoseEngine:
         self.crop_size_hw = self.network.variant.size_hw
         self.gate = self.weights.gate(config.quality_threshold, config.refine_from_px, config.refine_from_gain)
         self.box_padding = self.network.box_padding if config.box_padding is None else config.box_padding
-        self._batcher = Batcher(self.backend.buckets, self.backend.overhead, self.backend.sizes)
+        backend = self.backend
+        self._batcher = Batcher(backend.buckets, backend.overhead, backend.sizes, backend.forget)
         self._stream = OwnStream(self.device)
 
     def warm_up(self, people: int | None = None, *, behind: bool = False) -> None:

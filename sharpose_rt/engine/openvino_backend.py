@@ -132,6 +132,10 @@ class OpenVinoBackend:
             self._compiling = self._behind.submit(self._compile_behind, missing)
         return ready
 
+    def forget(self, rows: int) -> bool:
+        """Nothing is recorded, and torch's memory holds no graphs."""
+        return False
+
     def cut(self, image_bgr: NDArray[np.uint8], affine: NDArray[np.float64], size_wh: tuple[int, int]) -> Tensor:
         """See `Backend`."""
         return torch.from_numpy(warp_crops(image_bgr, affine, size_wh))

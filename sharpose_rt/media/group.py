@@ -109,7 +109,10 @@ class SourceGroup:
             if not self._stop:
                 self._failed(index, error)
         finally:
-            source.close()
+            try:
+                source.close()
+            except Exception as error:
+                log.warning("%s cannot be closed: %r", source.name, error)
             self._mark(self._ended, index)
 
     def _put(self, index: int, frame: Frame) -> None:

@@ -111,6 +111,10 @@ class Source:
         self._handed_on = 0
         self._ended = False
         self.lost_before_s = 0.0
+        self.damaged = 0
+        """Frames so far that could not be decoded and were left out."""
+        self.cut_off: str | None = None
+        """How much of it was there, such as '31 of 60 frames', where a file ends before its time."""
 
     @property
     def state(self) -> SourceState:

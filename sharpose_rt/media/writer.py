@@ -169,9 +169,7 @@ class VideoWriter:
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
         try:
-            for packet in self._stream.encode(frame):
-                packet.duration = self._frame_ticks
-                self._container.mux(packet)
+            self._container.mux(self._stream.encode(frame))
         except (av.error.FFmpegError, OSError) as error:
             self._fail(error)
             raise self._failed from error  # type: ignore[misc]
@@ -198,21 +196,22 @@ class VideoWriter:
         end_s = (self._last_tick + self._frame_ticks) * float(TIME_BASE)
         with contextlib.ExitStack() as stack:
             part = stack.enter_context(av.open(file_address(self.part)))
-            # Without this FFmpeg would call the clock of the copy 1/1000 s and round every time to it.
-            options = {"movflags": "faststart", "video_track_timescale": str(TIME_BASE.denominator)}
+            options = {"movflags": "faststart"}
             out = stack.enter_context(av.open(file_address(target), "w", format="mp4", options=options))
             video = out.add_stream_from_template(part.streams.video[0])
-            streams = [_video_packets(part, video)]
+            streams = [_video_packets(part, video, self._frame_ticks)]
             if self._audio_from is not None:
                 streams.append(audio_packets(self._audio_from, out, self._first_s, end_s, stack))
             for _, packet in heapq.merge(*streams, key=lambda item: item[0]):
                 out.mux(packet)
 
 
-def _video_packets(part: Any, stream: Any) -> Iterator[tuple[float, Any]]:
+def _video_packets(part: Any, stream: Any, frame_ticks: int) -> Iterator[tuple[float, Any]]:
     for packet in part.demux(video=0):
         if packet.dts is not None:
             packet.stream = stream
+            # The demuxer's is the way to the next packet: over a gap that is long, and is taken for the film's length.
+            packet.duration = frame_ticks
             yield float(packet.dts * packet.time_base), packet
 
 

@@ -90,6 +90,18 @@ def named(path: str | Path) -> Path:
     return path.resolve() if path.name in ("", "..") else path
 
 
+def is_folder(out: str | Path) -> bool:
+    """Where results are asked for is a folder: there is one, or the path ends as that of one, with a separator."""
+    return str(out)[-1:] in (os.sep, os.altsep) or Path(out).is_dir()
+
+
+def target_of(path: str | Path, name: str, out: str | Path | None) -> Path:
+    """Where a result of `path` goes: `out`, or the file `name` in it where it is a folder, or beside `path` if None."""
+    if out is None:
+        return named(path).with_name(name)
+    return Path(out, name) if is_folder(out) else named(out)
+
+
 def unique_name(stem: str, taken: set[str]) -> str:
     """The stem of a source, or 'stem-2', 'stem-3' and so on where that is taken; it is among `taken` then."""
     names = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sharpose_rt.errors import OutputError
 from sharpose_rt.skeletons.stream import StreamReader, StreamWriter, encode
 from sharpose_rt.types import Poses
 
@@ -22,15 +23,16 @@ def rewrite_stream(path: Path, frames: Sequence[Poses], *, smoothing: str) -> No
     """
     reader = StreamReader(path)
     part = path.with_name(path.name + ".part")
-    writer = StreamWriter(part, replace(reader.header, smoothing=smoothing), overwrite=True)
     try:
-        for record, poses in zip(reader, frames, strict=True):
-            writer.write_line(encode(replace(record, poses=poses).to_record()))
-        end: dict[str, Any] = dict(reader.end or {"status": "interrupted"})
-        end.pop("type", None)
-        writer.end(**end)
-        writer.close()
+        with StreamWriter(part, replace(reader.header, smoothing=smoothing), overwrite=True) as writer:
+            for record, poses in zip(reader, frames, strict=True):
+                writer.write_line(encode(replace(record, poses=poses).to_record()))
+            end: dict[str, Any] = dict(reader.end or {"status": "interrupted"})
+            end.pop("type", None)
+            writer.end(**end)
         part.replace(path)
+    except (OutputError, OSError) as error:  # the writer's own words are of the part, which goes
+        reason = getattr(error.__cause__ or error, "strerror", None) or error
+        raise OutputError(f"{path} stays as it was, since another cannot be written in its place: {reason}") from error
     finally:
-        writer.close()
         part.unlink(missing_ok=True)

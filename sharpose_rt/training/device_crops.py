@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from sharpose_rt.errors import ConfigError, memory_report
 from sharpose_rt.geometry.affine import affine_from_region, fit_aspect, warp_crops
 from sharpose_rt.geometry.device_warp import sample
 from sharpose_rt.training.datasets import People, read_image
@@ -101,6 +102,9 @@ class DeviceCrops:
         device: where they are held.
         workers: processes that read the pictures, once.
         say: told how many are read.
+
+    Raises:
+        ConfigError: the device's memory does not hold them.
     """
 
     def __init__(
@@ -108,7 +112,13 @@ class DeviceCrops:
     ) -> None:
         people, self.crop_size_wh, self.config = sampler.people, sampler.crop_size_wh, sampler.config
         width, height = held_size_wh(self.crop_size_wh)
-        self.held = torch.empty((len(people), 3, height, width), dtype=torch.uint8, device=device)
+        try:
+            self.held = torch.empty((len(people), 3, height, width), dtype=torch.uint8, device=device)
+        except torch.OutOfMemoryError as error:
+            raise ConfigError(
+                f"data.cache device holds {len(people)} people's crops of {3 * height * width} bytes each: "
+                f"{memory_report(error)}; give --set data.cache=none, or fewer sets"
+            ) from error
         held = _Held(people, self.crop_size_wh, self.config.padding)
         # A generator of its own: else the loader would take its seed from the run's chance.
         loader = DataLoader(held, batch_size=64, num_workers=workers, generator=torch.Generator())

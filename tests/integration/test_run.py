@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import math
@@ -16,6 +17,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -379,6 +381,100 @@ def test_a_folder_with_a_broken_video_and_two_of_one_name(
     assert [len(list(StreamReader(path))) for path in streams] == [4, 4]
     assert main(["--source", str(tmp_path / "b" / "cam.mp4"), *options]) == 0  # replaces its own, of another command
     assert len(list((tmp_path / "out").glob("*.skeletons.jsonl"))) == 2
+
+
+def test_damaged_packets_are_counted_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_clip(tmp_path / "in.avi", FRAMES, codec="mpeg4", container="avi", gop=1, bframes=0)
+    with av.open(str(tmp_path / "in.avi")) as container:
+        places = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    data = bytearray((tmp_path / "in.avi").read_bytes())
+    for at, size in places[5:15]:
+        data[at + 8 : at + size] = bytes(size - 8)  # past the header of the chunk
+    (tmp_path / "in.avi").write_bytes(data)
+    results = FileRun(str(tmp_path / "in.avi"), _config(tmp_path / "out")).run()
+    assert results.figures["frames"] + results.figures["damaged"] == FRAMES
+    assert results.figures["damaged"] >= 9
+    assert f"left out: {results.figures['damaged']}" in caplog.text
+
+
+def test_a_file_that_is_cut_off_says_so_in_its_summary(tmp_path: Path) -> None:
+    write_clip(tmp_path / "whole.mp4", 60, faststart=True)
+    data = (tmp_path / "whole.mp4").read_bytes()
+    (tmp_path / "half.mp4").write_bytes(data[: int(0.8 * len(data))])
+    figures = FileRun(str(tmp_path / "half.mp4"), _config(tmp_path / "out", "output.video=false")).run().figures
+    assert figures["cut_off"] == f"{figures['frames']} of 60 frames"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_results_that_cannot_be_printed_end_nothing(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ["--weights", "random", "--boxes", "full", "--no-video", "--output", str(tmp_path)]
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(["--source", str(clip), *options]) == 0
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+    assert "the results cannot be printed (No space left on device)" in caplog.text
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_closed_standard_stream_ends_nothing(closed: str) -> None:
+    code = f"import sys; sys.{closed} = None; from sharpose_rt.cli import main; sys.exit(main(['models']))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False).returncode == 0
+
+
+def test_a_closed_terminal_ends_in_order() -> None:
+    came: list[int] = []
+    before = signal.getsignal(signal.SIGHUP)
+    with stopped_by_signals(SimpleNamespace(stop=lambda: came.append(1))) as signals:  # type: ignore[arg-type]
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert (came, signals) == ([1], [signal.SIGHUP])
+    assert signal.getsignal(signal.SIGHUP) is before
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup leaves it
+    try:
+        with stopped_by_signals(SimpleNamespace(stop=lambda: came.append(1))):  # type: ignore[arg-type]
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert came == [1]
+
+
+@pytest.mark.parametrize("error", [MemoryError("too many frames"), OutputError("no room")])
+def test_a_backward_pass_that_fails_leaves_what_was_smoothed_forwards(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    owner = "tracking.rts_smooth" if isinstance(error, MemoryError) else "skeletons.rewrite_stream"
+    monkeypatch.setattr(f"sharpose_rt.{owner}", fail)
+    job = FileRun(str(clip), _config(tmp_path, "smooth.method=rts", "output.video=false", "output.formats=[csv]"))
+    with pytest.raises(type(error), match=str(error)):
+        job.run()
+    summary = json.loads((tmp_path / "walk.summary.json").read_text())
+    assert summary["status"] == "error"
+    reader = StreamReader(tmp_path / "walk.skeletons.jsonl")
+    assert len(list(reader)) == FRAMES
+    assert reader.header.smoothing == "kalman"
+
+
+def test_a_source_that_cannot_be_closed_costs_no_output(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = FileRun(str(clip), _config(tmp_path, "output.video=false", "output.formats=[csv]"))
+    close, calls = job.source.close, iter(range(9))
+
+    def fail() -> None:
+        close()
+        if next(calls):  # not where the pipeline closes it
+            raise RuntimeError("the driver is gone")
+
+    monkeypatch.setattr(job.source, "close", fail)
+    results = job.run()
+    assert results.formats
+    assert "the driver is gone" in caplog.text
 
 
 def test_pictures_come_out_as_pictures(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import math
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ from sharpose_rt.bench.model import (
     who_is_refined,
 )
 from sharpose_rt.bench.people import FixedPeople, repeat_to
-from sharpose_rt.bench.record import SCHEMA, make_record, read_record
+from sharpose_rt.bench.record import SCHEMA, machine, make_record, read_record
 from sharpose_rt.bench.report import render
 from sharpose_rt.cli import main
 from sharpose_rt.commands import bench
@@ -378,6 +379,22 @@ def test_pipeline_command_writes_record_figure_and_report(toy: Variant, clip: Pa
     assert record["command"] in text
 
 
+def test_memory_of_a_gpu_is_what_the_run_itself_reserved(
+    toy: Variant, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recordings work in memory that is reserved, but not allocated; what a run before left is not this one's."""
+    card = SimpleNamespace(reserved=5e9, peak=5e9)  # a GPU by the counters alone: the run is on the CPU
+    monkeypatch.setattr("sharpose_rt.bench.pipeline.resolve_device", lambda _: torch.device("cuda", 1))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: setattr(card, "reserved", 0))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: setattr(card, "peak", card.reserved))
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: card.peak + 2e9)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 1e9)
+    out = tmp_path / "p.json"
+    assert command("pipeline", *run_options(clip), "--people", "1", "--no-video", "--json", out) == 0
+    (row,) = read_record(out)["results"]
+    assert row["gpu_memory_mb"] == 2000
+
+
 def test_a_paced_run_loses_nothing_untold(toy: Variant, clip: Path, tmp_path: Path) -> None:
     out = tmp_path / "paced.json"
     options = ("--people", "1", "--no-video", "--paced", "--json", out)
@@ -421,6 +438,16 @@ def test_pipeline_command_refuses_what_it_cannot_measure(toy: Variant, clip: Pat
 
 
 # Records and reports
+
+
+def test_every_gpu_of_a_machine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the name that --device takes: rows say on which one they ran."""
+    cards = [SimpleNamespace(name="NVIDIA T4", total_memory=15 << 30), SimpleNamespace(name="B", total_memory=80 << 30)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(cards))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: cards[index])
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    assert machine()["gpu"] == "cuda:0 NVIDIA T4, 15 GiB; cuda:1 B, 80 GiB; CUDA 12.8"
 
 
 # --- several sources

@@ -32,8 +32,9 @@ from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
 from sharpose_rt.skeletons import FrameRecord, Header, StreamReader, StreamWriter, action_array, encode, windows
 from sharpose_rt.skeletons.convert import WRITERS, check_format, convert, convert_all, convert_set, options_of
 from sharpose_rt.skeletons.importers import import_stream
+from sharpose_rt.skeletons.names import safe_stem
 from sharpose_rt.training.datasets import read_people
-from sharpose_rt.types import Poses
+from sharpose_rt.types import Poses, PoseStage
 
 SIZE_WH = (640, 480)
 # Frames of a clip by the ids of the people in them: 3 arrives and leaves, 1 has a gap, one frame is empty.
@@ -94,6 +95,20 @@ def of_pictures(clip: Path, names: Iterable[str], source: str = "shots") -> Path
     with StreamWriter(path, replace(reader.header, source=source), overwrite=True) as writer:
         for record, name in zip(reader, names, strict=False):
             writer.write_line(encode(replace(record, picture=name).to_record()))
+    return path
+
+
+def with_predicted(clip: Path, track_id: int) -> Path:
+    """The same frames, in which nothing was seen of this person, whom the smoother alone has."""
+    reader, path = StreamReader(clip), clip.with_name("predicted.skeletons.jsonl")
+    with StreamWriter(path, reader.header, overwrite=True) as writer:
+        for record in reader:
+            poses, unseen = record.poses, record.poses.track_ids == track_id
+            raw, scores, stage = (a.copy() for a in (poses.raw_keypoints, poses.raw_keypoint_scores, poses.stage))
+            raw[unseen] = scores[unseen] = 0
+            stage[unseen] = PoseStage.PREDICTED
+            poses = replace(poses, raw_keypoints=raw, raw_keypoint_scores=scores, stage=stage)
+            writer.write_line(encode(replace(record, poses=poses).to_record()))
     return path
 
 
@@ -277,6 +292,21 @@ class TestLists:
             evaluation.summarize()
         assert evaluation.stats[0] == pytest.approx(1)
 
+    def test_people_of_whom_nothing_was_found_are_in_no_format_of_keypoints(self, clip):
+        path = with_predicted(clip, 1)
+        (openpose,), *lists = (convert(path, to, raw=True) for to in ("openpose", "alphapose", "coco", "kinetics"))
+        alphapose, coco, kinetics = (json.loads(written.read_text()) for (written,) in lists)
+        left = [[i for i in ids if i != 1] for ids in CLIP]
+        people = [json.loads(file.read_text())["people"] for file in sorted(openpose.iterdir())]
+        assert [[person["person_id"] for person in frame] for frame in people] == [[[i] for i in ids] for ids in left]
+        assert [(r["image_id"], r["idx"]) for r in alphapose] == [
+            (f"{t}.jpg", i) for t, ids in enumerate(left) for i in ids
+        ]
+        assert [(r["image_id"], r["track_id"]) for r in coco] == [(t, i) for t, ids in enumerate(left) for i in ids]
+        assert [len(frame["skeleton"]) for frame in kinetics["data"]] == [len(ids) for ids in left]
+        rows = list(csv.DictReader(io.StringIO(convert(path, "csv", raw=True)[0].read_text())))
+        assert [(row["left"], row["nose_x"]) for row in rows if row["track_id"] == "1"] == [("100.0", "")] * 4  # a box
+
     @pytest.mark.parametrize("to", ["alphapose", "coco"])
     def test_nobody_is_an_empty_list(self, tmp_path, to):
         (path,) = convert(write_clip(tmp_path / "a", [[], []]), to)
@@ -395,6 +425,51 @@ class TestCocoLabels:
         for frame, other in zip(StreamReader(clip), StreamReader(back), strict=True):
             np.testing.assert_array_equal(frame.poses.bboxes_xyxy, other.poses.bboxes_xyxy)
 
+    def test_people_whom_nobody_saw_are_left_out(self, clip):
+        annotations = json.loads(convert(with_predicted(clip, 1), "coco_labels")[0].read_text())["annotations"]
+        assert [(a["image_id"], a["track_id"]) for a in annotations] == [
+            (t, i) for t, ids in enumerate(CLIP) for i in ids if i != 1
+        ]
+        assert [a["id"] for a in annotations] == list(range(1, len(annotations) + 1))
+
+    def test_what_lies_outside_the_picture_is_not_labelled(self, tmp_path):
+        """A real clip; ultralytics drops a whole picture for one such point."""
+        from ultralytics.data.converter import convert_coco
+        from ultralytics.data.utils import verify_image_label
+
+        boxes, points = [[-9, 400, 50, 500.5], [600, -3, 700, 100]], make_poses([1, 3]).keypoints.copy()
+        points[:, :2] = [[[-0.2, 450], [10, 479.4]], [[639.2, 50], [639, 0]]]
+        beyond = replace(make_poses([1, 3]), bboxes_xyxy=np.array(boxes, np.float32), keypoints=points)
+        made = tmp_path / "made.skeletons.jsonl"
+        with StreamWriter(made, StreamReader(write_clip(tmp_path / "a")).header) as writer:
+            writer.write(0, 0.0, beyond)
+        (tmp_path / "labels").mkdir()
+        for clip in (SAMPLE, made):
+            (path,) = convert(clip, "coco_labels", tmp_path / "labels" / f"{clip.name}.json")
+            document = json.loads(path.read_text())
+            outside = 0
+            for frame, image in zip(StreamReader(clip), document["images"], strict=True):
+                end = np.array([image["width"], image["height"]]) - 1
+                people = [a for a in document["annotations"] if a["image_id"] == image["id"]]
+                for i, person in enumerate(people):
+                    points, sure = frame.poses.keypoints[i], frame.poses.keypoint_scores[i] >= 0.3
+                    within, table = ((points >= 0) & (points <= end)).all(1), np.reshape(person["keypoints"], (17, 3))
+                    outside += int((sure & ~within).sum())
+                    assert table[:, 2].tolist() == np.where(sure & within, 2, 0).tolist()
+                    assert person["num_keypoints"] == (table[:, 2] > 0).sum()
+                    assert not table[table[:, 2] == 0].any()
+            assert outside > 2
+        boxes = [(a["bbox"], a["area"]) for a in document["annotations"]]
+        assert boxes == [([0, 400, 50, 79], pytest.approx(0.53 * 50 * 79)), ([600, 0, 39, 100], pytest.approx(2067))]
+        convert_coco(str(tmp_path / "labels"), str(tmp_path / "yolo"), use_keypoints=True, cls91to80=False)
+        texts = sorted((tmp_path / "yolo").rglob("*.txt"))
+        assert len(texts) == 26
+        for text in texts:
+            picture = text.with_suffix(".jpg")
+            cv2.imwrite(str(picture), np.zeros((64, 64, 3), np.uint8))
+            told = verify_image_label((str(picture), str(text), "", True, 1, 17, 3, False))
+            assert (told[0], told[-1]) == (str(picture), "")
+
     def test_people_of_low_scores_are_left_out(self, tmp_path):
         (path,) = convert(write_clip(tmp_path / "a", score=0.25), "coco_labels")
         document = json.loads(path.read_text())
@@ -457,7 +532,9 @@ class TestSets:
         ("text", "said"),
         [
             ("a,1\nb,2\n", "no label for 'c'"),
-            ("a,1\na.mp4,2\n", r"line 2: 'a' has a label already"),
+            ("a,1\na.skeletons.jsonl,2\n", r"line 2: 'a' has a label already"),
+            ("a,1\na.mp4,2\n", r"labels 'a' and 'a\.mp4' are both of the clip 'a', and differ"),
+            ("x/-a.mpg,1,val\na.mpg,1,train\n", r"labels '-a\.mpg' and 'a\.mpg' are both of the clip 'a', and differ"),
             ("a,walk\n", "line 1 is 'a,walk'; name,label"),
             ("a,1,train,x\n", "line 1 is 'a,1,train,x'"),
         ],
@@ -467,6 +544,20 @@ class TestSets:
         with pytest.raises(ConfigError, match=said):
             convert_set(clips, tmp_path / "x.pkl", tmp_path / "labels.csv")
         assert not (tmp_path / "x.pkl").exists()
+
+    def test_labels_by_the_names_of_videos(self, tmp_path):
+        """Of which runs make safe names; the set keeps its own, by which its lists of splits go."""
+        videos = ["-3B32lodo2M_000059_000069.avi", "#12_(_Nippers_)_brush hair&x.MPG", "v1.mts", "v1.2_a.b"]
+        names = [safe_stem(name) for name in (*(Path(video).stem for video in videos[:3]), videos[3])]
+        assert names[:2] == ["3B32lodo2M_000059_000069", "12___Nippers___brush_hair_x"]
+        clips = [write_clip(tmp_path / f"{name}.skeletons.jsonl", CLIP[:2]) for name in [*names, "v1.2"]]
+        rows = [(name, n) for n, name in enumerate([*videos, "v1.2"])]
+        labels = tmp_path / "labels.csv"
+        labels.write_text("".join(f"{name},{n},train\n" for name, n in [*rows, ("v1.mp4", 2), ("gone.avi", 9)]))
+        document = pickle.loads(convert_set(clips, tmp_path / "x.pkl", labels).read_bytes())
+        told = {a["frame_dir"]: a["label"] for a in document["annotations"]}
+        assert told == {Path(videos[0]).stem: 0, Path(videos[1]).stem: 1, "v1": 2, "v1.2_a.b": 3, "v1.2": 4}
+        assert document["split"]["train"] == list(told)
 
     def test_two_clips_of_one_name(self, clips, tmp_path):
         (tmp_path / "more").mkdir()
@@ -488,6 +579,17 @@ class TestSets:
         with pytest.raises(OutputError, match="is what is read"):
             convert_set(clips, clips[0], overwrite=True)
         assert clips[0].read_bytes() == before
+        labels = clips[0].with_name("labels.csv")
+        labels.write_text("a,1\nb,1\nc,2\n")
+        with pytest.raises(OutputError, match="is what is read"):
+            convert_set(clips, labels, labels, overwrite=True)
+        assert labels.read_text().startswith("a,1")
+
+    def test_a_set_in_a_folder_has_no_name(self, clips, tmp_path):
+        for out in (tmp_path, f"{tmp_path}/new/"):
+            with pytest.raises(ConfigError, match=r"is a folder, and a set of clips has no name.*--out FILE"):
+                convert_set(clips, out, overwrite=True)
+        assert len(list(tmp_path.iterdir())) == len(clips)
 
     def test_other_formats_take_each_clip_for_itself(self, clips, tmp_path, capsys):
         assert main(["convert", *map(str, clips), "--to", "csv", "--out", str(tmp_path / "tables")]) == 0
@@ -823,6 +925,22 @@ class TestConvert:
         monkeypatch.chdir(folder)
         assert len(convert(clip, "openpose", ".")) == 1
         assert len(list(folder.iterdir())) == len(CLIP)
+
+    @pytest.mark.parametrize("to", sorted(WRITERS.keys() - {"openpose"}))
+    def test_in_a_folder_a_result_has_its_own_name(self, clip, to, tmp_path, capsys):
+        beside = convert(clip, to)
+        (tmp_path / "there").mkdir()
+        for folder in ("there", "new/"):
+            out = f"{tmp_path}/{folder}"
+            assert main(["convert", str(clip), "--to", to, "--out", out]) == 0
+            written = [Path(line) for line in capsys.readouterr().out.splitlines()]
+            assert written == [Path(out, path.name) for path in beside]
+            assert [path.read_bytes() for path in written] == [path.read_bytes() for path in beside]
+            assert main(["convert", str(clip), "--to", to, "--out", out]) == 2
+            assert "is there already" in capsys.readouterr().err
+            assert main(["convert", str(clip), "--to", to, "--out", out, "--overwrite"]) == 0
+            assert sorted(Path(out).iterdir()) == sorted(written)
+            capsys.readouterr()
 
     def test_a_second_clip_in_a_folder_of_openpose(self, clip, tmp_path):
         other = write_clip(tmp_path / "other.skeletons.jsonl", CLIP[:3])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import threading
 import warnings
 import weakref
@@ -18,20 +19,27 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sharpose_rt.cli import main
+from sharpose_rt.commands import evaluate, pretrain, track, train, train_detector
 from sharpose_rt.config import DetectorConfig, PoseConfig
 from sharpose_rt.cuda_graphs import Recorded, Tape
 from sharpose_rt.detection import Runtime
 from sharpose_rt.detection.bundled import BundledDetector
+from sharpose_rt.detection.openvino_network import KEPT
 from sharpose_rt.detection.yolo import Network, with_runtime
 from sharpose_rt.engine import PoseEngine
-from sharpose_rt.engine.batching import Batcher
 from sharpose_rt.engine.cuda_backend import CudaBackend
+from sharpose_rt.errors import ConfigError
 from sharpose_rt.geometry.affine import crop_affine, warp_crops
 from sharpose_rt.geometry.device_warp import warp_on_device
 from sharpose_rt.media.demo_clip import _read as read_photograph
 from sharpose_rt.models.gate import Gate
 from sharpose_rt.models.weights import load_model
+from sharpose_rt.skeleton import COCO17
 from sharpose_rt.streams import OwnStream, fetch
+from sharpose_rt.training.config import AugmentConfig
+from sharpose_rt.training.device_crops import DeviceCrops
+from sharpose_rt.training.transforms import Sampler
 from sharpose_rt.types import Frame
 
 SIZE_WH = (96, 128)
@@ -96,6 +104,33 @@ def fake_record(stage, tensors):
     return Tape(places, replay, outputs)
 
 
+NO_MEMORY = (
+    "CUDA out of memory. Tried to allocate 9.42 GiB. GPU 0 has a total capacity of 15.77 GiB of which 3.12 GiB is "
+    "free. Including non-PyTorch memory, this process has 12.64 GiB memory in use. Of the allocated memory 12.1 GiB is "
+    "allocated by PyTorch, and 80.00 MiB is reserved by PyTorch but unallocated.\nSee documentation for more"
+)
+
+
+class Card:
+    """A GPU on which recordings find so many rows of memory, which each holds as long as it is there."""
+
+    def __init__(self, rows: int) -> None:
+        self.free, self.asked = rows, []
+
+    def record(self, stage, tensors):
+        rows = len(tensors[0])
+        self.asked.append(tuple(tensors[0].shape))
+        if rows > self.free:
+            raise torch.OutOfMemoryError(NO_MEMORY)
+        tape = fake_record(stage, tensors)
+        self.free -= rows
+        weakref.finalize(tape, self._give_back, rows)
+        return tape
+
+    def _give_back(self, rows: int) -> None:
+        self.free += rows
+
+
 def test_a_stage_is_recorded_once_a_shape_and_each_result_is_its_own():
     calls = []
 
@@ -143,6 +178,28 @@ def test_a_recording_that_fails_is_done_without(caplog):
     assert "more" not in caplog.text
 
 
+def test_a_recording_that_is_broken_off_is_told_by_its_first_error(caplog):
+    """Ending a broken recording fails too, in the place of what broke it."""
+
+    @contextmanager
+    def recording():
+        try:
+            yield
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    def record(stage, tensors):
+        with recording():
+            raise RuntimeError("Cannot copy between CPU and CUDA tensors during CUDA graph capture\nmore")
+
+    with caplog.at_level(logging.WARNING, "sharpose_rt.cuda_graphs"):
+        assert Recorded("coarse stage", lambda a: (a + 1,), record)(torch.zeros(2))[0].tolist() == [1.0, 1.0]
+    assert caplog.messages == [
+        "coarse stage: no CUDA graph for [2], it runs unrecorded: "
+        "Cannot copy between CPU and CUDA tensors during CUDA graph capture"
+    ]
+
+
 def test_a_recording_that_gives_other_results_is_not_used(caplog):
     def record(stage, tensors):
         tape = fake_record(stage, tensors)
@@ -185,6 +242,24 @@ def test_an_infinite_output_is_the_same_as_itself_alone(caplog):
     assert "gives other results" in caplog.text
 
 
+def test_a_stage_that_gives_nan_is_recorded_all_the_same(caplog):
+    def odd(a):
+        return (a.log(), torch.full_like(a, math.nan))  # NaN, -inf and a number; NaN alone
+
+    found = Recorded("fine stage", odd, fake_record)(torch.tensor([-1.0, 0.0, 1.0]))
+    assert [str(value) for value in found[0].tolist()] == ["nan", "-inf", "0.0"]
+    assert caplog.text == ""
+    for wrong in ([0.0, -math.inf, 0.0], [math.nan, math.inf, 0.0], [math.nan, -math.inf, math.nan]):
+
+        def record(stage, tensors, wrong=wrong):
+            tape = fake_record(stage, tensors)
+            return Tape(tape.inputs, lambda: tape.outputs[0].copy_(torch.tensor(wrong)), tape.outputs)
+
+        Recorded("fine stage", lambda a: (a.log(),), record)(torch.tensor([-1.0, 0.0, 1.0]))
+        assert "gives other results" in caplog.text
+        caplog.clear()
+
+
 def test_a_recording_without_memory_goes_to_the_one_who_halves_batches():
     def record(stage, tensors):
         if len(tensors[0]) > 2:
@@ -197,16 +272,27 @@ def test_a_recording_without_memory_goes_to_the_one_who_halves_batches():
     assert stage(torch.zeros(2))[0].tolist() == [1.0, 1.0]
 
 
+def recorded_engine(monkeypatch, record, config) -> PoseEngine:
+    """On the CPU, as on a GPU with recordings made by `record`, and batches of up to four."""
+    monkeypatch.setattr("sharpose_rt.engine.cuda_backend.Recorded", lambda n, stage: Recorded(n, stage, record))
+
+    def create(network, config, ranges):
+        backend = CudaBackend(network, torch.device("cpu"), torch.float32, config.max_batch)
+        backend.buckets = (1, 2, 4)
+        return backend
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sharpose_rt.engine.engine.create_backend", create)
+        return PoseEngine(config)
+
+
+PLAIN = PoseConfig(model="tiny_256x192", device="cpu", backend="torch", precision="fp32")
+
+
 def test_the_backend_gives_what_the_plain_one_gives(picture, monkeypatch):
     """On the CPU with recordings by the fake: buckets, padding, crops, both stages and the gate, on real people."""
-    monkeypatch.setattr("sharpose_rt.engine.cuda_backend.Recorded", lambda n, stage: Recorded(n, stage, fake_record))
-    config = PoseConfig(model="tiny_256x192", device="cpu", backend="torch", precision="fp32")
-    plain = PoseEngine(config)
-    engine = PoseEngine(config)
-    network, _ = load_model(config.model)
-    engine.backend = CudaBackend(network, torch.device("cpu"), torch.float32, config.max_batch)
-    engine.backend.buckets = (1, 2, 4)
-    engine._batcher = Batcher(engine.backend.buckets, engine.backend.overhead, engine.backend.sizes)
+    plain, engine = PoseEngine(PLAIN), recorded_engine(monkeypatch, fake_record, PLAIN)
+    assert isinstance(engine.backend, CudaBackend)
     quality = plain.estimate(picture, BOXES).quality
     for threshold in (math.inf, float(np.median(quality)), -math.inf):
         plain.gate = engine.gate = Gate(threshold)
@@ -236,6 +322,52 @@ def test_a_backend_that_is_short_of_memory_warms_up_what_fits(monkeypatch, caplo
     assert len(backend._coarse._tapes) == len(backend._fine._tapes) == len(backend._decoded._tapes) == 2
 
 
+def poses_alike(found, wanted) -> bool:
+    sure = wanted.scores > 0.3
+    return sure.sum() > 10 and np.median(np.linalg.norm(found.keypoints - wanted.keypoints, axis=2)[sure]) < 2.0
+
+
+def test_where_batches_are_halved_the_recordings_of_larger_ones_go(picture, monkeypatch, caplog):
+    """Four people: the coarse stage's recording of four leaves too little for that of the fine one. Once it is gone all
+    three stages fit by twos."""
+    card = Card(6)
+    engine = recorded_engine(monkeypatch, card.record, PLAIN)
+    wanted = PoseEngine(PLAIN).estimate(picture, BOXES)
+    for _ in range(2):
+        assert poses_alike(engine.estimate(picture, BOXES), wanted)
+    assert caplog.messages == ["a batch of 4 crops does not fit into memory; from now on 2 at once"]
+    assert card.free == 0  # two rows for each stage
+    assert [shape[0] for shape in card.asked] == [4, 4, 2, 2, 2]
+
+
+@pytest.mark.parametrize(("rows", "warmed"), [(0, True), (1, False)])
+def test_where_one_crop_does_not_fit_recorded_it_runs_unrecorded(picture, monkeypatch, caplog, rows, warmed):
+    card = Card(rows)
+    engine = recorded_engine(monkeypatch, card.record, PLAIN)
+    if warmed:
+        engine.warm_up()
+        assert "1 crops at once do not fit into the GPU's memory with CUDA graphs; they go without" in caplog.text
+    wanted = PoseEngine(PLAIN).estimate(picture, BOXES[:3])
+    one = engine.estimate(picture, BOXES[:1])
+    np.testing.assert_allclose(one.scores, wanted.scores[:1], atol=0.1)
+    assert poses_alike(engine.estimate(picture, BOXES[:3]), wanted)
+    assert len(card.asked) == rows + 1  # and not again with each picture
+    assert card.free == rows
+
+
+def test_where_one_crop_does_not_fit_unrecorded_either_it_is_an_error(picture, monkeypatch):
+    card = Card(2)
+    engine = recorded_engine(monkeypatch, card.record, PLAIN)
+
+    def fails(*_):
+        raise torch.OutOfMemoryError(NO_MEMORY)
+
+    monkeypatch.setattr(engine.network, "fine_stage", fails)
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.estimate(picture, BOXES[:1])
+    assert card.free == 2
+
+
 def test_a_recorded_detector_finds_what_the_plain_one_finds(picture, monkeypatch):
     monkeypatch.setattr("sharpose_rt.cuda_graphs.Recorded", lambda n, stage: Recorded(n, stage, fake_record))
     detector = BundledDetector(DetectorConfig(name="bundled"))
@@ -257,6 +389,45 @@ def test_a_recorded_detector_finds_what_the_plain_one_finds(picture, monkeypatch
         np.testing.assert_allclose(found.bboxes_xyxy, wanted.bboxes_xyxy, atol=0.01)
         np.testing.assert_allclose(found.bbox_scores, wanted.bbox_scores, atol=1e-4)
     assert all(grid() is not None for grid in grids[:3])  # which a recording reads on
+
+
+SIZES = [(1, 3, 64, 64 + 32 * n) for n in range(KEPT + 2)]
+
+
+def recorded_detector(monkeypatch, card: Card):
+    """The bundled detector as it runs on a GPU, and its module."""
+    monkeypatch.setattr("sharpose_rt.cuda_graphs.Recorded", lambda n, stage: Recorded(n, stage, card.record))
+    network = BundledDetector(DetectorConfig(name="bundled")).load()
+    return with_runtime(replace(network, device=torch.device("cuda")), Runtime()).run, network.run
+
+
+@torch.inference_mode()
+def test_a_detector_keeps_the_recordings_of_the_last_sizes_only(monkeypatch):
+    card, grids = Card(100), []
+    run, module = recorded_detector(monkeypatch, card)
+    for size in SIZES:
+        run(torch.zeros(size))
+        grids.append(weakref.ref(module.model[-1].anchors))  # type: ignore[attr-defined]
+    assert card.free == 100 - KEPT
+    assert [grid() is not None for grid in grids] == [False] * 2 + [True] * KEPT
+    for size in (SIZES[2], SIZES[0], SIZES[2], SIZES[-1], SIZES[3]):
+        run(torch.zeros(size))
+    assert card.asked == [*SIZES, SIZES[0], SIZES[3]]  # what was used last stays
+
+
+@torch.inference_mode()
+def test_a_detector_whose_recordings_do_not_fit_goes_on_without(monkeypatch, caplog):
+    card, freed = Card(2), []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(card.free))
+    run, module = recorded_detector(monkeypatch, card)
+    for size in (*SIZES[:4], SIZES[0]):
+        pixels = torch.rand(size)
+        torch.testing.assert_close(run(pixels), module(pixels)[0], atol=1e-3, rtol=1e-3)
+    assert freed == [2]  # all of it
+    assert card.asked == SIZES[:3]
+    assert caplog.messages == [
+        "the detector does not fit into the GPU's memory with CUDA graphs; it goes on without them"
+    ]
 
 
 def test_an_exported_detector_is_left_as_it_is_on_a_gpu():
@@ -320,6 +491,57 @@ def test_pictures_that_are_views_or_read_only_are_cut_as_others(picture):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(backend.cut(rgb[..., ::-1], affine, SIZE_WH), wanted)
+
+
+# --- too little memory ------------------------------------------------------------------------------------------------
+
+COMMANDS = {
+    train: ["train", "--config", "tiny_256x192"],
+    pretrain: ["pretrain", "--config", "tiny_256x192"],
+    train_detector: ["train-detector", "--out", "x.safetensors"],
+    evaluate: ["eval", "--annotations", "a.json", "--images", "val", "--batch", "512"],
+    track: ["--source", "walk.mp4"],
+}
+
+
+@pytest.mark.parametrize("module", COMMANDS, ids=lambda module: module.__name__.rpartition(".")[2])
+def test_too_little_memory_is_told_in_one_line(module, monkeypatch, capsys):
+    def run(args):
+        raise torch.OutOfMemoryError(NO_MEMORY)
+
+    monkeypatch.setattr(module, "run", run)
+    assert main(COMMANDS[module]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "sharpose-rt: error: CUDA out of memory. Tried to allocate 9.42 GiB. GPU 0 has a total capacity of 15.77 GiB "
+        "of which 3.12 GiB is free; try a smaller batch (--batch N "
+    )
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_bug_keeps_its_traceback_with_torch_and_without(loaded, monkeypatch):
+    def run(args):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(track, "run", run)
+    if not loaded:
+        monkeypatch.delitem(sys.modules, "torch")
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(COMMANDS[track])
+
+
+def test_crops_that_the_device_cannot_hold_are_told_by_their_option(monkeypatch):
+    def empty(shape, **_):
+        raise torch.OutOfMemoryError(NO_MEMORY)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    sampler = Sampler([None] * 66900, (192, 256), AugmentConfig(), COCO17)  # type: ignore[arg-type]
+    wanted = (
+        r"data\.cache device holds 66900 people's crops of 331776 bytes each: CUDA out of memory\. Tried to allo.* is "
+    )
+    with pytest.raises(ConfigError, match=wanted + r"free; give --set data\.cache=none, or fewer sets"):
+        DeviceCrops(sampler, torch.device("cuda"))
 
 
 # --- streams ----------------------------------------------------------------------------------------------------------

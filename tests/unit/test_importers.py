@@ -226,6 +226,29 @@ class TestAlphaPoseForms:
         with pytest.raises(StreamError, match="no frame number in the name 'a walk_keypoints"):
             read_openpose(folder)
 
+    @pytest.mark.parametrize(("people", "joints"), [("people", "pose_keypoints_2d"), ("bodies", "joints")])
+    @pytest.mark.parametrize("apart", [False, True])
+    def test_its_forms_of_openpose_and_cmu(self, tmp_path, people, joints, apart):
+        """As its `write_json` makes them: all in one file, and a file each in `sep-json`."""
+        document, path = {}, tmp_path / "alphapose-results.json"
+        for t, ids in enumerate(CLIP):
+            for i in ids:
+                flat = [v for j in range(17) for v in (*point(i, t, j), 0.75)]
+                flat += [(flat[15 + n] + flat[18 + n]) / 2 for n in range(3)]
+                order = [0, 51, 18, 24, 30, 15, 21, 27, 36, 42, 48, 33, 39, 45, 6, 3, 12, 9]
+                record = document.setdefault(f"{t}.jpg", {"version": "AlphaPose v0.3", people: []})
+                record[people].append({joints: [v for at in order for v in flat[at : at + 3]]})
+        path.write_text(json.dumps(document))
+        if apart:
+            (path := tmp_path / "sep-json").mkdir()
+            for name, record in document.items():
+                (path / f"{name.split('.')[0]}.json").write_text(json.dumps(record))
+        frames = list(back(path, "openpose" if apart else "alphapose"))
+        assert [len(frame.poses) for frame in frames] == [len(ids) for ids in CLIP]
+        for t, (frame, ids) in enumerate(zip(frames, CLIP, strict=True)):
+            wanted = [[point(i, t, j) for j in range(17)] for i in ids]
+            np.testing.assert_allclose(frame.poses.keypoints, np.reshape(wanted, (-1, 17, 2)), atol=0.006)
+
     def test_its_openpose_form(self, tmp_path, clip):
         (folder,) = convert(clip, "openpose")
         files = sorted(folder.iterdir())
@@ -270,6 +293,8 @@ class TestErrors:
             ),
             ("openpose", {"people": [{"pose_keypoints_2d": [1, 2, 3]}]}, r"people\[0\]: 3 numbers"),
             ("openpose", {"people": [{"pose_keypoints_2d": None}]}, "pose_keypoints_2d is None"),
+            ("openpose", {"bodies": [{"joints": [1, 2, 3]}]}, r"bodies\[0\]: 3 numbers in joints; 54"),
+            ("alphapose", {"0.jpg": {"bodies": {}}}, r"x\.json 0\.jpg has no list 'bodies'"),
         ],
     )
     def test_a_wrong_record_is_named(self, tmp_path, source_format, document, message):
@@ -308,6 +333,9 @@ class TestErrors:
         for path, source_format, out in ((labels, "coco", labels.name), (folder, "openpose", file)):
             with pytest.raises(OutputError, match=r"is what is read; choose another name \(--out\)"):
                 back(path, source_format, out=out, overwrite=True)
+        for out, name in ((f"{tmp_path}/", "walking.coco_labels.skeletons.jsonl"), (tmp_path / "new", "new")):
+            written = import_stream(labels, "coco", out, frame_size_wh=SIZE_WH, fps=25, overwrite=True)
+            assert written == tmp_path / name  # in a folder under its own name
         assert read_coco(labels).frames
         assert sorted(read_openpose(folder).frames) == list(range(len(CLIP)))
 
@@ -366,6 +394,33 @@ class TestWhatTheyMean:
         path.write_text(json.dumps({"meta_info": meta, "instance_info": frames}))
         with pytest.raises(StreamError, match="named root, right_hip"):
             back(path, "mmpose")
+
+    @pytest.mark.parametrize("shift", [0, 1])
+    def test_normalised_keypoints_of_openpose_are_refused(self, clip, shift):
+        """--keypoint_scale 3 gives 0..1, 4 gives -1..1; a missing one is 0, 0 in both."""
+        (folder,) = convert(clip, "openpose")
+        frames = {file: json.loads(file.read_text()) for file in sorted(folder.iterdir())}
+        for record in frames.values():
+            for person in record["people"]:
+                table = np.array(person["pose_keypoints_2d"]).reshape(-1, 3)
+                table[table[:, 2] > 0, :2] *= (1 + shift) / np.array(SIZE_WH)
+                table[table[:, 2] > 0, :2] -= shift
+                person["pose_keypoints_2d"] = table.ravel().tolist()
+        *most, last = frames
+        text = last.read_text()
+        for file, record in frames.items():
+            file.write_text(json.dumps(record))
+        found = 16 * sum(map(len, CLIP))
+        with pytest.raises(StreamError, match=rf"all {found} keypoints lie within -1\.\.1.*with --keypoint_scale 0"):
+            back(folder, "openpose")
+        last.write_text(text)  # px in one file of them
+        assert len(read_openpose(folder).frames) == len(most) + 1
+
+    def test_of_nobody_no_scale_is_asked(self, tmp_path):
+        path = tmp_path / "x.json"
+        for people in ([], [{"pose_keypoints_2d": [0] * 75}], [{"pose_keypoints_2d": [0, 0, 0.5] * 25}]):
+            path.write_text(json.dumps({"people": people}))
+            assert [len(frame.poses) for frame in back(path, "openpose", overwrite=True)] == [len(people)]
 
     def test_the_corner_is_nowhere(self, tmp_path):
         """ultralytics moved keypoints below 0.5 there and kept their confidence."""
@@ -736,6 +791,15 @@ class TestCommand:
         with open_source(str(video)) as source:
             np.testing.assert_allclose([f.pts_s for f in reader], [f.pts_s for f in source], atol=1e-6)
 
+    def test_the_video_is_not_written_over(self, clip, tmp_path, capsys):
+        video = tmp_path / "walking.mp4"
+        write_video(video, len(CLIP), size_wh=(96, 64))
+        (path,), before = convert(clip, "coco"), video.read_bytes()
+        arguments = ["convert", str(path), "--from", "coco", "--video", str(video), "--out", str(video), "--overwrite"]
+        assert main(arguments) == 2
+        assert "is what is read; choose another name (--out)" in capsys.readouterr().err
+        assert video.read_bytes() == before
+
     def test_labels_tell_the_size(self, clip, capsys):
         for to, status in (("coco_labels", 0), ("coco", 2)):
             (path,) = convert(clip, to)
@@ -778,6 +842,21 @@ class TestWhatIsNoVideo:
         (tmp_path / "alphapose-results.json").write_text(json.dumps([record]))
         with pytest.raises(StreamError, match="up to 581781: these are no frame numbers"):
             back(tmp_path / "alphapose-results.json", "alphapose")
+
+    def test_labelled_photographs_are_frames_in_their_order(self, tmp_path, caplog):
+        document, numbers = coco_labels(numbered=False), [581781, 139, 37988, 5001, 397133, 77]
+        for image, number in zip(document["images"], numbers, strict=True):
+            image |= {"file_name": f"{number:012d}.jpg", "width": number % 100 + 200, "height": 300}
+        path = tmp_path / "person_keypoints_val2017.json"
+        path.write_text(json.dumps(document))
+        frames = list(back(path, "coco", frame_size_wh=None))
+        assert [frame.picture for frame in frames] == [f"{number:012d}.jpg" for number in sorted(numbers)]
+        by_number = dict(zip(numbers, CLIP, strict=True))
+        assert [frame.poses.track_ids.tolist() for frame in frames] == [by_number[n] for n in sorted(numbers)]
+        assert [frame.frame_size_wh for frame in frames] == [None, *((n % 100 + 200, 300) for n in sorted(numbers)[1:])]
+        assert "6 pictures with numbers up to 581781, which are no frame numbers" in caplog.text
+        with pytest.raises(StreamError, match="these are no frame numbers"):
+            back(path, "coco", first_frame=1, overwrite=True)
 
     @pytest.mark.parametrize(
         "arguments",

@@ -36,7 +36,7 @@ from sharpose_rt.skeletons.convert.parquet import write_parquet
 from sharpose_rt.skeletons.convert.pyskl import pyskl_annotation, read_labels, write_pyskl, write_pyskl_set
 from sharpose_rt.skeletons.convert.tables import write_csv, write_mot
 from sharpose_rt.skeletons.convert.trc import write_trc
-from sharpose_rt.skeletons.names import named, results_of
+from sharpose_rt.skeletons.names import is_folder, named, results_of, target_of
 from sharpose_rt.skeletons.stream import StreamReader
 
 __all__ = [
@@ -92,7 +92,8 @@ def convert(
 ) -> list[Path]:
     """Writes the stream at `path` in format `to` and returns what was written: a file, a folder, or a file a person.
 
-    `out` is `<stem><suffix of the format>` beside the stream unless given. `WRITERS[to].options` are the options.
+    `out` is `<stem><suffix of the format>` beside the stream unless given; in a folder the result has this name, but
+    'openpose' takes the folder for its own. `WRITERS[to].options` are the options.
 
     Raises:
         ConfigError: an unknown format or option, a value of another kind, or a package that is not installed.
@@ -103,7 +104,8 @@ def convert(
     if out is None and str(path) == "-":
         raise ConfigError("standard input has no name that the result could take; give one (--out)")
     reader = StreamReader(path)
-    target = (named(path).with_name(stem_of(named(path)) + writer.suffix)) if out is None else named(out)
+    name = stem_of(named(reader.path)) + writer.suffix
+    target = named(out) if to == "openpose" and out is not None else target_of(path, name, out)
     if to == "trc" and target.suffix != ".trc":
         target = target.with_name(f"{target.name}.trc")  # its files are a person's each, and known by this
     if target.resolve() == Path(path).resolve():
@@ -135,14 +137,16 @@ def convert_set(
     `labels` is a file of name,label[,split] for each clip (see `pyskl.read_labels`); options are those of 'pyskl'.
 
     Raises:
-        ConfigError: labels or names of clips do not fit, or an unknown option.
+        ConfigError: labels or names of clips do not fit, an unknown option, or `out` is a folder.
         StreamError: a stream cannot be read.
         OutputError: the result is there already and `overwrite` is False, or cannot be written.
     """
     check_format("pyskl", options)
     known = None if labels is None else read_labels(Path(labels))
+    if is_folder(out):
+        raise ConfigError(f"{out} is a folder, and a set of clips has no name of its own; give one (--out FILE)")
     target, paths = named(out), [Path(path) for path in paths]
-    if target.resolve() in {path.resolve() for path in paths}:
+    if target.resolve() in {Path(path).resolve() for path in (*paths, *([] if labels is None else [labels]))}:
         raise OutputError(f"{target} is what is read; choose another name (--out)")
     if target.exists() and not overwrite:
         raise OutputError(f"{target} is there already; choose another name (--out), or ask to overwrite (--overwrite)")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
-from sharpose_rt.skeletons.convert.common import found_points, rounded, write_json_list
+from sharpose_rt.skeletons.convert.common import found_points, rounded, with_points, write_json_list
 from sharpose_rt.skeletons.stream import StreamReader, people_of
 
 
@@ -16,7 +16,7 @@ def write_alphapose(reader: StreamReader, out: Path, *, raw: bool = False, min_s
     `image_id` is the picture's name, or '<frame_id>.jpg', as AlphaPose names the frames of a video; a picture whose
     name is taken, as of another folder, gets its frame's number into it. `idx` is the track id. `score` is AlphaPose's
     own, mean keypoint score + box score + 1.25 * best keypoint score, so it is not within 0..1. The format has no
-    record for a frame without people.
+    record for a frame without people; people without a keypoint have none either.
     """
     write_json_list(out, _records(reader, raw, min_score))
 
@@ -26,7 +26,8 @@ def _records(reader: StreamReader, raw: bool, min_score: float) -> Iterator[dict
     for frame in reader:
         image_id = _free(frame.picture, frame.frame_id, taken) if frame.picture else f"{frame.frame_id}.jpg"
         points = rounded(found_points(frame.poses, raw=raw, min_score=min_score))
-        for person, table in zip(people_of(frame.poses), points, strict=True):
+        people = people_of(frame.poses)
+        for person, table in ((people[i], points[i]) for i in with_points(points)):
             left, top, right, bottom = person["bbox_xyxy"]
             score = table[:, 2].mean() + person["bbox_score"] + 1.25 * table[:, 2].max()
             record = {

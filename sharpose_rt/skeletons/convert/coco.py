@@ -16,10 +16,18 @@ from numpy.typing import NDArray
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.geometry.oks import person_scores
 from sharpose_rt.skeleton import BOX_TO_AREA
-from sharpose_rt.skeletons.convert.common import found_points, has_pictures, new_file, rounded, stem_of, write_json_list
+from sharpose_rt.skeletons.convert.common import (
+    found_points,
+    has_pictures,
+    new_file,
+    rounded,
+    stem_of,
+    with_points,
+    write_json_list,
+)
 from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.skeletons.stream import FrameRecord, StreamReader
-from sharpose_rt.types import Poses
+from sharpose_rt.types import Poses, PoseStage
 
 log = logging.getLogger("sharpose_rt.skeletons")
 
@@ -33,7 +41,7 @@ def write_coco(
     names, each its own; else `frame_id` + `first_image_id`.
     `score` is that of the box times that of the pose (`geometry.oks.pose_scores`) and, where it is known, the quality:
     so `eval` ranks people, better than by less in all sets that it was tried on. There is no 'bbox': with one,
-    pycocotools takes the results for boxes and computes another area.
+    pycocotools takes the results for boxes and computes another area. People without a keypoint are left out.
     """
     write_json_list(out, _records(_Images(reader, first_image_id), reader.header.skeleton.sigmas, raw, min_score))
 
@@ -72,12 +80,13 @@ def _records(frames: _Images, sigmas: Sequence[float], raw: bool, min_score: flo
     for image_id, frame in frames:
         poses = frame.poses
         points = rounded(found_points(poses, raw=raw, min_score=min_score))
-        for i, (table, score) in enumerate(zip(points, _scores(poses, points, sigmas), strict=True)):
+        scores = _scores(poses, points, sigmas)
+        for i in with_points(points):
             yield {
                 "image_id": image_id,
                 "category_id": 1,
-                "keypoints": table.ravel().tolist(),
-                "score": score,
+                "keypoints": points[i].ravel().tolist(),
+                "score": scores[i],
                 "track_id": int(poses.track_ids[i]) or None,
             }
 
@@ -99,7 +108,9 @@ def write_coco_labels(
     """Writes {info, images, annotations, categories}: each frame a picture, each person a label.
 
     Pictures have the ids that `write_coco` gives them with the same `first_image_id`, so its results fit these labels.
-    Keypoints have visibility 2 where their score is at least `min_score`, else 0; people without any are left out.
+    Keypoints have visibility 2 where they lie within the picture and their score is at least `min_score`, else 0; boxes
+    end at the centres of the picture's outer pixels. People without a keypoint are left out, and those of stage
+    'predicted': of them nothing was seen in this frame, and labels are for correcting and training.
     `track_id` and `score` (as in results) stand beside what COCO has, and `frame_id` in each picture.
     `file_name` is the pattern of the frames' names, with `stem` of the stream's file and `frame` from 0; pictures keep
     their own; `info` has `of_video` where names are made up, so that they are not taken for those of pictures. The
@@ -138,13 +149,16 @@ def write_coco_labels(
             poses = frame.poses
             points = rounded(found_points(poses, raw=raw, min_score=min_score))
             scores = _scores(poses, points, skeleton.sigmas)
-            for i, table in enumerate(points):
-                found = table[:, 2] > 0
-                if not found.any():
+            end = np.array(frame.frame_size_wh or reader.header.frame_size_wh) - 1
+            # Readers refuse the picture else, as ultralytics does, or learn from what nobody can see.
+            points[((points[..., :2] < 0) | (points[..., :2] > end)).any(axis=-1)] = 0
+            boxes = np.round(np.clip(poses.bboxes_xyxy.astype(float), 0, np.tile(end, 2)), 2).tolist()
+            for i in with_points(points):
+                if poses.stage[i] == PoseStage.PREDICTED:
                     continue
                 number += 1  # pycocotools takes id 0 for no match
-                left, top, right, bottom = np.round(poses.bboxes_xyxy[i].astype(float), 2).tolist()
-                seen = np.concatenate([table[:, :2], 2.0 * found[:, None]], 1)
+                (left, top, right, bottom), found = boxes[i], points[i, :, 2] > 0
+                seen = np.concatenate([points[i, :, :2], 2.0 * found[:, None]], 1)
                 yield {
                     "id": number,
                     "image_id": image_id,

@@ -27,6 +27,11 @@ def found_points(poses: Poses, *, raw: bool, min_score: float) -> NDArray[np.flo
     return table
 
 
+def with_points(table: NDArray[np.float64]) -> list[int]:
+    """The places of those people of (N, K, 3) of whom a keypoint was found: a predicted person has no raw ones."""
+    return np.flatnonzero((table[..., 2] > 0).any(axis=-1)).tolist()
+
+
 def has_pictures(reader: StreamReader) -> bool:
     """The source's frames are pictures with names of their own."""
     first = next(iter(reader), None)

@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 
 from sharpose_rt.errors import ConfigError
-from sharpose_rt.skeletons.convert.common import found_points, new_file
+from sharpose_rt.skeletons.convert.common import found_points, new_file, with_points
 from sharpose_rt.skeletons.convert.layouts import OPENPOSE_18, to_layout
 from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.skeletons.stream import StreamReader
@@ -36,8 +36,8 @@ def write_kinetics(
 
     `frame_index` counts from 1; `pose` are x, y over width and height of the frame (3 decimals) in the order of
     OpenPose's 18 keypoints, 0, 0 where one is missing. A frame has its `person_slots` strongest people by mean
-    score. ST-GCN's feeder fails at a `frame_index` of 300: cut a longer video, or give `max_frames=299`, which is the
-    last index that is written.
+    score, without those who have no keypoint. ST-GCN's feeder fails at a `frame_index` of 300: cut a longer video, or
+    give `max_frames=299`, which is the last index that is written.
     """
     if person_slots < 1:
         raise ConfigError(f"person_slots is {person_slots}; 1 or more is accepted")
@@ -64,6 +64,7 @@ def _frames(reader: StreamReader, person_slots: int, raw: bool, min_score: float
         size = np.array(frame.frame_size_wh or reader.header.frame_size_wh, np.float64)
         table = found_points(frame.poses, raw=raw, min_score=min_score)
         table = to_layout(table, reader.header.skeleton, OPENPOSE_18)
+        table = table[with_points(table)]
         strongest = np.sort(np.argsort(-table[..., 2].mean(axis=1), kind="stable")[:person_slots])
         poses, scores = np.round(table[..., :2] / size, 3) + 0.0, np.round(table[..., 2], 3)
         people = [{"pose": poses[i].ravel().tolist(), "score": scores[i].tolist()} for i in strongest]

@@ -13,7 +13,14 @@ from typing import Any, Literal
 import orjson
 
 from sharpose_rt.errors import ConfigError
-from sharpose_rt.skeletons.convert.common import found_points, has_pictures, new_folder, rounded, stem_of
+from sharpose_rt.skeletons.convert.common import (
+    found_points,
+    has_pictures,
+    new_folder,
+    rounded,
+    stem_of,
+    with_points,
+)
 from sharpose_rt.skeletons.convert.layouts import BODY_25, OPENPOSE_18, to_layout
 from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.skeletons.stream import FrameRecord, StreamReader
@@ -39,6 +46,8 @@ def write_openpose(
     min_score: float = 0.0,
 ) -> None:
     """Writes the folder `out`; frames without people get a file too, with an empty list.
+
+    People without a keypoint are left out, of whom OpenPose writes nothing either.
 
     `model` is the order of `pose_keypoints_2d`, named as OpenPose's --model_pose: 'BODY_25', its default and all that
     some readers know (our sets have no feet, which stay missing), or 'COCO' (18 keypoints). Missing keypoints are
@@ -95,11 +104,11 @@ def _write_frame(
     folder: Path, reader: StreamReader, frame: FrameRecord, layout: tuple[str, ...], raw: bool, min_score: float
 ) -> None:
     points = to_layout(found_points(frame.poses, raw=raw, min_score=min_score), reader.header.skeleton, layout)
+    points, track_ids = rounded(points), frame.poses.track_ids.tolist()
     people = [
-        {"person_id": [track_id or -1], "pose_keypoints_2d": flat} | {name: [] for name in _NOT_MADE}
-        for track_id, flat in zip(
-            frame.poses.track_ids.tolist(), [table.ravel().tolist() for table in rounded(points)], strict=True
-        )
+        {"person_id": [track_ids[i] or -1], "pose_keypoints_2d": points[i].ravel().tolist()}
+        | {name: [] for name in _NOT_MADE}
+        for i in with_points(points)
     ]
     record: dict[str, Any] = {"version": 1.3, "people": people}
     name = f"{stem_of(reader.path)}_{frame.frame_id:012d}"

@@ -13,7 +13,10 @@ from typing import Any, Literal, NamedTuple
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.skeletons.action import Fill, action_array
 from sharpose_rt.skeletons.convert.common import new_file, stem_of
+from sharpose_rt.skeletons.names import safe_stem
 from sharpose_rt.skeletons.stream import StreamReader
+
+_ENDING = re.compile(r"\.\w*[a-z]\w*$", re.I)  # of a video; a number alone is none
 
 
 def pyskl_annotation(
@@ -73,36 +76,64 @@ def write_pyskl_set(
     """Writes the videos of a set as one pickle, in their order.
 
     Args:
-        readers: of the streams; the names of the clips are those of their files.
+        readers: of the streams; the names of the clips are those of their files, or as the labels have them.
         out: the pickle.
-        labels: by the clips' names; None gives all of them `label` and `split`.
+        labels: by the clips' names, or those of the videos; None gives all of them `label` and `split`.
         split: of clips whose label says none.
         label: of clips where there are no labels.
         options: those of `pyskl_annotation`.
 
     Raises:
-        ConfigError: two clips have one name, or one has no label.
+        ConfigError: two clips have one name, or one has no label, or several that differ.
     """
-    names = [stem_of(reader.path) for reader in readers]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
+    clips = [stem_of(reader.path) for reader in readers]
+    if twice := [name for name, count in Counter(clips).items() if count > 1]:
         raise ConfigError(f"several clips are named {twice[0]!r}, by which the set tells them apart; rename one")
-    if labels is not None and (without := [name for name in names if name not in labels]):
+    told = {clip: _Told(clip, clip, ClipLabel(label)) for clip in clips} if labels is None else _told(clips, labels)
+    rows = []
+    for clip, reader in zip(clips, readers, strict=True):
+        _, name, own = told[clip]
+        annotation = pyskl_annotation(reader, label=own.label, **options) | {"frame_dir": name}
+        rows.append((annotation, own.split or split))
+    _write(out, rows)
+
+
+class _Told(NamedTuple):
+    """The label of a clip, by the name `given` with it; in the set the clip has this `name`."""
+
+    given: str
+    name: str
+    label: ClipLabel
+
+
+def _told(clips: Sequence[str], labels: Mapping[str, ClipLabel]) -> dict[str, _Told]:
+    """Each clip's label: that of its own name, of its video's file, or of what a run made a safe name of.
+
+    Raises:
+        ConfigError: a clip has none, or two that differ.
+    """
+    known, told = set(clips), dict[str, _Told]()
+    for given, label in labels.items():
+        names = (given, _ENDING.sub("", given))  # as it is first: what looks like an ending may be a part of the name
+        of_clips = ((clip, name) for name in names for clip in (name, safe_stem(name)))
+        clip, name = next(((clip, name) for clip, name in of_clips if clip in known), ("", ""))
+        if clip and told.setdefault(clip, _Told(given, name, label)).label != label:
+            raise ConfigError(
+                f"labels {told[clip].given!r} and {given!r} are both of the clip {clip!r}, and differ; leave one out"
+            )
+    if without := [clip for clip in clips if clip not in told]:
         more = f" and {len(without) - 1} more" if len(without) > 1 else ""
         raise ConfigError(f"no label for {without[0]!r}{more}; the labels are of {', '.join(list(labels)[:3])} ...")
-    rows = []
-    for name, reader in zip(names, readers, strict=True):
-        told = ClipLabel(label) if labels is None else labels[name]
-        rows.append((pyskl_annotation(reader, label=told.label, **options), told.split or split))
-    _write(out, rows)
+    return told
 
 
 def read_labels(path: Path) -> dict[str, ClipLabel]:
     """Labels of clips by their names, from lines of `name,label` or `name,label,split`; a first line may name columns.
 
-    A name may have the ending of a video or of a stream.
+    Names are without folders and the ending of a stream.
 
     Raises:
-        ConfigError: the file cannot be read, or a line is of another form or of a clip that was there.
+        ConfigError: the file cannot be read, or a line is of another form or of a name that was there.
     """
     labels: dict[str, ClipLabel] = {}
     try:
@@ -118,18 +149,12 @@ def read_labels(path: Path) -> dict[str, ClipLabel]:
             raise ConfigError(
                 f"{path} line {number} is {','.join(row)!r:.80}; name,label[,split] is wanted, label a number"
             )
-        name = _clip_name(cells[0])
+        name = Path(cells[0]).name
+        name = stem_of(Path(name)) if name.endswith(".jsonl") else name
         if name in labels:
             raise ConfigError(f"{path} line {number}: {name!r} has a label already")
         labels[name] = ClipLabel(int(cells[1]), (cells[2] or None) if len(cells) == 3 else None)
     return labels
-
-
-def _clip_name(text: str) -> str:
-    name = Path(text).name
-    return (
-        stem_of(Path(name)) if name.endswith(".jsonl") else re.sub(r"\.(mp4|avi|mov|mkv|webm)$", "", name, flags=re.I)
-    )
 
 
 def _write(out: Path, rows: Sequence[tuple[dict[str, Any], str]]) -> None:

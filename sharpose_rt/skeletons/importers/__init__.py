@@ -14,6 +14,7 @@ called; else the caller does.
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,8 +33,10 @@ from sharpose_rt.skeletons.importers.lists import (
 )
 from sharpose_rt.skeletons.importers.openpose import read_openpose
 from sharpose_rt.skeletons.importers.people import Imported, to_poses
-from sharpose_rt.skeletons.names import named
+from sharpose_rt.skeletons.names import named, target_of
 from sharpose_rt.skeletons.stream import FrameRecord, Header, StreamWriter, encode
+
+log = logging.getLogger("sharpose_rt.skeletons")
 
 __all__ = ["READERS", "Imported", "import_stream"]
 
@@ -59,9 +62,18 @@ def _counted_from(first: int, imported: Imported, path: Path) -> Imported:
     """With frames counted from 0 where the file counts from `first`."""
     if imported.frames and min(imported.frames) < first:
         raise StreamError(f"{path} has frame {min(imported.frames)}, but the first one is said to be {first}")
+    return _numbered(imported, lambda number: number - first)
 
+
+def _in_order(imported: Imported) -> Imported:
+    """With frames counted from 0 in the order of their numbers, without gaps."""
+    places = {number: place for place, number in enumerate(sorted(imported.frames))}
+    return _numbered(imported, places.__getitem__)
+
+
+def _numbered(imported: Imported, new: Callable[[int], int]) -> Imported:
     def moved(by_frame: Mapping[int, Any]) -> dict[int, Any]:
-        return {number - first: value for number, value in by_frame.items()}
+        return {new(number): value for number, value in by_frame.items()}
 
     frames, sizes_wh, pictures = moved(imported.frames), moved(imported.sizes_wh), moved(imported.pictures)
     return replace(imported, frames=frames, sizes_wh=sizes_wh, pictures=pictures)
@@ -87,16 +99,17 @@ def import_stream(
 
     Every frame from 0 to the last one (the last of `times_s` where those are given) gets a line, also those without
     people. Ids keep their numbers, moved up by one where the file counts from 0; a second person with the same id in
-    a frame loses it. Sizes and names of pictures are kept where the results tell them.
+    a frame loses it. Sizes and names of pictures are kept where the results tell them. Of labelled photographs, whose
+    names are numbers of a large set and none of frames, each becomes a frame, in their order; a warning says so.
 
     Args:
         path: file or folder.
         source_format: a key of `READERS`.
-        out: `<stem>.skeletons.jsonl` beside `path` unless given.
+        out: `<stem>.skeletons.jsonl` beside `path` unless given; in `out` where that is a folder.
         frame_size_wh: size of the upright frames, px; None takes that of the first frame where the results tell it.
         fps: frame rate; media times are frame number / fps unless `times_s` is given.
         times_s: media time of each frame in s; further frames than these are an error.
-        source: name of the video for the header; `path` unless given.
+        source: name of the video for the header; `path` unless given. If it is a file it is not written over.
         first_frame: number that the results give to the first frame of the video.
         overwrite: replace an existing stream.
 
@@ -114,19 +127,27 @@ def import_stream(
     if source_format == "mmpose" and first_frame:
         raise ConfigError("MMPose's files are known to count from 1 or from 0; leave --first-frame away")
     path = Path(path)
-    target = named(path).with_name(f"{_stem(named(path))}.skeletons.jsonl") if out is None else named(out)
-    if target.resolve() in {file.resolve() for file in (path, *path.glob("*.json"))}:
+    target = target_of(path, f"{_stem(named(path))}.skeletons.jsonl", out)
+    if target.resolve() in {file.resolve() for file in (path, *path.glob("*.json"), Path(source or path))}:
         raise OutputError(f"{target} is what is read; choose another name (--out)")
     if target.exists() and not overwrite:
         raise OutputError(f"{target} is there already; choose another name (--out), or ask to overwrite (--overwrite)")
     imported = _counted_from(first_frame, READERS[source_format](path), path)
     first, last = min(imported.frames, default=0), max(imported.frames, default=-1)
+    sparse = times_s is None and last > _SPARSE + 100 * len(imported.frames)
+    if sparse and imported.pictures and not first_frame:
+        log.warning(
+            "%s has %d pictures with numbers up to %d, which are no frame numbers of a video; each becomes a frame, in "
+            "this order. If they are, give the first one's number (--first-frame %d)",
+            path, len(imported.frames), last, first,
+        )  # fmt: skip
+        imported, last, sparse = _in_order(imported), len(imported.frames) - 1, False
     if times_s is not None and last >= len(times_s):
         raise StreamError(
             f"{path} has frame {last}, but the video has {len(times_s)} frames; is it the right one, "
             "and are its frames counted from --first-frame?"
         )
-    if times_s is None and last > _SPARSE + 100 * len(imported.frames):
+    if sparse:
         raise StreamError(
             f"{path} has {len(imported.frames)} frames with numbers up to {last}: these are no frame numbers of a "
             "video; name the results as its frames, or give the first one's number "

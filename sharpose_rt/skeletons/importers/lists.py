@@ -27,7 +27,7 @@ from sharpose_rt.skeletons.importers.people import (
 
 
 def read_alphapose(path: Path) -> Imported:
-    """AlphaPose's `alphapose-results.json`, in its default form or in that of OpenPose (`--format open`).
+    """AlphaPose's `alphapose-results.json`, in its default form or in those of `--format open` and `--format cmu`.
 
     The frame is the last number of `image_id`; the box score is what its `score` holds beside the keypoints. `idx`
     may be a number or, as in some versions, a list of which the first counts; 0 alone in a whole file is nobody's.

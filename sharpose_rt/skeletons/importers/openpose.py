@@ -1,4 +1,4 @@
-"""OpenPose JSON: a folder with a file for every frame, or the one file that AlphaPose writes in this form."""
+"""OpenPose JSON: a folder with a file for every frame, or the one file that AlphaPose writes in such a form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import numpy as np
 from sharpose_rt.errors import StreamError
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.skeletons.convert.layouts import BODY_25, OPENPOSE_18
-from sharpose_rt.skeletons.importers.people import Imported, ImportedPerson, id_of, numbers, read_json
+from sharpose_rt.skeletons.importers.people import Imported, ImportedPerson, found_of, id_of, numbers, read_json
+
+_PEOPLE = {"people": "pose_keypoints_2d", "bodies": "joints"}
+"""What has the people, and what of each the keypoints: in OpenPose, and in CMU-Pose as AlphaPose writes it."""
 
 _LAYOUTS = {3 * len(layout): layout for layout in (OPENPOSE_18, BODY_25)}
 
@@ -24,8 +27,8 @@ def read_openpose(path: Path) -> Imported:
     pictures may, frames are in the order of the names. `person_id` becomes the track id, unless it is OpenPose's -1.
 
     Raises:
-        StreamError: the folder has no such file, or two of one frame, or a file is of another form; names file and
-            person.
+        StreamError: the folder has no such file, or two of one frame, a file is of another form (names file and
+            person), or coordinates are not px.
     """
     if path.is_dir():
         names = sorted(file.name for file in path.glob("*.json"))
@@ -37,12 +40,20 @@ def read_openpose(path: Path) -> Imported:
         records = [(number, str(file), read_json(file)) for number, file in sorted(files.items())]
     else:
         document = read_json(path)
-        if not isinstance(document, dict) or "people" in document:
+        if not isinstance(document, dict) or _PEOPLE.keys() & document.keys():
             records = [(0, str(path), document)]
         else:
             numbered = by_number(document, str(path))
             records = [(number, f"{path} {name}", document[name]) for number, name in numbered.items()]
-    return Imported(COCO17, {number: _people(record, where) for number, where, record in records})
+    frames = {number: _people(record, where) for number, where, record in records}
+    tables = np.array([person.table for people in frames.values() for person in people]).reshape(-1, 3)
+    found = tables[found_of(tables), :2]
+    if len(found) and (np.abs(found) <= 1).all():
+        raise StreamError(
+            f"{path}: all {len(found)} keypoints lie within -1..1, so they are normalised; px are wanted, as OpenPose "
+            "writes them with --keypoint_scale 0"
+        )
+    return Imported(COCO17, frames)
 
 
 def number_in(name: str) -> int:
@@ -70,15 +81,16 @@ def by_number(names: Iterable[str], where: str) -> dict[int, str]:
 
 
 def _people(record: Any, where: str) -> list[ImportedPerson]:
-    if not isinstance(record, dict) or not isinstance(record.get("people"), list):
-        raise StreamError(f"{where} has no list 'people'; OpenPose's JSON (version 1.1 to 1.3) is wanted")
-    return [_person(person, f"{where} people[{i}]") for i, person in enumerate(record["people"])]
+    key = "bodies" if isinstance(record, dict) and "bodies" in record else "people"
+    if not isinstance(record, dict) or not isinstance(record.get(key), list):
+        raise StreamError(f"{where} has no list {key!r}; OpenPose's JSON (version 1.1 to 1.3) is wanted")
+    return [_person(person, _PEOPLE[key], f"{where} {key}[{i}]") for i, person in enumerate(record[key])]
 
 
-def _person(person: Any, where: str) -> ImportedPerson:
-    flat = numbers(person.get("pose_keypoints_2d") if isinstance(person, dict) else None, where, "pose_keypoints_2d")
+def _person(person: Any, key: str, where: str) -> ImportedPerson:
+    flat = numbers(person.get(key) if isinstance(person, dict) else None, where, key)
     if len(flat) not in _LAYOUTS:
-        raise StreamError(f"{where}: {len(flat)} numbers in pose_keypoints_2d; 54 (COCO) or 75 (BODY_25) are accepted")
+        raise StreamError(f"{where}: {len(flat)} numbers in {key}; 54 (COCO) or 75 (BODY_25) are accepted")
     layout = _LAYOUTS[len(flat)]
     table = flat.reshape(-1, 3)[[layout.index(name) for name in COCO17.keypoints]]
     # Version 1.1 has no person_id; later ones have a list of one, -1 where OpenPose did not track.

@@ -138,8 +138,7 @@ def to_poses(people: list[ImportedPerson], skeleton: Skeleton, first_id: int) ->
     if not people:
         return Poses.empty(len(skeleton))
     tables = np.stack([person.table for person in people])
-    # (0, 0) is what most programs write for a keypoint that they did not find; some leave it a score above 0.
-    found = (tables[..., 2] > 0) & (tables[..., :2] != 0).any(-1)
+    found = found_of(tables)
     tables[~found] = 0
     tables[..., 2] = tables[..., 2].clip(0, 1)
     boxes = [_box(person, table[mask]) for person, table, mask in zip(people, tables, found, strict=True)]
@@ -156,6 +155,12 @@ def to_poses(people: list[ImportedPerson], skeleton: Skeleton, first_id: int) ->
         quality=np.full(len(people), math.nan, np.float32),
         stage=np.full(len(people), PoseStage.FINE, np.int64),
     )
+
+
+def found_of(tables: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which keypoints (...) of (..., 3) were found."""
+    # (0, 0) is what most programs write for a keypoint that they did not find; some leave it a score above 0.
+    return (tables[..., 2] > 0) & (tables[..., :2] != 0).any(-1)
 
 
 def _box(person: ImportedPerson, found: NDArray[np.float64]) -> Sequence[float]:
