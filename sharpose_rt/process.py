@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
@@ -24,7 +25,7 @@ def prepare(opencv_threads: int) -> None:
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - while the process lives
     # Read when torch is loaded: idle threads of its loops sleep. Spinning, they take the cores from the decoder and
     # the encoder, and on a busy machine one forward pass took 60 times longer.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

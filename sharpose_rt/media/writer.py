@@ -178,7 +178,7 @@ class VideoWriter:
         if self._failed is None:
             full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
             hint = "make room on the disk" if full else "give another --output"
-            kept = f". What was written can be played: {self.part}" if self.part.exists() else ""
+            kept = f". What is on the disk can be played: {self.part}" if _can_be_played(self.part) else ""
             self._failed = OutputError(
                 f"{self.path} cannot be written on after {self.frames} frames ({_reason(error)}); {hint}{kept}"
             )
@@ -213,6 +213,15 @@ def _video_packets(part: Any, stream: Any, frame_ticks: int) -> Iterator[tuple[f
             # The demuxer's is the way to the next packet: over a gap that is long, and is taken for the film's length.
             packet.duration = frame_ticks
             yield float(packet.dts * packet.time_base), packet
+
+
+def _can_be_played(path: Path) -> bool:
+    """Whether a picture can be got out of a video, which of one that broke off need not be on the disk yet."""
+    try:
+        with av.open(file_address(path)) as container:
+            return next(container.decode(video=0), None) is not None
+    except (av.error.FFmpegError, OSError, IndexError):
+        return False
 
 
 def letterbox(image: NDArray[np.uint8], size_wh: tuple[int, int]) -> NDArray[np.uint8]:

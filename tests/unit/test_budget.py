@@ -22,7 +22,7 @@ from sharpose_rt.models.gate import Gate, Outlook
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.skeletons import StreamReader, validate
 from sharpose_rt.stages import EstimateStage, SmoothStage
-from sharpose_rt.stages.budget import BudgetController, Plan, make_plan
+from sharpose_rt.stages.budget import DETECT, LONGEST_PATIENCE, WINDOW, BudgetController, Plan, make_plan
 from sharpose_rt.stages.needs import People, Person, estimate_first, need, refine, refine_first
 from sharpose_rt.tracking import KeypointSmoother
 from sharpose_rt.types import Detections, Frame, Packet, PoseStage, Tracks
@@ -136,7 +136,7 @@ def test_a_rate_is_meant_for_each_source_by_itself() -> None:
         assert control.plan.relief == 0
     slow = controller(target_fps=10)
     for n in range(100):
-        slow.observe(n / 7, n / 7 + 0.05, 1, 1, n % 2)  # 3.5 frames a second of each
+        slow.observe(n / 14, n / 14 + 0.05, 1, 1, n % 2)  # 7 frames a second of each, 14 of both
     assert slow.plan.relief > 0
 
 
@@ -174,8 +174,11 @@ def test_all_is_given_back_when_the_crowd_has_gone() -> None:
 
 
 def test_without_a_fine_stage_the_detector_gives_way_at_once() -> None:
-    control = controller(-math.inf, latency_ms=160)
-    late = run(Plant(), control, 300, -math.inf)
+    control, plant, late = controller(-math.inf, latency_ms=160), Plant(), np.empty(0)
+    while not control.changes:
+        late = np.append(late, run(plant, control, 1, -math.inf))
+    assert control.plan.relief > DETECT  # the steps before it would have given nothing
+    late = np.append(late, run(plant, control, 300, -math.inf))
     assert control.plan.relief > 2
     assert control.plan.estimate_share == 1
     assert np.percentile(late[60:], 95) <= 0.160
@@ -213,6 +216,29 @@ def test_a_stop_of_the_world_is_not_answered_for_ever() -> None:
     assert control.plan.relief > 0
     run(plant, control, 400)
     assert control.plan.relief == 0
+
+
+def test_what_was_given_back_too_early_is_given_back_later_each_time() -> None:
+    control, frames = controller(latency_ms=100), 0
+
+    def took(load: float) -> None:
+        nonlocal frames
+        frames += 1
+        control.observe(frames, frames + load * 0.1, 0, 1)
+
+    def windows_until_given_back() -> int:
+        relief, began = control.plan.relief, frames
+        while control.plan.relief == relief:
+            took(0.5)
+        assert control.plan.relief < relief
+        return (frames - began) // WINDOW
+
+    patience = []
+    for _ in range(6):
+        took(1.2)  # each time that something is given back frames are late again
+        patience.append(windows_until_given_back())
+    assert patience == [1, 2, 4, 8, 16, LONGEST_PATIENCE] == [1, 2, 4, 8, 16, 16]
+    assert [windows_until_given_back() for _ in range(5)] == [8, 4, 2, 1, 1]  # all of it was kept
 
 
 # --- who goes first

@@ -175,7 +175,8 @@ def test_pages_of_other_sites_are_refused(hub: Hub) -> None:
     for token in (None, TOKEN):
         client = _client(hub, token)
         bearer = {"Authorization": f"Bearer {TOKEN}"}
-        for origin in ("http://evil.example", "http://127.0.0.1:9090", "null"):
+        begin_alike = ("http://127.0.0.1:8080.evil.example", "http://127.0.0.1:80801")
+        for origin in ("http://evil.example", "http://127.0.0.1:9090", *begin_alike, "null"):
             assert client.get("/api/status", headers={**bearer, "Origin": origin}).status_code == 403
             with client.websocket_connect(f"{WS}/skeletons", headers={**bearer, "Origin": origin}) as viewer:
                 with pytest.raises(WebSocketDisconnect) as closed:
@@ -295,6 +296,16 @@ def test_old_skeletons_are_forgotten(hub: Hub) -> None:
     run = Run(hub)
     run.step(80)
     assert hub.runs[0].recent(1000).count(b'"frame_id"') == 26
+
+
+def test_skeletons_of_a_crowd_are_forgotten_earlier(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sharpose_rt.live.hub._MAX_RECENT_BYTES", 50_000)
+    run = Run(hub, people=20)
+    run.step(10)
+    lines = hub.runs[0].recent(1000).splitlines(keepends=True)[1:-1]
+    assert sum(map(len, lines)) <= 50_000 + len(b',"dropped_before":9')
+    assert sum(map(len, lines)) > 50_000 - 2 * len(lines[-1])
+    assert json.loads(lines[-1])["frame_id"] == 9
 
 
 # Sockets, over a real server

@@ -11,7 +11,7 @@ from sharpose_rt.training.muon import Muon, orthogonal
 from sharpose_rt.training.world import World
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(rows=st.integers(2, 24), columns=st.integers(2, 24), seed=st.integers(0, 999))
 def test_muon_keeps_singular_vectors_and_levels_singular_values(rows, columns, seed):
     matrices = torch.randn(3, rows, columns, generator=torch.Generator().manual_seed(seed))

@@ -149,7 +149,7 @@ def notes(error: BaseException) -> str:
     count=st.integers(0, 25),
     capacity=st.integers(1, 4),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_order_is_kept_and_nothing_lost_whatever_the_timing(delays_ms, count, capacity):
     def jitter(delays: list[float]) -> Callable[[int], None]:
         return lambda item: time.sleep(delays[item % len(delays)] / 1e3)

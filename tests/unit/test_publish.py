@@ -312,6 +312,17 @@ def test_a_name_that_cannot_be_looked_up_is_out_of_reach(caplog: pytest.LogCaptu
     assert publisher.figures()["sent"] == 0
 
 
+def test_secrets_of_an_address_are_not_in_what_is_told_of_its_consumer(caplog: pytest.LogCaptureFixture) -> None:
+    # A user without a password is more than `websockets` takes; it says so with the whole address.
+    with Publisher(parse_target("ws://hidden@127.0.0.1:1/in?token=secret"), "newest") as publisher:
+        run = Run(publisher)
+        while publisher.figures()["state"] != "lost":
+            run.step()
+    assert "127.0.0.1:1/in?token=*** is out of reach (ws://***@127.0.0.1:1/in?token=*** " in caplog.text
+    assert "hidden" not in caplog.text
+    assert "secret" not in caplog.text
+
+
 def test_a_consumer_that_is_not_there_costs_the_run_nothing() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

@@ -111,6 +111,53 @@ def scripted(*connections: Scripted, **options: object) -> Reconnecting:
 LOST = SourceLost("the cable is out;")
 
 
+class Clock:
+    """Stands for the `time` and the event that a `Reconnecting` waits with: a clock that is turned by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, source: Reconnecting) -> None:
+        self.now_s, self.waits_s = 1000.0, []
+        for module in ("source", "reconnect"):
+            monkeypatch.setattr(f"sharpose_rt.media.{module}.time", self)
+        monkeypatch.setattr(source, "_stop", self)
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def wait(self, timeout_s: float) -> None:
+        self.waits_s.append(timeout_s)
+        self.now_s += timeout_s
+
+    def is_set(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("held_s", [20, 40])
+def test_a_connection_that_held_for_long_makes_pauses_short_again(
+    monkeypatch: pytest.MonkeyPatch, held_s: float
+) -> None:
+    class Held(Scripted):
+        """Its last picture comes when it has held for so long."""
+
+        def _grab(self) -> float | None:
+            clock.now_s += held_s if len(self._times) == 1 else 0
+            return super()._grab()
+
+    refused = [Scripted([], SourceTimeout("busy")) for _ in range(5)]
+    found = iter([Held([0, 1], LOST), refused[0], refused[1], Held([0, 1], LOST), *refused[2:], Held([0, 1], None)])
+    source = Reconnecting("scripted", SourceConfig(reconnect_s=5, max_frames=6), found.__next__, lambda: 1.0)
+    clock = Clock(monkeypatch, source)
+    with source:
+        frames = list(source)
+    grown = [0.02, 0.04, 0.08]
+    assert clock.waits_s == pytest.approx(grown + ([*grown, 0.1] if held_s > reconnect.STEADY_S else 4 * [0.1]))
+    for before, after in pairwise(frames):
+        assert after.pts_s > before.pts_s
+        if after.lost_before_s:
+            assert after.pts_s - before.pts_s == pytest.approx(after.lost_before_s)
+            assert after.captured_at_s - before.captured_at_s == pytest.approx(after.lost_before_s)
+    assert [frame.lost_before_s > 0 for frame in frames] == [False, False, True, False, True, False]
+
+
 def test_time_goes_on_by_the_clock_and_frames_are_counted_on() -> None:
     first, refused = Scripted([0, 0.04, 0.08], LOST), Scripted([], SourceTimeout("busy"))
     last = Scripted([50.0, 50.04], None, (320, 192), finite=True)
@@ -291,9 +338,11 @@ def test_an_mjpeg_camera_dies_and_returns_with_another_size(caplog: pytest.LogCa
     programmes = [((160, 96), 12), ((160, 96), 0), ((320, 192), 14), ((200, 120), None)]
     config = SourceConfig(open_timeout_s=5, read_timeout_s=5)
     frames: list[Frame] = []
+    began_s = time.monotonic()
     with caplog.at_level(logging.INFO), MjpegServer(programmes) as server, open_source(server.url, config) as source:
-        began_s = time.monotonic()
+        asked_s = []
         while len({frame.size_wh for frame in frames}) < 3:
+            asked_s.append(time.monotonic())
             frame = source.read()
             assert frame is not None
             frames.append(frame)
@@ -314,8 +363,10 @@ def test_an_mjpeg_camera_dies_and_returns_with_another_size(caplog: pytest.LogCa
         assert after.pts_s > before.pts_s
         if after.lost_before_s:
             assert after.pts_s - before.pts_s == pytest.approx(after.lost_before_s)
-            assert after.lost_before_s == pytest.approx(after.captured_at_s - before.captured_at_s, abs=0.05)
-    assert frames[-1].pts_s <= elapsed_s + 1
+            # Of both frames the moment counts when they were had, which is before it is noted in them.
+            longest_s = after.captured_at_s - asked_s[before.frame_id]
+            assert asked_s[after.frame_id] - before.captured_at_s < after.lost_before_s <= longest_s
+    assert frames[-1].pts_s <= elapsed_s
     assert "is back after" in caplog.text
     assert "hidden" not in caplog.text
     assert not any("hidden" in loss.reason for loss in losses)
@@ -441,11 +492,25 @@ def test_a_file_in_real_time_is_live_and_so_is_hls(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(30)
-def test_a_frame_that_is_not_due_yet_is_not_handed_on_at_the_end(tmp_path: Path) -> None:
+def test_a_frame_that_is_not_due_yet_is_not_handed_on_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_clip(tmp_path / "slow.mkv", times_s=[0.0, 0.04, 30.0], container="matroska")
-    with open_source(str(tmp_path / "slow.mkv"), SourceConfig(realtime=True)) as source:
-        threading.Timer(0.5, source.interrupt).start()
+    source = open_source(str(tmp_path / "slow.mkv"), SourceConfig(realtime=True))
+
+    class Interrupted(threading.Event):
+        """Somebody interrupts while the third frame is waited for."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            assert timeout is not None
+            if timeout > 20:
+                source.interrupt()
+            return super().wait(timeout)
+
+    monkeypatch.setattr(source, "_stop", Interrupted())
+    with source:
         frames = list(source)
+        assert source.state == "live"
     assert [frame.frame_id for frame in frames] == [0, 1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from sharpose_rt.app import FileRun
 from sharpose_rt.cli import main
 from sharpose_rt.config import SourceConfig, load
 from sharpose_rt.engine import PoseEngine
-from sharpose_rt.errors import ConfigError, SourceError
+from sharpose_rt.errors import ConfigError, SourceError, SourceLost
 from sharpose_rt.media import Source, SourceGroup, SourceInfo, open_source
 from sharpose_rt.models import VARIANTS
 from sharpose_rt.several import SeveralRun, fold_rounds
@@ -90,15 +91,14 @@ def test_frames_that_nobody_took_are_folded() -> None:
         source = open_source(server.url, SourceConfig(reconnect_s=0))
         group = SourceGroup([source], [True], fold)
         group.open()
-        first = group.read()
+        rounds = [group.read()]
         group._threads[0].join()
-        found = group.read()
+        with contextlib.suppress(SourceLost):  # where all had come before the first was taken
+            rounds.append(group.read())
         group.close()
-    assert first is not None
-    assert found is not None
-    ((_, before),), ((_, frame),) = first, found
-    assert frame.frame_id >= 8  # the very last may be lost with the connection
-    assert before.dropped_before + frame.dropped_before == frame.frame_id - 1
+    frames = [frame for found in rounds if found is not None for _, frame in found]
+    assert frames[-1].frame_id >= 8  # the very last may be lost with the connection
+    assert sum(frame.dropped_before for frame in frames) == frames[-1].frame_id + 1 - len(frames)
 
 
 @pytest.mark.timeout(30)
@@ -112,14 +112,16 @@ def test_each_live_source_begins_in_the_present_when_the_first_round_is_asked_fo
         while min(one.sent, other.sent) < 60:  # as long as networks take to load
             time.sleep(0.02)
         first: dict[int, Frame] = {}
+        asked_s = time.monotonic()
         while len(first) < 2:
             for place, frame in group.read() or ():
                 first.setdefault(place, frame)
+        took_s = time.monotonic() - asked_s
         group.close()
     for frame in first.values():
         assert read_number(frame.image_bgr) > 40
         assert (frame.frame_id, frame.pts_s) == (0, 0) or frame.dropped_before == frame.frame_id
-        assert frame.pts_s < 1
+        assert frame.pts_s <= took_s  # time begins when they are asked for
 
 
 @pytest.mark.timeout(30)

@@ -40,7 +40,7 @@ from sharpose_rt.types import Poses
 
 CREATED = "2026-01-31T12:00:00.000Z"
 SLOW_MACHINE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-few = settings(max_examples=40, deadline=None, suppress_health_check=SLOW_MACHINE)
+few = settings(max_examples=40, suppress_health_check=SLOW_MACHINE)
 
 
 def make_header(skeleton: Skeleton = COCO17, **changes) -> Header:
@@ -600,7 +600,7 @@ def mutated_frame(draw):
     return record
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(record=mutated_frame())
 def test_quick_check_agrees_with_the_schema(record):
     if record.get("type") != "frame":
