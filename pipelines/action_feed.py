@@ -14,13 +14,16 @@ Skeleton-Based Action Recognition, AAAI 2018). Letters in shapes: N windows, C c
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sharpose_rt import PoseTracker
+from sharpose_rt import PoseTracker, open_source
+from sharpose_rt.errors import SharposeError
+from sharpose_rt.media import expand_sources
 from sharpose_rt.models.variants import find_variant
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.skeletons import FrameRecord, StreamReader, Window, windows
@@ -164,7 +167,7 @@ def label(network: SmallSTGCN, frames: Iterable) -> Iterator[tuple[float, int, s
             yield time_s, track_id, GESTURES[best], float(row[best])
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", nargs="?", default="webcam", help="a source of sharpose-rt, or a *.skeletons.jsonl")
     parser.add_argument("--model", default="tiny_256x192")
@@ -172,7 +175,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--detector", default="auto")
     parser.add_argument("--steps", type=int, default=STEPS, help="training steps (default %(default)s)")
     args = parser.parse_args(argv)
+    try:
+        recognise(args, parser)
+    except SharposeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
 
+
+def recognise(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Prints a line for each label; what cannot be opened is told before the training."""
     stream = StreamReader(args.source) if args.source.endswith(".jsonl") else None
     skeleton = find_variant(args.model).skeleton if stream is None else stream.header.skeleton
     if skeleton.keypoints != NAMES:
@@ -180,19 +194,23 @@ def main(argv: list[str] | None = None) -> None:
             f"{args.model if stream is None else args.source} has the {len(skeleton)} keypoints of {skeleton.name}; "
             f"the {len(NAMES)} of COCO are wanted, as --model tiny_256x192 has them"
         )
+    if stream is None:
+        tracker = PoseTracker(args.model, pose={"weights": args.weights}, detector={"name": args.detector})
+        frames = tracker.run(args.source)
+        first = expand_sources(args.source)[0]
+        if first != "-":  # of a pipe nothing comes twice
+            with open_source(first):
+                pass
+    else:
+        frames = stream
     print("demonstration: the network has only seen stick figures that this program moved; training ...", flush=True)
     network = train(args.steps)
     data, labels = make_set(80, seed=1)
     right = (network(data).argmax(1) == labels).float().mean()
     print(f"trained; right on {100 * right:.0f} % of 80 made windows that it has not seen", flush=True)
-    if stream is None:
-        tracker = PoseTracker(args.model, pose={"weights": args.weights}, detector={"name": args.detector})
-        frames = tracker.run(args.source)
-    else:
-        frames = stream
     for time_s, track_id, gesture, probability in label(network, frames):
         print(f"{time_s:8.3f} s  id {track_id}  {gesture:<10}  {100 * probability:3.0f} %", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,12 +9,14 @@ Shows how to use the tracker from a program of your own: each frame carries its 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 
 from sharpose_rt import PoseTracker
+from sharpose_rt.errors import SharposeError
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", nargs="?", default="webcam")
     parser.add_argument("--model", default="tiny_256x192")
@@ -23,6 +25,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--frames", type=int, help="stop after so many frames")
     args = parser.parse_args(argv)
 
+    try:
+        show(args)
+    except SharposeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def show(args: argparse.Namespace) -> None:
+    """Prints a line for each frame."""
     tracker = PoseTracker(args.model, config="live", pose={"weights": args.weights}, detector={"name": args.detector})
     nose = 0
     for count, frame in enumerate(tracker.run(args.source), start=1):
@@ -37,4 +51,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -107,13 +107,23 @@ def draw(picture: np.ndarray, poses: dict[str, np.ndarray], limbs: list[Any], mi
                 cv2.line(picture, a, b, (0, 220, 0), 2, cv2.LINE_AA)
 
 
+def read(path: str) -> np.ndarray | None:
+    """The picture (H, W, 3) BGR, or None where it cannot be read. cv2.imread crashes at names that are not UTF-8."""
+    try:
+        return cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    except (OSError, cv2.error):  # cv2: an empty file
+        return None
+
+
 def save(picture: np.ndarray, path: str) -> None:
     """Writes a picture, or ends the program."""
     try:
-        written = cv2.imwrite(path, picture)
-    except cv2.error:  # no ending, or one that it does not know
-        written = False
-    if not written:
+        encoded, data = cv2.imencode(Path(path).suffix, picture)
+        if encoded:
+            data.tofile(path)
+    except (OSError, cv2.error):  # cv2: no ending, or one that it does not know
+        encoded = False
+    if not encoded:
         raise SystemExit(
             f"{path} cannot be written; a name such as drawn.png or drawn.jpg is accepted, in a folder that exists"
         )
@@ -126,7 +136,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--draw", metavar="FILE", help="write the picture with skeletons here")
     args = parser.parse_args(argv)
 
-    picture = cv2.imread(args.picture)
+    picture = read(args.picture)
     if picture is None:
         raise SystemExit(f"{args.picture} cannot be read; a picture that OpenCV reads is accepted")
     if not (args.networks / "sharpose.json").is_file():

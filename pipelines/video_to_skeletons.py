@@ -8,6 +8,7 @@ Run it again after an interruption: finished streams stay, an unfinished one is 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from sharpose_rt.app import FileRun
@@ -18,16 +19,21 @@ from sharpose_rt.skeletons import StreamReader, plain
 from sharpose_rt.skeletons.names import safe_stem, unique_name
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("videos", help="a folder, a file or a 'glob'")
     parser.add_argument("out", help="folder for the streams")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any option of a run")
     args = parser.parse_args(argv)
 
-    config = load(None, ["output.video=false", "output.overwrite=true", "smooth.method=rts", *args.set])
+    try:
+        config = load(None, ["output.video=false", "output.overwrite=true", "smooth.method=rts", *args.set])
+        videos = expand_sources(args.videos)
+    except SharposeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     taken: set[str] = set()
-    for video in expand_sources(args.videos):
+    for video in videos:
         stem = safe_stem(Path(video).stem)
         out = Path(args.out) / unique_name(stem, taken)  # walk.avi and walk.mp4 are two
         if any(is_complete(stream, video) for stream in out.glob("*.skeletons.jsonl")):
@@ -40,6 +46,7 @@ def main(argv: list[str] | None = None) -> None:
             continue
         figures = results.figures
         print(f"{video}: {figures['frames']} frames, {figures['people']['ids']} people -> {results.stream}")
+    return 0
 
 
 def is_complete(stream: Path, video: str) -> bool:
@@ -55,4 +62,4 @@ def is_complete(stream: Path, video: str) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

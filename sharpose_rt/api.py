@@ -18,6 +18,7 @@ from sharpose_rt.app import Tracking
 from sharpose_rt.config import RunConfig, load, merge
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.media.given import Given, GivenFrames, wrong_picture
+from sharpose_rt.models.variants import find_variant
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.types import Frame, Person, Poses
 
@@ -72,7 +73,7 @@ class PoseTracker:
             frame = tracker.update(image_bgr)
 
     Raises:
-        ConfigError: an unknown or bad option.
+        ConfigError: an unknown or bad option, or no such model.
     """
 
     def __init__(self, model: str | None = None, config: RunConfig | str | Path | None = None, **options: Any) -> None:
@@ -80,6 +81,7 @@ class PoseTracker:
         if model is not None:
             base = replace(base, pose=replace(base.pose, model=model))
         self.config = merge(base, options, where="PoseTracker")
+        find_variant(self.config.pose.model)
         self._loop: _Loop | None = None
         self._turn = threading.Lock()
 

@@ -7,9 +7,12 @@ import difflib
 import importlib
 import io
 import logging
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, NoReturn
 
 from sharpose_rt import __version__
 from sharpose_rt.config.threads import media_threads
@@ -39,6 +42,8 @@ _MODULES = {
     "eval-track": "eval_track",
     "train-detector": "train_detector",
 }
+# What argparse takes for an option, known or not: no blank in its name, no negative number.
+_LIKE_AN_OPTION = re.compile(r"--[^ =]+(=|\Z)|-[^-\d. ][^ ]*\Z")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # paths need not be text
     arguments = _joined(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
     parser = build_parser()
     if not arguments:
         parser.print_help()
@@ -116,12 +123,47 @@ def _not_a_command(word: str) -> str:
     return f"{word!r} is no command; one of {', '.join(_COMMANDS)} is accepted, or --source X"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, a misspelt option before all that it makes be missing."""
+
+    def parse_known_args(  # type: ignore[override]  (one for all of its overloads)
+        self, args: Iterable[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """As argparse does; what is not known ends the program here, where the command's own options are."""
+        given = list(sys.argv[1:] if args is None else args)
+        if not {"-h", "--help"} & set(given):
+            self._refuse_unknown(given)
+        namespace, rest = super().parse_known_args(given, namespace)
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return namespace, rest
+
+    def error(self, message: str) -> NoReturn:
+        """Without the usage: that of `track` has forty lines."""
+        self.exit(2, f"{self.prog}: error: {message}; see `{self.prog} --help`\n")
+
+    def _refuse_unknown(self, given: list[str]) -> None:
+        for before, argument in pairwise(["", *given]):
+            if argument == "--" or (self._subparsers is not None and not argument.startswith("-")):
+                return  # what follows are no options, or those of another parser
+            name, options = argument.partition("=")[0], self._option_string_actions
+            known = any(option.startswith(name) for option in options) or name[:2] in options
+            if known or not _LIKE_AN_OPTION.match(argument):
+                continue
+            if close := difflib.get_close_matches(name, options, 1):
+                self.error(f"no option {name!r} (did you mean {close[0]!r}?)")
+            if before in options and options[before].nargs is None:
+                self.error(f"no option {name!r}; a value that begins so is accepted as {before}={argument}")
+            self.error(f"no option {name!r}")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser with every command."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="sharpose-rt",
         description="Real-time multi-person pose tracking: video in, tracked and time-stamped skeletons out.",
-        epilog="`sharpose-rt --source X` is short for `sharpose-rt track --source X`.",
+        epilog="`sharpose-rt --source X` is short for `sharpose-rt track --source X`; `sharpose-rt help COMMAND` tells "
+        "the options of one.",
     )
     parser.add_argument("--version", action="version", version=f"sharpose-rt {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

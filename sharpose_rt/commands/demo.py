@@ -13,7 +13,6 @@ from pathlib import Path
 
 from sharpose_rt.commands import track
 
-NAME = "demo"
 HELP = "track people in a clip that is made on the spot: no download, no file of yours"
 
 
@@ -31,8 +30,11 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(config.output.directory)
 
     from sharpose_rt.media.demo_clip import make_demo_clip
+    from sharpose_rt.skeletons.names import unique_name
 
-    clip = make_demo_clip(folder / "demo_clip.mp4", args.seconds)
+    # An earlier clip, or somebody's video of that name, stays, as the results beside it do.
+    taken = set() if config.output.overwrite else {path.stem for path in folder.glob("*.mp4")}
+    clip = make_demo_clip(folder / f"{unique_name('demo_clip', taken)}.mp4", args.seconds)
     if not args.quiet:
         print(f"made {clip}", file=sys.stderr if "-" in args.publish else sys.stdout, flush=True)
     args.source = [str(clip)]

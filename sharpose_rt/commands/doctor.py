@@ -26,7 +26,6 @@ from sharpose_rt.errors import SharposeError
 if TYPE_CHECKING:
     from sharpose_rt.config import PoseConfig
 
-NAME = "doctor"
 HELP = "say what was found and really works: torch, CUDA, codecs, detector, weights, camera, window"
 
 _WINDOW_TIMEOUT_S = 15.0

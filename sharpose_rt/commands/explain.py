@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from sharpose_rt.models.gate import Gate
     from sharpose_rt.skeleton import Skeleton
 
-NAME = "explain"
 HELP = "draw what the network saw in each person of a picture (the paper's Figure 5)"
 
 _MIN_SCORE = 0.2

@@ -7,7 +7,6 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-NAME = "models"
 HELP = "list the networks: input, tokens, parameters, GMACs, weights"
 
 

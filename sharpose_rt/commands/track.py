@@ -238,21 +238,30 @@ def build_config(args: argparse.Namespace) -> RunConfig:
     """The run's configuration: defaults, `--config`, `--set`, then the options of the command line.
 
     Raises:
-        ConfigError: an unknown key or a bad value.
+        ConfigError: an unknown key or a bad value; names the option by which it was given.
     """
     if args.boxes and args.detector:
         raise ConfigError("--boxes takes the place of a detector; give --boxes or --detector, not both")
     if args.boxes and args.detector_size:
         raise ConfigError("--detector-size is what a detector sees; --boxes takes its place")
     changes: dict[str, Any] = {"output": {"video": False}} if args.no_video else {}
+    given: dict[str, str] = {}
     for option, key in _KEYS.items():
         value = getattr(args, option, None)
         if value is None:
             continue
+        given[key] = f"--{option.replace('_', '-')}"
         section, _, name = key.rpartition(".")
         target = changes.setdefault(section, {}) if section else changes
         target[name] = value
-    return load(args.config, args.set, options=changes)
+    try:
+        return load(args.config, args.set, options=changes)
+    except ConfigError as error:
+        where, _, said = str(error).partition(": ")
+        option = given.get(said.partition(" ")[0])
+        if where != "command line" or option is None:
+            raise
+        raise ConfigError(f"{option}: {said}") from None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -363,8 +372,8 @@ def _run_several(args: argparse.Namespace, config: RunConfig, sources: list[str]
 
 @contextmanager
 def stopped_by_signals(job: FileRun | SeveralRun) -> Iterator[list[int]]:
-    """Ctrl-C, SIGTERM or a closed terminal end the run in order, a second one throws away what is under way, a third one ends the program
-    wherever it hangs; gives the signals that came."""
+    """Ctrl-C, SIGTERM or a closed terminal end the run in order, a second one throws away what is under way, a third
+    one ends the program wherever it hangs; gives the signals that came."""
     came: list[int] = []
 
     def stop(number: int, _: FrameType | None) -> None:

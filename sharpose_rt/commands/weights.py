@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from sharpose_rt.models import SHaRPose
     from sharpose_rt.models.weights import WeightsInfo
 
-NAME = "weights"
 HELP = "import a released checkpoint, export trained weights or ONNX, make them ready for int8, or show a file"
 MOST_LOSS = 0.005
 """What int8 may cost."""
@@ -261,9 +260,10 @@ def quantize_weights(args: argparse.Namespace) -> int:
     exact, rounded = costs[measure], costs[f"{measure}_int8"]
     print(f"{measure} of {costs['people']} people: {exact:.4f}, in int8 {rounded:.4f}")
     if not exact - rounded <= MOST_LOSS:  # NaN where nothing could be measured
+        all_used = costs["people"] < args.people
         raise WeightsError(
             f"int8 would cost {exact - rounded:.4f} {measure}, of which {MOST_LOSS} is accepted; nothing was written. "
-            "Try more --people"
+            + ("Those are all people of the file; try labels of more" if all_used else "Try more --people")
         )
     sha256 = _amend(source, info, target, {RANGES: json.dumps(ranges)}, {"int8": costs})
     print(f"{target}: {info.metadata['model']} with the ranges of {len(ranges)} layers, SHA-256 {sha256}")

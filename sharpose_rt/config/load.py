@@ -115,12 +115,18 @@ def load(
 
 
 def _together(first: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
-    """Both trees in one, the second one's values where both have one."""
+    """Both trees in one, the second one's values where both have one.
+
+    Raises:
+        ConfigError: what is a section in one of them is none in the other; what follows does not make that good.
+    """
     merged = dict(first)
     for key, value in then.items():
         before = merged.get(key)
         if isinstance(value, Mapping) and isinstance(before, Mapping):
             merged[key] = _together(before, value)
+        elif key in merged and isinstance(value, Mapping) != isinstance(before, Mapping):
+            raise ConfigError(f"{key} is {before!r} and {value!r}; one of them is no section")
         else:
             merged[key] = value
     return merged

@@ -44,8 +44,8 @@ def suppress(
 ) -> NDArray[np.intp]:
     """Indices of the boxes that greedy non-maximum suppression keeps, strongest first.
 
-    Our own, because torchvision's compiled operator is missing from CPU builds. No bound on the boxes that take part: a
-    crowd has thousands, some twenty a person.
+    Our own, because torchvision has no operators where it does not match torch, as PyPI's does not match the CPU build
+    of PyTorch's own index. No bound on the boxes that take part: a crowd has thousands, some twenty a person.
 
     Args:
         bboxes_xyxy: (N, 4) px.

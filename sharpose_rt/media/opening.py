@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from sharpose_rt.config.schema import SourceConfig
+from sharpose_rt.errors import SourceError
 from sharpose_rt.media import files, live
 from sharpose_rt.media.http import LISTS, in_pieces, is_stored
 from sharpose_rt.media.paced import PacedSource
@@ -24,9 +25,11 @@ def open_source(spec: str, config: SourceConfig | None = None) -> Source:
     or what comes on standard input, plays at its own pace.
 
     Raises:
-        SourceError: nothing of that name exists, it is empty, its scheme is unknown, or it is no address.
+        SourceError: nothing is named, nothing of that name exists, it is empty, its scheme is unknown, or it is no
+            address.
     """
     config = config or SourceConfig()
+    _check_named(spec)
     if spec == "-":
         return PacedSource(live.StdinVideo(config)) if config.realtime else live.StdinVideo(config)
     if (device := live.camera_device(spec)) is not None:
@@ -40,6 +43,15 @@ def open_source(spec: str, config: SourceConfig | None = None) -> Source:
     return PacedSource(source) if config.realtime else source
 
 
+def _check_named(spec: str) -> None:
+    """SourceError where nothing is named, as by a script's unset variable: an empty path is the current folder."""
+    if not spec.removeprefix("file://").strip():
+        raise SourceError(
+            f"the source is {spec!r}, which names nothing; a video, a picture, a folder, webcam or an address is "
+            "accepted ('.' for this folder)"
+        )
+
+
 def _is_device(spec: str) -> bool:
     return live.camera_device(spec) is not None or is_screen(spec)
 
@@ -47,8 +59,10 @@ def _is_device(spec: str) -> bool:
 def expand_sources(spec: str) -> list[str]:
     """The specs to run one after another: each video of a folder or glob by itself, then its images as one source.
 
-    Any other spec comes back alone and unchecked. Raises SourceError where a folder or glob holds nothing usable.
+    Any other spec comes back alone and unchecked. Raises SourceError where nothing is named, or a folder or glob holds
+    nothing usable.
     """
+    _check_named(spec)
     if spec == "-" or _is_device(spec) or ("://" in spec and not spec.startswith("file://")):
         return [spec]
     return files.expand(spec)

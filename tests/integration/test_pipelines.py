@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -87,6 +88,66 @@ def test_video_to_skeletons_to_action_array(tmp_path: Path, capsys: pytest.Captu
     _recipe("skeletons_to_action_array").main([str(out / "a" / "a.skeletons.jsonl"), str(target)])
     assert "(2, 6, 17, 2)" in capsys.readouterr().out
     assert np.load(target)["keypoints"].shape == (2, 6, 17, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("live_camera", ["webcam:97"], "camera"),
+        ("live_camera", ["nowhere.mp4"], "nowhere.mp4 does not exist"),
+        ("live_camera", ["nowhere.mp4", "--model", "tyni"], "no model 'tyni'"),
+        ("video_to_skeletons", ["nofolder", "out"], "nofolder does not exist"),
+        ("video_to_skeletons", [".", "out", "--set", "smoth.method=none"], "did you mean 'smooth'"),
+        ("action_feed", ["no.skeletons.jsonl"], "no.skeletons.jsonl"),
+        ("action_feed", ["webcam:97"], "camera"),
+        ("action_feed", ["empty.mp4"], "empty.mp4 is empty"),
+        ("action_feed", ["nowhere.mp4", "--model", "tyni"], "no model 'tyni'"),
+        ("skeletons_to_action_array", ["no.skeletons.jsonl"], "no.skeletons.jsonl"),
+    ],
+)
+def test_what_cannot_be_used_is_told_in_a_line_and_before_any_training(
+    name: str,
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = _recipe(name)
+    monkeypatch.setattr(recipe, "train", lambda steps: pytest.fail("it trained"), raising=False)
+    monkeypatch.chdir(tmp_path)
+    Path("empty.mp4").touch()
+    assert recipe.main(arguments) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    (line,) = (line for line in told.err.splitlines() if line.startswith("error: "))
+    assert said in line
+
+
+@pytest.mark.parametrize("name", ["live_camera", "action_feed"])
+def test_ctrl_c_ends_a_live_recipe(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = _recipe(name)
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipe, "PoseTracker", interrupted)
+    assert recipe.main(["webcam"]) == 130
+
+
+def test_onnx_pose_takes_names_that_are_not_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'sharpose-rt[onnx]'")
+    recipe, name = _recipe("onnx_pose"), os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    picture = np.random.default_rng(0).integers(0, 256, (8, 9, 3), np.uint8)
+    try:
+        Path(name).touch()
+    except (OSError, UnicodeError):
+        pytest.skip("the file system takes no such names")
+    assert recipe.read(name) is None  # it is empty yet
+    recipe.save(picture, name)
+    np.testing.assert_array_equal(recipe.read(name), picture)
+    with pytest.raises(SystemExit, match=r"has no sharpose\.json"):  # which is looked for when the picture was read
+        recipe.main([str(tmp_path), name])
 
 
 def test_action_feed(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def clock(monkeypatch) -> Clock:
 
 
 @given(items=st.lists(st.integers(), max_size=60), capacity=st.integers(1, 9))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_wait_keeps_every_item_in_order(items, capacity):
     channel = Channel("c", capacity)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
 import json
 import pickle
 import subprocess
@@ -18,10 +18,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from sharpose_rt.cli import main
+from sharpose_rt.cli import build_parser, main
 from sharpose_rt.commands import demo, doctor, explain, models, track, weights
 from sharpose_rt.engine.explain import Explanation
 from sharpose_rt.errors import ConfigError, OutputError, SharposeError, SourceError, WeightsError
+from sharpose_rt.media import expand_sources, open_source
 from sharpose_rt.media.demo_clip import SHOTS, SIZE_WH, make_demo_clip
 from sharpose_rt.models import VARIANTS, Variant
 from sharpose_rt.models.gate import Gate
@@ -59,7 +60,9 @@ def _changed(official: Path, path: Path, change) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", [models, weights, explain, doctor, demo], ids=lambda m: m.NAME)
+@pytest.mark.parametrize(
+    "command", [models, weights, explain, doctor, demo], ids=lambda m: m.__name__.rpartition(".")[2]
+)
 def test_every_command_says_what_it_does(command, capsys):
     assert command.HELP
     assert command.__doc__
@@ -87,6 +90,83 @@ def test_a_word_that_is_no_command(word, said, capsys):
 def test_a_threshold_of_minus_infinity_is_no_option(capsys):
     assert main(["--source", "nowhere.mp4", "--quality-threshold", "-inf"]) == 2
     assert "nowhere.mp4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command", "said"),
+    [
+        (["--sorce", "x"], "track", "no option '--sorce' (did you mean '--source'?)"),
+        (["-sorce", "x"], "track", "no option '-sorce' (did you mean '--source'?)"),
+        (["--source", "x", "--detector-sise=3"], "track", "(did you mean '--detector-size'?)"),
+        (["--source", "x", "--token", "-abc"], "track", "a value that begins so is accepted as --token=-abc"),
+        (["--source", "x", "--qqq"], "track", "no option '--qqq'"),
+        (["--source", "x", "--detec", "3"], "track", "ambiguous option: --detec could match"),
+        (["--source", "x", "--camera-size", "-5"], "track", "argument --camera-size: '-5' is no size"),
+        (["--source", "x", "y"], "track", "unrecognized arguments: y"),
+        (["track", "--", "--sorce"], "track", "the following arguments are required: --source"),
+        (["weights", "--modle", "tiny_256x192", "import"], "weights", "no option '--modle'"),
+        (["weights", "import", "a.pth", "--modle", "b"], "weights import", "(did you mean '--model'?)"),
+        (["weights", "imprt", "a.pth", "--model", "b"], "weights", "invalid choice: 'imprt'"),
+    ],
+)  # fmt: skip
+def test_a_misspelt_option_is_told_in_one_line(arguments, command, said, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"sharpose-rt {command}: error: ")
+    assert said in line
+    assert line.endswith(f"; see `sharpose-rt {command} --help`")
+
+
+def test_options_may_be_shortened_and_have_values_of_any_kind():
+    given = ["--source", "x", "--no-vid", "--token=-a=b c", "--publish", "-", "--start", "-3", "--region", "-5,3 2,2"]
+    args = build_parser().parse_args(["track", *given, "--set=smooth.method=none"])
+    assert (args.no_video, args.token, args.publish, args.start) == (True, "-a=b c", ["-"], -3)
+    assert (args.region, args.set) == (((-5, 3), (2, 2)), ["smooth.method=none"])
+    assert build_parser().parse_args(["validate", "--", "--sorce"]).files == ["--sorce"]
+
+
+@pytest.mark.parametrize(
+    ("words", "title"),
+    [
+        (["help"], "sharpose-rt [-h]"),
+        (["help", "track"], "sharpose-rt track"),
+        (["help", "weights", "import"], "sharpose-rt weights import"),
+        (["track", "--sorce", "--help"], "sharpose-rt track"),
+    ],
+)
+def test_help_is_a_command_too(words, title, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: {title}")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--max-frames", "-3"], "error: --max-frames: source.max_frames is -3; at least 1 is accepted"),
+        (["--boxes", "x.txt", "--detect-every", "0"], "error: --detect-every: detector.every is 0; at least 1"),
+        (["--person-slots", "2"], "error: --person-slots: output.person_slots says how"),
+        (["--set", "source.end_s=5", "--start", "9"], "error: command line: source.end_s is 5; above 9"),
+        (["--set", "source.stride=0", "--start", "9"], "error: --set: source.stride is 0"),
+    ],
+)
+def test_a_bad_value_is_told_by_its_option(options, said, capsys):
+    assert main(["--source", "nowhere.mp4", *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("spec", ["", "  ", "file://"])
+def test_a_source_that_is_not_named_is_not_the_current_folder(spec, tmp_path, monkeypatch, capsys):
+    cv2.imwrite(str(tmp_path / "picture.png"), np.zeros((64, 64, 3), np.uint8))
+    monkeypatch.chdir(tmp_path)
+    assert expand_sources(".") == ["."]
+    assert main(["--source", spec]) == 2
+    assert f"the source is {spec!r}, which names nothing" in capsys.readouterr().err
+    with pytest.raises(SourceError, match="names nothing"):
+        open_source(spec)
 
 
 def test_declaring_the_commands_loads_nothing_heavy():
@@ -489,6 +569,18 @@ def test_demo_runs_the_main_job(tmp_path, capsys):
     assert {"demo_clip.mp4", "demo_clip.annotated.mp4", "demo_clip.skeletons.jsonl"} <= names
     lines = (tmp_path / "o" / "demo_clip.skeletons.jsonl").read_text().splitlines()
     assert sum('"type":"frame"' in line for line in lines) == 10
+
+
+def test_demo_replaces_no_video_unasked(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(track, "run", lambda args: seen.append(Path(args.source[0]).name) or 0)
+    (tmp_path / "demo_clip.mp4").write_bytes(b"somebody's own")
+    options = ("--output", tmp_path, "--seconds", 0.2, "--quiet")
+    assert call(demo, *options) == call(demo, *options) == 0
+    assert (tmp_path / "demo_clip.mp4").read_bytes() == b"somebody's own"
+    assert call(demo, *options, "--overwrite") == 0
+    assert seen == ["demo_clip-2.mp4", "demo_clip-3.mp4", "demo_clip.mp4"]
+    assert (tmp_path / "demo_clip.mp4").stat().st_size > 1000
 
 
 def test_demo_refuses_bad_options_before_any_work(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sharpose_rt import PoseTracker
 from sharpose_rt.config import PoseConfig, RunConfig, SourceConfig, load, merge, preset_names, threads, to_dict
 from sharpose_rt.config.places import cache_dir, whole, write_whole
 from sharpose_rt.errors import ConfigError
@@ -154,6 +155,22 @@ def test_what_does_not_hold_alone_may_hold_with_what_follows(tmp_path):
     assert (formats.person_slots, formats.formats) == (2, ("pyskl",))
     with pytest.raises(ConfigError, match=r"--set: source\.end_s is 5; above 10 is accepted"):
         load(str(tmp_path / "part.yaml"), ["source.start_s=10", "smooth.method=none"])
+
+
+@pytest.mark.parametrize("text", ["detector: 3", "detector:", "smooth: {method: {kalman: 1}}", "detector: [every, 2]"])
+def test_what_is_no_section_stays_an_error_whatever_follows(tmp_path, text):
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    options = {"detector": {"name": "bundled"}, "smooth": {"method": "none"}}
+    with pytest.raises(ConfigError, match=rf"bad\.yaml: {text.partition(':')[0]}"):
+        load(str(file), ["detector.every=2"], options=options)
+
+
+def test_a_tracker_refuses_a_model_that_is_not_there():
+    with pytest.raises(ConfigError, match="no model 'tyni'; one of tiny_256x192"):
+        PoseTracker("tyni")
+    with pytest.raises(ConfigError, match="no model 'tyni'"):
+        PoseTracker(pose={"model": "tyni"})
 
 
 def test_without_a_home_things_are_kept_for_the_process(monkeypatch):

@@ -64,7 +64,7 @@ def test_crops_on_the_device_are_those_of_the_cpu(picture, scale):
     assert np.median(error) <= 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(-80, 300), st.floats(-80, 200), st.floats(5, 400), st.floats(5, 400), st.floats(-180, 180))
 def test_any_box_gives_a_crop_near_that_of_the_cpu(x, y, w, h, turn):
     ramp = np.stack(np.meshgrid(np.arange(240), np.arange(160)), -1)
