@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from sharpose_rt.evaluation.coco import choose_boxes, read_labels, results, score
     from sharpose_rt.evaluation.predict import SCORE_THRESHOLD, closer_padding, detector_boxes, predict
     from sharpose_rt.evaluation.sweep import HEIGHT, QUALITY
+    from sharpose_rt.models import find_variant
     from sharpose_rt.models.gate import Gate
     from sharpose_rt.models.int8 import quantized
     from sharpose_rt.models.weights import NO_GAIN, load_model
@@ -72,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
     if args.batch < 1:
         raise ConfigError(f"--batch is {args.batch}; 1 or more is accepted")
     head_boxes = Path(args.head_boxes) if args.head_boxes else None
-    document, images = read_labels(Path(args.annotations), head_boxes), Path(args.images)
+    document = read_labels(Path(args.annotations), head_boxes, find_variant(args.model).skeleton)
+    images = Path(args.images)
     _check(args, document)
     device = resolve_device(args.device)
     model, info = load_model(args.model, args.weights, args.behaviour)

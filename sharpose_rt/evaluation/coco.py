@@ -33,10 +33,12 @@ from sharpose_rt.evaluation.predict import (
 from sharpose_rt.geometry.oks import oks, person_scores
 from sharpose_rt.models import VARIANTS, SHaRPose, Variant
 from sharpose_rt.models.gate import Gate
-from sharpose_rt.skeleton import BOX_TO_AREA, COCO17, Skeleton
+from sharpose_rt.skeleton import COCO17, Skeleton
 from sharpose_rt.training.datasets import (
+    area_of,
     box_of,
     check_picture,
+    check_thirds,
     keypoints_of,
     looked_at,
     number_of,
@@ -82,7 +84,7 @@ def evaluate(
         DatasetError: labels, boxes or pictures are wrong.
         DetectorError: the detector cannot be had.
     """
-    document = read_labels(annotations, head_boxes)
+    document = read_labels(annotations, head_boxes, model.variant.skeleton if isinstance(model, SHaRPose) else COCO17)
     if isinstance(model, SHaRPose):
         check_keypoints(model.variant, document)
     if document["annotations"]:
@@ -92,19 +94,20 @@ def evaluate(
     return score(predictions, document, gate, model)
 
 
-def read_labels(path: Path, head_boxes: Path | None = None) -> dict[str, Any]:
+def read_labels(path: Path, head_boxes: Path | None = None, first: Skeleton = COCO17) -> dict[str, Any]:
     """The people of a label file as pycocotools wants them, category 1: what may be missing (area, crowd flag, count,
     keypoints) filled in.
 
-    Who is a person, says `training.datasets.people_records`, and which keypoint is which, `put_in_order` there. MPII's
-    files are read too, see `training.datasets.read_json`. A list of pictures without labels, as COCO publishes it for
-    its test sets, has an empty list of annotations. The people's categories in the file stay as `people_ids`.
+    Who is a person, says `training.datasets.people_records`, and which keypoint is which, `put_in_order` there, with
+    `first`, the network's keypoints. MPII's files are read too, see `training.datasets.read_json`. A list of pictures
+    without labels, as COCO publishes it for its test sets, has an empty list of annotations. The people's categories in
+    the file stay as `people_ids`.
 
     Raises:
         DatasetError: the file or a record is wrong, or nobody in it is a person; names both.
     """
     document = read_json(path, head_boxes, labelled=False)
-    skeleton = put_in_order(document, path) or COCO17
+    skeleton = put_in_order(document, path, first) or first
     index_of, people = picture_ids(document["images"], path), {}
     for number, record in people_records(document, path):
         check_picture(record, number, path, index_of)
@@ -120,9 +123,9 @@ def read_labels(path: Path, head_boxes: Path | None = None) -> dict[str, Any]:
 def _filled_in(record: dict[str, Any], number: int, path: Path, joints: int) -> dict[str, Any]:
     """A record with all that pycocotools reads; null is the same as missing."""
     person = {key: value for key, value in record.items() if value is not None}
-    if not isinstance(person.get("id"), int):
-        raise wrong_record(path, number, f"id is {person.get('id')!r:.80}; an integer is wanted")
-    _, _, w, h = box_of(person, number, path, empty=True)
+    if not _is_int64(person.get("id")):
+        raise wrong_record(path, number, f"id is {person.get('id')!r:.80}; an integer is wanted, of 64 bits at most")
+    box = box_of(person, number, path, empty=True)
     person["keypoints"] = person.get("keypoints") or [0] * (3 * joints)
     person["keypoints"] = keypoints_of(person, number, path, joints)
     visibility = person["keypoints"][2::3]
@@ -132,18 +135,27 @@ def _filled_in(record: dict[str, Any], number: int, path: Path, joints: int) -> 
             number,
             "it has keypoint scores, so a teacher wrote it; AP is measured on hand labels (visibility 0, 1, 2)",
         )
-    numbers = {"area": BOX_TO_AREA * w * h, "num_keypoints": sum(v > 0 for v in visibility), "iscrowd": 0}
+    check_thirds(np.array([visibility], np.float64), "hand", path, [number])
+    numbers = {"num_keypoints": sum(v > 0 for v in visibility), "iscrowd": 0}
     checked = {key: number_of(person, key, number, path, value) for key, value in numbers.items()}
-    return {**person, **checked, "category_id": 1}
+    return {**person, **checked, "area": area_of(person, box, number, path), "category_id": 1}
 
 
 def picture_ids(images: list[Any], path: Path) -> dict[int, int]:
     """Index of each picture's id; raises DatasetError where a record is wrong or an id no integer, as COCO has it."""
     index_of, _ = picture_paths(images, path, Path())
     for image_id, index in index_of.items():
-        if not (isinstance(image_id, int) or (isinstance(image_id, float) and image_id.is_integer())):
-            raise DatasetError(f"{path}: images[{index}] has the id {image_id!r:.80}; an integer is wanted")
+        if not _is_int64(image_id):
+            raise DatasetError(
+                f"{path}: images[{index}] has the id {image_id!r:.80}; an integer is wanted, of 64 bits at most"
+            )
     return index_of
+
+
+def _is_int64(value: Any) -> bool:
+    """Whether a value is an integer that arrays of ids can hold."""
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    return whole and -(2**63) <= value < 2**63
 
 
 def check_keypoints(variant: Variant, document: dict[str, Any]) -> None:

@@ -145,7 +145,7 @@ def file_boxes(path: Path, people: Collection[Any] | None = None) -> Boxes:
         xywh = np.array([r["bbox"] for r in records], np.float32).reshape(-1, 4)
         image_ids = np.array([r["image_id"] for r in records], np.int64)
         scores = np.array([r["score"] for r in records], np.float32)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DatasetError(
             f"cannot read boxes from {path}: {type(error).__name__} {error}; COCO's result form is wanted, a list of "
             '{"image_id", "category_id", "bbox": [x, y, width, height], "score"}'

@@ -36,7 +36,7 @@ def quantize(
         ConfigError: the labels are of other keypoints than the network's.
         DatasetError: the labels or a picture cannot be read, there is nobody, or MPII's people lack head sizes.
     """
-    document = _some(read_labels(annotations, head_boxes), people)
+    document = _some(read_labels(annotations, head_boxes, model.variant.skeleton), people)
     check_keypoints(model.variant, document)
     boxes = truth_boxes(document)
     if not len(boxes):

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sharpose_rt.errors import OutputError
+from sharpose_rt.config.places import write_whole
+from sharpose_rt.errors import DatasetError, OutputError
 
 if TYPE_CHECKING:
     from sharpose_rt.training.config import TrainConfig
@@ -47,9 +48,8 @@ def run(args: argparse.Namespace) -> int:
         _write_config(out, config)
     people = load_people(config, roots, find_variant(config.model).skeleton, print)
     print(f"{len(people)} people in {len(people.image_paths)} pictures, {people.draws.sum():.0f} draws an epoch")
-    trainer = Trainer(config, people, out, _validation(config, roots))
+    trainer = Trainer(config, people, out, _validation(config, roots), resume=args.resume)
     if args.resume:
-        trainer.resume()
         _write_config(out, config)  # not before: where it is refused, the run stays as it is
         length = f"{config.minutes:g} minutes" if config.budget == "minutes" else f"{config.epochs:g} epochs"
         print(f"resumed at step {trainer.step}, {trainer.clock.elapsed_s / 60:.1f} minutes, of a run of {length}")
@@ -69,9 +69,7 @@ def _write_config(out: Path, config: TrainConfig) -> None:
     from sharpose_rt.config import to_dict
 
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(_plain(to_dict(config)), sort_keys=False)
-        (out / "config.yaml").write_text(text, encoding="utf-8")
+        write_whole(out / "config.yaml", yaml.safe_dump(_plain(to_dict(config)), sort_keys=False))
     except OSError as error:
         raise OutputError(f"cannot write to --out {out}: {error}") from error
 
@@ -84,22 +82,39 @@ def _plain(value: object) -> object:
 
 
 def _validation(config: TrainConfig, roots: list[Path]) -> Validate | None:
-    """A function that measures AP of both stages on the validation set, or None without one."""
+    """A function that measures AP of both stages on the validation set, or None without one.
+
+    Raises:
+        DatasetError: the set is missing or wrong, or nobody in it can be measured.
+        ConfigError: it is of other keypoints than the network's, or what measures is not installed.
+    """
     item = config.data.validation
     if item is None:
         return None
-    from sharpose_rt.evaluation.coco import evaluate
-    from sharpose_rt.training.datasets import find_set
+    from sharpose_rt.evaluation.coco import check_keypoints, evaluate, pycocotools, read_labels
+    from sharpose_rt.evaluation.mpii import check_pckh, is_mpii
+    from sharpose_rt.evaluation.predict import counted_people
+    from sharpose_rt.models import find_variant
+    from sharpose_rt.training.datasets import find_set, read_image
 
-    folder = find_set(item.name, roots)
+    folder, variant = find_set(item.name, roots), find_variant(config.model)
+    annotations, images = folder / item.annotations, folder / item.images
+    head_boxes = folder / item.head_boxes if item.head_boxes else None
+    document = read_labels(annotations, head_boxes, variant.skeleton)
+    check_keypoints(variant, document)
+    check_pckh(document, in_truth=True)
+    if not is_mpii(document):
+        pycocotools()
+    people = counted_people(document)
+    if not people:
+        raise DatasetError(f"{annotations} has nobody with keypoints; a label file of people is wanted to validate by")
+    names, seen = {record["id"]: record["file_name"] for record in document["images"]}, {p["image_id"] for p in people}
+    for path in (images / names[image_id] for image_id in seen):
+        if not path.is_file():
+            read_image(path)  # says so
 
     def validate(model) -> Row:
-        result = evaluate(
-            model,
-            folder / item.annotations,
-            folder / item.images,
-            head_boxes=folder / item.head_boxes if item.head_boxes else None,
-        )
+        result = evaluate(model, annotations, images, head_boxes=head_boxes)
         measure = "PCKh" if "PCKh" in result else "AP"  # MPII has no AP
         return {"val_ap": result[measure], "val_ap_coarse": result[f"{measure}_coarse"]}
 

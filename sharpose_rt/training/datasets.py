@@ -6,7 +6,6 @@ Labels are held as columns (a few arrays), so that loader processes share them; 
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -251,8 +250,11 @@ def picture_paths(records: list[Any], annotations: Path, images: Path) -> tuple[
     index_of: dict[Any, int] = {}
     paths = []
     for number, record in enumerate(records):
-        if not isinstance(record, dict) or "id" not in record or not isinstance(record.get("file_name"), str):
-            raise DatasetError(f"{annotations}: images[{number}] is {record!r:.120}; `id` and `file_name` are wanted")
+        if not isinstance(record, dict) or not _is_id(record.get("id")) or not isinstance(record.get("file_name"), str):
+            raise DatasetError(
+                f"{annotations}: images[{number}] is {record!r:.120}; `id` (a number or a name) and `file_name` are "
+                "wanted"
+            )
         if record["id"] in index_of:
             raise DatasetError(f"{annotations}: images[{number}] repeats the id {record['id']!r}")
         index_of[record["id"]] = len(paths)
@@ -268,7 +270,8 @@ def people_records(document: dict[str, list[Any]], annotations: Path) -> Iterato
     `skeleton.person_categories`.
 
     Raises:
-        DatasetError: a record is no mapping, there are several categories and none is of people, or no record is.
+        DatasetError: a record is no mapping, its `iscrowd` is no number, there are several categories and none is of
+            people, or no record is.
     """
     if not document["annotations"]:
         return
@@ -278,6 +281,7 @@ def people_records(document: dict[str, list[Any]], annotations: Path) -> Iterato
         if not isinstance(record, dict):
             raise wrong_record(annotations, number, f"it is {record!r:.80}; a mapping is wanted")
         if is_person(record, people):
+            number_of(record, "iscrowd", number, annotations, 0)  # who is left out by "0" would be so unawares
             seen += 1
             yield number, record
     if not seen:
@@ -358,8 +362,11 @@ def box_of(record: dict[str, Any], number: int, annotations: Path, *, empty: boo
 
 
 def area_of(record: dict[str, Any], box: Sequence[float], number: int, annotations: Path) -> float:
-    """Area of a record's segment in px²; of its `box`, as people fill it on average, where it has none."""
-    return number_of(record, "area", number, annotations, 0) or BOX_TO_AREA * box[2] * box[3]
+    """Area of a record's segment in px²; of its `box`, as people fill it on average, where it has none, or 0."""
+    area = number_of(record, "area", number, annotations, 0)
+    if area < 0:
+        raise wrong_record(annotations, number, f"area is {area!r:.80}; 0 px² or more is wanted, or no area")
+    return area or BOX_TO_AREA * box[2] * box[3]
 
 
 def keypoints_of(
@@ -371,6 +378,9 @@ def keypoints_of(
         triples = (keypoints[at : at + 3] for at in range(0, len(keypoints), 3))
         keypoints = [value for triple in triples for value in ([0] * len(triple) if None in triple else triple)]
     if not is_numbers(keypoints, 3 * joints):
+        if isinstance(keypoints, list) and len(keypoints) == 3 * joints:
+            at = next(at for at, value in enumerate(keypoints) if not is_numbers([value], 1))
+            raise wrong_record(annotations, number, f"{key}[{at}] is {keypoints[at]!r:.80}; a finite number is wanted")
         seen = f"{len(keypoints)} values" if isinstance(keypoints, list) else repr(keypoints)[:80]
         raise wrong_record(annotations, number, f"{key} has {seen}; {3 * joints} finite numbers are wanted")
     return keypoints
@@ -387,8 +397,14 @@ def number_of(record: dict[str, Any], key: str, number: int, annotations: Path, 
 
 def check_picture(record: dict[str, Any], number: int, annotations: Path, index_of: dict[Any, int]) -> None:
     """Raises DatasetError where a record's picture is not among those of the file."""
-    if record.get("image_id") not in index_of:
-        raise wrong_record(annotations, number, f"image_id {record.get('image_id')!r} is not among `images`")
+    image_id = record.get("image_id")
+    if not _is_id(image_id) or image_id not in index_of:
+        raise wrong_record(annotations, number, f"image_id {image_id!r:.80} is not among `images`")
+
+
+def _is_id(value: Any) -> bool:
+    """Whether a value of a label file may name a picture: lists and mappings have no place in a table."""
+    return isinstance(value, (int, float, str))
 
 
 def is_numbers(value: Any, count: int) -> TypeGuard[list[float]]:
@@ -396,8 +412,12 @@ def is_numbers(value: Any, count: int) -> TypeGuard[list[float]]:
     return (
         isinstance(value, list)
         and len(value) == count
-        and all(isinstance(v, (int, float)) and math.isfinite(v) for v in value)
+        and all(isinstance(v, (int, float)) and abs(v) <= _LARGEST for v in value)
     )
+
+
+_LARGEST = float(np.finfo(np.float32).max)
+"""Beyond it a number is infinite where labels are held."""
 
 
 def _joint_weights(
@@ -411,17 +431,21 @@ def _joint_weights(
     """Weights (N, K) by third values (N, K) of records of these numbers."""
     if labels == "auto":
         labels = "teacher" if bool(((third > 0) & (third < 1)).any()) else "hand"
-    accepted = (third >= 0) & (third <= 1.5) if labels == "teacher" else np.isin(third, (0, 1, 2))
-    if not accepted.all():
-        row, joint = np.argwhere(~accepted)[0]
-        wanted = "a score 0..1" if labels == "teacher" else "visibility 0, 1 or 2"
-        raise wrong_record(
-            annotations, numbers[row], f"keypoint {joint} has third value {third[row, joint]:g}; {wanted}"
-        )
+    check_thirds(third, labels, annotations, numbers)
     if labels == "teacher":
         # A heatmap, and so a teacher's score, may peak a little above 1.
         return np.where(third >= min_score, third.clip(max=1), 0).astype(np.float32)
     return np.where(third == 1, hidden_weight, third > 0).astype(np.float32)
+
+
+def check_thirds(third: NDArray[np.floating], labels: str, annotations: Path, numbers: Sequence[int]) -> None:
+    """Raises DatasetError where a third value (N, K) is no score ('teacher'), or no visibility ('hand')."""
+    accepted = (third >= 0) & (third <= 1.5) if labels == "teacher" else np.isin(third, (0, 1, 2))
+    if not accepted.all():
+        row, joint = np.argwhere(~accepted)[0]
+        wanted = "a score 0..1" if labels == "teacher" else "visibility 0, 1 or 2"
+        seen = f"keypoint {joint} has third value {third[row, joint]:g}"
+        raise wrong_record(annotations, numbers[row], f"{seen}; {wanted} is wanted")
 
 
 def _read_second(compare: Path, ids: Sequence[int | str], min_score: float, skeleton: Skeleton) -> NDArray[np.float32]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from sharpose_rt.errors import ConfigError
+from sharpose_rt.config.places import whole
+from sharpose_rt.errors import ConfigError, OutputError
 
 COLUMNS: tuple[str, ...] = (
     "step",
@@ -38,21 +40,34 @@ Row = dict[str, float]
 
 
 def write_log(rows: Sequence[Row], path: Path, *, append: bool = False) -> None:
-    """Write lines of a log: a new file, or further lines of one."""
-    with path.open("a" if append else "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-        if not append:
-            writer.writeheader()
-        writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in rows)
+    """Write lines of a log: a file in the place of what is there, whole or not at all, or further lines of one.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        with (
+            nullcontext(path) if append else whole(path) as target,
+            target.open("a" if append else "w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+            if not append:
+                writer.writeheader()
+            writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in rows)
+    except OSError as error:
+        raise OutputError(f"cannot write the log {path}: {error}; is the disk full?") from error
 
 
 def read_log(path: Path, last_step: int | None = None) -> list[Row]:
-    """Lines of a log up to `last_step`; columns without a value are left out."""
+    """Lines of a log up to `last_step`; columns without a value are left out, and so are lines that were torn."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
-    return [row for row in rows if last_step is None or row["step"] <= last_step]
+    text = path.read_bytes().decode("utf-8", "replace")
+    rows: list[Row] = []
+    for row in csv.DictReader(text[: text.rfind("\n") + 1].splitlines()):  # a number cut short is a number, too
+        with suppress(ValueError, TypeError):
+            rows.append({key: float(value) for key, value in row.items() if value != ""})
+    return [row for row in rows if "step" in row and (last_step is None or row["step"] <= last_step)]
 
 
 class TensorBoard:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter  # type: ignore[reportPrivateUsage]
 
 from sharpose_rt.config import to_dict
-from sharpose_rt.errors import ConfigError, DatasetError
+from sharpose_rt.errors import ConfigError, DatasetError, SharposeError
 from sharpose_rt.geometry.heatmap import decode, encode
 from sharpose_rt.models import SHaRPose, create_model
 from sharpose_rt.models.create import attention_scale_of, set_attention_scale
@@ -266,6 +266,7 @@ class Trainer:
         people: what is trained on.
         out: folder of checkpoint, log, weights and pictures; made when missing.
         validate: measures a model; its columns go into the log.
+        resume: go on from the folder's checkpoint, see `resume`; what the run once started from is not asked for.
     """
 
     def __init__(
@@ -274,6 +275,8 @@ class Trainer:
         people: People,
         out: Path,
         validate: Validate | None = None,
+        *,
+        resume: bool = False,
     ) -> None:
         self.config, self.people, self.out, self.validate = config, people, out, validate
         self.world = join_world(config.device)
@@ -282,7 +285,8 @@ class Trainer:
             torch.set_num_threads(config.threads)
         self.in_bf16 = quicker_in_bf16(config.precision, self.device)
         torch.manual_seed(config.seed)
-        self.model = starting_model(config).to(self.device).train()
+        start = replace(config, init="random", init_stem="random") if resume else config
+        self.model = starting_model(start).to(self.device).train()
         self.dense_head = self._create_dense_head() if config.loss.dense else None
         self.trained = nn.ModuleDict({"model": self.model, "dense_head": self.dense_head or nn.Identity()})
         self.world.share(self.trained.state_dict().values())
@@ -302,6 +306,8 @@ class Trainer:
         self.clock = Clock(config, float(people.draws.sum()))
         self.rows: list[Row] = []
         self._stop = threading.Event()
+        if resume:
+            self.resume()
 
     def _create_dense_head(self) -> losses.DenseHead:
         variant = self.model.variant
@@ -430,7 +436,6 @@ class Trainer:
             progress: called with every line of the log.
         """
         if self.world.leads:
-            self.out.mkdir(parents=True, exist_ok=True)
             write_log(self.rows, self.out / "log.csv")
             self.board = TensorBoard(self.out / "tensorboard") if self.config.tensorboard else None
         reason = "finished"
@@ -499,7 +504,12 @@ class Trainer:
 
     def _validate(self, progress: Callable[[Row], None] | None) -> None:
         if self.validate and self.world.leads:
-            self._log(self.validate(self.averaged()), progress)
+            try:
+                row = self.validate(self.averaged())
+            except SharposeError:
+                self.save()  # what has been learnt until then
+                raise
+            self._log(row, progress)
 
     # --- log and state ----------------------------------------------------------------------------------------
 
