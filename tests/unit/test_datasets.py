@@ -17,7 +17,7 @@ from sharpose_rt.detection.boxes import read_coco
 from sharpose_rt.errors import DatasetError, DetectorError
 from sharpose_rt.evaluation.coco import read_labels
 from sharpose_rt.evaluation.detector import read_box_labels
-from sharpose_rt.geometry.affine import fit_aspect
+from sharpose_rt.geometry.affine import apply_affine, fit_aspect, invert_affine
 from sharpose_rt.media import open_source
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.skeleton import COCO17, MPII16, order_by_name
@@ -427,6 +427,20 @@ def test_joints_stay_on_their_pixels_through_every_variation(folder):
         assert np.mean(hits) > 0.85
 
 
+def test_variations_go_as_far_as_they_are_asked_to():
+    """By turns, shifts and sizes of 500 crops of one box, which is as wide and high as the crop's aspect makes it."""
+    config = replace(NO_AUGMENT, rotation_p=1, rotation_deg=20, shift_p=1, shift=0.1, scale=0.3, padding=1.0)
+    box, joints, rng = np.array([10, 20, 70, 100], np.float32), np.zeros((17, 2)), np.random.default_rng(0)
+    affines = [vary(box, joints, joints[:, 0], (96, 128), config, COCO17, rng).affine for _ in range(500)]
+    turns = np.rad2deg([np.arctan2(affine[1, 0], affine[1, 1]) for affine in affines])
+    assert np.abs(turns).max() == pytest.approx(40)
+    assert turns.std() == pytest.approx(20, rel=0.1)
+    middles = np.array([apply_affine([[47.5, 63.5]], invert_affine(affine))[0] for affine in affines])
+    np.testing.assert_allclose(np.abs(middles - [40, 60]).max(0), [6, 8], rtol=0.02)  # of 60 and 80 px
+    sizes = np.array([127 / 80 / np.linalg.norm(affine[1, :2]) for affine in affines])
+    np.testing.assert_allclose([sizes.min(), sizes.max()], [0.7, 1.3])
+
+
 def test_a_crop_depends_on_person_and_draw_alone(folder):
     dataset = CropDataset(Sampler(read(folder), (96, 128), AugmentConfig(colour=0.3, occlusion_p=0.5), COCO17, seed=1))
     first = dataset[3, 7]
@@ -495,6 +509,12 @@ def test_who_is_cut_off_is_shown_up_to_the_border_and_known_so_far(folder):
         assert known.sum() >= MIN_KEPT_JOINTS
         lost.append(17 - known.sum())
         assert 0.3 < sample.variation.share < 0.9
+        # The area, against which errors are measured, is that of what is left of the person.
+        low, high = np.split(people.bboxes_xyxy[index], 2)
+        places = low + (np.stack(np.mgrid[:100, :100], -1).reshape(-1, 2) + 0.5) / 100 * (high - low)
+        in_crop = apply_affine(places, sample.variation.affine)
+        left = (in_crop @ (x, y) + c >= 0).mean() * people.areas[index]
+        assert sample.area / abs(np.linalg.det(sample.variation.affine[:, :2])) == pytest.approx(left, rel=0.02)
     assert uncut < 30
     assert max(lost) > 5
     assert 0.03 < np.mean(black) < 0.5

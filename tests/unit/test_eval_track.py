@@ -148,6 +148,14 @@ class TestTruth:
         found = evaluate_tracks(stream(tmp_path, [[1, 2, 4]] * 10), truth)
         assert (found["MOTA"], found["false_positives"], found["people"]) == (1, 0, 2)
 
+    def test_who_is_half_beside_an_ignored_box_is_a_false_positive(self, tmp_path):
+        for off_px, wrong in ((3, 0), (10, 10)):  # overlaps of 0.74 and 0.34
+            truth = mot(tmp_path / "gt.txt", TWO)
+            with truth.open("a") as file:
+                file.writelines(f"{t + 1},7,{401 + off_px},41,20.5,200,0,8,1\n" for t in range(10))
+            path = write_clip(tmp_path / f"{off_px}.jsonl", [[1, 2, 4]] * 10)
+            assert evaluate_tracks(path, truth)["false_positives"] == wrong
+
     def test_ignored_regions_of_json(self, tmp_path):
         truth = coco(tmp_path / "gt.json")
         document = json.loads(truth.read_text())
@@ -304,6 +312,18 @@ class TestTruth:
 
 
 class TestSimilarity:
+    def test_the_threshold_decides_who_is_found(self, tmp_path):
+        truth = coco(tmp_path / "gt.json")
+        document = json.loads(truth.read_text())
+        for record in document["annotations"]:
+            record["bbox"][0] += 5  # of 20.5 px: an overlap of 0.61
+        truth.write_text(json.dumps(document))
+        path = stream(tmp_path)
+        found = [evaluate_tracks(path, truth, threshold=threshold) for threshold in (0.6, 0.62)]
+        assert [f["MOTA"] for f in found] == [1, -1]
+        assert [f["IDF1"] for f in found] == [1, 0]
+        assert found[0]["HOTA"] == found[1]["HOTA"]
+
     def test_poses_tell_people_apart_whom_boxes_do_not(self, tmp_path):
         truth = coco(tmp_path / "gt.json", bbox=[0, 0, 640, 480])
         path = stream(tmp_path)

@@ -202,7 +202,8 @@ def test_network_in_batches_agrees_with_its_own_gate(folder):
     assert sweep(both, document, model)[-1]["gmacs_per_person"] == pytest.approx(2 * cost.coarse_gmacs)
 
 
-def test_what_is_measured_are_the_poses_of_a_run(folder):
+def test_what_is_measured_are_the_poses_of_a_run(tmp_path):
+    folder = write_set(tmp_path / "painted", pictures=2)
     document = read_labels(folder / "annotations.json")
     boxes, (model, _) = truth_boxes(document), load_model("tiny_256x192")
     predictions = predict(
@@ -383,8 +384,8 @@ def test_a_perfect_detector_has_an_ap_of_1():
     letterbox = Letterbox.fit((640, 427), 352)
     scale, offset = np.tile(letterbox.scale_xy, 2), np.tile(letterbox.offset_xy, 2)
     for i in range(20):
-        for x, y in [(0.0, 0.0), (615.5, 380.0), *rng.uniform(30, 380, (3, 2))]:
-            w, h = (24.5, 47.0) if x > 600 else rng.uniform(12, 30, 2).tolist()
+        for x, y in [(0.0, 0.0), (631.0, 414.0), *rng.uniform(30, 380, (3, 2))]:
+            w, h = (9.0, 13.0) if x > 600 or x == 0 else rng.uniform(12, 30, 2).tolist()
             labels.append({"id": len(labels) + 1, "image_id": i, "category_id": 1, "bbox": [x, y, w, h], "iscrowd": 0})
             labels[-1]["area"] = w * h
             inside = np.array([[x, y, x + w, y + h]]) * scale + offset  # as a network that is always right would say

@@ -103,6 +103,14 @@ def test_each_channel_of_a_depthwise_layer_has_a_grid_of_its_own():
     assert (rounded(x) - layers(x)).abs().mean() < 0.05 * layers(x).std()
 
 
+def test_the_range_of_a_layer_is_the_mean_of_single_crops_not_the_outermost():
+    layer = torch.nn.Sequential(torch.nn.Linear(2, 1))
+    crops = torch.tensor([[[-1.0, 0.0], [2.0, 1.0]], [[-3.0, 4.0], [0.0, 6.0]], [[-5.0, 0.0], [0.0, 1.0]]])
+    ranges = observe(layer, lambda: [layer(crops[:2]), layer(crops[2:])])
+    assert ranges == {"0": (-3.0, 3.0)}
+    assert InputGrid(*ranges["0"])(crops).max() < 3.1  # the second crop goes further, and coarsens nobody's grid
+
+
 def test_each_output_channel_has_a_grid_of_its_own():
     weight = torch.randn(4, 6, 3, 3) * torch.tensor([1e-3, 1, 50, 0]).view(4, 1, 1, 1)
     rounded = WeightGrid(weight)(weight)
@@ -186,8 +194,7 @@ def _affines(engine: PoseEngine) -> np.ndarray:
 
 def _multiplies_integers(backend: OpenVinoBackend, stage: str) -> None:
     """A pad or a sum in the wrong place leaves a layer in floats, and nobody would notice but for the speed."""
-    _, core = graphs.openvino()
-    compiled = core.compile_model(graphs.with_batch(backend._models[stage], 2), "CPU")
+    compiled = backend._graphs[stage, 2]._requests[0].get_compiled_model()
     layers: dict[str, str] = {}
     for node in compiled.get_runtime_model().get_ops():
         facts: Any = node.get_rt_info()

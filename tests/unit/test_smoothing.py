@@ -109,7 +109,7 @@ def assert_matches(state: Motion, x: np.ndarray, P: np.ndarray) -> None:
     np.testing.assert_allclose(mine, [P[0, 0], P[0, 1], P[1, 1]], rtol=1e-6, atol=1e-9 * scale)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(steps, st.floats(0.1, 1e5))
 def test_filter_matches_filterpy(items, density):
     states, _, _ = reference(items, density)
@@ -117,7 +117,7 @@ def test_filter_matches_filterpy(items, density):
         assert_matches(mine, x, P)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(steps, st.floats(0.1, 1e5))
 def test_backward_pass_matches_filterpy(items, density):
     states, fs, qs = reference(items, density)
@@ -131,7 +131,7 @@ def test_backward_pass_matches_filterpy(items, density):
         assert_matches(later, xs[k], ps[k])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(steps, st.floats(1e-3, 1e6))
 def test_covariance_stays_positive(items, density):
     forward = ours(items, density)
@@ -145,7 +145,7 @@ def test_covariance_stays_positive(items, density):
         assert state.pxx[0] * state.pvv[0] >= state.pxv[0] ** 2 * (1 - 1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0.1, 1e4))
 def test_two_short_steps_are_one_long_step(first, second, density):
     state = kalman.update(

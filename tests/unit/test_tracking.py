@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sharpose_rt.config import TrackerConfig
+from sharpose_rt.geometry.boxes import iou_matrix
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.tracking import Tracker, create_tracker, motion
+from sharpose_rt.tracking.pose_tracker import _widened
 from sharpose_rt.types import Detections, Poses, Tracks
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -55,7 +57,7 @@ def test_protocol(name):
 
 
 @both
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 10_000), vfr=st.booleans())
 def test_rows_are_their_own_detections(name, seed, vfr):
     """Whatever the order of matching, a detected row has box and score of one detection; ids hold their rules."""
@@ -73,7 +75,7 @@ def test_rows_are_their_own_detections(name, seed, vfr):
 
 
 @both
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 10_000), every=st.sampled_from([1, 3]))
 def test_shuffled_detections_give_the_same_tracks(name, seed, every):
     views = world(seed, people=6, seconds=1.5)
@@ -111,6 +113,16 @@ def test_noise_takes_no_ids(name):
         boxes += [at(900)] if i >= 40 else []
         ids.update(tracker.update(found(*boxes), i / 25).track_ids.tolist())
     assert ids == {1, 2}
+
+
+def test_noise_that_only_widened_boxes_would_join_takes_no_id():
+    """Widening is for people who are known; of the unknown it would make some of every two false boxes."""
+    tracker, least = make("sharpose"), TrackerConfig().match_threshold
+    first, second = at(400), at(460)
+    assert iou_matrix([first], [second]) < least
+    assert iou_matrix(_widened(np.array([first])), _widened(np.array([second]))) > least
+    for i, noise in enumerate(([], [], [first], [second], [], [])):
+        assert tracker.update(found(at(0), *noise), i / 25).track_ids.tolist() == [1]
 
 
 @both
@@ -166,6 +178,8 @@ def test_time_must_not_go_backwards(name):
         tracker.update(found(at(0)), 0.5)
     with pytest.raises(ValueError, match="finite"):
         tracker.update(found(at(0)), float("nan"))
+    with pytest.raises(ValueError, match=r"at 0\.800000 s after one at 1\.000000 s"):  # no refused frame turns it back
+        tracker.update(found(at(0)), 0.8)
     assert tracker.update(found(at(0)), 1.04).track_ids.tolist() == [1]
 
 
@@ -257,6 +271,21 @@ def test_poses_carry_boxes_better_than_motion():
     assert errors[False] > 60
 
 
+def test_boxes_that_poses_carry_shake_less_than_the_poses():
+    """People walk evenly; poses are off by 0.03 of their height, another way in each frame."""
+    rng, boxes_off, poses_off = np.random.default_rng(0), [], []
+    for _ in range(3):
+        tracker, last = make("sharpose"), None
+        for i in range(75):
+            truth, off = np.array([at(2 * i)]), rng.normal(0, 6, 2) * (i > 10)
+            tracks = tracker.update(found(*truth) if i <= 10 else None, i / 25, last)
+            last = standing(tracks, truth + np.tile(off, 2))
+            if i > 11:
+                boxes_off.append(tracks.bboxes_xyxy[0, :2] - truth[0, :2])
+                poses_off.append(off)
+    assert np.square(boxes_off).mean() < 0.5 * np.square(poses_off).mean()
+
+
 def test_poses_carry_who_is_not_estimated_in_the_detectors_frame():
     """People may take turns, and the detector may look once a second."""
     tracker, tracks, poses = make("sharpose", min_detections=1), None, None
@@ -320,6 +349,16 @@ def test_two_tracks_of_one_person_become_one_and_part_again():
     assert shown[-1] == [1, 2]
 
 
+def test_people_who_cross_stay_two():
+    """For a fifth of a second their poses are alike."""
+    tracker, last = make("sharpose"), None
+    for i in range(60):
+        boxes = np.array([at(2.5 * i - 75), at(75 - 2.5 * i)])
+        tracks = tracker.update(found(*map(tuple, boxes)), i / 25, last)
+        last = standing(tracks, tracks.bboxes_xyxy)
+        assert tracks.track_ids.tolist() == [1, 2]
+
+
 def test_doubled_boxes_start_one_track():
     tracker = make("sharpose")
     for i in range(5):
@@ -336,11 +375,11 @@ def test_detecting_less_often_keeps_identities():
 
 
 def test_ours_is_no_worse_than_bytetrack():
-    """Over all fixed worlds together: no more identity switches, ids or false people.
+    """Over two worlds of each kind together: no more identity switches, ids or false people.
 
-    A single kind of world has too few switches to tell: in "busy" ByteTrack has one less.
+    A single kind of world has too few switches to tell.
     """
-    pairs = [compare(kind) for kind in WORLDS]
+    pairs = [compare(kind, first=2) for kind in WORLDS]
     ours, theirs = (sum(scores, Score()) for scores in zip(*pairs, strict=True))
     assert ours.switches <= theirs.switches
     assert ours.ids <= theirs.ids

@@ -12,6 +12,8 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -221,6 +223,16 @@ def test_moving_average_follows_slowly():
     assert ema.shadow["weight"].item() == pytest.approx(0.1)
     ema.update(model, 0)  # young averages forget fast
     assert ema.shadow["weight"].item() == pytest.approx(0.91)
+
+
+def test_the_moving_average_takes_counters_as_they_are():
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    ema = Ema(model, 0.9)
+    for step in range(1, 4):
+        model(torch.randn(4, 2))
+        ema.update(model, step)
+    assert ema.shadow["1.num_batches_tracked"].item() == 3
+    assert ema.shadow["1.running_mean"].ne(model.state_dict()["1.running_mean"]).any()
 
 
 # --- configuration ------------------------------------------------------------------------------------------------
@@ -476,6 +488,32 @@ def test_quality_and_localisation_terms_come_and_go(tmp_path, folder):
     assert ["localisation_coarse" in row for row in run.rows] == [True, True, False, False]
 
 
+def test_helpers_fade_until_they_have_gone(tmp_path, folder):
+    """Heatmaps straight from the tokens, and the pull at the right cell, at a half and at the end of their part."""
+    terms = replace(config().loss, dense=2.0, localisation=3.0, localisation_until=0.8, quality_from=1.0)
+    run = trainer(config(drop_path=0.0, coarse_only_until=1.0, loss=terms), folder, tmp_path)
+    batch, cells = next(iter(run._loader())), math.prod(SMALL.heatmap_size_hw)
+    for progress, early in ((0.0, 1.0), (0.4, 0.5), (0.8, 0.0)):
+        total, parts = run.loss(batch, progress)
+        assert ("mse_dense" in parts) == (early > 0)
+        errors = {name: float(value) for name, value in parts.items()}
+        wanted = 0.0
+        for stage, share in (("coarse", 1.0), ("dense", 2.0 * early)):
+            pull = errors.get(f"localisation_{stage}", 0.0) / cells
+            wanted += share * (errors.get(f"mse_{stage}", 0.0) + 3.0 * early * pull)
+        assert total.item() == pytest.approx(cells * wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize("limit", [0.0, 1e-6])
+def test_gradients_are_clipped_where_it_is_asked_for(tmp_path, folder, limit):
+    run = trainer(config(optim=replace(config().optim, clip_norm=limit)), folder, tmp_path)
+    row = run.train_step(next(iter(run._loader())))
+    assert row["grad_norm"] > 1e-2  # as it was before
+    moments = [state["exp_avg"] for optimizer in run.optimizers for state in optimizer.state.values()]
+    taken = torch.cat([moment.flatten() for moment in moments]).norm() / (1 - 0.9)  # AdamW's first step
+    assert taken.item() == pytest.approx(limit or row["grad_norm"], rel=1e-3)
+
+
 def test_sigterm_ends_the_run_with_a_checkpoint(tmp_path, folder):
     before = signal.getsignal(signal.SIGTERM)
     run = trainer(config(epochs=100), folder, tmp_path / "run")
@@ -484,15 +522,24 @@ def test_sigterm_ends_the_run_with_a_checkpoint(tmp_path, folder):
     assert load_checkpoint(tmp_path / "run" / "last.pt")["step"] == run.step == 1
 
 
-def test_time_limits(tmp_path, folder):
+def test_time_limits(tmp_path, folder, monkeypatch):
+    now_s = [0.0]
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+
+    def a_quarter_of_a_second(_):
+        now_s[0] += 0.25
+
     run = trainer(config(epochs=1e5), folder, tmp_path / "run")
-    assert run.run(max_minutes=0.01) == "max-minutes"
-    minutes = config(budget="minutes", minutes=0.02)
+    assert run.run(max_minutes=0.75 / 60, progress=a_quarter_of_a_second) == "max-minutes"
+    assert run.step == 3
+    minutes = config(budget="minutes", minutes=1.5 / 60)
     run = trainer(minutes, folder, tmp_path / "timed")
-    assert run.run() == "finished"
-    assert run.rows[-1]["lr"] < run.rows[1]["lr"]
-    clock = Clock(minutes, 8.0, elapsed_before_s=0.6)
-    assert clock.progress(10**9) == pytest.approx(0.5, abs=0.1)
+    assert run.run(progress=a_quarter_of_a_second) == "finished"
+    rates = [row["lr"] for row in run.rows]
+    assert len(rates) == 6
+    assert rates[1:] == sorted(rates[1:], reverse=True)  # after the warm-up
+    assert rates[-1] < rates[1] / 2
+    assert Clock(minutes, 8.0, elapsed_before_s=0.75).progress(10**9) == 0.5
 
 
 def test_reading_crops_for_the_device_is_no_training_time(tmp_path, folder, monkeypatch):
@@ -668,7 +715,10 @@ def test_a_run_may_lie_in_a_folder_whose_name_is_no_text(tmp_path, folder):
     assert {"last.pt", "weights.safetensors", "predictions.png"} <= {path.name for path in run.out.iterdir()}
 
 
-def test_max_minutes_end_a_part_and_not_the_run(tmp_path, folder, capsys):
+def test_max_minutes_end_a_part_and_not_the_run(tmp_path, folder, capsys, monkeypatch):
+    clock = count()  # each look at the clock takes 40 ms
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: 0.04 * next(clock)))
+    monkeypatch.setattr("sharpose_rt.training.report.write_report", lambda _: None)
     out = tmp_path / "run"
     (tmp_path / "plan.yaml").write_text(
         f"model: {SMALL.name}\nbatch: 4\nbudget: minutes\nminutes: 0.05\ndevice: cpu\nlog_steps: 1\n"
@@ -793,6 +843,24 @@ def test_the_fine_stage_teaches_the_coarse_one(tmp_path, folder):
             apart.append(float((stages["coarse"] - stages["fine"]).square().mean()))
     assert errors
     assert apart[1] < apart[0]
+
+
+def test_the_coarse_stage_does_not_teach_the_fine_one(tmp_path, folder):
+    """Of what the two differ by, all of the gradient is the coarse stage's."""
+    gradients = []
+    for weight in (0.0, 30.0):
+        plan = config(drop_path=0.0, loss=replace(config().loss, coarse_from_fine=weight))
+        run = trainer(plan, folder, tmp_path)
+        run.loss(next(iter(run._loader())), 0.0)[0].backward()
+        of_fine = ("fine_position", "carry.", "carry_norm.")
+        named = run.model.named_parameters()
+        gradients.append({name: p.grad for name, p in named if name.startswith((*of_fine, "coarse_position"))})
+    alone, taught = gradients
+    assert not torch.allclose(alone.pop("coarse_position"), taught.pop("coarse_position"))
+    assert len(alone) >= 6
+    for name, gradient in alone.items():
+        assert gradient.any()
+        torch.testing.assert_close(gradient, taught[name], msg=name)
 
 
 def test_a_teacher_takes_the_crops_of_its_pupil(tmp_path, folder):
