@@ -361,13 +361,11 @@ class FileRun:
 
     def _finish(self) -> Results:
         """Closes the source, writes the summary, gives back unused names."""
+        from sharpose_rt.media.source import let_go
         from sharpose_rt.skeletons import write_summary
         from sharpose_rt.stages import StreamSink
 
-        try:
-            self.source.close()
-        except Exception as error:  # of a driver, say; the outputs are whole
-            log.warning("%s cannot be closed: %r", self.source.name, error)
+        let_go(self.source)
         figures = self._figures()
         stream = next((s.path for s in self._sinks if isinstance(s, StreamSink)), None)
         video = next((s.path for s in self._sinks if not isinstance(s, StreamSink)), None)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from sharpose_rt.models import Variant
 from sharpose_rt.skeleton import COCO17
+from sharpose_rt.training.config import DataConfig, OptimConfig, SetConfig, TrainConfig
+from sharpose_rt.training.loop import Trainer, load_people
 
 SMALL = Variant("test_128x96", (128, 96), width=32, heads=4, alpha=0.5, sigma_cells=2, depth=2)
 
@@ -83,3 +87,24 @@ def change(folder: Path, index: int, **fields: object) -> None:
 
 
 assert len(POSE) == len(COCO17)
+
+
+def train_config(**changes: Any) -> TrainConfig:
+    """A run of `SMALL` over the set `painted`, two steps an epoch, 8 steps unless told else."""
+    base = TrainConfig(
+        model=SMALL.name,
+        drop_path=0.2,
+        data=DataConfig(sets=(SetConfig("painted"),), workers=0),
+        optim=OptimConfig(lr=2e-3, warmup_steps=2, ema=0.9, schedule="cosine"),
+        batch=4,
+        epochs=4,
+        threads=1,
+        device="cpu",
+        log_steps=1,
+    )
+    return replace(base, **changes)
+
+
+def trainer(config: TrainConfig, folder: Path, out: Path, **options: Any) -> Trainer:
+    """What trains on the set at `folder`; the results go to `out`."""
+    return Trainer(config, load_people(config, [folder.parent], COCO17), out, **options)

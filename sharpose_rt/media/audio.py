@@ -14,14 +14,13 @@ import av.error
 import numpy as np
 from numpy.typing import NDArray
 
-from sharpose_rt.media.container import file_address, main_video
+from sharpose_rt.media.container import RESTART_S, file_address, main_video
 
 log = logging.getLogger("sharpose_rt.media")
 
 # What players accept inside mp4; anything else becomes AAC.
 _FITS_MP4 = frozenset(("aac", "mp3", "ac3", "eac3", "alac", "opus"))
 _APART_S = 0.05  # sound may be so far from its timestamp, which are rounded; beyond, silence is put in or sound cut
-_SET_BACK_S = 1.0  # timestamps that go back further begin anew, as where two recordings were put together
 
 
 def audio_packets(
@@ -88,7 +87,7 @@ def _encoded(source: Any, stream: Any, target: Any, from_s: float, span_s: float
     next_pts, surplus = None, 0  # where the next sample goes, and how many are left out before it
     for frame in source.decode(stream):
         at_s = frame.time - from_s if frame.time is not None else -1.0
-        if next_pts is not None and at_s < (next_pts - surplus) / rate - _SET_BACK_S:
+        if next_pts is not None and at_s < (next_pts - surplus) / rate - RESTART_S:
             from_s, at_s = frame.time - next_pts / rate, next_pts / rate
         if at_s >= span_s:
             break

@@ -32,8 +32,9 @@ log = logging.getLogger("sharpose_rt.media")
 # FFmpeg "plays" any text file as a scrolling terminal; nobody means that.
 _TEXT_FORMATS = frozenset(("tty", "bin", "xbin", "adf", "idf"))
 _FALLBACK_FPS = 25.0
-# A step back by less, so many times within so many frames, is frames out of order; else the clock began anew.
-_RESTART_S = 1.0
+RESTART_S = 1.0
+"""A step back by less, now and then, is frames out of order; by more the clock began anew, as of joined recordings."""
+# So many steps back within so many frames: the times are of no use.
 _STEPS_BACK, _WITHIN_FRAMES = 3, 50
 # A live stream whose time runs ahead of ours by so much in one step has set its clock anew, too.
 _LEAP_S = 5.0
@@ -106,7 +107,7 @@ class MediaClock:
             self._origin = begins
             self._given_s = self._top_s = self._seconds(pts)
             return last_s + step_s
-        if last_s - pts_s < _RESTART_S:
+        if last_s - pts_s < RESTART_S:
             self._steps_back.append(self._frames)
             often = len(self._steps_back) == _STEPS_BACK
             self._disordered = often and self._frames - self._steps_back[0] < _WITHIN_FRAMES

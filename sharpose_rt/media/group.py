@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from sharpose_rt.errors import SharposeError
-from sharpose_rt.media.source import Source
+from sharpose_rt.media.source import Source, let_go
 from sharpose_rt.types import Frame
 
 log = logging.getLogger("sharpose_rt.media")
@@ -109,10 +109,7 @@ class SourceGroup:
             if not self._stop:
                 self._failed(index, error)
         finally:
-            try:
-                source.close()
-            except Exception as error:
-                log.warning("%s cannot be closed: %r", source.name, error)
+            let_go(source)
             self._mark(self._ended, index)
 
     def _put(self, index: int, frame: Frame) -> None:

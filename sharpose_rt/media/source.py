@@ -10,6 +10,7 @@ The thread that calls `open` also calls `read` and `close`; `interrupt` may come
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -26,6 +27,8 @@ from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceError
 from sharpose_rt.media.redact import redact
 from sharpose_rt.types import Frame
+
+log = logging.getLogger("sharpose_rt.media")
 
 _FALLBACK_FPS = 25.0
 SourceState = Literal["connecting", "live", "lost", "ended"]
@@ -287,6 +290,14 @@ class Source:
         if config.max_frames is not None and rate and duration_s is not None:
             duration_s = min(duration_s, config.max_frames / rate)
         return {"fps": rate, "frame_count": count, "duration_s": duration_s}
+
+
+def let_go(source: Source) -> None:
+    """Closes a source of which all is had; that it cannot be closed, as by a fault of a driver, is told and no more."""
+    try:
+        source.close()
+    except Exception as error:
+        log.warning("%s cannot be closed: %r", source.name, error)
 
 
 class Device(Source):

@@ -85,7 +85,7 @@ class VideoWriter:
         gop = max(1, round(_KEYFRAME_S * fps))
         encoder = {"crf": str(config.crf), "preset": config.preset, "g": str(gop)}
         if config.preset != "ultrafast":  # which has none
-            encoder["bf"] = "1"  # to choose among more B-frames takes a quarter of the time, for pictures no better
+            encoder["bf"] = "1"  # to choose among more takes long, for pictures no better
         self._stream: Any = container.add_stream("libx264", rate=rate, options=encoder)
         self._stream.width, self._stream.height = self._even_wh
         self._stream.pix_fmt = "yuv420p"

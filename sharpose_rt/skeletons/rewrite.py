@@ -31,7 +31,7 @@ def rewrite_stream(path: Path, frames: Sequence[Poses], *, smoothing: str) -> No
             end.pop("type", None)
             writer.end(**end)
         part.replace(path)
-    except (OutputError, OSError) as error:  # the writer's own words are of the part, which goes
+    except OSError as error:  # the writer's own words are of the part, which goes
         reason = getattr(error.__cause__ or error, "strerror", None) or error
         raise OutputError(f"{path} stays as it was, since another cannot be written in its place: {reason}") from error
     finally:

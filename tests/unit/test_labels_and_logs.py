@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -22,13 +23,12 @@ from sharpose_rt.models.variants import VARIANTS
 from sharpose_rt.models.weights import save_weights
 from sharpose_rt.skeleton import COCO17, MPII16
 from sharpose_rt.training import cli
-from sharpose_rt.training.config import DataConfig, OptimConfig, SetConfig, TrainConfig
+from sharpose_rt.training.config import DataConfig, SetConfig
 from sharpose_rt.training.datasets import read_people
 from sharpose_rt.training.log import COLUMNS, read_log, write_log
-from sharpose_rt.training.loop import Trainer, load_people
 from sharpose_rt.training.pictures import read_pictures
 from tests.movenet_file import write_movenet
-from tests.people_set import SMALL, change, write_set
+from tests.people_set import SMALL, change, train_config, trainer, write_set
 
 CONV = replace(SMALL, name="small_conv", size_hw=(128, 64), stem="mobile", decoder="pixels")
 SMALL_MPII = replace(SMALL, name="small_mpii", skeleton=MPII16)
@@ -45,23 +45,7 @@ def folder(tmp_path):
     return write_set(tmp_path / "painted")
 
 
-def config(**changes):
-    base = TrainConfig(
-        model=SMALL.name,
-        drop_path=0.2,
-        data=DataConfig(sets=(SetConfig("painted"),), workers=0),
-        optim=OptimConfig(lr=2e-3, warmup_steps=2, ema=0.9, schedule="cosine"),
-        batch=4,
-        epochs=2,  # 4 steps
-        threads=1,
-        device="cpu",
-        log_steps=1,
-    )
-    return replace(base, **changes)
-
-
-def trainer(config, folder, out, **options):
-    return Trainer(config, load_people(config, [folder.parent], COCO17), out, **options)
+config = partial(train_config, epochs=2)  # 4 steps
 
 
 def rewrite(folder, edit):

@@ -41,18 +41,18 @@ from sharpose_rt.training.config import (
     LossConfig,
     OptimConfig,
     SetConfig,
-    TrainConfig,
     load_config,
     read_config,
 )
 from sharpose_rt.training.distill import FileTeacher, create_teacher, distillation_loss, fitted, is_right
 from sharpose_rt.training.log import read_log
-from sharpose_rt.training.loop import Clock, Trainer, batches_of, load_people, starting_model
+from sharpose_rt.training.loop import Clock, batches_of, load_people, starting_model
 from sharpose_rt.training.movenet import load_movenet
 from sharpose_rt.training.optim import Ema, is_undecayed, layer_of, lr_factor
 from sharpose_rt.training.report import write_report
 from tests.movenet_file import write_movenet
-from tests.people_set import SMALL, change, write_set
+from tests.people_set import SMALL, change, trainer, write_set
+from tests.people_set import train_config as config
 
 
 @pytest.fixture(autouse=True)
@@ -63,25 +63,6 @@ def small_variant(monkeypatch):
 @pytest.fixture
 def folder(tmp_path):
     return write_set(tmp_path / "painted")
-
-
-def config(**changes):
-    base = TrainConfig(
-        model=SMALL.name,
-        drop_path=0.2,
-        data=DataConfig(sets=(SetConfig("painted"),), workers=0),
-        optim=OptimConfig(lr=2e-3, warmup_steps=2, ema=0.9, schedule="cosine"),
-        batch=4,
-        epochs=4,
-        threads=1,
-        device="cpu",
-        log_steps=1,
-    )
-    return replace(base, **changes)
-
-
-def trainer(config, folder, out, **options):
-    return Trainer(config, load_people(config, [folder.parent], COCO17), out, **options)
 
 
 # --- losses -------------------------------------------------------------------------------------------------------

@@ -146,7 +146,7 @@ def convert_set(
     if is_folder(out):
         raise ConfigError(f"{out} is a folder, and a set of clips has no name of its own; give one (--out FILE)")
     target, paths = named(out), [Path(path) for path in paths]
-    if target.resolve() in {Path(path).resolve() for path in (*paths, *([] if labels is None else [labels]))}:
+    if target.resolve() in {Path(path).resolve() for path in (*paths, labels) if path is not None}:
         raise OutputError(f"{target} is what is read; choose another name (--out)")
     if target.exists() and not overwrite:
         raise OutputError(f"{target} is there already; choose another name (--out), or ask to overwrite (--overwrite)")
