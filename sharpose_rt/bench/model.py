@@ -208,7 +208,7 @@ class Comparison:
 
             return run
         from sharpose_rt.engine.openvino_backend import Normalise
-        from sharpose_rt.graphs import for_batch, traced
+        from sharpose_rt.openvino_graphs import for_batch, traced
 
         module = nn.Sequential(Normalise(), self.dense).eval()
         example = torch.zeros(2, *self.variant.size_hw, 3, dtype=torch.uint8)

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure as `args` say; 0 when done."""
-    from sharpose_rt.evaluation.cli import describe, write_metrics
+    from sharpose_rt.evaluation.metrics import describe, write_metrics
     from sharpose_rt.evaluation.tracks import evaluate_tracks
 
     for name in ("threshold", "min_score"):

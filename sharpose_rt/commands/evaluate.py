@@ -1,7 +1,188 @@
 """`sharpose-rt eval`: COCO AP or MPII's PCKh of a model, and what its gate saves and costs."""
 
-from sharpose_rt.evaluation.cli import add_arguments, run
+from __future__ import annotations
 
-__all__ = ["HELP", "add_arguments", "run"]
+import argparse
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sharpose_rt.errors import ConfigError, WeightsError
+
+if TYPE_CHECKING:
+    from sharpose_rt.evaluation.predict import Predictions
+    from sharpose_rt.models.gate import Gate
 
 HELP = "measure AP, exit rate and GMACs on a set of labelled pictures"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `sharpose-rt eval`."""
+    parser.add_argument(
+        "--annotations", metavar="FILE", required=True, help="labels in COCO's keypoint form, or MPII's"
+    )
+    parser.add_argument("--head-boxes", metavar="FILE", help="mpii_gt_val.mat, where labels are MPII's common JSON")
+    parser.add_argument("--images", metavar="DIR", required=True, help="folder of the pictures")
+    parser.add_argument("--boxes", metavar="gt|detector|FILE", default="gt", help="where the people are (%(default)s)")
+    parser.add_argument("--detector", metavar="NAME", default="auto", help="detector of --boxes detector")
+    parser.add_argument("--detector-size", type=int, metavar="PX", help="longer side of what it sees")
+    parser.add_argument("--model", metavar="NAME", default="tiny_256x192", help="variant (%(default)s)")
+    parser.add_argument("--weights", metavar="FILE", default="auto", help="'auto', 'random' or a file")
+    parser.add_argument("--behaviour", default="auto", choices=("auto", "paper", "released"))
+    parser.add_argument(
+        "--quality-threshold", type=float, metavar="Q", help="default: what the weights state; inf refines all"
+    )
+    parser.add_argument(
+        "--refine-from-px", type=float, default=0.0, metavar="PX", help="people less tall leave after the coarse stage"
+    )
+    parser.add_argument(
+        "--refine-from-gain",
+        type=float,
+        metavar="AP",
+        help="people to whom the fine stage is expected to add less leave, too; default: what the weights state",
+    )
+    parser.add_argument("--flip-test", action="store_true", help="average with the mirrored crop")
+    parser.add_argument("--device", default="auto", help="'auto', 'cpu', 'cuda' or 'cuda:N'")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "int8"), help="(%(default)s)")
+    parser.add_argument("--batch", type=int, default=16, help="crops at once (%(default)s)")
+    parser.add_argument("--json", metavar="OUT", help="write the metrics here")
+    parser.add_argument("--results", metavar="OUT", help="write the poses here, as COCO's server takes them")
+    parser.add_argument("--sweep-threshold", metavar="OUT", help="write OUT.csv and OUT.png: AP against the threshold")
+    parser.add_argument("--sweep-height", metavar="OUT", help="the same against --refine-from-px")
+    parser.add_argument("--sweep-gain", metavar="OUT", help="the same against --refine-from-gain")
+    parser.add_argument("--worst", metavar="OUT.png", help="draw the people of lowest OKS beside their labels")
+    parser.add_argument("--worst-plain", action="store_true", help="draw them on grey, without the photographs")
+    parser.add_argument("--offline", action="store_true", help="download nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure as `args` say; 0 when done."""
+    from sharpose_rt.config import DetectorConfig
+    from sharpose_rt.engine.device import resolve_device, resolve_precision
+    from sharpose_rt.evaluation.coco import choose_boxes, read_labels, results, score
+    from sharpose_rt.evaluation.metrics import write_json
+    from sharpose_rt.evaluation.predict import SCORE_THRESHOLD, closer_padding, detector_boxes, predict
+    from sharpose_rt.evaluation.sweep import HEIGHT, QUALITY
+    from sharpose_rt.models import find_variant
+    from sharpose_rt.models.gate import Gate
+    from sharpose_rt.models.int8 import quantized
+    from sharpose_rt.models.weights import NO_GAIN, load_model
+
+    if args.batch < 1:
+        raise ConfigError(f"--batch is {args.batch}; 1 or more is accepted")
+    head_boxes = Path(args.head_boxes) if args.head_boxes else None
+    document = read_labels(Path(args.annotations), head_boxes, find_variant(args.model).skeleton)
+    images = Path(args.images)
+    _check(args, document)
+    device = resolve_device(args.device)
+    model, info = load_model(args.model, args.weights, args.behaviour)
+    if args.precision == "int8":  # what OpenVINO computes in integers, computed in floats
+        if info.ranges is None:
+            raise WeightsError(f"{info.path} is not ready for int8; write it with `sharpose-rt weights quantize`")
+        model = quantized(model, info.ranges).to(device)
+    else:
+        model = model.to(device, resolve_precision(args.precision, device))
+    gate = info.gate(args.quality_threshold, args.refine_from_px, args.refine_from_gain)
+    if args.sweep_gain and not info.predicts_gain:
+        raise WeightsError(NO_GAIN.format(path=info.path))
+    if args.boxes == "detector":
+        config = DetectorConfig(args.detector, score_threshold=SCORE_THRESHOLD, image_size=args.detector_size)
+        boxes = detector_boxes(document, images, config, args.offline)
+    else:
+        boxes = choose_boxes(args.boxes, document, images)
+    sweeps = {by: Path(out) for by, out in _sweeps(args).items()}
+    # At one end of these two nobody is refined, whatever the coarse stage says.
+    near = closer_padding(Gate(-math.inf) if sweeps.keys() & {QUALITY, HEIGHT} else gate)
+    predictions = predict(model, document, images, boxes, flip_test=args.flip_test, near_padding=near, batch=args.batch)
+    if args.results:
+        poses = predictions.gated(gate)[:2]
+        write_json(Path(args.results), results(predictions, *poses, model.variant.skeleton))
+    if not document["annotations"]:
+        print(f"{len(predictions)} people in {len(document['images'])} pictures without labels; in {args.results}")
+        return 0
+    metrics = score(predictions, document, gate, model)
+    metrics |= {"model": args.model, "weights": info.path, "boxes": args.boxes, "flip_test": args.flip_test}
+    _tell(args, metrics, metrics)  # before anything is drawn, which may fail
+    if args.worst:
+        from sharpose_rt.evaluation.worst import write_worst
+
+        folder = None if args.worst_plain else images
+        skeleton, out = model.variant.skeleton, Path(args.worst)
+        write_worst(predictions, document, folder, gate, skeleton, out)
+    asked = {"quality_threshold": args.quality_threshold, "refine_from_gain": args.refine_from_gain}
+    # A run that asks for one threshold takes no other that the weights state.
+    held = Gate(refine_from_px=args.refine_from_px, **{name: v for name, v in asked.items() if v is not None})
+    for by, out in sweeps.items():
+        found = _sweep(predictions, document, model, out, by, held)
+        metrics |= found
+        _tell(args, found, metrics)
+    return 0
+
+
+def _sweeps(args: argparse.Namespace) -> dict[str, str]:
+    """The sweeps that are asked for: what is swept, and where to."""
+    from sharpose_rt.evaluation.sweep import GAIN, HEIGHT, QUALITY
+
+    asked = {QUALITY: args.sweep_threshold, HEIGHT: args.sweep_height, GAIN: args.sweep_gain}
+    return {by: out for by, out in asked.items() if out}
+
+
+def _tell(args: argparse.Namespace, new: dict[str, Any], metrics: dict[str, Any]) -> None:
+    """Print the new ones of the metrics, and write all where that is asked."""
+    from sharpose_rt.evaluation.metrics import describe, write_metrics
+
+    print(describe(new))
+    if args.json:
+        write_metrics(Path(args.json), metrics)
+
+
+def _check(args: argparse.Namespace, document: dict[str, Any]) -> None:
+    """Raises ConfigError where options ask what the labels or this installation cannot give."""
+    from sharpose_rt.config.checks import GAIN_RANGE, within
+    from sharpose_rt.evaluation.coco import check_keypoints, pycocotools
+    from sharpose_rt.evaluation.mpii import check_pckh, is_mpii
+    from sharpose_rt.evaluation.sweep import sweep_files
+    from sharpose_rt.evaluation.worst import WORST_IN_TRUTH, check_sheet
+    from sharpose_rt.models import find_variant
+
+    check_sheet(args.worst, args.worst_plain)
+    if args.worst and args.boxes != "gt":
+        raise ConfigError(WORST_IN_TRUTH)
+    check_keypoints(find_variant(args.model), document)
+    labelled, mpii = bool(document["annotations"]), is_mpii(document)
+    if not labelled and (args.boxes == "gt" or not args.results):
+        raise ConfigError(
+            f"{args.annotations} has pictures without labels, as COCO's test sets: nothing can be measured, but "
+            "--results FILE with --boxes detector (or a file of detections) writes what COCO's server takes"
+        )
+    if labelled and not mpii:
+        pycocotools()
+    elif labelled:
+        check_pckh(document, in_truth=args.boxes == "gt")
+    for option in ("sweep_threshold", "sweep_height", "sweep_gain"):
+        if mpii and getattr(args, option):
+            raise ConfigError(f"--{option.replace('_', '-')} measures AP, which MPII does not have; leave it away")
+    tables = [sweep_files(Path(out).resolve())[0] for out in _sweeps(args).values()]
+    if twice := {table for table in tables if tables.count(table) > 1}:
+        raise ConfigError(f"several sweeps would write {twice.pop()}; give each a name of its own")
+    if args.refine_from_gain is not None:
+        within("--refine-from-gain", args.refine_from_gain, *GAIN_RANGE)
+    if not args.refine_from_px >= 0:
+        raise ConfigError(f"--refine-from-px is {args.refine_from_px}; 0 or more is accepted")
+
+
+def _sweep(
+    predictions: Predictions, document: dict[str, Any], model: object, path: Path, by: str, gate: Gate
+) -> dict[str, float]:
+    from sharpose_rt.evaluation.sweep import QUALITY, calibrated, sweep, write_sweep
+
+    rows = sweep(predictions, document, model, by=by, gate=gate)
+    table, figure = write_sweep(rows, path)
+    chosen = calibrated(rows)
+    print(
+        f"sweep in {table} and {figure}; {by} = {chosen[by]:.3f} lets {100 * chosen['exit_rate']:.0f} % of crops leave "
+        f"early at AP {chosen['AP']:.3f}"
+    )
+    names = {QUALITY: ("calibrated_threshold", "calibrated_exit_rate")}
+    threshold, rate = names.get(by, (f"calibrated_{by}", f"calibrated_{by}_exit_rate"))
+    return {threshold: chosen[by], rate: chosen["exit_rate"]}

@@ -1,7 +1,149 @@
 """`sharpose-rt train`: trains a variant from a preset; see `configs/train`."""
 
-from sharpose_rt.training.cli import add_arguments, run
+from __future__ import annotations
 
-__all__ = ["HELP", "add_arguments", "run"]
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sharpose_rt.config.places import write_whole
+from sharpose_rt.errors import DatasetError, OutputError
+
+if TYPE_CHECKING:
+    from sharpose_rt.training.config import TrainConfig
+    from sharpose_rt.training.log import Row
+    from sharpose_rt.training.loop import Trainer, Validate
 
 HELP = "train a variant; stops, resumes and reports by itself"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `sharpose-rt train`."""
+    parser.add_argument("--config", metavar="NAME", required=True, help="preset of configs/train, or a .yaml file")
+    parser.add_argument("--data-root", metavar="DIR", action="append", help="parent folder of the sets; may repeat")
+    parser.add_argument("--out", metavar="DIR", default="sharpose_train", help="folder of the run")
+    parser.add_argument(
+        "--max-minutes",
+        type=float,
+        metavar="N",
+        help="end this part of the run after N minutes, for --resume to go on; --set minutes=N, or epochs=N, sets the "
+        "length of the whole",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change an option")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train as `args` say; 0 when the budget or --max-minutes ended it, 130 when a signal did."""
+    from sharpose_rt.models import find_variant
+    from sharpose_rt.training.config import load_config
+    from sharpose_rt.training.datasets import data_roots
+    from sharpose_rt.training.loop import Trainer, load_people
+    from sharpose_rt.training.report import write_report
+
+    config = load_config(args.config, args.set)
+    roots, out = data_roots(args.data_root), Path(args.out)
+    if (out / "last.pt").exists() and not args.resume:
+        raise OutputError(f"{out} holds a run already; --resume goes on with it, another --out starts a new one")
+    if not args.resume:
+        _write_config(out, config)
+    people = load_people(config, roots, find_variant(config.model).skeleton, print)
+    print(f"{len(people)} people in {len(people.image_paths)} pictures, {people.draws.sum():.0f} draws an epoch")
+    trainer = Trainer(config, people, out, _validation(config, roots), resume=args.resume)
+    if args.resume:
+        _write_config(out, config)  # not before: where it is refused, the run stays as it is
+        length = f"{config.minutes:g} minutes" if config.budget == "minutes" else f"{config.epochs:g} epochs"
+        print(f"resumed at step {trainer.step}, {trainer.clock.elapsed_s / 60:.1f} minutes, of a run of {length}")
+    reason = _train(trainer, args.max_minutes)
+    if trainer.world.leads:
+        write_report(trainer)
+    trainer.world.leave()
+    hint = "" if reason == "finished" else "; --resume goes on"
+    minutes = trainer.clock.elapsed_s / 60
+    print(f"{reason} after {trainer.samples} samples, {minutes:.1f} minutes; results in {out}{hint}")
+    return 130 if reason == "stopped" else 0
+
+
+def _write_config(out: Path, config: TrainConfig) -> None:
+    import yaml
+
+    from sharpose_rt.config import to_dict
+
+    try:
+        write_whole(out / "config.yaml", yaml.safe_dump(_plain(to_dict(config)), sort_keys=False))
+    except OSError as error:
+        raise OutputError(f"cannot write to --out {out}: {error}") from error
+
+
+def _plain(value: object) -> object:
+    """Tuples as lists, which YAML can say."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _validation(config: TrainConfig, roots: list[Path]) -> Validate | None:
+    """A function that measures AP of both stages on the validation set, or None without one.
+
+    Raises:
+        DatasetError: the set is missing or wrong, or nobody in it can be measured.
+        ConfigError: it is of other keypoints than the network's, or what measures is not installed.
+    """
+    item = config.data.validation
+    if item is None:
+        return None
+    from sharpose_rt.evaluation.coco import check_keypoints, evaluate, pycocotools, read_labels
+    from sharpose_rt.evaluation.mpii import check_pckh, is_mpii
+    from sharpose_rt.evaluation.predict import counted_people
+    from sharpose_rt.labels.coco import read_image
+    from sharpose_rt.models import find_variant
+    from sharpose_rt.training.datasets import find_set
+
+    folder, variant = find_set(item.name, roots), find_variant(config.model)
+    annotations, images = folder / item.annotations, folder / item.images
+    head_boxes = folder / item.head_boxes if item.head_boxes else None
+    document = read_labels(annotations, head_boxes, variant.skeleton)
+    check_keypoints(variant, document)
+    check_pckh(document, in_truth=True)
+    if not is_mpii(document):
+        pycocotools()
+    people = counted_people(document)
+    if not people:
+        raise DatasetError(f"{annotations} has nobody with keypoints; a label file of people is wanted to validate by")
+    names, seen = {record["id"]: record["file_name"] for record in document["images"]}, {p["image_id"] for p in people}
+    for path in (images / names[image_id] for image_id in seen):
+        if not path.is_file():
+            read_image(path)  # says so
+
+    def validate(model) -> Row:
+        result = evaluate(model, annotations, images, head_boxes=head_boxes)
+        measure = "PCKh" if "PCKh" in result else "AP"  # MPII has no AP
+        return {"val_ap": result[measure], "val_ap_coarse": result[f"{measure}_coarse"]}
+
+    return validate
+
+
+def _train(trainer: Trainer, max_minutes: float | None) -> str:
+    """Run with a progress bar on a terminal, with lines elsewhere."""
+    if not sys.stderr.isatty():
+        return trainer.run(max_minutes, lambda row: print(describe(row), flush=True))
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns) as bar:
+        task = bar.add_task("starting", total=1.0)
+        return trainer.run(
+            max_minutes, lambda row: bar.update(task, completed=row["progress"], description=describe(row))
+        )
+
+
+def describe(row: Row) -> str:
+    """One line of the log for people."""
+    names = {"mse_coarse": "coarse", "mse_fine": "fine", "samples_per_s": "/s"}
+    parts = [f"step {row['step']:.0f}", f"{row['elapsed_s'] / 60:.1f} min", f"{100 * row['progress']:.1f} %"]
+    parts += [f"{names.get(key, key)} {value:.4g}" for key, value in row.items() if key not in _PLACE]
+    return "  ".join(parts)
+
+
+_PLACE = ("step", "samples", "elapsed_s", "progress")

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from sharpose_rt.detection.first_output import FirstOutput
-from sharpose_rt.graphs import Graph, fastest_dtype, traced
+from sharpose_rt.openvino_graphs import Graph, traced
+from sharpose_rt.precision import fastest_dtype
 
 KEPT = 6
 """Compiled graphs at once, of some 50 MB each: cameras give two shapes of photographs, upright and lying."""

@@ -14,7 +14,7 @@ from typing import TypeGuard
 import torch
 
 import sharpose_rt
-from sharpose_rt import graphs
+from sharpose_rt import openvino_graphs, precision
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.config.places import cache_dir
 from sharpose_rt.config.remembered import recall, remember
@@ -22,11 +22,11 @@ from sharpose_rt.config.threads import network_threads
 from sharpose_rt.engine.backend import Backend, TorchBackend, at_most_threads
 from sharpose_rt.engine.device import DTYPES, resolve_device, resolve_precision
 from sharpose_rt.errors import DeviceError, WeightsError
-from sharpose_rt.graphs import WORTH_IT
 from sharpose_rt.models.int8 import Ranges
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import SHaRPose
 from sharpose_rt.models.weights import load_model, read_ranges
+from sharpose_rt.precision import WORTH_IT
 
 log = logging.getLogger("sharpose_rt.engine")
 
@@ -37,7 +37,7 @@ _BATCH = 4
 
 def installed() -> tuple[str, ...]:
     """Backends that can be tried, the surest first."""
-    return ("torch", "openvino") if graphs.installed() else ("torch",)
+    return ("torch", "openvino") if openvino_graphs.installed() else ("torch",)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def ways(config: PoseConfig, ranges: Ranges | None) -> tuple[Way, ...]:
     if config.backend == "openvino" and device.type == "cuda":
         raise DeviceError("backend openvino runs on the CPU; give --device cpu, or --backend torch")
     if config.backend == "openvino" or (dtype == torch.int8 and config.backend == "auto"):
-        graphs.openvino()  # says what to install where it is not
+        openvino_graphs.openvino()  # says what to install where it is not
     if dtype == torch.int8:
         if config.backend == "torch":
             raise DeviceError("precision int8 runs by OpenVINO; give --backend openvino, or --precision fp32 or bf16")
@@ -204,4 +204,4 @@ def _key(config: PoseConfig, names: Iterable[str]) -> str:
     versions = [f"sharpose-rt {sharpose_rt.__version__}", f"openvino {metadata.version('openvino')}"]
     # Threads that spin while they wait take the core that the other backend's would have.
     threads = f"{network_threads(config.threads)} threads {os.environ.get('OMP_WAIT_POLICY', '')}".rstrip()
-    return ", ".join([graphs.this_machine(), threads, config.model, " or ".join(names), *versions])
+    return ", ".join([precision.this_machine(), threads, config.model, " or ".join(names), *versions])

@@ -7,7 +7,7 @@ from functools import cache
 import torch
 
 from sharpose_rt.errors import DeviceError
-from sharpose_rt.graphs import fastest_dtype
+from sharpose_rt.precision import fastest_dtype
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
 
@@ -53,8 +53,8 @@ def resolve_device(wanted: str) -> torch.device:
 def resolve_precision(wanted: str, device: torch.device) -> torch.dtype:
     """The number format for 'auto', 'fp32', 'bf16', 'fp16' or 'int8'.
 
-    'auto' is fp16 on CUDA; on a CPU bf16 where that is really faster (`graphs.fastest_dtype`), else fp32. Whether int8
-    is faster still, and the weights allow it, is measured in `choice`.
+    'auto' is fp16 on CUDA; on a CPU bf16 where that is really faster (`precision.fastest_dtype`), else fp32. Whether
+    int8 is faster still, and the weights allow it, is measured in `choice`.
 
     Raises:
         DeviceError: fp16 on a CPU, where it is slower than fp32; int8 on CUDA.

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from sharpose_rt.engine.batching import plan
 from sharpose_rt.geometry.affine import warp_crops
 from sharpose_rt.geometry.heatmap import Decode
-from sharpose_rt.graphs import Graph, for_batch, traced
 from sharpose_rt.models.int8 import Ranges, quantized
 from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose
+from sharpose_rt.openvino_graphs import Graph, for_batch, traced
 
 log = logging.getLogger("sharpose_rt.engine")
 

@@ -31,10 +31,7 @@ from sharpose_rt.evaluation.predict import (
     truth_boxes,
 )
 from sharpose_rt.geometry.oks import oks, person_scores
-from sharpose_rt.models import VARIANTS, SHaRPose, Variant
-from sharpose_rt.models.gate import Gate
-from sharpose_rt.skeleton import COCO17, Skeleton
-from sharpose_rt.training.datasets import (
+from sharpose_rt.labels.coco import (
     area_of,
     box_of,
     check_picture,
@@ -49,6 +46,9 @@ from sharpose_rt.training.datasets import (
     read_json,
     wrong_record,
 )
+from sharpose_rt.models import VARIANTS, SHaRPose, Variant
+from sharpose_rt.models.gate import Gate
+from sharpose_rt.skeleton import COCO17, Skeleton
 
 NMS_OKS = 0.9
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR")
@@ -98,8 +98,8 @@ def read_labels(path: Path, head_boxes: Path | None = None, first: Skeleton = CO
     """The people of a label file as pycocotools wants them, category 1: what may be missing (area, crowd flag, count,
     keypoints) filled in.
 
-    Who is a person, says `training.datasets.people_records`, and which keypoint is which, `put_in_order` there, with
-    `first`, the network's keypoints. MPII's files are read too, see `training.datasets.read_json`. A list of pictures
+    Who is a person, says `labels.coco.people_records`, and which keypoint is which, `put_in_order` there, with
+    `first`, the network's keypoints. MPII's files are read too, see `labels.coco.read_json`. A list of pictures
     without labels, as COCO publishes it for its test sets, has an empty list of annotations. The people's categories in
     the file stay as `people_ids`.
 

@@ -20,7 +20,7 @@ from sharpose_rt.evaluation.coco import picture_ids, pycocotools
 from sharpose_rt.evaluation.predict import Boxes, detector_boxes
 from sharpose_rt.evaluation.worst import write_worst_pictures
 from sharpose_rt.geometry.boxes import xywh_to_xyxy, xyxy_to_xywh
-from sharpose_rt.training.datasets import area_of, box_of, check_picture, looked_at, people_records, read_json
+from sharpose_rt.labels.coco import area_of, box_of, check_picture, looked_at, people_records, read_json
 
 METRICS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
 JUDGED_SCORE = DetectorConfig.score_threshold
@@ -95,7 +95,7 @@ def evaluate_detector(
 def read_box_labels(annotations: Path) -> dict[str, Any]:
     """The people of a label file as pycocotools wants them, category 1, missing fields filled in.
 
-    Who is a person, says `training.datasets.people_records`. What is marked `iscrowd` or `ignore` is a region in which
+    Who is a person, says `labels.coco.people_records`. What is marked `iscrowd` or `ignore` is a region in which
     boxes neither count nor harm, as COCO has it.
 
     Raises:

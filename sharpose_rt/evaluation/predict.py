@@ -28,11 +28,11 @@ from sharpose_rt.geometry.affine import (
 )
 from sharpose_rt.geometry.boxes import xywh_to_xyxy
 from sharpose_rt.geometry.heatmap import decode, flip_back
+from sharpose_rt.labels.coco import looked_at, read_image
 from sharpose_rt.models import SHaRPose
 from sharpose_rt.models.gate import Gate, Outlook
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.skeleton import COCO17
-from sharpose_rt.training.datasets import looked_at, read_image
 from sharpose_rt.types import Frame
 
 Float32 = NDArray[np.float32]

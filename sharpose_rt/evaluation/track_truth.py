@@ -11,10 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.errors import ConfigError, DatasetError
-from sharpose_rt.skeleton import BOX_TO_AREA, Skeleton
-from sharpose_rt.skeletons import StreamReader
-from sharpose_rt.skeletons.importers.openpose import A_CLIP, number_in
-from sharpose_rt.training.datasets import (
+from sharpose_rt.labels.coco import (
     area_of,
     box_of,
     check_picture,
@@ -24,6 +21,9 @@ from sharpose_rt.training.datasets import (
     read_json,
     wrong_record,
 )
+from sharpose_rt.skeleton import BOX_TO_AREA, Skeleton
+from sharpose_rt.skeletons import StreamReader
+from sharpose_rt.skeletons.importers.openpose import A_CLIP, number_in
 
 _DISTRACTORS = (2, 7, 8, 12)  # MOTChallenge: person on vehicle, static person, distractor, reflection
 

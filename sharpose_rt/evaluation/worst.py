@@ -17,11 +17,11 @@ from sharpose_rt.errors import ConfigError, DatasetError, OutputError
 from sharpose_rt.evaluation.coco import label_triples, labels_of, oks_with_labels
 from sharpose_rt.evaluation.predict import Predictions
 from sharpose_rt.geometry.affine import apply_affine, crop_affine, warp_crops
+from sharpose_rt.labels.coco import picture_paths, read_image
+from sharpose_rt.media.draw import draw_pose
 from sharpose_rt.media.writer import write_image
 from sharpose_rt.models.gate import Gate
 from sharpose_rt.skeleton import Skeleton
-from sharpose_rt.training.datasets import picture_paths, read_image
-from sharpose_rt.training.report import draw_pose
 
 if TYPE_CHECKING:
     from sharpose_rt.evaluation.detector import Verdict

@@ -249,3 +249,18 @@ def _draw_status(image: Image, status: str, unit: float) -> None:
 def _text_size(text: str, scale: float) -> tuple[tuple[int, int], int]:
     size, base = cv2.getTextSize(text, _FONT, scale, max(1, round(scale * 2.2)))
     return (int(size[0]), int(size[1])), int(base)
+
+
+def draw_pose(
+    crop_bgr: NDArray[np.uint8], keypoints: NDArray[np.float32], scores: NDArray[np.float32], skeleton: Skeleton
+) -> NDArray[np.uint8]:
+    """A copy of the crop with limbs between keypoints of a score above 0.2, coloured by their side."""
+    image = crop_bgr.copy()
+    places = [tuple(int(v) for v in point) for point in np.round(keypoints).clip(-9999, 9999)]
+    for a, b in skeleton.limbs:
+        if min(scores[a], scores[b]) > 0.2:
+            cv2.line(image, places[a], places[b], SIDE_COLOURS[skeleton.side(b)], 1, cv2.LINE_AA)
+    for index, place in enumerate(places):
+        if scores[index] > 0.2:
+            cv2.circle(image, place, 2, SIDE_COLOURS[skeleton.side(index)], -1, cv2.LINE_AA)
+    return image

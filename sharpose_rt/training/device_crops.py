@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from sharpose_rt.errors import ConfigError, memory_report
 from sharpose_rt.geometry.affine import affine_from_region, fit_aspect, warp_crops
 from sharpose_rt.geometry.device_warp import sample
-from sharpose_rt.training.datasets import People, read_image
+from sharpose_rt.labels.coco import read_image
+from sharpose_rt.training.datasets import People
 from sharpose_rt.training.transforms import Sampler, beyond, coarsen
 
 MARGIN = 1.5

@@ -29,11 +29,12 @@ from sharpose_rt.detection.bundled import LITE, WEIGHTS, BundledDetector, build_
 from sharpose_rt.detection.yolo import predict
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError
 from sharpose_rt.geometry.boxes import inside_matrix, iou_matrix
+from sharpose_rt.labels.coco import read_image
 from sharpose_rt.models.int8 import Ranges, observe
 from sharpose_rt.models.stem import EFFICIENTNET_LITE0
 from sharpose_rt.models.weights import write_safetensors
 from sharpose_rt.training.checkpoint import load_run, save_checkpoint
-from sharpose_rt.training.datasets import quiet_worker, read_image
+from sharpose_rt.training.datasets import quiet_worker
 from sharpose_rt.training.loop import batches_of, check_loss, plain_errors, stopping
 from sharpose_rt.training.optim import Ema
 from sharpose_rt.training.pictures import Picture

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sharpose_rt.training.datasets import (
+from sharpose_rt.labels.coco import (
     box_of,
     check_picture,
     looked_at,
@@ -39,7 +39,7 @@ class Picture:
 def read_pictures(folder: Path, min_score: float) -> list[Picture]:
     """The pictures of a set (`annotations.json` and `images/`, COCO form) with their people's boxes.
 
-    Who is a person, says `datasets.people_records`.
+    Who is a person, says `labels.coco.people_records`.
 
     Args:
         folder: of the set, in which everybody has a box.

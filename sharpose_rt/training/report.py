@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,10 +14,9 @@ from torch.utils.data import default_collate
 
 from sharpose_rt.errors import OutputError
 from sharpose_rt.geometry.heatmap import decode
-from sharpose_rt.media.draw import SIDE_COLOURS
+from sharpose_rt.media.draw import draw_pose
 from sharpose_rt.media.writer import write_image
 from sharpose_rt.models.pixels import normalise
-from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.training.transforms import NO_AUGMENT, CropDataset, Sampler
 
 if TYPE_CHECKING:
@@ -94,18 +92,3 @@ def prediction_sheet(trainer: Trainer, people: int) -> NDArray[np.uint8]:
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
     rows = [np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)]
     return np.concatenate(rows, 0)
-
-
-def draw_pose(
-    crop_bgr: NDArray[np.uint8], keypoints: NDArray[np.float32], scores: NDArray[np.float32], skeleton: Skeleton
-) -> NDArray[np.uint8]:
-    """A copy of the crop with limbs between keypoints of a score above 0.2, coloured by their side."""
-    image = crop_bgr.copy()
-    places = [tuple(int(v) for v in point) for point in np.round(keypoints).clip(-9999, 9999)]
-    for a, b in skeleton.limbs:
-        if min(scores[a], scores[b]) > 0.2:
-            cv2.line(image, places[a], places[b], SIDE_COLOURS[skeleton.side(b)], 1, cv2.LINE_AA)
-    for index, place in enumerate(places):
-        if scores[index] > 0.2:
-            cv2.circle(image, place, 2, SIDE_COLOURS[skeleton.side(index)], -1, cv2.LINE_AA)
-    return image

@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sharpose_rt.geometry.affine import affine_from_region, apply_affine, fit_aspect, invert_affine, warp_crops
+from sharpose_rt.labels.coco import read_image
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.training.config import AugmentConfig
-from sharpose_rt.training.datasets import People, read_image
+from sharpose_rt.training.datasets import People
 
 Float32 = NDArray[np.float32]
 

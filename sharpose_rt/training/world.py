@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sharpose_rt.errors import DeviceError
-from sharpose_rt.graphs import fastest_dtype
+from sharpose_rt.precision import fastest_dtype
 
 
 @dataclass(frozen=True)

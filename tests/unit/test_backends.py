@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sharpose_rt import graphs
+from sharpose_rt import openvino_graphs, precision
 from sharpose_rt.config import PoseConfig, threads
 from sharpose_rt.config.threads import detector_threads, network_threads
 from sharpose_rt.engine import PoseEngine, choice
@@ -34,7 +34,7 @@ from tests.gain_weights import with_gain
 
 MINI = Variant("mini", (128, 64), width=48, heads=3, alpha=0.5, sigma_cells=2, depth=3)
 CONV = replace(MINI, name="conv", stem="mobile", decoder="pixels")
-openvino = pytest.mark.skipif(not graphs.installed(), reason="openvino is not installed (the extra `cpu`)")
+openvino = pytest.mark.skipif(not openvino_graphs.installed(), reason="openvino is not installed (the extra `cpu`)")
 
 
 def uneven(variant: Variant, behaviour: Behaviour) -> SHaRPose:
@@ -236,13 +236,13 @@ def test_graphs_are_kept_and_made_anew_when_damaged(config, crops, tmp_path, mon
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     config = replace(config, backend="openvino")
     on_disk, fsync = [], os.fsync
-    monkeypatch.setattr(graphs.os, "fsync", lambda number: on_disk.append(number) or fsync(number))
+    monkeypatch.setattr(openvino_graphs.os, "fsync", lambda number: on_disk.append(number) or fsync(number))
     first = PoseEngine(config).estimate_crops(crops[:1])
     assert len(on_disk) == 6  # before they have their names
     kept = sorted((tmp_path / "sharpose-rt" / "graphs").iterdir())
     assert [path.suffix for path in kept] == [".bin", ".xml"] * 3  # both stages and the decoding
 
-    ov, _ = graphs.openvino()
+    ov, _ = openvino_graphs.openvino()
     converted = []
     convert = ov.convert_model
     monkeypatch.setattr(ov, "convert_model", lambda *a, **k: converted.append(1) or convert(*a, **k))
@@ -250,7 +250,7 @@ def test_graphs_are_kept_and_made_anew_when_damaged(config, crops, tmp_path, mon
     assert not converted
     assert np.array_equal(first.keypoints, again.keypoints)
 
-    monkeypatch.setattr(graphs, "KEPT", 3)
+    monkeypatch.setattr(openvino_graphs, "KEPT", 3)
     for path in kept[1::2]:
         path.write_text("<net")
     assert np.array_equal(PoseEngine(config).estimate_crops(crops[:1]).keypoints, first.keypoints)
@@ -275,14 +275,14 @@ def test_a_cache_that_cannot_be_written_stops_nothing(config, crops, tmp_path, m
 def test_warming_up_compiles_every_bucket_once(config, crops, monkeypatch):
     engine = PoseEngine(replace(config, backend="openvino", max_batch=2))
     engine.warm_up()
-    monkeypatch.setattr(graphs, "openvino", None)  # nothing is compiled any more
+    monkeypatch.setattr(openvino_graphs, "openvino", None)  # nothing is compiled any more
     assert len(engine.estimate_crops(crops)) == len(crops)
 
 
 @openvino
 def test_larger_batches_are_compiled_behind_a_live_run(config, crops, monkeypatch):
     asked, may_go_on = [], threading.Event()
-    compile_graph = graphs.for_batch
+    compile_graph = openvino_graphs.for_batch
 
     def slow(model, batch, dtype, threads):
         asked.append(batch)
@@ -301,7 +301,7 @@ def test_larger_batches_are_compiled_behind_a_live_run(config, crops, monkeypatc
     assert sorted(asked) == [1, 1, 1, 4, 4, 4]
     assert engine.backend.sizes(4) == (1, 4)
     ran = []
-    monkeypatch.setattr(graphs.Graph, "__call__", wrapped(graphs.Graph.__call__, ran))
+    monkeypatch.setattr(openvino_graphs.Graph, "__call__", wrapped(openvino_graphs.Graph.__call__, ran))
     then = engine.estimate_crops(many)
     assert ran == [4, 4, 4]
     np.testing.assert_allclose(first.keypoints, then.keypoints, atol=0.05)
@@ -318,7 +318,7 @@ def wrapped(call, ran):
 
 @openvino
 def test_a_batch_that_cannot_be_compiled_behind_leaves_smaller_ones(config, crops, monkeypatch, caplog):
-    compile_graph = graphs.for_batch
+    compile_graph = openvino_graphs.for_batch
 
     def short_of_memory(model, batch, dtype, threads):
         if batch > 2:
@@ -341,7 +341,9 @@ def test_a_batch_that_cannot_be_compiled_behind_leaves_smaller_ones(config, crop
 @pytest.mark.parametrize(("batch", "threads", "lanes"), [(1, 4, 1), (6, 4, 2), (4, 4, 4), (5, 4, 1)])
 def test_a_batch_in_lanes_is_the_batch(batch, threads, lanes):
     module = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.GELU()).eval()
-    graph = graphs.for_batch(graphs.traced(module, (torch.zeros(2, 3),)), batch, torch.float32, threads)
+    graph = openvino_graphs.for_batch(
+        openvino_graphs.traced(module, (torch.zeros(2, 3),)), batch, torch.float32, threads
+    )
     assert len(graph._requests) == lanes
     x, y = torch.randn(2, batch, 3)
     with torch.no_grad():
@@ -480,7 +482,7 @@ def test_a_backend_that_is_not_there_says_what_to_do(config, monkeypatch):
     with pytest.raises(ConfigError, match="auto, torch, openvino"):
         PoseConfig(backend="tensorrt")
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
-    monkeypatch.setattr(graphs, "openvino", graphs.openvino.__wrapped__)
+    monkeypatch.setattr(openvino_graphs, "openvino", openvino_graphs.openvino.__wrapped__)
     with pytest.raises(DeviceError, match=r"pip install 'sharpose-rt\[cpu\]'"):
         create_backend(load_model("mini", config.weights)[0], replace(config, backend="openvino"))
 
@@ -508,12 +510,12 @@ def test_bfloat16_is_taken_where_it_is_faster_and_that_is_remembered(monkeypatch
     asked = []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: hardware)
-    monkeypatch.setattr(graphs, "_multiplications", lambda: asked.append(1) or rates)
-    assert [graphs.fastest_dtype.__wrapped__() for _ in range(2)] == [dtype] * 2
+    monkeypatch.setattr(precision, "_multiplications", lambda: asked.append(1) or rates)
+    assert [precision.fastest_dtype.__wrapped__() for _ in range(2)] == [dtype] * 2
     assert len(asked) == (rates is not None)
     for path in tmp_path.rglob("precisions.json"):
         path.write_text('{"x": 1}')
-        assert graphs.fastest_dtype.__wrapped__() == dtype
+        assert precision.fastest_dtype.__wrapped__() == dtype
         assert len(asked) == 2
 
 
@@ -523,14 +525,14 @@ def test_what_was_measured_on_another_processor_does_not_count(monkeypatch, tmp_
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     found = []
     for name, bf16 in (("Some 1", 200.0), ("Other 2", 90.0), ("Some 1", 0.0)):
-        monkeypatch.setattr(graphs, "processor_key", lambda name=name: name)
-        monkeypatch.setattr(graphs, "_multiplications", lambda bf16=bf16: {"fp32": 100.0, "bf16": bf16})
-        found.append(graphs.fastest_dtype.__wrapped__())
+        monkeypatch.setattr(precision, "processor_key", lambda name=name: name)
+        monkeypatch.setattr(precision, "_multiplications", lambda bf16=bf16: {"fp32": 100.0, "bf16": bf16})
+        found.append(precision.fastest_dtype.__wrapped__())
     assert found == [torch.bfloat16, torch.float32, torch.bfloat16]
 
 
 def test_multiplications_are_really_timed():
-    rates = graphs._multiplications(64)
+    rates = precision._multiplications(64)
     assert set(rates) == {"fp32", "bf16"}
     assert min(rates.values()) > 0
 

@@ -20,7 +20,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sharpose_rt import graphs
+from sharpose_rt import openvino_graphs
 from sharpose_rt.bench import compare
 from sharpose_rt.bench.alone import PARTS, Stopwatch, pose_parts
 from sharpose_rt.bench.cameras import _counted
@@ -57,7 +57,7 @@ from tests.media_clips import write_clip
 
 TOY = Variant("toy", (128, 96), width=32, heads=2, alpha=0.5, sigma_cells=2, depth=2)
 CPU = torch.device("cpu")
-openvino = pytest.mark.skipif(not graphs.installed(), reason="openvino is not installed (the extra `cpu`)")
+openvino = pytest.mark.skipif(not openvino_graphs.installed(), reason="openvino is not installed (the extra `cpu`)")
 
 
 @pytest.fixture

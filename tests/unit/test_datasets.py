@@ -18,11 +18,12 @@ from sharpose_rt.errors import DatasetError, DetectorError
 from sharpose_rt.evaluation.coco import read_labels
 from sharpose_rt.evaluation.detector import read_box_labels
 from sharpose_rt.geometry.affine import apply_affine, fit_aspect, invert_affine
+from sharpose_rt.labels.coco import read_image
 from sharpose_rt.media import open_source
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.skeleton import COCO17, MPII16, order_by_name
 from sharpose_rt.training.config import AugmentConfig
-from sharpose_rt.training.datasets import data_roots, epoch_order, find_set, mix, read_image, read_people
+from sharpose_rt.training.datasets import data_roots, epoch_order, find_set, mix, read_people
 from sharpose_rt.training.device_crops import DeviceCrops, DrawDataset
 from sharpose_rt.training.loop import SampleStream
 from sharpose_rt.training.pictures import read_pictures

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sharpose_rt import graphs
+from sharpose_rt import openvino_graphs
 from sharpose_rt.config import DetectorConfig, downloads
 from sharpose_rt.detection import Detector, Runtime, assets, create_detector, factory
 from sharpose_rt.detection.bundled import WEIGHTS, BundledDetector, build_module
@@ -44,7 +44,9 @@ from sharpose_rt.types import Detections, Frame
 
 sides = st.integers(2, 4000)
 
-NEEDS_OPENVINO = pytest.mark.skipif(not graphs.installed(), reason="openvino is not installed (the extra `cpu`)")
+NEEDS_OPENVINO = pytest.mark.skipif(
+    not openvino_graphs.installed(), reason="openvino is not installed (the extra `cpu`)"
+)
 
 
 @pytest.fixture(autouse=True)

@@ -42,13 +42,13 @@ from sharpose_rt.evaluation.sweep import GAIN, HEIGHT, calibrated, sweep, write_
 from sharpose_rt.evaluation.worst import FALSE_ALARM, FOUND, MISSED, write_worst, write_worst_pictures
 from sharpose_rt.geometry.affine import body_heights
 from sharpose_rt.geometry.oks import pose_scores
+from sharpose_rt.labels.coco import looked_at, read_image
 from sharpose_rt.models import create_model
 from sharpose_rt.models.cost import measure_cost
 from sharpose_rt.models.gate import Gate
 from sharpose_rt.models.variants import VARIANTS
 from sharpose_rt.models.weights import load_model, save_weights
 from sharpose_rt.skeleton import COCO17
-from sharpose_rt.training.datasets import looked_at, read_image
 from tests.people_set import COLOURS_BGR, SMALL, change, in_posetracks_order, write_set
 
 SIGMAS = np.array(COCO17.sigmas)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from sharpose_rt import graphs
+from sharpose_rt import openvino_graphs, precision
 from sharpose_rt.cli import main
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.engine import PoseEngine, choice, choose, device
@@ -29,7 +29,7 @@ from tests.people_set import SMALL, write_set
 CONV = replace(SMALL, name="test_conv", size_hw=(128, 64), stem="mobile", decoder="pixels")
 PEOPLE = [[50, 400, 245, 903], [223, 405, 345, 860]]
 """In the photograph bus.jpg."""
-openvino = pytest.mark.skipif(not graphs.installed(), reason="openvino is not installed (the extra `cpu`)")
+openvino = pytest.mark.skipif(not openvino_graphs.installed(), reason="openvino is not installed (the extra `cpu`)")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -228,7 +228,7 @@ def test_int8_is_refused_where_it_cannot_be(config, plain, monkeypatch):
 
 def test_int8_without_openvino_says_what_to_install(config, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
-    monkeypatch.setattr(graphs, "openvino", graphs.openvino.__wrapped__)
+    monkeypatch.setattr(openvino_graphs, "openvino", openvino_graphs.openvino.__wrapped__)
     with pytest.raises(DeviceError, match=r"pip install 'sharpose-rt\[cpu\]'"):
         PoseEngine(replace(config, precision="int8"))
 
@@ -271,19 +271,19 @@ def test_auto_takes_int8_where_it_is_faster_at_all_than_bfloat16_which_costs_as_
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(choice, "installed", lambda: ("torch", "openvino"))
     monkeypatch.setattr(device, "fastest_dtype", lambda: torch.bfloat16)
-    for rate, precision in ((210.0, "int8"), (190.0, "bf16")):
+    for rate, taken in ((210.0, "int8"), (190.0, "bf16")):
         rates = {"torch bfloat16": 100.0, "openvino bfloat16": 200.0, "openvino int8": rate}
         monkeypatch.setattr(choice, "measure", lambda *_, rates=rates: rates)
-        assert choose(config).precision == precision
+        assert choose(config).precision == taken
         (tmp_path / "sharpose-rt" / "backends.json").unlink()
 
 
 @pytest.mark.parametrize("fastest", [torch.float32, torch.bfloat16])
 def test_layers_without_grids_multiply_in_the_fastest_floats(monkeypatch, fastest):
-    monkeypatch.setattr(graphs, "fastest_dtype", lambda: fastest)
-    assert graphs.besides_grids(torch.int8) == fastest
-    assert graphs.besides_grids(torch.float32) == torch.float32
-    assert graphs.besides_grids(torch.bfloat16) == torch.bfloat16
+    monkeypatch.setattr(precision, "fastest_dtype", lambda: fastest)
+    assert precision.besides_grids(torch.int8) == fastest
+    assert precision.besides_grids(torch.float32) == torch.float32
+    assert precision.besides_grids(torch.bfloat16) == torch.bfloat16
 
 
 # The command

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sharpose_rt.cli import main
+from sharpose_rt.commands import train
 from sharpose_rt.errors import DatasetError, OutputError
 from sharpose_rt.evaluation import quantize
 from sharpose_rt.evaluation.coco import evaluate, read_labels
@@ -22,7 +23,6 @@ from sharpose_rt.models.create import attention_scale_of, set_attention_scale
 from sharpose_rt.models.variants import VARIANTS
 from sharpose_rt.models.weights import save_weights
 from sharpose_rt.skeleton import COCO17, MPII16
-from sharpose_rt.training import cli
 from sharpose_rt.training.config import DataConfig, SetConfig
 from sharpose_rt.training.datasets import read_people
 from sharpose_rt.training.log import COLUMNS, read_log, write_log
@@ -158,7 +158,7 @@ def test_what_trains_a_network_can_be_evaluated_by_it(folder, named):
     assert evaluate(model, path, images)["PCKh"] >= 0
     assert quantize.quantize(model, path, images, 2)[1]["PCKh"] >= 0
     plan = config(model=SMALL_MPII.name, data=DataConfig(sets=(SetConfig("painted"),), validation=SetConfig("painted")))
-    validate = cli._validation(plan, [folder.parent])
+    validate = train._validation(plan, [folder.parent])
     assert validate is not None
     assert validate(model)["val_ap"] >= 0
 
@@ -226,7 +226,7 @@ def test_what_was_learnt_before_a_validation_that_fails_is_kept(tmp_path, folder
     measured = write_set(tmp_path / "measured", seed=1)
     data = replace(config().data, validation=SetConfig("measured"))
     plan = config(data=data, epochs=4, validate_minutes=1e-6)
-    run = trainer(plan, folder, tmp_path / "run", validate=cli._validation(plan, [tmp_path]))
+    run = trainer(plan, folder, tmp_path / "run", validate=train._validation(plan, [tmp_path]))
 
     def break_after_the_second_step(row):
         if row["step"] == 2:

@@ -16,10 +16,11 @@ from sharpose_rt.errors import ConfigError, DatasetError
 from sharpose_rt.evaluation.coco import evaluate, read_labels
 from sharpose_rt.evaluation.mpii import GROUPS, is_mpii, pckh
 from sharpose_rt.evaluation.quantize import quantize
+from sharpose_rt.labels.coco import read_json
 from sharpose_rt.models import create_model
 from sharpose_rt.models.variants import VARIANTS
 from sharpose_rt.skeleton import MPII16
-from sharpose_rt.training.datasets import read_json, read_people
+from sharpose_rt.training.datasets import read_people
 from tests.people_set import SMALL
 
 # Two people of two pictures in MPII's pixels, which count from 1; the second lacks its ankles.

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from sharpose_rt.cli import main
+from sharpose_rt.commands import train as train_command
 from sharpose_rt.config import preset_names, to_dict
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError, WeightsError
 from sharpose_rt.geometry.heatmap import encode, flip_back
@@ -33,7 +34,7 @@ from sharpose_rt.models.stem import MobileStem
 from sharpose_rt.models.variants import VARIANTS
 from sharpose_rt.models.weights import load_model, save_weights
 from sharpose_rt.skeleton import COCO17
-from sharpose_rt.training import cli, loop, losses
+from sharpose_rt.training import loop, losses
 from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint, save_learnt
 from sharpose_rt.training.config import (
     DataConfig,
@@ -718,7 +719,7 @@ def test_max_minutes_end_a_part_and_not_the_run(tmp_path, folder, capsys, monkey
 
 def test_options_of_the_command_line_parse():
     parser = argparse.ArgumentParser()
-    cli.add_arguments(parser)
+    train_command.add_arguments(parser)
     args = parser.parse_args(["--config", "x", "--set", "a=1", "--set", "b=2", "--max-minutes", "0.5"])
     assert (args.set, args.max_minutes, args.resume) == (["a=1", "b=2"], 0.5, False)
 

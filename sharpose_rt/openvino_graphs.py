@@ -13,9 +13,7 @@ import importlib.util
 import logging
 import math
 import os
-import platform
 import sys
-import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import is_dataclass
@@ -28,16 +26,13 @@ import torch
 from torch import Tensor, nn
 
 from sharpose_rt.config.places import beside, cache_dir
-from sharpose_rt.config.processor import processor_key
-from sharpose_rt.config.remembered import recall, remember
 from sharpose_rt.errors import DeviceError
+from sharpose_rt.precision import besides_grids
 
-log = logging.getLogger("sharpose_rt.graphs")
+log = logging.getLogger("sharpose_rt.openvino_graphs")
 
 KEPT = 16
 """Graphs in a folder of the cache; a network has three, in int8 two more, a detector one for each size of picture."""
-WORTH_IT = 1.15
-"""How much faster bfloat16 or int8 must be to be taken by itself: it costs accuracy."""
 PRECISION_HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _OWN = Path(__file__).parent
 
@@ -62,48 +57,6 @@ def openvino() -> tuple[Any, Any]:
         raise DeviceError(
             f"OpenVINO cannot be used: {error}; pip install 'sharpose-rt[cpu]', or give --backend torch"
         ) from error
-
-
-@cache
-def fastest_dtype() -> torch.dtype:
-    """bfloat16 where the CPU has it (AMX, or AVX512-BF16) and really is faster in it, else float32.
-
-    Measured once and remembered: a processor that says AVX512-BF16, but had its AMX hidden by a virtual machine, did
-    half as many multiplications in bfloat16 as in float32.
-    """
-    in_hardware = torch.cpu.get_capabilities()
-    if not (in_hardware.get("avx512_bf16") or in_hardware.get("amx_bf16")):
-        return torch.float32
-    path, key = cache_dir() / "precisions.json", f"{this_machine()}, {torch.get_num_threads()} threads"
-    rates = recall(path).get(key)
-    if not isinstance(rates, dict) or not all(isinstance(rates.get(name), float) for name in ("fp32", "bf16")):
-        rates = _multiplications()
-        remember(path, key, rates)
-    return torch.bfloat16 if rates["bf16"] > WORTH_IT * rates["fp32"] else torch.float32
-
-
-def besides_grids(dtype: torch.dtype) -> torch.dtype:
-    """What a graph of that precision multiplies in where it has no grids of integers: in int8 the fastest there is."""
-    return fastest_dtype() if dtype == torch.int8 else dtype
-
-
-def this_machine() -> str:
-    """What a measurement that is remembered holds for: a cache may be carried to another processor, as in a volume."""
-    quick = [name for name in ("amx_bf16", "avx512_bf16", "avx512_vnni") if torch.cpu.get_capabilities().get(name)]
-    capability = torch.backends.cpu.get_cpu_capability()
-    return ", ".join([platform.node(), processor_key(), capability, *quick, f"torch {torch.__version__}"])
-
-
-def _multiplications(side: int = 1024) -> dict[str, float]:
-    """GFLOP/s of a matrix product in either precision, which take turns; the best of each."""
-    matrices = {"fp32": torch.ones(side, side), "bf16": torch.ones(side, side, dtype=torch.bfloat16)}
-    seconds: dict[str, list[float]] = {name: [] for name in matrices}
-    for _ in range(6):
-        for name, matrix in matrices.items():
-            began_s = time.perf_counter()
-            torch.nn.functional.linear(matrix, matrix)
-            seconds[name].append(time.perf_counter() - began_s)
-    return {name: round(2e-9 * side**3 / min(times), 1) for name, times in seconds.items()}
 
 
 class Graph:

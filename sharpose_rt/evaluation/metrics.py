@@ -1,0 +1,31 @@
+"""Metrics as the user sees them: lines on the terminal, and a JSON file with the command that measured them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from sharpose_rt.config.places import write_whole
+from sharpose_rt.errors import OutputError
+from sharpose_rt.skeletons.plain import plain
+
+
+def describe(metrics: dict[str, Any]) -> str:
+    """The metrics as lines of name and value."""
+    return "\n".join(f"{k:22} {v:.4f}" if isinstance(v, float) else f"{k:22} {v}" for k, v in metrics.items())
+
+
+def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
+    """Write metrics as JSON, with the command that measured them."""
+    write_json(path, {"command": shlex.join(["sharpose-rt", *sys.argv[1:]])} | metrics)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON; infinite numbers are written "inf" and "-inf", NaN null, as JSON has no word for them."""
+    try:
+        write_whole(path, json.dumps(plain(value), indent=1) + "\n")
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error}") from error
