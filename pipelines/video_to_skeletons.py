@@ -2,7 +2,8 @@
 
     python pipelines/video_to_skeletons.py videos/ skeletons/
 
-Run it again after an interruption: finished streams stay, an unfinished one is made anew.
+Run it again after an interruption: finished streams stay, an unfinished one is made anew. Its status is 1 where a video
+could not be used.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     taken: set[str] = set()
+    failed = 0
     for video in videos:
         stem = safe_stem(Path(video).stem)
         out = Path(args.out) / unique_name(stem, taken)  # walk.avi and walk.mp4 are two
@@ -43,10 +45,11 @@ def main(argv: list[str] | None = None) -> int:
             results = FileRun(video, merge(config, {"output": {"directory": str(out)}}, where="out")).run()
         except SharposeError as error:  # one bad file must not cost the others
             print(f"{video}: {error}")
+            failed += 1
             continue
         figures = results.figures
         print(f"{video}: {figures['frames']} frames, {figures['people']['ids']} people -> {results.stream}")
-    return 0
+    return 1 if failed else 0
 
 
 def is_complete(stream: Path, video: str) -> bool:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sharpose_rt")
 
+QUEUE_BYTES = 64 << 20
+"""Pictures that wait between two threads take this much memory at most."""
+
 
 @dataclass(frozen=True)
 class Results:
@@ -165,6 +168,7 @@ class Tracking:
             live=live,
             fold=count_dropped,
             dropping=min(2, len(self.stages)),  # what is made is not dropped
+            room=room_for,
         )
 
     def check_budget(self, live: bool) -> None:
@@ -329,7 +333,7 @@ class FileRun:
         self._forward_stats = self._pipeline.stats()
         self.source = open_source(self.spec, self.config.source)
         write = WriteStage(lambda: self._open_sinks(video=True, stream=False), RunTotals())
-        self._pipeline = Pipeline(self.source, [_Attach(smoothed), write], capacity=self.config.queue_frames)
+        self._pipeline = Pipeline(self.source, [_Attach(smoothed), write], self.config.queue_frames, room=room_for)
         if self._stopped:  # while it was smoothed
             self._pipeline.stop()
             log.warning("interrupted: the skeletons are written, the video, which rts makes behind them, is not")
@@ -443,6 +447,12 @@ class _Attach(BaseStage[Frame, Packet]):
         """The frame with its poses."""
         if item.frame_id < len(self.frames):
             yield Packet(item, poses=self.frames[item.frame_id])
+
+
+def room_for(*items: Frame | Packet) -> int:
+    """How many like these, together, may wait between two threads: eight frames of 1080p, two of 4K."""
+    frames = [item if isinstance(item, Frame) else item.frame for item in items]
+    return QUEUE_BYTES // max(1, sum(frame.image_bgr.nbytes for frame in frames))
 
 
 def count_dropped(dropped: Frame | Packet, kept: Frame | Packet) -> Frame | Packet:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sharpose_rt.app import FileRun, Results, Tracking, count_dropped
+from sharpose_rt.app import FileRun, Results, Tracking, count_dropped, room_for
 from sharpose_rt.config import RunConfig
 from sharpose_rt.errors import ConfigError, SharposeError
 from sharpose_rt.media import Round, SourceGroup
@@ -63,7 +63,7 @@ class SeveralRun:
         ]
         # Beside a file a camera cannot drop frames, but they must not grow old in queues either.
         capacity = 1 if any(live) else config.queue_frames
-        self._pipeline = Pipeline(self.source, stages, capacity, self.live, fold=fold_rounds)
+        self._pipeline = Pipeline(self.source, stages, capacity, self.live, fold=fold_rounds, room=_room)
         for run in self.runs:
             run.belongs_to(self._pipeline, self.source)
 
@@ -219,6 +219,11 @@ class _Write(BaseStage[Packets, Packets]):
         with contextlib.ExitStack() as stack:
             for run in reversed(self.runs):
                 stack.callback(run.write.close, "error" if run.failed else status)
+
+
+def _room(round_: Round | Packets) -> int:
+    """How many rounds like this one may wait between two threads."""
+    return room_for(*(item for _, item in round_))
 
 
 def fold_rounds(dropped: Any, kept: Any) -> Any:

@@ -392,7 +392,8 @@ class RunConfig:
     output: OutputConfig = field(default_factory=OutputConfig)
     live: LiveConfig = field(default_factory=LiveConfig)
     queue_frames: int = 8
-    """Frames that wait at most between two stages of a file; a live source keeps only the newest."""
+    """Frames that wait at most between two stages of a file, fewer where they are larger than 1080p (64 MiB wait
+    there at most); a live source keeps only the newest."""
     offline: bool = False
     """Download nothing."""
 

@@ -37,6 +37,8 @@ class Channel(Generic[T]):
         policy: what put() does when full: "wait" for room, or "drop_oldest" and never block.
         fold: `fold(dropped, next)` gives the item to keep for the one after a dropped one, so that what the dropped
             one carried (such as its own count of drops) is not lost. It must be quick.
+        room: `room(item)` gives how many items like that one may wait, where that may be fewer than `capacity`: large
+            ones take memory. One always may.
 
     Raises:
         ConfigError: capacity or policy is not accepted.
@@ -48,6 +50,7 @@ class Channel(Generic[T]):
         capacity: int,
         policy: Policy = "wait",
         fold: Callable[[T, T], T] | None = None,
+        room: Callable[[T], int] | None = None,
     ) -> None:
         if capacity < 1:
             raise ConfigError(f"capacity of channel {name!r} is {capacity}; 1 or more is accepted")
@@ -57,6 +60,7 @@ class Channel(Generic[T]):
         self.capacity = capacity
         self._policy = policy
         self._fold = fold
+        self._room = room
         # `with` on the bare lock: a Ctrl-C can fall into the Python code of Condition.__enter__ and leave it locked.
         # Re-entrant, because a signal handler may cancel while its own thread is in get().
         self._lock = threading.RLock()
@@ -78,12 +82,13 @@ class Channel(Generic[T]):
         """
         with self._lock:
             assert not self._ended, f"put() after end() on channel {self.name!r}"
+            most = self.capacity if self._room is None else max(1, min(self.capacity, self._room(item)))
             if self._policy == "wait":
-                self._put_wait_s += self._wait_while(lambda: len(self._items) >= self.capacity)
+                self._put_wait_s += self._wait_while(lambda: len(self._items) >= most)
             elif self._cancelled:
                 raise Cancelled
             self._weigh_fill()
-            if len(self._items) >= self.capacity:
+            while len(self._items) >= most:
                 item = self._drop_oldest(item)
             self._items.append(item)
             self._puts += 1

@@ -80,6 +80,7 @@ class Pipeline:
         live: the first `dropping` channels (after the source and after the first stage) drop their oldest item
             instead of making anybody wait, so that the slow stage behind them always takes a fresh one. What it made
             is not dropped.
+        room: see `Channel`.
         fold: `fold(dropped, next)` gives the item to keep for the one after a dropped one.
     """
 
@@ -91,6 +92,7 @@ class Pipeline:
         live: bool = False,
         fold: Callable[[Any, Any], Any] | None = None,
         dropping: int = 2,
+        room: Callable[[Any], int] | None = None,
     ) -> None:
         names = [CAPTURE, *(stage.name for stage in stages), CALLER]
         assert len(set(names)) == len(names), f"names of stages are not unique: {names}"
@@ -104,6 +106,7 @@ class Pipeline:
                 capacity=1 if live else capacity,
                 policy="drop_oldest" if live and i < min(dropping, len(stages)) else "wait",
                 fold=fold,
+                room=room,
             )
             for i, (before, after) in enumerate(pairwise(names))
         )

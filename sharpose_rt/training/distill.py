@@ -15,6 +15,8 @@ from sharpose_rt.geometry.heatmap import flip_back
 from sharpose_rt.models import find_variant
 from sharpose_rt.models.variants import Variant
 from sharpose_rt.models.weights import load_model
+from sharpose_rt.openvino_graphs import PRECISION_HINTS
+from sharpose_rt.precision import fastest_dtype
 from sharpose_rt.training.config import DistillConfig
 
 Teacher = Callable[[Tensor], Tensor]
@@ -78,11 +80,13 @@ class FileTeacher:
             import openvino
         except ImportError as error:
             raise ConfigError("a teacher from a file needs OpenVINO: pip install 'sharpose-rt[cpu]'") from error
+        hint = PRECISION_HINTS[fastest_dtype()]
         if path.suffix not in (".xml", ".onnx"):
             raise ConfigError(f"distill.weights is {str(path)!r}; a .xml or .onnx file is accepted for model 'file'")
         try:
-            threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}  # each process of torchrun has its own
-            self.network = openvino.Core().compile_model(str(path), "CPU", threads)
+            # Each process of torchrun has its threads. By itself OpenVINO takes bfloat16 where that is slower, too.
+            asked = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": hint}
+            self.network = openvino.Core().compile_model(str(path), "CPU", asked)
         except RuntimeError as error:
             raise WeightsError(f"the teacher {path} cannot be read: {str(error).splitlines()[0]}") from error
         outputs = [i for i, out in enumerate(self.network.outputs) if len(out.partial_shape) == 4]

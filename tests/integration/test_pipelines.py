@@ -52,7 +52,7 @@ def test_video_to_skeletons_to_action_array(tmp_path: Path, capsys: pytest.Captu
     (videos / "broken.mp4").write_bytes(b"not a video" * 100)
     arguments = [str(videos), str(out), "--set", "pose.weights=random", "--set", "detector.name=full"]
     recipe = _recipe("video_to_skeletons")
-    recipe.main(arguments)
+    assert recipe.main(arguments) == 1  # one of them is broken
     first = capsys.readouterr().out
     assert "broken.mp4" in first
     for name in ("a", "b"):
@@ -83,6 +83,7 @@ def test_video_to_skeletons_to_action_array(tmp_path: Path, capsys: pytest.Captu
     for _ in range(2):
         recipe.main([str(shots), str(tmp_path / "shots"), *arguments[2:]])
     assert capsys.readouterr().out.count("done before") == 1
+    assert recipe.main([str(shots), str(tmp_path / "shots"), *arguments[2:]]) == 0
 
     target = tmp_path / "a.npz"
     _recipe("skeletons_to_action_array").main([str(out / "a" / "a.skeletons.jsonl"), str(target)])

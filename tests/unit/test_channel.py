@@ -54,6 +54,27 @@ def clock(monkeypatch) -> Clock:
 # Waiting channels
 
 
+@pytest.mark.parametrize("policy", ["wait", "drop_oldest"])
+def test_fewer_large_items_wait_and_one_always_may(policy):
+    channel = Channel("c", 4, policy, room=lambda size: 12 // size)
+    for size in (3, 3, 3, 3):
+        channel.put(size)
+    if policy == "drop_oldest":
+        channel.put(6)  # beside what is smaller, too
+        assert [channel.get(), channel.get()] == [3, 6]
+    else:
+        assert [channel.get() for _ in range(3)] == [3, 3, 3]
+        channel.put(6)
+        peer = in_thread(lambda: channel.put(6))
+        while not channel._changed._waiters:  # two wait already
+            pass
+        assert [channel.get(), channel.get()] == [3, 6]
+        peer.join()
+        assert channel.get() == 6
+    channel.put(24)
+    assert channel.get() == 24
+
+
 @given(items=st.lists(st.integers(), max_size=60), capacity=st.integers(1, 9))
 @settings(max_examples=40)
 def test_wait_keeps_every_item_in_order(items, capacity):

@@ -333,3 +333,18 @@ def test_folders_of_several_have_safe_names(clips: list[Path], tmp_path: Path) -
 def test_what_does_not_go_with_several_is_said(clips: list[Path], tmp_path: Path, option: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         SeveralRun([str(p) for p in clips], load(None, [*PLAIN, option, f"output.directory={tmp_path / 'out'}"]))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_large_pictures_wait_between_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr("sharpose_rt.app.QUEUE_BYTES", 3 * 160 * 96 * 3 + 1)  # as of three small ones
+    clips = [tmp_path / f"{name}.mp4" for name in "ab"[:count]]
+    for path in clips:
+        write_clip(path, 10, size_wh=(160, 96))
+    config = load(None, [*PLAIN, "output.video=false", "queue_frames=8", f"output.directory={tmp_path / 'out'}"])
+    run = FileRun(str(clips[0]), config) if count == 1 else SeveralRun([str(path) for path in clips], config)
+    run.run(lambda *_: time.sleep(0.02))  # slower than reading
+    assert run._pipeline is not None
+    fills = [channel.max_fill for channel in run._pipeline.stats().channels]
+    assert max(fills) == 3 // count

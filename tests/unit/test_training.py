@@ -755,7 +755,7 @@ def test_a_teacher_is_followed(tmp_path, folder):
     assert all("distill_fine" in row for row in run.rows if "distill_coarse" in row)
 
 
-def test_a_teacher_from_a_file(tmp_path):
+def test_a_teacher_from_a_file(tmp_path, monkeypatch):
     onnx = pytest.importorskip("openvino", reason="openvino is not installed")
     from openvino import opset13 as ops
 
@@ -776,6 +776,10 @@ def test_a_teacher_from_a_file(tmp_path):
     both = create_teacher(replace(taught, flip=True), pupil, torch.device("cpu"))(images)
     wanted = (alone(images) + flip_back(alone(images.flip(-1)), COCO17.flip_order)) / 2
     assert torch.allclose(both, wanted, atol=1e-2)
+    for dtype in (torch.float32, torch.bfloat16):  # OpenVINO would choose by what the CPU says, not by what is faster
+        monkeypatch.setattr("sharpose_rt.training.distill.fastest_dtype", lambda dtype=dtype: dtype)
+        hint = FileTeacher(tmp_path / "t.xml", pupil).network.get_property("INFERENCE_PRECISION_HINT")
+        assert ("bfloat16" in str(hint)) == (dtype == torch.bfloat16)
     with pytest.raises(ConfigError, match=r"\.xml or \.onnx"):
         FileTeacher(tmp_path / "t.pth", pupil)
     for other in (SMALL, find_variant("base_mpii_256x256")):
