@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from sharpose_rt.config.places import beside, cache_dir
 from sharpose_rt.errors import DeviceError
-from sharpose_rt.precision import besides_grids
+from sharpose_rt.precision import fastest_dtype
 
 log = logging.getLogger("sharpose_rt.openvino_graphs")
 
@@ -57,6 +57,11 @@ def openvino() -> tuple[Any, Any]:
         raise DeviceError(
             f"OpenVINO cannot be used: {error}; pip install 'sharpose-rt[cpu]', or give --backend torch"
         ) from error
+
+
+def besides_grids(dtype: torch.dtype) -> torch.dtype:
+    """What a graph of that precision multiplies in where it has no grids of integers: in int8 the fastest there is."""
+    return fastest_dtype() if dtype == torch.int8 else dtype
 
 
 class Graph:

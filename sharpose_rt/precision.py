@@ -34,11 +34,6 @@ def fastest_dtype() -> torch.dtype:
     return torch.bfloat16 if rates["bf16"] > WORTH_IT * rates["fp32"] else torch.float32
 
 
-def besides_grids(dtype: torch.dtype) -> torch.dtype:
-    """What a graph of that precision multiplies in where it has no grids of integers: in int8 the fastest there is."""
-    return fastest_dtype() if dtype == torch.int8 else dtype
-
-
 def this_machine() -> str:
     """What a measurement that is remembered holds for: a cache may be carried to another processor, as in a volume."""
     quick = [name for name in ("amx_bf16", "avx512_bf16", "avx512_vnni") if torch.cpu.get_capabilities().get(name)]

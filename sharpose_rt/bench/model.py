@@ -207,7 +207,7 @@ class Comparison:
                     return dense(backend.prepare(torch.from_numpy(crops)))
 
             return run
-        from sharpose_rt.engine.openvino_backend import Normalise
+        from sharpose_rt.engine.traceable import Normalise
         from sharpose_rt.openvino_graphs import for_batch, traced
 
         module = nn.Sequential(Normalise(), self.dense).eval()

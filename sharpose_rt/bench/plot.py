@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpose_rt.bench.alone import PARTS
+from sharpose_rt.config.places import whole
 from sharpose_rt.errors import OutputError
 
 
@@ -48,10 +49,11 @@ def plot_pipeline(record: dict[str, Any], path: Path) -> None:
         f"{settings['source']} on {machine['gpu'] or machine['cpu']}, {machine['cores']} cores", fontsize="medium"
     )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=120)
+        with whole(path) as part:
+            figure.savefig(part, format=path.suffix[1:] or "png", dpi=120)
     except (OSError, ValueError) as error:
-        raise OutputError(f"{path} cannot be written ({error}); give another path that ends in .png") from error
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path} cannot be written ({reason}); give another path that ends in .png") from error
 
 
 def _how(settings: dict[str, Any]) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +16,7 @@ from sharpose_rt.config.places import write_whole
 from sharpose_rt.config.processor import cpu_model
 from sharpose_rt.config.threads import cores
 from sharpose_rt.errors import OutputError, StreamError
-from sharpose_rt.media.redact import redact
+from sharpose_rt.evaluation.metrics import command_line
 from sharpose_rt.skeletons import versions
 
 SCHEMA = "sharpose.bench/1"
@@ -33,7 +31,7 @@ def make_record(
         "schema": SCHEMA,
         "kind": kind,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["sharpose-rt", *map(redact, sys.argv[1:])]),
+        "command": command_line(),
         "machine": {**began, "load_after": _load()},
         "versions": versions(),
         "settings": dict(settings),

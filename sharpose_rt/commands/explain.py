@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sharpose_rt.config.places import whole
 from sharpose_rt.errors import ConfigError, OutputError, SourceError
 
 if TYPE_CHECKING:
@@ -183,13 +184,11 @@ def draw(e: Explanation, skeleton: Skeleton, title: str, gate: Gate, path: Path)
     Raises:
         OutputError: it cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     h, w = e.crop_bgr.shape[:2]
     rgb = e.crop_bgr[..., ::-1]
     figure = Figure(figsize=(15, 2.6 * h / w + 1.1), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(1, 5)
     for ax in axes:
         ax.set_axis_off()
@@ -216,9 +215,10 @@ def draw(e: Explanation, skeleton: Skeleton, title: str, gate: Gate, path: Path)
     gain = f", gain {e.gain:.3f}" if math.isfinite(e.gain) else ""
     figure.suptitle(f"{title}: predicted quality {e.quality:.3f}{gain}; {decision}")
     try:
-        figure.savefig(path, bbox_inches="tight", pad_inches=0.1)
+        with whole(path) as part:
+            figure.savefig(part, format="png", bbox_inches="tight", pad_inches=0.1)
     except OSError as error:
-        raise OutputError(f"{path} cannot be written ({error.strerror}); give another --output") from error
+        raise OutputError(f"{path} cannot be written ({error.strerror or error}); give another --output") from error
 
 
 def _overlay(ax: Any, rgb: np.ndarray, values: np.ndarray, extent: tuple[float, float, float, float]) -> None:

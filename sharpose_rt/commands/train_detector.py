@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-score", type=float, default=0.4, help="a teacher's box below is unsure (%(default)s)")
     parser.add_argument("--held-out", type=float, default=0.03, metavar="SHARE", help="to calibrate on (%(default)s)")
     parser.add_argument("--precision", default="auto", help="auto, bf16 or fp32 (%(default)s)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (%(default)s)")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (%(default)s)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0 is PyTorch's choice")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that read (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and variation (%(default)s)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from sharpose_rt.errors import ConfigError
 
@@ -16,6 +17,12 @@ def one_of(name: str, value: str, accepted: tuple[str, ...]) -> None:
     """Raises ConfigError where `value` is none of `accepted`."""
     if value not in accepted:
         raise ConfigError(f"{name} is {value!r}; one of {', '.join(accepted)} is accepted")
+
+
+def device(name: str, value: str) -> None:
+    """Raises ConfigError where `value` is no name of a device; whether it is there is asked where it is used."""
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", value):
+        raise ConfigError(f"{name} is {value!r}; 'auto', 'cpu', 'cuda' or 'cuda:N' is accepted")
 
 
 def within(name: str, value: float, low: float, high: float = math.inf, *, above: bool = False) -> None:

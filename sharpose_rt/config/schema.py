@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from sharpose_rt.config.checks import GAIN_RANGE, PADDING_RANGE
+from sharpose_rt.config.checks import device as _device
 from sharpose_rt.config.checks import one_of as _one_of
 from sharpose_rt.config.checks import within as _within
 from sharpose_rt.errors import ConfigError
@@ -220,10 +221,7 @@ class PoseConfig:
         _one_of("pose.behaviour", self.behaviour, ("auto", "paper", "released"))
         _one_of("pose.backend", self.backend, ("auto", "torch", "openvino"))
         _one_of("pose.precision", self.precision, ("auto", "fp32", "bf16", "fp16", "int8"))
-        if self.device not in ("auto", "cpu", "cuda") and not (
-            self.device.startswith("cuda:") and self.device[5:].isdigit()
-        ):
-            raise ConfigError(f"pose.device is {self.device!r}; 'auto', 'cpu', 'cuda' or 'cuda:N' is accepted")
+        _device("pose.device", self.device)
         if self.quality_threshold is not None and math.isnan(self.quality_threshold):
             raise ConfigError("pose.quality_threshold is nan; a number is accepted (inf refines all, -inf none)")
         if self.refine_from_gain is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.postprocess import finish
 from sharpose_rt.detection.region import Region
 from sharpose_rt.errors import DetectorError
+from sharpose_rt.labels import mot
 from sharpose_rt.skeleton import is_person, person_categories
 from sharpose_rt.types import Detections, Frame
 
@@ -112,28 +112,18 @@ class BoxFileDetector:
 
 
 def read_mot(text: str, path: str) -> dict[int, list[Box]]:
-    """Boxes by `frame_id` (from 0) of `frame,id,x,y,w,h[,conf,...]` lines, whose frames and pixels count from 1.
+    """Boxes by `frame_id` (from 0) of MOT text (`labels.mot`); the seventh column is the confidence.
 
-    Commas or blanks separate; a first line of column names is skipped. A missing confidence, or the -1 that stands
-    for one, counts as 1.
+    A missing confidence, or the -1 that stands for one, counts as 1.
     """
+    try:
+        rows = mot.rows(text, f"boxes file '{path}'", 7)
+    except ValueError as error:
+        raise DetectorError(str(error)) from error
     boxes: dict[int, list[Box]] = defaultdict(list)
-    for number, line in enumerate(text.splitlines(), 1):
-        cells = [cell for cell in re.split(r"[,;\s]+", line.strip()) if cell]
-        if not cells or cells[0].startswith("#") or (number == 1 and cells[0].isidentifier()):
-            continue
-        where = f"boxes file '{path}', line {number}"
-        if len(cells) < 6:
-            raise DetectorError(f"{where}: {len(cells)} values; frame,id,x,y,w,h[,conf,...] is accepted")
-        try:
-            values = [float(cell) for cell in cells[:7]]
-        except ValueError as error:
-            raise DetectorError(f"{where}: {error}; numbers are accepted") from error
-        if not (values[0] >= 1 and values[0].is_integer()):  # NaN and infinity are neither
-            raise DetectorError(f"{where}: frame is {cells[0]}; whole numbers from 1 are accepted")
-        score = values[6] if len(values) > 6 and values[6] != -1 else 1.0
-        left, top, width, height = values[2:6]
-        boxes[int(values[0]) - 1].append(_box([left - 1, top - 1, width, height], score, where))
+    for row in rows:
+        score = row.more[0] if row.more and row.more[0] != -1 else 1.0
+        boxes[row.frame_id].append(_box(list(row.xywh), score, row.where))
     return dict(boxes)
 
 

@@ -17,8 +17,8 @@ PAD_VALUE = 114
 class Letterbox:
     """A resize that keeps the aspect, and a grey border.
 
-    Networks measure boxes from the outer edge of the first pixel, this project from its centre: half a pixel is added
-    on the way in and taken off on the way back.
+    Networks measure boxes from the outer edge of the first pixel, this project from its centre: half a pixel is taken
+    off on the way back.
     """
 
     resized_wh: tuple[int, int]
@@ -64,12 +64,7 @@ class Letterbox:
         )
         return canvas
 
-    def to_input(self, bboxes_xyxy: ArrayLike) -> NDArray[np.float64]:
-        """Boxes (N, 4) of the frame in the input's pixels."""
-        boxes = np.asarray(bboxes_xyxy, np.float64)
-        return (boxes + 0.5) * np.tile(self.scale_xy, 2) + np.tile(self.offset_xy, 2)
-
     def to_frame(self, bboxes_xyxy: ArrayLike) -> NDArray[np.float64]:
-        """Boxes (N, 4) of the input in the frame's pixels; the inverse of `to_input`."""
+        """Boxes (N, 4) of the input in the frame's pixels."""
         boxes = np.asarray(bboxes_xyxy, np.float64)
         return (boxes - np.tile(self.offset_xy, 2)) / np.tile(self.scale_xy, 2) - 0.5

@@ -14,7 +14,7 @@ from typing import TypeGuard
 import torch
 
 import sharpose_rt
-from sharpose_rt import openvino_graphs, precision
+from sharpose_rt import openvino_graphs
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.config.places import cache_dir
 from sharpose_rt.config.remembered import recall, remember
@@ -26,7 +26,7 @@ from sharpose_rt.models.int8 import Ranges
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import SHaRPose
 from sharpose_rt.models.weights import load_model, read_ranges
-from sharpose_rt.precision import WORTH_IT
+from sharpose_rt.precision import WORTH_IT, this_machine
 
 log = logging.getLogger("sharpose_rt.engine")
 
@@ -204,4 +204,4 @@ def _key(config: PoseConfig, names: Iterable[str]) -> str:
     versions = [f"sharpose-rt {sharpose_rt.__version__}", f"openvino {metadata.version('openvino')}"]
     # Threads that spin while they wait take the core that the other backend's would have.
     threads = f"{network_threads(config.threads)} threads {os.environ.get('OMP_WAIT_POLICY', '')}".rstrip()
-    return ", ".join([precision.this_machine(), threads, config.model, " or ".join(names), *versions])
+    return ", ".join([this_machine(), threads, config.model, " or ".join(names), *versions])

@@ -6,6 +6,7 @@ from functools import cache
 
 import torch
 
+from sharpose_rt.config import checks
 from sharpose_rt.errors import DeviceError
 from sharpose_rt.precision import fastest_dtype
 
@@ -23,7 +24,7 @@ def cuda_problem(index: int = 0) -> str | None:
         built = "is a CPU build" if torch.version.cuda is None else f"is built for CUDA {torch.version.cuda}"
         return f"torch {torch.__version__} {built} and sees no CUDA device"
     if index >= torch.cuda.device_count():
-        return f"there are {torch.cuda.device_count()} CUDA devices, counted from 0"
+        return f"there are {torch.cuda.device_count()} CUDA devices, counted from 0, and none is number {index}"
     try:
         ones = torch.ones(8, 8, device=f"cuda:{index}")
         if float((ones @ ones).sum()) != 512:
@@ -33,21 +34,25 @@ def cuda_problem(index: int = 0) -> str | None:
     return None
 
 
-def resolve_device(wanted: str) -> torch.device:
+def resolve_device(wanted: str, index: int = 0) -> torch.device:
     """The device for 'auto' (CUDA where it really works, else the CPU), 'cpu', 'cuda' or 'cuda:N'.
 
+    `index` is the CUDA device's where the name has none.
+
     Raises:
+        ConfigError: it is none of those names.
         DeviceError: a CUDA device was asked for and does not work; says why.
     """
+    checks.device("device", wanted)
     if wanted == "cpu":
         return torch.device("cpu")
-    index = int(wanted.partition(":")[2] or 0)
+    index = int(wanted.partition(":")[2] or index)
     problem = cuda_problem(index)
     if problem is None:
         return torch.device("cuda", index)
     if wanted == "auto":
         return torch.device("cpu")
-    raise DeviceError(f"--device {wanted}: {problem}; try --device cpu, or see `sharpose-rt doctor`")
+    raise DeviceError(f"device is {wanted!r}: {problem}; 'cpu' works anywhere, and `sharpose-rt doctor` says more")
 
 
 def resolve_precision(wanted: str, device: torch.device) -> torch.dtype:

@@ -10,7 +10,13 @@ from typing import Any
 
 from sharpose_rt.config.places import write_whole
 from sharpose_rt.errors import OutputError
+from sharpose_rt.media.redact import redact
 from sharpose_rt.skeletons.plain import plain
+
+
+def command_line() -> str:
+    """The command that this process was started by, without the secrets of addresses in it."""
+    return shlex.join(["sharpose-rt", *map(redact, sys.argv[1:])])
 
 
 def describe(metrics: dict[str, Any]) -> str:
@@ -20,7 +26,7 @@ def describe(metrics: dict[str, Any]) -> str:
 
 def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
     """Write metrics as JSON, with the command that measured them."""
-    write_json(path, {"command": shlex.join(["sharpose-rt", *sys.argv[1:]])} | metrics)
+    write_json(path, {"command": command_line()} | metrics)
 
 
 def write_json(path: Path, value: object) -> None:

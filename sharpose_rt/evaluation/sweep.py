@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from sharpose_rt.config.checks import GAIN_RANGE
+from sharpose_rt.config.places import whole
 from sharpose_rt.errors import OutputError
 from sharpose_rt.evaluation.coco import ap, gmacs, results
 from sharpose_rt.evaluation.predict import Predictions
@@ -76,19 +77,19 @@ def write_sweep(rows: Sequence[Row], path: Path) -> tuple[Path, Path]:
     """Write table and figure, see `sweep_files`, and give both.
 
     Raises:
-        OutputError: they cannot be written.
+        OutputError: they cannot be written; earlier ones then stay, both.
     """
     table, figure = sweep_files(path)
     try:
-        table.parent.mkdir(parents=True, exist_ok=True)
-        with table.open("w", newline="", encoding="utf-8") as file:
-            columns = (_swept(rows), *COLUMNS)
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows({key: f"{row[key]:.6g}" for key in columns} for row in rows)
-        _draw(rows, figure)
+        with whole(table) as table_part, whole(figure) as figure_part:
+            with table_part.open("w", newline="", encoding="utf-8") as file:
+                columns = (_swept(rows), *COLUMNS)
+                writer = csv.DictWriter(file, columns)
+                writer.writeheader()
+                writer.writerows({key: f"{row[key]:.6g}" for key in columns} for row in rows)
+            _draw(rows, figure_part)
     except OSError as error:
-        raise OutputError(f"cannot write the sweep to {table}: {error}") from error
+        raise OutputError(f"cannot write the sweep to {table}: {error.strerror or error}") from error
     return table, figure
 
 
@@ -97,11 +98,9 @@ def _swept(rows: Sequence[Row]) -> str:
 
 
 def _draw(rows: Sequence[Row], path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
     bars = figure.subplots()
     places = range(len(rows))
     bars.bar(places, [100 * row["exit_rate"] for row in rows], color="#9ecae1")
@@ -116,4 +115,4 @@ def _draw(rows: Sequence[Row], path: Path) -> None:
     lines.set_ylabel("AP")
     lines.set_ylim(0, 100)
     lines.legend()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, format="png", dpi=120)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.errors import ConfigError, DatasetError
+from sharpose_rt.labels import mot
 from sharpose_rt.labels.coco import (
     area_of,
     box_of,
@@ -90,30 +91,23 @@ def read_truth(path: Path, skeleton: Skeleton | None = None) -> TrackTruth:
 
 def _from_text(path: Path) -> TrackTruth:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        rows = mot.rows(path.read_text(encoding="utf-8-sig"), str(path), 8)
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"cannot read the labels {path}: {error}") from error
+    except ValueError as error:
+        raise DatasetError(str(error)) from error
     frames: defaultdict[int, TruthFrame] = defaultdict(TruthFrame)
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = [float(value) for value in line.replace(",", " ").split()]
-            frame_number, person, left, top, width, height = row[:6]
-        except ValueError:
-            row, frame_number, person, left, top, width, height = [], 0, 0, 0, 0, 0, 0
-        if frame_number < 1 or not np.isfinite(row).all() or min(width, height) <= 0:
-            raise DatasetError(
-                f"{path} line {number} is {line!r:.80}; frame (from 1), id, left, top, width, height of MOTChallenge "
-                "is wanted"
-            )
+    for row in rows:
+        left, top, width, height = row.xywh
+        if min(width, height) <= 0:
+            raise DatasetError(f"{row.where}: box width {width:g} and height {height:g}; above 0 is accepted")
         # Of ten columns, as in the benchmark of 2015, the last three are a place in the world.
-        flag, kind = row[6] if len(row) >= 7 else 1.0, row[7] if len(row) in (8, 9) else -1.0
-        frame, box = frames[int(frame_number) - 1], [left - 1, top - 1, left - 1 + width, top - 1 + height]
+        flag, kind = row.more[0] if row.more else 1.0, row.more[1] if row.columns in (8, 9) else -1.0
+        frame, box = frames[row.frame_id], [left, top, left + width, top + height]
         if kind in _DISTRACTORS:
             frame.ignored.append(box)
         elif flag != 0 and kind in (1, -1):
-            frame.ids.append(int(person))
+            frame.ids.append(row.person)
             frame.boxes.append(box)
     _check_unique(frames, path)
     return TrackTruth(dict(frames), None, False)

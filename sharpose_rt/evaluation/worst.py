@@ -18,7 +18,7 @@ from sharpose_rt.evaluation.coco import label_triples, labels_of, oks_with_label
 from sharpose_rt.evaluation.predict import Predictions
 from sharpose_rt.geometry.affine import apply_affine, crop_affine, warp_crops
 from sharpose_rt.labels.coco import picture_paths, read_image
-from sharpose_rt.media.draw import draw_pose
+from sharpose_rt.media.draw import draw_pose, sheet
 from sharpose_rt.media.writer import write_image
 from sharpose_rt.models.gate import Gate
 from sharpose_rt.skeleton import Skeleton
@@ -82,7 +82,7 @@ def write_worst(
             for points, seen in pairs
         ]
         tiles.append(_captioned(np.concatenate(views, 1), f"OKS {similarity[i]:.2f}"))
-    _write(out, _sheet(tiles, columns=4))
+    _write(out, sheet(tiles, columns=4))
     return [float(similarity[i]) for i in order]
 
 
@@ -111,8 +111,8 @@ def write_worst_pictures(
     for verdict in worst:
         picture = read_image(paths[index_of[verdict.image_id]])
         tiles.append(_judged(np.full_like(picture, GREY) if plain else picture, verdict))
-    sheet = _sheet(tiles, columns=3)
-    _write(out, np.concatenate([_legend(sheet.shape[1]), sheet], 0))
+    judged = sheet(tiles, columns=3)
+    _write(out, np.concatenate([_legend(judged.shape[1]), judged], 0))
     return [verdict.image_id for verdict in worst]
 
 
@@ -135,9 +135,9 @@ def _check_picture_file(path: Path) -> None:
         raise OutputError(f"cannot write {path}; a picture file such as worst.png in a folder that exists is wanted")
 
 
-def _write(path: Path, sheet: NDArray[np.uint8]) -> None:
+def _write(path: Path, picture: NDArray[np.uint8]) -> None:
     _check_picture_file(path)
-    write_image(path, sheet)
+    write_image(path, picture)
 
 
 def _judged(picture: NDArray[np.uint8], verdict: Verdict) -> NDArray[np.uint8]:
@@ -170,8 +170,3 @@ def _legend(width_px: int) -> NDArray[np.uint8]:
 def _captioned(tile: NDArray[np.uint8], text: str, colour: tuple[int, int, int] = (255, 255, 255)) -> NDArray[np.uint8]:
     cv2.putText(tile, text, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA)
     return tile
-
-
-def _sheet(tiles: list[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:
-    tiles = tiles + [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
-    return np.concatenate([np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)], 0)

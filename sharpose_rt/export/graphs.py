@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sharpose_rt.detection.first_output import FirstOutput
 from sharpose_rt.detection.yolo import Network
-from sharpose_rt.engine.openvino_backend import CoarseStage, FineStage
+from sharpose_rt.engine.traceable import CoarseStage, FineStage
 from sharpose_rt.geometry.heatmap import decode
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose

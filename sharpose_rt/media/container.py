@@ -299,14 +299,14 @@ class ContainerSource(Source):
                     break
                 self._check_lost(error, time.monotonic() - began_s)
                 bad += 1
-                self.damaged += 1
+                self.faults.damaged += 1
                 if bad > self.config.max_bad_frames:
                     raise self._too_bad(bad, error) from None
                 packets = packets if packet is not None else None
                 continue
             for frame in frames:
                 if self.live and frame.is_corrupt:  # what a decoder paints over a lost packet is no picture
-                    self.damaged += 1
+                    self.faults.damaged += 1
                     continue
                 bad = 0
                 self._decoded += 1
@@ -324,8 +324,8 @@ class ContainerSource(Source):
     def _warn_of_faults(self) -> None:
         if self.live:
             return
-        if self.damaged:
-            log.warning("%s: frames that cannot be decoded and are left out: %d", self.name, self.damaged)
+        if self.faults.damaged:
+            log.warning("%s: frames that cannot be decoded and are left out: %d", self.name, self.faults.damaged)
         expected, length_s = self._stream.frames, self._length_s(of_pictures=True)
         frame_s = 1 / (self._fps or _FALLBACK_FPS)
         missing_s = math.inf if length_s is None else length_s - self._clock.last_s
@@ -339,7 +339,7 @@ class ContainerSource(Source):
             short = missing_s > 1.0 + 2 * frame_s
             what = f"{self._clock.last_s:.1f} of {length_s:.1f} s"
         if short:
-            self.cut_off = what
+            self.faults.cut_off = what
             log.warning("%s ends after %s: the file is cut off", self.name, what)
 
     def _check_lost(self, error: Exception, waited_s: float) -> None:

@@ -264,3 +264,9 @@ def draw_pose(
         if scores[index] > 0.2:
             cv2.circle(image, place, 2, SIDE_COLOURS[skeleton.side(index)], -1, cv2.LINE_AA)
     return image
+
+
+def sheet(tiles: Sequence[Image], columns: int) -> Image:
+    """Pictures of one size, at least one, side by side in rows of `columns`; the last row is filled up with black."""
+    tiles = [*tiles, *[np.zeros_like(tiles[0])] * (-len(tiles) % columns)]
+    return np.concatenate([np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)], 0)

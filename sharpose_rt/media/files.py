@@ -79,7 +79,7 @@ class Images(Source):
             self._bad = 0
             return image, self._names[self._at]
         self._bad += 1
-        self.damaged += 1
+        self.faults.damaged += 1
         if self._kind == "image" or self._bad > self.config.max_bad_frames:
             raise SourceError(
                 f"{path} cannot be read as an image; see that it is whole, or convert it to JPEG or PNG"

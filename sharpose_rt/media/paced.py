@@ -27,6 +27,7 @@ class PacedSource(Source):
     def __init__(self, inner: Source) -> None:
         super().__init__(inner.name, inner.config)
         self.inner = inner
+        self.faults = inner.faults
         self.slipped_s = 0.0
         self._period_s = 1 / _FALLBACK_FPS
         self._start_s: float | None = None

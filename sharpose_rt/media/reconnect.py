@@ -82,6 +82,7 @@ class Reconnecting(Source):
     def _made(self) -> Source:
         source = self._make()
         source._stop = self._stop  # one interruption ends whatever connection there is
+        source.faults = self.faults  # they add up over connections
         return source
 
     def _open(self) -> None:

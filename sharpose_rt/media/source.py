@@ -57,6 +57,18 @@ class Loss:
     back: bool
 
 
+@dataclass
+class Faults:
+    """What is missing of a source so far; one object for a source and those that it reads from.
+
+    `damaged` counts the frames that could not be decoded and were left out. `cut_off` says how much of it was there,
+    such as '31 of 60 frames', where a file ends before its time.
+    """
+
+    damaged: int = 0
+    cut_off: str | None = None
+
+
 @dataclass(frozen=True)
 class SourceInfo:
     """What is known of a source once it is open.
@@ -114,10 +126,7 @@ class Source:
         self._handed_on = 0
         self._ended = False
         self.lost_before_s = 0.0
-        self.damaged = 0
-        """Frames so far that could not be decoded and were left out."""
-        self.cut_off: str | None = None
-        """How much of it was there, such as '31 of 60 frames', where a file ends before its time."""
+        self.faults = Faults()
 
     @property
     def state(self) -> SourceState:

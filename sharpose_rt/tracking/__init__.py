@@ -13,9 +13,9 @@ def create_tracker(config: TrackerConfig, skeleton: Skeleton) -> Tracker:
         from sharpose_rt.tracking.byte_tracker import ByteTrack
 
         return ByteTrack(config)
-    from sharpose_rt.tracking.pose_tracker import PoseTracker  # scipy's optimiser takes a third of a second
+    from sharpose_rt.tracking.sharpose_tracker import SharposeTracker  # scipy's optimiser takes a third of a second
 
-    return PoseTracker(config, skeleton)
+    return SharposeTracker(config, skeleton)
 
 
 __all__ = ["KeypointSmoother", "SceneCuts", "Tracker", "create_tracker", "rts_smooth"]

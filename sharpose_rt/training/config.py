@@ -8,6 +8,7 @@ from typing import Any
 
 from sharpose_rt.config import find_preset, merge, override, read_yaml
 from sharpose_rt.config.checks import PADDING_RANGE
+from sharpose_rt.config.checks import device as _device
 from sharpose_rt.config.checks import one_of as _one_of
 from sharpose_rt.config.checks import within as _check
 from sharpose_rt.errors import ConfigError
@@ -268,6 +269,7 @@ class TrainConfig:
         _one_of("behaviour", self.behaviour, ("paper", "released"))
         _one_of("budget", self.budget, ("epochs", "minutes"))
         _one_of("precision", self.precision, ("auto", "fp32", "bf16"))
+        _device("device", self.device)
         _check("batch", self.batch, 1, 65536)
         _check("seed", self.seed, 0, 2**32 - 1)
         _check("epochs", self.epochs, 1e-6, 1e6)

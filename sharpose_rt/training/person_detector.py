@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from ultralytics.cfg import get_cfg
 from ultralytics.utils.loss import E2ELoss
 
-from sharpose_rt.config import DetectorConfig
+from sharpose_rt.config import DetectorConfig, checks
 from sharpose_rt.detection.bundled import LITE, WEIGHTS, BundledDetector, build_module, load_module
 from sharpose_rt.detection.yolo import predict
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError
@@ -74,7 +74,7 @@ class DetectorRecipe:
         colour: strength of brightness, contrast and saturation changes.
         ema: decay of the moving average of the weights.
         precision: 'bf16' (autocast), 'fp32', or 'auto', the quicker one of the device.
-        device: 'cpu', 'cuda' or 'cuda:N'.
+        device: 'auto', 'cpu', 'cuda' or 'cuda:N'.
         threads: CPU threads; 0 leaves PyTorch's choice.
         workers: processes that read pictures.
         seed: of weights, order and augmentation.
@@ -108,6 +108,7 @@ class DetectorRecipe:
                 raise ConfigError(f"{name} is {getattr(self, name)}; a multiple of 32 px is accepted")
         if self.precision not in ("auto", "bf16", "fp32"):
             raise ConfigError(f"precision is {self.precision!r}; auto, bf16 or fp32 is accepted")
+        checks.device("device", self.device)
         if not 0 <= self.frozen_blocks <= len(EFFICIENTNET_LITE0):
             raise ConfigError(f"frozen_blocks is {self.frozen_blocks}; 0 to {len(EFFICIENTNET_LITE0)} are accepted")
         if not 0 <= self.seed < 2**32:

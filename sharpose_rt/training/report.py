@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import default_collate
 
+from sharpose_rt.config.places import whole
 from sharpose_rt.errors import OutputError
 from sharpose_rt.geometry.heatmap import decode
-from sharpose_rt.media.draw import draw_pose
+from sharpose_rt.media.draw import draw_pose, sheet
 from sharpose_rt.media.writer import write_image
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.training.transforms import NO_AUGMENT, CropDataset, Sampler
@@ -49,11 +50,9 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 7), layout="constrained")
-    FigureCanvasAgg(figure)
     for panel, (title, keys) in zip(figure.subplots(2, 3).flat, _PANELS, strict=True):
         for colour, key in enumerate(keys):
             points = np.array([(row["elapsed_s"] / 60, row[key]) for row in rows if key in row]).reshape(-1, 2)
@@ -68,9 +67,10 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
         if panel.get_legend_handles_labels()[0]:
             panel.legend()
     try:
-        figure.savefig(path, dpi=100)
+        with whole(path) as part:
+            figure.savefig(part, format="png", dpi=100)
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error}") from error
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def prediction_sheet(trainer: Trainer, people: int) -> NDArray[np.uint8]:
@@ -88,7 +88,4 @@ def prediction_sheet(trainer: Trainer, people: int) -> NDArray[np.uint8]:
     for i, crop in enumerate(batch["crop"].numpy()):
         views = [draw_pose(crop, k[i].numpy(), s[i].numpy(), skeleton) for k, s in poses]
         tiles.append(np.concatenate(views, 1))
-    columns = max(1, round(math.sqrt(len(tiles) / 2)))
-    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
-    rows = [np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)]
-    return np.concatenate(rows, 0)
+    return sheet(tiles, columns=max(1, round(math.sqrt(len(tiles) / 2))))

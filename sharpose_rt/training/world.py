@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from sharpose_rt.errors import DeviceError
+from sharpose_rt.engine.device import resolve_device
 from sharpose_rt.precision import fastest_dtype
 
 
@@ -72,30 +72,33 @@ class World:
 
 
 def join_world(device: str) -> World:
-    """The world that torchrun's environment describes, joined; NCCL between GPUs, Gloo between CPUs."""
+    """The world that torchrun's environment describes, joined; NCCL between GPUs, Gloo between CPUs.
+
+    Raises:
+        ConfigError, DeviceError: see `pick_device`.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return World()
     world = World(size, int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0")))
-    on_gpu = device != "cpu" and torch.cuda.is_available()
-    if on_gpu:
-        torch.cuda.set_device(world.local_rank)
+    place = pick_device(device, world)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if on_gpu else "gloo")
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     return world
 
 
 def pick_device(name: str, world: World = World()) -> torch.device:
-    """The device of that name; 'auto' is CUDA where there is one, under torchrun the one of this process.
+    """The device of that name, see `resolve_device`; 'auto' and 'cuda' are under torchrun the one of this process.
 
     Raises:
-        DeviceError: it is not there.
+        ConfigError: it is no name of a device.
+        DeviceError: it is not there, or does not work.
     """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise DeviceError(f"device {name!r} is wanted, but there is no CUDA device; --set device=cpu works anywhere")
-    return torch.device(f"cuda:{world.local_rank}" if name == "cuda" and world.size > 1 else name)
+    if name == "auto" and world.size > 1 and torch.cuda.is_available():
+        name = "cuda"  # a process that went to the CPU by itself would keep the others waiting
+    return resolve_device(name, world.local_rank)
 
 
 def quicker_in_bf16(precision: str, device: torch.device) -> bool:

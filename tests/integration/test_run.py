@@ -816,7 +816,7 @@ def test_the_detector_looks_again_for_whom_it_missed(
 
     monkeypatch.setattr(FullFrameDetector, "detect", detect)
     monkeypatch.setattr("sharpose_rt.stages.needs.SURE_SHARE", 0.0)
-    monkeypatch.setattr("sharpose_rt.tracking.pose_tracker.SURE_SCORE", 2.0)  # random poses carry no boxes
+    monkeypatch.setattr("sharpose_rt.tracking.sharpose_tracker.SURE_SCORE", 2.0)  # random poses carry no boxes
     FileRun(str(clip), _config(tmp_path, "detector.every_if_sure=4")).run()
     assert seen == [0, 4, 5, 6, 10, 14, 18, 22]
 

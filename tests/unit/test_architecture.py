@@ -23,7 +23,13 @@ LEVELS = {
     **dict.fromkeys(("app", "several", "api", "bench"), 6),
     **dict.fromkeys(("cli", "commands", "__main__", "__init__"), 7),
 }
-NEIGHBOURS = {("engine", "models"), ("detection", "models"), ("labels", "media"), ("live", "stages")}
+NEIGHBOURS = {
+    ("engine", "models"),
+    ("detection", "labels"),
+    ("detection", "models"),
+    ("labels", "media"),
+    ("live", "stages"),
+}
 FOLDERS = {"sharpose_rt", "pipelines", "configs", "tests", "samples"}
 FILES = {"pyproject.toml", "README.md", "BENCHMARKS.md", "CHANGELOG.md", "LICENSE"}
 TORCH_FREE = ("errors", "skeleton", "process", "types", "runtime", "config", "tracking", "media", "skeletons", "labels")

@@ -110,13 +110,13 @@ def check_same(
 
 
 @given(sides, sides, st.integers(32, 1280), st.booleans())
-def test_letterbox_forward_then_inverse_is_identity(width: int, height: int, image_size: int, fixed: bool) -> None:
+def test_the_picture_in_a_letterbox_is_the_whole_frame(width: int, height: int, image_size: int, fixed: bool) -> None:
     fit = Letterbox.fit((width, height), image_size, fixed_wh=(416, 256) if fixed else None)
-    boxes = np.array([[0, 0, width - 1, height - 1], [width / 3, height / 4, width / 2, height / 1.5]])
-    assert np.allclose(fit.to_frame(fit.to_input(boxes)), boxes, atol=1e-6)
-    inside = fit.to_input(boxes)
-    assert (inside >= 0).all()
-    assert (inside <= np.tile(fit.input_wh, 2)).all()
+    low = np.array(fit.offset_xy)
+    high = low + fit.resized_wh
+    assert np.allclose(fit.to_frame([[*low, *high]]), [[-0.5, -0.5, width - 0.5, height - 0.5]], atol=1e-6)
+    assert (low >= 0).all()
+    assert (high <= fit.input_wh).all()
     assert fixed or all(side % 32 == 0 for side in fit.input_wh)
 
 
@@ -128,7 +128,7 @@ def test_letterbox_puts_pixels_where_it_puts_boxes() -> None:
     assert canvas.shape == (fit.input_wh[1], fit.input_wh[0], 3)
     rows, columns = np.nonzero(canvas[..., 0] > 200)
     white = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]  # outer edges
-    assert np.allclose(fit.to_input([[49.5, 99.5, 149.5, 199.5]]), white, atol=1.0)
+    assert np.allclose(fit.to_frame([white]), [[49.5, 99.5, 149.5, 199.5]], atol=1 / max(fit.scale_xy))
 
 
 def test_finish_clips_drops_and_orders() -> None:
@@ -237,6 +237,8 @@ def test_csv_with_column_names(tmp_path: Path) -> None:
         ("1,1,0,0,5,5\nnan,1,0,0,5,5\n", "line 2: frame is nan"),
         ("1,1,0,0,-5,5\n", "line 1: width -5"),
         ("1,1,0,0,nan,5\n", "line 1: box.*finite"),
+        ("1,1,0,0,5,5,inf\n", "line 1: column 7 is 'inf'; finite"),
+        ("1,,0,0,5,5,0.9\n", "line 1: id is ''; finite"),
     ],
 )
 def test_bad_mot_line_is_named(tmp_path: Path, text: str, message: str) -> None:

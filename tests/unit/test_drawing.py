@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sharpose_rt.config.schema import DetectorConfig, DrawConfig
-from sharpose_rt.media.draw import SIDE_COLOURS, Painter, track_colour
+from sharpose_rt.media.draw import SIDE_COLOURS, Painter, sheet, track_colour
 from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
 from sharpose_rt.types import Poses, PoseStage
 
@@ -213,3 +213,11 @@ def test_lines_grow_with_picture_and_person() -> None:
     big_image = np.zeros((1600, 2400, 3), np.uint8)
     big = np.count_nonzero(Painter(COCO17, BARE).draw(big_image, people(points * 4), 0).any(axis=2))
     assert big > 6 * small
+
+
+def test_a_sheet_has_its_tiles_in_rows_and_black_behind_the_last() -> None:
+    tiles = [np.full((2, 3, 3), level, np.uint8) for level in (10, 20, 30, 40, 50)]
+    made = sheet(tiles, columns=3)
+    assert made.shape == (4, 9, 3)
+    assert made[::2, ::3, 0].tolist() == [[10, 20, 30], [40, 50, 0]]
+    assert len(tiles) == 5

@@ -13,7 +13,7 @@ import torch
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.engine import PoseEngine, device, resolve_device, resolve_precision
 from sharpose_rt.engine.explain import explain
-from sharpose_rt.errors import DeviceError, WeightsError
+from sharpose_rt.errors import ConfigError, DeviceError, WeightsError
 from sharpose_rt.geometry.affine import apply_affine, crop_affine, invert_affine, warp_crops
 from sharpose_rt.models import VARIANTS, Variant
 from sharpose_rt.models.gate import Gate
@@ -284,8 +284,17 @@ def test_fp16_on_a_cpu_is_refused():
 @pytest.mark.parametrize("wanted", ["cuda", "cuda:3"])
 def test_cuda_without_one_says_what_to_try(wanted):
     assert resolve_device("auto") == torch.device("cpu")
-    with pytest.raises(DeviceError, match=rf"--device {wanted}: .*try --device cpu, or see `sharpose-rt doctor`"):
+    with pytest.raises(DeviceError, match=rf"device is '{wanted}': .*; 'cpu' works anywhere, and `sharpose-rt doctor`"):
         resolve_device(wanted)
+
+
+@pytest.mark.parametrize("wanted", ["gpu", "mps", "", "cuda:", "cuda:x", "cuda:-1", "cuda:²", "cpu:0", "cuda:0\n"])
+def test_what_names_no_device_is_none(wanted):
+    """Some were taken for the first CUDA device, and some ended in a ValueError."""
+    with pytest.raises(ConfigError, match="'auto', 'cpu', 'cuda' or 'cuda:N' is accepted"):
+        resolve_device(wanted)
+    with pytest.raises(ConfigError, match=r"pose\.device is "):
+        PoseConfig(device=wanted)
 
 
 def test_a_listed_device_that_does_not_run_is_not_taken(monkeypatch):
@@ -299,10 +308,11 @@ def test_a_listed_device_that_does_not_run_is_not_taken(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch, "ones", fails)
     assert resolve_device("auto") == torch.device("cpu")
-    with pytest.raises(DeviceError, match=r"no kernel image.*; try --device cpu"):
+    with pytest.raises(DeviceError, match=r"no kernel image.*; 'cpu' works anywhere"):
         resolve_device("cuda")
-    with pytest.raises(DeviceError, match="there are 1 CUDA devices"):
-        resolve_device("cuda:1")
+    for wanted in (("cuda:1",), ("cuda", 1)):
+        with pytest.raises(DeviceError, match="there are 1 CUDA devices, counted from 0, and none is number 1;"):
+            resolve_device(*wanted)
 
 
 @pytest.mark.gpu

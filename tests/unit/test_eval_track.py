@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sharpose_rt.cli import main
+from sharpose_rt.detection.boxes import read_mot
 from sharpose_rt.errors import ConfigError, DatasetError
 from sharpose_rt.evaluation.track_truth import read_truth
 from sharpose_rt.evaluation.tracks import evaluate_tracks, jitter
@@ -227,6 +228,23 @@ class TestTruth:
         truth.write_bytes(b"\xef\xbb\xbf" + truth.read_bytes())
         assert evaluate_tracks(path, truth)["MOTA"] == 1
 
+    @pytest.mark.parametrize("separator", [",", ";", ", ", " ", "\t"])
+    def test_boxes_and_labels_are_read_from_the_same_text(self, tmp_path, separator):
+        lines = [
+            "frame id x y w h conf",
+            "",
+            "2 7 11 21 30 40.5 1",
+            "# 3 people",
+            "2 8 1 1 5 6 1 -1 -1 nan",
+            "4 7 1 1 5 6",
+        ]
+        path = tmp_path / "gt.txt"
+        path.write_text("".join(line.replace(" ", separator) + "\n" for line in lines))
+        wanted = {1: [[10, 20, 40, 60.5], [0, 0, 5, 6]], 3: [[0, 0, 5, 6]]}
+        assert {t: frame.boxes for t, frame in read_truth(path).frames.items()} == wanted
+        given = read_mot(path.read_text(), str(path))
+        assert {t: [list(box[:4]) for box in boxes] for t, boxes in given.items()} == wanted
+
     def test_every_fifth_frame_labelled(self, tmp_path):
         found = evaluate_tracks(stream(tmp_path), coco(tmp_path / "gt.json", frame_ids=[0, 5]))
         assert (found["frames"], found["MOTA"], found["false_positives"]) == (2, 1, 0)
@@ -283,7 +301,10 @@ class TestTruth:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("1,2,3\n", r"gt\.txt line 1 is '1,2,3'"),
+            ("1,2,3\n", r"gt\.txt, line 1: 3 values in '1,2,3'"),
+            ("1.5,1,0,0,5,5\n", "line 1: frame is 1.5; whole numbers from 1"),
+            ("1,1,0,0,5,5,1,person\n", "line 1: column 8 is 'person'; finite numbers"),
+            ("1,1,0,0,5,0\n", "line 1: box width 5 and height 0; above 0"),
             ("1,1,0,0,5,5\n0,1,0,0,5,5\n", "line 2"),
             ("1,1,0,0,5,-5\n", "line 1"),
             ("1,1,0,0,5,5\n1,1,9,9,5,5\n", "frame 0 .* has one id twice"),

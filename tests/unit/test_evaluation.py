@@ -29,6 +29,7 @@ from sharpose_rt.evaluation.coco import (
     score,
 )
 from sharpose_rt.evaluation.detector import box_ap, evaluate_detector, judge, read_box_labels
+from sharpose_rt.evaluation.metrics import write_metrics
 from sharpose_rt.evaluation.predict import (
     Boxes,
     Predictions,
@@ -586,11 +587,20 @@ def test_command_line(folder, tmp_path, monkeypatch, capsys):
     assert "--batch is 0" in capsys.readouterr().err
     assert main(["eval", *arguments, "--refine-from-px", "nan"]) == 2
     assert "--refine-from-px is nan" in capsys.readouterr().err
+    assert main(["eval", *arguments, "--device", "cuda:x"]) == 2
+    assert "device is 'cuda:x'; 'auto', 'cpu', 'cuda' or 'cuda:N' is accepted" in capsys.readouterr().err
     same = ["--sweep-threshold", str(tmp_path / "both.csv"), "--sweep-height", str(tmp_path / "both")]
     assert main(["eval", *arguments, *same]) == 2
     assert "several sweeps would write" in capsys.readouterr().err
     assert main(["eval", *arguments, "--sweep-gain", str(tmp_path / "gain")]) == 2
     assert "does not predict what the fine stage adds" in capsys.readouterr().err
+
+
+def test_metrics_have_the_command_without_its_secrets(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["sharpose-rt", "eval", "--images", "https://me:secret@host/a b?token=123"])
+    write_metrics(tmp_path / "m.json", {"AP": 0.5})
+    command = "sharpose-rt eval --images 'https://***@host/a b?token=***'"
+    assert json.loads((tmp_path / "m.json").read_text()) == {"command": command, "AP": 0.5}
 
 
 def test_pictures_without_labels_give_a_file_for_cocos_server(folder, tmp_path, monkeypatch, capsys):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from sharpose_rt import openvino_graphs, precision
+from sharpose_rt import openvino_graphs
 from sharpose_rt.cli import main
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.engine import PoseEngine, choice, choose, device
@@ -280,10 +280,10 @@ def test_auto_takes_int8_where_it_is_faster_at_all_than_bfloat16_which_costs_as_
 
 @pytest.mark.parametrize("fastest", [torch.float32, torch.bfloat16])
 def test_layers_without_grids_multiply_in_the_fastest_floats(monkeypatch, fastest):
-    monkeypatch.setattr(precision, "fastest_dtype", lambda: fastest)
-    assert precision.besides_grids(torch.int8) == fastest
-    assert precision.besides_grids(torch.float32) == torch.float32
-    assert precision.besides_grids(torch.bfloat16) == torch.bfloat16
+    monkeypatch.setattr(openvino_graphs, "fastest_dtype", lambda: fastest)
+    assert openvino_graphs.besides_grids(torch.int8) == fastest
+    assert openvino_graphs.besides_grids(torch.float32) == torch.float32
+    assert openvino_graphs.besides_grids(torch.bfloat16) == torch.bfloat16
 
 
 # The command

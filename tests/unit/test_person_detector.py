@@ -325,6 +325,7 @@ def test_a_resumed_run_has_its_own_rate(folder, recipe):
         ({"out": "x.pt"}, ".safetensors"),
         ({"minutes": 0.0}, "above 0"),
         ({"precision": "int8"}, "auto, bf16 or fp32"),
+        ({"device": "mps"}, "device is 'mps'; 'auto', 'cpu', 'cuda' or 'cuda:N' is accepted"),
         ({"frozen_until": 1.5}, "0 to 1"),
     ],
 )

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import pairwise
@@ -36,14 +36,15 @@ from media_clips import cut_tail, decode_times, numbered, read_number, write_cli
 
 from sharpose_rt.config.schema import HWACCELS, SourceConfig
 from sharpose_rt.errors import ConfigError, SourceError, SourceLost, SourceTimeout
-from sharpose_rt.media import hardware
+from sharpose_rt.media import PacedSource, hardware, reconnect
 from sharpose_rt.media.container import MediaClock
+from sharpose_rt.media.files import VideoFile
 from sharpose_rt.media.live import Camera, NetworkVideo, StdinVideo, index_is_last
 from sharpose_rt.media.opening import expand_sources, is_live, open_source
 from sharpose_rt.media.reconnect import Reconnecting
 from sharpose_rt.media.redact import redact
 from sharpose_rt.media.screen import Screen
-from sharpose_rt.media.source import Source
+from sharpose_rt.media.source import Faults, Source
 
 
 def numbers(source: Source) -> list[int]:
@@ -244,9 +245,8 @@ def test_too_much_damage_is_an_error(clip: Path, tmp_path: Path) -> None:
         source.open()
 
 
-def test_damage_at_many_places_is_skipped_where_it_is_not_in_a_row(tmp_path: Path) -> None:
-    path, damaged = tmp_path / "a.mp4", range(5, 40, 5)
-    write_clip(path, 40, gop=1, bframes=0)  # each picture stands for itself
+def damage(path: Path, damaged: Iterable[int]) -> None:
+    """Makes the packets of these numbers undecodable."""
     data = bytearray(path.read_bytes())
     with av.open(str(path)) as stored:
         places = [(packet.pos, packet.size) for packet in stored.demux(video=0) if packet.pos is not None]
@@ -254,8 +254,44 @@ def test_damage_at_many_places_is_skipped_where_it_is_not_in_a_row(tmp_path: Pat
         at, size = places[n]
         data[at : at + size] = b"\xff" * size
     path.write_bytes(data)
+
+
+def test_damage_at_many_places_is_skipped_where_it_is_not_in_a_row(tmp_path: Path) -> None:
+    path, damaged = tmp_path / "a.mp4", range(5, 40, 5)
+    write_clip(path, 40, gop=1, bframes=0)  # each picture stands for itself
+    damage(path, damaged)
     with open_source(str(path), SourceConfig(max_bad_frames=1)) as source:
         assert numbers(source) == [n for n in range(40) if n not in damaged]
+
+
+class Dropping(VideoFile):
+    """A camera that sends the file, and then is gone."""
+
+    live, finite = True, False
+
+
+def test_faults_are_known_to_whatever_a_source_is_wrapped_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconnect, "FIRST_PAUSE_S", 0.01)
+    whole = tmp_path / "whole.mp4"
+    write_clip(whole, 40, fps=200, gop=1, bframes=0, faststart=True)
+    damage(whole, (3, 5, 8))
+    cut, config = cut_tail(whole, 0.7), SourceConfig()
+    with VideoFile(cut, config) as plain:
+        there = len(numbers(plain))
+    assert 10 < there < 37
+    assert plain.faults == Faults(3, f"{there} of 40 frames")
+    for source in (
+        PacedSource(VideoFile(cut, config)),
+        Reconnecting("file", config, lambda: VideoFile(cut, config)),
+        PacedSource(Reconnecting("file", config, lambda: VideoFile(cut, config))),
+    ):
+        with source:
+            assert len(numbers(source)) == there
+        assert source.faults == plain.faults
+    with Reconnecting("camera", SourceConfig(max_frames=50), lambda: Dropping(whole, SourceConfig())) as camera:
+        assert len(numbers(camera)) == 50
+    assert len(camera.losses) == 1
+    assert camera.faults == Faults(6)  # three of each connection
 
 
 def test_reading_can_be_interrupted_and_left_early(clip: Path) -> None:

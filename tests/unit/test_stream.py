@@ -7,9 +7,8 @@ import io
 import json
 import math
 import os
-import resource
 import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +36,7 @@ from sharpose_rt.skeletons import (
 )
 from sharpose_rt.skeletons.validation import is_well_formed_frame, schema_validator
 from sharpose_rt.types import Poses
+from tests.full_disk import file_size_limit
 
 CREATED = "2026-01-31T12:00:00.000Z"
 SLOW_MACHINE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -262,17 +262,6 @@ class TestWriter:
         assert len(list(reader)) == 1
         assert reader.end is not None
         assert reader.end["status"] == status
-
-
-@contextmanager
-def file_size_limit(size: int):
-    """Files of this process cannot grow beyond `size` bytes: as on a full disk, the last write is cut."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def write_many(writer: StreamWriter) -> None:

@@ -15,7 +15,7 @@ from sharpose_rt.config import TrackerConfig
 from sharpose_rt.geometry.boxes import iou_matrix
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.tracking import Tracker, create_tracker, motion
-from sharpose_rt.tracking.pose_tracker import _widened
+from sharpose_rt.tracking.sharpose_tracker import _widened
 from sharpose_rt.types import Detections, Poses, Tracks
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

@@ -23,7 +23,7 @@ from torch import nn
 from sharpose_rt.cli import main
 from sharpose_rt.commands import train as train_command
 from sharpose_rt.config import preset_names, to_dict
-from sharpose_rt.errors import ConfigError, DatasetError, OutputError, WeightsError
+from sharpose_rt.errors import ConfigError, DatasetError, DeviceError, OutputError, WeightsError
 from sharpose_rt.geometry.heatmap import encode, flip_back
 from sharpose_rt.geometry.oks import oks
 from sharpose_rt.models import create_model, find_variant
@@ -51,6 +51,7 @@ from sharpose_rt.training.loop import Clock, batches_of, load_people, starting_m
 from sharpose_rt.training.movenet import load_movenet
 from sharpose_rt.training.optim import Ema, is_undecayed, layer_of, lr_factor
 from sharpose_rt.training.report import write_report
+from sharpose_rt.training.world import World, join_world, pick_device
 from tests.movenet_file import write_movenet
 from tests.people_set import SMALL, change, trainer, write_set
 from tests.people_set import train_config as config
@@ -256,6 +257,7 @@ def test_options_are_set_and_checked():
         ("data.sets=3", "a list of sets"),
         ("batch", "key=value"),
         ("precision=fp8", "one of auto, fp32, bf16"),
+        ("device=gpu", "device is 'gpu'; 'auto', 'cpu', 'cuda' or 'cuda:N' is accepted"),
         ("seed=-1", "seed is -1; at least 0"),
         ("augment.flip_p=2", "at least 0 and at most 1 is accepted"),
         ("data.hidden_weight=1.5", r"data\.hidden_weight is 1\.5; at least 0 and at most 1 is accepted"),
@@ -688,6 +690,29 @@ def test_command_line_trains_reports_and_resumes(tmp_path, folder, capsys):
     assert (tmp_path / "run" / "config.yaml").read_text() == kept
     assert main(["train", *arguments, "--resume", "--data-root", "x", "--set", "data.sets=[missing]"]) == 2
     assert "no set 'missing'" in capsys.readouterr().err
+
+
+def test_processes_that_train_together_have_a_device_each(monkeypatch):
+    """On a machine of two GPUs, which is made up."""
+    problems = {0: None, 1: None, 2: "there are 2 CUDA devices"}
+    monkeypatch.setattr("sharpose_rt.engine.device.cuda_problem", problems.get)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device("auto") == torch.device("cuda:0")
+    assert [pick_device(name, World(2, 1, 1)).index for name in ("auto", "cuda", "cuda:0")] == [1, 1, 0]
+    assert pick_device("cpu", World(2, 1, 1)) == torch.device("cpu")
+    with pytest.raises(ConfigError, match="'cuda:N'"):
+        pick_device("mps")
+    joined = []
+    monkeypatch.setattr(torch.cuda, "set_device", joined.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", joined.append)
+    for name, value in (("WORLD_SIZE", "3"), ("RANK", "1"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert join_world("auto") == join_world("cpu") == World(3, 1, 1)
+    assert joined == [torch.device("cuda:1"), "nccl", "gloo"]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(DeviceError, match="there are 2 CUDA devices"):
+        join_world("auto")  # the CPU would be taken by this process alone
+    assert len(joined) == 3
 
 
 def test_a_run_may_lie_in_a_folder_whose_name_is_no_text(tmp_path, folder):

@@ -51,7 +51,7 @@ class _Pose:
 
 @dataclass
 class _Track:
-    """Life of one track; its motion lies in the row of `PoseTracker._motion` with the same index.
+    """Life of one track; its motion lies in the row of `SharposeTracker._motion` with the same index.
 
     `active`: matched when the detector ran last. `detected`: matched in the last frame. `anchor`: pose of the last
     detected box, which the box is carried on from. `shadow_of`: the track of the same person that is shown instead.
@@ -70,7 +70,7 @@ class _Track:
     shadow_of: int = 0
 
 
-class PoseTracker:
+class SharposeTracker:
     """Tracks people by boxes and by the poses of the frame before; see `Tracker` for what comes out.
 
     A track is confirmed by `config.min_detections` detections in a row, sure ones (`config.high_score`) first. Where
