@@ -475,4 +475,5 @@ def _counted(dropped: Frame, kept: Frame) -> Frame:
         kept,
         dropped_before=kept.dropped_before + dropped.dropped_before + 1,
         lost_before_s=kept.lost_before_s + dropped.lost_before_s,
+        new_scene=kept.new_scene or dropped.new_scene,
     )

@@ -73,6 +73,7 @@ class Frame(_Shaped):
         source: name of the picture where each frame has its own (a folder of images), else "".
         dropped_before: frames that a live source dropped between the last frame and this one.
         lost_before_s: seconds for which a live source was gone between the last frame and this one.
+        new_scene: whoever gave it says that it has nothing to do with the frame before.
     """
 
     frame_id: int
@@ -82,6 +83,7 @@ class Frame(_Shaped):
     source: str = ""
     dropped_before: int = 0
     lost_before_s: float = 0.0
+    new_scene: bool = False
 
     def __post_init__(self) -> None:
         image = self.image_bgr

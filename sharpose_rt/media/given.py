@@ -25,16 +25,17 @@ class GivenFrames(Source):
         frames: see `Given`; each picture is copied, as the program may go on to write into it.
         fps: times of pictures that come without one.
         config: trims and thins as elsewhere.
+        stills: the pictures have nothing to do with each other.
 
     Raises:
         ConfigError: `fps` is not above 0.
     """
 
-    def __init__(self, frames: Given, fps: float, config: SourceConfig) -> None:
+    def __init__(self, frames: Given, fps: float, config: SourceConfig, *, stills: bool = False) -> None:
         if not isinstance(fps, Real) or not 0 < fps < np.inf:
             raise ConfigError(f"fps is {fps!r}; a number above 0 is accepted")
         super().__init__("frames", config)
-        self._frames, self._fps = frames, fps
+        self._frames, self._fps, self.stills = frames, fps, stills
         self._iterator: Iterator[Any] = iter(())
         self._count = 0
         self._last_s = -np.inf

@@ -115,6 +115,8 @@ class Source:
     """Frames come at their own pace and are lost when nobody takes them."""
     finite = True
     """It ends by itself; a source that is not may come back after its end."""
+    stills = False
+    """Each of its pictures stands alone, as whoever made it says."""
 
     def __init__(self, spec: str, config: SourceConfig) -> None:
         self.name = redact(spec)
@@ -270,8 +272,8 @@ class Source:
                 continue
             if (picture := self._retrieve()) is not None:
                 image_bgr, name = turned(picture[0], self.config.rotate), picture[1]
-                frame = Frame(self._handed_on, pts_s, image_bgr, captured_at_s, name, lost_before_s=self.lost_before_s)
-                self.lost_before_s = 0.0
+                lost_s, self.lost_before_s = self.lost_before_s, 0.0
+                frame = Frame(self._handed_on, pts_s, image_bgr, captured_at_s, name, 0, lost_s, self.stills)
                 self._handed_on += 1
                 return frame
         return None

@@ -61,7 +61,7 @@ class DetectStage(BaseStage[Frame, Packet]):
         last_wh, last_s, self._last_wh, self._last_s = self._last_wh, self._last_s, frame.size_wh, frame.pts_s
         filmed = not frame.source or frame.pts_s - last_s < STILLS_S
         cut = self.cuts is not None and self.cuts.is_cut(frame.image_bgr, filmed=filmed)
-        return last_wh not in (None, frame.size_wh) or cut
+        return frame.new_scene or last_wh not in (None, frame.size_wh) or cut
 
     def close(self, status: Status, /) -> None:
         """Let the model go."""

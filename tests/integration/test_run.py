@@ -538,6 +538,13 @@ def test_frames_that_the_program_has(clip: Path) -> None:
             [f.poses.keypoints for f in frames], [f.poses.keypoints for f in wanted], rtol=1e-4, atol=1e-2
         )
         np.testing.assert_array_equal(frames[5].image_bgr, wanted[5].image_bgr)
+    alone = list(PoseTracker(**options).run([image for _, image in pairs[:3]], stills=True))
+    assert [f.people[0].track_id for f in alone] == [1, 2, 3]  # nobody goes on from picture to picture
+    for frame in alone:
+        np.testing.assert_array_equal(frame.people[0].raw_keypoints, frame.people[0].keypoints)
+    with PoseTracker(**options) as tracker:
+        cuts = [tracker.update(image, pts_s, new_scene=n == 2) for n, (pts_s, image) in enumerate(pairs[:4])]
+        assert [f.people[0].track_id for f in cuts] == [1, 1, 2, 2]
     by_rate = PoseTracker(**options).run((image for _, image in pairs[:3]), fps=10)
     assert [f.pts_s for f in by_rate] == pytest.approx([0, 0.1, 0.2])
     with pytest.raises(ConfigError, match="fps is '30'"):
