@@ -10,7 +10,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sharpose_rt.models import Variant
+from sharpose_rt.evaluation.boxes import truth_boxes
+from sharpose_rt.evaluation.coco import score
+from sharpose_rt.evaluation.predict import Estimate, predict
+from sharpose_rt.models import SHaRPose, Variant
+from sharpose_rt.models.gate import Gate
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.training.config import DataConfig, OptimConfig, SetConfig, TrainConfig
 from sharpose_rt.training.loop import Trainer, load_people
@@ -87,6 +91,11 @@ def change(folder: Path, index: int, **fields: object) -> None:
 
 
 assert len(POSE) == len(COCO17)
+
+
+def measure(model: SHaRPose | Estimate, document: dict[str, Any], images: Path) -> dict[str, Any]:
+    """Metrics in the boxes of the labels, everybody refined."""
+    return score(predict(model, document, images, truth_boxes(document)), document, Gate(), model)
 
 
 def train_config(**changes: Any) -> TrainConfig:

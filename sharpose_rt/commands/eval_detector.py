@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure as `args` say; 0 when done."""
     from sharpose_rt.config import DetectorConfig
+    from sharpose_rt.evaluation.boxes import SCORE_THRESHOLD
     from sharpose_rt.evaluation.detector import evaluate_detector
     from sharpose_rt.evaluation.metrics import describe, write_metrics
-    from sharpose_rt.evaluation.predict import SCORE_THRESHOLD
     from sharpose_rt.evaluation.worst import check_sheet
 
     check_sheet(args.worst, args.worst_plain)

@@ -57,12 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure as `args` say; 0 when done."""
-    from sharpose_rt.config import DetectorConfig
     from sharpose_rt.engine.device import resolve_device, resolve_precision
-    from sharpose_rt.evaluation.coco import choose_boxes, read_labels, results, score
+    from sharpose_rt.evaluation.boxes import choose_boxes
+    from sharpose_rt.evaluation.coco import results, score
     from sharpose_rt.evaluation.metrics import write_json
-    from sharpose_rt.evaluation.predict import SCORE_THRESHOLD, closer_padding, detector_boxes, predict
+    from sharpose_rt.evaluation.predict import closer_padding, predict
     from sharpose_rt.evaluation.sweep import HEIGHT, QUALITY
+    from sharpose_rt.evaluation.truth import read_labels
     from sharpose_rt.models import find_variant
     from sharpose_rt.models.gate import Gate
     from sharpose_rt.models.int8 import quantized
@@ -85,11 +86,7 @@ def run(args: argparse.Namespace) -> int:
     gate = info.gate(args.quality_threshold, args.refine_from_px, args.refine_from_gain)
     if args.sweep_gain and not info.predicts_gain:
         raise WeightsError(NO_GAIN.format(path=info.path))
-    if args.boxes == "detector":
-        config = DetectorConfig(args.detector, score_threshold=SCORE_THRESHOLD, image_size=args.detector_size)
-        boxes = detector_boxes(document, images, config, args.offline)
-    else:
-        boxes = choose_boxes(args.boxes, document, images)
+    boxes = choose_boxes(args.boxes, document, images, args.detector, args.detector_size, offline=args.offline)
     sweeps = {by: Path(out) for by, out in _sweeps(args).items()}
     # At one end of these two nobody is refined, whatever the coarse stage says.
     near = closer_padding(Gate(-math.inf) if sweeps.keys() & {QUALITY, HEIGHT} else gate)
@@ -139,9 +136,10 @@ def _tell(args: argparse.Namespace, new: dict[str, Any], metrics: dict[str, Any]
 def _check(args: argparse.Namespace, document: dict[str, Any]) -> None:
     """Raises ConfigError where options ask what the labels or this installation cannot give."""
     from sharpose_rt.config.checks import GAIN_RANGE, within
-    from sharpose_rt.evaluation.coco import check_keypoints, pycocotools
-    from sharpose_rt.evaluation.mpii import check_pckh, is_mpii
+    from sharpose_rt.evaluation.coco import pycocotools
+    from sharpose_rt.evaluation.mpii import check_pckh
     from sharpose_rt.evaluation.sweep import sweep_files
+    from sharpose_rt.evaluation.truth import check_keypoints, is_mpii
     from sharpose_rt.evaluation.worst import WORST_IN_TRUTH, check_sheet
     from sharpose_rt.models import find_variant
 

@@ -93,11 +93,14 @@ def _validation(config: TrainConfig, roots: list[Path]) -> Validate | None:
     item = config.data.validation
     if item is None:
         return None
-    from sharpose_rt.evaluation.coco import check_keypoints, evaluate, pycocotools, read_labels
-    from sharpose_rt.evaluation.mpii import check_pckh, is_mpii
-    from sharpose_rt.evaluation.predict import counted_people
+    from sharpose_rt.evaluation.boxes import truth_boxes
+    from sharpose_rt.evaluation.coco import pycocotools, score
+    from sharpose_rt.evaluation.mpii import check_pckh
+    from sharpose_rt.evaluation.predict import predict
+    from sharpose_rt.evaluation.truth import check_keypoints, is_mpii, read_labels
     from sharpose_rt.labels.coco import read_image
     from sharpose_rt.models import find_variant
+    from sharpose_rt.models.gate import Gate
     from sharpose_rt.training.datasets import find_set
 
     folder, variant = find_set(item.name, roots), find_variant(config.model)
@@ -108,16 +111,16 @@ def _validation(config: TrainConfig, roots: list[Path]) -> Validate | None:
     check_pckh(document, in_truth=True)
     if not is_mpii(document):
         pycocotools()
-    people = counted_people(document)
-    if not people:
+    boxes = truth_boxes(document)
+    if not len(boxes):
         raise DatasetError(f"{annotations} has nobody with keypoints; a label file of people is wanted to validate by")
-    names, seen = {record["id"]: record["file_name"] for record in document["images"]}, {p["image_id"] for p in people}
-    for path in (images / names[image_id] for image_id in seen):
+    names = {record["id"]: record["file_name"] for record in document["images"]}
+    for path in (images / names[image_id] for image_id in set(boxes.image_ids.tolist())):
         if not path.is_file():
             read_image(path)  # says so
 
     def validate(model) -> Row:
-        result = evaluate(model, annotations, images, head_boxes=head_boxes)
+        result = score(predict(model, document, images, boxes), document, Gate(), model)
         measure = "PCKh" if "PCKh" in result else "AP"  # MPII has no AP
         return {"val_ap": result[measure], "val_ap_coarse": result[f"{measure}_coarse"]}
 

@@ -21,9 +21,11 @@ def recall(path: Path) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
-def remember(path: Path, key: str, value: object) -> None:
-    """Put an entry into the table, at once or not at all; without a right to, the next start measures again."""
+def remember(path: Path, key: str, value: object) -> bool:
+    """Put an entry into the table, at once or not at all; False without a right to: the next start measures again."""
     try:
         write_whole(path, json.dumps({**recall(path), key: value}, indent=1) + "\n")
     except OSError as error:
         log.debug("%s was not written: %s", path, error)
+        return False
+    return True

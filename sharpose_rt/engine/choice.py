@@ -135,10 +135,12 @@ def _choose(config: PoseConfig, ranges: Ranges | None, network: SHaRPose | None 
     rates = measure(network, config, ranges)
     best = _best(rates, open_ways)
     figures = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
-    kept = len(rates) == len(open_ways)  # what does not work now may work next time
-    if kept:
-        remember(path, key, rates)
-    where = f"remembered in {path}" if kept else "measured again next time"
+    if len(rates) < len(open_ways):  # what does not work now may work next time
+        where = "measured again next time"
+    elif remember(path, key, rates):
+        where = f"remembered in {path}"
+    else:
+        where = f"{path} cannot be written, so each start measures again; XDG_CACHE_HOME names another folder"
     log.info("backend: %s, the faster one here (crops/s: %s); %s", best, figures, where)
     return open_ways[best]
 

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.factory import is_boxes_file
 from sharpose_rt.errors import DatasetError
-from sharpose_rt.evaluation.coco import picture_ids, pycocotools
-from sharpose_rt.evaluation.predict import Boxes, detector_boxes
+from sharpose_rt.evaluation.boxes import Boxes, detector_boxes
+from sharpose_rt.evaluation.coco import pycocotools
+from sharpose_rt.evaluation.truth import picture_ids
 from sharpose_rt.evaluation.worst import write_worst_pictures
 from sharpose_rt.geometry.boxes import xywh_to_xyxy, xyxy_to_xywh
 from sharpose_rt.labels.coco import area_of, box_of, check_picture, looked_at, people_records, read_json
@@ -60,7 +61,7 @@ def evaluate_detector(
     """Box metrics of a detector on a label file; see `box_ap` for the keys, to which facts of the run are added.
 
     Args:
-        config: the detector; its threshold should be low, see `predict.SCORE_THRESHOLD`.
+        config: the detector; its threshold should be low, see `boxes.SCORE_THRESHOLD`.
         annotations: labels in COCO's form; people need a box, no keypoints.
         images: folder of the pictures.
         offline: download nothing.

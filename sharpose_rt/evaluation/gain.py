@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sharpose_rt.errors import DatasetError
-from sharpose_rt.evaluation.coco import check_keypoints, reached, read_labels, true_oks
-from sharpose_rt.evaluation.mpii import is_mpii
-from sharpose_rt.evaluation.predict import predict, truth_boxes
+from sharpose_rt.evaluation.boxes import truth_boxes
+from sharpose_rt.evaluation.coco import reached, true_oks
+from sharpose_rt.evaluation.predict import predict
+from sharpose_rt.evaluation.truth import check_keypoints, is_mpii, read_labels
 from sharpose_rt.models import SHaRPose
 
 RIDGE = 0.3

@@ -13,24 +13,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sharpose_rt.errors import DatasetError
-from sharpose_rt.evaluation.predict import Predictions, counted_people
+from sharpose_rt.evaluation.predict import Predictions
+from sharpose_rt.evaluation.truth import counted_people, is_mpii, label_triples, labels_of
 from sharpose_rt.models.gate import Gate
-from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
+from sharpose_rt.skeleton import MPII16
 
 _PARTS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 GROUPS = {"head": ("head_top",), **{f"{part}s": (f"left_{part}", f"right_{part}") for part in _PARTS}}
 _NOT_COUNTED = ("pelvis", "thorax")
-
-
-def is_mpii(document: Mapping[str, Any]) -> bool:
-    """Whether the labels of a document are of MPII's keypoints."""
-    categories = [item for item in document.get("categories") or () if isinstance(item, dict)]
-    return any(item.get("keypoints") == list(MPII16.keypoints) for item in categories)
-
-
-def skeleton_of(document: Mapping[str, Any]) -> Skeleton:
-    """The keypoints that the labels of a document are of."""
-    return MPII16 if is_mpii(document) else COCO17
 
 
 def pckh(
@@ -84,12 +74,9 @@ def pckh_metrics(predictions: Predictions, document: dict[str, Any], gate: Gate)
         DatasetError: people lack head sizes, or the boxes are not those of the labels.
     """
     check_pckh(document, in_truth=not (predictions.boxes.annotation_ids < 0).any())
-    by_id = {record["id"]: record for record in document["annotations"]}
-    records = [by_id[i] for i in predictions.boxes.annotation_ids.tolist()]
-    triples = np.array([record["keypoints"] for record in records], np.float64).reshape(len(records), -1, 3)
-    truth: tuple[NDArray[np.float64], ...] = (
-        triples[..., :2], triples[..., 2], np.array([record["head_size_px"] for record in records])
-    )  # fmt: skip
+    records = labels_of(predictions.boxes.annotation_ids, document)
+    triples = label_triples(records)
+    truth = triples[..., :2], triples[..., 2], np.array([record["head_size_px"] for record in records])
     keypoints = predictions.gated(gate)[0]
     result = pckh(keypoints, *truth)
     result["PCKh@0.1"] = pckh(keypoints, *truth, limit=0.1)["PCKh"]

@@ -5,9 +5,8 @@ Letters: N boxes, K keypoints.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sharpose_rt.config import DetectorConfig, PoseConfig
+from sharpose_rt.config import PoseConfig
 from sharpose_rt.errors import DatasetError
+from sharpose_rt.evaluation.boxes import Boxes
 from sharpose_rt.geometry.affine import (
     apply_affine,
     body_heights,
@@ -26,44 +26,16 @@ from sharpose_rt.geometry.affine import (
     invert_affine,
     warp_crops,
 )
-from sharpose_rt.geometry.boxes import xywh_to_xyxy
 from sharpose_rt.geometry.heatmap import decode, flip_back
-from sharpose_rt.labels.coco import looked_at, read_image
+from sharpose_rt.labels.coco import read_image
 from sharpose_rt.models import SHaRPose
 from sharpose_rt.models.gate import Gate, Outlook
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.skeleton import COCO17
-from sharpose_rt.types import Frame
+from sharpose_rt.types import Float32
 
-Float32 = NDArray[np.float32]
-SCORE_THRESHOLD = 0.001
-"""Of a detector that is measured: AP wants the weak boxes too, it is the whole curve of precision over recall."""
 Estimate = Callable[[NDArray[np.uint8], Float32], tuple[Float32, Float32]]
 """Any estimator: picture (H, W, 3) uint8 BGR and boxes (N, 4) xyxy px in; keypoints (N, K, 2) px, scores (N, K) out."""
-
-
-@dataclass(frozen=True)
-class Boxes:
-    """N boxes of a set, each with its picture, score and label.
-
-    Args:
-        image_ids: (N,).
-        bboxes_xyxy: (N, 4) px.
-        scores: (N,) in 0..1.
-        annotation_ids: (N,), -1 where a box was detected.
-    """
-
-    image_ids: NDArray[np.int64]
-    bboxes_xyxy: Float32
-    scores: Float32
-    annotation_ids: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    def take(self, rows: NDArray[Any]) -> Boxes:
-        """These rows alone."""
-        return Boxes(*(values[rows] for values in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -107,94 +79,6 @@ class Predictions:
 def closer_padding(gate: Gate) -> float | None:
     """How close a run cuts out whom this gate never refines; None where there is nobody."""
     return PoseConfig.coarse_padding if gate.leaves_some else None
-
-
-def counted_people(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The records of a label file's people that are no crowd and have a keypoint."""
-    return [a for a in document["annotations"] if a.get("num_keypoints") and not a.get("iscrowd")]
-
-
-def truth_boxes(document: dict[str, Any]) -> Boxes:
-    """The boxes of `counted_people`."""
-    people = counted_people(document)
-    xywh = np.array([a["bbox"] for a in people], np.float32).reshape(-1, 4)
-    return Boxes(
-        np.array([a["image_id"] for a in people], np.int64),
-        xywh_to_xyxy(xywh).astype(np.float32),
-        np.ones(len(people), np.float32),
-        np.array([a["id"] for a in people], np.int64),
-    )
-
-
-def file_boxes(path: Path, people: Collection[Any] | None = None) -> Boxes:
-    """Detected people from a file in COCO's result form: a list of image_id, category_id, bbox xywh, score.
-
-    Args:
-        path: the file.
-        people: ids of the categories that are people; None, or none of them in the file: 1, as in COCO, or the only one
-            there is.
-
-    Raises:
-        DatasetError: it cannot be read, or a record is wrong.
-    """
-    try:
-        records = json.loads(path.read_bytes())
-        there = {r.get("category_id", 1) for r in records}
-        people = there.intersection(people or ()) or (there if len(there) == 1 else {1})
-        records = [r for r in records if r.get("category_id", 1) in people]
-        xywh = np.array([r["bbox"] for r in records], np.float32).reshape(-1, 4)
-        image_ids = np.array([r["image_id"] for r in records], np.int64)
-        scores = np.array([r["score"] for r in records], np.float32)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise DatasetError(
-            f"cannot read boxes from {path}: {type(error).__name__} {error}; COCO's result form is wanted, a list of "
-            '{"image_id", "category_id", "bbox": [x, y, width, height], "score"}'
-        ) from error
-    fine = np.isfinite(np.c_[xywh, scores]).all(1) & (xywh[:, 2:] >= 0).all(1)  # numpy makes null a NaN
-    if not fine.all():
-        raise DatasetError(
-            f"{path}: a record is {records[int(fine.argmin())]!r:.160}; "
-            "a finite score and bbox are wanted, of a width and height of 0 px or more"
-        )
-    boxes = xywh_to_xyxy(xywh).astype(np.float32)
-    return Boxes(image_ids, boxes, scores, np.full(len(records), -1, np.int64))
-
-
-def detector_boxes(
-    document: dict[str, Any], images: Path, config: DetectorConfig, offline: bool = False, *, int8: bool = False
-) -> Boxes:
-    """People that a detector finds in the labelled pictures of a set; `int8` as `detection.Runtime`.
-
-    Those of a file of boxes are as they stand there, corners counted as in labels.
-
-    Raises:
-        DetectorError: the detector cannot be had.
-    """
-    from sharpose_rt.detection import Runtime, create_detector
-    from sharpose_rt.detection.boxes import BoxFileDetector
-
-    detector = create_detector(config, offline=offline, runtime=Runtime(int8=int8))
-    detector.open()
-    ids, boxes, scores = [np.zeros(0, np.int64)], [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
-    try:
-        labelled = {record["id"] for record in looked_at(document)}
-        for index, record in enumerate(document["images"]):
-            if record["id"] not in labelled:
-                continue
-            if isinstance(detector, BoxFileDetector):
-                rows = np.array(detector.of_picture(record, index), np.float32).reshape(-1, 5)
-                rows = rows[rows[:, 4] >= config.score_threshold]
-                found, sure = rows[:, :4], rows[:, 4]
-            else:
-                people = detector.detect(Frame(index, float(index), read_image(images / record["file_name"])))
-                found, sure = people.bboxes_xyxy, people.bbox_scores
-            ids.append(np.full(len(found), record["id"], np.int64))
-            boxes.append(found)
-            scores.append(sure)
-    finally:
-        detector.close()
-    image_ids = np.concatenate(ids)
-    return Boxes(image_ids, np.concatenate(boxes), np.concatenate(scores), np.full(len(image_ids), -1, np.int64))
 
 
 def predict(

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from sharpose_rt.errors import DatasetError
-from sharpose_rt.evaluation.coco import check_keypoints, read_labels, score
-from sharpose_rt.evaluation.mpii import is_mpii
-from sharpose_rt.evaluation.predict import Predictions, predict, truth_boxes
+from sharpose_rt.evaluation.boxes import truth_boxes
+from sharpose_rt.evaluation.coco import score
+from sharpose_rt.evaluation.mpii import check_pckh
+from sharpose_rt.evaluation.predict import Predictions, predict
+from sharpose_rt.evaluation.truth import check_keypoints, is_mpii, read_labels
 from sharpose_rt.models import SHaRPose
 from sharpose_rt.models.gate import Gate
 from sharpose_rt.models.int8 import Ranges, observe, quantized
@@ -41,12 +43,8 @@ def quantize(
     boxes = truth_boxes(document)
     if not len(boxes):
         raise DatasetError(f"{annotations} has nobody with keypoints; a label file of people is wanted")
+    check_pckh(document, in_truth=True)
     measure = "PCKh" if is_mpii(document) else "AP"
-    if measure == "PCKh" and any("head_size_px" not in record for record in document["annotations"]):
-        raise DatasetError(
-            f"{annotations} has MPII's keypoints without the head sizes that PCKh is measured by; "
-            "--head-boxes mpii_gt_val.mat, or MPII's own mpii_human_pose_v1_u12_1.mat, which has them, is wanted"
-        )
     found: list[Predictions] = []
     ranges = observe(model, lambda: found.append(predict(model, document, images, boxes)))
     found.append(predict(quantized(model, ranges), document, images, boxes))

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError
-from sharpose_rt.evaluation.coco import label_triples, labels_of, oks_with_labels
+from sharpose_rt.evaluation.coco import oks_with_labels
 from sharpose_rt.evaluation.predict import Predictions
+from sharpose_rt.evaluation.truth import label_triples, labels_of
 from sharpose_rt.geometry.affine import apply_affine, crop_affine, warp_crops
 from sharpose_rt.labels.coco import picture_paths, read_image
 from sharpose_rt.media.draw import draw_pose, sheet
@@ -63,7 +64,7 @@ def write_worst(
     if (predictions.boxes.annotation_ids < 0).any():
         raise ConfigError(WORST_IN_TRUTH)
     keypoints, scores, _ = predictions.gated(gate)
-    records = labels_of(predictions, document)
+    records = labels_of(predictions.boxes.annotation_ids, document)
     truth, similarity = label_triples(records), oks_with_labels(keypoints, records, document)
     similarity = np.where((truth[..., 2] > 0).any(1), similarity, math.inf)
     order = [i for i in np.argsort(similarity, kind="stable")[:people] if math.isfinite(similarity[i])]

@@ -81,7 +81,7 @@ class NetworkVideo(ContainerSource):
 
     def _opened(self) -> None:
         sized = self._scheme in ("http", "https") and self._container.format.name not in _BY_REFERENCE
-        self.finite = bool(self._container.duration) or (sized and self._container.size > 0)
+        self.finite = bool(self._container.duration) or (sized and (self._container.size or 0) > 0)
         self.live = self._scheme in _LIVE_SCHEMES or not self.finite
 
     def _timestamp(self, frame: Any) -> int | None:
@@ -308,9 +308,14 @@ class Camera(Device):
             self._capture = None
 
     def _no_camera(self, why: str) -> str:
-        devices = cameras()
-        seen = f"cameras here: {', '.join(devices)}" if devices else "no camera was found on this machine"
-        return f"camera {self.name} cannot be opened: {why}; {seen}"
+        if sys.platform == "darwin":
+            seen = "; allow the terminal to use the camera in System Settings, Privacy & Security, Camera"
+        elif sys.platform.startswith("linux"):
+            devices = cameras()
+            seen = f"; cameras here: {', '.join(devices)}" if devices else "; no camera was found on this machine"
+        else:  # nothing lists them
+            seen = ""
+        return f"camera {self.name} cannot be opened: {why}{seen}"
 
 
 def camera_device(spec: str) -> int | str | None:

@@ -403,6 +403,16 @@ def test_auto_takes_the_faster_one_and_remembers_it(config, both, faster):
     assert len(json.loads(path.read_text())) == 2
 
 
+def test_where_nothing_can_be_remembered_nothing_is_said_to_be(config, both, caplog):
+    _, measured, path = both
+    path.parent.write_text("a file where the folder would be")
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            choose(replace(config, backend="auto"))
+    assert len(measured) == 2
+    assert "cannot be written, so each start measures again; XDG_CACHE_HOME" in caplog.text
+
+
 def test_what_did_not_work_once_is_tried_again(config, both):
     rates, measured, path = both
     del rates["openvino float32"]  # it did not come up

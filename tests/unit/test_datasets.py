@@ -15,8 +15,8 @@ from torch.utils.data import default_collate
 
 from sharpose_rt.detection.boxes import read_coco
 from sharpose_rt.errors import DatasetError, DetectorError
-from sharpose_rt.evaluation.coco import read_labels
 from sharpose_rt.evaluation.detector import read_box_labels
+from sharpose_rt.evaluation.truth import read_labels
 from sharpose_rt.geometry.affine import apply_affine, fit_aspect, invert_affine
 from sharpose_rt.labels.coco import read_image
 from sharpose_rt.media import open_source

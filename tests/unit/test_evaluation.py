@@ -19,27 +19,13 @@ from sharpose_rt.detection.letterbox import Letterbox
 from sharpose_rt.detection.postprocess import finish
 from sharpose_rt.engine import PoseEngine
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError
-from sharpose_rt.evaluation.coco import (
-    choose_boxes,
-    evaluate,
-    oks_nms,
-    quality_check,
-    read_labels,
-    results,
-    score,
-)
+from sharpose_rt.evaluation.boxes import Boxes, choose_boxes, detector_boxes, file_boxes, truth_boxes
+from sharpose_rt.evaluation.coco import oks_nms, quality_check, results, score
 from sharpose_rt.evaluation.detector import box_ap, evaluate_detector, judge, read_box_labels
 from sharpose_rt.evaluation.metrics import write_metrics
-from sharpose_rt.evaluation.predict import (
-    Boxes,
-    Predictions,
-    closer_padding,
-    detector_boxes,
-    file_boxes,
-    predict,
-    truth_boxes,
-)
+from sharpose_rt.evaluation.predict import Predictions, closer_padding, predict
 from sharpose_rt.evaluation.sweep import GAIN, HEIGHT, calibrated, sweep, write_sweep
+from sharpose_rt.evaluation.truth import read_labels
 from sharpose_rt.evaluation.worst import FALSE_ALARM, FOUND, MISSED, write_worst, write_worst_pictures
 from sharpose_rt.geometry.affine import body_heights
 from sharpose_rt.geometry.oks import pose_scores
@@ -50,7 +36,7 @@ from sharpose_rt.models.gate import Gate
 from sharpose_rt.models.variants import VARIANTS
 from sharpose_rt.models.weights import load_model, save_weights
 from sharpose_rt.skeleton import COCO17
-from tests.people_set import COLOURS_BGR, SMALL, change, in_posetracks_order, write_set
+from tests.people_set import COLOURS_BGR, SMALL, change, in_posetracks_order, measure, write_set
 
 SIGMAS = np.array(COCO17.sigmas)
 
@@ -260,7 +246,7 @@ def test_any_estimator_can_be_measured(folder):
         assert np.abs(image[y, x].astype(int) - COLOURS_BGR[9]).max() < 20  # the picture that the boxes belong to
         return points[rows], np.ones((len(rows), 17))
 
-    metrics = evaluate(oracle, folder / "annotations.json", folder / "images")
+    metrics = measure(oracle, document, folder / "images")
     assert metrics["AP"] == pytest.approx(1)
     assert math.isnan(metrics["gmacs_per_person"])
 
@@ -492,14 +478,14 @@ def test_wrong_labels_and_boxes_are_named(folder, tmp_path):
     (tmp_path / "odd.json").write_text('[{"image_id": 1}]')
     with pytest.raises(DatasetError, match="COCO's result form"):
         file_boxes(tmp_path / "odd.json")
-    model = create_model(SMALL)
+    model, document, images = create_model(SMALL), read_labels(folder / "annotations.json"), folder / "images"
     with pytest.raises(ConfigError, match="'gt', 'detector' or a file"):
-        evaluate(model, folder / "annotations.json", folder / "images", boxes="truth")
+        choose_boxes("truth", document, images)
     (tmp_path / "odd.json").write_text('[{"image_id": 99, "bbox": [1, 2, 3, 4], "score": 1}]')
     with pytest.raises(DatasetError, match="picture 99"):
-        evaluate(model, folder / "annotations.json", folder / "images", boxes=str(tmp_path / "odd.json"))
+        predict(model, document, images, choose_boxes(str(tmp_path / "odd.json"), document, images))
     with pytest.raises(DatasetError, match="is missing"):
-        evaluate(model, folder / "annotations.json", tmp_path)
+        measure(model, document, tmp_path)
     taught = write_set(tmp_path / "taught", 1, 1, teacher=True)
     with pytest.raises(DatasetError, match="a teacher wrote it"):
         read_labels(taught / "annotations.json")
@@ -633,7 +619,7 @@ def test_pictures_without_labels_give_a_file_for_cocos_server(folder, tmp_path, 
 def test_random_weights_run_through_the_development_set(shared_dir):
     torch.manual_seed(0)
     data = shared_dir / "data" / "coco_val_dev"
-    metrics = evaluate(create_model("tiny_256x192"), data / "annotations.json", data / "images", batch=32)
+    metrics = measure(create_model("tiny_256x192"), read_labels(data / "annotations.json"), data / "images")
     assert (metrics["people"], metrics["images"]) == (188, 58)
     assert metrics["AP"] < 0.05
     assert metrics["exit_rate"] == 0

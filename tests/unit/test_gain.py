@@ -13,9 +13,11 @@ import torch
 from sharpose_rt.cli import main
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.evaluation import gain
-from sharpose_rt.evaluation.coco import reached, read_labels
+from sharpose_rt.evaluation.boxes import truth_boxes
+from sharpose_rt.evaluation.coco import reached
 from sharpose_rt.evaluation.gain import fit_gain
-from sharpose_rt.evaluation.predict import predict, truth_boxes
+from sharpose_rt.evaluation.predict import predict
+from sharpose_rt.evaluation.truth import read_labels
 from sharpose_rt.models import VARIANTS, create_model
 from sharpose_rt.models.gate import Gate, Outlook
 from sharpose_rt.models.weights import file_sha256, load_model, read_metadata, save_weights

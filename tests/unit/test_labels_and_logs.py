@@ -15,9 +15,9 @@ from sharpose_rt.cli import main
 from sharpose_rt.commands import train
 from sharpose_rt.errors import DatasetError, OutputError
 from sharpose_rt.evaluation import quantize
-from sharpose_rt.evaluation.coco import evaluate, read_labels
+from sharpose_rt.evaluation.boxes import file_boxes
 from sharpose_rt.evaluation.detector import read_box_labels
-from sharpose_rt.evaluation.predict import file_boxes
+from sharpose_rt.evaluation.truth import read_labels
 from sharpose_rt.models import create_model
 from sharpose_rt.models.create import attention_scale_of, set_attention_scale
 from sharpose_rt.models.variants import VARIANTS
@@ -28,7 +28,7 @@ from sharpose_rt.training.datasets import read_people
 from sharpose_rt.training.log import COLUMNS, read_log, write_log
 from sharpose_rt.training.pictures import read_pictures
 from tests.movenet_file import write_movenet
-from tests.people_set import SMALL, change, train_config, trainer, write_set
+from tests.people_set import SMALL, change, measure, train_config, trainer, write_set
 
 CONV = replace(SMALL, name="small_conv", size_hw=(128, 64), stem="mobile", decoder="pixels")
 SMALL_MPII = replace(SMALL, name="small_mpii", skeleton=MPII16)
@@ -129,12 +129,12 @@ def test_an_area_of_0_is_none_for_all_readers(folder):
 
     model = create_model(SMALL)
     rewrite(folder, lambda document: [record.pop("area") for record in document["annotations"]])
-    without, scores = areas(), evaluate(model, folder / "annotations.json", folder / "images")
+    without, scores = areas(), measure(model, for_eval(folder), folder / "images")
     rewrite(folder, lambda document: [record.update(area=0) for record in document["annotations"]])
     assert areas() == without
     assert without[1] == without[2] == pytest.approx(without[0])
     assert min(without[0]) > 1000
-    assert evaluate(model, folder / "annotations.json", folder / "images")["oks_fine"] == scores["oks_fine"]
+    assert measure(model, for_eval(folder), folder / "images")["oks_fine"] == scores["oks_fine"]
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -152,14 +152,15 @@ def test_what_trains_a_network_can_be_evaluated_by_it(folder, named):
     rewrite(folder, as_mpii)
     path, images, model = folder / "annotations.json", folder / "images", create_model(SMALL_MPII)
     people = read_people(path, images, skeleton=MPII16)
-    labels = read_labels(path, first=MPII16)["annotations"]
-    triples = np.array([record["keypoints"] for record in labels]).reshape(-1, 16, 3)
+    document = read_labels(path, first=MPII16)
+    triples = np.array([record["keypoints"] for record in document["annotations"]]).reshape(-1, 16, 3)
     np.testing.assert_allclose(triples[..., :2], people.keypoints, rtol=1e-6)
-    assert evaluate(model, path, images)["PCKh"] >= 0
+    assert measure(model, document, images)["PCKh"] >= 0
     assert quantize.quantize(model, path, images, 2)[1]["PCKh"] >= 0
     plan = config(model=SMALL_MPII.name, data=DataConfig(sets=(SetConfig("painted"),), validation=SetConfig("painted")))
     validate = train._validation(plan, [folder.parent])
     assert validate is not None
+    path.unlink()  # read once
     assert validate(model)["val_ap"] >= 0
 
 

@@ -13,15 +13,15 @@ from scipy.io import savemat
 
 from sharpose_rt.cli import main
 from sharpose_rt.errors import ConfigError, DatasetError
-from sharpose_rt.evaluation.coco import evaluate, read_labels
-from sharpose_rt.evaluation.mpii import GROUPS, is_mpii, pckh
+from sharpose_rt.evaluation.mpii import GROUPS, check_pckh, pckh
 from sharpose_rt.evaluation.quantize import quantize
+from sharpose_rt.evaluation.truth import check_keypoints, is_mpii, read_labels
 from sharpose_rt.labels.coco import read_json
 from sharpose_rt.models import create_model
 from sharpose_rt.models.variants import VARIANTS
 from sharpose_rt.skeleton import MPII16
 from sharpose_rt.training.datasets import read_people
-from tests.people_set import SMALL
+from tests.people_set import SMALL, measure
 
 # Two people of two pictures in MPII's pixels, which count from 1; the second lacks its ankles.
 SCALES, CENTRES = (1.0, 0.5), ((120.0, 140.0), (60.0, 70.0))
@@ -163,15 +163,14 @@ def test_a_perfect_estimator_and_one_that_is_off(folder):
     def estimate(shift):
         return lambda image, boxes: (truth[int(boxes[0, 0])].astype(np.float32) + shift, np.ones((1, 16), np.float32))
 
-    options = {"head_boxes": folder / "gt.mat"}
-    metrics = evaluate(estimate(0), folder / "train.json", folder / "images", **options)
+    metrics = measure(estimate(0), document, folder / "images")
     assert (metrics["PCKh"], metrics["PCKh@0.1"], metrics["PCKh_coarse"], metrics["people"]) == (1, 1, 1, 2)
     assert metrics["oks_coarse"] == pytest.approx(1)
-    metrics = evaluate(estimate(10), folder / "release.mat", folder / "images")
+    metrics = measure(estimate(10), read_labels(folder / "release.mat"), folder / "images")
     assert 0 < metrics["PCKh"] < 1
     assert metrics["PCKh@0.1"] == 0
     with pytest.raises(DatasetError, match="--head-boxes mpii_gt_val"):
-        evaluate(estimate(0), folder / "train.json", folder / "images")
+        measure(estimate(0), read_labels(folder / "train.json"), folder / "images")
 
 
 def test_command(folder, monkeypatch, capsys):
@@ -199,9 +198,9 @@ def test_what_pckh_cannot_be_measured_of_is_refused_before_anything_runs(folder,
     assert "give --head-boxes mpii_gt_val.mat" in capsys.readouterr().err
     assert main([*base, "--annotations", str(folder / "release.mat"), "--boxes", "detector"]) != 0
     assert "as MPII says which person is meant; --boxes gt" in capsys.readouterr().err
-    for labels, boxes in (("train.json", "gt"), ("release.mat", "detector")):
+    for labels, in_truth in (("train.json", True), ("release.mat", False)):
         with pytest.raises(DatasetError, match="PCKh"):
-            evaluate(measured, folder / labels, folder / "images", boxes=boxes)
+            check_pckh(read_labels(folder / labels), in_truth=in_truth)
 
 
 def test_a_network_of_other_keypoints_is_refused_before_anything_runs(folder, capsys):
@@ -211,7 +210,7 @@ def test_a_network_of_other_keypoints_is_refused_before_anything_runs(folder, ca
     assert "the 16 keypoints of mpii16, but tiny_256x192 gives the 17 of coco17; --model base_mpii_256x256" in message
     model = create_model(SMALL)
     with pytest.raises(ConfigError, match="--model base_mpii_256x256 fits"):
-        evaluate(model, folder / "release.mat", folder / "none")
+        check_keypoints(model.variant, read_labels(folder / "release.mat"))
     with pytest.raises(ConfigError, match="--model base_mpii_256x256 fits"):
         quantize(model, folder / "release.mat", folder / "none", 2)
 
@@ -223,13 +222,11 @@ def test_what_int8_costs_is_measured_by_pckh(folder):
     assert set(costs) == {"people", "PCKh", "PCKh_int8"}
     assert costs["people"] == 2
     assert 0 <= costs["PCKh_int8"] <= 1
-    exact = evaluate(model, folder / "release.mat", folder / "images")
+    exact = measure(model, read_labels(folder / "release.mat"), folder / "images")
     assert costs["PCKh"] == exact["PCKh"]
     _, common = quantize(model, folder / "train.json", folder / "images", 2, folder / "gt.mat")
     assert common == costs
-    with pytest.raises(
-        DatasetError, match=r"train\.json has .* without the head sizes .* mpii_human_pose_v1_u12_1\.mat"
-    ):
+    with pytest.raises(DatasetError, match=r"--head-boxes mpii_gt_val\.mat, or MPII's own \.mat"):
         quantize(model, folder / "train.json", folder / "none", 2)
 
 

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import av.error
@@ -339,6 +340,19 @@ def test_sound_alone_is_said(tmp_path: Path) -> None:
 def test_missing_file_offers_the_nearest(clip: Path) -> None:
     with pytest.raises(SourceError, match=r"did you mean .*walk\.mp4"):
         open_source(str(clip.with_name("wolk.mp4")))
+
+
+def test_a_number_that_is_no_file_offers_the_camera(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for ask in (open_source, expand_sources):
+        with pytest.raises(SourceError, match=r"^0 does not exist; did you mean 'webcam:0'\?$"):
+            ask("0")
+    shutil.copy(clip, "01")
+    with pytest.raises(SourceError, match=r"did you mean 'webcam:1' or 01\?"):
+        open_source("1")
+    assert expand_sources("01") == ["01"]
 
 
 def test_colours_are_those_of_the_stream(tmp_path: Path) -> None:
@@ -1276,6 +1290,23 @@ def test_no_such_camera_lists_what_is_there() -> None:
         open_source("webcam:93").open()
     with pytest.raises(SourceError, match="webcam:N"):
         open_source("webcam:front")
+
+
+@pytest.mark.parametrize(
+    ("system", "said"), [("darwin", "Privacy & Security, Camera$"), ("win32", "another program[^;]*$")]
+)
+def test_where_nothing_lists_cameras_none_is_said_to_be_there(monkeypatch, system: str, said: str) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    with pytest.raises(SourceError, match=said):
+        Camera("webcam:93", SourceConfig(), 93, lambda _: RecordedCapture([], opened=False)).open()
+
+
+@pytest.mark.parametrize(("size", "finite"), [(None, False), (-1, False), (0, False), (5000, True)])
+def test_a_stream_by_http_that_says_no_length_is_live(size: int | None, finite: bool) -> None:
+    video = NetworkVideo("http://127.0.0.1:9/a.ts", SourceConfig())
+    video._container = SimpleNamespace(size=size, duration=None, format=SimpleNamespace(name="mpegts"))  # type: ignore[assignment]
+    video._opened()
+    assert (video.finite, video.live) == (finite, not finite)  # PyAV says None since 19, and said a number below 0
 
 
 # --- footage of people
