@@ -5,26 +5,33 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sharpose_rt.app import Tracking
-from sharpose_rt.config import RunConfig, load, merge
-from sharpose_rt.errors import ConfigError
+from sharpose_rt.config import DrawConfig, RunConfig, load, merge
+from sharpose_rt.errors import ConfigError, SourceError
 from sharpose_rt.media.given import Given, GivenFrames, wrong_picture
-from sharpose_rt.models.variants import find_variant
+from sharpose_rt.process import let_waiting_threads_sleep
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.types import Frame, Person, Poses
+
+let_waiting_threads_sleep()  # before what follows loads torch; on a busy machine `update` took many times as long
+
+from sharpose_rt.app import Tracking  # noqa: E402
+from sharpose_rt.models.variants import find_variant  # noqa: E402
 
 if TYPE_CHECKING:
     from sharpose_rt.engine import PoseEstimates
     from sharpose_rt.media import Source
+
+_ELSEWHERE = {"output", "live"}
+"""Sections of the command alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +40,10 @@ class TrackedFrame:
 
     frame: Frame
     poses: Poses
+    skeleton: Skeleton = field(repr=False)
+    """Names, limbs and order of the keypoints."""
+    draw_config: DrawConfig = field(default=DrawConfig(), repr=False)
+    """How `drawn` draws: the section `draw` of the tracker's options."""
 
     @property
     def frame_id(self) -> int:
@@ -46,8 +57,14 @@ class TrackedFrame:
 
     @property
     def image_bgr(self) -> NDArray[np.uint8]:
-        """(H, W, 3), read-only: copy it to draw."""
+        """(H, W, 3), read-only: copy it to draw, or take `drawn()`."""
         return self.frame.image_bgr
+
+    def drawn(self) -> NDArray[np.uint8]:
+        """(H, W, 3) BGR, a new picture with the people on it; without trails, which take the frames before."""
+        from sharpose_rt.media import Painter
+
+        return Painter(self.skeleton, self.draw_config).draw(self.image_bgr.copy(), self.poses, self.pts_s)
 
     @property
     def people(self) -> list[Person]:
@@ -65,7 +82,8 @@ class PoseTracker:
     Args:
         model: a variant; `sharpose-rt models` lists them.
         config: a `RunConfig`, a preset's name, or a YAML file; None takes the defaults.
-        options: changes by section, as in `detector={"name": "full"}` or `smooth={"method": "none"}`.
+        options: changes by section, as in `detector={"name": "full"}` or `smooth={"method": "none"}`; not of `output`
+            and `live`, as nothing is written or served.
 
     A program with a loop of its own asks frame by frame:
 
@@ -77,26 +95,41 @@ class PoseTracker:
     """
 
     def __init__(self, model: str | None = None, config: RunConfig | str | Path | None = None, **options: Any) -> None:
+        for name in _ELSEWHERE & options.keys():  # in `config`, which the command takes too, they may be
+            raise ConfigError(
+                f"PoseTracker writes and serves nothing, and {name} is {options[name]!r}; leave it away, or use "
+                "`sharpose-rt track`, or `sharpose_rt.app.FileRun` to write files, as pipelines/video_to_skeletons.py "
+                "does"
+            )
         base = config if isinstance(config, RunConfig) else load(config)
         if model is not None:
             base = replace(base, pose=replace(base.pose, model=model))
         self.config = merge(base, options, where="PoseTracker")
-        find_variant(self.config.pose.model)
+        self._variant = find_variant(self.config.pose.model)
         self._loop: _Loop | None = None
         self._turn = threading.Lock()
 
-    def run(self, source: str | Path | Given, fps: float = 30.0) -> Generator[TrackedFrame, None, None]:
+    @property
+    def skeleton(self) -> Skeleton:
+        """Names, limbs and order of the keypoints."""
+        return self._variant.skeleton
+
+    def run(
+        self, source: str | Path | int | Given, fps: float = 30.0, *, stills: bool = False
+    ) -> Generator[TrackedFrame, None, None]:
         """Frames with people, as they are ready; leaving the loop early stops and closes everything.
 
         What is held in a variable goes on until its `close()`. Leaving waits for what is under way; of frames that the
         program gives, for the next one.
 
         Args:
-            source: a file, folder, glob, camera or address, as `--source` takes it; several videos come one after
-                another, each with ids of its own. Or frames that the program has: an iterable of pictures (H, W, 3)
-                uint8 BGR, or of pairs of media time in seconds and picture. It is read in another thread, a few
-                frames ahead.
+            source: a file, folder, glob, camera or address, as `--source` takes it, or a camera's number; several
+                videos come one after another, each with ids of its own. Or frames that the program has: an iterable
+                of pictures (H, W, 3) uint8 BGR, or of pairs of media time in seconds and picture. It is read in
+                another thread, a few frames ahead.
             fps: of pictures that come without a time.
+            stills: pictures that the program gives are photographs: nobody is tracked from one to the next, nor
+                smoothed. Files tell by themselves.
 
         Raises:
             SharposeError: the source, the model or the detector cannot be used.
@@ -104,8 +137,10 @@ class PoseTracker:
         from sharpose_rt.media import PacedSource, expand_sources, is_live, open_source
 
         self._check()
+        if isinstance(source, int) and not isinstance(source, bool):
+            source = f"webcam:{source}"
         if not isinstance(source, (str, Path)):
-            given = GivenFrames(source, fps, self.config.source)
+            given = GivenFrames(_frames(source), fps, self.config.source, stills=stills)
             paced = self.config.source.realtime
             yield from self._through(PacedSource(given) if paced else given, live=paced)
             return
@@ -118,14 +153,15 @@ class PoseTracker:
         with closing(tracking.pipeline(live=live).run()) as packets:
             for packet in packets:
                 tracking.observe(packet)
-                yield TrackedFrame(packet.frame, packet.poses)
+                yield TrackedFrame(packet.frame, packet.poses, self.skeleton, self.config.draw)
 
-    def update(self, image_bgr: NDArray[Any], pts_s: float | None = None) -> TrackedFrame:
+    def update(self, image_bgr: NDArray[Any], pts_s: float | None = None, *, new_scene: bool = False) -> TrackedFrame:
         """The next frame of a program's own loop with its people: everything is done here and now, in this thread.
 
         Args:
             image_bgr: (H, W, 3) uint8; it is copied. Options of the section `source` say nothing here.
             pts_s: media time in seconds, above that of the frame before; None takes the clock.
+            new_scene: it has nothing to do with the frame before: nobody is tracked or smoothed over from there.
 
         Raises:
             SharposeError: the model or the detector cannot be used.
@@ -135,7 +171,7 @@ class PoseTracker:
             if self._loop is None:
                 self._check()
                 self._loop = _Loop(self.config)
-            return self._loop.step(image_bgr, pts_s)
+            return self._loop.step(image_bgr, pts_s, new_scene)
 
     def close(self) -> None:
         """Lets the models of `update` go; the next one begins anew, with ids from 1."""
@@ -155,6 +191,20 @@ class PoseTracker:
             raise ConfigError("smooth.method rts needs the whole file; use `sharpose-rt track`, or kalman or none here")
 
 
+def _frames(source: Any) -> Given:
+    """The source as frames that a program has. Raises SourceError where it cannot be such."""
+    if not (hasattr(source, "__iter__") or hasattr(source, "__getitem__")):
+        raise SourceError(
+            f"the source is {source!r}; a file, folder, 'glob', camera, address or iterable of pictures is accepted"
+        )
+    if isinstance(source, Sequence) and source and isinstance(source[0], (str, Path)):
+        raise SourceError(
+            f"the source is a {type(source).__name__} of names, the first {str(source[0])!r}; pictures are accepted, "
+            "and a folder or 'glob' takes files: give that, or `run` one name after another"
+        )
+    return source
+
+
 class _Loop:
     """The stages of a run, one after the other in the caller's thread."""
 
@@ -170,7 +220,7 @@ class _Loop:
                 opening.callback(stage.close, "complete")
             self._open = opening.pop_all()
 
-    def step(self, image_bgr: NDArray[Any], pts_s: float | None) -> TrackedFrame:
+    def step(self, image_bgr: NDArray[Any], pts_s: float | None, new_scene: bool) -> TrackedFrame:
         """See `PoseTracker.update`."""
         if problem := wrong_picture(image_bgr):
             raise ValueError(f"the picture is {problem}")
@@ -181,12 +231,12 @@ class _Loop:
         time_s = max(now_s - self._began_s, self._last_s + 1e-4) if pts_s is None else float(pts_s)
         if not self._last_s < time_s < math.inf:
             raise ValueError(f"pts_s is {time_s} after {self._last_s}; finite times that rise are wanted")
-        item: Any = Frame(self._count, time_s, np.array(image_bgr, order="C"), now_s)
+        item: Any = Frame(self._count, time_s, np.array(image_bgr, order="C"), now_s, new_scene=new_scene)
         self._count, self._last_s = self._count + 1, time_s
         for stage in self._stages:
             (item,) = stage.process(item)
         self._tracking.observe(item)
-        return TrackedFrame(item.frame, item.poses)
+        return TrackedFrame(item.frame, item.poses, self._tracking.skeleton, self._tracking.config.draw)
 
     def close(self) -> None:
         """Lets everything go."""

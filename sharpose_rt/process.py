@@ -1,4 +1,5 @@
-"""What a program of ours asks of its whole process, before anything large is loaded. A library would not."""
+"""What a program of ours asks of its whole process, before anything large is loaded. A library would not, but for how
+threads wait."""
 
 from __future__ import annotations
 
@@ -26,12 +27,19 @@ def prepare(opencv_threads: int) -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - while the process lives
-    # Read when torch is loaded: idle threads of its loops sleep. Spinning, they take the cores from the decoder and
-    # the encoder, and on a busy machine one forward pass took 60 times longer.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    let_waiting_threads_sleep()
     os.environ.setdefault("OPENCV_FOR_THREADS_NUM", str(opencv_threads))
     if not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         keep_freed_memory()
+
+
+def let_waiting_threads_sleep() -> None:
+    """Idle threads of torch's loops sleep, unless the user has a wish of their own; read when torch is loaded.
+
+    Spinning, they take the cores from whatever else has work: the decoder, the encoder, the caller's own loop. On a
+    busy machine one forward pass took 60 times longer.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def keep_freed_memory() -> bool:

@@ -201,5 +201,7 @@ def natural_order(path: Path) -> tuple[str, list[tuple[int, int | str]]]:
 def _nearest(path: Path) -> str:
     if not path.parent.is_dir():
         return f"there is no folder {path.parent} either"
+    meant = [f"'webcam:{int(str(path))}'"] if str(path).isdecimal() else []  # OpenCV names cameras so
     close = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], 1)
-    return f"did you mean {path.parent / close[0]}?" if close else "check the path"
+    meant += [str(path.parent / name) for name in close]
+    return f"did you mean {' or '.join(meant)}?" if meant else "check the path"

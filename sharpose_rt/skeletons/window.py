@@ -12,6 +12,7 @@ import importlib
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -70,7 +71,7 @@ class _Cut:
 
 
 def windows(
-    source: StreamReader | Iterable[Posed],
+    source: str | Path | StreamReader | Iterable[Posed],
     length: int = 64,
     stride: int = 16,
     *,
@@ -92,12 +93,12 @@ def windows(
 
         for track_ids, data, pts_s in windows(PoseTracker().run("webcam"), 48, 8, each_person=True): ...
 
-    Takes a reader of a stream, or the frames of a live run; holds `length` frames of poses in memory, no pictures.
+    Takes a stream's path or reader, or the frames of a live run; holds `length` frames of poses in memory, no pictures.
     Slots go to the people who are there in most frames of the window (then by summed score); who had a slot in the
     last window and is still among them keeps it. Without track ids a slot is a place in the frame, whoever has it.
 
     Args:
-        source: the frames; a reader also tells `skeleton` and `frame_size_wh`, a live run's frames the latter.
+        source: the frames; a stream also tells `skeleton` and `frame_size_wh`, a live run's frames the latter.
         length: frames in a window (T).
         stride: frames from one window to the next.
         normalize: 'image': x and y over width and height of the frame, minus 0.5; 'body': each person's hip centre
@@ -117,7 +118,10 @@ def windows(
 
     Raises:
         ConfigError: an argument is out of range, or 'image' lacks the frame size (then at the first window).
+        StreamError: the file cannot be read, or is no stream.
     """
+    if isinstance(source, (str, Path)):
+        source = StreamReader(source)
     if isinstance(source, StreamReader):
         skeleton, frame_size_wh = skeleton or source.header.skeleton, frame_size_wh or source.header.frame_size_wh
     if min(length, stride, person_slots, min_frames, batch or 1) < 1 or batch == 0:

@@ -7,6 +7,7 @@ import gc
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,10 +31,12 @@ from sharpose_rt.api import PoseTracker, SHaRPose
 from sharpose_rt.app import FileRun, Tracking
 from sharpose_rt.cli import main
 from sharpose_rt.commands.track import stopped_by_signals
-from sharpose_rt.config import RunConfig, load
+from sharpose_rt.config import DrawConfig, RunConfig, load
 from sharpose_rt.detection.boxes import FullFrameDetector
 from sharpose_rt.engine import PoseEngine
 from sharpose_rt.errors import ConfigError, OutputError, SourceError, WeightsError
+from sharpose_rt.media import Painter
+from sharpose_rt.skeleton import COCO17, MPII16
 from sharpose_rt.skeletons import StreamReader, validate
 from sharpose_rt.stages import DetectStage, EstimateStage, SmoothStage, TrackStage, VideoSink, WriteStage
 from sharpose_rt.tracking import rts_smooth
@@ -596,6 +599,52 @@ def test_results_are_compared_by_identity() -> None:
     assert frame != tracker
 
 
+def test_what_is_no_source_is_said_and_a_number_is_a_camera(clip: Path) -> None:
+    tracker = PoseTracker(pose={"weights": "random"}, detector={"name": "full"})
+    for source, said in (
+        (77, "webcam:77"),
+        (-1, "N from 0"),
+        (True, "the source is True; a file, folder"),
+        (None, "the source is None; a file, folder"),
+        ([str(clip)], rf"a list of names, the first '.*{clip.name}'; .* a folder or 'glob' takes files"),
+        ((clip, clip), "a tuple of names"),
+    ):
+        with pytest.raises(SourceError, match=said):
+            next(tracker.run(source))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [{"output": {"directory": "out"}}, {"live": {"picture_px": 640}}])
+def test_options_of_what_a_tracker_does_not_do_are_refused(options: dict[str, Any]) -> None:
+    ((name, value),) = options.items()
+    with pytest.raises(ConfigError, match=re.escape(f"writes and serves nothing, and {name} is {value!r}")) as error:
+        PoseTracker(**options)
+    assert "sharpose_rt.app.FileRun" in str(error.value)
+    PoseTracker(config="live")  # the command's presets have such sections
+
+
+def test_a_frame_can_be_drawn(clip: Path) -> None:
+    options = {"pose": {"weights": "random"}, "detector": {"name": "full"}, "draw": {"min_score": 0.0}}
+    tracker = PoseTracker("tiny_256x192", **options)
+    assert tracker.skeleton is COCO17
+    assert PoseTracker("base_mpii_256x256").skeleton is MPII16
+    first = next(frames := tracker.run(clip))
+    frames.close()
+    with tracker:
+        again = tracker.update(first.image_bgr, 0.0)
+    for frame in (first, again):
+        before = frame.image_bgr.copy()
+        drawn, wanted = frame.drawn(), before.copy()
+        Painter(COCO17, DrawConfig(min_score=0.0)).draw(wanted, frame.poses, frame.pts_s)
+        np.testing.assert_array_equal(drawn, wanted)
+        assert (drawn.dtype, drawn.flags.writeable) == (np.uint8, True)
+        assert (drawn != before).any()
+        np.testing.assert_array_equal(frame.image_bgr, before)
+        assert frame.skeleton is tracker.skeleton
+    black = PoseTracker(**{**options, "draw": {"picture": False, "boxes": False, "ids": False, "min_score": 1.0}})
+    assert not black.update(first.image_bgr).drawn().any()
+    black.close()
+
+
 def test_a_loops_own_clock_begins_with_its_first_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     image, options = np.zeros((120, 160, 3), np.uint8), {"pose": {"weights": "random"}, "detector": {"name": "full"}}
     opened = EstimateStage.open
@@ -656,7 +705,7 @@ def test_threads_make_one_tracker_and_close_it_between_frames(monkeypatch: pytes
             self.busy = False
             time.sleep(0.05)
 
-        def step(self, image: Any, pts_s: Any) -> int:
+        def step(self, image: Any, pts_s: Any, new_scene: bool) -> int:
             self.busy = True
             time.sleep(0.05)
             self.busy = False

@@ -1094,6 +1094,17 @@ class TestWindows:
         assert not got[0].data[0, :, 2].any()  # the empty frame
         assert not got[0].data[0, :, :, 4].any()  # the right ear
 
+    def test_a_path_is_read_as_its_reader_is(self, clip, tmp_path):
+        wanted = list(windows(StreamReader(clip), length=4, stride=2))
+        for path in (clip, str(clip)):
+            got = list(windows(path, length=4, stride=2))
+            assert len(got) == len(wanted) == 2
+            for one, other in zip(got, wanted, strict=True):
+                np.testing.assert_array_equal(one.data, other.data)
+                np.testing.assert_array_equal(one.track_ids, other.track_ids)
+        with pytest.raises(StreamError, match=r"none\.jsonl"):
+            windows(str(tmp_path / "none.jsonl"))
+
     def test_first_window_as_soon_as_there_are_frames_enough(self):
         seen = []
 

@@ -55,6 +55,20 @@ def test_waiting_threads_sleep_and_opencv_leaves_the_cores_to_the_networks_unles
     assert run(code, **wishes).endswith("\nACTIVE 3")
 
 
+def test_waiting_threads_sleep_in_a_programs_own_process_too():
+    code = """
+import os, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("OMP_WAIT_POLICY"))
+sys.meta_path.insert(0, Watch())
+from sharpose_rt import PoseTracker
+"""
+    assert run(code) == "PASSIVE"
+    assert run(code, OMP_WAIT_POLICY="ACTIVE") == "ACTIVE"
+
+
 def test_elsewhere_nothing_is_asked_for(monkeypatch):
     from sharpose_rt import process
 
