@@ -19,14 +19,19 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 
 def prepare(opencv_threads: int) -> None:
     """Settings that fit threads which share few cores and tensors of some megabytes; the user's own are kept. Where
-    standard output or error is closed (`>&-`), what is said goes nowhere.
+    standard output or error is closed (`>&-`), what is said goes nowhere, and closed standard input is empty.
 
     Args:
         opencv_threads: of each call of OpenCV; by default it takes all cores, which other threads are busy on.
     """
-    for name in ("stdout", "stderr"):
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # else the next file that is opened takes its number, and what libraries say goes into that
+            os.open(os.devnull, os.O_RDWR)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - while the process lives
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))
     let_waiting_threads_sleep()
     os.environ.setdefault("OPENCV_FOR_THREADS_NUM", str(opencv_threads))
     if not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):

@@ -55,6 +55,20 @@ def test_waiting_threads_sleep_and_opencv_leaves_the_cores_to_the_networks_unles
     assert run(code, **wishes).endswith("\nACTIVE 3")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="closes descriptors in a POSIX shell")
+@pytest.mark.parametrize("closed", ["<&- 2>&-", "<&-", "2>&-"])
+def test_no_file_takes_the_place_of_what_the_caller_closed(tmp_path, closed):
+    program = (
+        "from pathlib import Path; from sharpose_rt.process import prepare; prepare(1); import os, sys; "
+        f"file = Path({str(tmp_path / 'out.txt')!r}).open('w'); os.write(2, b'a library speaks'); "
+        "print(file.fileno() > 2, sys.stdin.buffer.read())"
+    )
+    command = f'"{sys.executable}" -c "{program}" {closed}'
+    done = subprocess.run(command, shell=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "True b''\n"
+    assert not (tmp_path / "out.txt").read_text()
+
+
 def test_waiting_threads_sleep_in_a_programs_own_process_too():
     code = """
 import os, sys
