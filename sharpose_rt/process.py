@@ -31,7 +31,7 @@ def prepare(opencv_threads: int) -> None:
             os.open(os.devnull, os.O_RDWR)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - while the process lives
     let_waiting_threads_sleep()
     os.environ.setdefault("OPENCV_FOR_THREADS_NUM", str(opencv_threads))
     if not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):

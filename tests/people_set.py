@@ -17,7 +17,8 @@ from sharpose_rt.models import SHaRPose, Variant
 from sharpose_rt.models.gate import Gate
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.training.config import DataConfig, OptimConfig, SetConfig, TrainConfig
-from sharpose_rt.training.loop import Trainer, load_people
+from sharpose_rt.training.datasets import load_people
+from sharpose_rt.training.loop import Trainer
 
 SMALL = Variant("test_128x96", (128, 96), width=32, heads=4, alpha=0.5, sigma_cells=2, depth=2)
 

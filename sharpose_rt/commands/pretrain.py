@@ -23,18 +23,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Pretrain as `args` say; 0 when the weights are written, 130 when a signal ended it before its time."""
-    from sharpose_rt.errors import OutputError
     from sharpose_rt.models import find_variant
+    from sharpose_rt.training.checkpoint import refuse_begun
     from sharpose_rt.training.config import load_config
-    from sharpose_rt.training.datasets import data_roots
-    from sharpose_rt.training.loop import load_people
+    from sharpose_rt.training.datasets import data_roots, load_people
     from sharpose_rt.training.pretrain import Pretrainer
 
     config = replace(load_config(args.config, args.set), budget="minutes")
     config = config if args.minutes is None else replace(config, minutes=args.minutes)
     out = Path(args.out)
-    if (out / "last.pt").exists() and not args.resume:
-        raise OutputError(f"{out} holds a run already; --resume goes on with it, another --out starts a new one")
+    refuse_begun(out, args.resume)
     people = load_people(config, data_roots(args.data_root), find_variant(config.model).skeleton)
     trainer = Pretrainer(config, people, out)
     if args.resume:

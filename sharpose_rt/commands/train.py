@@ -37,15 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train as `args` say; 0 when the budget or --max-minutes ended it, 130 when a signal did."""
     from sharpose_rt.models import find_variant
+    from sharpose_rt.training.checkpoint import refuse_begun
     from sharpose_rt.training.config import load_config
-    from sharpose_rt.training.datasets import data_roots
-    from sharpose_rt.training.loop import Trainer, load_people
+    from sharpose_rt.training.datasets import data_roots, load_people
+    from sharpose_rt.training.loop import Trainer
     from sharpose_rt.training.report import write_report
 
     config = load_config(args.config, args.set)
     roots, out = data_roots(args.data_root), Path(args.out)
-    if (out / "last.pt").exists() and not args.resume:
-        raise OutputError(f"{out} holds a run already; --resume goes on with it, another --out starts a new one")
+    refuse_begun(out, args.resume)
     if not args.resume:
         _write_config(out, config)
     people = load_people(config, roots, find_variant(config.model).skeleton, print)

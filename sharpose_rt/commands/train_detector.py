@@ -86,14 +86,10 @@ def run(args: argparse.Namespace) -> int:
 
     from sharpose_rt.errors import ConfigError, DatasetError, OutputError
     from sharpose_rt.models.weights import RANGES
+    from sharpose_rt.training.checkpoint import refuse_begun
     from sharpose_rt.training.datasets import data_roots, find_set
-    from sharpose_rt.training.person_detector import (
-        DetectorRecipe,
-        DetectorTrainer,
-        calibrate,
-        input_ranges,
-        save_detector,
-    )
+    from sharpose_rt.training.detector_finish import calibrate, input_ranges, save_detector
+    from sharpose_rt.training.person_detector import DetectorRecipe, DetectorTrainer
     from sharpose_rt.training.pictures import read_pictures
 
     out = Path(args.out)
@@ -102,8 +98,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--out is {args.out!r}; a name that ends in .safetensors is accepted")
     if out.exists() and not args.resume:
         raise OutputError(f"{out} exists; another --out leaves it alone, --resume goes on with its run in {folder}")
-    if (folder / "last.pt").exists() and not args.resume:
-        raise OutputError(f"{folder} holds a run already; --resume goes on with it, another --out starts a new one")
+    refuse_begun(folder, args.resume)
     if not args.set:
         raise ConfigError("--set names no set; at least one in which everybody has a box is wanted")
     recipe = DetectorRecipe(**{name: getattr(args, name) for name in _RECIPE})
@@ -131,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
     facts = {
         "trained_on": ", ".join(args.set),
         "trained_steps": str(trainer.step),
-        "trained_minutes": f"{trainer.elapsed_s / 60:.1f}",
+        "trained_minutes": f"{trainer.clock.elapsed_s / 60:.1f}",
         "seed": str(args.seed),
     }
     if args.use_size:
@@ -145,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
     except DatasetError as error:  # the training is not lost for that
         print(f"scores are not calibrated: {error}")
     save_detector(out, module, recipe, facts)
-    print(f"{trainer.step} steps, {trainer.elapsed_s / 60:.1f} minutes; detector in {out}")
+    print(f"{trainer.step} steps, {trainer.clock.elapsed_s / 60:.1f} minutes; detector in {out}")
     return 0
 
 

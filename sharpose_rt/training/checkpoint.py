@@ -19,6 +19,8 @@ from sharpose_rt.training.config import TrainConfig
 FORMAT = "sharpose.training/1"
 _STATE_OF = {"train": "model", "pretrain": "network", "train-detector": "recipe"}
 """What the checkpoint of each command has and those of the others lack."""
+FIXED = ("model", "behaviour", "batch", "seed", "frozen_stem_blocks", "optim.optimizer")
+"""What a run keeps from its start to its end."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -61,6 +63,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise WeightsError(f"{path} is no training checkpoint of this version ({FORMAT} is wanted)")
     return state
+
+
+def refuse_begun(folder: Path, resume: bool) -> None:
+    """Raises OutputError where the folder holds a run's checkpoint that `resume` does not ask for."""
+    if (folder / "last.pt").exists() and not resume:
+        raise OutputError(f"{folder} holds a run already; --resume goes on with it, another --out starts a new one")
 
 
 def load_run(command: str, out: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sharpose_rt.errors import DatasetError
+from sharpose_rt.errors import ConfigError, DatasetError
 from sharpose_rt.labels.coco import (
     area_of,
     box_of,
@@ -30,6 +30,7 @@ from sharpose_rt.labels.coco import (
     wrong_record,
 )
 from sharpose_rt.skeleton import COCO17, Skeleton
+from sharpose_rt.training.config import SetConfig, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,46 @@ def mix(sets: Sequence[People]) -> People:
     shifted = [people.image_index + offset for people, offset in zip(sets, offsets, strict=False)]
     columns["image_index"] = np.concatenate(shifted)
     return People(tuple(path for people in sets for path in people.image_paths), **columns)
+
+
+def load_people(
+    config: TrainConfig, roots: Sequence[Path], skeleton: Skeleton, say: Callable[[str], None] = lambda _: None
+) -> People:
+    """The training sets of a configuration, mixed; `say` is told how many joints a second label file takes out.
+
+    Raises:
+        DatasetError: a set is missing or wrong.
+        ConfigError: there is none, or nobody in them is drawn.
+    """
+    if not config.data.sets:
+        raise ConfigError("data.sets is empty; name at least one set to train on")
+    people = mix([_read_set(item, config, roots, skeleton, say) for item in config.data.sets])
+    people = people if config.data.max_people is None else people.spread(config.data.max_people)
+    if not (people.draws > 0).any():
+        raise ConfigError(
+            f"data.sets: the weight of all {len(people)} people is 0, so that nobody is drawn; "
+            "give a set a weight above 0"
+        )
+    return people
+
+
+def _read_set(
+    item: SetConfig, config: TrainConfig, roots: Sequence[Path], skeleton: Skeleton, say: Callable[[str], None]
+) -> People:
+    folder = find_set(item.name, roots)
+    return read_people(
+        folder / item.annotations,
+        folder / item.images,
+        labels=item.labels,
+        weight=item.weight,
+        trust=item.trust,
+        min_teacher_score=config.data.min_teacher_score,
+        hidden_weight=config.data.hidden_weight,
+        compare=folder / item.compare if item.compare else None,
+        compare_limit=item.compare_limit,
+        skeleton=skeleton,
+        say=say,
+    )
 
 
 def find_set(name: str, roots: Iterable[Path]) -> Path:

@@ -9,33 +9,26 @@ from __future__ import annotations
 
 import copy
 import math
-import signal
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.utils.data import DataLoader
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter  # type: ignore[reportPrivateUsage]
 
 from sharpose_rt.config import to_dict
-from sharpose_rt.errors import ConfigError, DatasetError, SharposeError
+from sharpose_rt.errors import SharposeError
 from sharpose_rt.geometry.heatmap import decode, encode
-from sharpose_rt.models import SHaRPose, create_model
+from sharpose_rt.models import SHaRPose
 from sharpose_rt.models.create import attention_scale_of, set_attention_scale
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import CoarseOutput
-from sharpose_rt.models.weights import load_model
 from sharpose_rt.training import losses
 from sharpose_rt.training.checkpoint import (
+    FIXED,
     check_unchanged,
     get_chance,
     load_run,
@@ -43,219 +36,18 @@ from sharpose_rt.training.checkpoint import (
     save_learnt,
     set_chance,
 )
-from sharpose_rt.training.config import OptimConfig, SetConfig, TrainConfig, read_config
-from sharpose_rt.training.datasets import People, epoch_order, find_set, mix, quiet_worker, read_people
+from sharpose_rt.training.config import TrainConfig, read_config
+from sharpose_rt.training.datasets import People, quiet_worker
 from sharpose_rt.training.device_crops import READ_ON_CPU, DeviceCrops, DrawDataset
 from sharpose_rt.training.distill import Teacher, create_teacher, distillation_loss, fitted, is_right
 from sharpose_rt.training.log import Row, TensorBoard, read_log, write_log
-from sharpose_rt.training.movenet import load_movenet
-from sharpose_rt.training.optim import Ema, build_optimizers, lr_factor, set_lr
-from sharpose_rt.training.stem_weights import freeze_stem
+from sharpose_rt.training.optim import Ema, build_optimizers, lr_factor, resume_optimizers, set_lr
+from sharpose_rt.training.running import Clock, SampleStream, batches_of, check_loss, plain_errors, stopping
+from sharpose_rt.training.start import starting_model
 from sharpose_rt.training.transforms import CropDataset, Sampler
-from sharpose_rt.training.world import World, join_world, pick_device, quicker_in_bf16
+from sharpose_rt.training.world import join_world, pick_device, quicker_in_bf16
 
-T = TypeVar("T")
 Validate = Callable[[SHaRPose], Row]
-
-FIXED = ("model", "behaviour", "batch", "seed", "frozen_stem_blocks", "optim.optimizer")
-"""What a run keeps from its start to its end."""
-
-
-class SampleStream:
-    """Endless batches of (person, sample number), epoch after epoch, beginning behind `skip` samples.
-
-    Of the batches of all processes together each takes its own part.
-    """
-
-    def __init__(self, draws: np.ndarray, seed: int, batch: int, skip: int = 0, world: World | None = None) -> None:
-        self.draws, self.seed, self.batch, self.skip = draws, seed, batch, skip
-        self.world = world or World()
-
-    def _samples(self) -> Iterator[tuple[int, int]]:
-        first, epoch = 0, 0
-        while True:
-            order = epoch_order(self.draws, self.seed, epoch)
-            if first + len(order) > self.skip:
-                start = max(0, self.skip - first)
-                yield from zip(order[start:].tolist(), range(first + start, first + len(order)), strict=True)
-            first, epoch = first + len(order), epoch + 1
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        samples = self._samples()
-        while True:
-            together = [next(samples) for _ in range(self.batch * self.world.size)]
-            yield together[self.world.rank :: self.world.size]
-
-
-@dataclass
-class Clock:
-    """How far a run is: training time (resumed parts included) or samples, against its budget."""
-
-    config: TrainConfig
-    epoch_samples: float
-    elapsed_before_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        self._started_s = time.monotonic()
-
-    @property
-    def session_s(self) -> float:
-        """Time since this process began to train."""
-        return time.monotonic() - self._started_s
-
-    @property
-    def elapsed_s(self) -> float:
-        """Training time of the whole run."""
-        return self.elapsed_before_s + self.session_s
-
-    def progress(self, samples: int) -> float:
-        """Part of the run that is done, 0 to 1 and above."""
-        if self.config.budget == "minutes":
-            return self.elapsed_s / (60 * self.config.minutes)
-        return samples / (self.config.epochs * self.epoch_samples)
-
-
-def load_people(
-    config: TrainConfig, roots: Sequence[Path], skeleton: Any, say: Callable[[str], None] = lambda _: None
-) -> People:
-    """The training sets of a configuration, mixed; `say` is told how many joints a second label file takes out.
-
-    Raises:
-        DatasetError: a set is missing or wrong.
-        ConfigError: there is none, or nobody in them is drawn.
-    """
-    if not config.data.sets:
-        raise ConfigError("data.sets is empty; name at least one set to train on")
-    people = mix([_read_set(item, config, roots, skeleton, say) for item in config.data.sets])
-    people = people if config.data.max_people is None else people.spread(config.data.max_people)
-    if not (people.draws > 0).any():
-        raise ConfigError(
-            f"data.sets: the weight of all {len(people)} people is 0, so that nobody is drawn; "
-            "give a set a weight above 0"
-        )
-    return people
-
-
-def _read_set(
-    item: SetConfig, config: TrainConfig, roots: Sequence[Path], skeleton: Any, say: Callable[[str], None]
-) -> People:
-    folder = find_set(item.name, roots)
-    return read_people(
-        folder / item.annotations,
-        folder / item.images,
-        labels=item.labels,
-        weight=item.weight,
-        trust=item.trust,
-        min_teacher_score=config.data.min_teacher_score,
-        hidden_weight=config.data.hidden_weight,
-        compare=folder / item.compare if item.compare else None,
-        compare_limit=item.compare_limit,
-        skeleton=skeleton,
-        say=say,
-    )
-
-
-def starting_model(config: TrainConfig) -> SHaRPose:
-    """The network of a configuration, with the weights that it starts from.
-
-    Raises:
-        WeightsError: they are not there, are damaged, or do not fit.
-        ConfigError: no such variant, or a stem without blocks is to be frozen.
-    """
-    model = create_model(config.model, config.behaviour, drop_path=config.drop_path)
-    if config.init != "random":
-        source, _ = load_model(config.model, config.init)
-        if source.behaviour.name != config.behaviour:
-            raise ConfigError(
-                f"init: the weights {config.init} are of behaviour {source.behaviour.name!r}, the run of "
-                f"{config.behaviour!r}; --set behaviour={source.behaviour.name} trains on what they are"
-            )
-        source.gain_predictor = None  # fitted to what the network was; training makes it another
-        model.load_state_dict(source.state_dict())
-        set_attention_scale(model, attention_scale_of(source))
-    else:  # heatmaps begin near zero, else the first hundred steps only shrink them
-        torch.nn.init.trunc_normal_(model.decoder.last_layer().weight, std=0.002)
-        if config.init_stem != "random":
-            load_movenet(model.patch_embed, config.init_stem)
-    model.box_padding = config.augment.padding
-    if config.frozen_stem_blocks:
-        freeze_stem(model.patch_embed, config.frozen_stem_blocks)
-    return model
-
-
-def resume_optimizers(
-    optimizers: Sequence[Optimizer], module: nn.Module, was: OptimConfig, saved: Sequence[dict[str, Any]]
-) -> None:
-    """Give optimisers of a module the moments that those of an earlier configuration had.
-
-    A saved state knows parameters by their place in groups, and another weight decay or learning rate of the stem may
-    group them otherwise. So the earlier groups are made once more; rates and decays stay those of now.
-    """
-    for optimizer, earlier, state in zip(optimizers, build_optimizers(module, was), saved, strict=True):
-        try:
-            earlier.load_state_dict(state)
-        except ValueError as error:
-            raise ConfigError(
-                f"--resume: the optimiser's state is of other parameters ({error}): an earlier version wrote the "
-                "checkpoint; start a new run in another --out, from its weights by --set init=FILE"
-            ) from error
-        optimizer.state = earlier.state
-
-
-@contextmanager
-def stopping(stop: Callable[[], None]) -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM call `stop`; outside the main thread, which alone can, nothing is changed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handlers = {s: signal.signal(s, lambda *_: stop()) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-def check_loss(value: float, step: int, out: Path, rate: str = "--set optim.lr") -> None:
-    """Nothing, where the loss at `step` of the run in the folder `out` is finite; `rate` is the option to lower.
-
-    Raises:
-        DatasetError: it is not, so that going on would destroy the weights.
-    """
-    if not math.isfinite(value):
-        back = "--resume from the last checkpoint" if (out / "last.pt").is_file() else "begin anew"
-        raise DatasetError(f"the loss is {value} at step {step}; {back} with a lower {rate}")
-
-
-def batches_of(loader: DataLoader[T], save: Callable[[], None]) -> Iterator[T]:
-    """The loader's batches; where a picture cannot be read, `save` keeps what has been learnt until then.
-
-    The loader's workers end with its batches, whatever ends them.
-
-    Workers leave SIGTERM alone (`quiet_worker`), so that a process which ends while an error's traceback still holds
-    them would wait for them for ever.
-    """
-    batches = iter(loader)
-    try:
-        yield from batches
-    except DatasetError:
-        save()
-        raise
-    finally:
-        if isinstance(batches, _MultiProcessingDataLoaderIter):
-            batches._shutdown_workers()  # type: ignore[reportPrivateUsage]
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """A DatasetError out of a loader's worker, where PyTorch wraps it in a traceback, says what it said there."""
-    try:
-        yield
-    except DatasetError as error:
-        text = str(error)
-        if not text.startswith("Caught DatasetError"):
-            raise
-        raise DatasetError(text.rpartition(f"{DatasetError.__name__}: ")[2].strip()) from None
 
 
 class Trainer:
@@ -303,7 +95,8 @@ class Trainer:
                 block.compile()
         self.step = 0
         self.samples = 0
-        self.clock = Clock(config, float(people.draws.sum()))
+        length = None if config.budget == "minutes" else config.epochs * float(people.draws.sum())
+        self.clock = Clock(config.minutes, length)
         self.rows: list[Row] = []
         self._stop = threading.Event()
         if resume:
@@ -442,7 +235,7 @@ class Trainer:
         first = self.step  # a part makes at least one
         with stopping(self.stop), plain_errors():
             loader = self._loader()  # reads everybody's crop where the device holds them, which is no training yet
-            self.clock = Clock(self.config, self.clock.epoch_samples, self.clock.elapsed_before_s)
+            self.clock = replace(self.clock)  # begins now
             saved_s = validated_s = self.clock.elapsed_s
             logged_at, logged_s = self.samples, self.clock.elapsed_s
             for batch in batches_of(loader, self.save):
@@ -569,6 +362,6 @@ class Trainer:
             if state["ema"]:
                 self.ema.shadow = {key: value.to(self.device) for key, value in state["ema"].items()}
         self.step, self.samples = state["step"], state["samples"]
-        self.clock = Clock(self.config, self.clock.epoch_samples, state["elapsed_s"])
+        self.clock = replace(self.clock, elapsed_before_s=state["elapsed_s"])
         set_chance(state, self.device)
         self.rows = read_log(self.out / "log.csv", self.step)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from sharpose_rt.errors import ConfigError
 from sharpose_rt.training.config import OptimConfig
 from sharpose_rt.training.muon import Muon
 from sharpose_rt.training.world import World
@@ -57,6 +59,25 @@ def build_optimizers(
         ]
         optimizers.append(Muon(groups, weight_decay=config.weight_decay, world=world))
     return optimizers
+
+
+def resume_optimizers(
+    optimizers: Sequence[Optimizer], module: nn.Module, was: OptimConfig, saved: Sequence[dict[str, Any]]
+) -> None:
+    """Give optimisers of a module the moments that those of an earlier configuration had.
+
+    A saved state knows parameters by their place in groups, and another weight decay or learning rate of the stem may
+    group them otherwise. So the earlier groups are made once more; rates and decays stay those of now.
+    """
+    for optimizer, earlier, state in zip(optimizers, build_optimizers(module, was), saved, strict=True):
+        try:
+            earlier.load_state_dict(state)
+        except ValueError as error:
+            raise ConfigError(
+                f"--resume: the optimiser's state is of other parameters ({error}): an earlier version wrote the "
+                "checkpoint; start a new run in another --out, from its weights by --set init=FILE"
+            ) from error
+        optimizer.state = earlier.state
 
 
 def layer_of(name: str, depth: int) -> int:

@@ -25,6 +25,7 @@ from sharpose_rt.models.layers import Block
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.models.selection import take
 from sharpose_rt.training.checkpoint import (
+    FIXED,
     check_unchanged,
     get_chance,
     load_run,
@@ -34,18 +35,9 @@ from sharpose_rt.training.checkpoint import (
 )
 from sharpose_rt.training.config import TrainConfig, read_config
 from sharpose_rt.training.datasets import People, quiet_worker
-from sharpose_rt.training.loop import (
-    FIXED,
-    Clock,
-    SampleStream,
-    batches_of,
-    check_loss,
-    plain_errors,
-    resume_optimizers,
-    starting_model,
-    stopping,
-)
-from sharpose_rt.training.optim import build_optimizers, lr_factor, set_lr
+from sharpose_rt.training.optim import build_optimizers, lr_factor, resume_optimizers, set_lr
+from sharpose_rt.training.running import Clock, SampleStream, batches_of, check_loss, plain_errors, stopping
+from sharpose_rt.training.start import starting_model
 from sharpose_rt.training.transforms import CropDataset, Sampler
 from sharpose_rt.training.world import pick_device, quicker_in_bf16
 
@@ -138,7 +130,7 @@ class Pretrainer:
         self.network = MaskedAutoencoder(starting_model(config)).to(self.device).train()
         self.optimizers = build_optimizers(self.network, optim)
         self.step, self.samples = 0, 0
-        self.clock = Clock(config, float(people.draws.sum()))
+        self.clock = Clock(config.minutes)
         self._stop = threading.Event()
 
     def train_step(self, crops: Tensor) -> float:

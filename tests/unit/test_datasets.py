@@ -25,8 +25,8 @@ from sharpose_rt.skeleton import COCO17, MPII16, order_by_name
 from sharpose_rt.training.config import AugmentConfig
 from sharpose_rt.training.datasets import data_roots, epoch_order, find_set, mix, read_people
 from sharpose_rt.training.device_crops import DeviceCrops, DrawDataset
-from sharpose_rt.training.loop import SampleStream
 from sharpose_rt.training.pictures import read_pictures
+from sharpose_rt.training.running import SampleStream
 from sharpose_rt.training.transforms import (
     MIN_KEPT_JOINTS,
     NO_AUGMENT,

@@ -21,15 +21,9 @@ from sharpose_rt.detection.bundled import WEIGHTS, BundledDetector, load_module
 from sharpose_rt.detection.runtime import Runtime
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError
 from sharpose_rt.training.checkpoint import load_checkpoint
-from sharpose_rt.training.person_detector import (
-    DetectorRecipe,
-    DetectorTrainer,
-    PeopleScenes,
-    _Numbers,
-    calibrate,
-    collate,
-    save_detector,
-)
+from sharpose_rt.training.detector_finish import calibrate, save_detector
+from sharpose_rt.training.detector_scenes import PeopleScenes, collate
+from sharpose_rt.training.person_detector import DetectorRecipe, DetectorTrainer, _Numbers
 from sharpose_rt.training.pictures import Picture, read_pictures
 from sharpose_rt.training.world import World
 from sharpose_rt.types import Frame
@@ -133,7 +127,7 @@ def test_the_trunk_keeps_its_weights_for_a_part_of_the_run_and_its_first_blocks_
     first = moved()
     assert any(name.startswith("neck.") for name in first)
     assert not any(name.startswith("trunk.") for name in first)
-    trainer.elapsed_before_s = 0.6 * 60 * recipe.minutes
+    trainer.clock.elapsed_before_s = 0.6 * 60 * recipe.minutes
     later = moved()
     assert {"trunk.layers.2.depthwise.weight", "trunk.layers.13.project.bias"} <= later
     assert not any(name.startswith(("trunk.first", "trunk.layers.0", "trunk.layers.1.")) for name in later)

@@ -21,9 +21,11 @@ from sharpose_rt.models.weights import load_model, save_weights
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
 from sharpose_rt.training.config import DataConfig, OptimConfig, SetConfig, TrainConfig
-from sharpose_rt.training.loop import Clock, Trainer, load_people
+from sharpose_rt.training.datasets import load_people
+from sharpose_rt.training.loop import Trainer
 from sharpose_rt.training.movenet import load_movenet
 from sharpose_rt.training.pretrain import MaskedAutoencoder, Pretrainer
+from sharpose_rt.training.running import Clock
 from tests.movenet_file import write_movenet
 from tests.people_set import SMALL, write_set
 

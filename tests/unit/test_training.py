@@ -34,7 +34,7 @@ from sharpose_rt.models.stem import MobileStem
 from sharpose_rt.models.variants import VARIANTS
 from sharpose_rt.models.weights import load_model, save_weights
 from sharpose_rt.skeleton import COCO17
-from sharpose_rt.training import loop, losses
+from sharpose_rt.training import loop, losses, running
 from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint, save_learnt
 from sharpose_rt.training.config import (
     DataConfig,
@@ -45,12 +45,14 @@ from sharpose_rt.training.config import (
     load_config,
     read_config,
 )
+from sharpose_rt.training.datasets import load_people
 from sharpose_rt.training.distill import FileTeacher, create_teacher, distillation_loss, fitted, is_right
 from sharpose_rt.training.log import read_log
-from sharpose_rt.training.loop import Clock, batches_of, load_people, starting_model
 from sharpose_rt.training.movenet import load_movenet
 from sharpose_rt.training.optim import Ema, is_undecayed, layer_of, lr_factor
 from sharpose_rt.training.report import write_report
+from sharpose_rt.training.running import Clock, batches_of
+from sharpose_rt.training.start import starting_model
 from sharpose_rt.training.world import World, join_world, pick_device
 from tests.movenet_file import write_movenet
 from tests.people_set import SMALL, change, trainer, write_set
@@ -508,7 +510,7 @@ def test_sigterm_ends_the_run_with_a_checkpoint(tmp_path, folder):
 
 def test_time_limits(tmp_path, folder, monkeypatch):
     now_s = [0.0]
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    monkeypatch.setattr(running, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
 
     def a_quarter_of_a_second(_):
         now_s[0] += 0.25
@@ -523,7 +525,7 @@ def test_time_limits(tmp_path, folder, monkeypatch):
     assert len(rates) == 6
     assert rates[1:] == sorted(rates[1:], reverse=True)  # after the warm-up
     assert rates[-1] < rates[1] / 2
-    assert Clock(minutes, 8.0, elapsed_before_s=0.75).progress(10**9) == 0.5
+    assert Clock(minutes.minutes, elapsed_before_s=0.75).progress(10**9) == 0.5
 
 
 def test_reading_crops_for_the_device_is_no_training_time(tmp_path, folder, monkeypatch):
@@ -724,7 +726,7 @@ def test_a_run_may_lie_in_a_folder_whose_name_is_no_text(tmp_path, folder):
 
 def test_max_minutes_end_a_part_and_not_the_run(tmp_path, folder, capsys, monkeypatch):
     clock = count()  # each look at the clock takes 40 ms
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: 0.04 * next(clock)))
+    monkeypatch.setattr(running, "time", SimpleNamespace(monotonic=lambda: 0.04 * next(clock)))
     monkeypatch.setattr("sharpose_rt.training.report.write_report", lambda _: None)
     out = tmp_path / "run"
     (tmp_path / "plan.yaml").write_text(

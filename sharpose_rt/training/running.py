@@ -1,0 +1,137 @@
+"""What every training run goes by: its samples, its clock, its stop, and how its loader and its loss may fail."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter  # type: ignore[reportPrivateUsage]
+
+from sharpose_rt.errors import DatasetError
+from sharpose_rt.training.datasets import epoch_order
+from sharpose_rt.training.world import World
+
+T = TypeVar("T")
+
+
+class SampleStream:
+    """Endless batches of (person, sample number), epoch after epoch, beginning behind `skip` samples.
+
+    Of the batches of all processes together each takes its own part.
+    """
+
+    def __init__(self, draws: np.ndarray, seed: int, batch: int, skip: int = 0, world: World | None = None) -> None:
+        self.draws, self.seed, self.batch, self.skip = draws, seed, batch, skip
+        self.world = world or World()
+
+    def _samples(self) -> Iterator[tuple[int, int]]:
+        first, epoch = 0, 0
+        while True:
+            order = epoch_order(self.draws, self.seed, epoch)
+            if first + len(order) > self.skip:
+                start = max(0, self.skip - first)
+                yield from zip(order[start:].tolist(), range(first + start, first + len(order)), strict=True)
+            first, epoch = first + len(order), epoch + 1
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        samples = self._samples()
+        while True:
+            together = [next(samples) for _ in range(self.batch * self.world.size)]
+            yield together[self.world.rank :: self.world.size]
+
+
+@dataclass
+class Clock:
+    """How far a run is: training time (resumed parts included) against its minutes, or samples against theirs.
+
+    Args:
+        minutes: length of the run where it goes by time.
+        samples: its length where it goes by them; else None.
+        elapsed_before_s: training time of the parts before this one.
+    """
+
+    minutes: float
+    samples: float | None = None
+    elapsed_before_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._started_s = time.monotonic()
+
+    @property
+    def session_s(self) -> float:
+        """Time since this process began to train."""
+        return time.monotonic() - self._started_s
+
+    @property
+    def elapsed_s(self) -> float:
+        """Training time of the whole run."""
+        return self.elapsed_before_s + self.session_s
+
+    def progress(self, samples: int = 0) -> float:
+        """Part of the run that is done, 0 to 1 and above."""
+        return self.elapsed_s / (60 * self.minutes) if self.samples is None else samples / self.samples
+
+
+@contextmanager
+def stopping(stop: Callable[[], None]) -> Iterator[None]:
+    """Inside, SIGINT and SIGTERM call `stop`; outside the main thread, which alone can, nothing is changed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {s: signal.signal(s, lambda *_: stop()) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def check_loss(value: float, step: int, out: Path, rate: str = "--set optim.lr") -> None:
+    """Nothing, where the loss at `step` of the run in the folder `out` is finite; `rate` is the option to lower.
+
+    Raises:
+        DatasetError: it is not, so that going on would destroy the weights.
+    """
+    if not math.isfinite(value):
+        back = "--resume from the last checkpoint" if (out / "last.pt").is_file() else "begin anew"
+        raise DatasetError(f"the loss is {value} at step {step}; {back} with a lower {rate}")
+
+
+def batches_of(loader: DataLoader[T], save: Callable[[], None]) -> Iterator[T]:
+    """The loader's batches; where a picture cannot be read, `save` keeps what has been learnt until then.
+
+    The loader's workers end with its batches, whatever ends them.
+
+    Workers leave SIGTERM alone (`quiet_worker`), so that a process which ends while an error's traceback still holds
+    them would wait for them for ever.
+    """
+    batches = iter(loader)
+    try:
+        yield from batches
+    except DatasetError:
+        save()
+        raise
+    finally:
+        if isinstance(batches, _MultiProcessingDataLoaderIter):
+            batches._shutdown_workers()  # type: ignore[reportPrivateUsage]
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """A DatasetError out of a loader's worker, where PyTorch wraps it in a traceback, says what it said there."""
+    try:
+        yield
+    except DatasetError as error:
+        text = str(error)
+        if not text.startswith("Caught DatasetError"):
+            raise
+        raise DatasetError(text.rpartition(f"{DatasetError.__name__}: ")[2].strip()) from None

@@ -1,0 +1,41 @@
+"""The network that a run begins with, and the weights that it starts from."""
+
+from __future__ import annotations
+
+import torch
+
+from sharpose_rt.errors import ConfigError
+from sharpose_rt.models import SHaRPose, create_model
+from sharpose_rt.models.create import attention_scale_of, set_attention_scale
+from sharpose_rt.models.weights import load_model
+from sharpose_rt.training.config import TrainConfig
+from sharpose_rt.training.movenet import load_movenet
+from sharpose_rt.training.stem_weights import freeze_stem
+
+
+def starting_model(config: TrainConfig) -> SHaRPose:
+    """The network of a configuration, with the weights that it starts from.
+
+    Raises:
+        WeightsError: they are not there, are damaged, or do not fit.
+        ConfigError: no such variant, or a stem without blocks is to be frozen.
+    """
+    model = create_model(config.model, config.behaviour, drop_path=config.drop_path)
+    if config.init != "random":
+        source, _ = load_model(config.model, config.init)
+        if source.behaviour.name != config.behaviour:
+            raise ConfigError(
+                f"init: the weights {config.init} are of behaviour {source.behaviour.name!r}, the run of "
+                f"{config.behaviour!r}; --set behaviour={source.behaviour.name} trains on what they are"
+            )
+        source.gain_predictor = None  # fitted to what the network was; training makes it another
+        model.load_state_dict(source.state_dict())
+        set_attention_scale(model, attention_scale_of(source))
+    else:  # heatmaps begin near zero, else the first hundred steps only shrink them
+        torch.nn.init.trunc_normal_(model.decoder.last_layer().weight, std=0.002)
+        if config.init_stem != "random":
+            load_movenet(model.patch_embed, config.init_stem)
+    model.box_padding = config.augment.padding
+    if config.frozen_stem_blocks:
+        freeze_stem(model.patch_embed, config.frozen_stem_blocks)
+    return model
