@@ -16,7 +16,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter  # type: ignore[reportPrivateUsage]
 
-from sharpose_rt.errors import DatasetError
+from sharpose_rt.errors import ConfigError, DatasetError
 from sharpose_rt.training.datasets import epoch_order
 from sharpose_rt.training.world import World
 
@@ -127,9 +127,17 @@ def batches_of(loader: DataLoader[T], save: Callable[[], None]) -> Iterator[T]:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """A DatasetError out of a loader's worker, where PyTorch wraps it in a traceback, says what it said there."""
+    """A DatasetError out of a loader's worker, where PyTorch wraps it in a traceback, says what it said there; so does
+    a ConfigError that its workers have too little shared memory, as in Docker's containers."""
     try:
         yield
+    except RuntimeError as error:
+        if "shared memory" not in str(error):
+            raise
+        raise ConfigError(
+            "the processes that read have too little shared memory (/dev/shm; Docker gives 64 MB); give the container "
+            "more, as by `docker run --shm-size=8g`, or read in the training process: data.workers=0, or --workers 0"
+        ) from error
     except DatasetError as error:
         text = str(error)
         if not text.startswith("Caught DatasetError"):

@@ -51,7 +51,7 @@ from sharpose_rt.training.log import read_log
 from sharpose_rt.training.movenet import load_movenet
 from sharpose_rt.training.optim import Ema, is_undecayed, layer_of, lr_factor
 from sharpose_rt.training.report import write_report
-from sharpose_rt.training.running import Clock, batches_of
+from sharpose_rt.training.running import Clock, batches_of, plain_errors
 from sharpose_rt.training.start import starting_model
 from sharpose_rt.training.world import World, join_world, pick_device
 from tests.movenet_file import write_movenet
@@ -939,3 +939,18 @@ def test_crops_held_on_the_device_train_too(tmp_path, folder):
     assert run.run() == "finished"
     assert run.crops is not None
     assert run.rows[-1]["loss"] > 0
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Caught RuntimeError in DataLoader worker process 0. unable to allocate shared memory(shm) for file </torch_1>",
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
+        "shared memory.",
+    ],
+)
+def test_too_little_shared_memory_is_told_with_what_to_do(said):
+    with pytest.raises(ConfigError, match=r"--shm-size=8g.*data\.workers=0"), plain_errors():
+        raise RuntimeError(said)
+    with pytest.raises(RuntimeError, match="something else"), plain_errors():
+        raise RuntimeError("something else")
