@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from sharpose_rt import __version__
 from sharpose_rt.config.threads import media_threads
-from sharpose_rt.errors import SharposeError, memory_report
+from sharpose_rt.errors import SharposeError, library_report, memory_report, missing_library
 from sharpose_rt.process import ending_by_sigterm, prepare
 
 _COMMANDS = (
@@ -89,6 +89,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    except ImportError as error:
+        said = missing_library(error)
+        if said is None:
+            raise
+        print(f"sharpose-rt: error: {said}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        if (report := library_report(error)) is None:
+            raise
+        print(f"sharpose-rt: error: {report}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("sharpose-rt: interrupted", file=sys.stderr)
         return 130
@@ -124,7 +135,13 @@ def _not_a_command(word: str) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong, a misspelt option before all that it makes be missing."""
+    """Says in one line what is wrong, a misspelt option before all that it makes be missing.
+
+    Options are written out: of `--conf 0.5` nobody knows whether the confidence or the configuration is meant.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **options)
 
     def parse_known_args(  # type: ignore[override]  (one for all of its overloads)
         self, args: Iterable[str] | None = None, namespace: Any = None
@@ -147,7 +164,7 @@ class _Parser(argparse.ArgumentParser):
             if argument == "--" or (self._subparsers is not None and not argument.startswith("-")):
                 return  # what follows are no options, or those of another parser
             name, options = argument.partition("=")[0], self._option_string_actions
-            known = any(option.startswith(name) for option in options) or name[:2] in options
+            known = name in options or name[:2] in options
             if known or not _LIKE_AN_OPTION.match(argument):
                 continue
             if close := difflib.get_close_matches(name, options, 1):

@@ -14,8 +14,13 @@
 
 Each message says what was wrong, the value seen, what is accepted, and what to try next. The command line prints
 the message alone, without a traceback, and exits with status 2; so it does where a GPU's memory does not suffice, by
-`memory_report`. Any other exception is a bug and keeps its traceback.
+`memory_report`, and where the system lacks a library, by `library_report`. Any other exception is a bug and keeps its
+traceback.
 """
+
+import re
+
+import re
 
 
 class SharposeError(Exception):
@@ -65,3 +70,25 @@ class DeviceError(SharposeError, RuntimeError):
 def memory_report(error: BaseException) -> str:
     """What a torch.OutOfMemoryError says, without the half page that follows: how much was asked for, and was free."""
     return ". ".join(str(error).partition("\n")[0].split(". ")[:3]).rstrip(".")
+
+
+def library_report(error: ImportError) -> str | None:
+    """Which library of the system an import lacks, as slim containers do, and what brings it; None for other causes."""
+    found = re.match(r"(\S+\.so[.\d]*): cannot open shared object file", str(error))
+    if found is None:
+        return None
+    library, advice = found[1], "install the system's package that has it"
+    if library.startswith(("libGL.", "libgthread-", "libglib-")):  # OpenCV's
+        advice = "`apt-get install libgl1 libglib2.0-0`, or opencv-python-headless in the place of opencv-python"
+    return f"{library} of the system is missing: {advice}"
+
+
+def missing_library(error: ImportError) -> str | None:
+    """What to do where an import fails for a library of the system, as in slim containers; None where it is another."""
+    found = re.match(r"(\S+\.so[.\d]*): cannot open shared object file", str(error))
+    if found is None:
+        return None
+    return (
+        f"the system lacks {found[1]}; on Debian and Ubuntu `apt-get install libgl1 libglib2.0-0` brings what OpenCV "
+        "wants, or take opencv-python-headless in the place of opencv-python (--show then has no window)"
+    )

@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sharpose_rt.errors import SharposeError
+from sharpose_rt.errors import SharposeError, missing_library
 
 if TYPE_CHECKING:
     from sharpose_rt.config import PoseConfig
@@ -100,7 +100,7 @@ def examine(name: str, probe: Callable[[], Finding], required: bool) -> Check:
         with contextlib.redirect_stdout(io.StringIO()):
             status, detail, advice = probe()
     except ImportError as error:
-        status, detail, advice = "absent", _one_line(error), "install sharpose-rt again"
+        status, detail, advice = "absent", _one_line(error), missing_library(error) or "install sharpose-rt again"
     except SharposeError as error:  # says itself what to do
         status, detail, advice = "broken", _one_line(error), ""
     except Exception as error:  # a doctor that falls ill helps nobody
@@ -451,6 +451,8 @@ def check_output(folder: Path) -> Finding:
 
     place = folder.absolute()
     while not os.path.exists(place):  # noqa: PTH110  (Path's raises where a folder may not be entered)
+        if place == place.parent:  # a drive of Windows
+            return "broken", f"{folder}: there is no {place}", "give --output a folder on a drive that is there"
         place = place.parent
     try:
         with tempfile.NamedTemporaryFile(dir=place, prefix=".sharpose-") as file:

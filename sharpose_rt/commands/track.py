@@ -28,7 +28,7 @@ log = logging.getLogger("sharpose_rt")
 
 HELP = "track people and their keypoints through a video, pictures, a camera or a stream (the default command)"
 
-# Options of the command line and the configuration key each one sets.
+# Options of the command line and the configuration keys, one mostly, that each sets.
 _KEYS = {
     "output": "output.directory",
     "overwrite": "output.overwrite",
@@ -52,6 +52,7 @@ _KEYS = {
     "detector": "detector.name",
     "boxes": "detector.name",
     "detector_size": "detector.image_size",
+    "min_person_score": "detector.score_threshold tracker.high_score",
     "detect_every": "detector.every",
     "detect_every_if_sure": "detector.every_if_sure",
     "tracker": "tracker.name",
@@ -150,6 +151,13 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--detector-size", type=int, metavar="PX", help="longer side of what the detector sees: larger, smaller people"
     )
     people.add_argument(
+        "--min-person-score",
+        type=float,
+        metavar="S",
+        help="people of whom the detector is less sure, 0 to 1, are left out (default: 0.5 for somebody new, 0.25 for "
+        "who is followed already; 0 with --boxes FILE)",
+    )
+    people.add_argument(
         "--region",
         type=_points,
         metavar="'X,Y X,Y ...'",
@@ -246,14 +254,15 @@ def build_config(args: argparse.Namespace) -> RunConfig:
         raise ConfigError("--detector-size is what a detector sees; --boxes takes its place")
     changes: dict[str, Any] = {"output": {"video": False}} if args.no_video else {}
     given: dict[str, str] = {}
-    for option, key in _KEYS.items():
+    for option, keys in _KEYS.items():
         value = getattr(args, option, None)
         if value is None:
             continue
-        given[key] = f"--{option.replace('_', '-')}"
-        section, _, name = key.rpartition(".")
-        target = changes.setdefault(section, {}) if section else changes
-        target[name] = value
+        for key in keys.split():
+            given[key] = f"--{option.replace('_', '-')}"
+            section, _, name = key.rpartition(".")
+            target = changes.setdefault(section, {}) if section else changes
+            target[name] = value
     try:
         return load(args.config, args.set, options=changes)
     except ConfigError as error:
@@ -332,7 +341,7 @@ def listed_sources(given: list[str]) -> list[str]:
             sources.append(name)
             continue
         try:
-            lines = Path(name[1:]).read_text(encoding="utf-8").splitlines()
+            lines = Path(name[1:]).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read the list of sources {name[1:]}: {error}") from error
         found = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]

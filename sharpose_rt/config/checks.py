@@ -11,6 +11,16 @@ PADDING_RANGE = 0.5, 4.0
 """Enlargements of a box that are accepted: beyond them its crop holds a piece of the person, or little of one."""
 GAIN_RANGE = -1.0, 1.0
 """AP that one more stage can add."""
+BOX_FILE_SUFFIXES = (".txt", ".csv", ".json")
+
+
+class Unset(float):
+    """A default that is another one where another section says so: what a user sets, even to the same, stays."""
+
+
+def is_boxes_file(name: str) -> bool:
+    """Whether a detector's name is that of a file of boxes."""
+    return name.lower().endswith(BOX_FILE_SUFFIXES)
 
 
 def one_of(name: str, value: str, accepted: tuple[str, ...]) -> None:

@@ -7,11 +7,11 @@ fails before anything is opened.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
-from sharpose_rt.config.checks import GAIN_RANGE, PADDING_RANGE
+from sharpose_rt.config.checks import GAIN_RANGE, PADDING_RANGE, Unset, is_boxes_file
 from sharpose_rt.config.checks import device as _device
 from sharpose_rt.config.checks import one_of as _one_of
 from sharpose_rt.config.checks import within as _within
@@ -110,8 +110,9 @@ class DetectorConfig:
 
     name: str = "auto"
     """'auto', 'bundled', an ultralytics model by name or path, 'full' (the frame is one person), or a boxes file."""
-    score_threshold: float = 0.25
-    """Boxes below are ignored, 0..1."""
+    score_threshold: float = Unset(0.25)
+    """Boxes below are ignored, 0..1; 0 for a boxes file unless set. Between it and `tracker.high_score` a box only
+    carries on who is followed already: `--min-person-score` sets both."""
     iou_threshold: float = 0.6
     """Overlap above which the weaker of two boxes is dropped, where the model needs such a step."""
     image_size: int | None = None
@@ -131,6 +132,9 @@ class DetectorConfig:
     it is what the one person takes up."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.score_threshold, Unset):  # whoever gives boxes has decided
+            score = Unset(0 if is_boxes_file(self.name) else DetectorConfig.score_threshold)
+            object.__setattr__(self, "score_threshold", score)
         _within("detector.score_threshold", self.score_threshold, 0, 1)
         _within("detector.iou_threshold", self.iou_threshold, 0, 1)
         if self.image_size is not None:
@@ -157,8 +161,9 @@ class TrackerConfig:
 
     name: str = "sharpose"
     """'sharpose' (boxes and poses, in media time) or 'bytetrack' (the `trackers` package, boxes alone)."""
-    high_score: float = 0.5
-    """Boxes at least this sure are matched first and may start a track."""
+    high_score: float = Unset(0.5)
+    """Boxes at least this sure are matched first and may start a track, 0..1; 0 for a boxes file unless set. Weaker
+    ones, down to `detector.score_threshold`, start none: `--min-person-score` sets both."""
     match_threshold: float = 0.2
     """Least similarity of a match: IoU, lowered where the last pose does not fit into the box."""
     min_detections: int = 2
@@ -397,3 +402,6 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _within("queue_frames", self.queue_frames, 1, 1024)
+        if isinstance(self.tracker.high_score, Unset):
+            score = Unset(0 if is_boxes_file(self.detector.name) else TrackerConfig.high_score)
+            object.__setattr__(self, "tracker", replace(self.tracker, high_score=score))

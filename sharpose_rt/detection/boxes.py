@@ -22,7 +22,6 @@ from sharpose_rt.types import Detections, Frame
 
 logger = logging.getLogger("sharpose_rt.detection")
 
-BOX_FILE_SUFFIXES = (".txt", ".csv", ".json")
 Box = tuple[float, float, float, float, float]
 """Left, top, right, bottom in px, and score in 0..1."""
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from sharpose_rt.config import DetectorConfig
-from sharpose_rt.detection.boxes import BOX_FILE_SUFFIXES, BoxFileDetector, FullFrameDetector
+from sharpose_rt.config.checks import BOX_FILE_SUFFIXES, is_boxes_file
+from sharpose_rt.detection.boxes import BoxFileDetector, FullFrameDetector
 from sharpose_rt.detection.bundled import BundledDetector
 from sharpose_rt.detection.protocol import Detector
 from sharpose_rt.detection.region import RegionDetector
@@ -61,11 +62,6 @@ def create_detector(
             f"({', '.join(BOX_FILE_SUFFIXES)}) is accepted"
         )
     return UltralyticsDetector(name, config, device=device, offline=offline, runtime=runtime)
-
-
-def is_boxes_file(name: str) -> bool:
-    """Whether a detector's name is that of a file of boxes."""
-    return name.lower().endswith(BOX_FILE_SUFFIXES)
 
 
 class AutoDetector:

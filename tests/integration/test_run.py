@@ -820,6 +820,35 @@ def test_bad_input_is_one_clear_line(
     assert not list(tmp_path.glob("out/*"))
 
 
+@pytest.mark.parametrize("tracker", ["sharpose", "bytetrack"])
+@pytest.mark.parametrize("score", [0.3, 0.1])
+def test_boxes_of_a_file_are_people_whatever_their_score(
+    score: float, tracker: str, clip: Path, tmp_path: Path
+) -> None:
+    boxes = tmp_path / "boxes.txt"
+    boxes.write_text("".join(f"{frame},-1,20,10,80,100,{score}\n" for frame in range(1, FRAMES + 1)))
+    command = ["--source", str(clip), "--boxes", str(boxes), "--tracker", tracker, "--weights", "random", "--quiet"]
+    command += ["--no-video", "--output"]
+    assert main([*command, str(tmp_path / "all")]) == 0
+    records = list(StreamReader(tmp_path / "all" / "walk.skeletons.jsonl"))
+    np.testing.assert_allclose([r.poses.bbox_scores.tolist() for r in records], [[score]] * FRAMES, atol=1e-4)
+    assert {int(i) for r in records for i in r.poses.track_ids} == {1}
+    assert main([*command, str(tmp_path / "set"), "--set", "tracker.high_score=0.5"]) == 0
+    assert not any(len(r.poses) for r in StreamReader(tmp_path / "set" / "walk.skeletons.jsonl"))
+
+
+def test_the_least_score_of_a_person_holds_for_the_detector_and_the_tracker(clip: Path, tmp_path: Path) -> None:
+    boxes = tmp_path / "boxes.txt"
+    boxes.write_text("1,-1,0,0,60,100,0.35\n1,-1,90,0,60,100,0.29\n")
+    command = ["--source", str(clip), "--boxes", str(boxes), "--weights", "random", "--quiet", "--no-video"]
+    command += ["--max-frames", "1", "--output", str(tmp_path / "out"), "--min-person-score", "0.3"]
+    assert main(command) == 0
+    (record,) = StreamReader(tmp_path / "out" / "walk.skeletons.jsonl")
+    assert record.poses.bbox_scores.tolist() == pytest.approx([0.35], abs=1e-4)
+    summary = json.loads((tmp_path / "out" / "walk.summary.json").read_text())
+    assert summary["config"]["detector"]["score_threshold"] == summary["config"]["tracker"]["high_score"] == 0.3
+
+
 def test_without_weights_it_refuses_and_says_why(clip: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="--weights random"):
         FileRun(str(clip), _config(tmp_path, "pose.weights=auto", "pose.model=base_256x192")).run()

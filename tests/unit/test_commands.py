@@ -100,7 +100,8 @@ def test_a_threshold_of_minus_infinity_is_no_option(capsys):
         (["--source", "x", "--detector-sise=3"], "track", "(did you mean '--detector-size'?)"),
         (["--source", "x", "--token", "-abc"], "track", "a value that begins so is accepted as --token=-abc"),
         (["--source", "x", "--qqq"], "track", "no option '--qqq'"),
-        (["--source", "x", "--detec", "3"], "track", "ambiguous option: --detec could match"),
+        (["--source", "x", "--detec", "3"], "track", "no option '--detec' (did you mean '--detector'?)"),
+        (["--source", "x", "--conf", "0.5"], "track", "no option '--conf' (did you mean '--config'?)"),
         (["--source", "x", "--camera-size", "-5"], "track", "argument --camera-size: '-5' is no size"),
         (["--source", "x", "y"], "track", "unrecognized arguments: y"),
         (["track", "--", "--sorce"], "track", "the following arguments are required: --source"),
@@ -119,8 +120,8 @@ def test_a_misspelt_option_is_told_in_one_line(arguments, command, said, capsys)
     assert line.endswith(f"; see `sharpose-rt {command} --help`")
 
 
-def test_options_may_be_shortened_and_have_values_of_any_kind():
-    given = ["--source", "x", "--no-vid", "--token=-a=b c", "--publish", "-", "--start", "-3", "--region", "-5,3 2,2"]
+def test_options_have_values_of_any_kind():
+    given = ["--source", "x", "--no-video", "--token=-a=b c", "--publish", "-", "--start", "-3", "--region", "-5,3 2,2"]
     args = build_parser().parse_args(["track", *given, "--set=smooth.method=none"])
     assert (args.no_video, args.token, args.publish, args.start) == (True, "-a=b c", ["-"], -3)
     assert (args.region, args.set) == (((-5, 3), (2, 2)), ["smooth.method=none"])
@@ -148,6 +149,7 @@ def test_help_is_a_command_too(words, title, capsys):
     [
         (["--max-frames", "-3"], "error: --max-frames: source.max_frames is -3; at least 1 is accepted"),
         (["--boxes", "x.txt", "--detect-every", "0"], "error: --detect-every: detector.every is 0; at least 1"),
+        (["--min-person-score", "2"], "error: --min-person-score: detector.score_threshold is 2; at least 0 and at"),
         (["--person-slots", "2"], "error: --person-slots: output.person_slots says how"),
         (["--set", "source.end_s=5", "--start", "9"], "error: command line: source.end_s is 5; above 9"),
         (["--set", "source.stride=0", "--start", "9"], "error: --set: source.stride is 0"),
@@ -476,6 +478,27 @@ def test_doctor_outlives_a_check_that_fails(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "probes", lambda _: [*probes, ("needed", ill, True)])
     assert call(doctor) == 1
     assert "(required)" in capsys.readouterr().out
+
+
+def test_a_library_that_the_system_lacks_is_named_with_what_to_install(tmp_path):
+    (tmp_path / "cv2.py").write_text(
+        "raise ImportError('libGL.so.1: cannot open shared object file: No such file or directory')"
+    )
+    for arguments, status in ((["--source", "a.mp4"], 2), (["doctor"], 1)):
+        program = (
+            f"import sys; sys.path.insert(0, {str(tmp_path)!r}); "
+            f"from sharpose_rt.cli import main; sys.exit(main({arguments}))"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+        said = done.stdout + done.stderr
+        assert done.returncode == status
+        assert "the system lacks libGL.so.1; on Debian and Ubuntu `apt-get install libgl1 libglib2.0-0`" in said
+        assert "Traceback" not in said
+
+
+def test_doctor_ends_where_a_drive_is_not_there(monkeypatch):
+    monkeypatch.setattr(doctor.os.path, "exists", lambda _: False)
+    assert doctor.check_output(Path("/results"))[:2] == ("broken", "/results: there is no /")
 
 
 def test_doctor_finds_damaged_weights(tmp_path, monkeypatch):

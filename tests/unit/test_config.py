@@ -21,6 +21,17 @@ def test_overrides_reach_their_section() -> None:
     assert config.tracker == RunConfig().tracker
 
 
+def test_given_boxes_pass_the_thresholds_that_nobody_set() -> None:
+    def scores(config: RunConfig) -> tuple[float, float]:
+        return config.detector.score_threshold, config.tracker.high_score
+
+    given = PoseTracker(detector={"name": "boxes.json"}).config
+    assert scores(given) == (0, 0)
+    assert scores(merge(given, {"detector": {"name": "bundled"}}, "again")) == scores(RunConfig()) == (0.25, 0.5)
+    asked = ["tracker.high_score=0.5", "detector.score_threshold=0.25", "detector.name=boxes.txt"]
+    assert scores(load(None, asked)) == (0.25, 0.5)
+
+
 def test_every_preset_loads() -> None:
     assert {"file", "live"} <= set(preset_names())
     for name in preset_names():

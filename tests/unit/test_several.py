@@ -301,7 +301,7 @@ def test_cameras_share_the_turns_and_one_that_fails_ends_for_itself(tmp_path: Pa
 
 @pytest.mark.timeout(90)
 def test_several_from_the_command_line(clips: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "cameras.txt").write_text(f"# doors\n{clips[0]}\n\n{clips[1]}\n")
+    (tmp_path / "cameras.txt").write_text(f"\ufeff{clips[0]}\n# doors\n\n{clips[1]}\n", "utf-8")
     options = ["--model", SMALL.name, "--weights", "random", "--boxes", "full", "--no-video"]
     options += ["--set", "pose.backend=torch"]
     out = ["--output", str(tmp_path / "out")]
