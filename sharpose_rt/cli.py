@@ -7,6 +7,7 @@ import difflib
 import importlib
 import io
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,7 @@ from typing import Any, NoReturn
 
 from sharpose_rt import __version__
 from sharpose_rt.config.threads import media_threads
-from sharpose_rt.errors import SharposeError, library_report, memory_report, missing_library
+from sharpose_rt.errors import SharposeError, library_report, memory_report
 from sharpose_rt.process import ending_by_sigterm, prepare
 
 _COMMANDS = (
@@ -90,12 +91,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     except ImportError as error:
-        said = missing_library(error)
-        if said is None:
-            raise
-        print(f"sharpose-rt: error: {said}", file=sys.stderr)
-        return 2
-    except ImportError as error:
         if (report := library_report(error)) is None:
             raise
         print(f"sharpose-rt: error: {report}", file=sys.stderr)
@@ -152,7 +147,11 @@ class _Parser(argparse.ArgumentParser):
             self._refuse_unknown(given)
         namespace, rest = super().parse_known_args(given, namespace)
         if rest:
-            self.error(f"unrecognized arguments: {' '.join(rest)}")
+            more = f" and {len(rest) - 3} more" if len(rest) > 3 else ""
+            message = f"unrecognized arguments: {' '.join(rest[:3])}{more}"
+            if all(os.path.exists(name) for name in rest):  # noqa: PTH110  (Path's raises at what is too long for one)
+                message += "; they are files: where the shell made them of a glob, quote the glob, as 'pics/*.jpg'"
+            self.error(message)
         return namespace, rest
 
     def error(self, message: str) -> NoReturn:

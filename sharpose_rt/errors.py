@@ -20,8 +20,6 @@ traceback.
 
 import re
 
-import re
-
 
 class SharposeError(Exception):
     """Base of every error that a user can cause or cure."""
@@ -81,14 +79,3 @@ def library_report(error: ImportError) -> str | None:
     if library.startswith(("libGL.", "libgthread-", "libglib-")):  # OpenCV's
         advice = "`apt-get install libgl1 libglib2.0-0`, or opencv-python-headless in the place of opencv-python"
     return f"{library} of the system is missing: {advice}"
-
-
-def missing_library(error: ImportError) -> str | None:
-    """What to do where an import fails for a library of the system, as in slim containers; None where it is another."""
-    found = re.match(r"(\S+\.so[.\d]*): cannot open shared object file", str(error))
-    if found is None:
-        return None
-    return (
-        f"the system lacks {found[1]}; on Debian and Ubuntu `apt-get install libgl1 libglib2.0-0` brings what OpenCV "
-        "wants, or take opencv-python-headless in the place of opencv-python (--show then has no window)"
-    )

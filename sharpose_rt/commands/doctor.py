@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sharpose_rt.errors import SharposeError, missing_library
+from sharpose_rt.errors import SharposeError, library_report
 
 if TYPE_CHECKING:
     from sharpose_rt.config import PoseConfig
@@ -100,7 +100,7 @@ def examine(name: str, probe: Callable[[], Finding], required: bool) -> Check:
         with contextlib.redirect_stdout(io.StringIO()):
             status, detail, advice = probe()
     except ImportError as error:
-        status, detail, advice = "absent", _one_line(error), missing_library(error) or "install sharpose-rt again"
+        status, detail, advice = "absent", _one_line(error), library_report(error) or "install sharpose-rt again"
     except SharposeError as error:  # says itself what to do
         status, detail, advice = "broken", _one_line(error), ""
     except Exception as error:  # a doctor that falls ill helps nobody

@@ -188,7 +188,10 @@ def _usable(spec: str) -> tuple[list[Path], list[Path]]:
     if not images and not videos:
         others = Counter(p.suffix.lower() or "no suffix" for p in found)
         seen = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(4)) if others else "no files"
-        raise SourceError(f"{what} has no image or video ({seen}); .jpg, .png, .mp4, .mkv and the like are accepted")
+        deeper = f" ('{path}/**/*.jpg' looks into its folders)" if path.is_dir() else ""
+        raise SourceError(
+            f"{what} has no image or video ({seen}); .jpg, .png, .mp4, .mkv and the like are accepted{deeper}"
+        )
     return images, videos
 
 

@@ -120,6 +120,28 @@ def test_a_misspelt_option_is_told_in_one_line(arguments, command, said, capsys)
     assert line.endswith(f"; see `sharpose-rt {command} --help`")
 
 
+def test_a_glob_that_the_shell_took_is_told_to_be_quoted(tmp_path, capsys):
+    names = [str(tmp_path / f"{number}.jpg") for number in range(6)]
+    for name in names:
+        Path(name).touch()
+    with pytest.raises(SystemExit):
+        main(["--source", *names])
+    said = capsys.readouterr().err
+    assert f"unrecognized arguments: {' '.join(names[1:4])} and 2 more; they are files" in said
+    assert "quote the glob" in said
+    assert names[4] not in said
+
+
+def test_a_folder_of_folders_names_the_glob_that_looks_into_them(tmp_path):
+    (tmp_path / "monday").mkdir()
+    cv2.imwrite(str(tmp_path / "monday" / "picture.jpg"), np.zeros((64, 64, 3), np.uint8))
+    pattern = f"{tmp_path}/**/*.jpg"
+    with pytest.raises(SourceError, match="has no image or video") as raised:
+        expand_sources(str(tmp_path))
+    assert f"'{pattern}'" in str(raised.value)
+    assert expand_sources(pattern) == [pattern]
+
+
 def test_options_have_values_of_any_kind():
     given = ["--source", "x", "--no-video", "--token=-a=b c", "--publish", "-", "--start", "-3", "--region", "-5,3 2,2"]
     args = build_parser().parse_args(["track", *given, "--set=smooth.method=none"])
@@ -492,7 +514,7 @@ def test_a_library_that_the_system_lacks_is_named_with_what_to_install(tmp_path)
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
         said = done.stdout + done.stderr
         assert done.returncode == status
-        assert "the system lacks libGL.so.1; on Debian and Ubuntu `apt-get install libgl1 libglib2.0-0`" in said
+        assert "libGL.so.1 of the system is missing: `apt-get install libgl1 libglib2.0-0`, or opencv" in said
         assert "Traceback" not in said
 
 
