@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharpose_rt import __version__
 from sharpose_rt.config import RunConfig, to_dict
+from sharpose_rt.config.checks import is_boxes_file
 from sharpose_rt.errors import ConfigError, SharposeError
 from sharpose_rt.models.variants import find_variant
 from sharpose_rt.runtime import BaseStage, Chain, Pipeline, Stage, Status
@@ -79,7 +80,7 @@ class Tracking:
         live: bool = False,
     ) -> None:
         # Imported here: they pull in torch and its friends, which --help and `validate` do without.
-        from sharpose_rt.detection import Runtime, create_detector, is_boxes_file
+        from sharpose_rt.detection import Runtime, create_detector
         from sharpose_rt.engine import choose, resolve_device
         from sharpose_rt.stages import BudgetController, DetectStage, EstimateStage, RunTotals, SmoothStage, TrackStage
         from sharpose_rt.stages.needs import all_sure

@@ -20,6 +20,7 @@ from typing import Any
 
 from sharpose_rt.app import FileRun, Results, Tracking, count_dropped, room_for
 from sharpose_rt.config import RunConfig
+from sharpose_rt.config.checks import is_boxes_file
 from sharpose_rt.errors import ConfigError, SharposeError
 from sharpose_rt.media import Round, SourceGroup
 from sharpose_rt.runtime import SLOW_CONSUMER, BaseStage, Pipeline, Status
@@ -105,8 +106,6 @@ class SeveralRun:
 
 
 def _check(specs: Sequence[str], config: RunConfig) -> None:
-    from sharpose_rt.detection import is_boxes_file
-
     if config.smooth.method == "rts":
         raise ConfigError("smooth.method rts goes over one file at a time; give a single --source, or --smooth kalman")
     if is_boxes_file(config.detector.name):

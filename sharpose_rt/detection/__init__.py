@@ -1,8 +1,7 @@
 """Person detectors: `create_detector` gives the one that a `DetectorConfig` names."""
 
-from sharpose_rt.config.checks import is_boxes_file
 from sharpose_rt.detection.factory import create_detector
 from sharpose_rt.detection.protocol import Detector
 from sharpose_rt.detection.runtime import Runtime
 
-__all__ = ["Detector", "Runtime", "create_detector", "is_boxes_file"]
+__all__ = ["Detector", "Runtime", "create_detector"]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.config import DetectorConfig
-from sharpose_rt.detection import is_boxes_file
+from sharpose_rt.config.checks import is_boxes_file
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.evaluation.boxes import Boxes, detector_boxes
 from sharpose_rt.evaluation.coco import pycocotools
