@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from sharpose_rt.config import DrawConfig, RunConfig, load, merge
 from sharpose_rt.errors import ConfigError, SourceError
+from sharpose_rt.machine.process import let_waiting_threads_sleep
 from sharpose_rt.media.given import Given, GivenFrames, wrong_picture
-from sharpose_rt.process import let_waiting_threads_sleep
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.types import Frame, Person, Poses
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sharpose_rt import __version__
-from sharpose_rt.config.threads import media_threads
 from sharpose_rt.errors import SharposeError, library_report, memory_report
-from sharpose_rt.process import ending_by_sigterm, prepare
+from sharpose_rt.machine.process import ending_by_sigterm, prepare
+from sharpose_rt.machine.threads import media_threads
 
 _COMMANDS = (
     "track",

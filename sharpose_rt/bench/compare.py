@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from sharpose_rt.bench.record import machine, make_record, percentiles
 from sharpose_rt.config import DetectorConfig, PoseConfig
-from sharpose_rt.config.places import cache_dir
 from sharpose_rt.engine.choice import choose
 from sharpose_rt.errors import ConfigError
+from sharpose_rt.machine.cache import cache_dir
 from sharpose_rt.media import open_source
 from sharpose_rt.media.redact import redact
 from sharpose_rt.types import Frame

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from sharpose_rt.bench.record import machine, make_record, percentiles
 from sharpose_rt.config import PoseConfig
-from sharpose_rt.config.threads import cores
 from sharpose_rt.engine import PoseEngine, choice, resolve_device, resolve_precision
 from sharpose_rt.engine.backend import TorchBackend
 from sharpose_rt.engine.device import DTYPES
 from sharpose_rt.errors import ConfigError, DeviceError
+from sharpose_rt.machine.threads import cores
 from sharpose_rt.models import Variant, find_behaviour, find_variant
 from sharpose_rt.models.baselines import create_dense
 from sharpose_rt.models.cost import measure_cost, measure_dense_gmacs
@@ -197,7 +197,7 @@ class Comparison:
         if backend.name == "torch":
             dense: Callable[[Tensor], object] = self.dense
             if backend.device.type == "cuda":  # launched as ours is: as one graph
-                from sharpose_rt.cuda_graphs import Recorded
+                from sharpose_rt.compute.cuda_graphs import Recorded
 
                 dense = Recorded("dense network", lambda images: (self.dense(images),))
 
@@ -207,8 +207,8 @@ class Comparison:
                     return dense(backend.prepare(torch.from_numpy(crops)))
 
             return run
+        from sharpose_rt.compute.openvino_graphs import for_batch, traced
         from sharpose_rt.engine.traceable import Normalise
-        from sharpose_rt.openvino_graphs import for_batch, traced
 
         module = nn.Sequential(Normalise(), self.dense).eval()
         example = torch.zeros(2, *self.variant.size_hw, 3, dtype=torch.uint8)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sharpose_rt.bench.alone import PARTS
-from sharpose_rt.config.places import whole
 from sharpose_rt.errors import OutputError
+from sharpose_rt.machine.whole_files import whole
 
 
 def plot_pipeline(record: dict[str, Any], path: Path) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from sharpose_rt.config.places import write_whole
-from sharpose_rt.config.processor import cpu_model
-from sharpose_rt.config.threads import cores
 from sharpose_rt.errors import OutputError, StreamError
 from sharpose_rt.evaluation.metrics import command_line
+from sharpose_rt.machine.processor import cpu_model
+from sharpose_rt.machine.threads import cores
+from sharpose_rt.machine.whole_files import write_whole
 from sharpose_rt.skeletons import versions
 
 SCHEMA = "sharpose.bench/1"

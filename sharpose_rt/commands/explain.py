@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sharpose_rt.config.places import whole
 from sharpose_rt.errors import ConfigError, OutputError, SourceError
+from sharpose_rt.machine.whole_files import whole
 
 if TYPE_CHECKING:
     from sharpose_rt.engine.explain import Explanation

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sharpose_rt.config.places import write_whole
 from sharpose_rt.errors import DatasetError, OutputError
+from sharpose_rt.machine.whole_files import write_whole
 
 if TYPE_CHECKING:
     from sharpose_rt.training.config import TrainConfig

@@ -13,8 +13,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sharpose_rt.config.places import write_whole
 from sharpose_rt.errors import ConfigError, OutputError, WeightsError
+from sharpose_rt.machine.whole_files import write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor

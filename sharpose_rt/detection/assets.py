@@ -13,9 +13,9 @@ from types import ModuleType
 import cv2
 import numpy as np
 
-from sharpose_rt.config import downloads
-from sharpose_rt.config.places import cache_dir
 from sharpose_rt.errors import DetectorError
+from sharpose_rt.machine import downloads
+from sharpose_rt.machine.cache import cache_dir
 
 logger = logging.getLogger("sharpose_rt.detection")
 

@@ -7,9 +7,9 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+from sharpose_rt.compute.openvino_graphs import Graph, traced
+from sharpose_rt.compute.precision import fastest_dtype
 from sharpose_rt.detection.first_output import FirstOutput
-from sharpose_rt.openvino_graphs import Graph, traced
-from sharpose_rt.precision import fastest_dtype
 
 KEPT = 6
 """Compiled graphs at once, of some 50 MB each: cameras give two shapes of photographs, upright and lying."""

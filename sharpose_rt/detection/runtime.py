@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sharpose_rt.config import PoseConfig
-from sharpose_rt.config.threads import detector_threads
+from sharpose_rt.machine.threads import detector_threads
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ def _recorded(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     As with OpenVINO, the last `KEPT` sizes of pictures stay recorded. Where memory does not suffice, none do."""
     import torch
 
-    from sharpose_rt.cuda_graphs import Recorded
+    from sharpose_rt.compute.cuda_graphs import Recorded
     from sharpose_rt.detection.first_output import FirstOutput
     from sharpose_rt.detection.openvino_network import KEPT
 
@@ -224,7 +224,7 @@ class YoloDetector:
     def open(self) -> None:
         """Load the network, once."""
         if self._network is None:
-            from sharpose_rt.streams import OwnStream
+            from sharpose_rt.compute.streams import OwnStream
 
             self._network = with_runtime(self.load(), self.runtime)
             self._stream = OwnStream(self._network.device)
@@ -261,8 +261,8 @@ def predict(network: Network, image_bgr: NDArray[np.uint8]) -> NDArray[np.float3
     """A network's predictions for one letterboxed picture (H, W, 3), without the batch."""
     import torch
 
+    from sharpose_rt.compute.streams import upload
     from sharpose_rt.detection.first_output import first_tensor
-    from sharpose_rt.streams import upload
 
     with torch.inference_mode():
         pixels = upload(torch.from_numpy(image_bgr), network.device).flip(-1).permute(2, 0, 1)[None]  # (1, 3, H, W) RGB

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sharpose_rt.compute.streams import upload
 from sharpose_rt.engine.batching import BUCKETS
 from sharpose_rt.geometry.affine import warp_crops
 from sharpose_rt.geometry.heatmap import Decode
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose
-from sharpose_rt.streams import upload
 
 
 class Backend(Protocol):

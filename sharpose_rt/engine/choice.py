@@ -14,19 +14,18 @@ from typing import TypeGuard
 import torch
 
 import sharpose_rt
-from sharpose_rt import openvino_graphs
+from sharpose_rt.compute import openvino_graphs
+from sharpose_rt.compute.precision import WORTH_IT, this_machine
 from sharpose_rt.config import PoseConfig
-from sharpose_rt.config.places import cache_dir
-from sharpose_rt.config.remembered import recall, remember
-from sharpose_rt.config.threads import network_threads
 from sharpose_rt.engine.backend import Backend, TorchBackend, at_most_threads
 from sharpose_rt.engine.device import DTYPES, resolve_device, resolve_precision
 from sharpose_rt.errors import DeviceError, WeightsError
+from sharpose_rt.machine.cache import cache_dir, recall, remember
+from sharpose_rt.machine.threads import network_threads
 from sharpose_rt.models.int8 import Ranges
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import SHaRPose
 from sharpose_rt.models.weights import load_model, read_ranges
-from sharpose_rt.precision import WORTH_IT, this_machine
 
 log = logging.getLogger("sharpose_rt.engine")
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sharpose_rt.cuda_graphs import Recorded
+from sharpose_rt.compute.cuda_graphs import Recorded
 from sharpose_rt.engine.backend import TorchBackend
 from sharpose_rt.geometry.device_warp import warp_on_device
 from sharpose_rt.models.selection import split_cells

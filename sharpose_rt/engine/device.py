@@ -6,9 +6,9 @@ from functools import cache
 
 import torch
 
+from sharpose_rt.compute.precision import fastest_dtype
 from sharpose_rt.config import checks
 from sharpose_rt.errors import DeviceError
-from sharpose_rt.precision import fastest_dtype
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
 

@@ -14,18 +14,18 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from sharpose_rt.compute.streams import OwnStream, fetch, upload
 from sharpose_rt.config import PoseConfig
-from sharpose_rt.config.threads import network_threads
 from sharpose_rt.engine.batching import Batcher
 from sharpose_rt.engine.choice import create_backend
 from sharpose_rt.engine.device import resolve_device
 from sharpose_rt.geometry.affine import apply_affine, body_heights, crop_affine, invert_affine
 from sharpose_rt.geometry.heatmap import flip_back
+from sharpose_rt.machine.threads import network_threads
 from sharpose_rt.models.gate import Outlook
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose, SHaRPoseOutput
 from sharpose_rt.models.weights import load_model
-from sharpose_rt.streams import OwnStream, fetch, upload
 from sharpose_rt.types import Poses, PoseStage
 
 Choose = Callable[[slice, Outlook], NDArray[np.bool_]]

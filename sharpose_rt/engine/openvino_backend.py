@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sharpose_rt.compute.openvino_graphs import Graph, for_batch, traced
 from sharpose_rt.engine.batching import plan
 from sharpose_rt.engine.traceable import CoarseStage, FineStage
 from sharpose_rt.geometry.affine import warp_crops
@@ -26,7 +27,6 @@ from sharpose_rt.geometry.heatmap import Decode
 from sharpose_rt.models.int8 import Ranges, quantized
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose
-from sharpose_rt.openvino_graphs import Graph, for_batch, traced
 
 log = logging.getLogger("sharpose_rt.engine")
 

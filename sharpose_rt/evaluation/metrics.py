@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sharpose_rt.config.places import write_whole
 from sharpose_rt.errors import OutputError
+from sharpose_rt.machine.whole_files import write_whole
 from sharpose_rt.media.redact import redact
 from sharpose_rt.skeletons.plain import plain
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from sharpose_rt.config.checks import GAIN_RANGE
-from sharpose_rt.config.places import whole
 from sharpose_rt.errors import OutputError
 from sharpose_rt.evaluation.coco import ap, gmacs, results
 from sharpose_rt.evaluation.predict import Predictions
 from sharpose_rt.geometry.affine import body_heights
+from sharpose_rt.machine.whole_files import whole
 from sharpose_rt.models.gate import Gate
 
 QUALITY, HEIGHT, GAIN = "quality_threshold", "refine_from_px", "refine_from_gain"

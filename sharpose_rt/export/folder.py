@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sharpose_rt.config import DetectorConfig
-from sharpose_rt.config.places import beside
 from sharpose_rt.detection.bundled import WEIGHTS, BundledDetector
 from sharpose_rt.detection.letterbox import Letterbox
 from sharpose_rt.errors import OutputError
 from sharpose_rt.export.graphs import Plan, people_plan, pose_plans
 from sharpose_rt.export.onnx import can_run, check_can_write, run_onnx, write_onnx
 from sharpose_rt.export.sheet import ports, sheet
+from sharpose_rt.machine.whole_files import beside
 from sharpose_rt.models.weights import file_sha256, load_model
 
 SHEET = "sharpose.json"

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from sharpose_rt.compute.streams import upload
 from sharpose_rt.geometry.affine import halvings, invert_affine
-from sharpose_rt.streams import upload
 
 
 def sample(images: Tensor, matrices: Tensor, size_wh: tuple[int, int]) -> Tensor:

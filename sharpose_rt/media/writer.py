@@ -23,10 +23,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sharpose_rt.config.places import whole
 from sharpose_rt.config.schema import OutputConfig
-from sharpose_rt.config.threads import media_threads
 from sharpose_rt.errors import OutputError
+from sharpose_rt.machine.threads import media_threads
+from sharpose_rt.machine.whole_files import whole
 from sharpose_rt.media.audio import audio_packets
 from sharpose_rt.media.container import file_address
 

@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sharpose_rt.config.checks import GAIN_RANGE, PADDING_RANGE
-from sharpose_rt.config.places import whole
 from sharpose_rt.errors import WeightsError
 from sharpose_rt.geometry.affine import USUAL_PADDING
+from sharpose_rt.machine.whole_files import whole
 from sharpose_rt.models.create import attention_scale_of, create_model, set_attention_scale
 from sharpose_rt.models.gate import Gate
 from sharpose_rt.models.int8 import NEW_RANGES, End, Ranges

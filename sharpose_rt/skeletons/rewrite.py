@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpose_rt.errors import OutputError
+from sharpose_rt.machine.whole_files import whole
 from sharpose_rt.skeletons.stream import StreamReader, StreamWriter, encode
 from sharpose_rt.types import Poses
 
@@ -22,17 +23,14 @@ def rewrite_stream(path: Path, frames: Sequence[Poses], *, smoothing: str) -> No
         OutputError: the new one cannot be written.
     """
     reader = StreamReader(path)
-    part = path.with_name(path.name + ".part")
+    header = replace(reader.header, smoothing=smoothing)
     try:
-        with StreamWriter(part, replace(reader.header, smoothing=smoothing), overwrite=True) as writer:
+        with whole(path) as part, StreamWriter(part, header) as writer:
             for record, poses in zip(reader, frames, strict=True):
                 writer.write_line(encode(replace(record, poses=poses).to_record()))
             end: dict[str, Any] = dict(reader.end or {"status": "interrupted"})
             end.pop("type", None)
             writer.end(**end)
-        part.replace(path)
     except OSError as error:  # the writer's own words are of the part, which goes
         reason = getattr(error.__cause__ or error, "strerror", None) or error
         raise OutputError(f"{path} stays as it was, since another cannot be written in its place: {reason}") from error
-    finally:
-        part.unlink(missing_ok=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import platform
 from collections.abc import Mapping
 from importlib import metadata
@@ -13,6 +11,7 @@ from typing import Any
 import orjson
 
 from sharpose_rt.errors import OutputError
+from sharpose_rt.machine.whole_files import whole
 from sharpose_rt.skeletons.plain import plain
 
 _PACKAGES = (
@@ -37,17 +36,11 @@ def write_summary(path: str | Path, data: Mapping[str, Any]) -> None:
         OutputError: the file cannot be written; an old one is then untouched.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     text = orjson.dumps(plain(data), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     try:
-        with temporary.open("wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with whole(path) as part:
+            part.write_bytes(text)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise OutputError(
             f"cannot write the summary {path}: {error.strerror or error}; free some space or choose another --output"
         ) from error

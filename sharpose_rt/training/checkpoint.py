@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from sharpose_rt.config.places import whole
 from sharpose_rt.errors import ConfigError, OutputError, WeightsError
+from sharpose_rt.machine.whole_files import whole
 from sharpose_rt.models import SHaRPose
 from sharpose_rt.models.weights import save_weights
 from sharpose_rt.training.config import TrainConfig

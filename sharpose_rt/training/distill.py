@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sharpose_rt.compute.openvino_graphs import PRECISION_HINTS
+from sharpose_rt.compute.precision import fastest_dtype
 from sharpose_rt.errors import ConfigError, WeightsError
 from sharpose_rt.geometry.heatmap import flip_back
 from sharpose_rt.models import find_variant
 from sharpose_rt.models.variants import Variant
 from sharpose_rt.models.weights import load_model
-from sharpose_rt.openvino_graphs import PRECISION_HINTS
-from sharpose_rt.precision import fastest_dtype
 from sharpose_rt.training.config import DistillConfig
 
 Teacher = Callable[[Tensor], Tensor]

@@ -8,8 +8,8 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from sharpose_rt.config.places import whole
 from sharpose_rt.errors import ConfigError, OutputError
+from sharpose_rt.machine.whole_files import whole
 
 COLUMNS: tuple[str, ...] = (
     "step",

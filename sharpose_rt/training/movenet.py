@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sharpose_rt.config.downloads import DownloadError, download
-from sharpose_rt.config.places import beside, cache_dir, whole
 from sharpose_rt.errors import WeightsError
+from sharpose_rt.machine.cache import cache_dir
+from sharpose_rt.machine.downloads import DownloadError, download
+from sharpose_rt.machine.whole_files import beside, whole
 from sharpose_rt.models.stem import InvertedResidual, Merge, MobileStem
 from sharpose_rt.models.weights import file_sha256
 from sharpose_rt.training.stem_weights import filling_from, put, take_our_pixels

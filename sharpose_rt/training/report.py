@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import default_collate
 
-from sharpose_rt.config.places import whole
 from sharpose_rt.errors import OutputError
 from sharpose_rt.geometry.heatmap import decode
+from sharpose_rt.machine.whole_files import whole
 from sharpose_rt.media.draw import draw_pose, sheet
 from sharpose_rt.media.writer import write_image
 from sharpose_rt.models.pixels import normalise

@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sharpose_rt.compute.precision import fastest_dtype
 from sharpose_rt.engine.device import resolve_device
-from sharpose_rt.precision import fastest_dtype
 
 
 @dataclass(frozen=True)

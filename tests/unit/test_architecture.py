@@ -15,9 +15,9 @@ PACKAGE = ROOT / "sharpose_rt"
 
 # Lower levels never import higher ones. Packages of levels 4 and 5 do not import each other but for NEIGHBOURS.
 LEVELS = {
-    **dict.fromkeys(("errors", "skeleton", "process"), 1),
+    **dict.fromkeys(("errors", "skeleton", "machine"), 1),
     **dict.fromkeys(("types", "runtime"), 2),
-    **dict.fromkeys(("geometry", "config", "precision", "openvino_graphs", "cuda_graphs", "streams"), 3),
+    **dict.fromkeys(("geometry", "config", "compute"), 3),
     **dict.fromkeys(("models", "engine", "detection", "tracking", "media", "skeletons", "labels"), 4),
     **dict.fromkeys(("stages", "training", "evaluation", "export", "live"), 5),
     **dict.fromkeys(("app", "several", "api", "bench"), 6),
@@ -32,7 +32,7 @@ NEIGHBOURS = {
 }
 FOLDERS = {"sharpose_rt", "pipelines", "configs", "tests", "samples"}
 FILES = {"pyproject.toml", "README.md", "BENCHMARKS.md", "CHANGELOG.md", "LICENSE"}
-TORCH_FREE = ("errors", "skeleton", "process", "types", "runtime", "config", "tracking", "media", "skeletons", "labels")
+TORCH_FREE = ("errors", "skeleton", "machine", "types", "runtime", "config", "tracking", "media", "skeletons", "labels")
 
 
 def _modules() -> list[Path]:

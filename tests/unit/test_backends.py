@@ -15,21 +15,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sharpose_rt import openvino_graphs, precision
-from sharpose_rt.config import PoseConfig, threads
-from sharpose_rt.config.threads import detector_threads, network_threads
+from sharpose_rt.compute import openvino_graphs, precision
+from sharpose_rt.compute.streams import upload
+from sharpose_rt.config import PoseConfig
 from sharpose_rt.engine import PoseEngine, choice
 from sharpose_rt.engine.backend import TorchBackend
 from sharpose_rt.engine.batching import Batcher, padded, plan
 from sharpose_rt.engine.choice import choose, create_backend
 from sharpose_rt.errors import ConfigError, DeviceError
 from sharpose_rt.geometry.heatmap import decode, encode
+from sharpose_rt.machine import threads
+from sharpose_rt.machine.threads import detector_threads, network_threads
 from sharpose_rt.models import VARIANTS, Variant, create_model
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import SHaRPose
 from sharpose_rt.models.variants import BEHAVIOURS, Behaviour
 from sharpose_rt.models.weights import load_model, save_weights
-from sharpose_rt.streams import upload
 from tests.gain_weights import with_gain
 
 MINI = Variant("mini", (128, 64), width=48, heads=3, alpha=0.5, sigma_cells=2, depth=3)

@@ -20,7 +20,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sharpose_rt import openvino_graphs
 from sharpose_rt.bench import compare
 from sharpose_rt.bench.alone import PARTS, Stopwatch, pose_parts
 from sharpose_rt.bench.cameras import _counted
@@ -39,6 +38,7 @@ from sharpose_rt.bench.record import SCHEMA, machine, make_record, read_record
 from sharpose_rt.bench.report import render
 from sharpose_rt.cli import main
 from sharpose_rt.commands import bench
+from sharpose_rt.compute import openvino_graphs
 from sharpose_rt.config import DetectorConfig, PoseConfig, TrackerConfig, load
 from sharpose_rt.detection import create_detector
 from sharpose_rt.engine import PoseEngine

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from sharpose_rt import PoseTracker
-from sharpose_rt.config import PoseConfig, RunConfig, SourceConfig, load, merge, preset_names, threads, to_dict
-from sharpose_rt.config.places import cache_dir, whole, write_whole
+from sharpose_rt.config import PoseConfig, RunConfig, SourceConfig, load, merge, preset_names, to_dict
 from sharpose_rt.errors import ConfigError
+from sharpose_rt.machine import threads
+from sharpose_rt.machine.cache import cache_dir
+from sharpose_rt.machine.whole_files import whole, write_whole
 
 
 def test_overrides_reach_their_section() -> None:

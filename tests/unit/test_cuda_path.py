@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from sharpose_rt.cli import main
 from sharpose_rt.commands import evaluate, pretrain, track, train, train_detector
+from sharpose_rt.compute.cuda_graphs import Recorded, Tape
+from sharpose_rt.compute.streams import OwnStream, fetch
 from sharpose_rt.config import DetectorConfig, PoseConfig
-from sharpose_rt.cuda_graphs import Recorded, Tape
 from sharpose_rt.detection import Runtime
 from sharpose_rt.detection.bundled import BundledDetector
 from sharpose_rt.detection.openvino_network import KEPT
@@ -36,7 +37,6 @@ from sharpose_rt.media.demo_clip import _read as read_photograph
 from sharpose_rt.models.gate import Gate
 from sharpose_rt.models.weights import load_model
 from sharpose_rt.skeleton import COCO17
-from sharpose_rt.streams import OwnStream, fetch
 from sharpose_rt.training.config import AugmentConfig
 from sharpose_rt.training.device_crops import DeviceCrops
 from sharpose_rt.training.transforms import Sampler
@@ -170,7 +170,7 @@ def test_a_recording_that_fails_is_done_without(caplog):
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     stage = Recorded("coarse stage", lambda a: (a + 1,), record)
-    with caplog.at_level(logging.WARNING, "sharpose_rt.cuda_graphs"):
+    with caplog.at_level(logging.WARNING, "sharpose_rt.compute.cuda_graphs"):
         assert stage(torch.zeros(2))[0].tolist() == [1.0, 1.0]
         assert stage(torch.ones(2))[0].tolist() == [2.0, 2.0]
     assert len(caplog.records) == 1
@@ -192,7 +192,7 @@ def test_a_recording_that_is_broken_off_is_told_by_its_first_error(caplog):
         with recording():
             raise RuntimeError("Cannot copy between CPU and CUDA tensors during CUDA graph capture\nmore")
 
-    with caplog.at_level(logging.WARNING, "sharpose_rt.cuda_graphs"):
+    with caplog.at_level(logging.WARNING, "sharpose_rt.compute.cuda_graphs"):
         assert Recorded("coarse stage", lambda a: (a + 1,), record)(torch.zeros(2))[0].tolist() == [1.0, 1.0]
     assert caplog.messages == [
         "coarse stage: no CUDA graph for [2], it runs unrecorded: "
@@ -206,7 +206,7 @@ def test_a_recording_that_gives_other_results_is_not_used(caplog):
         return Tape(tape.inputs, lambda: tape.outputs[0].fill_(9), tape.outputs)
 
     stage = Recorded("fine stage", lambda a: (a + 1,), record)
-    with caplog.at_level(logging.WARNING, "sharpose_rt.cuda_graphs"):
+    with caplog.at_level(logging.WARNING, "sharpose_rt.compute.cuda_graphs"):
         assert stage(torch.zeros(2))[0].tolist() == [1.0, 1.0]
     assert "gives other results" in caplog.text
 
@@ -220,7 +220,7 @@ def test_a_replay_that_does_nothing_is_not_used(caplog):
         return Tape(tape.inputs, lambda: None, tape.outputs)
 
     stage = Recorded("fine stage", lambda a: (a + 1,), record)
-    with caplog.at_level(logging.WARNING, "sharpose_rt.cuda_graphs"):
+    with caplog.at_level(logging.WARNING, "sharpose_rt.compute.cuda_graphs"):
         assert stage(torch.zeros(2))[0].tolist() == [1.0, 1.0]
         assert stage(torch.ones(2))[0].tolist() == [2.0, 2.0]
     assert "gives other results" in caplog.text
@@ -229,7 +229,7 @@ def test_a_replay_that_does_nothing_is_not_used(caplog):
 def test_an_infinite_output_is_the_same_as_itself_alone(caplog):
     """The gain is inf by weights that do not predict it."""
     stage = Recorded("coarse stage", lambda a: (a, torch.full_like(a, math.inf)), fake_record)
-    with caplog.at_level(logging.WARNING, "sharpose_rt.cuda_graphs"):
+    with caplog.at_level(logging.WARNING, "sharpose_rt.compute.cuda_graphs"):
         assert stage(torch.ones(2))[1].tolist() == [math.inf] * 2
         assert caplog.text == ""
 
@@ -369,7 +369,7 @@ def test_where_one_crop_does_not_fit_unrecorded_either_it_is_an_error(picture, m
 
 
 def test_a_recorded_detector_finds_what_the_plain_one_finds(picture, monkeypatch):
-    monkeypatch.setattr("sharpose_rt.cuda_graphs.Recorded", lambda n, stage: Recorded(n, stage, fake_record))
+    monkeypatch.setattr("sharpose_rt.compute.cuda_graphs.Recorded", lambda n, stage: Recorded(n, stage, fake_record))
     detector = BundledDetector(DetectorConfig(name="bundled"))
     detector.open()
     plain = detector._network
@@ -396,7 +396,7 @@ SIZES = [(1, 3, 64, 64 + 32 * n) for n in range(KEPT + 2)]
 
 def recorded_detector(monkeypatch, card: Card):
     """The bundled detector as it runs on a GPU, and its module."""
-    monkeypatch.setattr("sharpose_rt.cuda_graphs.Recorded", lambda n, stage: Recorded(n, stage, card.record))
+    monkeypatch.setattr("sharpose_rt.compute.cuda_graphs.Recorded", lambda n, stage: Recorded(n, stage, card.record))
     network = BundledDetector(DetectorConfig(name="bundled")).load()
     return with_runtime(replace(network, device=torch.device("cuda")), Runtime()).run, network.run
 
@@ -565,7 +565,7 @@ def test_each_network_works_in_its_own_stream(picture, monkeypatch):
             inside.name = None
 
     made: list[FakeStream] = []
-    monkeypatch.setattr("sharpose_rt.streams.OwnStream", FakeStream)
+    monkeypatch.setattr("sharpose_rt.compute.streams.OwnStream", FakeStream)
     monkeypatch.setattr("sharpose_rt.engine.engine.OwnStream", FakeStream)
     engine = PoseEngine(PoseConfig(model="tiny_256x192", device="cpu", backend="torch", precision="fp32"))
     detector = BundledDetector(DetectorConfig(name="bundled"))
@@ -610,7 +610,7 @@ def test_on_a_cpu_a_stream_is_nothing():
 def test_recorded_stages_and_crops_on_the_gpu_give_what_the_cpu_gives(cuda, picture, caplog):
     config = PoseConfig(model="tiny_256x192", device="cpu", backend="torch", precision="fp32")
     on_cpu, on_cuda = PoseEngine(config), PoseEngine(replace(config, device=cuda))
-    with caplog.at_level(logging.WARNING, "sharpose_rt.cuda_graphs"):
+    with caplog.at_level(logging.WARNING, "sharpose_rt.compute.cuda_graphs"):
         on_cuda.warm_up()
     assert not caplog.records  # each stage could be recorded
     quality = on_cpu.estimate(picture, BOXES).quality
@@ -627,7 +627,7 @@ def test_a_recorded_detector_on_the_gpu_finds_what_the_cpu_finds(cuda, picture, 
     for device in ("cpu", cuda):
         detector = BundledDetector(DetectorConfig(name="bundled"), device=device)
         detector.open()
-        with caplog.at_level(logging.WARNING, "sharpose_rt.cuda_graphs"):
+        with caplog.at_level(logging.WARNING, "sharpose_rt.compute.cuda_graphs"):
             found.append([detector.detect(Frame(i, 0.0, picture)) for i in range(2)][-1])
     assert not caplog.records  # it could be recorded
     on_cpu, on_cuda = found

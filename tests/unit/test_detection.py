@@ -22,8 +22,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sharpose_rt import openvino_graphs
-from sharpose_rt.config import DetectorConfig, downloads
+from sharpose_rt.compute import openvino_graphs
+from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection import Detector, Runtime, assets, create_detector, factory
 from sharpose_rt.detection.bundled import WEIGHTS, BundledDetector, build_module
 from sharpose_rt.detection.letterbox import Letterbox
@@ -40,6 +40,7 @@ from sharpose_rt.detection.yolo import (
 )
 from sharpose_rt.errors import ConfigError, DetectorError, WeightsError
 from sharpose_rt.geometry.boxes import iou_matrix
+from sharpose_rt.machine import downloads
 from sharpose_rt.types import Detections, Frame
 
 sides = st.integers(2, 4000)

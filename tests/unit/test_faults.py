@@ -16,11 +16,11 @@ from media_clips import write_clip
 from sharpose_rt.bench.alone import PARTS
 from sharpose_rt.bench.plot import plot_pipeline
 from sharpose_rt.commands import explain
-from sharpose_rt.config.places import write_whole
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.engine.explain import Explanation
 from sharpose_rt.errors import OutputError
 from sharpose_rt.evaluation.sweep import write_sweep
+from sharpose_rt.machine.whole_files import write_whole
 from sharpose_rt.media import open_source
 from sharpose_rt.media.group import SourceGroup
 from sharpose_rt.models.gate import Gate

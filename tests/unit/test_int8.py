@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from sharpose_rt import openvino_graphs
 from sharpose_rt.cli import main
+from sharpose_rt.compute import openvino_graphs
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.engine import PoseEngine, choice, choose, device
 from sharpose_rt.engine.openvino_backend import OpenVinoBackend

@@ -9,12 +9,12 @@ import sys
 
 import pytest
 
-from sharpose_rt.config import threads
+from sharpose_rt.machine import threads
 
 LARGE = """
 import resource, sys
 import numpy as np
-from sharpose_rt.process import prepare
+from sharpose_rt.machine.process import prepare
 prepare(1)
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -47,7 +47,7 @@ def test_freed_memory_waits_for_the_next_tensor_unless_the_user_has_settings_of_
 
 def test_waiting_threads_sleep_and_opencv_leaves_the_cores_to_the_networks_unless_the_user_wants_otherwise():
     code = (
-        "import os; from sharpose_rt.cli import main; from sharpose_rt.config.threads import media_threads; "
+        "import os; from sharpose_rt.cli import main; from sharpose_rt.machine.threads import media_threads; "
         "main([]); import cv2; print(os.environ['OMP_WAIT_POLICY'], cv2.getNumThreads() - media_threads())"
     )
     assert run(code).endswith("\nPASSIVE 0")
@@ -59,7 +59,7 @@ def test_waiting_threads_sleep_and_opencv_leaves_the_cores_to_the_networks_unles
 @pytest.mark.parametrize("closed", ["<&- 2>&-", "<&-", "2>&-"])
 def test_no_file_takes_the_place_of_what_the_caller_closed(tmp_path, closed):
     program = (
-        "from pathlib import Path; from sharpose_rt.process import prepare; prepare(1); import os, sys; "
+        "from pathlib import Path; from sharpose_rt.machine.process import prepare; prepare(1); import os, sys; "
         f"file = Path({str(tmp_path / 'out.txt')!r}).open('w'); os.write(2, b'a library speaks'); "
         "print(file.fileno() > 2, sys.stdin.buffer.read())"
     )
@@ -84,7 +84,7 @@ from sharpose_rt import PoseTracker
 
 
 def test_elsewhere_nothing_is_asked_for(monkeypatch):
-    from sharpose_rt import process
+    from sharpose_rt.machine import process
 
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not process.keep_freed_memory()

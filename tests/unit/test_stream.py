@@ -699,8 +699,13 @@ class TestSummary:
         assert json.loads(path.read_text()) == {"new": 2}
         assert list(tmp_path.iterdir()) == [path]
 
-    def test_missing_folder(self, tmp_path):
-        with pytest.raises(OutputError, match="No such file"):
+    def test_folder_removed_meanwhile_is_made_again(self, tmp_path):
+        write_summary(tmp_path / "no" / "a.json", {"a": 1})
+        assert json.loads((tmp_path / "no" / "a.json").read_text()) == {"a": 1}
+
+    def test_file_in_the_place_of_the_folder(self, tmp_path):
+        (tmp_path / "no").touch()
+        with pytest.raises(OutputError, match="Not a directory|File exists"):
             write_summary(tmp_path / "no" / "a.json", {})
 
     def test_configuration_is_plain(self):

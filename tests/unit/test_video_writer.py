@@ -100,7 +100,7 @@ def test_the_header_says_how_long_it_is_though_there_is_a_gap(tmp_path: Path, at
 
 @pytest.mark.parametrize(("count", "wanted"), [(2, b" threads=1 "), (16, b" threads=4 ")])
 def test_the_encoder_leaves_the_cores_to_the_networks(tmp_path: Path, monkeypatch, count: int, wanted: bytes) -> None:
-    monkeypatch.setattr("sharpose_rt.config.threads.cores", lambda: count)
+    monkeypatch.setattr("sharpose_rt.machine.threads.cores", lambda: count)
     path = write(tmp_path / "out.mp4", [0.0, 0.1, 0.2], (640, 480))
     assert wanted in path.read_bytes()  # x264 writes its settings into what it makes
 

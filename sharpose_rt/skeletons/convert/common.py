@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from sharpose_rt.config.places import whole
+from sharpose_rt.machine.whole_files import whole
 from sharpose_rt.skeletons.stream import StreamReader
 from sharpose_rt.types import Poses
 

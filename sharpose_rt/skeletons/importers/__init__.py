@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from sharpose_rt import __version__
-from sharpose_rt.config.places import whole
 from sharpose_rt.errors import ConfigError, OutputError, StreamError
+from sharpose_rt.machine.whole_files import whole
 from sharpose_rt.skeletons.convert.common import stem_of
 from sharpose_rt.skeletons.importers.lists import (
     read_alphapose,

@@ -8,9 +8,8 @@ from functools import cache
 
 import torch
 
-from sharpose_rt.config.places import cache_dir
-from sharpose_rt.config.processor import processor_key
-from sharpose_rt.config.remembered import recall, remember
+from sharpose_rt.machine.cache import cache_dir, recall, remember
+from sharpose_rt.machine.processor import processor_key
 
 WORTH_IT = 1.15
 """How much faster bfloat16 or int8 must be to be taken by itself: it costs accuracy."""

@@ -1,33 +1,13 @@
-"""Where the package keeps what can be made again: downloads, converted networks, measurements."""
+"""Files that appear whole or not at all, and replace what was there in one step."""
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import errno
 import os
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from uuid import uuid4
-
-
-def cache_dir() -> Path:
-    """The folder of what can be had again: `$XDG_CACHE_HOME/sharpose-rt`, by default under `~/.cache`."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(base) if base else Path.home() / ".cache") / "sharpose-rt"
-    except RuntimeError:  # a user without a home, as in some containers
-        return _for_this_process()
-
-
-@cache
-def _for_this_process() -> Path:
-    """A folder that goes with the process: one of a known name in a shared place could be another user's."""
-    folder = TemporaryDirectory(prefix="sharpose-rt-", ignore_cleanup_errors=True)
-    atexit.register(folder.cleanup)
-    return Path(folder.name)
 
 
 @contextlib.contextmanager
@@ -45,10 +25,17 @@ def whole(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
+        on_disk(part)
         part.replace(path)
     finally:
         with contextlib.suppress(OSError):  # in a folder that cannot be used nothing is left either
             part.unlink(missing_ok=True)
+
+
+def on_disk(path: Path) -> None:
+    """Waits until a file's contents have left the system's memory: a power cut after a renaming leaves zeros else."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -25,16 +25,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sharpose_rt.config.places import beside, cache_dir
+from sharpose_rt.compute.precision import fastest_dtype
 from sharpose_rt.errors import DeviceError
-from sharpose_rt.precision import fastest_dtype
+from sharpose_rt.machine.cache import cache_dir
+from sharpose_rt.machine.whole_files import beside, on_disk
 
-log = logging.getLogger("sharpose_rt.openvino_graphs")
+log = logging.getLogger("sharpose_rt.compute.openvino_graphs")
 
 KEPT = 16
 """Graphs in a folder of the cache; a network has three, in int8 two more, a detector one for each size of picture."""
 PRECISION_HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
-_OWN = Path(__file__).parent
+_OWN = Path(__file__).parents[1]
 
 
 def installed() -> bool:
@@ -184,8 +185,7 @@ def _keep(model: Any, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         ov.save_model(model, part, compress_to_fp16=False)
         for written in (part.with_suffix(".bin"), part):
-            with written.open("rb+") as file:
-                os.fsync(file.fileno())  # a power cut after the renaming would leave zeros of the right length
+            on_disk(written)
         part.with_suffix(".bin").replace(path.with_suffix(".bin"))
         part.replace(path)
         for old in sorted(path.parent.glob("*.xml"), key=lambda p: p.stat().st_mtime)[:-KEPT]:

@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from sharpose_rt.config.places import whole
+from sharpose_rt.machine.whole_files import whole
 
 ANSWER_TIMEOUT_S = 5.0
 """The server must have answered by then, name look-up and redirects included."""

@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-log = logging.getLogger("sharpose_rt.cuda_graphs")
+log = logging.getLogger("sharpose_rt.compute.cuda_graphs")
 
 _one_at_a_time = threading.Lock()
 """A recording begins by waiting for the whole device, which is an error while another thread records."""
