@@ -23,7 +23,7 @@ from sharpose_rt.types import Frame, Person, Poses
 
 let_waiting_threads_sleep()  # before what follows loads torch; on a busy machine `update` took many times as long
 
-from sharpose_rt.app import Tracking  # noqa: E402
+from sharpose_rt.graph import Tracking  # noqa: E402
 from sharpose_rt.models.variants import find_variant  # noqa: E402
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class PoseTracker:
 
     def _through(self, source: Source, *, live: bool) -> Generator[TrackedFrame, None, None]:
         tracking = Tracking(source, self.config, live=live)
-        with closing(tracking.pipeline(live=live).run()) as packets:
+        with closing(tracking.pipeline().run()) as packets:
             for packet in packets:
                 tracking.observe(packet)
                 yield TrackedFrame(packet.frame, packet.poses, self.skeleton, self.config.draw)

@@ -18,11 +18,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sharpose_rt.app import FileRun, Results, Tracking, count_dropped, room_for
+from sharpose_rt.app import FileRun
 from sharpose_rt.config import RunConfig
 from sharpose_rt.config.checks import is_boxes_file
 from sharpose_rt.errors import ConfigError, SharposeError
+from sharpose_rt.graph import Tracking, count_dropped, room_for
 from sharpose_rt.media import Round, SourceGroup
+from sharpose_rt.outputs import Results
 from sharpose_rt.runtime import SLOW_CONSUMER, BaseStage, Pipeline, Status
 from sharpose_rt.skeletons.names import safe_stem, unique_name
 from sharpose_rt.stages import DetectStage, EstimateStage, SmoothStage, TrackStage, WriteStage
@@ -99,10 +101,11 @@ class SeveralRun:
         taken: set[str] = set()
         folders: set[str] = set()
         for run in self.runs:
-            run.stem = unique_name(run.source.info.stem, taken)  # by place; taps would count by who is seen first
-            folder = unique_name(safe_stem(run.stem), folders)
+            stem = unique_name(run.source.info.stem, taken)  # by place; taps would count by who is seen first
+            folder = unique_name(safe_stem(stem), folders)
             output = replace(self.config.output, directory=str(Path(self.config.output.directory) / folder))
             run.config = replace(self.config, output=output)
+            run.outputs.stem, run.outputs.config = stem, run.config
 
 
 def _check(specs: Sequence[str], config: RunConfig) -> None:
@@ -125,7 +128,7 @@ class _Part(FileRun):
         """The pipeline that runs it with the others."""
         self._pipeline, self._group = pipeline, group
         self.write = WriteStage(
-            lambda: self._open_sinks(video=self.config.output.video), self.totals, self.tracking.observe
+            lambda: self.open_outputs(video=self.config.output.video), self.totals, self.tracking.observe
         )
 
     @property

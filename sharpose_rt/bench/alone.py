@@ -19,10 +19,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from sharpose_rt import __version__
-from sharpose_rt.app import Tracking
 from sharpose_rt.config import RunConfig
 from sharpose_rt.engine import PoseEngine
 from sharpose_rt.geometry.affine import apply_affine, invert_affine
+from sharpose_rt.graph import Tracking
 from sharpose_rt.media import Painter, VideoWriter, open_source
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.runtime import Chain, Stage

@@ -19,7 +19,8 @@ from sharpose_rt.config.schema import HWACCELS
 from sharpose_rt.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
-    from sharpose_rt.app import FileRun, Results
+    from sharpose_rt.app import FileRun
+    from sharpose_rt.outputs import Results
     from sharpose_rt.several import SeveralRun
     from sharpose_rt.stages import Tap
     from sharpose_rt.types import Packet
@@ -413,7 +414,7 @@ def _display(args: argparse.Namespace, job: FileRun) -> Iterator[Any]:
             return
         from sharpose_rt.media.window import Window
 
-        painter = job.painter()
+        painter = job.outputs.painter()
         with Window(f"sharpose-rt: {job.source.name}") as window:
 
             def show(packet: Packet) -> None:

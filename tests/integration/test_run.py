@@ -28,13 +28,14 @@ import pytest
 from media_clips import read_number, write_clip
 
 from sharpose_rt.api import PoseTracker, SHaRPose
-from sharpose_rt.app import FileRun, Tracking
+from sharpose_rt.app import FileRun
 from sharpose_rt.cli import main
 from sharpose_rt.commands.track import stopped_by_signals
 from sharpose_rt.config import DrawConfig, RunConfig, load
 from sharpose_rt.detection.boxes import FullFrameDetector
 from sharpose_rt.engine import PoseEngine
 from sharpose_rt.errors import ConfigError, OutputError, SourceError, WeightsError
+from sharpose_rt.graph import Tracking
 from sharpose_rt.media import Painter
 from sharpose_rt.skeleton import COCO17, MPII16
 from sharpose_rt.skeletons import StreamReader, validate

@@ -338,7 +338,7 @@ def test_what_does_not_go_with_several_is_said(clips: list[Path], tmp_path: Path
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("count", [1, 2])
 def test_few_large_pictures_wait_between_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    monkeypatch.setattr("sharpose_rt.app.QUEUE_BYTES", 3 * 160 * 96 * 3 + 1)  # as of three small ones
+    monkeypatch.setattr("sharpose_rt.graph.QUEUE_BYTES", 3 * 160 * 96 * 3 + 1)  # as of three small ones
     clips = [tmp_path / f"{name}.mp4" for name in "ab"[:count]]
     for path in clips:
         write_clip(path, 10, size_wh=(160, 96))

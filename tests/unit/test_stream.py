@@ -705,7 +705,7 @@ class TestSummary:
 
     def test_file_in_the_place_of_the_folder(self, tmp_path):
         (tmp_path / "no").touch()
-        with pytest.raises(OutputError, match="Not a directory|File exists"):
+        with pytest.raises(OutputError, match=r"Not a directory|File exists"):
             write_summary(tmp_path / "no" / "a.json", {})
 
     def test_configuration_is_plain(self):

@@ -1,0 +1,189 @@
+"""From a configuration to the graph: the one place where the stages are put together.
+
+    capture -> detect -> track -> pose -> smooth -> write
+
+Each is a thread of its own with a bounded channel before it, but for track, pose and smooth when the tracker uses
+the last pose: that is a loop, which lives in one thread, since a loop between threads would either wait as long or
+make the result depend on their timing.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from sharpose_rt.config import RunConfig
+from sharpose_rt.config.checks import is_boxes_file
+from sharpose_rt.errors import ConfigError
+from sharpose_rt.models.variants import find_variant
+from sharpose_rt.runtime import Chain, Pipeline, Stage
+from sharpose_rt.types import Frame, Packet
+
+if TYPE_CHECKING:
+    from sharpose_rt.engine import PoseEngine
+    from sharpose_rt.media import Source
+    from sharpose_rt.tracking import Tracker
+
+QUEUE_BYTES = 64 << 20
+"""Pictures that wait between two threads take this much memory at most."""
+
+
+class Tracking:
+    """Source, models and stages of one run over one source, before any output.
+
+    Args:
+        source: not yet open; closed by the run.
+        config: checked already.
+        sources: how many sources share the detector, the network and the budget.
+        first: of those, the one that has been made already; None where this is the first.
+        place: of this source among them.
+        tracker: in place of the one that the configuration names.
+        live: the source waits for nobody: frames are dropped where they come too fast, none waits for a larger batch
+            to be prepared, and the first one for nothing.
+
+    Raises:
+        ConfigError: the options do not go together.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        config: RunConfig,
+        sources: int = 1,
+        first: Tracking | None = None,
+        place: int = 0,
+        tracker: Tracker | None = None,
+        *,
+        live: bool = False,
+    ) -> None:
+        # Imported here: they pull in torch and its friends, which --help and `validate` do without.
+        from sharpose_rt.detection import Runtime, create_detector
+        from sharpose_rt.engine import choose, resolve_device
+        from sharpose_rt.stages import BudgetController, DetectStage, EstimateStage, RunTotals, SmoothStage, TrackStage
+        from sharpose_rt.stages.needs import all_sure
+        from sharpose_rt.tracking import KeypointSmoother, SceneCuts, create_tracker
+
+        part = config.source.start_s > 0 or config.source.stride > 1
+        if part and is_boxes_file(config.detector.name):
+            raise ConfigError(
+                f"boxes of {config.detector.name} belong to the source's frames one by one; leave --start and --stride "
+                "away, or use a detector"
+            )
+        self.source, self.config, self.place, self.live = source, config, place, live
+        self.skeleton = find_variant(config.pose.model).skeleton
+        self.tracker = tracker or create_tracker(config.tracker, self.skeleton)
+        self.totals = RunTotals(live=live)
+        if first is None:
+            device = str(resolve_device(config.pose.device))
+            pose = choose(config.pose)
+            runtime = Runtime.beside(pose)
+            self.detector = create_detector(config.detector, device=device, offline=config.offline, runtime=runtime)
+            self.budget: BudgetController | None = None
+            if config.budget.wanted:
+                predict = config.smooth.method == "kalman"  # nothing else fills the gaps
+                self.budget = BudgetController(config.budget, config.detector.every, predict=predict)
+            self.estimate = EstimateStage(pose, self.budget, sources, live=live)
+        else:
+            self.detector, self.budget, self.estimate = first.detector, first.budget, first.estimate
+        # Not through `self`: in a circle the models would stay until Python looks for such.
+        budget, estimate, tracks = self.budget, self.estimate, self.tracker
+        by_need = config.detector.every_if_sure > 0
+        if by_need and (sources > 1 or not self.tracker.uses_poses):
+            raise ConfigError(
+                "--detect-every-if-sure goes by the poses of the frame before: it takes one source and the tracker "
+                "`sharpose`; --detect-every N takes any"
+            )
+
+        def every() -> int:
+            wanted = config.detector.every if budget is None else budget.plan.detect_every
+            # Whom the detector missed has no pose; the others being sure says nothing about them.
+            sure = by_need and tracks.settled and all_sure(estimate.last_poses[place])
+            return max(wanted, config.detector.every_if_sure) if sure else wanted
+
+        coming = (lambda: source.info.size_wh) if live else None
+        self.detect = DetectStage(self.detector, every, SceneCuts(config.tracker.scene_cut), coming)
+        self.track = TrackStage(self.tracker, lambda: estimate.last_poses[place])
+        self.smooth = SmoothStage(KeypointSmoother(config.smooth, self.skeleton))
+        stages: list[Stage[Any, Any]] = [self.track, self.estimate, self.smooth]
+        if by_need:  # the detector's turn hangs on the last pose too: one thread, else it would hang on their timing
+            stages = [Chain("detect+track+pose+smooth", [self.detect, *stages])]
+        elif self.tracker.uses_poses or config.detector.every > 1:
+            stages = [self.detect, Chain("track+pose+smooth", stages)]
+        else:
+            stages = [self.detect, *stages]
+        self.stages = stages
+
+    @property
+    def engine(self) -> PoseEngine:
+        """The pose engine; there once the stages are open."""
+        assert self.estimate.engine is not None
+        return self.estimate.engine
+
+    @property
+    def opened(self) -> bool:
+        """The source and the network were opened."""
+        return self.estimate.engine is not None
+
+    def observe(self, packet: Packet) -> None:
+        """Tells the budget's controller, where there is one, that a frame has come out."""
+        if self.budget is not None:
+            assert packet.budget is not None
+            frame, now_s = packet.frame, time.monotonic()
+            refined = packet.budget["refined"]
+            self.budget.observe(frame.captured_at_s, now_s, frame.dropped_before, refined, self.place)
+
+    def pipeline(self, *more: Stage[Any, Any]) -> Pipeline:
+        """The whole graph, with `more` stages after smoothing.
+
+        Raises:
+            ConfigError: as `check_budget`.
+        """
+        self.check_budget(self.live)
+        return Pipeline(
+            self.source,
+            [*self.stages, *more],
+            capacity=self.config.queue_frames,
+            live=self.live,
+            fold=count_dropped,
+            dropping=min(2, len(self.stages)),  # what is made is not dropped
+            room=room_for,
+        )
+
+    def check_budget(self, live: bool) -> None:
+        """Raises ConfigError where there is a budget, but the source is a file that waits as long as it takes."""
+        if self.budget is not None and not live:
+            raise ConfigError(
+                f"--latency-budget-ms and --target-fps are for what is live, and {self.source.name} waits until each "
+                "frame is done; add --realtime to play it at its own pace"
+            )
+
+
+def room_for(*items: Frame | Packet) -> int:
+    """How many like these, together, may wait between two threads: eight frames of 1080p, two of 4K."""
+    frames = [item if isinstance(item, Frame) else item.frame for item in items]
+    return QUEUE_BYTES // max(1, sum(frame.image_bgr.nbytes for frame in frames))
+
+
+def count_dropped(dropped: Frame | Packet, kept: Frame | Packet) -> Frame | Packet:
+    """The item after a dropped one, its frame knowing how many were dropped before it.
+
+    The boxes of a dropped frame go on with the next one where that has none of its own: with `detector.every` they
+    are the only ones for a while.
+    """
+    if isinstance(kept, Packet):
+        assert isinstance(dropped, Packet)
+        detections = dropped.detections if kept.detections is None else kept.detections
+        new_scene = kept.new_scene or dropped.new_scene
+        return replace(kept, frame=_counted(dropped.frame, kept.frame), detections=detections, new_scene=new_scene)
+    assert isinstance(dropped, Frame)
+    return _counted(dropped, kept)
+
+
+def _counted(dropped: Frame, kept: Frame) -> Frame:
+    return replace(
+        kept,
+        dropped_before=kept.dropped_before + dropped.dropped_before + 1,
+        lost_before_s=kept.lost_before_s + dropped.lost_before_s,
+        new_scene=kept.new_scene or dropped.new_scene,
+    )

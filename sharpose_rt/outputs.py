@@ -1,0 +1,166 @@
+"""What a run writes: one stem for the stream, the annotated video or pictures, the other formats and the summary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sharpose_rt import __version__
+from sharpose_rt.config import OutputConfig, RunConfig
+from sharpose_rt.graph import Tracking
+from sharpose_rt.runtime import Status
+
+if TYPE_CHECKING:
+    from sharpose_rt.media import Painter, SourceInfo
+    from sharpose_rt.skeletons import Header, OutputPaths
+    from sharpose_rt.stages import Sink, Tap
+
+
+@dataclass(frozen=True)
+class Results:
+    """Where a run's outputs are (None: not written), how it ended, and the contents of its summary."""
+
+    status: Status
+    stream: Path | None
+    video: Path | None
+    summary: Path | None
+    figures: dict[str, Any]
+    formats: tuple[Path, ...] = ()
+
+
+def check_outputs(output: OutputConfig) -> None:
+    """Raises ConfigError where the other formats that are wanted cannot be written with their options."""
+    from sharpose_rt.skeletons.convert import check_formats
+
+    check_formats(output.formats, _format_options(output))
+
+
+class RunOutputs:
+    """The outputs of one run.
+
+    Args:
+        tracking: whose models the stream's header names.
+        config: of the run; whoever learns the folder later sets `config` before `open`.
+        taps: what follows the run as it goes.
+        taken: names of outputs that runs before it have taken, to which it adds its own.
+    """
+
+    def __init__(self, tracking: Tracking, config: RunConfig, taps: Sequence[Tap], taken: set[str] | None) -> None:
+        self.tracking, self.config, self.taps = tracking, config, tuple(taps)
+        self.stem: str | None = None  # what taps are told, where not the source's own
+        self._taken = set() if taken is None else taken
+        self._paths: OutputPaths | None = None
+        self._sinks: list[Sink] = []
+
+    def open(self, info: SourceInfo, state: Callable[[], str], *, video: bool, stream: bool = True) -> Iterator[Sink]:
+        """Opens the outputs one by one, so that whoever takes them can close those that opened before one failed.
+
+        Args:
+            info: of the source, which is open.
+            state: tells that of the source, see `Source.state`.
+            video: frames are drawn and kept too.
+            stream: the skeletons are written, and the taps told.
+
+        Raises:
+            OutputError: one cannot be written.
+        """
+        from sharpose_rt.skeletons import output_paths
+        from sharpose_rt.skeletons.convert import WRITERS
+        from sharpose_rt.skeletons.names import safe_stem, unique_name
+        from sharpose_rt.stages import ImageSink, StreamSink, VideoSink
+
+        output = self.config.output
+        if self._paths is None:
+            stem = unique_name(safe_stem(info.stem), self._taken)
+            suffixes = [WRITERS[name].suffix for name in output.formats]
+            self._paths = output_paths(output.directory, stem, output.overwrite, suffixes)
+        paths = self._paths
+        if stream and (output.stream or self.taps):
+            path = paths.stream if output.stream else None
+            told = info if self.stem is None else replace(info, stem=self.stem)
+            options = {"live": self.tracking.live, "overwrite": output.overwrite, "taps": self.taps}
+            yield self._keep(StreamSink(path, self._header(info), told, **options, state=state))
+        if video and info.kind in ("image", "images"):
+            yield self._keep(ImageSink(paths, info, self.painter()))
+        elif video:
+            yield self._keep(VideoSink(paths.video, info, self.painter(), output))
+
+    def _keep(self, sink: Sink) -> Sink:
+        self._sinks.append(sink)
+        return sink
+
+    def painter(self) -> Painter:
+        """A new one, as the configuration says; it remembers trails, so each of several outputs has its own."""
+        from sharpose_rt.media import Painter
+
+        return Painter(self.tracking.skeleton, self.config.draw, self.config.detector.polygon)
+
+    @property
+    def stream(self) -> Path:
+        """The stream's file, once it is open."""
+        assert self._paths is not None
+        return self._paths.stream
+
+    def finish(self, status: Status, figures: dict[str, Any]) -> Results:
+        """Where everything is, after the outputs were closed: makes the other formats from the finished stream, writes
+        the summary, gives back unused names.
+
+        Raises:
+            SharposeError: a format or the summary cannot be written.
+        """
+        from sharpose_rt.skeletons import write_summary
+        from sharpose_rt.stages import StreamSink
+
+        stream = next((s.path for s in self._sinks if isinstance(s, StreamSink)), None)
+        video = next((s.path for s in self._sinks if not isinstance(s, StreamSink)), None)
+        summary, formats = None, ()
+        try:
+            formats = self._convert(stream)
+        finally:
+            if self._paths is not None:
+                self._paths.release()
+                summary = self._paths.summary
+                write_summary(summary, figures)
+        return Results(status, stream, video, summary, figures, formats)
+
+    def _header(self, info: SourceInfo) -> Header:
+        from sharpose_rt.skeletons import Header
+
+        tracking, engine, smooth = self.tracking, self.tracking.engine, self.config.smooth
+        return Header(
+            source=info.name,
+            frame_size_wh=info.size_wh,
+            fps=info.fps,
+            skeleton=tracking.skeleton,
+            model={
+                "name": self.config.pose.model,
+                "weights_sha256": engine.weights.sha256 or None,
+                "behaviour": engine.network.behaviour.name,
+                **engine.gate.stated(),
+            },
+            detector=tracking.detector.name,
+            tracker=tracking.tracker.name,
+            # Until the backward pass has been, the stream holds what the forward one smoothed.
+            smoothing="kalman" if smooth.method == "rts" else smooth.method,
+            version=__version__,
+        )
+
+    def _convert(self, stream: Path | None) -> tuple[Path, ...]:
+        from sharpose_rt.skeletons.convert import convert_all
+
+        output = self.config.output
+        if stream is None or not output.formats:
+            return ()
+        return tuple(convert_all(stream, output.formats, overwrite=output.overwrite, **_format_options(output)))
+
+
+def _format_options(output: OutputConfig) -> dict[str, Any]:
+    """What is said of how the formats are written, by name."""
+    from sharpose_rt.skeletons.convert import options_of
+
+    given: dict[str, Any] = {} if output.fill == "none" else {"fill": output.fill}
+    if output.person_slots is not None:
+        given["person_slots"] = output.person_slots
+    return given | options_of(output.format_options)
