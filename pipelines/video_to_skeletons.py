@@ -15,6 +15,7 @@ from pathlib import Path
 from sharpose_rt.app import FileRun
 from sharpose_rt.config import load, merge
 from sharpose_rt.errors import SharposeError, StreamError
+from sharpose_rt.graph import Models
 from sharpose_rt.media import expand_sources
 from sharpose_rt.skeletons import StreamReader, plain
 from sharpose_rt.skeletons.names import safe_stem, unique_name
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config = load(None, ["output.video=false", "output.overwrite=true", "smooth.method=rts", *args.set])
         videos = expand_sources(args.videos)
+        models = Models(config)  # loaded by the first video
     except SharposeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -42,7 +44,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{video}: done before")
             continue
         try:
-            results = FileRun(video, merge(config, {"output": {"directory": str(out)}}, where="out")).run()
+            here = merge(config, {"output": {"directory": str(out)}}, where="out")
+            results = FileRun(video, here, models=models).run()
         except SharposeError as error:  # one bad file must not cost the others
             print(f"{video}: {error}")
             failed += 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from sharpose_rt.types import Frame, Person, Poses
 
 let_waiting_threads_sleep()  # before what follows loads torch; on a busy machine `update` took many times as long
 
-from sharpose_rt.graph import Tracking  # noqa: E402
+from sharpose_rt.graph import Models, Tracking  # noqa: E402
 from sharpose_rt.models.variants import find_variant  # noqa: E402
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ class PoseTracker:
         self._variant = find_variant(self.config.pose.model)
         self._loop: _Loop | None = None
         self._turn = threading.Lock()
+        self._idle: list[Models] = []
 
     @property
     def skeleton(self) -> Skeleton:
@@ -120,7 +121,8 @@ class PoseTracker:
         """Frames with people, as they are ready; leaving the loop early stops and closes everything.
 
         What is held in a variable goes on until its `close()`. Leaving waits for what is under way; of frames that the
-        program gives, for the next one.
+        program gives, for the next one. The models are loaded once, and kept for the next call until `close`; of runs
+        at the same time each has its own.
 
         Args:
             source: a file, folder, glob, camera or address, as `--source` takes it, or a camera's number; several
@@ -149,11 +151,34 @@ class PoseTracker:
             yield from self._through(open_source(spec, self.config.source), live=live)
 
     def _through(self, source: Source, *, live: bool) -> Generator[TrackedFrame, None, None]:
-        tracking = Tracking(source, self.config, live=live)
-        with closing(tracking.pipeline().run()) as packets:
-            for packet in packets:
-                tracking.observe(packet)
-                yield TrackedFrame(packet.frame, packet.poses, self.skeleton, self.config.draw)
+        with self._models() as models:
+            tracking = Tracking(source, self.config, live=live, models=models)
+            with closing(tracking.pipeline().run()) as packets:
+                for packet in packets:
+                    tracking.observe(packet)
+                    yield TrackedFrame(packet.frame, packet.poses, self.skeleton, self.config.draw)
+
+    @contextmanager
+    def _models(self) -> Iterator[Models]:
+        """Idle ones, or new ones; they stay for the next run unless something went wrong."""
+        with self._turn:
+            models = self._idle.pop() if self._idle else Models(self.config)
+        try:
+            yield models
+        except GeneratorExit:  # the loop was left early
+            self._keep(models)
+            raise
+        except BaseException:
+            models.close()
+            raise
+        self._keep(models)
+
+    def _keep(self, models: Models) -> None:
+        with self._turn:
+            if not self._idle:
+                self._idle.append(models)
+                return
+        models.close()
 
     def update(self, image_bgr: NDArray[Any], pts_s: float | None = None, *, new_scene: bool = False) -> TrackedFrame:
         """The next frame of a program's own loop with its people: everything is done here and now, in this thread.
@@ -174,11 +199,13 @@ class PoseTracker:
             return self._loop.step(image_bgr, pts_s, new_scene)
 
     def close(self) -> None:
-        """Lets the models of `update` go; the next one begins anew, with ids from 1."""
+        """Lets the models go; the next `update` begins anew, with ids from 1."""
         with self._turn:
             loop, self._loop = self._loop, None
             if loop is not None:
                 loop.close()
+            while self._idle:
+                self._idle.pop().close()
 
     def __enter__(self) -> PoseTracker:
         return self

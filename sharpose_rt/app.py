@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharpose_rt.config import RunConfig, to_dict
 from sharpose_rt.errors import ConfigError, SharposeError
-from sharpose_rt.graph import Tracking, room_for
+from sharpose_rt.graph import Models, Tracking, room_for
 from sharpose_rt.outputs import Results, RunOutputs, check_outputs
 from sharpose_rt.runtime import BaseStage, Pipeline, Status
 from sharpose_rt.types import Frame, Packet, Poses
@@ -31,7 +31,7 @@ class FileRun:
         config: checked already.
         taps: what follows the run as it goes, such as the browser view.
         sources, first, place: of the run among several, as `Tracking` takes them.
-        tracker: see `Tracking`.
+        tracker, models: see `Tracking`.
         taken: names of outputs that runs before it have taken, to which it adds its own.
     """
 
@@ -45,6 +45,7 @@ class FileRun:
         place: int = 0,
         tracker: Tracker | None = None,
         taken: set[str] | None = None,
+        models: Models | None = None,
     ) -> None:
         from sharpose_rt.media import is_live, open_source
 
@@ -52,7 +53,7 @@ class FileRun:
         self.source = open_source(spec, config.source)
         self.live = is_live(spec, config.source)
         self._check()
-        self.tracking = Tracking(self.source, config, sources, first, place, tracker, live=self.live)
+        self.tracking = Tracking(self.source, config, sources, first, place, tracker, live=self.live, models=models)
         self.totals = self.tracking.totals
         self.outputs = RunOutputs(self.tracking, config, taps, taken)
         self._forward: list[tuple[float, Poses]] = []

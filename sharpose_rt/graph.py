@@ -29,6 +29,47 @@ QUEUE_BYTES = 64 << 20
 """Pictures that wait between two threads take this much memory at most."""
 
 
+class Models:
+    """The detector and the pose network of a configuration: loaded by the first run, kept for those that follow.
+
+    One run at a time may use them; each uses them in threads of its own.
+
+    Args:
+        config: checked already.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        # Imported here: they pull in torch and its friends, which --help and `validate` do without.
+        from sharpose_rt.detection import Runtime, create_detector
+        from sharpose_rt.engine import choose, resolve_device
+
+        device = str(resolve_device(config.pose.device))
+        self._pose = choose(config.pose)
+        runtime = Runtime.beside(self._pose)
+        self.detector = create_detector(config.detector, device=device, offline=config.offline, runtime=runtime)
+        self._engine: PoseEngine | None = None
+
+    def engine(self) -> PoseEngine:
+        """The pose engine, for the calling thread.
+
+        Raises:
+            WeightsError: there are no weights, or they do not fit.
+            DeviceError: the device or the precision cannot be had.
+        """
+        from sharpose_rt.engine import PoseEngine
+
+        if self._engine is None:
+            self._engine = PoseEngine(self._pose)
+        else:
+            self._engine.move_here()
+        return self._engine
+
+    def close(self) -> None:
+        """Lets them go."""
+        self.detector.close()
+        self._engine = None
+
+
 class Tracking:
     """Source, models and stages of one run over one source, before any output.
 
@@ -39,6 +80,7 @@ class Tracking:
         first: of those, the one that has been made already; None where this is the first.
         place: of this source among them.
         tracker: in place of the one that the configuration names.
+        models: kept for the next run; None takes some of its own, which go with it.
         live: the source waits for nobody: frames are dropped where they come too fast, none waits for a larger batch
             to be prepared, and the first one for nothing.
 
@@ -56,10 +98,8 @@ class Tracking:
         tracker: Tracker | None = None,
         *,
         live: bool = False,
+        models: Models | None = None,
     ) -> None:
-        # Imported here: they pull in torch and its friends, which --help and `validate` do without.
-        from sharpose_rt.detection import Runtime, create_detector
-        from sharpose_rt.engine import choose, resolve_device
         from sharpose_rt.stages import BudgetController, DetectStage, EstimateStage, RunTotals, SmoothStage, TrackStage
         from sharpose_rt.stages.needs import all_sure
         from sharpose_rt.tracking import KeypointSmoother, SceneCuts, create_tracker
@@ -75,15 +115,13 @@ class Tracking:
         self.tracker = tracker or create_tracker(config.tracker, self.skeleton)
         self.totals = RunTotals(live=live)
         if first is None:
-            device = str(resolve_device(config.pose.device))
-            pose = choose(config.pose)
-            runtime = Runtime.beside(pose)
-            self.detector = create_detector(config.detector, device=device, offline=config.offline, runtime=runtime)
+            own = models or Models(config)
+            self.detector = own.detector
             self.budget: BudgetController | None = None
             if config.budget.wanted:
                 predict = config.smooth.method == "kalman"  # nothing else fills the gaps
                 self.budget = BudgetController(config.budget, config.detector.every, predict=predict)
-            self.estimate = EstimateStage(pose, self.budget, sources, live=live)
+            self.estimate = EstimateStage(own.engine, self.budget, sources, live=live)
         else:
             self.detector, self.budget, self.estimate = first.detector, first.budget, first.estimate
         # Not through `self`: in a circle the models would stay until Python looks for such.
@@ -102,7 +140,9 @@ class Tracking:
             return max(wanted, config.detector.every_if_sure) if sure else wanted
 
         coming = (lambda: source.info.size_wh) if live else None
-        self.detect = DetectStage(self.detector, every, SceneCuts(config.tracker.scene_cut), coming)
+        self.detect = DetectStage(
+            self.detector, every, SceneCuts(config.tracker.scene_cut), coming, keep=models is not None
+        )
         self.track = TrackStage(self.tracker, lambda: estimate.last_poses[place])
         self.smooth = SmoothStage(KeypointSmoother(config.smooth, self.skeleton))
         stages: list[Stage[Any, Any]] = [self.track, self.estimate, self.smooth]

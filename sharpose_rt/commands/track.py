@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import logging
 import signal
 import sys
@@ -20,6 +19,7 @@ from sharpose_rt.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
     from sharpose_rt.app import FileRun
+    from sharpose_rt.graph import Models
     from sharpose_rt.outputs import Results
     from sharpose_rt.several import SeveralRun
     from sharpose_rt.stages import Tap
@@ -276,6 +276,7 @@ def build_config(args: argparse.Namespace) -> RunConfig:
 
 def run(args: argparse.Namespace) -> int:
     """Runs each source in turn; 0 when all were complete, 2 when one of them failed, 130 after Ctrl-C."""
+    from sharpose_rt.graph import Models
     from sharpose_rt.media import expand_sources
 
     config = build_config(args)
@@ -286,18 +287,17 @@ def run(args: argparse.Namespace) -> int:
     specs = expand_sources(sources[0])
     taken: set[str] = set()
     failed = False
+    models = Models(config) if len(specs) > 1 else None  # loaded by the first, and kept for those behind it
     with open_taps(args, config, specs) as taps:
         for spec in specs:
             try:
-                results, signals = _run_one(args, spec, config, taps, taken)
+                results, signals = _run_one(args, spec, config, taps, taken, models)
             except SourceError as error:
                 if len(specs) == 1:
                     raise
                 log.error("%s; the next one follows", error)
                 failed = True
                 continue
-            if len(specs) > 1:
-                gc.collect()  # its networks, before those of the next
             if not args.quiet:
                 _print_results(results, sys.stderr if "-" in args.publish else sys.stdout)
             if signals:
@@ -320,12 +320,12 @@ def _check_used(args: argparse.Namespace, sources: Sequence[str]) -> None:
 
 
 def _run_one(
-    args: argparse.Namespace, spec: str, config: RunConfig, taps: Sequence[Tap], taken: set[str]
+    args: argparse.Namespace, spec: str, config: RunConfig, taps: Sequence[Tap], taken: set[str], models: Models | None
 ) -> tuple[Results, list[int]]:
     """The results of one source, and the signals that ended it."""
     from sharpose_rt.app import FileRun
 
-    job = FileRun(spec, config, taps, taken=taken)
+    job = FileRun(spec, config, taps, taken=taken, models=models)
     with stopped_by_signals(job) as signals, _display(args, job) as on_packet:
         return job.run(on_packet), signals
 

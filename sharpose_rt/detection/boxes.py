@@ -36,10 +36,12 @@ class FullFrameDetector:
     name = "full"
 
     def __init__(self, polygon: Sequence[tuple[float, float]] = ()) -> None:
+        self._polygon = polygon
         self._region = Region(polygon) if polygon else None
 
     def open(self) -> None:
-        """Nothing to load."""
+        """Nothing to load; a new source begins."""
+        self._region = Region(self._polygon) if self._polygon else None
 
     def detect(self, frame: Frame) -> Detections:
         """One box from the centre of the first pixel to that of the last; of a region see `Region.within`."""

@@ -85,6 +85,8 @@ class AutoDetector:
         if self._chosen is None:
             self._chosen = self._choose()
             self.name = self._chosen.name
+        else:
+            self._chosen.open()
 
     def detect(self, frame: Frame) -> Detections:
         """People in the frame, as the chosen detector finds them."""

@@ -10,7 +10,8 @@ from sharpose_rt.types import Detections, Frame
 class Detector(Protocol):
     """Finds people in one frame at a time.
 
-    Building one is cheap. `open` loads the model, in the thread that then calls `detect` and `close`.
+    Building one is cheap. `open` loads the model, in the thread that then calls `detect` and `close`. Called again for
+    another source, perhaps in another thread, it keeps the model and forgets what it knew of the pictures.
     """
 
     name: str

@@ -86,11 +86,16 @@ class RegionDetector:
         self, inner: Detector, corners: Sequence[tuple[float, float]], max_people: int, *, looks: bool = True
     ) -> None:
         self.inner, self.max_people, self.looks, self.name = inner, max_people, looks, inner.name
-        self._region = Region(corners)
+        self._corners = corners
+        self._begin()
+
+    def _begin(self) -> None:
+        self._region = Region(self._corners)
         self._margin, self._kept_for = 0, 0
 
     def open(self) -> None:
         """See `Detector`."""
+        self._begin()
         self.inner.open()
         self.name = self.inner.name
 

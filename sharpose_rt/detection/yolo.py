@@ -118,8 +118,6 @@ def with_runtime(network: Network, runtime: Runtime) -> Network:
 
     if network.device.type != "cpu":
         return replace(network, run=_recorded(network.run)) if isinstance(network.run, torch.nn.Module) else network
-    if runtime.threads is not None:
-        torch.set_num_threads(runtime.threads)  # holds for loops started by this thread
     if runtime.backend != "openvino" or not isinstance(network.run, torch.nn.Module):
         return network
     from sharpose_rt.detection.openvino_network import GraphPerSize
@@ -223,6 +221,10 @@ class YoloDetector:
 
     def open(self) -> None:
         """Load the network, once."""
+        from sharpose_rt.compute.threads import take_threads
+
+        if self.device == "cpu" and self.runtime.threads is not None:
+            take_threads(self.runtime.threads)
         if self._network is None:
             from sharpose_rt.compute.streams import OwnStream
 

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from sharpose_rt.compute.streams import OwnStream, fetch, upload
+from sharpose_rt.compute.threads import take_threads
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.engine.batching import Batcher
 from sharpose_rt.engine.choice import create_backend
@@ -63,7 +64,7 @@ class PoseEstimates:
 
 
 class PoseEngine:
-    """A network on a device, ready for pictures. Belongs to the thread that made it.
+    """A network on a device, ready for pictures. Belongs to the thread that made it, or called `move_here` last.
 
     Args:
         config: which network, where, how.
@@ -76,8 +77,7 @@ class PoseEngine:
     def __init__(self, config: PoseConfig) -> None:
         self.config = config
         self.device = resolve_device(config.device)
-        if self.device.type == "cpu":
-            torch.set_num_threads(network_threads(config.threads))  # holds for loops started by this thread
+        self.move_here()
         self.network: SHaRPose
         self.network, self.weights = load_model(config.model, config.weights, config.behaviour)
         self.backend = create_backend(self.network, config, self.weights.ranges)
@@ -89,6 +89,11 @@ class PoseEngine:
         backend = self.backend
         self._batcher = Batcher(backend.buckets, backend.overhead, backend.sizes, backend.forget)
         self._stream = OwnStream(self.device)
+
+    def move_here(self) -> None:
+        """From now on the calling thread uses it."""
+        if self.device.type == "cpu":
+            take_threads(network_threads(self.config.threads))
 
     def warm_up(self, people: int | None = None, *, behind: bool = False) -> None:
         """Do now what would delay the first frames of a run.

@@ -70,7 +70,7 @@ class OpenVinoBackend:
     def warm_up(self, crops: int, *, behind: bool) -> None:
         """See `Backend`."""
         self._compile({size for count in range(1, crops + 1) for size in plan(count, self.buckets, self.overhead)})
-        self._behind = ThreadPoolExecutor(1, "compile") if behind else None
+        self._behind = (self._behind or ThreadPoolExecutor(1, "compile")) if behind else None
 
     def sizes(self, crops: int) -> tuple[int, ...]:
         """See `Backend`."""

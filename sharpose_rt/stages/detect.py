@@ -20,7 +20,7 @@ class DetectStage(BaseStage[Frame, Packet]):
 
     `every` is n: a number, or what gives it as it is now. `cuts` says where a new scene begins. `detected_frames`
     counts those that the detector saw. `size_wh` gives the size of the frames that will come, px, where the first one
-    should not wait for what a detector makes ready for a size.
+    should not wait for what a detector makes ready for a size. With `keep` the model stays for the next run.
     """
 
     name = "detect"
@@ -31,8 +31,10 @@ class DetectStage(BaseStage[Frame, Packet]):
         every: int | Callable[[], int] = 1,
         cuts: SceneCuts | None = None,
         size_wh: Callable[[], tuple[int, int]] | None = None,
+        *,
+        keep: bool = False,
     ) -> None:
-        self.detector, self.cuts, self._coming_wh = detector, cuts, size_wh
+        self.detector, self.cuts, self._coming_wh, self._keep = detector, cuts, size_wh, keep
         self._last_wh: tuple[int, int] | None = None
         self._last_s = 0.0
         self._every = (lambda: every) if isinstance(every, int) else every
@@ -64,5 +66,6 @@ class DetectStage(BaseStage[Frame, Packet]):
         return frame.new_scene or last_wh not in (None, frame.size_wh) or cut
 
     def close(self, status: Status, /) -> None:
-        """Let the model go."""
-        self.detector.close()
+        """Let the model go, unless it is kept."""
+        if not self._keep:
+            self.detector.close()

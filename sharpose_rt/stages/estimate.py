@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from sharpose_rt.config import PoseConfig
 from sharpose_rt.engine import PoseEngine
 from sharpose_rt.engine.engine import Choose
 from sharpose_rt.runtime import BaseStage, Status
@@ -18,6 +17,8 @@ from sharpose_rt.types import Packet, Poses, PoseStage, Tracks
 class EstimateStage(BaseStage[Packet, Packet]):
     """Runs the pose network on the boxes of each frame. `engine` is there once the stage is open.
 
+    `load` gives it, for the thread that opens the stage.
+
     It is ready for so many people then (`ready_for`; None: for any number): most videos have no more. A `live` source
     does not wait while a larger group than before is prepared for (see `PoseEngine.warm_up`).
     With a `budget` its plan decides who is estimated and who is refined; without, the engine's gate does, by what the
@@ -27,9 +28,14 @@ class EstimateStage(BaseStage[Packet, Packet]):
     name = "pose"
 
     def __init__(
-        self, config: PoseConfig, budget: BudgetController | None = None, sources: int = 1, *, live: bool = False
+        self,
+        load: Callable[[], PoseEngine],
+        budget: BudgetController | None = None,
+        sources: int = 1,
+        *,
+        live: bool = False,
     ) -> None:
-        self.config, self.budget, self.live = config, budget, live
+        self.load, self.budget, self.live = load, budget, live
         self.ready_for: int | None = 2
         self.engine: PoseEngine | None = None
         self.last_poses: list[Poses | None] = [None] * sources
@@ -37,7 +43,7 @@ class EstimateStage(BaseStage[Packet, Packet]):
 
     def open(self) -> None:
         """Load the network."""
-        self.engine = PoseEngine(self.config)
+        self.engine = self.load()
         self.engine.warm_up(self.ready_for, behind=self.live)
         if self.budget is not None:
             self.budget.begin(self.engine.gate.quality_threshold)

@@ -32,7 +32,9 @@ from sharpose_rt.app import FileRun
 from sharpose_rt.cli import main
 from sharpose_rt.commands.track import stopped_by_signals
 from sharpose_rt.config import DrawConfig, RunConfig, load
+from sharpose_rt.detection.assets import import_ultralytics
 from sharpose_rt.detection.boxes import FullFrameDetector
+from sharpose_rt.detection.bundled import BundledDetector
 from sharpose_rt.engine import PoseEngine
 from sharpose_rt.errors import ConfigError, OutputError, SourceError, WeightsError
 from sharpose_rt.graph import Tracking
@@ -222,7 +224,7 @@ def test_a_summary_has_what_the_weights_are_without_their_ranges(clip: Path, tmp
     assert len(text) < 30_000
 
 
-def test_the_networks_of_one_video_go_before_those_of_the_next(
+def test_the_networks_of_one_video_serve_the_next_and_go_with_the_last(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, engines, alive = tmp_path / "clips", [], []
@@ -243,8 +245,9 @@ def test_the_networks_of_one_video_go_before_those_of_the_next(
     monkeypatch.setattr(FileRun, "__init__", making)
     options = ["--weights", "random", "--boxes", "full", "--no-video", "--output", str(tmp_path / "out"), "--quiet"]
     assert main(["--source", str(folder), *options, "--set", "pose.precision=fp32"]) == 0
-    assert len(engines) == 3
-    assert alive == [0, 0, 0]
+    assert alive == [0, 1, 2]  # references to one
+    gc.collect()
+    assert [engine() for engine in engines] == [None] * 3
 
 
 def test_pictures_of_an_earlier_run_and_long_names(tmp_path: Path) -> None:
@@ -387,6 +390,60 @@ def test_a_folder_with_a_broken_video_and_two_of_one_name(
     assert len(list((tmp_path / "out").glob("*.skeletons.jsonl"))) == 2
 
 
+def _counted(function: Callable[..., Any], calls: list[str], name: str) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        calls.append(name)
+        return function(*args)
+
+    return call
+
+
+def test_models_are_loaded_once_for_all_that_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr(PoseEngine, "__init__", _counted(PoseEngine.__init__, loaded, "pose"))
+    monkeypatch.setattr(BundledDetector, "load", _counted(BundledDetector.load, loaded, "detector"))
+    photograph = cv2.imread(str(Path(import_ultralytics().__file__).parent / "assets" / "bus.jpg"))
+    video = cv2.VideoWriter(str(tmp_path / "a.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (405, 540))
+    for _ in range(6):
+        video.write(cv2.resize(photograph, (405, 540)))
+    video.release()
+    shutil.copy(tmp_path / "a.mp4", tmp_path / "c.mp4")
+    (tmp_path / "b.mp4").write_bytes(b"no video at all")
+    found = []
+    for source in ("*.mp4", "a.mp4"):
+        out = tmp_path / f"out{len(found)}"
+        options = ["--detector", "bundled", "--region", "10,10 390,520", "--no-video", "--precision", "fp32"]
+        main(["--source", str(tmp_path / source), *options, "--output", str(out)])
+        found.append([[record.to_record() for record in StreamReader(path)] for path in sorted(out.glob("*.jsonl"))])
+    assert sorted(loaded) == ["detector"] * 2 + ["pose"] * 2
+    (first, last), (alone,) = found
+    assert first == last == alone
+    assert len(alone[-1]["people"]) > 1
+
+
+def test_python_tracker_keeps_its_models_for_the_next_run(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr(PoseEngine, "__init__", _counted(PoseEngine.__init__, loaded, "pose"))
+    with PoseTracker(pose={"weights": "random"}, detector={"name": "full"}) as tracker:
+        whole = list(tracker.run(clip))
+        for _ in tracker.run(clip):
+            break
+        again = list(tracker.run(clip))
+        assert loaded == ["pose"]
+        for left, right in zip(whole, again, strict=True):
+            np.testing.assert_array_equal(left.poses.keypoints, right.poses.keypoints)
+        outer, inner = tracker.run(clip), tracker.run(clip)
+        next(outer)
+        next(inner)  # at the same time: each has its own
+        assert loaded == ["pose"] * 2
+        outer.close()
+        inner.close()
+        with pytest.raises(SourceError):
+            list(tracker.run([np.zeros((3, 3))]))
+        list(tracker.run(clip))
+        assert len(loaded) == 3  # something went wrong with what was kept
+
+
 def test_damaged_packets_are_counted_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_clip(tmp_path / "in.avi", FRAMES, codec="mpeg4", container="avi", gop=1, bframes=0)
     with av.open(str(tmp_path / "in.avi")) as container:
@@ -431,6 +488,7 @@ def test_a_closed_standard_stream_ends_nothing(closed: str) -> None:
 
 def test_a_closed_terminal_ends_in_order() -> None:
     came: list[int] = []
+    given = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup pytest` ignores it
     before = signal.getsignal(signal.SIGHUP)
     with stopped_by_signals(SimpleNamespace(stop=lambda: came.append(1))) as signals:  # type: ignore[arg-type]
         os.kill(os.getpid(), signal.SIGHUP)
@@ -441,7 +499,7 @@ def test_a_closed_terminal_ends_in_order() -> None:
         with stopped_by_signals(SimpleNamespace(stop=lambda: came.append(1))):  # type: ignore[arg-type]
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(signal.SIGHUP, given)
     assert came == [1]
 
 

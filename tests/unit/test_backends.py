@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from sharpose_rt.compute import openvino_graphs, precision
 from sharpose_rt.compute.streams import upload
+from sharpose_rt.compute.threads import take_threads
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.engine import PoseEngine, choice
 from sharpose_rt.engine.backend import TorchBackend
@@ -339,6 +340,28 @@ def test_a_batch_that_cannot_be_compiled_behind_leaves_smaller_ones(config, crop
 
 
 @openvino
+def test_a_thread_keeps_its_count_whatever_another_takes():
+    taken, asked, seen = threading.Event(), threading.Event(), []
+
+    def keeps() -> None:
+        take_threads(2)
+        taken.set()
+        asked.wait(30)
+        seen.append(torch.get_num_threads())
+
+    before = torch.get_num_threads()
+    thread = threading.Thread(target=keeps)
+    thread.start()
+    assert taken.wait(30)
+    other = threading.Thread(target=take_threads, args=(1,))
+    other.start()
+    other.join()
+    asked.set()
+    thread.join()
+    take_threads(before)
+    assert seen == [2]
+
+
 @pytest.mark.parametrize(("batch", "threads", "lanes"), [(1, 4, 1), (6, 4, 2), (4, 4, 4), (5, 4, 1)])
 def test_a_batch_in_lanes_is_the_batch(batch, threads, lanes):
     module = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.GELU()).eval()

@@ -400,7 +400,7 @@ class Crowd:
 def test_those_who_wait_for_their_turn_are_predicted_where_they_go() -> None:
     pose = load(None, PLAIN).pose
     control = controller(latency_ms=100)
-    estimate = EstimateStage(pose, control)
+    estimate = EstimateStage(lambda: PoseEngine(pose), control)
     smooth = SmoothStage(KeypointSmoother(SmoothConfig(min_score=0), COCO17))
     estimate.open()
     image = np.random.default_rng(2).integers(0, 255, (100, 320, 3), np.uint8)
