@@ -1,7 +1,8 @@
 """Torch modules as OpenVINO graphs: traced, so that nothing is written twice, and kept in the user's cache.
 
 A graph is kept under a hash of all that made it: the weights, the structure, the code it was traced from, the shapes
-and the versions. What changes in any of them makes a new one.
+and the versions. What changes in any of them makes a new one. What it was compiled to is kept too, under a hash of
+that, of the hints and of the processor: it is read sooner than compiled, and computes the same to the last digit.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
+import io
 import logging
 import math
 import os
 import sys
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import is_dataclass
 from functools import cache
@@ -28,14 +31,21 @@ from torch import Tensor, nn
 from sharpose_rt.compute.precision import fastest_dtype
 from sharpose_rt.errors import DeviceError
 from sharpose_rt.machine.cache import cache_dir
+from sharpose_rt.machine.processor import processor_key
 from sharpose_rt.machine.whole_files import beside, on_disk
 
 log = logging.getLogger("sharpose_rt.compute.openvino_graphs")
 
 KEPT = 16
 """Graphs in a folder of the cache; a network has three, in int8 two more, a detector one for each size of picture."""
+COMPILED_BYTES = 512 << 20
+"""Compiled graphs in the cache; one of a pose network takes 10 MB in int8 and 36 in floats, two a batch size."""
+_NAME = "sharpose_rt"
+"""Under this a graph says by what hash it is kept."""
 PRECISION_HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _OWN = Path(__file__).parents[1]
+_CHECK = 4
+"""Bytes of a checksum."""
 
 
 def installed() -> bool:
@@ -84,8 +94,7 @@ class Graph:
             "ENABLE_CPU_PINNING": False,
             **({"NUM_STREAMS": lanes} if lanes > 1 else {"PERFORMANCE_HINT": "LATENCY"}),
         }
-        ov, core = openvino()
-        self._tensor, compiled = ov.Tensor, core.compile_model(model, "CPU", hints)
+        self._tensor, compiled = openvino()[0].Tensor, _compiled(model, hints)
         self._requests = [compiled.create_infer_request() for _ in range(lanes)]
         self._outputs = [
             ((lanes * port.shape[0], *tuple(port.shape)[1:]), port.element_type.to_dtype()) for port in compiled.outputs
@@ -111,6 +120,47 @@ class Graph:
         return [self._tensor(part.numpy(), shared_memory=True) for part in tensor.chunk(len(self._requests))]
 
 
+def _compiled(model: Any, hints: dict[str, Any]) -> Any:
+    """The compiled graph, from the cache where this processor made it before."""
+    _, core = openvino()
+    if not model.has_rt_info(_NAME):  # whatever made it
+        return core.compile_model(model, "CPU", hints)
+    shapes = [str(port.partial_shape) for port in model.inputs]
+    able = [str(core.get_property("CPU", name)) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
+    facts = (model.get_rt_info(_NAME).astype(str), shapes, sorted(hints.items()), able, processor_key(), _versions())
+    path = cache_dir() / "compiled" / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.blob"
+    try:
+        data = path.read_bytes()
+        os.utime(path)  # the longest unused are thrown away first
+        if zlib.crc32(data[_CHECK:]).to_bytes(_CHECK, "big") == data[:_CHECK]:
+            return core.import_model(io.BytesIO(data[_CHECK:]), "CPU", hints)
+    except (OSError, RuntimeError) as error:
+        log.debug("%s is not there, or of no use: %s", path, error)
+    compiled = core.compile_model(model, "CPU", hints)
+    _keep_compiled(compiled, path)
+    return compiled
+
+
+def _keep_compiled(compiled: Any, path: Path) -> None:
+    """Writes it behind its checksum, which tells what a power cut left; without a right to, it is compiled again."""
+    part = beside(path)
+    try:
+        data = compiled.export_model().getvalue()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(zlib.crc32(data).to_bytes(_CHECK, "big") + data)
+        part.replace(path)
+        room = COMPILED_BYTES
+        for old in sorted(path.parent.glob("*.blob"), key=lambda p: p.stat().st_mtime, reverse=True):
+            room -= old.stat().st_size
+            if room < 0:
+                old.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:
+        log.debug("%s was not kept: %s", path, error)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
 def for_batch(model: Any, batch: int, dtype: torch.dtype, threads: int) -> Graph:
     """A graph with dynamic batch, compiled for `batch` rows, in as many lanes as are alike in rows and in threads."""
     lanes = math.gcd(batch, threads)
@@ -126,8 +176,9 @@ def traced(module: nn.Module, examples: Sequence[Tensor], *, dynamic_batch: bool
         dynamic_batch: the first axis of every input is left open; `with_batch` closes it.
     """
     folder = "graphs" if dynamic_batch else "graphs_of_one_size"  # of which photographs need many: each has its places
-    path = cache_dir() / folder / f"{_key(module, examples, dynamic_batch)}.xml"
-    kept = _kept(path)
+    key = _key(module, examples, dynamic_batch)
+    path = cache_dir() / folder / f"{key}.xml"
+    kept = _kept(path, key)
     if kept is not None:
         return kept
     ov, _ = openvino()
@@ -139,10 +190,10 @@ def traced(module: nn.Module, examples: Sequence[Tensor], *, dynamic_batch: bool
         script = torch.jit.trace(module, tuple(examples), check_trace=False)
         model = ov.convert_model(script, input=inputs)
     _keep(model, path)
-    return _kept(path) or model  # writing folds constants: a later run's digits are this one's then
+    return _kept(path, key) or model  # writing folds constants: a later run's digits are this one's then
 
 
-def _kept(path: Path) -> Any:
+def _kept(path: Path, key: str) -> Any:
     """The graph in a file of the cache; None where there is none, or a damaged one."""
     if not os.path.isfile(path):  # noqa: PTH113  (Path's raises where a folder may not be entered)
         return None
@@ -150,7 +201,9 @@ def _kept(path: Path) -> Any:
     try:
         with contextlib.suppress(OSError):
             os.utime(path)  # the longest unused are thrown away first
-        return core.read_model(path)
+        model = core.read_model(path)
+        model.set_rt_info(key, _NAME)
+        return model
     except RuntimeError as error:
         log.debug("%s cannot be read: %s", path, error)
         return None
