@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -45,6 +48,7 @@ _KEYS = {
     "refine_from_gain": "pose.refine_from_gain",
     "region": "detector.region",
     "rotate": "source.rotate",
+    "filmed_fps": "source.filmed_fps",
     "skeletons_only": "draw.picture",
     "flip_test": "pose.flip_test",
     "device": "pose.device",
@@ -179,6 +183,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     part.add_argument("--stride", type=int, metavar="N", help="use every n-th frame")
     part.add_argument("--max-frames", type=int, metavar="N", help="stop after so many frames")
     part.add_argument(
+        "--filmed-fps",
+        type=float,
+        metavar="F",
+        help="frames a second at which slow motion was filmed that is stored at another rate, for times of the scene",
+    )
+    part.add_argument(
         "--rotate",
         type=int,
         choices=(0, 90, 180, 270),
@@ -276,33 +286,80 @@ def build_config(args: argparse.Namespace) -> RunConfig:
 
 def run(args: argparse.Namespace) -> int:
     """Runs each source in turn; 0 when all were complete, 2 when one of them failed, 130 after Ctrl-C."""
-    from sharpose_rt.graph import Models
-    from sharpose_rt.media import expand_sources
+    from sharpose_rt.media import below, expand_sources, is_live
 
     config = build_config(args)
     sources = listed_sources(args.source)
     _check_used(args, sources)
-    if len(sources) > 1:
-        return _run_several(args, config, sources)
-    specs = expand_sources(sources[0])
-    taken: set[str] = set()
-    failed = False
+    if len(sources) == 1:
+        return _run_each(args, config, [(spec, below(sources[0], spec)) for spec in expand_sources(sources[0])])
+    if len(args.source) == 1 and not any(is_live(source, config.source) for source in sources):  # a list of files
+        return _run_each(args, config, _of_list(sources))
+    return _run_several(args, config, sources)
+
+
+def _run_each(args: argparse.Namespace, config: RunConfig, specs: Sequence[tuple[str, Path]]) -> int:
+    """Runs sources one after another, each with the folder below the output's that its results go to."""
+    from sharpose_rt.graph import Models
+    from sharpose_rt.media import redact
+
+    taken: defaultdict[Path, set[str]] = defaultdict(set)
+    failed: list[str] = []
+    cut_off: list[str] = []
     models = Models(config) if len(specs) > 1 else None  # loaded by the first, and kept for those behind it
-    with open_taps(args, config, specs) as taps:
-        for spec in specs:
+    file = sys.stderr if "-" in args.publish else sys.stdout
+    with open_taps(args, config, [spec for spec, _ in specs]) as taps:
+        for number, (spec, folder) in enumerate(specs, start=1):
+            output = replace(config.output, directory=str(Path(config.output.directory) / folder))
+            if len(specs) > 1 and not args.quiet:
+                _say(f"{number} of {len(specs)}: {redact(spec)}", file)
             try:
-                results, signals = _run_one(args, spec, config, taps, taken, models)
+                results, signals = _run_one(args, spec, replace(config, output=output), taps, taken[folder], models)
             except SourceError as error:
                 if len(specs) == 1:
                     raise
                 log.error("%s; the next one follows", error)
-                failed = True
+                failed.append(redact(spec))
                 continue
+            if results.figures["cut_off"]:
+                cut_off.append(redact(spec))
             if not args.quiet:
-                _print_results(results, sys.stderr if "-" in args.publish else sys.stdout)
+                _say(_lines(results), file)
             if signals:
                 return 128 + signals[0]
+    if len(specs) > 1:
+        done = f"{len(specs) - len(failed)} of {len(specs)} done"
+        tally = done + _named("failed", failed) + _named("cut off", cut_off)
+        if not args.quiet:
+            _say(tally, file)
+        elif failed:
+            log.error(tally)
     return 2 if failed else 0
+
+
+def _of_list(sources: Sequence[str]) -> list[tuple[str, Path]]:
+    """The files of a list, each with its folder below the one that all of them lie in."""
+    from sharpose_rt.media import expand_sources
+
+    found: list[tuple[str, Path]] = []
+    for source in sources:
+        try:
+            specs = expand_sources(source)
+        except SourceError:  # said when it is its turn
+            specs = [source]
+        found += [(spec, Path() if spec == "-" or "://" in spec else Path(spec).absolute().parent) for spec in specs]
+    folders = [folder for _, folder in found if folder != Path()]
+    try:
+        common = Path(os.path.commonpath(folders))
+    except ValueError:  # none, or on several drives
+        return [(spec, Path()) for spec, _ in found]
+    return [(spec, folder.relative_to(common) if folder != Path() else folder) for spec, folder in found]
+
+
+def _named(what: str, specs: Sequence[str]) -> str:
+    """'; 2 failed: a, b', of many the first; nothing where there are none."""
+    more = ", ..." if len(specs) > 20 else ""
+    return f"; {len(specs)} {what}: {', '.join(specs[:20])}{more}" if specs else ""
 
 
 def _check_used(args: argparse.Namespace, sources: Sequence[str]) -> None:
@@ -372,9 +429,7 @@ def _run_several(args: argparse.Namespace, config: RunConfig, sources: list[str]
             found = job.run(every_few_seconds(job.status_line, quiet=args.quiet))
         for run, results in zip(job.runs, found, strict=True):
             if not args.quiet:
-                file = sys.stderr if "-" in args.publish else sys.stdout
-                print(run.source.name, file=file)
-                _print_results(results, file)
+                _say(f"{run.source.name}\n{_lines(results)}", sys.stderr if "-" in args.publish else sys.stdout)
     if signals:
         return 128 + signals[0]
     return 2 if any(results.status == "error" for results in found) else 0
@@ -428,26 +483,24 @@ def _display(args: argparse.Namespace, job: FileRun) -> Iterator[Any]:
             yield show
 
 
-def _print_results(results: Results, file: TextIO) -> None:
-    """Says where the outputs are; that it cannot be said (a full disk) ends nothing."""
+def _say(text: str, file: TextIO) -> None:
+    """Prints it; that it cannot be said (a full disk) ends nothing."""
     try:
-        _print_lines(results, file)
+        print(text, file=file, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
         log.warning("the results cannot be printed (%s)", error.strerror)
 
 
-def _print_lines(results: Results, file: TextIO) -> None:
+def _lines(results: Results) -> str:
+    """How the run ended, and where its outputs are."""
     figures = results.figures
     fps = figures["frames_per_s"]
     exit_rate = figures["exit_rate"]
     exits = "" if exit_rate is None else f", {100 * exit_rate:.0f} % of poses left after the coarse stage"
     speed = "" if fps is None else f" at {fps:.1f} fps"
-    print(f"{results.status}: {figures['frames']} frames{speed}, {figures['people']['ids']} ids{exits}", file=file)
-    for name, path in (("skeletons", results.stream), ("video", results.video), ("summary", results.summary)):
-        if path is not None:
-            print(f"  {name:<10} {path}", file=file)
-    for path in results.formats:
-        print(f"  {'format':<10} {path}", file=file)
-    file.flush()
+    lines = [f"{results.status}: {figures['frames']} frames{speed}, {figures['people']['ids']} ids{exits}"]
+    named = (("skeletons", results.stream), ("video", results.video), ("summary", results.summary))
+    lines += [f"  {name:<10} {path}" for name, path in named if path is not None]
+    return "\n".join([*lines, *(f"  {'format':<10} {path}" for path in results.formats)])

@@ -35,6 +35,9 @@ class SourceConfig:
     """Stop after so many frames."""
     image_fps: float = 1.0
     """Frames per second at which a folder of images is taken to be filmed."""
+    filmed_fps: float | None = None
+    """Frames per second at which a video file was filmed, where it is slow motion stored at another rate: all times are
+    those of the scene then, `start_s` and `end_s` too. None: as stored."""
     camera_size_wh: tuple[int, int] | None = None
     """Asked of a camera; it may give another size, which is then used."""
     camera_fps: float | None = None
@@ -67,6 +70,8 @@ class SourceConfig:
         if self.max_frames is not None:
             _within("source.max_frames", self.max_frames, 1)
         _within("source.image_fps", self.image_fps, 0, 1000, above=True)
+        if self.filmed_fps is not None:
+            _within("source.filmed_fps", self.filmed_fps, 0, 1e6, above=True)
         if self.camera_fps is not None:
             _within("source.camera_fps", self.camera_fps, 0, 1000, above=True)
         if self.camera_size_wh is not None:

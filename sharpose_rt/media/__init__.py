@@ -1,6 +1,7 @@
 """Pictures in and out: sources with true media time, the annotated video, drawing."""
 
 from sharpose_rt.media.draw import Painter, track_colour
+from sharpose_rt.media.files import below
 from sharpose_rt.media.group import Round, SourceGroup
 from sharpose_rt.media.opening import expand_sources, is_live, open_source
 from sharpose_rt.media.paced import PacedSource
@@ -16,6 +17,7 @@ __all__ = [
     "SourceGroup",
     "SourceInfo",
     "VideoWriter",
+    "below",
     "expand_sources",
     "is_live",
     "open_source",

@@ -134,6 +134,7 @@ class ContainerSource(Source):
         self._ahead: Any = None
         self._current: Any = None
         self._decoded = 0
+        self._slowed = 1.0  # stored rate over the filmed one
         self._upright = Upright()
 
     def _target(self) -> str | BinaryIO:
@@ -178,8 +179,15 @@ class ContainerSource(Source):
         self._stream.thread_type = "SLICE" if self.live else "AUTO"
         self._upright = Upright(self._stream.sample_aspect_ratio)
         self._fps = self._frame_rate()
-        self._clock = MediaClock(float(self._stream.time_base), self._stream.start_time, self._fps, self.live)
+        if not self.live and self._fps and self.config.filmed_fps:
+            self._slowed, self._fps = self._fps / self.config.filmed_fps, self.config.filmed_fps
+        self._clock = MediaClock(self._tick_s, self._stream.start_time, self._fps, self.live)
         self._frames = self._decode()
+
+    @property
+    def _tick_s(self) -> float:
+        """The time base in seconds of the scene."""
+        return float(self._stream.time_base) * self._slowed
 
     def _opened(self) -> None:
         """Looks at the container that was just opened, before its stream is set up."""
@@ -213,7 +221,7 @@ class ContainerSource(Source):
     def _seek(self) -> None:
         """Goes to the last key frame before the start; decoding goes on from there to exactly the start."""
         origin = self._stream.start_time or 0
-        target = origin + int(self.config.start_s / float(self._stream.time_base))
+        target = origin + int(self.config.start_s / self._tick_s)
         try:
             self._container.seek(target, stream=self._stream)
             self._ahead = next(self._frames, None)
@@ -238,7 +246,7 @@ class ContainerSource(Source):
             self.live,
             size_wh,
             path=path,
-            audio=path is not None and bool(self._container.streams.audio),
+            audio=path is not None and self._slowed == 1 and bool(self._container.streams.audio),
             start_s=self.config.start_s,
             stem=self.stem,
             **self._kept(count, self._fps, duration_s),  # type: ignore[arg-type]
@@ -247,12 +255,12 @@ class ContainerSource(Source):
     def _length_s(self, *, of_pictures: bool = False) -> float | None:
         """How long the container says that it goes on; of its pictures alone, or where that is not said of all."""
         if self._stream.duration:
-            return float(self._stream.duration * self._stream.time_base)
+            return self._stream.duration * self._tick_s
         if tagged_s := _parse_length(self._stream.metadata.get("DURATION", "")):  # Matroska's
-            return tagged_s
+            return tagged_s * self._slowed
         if of_pictures and len(self._container.streams) > 1:
             return None
-        return self._container.duration / 1e6 if self._container.duration else None
+        return self._container.duration / 1e6 * self._slowed if self._container.duration else None
 
     def _grab(self) -> float | None:
         if self._container is None:
@@ -267,7 +275,7 @@ class ContainerSource(Source):
         return frame.pts
 
     def _restart_clock(self) -> None:
-        self._clock = MediaClock(float(self._stream.time_base), None, self._fps, self.live)
+        self._clock = MediaClock(self._tick_s, None, self._fps, self.live)
 
     def _retrieve(self) -> tuple[NDArray[np.uint8], str] | None:
         return self._upright(self._current), ""

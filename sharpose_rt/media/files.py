@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import difflib
 import glob
+import itertools
 import logging
+import math
 import os
 import re
 from collections import Counter
@@ -44,6 +46,30 @@ class VideoFile(ContainerSource):
 
     def _target(self) -> str:
         return file_address(self.path)
+
+    def _frame_rate(self) -> float | None:
+        stored_fps = super()._frame_rate()
+        if self.config.filmed_fps is None and stored_fps:
+            self._warn_of_slow_motion(stored_fps)
+        if self.config.image_fps != SourceConfig.image_fps:
+            log.warning(
+                "source.image_fps is of pictures, and %s is a video of %g frames a second; see --filmed-fps too",
+                self.name, stored_fps or math.nan,
+            )  # fmt: skip
+        return stored_fps
+
+    def _warn_of_slow_motion(self, stored_fps: float) -> None:
+        """Phones that store slow motion at the rate it is played at say in a tag at which they filmed."""
+        try:
+            filmed_fps = float(self._container.metadata.get("com.android.capture.fps", "nan"))
+        except ValueError:
+            return
+        if filmed_fps > 1.5 * stored_fps:
+            log.warning(
+                "%s was filmed at %g frames a second and is stored at %g: times are those of the slowed picture; "
+                "--filmed-fps %g gives those of the scene",
+                self.name, filmed_fps, stored_fps, filmed_fps,
+            )  # fmt: skip
 
     def _local_path(self) -> str | None:
         return str(self.path)
@@ -121,7 +147,7 @@ def open_path(spec: str, config: SourceConfig) -> Source:
         return _open_file(path, config)
     images, videos = _usable(spec)
     if images:
-        stem = (path if path.is_dir() else path.parent).resolve().name or "images"
+        stem = (path if path.is_dir() else _fixed_part(path)).resolve().name or "images"
         return Images(spec, config, images, stem)
     if len(videos) > 1:
         raise SourceError(
@@ -137,6 +163,24 @@ def expand(spec: str) -> list[str]:
         return [spec]
     images, videos = _usable(spec)
     return [str(path) for path in videos] + ([spec] if images else [])
+
+
+def below(source: str, spec: str) -> Path:
+    """The folder of one file of a folder or glob below the part of that which is fixed; '.' where it lies in that.
+
+    `set/**/*.mp4` and `set/jump/001.mp4` give `jump`: so results of files of one name keep the folders that tell them
+    apart.
+    """
+    pattern, path = _path(source), _path(spec)
+    if path == pattern or pattern.is_file():
+        return Path()
+    fixed = pattern if pattern.is_dir() else _fixed_part(pattern)
+    return path.parent.relative_to(fixed) if path.parent.is_relative_to(fixed) else Path()
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """The folder that all files of a glob lie in."""
+    return next(folder for folder in pattern.parents if not glob.has_magic(str(folder)))
 
 
 def _open_file(path: Path, config: SourceConfig) -> Source:
@@ -188,11 +232,17 @@ def _usable(spec: str) -> tuple[list[Path], list[Path]]:
     if not images and not videos:
         others = Counter(p.suffix.lower() or "no suffix" for p in found)
         seen = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(4)) if others else "no files"
-        deeper = f" ('{path}/**/*.jpg' looks into its folders)" if path.is_dir() else ""
+        deeper = f" ('{path}/**/{_deeper(path)}' looks into its folders)" if path.is_dir() else ""
         raise SourceError(
             f"{what} has no image or video ({seen}); .jpg, .png, .mp4, .mkv and the like are accepted{deeper}"
         )
     return images, videos
+
+
+def _deeper(folder: Path) -> str:
+    """What to ask for of its folders: pictures where there are such, else videos."""
+    suffixes = {path.suffix.lower() for path in itertools.islice(folder.glob("*/*"), 1000)}
+    return "*.mp4" if suffixes & VIDEO_SUFFIXES and not suffixes & IMAGE_SUFFIXES else "*.jpg"
 
 
 def natural_order(path: Path) -> tuple[str, list[tuple[int, int | str]]]:

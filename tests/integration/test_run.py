@@ -372,21 +372,46 @@ def test_ctrl_c_again_and_again_ends_what_hangs(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.timeout(90)
-def test_a_folder_with_a_broken_video_and_two_of_one_name(
+def test_videos_in_folders_of_classes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    for day in ("a", "b"):
-        (tmp_path / day).mkdir()
-        write_clip(tmp_path / day / "cam.mp4", 4, size_wh=(96, 64))
-    (tmp_path / "a" / "broken.mp4").write_bytes(b"no video at all" * 100)
-    options = ["--weights", "random", "--boxes", "full", "--no-video", "--overwrite", "--output", str(tmp_path / "out")]
-    assert main(["--source", str(tmp_path / "*" / "*.mp4"), *options]) == 2
-    assert "broken.mp4" in caplog.text
+    for kind in ("jump", "squat"):
+        (tmp_path / kind).mkdir()
+        write_clip(tmp_path / kind / "001.mp4", 4, size_wh=(96, 64))
+    (tmp_path / "jump" / "000.mp4").write_bytes(b"no video at all" * 100)
+    options = ["--weights", "random", "--boxes", "full", "--no-video", "--format", "csv", "--overwrite"]
+    pattern, out = str(tmp_path / "**" / "*.mp4"), tmp_path / "out"
+    assert main(["--source", pattern, *options, "--output", str(out)]) == 2
     assert "the next one follows" in caplog.text
+    said = capsys.readouterr().out
+    assert (
+        f"1 of 3: {tmp_path / 'jump' / '000.mp4'}\n2 of 3: {tmp_path / 'jump' / '001.mp4'}\ncomplete: 4 frames" in said
+    )
+    assert said.endswith(f"2 of 3 done; 1 failed: {bad}\n")
+    names = {str(path.relative_to(out)) for path in out.rglob("*.jsonl")}
+    assert names == {f"{kind}/001.skeletons.jsonl" for kind in ("jump", "squat")}
+    assert [len(list(StreamReader(out / name))) for name in names] == [4, 4]
+    assert len(list(out.rglob("*.csv"))) == 2
+
+    caplog.clear()
+    given = [tmp_path / "squat" / "001.mp4", tmp_path / "none.mp4", tmp_path / "jump" / "001.mp4"]
+    (tmp_path / "list.txt").write_text("\n".join(map(str, given)))
+    arguments = ["--source", f"@{tmp_path / 'list.txt'}", *options, "--quiet"]
+    assert main([*arguments, "--output", str(tmp_path / "again")]) == 2
+    assert {str(path.relative_to(tmp_path / "again")) for path in (tmp_path / "again").rglob("*.jsonl")} == names
+    assert f"2 of 3 done; 1 failed: {tmp_path / 'none.mp4'}" in caplog.text
+
+
+@pytest.mark.timeout(90)
+def test_a_folder_with_two_videos_of_one_name(tmp_path: Path) -> None:
+    for name in ("cam.mp4", "cam.mkv"):
+        write_clip(tmp_path / name, 4, size_wh=(96, 64), container="matroska" if name.endswith("mkv") else "mp4")
+    options = ["--weights", "random", "--boxes", "full", "--no-video", "--overwrite", "--output", str(tmp_path / "out")]
+    assert main(["--source", str(tmp_path), *options]) == 0
     streams = sorted((tmp_path / "out").glob("*.skeletons.jsonl"))
     assert [path.name for path in streams] == ["cam-2.skeletons.jsonl", "cam.skeletons.jsonl"]
     assert [len(list(StreamReader(path))) for path in streams] == [4, 4]
-    assert main(["--source", str(tmp_path / "b" / "cam.mp4"), *options]) == 0  # replaces its own, of another command
+    assert main(["--source", str(tmp_path / "cam.mp4"), *options]) == 0  # replaces its own, of another command
     assert len(list((tmp_path / "out").glob("*.skeletons.jsonl"))) == 2
 
 
@@ -672,6 +697,33 @@ def test_what_is_no_source_is_said_and_a_number_is_a_camera(clip: Path) -> None:
             next(tracker.run(source))  # type: ignore[arg-type]
 
 
+def test_python_tracker_says_which_video_a_frame_is_of_and_leaves_out_what_is_broken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr(PoseEngine, "__init__", _counted(PoseEngine.__init__, loaded, "pose"))
+    clips = tmp_path / "clips"
+    for name in ("2", "4"):
+        write_clip(clips / f"{name}.mp4", 3, size_wh=(96, 64))
+    for name in ("1", "3", "5"):
+        (clips / f"{name}.mp4").write_bytes(b"no video at all" * 100)
+    with PoseTracker(pose={"weights": "random"}, detector={"name": "full"}) as tracker:
+        frames = list(tracker.run(clips))
+        assert [frame.source for frame in frames] == [str(clips / "2.mp4")] * 3 + [str(clips / "4.mp4")] * 3
+        assert [frame.frame_id for frame in frames] == [0, 1, 2] * 2
+        told = [record.getMessage() for record in caplog.records if "mp4" in record.getMessage()]
+        assert [name in line for name, line in zip(("1.mp4", "3.mp4", "5.mp4"), told, strict=True)] == [True] * 3
+        assert [line.endswith("; the next one follows") for line in told] == [True, True, False]
+        assert loaded == ["pose"]  # what is broken costs the others no networks
+        assert [frame.source for frame in tracker.run([frames[0].image_bgr])] == [""]
+        for name in ("2", "4"):
+            (clips / f"{name}.mp4").unlink()
+        with pytest.raises(SourceError, match=r"5\.mp4"):
+            list(tracker.run(clips))
+        with pytest.raises(SourceError, match=r"3\.mp4"):
+            list(tracker.run(clips / "3.mp4"))
+
+
 @pytest.mark.parametrize("options", [{"output": {"directory": "out"}}, {"live": {"picture_px": 640}}])
 def test_options_of_what_a_tracker_does_not_do_are_refused(options: dict[str, Any]) -> None:
     ((name, value),) = options.items()
@@ -723,6 +775,28 @@ def test_a_loops_own_clock_begins_with_its_first_picture(monkeypatch: pytest.Mon
     assert 0 < seen[1] < seen[2] < 60
 
 
+def test_a_loop_is_ready_for_its_first_picture_before_its_clock_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock_s, sizes = [50.0], set[tuple[int, int]]()
+    detect = FullFrameDetector.detect
+
+    def once_a_size(self: FullFrameDetector, frame: Frame) -> Detections:
+        if frame.size_wh not in sizes:  # as a graph is compiled
+            sizes.add(frame.size_wh)
+            clock_s[0] += 100
+        return detect(self, frame)
+
+    monkeypatch.setattr(FullFrameDetector, "detect", once_a_size)
+    monkeypatch.setattr("sharpose_rt.api.time", SimpleNamespace(monotonic=lambda: clock_s[0]))
+    image = np.zeros((120, 160, 3), np.uint8)
+    with PoseTracker(pose={"weights": "random"}, detector={"name": "full"}) as tracker:
+        first = tracker.update(image)
+        clock_s[0] += 0.1
+        second = tracker.update(image)
+    assert sizes == {(160, 120)}
+    assert [first.pts_s, second.pts_s] == pytest.approx([0, 0.1])
+    assert [frame.people[0].track_id for frame in (first, second)] == [1, 1]
+
+
 def test_a_closed_tracker_holds_no_models() -> None:
     """At once, not when Python happens to look for circles."""
     image, options = np.zeros((120, 160, 3), np.uint8), {"pose": {"weights": "random"}, "detector": {"name": "full"}}
@@ -759,7 +833,7 @@ def test_threads_make_one_tracker_and_close_it_between_frames(monkeypatch: pytes
     made, closed_within = [], []
 
     class SlowLoop:
-        def __init__(self, config: RunConfig) -> None:
+        def __init__(self, config: RunConfig, shape: tuple[int, ...]) -> None:
             made.append(self)
             self.busy = False
             time.sleep(0.05)
@@ -784,11 +858,11 @@ def test_threads_make_one_tracker_and_close_it_between_frames(monkeypatch: pytes
 
 
 def test_a_programs_own_loop_waits_for_nothing_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int | None] = []
-    monkeypatch.setattr(PoseEngine, "warm_up", lambda self, people=None, **_: asked.append(people))
+    asked: list[tuple[int | None, bool]] = []
+    monkeypatch.setattr(PoseEngine, "warm_up", lambda self, people=None, *, behind: asked.append((people, behind)))
     with PoseTracker(pose={"weights": "random"}, detector={"name": "full"}) as tracker:
         tracker.update(np.zeros((120, 160, 3), np.uint8))
-    assert asked[-1] is None  # for any number of people
+    assert asked == [(2, True)]  # what more people need is prepared when they come, while the loop goes on
 
 
 def test_threads_take_turns() -> None:

@@ -39,7 +39,7 @@ from sharpose_rt.config.schema import HWACCELS, SourceConfig
 from sharpose_rt.errors import ConfigError, SourceError, SourceLost, SourceTimeout
 from sharpose_rt.media import PacedSource, hardware, reconnect
 from sharpose_rt.media.container import MediaClock
-from sharpose_rt.media.files import VideoFile
+from sharpose_rt.media.files import VideoFile, below
 from sharpose_rt.media.live import Camera, NetworkVideo, StdinVideo, index_is_last
 from sharpose_rt.media.opening import expand_sources, is_live, open_source
 from sharpose_rt.media.reconnect import Reconnecting
@@ -1392,3 +1392,62 @@ def test_nvdec_gives_the_pictures_that_the_cpu_gives(
     assert [pts_s for pts_s, _ in found] == [pts_s for pts_s, _ in wanted]
     for (_, a), (_, b) in zip(wanted, found, strict=True):
         assert np.abs(a.astype(int) - b).mean() < 2
+
+
+@pytest.mark.parametrize(
+    ("source", "spec", "folder"),
+    [
+        ("set/**/*.mp4", "set/jump/a/1.mp4", "jump/a"),
+        ("set/**/*.mp4", "set/1.mp4", "."),
+        ("*/1.mp4", "jump/1.mp4", "jump"),
+        ("/data/*/1.mp4", "/data/jump/1.mp4", "jump"),
+        ("*.mp4", "1.mp4", "."),
+        ("set/**/*.jpg", "set/**/*.jpg", "."),
+    ],
+)
+def test_where_a_file_lies_below_what_was_asked_for(source, spec, folder):
+    assert below(source, spec) == Path(folder)
+
+
+def test_pictures_of_folders_are_named_by_what_holds_them(tmp_path):
+    for kind in ("a", "b"):
+        (tmp_path / "nest" / kind).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "nest" / kind / "x.jpg"), np.zeros((8, 8, 3), np.uint8))
+    with open_source(str(tmp_path / "nest" / "**" / "*.jpg")) as source:
+        assert source.info.stem == "nest"
+    with pytest.raises(SourceError, match=r"nest/\*\*/\*\.jpg' looks into"):
+        open_source(str(tmp_path / "nest"))
+    (tmp_path / "clips" / "jump").mkdir(parents=True)
+    (tmp_path / "clips" / "jump" / "1.MP4").touch()
+    with pytest.raises(SourceError, match=r"clips/\*\*/\*\.mp4' looks into"):
+        open_source(str(tmp_path / "clips"))
+
+
+def test_slow_motion_has_the_times_of_the_scene(tmp_path, caplog):
+    with av.open(str(tmp_path / "slow.mp4"), "w", options={"movflags": "use_metadata_tags"}) as container:
+        container.metadata["com.android.capture.fps"] = "240.000000"
+        stream = container.add_stream("mpeg4", rate=30)
+        stream.width, stream.height = 64, 48
+        for _ in range(60):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), "bgr24")))
+        container.mux(stream.encode())
+    times = {}
+    for filmed_fps, start_s in ((None, 0.0), (240.0, 0.0), (240.0, 0.1)):
+        with open_source(str(tmp_path / "slow.mp4"), SourceConfig(filmed_fps=filmed_fps, start_s=start_s)) as source:
+            times[filmed_fps, start_s] = [frame.pts_s for frame in source]
+            if filmed_fps:
+                assert source.info.fps == 240
+                assert source.info.duration_s == pytest.approx(0.25 - start_s, abs=1e-3)
+                assert source.info.frame_count == len(times[filmed_fps, start_s])
+                assert source.faults.cut_off is None
+        (said,) = caplog.messages if filmed_fps is None else [""]
+        assert filmed_fps or "filmed at 240 frames a second and is stored at 30" in said
+        caplog.clear()
+    np.testing.assert_allclose(times[None, 0.0], np.arange(60) / 30, atol=1e-4)
+    np.testing.assert_allclose(times[240.0, 0.0], np.arange(60) / 240, atol=1e-4)
+    np.testing.assert_allclose(times[240.0, 0.1], np.arange(24, 60) / 240, atol=1e-4)
+    with open_source(str(tmp_path / "slow.mp4"), SourceConfig(filmed_fps=240, image_fps=240)) as source:
+        next(iter(source))
+    assert "source.image_fps is of pictures" in caplog.text
+    with pytest.raises(ConfigError, match=r"source\.filmed_fps is 0"):
+        SourceConfig(filmed_fps=0)
