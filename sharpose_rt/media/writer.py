@@ -2,7 +2,8 @@
 
 While it runs, the video is a fragmented mp4 (`NAME.part.mp4`), which plays whenever the run is cut off. Closing copies
 its packets, without encoding again, with the source's audio into an mp4 that starts at once over a network
-(faststart), and puts that under the final name in one step.
+(faststart), and puts that under the final name in one step. A live source's video is not copied, as a day of it has
+gigabytes, and a stop may allow but seconds: it is given one index behind the pictures, which makes it an ordinary mp4.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ log = logging.getLogger("sharpose_rt.media")
 TIME_BASE = Fraction(1, 90_000)  # every usual frame rate and container clock to better than 6 microseconds
 _KEYFRAME_S = 2.0
 _FRAGMENT_S = 1.0
+_LONGEST_STEP = round(3 * 3600 / TIME_BASE)  # ticks; two steps, which B-frames make one, stay below mp4's limit of 2^31
 _FALLBACK_FPS = 25.0
 
 
@@ -48,6 +50,7 @@ class VideoWriter:
         fps: of the source; rates the encoder and gives the last frame its length. None where unknown.
         config: encoder settings, and whether audio is wanted.
         audio_from: local file whose first audio stream is copied, cut to the span that was written; None for none.
+        live: of a source that may go on for days: closing is quick, without audio, with the index behind the pictures.
 
     Raises:
         OutputError: the file cannot be written; what was written stays in the part file.
@@ -60,11 +63,14 @@ class VideoWriter:
         fps: float | None,
         config: OutputConfig | None = None,
         audio_from: str | None = None,
+        live: bool = False,
     ) -> None:
         config = config or OutputConfig()
         self.path = Path(path)
         self.part = self.path.with_suffix(".part.mp4")
         self.frames = 0
+        self._finished = self.path.with_suffix(".finished.mp4")
+        self._live = live
         self._size_wh = size_wh
         self._even_wh = (size_wh[0] + size_wh[0] % 2, size_wh[1] + size_wh[1] % 2)
         self._frame_ticks = round(1 / ((fps or _FALLBACK_FPS) * TIME_BASE))
@@ -73,19 +79,21 @@ class VideoWriter:
         self._failed: OutputError | None = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._finished.unlink(missing_ok=True)  # of a run that was killed while it closed
             self._container: Any = self._open(config, fps or _FALLBACK_FPS)
         except (av.error.FFmpegError, OSError) as error:
             raise OutputError(f"{self.part} cannot be written ({_reason(error)}); give another --output") from error
 
     def _open(self, config: OutputConfig, fps: float) -> Any:
-        movflags = "frag_keyframe+delay_moov+default_base_moof"
+        movflags = "frag_keyframe+delay_moov+default_base_moof" + ("+hybrid_fragmented" if self._live else "")
         options = {"movflags": movflags, "frag_duration": str(round(_FRAGMENT_S * 1e6)), "flush_packets": "1"}
         container = av.open(file_address(self.part), "w", format="mp4", options=options)
         rate = Fraction(fps).limit_denominator(1001)
         gop = max(1, round(_KEYFRAME_S * fps))
         encoder = {"crf": str(config.crf), "preset": config.preset, "g": str(gop)}
-        if config.preset != "ultrafast":  # which has none
-            encoder["bf"] = "1"  # to choose among more takes long, for pictures no better
+        # B-frames: to choose among more takes long, for pictures no better; `ultrafast` has none. After a last one that
+        # begins a fragment, the index written at the end leaves out the picture that is shown after it.
+        encoder["bf"] = "0" if self._live or config.preset == "ultrafast" else "1"
         self._stream: Any = container.add_stream("libx264", rate=rate, options=encoder)
         self._stream.width, self._stream.height = self._even_wh
         self._stream.pix_fmt = "yuv420p"
@@ -98,18 +106,28 @@ class VideoWriter:
         return container
 
     def write(self, image_bgr: NDArray[np.uint8], pts_s: float) -> None:
-        """Encodes one picture, (H, W, 3) uint8, at a media time in seconds that does not decrease."""
+        """Encodes one picture, (H, W, 3) uint8, at a media time in seconds that does not decrease.
+
+        In a gap of more than three hours the picture before it comes again every three: an mp4 cannot hold any gap.
+        """
         if self._failed is not None:
             raise self._failed
         i420 = cv2.cvtColor(self._fitted(image_bgr), cv2.COLOR_BGR2YUV_I420)
         frame = av.VideoFrame.from_ndarray(i420, format="yuv420p")  # type: ignore[arg-type]
         if not self.frames:
             self._first_s = pts_s
-        self._last_tick = max(round((pts_s - self._first_s) / TIME_BASE), self._last_tick + 1)
-        frame.pts, frame.time_base = self._last_tick, TIME_BASE
+        frame.time_base = TIME_BASE
         frame.colorspace, frame.color_range = 6, 1
-        self._mux(frame)
+        tick = max(round((pts_s - self._first_s) / TIME_BASE), self._last_tick + 1)
+        while tick - self._last_tick > _LONGEST_STEP:
+            self._encode(self._last, self._last_tick + _LONGEST_STEP)
+        self._encode(frame, tick)
         self.frames += 1
+
+    def _encode(self, frame: av.VideoFrame, tick: int) -> None:
+        self._last, self._last_tick = frame, tick
+        frame.pts = tick
+        self._mux(frame)
 
     def close(self, complete: bool = True) -> Path | None:
         """Finishes the file and returns its path, or None when no frame was written; may be called again.
@@ -147,12 +165,14 @@ class VideoWriter:
         if not self.frames:
             self.part.unlink(missing_ok=True)
             return
-        finished = self.path.with_suffix(".finished.mp4")
         try:
-            self._remux_with_audio(finished)
-            finished.replace(self.path)
+            if self._live:
+                self.part.replace(self.path)
+                return
+            self._remux_with_audio(self._finished)
+            self._finished.replace(self.path)
         except (av.error.FFmpegError, OSError) as error:
-            finished.unlink(missing_ok=True)
+            self._finished.unlink(missing_ok=True)
             raise OutputError(
                 f"{self.path} cannot be finished ({_reason(error)}); the whole video without audio is in {self.part}"
             ) from error

@@ -20,8 +20,13 @@ from media_clips import decode_times, numbered, read_number, write_clip
 
 from sharpose_rt.config.schema import OutputConfig, SourceConfig
 from sharpose_rt.errors import OutputError
+from sharpose_rt.media.draw import Painter
 from sharpose_rt.media.opening import open_source
+from sharpose_rt.media.source import SourceInfo
 from sharpose_rt.media.writer import VideoWriter, letterbox, write_image
+from sharpose_rt.skeleton import COCO17
+from sharpose_rt.stages import VideoSink
+from sharpose_rt.types import Frame, Packet, Poses
 
 FAST = OutputConfig(preset="ultrafast")
 
@@ -77,17 +82,18 @@ def test_frames_and_times_come_back(tmp_path: Path) -> None:
     assert names(path.parent) == ["out.mp4"]
 
 
+@pytest.mark.parametrize("live", [False, True])
 @pytest.mark.parametrize("at", [28, 29, 30])
-def test_the_header_says_how_long_it_is_though_there_is_a_gap(tmp_path: Path, at: int) -> None:
+def test_the_header_says_how_long_it_is_though_there_is_a_gap(tmp_path: Path, at: int, live: bool) -> None:
     """FFmpeg's demuxer counts the frames itself; other players believe what is written."""
-    writer = VideoWriter(tmp_path / "out.mp4", (160, 96), 25, OutputConfig())  # a preset with B-frames
+    writer = VideoWriter(tmp_path / "out.mp4", (160, 96), 25, OutputConfig(), live=live)  # a preset with B-frames
     for n in range(60):
         writer.write(numbered(n), n / 25 + (5 if n >= at else 0))
     writer.close()
     data = (tmp_path / "out.mp4").read_bytes()
 
     def number(box: bytes, offset: int) -> int:
-        start = data.index(box) + 4 + offset  # of the first box: the index lies before the pictures
+        start = data.rindex(box) + 4 + offset  # of the last box: a live one's pictures begin with that of the part file
         return int.from_bytes(data[start : start + 4], "big")
 
     ticks = number(b"mvhd", 12)
@@ -96,6 +102,57 @@ def test_the_header_says_how_long_it_is_though_there_is_a_gap(tmp_path: Path, at
     )
     # The reordering of frames counts in here, by a frame or two.
     assert number(b"mdhd", 16) / number(b"mdhd", 12) == pytest.approx(7.4, abs=0.08 + 1e-6)
+
+
+@pytest.mark.parametrize("live", [False, True])
+@pytest.mark.parametrize("preset", ["ultrafast", "veryfast"])  # without B-frames and with them
+def test_a_gap_longer_than_an_mp4_can_hold_keeps_the_times(tmp_path: Path, preset: str, live: bool) -> None:
+    hours = [0, 0, 0, 8, 8, 8, 8, 14, 20, 55]
+    times = [hour * 3600 + n / 10 for n, hour in enumerate(hours)]
+    writer = VideoWriter(tmp_path / "out.mp4", (160, 96), 10, OutputConfig(preset=preset), live=live)
+    for n, time_s in enumerate(times):
+        writer.write(numbered(n), time_s)
+    assert writer.close() == tmp_path / "out.mp4"
+    assert writer.frames == len(times)
+    found, shown = decode_times(tmp_path / "out.mp4"), numbers(tmp_path / "out.mp4")
+    assert [found[shown.index(n)] for n in range(len(times))] == pytest.approx(times, abs=2e-5)
+    assert shown == sorted(shown)  # in a gap the last picture before it stays
+    assert max(np.diff(found)) <= 3 * 3600
+
+
+def test_readers_know_a_live_video_as_they_do_another(tmp_path: Path) -> None:
+    """It has one index of the whole, unlike its part file. At a frame a second each begins a fragment."""
+    writer = VideoWriter(tmp_path / "out.mp4", (160, 96), 25, OutputConfig(), live=True)
+    for n in range(61):
+        writer.write(numbered(n), float(n))
+    path = writer.close()
+    assert path is not None
+    assert numbers(path) == list(range(61))
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.frames, container.duration) == (61, 60_040_000)
+        container.seek(55 * 90_000, stream=stream)
+        assert next(container.decode(stream)).time == 50  # where the last keyframe is
+    capture = cv2.VideoCapture(str(path))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 61
+    capture.set(cv2.CAP_PROP_POS_FRAMES, 45)
+    assert read_number(capture.read()[1]) == 45
+    capture.release()
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_only_a_live_video_is_not_copied(tmp_path: Path, live: bool) -> None:
+    """That of a day has gigabytes, and whoever stops the run may allow seconds."""
+    path, part = tmp_path / "out.mp4", tmp_path / "out.part.mp4"
+    info = SourceInfo("in", "camera" if live else "video", live=live, size_wh=(160, 96), fps=25)
+    sink = VideoSink(path, info, Painter(COCO17), FAST)
+    for n in range(50):
+        sink.write(Packet(Frame(n, n / 25, numbered(n)), poses=Poses.empty(17)), "")
+    written = part.stat().st_ino
+    sink.close("complete", 50, 0)
+    assert (sink.path, names(tmp_path)) == (path, ["out.mp4"])
+    assert (path.stat().st_ino == written) == live
+    assert numbers(path) == list(range(50))
 
 
 @pytest.mark.parametrize(("count", "wanted"), [(2, b" threads=1 "), (16, b" threads=4 ")])
@@ -345,6 +402,14 @@ def test_close_twice_and_incomplete_run(tmp_path: Path) -> None:
     assert numbers(tmp_path / "out.mp4") == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("live", [False, True])
+def test_what_a_run_killed_while_it_closed_has_left_goes(tmp_path: Path, live: bool) -> None:
+    (tmp_path / "out.part.mp4").write_bytes(b"whole")
+    (tmp_path / "out.finished.mp4").write_bytes(b"half")
+    write(tmp_path / "out.mp4", [0.0, 0.1], live=live)
+    assert names(tmp_path) == ["out.mp4"]
+
+
 def test_unwritable_place(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match=r"cannot be written .*--output"):
@@ -435,14 +500,15 @@ def test_full_disk_is_an_error_and_keeps_what_was_written(tmp_path: Path, room: 
         assert sum(1 for _ in source) > 5
 
 
+@pytest.mark.parametrize("live", [False, True])
 def test_finishing_on_a_full_disk_keeps_the_part_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, live: bool
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     for complete in (True, False):
-        writer = VideoWriter(tmp_path / "out.mp4", (160, 96), 10, FAST)
+        writer = VideoWriter(tmp_path / "out.mp4", (160, 96), 10, FAST, live=live)
         writer.write(numbered(3), 0)
         with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
             patch.setattr(Path, "replace", full)
