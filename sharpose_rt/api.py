@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sharpose_rt.config import DrawConfig, RunConfig, load, merge
+from sharpose_rt.config import DrawConfig, RunConfig, SourceConfig, load, merge
 from sharpose_rt.errors import ConfigError, SourceError
 from sharpose_rt.machine.process import let_waiting_threads_sleep
 from sharpose_rt.media.given import Given, GivenFrames, wrong_picture
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from sharpose_rt.engine import PoseEstimates
     from sharpose_rt.media import Source
 
+log = logging.getLogger("sharpose_rt")
+
 _ELSEWHERE = {"output", "live"}
 """Sections of the command alone."""
 
@@ -44,6 +47,9 @@ class TrackedFrame:
     """Names, limbs and order of the keypoints."""
     draw_config: DrawConfig = field(default=DrawConfig(), repr=False)
     """How `drawn` draws: the section `draw` of the tracker's options."""
+    source: str = ""
+    """The video, camera or address that it is of, credentials masked; of pictures their folder or glob (the name of
+    each is `frame.source`). '' for frames that the program gave."""
 
     @property
     def frame_id(self) -> int:
@@ -126,15 +132,16 @@ class PoseTracker:
 
         Args:
             source: a file, folder, glob, camera or address, as `--source` takes it, or a camera's number; several
-                videos come one after another, each with ids of its own. Or frames that the program has: an iterable
-                of pictures (H, W, 3) uint8 BGR, or of pairs of media time in seconds and picture. It is read in
-                another thread, a few frames ahead.
+                videos come one after another, each with ids of its own (`TrackedFrame.source` tells them apart); one
+                of them that cannot be read is told in the log, and the next one follows. Or frames that the program
+                has: an iterable of pictures (H, W, 3) uint8 BGR, or of pairs of media time in seconds and picture. It
+                is read in another thread, a few frames ahead.
             fps: of pictures that come without a time.
             stills: pictures that the program gives are photographs: nobody is tracked from one to the next, nor
                 smoothed. Files tell by themselves.
 
         Raises:
-            SharposeError: the source, the model or the detector cannot be used.
+            SharposeError: the source (of several all of them), the model or the detector cannot be used.
         """
         from sharpose_rt.media import PacedSource, expand_sources, is_live, open_source
 
@@ -144,19 +151,28 @@ class PoseTracker:
         if not isinstance(source, (str, Path)):
             given = GivenFrames(_frames(source), fps, self.config.source, stills=stills)
             paced = self.config.source.realtime
-            yield from self._through(PacedSource(given) if paced else given, live=paced)
+            with self._models() as models:
+                yield from self._through(PacedSource(given) if paced else given, "", models, live=paced)
             return
-        for spec in expand_sources(str(source)):
-            live = is_live(spec, self.config.source)
-            yield from self._through(open_source(spec, self.config.source), live=live)
-
-    def _through(self, source: Source, *, live: bool) -> Generator[TrackedFrame, None, None]:
+        specs = expand_sources(str(source))
+        failed = 0
         with self._models() as models:
-            tracking = Tracking(source, self.config, live=live, models=models)
-            with closing(tracking.pipeline().run()) as packets:
-                for packet in packets:
-                    tracking.observe(packet)
-                    yield TrackedFrame(packet.frame, packet.poses, self.skeleton, self.config.draw)
+            for number, spec in enumerate(specs, start=1):
+                try:
+                    opened = open_source(spec, self.config.source)
+                    yield from self._through(opened, opened.name, models, live=is_live(spec, self.config.source))
+                except SourceError as error:
+                    failed += 1
+                    if failed == len(specs):
+                        raise
+                    log.warning("%s%s", error, "; the next one follows" if number < len(specs) else "")
+
+    def _through(self, source: Source, name: str, models: Models, *, live: bool) -> Generator[TrackedFrame, None, None]:
+        tracking = Tracking(source, self.config, live=live, models=models)
+        with closing(tracking.pipeline().run()) as packets:
+            for packet in packets:
+                tracking.observe(packet)
+                yield TrackedFrame(packet.frame, packet.poses, self.skeleton, self.config.draw, name)
 
     @contextmanager
     def _models(self) -> Iterator[Models]:
@@ -183,6 +199,9 @@ class PoseTracker:
     def update(self, image_bgr: NDArray[Any], pts_s: float | None = None, *, new_scene: bool = False) -> TrackedFrame:
         """The next frame of a program's own loop with its people: everything is done here and now, in this thread.
 
+        The first one waits for all that its size and two people need. More people go through in smaller batches while
+        larger ones are prepared; what is found may then differ in its last digits from run to run.
+
         Args:
             image_bgr: (H, W, 3) uint8; it is copied. Options of the section `source` say nothing here.
             pts_s: media time in seconds, above that of the frame before; None takes the clock.
@@ -192,10 +211,12 @@ class PoseTracker:
             SharposeError: the model or the detector cannot be used.
             ValueError: the picture is of another form, or time goes backwards.
         """
+        if problem := wrong_picture(image_bgr):
+            raise ValueError(f"the picture is {problem}")
         with self._turn:
             if self._loop is None:
                 self._check()
-                self._loop = _Loop(self.config)
+                self._loop = _Loop(self.config, image_bgr.shape)
             return self._loop.step(image_bgr, pts_s, new_scene)
 
     def close(self) -> None:
@@ -233,11 +254,12 @@ def _frames(source: Any) -> Given:
 
 
 class _Loop:
-    """The stages of a run, one after the other in the caller's thread."""
+    """The stages of a run, one after the other in the caller's thread, ready for pictures of a shape (H, W, 3)."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self._tracking = Tracking(GivenFrames((), 1.0, config.source), config)
-        self._tracking.estimate.ready_for = None  # a caller's loop waits for nothing later
+    def __init__(self, config: RunConfig, shape: tuple[int, ...]) -> None:
+        blank = np.broadcast_to(np.uint8(0), shape)  # its size is wanted, and a picture would be kept
+        with GivenFrames((blank,), 1.0, SourceConfig()) as source:
+            self._tracking = Tracking(source, config, live=True)  # a caller's loop waits for nothing later
         self._stages = self._tracking.stages
         self._count, self._last_s = 0, -math.inf
         self._began_s: float | None = None
@@ -249,10 +271,8 @@ class _Loop:
 
     def step(self, image_bgr: NDArray[Any], pts_s: float | None, new_scene: bool) -> TrackedFrame:
         """See `PoseTracker.update`."""
-        if problem := wrong_picture(image_bgr):
-            raise ValueError(f"the picture is {problem}")
         now_s = time.monotonic()
-        if self._began_s is None:  # not before: the networks may take seconds to load
+        if self._began_s is None:  # not before: the networks may take seconds to get ready
             self._began_s = now_s
         # The clock of some systems ticks more slowly than a quick loop turns.
         time_s = max(now_s - self._began_s, self._last_s + 1e-4) if pts_s is None else float(pts_s)

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,14 +22,14 @@ HEAD = b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=fr
 class MjpegServer:
     """A camera as many sell it: HTTP, one JPEG after the other, for one viewer after the other.
 
-    Each connection takes the next of `programmes`, a list of (size, number of pictures); a number of 0 closes the
+    Each connection takes the next of `programmes`, (size, number of pictures); a number of 0 closes the
     connection before any picture, None sends until the viewer or the server goes. After the last one it listens no
     more, unless that never ends. The pictures carry numbers from 0 on over all connections. A `silent` server does not
     close a connection after its pictures, but says no more.
     """
 
     def __init__(
-        self, programmes: list[tuple[tuple[int, int], int | None]], period_s: float = 0.02, silent: bool = False
+        self, programmes: Iterable[tuple[tuple[int, int], int | None]], period_s: float = 0.02, silent: bool = False
     ) -> None:
         self._programmes, self._period_s, self._silent = programmes, period_s, silent
         self._listener = socket.create_server(("127.0.0.1", 0))

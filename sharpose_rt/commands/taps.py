@@ -25,6 +25,13 @@ def add_tap_arguments(parser: argparse.ArgumentParser) -> None:
         "--token", metavar="SECRET", help="who may see the view; better in the environment, as SHARPOSE_TOKEN"
     )
     live.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="let pages of this site, as http://localhost:5173, use the view's sockets and /api; repeatable",
+    )
+    live.add_argument(
         "--publish",
         action="append",
         default=[],
@@ -45,12 +52,14 @@ def open_taps(
     """The taps of the command line, open while the block runs; `at_once` sources run side by side.
 
     Raises:
-        ConfigError: a bad address, or an extra that is not installed.
+        ConfigError: a bad address or origin, or an extra that is not installed.
         OutputError: the port cannot be listened on.
     """
     token = args.token or os.environ.get("SHARPOSE_TOKEN") or None
     if args.publish_policy and not args.publish:
         raise ConfigError("--publish-policy says how --publish sends; give --publish too")
+    if args.allow_origin and not args.serve:
+        raise ConfigError("--allow-origin belongs to --serve; give --serve [HOST:]PORT too")
     if not args.serve and not args.publish:
         if args.token:
             raise ConfigError("--token belongs to --serve; give --serve [HOST:]PORT too")
@@ -59,7 +68,7 @@ def open_taps(
     from sharpose_rt.live import Hub, LiveServer, Publisher, parse_listen, parse_target
     from sharpose_rt.media import is_live
 
-    listen = parse_listen(args.serve, token) if args.serve else None
+    listen = parse_listen(args.serve, token, args.allow_origin) if args.serve else None
     targets = [parse_target(address) for address in args.publish]
     live = all(is_live(spec, config.source) for spec in specs)
     policy = args.publish_policy or ("newest" if live else "queue")

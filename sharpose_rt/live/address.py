@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -11,15 +13,18 @@ from sharpose_rt.media import redact
 
 _SCHEMES = ("ws", "wss", "zmq+tcp", "udp", "osc")
 _MIN_TOKEN = 8
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
+_PORTS = {"http": 80, "https": 443}  # which browsers leave out of an origin
 
 
 @dataclass(frozen=True)
 class Listen:
-    """Where to listen: `host` without brackets, `port` 0 for any free one."""
+    """Where to listen: `host` without brackets, `port` 0 for any free one; pages of which other `origins` may ask."""
 
     host: str
     port: int
     token: str | None = None
+    origins: tuple[str, ...] = ()
 
     @property
     def loopback(self) -> bool:
@@ -33,18 +38,18 @@ class Listen:
         return f"http://{host}:{port}/"
 
 
-def parse_listen(text: str, token: str | None = None) -> Listen:
+def parse_listen(text: str, token: str | None = None, origins: Sequence[str] = ()) -> Listen:
     """The address of `[HOST:]PORT`; the host is 127.0.0.1 unless given.
 
     Raises:
-        ConfigError: it is malformed, or others could reach it without a token.
+        ConfigError: it or an origin is malformed, or others could reach it without a token.
     """
     host, _, port = text.rpartition(":")
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
         raise ConfigError(f"--serve is {text!r}; an IPv6 address stands in brackets, as in [::1]:8080")
     if not port.isdecimal() or int(port) > 65535 or (":" in text and not host):
         raise ConfigError(f"--serve is {text!r}; [HOST:]PORT is accepted, as in 8080 or 0.0.0.0:8080")
-    listen = Listen(host.strip("[]") or "127.0.0.1", int(port), token)
+    listen = Listen(host.strip("[]") or "127.0.0.1", int(port), token, tuple(map(_origin, origins)))
     if not _is_name(listen.host):
         raise ConfigError(f"--serve is {text!r}; {listen.host!r} is no host: look for a dot too many or a long part")
     if token is not None and (len(token) < _MIN_TOKEN or not token.isascii() or not token.isprintable()):
@@ -55,6 +60,18 @@ def parse_listen(text: str, token: str | None = None) -> Listen:
             "--token (or SHARPOSE_TOKEN), as in --token $(openssl rand -hex 16), or listen on 127.0.0.1"
         )
     return listen
+
+
+def _origin(text: str) -> str:
+    """The origin as browsers write it."""
+    found = _ORIGIN.fullmatch(text.lower())
+    if found is None:
+        raise ConfigError(
+            f"--allow-origin is {text!r}; SCHEME://HOST[:PORT] of one site is accepted, without a path, as in "
+            "http://localhost:5173"
+        )
+    scheme, host, port = found.groups()
+    return f"{scheme}://{host}" + ("" if port is None or int(port) == _PORTS.get(scheme) else f":{port}")
 
 
 def _is_name(host: str) -> bool:

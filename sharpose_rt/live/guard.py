@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
@@ -20,6 +21,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sharpose_rt.live.address import Listen, is_loopback
 
+log = logging.getLogger("sharpose_rt")
+
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -30,6 +33,9 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 
+_PREFLIGHT = {"Access-Control-Allow-Methods": "GET", "Access-Control-Allow-Headers": "Authorization"}
+_FOR_GUESTS = ("/skeletons", "/view", "/api/")
+_TOLD = 32  # refusals in the log: what is no browser may name a new origin each time
 _HEAD_S = 10.0
 
 
@@ -71,7 +77,8 @@ class PromptRequests(H11Protocol):
 class Guard:
     """Lets a request through to `app`, or answers 401 or 403 (4401 or 4403 on a WebSocket) and nothing else.
 
-    * A page of another origin is refused, whatever it brings.
+    * A page of another origin is refused, whatever it brings, unless it is one of `listen.origins`: those are guests,
+      who may use the sockets and /api.
     * Without a token only names of this machine are answered, so that no foreign name can be pointed at it
       (DNS rebinding).
     * The token comes as `Authorization: Bearer`, as `?token=`, or as the cookie that a first visit of the page with
@@ -80,33 +87,59 @@ class Guard:
 
     def __init__(self, app: ASGIApp, listen: Listen) -> None:
         self._app, self._listen = app, listen
+        self._told: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Checks one request or socket."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        headers, status = Headers(scope=scope), 200
-        if not self._own(headers):
-            status = 403
-        elif not self._known(scope, headers):
-            status = 401
+        headers = Headers(scope=scope)
+        guest = self._guest(scope, headers)
+        status, why = self._refusal(scope, headers, guest)
         if scope["type"] == "http":
-            answer = self._welcome(scope, headers) if status == 200 else self._refusal(status)
-            await (answer or self._app)(scope, receive, _with_headers(send))
-        elif status == 200:
+            answer: Response | None
+            if guest and status != 403 and scope["method"] == "OPTIONS":
+                answer = Response(status_code=204, headers=_PREFLIGHT)  # comes before the token
+            else:
+                answer = self._refused(status, why) if status else self._welcome(scope, headers)
+            await (answer or self._app)(scope, receive, _with_headers(send, guest))
+        elif not status:
             await self._app(scope, receive, send)
         else:
             # Accepted first: a browser sees the code of an open socket alone.
             socket = WebSocket(scope, receive, send)
             await socket.accept()
-            await socket.close(4000 + status)
+            await socket.close(4000 + status, why)
 
-    def _own(self, headers: Headers) -> bool:
+    def _guest(self, scope: Scope, headers: Headers) -> str:
+        """The origin of another site's page that may have what it asks for, else ''."""
+        origin = headers.get("origin", "")
+        return origin if origin in self._listen.origins and scope["path"].startswith(_FOR_GUESTS) else ""
+
+    def _refusal(self, scope: Scope, headers: Headers, guest: str) -> tuple[int, str]:
+        """Status and reason, in the 123 bytes of ASCII that a closing socket has room for; 0 where it may come in."""
         host, origin = headers.get("host", ""), headers.get("origin")
         if self._listen.token is None and not is_loopback(_split(host).hostname or ""):
-            return False
-        return origin is None or (bool(host) and origin.partition("://")[2].lower() == host.lower())
+            return 403, f"{_short(host)} is no name of this machine, and there is no --token"
+        if not guest and origin is not None and not (host and origin.partition("://")[2].lower() == host.lower()):
+            return 403, self._foreign(origin)
+        if not self._known(scope, headers):
+            return 401, "a token is wanted: ?token=..., or the header Authorization: Bearer ..."
+        return 0, ""
+
+    def _foreign(self, origin: str) -> str:
+        """Why a page of another origin is refused; of each the log says it once."""
+        if origin in self._listen.origins:
+            why = f"pages of {_short(origin)} may ask for {', '.join(_FOR_GUESTS)} alone"
+        elif origin == "null":
+            why = "a page from a file has no origin; serve it over HTTP, and give its address to --allow-origin"
+        else:
+            why = f"pages of other sites come in with --allow-origin {_short(origin)}"
+        if why not in self._told and len(self._told) < _TOLD:
+            self._told.add(why)
+            log.warning("the view has refused a page: %s", why)
+        return why
 
     def _known(self, scope: Scope, headers: Headers) -> bool:
         if self._listen.token is None:
@@ -136,11 +169,14 @@ class Guard:
         return f"sharpose_{_split(headers.get('host', '')).port or 80}"
 
     @staticmethod
-    def _refusal(status: int) -> Response:
-        if status == 401:
-            text = "a token is wanted: ?token=..., or the header Authorization: Bearer ...\n"
-            return PlainTextResponse(text, status, {"WWW-Authenticate": "Bearer"})
-        return PlainTextResponse("refused: asked for by another site or under another name\n", status)
+    def _refused(status: int, why: str) -> Response:
+        return PlainTextResponse(f"{why}\n", status, {"WWW-Authenticate": "Bearer"} if status == 401 else None)
+
+
+def _short(text: str) -> str:
+    """What a stranger sent, for a message."""
+    shown = ascii(text)[1:-1]
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
 def _query(scope: Scope) -> list[tuple[str, str]]:
@@ -168,12 +204,14 @@ def _split(host: str) -> SplitResult:
         return urlsplit("")
 
 
-def _with_headers(send: Send) -> Any:
+def _with_headers(send: Send, guest: str) -> Any:
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             for name, value in _HEADERS.items():
                 headers.setdefault(name, value)
+            if guest:
+                headers["Access-Control-Allow-Origin"] = guest
         await send(message)
 
     return sending

@@ -384,9 +384,8 @@ def test_videos_in_folders_of_classes(
     assert main(["--source", pattern, *options, "--output", str(out)]) == 2
     assert "the next one follows" in caplog.text
     said = capsys.readouterr().out
-    assert (
-        f"1 of 3: {tmp_path / 'jump' / '000.mp4'}\n2 of 3: {tmp_path / 'jump' / '001.mp4'}\ncomplete: 4 frames" in said
-    )
+    bad, good = tmp_path / "jump" / "000.mp4", tmp_path / "jump" / "001.mp4"
+    assert f"1 of 3: {bad}\n2 of 3: {good}\ncomplete: 4 frames" in said
     assert said.endswith(f"2 of 3 done; 1 failed: {bad}\n")
     names = {str(path.relative_to(out)) for path in out.rglob("*.jsonl")}
     assert names == {f"{kind}/001.skeletons.jsonl" for kind in ("jump", "squat")}
@@ -703,6 +702,7 @@ def test_python_tracker_says_which_video_a_frame_is_of_and_leaves_out_what_is_br
     loaded: list[str] = []
     monkeypatch.setattr(PoseEngine, "__init__", _counted(PoseEngine.__init__, loaded, "pose"))
     clips = tmp_path / "clips"
+    clips.mkdir()
     for name in ("2", "4"):
         write_clip(clips / f"{name}.mp4", 3, size_wh=(96, 64))
     for name in ("1", "3", "5"):

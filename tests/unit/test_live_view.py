@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import socket
 import struct
 import time
 import urllib.request
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from live_world import Run
+from live_world import Run, packet
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 from websockets.exceptions import ConnectionClosed
@@ -46,8 +49,8 @@ def clients() -> Iterator[ExitStack]:
         yield stack
 
 
-def _client(hub: Hub, token: str | None = None, host: str = "127.0.0.1") -> TestClient:
-    app = create_app(hub, Listen("127.0.0.1", 8080, token), ThreadPoolExecutor(1))
+def _client(hub: Hub, token: str | None = None, host: str = "127.0.0.1", origins: tuple[str, ...] = ()) -> TestClient:
+    app = create_app(hub, Listen("127.0.0.1", 8080, token, origins), ThreadPoolExecutor(1))
     return TestClient(app, base_url=f"http://{host}:8080", follow_redirects=False)
 
 
@@ -185,6 +188,110 @@ def test_pages_of_other_sites_are_refused(hub: Hub) -> None:
         assert client.get("/api/status", headers={**bearer, "Origin": "http://127.0.0.1:8080"}).status_code == 200
 
 
+PAGE = "http://localhost:5173"
+
+
+def test_pages_of_an_allowed_site_use_the_skeletons(hub: Hub) -> None:
+    Run(hub).step()
+    for token, more in ((None, ""), (TOKEN, "?token=correct+horse")):
+        client = _client(hub, token, origins=("https://a.example", PAGE))
+        answer = client.get(f"/api/latest{more}", headers={"Origin": PAGE})
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, PAGE)
+        assert "access-control-allow-credentials" not in answer.headers
+        asked = {"Origin": PAGE, "Access-Control-Request-Method": "GET"}
+        ahead = client.options("/api/latest", headers=asked | {"Access-Control-Request-Headers": "authorization"})
+        assert (ahead.status_code, ahead.headers["access-control-allow-headers"]) == (204, "Authorization")
+        for path in ("/", "/metrics", "/nothing"):
+            refused = client.get(path + more, headers={"Origin": PAGE})
+            assert refused.status_code == 403
+            assert "may ask for /skeletons, /view, /api/ alone" in refused.text
+            assert "access-control-allow-origin" not in refused.headers
+        for origin in ("http://localhost:5174", "https://localhost:5173", "http://evil.example", "null"):
+            answer = client.get(f"/api/latest{more}", headers={"Origin": origin})
+            assert answer.status_code == 403
+            assert "access-control-allow-origin" not in answer.headers
+            assert client.options("/api/latest", headers=asked | {"Origin": origin}).status_code == 403
+        own = client.get(f"/api/latest{more}", headers={"Origin": "http://127.0.0.1:8080"})
+        assert "access-control-allow-origin" not in own.headers
+    without = client.get("/api/latest", headers={"Origin": PAGE})
+    assert (without.status_code, without.headers["access-control-allow-origin"]) == (401, PAGE)
+    assert _client(hub, host="rebound.example", origins=(PAGE,)).get("/api/latest", headers=asked).status_code == 403
+
+
+@pytest.mark.timeout(30)
+def test_pages_of_an_allowed_site_use_the_sockets(hub: Hub, clients: ExitStack) -> None:
+    Run(hub).step()
+    with LiveServer(hub, Listen("127.0.0.1", 0, TOKEN, (PAGE,))) as server:
+        for path, first in (("/skeletons", "header"), ("/view", "status")):
+            viewer = _follow(server, f"{path}?token=correct+horse", clients, origin=PAGE)
+            while not isinstance(line := viewer.recv(10), str):
+                pass  # a picture may come first
+            assert json.loads(line)["type"] == first
+            for query, origin, code in (("", PAGE, 4401), ("?token=correct+horse", "http://localhost:5174", 4403)):
+                viewer = _follow(server, path + query, clients, origin=origin)
+                with pytest.raises(ConnectionClosed):
+                    viewer.recv(10)
+                assert viewer.close_code == code
+                assert viewer.close_reason
+
+
+def test_who_is_refused_is_told_why_and_the_log_says_it_once(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    client = _client(hub)
+
+    def refused(headers: dict[str, str]) -> str:
+        text = client.get("/api/latest", headers=headers).text.rstrip()
+        with client.websocket_connect(f"{WS}/skeletons", headers=headers) as viewer:
+            with pytest.raises(WebSocketDisconnect) as closed:
+                viewer.receive_text()
+            assert closed.value.reason == text
+        assert len(text.encode()) <= 123  # else the socket could not be closed with it
+        return text
+
+    assert refused({"Origin": PAGE}) == f"pages of other sites come in with --allow-origin {PAGE}"
+    assert "from a file has no origin" in refused({"Origin": "null"})
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+    assert f"--allow-origin {PAGE}" in caplog.text
+    assert refused({"Host": "camera-box"}) == "camera-box is no name of this machine, and there is no --token"
+    assert refused({"Origin": f"http://{'x' * 5000}"}).endswith("xxx...")
+    assert "xxx... is no name" in refused({"Host": "x" * 5000})
+    for number in range(100):
+        client.get("/", headers={"Origin": f"http://{number}.example"})
+    assert len(caplog.records) < 40
+    assert refused({"Origin": "http://one.example"}) == (
+        "pages of other sites come in with --allow-origin http://one.example"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        (PAGE, PAGE),
+        ("HTTPS://Lab.Example:443", "https://lab.example"),
+        ("http://[::1]:80", "http://[::1]"),
+        ("app://viewer", "app://viewer"),
+    ],
+)
+def test_origins_are_taken_as_browsers_write_them(text: str, origin: str) -> None:
+    assert parse_listen("0", None, [PAGE, text]).origins == (PAGE, origin)
+
+
+BAD_ORIGINS = ["*", "null", "localhost:5173", f"{PAGE}/", "http://*.example", "http://a@b", "http://a:x", "file://", ""]
+
+
+@pytest.mark.parametrize("text", BAD_ORIGINS)
+def test_what_is_no_origin(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"--allow-origin is .*SCHEME://HOST\[:PORT\]"):
+        parse_listen("0", None, [text])
+
+
+def test_an_allowed_origin_wants_a_server_and_beyond_this_machine_a_token() -> None:
+    args = argparse.Namespace(token=None, serve=None, allow_origin=[PAGE], publish=["-"], publish_policy=None)
+    with pytest.raises(ConfigError, match="--allow-origin belongs to --serve"), open_taps(args, load(), ["clip.mp4"]):
+        pass
+    with pytest.raises(ConfigError, match="--token"):
+        parse_listen("0.0.0.0:8080", None, [PAGE])
+
+
 def test_a_foreign_name_for_this_machine_is_refused(hub: Hub) -> None:
     assert _client(hub, host="rebound.example").get("/").status_code == 403
     assert _client(hub, host="localhost").get("/").status_code == 200
@@ -253,7 +360,7 @@ def test_latest_status_and_health(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_page_is_told_of_the_region(hub: Hub) -> None:
-    args = argparse.Namespace(token=None, serve="0", publish=[], publish_policy=None)
+    args = argparse.Namespace(token=None, serve="0", allow_origin=[], publish=[], publish_policy=None)
     config = load(None, ["detector.region=[[9,5],[99,50]]"])
     assert _client(hub).get("/api/status").json()["region"] == []
     with open_taps(args, config, ["clip.mp4"]) as (tap,):
@@ -275,6 +382,55 @@ def test_metrics_are_what_prometheus_reads(hub: Hub) -> None:
     for line in lines:
         if not line.startswith("#"):
             float(line.rpartition(" ")[2])
+
+
+def _samples(hub: Hub) -> dict[str, float]:
+    """What `/metrics` says of a run named 'walk': value by name, and by quantile where there is one."""
+    text = _client(hub).get("/metrics").text.replace('{source="walk"', "{").replace("{}", "").replace("{,", "{")
+    samples = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in samples}
+
+
+def test_a_source_that_is_lost_has_neither_frame_rate_nor_people(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    Run(hub, live=True).step(3)
+    hub.runs[0].totals.left_s = deque(time.monotonic() - ago_s for ago_s in (120, 60, 0))
+    (status,) = _client(hub).get("/api/status").json()["runs"]
+    assert (status["people"], _samples(hub)["sharpose_people"]) == (3, 3)
+    assert min(status["fps"], _samples(hub)["sharpose_fps"]) > 0
+    monkeypatch.setattr(hub.runs[0], "_source_state", lambda: "lost")
+    (status,) = _client(hub).get("/api/status").json()["runs"]
+    assert (status["people"], status["fps"]) == (0, 0)
+    assert (_samples(hub)["sharpose_people"], _samples(hub)["sharpose_fps"]) == (0, 0)
+
+
+def test_losses_are_counted(hub: Hub) -> None:
+    Run(hub, live=True).step(3)
+    for lost_before_s in (2.5, 0.0, 0.5):
+        back = packet(100)
+        hub.runs[0].frame(b"{}\n", replace(back, frame=replace(back.frame, lost_before_s=lost_before_s)))
+    assert _samples(hub)["sharpose_losses_total"] == 2
+    assert _client(hub).get("/api/status").json()["runs"][0]["losses"] == 2
+
+
+def test_latencies_of_long_ago_are_forgotten(hub: Hub) -> None:
+    Run(hub, live=True)
+    for number in range(500):
+        late = packet(number)
+        late = replace(late, frame=replace(late.frame, captured_at_s=late.frame.captured_at_s - 1000))
+        hub.runs[0].frame(b"{}\n", late)
+    assert _samples(hub)['sharpose_latency_seconds{quantile="0.5"}'] > 900
+    hub.runs[0]._late = deque((begun_s - 180, histogram) for begun_s, histogram in hub.runs[0]._late)  # minutes go by
+    (status,) = _client(hub).get("/api/status").json()["runs"]
+    assert status["latency_ms"] == {"p50": None, "p95": None, "p99": None}
+    assert math.isnan(_samples(hub)['sharpose_latency_seconds{quantile="0.5"}'])
+    for number in range(500, 510):
+        hub.runs[0].frame(b"{}\n", packet(number))
+    (status,) = _client(hub).get("/api/status").json()["runs"]
+    assert 40 <= status["latency_ms"]["p50"] <= status["latency_ms"]["p99"] < 900_000
+    samples = _samples(hub)
+    assert samples['sharpose_latency_seconds{quantile="0.99"}'] < 900
+    assert samples["sharpose_latency_seconds_count"] == 510  # sum and count are of the whole run
+    assert samples["sharpose_latency_seconds_sum"] > 500 * 1000
 
 
 def test_the_last_seconds_are_a_stream_of_their_own(hub: Hub, tmp_path: Path) -> None:
