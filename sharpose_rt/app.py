@@ -168,7 +168,7 @@ class FileRun:
             "frames": t.frames,
             "dropped": stats.get("dropped", {}),
             "frames_per_s": t.frames / elapsed_s if elapsed_s else None,
-            "people": {"rows": t.people, "most_in_a_frame": t.most_people, "ids": len(t.ids - {0})},
+            "people": {"rows": t.people, "most_in_a_frame": t.most_people, "ids": len(t.ids)},
             "stages": {"coarse": t.coarse, "fine": t.fine, "predicted": t.predicted},
             "exit_rate": t.exit_rate,
             "latency_ms": t.latency_ms(),

@@ -20,6 +20,7 @@ import numpy as np
 from sharpose_rt.config.schema import LiveConfig
 from sharpose_rt.live.thinned import Thinned
 from sharpose_rt.media import SourceInfo
+from sharpose_rt.runtime import LatencyHistogram
 from sharpose_rt.skeletons import encode, end_record
 from sharpose_rt.skeletons.names import unique_name
 from sharpose_rt.stages import RunTotals
@@ -29,7 +30,9 @@ STALLED_S = 10.0
 """A run without a frame for so long is reported as stalled."""
 
 _TICK_S = 0.5
-_TICKS = 240  # two minutes
+_RECENT_S = 120.0
+_TICKS = int(_RECENT_S / _TICK_S)
+_PIECES = 6  # that the latencies of the last two minutes are forgotten in
 _MAX_RECENT_BYTES = 64 << 20
 
 
@@ -57,6 +60,7 @@ class LiveRun:
         self._recent: deque[tuple[float, int, bytes]] = deque()
         self._recent_bytes = 0
         self._since: list[tuple[float, dict[str, float]]] = []
+        self._late: deque[tuple[float, LatencyHistogram]] = deque(maxlen=_PIECES + 1)
         self._tick_s = self._last_s = time.monotonic()
 
     def frame(self, line: bytes, packet: Packet) -> None:
@@ -69,7 +73,11 @@ class LiveRun:
             while self._recent_bytes > _MAX_RECENT_BYTES or frame.pts_s - self._recent[0][0] > self._history_s:
                 self._recent_bytes -= len(self._recent.popleft()[2])
         self.newest, self._last_s = Moment(frame, line), now_s
-        self._since.append((max(0.0, now_s - frame.captured_at_s), packet.spans_ms))
+        late_s = max(0.0, now_s - frame.captured_at_s)
+        self._since.append((late_s, packet.spans_ms))
+        if not self._late or now_s - self._late[-1][0] >= _RECENT_S / _PIECES:
+            self._late.append((now_s, LatencyHistogram()))
+        self._late[-1][1].add(late_s)
         if now_s - self._tick_s >= _TICK_S:
             self._tick(now_s)
         self._hub.wake()
@@ -91,6 +99,24 @@ class LiveRun:
             return "running"
         return "ended" if source == "ended" else "stalled"  # one of several, of which others go on
 
+    @property
+    def fps(self) -> float:
+        """Frames per second over the last ones; 0 unless it is running."""
+        return self.totals.fps if self.state == "running" else 0.0
+
+    @property
+    def people(self) -> int:
+        """People in the last frame; 0 unless it is running."""
+        return self.totals.people_now if self.state == "running" else 0
+
+    def latency_s(self, q: float) -> float | None:
+        """What q percent of the last two minutes' frames do not exceed from capture to here; None without any."""
+        recent, now_s = LatencyHistogram(), time.monotonic()
+        for begun_s, late in list(self._late):
+            if now_s - begun_s <= _RECENT_S:
+                recent.merge(late)
+        return recent.percentile(q) if recent.count else None
+
     def recent(self, seconds: float) -> bytes:
         """The last `seconds` of media time as a valid stream of its own."""
         with self._lock:
@@ -104,6 +130,7 @@ class LiveRun:
     def status(self) -> dict[str, Any]:
         """The figures now, for the page."""
         totals = self.totals
+        late_s = {f"p{q}": self.latency_s(q) for q in (50, 95, 99)}
         return {
             "name": self.name,
             "source": self.info.name,
@@ -112,12 +139,13 @@ class LiveRun:
             "frames": totals.frames,
             "frame_count": self.info.frame_count,
             "dropped": totals.dropped,
-            "fps": round(totals.fps, 2),
-            "people": totals.people_now,
-            "ids": len(totals.ids - {0}),
+            "losses": totals.losses,
+            "fps": round(self.fps, 2),
+            "people": self.people,
+            "ids": len(totals.ids),
             "stages": {"coarse": totals.coarse, "fine": totals.fine, "predicted": totals.predicted},
             "exit_rate": totals.exit_rate,
-            "latency_ms": {f"p{q}": round(totals.latency.percentile(q) * 1e3, 1) for q in (50, 95, 99)},
+            "latency_ms": {q: None if value is None else round(1e3 * value, 1) for q, value in late_s.items()},
         }
 
     def _tick(self, now_s: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import psutil
@@ -50,14 +51,16 @@ def _figures(run: LiveRun) -> Iterator[tuple[str, str, str, dict[str, str], floa
     )
     yield "sharpose_frames_total", "counter", "Frames written.", at, t.frames
     yield "sharpose_frames_dropped_total", "counter", "Frames dropped to stay current.", at, t.dropped
-    yield "sharpose_fps", "gauge", "Frames per second over the last 50.", at, t.fps
-    yield "sharpose_people", "gauge", "People in the last frame.", at, t.people_now
-    yield "sharpose_tracks_total", "counter", "Identities so far.", at, len(t.ids - {0})
+    yield "sharpose_losses_total", "counter", "Times that the source was lost and came back.", at, t.losses
+    yield "sharpose_fps", "gauge", "Frames per second over the last 50; 0 unless frames come.", at, run.fps
+    yield "sharpose_people", "gauge", "People in the last frame; 0 unless frames come.", at, run.people
+    yield "sharpose_tracks_total", "counter", "Identities so far.", at, len(t.ids)
     for stage in ("coarse", "fine", "predicted"):
         labels = {**at, "stage": stage}
         yield "sharpose_poses_total", "counter", "Poses by where they came from.", labels, getattr(t, stage)
-    name, text = "sharpose_latency_seconds", "From capture to output."
+    name, text = "sharpose_latency_seconds", "From capture to output; quantiles of the last two minutes."
     for q in (50, 95, 99):
-        yield name, "summary", text, {**at, "quantile": f"{q / 100:g}"}, t.latency.percentile(q)
+        late_s = run.latency_s(q)
+        yield name, "summary", text, {**at, "quantile": f"{q / 100:g}"}, math.nan if late_s is None else late_s
     yield f"{name}_sum", "summary", text, at, t.latency.mean * t.latency.count
     yield f"{name}_count", "summary", text, at, t.latency.count

@@ -57,6 +57,7 @@ class Publisher:
         self._header_s: dict[int, float] = {}
         self._stop = threading.Event()
         self._pause_s = _FIRST_PAUSE_S
+        self._told: set[str] = set()
         self._thread = threading.Thread(target=self._main, name=f"publish {target.scheme}")
         self.state = "connecting"
         self.sent = self.failed = self.reconnects = 0
@@ -109,9 +110,10 @@ class Publisher:
         while not self._stop.is_set():
             try:
                 if self.state != "connected":
-                    self._connect()
+                    self._transport.open()
+                    self._streams.clear()
                 self._send(record)
-                self._pause_s = _FIRST_PAUSE_S
+                self._reached()
                 return
             except (OSError, ValueError) as error:  # a name that cannot be looked up is a UnicodeError
                 self._lost(error)
@@ -121,13 +123,14 @@ class Publisher:
                     break
         self.failed += record.frame_id is not None
 
-    def _connect(self) -> None:
-        self._transport.open()
-        self.reconnects += self.state == "lost"
-        self._streams.clear()
+    def _reached(self) -> None:
+        """Something was sent: an address alone tells nothing of the way to it."""
+        self._pause_s = _FIRST_PAUSE_S
         if self.state == "lost":
+            self.reconnects += 1
             log.info("publish: connected to %s again", self.target.name)
         self.state = "connected"
+        self._told.clear()
 
     def _lost(self, error: OSError | ValueError) -> None:
         self._transport.close()
@@ -136,8 +139,9 @@ class Publisher:
             log.warning("publish: standard output %s; nothing more is published", why)
             self._stop.set()
             self._outbox.close()
-        elif self.state != "lost":
-            log.warning("publish: %s is out of reach (%s); trying again", self.target.name, redact(str(error)))
+        elif (why := redact(str(error))) not in self._told:  # each reason once, until it is reached again
+            log.warning("publish: %s is out of reach (%s); trying again", self.target.name, why)
+            self._told.add(why)
         self.state = "lost"
 
     def _send(self, record: Record) -> None:

@@ -12,6 +12,8 @@ import re
 import select
 import socket
 import sys
+import threading
+import time
 from typing import Any, Protocol
 
 import orjson
@@ -26,6 +28,7 @@ _OPEN_S = 5.0
 _MAX_DATAGRAM = 9000 if sys.platform == "darwin" else 60_000  # bytes; UDP carries 65,507, macOS sends up to 9216
 _PIPE_BYTES = 4096  # a pipe that is ready takes so many without making the writer wait (PIPE_BUF)
 _POLL_S = 0.2
+_LOOK_UP_EVERY_S = 30.0
 _NEWEST_AHEAD = 4  # messages
 _SEND_BUFFER = 64 << 10  # bytes; what the system holds for a slow consumer is old when it arrives
 # The publisher tells what goes wrong; websockets would tell it again, with a traceback.
@@ -92,7 +95,7 @@ class WebSocketTransport:
 
     def open(self) -> None:
         """Connects and shakes hands."""
-        from websockets.exceptions import WebSocketException
+        from websockets.exceptions import InvalidStatus, InvalidURI, WebSocketException
         from websockets.sync.client import connect
 
         try:
@@ -100,6 +103,12 @@ class WebSocketTransport:
                 self._url, open_timeout=_OPEN_S, close_timeout=1, max_size=1 << 16, compression=None, logger=_SILENT
             )
             self._connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        except InvalidURI as error:
+            raise ConnectionError(f"{error}; a user needs a password beside it, or leave both away") from error
+        except InvalidStatus as error:
+            refused = error.response.status_code in (401, 403)
+            advice = "; look at user and password, or the token, in the address" if refused else ""
+            raise ConnectionError(f"{error}{advice}") from error
         except WebSocketException as error:
             raise ConnectionError(str(error)) from error
 
@@ -170,23 +179,45 @@ class ZmqTransport:
 
 
 class UdpTransport:
-    """A datagram a line. A frame that does not fit is sent in several, each a valid line with some of the people."""
+    """A datagram a line. A frame that does not fit is sent in several, each a valid line with some of the people.
+
+    The consumer's name is looked up again now and then: no answer tells that it has moved to another address.
+    """
 
     repeats_header = True
 
     def __init__(self, target: Target) -> None:
         self._target = target
         self._socket: socket.socket | None = None
+        self._found: Any = None  # an entry of getaddrinfo
+        self._looked_s = 0.0
+        self._looking: threading.Thread | None = None
 
     def open(self) -> None:
-        """Finds the address; of the two that `localhost` has, 127.0.0.1, where most programs listen."""
+        """Finds the address, to which the first datagram opens a socket."""
+        self._look_up()
+        self._looked_s = time.monotonic()
+
+    def _look_up(self) -> None:
+        """Keeps to an address that still is one; of the two of `localhost` takes 127.0.0.1, where most listen."""
         found = socket.getaddrinfo(self._target.host, self._target.port, type=socket.SOCK_DGRAM)
         if self._target.host == "localhost":
             found.sort(key=lambda entry: entry[0] != socket.AF_INET)
-        family, kind, protocol, _, self._address = found[0]
-        self._socket = socket.socket(family, kind, protocol)
-        if family == socket.AF_INET:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        if self._found not in found:
+            self._found = found[0]
+
+    def _look_up_again(self) -> None:
+        """Beside the sending, since it may take long; where it fails the address stays."""
+
+        def look() -> None:
+            with contextlib.suppress(OSError, ValueError):
+                self._look_up()
+
+        if time.monotonic() - self._looked_s < _LOOK_UP_EVERY_S or (self._looking and self._looking.is_alive()):
+            return
+        self._looked_s = time.monotonic()
+        self._looking = threading.Thread(target=look, name="look-up", daemon=True)
+        self._looking.start()
 
     def send(self, line: bytes, source: str) -> None:
         """One datagram, or several."""
@@ -194,9 +225,15 @@ class UdpTransport:
             self._send(part.rstrip(b"\n"))
 
     def _send(self, data: bytes) -> None:
+        self._look_up_again()
+        family, kind, protocol, _, address = self._found
+        if self._socket is None or self._socket.family != family:
+            self.close()
+            self._socket = socket.socket(family, kind, protocol)
+            if family == socket.AF_INET:
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         # Not connected: the answer "nobody there" of a port must not stop the next datagram.
-        assert self._socket is not None
-        self._socket.sendto(data, self._address)
+        self._socket.sendto(data, address)
 
     def close(self) -> None:
         """Closes the socket."""

@@ -15,6 +15,31 @@ from sharpose_rt.runtime import BaseStage, LatencyHistogram, Status
 from sharpose_rt.stages.sinks import Sink
 from sharpose_rt.types import Packet, Poses, PoseStage
 
+_PAGE = 1024  # ids that share a number of as many bits
+
+
+class Ids:
+    """How many different ids were seen, in about a bit for each: a camera may see millions of people.
+
+    0, which stands for nobody in particular, does not count.
+    """
+
+    def __init__(self) -> None:
+        self._pages: dict[int, int] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def update(self, ids: Iterable[int]) -> None:
+        """Counts those that are new."""
+        for number in ids:
+            page, place = divmod(number, _PAGE)
+            seen = self._pages.get(page, 0)
+            if number and not seen >> place & 1:
+                self._pages[page] = seen | 1 << place
+                self._count += 1
+
 
 @dataclass
 class RunTotals:
@@ -22,13 +47,14 @@ class RunTotals:
 
     frames: int = 0
     dropped: int = 0
+    losses: int = 0
     people: int = 0
     people_now: int = 0
     most_people: int = 0
     coarse: int = 0
     fine: int = 0
     predicted: int = 0
-    ids: set[int] = field(default_factory=set)
+    ids: Ids = field(default_factory=Ids)
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
     left_s: deque[float] = field(default_factory=lambda: deque(maxlen=50))
     live: bool = False
@@ -45,6 +71,7 @@ class RunTotals:
         self.predicted += int(stages[PoseStage.PREDICTED])
         self.frames += 1
         self.dropped += packet.frame.dropped_before
+        self.losses += packet.frame.lost_before_s > 0
         self.people += len(poses)
         self.people_now = len(poses)
         self.most_people = max(self.most_people, len(poses))
@@ -70,9 +97,16 @@ class RunTotals:
         return self.coarse / estimated if estimated else None
 
     @property
+    def stopped(self) -> bool:
+        """No frame has come for longer than the last ones took together, and for a second at least."""
+        if not self.left_s:
+            return False
+        return time.monotonic() - self.left_s[-1] > max(1.0, self.left_s[-1] - self.left_s[0])
+
+    @property
     def fps(self) -> float:
-        """Frames per second of wall time over the last frames; 0 before the second one."""
-        if len(self.left_s) < 2 or self.left_s[-1] <= self.left_s[0]:
+        """Frames per second of wall time over the last frames; 0 before the second one, and where they have stopped."""
+        if len(self.left_s) < 2 or self.left_s[-1] <= self.left_s[0] or self.stopped:
             return 0.0
         return (len(self.left_s) - 1) / (self.left_s[-1] - self.left_s[0])
 
@@ -82,8 +116,9 @@ class RunTotals:
         Live sources add the latency of the last frames and what was dropped: ' | 85 ms, p95 140 ms | 12 dropped'.
         """
         exits = "" if self.exit_rate is None else f" | exit {100 * self.exit_rate:.0f} %"
-        noun = "person" if self.people_now == 1 else "people"
-        line = f"{self.fps:.1f} fps | {self.people_now} {noun}{exits}"
+        people = 0 if self.stopped else self.people_now
+        noun = "person" if people == 1 else "people"
+        line = f"{self.fps:.1f} fps | {people} {noun}{exits}"
         if self.live and self.late_s:
             p50, p95 = (1e3 * np.percentile(self.late_s, q, method="higher") for q in (50, 95))
             line += f" | {p50:.0f} ms, p95 {p95:.0f} ms | {self.dropped} dropped"

@@ -327,6 +327,16 @@ def test_a_page_that_is_paused_for_long_keeps_no_trails(browser: playwright.Brow
         assert sum(page.evaluate(follow)) in range(100, 104)  # two seconds up to what is shown, and the last two
 
 
+def test_who_has_been_gone_for_long_is_forgotten(browser: playwright.Browser) -> None:
+    with _serving(moving=False) as (server, run), _page(browser, server.url) as page:
+        for frame_id, age in ((5 * 25, "5 s"), (100 * 25, "100 s"), (300 * 25, "0 s")):
+            last = _wait_for_frame(page)
+            run.frames = frame_id
+            run.step()
+            _wait_for_frame(page, above=last)
+            _until(page, f"document.querySelector('#list .age').textContent === '{age}'")
+
+
 def test_a_connection_over_which_nothing_comes_is_given_up(
     browser: playwright.Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:

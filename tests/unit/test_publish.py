@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import logging
 import os
@@ -10,7 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from sharpose_rt.live.address import Target
 from sharpose_rt.live.osc import MAX_BUNDLE, message, packets
 from sharpose_rt.live.outbox import Outbox, Record
 from sharpose_rt.live.thinned import Thinned
-from sharpose_rt.live.transports import WebSocketTransport, split, tagged
+from sharpose_rt.live.transports import UdpTransport, WebSocketTransport, split, tagged
 from sharpose_rt.skeletons import FrameRecord, encode, end_record, validate
 
 pytestmark = pytest.mark.timeout(60)
@@ -319,6 +321,7 @@ def test_secrets_of_an_address_are_not_in_what_is_told_of_its_consumer(caplog: p
         while publisher.figures()["state"] != "lost":
             run.step()
     assert "127.0.0.1:1/in?token=*** is out of reach (ws://***@127.0.0.1:1/in?token=*** " in caplog.text
+    assert "username provided without password; a user needs a password beside it" in caplog.text
     assert "hidden" not in caplog.text
     assert "secret" not in caplog.text
 
@@ -400,6 +403,118 @@ def test_udp_to_localhost_goes_where_programs_listen(monkeypatch: pytest.MonkeyP
         with Publisher(parse_target(f"udp://localhost:{port}"), "newest") as publisher:
             Run(publisher).step()
             assert json.loads(consumer.recv(65536))["type"] == "header"
+
+
+@contextmanager
+def _udp_consumer(host: str = "127.0.0.1") -> Iterator[tuple[socket.socket, Any]]:
+    """A socket, and what looking up its name gives."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as consumer:
+        try:
+            consumer.bind((host, 0))
+        except OSError:
+            pytest.skip(f"this machine has no {host}")
+        consumer.settimeout(0.05)
+        yield consumer, (family, socket.SOCK_DGRAM, socket.IPPROTO_UDP, "", consumer.getsockname())
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_consumer_that_moves_is_found_again(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sharpose_rt.live.transports._LOOK_UP_EVERY_S", 0.0)
+    failed = threading.Event()
+
+    def look_up(*_: object, **__: object) -> list[Any]:
+        if found:
+            return found[:]
+        failed.set()
+        raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+
+    def comes_to(consumer: socket.socket) -> None:
+        got = b""
+        while not got:
+            run.step()
+            with suppress(TimeoutError):
+                got = consumer.recv(65536)
+
+    with _udp_consumer() as (old, at_old), _udp_consumer(host) as (new, at_new):
+        found = [at_old]
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        with Publisher(Target("udp", "udp://lights:9000", "lights", 9000), "newest") as publisher:
+            run = Run(publisher)
+            comes_to(old)
+            found[:] = [at_new]
+            comes_to(new)
+            found.clear()
+            while not failed.is_set():
+                run.step()
+            comes_to(new)
+        assert publisher.figures()["reconnects"] == 0
+
+
+def test_of_several_addresses_the_one_in_use_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    with _udp_consumer() as (first, at_first), _udp_consumer() as (_, at_second):
+        found = [at_first, at_second]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        transport = UdpTransport(Target("udp", "udp://lights:9000", "lights", 9000))
+        for order in (1, -1):
+            found = [at_first, at_second][::order]
+            transport.open()
+            transport.send(b"{}\n", "")
+            assert first.recv(100) == b"{}"
+            transport.close()
+
+
+def test_without_a_network_nothing_is_said_to_be_connected(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("sharpose_rt.live.publish._LONGEST_PAUSE_S", 0.01)
+    caplog.set_level(logging.INFO)
+    send, tries = UdpTransport._send, itertools.count()
+
+    def without_network(self: UdpTransport, data: bytes) -> None:
+        if next(tries) < 8:
+            raise OSError(errno.ENETUNREACH, "Network is unreachable")
+        send(self, data)
+
+    monkeypatch.setattr(UdpTransport, "_send", without_network)
+    with _udp_consumer() as (consumer, _):
+        port = consumer.getsockname()[1]
+        with Publisher(parse_target(f"udp://127.0.0.1:{port}"), "newest") as publisher:
+            run = Run(publisher)
+            while publisher.figures()["state"] != "connected":
+                run.step()
+        assert publisher.figures()["reconnects"] == 1
+    assert caplog.text.count("out of reach") == 1
+    assert caplog.text.count(f"connected to udp://127.0.0.1:{port} again") == 1
+
+
+@pytest.mark.timeout(60)
+def test_a_server_that_refuses_is_told_of_even_after_it_was_away(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("sharpose_rt.live.publish._LONGEST_PAUSE_S", 0.05)
+    refused, port = threading.Semaphore(0), free_port()
+
+    def refuse(connection: ServerConnection, request: object) -> Any:
+        refused.release()
+        return connection.respond(401, "who are you?")
+
+    with Publisher(parse_target(f"ws://me:secret@127.0.0.1:{port}"), "newest") as publisher:
+        run = Run(publisher)
+        while publisher.figures()["state"] != "lost":
+            run.step()
+        with serve(lambda connection: None, "127.0.0.1", port, process_request=refuse) as server:
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            tried = 0
+            while tried < 3:
+                run.step()
+                tried += refused.acquire(timeout=0.05)
+            server.shutdown()
+            thread.join()
+    assert caplog.text.count("HTTP 401; look at user and password") == 1
+    assert "secret" not in caplog.text
 
 
 def test_the_header_comes_again_for_whoever_is_late(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,8 @@ let header = null, figures = null, status = null, paused = false, ended = null; 
 let lines = [];             // [pts_s, frame_id, text], for a download when the server is gone
 let records = new Map();    // frame_id: record, to find the one of a picture
 let newest = null, waiting = null, shown = { record: null, bitmap: null };
-let ticks = [], firstSeen = new Map(), chosen = null, owed = 0, drawing = false;
+let ticks = [], chosen = null, owed = 0, drawing = false;
+let presence = new Map();   // track_id: [first, last pts_s] it was seen at, who was seen last at the end
 let skeletons = null, view = null;
 let arrived = 0, decoded = 0;  // pictures, counted as they come
 let quiet = 0;                 // seconds without a status, of which two come each second; not those of a tab that sleeps
@@ -55,7 +56,7 @@ function restart(next) {
   header = next;
   figures = next && new Figures(next);
   records = new Map();
-  firstSeen = new Map();
+  presence = new Map();
   lines = [];
   newest = null;
   chosen = null;
@@ -76,12 +77,25 @@ function take(record, text) {
   if (records.size > 400) records.delete(records.keys().next().value);
   lines.push([record.pts_s, record.frame_id, text]);
   while (record.pts_s - lines[0][0] > KEEP_S) lines.shift();
-  for (const { track_id } of record.people) if (!firstSeen.has(track_id)) firstSeen.set(track_id, record.pts_s);
+  greet(record);
   figures.follow(record, paused && shown.record ? shown.record.pts_s : record.pts_s);
   notice();
   if (!shown.bitmap ? !paused || !shown.record : !paused && !options.picture) {
     shown.record = record;
     redraw();
+  }
+}
+
+// Forgets who has been gone for long, and notes with each person since when it is there.
+function greet({ pts_s, people }) {
+  for (const [id, [, last_s]] of presence) {
+    if (pts_s - last_s <= KEEP_S) break;
+    presence.delete(id);
+  }
+  for (const person of people) {
+    [person.since_s] = presence.get(person.track_id) ?? [pts_s];
+    presence.delete(person.track_id);
+    presence.set(person.track_id, [person.since_s, pts_s]);
   }
 }
 
@@ -118,8 +132,7 @@ function takeStatus(next) {
   if (run) {
     put("fps", run.fps.toFixed(1));
     put("people", run.people);
-    put("p50", Math.round(run.latency_ms.p50));
-    put("p95", Math.round(run.latency_ms.p95));
+    for (const q of ["p50", "p95"]) put(q, run.latency_ms[q] === null ? "–" : Math.round(run.latency_ms[q]));
     put("dropped", run.dropped);
     put("exit", run.exit_rate === null ? "" : `${Math.round(100 * run.exit_rate)} % left after the coarse stage`);
   }
@@ -214,7 +227,7 @@ function showPeople(record) {
   list.querySelector(".none")?.remove();
   people.forEach((person, i) => {
     const row = list.children[i] ?? list.appendChild(newRow());
-    const [dot, id, tag, meter, age] = row.children, seen = firstSeen.get(person.track_id) ?? record.pts_s;
+    const [dot, id, tag, meter, age] = row.children;
     row.dataset.id = person.track_id ?? "";
     row.setAttribute("aria-selected", person.track_id === chosen);
     dot.style.background = trackColour(person.track_id);
@@ -223,7 +236,7 @@ function showPeople(record) {
     tag.className = `tag ${person.stage}`;
     meter.value = person.quality ?? 0;
     meter.title = person.quality === null ? "quality unknown" : `predicted quality ${person.quality.toFixed(2)}`;
-    age.textContent = `${Math.max(0, record.pts_s - seen).toFixed(0)} s`;
+    age.textContent = `${Math.max(0, record.pts_s - person.since_s).toFixed(0)} s`;
   });
 }
 
@@ -260,6 +273,7 @@ function showFacts() {
     facts.push(["frame", header.frame_size_wh.join(" × ")]);
   }
   if (run) facts.push(["frames", run.frame_count ? `${run.frames} of ${run.frame_count}` : run.frames], ["identities", run.ids]);
+  if (run?.losses) facts.push(["times lost", run.losses]);
   const budget = newest?.budget;
   if (budget) facts.push(["refined now", `${budget.refined} of ${budget.estimated}`], ["threshold now", round(budget.quality_threshold)]);
   if (budget?.detect_every > 1) facts.push(["detector", `each ${budget.detect_every} frames`]);
