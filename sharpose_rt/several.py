@@ -60,7 +60,7 @@ class SeveralRun:
         parts[0].check_budget(self.live)
         parts[0].estimate.live = self.live
         stages = [
-            _Detect([part.detect for part in parts]),
+            _Detect([part.detect for part in parts], self.source),
             _People([part.track for part in parts], parts[0].estimate, [part.smooth for part in parts]),
             _Write(self.runs, self._name_folders),
         ]
@@ -97,11 +97,13 @@ class SeveralRun:
         return " || ".join(f"{i}: {run.totals.status_line()}" for i, run in enumerate(self.runs, start=1))
 
     def _name_folders(self) -> None:
-        """Gives each run its folder, named as its source, now that they are open."""
+        """Gives each run its folder, named as its source, now that they are open, or as it will be named then."""
         taken: set[str] = set()
         folders: set[str] = set()
+        opened = self.source.opened
         for run in self.runs:
-            stem = unique_name(run.source.info.stem, taken)  # by place; taps would count by who is seen first
+            stem = run.source.info.stem if run.place in opened else run.source.stem
+            stem = unique_name(stem, taken)  # by place; taps would count by who is seen first
             folder = unique_name(safe_stem(stem), folders)
             output = replace(self.config.output, directory=str(Path(self.config.output.directory) / folder))
             run.config = replace(self.config, output=output)
@@ -161,11 +163,12 @@ class _Detect(BaseStage[Round, Packets]):
     """The detector on the frames of a round, one after the other."""
 
     parts: Sequence[DetectStage]
+    sources: SourceGroup
     name: str = "detect"
 
     def open(self) -> None:
-        """Load the model, which is one for all."""
-        self.parts[0].open()
+        """Load the model, which is one for all, and make it ready for the first source that is there."""
+        self.parts[self.sources.opened[0]].open()
 
     def process(self, item: Round, /) -> Iterator[Packets]:
         """The round with the boxes of each frame."""

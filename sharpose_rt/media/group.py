@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -25,8 +26,9 @@ class SourceGroup:
     frame was taken, and are waited for, so that the rounds of files do not depend on timing. A live source that is
     faster than the rounds has its older frames folded away.
 
-    A source that fails while the others go on ends for itself: `errors` has why, by its place. Where all have failed
-    the first failure is raised.
+    A live source that is lost is looked for as long as others go on, and so is one that cannot be opened where another
+    one can. What else fails while the others go on ends for itself: `errors` has why, by its place. Where all have
+    failed the first failure is raised.
 
     None is read before the first round is asked for, so that what comes while networks are loaded counts as a source
     of its own has it count (`Source.read`).
@@ -43,21 +45,34 @@ class SourceGroup:
         self.errors: dict[int, Exception] = {}
         self._frames: dict[int, Frame] = {}
         self._opened: set[int] = set()
+        self._overdue: set[int] = set()  # live ones that could not be had in their time
         self._ended: set[int] = set()
         self._stop = self._wanted = False
         self._changed = threading.Condition(threading.RLock())
         self._threads = [
             threading.Thread(target=self._capture, args=(i,), name=f"capture-{i + 1}") for i in range(len(sources))
         ]
+        for i, source in enumerate(self.sources):
+            if live[i]:
+                source.keep_looking(functools.partial(self._go_on_without, i))
+
+    @property
+    def opened(self) -> list[int]:
+        """Places of the sources that could be opened so far, ascending; there is one when `open` is over."""
+        with self._changed:
+            return sorted(self._opened)
 
     def open(self) -> None:
-        """Opens all at once; when one cannot be opened the others are let go and its failure is raised."""
+        """Opens all at once; when one cannot be opened the others are let go and its failure is raised.
+
+        A live one is left to come later where at least one other could be opened.
+        """
         for thread in self._threads:
             thread.start()
-        self._wait(lambda: self._stop or bool(self._unopened) or len(self._opened) == len(self.sources))
-        if self._unopened:
+        self._wait(lambda: self._stop or bool(self.errors) or self._can_begin())
+        if self.errors:
             self.interrupt()
-            raise self.errors[min(self._unopened)]
+            raise self.errors[min(self.errors)]
 
     def read(self) -> Round | None:
         """The next round; None when all sources have ended or were interrupted.
@@ -90,6 +105,16 @@ class SourceGroup:
             if thread.ident is not None:
                 thread.join()
 
+    def _can_begin(self) -> bool:
+        """Whether each has been opened or has to come later, but not all of them."""
+        return bool(self._opened) and len(self._opened | self._overdue) == len(self.sources)
+
+    def _go_on_without(self, index: int) -> bool:
+        """Whether others go on, now that this one could not be had in its time: run, or have some of theirs left."""
+        with self._changed:
+            self._mark(self._overdue, index)
+            return len(self._overdue | self._ended) < len(self.sources)
+
     def _is_due(self) -> bool:
         """Whether a round can go: something has come, and every file that still runs has its frame in it."""
         if self._stop or len(self._ended) == len(self.sources):
@@ -101,7 +126,8 @@ class SourceGroup:
         source = self.sources[index]
         try:
             source.open()
-            self._mark(self._opened, index)
+            if not self._stop:  # else it may have been interrupted
+                self._mark(self._opened, index)
             self._wait(lambda: self._stop or self._wanted)
             while not self._stop and (frame := source.read()) is not None:
                 self._put(index, frame)
@@ -114,21 +140,17 @@ class SourceGroup:
 
     def _put(self, index: int, frame: Frame) -> None:
         with self._changed:
+            self._overdue.discard(index)
             if not self._live[index]:
                 self._wait(lambda: self._stop or index not in self._frames)
             before = self._frames.get(index)
             self._frames[index] = frame if before is None else self._fold(before, frame)
             self._changed.notify_all()
 
-    @property
-    def _unopened(self) -> set[int]:
-        """Those that could not be opened; one that fails after that leaves the others alone."""
-        return self.errors.keys() - self._opened
-
     def _failed(self, index: int, error: Exception) -> None:
         error.add_note(f"in source {self.sources[index].name!r}")
         self.errors[index] = error
-        if index in self._opened:
+        if self._wanted:  # else `open` raises it
             log.error("%s; the other sources go on", error if isinstance(error, SharposeError) else repr(error))
 
     def _mark(self, what: set[int], index: int) -> None:

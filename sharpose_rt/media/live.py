@@ -251,6 +251,7 @@ class Camera(Device):
     ) -> None:
         super().__init__(spec, config)
         self._device, self._factory = device, factory or open_capture
+        self.stem = "webcam" + re.sub(r"\D", "", str(device))
         self._capture: Capture | None = None
         self._image: Any = None
         if factory is None and sys.platform.startswith("linux"):
@@ -275,9 +276,7 @@ class Camera(Device):
         assert self._capture is not None
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         kept = self._kept(None, fps if 0 < fps <= 1000 else None, None)
-        device = self._device if isinstance(self._device, int) else re.sub(r"\D*", "", self._device)
-        stem = f"webcam{device}"
-        return SourceInfo(self.name, "camera", True, size_wh, start_s=self.config.start_s, stem=stem, **kept)  # type: ignore[arg-type]
+        return SourceInfo(self.name, "camera", True, size_wh, start_s=self.config.start_s, stem=self.stem, **kept)  # type: ignore[arg-type]
 
     def _grab(self) -> float | None:
         if self._capture is None:

@@ -6,6 +6,7 @@ So does a stream that arrives in pieces (HLS): played as it comes, most of each 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from sharpose_rt.media.source import Loss, Source, SourceState
@@ -27,7 +28,7 @@ class PacedSource(Source):
     def __init__(self, inner: Source) -> None:
         super().__init__(inner.name, inner.config)
         self.inner = inner
-        self.faults = inner.faults
+        self.faults, self.stem = inner.faults, inner.stem
         self.slipped_s = 0.0
         self._period_s = 1 / _FALLBACK_FPS
         self._start_s: float | None = None
@@ -43,6 +44,10 @@ class PacedSource(Source):
     def losses(self) -> tuple[Loss, ...]:
         """See `Source.losses`."""
         return self.inner.losses
+
+    def keep_looking(self, wanted: Callable[[], bool]) -> None:
+        """See `Source.keep_looking`."""
+        self.inner.keep_looking(wanted)
 
     def open(self) -> None:
         """Open the file; see `Source.open`."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import random
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -23,6 +25,8 @@ FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 15.0
 STEADY_S = 30.0
 """A connection that held for so long was a good one: the next loss begins with a short pause again."""
+TOLD_EVERY_S = 3600.0
+"""Attempts that fail as the one before are told no more often."""
 SLEW = 0.05
 """Share of a step that is taken off media time while it runs ahead of the clock."""
 
@@ -42,10 +46,12 @@ def pauses_s(first_s: float, longest_s: float, draw: Callable[[], float]) -> Ite
 class Reconnecting(Source):
     """Frames of the source that `make` builds; when a live one is lost it is built and opened again.
 
-    The first connection must succeed, so that a wrong address is an error at once. Later ones are tried for
-    `config.reconnect_s` after a loss, with growing pauses (`pauses_s`). The first frame of a new connection is later
-    in media time than the last one before by what the clock says, so that tracks expire as they would have; its
-    `lost_before_s` says so. A source that is not live, or that said how long it is and came to its end, ends.
+    The first connection must succeed, so that a wrong address is an error at once, unless others go on without it
+    (`keep_looking`). Later ones are tried for `config.reconnect_s` after a loss, or as long as others go on, with
+    growing pauses (`pauses_s`). The first frame of a new connection is later in media time than the last one before by
+    what the clock says, so that tracks expire as they would have; its `lost_before_s` says so. A source that is not
+    live, or that said how long it is and came to its end, ends. So does a broadcast in whose place there is only a
+    recording when its time is over; none of that is played.
 
     Args:
         spec: for messages.
@@ -59,9 +65,11 @@ class Reconnecting(Source):
     ) -> None:
         super().__init__(spec, config)
         self._make, self._draw = make, draw
+        self._go_on_without: Callable[[], bool] = lambda: False
         self.inner = self._made()
+        self.stem = self.inner.stem
         self._pauses = pauses_s(FIRST_PAUSE_S, LONGEST_PAUSE_S, draw)
-        self._lost = False
+        self._lost = self._came_back = False
         self._lost_early: SourceLost | None = None  # while the first frame waited
         self._offset_s, self._ahead_s = 0.0, -math.inf
         self._connected_s = 0.0
@@ -72,12 +80,39 @@ class Reconnecting(Source):
     def state(self) -> SourceState:
         """'lost' while it is looked for; see `Source.state`."""
         state = super().state
-        return "lost" if state == "live" and self._lost else state
+        return "lost" if state != "ended" and self._lost else state
 
     @property
     def losses(self) -> tuple[Loss, ...]:
         """See `Source.losses`."""
         return tuple(self._losses)
+
+    def keep_looking(self, wanted: Callable[[], bool]) -> None:
+        """See `Source.keep_looking`."""
+        self._go_on_without = wanted
+
+    def open(self) -> None:
+        """See `Source.open`; where others go on without it, it begins as lost and is looked for."""
+        began_s = time.monotonic()
+        try:
+            super().open()
+            return
+        except SourceError as error:
+            if self._stop.is_set() or not (self.config.reconnect_s and self._go_on_without()):
+                raise
+            failure = error
+        self._ended = False
+        log.warning("%s; the others go on without it until it is there", failure)
+        if self._found(self._open_anew, str(failure), 0.0, began_s, math.inf) is None and not self._stop.is_set():
+            raise failure
+
+    def _open_anew(self) -> float | None:
+        self.inner = self._made()
+        try:
+            super().open()
+        finally:
+            self._ended = False  # else it is looked for on
+        return None if self._waiting is None else self._waiting.pts_s
 
     def _made(self) -> Source:
         source = self._make()
@@ -138,7 +173,7 @@ class Reconnecting(Source):
         taken off each step until that is made up for, so that speeds stay true.
         """
         ahead_s = pts_s - time.monotonic()
-        if not self._losses:
+        if not self._came_back:
             self._ahead_s = max(self._ahead_s, ahead_s)
         elif self._last is not None and ahead_s > self._ahead_s:
             taken_s = min(ahead_s - self._ahead_s, SLEW * max(0.0, pts_s - self._last[0]))
@@ -149,50 +184,80 @@ class Reconnecting(Source):
     def _returned(self, reason: str) -> float | None:
         """Media time of the first picture of a new connection, as that counts it; None where there is none to be had.
 
-        Raises SourceLost when nothing came back within `config.reconnect_s` and the source did not end by itself.
+        Raises SourceLost when nothing came back in its time and the source did not end by itself.
         """
         assert self._last is not None
         last_pts_s, last_s = self._last
-        self._lost, self.lost_before_s = True, 0.0
+        self.lost_before_s = 0.0
         if time.monotonic() - self._connected_s > STEADY_S:
             self._pauses = pauses_s(FIRST_PAUSE_S, LONGEST_PAUSE_S, self._draw)
         log.warning("%s; trying to connect again", reason)
-        attempts, failure = 0, "no attempt was made"
         end_s = math.inf if self.config.end_s is None else last_s + self.config.end_s - last_pts_s
-        until_s = min(end_s, last_s + self.config.reconnect_s)
-        while not self._stop.is_set() and (left_s := until_s - time.monotonic()) > 0:
+        connect = functools.partial(self._connect, recorded=self.inner.finite)
+        pts_s = self._found(connect, reason, last_pts_s, last_s, end_s)
+        if pts_s is not None:
+            self._came_back, self.lost_before_s = True, self._losses[-1].seconds
+            self._offset_s = last_pts_s + self.lost_before_s - pts_s
+        return pts_s
+
+    def _found(
+        self, connect: Callable[[], float | None], reason: str, last_pts_s: float, last_s: float, end_s: float
+    ) -> float | None:
+        """What `connect` gives when it succeeds; None where no frame is wanted any more, or only a recording is left.
+
+        Raises SourceLost when that took longer than `config.reconnect_s` from `last_s` on, and others do not go on.
+        """
+        self._lost = True
+        attempts, failure, told_s = 0, "no attempt was made", -math.inf
+        until_s = last_s + self.config.reconnect_s
+        while not self._stop.is_set() and (now_s := time.monotonic()) < end_s:
+            if now_s >= until_s and not self._go_on_without():
+                break
             self.inner._close()
-            self._stop.wait(min(left_s, next(self._pauses)))
+            self._stop.wait(min(next(self._pauses), end_s - now_s, until_s - now_s if now_s < until_s else math.inf))
             attempts += 1
             try:
-                pts_s = self._connect()
+                pts_s = connect()
             except SourceError as error:
-                failure = str(error)
-                log.info("attempt %d: %s", attempts, failure)
+                before, failure = failure, str(error)
+                now_s = time.monotonic()
+                if _without_numbers(failure) != _without_numbers(before) or now_s - told_s >= TOLD_EVERY_S:
+                    log.info("attempt %d, after %.0f s: %s", attempts, now_s - last_s, failure)
+                    told_s = now_s
                 continue
-            if pts_s is None:
-                if self.inner.finite:  # a broadcast that is over serves its recording
-                    break
-                failure = f"{self.name} opened but sent no picture"
-                continue
-            gap_s = time.monotonic() - last_s
-            self._offset_s = last_pts_s + gap_s - pts_s
-            self._lost, self.lost_before_s = False, gap_s
+            if pts_s is None:  # interrupted
+                break
+            self._lost, gap_s = False, time.monotonic() - last_s
             self._losses.append(Loss(reason, last_pts_s, gap_s, attempts, True))
             log.warning("%s is back after %.1f s (%d attempts)", self.name, gap_s, attempts)
             return pts_s
         gap_s = time.monotonic() - last_s
         self._losses.append(Loss(reason, last_pts_s, gap_s, attempts, False))
-        if self._stop.is_set() or self.inner.finite or time.monotonic() >= end_s:  # no frame is wanted any more
+        if self._stop.is_set() or time.monotonic() >= end_s:
+            return None
+        if self.inner.finite:
+            log.warning("%s is over: only a recording has been there for %.0f s", self.name, gap_s)
             return None
         raise SourceLost(
-            f"{reason} It did not come back within {self.config.reconnect_s:g} s ({attempts} attempts; the last: "
+            f"{reason}. It did not come back within {self.config.reconnect_s:g} s ({attempts} attempts; the last: "
             f"{failure}); raise source.reconnect_s to wait longer"
         )
 
-    def _connect(self) -> float | None:
-        """Opens the source anew; media time of its first picture, None where it ends without."""
+    def _connect(self, recorded: bool) -> float | None:
+        """Opens the source anew; media time of its first picture, None where it was interrupted.
+
+        Raises SourceError where there is none; and a recording, unless the source was `recorded` before, is none.
+        """
         self.inner = self._made()
         self.inner._open()
         self._connected_s = time.monotonic()
-        return self.inner._grab()
+        if self.inner.finite and not recorded:
+            raise SourceError(f"{self.name} has a recording, or a single picture, in the place of the live one")
+        pts_s = self.inner._grab()
+        if pts_s is None and not self._stop.is_set():
+            raise SourceError(f"{self.name} opened but sent no picture")
+        return pts_s
+
+
+def _without_numbers(reason: str) -> str:
+    return re.sub(r"[\d.]+", "", reason)

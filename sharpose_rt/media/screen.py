@@ -41,6 +41,8 @@ class Screen(Device):
         SourceError: of another form, or `mss` is not installed.
     """
 
+    stem = "screen"
+
     def __init__(self, spec: str, config: SourceConfig) -> None:
         super().__init__(spec, config)
         _, colon, what = spec.partition(":")
@@ -91,7 +93,7 @@ class Screen(Device):
 
     def _describe(self, size_wh: tuple[int, int]) -> SourceInfo:
         kept = self._kept(None, self._fps, None)
-        return SourceInfo(self.name, "screen", True, size_wh, start_s=self.config.start_s, stem="screen", **kept)  # type: ignore[arg-type]
+        return SourceInfo(self.name, "screen", True, size_wh, start_s=self.config.start_s, stem=self.stem, **kept)  # type: ignore[arg-type]
 
     def _grab(self) -> float | None:
         if self._grabber is None or self._stop.wait(max(0.0, self._due_s - time.monotonic())):

@@ -14,7 +14,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal
@@ -117,6 +117,8 @@ class Source:
     """It ends by itself; a source that is not may come back after its end."""
     stills = False
     """Each of its pictures stands alone, as whoever made it says."""
+    stem = "source"
+    """See `SourceInfo`; of what can be lost it is known before it is open."""
 
     def __init__(self, spec: str, config: SourceConfig) -> None:
         self.name = redact(spec)
@@ -149,6 +151,9 @@ class Source:
             why = "was interrupted before it opened" if self._stop.is_set() else "is not open; call open() first"
             raise SourceError(f"{self.name} {why}, so nothing is known of it")
         return self._info
+
+    def keep_looking(self, wanted: Callable[[], bool]) -> None:
+        """Where it can be lost it is looked for beyond its time, and from its start on, as long as `wanted()`."""
 
     def open(self) -> None:
         """Opens the source and decodes the first frame, so that what cannot be read fails here.

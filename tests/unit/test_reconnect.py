@@ -160,8 +160,8 @@ def test_a_connection_that_held_for_long_makes_pauses_short_again(
 
 def test_time_goes_on_by_the_clock_and_frames_are_counted_on() -> None:
     first, refused = Scripted([0, 0.04, 0.08], LOST), Scripted([], SourceTimeout("busy"))
-    last = Scripted([50.0, 50.04], None, (320, 192), finite=True)
-    with scripted(first, refused, last) as source:
+    last = Scripted([50.0, 50.04, 150.0], None, (320, 192))
+    with scripted(first, refused, last, end_s=50.0) as source:
         frames = list(source)
         assert source.state == "ended"
     assert [frame.frame_id for frame in frames] == [0, 1, 2, 3, 4]
@@ -250,6 +250,46 @@ def test_an_end_that_passes_while_it_is_lost_is_the_end() -> None:
     assert not source.losses[-1].back
 
 
+@pytest.mark.parametrize("answers", [20, 2])
+def test_a_recording_in_the_place_of_what_was_live_is_not_played(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, answers: int
+) -> None:
+    recordings = [Scripted([7, 8, 9], None, (320, 192), finite=True) for _ in range(answers)]
+    found = iter([Scripted([0, 1], None), *recordings, Scripted([0, 1], None)])
+    source = Reconnecting("scripted", SourceConfig(reconnect_s=1, max_frames=4), found.__next__, lambda: 1.0)
+    clock = Clock(monkeypatch, source)
+    with source:
+        frames = list(source)
+    assert {frame.size_wh for frame in frames} == {(160, 96)}
+    if answers == 2:
+        assert len(frames) == 4
+        assert source.losses[-1].back
+    else:  # it is over in order, when its time is
+        assert len(frames) == 2
+        assert clock.now_s == pytest.approx(1001)
+        assert not source.losses[-1].back
+        assert "only a recording" in caplog.text
+
+
+def test_an_attempt_is_told_where_it_fails_otherwise_than_before_and_each_hour(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused() -> Iterator[Source]:
+        yield Scripted([0, 1], LOST)
+        for n in itertools.count():
+            yield Scripted([], SourceError("it burns" if n == 4 else f"{n} failed reads in 0.{n} s"))
+
+    monkeypatch.setattr(reconnect, "LONGEST_PAUSE_S", 15.0)
+    source = Reconnecting("scripted", SourceConfig(reconnect_s=2.5 * 3600), refused().__next__, lambda: 1.0)
+    Clock(monkeypatch, source)
+    with caplog.at_level(logging.INFO), source, pytest.raises(SourceLost):
+        list(source)
+    told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("attempt")]
+    assert [text.endswith("it burns") for text in told] == [False, True, False, False, False]
+    hours = [float(text.split("after ")[1].split(" s:")[0]) / 3600 for text in told]
+    assert hours == pytest.approx([0, 0, 0, 1, 2], abs=0.02)
+
+
 def test_a_recording_that_ends_is_over() -> None:
     with scripted(Scripted([0, 1], None, finite=True), Scripted([0], None)) as source:
         assert len(list(source)) == 2
@@ -322,6 +362,7 @@ def test_a_camera_that_is_pulled_out_and_plugged_in_again() -> None:
     with source:
         frames = list(source)
         (loss,) = source.losses
+    assert source.stem == source.info.stem == "webcam4"
     assert [frame.size_wh for frame in frames] == [(160, 96)] * 3 + [(320, 192)] * 2
     assert [frame.lost_before_s > 0 for frame in frames] == [False, False, False, True, False]
     assert (loss.attempts, loss.back) == (2, True)
@@ -629,6 +670,21 @@ def test_hls_comes_at_its_own_pace(tmp_path: Path) -> None:
     assert [read_number(frame.image_bgr) for frame in frames] == list(range(48))
     captured = np.array([frame.captured_at_s for frame in frames])
     assert (np.diff(captured) >= np.diff([frame.pts_s for frame in frames]) - 1e-3).all()
+
+
+@pytest.mark.timeout(60)
+def test_hls_that_has_ended_is_looked_for_and_its_list_not_played_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with hls(tmp_path, 3, 25, ended=False) as address, open_source(address, SourceConfig(reconnect_s=0.5)) as source:
+        frame = source.read()
+        assert frame is not None
+        with (tmp_path / "live.m3u8").open("a") as playlist:
+            playlist.write("#EXT-X-ENDLIST\n")  # as FFmpeg's muxer does at its end
+        numbers = [read_number(frame.image_bgr), *(read_number(frame.image_bgr) for frame in source)]
+    assert numbers == list(range(50, 75))
+    assert not source.losses[-1].back
+    assert "only a recording" in caplog.text
 
 
 @pytest.mark.timeout(60)

@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from sharpose_rt.cli import main
 from sharpose_rt.config import SourceConfig, load
 from sharpose_rt.engine import PoseEngine
 from sharpose_rt.errors import ConfigError, SourceError, SourceLost
-from sharpose_rt.media import Source, SourceGroup, SourceInfo, open_source
+from sharpose_rt.media import Source, SourceGroup, SourceInfo, open_source, reconnect
 from sharpose_rt.models import VARIANTS
 from sharpose_rt.several import SeveralRun, fold_rounds
 from sharpose_rt.skeletons import StreamReader, validate
@@ -39,6 +40,12 @@ PLAIN = [
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(VARIANTS, SMALL.name, SMALL)
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconnect, "FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(reconnect, "LONGEST_PAUSE_S", 0.1)
 
 
 def fold(old: Frame, new: Frame) -> Frame:
@@ -133,6 +140,49 @@ def test_one_that_does_not_open_is_an_error_and_all_threads_end(clips: list[Path
         group.open()
     group.close()
     assert set(threading.enumerate()) <= before
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.usefixtures("short_pauses")
+@pytest.mark.parametrize("pictures", [3, 0])
+def test_a_camera_that_is_away_is_looked_for_until_the_others_have_ended(clips: list[Path], pictures: int) -> None:
+    with MjpegServer([((160, 96), pictures)]) as server:
+        camera = open_source(server.url, SourceConfig(reconnect_s=0.1))
+        group = SourceGroup([camera, open_source(str(clips[0]))], [True, False], fold)
+        group.open()
+        frames = [frame for place, frame in group.read() or () if place == 1]
+        while camera.state != "lost":
+            time.sleep(0.005)
+        time.sleep(0.3)  # for longer than it would be looked for alone
+        assert (camera.state, group.errors) == ("lost", {})
+        while (found := group.read()) is not None:
+            frames += [frame for place, frame in found if place == 1]
+        group.close()
+    assert len(frames) == 12
+    assert list(group.errors) == [0]
+    assert "did not come back" in str(group.errors[0])
+
+
+@pytest.mark.timeout(30)
+def test_a_broadcast_that_is_not_there_yet_is_looked_for(clips: list[Path]) -> None:
+    group = SourceGroup([open_source("http://127.0.0.1:9/x.m3u8"), open_source(str(clips[0]))], [True, False], fold)
+    group.open()
+    assert group.opened == [1]
+    assert group.sources[0].stem == "x"
+    while group.sources[0].state != "lost":
+        time.sleep(0.005)
+    group.close()
+    assert group.errors == {}
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.usefixtures("short_pauses")
+def test_cameras_of_which_none_can_be_opened_are_an_error() -> None:
+    with MjpegServer([((160, 96), 0)]) as one, MjpegServer([((160, 96), 0)]) as other:
+        group = SourceGroup([open_source(one.url), open_source(other.url)], [True, True], fold)
+        with pytest.raises(SourceError, match="cannot be opened"):
+            group.open()
+        group.close()
 
 
 @pytest.mark.timeout(30)
@@ -269,12 +319,12 @@ def test_a_camera_beside_a_file_does_not_grow_old_in_queues(clips: list[Path]) -
 
 @pytest.mark.timeout(90)
 def test_cameras_share_the_turns_and_one_that_fails_ends_for_itself(tmp_path: Path) -> None:
-    options = [*PLAIN, "output.video=false", "source.reconnect_s=0.2", "source.read_timeout_s=5"]
+    options = [*PLAIN, "output.video=false", "source.reconnect_s=0", "source.read_timeout_s=2"]
     fast, slow, dying = ([((160, 96), None)], [((200, 120), None)], [((96, 96), 4)])
     with (
         MjpegServer(fast, 0.01) as a,
         MjpegServer(slow, 0.05) as b,
-        MjpegServer(dying, 0.05) as c,  # type: ignore[arg-type]
+        MjpegServer(dying, 0.05, silent=True) as c,  # type: ignore[arg-type]
     ):
         job = SeveralRun([a.url, b.url, c.url], load(None, [*options, f"output.directory={tmp_path}"]))
         counts = [0, 0, 0]
@@ -290,13 +340,64 @@ def test_cameras_share_the_turns_and_one_that_fails_ends_for_itself(tmp_path: Pa
     for found in results:
         assert found.stream is not None
         assert [p for p in validate(found.stream) if p.severity == "error"] == []
-    assert "did not come back" in results[2].figures["error"]
+    assert "sent nothing for 2 s" in results[2].figures["error"]
     assert results[0].figures["frames"] >= 12
     # A camera that is five times as fast has no more than its turns: what is too much is dropped, not queued.
     assert results[1].figures["frames"] >= 12
     summary = json.loads(Path(str(results[2].summary)).read_text())
     assert summary["status"] == "error"
     assert "hidden" not in json.dumps(summary)
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.usefixtures("short_pauses")
+def test_cameras_that_are_away_at_the_start_or_for_long_come_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = [*PLAIN, "source.reconnect_s=0.1", "source.read_timeout_s=5", "output.preset=ultrafast"]
+    there = threading.Event()
+
+    def camera(size_wh: tuple[int, int], *, first: int | None) -> Iterator[tuple[tuple[int, int], int | None]]:
+        """So many pictures, then none at all until it is there again."""
+        yield size_wh, first
+        while not there.is_set():
+            yield size_wh, 0
+        yield size_wh, None
+
+    late, lost, steady = camera((200, 120), first=0), camera((96, 96), first=4), camera((160, 96), first=None)
+    with MjpegServer(late) as a, MjpegServer(lost) as b, MjpegServer(steady) as c:
+        job = SeveralRun([a.url, b.url, c.url], load(None, [*options, f"output.directory={tmp_path}"]))
+        seen = [0, 0, 0]
+        states: list[str] = []
+        began_s: list[float] = []
+
+        def look(place: int, packet: Packet) -> None:
+            states[:] = states or [run.source_state for run in job.runs]
+            seen[place] += bool(place != 1 or packet.frame.lost_before_s or seen[1])
+            if seen[2] >= 3 and job.source._overdue >= {0, 1}:  # longer than they would be looked for alone
+                began_s.append(time.monotonic())
+                there.set()
+            if place == 0:  # its time begins when it is there
+                assert packet.frame.pts_s <= time.monotonic() - began_s[0]
+            if min(seen) >= 3:
+                job.stop()
+
+        results = job.run(look)
+    assert [found.status for found in results] == ["interrupted"] * 3
+    assert states[0] == "lost"
+    assert states[2] == "live"
+    for found in results:
+        assert found.stream is not None
+        assert found.video is not None
+        assert [p for p in validate(found.stream) if p.severity == "error"] == []
+    # By their places, not by who came first.
+    assert [r.stream.parent.name.removeprefix("http_127.0.0.1") for r in results if r.stream] == ["", "-2", "-3"]
+    for found in results[:2]:
+        (loss,) = found.figures["losses"]
+        assert loss["back"]
+        assert loss["seconds"] > 0.1
+    assert "the others go on without it" in caplog.text
+    assert "hidden" not in caplog.text
 
 
 @pytest.mark.timeout(90)
