@@ -1,24 +1,28 @@
 """A folder of videos to skeleton streams, one for each, without drawing anything; skips what is done.
 
     python pipelines/video_to_skeletons.py videos/ skeletons/
+    python pipelines/video_to_skeletons.py 'set/*/*.mp4' skeletons/
 
-Run it again after an interruption: finished streams stay, an unfinished one is made anew. Its status is 1 where a video
-could not be used.
+Each video has a folder of its name, below those that the pattern leaves open: set/jump/01.mp4 skeletons/jump/01. Run it
+again after an interruption, or when there are more videos: finished streams stay, an unfinished one is made anew. Its
+status is 1 where a video could not be used.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from collections import Counter
 from pathlib import Path
 
 from sharpose_rt.app import FileRun
 from sharpose_rt.config import load, merge
 from sharpose_rt.errors import SharposeError, StreamError
 from sharpose_rt.graph import Models
-from sharpose_rt.media import expand_sources
+from sharpose_rt.media import below, expand_sources, open_source
 from sharpose_rt.skeletons import StreamReader, plain
-from sharpose_rt.skeletons.names import safe_stem, unique_name
+from sharpose_rt.skeletons.names import safe_stem
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,23 +33,25 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     try:
-        config = load(None, ["output.video=false", "output.overwrite=true", "smooth.method=rts", *args.set])
+        config = load(None, ["output.video=false", "smooth.method=rts", *args.set])
         videos = expand_sources(args.videos)
         models = Models(config)  # loaded by the first video
     except SharposeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    taken: set[str] = set()
+    folders = [Path(args.out, below(args.videos, video), safe_stem(Path(video).stem)) for video in videos]
+    sharing = Counter(folders)
     failed = 0
-    for video in videos:
-        stem = safe_stem(Path(video).stem)
-        out = Path(args.out) / unique_name(stem, taken)  # walk.avi and walk.mp4 are two
-        if any(is_complete(stream, video) for stream in out.glob("*.skeletons.jsonl")):
-            print(f"{video}: done before")
-            continue
+    for video, folder in zip(videos, folders, strict=True):
+        with_ending = folder.with_name(safe_stem(Path(video).name))  # walk.avi and walk.mp4 are two
+        out = with_ending if sharing[folder] > 1 else folder
         try:
-            here = merge(config, {"output": {"directory": str(out)}}, where="out")
-            results = FileRun(video, here, models=models).run()
+            source = plain(open_source(video).name)  # as the header of its stream has it
+            if source in finished(folder) | finished(with_ending):
+                print(f"{video}: done before")
+                continue
+            output = {"directory": str(out), "overwrite": not finished(out)}  # what is of another video stays
+            results = FileRun(video, merge(config, {"output": output}, where="out"), models=models).run()
         except SharposeError as error:  # one bad file must not cost the others
             print(f"{video}: {error}")
             failed += 1
@@ -55,16 +61,15 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def is_complete(stream: Path, video: str) -> bool:
-    """A stream of a video of this name that was written to its end."""
-    try:
-        reader = StreamReader(stream)
-        for _ in reader:
-            pass
-    except StreamError:  # torn in its first line
-        return False
-    whole = reader.end is not None and reader.end["status"] == "complete"
-    return whole and Path(reader.header.source).name == plain(Path(video).name)
+def finished(folder: Path) -> set[str]:
+    """The sources of the streams in the folder that were written to their end."""
+    sources = set()
+    for path in folder.glob("*.skeletons.jsonl"):
+        with contextlib.suppress(StreamError):  # torn in its first line
+            reader = StreamReader(path)
+            if reader.ending()[0] == "complete":
+                sources.add(reader.header.source)
+    return sources
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sharpose_rt import __version__
-from sharpose_rt.errors import SharposeError, library_report, memory_report
+from sharpose_rt.errors import SharposeError, SourceAway, library_report, memory_report
 from sharpose_rt.machine.process import ending_by_sigterm, prepare
 from sharpose_rt.machine.threads import media_threads
 
@@ -50,7 +50,7 @@ _LIKE_AN_OPTION = re.compile(r"--[^ =]+(=|\Z)|-[^-\d. ][^ ]*\Z")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. 0: done; 1: found wanting; 2: an error of use or input, or a GPU too small; 130: Ctrl-C.
 
-    SIGTERM exits with 143.
+    75: a camera or a stream is not there, and may be later (EX_TEMPFAIL of sysexits.h). SIGTERM exits with 143.
     """
     prepare(media_threads())
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"sharpose-rt: error: {error}", file=sys.stderr)
         for note in getattr(error, "__notes__", ()):
             logging.getLogger("sharpose_rt").debug(note)
-        return 2
+        return 75 if isinstance(error, SourceAway) else 2
     except _out_of_memory() as error:
         print(
             f"sharpose-rt: error: {memory_report(error)}; try a smaller batch (--batch N where the command has it, "

@@ -3,8 +3,9 @@
     SharposeError
     ├── ConfigError          an option or a configuration file is wrong
     ├── SourceError          a source cannot be opened, read or understood
-    │   ├── SourceTimeout    ... because it did not answer in time
-    │   └── SourceLost       ... because it answered and then went away
+    │   └── SourceAway       ... because a live one is not there now; it may be later
+    │       ├── SourceTimeout    it did not answer in time
+    │       └── SourceLost       it answered and then went away
     ├── DetectorError        a detector or its boxes cannot be had
     ├── WeightsError         weights are missing, damaged, or do not fit the model
     ├── DatasetError         a training or evaluation set is wrong (names file and record)
@@ -13,9 +14,9 @@
     └── DeviceError          the wanted device is not there or does not work
 
 Each message says what was wrong, the value seen, what is accepted, and what to try next. The command line prints
-the message alone, without a traceback, and exits with status 2; so it does where a GPU's memory does not suffice, by
-`memory_report`, and where the system lacks a library, by `library_report`. Any other exception is a bug and keeps its
-traceback.
+the message alone, without a traceback, and exits with status 2, for SourceAway with 75. With 2 it exits too where a
+GPU's memory does not suffice, by `memory_report`, and where the system lacks a library, by `library_report`. Any other
+exception is a bug and keeps its traceback.
 """
 
 import re
@@ -33,11 +34,15 @@ class SourceError(SharposeError, OSError):
     """A source cannot be opened, read or understood."""
 
 
-class SourceTimeout(SourceError):
+class SourceAway(SourceError):
+    """A camera or a server is not there now."""
+
+
+class SourceTimeout(SourceAway):
     """A source did not answer within its time limit."""
 
 
-class SourceLost(SourceError):
+class SourceLost(SourceAway):
     """A source that was live is gone."""
 
 

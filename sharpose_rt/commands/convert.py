@@ -14,16 +14,18 @@ HELP = "write a skeleton stream as openpose, alphapose, coco, coco_labels, kinet
 
 OPTIONS = """\
 --option of each format, with what holds without it:
-  openpose    model=BODY_25 (or COCO), raw=false, min_score=0.0
-  alphapose   raw=false, min_score=0.0
-  coco        first_image_id=0, raw=false, min_score=0.0
+  openpose    model=BODY_25 (or COCO), raw=false, min_score=0.0, predicted=true
+  alphapose   raw=false, min_score=0.0, predicted=true
+  coco        first_image_id=0, raw=false, min_score=0.0, predicted=true
   coco_labels file_name={stem}_{frame:06d}.jpg, first_image_id=0, raw=false, min_score=0.3
-  kinetics    label=unknown, label_index=-1, person_slots=5, max_frames=null, raw=false, min_score=0.0
-  pyskl       split=val, label=-1, person_slots=2, fill=none, max_gap_s=null, dtype=float32, raw=false, min_score=0.0
-  csv         raw=false, min_score=0.0
-  parquet     raw=false, min_score=0.0
-  trc         px_per_m=null, raw=false, min_score=0.0
-raw=true takes the keypoints before smoothing; keypoints with a score below min_score count as not found."""
+  kinetics    label=unknown, label_index=-1, person_slots=5, max_frames=null, raw=false, min_score=0.0, predicted=true
+  pyskl       split=val, label=-1, person_slots=2, fill=none, max_gap_s=null, dtype=float32, raw=false, min_score=0.0, \
+predicted=true
+  csv         raw=false, min_score=0.0, predicted=true
+  parquet     raw=false, min_score=0.0, predicted=true
+  trc         px_per_m=null, raw=false, min_score=0.0, predicted=true
+raw=true takes the keypoints before smoothing; keypoints with a score below min_score count as not found;
+predicted=false leaves out, frame by frame, who was not seen in it but predicted (stage), as coco_labels always does."""
 """Written out: to ask the formats would load them for every command. A test compares."""
 
 
@@ -59,7 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     to.add_argument("--person-slots", type=int, metavar="N", help="people of an array (pyskl, kinetics)")
     to.add_argument("--fill", choices=("none", "hold", "linear"), help="gaps within a track of an array (pyskl)")
     to.add_argument("--max-gap", type=float, metavar="S", help="gaps of more seconds are not filled (pyskl)")
-    to.add_argument("--labels", metavar="FILE", help="class of each clip of a set (pyskl): lines of name,label[,split]")
+    to.add_argument(
+        "--labels",
+        metavar="FILE",
+        help="class of each clip of a set (pyskl): lines of name,label[,split]; names may have folders, jump/01.mp4",
+    )
     to.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="any option of the format, listed below"
     )

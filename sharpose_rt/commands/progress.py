@@ -13,16 +13,33 @@ if TYPE_CHECKING:
     from sharpose_rt.types import Packet
 
 _PLAIN_EVERY_S = 10.0
+_SELDOM = 60
+"""After so many plain lines the pauses between them grow, up to as many times as long: a log of weeks is read too."""
+
+
+class NowAndThen:
+    """True when asked ten seconds after it last was, and after ten minutes more and more seldom, up to as much."""
+
+    def __init__(self) -> None:
+        self._said_s, self._pause_s, self._count = time.monotonic(), _PLAIN_EVERY_S, 0
+
+    def __call__(self) -> bool:
+        """Whether it is time."""
+        now_s = time.monotonic()
+        if now_s - self._said_s < self._pause_s:
+            return False
+        self._said_s, self._count = now_s, self._count + 1
+        if self._count >= _SELDOM:
+            self._pause_s = min(2 * self._pause_s, _SELDOM * _PLAIN_EVERY_S)
+        return True
 
 
 def every_few_seconds(line: Callable[[], str], *, quiet: bool) -> Callable[..., None]:
-    """What writes `line()` to standard error when it is called, at most every ten seconds."""
-    said_s = time.monotonic()
+    """What writes `line()` to standard error when it is called, now and then."""
+    due = NowAndThen()
 
     def say(*_: object) -> None:
-        nonlocal said_s
-        if not quiet and time.monotonic() - said_s >= _PLAIN_EVERY_S:
-            said_s = time.monotonic()
+        if not quiet and due():
             print(line(), file=sys.stderr, flush=True)
 
     return say
@@ -36,7 +53,7 @@ class Progress:
         self._quiet = quiet
         self._bar: Any = None
         self._task: Any = None
-        self._said_s = time.monotonic()
+        self._due = NowAndThen()
 
     def __enter__(self) -> Progress:
         if not self._quiet and sys.stderr.isatty():
@@ -69,7 +86,6 @@ class Progress:
                 info = self._job.source.info
                 self._task = self._bar.add_task(info.stem, total=info.frame_count, line="")
             self._bar.update(self._task, completed=done, line=line)
-        elif time.monotonic() - self._said_s >= _PLAIN_EVERY_S:
-            self._said_s = time.monotonic()
+        elif self._due():
             total = self._job.source.info.frame_count
             print(f"frame {done}{f' of {total}' if total else ''} | {line}", file=sys.stderr, flush=True)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import platform
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from statistics import median
 
 import torch
 
+from sharpose_rt.compute.threads import take_threads
 from sharpose_rt.machine.cache import cache_dir, recall, remember
 from sharpose_rt.machine.processor import processor_key
 
@@ -20,17 +23,22 @@ def fastest_dtype() -> torch.dtype:
     """bfloat16 where the CPU has it (AMX, or AVX512-BF16) and really is faster in it, else float32.
 
     Measured once and remembered: a processor that says AVX512-BF16, but had its AMX hidden by a virtual machine, did
-    half as many multiplications in bfloat16 as in float32.
+    half as many multiplications in bfloat16 as in float32. What is taken decides the last digits of all that is found,
+    so other work that comes and goes meanwhile must not: bfloat16 has to be faster in the best turn and in most.
     """
     in_hardware = torch.cpu.get_capabilities()
     if not (in_hardware.get("avx512_bf16") or in_hardware.get("amx_bf16")):
         return torch.float32
-    path, key = cache_dir() / "precisions.json", f"{this_machine()}, {torch.get_num_threads()} threads"
+    path, key = cache_dir() / "precisions.json", this_machine()
     rates = recall(path).get(key)
-    if not isinstance(rates, dict) or not all(isinstance(rates.get(name), float) for name in ("fp32", "bf16")):
-        rates = _multiplications()
+    if not isinstance(rates, dict) or not all(isinstance(rates.get(name), float) for name in ("fp32", "bf16", "ratio")):
+        count = torch.get_num_threads()
+        with ThreadPoolExecutor(1, initializer=take_threads, initargs=(1,)) as alone:  # whatever thread asks
+            rates = alone.submit(_multiplications).result()
+        torch.set_num_threads(count)  # of threads to come, too
         remember(path, key, rates)
-    return torch.bfloat16 if rates["bf16"] > WORTH_IT * rates["fp32"] else torch.float32
+    faster = min(rates["bf16"] / rates["fp32"], rates["ratio"])
+    return torch.bfloat16 if faster > WORTH_IT else torch.float32
 
 
 def this_machine() -> str:
@@ -41,12 +49,14 @@ def this_machine() -> str:
 
 
 def _multiplications(side: int = 1024) -> dict[str, float]:
-    """GFLOP/s of a matrix product in either precision, which take turns; the best of each."""
+    """GFLOP/s of a matrix product in either precision, the best of each; and bf16's over fp32's in the middle turn."""
     matrices = {"fp32": torch.ones(side, side), "bf16": torch.ones(side, side, dtype=torch.bfloat16)}
     seconds: dict[str, list[float]] = {name: [] for name in matrices}
-    for _ in range(6):
+    for _ in range(15):
         for name, matrix in matrices.items():
             began_s = time.perf_counter()
             torch.nn.functional.linear(matrix, matrix)
             seconds[name].append(time.perf_counter() - began_s)
-    return {name: round(2e-9 * side**3 / min(times), 1) for name, times in seconds.items()}
+    ratio = median(fp32_s / bf16_s for fp32_s, bf16_s in zip(seconds["fp32"], seconds["bf16"], strict=True))
+    best = {name: round(2e-9 * side**3 / min(times), 1) for name, times in seconds.items()}
+    return {**best, "ratio": round(ratio, 3)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import SourceConfig
-from sharpose_rt.errors import SourceError, SourceLost, SourceTimeout
+from sharpose_rt.errors import SourceAway, SourceError, SourceLost, SourceTimeout
 from sharpose_rt.media.container import ContainerSource
 from sharpose_rt.media.http import in_pieces, split_address
 from sharpose_rt.media.source import Device, SourceInfo
@@ -38,6 +39,8 @@ _UNTIMED_FORMATS = frozenset(("mpjpeg", "mjpeg"))
 _BY_REFERENCE = frozenset(("mpjpeg", "hls", "dash", "sdp", "webm_dash_manifest"))
 _RETRY_S = 0.02
 # What a camera calls its formats. Raw pictures do not fit through USB 2 at full size and rate; motion JPEG does.
+_AWAY = {getattr(errno, name) for name in ("EHOSTUNREACH", "ENETUNREACH", "ENETDOWN", "EHOSTDOWN", "EIO")}
+"""Of FFmpeg's, beside those of a connection; EIO is what it says of a name that cannot be looked up."""
 _CAMERA_FORMATS = {"mjpeg": "MJPG", "yuyv": "YUYV"}
 
 
@@ -117,6 +120,8 @@ class NetworkVideo(ContainerSource):
             hint = f"give user and password: {self._scheme}://USER:PASSWORD@HOST/..."
         elif isinstance(error, av.error.InvalidDataError):
             hint = "it answers, but not with a video; see that the path is right"
+        elif isinstance(error, (ConnectionError, av.error.HTTPServerError)) or getattr(error, "errno", None) in _AWAY:
+            raise SourceAway(f"{self.name} cannot be opened ({reason}): {hint}") from None
         raise SourceError(f"{self.name} cannot be opened ({reason}): {hint}") from None
 
 
@@ -257,12 +262,12 @@ class Camera(Device):
         if factory is None and sys.platform.startswith("linux"):
             path = Path(f"/dev/video{device}" if isinstance(device, int) else device)
             if not path.exists():
-                raise SourceError(self._no_camera(f"{path} does not exist"))
+                raise SourceAway(self._no_camera(f"{path} does not exist"))
 
     def _open(self) -> None:
         self._capture = capture = self._factory(self._device)
         if not capture.isOpened():
-            raise SourceError(self._no_camera("it does not open; another program may be using it"))
+            raise SourceAway(self._no_camera("it does not open; another program may be using it"))
         capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*_CAMERA_FORMATS[self.config.camera_format]))
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         capture.set(cv2.CAP_PROP_READ_TIMEOUT_MSEC, 1e3 * self.config.read_timeout_s)

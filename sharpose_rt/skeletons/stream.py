@@ -9,6 +9,7 @@ null where no tracker ran. `stream.schema.json` says the same to a machine.
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import math
 import os
@@ -16,8 +17,9 @@ import shutil
 import sys
 import tempfile
 import weakref
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -278,6 +280,11 @@ def poses_of(people: list[dict[str, Any]], keypoint_count: int) -> Poses:
     )
 
 
+def _seen(poses: Poses) -> Poses:
+    seen = poses.stage != PoseStage.PREDICTED
+    return poses if seen.all() else Poses(*(getattr(poses, part.name)[seen] for part in fields(poses)))
+
+
 def end_record(status: str, frames: int, dropped: int, **extra: Any) -> dict[str, Any]:
     """The end line as plain values."""
     assert status in END_STATUS, status
@@ -419,6 +426,7 @@ class StreamReader:
         self.path = Path(path)
         self.end: dict[str, Any] | None = None
         self._told_torn = False
+        self._whole: StreamReader | None = None  # what this one leaves people out of
         self._kept = self._keep_pipe()
         if str(path) == "-":
             self.path = Path("stdin")
@@ -452,9 +460,24 @@ class StreamReader:
                 elif kind == "frame":
                     with self._line(number):
                         frame = FrameRecord.from_record(record, keypoint_count)
-                    yield frame
+                    yield frame if self._whole is None else replace(frame, poses=_seen(frame.poses))
                 else:
                     raise StreamError(f"{self.path} line {number}: type is {kind!r}; 'frame' or 'end' is accepted")
+
+    def without_predicted(self) -> StreamReader:
+        """A reader of the same frames without people of stage 'predicted', of whom nothing was seen in them."""
+        reader = copy.copy(self)
+        reader._whole = self  # and with it what came through a pipe
+        return reader
+
+    def ending(self) -> tuple[str | None, int]:
+        """The end line's status, None where there is no such line, and the number of frames, which are not parsed."""
+        with self._open() as file:
+            frames, line = deque(enumerate(file), maxlen=1).pop()  # the header is line 0
+        record = self._parse(line, frames + 1)
+        if record is None:  # torn
+            return None, frames - 1
+        return (record.get("status"), frames - 1) if record.get("type") == "end" else (None, frames)
 
     def _keep_pipe(self) -> Path | None:
         """What can be read but once, in a file of its own, which goes with this reader."""

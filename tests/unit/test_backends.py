@@ -573,9 +573,10 @@ def test_openvino_is_refused_on_a_gpu(config, monkeypatch):
 @pytest.mark.parametrize(
     ("hardware", "rates", "dtype"),
     [
-        ({"avx512_bf16": True}, {"fp32": 100.0, "bf16": 200.0}, torch.bfloat16),
-        ({"avx512_bf16": True}, {"fp32": 300.0, "bf16": 160.0}, torch.float32),
-        ({"amx_bf16": True}, {"fp32": 100.0, "bf16": 110.0}, torch.float32),
+        ({"avx512_bf16": True}, {"fp32": 100.0, "bf16": 200.0, "ratio": 1.9}, torch.bfloat16),
+        ({"avx512_bf16": True}, {"fp32": 300.0, "bf16": 160.0, "ratio": 0.5}, torch.float32),
+        ({"amx_bf16": True}, {"fp32": 100.0, "bf16": 110.0, "ratio": 1.1}, torch.float32),
+        ({"avx512_bf16": True}, {"fp32": 53.3, "bf16": 81.5, "ratio": 0.6}, torch.float32),  # other work came and went
         ({}, None, torch.float32),
     ],
 )
@@ -584,7 +585,9 @@ def test_bfloat16_is_taken_where_it_is_faster_and_that_is_remembered(monkeypatch
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: hardware)
     monkeypatch.setattr(precision, "_multiplications", lambda: asked.append(1) or rates)
+    count = torch.get_num_threads()
     assert [precision.fastest_dtype.__wrapped__() for _ in range(2)] == [dtype] * 2
+    assert torch.get_num_threads() == count
     assert len(asked) == (rates is not None)
     for path in tmp_path.rglob("precisions.json"):
         path.write_text('{"x": 1}')
@@ -599,14 +602,16 @@ def test_what_was_measured_on_another_processor_does_not_count(monkeypatch, tmp_
     found = []
     for name, bf16 in (("Some 1", 200.0), ("Other 2", 90.0), ("Some 1", 0.0)):
         monkeypatch.setattr(precision, "processor_key", lambda name=name: name)
-        monkeypatch.setattr(precision, "_multiplications", lambda bf16=bf16: {"fp32": 100.0, "bf16": bf16})
+        monkeypatch.setattr(
+            precision, "_multiplications", lambda bf16=bf16: {"fp32": 100.0, "bf16": bf16, "ratio": bf16 / 100}
+        )
         found.append(precision.fastest_dtype.__wrapped__())
     assert found == [torch.bfloat16, torch.float32, torch.bfloat16]
 
 
 def test_multiplications_are_really_timed():
     rates = precision._multiplications(64)
-    assert set(rates) == {"fp32", "bf16"}
+    assert set(rates) == {"fp32", "bf16", "ratio"}
     assert min(rates.values()) > 0
 
 

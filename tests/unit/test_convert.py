@@ -60,9 +60,11 @@ def make_poses(ids, t: int = 0, k: int = 17, *, score: float = 0.75, tracked: bo
     )  # fmt: skip
 
 
-def write_clip(path: Path, clip=CLIP, skeleton: Skeleton = COCO17, fps: float | None = 25.0, **poses) -> Path:
+def write_clip(
+    path: Path, clip=CLIP, skeleton: Skeleton = COCO17, fps: float | None = 25.0, source="walking.mp4", **poses
+) -> Path:
     model = {"name": "tiny", "weights_sha256": None, "behaviour": "paper", "quality_threshold": 0.5}
-    header = Header("walking.mp4", SIZE_WH, fps, skeleton, model, "full", "sharpose", "none", "0.1.0")
+    header = Header(source, SIZE_WH, fps, skeleton, model, "full", "sharpose", "none", "0.1.0")
     with StreamWriter(path, header) as writer:
         for t, ids in enumerate(clip):
             writer.write(t, t / 25, make_poses(ids, t, len(skeleton), **poses))
@@ -534,7 +536,10 @@ class TestSets:
             ("a,1\nb,2\n", "no label for 'c'"),
             ("a,1\na.skeletons.jsonl,2\n", r"line 2: 'a' has a label already"),
             ("a,1\na.mp4,2\n", r"labels 'a' and 'a\.mp4' are both of the clip 'a', and differ"),
-            ("x/-a.mpg,1,val\na.mpg,1,train\n", r"labels '-a\.mpg' and 'a\.mpg' are both of the clip 'a', and differ"),
+            (
+                "x/-a.mpg,1,val\na.mpg,1,train\n",
+                r"labels 'x/-a\.mpg' and 'a\.mpg' are both of the clip 'a', and differ",
+            ),
             ("a,walk\n", "line 1 is 'a,walk'; name,label"),
             ("a,1,train,x\n", "line 1 is 'a,1,train,x'"),
         ],
@@ -559,11 +564,80 @@ class TestSets:
         assert told == {Path(videos[0]).stem: 0, Path(videos[1]).stem: 1, "v1": 2, "v1.2_a.b": 3, "v1.2": 4}
         assert document["split"]["train"] == list(told)
 
+    @staticmethod
+    def of_videos(folder: Path, videos: dict[str, str]) -> list[Path]:
+        """Streams by their paths below the folder, of these videos."""
+        paths = [folder / f"{path}.skeletons.jsonl" for path in videos]
+        for path, video in zip(paths, videos.values(), strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_clip(path, CLIP[:2], source=video)
+        return paths
+
+    @pytest.mark.parametrize(
+        "streams",
+        [
+            ("001", "001-2", "001-3"),  # as a run lays them in one folder
+            ("jump/001", "squat/001", "walk/001"),
+            ("jump/001/001", "squat/001/001", "walk/001/001"),  # as the recipe for folders of videos does
+        ],
+    )
+    @pytest.mark.parametrize("ending", [".mp4", ""])
+    def test_labels_by_the_paths_of_videos(self, tmp_path, streams, ending):
+        videos = [f"set/{name}/001.mp4" for name in ("jump", "squat", "walk")]
+        clips = self.of_videos(tmp_path / "out", dict(zip(streams, videos, strict=True)))
+        labels = tmp_path / "labels.csv"
+        labels.write_text(f"jump/001{ending},0\nset/squat/001{ending},1\nsquat/001{ending},7\nwalk/001{ending},2\n")
+        for paths in (clips, clips[::-1]):
+            document = pickle.loads(convert_set(paths, tmp_path / "x.pkl", labels, overwrite=True).read_bytes())
+            told = {a["frame_dir"]: a["label"] for a in document["annotations"]}
+            assert told == {"jump/001": 0, "squat/001": 1, "walk/001": 2}
+            assert document["split"]["val"] == list(told)
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("jump/001.mp4,0\n", r"no label for '001', of set/squat/001\.mp4"),
+            ("jump/001.mp4,0\nwalk/001.mp4,1\n", r"no label for '001', of set/squat/001\.mp4"),  # of another class
+            ("001.mp4,0\n", r"the label '001\.mp4' is of several clips, as set/jump/001\.mp4 and set/squat/001\.mp4"),
+            ("jump/001.mp4,0\njump/001.mp4,1\n", r"line 2: 'jump/001\.mp4' has a label already"),
+            ("jump/001.mp4,0\njump/001,1\n", r"labels 'jump/001\.mp4' and 'jump/001' are both of the clip '001'"),
+            ("./,0\n", "line 1 is './,0'; name,label"),
+        ],
+    )
+    def test_labels_by_paths_that_do_not_fit(self, tmp_path, text, said):
+        clips = self.of_videos(tmp_path, {f"{name}/001": f"set/{name}/001.mp4" for name in ("jump", "squat")})
+        (tmp_path / "labels.csv").write_text(text)
+        with pytest.raises(ConfigError, match=said):
+            convert_set(clips, tmp_path / "x.pkl", tmp_path / "labels.csv")
+        assert not (tmp_path / "x.pkl").exists()
+
+    def test_videos_that_differ_in_their_ending(self, tmp_path):
+        clips = self.of_videos(tmp_path, {f"walk.{end}/walk": f"set/walk.{end}" for end in ("avi", "mp4")})
+        (tmp_path / "labels.csv").write_text("walk.avi,3\nwalk.mp4,4\n")
+        document = pickle.loads(convert_set(clips, tmp_path / "x.pkl", tmp_path / "labels.csv").read_bytes())
+        assert {a["frame_dir"]: a["label"] for a in document["annotations"]} == {"walk.avi": 3, "walk.mp4": 4}
+
+    def test_what_a_set_has_twice_or_nobody_in_it_is_told(self, tmp_path, caplog):
+        clips = self.of_videos(tmp_path, {"j1": "set/j1.mp4", "j1-2": "set/j1.mp4", "j2": "set/j2.mp4"})
+        live = self.of_videos(tmp_path, {"webcam0": "webcam:0", "webcam0-2": "webcam:0"})
+        for path in live:  # one after another: each is of something else
+            path.write_bytes(path.read_bytes().replace(b'"people"', b'"captured_at":"2026-01-31T12:00:00Z","people"'))
+        clips[2].unlink()
+        write_clip(clips[2], [[], []], source="set/j2.mp4")
+        (tmp_path / "labels.csv").write_text("set/j1.mp4,0\nj2,1\nwebcam0,2\nwebcam0-2,2\n")
+        document = pickle.loads(convert_set([*clips, *live], tmp_path / "x.pkl", tmp_path / "labels.csv").read_bytes())
+        assert [a["frame_dir"] for a in document["annotations"]] == ["j1", "j1-2", "j2", "webcam0", "webcam0-2"]
+        assert caplog.messages == [
+            f"{clips[0]}, {clips[1]} are all of set/j1.mp4; leave out what is there twice",
+            f"{clips[2]} has nobody in it, so its arrays are all zeros",
+        ]
+
     def test_two_clips_of_one_name(self, clips, tmp_path):
         (tmp_path / "more").mkdir()
         other = write_clip(tmp_path / "more" / "a.skeletons.jsonl")
-        with pytest.raises(ConfigError, match="several clips are named 'a'"):
+        with pytest.raises(ConfigError, match="several clips are named 'a'") as error:
             convert_set([*clips, other], tmp_path / "x.pkl")
+        assert f"{clips[0]}, {other}; leave out one, or rename it" in str(error.value)
 
     def test_clips_that_would_get_one_name(self, clips, tmp_path, capsys):
         (tmp_path / "more").mkdir()
@@ -676,6 +750,35 @@ class TestTables:
         assert {t: data.ids.tolist() for t, data in frames.items()} == {t + 1: ids for t, ids in enumerate(CLIP) if ids}
         np.testing.assert_allclose(frames[1].boxes[0], [101, 41, 20.5, 200])
 
+    def test_who_was_only_predicted_is_left_out_where_that_is_wanted(self, clip):
+        path = with_predicted(clip, 1)
+        read = {
+            "csv": lambda text: [int(row["track_id"]) for row in csv.DictReader(io.StringIO(text))],
+            "alphapose": lambda text: [person["idx"] for person in json.loads(text)],
+            "coco": lambda text: [person["track_id"] for person in json.loads(text)],
+            "kinetics": lambda text: [p for frame in json.loads(text)["data"] for p in frame["skeleton"]],
+        }
+        for to, rows_of in read.items():
+            everybody, seen = (
+                rows_of(convert(path, to, overwrite=True, predicted=predicted)[0].read_text())
+                for predicted in (True, False)
+            )
+            assert (len(everybody), len(seen)) == (9, 5), to
+            assert to == "kinetics" or sorted(seen) == [2, 2, 3, 3, 3]
+        import pyarrow.parquet as pq
+
+        (table,) = convert(path, "parquet", predicted=False)
+        assert set(pq.read_table(table).column("track_id").to_pylist()) == {2, 3}
+        assert [p.name for p in convert(path, "trc", predicted=False)] == [
+            f"{path.name.split('.')[0]}_person{i:02d}.trc" for i in (2, 3)
+        ]
+        (folder,) = convert(path, "openpose", predicted=False)
+        people = [json.loads(file.read_text())["people"] for file in sorted(folder.iterdir())]
+        assert [len(frame) for frame in people] == [1, 1, 0, 0, 2, 1]
+        (pickled,) = convert(path, "pyskl", predicted=False, person_slots=3)
+        scores = pickle.loads(pickled.read_bytes())["annotations"][0]["keypoint_score"]
+        assert scores.any(axis=(1, 2)).tolist() == [True, True, False]
+
     def test_raw_points(self, clip):
         (path,) = convert(clip, "csv", raw=True)
         first = next(csv.DictReader(io.StringIO(path.read_text())))
@@ -764,6 +867,36 @@ class TestConvert:
             convert(clip, to)
         assert [f.name for f in clip.parent.iterdir()] == [clip.name]
 
+    @pytest.mark.parametrize(
+        ("ending", "said"),
+        [
+            (
+                b'{"type":"end","frames":6,"dropped":0,"status":"interrupted"}\n',
+                "6 frames and the end status 'interrupted'",
+            ),
+            (b'{"type":"end","frames":6,"dropped":0,"status":"error"}\n', "6 frames and the end status 'error'"),
+            (b"", "6 frames and no end line"),
+            (b'{"type":"fra', "6 frames and no end line"),
+        ],
+    )
+    def test_a_stream_that_is_not_complete_is_told_of_once(self, clip, ending, said, tmp_path, caplog):
+        lines = clip.read_bytes().splitlines(keepends=True)
+        clip.write_bytes(b"".join([*lines[:-1], ending]))
+        wanted = f"{clip} has {said}, so it may be shorter than its source"
+        for to in ("csv", "kinetics", "coco", "trc", "pyskl"):
+            caplog.clear()
+            convert(clip, to, **options_of(["max_frames=2"] if to == "kinetics" else []))
+            assert [message for message in caplog.messages if "torn" not in message] == [wanted]
+        caplog.clear()
+        convert_set([clip], tmp_path / "x.pkl")
+        assert caplog.messages[-1] == wanted
+        caplog.clear()
+        assert main(["convert", str(clip), "--to", "csv", "--overwrite"]) == 0
+        assert caplog.messages[-1] == wanted
+        caplog.clear()
+        convert_all(clip, ["csv", "mot"], overwrite=True)  # at a run's end, which says so itself
+        assert wanted not in caplog.messages
+
     def test_names_the_nearest(self, clip):
         with pytest.raises(ConfigError, match="did you mean 'openpose'"):
             convert(clip, "open-pose")
@@ -800,7 +933,7 @@ class TestConvert:
     def test_options_are_known(self):
         assert WRITERS["pyskl"].options == {
             "split": "val", "label": -1, "person_slots": 2, "fill": "none", "max_gap_s": None,
-            "dtype": "float32", "raw": False, "min_score": 0.0,
+            "dtype": "float32", "raw": False, "min_score": 0.0, "predicted": True,
         }  # fmt: skip
         assert WRITERS["mot"].options == {}
 
@@ -808,7 +941,7 @@ class TestConvert:
         from sharpose_rt.commands.convert import OPTIONS
 
         listed = {}
-        for line in OPTIONS.splitlines()[1:-1]:
+        for line in filter(re.compile("  ").match, OPTIONS.splitlines()):
             name, options = line.split(maxsplit=1)
             plain = re.sub(r" \(.*?\)", "", options)
             listed[name] = {
@@ -834,6 +967,9 @@ class TestConvert:
             ("csv", {"raw": "yes"}, "true or false"),
             ("csv", {"min_score": True}, "True; a number"),
             ("mot", {"raw": True}, "It takes none"),
+            ("csv", {"px_per_m": 200}, "One of raw, min_score, predicted is accepted ('px_per_m' is an option of trc)"),
+            ("mot", {"max_gap_s": 1}, "It takes none ('max_gap_s' is an option of pyskl)"),
+            ("csv", {"predicted": 0}, "0; true or false is accepted"),
         ],
     )
     def test_values_are_checked_before_anything_is_written(self, clip, to, option, said):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 import subprocess
 import sys
 
 import pytest
 
+from sharpose_rt.cli import main
+from sharpose_rt.commands.progress import NowAndThen
 from sharpose_rt.machine import threads
 
 LARGE = """
@@ -91,3 +94,26 @@ def test_elsewhere_nothing_is_asked_for(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(process.ctypes, "CDLL", lambda _: object())  # a C library without mallopt
     assert not process.keep_freed_memory()
+
+
+def test_a_source_that_is_not_there_has_an_exit_status_of_its_own(tmp_path, capsys, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    options = ["--weights", "random", "--boxes", "full", "--no-video", "--output", str(tmp_path)]
+    assert main(["--source", f"http://127.0.0.1:{port}/video", *options]) == 75
+    assert "Connection refused" in capsys.readouterr().err
+    assert main(["--source", "webcam:63", *options]) == 75
+    assert main(["--source", str(tmp_path / "none.mp4"), *options]) == 2
+
+
+def test_plain_lines_become_seldom(monkeypatch):
+    now_s = 0.0
+    monkeypatch.setattr("sharpose_rt.commands.progress.time.monotonic", lambda: now_s)
+    due, said = NowAndThen(), []
+    while now_s < 86_400:
+        now_s += 1.0
+        if due():
+            said.append(now_s)
+    assert said[:60] == [10.0 * n for n in range(1, 61)]
+    assert 150 < len(said) < 250  # of a day
+    assert said[-1] - said[-2] == 600

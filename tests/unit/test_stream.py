@@ -9,6 +9,7 @@ import math
 import os
 import threading
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ from sharpose_rt.skeletons import (
     write_summary,
 )
 from sharpose_rt.skeletons.validation import is_well_formed_frame, schema_validator
-from sharpose_rt.types import Poses
+from sharpose_rt.types import Poses, PoseStage
 from tests.full_disk import file_size_limit
 
 CREATED = "2026-01-31T12:00:00.000Z"
@@ -262,6 +263,32 @@ class TestWriter:
         assert len(list(reader)) == 1
         assert reader.end is not None
         assert reader.end["status"] == status
+
+
+def test_how_a_file_ends_is_told_without_its_frames(tmp_path):
+    path = write_clip(tmp_path / "a.jsonl")
+    lines = path.read_bytes().splitlines(keepends=True)
+    reader = StreamReader(path)
+    for kept, torn, ending in (
+        (5, b"", ("complete", 3)), (4, b"", (None, 3)), (4, b'{"type"', (None, 3)), (1, b"", (None, 0)),
+    ):  # fmt: skip
+        path.write_bytes(b"".join(lines[:kept]) + torn)
+        assert reader.ending() == ending
+
+
+def test_people_who_were_only_predicted_may_be_left_out(tmp_path, monkeypatch):
+    poses = make_poses(3)
+    poses = replace(poses, stage=np.array([PoseStage.FINE, PoseStage.PREDICTED, PoseStage.COARSE]))
+    with StreamWriter(tmp_path / "a.jsonl", make_header()) as writer:
+        writer.write(0, 0.0, poses)
+        writer.write(1, 0.04, make_poses(0))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((tmp_path / "a.jsonl").read_bytes())))
+    reader = StreamReader("-").without_predicted()  # the reader of the pipe is gone, what it kept is not
+    for _ in range(2):
+        first, second = reader
+        assert first.poses.stage.tolist() == [PoseStage.FINE, PoseStage.COARSE]
+        np.testing.assert_allclose(first.poses.keypoints, poses.keypoints[[0, 2]], atol=0.006)
+        assert len(second.poses) == 0
 
 
 def write_many(writer: StreamWriter) -> None:

@@ -18,6 +18,7 @@ import contextlib
 import difflib
 import importlib.util
 import inspect
+import logging
 import math
 import types
 import typing
@@ -38,6 +39,8 @@ from sharpose_rt.skeletons.convert.tables import write_csv, write_mot
 from sharpose_rt.skeletons.convert.trc import write_trc
 from sharpose_rt.skeletons.names import is_folder, named, results_of, target_of
 from sharpose_rt.skeletons.stream import StreamReader
+
+log = logging.getLogger("sharpose_rt.skeletons")
 
 __all__ = [
     "WRITERS",
@@ -100,6 +103,14 @@ def convert(
         StreamError: the stream cannot be read.
         OutputError: the result is there already and `overwrite` is False, or cannot be written.
     """
+    reader, written = _convert(path, to, out, overwrite, options)
+    _warn_unless_complete(reader)
+    return written
+
+
+def _convert(
+    path: str | Path, to: str, out: str | Path | None, overwrite: bool, options: Mapping[str, Any]
+) -> tuple[StreamReader, list[Path]]:
     writer = check_format(to, options)
     if out is None and str(path) == "-":
         raise ConfigError("standard input has no name that the result could take; give one (--out)")
@@ -121,7 +132,14 @@ def convert(
         written = [target] if several is None else several
         for file in set(old) - set(written):  # people of an earlier result whom this one has not
             file.unlink()
-    return written
+    return reader, written
+
+
+def _warn_unless_complete(reader: StreamReader) -> None:
+    status, frames = reader.ending()
+    if status != "complete":
+        ending = f"the end status '{status}'" if status else "no end line"
+        log.warning("%s has %d frames and %s, so it may be shorter than its source", reader.path, frames, ending)
 
 
 def convert_set(
@@ -152,7 +170,10 @@ def convert_set(
         raise OutputError(f"{target} is there already; choose another name (--out), or ask to overwrite (--overwrite)")
     with _said(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_pyskl_set([StreamReader(path) for path in paths], target, known, **_read(WRITERS["pyskl"], options))
+        readers = [StreamReader(path) for path in paths]
+        write_pyskl_set(readers, target, known, **_read(WRITERS["pyskl"], options))
+    for reader in readers:
+        _warn_unless_complete(reader)
     return target
 
 
@@ -171,7 +192,7 @@ def _said(target: Path) -> Iterator[None]:
 def convert_all(path: Path, formats: Iterable[str], *, overwrite: bool = False, **options: Any) -> list[Path]:
     """Writes the stream at `path` in each format; those of `options` that a format does not take are left out.
 
-    Where one cannot be written the others still are.
+    Where one cannot be written the others still are. Of a stream that is not complete nothing is said: the run says it.
 
     Raises:
         ConfigError, StreamError, OutputError: as `convert`.
@@ -180,7 +201,7 @@ def convert_all(path: Path, formats: Iterable[str], *, overwrite: bool = False, 
     failed: list[Exception] = []
     for to in dict.fromkeys(formats):
         try:
-            written += convert(path, to, overwrite=overwrite, **_taken_by(to, options))
+            written += _convert(path, to, None, overwrite, _taken_by(to, options))[1]
         except Exception as error:
             failed.append(error)
     for error in failed:
@@ -240,7 +261,7 @@ def check_formats(formats: Iterable[str], options: Mapping[str, Any]) -> None:
     for name in options:
         if not any(name in WRITERS[to].options for to in formats):
             known = {known: None for to in formats for known in WRITERS[to].options}
-            raise ConfigError(f"unknown option {name!r} of format {' or '.join(formats)}; {_nearest(name, known)}")
+            raise _unknown(name, " or ".join(formats), known)
 
 
 def _taken_by(to: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,7 +281,7 @@ def check_format(to: str, options: Mapping[str, Any]) -> Writer:
         raise ConfigError(f"{to} needs {writer.needs}: pip install 'sharpose-rt[{to}]'")
     for name, value in _read(writer, options).items():
         if name not in writer.options:
-            raise ConfigError(f"unknown option {name!r} of format {to!r}; {_nearest(name, writer.options)}")
+            raise _unknown(name, repr(to), writer.options)
         _check_value(f"option {name!r} of format {to!r}", value, writer.types[name])
         if value is None or name not in _RANGES:
             continue
@@ -271,6 +292,12 @@ def check_format(to: str, options: Mapping[str, Any]) -> Writer:
             )
             raise ConfigError(f"option {name!r} of format {to!r} is {value!r}; {wanted} is accepted")
     return writer
+
+
+def _unknown(name: str, of: str, known: dict[str, Any]) -> ConfigError:
+    takers = [to for to, writer in WRITERS.items() if name in writer.options]
+    elsewhere = f" ({name!r} is an option of {', '.join(takers)})" if takers else ""
+    return ConfigError(f"unknown option {name!r} of format {of}; {_nearest(name, known)}{elsewhere}")
 
 
 _PYTHON = {bool: bool, int: int, float: (int, float), str: str}

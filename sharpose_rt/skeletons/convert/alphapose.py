@@ -10,7 +10,9 @@ from sharpose_rt.skeletons.convert.common import found_points, rounded, with_poi
 from sharpose_rt.skeletons.stream import StreamReader, people_of
 
 
-def write_alphapose(reader: StreamReader, out: Path, *, raw: bool = False, min_score: float = 0.0) -> None:
+def write_alphapose(
+    reader: StreamReader, out: Path, *, raw: bool = False, min_score: float = 0.0, predicted: bool = True
+) -> None:
     """Writes one record a person: image_id, category_id, keypoints, score, box (x, y, w, h), idx.
 
     `image_id` is the picture's name, or '<frame_id>.jpg', as AlphaPose names the frames of a video; a picture whose
@@ -18,6 +20,8 @@ def write_alphapose(reader: StreamReader, out: Path, *, raw: bool = False, min_s
     own, mean keypoint score + box score + 1.25 * best keypoint score, so it is not within 0..1. The format has no
     record for a frame without people; people without a keypoint have none either.
     """
+    if not predicted:
+        reader = reader.without_predicted()
     write_json_list(out, _records(reader, raw, min_score))
 
 

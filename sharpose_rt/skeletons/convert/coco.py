@@ -27,13 +27,19 @@ from sharpose_rt.skeletons.convert.common import (
 )
 from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.skeletons.stream import FrameRecord, StreamReader
-from sharpose_rt.types import Poses, PoseStage
+from sharpose_rt.types import Poses
 
 log = logging.getLogger("sharpose_rt.skeletons")
 
 
 def write_coco(
-    reader: StreamReader, out: Path, *, first_image_id: int = 0, raw: bool = False, min_score: float = 0.0
+    reader: StreamReader,
+    out: Path,
+    *,
+    first_image_id: int = 0,
+    raw: bool = False,
+    min_score: float = 0.0,
+    predicted: bool = True,
 ) -> None:
     """Writes one record a person: image_id, category_id 1, keypoints, score, track_id.
 
@@ -43,6 +49,8 @@ def write_coco(
     so `eval` ranks people, better than by less in all sets that it was tried on. There is no 'bbox': with one,
     pycocotools takes the results for boxes and computes another area. People without a keypoint are left out.
     """
+    if not predicted:
+        reader = reader.without_predicted()
     write_json_list(out, _records(_Images(reader, first_image_id), reader.header.skeleton.sigmas, raw, min_score))
 
 
@@ -127,7 +135,7 @@ def write_coco_labels(
         "keypoints": list(skeleton.keypoints),
         "skeleton": [[a + 1, b + 1] for a, b in skeleton.limbs],
     }
-    frames, names = _Images(reader, first_image_id), Counter[str]()
+    frames, names = _Images(reader.without_predicted(), first_image_id), Counter[str]()
 
     def images() -> Iterator[dict[str, Any]]:
         for image_id, frame in frames:
@@ -154,8 +162,6 @@ def write_coco_labels(
             points[((points[..., :2] < 0) | (points[..., :2] > end)).any(axis=-1)] = 0
             boxes = np.round(np.clip(poses.bboxes_xyxy.astype(float), 0, np.tile(end, 2)), 2).tolist()
             for i in with_points(points):
-                if poses.stage[i] == PoseStage.PREDICTED:
-                    continue
                 number += 1  # pycocotools takes id 0 for no match
                 (left, top, right, bottom), found = boxes[i], points[i, :, 2] > 0
                 seen = np.concatenate([points[i, :, :2], 2.0 * found[:, None]], 1)

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -83,6 +83,6 @@ def write_json_list(path: Path, records: Iterable[dict[str, Any]]) -> None:
         file.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
 
 
-def stem_of(path: Path) -> str:
+def stem_of(path: PurePath) -> str:
     """'walking' of 'walking.skeletons.jsonl'."""
     return path.name.removesuffix(".jsonl").removesuffix(".skeletons")

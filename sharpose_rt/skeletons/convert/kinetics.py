@@ -31,6 +31,7 @@ def write_kinetics(
     max_frames: int | None = None,
     raw: bool = False,
     min_score: float = 0.0,
+    predicted: bool = True,
 ) -> None:
     """Writes {data: [{frame_index, skeleton: [{pose, score}]}], label, label_index}.
 
@@ -41,6 +42,8 @@ def write_kinetics(
     """
     if person_slots < 1:
         raise ConfigError(f"person_slots is {person_slots}; 1 or more is accepted")
+    if not predicted:
+        reader = reader.without_predicted()
     tail = {"label": plain(label), "label_index": label_index}
     with new_file(out) as file:
         file.write(b'{"data":[')

@@ -44,6 +44,7 @@ def write_openpose(
     model: Literal["COCO", "BODY_25"] = "BODY_25",
     raw: bool = False,
     min_score: float = 0.0,
+    predicted: bool = True,
 ) -> None:
     """Writes the folder `out`; frames without people get a file too, with an empty list.
 
@@ -59,6 +60,8 @@ def write_openpose(
     """
     if model not in _LAYOUTS:
         raise ConfigError(f"model is {model!r}; one of {', '.join(_LAYOUTS)} is accepted")
+    if not predicted:
+        reader = reader.without_predicted()
     stream, others, replaced = _mark(reader.path), [], []
     of_clip = re.compile(re.escape(stem_of(reader.path)) + "_[0-9]{12}" + re.escape(_END))
 

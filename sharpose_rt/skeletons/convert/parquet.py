@@ -17,7 +17,9 @@ from sharpose_rt.skeletons.stream import FrameRecord, StreamReader, people_of
 _FRAMES_IN_A_GROUP = 1000
 
 
-def write_parquet(reader: StreamReader, out: Path, *, raw: bool = False, min_score: float = 0.0) -> None:
+def write_parquet(
+    reader: StreamReader, out: Path, *, raw: bool = False, min_score: float = 0.0, predicted: bool = True
+) -> None:
     """Writes a row for each person of each frame: columns as `write_csv`, zstd, nulls for what was not found.
 
     frame_id and track_id are int64, pts_s float64, stage a dictionary of texts, the rest float32. The key
@@ -35,6 +37,8 @@ def write_parquet(reader: StreamReader, out: Path, *, raw: bool = False, min_sco
             "parquet needs pyarrow: pip install 'sharpose-rt[parquet]'; csv has the same columns"
         ) from error
 
+    if not predicted:
+        reader = reader.without_predicted()
     stage = pa.dictionary(pa.int8(), pa.string())
     fields = [pa.field("frame_id", pa.int64(), False), pa.field("pts_s", pa.float64(), False)]
     fields += [pa.field("track_id", pa.int64())]

@@ -27,12 +27,16 @@ def write_mot(reader: StreamReader, out: Path) -> None:
                 file.write(line.encode())
 
 
-def write_csv(reader: StreamReader, out: Path, *, raw: bool = False, min_score: float = 0.0) -> None:
+def write_csv(
+    reader: StreamReader, out: Path, *, raw: bool = False, min_score: float = 0.0, predicted: bool = True
+) -> None:
     """Writes a header row, then a row for each person: frame, time, id, box, quality, stage, keypoints.
 
     Each keypoint has three columns: x, y, score. Cells of a keypoint that was not found are empty, all of them where
     there is but a box; a frame without people has no row. Of pictures the last column is the name of each.
     """
+    if not predicted:
+        reader = reader.without_predicted()
     columns = ["frame_id", "pts_s", "track_id", "left", "top", "right", "bottom", "bbox_score", "quality", "stage"]
     columns += [f"{name}_{part}" for name in reader.header.skeleton.keypoints for part in ("x", "y", "score")]
     pictures = has_pictures(reader)

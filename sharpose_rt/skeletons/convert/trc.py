@@ -24,7 +24,13 @@ _FRAMES_AT_ONCE = 256
 
 
 def write_trc(
-    reader: StreamReader, out: Path, *, px_per_m: float | None = None, raw: bool = False, min_score: float = 0.0
+    reader: StreamReader,
+    out: Path,
+    *,
+    px_per_m: float | None = None,
+    raw: bool = False,
+    min_score: float = 0.0,
+    predicted: bool = True,
 ) -> list[Path]:
     """Writes `<out's stem>_person<track id>.trc` for each track, and returns the paths.
 
@@ -35,6 +41,8 @@ def write_trc(
     """
     if px_per_m is not None and not px_per_m > 0:
         raise ConfigError(f"px_per_m is {px_per_m}; a number above 0 is accepted")
+    if not predicted:
+        reader = reader.without_predicted()
     tracks, frame_count, rate_fps = _survey(reader)
     if not tracks:
         log.warning("%s has nobody in it, so there is no TRC file", reader.path)
