@@ -8,7 +8,6 @@ import math
 import os
 import threading
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -265,44 +264,6 @@ def test_graphs_are_kept_and_made_anew_when_damaged(config, crops, tmp_path, mon
     now = sorted((tmp_path / "sharpose-rt" / "graphs").iterdir())
     assert len(now) == 6  # the oldest made room
     assert len(set(now) & set(kept)) == 2  # it decodes alike
-
-
-@openvino
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_compiled_graphs_are_kept_and_give_the_same_to_the_last_digit(config, crops, precision, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    config = replace(config, backend="openvino", precision=precision, quality_threshold=math.inf)
-    ov, core = openvino_graphs.openvino()
-    compiled: list[str] = []
-
-    class Counted:
-        def __getattr__(self, name: str) -> Any:
-            if name == "compile_model":
-                compiled.append(name)
-            return getattr(core, name)
-
-    monkeypatch.setattr(openvino_graphs, "openvino", lambda: (ov, Counted()))
-    first = PoseEngine(config).estimate_crops(crops[:3])
-    made = len(compiled)
-    again = PoseEngine(config).estimate_crops(crops[:3])
-    assert len(compiled) == made > 3  # two stages and the decoding, for batches of two sizes
-    for name in ("keypoints", "scores", "quality"):
-        np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
-
-    kept = sorted((tmp_path / "sharpose-rt" / "compiled").iterdir())
-    assert len(kept) == made
-    kept[0].write_bytes(kept[0].read_bytes()[:-1] + b"?")
-    kept[1].write_bytes(b"")
-    np.testing.assert_array_equal(PoseEngine(config).estimate_crops(crops[:3]).keypoints, first.keypoints)
-    assert len(compiled) == made + 2
-
-    PoseEngine(replace(config, threads=1)).estimate_crops(crops[:3])
-    assert len(compiled) == 2 * made + 2  # they hold for a number of threads
-    monkeypatch.setattr(openvino_graphs, "COMPILED_BYTES", kept[-1].stat().st_size * 2)
-    PoseEngine(replace(config, threads=3)).estimate_crops(crops[:1])
-    left = list((tmp_path / "sharpose-rt" / "compiled").iterdir())
-    assert 0 < len(left) < made
-    assert sum(path.stat().st_size for path in left) <= openvino_graphs.COMPILED_BYTES
 
 
 @openvino
