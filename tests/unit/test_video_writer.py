@@ -450,7 +450,8 @@ def test_killed_in_the_middle_leaves_a_video_that_plays(tmp_path: Path) -> None:
     assert not (tmp_path / "out.mp4").exists()
     found = numbers(tmp_path / "out.part.mp4")
     assert len(found) > 200
-    assert found == list(range(len(found)))
+    # The B-frame that is shown before the last picture may have its place in the fragment that was not written.
+    assert found[:-1] == list(range(len(found) - 1))
 
 
 @pytest.mark.timeout(60)
