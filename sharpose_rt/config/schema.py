@@ -286,7 +286,8 @@ class SmoothConfig:
     hold_s: float = 0.2
     """A keypoint that is not measured is carried on for so long ..."""
     fade_s: float = 0.4
-    """... and then loses its score within so long."""
+    """... and then loses its score within so long. So it is with people who are missing, but for no longer than they
+    had been there."""
 
     def __post_init__(self) -> None:
         _one_of("smooth.method", self.method, ("kalman", "rts", "none"))

@@ -22,4 +22,5 @@ class SmoothStage(BaseStage[Packet, Packet]):
         assert item.poses is not None
         if item.new_scene:
             self.smoother.forget()
-        return (item.left(self.name, poses=self.smoother.update(item.poses, item.frame.pts_s)),)
+        tracked = () if item.tracks is None else item.tracks.track_ids
+        return (item.left(self.name, poses=self.smoother.update(item.poses, item.frame.pts_s, tracked)),)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sharpose_rt.config import SmoothConfig
 from sharpose_rt.tracking import kalman
 from sharpose_rt.tracking.kalman import Float64, Motion
+from sharpose_rt.tracking.motion import SLOW_DOWN_S
 
 Bool = NDArray[np.bool_]
 
@@ -90,8 +91,8 @@ class KeypointFilter:
     Args:
         config: noise, and how long unmeasured keypoints live.
         keypoint_count: K.
-        coast: let the velocity of unmeasured keypoints fall to that of their person, as a causal filter should; a
-            backward pass needs it off.
+        coast: let the velocity of unmeasured keypoints fall to that of their person, and people who are lost come to
+            rest, as a causal filter should; a backward pass needs it off.
     """
 
     def __init__(self, config: SmoothConfig, keypoint_count: int, *, coast: bool = True) -> None:
@@ -113,6 +114,7 @@ class KeypointFilter:
         points: NDArray[np.floating],
         scores: NDArray[np.floating],
         size_px: Float64,
+        tracked: NDArray[np.int64],
     ) -> FilterStep:
         """Advance all tracks to `pts_s` and take in the people of this frame.
 
@@ -122,6 +124,7 @@ class KeypointFilter:
             points: (N, K, 2) px.
             scores: (N, K) in 0..1; below `config.min_score` a keypoint is not measured.
             size_px: (N,) as of `box_size`.
+            tracked: ids of those who are there, measured or not: they do not come to rest.
 
         Raises:
             ValueError: time goes backwards.
@@ -150,7 +153,7 @@ class KeypointFilter:
         present = np.zeros(len(self.track_ids), bool)
         present[rows] = True
         measured, linked = self._measure(z, score, dt_s)
-        self._let_go(z, present, measured, dt_s)
+        self._let_go(z, present, measured, np.isin(self.track_ids, tracked), dt_s)
         return FilterStep(
             pts_s=pts_s,
             track_ids=self.track_ids.copy(),
@@ -207,16 +210,19 @@ class KeypointFilter:
         self.score = np.where(measured, score, self.score)
         return measured, linked
 
-    def _let_go(self, z: Float64, present: Bool, measured: Bool, dt_s: float) -> None:
+    def _let_go(self, z: Float64, present: Bool, measured: Bool, tracked: Bool, dt_s: float) -> None:
         """Slow down what was not measured; what is not known is where the network says."""
         motion = self.motion
         v, x = motion.v, motion.x
         if self.coast and dt_s > 0 and not measured.all():
             weight = self.known[..., None].astype(np.float64)
             body = (v * weight).sum(1, keepdims=True) / np.maximum(weight.sum(1, keepdims=True), 1)
-            own, left = np.where(measured[..., None], 0.0, v - body), np.exp(-dt_s / COAST_S)
-            x = x - own * (dt_s - COAST_S * (1 - left))  # it went on at full speed; so it is as in many short steps
-            v = v - own * (1 - left)
+            own = np.where(measured[..., None], 0.0, v - body)
+            shared = np.where((tracked | measured.any(1))[:, None, None], 0.0, body)
+            for part, lasts_s in ((own, COAST_S), (shared, SLOW_DOWN_S)):
+                lost = 1 - np.exp(-dt_s / lasts_s)
+                x = x - part * (dt_s - lasts_s * lost)  # it went on at full speed; so it is as in many short steps
+                v = v - part * lost
         x = np.where((present[:, None] & ~self.known)[..., None], z, x)
         self.motion = Motion(x, v, motion.pxx, motion.pxv, motion.pvv)
 

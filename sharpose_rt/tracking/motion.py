@@ -20,7 +20,7 @@ ACCELERATION_LASTS_S = 0.3
 UNKNOWN_SPEED = np.array([1.0, 0.4, 0.2, 0.2])
 """Standard deviation of the velocity of a new box, box heights per second."""
 SLOW_DOWN_S = 0.6
-"""Time constant within which a box that is not seen comes to rest."""
+"""Time constant within which who is not seen comes to rest."""
 
 
 def to_centre(bboxes_xyxy: ArrayLike) -> Float64:

@@ -1,9 +1,9 @@
 """The tracker `sharpose`: boxes and poses, in media time.
 
 Association in two rounds, sure detections first, as in ByteTrack (Zhang et al. 2022); boxes of lost people are
-widened when they are looked for, as in C-BIoU (Yang et al. 2023). What is ours: the motion is in seconds, the last
-pose must fit into a box that claims its person, the last pose carries boxes on where the detector did not run, and
-two tracks whose poses stay the same are shown as one.
+widened when they are looked for, as in C-BIoU (Yang et al. 2023). What is ours: the motion is in seconds, lost people
+are looked for where they were last too, the last pose must fit into a box that claims its person, the last pose
+carries boxes on where the detector did not run, and two tracks whose poses stay the same are shown as one.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from sharpose_rt.geometry.oks import oks_matrix
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.tracking import kalman, motion
 from sharpose_rt.tracking.base import Clock, canonical
+from sharpose_rt.tracking.smoothing import DUPLICATE_OKS
 from sharpose_rt.types import Detections, Float32, Poses, Tracks
 
 SURE_SCORE = 0.3
@@ -32,10 +33,8 @@ WIDEN = 0.15
 """Boxes are widened by this share of their size on each side when a lost person is looked for."""
 DUPLICATE_IOU = 0.8
 """A detection that overlaps a better one so much starts no track."""
-DUPLICATE_OKS = 0.7
-"""Two tracks with poses so similar ..."""
 DUPLICATE_S = 0.3
-"""... for so long are one person, ..."""
+"""Two tracks with poses as similar as `DUPLICATE_OKS` for so long are one person, ..."""
 APART = 0.5
 """... until less than this share of the smaller box lies in the other."""
 
@@ -148,7 +147,10 @@ class SharposeTracker:
 
         match(confirmed, high, similarity)
         match(confirmed, ~high, similarity)
-        widened = iou_matrix(_widened(motion.to_corners(self._motion.x)), _widened(boxes))
+        # Who walks in fast is soon all there: the motion goes on where the last box has stopped.
+        last = np.array([track.bbox_xyxy for track in self._tracks], np.float32).reshape(-1, 4)
+        wide = _widened(boxes)
+        widened = np.maximum(*(iou_matrix(_widened(at), wide) for at in (motion.to_corners(self._motion.x), last)))
         match(confirmed, high, widened)
         match(~confirmed, high, similarity)
 

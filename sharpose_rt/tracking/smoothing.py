@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.config import SmoothConfig
+from sharpose_rt.geometry.boxes import area
+from sharpose_rt.geometry.oks import oks_matrix
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.tracking import kalman, rows
 from sharpose_rt.tracking.kalman import Float64, Motion
@@ -17,13 +19,16 @@ from sharpose_rt.types import Float32, Poses
 
 LEAST_SHOWN = 1e-3
 """A missing person is shown while the score of a keypoint is above."""
+DUPLICATE_OKS = 0.7
+"""Two people with poses so similar are one."""
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a track last looked like in a frame (or, backwards, what it looks like next)."""
+    """What a track last looked like in a frame, and since when it was there (backwards: next, and until when)."""
 
     pts_s: float
+    since_s: float
     bbox_xyxy: Float32
     bbox_score: float
     quality: float
@@ -36,7 +41,9 @@ class KeypointSmoother:
     Raw keypoints and their scores stay as they are. A keypoint that is not measured (its score is below
     `config.min_score`, or it is an outlier) is predicted; its score is held for `config.hold_s` and then fades to 0
     within `config.fade_s`. A keypoint of which nothing is known has its raw position and score 0. A person who is
-    missing is carried on as a row of stage `predicted` for as long. Nothing is smoothed across a change of id.
+    missing is carried on as a row of stage `predicted` for as long, but no longer than that person had been there, and
+    not in the pose of somebody who is there; meanwhile the movement comes to rest. Nothing is smoothed across a change
+    of id.
 
     Args:
         config: with method 'none' keypoints are the raw ones, and gaps stay gaps; 'rts' smooths here as 'kalman'
@@ -45,35 +52,39 @@ class KeypointSmoother:
     """
 
     def __init__(self, config: SmoothConfig, skeleton: Skeleton) -> None:
-        self.config = config
+        self.config, self.skeleton = config, skeleton
         self._filter = KeypointFilter(config, len(skeleton))
         self._seen: dict[int, _Seen] = {}
 
-    def update(self, poses: Poses, pts_s: float) -> Poses:
+    def update(self, poses: Poses, pts_s: float, tracked: Sequence[int] | NDArray[np.int64] = ()) -> Poses:
         """The people of `poses` smoothed, in their order, then those who are missing, by id.
 
-        Rows without a track (id 0) come back with raw keypoints.
+        Rows without a track (id 0) come back with raw keypoints. Of those who are missing the `tracked` (ids) only wait
+        for their turn to be estimated: they walk on, and are carried on wherever and however new they are.
 
         Raises:
             ValueError: time goes backwards, or an id is there twice.
         """
         if self.config.method == "none":
             return rows.raw(poses)
-        step = _advance(self._filter, poses, pts_s)
+        step = _advance(self._filter, poses, pts_s, tracked)
         points, scores = step.motion.x, step.score * fade(self.config, pts_s - step.seen_s) * step.known
         row_of = _row_of(step.track_ids)
         smoothed = rows.with_keypoints(poses, row_of, points, scores)
-        missing = [
-            self._missing(track_id, points[row], scores[row], step.known[row], pts_s)
-            for track_id, row in sorted(row_of.items())
-            if not step.present[row] and scores[row].max() > LEAST_SHOWN
-        ]
-        self._seen = {i: seen for i, seen in self._seen.items() if i in row_of} | _looks(smoothed, pts_s)
+        missing: list[Poses] = []
+        for track_id, row in sorted(row_of.items()):
+            if step.present[row] or scores[row].max() <= LEAST_SHOWN:
+                continue
+            one, seen = self._missing(track_id, points[row], scores[row], step.known[row], pts_s), self._seen[track_id]
+            if track_id in tracked or _goes_on(one, seen, pts_s - seen.pts_s, smoothed, self.skeleton):
+                missing.append(one)
+        live = {i: seen for i, seen in self._seen.items() if i in row_of}
+        self._seen = live | _looks(smoothed, pts_s, live)
         return rows.join([smoothed, *missing])
 
     def forget(self) -> None:
         """Lets all people go, for pictures that have nothing to do with those before."""
-        self._filter, self._seen = KeypointFilter(self.config, self._filter.known.shape[1]), {}
+        self._filter, self._seen = KeypointFilter(self.config, len(self.skeleton)), {}
 
     def _missing(self, track_id: int, points: Float64, scores: Float64, known: Bool, pts_s: float) -> Poses:
         """A row for a missing person: the last box, moved as the known keypoints have moved."""
@@ -87,9 +98,10 @@ def rts_smooth(frames: Sequence[tuple[float, Poses]], config: SmoothConfig, skel
     """The people of each frame smoothed by what came before and what comes after, so without lag.
 
     A forward Kalman filter, then the backward pass of Rauch, Tung and Striebel (1965). People who are missing within
-    their track for less than `hold_s` + `fade_s` are filled in as rows of stage `predicted`, after those who are
-    there, by id. Keypoints that are not measured are interpolated; their score is held and fades on both sides. Those
-    that are not measured again go on as causally: nothing later corrects them.
+    their track for less than `hold_s` + `fade_s`, and no longer than they had been there, are filled in as rows of
+    stage `predicted`, after those who are there, by id; but not in the pose of somebody who is there. Keypoints that
+    are not measured are interpolated; their score is held and fades on both sides. Those that are not measured again
+    go on as causally: nothing later corrects them.
 
     Args:
         frames: media time in seconds and people of each frame, in order; rows that were predicted are left out, as
@@ -117,9 +129,11 @@ def rts_smooth(frames: Sequence[tuple[float, Poses]], config: SmoothConfig, skel
         for track_id, row in sorted(row_of.items()):
             if not later.inside[row] or step.present[row] or scores[row].max() <= LEAST_SHOWN:
                 continue
-            if after[track_id].pts_s - seen[track_id].pts_s < config.hold_s + config.fade_s:
-                parts.append(_between(track_id, seen[track_id], after[track_id], pts_s, points[row], scores[row]))
-        after |= _looks(poses, pts_s)
+            gap_s = after[track_id].pts_s - seen[track_id].pts_s
+            one = _between(track_id, seen[track_id], after[track_id], pts_s, points[row], scores[row])
+            if gap_s < config.hold_s + config.fade_s and _goes_on(one, seen[track_id], gap_s, parts[0], skeleton):
+                parts.append(one)
+        after |= _looks(poses, pts_s, after)
         smoothed.append(rows.join(parts))
     return smoothed[::-1]
 
@@ -174,25 +188,39 @@ def _between(track_id: int, before: _Seen, after: _Seen, pts_s: float, points: F
     )
 
 
-def _advance(keypoints: KeypointFilter, poses: Poses, pts_s: float) -> FilterStep:
-    """Step the filter by the tracked people of `poses`."""
-    tracked = poses.track_ids > 0
-    ids = poses.track_ids[tracked]
+def _goes_on(one: Poses, seen: _Seen, gap_s: float, present: Poses, skeleton: Skeleton) -> bool:
+    """Whether the missing `one` may be carried on for `gap_s`.
+
+    Nobody is for longer than they had been there, nor in the pose of somebody `present`: that is the same person.
+    """
+    whom, size, sigmas = present.keypoints, area(one.bboxes_xyxy), skeleton.sigmas
+    likeness = oks_matrix(one.keypoints, one.keypoint_scores, whom, size, sigmas, LEAST_SHOWN)
+    return gap_s <= seen.pts_s - seen.since_s and likeness.max(initial=0) <= DUPLICATE_OKS
+
+
+def _advance(
+    keypoints: KeypointFilter, poses: Poses, pts_s: float, tracked: Sequence[int] | NDArray[np.int64] = ()
+) -> FilterStep:
+    """Step the filter by the people of `poses` who have a track; the `tracked` (ids) are there, in it or not."""
+    own = poses.track_ids > 0
+    ids = poses.track_ids[own]
     if len(np.unique(ids)) != len(ids):
         raise ValueError(f"track ids are {ids.tolist()}; each may be there once in a frame")
-    size_px = box_size(poses.bboxes_xyxy[tracked])
-    return keypoints.step(pts_s, ids, poses.raw_keypoints[tracked], poses.raw_keypoint_scores[tracked], size_px)
+    size_px = box_size(poses.bboxes_xyxy[own])
+    points, scores = poses.raw_keypoints[own], poses.raw_keypoint_scores[own]
+    return keypoints.step(pts_s, ids, points, scores, size_px, np.asarray(tracked, np.int64))
 
 
 def _row_of(track_ids: NDArray[np.int64]) -> dict[int, int]:
     return {track_id: row for row, track_id in enumerate(track_ids.tolist())}
 
 
-def _looks(poses: Poses, pts_s: float) -> dict[int, _Seen]:
-    """What each person of a frame looks like, by track id."""
+def _looks(poses: Poses, pts_s: float, known: Mapping[int, _Seen]) -> dict[int, _Seen]:
+    """What each person of a frame looks like, by track id; those who are `known` are there since then."""
     return {
         int(track_id): _Seen(
             pts_s,
+            known[int(track_id)].since_s if int(track_id) in known else pts_s,
             poses.bboxes_xyxy[row],
             float(poses.bbox_scores[row]),
             float(poses.quality[row]),
@@ -207,6 +235,7 @@ def _looks_before(frames: Iterable[tuple[float, Poses]], life_s: float) -> list[
     looks: list[dict[int, _Seen]] = []
     last: dict[int, _Seen] = {}
     for pts_s, poses in frames:
-        last = {i: seen for i, seen in last.items() if pts_s - seen.pts_s <= life_s} | _looks(poses, pts_s)
+        live = {i: seen for i, seen in last.items() if pts_s - seen.pts_s <= life_s}
+        last = live | _looks(poses, pts_s, live)
         looks.append(last)
     return looks

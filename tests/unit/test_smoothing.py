@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sharpose_rt.config import SmoothConfig
 from sharpose_rt.skeleton import COCO17
-from sharpose_rt.tracking import KeypointSmoother, kalman, rts_smooth
+from sharpose_rt.tracking import KeypointSmoother, kalman, motion, rts_smooth
 from sharpose_rt.tracking.kalman import Motion
 from sharpose_rt.types import Poses, PoseStage
 
@@ -251,6 +251,27 @@ class TestBothWays:
             assert not poses.raw_keypoint_scores.any()
             assert (poses.keypoint_scores > 0).all()
 
+    @pytest.mark.parametrize(("there", "carried"), [(1, [0, 0, 0]), (4, [1, 1, 0]), (6, [1, 1, 1])])
+    def test_nobody_is_carried_on_for_longer_than_they_had_been_there(self, smooth, there, carried):
+        """Missing for 0.2 s between two sightings; a gap is filled backwards as a whole or not at all."""
+        one = people(shape(np.random.default_rng(2))[None], [7])
+        gap = range(there, there + 3)
+        times = [0.05 * i + 0.01 * (i > gap[0]) for i in range(12)]
+        out = smooth([(t, Poses.empty(K) if i in gap else one) for i, t in enumerate(times)])
+        assert [len(out[i]) for i in gap] == (carried if smooth is run else [min(carried)] * 3)
+        assert all(len(poses) == 1 for i, poses in enumerate(out) if i not in gap)
+
+    def test_nobody_is_carried_on_in_the_pose_of_another_who_is_there(self, smooth):
+        """The tracker shows two tracks of one person as one; who only stands near is carried on."""
+        rng = np.random.default_rng(3)
+        body = shape(rng)
+        both = np.stack([body, body, body + np.array([60, 0])])
+        frames = []
+        for i in range(40):
+            everybody = people(both + rng.normal(0, 2, both.shape), [1, 2, 3])
+            frames.append((i / 25, take(everybody, [0]) if 20 <= i < 24 else everybody))
+        assert [poses.track_ids.tolist() for poses in smooth(frames)[19:25]] == [[1, 2, 3], *[[1, 3]] * 4, [1, 2, 3]]
+
 
 def take(poses: Poses, rows: list[int]) -> Poses:
     return Poses(**{name: getattr(poses, name)[rows] for name in Poses.__dataclass_fields__})
@@ -340,6 +361,31 @@ def test_a_missing_person_comes_as_far_in_one_step_as_in_many():
     often = run(frames + [(last + i / 100, Poses.empty(K)) for i in range(1, 21)])[-1]
     assert np.abs(once.keypoints - frames[-1][1].keypoints).max() > 10
     np.testing.assert_allclose(once.keypoints, often.keypoints, atol=0.01)
+
+
+def test_a_missing_person_comes_to_rest():
+    """As a box does which is not seen: somebody who ran has not left the picture half a second later."""
+    body, speed = shape(np.random.default_rng(9)), np.array([600.0, 0.0])
+    frames = [(i / 25, people((body + speed * i / 25)[None], [3])) for i in range(20)]
+    out = run(frames + [(i / 25, Poses.empty(K)) for i in range(20, 33)])
+    came = out[-1].keypoints[0] - out[19].keypoints[0]
+    expected = speed * motion.SLOW_DOWN_S * (1 - np.exp(-13 / 25 / motion.SLOW_DOWN_S))
+    assert expected[0] < 0.7 * speed[0] * 13 / 25
+    np.testing.assert_allclose(came, np.tile(expected, (K, 1)), atol=6)
+    np.testing.assert_allclose(out[-1].bboxes_xyxy - out[19].bboxes_xyxy, np.tile(expected, 2)[None], atol=6)
+
+
+def test_who_waits_for_a_turn_walks_on():
+    """Tracked, but not estimated in each frame: neither new people nor those in the pose of another are left out."""
+    body, speed = shape(np.random.default_rng(9)), np.array([300.0, 0.0])
+    smoother = KeypointSmoother(CONFIG, COCO17)
+    for i in range(30):
+        both = people(np.stack([body, body]) + speed * i / 25, [1, 2])
+        turn = take(both, [i // 4 % 2] if i else [0, 1])
+        out = smoother.update(turn, i / 25, both.track_ids)
+        assert sorted(out.track_ids.tolist()) == [1, 2]
+        if i > 12:
+            np.testing.assert_allclose(out.keypoints, both.keypoints, atol=3)
 
 
 def test_missing_people_come_after_those_present_by_id():

@@ -125,6 +125,16 @@ def test_noise_that_only_widened_boxes_would_join_takes_no_id():
         assert tracker.update(found(at(0), *noise), i / 25).track_ids.tolist() == [1]
 
 
+def test_who_walks_in_fast_is_one_person():
+    """Boxes of a real clip, at 10 fps, of a person who comes in at the lower edge."""
+    boxes = [(206, 385, 290, 430), (209, 320, 336, 428), (219, 274, 382, 430), (224, 237, 458, 431)]
+    boxes += [(238, 216, 467, 428), (261, 180, 488, 429), (281, 155, 493, 430)]
+    tracker = make("sharpose")
+    tracker.update(Detections.empty(), 0.0)
+    shown = [tracker.update(found(box), (i + 1) / 10).track_ids.tolist() for i, box in enumerate(boxes)]
+    assert shown == [[]] + [[1]] * 6
+
+
 @both
 def test_low_scores_start_no_track_but_keep_one(name):
     tracker = make(name)
