@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,13 @@ def cuda() -> str:
             pytest.fail(f"SHARPOSE_REQUIRE_GPU=1, but there is {reason}")
         pytest.skip(reason)
     return "cuda"
+
+
+@pytest.fixture(autouse=True)
+def one_thread_a_loop() -> None:
+    """Torch's loops of each test begin with one thread, whatever an engine of a test before took."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -58,6 +58,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _config(out: Path, *more: str) -> RunConfig:
     options = ["pose.weights=random", "pose.precision=fp32", "detector.name=full", f"output.directory={out}"]
+    options += ["pose.quality_threshold=-inf"]
     return load(None, [*options, "output.preset=ultrafast", *more])
 
 
