@@ -49,10 +49,10 @@ class FileRun:
     ) -> None:
         from sharpose_rt.media import is_live, open_source
 
-        self.spec, self.config, self.place = spec, config, place
+        self.spec, self.place = spec, place
         self.source = open_source(spec, config.source)
         self.live = is_live(spec, config.source)
-        self._check()
+        self._check(config)
         self.tracking = Tracking(self.source, config, sources, first, place, tracker, live=self.live, models=models)
         self.totals = self.tracking.totals
         self.outputs = RunOutputs(self.tracking, config, taps, taken)
@@ -62,13 +62,18 @@ class FileRun:
         self._stopped = False
         self._half_smoothed = False  # the backward pass has failed
 
-    def _check(self) -> None:
-        check_outputs(self.config.output)
-        if self.config.smooth.method != "rts":
+    @property
+    def config(self) -> RunConfig:
+        """What is run, and where its results go."""
+        return self.outputs.config
+
+    def _check(self, config: RunConfig) -> None:
+        check_outputs(config.output)
+        if config.smooth.method != "rts":
             return
         if self.live:
             raise ConfigError(f"smooth.method is rts, but {self.source.name} is live; kalman or none is accepted")
-        if self.spec == "-" and self.config.output.video:
+        if self.spec == "-" and config.output.video:
             raise ConfigError("smooth.method rts reads the video twice, which standard input cannot; add --no-video")
 
     def run(self, on_packet: Callable[[Packet], None] = lambda packet: None) -> Results:

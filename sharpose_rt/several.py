@@ -106,8 +106,7 @@ class SeveralRun:
             stem = unique_name(stem, taken)  # by place; taps would count by who is seen first
             folder = unique_name(safe_stem(stem), folders)
             output = replace(self.config.output, directory=str(Path(self.config.output.directory) / folder))
-            run.config = replace(self.config, output=output)
-            run.outputs.stem, run.outputs.config = stem, run.config
+            run.outputs.stem, run.outputs.config = stem, replace(self.config, output=output)
 
 
 def _check(specs: Sequence[str], config: RunConfig) -> None:

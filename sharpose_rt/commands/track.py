@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from sharpose_rt.commands.taps import add_tap_arguments, open_taps
 from sharpose_rt.config import RunConfig, load
@@ -307,12 +307,11 @@ def _run_each(args: argparse.Namespace, config: RunConfig, specs: Sequence[tuple
     failed: list[str] = []
     cut_off: list[str] = []
     models = Models(config) if len(specs) > 1 else None  # loaded by the first, and kept for those behind it
-    file = sys.stderr if "-" in args.publish else sys.stdout
     with open_taps(args, config, [spec for spec, _ in specs]) as taps:
         for number, (spec, folder) in enumerate(specs, start=1):
             output = replace(config.output, directory=str(Path(config.output.directory) / folder))
             if len(specs) > 1 and not args.quiet:
-                _say(f"{number} of {len(specs)}: {redact(spec)}", file)
+                _say(args, f"{number} of {len(specs)}: {redact(spec)}")
             try:
                 results, signals = _run_one(args, spec, replace(config, output=output), taps, taken[folder], models)
             except SourceError as error:
@@ -324,14 +323,14 @@ def _run_each(args: argparse.Namespace, config: RunConfig, specs: Sequence[tuple
             if results.figures["cut_off"]:
                 cut_off.append(redact(spec))
             if not args.quiet:
-                _say(_lines(results), file)
+                _say(args, _lines(results))
             if signals:
                 return 128 + signals[0]
     if len(specs) > 1:
         done = f"{len(specs) - len(failed)} of {len(specs)} done"
         tally = done + _named("failed", failed) + _named("cut off", cut_off)
         if not args.quiet:
-            _say(tally, file)
+            _say(args, tally)
         elif failed:
             log.error(tally)
     return 2 if failed else 0
@@ -429,7 +428,7 @@ def _run_several(args: argparse.Namespace, config: RunConfig, sources: list[str]
             found = job.run(every_few_seconds(job.status_line, quiet=args.quiet))
         for run, results in zip(job.runs, found, strict=True):
             if not args.quiet:
-                _say(f"{run.source.name}\n{_lines(results)}", sys.stderr if "-" in args.publish else sys.stdout)
+                _say(args, f"{run.source.name}\n{_lines(results)}")
     if signals:
         return 128 + signals[0]
     return 2 if any(results.status == "error" for results in found) else 0
@@ -483,10 +482,10 @@ def _display(args: argparse.Namespace, job: FileRun) -> Iterator[Any]:
             yield show
 
 
-def _say(text: str, file: TextIO) -> None:
-    """Prints it; that it cannot be said (a full disk) ends nothing."""
+def _say(args: argparse.Namespace, text: str) -> None:
+    """Prints it, beside a stream that is published there; that it cannot be said (a full disk) ends nothing."""
     try:
-        print(text, file=file, flush=True)
+        print(text, file=sys.stderr if "-" in args.publish else sys.stdout, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -33,7 +33,7 @@ from sharpose_rt.compute.precision import fastest_dtype
 from sharpose_rt.errors import DeviceError
 from sharpose_rt.machine.cache import cache_dir
 from sharpose_rt.machine.processor import processor_key
-from sharpose_rt.machine.whole_files import beside, on_disk
+from sharpose_rt.machine.whole_files import beside, on_disk, whole
 
 log = logging.getLogger("sharpose_rt.compute.openvino_graphs")
 
@@ -143,13 +143,11 @@ def _compiled(model: Any, hints: dict[str, Any]) -> Any:
 
 
 def _keep_compiled(compiled: Any, path: Path) -> None:
-    """Writes it behind its checksum, which tells what a power cut left; without a right to, it is compiled again."""
-    part = beside(path)
+    """Writes it behind its checksum, as a damaged one would be taken; without a right to, it is compiled again."""
     try:
         data = compiled.export_model().getvalue()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(zlib.crc32(data).to_bytes(_CHECK, "big") + data)
-        part.replace(path)
+        with whole(path) as part:
+            part.write_bytes(zlib.crc32(data).to_bytes(_CHECK, "big") + data)
         room = COMPILED_BYTES
         for old in sorted(path.parent.glob("*.blob"), key=lambda p: p.stat().st_mtime, reverse=True):
             room -= old.stat().st_size
@@ -157,9 +155,6 @@ def _keep_compiled(compiled: Any, path: Path) -> None:
                 old.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
         log.debug("%s was not kept: %s", path, error)
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def for_batch(model: Any, batch: int, dtype: torch.dtype, threads: int) -> Graph:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import platform
 import time
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from statistics import median
 
 import torch
 
-from sharpose_rt.compute.threads import take_threads
+from sharpose_rt.compute.threads import at_most_threads
 from sharpose_rt.machine.cache import cache_dir, recall, remember
 from sharpose_rt.machine.processor import processor_key
 
@@ -32,10 +31,8 @@ def fastest_dtype() -> torch.dtype:
     path, key = cache_dir() / "precisions.json", this_machine()
     rates = recall(path).get(key)
     if not isinstance(rates, dict) or not all(isinstance(rates.get(name), float) for name in ("fp32", "bf16", "ratio")):
-        count = torch.get_num_threads()
-        with ThreadPoolExecutor(1, initializer=take_threads, initargs=(1,)) as alone:  # whatever thread asks
-            rates = alone.submit(_multiplications).result()
-        torch.set_num_threads(count)  # of threads to come, too
+        with at_most_threads(1):  # whatever thread asks
+            rates = _multiplications()
         remember(path, key, rates)
     faster = min(rates["bf16"] / rates["fp32"], rates["ratio"])
     return torch.bfloat16 if faster > WORTH_IT else torch.float32

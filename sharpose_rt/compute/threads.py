@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 
 
@@ -10,3 +13,14 @@ def take_threads(count: int) -> None:
     # Asked first: a thread's number is that of whoever set one last, in any thread, until it was asked for once.
     torch.get_num_threads()
     torch.set_num_threads(count)
+
+
+@contextlib.contextmanager
+def at_most_threads(count: int) -> Iterator[None]:
+    """Torch's loops of this thread of ours have no more threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, count))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

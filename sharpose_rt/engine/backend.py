@@ -6,7 +6,6 @@ Letters as in `models.sharpose`: B crops, R crops that are refined, S selected c
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sharpose_rt.compute.streams import upload
+from sharpose_rt.compute.threads import at_most_threads
 from sharpose_rt.engine.batching import BUCKETS
 from sharpose_rt.geometry.affine import warp_crops
 from sharpose_rt.geometry.heatmap import Decode
@@ -137,14 +137,3 @@ class TorchBackend:
     def threads_for(self, crops: int) -> contextlib.AbstractContextManager[None]:
         """As many threads as a stage over so many crops is fastest with."""
         return at_most_threads(max(1, crops // 2)) if self._short_loops else contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def at_most_threads(count: int) -> Iterator[None]:
-    """Torch's loops of this thread of ours have no more threads inside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(before, count))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

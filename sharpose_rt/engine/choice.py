@@ -16,8 +16,9 @@ import torch
 import sharpose_rt
 from sharpose_rt.compute import openvino_graphs
 from sharpose_rt.compute.precision import WORTH_IT, this_machine
+from sharpose_rt.compute.threads import at_most_threads
 from sharpose_rt.config import PoseConfig
-from sharpose_rt.engine.backend import Backend, TorchBackend, at_most_threads
+from sharpose_rt.engine.backend import Backend, TorchBackend
 from sharpose_rt.engine.device import DTYPES, resolve_device, resolve_precision
 from sharpose_rt.errors import DeviceError, WeightsError
 from sharpose_rt.machine.cache import cache_dir, recall, remember

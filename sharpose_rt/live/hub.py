@@ -109,13 +109,14 @@ class LiveRun:
         """People in the last frame; 0 unless it is running."""
         return self.totals.people_now if self.state == "running" else 0
 
-    def latency_s(self, q: float) -> float | None:
-        """What q percent of the last two minutes' frames do not exceed from capture to here; None without any."""
+    @property
+    def latency(self) -> LatencyHistogram:
+        """How long the last two minutes' frames took from capture to here."""
         recent, now_s = LatencyHistogram(), time.monotonic()
         for begun_s, late in list(self._late):
             if now_s - begun_s <= _RECENT_S:
                 recent.merge(late)
-        return recent.percentile(q) if recent.count else None
+        return recent
 
     def recent(self, seconds: float) -> bytes:
         """The last `seconds` of media time as a valid stream of its own."""
@@ -129,8 +130,7 @@ class LiveRun:
 
     def status(self) -> dict[str, Any]:
         """The figures now, for the page."""
-        totals = self.totals
-        late_s = {f"p{q}": self.latency_s(q) for q in (50, 95, 99)}
+        totals, late = self.totals, self.latency
         return {
             "name": self.name,
             "source": self.info.name,
@@ -145,7 +145,7 @@ class LiveRun:
             "ids": len(totals.ids),
             "stages": {"coarse": totals.coarse, "fine": totals.fine, "predicted": totals.predicted},
             "exit_rate": totals.exit_rate,
-            "latency_ms": {q: None if value is None else round(1e3 * value, 1) for q, value in late_s.items()},
+            "latency_ms": {f"p{q}": round(1e3 * late.percentile(q), 1) if late.count else None for q in (50, 95, 99)},
         }
 
     def _tick(self, now_s: float) -> None:

@@ -59,8 +59,9 @@ def _figures(run: LiveRun) -> Iterator[tuple[str, str, str, dict[str, str], floa
         labels = {**at, "stage": stage}
         yield "sharpose_poses_total", "counter", "Poses by where they came from.", labels, getattr(t, stage)
     name, text = "sharpose_latency_seconds", "From capture to output; quantiles of the last two minutes."
+    late = run.latency
     for q in (50, 95, 99):
-        late_s = run.latency_s(q)
-        yield name, "summary", text, {**at, "quantile": f"{q / 100:g}"}, math.nan if late_s is None else late_s
+        value_s = late.percentile(q) if late.count else math.nan
+        yield name, "summary", text, {**at, "quantile": f"{q / 100:g}"}, value_s
     yield f"{name}_sum", "summary", text, at, t.latency.mean * t.latency.count
     yield f"{name}_count", "summary", text, at, t.latency.count

@@ -47,16 +47,16 @@ class VideoFile(ContainerSource):
     def _target(self) -> str:
         return file_address(self.path)
 
-    def _frame_rate(self) -> float | None:
-        stored_fps = super()._frame_rate()
-        if self.config.filmed_fps is None and stored_fps:
+    def _describe(self, size_wh: tuple[int, int]) -> SourceInfo:
+        stored_fps = math.nan if self._fps is None else self._fps * self._slowed
+        if self.config.filmed_fps is None:
             self._warn_of_slow_motion(stored_fps)
         if self.config.image_fps != SourceConfig.image_fps:
             log.warning(
                 "source.image_fps is of pictures, and %s is a video of %g frames a second; see --filmed-fps too",
-                self.name, stored_fps or math.nan,
+                self.name, stored_fps,
             )  # fmt: skip
-        return stored_fps
+        return super()._describe(size_wh)
 
     def _warn_of_slow_motion(self, stored_fps: float) -> None:
         """Phones that store slow motion at the rate it is played at say in a tag at which they filmed."""
