@@ -69,6 +69,7 @@ class Progress:
                 TimeRemainingColumn(),
             )
             self._bar = Bar(*columns, console=Console(stderr=True))
+            self._task = self._bar.add_task("preparing", total=None, line="")  # networks take their time, at first most
             self._bar.start()
         return self
 
@@ -82,10 +83,8 @@ class Progress:
             return
         done, line = packet.frame.frame_id + 1, self._job.totals.status_line()
         if self._bar is not None:
-            if self._task is None:
-                info = self._job.source.info
-                self._task = self._bar.add_task(info.stem, total=info.frame_count, line="")
-            self._bar.update(self._task, completed=done, line=line)
+            info = self._job.source.info
+            self._bar.update(self._task, description=info.stem, total=info.frame_count, completed=done, line=line)
         elif self._due():
             total = self._job.source.info.frame_count
             print(f"frame {done}{f' of {total}' if total else ''} | {line}", file=sys.stderr, flush=True)

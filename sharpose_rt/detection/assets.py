@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,6 +23,7 @@ logger = logging.getLogger("sharpose_rt.detection")
 
 RELEASE_URL = "https://github.com/ultralytics/assets/releases/download/v8.4.0/"
 _import_lock = threading.Lock()
+_ACTIVATION = re.compile(r"(torch\.)?nn\.\w+\([\w\s.,=+-]*\)")
 
 
 def import_ultralytics() -> ModuleType:
@@ -56,6 +59,22 @@ def _unchanged() -> Iterator[None]:
         np.set_printoptions(**printing)
         cv2.setNumThreads(threads)
         torch.save = save
+
+
+def model_plan(name: str) -> dict[str, Any]:
+    """What a model file (.yaml) of the user's or of ultralytics says of a network; only what runs no code of its own.
+
+    Raises:
+        ValueError: ultralytics would evaluate more than a layer of torch; and whatever else its parser raises.
+    """
+    import_ultralytics()
+    from ultralytics.nn.tasks import yaml_model_load
+
+    plan: dict[str, Any] = yaml_model_load(name)
+    activation = plan.get("activation")  # it is evaluated
+    if activation and not _ACTIVATION.fullmatch(str(activation).strip()):
+        raise ValueError(f"its activation is {str(activation)!r:.120}; a layer such as nn.SiLU() is accepted")
+    return plan
 
 
 def find_model(name: str, *, offline: bool = False) -> Path:

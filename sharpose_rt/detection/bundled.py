@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpose_rt.config import DetectorConfig
-from sharpose_rt.detection.assets import import_ultralytics
+from sharpose_rt.detection.assets import import_ultralytics, model_plan
 from sharpose_rt.detection.runtime import EAGER, Runtime
 from sharpose_rt.detection.yolo import IMAGE_SIZE, Network, YoloDetector, module_network
 from sharpose_rt.errors import WeightsError
@@ -86,11 +86,11 @@ def build_module(architecture: str, folder: Path) -> Any:
         from sharpose_rt.detection.person_network import PersonNetwork
 
         return PersonNetwork()
-    from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+    from ultralytics.nn.tasks import DetectionModel
 
     beside = folder / architecture
     try:
-        plan: Any = yaml_model_load(str(beside) if beside.is_file() else architecture)
+        plan: Any = model_plan(str(beside) if beside.is_file() else architecture)
         return DetectionModel(plan, ch=3, nc=1, verbose=False)
     except Exception as error:  # a parser of free text: any kind comes up
         raise WeightsError(f"person detector architecture '{architecture}' cannot be built: {error}") from error

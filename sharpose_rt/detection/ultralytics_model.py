@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sharpose_rt.config import DetectorConfig
-from sharpose_rt.detection.assets import find_model, import_ultralytics
+from sharpose_rt.detection.assets import find_model, import_ultralytics, model_plan
 from sharpose_rt.detection.runtime import EAGER, Runtime
 from sharpose_rt.detection.yolo import TASKS, Network, YoloDetector, module_network, person_classes
 from sharpose_rt.errors import DetectorError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("sharpose_rt.detection")
 
 EXPORT_SUFFIXES = (".onnx", ".torchscript", ".engine", "_openvino_model", "_ncnn_model", ".mlpackage")
+PROGRAMS = (".torchscript", ".engine")
 SUFFIXES = (".pt", ".yaml", ".yml", *EXPORT_SUFFIXES)
 
 
@@ -28,8 +29,8 @@ class UltralyticsDetector(YoloDetector):
 
     A checkpoint is a pickle, which can run code as it is read. It is read with `torch.load(weights_only=True)` and
     ultralytics' own list of layer classes, so a file that asks for anything else is refused and nothing of it runs.
-    Exported models hold graphs, not pickles; TensorRT engines are binaries for the GPU and deserve trust like a
-    program.
+    Exported models hold graphs, not pickles; but TensorRT engines are binaries for the GPU, and TorchScript may write
+    files: both deserve trust like a program, which a warning says.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ def load_architecture(name: str, device: str) -> Network:
     ultralytics = import_ultralytics()
     logger.warning("detector '%s' is an architecture without weights: its boxes are random", name)
     try:
+        model_plan(name)  # refuses one that would run code of its own
         module: Any = ultralytics.YOLO(name).model
     except Exception as error:  # a parser of free text: any kind comes up
         raise DetectorError(
@@ -95,6 +97,8 @@ def load_checkpoint(path: Path, device: str) -> Network:
 def load_export(path: Path, device: str) -> Network:
     """The network of an exported model, run by ultralytics' AutoBackend."""
     import_ultralytics()
+    if path.suffix in PROGRAMS:
+        logger.warning("detector '%s' can do all that a program can; use it only if you trust who made it", path)
     import torch
     from ultralytics.nn.autobackend import AutoBackend
 

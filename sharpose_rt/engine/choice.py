@@ -132,6 +132,7 @@ def _choose(config: PoseConfig, ranges: Ranges | None, network: SHaRPose | None 
     if _are_rates(rates, open_ways):
         return open_ways[_best(rates, open_ways)]
     network = network or load_model(config.model, config.weights, config.behaviour)[0]
+    log.info("measuring which is faster here, for this and later runs: %s", ", ".join(open_ways))
     rates = measure(network, config, ranges)
     best = _best(rates, open_ways)
     figures = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())

@@ -34,6 +34,8 @@ def prepare(opencv_threads: int) -> None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - while the process lives
     let_waiting_threads_sleep()
     os.environ.setdefault("OPENCV_FOR_THREADS_NUM", str(opencv_threads))
+    # A picture of a few kilobytes may say that it is larger than all memory; no camera's has so many pixels.
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 28))
     if not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         keep_freed_memory()
 

@@ -46,6 +46,8 @@ from sharpose_rt.tracking import rts_smooth
 from sharpose_rt.types import Detections, Frame, PoseStage
 
 FRAMES = 24
+QUICK = {"weights": "random", "precision": "fp32", "quality_threshold": -math.inf}
+"""A network where what lies around it is tested: nobody goes through its fine stage."""
 TIMES = [n / 10 + (0.03 if n % 3 else 0.0) for n in range(FRAMES)]  # uneven, as phones film
 
 
@@ -245,7 +247,7 @@ def test_the_networks_of_one_video_serve_the_next_and_go_with_the_last(
     monkeypatch.setattr(EstimateStage, "open", opening)
     monkeypatch.setattr(FileRun, "__init__", making)
     options = ["--weights", "random", "--boxes", "full", "--no-video", "--output", str(tmp_path / "out"), "--quiet"]
-    assert main(["--source", str(folder), *options, "--set", "pose.precision=fp32"]) == 0
+    assert main(["--source", str(folder), *options, "--precision", "fp32", "--quality-threshold=-inf"]) == 0
     assert alive == [0, 1, 2]  # references to one
     gc.collect()
     assert [engine() for engine in engines] == [None] * 3
@@ -337,7 +339,10 @@ def test_ctrl_c_ends_in_order(number: int, tmp_path: Path) -> None:
     write_clip(clip, 3000, size_wh=(96, 64), gop=30)
     command = [sys.executable, "-m", "sharpose_rt", "--source", str(clip), "--weights", "random", "--boxes", "full"]
     run = subprocess.Popen(
-        [*command, "--output", str(tmp_path / "out")], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*command, "--backend", "torch", "--precision", "fp32", "--output", str(tmp_path / "out")],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     stream = tmp_path / "out" / "long.skeletons.jsonl"
     while not (stream.exists() and stream.read_bytes().count(b"\n") > 3):
@@ -449,7 +454,7 @@ def test_models_are_loaded_once_for_all_that_follows(tmp_path: Path, monkeypatch
 def test_python_tracker_keeps_its_models_for_the_next_run(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
     monkeypatch.setattr(PoseEngine, "__init__", _counted(PoseEngine.__init__, loaded, "pose"))
-    with PoseTracker(pose={"weights": "random"}, detector={"name": "full"}) as tracker:
+    with PoseTracker(pose=QUICK, detector={"name": "full"}) as tracker:
         whole = list(tracker.run(clip))
         for _ in tracker.run(clip):
             break
@@ -585,7 +590,7 @@ def test_pictures_come_out_as_pictures(tmp_path: Path) -> None:
 
 def test_python_tracker_closes_when_left_early(clip: Path) -> None:
     before = set(threading.enumerate())
-    options = {"pose": {"weights": "random"}, "detector": {"name": "full"}}
+    options = {"pose": QUICK, "detector": {"name": "full"}}
     for seen, frame in enumerate(PoseTracker("tiny_256x192", **options).run(clip), start=1):
         assert frame.people[0].keypoints.shape == (17, 2)
         assert frame.people[0].track_id == 1
@@ -598,7 +603,7 @@ def test_python_tracker_closes_when_left_early(clip: Path) -> None:
 
 
 def test_frames_that_the_program_has(clip: Path) -> None:
-    options = {"pose": {"weights": "random", "precision": "fp32"}, "detector": {"name": "full"}}
+    options = {"pose": QUICK, "detector": {"name": "full"}}
     wanted = list(PoseTracker("tiny_256x192", **options).run(clip))
     pairs = [(frame.pts_s, frame.image_bgr) for frame in wanted]
     given = list(PoseTracker("tiny_256x192", **options).run(pairs))
@@ -653,7 +658,7 @@ def test_frames_that_the_program_has(clip: Path) -> None:
 
 @pytest.mark.timeout(60)
 def test_frames_that_the_program_has_are_played_at_their_own_pace_where_asked() -> None:
-    options = {"pose": {"weights": "random"}, "detector": {"name": "full"}, "source": {"realtime": True}}
+    options = {"pose": QUICK, "detector": {"name": "full"}, "source": {"realtime": True}}
     frames = PoseTracker("tiny_256x192", **options).run((np.zeros((96, 96, 3), np.uint8) for _ in range(30)), fps=20)
     times = [(frame.pts_s, time.monotonic()) for frame in frames]
     assert times[-1][0] == pytest.approx(29 / 20)
@@ -674,7 +679,7 @@ print(next(held).frame_id)
 
 
 def test_results_are_compared_by_identity() -> None:
-    options = {"pose": {"weights": "random"}, "detector": {"name": "full"}}
+    options = {"pose": QUICK, "detector": {"name": "full"}}
     with PoseTracker("tiny_256x192", **options) as tracker:
         frame = tracker.update(np.zeros((96, 96, 3), np.uint8))
     people = frame.people
@@ -684,7 +689,7 @@ def test_results_are_compared_by_identity() -> None:
 
 
 def test_what_is_no_source_is_said_and_a_number_is_a_camera(clip: Path) -> None:
-    tracker = PoseTracker(pose={"weights": "random"}, detector={"name": "full"})
+    tracker = PoseTracker(pose=QUICK, detector={"name": "full"})
     for source, said in (
         (77, "webcam:77"),
         (-1, "N from 0"),
@@ -708,7 +713,7 @@ def test_python_tracker_says_which_video_a_frame_is_of_and_leaves_out_what_is_br
         write_clip(clips / f"{name}.mp4", 3, size_wh=(96, 64))
     for name in ("1", "3", "5"):
         (clips / f"{name}.mp4").write_bytes(b"no video at all" * 100)
-    with PoseTracker(pose={"weights": "random"}, detector={"name": "full"}) as tracker:
+    with PoseTracker(pose=QUICK, detector={"name": "full"}) as tracker:
         frames = list(tracker.run(clips))
         assert [frame.source for frame in frames] == [str(clips / "2.mp4")] * 3 + [str(clips / "4.mp4")] * 3
         assert [frame.frame_id for frame in frames] == [0, 1, 2] * 2
@@ -735,7 +740,7 @@ def test_options_of_what_a_tracker_does_not_do_are_refused(options: dict[str, An
 
 
 def test_a_frame_can_be_drawn(clip: Path) -> None:
-    options = {"pose": {"weights": "random"}, "detector": {"name": "full"}, "draw": {"min_score": 0.0}}
+    options = {"pose": QUICK, "detector": {"name": "full"}, "draw": {"min_score": 0.0}}
     tracker = PoseTracker("tiny_256x192", **options)
     assert tracker.skeleton is COCO17
     assert PoseTracker("base_mpii_256x256").skeleton is MPII16
@@ -758,7 +763,7 @@ def test_a_frame_can_be_drawn(clip: Path) -> None:
 
 
 def test_a_loops_own_clock_begins_with_its_first_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    image, options = np.zeros((120, 160, 3), np.uint8), {"pose": {"weights": "random"}, "detector": {"name": "full"}}
+    image, options = np.zeros((120, 160, 3), np.uint8), {"pose": QUICK, "detector": {"name": "full"}}
     opened = EstimateStage.open
     monkeypatch.setattr(EstimateStage, "open", lambda stage: (time.sleep(0.3), opened(stage)))
     seen: list[float] = []
@@ -789,7 +794,7 @@ def test_a_loop_is_ready_for_its_first_picture_before_its_clock_begins(monkeypat
     monkeypatch.setattr(FullFrameDetector, "detect", once_a_size)
     monkeypatch.setattr("sharpose_rt.api.time", SimpleNamespace(monotonic=lambda: clock_s[0]))
     image = np.zeros((120, 160, 3), np.uint8)
-    with PoseTracker(pose={"weights": "random"}, detector={"name": "full"}) as tracker:
+    with PoseTracker(pose=QUICK, detector={"name": "full"}) as tracker:
         first = tracker.update(image)
         clock_s[0] += 0.1
         second = tracker.update(image)
@@ -800,7 +805,7 @@ def test_a_loop_is_ready_for_its_first_picture_before_its_clock_begins(monkeypat
 
 def test_a_closed_tracker_holds_no_models() -> None:
     """At once, not when Python happens to look for circles."""
-    image, options = np.zeros((120, 160, 3), np.uint8), {"pose": {"weights": "random"}, "detector": {"name": "full"}}
+    image, options = np.zeros((120, 160, 3), np.uint8), {"pose": QUICK, "detector": {"name": "full"}}
     gc.collect()
     gc.disable()
     try:
@@ -820,7 +825,7 @@ def test_a_closed_tracker_holds_no_models() -> None:
 
 
 def test_a_budget_holds_in_a_programs_own_loop() -> None:
-    options = {"pose": {"weights": "random"}, "detector": {"name": "full"}}
+    options = {"pose": QUICK, "detector": {"name": "full"}}
     with PoseTracker(**options, budget={"latency_ms": 1.0}) as tracker:
         for i in range(40):
             tracker.update(np.zeros((120, 160, 3), np.uint8), i / 10)
@@ -861,7 +866,7 @@ def test_threads_make_one_tracker_and_close_it_between_frames(monkeypatch: pytes
 def test_a_programs_own_loop_waits_for_nothing_later(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int | None, bool]] = []
     monkeypatch.setattr(PoseEngine, "warm_up", lambda self, people=None, *, behind: asked.append((people, behind)))
-    with PoseTracker(pose={"weights": "random"}, detector={"name": "full"}) as tracker:
+    with PoseTracker(pose=QUICK, detector={"name": "full"}) as tracker:
         tracker.update(np.zeros((120, 160, 3), np.uint8))
     assert asked == [(2, True)]  # what more people need is prepared when they come, while the loop goes on
 

@@ -413,12 +413,16 @@ def both(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("faster", ["torch", "openvino"])
-def test_auto_takes_the_faster_one_and_remembers_it(config, both, faster):
+def test_auto_takes_the_faster_one_and_remembers_it(config, both, faster, caplog):
+    caplog.set_level("INFO")
     rates, measured, path = both
     rates[f"{faster} float32"] = 99.0
     config = replace(config, backend="auto")
     assert choose(config) == choose(config) == replace(config, backend=faster)
     assert len(measured) == 1
+    said = [record.message for record in caplog.records]
+    assert said[0] == "measuring which is faster here, for this and later runs: torch float32, openvino float32"
+    assert said[1].startswith(f"backend: {faster} float32, the faster one here")
     (entry,) = json.loads(path.read_text()).values()
     assert entry == rates
     assert [p.name for p in path.parent.iterdir()] == ["backends.json"]

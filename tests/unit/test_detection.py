@@ -460,6 +460,32 @@ def test_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     assert not proof.exists()
 
 
+@pytest.mark.parametrize("activation", ["print(open({proof!r}, 'w'))", "nn.SiLU() or nn.ReLU(open({proof!r}, 'w'))"])
+def test_model_files_cannot_run_code(tmp_path: Path, activation: str) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    shipped = Path(assets.import_ultralytics().__file__).parent / "cfg/models/26/yolo26.yaml"
+    proof, plan = tmp_path / "proof", shipped.read_text(encoding="utf-8")
+    (tmp_path / "yolo26n.yaml").write_text(plan + f'\nactivation: "{activation.format(proof=str(proof))}"\n')
+    with pytest.raises(DetectorError, match=r"its activation is .*; a layer such as nn.SiLU\(\) is accepted"):
+        create_detector(DetectorConfig(name=str(tmp_path / "yolo26n.yaml"))).open()
+    path = tmp_path / "mine.safetensors"
+    save_file({"x": torch.zeros(1)}, path, {"architecture": "yolo26n.yaml"})
+    with pytest.raises(WeightsError, match="its activation is"):
+        create_detector(DetectorConfig(name=str(path))).open()
+    assert not proof.exists()
+    (tmp_path / "yolo26n.yaml").write_text(plan + "\nactivation: torch.nn.ReLU()\n")
+    create_detector(DetectorConfig(name=str(tmp_path / "yolo26n.yaml"))).open()
+
+
+def test_a_model_that_is_a_program_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "mine.torchscript").write_bytes(b"no")
+    with pytest.raises(DetectorError, match="mine"):
+        create_detector(DetectorConfig(name=str(tmp_path / "mine.torchscript"))).open()
+    assert "can do all that a program can" in caplog.text
+
+
 def test_damaged_models_are_refused(tmp_path: Path) -> None:
     for name, content in (("cut.pt", b"PK\x03\x04"), ("empty.pt", b""), ("text.torchscript", b"no"), ("x.onnx", b"?")):
         (tmp_path / name).write_bytes(content)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import socket
+import struct
 import subprocess
 import sys
+import zlib
+from types import SimpleNamespace
 
 import pytest
 
 from sharpose_rt.cli import main
+from sharpose_rt.commands import progress
 from sharpose_rt.commands.progress import NowAndThen
 from sharpose_rt.machine import threads
 
@@ -86,6 +91,25 @@ from sharpose_rt import PoseTracker
     assert run(code, OMP_WAIT_POLICY="ACTIVE") == "ACTIVE"
 
 
+def test_a_small_picture_that_says_it_is_larger_than_memory_is_left_alone(tmp_path):
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    wide, high = 18_000, 16_000  # one bit a pixel, all black
+    rows = zlib.compress(bytes((1 + wide // 8) * high))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", wide, high, 1, 0, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    assert len(data) < 50_000
+    (tmp_path / "bomb.png").write_bytes(data)
+    code = (
+        "import resource; from sharpose_rt.cli import main; main([]); from sharpose_rt.media.files import read_image; "
+        f"print(read_image({str(tmp_path / 'bomb.png')!r}), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)"
+    )
+    picture, peak_mib = run(code).splitlines()[-1].split()
+    assert picture == "None"
+    assert int(peak_mib) < 700
+
+
 def test_elsewhere_nothing_is_asked_for(monkeypatch):
     from sharpose_rt.machine import process
 
@@ -104,6 +128,29 @@ def test_a_source_that_is_not_there_has_an_exit_status_of_its_own(tmp_path, caps
     assert "Connection refused" in capsys.readouterr().err
     assert main(["--source", "webcam:63", *options]) == 75
     assert main(["--source", str(tmp_path / "none.mp4"), *options]) == 2
+
+
+def test_a_terminal_says_that_something_is_prepared_until_the_first_frame(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    job = SimpleNamespace(
+        totals=SimpleNamespace(status_line=lambda: "9 fps"),
+        source=SimpleNamespace(info=SimpleNamespace(stem="walk", frame_count=20)),
+    )
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    with progress.Progress(job, quiet=False) as bar:
+        bar._bar.refresh()
+        assert "preparing" in terminal.getvalue()
+        terminal.seek(0)
+        terminal.truncate()
+        bar.update(SimpleNamespace(frame=SimpleNamespace(frame_id=4)))
+        bar._bar.refresh()
+        assert "walk" in terminal.getvalue()
+        assert "5/20" in terminal.getvalue()
+        assert "preparing" not in terminal.getvalue()
 
 
 def test_plain_lines_become_seldom(monkeypatch):
