@@ -1,6 +1,6 @@
 """Who may come in: host, origin and token are checked before any route, and every answer carries strict headers.
 
-Before that, whoever keeps a place without asking for anything is sent away.
+Before that, whoever keeps a place without asking for anything is sent away, the sooner the more there are.
 """
 
 from __future__ import annotations
@@ -35,19 +35,31 @@ _HEADERS = {
 
 _PREFLIGHT = {"Access-Control-Allow-Methods": "GET", "Access-Control-Allow-Headers": "Authorization"}
 _FOR_GUESTS = ("/skeletons", "/view", "/api/")
+_OF_PROXIES = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via")
 _TOLD = 32  # refusals in the log: what is no browser may name a new origin each time
 _HEAD_S = 10.0
+MAX_CONNECTIONS = 192
+"""Open at once, of whatever kind: each takes one of the files that the process may have open."""
 
 
 class PromptRequests(H11Protocol):
-    """uvicorn's HTTP; who sends no whole head of a request within `_HEAD_S`, or a body after the answer, is cut off."""
+    """uvicorn's HTTP; who sends no whole head of a request within `_HEAD_S`, or a body after the answer, is cut off.
+
+    Of more than `MAX_CONNECTIONS` one goes at once: of those not being answered the one that came first, or the new one
+    where all others are.
+    """
 
     _timer: asyncio.TimerHandle | None = None
+    _since_s = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Waits for the first request; of later ones the rest is waited for (uvicorn ends a pause between them)."""
         super().connection_made(transport)
+        self._since_s = self.loop.time()
         self._look()
+        if len(self.connections) > MAX_CONNECTIONS:
+            idle = (other for other in self.connections if isinstance(other, PromptRequests) and other._idle)
+            min(idle, key=lambda other: other._since_s, default=self).transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Stops waiting once a head is whole."""
@@ -58,6 +70,10 @@ class PromptRequests(H11Protocol):
         """Stops waiting."""
         super().connection_lost(exc)
         self._wait(None)
+
+    @property
+    def _idle(self) -> bool:
+        return self.conn.their_state is h11.IDLE and not self.transport.is_closing()
 
     def _look(self) -> None:
         if self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY:
@@ -80,7 +96,7 @@ class Guard:
     * A page of another origin is refused, whatever it brings, unless it is one of `listen.origins`: those are guests,
       who may use the sockets and /api.
     * Without a token only names of this machine are answered, so that no foreign name can be pointed at it
-      (DNS rebinding).
+      (DNS rebinding), and nothing that a proxy says it passes on: a proxy calls us by such a name for everybody.
     * The token comes as `Authorization: Bearer`, as `?token=`, or as the cookie that a first visit of the page with
       `?token=` sets, which also takes it out of the address.
     """
@@ -120,8 +136,11 @@ class Guard:
     def _refusal(self, scope: Scope, headers: Headers, guest: str) -> tuple[int, str]:
         """Status and reason, in the 123 bytes of ASCII that a closing socket has room for; 0 where it may come in."""
         host, origin = headers.get("host", ""), headers.get("origin")
-        if self._listen.token is None and not is_loopback(_split(host).hostname or ""):
-            return 403, f"{_short(host)} is no name of this machine, and there is no --token"
+        if self._listen.token is None:
+            if not is_loopback(_split(host).hostname or ""):
+                return 403, f"{_short(host)} is no name of this machine, and there is no --token"
+            if passed_on := [name for name in _OF_PROXIES if name in headers]:
+                return 403, f"{passed_on[0]} says that a proxy passes on what others ask for, and there is no --token"
         if not guest and origin is not None and not (host and origin.partition("://")[2].lower() == host.lower()):
             return 403, self._foreign(origin)
         if not self._known(scope, headers):
@@ -158,9 +177,9 @@ class Guard:
         if self._listen.token is None or scope["path"] != "/" or len(rest) == len(_query(scope)):
             return None
         answer = RedirectResponse("/" + (f"?{urlencode(rest)}" if rest else ""), status_code=303)
-        answer.set_cookie(
-            self._cookie_name(headers), self._listen.token.encode().hex(), httponly=True, samesite="strict", path="/"
-        )
+        https = "https" in (scope["scheme"], headers.get("x-forwarded-proto"))
+        name, value = self._cookie_name(headers), self._listen.token.encode().hex()
+        answer.set_cookie(name, value, secure=https, httponly=True, samesite="strict", path="/")
         return answer
 
     @staticmethod

@@ -22,15 +22,15 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from sharpose_rt.live import metrics
 from sharpose_rt.live.address import Listen
-from sharpose_rt.live.guard import Guard
+from sharpose_rt.live.guard import MAX_CONNECTIONS, Guard
 from sharpose_rt.live.hub import Hub, LiveRun
 from sharpose_rt.live.picture import Pictures
 from sharpose_rt.live.thinned import Thinned
 
 _STATUS_S = 0.5
 _GOING_AWAY, _TRY_LATER = 1001, 1013
-MAX_SOCKETS = 128
-"""Open at once, of all viewers: a page has two."""
+# Open at once, of all viewers: a page has two. Whoever asks for figures and health has the other connections.
+_MAX_SOCKETS = MAX_CONNECTIONS - 64
 _PICTURES_AHEAD = 2  # on the way to a viewer at once: one travels while one is drawn
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 
@@ -162,7 +162,7 @@ class _Routes:
     async def _converse(self, socket: WebSocket, *parts: Coroutine[Any, Any, None]) -> None:
         """Runs the parts of a conversation until one of them ends; of too many at once it is not begun."""
         await socket.accept()
-        if self._sockets >= MAX_SOCKETS:
+        if self._sockets >= _MAX_SOCKETS:
             for part in parts:
                 part.close()
             await socket.close(_TRY_LATER, "too many viewers")

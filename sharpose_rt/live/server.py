@@ -17,9 +17,7 @@ from sharpose_rt.live.hub import Hub
 log = logging.getLogger("sharpose_rt")
 
 _SEND_BUFFER = 256 << 10  # bytes the system holds for a slow viewer: about one picture, not seconds of them
-_BACKLOG = 128
-# Connections besides the sockets: whoever asks for figures and health is answered when those are all taken.
-_OTHERS = 64
+_BACKLOG = 32  # all that wait are let in at once, before one can be sent away
 
 
 class LiveServer:
@@ -38,7 +36,7 @@ class LiveServer:
             import websockets  # noqa: F401  (uvicorn's sockets)
 
             from sharpose_rt.live.guard import PromptRequests
-            from sharpose_rt.live.routes import MAX_SOCKETS, create_app
+            from sharpose_rt.live.routes import create_app
         except ImportError as error:
             raise ConfigError(
                 f"--serve needs {error.name}, which is not here; pip install 'sharpose-rt[serve]'"
@@ -57,9 +55,9 @@ class LiveServer:
                 lifespan="off",
                 access_log=False,
                 log_config=None,  # ours
-                log_level="warning",
+                log_level="error",  # it warns of each request that is none, and anybody can send those
                 server_header=False,
-                limit_concurrency=MAX_SOCKETS + _OTHERS,
+                backlog=_BACKLOG,  # which takes the place of the one of `_bind`
                 timeout_graceful_shutdown=2,
             )
         )

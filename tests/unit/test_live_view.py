@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
 import socket
 import struct
+import sys
 import time
 import urllib.request
 from collections import deque
@@ -15,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import cv2
 import numpy as np
@@ -298,6 +301,43 @@ def test_a_foreign_name_for_this_machine_is_refused(hub: Hub) -> None:
     assert (
         _client(hub, TOKEN, host="camera-box").get("/", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("X-Forwarded-For", "203.0.113.9"),
+        ("X-Forwarded-Host", "camera.example"),
+        ("X-Forwarded-Proto", "https"),
+        ("Forwarded", "for=203.0.113.9;proto=https"),
+        ("X-Real-IP", ""),
+        ("Via", "1.1 proxy"),
+    ],
+)
+def test_what_a_proxy_passes_on_wants_a_token(hub: Hub, name: str, value: str) -> None:
+    Run(hub).step()
+    client, passed_on = _client(hub), {name: value}
+    why = f"{name} says that a proxy passes on what others ask for, and there is no --token"
+    for path in ("/", "/api/latest", "/metrics"):
+        answer = client.get(path, headers=passed_on)
+        assert (answer.status_code, answer.text) == (403, f"{why}\n")
+    for path in ("/view", "/skeletons"):
+        with client.websocket_connect(f"{WS}{path}", headers=passed_on) as viewer:
+            with pytest.raises(WebSocketDisconnect) as closed:
+                viewer.receive_text()  # nothing came before
+            assert (closed.value.code, closed.value.reason) == (4403, why)
+    assert _client(hub, TOKEN).get("/api/latest", params={"token": TOKEN}, headers=passed_on).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("scheme", "proto", "secure"),
+    [("http", None, False), ("https", None, True), ("http", "https", True), ("http", "http", False)],
+)
+def test_a_cookie_that_came_by_https_stays_there(hub: Hub, scheme: str, proto: str | None, secure: bool) -> None:
+    headers = {} if proto is None else {"X-Forwarded-Proto": proto}
+    welcome = _client(hub, TOKEN).get(f"{scheme}://127.0.0.1:8080/", params={"token": TOKEN}, headers=headers)
+    assert welcome.status_code == 303
+    assert ("; secure" in welcome.headers["set-cookie"].lower()) == secure
 
 
 def test_strict_headers_on_every_answer(hub: Hub) -> None:
@@ -592,6 +632,87 @@ def test_whoever_asks_for_nothing_gives_the_place_up(
 
 
 @pytest.mark.timeout(60)
+def test_of_too_many_connections_those_go_that_ask_for_nothing(
+    server: LiveServer, hub: Hub, clients: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sharpose_rt.live.guard.MAX_CONNECTIONS", 3)
+    Run(hub).step()
+    viewer = _follow(server, "/skeletons", clients)
+    port = int(server.url.rstrip("/").rpartition(":")[2])
+
+    def connection() -> socket.socket:
+        return clients.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+
+    def cut_off(idle: socket.socket) -> bool:
+        with suppress(ConnectionResetError):
+            return idle.recv(1) == b""
+        return True
+
+    first, second, third, fourth = (connection() for _ in range(4))
+    assert cut_off(first)
+    assert cut_off(second)
+    third.sendall(b"GET /healthz HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
+    assert third.recv(1000).startswith(b"HTTP/1.1 200 ")
+    assert json.loads(viewer.recv(10))["type"] == "header"  # who does ask is still there
+    fourth.close()
+    viewers = [viewer, *(_follow(server, "/skeletons", clients) for _ in range(2))]
+    assert [json.loads(each.recv(10))["type"] for each in viewers] == ["frame", "header", "header"]
+    assert cut_off(connection())  # the others are being answered
+    viewers[2].close()
+    until_s = time.monotonic() + 10
+    while hub.viewers > 2 and time.monotonic() < until_s:
+        time.sleep(0.02)
+    with urllib.request.urlopen(server.url + "healthz", timeout=10) as answer:
+        assert answer.status == 200
+
+
+_FEW_FILES = """
+import resource, sys
+from sharpose_rt.live import Hub, Listen, LiveServer, guard
+guard.MAX_CONNECTIONS = 16
+with LiveServer(Hub(), Listen("127.0.0.1", 0)) as server:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+    print(server.url, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows neither limits open files nor stops a process")
+def test_a_flood_of_connections_leaves_the_process_its_files(clients: ExitStack) -> None:
+    command = [sys.executable, "-c", _FEW_FILES]
+    process = clients.enter_context(Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True))
+    clients.callback(process.kill)
+    assert process.stdout is not None
+    url = process.stdout.readline().strip()
+    with urllib.request.urlopen(f"{url}healthz", timeout=10) as answer:  # it listens
+        assert answer.status == 200
+    process.send_signal(signal.SIGSTOP)  # so that they all wait when it looks
+    with ExitStack() as flood:
+        for _ in range(250):
+            idle = flood.enter_context(socket.socket())
+            idle.setblocking(False)
+            idle.connect_ex(("127.0.0.1", int(url.rstrip("/").rpartition(":")[2])))
+        process.send_signal(signal.SIGCONT)
+    with urllib.request.urlopen(f"{url}healthz", timeout=20) as answer:
+        assert answer.status == 200
+    _, said = process.communicate("", timeout=20)
+    assert said == ""
+
+
+@pytest.mark.timeout(60)
+def test_what_is_no_request_leaves_no_trace_in_the_log(server: LiveServer, caplog: pytest.LogCaptureFixture) -> None:
+    port = int(server.url.rstrip("/").rpartition(":")[2])
+    head = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close, Upgrade\r\nUpgrade: "
+    requests = {b"\0garbage\r\n\r\n": b"400", head + b"h2c\r\n\r\n": b"200", head + b"websocket\r\n\r\n": b"400"}
+    for request, status in requests.items():
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as stranger:
+            stranger.sendall(request)
+            assert stranger.recv(1000).split()[1] == status
+    assert [record for record in caplog.records if record.levelname != "INFO"] == []
+
+
+@pytest.mark.timeout(60)
 def test_a_body_that_goes_on_after_the_answer_is_cut_off(hub: Hub, clients: ExitStack) -> None:
     with LiveServer(hub, Listen("127.0.0.1", 0)) as server:
         port = int(server.url.rstrip("/").rpartition(":")[2])
@@ -615,7 +736,7 @@ def test_a_body_that_goes_on_after_the_answer_is_cut_off(hub: Hub, clients: Exit
 def test_too_many_sockets_leave_room_for_health_and_figures(
     server: LiveServer, hub: Hub, clients: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sharpose_rt.live.routes.MAX_SOCKETS", 3)
+    monkeypatch.setattr("sharpose_rt.live.routes._MAX_SOCKETS", 3)
     Run(hub).step()
     viewers = [_follow(server, "/skeletons", clients) for _ in range(3)]
     late = _follow(server, "/skeletons", clients)
