@@ -71,6 +71,10 @@ class FileRun:
         check_outputs(config.output)
         if config.smooth.method != "rts":
             return
+        if config.output.split_s:
+            raise ConfigError(
+                "smooth.method rts goes over the whole video, which --split parts; leave one of them away"
+            )
         if self.live:
             raise ConfigError(f"smooth.method is rts, but {self.source.name} is live; kalman or none is accepted")
         if self.spec == "-" and config.output.video:

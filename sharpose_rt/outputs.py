@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +15,20 @@ from sharpose_rt.graph import Tracking
 from sharpose_rt.runtime import Status
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
     from sharpose_rt.media import Painter, SourceInfo
     from sharpose_rt.skeletons import Header, OutputPaths
     from sharpose_rt.stages import Sink, Tap
+    from sharpose_rt.types import Frame
+
+log = logging.getLogger("sharpose_rt")
 
 
 @dataclass(frozen=True)
 class Results:
-    """Where a run's outputs are (None: not written), how it ended, and the contents of its summary."""
+    """Where a run's outputs are (None: not written), how it ended, and the contents of its summary; of outputs in parts
+    where those of the last are, and how many parts there are (else 0)."""
 
     status: Status
     stream: Path | None
@@ -28,6 +36,7 @@ class Results:
     summary: Path | None
     figures: dict[str, Any]
     formats: tuple[Path, ...] = ()
+    parts: int = 0
 
 
 def check_outputs(output: OutputConfig) -> None:
@@ -53,6 +62,9 @@ class RunOutputs:
         self._taken = set() if taken is None else taken
         self._paths: OutputPaths | None = None
         self._sinks: list[Sink] = []
+        self._parts = 0
+        self._converting: ThreadPoolExecutor | None = None  # of finished parts, while the next is written
+        self._conversions: deque[Future[tuple[Path, ...]]] = deque()
 
     def open(self, info: SourceInfo, state: Callable[[], str], *, video: bool, stream: bool = True) -> Iterator[Sink]:
         """Opens the outputs one by one, so that whoever takes them can close those that opened before one failed.
@@ -69,7 +81,7 @@ class RunOutputs:
         from sharpose_rt.skeletons import output_paths
         from sharpose_rt.skeletons.convert import WRITERS
         from sharpose_rt.skeletons.names import safe_stem, unique_name
-        from sharpose_rt.stages import ImageSink, StreamSink, VideoSink
+        from sharpose_rt.stages import ImageSink, PartedSink, StreamSink, VideoSink
 
         output = self.config.output
         if self._paths is None:
@@ -77,15 +89,64 @@ class RunOutputs:
             suffixes = [WRITERS[name].suffix for name in output.formats]
             self._paths = output_paths(output.directory, stem, output.overwrite, suffixes)
         paths = self._paths
-        if stream and (output.stream or self.taps):
-            path = paths.stream if output.stream else None
+        pictures = info.kind in ("image", "images")
+        if output.split_s and pictures:
+            log.warning("--split is for video: what is found in the pictures of %s goes into one stream", info.name)
+        in_parts = output.split_s > 0 and not pictures
+        if stream and ((output.stream and not in_parts) or self.taps):
+            path = paths.stream if output.stream and not in_parts else None
             told = info if self.stem is None else replace(info, stem=self.stem)
             options = {"live": self.tracking.live, "overwrite": output.overwrite, "taps": self.taps}
             yield self._keep(StreamSink(path, self._header(info), told, **options, state=state))
-        if video and info.kind in ("image", "images"):
+        if in_parts and (output.stream or video):
+            yield PartedSink(output.split_s, self._part_of(info, video=video), self._end_part)
+        elif video and pictures:
             yield self._keep(ImageSink(paths, info, self.painter()))
         elif video:
             yield self._keep(VideoSink(paths.video, info, self.painter(), output))
+
+    def _part_of(self, info: SourceInfo, *, video: bool) -> Callable[[Frame], Iterator[Sink]]:
+        """What opens the files of the part that begins with a frame, named by its time."""
+        from sharpose_rt.skeletons import output_paths
+        from sharpose_rt.skeletons.convert import WRITERS
+        from sharpose_rt.stages import StreamSink, VideoSink, captured_at
+
+        assert self._paths is not None
+        output, painter = self.config.output, self.painter()
+        stem, suffixes = self._paths.with_suffix("").name, [WRITERS[name].suffix for name in output.formats]
+
+        def begin(frame: Frame) -> Iterator[Sink]:
+            if self.tracking.live:
+                name = f"{captured_at(frame)[0]:%Y%m%dT%H%M%SZ}"
+            else:
+                minutes, seconds = divmod(int(frame.pts_s), 60)
+                name = f"{minutes // 60:02}h{minutes % 60:02}m{seconds:02}s"
+            paths = output_paths(output.directory, f"{stem}.{name}", output.overwrite, suffixes)
+            self._sinks.clear()
+            self._parts += 1
+            if output.stream:
+                header, live = self._header(info), self.tracking.live
+                yield self._keep(StreamSink(paths.stream, header, info, live=live, overwrite=output.overwrite))
+            else:
+                paths.release()
+            if video:
+                yield self._keep(VideoSink(paths.video, info, painter, output))
+
+        return begin
+
+    def _end_part(self, sinks: Sequence[Sink]) -> None:
+        """Makes the other formats of a part that is finished, in a thread of its own."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        from sharpose_rt.stages import StreamSink
+
+        stream = next((sink.path for sink in sinks if isinstance(sink, StreamSink)), None)
+        if stream is None or not self.config.output.formats:
+            return
+        while self._conversions and self._conversions[0].done():
+            self._conversions.popleft().result()  # what failed ends the run, as it would at its end
+        self._converting = self._converting or ThreadPoolExecutor(1, "formats")
+        self._conversions.append(self._converting.submit(self._convert, stream))
 
     def _keep(self, sink: Sink) -> Sink:
         self._sinks.append(sink)
@@ -117,13 +178,20 @@ class RunOutputs:
         video = next((s.path for s in self._sinks if not isinstance(s, StreamSink)), None)
         summary, formats = None, ()
         try:
-            formats = self._convert(stream)
+            formats = self._formats_of_parts() if self._parts else self._convert(stream)
         finally:
             if self._paths is not None:
                 self._paths.release()
                 summary = self._paths.summary
                 write_summary(summary, figures)
-        return Results(status, stream, video, summary, figures, formats)
+        return Results(status, stream, video, summary, figures, formats, self._parts)
+
+    def _formats_of_parts(self) -> tuple[Path, ...]:
+        """Those of the last part, after all are made."""
+        if self._converting is not None:
+            self._converting.shutdown()
+        made = [conversion.result() for conversion in self._conversions]
+        return made[-1] if made else ()
 
     def _header(self, info: SourceInfo) -> Header:
         from sharpose_rt.skeletons import Header

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from sharpose_rt.commands.printable import printable
 from sharpose_rt.commands.taps import add_tap_arguments, open_taps
 from sharpose_rt.config import RunConfig, load
 from sharpose_rt.config.schema import HWACCELS
@@ -36,6 +37,7 @@ HELP = "track people and their keypoints through a video, pictures, a camera or 
 _KEYS = {
     "output": "output.directory",
     "overwrite": "output.overwrite",
+    "split": "output.split_s",
     "format": "output.formats",
     "option": "output.format_options",
     "person_slots": "output.person_slots",
@@ -67,6 +69,7 @@ _KEYS = {
     "stride": "source.stride",
     "max_frames": "source.max_frames",
     "rtsp_transport": "source.rtsp_transport",
+    "tls": "source.tls",
     "hwaccel": "source.hwaccel",
     "camera_size": "source.camera_size_wh",
     "camera_fps": "source.camera_fps",
@@ -115,6 +118,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--person-slots", type=int, metavar="N", help="people in the arrays of --format pyskl, kinetics")
     out.add_argument("--fill", choices=("none", "hold", "linear"), help="gaps within a track in --format pyskl")
     out.add_argument("--overwrite", action="store_true", default=None, help="replace results of an earlier run")
+    out.add_argument(
+        "--split", type=float, metavar="SECONDS", help="begin new files every so many seconds of the source"
+    )
     out.add_argument(
         "--skeletons-only",
         action="store_false",
@@ -201,6 +207,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     live.add_argument("--camera-fps", type=float, metavar="N", help="asked of a camera; looks at a screen (30)")
     live.add_argument("--camera-format", choices=("mjpeg", "yuyv"), help="asked of a camera (default: mjpeg)")
     live.add_argument("--rtsp-transport", choices=("tcp", "udp"), help="for rtsp:// addresses (default: tcp)")
+    live.add_argument(
+        "--tls",
+        metavar="verify|any|FILE",
+        help="trusted of https, rtsps and rtmps: whom the system trusts (default), whoever answers, or a certificate",
+    )
     live.add_argument("--open-timeout", type=float, metavar="S", help="wait so long for an answer (default: 10)")
     live.add_argument("--read-timeout", type=float, metavar="S", help="silent for so long is lost (default: 10)")
     live.add_argument(
@@ -346,13 +357,18 @@ def _of_list(sources: Sequence[str]) -> list[tuple[str, Path]]:
             specs = expand_sources(source)
         except SourceError:  # said when it is its turn
             specs = [source]
-        found += [(spec, Path() if spec == "-" or "://" in spec else Path(spec).absolute().parent) for spec in specs]
+        found += [(spec, Path() if spec == "-" or "://" in spec else _folder(spec)) for spec in specs]
     folders = [folder for _, folder in found if folder != Path()]
     try:
         common = Path(os.path.commonpath(folders))
     except ValueError:  # none, or on several drives
         return [(spec, Path()) for spec, _ in found]
     return [(spec, folder.relative_to(common) if folder != Path() else folder) for spec, folder in found]
+
+
+def _folder(spec: str) -> Path:
+    """The folder of a file, without the '..' that would lead out of the one for results."""
+    return Path(os.path.abspath(spec)).parent  # noqa: PTH100 (Path.absolute keeps them)
 
 
 def _named(what: str, specs: Sequence[str]) -> str:
@@ -485,7 +501,8 @@ def _display(args: argparse.Namespace, job: FileRun) -> Iterator[Any]:
 def _say(args: argparse.Namespace, text: str) -> None:
     """Prints it, beside a stream that is published there; that it cannot be said (a full disk) ends nothing."""
     try:
-        print(text, file=sys.stderr if "-" in args.publish else sys.stdout, flush=True)
+        shown = "\n".join(map(printable, text.split("\n")))
+        print(shown, file=sys.stderr if "-" in args.publish else sys.stdout, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -500,6 +517,7 @@ def _lines(results: Results) -> str:
     exits = "" if exit_rate is None else f", {100 * exit_rate:.0f} % of poses left after the coarse stage"
     speed = "" if fps is None else f" at {fps:.1f} fps"
     lines = [f"{results.status}: {figures['frames']} frames{speed}, {figures['people']['ids']} ids{exits}"]
+    lines += [f"  {results.parts} parts, the last:"] if results.parts else []
     named = (("skeletons", results.stream), ("video", results.video), ("summary", results.summary))
     lines += [f"  {name:<10} {path}" for name, path in named if path is not None]
     return "\n".join([*lines, *(f"  {'format':<10} {path}" for path in results.formats)])

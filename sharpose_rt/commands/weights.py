@@ -13,6 +13,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sharpose_rt.commands.printable import printable
 from sharpose_rt.errors import ConfigError, OutputError, WeightsError
 from sharpose_rt.machine.whole_files import write_whole
 
@@ -415,7 +416,7 @@ def show_weights(args: argparse.Namespace) -> int:
     metadata = facts.pop("metadata")
     width = max(map(len, (*facts, *metadata)))
     for key, value in (*facts.items(), *metadata.items()):
-        print(f"{key:<{width}}  {value}")
+        print(f"{printable(key):<{width}}  {printable(str(value))}")
     return 0
 
 

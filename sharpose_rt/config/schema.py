@@ -54,6 +54,9 @@ class SourceConfig:
     """A live source that was lost is looked for again for so long; 0: not at all, inf: for ever."""
     rtsp_transport: str = "tcp"
     """'tcp' or 'udp'."""
+    tls: str = "verify"
+    """Which certificates are trusted of https, rtsps and rtmps: 'verify' (those of the address's host that the system
+    trusts), a file of certificates in PEM (those of the host that are in it, or signed by one), or 'any'."""
     rotate: int = 0
     """Turns each picture clockwise by 0, 90, 180 or 270 degrees, as of a camera that hangs on its side. All coordinates
     are in the turned picture, those of a region and of given boxes too."""
@@ -83,6 +86,8 @@ class SourceConfig:
         _within("source.open_timeout_s", self.open_timeout_s, 0, above=True)
         _within("source.read_timeout_s", self.read_timeout_s, 0, above=True)
         _one_of("source.rtsp_transport", self.rtsp_transport, ("tcp", "udp"))
+        if not self.tls:
+            raise ConfigError("source.tls is empty; 'verify', 'any' or a file of certificates is accepted")
         if self.rotate not in (0, 90, 180, 270):
             raise ConfigError(f"source.rotate is {self.rotate}; 0, 90, 180 or 270 degrees clockwise is accepted")
         _one_of("source.hwaccel", self.hwaccel, ("none", "auto", *HWACCELS))
@@ -338,6 +343,8 @@ class OutputConfig:
     """Copy the source's audio."""
     overwrite: bool = False
     """Replace results of an earlier run; else a number is added to the new ones' names."""
+    split_s: float = 0.0
+    """Stream and video in parts of so many seconds of the source, each finished when the next begins; 0: in one."""
     formats: tuple[str, ...] = ()
     """Also write the skeletons in these formats of `convert`, when the run has ended."""
     format_options: tuple[str, ...] = ()
@@ -349,6 +356,8 @@ class OutputConfig:
 
     def __post_init__(self) -> None:
         _within("output.crf", self.crf, 0, 51)
+        if self.split_s:
+            _within("output.split_s", self.split_s, 1)
         _one_of("output.fill", self.fill, ("none", "hold", "linear"))
         if self.person_slots is not None:
             _within("output.person_slots", self.person_slots, 1)

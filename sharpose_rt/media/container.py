@@ -25,13 +25,12 @@ from sharpose_rt.errors import SourceError, SourceLost
 from sharpose_rt.media.hardware import decoder
 from sharpose_rt.media.interrupt import interruptible
 from sharpose_rt.media.redact import redact
-from sharpose_rt.media.source import Source, SourceInfo, turned
+from sharpose_rt.media.source import FALLBACK_FPS, Source, SourceInfo, turned
 
 log = logging.getLogger("sharpose_rt.media")
 
 # FFmpeg "plays" any text file as a scrolling terminal; nobody means that.
 _TEXT_FORMATS = frozenset(("tty", "bin", "xbin", "adf", "idf"))
-_FALLBACK_FPS = 25.0
 RESTART_S = 1.0
 """A step back by less, now and then, is frames out of order; by more the clock began anew, as of joined recordings."""
 # So many steps back within so many frames: the times are of no use.
@@ -56,7 +55,7 @@ class MediaClock:
 
     def __init__(self, time_base: float, origin: int | None, fps: float | None, live: bool = False) -> None:
         self._time_base, self._origin, self._live = time_base, origin, live
-        self._frame_s = 1 / (fps or _FALLBACK_FPS)
+        self._frame_s = 1 / (fps or FALLBACK_FPS)
         self._last_s: float | None = None
         self._given_s = -math.inf
         self._last_at_s = 0.0
@@ -335,7 +334,7 @@ class ContainerSource(Source):
         if self.faults.damaged:
             log.warning("%s: frames that cannot be decoded and are left out: %d", self.name, self.faults.damaged)
         expected, length_s = self._stream.frames, self._length_s(of_pictures=True)
-        frame_s = 1 / (self._fps or _FALLBACK_FPS)
+        frame_s = 1 / (self._fps or FALLBACK_FPS)
         missing_s = math.inf if length_s is None else length_s - self._clock.last_s
         if expected:
             # After a seek the frames before it were not decoded, and an edit list leaves some out.

@@ -23,6 +23,7 @@ from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceError
 from sharpose_rt.media.container import ContainerSource, file_address
 from sharpose_rt.media.http import split_address
+from sharpose_rt.media.redact import redact
 from sharpose_rt.media.source import Source, SourceInfo
 
 log = logging.getLogger("sharpose_rt.media")
@@ -174,8 +175,14 @@ def below(source: str, spec: str) -> Path:
     pattern, path = _path(source), _path(spec)
     if path == pattern or pattern.is_file():
         return Path()
-    fixed = pattern if pattern.is_dir() else _fixed_part(pattern)
-    return path.parent.relative_to(fixed) if path.parent.is_relative_to(fixed) else Path()
+    fixed = _without_up(pattern if pattern.is_dir() else _fixed_part(pattern))
+    folder = _without_up(path.parent)
+    return folder.relative_to(fixed) if folder.is_relative_to(fixed) else Path()
+
+
+def _without_up(folder: Path) -> Path:
+    """The folder without the '..' in it, which would lead out of another that it is put below."""
+    return Path(os.path.normpath(folder))
 
 
 def _fixed_part(pattern: Path) -> Path:
@@ -209,7 +216,7 @@ def _path(spec: str) -> Path:
         reason = getattr(error, "strerror", None) or str(error)
         if not glob.has_magic(str(path)):
             raise SourceError(
-                f"{path} cannot be looked at ({reason}); see its name, and that its folders may be entered"
+                f"{redact(str(path))} cannot be looked at ({reason}); see its name, and that its folders may be entered"
             ) from None
     return path
 
@@ -217,15 +224,16 @@ def _path(spec: str) -> Path:
 def _usable(spec: str) -> tuple[list[Path], list[Path]]:
     """Images and videos of a folder or glob, in natural order; SourceError when there are neither."""
     path = _path(spec)
+    shown = redact(str(path))  # an address may have lost a slash
     if path.is_dir():
-        found, what = list(path.iterdir()), f"the folder {path}"
+        found, what = list(path.iterdir()), f"the folder {shown}"
     elif glob.has_magic(str(path)):
         names = glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-        found, what = [Path(name) for name in names], f"the pattern {path}"
+        found, what = [Path(name) for name in names], f"the pattern {shown}"
         if not found:
             raise SourceError(f"{what} matches nothing; check it, and quote it so that the shell leaves it alone")
     else:
-        raise SourceError(f"{path} does not exist; {_nearest(path)}")
+        raise SourceError(f"{shown} does not exist; {_nearest(path)}")
     found = sorted((p for p in found if p.is_file() and not p.name.startswith(".")), key=natural_order)
     images = [p for p in found if p.suffix.lower() in IMAGE_SUFFIXES]
     videos = [p for p in found if p.suffix.lower() in VIDEO_SUFFIXES]
@@ -252,6 +260,8 @@ def natural_order(path: Path) -> tuple[str, list[tuple[int, int | str]]]:
 
 
 def _nearest(path: Path) -> str:
+    if redact(str(path)) != str(path):
+        return "an address begins with SCHEME://, as in rtsp://HOST/PATH"
     if not path.parent.is_dir():
         return f"there is no folder {path.parent} either"
     meant = [f"'webcam:{int(str(path))}'"] if str(path).isdecimal() else []  # OpenCV names cameras so

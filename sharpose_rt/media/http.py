@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from sharpose_rt.errors import SourceError
+from sharpose_rt.media import certificates
 from sharpose_rt.media.redact import redact
 
 LONGEST_WAIT_S = 3.0
@@ -38,14 +39,15 @@ def in_pieces(spec: str) -> bool:
 
 
 @lru_cache(maxsize=64)
-def is_stored(url: str, timeout_s: float = LONGEST_WAIT_S) -> bool:
+def is_stored(url: str, timeout_s: float = LONGEST_WAIT_S, tls: str = "verify") -> bool:
     """Whether the server says how long the content is (to a HEAD request, which transfers nothing of it).
 
-    False where it gives no length, refuses the question (as small cameras do), or does not answer in time: what is
-    then opened as a stream loses frames where reading is slow, but waits for nobody. Asked once for each address.
+    False where it gives no length, refuses the question (as small cameras do), does not answer in time, or is not
+    trusted (`source.tls`): what is then opened as a stream loses frames where reading is slow, but waits for nobody.
+    Asked once for each address.
 
     Raises:
-        SourceError: it is no address.
+        SourceError: it is no address, or `tls` no file of certificates.
     """
     parts = split_address(url)
     host = parts.netloc.rpartition("@")[2]
@@ -53,8 +55,9 @@ def is_stored(url: str, timeout_s: float = LONGEST_WAIT_S) -> bool:
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         request.add_unredirected_header("Authorization", "Basic " + base64.b64encode(pair.encode()).decode())
+    context = certificates.context(tls) if parts.scheme == "https" else None
     try:
-        with urllib.request.urlopen(request, timeout=min(timeout_s, LONGEST_WAIT_S)) as answer:
+        with urllib.request.urlopen(request, timeout=min(timeout_s, LONGEST_WAIT_S), context=context) as answer:
             length, kind = answer.headers.get("Content-Length", ""), answer.headers.get_content_maintype()
     except (OSError, ValueError, http.client.HTTPException):
         return False

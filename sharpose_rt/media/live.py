@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import functools
 import io
+import logging
 import os
 import re
 import select
@@ -26,9 +28,12 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceAway, SourceError, SourceLost, SourceTimeout
+from sharpose_rt.media import certificates
 from sharpose_rt.media.container import ContainerSource
-from sharpose_rt.media.http import in_pieces, split_address
+from sharpose_rt.media.http import LONGEST_WAIT_S, in_pieces, split_address
 from sharpose_rt.media.source import Device, SourceInfo
+
+log = logging.getLogger("sharpose_rt.media")
 
 # Schemes of streams that go on whether anybody reads or not.
 _LIVE_SCHEMES = frozenset(("rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp"))
@@ -37,6 +42,7 @@ _SCHEMES = _LIVE_SCHEMES | {"http", "https"}
 _UNTIMED_FORMATS = frozenset(("mpjpeg", "mjpeg"))
 # What comes by HTTP under these names lists others, or never ends: its own length says nothing.
 _BY_REFERENCE = frozenset(("mpjpeg", "hls", "dash", "sdp", "webm_dash_manifest"))
+_OF_PIECES = frozenset(("hls", "dash"))
 _RETRY_S = 0.02
 # What a camera calls its formats. Raw pictures do not fit through USB 2 at full size and rate; motion JPEG does.
 _AWAY = {getattr(errno, name) for name in ("EHOSTUNREACH", "ENETUNREACH", "ENETDOWN", "EHOSTDOWN", "EIO")}
@@ -52,13 +58,20 @@ class NetworkVideo(ContainerSource):
     def __init__(self, spec: str, config: SourceConfig) -> None:
         super().__init__(spec, config)
         parts = split_address(spec)
-        self._url, self._scheme = spec, parts.scheme.lower()
+        self._url, self._parts, self._scheme = spec, parts, parts.scheme.lower()
         if self._scheme not in _SCHEMES:
             raise SourceError(
                 f"{self.name} begins with {parts.scheme!r}://, which is not known; {', '.join(sorted(_SCHEMES))} are"
             )
         if self._scheme not in ("udp", "rtp", "srt") and not parts.hostname:
             raise SourceError(f"{self.name} names no host; {self._scheme}://HOST/PATH is accepted")
+        self._tls = certificates.ffmpeg_options(config.tls) if self._scheme in certificates.PORTS else {}
+        self._verified = bool(self._tls) and config.tls != "any"
+        if self._verified and in_pieces(spec) and parts.username is not None:
+            raise SourceError(
+                f"{self.name} lists pieces, and FFmpeg verifies the list's server but not theirs, which get user and "
+                "password too; give an address without them, or --tls any on a network of your own"
+            )
         self.live = self._scheme in _LIVE_SCHEMES
         self.finite = False
         file = Path(parts.path)
@@ -69,11 +82,12 @@ class NetworkVideo(ContainerSource):
         return self._url
 
     def _options(self) -> dict[str, str]:
+        options = dict(self._tls)
         if self._scheme in ("rtsp", "rtsps"):
-            return {"rtsp_transport": self.config.rtsp_transport}
-        if in_pieces(self._url):
-            return {"live_start_index": "-1"}  # the newest piece; FFmpeg's own start is two pieces earlier
-        return {}
+            options["rtsp_transport"] = self.config.rtsp_transport
+        elif in_pieces(self._url):
+            options["live_start_index"] = "-1"  # the newest piece; FFmpeg's own start is two pieces earlier
+        return options
 
     def _timeouts_s(self) -> tuple[float, float]:
         return self.config.open_timeout_s, self.config.read_timeout_s
@@ -86,6 +100,8 @@ class NetworkVideo(ContainerSource):
         sized = self._scheme in ("http", "https") and self._container.format.name not in _BY_REFERENCE
         self.finite = bool(self._container.duration) or (sized and (self._container.size or 0) > 0)
         self.live = self._scheme in _LIVE_SCHEMES or not self.finite
+        if self._verified and self._container.format.name in _OF_PIECES:
+            _tell_of_pieces(self.name)
 
     def _timestamp(self, frame: Any) -> int | None:
         untimed = self.live and self._container.format.name in _UNTIMED_FORMATS
@@ -120,9 +136,19 @@ class NetworkVideo(ContainerSource):
             hint = f"give user and password: {self._scheme}://USER:PASSWORD@HOST/..."
         elif isinstance(error, av.error.InvalidDataError):
             hint = "it answers, but not with a video; see that the path is right"
+        elif self._verified and (why := certificates.distrust(self._parts, self.config.tls, LONGEST_WAIT_S)):
+            raise SourceError(
+                f"{self.name} shows a certificate that is not trusted ({why}); --tls FILE trusts the certificate in a "
+                "file, and what it has signed, --tls any whoever answers, as on a network of your own"
+            ) from None
         elif isinstance(error, (ConnectionError, av.error.HTTPServerError)) or getattr(error, "errno", None) in _AWAY:
             raise SourceAway(f"{self.name} cannot be opened ({reason}): {hint}") from None
         raise SourceError(f"{self.name} cannot be opened ({reason}): {hint}") from None
+
+
+@functools.lru_cache(maxsize=64)  # once for each, however often it is connected to
+def _tell_of_pieces(name: str) -> None:
+    log.warning("%s lists pieces, and FFmpeg verifies the list's server but not theirs", name)
 
 
 class StdinVideo(ContainerSource):

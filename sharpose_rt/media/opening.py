@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from sharpose_rt.config.schema import SourceConfig
@@ -38,7 +39,8 @@ def open_source(spec: str, config: SourceConfig | None = None) -> Source:
         return Reconnecting(spec, config, lambda: Screen(spec, config))
     if "://" in spec and not spec.startswith("file://"):
         source = Reconnecting(spec, config, lambda: live.NetworkVideo(spec, config))
-        return PacedSource(source) if in_pieces(spec) or (config.realtime and not is_live(spec)) else source
+        stored = config.realtime and not is_live(spec, replace(config, realtime=False))
+        return PacedSource(source) if in_pieces(spec) or stored else source
     source = files.open_path(spec, config)
     return PacedSource(source) if config.realtime else source
 
@@ -82,5 +84,5 @@ def is_live(spec: str, config: SourceConfig | None = None) -> bool:
     suffix = PurePosixPath(rest.partition("?")[0].partition("#")[0]).suffix.lower()
     if scheme.lower() not in ("http", "https") or suffix in _STREAM_SUFFIXES:
         return True
-    timeout_s = (config or SourceConfig()).open_timeout_s
-    return suffix not in files.VIDEO_SUFFIXES and not is_stored(spec, timeout_s)
+    config = config or SourceConfig()
+    return suffix not in files.VIDEO_SUFFIXES and not is_stored(spec, config.open_timeout_s, config.tls)

@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from sharpose_rt.media.source import Loss, Source, SourceState
+from sharpose_rt.media.source import FALLBACK_FPS, Loss, Source, SourceState
 from sharpose_rt.types import Frame
 
-_FALLBACK_FPS = 25.0
 CATCH_UP = 0.25
 """Share of a step by which a broadcast that was waited for is played faster, until it is in the present again."""
 
@@ -30,7 +29,7 @@ class PacedSource(Source):
         self.inner = inner
         self.faults, self.stem = inner.faults, inner.stem
         self.slipped_s = 0.0
-        self._period_s = 1 / _FALLBACK_FPS
+        self._period_s = 1 / FALLBACK_FPS
         self._start_s: float | None = None
         self._opened_s = 0.0
         self._behind_s = self._caught_up_s = self._last_s = 0.0
@@ -55,7 +54,7 @@ class PacedSource(Source):
         if self._stop.is_set():
             return
         self._info = replace(self.inner.info, live=True, audio=False)
-        self._period_s = 1 / (self._info.fps or _FALLBACK_FPS)
+        self._period_s = 1 / (self._info.fps or FALLBACK_FPS)
         self._opened_s = time.monotonic()
 
     def read(self) -> Frame | None:

@@ -30,7 +30,8 @@ from sharpose_rt.types import Frame
 
 log = logging.getLogger("sharpose_rt.media")
 
-_FALLBACK_FPS = 25.0
+FALLBACK_FPS = 25.0
+"""Of a source that states no rate."""
 SourceState = Literal["connecting", "live", "lost", "ended"]
 
 # Media times are fractions in the container; half a tick of the finest usual clock (1/90000 s) forgives rounding.
@@ -191,7 +192,7 @@ class Source:
         if self._waiting is not None and not self._stop.is_set():
             frame, self._waiting = self._waiting, None
             old = time.monotonic() - frame.captured_at_s > STALE_S and self.config.start_s == 0
-            rate_fps = (self.info.fps or _FALLBACK_FPS) * self.config.stride
+            rate_fps = (self.info.fps or FALLBACK_FPS) * self.config.stride
             if not (old and self._is_of_the_present() and self._begin_anew(frame, rate_fps)):
                 return None if self._stop.is_set() else frame
             self._grabbed = self._handed_on = 0

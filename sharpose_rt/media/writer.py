@@ -30,6 +30,7 @@ from sharpose_rt.machine.threads import media_threads
 from sharpose_rt.machine.whole_files import whole
 from sharpose_rt.media.audio import audio_packets
 from sharpose_rt.media.container import file_address
+from sharpose_rt.media.source import FALLBACK_FPS
 
 log = logging.getLogger("sharpose_rt.media")
 
@@ -37,7 +38,6 @@ TIME_BASE = Fraction(1, 90_000)  # every usual frame rate and container clock to
 _KEYFRAME_S = 2.0
 _FRAGMENT_S = 1.0
 _LONGEST_STEP = round(3 * 3600 / TIME_BASE)  # ticks; two steps, which B-frames make one, stay below mp4's limit of 2^31
-_FALLBACK_FPS = 25.0
 
 
 class VideoWriter:
@@ -73,14 +73,14 @@ class VideoWriter:
         self._live = live
         self._size_wh = size_wh
         self._even_wh = (size_wh[0] + size_wh[0] % 2, size_wh[1] + size_wh[1] % 2)
-        self._frame_ticks = round(1 / ((fps or _FALLBACK_FPS) * TIME_BASE))
+        self._frame_ticks = round(1 / ((fps or FALLBACK_FPS) * TIME_BASE))
         self._audio_from = audio_from if config.audio else None
         self._first_s, self._last_tick = 0.0, -1
         self._failed: OutputError | None = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._finished.unlink(missing_ok=True)  # of a run that was killed while it closed
-            self._container: Any = self._open(config, fps or _FALLBACK_FPS)
+            self._container: Any = self._open(config, fps or FALLBACK_FPS)
         except (av.error.FFmpegError, OSError) as error:
             raise OutputError(f"{self.part} cannot be written ({_reason(error)}); give another --output") from error
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +17,7 @@ from sharpose_rt.media import Painter, SourceInfo, VideoWriter, write_image
 from sharpose_rt.runtime import Status
 from sharpose_rt.skeletons import FrameRecord, Header, OutputPaths, StreamWriter, encode, end_record
 from sharpose_rt.skeletons.names import shortened
-from sharpose_rt.types import Packet
+from sharpose_rt.types import Frame, Packet
 
 
 class Sink(Protocol):
@@ -50,6 +52,12 @@ class Tap(Protocol):
     def begin(self, info: SourceInfo, header: bytes, *, live: bool, state: Callable[[], str]) -> Feed:
         """A run begins, with the first line of its stream; `state` tells that of its source (`media.SourceState`)."""
         ...
+
+
+def captured_at(frame: Frame) -> tuple[datetime, float]:
+    """When a frame was captured, by the clock on the wall (UTC), and how many seconds ago."""
+    late_s = time.monotonic() - frame.captured_at_s
+    return datetime.fromtimestamp(time.time() - late_s, UTC), late_s
 
 
 class StreamSink:
@@ -90,13 +98,12 @@ class StreamSink:
         picture = frame.source or None
         if not self._live:
             return FrameRecord(frame.frame_id, frame.pts_s, poses, frame_size_wh=size_wh, picture=picture)
-        late_s = time.monotonic() - frame.captured_at_s
-        captured = datetime.fromtimestamp(time.time() - late_s, UTC).isoformat(timespec="milliseconds")
+        captured, late_s = captured_at(frame)
         return FrameRecord(
             frame.frame_id,
             frame.pts_s,
             poses,
-            captured_at=captured.replace("+00:00", "Z"),
+            captured_at=captured.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             latency_ms=late_s * 1e3,
             dropped_before=frame.dropped_before,
             frame_size_wh=size_wh,
@@ -115,6 +122,61 @@ class StreamSink:
             if self._writer is not None:
                 stack.callback(self._writer.close)
                 self._writer.end(status, frames, dropped)
+
+
+class PartedSink:
+    """Outputs in parts, each of `split_s` of media time, finished when the next begins: no frame is in two or in none.
+
+    Each is whole by itself: its frames are numbered from 0, as in its video. Times and ids go on.
+
+    Args:
+        split_s: length of a part; the first frame that is so late after the part's beginning begins the next.
+        begin: opens the outputs of the part that begins with this frame.
+        end: told of these outputs once they are closed.
+    """
+
+    def __init__(
+        self, split_s: float, begin: Callable[[Frame], Iterable[Sink]], end: Callable[[Sequence[Sink]], None]
+    ) -> None:
+        self.path: Path | None = None
+        self._split_s, self._begin, self._end = split_s, begin, end
+        self._sinks: list[Sink] = []
+        self._due_s = -math.inf
+        self._first = self._frames = self._dropped = 0
+
+    def write(self, packet: Packet, status_line: str) -> None:
+        """Hand it to the part that it belongs to."""
+        frame = packet.frame
+        if frame.pts_s >= self._due_s:
+            self._due_s = self._next_due_s(frame.pts_s)
+            self._finish("complete")
+            self._first = frame.frame_id - frame.dropped_before
+            self._sinks.extend(self._begin(frame))
+        self._frames += 1
+        self._dropped += frame.dropped_before
+        packet = replace(packet, frame=replace(frame, frame_id=frame.frame_id - self._first))
+        for sink in self._sinks:
+            sink.write(packet, status_line)
+
+    def _next_due_s(self, pts_s: float) -> float:
+        """Parts begin at whole multiples after the first frame, also behind a gap that is longer than a part."""
+        if self._due_s == -math.inf:
+            return pts_s + self._split_s
+        return self._due_s + self._split_s * (1 + (pts_s - self._due_s) // self._split_s)
+
+    def _finish(self, status: Status) -> None:
+        sinks, frames, dropped = self._sinks, self._frames, self._dropped
+        self._sinks, self._frames, self._dropped = [], 0, 0
+        if not sinks:
+            return
+        with contextlib.ExitStack() as stack:
+            for sink in reversed(sinks):
+                stack.callback(sink.close, status, frames, dropped)
+        self._end(sinks)
+
+    def close(self, status: Status, frames: int, dropped: int) -> None:
+        """Finish the last part; its own frames are counted."""
+        self._finish(status)
 
 
 class VideoSink:

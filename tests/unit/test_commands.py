@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from sharpose_rt.cli import build_parser, main
 from sharpose_rt.commands import demo, doctor, explain, models, track, weights
@@ -323,6 +324,14 @@ def test_a_truncated_checkpoint_is_refused(keep, official, tmp_path):
         call(weights, "import", cut, tmp_path / "out.safetensors", "--model", "mini")
 
 
+def test_metadata_does_not_steer_the_terminal(tmp_path, capsys):
+    path = tmp_path / "odd.safetensors"
+    save_file({"x": torch.ones(1)}, path, {"evil\x1b[2J": "a\x1b]0;b\x07\r\n\x9bc \u202ed 木\u3000"})
+    assert call(weights, "show", path) == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last.split(None, 1) == [r"evil\x1b[2J", r"a\x1b]0;b\x07\r\n\x9bc \u202ed 木" + "\u3000"]
+
+
 def test_other_wrong_use_of_weights(official, tmp_path):
     with pytest.raises(WeightsError, match="no file"):
         call(weights, "import", tmp_path / "none.pth", tmp_path / "out.safetensors", "--model", "mini")
@@ -614,6 +623,29 @@ def test_options_that_no_source_looks_at_are_told(options, said, caplog):
     track._check_used(args, args.source)
     assert caplog.text.strip().endswith(said)
     assert bool(said) == bool(caplog.text)
+
+
+def test_results_of_a_list_stay_in_the_folder_for_them(tmp_path, monkeypatch):
+    (tmp_path / "a" / "deep").mkdir(parents=True)
+    (tmp_path / "b").mkdir()
+    for name in ("a/x.mp4", "b/y.mp4"):
+        (tmp_path / name).write_bytes(b"a video")
+    monkeypatch.chdir(tmp_path / "a" / "deep")
+    (tmp_path / "list.txt").write_text("../x.mp4\n../../b/y.mp4\n")
+    seen = []
+    monkeypatch.setattr(track, "_run_each", lambda args, config, specs: seen.extend(specs) or 0)
+    assert call(track, "--source", f"@{tmp_path / 'list.txt'}") == 0
+    assert seen == [("../x.mp4", Path("a")), ("../../b/y.mp4", Path("b"))]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")
+def test_names_of_files_do_not_steer_the_terminal(tmp_path, monkeypatch, capsys):
+    for name in ("a\x1b[2J.mp4", "b\n.mp4"):
+        (tmp_path / name).write_bytes(b"no video")
+    assert call(track, "--source", tmp_path, "--weights", "random", "--boxes", "full", "--output", tmp_path / "o") == 2
+    said = capsys.readouterr().out
+    assert "\x1b" not in said
+    assert r"a\x1b[2J.mp4" in said
 
 
 def test_demo_runs_the_main_job(tmp_path, capsys):

@@ -536,6 +536,14 @@ def test_odd_paths_are_files_or_said(tmp_path: Path, clip: Path, monkeypatch: py
             open_source(spec)
 
 
+@pytest.mark.parametrize("spec", ["rtsp:/me:hidden@cam/live", "rtsp:/me:hid/den@cam", "rtsp:/me:hidden@cam/*.mp4"])
+@pytest.mark.parametrize("look", [open_source, expand_sources])
+def test_an_address_that_has_lost_a_slash_keeps_its_password(spec: str, look: Callable[[str], object]) -> None:
+    with pytest.raises(SourceError, match=r"rtsp:/\*\*\*@cam.* (begins with SCHEME://|matches nothing)") as caught:
+        look(spec)
+    assert "hid" not in str(caught.value)
+
+
 def test_nothing_usable_is_said(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no files"):
         open_source(str(tmp_path))
@@ -824,6 +832,22 @@ def test_address_checks_need_no_network() -> None:
         ("rtsp://me:p://s@host/x", "rtsp://***@host/x"),
         ("'rtsp://a:554/x' failed, then 'rtsp://me:1/2@b/y'", "'rtsp://a:554/x' failed, then 'rtsp://***@b/y'"),
         ("rtsp://cam1:8554/live@main", "rtsp://***@main"),  # the same as a password of digits
+        ("rtsp:/me:secret@host/x", "rtsp:/***@host/x"),
+        ("no C:/a:b@c/x", "no C:/a:b@c/x"),
+        ("rtsp:/host:554/x", "rtsp:/host:554/x"),
+        ("file:/home/a@b/clip.mp4", "file:/home/a@b/clip.mp4"),
+        ("http://a/v?jwt=q&authorization=q&bearer=q", "http://a/v?jwt=***&authorization=***&bearer=***"),
+        (
+            "http://a/v?session=q&sessionid=q&sid=q&PHPSESSID=q",
+            "http://a/v?session=***&sessionid=***&sid=***&PHPSESSID=***",
+        ),
+        ("http://a/v?hdnts=q&hdnea=q&pin=q&otp=q&sas=q", "http://a/v?hdnts=***&hdnea=***&pin=***&otp=***&sas=***"),
+        ("http://a/v?auth_code=q&accesscode=q&code=q", "http://a/v?auth_code=***&accesscode=***&code=***"),
+        ("rtsp://a/v;token=q and rtsp://a/v#token=q", "rtsp://a/v;token=*** and rtsp://a/v#token=***"),
+        (
+            "http://a/v?mode=pin&codec=sid&spin=1&side=2&transcode=3#t=4",
+            "http://a/v?mode=pin&codec=sid&spin=1&side=2&transcode=3#t=4",
+        ),
     ],
 )
 def test_redact(text: str, masked: str) -> None:
@@ -1403,6 +1427,8 @@ def test_nvdec_gives_the_pictures_that_the_cpu_gives(
         ("/data/*/1.mp4", "/data/jump/1.mp4", "jump"),
         ("*.mp4", "1.mp4", "."),
         ("set/**/*.jpg", "set/**/*.jpg", "."),
+        ("../set/**/*.mp4", "../set/jump/1.mp4", "jump"),
+        ("set/*/../../../b/*.mp4", "set/jump/../../../b/1.mp4", "."),  # not out of the folder for results
     ],
 )
 def test_where_a_file_lies_below_what_was_asked_for(source, spec, folder):
