@@ -285,12 +285,12 @@ class Camera(Device):
         self.stem = "webcam" + re.sub(r"\D", "", str(device))
         self._capture: Capture | None = None
         self._image: Any = None
-        if factory is None and sys.platform.startswith("linux"):
-            path = Path(f"/dev/video{device}" if isinstance(device, int) else device)
-            if not path.exists():
-                raise SourceAway(self._no_camera(f"{path} does not exist"))
 
     def _open(self) -> None:
+        if self._factory is open_capture and sys.platform.startswith("linux"):
+            path = Path(f"/dev/video{self._device}" if isinstance(self._device, int) else self._device)
+            if not path.exists():  # OpenCV would say no more than that it does not open
+                raise SourceAway(self._no_camera(f"{path} does not exist"))
         self._capture = capture = self._factory(self._device)
         if not capture.isOpened():
             raise SourceAway(self._no_camera("it does not open; another program may be using it"))

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -401,6 +402,20 @@ def test_cameras_that_are_away_at_the_start_or_for_long_come_back(
 
 
 @pytest.mark.timeout(90)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="cameras are files there alone")
+def test_a_camera_that_is_not_plugged_in_stops_no_other(
+    clips: list[Path], tmp_path: Path, short_pauses: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = load(
+        None, [*PLAIN, f"output.directory={tmp_path / 'out'}", "output.video=false", "source.reconnect_s=0.1"]
+    )
+    missing, there = SeveralRun(["webcam:63", str(clips[0])], config).run()
+    assert (missing.status, there.status) == ("error", "complete")
+    assert there.figures["frames"] == 12
+    assert "/dev/video63 does not exist" in caplog.text
+    assert "the others go on without it" in caplog.text
+
+
 def test_several_from_the_command_line(clips: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "cameras.txt").write_text(f"\ufeff{clips[0]}\n# doors\n\n{clips[1]}\n", "utf-8")
     options = ["--model", SMALL.name, "--weights", "random", "--boxes", "full", "--no-video"]
