@@ -401,7 +401,6 @@ def test_cameras_that_are_away_at_the_start_or_for_long_come_back(
     assert "hidden" not in caplog.text
 
 
-@pytest.mark.timeout(90)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="cameras are files there alone")
 def test_a_camera_that_is_not_plugged_in_stops_no_other(
     clips: list[Path], tmp_path: Path, short_pauses: None, caplog: pytest.LogCaptureFixture
@@ -416,6 +415,7 @@ def test_a_camera_that_is_not_plugged_in_stops_no_other(
     assert "the others go on without it" in caplog.text
 
 
+@pytest.mark.timeout(90)
 def test_several_from_the_command_line(clips: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "cameras.txt").write_text(f"\ufeff{clips[0]}\n# doors\n\n{clips[1]}\n", "utf-8")
     options = ["--model", SMALL.name, "--weights", "random", "--boxes", "full", "--no-video"]
