@@ -83,16 +83,15 @@ class RunOutputs:
         from sharpose_rt.skeletons.names import safe_stem, unique_name
         from sharpose_rt.stages import ImageSink, PartedSink, StreamSink, VideoSink
 
-        output = self.config.output
-        if self._paths is None:
-            stem = unique_name(safe_stem(info.stem), self._taken)
-            suffixes = [WRITERS[name].suffix for name in output.formats]
-            self._paths = output_paths(output.directory, stem, output.overwrite, suffixes)
-        paths = self._paths
-        pictures = info.kind in ("image", "images")
+        output, pictures = self.config.output, info.kind in ("image", "images")
         if output.split_s and pictures:
             log.warning("--split is for video: what is found in the pictures of %s goes into one stream", info.name)
         in_parts = output.split_s > 0 and not pictures
+        if self._paths is None:
+            stem = unique_name(safe_stem(info.stem), self._taken)
+            suffixes = [WRITERS[name].suffix for name in output.formats]
+            self._paths = output_paths(output.directory, stem, output.overwrite, suffixes, in_parts=in_parts)
+        paths = self._paths
         if stream and ((output.stream and not in_parts) or self.taps):
             path = paths.stream if output.stream and not in_parts else None
             told = info if self.stem is None else replace(info, stem=self.stem)

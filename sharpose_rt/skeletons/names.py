@@ -17,12 +17,13 @@ _MAX_STEM_BYTES = 150  # file systems take 255 bytes a name; the rest is for suf
 
 @dataclass(frozen=True)
 class OutputPaths:
-    """The files of one run; `stream` exists and is empty when names were chosen afresh, which reserves them."""
+    """The files of one run; `reserved`, one of them, exists and is empty when names were chosen afresh."""
 
     stream: Path
     video: Path
     image: Path
     summary: Path
+    reserved: Path
 
     @property
     def images(self) -> Path:
@@ -34,18 +35,21 @@ class OutputPaths:
         return self.stream.with_name(self.stream.name.removesuffix(".skeletons.jsonl") + suffix)
 
     def release(self) -> None:
-        """Removes the reservation where no stream was written; harmless otherwise and when called again."""
+        """Removes the reservation where nothing was written there; harmless otherwise and when called again."""
         with contextlib.suppress(OSError):
-            if self.stream.stat().st_size == 0:
-                self.stream.unlink()
+            if self.reserved.stat().st_size == 0:
+                self.reserved.unlink()
 
 
-def output_paths(directory: str | Path, stem: str, overwrite: bool, suffixes: Sequence[str] = ()) -> OutputPaths:
+def output_paths(
+    directory: str | Path, stem: str, overwrite: bool, suffixes: Sequence[str] = (), *, in_parts: bool = False
+) -> OutputPaths:
     """Paths in `directory` (made when missing) that begin with `stem`, made safe for a file name.
 
     Unless `overwrite`, no file of an earlier run is among them: "walking-2", "walking-3" ... is taken where one of
     the files, or a result that ends in one of `suffixes`, is there. Creating the stream file exclusively
-    decides, so runs that start at once get different names; call `release` where the run ends without a stream.
+    decides, or the summary where streams are written in parts of other names, so runs that start at once get different
+    names; call `release` where the run ends without that file.
 
     Raises:
         OutputError: the directory cannot be made or written to.
@@ -55,7 +59,7 @@ def output_paths(directory: str | Path, stem: str, overwrite: bool, suffixes: Se
         folder.mkdir(parents=True, exist_ok=True)
         number = 1
         while True:
-            paths = _paths(folder, stem if number == 1 else f"{stem}-{number}")
+            paths = _paths(folder, stem if number == 1 else f"{stem}-{number}", in_parts=in_parts)
             if overwrite:
                 _check_writable(folder)
                 return paths
@@ -63,7 +67,7 @@ def output_paths(directory: str | Path, stem: str, overwrite: bool, suffixes: Se
             ours = (paths.stream, paths.video, paths.image, paths.images, paths.summary)
             if not others and not any(p.exists() for p in ours):
                 with contextlib.suppress(FileExistsError):
-                    paths.stream.open("xb").close()
+                    paths.reserved.open("xb").close()
                     return paths
             number += 1
     except (FileExistsError, NotADirectoryError) as error:
@@ -122,12 +126,14 @@ def shortened(stem: str) -> str:
     return stem
 
 
-def _paths(folder: Path, stem: str) -> OutputPaths:
+def _paths(folder: Path, stem: str, *, in_parts: bool) -> OutputPaths:
+    stream, summary = folder / f"{stem}.skeletons.jsonl", folder / f"{stem}.summary.json"
     return OutputPaths(
-        stream=folder / f"{stem}.skeletons.jsonl",
+        stream=stream,
         video=folder / f"{stem}.annotated.mp4",
         image=folder / f"{stem}.annotated.png",
-        summary=folder / f"{stem}.summary.json",
+        summary=summary,
+        reserved=summary if in_parts else stream,
     )
 
 

@@ -120,7 +120,8 @@ def test_parts_of_a_live_source_bear_its_time_and_taps_know_of_none(clip: Path, 
     kinds = [line["type"] for line in tap.lines]
     assert kinds == ["header", *["frame"] * len(pts_s), "end"]
     assert [line["pts_s"] for line in tap.lines[1:-1]] == pts_s
-    assert [line["frame_id"] for line in tap.lines[1:-1]] == list(range(len(pts_s)))
+    numbers = [line["frame_id"] for line in tap.lines[1:-1]]
+    assert numbers == sorted(set(numbers))  # they go on through the parts
 
 
 def test_without_a_stream_there_are_videos_alone(clip: Path, tmp_path: Path) -> None:
@@ -146,6 +147,7 @@ def test_the_last_part_of_an_interrupted_run_says_so(clip: Path, tmp_path: Path)
     seen: list[Packet] = []
 
     def stop(packet: Packet) -> None:
+        assert not (tmp_path / "walk.skeletons.jsonl").exists()  # empty, it would stop `convert *.jsonl`
         seen.append(packet)
         if packet.frame.pts_s > 1.2:
             run.stop()
