@@ -28,18 +28,19 @@ _HOMES = {
     "open_source": "media",
 }
 
+if not TYPE_CHECKING:  # else a checker takes any misspelt name
 
-def __getattr__(name: str) -> object:
-    # Late, so that `sharpose-rt --help` and the readers of skeleton streams do not wait for torch and OpenCV.
-    if name in _HOMES:
-        from importlib import import_module
+    def __getattr__(name: str) -> object:
+        # Late, so that `sharpose-rt --help` and the readers of skeleton streams do not wait for torch and OpenCV.
+        if name in _HOMES:
+            from importlib import import_module
 
-        return getattr(import_module(f"sharpose_rt.{_HOMES[name]}"), name)
-    if name == "__version__":
-        from importlib import metadata
+            return getattr(import_module(f"sharpose_rt.{_HOMES[name]}"), name)
+        if name == "__version__":
+            from importlib import metadata
 
-        try:
-            return metadata.version("sharpose-rt")
-        except metadata.PackageNotFoundError:  # run from a checkout that was never installed
-            return "0+unknown"
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            try:
+                return metadata.version("sharpose-rt")
+            except metadata.PackageNotFoundError:  # run from a checkout that was never installed
+                return "0+unknown"
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

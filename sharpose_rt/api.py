@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from sharpose_rt.config import DrawConfig, RunConfig, SourceConfig, load, merge
 from sharpose_rt.errors import ConfigError, SourceError
 from sharpose_rt.machine.process import let_waiting_threads_sleep
-from sharpose_rt.media.given import Given, GivenFrames, wrong_picture
+from sharpose_rt.media.given import Given, GivenFrames, seconds, wrong_picture
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.types import Frame, Person, Poses
 
@@ -30,6 +30,7 @@ from sharpose_rt.models.variants import find_variant  # noqa: E402
 if TYPE_CHECKING:
     from sharpose_rt.engine import PoseEstimates
     from sharpose_rt.media import Source
+    from sharpose_rt.runtime.pipeline import Pipeline
 
 log = logging.getLogger("sharpose_rt")
 
@@ -75,7 +76,7 @@ class TrackedFrame:
     @property
     def people(self) -> list[Person]:
         """One entry a person."""
-        return [self.poses[i] for i in range(len(self.poses))]
+        return list(self.poses)
 
 
 class PoseTracker:
@@ -113,8 +114,12 @@ class PoseTracker:
         self.config = merge(base, options, where="PoseTracker")
         self._variant = find_variant(self.config.pose.model)
         self._loop: _Loop | None = None
-        self._turn = threading.Lock()
+        # Re-entrant: a signal handler may call close(), and the collector end a run, while their own thread holds it.
+        self._turn = threading.RLock()
         self._idle: list[Models] = []
+        self._updating = self._close_after = False
+        self._running: set[Pipeline] = set()  # of them close() asks each for its end once
+        self._closings = 0  # a run that began before the last of them ends
 
     @property
     def skeleton(self) -> Skeleton:
@@ -127,8 +132,9 @@ class PoseTracker:
         """Frames with people, as they are ready; leaving the loop early stops and closes everything.
 
         What is held in a variable goes on until its `close()`. Leaving waits for what is under way; of frames that the
-        program gives, for the next one. The models are loaded once, and kept for the next call until `close`; of runs
-        at the same time each has its own.
+        program gives, for the next one. From another thread or a signal handler `PoseTracker.close` ends it: what is
+        under way still comes. The models are loaded once, and kept for the next call until `close`; of runs at the
+        same time each has its own.
 
         Args:
             source: a file, folder, glob, camera or address, as `--source` takes it, or a camera's number; several
@@ -146,52 +152,65 @@ class PoseTracker:
         from sharpose_rt.media import PacedSource, expand_sources, is_live, open_source
 
         self._check()
-        if isinstance(source, int) and not isinstance(source, bool):
+        begun = self._closings
+        if isinstance(source, (int, np.integer)) and not isinstance(source, bool):
             source = f"webcam:{source}"
         if not isinstance(source, (str, Path)):
             given = GivenFrames(_frames(source), fps, self.config.source, stills=stills)
             paced = self.config.source.realtime
-            with self._models() as models:
-                yield from self._through(PacedSource(given) if paced else given, "", models, live=paced)
+            with self._models(begun) as models:
+                yield from self._through(PacedSource(given) if paced else given, "", models, begun, live=paced)
             return
         specs = expand_sources(str(source))
         failed = 0
-        with self._models() as models:
+        with self._models(begun) as models:
             for number, spec in enumerate(specs, start=1):
+                if self._closings != begun:
+                    return
                 try:
                     opened = open_source(spec, self.config.source)
-                    yield from self._through(opened, opened.name, models, live=is_live(spec, self.config.source))
+                    live = is_live(spec, self.config.source)
+                    yield from self._through(opened, opened.name, models, begun, live=live)
                 except SourceError as error:
                     failed += 1
                     if failed == len(specs):
                         raise
                     log.warning("%s%s", error, "; the next one follows" if number < len(specs) else "")
 
-    def _through(self, source: Source, name: str, models: Models, *, live: bool) -> Generator[TrackedFrame, None, None]:
+    def _through(
+        self, source: Source, name: str, models: Models, begun: int, *, live: bool
+    ) -> Generator[TrackedFrame, None, None]:
         tracking = Tracking(source, self.config, live=live, models=models)
-        with closing(tracking.pipeline().run()) as packets:
-            for packet in packets:
-                tracking.observe(packet)
-                yield TrackedFrame(packet.frame, packet.poses, self.skeleton, self.config.draw, name)
+        pipeline = tracking.pipeline()
+        self._running.add(pipeline)
+        try:
+            if self._closings != begun:  # before close() could see it
+                pipeline.stop()
+            with closing(pipeline.run()) as packets:
+                for packet in packets:
+                    tracking.observe(packet)
+                    yield TrackedFrame(packet.frame, packet.poses, self.skeleton, self.config.draw, name)
+        finally:
+            self._running.discard(pipeline)
 
     @contextmanager
-    def _models(self) -> Iterator[Models]:
-        """Idle ones, or new ones; they stay for the next run unless something went wrong."""
+    def _models(self, begun: int) -> Iterator[Models]:
+        """Idle ones, or new ones; they stay for the next run unless something went wrong or close() was called."""
         with self._turn:
             models = self._idle.pop() if self._idle else Models(self.config)
         try:
             yield models
         except GeneratorExit:  # the loop was left early
-            self._keep(models)
+            self._keep(models, begun)
             raise
         except BaseException:
             models.close()
             raise
-        self._keep(models)
+        self._keep(models, begun)
 
-    def _keep(self, models: Models) -> None:
+    def _keep(self, models: Models, begun: int) -> None:
         with self._turn:
-            if not self._idle:
+            if not self._idle and self._closings == begun:
                 self._idle.append(models)
                 return
         models.close()
@@ -209,19 +228,40 @@ class PoseTracker:
 
         Raises:
             SharposeError: the model or the detector cannot be used.
-            ValueError: the picture is of another form, or time goes backwards.
+            ValueError: the picture is of another form, or the time is no number of seconds or goes backwards.
+            RuntimeError: a signal handler calls it in the midst of another.
         """
         if problem := wrong_picture(image_bgr):
             raise ValueError(f"the picture is {problem}")
         with self._turn:
-            if self._loop is None:
-                self._check()
-                self._loop = _Loop(self.config, image_bgr.shape)
-            return self._loop.step(image_bgr, pts_s, new_scene)
+            if self._updating:
+                raise RuntimeError("update was called within update, as by a signal handler; call it after the other")
+            self._updating = True
+            try:
+                if self._loop is None:
+                    self._check()
+                    self._loop = _Loop(self.config, image_bgr.shape)
+                return self._loop.step(image_bgr, pts_s, new_scene)
+            finally:
+                self._updating = False
+                if self._close_after:
+                    self.close()
 
     def close(self) -> None:
-        """Lets the models go; the next `update` begins anew, with ids from 1."""
+        """Ends every `run` and lets the models go; what is asked for next begins anew, with ids from 1.
+
+        May be called from any thread and from a signal handler. A run ends in order: what is under way still comes out
+        of it, and then its models go. An `update` is waited for; within one, in its own thread, close takes effect
+        after it.
+        """
+        self._closings += 1
+        for pipeline in list(self._running):
+            self._running.discard(pipeline)  # a second call would throw away what is under way
+            pipeline.stop()
         with self._turn:
+            self._close_after = self._updating
+            if self._updating:
+                return
             loop, self._loop = self._loop, None
             if loop is not None:
                 loop.close()
@@ -244,6 +284,11 @@ def _frames(source: Any) -> Given:
     if not (hasattr(source, "__iter__") or hasattr(source, "__getitem__")):
         raise SourceError(
             f"the source is {source!r}; a file, folder, 'glob', camera, address or iterable of pictures is accepted"
+        )
+    if isinstance(source, np.ndarray) and source.ndim in (2, 3):
+        raise SourceError(
+            f"the source is one picture, {source.dtype} of shape {source.shape}; several are accepted: give "
+            "`run([image])`, or `update(image)`"
         )
     if isinstance(source, Sequence) and source and isinstance(source[0], (str, Path)):
         raise SourceError(
@@ -275,9 +320,12 @@ class _Loop:
         if self._began_s is None:  # not before: the networks may take seconds to get ready
             self._began_s = now_s
         # The clock of some systems ticks more slowly than a quick loop turns.
-        time_s = max(now_s - self._began_s, self._last_s + 1e-4) if pts_s is None else float(pts_s)
+        time_s = max(now_s - self._began_s, self._last_s + 1e-4) if pts_s is None else seconds(pts_s)
         if not self._last_s < time_s < math.inf:
-            raise ValueError(f"pts_s is {time_s} after {self._last_s}; finite times that rise are wanted")
+            raise ValueError(
+                f"pts_s is {pts_s!r} after {self._last_s}; finite times that rise are wanted, seconds as a number (of "
+                "a timedelta its total_seconds())"
+            )
         item: Any = Frame(self._count, time_s, np.array(image_bgr, order="C"), now_s, new_scene=new_scene)
         self._count, self._last_s = self._count + 1, time_s
         for stage in self._stages:

@@ -7,6 +7,7 @@ the top left pixel. A value that went into a stage is never changed by it: array
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 from typing import Any
@@ -203,6 +204,9 @@ class Poses(_Shaped):
 
     def __len__(self) -> int:
         return len(self.bboxes_xyxy)
+
+    def __iter__(self) -> Iterator[Person]:
+        return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: int) -> Person:
         return Person(

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from sharpose_rt.compute.precision import fastest_dtype
 from sharpose_rt.errors import DeviceError
 from sharpose_rt.machine.cache import cache_dir
+from sharpose_rt.machine.process import settings_lock
 from sharpose_rt.machine.processor import processor_key
 from sharpose_rt.machine.whole_files import beside, on_disk, whole
 
@@ -100,12 +101,18 @@ class Graph:
         self._outputs = [
             ((lanes * port.shape[0], *tuple(port.shape)[1:]), port.element_type.to_dtype()) for port in compiled.outputs
         ]
+        self._under_way: list[Tensor] = []  # what the requests read and write: they go on behind an interrupt
 
     def __call__(self, *tensors: Tensor) -> list[Tensor]:
         """The outputs in their order, as tensors of their own."""
+        if self._under_way:  # Ctrl-C, or an alarm of the program, fell into the last call
+            for request in self._requests:
+                with contextlib.suppress(RuntimeError):  # an error of that call is not one of this
+                    request.wait()
         found = [torch.from_numpy(np.empty(shape, dtype)) for shape, dtype in self._outputs]
-        ins = [self._shares(tensor.contiguous()) for tensor in tensors]
-        outs = [self._shares(tensor) for tensor in found]
+        given = [tensor.contiguous() for tensor in tensors]
+        self._under_way = [*given, *found]
+        ins, outs = [self._shares(tensor) for tensor in given], [self._shares(tensor) for tensor in found]
         for lane, request in enumerate(self._requests):
             for number, shares in enumerate(ins):
                 request.set_input_tensor(number, shares[lane])
@@ -114,6 +121,7 @@ class Graph:
             request.start_async()
         for request in self._requests:
             request.wait()
+        self._under_way = []
         return found
 
     def _shares(self, tensor: Tensor) -> list[Any]:
@@ -180,7 +188,7 @@ def traced(module: nn.Module, examples: Sequence[Tensor], *, dynamic_batch: bool
     ov, _ = openvino()
     types = {torch.uint8: ov.Type.u8, torch.float32: ov.Type.f32, torch.int64: ov.Type.i64}
     inputs = [(ov.PartialShape([-1 if dynamic_batch else len(e), *e.shape[1:]]), types[e.dtype]) for e in examples]
-    with torch.no_grad(), warnings.catch_warnings(), _no_reports():
+    with settings_lock, torch.no_grad(), warnings.catch_warnings(), _no_reports():
         warnings.simplefilter("ignore")  # torch's, on every Python number in the code
         # Traced here and not by OpenVINO, which would run each graph twice more and load half of torch to compare.
         script = torch.jit.trace(module, tuple(examples), check_trace=False)
@@ -214,7 +222,7 @@ def _no_reports() -> Iterator[None]:
         yield
     finally:
         if before is None:
-            del os.environ["CI"]
+            os.environ.pop("CI", None)
         else:
             os.environ["CI"] = before
 

@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from sharpose_rt.compute.threads import use_networks
+
 
 class OwnStream:
     """A context in which work for a CUDA device goes to a stream of its own; on a CPU it changes nothing.
@@ -24,7 +26,8 @@ class OwnStream:
             self.stream.wait_stream(torch.cuda.current_stream(device))
 
     def __call__(self) -> AbstractContextManager[object]:
-        """The context, to be entered by one thread at a time."""
+        """The context, to be entered by one thread at a time; raises DeviceError, see `use_networks`."""
+        use_networks()
         return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
 
     def join(self) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import re
-import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -18,11 +18,11 @@ import numpy as np
 from sharpose_rt.errors import DetectorError
 from sharpose_rt.machine import downloads
 from sharpose_rt.machine.cache import cache_dir
+from sharpose_rt.machine.process import settings_lock
 
 logger = logging.getLogger("sharpose_rt.detection")
 
 RELEASE_URL = "https://github.com/ultralytics/assets/releases/download/v8.4.0/"
-_import_lock = threading.Lock()
 _ACTIVATION = re.compile(r"(torch\.)?nn\.\w+\([\w\s.,=+-]*\)")
 
 
@@ -33,9 +33,9 @@ def import_ultralytics() -> ModuleType:
     set), asks name servers whether there is a network (up to half a minute where they do not answer), reports usage
     if there is one, and later installs packages it misses. Its environment switches are read on import only, so they
     are put back afterwards, and so is what it sets for the whole process: variables that child processes would see, how
-    numpy prints, OpenCV's threads and `torch.save`.
+    numpy and torch print, filters of warnings, OpenCV's threads and `torch.save`.
     """
-    with _import_lock:
+    with settings_lock:
         os.environ.setdefault("YOLO_CONFIG_DIR", str(cache_dir() / "ultralytics"))
         with _unchanged():
             os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false")
@@ -48,15 +48,19 @@ def import_ultralytics() -> ModuleType:
 def _unchanged() -> Iterator[None]:
     """The process is as it was after the block."""
     import torch  # here: whoever gives boxes of their own does without
+    from torch._tensor_str import PRINT_OPTS
 
-    environment, printing, threads, save = dict(os.environ), np.get_printoptions(), cv2.getNumThreads(), torch.save
+    environment, threads, save = dict(os.environ), cv2.getNumThreads(), torch.save
+    numpy_prints, torch_prints = np.get_printoptions(), dict(vars(PRINT_OPTS))
     try:
-        yield
+        with warnings.catch_warnings():
+            yield
     finally:
         for name in os.environ.keys() - environment:
             del os.environ[name]
         os.environ.update(environment)
-        np.set_printoptions(**printing)
+        np.set_printoptions(**numpy_prints)
+        torch.set_printoptions(**torch_prints)
         cv2.setNumThreads(threads)
         torch.save = save
 

@@ -16,7 +16,7 @@ import torch
 import sharpose_rt
 from sharpose_rt.compute import openvino_graphs
 from sharpose_rt.compute.precision import WORTH_IT, this_machine
-from sharpose_rt.compute.threads import at_most_threads
+from sharpose_rt.compute.threads import at_most_threads, use_networks
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.engine.backend import Backend, TorchBackend
 from sharpose_rt.engine.device import DTYPES, resolve_device, resolve_precision
@@ -164,6 +164,7 @@ def measure(network: SHaRPose, config: PoseConfig, ranges: Ranges | None = None)
 
     One that does not come up is left out, and said in the log.
     """
+    use_networks()
     with at_most_threads(network_threads(config.threads)):  # as in the run
         return _measure(network, config, ranges)
 

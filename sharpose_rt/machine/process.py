@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+settings_lock = threading.RLock()
+"""Held while the process's warnings or environment are changed for a moment: two threads would put back each other's
+changes, for good."""
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 """Names in glibc's malloc.h."""
 

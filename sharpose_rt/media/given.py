@@ -55,13 +55,15 @@ class GivenFrames(Source):
         if isinstance(item, tuple) and len(item) != 2:
             raise SourceError(f"frame {number} is a tuple of {len(item)}; a picture, or time and picture, is accepted")
         pts_s, image = item if isinstance(item, tuple) else (number / self._fps, item)
+        if isinstance(pts_s, (bool, np.bool_)):
+            raise SourceError(
+                f"frame {number} has the time {pts_s!r}, as cap.read() gives it for whether there is a picture; "
+                "seconds are accepted, or the picture alone: `run(image for _, image in iter(cap.read, (False, None)))`"
+            )
         problem = wrong_picture(image)
         if problem:
             raise SourceError(f"frame {number} is {problem}")
-        try:
-            time_s = float(pts_s)
-        except (TypeError, ValueError):
-            time_s = np.nan
+        time_s = seconds(pts_s)
         if not self._last_s <= time_s < np.inf:
             raise SourceError(
                 f"frame {number} has the time {pts_s!r} after {self._last_s}; finite times that never fall are wanted"
@@ -73,12 +75,33 @@ class GivenFrames(Source):
         assert self._picture is not None
         return np.array(self._picture, order="C"), ""
 
+    def _nothing_left(self) -> str:
+        if self._count:  # the trimming left none
+            return super()._nothing_left()
+        return "there is no frame: the iterable gave no picture; was its camera or file opened?"
+
+
+def seconds(time: Any) -> float:
+    """A time in seconds; NaN where it is no number."""
+    try:
+        return np.nan if isinstance(time, (bool, np.bool_)) else float(time)
+    except (TypeError, ValueError):
+        return np.nan
+
 
 def wrong_picture(image: object) -> str:
     """What is wrong with a picture, and what is accepted; empty where nothing is."""
     wanted = "(H, W, 3) uint8 BGR is accepted"
     if not isinstance(image, np.ndarray):
-        return f"a {type(image).__name__}; {wanted}"
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        return f"{image.dtype} of shape {image.shape}; {wanted}"
-    return ""
+        pil = type(image).__module__.startswith("PIL.")
+        hint = '; try `np.asarray(image.convert("RGB"))[..., ::-1]`' if pil else ""
+        return f"a {type(image).__name__}; {wanted}{hint}"
+    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and 0 not in image.shape:
+        return ""
+    hint = ""
+    if np.issubdtype(image.dtype, np.floating):
+        hint = "; of values in 0..1 try `(image * 255).astype(np.uint8)`"
+    elif image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 4)):
+        code = "BGRA2BGR" if image.ndim == 3 and image.shape[2] == 4 else "GRAY2BGR"
+        hint = f"; try `cv2.cvtColor(image, cv2.COLOR_{code})`"
+    return f"{image.dtype} of shape {image.shape}; {wanted}{hint}"

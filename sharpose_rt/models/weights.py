@@ -125,6 +125,7 @@ def write_safetensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str
         part.chmod(0o644)  # safetensors writes for the owner alone
 
 
+@torch.random.fork_rng(devices=[])  # new layers are filled by chance; a program's own goes on as it was
 def load_model(name: str, weights: str = "auto", behaviour: str = "auto") -> tuple[SHaRPose, WeightsInfo]:
     """A network with weights, in float32 on the CPU, and where the weights came from.
 
@@ -139,9 +140,8 @@ def load_model(name: str, weights: str = "auto", behaviour: str = "auto") -> tup
     """
     find_variant(name)  # before it is said that there are no weights for it
     if weights == "random":
-        with torch.random.fork_rng(devices=[]):  # a program's own chance goes on as it was
-            torch.manual_seed(0)
-            model = create_model(name, "paper" if behaviour == "auto" else behaviour)
+        torch.manual_seed(0)
+        model = create_model(name, "paper" if behaviour == "auto" else behaviour)
         return model, WeightsInfo("random", "", math.inf, {})
     path = _find(name, weights)
     sha256 = file_sha256(path)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import reprlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import pairwise
@@ -36,12 +37,14 @@ _running: WeakSet[Pipeline] = WeakSet()
 
 
 def _cancel_forgotten() -> None:
-    """Python waits for threads at its end, and nobody takes any more what a run makes that the main program holds."""
-    for pipeline in list(_running):
-        pipeline.abandon(threading.main_thread())
+    """Python waits for threads at its end, and nobody takes any more what a run makes that an ended thread held."""
+    while True:  # threads at work, and those of pools that wait for it, end later than the main program
+        for pipeline in list(_running):
+            pipeline.abandon(threading.main_thread())
+        time.sleep(POLL_S)
 
 
-threading._register_atexit(_cancel_forgotten)  # type: ignore[attr-defined]  # as concurrent.futures does
+threading._register_atexit(threading.Thread(target=_cancel_forgotten, daemon=True).start)  # type: ignore[attr-defined]  # as concurrent.futures does
 
 
 @contextmanager
@@ -160,8 +163,9 @@ class Pipeline:
             self._interrupt_source()
 
     def abandon(self, caller: threading.Thread) -> None:
-        """Cancels the run where that thread is the one that took its items."""
-        if self._caller is caller:
+        """Cancels the run where that thread, or one that has ended, is the one that took its items."""
+        taker = self._caller
+        if taker is caller or (taker is not None and not taker.is_alive()):
             self._cancel()
 
     @property

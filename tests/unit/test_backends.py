@@ -7,6 +7,8 @@ import logging
 import math
 import os
 import threading
+import warnings
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -267,6 +269,36 @@ def test_graphs_are_kept_and_made_anew_when_damaged(config, crops, tmp_path, mon
 
 
 @openvino
+def test_graphs_made_in_two_threads_leave_warnings_and_environment_as_they_were(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CI", "")
+    monkeypatch.delenv("CI")
+    ov, _ = openvino_graphs.openvino()
+    convert, examples = ov.convert_model, (torch.zeros(2, 3),)
+    other_began, first_done = threading.Event(), threading.Event()
+    other = threading.Thread(target=openvino_graphs.traced, args=(torch.nn.Linear(3, 4).eval(), examples))
+
+    def overlapping(*args, **options):
+        """The other begins before the first ends, if it may, and ends after it."""
+        if threading.current_thread() is other:
+            other_began.set()
+            assert first_done.wait(30)
+        else:
+            other.start()
+            other_began.wait(0.3)
+        return convert(*args, **options)
+
+    monkeypatch.setattr(ov, "convert_model", overlapping)
+    filters = list(warnings.filters)
+    openvino_graphs.traced(torch.nn.Linear(3, 5).eval(), examples)
+    first_done.set()
+    other.join(30)
+    assert warnings.filters == filters
+    assert "CI" not in os.environ
+    assert len(list(tmp_path.rglob("*.xml"))) == 2
+
+
+@openvino
 def test_a_cache_that_cannot_be_written_stops_nothing(config, crops, tmp_path, monkeypatch):
     (tmp_path / "sharpose-rt").write_text("a file where the folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -374,6 +406,43 @@ def test_a_batch_in_lanes_is_the_batch(batch, threads, lanes):
         first, second = graph(x)[0], graph(y[:, [2, 1, 0]].flip(1))[0]  # neither writes into what the other gave
         assert torch.allclose(first, module(x), atol=1e-5)
         assert torch.allclose(second, module(y), atol=1e-5)
+
+
+class Interrupted:
+    """A request, but Ctrl-C comes before one of its methods."""
+
+    def __init__(self, request, method: str) -> None:
+        self._request, self._method = request, method
+
+    def __getattr__(self, name: str):
+        if name == self._method:
+            raise KeyboardInterrupt
+        return getattr(self._request, name)
+
+
+@openvino
+@pytest.mark.parametrize("method", ["set_input_tensor", "start_async", "wait"])
+@pytest.mark.parametrize("lane", [0, 1])
+def test_memory_that_openvino_writes_into_is_kept_behind_an_interrupt(monkeypatch, method, lane):
+    module = torch.nn.Sequential(torch.nn.Linear(64, 512), torch.nn.GELU(), torch.nn.Linear(512, 64)).eval()
+    model = openvino_graphs.traced(module, (torch.zeros(2, 64),))
+    graph, held = openvino_graphs.for_batch(model, 512, torch.float32, 2), []
+    shares = openvino_graphs.Graph._shares
+    monkeypatch.setattr(
+        openvino_graphs.Graph, "_shares", lambda self, t: held.append(weakref.ref(t)) or shares(self, t)
+    )
+    requests = graph._requests
+    assert len(requests) == 2
+    graph._requests = [Interrupted(r, method) if n == lane else r for n, r in enumerate(requests)]
+    with pytest.raises(KeyboardInterrupt):
+        graph(torch.randn(64, 512).T)  # not contiguous, so that what is read is a copy of the graph's own
+    graph._requests = requests
+    assert len(held) == 2
+    assert all(tensor() is not None for tensor in held)
+    x = torch.randn(512, 64)
+    with torch.no_grad():
+        assert torch.allclose(graph(x)[0], module(x), atol=1e-5)
+    assert all(tensor() is None for tensor in held[:2])
 
 
 @pytest.mark.parametrize(("width", "wanted"), [(48, [1, 1, 2, 3]), (256, [3, 3, 3, 3])])

@@ -1004,9 +1004,11 @@ def test_detect_before_open_is_an_error() -> None:
 @pytest.mark.timeout(60)
 def test_ultralytics_leaves_the_process_as_it_was() -> None:
     code = """
-import os, cv2, numpy as np, torch
+import os, warnings, cv2, numpy as np, torch
 cv2.setNumThreads(2)
-def state(): return dict(os.environ), np.get_printoptions(), cv2.getNumThreads(), torch.save
+def state():
+    prints = np.get_printoptions(), str(torch.arange(60.0))
+    return dict(os.environ), prints, list(warnings.filters), cv2.getNumThreads(), torch.save
 before = state()
 from sharpose_rt.detection.assets import import_ultralytics
 import_ultralytics()

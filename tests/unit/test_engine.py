@@ -19,7 +19,7 @@ from sharpose_rt.models import VARIANTS, Variant
 from sharpose_rt.models.gate import Gate
 from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
 from sharpose_rt.models.variants import RELEASED
-from sharpose_rt.models.weights import amend, save_weights
+from sharpose_rt.models.weights import amend, load_model, save_weights
 from tests.gain_weights import with_gain
 from tests.golden_rule import golden_model
 
@@ -339,3 +339,10 @@ def test_cuda_gives_what_the_cpu_gives(cuda, config, picture):
 def test_auto_takes_cuda_where_it_works(cuda):
     assert resolve_device("auto") == torch.device("cuda", 0)
     assert device.cuda_problem(0) is None
+
+
+@pytest.mark.parametrize("weights", ["auto", "random"])
+def test_loading_leaves_a_programs_own_chance_as_it_was(weights):
+    before = torch.get_rng_state()
+    load_model("tiny_256x192", weights)
+    assert torch.equal(torch.get_rng_state(), before)

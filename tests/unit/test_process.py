@@ -91,6 +91,42 @@ from sharpose_rt import PoseTracker
     assert run(code, OMP_WAIT_POLICY="ACTIVE") == "ACTIVE"
 
 
+FORKS = """
+import os, sys
+import numpy as np
+from sharpose_rt import PoseTracker, SHaRPose
+from sharpose_rt.errors import DeviceError
+
+options = {"weights": "random", "backend": "torch", "precision": "fp32", "device": "cpu"}
+image = np.zeros((256, 192, 3), np.uint8)
+tracker = PoseTracker(pose=options, detector={"name": "full"})
+
+def in_a_fork(job):
+    sys.stdout.flush()
+    if child := os.fork():
+        os.waitpid(child, 0)
+        return
+    try:
+        print(len(job()))
+    except DeviceError as error:
+        print("spawn" in str(error))
+    sys.stdout.flush()
+    os._exit(0)
+
+in_a_fork(lambda: SHaRPose(**options)(image))
+used = SHaRPose(**options)
+for job in (lambda: used(image), lambda: SHaRPose(**options), lambda: tracker.update(image)):
+    in_a_fork(job)
+print(len(used(image)))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.timeout(120)
+def test_a_fork_of_a_process_that_used_networks_says_so_and_one_from_before_works():
+    assert run(FORKS).split() == ["1", "True", "True", "True", "1"]
+
+
 def test_a_small_picture_that_says_it_is_larger_than_memory_is_left_alone(tmp_path):
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
