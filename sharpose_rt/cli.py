@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sharpose_rt import __version__
-from sharpose_rt.errors import SharposeError, SourceAway, library_report, memory_report
+from sharpose_rt.errors import SharposeError, SourceAway, is_short_of_memory, library_report, memory_report
 from sharpose_rt.machine.process import ending_by_sigterm, prepare
 from sharpose_rt.machine.threads import media_threads
 
@@ -87,6 +87,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"sharpose-rt: error: {memory_report(error)}; try a smaller batch (--batch N where the command has it, "
             "--set batch=N in train and pretrain), a smaller model, --set data.cache=none where train holds crops on "
             "the GPU, or end other programs that use it",
+            file=sys.stderr,
+        )
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not is_short_of_memory(error):
+            raise
+        print(
+            f"sharpose-rt: error: this machine has too little memory left ({memory_report(error)}); --set "
+            "pose.max_batch=2, --backend torch, --no-video and smaller pictures take less, or end other programs",
             file=sys.stderr,
         )
         return 2

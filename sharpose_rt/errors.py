@@ -75,6 +75,13 @@ def memory_report(error: BaseException) -> str:
     return ". ".join(str(error).partition("\n")[0].split(". ")[:3]).rstrip(".")
 
 
+def is_short_of_memory(error: BaseException) -> bool:
+    """Whether it says that the machine's memory is short: by its class, or as torch and OpenVINO do, in words."""
+    if isinstance(error, MemoryError):
+        return True
+    return bool(re.search(r"allocate memory|not enough memory|std::bad_alloc|Resource temporarily unavail", str(error)))
+
+
 def library_report(error: ImportError) -> str | None:
     """Which library of the system an import lacks, as slim containers do, and what brings it; None for other causes."""
     found = re.match(r"(\S+\.so[.\d]*): cannot open shared object file", str(error))

@@ -62,6 +62,9 @@ def openvino() -> tuple[Any, Any]:
     Raises:
         DeviceError: it is not installed, or does not load.
     """
+    # Its reports of use to a server, with an id kept in the home folder; without a home it would not even load. In the
+    # package's place it has one that does nothing.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino as ov
 

@@ -42,7 +42,16 @@ def this_machine() -> str:
     """What a measurement that is remembered holds for: a cache may be carried to another processor, as in a volume."""
     quick = [name for name in ("amx_bf16", "avx512_bf16", "avx512_vnni") if torch.cpu.get_capabilities().get(name)]
     capability = torch.backends.cpu.get_cpu_capability()
-    return ", ".join([platform.node(), processor_key(), capability, *quick, f"torch {torch.__version__}"])
+    return ", ".join([processor_key(), capability, *quick, f"torch {torch.__version__}"])
+
+
+def multiplies_integers() -> bool:
+    """Whether the processor multiplies 8-bit integers in full: on x86 those without VNNI clip sums of two products,
+    which costs accuracy, and gain little time."""
+    in_hardware = torch.cpu.get_capabilities()
+    return platform.machine().lower() not in ("x86_64", "amd64") or any(
+        in_hardware.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")
+    )
 
 
 def _multiplications(side: int = 1024) -> dict[str, float]:

@@ -15,7 +15,7 @@ import torch
 
 import sharpose_rt
 from sharpose_rt.compute import openvino_graphs
-from sharpose_rt.compute.precision import WORTH_IT, this_machine
+from sharpose_rt.compute.precision import WORTH_IT, multiplies_integers, this_machine
 from sharpose_rt.compute.threads import at_most_threads, use_networks
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.engine.backend import Backend, TorchBackend
@@ -97,12 +97,14 @@ def ways(config: PoseConfig, ranges: Ranges | None) -> tuple[Way, ...]:
                 "lie, which int8 wants to know; write that in with `sharpose-rt weights quantize`, or take another "
                 "--precision"
             )
+        if not multiplies_integers():
+            log.warning("this processor has no VNNI: int8 is less exact on it, and hardly faster than --precision fp32")
         return (Way("openvino", dtype),)
     if device.type == "cuda":
         return (Way("torch", dtype),)
     backends = installed() if config.backend == "auto" else (config.backend,)
     found = tuple(Way(backend, dtype) for backend in backends)
-    with_int8 = config.precision == "auto" and ranges is not None and "openvino" in backends
+    with_int8 = config.precision == "auto" and ranges is not None and "openvino" in backends and multiplies_integers()
     return (*found, Way("openvino", torch.int8)) if with_int8 else found
 
 

@@ -28,7 +28,10 @@ def cache_dir() -> Path:
 @cache
 def _for_this_process() -> Path:
     """A folder that goes with the process: one of a known name in a shared place could be another user's."""
-    folder = TemporaryDirectory(prefix="sharpose-rt-", ignore_cleanup_errors=True)
+    try:
+        folder = TemporaryDirectory(prefix="sharpose-rt-", ignore_cleanup_errors=True)
+    except OSError:  # nothing may be written anywhere, which whoever writes into a cache copes with
+        return Path(os.devnull, "sharpose-rt")
     atexit.register(folder.cleanup)
     return Path(folder.name)
 

@@ -26,7 +26,8 @@ def cpu_model() -> str:
 def processor_key() -> str:
     """The processor's name with what tells generations apart that share one, as "AMD EPYC" in a virtual machine."""
     core = _first_core()
-    return " ".join([cpu_model(), *(core[key] for key in ("cpu family", "model", "stepping") if key in core)])
+    keys = ("cpu family", "model", "stepping", "CPU implementer", "CPU part")  # the last two of ARM, which has no name
+    return " ".join([cpu_model(), *(core[key] for key in keys if key in core)])
 
 
 @cache

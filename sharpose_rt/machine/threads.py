@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 CGROUPS = Path("/sys/fs/cgroup")
+OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def cores() -> int:
@@ -17,14 +18,27 @@ def cores() -> int:
 
 
 def _quota() -> float:
-    """Cores' worth of time that Linux' control groups (versions 2 and 1) give, rounded up; infinity where all."""
+    """Cores' worth of time that Linux' control groups (versions 2 and 1) give, rounded up; infinity where all.
+
+    A container sees its own group as the first one; a service (`CPUQuota=`) lies in groups below, of which each limits.
+    """
+    groups = {PurePosixPath("/")}
+    with suppress(OSError, ValueError):
+        for line in OWN_GROUPS.read_text(encoding="utf-8").splitlines():
+            _, kinds, path = line.split(":", 2)
+            if kinds == "" or "cpu" in kinds.split(","):
+                own = PurePosixPath("/") / path
+                groups |= {own, *own.parents}
+    return min(_quota_of(group.relative_to("/")) for group in groups)
+
+
+def _quota_of(group: PurePosixPath) -> float:
     with suppress(OSError, ValueError, ZeroDivisionError):
-        quota, period = (CGROUPS / "cpu.max").read_text(encoding="ascii").split()
+        quota, period = (CGROUPS / group / "cpu.max").read_text(encoding="ascii").split()
         return math.inf if quota == "max" else math.ceil(int(quota) / int(period))
     with suppress(OSError, ValueError, ZeroDivisionError):
-        quota_us, period_us = (
-            int((CGROUPS / "cpu" / f"cpu.cfs_{name}_us").read_text(encoding="ascii")) for name in ("quota", "period")
-        )
+        files = (CGROUPS / "cpu" / group / f"cpu.cfs_{name}_us" for name in ("quota", "period"))
+        quota_us, period_us = (int(file.read_text(encoding="ascii")) for file in files)
         return math.inf if quota_us <= 0 else math.ceil(quota_us / period_us)
     return math.inf
 

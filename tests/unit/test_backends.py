@@ -6,6 +6,8 @@ import json
 import logging
 import math
 import os
+import subprocess
+import sys
 import threading
 import warnings
 import weakref
@@ -27,7 +29,7 @@ from sharpose_rt.engine.batching import Batcher, padded, plan
 from sharpose_rt.engine.choice import choose, create_backend
 from sharpose_rt.errors import ConfigError, DeviceError
 from sharpose_rt.geometry.heatmap import decode, encode
-from sharpose_rt.machine import threads
+from sharpose_rt.machine import processor, threads
 from sharpose_rt.machine.threads import detector_threads, network_threads
 from sharpose_rt.models import VARIANTS, Variant, create_model
 from sharpose_rt.models.selection import split_cells
@@ -641,6 +643,35 @@ def test_what_was_measured_on_another_processor_does_not_count(monkeypatch, tmp_
         )
         found.append(precision.fastest_dtype.__wrapped__())
     assert found == [torch.bfloat16, torch.float32, torch.bfloat16]
+
+
+def test_a_container_of_another_name_measures_nothing_anew(monkeypatch):
+    found = []
+    for name in ("c0ffee1", "c0ffee2"):
+        monkeypatch.setattr("platform.node", lambda name=name: name)
+        found.append(precision.this_machine())
+    assert found[0] == found[1]
+
+
+def test_processors_of_arm_are_told_apart(monkeypatch):
+    monkeypatch.setattr(processor, "cpu_model", lambda: "aarch64")
+    found = []
+    for part in ("0xd0b", "0xd08"):
+        monkeypatch.setattr(processor, "_first_core", lambda part=part: {"CPU implementer": "0x41", "CPU part": part})
+        found.append(processor.processor_key())
+    assert found == ["aarch64 0x41 0xd0b", "aarch64 0x41 0xd08"]
+
+
+@openvino
+def test_openvino_reports_its_use_to_nobody():
+    code = """
+import sys
+from sharpose_rt.compute.openvino_graphs import openvino
+openvino()
+print([name for name in sys.modules if name.startswith("openvino_telemetry.")])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_multiplications_are_really_timed():

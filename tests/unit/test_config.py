@@ -9,7 +9,7 @@ import pytest
 from sharpose_rt import PoseTracker
 from sharpose_rt.config import PoseConfig, RunConfig, SourceConfig, load, merge, preset_names, to_dict
 from sharpose_rt.errors import ConfigError
-from sharpose_rt.machine import threads
+from sharpose_rt.machine import cache, threads
 from sharpose_rt.machine.cache import cache_dir
 from sharpose_rt.machine.whole_files import whole, write_whole
 
@@ -143,6 +143,33 @@ def test_a_container_has_the_cores_that_it_was_given(monkeypatch, tmp_path, file
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(threads, "CGROUPS", tmp_path)
+    monkeypatch.setattr(threads, "OWN_GROUPS", tmp_path / "none")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert threads.cores() == wanted
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "wanted"),
+    [
+        ("0::/system.slice/pose.service\n", {"system.slice/pose.service/cpu.max": "150000 100000"}, 2),
+        ("0::/a.slice/pose.service\n", {"a.slice/pose.service/cpu.max": "max 100000", "a.slice/cpu.max": "3 1"}, 3),
+        (
+            "1:name=systemd:/x\n4:cpu,cpuacct:/low\n",
+            {"cpu/low/cpu.cfs_quota_us": "5", "cpu/low/cpu.cfs_period_us": "1"},
+            5,
+        ),
+        ("0::/docker/abc\n", {"cpu.max": "200000 100000"}, 2),  # the host's path, which is not there
+        ("0::/../../other\n", {}, 64),
+        ("what is this\n", {}, 64),
+    ],
+)
+def test_a_service_has_the_cores_that_its_groups_leave(monkeypatch, tmp_path, own, files, wanted):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "own").write_text(own)
+    monkeypatch.setattr(threads, "CGROUPS", tmp_path)
+    monkeypatch.setattr(threads, "OWN_GROUPS", tmp_path / "own")
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
     assert threads.cores() == wanted
 
@@ -184,6 +211,23 @@ def test_a_tracker_refuses_a_model_that_is_not_there():
         PoseTracker("tyni")
     with pytest.raises(ConfigError, match="no model 'tyni'"):
         PoseTracker(pose={"model": "tyni"})
+
+
+def test_where_nothing_may_be_written_the_cache_is_a_place_that_cannot_be(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def missing(*_, **__):
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(cache, "TemporaryDirectory", missing)
+    monkeypatch.setattr(cache.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    cache._for_this_process.cache_clear()
+    try:
+        folder = cache.cache_dir()
+        assert cache.recall(folder / "backends.json") == {}
+        assert not cache.remember(folder / "backends.json", "here", {"torch": 1.0})
+    finally:
+        cache._for_this_process.cache_clear()
 
 
 def test_without_a_home_things_are_kept_for_the_process(monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from sharpose_rt.cli import main
-from sharpose_rt.compute import openvino_graphs
+from sharpose_rt.compute import openvino_graphs, precision
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.engine import PoseEngine, choice, choose, device
 from sharpose_rt.engine.openvino_backend import OpenVinoBackend
@@ -242,13 +242,14 @@ def test_damaged_ranges_are_refused(plain, tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    ("rate", "backend", "precision"),
+    ("rate", "backend", "taken"),
     [(300.0, "openvino", "int8"), (220.0, "openvino", "fp32"), (50.0, "openvino", "fp32")],
 )
-def test_auto_takes_int8_where_it_is_clearly_faster(config, plain, monkeypatch, tmp_path, rate, backend, precision):
+def test_auto_takes_int8_where_it_is_clearly_faster(config, plain, monkeypatch, tmp_path, rate, backend, taken):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(choice, "installed", lambda: ("torch", "openvino"))
     monkeypatch.setattr(device, "fastest_dtype", lambda: torch.float32)
+    monkeypatch.setattr(choice, "multiplies_integers", lambda: True)
     rates = {"torch float32": 100.0, "openvino float32": 200.0, "openvino int8": rate}
     asked = []
 
@@ -259,23 +260,53 @@ def test_auto_takes_int8_where_it_is_clearly_faster(config, plain, monkeypatch, 
     monkeypatch.setattr(choice, "measure", measured)
     for _ in range(2):
         found = choose(config)
-        assert (found.backend, found.precision) == (backend, precision)
+        assert (found.backend, found.precision) == (backend, taken)
         assert choose(found) == found  # nothing is left to measure
     assert len(asked) == 1
     assert choose(replace(config, weights=str(plain))).precision == "fp32"
     assert choose(replace(config, backend="torch")).precision == "fp32"
-    assert choose(replace(config, backend="openvino")).precision == precision
+    assert choose(replace(config, backend="openvino")).precision == taken
 
 
 def test_auto_takes_int8_where_it_is_faster_at_all_than_bfloat16_which_costs_as_much(config, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(choice, "installed", lambda: ("torch", "openvino"))
     monkeypatch.setattr(device, "fastest_dtype", lambda: torch.bfloat16)
+    monkeypatch.setattr(choice, "multiplies_integers", lambda: True)
     for rate, taken in ((210.0, "int8"), (190.0, "bf16")):
         rates = {"torch bfloat16": 100.0, "openvino bfloat16": 200.0, "openvino int8": rate}
         monkeypatch.setattr(choice, "measure", lambda *_, rates=rates: rates)
         assert choose(config).precision == taken
         (tmp_path / "sharpose-rt" / "backends.json").unlink()
+
+
+@openvino
+def test_a_processor_without_vnni_is_not_offered_int8_and_warned_of_it(config, monkeypatch, caplog):
+    monkeypatch.setattr(choice, "installed", lambda: ("torch", "openvino"))
+    monkeypatch.setattr(device, "fastest_dtype", lambda: torch.float32)
+    _, info = load_model(config.model, config.weights)
+    for there, names in ((True, {"float32", "int8"}), (False, {"float32"})):
+        monkeypatch.setattr(choice, "multiplies_integers", lambda there=there: there)
+        assert {str(way).split()[1] for way in choice.ways(config, info.ranges)} == names
+        assert not caplog.text
+    choice.ways(replace(config, precision="int8"), info.ranges)
+    assert "this processor has no VNNI" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("machine", "in_hardware", "wanted"),
+    [
+        ("x86_64", {"avx2": True}, False),
+        ("AMD64", {"avx512_bw": True, "avx512_vnni": False}, False),
+        ("x86_64", {"avx_vnni": True}, True),
+        ("x86_64", {"avx512_vnni": True}, True),
+        ("aarch64", {}, True),
+    ],
+)
+def test_which_processors_multiply_integers_in_full(monkeypatch, machine, in_hardware, wanted):
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: in_hardware)
+    assert precision.multiplies_integers() is wanted
 
 
 @pytest.mark.parametrize("fastest", [torch.float32, torch.bfloat16])
