@@ -78,8 +78,6 @@ class RunOutputs:
         Raises:
             OutputError: one cannot be written.
         """
-        from sharpose_rt.skeletons import output_paths
-        from sharpose_rt.skeletons.convert import WRITERS
         from sharpose_rt.skeletons.names import safe_stem, unique_name
         from sharpose_rt.stages import ImageSink, PartedSink, StreamSink, VideoSink
 
@@ -88,9 +86,7 @@ class RunOutputs:
             log.warning("--split is for video: what is found in the pictures of %s goes into one stream", info.name)
         in_parts = output.split_s > 0 and not pictures
         if self._paths is None:
-            stem = unique_name(safe_stem(info.stem), self._taken)
-            suffixes = [WRITERS[name].suffix for name in output.formats]
-            self._paths = output_paths(output.directory, stem, output.overwrite, suffixes, in_parts=in_parts)
+            self._paths = self._new_paths(unique_name(safe_stem(info.stem), self._taken), in_parts=in_parts)
         paths = self._paths
         if stream and ((output.stream and not in_parts) or self.taps):
             path = paths.stream if output.stream and not in_parts else None
@@ -106,13 +102,10 @@ class RunOutputs:
 
     def _part_of(self, info: SourceInfo, *, video: bool) -> Callable[[Frame], Iterator[Sink]]:
         """What opens the files of the part that begins with a frame, named by its time."""
-        from sharpose_rt.skeletons import output_paths
-        from sharpose_rt.skeletons.convert import WRITERS
         from sharpose_rt.stages import StreamSink, VideoSink, captured_at
 
         assert self._paths is not None
-        output, painter = self.config.output, self.painter()
-        stem, suffixes = self._paths.with_suffix("").name, [WRITERS[name].suffix for name in output.formats]
+        output, painter, stem = self.config.output, self.painter(), self._paths.with_suffix("").name
 
         def begin(frame: Frame) -> Iterator[Sink]:
             if self.tracking.live:
@@ -120,7 +113,7 @@ class RunOutputs:
             else:
                 minutes, seconds = divmod(int(frame.pts_s), 60)
                 name = f"{minutes // 60:02}h{minutes % 60:02}m{seconds:02}s"
-            paths = output_paths(output.directory, f"{stem}.{name}", output.overwrite, suffixes)
+            paths = self._new_paths(f"{stem}.{name}")
             self._sinks.clear()
             self._parts += 1
             if output.stream:
@@ -137,15 +130,22 @@ class RunOutputs:
         """Makes the other formats of a part that is finished, in a thread of its own."""
         from concurrent.futures import ThreadPoolExecutor
 
-        from sharpose_rt.stages import StreamSink
-
-        stream = next((sink.path for sink in sinks if isinstance(sink, StreamSink)), None)
+        stream = _stream_of(sinks)
         if stream is None or not self.config.output.formats:
             return
         while self._conversions and self._conversions[0].done():
             self._conversions.popleft().result()  # what failed ends the run, as it would at its end
         self._converting = self._converting or ThreadPoolExecutor(1, "formats")
         self._conversions.append(self._converting.submit(self._convert, stream))
+
+    def _new_paths(self, stem: str, *, in_parts: bool = False) -> OutputPaths:
+        """Names that nothing has yet, nor will get from the formats that are wanted."""
+        from sharpose_rt.skeletons import output_paths
+        from sharpose_rt.skeletons.convert import WRITERS
+
+        output = self.config.output
+        suffixes = [WRITERS[name].suffix for name in output.formats]
+        return output_paths(output.directory, stem, output.overwrite, suffixes, in_parts=in_parts)
 
     def _keep(self, sink: Sink) -> Sink:
         self._sinks.append(sink)
@@ -173,7 +173,7 @@ class RunOutputs:
         from sharpose_rt.skeletons import write_summary
         from sharpose_rt.stages import StreamSink
 
-        stream = next((s.path for s in self._sinks if isinstance(s, StreamSink)), None)
+        stream = _stream_of(self._sinks)
         video = next((s.path for s in self._sinks if not isinstance(s, StreamSink)), None)
         summary, formats = None, ()
         try:
@@ -221,6 +221,13 @@ class RunOutputs:
         if stream is None or not output.formats:
             return ()
         return tuple(convert_all(stream, output.formats, overwrite=output.overwrite, **_format_options(output)))
+
+
+def _stream_of(sinks: Sequence[Sink]) -> Path | None:
+    """The file of skeletons among these outputs."""
+    from sharpose_rt.stages import StreamSink
+
+    return next((sink.path for sink in sinks if isinstance(sink, StreamSink)), None)
 
 
 def _format_options(output: OutputConfig) -> dict[str, Any]:

@@ -32,6 +32,15 @@ def read_number(image: np.ndarray) -> int:
     return sum(1 << bit for bit in range(BITS) if row[int((bit + 0.5) * width / BITS)] > 128)
 
 
+WALK_TIMES = [n / 10 + (0.03 if n % 3 else 0.0) for n in range(24)]
+"""Media times of `write_walk`, uneven, as phones film."""
+
+
+def write_walk(path: Path) -> None:
+    """Writes a small clip with sound."""
+    write_clip(path, times_s=WALK_TIMES, size_wh=(160, 128), audio="aac")
+
+
 def write_clip(
     path: Path | io.BytesIO,
     frames: int = 30,

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import metadata
 from typing import TypeGuard
 
@@ -98,7 +99,7 @@ def ways(config: PoseConfig, ranges: Ranges | None) -> tuple[Way, ...]:
                 "--precision"
             )
         if not multiplies_integers():
-            log.warning("this processor has no VNNI: int8 is less exact on it, and hardly faster than --precision fp32")
+            _warn_of_int8()
         return (Way("openvino", dtype),)
     if device.type == "cuda":
         return (Way("torch", dtype),)
@@ -106,6 +107,11 @@ def ways(config: PoseConfig, ranges: Ranges | None) -> tuple[Way, ...]:
     found = tuple(Way(backend, dtype) for backend in backends)
     with_int8 = config.precision == "auto" and ranges is not None and "openvino" in backends and multiplies_integers()
     return (*found, Way("openvino", torch.int8)) if with_int8 else found
+
+
+@cache  # a run looks at its ways more than once
+def _warn_of_int8() -> None:
+    log.warning("this processor has no VNNI: int8 is less exact on it, and hardly faster than --precision fp32")
 
 
 def _build(way: Way, network: SHaRPose, config: PoseConfig, ranges: Ranges | None) -> Backend:

@@ -25,6 +25,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from media_clips import WALK_TIMES as TIMES
 from media_clips import read_number, write_clip
 
 from sharpose_rt.api import PoseTracker, SHaRPose
@@ -45,17 +46,9 @@ from sharpose_rt.stages import DetectStage, EstimateStage, SmoothStage, TrackSta
 from sharpose_rt.tracking import rts_smooth
 from sharpose_rt.types import Detections, Frame, PoseStage
 
-FRAMES = 24
+FRAMES = len(TIMES)
 QUICK = {"weights": "random", "precision": "fp32", "quality_threshold": -math.inf}
 """A network where what lies around it is tested: nobody goes through its fine stage."""
-TIMES = [n / 10 + (0.03 if n % 3 else 0.0) for n in range(FRAMES)]  # uneven, as phones film
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("clip") / "walk.mp4"
-    write_clip(path, times_s=TIMES, size_wh=(160, 128), audio="aac")
-    return path
 
 
 def _config(out: Path, *more: str) -> RunConfig:

@@ -12,7 +12,8 @@ import av
 import cv2
 import numpy as np
 import pytest
-from media_clips import read_number, write_clip
+from media_clips import WALK_TIMES as TIMES
+from media_clips import read_number
 
 from sharpose_rt.app import FileRun
 from sharpose_rt.cli import main
@@ -23,18 +24,10 @@ from sharpose_rt.skeletons import StreamReader, validate
 from sharpose_rt.stages import PartedSink
 from sharpose_rt.types import Frame, Packet
 
-FRAMES = 24
-TIMES = [n / 10 + (0.03 if n % 3 else 0.0) for n in range(FRAMES)]
+FRAMES = len(TIMES)
 OPTIONS = ["pose.weights=random", "pose.precision=fp32", "pose.quality_threshold=-inf", "detector.name=full"]
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("clip") / "walk.mp4"
-    write_clip(path, times_s=TIMES, size_wh=(160, 128), audio="aac")
-    return path
 
 
 def _config(out: Path, *more: str) -> RunConfig:
