@@ -423,7 +423,9 @@ def test_compiled_graphs_are_kept_and_give_the_same_to_the_last_digit(config, tm
 
     assert estimate(replace(config, threads=1))[1] == 2  # they hold for a number of threads
     assert len(list(folder.iterdir())) == 4
-    monkeypatch.setattr(openvino_graphs, "COMPILED_BYTES", max(path.stat().st_size for path in folder.iterdir()) + 1)
+    # Room for one, whose size differs a little from run to run, and never for two.
+    largest = max(path.stat().st_size for path in folder.iterdir())
+    monkeypatch.setattr(openvino_graphs, "COMPILED_BYTES", largest * 3 // 2)
     estimate(replace(config, threads=3))
     left = list(folder.iterdir())
     assert len(left) == 1
