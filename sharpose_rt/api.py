@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sharpose_rt.config import DrawConfig, RunConfig, SourceConfig, load, merge
+from sharpose_rt.config import DrawConfig, PoseConfig, RunConfig, SourceConfig, load, merge
 from sharpose_rt.errors import ConfigError, SourceError
 from sharpose_rt.machine.process import let_waiting_threads_sleep
 from sharpose_rt.media.given import Given, GivenFrames, seconds, wrong_picture
@@ -24,6 +24,9 @@ from sharpose_rt.types import Frame, Person, Poses
 
 let_waiting_threads_sleep()  # before what follows loads torch; on a busy machine `update` took many times as long
 
+import torch  # noqa: E402
+
+from sharpose_rt.compute.threads import take_threads, threads_given_back  # noqa: E402
 from sharpose_rt.graph import Models, Tracking  # noqa: E402
 from sharpose_rt.models.variants import find_variant  # noqa: E402
 
@@ -152,6 +155,7 @@ class PoseTracker:
         from sharpose_rt.media import PacedSource, expand_sources, is_live, open_source
 
         self._check()
+        torch.get_num_threads()  # asked once, the calling thread keeps its own, whatever those of the run take
         begun = self._closings
         if isinstance(source, (int, np.integer)) and not isinstance(source, bool):
             source = f"webcam:{source}"
@@ -233,7 +237,7 @@ class PoseTracker:
         """
         if problem := wrong_picture(image_bgr):
             raise ValueError(f"the picture is {problem}")
-        with self._turn:
+        with self._turn, threads_given_back():
             if self._updating:
                 raise RuntimeError("update was called within update, as by a signal handler; call it after the other")
             self._updating = True
@@ -313,9 +317,11 @@ class _Loop:
                 stage.open()
                 opening.callback(stage.close, "complete")
             self._open = opening.pop_all()
+        self._threads = torch.get_num_threads()  # which the stages took
 
     def step(self, image_bgr: NDArray[Any], pts_s: float | None, new_scene: bool) -> TrackedFrame:
         """See `PoseTracker.update`."""
+        take_threads(self._threads)  # whichever thread asks, and however many its own loops have
         now_s = time.monotonic()
         if self._began_s is None:  # not before: the networks may take seconds to get ready
             self._began_s = now_s
@@ -354,11 +360,12 @@ class SHaRPose:
         ConfigError: an unknown or bad option.
     """
 
-    def __init__(self, model: str = "tiny_256x192", **options: Any) -> None:
+    def __init__(self, model: str = PoseConfig.model, **options: Any) -> None:
         from sharpose_rt.engine import PoseEngine
 
         config = merge(RunConfig().pose, {"model": model, **options}, where="SHaRPose")
-        self.engine = PoseEngine(config)
+        with threads_given_back():
+            self.engine = PoseEngine(config)
         self._turn = threading.Lock()
 
     @property
@@ -381,7 +388,7 @@ class SHaRPose:
         boxes = boxes.reshape(-1, 4)
         if not np.isfinite(boxes).all() or (boxes[:, :2] > boxes[:, 2:]).any():
             raise ValueError(f"boxes are {boxes.tolist()}; finite x0 <= x1 and y0 <= y1 in px are accepted")
-        with self._turn:
+        with self._in_turn():
             return _untracked(self.engine.estimate(image_bgr, boxes), boxes)
 
     def crops(self, crops_bgr: NDArray[np.uint8]) -> Poses:
@@ -391,9 +398,16 @@ class SHaRPose:
             ValueError: crops of another size or type.
         """
         height, width = self.engine.crop_size_hw
-        with self._turn:
+        with self._in_turn():
             found = self.engine.estimate_crops(np.asarray(crops_bgr))
         return _untracked(found, np.tile(np.array([0, 0, width - 1, height - 1], np.float32), (len(found), 1)))
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """The engine is the calling thread's, with its own threads; afterwards that thread has those of its own."""
+        with self._turn, threads_given_back():
+            self.engine.move_here()
+            yield
 
 
 def _untracked(found: PoseEstimates, boxes: NDArray[np.float32]) -> Poses:

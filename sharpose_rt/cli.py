@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sharpose_rt import __version__
+from sharpose_rt.commands.printable import PrintableFormatter, printable_lines
 from sharpose_rt.errors import SharposeError, SourceAway, is_short_of_memory, library_report, memory_report
 from sharpose_rt.machine.process import ending_by_sigterm, prepare
 from sharpose_rt.machine.threads import media_threads
@@ -65,51 +66,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     first = arguments[0]
     if first not in (*_COMMANDS, "-h", "--help", "--version"):
         if not first.startswith("-"):
-            print(f"sharpose-rt: error: {_not_a_command(first)}", file=sys.stderr)
-            return 2
+            return _error(_not_a_command(first))
         arguments.insert(0, "track")  # `sharpose-rt --source X` is the main job
     args = parser.parse_args(arguments)
-    logging.basicConfig(
-        level=logging.ERROR if getattr(args, "quiet", False) else logging.INFO,
-        format="%(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    handler = logging.StreamHandler()  # on standard error
+    handler.setFormatter(PrintableFormatter("%(name)s: %(message)s"))
+    quiet = getattr(args, "quiet", False)
+    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, handlers=[handler])
     try:
         with ending_by_sigterm():
             return args.command.run(args)
     except SharposeError as error:
-        print(f"sharpose-rt: error: {error}", file=sys.stderr)
         for note in getattr(error, "__notes__", ()):
             logging.getLogger("sharpose_rt").debug(note)
-        return 75 if isinstance(error, SourceAway) else 2
+        return _error(str(error), 75 if isinstance(error, SourceAway) else 2)
     except _out_of_memory() as error:
-        print(
-            f"sharpose-rt: error: {memory_report(error)}; try a smaller batch (--batch N where the command has it, "
-            "--set batch=N in train and pretrain), a smaller model, --set data.cache=none where train holds crops on "
-            "the GPU, or end other programs that use it",
-            file=sys.stderr,
+        return _error(
+            f"{memory_report(error)}; try a smaller batch (--batch N where the command has it, --set batch=N in train "
+            "and pretrain), a smaller model, --set data.cache=none where train holds crops on the GPU, or end other "
+            "programs that use it"
         )
-        return 2
     except (MemoryError, RuntimeError) as error:
         if not is_short_of_memory(error):
             raise
-        print(
-            f"sharpose-rt: error: this machine has too little memory left ({memory_report(error)}); --set "
-            "pose.max_batch=2, --backend torch, --no-video and smaller pictures take less, or end other programs",
-            file=sys.stderr,
+        return _error(
+            f"this machine has too little memory left ({memory_report(error)}); --set pose.max_batch=2, --backend "
+            "torch, --no-video and smaller pictures take less, or end other programs"
         )
-        return 2
     except ImportError as error:
         if (report := library_report(error)) is None:
             raise
-        print(f"sharpose-rt: error: {report}", file=sys.stderr)
-        return 2
+        return _error(report)
     except KeyboardInterrupt:
         print("sharpose-rt: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # as in `sharpose-rt models | head`
         sys.stderr.close()
         return 141
+
+
+def _error(message: str, status: int = 2) -> int:
+    """Prints what was wrong, and gives the exit status."""
+    print(f"sharpose-rt: error: {printable_lines(message)}", file=sys.stderr)
+    return status
 
 
 def _out_of_memory() -> tuple[type[Exception], ...]:
@@ -165,7 +164,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Without the usage: that of `track` has forty lines."""
-        self.exit(2, f"{self.prog}: error: {message}; see `{self.prog} --help`\n")
+        self.exit(2, f"{self.prog}: error: {printable_lines(message)}; see `{self.prog} --help`\n")
 
     def _refuse_unknown(self, given: list[str]) -> None:
         for before, argument in pairwise(["", *given]):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sharpose_rt.media import Painter, SourceInfo
     from sharpose_rt.skeletons import Header, OutputPaths
-    from sharpose_rt.stages import Sink, Tap
+    from sharpose_rt.stages import Part, Sink, Tap
     from sharpose_rt.types import Frame
 
 log = logging.getLogger("sharpose_rt")
@@ -62,7 +62,7 @@ class RunOutputs:
         self._taken = set() if taken is None else taken
         self._paths: OutputPaths | None = None
         self._sinks: list[Sink] = []
-        self._parts = 0
+        self._parts: list[dict[str, Any]] = []  # for the summary: those that are finished
         self._converting: ThreadPoolExecutor | None = None  # of finished parts, while the next is written
         self._conversions: deque[Future[tuple[Path, ...]]] = deque()
 
@@ -94,7 +94,8 @@ class RunOutputs:
             options = {"live": self.tracking.live, "overwrite": output.overwrite, "taps": self.taps}
             yield self._keep(StreamSink(path, self._header(info), told, **options, state=state))
         if in_parts and (output.stream or video):
-            yield PartedSink(output.split_s, self._part_of(info, video=video), self._end_part)
+            begin = self._part_of(info, video=video)
+            yield PartedSink(output.split_s, begin, self._end_part, live=self.tracking.live)
         elif video and pictures:
             yield self._keep(ImageSink(paths, info, self.painter()))
         elif video:
@@ -115,7 +116,6 @@ class RunOutputs:
                 name = f"{minutes // 60:02}h{minutes % 60:02}m{seconds:02}s"
             paths = self._new_paths(f"{stem}.{name}")
             self._sinks.clear()
-            self._parts += 1
             if output.stream:
                 header, live = self._header(info), self.tracking.live
                 yield self._keep(StreamSink(paths.stream, header, info, live=live, overwrite=output.overwrite))
@@ -126,17 +126,31 @@ class RunOutputs:
 
         return begin
 
-    def _end_part(self, sinks: Sequence[Sink]) -> None:
-        """Makes the other formats of a part that is finished, in a thread of its own."""
+    def _end_part(self, part: Part) -> None:
+        """Notes a part that is finished for the summary, and makes its other formats in a thread of their own."""
         from concurrent.futures import ThreadPoolExecutor
 
-        stream = _stream_of(sinks)
+        stream, video = _stream_of(part.sinks), _video_of(part.sinks)
+        row = {
+            "stream": stream and stream.name,
+            "video": video and video.name,
+            "formats": [],
+            "frames": part.frames,
+            "first_pts_s": round(part.first_pts_s, 6),  # as in the stream
+            "last_pts_s": round(part.last_pts_s, 6),
+        }
+        self._parts.append(row)
         if stream is None or not self.config.output.formats:
             return
         while self._conversions and self._conversions[0].done():
             self._conversions.popleft().result()  # what failed ends the run, as it would at its end
         self._converting = self._converting or ThreadPoolExecutor(1, "formats")
-        self._conversions.append(self._converting.submit(self._convert, stream))
+        self._conversions.append(self._converting.submit(self._convert_part, stream, row))
+
+    def _convert_part(self, stream: Path, row: dict[str, Any]) -> tuple[Path, ...]:
+        formats = self._convert(stream)
+        row["formats"] = [path.name for path in formats]
+        return formats
 
     def _new_paths(self, stem: str, *, in_parts: bool = False) -> OutputPaths:
         """Names that nothing has yet, nor will get from the formats that are wanted."""
@@ -171,19 +185,20 @@ class RunOutputs:
             SharposeError: a format or the summary cannot be written.
         """
         from sharpose_rt.skeletons import write_summary
-        from sharpose_rt.stages import StreamSink
 
-        stream = _stream_of(self._sinks)
-        video = next((s.path for s in self._sinks if not isinstance(s, StreamSink)), None)
+        stream, video = _stream_of(self._sinks), _video_of(self._sinks)
+        figures = {**figures, "parts": self._parts}
         summary, formats = None, ()
         try:
             formats = self._formats_of_parts() if self._parts else self._convert(stream)
         finally:
             if self._paths is not None:
-                self._paths.release()
                 summary = self._paths.summary
-                write_summary(summary, figures)
-        return Results(status, stream, video, summary, figures, formats, self._parts)
+                try:
+                    write_summary(summary, figures)
+                finally:
+                    self._paths.release()
+        return Results(status, stream, video, summary, figures, formats, len(self._parts))
 
     def _formats_of_parts(self) -> tuple[Path, ...]:
         """Those of the last part, after all are made."""
@@ -228,6 +243,13 @@ def _stream_of(sinks: Sequence[Sink]) -> Path | None:
     from sharpose_rt.stages import StreamSink
 
     return next((sink.path for sink in sinks if isinstance(sink, StreamSink)), None)
+
+
+def _video_of(sinks: Sequence[Sink]) -> Path | None:
+    """The annotated video or pictures among these outputs."""
+    from sharpose_rt.stages import StreamSink
+
+    return next((sink.path for sink in sinks if not isinstance(sink, StreamSink)), None)
 
 
 def _format_options(output: OutputConfig) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from sharpose_rt.app import FileRun
 from sharpose_rt.config import RunConfig
@@ -34,6 +34,15 @@ Packets = tuple[tuple[int, Packet], ...]
 """A round on its way through the stages."""
 
 
+@runtime_checkable
+class Expecting(Protocol):
+    """A tap that shows sources before they are there."""
+
+    def expect(self, stem: str, source: str, *, live: bool, state: Callable[[], str]) -> None:
+        """A run over the source of this stem and name will begin; `state` as in `stages.Tap.begin`."""
+        ...
+
+
 class SeveralRun:
     """One run over several sources, read at once; each has a folder of its own below `output.directory`.
 
@@ -48,7 +57,7 @@ class SeveralRun:
 
     def __init__(self, specs: Sequence[str], config: RunConfig, taps: Sequence[Any] = ()) -> None:
         _check(specs, config)
-        self.config = config
+        self.config, self._taps = config, tuple(taps)
         self.runs: list[_Part] = []
         for place, spec in enumerate(specs):
             first: Tracking | None = self.runs[0].tracking if place else None
@@ -97,7 +106,10 @@ class SeveralRun:
         return " || ".join(f"{i}: {run.totals.status_line()}" for i, run in enumerate(self.runs, start=1))
 
     def _name_folders(self) -> None:
-        """Gives each run its folder, named as its source, now that they are open, or as it will be named then."""
+        """Gives each run its folder, named as its source, now that they are open, or as it will be named then.
+
+        Taps that expect runs are told of all, since one that is away begins late or never.
+        """
         taken: set[str] = set()
         folders: set[str] = set()
         opened = self.source.opened
@@ -107,6 +119,9 @@ class SeveralRun:
             folder = unique_name(safe_stem(stem), folders)
             output = replace(self.config.output, directory=str(Path(self.config.output.directory) / folder))
             run.outputs.stem, run.outputs.config = stem, replace(self.config, output=output)
+            for tap in self._taps:
+                if isinstance(tap, Expecting):
+                    tap.expect(stem, run.source.name, live=run.live, state=lambda run=run: run.source_state)
 
 
 def _check(specs: Sequence[str], config: RunConfig) -> None:
@@ -124,6 +139,8 @@ def _check(specs: Sequence[str], config: RunConfig) -> None:
 
 class _Part(FileRun):
     """The run of one source among several: its outputs and figures."""
+
+    _finished = False
 
     def belongs_to(self, pipeline: Pipeline, group: SourceGroup) -> None:
         """The pipeline that runs it with the others."""
@@ -145,10 +162,11 @@ class _Part(FileRun):
     @property
     def source_state(self) -> str:
         """See `FileRun`."""
-        return "lost" if self.failed else super().source_state
+        return "lost" if self.failed and not self._finished else super().source_state
 
     def finish(self) -> Results:
         """See `FileRun`."""
+        self._finished = True
         return self._finish()
 
     def _figures(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sharpose_rt.config import PoseConfig
 from sharpose_rt.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--boxes", metavar="gt|detector|FILE", default="gt", help="where the people are (%(default)s)")
     parser.add_argument("--detector", metavar="NAME", default="auto", help="detector of --boxes detector")
     parser.add_argument("--detector-size", type=int, metavar="PX", help="longer side of what it sees")
-    parser.add_argument("--model", metavar="NAME", default="tiny_256x192", help="variant (%(default)s)")
+    parser.add_argument("--model", metavar="NAME", default=PoseConfig.model, help="variant (%(default)s)")
     parser.add_argument("--weights", metavar="FILE", default="auto", help="'auto', 'random' or a file")
     parser.add_argument("--behaviour", default="auto", choices=("auto", "paper", "released"))
     parser.add_argument(
@@ -43,7 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--flip-test", action="store_true", help="average with the mirrored crop")
     parser.add_argument("--device", default="auto", help="'auto', 'cpu', 'cuda' or 'cuda:N'")
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "int8"), help="(%(default)s)")
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        choices=("fp32", "bf16", "int8"),
+        help="int8 is simulated in torch, whatever the processor (%(default)s)",
+    )
     parser.add_argument("--batch", type=int, default=16, help="crops at once (%(default)s)")
     parser.add_argument("--json", metavar="OUT", help="write the metrics here")
     parser.add_argument("--results", metavar="OUT", help="write the poses here, as COCO's server takes them")
@@ -98,7 +104,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"{len(predictions)} people in {len(document['images'])} pictures without labels; in {args.results}")
         return 0
     metrics = score(predictions, document, gate, model)
-    metrics |= {"model": args.model, "weights": info.path, "boxes": args.boxes, "flip_test": args.flip_test}
+    precision = "int8, simulated in torch" if args.precision == "int8" else args.precision
+    metrics |= {"model": args.model, "weights": info.path, "precision": precision}
+    metrics |= {"boxes": args.boxes, "flip_test": args.flip_test}
     _tell(args, metrics, metrics)  # before anything is drawn, which may fail
     if args.worst:
         from sharpose_rt.evaluation.worst import write_worst

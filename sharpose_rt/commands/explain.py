@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sharpose_rt.config import PoseConfig
 from sharpose_rt.errors import ConfigError, OutputError, SourceError
 from sharpose_rt.machine.whole_files import whole
 
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace those of a picture of that name (default: a new name)"
     )
-    parser.add_argument("--model", default="tiny_256x192", help="a variant (default: %(default)s)")
+    parser.add_argument("--model", default=PoseConfig.model, help="a variant (default: %(default)s)")
     parser.add_argument("--weights", default="auto", metavar="FILE", help="auto, a weights file, or random")
     parser.add_argument(
         "--quality-threshold",
@@ -66,7 +67,6 @@ def run(args: argparse.Namespace) -> int:
         ConfigError: bad boxes or options.
         OutputError: the folder cannot be written to.
     """
-    from sharpose_rt.config import PoseConfig
 
     image = read_image(args.image)
     boxes = None if args.boxes is None else parse_boxes(args.boxes, (image.shape[1], image.shape[0]))

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from sharpose_rt.commands.printable import printable
+
 if TYPE_CHECKING:
     from sharpose_rt.app import FileRun
     from sharpose_rt.types import Packet
@@ -62,7 +64,7 @@ class Progress:
             from rich.progress import Progress as Bar
 
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[line]}"),
@@ -84,7 +86,8 @@ class Progress:
         done, line = packet.frame.frame_id + 1, self._job.totals.status_line()
         if self._bar is not None:
             info = self._job.source.info
-            self._bar.update(self._task, description=info.stem, total=info.frame_count, completed=done, line=line)
+            name, total = printable(info.stem), info.frame_count
+            self._bar.update(self._task, description=name, total=total, completed=done, line=line)
         elif self._due():
             total = self._job.source.info.frame_count
             print(f"frame {done}{f' of {total}' if total else ''} | {line}", file=sys.stderr, flush=True)

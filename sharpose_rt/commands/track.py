@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from sharpose_rt.commands.printable import printable
+from sharpose_rt.commands.printable import printable_lines
 from sharpose_rt.commands.taps import add_tap_arguments, open_taps
 from sharpose_rt.config import RunConfig, load
 from sharpose_rt.config.schema import HWACCELS
@@ -119,7 +119,10 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--fill", choices=("none", "hold", "linear"), help="gaps within a track in --format pyskl")
     out.add_argument("--overwrite", action="store_true", default=None, help="replace results of an earlier run")
     out.add_argument(
-        "--split", type=float, metavar="SECONDS", help="begin new files every so many seconds of the source"
+        "--split",
+        type=float,
+        metavar="SECONDS",
+        help="begin new files every so many seconds of the source; of a live one at their multiples on the clock",
     )
     out.add_argument(
         "--skeletons-only",
@@ -128,7 +131,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="draw on black: video, window and browser show nobody's face",
     )
     out.add_argument("--show", action="store_true", help="show the annotated frames in a window; q ends the run")
-    out.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    out.add_argument("--quiet", action="store_true", help="print nothing but warnings and errors")
 
     pose = parser.add_argument_group("pose network")
     pose.add_argument("--model", help="a variant; `sharpose-rt models` lists them")
@@ -501,8 +504,7 @@ def _display(args: argparse.Namespace, job: FileRun) -> Iterator[Any]:
 def _say(args: argparse.Namespace, text: str) -> None:
     """Prints it, beside a stream that is published there; that it cannot be said (a full disk) ends nothing."""
     try:
-        shown = "\n".join(map(printable, text.split("\n")))
-        print(shown, file=sys.stderr if "-" in args.publish else sys.stdout, flush=True)
+        print(printable_lines(text), file=sys.stderr if "-" in args.publish else sys.stdout, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,16 +49,15 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.set)
     roots, out = data_roots(args.data_root), Path(args.out)
     refuse_begun(out, args.resume)
-    if not args.resume:
-        _write_config(out, config)
-    people = load_people(config, roots, find_variant(config.model).skeleton, print)
-    print(f"{len(people)} people in {len(people.image_paths)} pictures, {people.draws.sum():.0f} draws an epoch")
-    trainer = Trainer(config, people, out, _validation(config, roots), resume=args.resume)
-    if args.resume:
-        _write_config(out, config)  # not before: where it is refused, the run stays as it is
-        length = f"{config.minutes:g} minutes" if config.budget == "minutes" else f"{config.epochs:g} epochs"
-        print(f"resumed at step {trainer.step}, {trainer.clock.elapsed_s / 60:.1f} minutes, of a run of {length}")
-    reason = _train(trainer, args.max_minutes)
+    with nullcontext() if args.resume else _new_run(out, config):
+        people = load_people(config, roots, find_variant(config.model).skeleton, print)
+        print(f"{len(people)} people in {len(people.image_paths)} pictures, {people.draws.sum():.0f} draws an epoch")
+        trainer = Trainer(config, people, out, _validation(config, roots), resume=args.resume)
+        if args.resume:
+            _write_config(out, config)  # not before: where it is refused, the run stays as it is
+            length = f"{config.minutes:g} minutes" if config.budget == "minutes" else f"{config.epochs:g} epochs"
+            print(f"resumed at step {trainer.step}, {trainer.clock.elapsed_s / 60:.1f} minutes, of a run of {length}")
+        reason = _train(trainer, args.max_minutes)
     if trainer.world.leads:
         write_report(trainer)
     trainer.world.leave()
@@ -63,6 +65,25 @@ def run(args: argparse.Namespace) -> int:
     minutes = trainer.clock.elapsed_s / 60
     print(f"{reason} after {trainer.samples} samples, {minutes:.1f} minutes; results in {out}{hint}")
     return 130 if reason == "stopped" else 0
+
+
+@contextmanager
+def _new_run(out: Path, config: TrainConfig) -> Iterator[None]:
+    """Writes the configuration, which tells early of a folder that cannot be written to. Where what is inside fails
+    before the run's first step, nothing that was made is left."""
+    from sharpose_rt.training.log import read_log
+    from sharpose_rt.training.running import run_folder
+
+    with run_folder(out):
+        first = [out / name for name in ("config.yaml", "log.csv", "tensorboard")]
+        new = [path for path in first if not path.exists()]
+        _write_config(out, config)
+        try:
+            yield
+        except BaseException:
+            for path in [] if read_log(out / "log.csv") else new:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            raise
 
 
 def _write_config(out: Path, config: TrainConfig) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sharpose_rt.commands.printable import printable
+from sharpose_rt.config import PoseConfig
 from sharpose_rt.errors import ConfigError, OutputError, WeightsError
 from sharpose_rt.machine.whole_files import write_whole
 
@@ -115,7 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     onnx = actions.add_parser("onnx", help="write the networks as ONNX, with a sheet of how to use them")
     onnx.add_argument("folder", type=Path, metavar="OUT_DIR", help="folder to write coarse.onnx, fine.onnx, ... into")
-    onnx.add_argument("--model", default="tiny_256x192", help="see `sharpose-rt models` (default: %(default)s)")
+    onnx.add_argument("--model", default=PoseConfig.model, help="see `sharpose-rt models` (default: %(default)s)")
     onnx.add_argument(
         "--weights", default="auto", metavar="FILE", help="file, 'auto' or 'random' (default: %(default)s)"
     )
@@ -466,16 +467,12 @@ def _bundled(name: str) -> Path:
 
 
 def _safetensors_facts(path: Path) -> tuple[int, list[str], dict[str, str], int]:
-    from safetensors import SafetensorError, safe_open
+    from sharpose_rt.models.weights import open_safetensors
 
-    try:
-        with safe_open(path, framework="pt") as file:
-            slices = [file.get_slice(key) for key in file.keys()]  # noqa: SIM118 (no mapping)
-            count = sum(math.prod(part.get_shape()) for part in slices)
-            types = sorted({str(part.get_dtype()) for part in slices})
-            return count, types, dict(file.metadata() or {}), len(slices)
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"cannot read {path}: {error}; is it a whole .safetensors file?") from error
+    with open_safetensors(path) as (file, metadata):
+        slices = [file.get_slice(key) for key in file.keys()]  # noqa: SIM118 (no mapping)
+        count = sum(math.prod(part.get_shape()) for part in slices)
+        return count, sorted({str(part.get_dtype()) for part in slices}), metadata, len(slices)
 
 
 def number(text: str) -> float:

@@ -19,6 +19,7 @@ import os
 import sys
 import warnings
 import zlib
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import is_dataclass
 from functools import cache
@@ -45,6 +46,8 @@ COMPILED_BYTES = 256 << 20
 _NAME = "sharpose_rt"
 """Under this a graph says by what hash it is kept."""
 PRECISION_HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
+_unwritten: OrderedDict[str, Any] = OrderedDict()
+"""Graphs of dynamic batch that this process made and no cache took: a run wants those of the measurement before it."""
 _OWN = Path(__file__).parents[1]
 _CHECK = 4
 """Bytes of a checksum."""
@@ -185,7 +188,7 @@ def traced(module: nn.Module, examples: Sequence[Tensor], *, dynamic_batch: bool
     folder = "graphs" if dynamic_batch else "graphs_of_one_size"  # of which photographs need many: each has its places
     key = _key(module, examples, dynamic_batch)
     path = cache_dir() / folder / f"{key}.xml"
-    kept = _kept(path, key)
+    kept = _kept(path, key) or _unwritten.get(key)
     if kept is not None:
         return kept
     ov, _ = openvino()
@@ -197,7 +200,12 @@ def traced(module: nn.Module, examples: Sequence[Tensor], *, dynamic_batch: bool
         script = torch.jit.trace(module, tuple(examples), check_trace=False)
         model = ov.convert_model(script, input=inputs)
     _keep(model, path)
-    return _kept(path, key) or model  # writing folds constants: a later run's digits are this one's then
+    kept = _kept(path, key)  # writing folds constants: a later run's digits are this one's then
+    if kept is None and dynamic_batch:  # of one size, which photographs have many of, each is made once a run
+        _unwritten[key] = model
+        if len(_unwritten) > KEPT:
+            _unwritten.popitem(last=False)
+    return kept or model
 
 
 def _kept(path: Path, key: str) -> Any:

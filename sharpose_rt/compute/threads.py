@@ -43,11 +43,18 @@ def take_threads(count: int) -> None:
 
 
 @contextlib.contextmanager
-def at_most_threads(count: int) -> Iterator[None]:
-    """Torch's loops of this thread of ours have no more threads inside."""
+def threads_given_back() -> Iterator[None]:
+    """Whatever is taken inside, afterwards loops of the calling thread have as many threads as before."""
     before = torch.get_num_threads()
-    torch.set_num_threads(min(before, count))
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def at_most_threads(count: int) -> Iterator[None]:
+    """Torch's loops of this thread of ours have no more threads inside."""
+    with threads_given_back():
+        torch.set_num_threads(min(torch.get_num_threads(), count))
+        yield

@@ -17,6 +17,7 @@ from sharpose_rt.detection.postprocess import finish
 from sharpose_rt.detection.region import Region
 from sharpose_rt.errors import DetectorError
 from sharpose_rt.labels import mot
+from sharpose_rt.labels.numbering import frame_ids
 from sharpose_rt.skeleton import is_person, person_categories
 from sharpose_rt.types import Detections, Frame
 
@@ -131,9 +132,10 @@ def read_mot(text: str, path: str) -> dict[int, list[Box]]:
 def read_coco(text: str, path: str) -> tuple[dict[int, list[Box]], dict[str, list[Box]]]:
     """Boxes by `frame_id` and by picture name of a COCO file: {"images", "annotations"}, or a list of results.
 
-    With "images", a frame is an image's `frame_id` (else its place in the list). A bare list has `image_id` alone,
-    which is then the frame counted from 0 and the number in a picture's name. Crowds and other classes are left out:
-    see `skeleton.person_categories`; of a bare list with several categories the first is people, as in COCO.
+    With "images", a frame is an image's `frame_id`, else its place in the list (`labels.numbering`). A bare list has
+    `image_id` alone, which is then the frame counted from 0 and the number in a picture's name. Crowds and other
+    classes are left out: see `skeleton.person_categories`; of a bare list with several categories the first is people,
+    as in COCO.
     """
     try:
         data = json.loads(text)
@@ -172,11 +174,12 @@ def read_coco(text: str, path: str) -> tuple[dict[int, list[Box]], dict[str, lis
 
 def _image_keys(images: list[Any], path: str) -> dict[Any, tuple[int | None, str]]:
     """Frame and picture name of each image, by its id."""
-    keys: dict[Any, tuple[int | None, str]] = {}
     for number, image in enumerate(images):
         if not isinstance(image, dict) or not isinstance(image.get("id"), (int, str)):
             raise DetectorError(f"boxes file '{path}', image {number}: an object with an `id` is wanted")
-        frame = image.get("frame_id", number)
+    keys: dict[Any, tuple[int | None, str]] = {}
+    frames = frame_ids(images) or range(len(images))
+    for number, (frame, image) in enumerate(zip(frames, images, strict=True)):
         if not isinstance(frame, int) or frame < 0:
             raise DetectorError(
                 f"boxes file '{path}', image {number}: frame_id is {frame!r}; whole numbers from 0 are accepted"

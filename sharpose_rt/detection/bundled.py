@@ -55,23 +55,18 @@ def load_module(weights: Path) -> tuple[Any, dict[str, str]]:
     Raises:
         WeightsError: the file is missing, damaged, names no architecture, or its tensors do not fit it.
     """
-    from safetensors import SafetensorError, safe_open
+    import torch
 
-    try:
-        with safe_open(str(weights), framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-    except (OSError, SafetensorError) as error:
-        again = "; install the package again" if weights == WEIGHTS else ""
-        raise WeightsError(f"person detector '{weights}' cannot be read: {error}{again}") from error
+    from sharpose_rt.models.weights import check_shipped, read_safetensors
+
     if weights == WEIGHTS:
-        from sharpose_rt.models.weights import check_shipped
-
         check_shipped(weights)
+    state, metadata = read_safetensors(weights)
     architecture = metadata.get("architecture")
     if not architecture:
         raise WeightsError(f"person detector '{weights}' has no `architecture` in its metadata; one is wanted")
-    module = build_module(architecture, weights.parent)
+    with torch.random.fork_rng(devices=[]):  # new layers are filled by chance; a program's own goes on as it was
+        module = build_module(architecture, weights.parent)
     try:
         module.load_state_dict(state, strict=True)
     except RuntimeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +23,11 @@ from sharpose_rt.labels.coco import (
     read_json,
     wrong_record,
 )
+from sharpose_rt.labels.numbering import by_number, frame_ids
 from sharpose_rt.skeleton import BOX_TO_AREA, Skeleton
 from sharpose_rt.skeletons import StreamReader
-from sharpose_rt.skeletons.importers.openpose import A_CLIP, number_in
+
+log = logging.getLogger("sharpose_rt.evaluation")
 
 _DISTRACTORS = (2, 7, 8, 12)  # MOTChallenge: person on vehicle, static person, distractor, reflection
 
@@ -174,19 +177,31 @@ def _frame_numbers(images: list[Any], path: Path) -> dict[Any, int]:
     for number, image in enumerate(images):
         if not isinstance(image, dict) or "id" not in image:
             raise DatasetError(f"{path}: images[{number}] is {image!r:.80}; `id` is wanted")
-    # PoseTrack's frame_id is the number of a picture in the whole set.
-    if images and all(isinstance(n := image.get("frame_id"), int) and n < A_CLIP for image in images):
+    numbers = frame_ids(images)
+    if numbers is not None:
         first: dict[int, Any] = {}
-        for image in images:
-            number, name = image["frame_id"], image.get("file_name", image["id"])
+        for place, (number, image) in enumerate(zip(numbers, images, strict=True)):
+            if not isinstance(number, int) or number < 0:
+                raise DatasetError(
+                    f"{path}: images[{place}] has the frame_id {number!r:.60}; a whole number from 0 on is wanted"
+                )
+            name = image.get("file_name", image["id"])
             other = first.setdefault(number, name)
             if other != name:
                 raise DatasetError(
                     f"{path}: {other} and {name} are both frame {number}: two clips in one file; part them"
                 )
-        return {image["id"]: image["frame_id"] for image in images}
-    named = sorted(images, key=lambda image: number_in(str(image.get("file_name", image["id"]))))
-    return {image["id"]: number for number, image in enumerate(named)}
+        return {image["id"]: number for number, image in zip(numbers, images, strict=True)}
+    names = {image["id"]: str(image.get("file_name", image["id"])) for image in images}
+    named = by_number(names.values(), str(path))
+    places = {named[number]: place for place, number in enumerate(sorted(named))}
+    if max(named) - min(named) >= len(named):
+        log.warning(
+            "%s: its pictures have no frame_id, and their numbers go from %d to %d with gaps: they are taken for the "
+            "frames 0 to %d. Where the stream has those between them too, give each picture its frame_id",
+            path, min(named), max(named), len(named) - 1,
+        )  # fmt: skip
+    return {image_id: places[name] for image_id, name in names.items()}
 
 
 def _from_stream(path: Path, skeleton: Skeleton | None) -> TrackTruth:

@@ -1,6 +1,7 @@
 """Who may come in: host, origin and token are checked before any route, and every answer carries strict headers.
 
-Before that, whoever keeps a place without asking for anything is sent away, the sooner the more there are.
+Before that, whoever keeps a place without asking for anything, or when refused, is sent away, the sooner the more there
+are.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ _PREFLIGHT = {"Access-Control-Allow-Methods": "GET", "Access-Control-Allow-Heade
 _FOR_GUESTS = ("/skeletons", "/view", "/api/")
 _OF_PROXIES = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via")
 _TOLD = 32  # refusals in the log: what is no browser may name a new origin each time
+_REFUSED = "sharpose_rt.refused"  # in the scope of a request or socket, which its connection keeps
 _HEAD_S = 10.0
 MAX_CONNECTIONS = 192
 """Open at once, of whatever kind: each takes one of the files that the process may have open."""
@@ -45,8 +47,8 @@ MAX_CONNECTIONS = 192
 class PromptRequests(H11Protocol):
     """uvicorn's HTTP; who sends no whole head of a request within `_HEAD_S`, or a body after the answer, is cut off.
 
-    Of more than `MAX_CONNECTIONS` one goes at once: of those not being answered the one that came first, or the new one
-    where all others are.
+    Of more than `MAX_CONNECTIONS` one goes at once: of those that are not being answered, or were refused and have not
+    left, the one that came first, or the new one where all others may stay. So no stranger keeps out who has the token.
     """
 
     _timer: asyncio.TimerHandle | None = None
@@ -58,8 +60,8 @@ class PromptRequests(H11Protocol):
         self._since_s = self.loop.time()
         self._look()
         if len(self.connections) > MAX_CONNECTIONS:
-            idle = (other for other in self.connections if isinstance(other, PromptRequests) and other._idle)
-            min(idle, key=lambda other: other._since_s, default=self).transport.abort()
+            spare = filter(_is_spare, self.connections)
+            min(spare, key=lambda other: getattr(other, "_since_s", 0.0), default=self).transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Stops waiting once a head is whole."""
@@ -70,10 +72,6 @@ class PromptRequests(H11Protocol):
         """Stops waiting."""
         super().connection_lost(exc)
         self._wait(None)
-
-    @property
-    def _idle(self) -> bool:
-        return self.conn.their_state is h11.IDLE and not self.transport.is_closing()
 
     def _look(self) -> None:
         if self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY:
@@ -88,6 +86,14 @@ class PromptRequests(H11Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._timer = timer
+
+
+def _is_spare(connection: Any) -> bool:
+    """It asks for nothing, or was refused: a socket stays open until it answers that, a request until its body ends."""
+    if connection.transport.is_closing():
+        return False
+    idle = isinstance(connection, PromptRequests) and connection.conn.their_state is h11.IDLE
+    return idle or bool((getattr(connection, "scope", None) or {}).get(_REFUSED))
 
 
 class Guard:
@@ -113,6 +119,7 @@ class Guard:
         headers = Headers(scope=scope)
         guest = self._guest(scope, headers)
         status, why = self._refusal(scope, headers, guest)
+        scope[_REFUSED] = status > 0
         if scope["type"] == "http":
             answer: Response | None
             if guest and status != 403 and scope["method"] == "OPTIONS":

@@ -45,12 +45,19 @@ class Moment:
 
 
 class LiveRun:
-    """One run over one source, as the viewers see it."""
+    """One run over one source, as the viewers see it; without a header as long as its source is not there."""
 
     def __init__(
-        self, hub: Hub, name: str, info: SourceInfo, header: bytes, live: bool, source_state: Callable[[], str]
+        self,
+        hub: Hub,
+        name: str,
+        source: str,
+        live: bool,
+        source_state: Callable[[], str],
+        header: bytes = b"",
+        info: SourceInfo | None = None,
     ) -> None:
-        self.name, self.info, self.header, self.live = name, info, header, live
+        self.name, self.source, self.live, self.header, self.info = name, source, live, header, info
         self.newest: Moment | None = None
         self.end_line: bytes | None = None
         self.totals = RunTotals()
@@ -89,15 +96,22 @@ class LiveRun:
 
     @property
     def state(self) -> str:
-        """'running', 'lost' while the source is looked for, 'stalled' or 'ended'."""
+        """'waiting' for its source, 'running', 'lost' while the source is looked for, 'stalled' or 'ended'."""
         if self.end_line is not None:
             return "ended"
         source = self._source_state()
         if source == "lost":
             return "lost"
-        if time.monotonic() - self._last_s <= STALLED_S:
+        if not self.header and source != "ended":
+            return "waiting"
+        if self.header and time.monotonic() - self._last_s <= STALLED_S:
             return "running"
         return "ended" if source == "ended" else "stalled"  # one of several, of which others go on
+
+    @property
+    def damaged(self) -> int:
+        """Frames so far that could not be decoded and were left out."""
+        return self.info.faults.damaged if self.info else 0
 
     @property
     def fps(self) -> float:
@@ -133,12 +147,13 @@ class LiveRun:
         totals, late = self.totals, self.latency
         return {
             "name": self.name,
-            "source": self.info.name,
+            "source": self.source,
             "state": self.state,
             "live": self.live,
             "frames": totals.frames,
-            "frame_count": self.info.frame_count,
+            "frame_count": self.info and self.info.frame_count,
             "dropped": totals.dropped,
+            "damaged": self.damaged,
             "losses": totals.losses,
             "fps": round(self.fps, 2),
             "people": self.people,
@@ -190,22 +205,34 @@ class Hub:
         self.closed = False
         self.viewers = 0
         self.publishers: list[Callable[[], dict[str, Any]]] = []
+        self._expected: dict[str, LiveRun] = {}  # by the stems of their sources
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: set[asyncio.Event] = set()
 
+    def expect(self, stem: str, source: str, *, live: bool, state: Callable[[], str]) -> None:
+        """A run over a source of this stem will begin; until then it is there and waits."""
+        stem, source = (text.encode("utf-8", "backslashreplace").decode() for text in (stem, source))  # as SourceInfo
+        others = [run for run in self.runs if run is not self._expected.get(stem)]
+        run = LiveRun(self, unique_name(stem, {other.name for other in others}), source, live, state)
+        self._expected[stem], self.runs = run, [*others, run]
+        self.wake()
+
     def begin(self, info: SourceInfo, header: bytes, *, live: bool, state: Callable[[], str]) -> LiveRun:
-        """A run begins. Of the runs that ended only the last is kept."""
-        name = unique_name(info.stem, {run.name for run in self.runs})
-        run = LiveRun(self, name, info, header, live, state)
-        self.runs = [*(r for r in self.runs if r.end_line is None), run]
+        """A run begins. Of the runs that ended only the last is kept, of those that never came none."""
+        expected = self._expected.pop(info.stem, None)
+        others = [run for run in self.runs if run is not expected]
+        name = expected.name if expected else unique_name(info.stem, {other.name for other in others})
+        run = LiveRun(self, name, info.name, live, state, header, info)
+        self.runs = [*(r for r in others if r.end_line is None and (r.header or r.state != "ended")), run]
         self.wake()
         return run
 
     def pick(self, name: str | None) -> LiveRun | None:
-        """The run of that name; without one the first that goes on, else the last."""
+        """The run of that name; without one, of those whose source has come, the first that goes on, else the last."""
         if name is not None:
             return next((run for run in self.runs if run.name == name), None)
-        return next((run for run in self.runs if run.state != "ended"), self.runs[-1] if self.runs else None)
+        runs = [run for run in self.runs if run.header] or self.runs
+        return next((run for run in runs if run.state != "ended"), runs[-1] if runs else None)
 
     def attach(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """The loop whose viewers are woken from now on."""

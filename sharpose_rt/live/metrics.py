@@ -45,12 +45,13 @@ def _figures(run: LiveRun) -> Iterator[tuple[str, str, str, dict[str, str], floa
     yield (
         "sharpose_up",
         "gauge",
-        "1 while frames come, 0 when the source is lost, stalled or at its end.",
+        "1 while frames come, 0 when the source is not there yet, lost, stalled or at its end.",
         at,
         float(run.state == "running"),
     )
     yield "sharpose_frames_total", "counter", "Frames written.", at, t.frames
     yield "sharpose_frames_dropped_total", "counter", "Frames dropped to stay current.", at, t.dropped
+    yield "sharpose_frames_damaged_total", "counter", "Frames left out that cannot be decoded.", at, run.damaged
     yield "sharpose_losses_total", "counter", "Times that the source was lost and came back.", at, t.losses
     yield "sharpose_fps", "gauge", "Frames per second over the last 50; 0 unless frames come.", at, run.fps
     yield "sharpose_people", "gauge", "People in the last frame; 0 unless frames come.", at, run.people

@@ -104,6 +104,8 @@ class _Routes:
         if not 0 < seconds <= limit:
             raise HTTPException(400, f"seconds is {text!r}; above 0 and at most {limit:g} is accepted")
         run = self._run(request)
+        if not run.header:
+            raise HTTPException(503, f"{run.name} waits for its source; try again later")
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in run.name) + ".last.skeletons.jsonl"
         body = await asyncio.get_running_loop().run_in_executor(self._executor, run.recent, seconds)
         return Response(
@@ -186,6 +188,8 @@ class _Routes:
         shown: LiveRun | None = None
         thinned, ended = Thinned(), False
         async for run in self._news(socket):
+            if not run.header:
+                continue
             if run is not shown:
                 if shown is not None and not ended and shown.end_line is not None:
                     await socket.send_text(thinned.end(shown.end_line).decode())

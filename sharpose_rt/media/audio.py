@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.media.container import RESTART_S, file_address, main_video
+from sharpose_rt.media.source import FALLBACK_FPS
 
 log = logging.getLogger("sharpose_rt.media")
 
@@ -29,8 +30,9 @@ def audio_packets(
     """Packets of the first audio stream of a file, each with its time in seconds from `start_s`, for `out`.
 
     They cover media times start_s .. start_s + span_s to within one packet; times are those of the file's main video,
-    whose first frame is at 0. They are copied where the codec fits into mp4, else encoded as AAC. Adds the stream to
-    `out` at once; yields nothing, with a warning, where the sound cannot be had. `stack` closes the file.
+    whose first frame is at 0; where recordings were put together the sound of each begins with its pictures. They are
+    copied where the codec fits into mp4, else encoded as AAC. Adds the stream to `out` at once; yields nothing, with a
+    warning, where the sound cannot be had. `stack` closes the file.
     """
     try:
         source: Any = stack.enter_context(av.open(file_address(path)))
@@ -50,23 +52,58 @@ def audio_packets(
     except (av.error.FFmpegError, OSError, IndexError, AttributeError, ValueError) as error:
         log.warning("the audio of %s cannot be used (%s); the video has none", path, _reason(error))
         return iter(())
-    packets = _copied(source, stream, target, from_s, span_s)
-    if not copied:
-        packets = _encoded(source, stream, target, from_s, span_s)
-    return _until_error(path, packets)
+    packets = (_copied if copied else _encoded)(source, stream, target, from_s, span_s, _joins(path, start_s))
+    return _until_error(path, packets, start_s)
 
 
 def _layout(stream: Any) -> str:
     return "mono" if stream.codec_context.channels == 1 else "stereo"
 
 
-def _copied(source: Any, stream: Any, target: Any, from_s: float, span_s: float) -> Iterator[tuple[float, Any]]:
-    shift, last_dts = round(from_s / stream.time_base), None
+def _joins(path: str, start_s: float) -> Iterator[float]:
+    """How far media time is ahead of the file's own, in s, from each place on where recordings were put together.
+
+    The pictures go on frame by frame there, see `MediaClock`. The file is read anew when the first is asked for. Where
+    a start was sought none is known: nobody can tell which of the recordings that led into.
+    """
+    if start_s > 0:
+        log.warning(
+            "the clock of %s begins anew, as where recordings were put together: in a video that begins at %g s the "
+            "sound may not fit the pictures; for sound that does, run the file whole and in one part",
+            path, start_s,
+        )  # fmt: skip
+        return
+    ahead_s, top_s, last_s = 0.0, -math.inf, -math.inf
+    with av.open(file_address(path)) as container:
+        video = main_video(container)
+        if video is None:
+            return
+        step_s = 1 / float(video.average_rate or video.guessed_rate or FALLBACK_FPS)
+        for packet in container.demux(video):
+            if packet.pts is None or packet.dts is None:
+                continue
+            at_s, dts_s = (float(ticks * packet.time_base) for ticks in (packet.pts, packet.dts))
+            if dts_s < last_s - RESTART_S:
+                ahead_s += top_s + step_s - at_s
+                yield ahead_s
+                top_s = at_s
+            top_s, last_s = max(top_s, at_s), dts_s
+
+
+def _copied(
+    source: Any, stream: Any, target: Any, from_s: float, span_s: float, joins: Iterator[float]
+) -> Iterator[tuple[float, Any]]:
+    shift, last_dts, out_dts = round(from_s / stream.time_base), None, None
     for packet in source.demux(stream):
         if packet.pts is None or packet.dts is None:
             continue
         if last_dts is not None and packet.dts <= last_dts:  # set back, as where two recordings were put together
-            shift += packet.dts - last_dts - max(1, packet.duration or 0)
+            far = (last_dts - packet.dts) * packet.time_base > RESTART_S
+            ahead_s = next(joins, None) if far else None
+            if ahead_s is None:
+                shift += packet.dts - last_dts - max(1, packet.duration or 0)
+            else:
+                shift = round((from_s - ahead_s) / stream.time_base)
         last_dts = packet.dts
         at_s = float((packet.pts - shift) * packet.time_base)
         length_s = float((packet.duration or 0) * packet.time_base)
@@ -76,19 +113,26 @@ def _copied(source: Any, stream: Any, target: Any, from_s: float, span_s: float)
         if at_s + 1.5 * length_s <= 0:
             continue
         packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+        if out_dts is not None and packet.dts <= out_dts:  # the recording before has more sound than pictures
+            continue
+        out_dts = packet.dts
         packet.stream = target
         yield at_s, packet
 
 
-def _encoded(source: Any, stream: Any, target: Any, from_s: float, span_s: float) -> Iterator[tuple[float, Any]]:
+def _encoded(
+    source: Any, stream: Any, target: Any, from_s: float, span_s: float, joins: Iterator[float]
+) -> Iterator[tuple[float, Any]]:
     """Sound follows itself sample by sample from media time 0 on, and its timestamps to within `_APART_S`."""
     context, rate = target.codec_context, target.codec_context.sample_rate
     resampler = av.AudioResampler(context.format, context.layout, rate)
     next_pts, surplus = None, 0  # where the next sample goes, and how many are left out before it
+    last_s, ahead_s = -math.inf, 0.0
     for frame in source.decode(stream):
-        at_s = frame.time - from_s if frame.time is not None else -1.0
-        if next_pts is not None and at_s < (next_pts - surplus) / rate - RESTART_S:
-            from_s, at_s = frame.time - next_pts / rate, next_pts / rate
+        if frame.time is not None and frame.time < last_s - RESTART_S:
+            ahead_s = next(joins, ahead_s if next_pts is None else from_s + next_pts / rate - frame.time)
+        last_s = last_s if frame.time is None else frame.time
+        at_s = frame.time + ahead_s - from_s if frame.time is not None else -1.0
         if at_s >= span_s:
             break
         if at_s + frame.samples / frame.sample_rate <= 0:
@@ -141,9 +185,14 @@ def _timed(packets: list[Any]) -> Iterator[tuple[float, Any]]:
         yield float(packet.pts * packet.time_base), packet
 
 
-def _until_error(path: str, packets: Iterator[tuple[float, Any]]) -> Iterator[tuple[float, Any]]:
+def _until_error(path: str, packets: Iterator[tuple[float, Any]], start_s: float) -> Iterator[tuple[float, Any]]:
+    found = False
     try:
-        yield from packets
+        for packet in packets:
+            found = True
+            yield packet
+        if not found:
+            log.warning("%s has no sound from %g s on, by its own clock; the video from there has none", path, start_s)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         log.warning("the audio of %s breaks off (%s)", path, _reason(error))
 

@@ -43,7 +43,7 @@ def make_demo_clip(path: Path, seconds: float = 6.0) -> Path:
         SourceError: the photographs are not there.
         OutputError: the clip cannot be written.
     """
-    photographs = [_read(shot.photograph) for shot in SHOTS]
+    photographs = [read_photograph(shot.photograph) for shot in SHOTS]
     counts = np.diff([round(i * seconds * FPS / len(SHOTS)) for i in range(len(SHOTS) + 1)])
     writer = VideoWriter(path, SIZE_WH, FPS, OutputConfig(crf=18, audio=False))
     frame_id = 0
@@ -70,8 +70,12 @@ def view(photograph: NDArray[np.uint8], shot: Shot, progress: float) -> NDArray[
     return frame.astype(np.uint8, copy=False)
 
 
-def _read(name: str) -> NDArray[np.uint8]:
-    """A photograph of the installed ultralytics package, found without importing it."""
+def read_photograph(name: str) -> NDArray[np.uint8]:
+    """A photograph of the installed ultralytics package, (H, W, 3) uint8 BGR, found without importing it.
+
+    Raises:
+        SourceError: it is not there, or cannot be read.
+    """
     spec = importlib.util.find_spec("ultralytics")
     if spec is None or spec.origin is None:
         raise SourceError("the demo needs the photographs of the ultralytics package; pip install ultralytics")

@@ -28,7 +28,10 @@ from sharpose_rt.media.source import Source, SourceInfo
 
 log = logging.getLogger("sharpose_rt.media")
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"))
+_PICTURES = frozenset((".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"))
+# Whether OpenCV knows these depends on how it was built; what it can write it reads.
+IMAGE_SUFFIXES = _PICTURES | {suffix for suffix in (".avif",) if cv2.haveImageWriter(suffix)}
+_UNREAD = {".avif", ".heic", ".heif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"} - IMAGE_SUFFIXES
 _MPEG = frozenset((".mp4", ".m4v", ".mov", ".mpg", ".mpeg", ".m2v", ".ts", ".mts", ".m2ts", ".vob", ".3gp", ".3g2"))
 _OTHERS = frozenset((".mkv", ".webm", ".avi", ".wmv", ".asf", ".flv", ".f4v", ".ogv", ".mxf", ".gif", ".dav", ".nut"))
 _BARE = frozenset((".h264", ".264", ".h265", ".265", ".hevc", ".y4m", ".mjpeg", ".mjpg", ".ivf"))
@@ -146,8 +149,11 @@ def open_path(spec: str, config: SourceConfig) -> Source:
     path = _path(spec)
     if path.is_file():
         return _open_file(path, config)
-    images, videos = _usable(spec)
+    images, videos, unread = _usable(spec)
     if images:
+        if unread:
+            kinds = ", ".join(f"{count} {suffix}" for suffix, count in unread.most_common())
+            log.warning("%s has photographs that nothing here reads (%s): left out; convert them to JPEG", spec, kinds)
         stem = (path if path.is_dir() else _fixed_part(path)).resolve().name or "images"
         return Images(spec, config, images, stem)
     if len(videos) > 1:
@@ -162,7 +168,7 @@ def expand(spec: str) -> list[str]:
     """Each video of a folder or glob, then the spec itself where it also has images; a file alone as it is."""
     if _path(spec).is_file():
         return [spec]
-    images, videos = _usable(spec)
+    images, videos, _ = _usable(spec)
     return [str(path) for path in videos] + ([spec] if images else [])
 
 
@@ -221,8 +227,9 @@ def _path(spec: str) -> Path:
     return path
 
 
-def _usable(spec: str) -> tuple[list[Path], list[Path]]:
-    """Images and videos of a folder or glob, in natural order; SourceError when there are neither."""
+def _usable(spec: str) -> tuple[list[Path], list[Path], Counter[str]]:
+    """Images and videos of a folder or glob, in natural order, and how many photographs of kinds that are not read;
+    SourceError when there are neither images nor videos."""
     path = _path(spec)
     shown = redact(str(path))  # an address may have lost a slash
     if path.is_dir():
@@ -237,14 +244,14 @@ def _usable(spec: str) -> tuple[list[Path], list[Path]]:
     found = sorted((p for p in found if p.is_file() and not p.name.startswith(".")), key=natural_order)
     images = [p for p in found if p.suffix.lower() in IMAGE_SUFFIXES]
     videos = [p for p in found if p.suffix.lower() in VIDEO_SUFFIXES]
+    others = Counter(p.suffix.lower() or "no suffix" for p in found)
     if not images and not videos:
-        others = Counter(p.suffix.lower() or "no suffix" for p in found)
         seen = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(4)) if others else "no files"
         deeper = f" ('{path}/**/{_deeper(path)}' looks into its folders)" if path.is_dir() else ""
         raise SourceError(
             f"{what} has no image or video ({seen}); .jpg, .png, .mp4, .mkv and the like are accepted{deeper}"
         )
-    return images, videos
+    return images, videos, Counter({suffix: n for suffix, n in others.items() if suffix in _UNREAD})
 
 
 def _deeper(folder: Path) -> str:

@@ -15,7 +15,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Literal
 
@@ -86,6 +86,7 @@ class SourceInfo:
         audio: that file has sound.
         start_s: media time before which frames were left out. `Frame.pts_s` counts from the source's own beginning.
         stem: base of output names, such as 'walking', 'webcam0' or 'rtsp_host'.
+        faults: what is missing of it so far, which alone changes as it is read.
     """
 
     name: str
@@ -99,10 +100,11 @@ class SourceInfo:
     audio: bool = False
     start_s: float = 0.0
     stem: str = "source"
+    faults: Faults = field(default_factory=Faults, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for field in ("name", "stem"):  # a file's name may be no UTF-8, which what is sent and written must be
-            object.__setattr__(self, field, getattr(self, field).encode("utf-8", "backslashreplace").decode())
+        for name in ("name", "stem"):  # a file's name may be no UTF-8, which what is sent and written must be
+            object.__setattr__(self, name, getattr(self, name).encode("utf-8", "backslashreplace").decode())
 
 
 class Source:
@@ -173,7 +175,7 @@ class Source:
             if first is None and not self._stop.is_set():
                 raise SourceError(self._nothing_left())
             if first is not None:
-                self._waiting, self._info = first, self._describe(first.size_wh)
+                self._waiting, self._info = first, replace(self._describe(first.size_wh), faults=self.faults)
         except BaseException:
             self.close()
             raise

@@ -11,7 +11,8 @@ import json
 import math
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ def load_model(name: str, weights: str = "auto", behaviour: str = "auto") -> tup
     """
     find_variant(name)  # before it is said that there are no weights for it
     if weights == "random":
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # not a GPU's, too, which nothing sets back
         model = create_model(name, "paper" if behaviour == "auto" else behaviour)
         return model, WeightsInfo("random", "", math.inf, {})
     path = _find(name, weights)
@@ -164,17 +165,24 @@ def load_model(name: str, weights: str = "auto", behaviour: str = "auto") -> tup
     return model, WeightsInfo(str(path), sha256, threshold, facts, gain, model.gain_predictor is not None)
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors in float32 and metadata of a file.
+@contextmanager
+def open_safetensors(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    """A safetensors file, which reads its tensors when asked for them, and its metadata.
 
     Raises:
         WeightsError: it is not a whole safetensors file.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key).float() for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            yield file, dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"cannot read {path}: {error}; is it a whole .safetensors file?") from error
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors in float32 and metadata of a file; raises WeightsError, see `open_safetensors`."""
+    with open_safetensors(path) as (file, metadata):
+        return {key: file.get_tensor(key).float() for key in file.keys()}, metadata  # noqa: SIM118 (no mapping)
 
 
 def _stated(metadata: Mapping[str, str], name: str, path: Path, usual: float) -> float:
@@ -228,24 +236,16 @@ def read_ranges(name: str, weights: str) -> Ranges | None:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file.
-
-    Raises:
-        WeightsError: it is not a whole safetensors file.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"cannot read {path}: {error}; is it a whole .safetensors file?") from error
+    """The metadata of a safetensors file; raises WeightsError, see `open_safetensors`."""
+    with open_safetensors(path) as (_, metadata):
+        return metadata
 
 
 def amend(source: Path, target: Path, more: Mapping[str, str], tensors: Mapping[str, Tensor] | None = None) -> None:
     """Write the tensors of a safetensors file, as they are, with more metadata and more tensors, or others in place of
     some; at once or not at all."""
-    with safe_open(source, framework="pt") as file:
-        kept = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        facts = dict(file.metadata() or {})
+    with open_safetensors(source) as (file, facts):
+        kept = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
     write_safetensors({**kept, **(tensors or {})}, target, {**facts, **more})
 
 
@@ -315,10 +315,13 @@ def check_shipped(path: Path) -> None:
     """Compare a file with the SHA-256 on the card that ships beside it.
 
     Raises:
-        WeightsError: it is another file.
+        WeightsError: it is another file, or one of the two is missing.
     """
-    wanted = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["sha256"]
-    found = file_sha256(path)
+    try:
+        wanted = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["sha256"]
+        found = file_sha256(path)
+    except OSError as error:
+        raise WeightsError(f"cannot read what was shipped: {error}; install the package again") from error
     if found != wanted:
         raise WeightsError(f"{path} has SHA-256 {found}, but {wanted} was shipped; install the package again")
 

@@ -17,12 +17,16 @@ _MAX_STEM_BYTES = 150  # file systems take 255 bytes a name; the rest is for suf
 
 @dataclass(frozen=True)
 class OutputPaths:
-    """The files of one run; `reserved`, one of them, exists and is empty when names were chosen afresh."""
+    """The files of one run; `reserved` exists and is empty when names were chosen afresh.
+
+    That is the stream, or where streams are written in parts of other names `claim`, which nothing is ever written to.
+    """
 
     stream: Path
     video: Path
     image: Path
     summary: Path
+    claim: Path
     reserved: Path
 
     @property
@@ -47,9 +51,8 @@ def output_paths(
     """Paths in `directory` (made when missing) that begin with `stem`, made safe for a file name.
 
     Unless `overwrite`, no file of an earlier run is among them: "walking-2", "walking-3" ... is taken where one of
-    the files, or a result that ends in one of `suffixes`, is there. Creating the stream file exclusively
-    decides, or the summary where streams are written in parts of other names, so runs that start at once get different
-    names; call `release` where the run ends without that file.
+    the files, or a result that ends in one of `suffixes`, is there. Creating the file `reserved` exclusively decides,
+    so runs that start at once get different names; call `release` when the run has ended.
 
     Raises:
         OutputError: the directory cannot be made or written to.
@@ -63,12 +66,14 @@ def output_paths(
             if overwrite:
                 _check_writable(folder)
                 return paths
-            others = [other for suffix in suffixes for other in results_of(paths.with_suffix(suffix))]
-            ours = (paths.stream, paths.video, paths.image, paths.images, paths.summary)
-            if not others and not any(p.exists() for p in ours):
-                with contextlib.suppress(FileExistsError):
-                    paths.reserved.open("xb").close()
+            with contextlib.suppress(FileExistsError):
+                paths.reserved.open("xb").close()
+                # Only now: a run that ends meanwhile has its files there before it gives its name back.
+                others = [other for suffix in suffixes for other in results_of(paths.with_suffix(suffix))]
+                ours = {paths.stream, paths.video, paths.image, paths.images, paths.summary, paths.claim}
+                if not others and not any(path.exists() for path in ours - {paths.reserved}):
                     return paths
+                paths.release()
             number += 1
     except (FileExistsError, NotADirectoryError) as error:
         raise OutputError(f"{error.filename or folder} is not a folder; give --output a folder") from error
@@ -127,13 +132,14 @@ def shortened(stem: str) -> str:
 
 
 def _paths(folder: Path, stem: str, *, in_parts: bool) -> OutputPaths:
-    stream, summary = folder / f"{stem}.skeletons.jsonl", folder / f"{stem}.summary.json"
+    stream, claim = folder / f"{stem}.skeletons.jsonl", folder / f"{stem}.summary.part"
     return OutputPaths(
         stream=stream,
         video=folder / f"{stem}.annotated.mp4",
         image=folder / f"{stem}.annotated.png",
-        summary=summary,
-        reserved=summary if in_parts else stream,
+        summary=folder / f"{stem}.summary.json",
+        claim=claim,
+        reserved=claim if in_parts else stream,
     )
 
 

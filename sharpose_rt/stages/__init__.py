@@ -3,7 +3,7 @@
 from sharpose_rt.stages.budget import BudgetController
 from sharpose_rt.stages.detect import DetectStage
 from sharpose_rt.stages.estimate import EstimateStage
-from sharpose_rt.stages.sinks import Feed, ImageSink, PartedSink, Sink, StreamSink, Tap, VideoSink, captured_at
+from sharpose_rt.stages.sinks import Feed, ImageSink, Part, PartedSink, Sink, StreamSink, Tap, VideoSink, captured_at
 from sharpose_rt.stages.smooth import SmoothStage
 from sharpose_rt.stages.track import TrackStage
 from sharpose_rt.stages.write import RunTotals, WriteStage
@@ -14,6 +14,7 @@ __all__ = [
     "EstimateStage",
     "Feed",
     "ImageSink",
+    "Part",
     "PartedSink",
     "RunTotals",
     "Sink",

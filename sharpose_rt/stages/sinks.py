@@ -8,9 +8,9 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sharpose_rt.config import OutputConfig
 from sharpose_rt.media import Painter, SourceInfo, VideoWriter, write_image
@@ -124,34 +124,54 @@ class StreamSink:
                 self._writer.end(status, frames, dropped)
 
 
+class Part(NamedTuple):
+    """A finished part of a run: its closed outputs, how many frames they hold, media times of the first and last."""
+
+    sinks: Sequence[Sink]
+    frames: int
+    first_pts_s: float
+    last_pts_s: float
+
+
 class PartedSink:
-    """Outputs in parts, each of `split_s` of media time, finished when the next begins: no frame is in two or in none.
+    """Outputs in parts, each of `split_s`, finished when the next begins: no frame is in two or in none.
 
     Each is whole by itself: its frames are numbered from 0, as in its video. Times and ids go on.
 
     Args:
-        split_s: length of a part; the first frame that is so late after the part's beginning begins the next.
+        split_s: length of a part. Of a file it is media time from the first frame on; of a live source parts begin at
+            its multiples on the wall's clock, so that those of 3600 s are of one hour each.
         begin: opens the outputs of the part that begins with this frame.
-        end: told of these outputs once they are closed.
+        end: told of a part once its outputs are closed, or were tried to be.
+        live: see `split_s`.
     """
 
     def __init__(
-        self, split_s: float, begin: Callable[[Frame], Iterable[Sink]], end: Callable[[Sequence[Sink]], None]
+        self,
+        split_s: float,
+        begin: Callable[[Frame], Iterable[Sink]],
+        end: Callable[[Part], None],
+        *,
+        live: bool = False,
     ) -> None:
         self.path: Path | None = None
-        self._split_s, self._begin, self._end = split_s, begin, end
+        self._split_s, self._begin, self._end, self._live = split_s, begin, end, live
         self._sinks: list[Sink] = []
         self._due_s = -math.inf
         self._first = self._frames = self._dropped = 0
+        self._first_s = self._last_s = 0.0
 
     def write(self, packet: Packet, status_line: str) -> None:
         """Hand it to the part that it belongs to."""
         frame = packet.frame
-        if frame.pts_s >= self._due_s:
-            self._due_s = self._next_due_s(frame.pts_s)
+        now_s = captured_at(frame)[0].timestamp() if self._live else frame.pts_s
+        if now_s >= self._due_s:
+            self._due_s = _next_on_clock(now_s, self._split_s) if self._live else self._next_due_s(now_s)
             self._finish("complete")
             self._first = frame.frame_id - frame.dropped_before
+            self._first_s = self._last_s = frame.pts_s
             self._sinks.extend(self._begin(frame))
+        self._last_s = frame.pts_s
         self._frames += 1
         self._dropped += frame.dropped_before
         packet = replace(packet, frame=replace(frame, frame_id=frame.frame_id - self._first))
@@ -170,13 +190,26 @@ class PartedSink:
         if not sinks:
             return
         with contextlib.ExitStack() as stack:
+            stack.callback(lambda: self._end(Part(sinks, frames, self._first_s, self._last_s)))
             for sink in reversed(sinks):
                 stack.callback(sink.close, status, frames, dropped)
-        self._end(sinks)
 
     def close(self, status: Status, frames: int, dropped: int) -> None:
         """Finish the last part; its own frames are counted."""
         self._finish(status)
+
+
+def _next_on_clock(now_s: float, step_s: float) -> float:
+    """The next multiple of `step_s` on this place's clock, both in seconds since 1970: full hours, midnights, Mondays.
+
+    Where the clocks change an hour is still one, and a day goes on to midnight: it has 23 or 25 of them.
+    """
+    step, monday = timedelta(seconds=step_s), datetime.min
+    now = datetime.fromtimestamp(now_s)
+    due = now + step - (now - monday) % step
+    if step_s <= 3600:
+        return now_s + (due - now).total_seconds()
+    return due.replace(fold=now.fold).timestamp()
 
 
 class VideoSink:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from sharpose_rt.config import find_preset, merge, override, read_yaml
+from sharpose_rt.config import PoseConfig, find_preset, merge, override, read_yaml
 from sharpose_rt.config.checks import PADDING_RANGE
 from sharpose_rt.config.checks import device as _device
 from sharpose_rt.config.checks import one_of as _one_of
@@ -214,7 +214,7 @@ class OptimConfig:
 class TrainConfig:
     """One training run."""
 
-    model: str = "tiny_256x192"
+    model: str = PoseConfig.model
     """The variant that is trained."""
     behaviour: str = "paper"
     """'paper', or 'released' (as the authors' code departs from it)."""

@@ -31,7 +31,7 @@ from sharpose_rt.training.datasets import quiet_worker
 from sharpose_rt.training.detector_scenes import PeopleScenes, collate
 from sharpose_rt.training.optim import Ema
 from sharpose_rt.training.pictures import Picture
-from sharpose_rt.training.running import Clock, batches_of, check_loss, plain_errors, stopping
+from sharpose_rt.training.running import Clock, batches_of, check_loss, plain_errors, run_folder, stopping
 from sharpose_rt.training.stem_weights import freeze_stem, load_stem_weights
 from sharpose_rt.training.world import join_world, pick_device, quicker_in_bf16
 
@@ -191,11 +191,10 @@ class DetectorTrainer:
 
     def run(self, say: Callable[[str], None] = print, log_steps: int = 50) -> None:
         """Train to the end of the recipe's minutes, or until stopped; saved either way."""
-        self.out.mkdir(parents=True, exist_ok=True)
         self.clock = replace(self.clock)  # begins now
         saved_s = logged_s = self.clock.elapsed_s
         stopped: list[bool] = []
-        with stopping(lambda: stopped.append(True)), plain_errors():
+        with run_folder(self.out), stopping(lambda: stopped.append(True)), plain_errors():
             for batch in batches_of(self._loader(), self.save):
                 if self.world.agree(bool(stopped) or self.clock.progress() >= 1):
                     break

@@ -36,7 +36,7 @@ from sharpose_rt.training.checkpoint import (
 from sharpose_rt.training.config import TrainConfig, read_config
 from sharpose_rt.training.datasets import People, quiet_worker
 from sharpose_rt.training.optim import build_optimizers, lr_factor, resume_optimizers, set_lr
-from sharpose_rt.training.running import Clock, SampleStream, batches_of, check_loss, plain_errors, stopping
+from sharpose_rt.training.running import Clock, SampleStream, batches_of, check_loss, plain_errors, run_folder, stopping
 from sharpose_rt.training.start import starting_model
 from sharpose_rt.training.transforms import CropDataset, Sampler
 from sharpose_rt.training.world import pick_device, quicker_in_bf16
@@ -157,7 +157,6 @@ class Pretrainer:
 
     def run(self, say: Callable[[str], None] = print) -> list[float]:
         """Train to the end of `minutes`, or until stopped; save, and give the losses."""
-        self.out.mkdir(parents=True, exist_ok=True)
         w, h = self.network.model.variant.size_hw[::-1]
         config, losses = self.config, []
         sampler = Sampler(self.people, (w, h), config.augment, self.network.model.variant.skeleton, config.seed)
@@ -170,7 +169,7 @@ class Pretrainer:
         )
         self.clock = replace(self.clock)  # begins now
         saved_s = self.clock.elapsed_s
-        with stopping(self.stop), plain_errors():
+        with run_folder(self.out), stopping(self.stop), plain_errors():
             for batch in batches_of(loader, self.save):
                 if self.clock.progress(self.samples) >= 1 or self.stopped:
                     break

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +16,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter  # type: ignore[reportPrivateUsage]
 
-from sharpose_rt.errors import ConfigError, DatasetError
+from sharpose_rt.errors import ConfigError, DatasetError, OutputError
 from sharpose_rt.training.datasets import epoch_order
 from sharpose_rt.training.world import World
 
@@ -95,6 +95,29 @@ def stopping(stop: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def run_folder(out: Path) -> Iterator[None]:
+    """Makes the folder of a run; where what is inside fails and leaves nothing in it, it goes again, and so do the
+    parents that were made.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    made: list[Path] = []
+    try:
+        try:
+            made += [folder for folder in (out, *out.parents) if not folder.exists()]
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make the folder {out}: {error}; give another --out") from error
+        yield
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):  # not there, or something is in it
+                folder.rmdir()
+        raise
+
+
 def check_loss(value: float, step: int, out: Path, rate: str = "--set optim.lr") -> None:
     """Nothing, where the loss at `step` of the run in the folder `out` is finite; `rate` is the option to lower.
 
@@ -107,7 +130,7 @@ def check_loss(value: float, step: int, out: Path, rate: str = "--set optim.lr")
 
 
 def batches_of(loader: DataLoader[T], save: Callable[[], None]) -> Iterator[T]:
-    """The loader's batches; where a picture cannot be read, `save` keeps what has been learnt until then.
+    """The loader's batches; where a picture cannot be read, `save` keeps what has been learnt of those until then.
 
     The loader's workers end with its batches, whatever ends them.
 
@@ -115,10 +138,14 @@ def batches_of(loader: DataLoader[T], save: Callable[[], None]) -> Iterator[T]:
     them would wait for them for ever.
     """
     batches = iter(loader)
+    learnt = False
     try:
-        yield from batches
+        for batch in batches:
+            yield batch
+            learnt = True
     except DatasetError:
-        save()
+        if learnt:
+            save()
         raise
     finally:
         if isinstance(batches, _MultiProcessingDataLoaderIter):

@@ -303,6 +303,22 @@ def test_several_sources_to_choose_from(browser: playwright.Browser) -> None:
         runs[1].end()
 
 
+def test_a_source_that_comes_late_can_be_chosen(browser: playwright.Browser) -> None:
+    hub = Hub()
+    with LiveServer(hub, Listen("127.0.0.1", 0)) as server, _page(browser, server.url) as page:
+        for stem in ("yard", "door"):
+            hub.expect(stem, f"rtsp://{stem}/live", live=True, state=lambda: "connecting")
+        Run(hub, stem="door", live=True).step()
+        _wait_for_frame(page)
+        _until(page, "sources.length === 2 && sources.value === 'door'")  # the one that is there is shown
+        page.select_option("#sources", "yard")
+        _until(page, "source.textContent === 'rtsp://yard/live' && state.textContent === 'waiting for the source'")
+        assert page.locator("#notice").inner_text() == "Waiting for this source, which is not there yet."
+        Run(hub, stem="yard", live=True, people=2).step()
+        _until(page, "source.textContent === 'yard.mp4' && list.children.length === 2 && !notice.textContent")
+        assert page.locator("#sources").input_value() == "yard"
+
+
 def test_keys_work_after_a_button_was_clicked(browser: playwright.Browser) -> None:
     with _serving(moving=False) as (server, _), _page(browser, server.url) as page:
         _wait_for_frame(page)

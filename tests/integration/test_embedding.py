@@ -10,17 +10,20 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from live_servers import MjpegServer
 from media_clips import write_clip
 
 import sharpose_rt
-from sharpose_rt.api import PoseTracker
+from sharpose_rt.api import PoseTracker, SHaRPose
+from sharpose_rt.engine import PoseEngine
 from sharpose_rt.errors import SourceError
 from sharpose_rt.graph import Models
 from sharpose_rt.media.given import wrong_picture
@@ -87,6 +90,40 @@ def test_a_signal_handler_closes_the_tracker_within_update() -> None:
     assert tracker.update(IMAGE, 0.0).frame_id == 0
     tracker.close()
     assert tracker._loop is None
+
+
+def in_a_thread_of(count: int, ask: Callable[[], object]) -> int:
+    """How many threads a new thread that set `count` has for its loops after it asked for poses."""
+    left: list[int] = []
+
+    def work() -> None:
+        torch.set_num_threads(count)
+        ask()
+        left.append(torch.get_num_threads())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(60)
+    return left[0]
+
+
+@pytest.mark.timeout(90)
+def test_a_program_keeps_the_number_of_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of its threads asks, and the networks have theirs meanwhile."""
+    inside: list[int] = []
+    whole, crops = PoseEngine.estimate_all, PoseEngine.estimate_crops
+    monkeypatch.setattr(PoseEngine, "estimate_all", lambda *a: inside.append(torch.get_num_threads()) or whole(*a))
+    monkeypatch.setattr(PoseEngine, "estimate_crops", lambda *a: inside.append(torch.get_num_threads()) or crops(*a))
+    pose = {**OPTIONS["pose"], "backend": "torch", "threads": 2}
+    with PoseTracker("tiny_256x192", pose=pose, detector={"name": "full"}) as tracker:
+        for number, count in enumerate((3, 4)):
+            assert in_a_thread_of(count, lambda at_s=float(number): tracker.update(IMAGE, at_s)) == count
+        assert in_a_thread_of(3, lambda: list(tracker.run([IMAGE]))) == 3
+    made: list[SHaRPose] = []
+    assert in_a_thread_of(3, lambda: made.append(SHaRPose("tiny_256x192", **pose))) == 3
+    assert in_a_thread_of(4, lambda: made[0](IMAGE)) == 4
+    assert in_a_thread_of(3, lambda: made[0].crops(np.zeros((1, 256, 192, 3), np.uint8))) == 3
+    assert inside == [2] * 5
 
 
 @pytest.mark.timeout(60)

@@ -39,6 +39,8 @@ from sharpose_rt.detection.bundled import BundledDetector
 from sharpose_rt.engine import PoseEngine
 from sharpose_rt.errors import ConfigError, OutputError, SourceError, WeightsError
 from sharpose_rt.graph import Tracking
+from sharpose_rt.live import Hub
+from sharpose_rt.live.metrics import render
 from sharpose_rt.media import Painter
 from sharpose_rt.skeleton import COCO17, MPII16
 from sharpose_rt.skeletons import StreamReader, validate
@@ -475,8 +477,11 @@ def test_damaged_packets_are_counted_and_told(tmp_path: Path, caplog: pytest.Log
     for at, size in places[5:15]:
         data[at + 8 : at + size] = bytes(size - 8)  # past the header of the chunk
     (tmp_path / "in.avi").write_bytes(data)
-    results = FileRun(str(tmp_path / "in.avi"), _config(tmp_path / "out")).run()
+    hub = Hub()
+    results = FileRun(str(tmp_path / "in.avi"), _config(tmp_path / "out"), [hub]).run()
     assert results.figures["frames"] + results.figures["damaged"] == FRAMES
+    assert f'sharpose_frames_damaged_total{{source="in"}} {results.figures["damaged"]}' in render(hub).splitlines()
+    assert hub.runs[0].status()["damaged"] == results.figures["damaged"]
     assert results.figures["damaged"] >= 9
     assert f"left out: {results.figures['damaged']}" in caplog.text
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from sharpose_rt.cli import main
 from sharpose_rt.config import RunConfig, load
 from sharpose_rt.errors import ConfigError, OutputError
 from sharpose_rt.several import SeveralRun
-from sharpose_rt.skeletons import StreamReader, validate
+from sharpose_rt.skeletons import StreamReader, output_paths, validate
 from sharpose_rt.stages import PartedSink
 from sharpose_rt.types import Frame, Packet
 
@@ -56,6 +58,8 @@ def test_parts_of_a_file_hold_every_frame_once(clip: Path, tmp_path: Path) -> No
     assert results.video == tmp_path / f"{names[-1]}.annotated.mp4"
     assert results.formats == (tmp_path / f"{names[-1]}.csv",)
 
+    summary = json.loads((tmp_path / "walk.summary.json").read_text())
+    assert summary["frames"] == FRAMES
     seen: list[int] = []
     for place, name in enumerate(names):
         path = tmp_path / f"{name}.skeletons.jsonl"
@@ -72,10 +76,17 @@ def test_parts_of_a_file_hold_every_frame_once(clip: Path, tmp_path: Path) -> No
         assert sound_s == pytest.approx(min(1.0, TIMES[-1] + 0.1 - place), abs=0.1)
         rows = (tmp_path / f"{name}.csv").read_text().splitlines()
         assert len(rows) - 1 == len(records)
+        assert summary["parts"][place] == {
+            "stream": path.name,
+            "video": f"{name}.annotated.mp4",
+            "formats": [f"{name}.csv"],
+            "frames": len(records),
+            "first_pts_s": records[0].pts_s,
+            "last_pts_s": records[-1].pts_s,
+        }
         seen += numbers
     assert seen == list(range(FRAMES))
-    summary = json.loads((tmp_path / "walk.summary.json").read_text())
-    assert summary["frames"] == FRAMES
+    assert len(summary["parts"]) == len(names)
 
 
 class _Tap:
@@ -98,7 +109,7 @@ def test_parts_of_a_live_source_bear_its_time_and_taps_know_of_none(clip: Path, 
     config = _config(tmp_path, "source.realtime=true", "output.video=false")
     results = FileRun(str(clip), config, [tap]).run()
     streams = sorted(tmp_path.glob("*.jsonl"))
-    assert results.parts == len(streams) == 3
+    assert results.parts == len(streams) >= 3
     assert results.video is None
     pts_s: list[float] = []
     for path in streams:
@@ -108,6 +119,9 @@ def test_parts_of_a_live_source_bear_its_time_and_taps_know_of_none(clip: Path, 
         year, month, day, hour, minute, second = match.groups()
         assert part[0].captured_at is not None
         assert part[0].captured_at.startswith(f"{year}-{month}-{day}T{hour}:{minute}:{second}")
+        begins_s = datetime.fromisoformat(part[0].captured_at).replace(microsecond=0).timestamp()
+        times_s = [datetime.fromisoformat(record.captured_at or "").timestamp() for record in part]
+        assert all(begins_s <= time_s < begins_s + 1.01 for time_s in times_s)  # one second of the clock
         assert [p for p in validate(path) if p.severity == "error"] == []
         pts_s += [record.pts_s for record in part]
     kinds = [line["type"] for line in tap.lines]
@@ -123,6 +137,9 @@ def test_without_a_stream_there_are_videos_alone(clip: Path, tmp_path: Path) -> 
         *(f"walk.00h00m0{second}s.annotated.mp4" for second in range(3)),
         "walk.summary.json",
     ]
+    parts = json.loads((tmp_path / "walk.summary.json").read_text())["parts"]
+    assert [part["stream"] for part in parts] == [None] * 3
+    assert sum(part["frames"] for part in parts) == FRAMES
 
 
 def test_a_run_beside_an_earlier_one_takes_no_name_of_it(clip: Path, tmp_path: Path) -> None:
@@ -140,13 +157,18 @@ def test_the_last_part_of_an_interrupted_run_says_so(clip: Path, tmp_path: Path)
     seen: list[Packet] = []
 
     def stop(packet: Packet) -> None:
-        assert not (tmp_path / "walk.skeletons.jsonl").exists()  # empty, it would stop `convert *.jsonl`
+        assert not list(tmp_path.glob("walk.s*.json*"))  # empty, a stream would stop `convert *.jsonl`
+        for in_parts in (False, True):
+            other = output_paths(tmp_path, "walk", overwrite=False, in_parts=in_parts)
+            assert other.summary.name == "walk-2.summary.json"  # the name is taken, though nothing has it yet
+            other.release()
         seen.append(packet)
         if packet.frame.pts_s > 1.2:
             run.stop()
 
     run.run(stop)
     ends = []
+    assert not list(tmp_path.glob("*.part"))
     for path in sorted(tmp_path.glob("*.jsonl")):
         reader = StreamReader(path)
         frames = len(list(reader))
@@ -200,11 +222,47 @@ def test_pictures_stay_in_one_stream(tmp_path: Path, caplog: pytest.LogCaptureFi
 def test_parts_keep_to_their_grid_behind_a_gap() -> None:
     begun: list[float] = []
     ended: list[int] = []
-    sink = PartedSink(10.0, lambda frame: begun.append(frame.pts_s) or (), lambda sinks: ended.append(len(sinks)))
+    sink = PartedSink(10.0, lambda frame: begun.append(frame.pts_s) or (), lambda part: ended.append(part.frames))
     for pts_s in (3.0, 12.9, 13.0, 22.0, 61.0, 62.9, 63.0):
         sink.write(Packet(Frame(0, pts_s, np.zeros((4, 4, 3), np.uint8))), "")
     sink.close("complete", 7, 0)
     assert begun == [3.0, 13.0, 61.0, 63.0]
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="the time zone cannot be set here")
+@pytest.mark.parametrize(
+    ("split_s", "captured", "wanted"),
+    [
+        (3600, "2026-01-31T09:59:58 10:00:00 10:59:59 11:00:01 14:30 15:00", "09:59:58 10:00:00 11:00:01 14:30 15:00"),
+        (86400, "2026-01-31T09:00 22:59 23:00 23:59", "09:00 23:00"),  # midnight in Berlin
+        # The night in which its clocks are put back, at 01:00 UTC: the hour from two to three comes twice.
+        (3600, "2026-10-25T00:30 00:59 01:00 01:59 02:00", "00:30 01:00 02:00"),
+        (600, "2026-10-25T00:55 01:05 01:09 01:10 01:11", "00:55 01:05 01:10"),
+        (86400, "2026-10-25T00:30 01:30 22:30 23:00", "00:30 23:00"),  # on summer time till one, then no longer
+    ],
+)
+def test_parts_of_a_live_source_begin_as_the_clock_strikes(
+    split_s: float, captured: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day, _, times = captured.partition("T")
+    begun: list[datetime] = []
+
+    def begin(frame: Frame) -> tuple[()]:
+        begun.append(datetime.fromtimestamp(frame.captured_at_s, UTC))
+        return ()
+
+    at = {name: datetime.fromisoformat(f"{day}T{name}+00:00") for name in times.split()}
+    when = lambda frame: (datetime.fromtimestamp(frame.captured_at_s, UTC), 0.0)  # noqa: E731
+    monkeypatch.setattr("sharpose_rt.stages.sinks.captured_at", when)
+    with monkeypatch.context() as zone:
+        zone.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+        time.tzset()
+        sink = PartedSink(split_s, begin, lambda part: None, live=True)
+        for number, moment in enumerate(at.values()):
+            picture = np.zeros((4, 4, 3), np.uint8)
+            sink.write(Packet(Frame(number, float(number), picture, captured_at_s=moment.timestamp())), "")
+    time.tzset()
+    assert begun == [at[name] for name in wanted.split()]
 
 
 def test_frames_that_were_dropped_before_a_part_are_its_own() -> None:
@@ -220,7 +278,7 @@ def test_frames_that_were_dropped_before_a_part_are_its_own() -> None:
             ends.append((status, frames, dropped))
 
     ends: list[tuple[str, int, int]] = []
-    sink = PartedSink(1.0, lambda frame: [Kept()], lambda sinks: None)
+    sink = PartedSink(1.0, lambda frame: [Kept()], lambda part: None)
     for number, pts_s, dropped in ((0, 0.0, 0), (3, 0.9, 2), (7, 1.1, 3), (8, 1.2, 0)):
         sink.write(Packet(Frame(number, pts_s, np.zeros((4, 4, 3), np.uint8), dropped_before=dropped)), "")
     sink.close("interrupted", 4, 5)

@@ -29,6 +29,7 @@ NEIGHBOURS = {
     ("detection", "models"),
     ("labels", "media"),
     ("live", "stages"),
+    ("skeletons", "labels"),
 }
 FOLDERS = {"sharpose_rt", "pipelines", "configs", "tests", "samples"}
 FILES = {"pyproject.toml", "README.md", "BENCHMARKS.md", "CHANGELOG.md", "LICENSE"}

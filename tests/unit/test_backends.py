@@ -11,6 +11,7 @@ import sys
 import threading
 import warnings
 import weakref
+from collections import OrderedDict
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 
 from sharpose_rt.compute import openvino_graphs, precision
 from sharpose_rt.compute.streams import upload
-from sharpose_rt.compute.threads import take_threads
+from sharpose_rt.compute.threads import at_most_threads, take_threads
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.engine import PoseEngine, choice
 from sharpose_rt.engine.backend import TorchBackend
@@ -308,6 +309,31 @@ def test_a_cache_that_cannot_be_written_stops_nothing(config, crops, tmp_path, m
 
 
 @openvino
+@pytest.mark.parametrize("writable", [False, True])
+def test_the_run_takes_the_graphs_that_were_made_to_measure(config, crops, tmp_path, monkeypatch, writable):
+    """From the cache, or where that cannot be written from memory, which holds none else."""
+    if not writable:
+        (tmp_path / "sharpose-rt").write_text("a file where the folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(openvino_graphs, "_unwritten", OrderedDict())
+    monkeypatch.setattr(choice, "installed", lambda: ("torch", "openvino"))
+    monkeypatch.setattr(choice, "MEASURE_S", 0.0)
+    monkeypatch.setattr(choice, "_best", lambda *_: "openvino float32")
+    ov, _ = openvino_graphs.openvino()
+    converted, convert = [], ov.convert_model
+    monkeypatch.setattr(ov, "convert_model", lambda *a, **k: converted.append(1) or convert(*a, **k))
+    found = PoseEngine(choose(replace(config, backend="auto"))).estimate_crops(crops)
+    assert len(converted) == 3  # both stages and the decoding
+    assert len(openvino_graphs._unwritten) == (0 if writable else 3)
+    wanted = PoseEngine(config).estimate_crops(crops)
+    np.testing.assert_allclose(found.keypoints, wanted.keypoints, atol=0.05)
+
+    for width in range(openvino_graphs.KEPT):  # other networks in the same process
+        openvino_graphs.traced(torch.nn.Linear(3, 4 + width).eval(), (torch.zeros(2, 3),))
+    assert len(openvino_graphs._unwritten) == (0 if writable else openvino_graphs.KEPT)
+
+
+@openvino
 def test_warming_up_compiles_every_bucket_once(config, crops, monkeypatch):
     engine = PoseEngine(replace(config, backend="openvino", max_batch=2))
     engine.warm_up()
@@ -453,9 +479,15 @@ def test_few_crops_of_a_narrow_network_have_few_threads_in_torch(width, wanted, 
     engine_threads, seen = torch.get_num_threads(), []
     network = create_model(variant)
     backend = TorchBackend(network, torch.device("cpu"), torch.float32, 8)
+
+    def noted(run, *inputs):
+        seen.append(torch.get_num_threads())
+        with at_most_threads(1):  # three that wait for each other take long beside other tests
+            return run(*inputs)
+
     for stage in ("coarse_stage", "fine_stage"):
         run = getattr(network, stage)
-        monkeypatch.setattr(network, stage, lambda *a, run=run: seen.append(torch.get_num_threads()) or run(*a))
+        monkeypatch.setattr(network, stage, lambda *a, run=run: noted(run, *a))
     try:
         torch.set_num_threads(3)
         for count in (1, 3, 4, 8):

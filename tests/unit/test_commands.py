@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import logging
 import pickle
 import subprocess
 import sys
@@ -646,6 +647,27 @@ def test_names_of_files_do_not_steer_the_terminal(tmp_path, monkeypatch, capsys)
     said = capsys.readouterr().out
     assert "\x1b" not in said
     assert r"a\x1b[2J.mp4" in said
+
+
+def test_messages_do_not_steer_the_terminal_and_quiet_keeps_warnings(tmp_path, monkeypatch, capsys):
+    name, shown = "a\x1b[2J\u202e.mp4", r"a\x1b[2J\u202e.mp4"
+    with monkeypatch.context() as patch:  # as in a process of its own, which has no handlers yet
+        patch.setattr(logging.root, "handlers", [])
+        patch.setattr(logging.root, "level", logging.WARNING)
+        assert main(["--source", str(tmp_path / name), "--camera-fps", "30", "--quiet"]) == 2
+        logging.getLogger("sharpose_rt").info("all is well")
+        logging.getLogger("sharpose_rt").warning("two\nlines\r")
+    asked, missing, *two = capsys.readouterr().err.splitlines()
+    assert asked.startswith("sharpose_rt: --camera-fps is asked of a camera; ")
+    assert missing.startswith("sharpose-rt: error: ")
+    assert shown in asked
+    assert shown in missing
+    assert two == ["sharpose_rt: two", r"lines\r"]
+    assert main([name]) == 2
+    assert f"`sharpose-rt --source {shown}`" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--source", "x", name])
+    assert f"unrecognized arguments: {shown}" in capsys.readouterr().err
 
 
 def test_demo_runs_the_main_job(tmp_path, capsys):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sharpose_rt import PoseTracker
+from sharpose_rt.commands import evaluate, explain, weights
 from sharpose_rt.config import PoseConfig, RunConfig, SourceConfig, load, merge, preset_names, to_dict
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.machine import cache, threads
@@ -32,6 +35,19 @@ def test_given_boxes_pass_the_thresholds_that_nobody_set() -> None:
     assert scores(merge(given, {"detector": {"name": "bundled"}}, "again")) == scores(RunConfig()) == (0.25, 0.5)
     asked = ["tracker.high_score=0.5", "detector.score_threshold=0.25", "detector.name=boxes.txt"]
     assert scores(load(None, asked)) == (0.25, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [(evaluate, ["--annotations", "a", "--images", "b"]), (weights, ["onnx", "o"]), (explain, ["x.png"])],
+)
+def test_commands_take_the_model_that_a_run_takes(
+    monkeypatch: pytest.MonkeyPatch, command: Any, arguments: list[str]
+) -> None:
+    monkeypatch.setattr(PoseConfig, "model", "another")
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    assert parser.parse_args(arguments).model == "another"
 
 
 def test_every_preset_loads() -> None:

@@ -33,7 +33,7 @@ from sharpose_rt.engine.cuda_backend import CudaBackend
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.geometry.affine import crop_affine, warp_crops
 from sharpose_rt.geometry.device_warp import warp_on_device
-from sharpose_rt.media.demo_clip import _read as read_photograph
+from sharpose_rt.media.demo_clip import read_photograph
 from sharpose_rt.models.gate import Gate
 from sharpose_rt.models.weights import load_model
 from sharpose_rt.skeleton import COCO17

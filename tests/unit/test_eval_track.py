@@ -10,12 +10,13 @@ import pytest
 
 from sharpose_rt.cli import main
 from sharpose_rt.detection.boxes import read_mot
-from sharpose_rt.errors import ConfigError, DatasetError
+from sharpose_rt.errors import ConfigError, DatasetError, StreamError
 from sharpose_rt.evaluation.track_truth import read_truth
 from sharpose_rt.evaluation.tracks import evaluate_tracks, jitter
 from sharpose_rt.skeleton import COCO17, MPII16
 from sharpose_rt.skeletons import FrameRecord, StreamReader, StreamWriter, encode
 from sharpose_rt.skeletons.convert import convert
+from sharpose_rt.skeletons.importers import import_stream
 from sharpose_rt.types import Poses, PoseStage
 from tests.people_set import in_posetracks_order
 from tests.unit.test_convert import make_poses, write_clip
@@ -270,6 +271,46 @@ class TestTruth:
         document["images"].reverse()
         truth.write_text(json.dumps(document))
         assert {t: f.ids for t, f in read_truth(truth).frames.items()} == {0: [1], 1: [2], 2: [3]}
+
+    @pytest.mark.parametrize("form", ["frame_id", "names", "one without", "numbers of a set"])
+    def test_labels_are_the_same_frames_for_convert_and_eval_track(self, tmp_path, form):
+        truth = coco(tmp_path / "gt.json", [[1], [2], [1, 2]])
+        document = json.loads(truth.read_text())
+        for t, image in enumerate(document["images"]):
+            image |= {"width": 640, "height": 480, "file_name": f"walk/{t + 7:06d}.jpg"}
+            image["frame_id"] += 10003420000 if form == "numbers of a set" else 0
+            if form == "names" or (form == "one without" and t == 1):
+                del image["frame_id"]
+        document["images"].reverse()
+        truth.write_text(json.dumps(document))
+        read = {t: f.ids for t, f in read_truth(truth).frames.items()}
+        back = StreamReader(import_stream(truth, "coco", fps=25, first_frame=0 if form == "frame_id" else 7))
+        assert {frame.frame_id: frame.poses.track_ids.tolist() for frame in back} == read
+        assert read == {0: [1], 1: [2], 2: [1, 2]}
+
+    def test_gaps_in_the_numbers_of_names_are_told(self, tmp_path, caplog):
+        truth = coco(tmp_path / "gt.json", [[1], [2], [1, 2]])
+        document = json.loads(truth.read_text())
+        for image in document["images"]:
+            image["file_name"] = f"{5 * image.pop('frame_id'):06d}.jpg"
+        truth.write_text(json.dumps(document))
+        assert list(read_truth(truth).frames) == [0, 1, 2]
+        assert "no frame_id, and their numbers go from 0 to 10 with gaps: they are taken for the frames 0 to 2" in (
+            caplog.text
+        )
+        document["images"][2]["file_name"] = "other/000005.jpg"
+        truth.write_text(json.dumps(document))
+        with pytest.raises(StreamError, match=r"000005\.jpg and other/000005\.jpg are of the same frame: two clips"):
+            read_truth(truth)
+
+    @pytest.mark.parametrize("wrong", [-1, "x", 1.5])
+    def test_a_wrong_frame_id_is_named(self, tmp_path, wrong):
+        truth = coco(tmp_path / "gt.json")
+        document = json.loads(truth.read_text())
+        document["images"][3]["frame_id"] = wrong
+        truth.write_text(json.dumps(document))
+        with pytest.raises(DatasetError, match=rf"images\[3\] has the frame_id {wrong!r}; a whole number from 0"):
+            read_truth(truth)
 
     def test_frames_that_posetrack_says_nobody_labelled(self, tmp_path):
         truth = coco(tmp_path / "gt.json")

@@ -559,6 +559,7 @@ def test_command_line(folder, tmp_path, monkeypatch, capsys):
     for key in ("AP", "AP50", "AP75", "APM", "APL", "AR", "exit_rate", "gmacs_per_person"):
         assert isinstance(metrics[key], float), key
     assert metrics["quality_threshold"] == 0.4
+    assert metrics["precision"] == "fp32"
     assert {"calibrated_threshold", "calibrated_exit_rate", "command"} <= set(metrics)
     assert len(json.loads((tmp_path / "r.json").read_text())) == 8
     assert (tmp_path / "fig6.csv").is_file()

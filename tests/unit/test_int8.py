@@ -19,8 +19,8 @@ from sharpose_rt.engine import PoseEngine, choice, choose, device
 from sharpose_rt.engine.openvino_backend import OpenVinoBackend
 from sharpose_rt.errors import ConfigError, DatasetError, DeviceError, OutputError, WeightsError
 from sharpose_rt.evaluation import quantize
-from sharpose_rt.media.demo_clip import _read as read_photograph
-from sharpose_rt.models import VARIANTS, create_model
+from sharpose_rt.media.demo_clip import read_photograph
+from sharpose_rt.models import VARIANTS, Variant, create_model
 from sharpose_rt.models.int8 import _EXACT, InputGrid, WeightGrid, observe, quantized
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.models.weights import RANGES, amend, file_sha256, load_model, read_ranges, save_weights
@@ -42,6 +42,19 @@ def places(tmp_path_factory):
         yield
 
 
+def save_plain(variant: Variant, path: Path) -> Path:
+    torch.manual_seed(0)
+    save_weights(create_model(variant.name), path, metadata={"quality_threshold": "inf"})
+    return path
+
+
+def made_ready(variant: Variant, plain: Path, path: Path) -> Path:
+    """The same weights, ready for int8."""
+    crops = np.random.default_rng(0).integers(0, 256, (4, *variant.size_hw, 3), np.uint8)
+    amend(plain, path, {RANGES: json.dumps(seen(load_model(variant.name, str(plain))[0], crops))})
+    return path
+
+
 def seen(model, crops: np.ndarray) -> dict[str, tuple[float, float]]:
     return observe(model, lambda: model(normalise(torch.from_numpy(crops)), math.inf))
 
@@ -49,19 +62,13 @@ def seen(model, crops: np.ndarray) -> dict[str, tuple[float, float]]:
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory) -> Path:
     """Weights that are not ready for int8."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("int8") / "plain.safetensors"
-    save_weights(create_model("test_conv"), path, metadata={"quality_threshold": "inf"})
-    return path
+    return save_plain(CONV, tmp_path_factory.mktemp("int8") / "plain.safetensors")
 
 
 @pytest.fixture(scope="module")
 def ready(plain) -> Path:
     """The same, ready for it."""
-    crops = np.random.default_rng(0).integers(0, 256, (4, *CONV.size_hw, 3), np.uint8)
-    path = plain.with_name("ready.safetensors")
-    amend(plain, path, {RANGES: json.dumps(seen(load_model("test_conv", str(plain))[0], crops))})
-    return path
+    return made_ready(CONV, plain, plain.with_name("ready.safetensors"))
 
 
 @pytest.fixture
@@ -358,6 +365,7 @@ def test_quantize_writes_ranges_and_nothing_else(plain, tmp_path, capsys):
     labels = ["--annotations", str(folder / "annotations.json"), "--images", str(folder / "images")]
     evaluate = ["eval", *labels, "--model", "test_conv", "--device", "cpu", "--precision", "int8", "--weights"]
     assert main([*evaluate, str(target)]) == 0
+    assert "int8, simulated in torch" in capsys.readouterr().out
     with pytest.raises(WeightsError, match="weights quantize"):
         run_command([*evaluate, str(plain)])
 
@@ -387,10 +395,12 @@ def test_quantize_refuses_what_costs_too_much_or_cannot_be_measured(plain, tmp_p
 
 
 @openvino
-def test_compiled_graphs_are_kept_and_give_the_same_to_the_last_digit(config, tmp_path, monkeypatch):
+def test_compiled_graphs_are_kept_and_give_the_same_to_the_last_digit(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    config = replace(config, backend="openvino", precision="int8", quality_threshold=math.inf)
-    crops = np.random.default_rng(1).integers(0, 256, (1, *CONV.size_hw, 3), np.uint8)
+    weights = made_ready(SMALL, save_plain(SMALL, tmp_path / "plain.safetensors"), tmp_path / "ready.safetensors")
+    config = PoseConfig(SMALL.name, str(weights), device="cpu", backend="openvino", precision="int8")
+    config = replace(config, quality_threshold=math.inf)
+    crops = np.random.default_rng(1).integers(0, 256, (1, *SMALL.size_hw, 3), np.uint8)
     ov, core = openvino_graphs.openvino()
     compiled: list[str] = []
 

@@ -399,6 +399,36 @@ def test_latest_status_and_health(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> 
     assert client.get("/healthz").json() == {"ok": True, "runs": {"walk": "ended"}}
 
 
+def test_a_source_that_is_not_there_yet_is_listed(hub: Hub) -> None:
+    state, client = ["connecting"], _client(hub)
+    for stem in ("yard", "door"):
+        hub.expect(stem, f"rtsp://{stem}/live", live=True, state=lambda: state[0])
+    door = Run(hub, stem="door", live=True)
+    door.step()
+    shown = client.get("/api/status").json()["runs"]
+    assert [(run["name"], run["source"], run["state"]) for run in shown] == [
+        ("yard", "rtsp://yard/live", "waiting"),
+        ("door", "door.mp4", "running"),
+    ]
+    assert client.get("/healthz").json() == {"ok": True, "runs": {"yard": "waiting", "door": "running"}}
+    assert {'sharpose_up{source="yard"} 0', 'sharpose_up{source="door"} 1'} <= set(
+        client.get("/metrics").text.splitlines()
+    )
+    assert client.get("/api/latest").json()["frame_id"] == 0  # of the one that is there
+    for path in ("latest", "recent"):
+        assert client.get(f"/api/{path}?source=yard").status_code == 503
+    state[0] = "lost"  # it could not be had in its time, and is looked for
+    assert client.get("/healthz").status_code == 503
+    Run(hub, stem="yard", live=True).step()
+    assert [(run.name, run.totals.frames) for run in hub.runs] == [("door", 1), ("yard", 1)]
+    state[0] = "connecting"
+    hub.expect("shed\udcff", "rtsp://\udcff/live", live=True, state=lambda: state[0])
+    assert client.get("/api/status").json()["runs"][2]["name"] == "shed\\udcff"
+    state[0] = "ended"  # without having come
+    Run(hub, stem="hall")
+    assert [run.name for run in hub.runs] == ["door", "yard", "hall"]
+
+
 def test_the_page_is_told_of_the_region(hub: Hub) -> None:
     args = argparse.Namespace(token=None, serve="0", allow_origin=[], publish=[], publish_policy=None)
     config = load(None, ["detector.region=[[9,5],[99,50]]"])
@@ -557,6 +587,17 @@ def test_sources_side_by_side(server: LiveServer, hub: Hub, clients: ExitStack) 
 
 
 @pytest.mark.timeout(60)
+def test_who_follows_a_source_that_comes_late_gets_all_of_it(server: LiveServer, hub: Hub, clients: ExitStack) -> None:
+    hub.expect("yard", "rtsp://yard/live", live=True, state=lambda: "lost")
+    viewer, view = (_follow(server, f"/{path}?source=yard", clients) for path in ("skeletons", "view"))
+    status = json.loads(view.recv(10))
+    assert (status["run"], status["runs"][0]["state"]) == ("yard", "lost")
+    Run(hub, stem="yard", live=True).step()
+    assert json.loads(viewer.recv(10))["source"] == "yard.mp4"
+    assert json.loads(viewer.recv(10))["frame_id"] == 0
+
+
+@pytest.mark.timeout(60)
 def test_pictures_come_when_they_are_asked_for(server: LiveServer, hub: Hub, clients: ExitStack) -> None:
     viewer, run = _follow(server, "/view", clients), Run(hub)
 
@@ -664,6 +705,33 @@ def test_of_too_many_connections_those_go_that_ask_for_nothing(
         time.sleep(0.02)
     with urllib.request.urlopen(server.url + "healthz", timeout=10) as answer:
         assert answer.status == 200
+
+
+_KEEPS_ITS_PLACE = {
+    "a socket that does not answer its end": b"GET /view HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\n"
+    b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+    "a body that does not come": b"POST /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n",
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("request_", _KEEPS_ITS_PLACE.values(), ids=_KEEPS_ITS_PLACE.keys())
+def test_strangers_do_not_keep_out_who_has_the_token(
+    hub: Hub, clients: ExitStack, monkeypatch: pytest.MonkeyPatch, request_: bytes
+) -> None:
+    monkeypatch.setattr("sharpose_rt.live.guard.MAX_CONNECTIONS", 3)
+    with LiveServer(hub, Listen("127.0.0.1", 0, TOKEN)) as server:
+        viewer = _follow(server, "/skeletons?token=correct+horse", clients)
+        port = int(server.url.rstrip("/").rpartition(":")[2])
+        for _ in range(4):
+            stranger = clients.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            stranger.sendall(request_)
+            while b"token" not in (said := stranger.recv(1000)):  # it is refused, and stays
+                assert said
+        with urllib.request.urlopen(f"{server.url}healthz?token=correct+horse", timeout=10) as answer:
+            assert answer.status == 200
+        Run(hub).step()
+        assert json.loads(viewer.recv(10))["type"] == "header"
 
 
 _FEW_FILES = """

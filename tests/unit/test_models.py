@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from sharpose_rt.cli import main
+from sharpose_rt.commands.weights import describe
+from sharpose_rt.detection.bundled import load_module
 from sharpose_rt.errors import ConfigError, WeightsError
 from sharpose_rt.models import VARIANTS, SHaRPose, Variant, create_model, find_behaviour, find_variant
 from sharpose_rt.models import weights as weights_module
@@ -21,7 +23,15 @@ from sharpose_rt.models.head import PixelDecoder
 from sharpose_rt.models.released import load_released_state_dict, released_names
 from sharpose_rt.models.selection import AttentionAverage, fine_indices, split_cells, take
 from sharpose_rt.models.variants import PAPER, RELEASED
-from sharpose_rt.models.weights import bundled_weights, file_sha256, import_released, load_model, save_weights
+from sharpose_rt.models.weights import (
+    amend,
+    bundled_weights,
+    file_sha256,
+    import_released,
+    load_model,
+    read_metadata,
+    save_weights,
+)
 from tests.golden_rule import golden_model, golden_state_dict
 
 # As the paper's, only small: every test below would pass or fail alike on the large ones.
@@ -394,13 +404,17 @@ def test_bundled_weights_are_checked_against_their_card(mini, shelf):
     path.write_bytes(data)
     with pytest.raises(WeightsError, match="was shipped"):
         load_model(name)
+    (shelf / f"{name}.json").unlink()
+    with pytest.raises(WeightsError, match="install the package again"):
+        load_model(name)
 
 
-def test_a_variant_without_weights_says_what_to_do(shelf):
+def test_a_variant_without_weights_says_what_to_do(shelf, monkeypatch):
     with pytest.raises(WeightsError, match="--weights random"):
         load_model("mini")
     model, info = load_model("mini", "random")
     assert (info.sha256, info.quality_threshold) == ("", math.inf)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda _: pytest.fail("a program's chance on its GPU"))
     again, _ = load_model("mini", "random")
     assert torch.equal(model.keypoint_tokens, again.keypoint_tokens)
 
@@ -444,6 +458,14 @@ def test_a_network_that_the_authors_never_released_names_theirs(shelf, capsys):
     assert not (shelf / "ours.safetensors").exists()
 
 
+def load_model_file(path):
+    return load_model("mini", str(path))
+
+
+def amend_itself(path):
+    amend(path, path, {})
+
+
 @pytest.mark.parametrize("keep", [0, 1, 40, 0.3, 0.7, 0.999])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_a_truncated_file_is_a_weights_error(keep, suffix, shelf):
@@ -457,6 +479,14 @@ def test_a_truncated_file_is_a_weights_error(keep, suffix, shelf):
     cut.write_bytes(data[: keep if isinstance(keep, int) else int(keep * len(data))])
     with pytest.raises(WeightsError, match=r"cannot read .*cut"):
         load_model("mini", str(cut))
+
+
+@pytest.mark.parametrize("read", [load_model_file, read_metadata, amend_itself, load_module, describe])
+def test_all_that_reads_a_damaged_file_says_the_same(read, shelf):
+    cut = shelf / "cut.safetensors"
+    cut.write_bytes(b"\x09" + bytes(7) + b'{"a": 1')
+    with pytest.raises(WeightsError, match=r"^cannot read .*cut\.safetensors: .*; is it a whole \.safetensors file\?$"):
+        read(cut)
 
 
 def test_an_import_gives_the_released_networks_result(shelf, images):

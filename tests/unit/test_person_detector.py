@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from sharpose_rt.commands import train_detector
 from sharpose_rt.config import DetectorConfig
-from sharpose_rt.detection.bundled import WEIGHTS, BundledDetector, load_module
+from sharpose_rt.detection.bundled import WEIGHTS, BundledDetector, build_module, load_module
 from sharpose_rt.detection.runtime import Runtime
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError
 from sharpose_rt.training.checkpoint import load_checkpoint
@@ -142,6 +142,17 @@ def test_the_one_that_ships_is_trained_on(folder, recipe):
     assert all(torch.equal(value, state[name]) for name, value in shipped.state_dict().items())
     trainer.train_step(collate([trainer.scenes[number, False] for number in range(2)]))
     assert not torch.equal(shipped.state_dict()["trunk.layers.13.project.bias"], state["trunk.layers.13.project.bias"])
+
+
+@pytest.mark.parametrize("architecture", ["lite0", "tinyn.yaml"])
+def test_loading_a_detector_leaves_a_programs_chance_as_it_was(folder, recipe, architecture):
+    path = WEIGHTS
+    if architecture != "lite0":
+        path = folder.parent / "mine.safetensors"
+        save_detector(path, build_module(architecture, folder.parent), replace(recipe, architecture=architecture), {})
+    before = torch.get_rng_state()
+    load_module(path)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_detector_of_another_architecture_is_not_trained_on(folder, recipe):
@@ -277,6 +288,25 @@ def test_what_was_learnt_before_a_picture_that_cannot_be_read_is_kept(folder, re
             say=lambda _: [path.write_bytes(b"no picture") for path in (folder / "images").iterdir()], log_steps=1
         )
     assert load_checkpoint(trainer.out / "last.pt")["step"] == trainer.step > 0
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_run_that_fails_before_its_first_step_leaves_nothing(folder, there):
+    for path in (folder / "images").iterdir():
+        path.write_bytes(b"no picture")
+    out = folder.parent / "new" / "found.safetensors"
+    if there:
+        (folder.parent / "new").mkdir()
+    with pytest.raises(DatasetError, match="cannot be decoded"):
+        train_detector.run(arguments(folder, out=str(out)))
+    assert out.parent.exists() == there
+    assert not there or not list(out.parent.iterdir())
+
+
+def test_a_run_whose_folder_cannot_be_made_says_so(folder):
+    (folder.parent / "file").write_text("")
+    with pytest.raises(OutputError, match=r"cannot make the folder .*found.safetensors.run: .*; give another --out"):
+        train_detector.run(arguments(folder, out=str(folder.parent / "file" / "found.safetensors")))
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(folder, recipe):

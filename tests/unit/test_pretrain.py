@@ -163,6 +163,16 @@ def test_what_was_learnt_before_a_picture_that_cannot_be_read_is_kept(tmp_path):
     assert load_checkpoint(tmp_path / "pre" / "last.pt")["step"] == run.step > 0
 
 
+def test_a_run_that_fails_before_its_first_step_leaves_nothing(tmp_path):
+    folder = write_set(tmp_path / "painted")
+    run = pretrainer(folder, tmp_path / "new" / "pre", minutes=10)
+    for path in (folder / "images").iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(DatasetError, match="cannot be decoded"):
+        run.run(lambda _: None)
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path):
     run = pretrainer(write_set(tmp_path / "painted"), tmp_path / "pre")
     with torch.no_grad():

@@ -175,7 +175,7 @@ def test_a_terminal_says_that_something_is_prepared_until_the_first_frame(monkey
 
     job = SimpleNamespace(
         totals=SimpleNamespace(status_line=lambda: "9 fps"),
-        source=SimpleNamespace(info=SimpleNamespace(stem="walk", frame_count=20)),
+        source=SimpleNamespace(info=SimpleNamespace(stem="walk[door]\x1b[2J", frame_count=20)),
     )
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     monkeypatch.setenv("TERM", "xterm")
@@ -186,7 +186,7 @@ def test_a_terminal_says_that_something_is_prepared_until_the_first_frame(monkey
         terminal.truncate()
         bar.update(SimpleNamespace(frame=SimpleNamespace(frame_id=4)))
         bar._bar.refresh()
-        assert "walk" in terminal.getvalue()
+        assert r"walk[door]\x1b[2J" in terminal.getvalue()  # no markup, and nothing that steers it
         assert "5/20" in terminal.getvalue()
         assert "preparing" not in terminal.getvalue()
 

@@ -23,6 +23,7 @@ from sharpose_rt.cli import main
 from sharpose_rt.config import SourceConfig, load
 from sharpose_rt.engine import PoseEngine
 from sharpose_rt.errors import ConfigError, SourceError, SourceLost
+from sharpose_rt.live import Hub
 from sharpose_rt.media import Source, SourceGroup, SourceInfo, open_source, reconnect
 from sharpose_rt.models import VARIANTS
 from sharpose_rt.several import SeveralRun, fold_rounds
@@ -413,6 +414,19 @@ def test_a_camera_that_is_not_plugged_in_stops_no_other(
     assert there.figures["frames"] == 12
     assert "/dev/video63 does not exist" in caplog.text
     assert "the others go on without it" in caplog.text
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="cameras are files there alone")
+def test_the_view_lists_a_camera_that_is_not_there(clips: list[Path], tmp_path: Path, short_pauses: None) -> None:
+    config = load(
+        None, [*PLAIN, f"output.directory={tmp_path / 'out'}", "output.video=false", "source.reconnect_s=0.1"]
+    )
+    hub, seen = Hub(), []
+    job = SeveralRun(["webcam:63", str(clips[0])], config, [hub])
+    job.run(lambda place, packet: seen.append([(run.name, run.state) for run in hub.runs]))
+    assert [name for name, _ in seen[0]] == ["webcam63", "a"]
+    assert seen[0][0][1] in ("waiting", "lost")
+    assert [(run.name, run.state) for run in hub.runs] == [("webcam63", "ended"), ("a", "ended")]
 
 
 @pytest.mark.timeout(90)

@@ -485,6 +485,23 @@ def test_unreadable_image_is_skipped_then_an_error(folder: Path, caplog: pytest.
         list(source)
 
 
+@pytest.mark.skipif(not cv2.haveImageWriter(".avif"), reason="this OpenCV knows no AVIF")
+def test_avif_among_the_pictures_of_a_folder(folder: Path) -> None:
+    cv2.imwrite(str(folder / "img7.AVIF"), numbered(7))
+    with open_source(str(folder)) as source:
+        assert numbers(source) == [1, 2, 7, 10]
+
+
+def test_photographs_of_a_folder_that_nothing_reads_are_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("IMG_1.HEIC", "IMG_2.heic", "raw.dng"):
+        (folder / name).write_bytes(b"x")
+    assert expand_sources(str(folder)) == [str(folder)]
+    with open_source(str(folder)) as source:
+        assert numbers(source) == [1, 2, 10]
+    (told,) = caplog.messages  # and of notes.txt nothing is said
+    assert "shots has photographs that nothing here reads (2 .heic, 1 .dng)" in told
+
+
 def test_unreadable_images_that_do_not_follow_each_other_are_skipped(folder: Path) -> None:
     for n in (0, 3, 11):
         (folder / f"img{n}.png").write_bytes(b"no")
@@ -848,6 +865,14 @@ def test_address_checks_need_no_network() -> None:
             "http://a/v?mode=pin&codec=sid&spin=1&side=2&transcode=3#t=4",
             "http://a/v?mode=pin&codec=sid&spin=1&side=2&transcode=3#t=4",
         ),
+        ("https://a/v?Policy=q_&Signature=q~&Key-Pair-Id=APKA", "https://a/v?Policy=***&Signature=***&Key-Pair-Id=***"),
+        ("'rtmp://host:1935/app/live_1-a_b=': refused", "'rtmp://host:1935/app/***': refused"),
+        (
+            "rtmps://me:q@host/rtmp/FB-1?s_bl=1&a=Ab/c, then rtmp://b/app/k.",
+            "rtmps://***@host/rtmp/***, then rtmp://b/app/***.",
+        ),
+        ("RTMPT://host/app/instance/key", "RTMPT://host/app/***"),
+        ("rtmp://host/app/*** and rtmp://host/app", "rtmp://host/app/*** and rtmp://host/app"),
     ],
 )
 def test_redact(text: str, masked: str) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 
 from sharpose_rt.errors import ConfigError, WeightsError
 from sharpose_rt.machine.downloads import DownloadError
-from sharpose_rt.media.demo_clip import _read as read_photograph
+from sharpose_rt.media.demo_clip import read_photograph
 from sharpose_rt.models.pixels import MEAN_RGB, normalise
 from sharpose_rt.models.stem import DETAIL_CHANNELS, EFFICIENTNET_LITE0, FarPadded, MobileStem, MobileTrunk
 from sharpose_rt.models.weights import load_model

@@ -675,6 +675,19 @@ class TestOutputPaths:
             thread.join()
         assert len(set(got)) == 8
 
+    @pytest.mark.parametrize("in_parts", [False, True])
+    def test_a_name_that_a_run_in_parts_has_is_no_other_runs(self, tmp_path, in_parts):
+        first = output_paths(tmp_path, "walking", overwrite=False, in_parts=True)
+        assert not first.summary.exists()  # under its name it is whole
+        assert not first.stream.exists()
+        other = output_paths(tmp_path, "walking", overwrite=False, in_parts=in_parts)
+        assert other.summary.name == "walking-2.summary.json"
+        write_summary(first.summary, {})
+        first.release()
+        assert [p.name for p in sorted(tmp_path.glob("walking.*"))] == ["walking.summary.json"]
+        other.release()
+        assert output_paths(tmp_path, "walking", overwrite=False, in_parts=in_parts).summary == other.summary
+
     @given(
         stem=st.text() | st.sampled_from(["../../etc/passwd", ".", "..", "rtsp://host:554/a?b=c", "a" * 400, "\udce9"])
     )

@@ -694,6 +694,64 @@ def test_command_line_trains_reports_and_resumes(tmp_path, folder, capsys):
     assert "no set 'missing'" in capsys.readouterr().err
 
 
+def no_pictures(folder, _):
+    for path in (folder / "images").iterdir():
+        path.write_bytes(b"no picture")
+
+
+def loss_that_is_not_finite(_, monkeypatch):
+    monkeypatch.setattr(loop.Trainer, "loss", lambda *_: (torch.tensor(math.nan, requires_grad=True), {}))
+
+
+@pytest.mark.parametrize(
+    ("options", "spoil", "message"),
+    [
+        (["data.sets=[missing]"], None, "no set 'missing'"),
+        (["init=none.safetensors"], None, "no weights at 'none.safetensors'"),
+        (["tensorboard=true"], no_pictures, "cannot be decoded"),
+        ([], loss_that_is_not_finite, "the loss is nan at step 1"),
+    ],
+)
+@pytest.mark.parametrize("there", [False, True])
+def test_a_run_that_fails_before_its_first_step_leaves_nothing(
+    tmp_path, folder, monkeypatch, capsys, options, spoil, message, there
+):
+    out = tmp_path / "new" / "run"
+    (tmp_path / "plan.yaml").write_text(
+        f"model: {SMALL.name}\nbatch: 4\nepochs: 1\ndevice: cpu\ndata: {{sets: [painted], workers: 0}}\n"
+    )
+    if there:
+        out.mkdir(parents=True)
+        (out / "notes.txt").write_text("mine")
+    if spoil:
+        spoil(folder, monkeypatch)
+    arguments = ["--config", str(tmp_path / "plan.yaml"), "--data-root", str(tmp_path), "--out", str(out)]
+    changes = [part for option in options for part in ("--set", option)]
+    assert main(["train", *arguments, *changes]) == 2
+    assert message in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"painted", "plan.yaml", *(["new"] if there else [])}
+    assert not there or [path.name for path in out.iterdir()] == ["notes.txt"]
+
+
+def test_a_run_that_fails_later_keeps_its_log(tmp_path, folder, monkeypatch, capsys):
+    step, out = loop.Trainer.train_step, tmp_path / "run"
+
+    def fails_at_two(self, batch):
+        if self.step:
+            raise DatasetError("no more")
+        return step(self, batch)
+
+    monkeypatch.setattr(loop.Trainer, "train_step", fails_at_two)
+    (tmp_path / "plan.yaml").write_text(
+        f"model: {SMALL.name}\nbatch: 4\nepochs: 1\ndevice: cpu\ndata: {{sets: [painted], workers: 0}}\n"
+    )
+    assert (
+        main(["train", "--config", str(tmp_path / "plan.yaml"), "--data-root", str(tmp_path), "--out", str(out)]) == 2
+    )
+    assert [row["step"] for row in read_log(out / "log.csv")] == [1]
+    assert (out / "config.yaml").is_file()
+
+
 def test_processes_that_train_together_have_a_device_each(monkeypatch):
     """On a machine of two GPUs, which is made up."""
     problems = {0: None, 1: None, 2: "there are 2 CUDA devices"}

@@ -246,13 +246,13 @@ def test_audio_is_copied_or_made_to_fit(tmp_path: Path, codec: str, container: s
     assert decode_times(out)[0] == 0
 
 
-def write_noise(path: Path, levels: Sequence[int | None], spacing: float = 1.0) -> None:
-    """A second of noise of each level, None for no packet at all, in a codec that has to be made anew.
+def write_noise(path: Path, levels: Sequence[int | None], spacing: float = 1.0, *, codec: str = "pcm_s16le") -> None:
+    """A second of noise of each level, None for no packet at all, in a codec that has to be made anew unless given.
 
     The timestamps of sound are as far apart as `spacing` says, as of a microphone whose clock is another.
     """
     with av.open(str(path), "w") as out:
-        video, sound = out.add_stream("libx264", rate=10), out.add_stream("pcm_s16le", rate=44100)
+        video, sound = out.add_stream("libx264", rate=10), out.add_stream(codec, rate=44100)
         video.width, video.height = 160, 96
         for second, level in enumerate(levels):
             if level is not None:
@@ -275,6 +275,18 @@ def loud_from(path: Path) -> float:
             if len(loud):
                 return frame.time + loud[0] / frame.sample_rate
     raise AssertionError("all of it is silent")
+
+
+def loud_spells(path: Path) -> list[float]:
+    """When it becomes loud after half a second that was not, in seconds."""
+    found, last_s = [], -1.0
+    with av.open(str(path)) as container:
+        for frame in container.decode(audio=0):
+            for at in np.flatnonzero(np.abs(frame.to_ndarray()).max(0) > 0.05):
+                at_s = frame.time + at / frame.sample_rate
+                found += [at_s] if at_s > last_s + 0.5 else []
+                last_s = at_s
+    return found
 
 
 def test_sound_with_a_gap_stays_beside_its_pictures(tmp_path: Path) -> None:
@@ -324,6 +336,29 @@ def test_audio_goes_on_where_two_recordings_were_put_together(tmp_path: Path, co
     assert len(numbers(out)) == 40
     _, first_s, last_s = audio_span(out)
     assert (first_s, last_s) == (pytest.approx(0, abs=0.1), pytest.approx(4.0, abs=0.3))
+
+
+@pytest.mark.parametrize("codec", ["aac", "mp2"])  # copied, and made anew
+@pytest.mark.parametrize("levels", [(0, 8000, None), (0, 8000)])  # a second without sound, and as long as the pictures
+def test_sound_of_each_of_several_recordings_begins_with_its_pictures(
+    tmp_path: Path, codec: str, levels: Sequence[int | None]
+) -> None:
+    write_noise(tmp_path / "one.ts", levels, codec=codec)
+    (tmp_path / "four.ts").write_bytes(4 * (tmp_path / "one.ts").read_bytes())
+    out = annotate(tmp_path / "four.ts", tmp_path / "out.mp4", SourceConfig())
+    assert numbers(out) == 4 * list(range(10 * len(levels)))
+    assert loud_spells(out) == pytest.approx([1 + n * len(levels) for n in range(4)], abs=0.06)
+
+
+def test_of_a_part_of_several_recordings_the_sound_is_said_to_be_uncertain(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_noise(tmp_path / "one.ts", (0, 8000), codec="aac")
+    (tmp_path / "four.ts").write_bytes(4 * (tmp_path / "one.ts").read_bytes())
+    annotate(tmp_path / "four.ts", tmp_path / "out.mp4", SourceConfig(start_s=1))
+    assert "four.ts begins anew, as where recordings were put together: in a video that begins at 1 s" in caplog.text
+    annotate(tmp_path / "four.ts", tmp_path / "later.mp4", SourceConfig(start_s=5))  # beyond what its clock shows
+    assert "four.ts has no sound from 5 s on, by its own clock" in caplog.text
 
 
 def test_audio_goes_with_the_stream_that_is_looked_at(tmp_path: Path) -> None:

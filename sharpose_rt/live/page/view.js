@@ -263,16 +263,20 @@ function showStages() {
 
 function showFacts() {
   const run = current(), facts = [];
+  const source = header?.source ?? run?.source;
+  if (source) {
+    put("source", source);
+    $("source").title = source;
+    document.title = `${source} · sharpose-rt`;
+  }
   if (header) {
-    put("source", header.source);
-    $("source").title = header.source;
-    document.title = `${header.source} · sharpose-rt`;
     facts.push(["model", header.model.name], ["refined below", round(header.model.quality_threshold ?? "–")]);
     if (header.model.refine_from_gain !== undefined) facts.push(["refined from a gain of", header.model.refine_from_gain]);
     facts.push(["detector", header.detector], ["tracker", header.tracker], ["smoothing", header.smoothing]);
     facts.push(["frame", header.frame_size_wh.join(" × ")]);
   }
   if (run) facts.push(["frames", run.frame_count ? `${run.frames} of ${run.frame_count}` : run.frames], ["identities", run.ids]);
+  if (run?.damaged) facts.push(["damaged frames", run.damaged]);
   if (run?.losses) facts.push(["times lost", run.losses]);
   const budget = newest?.budget;
   if (budget) facts.push(["refined now", `${budget.refined} of ${budget.estimated}`], ["threshold now", round(budget.quality_threshold)]);
@@ -305,11 +309,13 @@ function notice() {
   if (ended) setState("ended", "ended");
   else if (!open) setState("lost", header ? "connection lost" : "connecting");
   else if (paused) setState("paused", "paused");
-  else if (!newest) setState("waiting", "starting");
   else if (run?.state === "lost") setState("stalled", "source lost, looking for it");
+  else if (run?.state === "waiting") setState("waiting", "waiting for the source");
+  else if (!newest) setState("waiting", "starting");
   else if (run?.state === "stalled") setState("stalled", "no frames");
   else setState("live", run && !run.live ? "file" : "live");
   if (!header && !open) text = "Connecting…";
+  else if (!newest && /waiting|lost/.test(run?.state)) text = "Waiting for this source, which is not there yet.";
   else if (!newest && !ended) text = "Waiting for the first frame: models are loading.";
   $("notice").textContent = text;
 }

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.errors import StreamError
+from sharpose_rt.labels.numbering import by_number, frame_ids, number_in
 from sharpose_rt.skeleton import COCO17, Skeleton, is_person, order_by_name, person_categories
-from sharpose_rt.skeletons.importers.openpose import A_CLIP, by_number, number_in, read_openpose
+from sharpose_rt.skeletons.importers.openpose import read_openpose
 from sharpose_rt.skeletons.importers.people import (
     Imported,
     ImportedPerson,
@@ -201,7 +202,8 @@ def read_easy_vitpose(path: Path) -> Imported:
 def read_coco(path: Path) -> Imported:
     """People in COCO's form: results (a list of image_id, keypoints, score), or labels with `images` and `annotations`.
 
-    In results the frame is `image_id`; in labels the picture's `frame_id`, else the last number of its file name.
+    In results the frame is `image_id`; in labels the picture's `frame_id`, else the last number of its file name: see
+    `numbering`.
     Labels tell the pictures' sizes, and their names where each has its own; those that our labels of a video made up
     are left out. Labelled keypoints have score 1 where they are visible or covered. Boxes, scores and ids (`bbox`,
     `score`, `track_id`) are taken where they are and not null; names of keypoints in the people's category decide their
@@ -228,12 +230,13 @@ def read_coco(path: Path) -> Imported:
         where = f"{path} images[{i}]"
         _need(record, ("id",), where)
         _number_or_name(record["id"], where, "id")
-        numbered = record.get("frame_id")
-        posetrack = isinstance(numbered, int) and numbered == record["id"] and numbered > A_CLIP
-        if numbered is None or posetrack:  # PoseTrack's are numbers of the picture in the whole set
+    numbered = frame_ids(images)
+    for i, record in enumerate(images):
+        where = f"{path} images[{i}]"
+        if numbered is None:
             _need(record, ("file_name",), where)
-            numbered = number_in(str(record["file_name"]))
-        frames[record["id"]] = _frame(numbered, where, "frame_id")
+        number = number_in(str(record["file_name"])) if numbered is None else numbered[i]
+        frames[record["id"]] = _frame(number, where, "frame_id")
     if len(set(frames.values())) < len(frames):
         raise StreamError(f"{path}: several of its images have the same number: two clips in one file; part them")
     try:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sharpose_rt.errors import StreamError
+from sharpose_rt.labels.numbering import by_number
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.skeletons.convert.layouts import BODY_25, OPENPOSE_18
 from sharpose_rt.skeletons.importers.people import Imported, ImportedPerson, found_of, id_of, numbers, read_json
@@ -54,30 +54,6 @@ def read_openpose(path: Path) -> Imported:
             "writes them with --keypoint_scale 0"
         )
     return Imported(COCO17, frames)
-
-
-def number_in(name: str) -> int:
-    """The last number in the name of a frame: 12 of 'clip_000012.jpg'. Raises StreamError where there is none."""
-    found = re.findall(r"\d+", Path(name).stem)
-    if not found:
-        raise StreamError(f"no frame number in the name {name!r}; names such as '12.jpg' or 'clip_000012.jpg' are read")
-    return int(found[-1])
-
-
-A_CLIP = 10_000_000
-"""More frames than a clip has: three days at 30 a second."""
-
-
-def by_number(names: Iterable[str], where: str) -> dict[int, str]:
-    """The names of frames by the numbers in them. Raises StreamError where two have the same, or one has none."""
-    found: dict[int, str] = {}
-    for name in names:
-        first = found.setdefault(number_in(name), name)
-        if first != name:
-            raise StreamError(
-                f"{where}: {first} and {name} are of the same frame: two clips in one folder or file; part them"
-            )
-    return found
 
 
 def _people(record: Any, where: str) -> list[ImportedPerson]:
