@@ -344,8 +344,8 @@ class OutputConfig:
     overwrite: bool = False
     """Replace results of an earlier run; else a number is added to the new ones' names."""
     split_s: float = 0.0
-    """Stream and video in parts of so many seconds of the source, of a live one from one multiple of them on the clock to
-    the next, each finished when the next begins; 0: in one."""
+    """Stream and video in parts of so many seconds of the source (of a live one, from one multiple of them on the clock
+    to the next), each finished when the next begins; 0: in one."""
     formats: tuple[str, ...] = ()
     """Also write the skeletons in these formats of `convert`, when the run has ended."""
     format_options: tuple[str, ...] = ()
