@@ -220,10 +220,12 @@ class Hub:
     def begin(self, info: SourceInfo, header: bytes, *, live: bool, state: Callable[[], str]) -> LiveRun:
         """A run begins. Of the runs that ended only the last is kept, of those that never came none."""
         expected = self._expected.pop(info.stem, None)
-        others = [run for run in self.runs if run is not expected]
-        name = expected.name if expected else unique_name(info.stem, {other.name for other in others})
+        name = expected.name if expected else unique_name(info.stem, {run.name for run in self.runs})
         run = LiveRun(self, name, info.name, live, state, header, info)
-        self.runs = [*(r for r in others if r.end_line is None and (r.header or r.state != "ended")), run]
+        runs = [run if other is expected else other for other in self.runs]  # in the place that it had
+        if run not in runs:
+            runs.append(run)
+        self.runs = [r for r in runs if r is run or (r.end_line is None and (r.header or r.state != "ended"))]
         self.wake()
         return run
 

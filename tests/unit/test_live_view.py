@@ -420,13 +420,15 @@ def test_a_source_that_is_not_there_yet_is_listed(hub: Hub) -> None:
     state[0] = "lost"  # it could not be had in its time, and is looked for
     assert client.get("/healthz").status_code == 503
     Run(hub, stem="yard", live=True).step()
-    assert [(run.name, run.totals.frames) for run in hub.runs] == [("door", 1), ("yard", 1)]
+    assert [(run.name, run.totals.frames) for run in hub.runs] == [("yard", 1), ("door", 1)]
     state[0] = "connecting"
     hub.expect("shed\udcff", "rtsp://\udcff/live", live=True, state=lambda: state[0])
     assert client.get("/api/status").json()["runs"][2]["name"] == "shed\\udcff"
     state[0] = "ended"  # without having come
     Run(hub, stem="hall")
-    assert [run.name for run in hub.runs] == ["door", "yard", "hall"]
+    assert [run.name for run in hub.runs] == ["yard", "door", "hall"]
+    Run(hub, stem="shed\\udcff")  # it came after all
+    assert hub.runs[-1].name == "shed\\udcff"
 
 
 def test_the_page_is_told_of_the_region(hub: Hub) -> None:

@@ -203,7 +203,7 @@ def read_coco(path: Path) -> Imported:
     """People in COCO's form: results (a list of image_id, keypoints, score), or labels with `images` and `annotations`.
 
     In results the frame is `image_id`; in labels the picture's `frame_id`, else the last number of its file name: see
-    `numbering`.
+    `labels.numbering`.
     Labels tell the pictures' sizes, and their names where each has its own; those that our labels of a video made up
     are left out. Labelled keypoints have score 1 where they are visible or covered. Boxes, scores and ids (`bbox`,
     `score`, `track_id`) are taken where they are and not null; names of keypoints in the people's category decide their
