@@ -19,7 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detector", metavar="NAME", default="bundled", help="detector to measure (%(default)s)")
     parser.add_argument("--detector-size", type=int, metavar="PX", help="longer side of what it sees")
     parser.add_argument(
-        "--precision", choices=("fp32", "int8"), default="fp32", help="of the bundled one (%(default)s)"
+        "--precision",
+        choices=("fp32", "int8"),
+        default="fp32",
+        help="int8, of the bundled one or what `train-detector` wrote, is simulated in torch (%(default)s)",
     )
     parser.add_argument("--offline", action="store_true", help="download nothing")
     parser.add_argument("--json", metavar="OUT", help="write the metrics here")

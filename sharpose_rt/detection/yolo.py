@@ -231,6 +231,11 @@ class YoloDetector:
             self._network = with_runtime(self.load(), self.runtime)
             self._stream = OwnStream(self._network.device)
 
+    @property
+    def in_int8(self) -> bool:
+        """Its network, which is open, rounds to 8 bits."""
+        return self._network is not None and self._network.in_int8
+
     def close(self) -> None:
         """Let the network go."""
         self._network = self._letterbox = None

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.config import DetectorConfig
-from sharpose_rt.errors import ConfigError, DatasetError
+from sharpose_rt.errors import ConfigError, DatasetError, DetectorError
 from sharpose_rt.evaluation.truth import counted_people
 from sharpose_rt.geometry.boxes import xywh_to_xyxy
 from sharpose_rt.labels.coco import looked_at, read_image
@@ -123,18 +123,24 @@ def file_boxes(path: Path, people: Collection[Any] | None = None) -> Boxes:
 def detector_boxes(
     document: dict[str, Any], images: Path, config: DetectorConfig, offline: bool = False, *, int8: bool = False
 ) -> Boxes:
-    """People that a detector finds in the labelled pictures of a set; `int8` as `detection.Runtime`.
+    """People that a detector finds in the labelled pictures of a set; with `int8` it simulates 8-bit integers.
 
     Those of a file of boxes are as they stand there, corners counted as in labels.
 
     Raises:
-        DetectorError: the detector cannot be had.
+        DetectorError: the detector cannot be had, or not in int8.
     """
     from sharpose_rt.detection import Runtime, create_detector
     from sharpose_rt.detection.boxes import BoxFileDetector
 
     detector = create_detector(config, offline=offline, runtime=Runtime(int8=int8))
     detector.open()
+    if int8 and not getattr(detector, "in_int8", False):
+        detector.close()
+        raise DetectorError(
+            f"detector '{config.name}' has no int8; 'bundled' has, and what `train-detector` writes. Leave --precision "
+            "away to measure it as it is"
+        )
     ids, boxes, scores = [np.zeros(0, np.int64)], [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
     try:
         labelled = {record["id"] for record in looked_at(document)}

@@ -65,14 +65,14 @@ def evaluate_detector(
         annotations: labels in COCO's form; people need a box, no keypoints.
         images: folder of the pictures.
         offline: download nothing.
-        int8: multiply 8-bit integers, where the bundled weights are ready for it.
+        int8: simulate 8-bit integers in torch, where the weights are ready for it.
         worst: picture file for the pictures in which it fails most, see `worst.write_worst_pictures`.
         worst_plain: leave the photographs out of it.
         measured: called with the metrics before anything is drawn, which may fail.
 
     Raises:
         DatasetError: labels or pictures are wrong.
-        DetectorError: the detector cannot be had.
+        DetectorError: the detector cannot be had, or not in int8.
         OutputError: `worst` cannot be written.
     """
     document = read_box_labels(annotations)
@@ -85,6 +85,7 @@ def evaluate_detector(
         "boxes": len(found),
         "score_threshold": config.score_threshold,
         "detector": config.name,
+        "precision": "int8, simulated in torch" if int8 else "fp32",
     }
     measured(metrics)
     if worst:

@@ -763,6 +763,15 @@ def test_where_no_picture_can_be_written_nothing_is_measured(folder, tmp_path, m
     assert "give --worst OUT.png too" in capsys.readouterr().err
 
 
+def test_a_detector_is_measured_in_int8_where_it_has_that(folder, tmp_path, capsys):
+    base = ["eval-detector", "--annotations", str(folder / "annotations.json"), "--images", str(folder / "images")]
+    (tmp_path / "boxes.txt").write_text("1,1,5,5,40,40,1\n")
+    assert main([*base, "--precision", "int8", "--detector", str(tmp_path / "boxes.txt")]) == 2
+    assert "has no int8; 'bundled' has" in capsys.readouterr().err
+    assert main([*base, "--precision", "int8"]) == 0
+    assert "int8, simulated in torch" in capsys.readouterr().out
+
+
 def test_a_measured_detector_draws_its_worst_pictures(folder, found_in_part, tmp_path, monkeypatch):
     document, boxes = found_in_part
     monkeypatch.setattr("sharpose_rt.evaluation.detector.detector_boxes", lambda *_, **__: boxes)
@@ -782,6 +791,8 @@ def test_the_command_line_draws_a_detectors_worst_pictures(folder, found_in_part
     photo, plain = tmp_path / "photo.png", tmp_path / "plain.png"
     assert main([*base, "--worst", str(photo)]) == 0
     assert main([*base, "--worst", str(plain), "--worst-plain", "--json", str(tmp_path / "m.json")]) == 0
-    assert json.loads((tmp_path / "m.json").read_text())["command"].startswith("sharpose-rt")
+    written = json.loads((tmp_path / "m.json").read_text())
+    assert written["command"].startswith("sharpose-rt")
+    assert written["precision"] == "fp32"
     colours = [len(np.unique(cv2.imread(str(path)).reshape(-1, 3), axis=0)) for path in (photo, plain)]
     assert colours[0] > colours[1] > 3
