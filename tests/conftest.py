@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +41,16 @@ def cuda() -> str:
             pytest.fail(f"SHARPOSE_REQUIRE_GPU=1, but there is {reason}")
         pytest.skip(reason)
     return "cuda"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def freed_memory_goes_back() -> Iterator[None]:
+    """Our program keeps what it has freed (`machine.process.keep_freed_memory`), and one that runs all tests would keep
+    what the largest of each took: gigabytes for each process."""
+    yield
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None:
+        trim(0)
 
 
 @pytest.fixture(autouse=True)
