@@ -26,7 +26,7 @@ let_waiting_threads_sleep()  # before what follows loads torch; on a busy machin
 
 import torch  # noqa: E402
 
-from sharpose_rt.compute.threads import take_threads, threads_given_back  # noqa: E402
+from sharpose_rt.compute.threads import threads_given_back  # noqa: E402
 from sharpose_rt.graph import Models, Tracking  # noqa: E402
 from sharpose_rt.models.variants import find_variant  # noqa: E402
 
@@ -317,11 +317,10 @@ class _Loop:
                 stage.open()
                 opening.callback(stage.close, "complete")
             self._open = opening.pop_all()
-        self._threads = torch.get_num_threads()  # which the stages took
 
     def step(self, image_bgr: NDArray[Any], pts_s: float | None, new_scene: bool) -> TrackedFrame:
         """See `PoseTracker.update`."""
-        take_threads(self._threads)  # whichever thread asks, and however many its own loops have
+        self._tracking.engine.move_here()  # whichever thread asks, and however many its own loops have
         now_s = time.monotonic()
         if self._began_s is None:  # not before: the networks may take seconds to get ready
             self._began_s = now_s

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from sharpose_rt.engine.device import resolve_device, resolve_precision
     from sharpose_rt.evaluation.boxes import choose_boxes
     from sharpose_rt.evaluation.coco import results, score
-    from sharpose_rt.evaluation.metrics import write_json
+    from sharpose_rt.evaluation.metrics import stated_precision, write_json
     from sharpose_rt.evaluation.predict import closer_padding, predict
     from sharpose_rt.evaluation.sweep import HEIGHT, QUALITY
     from sharpose_rt.evaluation.truth import read_labels
@@ -104,8 +104,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{len(predictions)} people in {len(document['images'])} pictures without labels; in {args.results}")
         return 0
     metrics = score(predictions, document, gate, model)
-    precision = "int8, simulated in torch" if args.precision == "int8" else args.precision
-    metrics |= {"model": args.model, "weights": info.path, "precision": precision}
+    metrics |= {"model": args.model, "weights": info.path, "precision": stated_precision(args.precision)}
     metrics |= {"boxes": args.boxes, "flip_test": args.flip_test}
     _tell(args, metrics, metrics)  # before anything is drawn, which may fail
     if args.worst:

@@ -18,6 +18,7 @@ from sharpose_rt.config.checks import is_boxes_file
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.evaluation.boxes import Boxes, detector_boxes
 from sharpose_rt.evaluation.coco import pycocotools
+from sharpose_rt.evaluation.metrics import stated_precision
 from sharpose_rt.evaluation.truth import picture_ids
 from sharpose_rt.evaluation.worst import write_worst_pictures
 from sharpose_rt.geometry.boxes import xywh_to_xyxy, xyxy_to_xywh
@@ -85,7 +86,7 @@ def evaluate_detector(
         "boxes": len(found),
         "score_threshold": config.score_threshold,
         "detector": config.name,
-        "precision": "int8, simulated in torch" if int8 else "fp32",
+        "precision": stated_precision("int8" if int8 else "fp32"),
     }
     measured(metrics)
     if worst:

@@ -19,6 +19,11 @@ def command_line() -> str:
     return shlex.join(["sharpose-rt", *map(redact, sys.argv[1:])])
 
 
+def stated_precision(precision: str) -> str:
+    """How metrics name the precision that they were measured in."""
+    return "int8, simulated in torch" if precision == "int8" else precision
+
+
 def describe(metrics: dict[str, Any]) -> str:
     """The metrics as lines of name and value."""
     return "\n".join(f"{k:22} {v:.4f}" if isinstance(v, float) else f"{k:22} {v}" for k, v in metrics.items())

@@ -14,7 +14,7 @@ import av.error
 import numpy as np
 from numpy.typing import NDArray
 
-from sharpose_rt.media.container import RESTART_S, file_address, main_video
+from sharpose_rt.media.container import RESTART_S, file_address, frame_rate, main_video
 from sharpose_rt.media.source import FALLBACK_FPS
 
 log = logging.getLogger("sharpose_rt.media")
@@ -78,7 +78,7 @@ def _joins(path: str, start_s: float) -> Iterator[float]:
         video = main_video(container)
         if video is None:
             return
-        step_s = 1 / float(video.average_rate or video.guessed_rate or FALLBACK_FPS)
+        step_s = 1 / (frame_rate(video) or FALLBACK_FPS)
         for packet in container.demux(video):
             if packet.pts is None or packet.dts is None:
                 continue

@@ -177,7 +177,7 @@ class ContainerSource(Source):
         # Frame threads hold several frames back, which a live picture should not be.
         self._stream.thread_type = "SLICE" if self.live else "AUTO"
         self._upright = Upright(self._stream.sample_aspect_ratio)
-        self._fps = self._frame_rate()
+        self._fps = frame_rate(self._stream)
         if not self.live and self._fps and self.config.filmed_fps:
             self._slowed, self._fps = self._fps / self.config.filmed_fps, self.config.filmed_fps
         self._clock = MediaClock(self._tick_s, self._stream.start_time, self._fps, self.live)
@@ -210,12 +210,6 @@ class ContainerSource(Source):
                 "convert it: ffmpeg -i IN -c:v libx264 OUT.mp4"
             )
         return stream
-
-    def _frame_rate(self) -> float | None:
-        for rate in (self._stream.average_rate, self._stream.guessed_rate, self._stream.base_rate):
-            if rate and 0 < rate <= 1000:
-                return float(rate)
-        return None
 
     def _seek(self) -> None:
         """Goes to the last key frame before the start; decoding goes on from there to exactly the start."""
@@ -379,6 +373,14 @@ def _parse_length(text: str) -> float | None:
 def file_address(path: str | Path) -> str:
     """A path for FFmpeg, which would read a name such as 'concat:x' or 'a:b.mp4' as a protocol."""
     return f"file:{path}"
+
+
+def frame_rate(stream: Any) -> float | None:
+    """Frames a second of a video stream, as far as its container knows."""
+    for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
+        if rate and 0 < rate <= 1000:
+            return float(rate)
+    return None
 
 
 def main_video(container: Any) -> Any | None:
