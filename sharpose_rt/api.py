@@ -28,7 +28,7 @@ import torch  # noqa: E402
 
 from sharpose_rt.compute.threads import threads_given_back  # noqa: E402
 from sharpose_rt.graph import Models, Tracking  # noqa: E402
-from sharpose_rt.models.variants import find_variant  # noqa: E402
+from sharpose_rt.models.variants import skeleton_of  # noqa: E402
 
 if TYPE_CHECKING:
     from sharpose_rt.engine import PoseEstimates
@@ -115,7 +115,7 @@ class PoseTracker:
         if model is not None:
             base = replace(base, pose=replace(base.pose, model=model))
         self.config = merge(base, options, where="PoseTracker")
-        self._variant = find_variant(self.config.pose.model)
+        self._skeleton = skeleton_of(self.config.pose.model)
         self._loop: _Loop | None = None
         # Re-entrant: a signal handler may call close(), and the collector end a run, while their own thread holds it.
         self._turn = threading.RLock()
@@ -127,7 +127,7 @@ class PoseTracker:
     @property
     def skeleton(self) -> Skeleton:
         """Names, limbs and order of the keypoints."""
-        return self._variant.skeleton
+        return self._skeleton
 
     def run(
         self, source: str | Path | int | Given, fps: float = 30.0, *, stills: bool = False
@@ -360,11 +360,11 @@ class SHaRPose:
     """
 
     def __init__(self, model: str = PoseConfig.model, **options: Any) -> None:
-        from sharpose_rt.engine import PoseEngine
+        from sharpose_rt.engine import create_engine
 
         config = merge(RunConfig().pose, {"model": model, **options}, where="SHaRPose")
         with threads_given_back():
-            self.engine = PoseEngine(config)
+            self.engine = create_engine(config)
         self._turn = threading.Lock()
 
     @property

@@ -189,7 +189,7 @@ class FileRun:
             "detector": self.tracking.detector.name,
             "detected_frames": self.tracking.detect.detected_frames,
             "device": str(self.tracking.engine.device) if self.tracking.opened else None,
-            "backend": self.tracking.engine.backend.name if self.tracking.opened else None,
+            "backend": self.tracking.engine.backend_name if self.tracking.opened else None,
             "precision": str(self.tracking.engine.dtype) if self.tracking.opened else None,
             "weights": self.tracking.engine.weights.facts if self.tracking.opened else None,
             "config": to_dict(self.config),

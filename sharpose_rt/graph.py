@@ -14,14 +14,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sharpose_rt.config import RunConfig
-from sharpose_rt.config.checks import is_boxes_file
+from sharpose_rt.config.checks import is_boxes_file, is_network_file
 from sharpose_rt.errors import ConfigError
-from sharpose_rt.models.variants import find_variant
+from sharpose_rt.models.variants import skeleton_of
 from sharpose_rt.runtime import Chain, Pipeline, Stage
 from sharpose_rt.types import Frame, Packet
 
 if TYPE_CHECKING:
-    from sharpose_rt.engine import PoseEngine
+    from sharpose_rt.engine import Engine
     from sharpose_rt.media import Source
     from sharpose_rt.tracking import Tracker
 
@@ -47,19 +47,19 @@ class Models:
         self._pose = choose(config.pose)
         runtime = Runtime.beside(self._pose)
         self.detector = create_detector(config.detector, device=device, offline=config.offline, runtime=runtime)
-        self._engine: PoseEngine | None = None
+        self._engine: Engine | None = None
 
-    def engine(self) -> PoseEngine:
+    def engine(self) -> Engine:
         """The pose engine, for the calling thread.
 
         Raises:
             WeightsError: there are no weights, or they do not fit.
             DeviceError: the device or the precision cannot be had.
         """
-        from sharpose_rt.engine import PoseEngine
+        from sharpose_rt.engine import create_engine
 
         if self._engine is None:
-            self._engine = PoseEngine(self._pose)
+            self._engine = create_engine(self._pose)
         else:
             self._engine.move_here()
         return self._engine
@@ -111,9 +111,9 @@ class Tracking:
                 "away, or use a detector"
             )
         self.source, self.config, self.place, self.live = source, config, place, live
-        self.skeleton = find_variant(config.pose.model).skeleton
+        self.skeleton = skeleton_of(config.pose.model)
         self.tracker = tracker or create_tracker(config.tracker, self.skeleton)
-        self.totals = RunTotals(live=live)
+        self.totals = RunTotals(live=live, two_stages=not is_network_file(config.pose.model))
         if first is None:
             own = models or Models(config)
             self.detector = own.detector
@@ -155,7 +155,7 @@ class Tracking:
         self.stages = stages
 
     @property
-    def engine(self) -> PoseEngine:
+    def engine(self) -> Engine:
         """The pose engine; there once the stages are open."""
         assert self.estimate.engine is not None
         return self.estimate.engine

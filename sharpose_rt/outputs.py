@@ -219,7 +219,7 @@ class RunOutputs:
             model={
                 "name": self.config.pose.model,
                 "weights_sha256": engine.weights.sha256 or None,
-                "behaviour": engine.network.behaviour.name,
+                "behaviour": engine.behaviour,
                 **engine.gate.stated(),
             },
             detector=tracking.detector.name,

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sharpose_rt import __version__
 from sharpose_rt.config import RunConfig
-from sharpose_rt.engine import PoseEngine
+from sharpose_rt.engine import Engine, PoseEngine
 from sharpose_rt.geometry.affine import apply_affine, invert_affine
 from sharpose_rt.graph import Tracking
 from sharpose_rt.media import Painter, VideoWriter, open_source
@@ -45,7 +45,7 @@ PARTS = (
     "encode",
 )
 """In the order of a frame's journey; 'coarse' includes the gate and the choice of cells, and with OpenVINO the
-normalisation."""
+normalisation. Of a network of one stage all of its work is 'fine'."""
 
 
 class Stopwatch:
@@ -108,13 +108,15 @@ def measure_alone(spec: str, config: RunConfig, folder: Path, tracker: Tracker |
             _journey(frame, stages, tracking.engine, watch, outputs)
 
 
-def _journey(
-    frame: Any, stages: list[Stage[Any, Any]], engine: PoseEngine, watch: Stopwatch, outputs: _Outputs
-) -> None:
+def _journey(frame: Any, stages: list[Stage[Any, Any]], engine: Engine, watch: Stopwatch, outputs: _Outputs) -> None:
     packet: Any = frame
     for stage in stages:
         if stage.name == "pose":
-            pose_parts(engine, frame.image_bgr, packet.tracks.bboxes_xyxy, watch)
+            if isinstance(engine, PoseEngine):
+                pose_parts(engine, frame.image_bgr, packet.tracks.bboxes_xyxy, watch)
+            else:
+                with watch("fine"):
+                    engine.estimate(frame.image_bgr, packet.tracks.bboxes_xyxy)
             (packet,) = stage.process(packet)  # not measured: the parts were
         else:
             with watch(stage.name):

@@ -20,7 +20,7 @@ from sharpose_rt.config import RunConfig, to_dict
 from sharpose_rt.engine.device import resolve_device
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.media import PacedSource, SourceInfo, open_source
-from sharpose_rt.models.variants import find_variant
+from sharpose_rt.models.variants import skeleton_of
 from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.tracking import create_tracker
 from sharpose_rt.types import Packet
@@ -142,7 +142,7 @@ def fixed_people(config: RunConfig, people: int | None, info: SourceInfo) -> Fix
     """A tracker that hands on so many people; None for as many as there are."""
     if people is None:
         return None
-    tracker = create_tracker(config.tracker, find_variant(config.pose.model).skeleton)
+    tracker = create_tracker(config.tracker, skeleton_of(config.pose.model))
     return FixedPeople(tracker, people, info.size_wh)
 
 

@@ -95,7 +95,7 @@ def _add_cameras(parser: argparse.ArgumentParser) -> None:
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("the run")
     for option, text in (
-        ("--model", "a variant; `sharpose-rt models` lists them"),
+        ("--model", "a variant (`sharpose-rt models` lists them), or a .onnx or .xml file of another network"),
         ("--weights", "auto, a file, or random"),
         ("--quality-threshold", "crops of lower predicted quality are refined"),
         ("--refine-from-gain", "people to whom the fine stage is expected to add less AP are not refined"),

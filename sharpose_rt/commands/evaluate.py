@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sharpose_rt.config import PoseConfig
+from sharpose_rt.config.checks import is_network_file
 from sharpose_rt.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
-    from sharpose_rt.evaluation.predict import Predictions
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from sharpose_rt.evaluation.predict import Estimate, Predictions
+    from sharpose_rt.models import SHaRPose
     from sharpose_rt.models.gate import Gate
+    from sharpose_rt.models.weights import WeightsInfo
+    from sharpose_rt.types import Float32
 
 HELP = "measure AP, exit rate and GMACs on a set of labelled pictures"
 
@@ -27,7 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--boxes", metavar="gt|detector|FILE", default="gt", help="where the people are (%(default)s)")
     parser.add_argument("--detector", metavar="NAME", default="auto", help="detector of --boxes detector")
     parser.add_argument("--detector-size", type=int, metavar="PX", help="longer side of what it sees")
-    parser.add_argument("--model", metavar="NAME", default=PoseConfig.model, help="variant (%(default)s)")
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        default=PoseConfig.model,
+        help="variant (%(default)s), or a .onnx or .xml file of another top-down network",
+    )
     parser.add_argument("--weights", metavar="FILE", default="auto", help="'auto', 'random' or a file")
     parser.add_argument("--behaviour", default="auto", choices=("auto", "paper", "released"))
     parser.add_argument(
@@ -63,32 +75,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure as `args` say; 0 when done."""
-    from sharpose_rt.engine.device import resolve_device, resolve_precision
     from sharpose_rt.evaluation.boxes import choose_boxes
     from sharpose_rt.evaluation.coco import results, score
     from sharpose_rt.evaluation.metrics import stated_precision, write_json
     from sharpose_rt.evaluation.predict import closer_padding, predict
     from sharpose_rt.evaluation.sweep import HEIGHT, QUALITY
     from sharpose_rt.evaluation.truth import read_labels
-    from sharpose_rt.models import find_variant
     from sharpose_rt.models.gate import Gate
-    from sharpose_rt.models.int8 import quantized
-    from sharpose_rt.models.weights import NO_GAIN, load_model
+    from sharpose_rt.models.variants import skeleton_of
+    from sharpose_rt.models.weights import NO_GAIN
 
     if args.batch < 1:
         raise ConfigError(f"--batch is {args.batch}; 1 or more is accepted")
     head_boxes = Path(args.head_boxes) if args.head_boxes else None
-    document = read_labels(Path(args.annotations), head_boxes, find_variant(args.model).skeleton)
+    skeleton = skeleton_of(args.model)
+    document = read_labels(Path(args.annotations), head_boxes, skeleton)
     images = Path(args.images)
     _check(args, document)
-    device = resolve_device(args.device)
-    model, info = load_model(args.model, args.weights, args.behaviour)
-    if args.precision == "int8":  # what OpenVINO computes in integers, computed in floats
-        if info.ranges is None:
-            raise WeightsError(f"{info.path} is not ready for int8; write it with `sharpose-rt weights quantize`")
-        model = quantized(model, info.ranges).to(device)
-    else:
-        model = model.to(device, resolve_precision(args.precision, device))
+    model, info = _load_file(args) if is_network_file(args.model) else _load(args)
     gate = info.gate(args.quality_threshold, args.refine_from_px, args.refine_from_gain)
     if args.sweep_gain and not info.predicts_gain:
         raise WeightsError(NO_GAIN.format(path=info.path))
@@ -99,20 +103,20 @@ def run(args: argparse.Namespace) -> int:
     predictions = predict(model, document, images, boxes, flip_test=args.flip_test, near_padding=near, batch=args.batch)
     if args.results:
         poses = predictions.gated(gate)[:2]
-        write_json(Path(args.results), results(predictions, *poses, model.variant.skeleton))
+        write_json(Path(args.results), results(predictions, *poses, skeleton))
     if not document["annotations"]:
         print(f"{len(predictions)} people in {len(document['images'])} pictures without labels; in {args.results}")
         return 0
     metrics = score(predictions, document, gate, model)
-    metrics |= {"model": args.model, "weights": info.path, "precision": stated_precision(args.precision)}
+    precision = args.precision if is_network_file(args.model) else stated_precision(args.precision)
+    metrics |= {"model": args.model, "weights": info.path, "precision": precision}
     metrics |= {"boxes": args.boxes, "flip_test": args.flip_test}
     _tell(args, metrics, metrics)  # before anything is drawn, which may fail
     if args.worst:
         from sharpose_rt.evaluation.worst import write_worst
 
         folder = None if args.worst_plain else images
-        skeleton, out = model.variant.skeleton, Path(args.worst)
-        write_worst(predictions, document, folder, gate, skeleton, out)
+        write_worst(predictions, document, folder, gate, skeleton, Path(args.worst))
     asked = {"quality_threshold": args.quality_threshold, "refine_from_gain": args.refine_from_gain}
     # A run that asks for one threshold takes no other that the weights state.
     held = Gate(refine_from_px=args.refine_from_px, **{name: v for name, v in asked.items() if v is not None})
@@ -121,6 +125,45 @@ def run(args: argparse.Namespace) -> int:
         metrics |= found
         _tell(args, found, metrics)
     return 0
+
+
+def _load(args: argparse.Namespace) -> tuple[SHaRPose, WeightsInfo]:
+    """A network of ours where `args` want it, and where its weights came from."""
+    from sharpose_rt.engine.device import resolve_device, resolve_precision
+    from sharpose_rt.models.int8 import quantized
+    from sharpose_rt.models.weights import load_model
+
+    device = resolve_device(args.device)
+    model, info = load_model(args.model, args.weights, args.behaviour)
+    if args.precision != "int8":
+        return model.to(device, resolve_precision(args.precision, device)), info
+    if info.ranges is None:
+        raise WeightsError(f"{info.path} is not ready for int8; write it with `sharpose-rt weights quantize`")
+    return quantized(model, info.ranges).to(device), info  # what OpenVINO computes in integers, computed in floats
+
+
+def _load_file(args: argparse.Namespace) -> tuple[Estimate, WeightsInfo]:
+    """The estimator of a file, with its own crops, and where it came from."""
+    from sharpose_rt.engine import FileEngine
+
+    config = PoseConfig(
+        model=args.model,
+        weights=args.weights,
+        device=args.device,
+        precision=args.precision,
+        flip_test=args.flip_test,
+        quality_threshold=args.quality_threshold,
+        refine_from_px=args.refine_from_px,
+        refine_from_gain=args.refine_from_gain,
+        max_batch=args.batch,
+    )
+    engine = FileEngine(config)
+
+    def estimate(image_bgr: NDArray[np.uint8], bboxes_xyxy: Float32) -> tuple[Float32, Float32]:
+        found = engine.estimate(image_bgr, bboxes_xyxy)
+        return found.keypoints, found.scores
+
+    return estimate, engine.weights
 
 
 def _sweeps(args: argparse.Namespace) -> dict[str, str]:
@@ -153,7 +196,20 @@ def _check(args: argparse.Namespace, document: dict[str, Any]) -> None:
     check_sheet(args.worst, args.worst_plain)
     if args.worst and args.boxes != "gt":
         raise ConfigError(WORST_IN_TRUTH)
-    check_keypoints(find_variant(args.model), document)
+    if is_network_file(args.model):
+        if is_mpii(document):
+            raise ConfigError(f"{args.model} finds COCO's keypoints, and the labels are MPII's; give labels of COCO's")
+        if asked := next(
+            (
+                f"--{name}"
+                for name in ("sweep-threshold", "sweep-height", "sweep-gain")
+                if getattr(args, name.replace("-", "_"))
+            ),
+            None,
+        ):
+            raise ConfigError(f"{asked} is of networks with two stages, and {args.model} has one; leave it away")
+    else:
+        check_keypoints(find_variant(args.model), document)
     labelled, mpii = bool(document["annotations"]), is_mpii(document)
     if not labelled and (args.boxes == "gt" or not args.results):
         raise ConfigError(

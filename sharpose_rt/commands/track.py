@@ -134,7 +134,10 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--quiet", action="store_true", help="print nothing but warnings and errors")
 
     pose = parser.add_argument_group("pose network")
-    pose.add_argument("--model", help="a variant; `sharpose-rt models` lists them")
+    pose.add_argument(
+        "--model",
+        help="a variant (`sharpose-rt models` lists them), or a .onnx or .xml file of another top-down network",
+    )
     pose.add_argument("--weights", metavar="FILE", help="auto, a .safetensors or released .pth file, or random")
     pose.add_argument("--behaviour", choices=("auto", "paper", "released"), help="which text the network follows")
     pose.add_argument(

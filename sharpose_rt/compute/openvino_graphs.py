@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpose_rt.compute.precision import fastest_dtype
-from sharpose_rt.errors import DeviceError
+from sharpose_rt.errors import DeviceError, WeightsError
 from sharpose_rt.machine.cache import cache_dir
 from sharpose_rt.machine.process import settings_lock
 from sharpose_rt.machine.processor import processor_key
@@ -169,6 +169,23 @@ def _keep_compiled(compiled: Any, path: Path) -> None:
                 old.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
         log.debug("%s was not kept: %s", path, error)
+
+
+def read_graph(path: Path) -> Any:
+    """The graph in a file of ONNX's or OpenVINO's form (.onnx, .xml).
+
+    Raises:
+        DeviceError: OpenVINO is not there.
+        WeightsError: it cannot be read.
+    """
+    _, core = openvino()
+    if not os.path.isfile(path):  # noqa: PTH113  (Path's raises where a folder may not be entered)
+        raise WeightsError(f"there is no file {path}; give the path of a .onnx file, or of a .xml file beside its .bin")
+    try:
+        return core.read_model(str(path))
+    except RuntimeError as error:
+        lines = [line for line in map(str.strip, str(error).splitlines()) if line]
+        raise WeightsError(f"the network {path} cannot be read: {lines[-1] if lines else error:.200}") from error
 
 
 def for_batch(model: Any, batch: int, dtype: torch.dtype, threads: int) -> Graph:

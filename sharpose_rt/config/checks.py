@@ -13,6 +13,8 @@ GAIN_RANGE = -1.0, 1.0
 """AP that one more stage can add."""
 BOX_FILE_SUFFIXES = (".txt", ".csv", ".json")
 
+NETWORK_FILE_SUFFIXES = (".onnx", ".xml")
+
 
 class Unset(float):
     """A default that is another one where another section says so: what a user sets, even to the same, stays."""
@@ -21,6 +23,11 @@ class Unset(float):
 def is_boxes_file(name: str) -> bool:
     """Whether a detector's name is that of a file of boxes."""
     return name.lower().endswith(BOX_FILE_SUFFIXES)
+
+
+def is_network_file(name: str) -> bool:
+    """Whether a model's name is that of a file of another project's network."""
+    return name.lower().endswith(NETWORK_FILE_SUFFIXES)
 
 
 def one_of(name: str, value: str, accepted: tuple[str, ...]) -> None:

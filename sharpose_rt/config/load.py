@@ -14,6 +14,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
 from functools import reduce
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,8 @@ from sharpose_rt.errors import ConfigError
 
 T = TypeVar("T")
 _NUMBER = re.compile(r"-?inf|[-+]?\d+(\.\d*)?e[-+]?\d+", re.IGNORECASE)  # as YAML 1.1 takes for text: inf, 1e-3
+# A number of more digits than Python takes and a day that is in no calendar are ValueErrors.
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 # Installed, the presets lie inside the package; in a checkout, beside it.
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -75,7 +78,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
-    except yaml.YAMLError as error:
+    except _NOT_YAML as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if data is None:
         return {}
@@ -143,7 +146,7 @@ def override(item: str, option: str = "--set") -> dict[str, Any]:
         raise ConfigError(f"{option} takes key=value, as in {option} smooth.method=none; got {item!r}")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except _NOT_YAML as error:
         raise ConfigError(f"{option} {item!r}: the value is not YAML") from error
     tree: Any = value
     for part in reversed(key.split(".")):
@@ -163,7 +166,8 @@ def merge(config: T, changes: Mapping[str, Any], where: str, path: str = "") -> 
     for key, value in changes.items():
         at = f"{path}{key}"
         if key not in names:
-            raise ConfigError(f"{where}: unknown key {at!r}{_nearest(str(key), names)}; keys here: {', '.join(names)}")
+            hint = _below(config, str(key), path) or _nearest(str(key), names)
+            raise ConfigError(f"{where}: unknown key {at!r}{hint}; keys here: {', '.join(names)}")
         current = getattr(config, key)
         if is_dataclass(current):
             if not isinstance(value, Mapping):
@@ -184,6 +188,8 @@ def to_dict(config: object) -> dict[str, Any]:
 
 def _coerce(value: Any, hint: Any, at: str) -> Any:
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if isinstance(value, int) and value.bit_length() > 63:
+        raise ConfigError(f"{at} is a number of {value.bit_length()} bits; numbers within ±9.2e18 are accepted")
     if value is None and type(None) in options:
         return None
     for option in options:
@@ -216,6 +222,12 @@ def _form(kind: Any) -> str:
     if typing.get_origin(kind) is not tuple:
         return "..." if kind is Ellipsis else getattr(kind, "__name__", str(kind))
     return f"[{', '.join(_form(part) for part in typing.get_args(kind))}]"
+
+
+def _below(config: Any, key: str, path: str) -> str:
+    """In which section of `config` the key is."""
+    sections = (item.name for item in fields(config) if hasattr(getattr(config, item.name), key))
+    return "".join(f" (did you mean {f'{path}{section}.{key}'!r}?)" for section in islice(sections, 1))
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:

@@ -66,7 +66,7 @@ class SourceConfig:
     """Undecodable frames in a row that are skipped before it is an error."""
 
     def __post_init__(self) -> None:
-        _within("source.start_s", self.start_s, 0)
+        _within("source.start_s", self.start_s, 0, 1e9)  # what a container can be asked for
         if self.end_s is not None:
             _within("source.end_s", self.end_s, self.start_s, above=True)
         _within("source.stride", self.stride, 1)
@@ -197,7 +197,8 @@ class PoseConfig:
     """Which network estimates the keypoints, and how."""
 
     model: str = "tiny_256x192"
-    """A variant; `sharpose-rt models` lists them."""
+    """A variant (`sharpose-rt models` lists them), or a file: another project's top-down network in ONNX (.onnx) or in
+    OpenVINO's form (.xml), such as RTMPose or ViTPose."""
     weights: str = "auto"
     """'auto' (those that ship with the variant), a .safetensors or .pth file, or 'random' (for plumbing only)."""
     behaviour: str = "auto"

@@ -191,7 +191,7 @@ def _image_keys(images: list[Any], path: str) -> dict[Any, tuple[int | None, str
 def _person_categories(data: Any, path: str) -> tuple[Any, ...] | None:
     """Ids of the categories that are people; None takes every record."""
     if isinstance(data, list):
-        present = {record.get("category_id") for record in data if isinstance(record, dict)}
+        present = {str(record.get("category_id")) for record in data if isinstance(record, dict)}
         return (1,) if len(present) > 1 else None  # 1 is 'person' in COCO
     try:
         return person_categories(data.get("categories")) if data["annotations"] else None

@@ -36,17 +36,19 @@ class BundledDetector(YoloDetector):
     def load(self) -> Network:
         """The network with its weights; raises WeightsError where they do not fit."""
         from sharpose_rt.models.int8 import quantized  # they pull in torch
-        from sharpose_rt.models.weights import parse_ranges
+        from sharpose_rt.models.weights import parse_ranges, stated
 
         module, metadata = load_module(self.weights)
-        self.image_size = self.config.image_size or int(metadata.get("image_size", IMAGE_SIZE))
+        own_size = int(stated(metadata, "image_size", self.weights, IMAGE_SIZE, (32, 8192)))
+        self.image_size = self.config.image_size or own_size
         network = module_network(module, {0: metadata.get("names", "person")}, self.name, self.device)
         ranges = parse_ranges(metadata, self.weights) if self.runtime.int8 else None
         if ranges is not None:
             fused: Any = network.run
             network = replace(network, run=quantized(fused, ranges), in_int8=True)
-        curve = float(metadata.get("score_slope", 1)), float(metadata.get("score_shift", 0))
-        return replace(network, score_curve=curve)
+        slope = stated(metadata, "score_slope", self.weights, 1, (1e-3, 1e3))
+        shift = stated(metadata, "score_shift", self.weights, 0, (-1e3, 1e3))
+        return replace(network, score_curve=(slope, shift))
 
 
 def load_module(weights: Path) -> tuple[Any, dict[str, str]]:

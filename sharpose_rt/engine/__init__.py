@@ -1,7 +1,31 @@
 """Runs a network fast: a picture and boxes in, poses in picture pixels out."""
 
+from sharpose_rt.config import PoseConfig
+from sharpose_rt.config.checks import is_network_file
+from sharpose_rt.engine.base import Engine, PoseEstimates
 from sharpose_rt.engine.choice import choose
 from sharpose_rt.engine.device import resolve_device, resolve_precision
-from sharpose_rt.engine.engine import PoseEngine, PoseEstimates
+from sharpose_rt.engine.engine import PoseEngine
+from sharpose_rt.engine.file_engine import FileEngine
 
-__all__ = ["PoseEngine", "PoseEstimates", "choose", "resolve_device", "resolve_precision"]
+__all__ = [
+    "Engine",
+    "FileEngine",
+    "PoseEngine",
+    "PoseEstimates",
+    "choose",
+    "create_engine",
+    "resolve_device",
+    "resolve_precision",
+]
+
+
+def create_engine(config: PoseConfig) -> Engine:
+    """The engine of the model that `config` names: a variant of ours, or a file.
+
+    Raises:
+        WeightsError: there are no weights, or they do not fit.
+        DeviceError: the device, the precision or the backend cannot be had.
+        ConfigError: no such variant, or an option that a file's network does not have.
+    """
+    return FileEngine(config) if is_network_file(config.model) else PoseEngine(config)

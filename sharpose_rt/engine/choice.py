@@ -19,9 +19,10 @@ from sharpose_rt.compute import openvino_graphs
 from sharpose_rt.compute.precision import WORTH_IT, multiplies_integers, this_machine
 from sharpose_rt.compute.threads import at_most_threads, use_networks
 from sharpose_rt.config import PoseConfig
+from sharpose_rt.config.checks import is_network_file
 from sharpose_rt.engine.backend import Backend, TorchBackend
 from sharpose_rt.engine.device import DTYPES, resolve_device, resolve_precision
-from sharpose_rt.errors import DeviceError, WeightsError
+from sharpose_rt.errors import ConfigError, DeviceError, WeightsError
 from sharpose_rt.machine.cache import cache_dir, recall, remember
 from sharpose_rt.machine.threads import network_threads
 from sharpose_rt.models.int8 import Ranges
@@ -70,10 +71,35 @@ def choose(config: PoseConfig) -> PoseConfig:
     Raises:
         DeviceError: the device, the precision or the backend cannot be had.
         WeightsError: there are no weights, or int8 is asked for and they are not ready for it.
+        ConfigError: an option is given that a file's network does not have.
     """
-    way = _choose(config, read_ranges(config.model, config.weights))
+    if is_network_file(config.model):
+        check_file_options(config)
+        way = Way("openvino", resolve_precision(config.precision, torch.device("cpu")))
+    else:
+        way = _choose(config, read_ranges(config.model, config.weights))
     precision = next(name for name, dtype in DTYPES.items() if dtype == way.dtype)
     return replace(config, backend=way.backend, precision=precision)
+
+
+def check_file_options(config: PoseConfig) -> None:
+    """Raises ConfigError or DeviceError where an option asks what another project's network does not have."""
+    for name, given in (
+        ("quality_threshold", config.quality_threshold is not None),
+        ("refine_from_gain", config.refine_from_gain is not None),
+        ("refine_from_px", config.refine_from_px > 0),
+        ("behaviour", config.behaviour != "auto"),
+    ):
+        if given:
+            raise ConfigError(
+                f"{name} is of SHaRPose's networks of two stages, and {config.model} has one; leave it away"
+            )
+    if config.weights != "auto":
+        raise ConfigError(f"{config.model} holds its weights, and weights are {config.weights!r}; leave them away")
+    if config.precision in ("int8", "fp16"):
+        raise DeviceError(f"{config.model} runs in fp32 or bf16; a file in int8 keeps its integers by itself")
+    if config.backend == "torch" or config.device.startswith("cuda"):
+        raise DeviceError(f"{config.model} runs by OpenVINO on the CPU; leave --backend and --device away")
 
 
 def ways(config: PoseConfig, ranges: Ranges | None) -> tuple[Way, ...]:

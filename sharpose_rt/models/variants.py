@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from sharpose_rt.config.checks import is_network_file
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
 
@@ -128,9 +129,26 @@ def find_variant(name: str) -> Variant:
     Raises:
         ConfigError: there is none; the message lists them.
     """
+    if is_network_file(name):
+        raise ConfigError(
+            f"the model is {name!r}, a file; here one of ours is wanted: {', '.join(VARIANTS)} (a file is accepted by "
+            "`track`, `eval`, PoseTracker and SHaRPose)"
+        )
     if name not in VARIANTS:
-        raise ConfigError(f"no model {name!r}; one of {', '.join(VARIANTS)} is accepted (see `sharpose-rt models`)")
+        raise ConfigError(
+            f"no model {name!r}; one of {', '.join(VARIANTS)} (see `sharpose-rt models`), or the path of a .onnx or "
+            ".xml file, is accepted"
+        )
     return VARIANTS[name]
+
+
+def skeleton_of(model: str) -> Skeleton:
+    """The keypoints of a model: of a variant's name, or of a file, all of which have COCO's.
+
+    Raises:
+        ConfigError: there is no such variant.
+    """
+    return COCO17 if is_network_file(model) else find_variant(model).skeleton
 
 
 def find_behaviour(name: str) -> Behaviour:

@@ -52,13 +52,6 @@ NO_GAIN = (
 )
 GAIN_PREDICTOR = "gain_predictor"
 """A layer that weights may have or not (`evaluation.gain`)."""
-_STATED = {
-    PADDING: PADDING_RANGE,
-    SCALE: (1e-6, 1e6),
-    THRESHOLD: (-math.inf, math.inf),
-    GAIN: (-math.inf, GAIN_RANGE[1]),
-}
-"""What is accepted of a file's numbers."""
 
 
 @dataclass(frozen=True)
@@ -159,9 +152,10 @@ def load_model(name: str, weights: str = "auto", behaviour: str = "auto") -> tup
         model.gain_predictor = torch.nn.Linear(model.variant.width, 1)
     check_state_dict(model.state_dict(), tensors, what=f"{path} does not fit {name}")
     model.load_state_dict(tensors)
-    set_attention_scale(model, _stated(facts, SCALE, path, attention_scale_of(model)))
-    model.box_padding = _stated(facts, PADDING, path, USUAL_PADDING)
-    threshold, gain = _stated(facts, THRESHOLD, path, USUAL_THRESHOLD), _stated(facts, GAIN, path, -math.inf)
+    set_attention_scale(model, stated(facts, SCALE, path, attention_scale_of(model), (1e-6, 1e6)))
+    model.box_padding = stated(facts, PADDING, path, USUAL_PADDING, PADDING_RANGE)
+    threshold = stated(facts, THRESHOLD, path, USUAL_THRESHOLD, (-math.inf, math.inf))
+    gain = stated(facts, GAIN, path, -math.inf, (-math.inf, GAIN_RANGE[1]))
     return model, WeightsInfo(str(path), sha256, threshold, facts, gain, model.gain_predictor is not None)
 
 
@@ -185,13 +179,13 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return {key: file.get_tensor(key).float() for key in file.keys()}, metadata  # noqa: SIM118 (no mapping)
 
 
-def _stated(metadata: Mapping[str, str], name: str, path: Path, usual: float) -> float:
+def stated(metadata: Mapping[str, str], name: str, path: Path, usual: float, accepted: tuple[float, float]) -> float:
     """A number that a file states of its weights, or the usual one.
 
     Raises:
         WeightsError: what it states is no number, or out of its range.
     """
-    text, (low, high) = metadata.get(name, repr(usual)), _STATED[name]
+    text, (low, high) = metadata.get(name, repr(usual)), accepted
     try:
         value = float(text)
     except ValueError:

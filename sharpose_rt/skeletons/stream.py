@@ -30,6 +30,7 @@ import orjson
 from sharpose_rt.errors import OutputError, StreamError
 from sharpose_rt.skeleton import SKELETONS, Skeleton
 from sharpose_rt.skeletons.plain import plain
+from sharpose_rt.skeletons.validation import validate
 from sharpose_rt.types import Poses, PoseStage
 
 log = logging.getLogger("sharpose_rt.skeletons")
@@ -263,13 +264,18 @@ def poses_of(people: list[dict[str, Any]], keypoint_count: int) -> Poses:
     if not people:
         return Poses.empty(keypoint_count)
     shape = (len(people), keypoint_count, 3)
-    points = np.array([p["keypoints"] for p in people], np.float32)
-    raw = np.array([p["raw_keypoints"] for p in people], np.float32)
+    with np.errstate(over="ignore"):
+        points = np.array([p["keypoints"] for p in people], np.float32)
+        raw = np.array([p["raw_keypoints"] for p in people], np.float32)
+        boxes = np.array([p["bbox_xyxy"] for p in people], np.float32)
+        scores = np.array([p["bbox_score"] for p in people], np.float32)
     if points.shape != shape or raw.shape != shape:
         raise ValueError(f"keypoints have shapes {points.shape} and {raw.shape}; {shape} is wanted")
+    if not all(np.isfinite(numbers).all() for numbers in (points, raw, boxes, scores)):
+        raise ValueError("a number is beyond ±3.4e38")
     return Poses(
-        bboxes_xyxy=np.array([p["bbox_xyxy"] for p in people], np.float32),
-        bbox_scores=np.array([p["bbox_score"] for p in people], np.float32),
+        bboxes_xyxy=boxes,
+        bbox_scores=scores,
         track_ids=np.array([p["track_id"] or 0 for p in people], np.int64),
         keypoints=points[..., :2],
         keypoint_scores=points[..., 2],
@@ -524,7 +530,9 @@ class StreamReader:
         try:
             yield
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            what = f"{error} is missing or unknown" if isinstance(error, KeyError) else str(error)
+            wrong = (p for p in validate(self._kept or self.path) if p.line == number and p.severity == "error")
+            problem = next(wrong, None)
+            what = f"{problem.field or 'it'} {problem.message}" if problem else str(error)
             raise StreamError(
                 f"{self.path} line {number} breaks {SCHEMA}: {what}; `sharpose-rt validate` names each wrong field"
             ) from error

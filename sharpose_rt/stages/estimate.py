@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from sharpose_rt.engine import PoseEngine
-from sharpose_rt.engine.engine import Choose
+from sharpose_rt.engine import Engine
+from sharpose_rt.engine.base import Choose
 from sharpose_rt.runtime import BaseStage, Status
 from sharpose_rt.stages.budget import BudgetController
 from sharpose_rt.stages.needs import People, Person, estimate_first, refine, refine_first
@@ -20,7 +20,7 @@ class EstimateStage(BaseStage[Packet, Packet]):
     `load` gives it, for the thread that opens the stage.
 
     It is ready for so many people then (`ready_for`; None: for any number): most videos have no more. A `live` source
-    does not wait while a larger group than before is prepared for (see `PoseEngine.warm_up`).
+    does not wait while a larger group than before is prepared for (see `Engine.warm_up`).
     With a `budget` its plan decides who is estimated and who is refined; without, the engine's gate does, by what the
     coarse stage said of a person of late. It may serve several `sources`, whose people share batches and budget.
     """
@@ -29,7 +29,7 @@ class EstimateStage(BaseStage[Packet, Packet]):
 
     def __init__(
         self,
-        load: Callable[[], PoseEngine],
+        load: Callable[[], Engine],
         budget: BudgetController | None = None,
         sources: int = 1,
         *,
@@ -37,7 +37,7 @@ class EstimateStage(BaseStage[Packet, Packet]):
     ) -> None:
         self.load, self.budget, self.live = load, budget, live
         self.ready_for: int | None = 2
-        self.engine: PoseEngine | None = None
+        self.engine: Engine | None = None
         self.last_poses: list[Poses | None] = [None] * sources
         self._people = [People() for _ in range(sources)]
 
@@ -81,7 +81,7 @@ class EstimateStage(BaseStage[Packet, Packet]):
         gate = self.engine.gate
         found = self._estimate(items, chosen, lambda part, outlook: refine_first(asked[part], outlook, plan, gate))
         quality = np.concatenate([poses.quality for poses in found])
-        refined = np.concatenate([poses.stage == PoseStage.FINE for poses in found])
+        refined = np.concatenate([poses.stage == PoseStage.FINE for poses in found]) & self.engine.two_stages
         for person, value, fine in zip(asked, quality.tolist(), refined.tolist(), strict=True):
             person.estimated(value, fine)
         budget.saw(quality)
@@ -89,9 +89,11 @@ class EstimateStage(BaseStage[Packet, Packet]):
             packet.left(
                 self.name,
                 poses=poses,
-                budget=plan.record(len(poses), int((poses.stage == PoseStage.FINE).sum()), len(t) - len(poses)),
+                budget=plan.record(len(poses), int(part.sum()), len(t) - len(poses)),
             )
-            for (_, packet), t, poses in zip(items, tracks, found, strict=True)
+            for (_, packet), t, poses, part in zip(
+                items, tracks, found, np.split(refined, np.cumsum([len(poses) for poses in found])[:-1]), strict=True
+            )
         ]
 
     def _follow(self, items: Sequence[tuple[int, Packet]], tracks: Sequence[Tracks]) -> list[Person]:

@@ -58,6 +58,7 @@ class RunTotals:
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
     left_s: deque[float] = field(default_factory=lambda: deque(maxlen=50))
     live: bool = False
+    two_stages: bool = True
     spans: dict[str, LatencyHistogram] = field(default_factory=dict)
     late_s: deque[float] = field(default_factory=lambda: deque(maxlen=50))
 
@@ -92,9 +93,9 @@ class RunTotals:
 
     @property
     def exit_rate(self) -> float | None:
-        """Share of estimated crops that left after the coarse stage, 0..1; None before any."""
+        """Share of estimated crops that left after the coarse stage, 0..1; None before any, and where there is none."""
         estimated = self.coarse + self.fine
-        return self.coarse / estimated if estimated else None
+        return self.coarse / estimated if estimated and self.two_stages else None
 
     @property
     def stopped(self) -> bool:

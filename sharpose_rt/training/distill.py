@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sharpose_rt.compute.openvino_graphs import PRECISION_HINTS
+from sharpose_rt.compute.openvino_graphs import PRECISION_HINTS, openvino, read_graph
 from sharpose_rt.compute.precision import fastest_dtype
+from sharpose_rt.config.checks import is_network_file
 from sharpose_rt.errors import ConfigError, WeightsError
 from sharpose_rt.geometry.heatmap import flip_back
 from sharpose_rt.models import find_variant
@@ -76,25 +77,19 @@ class FileTeacher:
     """
 
     def __init__(self, path: Path, pupil: Variant) -> None:
-        try:
-            import openvino
-        except ImportError as error:
-            raise ConfigError("a teacher from a file needs OpenVINO: pip install 'sharpose-rt[cpu]'") from error
-        hint = PRECISION_HINTS[fastest_dtype()]
-        if path.suffix not in (".xml", ".onnx"):
+        if not is_network_file(str(path)):
             raise ConfigError(f"distill.weights is {str(path)!r}; a .xml or .onnx file is accepted for model 'file'")
-        try:
-            # Each process of torchrun has its threads. By itself OpenVINO takes bfloat16 where that is slower, too.
-            asked = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": hint}
-            self.network = openvino.Core().compile_model(str(path), "CPU", asked)
-        except RuntimeError as error:
-            raise WeightsError(f"the teacher {path} cannot be read: {str(error).splitlines()[0]}") from error
+        package, core = openvino()
+        # Each process of torchrun has its threads. By itself OpenVINO takes bfloat16 where that is slower, too.
+        hint = PRECISION_HINTS[fastest_dtype()]
+        asked = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": hint}
+        self.network = core.compile_model(read_graph(path), "CPU", asked)
         outputs = [i for i, out in enumerate(self.network.outputs) if len(out.partial_shape) == 4]
         if len(outputs) != 1:
             raise WeightsError(f"the teacher {path} has {len(outputs)} outputs of 4 axes; one of heatmaps is wanted")
         self.output = outputs[0]
         takes, gives = self.network.inputs[0].partial_shape, self.network.outputs[self.output].partial_shape
-        wants = openvino.PartialShape([1, 3, *pupil.size_hw]), openvino.PartialShape([1, len(pupil.skeleton), -1, -1])
+        wants = package.PartialShape([1, 3, *pupil.size_hw]), package.PartialShape([1, len(pupil.skeleton), -1, -1])
         if not (takes.compatible(wants[0]) and gives.compatible(wants[1])):
             raise ConfigError(
                 f"the teacher {path} makes heatmaps {gives} of crops {takes}; a teacher of {pupil.name} makes "

@@ -1,0 +1,169 @@
+"""The engine of a top-down pose network that comes as a file, in ONNX or OpenVINO's form: RTMPose, ViTPose and others.
+
+It sees a person once: there is no coarse stage, and no quality is predicted. Letters: B crops, K keypoints.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from sharpose_rt.compute.openvino_graphs import Graph, for_batch, openvino, read_graph, with_batch
+from sharpose_rt.config import PoseConfig
+from sharpose_rt.engine.base import ChooseRows, Engine
+from sharpose_rt.engine.batching import Batcher
+from sharpose_rt.engine.choice import check_file_options
+from sharpose_rt.engine.device import resolve_precision
+from sharpose_rt.engine.openvino_backend import BUCKETS
+from sharpose_rt.errors import WeightsError
+from sharpose_rt.geometry.affine import USUAL_PADDING
+from sharpose_rt.geometry.heatmap import decode, flip_back
+from sharpose_rt.geometry.simcc import decode_simcc, flip_simcc_back, from_udp
+from sharpose_rt.machine.threads import network_threads
+from sharpose_rt.models.gate import Gate
+from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
+from sharpose_rt.models.weights import WeightsInfo, file_sha256
+from sharpose_rt.skeleton import COCO17
+
+_COCO_FIRST = {17: "COCO", 26: "Halpe26", 133: "COCO-WholeBody"}
+"""Sets, by the number of their keypoints, whose first 17 are COCO's in COCO's order."""
+
+
+class FileEngine(Engine):
+    """A network of a file, run by OpenVINO on the CPU.
+
+    It takes crops (B, 3, H, W) float32, RGB, normalised as for ImageNet, and gives heatmaps (B, K, h, w), or (B, K, W')
+    and (B, K, H') along either axis (SimCC, Li et al. 2022, as RTMPose has them). Heatmaps are taken to lie as in UDP
+    (Huang et al. 2020), the others as in MMPose's RTMPose: pixels have their centres half a pixel apart. Batches are of
+    any size where the file leaves that open; of one with one row a crop goes through in each thread.
+
+    Args:
+        config: `model` is the file.
+
+    Raises:
+        WeightsError: it cannot be read, or is no such network.
+        ConfigError: an option is given that such a network does not have.
+        DeviceError: OpenVINO is not there; the device or the precision cannot be had.
+    """
+
+    backend_name = "openvino"
+    behaviour = "file"
+    two_stages = False
+
+    def __init__(self, config: PoseConfig) -> None:
+        check_file_options(config)
+        self.config, self.device = config, torch.device("cpu")
+        self.dtype = resolve_precision(config.precision, self.device)
+        self.move_here()
+        path = Path(config.model)
+        self._model, self.crop_size_hw = _prepared(path)
+        self._simcc = len(self._model.outputs) == 2
+        self.skeleton = COCO17
+        self.weights = WeightsInfo(str(path), file_sha256(path), math.inf, {})
+        self.gate = Gate()
+        self.box_padding = USUAL_PADDING if config.box_padding is None else config.box_padding
+        self._threads = network_threads(config.threads)
+        open_batch = self._model.input(0).partial_shape[0].is_dynamic
+        sizes = BUCKETS if open_batch else sorted({1, self._threads})
+        self._batcher = Batcher([size for size in sizes if size <= config.max_batch], overhead=0.3)
+        self._graphs: dict[int, Graph] = {}
+
+    def warm_up(self, people: int | None = None, *, behind: bool = False) -> None:
+        """See `Engine`; a graph of such a file is made in a moment, so none waits `behind`."""
+        for size in self._batcher.buckets:
+            if people is None or size <= people:
+                self._graph(size)
+
+    def affines(self, bboxes_xyxy: ArrayLike) -> NDArray[np.float64]:
+        """See `Engine`."""
+        maps = super().affines(bboxes_xyxy)
+        return from_udp(self.crop_size_hw) @ maps if self._simcc else maps
+
+    def _graph(self, rows: int) -> Graph:
+        if rows not in self._graphs:
+            self._graphs[rows] = for_batch(self._model, rows, self.dtype, self._threads)
+        return self._graphs[rows]
+
+    @torch.inference_mode()
+    def _batch(
+        self, crops_bgr: Tensor, choose: ChooseRows | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        maps = self._maps(crops_bgr)
+        if self.config.flip_test:
+            mirrored = self._flipped_back(self._maps(crops_bgr.flip(2)))
+            maps = [(one + other) / 2 for one, other in zip(maps, mirrored, strict=True)]
+        if self._simcc:
+            keypoints, scores = decode_simcc(maps[0], maps[1], self.crop_size_hw)
+        else:
+            keypoints, scores = decode(maps[0], self.crop_size_hw, COCO17.sigmas)
+        unknown = np.full(len(crops_bgr), np.nan, np.float32)
+        return keypoints.numpy(), scores.numpy(), unknown, np.ones(len(crops_bgr), np.bool_)
+
+    def _maps(self, crops_bgr: Tensor) -> list[Tensor]:
+        """The outputs, (B, K, h, w), or (B, K, W') and (B, K, H'), in float32, of COCO's keypoints."""
+        found = self._batcher.run(lambda rows: tuple(self._graph(len(rows))(rows)), crops_bgr)
+        return [output[:, : len(COCO17)] for output in found]
+
+    def _flipped_back(self, maps: list[Tensor]) -> list[Tensor]:
+        order = COCO17.flip_order
+        return flip_simcc_back(maps, order, self.crop_size_hw[1]) if self._simcc else [flip_back(maps[0], order)]
+
+
+def _prepared(path: Path) -> tuple[Any, tuple[int, int]]:
+    """The network, as it takes crops (B, H, W, 3) uint8 BGR, with its maps alone as outputs; its crops' H and W."""
+    ov, _ = openvino()
+    model = read_graph(path)
+    takes = [_lengths(port) for port in model.inputs]
+    if len(takes) != 1 or len(takes[0]) != 4 or takes[0][1] != 3 or -1 in takes[0][1:]:
+        raise WeightsError(
+            f"{path} takes {_said(takes)}; a network that takes [B, 3, height, width] of fixed size is wanted"
+        )
+    h, w = takes[0][2:]
+    if takes[0][0] != -1 or not _takes_any_batch(model):
+        model = with_batch(model, 1)
+    shapes = [_lengths(port) for port in model.outputs]
+    maps = [(i,) for i, shape in enumerate(shapes) if len(shape) == 4 and min(shape[2:]) >= 5]
+    lines = [(i, shape[2]) for i, shape in enumerate(shapes) if len(shape) == 3 and shape[2] > 0]
+    simcc = [(i, j) for (i, x), (j, y) in permutations(lines, 2) if x % w == 0 and x * h == y * w]
+    chosen = maps[0] if len(maps) == 1 else simcc[0] if len(lines) == 2 and simcc else ()
+    if {shapes[i][1] for i in chosen}.isdisjoint(_COCO_FIRST) or len({shapes[i][1] for i in chosen}) > 1:
+        counts = ", ".join(f"{count} ({name})" for count, name in _COCO_FIRST.items())
+        raise WeightsError(
+            f"{path} gives {_said(shapes)}; heatmaps [B, K, h, w], or [B, K, n {w}] and [B, K, n {h}] (SimCC), with K one of {counts} are "
+            "wanted, of one person in a crop"
+        )
+    model = ov.Model([model.outputs[i].get_node().input_value(0) for i in chosen], model.get_parameters(), path.stem)
+    steps = ov.preprocess.PrePostProcessor(model)
+    layout, color = ov.Layout, ov.preprocess.ColorFormat
+    steps.input().tensor().set_element_type(ov.Type.u8).set_layout(layout("NHWC")).set_color_format(color.BGR)
+    steps.input().model().set_layout(layout("NCHW"))
+    scaled = steps.input().preprocess().convert_element_type(ov.Type.f32).convert_color(color.RGB)
+    scaled.mean(list(MEAN_RGB)).scale(list(STD_RGB))
+    for i in range(len(chosen)):
+        steps.output(i).tensor().set_element_type(ov.Type.f32)
+    return steps.build(), (h, w)
+
+
+def _takes_any_batch(model: Any) -> bool:
+    """Whether a graph that leaves its batch open does so throughout."""
+    try:
+        return all(_lengths(port)[:1] == [2] for port in with_batch(model, 2).outputs)
+    except RuntimeError:
+        return False
+
+
+def _lengths(port: Any) -> list[int]:
+    """The shape of a port, -1 where it is open; [] where not even the number of axes is known."""
+    shape = port.partial_shape
+    return [] if shape.rank.is_dynamic else [-1 if side.is_dynamic else side.get_length() for side in shape]
+
+
+def _said(shapes: list[list[int]]) -> str:
+    return ", ".join(str(["?" if size < 0 else size for size in shape]).replace("'", "") for shape in shapes)

@@ -1,0 +1,276 @@
+"""Networks of other projects in a file: what is taken, and that their keypoints come back to where they are."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from sharpose_rt import PoseTracker, SHaRPose
+from sharpose_rt.cli import main
+from sharpose_rt.compute import openvino_graphs
+from sharpose_rt.config import BudgetConfig, PoseConfig
+from sharpose_rt.engine import FileEngine, create_engine
+from sharpose_rt.errors import ConfigError, DeviceError, WeightsError
+from sharpose_rt.geometry.affine import crop_affine
+from sharpose_rt.geometry.simcc import decode_simcc, flip_simcc_back, from_udp
+from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
+from sharpose_rt.models.variants import find_variant
+from sharpose_rt.skeleton import COCO17
+from sharpose_rt.stages import BudgetController, EstimateStage
+from sharpose_rt.types import Frame, Packet, Tracks
+
+pytestmark = [
+    pytest.mark.skipif(not openvino_graphs.installed(), reason="openvino is not installed (the extra `cpu`)"),
+    pytest.mark.timeout(120),
+]
+
+H, W = 96, 72
+COLOURS = np.array([(k + 1) // 2 % 3 for k in range(17)])
+"""Which colour each keypoint is: 0 red, 1 green, 2 blue; a pair has one."""
+
+
+def write_network(
+    path: Path,
+    form: str = "heatmaps",
+    *,
+    batch: int | str = "batch",
+    keypoints: int = 17,
+    size_hw: tuple[int | str, int | str] = (H, W),
+    reverse: bool = False,
+) -> Path:
+    """A pose network of one convolution: a keypoint is where its colour is, and the others are not."""
+    mix = np.full((keypoints, 3), -0.5, np.float32)
+    mix[np.arange(keypoints), np.resize(COLOURS, keypoints)] = 1
+    # Undoes ImageNet's normalisation, so that a pure colour gives 1.
+    weight = mix * np.array(STD_RGB, np.float32) / 255
+    bias = mix @ np.array(MEAN_RGB, np.float32) / 255
+    constants = {"weight": weight[:, :, None, None], "bias": bias}
+    nodes = [helper.make_node("Conv", ["image", "weight", "bias"], ["response"])]
+    if form == "heatmaps":
+        nodes.append(helper.make_node("AveragePool", ["response"], ["maps"], kernel_shape=[1, 1], strides=[1, 1]))
+        outputs = {"maps": [batch, keypoints, *size_hw]}
+    else:
+        constants |= {"rows": np.array([2]), "columns": np.array([3]), "none": np.zeros(0, np.float32)}
+        constants["twice"] = np.array([1, 1, 2], np.float32)
+        outputs = {}
+        for name, axis, size in (("simcc_x", "rows", size_hw[1]), ("simcc_y", "columns", size_hw[0])):
+            options = {"coordinate_transformation_mode": "asymmetric", "mode": "linear"}
+            nodes += [
+                helper.make_node("ReduceMax", ["response", axis], [f"{name}_line"], keepdims=0),
+                helper.make_node("Resize", [f"{name}_line", "none", "twice"], [name], **options),
+            ]
+            outputs[name] = [batch, keypoints, 2 * size if isinstance(size, int) else "bins"]
+    described = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, *size_hw])
+    kept = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "pose", [image], described[::-1] if reverse else described, kept)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+def dotted(points: np.ndarray, size_hw: tuple[int, int] = (240, 320)) -> np.ndarray:
+    """A black picture with a red, a green and a blue dot at these places (3, 2)."""
+    y, x = np.mgrid[: size_hw[0], : size_hw[1]]
+    dots = [np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * 6.0**2)) for px, py in points]
+    return np.rint(255 * np.stack(dots[::-1], -1)).astype(np.uint8)  # BGR
+
+
+POINTS = np.array([[120.3, 60.8], [160.7, 110.2], [200.1, 170.6]])
+BOX = np.array([[100, 40, 220, 200]], np.float32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("networks")
+
+
+@pytest.mark.parametrize("form", ["heatmaps", "simcc"])
+@pytest.mark.parametrize("batch", ["batch", 1])
+@pytest.mark.parametrize("flip", [False, True])
+def test_keypoints_are_where_the_network_sees_them(folder, form, batch, flip):
+    path = write_network(folder / f"{form}_{batch}.onnx", form, batch=batch)
+    engine = create_engine(PoseConfig(model=str(path), flip_test=flip, threads=2))
+    assert isinstance(engine, FileEngine)
+    boxes = np.concatenate([BOX, BOX + 10, BOX - [20, 10, -30, -20]])
+    found = engine.estimate(dotted(POINTS), boxes)
+    wanted = np.broadcast_to(POINTS[COLOURS], (3, 17, 2))
+    px_per_bin = (boxes[:, 3] - boxes[:, 1]).max() * 1.25 / H / 2
+    assert np.abs(found.keypoints - wanted).max() < (1.3 * px_per_bin if form == "simcc" else 0.35)
+    assert (found.scores > 0.9).all()
+    assert (found.scores <= 1).all()
+    assert np.isnan(found.quality).all()
+    assert found.refined.all()
+    assert len(engine.estimate(dotted(POINTS), np.zeros((0, 4)))) == 0
+
+
+def test_simcc_has_no_bias(folder):
+    """Half a pixel of the crop, 1 px here, is what both conventions differ by: single dots cannot tell, the mean does."""
+    engine = FileEngine(PoseConfig(model=str(write_network(folder / "bias.onnx", "simcc"))))
+    both = FileEngine(replace(engine.config, flip_test=True))
+    chance = np.random.default_rng(0)
+    for how in (engine, both):
+        errors = []
+        for _ in range(100):
+            points = chance.uniform([110, 50], [210, 190], (3, 2))
+            errors.append(how.estimate(dotted(points), BOX).keypoints[0] - points[COLOURS])
+        assert np.abs(np.mean(errors, (0, 1))).max() < 0.3
+
+
+def test_the_first_17_of_a_larger_set_are_taken(folder):
+    path = write_network(folder / "whole.onnx", "simcc", keypoints=133, reverse=True)
+    small = write_network(folder / "body.onnx", "simcc")
+    config = PoseConfig(model=str(path))
+    found, wanted = (FileEngine(replace(config, model=str(p))).estimate(dotted(POINTS), BOX) for p in (path, small))
+    assert np.array_equal(found.keypoints, wanted.keypoints)
+
+
+@given(
+    st.tuples(st.floats(0, 71.4), st.floats(0, 95.4)).map(lambda at: np.array(at)),
+    st.integers(1, 3),
+)
+def test_simcc_decodes_to_the_nearest_bin_and_mirrors_exactly(at, bins):
+    x, y = (torch.arange(size * bins) / bins for size in (W, H))
+    lines = [torch.exp(-((line - place) ** 2) / 18).expand(1, 17, -1) for line, place in ((x, at[0]), (y, at[1]))]
+    found, scores = decode_simcc(lines[0], lines[1], (H, W))
+    assert np.abs(found.numpy() - at).max() <= 0.5 / bins + 1e-4
+    assert (scores > 0.98).all()
+    mirrored = torch.exp(-((x - (W - 1 - at[0])) ** 2) / 18).expand(1, 17, -1)
+    back = flip_simcc_back([mirrored, lines[1]], COCO17.flip_order, W)
+    length = W * bins - (bins - 1)
+    assert torch.allclose(back[0][..., :length], lines[0][..., :length], atol=1e-5)
+    assert torch.equal(back[1], lines[1])
+
+
+def test_the_crop_of_simcc_maps_a_box_onto_all_of_its_pixels():
+    box = np.array([[10.0, 20.0, 10 + 72, 20 + 96]])
+    maps = from_udp((H, W)) @ crop_affine(box, (W, H), 1.0)
+    corners = np.array([[10, 20], [82, 116]])
+    assert np.allclose(corners @ maps[0, :, :2].T + maps[0, :, 2], [[0, 0], [W, H]])
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "said"),
+    [
+        ({"quality_threshold": 0.9}, ConfigError, "quality_threshold is of SHaRPose's networks of two stages"),
+        ({"refine_from_gain": 0.05}, ConfigError, "refine_from_gain"),
+        ({"refine_from_px": 100}, ConfigError, "refine_from_px"),
+        ({"behaviour": "paper"}, ConfigError, "behaviour"),
+        ({"weights": "x.pth"}, ConfigError, "holds its weights"),
+        ({"precision": "int8"}, DeviceError, "fp32 or bf16"),
+        ({"backend": "torch"}, DeviceError, "by OpenVINO on the CPU"),
+    ],
+)
+def test_options_that_it_does_not_have_are_refused(folder, options, kind, said):
+    path = write_network(folder / "options.onnx")
+    with pytest.raises(kind, match=said):
+        SHaRPose(str(path), **options)
+    with pytest.raises(kind, match=said):
+        next(PoseTracker(str(path), pose=options, detector={"name": "full"}).run([dotted(POINTS)]))
+
+
+def test_files_that_are_no_such_network_are_refused(folder):
+    def refused(path: Path, said: str) -> None:
+        with pytest.raises(WeightsError, match=said) as caught:
+            FileEngine(PoseConfig(model=str(path)))
+        assert str(path) in str(caught.value)
+
+    refused(folder / "missing.onnx", "there is no file")
+    for name in ("text.onnx", "text.xml"):
+        (folder / name).write_text("not a network")
+        refused(folder / name, "cannot be read")
+    whole = write_network(folder / "cut.onnx").read_bytes()
+    (folder / "cut.onnx").write_bytes(whole[: len(whole) // 2])
+    refused(folder / "cut.onnx", "cannot be read")
+    refused(write_network(folder / "hands.onnx", keypoints=21), r"gives \[\?, 21, 96, 72\].* one of 17 \(COCO\), 26")
+    refused(write_network(folder / "any.onnx", size_hw=("h", "w")), r"takes \[\?, 3, \?, \?\].* of fixed size")
+
+
+def test_a_variant_is_asked_for_where_only_one_will_do(folder):
+    with pytest.raises(ConfigError, match="a file; here one of ours is wanted"):
+        find_variant("x.onnx")
+    with pytest.raises(ConfigError, match=r"or the path of a \.onnx or \.xml file"):
+        find_variant("rtmpose-m")
+
+
+def test_a_run_writes_what_others_write(folder, capsys):
+    path = write_network(folder / "run.onnx", "simcc")
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    for number in range(3):
+        cv2.imwrite(str(pictures / f"{number}.png"), dotted(POINTS + 2 * number))
+    out = folder / "out"
+    options = ["--boxes", "full", "--smooth", "none", "--set", "source.image_fps=25", "--no-video", "--format", "coco"]
+    assert main(["--source", str(pictures), "--model", str(path), "--output", str(out), *options]) == 0
+    assert main(["validate", str(out / "pictures.skeletons.jsonl")]) == 0
+    header, *frames, _ = map(json.loads, (out / "pictures.skeletons.jsonl").read_text().splitlines())
+    assert header["model"]["name"] == str(path)
+    assert header["model"]["behaviour"] == "file"
+    assert len(header["model"]["weights_sha256"]) == 64
+    for number, frame in enumerate(frames):
+        (person,) = frame["people"]
+        assert person["stage"] == "fine"
+        assert person["quality"] is None
+        found = np.array(person["keypoints"])[:, :2]
+        assert np.abs(found - (POINTS + 2 * number)[COLOURS]).max() < 3
+    summary = json.loads((out / "pictures.summary.json").read_text())
+    assert summary["exit_rate"] is None
+    assert summary["backend"] == "openvino"
+    assert "left after the coarse stage" not in capsys.readouterr().out
+    assert (out / "pictures.coco.json").is_file()
+
+
+def test_frame_by_frame_as_any_model(folder):
+    path = write_network(folder / "update.onnx")
+    with PoseTracker(str(path), detector={"name": "full"}, smooth={"method": "none"}) as tracker:
+        (person,) = tracker.update(dotted(POINTS)).people
+        assert np.abs(person.keypoints - POINTS[COLOURS]).max() < 1
+    poses = SHaRPose(str(path))(dotted(POINTS), BOX)
+    assert np.abs(poses.keypoints[0] - POINTS[COLOURS]).max() < 0.35
+
+
+def test_a_budget_does_not_try_to_spare_a_stage_that_is_not_there(folder):
+    """All poses are `fine`, but nobody was refined: the controller goes on to what helps at once."""
+    engine = FileEngine(PoseConfig(model=str(write_network(folder / "budget.onnx"))))
+    stage = EstimateStage(lambda: engine, BudgetController(BudgetConfig(latency_ms=100), 1, predict=True), live=True)
+    stage.open()
+    tracks = Tracks(BOX, np.ones(1, np.float32), np.ones(1, np.int64), np.ones(1, bool))
+    (packet,) = stage.process(Packet(Frame(0, 0.0, dotted(POINTS), 0.0), tracks=tracks))
+    assert packet.poses is not None
+    assert packet.poses.stage.tolist() == [1]
+    assert packet.budget is not None
+    assert (packet.budget["estimated"], packet.budget["refined"]) == (1, 0)
+
+
+def test_eval_measures_it(folder, shared_dir, capsys):
+    """The teacher of the shared data, on its labelled people: the same command that measures ours."""
+    labels = json.loads((shared_dir / "data" / "coco_val_dev" / "annotations.json").read_text())
+    kept = {record["id"] for record in labels["images"][:12]}
+    labels["images"] = [record for record in labels["images"] if record["id"] in kept]
+    labels["annotations"] = [record for record in labels["annotations"] if record["image_id"] in kept]
+    (folder / "some.json").write_text(json.dumps(labels))
+    teacher = shared_dir / "teachers" / "tinypose_256_192_fp16"
+    for suffix in (".xml", ".bin"):
+        shutil.copy(teacher.with_suffix(suffix), folder)
+    images = shared_dir / "data" / "coco_val_dev" / "images"
+    command = ["eval", "--annotations", str(folder / "some.json"), "--images", str(images), "--json"]
+    model = str(folder / f"{teacher.name}.xml")
+    assert main([*command, str(folder / "file.json"), "--model", model]) == 0
+    assert main([*command, str(folder / "coarse.json"), "--quality-threshold", "-inf"]) == 0
+    found, ours = (json.loads((folder / name).read_text()) for name in ("file.json", "coarse.json"))
+    assert found["people"] == len(labels["annotations"]) == ours["people"]
+    assert found["precision"] == "fp32"
+    assert found["oks_fine"] > ours["oks_coarse"] - 0.02  # a network that works: 0.80 of 1, ours coarse 0.74
+    capsys.readouterr()
+    assert main([*command, str(folder / "no.json"), "--model", model, "--sweep-threshold", "x"]) == 2
+    assert "--sweep-threshold is of networks with two stages" in capsys.readouterr().err
