@@ -27,8 +27,8 @@ let_waiting_threads_sleep()  # before what follows loads torch; on a busy machin
 import torch  # noqa: E402
 
 from sharpose_rt.compute.threads import threads_given_back  # noqa: E402
+from sharpose_rt.engine import skeleton_of  # noqa: E402
 from sharpose_rt.graph import Models, Tracking  # noqa: E402
-from sharpose_rt.models.variants import skeleton_of  # noqa: E402
 
 if TYPE_CHECKING:
     from sharpose_rt.engine import PoseEstimates

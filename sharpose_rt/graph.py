@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from sharpose_rt.config import RunConfig
 from sharpose_rt.config.checks import is_boxes_file, is_network_file
 from sharpose_rt.errors import ConfigError
-from sharpose_rt.models.variants import skeleton_of
 from sharpose_rt.runtime import Chain, Pipeline, Stage
 from sharpose_rt.types import Frame, Packet
 
@@ -100,6 +99,7 @@ class Tracking:
         live: bool = False,
         models: Models | None = None,
     ) -> None:
+        from sharpose_rt.engine import skeleton_of
         from sharpose_rt.stages import BudgetController, DetectStage, EstimateStage, RunTotals, SmoothStage, TrackStage
         from sharpose_rt.stages.needs import all_sure
         from sharpose_rt.tracking import KeypointSmoother, SceneCuts, create_tracker

@@ -192,7 +192,35 @@ MPII16 = Skeleton(
     upper_body=(7, 8, 9, 10, 11, 12, 13, 14, 15),
 )
 
-SKELETONS = {skeleton.name: skeleton for skeleton in (COCO17, MPII16)}
+_FEET = tuple(f"{side}_{part}" for side in ("left", "right") for part in ("big_toe", "small_toe", "heel"))
+
+# Body and feet of COCO-WholeBody (Jin et al. 2020), with which its 133 keypoints begin; sigmas from its evaluation.
+COCO_FEET23 = Skeleton(
+    name="coco_feet23",
+    keypoints=(*COCO17.keypoints, *_FEET),
+    limbs=(*COCO17.limbs, (15, 17), (15, 18), (15, 19), (16, 20), (16, 21), (16, 22)),
+    flip_pairs=(*COCO17.flip_pairs, (17, 20), (18, 21), (19, 22)),
+    sigmas=(*COCO17.sigmas, 0.068, 0.066, 0.066, 0.092, 0.094, 0.094),
+    upper_body=COCO17.upper_body,
+)
+
+# The body of Halpe (Fang et al. 2022, AlphaPose), as RTMPose's "body with feet" has it; sigmas from its evaluation.
+HALPE26 = Skeleton(
+    name="halpe26",
+    keypoints=(*COCO17.keypoints, "head", "neck", "hip", *(_FEET[i] for i in (0, 3, 1, 4, 2, 5))),
+    limbs=(
+        *COCO17.limbs,
+        (17, 18),
+        (18, 19),
+        *((15, toe) for toe in (20, 22, 24)),
+        *((16, toe) for toe in (21, 23, 25)),
+    ),
+    flip_pairs=(*COCO17.flip_pairs, (20, 21), (22, 23), (24, 25)),
+    sigmas=(*COCO17.sigmas, 0.026, 0.026, 0.066, *[0.079] * 6),
+    upper_body=(*COCO17.upper_body, 17, 18),
+)
+
+SKELETONS = {skeleton.name: skeleton for skeleton in (COCO17, MPII16, COCO_FEET23, HALPE26)}
 
 _ENOUGH = 12
 """Names that must be there of a set for keypoints to be of it: a body's twelve joints without the face."""

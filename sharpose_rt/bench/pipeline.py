@@ -17,10 +17,9 @@ from sharpose_rt.bench.alone import PARTS, measure_alone
 from sharpose_rt.bench.people import FixedPeople
 from sharpose_rt.bench.record import machine, make_record, percentiles
 from sharpose_rt.config import RunConfig, to_dict
-from sharpose_rt.engine.device import resolve_device
+from sharpose_rt.engine import resolve_device, skeleton_of
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.media import PacedSource, SourceInfo, open_source
-from sharpose_rt.models.variants import skeleton_of
 from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.tracking import create_tracker
 from sharpose_rt.types import Packet

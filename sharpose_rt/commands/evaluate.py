@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.config.checks import is_network_file
 from sharpose_rt.errors import ConfigError, WeightsError
+from sharpose_rt.skeleton import COCO17
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,14 +82,15 @@ def run(args: argparse.Namespace) -> int:
     from sharpose_rt.evaluation.predict import closer_padding, predict
     from sharpose_rt.evaluation.sweep import HEIGHT, QUALITY
     from sharpose_rt.evaluation.truth import read_labels
+    from sharpose_rt.models import find_variant
     from sharpose_rt.models.gate import Gate
-    from sharpose_rt.models.variants import skeleton_of
     from sharpose_rt.models.weights import NO_GAIN
 
     if args.batch < 1:
         raise ConfigError(f"--batch is {args.batch}; 1 or more is accepted")
     head_boxes = Path(args.head_boxes) if args.head_boxes else None
-    skeleton = skeleton_of(args.model)
+    # Whatever else a file's network finds, the first are COCO's.
+    skeleton = COCO17 if is_network_file(args.model) else find_variant(args.model).skeleton
     document = read_labels(Path(args.annotations), head_boxes, skeleton)
     images = Path(args.images)
     _check(args, document)
@@ -161,7 +163,7 @@ def _load_file(args: argparse.Namespace) -> tuple[Estimate, WeightsInfo]:
 
     def estimate(image_bgr: NDArray[np.uint8], bboxes_xyxy: Float32) -> tuple[Float32, Float32]:
         found = engine.estimate(image_bgr, bboxes_xyxy)
-        return found.keypoints, found.scores
+        return found.keypoints[:, : len(COCO17)], found.scores[:, : len(COCO17)]
 
     return estimate, engine.weights
 

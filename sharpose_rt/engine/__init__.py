@@ -6,7 +6,9 @@ from sharpose_rt.engine.base import Engine, PoseEstimates
 from sharpose_rt.engine.choice import choose
 from sharpose_rt.engine.device import resolve_device, resolve_precision
 from sharpose_rt.engine.engine import PoseEngine
-from sharpose_rt.engine.file_engine import FileEngine
+from sharpose_rt.engine.file_engine import FileEngine, file_skeleton
+from sharpose_rt.models.variants import find_variant
+from sharpose_rt.skeleton import Skeleton
 
 __all__ = [
     "Engine",
@@ -17,6 +19,7 @@ __all__ = [
     "create_engine",
     "resolve_device",
     "resolve_precision",
+    "skeleton_of",
 ]
 
 
@@ -29,3 +32,14 @@ def create_engine(config: PoseConfig) -> Engine:
         ConfigError: no such variant, or an option that a file's network does not have.
     """
     return FileEngine(config) if is_network_file(config.model) else PoseEngine(config)
+
+
+def skeleton_of(model: str) -> Skeleton:
+    """The keypoints of a model, a variant of ours or a file, without loading its weights.
+
+    Raises:
+        ConfigError: there is no such variant.
+        WeightsError: the file is no network that an engine takes.
+        DeviceError: what reads the file is not installed.
+    """
+    return file_skeleton(model) if is_network_file(model) else find_variant(model).skeleton

@@ -30,10 +30,10 @@ from sharpose_rt.machine.threads import network_threads
 from sharpose_rt.models.gate import Gate
 from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
 from sharpose_rt.models.weights import WeightsInfo, file_sha256
-from sharpose_rt.skeleton import COCO17
+from sharpose_rt.skeleton import COCO17, COCO_FEET23, HALPE26, Skeleton
 
-_COCO_FIRST = {17: "COCO", 26: "Halpe26", 133: "COCO-WholeBody"}
-"""Sets, by the number of their keypoints, whose first 17 are COCO's in COCO's order."""
+_SETS = {17: COCO17, 26: HALPE26, 133: COCO_FEET23}
+"""What is taken of networks, from their first keypoint on, by how many they have. All begin with COCO's."""
 
 
 class FileEngine(Engine):
@@ -63,9 +63,8 @@ class FileEngine(Engine):
         self.dtype = resolve_precision(config.precision, self.device)
         self.move_here()
         path = Path(config.model)
-        self._model, self.crop_size_hw = _prepared(path)
+        self._model, self.crop_size_hw, self.skeleton = _prepared(path)
         self._simcc = len(self._model.outputs) == 2
-        self.skeleton = COCO17
         self.weights = WeightsInfo(str(path), file_sha256(path), math.inf, {})
         self.gate = Gate()
         self.box_padding = USUAL_PADDING if config.box_padding is None else config.box_padding
@@ -102,53 +101,73 @@ class FileEngine(Engine):
         if self._simcc:
             keypoints, scores = decode_simcc(maps[0], maps[1], self.crop_size_hw)
         else:
-            keypoints, scores = decode(maps[0], self.crop_size_hw, COCO17.sigmas)
+            keypoints, scores = decode(maps[0], self.crop_size_hw, self.skeleton.sigmas)
         unknown = np.full(len(crops_bgr), np.nan, np.float32)
         return keypoints.numpy(), scores.numpy(), unknown, np.ones(len(crops_bgr), np.bool_)
 
     def _maps(self, crops_bgr: Tensor) -> list[Tensor]:
-        """The outputs, (B, K, h, w), or (B, K, W') and (B, K, H'), in float32, of COCO's keypoints."""
+        """The outputs, (B, K, h, w), or (B, K, W') and (B, K, H'), in float32, of the K keypoints that are taken."""
         found = self._batcher.run(lambda rows: tuple(self._graph(len(rows))(rows)), crops_bgr)
-        return [output[:, : len(COCO17)] for output in found]
+        return [output[:, : len(self.skeleton)] for output in found]
 
     def _flipped_back(self, maps: list[Tensor]) -> list[Tensor]:
-        order = COCO17.flip_order
+        order = self.skeleton.flip_order
         return flip_simcc_back(maps, order, self.crop_size_hw[1]) if self._simcc else [flip_back(maps[0], order)]
 
 
-def _prepared(path: Path) -> tuple[Any, tuple[int, int]]:
-    """The network, as it takes crops (B, H, W, 3) uint8 BGR, with its maps alone as outputs; its crops' H and W."""
-    ov, _ = openvino()
+def file_skeleton(path: str) -> Skeleton:
+    """The keypoints that `FileEngine` takes of a file's network; raises WeightsError and DeviceError as it does."""
+    return _prepared(Path(path))[2]
+
+
+def _prepared(path: Path) -> tuple[Any, tuple[int, int], Skeleton]:
+    """The network, as it takes crops (B, H, W, 3) uint8 BGR, with its maps alone as outputs; its crops' H and W; its
+    keypoints."""
     model = read_graph(path)
     takes = [_lengths(port) for port in model.inputs]
     if len(takes) != 1 or len(takes[0]) != 4 or takes[0][1] != 3 or -1 in takes[0][1:]:
         raise WeightsError(
             f"{path} takes {_said(takes)}; a network that takes [B, 3, height, width] of fixed size is wanted"
         )
-    h, w = takes[0][2:]
+    size_hw = takes[0][2], takes[0][3]
     if takes[0][0] != -1 or not _takes_any_batch(model):
         model = with_batch(model, 1)
     shapes = [_lengths(port) for port in model.outputs]
+    chosen = _chosen(shapes, size_hw)
+    if chosen is None:
+        h, w = size_hw
+        sets = ", ".join(f"{count} ({skeleton.name})" for count, skeleton in _SETS.items())
+        raise WeightsError(
+            f"{path} gives {_said(shapes)}; of one person in a crop heatmaps [B, K, h, w], or [B, K, n {w}] and "
+            f"[B, K, n {h}] (SimCC), are wanted, with K one of {sets}"
+        )
+    return _fitted(model, chosen), size_hw, _SETS[shapes[chosen[0]][1]]
+
+
+def _chosen(shapes: list[list[int]], size_hw: tuple[int, int]) -> tuple[int, ...] | None:
+    """Which outputs of these shapes are the heatmaps, or the lines along x and along y; None where none are."""
+    h, w = size_hw
     maps = [(i,) for i, shape in enumerate(shapes) if len(shape) == 4 and min(shape[2:]) >= 5]
     lines = [(i, shape[2]) for i, shape in enumerate(shapes) if len(shape) == 3 and shape[2] > 0]
     simcc = [(i, j) for (i, x), (j, y) in permutations(lines, 2) if x % w == 0 and x * h == y * w]
     chosen = maps[0] if len(maps) == 1 else simcc[0] if len(lines) == 2 and simcc else ()
-    if {shapes[i][1] for i in chosen}.isdisjoint(_COCO_FIRST) or len({shapes[i][1] for i in chosen}) > 1:
-        counts = ", ".join(f"{count} ({name})" for count, name in _COCO_FIRST.items())
-        raise WeightsError(
-            f"{path} gives {_said(shapes)}; heatmaps [B, K, h, w], or [B, K, n {w}] and [B, K, n {h}] (SimCC), with K one of {counts} are "
-            "wanted, of one person in a crop"
-        )
-    model = ov.Model([model.outputs[i].get_node().input_value(0) for i in chosen], model.get_parameters(), path.stem)
+    counts = {shapes[i][1] for i in chosen}
+    return chosen if len(counts) == 1 and counts <= _SETS.keys() else None
+
+
+def _fitted(model: Any, chosen: tuple[int, ...]) -> Any:
+    """The network with normalisation before it, and of its outputs those alone that are wanted."""
+    ov, _ = openvino()
+    model = ov.Model([model.outputs[i].get_node().input_value(0) for i in chosen], model.get_parameters(), "pose")
     steps = ov.preprocess.PrePostProcessor(model)
     layout, color = ov.Layout, ov.preprocess.ColorFormat
     steps.input().tensor().set_element_type(ov.Type.u8).set_layout(layout("NHWC")).set_color_format(color.BGR)
     steps.input().model().set_layout(layout("NCHW"))
-    scaled = steps.input().preprocess().convert_element_type(ov.Type.f32).convert_color(color.RGB)
-    scaled.mean(list(MEAN_RGB)).scale(list(STD_RGB))
+    crops = steps.input().preprocess().convert_element_type(ov.Type.f32).convert_color(color.RGB)
+    crops.mean(list(MEAN_RGB)).scale(list(STD_RGB))
     for i in range(len(chosen)):
         steps.output(i).tensor().set_element_type(ov.Type.f32)
-    return steps.build(), (h, w)
+    return steps.build()
 
 
 def _takes_any_batch(model: Any) -> bool:

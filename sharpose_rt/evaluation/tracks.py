@@ -19,7 +19,7 @@ from sharpose_rt.errors import ConfigError, DatasetError
 from sharpose_rt.evaluation.track_truth import TrackTruth, TruthFrame, read_truth
 from sharpose_rt.geometry.boxes import iou_matrix
 from sharpose_rt.geometry.oks import oks
-from sharpose_rt.skeleton import Skeleton
+from sharpose_rt.skeleton import SKELETONS, Skeleton
 from sharpose_rt.skeletons import FrameRecord, StreamReader
 from sharpose_rt.types import Person, Poses, PoseStage
 
@@ -92,7 +92,9 @@ def track_metrics(
     if similarity == "oks" and not truth.has_keypoints:
         raise ConfigError("the labels have no keypoints for OKS; similarity 'iou' compares boxes")
     if similarity == "oks" and not skeleton.sigmas:
-        raise ConfigError(f"the keypoints of {skeleton.name} have no sigmas for OKS; coco17's and mpii16's have")
+        raise ConfigError(
+            f"the keypoints of {skeleton.name} have no sigmas for OKS; those of {', '.join(SKELETONS)} have"
+        )
     if all(not frame.poses.track_ids.any() for frame in frames) and any(len(frame.poses) for frame in frames):
         raise DatasetError("nobody in the stream has a track id; run with a tracker")
     rows = [

@@ -142,15 +142,6 @@ def find_variant(name: str) -> Variant:
     return VARIANTS[name]
 
 
-def skeleton_of(model: str) -> Skeleton:
-    """The keypoints of a model: of a variant's name, or of a file, all of which have COCO's.
-
-    Raises:
-        ConfigError: there is no such variant.
-    """
-    return COCO17 if is_network_file(model) else find_variant(model).skeleton
-
-
 def find_behaviour(name: str) -> Behaviour:
     """The behaviour of that name.
 

@@ -14,7 +14,7 @@ OPENPOSE_18 = (
     "right_ear", "left_ear",
 )  # fmt: skip
 
-# Order of OpenPose's BODY_25 (POSE_BODY_25_BODY_PARTS); our sets have no feet, so the last six stay missing.
+# Order of OpenPose's BODY_25 (POSE_BODY_25_BODY_PARTS); where a set has no feet, the last six stay missing.
 BODY_25 = (
     "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist",
     "mid_hip", "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "right_eye",
