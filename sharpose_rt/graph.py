@@ -42,8 +42,8 @@ class Models:
         from sharpose_rt.detection import Runtime, create_detector
         from sharpose_rt.engine import choose, resolve_device
 
-        device = str(resolve_device(config.pose.device))
         self._pose = choose(config.pose)
+        device = str(resolve_device(self._pose.device))
         runtime = Runtime.beside(self._pose)
         self.detector = create_detector(config.detector, device=device, offline=config.offline, runtime=runtime)
         self._engine: Engine | None = None

@@ -362,7 +362,7 @@ class OutputConfig:
             _within("output.split_s", self.split_s, 1)
         _one_of("output.fill", self.fill, ("none", "hold", "linear"))
         if self.person_slots is not None:
-            _within("output.person_slots", self.person_slots, 1)
+            _within("output.person_slots", self.person_slots, 1, 10_000)  # what `convert` takes
         how = {"format_options": self.format_options, "person_slots": self.person_slots, "fill": self.fill != "none"}
         for name in (name for name, given in how.items() if given and not self.formats):
             raise ConfigError(f"output.{name} says how output.formats are written, and there are none; name some")

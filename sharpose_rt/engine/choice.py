@@ -66,7 +66,7 @@ def create_backend(network: SHaRPose, config: PoseConfig, ranges: Ranges | None 
 def choose(config: PoseConfig) -> PoseConfig:
     """`config` with its backend and precision named: what `auto` means for its weights on this machine.
 
-    It is measured once, then remembered.
+    It is measured once, then remembered. A file's network runs on the CPU, and what stands beside it.
 
     Raises:
         DeviceError: the device, the precision or the backend cannot be had.
@@ -75,6 +75,7 @@ def choose(config: PoseConfig) -> PoseConfig:
     """
     if is_network_file(config.model):
         check_file_options(config)
+        config = replace(config, device="cpu")
         way = Way("openvino", resolve_precision(config.precision, torch.device("cpu")))
     else:
         way = _choose(config, read_ranges(config.model, config.weights))

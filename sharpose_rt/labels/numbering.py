@@ -35,11 +35,13 @@ def frame_ids(images: Sequence[Mapping[str, Any]]) -> list[Any] | None:
     return None if any(n is None or (isinstance(n, int) and n > _A_CLIP) for n in found) else found
 
 
-def number_in(name: str) -> int:
-    """The last number in the name of a frame: 12 of 'clip_000012.jpg'. Raises StreamError where there is none."""
+def number_in(name: str, where: str) -> int:
+    """The last number in the name of a frame: 12 of 'clip_000012.jpg'. Raises StreamError, from `where`, without one."""
     found = re.findall(r"\d+", Path(name).stem)
     if not found:
-        raise StreamError(f"no frame number in the name {name!r}; names such as '12.jpg' or 'clip_000012.jpg' are read")
+        raise StreamError(
+            f"{where}: no frame number in the name {name!r}; names such as '12.jpg' or 'clip_000012.jpg' are read"
+        )
     return int(found[-1])
 
 
@@ -47,7 +49,7 @@ def by_number(names: Iterable[str], where: str) -> dict[int, str]:
     """The names of frames by the numbers in them. Raises StreamError where two have the same, or one has none."""
     found: dict[int, str] = {}
     for name in names:
-        first = found.setdefault(number_in(name), name)
+        first = found.setdefault(number_in(name, where), name)
         if first != name:
             raise StreamError(
                 f"{where}: {first} and {name} are of the same frame: two clips in one folder or file; part them"

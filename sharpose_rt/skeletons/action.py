@@ -24,6 +24,8 @@ from sharpose_rt.types import Poses
 log = logging.getLogger("sharpose_rt.skeletons")
 
 Fill = Literal["none", "hold", "linear"]
+MOST_SLOTS = 10_000
+"""More would be arrays of zeros that no memory holds."""
 
 
 class ActionArray(NamedTuple):
@@ -57,10 +59,10 @@ def action_array(
 
     Raises:
         StreamError: the stream cannot be read.
-        ConfigError: `person_slots` is below 1, or `fill` is unknown.
+        ConfigError: `person_slots` is none of 1 to `MOST_SLOTS`, or `fill` is unknown.
     """
-    if person_slots < 1:
-        raise ConfigError(f"person_slots is {person_slots}; 1 or more is accepted")
+    if not 1 <= person_slots <= MOST_SLOTS:
+        raise ConfigError(f"person_slots is {person_slots}; 1 to {MOST_SLOTS} is accepted")
     check_fill(fill)
     reader = path if isinstance(path, StreamReader) else StreamReader(path)
     strength: defaultdict[int, float] = defaultdict(float)

@@ -28,7 +28,7 @@ import numpy as np
 import orjson
 
 from sharpose_rt.errors import OutputError, StreamError
-from sharpose_rt.skeleton import SKELETONS, Skeleton
+from sharpose_rt.skeleton import COCO17, SKELETONS, Skeleton
 from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.skeletons.validation import validate
 from sharpose_rt.types import Poses, PoseStage
@@ -106,10 +106,9 @@ class Header:
         for name in ("quality_threshold", "refine_from_px"):
             if model.get(name) is not None:
                 model[name] = float(model[name])  # also takes "inf"
-        width, height = record["frame_size_wh"]
         return cls(
             source=record["source"],
-            frame_size_wh=(int(width), int(height)),
+            frame_size_wh=_size_wh(record["frame_size_wh"]),
             fps=record["fps"],
             skeleton=_skeleton(record["keypoints"], record["limbs"]),
             model=model,
@@ -117,9 +116,24 @@ class Header:
         )
 
 
+def _size_wh(value: Any) -> tuple[int, int]:
+    width, height = value
+    return _whole_number(width, 1), _whole_number(height, 1)
+
+
+def _whole_number(value: Any, least: int) -> int:
+    """The number, at least that large, as writers can write it. Raises ValueError, TypeError or OverflowError."""
+    number = int(value)
+    if not least <= number < 2**63:
+        raise ValueError(f"{value!r:.40} is given; {least} to {2**63 - 1} is accepted")
+    return number
+
+
 def _skeleton(keypoints: list[str], limbs: list[list[int]]) -> Skeleton:
     """The known skeleton with these keypoints and limbs; else one named 'custom', without OKS sigmas."""
     names, pairs = tuple(keypoints), tuple((int(a), int(b)) for a, b in limbs)
+    if not all(0 <= end < len(names) for pair in pairs for end in pair):
+        raise ValueError(f"limbs name keypoints that are none of the {len(names)}")
     for known in SKELETONS.values():
         if known.keypoints == names and known.limbs == pairs:
             return known
@@ -184,13 +198,13 @@ class FrameRecord:
     def from_record(cls, record: dict[str, Any], keypoint_count: int) -> FrameRecord:
         """The frame of a line's values. Raises KeyError, TypeError or ValueError where it is malformed."""
         return cls(
-            frame_id=int(record["frame_id"]),
+            frame_id=_whole_number(record["frame_id"], 0),
             pts_s=float(record["pts_s"]),
             poses=poses_of(record["people"], keypoint_count),
             captured_at=record.get("captured_at"),
             latency_ms=record.get("latency_ms"),
             dropped_before=record.get("dropped_before"),
-            frame_size_wh=tuple(record["frame_size_wh"]) if "frame_size_wh" in record else None,
+            frame_size_wh=_size_wh(record["frame_size_wh"]) if "frame_size_wh" in record else None,
             stages_ms=record.get("stages_ms"),
             lost_before_s=record.get("lost_before_s"),
             budget=record.get("budget"),
@@ -432,7 +446,8 @@ class StreamReader:
         self.path = Path(path)
         self.end: dict[str, Any] | None = None
         self._told_torn = False
-        self._whole: StreamReader | None = None  # what this one leaves people out of
+        self._whole: StreamReader | None = None  # what this one is a part of, and with it what came through a pipe
+        self._seen_alone = False
         self._kept = self._keep_pipe()
         if str(path) == "-":
             self.path = Path("stdin")
@@ -445,10 +460,10 @@ class StreamReader:
             raise StreamError(f"{self.path} has schema {record.get('schema')!r}; {SCHEMA!r} is read by this version")
         with self._line(1):
             self.header = Header.from_record(record)
+        self._keypoint_count = len(self.header.skeleton)
 
     def __iter__(self) -> Iterator[FrameRecord]:
         self.end = None
-        keypoint_count = len(self.header.skeleton)
         with self._open() as file:
             file.readline()
             for number, line in enumerate(file, start=2):
@@ -465,16 +480,33 @@ class StreamReader:
                     self.end = record
                 elif kind == "frame":
                     with self._line(number):
-                        frame = FrameRecord.from_record(record, keypoint_count)
-                    yield frame if self._whole is None else replace(frame, poses=_seen(frame.poses))
+                        frame = FrameRecord.from_record(record, self._keypoint_count)
+                    yield frame if self._whole is None else replace(frame, poses=self._part(frame.poses))
                 else:
                     raise StreamError(f"{self.path} line {number}: type is {kind!r}; 'frame' or 'end' is accepted")
 
     def without_predicted(self) -> StreamReader:
         """A reader of the same frames without people of stage 'predicted', of whom nothing was seen in them."""
         reader = copy.copy(self)
-        reader._whole = self  # and with it what came through a pipe
+        reader._whole, reader._seen_alone = self, True
         return reader
+
+    def of_coco(self) -> StreamReader:
+        """A reader of the same frames with COCO's 17 keypoints alone, where more come behind them; else itself."""
+        names, wanted = self.header.skeleton.keypoints, COCO17.keypoints
+        if names[: len(wanted)] != wanted or len(names) == len(wanted):
+            return self
+        reader = copy.copy(self)
+        reader._whole, reader.header = self, replace(self.header, skeleton=COCO17)
+        return reader
+
+    def _part(self, poses: Poses) -> Poses:
+        """What of a frame's poses this reader gives."""
+        count = len(self.header.skeleton)
+        if count < self._keypoint_count:
+            points = ("keypoints", "keypoint_scores", "raw_keypoints", "raw_keypoint_scores")
+            poses = replace(poses, **{name: getattr(poses, name)[:, :count] for name in points})
+        return _seen(poses) if self._seen_alone else poses
 
     def ending(self) -> tuple[str | None, int]:
         """The end line's status, None where there is no such line, and the number of frames, which are not parsed."""

@@ -960,7 +960,7 @@ class TestConvert:
             ("trc", {"px_per_m": "abc"}, "'abc'; a number"),
             ("trc", {"px_per_m": 0}, "0; a number above 0"),
             ("pyskl", {"max_gap_s": math.nan}, "nan; a number above 0"),
-            ("pyskl", {"person_slots": 0}, "0; 1 or more"),
+            ("pyskl", {"person_slots": 0}, "0; 1 to 10000"),
             ("kinetics", {"max_frames": -3}, "-3; 1 or more"),
             ("pyskl", {"dtype": "int8"}, "one of float32, float16 is accepted"),
             ("pyskl", {"label": "walking"}, "a whole number"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from sharpose_rt import PoseTracker, SHaRPose
 from sharpose_rt.cli import main
 from sharpose_rt.compute import openvino_graphs
 from sharpose_rt.config import BudgetConfig, PoseConfig
-from sharpose_rt.engine import FileEngine, create_engine, skeleton_of
+from sharpose_rt.engine import FileEngine, choose, create_engine, skeleton_of
 from sharpose_rt.errors import ConfigError, DeviceError, WeightsError
 from sharpose_rt.geometry.affine import crop_affine
 from sharpose_rt.geometry.simcc import decode_simcc, flip_simcc_back, from_udp
@@ -143,7 +144,15 @@ def test_feet_fill_openposes_body_25(folder):
     path, picture = write_network(folder / "feet.onnx", keypoints=26), folder / "feet.png"
     cv2.imwrite(str(picture), dotted(POINTS))
     out = folder / "feet"
-    options = ["--boxes", "full", "--smooth", "none", "--no-video", "--format", "openpose,trc,coco_labels"]
+    options = [
+        "--boxes",
+        "full",
+        "--smooth",
+        "none",
+        "--no-video",
+        "--format",
+        "openpose,trc,coco_labels,coco,pyskl,csv",
+    ]
     assert main(["--source", str(picture), "--model", str(path), "--output", str(out), *options]) == 0
     assert main(["validate", str(out / "feet.skeletons.jsonl")]) == 0
     assert read_stream(out / "feet.skeletons.jsonl").header.skeleton is HALPE26
@@ -156,6 +165,13 @@ def test_feet_fill_openposes_body_25(folder):
     assert "left_heel" in next(out.glob("*.trc")).read_text()
     (category,) = json.loads((out / "feet.coco_labels.json").read_text())["categories"]
     assert category["keypoints"] == list(HALPE26.keypoints)
+    assert "right_heel_x" in (out / "feet.csv").read_text()
+    # What others read has the 17 that they know.
+    (result,) = json.loads((out / "feet.coco.json").read_text())
+    assert len(result["keypoints"]) == 3 * 17
+    assert np.abs(np.reshape(result["keypoints"], (17, 3))[:, :2] - POINTS[COLOURS]).max() < 1
+    (clip,) = pickle.loads((out / "feet.pyskl.pkl").read_bytes())["annotations"]
+    assert clip["keypoint"].shape[2:] == (17, 2)
 
 
 @given(
@@ -200,6 +216,12 @@ def test_options_that_it_does_not_have_are_refused(folder, options, kind, said):
         SHaRPose(str(path), **options)
     with pytest.raises(kind, match=said):
         next(PoseTracker(str(path), pose=options, detector={"name": "full"}).run([dotted(POINTS)]))
+
+
+def test_the_detector_beside_it_is_on_the_cpu_too(folder):
+    chosen = choose(PoseConfig(model=str(write_network(folder / "beside.onnx"))))
+    assert (chosen.device, chosen.backend) == ("cpu", "openvino")
+    assert chosen.precision in ("fp32", "bf16")
 
 
 def test_files_that_are_no_such_network_are_refused(folder):

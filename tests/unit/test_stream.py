@@ -377,7 +377,7 @@ class TestReader:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            (lambda r: r.pop("people"), "line 2.*'people' is missing"),
+            (lambda r: r.pop("people"), "line 2.*: people is missing"),
             (lambda r: r["people"][0]["keypoints"].pop(), "line 2"),
             (lambda r: r["people"][0].update(stage="x"), "line 2.*'x'"),
             (lambda r: r.update(people=[3]), "line 2"),

@@ -28,6 +28,7 @@ from typing import Any, Literal, NamedTuple
 
 from sharpose_rt.config.load import override
 from sharpose_rt.errors import ConfigError, OutputError
+from sharpose_rt.skeletons.action import MOST_SLOTS
 from sharpose_rt.skeletons.convert.alphapose import write_alphapose
 from sharpose_rt.skeletons.convert.coco import write_coco, write_coco_labels
 from sharpose_rt.skeletons.convert.common import stem_of
@@ -306,7 +307,7 @@ _ABOVE_0 = (math.ulp(0.0), math.inf)
 _RANGES = {
     "min_score": (0, 1),
     "max_frames": (1, math.inf),
-    "person_slots": (1, math.inf),
+    "person_slots": (1, MOST_SLOTS),
     "px_per_m": _ABOVE_0,
     "max_gap_s": _ABOVE_0,
 }

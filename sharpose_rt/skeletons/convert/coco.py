@@ -47,8 +47,10 @@ def write_coco(
     names, each its own; else `frame_id` + `first_image_id`.
     `score` is that of the box times that of the pose (`geometry.oks.pose_scores`) and, where it is known, the quality:
     so `eval` ranks people, better than by less in all sets that it was tried on. There is no 'bbox': with one,
-    pycocotools takes the results for boxes and computes another area. People without a keypoint are left out.
+    pycocotools takes the results for boxes and computes another area. People without a keypoint are left out, and feet,
+    of which COCO's evaluation knows nothing.
     """
+    reader = reader.of_coco()
     if not predicted:
         reader = reader.without_predicted()
     write_json_list(out, _records(_Images(reader, first_image_id), reader.header.skeleton.sigmas, raw, min_score))

@@ -38,8 +38,9 @@ def pyskl_annotation(
 
     A slot is one track for the whole video, or without track ids whoever has one place in the frames, see
     `action_array`. The projects' own files are float16, which rounds to a whole pixel beyond 1024 px; both read float32
-    as well, so that is the default.
+    as well, so that is the default. Feet are left out: the graphs of both projects are of COCO's 17 keypoints.
     """
+    reader = reader.of_coco()
     if not predicted:
         reader = reader.without_predicted()
     array = action_array(reader, person_slots, raw=raw, min_score=min_score, fill=fill, max_gap_s=max_gap_s)

@@ -43,7 +43,7 @@ def read_alphapose(path: Path) -> Imported:
     numbers_of = {
         n: number for number, n in by_number(dict.fromkeys(str(r["image_id"]) for r, _ in rows), str(path)).items()
     }
-    found = _gather([(numbers_of[str(record["image_id"])], *person) for record, person in rows])
+    found = _gather([(numbers_of[str(record["image_id"])], *person) for record, person in rows], path)
     ids = {person.track_id for people in found.frames.values() for person in people}
     return without_ids(found) if ids == {0} else found  # without --pose_track it writes 0 for everybody
 
@@ -88,7 +88,7 @@ def read_mmpose(path: Path) -> Imported:
     for i, (number, frame) in enumerate(zip(counted, frames, strict=True)):
         for j, item in enumerate(_list(frame["instances"], f"{path} [{i}] instances")):
             rows.append((number, *_mmpose_person(item, names, f"{path} [{i}] instances[{j}]")))
-    return _gather(rows, frames=counted)
+    return _gather(rows, path, counted)
 
 
 def _names(meta: Any) -> list[str] | None:
@@ -127,7 +127,7 @@ def read_ultralytics(path: Path) -> Imported:
         for i, item in enumerate(_list(frame, f"{path} [{t}]"))
         if not isinstance(item, dict) or item.get("name", "person") == "person"
     ]
-    return _gather(rows, frames=list(range(len(frames))))
+    return _gather(rows, path, list(range(len(frames))))
 
 
 def _ultralytics_frames(path: Path) -> list[Any]:
@@ -196,7 +196,7 @@ def read_easy_vitpose(path: Path) -> Imported:
             track_id = id_of(key, where, "the id") if isinstance(frame, dict) else None
             table, skeleton = _by_name(table, names, where)
             rows.append((t, skeleton, ImportedPerson(table, track_id=track_id)))
-    return _gather(rows, frames=list(range(len(frames))))
+    return _gather(rows, path, list(range(len(frames))))
 
 
 def read_coco(path: Path) -> Imported:
@@ -222,7 +222,7 @@ def read_coco(path: Path) -> Imported:
             score = _maybe_score(record, where)
             person = ImportedPerson(table, _corners(record, where), score, _maybe_id(record, where))
             rows.append((_frame(record["image_id"], where, "image_id"), skeleton, person))
-        return _gather(rows)
+        return _gather(rows, path)
     _need(document, ("images", "annotations"), str(path))
     frames: dict[Any, int] = {}
     images = _list(document["images"], f"{path} images")
@@ -235,7 +235,7 @@ def read_coco(path: Path) -> Imported:
         where = f"{path} images[{i}]"
         if numbered is None:
             _need(record, ("file_name",), where)
-        number = number_in(str(record["file_name"])) if numbered is None else numbered[i]
+        number = number_in(str(record["file_name"]), where) if numbered is None else numbered[i]
         frames[record["id"]] = _frame(number, where, "frame_id")
     if len(set(frames.values())) < len(frames):
         raise StreamError(f"{path}: several of its images have the same number: two clips in one file; part them")
@@ -264,7 +264,7 @@ def read_coco(path: Path) -> Imported:
         rows.append((frames[record["image_id"]], skeleton, person))
     found = {frames[record["id"]]: record for record in images}
     return replace(
-        _gather(rows, frames=list(frames.values())),
+        _gather(rows, path, list(frames.values())),
         sizes_wh={frame: size_wh for frame, record in found.items() if (size_wh := _size_wh(record))},
         pictures={} if _is_of_a_video(document) else _pictures(found),
     )
@@ -335,11 +335,13 @@ def _frame(value: Any, where: str, name: str) -> int:
     return int(number)
 
 
-def _gather(rows: list[tuple[int, Skeleton, ImportedPerson]], frames: list[int] | None = None) -> Imported:
+def _gather(rows: list[tuple[int, Skeleton, ImportedPerson]], path: Path, frames: list[int] | None = None) -> Imported:
     """People by frame; COCO-17 where there is nobody. Raises StreamError where keypoint sets differ."""
     skeletons = {skeleton.name: skeleton for _, skeleton, _ in rows}
     if len(skeletons) > 1:
-        raise StreamError(f"people have the keypoints of {' and of '.join(skeletons)}; one set for a file is wanted")
+        raise StreamError(
+            f"{path}: people have the keypoints of {' and of '.join(skeletons)}; one set for a file is wanted"
+        )
     people: defaultdict[int, list[ImportedPerson]] = defaultdict(list, {frame: [] for frame in frames or ()})
     for frame, _, person in rows:
         people[frame].append(person)
