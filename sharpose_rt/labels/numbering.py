@@ -36,7 +36,7 @@ def frame_ids(images: Sequence[Mapping[str, Any]]) -> list[Any] | None:
 
 
 def number_in(name: str, where: str) -> int:
-    """The last number in the name of a frame: 12 of 'clip_000012.jpg'. Raises StreamError, from `where`, without one."""
+    """The last number in the name of a frame: 12 of 'clip_000012.jpg'. Raises StreamError, of `where`, without one."""
     found = re.findall(r"\d+", Path(name).stem)
     if not found:
         raise StreamError(
