@@ -226,17 +226,18 @@ _ENOUGH = 12
 """Names that must be there of a set for keypoints to be of it: a body's twelve joints without the face."""
 
 
-def order_by_name(names: Sequence[Any], first: Skeleton = COCO17) -> tuple[Skeleton, list[int | None]]:
+def order_by_name(names: Sequence[Any], first: Skeleton | None = None) -> tuple[Skeleton, list[int | None]]:
     """The set that keypoints of these names are of, and the place among them of each of its own, None where missing.
 
-    That is the set all of whose names are there, else the `first` of those of which 12 are. Capitals, blanks and
-    hyphens in names do not matter.
+    That is the set all of whose names are there: the `first`, if it is one, the largest unless one is given; where none
+    is whole, the first of those of which 12 names are. Capitals, blanks and hyphens in names do not matter.
 
     Raises:
         ValueError: there is no such set; says which names were seen.
     """
     place = {str(name).strip().lower().replace(" ", "_").replace("-", "_"): row for row, name in enumerate(names)}
-    shared = {item: len(place.keys() & set(item.keypoints)) for item in (first, *SKELETONS.values())}
+    sets = (*((first,) if first else ()), *SKELETONS.values())
+    shared = {item: len(place.keys() & set(item.keypoints)) for item in sets}
     fitting = [item for item, count in shared.items() if count >= _ENOUGH]
     if not fitting:
         raise ValueError(
@@ -244,5 +245,6 @@ def order_by_name(names: Sequence[Any], first: Skeleton = COCO17) -> tuple[Skele
             f"are wanted, such as {', '.join(COCO17.keypoints[:6])}; call them so, or, where they are in that order, "
             "take the names out"
         )
-    skeleton = max(fitting, key=lambda item: shared[item] == len(item))  # the first such
+    whole = [item for item in fitting if shared[item] == len(item)] or fitting[:1]
+    skeleton = whole[0] if first else max(whole, key=len)
     return skeleton, [place.get(name) for name in skeleton.keypoints]

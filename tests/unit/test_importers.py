@@ -12,7 +12,7 @@ from media_clips import write_clip as write_video
 
 from sharpose_rt.cli import main
 from sharpose_rt.errors import ConfigError, OutputError, StreamError
-from sharpose_rt.skeleton import COCO17, MPII16
+from sharpose_rt.skeleton import COCO17, COCO_FEET23, HALPE26, MPII16
 from sharpose_rt.skeletons import StreamReader, validate
 from sharpose_rt.skeletons.convert import convert
 from sharpose_rt.skeletons.importers import READERS, import_stream
@@ -67,6 +67,25 @@ class TestRoundTrips:
         (again,) = convert(reader.path, "openpose", folder.with_name("again"), model=model)
         for file, other in zip(sorted(folder.iterdir()), sorted(again.iterdir()), strict=True):
             assert file.read_bytes() == other.read_bytes()
+
+    @pytest.mark.parametrize("skeleton", [HALPE26, COCO_FEET23])
+    @pytest.mark.parametrize("form", ["openpose", "alphapose", "coco_labels"])
+    def test_feet(self, tmp_path, skeleton, form):
+        clip = write_clip(tmp_path / "feet.skeletons.jsonl", [[1, 2], [2]], skeleton)
+        (path,) = convert(clip, form)
+        reader = back(path, form.removesuffix("_labels"))
+        known = {"openpose": COCO_FEET23, "alphapose": HALPE26 if skeleton is HALPE26 else COCO17}
+        assert reader.header.skeleton is known.get(form, skeleton)
+        place = {name: j for j, name in enumerate(skeleton.keypoints)}
+        for found, wanted in zip(reader, StreamReader(clip), strict=True):
+            for j, name in enumerate(reader.header.skeleton.keypoints):
+                np.testing.assert_allclose(
+                    found.poses.keypoints[:, j],
+                    np.where(
+                        wanted.poses.keypoint_scores[:, [place[name]]] > 0, wanted.poses.keypoints[:, place[name]], 0
+                    ),
+                    atol=0.01,
+                )
 
     def test_alphapose(self, tmp_path):
         clip = write_clip(tmp_path / "a", CLIP[:-1])
@@ -189,13 +208,19 @@ class TestMMPose:
         path.write_text(json.dumps(mmpose_instances([1, 3], 0)))
         expect_clip(back(path, "mmpose"), CLIP[:1])
 
-    def test_larger_sets_begin_with_coco(self, tmp_path):
+    @pytest.mark.parametrize(("count", "skeleton"), [(26, HALPE26), (136, HALPE26), (133, COCO_FEET23)])
+    def test_larger_sets_begin_with_coco_and_bring_the_feet(self, tmp_path, count, skeleton):
         (item,) = mmpose_instances([1], 0)
-        item["keypoints"] += [[1.0, 1.0]] * 116
-        item["keypoint_scores"] += [0.9] * 116
+        item["keypoints"] += [[j, j + 0.5] for j in range(17, count)]
+        item["keypoint_scores"] += [0.9] * (count - 17)
         path = tmp_path / "wholebody.json"
         path.write_text(json.dumps([{"frame_id": 0, "instances": [item]}]))
-        expect_clip(back(path, "mmpose"), [[1]])
+        reader = back(path, "mmpose")
+        assert reader.header.skeleton is skeleton
+        expect_clip(reader.of_coco(), [[1]])
+        (record,) = reader
+        feet = record.poses.keypoints[0, 17:]
+        assert feet.tolist() == [[j, j + 0.5] for j in range(17, len(skeleton))]
 
 
 class TestAlphaPoseForms:

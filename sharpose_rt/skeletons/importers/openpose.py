@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from sharpose_rt.errors import StreamError
 from sharpose_rt.labels.numbering import by_number
-from sharpose_rt.skeleton import COCO17
+from sharpose_rt.skeleton import COCO17, COCO_FEET23, Skeleton
 from sharpose_rt.skeletons.convert.layouts import BODY_25, OPENPOSE_18
 from sharpose_rt.skeletons.importers.people import Imported, ImportedPerson, found_of, id_of, numbers, read_json
 
@@ -21,7 +22,9 @@ _LAYOUTS = {3 * len(layout): layout for layout in (OPENPOSE_18, BODY_25)}
 
 
 def read_openpose(path: Path) -> Imported:
-    """People as COCO-17, from the 18 or 25 keypoints; what COCO lacks (neck, middle of the hips, feet) is left out.
+    """People with COCO's keypoints, of the 18 or 25, and feet where somebody's were found.
+
+    Neck and middle of the hips are left out.
 
     Frame numbers are those of the file names, `<stem>_<12 digits>_keypoints.json`; where none ends with one, as of
     pictures may, frames are in the order of the names. `person_id` becomes the track id, unless it is OpenPose's -1.
@@ -46,14 +49,23 @@ def read_openpose(path: Path) -> Imported:
             numbered = by_number(document, str(path))
             records = [(number, f"{path} {name}", document[name]) for number, name in numbered.items()]
     frames = {number: _people(record, where) for number, where, record in records}
-    tables = np.array([person.table for people in frames.values() for person in people]).reshape(-1, 3)
+    people = [person for persons in frames.values() for person in persons]
+    tables = np.concatenate([np.zeros((0, 3)), *(person.table for person in people)])
     found = tables[found_of(tables), :2]
     if len(found) and (np.abs(found) <= 1).all():
         raise StreamError(
             f"{path}: all {len(found)} keypoints lie within -1..1, so they are normalised; px are wanted, as OpenPose "
             "writes them with --keypoint_scale 0"
         )
-    return Imported(COCO17, frames)
+    skeleton = COCO_FEET23 if any(found_of(person.table)[len(COCO17) :].any() for person in people) else COCO17
+    return Imported(skeleton, {n: [_with_keypoints(p, skeleton) for p in persons] for n, persons in frames.items()})
+
+
+def _with_keypoints(person: ImportedPerson, skeleton: Skeleton) -> ImportedPerson:
+    """The person without feet, where nobody has any, or with unfound ones."""
+    table = np.zeros((len(skeleton), 3))
+    table[: len(person.table)] = person.table[: len(skeleton)]
+    return replace(person, table=table)
 
 
 def _people(record: Any, where: str) -> list[ImportedPerson]:
@@ -68,6 +80,6 @@ def _person(person: Any, key: str, where: str) -> ImportedPerson:
     if len(flat) not in _LAYOUTS:
         raise StreamError(f"{where}: {len(flat)} numbers in {key}; 54 (COCO) or 75 (BODY_25) are accepted")
     layout = _LAYOUTS[len(flat)]
-    table = flat.reshape(-1, 3)[[layout.index(name) for name in COCO17.keypoints]]
+    table = flat.reshape(-1, 3)[[layout.index(name) for name in COCO_FEET23.keypoints if name in layout]]
     # Version 1.1 has no person_id; later ones have a list of one, -1 where OpenPose did not track.
     return ImportedPerson(np.array(table), track_id=id_of(person.get("person_id"), where, "person_id"))

@@ -15,12 +15,12 @@ import orjson
 from numpy.typing import NDArray
 
 from sharpose_rt.errors import StreamError
-from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
+from sharpose_rt.skeleton import COCO17, COCO_FEET23, HALPE26, MPII16, Skeleton
 from sharpose_rt.skeletons.validation import FLOAT32_MAX
 from sharpose_rt.types import Poses, PoseStage
 
 # Sets of more keypoints that begin with COCO's 17: Halpe 26 and 136, COCO-WholeBody 133.
-_BEGIN_WITH_COCO = (26, 133, 136)
+_SETS = {17: COCO17, 16: MPII16, 26: HALPE26, 136: HALPE26, 133: COCO_FEET23}
 
 
 @dataclass(frozen=True)
@@ -119,14 +119,12 @@ def id_of(value: Any, where: str, name: str = "track_id") -> int | None:
 
 
 def skeleton_of(count: int, where: str) -> Skeleton:
-    """The set of which `count` keypoints are given. Raises StreamError for a count that is none of the known sets."""
-    if count == len(MPII16):
-        return MPII16
-    if count == len(COCO17) or count in _BEGIN_WITH_COCO:
-        return COCO17
+    """The set with which `count` keypoints begin. Raises StreamError for a count that is none of the known sets."""
+    if count in _SETS:
+        return _SETS[count]
     raise StreamError(
-        f"{where}: {count} keypoints; {len(COCO17)} (COCO), {len(MPII16)} (MPII) or {_BEGIN_WITH_COCO} (Halpe, "
-        "COCO-WholeBody, of which the first 17 are taken) are accepted"
+        f"{where}: {count} keypoints; 17 (COCO), 16 (MPII), 26 or 136 (Halpe, of which the body's 26 are taken) or 133 "
+        "(COCO-WholeBody: body and feet) are accepted"
     )
 
 
