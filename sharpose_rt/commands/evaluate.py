@@ -201,15 +201,8 @@ def _check(args: argparse.Namespace, document: dict[str, Any]) -> None:
     if is_network_file(args.model):
         if is_mpii(document):
             raise ConfigError(f"{args.model} finds COCO's keypoints, and the labels are MPII's; give labels of COCO's")
-        if asked := next(
-            (
-                f"--{name}"
-                for name in ("sweep-threshold", "sweep-height", "sweep-gain")
-                if getattr(args, name.replace("-", "_"))
-            ),
-            None,
-        ):
-            raise ConfigError(f"{asked} is of networks with two stages, and {args.model} has one; leave it away")
+        if _sweeps(args):
+            raise ConfigError(f"sweeps are of networks with two stages, and {args.model} has one; leave them away")
     else:
         check_keypoints(find_variant(args.model), document)
     labelled, mpii = bool(document["annotations"]), is_mpii(document)

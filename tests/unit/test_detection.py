@@ -619,6 +619,16 @@ def test_bundled_weights_give_the_module_they_came_from(tmp_path: Path, architec
     check_same(found, finish(boxes - 0.5, scores, (64, 64), config))
 
 
+@pytest.mark.parametrize(
+    ("name", "stated"), [("image_size", "large"), ("image_size", "-1"), ("score_slope", "null"), ("score_shift", "nan")]
+)
+def test_a_detectors_metadata_that_is_no_number_is_told(tmp_path: Path, name: str, stated: str) -> None:
+    path = tmp_path / "person_detector.safetensors"
+    save_bundled(path, "lite0", **{name: stated})
+    with pytest.raises(WeightsError, match=f"states a {name} of '{stated}'; .* is accepted"):
+        create_detector(DetectorConfig(name=str(path))).open()
+
+
 @NEEDS_OPENVINO
 @pytest.mark.parametrize("architecture", ["lite0", "yolo26n.yaml"])
 def test_openvino_finds_what_torch_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:

@@ -319,4 +319,4 @@ def test_eval_measures_it(folder, shared_dir, capsys):
     assert found["oks_fine"] > 0.75
     capsys.readouterr()
     assert main([*command, str(folder / "no.json"), "--model", model, "--sweep-threshold", "x"]) == 2
-    assert "--sweep-threshold is of networks with two stages" in capsys.readouterr().err
+    assert "sweeps are of networks with two stages" in capsys.readouterr().err
