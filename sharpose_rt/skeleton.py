@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 PERSON_NAMES = frozenset({"person", "pedestrian", "people", "human"})
@@ -39,7 +40,8 @@ class Skeleton:
     """One keypoint set, in the order that a model emits it.
 
     `sigmas` are the per-keypoint constants of COCO's object keypoint similarity (OKS); `upper_body` are the
-    keypoints that half-body augmentation may keep alone.
+    keypoints that half-body augmentation may keep alone. The first `body` keypoints are the body's, by which poses are
+    compared: all, unless hands and a face come behind them.
     """
 
     name: str
@@ -48,9 +50,11 @@ class Skeleton:
     flip_pairs: tuple[tuple[int, int], ...]
     sigmas: tuple[float, ...]
     upper_body: tuple[int, ...]
+    body: int = 0
     flip_order: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "body", self.body or len(self.keypoints))
         order = list(range(len(self.keypoints)))
         for left, right in self.flip_pairs:
             order[left], order[right] = right, left
@@ -204,6 +208,86 @@ COCO_FEET23 = Skeleton(
     upper_body=COCO17.upper_body,
 )
 
+_HAND = (
+    "hand_root",
+    *(f"{f}{i}" for f in ("thumb", "forefinger", "middle_finger", "ring_finger", "pinky_finger") for i in range(1, 5)),
+)
+_FACE_MIRROR = {
+    **{i: 16 - i for i in range(8)},
+    **{i: 43 - i for i in range(17, 22)},
+    31: 35,
+    32: 34,
+    36: 45,
+    37: 44,
+    38: 43,
+    39: 42,
+    40: 47,
+    41: 46,
+    48: 54,
+    49: 53,
+    50: 52,
+    55: 59,
+    56: 58,
+    60: 64,
+    61: 63,
+    65: 67,
+}
+# Chains of the face's landmarks, those that close beginning and ending in one: jaw, brows, nose, eyes, lips.
+_FACE_LINES = (
+    range(17),
+    range(17, 22),
+    range(22, 27),
+    range(27, 31),
+    range(31, 36),
+    (*range(36, 42), 36),
+    (*range(42, 48), 42),
+    (*range(48, 60), 48),
+    (*range(60, 68), 60),
+)
+_LEFT_HAND, _RIGHT_HAND, _FACE = 91, 112, 23
+
+
+def _hand_limbs(root: int) -> tuple[tuple[int, int], ...]:
+    fingers = [(root, *range(root + first, root + first + 4)) for first in range(1, 21, 4)]
+    return tuple(pair for finger in fingers for pair in pairwise(finger))
+
+
+# COCO-WholeBody (Jin et al. 2020): body, feet, the 68 landmarks of a face, 21 keypoints of each hand; sigmas from its
+# evaluation.
+WHOLEBODY133 = Skeleton(
+    name="wholebody133",
+    keypoints=(
+        *COCO_FEET23.keypoints,
+        *(f"face_{i}" for i in range(68)),
+        *(f"{side}_{part}" for side in ("left", "right") for part in _HAND),
+    ),
+    limbs=(
+        *COCO_FEET23.limbs,
+        *((_FACE + a, _FACE + b) for line in _FACE_LINES for a, b in pairwise(line)),
+        *((9, _LEFT_HAND), *_hand_limbs(_LEFT_HAND)),
+        *((10, _RIGHT_HAND), *_hand_limbs(_RIGHT_HAND)),
+    ),
+    flip_pairs=(
+        *COCO_FEET23.flip_pairs,
+        *((_FACE + a, _FACE + b) for a, b in _FACE_MIRROR.items()),
+        *((_LEFT_HAND + i, _RIGHT_HAND + i) for i in range(21)),
+    ),
+    sigmas=(
+        *COCO_FEET23.sigmas,
+        *(0.042, 0.043, 0.044, 0.043, 0.040, 0.035, 0.031, 0.025, 0.020, 0.023, 0.029, 0.032, 0.037, 0.038, 0.043),
+        *(0.041, 0.045, 0.013, 0.012, 0.011, 0.011, 0.012, 0.012, 0.011, 0.011, 0.013, 0.015, 0.009, 0.007, 0.007),
+        *(0.007, 0.012, 0.009, 0.008, 0.016, 0.010, 0.017, 0.011, 0.009, 0.011, 0.009, 0.007, 0.013, 0.008, 0.011),
+        *(0.012, 0.010, 0.034, 0.008, 0.008, 0.009, 0.008, 0.008, 0.007, 0.010, 0.008, 0.009, 0.009, 0.009, 0.007),
+        *(0.007, 0.008, 0.011, 0.008, 0.008, 0.008, 0.010, 0.008),
+        *2 * (
+            *(0.029, 0.022, 0.035, 0.037, 0.047, 0.026, 0.025, 0.024, 0.035, 0.018, 0.024),
+            *(0.022, 0.026, 0.017, 0.021, 0.021, 0.032, 0.020, 0.019, 0.022, 0.031),
+        ),
+    ),
+    upper_body=COCO17.upper_body,
+    body=len(COCO_FEET23.keypoints),
+)  # fmt: skip
+
 # The body of Halpe (Fang et al. 2022, AlphaPose), as RTMPose's "body with feet" has it; sigmas from its evaluation.
 HALPE26 = Skeleton(
     name="halpe26",
@@ -220,7 +304,7 @@ HALPE26 = Skeleton(
     upper_body=(*COCO17.upper_body, 17, 18),
 )
 
-SKELETONS = {skeleton.name: skeleton for skeleton in (COCO17, MPII16, COCO_FEET23, HALPE26)}
+SKELETONS = {skeleton.name: skeleton for skeleton in (COCO17, MPII16, COCO_FEET23, HALPE26, WHOLEBODY133)}
 
 _ENOUGH = 12
 """Names that must be there of a set for keypoints to be of it: a body's twelve joints without the face."""

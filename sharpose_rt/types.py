@@ -221,6 +221,13 @@ class Poses(_Shaped):
             stage=PoseStage(int(self.stage[index])).label,
         )
 
+    def first(self, count: int) -> Poses:
+        """The same people with the first `count` of their keypoints."""
+        if count >= self.keypoints.shape[1]:
+            return self
+        names = ("keypoints", "keypoint_scores", "raw_keypoints", "raw_keypoint_scores")
+        return replace(self, **{name: getattr(self, name)[:, :count] for name in names})
+
     @classmethod
     def empty(cls, keypoint_count: int) -> Poses:
         """Nobody, of a skeleton of `keypoint_count` keypoints."""

@@ -30,9 +30,9 @@ from sharpose_rt.machine.threads import network_threads
 from sharpose_rt.models.gate import Gate
 from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
 from sharpose_rt.models.weights import WeightsInfo, file_sha256
-from sharpose_rt.skeleton import COCO17, COCO_FEET23, HALPE26, Skeleton
+from sharpose_rt.skeleton import COCO17, HALPE26, WHOLEBODY133, Skeleton
 
-_SETS = {17: COCO17, 26: HALPE26, 133: COCO_FEET23}
+_SETS = {17: COCO17, 26: HALPE26, 133: WHOLEBODY133}
 """What is taken of networks, from their first keypoint on, by how many they have. All begin with COCO's."""
 
 

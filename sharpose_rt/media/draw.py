@@ -48,12 +48,15 @@ class Painter:
         self._region = _fixed(np.array(region, np.float64).reshape(1, -1, 2))
         sides = [skeleton.side(index) for index in range(len(skeleton))]
         limbs: dict[str, list[tuple[int, int]]] = {side: [] for side in SIDE_COLOURS}
+        small: dict[str, list[tuple[int, int]]] = {side: [] for side in SIDE_COLOURS}
         for a, b in skeleton.limbs:
             # A limb from the middle outwards belongs to its side; one between both sides to neither.
             pair = {sides[a], sides[b]} - {"centre"}
-            limbs[pair.pop() if len(pair) == 1 else "centre"].append((a, b))
+            lines = small if min(a, b) >= skeleton.body else limbs
+            lines[pair.pop() if len(pair) == 1 else "centre"].append((a, b))
         self._limbs = {side: np.array(pairs) for side, pairs in limbs.items() if pairs}
-        self._sides = sides
+        self._small = {side: np.array(pairs) for side, pairs in small.items() if pairs}  # of a face and of hands
+        self._sides = sides[: skeleton.body]
         parts = ("shoulder", "hip", "thorax", "pelvis")
         self._torso = np.array([k for k, name in enumerate(skeleton.keypoints) if name.split("_")[-1] in parts], int)
         self._trails: dict[int, deque[tuple[float, float, float]]] = {}
@@ -105,8 +108,11 @@ class Painter:
             _lines(image, [*chain.from_iterable(lines.values())], _OUTLINE, width + 2, cv2.LINE_8)
         for side, segments in lines.items():
             _lines(image, segments, _faded(SIDE_COLOURS[side], faded), width)
-        radius = width << _SHIFT
-        for point, side in zip(fixed[seen].tolist(), compress(self._sides, seen), strict=True):
+        for side, pairs in self._small.items():
+            shown = list(fixed[pairs[seen[pairs].all(axis=1)]])
+            _lines(image, shown, _faded(SIDE_COLOURS[side], faded), max(1, width // 2))
+        radius, body = width << _SHIFT, seen[: len(self._sides)]
+        for point, side in zip(fixed[: len(body)][body].tolist(), compress(self._sides, body), strict=True):
             if outlined:
                 cv2.circle(image, point, radius + (1 << _SHIFT), _OUTLINE, cv2.FILLED, cv2.LINE_AA, _SHIFT)
             cv2.circle(image, point, radius, _faded(SIDE_COLOURS[side], faded), cv2.FILLED, cv2.LINE_AA, _SHIFT)

@@ -502,10 +502,7 @@ class StreamReader:
 
     def _part(self, poses: Poses) -> Poses:
         """What of a frame's poses this reader gives."""
-        count = len(self.header.skeleton)
-        if count < self._keypoint_count:
-            points = ("keypoints", "keypoint_scores", "raw_keypoints", "raw_keypoint_scores")
-            poses = replace(poses, **{name: getattr(poses, name)[:, :count] for name in points})
+        poses = poses.first(len(self.header.skeleton))
         return _seen(poses) if self._seen_alone else poses
 
     def ending(self) -> tuple[str | None, int]:

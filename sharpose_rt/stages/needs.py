@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.geometry.affine import body_heights
 from sharpose_rt.models.gate import Gate, Outlook
+from sharpose_rt.skeleton import COCO17
 from sharpose_rt.stages.budget import Plan
 from sharpose_rt.types import Float32, Poses, Tracks
 
@@ -41,7 +42,8 @@ def all_sure(poses: Poses | None) -> bool:
     """Whether there is somebody, and the poses of all say well where they are: no detector is wanted for them."""
     if poses is None or not len(poses):
         return False
-    return bool(((poses.raw_keypoint_scores >= SURE_SCORE).mean(1) >= SURE_SHARE).all())
+    scores = poses.raw_keypoint_scores[:, : len(COCO17)]  # hands and faces, of whatever has them, carry no box
+    return bool(((scores >= SURE_SCORE).mean(1) >= SURE_SHARE).all())
 
 
 @dataclass

@@ -82,6 +82,7 @@ class SharposeTracker:
 
     def __init__(self, config: TrackerConfig, skeleton: Skeleton) -> None:
         self.config, self.skeleton = config, skeleton
+        self._sigmas = skeleton.sigmas[: skeleton.body]
         self._clock = Clock()
         self._tracks: list[_Track] = []
         self._motion = motion.begin(np.zeros((0, 4)))
@@ -209,6 +210,7 @@ class SharposeTracker:
 
     def _take_poses(self, poses: Poses, pts_s: float) -> None:
         """Learn from the poses of the last frame, at `pts_s`, before time goes on."""
+        poses = poses.first(self.skeleton.body)
         row_of = {track_id: row for row, track_id in enumerate(poses.track_ids.tolist())}
         for index, track in enumerate(self._tracks):
             row = row_of.get(track.track_id) if track.active else None
@@ -234,7 +236,7 @@ class SharposeTracker:
         tracks.sort(key=lambda t: t.track_id)
         rows = [row_of[track.track_id] for track in tracks]
         points, scores = poses.raw_keypoints[rows], poses.raw_keypoint_scores[rows]
-        similarity = oks_matrix(points, scores, points, area(poses.bboxes_xyxy[rows]), self.skeleton.sigmas, SURE_SCORE)
+        similarity = oks_matrix(points, scores, points, area(poses.bboxes_xyxy[rows]), self._sigmas, SURE_SCORE)
         for young, track in enumerate(tracks):
             same = [old for old in range(young) if similarity[old, young] > DUPLICATE_OKS]
             if not same:

@@ -193,7 +193,8 @@ def _goes_on(one: Poses, seen: _Seen, gap_s: float, present: Poses, skeleton: Sk
 
     Nobody is for longer than they had been there, nor in the pose of somebody `present`: that is the same person.
     """
-    whom, size, sigmas = present.keypoints, area(one.bboxes_xyxy), skeleton.sigmas
+    one, present, sigmas = one.first(skeleton.body), present.first(skeleton.body), skeleton.sigmas[: skeleton.body]
+    whom, size = present.keypoints, area(one.bboxes_xyxy)
     likeness = oks_matrix(one.keypoints, one.keypoint_scores, whom, size, sigmas, LEAST_SHOWN)
     return gap_s <= seen.pts_s - seen.since_s and likeness.max(initial=0) <= DUPLICATE_OKS
 

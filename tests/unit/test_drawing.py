@@ -7,7 +7,7 @@ import pytest
 
 from sharpose_rt.config.schema import DetectorConfig, DrawConfig
 from sharpose_rt.media.draw import SIDE_COLOURS, Painter, sheet, track_colour
-from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
+from sharpose_rt.skeleton import COCO17, HALPE26, MPII16, WHOLEBODY133, Skeleton
 from sharpose_rt.types import Poses, PoseStage
 
 BARE = DrawConfig(boxes=False, ids=False, trail_s=0, status=False)
@@ -75,7 +75,7 @@ def pixel(image: np.ndarray, point: np.ndarray) -> tuple[int, ...]:
     return tuple(image[round(float(point[1])), round(float(point[0]))].tolist())
 
 
-@pytest.mark.parametrize("skeleton", [COCO17, MPII16], ids=lambda skeleton: skeleton.name)
+@pytest.mark.parametrize("skeleton", [COCO17, MPII16, HALPE26], ids=lambda skeleton: skeleton.name)
 def test_keypoints_have_the_colour_of_their_side(skeleton: Skeleton) -> None:
     points = spread(skeleton)
     image = Painter(skeleton, BARE).draw(blank(), people(points), 0)
@@ -95,6 +95,16 @@ def test_limbs_join_sides_in_their_colour() -> None:
     np.testing.assert_allclose(pixel(image, np.array((100, 150))), SIDE_COLOURS["left"], rtol=0.15)
     np.testing.assert_allclose(pixel(image, np.array((150, 100))), SIDE_COLOURS["centre"], rtol=0.15)
     assert pixel(image, np.array((200, 150))) == (0, 0, 0)
+
+
+def test_hands_and_faces_are_thin_lines_without_dots() -> None:
+    points, scores, names = np.zeros((1, 133, 2)), np.zeros(133), WHOLEBODY133.keypoints.index
+    for name, at in (("left_thumb1", (100, 100)), ("left_thumb2", (100, 200)), ("face_30", (300, 100))):
+        points[0, names(name)], scores[names(name)] = at, 1
+    image = Painter(WHOLEBODY133, BARE).draw(blank(), people(points, scores=scores), 0)
+    np.testing.assert_allclose(pixel(image, np.array((100, 150))), SIDE_COLOURS["left"], rtol=0.15)
+    assert not image[150, 103:].any()  # as thin as that, and without an outline
+    assert not image[:, 290:310].any()  # the tip of a nose alone is no line
 
 
 def test_unsure_lost_and_far_points_are_left_out_or_harmless() -> None:

@@ -27,7 +27,7 @@ from sharpose_rt.geometry.affine import crop_affine
 from sharpose_rt.geometry.simcc import decode_simcc, flip_simcc_back, from_udp
 from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
 from sharpose_rt.models.variants import find_variant
-from sharpose_rt.skeleton import COCO17, COCO_FEET23, HALPE26
+from sharpose_rt.skeleton import COCO17, HALPE26, WHOLEBODY133
 from sharpose_rt.skeletons import read_stream
 from sharpose_rt.stages import BudgetController, EstimateStage
 from sharpose_rt.types import Frame, Packet, Tracks
@@ -129,8 +129,8 @@ def test_simcc_has_no_bias(folder):
         assert np.abs(np.mean(errors, (0, 1))).max() < 0.3
 
 
-@pytest.mark.parametrize(("count", "skeleton"), [(17, COCO17), (26, HALPE26), (133, COCO_FEET23)])
-def test_the_feet_of_larger_sets_come_too(folder, count, skeleton):
+@pytest.mark.parametrize(("count", "skeleton"), [(17, COCO17), (26, HALPE26), (133, WHOLEBODY133)])
+def test_larger_sets_come_whole(folder, count, skeleton):
     path = write_network(folder / f"of_{count}.onnx", "simcc", keypoints=count, reverse=True)
     engine = FileEngine(PoseConfig(model=str(path)))
     assert engine.skeleton is skeleton is skeleton_of(str(path)) is PoseTracker(str(path)).skeleton
@@ -196,6 +196,27 @@ def test_the_crop_of_simcc_maps_a_box_onto_all_of_its_pixels():
     maps = from_udp((H, W)) @ crop_affine(box, (W, H), 1.0)
     corners = np.array([[10, 20], [82, 116]])
     assert np.allclose(corners @ maps[0, :, :2].T + maps[0, :, 2], [[0, 0], [W, H]])
+
+
+def test_face_and_hands_fill_openposes(folder):
+    path, picture = write_network(folder / "whole.onnx", keypoints=133), folder / "whole.png"
+    cv2.imwrite(str(picture), dotted(POINTS))
+    out = folder / "whole"
+    options = ["--boxes", "full", "--smooth", "none", "--format", "openpose,alphapose"]
+    assert main(["--source", str(picture), "--model", str(path), "--output", str(out), *options]) == 0
+    assert main(["validate", str(out / "whole.skeletons.jsonl")]) == 0
+    (person,) = json.loads(next((out / "whole.openpose").glob("*.json")).read_text())["people"]
+    colours = np.resize(COLOURS, 133)
+    for key, count, begin, missing in (
+        ("face_keypoints_2d", 70, 23, 2), ("hand_left_keypoints_2d", 21, 91, 0), ("hand_right_keypoints_2d", 21, 112, 0)
+    ):  # fmt: skip
+        points = np.array(person[key]).reshape(count, 3)
+        found = points[: count - missing]
+        assert np.abs(found[:, :2] - POINTS[colours[begin : begin + len(found)]]).max() < 1
+        assert not points[count - missing :].any()  # pupils
+    (result,) = json.loads((out / "whole.alphapose.json").read_text())
+    assert len(result["keypoints"]) == 3 * 133
+    assert cv2.imread(str(out / "whole.annotated.png")) is not None
 
 
 @pytest.mark.parametrize(

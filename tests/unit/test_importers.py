@@ -12,7 +12,7 @@ from media_clips import write_clip as write_video
 
 from sharpose_rt.cli import main
 from sharpose_rt.errors import ConfigError, OutputError, StreamError
-from sharpose_rt.skeleton import COCO17, COCO_FEET23, HALPE26, MPII16
+from sharpose_rt.skeleton import COCO17, COCO_FEET23, HALPE26, MPII16, WHOLEBODY133
 from sharpose_rt.skeletons import StreamReader, validate
 from sharpose_rt.skeletons.convert import convert
 from sharpose_rt.skeletons.importers import READERS, import_stream
@@ -208,7 +208,7 @@ class TestMMPose:
         path.write_text(json.dumps(mmpose_instances([1, 3], 0)))
         expect_clip(back(path, "mmpose"), CLIP[:1])
 
-    @pytest.mark.parametrize(("count", "skeleton"), [(26, HALPE26), (136, HALPE26), (133, COCO_FEET23)])
+    @pytest.mark.parametrize(("count", "skeleton"), [(26, HALPE26), (136, HALPE26), (133, WHOLEBODY133)])
     def test_larger_sets_begin_with_coco_and_bring_the_feet(self, tmp_path, count, skeleton):
         (item,) = mmpose_instances([1], 0)
         item["keypoints"] += [[j, j + 0.5] for j in range(17, count)]

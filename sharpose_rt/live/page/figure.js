@@ -25,10 +25,14 @@ export function drawRegion(context, corners, unit) {
 
 const side = name => name.startsWith("left_") ? "left" : name.startsWith("right_") ? "right" : "centre";
 
+// A face's and a hand's keypoints lie close together: thin lines without dots.
+const SMALL = /^face_|_hand_root$|_(thumb|forefinger|middle_finger|ring_finger|pinky_finger)\d$/;
+
 export class Figures {
   constructor(header) {
     this.limbs = header.limbs;
     this.sides = header.keypoints.map(side);
+    this.small = header.keypoints.map(name => SMALL.test(name));
     this.torso = header.keypoints.flatMap((name, k) => /shoulder|hip|thorax|pelvis/.test(name) ? [k] : []);
     this.trails = new Map();  // track_id: [pts_s, x, y] oldest first
   }
@@ -83,10 +87,12 @@ export class Figures {
     context.setLineDash(person.stage === "predicted" && !ghost ? [3 * width, 2 * width] : []);
     for (const outline of ghost ? [false] : [true, false]) {
       for (const [a, b] of limbs) {
+        const small = this.small[a] && this.small[b];
+        if (small && outline) continue;
         const parts = [this.sides[a], this.sides[b]].filter(part => part !== "centre");
         const part = parts.length && parts.every(p => p === parts[0]) ? parts[0] : "centre";
         context.strokeStyle = ghost ? "#ffffffa0" : outline ? OUTLINE : this.colour(person, options, part);
-        context.lineWidth = ghost ? Math.max(unit, width / 3) : outline ? width + 2 * unit : width;
+        context.lineWidth = ghost ? Math.max(unit, width / 3) : outline ? width + 2 * unit : small ? width / 2 : width;
         context.beginPath();
         context.moveTo(points[a][0], points[a][1]);
         context.lineTo(points[b][0], points[b][1]);
@@ -96,7 +102,7 @@ export class Figures {
     context.setLineDash([]);
     if (ghost) return;
     points.forEach((point, k) => {
-      if (!seen(point)) return;
+      if (!seen(point) || this.small[k]) return;
       context.beginPath();
       context.arc(point[0], point[1], 0.95 * width, 0, 7);
       context.fillStyle = "#fff";

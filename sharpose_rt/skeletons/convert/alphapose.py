@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
-from sharpose_rt.skeleton import HALPE26
+from sharpose_rt.skeleton import HALPE26, WHOLEBODY133
 from sharpose_rt.skeletons.convert.common import found_points, rounded, with_points, write_json_list
 from sharpose_rt.skeletons.stream import StreamReader, people_of
 
@@ -21,7 +21,7 @@ def write_alphapose(
     own, mean keypoint score + box score + 1.25 * best keypoint score, so it is not within 0..1. The format has no
     record for a frame without people; people without a keypoint have none either.
     """
-    if reader.header.skeleton is not HALPE26:  # which AlphaPose's own files have; of other feet it knows nothing
+    if reader.header.skeleton not in (HALPE26, WHOLEBODY133):  # as its own files; of other feet it knows nothing
         reader = reader.of_coco()
     if not predicted:
         reader = reader.without_predicted()

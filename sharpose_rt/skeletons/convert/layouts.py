@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sharpose_rt.skeleton import Skeleton
+from sharpose_rt.skeleton import WHOLEBODY133, Skeleton
 
 # Order of OpenPose's COCO model (POSE_COCO_BODY_PARTS) and of Kinetics-skeleton.
 OPENPOSE_18 = (
@@ -21,6 +21,13 @@ BODY_25 = (
     "left_eye", "right_ear", "left_ear", "left_big_toe", "left_small_toe", "left_heel", "right_big_toe",
     "right_small_toe", "right_heel",
 )  # fmt: skip
+
+# OpenPose's face: the 68 landmarks that COCO-WholeBody has too, and the pupils; and its hands, in the same order.
+FACE_70 = (*(f"face_{i}" for i in range(68)), "right_pupil", "left_pupil")
+LEFT_HAND_21, RIGHT_HAND_21 = (
+    tuple(name for name in WHOLEBODY133.keypoints[WHOLEBODY133.body + 68 :] if name.startswith(side))
+    for side in ("left", "right")
+)
 
 # OpenPose's own training labels make the neck of COCO people this way; the middle of the hips likewise.
 _MIDDLES = {"neck": ("left_shoulder", "right_shoulder"), "mid_hip": ("left_hip", "right_hip")}

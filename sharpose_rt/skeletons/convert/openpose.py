@@ -21,7 +21,14 @@ from sharpose_rt.skeletons.convert.common import (
     stem_of,
     with_points,
 )
-from sharpose_rt.skeletons.convert.layouts import BODY_25, OPENPOSE_18, to_layout
+from sharpose_rt.skeletons.convert.layouts import (
+    BODY_25,
+    FACE_70,
+    LEFT_HAND_21,
+    OPENPOSE_18,
+    RIGHT_HAND_21,
+    to_layout,
+)
 from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.skeletons.stream import FrameRecord, StreamReader
 
@@ -31,10 +38,10 @@ _LONGEST_NAME = 255  # bytes, of most file systems
 log = logging.getLogger("sharpose_rt.skeletons")
 
 _LAYOUTS = {"COCO": OPENPOSE_18, "BODY_25": BODY_25}
-_NOT_MADE = (
-    "face_keypoints_2d", "hand_left_keypoints_2d", "hand_right_keypoints_2d", "pose_keypoints_3d",
-    "face_keypoints_3d", "hand_left_keypoints_3d", "hand_right_keypoints_3d",
-)  # fmt: skip
+_PARTS = {
+    "face_keypoints_2d": FACE_70, "hand_left_keypoints_2d": LEFT_HAND_21, "hand_right_keypoints_2d": RIGHT_HAND_21
+}  # fmt: skip
+_NOT_MADE = ("pose_keypoints_3d", "face_keypoints_3d", "hand_left_keypoints_3d", "hand_right_keypoints_3d")
 
 
 def write_openpose(
@@ -51,8 +58,8 @@ def write_openpose(
     People without a keypoint are left out, of whom OpenPose writes nothing either.
 
     `model` is the order of `pose_keypoints_2d`, named as OpenPose's --model_pose: 'BODY_25', its default and all that
-    some readers know (our sets have no feet, which stay missing), or 'COCO' (18 keypoints). Missing keypoints are
-    0, 0, 0.
+    some readers know, or 'COCO' (18 keypoints). Missing keypoints are 0, 0, 0, such as feet where the set has none.
+    Of a set with a face and hands these are written too, but for the pupils; else their lists are empty.
     `person_id` holds the track id, which OpenPose itself leaves at -1; -1 where no tracker ran. The number in a
     file's name is the `frame_id`; of pictures it is `<picture's name>_keypoints.json`, as OpenPose's --image_dir,
     and `stream` in it tells the file that it was converted from. What an earlier conversion of the same file, or of a
@@ -106,10 +113,16 @@ def _stream_of(file: Path) -> str | None:
 def _write_frame(
     folder: Path, reader: StreamReader, frame: FrameRecord, layout: tuple[str, ...], raw: bool, min_score: float
 ) -> None:
-    points = to_layout(found_points(frame.poses, raw=raw, min_score=min_score), reader.header.skeleton, layout)
-    points, track_ids = rounded(points), frame.poses.track_ids.tolist()
+    found, skeleton = found_points(frame.poses, raw=raw, min_score=min_score), reader.header.skeleton
+    points, track_ids = rounded(to_layout(found, skeleton, layout)), frame.poses.track_ids.tolist()
+    parts = {
+        name: rounded(to_layout(found, skeleton, of_part)).reshape(len(found), -1).tolist()
+        for name, of_part in _PARTS.items()
+        if of_part[0] in skeleton.keypoints
+    }
     people = [
         {"person_id": [track_ids[i] or -1], "pose_keypoints_2d": points[i].ravel().tolist()}
+        | {name: parts[name][i] if name in parts else [] for name in _PARTS}
         | {name: [] for name in _NOT_MADE}
         for i in with_points(points)
     ]

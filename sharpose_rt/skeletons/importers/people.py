@@ -15,12 +15,12 @@ import orjson
 from numpy.typing import NDArray
 
 from sharpose_rt.errors import StreamError
-from sharpose_rt.skeleton import COCO17, COCO_FEET23, HALPE26, MPII16, Skeleton
+from sharpose_rt.skeleton import COCO17, HALPE26, MPII16, WHOLEBODY133, Skeleton
 from sharpose_rt.skeletons.validation import FLOAT32_MAX
 from sharpose_rt.types import Poses, PoseStage
 
 # Sets of more keypoints that begin with COCO's 17: Halpe 26 and 136, COCO-WholeBody 133.
-_SETS = {17: COCO17, 16: MPII16, 26: HALPE26, 136: HALPE26, 133: COCO_FEET23}
+_SETS = {17: COCO17, 16: MPII16, 26: HALPE26, 136: HALPE26, 133: WHOLEBODY133}
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def skeleton_of(count: int, where: str) -> Skeleton:
         return _SETS[count]
     raise StreamError(
         f"{where}: {count} keypoints; 17 (COCO), 16 (MPII), 26 or 136 (Halpe, of which the body's 26 are taken) or 133 "
-        "(COCO-WholeBody: body and feet) are accepted"
+        "(COCO-WholeBody) are accepted"
     )
 
 
