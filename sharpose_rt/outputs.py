@@ -217,7 +217,7 @@ class RunOutputs:
             fps=info.fps,
             skeleton=tracking.skeleton,
             model={
-                "name": self.config.pose.model,
+                "name": Path(self.config.pose.model).name,  # a file's folder is nobody's business
                 "weights_sha256": engine.weights.sha256 or None,
                 "behaviour": engine.behaviour,
                 **engine.gate.stated(),

@@ -32,8 +32,8 @@ from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
 from sharpose_rt.models.weights import WeightsInfo, file_sha256
 from sharpose_rt.skeleton import COCO17, HALPE26, WHOLEBODY133, Skeleton
 
-_SETS = {17: COCO17, 26: HALPE26, 133: WHOLEBODY133}
-"""What is taken of networks, from their first keypoint on, by how many they have. All begin with COCO's."""
+_SETS = {len(skeleton): skeleton for skeleton in (COCO17, HALPE26, WHOLEBODY133)}
+"""The keypoints of a network, by how many it has."""
 
 
 class FileEngine(Engine):
@@ -65,7 +65,7 @@ class FileEngine(Engine):
         path = Path(config.model)
         self._model, self.crop_size_hw, self.skeleton = _prepared(path)
         self._simcc = len(self._model.outputs) == 2
-        self.weights = WeightsInfo(str(path), file_sha256(path), math.inf, {})
+        self.weights = WeightsInfo(str(path), file_sha256(weights_of(path)), math.inf, {})
         self.gate = Gate()
         self.box_padding = USUAL_PADDING if config.box_padding is None else config.box_padding
         self._threads = network_threads(config.threads)
@@ -106,17 +106,21 @@ class FileEngine(Engine):
         return keypoints.numpy(), scores.numpy(), unknown, np.ones(len(crops_bgr), np.bool_)
 
     def _maps(self, crops_bgr: Tensor) -> list[Tensor]:
-        """The outputs, (B, K, h, w), or (B, K, W') and (B, K, H'), in float32, of the K keypoints that are taken."""
-        found = self._batcher.run(lambda rows: tuple(self._graph(len(rows))(rows)), crops_bgr)
-        return [output[:, : len(self.skeleton)] for output in found]
+        """The outputs, (B, K, h, w), or (B, K, W') and (B, K, H'), in float32."""
+        return list(self._batcher.run(lambda rows: tuple(self._graph(len(rows))(rows)), crops_bgr))
 
     def _flipped_back(self, maps: list[Tensor]) -> list[Tensor]:
         order = self.skeleton.flip_order
         return flip_simcc_back(maps, order, self.crop_size_hw[1]) if self._simcc else [flip_back(maps[0], order)]
 
 
+def weights_of(path: Path) -> Path:
+    """Where a network's numbers are: OpenVINO's form has them in a file beside it."""
+    return path.with_suffix(".bin") if path.suffix.lower() == ".xml" else path
+
+
 def file_skeleton(path: str) -> Skeleton:
-    """The keypoints that `FileEngine` takes of a file's network; raises WeightsError and DeviceError as it does."""
+    """The keypoints of a file's network; raises WeightsError and DeviceError as `FileEngine` does."""
     return _prepared(Path(path))[2]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import shutil
@@ -282,7 +283,7 @@ def test_a_run_writes_what_others_write(folder, capsys):
     assert main(["--source", str(pictures), "--model", str(path), "--output", str(out), *options]) == 0
     assert main(["validate", str(out / "pictures.skeletons.jsonl")]) == 0
     header, *frames, _ = map(json.loads, (out / "pictures.skeletons.jsonl").read_text().splitlines())
-    assert header["model"]["name"] == str(path)
+    assert header["model"]["name"] == path.name
     assert header["model"]["behaviour"] == "file"
     assert len(header["model"]["weights_sha256"]) == 64
     for number, frame in enumerate(frames):
@@ -338,6 +339,11 @@ def test_eval_measures_it(folder, shared_dir, capsys):
     assert found["people"] == len(labels["annotations"])
     assert found["precision"] == "fp32"
     assert found["oks_fine"] > 0.75
+    found = FileEngine(PoseConfig(model=model)).weights.sha256
+    assert found == hashlib.sha256((folder / f"{teacher.name}.bin").read_bytes()).hexdigest()
+    (folder / "alone.xml").write_bytes((folder / f"{teacher.name}.xml").read_bytes())
+    with pytest.raises(WeightsError, match=r"alone\.xml cannot be read"):
+        FileEngine(PoseConfig(model=str(folder / "alone.xml")))
     capsys.readouterr()
     assert main([*command, str(folder / "no.json"), "--model", model, "--sweep-threshold", "x"]) == 2
     assert "sweeps are of networks with two stages" in capsys.readouterr().err
