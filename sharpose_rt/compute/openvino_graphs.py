@@ -183,7 +183,7 @@ def read_graph(path: Path) -> Any:
         raise WeightsError(f"there is no file {path}; give the path of a .onnx file, or of a .xml file beside its .bin")
     try:
         return core.read_model(str(path))
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:  # its reports quote the file, which need not be text
         lines = [line for line in map(str.strip, str(error).splitlines()) if line]
         raise WeightsError(f"the network {path} cannot be read: {lines[-1] if lines else error:.200}") from error
 

@@ -259,6 +259,8 @@ def test_files_that_are_no_such_network_are_refused(folder):
     whole = write_network(folder / "cut.onnx").read_bytes()
     (folder / "cut.onnx").write_bytes(whole[: len(whole) // 2])
     refused(folder / "cut.onnx", "cannot be read")
+    (folder / "named.onnx").write_bytes(whole.replace(b"Conv", b"\x95onv", 1))  # quoted in the report
+    refused(folder / "named.onnx", "cannot be read")
     refused(
         write_network(folder / "hands.onnx", keypoints=21), r"gives \[\?, 21, 96, 72\].* K one of 17 \(coco17\), 26"
     )
