@@ -90,7 +90,7 @@ class PoseTracker:
                 print(frame.pts_s, person.track_id, person.keypoints)
 
     Args:
-        model: a variant; `sharpose-rt models` lists them.
+        model: a variant (`sharpose-rt models` lists them), or the file of another project's network.
         config: a `RunConfig`, a preset's name, or a YAML file; None takes the defaults.
         options: changes by section, as in `detector={"name": "full"}` or `smooth={"method": "none"}`; not of `output`
             and `live`, as nothing is written or served.
@@ -102,6 +102,7 @@ class PoseTracker:
 
     Raises:
         ConfigError: an unknown or bad option, or no such model.
+        WeightsError: the model is a file, and no network that is taken.
     """
 
     def __init__(self, model: str | None = None, config: RunConfig | str | Path | None = None, **options: Any) -> None:
@@ -350,7 +351,7 @@ class SHaRPose:
         poses[0].keypoints
 
     Args:
-        model: a variant; `sharpose-rt models` lists them.
+        model: a variant (`sharpose-rt models` lists them), or the file of another project's network.
         options: fields of `PoseConfig`, as in `weights="x.safetensors"` or `quality_threshold=0.9`.
 
     Raises:

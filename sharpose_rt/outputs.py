@@ -220,7 +220,7 @@ class RunOutputs:
                 "name": Path(self.config.pose.model).name,  # a file's folder is nobody's business
                 "weights_sha256": engine.weights.sha256 or None,
                 "behaviour": engine.behaviour,
-                **engine.gate.stated(),
+                **(engine.gate.stated() if engine.two_stages else {"quality_threshold": None}),
             },
             detector=tracking.detector.name,
             tracker=tracking.tracker.name,

@@ -83,5 +83,6 @@ def _print_table(rows: list[dict[str, Any]], behaviour: str) -> None:
     console.print(
         f"\nBehaviour: {behaviour}. GMACs of one crop: 'coarse' alone where the quality reaches the threshold, "
         "'both' where it is refined.\n'Table 2 counting' is 'both' as the paper counts it: with every fine patch "
-        "embedded; here only those of selected cells are."
+        "embedded; here only those of selected cells are.\n`--model` also takes a .onnx or .xml file of "
+        "another project's network (`track`, `eval`, `bench pipeline`)."
     )

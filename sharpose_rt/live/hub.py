@@ -60,7 +60,8 @@ class LiveRun:
         self.name, self.source, self.live, self.header, self.info = name, source, live, header, info
         self.newest: Moment | None = None
         self.end_line: bytes | None = None
-        self.totals = RunTotals()
+        one_stage = b'"quality_threshold":null' in header  # which is how a stream's header tells
+        self.totals = RunTotals(two_stages=not one_stage)
         self.ticks: deque[dict[str, Any]] = deque(maxlen=_TICKS)
         self._hub, self._history_s, self._source_state = hub, hub.config.history_s, source_state
         self._lock = threading.Lock()

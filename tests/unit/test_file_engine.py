@@ -287,6 +287,7 @@ def test_a_run_writes_what_others_write(folder, capsys):
     header, *frames, _ = map(json.loads, (out / "pictures.skeletons.jsonl").read_text().splitlines())
     assert header["model"]["name"] == path.name
     assert header["model"]["behaviour"] == "file"
+    assert header["model"]["quality_threshold"] is None
     assert len(header["model"]["weights_sha256"]) == 64
     for number, frame in enumerate(frames):
         (person,) = frame["people"]

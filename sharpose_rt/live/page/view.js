@@ -270,7 +270,8 @@ function showFacts() {
     document.title = `${source} · sharpose-rt`;
   }
   if (header) {
-    facts.push(["model", header.model.name], ["refined below", round(header.model.quality_threshold ?? "–")]);
+    facts.push(["model", header.model.name]);
+    if (header.model.quality_threshold !== null) facts.push(["refined below", round(header.model.quality_threshold ?? "–")]);
     if (header.model.refine_from_gain !== undefined) facts.push(["refined from a gain of", header.model.refine_from_gain]);
     facts.push(["detector", header.detector], ["tracker", header.tracker], ["smoothing", header.smoothing]);
     facts.push(["frame", header.frame_size_wh.join(" × ")]);
