@@ -87,6 +87,16 @@ class TestRoundTrips:
                     atol=0.01,
                 )
 
+    @pytest.mark.parametrize("form", ["openpose", "alphapose", "coco_labels", "csv", "trc", "pyskl", "kinetics", "mot"])
+    def test_faces_and_hands_and_frames_without_anybody(self, tmp_path, form):
+        clip = write_clip(tmp_path / "whole.skeletons.jsonl", [[1, 2], [], [2]], WHOLEBODY133)
+        (path, *_) = convert(clip, form)
+        assert path.exists()
+        if form == "alphapose":
+            reader = back(path, form)
+            assert reader.header.skeleton is WHOLEBODY133
+            expect_clip(reader.of_coco(), [[1, 2], [], [2]])
+
     def test_alphapose(self, tmp_path):
         clip = write_clip(tmp_path / "a", CLIP[:-1])
         (path,) = convert(clip, "alphapose")

@@ -116,7 +116,7 @@ def _write_frame(
     found, skeleton = found_points(frame.poses, raw=raw, min_score=min_score), reader.header.skeleton
     points, track_ids = rounded(to_layout(found, skeleton, layout)), frame.poses.track_ids.tolist()
     parts = {
-        name: rounded(to_layout(found, skeleton, of_part)).reshape(len(found), -1).tolist()
+        name: rounded(to_layout(found, skeleton, of_part)).reshape(len(found), 3 * len(of_part)).tolist()
         for name, of_part in _PARTS.items()
         if of_part[0] in skeleton.keypoints
     }
