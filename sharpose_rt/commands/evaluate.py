@@ -151,6 +151,7 @@ def _load_file(args: argparse.Namespace) -> tuple[Estimate, WeightsInfo]:
     config = PoseConfig(
         model=args.model,
         weights=args.weights,
+        behaviour=args.behaviour,
         device=args.device,
         precision=args.precision,
         flip_test=args.flip_test,

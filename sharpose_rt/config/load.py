@@ -226,7 +226,8 @@ def _form(kind: Any) -> str:
 
 def _below(config: Any, key: str, path: str) -> str:
     """In which section of `config` the key is."""
-    sections = (item.name for item in fields(config) if hasattr(getattr(config, item.name), key))
+    parts = ((item.name, getattr(config, item.name)) for item in fields(config))
+    sections = (name for name, part in parts if is_dataclass(part) and key in {item.name for item in fields(part)})
     return "".join(f" (did you mean {f'{path}{section}.{key}'!r}?)" for section in islice(sections, 1))
 
 

@@ -35,7 +35,7 @@ def create_engine(config: PoseConfig) -> Engine:
 
 
 def skeleton_of(model: str) -> Skeleton:
-    """The keypoints of a model, a variant of ours or a file, without loading its weights.
+    """The keypoints of a model, a variant of ours or a file, without an engine.
 
     Raises:
         ConfigError: there is no such variant.

@@ -115,7 +115,7 @@ class FileEngine(Engine):
 
 
 def weights_of(path: Path) -> Path:
-    """Where a network's numbers are: OpenVINO's form has them in a file beside it."""
+    """Where a network's numbers are: OpenVINO's form has them beside it. What ONNX has outside is not looked at."""
     return path.with_suffix(".bin") if path.suffix.lower() == ".xml" else path
 
 
@@ -135,7 +135,12 @@ def _prepared(path: Path) -> tuple[Any, tuple[int, int], Skeleton]:
         )
     size_hw = takes[0][2], takes[0][3]
     if takes[0][0] != -1 or not _takes_any_batch(model):
-        model = with_batch(model, 1)
+        try:
+            model = with_batch(model, 1)
+        except RuntimeError as error:
+            raise WeightsError(
+                f"{path} takes batches of one size alone, which is not 1; export it with an open batch, or of one crop"
+            ) from error
     shapes = [_lengths(port) for port in model.outputs]
     chosen = _chosen(shapes, size_hw)
     if chosen is None:

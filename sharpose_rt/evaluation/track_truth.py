@@ -207,6 +207,7 @@ def _frame_numbers(images: list[Any], path: Path) -> dict[Any, int]:
 def _from_stream(path: Path, skeleton: Skeleton | None) -> TrackTruth:
     reader = StreamReader(path)
     if skeleton:
+        reader = reader.of_coco()
         _check_same(reader.header.skeleton, skeleton, path)
     frames: dict[int, TruthFrame] = {}
     unknown = 0

@@ -7,6 +7,7 @@ HOTA (Luiten et al. 2021), IDF1 (Ristani et al. 2016) and CLEAR MOT (Bernardin e
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,7 +45,8 @@ def evaluate_tracks(
     Args:
         stream: the skeleton stream.
         truth: labels as `read_truth` takes them.
-        similarity: what makes a person the labelled one: overlap of boxes, or likeness of poses.
+        similarity: what makes a person the labelled one: overlap of boxes, or likeness of poses (of COCO's 17 keypoints
+            where more come behind them).
         threshold: from which similarity on, 0..1, for MOTA and IDF1 (HOTA goes through all).
         min_score: keypoints below do not count for the jitter.
 
@@ -53,17 +55,18 @@ def evaluate_tracks(
         ConfigError: the labels have no keypoints for OKS, or others than the stream.
     """
     reader = StreamReader(stream)
-    frames = list(reader)
+    frames, skeleton = list(reader), reader.of_coco().header.skeleton  # of feet, hands and faces labels know little
     result: dict[str, Any] = {}
     if truth is not None:
-        labels = read_truth(truth, reader.header.skeleton if similarity == "oks" else None)
+        labels = read_truth(truth, skeleton if similarity == "oks" else None)
         last = max((n for n, frame in labels.frames.items() if frame.ids), default=-1)
         if not frames or last > frames[-1].frame_id:
             raise DatasetError(
                 f"{truth} has people in frame {last} (from 0), but {stream} ends at "
                 f"{frames[-1].frame_id if frames else 'its header'}; are they of the same clip, read to its end?"
             )
-        result |= track_metrics(frames, labels, reader.header.skeleton, similarity, threshold)
+        compared = [replace(frame, poses=frame.poses.first(len(skeleton))) for frame in frames]
+        result |= track_metrics(compared, labels, skeleton, similarity, threshold)
     return result | jitter(frames, min_score)
 
 

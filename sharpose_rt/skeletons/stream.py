@@ -283,9 +283,10 @@ def poses_of(people: list[dict[str, Any]], keypoint_count: int) -> Poses:
         raw = np.array([p["raw_keypoints"] for p in people], np.float32)
         boxes = np.array([p["bbox_xyxy"] for p in people], np.float32)
         scores = np.array([p["bbox_score"] for p in people], np.float32)
+        quality = np.array([p["quality"] for p in people], np.float32)  # numpy makes None a NaN
     if points.shape != shape or raw.shape != shape:
         raise ValueError(f"keypoints have shapes {points.shape} and {raw.shape}; {shape} is wanted")
-    if not all(np.isfinite(numbers).all() for numbers in (points, raw, boxes, scores)):
+    if not all(np.isfinite(numbers).all() for numbers in (points, raw, boxes, scores)) or np.isinf(quality).any():
         raise ValueError("a number is beyond ±3.4e38")
     return Poses(
         bboxes_xyxy=boxes,
@@ -295,7 +296,7 @@ def poses_of(people: list[dict[str, Any]], keypoint_count: int) -> Poses:
         keypoint_scores=points[..., 2],
         raw_keypoints=raw[..., :2],
         raw_keypoint_scores=raw[..., 2],
-        quality=np.array([p["quality"] for p in people], np.float32),  # numpy makes None a NaN
+        quality=quality,
         stage=np.array([_STAGE_NUMBERS[p["stage"]] for p in people], np.int64),
     )
 
@@ -559,9 +560,10 @@ class StreamReader:
         try:
             yield
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            wrong = (p for p in validate(self._kept or self.path) if p.line == number and p.severity == "error")
-            problem = next(wrong, None)
-            what = f"{problem.field or 'it'} {problem.message}" if problem else str(error)
+            problems = validate(self._kept or self.path, max_problems=sys.maxsize)
+            problem = next((p for p in problems if p.line == number and p.severity == "error"), None)
+            what = f"{error} is missing or unknown" if isinstance(error, KeyError) else str(error)
+            what = f"{problem.field or 'it'} {problem.message}" if problem else what
             raise StreamError(
                 f"{self.path} line {number} breaks {SCHEMA}: {what}; `sharpose-rt validate` names each wrong field"
             ) from error

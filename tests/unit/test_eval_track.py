@@ -13,7 +13,7 @@ from sharpose_rt.detection.boxes import read_mot
 from sharpose_rt.errors import ConfigError, DatasetError, StreamError
 from sharpose_rt.evaluation.track_truth import read_truth
 from sharpose_rt.evaluation.tracks import evaluate_tracks, jitter
-from sharpose_rt.skeleton import COCO17, MPII16
+from sharpose_rt.skeleton import COCO17, COCO_FEET23, HALPE26, MPII16, WHOLEBODY133
 from sharpose_rt.skeletons import FrameRecord, StreamReader, StreamWriter, encode
 from sharpose_rt.skeletons.convert import convert
 from sharpose_rt.skeletons.importers import import_stream
@@ -427,6 +427,13 @@ class TestSimilarity:
         with pytest.raises(DatasetError, match=r"gt\.json: annotations\[3\]: keypoints has 42 values; 51"):
             evaluate_tracks(stream(tmp_path), truth, similarity="oks")
         assert evaluate_tracks(write_clip(tmp_path / "b.jsonl", TWO), truth)["MOTA"] == 1
+
+    @pytest.mark.parametrize("skeleton", [COCO_FEET23, HALPE26, WHOLEBODY133], ids=lambda skeleton: skeleton.name)
+    def test_sets_that_begin_with_cocos_are_compared_by_those(self, tmp_path, skeleton):
+        path = write_clip(tmp_path / "more.skeletons.jsonl", TWO, skeleton)
+        for truth in (coco(tmp_path / "gt.json"), stream(tmp_path), path):
+            assert evaluate_tracks(path, truth, similarity="oks")["MOTP"] == pytest.approx(1)
+        assert evaluate_tracks(write_clip(tmp_path / "c.jsonl", TWO), path, similarity="oks")["MOTA"] == 1
 
     def test_a_stream_of_other_keypoints(self, tmp_path):
         other = write_clip(tmp_path / "b.jsonl", TWO, MPII16)

@@ -264,6 +264,12 @@ def test_files_that_are_no_such_network_are_refused(folder):
     refused(
         write_network(folder / "hands.onnx", keypoints=21), r"gives \[\?, 21, 96, 72\].* K one of 17 \(coco17\), 26"
     )
+    baked = onnx.load(write_network(folder / "baked.onnx"))
+    baked.graph.initializer.append(numpy_helper.from_array(np.array([4, 17, H, W]), "four"))
+    (pool,) = (node for node in baked.graph.node if node.op_type == "AveragePool")
+    pool.CopyFrom(helper.make_node("Reshape", ["response", "four"], ["maps"]))
+    onnx.save(baked, folder / "baked.onnx")
+    refused(folder / "baked.onnx", "batches of one size alone")
     refused(write_network(folder / "any.onnx", size_hw=("h", "w")), r"takes \[\?, 3, \?, \?\].* of fixed size")
 
 

@@ -182,6 +182,7 @@ def test_a_configuration_is_taken_or_refused(stream, steps):
         ("source.stride=1" + 5000 * "0", "the value is not YAML"),
         ("output.directory=2026-02-30", "the value is not YAML"),
         ("output.person_slots=20000", "at most 10000"),
+        ("output.format=csv", r"unknown key 'output.format' \(did you mean 'formats'\?\)"),
         ("precision=int8", r"unknown key 'precision' \(did you mean 'pose.precision'\?\)"),
     ],
 )

@@ -24,7 +24,7 @@ _LAYOUTS = {3 * len(layout): layout for layout in (OPENPOSE_18, BODY_25)}
 def read_openpose(path: Path) -> Imported:
     """People with COCO's keypoints, of the 18 or 25, and feet where somebody's were found.
 
-    Neck and middle of the hips are left out.
+    Neck and middle of the hips are left out, and so are face and hands.
 
     Frame numbers are those of the file names, `<stem>_<12 digits>_keypoints.json`; where none ends with one, as of
     pictures may, frames are in the order of the names. `person_id` becomes the track id, unless it is OpenPose's -1.

@@ -19,7 +19,7 @@ from sharpose_rt.skeleton import COCO17, HALPE26, MPII16, WHOLEBODY133, Skeleton
 from sharpose_rt.skeletons.validation import FLOAT32_MAX
 from sharpose_rt.types import Poses, PoseStage
 
-# Sets of more keypoints that begin with COCO's 17: Halpe 26 and 136, COCO-WholeBody 133.
+# By how many keypoints a person is given; Halpe's 136 begin with its 26.
 _SETS = {17: COCO17, 16: MPII16, 26: HALPE26, 136: HALPE26, 133: WHOLEBODY133}
 
 
