@@ -170,8 +170,8 @@ def test_people_in_a_photograph_have_the_same_poses_of_integers(tmp_path):
     image = read_photograph("bus.jpg")
     exact = PoseEngine(PoseConfig(device="cpu", precision="fp32", backend="torch", quality_threshold=math.inf))
     crops = exact.backend.cut(image, _affines(exact), (192, 256)).numpy()
-    path = tmp_path / "ready.safetensors"
-    amend(Path(info.path), path, {RANGES: json.dumps(seen(model, crops))})
+    path, ranges = tmp_path / "ready.safetensors", seen(model, crops)
+    amend(Path(info.path), path, {RANGES: json.dumps(ranges)})
     config = replace(exact.config, precision="int8", backend="auto", weights=str(path), max_batch=4)
     engine = PoseEngine(config)
     assert (engine.backend.name, engine.dtype) == ("openvino", torch.int8)
@@ -186,7 +186,7 @@ def test_people_in_a_photograph_have_the_same_poses_of_integers(tmp_path):
 
     # Torch only simulates the integers, but to the same poses.
     with torch.inference_mode():
-        simulated = quantized(model, seen(model, crops))(normalise(torch.from_numpy(crops)))
+        simulated = quantized(model, ranges)(normalise(torch.from_numpy(crops)))
     assert (simulated.heatmaps - engine.infer(crops).heatmaps).abs().mean() < 0.05 * simulated.heatmaps.std()
     assert isinstance(engine.backend, OpenVinoBackend)
     for stage in ("coarse", "fine"):

@@ -27,7 +27,7 @@ from sharpose_rt.skeletons.validation import validate
 from sharpose_rt.types import Poses, PoseStage
 
 pytestmark = pytest.mark.timeout(120)
-house = settings(max_examples=150, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+house = settings(max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 ODD = st.sampled_from(
     [
