@@ -11,8 +11,9 @@ PADDING_RANGE = 0.5, 4.0
 """Enlargements of a box that are accepted: beyond them its crop holds a piece of the person, or little of one."""
 GAIN_RANGE = -1.0, 1.0
 """AP that one more stage can add."""
+MOST_SLOTS = 10_000
+"""People of arrays for action recognition; more would be zeros that no memory holds."""
 BOX_FILE_SUFFIXES = (".txt", ".csv", ".json")
-
 NETWORK_FILE_SUFFIXES = (".onnx", ".xml")
 
 

@@ -14,7 +14,6 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
 from functools import reduce
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -228,7 +227,8 @@ def _below(config: Any, key: str, path: str) -> str:
     """In which section of `config` the key is."""
     parts = ((item.name, getattr(config, item.name)) for item in fields(config))
     sections = (name for name, part in parts if is_dataclass(part) and key in {item.name for item in fields(part)})
-    return "".join(f" (did you mean {f'{path}{section}.{key}'!r}?)" for section in islice(sections, 1))
+    section = next(sections, None)
+    return f" (did you mean {f'{path}{section}.{key}'!r}?)" if section else ""
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:

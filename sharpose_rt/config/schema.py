@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
-from sharpose_rt.config.checks import GAIN_RANGE, PADDING_RANGE, Unset, is_boxes_file
+from sharpose_rt.config.checks import GAIN_RANGE, MOST_SLOTS, PADDING_RANGE, Unset, is_boxes_file
 from sharpose_rt.config.checks import device as _device
 from sharpose_rt.config.checks import one_of as _one_of
 from sharpose_rt.config.checks import within as _within
@@ -362,7 +362,7 @@ class OutputConfig:
             _within("output.split_s", self.split_s, 1)
         _one_of("output.fill", self.fill, ("none", "hold", "linear"))
         if self.person_slots is not None:
-            _within("output.person_slots", self.person_slots, 1, 10_000)  # what `convert` takes
+            _within("output.person_slots", self.person_slots, 1, MOST_SLOTS)
         how = {"format_options": self.format_options, "person_slots": self.person_slots, "fill": self.fill != "none"}
         for name in (name for name, given in how.items() if given and not self.formats):
             raise ConfigError(f"output.{name} says how output.formats are written, and there are none; name some")

@@ -6,6 +6,8 @@ It sees a person once: there is no coarse stage, and no quality is predicted. Le
 from __future__ import annotations
 
 import math
+import os
+from functools import lru_cache
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -121,6 +123,11 @@ def weights_of(path: Path) -> Path:
 
 def file_skeleton(path: str) -> Skeleton:
     """The keypoints of a file's network; raises WeightsError and DeviceError as `FileEngine` does."""
+    return _skeleton(path, os.path.getmtime(path) if os.path.isfile(path) else 0.0)  # noqa: PTH113, PTH204  (see `read_graph`)
+
+
+@lru_cache(maxsize=8)  # each source of a run asks
+def _skeleton(path: str, changed_s: float) -> Skeleton:
     return _prepared(Path(path))[2]
 
 
@@ -150,7 +157,10 @@ def _prepared(path: Path) -> tuple[Any, tuple[int, int], Skeleton]:
             f"{path} gives {_said(shapes)}; of one person in a crop heatmaps [B, K, h, w], or [B, K, n {w}] and "
             f"[B, K, n {h}] (SimCC), are wanted, with K one of {sets}"
         )
-    return _fitted(model, chosen), size_hw, _SETS[shapes[chosen[0]][1]]
+    try:
+        return _fitted(model, chosen), size_hw, _SETS[shapes[chosen[0]][1]]
+    except RuntimeError as error:
+        raise WeightsError(f"{path} does not take crops as ImageNet's networks do: {error!s:.200}") from error
 
 
 def _chosen(shapes: list[list[int]], size_hw: tuple[int, int]) -> tuple[int, ...] | None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import orjson
 
 from sharpose_rt.config.schema import LiveConfig
 from sharpose_rt.live.thinned import Thinned
@@ -60,8 +61,9 @@ class LiveRun:
         self.name, self.source, self.live, self.header, self.info = name, source, live, header, info
         self.newest: Moment | None = None
         self.end_line: bytes | None = None
-        one_stage = b'"quality_threshold":null' in header  # which is how a stream's header tells
-        self.totals = RunTotals(two_stages=not one_stage)
+        model = orjson.loads(header).get("model", {}) if header else {}
+        # A network of one stage has no threshold.
+        self.totals = RunTotals(two_stages=model.get("quality_threshold", "inf") is not None)
         self.ticks: deque[dict[str, Any]] = deque(maxlen=_TICKS)
         self._hub, self._history_s, self._source_state = hub, hub.config.history_s, source_state
         self._lock = threading.Lock()

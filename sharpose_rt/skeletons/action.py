@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sharpose_rt.config.checks import MOST_SLOTS
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.skeletons.stream import StreamReader
 from sharpose_rt.types import Poses
@@ -24,8 +25,6 @@ from sharpose_rt.types import Poses
 log = logging.getLogger("sharpose_rt.skeletons")
 
 Fill = Literal["none", "hold", "linear"]
-MOST_SLOTS = 10_000
-"""More would be arrays of zeros that no memory holds."""
 
 
 class ActionArray(NamedTuple):

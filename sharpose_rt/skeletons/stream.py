@@ -562,8 +562,10 @@ class StreamReader:
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             problems = validate(self._kept or self.path, max_problems=sys.maxsize)
             problem = next((p for p in problems if p.line == number and p.severity == "error"), None)
-            what = f"{error} is missing or unknown" if isinstance(error, KeyError) else str(error)
-            what = f"{problem.field or 'it'} {problem.message}" if problem else what
+            if problem:
+                what = f"{problem.field or 'it'} {problem.message}"
+            else:
+                what = f"{error} is missing or unknown" if isinstance(error, KeyError) else str(error)
             raise StreamError(
                 f"{self.path} line {number} breaks {SCHEMA}: {what}; `sharpose-rt validate` names each wrong field"
             ) from error

@@ -81,19 +81,17 @@ class EstimateStage(BaseStage[Packet, Packet]):
         gate = self.engine.gate
         found = self._estimate(items, chosen, lambda part, outlook: refine_first(asked[part], outlook, plan, gate))
         quality = np.concatenate([poses.quality for poses in found])
-        refined = np.concatenate([poses.stage == PoseStage.FINE for poses in found]) & self.engine.two_stages
-        for person, value, fine in zip(asked, quality.tolist(), refined.tolist(), strict=True):
+        refined = [(poses.stage == PoseStage.FINE) & self.engine.two_stages for poses in found]
+        for person, value, fine in zip(asked, quality.tolist(), np.concatenate(refined).tolist(), strict=True):
             person.estimated(value, fine)
         budget.saw(quality)
         return [
             packet.left(
                 self.name,
                 poses=poses,
-                budget=plan.record(len(poses), int(part.sum()), len(t) - len(poses)),
+                budget=plan.record(len(poses), int(fine.sum()), len(t) - len(poses)),
             )
-            for (_, packet), t, poses, part in zip(
-                items, tracks, found, np.split(refined, np.cumsum([len(poses) for poses in found])[:-1]), strict=True
-            )
+            for (_, packet), t, poses, fine in zip(items, tracks, found, refined, strict=True)
         ]
 
     def _follow(self, items: Sequence[tuple[int, Packet]], tracks: Sequence[Tracks]) -> list[Person]:

@@ -83,7 +83,11 @@ class FileTeacher:
         # Each process of torchrun has its threads. By itself OpenVINO takes bfloat16 where that is slower, too.
         hint = PRECISION_HINTS[fastest_dtype()]
         asked = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": hint}
-        self.network = core.compile_model(read_graph(path), "CPU", asked)
+        graph = read_graph(path)
+        try:
+            self.network = core.compile_model(graph, "CPU", asked)
+        except RuntimeError as error:
+            raise WeightsError(f"the teacher {path} cannot be run: {str(error).splitlines()[0]}") from error
         outputs = [i for i, out in enumerate(self.network.outputs) if len(out.partial_shape) == 4]
         if len(outputs) != 1:
             raise WeightsError(f"the teacher {path} has {len(outputs)} outputs of 4 axes; one of heatmaps is wanted")

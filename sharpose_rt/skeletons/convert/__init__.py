@@ -26,9 +26,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from sharpose_rt.config.checks import MOST_SLOTS
 from sharpose_rt.config.load import override
 from sharpose_rt.errors import ConfigError, OutputError
-from sharpose_rt.skeletons.action import MOST_SLOTS
 from sharpose_rt.skeletons.convert.alphapose import write_alphapose
 from sharpose_rt.skeletons.convert.coco import write_coco, write_coco_labels
 from sharpose_rt.skeletons.convert.common import stem_of

@@ -23,11 +23,9 @@ BODY_25 = (
 )  # fmt: skip
 
 # OpenPose's face: the 68 landmarks that COCO-WholeBody has too, and the pupils; and its hands, in the same order.
-FACE_70 = (*(f"face_{i}" for i in range(68)), "right_pupil", "left_pupil")
-LEFT_HAND_21, RIGHT_HAND_21 = (
-    tuple(name for name in WHOLEBODY133.keypoints[WHOLEBODY133.body + 68 :] if name.startswith(side))
-    for side in ("left", "right")
-)
+_BEHIND_THE_BODY = WHOLEBODY133.keypoints[WHOLEBODY133.body :]
+FACE_70 = (*_BEHIND_THE_BODY[:68], "right_pupil", "left_pupil")
+LEFT_HAND_21, RIGHT_HAND_21 = _BEHIND_THE_BODY[68:89], _BEHIND_THE_BODY[89:]
 
 # OpenPose's own training labels make the neck of COCO people this way; the middle of the hips likewise.
 _MIDDLES = {"neck": ("left_shoulder", "right_shoulder"), "mid_hip": ("left_hip", "right_hip")}
