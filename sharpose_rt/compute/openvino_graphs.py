@@ -87,7 +87,7 @@ class Graph:
     """A compiled graph: tensors in, a list of tensors out, all on the CPU. Not for two threads at once.
 
     Args:
-        model: of static shapes, a lane's share of the batch first.
+        model: of static inputs, a lane's share of the batch first; outputs may be of any length with one lane.
         dtype: what it multiplies in.
         threads: of all lanes together.
         lanes: parts of a batch that run side by side. Two threads that share each layer wait for each other at its end,
@@ -105,7 +105,10 @@ class Graph:
         self._tensor, compiled = openvino()[0].Tensor, _compiled(model, hints)
         self._requests = [compiled.create_infer_request() for _ in range(lanes)]
         self._outputs = [
-            ((lanes * port.shape[0], *tuple(port.shape)[1:]), port.element_type.to_dtype()) for port in compiled.outputs
+            None
+            if port.partial_shape.is_dynamic
+            else ((lanes * port.shape[0], *tuple(port.shape)[1:]), port.element_type.to_dtype())
+            for port in compiled.outputs
         ]
         self._under_way: list[Tensor] = []  # what the requests read and write: they go on behind an interrupt
 
@@ -115,20 +118,26 @@ class Graph:
             for request in self._requests:
                 with contextlib.suppress(RuntimeError):  # an error of that call is not one of this
                     request.wait()
-        found = [torch.from_numpy(np.empty(shape, dtype)) for shape, dtype in self._outputs]
+        found = [None if known is None else torch.from_numpy(np.empty(*known)) for known in self._outputs]
         given = [tensor.contiguous() for tensor in tensors]
-        self._under_way = [*given, *found]
-        ins, outs = [self._shares(tensor) for tensor in given], [self._shares(tensor) for tensor in found]
+        self._under_way = [*given, *(tensor for tensor in found if tensor is not None)]
+        ins = [self._shares(tensor) for tensor in given]
+        outs = [[] if tensor is None else self._shares(tensor) for tensor in found]
         for lane, request in enumerate(self._requests):
             for number, shares in enumerate(ins):
                 request.set_input_tensor(number, shares[lane])
             for number, shares in enumerate(outs):
-                request.set_output_tensor(number, shares[lane])
+                if shares:
+                    request.set_output_tensor(number, shares[lane])
             request.start_async()
         for request in self._requests:
             request.wait()
         self._under_way = []
-        return found
+        return [self._copied(number) if tensor is None else tensor for number, tensor in enumerate(found)]
+
+    def _copied(self, number: int) -> Tensor:
+        """An output whose length shows when it is there."""
+        return torch.from_numpy(np.array(self._requests[0].get_output_tensor(number).data))
 
     def _shares(self, tensor: Tensor) -> list[Any]:
         """What each lane has of a contiguous tensor, in the same memory."""
@@ -186,6 +195,17 @@ def read_graph(path: Path) -> Any:
     except (RuntimeError, UnicodeDecodeError) as error:  # its reports quote the file, which need not be text
         lines = [line for line in map(str.strip, str(error).splitlines()) if line]
         raise WeightsError(f"the network {path} cannot be read: {lines[-1] if lines else error:.200}") from error
+
+
+def lengths(port: Any) -> list[int]:
+    """The shape of an input or output, -1 where it is open; [] where not even the number of axes is known."""
+    shape = port.partial_shape
+    return [] if shape.rank.is_dynamic else [-1 if side.is_dynamic else side.get_length() for side in shape]
+
+
+def said(shapes: Iterable[list[int]]) -> str:
+    """Shapes for a message."""
+    return ", ".join(str(["?" if size < 0 else size for size in shape]).replace("'", "") for shape in shapes)
 
 
 def for_batch(model: Any, batch: int, dtype: torch.dtype, threads: int) -> Graph:

@@ -15,6 +15,8 @@ MOST_SLOTS = 10_000
 """People of arrays for action recognition; more would be zeros that no memory holds."""
 BOX_FILE_SUFFIXES = (".txt", ".csv", ".json")
 NETWORK_FILE_SUFFIXES = (".onnx", ".xml")
+PIXEL_FORMS = ("rgb_imagenet", "bgr_imagenet", "rgb_unit", "bgr_unit", "rgb", "bgr")
+"""How another project's network may want its pixels: less ImageNet's mean over its deviation, 0 to 1, or 0 to 255."""
 
 
 class Unset(float):

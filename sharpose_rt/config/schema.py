@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
-from sharpose_rt.config.checks import GAIN_RANGE, MOST_SLOTS, PADDING_RANGE, Unset, is_boxes_file
+from sharpose_rt.config.checks import GAIN_RANGE, MOST_SLOTS, PADDING_RANGE, PIXEL_FORMS, Unset, is_boxes_file
 from sharpose_rt.config.checks import device as _device
 from sharpose_rt.config.checks import one_of as _one_of
 from sharpose_rt.config.checks import within as _within
@@ -119,7 +119,8 @@ class DetectorConfig:
     """How people are found."""
 
     name: str = "auto"
-    """'auto', 'bundled', an ultralytics model by name or path, 'full' (the frame is one person), or a boxes file."""
+    """'auto', 'bundled', an ultralytics model by name or path, another project's network in a file (.onnx, .xml),
+    'full' (the frame is one person), or a boxes file."""
     score_threshold: float = Unset(0.25)
     """Boxes below are ignored, 0..1; 0 for a boxes file unless set. Between it and `tracker.high_score` a box only
     carries on who is followed already: `--min-person-score` sets both."""
@@ -135,6 +136,12 @@ class DetectorConfig:
     is then seen up to so many frames late. It runs on each frame while it misses somebody, until their track ends."""
     max_people: int = 100
     """The strongest so many boxes are kept."""
+    pixels: str = "auto"
+    """How another project's network in a file wants its pixels: 'rgb_imagenet', 'bgr_imagenet' (less ImageNet's mean,
+    over its deviation), 'rgb_unit', 'bgr_unit' (0 to 1), 'rgb' or 'bgr' (0 to 255). 'auto' takes that with which it
+    finds the people of two photographs best."""
+    person_class: int | None = None
+    """Which of its classes are people, from 0; None is found out in the same way."""
     region: tuple[tuple[float, float], ...] = ()
     """Where people are looked for, [x, y] px each: two opposite corners of a rectangle, or the corners of a polygon.
     Whose box has its middle in it is found. The detector sees that part of the picture alone, with a margin, so that
@@ -152,6 +159,9 @@ class DetectorConfig:
         _within("detector.every", self.every, 1)
         _within("detector.every_if_sure", self.every_if_sure, 0)
         _within("detector.max_people", self.max_people, 1)
+        _one_of("detector.pixels", self.pixels, ("auto", *PIXEL_FORMS))
+        if self.person_class is not None:
+            _within("detector.person_class", self.person_class, 0, 100_000)
         object.__setattr__(self, "region", _corners(self.region))
         if not self.name:
             raise ConfigError("detector.name is empty; 'auto' is accepted, or a model's name or path")

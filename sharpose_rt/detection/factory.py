@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from sharpose_rt.config import DetectorConfig
-from sharpose_rt.config.checks import BOX_FILE_SUFFIXES, is_boxes_file
+from sharpose_rt.config.checks import BOX_FILE_SUFFIXES, NETWORK_FILE_SUFFIXES, is_boxes_file, is_network_file
 from sharpose_rt.detection.boxes import BoxFileDetector, FullFrameDetector
 from sharpose_rt.detection.bundled import BundledDetector
+from sharpose_rt.detection.file_detector import FileDetector, is_ultralytics_export
 from sharpose_rt.detection.protocol import Detector
 from sharpose_rt.detection.region import RegionDetector
 from sharpose_rt.detection.runtime import EAGER, Runtime
@@ -53,12 +54,15 @@ def create_detector(
         return FullFrameDetector(config.polygon)
     if is_boxes_file(name):
         return BoxFileDetector(name, config)
+    if is_network_file(name) and not is_ultralytics_export(name):
+        return FileDetector(name, config, runtime)
     if not Path(name).suffix and not name.rstrip("/\\").endswith(SUFFIXES):
         name += ".pt"  # `yolo26n` is what people type
     if not name.rstrip("/\\").endswith(SUFFIXES):
         raise DetectorError(
             f"detector '{config.name}' is of no known kind; 'auto', 'bundled', 'full', what `train-detector` writes "
-            f"(.safetensors), an ultralytics model ({', '.join(SUFFIXES)}) or a boxes file "
+            f"(.safetensors), an ultralytics model ({', '.join(SUFFIXES)}), another project's network "
+            f"({', '.join(NETWORK_FILE_SUFFIXES)}) or a boxes file "
             f"({', '.join(BOX_FILE_SUFFIXES)}) is accepted"
         )
     return UltralyticsDetector(name, config, device=device, offline=offline, runtime=runtime)

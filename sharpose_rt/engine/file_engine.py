@@ -17,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from sharpose_rt.compute.openvino_graphs import Graph, for_batch, openvino, read_graph, with_batch
+from sharpose_rt.compute.openvino_graphs import Graph, for_batch, lengths, openvino, read_graph, said, with_batch
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.engine.base import ChooseRows, Engine
 from sharpose_rt.engine.batching import Batcher
@@ -135,10 +135,10 @@ def _prepared(path: Path) -> tuple[Any, tuple[int, int], Skeleton]:
     """The network, as it takes crops (B, H, W, 3) uint8 BGR, with its maps alone as outputs; its crops' H and W; its
     keypoints."""
     model = read_graph(path)
-    takes = [_lengths(port) for port in model.inputs]
+    takes = [lengths(port) for port in model.inputs]
     if len(takes) != 1 or len(takes[0]) != 4 or takes[0][1] != 3 or -1 in takes[0][1:]:
         raise WeightsError(
-            f"{path} takes {_said(takes)}; a network that takes [B, 3, height, width] of fixed size is wanted"
+            f"{path} takes {said(takes)}; a network that takes [B, 3, height, width] of fixed size is wanted"
         )
     size_hw = takes[0][2], takes[0][3]
     if takes[0][0] != -1 or not _takes_any_batch(model):
@@ -148,13 +148,13 @@ def _prepared(path: Path) -> tuple[Any, tuple[int, int], Skeleton]:
             raise WeightsError(
                 f"{path} takes batches of one size alone, which is not 1; export it with an open batch, or of one crop"
             ) from error
-    shapes = [_lengths(port) for port in model.outputs]
+    shapes = [lengths(port) for port in model.outputs]
     chosen = _chosen(shapes, size_hw)
     if chosen is None:
         h, w = size_hw
         sets = ", ".join(f"{count} ({skeleton.name})" for count, skeleton in _SETS.items())
         raise WeightsError(
-            f"{path} gives {_said(shapes)}; of one person in a crop heatmaps [B, K, h, w], or [B, K, n {w}] and "
+            f"{path} gives {said(shapes)}; of one person in a crop heatmaps [B, K, h, w], or [B, K, n {w}] and "
             f"[B, K, n {h}] (SimCC), are wanted, with K one of {sets}"
         )
     try:
@@ -192,16 +192,6 @@ def _fitted(model: Any, chosen: tuple[int, ...]) -> Any:
 def _takes_any_batch(model: Any) -> bool:
     """Whether a graph that leaves its batch open does so throughout."""
     try:
-        return all(_lengths(port)[:1] == [2] for port in with_batch(model, 2).outputs)
+        return all(lengths(port)[:1] == [2] for port in with_batch(model, 2).outputs)
     except RuntimeError:
         return False
-
-
-def _lengths(port: Any) -> list[int]:
-    """The shape of a port, -1 where it is open; [] where not even the number of axes is known."""
-    shape = port.partial_shape
-    return [] if shape.rank.is_dynamic else [-1 if side.is_dynamic else side.get_length() for side in shape]
-
-
-def _said(shapes: list[list[int]]) -> str:
-    return ", ".join(str(["?" if size < 0 else size for size in shape]).replace("'", "") for shape in shapes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import OutputConfig
 from sharpose_rt.errors import SourceError
+from sharpose_rt.machine.photographs import photograph_path
 from sharpose_rt.media.files import read_image
 from sharpose_rt.media.writer import VideoWriter
 
@@ -76,10 +76,9 @@ def read_photograph(name: str) -> NDArray[np.uint8]:
     Raises:
         SourceError: it is not there, or cannot be read.
     """
-    spec = importlib.util.find_spec("ultralytics")
-    if spec is None or spec.origin is None:
+    path = photograph_path(name)
+    if path is None:
         raise SourceError("the demo needs the photographs of the ultralytics package; pip install ultralytics")
-    path = Path(spec.origin).parent / "assets" / name
     image = read_image(path)
     if image is None:
         raise SourceError(

@@ -1,0 +1,276 @@
+"""A person detector that comes as a file, in ONNX or OpenVINO's form: RTMDet, YOLOX, PicoDet, RT-DETR and others.
+
+Neither how such a network wants its pixels nor which of its classes are people stands in the file, and what its numbers
+mean only in part. So it is tried out, on two photographs whose people are known.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpose_rt.config import DetectorConfig
+from sharpose_rt.config.checks import PIXEL_FORMS
+from sharpose_rt.detection.file_outputs import Raw, Reading, parse, readings
+from sharpose_rt.detection.letterbox import Letterbox
+from sharpose_rt.detection.postprocess import finish, suppress
+from sharpose_rt.detection.runtime import EAGER, Runtime
+from sharpose_rt.detection.yolo import IMAGE_SIZE
+from sharpose_rt.errors import DetectorError, WeightsError
+from sharpose_rt.geometry.boxes import iou_matrix
+from sharpose_rt.machine.photographs import photograph_path
+from sharpose_rt.types import Detections, Frame
+
+if TYPE_CHECKING:
+    from sharpose_rt.compute.openvino_graphs import Graph
+
+logger = logging.getLogger("sharpose_rt.detection")
+
+KNOWN = {
+    "bus.jpg": ((48, 399, 246, 904), (222, 405, 345, 862), (669, 392, 810, 879), (0, 550, 78, 874)),
+    "zidane.jpg": ((123, 197, 1112, 711), (742, 43, 1149, 711)),
+}
+"""Ultralytics' photographs, and who is in them: xyxy px."""
+LEAST = 0.15
+"""Mean score, times overlap, of the people in them, from which a detector is taken to know people."""
+NEAR = 0.98
+"""A manner that is this near to the best counts as good."""
+BY_CONVENTION = ("rgb_unit", "bgr", "bgr_imagenet", "rgb_imagenet", "rgb", "bgr_unit")
+"""Forms of pixels, those first that are taken where others are no better."""
+_TAIL_BYTES = 1 << 16
+KEPT = 6
+"""Compiled graphs at once, one for each size of frames."""
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a network is to be used: the form of its pixels, the reading of its numbers, the class of people."""
+
+    pixels: str
+    reading: Reading
+    person: int
+
+
+class FileDetector:
+    """A network of a file, run by OpenVINO on the CPU.
+
+    Args:
+        path: of the `.onnx`, or of the `.xml` beside its `.bin`.
+        config: thresholds, input size, and what of its manner is to be taken for known.
+        runtime: whose threads it has; in bf16 where that is asked for.
+    """
+
+    def __init__(self, path: str, config: DetectorConfig, runtime: Runtime = EAGER) -> None:
+        self.name, self.config, self.runtime = path, config, runtime
+        self.image_size = config.image_size or IMAGE_SIZE
+        self._model: Any = None
+        self._fixed_wh: tuple[int, int] | None = None
+        self._size_type: Any = None
+        self._manner: Manner | None = None
+        self._graphs: OrderedDict[tuple[int, int], Graph] = OrderedDict()
+        self._letterbox: tuple[tuple[int, int], Letterbox] | None = None
+
+    def open(self) -> None:
+        """Read the network and try it out, once.
+
+        Raises:
+            DetectorError: it cannot be read, is no detector of a kind that is known, or finds no people.
+            DeviceError: OpenVINO is not there.
+        """
+        if self._manner is not None:
+            return
+        from sharpose_rt.compute.openvino_graphs import read_graph
+        from sharpose_rt.models.pixel_forms import ALL
+
+        try:
+            model = read_graph(Path(self.name))
+        except WeightsError as error:
+            raise DetectorError(f"detector: {error}") from error
+        self._fixed_wh, self._size_type = self._inputs(model)
+        try:
+            manner = self._tried(model)
+            self._model = ALL[manner.pixels].before(model)
+        except DetectorError:
+            raise
+        except RuntimeError as error:
+            raise DetectorError(f"detector '{self.name}' cannot be run by OpenVINO: {error!s:.200}") from error
+        self._manner = manner
+
+    def close(self) -> None:
+        """Let the network go."""
+        self._model = self._manner = self._letterbox = None
+        self._graphs.clear()
+
+    def detect(self, frame: Frame) -> Detections:
+        """People in the frame, strongest first."""
+        manner = self._manner
+        if manner is None:
+            raise DetectorError(f"detector '{self.name}' is not open; call open() first")
+        fit = self._fit(frame.size_wh)
+        raw = self._run(self._graph(fit.input_wh), fit.apply(frame.image_bgr)[None], fit.input_wh)
+        boxes, scores = self._people(raw, manner, fit.input_wh)
+        return finish(fit.to_frame(boxes), scores, frame.size_wh, self.config)
+
+    def _fit(self, size_wh: tuple[int, int]) -> Letterbox:
+        if self._letterbox is None or self._letterbox[0] != size_wh:
+            self._letterbox = size_wh, Letterbox.fit(size_wh, self.image_size, fixed_wh=self._fixed_wh)
+        return self._letterbox[1]
+
+    def _people(self, raw: Raw, manner: Manner, input_wh: tuple[int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Boxes (N, 4) in px of the input and scores (N,) of who is sure enough, each person once."""
+        if manner.person >= raw.scores.shape[1]:
+            return np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
+        scores = raw.scores[:, manner.person]
+        sure = np.flatnonzero(scores >= self.config.score_threshold)
+        sure = sure[raw.scores[sure].argmax(1) == manner.person]
+        boxes, scores = manner.reading.boxes(raw, input_wh)[sure], scores[sure]
+        if not raw.distinct:
+            once = suppress(boxes, scores, self.config.iou_threshold)
+            boxes, scores = boxes[once], scores[once]
+        return boxes, scores
+
+    def _inputs(self, model: Any) -> tuple[tuple[int, int] | None, Any]:
+        """The one size that it takes, if it takes one; the type of the picture's size, where it asks for that."""
+        from sharpose_rt.compute.openvino_graphs import lengths, said
+
+        shapes = [lengths(port) for port in model.inputs]
+        sized = len(shapes) == 2 and len(shapes[1]) == 2
+        if len(shapes) != 1 + sized or len(shapes[0]) != 4 or shapes[0][1] not in (3, -1):
+            raise DetectorError(
+                f"detector '{self.name}' takes {said(shapes)}; a picture [1, 3, height, width] is wanted, and behind "
+                "it at most its size [1, 2]"
+            )
+        height, width = shapes[0][2:]
+        size_type = model.inputs[1].element_type.to_dtype() if sized else None
+        return (None if -1 in (height, width) else (width, height)), size_type
+
+    def _graph(self, input_wh: tuple[int, int]) -> Graph:
+        if input_wh not in self._graphs:
+            import torch
+
+            dtype = torch.bfloat16 if self.runtime.bf16 else torch.float32
+            self._graphs[input_wh] = self._compiled(self._model, (1, *input_wh[::-1], 3), dtype)
+            if len(self._graphs) > KEPT:
+                self._graphs.popitem(last=False)
+        self._graphs.move_to_end(input_wh)
+        return self._graphs[input_wh]
+
+    def _compiled(self, model: Any, shape: tuple[int, ...], dtype: Any) -> Graph:
+        """For pictures of a shape."""
+        from sharpose_rt.compute.openvino_graphs import Graph
+
+        sized = model.clone()
+        sized.reshape({0: list(shape), **({} if self._size_type is None else {1: [1, 2]})})
+        return Graph(sized, dtype, self.runtime.threads or 1)
+
+    def _run(self, graph: Graph, pictures: NDArray[Any], input_wh: tuple[int, int]) -> Raw:
+        """What a graph gives for one picture; raises DetectorError where that is in no form that is known."""
+        import torch
+
+        given = [torch.from_numpy(pictures)]
+        if self._size_type is not None:
+            given.append(torch.from_numpy(np.array([input_wh], self._size_type)))
+        outputs = [tensor.numpy() for tensor in graph(*given)]
+        raw = parse(outputs, input_wh)
+        if raw is None:
+            shapes = ", ".join(str(list(output.shape)) for output in outputs)
+            raise DetectorError(
+                f"detector '{self.name}' gives {shapes}; boxes of one picture are wanted, in a form of MMDeploy, YOLO, "
+                "PicoDet or RT-DETR (see README)"
+            )
+        return raw
+
+    def _tried(self, model: Any) -> Manner:
+        """The manner in which it finds the people of two photographs best."""
+        import torch
+
+        from sharpose_rt.models.pixel_forms import ALL, taking_floats
+
+        model = taking_floats(model.clone())
+        forms = BY_CONVENTION if self.config.pixels == "auto" else (self.config.pixels,)
+        found: dict[Manner, float] = {}
+        graphs: dict[tuple[int, int], Graph] = {}
+        for image, people in _photographs():
+            fit = Letterbox.fit((image.shape[1], image.shape[0]), self.image_size, fixed_wh=self._fixed_wh)
+            if fit.input_wh not in graphs:
+                graphs[fit.input_wh] = self._compiled(model, (1, 3, *fit.input_wh[::-1]), torch.float32)
+            for form in forms:
+                raw = self._run(graphs[fit.input_wh], ALL[form].apply(fit.apply(image)[None]), fit.input_wh)
+                for reading in readings(raw, fit.input_wh):
+                    boxes = fit.to_frame(reading.boxes(raw, fit.input_wh))
+                    for person, share in enumerate(share_found(boxes, raw.scores, people)):
+                        manner = Manner(form, reading, person)
+                        found[manner] = found.get(manner, 0.0) + share / len(KNOWN)
+        return self._best(found)
+
+    def _best(self, found: dict[Manner, float]) -> Manner:
+        """The manner of the largest share; of those that are near it the most usual."""
+        wanted = self.config.person_class
+        shares = {manner: share for manner, share in found.items() if wanted in (None, manner.person)}
+        top = max(shares.values(), default=0.0)
+        if top >= LEAST:
+            best = next(manner for manner, share in shares.items() if share > NEAR * top)
+            logger.info(
+                "detector: %s takes pixels as %s and has people as class %d (tried out on two photographs)",
+                self.name, best.pixels, best.person,
+            )  # fmt: skip
+            return best
+        if self.config.pixels == "auto":
+            raise DetectorError(
+                f"detector '{self.name}' hardly finds the people of two photographs ({100 * top:.0f} %, "
+                f"{100 * LEAST:.0f} are wanted), in whatever form it is given their pixels; is it one of people? If "
+                f"so, say what it takes: --set detector.pixels={'|'.join(PIXEL_FORMS)}, and detector.person_class"
+            )
+        logger.warning("detector: %s hardly finds the people of two photographs (%.0f %%)", self.name, 100 * top)
+        best = max(shares, key=lambda manner: shares[manner], default=Manner(self.config.pixels, Reading(), 0))
+        return best if wanted is None else replace(best, person=wanted)
+
+
+def share_found(boxes: NDArray[Any], scores: NDArray[Any], people: NDArray[Any]) -> NDArray[np.float64]:
+    """How well people are found as each class, (C,) in 0..1: the mean of the best score times overlap for each.
+
+    Args:
+        boxes: (N, 4) xyxy px.
+        scores: (N, C).
+        people: (M, 4) xyxy px, where they are.
+    """
+    sound = np.isfinite(boxes).all(1) & np.isfinite(scores).all(1)
+    overlaps = iou_matrix(people, boxes[sound])
+    overlaps = np.where(overlaps > 0.5, overlaps, 0.0)
+    best = (overlaps[:, :, None] * scores[sound].clip(0, 1)).max(1, initial=0)
+    return best.mean(0)
+
+
+def _photographs() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float64]]]:
+    """The photographs (H, W, 3) uint8 BGR, and boxes (M, 4) xyxy px of the people in them."""
+    for name, boxes in KNOWN.items():
+        path = photograph_path(name)
+        try:
+            image = None if path is None else cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+        except (OSError, cv2.error):
+            image = None
+        if image is None:
+            raise DetectorError(
+                f"a detector in a file is tried out on {path or name}, which is not there; install ultralytics again"
+            )
+        yield np.asarray(image, np.uint8), np.array(boxes, np.float64)
+
+
+def is_ultralytics_export(name: str) -> bool:
+    """Whether a file is in ONNX and names its classes, as ultralytics' exports do: behind the graph, at its end."""
+    try:
+        with Path(name).open("rb") as file:
+            file.seek(-min(_TAIL_BYTES, Path(name).stat().st_size), os.SEEK_END)
+            end = file.read()
+    except OSError:
+        return False
+    return name.lower().endswith(".onnx") and all(key in end for key in (b"names", b"stride", b"task"))

@@ -1,0 +1,137 @@
+"""What the outputs of other projects' detectors say: boxes, scores and classes of one picture.
+
+Letters: N boxes, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+STRIDES = (8, 16, 32)
+"""Of the cells that YOLO's kind of network gives a box each."""
+MOST_CLASSES = 10_000
+"""A number beyond is none of a class."""
+_ANCHORS = 3
+"""Boxes a cell in YOLOv5's kind."""
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Boxes (N, 4) xyxy and scores (N, C) as a network gives them.
+
+    Args:
+        distinct: each object is there once: suppression was done, or is not needed.
+    """
+
+    boxes: Array
+    scores: Array
+    distinct: bool
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a network's numbers are to be taken, where their shapes leave it open.
+
+    Args:
+        in_cells: centres are offsets within cells and sizes logarithms, in units of the stride (YOLOX, as trained).
+        shares: coordinates are shares of the picture's sides, not px.
+    """
+
+    in_cells: bool = False
+    shares: bool = False
+
+    def boxes(self, raw: Raw, input_wh: tuple[int, int]) -> Array:
+        """Boxes (N, 4) xyxy in px of the input."""
+        boxes = raw.boxes
+        if self.in_cells:
+            centres, strides = _cells(input_wh)
+            middle, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+            half = np.exp(np.minimum(size, 20)) * strides / 2  # of what is no logarithm come boxes that nobody takes
+            middle = (middle + centres) * strides
+            boxes = np.concatenate([middle - half, middle + half], 1)
+        return boxes * np.tile(np.array(input_wh, np.float32), 2) if self.shares else boxes
+
+
+def readings(raw: Raw, input_wh: tuple[int, int]) -> list[Reading]:
+    """All that the shapes allow, the likeliest first."""
+    plain = [Reading(), Reading(shares=True)]
+    return [*plain, Reading(in_cells=True)] if len(raw.boxes) == _cell_count(input_wh) else plain
+
+
+def parse(outputs: Sequence[NDArray[np.generic]], input_wh: tuple[int, int]) -> Raw | None:
+    """What a network gave for one picture; None where that is in none of the forms that are known.
+
+    Args:
+        outputs: with the batch of one as their first axis. (1, N, 5) corners and scores, and (1, N) classes (MMDeploy:
+            RTMDet, YOLOX), or without classes; (1, N, 4) corners, and scores (1, N, C) or (1, C, N) (PicoDet,
+            YOLO-NAS); (1, N, 4) corners, (1, N) scores and (1, N) classes (RT-DETR); (1, N, 6) corners, score, class
+            (YOLOv10, YOLO26); (1, 4 + C, N) centres, sizes, scores (YOLOv8, YOLO11); (1, N, 5 + C) with a score of
+            there being something before them (YOLOX, YOLOv5). Any of more axes is let be.
+        input_wh: size of the network's input, px.
+    """
+    arrays = [array[0] for array in outputs if array.ndim in (2, 3) and len(array) == 1]
+    tables = [array.astype(np.float32) for array in arrays if array.ndim == 2]
+    rows = len(tables[0]) if tables else 0
+    lines = [array for array in arrays if array.ndim == 1 and len(array) == rows]
+    columns = [table.shape[1] for table in tables]
+    if columns == [5] and len(lines) <= 1:
+        return Raw(tables[0][:, :4], _one_hot(tables[0][:, 4], *lines), distinct=True)
+    if columns == [4] and len(lines) >= 2:  # one more counts the boxes
+        classes = [line for line in lines if np.issubdtype(line.dtype, np.integer)] or [lines[-1]]
+        scores = next((line for line in lines if line is not classes[-1] and line.dtype.kind == "f"), None)
+        if scores is None:
+            return None
+        return Raw(tables[0], _one_hot(scores.astype(np.float32), classes[-1]), distinct=True)
+    if len(tables) == 2 and 4 in columns:
+        boxes, scores = tables if columns[0] == 4 else tables[::-1]
+        scores = scores if len(scores) == len(boxes) else scores.T
+        return Raw(boxes, scores, distinct=False) if len(scores) == len(boxes) else None
+    return _of_one(tables[0], input_wh) if len(tables) == 1 and not lines else None
+
+
+def _of_one(table: Array, input_wh: tuple[int, int]) -> Raw | None:
+    counts = [each * _cell_count(input_wh) for each in (1, _ANCHORS)]
+    rows, columns = table.shape
+    if columns in counts and rows > 4:
+        return Raw(_corners(table[:4].T), table[4:].T, distinct=False)
+    if rows in counts and columns > 5:
+        return Raw(_corners(table[:, :4]), table[:, 4:5] * table[:, 5:], distinct=False)
+    if columns >= 6:  # more behind it are keypoints, or what masks are made of
+        return Raw(table[:, :4], _one_hot(table[:, 4], table[:, 5]), distinct=True)
+    return None
+
+
+def _corners(boxes: Array) -> Array:
+    """xyxy of centres and sizes."""
+    half = boxes[:, 2:] / np.float32(2)
+    return np.concatenate([boxes[:, :2] - half, boxes[:, :2] + half], 1, dtype=np.float32)
+
+
+def _one_hot(scores: Array, classes: NDArray[np.generic] | None = None) -> Array:
+    """Scores (N, C) of boxes that have one class each."""
+    numbers = np.zeros(len(scores)) if classes is None else classes.astype(np.float64)
+    known = np.flatnonzero((numbers >= 0) & (numbers < MOST_CLASSES))
+    numbers = numbers[known].astype(int)
+    table = np.zeros((len(scores), int(numbers.max(initial=0)) + 1), np.float32)
+    table[known, numbers] = scores[known]
+    return table
+
+
+def _cell_count(input_wh: tuple[int, int]) -> int:
+    return sum((input_wh[0] // stride) * (input_wh[1] // stride) for stride in STRIDES)
+
+
+def _cells(input_wh: tuple[int, int]) -> tuple[Array, Array]:
+    """Column and row (N, 2) of each cell, and its stride (N, 1), from the finest on."""
+    places, strides = [], []
+    for stride in STRIDES:
+        y, x = np.mgrid[: input_wh[1] // stride, : input_wh[0] // stride]
+        places.append(np.stack([x.ravel(), y.ravel()], 1))
+        strides.append(np.full((x.size, 1), stride))
+    return np.concatenate(places).astype(np.float32), np.concatenate(strides).astype(np.float32)
