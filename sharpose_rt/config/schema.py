@@ -11,7 +11,15 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
-from sharpose_rt.config.checks import GAIN_RANGE, MOST_SLOTS, PADDING_RANGE, PIXEL_FORMS, Unset, is_boxes_file
+from sharpose_rt.config.checks import (
+    GAIN_RANGE,
+    MOST_SLOTS,
+    PADDING_RANGE,
+    PIXEL_FORMS,
+    Unset,
+    is_boxes_file,
+    is_network_file,
+)
 from sharpose_rt.config.checks import device as _device
 from sharpose_rt.config.checks import one_of as _one_of
 from sharpose_rt.config.checks import within as _within
@@ -239,6 +247,9 @@ class PoseConfig:
     box_padding: float | None = None
     """The crop is the box widened to the crop's aspect and enlarged by this factor; None takes what the weights state
     (those that ship 1.1), and 1.25 where they state none."""
+    pixels: str = "auto"
+    """How another project's network in a file wants its pixels (see `detector.pixels`). 'auto' takes 'rgb_imagenet',
+    unless it does not find two people in a photograph so, and does in another form."""
     coarse_padding: float = 1.0
     """The same for people who take the coarse stage's pose whatever its quality (`refine_from_px`, or a threshold of
     -inf): it sees half of the crop's size, and finds more in a closer crop."""
@@ -258,6 +269,9 @@ class PoseConfig:
             _within("pose.threads", self.threads, 1, 1024)
         if self.box_padding is not None:
             _within("pose.box_padding", self.box_padding, *PADDING_RANGE)
+        _one_of("pose.pixels", self.pixels, ("auto", *PIXEL_FORMS))
+        if self.pixels != "auto" and not is_network_file(self.model):
+            raise ConfigError(f"pose.pixels is {self.pixels!r}, but the model {self.model!r} is no file; leave it away")
         _within("pose.coarse_padding", self.coarse_padding, *PADDING_RANGE)
 
 

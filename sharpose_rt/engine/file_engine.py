@@ -5,6 +5,7 @@ It sees a person once: there is no coarse stage, and no quality is predicted. Le
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from functools import lru_cache
@@ -19,6 +20,8 @@ from torch import Tensor
 
 from sharpose_rt.compute.openvino_graphs import Graph, for_batch, lengths, openvino, read_graph, said, with_batch
 from sharpose_rt.config import PoseConfig
+from sharpose_rt.config.checks import PIXEL_FORMS
+from sharpose_rt.engine import known_people
 from sharpose_rt.engine.base import ChooseRows, Engine
 from sharpose_rt.engine.batching import Batcher
 from sharpose_rt.engine.choice import check_file_options
@@ -30,21 +33,29 @@ from sharpose_rt.geometry.heatmap import decode, flip_back
 from sharpose_rt.geometry.simcc import decode_simcc, flip_simcc_back, from_udp
 from sharpose_rt.machine.threads import network_threads
 from sharpose_rt.models.gate import Gate
-from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
+from sharpose_rt.models.pixel_forms import ALL
 from sharpose_rt.models.weights import WeightsInfo, file_sha256
 from sharpose_rt.skeleton import COCO17, HALPE26, WHOLEBODY133, Skeleton
 
 _SETS = {len(skeleton): skeleton for skeleton in (COCO17, HALPE26, WHOLEBODY133)}
 """The keypoints of a network, by how many it has."""
+USUAL_PIXELS = "rgb_imagenet"
+"""What MMPose's, ViTPose's and PaddleDetection's networks take."""
+KNOWS = 0.6
+"""Mean OKS of two known people from which a form of pixels is taken for right, without a look at the others."""
+HARDLY = 0.3
+"""Below it none is."""
+logger = logging.getLogger("sharpose_rt.engine")
 
 
 class FileEngine(Engine):
     """A network of a file, run by OpenVINO on the CPU.
 
-    It takes crops (B, 3, H, W) float32, RGB, normalised as for ImageNet, and gives heatmaps (B, K, h, w), or (B, K, W')
-    and (B, K, H') along either axis (SimCC, Li et al. 2022, as RTMPose has them). Heatmaps are taken to lie as in UDP
-    (Huang et al. 2020), the others as in MMPose's RTMPose: pixels have their centres half a pixel apart. Batches are of
-    any size where the file leaves that open; of one with one row a crop goes through in each thread.
+    It takes crops (B, 3, H, W), RGB and normalised as for ImageNet, or in that other form in which it finds two known
+    people. It gives heatmaps (B, K, h, w), or (B, K, W') and (B, K, H') along either axis (SimCC, Li et al. 2022, as
+    RTMPose has them). Heatmaps are taken to lie as in UDP (Huang et al. 2020), the others as in MMPose's RTMPose:
+    pixels have their centres half a pixel apart. Batches are of any size where the file leaves that open; of one with
+    one row a crop goes through in each thread.
 
     Args:
         config: `model` is the file.
@@ -65,16 +76,48 @@ class FileEngine(Engine):
         self.dtype = resolve_precision(config.precision, self.device)
         self.move_here()
         path = Path(config.model)
-        self._model, self.crop_size_hw, self.skeleton = _prepared(path)
-        self._simcc = len(self._model.outputs) == 2
+        self._bare, self.crop_size_hw, self.skeleton = _prepared(path)
+        self._simcc = len(self._bare.outputs) == 2
         self.weights = WeightsInfo(str(path), file_sha256(weights_of(path)), math.inf, {})
         self.gate = Gate()
         self.box_padding = USUAL_PADDING if config.box_padding is None else config.box_padding
         self._threads = network_threads(config.threads)
-        open_batch = self._model.input(0).partial_shape[0].is_dynamic
+        open_batch = self._bare.input(0).partial_shape[0].is_dynamic
         sizes = BUCKETS if open_batch else sorted({1, self._threads})
         self._batcher = Batcher([size for size in sizes if size <= config.max_batch], overhead=0.3)
-        self._graphs: dict[int, Graph] = {}
+        self._use(config.pixels if config.pixels != "auto" else USUAL_PIXELS)
+        if config.pixels == "auto":
+            self._use(self._tried())
+
+    def _use(self, pixels: str) -> None:
+        """Give it pixels in that form from now on."""
+        if getattr(self, "pixels", None) != pixels:
+            self.pixels = pixels
+            self._model: Any = ALL[pixels].before(self._bare.clone())
+            self._graphs: dict[int, Graph] = {}
+
+    def _tried(self) -> str:
+        """The usual form of pixels where it knows two people with that, else the one with which it knows them best."""
+        image, shares = known_people.photograph(), {}
+        if image is None:
+            return USUAL_PIXELS
+        for pixels in (USUAL_PIXELS, *(name for name in PIXEL_FORMS if name != USUAL_PIXELS)):
+            self._use(pixels)
+            shares[pixels] = known_people.similarity(self.estimate(image, known_people.BOXES))
+            if shares[pixels] >= KNOWS:
+                break
+        best = max(shares, key=lambda pixels: shares[pixels])
+        if shares[best] < HARDLY:
+            logger.warning(
+                "%s hardly finds the keypoints of two people in a photograph (mean OKS %.2f), in whatever form it is "
+                "given their pixels; is it a top-down network with COCO's keypoints first? It is taken to want %s "
+                "(--set pose.pixels)",
+                self.config.model, shares[best], USUAL_PIXELS,
+            )  # fmt: skip
+            return USUAL_PIXELS
+        if best != USUAL_PIXELS:
+            logger.info("%s takes pixels as %s (tried out on two people in a photograph)", self.config.model, best)
+        return best
 
     def warm_up(self, people: int | None = None, *, behind: bool = False) -> None:
         """See `Engine`; a graph of such a file is made in a moment, so none waits `behind`."""
@@ -132,8 +175,7 @@ def _skeleton(path: str, changed_s: float) -> Skeleton:
 
 
 def _prepared(path: Path) -> tuple[Any, tuple[int, int], Skeleton]:
-    """The network, as it takes crops (B, H, W, 3) uint8 BGR, with its maps alone as outputs; its crops' H and W; its
-    keypoints."""
+    """The network with its maps alone as outputs; its crops' H and W; its keypoints."""
     model = read_graph(path)
     takes = [lengths(port) for port in model.inputs]
     if len(takes) != 1 or len(takes[0]) != 4 or takes[0][1] != 3 or -1 in takes[0][1:]:
@@ -158,7 +200,7 @@ def _prepared(path: Path) -> tuple[Any, tuple[int, int], Skeleton]:
             f"[B, K, n {h}] (SimCC), are wanted, with K one of {sets}"
         )
     try:
-        return _fitted(model, chosen), size_hw, _SETS[shapes[chosen[0]][1]]
+        return _bare(model, chosen), size_hw, _SETS[shapes[chosen[0]][1]]
     except RuntimeError as error:
         raise WeightsError(f"{path} does not take crops as ImageNet's networks do: {error!s:.200}") from error
 
@@ -174,16 +216,11 @@ def _chosen(shapes: list[list[int]], size_hw: tuple[int, int]) -> tuple[int, ...
     return chosen if len(counts) == 1 and counts <= _SETS.keys() else None
 
 
-def _fitted(model: Any, chosen: tuple[int, ...]) -> Any:
-    """The network with normalisation before it, and of its outputs those alone that are wanted."""
+def _bare(model: Any, chosen: tuple[int, ...]) -> Any:
+    """The network with those outputs alone that are wanted, in float32."""
     ov, _ = openvino()
     model = ov.Model([model.outputs[i].get_node().input_value(0) for i in chosen], model.get_parameters(), "pose")
     steps = ov.preprocess.PrePostProcessor(model)
-    layout, color = ov.Layout, ov.preprocess.ColorFormat
-    steps.input().tensor().set_element_type(ov.Type.u8).set_layout(layout("NHWC")).set_color_format(color.BGR)
-    steps.input().model().set_layout(layout("NCHW"))
-    crops = steps.input().preprocess().convert_element_type(ov.Type.f32).convert_color(color.RGB)
-    crops.mean(list(MEAN_RGB)).scale(list(STD_RGB))
     for i in range(len(chosen)):
         steps.output(i).tensor().set_element_type(ov.Type.f32)
     return steps.build()

@@ -20,11 +20,12 @@ from sharpose_rt.compute import openvino_graphs
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection import create_detector, file_outputs
 from sharpose_rt.detection.bundled import WEIGHTS, load_module
-from sharpose_rt.detection.file_detector import FileDetector, is_ultralytics_export, share_found
+from sharpose_rt.detection.file_detector import KNOWN, FileDetector, is_ultralytics_export, share_found
 from sharpose_rt.detection.file_outputs import MOST_CLASSES, Reading, parse, readings
 from sharpose_rt.detection.first_output import FirstOutput
 from sharpose_rt.detection.ultralytics_model import UltralyticsDetector
 from sharpose_rt.errors import ConfigError, DetectorError
+from sharpose_rt.geometry.boxes import iou_matrix
 from sharpose_rt.machine.photographs import photograph_path
 from sharpose_rt.media.demo_clip import read_photograph
 from sharpose_rt.models.pixel_forms import ALL
@@ -220,6 +221,26 @@ def test_every_form_finds_the_same_people(write, people, form, pixels, person):
     again = found(DetectorConfig(path, pixels=pixels))
     assert len(again) == len(people) >= 3
     np.testing.assert_allclose(again.bboxes_xyxy, people.bboxes_xyxy, atol=2)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("name", "size", "pixels"),
+    [
+        ("rtmdet_nano_person_end2end.onnx", 320, "bgr_imagenet"),
+        ("picodet_s_320_pedestrian_fp16.xml", None, "rgb_imagenet"),
+    ],
+)
+def test_real_ones_say_by_what_they_find_what_they_take(shared_dir, name, size, pixels):
+    """MMDeploy's and PaddleDetection's own files: what they take is stated where they come from."""
+    detector = FileDetector(str(shared_dir / "teachers" / name), DetectorConfig(image_size=size))
+    detector.open()
+    assert detector._manner is not None
+    assert (detector._manner.pixels, detector._manner.person) == (pixels, 0)
+    for photograph, people in KNOWN.items():
+        seen = detector.detect(Frame(0, 0.0, read_photograph(photograph)))
+        overlaps = iou_matrix(np.array(people, np.float32), seen.bboxes_xyxy[seen.bbox_scores > 0.3])
+        assert (overlaps.max(1) > 0.6).sum() >= len(people) - 1
 
 
 def test_a_network_made_for_halves_is_given_them(write, people):

@@ -22,11 +22,11 @@ from sharpose_rt import PoseTracker, SHaRPose
 from sharpose_rt.cli import main
 from sharpose_rt.compute import openvino_graphs
 from sharpose_rt.config import BudgetConfig, PoseConfig
-from sharpose_rt.engine import FileEngine, choose, create_engine, skeleton_of
+from sharpose_rt.engine import FileEngine, choose, create_engine, known_people, skeleton_of
 from sharpose_rt.errors import ConfigError, DeviceError, WeightsError
 from sharpose_rt.geometry.affine import crop_affine
 from sharpose_rt.geometry.simcc import decode_simcc, flip_simcc_back, from_udp
-from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
+from sharpose_rt.models.pixel_forms import ALL
 from sharpose_rt.models.variants import find_variant
 from sharpose_rt.skeleton import COCO17, HALPE26, WHOLEBODY133
 from sharpose_rt.skeletons import read_stream
@@ -51,13 +51,16 @@ def write_network(
     keypoints: int = 17,
     size_hw: tuple[int | str, int | str] = (H, W),
     reverse: bool = False,
+    pixels: str = "rgb_imagenet",
 ) -> Path:
     """A pose network of one convolution: a keypoint is where its colour is, and the others are not."""
     mix = np.full((keypoints, 3), -0.5, np.float32)
     mix[np.arange(keypoints), np.resize(COLOURS, keypoints)] = 1
-    # Undoes ImageNet's normalisation, so that a pure colour gives 1.
-    weight = mix * np.array(STD_RGB, np.float32) / 255
-    bias = mix @ np.array(MEAN_RGB, np.float32) / 255
+    # Undoes the normalisation, so that a pure colour gives 1.
+    wanted = ALL[pixels]
+    mix = mix if wanted.rgb else mix[:, ::-1]
+    weight = mix * np.array(wanted.ordered(wanted.scale), np.float32) / 255
+    bias = mix @ np.array(wanted.ordered(wanted.mean), np.float32) / 255
     constants = {"weight": weight[:, :, None, None], "bias": bias}
     nodes = [helper.make_node("Conv", ["image", "weight", "bias"], ["response"])]
     if form == "heatmaps":
@@ -115,6 +118,44 @@ def test_keypoints_are_where_the_network_sees_them(folder, form, batch, flip):
     assert np.isnan(found.quality).all()
     assert found.refined.all()
     assert len(engine.estimate(dotted(POINTS), np.zeros((0, 4)))) == 0
+
+
+@pytest.mark.parametrize("pixels", sorted(ALL))
+def test_how_it_wants_its_pixels_is_tried_out(folder, pixels, monkeypatch, caplog):
+    path = str(write_network(folder / f"in_{pixels}.onnx", pixels=pixels))
+    told = FileEngine(PoseConfig(model=path, pixels=pixels)).estimate(dotted(POINTS), BOX)
+    assert np.abs(told.keypoints - POINTS[COLOURS]).max() < 0.35
+    assert (told.scores > 0.9).all()
+
+    boxes = np.concatenate([BOX, BOX + 1])  # two people with keypoints of three colours
+    monkeypatch.setattr(known_people, "photograph", lambda: dotted(POINTS))
+    monkeypatch.setattr(known_people, "BOXES", boxes)
+    monkeypatch.setattr(known_people, "KEYPOINTS", np.repeat(POINTS[COLOURS][None], 2, 0))
+    found = FileEngine(PoseConfig(model=path))
+    if pixels.startswith("rgb"):  # one that takes colours in another order knows two of three
+        assert found.pixels[:3] == "rgb"
+    assert np.abs(found.estimate(dotted(POINTS), BOX).keypoints - POINTS[COLOURS]).max() < 0.35
+    assert not caplog.records
+
+
+def test_who_knows_nobody_is_taken_to_want_what_is_usual(folder, monkeypatch, caplog):
+    path = str(write_network(folder / "nobody.onnx"))
+    monkeypatch.setattr(known_people, "KEYPOINTS", known_people.KEYPOINTS + 5000)
+    assert FileEngine(PoseConfig(model=path)).pixels == "rgb_imagenet"
+    assert "hardly finds the keypoints of two people in a photograph (mean OKS 0.00)" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(known_people, "photograph", lambda: None)
+    assert FileEngine(PoseConfig(model=path)).pixels == "rgb_imagenet"
+    assert not caplog.records
+    with pytest.raises(ConfigError, match=r"pose\.pixels is 'bgr', but the model 'tiny_256x192' is no file"):
+        PoseConfig(pixels="bgr")
+
+
+def test_the_people_that_are_known_are_where_we_find_them():
+    image = known_people.photograph()
+    assert image is not None
+    found = create_engine(PoseConfig(device="cpu", precision="fp32")).estimate(image, known_people.BOXES)
+    assert known_people.similarity(found) > 0.85
 
 
 def test_simcc_has_no_bias(folder):
@@ -330,7 +371,7 @@ def test_a_budget_does_not_try_to_spare_a_stage_that_is_not_there(folder):
     assert (packet.budget["estimated"], packet.budget["refined"]) == (1, 0)
 
 
-def test_eval_measures_it(folder, shared_dir, capsys):
+def test_eval_measures_it(folder, shared_dir, capsys, caplog):
     """The teacher of the shared data, on its labelled people: the same command that measures ours."""
     labels = json.loads((shared_dir / "data" / "coco_val_dev" / "annotations.json").read_text())
     kept = {record["id"] for record in labels["images"][:5]}
@@ -348,8 +389,10 @@ def test_eval_measures_it(folder, shared_dir, capsys):
     assert found["people"] == len(labels["annotations"])
     assert found["precision"] == "fp32"
     assert found["oks_fine"] > 0.75
-    found = FileEngine(PoseConfig(model=model)).weights.sha256
-    assert found == hashlib.sha256((folder / f"{teacher.name}.bin").read_bytes()).hexdigest()
+    engine = FileEngine(PoseConfig(model=model))
+    assert engine.pixels == "rgb_imagenet"
+    assert not caplog.records  # it finds the people that are known
+    assert engine.weights.sha256 == hashlib.sha256((folder / f"{teacher.name}.bin").read_bytes()).hexdigest()
     (folder / "alone.xml").write_bytes((folder / f"{teacher.name}.xml").read_bytes())
     with pytest.raises(WeightsError, match=r"alone\.xml cannot be read"):
         FileEngine(PoseConfig(model=str(folder / "alone.xml")))
