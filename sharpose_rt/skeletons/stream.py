@@ -124,8 +124,8 @@ def _size_wh(value: Any) -> tuple[int, int]:
 def _whole_number(value: Any, least: int) -> int:
     """The number, at least that large, as writers can write it. Raises ValueError, TypeError or OverflowError."""
     number = int(value)
-    if not least <= number < 2**63:
-        raise ValueError(f"{value!r:.40} is given; {least} to {2**63 - 1} is accepted")
+    if isinstance(value, bool) or number != value or not least <= number < 2**63:
+        raise ValueError(f"{value!r:.40} is given; a whole number from {least} to {2**63 - 1} is accepted")
     return number
 
 

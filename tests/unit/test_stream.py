@@ -467,6 +467,13 @@ class TestValidate:
             (line, field, f"is {value}; {accepted} is accepted")
         ]
 
+    @pytest.mark.parametrize("value", [0.5, "0", True])
+    def test_a_number_of_a_frame_that_is_none_is_not_read(self, tmp_path, value):
+        path = write_clip(tmp_path / "a")
+        edit(path, 2, _set("frame_id", value))
+        with pytest.raises(StreamError, match=r"line 2.*frame_id"):
+            list(read_stream(path))
+
     def test_the_largest_that_readers_can_hold(self, tmp_path):
         path, largest = write_clip(tmp_path / "a", counts=(2,)), float(np.finfo(np.float32).max)
         edit(path, 2, _set("people[0].bbox_xyxy", [-largest, 0, 0, largest]))
