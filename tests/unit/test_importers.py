@@ -92,10 +92,12 @@ class TestRoundTrips:
         clip = write_clip(tmp_path / "whole.skeletons.jsonl", [[1, 2], [], [2]], WHOLEBODY133)
         (path, *_) = convert(clip, form)
         assert path.exists()
-        if form == "alphapose":
+        if form in ("alphapose", "openpose"):
             reader = back(path, form)
             assert reader.header.skeleton is WHOLEBODY133
             expect_clip(reader.of_coco(), [[1, 2], [], [2]])
+            for frame, wanted in zip(reader, StreamReader(clip), strict=True):
+                np.testing.assert_allclose(frame.poses.keypoints, wanted.poses.keypoints, atol=0.01)
 
     def test_alphapose(self, tmp_path):
         clip = write_clip(tmp_path / "a", CLIP[:-1])
@@ -328,6 +330,11 @@ class TestErrors:
             ),
             ("openpose", {"people": [{"pose_keypoints_2d": [1, 2, 3]}]}, r"people\[0\]: 3 numbers"),
             ("openpose", {"people": [{"pose_keypoints_2d": None}]}, "pose_keypoints_2d is None"),
+            (
+                "openpose",
+                {"people": [{"pose_keypoints_2d": [9.0] * 75, "hand_left_keypoints_2d": [5.0] * 60}]},
+                r"people\[0\]: 60 numbers in hand_left_keypoints_2d; 63 are accepted",
+            ),
             ("openpose", {"bodies": [{"joints": [1, 2, 3]}]}, r"bodies\[0\]: 3 numbers in joints; 54"),
             ("alphapose", {"0.jpg": {"bodies": {}}}, r"x\.json 0\.jpg has no list 'bodies'"),
         ],

@@ -26,6 +26,9 @@ BODY_25 = (
 _BEHIND_THE_BODY = WHOLEBODY133.keypoints[WHOLEBODY133.body :]
 FACE_70 = (*_BEHIND_THE_BODY[:68], "right_pupil", "left_pupil")
 LEFT_HAND_21, RIGHT_HAND_21 = _BEHIND_THE_BODY[68:89], _BEHIND_THE_BODY[89:]
+OPENPOSE_PARTS = {
+    "face_keypoints_2d": FACE_70, "hand_left_keypoints_2d": LEFT_HAND_21, "hand_right_keypoints_2d": RIGHT_HAND_21
+}  # fmt: skip
 
 # OpenPose's own training labels make the neck of COCO people this way; the middle of the hips likewise.
 _MIDDLES = {"neck": ("left_shoulder", "right_shoulder"), "mid_hip": ("left_hip", "right_hip")}

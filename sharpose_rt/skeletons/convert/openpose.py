@@ -21,14 +21,7 @@ from sharpose_rt.skeletons.convert.common import (
     stem_of,
     with_points,
 )
-from sharpose_rt.skeletons.convert.layouts import (
-    BODY_25,
-    FACE_70,
-    LEFT_HAND_21,
-    OPENPOSE_18,
-    RIGHT_HAND_21,
-    to_layout,
-)
+from sharpose_rt.skeletons.convert.layouts import BODY_25, OPENPOSE_18, OPENPOSE_PARTS, to_layout
 from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.skeletons.stream import FrameRecord, StreamReader
 
@@ -38,9 +31,6 @@ _LONGEST_NAME = 255  # bytes, of most file systems
 log = logging.getLogger("sharpose_rt.skeletons")
 
 _LAYOUTS = {"COCO": OPENPOSE_18, "BODY_25": BODY_25}
-_PARTS = {
-    "face_keypoints_2d": FACE_70, "hand_left_keypoints_2d": LEFT_HAND_21, "hand_right_keypoints_2d": RIGHT_HAND_21
-}  # fmt: skip
 _NOT_MADE = ("pose_keypoints_3d", "face_keypoints_3d", "hand_left_keypoints_3d", "hand_right_keypoints_3d")
 
 
@@ -117,12 +107,12 @@ def _write_frame(
     points, track_ids = rounded(to_layout(found, skeleton, layout)), frame.poses.track_ids.tolist()
     parts = {
         name: rounded(to_layout(found, skeleton, of_part)).reshape(len(found), 3 * len(of_part)).tolist()
-        for name, of_part in _PARTS.items()
+        for name, of_part in OPENPOSE_PARTS.items()
         if of_part[0] in skeleton.keypoints
     }
     people = [
         {"person_id": [track_ids[i] or -1], "pose_keypoints_2d": points[i].ravel().tolist()}
-        | {name: parts[name][i] if name in parts else [] for name in _PARTS}
+        | {name: parts[name][i] if name in parts else [] for name in OPENPOSE_PARTS}
         | {name: [] for name in _NOT_MADE}
         for i in with_points(points)
     ]

@@ -8,23 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sharpose_rt.errors import StreamError
 from sharpose_rt.labels.numbering import by_number
-from sharpose_rt.skeleton import COCO17, COCO_FEET23, Skeleton
-from sharpose_rt.skeletons.convert.layouts import BODY_25, OPENPOSE_18
+from sharpose_rt.skeleton import COCO17, COCO_FEET23, WHOLEBODY133
+from sharpose_rt.skeletons.convert.layouts import BODY_25, OPENPOSE_18, OPENPOSE_PARTS
 from sharpose_rt.skeletons.importers.people import Imported, ImportedPerson, found_of, id_of, numbers, read_json
 
 _PEOPLE = {"people": "pose_keypoints_2d", "bodies": "joints"}
 """What has the people, and what of each the keypoints: in OpenPose, and in CMU-Pose as AlphaPose writes it."""
 
+_PLACES = {name: place for place, name in enumerate(WHOLEBODY133.keypoints)}
 _LAYOUTS = {3 * len(layout): layout for layout in (OPENPOSE_18, BODY_25)}
 
 
 def read_openpose(path: Path) -> Imported:
-    """People with COCO's keypoints, of the 18 or 25, and feet where somebody's were found.
+    """People with COCO's keypoints, of the 18 or 25, with feet where somebody's were found, and COCO-WholeBody's where
+    somebody's face or hands were.
 
-    Neck and middle of the hips are left out, and so are face and hands.
+    Neck, middle of the hips and pupils are left out.
 
     Frame numbers are those of the file names, `<stem>_<12 digits>_keypoints.json`; where none ends with one, as of
     pictures may, frames are in the order of the names. `person_id` becomes the track id, unless it is OpenPose's -1.
@@ -57,15 +60,14 @@ def read_openpose(path: Path) -> Imported:
             f"{path}: all {len(found)} keypoints lie within -1..1, so they are normalised; px are wanted, as OpenPose "
             "writes them with --keypoint_scale 0"
         )
-    skeleton = COCO_FEET23 if any(found_of(person.table)[len(COCO17) :].any() for person in people) else COCO17
-    return Imported(skeleton, {n: [_with_keypoints(p, skeleton) for p in persons] for n, persons in frames.items()})
+    last = max((np.flatnonzero(found_of(person.table)).max(initial=0) for person in people), default=0)
+    skeleton = next(skeleton for skeleton in (COCO17, COCO_FEET23, WHOLEBODY133) if last < len(skeleton))
+    return Imported(skeleton, {n: [_first(p, len(skeleton)) for p in persons] for n, persons in frames.items()})
 
 
-def _with_keypoints(person: ImportedPerson, skeleton: Skeleton) -> ImportedPerson:
-    """The person without feet, where nobody has any, or with unfound ones."""
-    table = np.zeros((len(skeleton), 3))
-    table[: len(person.table)] = person.table[: len(skeleton)]
-    return replace(person, table=table)
+def _first(person: ImportedPerson, count: int) -> ImportedPerson:
+    """The person with so many keypoints, behind which nobody has any."""
+    return replace(person, table=person.table[:count])
 
 
 def _people(record: Any, where: str) -> list[ImportedPerson]:
@@ -79,7 +81,19 @@ def _person(person: Any, key: str, where: str) -> ImportedPerson:
     flat = numbers(person.get(key) if isinstance(person, dict) else None, where, key)
     if len(flat) not in _LAYOUTS:
         raise StreamError(f"{where}: {len(flat)} numbers in {key}; 54 (COCO) or 75 (BODY_25) are accepted")
-    layout = _LAYOUTS[len(flat)]
-    table = flat.reshape(-1, 3)[[layout.index(name) for name in COCO_FEET23.keypoints if name in layout]]
+    table = np.zeros((len(WHOLEBODY133), 3))
+    _put(table, flat, _LAYOUTS[len(flat)])
+    for part, layout in OPENPOSE_PARTS.items():
+        flat = numbers(person.get(part) or [], where, part)
+        if len(flat) not in (0, 3 * len(layout)):
+            raise StreamError(f"{where}: {len(flat)} numbers in {part}; {3 * len(layout)} are accepted, or none")
+        _put(table, flat, layout)
     # Version 1.1 has no person_id; later ones have a list of one, -1 where OpenPose did not track.
-    return ImportedPerson(np.array(table), track_id=id_of(person.get("person_id"), where, "person_id"))
+    return ImportedPerson(table, track_id=id_of(person.get("person_id"), where, "person_id"))
+
+
+def _put(table: NDArray[np.float64], flat: NDArray[np.float64], layout: tuple[str, ...]) -> None:
+    """Fill in those of these keypoints that the table (133, 3) has a place for."""
+    for name, row in zip(layout, flat.reshape(-1, 3), strict=False):
+        if name in _PLACES:
+            table[_PLACES[name]] = row
