@@ -99,7 +99,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         ("--weights", "auto, a file, or random"),
         ("--quality-threshold", "crops of lower predicted quality are refined"),
         ("--refine-from-gain", "people to whom the fine stage is expected to add less AP are not refined"),
-        ("--detector", "auto, bundled, an ultralytics model, full, or a boxes file"),
+        ("--detector", "auto, bundled, an ultralytics model, another's .onnx or .xml, full, or a boxes file"),
         ("--device", "auto, cpu, cuda or cuda:N"),
         ("--backend", "auto, torch or openvino"),
     ):

@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the people, instead of a detector: the whole picture is one, or corners in pixels, quoted",
     )
     where.add_argument(
-        "--detector", default="auto", help="auto, bundled, or an ultralytics model by name or path (default: auto)"
+        "--detector",
+        default="auto",
+        help="auto, bundled, an ultralytics model, or another's .onnx or .xml (default: auto)",
     )
     parser.add_argument("--output", type=Path, default=Path("sharpose_out"), metavar="DIR", help="folder of the PNGs")
     parser.add_argument(

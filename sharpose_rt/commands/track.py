@@ -161,7 +161,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
     people = parser.add_argument_group("finding and following people")
     people.add_argument(
-        "--detector", metavar="NAME", help="auto, bundled, a .safetensors of train-detector, or an ultralytics model"
+        "--detector",
+        metavar="NAME",
+        help="auto, bundled, a .safetensors of train-detector, an ultralytics model, or another's .onnx or .xml",
     )
     people.add_argument("--boxes", metavar="full|FILE", help="instead of a detector: the whole frame, or a boxes file")
     people.add_argument(

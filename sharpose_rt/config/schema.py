@@ -14,6 +14,7 @@ from typing import Any
 from sharpose_rt.config.checks import (
     GAIN_RANGE,
     MOST_SLOTS,
+    NETWORK_FILE_SUFFIXES,
     PADDING_RANGE,
     PIXEL_FORMS,
     Unset,
@@ -170,6 +171,11 @@ class DetectorConfig:
         _one_of("detector.pixels", self.pixels, ("auto", *PIXEL_FORMS))
         if self.person_class is not None:
             _within("detector.person_class", self.person_class, 0, 100_000)
+        if (self.pixels != "auto" or self.person_class is not None) and not is_network_file(self.name):
+            raise ConfigError(
+                "detector.pixels and person_class are of another project's network "
+                f"({', '.join(NETWORK_FILE_SUFFIXES)}), and detector.name is {self.name!r}; leave them away"
+            )
         object.__setattr__(self, "region", _corners(self.region))
         if not self.name:
             raise ConfigError("detector.name is empty; 'auto' is accepted, or a model's name or path")

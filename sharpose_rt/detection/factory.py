@@ -54,7 +54,8 @@ def create_detector(
         return FullFrameDetector(config.polygon)
     if is_boxes_file(name):
         return BoxFileDetector(name, config)
-    if is_network_file(name) and not is_ultralytics_export(name):
+    told = config.pixels != "auto" or config.person_class is not None
+    if is_network_file(name) and (told or not is_ultralytics_export(name)):
         return FileDetector(name, config, runtime)
     if not Path(name).suffix and not name.rstrip("/\\").endswith(SUFFIXES):
         name += ".pt"  # `yolo26n` is what people type

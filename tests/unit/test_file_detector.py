@@ -280,6 +280,8 @@ def test_the_class_that_is_asked_for_is_taken(write, people):
         found(DetectorConfig(path, person_class=7))
     with pytest.raises(ConfigError, match=r"detector.pixels is 'bgr_imagnet'; one of auto, rgb_imagenet"):
         DetectorConfig(path, pixels="bgr_imagnet")
+    with pytest.raises(ConfigError, match=r"another project's network \(.onnx, .xml\), and detector.name is 'bundled'"):
+        DetectorConfig("bundled", person_class=1)
 
 
 def of_a_segmenter(ov: Any, table: Any, size: Any) -> dict[str, Any]:
@@ -309,6 +311,7 @@ def test_ultralytics_exports_go_their_own_way(tmp_path):
     onnx.save(model, tmp_path / "theirs.onnx")
     assert is_ultralytics_export(str(tmp_path / "theirs.onnx"))
     assert isinstance(create_detector(DetectorConfig(str(tmp_path / "theirs.onnx"))), UltralyticsDetector)
+    assert isinstance(create_detector(DetectorConfig(str(tmp_path / "theirs.onnx"), pixels="bgr")), FileDetector)
     assert not is_ultralytics_export(str(tmp_path / "missing.onnx"))
 
 
