@@ -187,12 +187,21 @@ def read_graph(path: Path) -> Any:
         DeviceError: OpenVINO is not there.
         WeightsError: it cannot be read.
     """
-    _, core = openvino()
+    try:
+        _, core = openvino()
+    except DeviceError as error:
+        raise DeviceError(
+            f"{path} runs by OpenVINO alone, which cannot be used; pip install 'sharpose-rt[cpu]'"
+        ) from error
     if not os.path.isfile(path):  # noqa: PTH113  (Path's raises where a folder may not be entered)
         raise WeightsError(f"there is no file {path}; give the path of a .onnx file, or of a .xml file beside its .bin")
     try:
+        if path.suffix.lower() == ".xml" and not path.read_bytes().lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+            raise WeightsError(f"the network {path} cannot be read: it is no XML")  # OpenVINO would try all else, aloud
         return core.read_model(str(path))
-    except (RuntimeError, UnicodeDecodeError) as error:  # its reports quote the file, which need not be text
+    except WeightsError:
+        raise
+    except (OSError, RuntimeError, UnicodeDecodeError) as error:  # its reports quote the file, which need not be text
         lines = [line for line in map(str.strip, str(error).splitlines()) if line]
         raise WeightsError(f"the network {path} cannot be read: {lines[-1] if lines else error:.200}") from error
 

@@ -14,12 +14,10 @@ from typing import Any
 from sharpose_rt.config.checks import (
     GAIN_RANGE,
     MOST_SLOTS,
-    NETWORK_FILE_SUFFIXES,
     PADDING_RANGE,
     PIXEL_FORMS,
     Unset,
     is_boxes_file,
-    is_network_file,
 )
 from sharpose_rt.config.checks import device as _device
 from sharpose_rt.config.checks import one_of as _one_of
@@ -171,11 +169,6 @@ class DetectorConfig:
         _one_of("detector.pixels", self.pixels, ("auto", *PIXEL_FORMS))
         if self.person_class is not None:
             _within("detector.person_class", self.person_class, 0, 100_000)
-        if (self.pixels != "auto" or self.person_class is not None) and not is_network_file(self.name):
-            raise ConfigError(
-                "detector.pixels and person_class are of another project's network "
-                f"({', '.join(NETWORK_FILE_SUFFIXES)}), and detector.name is {self.name!r}; leave them away"
-            )
         object.__setattr__(self, "region", _corners(self.region))
         if not self.name:
             raise ConfigError("detector.name is empty; 'auto' is accepted, or a model's name or path")
@@ -276,8 +269,6 @@ class PoseConfig:
         if self.box_padding is not None:
             _within("pose.box_padding", self.box_padding, *PADDING_RANGE)
         _one_of("pose.pixels", self.pixels, ("auto", *PIXEL_FORMS))
-        if self.pixels != "auto" and not is_network_file(self.model):
-            raise ConfigError(f"pose.pixels is {self.pixels!r}, but the model {self.model!r} is no file; leave it away")
         _within("pose.coarse_padding", self.coarse_padding, *PADDING_RANGE)
 
 

@@ -15,7 +15,7 @@ from sharpose_rt.detection.protocol import Detector
 from sharpose_rt.detection.region import RegionDetector
 from sharpose_rt.detection.runtime import EAGER, Runtime
 from sharpose_rt.detection.ultralytics_model import SUFFIXES, UltralyticsDetector
-from sharpose_rt.errors import DetectorError
+from sharpose_rt.errors import ConfigError, DetectorError
 from sharpose_rt.types import Detections, Frame
 
 logger = logging.getLogger("sharpose_rt.detection")
@@ -38,12 +38,21 @@ def create_detector(
 
     Raises:
         DetectorError: no detector has such a name.
+        ConfigError: it is told what another project's network takes, and is none.
     """
     if config.region and config.name != "full":
         whole = replace(config, region=(), max_people=max(config.max_people, _ALL))  # most may be outside
         inner = create_detector(whole, device=device, offline=offline, runtime=runtime)
         return RegionDetector(inner, config.polygon, config.max_people, looks=not is_boxes_file(config.name))
     name = config.name
+    told = config.pixels != "auto" or config.person_class is not None
+    if is_network_file(name) and (told or not is_ultralytics_export(name)):
+        return FileDetector(name, config, runtime)
+    if told:
+        raise ConfigError(
+            f"detector.pixels and person_class are of another project's network ({', '.join(NETWORK_FILE_SUFFIXES)}), "
+            f"and the detector is '{config.name}'; leave them away"
+        )
     if name == "auto":
         return AutoDetector(config, device=device, offline=offline, runtime=runtime)
     if name == "bundled":
@@ -54,9 +63,6 @@ def create_detector(
         return FullFrameDetector(config.polygon)
     if is_boxes_file(name):
         return BoxFileDetector(name, config)
-    told = config.pixels != "auto" or config.person_class is not None
-    if is_network_file(name) and (told or not is_ultralytics_export(name)):
-        return FileDetector(name, config, runtime)
     if not Path(name).suffix and not name.rstrip("/\\").endswith(SUFFIXES):
         name += ".pt"  # `yolo26n` is what people type
     if not name.rstrip("/\\").endswith(SUFFIXES):

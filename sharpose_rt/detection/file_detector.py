@@ -10,11 +10,11 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +27,7 @@ from sharpose_rt.detection.runtime import EAGER, Runtime
 from sharpose_rt.detection.yolo import IMAGE_SIZE
 from sharpose_rt.errors import DetectorError, WeightsError
 from sharpose_rt.geometry.boxes import iou_matrix
-from sharpose_rt.machine.photographs import photograph_path
+from sharpose_rt.machine.photographs import PEOPLE, load_photograph, photograph_path
 from sharpose_rt.types import Detections, Frame
 
 if TYPE_CHECKING:
@@ -35,48 +35,63 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("sharpose_rt.detection")
 
-KNOWN = {
-    "bus.jpg": ((48, 399, 246, 904), (222, 405, 345, 862), (669, 392, 810, 879), (0, 550, 78, 874)),
-    "zidane.jpg": ((123, 197, 1112, 711), (742, 43, 1149, 711)),
-}
-"""Ultralytics' photographs, and who is in them: xyxy px."""
 LEAST = 0.15
 """Mean score, times overlap, of the people in them, from which a detector is taken to know people."""
 NEAR = 0.98
 """A manner that is this near to the best counts as good."""
+HOPELESS = 0.7
+"""A form that finds less than this share of the best in the first photograph is not tried on the second."""
 BY_CONVENTION = ("rgb_unit", "bgr", "bgr_imagenet", "rgb_imagenet", "rgb", "bgr_unit")
 """Forms of pixels, those first that are taken where others are no better."""
 _TAIL_BYTES = 1 << 16
-KEPT = 6
-"""Compiled graphs at once, one for each size of frames."""
+_KEYS = tuple(bytes([10, len(key)]) + key + bytes([18]) for key in (b"names", b"stride", b"task"))
+"""Of ONNX's metadata, as protobuf has them."""
 
 
 @dataclass(frozen=True)
 class Manner:
-    """How a network is to be used: the form of its pixels, the reading of its numbers, the class of people."""
+    """How a network is to be used: the form of its pixels, the reading of its numbers, and the class of people."""
 
     pixels: str
     reading: Reading
     person: int
 
 
+@dataclass
+class Ready:
+    """A network that was tried out.
+
+    Args:
+        model: takes pictures (1, H, W, 3) uint8 BGR.
+        manner: how it is used.
+        classes: scores of each box in a table of cells.
+        graphs: compiled, by the width and height of their input.
+    """
+
+    model: Any
+    manner: Manner
+    classes: int
+    graphs: OrderedDict[tuple[int, int], Graph] = field(default_factory=OrderedDict)
+
+
 class FileDetector:
     """A network of a file, run by OpenVINO on the CPU.
 
+    It multiplies in float32: inside it boxes are made, which bf16 would move by some px.
+
     Args:
         path: of the `.onnx`, or of the `.xml` beside its `.bin`.
-        config: thresholds, input size, and what of its manner is to be taken for known.
-        runtime: whose threads it has; in bf16 where that is asked for.
+        config: thresholds, input size, and what of its manner is known.
+        runtime: whose threads it has.
     """
 
     def __init__(self, path: str, config: DetectorConfig, runtime: Runtime = EAGER) -> None:
         self.name, self.config, self.runtime = path, config, runtime
         self.image_size = config.image_size or IMAGE_SIZE
-        self._model: Any = None
+        self._ready: Ready | None = None
         self._fixed_wh: tuple[int, int] | None = None
         self._size_type: Any = None
-        self._manner: Manner | None = None
-        self._graphs: OrderedDict[tuple[int, int], Graph] = OrderedDict()
+        self._gave = ""
         self._letterbox: tuple[tuple[int, int], Letterbox] | None = None
 
     def open(self) -> None:
@@ -86,7 +101,7 @@ class FileDetector:
             DetectorError: it cannot be read, is no detector of a kind that is known, or finds no people.
             DeviceError: OpenVINO is not there.
         """
-        if self._manner is not None:
+        if self._ready is not None:
             return
         from sharpose_rt.compute.openvino_graphs import read_graph
         from sharpose_rt.models.pixel_forms import ALL
@@ -96,29 +111,42 @@ class FileDetector:
         except WeightsError as error:
             raise DetectorError(f"detector: {error}") from error
         self._fixed_wh, self._size_type = self._inputs(model)
-        try:
-            manner = self._tried(model)
-            self._model = ALL[manner.pixels].before(model)
-        except DetectorError:
-            raise
-        except RuntimeError as error:
-            raise DetectorError(f"detector '{self.name}' cannot be run by OpenVINO: {error!s:.200}") from error
-        self._manner = manner
+        with self._plain_errors("be run by OpenVINO"):
+            manner, classes = self._tried(model)
+            self._ready = Ready(ALL[manner.pixels].before(model), manner, classes)
 
     def close(self) -> None:
         """Let the network go."""
-        self._model = self._manner = self._letterbox = None
-        self._graphs.clear()
+        self._ready = self._letterbox = None
 
     def detect(self, frame: Frame) -> Detections:
         """People in the frame, strongest first."""
-        manner = self._manner
-        if manner is None:
+        ready = self._ready
+        if ready is None:
             raise DetectorError(f"detector '{self.name}' is not open; call open() first")
         fit = self._fit(frame.size_wh)
-        raw = self._run(self._graph(fit.input_wh), fit.apply(frame.image_bgr)[None], fit.input_wh)
-        boxes, scores = self._people(raw, manner, fit.input_wh)
+        width, height = fit.input_wh
+        with self._plain_errors(f"be run on pictures of {width}x{height}; try another --detector-size"):
+            raw = self._run(self._graph(ready, fit.input_wh), fit.apply(frame.image_bgr), fit.input_wh, ready.classes)
+        if raw is None:
+            raise self._unknown()
+        boxes, scores = self._people(raw, ready.manner, fit.input_wh)
         return finish(fit.to_frame(boxes), scores, frame.size_wh, self.config)
+
+    @contextmanager
+    def _plain_errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except DetectorError:
+            raise
+        except RuntimeError as error:
+            raise DetectorError(f"detector '{self.name}' cannot {what}: {' '.join(str(error).split()):.160}") from error
+
+    def _unknown(self) -> DetectorError:
+        return DetectorError(
+            f"detector '{self.name}' gives {self._gave}; boxes of one picture are wanted, in a form of MMDeploy, YOLO, "
+            "PicoDet or RT-DETR (see README)"
+        )
 
     def _fit(self, size_wh: tuple[int, int]) -> Letterbox:
         if self._letterbox is None or self._letterbox[0] != size_wh:
@@ -153,70 +181,74 @@ class FileDetector:
         size_type = model.inputs[1].element_type.to_dtype() if sized else None
         return (None if -1 in (height, width) else (width, height)), size_type
 
-    def _graph(self, input_wh: tuple[int, int]) -> Graph:
-        if input_wh not in self._graphs:
-            import torch
+    def _graph(self, ready: Ready, input_wh: tuple[int, int]) -> Graph:
+        from sharpose_rt.detection.openvino_network import KEPT
 
-            dtype = torch.bfloat16 if self.runtime.bf16 else torch.float32
-            self._graphs[input_wh] = self._compiled(self._model, (1, *input_wh[::-1], 3), dtype)
-            if len(self._graphs) > KEPT:
-                self._graphs.popitem(last=False)
-        self._graphs.move_to_end(input_wh)
-        return self._graphs[input_wh]
+        if input_wh not in ready.graphs:
+            ready.graphs[input_wh] = self._compiled(ready.model, (1, *input_wh[::-1], 3))
+            if len(ready.graphs) > KEPT:
+                ready.graphs.popitem(last=False)
+        ready.graphs.move_to_end(input_wh)
+        return ready.graphs[input_wh]
 
-    def _compiled(self, model: Any, shape: tuple[int, ...], dtype: Any) -> Graph:
+    def _compiled(self, model: Any, shape: tuple[int, ...]) -> Graph:
         """For pictures of a shape."""
+        import torch
+
         from sharpose_rt.compute.openvino_graphs import Graph
 
         sized = model.clone()
         sized.reshape({0: list(shape), **({} if self._size_type is None else {1: [1, 2]})})
-        return Graph(sized, dtype, self.runtime.threads or 1)
+        return Graph(sized, torch.float32, self.runtime.threads or 1)
 
-    def _run(self, graph: Graph, pictures: NDArray[Any], input_wh: tuple[int, int]) -> Raw:
-        """What a graph gives for one picture; raises DetectorError where that is in no form that is known."""
+    def _run(
+        self, graph: Graph, picture: NDArray[Any], input_wh: tuple[int, int], classes: int | None = None
+    ) -> Raw | None:
+        """What a graph gives for one picture; None where that is in no form that is known."""
         import torch
 
-        given = [torch.from_numpy(pictures)]
+        given = [torch.from_numpy(picture[None])]
         if self._size_type is not None:
             given.append(torch.from_numpy(np.array([input_wh], self._size_type)))
         outputs = [tensor.numpy() for tensor in graph(*given)]
-        raw = parse(outputs, input_wh)
-        if raw is None:
-            shapes = ", ".join(str(list(output.shape)) for output in outputs)
-            raise DetectorError(
-                f"detector '{self.name}' gives {shapes}; boxes of one picture are wanted, in a form of MMDeploy, YOLO, "
-                "PicoDet or RT-DETR (see README)"
-            )
-        return raw
+        self._gave = ", ".join(str(list(output.shape)) for output in outputs)
+        return parse(outputs, input_wh, classes)
 
-    def _tried(self, model: Any) -> Manner:
-        """The manner in which it finds the people of two photographs best."""
-        import torch
-
+    def _tried(self, model: Any) -> tuple[Manner, int]:
+        """The manner in which it finds the people of two photographs best, and the number of its classes."""
         from sharpose_rt.models.pixel_forms import ALL, taking_floats
 
         model = taking_floats(model.clone())
-        forms = BY_CONVENTION if self.config.pixels == "auto" else (self.config.pixels,)
+        forms = list(BY_CONVENTION) if self.config.pixels == "auto" else [self.config.pixels]
         found: dict[Manner, float] = {}
+        classes: dict[str, int] = {}
         graphs: dict[tuple[int, int], Graph] = {}
         for image, people in _photographs():
             fit = Letterbox.fit((image.shape[1], image.shape[0]), self.image_size, fixed_wh=self._fixed_wh)
             if fit.input_wh not in graphs:
-                graphs[fit.input_wh] = self._compiled(model, (1, 3, *fit.input_wh[::-1]), torch.float32)
+                graphs[fit.input_wh] = self._compiled(model, (1, 3, *fit.input_wh[::-1]))
             for form in forms:
-                raw = self._run(graphs[fit.input_wh], ALL[form].apply(fit.apply(image)[None]), fit.input_wh)
+                raw = self._run(graphs[fit.input_wh], ALL[form].apply(fit.apply(image)[None])[0], fit.input_wh)
+                if raw is None:
+                    continue
+                classes[form] = min(raw.scores.shape[1], classes.get(form, raw.scores.shape[1]))
                 for reading in readings(raw, fit.input_wh):
                     boxes = fit.to_frame(reading.boxes(raw, fit.input_wh))
                     for person, share in enumerate(share_found(boxes, raw.scores, people)):
                         manner = Manner(form, reading, person)
-                        found[manner] = found.get(manner, 0.0) + share / len(KNOWN)
-        return self._best(found)
+                        found[manner] = found.get(manner, 0.0) + share / len(PEOPLE)
+            best = {form: max((found[m] for m in found if m.pixels == form), default=0.0) for form in forms}
+            forms = [form for form in forms if best[form] >= HOPELESS * max(best.values())]
+        if not classes:
+            raise self._unknown()
+        manner = self._best(found)
+        return manner, classes.get(manner.pixels, 1)
 
     def _best(self, found: dict[Manner, float]) -> Manner:
         """The manner of the largest share; of those that are near it the most usual."""
         wanted = self.config.person_class
         shares = {manner: share for manner, share in found.items() if wanted in (None, manner.person)}
-        top = max(shares.values(), default=0.0)
+        top, of_any = max(shares.values(), default=0.0), max(found, key=lambda manner: found[manner], default=None)
         if top >= LEAST:
             best = next(manner for manner, share in shares.items() if share > NEAR * top)
             logger.info(
@@ -224,13 +256,16 @@ class FileDetector:
                 self.name, best.pixels, best.person,
             )  # fmt: skip
             return best
+        trouble = f"detector '{self.name}' hardly finds the people of two photographs ({100 * top:.0f} % of them"
+        if wanted is not None and of_any is not None and found[of_any] >= LEAST:
+            trouble += f" as class {wanted}, {100 * found[of_any]:.0f} % as class {of_any.person}"
         if self.config.pixels == "auto":
             raise DetectorError(
-                f"detector '{self.name}' hardly finds the people of two photographs ({100 * top:.0f} %, "
-                f"{100 * LEAST:.0f} are wanted), in whatever form it is given their pixels; is it one of people? If "
-                f"so, say what it takes: --set detector.pixels={'|'.join(PIXEL_FORMS)}, and detector.person_class"
+                f"{trouble}; {100 * LEAST:.0f} % are wanted), in whatever form it is given their pixels; is it one of "
+                f"people? If so, say what it takes: --set detector.pixels={'|'.join(PIXEL_FORMS)}, and "
+                "detector.person_class"
             )
-        logger.warning("detector: %s hardly finds the people of two photographs (%.0f %%)", self.name, 100 * top)
+        logger.warning("%s)", trouble)
         best = max(shares, key=lambda manner: shares[manner], default=Manner(self.config.pixels, Reading(), 0))
         return best if wanted is None else replace(best, person=wanted)
 
@@ -252,17 +287,14 @@ def share_found(boxes: NDArray[Any], scores: NDArray[Any], people: NDArray[Any])
 
 def _photographs() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float64]]]:
     """The photographs (H, W, 3) uint8 BGR, and boxes (M, 4) xyxy px of the people in them."""
-    for name, boxes in KNOWN.items():
-        path = photograph_path(name)
-        try:
-            image = None if path is None else cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
-        except (OSError, cv2.error):
-            image = None
+    for name, boxes in PEOPLE.items():
+        image = load_photograph(name)
         if image is None:
             raise DetectorError(
-                f"a detector in a file is tried out on {path or name}, which is not there; install ultralytics again"
+                f"a detector in a file is tried out on {photograph_path(name) or name}, which is not there; install "
+                "ultralytics again"
             )
-        yield np.asarray(image, np.uint8), np.array(boxes, np.float64)
+        yield image, np.array(boxes, np.float64)
 
 
 def is_ultralytics_export(name: str) -> bool:
@@ -273,4 +305,4 @@ def is_ultralytics_export(name: str) -> bool:
             end = file.read()
     except OSError:
         return False
-    return name.lower().endswith(".onnx") and all(key in end for key in (b"names", b"stride", b"task"))
+    return name.lower().endswith(".onnx") and all(key in end for key in _KEYS)

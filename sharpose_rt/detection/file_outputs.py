@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 
 STRIDES = (8, 16, 32)
-"""Of the cells that YOLO's kind of network gives a box each."""
+"""Of the cells that YOLO's kind of network gives a box each; some have 64 too."""
+MOST_ROWS = 1000
+"""Boxes of a network that gives each object once."""
 MOST_CLASSES = 10_000
 """A number beyond is none of a class."""
 _ANCHORS = 3
@@ -64,16 +66,19 @@ def readings(raw: Raw, input_wh: tuple[int, int]) -> list[Reading]:
     return [*plain, Reading(in_cells=True)] if len(raw.boxes) == _cell_count(input_wh) else plain
 
 
-def parse(outputs: Sequence[NDArray[np.generic]], input_wh: tuple[int, int]) -> Raw | None:
+def parse(outputs: Sequence[NDArray[np.generic]], input_wh: tuple[int, int], classes: int | None = None) -> Raw | None:
     """What a network gave for one picture; None where that is in none of the forms that are known.
 
     Args:
         outputs: with the batch of one as their first axis. (1, N, 5) corners and scores, and (1, N) classes (MMDeploy:
             RTMDet, YOLOX), or without classes; (1, N, 4) corners, and scores (1, N, C) or (1, C, N) (PicoDet,
-            YOLO-NAS); (1, N, 4) corners, (1, N) scores and (1, N) classes (RT-DETR); (1, N, 6) corners, score, class
-            (YOLOv10, YOLO26); (1, 4 + C, N) centres, sizes, scores (YOLOv8, YOLO11); (1, N, 5 + C) with a score of
-            there being something before them (YOLOX, YOLOv5). Any of more axes is let be.
+            YOLO-NAS); (1, N, 4) corners, (1, N) scores and (1, N) classes (RT-DETR, batches of YOLO-NAS); (1, N, 6)
+            corners, score, class (YOLOv10, YOLO26); (1, 4 + C, N) centres, sizes, scores (YOLOv8, YOLO11);
+            (1, N, 5 + C) with a score of there being something before them (YOLOX, YOLOv5). What comes behind the
+            scores of one table is let be, and so is any output of more axes.
         input_wh: size of the network's input, px.
+        classes: how many scores a table of cells has, as an earlier picture showed; None tells scores from what is
+            none, and numbers of classes from others, by their values.
     """
     arrays = [array[0] for array in outputs if array.ndim in (2, 3) and len(array) == 1]
     tables = [array.astype(np.float32) for array in arrays if array.ndim == 2]
@@ -83,28 +88,44 @@ def parse(outputs: Sequence[NDArray[np.generic]], input_wh: tuple[int, int]) -> 
     if columns == [5] and len(lines) <= 1:
         return Raw(tables[0][:, :4], _one_hot(tables[0][:, 4], *lines), distinct=True)
     if columns == [4] and len(lines) >= 2:  # one more counts the boxes
-        classes = [line for line in lines if np.issubdtype(line.dtype, np.integer)] or [lines[-1]]
-        scores = next((line for line in lines if line is not classes[-1] and line.dtype.kind == "f"), None)
-        if scores is None:
-            return None
-        return Raw(tables[0], _one_hot(scores.astype(np.float32), classes[-1]), distinct=True)
+        numbers = [line for line in lines if np.issubdtype(line.dtype, np.integer)] or [lines[-1]]
+        scores = next((line for line in lines if line is not numbers[-1] and line.dtype.kind == "f"), None)
+        return (
+            None if scores is None else Raw(tables[0], _one_hot(scores.astype(np.float32), numbers[-1]), distinct=True)
+        )
     if len(tables) == 2 and 4 in columns:
         boxes, scores = tables if columns[0] == 4 else tables[::-1]
         scores = scores if len(scores) == len(boxes) else scores.T
-        return Raw(boxes, scores, distinct=False) if len(scores) == len(boxes) else None
-    return _of_one(tables[0], input_wh) if len(tables) == 1 and not lines else None
+        fits = len(scores) == len(boxes) and (classes is not None or _are_scores(scores).all())
+        return Raw(boxes, scores, distinct=False) if fits else None
+    return _of_one(tables[0], input_wh, classes) if len(tables) == 1 and not lines else None
 
 
-def _of_one(table: Array, input_wh: tuple[int, int]) -> Raw | None:
-    counts = [each * _cell_count(input_wh) for each in (1, _ANCHORS)]
+def _of_one(table: Array, input_wh: tuple[int, int], classes: int | None) -> Raw | None:
+    strides = (STRIDES, (*STRIDES, 64))
+    counts = {each * _cell_count(input_wh, some) for each in (1, _ANCHORS) for some in strides}
     rows, columns = table.shape
     if columns in counts and rows > 4:
-        return Raw(_corners(table[:4].T), table[4:].T, distinct=False)
+        return Raw(_corners(table[:4].T), _leading(table[4:].T, classes), distinct=False)
     if rows in counts and columns > 5:
-        return Raw(_corners(table[:, :4]), table[:, 4:5] * table[:, 5:], distinct=False)
-    if columns >= 6:  # more behind it are keypoints, or what masks are made of
-        return Raw(table[:, :4], _one_hot(table[:, 4], table[:, 5]), distinct=True)
-    return None
+        return Raw(_corners(table[:, :4]), table[:, 4:5] * _leading(table[:, 5:], classes), distinct=False)
+    if columns < 6 or rows > MOST_ROWS:
+        return None
+    scores, numbers = table[:, 4], table[:, 5]  # more behind them are keypoints, or what masks are made of
+    if classes is None and not (_are_scores(scores[:, None]).all() and (np.mod(numbers, 1) == 0).all()):
+        return None
+    return Raw(table[:, :4], _one_hot(scores, numbers), distinct=True)
+
+
+def _leading(columns: Array, classes: int | None) -> Array:
+    """The scores, of which there are `classes`, or as many as are in the range of scores before others come."""
+    others = np.flatnonzero(~_are_scores(columns)) if classes is None else [classes]
+    return columns[:, : others[0]] if len(others) else columns
+
+
+def _are_scores(columns: Array) -> NDArray[np.bool_]:
+    """Which columns (N, C) lie in 0..1."""
+    return np.asarray(((columns >= -1e-3) & (columns <= 1 + 1e-3)).all(0))
 
 
 def _corners(boxes: Array) -> Array:
@@ -123,8 +144,8 @@ def _one_hot(scores: Array, classes: NDArray[np.generic] | None = None) -> Array
     return table
 
 
-def _cell_count(input_wh: tuple[int, int]) -> int:
-    return sum((input_wh[0] // stride) * (input_wh[1] // stride) for stride in STRIDES)
+def _cell_count(input_wh: tuple[int, int], strides: Sequence[int] = STRIDES) -> int:
+    return sum((input_wh[0] // stride) * (input_wh[1] // stride) for stride in strides)
 
 
 def _cells(input_wh: tuple[int, int]) -> tuple[Array, Array]:

@@ -7,6 +7,7 @@ from sharpose_rt.engine.choice import choose
 from sharpose_rt.engine.device import resolve_device, resolve_precision
 from sharpose_rt.engine.engine import PoseEngine
 from sharpose_rt.engine.file_engine import FileEngine, file_skeleton
+from sharpose_rt.errors import ConfigError
 from sharpose_rt.models.variants import find_variant
 from sharpose_rt.skeleton import Skeleton
 
@@ -31,7 +32,11 @@ def create_engine(config: PoseConfig) -> Engine:
         DeviceError: the device, the precision or the backend cannot be had.
         ConfigError: no such variant, or an option that a file's network does not have.
     """
-    return FileEngine(config) if is_network_file(config.model) else PoseEngine(config)
+    if is_network_file(config.model):
+        return FileEngine(config)
+    if config.pixels != "auto":
+        raise ConfigError(f"pose.pixels is {config.pixels!r}, but the model {config.model!r} is no file; leave it away")
+    return PoseEngine(config)
 
 
 def skeleton_of(model: str) -> Skeleton:

@@ -31,9 +31,10 @@ from sharpose_rt.errors import WeightsError
 from sharpose_rt.geometry.affine import USUAL_PADDING
 from sharpose_rt.geometry.heatmap import decode, flip_back
 from sharpose_rt.geometry.simcc import decode_simcc, flip_simcc_back, from_udp
+from sharpose_rt.machine.photographs import load_photograph
 from sharpose_rt.machine.threads import network_threads
 from sharpose_rt.models.gate import Gate
-from sharpose_rt.models.pixel_forms import ALL
+from sharpose_rt.models.pixel_forms import ALL, PixelForm, taking_floats
 from sharpose_rt.models.weights import WeightsInfo, file_sha256
 from sharpose_rt.skeleton import COCO17, HALPE26, WHOLEBODY133, Skeleton
 
@@ -41,10 +42,10 @@ _SETS = {len(skeleton): skeleton for skeleton in (COCO17, HALPE26, WHOLEBODY133)
 """The keypoints of a network, by how many it has."""
 USUAL_PIXELS = "rgb_imagenet"
 """What MMPose's, ViTPose's and PaddleDetection's networks take."""
-KNOWS = 0.6
-"""Mean OKS of two known people from which a form of pixels is taken for right, without a look at the others."""
-HARDLY = 0.3
-"""Below it none is."""
+NEAR = 0.98
+"""A form of pixels that is this near to the best counts as good."""
+HARDLY = 0.2
+"""OKS times score of two known people; below it no form is right."""
 logger = logging.getLogger("sharpose_rt.engine")
 
 
@@ -85,36 +86,39 @@ class FileEngine(Engine):
         open_batch = self._bare.input(0).partial_shape[0].is_dynamic
         sizes = BUCKETS if open_batch else sorted({1, self._threads})
         self._batcher = Batcher([size for size in sizes if size <= config.max_batch], overhead=0.3)
-        self._use(config.pixels if config.pixels != "auto" else USUAL_PIXELS)
-        if config.pixels == "auto":
-            self._use(self._tried())
+        self._form: PixelForm | None = None  # while it is tried out, what is done to pixels before a bare network
+        self._graphs: dict[int, Graph] = {}
+        self.pixels = self._tried() if config.pixels == "auto" else config.pixels
+        self._model = self._taking(self.pixels)
 
-    def _use(self, pixels: str) -> None:
-        """Give it pixels in that form from now on."""
-        if getattr(self, "pixels", None) != pixels:
-            self.pixels = pixels
-            self._model: Any = ALL[pixels].before(self._bare.clone())
-            self._graphs: dict[int, Graph] = {}
+    def _taking(self, pixels: str) -> Any:
+        """The network as it takes crops (B, H, W, 3) uint8 BGR, given its pixels in that form."""
+        try:
+            return ALL[pixels].before(self._bare.clone())
+        except RuntimeError as error:
+            raise WeightsError(f"{self.config.model} does not take pictures: {error!s:.200}") from error
 
     def _tried(self) -> str:
-        """The usual form of pixels where it knows two people with that, else the one with which it knows them best."""
-        image, shares = known_people.photograph(), {}
+        """The form of pixels with which it knows two people best; of those that are near it the most usual."""
+        image, shares = load_photograph(known_people.PHOTOGRAPH), {}
         if image is None:
             return USUAL_PIXELS
-        for pixels in (USUAL_PIXELS, *(name for name in PIXEL_FORMS if name != USUAL_PIXELS)):
-            self._use(pixels)
-            shares[pixels] = known_people.similarity(self.estimate(image, known_people.BOXES))
-            if shares[pixels] >= KNOWS:
-                break
-        best = max(shares, key=lambda pixels: shares[pixels])
-        if shares[best] < HARDLY:
+        self._model = taking_floats(self._bare.clone())
+        for pixels in PIXEL_FORMS:
+            self._form = ALL[pixels]
+            found = self.estimate(image, known_people.BOXES)
+            shares[pixels] = known_people.similarity(found) * float(found.scores[:, : len(COCO17)].mean())
+        self._form, self._graphs = None, {}
+        top = max(shares.values())
+        if top < HARDLY:
             logger.warning(
-                "%s hardly finds the keypoints of two people in a photograph (mean OKS %.2f), in whatever form it is "
+                "%s hardly finds the keypoints of two people in a photograph (%.0f %% of them), in whatever form it is "
                 "given their pixels; is it a top-down network with COCO's keypoints first? It is taken to want %s "
                 "(--set pose.pixels)",
-                self.config.model, shares[best], USUAL_PIXELS,
+                self.config.model, 100 * top, USUAL_PIXELS,
             )  # fmt: skip
             return USUAL_PIXELS
+        best = next(pixels for pixels, share in shares.items() if share > NEAR * top)
         if best != USUAL_PIXELS:
             logger.info("%s takes pixels as %s (tried out on two people in a photograph)", self.config.model, best)
         return best
@@ -152,7 +156,8 @@ class FileEngine(Engine):
 
     def _maps(self, crops_bgr: Tensor) -> list[Tensor]:
         """The outputs, (B, K, h, w), or (B, K, W') and (B, K, H'), in float32."""
-        return list(self._batcher.run(lambda rows: tuple(self._graph(len(rows))(rows)), crops_bgr))
+        given = crops_bgr if self._form is None else torch.from_numpy(self._form.apply(crops_bgr.numpy()))
+        return list(self._batcher.run(lambda rows: tuple(self._graph(len(rows))(rows)), given))
 
     def _flipped_back(self, maps: list[Tensor]) -> list[Tensor]:
         order = self.skeleton.flip_order
@@ -199,10 +204,7 @@ def _prepared(path: Path) -> tuple[Any, tuple[int, int], Skeleton]:
             f"{path} gives {said(shapes)}; of one person in a crop heatmaps [B, K, h, w], or [B, K, n {w}] and "
             f"[B, K, n {h}] (SimCC), are wanted, with K one of {sets}"
         )
-    try:
-        return _bare(model, chosen), size_hw, _SETS[shapes[chosen[0]][1]]
-    except RuntimeError as error:
-        raise WeightsError(f"{path} does not take crops as ImageNet's networks do: {error!s:.200}") from error
+    return _bare(model, chosen), size_hw, _SETS[shapes[chosen[0]][1]]
 
 
 def _chosen(shapes: list[list[int]], size_hw: tuple[int, int]) -> tuple[int, ...] | None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from sharpose_rt.engine.base import PoseEstimates
 from sharpose_rt.geometry.oks import oks
-from sharpose_rt.machine.photographs import photograph_path
+from sharpose_rt.machine.photographs import PEOPLE
 from sharpose_rt.skeleton import COCO17
 
 PHOTOGRAPH = "bus.jpg"
-BOXES = np.array([[48, 399, 246, 904], [222, 405, 345, 862]], np.float32)
+BOXES = np.array(PEOPLE[PHOTOGRAPH][:2], np.float32)
 """xyxy px."""
 KEYPOINTS = np.array([
     141, 446, 147, 436, 131, 436, 152, 442, 107, 442, 160, 495, 82, 500, 184, 566, 116, 568, 173, 553, 173, 560,
@@ -27,18 +25,8 @@ _AREA = 0.53
 """Of a person, in areas of the box."""
 
 
-def photograph() -> NDArray[np.uint8] | None:
-    """The photograph (H, W, 3) uint8 BGR; None where it is not there."""
-    path = photograph_path(PHOTOGRAPH)
-    try:
-        image = None if path is None else cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
-    except (OSError, cv2.error):
-        return None
-    return None if image is None else np.asarray(image, np.uint8)
-
-
 def similarity(found: PoseEstimates) -> float:
-    """Mean OKS, 0..1, of estimates in `BOXES`, whose first 17 keypoints are COCO's."""
+    """Mean OKS, 0..1, of estimates in `BOXES`, the first 17 of whose keypoints are COCO's."""
     counted = np.ones(KEYPOINTS.shape[:2])
     counted[0, HIDDEN] = 0
     areas = _AREA * np.prod(BOXES[:, 2:] - BOXES[:, :2], 1)

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import OutputConfig
 from sharpose_rt.errors import SourceError
-from sharpose_rt.machine.photographs import photograph_path
-from sharpose_rt.media.files import read_image
+from sharpose_rt.machine.photographs import load_photograph, photograph_path
 from sharpose_rt.media.writer import VideoWriter
 
 SIZE_WH = (960, 720)
@@ -76,10 +75,9 @@ def read_photograph(name: str) -> NDArray[np.uint8]:
     Raises:
         SourceError: it is not there, or cannot be read.
     """
-    path = photograph_path(name)
+    path, image = photograph_path(name), load_photograph(name)
     if path is None:
         raise SourceError("the demo needs the photographs of the ultralytics package; pip install ultralytics")
-    image = read_image(path)
     if image is None:
         raise SourceError(
             f"no readable photograph at {path}; install ultralytics again, or run `sharpose-rt track --source YOURS`"

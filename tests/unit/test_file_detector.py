@@ -20,13 +20,13 @@ from sharpose_rt.compute import openvino_graphs
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection import create_detector, file_outputs
 from sharpose_rt.detection.bundled import WEIGHTS, load_module
-from sharpose_rt.detection.file_detector import KNOWN, FileDetector, is_ultralytics_export, share_found
+from sharpose_rt.detection.file_detector import FileDetector, is_ultralytics_export, share_found
 from sharpose_rt.detection.file_outputs import MOST_CLASSES, Reading, parse, readings
 from sharpose_rt.detection.first_output import FirstOutput
 from sharpose_rt.detection.ultralytics_model import UltralyticsDetector
 from sharpose_rt.errors import ConfigError, DetectorError
 from sharpose_rt.geometry.boxes import iou_matrix
-from sharpose_rt.machine.photographs import photograph_path
+from sharpose_rt.machine.photographs import PEOPLE, photograph_path
 from sharpose_rt.media.demo_clip import read_photograph
 from sharpose_rt.models.pixel_forms import ALL
 from sharpose_rt.skeletons import read_stream
@@ -95,7 +95,7 @@ def of_rtdetr(ov: Any, table: Any, size: Any) -> dict[str, Any]:
     return {"labels": labels, "boxes": ov.multiply(ov.divide(boxes, np.float32(SIDE)), sides), "scores": scores}
 
 
-def of_tensorrt(ov: Any, table: Any, size: Any) -> dict[str, Any]:
+def of_yolo_nas_batches(ov: Any, table: Any, size: Any) -> dict[str, Any]:
     boxes, scores = _once(ov, table)
     classes = ov.convert(ov.multiply(scores, np.float32(0)), "i32")
     count = ov.convert(ov.reduce_sum(ov.add(classes, np.int32(1)), _int(ov, 1), True), "i32")
@@ -117,7 +117,7 @@ FORMS = [
     (of_picodet, "rgb_imagenet", 1),
     (of_shares, "bgr_unit", 0),
     (of_rtdetr, "rgb_unit", 3),
-    (of_tensorrt, "rgb_unit", 0),
+    (of_yolo_nas_batches, "rgb_unit", 0),
     (of_yolov10, "rgb", 0),
 ]
 
@@ -188,7 +188,7 @@ def write(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             node.output(0).get_tensor().set_names({key})
             results.append(ops.result(node))
         given = [picture, size] if form is of_rtdetr else [picture]
-        path = folder / f"{form.__name__}.xml"
+        path = folder / f"{form.__name__}_{pixels}_{dtype}.xml"
         ov.save_model(ov.Model(results, given, "detector"), path, compress_to_fp16=False)
         return path
 
@@ -215,9 +215,9 @@ def test_every_form_finds_the_same_people(write, people, form, pixels, person):
     detector = create_detector(DetectorConfig(path))
     assert isinstance(detector, FileDetector)
     detector.open()
-    assert detector._manner is not None
-    assert detector._manner.pixels[3:] == pixels[3:]  # the bundled one hardly minds which colour comes first
-    assert detector._manner.person == person
+    assert detector._ready is not None
+    assert detector._ready.manner.pixels[3:] == pixels[3:]  # the bundled one hardly minds which colour comes first
+    assert detector._ready.manner.person == person
     again = found(DetectorConfig(path, pixels=pixels))
     assert len(again) == len(people) >= 3
     np.testing.assert_allclose(again.bboxes_xyxy, people.bboxes_xyxy, atol=2)
@@ -235,9 +235,9 @@ def test_real_ones_say_by_what_they_find_what_they_take(shared_dir, name, size, 
     """MMDeploy's and PaddleDetection's own files: what they take is stated where they come from."""
     detector = FileDetector(str(shared_dir / "teachers" / name), DetectorConfig(image_size=size))
     detector.open()
-    assert detector._manner is not None
-    assert (detector._manner.pixels, detector._manner.person) == (pixels, 0)
-    for photograph, people in KNOWN.items():
+    assert detector._ready is not None
+    assert (detector._ready.manner.pixels, detector._ready.manner.person) == (pixels, 0)
+    for photograph, people in PEOPLE.items():
         seen = detector.detect(Frame(0, 0.0, read_photograph(photograph)))
         overlaps = iou_matrix(np.array(people, np.float32), seen.bboxes_xyxy[seen.bbox_scores > 0.3])
         assert (overlaps.max(1) > 0.6).sum() >= len(people) - 1
@@ -264,7 +264,9 @@ def nobody(ov: Any, table: Any, size: Any) -> dict[str, Any]:
 
 def test_who_finds_nobody_is_refused_unless_it_is_told_what_it_takes(write, caplog):
     path = str(write(nobody))
-    with pytest.raises(DetectorError, match=r"hardly finds the people of two photographs \(0 %.*detector.pixels="):
+    with pytest.raises(
+        DetectorError, match=r"hardly finds the people of two photographs \(0 % of them; 15 %.*detector.pixels="
+    ):
         found(DetectorConfig(path))
     with caplog.at_level(logging.WARNING):
         assert len(found(DetectorConfig(path, pixels="rgb_unit", person_class=2))) == 0
@@ -276,12 +278,12 @@ def test_the_class_that_is_asked_for_is_taken(write, people):
     assert len(found(DetectorConfig(path, pixels="rgb_unit", person_class=1))) == len(people)
     # Nothing is surer to be of class 0 than to be a person.
     assert len(found(DetectorConfig(path, pixels="rgb_unit", person_class=0))) == 0
-    with pytest.raises(DetectorError, match="hardly finds"):
+    with pytest.raises(DetectorError, match=r"\(0 % of them as class 7, \d\d % as class 1; 15 % are wanted\)"):
         found(DetectorConfig(path, person_class=7))
     with pytest.raises(ConfigError, match=r"detector.pixels is 'bgr_imagnet'; one of auto, rgb_imagenet"):
         DetectorConfig(path, pixels="bgr_imagnet")
-    with pytest.raises(ConfigError, match=r"another project's network \(.onnx, .xml\), and detector.name is 'bundled'"):
-        DetectorConfig("bundled", person_class=1)
+    with pytest.raises(ConfigError, match=r"another project's network \(.onnx, .xml\), and the detector is 'bundled'"):
+        create_detector(DetectorConfig("bundled", person_class=1))
 
 
 def of_a_segmenter(ov: Any, table: Any, size: Any) -> dict[str, Any]:
@@ -302,10 +304,28 @@ def test_what_is_no_detector_is_told_by_its_shapes(write, tmp_path):
         found(DetectorConfig(str(crops)))
 
 
+def test_a_size_that_cannot_be_run_is_told_in_a_line(write, monkeypatch):
+    detector = FileDetector(str(write(as_it_is)), DetectorConfig())
+    detector.open()
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("Check 'TRShape::merge_into' failed")
+
+    monkeypatch.setattr(detector, "_compiled", fail)
+    with pytest.raises(
+        DetectorError, match=r"cannot be run on pictures of 320x320; try another --detector-size: Check"
+    ):
+        detector.detect(Frame(0, 0.0, read_photograph("bus.jpg")))
+
+
 def test_ultralytics_exports_go_their_own_way(tmp_path):
     plain = _one_layer(tmp_path / "plain.onnx", [1, 3, 64, 64])
     assert not is_ultralytics_export(str(plain))
     model = onnx.load(plain)
+    words = "namespace, strided_slice, multitask: names, stride, task"
+    model.metadata_props.add(key="notes", value=words)
+    onnx.save(model, plain)
+    assert not is_ultralytics_export(str(plain))
     for key, value in {"stride": "32", "task": "detect", "names": "{0: 'person'}"}.items():
         model.metadata_props.add(key=key, value=value)
     onnx.save(model, tmp_path / "theirs.onnx")
@@ -324,21 +344,23 @@ def _one_layer(path: Path, shape: list[int]) -> Path:
     return path
 
 
-def test_graphs_of_few_sizes_are_kept_and_closing_lets_all_go(write, monkeypatch):
+def test_closing_lets_all_go_and_opening_again_reads_it_again(write, monkeypatch):
     detector = FileDetector(str(write(as_it_is)), DetectorConfig())
+    frame = Frame(0, 0.0, read_photograph("bus.jpg"))
     with pytest.raises(DetectorError, match="is not open"):
-        detector.detect(Frame(0, 0.0, read_photograph("bus.jpg")))
+        detector.detect(frame)
     detector.open()
-    read = monkeypatch.setattr(openvino_graphs, "read_graph", None)
-    detector.open()  # again, for another source: nothing is read
-    assert read is None
-    first = detector.detect(Frame(0, 0.0, read_photograph("bus.jpg")))
-    monkeypatch.undo()
+    ready = detector._ready
+    with monkeypatch.context() as patch:
+        patch.setattr(openvino_graphs, "read_graph", None)
+        detector.open()  # for another source: nothing is read
+    assert detector._ready is ready
+    first = detector.detect(frame)
     detector.close()
     detector.close()
+    assert detector._ready is None
     detector.open()
-    again = detector.detect(Frame(0, 0.0, read_photograph("bus.jpg")))
-    np.testing.assert_array_equal(first.bboxes_xyxy, again.bboxes_xyxy)
+    np.testing.assert_array_equal(first.bboxes_xyxy, detector.detect(frame).bboxes_xyxy)
 
 
 # What the outputs say.
@@ -359,11 +381,42 @@ def test_lines_of_classes_may_be_of_any_type(kind):
 
 
 def test_a_class_of_nonsense_is_none():
-    rows = np.concatenate([BOXES, SCORES[:, None], np.float32([[1e9], [np.nan]])], 1)[None]
-    raw = parse([rows], (320, 320))
+    rows = np.concatenate([BOXES, SCORES[:, None], np.array([[1e9], [np.nan]], np.float32)], 1)[None]
+    assert parse([rows], (320, 320)) is None
+    raw = parse([rows], (320, 320), classes=1)  # once it is known
     assert raw is not None
     assert raw.scores.shape[1] < MOST_CLASSES
     assert raw.scores.max() == 0
+
+
+def test_what_lies_behind_the_scores_is_none():
+    """Keypoints in px, what masks are made of, and tables of a layout that nobody knows."""
+    cells = 40 * 40 + 20 * 20 + 10 * 10
+    chance = np.random.default_rng(0)
+    boxes, scores = chance.uniform(10, 90, (4, cells)), chance.uniform(0, 1, (2, cells))
+    for behind in (chance.uniform(-1, 320, (51, cells)), chance.uniform(-1, 1, (32, cells))):
+        table = np.concatenate([boxes, scores, behind])[None].astype(np.float32)
+        for outputs in ([table], [table.transpose(0, 2, 1)]):
+            raw = parse(outputs, (320, 320))
+            assert raw is not None
+            objectness = 1 if outputs[0] is table else scores[:1].T
+            wanted = scores.T if outputs[0] is table else scores[1:].T
+            np.testing.assert_allclose(raw.scores, objectness * wanted, rtol=1e-5)
+            again = parse(outputs, (320, 320), classes=raw.scores.shape[1])
+            assert again is not None
+            np.testing.assert_array_equal(again.scores, raw.scores)
+    for shape in ((1, 8500, 85), (1, 84, 34000), (1, 300, 84)):
+        assert parse([chance.uniform(-1, 300, shape).astype(np.float32)], (320, 320)) is None
+    logits = [BOXES[None], chance.normal(size=(1, 2, 5)).astype(np.float32)]
+    assert parse(logits, (320, 320)) is None
+
+
+@pytest.mark.parametrize("width", [32, 64, 320])
+def test_a_fourth_stride_has_more_cells(width):
+    cells = sum((width // stride) * (width // stride) for stride in (8, 16, 32, 64))
+    raw = parse([np.full((1, 5, cells), 0.5, np.float32)], (width, width))
+    assert raw is not None
+    assert raw.scores.shape == (cells, 1)
 
 
 @given(

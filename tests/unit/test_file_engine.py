@@ -22,10 +22,11 @@ from sharpose_rt import PoseTracker, SHaRPose
 from sharpose_rt.cli import main
 from sharpose_rt.compute import openvino_graphs
 from sharpose_rt.config import BudgetConfig, PoseConfig
-from sharpose_rt.engine import FileEngine, choose, create_engine, known_people, skeleton_of
+from sharpose_rt.engine import FileEngine, choose, create_engine, file_engine, known_people, skeleton_of
 from sharpose_rt.errors import ConfigError, DeviceError, WeightsError
 from sharpose_rt.geometry.affine import crop_affine
 from sharpose_rt.geometry.simcc import decode_simcc, flip_simcc_back, from_udp
+from sharpose_rt.machine.photographs import load_photograph
 from sharpose_rt.models.pixel_forms import ALL
 from sharpose_rt.models.variants import find_variant
 from sharpose_rt.skeleton import COCO17, HALPE26, WHOLEBODY133
@@ -128,31 +129,45 @@ def test_how_it_wants_its_pixels_is_tried_out(folder, pixels, monkeypatch, caplo
     assert (told.scores > 0.9).all()
 
     boxes = np.concatenate([BOX, BOX + 1])  # two people with keypoints of three colours
-    monkeypatch.setattr(known_people, "photograph", lambda: dotted(POINTS))
+    monkeypatch.setattr(file_engine, "load_photograph", lambda name: dotted(POINTS))
     monkeypatch.setattr(known_people, "BOXES", boxes)
     monkeypatch.setattr(known_people, "KEYPOINTS", np.repeat(POINTS[COLOURS][None], 2, 0))
     found = FileEngine(PoseConfig(model=path))
     if pixels.startswith("rgb"):  # one that takes colours in another order knows two of three
-        assert found.pixels[:3] == "rgb"
+        assert found.pixels.startswith("rgb")
     assert np.abs(found.estimate(dotted(POINTS), BOX).keypoints - POINTS[COLOURS]).max() < 0.35
     assert not caplog.records
+
+
+@pytest.mark.shared
+def test_a_real_network_that_wants_blue_first_is_found_out(shared_dir, folder):
+    """PP-TinyPose with its colours exchanged: it knows people in the wrong order too, only not as well."""
+    ov, core = openvino_graphs.openvino()
+    model = core.read_model(shared_dir / "teachers" / "tinypose_256_192_fp16.xml")
+    picture = model.get_parameters()[0]
+    readers = list(picture.output(0).get_target_inputs())
+    exchanged = ov.opset13.gather(picture, np.array([2, 1, 0]), np.int64(1))
+    for reader in readers:
+        reader.replace_source_output(exchanged.output(0))
+    ov.save_model(model, folder / "blue_first.xml", compress_to_fp16=False)
+    assert FileEngine(PoseConfig(model=str(folder / "blue_first.xml"))).pixels == "bgr_imagenet"
 
 
 def test_who_knows_nobody_is_taken_to_want_what_is_usual(folder, monkeypatch, caplog):
     path = str(write_network(folder / "nobody.onnx"))
     monkeypatch.setattr(known_people, "KEYPOINTS", known_people.KEYPOINTS + 5000)
     assert FileEngine(PoseConfig(model=path)).pixels == "rgb_imagenet"
-    assert "hardly finds the keypoints of two people in a photograph (mean OKS 0.00)" in caplog.text
+    assert "hardly finds the keypoints of two people in a photograph (0 % of them)" in caplog.text
     caplog.clear()
-    monkeypatch.setattr(known_people, "photograph", lambda: None)
+    monkeypatch.setattr(file_engine, "load_photograph", lambda name: None)
     assert FileEngine(PoseConfig(model=path)).pixels == "rgb_imagenet"
     assert not caplog.records
     with pytest.raises(ConfigError, match=r"pose\.pixels is 'bgr', but the model 'tiny_256x192' is no file"):
-        PoseConfig(pixels="bgr")
+        create_engine(PoseConfig(pixels="bgr"))
 
 
 def test_the_people_that_are_known_are_where_we_find_them():
-    image = known_people.photograph()
+    image = load_photograph(known_people.PHOTOGRAPH)
     assert image is not None
     found = create_engine(PoseConfig(device="cpu", precision="fp32")).estimate(image, known_people.BOXES)
     assert known_people.similarity(found) > 0.85
