@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("sharpose_rt.detection")
 
 LEAST = 0.15
-"""Mean score, times overlap, of the people in them, from which a detector is taken to know people."""
+"""Mean score, times overlap, of the people in the photographs, from which a detector is taken to know people."""
 NEAR = 0.98
 """A manner that is this near to the best counts as good."""
 HOPELESS = 0.7

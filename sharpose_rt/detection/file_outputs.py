@@ -81,7 +81,7 @@ def parse(outputs: Sequence[NDArray[np.generic]], input_wh: tuple[int, int], cla
             none, and numbers of classes from others, by their values.
     """
     arrays = [array[0] for array in outputs if array.ndim in (2, 3) and len(array) == 1]
-    tables = [array.astype(np.float32) for array in arrays if array.ndim == 2]
+    tables = [array.astype(np.float32, copy=False) for array in arrays if array.ndim == 2]
     rows = len(tables[0]) if tables else 0
     lines = [array for array in arrays if array.ndim == 1 and len(array) == rows]
     columns = [table.shape[1] for table in tables]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import permutations
 from pathlib import Path
@@ -89,12 +90,12 @@ class FileEngine(Engine):
         self._form: PixelForm | None = None  # while it is tried out, what is done to pixels before a bare network
         self._graphs: dict[int, Graph] = {}
         self.pixels = self._tried() if config.pixels == "auto" else config.pixels
-        self._model = self._taking(self.pixels)
+        self._model = self._behind(ALL[self.pixels].before)
 
-    def _taking(self, pixels: str) -> Any:
-        """The network as it takes crops (B, H, W, 3) uint8 BGR, given its pixels in that form."""
+    def _behind(self, steps: Callable[[Any], Any]) -> Any:
+        """The network with those steps before it."""
         try:
-            return ALL[pixels].before(self._bare.clone())
+            return steps(self._bare.clone())
         except RuntimeError as error:
             raise WeightsError(f"{self.config.model} does not take pictures: {error!s:.200}") from error
 
@@ -103,7 +104,7 @@ class FileEngine(Engine):
         image, shares = load_photograph(known_people.PHOTOGRAPH), {}
         if image is None:
             return USUAL_PIXELS
-        self._model = taking_floats(self._bare.clone())
+        self._model = self._behind(taking_floats)
         for pixels in PIXEL_FORMS:
             self._form = ALL[pixels]
             found = self.estimate(image, known_people.BOXES)

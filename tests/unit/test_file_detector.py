@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -463,6 +463,7 @@ def test_the_share_that_is_found_is_of_scores_and_overlaps():
     np.testing.assert_array_equal(share_found(boxes[:0], scores[:0], people), [0, 0])
 
 
+@settings(max_examples=24)  # each is compiled
 @given(arrays.arrays(np.uint8, (1, 4, 5, 3)), st.sampled_from(sorted(ALL)))
 def test_a_form_of_pixels_is_the_same_inside_a_graph(images, name):
     ov, core = openvino_graphs.openvino()
