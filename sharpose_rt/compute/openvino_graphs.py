@@ -196,11 +196,11 @@ def read_graph(path: Path) -> Any:
     if not os.path.isfile(path):  # noqa: PTH113  (Path's raises where a folder may not be entered)
         raise WeightsError(f"there is no file {path}; give the path of a .onnx file, or of a .xml file beside its .bin")
     try:
-        if path.suffix.lower() == ".xml" and not path.read_bytes().lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-            raise WeightsError(f"the network {path} cannot be read: it is no XML")  # OpenVINO would try all else, aloud
+        with path.open("rb") as file:
+            start = file.read(256).lstrip(b"\xef\xbb\xbf \t\r\n")
+        if path.suffix.lower() == ".xml" and not start.startswith(b"<"):
+            raise RuntimeError("it is no XML")  # OpenVINO would try what else it could be, and tell of each
         return core.read_model(str(path))
-    except WeightsError:
-        raise
     except (OSError, RuntimeError, UnicodeDecodeError) as error:  # its reports quote the file, which need not be text
         lines = [line for line in map(str.strip, str(error).splitlines()) if line]
         raise WeightsError(f"the network {path} cannot be read: {lines[-1] if lines else error:.200}") from error

@@ -247,8 +247,8 @@ class PoseConfig:
     """The crop is the box widened to the crop's aspect and enlarged by this factor; None takes what the weights state
     (those that ship 1.1), and 1.25 where they state none."""
     pixels: str = "auto"
-    """How another project's network in a file wants its pixels (see `detector.pixels`). 'auto' takes 'rgb_imagenet',
-    unless it does not find two people in a photograph so, and does in another form."""
+    """How another project's network in a file wants its pixels (see `detector.pixels`). 'auto' takes that with which it
+    finds two people in a photograph best, or 'rgb_imagenet' where that is as good."""
     coarse_padding: float = 1.0
     """The same for people who take the coarse stage's pose whatever its quality (`refine_from_px`, or a threshold of
     -inf): it sees half of the crop's size, and finds more in a closer crop."""

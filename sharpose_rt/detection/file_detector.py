@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,21 +57,19 @@ class Manner:
     person: int
 
 
-@dataclass
+@dataclass(frozen=True)
 class Ready:
     """A network that was tried out.
 
     Args:
-        model: takes pictures (1, H, W, 3) uint8 BGR.
         manner: how it is used.
         classes: scores of each box in a table of cells.
-        graphs: compiled, by the width and height of their input.
+        graph: compiled for the width and height of an input; the last few are kept.
     """
 
-    model: Any
     manner: Manner
     classes: int
-    graphs: OrderedDict[tuple[int, int], Graph] = field(default_factory=OrderedDict)
+    graph: Callable[[tuple[int, int]], Graph]
 
 
 class FileDetector:
@@ -91,8 +89,6 @@ class FileDetector:
         self._ready: Ready | None = None
         self._fixed_wh: tuple[int, int] | None = None
         self._size_type: Any = None
-        self._gave = ""
-        self._letterbox: tuple[tuple[int, int], Letterbox] | None = None
 
     def open(self) -> None:
         """Read the network and try it out, once.
@@ -104,6 +100,7 @@ class FileDetector:
         if self._ready is not None:
             return
         from sharpose_rt.compute.openvino_graphs import read_graph
+        from sharpose_rt.detection.openvino_network import KEPT
         from sharpose_rt.models.pixel_forms import ALL
 
         try:
@@ -113,11 +110,12 @@ class FileDetector:
         self._fixed_wh, self._size_type = self._inputs(model)
         with self._plain_errors("be run by OpenVINO"):
             manner, classes = self._tried(model)
-            self._ready = Ready(ALL[manner.pixels].before(model), manner, classes)
+            model = ALL[manner.pixels].before(model)
+        self._ready = Ready(manner, classes, lru_cache(KEPT)(lambda wh: self._compiled(model, (1, *wh[::-1], 3))))
 
     def close(self) -> None:
         """Let the network go."""
-        self._ready = self._letterbox = None
+        self._ready = None
 
     def detect(self, frame: Frame) -> Detections:
         """People in the frame, strongest first."""
@@ -127,9 +125,10 @@ class FileDetector:
         fit = self._fit(frame.size_wh)
         width, height = fit.input_wh
         with self._plain_errors(f"be run on pictures of {width}x{height}; try another --detector-size"):
-            raw = self._run(self._graph(ready, fit.input_wh), fit.apply(frame.image_bgr), fit.input_wh, ready.classes)
+            outputs = self._run(ready.graph(fit.input_wh), fit.apply(frame.image_bgr), fit.input_wh)
+        raw = parse(outputs, fit.input_wh, ready.classes)
         if raw is None:
-            raise self._unknown()
+            raise self._unknown(outputs)
         boxes, scores = self._people(raw, ready.manner, fit.input_wh)
         return finish(fit.to_frame(boxes), scores, frame.size_wh, self.config)
 
@@ -142,16 +141,17 @@ class FileDetector:
         except RuntimeError as error:
             raise DetectorError(f"detector '{self.name}' cannot {what}: {' '.join(str(error).split()):.160}") from error
 
-    def _unknown(self) -> DetectorError:
+    def _unknown(self, outputs: Sequence[NDArray[Any]]) -> DetectorError:
+        from sharpose_rt.compute.openvino_graphs import said
+
+        gives = said(list(output.shape) for output in outputs)
         return DetectorError(
-            f"detector '{self.name}' gives {self._gave}; boxes of one picture are wanted, in a form of MMDeploy, YOLO, "
+            f"detector '{self.name}' gives {gives}; boxes of one picture are wanted, in a form of MMDeploy, YOLO, "
             "PicoDet or RT-DETR (see README)"
         )
 
     def _fit(self, size_wh: tuple[int, int]) -> Letterbox:
-        if self._letterbox is None or self._letterbox[0] != size_wh:
-            self._letterbox = size_wh, Letterbox.fit(size_wh, self.image_size, fixed_wh=self._fixed_wh)
-        return self._letterbox[1]
+        return Letterbox.fit(size_wh, self.image_size, fixed_wh=self._fixed_wh)
 
     def _people(self, raw: Raw, manner: Manner, input_wh: tuple[int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Boxes (N, 4) in px of the input and scores (N,) of who is sure enough, each person once."""
@@ -181,16 +181,6 @@ class FileDetector:
         size_type = model.inputs[1].element_type.to_dtype() if sized else None
         return (None if -1 in (height, width) else (width, height)), size_type
 
-    def _graph(self, ready: Ready, input_wh: tuple[int, int]) -> Graph:
-        from sharpose_rt.detection.openvino_network import KEPT
-
-        if input_wh not in ready.graphs:
-            ready.graphs[input_wh] = self._compiled(ready.model, (1, *input_wh[::-1], 3))
-            if len(ready.graphs) > KEPT:
-                ready.graphs.popitem(last=False)
-        ready.graphs.move_to_end(input_wh)
-        return ready.graphs[input_wh]
-
     def _compiled(self, model: Any, shape: tuple[int, ...]) -> Graph:
         """For pictures of a shape."""
         import torch
@@ -201,18 +191,14 @@ class FileDetector:
         sized.reshape({0: list(shape), **({} if self._size_type is None else {1: [1, 2]})})
         return Graph(sized, torch.float32, self.runtime.threads or 1)
 
-    def _run(
-        self, graph: Graph, picture: NDArray[Any], input_wh: tuple[int, int], classes: int | None = None
-    ) -> Raw | None:
-        """What a graph gives for one picture; None where that is in no form that is known."""
+    def _run(self, graph: Graph, picture: NDArray[Any], input_wh: tuple[int, int]) -> list[NDArray[Any]]:
+        """What a graph gives for one picture."""
         import torch
 
         given = [torch.from_numpy(picture[None])]
         if self._size_type is not None:
             given.append(torch.from_numpy(np.array([input_wh], self._size_type)))
-        outputs = [tensor.numpy() for tensor in graph(*given)]
-        self._gave = ", ".join(str(list(output.shape)) for output in outputs)
-        return parse(outputs, input_wh, classes)
+        return [tensor.numpy() for tensor in graph(*given)]
 
     def _tried(self, model: Any) -> tuple[Manner, int]:
         """The manner in which it finds the people of two photographs best, and the number of its classes."""
@@ -222,13 +208,14 @@ class FileDetector:
         forms = list(BY_CONVENTION) if self.config.pixels == "auto" else [self.config.pixels]
         found: dict[Manner, float] = {}
         classes: dict[str, int] = {}
-        graphs: dict[tuple[int, int], Graph] = {}
+        outputs: list[NDArray[Any]] = []
+        graph = lru_cache(len(PEOPLE))(lambda wh: self._compiled(model, (1, 3, *wh[::-1])))
         for image, people in _photographs():
-            fit = Letterbox.fit((image.shape[1], image.shape[0]), self.image_size, fixed_wh=self._fixed_wh)
-            if fit.input_wh not in graphs:
-                graphs[fit.input_wh] = self._compiled(model, (1, 3, *fit.input_wh[::-1]))
+            fit = self._fit((image.shape[1], image.shape[0]))
+            picture = fit.apply(image)[None]
             for form in forms:
-                raw = self._run(graphs[fit.input_wh], ALL[form].apply(fit.apply(image)[None])[0], fit.input_wh)
+                outputs = self._run(graph(fit.input_wh), ALL[form].apply(picture)[0], fit.input_wh)
+                raw = parse(outputs, fit.input_wh)
                 if raw is None:
                     continue
                 classes[form] = min(raw.scores.shape[1], classes.get(form, raw.scores.shape[1]))
@@ -240,7 +227,7 @@ class FileDetector:
             best = {form: max((found[m] for m in found if m.pixels == form), default=0.0) for form in forms}
             forms = [form for form in forms if best[form] >= HOPELESS * max(best.values())]
         if not classes:
-            raise self._unknown()
+            raise self._unknown(outputs)
         manner = self._best(found)
         return manner, classes.get(manner.pixels, 1)
 

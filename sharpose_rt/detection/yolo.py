@@ -213,7 +213,6 @@ class YoloDetector:
         self.image_size = config.image_size or IMAGE_SIZE
         self._network: Network | None = None
         self._stream: Callable[[], AbstractContextManager[object]] = nullcontext
-        self._letterbox: tuple[tuple[int, int], Letterbox] | None = None
 
     def load(self) -> Network:
         """The network, ready to run; raises DetectorError."""
@@ -238,16 +237,16 @@ class YoloDetector:
 
     def close(self) -> None:
         """Let the network go."""
-        self._network = self._letterbox = None
+        self._network = None
 
     def detect(self, frame: Frame) -> Detections:
         """People in the frame, strongest first."""
         network = self._network
         if network is None:
             raise DetectorError(f"detector '{self.name}' is not open; call open() first")
+        fit = self._fit(frame, network)
         with self._stream():
-            predictions = predict(network, self.letterboxed(frame, network))
-        fit = self._fit(frame.size_wh, network)
+            predictions = predict(network, fit.apply(frame.image_bgr))
         boxes, scores = people_from_predictions(
             predictions, network, self.config.score_threshold, self.config.iou_threshold
         )
@@ -255,13 +254,10 @@ class YoloDetector:
 
     def letterboxed(self, frame: Frame, network: Network) -> NDArray[np.uint8]:
         """The network's input (H, W, 3) uint8 for a frame."""
-        return self._fit(frame.size_wh, network).apply(frame.image_bgr)
+        return self._fit(frame, network).apply(frame.image_bgr)
 
-    def _fit(self, size_wh: tuple[int, int], network: Network) -> Letterbox:
-        if self._letterbox is None or self._letterbox[0] != size_wh:
-            fit = Letterbox.fit(size_wh, self.image_size, network.stride, network.fixed_wh)
-            self._letterbox = (size_wh, fit)
-        return self._letterbox[1]
+    def _fit(self, frame: Frame, network: Network) -> Letterbox:
+        return Letterbox.fit(frame.size_wh, self.image_size, network.stride, network.fixed_wh)
 
 
 def predict(network: Network, image_bgr: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,13 @@ from numpy.typing import NDArray
 
 from sharpose_rt.errors import StreamError
 from sharpose_rt.labels.numbering import by_number
-from sharpose_rt.skeleton import COCO17, COCO_FEET23, WHOLEBODY133
+from sharpose_rt.skeleton import COCO17, COCO_FEET23, WHOLEBODY133, Skeleton
 from sharpose_rt.skeletons.convert.layouts import BODY_25, OPENPOSE_18, OPENPOSE_PARTS
 from sharpose_rt.skeletons.importers.people import Imported, ImportedPerson, found_of, id_of, numbers, read_json
 
 _PEOPLE = {"people": "pose_keypoints_2d", "bodies": "joints"}
 """What has the people, and what of each the keypoints: in OpenPose, and in CMU-Pose as AlphaPose writes it."""
 
-_PLACES = {name: place for place, name in enumerate(WHOLEBODY133.keypoints)}
 _LAYOUTS = {3 * len(layout): layout for layout in (OPENPOSE_18, BODY_25)}
 
 
@@ -60,14 +60,21 @@ def read_openpose(path: Path) -> Imported:
             f"{path}: all {len(found)} keypoints lie within -1..1, so they are normalised; px are wanted, as OpenPose "
             "writes them with --keypoint_scale 0"
         )
-    last = max((np.flatnonzero(found_of(person.table)).max(initial=0) for person in people), default=0)
-    skeleton = next(skeleton for skeleton in (COCO17, COCO_FEET23, WHOLEBODY133) if last < len(skeleton))
-    return Imported(skeleton, {n: [_first(p, len(skeleton)) for p in persons] for n, persons in frames.items()})
+    skeleton = max((_smallest(person.table) for person in people), key=len, default=COCO17)
+    return Imported(skeleton, {n: [_with_keypoints(p, skeleton) for p in persons] for n, persons in frames.items()})
 
 
-def _first(person: ImportedPerson, count: int) -> ImportedPerson:
-    """The person with so many keypoints, behind which nobody has any."""
-    return replace(person, table=person.table[:count])
+def _smallest(table: NDArray[np.float64]) -> Skeleton:
+    """The set of the fewest keypoints that has all that were found of a person (K, 3)."""
+    count = np.flatnonzero(found_of(table)).max(initial=0) + 1
+    return next(skeleton for skeleton in (COCO17, COCO_FEET23, WHOLEBODY133) if count <= len(skeleton))
+
+
+def _with_keypoints(person: ImportedPerson, skeleton: Skeleton) -> ImportedPerson:
+    """The person with unfound keypoints behind those that others lack."""
+    table = np.zeros((len(skeleton), 3))
+    table[: len(person.table)] = person.table
+    return replace(person, table=table)
 
 
 def _people(record: Any, where: str) -> list[ImportedPerson]:
@@ -81,19 +88,24 @@ def _person(person: Any, key: str, where: str) -> ImportedPerson:
     flat = numbers(person.get(key) if isinstance(person, dict) else None, where, key)
     if len(flat) not in _LAYOUTS:
         raise StreamError(f"{where}: {len(flat)} numbers in {key}; 54 (COCO) or 75 (BODY_25) are accepted")
+    known, places = _order(_LAYOUTS[len(flat)])
     table = np.zeros((len(WHOLEBODY133), 3))
-    _put(table, flat, _LAYOUTS[len(flat)])
+    table[places] = flat.reshape(-1, 3)[known]
     for part, layout in OPENPOSE_PARTS.items():
         flat = numbers(person.get(part) or [], where, part)
         if len(flat) not in (0, 3 * len(layout)):
             raise StreamError(f"{where}: {len(flat)} numbers in {part}; {3 * len(layout)} are accepted, or none")
-        _put(table, flat, layout)
+        if len(flat):
+            known, places = _order(layout)
+            table[places] = flat.reshape(-1, 3)[known]
+    table = table[: len(_smallest(table))].copy()  # else each person held the room of a face and hands
     # Version 1.1 has no person_id; later ones have a list of one, -1 where OpenPose did not track.
     return ImportedPerson(table, track_id=id_of(person.get("person_id"), where, "person_id"))
 
 
-def _put(table: NDArray[np.float64], flat: NDArray[np.float64], layout: tuple[str, ...]) -> None:
-    """Fill in those of these keypoints that the table (133, 3) has a place for."""
-    for name, row in zip(layout, flat.reshape(-1, 3), strict=False):
-        if name in _PLACES:
-            table[_PLACES[name]] = row
+@cache
+def _order(layout: tuple[str, ...]) -> tuple[list[int], list[int]]:
+    """Which keypoints of a layout COCO-WholeBody has, and their places there."""
+    places = {name: place for place, name in enumerate(WHOLEBODY133.keypoints)}
+    known = [number for number, name in enumerate(layout) if name in places]
+    return known, [places[layout[number]] for number in known]
