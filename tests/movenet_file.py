@@ -1,40 +1,71 @@
-"""MoveNet Thunder as TensorFlow.js stores it, with weights of our own: names, shapes and layout are its."""
+"""MoveNet as TensorFlow.js stores it, with weights of our own: names, shapes and layout are its."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-# Kernel sides are 3; stride, channels, expansion of each block of MobileNetV2, 1.75 times as wide.
-BLOCKS = (
-    (1, 32, 1),
-    (2, 40, 6),
-    (1, 40, 6),
-    (2, 56, 6),
-    *[(1, 56, 6)] * 2,
-    (2, 112, 6),
-    *[(1, 112, 6)] * 3,
-    *[(1, 168, 6)] * 3,
-    (2, 280, 6),
-    *[(1, 280, 6)] * 2,
-    (1, 560, 6),
+
+@dataclass(frozen=True)
+class Network:
+    """Channels of its first layer; stride, channels and expansion of each block; kernel sides are 3."""
+
+    name: str
+    first: int
+    blocks: tuple[tuple[int, int, int], ...]
+
+
+THUNDER = Network(
+    "movenet-thunder",
+    56,
+    (
+        (1, 32, 1),
+        (2, 40, 6),
+        (1, 40, 6),
+        (2, 56, 6),
+        *[(1, 56, 6)] * 2,
+        (2, 112, 6),
+        *[(1, 112, 6)] * 3,
+        *[(1, 168, 6)] * 3,
+        (2, 280, 6),
+        *[(1, 280, 6)] * 2,
+        (1, 560, 6),
+    ),
+)
+MULTIPOSE = Network(
+    "movenet-multipose",
+    48,
+    (
+        (1, 24, 1),
+        (2, 40, 6),
+        (1, 40, 6),
+        (2, 48, 6),
+        *[(1, 48, 6)] * 2,
+        (2, 96, 6),
+        *[(1, 96, 6)] * 3,
+        *[(1, 144, 6)] * 3,
+        (2, 240, 6),
+        *[(1, 240, 6)] * 2,
+        (1, 480, 6),
+    ),
 )
 EXTRACTOR = "StatefulPartitionedCall/center_net_mobile_net_v2fpn_feature_extractor/model_1/"
 
 
-def shapes() -> dict[str, tuple[int, ...]]:
-    """Every weight that the stem takes, by its full name."""
+def shapes(network: Network) -> dict[str, tuple[int, ...]]:
+    """Its backbone's weights, and of Thunder all that the stem takes, by their full names."""
     found: dict[str, tuple[int, ...]] = {}
 
     def folded(name: str, shape: tuple[int, ...], kind: str = "Conv2D") -> None:
         found[f"{EXTRACTOR}model/{name}/{kind}_weights"] = shape
         found[f"{EXTRACTOR}model/{name}/{kind}_bn_offset"] = (shape[2] if kind == "depthwise" else shape[3],)
 
-    folded("Conv1", (3, 3, 3, 56))
-    before = 56
-    for number, (_, channels, expansion) in enumerate(BLOCKS):
+    before = network.first
+    folded("Conv1", (3, 3, 3, before))
+    for number, (_, channels, expansion) in enumerate(network.blocks):
         name = f"block_{number}" if number else "expanded_conv"
         hidden = before * expansion
         if expansion > 1:
@@ -42,6 +73,8 @@ def shapes() -> dict[str, tuple[int, ...]]:
         folded(f"{name}_depthwise", (3, 3, hidden, 1), "depthwise")
         folded(f"{name}_project", (1, 1, hidden, channels))
         before = channels
+    if network != THUNDER:
+        return found
     folded("Conv_1", (1, 1, 560, 1280))
     for name, before, after in (("", 1280, 64), ("_1", 112, 64), ("_2", 56, 32), ("_3", 40, 24)):
         found[f"{EXTRACTOR}conv2d{name}/Conv2D/ReadVariableOp"] = (1, 1, before, after)
@@ -56,12 +89,12 @@ def shapes() -> dict[str, tuple[int, ...]]:
     return found
 
 
-def write_movenet(folder: Path, seed: int = 0) -> Path:
-    """Write `movenet-thunder.json` and `.bin`, in float16 among integers as there; the path of the first."""
+def write_movenet(folder: Path, network: Network = THUNDER, seed: int = 0) -> Path:
+    """Write its `.json` and `.bin`, in float16 among integers as there; the path of the first."""
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     data, entries = b"", []
-    for name, shape in shapes().items():
+    for name, shape in shapes(network).items():
         if len(shape) == 1:
             values = random.normal(0, 0.1, shape)
         else:
@@ -71,7 +104,7 @@ def write_movenet(folder: Path, seed: int = 0) -> Path:
         entries.append({"name": f"{name}/axis", "shape": [], "dtype": "int32"})
         stored = {"dtype": "float16", "original_dtype": "float32"}
         entries.append({"name": name, "shape": list(shape), "dtype": "float32", "quantization": stored})
-    path = folder / "movenet-thunder.json"
-    (folder / "movenet-thunder.bin").write_bytes(data)
-    path.write_text(json.dumps({"weightsManifest": [{"paths": ["movenet-thunder.bin"], "weights": entries}]}))
+    path, stored = folder / f"{network.name}.json", f"{network.name}.bin"
+    (folder / stored).write_bytes(data)
+    path.write_text(json.dumps({"weightsManifest": [{"paths": [stored], "weights": entries}]}))
     return path

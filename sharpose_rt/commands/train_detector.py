@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 _RECIPE = (
@@ -40,16 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--architecture",
-        default="lite0",
+        default="mobile150",
         metavar="NAME",
-        help="lite0, the one that ships, or a model file of ultralytics (%(default)s)",
+        help="mobile150, the one that ships, or a model file of ultralytics (%(default)s)",
     )
     parser.add_argument(
         "--init",
-        default="efficientnet-lite0",
+        default="movenet-multipose",
         metavar="WEIGHTS",
         help="bundled (the detector that ships) or a .safetensors, to train on from; or where the first layers of "
-        "lite0 start: efficientnet-lite0, a checkpoint, or random (%(default)s)",
+        "mobile150 start: movenet-multipose (downloaded once, 145 MB), the path of its .json, or random (%(default)s)",
     )
     parser.add_argument(
         "--frozen-until", type=float, default=0.2, metavar="SHARE", help="of the run they stay so (%(default)s)"
@@ -113,7 +114,8 @@ def run(args: argparse.Namespace) -> int:
     order = np.random.default_rng((args.seed, 1)).permutation(len(pictures))
     count = max(1, round(args.held_out * len(pictures)))
     held_out, kept = [pictures[i] for i in order[:count]], np.sort(order[count:])
-    trainer = DetectorTrainer([pictures[i] for i in kept], np.array(draws, float)[kept], recipe, folder)
+    start = replace(recipe, init="random") if args.resume else recipe  # nothing is fetched that is replaced at once
+    trainer = DetectorTrainer([pictures[i] for i in kept], np.array(draws, float)[kept], start, folder)
     leads = trainer.world.leads
     if leads:
         print(f"{len(pictures)} pictures with {people} people", flush=True)

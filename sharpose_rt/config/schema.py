@@ -134,7 +134,7 @@ class DetectorConfig:
     iou_threshold: float = 0.6
     """Overlap above which the weaker of two boxes is dropped, where the model needs such a step."""
     image_size: int | None = None
-    """Longer side of the picture that the network sees, px; None is what it is made for (bundled 352, others 640).
+    """Longer side of the picture that the network sees, px; None is what it is made for (bundled 320, others 640).
     Larger finds smaller people, and takes longer by its square."""
     every: int = 1
     """The detector runs on every n-th frame; the last pose carries boxes on in between."""

@@ -15,7 +15,7 @@ from sharpose_rt.errors import WeightsError
 
 logger = logging.getLogger("sharpose_rt.detection")
 
-LITE = "lite0"
+OURS = "mobile150"
 """Name of our own architecture."""
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "person_detector.safetensors"
 
@@ -77,12 +77,17 @@ def load_module(weights: Path) -> tuple[Any, dict[str, str]]:
 
 
 def build_module(architecture: str, folder: Path) -> Any:
-    """An untrained one-class module: 'lite0' of `person_network`, or of a model file in `folder` or of ultralytics."""
+    """An untrained one-class module: 'mobile150', or that of a model file in `folder` or of ultralytics."""
     import_ultralytics()
-    if architecture == LITE:
+    if architecture == OURS:
         from sharpose_rt.detection.person_network import PersonNetwork
 
         return PersonNetwork()
+    if not architecture.endswith((".yaml", ".yml")):
+        raise WeightsError(
+            f"person detector architecture '{architecture}' is not in this version; '{OURS}' or a model file of "
+            "ultralytics (.yaml) is accepted. Train one of an earlier version anew by `sharpose-rt train-detector`"
+        )
     from ultralytics.nn.tasks import DetectionModel
 
     beside = folder / architecture

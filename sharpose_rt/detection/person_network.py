@@ -1,12 +1,14 @@
-"""The network of the person detector that ships: a small trunk that may start from ImageNet weights, ultralytics' head.
+"""The network of the person detector that ships: a small trunk that may start from public weights, ultralytics' head.
 
-Ours, since a detector that learns to see from nothing wants more pictures and hours than there were: the trunk is
-EfficientNet-Lite0, but for its last two blocks. Blocks, head and loss behind it are ultralytics'. The head is the one
-whose boxes need suppression: after as many steps it finds more than the end-to-end one, which learns later.
+Ours, since a detector that learns to see from nothing wants more pictures and hours than there were: the trunk is that
+of MoveNet MultiPose, a MobileNetV2 half as wide again, but for its last block. Blocks, head and loss behind it are
+ultralytics'. The head is the one whose boxes need suppression: after as many steps it finds more than the end-to-end
+one, which learns later.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,11 +19,12 @@ from ultralytics.utils.loss import v8DetectionLoss
 from ultralytics.utils.torch_utils import initialize_weights
 
 from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
-from sharpose_rt.models.stem import EFFICIENTNET_LITE0, MobileTrunk
+from sharpose_rt.models.stem import MobileTrunk
 
 STRIDES = (8, 16, 32)
-LEVELS_AFTER = (4, 10, 13)
+LEVELS_AFTER = (5, 12, 15)
 """The blocks of the trunk whose outputs have these strides."""
+BLOCKS = LEVELS_AFTER[-1] + 1
 WIDTHS = (64, 96, 128)
 """Channels of the three levels before the head."""
 
@@ -44,7 +47,8 @@ class PersonNetwork(BaseModel):
         head = Head(nc=1, reg_max=1, end2end=False, ch=WIDTHS)
         head.stride = torch.tensor(STRIDES, dtype=torch.float32)
         head.bias_init()
-        self.trunk, self.neck = MobileTrunk(EFFICIENTNET_LITE0), Neck()
+        self.trunk = MobileTrunk(1.5, blocks=BLOCKS)
+        self.neck = Neck([self.trunk.channels[number] for number in LEVELS_AFTER])
         self.model: Any = nn.ModuleList([head])  # where ultralytics looks for the head
         self.stride, self.names, self.yaml = head.stride, {0: "person"}, {"channels": 3}
         self.register_buffer("mean", torch.tensor(MEAN_RGB).view(3, 1, 1) / 255, persistent=False)
@@ -63,11 +67,15 @@ class PersonNetwork(BaseModel):
 
 
 class Neck(nn.Module):
-    """Mixes the levels downward and upward again (path aggregation, Liu et al. 2018)."""
+    """Mixes the levels downward and upward again (path aggregation, Liu et al. 2018).
 
-    def __init__(self) -> None:
+    Args:
+        channels: of the trunk's levels.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
-        fine, middle, deep = (EFFICIENTNET_LITE0[number].channels for number in LEVELS_AFTER)
+        fine, middle, deep = channels
         a, b, c = WIDTHS
         self.pool = SPPF(deep, c)
         self.down_middle = C3k2(c + middle, b)

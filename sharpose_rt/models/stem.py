@@ -5,8 +5,7 @@ Ours, for networks that have to learn from tens of thousands of people. Letters:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,48 +13,16 @@ from torch import Tensor, nn
 
 from sharpose_rt.models.layers import learns_in_bf16_on_cpu
 
-
-@dataclass(frozen=True)
-class _Row:
-    """A block of a table: side of the depthwise kernel, stride, channels, expansion."""
-
-    kernel: int
-    stride: int
-    channels: int
-    expansion: int = 6
-
-
-EFFICIENTNET_LITE0 = (
-    _Row(3, 1, 16, 1),
-    _Row(3, 2, 24),
-    _Row(3, 1, 24),
-    _Row(5, 2, 40),
-    _Row(5, 1, 40),
-    _Row(3, 2, 80),
-    _Row(3, 1, 80),
-    _Row(3, 1, 80),
-    _Row(5, 1, 112),
-    _Row(5, 1, 112),
-    _Row(5, 1, 112),
-    _Row(5, 2, 192),
-    _Row(5, 1, 192),
-    _Row(5, 1, 192),
+_STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
 )
-"""Tan and Le 2019, Google's variant for plain processors, but for its last two blocks."""
-MOBILENET_V2_WIDE = (
-    _Row(3, 1, 32, 1),
-    _Row(3, 2, 40),
-    _Row(3, 1, 40),
-    _Row(3, 2, 56),
-    *[_Row(3, 1, 56)] * 2,
-    _Row(3, 2, 112),
-    *[_Row(3, 1, 112)] * 3,
-    *[_Row(3, 1, 168)] * 3,
-    _Row(3, 2, 280),
-    *[_Row(3, 1, 280)] * 2,
-    _Row(3, 1, 560),
-)
-"""Sandler et al. 2018, 1.75 times as wide."""
+"""MobileNetV2 (Sandler et al. 2018, table 2): expansion, channels, blocks, stride of the first of them."""
 DETAIL_CHANNELS = 24
 DETAIL_SIDE = 4
 """Places along a token's side that have detail of their own: one for 4 px."""
@@ -71,33 +38,32 @@ class FarPadded(nn.Conv2d):
     cell of shift, twelve pixels in the end.
     """
 
-    def __init__(self, channels: int, out: int, kernel: int, groups: int = 1) -> None:
-        super().__init__(channels, out, kernel, stride=2, groups=groups)
+    def __init__(self, channels: int, out: int, groups: int = 1) -> None:
+        super().__init__(channels, out, 3, stride=2, groups=groups)
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C', h/2, w/2) from (B, C, h, w)."""
-        behind = self.kernel_size[0] // 2
         if self.groups > 1 and learns_in_bf16_on_cpu(input):
             # oneDNN takes up to seven times as long for the gradient of a depthwise layer with a stride.
-            every = F.conv2d(input, self.weight, self.bias, padding=behind, groups=self.groups)
+            every = F.conv2d(input, self.weight, self.bias, padding=1, groups=self.groups)
             return every[:, :, 1::2, 1::2]
-        return super().forward(F.pad(input, (behind - 1, behind, behind - 1, behind)))
+        return super().forward(F.pad(input, (0, 1, 0, 1)))
 
 
 class InvertedResidual(nn.Module):
     """1x1 up, depthwise, 1x1 down (Sandler et al. 2018), added to the input where shapes allow; norms are folded in."""
 
-    def __init__(self, channels: int, row: _Row) -> None:
+    def __init__(self, channels: int, out: int, expansion: int, stride: int) -> None:
         super().__init__()
-        hidden = channels * row.expansion
-        self.expand = nn.Conv2d(channels, hidden, 1) if row.expansion > 1 else nn.Identity()
+        hidden = channels * expansion
+        self.expand = nn.Conv2d(channels, hidden, 1) if expansion > 1 else nn.Identity()
         self.depthwise = (
-            nn.Conv2d(hidden, hidden, row.kernel, padding=row.kernel // 2, groups=hidden)
-            if row.stride == 1
-            else FarPadded(hidden, hidden, row.kernel, groups=hidden)
+            nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+            if stride == 1
+            else FarPadded(hidden, hidden, groups=hidden)
         )
-        self.project = nn.Conv2d(hidden, row.channels, 1)
-        self.residual = row.stride == 1 and channels == row.channels
+        self.project = nn.Conv2d(hidden, out, 1)
+        self.residual = stride == 1 and channels == out
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C', h/stride, w/stride) from (B, C, h, w)."""
@@ -107,21 +73,30 @@ class InvertedResidual(nn.Module):
 
 
 class MobileTrunk(nn.Module):
-    """Inverted residuals in a row.
+    """MobileNetV2 but for its last layers: inverted residuals in a row.
 
     A linear patch embedding has to find edges and parts at every offset anew; these layers share what they learn over
-    the picture, and may start from weights that have seen very many photographs (`training.stem_weights`).
+    the picture, and may start from weights that have seen very many people (`training.movenet`).
 
     Args:
-        rows: its table.
-        first: channels of the convolution before them.
+        width: factor on the channels of the published network.
+        blocks: how many of its 17 blocks there are.
     """
 
-    def __init__(self, rows: Sequence[_Row], first: int = 32) -> None:
+    def __init__(self, width: float, blocks: int = 17) -> None:
         super().__init__()
-        self.first = FarPadded(3, first, 3)
-        before = (first, *(row.channels for row in rows))
-        self.layers = nn.ModuleList(InvertedResidual(c, row) for c, row in zip(before, rows, strict=False))
+        rows = list(_blocks(width))[:blocks]
+        first = _channels(32, width)
+        self.channels = tuple(out for out, _, _ in rows)
+        """What each block gives."""
+        self.first = FarPadded(3, first)
+        before = (first, *self.channels)
+        self.layers = nn.ModuleList(InvertedResidual(c, *row) for c, row in zip(before, rows, strict=False))
+
+    def freeze(self, blocks: int) -> None:
+        """Let the first convolution and the first `blocks` keep their weights in training."""
+        for part in (self.first, *self.layers[:blocks]):
+            part.requires_grad_(False)
 
     def features(self, images: Tensor, after: Sequence[int]) -> list[Tensor]:
         """What the blocks numbered `after`, ascending, give, (B, C, h', w') each, from (B, 3, h, w) normalised."""
@@ -132,6 +107,18 @@ class MobileTrunk(nn.Module):
             if number in after:
                 found.append(x)
         return found
+
+
+def _blocks(width: float) -> Iterator[tuple[int, int, int]]:
+    """Channels, expansion and stride of each block."""
+    for expansion, channels, count, stride in _STAGES:
+        for number in range(count):
+            yield _channels(channels, width), expansion, 1 if number else stride
+
+
+def _channels(count: int, width: float) -> int:
+    """The nearest multiple of eight, as in the published networks of other widths."""
+    return int(count * width + 4) // 8 * 8
 
 
 class Merge(nn.Module):
@@ -164,9 +151,8 @@ class MobileStem(MobileTrunk):
     """
 
     def __init__(self, width: int) -> None:
-        rows = MOBILENET_V2_WIDE
-        super().__init__(rows, first=56)
-        at4, at8, at16, before_deep, at32 = (rows[number].channels for number in _LEVELS_AFTER)
+        super().__init__(1.75)
+        at4, at8, at16, before_deep, at32 = (self.channels[number] for number in _LEVELS_AFTER)
         self.deep = nn.Conv2d(at32, 1280, 1)
         self.narrow = nn.Conv2d(1280, 64, 1)
         self.merges = nn.ModuleList([Merge(at16, 64, 32), Merge(at8, 32, 24), Merge(at4, 24, 24)])

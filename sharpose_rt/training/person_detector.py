@@ -17,22 +17,23 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from ultralytics.cfg import get_cfg
 from ultralytics.utils.loss import E2ELoss
 
 from sharpose_rt.config import checks
-from sharpose_rt.detection.bundled import LITE, WEIGHTS, build_module, load_module
+from sharpose_rt.detection.bundled import OURS, WEIGHTS, build_module, load_module
+from sharpose_rt.detection.person_network import BLOCKS
 from sharpose_rt.errors import ConfigError, DatasetError
-from sharpose_rt.models.stem import EFFICIENTNET_LITE0
+from sharpose_rt.models.stem import MobileTrunk
 from sharpose_rt.training.checkpoint import load_run, save_checkpoint
 from sharpose_rt.training.datasets import quiet_worker
 from sharpose_rt.training.detector_scenes import PeopleScenes, collate
+from sharpose_rt.training.movenet import MULTIPOSE, load_multipose
 from sharpose_rt.training.optim import Ema
 from sharpose_rt.training.pictures import Picture
 from sharpose_rt.training.running import Clock, batches_of, check_loss, plain_errors, run_folder, stopping
-from sharpose_rt.training.stem_weights import freeze_stem, load_stem_weights
 from sharpose_rt.training.world import join_world, pick_device, quicker_in_bf16
 
 
@@ -41,9 +42,10 @@ class DetectorRecipe:
     """One training run of a detector.
 
     Args:
-        architecture: 'lite0', the detector that ships, or a model file of ultralytics.
+        architecture: 'mobile150', the detector that ships, or a model file of ultralytics.
         init: a detector to train on from: 'bundled', the one that ships, or a `.safetensors` of `train-detector`; or
-            where the trunk alone of 'lite0' starts: 'efficientnet-lite0' (ImageNet), a checkpoint, or 'random'.
+            where the trunk alone of 'mobile150' starts: 'movenet-multipose' (downloaded once, 145 MB), the path of its
+            `.json`, or 'random'.
         frozen_blocks: the trunk's first convolution and so many of its blocks keep their weights.
         frozen_until: part of the run in which the whole trunk keeps them, which is quicker.
         trunk_lr: factor on the learning rate of the trunk.
@@ -65,8 +67,8 @@ class DetectorRecipe:
         seed: of weights, order and augmentation.
     """
 
-    architecture: str = LITE
-    init: str = "efficientnet-lite0"
+    architecture: str = OURS
+    init: str = MULTIPOSE
     frozen_blocks: int = 3
     frozen_until: float = 0.2
     trunk_lr: float = 0.3
@@ -94,8 +96,8 @@ class DetectorRecipe:
         if self.precision not in ("auto", "bf16", "fp32"):
             raise ConfigError(f"precision is {self.precision!r}; auto, bf16 or fp32 is accepted")
         checks.device("device", self.device)
-        if not 0 <= self.frozen_blocks <= len(EFFICIENTNET_LITE0):
-            raise ConfigError(f"frozen_blocks is {self.frozen_blocks}; 0 to {len(EFFICIENTNET_LITE0)} are accepted")
+        if not 0 <= self.frozen_blocks <= BLOCKS:
+            raise ConfigError(f"frozen_blocks is {self.frozen_blocks}; 0 to {BLOCKS} are accepted")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed is {self.seed}; 0 to {2**32 - 1} are accepted")
         if not 0 <= self.frozen_until <= 1:
@@ -130,7 +132,7 @@ class DetectorTrainer:
         self.device = pick_device(recipe.device, self.world)
         self.in_bf16 = quicker_in_bf16(recipe.precision, self.device)
         self.module: Any = _create_module(recipe).train()
-        self.trunk: nn.Module | None = getattr(self.module, "trunk", None)
+        self.trunk: MobileTrunk | None = getattr(self.module, "trunk", None)
         self.module.to(self.device, memory_format=torch.channels_last)
         self.module.args = get_cfg()
         self.criterion: Any = self.module.init_criterion()
@@ -153,7 +155,7 @@ class DetectorTrainer:
     def _freeze(self, progress: float) -> None:
         if self.trunk is not None:
             self.trunk.requires_grad_(progress >= self.recipe.frozen_until)
-            freeze_stem(self.trunk, self.recipe.frozen_blocks)
+            self.trunk.freeze(self.recipe.frozen_blocks)
 
     def train_step(self, batch: dict[str, Tensor]) -> dict[str, float]:
         """Move the weights by one batch; give the loss and its parts.
@@ -274,8 +276,8 @@ def _create_module(recipe: DetectorRecipe) -> Any:
             )
         return module
     module = build_module(recipe.architecture, Path())
-    if recipe.architecture == LITE and recipe.init != "random":
-        load_stem_weights(module.trunk, recipe.init)
+    if recipe.architecture == OURS and recipe.init != "random":
+        load_multipose(module.trunk, recipe.init)
     return module
 
 

@@ -7,10 +7,10 @@ import torch
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.models import SHaRPose, create_model
 from sharpose_rt.models.create import attention_scale_of, set_attention_scale
+from sharpose_rt.models.stem import MobileTrunk
 from sharpose_rt.models.weights import load_model
 from sharpose_rt.training.config import TrainConfig
-from sharpose_rt.training.movenet import load_movenet
-from sharpose_rt.training.stem_weights import freeze_stem
+from sharpose_rt.training.movenet import load_thunder
 
 
 def starting_model(config: TrainConfig) -> SHaRPose:
@@ -34,8 +34,13 @@ def starting_model(config: TrainConfig) -> SHaRPose:
     else:  # heatmaps begin near zero, else the first hundred steps only shrink them
         torch.nn.init.trunc_normal_(model.decoder.last_layer().weight, std=0.002)
         if config.init_stem != "random":
-            load_movenet(model.patch_embed, config.init_stem)
+            load_thunder(model.patch_embed, config.init_stem)
     model.box_padding = config.augment.padding
     if config.frozen_stem_blocks:
-        freeze_stem(model.patch_embed, config.frozen_stem_blocks)
+        if not isinstance(model.patch_embed, MobileTrunk):
+            raise ConfigError(
+                f"frozen_stem_blocks is {config.frozen_stem_blocks}, but the stem of {config.model!r} is a "
+                f"{type(model.patch_embed).__name__}; only 0 is accepted there"
+            )
+        model.patch_embed.freeze(config.frozen_stem_blocks)
     return model

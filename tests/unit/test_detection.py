@@ -596,7 +596,7 @@ def save_bundled(path: Path, architecture: str = "yolo26n.yaml", **metadata: str
     return module
 
 
-@pytest.mark.parametrize("architecture", ["lite0", "yolo26n.yaml"])
+@pytest.mark.parametrize("architecture", ["mobile150", "yolo26n.yaml"])
 def test_bundled_weights_give_the_module_they_came_from(tmp_path: Path, architecture: str) -> None:
     import torch
 
@@ -607,12 +607,12 @@ def test_bundled_weights_give_the_module_they_came_from(tmp_path: Path, architec
     assert isinstance(detector, BundledDetector)
     found = detect_once(detector, picture)
     assert detector.image_size == 64
-    module.eval().model[-1].end2end = architecture != "lite0"
+    module.eval().model[-1].end2end = architecture != "mobile150"
     rgb = torch.from_numpy(np.ascontiguousarray(picture.image_bgr[..., ::-1])).permute(2, 0, 1)[None] / 255
     with torch.no_grad():
         rows = module(rgb)[0][0].double().numpy()
     boxes, scores = rows[:, :4], rows[:, 4]
-    if architecture == "lite0":
+    if architecture == "mobile150":
         boxes, scores = np.concatenate([rows[:2] - rows[2:4] / 2, rows[:2] + rows[2:4] / 2]).T, rows[4]
         kept = suppress(boxes, scores, config.iou_threshold)
         boxes, scores = boxes[kept], scores[kept]
@@ -624,13 +624,13 @@ def test_bundled_weights_give_the_module_they_came_from(tmp_path: Path, architec
 )
 def test_a_detectors_metadata_that_is_no_number_is_told(tmp_path: Path, name: str, stated: str) -> None:
     path = tmp_path / "person_detector.safetensors"
-    save_bundled(path, "lite0", **{name: stated})
+    save_bundled(path, "mobile150", **{name: stated})
     with pytest.raises(WeightsError, match=f"states a {name} of '{stated}'; .* is accepted"):
         create_detector(DetectorConfig(name=str(path))).open()
 
 
 @NEEDS_OPENVINO
-@pytest.mark.parametrize("architecture", ["lite0", "yolo26n.yaml"])
+@pytest.mark.parametrize("architecture", ["mobile150", "yolo26n.yaml"])
 def test_openvino_finds_what_torch_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
     import torch
 
@@ -640,7 +640,7 @@ def test_openvino_finds_what_torch_finds(tmp_path: Path, monkeypatch: pytest.Mon
     save_bundled(path, architecture)
     config = DetectorConfig(name="bundled", score_threshold=0.0, max_people=10**6)
     ours, theirs = (BundledDetector(config, weights=path, runtime=Runtime(name, 1)) for name in ("torch", "openvino"))
-    sizes_wh = [(64, 64), (64, 32)] if architecture == "lite0" else [(64, 32)]
+    sizes_wh = [(64, 64), (64, 32)] if architecture == "mobile150" else [(64, 32)]
     for size_wh in sizes_wh:  # each has a graph of its own
         picture = frame(size_wh)
         check_same(detect_once(theirs, picture), detect_once(ours, picture))
@@ -674,7 +674,7 @@ def test_a_detector_multiplies_in_what_the_run_does_and_in_the_fastest_where_it_
 
     monkeypatch.setattr("sharpose_rt.detection.openvino_network.fastest_dtype", lambda: torch.bfloat16)
     path = tmp_path / "person_detector.safetensors"
-    save_bundled(path, "lite0")  # without ranges
+    save_bundled(path, "mobile150")  # without ranges
 
     def dtype(weights: Path, **runtime: bool | None) -> Any:
         detector = BundledDetector(DetectorConfig(), weights=weights, runtime=Runtime("openvino", 1, **runtime))  # type: ignore[arg-type]
@@ -705,6 +705,11 @@ def test_bundled_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         open_()
     save_file({"x": torch.zeros(1)}, path, {"architecture": "yolo99.yaml"})
     with pytest.raises(WeightsError, match="cannot be built"):
+        open_()
+    save_file({"x": torch.zeros(1)}, path, {"architecture": "lite0"})  # which shipped once
+    with pytest.raises(
+        WeightsError, match=r"architecture 'lite0' is not in this version; 'mobile150' .*train-detector"
+    ):
         open_()
 
 
@@ -851,7 +856,7 @@ def test_a_model_of_ultralytics_built_before_changes_nothing() -> None:
 
 def test_weights_without_ranges_stay_in_floats(tmp_path: Path) -> None:
     path = tmp_path / "person_detector.safetensors"
-    save_bundled(path, "lite0")
+    save_bundled(path, "mobile150")
     config = DetectorConfig(name="bundled", score_threshold=0.0)
     plain, asked = (BundledDetector(config, weights=path, runtime=Runtime(int8=int8)) for int8 in (False, True))
     check_same(detect_once(asked, frame((64, 64))), detect_once(plain, frame((64, 64))))
@@ -863,7 +868,7 @@ def test_the_bundled_one_looks_as_closely_as_it_was_trained_to_unless_told_other
         detector = create_detector(DetectorConfig(name="bundled", image_size=wanted))
         detector.open()
         sizes.append(detector.image_size)  # type: ignore[attr-defined]
-    assert sizes == [352, 512]
+    assert sizes == [320, 512]
 
 
 def test_bundled_finds_nobody_in_an_empty_picture() -> None:

@@ -69,10 +69,10 @@ def of_yolox(ov: Any, table: Any, size: Any) -> dict[str, Any]:
 
 
 def of_yolov5(ov: Any, table: Any, size: Any) -> dict[str, Any]:
+    """Boxes, how sure it is of anything, and of each class, which are multiplied: nothing, and people."""
     rows = ov.transpose(table, np.array([0, 2, 1]))
-    return {
-        "output": ov.concat([rows, ov.multiply(_columns(ov, rows, 4, 5), np.float32(0)), _columns(ov, rows, 4, 5)], 2)
-    }
+    boxes, part = _columns(ov, rows, 0, 4), ov.sqrt(_columns(ov, rows, 4, 5))
+    return {"output": ov.concat([boxes, part, ov.multiply(part, np.float32(0)), part], 2)}
 
 
 def of_picodet(ov: Any, table: Any, size: Any) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def test_a_scene_depends_on_its_number_alone(folder, recipe):
 
 def test_the_trunk_keeps_its_weights_for_a_part_of_the_run_and_its_first_blocks_for_all_of_it(folder, recipe):
     pictures = read_pictures(folder, 0.4)
-    recipe = replace(recipe, architecture="lite0", init="random", minutes=1e4, frozen_until=0.5, frozen_blocks=2)
+    recipe = replace(recipe, architecture="mobile150", init="random", minutes=1e4, frozen_until=0.5, frozen_blocks=2)
     trainer = DetectorTrainer(pictures, np.ones(len(pictures)), recipe, folder.parent / "run")
     batch = collate([trainer.scenes[number, False] for number in range(2)])
 
@@ -129,25 +129,25 @@ def test_the_trunk_keeps_its_weights_for_a_part_of_the_run_and_its_first_blocks_
     assert not any(name.startswith("trunk.") for name in first)
     trainer.clock.elapsed_before_s = 0.6 * 60 * recipe.minutes
     later = moved()
-    assert {"trunk.layers.2.depthwise.weight", "trunk.layers.13.project.bias"} <= later
+    assert {"trunk.layers.2.depthwise.weight", "trunk.layers.15.project.bias"} <= later
     assert not any(name.startswith(("trunk.first", "trunk.layers.0", "trunk.layers.1.")) for name in later)
 
 
 def test_the_one_that_ships_is_trained_on(folder, recipe):
     pictures = read_pictures(folder, 0.4)
-    recipe = replace(recipe, architecture="lite0", init="bundled", frozen_until=0.0, minutes=1e4)
+    recipe = replace(recipe, architecture="mobile150", init="bundled", frozen_until=0.0, minutes=1e4)
     trainer = DetectorTrainer(pictures, np.ones(len(pictures)), recipe, folder.parent / "run")
     shipped, _ = load_module(WEIGHTS)
     state = trainer.module.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in shipped.state_dict().items())
     trainer.train_step(collate([trainer.scenes[number, False] for number in range(2)]))
-    assert not torch.equal(shipped.state_dict()["trunk.layers.13.project.bias"], state["trunk.layers.13.project.bias"])
+    assert not torch.equal(shipped.state_dict()["trunk.layers.15.project.bias"], state["trunk.layers.15.project.bias"])
 
 
-@pytest.mark.parametrize("architecture", ["lite0", "tinyn.yaml"])
+@pytest.mark.parametrize("architecture", ["mobile150", "tinyn.yaml"])
 def test_loading_a_detector_leaves_a_programs_chance_as_it_was(folder, recipe, architecture):
     path = WEIGHTS
-    if architecture != "lite0":
+    if architecture != "mobile150":
         path = folder.parent / "mine.safetensors"
         save_detector(path, build_module(architecture, folder.parent), replace(recipe, architecture=architecture), {})
     before = torch.get_rng_state()
@@ -156,7 +156,9 @@ def test_loading_a_detector_leaves_a_programs_chance_as_it_was(folder, recipe, a
 
 
 def test_a_detector_of_another_architecture_is_not_trained_on(folder, recipe):
-    with pytest.raises(ConfigError, match=r"init is 'bundled', a 'lite0', but .*tinyn.yaml.*--architecture lite0"):
+    with pytest.raises(
+        ConfigError, match=r"init is 'bundled', a 'mobile150', but .*tinyn.yaml.*; give --arch.* mobile150"
+    ):
         DetectorTrainer(read_pictures(folder, 0.4), np.ones(12), replace(recipe, init="bundled"), folder.parent / "run")
 
 
@@ -278,6 +280,20 @@ def test_the_command_trains_saves_and_resumes(folder, capsys):
     with safe_open(str(weights), framework="pt") as file:
         assert "input_ranges" in file.metadata()
     assert "steps" in capsys.readouterr().out
+
+
+def test_a_resumed_run_fetches_nothing(folder, monkeypatch):
+    """Its weights are those of the checkpoint; where it once began from need not be there any more."""
+    small = {"architecture": "mobile150", "image_size": 64, "small_size": 0, "batch": 2, "minutes": 1e-3}
+    assert train_detector.run(arguments(folder, **small, init="random")) == 0
+
+    def fetch(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("sharpose_rt.training.person_detector.load_multipose", fetch)
+    assert train_detector.run(arguments(folder, **small, resume=True)) == 0
+    with pytest.raises(AssertionError):
+        train_detector.run(arguments(folder, **small, out=str(folder.parent / "other.safetensors")))
 
 
 def test_what_was_learnt_before_a_picture_that_cannot_be_read_is_kept(folder, recipe):

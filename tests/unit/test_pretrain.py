@@ -23,7 +23,7 @@ from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint
 from sharpose_rt.training.config import DataConfig, OptimConfig, SetConfig, TrainConfig
 from sharpose_rt.training.datasets import load_people
 from sharpose_rt.training.loop import Trainer
-from sharpose_rt.training.movenet import load_movenet
+from sharpose_rt.training.movenet import load_thunder
 from sharpose_rt.training.pretrain import MaskedAutoencoder, Pretrainer
 from sharpose_rt.training.running import Clock
 from tests.movenet_file import write_movenet
@@ -121,7 +121,7 @@ def test_pretraining_starts_where_training_would(tmp_path):
     optim = replace(config().optim, lr=1e-3, stem_lr=0.1)
     run = pretrainer(folder, tmp_path / "pre", init_stem=public, frozen_stem_blocks=2, optim=optim)
     reference = MobileStem(CONV.width)
-    load_movenet(reference, public)
+    load_thunder(reference, public)
     assert torch.equal(run.network.model.patch_embed.get_parameter("deep.weight"), reference.deep.weight)
     rates = peaks(run)
     assert rates["model.patch_embed.first.weight"] is None

