@@ -8,50 +8,30 @@ from pathlib import Path
 
 import numpy as np
 
+STAGES = ((1, 1, 1), (2, 2, 6), (2, 3, 6), (2, 4, 6), (1, 3, 6), (2, 3, 6), (1, 1, 6))
+"""MobileNetV2: stride of the first block, number of blocks, expansion. Kernel sides are 3."""
+
 
 @dataclass(frozen=True)
 class Network:
-    """Channels of its first layer; stride, channels and expansion of each block; kernel sides are 3."""
+    """Channels of its first layer, and of the blocks of each stage."""
 
     name: str
     first: int
-    blocks: tuple[tuple[int, int, int], ...]
+    channels: tuple[int, ...]
+
+    @property
+    def blocks(self) -> list[tuple[int, int, int]]:
+        """Stride, channels and expansion of each."""
+        return [
+            (1 if number else stride, channels, expansion)
+            for (stride, count, expansion), channels in zip(STAGES, self.channels, strict=True)
+            for number in range(count)
+        ]
 
 
-THUNDER = Network(
-    "movenet-thunder",
-    56,
-    (
-        (1, 32, 1),
-        (2, 40, 6),
-        (1, 40, 6),
-        (2, 56, 6),
-        *[(1, 56, 6)] * 2,
-        (2, 112, 6),
-        *[(1, 112, 6)] * 3,
-        *[(1, 168, 6)] * 3,
-        (2, 280, 6),
-        *[(1, 280, 6)] * 2,
-        (1, 560, 6),
-    ),
-)
-MULTIPOSE = Network(
-    "movenet-multipose",
-    48,
-    (
-        (1, 24, 1),
-        (2, 40, 6),
-        (1, 40, 6),
-        (2, 48, 6),
-        *[(1, 48, 6)] * 2,
-        (2, 96, 6),
-        *[(1, 96, 6)] * 3,
-        *[(1, 144, 6)] * 3,
-        (2, 240, 6),
-        *[(1, 240, 6)] * 2,
-        (1, 480, 6),
-    ),
-)
+THUNDER = Network("movenet-thunder", 56, (32, 40, 56, 112, 168, 280, 560))
+MULTIPOSE = Network("movenet-multipose", 48, (24, 40, 48, 96, 144, 240, 480))
 EXTRACTOR = "StatefulPartitionedCall/center_net_mobile_net_v2fpn_feature_extractor/model_1/"
 
 

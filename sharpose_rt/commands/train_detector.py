@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 
 _RECIPE = (
@@ -114,13 +113,11 @@ def run(args: argparse.Namespace) -> int:
     order = np.random.default_rng((args.seed, 1)).permutation(len(pictures))
     count = max(1, round(args.held_out * len(pictures)))
     held_out, kept = [pictures[i] for i in order[:count]], np.sort(order[count:])
-    start = replace(recipe, init="random") if args.resume else recipe  # nothing is fetched that is replaced at once
-    trainer = DetectorTrainer([pictures[i] for i in kept], np.array(draws, float)[kept], start, folder)
+    used = [pictures[i] for i in kept], np.array(draws, float)[kept]
+    trainer = DetectorTrainer(*used, recipe, folder, resume=args.resume)
     leads = trainer.world.leads
     if leads:
         print(f"{len(pictures)} pictures with {people} people", flush=True)
-    if args.resume:
-        trainer.resume()
     trainer.run(say=lambda line: print(line, flush=True))
     trainer.world.leave()
     if not leads:

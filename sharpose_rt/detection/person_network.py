@@ -25,6 +25,7 @@ STRIDES = (8, 16, 32)
 LEVELS_AFTER = (5, 12, 15)
 """The blocks of the trunk whose outputs have these strides."""
 BLOCKS = LEVELS_AFTER[-1] + 1
+"""Of the trunk: what lies behind the last level is left out."""
 WIDTHS = (64, 96, 128)
 """Channels of the three levels before the head."""
 

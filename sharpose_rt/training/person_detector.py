@@ -117,10 +117,17 @@ class DetectorTrainer:
         draws: (N,) relative frequency of each.
         recipe: the run.
         out: folder of `last.pt`; made when missing.
+        resume: go on from the folder's checkpoint, see `resume`; what the run once started from is not asked for.
     """
 
     def __init__(
-        self, pictures: Sequence[Picture], draws: NDArray[np.float64], recipe: DetectorRecipe, out: Path
+        self,
+        pictures: Sequence[Picture],
+        draws: NDArray[np.float64],
+        recipe: DetectorRecipe,
+        out: Path,
+        *,
+        resume: bool = False,
     ) -> None:
         if not pictures:
             raise DatasetError("no picture with everybody labelled is left to train the detector on; give more sets")
@@ -131,7 +138,8 @@ class DetectorTrainer:
         torch.manual_seed(recipe.seed)  # the same in every process, and with it the weights
         self.device = pick_device(recipe.device, self.world)
         self.in_bf16 = quicker_in_bf16(recipe.precision, self.device)
-        self.module: Any = _create_module(recipe).train()
+        start = replace(recipe, init="random") if resume else recipe
+        self.module: Any = _create_module(start).train()
         self.trunk: MobileTrunk | None = getattr(self.module, "trunk", None)
         self.module.to(self.device, memory_format=torch.channels_last)
         self.module.args = get_cfg()
@@ -140,6 +148,8 @@ class DetectorTrainer:
         self.ema = Ema(self.module, recipe.ema)
         self.scenes = PeopleScenes(pictures, draws, recipe)
         self.step, self.clock = 0, Clock(recipe.minutes)
+        if resume:
+            self.resume()
 
     def _create_optimizer(self) -> torch.optim.Optimizer:
         trunk = set() if self.trunk is None else set(self.trunk.parameters())
