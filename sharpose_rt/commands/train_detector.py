@@ -12,6 +12,7 @@ _RECIPE = (
     "frozen_until",
     "image_size",
     "small_size",
+    "large_share",
     "minutes",
     "batch",
     "lr",
@@ -57,6 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-size", type=int, default=320, metavar="PX", help="longest side (%(default)s)")
     parser.add_argument(
         "--small-size", type=int, default=256, metavar="PX", help="side in the first part of the run (%(default)s)"
+    )
+    parser.add_argument(
+        "--large-share",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of the steps behind that, with larger pictures, up to twice --image-size (%(default)s)",
     )
     parser.add_argument("--use-size", type=int, metavar="PX", help="longest side it is used at (that of training)")
     parser.add_argument("--minutes", type=float, default=60.0, metavar="N", help="length of the run (%(default)s)")

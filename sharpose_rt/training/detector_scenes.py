@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -26,13 +26,21 @@ MIN_VISIBLE, MIN_SIDE_PX = 0.25, 4.0
 Boxes = NDArray[np.float64]
 
 
+class Wanted(NamedTuple):
+    """Which scene, its side in px, and whether it may be made of four pictures."""
+
+    number: int
+    size: int
+    may_mix: bool
+
+
 class PeopleScenes(Dataset[tuple[Tensor, Tensor]]):
     """Augmented scenes with people's boxes; an item depends on its number, the recipe and the seed alone.
 
     Args:
         pictures: with everybody labelled.
         draws: (N,) how often each is drawn, relative to the others.
-        recipe: size, mosaic, colour, seed.
+        recipe: mosaic, colour, seed.
     """
 
     def __init__(self, pictures: Sequence[Picture], draws: NDArray[np.float64], recipe: DetectorRecipe) -> None:
@@ -42,11 +50,10 @@ class PeopleScenes(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def __getitem__(self, item: tuple[int, bool]) -> tuple[Tensor, Tensor]:
-        """Scene `item[0]`, (3, S, S) uint8 RGB, and its people (n, 4) float32, cxcywh in 0..1; mosaic if `item[1]`."""
-        number, may_mix = item
+    def __getitem__(self, wanted: Wanted) -> tuple[Tensor, Tensor]:
+        """A scene, (3, S, S) uint8 RGB, and its people (n, 4) float32, cxcywh in 0..1."""
+        number, size, may_mix = wanted
         rng = np.random.default_rng((self.recipe.seed, number))
-        size = self.recipe.image_size
         scene = np.full((size, size, 3), PAD_VALUE, np.uint8)
         if may_mix and rng.random() < self.recipe.mosaic:
             x, y = (rng.uniform(0.3, 0.7, 2) * size).astype(int).tolist()

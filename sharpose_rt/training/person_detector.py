@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -29,7 +28,7 @@ from sharpose_rt.errors import ConfigError, DatasetError
 from sharpose_rt.models.stem import MobileTrunk
 from sharpose_rt.training.checkpoint import load_run, save_checkpoint
 from sharpose_rt.training.datasets import quiet_worker
-from sharpose_rt.training.detector_scenes import PeopleScenes, collate
+from sharpose_rt.training.detector_scenes import PeopleScenes, Wanted, collate
 from sharpose_rt.training.movenet import MULTIPOSE, load_multipose
 from sharpose_rt.training.optim import Ema
 from sharpose_rt.training.pictures import Picture
@@ -52,6 +51,8 @@ class DetectorRecipe:
         image_size: longest side in px that it is trained for.
         small_size: side of the first part of the run, which is quicker; 0 has none.
         small_until: length of that part, of the run.
+        large_share: share of the steps behind that part whose scenes are larger, up to twice `image_size`: without
+            them the detector finds fewer people at sizes above that of its training.
         minutes: length of the run; the schedule follows the clock.
         batch: pictures in a step of each process.
         lr: peak learning rate of AdamW.
@@ -75,6 +76,7 @@ class DetectorRecipe:
     image_size: int = 320
     small_size: int = 0
     small_until: float = 0.5
+    large_share: float = 0.0
     minutes: float = 60.0
     batch: int = 16
     lr: float = 2e-3
@@ -100,8 +102,9 @@ class DetectorRecipe:
             raise ConfigError(f"frozen_blocks is {self.frozen_blocks}; 0 to {BLOCKS} are accepted")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed is {self.seed}; 0 to {2**32 - 1} are accepted")
-        if not 0 <= self.frozen_until <= 1:
-            raise ConfigError(f"frozen_until is {self.frozen_until}; a part of the run, 0 to 1, is accepted")
+        for name, whole in (("frozen_until", "run"), ("large_share", "steps")):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; a part of the {whole}, 0 to 1, is accepted")
         if self.minutes <= 0 or self.batch < 1 or self.image_size < 32:
             raise ConfigError(
                 f"minutes is {self.minutes}, batch {self.batch}, image_size {self.image_size}; "
@@ -184,8 +187,6 @@ class DetectorTrainer:
             self.criterion.o2o = 1 - self.criterion.o2m
         batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
         images = batch["img"].float() / 255
-        if self.recipe.small_size and progress < self.recipe.small_until:
-            images = F.interpolate(images, (self.recipe.small_size,) * 2, mode="bilinear", antialias=True)
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.in_bf16):
             predictions = self.module(images)
@@ -292,19 +293,30 @@ def _create_module(recipe: DetectorRecipe) -> Any:
 
 
 class _Numbers:
-    """Endless batches of (scene number, whether it may be a mosaic); the processes take turns at the numbers."""
+    """Endless batches of scenes, of one side each; the processes take turns at their numbers."""
 
     def __init__(self, trainer: DetectorTrainer) -> None:
         self.trainer = trainer
 
-    def __iter__(self) -> Iterator[list[tuple[int, bool]]]:
+    def __iter__(self) -> Iterator[list[Wanted]]:
         world = self.trainer.world
         together = self.trainer.recipe.batch * world.size
-        first = self.trainer.step * together
+        step = self.trainer.step
         while True:
-            may_mix = self.trainer.clock.progress() < 0.9
-            yield [(number, may_mix) for number in range(first + world.rank, first + together, world.size)]
-            first += together
+            size, may_mix = self._size(step), self.trainer.clock.progress() < 0.9
+            numbers = range(step * together + world.rank, (step + 1) * together, world.size)
+            yield [Wanted(number, size, may_mix) for number in numbers]
+            step += 1
+
+    def _size(self, step: int) -> int:
+        """Side of a step's scenes in px; hangs on the step and the seed alone, so that no process waits for another."""
+        recipe = self.trainer.recipe
+        if recipe.small_size and self.trainer.clock.progress() < recipe.small_until:
+            return recipe.small_size
+        rng = np.random.default_rng((recipe.seed, step, 2))
+        if rng.random() >= recipe.large_share:
+            return recipe.image_size
+        return recipe.image_size + 32 * int(rng.integers(1, recipe.image_size // 32 + 1))
 
 
 def _float(value: Any) -> Any:

@@ -22,7 +22,7 @@ from sharpose_rt.detection.runtime import Runtime
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError
 from sharpose_rt.training.checkpoint import load_checkpoint
 from sharpose_rt.training.detector_finish import calibrate, save_detector
-from sharpose_rt.training.detector_scenes import PeopleScenes, collate
+from sharpose_rt.training.detector_scenes import PeopleScenes, Wanted, collate
 from sharpose_rt.training.person_detector import DetectorRecipe, DetectorTrainer, _Numbers
 from sharpose_rt.training.pictures import Picture, read_pictures
 from sharpose_rt.training.world import World
@@ -90,7 +90,7 @@ def test_boxes_lie_on_their_people_and_unsure_ones_are_gone(folder, recipe, mosa
     scenes = PeopleScenes(pictures, np.ones(len(pictures)), replace(recipe, mosaic=mosaic, colour=0.0))
     seen = 0
     for number in range(30):
-        pixels, boxes = scenes[number, True]
+        pixels, boxes = scenes[Wanted(number, 128, True)]
         green = is_colour(pixels, COLOUR_BGR)
         covered = np.zeros_like(green)
         for x, y, w, h in (boxes.numpy() * 128).tolist():
@@ -107,16 +107,16 @@ def test_boxes_lie_on_their_people_and_unsure_ones_are_gone(folder, recipe, mosa
 def test_a_scene_depends_on_its_number_alone(folder, recipe):
     pictures = read_pictures(folder, 0.4)
     first, again = (PeopleScenes(pictures, np.ones(len(pictures)), recipe) for _ in range(2))
-    _ = again[3, True]
-    assert all(torch.equal(a, b) for a, b in zip(first[7, True], again[7, True], strict=True))
-    assert not torch.equal(first[7, True][0], first[8, True][0])
+    _ = again[Wanted(3, 128, True)]
+    assert all(torch.equal(a, b) for a, b in zip(first[Wanted(7, 128, True)], again[Wanted(7, 128, True)], strict=True))
+    assert not torch.equal(first[Wanted(7, 128, True)][0], first[Wanted(8, 128, True)][0])
 
 
 def test_the_trunk_keeps_its_weights_for_a_part_of_the_run_and_its_first_blocks_for_all_of_it(folder, recipe):
     pictures = read_pictures(folder, 0.4)
     recipe = replace(recipe, architecture="mobile150", init="random", minutes=1e4, frozen_until=0.5, frozen_blocks=2)
     trainer = DetectorTrainer(pictures, np.ones(len(pictures)), recipe, folder.parent / "run")
-    batch = collate([trainer.scenes[number, False] for number in range(2)])
+    batch = collate([trainer.scenes[Wanted(number, 128, False)] for number in range(2)])
 
     def moved() -> set[str]:
         before = {name: p.detach().clone() for name, p in trainer.module.named_parameters()}
@@ -140,7 +140,7 @@ def test_the_one_that_ships_is_trained_on(folder, recipe):
     shipped, _ = load_module(WEIGHTS)
     state = trainer.module.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in shipped.state_dict().items())
-    trainer.train_step(collate([trainer.scenes[number, False] for number in range(2)]))
+    trainer.train_step(collate([trainer.scenes[Wanted(number, 128, False)] for number in range(2)]))
     assert not torch.equal(shipped.state_dict()["trunk.layers.15.project.bias"], state["trunk.layers.15.project.bias"])
 
 
@@ -192,8 +192,34 @@ def test_the_processes_share_the_scenes(folder, recipe):
     for rank in range(2):
         trainer.world = World(size=2, rank=rank)
         stream = iter(_Numbers(trainer))
-        seen += [number for _ in range(3) for number, _ in next(stream)]
+        seen += [number for _ in range(3) for number, *_ in next(stream)]
     assert sorted(seen) == list(range(2 * 3 * recipe.batch))
+
+
+def test_some_scenes_are_larger_and_equally_so_in_all_processes(folder, recipe):
+    """Boxes of larger scenes lie on their people, too; the part of the run with small ones is behind."""
+    pictures = read_pictures(folder, 0.4)
+    recipe = replace(recipe, large_share=0.5, small_size=96, minutes=1e4, colour=0.0)
+    trainer = DetectorTrainer(pictures, np.ones(len(pictures)), recipe, folder.parent / "run")
+    assert {wanted.size for wanted in next(iter(_Numbers(trainer)))} == {96}
+    trainer.clock.elapsed_before_s = 0.6 * 60 * recipe.minutes
+    sizes, alone = [], trainer.world
+    for rank in range(2):
+        trainer.world = World(size=2, rank=rank)
+        stream = iter(_Numbers(trainer))
+        sizes.append([{wanted.size for wanted in next(stream)} for _ in range(60)])
+    assert sizes[0] == sizes[1]
+    assert set().union(*sizes[0]) == {128, 160, 192, 224, 256}
+    assert 15 < sizes[0].count({128}) < 45
+    batch = collate([trainer.scenes[Wanted(number, 192, False)] for number in range(4)])
+    assert batch["img"].shape == (4, 3, 192, 192)
+    for index, box in zip(batch["batch_idx"].int().tolist(), batch["bboxes"] * 192, strict=True):
+        x, y = box[:2].int().tolist()
+        assert is_colour(batch["img"][index], COLOUR_BGR)[y, x]
+    trainer.world = alone
+    assert trainer.train_step(batch)["loss"] > 0
+    with pytest.raises(ConfigError, match=r"large_share is 1\.5"):
+        replace(recipe, large_share=1.5)
 
 
 def test_a_picture_that_nobody_labelled_takes_no_part(folder):
@@ -210,7 +236,7 @@ def test_a_picture_that_nobody_labelled_takes_no_part(folder):
 def test_a_picture_without_people_takes_part(folder, recipe):
     empty = Picture(str(folder / "images" / "1.png"), np.zeros((0, 4)), np.zeros((0, 4)))
     scenes = PeopleScenes([empty], np.ones(1), recipe)
-    batch = collate([scenes[0, False], scenes[1, True]])
+    batch = collate([scenes[Wanted(0, 128, False)], scenes[Wanted(1, 128, True)]])
     assert batch["bboxes"].shape == (0, 4)
     trainer = DetectorTrainer([empty], np.ones(1), recipe, folder.parent / "run")
     assert trainer.train_step(batch)["loss"] > 0
@@ -246,7 +272,7 @@ def test_it_learns_where_people_are_and_how_sure_its_boxes_are(folder, recipe):
     trainer = DetectorTrainer(pictures, np.ones(len(pictures)), recipe, folder.parent / "run")
     losses = []
     for step in range(60):
-        batch = collate([trainer.scenes[number, False] for number in range(8 * step, 8 * step + 8)])
+        batch = collate([trainer.scenes[Wanted(number, 128, False)] for number in range(8 * step, 8 * step + 8)])
         losses.append(trainer.train_step(batch)["loss"])
     assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:5])
     weights = folder.parent / "found.safetensors"
@@ -328,7 +354,7 @@ def test_a_run_whose_folder_cannot_be_made_says_so(folder):
 def test_a_loss_that_is_not_finite_stops_before_the_step(folder, recipe):
     pictures = read_pictures(folder, 0.4)
     trainer = DetectorTrainer(pictures, np.ones(len(pictures)), recipe, folder.parent / "run")
-    batch = collate([trainer.scenes[number, False] for number in range(2)])
+    batch = collate([trainer.scenes[Wanted(number, 128, False)] for number in range(2)])
     with torch.no_grad():
         for parameter in trainer.module.parameters():
             parameter.fill_(torch.nan)
@@ -346,7 +372,7 @@ def test_a_resumed_run_has_its_own_rate(folder, recipe):
         if rates:
             trainer.resume()
         else:
-            trainer.train_step(collate([trainer.scenes[number, False] for number in range(4)]))
+            trainer.train_step(collate([trainer.scenes[Wanted(number, 128, False)] for number in range(4)]))
             trainer.out.mkdir()
             trainer.save()
         rates.append([group["peak_lr"] for group in trainer.optimizer.param_groups])
