@@ -188,6 +188,7 @@ class FileRun:
             "pipeline": stats,
             "detector": self.tracking.detector.name,
             "detected_frames": self.tracking.detect.detected_frames,
+            "closer_looks": self.tracking.detect.looks.closer,
             "device": str(self.tracking.engine.device) if self.tracking.opened else None,
             "backend": self.tracking.engine.backend_name if self.tracking.opened else None,
             "precision": str(self.tracking.engine.dtype) if self.tracking.opened else None,

@@ -102,10 +102,14 @@ class Frame(_Shaped):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Detections(_Shaped):
-    """Boxes of people in one frame: `bboxes_xyxy` (N, 4) float32 px, `bbox_scores` (N,) float32 in 0..1."""
+    """Boxes of people in one frame: `bboxes_xyxy` (N, 4) float32 px, `bbox_scores` (N,) float32 in 0..1.
+
+    `small` says that somebody among them is so small to the detector that it would find more by a closer look.
+    """
 
     bboxes_xyxy: Float32
     bbox_scores: Float32
+    small: bool = False
 
     def __post_init__(self) -> None:
         boxes = _array("Detections", "bboxes_xyxy", self.bboxes_xyxy, np.float32, (None, 4))

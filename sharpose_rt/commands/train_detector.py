@@ -67,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the steps behind that, with larger pictures, up to twice --image-size (%(default)s)",
     )
     parser.add_argument("--use-size", type=int, metavar="PX", help="longest side it is used at (that of training)")
+    parser.add_argument(
+        "--closer-size", type=int, metavar="PX", help="longest side it is used at where there are small people (none)"
+    )
     parser.add_argument("--minutes", type=float, default=60.0, metavar="N", help="length of the run (%(default)s)")
     parser.add_argument("--batch", type=int, default=16, metavar="N", help="of a step and process (%(default)s)")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (%(default)s)")
@@ -109,6 +112,9 @@ def run(args: argparse.Namespace) -> int:
     refuse_begun(folder, args.resume)
     if not args.set:
         raise ConfigError("--set names no set; at least one in which everybody has a box is wanted")
+    usual = args.use_size or args.image_size
+    if args.closer_size and args.closer_size < usual:
+        raise ConfigError(f"--closer-size is {args.closer_size}; at least the usual {usual} is accepted, or none")
     recipe = DetectorRecipe(**{name: getattr(args, name) for name in _RECIPE})
     roots, pictures, draws = data_roots(args.data_root), [], []
     for name, weight in map(_weighted, args.set):
@@ -138,6 +144,8 @@ def run(args: argparse.Namespace) -> int:
     }
     if args.use_size:
         facts["image_size"] = str(args.use_size)
+    if args.closer_size:
+        facts["closer_size"] = str(args.closer_size)
     module = trainer.averaged()
     save_detector(out, module, recipe, facts)
     facts[RANGES] = json.dumps(input_ranges(out, held_out))

@@ -23,8 +23,8 @@ WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "person_detector.
 class BundledDetector(YoloDetector):
     """A one-class network with weights of our own, in safetensors, which cannot run code.
 
-    The file's metadata names the `architecture` (see `build_module`), the class `names`, the `image_size` it is
-    used at, and the curve that makes its scores shares of right boxes.
+    The file's metadata names the `architecture` (see `build_module`), the class `names`, the `image_size` it is used
+    at and the `closer_size` where there are small people, and the curve that makes its scores shares of right boxes.
     """
 
     def __init__(
@@ -40,7 +40,9 @@ class BundledDetector(YoloDetector):
 
         module, metadata = load_module(self.weights)
         own_size = int(stated(metadata, "image_size", self.weights, IMAGE_SIZE, (32, 8192)))
-        self.image_size = self.config.image_size or own_size
+        self.image_size, self.closer_size = self.config.image_size or own_size, None
+        if self.config.image_size is None and "closer_size" in metadata:
+            self.closer_size = int(stated(metadata, "closer_size", self.weights, own_size, (own_size, 8192)))
         network = module_network(module, {0: metadata.get("names", "person")}, self.name, self.device)
         ranges = parse_ranges(metadata, self.weights) if self.runtime.int8 else None
         if ranges is not None:

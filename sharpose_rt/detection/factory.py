@@ -99,11 +99,16 @@ class AutoDetector:
         else:
             self._chosen.open()
 
-    def detect(self, frame: Frame) -> Detections:
+    @property
+    def looks_closer(self) -> bool:
+        """See `Detector`."""
+        return self._chosen is not None and self._chosen.looks_closer
+
+    def detect(self, frame: Frame, *, closer: bool = False) -> Detections:
         """People in the frame, as the chosen detector finds them."""
         if self._chosen is None:
             raise DetectorError("detector 'auto' is not open; call open() first")
-        return self._chosen.detect(frame)
+        return self._chosen.detect(frame, closer=closer)
 
     def close(self) -> None:
         """Let the chosen detector go; `name` still says which it was."""

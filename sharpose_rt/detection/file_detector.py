@@ -83,6 +83,8 @@ class FileDetector:
         runtime: whose threads it has.
     """
 
+    looks_closer = False
+
     def __init__(self, path: str, config: DetectorConfig, runtime: Runtime = EAGER) -> None:
         self.name, self.config, self.runtime = path, config, runtime
         self.image_size = config.image_size or IMAGE_SIZE
@@ -117,7 +119,7 @@ class FileDetector:
         """Let the network go."""
         self._ready = None
 
-    def detect(self, frame: Frame) -> Detections:
+    def detect(self, frame: Frame, *, closer: bool = False) -> Detections:
         """People in the frame, strongest first."""
         ready = self._ready
         if ready is None:

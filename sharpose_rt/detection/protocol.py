@@ -21,8 +21,13 @@ class Detector(Protocol):
         """Make ready; raises DetectorError where the model or the boxes cannot be had."""
         ...
 
-    def detect(self, frame: Frame) -> Detections:
-        """People in the frame: inside the frame, strongest first."""
+    @property
+    def looks_closer(self) -> bool:
+        """It can look closer, which takes longer and finds smaller people; known after `open`."""
+        ...
+
+    def detect(self, frame: Frame, *, closer: bool = False) -> Detections:
+        """People in the frame: inside the frame, strongest first. `closer` makes no difference to who cannot."""
         ...
 
     def close(self) -> None:

@@ -99,42 +99,49 @@ class RegionDetector:
         self.inner.open()
         self.name = self.inner.name
 
-    def detect(self, frame: Frame) -> Detections:
+    @property
+    def looks_closer(self) -> bool:
+        """See `Detector`."""
+        return self.inner.looks_closer
+
+    def detect(self, frame: Frame, *, closer: bool = False) -> Detections:
         """People in the region, in px of the whole frame; DetectorError where the first frame has nothing of it."""
         found_in = self._region.within(frame)
         if found_in is None:
             return Detections.empty()
-        found = self._look(frame, *found_in) if self.looks else self.inner.detect(frame)
+        found = self._look(frame, *found_in, closer) if self.looks else self.inner.detect(frame)
         middles = (found.bboxes_xyxy[:, :2] + found.bboxes_xyxy[:, 2:]) / 2
         rows = np.flatnonzero(self._region.has(middles))[: self.max_people]
-        return Detections(found.bboxes_xyxy[rows], found.bbox_scores[rows])
+        return Detections(found.bboxes_xyxy[rows], found.bbox_scores[rows], found.small)
 
     def close(self) -> None:
         """See `Detector`."""
         self.inner.close()
 
-    def _look(self, frame: Frame, low: Corner, high: Corner) -> Detections:
+    def _look(self, frame: Frame, low: Corner, high: Corner, closer: bool) -> Detections:
         """What is found in the region and around it, in px of the whole frame."""
         if self._margin > 0:
             self._kept_for -= 1
             if self._kept_for == 0:
                 self._margin, self._kept_for = self._margin - 1, _FRAMES
         while True:
-            found, cut_off = self._look_within(frame, low, high, MARGINS[self._margin])
+            found, cut_off = self._look_within(frame, low, high, MARGINS[self._margin], closer)
             if not cut_off:
                 return found
             self._margin, self._kept_for = self._margin + 1, _FRAMES
 
-    def _look_within(self, frame: Frame, low: Corner, high: Corner, margin: float) -> tuple[Detections, bool]:
+    def _look_within(
+        self, frame: Frame, low: Corner, high: Corner, margin: float, closer: bool
+    ) -> tuple[Detections, bool]:
         """What is found with a margin, and whether somebody in the region is cut off by it."""
         size = np.array(frame.size_wh)
         around = margin * (high - low).max()
         first = np.floor((low - around).clip(0)).astype(int)
         last = np.ceil((high + around).clip(0, size - 1)).astype(int)
         part = np.ascontiguousarray(frame.image_bgr[first[1] : last[1] + 1, first[0] : last[0] + 1])
-        found = self.inner.detect(replace(frame, image_bgr=part))
+        found = self.inner.detect(replace(frame, image_bgr=part), closer=closer)
         boxes = found.bboxes_xyxy + np.tile(first, 2).astype(np.float32)
         reaches_in = (boxes[:, :2] < high).all(1) & (boxes[:, 2:] > low).all(1)
         cut_before = ((boxes[:, :2] < first + _EDGE_PX) & (first > 0)).any(1)
         cut_after = ((boxes[:, 2:] > last - _EDGE_PX) & (last < size - 1)).any(1)
-        return Detections(boxes, found.bbox_scores), bool((reaches_in & (cut_before | cut_after)).any())
+        return Detections(boxes, found.bbox_scores, found.small), bool((reaches_in & (cut_before | cut_after)).any())

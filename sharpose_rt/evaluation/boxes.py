@@ -130,7 +130,7 @@ def detector_boxes(
     Raises:
         DetectorError: the detector cannot be had, or not in int8.
     """
-    from sharpose_rt.detection import Runtime, create_detector
+    from sharpose_rt.detection import Looks, Runtime, create_detector
     from sharpose_rt.detection.boxes import BoxFileDetector
 
     detector = create_detector(config, offline=offline, runtime=Runtime(int8=int8))
@@ -141,6 +141,7 @@ def detector_boxes(
             f"detector '{config.name}' has no int8; 'bundled' has, and what `train-detector` writes. Leave --precision "
             "away to measure it as it is"
         )
+    looks = Looks(detector)
     ids, boxes, scores = [np.zeros(0, np.int64)], [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
     try:
         labelled = {record["id"] for record in looked_at(document)}
@@ -152,7 +153,8 @@ def detector_boxes(
                 rows = rows[rows[:, 4] >= config.score_threshold]
                 found, sure = rows[:, :4], rows[:, 4]
             else:
-                people = detector.detect(Frame(index, float(index), read_image(images / record["file_name"])))
+                picture = Frame(index, float(index), read_image(images / record["file_name"]))
+                people = looks.detect(picture, new_scene=True)
                 found, sure = people.bboxes_xyxy, people.bbox_scores
             ids.append(np.full(len(found), record["id"], np.int64))
             boxes.append(found)

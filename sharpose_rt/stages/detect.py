@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import numpy as np
-
-from sharpose_rt.detection import Detector
+from sharpose_rt.detection import Detector, Looks
 from sharpose_rt.runtime import BaseStage, Status
 from sharpose_rt.tracking import SceneCuts
 from sharpose_rt.types import Frame, Packet
@@ -19,8 +17,9 @@ class DetectStage(BaseStage[Frame, Packet]):
     """Runs the detector on every n-th frame and where a new scene begins; the others go on without boxes.
 
     `every` is n: a number, or what gives it as it is now. `cuts` says where a new scene begins. `detected_frames`
-    counts those that the detector saw. `size_wh` gives the size of the frames that will come, px, where the first one
-    should not wait for what a detector makes ready for a size. With `keep` the model stays for the next run.
+    counts those that the detector saw, `looks` knows how closely. `size_wh` gives the size of the frames that will
+    come, px, where the first one should not wait for what a detector makes ready for a size. With `keep` the model
+    stays for the next run.
     """
 
     name = "detect"
@@ -35,6 +34,7 @@ class DetectStage(BaseStage[Frame, Packet]):
         keep: bool = False,
     ) -> None:
         self.detector, self.cuts, self._coming_wh, self._keep = detector, cuts, size_wh, keep
+        self.looks = Looks(detector)
         self._last_wh: tuple[int, int] | None = None
         self._last_s = 0.0
         self._every = (lambda: every) if isinstance(every, int) else every
@@ -45,8 +45,7 @@ class DetectStage(BaseStage[Frame, Packet]):
         """Load the model."""
         self.detector.open()
         if self._coming_wh is not None:
-            width, height = self._coming_wh()
-            self.detector.detect(Frame(0, 0.0, np.zeros((height, width, 3), np.uint8)))
+            self.looks.make_ready(self._coming_wh())
 
     def process(self, item: Frame, /) -> Iterable[Packet]:
         """The frame with its detections, or with None where it was not this frame's turn."""
@@ -56,7 +55,7 @@ class DetectStage(BaseStage[Frame, Packet]):
         if due:
             self._waiting = 0
             self.detected_frames += 1
-        detections = self.detector.detect(item) if due else None
+        detections = self.looks.detect(item, new_scene=new_scene) if due else None
         return (Packet(item, new_scene=new_scene).left(self.name, detections=detections),)
 
     def _begins_scene(self, frame: Frame) -> bool:

@@ -764,7 +764,7 @@ def test_a_region_is_looked_at_wider_only_while_somebody_reaches_out_of_it() -> 
     class Fixed(factory.FullFrameDetector):
         """Finds the boxes that are `there` in a picture whose pixels hold their own places, cut off at its edges."""
 
-        def detect(self, frame: Frame) -> Detections:
+        def detect(self, frame: Frame, *, closer: bool = False) -> Detections:
             shown.append(frame.size_wh)
             x, y = frame.image_bgr[0, 0, :2].astype(int)
             boxes = np.array(there, np.float32) - [x, y, x, y]

@@ -73,12 +73,12 @@ def test_real_clips_have_no_cut_and_joined_ones_have(shared_dir):
 class OneBox:
     """A detector that always finds the same box, and counts its calls."""
 
-    name = "one"
+    name, looks_closer = "one", False
 
     def __init__(self) -> None:
         self.frames: list[int] = []
 
-    def detect(self, frame):
+    def detect(self, frame, *, closer=False):
         self.frames.append(frame.frame_id)
         return Detections(np.array([[60, 40, 120, 200]], np.float32), np.array([0.9], np.float32))
 
@@ -117,7 +117,7 @@ def test_a_detector_is_made_ready_for_the_size_that_comes():
         def open(self):
             sizes.append("open")
 
-        def detect(self, frame):
+        def detect(self, frame, *, closer=False):
             sizes.append(frame.size_wh)
             return super().detect(frame)
 

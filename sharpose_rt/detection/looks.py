@@ -1,0 +1,51 @@
+"""How closely a detector looks at the frames of one source: closer while it sees small people.
+
+The time that a detector takes grows with the square of its picture's side. Where people are near, a small picture finds
+all of them; where somebody small is seen, there are others who are missed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from sharpose_rt.detection.protocol import Detector
+from sharpose_rt.types import Detections, Frame
+
+KEPT_S = 1.0
+"""It goes on looking closer for so long, in media time, after it last saw somebody small."""
+
+
+class Looks:
+    """A detector on the frames of one source; it may be shared with others.
+
+    Args:
+        detector: which, by `Detections.small`, asks for a closer look.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector = detector
+        self.closer = 0
+        """Frames that were looked at closer."""
+        self._until_s = -math.inf
+
+    def make_ready(self, size_wh: tuple[int, int]) -> None:
+        """Let the detector make ready what it has for frames of a size, so that no frame waits for it."""
+        blank = Frame(0, 0.0, np.zeros((size_wh[1], size_wh[0], 3), np.uint8))
+        self.detector.detect(blank)
+        if self.detector.looks_closer:
+            self.detector.detect(blank, closer=True)
+
+    def detect(self, frame: Frame, *, new_scene: bool = False) -> Detections:
+        """People in the frame, strongest first; where a new scene begins nothing is known of their size."""
+        closer = not new_scene and frame.pts_s < self._until_s
+        found = self.detector.detect(frame, closer=closer)
+        if found.small:
+            self._until_s = frame.pts_s + KEPT_S
+            if not closer:
+                closer, found = True, self.detector.detect(frame, closer=True)
+        elif new_scene:
+            self._until_s = -math.inf
+        self.closer += closer
+        return found

@@ -1,0 +1,161 @@
+"""Closer looks: when a source gets them, and that the detector that ships finds more by them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from sharpose_rt.config import DetectorConfig
+from sharpose_rt.detection import Looks, create_detector
+from sharpose_rt.detection.assets import import_ultralytics
+from sharpose_rt.detection.boxes import FullFrameDetector
+from sharpose_rt.detection.bundled import WEIGHTS, BundledDetector
+from sharpose_rt.detection.region import RegionDetector
+from sharpose_rt.errors import WeightsError
+from sharpose_rt.stages import DetectStage
+from sharpose_rt.types import Detections, Frame
+
+NEAR, FAR = [[10, 10, 60, 110]], [[10, 10, 14, 20]]
+
+
+class Eyes:
+    """Finds who is `there`; somebody lower than 20 px is small to it. `seen` says how it looked."""
+
+    name, looks_closer = "eyes", True
+
+    def __init__(self) -> None:
+        self.there, self.seen = NEAR, ""
+
+    def open(self) -> None: ...
+    def close(self) -> None: ...
+
+    def detect(self, frame: Frame, *, closer: bool = False) -> Detections:
+        self.seen += "C" if closer else "u"
+        boxes = np.array(self.there, np.float32).reshape(-1, 4)
+        small = bool((boxes[:, 3] - boxes[:, 1] < 20).any())
+        return Detections(boxes, np.full(len(boxes), 0.9, np.float32), small)
+
+
+def at(time_s: float, seed: int = 0) -> Frame:
+    image = np.full((120, 160, 3), seed * 40, np.uint8)
+    return Frame(round(time_s * 10), time_s, image)
+
+
+def looked(looks: Looks, eyes: Eyes, *times_s: float, new_scene: bool = False) -> str:
+    eyes.seen = ""
+    for time_s in times_s:
+        looks.detect(at(time_s), new_scene=new_scene)
+    return eyes.seen
+
+
+def test_a_source_is_looked_at_closer_while_somebody_is_small_and_a_second_longer() -> None:
+    eyes = Eyes()
+    looks = Looks(eyes)
+    assert looked(looks, eyes, 0.0, 0.1) == "uu"
+    eyes.there = FAR
+    assert looked(looks, eyes, 0.2, 0.3, 0.4) == "uCCC"  # the frame that shows it is looked at again
+    eyes.there = NEAR
+    assert looked(looks, eyes, 0.5, 1.0, 1.3, 1.4, 1.5) == "CCCuu"
+    assert looks.closer == 6
+    eyes.there = []
+    assert looked(looks, eyes, 1.6) == "u"
+
+
+def test_a_new_scene_is_looked_at_as_usual_first() -> None:
+    eyes = Eyes()
+    looks = Looks(eyes)
+    eyes.there = FAR
+    assert looked(looks, eyes, 0.0) == "uC"
+    assert looked(looks, eyes, 0.1, new_scene=True) == "uC"
+    eyes.there = NEAR
+    assert looked(looks, eyes, 0.2, new_scene=True) == "u"
+    assert looked(looks, eyes, 0.3) == "u"
+
+
+def test_sources_that_share_a_detector_are_looked_at_each_in_its_way() -> None:
+    eyes = Eyes()
+    street, room = DetectStage(eyes), DetectStage(eyes)
+    ways = []
+    for time_s in (0.0, 0.1, 0.2):
+        for stage, there in ((street, FAR), (room, NEAR)):
+            eyes.there, eyes.seen = there, ""
+            (packet,) = stage.process(at(time_s))
+            assert packet.detections is not None
+            assert packet.detections.bboxes_xyxy.tolist() == there
+            ways.append(eyes.seen)
+    assert ways == ["uC", "u", "C", "u", "C", "u"]
+    assert (street.looks.closer, room.looks.closer) == (3, 0)
+
+
+def test_a_live_source_waits_for_neither_look() -> None:
+    eyes = Eyes()
+    DetectStage(eyes, size_wh=lambda: (64, 48)).open()
+    assert eyes.seen == "uC"
+    eyes.looks_closer, eyes.seen = False, ""
+    DetectStage(eyes, size_wh=lambda: (64, 48)).open()
+    assert eyes.seen == "u"
+
+
+def test_a_region_is_looked_at_closer_too() -> None:
+    eyes = Eyes()
+    eyes.there = FAR
+    region = RegionDetector(eyes, ((5, 5), (60, 5), (60, 60), (5, 60)), 9)
+    assert region.looks_closer
+    assert looked(Looks(region), eyes, 0.0, 0.1) == "uCC"
+
+
+def test_boxes_that_are_given_are_the_same_closer() -> None:
+    whole = FullFrameDetector()
+    assert not whole.looks_closer
+    assert not whole.detect(at(0)).small
+    assert whole.detect(at(0), closer=True).bboxes_xyxy.tolist() == whole.detect(at(0)).bboxes_xyxy.tolist()
+
+
+def crowd() -> Frame:
+    """A photograph of four people, small in a wide picture, nine times."""
+    path = Path(import_ultralytics().__file__).parent / "assets" / "bus.jpg"
+    bus = cv2.imread(str(path))
+    assert bus is not None
+    image = np.full((720, 1280, 3), 114, np.uint8)
+    small = cv2.resize(bus, None, fx=0.16, fy=0.16, interpolation=cv2.INTER_AREA)
+    h, w = small.shape[:2]
+    for x in (100, 500, 900):
+        for y in (20, 250, 480):
+            image[y : y + h, x : x + w] = small
+    return Frame(0, 0.0, image, source="crowd")
+
+
+def test_the_detector_that_ships_finds_more_of_small_people() -> None:
+    picture = crowd()
+    detector = create_detector(DetectorConfig("bundled"))
+    detector.open()
+    assert detector.looks_closer
+    usual, closer = detector.detect(picture), Looks(detector).detect(picture)
+    assert usual.small
+    assert (closer.bbox_scores >= 0.5).sum() > 1.2 * (usual.bbox_scores >= 0.5).sum() > 0
+    near = replace(picture, image_bgr=np.ascontiguousarray(picture.image_bgr[20:193, 100:230]))
+    assert not detector.detect(near).small  # nor is a picture looked at closer that has no more pixels
+    detector.close()
+
+
+def test_a_size_that_was_asked_for_is_kept_to() -> None:
+    detector = create_detector(DetectorConfig("bundled", image_size=320))
+    detector.open()
+    assert not detector.looks_closer
+    assert not detector.detect(crowd()).small
+
+
+@pytest.mark.parametrize("stated", ["288", "x", "9000"])
+def test_weights_with_a_closer_size_out_of_range_are_refused(stated: str, tmp_path: Path) -> None:
+    with safe_open(str(WEIGHTS), framework="pt") as file:
+        facts = dict(file.metadata())
+    path = tmp_path / "changed.safetensors"
+    save_file(load_file(WEIGHTS), path, {**facts, "closer_size": stated})
+    with pytest.raises(WeightsError, match="closer_size"):
+        BundledDetector(DetectorConfig(), weights=path).open()
