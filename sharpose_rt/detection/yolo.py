@@ -265,11 +265,11 @@ class YoloDetector:
         found = finish(fit.to_frame(boxes), scores, frame.size_wh, self.config)
         return replace(found, small=self.looks_closer and self._shows_small(found, frame))
 
-    def letterboxed(self, frame: Frame, network: Network) -> NDArray[np.uint8]:
+    def letterboxed(self, frame: Frame, network: Network, *, closer: bool = False) -> NDArray[np.uint8]:
         """The network's input (H, W, 3) uint8 for a frame."""
-        return self._fit(frame, network).apply(frame.image_bgr)
+        return self._fit(frame, network, closer).apply(frame.image_bgr)
 
-    def _fit(self, frame: Frame, network: Network, closer: bool = False) -> Letterbox:
+    def _fit(self, frame: Frame, network: Network, closer: bool) -> Letterbox:
         size = self.closer_size if closer and self.closer_size else self.image_size
         return Letterbox.fit(frame.size_wh, size, network.stride, network.fixed_wh)
 

@@ -86,12 +86,22 @@ def calibrate(weights: Path, pictures: Sequence[Picture]) -> tuple[float, float]
 
 
 def input_ranges(weights: Path, pictures: Sequence[Picture]) -> Ranges:
-    """The ranges of the layers' inputs of a file's network over the first 100 pictures, for int8 (`models.int8`)."""
+    """The ranges of the layers' inputs of a file's network over the first 100 pictures, for int8 (`models.int8`).
+
+    Where it can look closer, they are seen in both sizes.
+    """
     detector = BundledDetector(DetectorConfig(), weights=weights)
     network = detector.load()
-    frames = (Frame(number, 0.0, read_image(picture.path)) for number, picture in enumerate(pictures[:100]))
+    ways = (False, True) if detector.looks_closer else (False,)
     fused: Any = network.run
-    return observe(fused, lambda: [predict(network, detector.letterboxed(frame, network)) for frame in frames])
+
+    def run() -> None:
+        for number, picture in enumerate(pictures[:100]):
+            frame = Frame(number, 0.0, read_image(picture.path))
+            for closer in ways:
+                predict(network, detector.letterboxed(frame, network, closer=closer))
+
+    return observe(fused, run)
 
 
 def _judge(detector: BundledDetector, picture: Picture) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
