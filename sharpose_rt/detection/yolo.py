@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("sharpose_rt.detection")
 
 SMALL = 1 / 8
-"""Whose longer side is a smaller share of the picture's is small: among such people half as many again are found by
-half the size more."""
+"""Whose longer side is a smaller share of the picture's is small: where there are such people, more are missed."""
 SURE = 0.5
 """Weaker boxes do not say that there is somebody small."""
 TASKS = ("detect", "pose", "segment")
