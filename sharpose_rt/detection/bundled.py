@@ -40,9 +40,9 @@ class BundledDetector(YoloDetector):
 
         module, metadata = load_module(self.weights)
         own_size = int(stated(metadata, "image_size", self.weights, IMAGE_SIZE, (32, 8192)))
-        self.image_size, self.closer_size = self.config.image_size or own_size, None
-        if self.config.image_size is None and "closer_size" in metadata:
-            self.closer_size = int(stated(metadata, "closer_size", self.weights, own_size, (own_size, 8192)))
+        own_closer_size = int(stated(metadata, "closer_size", self.weights, own_size, (own_size, 8192)))
+        self.image_size = self.config.image_size or own_size
+        self.closer_size = self.config.image_size or own_closer_size
         network = module_network(module, {0: metadata.get("names", "person")}, self.name, self.device)
         ranges = parse_ranges(metadata, self.weights) if self.runtime.int8 else None
         if ranges is not None:

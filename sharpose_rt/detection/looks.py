@@ -39,13 +39,13 @@ class Looks:
 
     def detect(self, frame: Frame, *, new_scene: bool = False) -> Detections:
         """People in the frame, strongest first; where a new scene begins nothing is known of their size."""
-        closer = not new_scene and frame.pts_s < self._until_s
+        if new_scene:
+            self._until_s = -math.inf
+        closer = frame.pts_s < self._until_s
         found = self.detector.detect(frame, closer=closer)
         if found.small:
             self._until_s = frame.pts_s + KEPT_S
             if not closer:
                 closer, found = True, self.detector.detect(frame, closer=True)
-        elif new_scene:
-            self._until_s = -math.inf
         self.closer += closer
         return found

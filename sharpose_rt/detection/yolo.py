@@ -214,9 +214,8 @@ class YoloDetector:
         self.config = config
         self.device = device
         self.runtime = runtime
-        self.image_size = config.image_size or IMAGE_SIZE
-        self.closer_size: int | None = None
-        """As `image_size`, for a closer look; None has none."""
+        self.image_size = self.closer_size = config.image_size or IMAGE_SIZE
+        """Longer side of what the network sees, px, usually and in a closer look."""
         self._network: Network | None = None
         self._stream: Callable[[], AbstractContextManager[object]] = nullcontext
 
@@ -248,7 +247,7 @@ class YoloDetector:
     @property
     def looks_closer(self) -> bool:
         """See `Detector`."""
-        return self.closer_size is not None
+        return self.closer_size > self.image_size
 
     def detect(self, frame: Frame, *, closer: bool = False) -> Detections:
         """People in the frame, strongest first."""
@@ -269,7 +268,7 @@ class YoloDetector:
         return self._fit(frame, network, closer).apply(frame.image_bgr)
 
     def _fit(self, frame: Frame, network: Network, closer: bool) -> Letterbox:
-        size = self.closer_size if closer and self.closer_size else self.image_size
+        size = self.closer_size if closer else self.image_size
         return Letterbox.fit(frame.size_wh, size, network.stride, network.fixed_wh)
 
     def _shows_small(self, found: Detections, frame: Frame) -> bool:

@@ -309,7 +309,10 @@ class _Numbers:
             step += 1
 
     def _size(self, step: int) -> int:
-        """Side of a step's scenes in px; hangs on the step and the seed alone, so that no process waits for another."""
+        """Side of a step's scenes in px.
+
+        Which steps are larger, and by how much, depends on the step and the seed alone: no process waits for another.
+        """
         recipe = self.trainer.recipe
         if recipe.small_size and self.trainer.clock.progress() < recipe.small_until:
             return recipe.small_size

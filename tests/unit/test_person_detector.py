@@ -308,6 +308,17 @@ def test_the_command_trains_saves_and_resumes(folder, capsys):
     assert "steps" in capsys.readouterr().out
 
 
+def test_the_command_states_a_size_for_closer_looks(folder):
+    with pytest.raises(ConfigError, match=r"--closer-size is 96; at least the usual 128"):
+        train_detector.run(arguments(folder, closer_size=96))
+    small = {"architecture": "mobile150", "init": "random", "image_size": 64, "small_size": 0, "batch": 2}
+    assert train_detector.run(arguments(folder, **small, minutes=1e-3, closer_size=96)) == 0
+    detector = BundledDetector(DetectorConfig(), weights=folder.parent / "found.safetensors")
+    detector.open()
+    assert (detector.image_size, detector.closer_size) == (64, 96)
+    assert detector.looks_closer
+
+
 def test_a_resumed_run_fetches_nothing(folder, monkeypatch):
     """Its weights are those of the checkpoint; where it once began from need not be there any more."""
     small = {"architecture": "mobile150", "image_size": 64, "small_size": 0, "batch": 2, "minutes": 1e-3}
