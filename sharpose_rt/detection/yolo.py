@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.letterbox import Letterbox
+from sharpose_rt.detection.looks import SURE
 from sharpose_rt.detection.postprocess import finish, suppress
 from sharpose_rt.detection.runtime import EAGER, Runtime
 from sharpose_rt.errors import DetectorError
@@ -27,8 +28,6 @@ logger = logging.getLogger("sharpose_rt.detection")
 
 SMALL = 1 / 8
 """Whose longer side is a smaller share of the picture's is small: where there are such people, more are missed."""
-SURE = 0.5
-"""Weaker boxes do not say that there is somebody small."""
 TASKS = ("detect", "pose", "segment")
 IMAGE_SIZE = 640
 """What ultralytics' models are trained at, px."""

@@ -30,16 +30,18 @@ class Eyes:
     name, looks_closer = "eyes", True
 
     def __init__(self) -> None:
-        self.there, self.seen = NEAR, ""
+        self.there, self.seen, self.only_closer = NEAR, "", False
+        self.score = self.closer_score = 0.9
 
     def open(self) -> None: ...
     def close(self) -> None: ...
 
     def detect(self, frame: Frame, *, closer: bool = False) -> Detections:
         self.seen += "C" if closer else "u"
-        boxes = np.array(self.there, np.float32).reshape(-1, 4)
+        boxes = np.array([] if self.only_closer and not closer else self.there, np.float32).reshape(-1, 4)
         small = bool((boxes[:, 3] - boxes[:, 1] < 20).any())
-        return Detections(boxes, np.full(len(boxes), 0.9, np.float32), small)
+        score = self.closer_score if closer else self.score
+        return Detections(boxes, np.full(len(boxes), score, np.float32), small)
 
 
 def at(time_s: float, seed: int = 0) -> Frame:
@@ -63,8 +65,37 @@ def test_a_source_is_looked_at_closer_while_somebody_is_small_and_a_second_longe
     eyes.there = NEAR
     assert looked(looks, eyes, 0.5, 1.0, 1.3, 1.4, 1.5) == "CCCuu"
     assert looks.closer == 6
+
+
+def test_where_nobody_is_found_one_frame_a_second_is_looked_at_closer() -> None:
+    eyes = Eyes()
+    looks = Looks(eyes)
+    assert looked(looks, eyes, 0.0) == "u"
     eyes.there = []
-    assert looked(looks, eyes, 1.6) == "u"
+    assert looked(looks, eyes, 0.1, 0.2, 0.9, 1.0, 1.1, 1.2, 3.0, 3.1) == "uCuuuuCuuCu"
+    assert looks.closer == 3
+    eyes.there, eyes.score = NEAR, 0.4
+    assert looked(looks, eyes, 4.0, 4.1) == "uCu"  # who is unsure may be nobody
+    eyes.looks_closer = False
+    assert looked(looks, eyes, 9.0, 9.1) == "uu"
+
+
+def test_people_who_are_too_small_to_be_found_are_found_closer() -> None:
+    eyes = Eyes()
+    looks = Looks(eyes)
+    eyes.there, eyes.only_closer = FAR, True
+    assert len(looks.detect(at(0.0))) == 1
+    assert looked(looks, eyes, 0.1, 0.2, 0.9) == "CCC"
+    eyes.there = []
+    assert looked(looks, eyes, 1.8, 1.9, 2.0, 2.1) == "CuCuu"  # the probe waits for its second, and shows nobody
+
+
+def test_a_probe_that_finds_nobody_small_leaves_what_was_found() -> None:
+    eyes = Eyes()
+    looks = Looks(eyes)
+    eyes.score = 0.3
+    eyes.closer_score = 0.2
+    assert looks.detect(at(0.0)).bbox_scores.tolist() == pytest.approx([0.3])
 
 
 def test_a_new_scene_is_looked_at_as_usual_first() -> None:
@@ -117,13 +148,13 @@ def test_boxes_that_are_given_are_the_same_closer() -> None:
     assert whole.detect(at(0), closer=True).bboxes_xyxy.tolist() == whole.detect(at(0)).bboxes_xyxy.tolist()
 
 
-def crowd() -> Frame:
+def crowd(share: float = 0.2) -> Frame:
     """A photograph of four people, small in a wide picture, eight times."""
     path = Path(import_ultralytics().__file__).parent / "assets" / "bus.jpg"
     bus = cv2.imread(str(path))
     assert bus is not None
     image = np.full((720, 1280, 3), 114, np.uint8)
-    small = cv2.resize(bus, None, fx=0.2, fy=0.2, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(bus, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
     h, w = small.shape[:2]
     for x in (60, 400, 740, 1060):
         for y in (10, 370):
@@ -141,6 +172,9 @@ def test_the_detector_that_ships_finds_more_of_small_people() -> None:
     assert (closer.bbox_scores >= 0.5).sum() > 1.2 * (usual.bbox_scores >= 0.5).sum() > 0
     near = replace(picture, image_bgr=np.ascontiguousarray(picture.image_bgr[10:226, 60:222]))
     assert not detector.detect(near).small  # nor is a picture looked at closer that has no more pixels
+    far = crowd(0.14)
+    assert not (detector.detect(far).bbox_scores >= 0.5).any()
+    assert (Looks(detector).detect(far).bbox_scores >= 0.5).sum() >= 8
     detector.close()
 
 
