@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sharpose_rt.runtime import PipelineStats
     from sharpose_rt.stages import Sink, Tap
     from sharpose_rt.tracking import Tracker
+    from sharpose_rt.tracking.camera import Camera
 
 log = logging.getLogger("sharpose_rt")
 
@@ -57,6 +58,7 @@ class FileRun:
         self.totals = self.tracking.totals
         self.outputs = RunOutputs(self.tracking, config, taps, taken)
         self._forward: list[tuple[float, Poses]] = []
+        self._cameras: list[Camera | None] = []
         self._pipeline: Pipeline | None = None
         self._forward_stats: PipelineStats | None = None
         self._stopped = False
@@ -100,6 +102,7 @@ class FileRun:
                     if with_rts:
                         assert packet.poses is not None
                         self._forward.append((packet.frame.pts_s, packet.poses))
+                        self._cameras.append(packet.camera)
                     on_packet(packet)
             if self._forward and len(self._forward) == self.totals.frames:  # else it was cut short the hard way
                 self._backward_pass(on_packet)
@@ -139,10 +142,10 @@ class FileRun:
         from sharpose_rt.tracking import rts_smooth
 
         self._half_smoothed = True
-        smoothed = rts_smooth(self._forward, self.config.smooth, self.tracking.skeleton)
+        smoothed = rts_smooth(self._forward, self.config.smooth, self.tracking.skeleton, self._cameras)
         if self.config.output.stream:
             rewrite_stream(self.outputs.stream, smoothed, smoothing="rts")
-        self._half_smoothed, self._forward = False, []
+        self._half_smoothed, self._forward, self._cameras = False, [], []
         self.totals.recount(smoothed)
         if not self.config.output.video:
             return
@@ -189,6 +192,7 @@ class FileRun:
             "detector": self.tracking.detector.name,
             "detected_frames": self.tracking.detect.detected_frames,
             "closer_looks": self.tracking.detect.looks.closer,
+            "moved_frames": self.tracking.track.moved_frames,
             "device": str(self.tracking.engine.device) if self.tracking.opened else None,
             "backend": self.tracking.engine.backend_name if self.tracking.opened else None,
             "precision": str(self.tracking.engine.dtype) if self.tracking.opened else None,

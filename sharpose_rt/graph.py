@@ -102,7 +102,7 @@ class Tracking:
         from sharpose_rt.engine import skeleton_of
         from sharpose_rt.stages import BudgetController, DetectStage, EstimateStage, RunTotals, SmoothStage, TrackStage
         from sharpose_rt.stages.needs import all_sure
-        from sharpose_rt.tracking import KeypointSmoother, SceneCuts, create_tracker
+        from sharpose_rt.tracking import CameraMotion, KeypointSmoother, SceneCuts, create_tracker
 
         part = config.source.start_s > 0 or config.source.stride > 1
         if part and is_boxes_file(config.detector.name):
@@ -143,7 +143,8 @@ class Tracking:
         self.detect = DetectStage(
             self.detector, every, SceneCuts(config.tracker.scene_cut), coming, keep=models is not None
         )
-        self.track = TrackStage(self.tracker, lambda: estimate.last_poses[place])
+        camera = CameraMotion() if config.tracker.camera_motion else None
+        self.track = TrackStage(self.tracker, lambda: estimate.last_poses[place], camera)
         self.smooth = SmoothStage(KeypointSmoother(config.smooth, self.skeleton))
         stages: list[Stage[Any, Any]] = [self.track, self.estimate, self.smooth]
         if by_need:  # the detector's turn hangs on the last pose too: one thread, else it would hang on their timing

@@ -259,7 +259,8 @@ class Person(_Shaped):
 class Packet:
     """One frame on its way through the stages; each stage hands on a copy with its own part filled in.
 
-    `detections` is None where the detector did not run on this frame. `left_s` are monotonic times in seconds at
+    `detections` is None where the detector did not run on this frame. `camera` (2, 3) says where a point of the frame
+    before is in this one, px, where the camera moved. `left_s` are monotonic times in seconds at
     which the frame left each stage, by stage name, in order. `budget` is what the latency controller had set for it.
     `new_scene`: the picture has nothing to do with the one before, after a cut or a change of size.
     """
@@ -267,6 +268,7 @@ class Packet:
     frame: Frame
     detections: Detections | None = None
     tracks: Tracks | None = None
+    camera: NDArray[np.float64] | None = None
     poses: Poses | None = None
     left_s: dict[str, float] = field(default_factory=dict)
     budget: dict[str, Any] | None = None

@@ -6,7 +6,7 @@ Run as a script it prints a table for both trackers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -28,13 +28,17 @@ STANDING = np.array(
 
 @dataclass(frozen=True)
 class View:
-    """One frame: time, detections, who each is (-1 for a false one), and where everybody is (people, 4; nan: away)."""
+    """One frame: time, detections, who each is (-1 for a false one), and where everybody is (people, 4; nan: away).
+
+    `camera`: how the picture moved since the frame before, as `CameraMotion` says it.
+    """
 
     pts_s: float
     detections: Detections
     person: np.ndarray
     boxes: np.ndarray
     visible: np.ndarray
+    camera: np.ndarray | None = None
 
 
 @dataclass
@@ -120,6 +124,24 @@ def world(seed: int, people: int = 8, fps: float = 25.0, seconds: float = 8.0, v
     return views
 
 
+def shaken(views: list[View], seed: int, px: float = 15.0, hz: float = 2.0) -> list[View]:
+    """The same world, filmed by a hand that moves by some `px` at about `hz`."""
+    phase = np.random.default_rng(seed).uniform(0, 2 * np.pi, 3)
+    moved, last = [], None
+    for view in views:
+        turn = 2 * np.pi * hz * view.pts_s
+        shift = px * np.array([
+            np.sin(turn + phase[0]) + 0.5 * np.sin(2.3 * turn + phase[1]), 0.7 * np.sin(1.3 * turn + phase[2])
+        ])  # fmt: skip
+        found = view.detections
+        boxes = (found.bboxes_xyxy + np.tile(shift, 2)).astype(np.float32)
+        camera = None if last is None else np.column_stack([np.eye(2), shift - last])
+        last = shift
+        detections = Detections(boxes, found.bbox_scores)
+        moved.append(replace(view, detections=detections, boxes=view.boxes + np.tile(shift, 2), camera=camera))
+    return moved
+
+
 def pose(view: View, tracks: Tracks, rng: np.random.Generator) -> Poses:
     """What a pose network would see in the boxes of `tracks`: the person who fills the box best, with noise."""
     n, k = len(tracks), len(COCO17)
@@ -142,7 +164,7 @@ def follow(views: list[View], tracker: Tracker, every: int = 1, seed: int = 0) -
     rng = np.random.default_rng(seed)
     shown, last = [], None
     for index, view in enumerate(views):
-        tracks = tracker.update(view.detections if index % every == 0 else None, view.pts_s, last)
+        tracks = tracker.update(view.detections if index % every == 0 else None, view.pts_s, last, view.camera)
         last = pose(view, tracks, rng) if tracker.uses_poses else None
         shown.append(tracks)
     return shown
@@ -177,13 +199,18 @@ WORLDS: dict[str, list[dict[str, float]]] = {
     "crowd": [{"seed": seed, "people": 16} for seed in range(20, 22)],
     "10 fps": [{"seed": seed, "people": 8, "fps": 10.0, "seconds": 15.0} for seed in range(30, 33)],
     "uneven": [{"seed": seed, "people": 8, "vfr": True} for seed in range(40, 43)],
+    "shaken": [{"seed": seed, "people": 16} for seed in range(20, 22)],
 }
 
 
 def compare(kind: str, every: int = 1, offset: int = 0, first: int | None = None) -> tuple[Score, Score]:
     """Scores of our tracker and of ByteTrack over the (`first` so many) worlds of a kind; an `offset` of the seeds
     makes other worlds."""
-    made = [world(**{**options, "seed": int(options["seed"]) + offset}) for options in WORLDS[kind][:first]]  # type: ignore[arg-type]
+    made = []
+    for options in WORLDS[kind][:first]:
+        seed = int(options["seed"]) + offset
+        views = world(**{**options, "seed": seed})  # type: ignore[arg-type]
+        made.append(shaken(views, seed) if kind == "shaken" else views)
     totals = []
     for name in ("sharpose", "bytetrack"):
         trackers = [create_tracker(TrackerConfig(name=name), COCO17) for _ in made]

@@ -287,11 +287,14 @@ def _photographs() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float64]]]:
 
 
 def is_ultralytics_export(name: str) -> bool:
-    """Whether a file is in ONNX and names its classes, as ultralytics' exports do: behind the graph, at its end."""
+    """Whether a file is in ONNX and names its classes, as ultralytics' exports do: behind the graph, at its end.
+
+    Ultralytics knows no `.ONNX`; such a file goes the way of all others.
+    """
     try:
         with Path(name).open("rb") as file:
             file.seek(-min(_TAIL_BYTES, Path(name).stat().st_size), os.SEEK_END)
             end = file.read()
     except OSError:
         return False
-    return name.lower().endswith(".onnx") and all(key in end for key in _KEYS)
+    return name.endswith(".onnx") and all(key in end for key in _KEYS)

@@ -23,4 +23,4 @@ class SmoothStage(BaseStage[Packet, Packet]):
         if item.new_scene:
             self.smoother.forget()
         tracked = () if item.tracks is None else item.tracks.track_ids
-        return (item.left(self.name, poses=self.smoother.update(item.poses, item.frame.pts_s, tracked)),)
+        return (item.left(self.name, poses=self.smoother.update(item.poses, item.frame.pts_s, tracked, item.camera)),)

@@ -4,22 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import numpy as np
+
 from sharpose_rt.runtime import BaseStage
-from sharpose_rt.tracking import Tracker
+from sharpose_rt.tracking import CameraMotion, Tracker
 from sharpose_rt.types import Packet, Poses
 
 
 class TrackStage(BaseStage[Packet, Packet]):
-    """Gives each box its person. `last_poses` gives the poses of the frame before, where the tracker uses them."""
+    """Gives each box its person.
+
+    `last_poses` gives the poses of the frame before, where the tracker uses them. `camera` says how the picture moves;
+    without it nobody looks. `moved_frames` counts those in which it did.
+    """
 
     name = "track"
 
-    def __init__(self, tracker: Tracker, last_poses: Callable[[], Poses | None] = lambda: None) -> None:
-        self.tracker, self.last_poses = tracker, last_poses
+    def __init__(
+        self,
+        tracker: Tracker,
+        last_poses: Callable[[], Poses | None] = lambda: None,
+        camera: CameraMotion | None = None,
+    ) -> None:
+        self.tracker, self.last_poses, self.camera = tracker, last_poses, camera
+        self.moved_frames = 0
+        self._people_xyxy = np.zeros((0, 4), np.float32)
 
     def process(self, item: Packet, /) -> Iterable[Packet]:
         """The packet with its tracks. Nobody is carried over into a new scene, or into pictures of another size."""
         if item.new_scene:
             self.tracker.forget()
-        tracks = self.tracker.update(item.detections, item.frame.pts_s, self.last_poses())
-        return (item.left(self.name, tracks=tracks),)
+            if self.camera is not None:
+                self.camera.forget()
+        camera = None if self.camera is None else self.camera.step(item.frame.image_bgr, self._people_xyxy)
+        tracks = self.tracker.update(item.detections, item.frame.pts_s, self.last_poses(), camera)
+        self._people_xyxy = tracks.bboxes_xyxy
+        self.moved_frames += camera is not None
+        return (item.left(self.name, tracks=tracks, camera=camera),)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from sharpose_rt.tracking.camera import Camera
 from sharpose_rt.types import Detections, Poses, Tracks
 
 
@@ -22,7 +23,13 @@ class Tracker(Protocol):
         """Whether the detector found, when it ran last, everybody who is followed, and nobody who waits for an id."""
         ...
 
-    def update(self, detections: Detections | None, pts_s: float, last_poses: Poses | None = None) -> Tracks:
+    def update(
+        self,
+        detections: Detections | None,
+        pts_s: float,
+        last_poses: Poses | None = None,
+        camera: Camera | None = None,
+    ) -> Tracks:
         """People of this frame who are confirmed, by id.
 
         Rows that were detected have the box and the score of their own detection. The order of the detections does
@@ -33,6 +40,7 @@ class Tracker(Protocol):
             pts_s: media time of this frame, not before that of the last one. A jump of more than
                 `TrackerConfig.max_lost_s` ends all tracks.
             last_poses: poses of the frame before, with the track ids of its boxes.
+            camera: how the picture moved since the frame before, as of `CameraMotion`; None where it stood still.
 
         Raises:
             ValueError: time goes backwards or is not a number.

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config import TrackerConfig
 from sharpose_rt.tracking.base import Clock, canonical
+from sharpose_rt.tracking.camera import Camera
 from sharpose_rt.types import Detections, Float32, Poses, Tracks
 
 LEAST_STEP_S = 1e-6
@@ -55,8 +56,14 @@ class ByteTrack:
         self._detector_ran_s: float | None = None
         self._stamp_s, self._ahead_s = -np.inf, 0.0
 
-    def update(self, detections: Detections | None, pts_s: float, last_poses: Poses | None = None) -> Tracks:
-        """People of this frame who are confirmed, by id; see `Tracker.update`. `last_poses` are not used."""
+    def update(
+        self,
+        detections: Detections | None,
+        pts_s: float,
+        last_poses: Poses | None = None,
+        camera: Camera | None = None,
+    ) -> Tracks:
+        """People of this frame who are confirmed, by id; see `Tracker.update`. It looks at boxes and time alone."""
         self._clock.advance(pts_s)
         if detections is None:
             return self._carried(pts_s)

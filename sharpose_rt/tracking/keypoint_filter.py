@@ -12,13 +12,15 @@ side of the box in px (a person who lies has no height to speak of).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.config import SmoothConfig
+from sharpose_rt.geometry.affine import apply_affine
 from sharpose_rt.tracking import kalman
+from sharpose_rt.tracking.camera import Camera
 from sharpose_rt.tracking.kalman import Float64, Motion
 from sharpose_rt.tracking.motion import SLOW_DOWN_S
 
@@ -51,7 +53,8 @@ class FilterStep:
     """The state of all live tracks after one frame; the rows of absent people are predicted.
 
     `measured`: the keypoint was measured and believed now. `linked`: its state goes on from the frame before.
-    `present`: the person is in this frame. `born`: the track has begun in this frame.
+    `present`: the person is in this frame. `born`: the track has begun in this frame. `camera`: how the picture moved
+    before it.
     """
 
     pts_s: float
@@ -65,6 +68,11 @@ class FilterStep:
     score: Float64
     present: Bool
     born: Bool
+    camera: Camera | None
+
+    def shift(self, points: Float64) -> Float64:
+        """By how much the camera has moved points (..., 2) px of the frame before."""
+        return np.zeros_like(points) if self.camera is None else apply_affine(points, self.camera) - points
 
 
 def measurement_std(config: SmoothConfig, size_px: Float64, scores: Float64) -> Float64:
@@ -115,6 +123,7 @@ class KeypointFilter:
         scores: NDArray[np.floating],
         size_px: Float64,
         tracked: NDArray[np.int64],
+        camera: Camera | None = None,
     ) -> FilterStep:
         """Advance all tracks to `pts_s` and take in the people of this frame.
 
@@ -125,6 +134,7 @@ class KeypointFilter:
             scores: (N, K) in 0..1; below `config.min_score` a keypoint is not measured.
             size_px: (N,) as of `box_size`.
             tracked: ids of those who are there, measured or not: they do not come to rest.
+            camera: where points of the last step's frame are in this one, (2, 3) px; None where it stood still.
 
         Raises:
             ValueError: time goes backwards.
@@ -143,6 +153,8 @@ class KeypointFilter:
         speed = np.linalg.norm(self.motion.v, axis=-1, keepdims=True) / size
         agility = np.clip((speed / AGILE_SPEED) ** 2, LEAST_AGILITY, 1)
         density = (self.config.acceleration * size * agility) ** 2 * ACCELERATION_LASTS_S
+        if camera is not None:
+            self.motion = replace(self.motion, x=apply_affine(self.motion.x, camera))
         self.motion = kalman.predict(self.motion, dt_s, density)
 
         row_of = {int(track_id): row for row, track_id in enumerate(self.track_ids)}
@@ -166,6 +178,7 @@ class KeypointFilter:
             score=self.score.copy(),
             present=present,
             born=born,
+            camera=camera,
         )
 
     def _keep(self, alive: Bool) -> None:

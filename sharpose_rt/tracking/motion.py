@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sharpose_rt.geometry.affine import apply_affine
 from sharpose_rt.tracking import kalman
+from sharpose_rt.tracking.camera import Camera
 from sharpose_rt.tracking.kalman import Float64, Motion
 
 # For (centre x, centre y, width, height), in box heights; chosen on tests/tracking_worlds.py.
@@ -50,6 +52,13 @@ def predict(boxes: Motion, dt_s: float, seen: NDArray[np.bool_]) -> Motion:
     slower = np.where(seen, 1.0, left)[:, None]
     travel_s = np.where(seen, dt_s, SLOW_DOWN_S * (1 - left))[:, None]  # as far as in many short steps
     return Motion(boxes.x + travel_s * boxes.v, ahead.v * slower, ahead.pxx, ahead.pxv, ahead.pvv)
+
+
+def moved(boxes: Motion, camera: Camera) -> Motion:
+    """The boxes where the camera's motion has brought them in the picture: they stay upright."""
+    grown = np.sqrt(np.linalg.det(camera[:, :2]))
+    at = np.concatenate([apply_affine(boxes.x[:, :2], camera), boxes.x[:, 2:] * grown], -1)
+    return Motion(at, *boxes.arrays()[1:])
 
 
 def update(boxes: Motion, bboxes_xyxy: ArrayLike, noise: float = 1.0) -> Motion:

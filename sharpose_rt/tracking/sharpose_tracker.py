@@ -1,9 +1,10 @@
 """The tracker `sharpose`: boxes and poses, in media time.
 
 Association in two rounds, sure detections first, as in ByteTrack (Zhang et al. 2022); boxes of lost people are
-widened when they are looked for, as in C-BIoU (Yang et al. 2023). What is ours: the motion is in seconds, lost people
-are looked for where they were last too, the last pose must fit into a box that claims its person, the last pose
-carries boxes on where the detector did not run, and two tracks whose poses stay the same are shown as one.
+widened when they are looked for, as in C-BIoU (Yang et al. 2023); boxes go where the camera moves them, as in BoT-SORT
+(Aharon et al. 2022). What is ours: the motion is in seconds, lost people are looked for where they were last too, the
+last pose must fit into a box that claims its person, the last pose carries boxes on where the detector did not run, and
+two tracks whose poses stay the same are shown as one.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from sharpose_rt.config import TrackerConfig
+from sharpose_rt.geometry.affine import apply_affine
 from sharpose_rt.geometry.boxes import area, iou_matrix, keypoints_to_bbox
 from sharpose_rt.geometry.oks import oks_matrix
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.tracking import kalman, motion
 from sharpose_rt.tracking.base import Clock, canonical
+from sharpose_rt.tracking.camera import Camera
 from sharpose_rt.tracking.smoothing import DUPLICATE_OKS
 from sharpose_rt.types import Detections, Float32, Poses, Tracks
 
@@ -89,13 +92,21 @@ class SharposeTracker:
         self._last_id = 0
         self._detector_ran_s: float | None = None
 
-    def update(self, detections: Detections | None, pts_s: float, last_poses: Poses | None = None) -> Tracks:
+    def update(
+        self,
+        detections: Detections | None,
+        pts_s: float,
+        last_poses: Poses | None = None,
+        camera: Camera | None = None,
+    ) -> Tracks:
         """People of this frame who are confirmed, by id; see `Tracker.update`."""
         last_s = self._clock.pts_s
         dt_s = self._clock.advance(pts_s)
         if last_poses is not None and last_s is not None:
             self._take_poses(last_poses, last_s)
         self._keep([pts_s - track.seen_s <= self.config.max_lost_s for track in self._tracks])
+        if camera is not None:
+            self._follow(camera)
         seen = np.array([track.active for track in self._tracks], bool)
         self._motion = motion.predict(self._motion, dt_s, seen)
         if detections is None:
@@ -105,6 +116,13 @@ class SharposeTracker:
             self._associate(canonical(detections), pts_s)
         self._part_shadows()
         return self._shown()
+
+    def _follow(self, camera: Camera) -> None:
+        """Move all tracks as the camera has moved them."""
+        self._motion = motion.moved(self._motion, camera)
+        for track in self._tracks:
+            corners = apply_affine(track.bbox_xyxy.reshape(2, 2), camera)
+            track.bbox_xyxy = corners.ravel().astype(np.float32)
 
     @property
     def settled(self) -> bool:

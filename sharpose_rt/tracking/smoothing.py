@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.config import SmoothConfig
+from sharpose_rt.geometry.affine import apply_affine, invert_affine
 from sharpose_rt.geometry.boxes import area
 from sharpose_rt.geometry.oks import oks_matrix
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.tracking import kalman, rows
+from sharpose_rt.tracking.camera import Camera
 from sharpose_rt.tracking.kalman import Float64, Motion
 from sharpose_rt.tracking.keypoint_filter import Bool, FilterStep, KeypointFilter, box_size, choose, fade
 from sharpose_rt.types import Float32, Poses
@@ -33,6 +35,13 @@ class _Seen:
     bbox_score: float
     quality: float
     keypoints: Float32
+
+    def moved(self, camera: Camera | None) -> _Seen:
+        """Where that is in the next picture."""
+        if camera is None:
+            return self
+        box = apply_affine(self.bbox_xyxy.reshape(2, 2), camera).ravel().astype(np.float32)
+        return replace(self, bbox_xyxy=box, keypoints=apply_affine(self.keypoints, camera).astype(np.float32))
 
 
 class KeypointSmoother:
@@ -56,18 +65,25 @@ class KeypointSmoother:
         self._filter = KeypointFilter(config, len(skeleton))
         self._seen: dict[int, _Seen] = {}
 
-    def update(self, poses: Poses, pts_s: float, tracked: Sequence[int] | NDArray[np.int64] = ()) -> Poses:
+    def update(
+        self,
+        poses: Poses,
+        pts_s: float,
+        tracked: Sequence[int] | NDArray[np.int64] = (),
+        camera: Camera | None = None,
+    ) -> Poses:
         """The people of `poses` smoothed, in their order, then those who are missing, by id.
 
         Rows without a track (id 0) come back with raw keypoints. Of those who are missing the `tracked` (ids) only wait
-        for their turn to be estimated: they walk on, and are carried on wherever and however new they are.
+        for their turn to be estimated: they walk on, and are carried on wherever and however new they are. What the
+        `camera` did since the last frame is no motion of theirs.
 
         Raises:
             ValueError: time goes backwards, or an id is there twice.
         """
         if self.config.method == "none":
             return rows.raw(poses)
-        step = _advance(self._filter, poses, pts_s, tracked)
+        step = _advance(self._filter, poses, pts_s, tracked, camera)
         points, scores = step.motion.x, step.score * fade(self.config, pts_s - step.seen_s) * step.known
         row_of = _row_of(step.track_ids)
         smoothed = rows.with_keypoints(poses, row_of, points, scores)
@@ -94,7 +110,12 @@ class KeypointSmoother:
         return rows.predicted(track_id, seen.bbox_xyxy + np.tile(shift, 2), score, points, scores, seen.quality)
 
 
-def rts_smooth(frames: Sequence[tuple[float, Poses]], config: SmoothConfig, skeleton: Skeleton) -> list[Poses]:
+def rts_smooth(
+    frames: Sequence[tuple[float, Poses]],
+    config: SmoothConfig,
+    skeleton: Skeleton,
+    cameras: Sequence[Camera | None] | None = None,
+) -> list[Poses]:
     """The people of each frame smoothed by what came before and what comes after, so without lag.
 
     A forward Kalman filter, then the backward pass of Rauch, Tung and Striebel (1965). People who are missing within
@@ -108,20 +129,24 @@ def rts_smooth(frames: Sequence[tuple[float, Poses]], config: SmoothConfig, skel
             they would stay on after a track has ended.
         config: noise, hold and fade; its `method` is not looked at.
         skeleton: gives the number of keypoints.
+        cameras: how the picture moved before each frame, as of `CameraMotion`; None says that it stood still.
 
     Raises:
         ValueError: time goes backwards, or an id is there twice in a frame.
     """
     frames = [(pts_s, rows.estimated(poses)) for pts_s, poses in frames]
+    moves = [None] * len(frames) if cameras is None else cameras
     forward = KeypointFilter(config, len(skeleton), coast=False)
-    steps = [_advance(forward, poses, pts_s) for pts_s, poses in frames]
+    steps = [_advance(forward, poses, at_s, (), move) for (at_s, poses), move in zip(frames, moves, strict=True)]
     causal = KeypointFilter(config, len(skeleton))
-    ends = [_advance(causal, poses, pts_s).motion.x for pts_s, poses in frames]
-    before = _looks_before(frames, forward.life_s)
+    ends = [_advance(causal, poses, at_s, (), move).motion.x for (at_s, poses), move in zip(frames, moves, strict=True)]
+    before = _looks_before(frames, moves, forward.life_s)
     smoothed: list[Poses] = []
     later: _Later | None = None
     after: dict[int, _Seen] = {}
     for (pts_s, poses), step, end, seen in zip(*map(reversed, (frames, steps, ends, before)), strict=True):
+        back = None if later is None or later.step.camera is None else invert_affine(later.step.camera)
+        after = {i: look.moved(back) for i, look in after.items()}
         later = _step_back(step, later, config)
         points, scores = np.where(np.isinf(later.seen_s)[..., None], end, later.motion.x), later.scores
         row_of = _row_of(step.track_ids)
@@ -164,12 +189,11 @@ def _step_back(step: FilterStep, later: _Later | None, config: SmoothConfig) -> 
         pairs = [(row, next_row[i]) for row, i in enumerate(step.track_ids.tolist()) if i in next_row]
         pairs = [(row, other) for row, other in pairs if not later.step.born[other]]
         here, there = np.array(pairs, np.int64).reshape(-1, 2).T
-        linked = later.step.linked[there]
-        back = kalman.smooth_back(
-            motion[here], later.motion[there], later.step.pts_s - step.pts_s, later.step.density[there]
-        )
+        linked, known, goal = later.step.linked[there], motion[here], later.motion[there]
+        goal = replace(goal, x=goal.x - later.step.shift(known.x))
+        back = kalman.smooth_back(known, goal, later.step.pts_s - step.pts_s, later.step.density[there])
         motion = Motion(*(array.copy() for array in motion.arrays()))
-        motion.replace_rows(here, choose(linked, back, motion[here]))
+        motion.replace_rows(here, choose(linked, back, known))
         ahead = linked & ~step.measured[here]
         seen_s[here] = np.where(ahead, later.seen_s[there], seen_s[here])
         score[here] = np.where(ahead, later.score[there], score[here])
@@ -200,7 +224,11 @@ def _goes_on(one: Poses, seen: _Seen, gap_s: float, present: Poses, skeleton: Sk
 
 
 def _advance(
-    keypoints: KeypointFilter, poses: Poses, pts_s: float, tracked: Sequence[int] | NDArray[np.int64] = ()
+    keypoints: KeypointFilter,
+    poses: Poses,
+    pts_s: float,
+    tracked: Sequence[int] | NDArray[np.int64] = (),
+    camera: Camera | None = None,
 ) -> FilterStep:
     """Step the filter by the people of `poses` who have a track; the `tracked` (ids) are there, in it or not."""
     own = poses.track_ids > 0
@@ -209,7 +237,7 @@ def _advance(
         raise ValueError(f"track ids are {ids.tolist()}; each may be there once in a frame")
     size_px = box_size(poses.bboxes_xyxy[own])
     points, scores = poses.raw_keypoints[own], poses.raw_keypoint_scores[own]
-    return keypoints.step(pts_s, ids, points, scores, size_px, np.asarray(tracked, np.int64))
+    return keypoints.step(pts_s, ids, points, scores, size_px, np.asarray(tracked, np.int64), camera)
 
 
 def _row_of(track_ids: NDArray[np.int64]) -> dict[int, int]:
@@ -231,12 +259,14 @@ def _looks(poses: Poses, pts_s: float, known: Mapping[int, _Seen]) -> dict[int, 
     }
 
 
-def _looks_before(frames: Iterable[tuple[float, Poses]], life_s: float) -> list[dict[int, _Seen]]:
-    """For each frame, what each person looked like when last seen, up to `life_s` ago."""
+def _looks_before(
+    frames: Iterable[tuple[float, Poses]], moves: Iterable[Camera | None], life_s: float
+) -> list[dict[int, _Seen]]:
+    """For each frame, what each person looked like when last seen, up to `life_s` ago, and where that is in it."""
     looks: list[dict[int, _Seen]] = []
     last: dict[int, _Seen] = {}
-    for pts_s, poses in frames:
-        live = {i: seen for i, seen in last.items() if pts_s - seen.pts_s <= life_s}
+    for (pts_s, poses), camera in zip(frames, moves, strict=True):
+        live = {i: seen.moved(camera) for i, seen in last.items() if pts_s - seen.pts_s <= life_s}
         last = live | _looks(poses, pts_s, live)
         looks.append(last)
     return looks

@@ -333,6 +333,8 @@ def test_ultralytics_exports_go_their_own_way(tmp_path):
     assert isinstance(create_detector(DetectorConfig(str(tmp_path / "theirs.onnx"))), UltralyticsDetector)
     assert isinstance(create_detector(DetectorConfig(str(tmp_path / "theirs.onnx"), pixels="bgr")), FileDetector)
     assert not is_ultralytics_export(str(tmp_path / "missing.onnx"))
+    onnx.save(model, tmp_path / "THEIRS.ONNX")  # whose ending ultralytics does not know
+    assert isinstance(create_detector(DetectorConfig(str(tmp_path / "THEIRS.ONNX"))), FileDetector)
 
 
 def _one_layer(path: Path, shape: list[int]) -> Path:

@@ -389,7 +389,7 @@ def test_ours_is_no_worse_than_bytetrack():
 
     A single kind of world has too few switches to tell.
     """
-    pairs = [compare(kind, first=2) for kind in WORLDS]
+    pairs = [compare(kind, first=2) for kind in WORLDS if kind != "shaken"]  # theirs does not know the camera
     ours, theirs = (sum(scores, Score()) for scores in zip(*pairs, strict=True))
     assert ours.switches <= theirs.switches
     assert ours.ids <= theirs.ids

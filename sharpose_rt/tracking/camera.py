@@ -1,0 +1,124 @@
+"""How the picture moves because the camera does: a shaking hand or a pan moves everybody at once.
+
+Sparse optical flow (Lucas and Kanade 1981, in pyramids) of what is not people, and the similarity that most of it
+agrees on, as in BoT-SORT (Aharon et al. 2022).
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sharpose_rt.geometry.affine import apply_affine
+
+Camera = NDArray[np.float64]
+"""Where a point of the last frame is in this one: (2, 3), px."""
+
+SIDE_PX = 320
+"""Longer side at which pictures are compared."""
+POINTS, FEW = 80, 40
+"""Corners that are followed; where fewer are left of them others are looked for."""
+APART_PX = 8
+AGREED_PX = 1.5
+"""A point that ends up so near to where the similarity has it agrees with it."""
+LEAST_POINTS, LEAST_SHARE = 12, 0.4
+"""So many points, and such a share of those followed, must agree: else it is not known how the camera moved."""
+STILL_PX = 0.4
+"""A picture that moves less, in px of the small one, is still; so is one that moves once: that comes of noise."""
+RESTS = 25
+"""So many frames must be still until a camera that moved counts as still: what it does in small steps is motion."""
+HELD = 25
+"""For so many frames a camera whose motion cannot be known goes on as it did."""
+LARGEST_CHANGE = 0.2
+"""Of size and direction, from one frame to the next; more is a mistake."""
+
+
+class CameraMotion:
+    """Follows how one source's picture moves, frame by frame."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, for a picture that has nothing to do with the one before."""
+        self._last: NDArray[np.uint8] | None = None
+        self._points = np.zeros((0, 2), np.float32)
+        self._camera: Camera | None = None
+        self._moved, self._rests_in, self._unknown = False, 0, 0
+
+    def step(self, image_bgr: NDArray[np.uint8], people_xyxy: ArrayLike) -> Camera | None:
+        """How the picture moved since the last one, (2, 3) px; None where it stood still or cannot be known.
+
+        Args:
+            image_bgr: (H, W, 3); H and W are those of the last one, or `forget` was called.
+            people_xyxy: (N, 4) px, boxes of the people in the last picture: they move by themselves.
+        """
+        height, width = image_bgr.shape[:2]
+        scale = min(1.0, SIDE_PX / max(height, width))
+        size_wh = max(1, round(width * scale)), max(1, round(height * scale))
+        now: NDArray[np.uint8] = cv2.cvtColor(cv2.resize(image_bgr, size_wh), cv2.COLOR_BGR2GRAY)  # type: ignore[assignment]
+        last, self._last = self._last, now
+        if last is None:
+            return None
+        factors = np.array([width / size_wh[0], height / size_wh[1]])
+        people = np.asarray(people_xyxy, np.float64).reshape(-1, 4) / np.tile(factors, 2)
+        similarity = self._agreed(last, now, self._background(last, people))
+        if similarity is None:
+            self._points = np.zeros((0, 2), np.float32)
+            self._unknown += 1
+            self._camera = self._camera if self._unknown <= HELD else None
+            return self._camera
+        self._unknown = 0
+        corners = np.array([[0, 0], [size_wh[0], 0], [0, size_wh[1]], size_wh], np.float64)
+        moves = np.linalg.norm(apply_affine(corners, similarity) - corners, axis=1).mean() >= STILL_PX
+        self._rests_in = RESTS if moves and (self._moved or self._rests_in) else max(0, self._rests_in - 1)
+        self._moved = moves
+        similarity[:, 2] = _in_picture(similarity, factors)
+        self._camera = similarity if self._rests_in else None
+        return self._camera
+
+    def _agreed(
+        self, last: NDArray[np.uint8], now: NDArray[np.uint8], points: NDArray[np.float32]
+    ) -> NDArray[np.float64] | None:
+        """The similarity (2, 3) from the last small picture to this one on which most points agree; keeps those."""
+        if len(points) < LEAST_POINTS:
+            return None
+        found, followed, _ = cv2.calcOpticalFlowPyrLK(last, now, points, None, winSize=(15, 15), maxLevel=3)  # type: ignore[call-overload]
+        kept = followed[:, 0] > 0
+        before, after = points[kept], found[kept]
+        if len(before) < LEAST_POINTS:
+            return None
+        best, inliers = cv2.estimateAffinePartial2D(
+            before, after, ransacReprojThreshold=AGREED_PX, maxIters=200, confidence=0.99
+        )
+        if best is None:
+            return None
+        similarity, agreed = np.array(best, np.float64), inliers[:, 0] > 0
+        few = agreed.sum() < max(LEAST_POINTS, LEAST_SHARE * len(before))
+        if few or np.abs(similarity[:, :2] - np.eye(2)).max() > LARGEST_CHANGE:
+            return None
+        self._points = after[agreed]
+        return similarity
+
+    def _background(self, last: NDArray[np.uint8], people_xyxy: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Corners (P, 2) of the last picture that are not on people: those that were followed, or others."""
+        mask = np.full(last.shape, 255, np.uint8)
+        for x0, y0, x1, y1 in people_xyxy.clip(0, SIDE_PX).astype(int):
+            mask[y0 : y1 + 1, x0 : x1 + 1] = 0
+        h, w = last.shape
+        x, y = self._points.round().astype(int).T
+        inside = (x >= 0) & (y >= 0) & (x < w) & (y < h)
+        points = self._points[inside]
+        points = points[mask[y[inside], x[inside]] > 0]
+        if len(points) >= FEW:
+            return points
+        corners = cv2.goodFeaturesToTrack(last, POINTS, 0.01, APART_PX, mask=mask)
+        return np.zeros((0, 2), np.float32) if corners is None else corners[:, 0].astype(np.float32)
+
+
+def _in_picture(similarity: NDArray[np.float64], factors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The shift in px of the picture of a map between small ones, whose pixels have their centres elsewhere."""
+    at = (factors - 1) / 2  # where the small picture's first pixel has its centre
+    linear, shift = similarity[:, :2], similarity[:, 2]
+    return factors * shift + at - linear @ at
