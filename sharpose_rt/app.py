@@ -142,10 +142,11 @@ class FileRun:
         from sharpose_rt.tracking import rts_smooth
 
         self._half_smoothed = True
-        smoothed = rts_smooth(self._forward, self.config.smooth, self.tracking.skeleton, self._cameras)
+        cameras, self._cameras = self._cameras, []
+        smoothed = rts_smooth(self._forward, self.config.smooth, self.tracking.skeleton, cameras)
         if self.config.output.stream:
             rewrite_stream(self.outputs.stream, smoothed, smoothing="rts")
-        self._half_smoothed, self._forward, self._cameras = False, [], []
+        self._half_smoothed, self._forward = False, []
         self.totals.recount(smoothed)
         if not self.config.output.video:
             return
@@ -153,7 +154,8 @@ class FileRun:
         self._forward_stats = self._pipeline.stats()
         self.source = open_source(self.spec, self.config.source)
         write = WriteStage(lambda: self.open_outputs(video=True, stream=False), RunTotals())
-        self._pipeline = Pipeline(self.source, [_Attach(smoothed), write], self.config.queue_frames, room=room_for)
+        stages = [_Attach(smoothed, cameras), write]
+        self._pipeline = Pipeline(self.source, stages, self.config.queue_frames, room=room_for)
         if self._stopped:  # while it was smoothed
             self._pipeline.stop()
             log.warning("interrupted: the skeletons are written, the video, which rts makes behind them, is not")
@@ -207,10 +209,10 @@ class _Attach(BaseStage[Frame, Packet]):
 
     name = "attach"
 
-    def __init__(self, frames: list[Poses]) -> None:
-        self.frames = frames
+    def __init__(self, frames: list[Poses], cameras: list[Camera | None]) -> None:
+        self.frames, self.cameras = frames, cameras
 
     def process(self, item: Frame, /) -> Iterator[Packet]:
         """The frame with its poses."""
         if item.frame_id < len(self.frames):
-            yield Packet(item, poses=self.frames[item.frame_id])
+            yield Packet(item, poses=self.frames[item.frame_id], camera=self.cameras[item.frame_id])

@@ -500,7 +500,7 @@ def _display(args: argparse.Namespace, job: FileRun) -> Iterator[Any]:
                 frame, poses = packet.frame, packet.poses
                 assert poses is not None
                 status = job.totals.status_line()
-                if not window.show(painter.draw(frame.image_bgr.copy(), poses, frame.pts_s, status)):
+                if not window.show(painter.draw(frame.image_bgr.copy(), poses, frame.pts_s, status, packet.camera)):
                     job.stop()
 
             yield show

@@ -201,7 +201,7 @@ class TrackerConfig:
     """Change of a frame's colours, 0 to 255, from which it counts as a cut, where all tracks end; 0 finds no cuts."""
     camera_motion: bool = True
     """Find out how the camera moves (a hand, a pan), so that it is not taken for people's motion: `sharpose` finds its
-    people again, and smoothing does not lag behind the picture. It costs a millisecond a frame."""
+    people again, and smoothing does not lag behind the picture. It takes the optical flow of a small picture."""
 
     def __post_init__(self) -> None:
         _one_of("tracker.name", self.name, ("sharpose", "bytetrack"))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import DrawConfig
+from sharpose_rt.geometry.affine import apply_affine
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.types import Poses, PoseStage
 
@@ -62,16 +63,24 @@ class Painter:
         self._trails: dict[int, deque[tuple[float, float, float]]] = {}
         self._last_s = 0.0
 
-    def draw(self, image_bgr: Image, poses: Poses, pts_s: float, status: str = "") -> Image:
+    def draw(
+        self,
+        image_bgr: Image,
+        poses: Poses,
+        pts_s: float,
+        status: str = "",
+        camera: NDArray[np.float64] | None = None,
+    ) -> Image:
         """The same picture with the people and the status line drawn on it.
 
-        Draws in place, so that `image_bgr`, (H, W, 3) uint8, must be the caller's own copy.
+        Draws in place, so that `image_bgr`, (H, W, 3) uint8, must be the caller's own copy. Trails stay where people
+        went, as the `camera` (see `Packet`) moves the picture.
         """
         config = self.config
         if not config.picture:
             image_bgr[:] = 0
         unit = max(1.0, (image_bgr.shape[0] * image_bgr.shape[1]) ** 0.5 / 720)
-        self._follow(poses, pts_s)
+        self._follow(poses, pts_s, camera)
         if self._region.size:
             for colour, width in ((_OUTLINE, 3 * unit), (_PALE, unit)):
                 cv2.polylines(image_bgr, [self._region], True, colour, max(1, round(width)), cv2.LINE_AA, _SHIFT)
@@ -117,13 +126,19 @@ class Painter:
                 cv2.circle(image, point, radius + (1 << _SHIFT), _OUTLINE, cv2.FILLED, cv2.LINE_AA, _SHIFT)
             cv2.circle(image, point, radius, _faded(SIDE_COLOURS[side], faded), cv2.FILLED, cv2.LINE_AA, _SHIFT)
 
-    def _follow(self, poses: Poses, pts_s: float) -> None:
+    def _follow(self, poses: Poses, pts_s: float, camera: NDArray[np.float64] | None) -> None:
         """Adds this frame's body centres to the trails and forgets what is too old and tracks that have ended."""
         if pts_s < self._last_s:
             self._trails.clear()
         self._last_s = pts_s
         if self.config.trail_s <= 0:
             return
+        if camera is not None:
+            for trail in self._trails.values():
+                rows = np.array(trail)
+                rows[:, 1:] = apply_affine(rows[:, 1:], camera)
+                trail.clear()
+                trail.extend((t, x, y) for t, x, y in rows.tolist())
         for index, track_id in enumerate(poses.track_ids.tolist()):
             torso = self._torso[poses.keypoint_scores[index, self._torso] >= self.config.min_score]
             if track_id > 0 and 2 * len(torso) > len(self._torso):

@@ -225,7 +225,7 @@ class VideoSink:
         """Draw on a copy of the frame and encode it."""
         frame, poses = packet.frame, packet.poses
         assert poses is not None
-        image = self._painter.draw(frame.image_bgr.copy(), poses, frame.pts_s, status_line)
+        image = self._painter.draw(frame.image_bgr.copy(), poses, frame.pts_s, status_line, packet.camera)
         self._writer.write(image, frame.pts_s)
 
     def close(self, status: Status, frames: int, dropped: int) -> None:
@@ -246,7 +246,7 @@ class ImageSink:
         """Draw on a copy of the picture and save it."""
         frame, poses = packet.frame, packet.poses
         assert poses is not None
-        image = self._painter.draw(frame.image_bgr.copy(), poses, frame.pts_s, status_line)
+        image = self._painter.draw(frame.image_bgr.copy(), poses, frame.pts_s, status_line, packet.camera)
         target = self._paths.image
         if not self._single:
             if self.path is None:

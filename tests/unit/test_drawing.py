@@ -185,6 +185,23 @@ def test_trail_follows_media_time() -> None:
     assert long > short > none == 0
 
 
+def test_trail_lies_where_people_went_whatever_the_camera_does() -> None:
+    config = DrawConfig(boxes=False, ids=False, status=False, trail_s=1.0)
+    pan = np.array([[1.0, 0, 10], [0, 1, 0]])
+
+    def drawn(camera: np.ndarray | None, step_px: float) -> int:
+        painter, image = Painter(COCO17, config), blank()
+        for n in range(10):
+            poses = people(spread(at=(160 + n * step_px, 200)), ids=[3])
+            image = painter.draw(blank(), poses, n / 10, "", camera if n else None)
+        return trail_pixels(image)
+
+    stands, walks = drawn(pan, 10), drawn(None, 10)
+    assert walks > 100 > 10 > stands
+    assert drawn(pan, 0) > 100  # the camera follows who walks
+    assert drawn(None, 0) == 0
+
+
 def test_trail_ends_with_the_track_and_memory_is_bounded() -> None:
     painter = Painter(COCO17, DrawConfig(trail_s=1.0))
     for n in range(500):
