@@ -26,6 +26,7 @@ from typing import Any, BinaryIO, Self
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from sharpose_rt.errors import OutputError, StreamError
 from sharpose_rt.skeleton import COCO17, SKELETONS, Skeleton
@@ -40,7 +41,7 @@ END_STATUS = ("complete", "interrupted", "error")
 
 _STAGES = {int(stage): stage.label for stage in PoseStage}
 _STAGE_NUMBERS = {label: number for number, label in _STAGES.items()}
-_SECOND_DECIMALS, _MS_DECIMALS = 6, 3
+_SECOND_DECIMALS, _MS_DECIMALS, _CAMERA_DECIMALS = 6, 3, 6
 _BOX_SCALE, _SCORE_SCALE = 100.0, 10000.0  # 2 and 4 decimals
 _POINT_SCALE = np.array([_BOX_SCALE, _BOX_SCALE, _SCORE_SCALE])
 
@@ -148,7 +149,8 @@ class FrameRecord:
 
     `frame_size_wh` is there where it is not the header's. `captured_at` (ISO 8601), `latency_ms`, its shares
     `stages_ms`, `dropped_before`, `lost_before_s` and `budget` (what the latency controller had set) are for live
-    sources only. `picture` is the file's name where each frame is one.
+    sources only. `picture` is the file's name where each frame is one. `camera` (2, 3) says where a point of the frame
+    before is in this one, px, where the camera moved.
     """
 
     frame_id: int
@@ -162,6 +164,7 @@ class FrameRecord:
     lost_before_s: float | None = None
     budget: dict[str, Any] | None = None
     picture: str | None = None
+    camera: NDArray[np.float64] | None = None
 
     def to_record(self) -> dict[str, Any]:
         """The frame line as plain values, rounded, in the order of the file.
@@ -192,6 +195,8 @@ class FrameRecord:
             record["lost_before_s"] = round(float(self.lost_before_s), _MS_DECIMALS) + 0.0
         if self.budget is not None:
             record["budget"] = plain(self.budget)
+        if self.camera is not None:
+            record["camera"] = (np.round(self.camera, _CAMERA_DECIMALS) + 0.0).tolist()
         return record
 
     @classmethod
@@ -209,6 +214,7 @@ class FrameRecord:
             lost_before_s=record.get("lost_before_s"),
             budget=record.get("budget"),
             picture=record.get("picture"),
+            camera=np.array(record["camera"], np.float64).reshape(2, 3) if "camera" in record else None,
         )
 
 

@@ -268,6 +268,9 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+_UNMOVED = [[1, 0, 0], [0, 1, 0]]
+
+
 def is_well_formed_frame(record: dict[str, Any]) -> bool:
     """Whether a frame line surely fits the schema; False where jsonschema must decide."""
     try:
@@ -285,6 +288,7 @@ def is_well_formed_frame(record: dict[str, Any]) -> bool:
             and _is_size(record.get("frame_size_wh", [1, 1]))
             and type(record.get("budget", {})) is dict
             and type(record.get("picture", "")) is str
+            and _is_camera(record.get("camera", _UNMOVED))
             and all(_is_number(ms) and ms >= 0 for ms in record.get("stages_ms", {}).values())
         )
     except (KeyError, TypeError, AttributeError):
@@ -293,6 +297,11 @@ def is_well_formed_frame(record: dict[str, Any]) -> bool:
 
 def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value <= _INT64_MAX
+
+
+def _is_camera(value: Any) -> bool:
+    rows = value if type(value) is list and len(value) == 2 else [None]
+    return all(type(row) is list and len(row) == 3 and all(map(_is_number, row)) for row in rows)
 
 
 def _is_size(value: Any) -> bool:

@@ -97,7 +97,9 @@ class StreamSink:
         size_wh = None if frame.size_wh == self._size_wh else frame.size_wh
         picture = frame.source or None
         if not self._live:
-            return FrameRecord(frame.frame_id, frame.pts_s, poses, frame_size_wh=size_wh, picture=picture)
+            return FrameRecord(
+                frame.frame_id, frame.pts_s, poses, frame_size_wh=size_wh, picture=picture, camera=packet.camera
+            )
         captured, late_s = captured_at(frame)
         return FrameRecord(
             frame.frame_id,
@@ -111,6 +113,7 @@ class StreamSink:
             stages_ms=packet.spans_ms,
             lost_before_s=frame.lost_before_s or None,
             budget=packet.budget,
+            camera=packet.camera,
         )
 
     def close(self, status: Status, frames: int, dropped: int) -> None:

@@ -133,9 +133,10 @@ class TestRoundTrip:
         assert validate(path) == []
 
     @few
-    @given(poses=any_poses())
-    def test_writing_what_was_read_gives_the_same_bytes(self, poses):
-        record = FrameRecord(3, 0.125, poses).to_record()
+    @given(poses=any_poses(), camera=st.none() | hnp.arrays(np.float64, (2, 3), elements=st.floats(-1e4, 1e4)))
+    def test_writing_what_was_read_gives_the_same_bytes(self, poses, camera):
+        record = FrameRecord(3, 0.125, poses, camera=camera).to_record()
+        assert ("camera" in record) == (camera is not None)
         line = orjson.dumps(record)
         assert orjson.dumps(FrameRecord.from_record(orjson.loads(line), 17).to_record()) == line
         assert b"-0.0," not in line
@@ -598,7 +599,8 @@ JUNK = st.sampled_from(
 )  # fmt: skip
 
 
-GOOD_FRAME = FrameRecord(0, 0.0, make_poses(2, k=2), CREATED, 3.5, 0).to_record()
+MOVED = np.array([[1.0, -0.001, 12.5], [0.001, 1.0, -3.25]])
+GOOD_FRAME = FrameRecord(0, 0.0, make_poses(2, k=2), CREATED, 3.5, 0, camera=MOVED).to_record()
 
 
 @st.composite
