@@ -54,6 +54,8 @@ class TrackedFrame:
     source: str = ""
     """The video, camera or address that it is of, credentials masked; of pictures their folder or glob (the name of
     each is `frame.source`). '' for frames that the program gave."""
+    camera: NDArray[np.float64] | None = field(default=None, repr=False)
+    """Where a point (x, y) of the frame before is in this one, (2, 3) px; None where the camera did not move."""
 
     @property
     def frame_id(self) -> int:
@@ -194,7 +196,7 @@ class PoseTracker:
             with closing(pipeline.run()) as packets:
                 for packet in packets:
                     tracking.observe(packet)
-                    yield TrackedFrame(packet.frame, packet.poses, self.skeleton, self.config.draw, name)
+                    yield TrackedFrame(packet.frame, packet.poses, self.skeleton, self.config.draw, name, packet.camera)
         finally:
             self._running.discard(pipeline)
 
@@ -337,7 +339,8 @@ class _Loop:
         for stage in self._stages:
             (item,) = stage.process(item)
         self._tracking.observe(item)
-        return TrackedFrame(item.frame, item.poses, self._tracking.skeleton, self._tracking.config.draw)
+        tracking = self._tracking
+        return TrackedFrame(item.frame, item.poses, tracking.skeleton, tracking.config.draw, camera=item.camera)
 
     def close(self) -> None:
         """Lets everything go."""

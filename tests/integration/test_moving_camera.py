@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from sharpose_rt import PoseTracker
 from sharpose_rt.app import FileRun
 from sharpose_rt.config import load
 from sharpose_rt.detection.assets import import_ultralytics
@@ -58,6 +59,15 @@ def test_the_stream_says_how_the_camera_moved(panned: tuple[Path, Path], tmp_pat
         middle = camera[:, :2] @ [320, 240] + camera[:, 2]
         np.testing.assert_allclose(middle, [320 - STEP_PX, 240], atol=1)
     assert {person for frame in frames for person in frame.poses.track_ids.tolist()} == {1}
+
+
+def test_a_program_is_told_too(panned: tuple[Path, Path]) -> None:
+    clip, boxes = panned
+    with PoseTracker(
+        pose={"weights": "random", "precision": "fp32", "quality_threshold": -np.inf}, detector={"name": str(boxes)}
+    ) as tracker:
+        cameras = [frame.camera for frame in tracker.run(str(clip))]
+    assert [camera is not None for camera in cameras] == [False] * 2 + [True] * (FRAMES - 2)
 
 
 def test_nobody_looks_where_it_is_not_wanted(panned: tuple[Path, Path], tmp_path: Path) -> None:
