@@ -28,8 +28,9 @@ STILL_PX = 0.4
 """A picture that moves less, in px of the small one, is still; so is one that moves once: that comes of noise."""
 RESTS = 25
 """So many frames must be still until a camera that moved counts as still: what it does in small steps is motion."""
-HELD = 25
-"""For so many frames a camera whose motion cannot be known goes on as it did."""
+HELD, NEW = 25, 0.2
+"""For so many frames a camera whose motion cannot be known goes on as it did on the whole: a pan goes on, a hand that
+shakes stays where it is. The newest frame has this share in that mean."""
 LARGEST_CHANGE = 0.2
 """Of size and direction, from one frame to the next; more is a mistake."""
 
@@ -44,7 +45,7 @@ class CameraMotion:
         """Begin anew, for a picture that has nothing to do with the one before."""
         self._last: NDArray[np.uint8] | None = None
         self._points = np.zeros((0, 2), np.float32)
-        self._camera: Camera | None = None
+        self._usual: Camera | None = None
         self._moved, self._rests_in, self._unknown = False, 0, 0
 
     def step(self, image_bgr: NDArray[np.uint8], people_xyxy: ArrayLike) -> Camera | None:
@@ -67,16 +68,19 @@ class CameraMotion:
         if similarity is None:
             self._points = np.zeros((0, 2), np.float32)
             self._unknown += 1
-            self._camera = self._camera if self._unknown <= HELD else None
-            return self._camera
+            self._usual = self._usual if self._unknown <= HELD else None
+            return self._usual
         self._unknown = 0
         corners = np.array([[0, 0], [size_wh[0], 0], [0, size_wh[1]], size_wh], np.float64)
         moves = np.linalg.norm(apply_affine(corners, similarity) - corners, axis=1).mean() >= STILL_PX
         self._rests_in = RESTS if moves and (self._moved or self._rests_in) else max(0, self._rests_in - 1)
         self._moved = moves
         similarity[:, 2] = _in_picture(similarity, factors)
-        self._camera = similarity if self._rests_in else None
-        return self._camera
+        if not self._rests_in:
+            self._usual = None
+            return None
+        self._usual = similarity if self._usual is None else self._usual + NEW * (similarity - self._usual)
+        return similarity
 
     def _agreed(
         self, last: NDArray[np.uint8], now: NDArray[np.uint8], points: NDArray[np.float32]

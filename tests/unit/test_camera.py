@@ -110,6 +110,10 @@ def test_what_cannot_be_known_goes_on_for_a_while(photograph):
     assert found[0][0, 2] == pytest.approx(-10, abs=1)
     camera.forget()
     assert moves(camera, [view(photograph, (640 + 30 * n, 800)) for n in range(2)]) == [None, None]
+    shaking = [view(photograph, (640 + 12 * (n % 2), 800)) for n in range(30)]
+    (*_, held) = moves(CameraMotion(), [*shaking, dark])
+    assert held is not None
+    assert abs(held[0, 2]) < 3  # it shook by 12
 
 
 def test_a_hand_that_shakes_costs_no_identity():
