@@ -260,8 +260,8 @@ class Packet:
     """One frame on its way through the stages; each stage hands on a copy with its own part filled in.
 
     `detections` is None where the detector did not run on this frame. `camera` (2, 3) says where a point of the frame
-    before is in this one, px, where the camera moved. `left_s` are monotonic times in seconds at
-    which the frame left each stage, by stage name, in order. `budget` is what the latency controller had set for it.
+    before is in this one, px, where the camera moved. `left_s` are monotonic times in seconds at which the frame left
+    each stage, by stage name, in order. `budget` is what the latency controller had set for it.
     `new_scene`: the picture has nothing to do with the one before, after a cut or a change of size.
     """
 

@@ -59,7 +59,8 @@ class Looks:
 
     def _probes(self, found: Detections, now_s: float) -> bool:
         """Nobody was found, and it is time to see whether all are too small for that."""
-        due = now_s - self._probed_s >= PROBED_S and not (found.bbox_scores >= SURE).any()
-        if due:
-            self._probed_s = now_s
-        return due and self.detector.looks_closer
+        soon = now_s - self._probed_s < PROBED_S
+        if soon or not self.detector.looks_closer or (found.bbox_scores >= SURE).any():
+            return False
+        self._probed_s = now_s
+        return True

@@ -80,6 +80,12 @@ def invert_affine(affine: ArrayLike) -> NDArray[np.float64]:
     return np.concatenate([linear, -linear @ maps[..., 2:]], -1)
 
 
+def chain_affines(first: ArrayLike, then: ArrayLike) -> NDArray[np.float64]:
+    """The map (2, 3) that does what `first` (2, 3) does, and `then` (2, 3) with that."""
+    one, two = np.asarray(first, np.float64), np.asarray(then, np.float64)
+    return np.concatenate([two[:, :2] @ one[:, :2], apply_affine(one[:, 2:].T, two).T], -1)
+
+
 def apply_affine(points: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
     """Points (N, K, 2) mapped by (N, 2, 3), or (K, 2) by (2, 3)."""
     maps = np.asarray(affine, np.float64)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sharpose_rt.geometry.affine import apply_affine
+from sharpose_rt.types import Float32
 
 Camera = NDArray[np.float64]
 """Where a point of the last frame is in this one: (2, 3), px."""
@@ -126,3 +127,8 @@ def _in_picture(similarity: NDArray[np.float64], factors: NDArray[np.float64]) -
     at = (factors - 1) / 2  # where the small picture's first pixel has its centre
     linear, shift = similarity[:, :2], similarity[:, 2]
     return factors * shift + at - linear @ at
+
+
+def moved_box(bbox_xyxy: ArrayLike, camera: Camera) -> Float32:
+    """Where a box (4,) of the last frame is in this one, by its corners, px."""
+    return apply_affine(np.reshape(bbox_xyxy, (2, 2)), camera).ravel().astype(np.float32)

@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from sharpose_rt.config import TrackerConfig
-from sharpose_rt.geometry.affine import apply_affine
 from sharpose_rt.geometry.boxes import area, iou_matrix, keypoints_to_bbox
 from sharpose_rt.geometry.oks import oks_matrix
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.tracking import kalman, motion
 from sharpose_rt.tracking.base import Clock, canonical
-from sharpose_rt.tracking.camera import Camera
+from sharpose_rt.tracking.camera import Camera, moved_box
 from sharpose_rt.tracking.smoothing import DUPLICATE_OKS
 from sharpose_rt.types import Detections, Float32, Poses, Tracks
 
@@ -121,8 +120,7 @@ class SharposeTracker:
         """Move all tracks as the camera has moved them."""
         self._motion = motion.moved(self._motion, camera)
         for track in self._tracks:
-            corners = apply_affine(track.bbox_xyxy.reshape(2, 2), camera)
-            track.bbox_xyxy = corners.ravel().astype(np.float32)
+            track.bbox_xyxy = moved_box(track.bbox_xyxy, camera)
 
     @property
     def settled(self) -> bool:

@@ -14,7 +14,7 @@ from sharpose_rt.geometry.boxes import area
 from sharpose_rt.geometry.oks import oks_matrix
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.tracking import kalman, rows
-from sharpose_rt.tracking.camera import Camera
+from sharpose_rt.tracking.camera import Camera, moved_box
 from sharpose_rt.tracking.kalman import Float64, Motion
 from sharpose_rt.tracking.keypoint_filter import Bool, FilterStep, KeypointFilter, box_size, choose, fade
 from sharpose_rt.types import Float32, Poses
@@ -40,8 +40,8 @@ class _Seen:
         """Where that is in the next picture."""
         if camera is None:
             return self
-        box = apply_affine(self.bbox_xyxy.reshape(2, 2), camera).ravel().astype(np.float32)
-        return replace(self, bbox_xyxy=box, keypoints=apply_affine(self.keypoints, camera).astype(np.float32))
+        keypoints = apply_affine(self.keypoints, camera).astype(np.float32)
+        return replace(self, bbox_xyxy=moved_box(self.bbox_xyxy, camera), keypoints=keypoints)
 
 
 class KeypointSmoother:

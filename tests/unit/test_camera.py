@@ -15,6 +15,7 @@ from tracking_worlds import Score, View, follow, score, shaken, world
 from sharpose_rt.config import SmoothConfig, TrackerConfig
 from sharpose_rt.detection.assets import import_ultralytics
 from sharpose_rt.geometry.affine import apply_affine
+from sharpose_rt.graph import count_dropped
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.stages import TrackStage
 from sharpose_rt.tracking import CameraMotion, KeypointSmoother, create_tracker, rts_smooth
@@ -197,6 +198,24 @@ def test_smoothing_is_the_same_in_a_shaken_picture(seed):
                 blindly = max(blindly, np.abs(c.keypoints - a.keypoints - shift).max())
         assert worst < 0.05
         assert blindly > 1
+
+
+def test_what_the_camera_did_before_a_dropped_frame_goes_on_with_the_next():
+    turn, shift = np.array([[0.0, -1, 5], [1, 0, 2]]), np.array([[1.0, 0, 10], [0, 1, -3]])
+
+    def kept(before: np.ndarray | None, after: np.ndarray | None, *, cut: str = "") -> np.ndarray | None:
+        blank = np.zeros((4, 4, 3), np.uint8)
+        dropped = Packet(Frame(0, 0.0, blank), camera=before, new_scene=cut == "dropped")
+        return count_dropped(dropped, Packet(Frame(1, 0.1, blank), camera=after, new_scene=cut == "kept")).camera
+
+    points = np.array([[1.0, 2], [30, 40]])
+    both = kept(turn, shift)
+    assert both is not None
+    np.testing.assert_allclose(apply_affine(points, both), apply_affine(apply_affine(points, turn), shift))
+    assert kept(turn, None) is turn
+    assert kept(None, shift) is shift
+    assert kept(None, None) is None
+    assert kept(turn, shift, cut="dropped") is kept(turn, shift, cut="kept") is None
 
 
 def test_the_stage_tells_the_tracker_and_those_behind_it(photograph):
