@@ -33,15 +33,19 @@ _COMMANDS = (
     "train",
     "pretrain",
     "train-detector",
+    "train-appearance",
     "eval",
     "eval-detector",
     "eval-track",
+    "eval-appearance",
     "bench",
 )
 _MODULES = {
     "eval": "evaluate",
+    "eval-appearance": "eval_appearance",
     "eval-detector": "eval_detector",
     "eval-track": "eval_track",
+    "train-appearance": "train_appearance",
     "train-detector": "train_detector",
 }
 # What argparse takes for an option, known or not: no blank in its name, no negative number.

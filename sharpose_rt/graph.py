@@ -30,7 +30,7 @@ QUEUE_BYTES = 64 << 20
 
 
 class Models:
-    """The detector and the pose network of a configuration: loaded by the first run, kept for those that follow.
+    """The detector and the networks of a configuration: loaded by the first run, kept for those that follow.
 
     One run at a time may use them; each uses them in threads of its own.
 
@@ -41,12 +41,15 @@ class Models:
     def __init__(self, config: RunConfig) -> None:
         # Imported here: they pull in torch and its friends, which --help and `validate` do without.
         from sharpose_rt.detection import Runtime, create_detector
-        from sharpose_rt.engine import choose, resolve_device
+        from sharpose_rt.engine import Appearance, choose, resolve_device
 
         self._pose = choose(config.pose)
         device = str(resolve_device(self._pose.device))
         runtime = Runtime.beside(self._pose)
         self.detector = create_detector(config.detector, device=device, offline=config.offline, runtime=runtime)
+        known = config.tracker.name == "sharpose" and config.tracker.remember_s > 0
+        self.look = Appearance().look if known else None
+        """How the people in boxes of a picture look; None where nobody asks."""
         self._engine: Engine | None = None
 
     def engine(self) -> Engine:
@@ -117,7 +120,7 @@ class Tracking:
         self.totals = RunTotals(live=live, two_stages=not is_network_file(config.pose.model))
         if first is None:
             own = models or Models(config)
-            self.detector = own.detector
+            self.detector, look = own.detector, own.look
             self.budget: BudgetController | None = None
             if config.budget.wanted:
                 predict = config.smooth.method == "kalman"  # nothing else fills the gaps
@@ -125,6 +128,7 @@ class Tracking:
             self.estimate = EstimateStage(own.engine, self.budget, sources, live=live)
         else:
             self.detector, self.budget, self.estimate = first.detector, first.budget, first.estimate
+            look = first.track.look
         # Not through `self`: in a circle the models would stay until Python looks for such.
         budget, estimate, tracks = self.budget, self.estimate, self.tracker
         by_need = config.detector.every_if_sure > 0
@@ -145,7 +149,7 @@ class Tracking:
             self.detector, every, SceneCuts(config.tracker.scene_cut), coming, keep=models is not None
         )
         camera = CameraMotion() if config.tracker.camera_motion else None
-        self.track = TrackStage(self.tracker, lambda: estimate.last_poses[place], camera)
+        self.track = TrackStage(self.tracker, lambda: estimate.last_poses[place], camera, look)
         self.smooth = SmoothStage(KeypointSmoother(config.smooth, self.skeleton))
         stages: list[Stage[Any, Any]] = [self.track, self.estimate, self.smooth]
         if by_need:  # the detector's turn hangs on the last pose too: one thread, else it would hang on their timing

@@ -128,7 +128,7 @@ class Detections(_Shaped):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Tracks(_Shaped):
-    """Boxes with identities: `track_ids` (N,) int64, positive, unique in a frame, never reused in a run.
+    """Boxes with identities: `track_ids` (N,) int64, positive, unique in a frame; see `Tracker.update`.
 
     `detected` (N,) bool is False where the box was carried on by motion or by the last pose, without a detection.
     """

@@ -6,14 +6,17 @@ Run as a script it prints a table for both trackers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from sharpose_rt.config import TrackerConfig
 from sharpose_rt.geometry.boxes import iou_matrix
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.tracking import Tracker, create_tracker
+from sharpose_rt.tracking.memory import Look
 from sharpose_rt.types import Detections, Poses, Tracks
 
 # A standing person within the unit box, in the order of COCO17.
@@ -142,6 +145,42 @@ def shaken(views: list[View], seed: int, px: float = 15.0, hz: float = 2.0) -> l
     return moved
 
 
+def leaving(views: list[View], seed: int, shortest_s: float = 2.0, longest_s: float = 8.0) -> list[View]:
+    """The same world, in which each person is out of sight once, for so long."""
+    rng, people, end_s = np.random.default_rng(seed), len(views[0].boxes), views[-1].pts_s
+    away_s = rng.uniform(shortest_s, longest_s, people)
+    begins_s = rng.uniform(1.5, end_s - away_s - 1.5)
+    seen = []
+    for view in views:
+        away = (view.pts_s >= begins_s) & (view.pts_s < begins_s + away_s)
+        kept = (view.person < 0) | ~away[view.person]
+        found, boxes = view.detections, view.boxes.copy()
+        boxes[away] = np.nan
+        detections = Detections(found.bboxes_xyxy[kept], found.bbox_scores[kept])
+        seen.append(replace(view, detections=detections, person=view.person[kept], boxes=boxes))
+    return seen
+
+
+def looks(seed: int, people: int, noise: float = 0.75, dimensions: int = 64) -> Callable[[View], Look]:
+    """Gives what an appearance network would say of a view's boxes: each person's own direction, a part that all of a
+    scene share, and noise, so that two looks at one person are less alike the more of it there is."""
+    rng = np.random.default_rng(seed)
+    scene, own = rng.normal(0, 1, dimensions) * 0.7, rng.normal(0, 1, (people, dimensions))
+
+    def of(view: View) -> Look:
+        who = {tuple(box): int(p) for box, p in zip(view.detections.bboxes_xyxy, view.person, strict=True)}
+
+        def look(boxes: ArrayLike) -> np.ndarray:
+            ids = [who[tuple(box)] for box in np.asarray(boxes, np.float32)]
+            means = np.stack([own[i] if i >= 0 else rng.normal(0, 1, dimensions) for i in ids])
+            vectors = scene + means + noise * rng.normal(0, 1, means.shape)
+            return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+        return look
+
+    return of
+
+
 def pose(view: View, tracks: Tracks, rng: np.random.Generator) -> Poses:
     """What a pose network would see in the boxes of `tracks`: the person who fills the box best, with noise."""
     n, k = len(tracks), len(COCO17)
@@ -159,12 +198,19 @@ def pose(view: View, tracks: Tracks, rng: np.random.Generator) -> Poses:
     return Poses(box, one, tracks.track_ids, points, scores, points, scores, one, stage)  # type: ignore[arg-type]
 
 
-def follow(views: list[View], tracker: Tracker, every: int = 1, seed: int = 0) -> list[Tracks]:
-    """What `tracker` shows of each view; the detector runs on every `every`-th."""
+def follow(
+    views: list[View],
+    tracker: Tracker,
+    every: int = 1,
+    seed: int = 0,
+    look_at: Callable[[View], Look] | None = None,
+) -> list[Tracks]:
+    """What `tracker` shows of each view; the detector runs on every `every`-th. `look_at`: see `looks`."""
     rng = np.random.default_rng(seed)
     shown, last = [], None
     for index, view in enumerate(views):
-        tracks = tracker.update(view.detections if index % every == 0 else None, view.pts_s, last, view.camera)
+        found, look = view.detections if index % every == 0 else None, look_at and look_at(view)
+        tracks = tracker.update(found, view.pts_s, last, view.camera, look)
         last = pose(view, tracks, rng) if tracker.uses_poses else None
         shown.append(tracks)
     return shown

@@ -8,6 +8,7 @@ import numpy as np
 
 from sharpose_rt.tracking import Tracker
 from sharpose_rt.tracking.camera import Camera
+from sharpose_rt.tracking.memory import Look
 from sharpose_rt.types import Detections, Poses, Tracks
 
 COPY_ID = 1_000_000
@@ -64,11 +65,12 @@ class FixedPeople:
         pts_s: float,
         last_poses: Poses | None = None,
         camera: Camera | None = None,
+        look: Look | None = None,
     ) -> Tracks:
         """The tracker's people, brought to the number; see `Tracker.update`."""
         if last_poses is not None:  # back under the ids that the tracker knows them by
             last_poses = replace(last_poses, track_ids=self._handed_on.track_ids[last_poses.track_ids - 1])
-        tracks = self.inner.update(detections, pts_s, last_poses, camera)
+        tracks = self.inner.update(detections, pts_s, last_poses, camera, look)
         self.frames, self.found = self.frames + 1, self.found + len(tracks)
         self.copies += max(0, self.people - len(tracks))
         if len(tracks):

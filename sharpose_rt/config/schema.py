@@ -199,6 +199,9 @@ class TrackerConfig:
     """A track that was not seen for so long in media time ends."""
     scene_cut: float = 14.0
     """Change of a frame's colours, 0 to 255, from which it counts as a cut, where all tracks end; 0 finds no cuts."""
+    remember_s: float = 30.0
+    """For how long `sharpose` remembers how people looked who left, in media time: who comes back gets the id they had.
+    0 remembers nobody."""
     camera_motion: bool = True
     """Find out how the camera moves (a hand, a pan), so that it is not taken for people's motion: `sharpose` finds its
     people again, and smoothing does not lag behind the picture. It takes the optical flow of a small picture."""
@@ -209,6 +212,7 @@ class TrackerConfig:
         _within("tracker.match_threshold", self.match_threshold, 0, 1)
         _within("tracker.min_detections", self.min_detections, 1)
         _within("tracker.max_lost_s", self.max_lost_s, 0)
+        _within("tracker.remember_s", self.remember_s, 0)
         _within("tracker.scene_cut", self.scene_cut, 0, 255)
 
 

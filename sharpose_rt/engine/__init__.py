@@ -2,6 +2,7 @@
 
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.config.checks import is_network_file
+from sharpose_rt.engine.appearance import Appearance
 from sharpose_rt.engine.base import Engine, PoseEstimates
 from sharpose_rt.engine.choice import choose
 from sharpose_rt.engine.device import resolve_device, resolve_precision
@@ -12,6 +13,7 @@ from sharpose_rt.models.variants import find_variant
 from sharpose_rt.skeleton import Skeleton
 
 __all__ = [
+    "Appearance",
     "Engine",
     "FileEngine",
     "PoseEngine",

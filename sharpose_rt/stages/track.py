@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from sharpose_rt.runtime import BaseStage
 from sharpose_rt.tracking import CameraMotion, Tracker
@@ -15,7 +17,8 @@ class TrackStage(BaseStage[Packet, Packet]):
     """Gives each box its person.
 
     `last_poses` gives the poses of the frame before, where the tracker uses them. `camera` says how the picture moves;
-    without it nobody looks. `moved_frames` counts those in which it did.
+    without it nobody looks. `moved_frames` counts those in which it did. `look` says how the people in boxes (N, 4) of
+    a picture look, as unit vectors (N, D): the tracker knows them again by it.
     """
 
     name = "track"
@@ -25,8 +28,9 @@ class TrackStage(BaseStage[Packet, Packet]):
         tracker: Tracker,
         last_poses: Callable[[], Poses | None] = lambda: None,
         camera: CameraMotion | None = None,
+        look: Callable[[NDArray[np.uint8], ArrayLike], NDArray[np.float32]] | None = None,
     ) -> None:
-        self.tracker, self.last_poses, self.camera = tracker, last_poses, camera
+        self.tracker, self.last_poses, self.camera, self.look = tracker, last_poses, camera, look
         self.moved_frames = 0
         self._people_xyxy = np.zeros((0, 4), np.float32)
 
@@ -36,8 +40,10 @@ class TrackStage(BaseStage[Packet, Packet]):
             self.tracker.forget()
             if self.camera is not None:
                 self.camera.forget()
-        camera = None if self.camera is None else self.camera.step(item.frame.image_bgr, self._people_xyxy)
-        tracks = self.tracker.update(item.detections, item.frame.pts_s, self.last_poses(), camera)
+        image = item.frame.image_bgr
+        camera = None if self.camera is None else self.camera.step(image, self._people_xyxy)
+        look = None if self.look is None else partial(self.look, image)
+        tracks = self.tracker.update(item.detections, item.frame.pts_s, self.last_poses(), camera, look)
         self._people_xyxy = tracks.bboxes_xyxy
         self.moved_frames += camera is not None
         return (item.left(self.name, tracks=tracks, camera=camera),)

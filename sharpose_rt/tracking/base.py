@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from sharpose_rt.tracking.camera import Camera
+from sharpose_rt.tracking.memory import Look
 from sharpose_rt.types import Detections, Poses, Tracks
 
 
@@ -29,11 +30,13 @@ class Tracker(Protocol):
         pts_s: float,
         last_poses: Poses | None = None,
         camera: Camera | None = None,
+        look: Look | None = None,
     ) -> Tracks:
         """People of this frame who are confirmed, by id.
 
         Rows that were detected have the box and the score of their own detection. The order of the detections does
-        not matter. Ids are positive, rise, and are never used again; a track gets its id when it is confirmed.
+        not matter. Ids are positive and rise; a track gets its id when it is confirmed. An id is used again only where
+        a tracker knows somebody again who was gone.
 
         Args:
             detections: boxes of this frame; None where the detector did not run, then boxes are carried on.
@@ -41,6 +44,7 @@ class Tracker(Protocol):
                 `TrackerConfig.max_lost_s` ends all tracks.
             last_poses: poses of the frame before, with the track ids of its boxes.
             camera: how the picture moved since the frame before, as of `CameraMotion`; None where it stood still.
+            look: how people in boxes of this frame look, by which those who come back may be known again.
 
         Raises:
             ValueError: time goes backwards or is not a number.

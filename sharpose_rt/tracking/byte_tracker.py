@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sharpose_rt.config import TrackerConfig
 from sharpose_rt.tracking.base import Clock, canonical
 from sharpose_rt.tracking.camera import Camera
+from sharpose_rt.tracking.memory import Look
 from sharpose_rt.types import Detections, Float32, Poses, Tracks
 
 LEAST_STEP_S = 1e-6
@@ -62,6 +63,7 @@ class ByteTrack:
         pts_s: float,
         last_poses: Poses | None = None,
         camera: Camera | None = None,
+        look: Look | None = None,
     ) -> Tracks:
         """People of this frame who are confirmed, by id; see `Tracker.update`. It looks at boxes and time alone."""
         self._clock.advance(pts_s)

@@ -9,19 +9,20 @@ two tracks whose poses stay the same are shown as one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from sharpose_rt.config import TrackerConfig
-from sharpose_rt.geometry.boxes import area, iou_matrix, keypoints_to_bbox
+from sharpose_rt.geometry.boxes import area, inside_matrix, iou_matrix, keypoints_to_bbox
 from sharpose_rt.geometry.oks import oks_matrix
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.tracking import kalman, motion
 from sharpose_rt.tracking.base import Clock, canonical
 from sharpose_rt.tracking.camera import Camera, moved_box
+from sharpose_rt.tracking.memory import ENOUGH, Left, Look, Looks, Memory, Newcomer, decide
 from sharpose_rt.tracking.smoothing import DUPLICATE_OKS
 from sharpose_rt.types import Detections, Float32, Poses, Tracks
 
@@ -39,6 +40,14 @@ DUPLICATE_S = 0.3
 """Two tracks with poses as similar as `DUPLICATE_OKS` for so long are one person, ..."""
 APART = 0.5
 """... until less than this share of the smaller box lies in the other."""
+LOOKS, LOOK_S, LOOK_AGAIN_S = 2, 0.2, 1.0
+"""So many of those who are followed are looked at in a frame, each after so long; after longer once they are known."""
+GONE_S = 0.2
+"""Who was missed for less is looked for where they were, and taken for nobody else."""
+ALONE = 0.2
+"""They are where at most this share of their box lies in another."""
+TALL_PX = 32
+"""Who is less tall has no looks."""
 
 
 @dataclass
@@ -56,6 +65,7 @@ class _Track:
 
     `active`: matched when the detector ran last. `detected`: matched in the last frame. `anchor`: pose of the last
     detected box, which the box is carried on from. `shadow_of`: the track of the same person that is shown instead.
+    `asked_since_s`: since when it was asked whether this is somebody who was gone.
     """
 
     bbox_xyxy: Float32
@@ -69,6 +79,23 @@ class _Track:
     anchor: _Pose | None = None
     same_since_s: float | None = None
     shadow_of: int = 0
+    looks: Looks = field(default_factory=Looks)
+    asked_since_s: float | None = None
+
+    def left(self) -> Left:
+        """This person as somebody who is gone."""
+        return Left(self.track_id, self.looks, self.bbox_xyxy, self.seen_s)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether there is enough of this person to look at."""
+        return float(self.bbox_xyxy[3] - self.bbox_xyxy[1]) >= TALL_PX
+
+    def is_due(self, pts_s: float) -> bool:
+        """Whether it is time for another look at this person."""
+        if not (self.track_id and self.detected and self.is_large) or self.shadow_of:
+            return False
+        return pts_s - self.looks.at_s >= (LOOK_S if self.looks.count < ENOUGH else LOOK_AGAIN_S)
 
 
 class SharposeTracker:
@@ -90,6 +117,8 @@ class SharposeTracker:
         self._motion = motion.begin(np.zeros((0, 4)))
         self._last_id = 0
         self._detector_ran_s: float | None = None
+        self._memory = Memory(config.remember_s)
+        self.known_again = 0
 
     def update(
         self,
@@ -97,6 +126,7 @@ class SharposeTracker:
         pts_s: float,
         last_poses: Poses | None = None,
         camera: Camera | None = None,
+        look: Look | None = None,
     ) -> Tracks:
         """People of this frame who are confirmed, by id; see `Tracker.update`."""
         last_s = self._clock.pts_s
@@ -106,13 +136,14 @@ class SharposeTracker:
         self._keep([pts_s - track.seen_s <= self.config.max_lost_s for track in self._tracks])
         if camera is not None:
             self._follow(camera)
+        self._memory.advance(pts_s, camera)
         seen = np.array([track.active for track in self._tracks], bool)
         self._motion = motion.predict(self._motion, dt_s, seen)
         if detections is None:
             for track, box in zip(self._tracks, motion.to_corners(self._motion.x), strict=True):
                 track.bbox_xyxy, track.detected = box.astype(np.float32), False
         else:
-            self._associate(canonical(detections), pts_s)
+            self._associate(canonical(detections), pts_s, look)
         self._part_shadows()
         return self._shown()
 
@@ -130,6 +161,7 @@ class SharposeTracker:
     def forget(self) -> None:
         """See `Tracker.forget`."""
         self._keep([False] * len(self._tracks))
+        self._memory.forget()
         self._detector_ran_s = None
 
     def _shown(self) -> Tracks:
@@ -147,7 +179,7 @@ class SharposeTracker:
 
     # Association
 
-    def _associate(self, found: Detections, pts_s: float) -> None:
+    def _associate(self, found: Detections, pts_s: float, look: Look | None) -> None:
         """Match detections (best first) to tracks, begin and end tracks."""
         boxes, scores = found.bboxes_xyxy, found.bbox_scores
         similarity = self._similarity(boxes)
@@ -176,10 +208,16 @@ class SharposeTracker:
         begins = self._detector_ran_s is None or pts_s - self._detector_ran_s > self.config.max_lost_s
         self._detector_ran_s = pts_s
         self._begin(found, np.flatnonzero(free & high & alone), pts_s)
-        for track in self._tracks:
-            if not track.track_id and (begins or track.detections >= self.config.min_detections):
-                self._last_id += 1
-                track.track_id = self._last_id
+        ready = [
+            track
+            for track in self._tracks
+            if not track.track_id and (begins or track.detections >= self.config.min_detections)
+        ]
+        if look is not None and self.config.remember_s > 0:
+            ready = self._know_again(ready, look, pts_s)
+        for track in ready:
+            self._last_id += 1
+            track.track_id = self._last_id
 
     def _similarity(self, boxes: Float32) -> Float32:
         """Similarity (T, D) in 0..1 of tracks and detections: IoU, less where the pose does not fit into the box."""
@@ -219,8 +257,55 @@ class SharposeTracker:
 
     def _keep(self, alive: list[bool]) -> None:
         if not all(alive):
+            for track, stays in zip(self._tracks, alive, strict=True):
+                if track.track_id and not stays and not track.shadow_of:
+                    self._memory.keep(track.left())
             self._tracks = [track for track, stays in zip(self._tracks, alive, strict=True) if stays]
             self._motion = self._motion[np.array(alive, bool)]
+
+    # Who comes back
+
+    def _know_again(self, ready: list[_Track], look: Look, pts_s: float) -> list[_Track]:
+        """Those of the `ready` tracks who are somebody new: the others get the id of who is known again, or wait.
+
+        Looks at them, and at some of those who are followed, so that they will be known again.
+        """
+        lost = [
+            track
+            for track in self._tracks
+            if track.track_id and track.looks.count >= ENOUGH and pts_s - track.seen_s >= GONE_S
+        ]
+        gone = [*self._memory.gone, *(track.left() for track in lost)]
+        asked = [track for track in ready if gone and track.is_large]
+        if seen := [*asked, *self._due(pts_s)]:
+            for track, vector in zip(seen, look(np.stack([track.bbox_xyxy for track in seen])), strict=True):
+                track.looks.add(vector, pts_s)
+        for track in asked:
+            track.asked_since_s = pts_s if track.asked_since_s is None else track.asked_since_s
+        new = [Newcomer(track.looks, track.bbox_xyxy, pts_s - (track.asked_since_s or 0.0)) for track in asked]
+        present = [track.looks for track in self._tracks if track.track_id and track.active]
+        answers = dict(zip(map(id, asked), decide(new, gone, present, pts_s), strict=True))
+        back = {answer for answer in answers.values() if answer}
+        for track in lost:
+            if track.track_id in back:
+                track.track_id = 0  # goes on as the other one
+        self._keep([track.active or track.track_id > 0 for track in self._tracks])
+        self._memory.take(back)
+        self.known_again += len(back)
+        for track in asked:
+            track.track_id = answers[id(track)] or 0
+        return [track for track in ready if answers.get(id(track), 0) == 0]
+
+    def _due(self, pts_s: float) -> list[_Track]:
+        """Whom to look at again now, those first who were not looked at for longest: nobody else is in their box."""
+        due = [track for track in self._tracks if track.is_due(pts_s)]
+        if not due:
+            return []
+        boxes = np.stack([track.bbox_xyxy for track in self._tracks])
+        shares = inside_matrix(np.stack([track.bbox_xyxy for track in due]), boxes)
+        shares.sort(1)  # the last is their own box's
+        alone = [track for track, others in zip(due, shares, strict=True) if others[:-1].max(initial=0) <= ALONE]
+        return sorted(alone, key=lambda track: (track.looks.at_s, track.track_id))[:LOOKS]
 
     # Poses
 

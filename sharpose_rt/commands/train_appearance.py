@@ -1,0 +1,70 @@
+"""Trains the network by which the tracker knows people again who were gone."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+_RECIPE = ("minutes", "people", "lr", "precision", "threads", "workers", "seed")
+HELP = "train the network by which people are known again"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `sharpose-rt train-appearance`."""
+    parser.add_argument("--data-root", metavar="DIR", action="append", help="parent folder of the sets; may repeat")
+    parser.add_argument(
+        "--set",
+        metavar="NAME",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="sets in COCO's form, of people with boxes",
+    )
+    parser.add_argument("--out", metavar="FILE", required=True, help=".safetensors file to write")
+    parser.add_argument("--minutes", type=float, default=20.0, metavar="N", help="length of the run (%(default)s)")
+    parser.add_argument("--people", type=int, default=192, metavar="N", help="of a step, two views each (%(default)s)")
+    parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (%(default)s)")
+    parser.add_argument("--min-score", type=float, default=0.4, help="a teacher's box below is left out (%(default)s)")
+    parser.add_argument("--precision", default="auto", help="auto, bf16 or fp32 (%(default)s)")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0 is PyTorch's choice")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that read (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and variation (%(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train as `args` say; 0 when the file is written, also after Ctrl-C with what there is.
+
+    Raises:
+        ConfigError: an option is out of range.
+        DatasetError: a set is wrong or has too few people.
+        OutputError: --out cannot be written.
+    """
+    import numpy as np
+
+    from sharpose_rt.errors import ConfigError, OutputError
+    from sharpose_rt.training.appearance import AppearanceRecipe, AppearanceTrainer, hold, save_appearance
+    from sharpose_rt.training.datasets import data_roots, find_set
+    from sharpose_rt.training.pictures import read_pictures
+
+    out = Path(args.out)
+    if out.suffix != ".safetensors":
+        raise ConfigError(f"--out is {args.out!r}; a name that ends in .safetensors is accepted")
+    if out.exists():
+        raise OutputError(f"{out} exists; another --out leaves it alone")
+    if not out.absolute().parent.is_dir():
+        raise OutputError(f"there is no folder {out.absolute().parent} for --out; make it first")
+    if not args.set:
+        raise ConfigError("--set names no set; at least one whose people have boxes is wanted")
+    recipe = AppearanceRecipe(**{name: getattr(args, name) for name in _RECIPE})
+    roots = data_roots(args.data_root)
+    pictures = [picture for name in args.set for picture in read_pictures(find_set(name, roots), args.min_score)]
+    order = np.random.default_rng((args.seed, 1)).permutation(len(pictures))
+    people = hold([pictures[i] for i in order], recipe.workers)
+    print(f"{len(pictures)} pictures, {len(people)} people", flush=True)
+    trainer = AppearanceTrainer(people, recipe)
+    trainer.run(say=lambda line: print(line, flush=True))
+    minutes = f"{trainer.clock.elapsed_s / 60:.1f}"
+    facts = {"trained_on": ", ".join(args.set), "trained_steps": str(trainer.step), "trained_minutes": minutes}
+    save_appearance(out, trainer.averaged(), facts | {"seed": str(args.seed)})
+    print(f"{trainer.step} steps, {minutes} minutes; network in {out}")
+    return 0

@@ -1,0 +1,123 @@
+"""How well the appearance network knows people again: the people of a skeleton stream, looked at in its video.
+
+No labels are wanted: whoever has one id from one look to another is one person, as is known from where they were in all
+frames between; who is there at the same time is another.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sharpose_rt.errors import DatasetError
+from sharpose_rt.media import open_source
+from sharpose_rt.skeletons import FrameRecord, StreamReader
+from sharpose_rt.types import PoseStage
+
+EVERY_S = 0.5
+"""People are looked at so often."""
+GAPS_S = ((1.0, 3.0), (3.0, 8.0))
+"""How long lies between two looks that are compared."""
+TALL_PX = 60
+"""Less tall people are left out."""
+FALSE_SHARE = 0.01
+
+LookAt = Callable[[NDArray[np.uint8], ArrayLike], NDArray[np.float32]]
+"""Unit vectors (N, D) of the people in boxes (N, 4) of a picture (H, W, 3)."""
+
+
+def evaluate_appearance(stream: Path, video: str, look: LookAt) -> dict[str, Any]:
+    """How well pairs of looks at one person are told from pairs of two people.
+
+    For each of `GAPS_S` `auc` (of the cosine), `known_again` (the share of pairs of one person that are more alike than
+    all but `FALSE_SHARE` of the pairs of two) and how many `same` and `other` pairs there were; `looks`, `people`, and
+    `ms_a_look` (median over frames).
+
+    Args:
+        stream: of a run over the video that remembered nobody (`--set tracker.remember_s=0`), so that each id is one
+            unbroken track.
+        video: the source that it was made of.
+        look: the network.
+
+    Raises:
+        StreamError, SourceError: they cannot be read.
+        DatasetError: they do not go together, or nobody is there twice.
+    """
+    vectors, ids, times, took_ms = [], [], [], []
+    last_s = -np.inf
+    records = iter(StreamReader(stream))
+    with open_source(video) as source:
+        for frame in source:
+            record = next(records, None)
+            if record is None:
+                break
+            if record.frame_id != frame.frame_id or abs(record.pts_s - frame.pts_s) > 1e-3:
+                raise DatasetError(
+                    f"frame {frame.frame_id} of {video} is at {frame.pts_s:.3f} s, that of {stream} at "
+                    f"{record.pts_s:.3f} s (frame {record.frame_id}); is it the video that the stream was made of?"
+                )
+            rows = _large(record)
+            if frame.pts_s - last_s < EVERY_S or not len(rows):
+                continue
+            last_s = frame.pts_s
+            began_s = time.perf_counter()
+            vectors.append(look(frame.image_bgr, record.poses.bboxes_xyxy[rows]))
+            took_ms.append(1e3 * (time.perf_counter() - began_s) / len(rows))
+            ids.append(record.poses.track_ids[rows])
+            times.append(np.full(len(rows), frame.pts_s))
+    if not vectors:
+        raise DatasetError(f"{stream} has nobody with an id who is {TALL_PX} px tall")
+    result = pairs(np.concatenate(vectors), np.concatenate(ids), np.concatenate(times))
+    return result | {"ms_a_look": float(np.median(took_ms))}
+
+
+def pairs(vectors: NDArray[np.float32], track_ids: NDArray[np.int64], times_s: NDArray[np.float64]) -> dict[str, Any]:
+    """The figures of `evaluate_appearance` from looks: unit vectors (N, D), ids (N,) and times (N,) s.
+
+    The mean of all looks is taken away first, as the tracker does.
+
+    Raises:
+        DatasetError: nobody is there twice, or nobody beside them.
+    """
+    centred = vectors - vectors.mean(0)
+    centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
+    alike = centred @ centred.T
+    ahead_s = times_s[None] - times_s[:, None]
+    same = track_ids[:, None] == track_ids[None]
+    begins_s, ends_s = (np.array([end(times_s[track_ids == i]) for i in track_ids]) for end in (np.min, np.max))
+    together = (begins_s[:, None] <= ends_s[None]) & (begins_s[None] <= ends_s[:, None])
+    result: dict[str, Any] = {"looks": len(vectors), "people": len(np.unique(track_ids))}
+    for low_s, high_s in GAPS_S:
+        apart = (ahead_s >= low_s) & (ahead_s < high_s)
+        of_one, of_two = alike[apart & same], alike[apart & ~same & together]
+        if not len(of_one) or not len(of_two):
+            raise DatasetError(
+                f"{len(of_one)} pairs of looks, {low_s:g} to {high_s:g} s apart, are of one person and {len(of_two)} "
+                "of two who are there together; both are wanted, so take a longer video with several people"
+            )
+        name = f"{low_s:g}_to_{high_s:g}_s"
+        result |= {
+            f"auc_{name}": _auc(of_one, of_two),
+            f"known_again_{name}": float((of_one > np.quantile(of_two, 1 - FALSE_SHARE)).mean()),
+            f"same_{name}": len(of_one),
+            f"other_{name}": len(of_two),
+        }
+    return result
+
+
+def _large(record: FrameRecord) -> NDArray[np.int64]:
+    poses = record.poses
+    height = poses.bboxes_xyxy[:, 3] - poses.bboxes_xyxy[:, 1]
+    return np.flatnonzero((poses.track_ids > 0) & (poses.stage != PoseStage.PREDICTED) & (height >= TALL_PX))
+
+
+def _auc(high: NDArray[np.float32], low: NDArray[np.float32]) -> float:
+    """How often one of the `high` values (N,) lies above one of the `low` (M,); ties count half."""
+    ordered = np.sort(low)
+    below = np.searchsorted(ordered, high, "left") + np.searchsorted(ordered, high, "right")
+    return float(below.mean() / 2 / len(low))

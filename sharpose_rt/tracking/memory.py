@@ -1,0 +1,168 @@
+"""Who left, and how they looked: people who come back are known again.
+
+What is compared are unit vectors of an appearance network (deep metric learning, as in DeepSORT, Wojke et al. 2017).
+How alike two of them are is turned into how many times likelier it is that they are of one person, and all who are
+remembered compete with somebody new: among many who might have come back one has to look more alike than among few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sharpose_rt.tracking.camera import Camera, moved_box
+from sharpose_rt.types import Float32
+
+Look = Callable[[ArrayLike], NDArray[np.float32]]
+"""Unit vectors (N, D) of how the people in boxes (N, 4) of this frame's picture look."""
+
+ENOUGH = 3
+"""Who was looked at less often is not remembered."""
+MOST = 64
+"""People who are remembered at once; those who left first are forgotten."""
+LASTS = 16
+"""So many looks count; the oldest fade."""
+LOG_ODDS_PER_ALIKE, EVEN_ALIKE = 14.0, 0.56
+"""How alike (cosine, after the mean of all people is taken away) two looks are, as log odds that they are of one
+person: the slope, and where both are as likely; fitted to people of a street by `eval-appearance`'s pairs."""
+RETURNS_S = 4.0
+"""That a newcomer is one who has just left is as likely beforehand as that it is somebody else; after so long half as
+likely, after twice as long a third."""
+SHRUNK = 4
+"""The mean of few people is theirs rather than the scene's: it counts as if so many had looked like nobody."""
+NEAR, WALKS_PER_S = 1.0, 1.0
+"""In body heights: who left may come back so near to where that was, and so much further each second."""
+SIZES = 2.0
+"""Who comes back is at most so many times as tall or as small in the picture."""
+KNOWN, UNSURE, WAIT_S = 0.8, 0.3, 0.3
+"""Somebody new is taken for one who was gone where that is so likely; where it is not quite clear they get no id for so
+long, and more is seen of them."""
+
+
+@dataclass
+class Looks:
+    """How one person has looked: the sum of unit vectors (D,), how many there were, and when the last one was."""
+
+    total: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    count: int = 0
+    at_s: float = -np.inf
+
+    def add(self, vector: NDArray[np.float32], pts_s: float) -> None:
+        """One more look at that person."""
+        before = self.total * min(1.0, LASTS / (self.count + 1)) if self.count else 0.0
+        self.total, self.count, self.at_s = vector.astype(np.float64) + before, self.count + 1, pts_s
+
+    @property
+    def vector(self) -> NDArray[np.float64]:
+        """The mean direction (D,), of length 1."""
+        return _unit(self.total)
+
+
+@dataclass
+class Left:
+    """Somebody who is gone: where and when they were seen last."""
+
+    track_id: int
+    looks: Looks
+    bbox_xyxy: Float32
+    seen_s: float
+
+
+@dataclass(frozen=True)
+class Newcomer:
+    """Somebody new, who may be one of those: looks at them, their box (4,) px, and how long that has been asked."""
+
+    looks: Looks
+    bbox_xyxy: Float32
+    waited_s: float
+
+
+class Memory:
+    """The people of one source who are gone.
+
+    Args:
+        remember_s: for how long, in media time.
+    """
+
+    def __init__(self, remember_s: float) -> None:
+        self.remember_s = remember_s
+        self.gone: list[Left] = []
+
+    def keep(self, one: Left) -> None:
+        """Remember somebody, where they were looked at often enough."""
+        if one.looks.count >= ENOUGH:
+            self.gone = [*self.gone, one][-MOST:]
+
+    def advance(self, pts_s: float, camera: Camera | None = None) -> None:
+        """Forget whose time is over, and move the places of the others as the camera moved the picture."""
+        self.gone = [one for one in self.gone if pts_s - one.seen_s <= self.remember_s]
+        if camera is not None:
+            for one in self.gone:
+                one.bbox_xyxy = moved_box(one.bbox_xyxy, camera)
+
+    def take(self, track_ids: Collection[int]) -> None:
+        """Those people are here again."""
+        self.gone = [one for one in self.gone if one.track_id not in track_ids]
+
+    def forget(self) -> None:
+        """Everybody."""
+        self.gone = []
+
+
+def decide(new: Sequence[Newcomer], gone: Sequence[Left], present: Sequence[Looks], pts_s: float) -> list[int | None]:
+    """Who each newcomer is: the id of one who was gone, 0 for somebody else, None where more must be seen first.
+
+    Nobody is found in two of them: the likeliest goes first. See `who` for the arguments.
+    """
+    likely = [
+        (probability, row, track_id)
+        for row, one in enumerate(new)
+        for track_id, probability in who(one, gone, present, pts_s).items()
+    ]
+    answers: dict[int, int | None] = {}
+    for probability, row, track_id in sorted(likely, key=lambda found: (-found[0], *found[1:])):
+        if row in answers or track_id in answers.values():
+            continue
+        if probability >= KNOWN:
+            answers[row] = track_id
+        elif probability >= UNSURE and new[row].waited_s < WAIT_S:
+            answers[row] = None
+    return [answers.get(row, 0) for row in range(len(new))]
+
+
+def who(one: Newcomer, gone: Sequence[Left], present: Sequence[Looks], pts_s: float) -> dict[int, float]:
+    """Who of those who are `gone` somebody new is: probabilities by track id; what is missing to 1 is nobody of them.
+
+    Those who cannot have come so far are left out.
+
+    Args:
+        one: the new person.
+        gone: who left.
+        present: looks at the others who are there, by whom the mean of all people is known better.
+        pts_s: now.
+    """
+    candidates = [left for left in gone if _may_be(left, one.bbox_xyxy, pts_s)]
+    if not candidates:
+        return {}
+    everybody = [left.looks.vector for left in gone] + [other.vector for other in present if other.count]
+    mean = np.sum(everybody, 0) / (len(everybody) + SHRUNK)
+    alike = np.array([_unit(left.looks.vector - mean) for left in candidates]) @ _unit(one.looks.vector - mean)
+    gone_s = pts_s - np.array([left.seen_s for left in candidates])
+    odds = np.exp(LOG_ODDS_PER_ALIKE * (alike - EVEN_ALIKE)) / (1 + gone_s / RETURNS_S)
+    shares = odds / (1 + odds.sum())
+    return {left.track_id: float(share) for left, share in zip(candidates, shares, strict=True)}
+
+
+def _may_be(one: Left, box: Float32, pts_s: float) -> bool:
+    """Whether they can have come from where they left to that box (4,) since then."""
+    before, now = one.bbox_xyxy, box
+    tall, taller = sorted((float(before[3] - before[1]), float(now[3] - now[1])))
+    way = float(np.linalg.norm((before[:2] + before[2:] - now[:2] - now[2:]) / 2))
+    return taller <= SIZES * tall and way <= taller * (NEAR + WALKS_PER_S * (pts_s - one.seen_s))
+
+
+def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    return vector / max(float(np.linalg.norm(vector)), 1e-9)
