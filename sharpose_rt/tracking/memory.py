@@ -50,7 +50,7 @@ class Looks:
     count: int = 0
     at_s: float = -np.inf
 
-    def add(self, vector: NDArray[np.float32], pts_s: float) -> None:
+    def add(self, vector: NDArray[np.floating], pts_s: float) -> None:
         """One more look at that person."""
         before = self.total * min(1.0, LASTS / (self.count + 1)) if self.count else 0.0
         self.total, self.count, self.at_s = vector.astype(np.float64) + before, self.count + 1, pts_s

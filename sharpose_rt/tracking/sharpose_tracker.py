@@ -4,7 +4,8 @@ Association in two rounds, sure detections first, as in ByteTrack (Zhang et al. 
 widened when they are looked for, as in C-BIoU (Yang et al. 2023); boxes go where the camera moves them, as in BoT-SORT
 (Aharon et al. 2022). What is ours: the motion is in seconds, lost people are looked for where they were last too, the
 last pose must fit into a box that claims its person, the last pose carries boxes on where the detector did not run, and
-two tracks whose poses stay the same are shown as one.
+two tracks whose poses stay the same are shown as one. Who comes back is known again by how they look, as in DeepSORT
+(Wojke et al. 2017), and among how many they might be (`memory`).
 """
 
 from __future__ import annotations
@@ -285,7 +286,7 @@ class SharposeTracker:
         new = [Newcomer(track.looks, track.bbox_xyxy, pts_s - (track.asked_since_s or 0.0)) for track in asked]
         present = [track.looks for track in self._tracks if track.track_id and track.active]
         answers = dict(zip(map(id, asked), decide(new, gone, present, pts_s), strict=True))
-        back = {answer for answer in answers.values() if answer}
+        back = {one.track_id: one.looks for one in gone if one.track_id in answers.values()}
         for track in lost:
             if track.track_id in back:
                 track.track_id = 0  # goes on as the other one
@@ -294,6 +295,10 @@ class SharposeTracker:
         self.known_again += len(back)
         for track in asked:
             track.track_id = answers[id(track)] or 0
+            if track.track_id:
+                before = back[track.track_id]
+                before.add(track.looks.vector, pts_s)
+                track.looks = before
         return [track for track in ready if answers.get(id(track), 0) == 0]
 
     def _due(self, pts_s: float) -> list[_Track]:

@@ -258,6 +258,16 @@ def test_ids_of_those_who_left_wait_for_them():
     assert stage.tracker.known_again == 1  # type: ignore[attr-defined]
 
 
+def test_who_came_back_once_is_known_again_at_once_the_next_time():
+    """What was known of them before they left goes on with them."""
+    stage = Stage()
+    stage.step(50, (100, 1))
+    for _ in range(3):
+        stage.step(40)
+        assert stage.step(4, (120, 1)) == [1]  # too short a visit to be looked at often enough
+    assert stage.tracker.known_again == 3  # type: ignore[attr-defined]
+
+
 def test_a_new_scene_and_too_long_a_time_are_new_people():
     stage = Stage(remember_s=4.0)
     stage.step(50, (100, 1))
