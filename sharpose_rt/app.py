@@ -195,7 +195,7 @@ class FileRun:
             "detected_frames": self.tracking.detect.detected_frames,
             "closer_looks": self.tracking.detect.looks.closer,
             "moved_frames": self.tracking.track.moved_frames,
-            "known_again": getattr(self.tracking.tracker, "known_again", 0),
+            "known_again": self.tracking.tracker.known_again,
             "device": str(self.tracking.engine.device) if self.tracking.opened else None,
             "backend": self.tracking.engine.backend_name if self.tracking.opened else None,
             "precision": str(self.tracking.engine.dtype) if self.tracking.opened else None,

@@ -55,6 +55,11 @@ class FixedPeople:
         return self.copies / max(1, self.frames * self.people)
 
     @property
+    def known_again(self) -> int:
+        """See `Tracker.known_again`."""
+        return self.inner.known_again
+
+    @property
     def settled(self) -> bool:
         """See `Tracker.settled`."""
         return self.inner.settled

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 _RECIPE = ("minutes", "people", "lr", "precision", "threads", "workers", "seed")
 HELP = "train the network by which people are known again"
@@ -42,13 +41,13 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     from sharpose_rt.errors import ConfigError, OutputError
-    from sharpose_rt.training.appearance import AppearanceRecipe, AppearanceTrainer, hold, save_appearance
+    from sharpose_rt.models.weights import write_network
+    from sharpose_rt.training.appearance import AppearanceRecipe, AppearanceTrainer, hold
     from sharpose_rt.training.datasets import data_roots, find_set
     from sharpose_rt.training.pictures import read_pictures
+    from sharpose_rt.training.running import weights_file
 
-    out = Path(args.out)
-    if out.suffix != ".safetensors":
-        raise ConfigError(f"--out is {args.out!r}; a name that ends in .safetensors is accepted")
+    out = weights_file(args.out)
     if out.exists():
         raise OutputError(f"{out} exists; another --out leaves it alone")
     if not out.absolute().parent.is_dir():
@@ -65,6 +64,6 @@ def run(args: argparse.Namespace) -> int:
     trainer.run(say=lambda line: print(line, flush=True))
     minutes = f"{trainer.clock.elapsed_s / 60:.1f}"
     facts = {"trained_on": ", ".join(args.set), "trained_steps": str(trainer.step), "trained_minutes": minutes}
-    save_appearance(out, trainer.averaged(), facts | {"seed": str(args.seed)})
+    write_network(trainer.averaged(), out, facts | {"seed": str(args.seed)}, "the appearance network")
     print(f"{trainer.step} steps, {minutes} minutes; network in {out}")
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 _RECIPE = (
     "architecture",
@@ -102,11 +101,10 @@ def run(args: argparse.Namespace) -> int:
     from sharpose_rt.training.detector_finish import calibrate, input_ranges, save_detector
     from sharpose_rt.training.person_detector import DetectorRecipe, DetectorTrainer
     from sharpose_rt.training.pictures import read_pictures
+    from sharpose_rt.training.running import weights_file
 
-    out = Path(args.out)
+    out = weights_file(args.out)
     folder = out.with_name(out.name + ".run")
-    if out.suffix != ".safetensors":
-        raise ConfigError(f"--out is {args.out!r}; a name that ends in .safetensors is accepted")
     if out.exists() and not args.resume:
         raise OutputError(f"{out} exists; another --out leaves it alone, --resume goes on with its run in {folder}")
     refuse_begun(folder, args.resume)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import mannwhitneyu
 
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.media import open_source
@@ -102,7 +103,8 @@ def pairs(vectors: NDArray[np.float32], track_ids: NDArray[np.int64], times_s: N
             )
         name = f"{low_s:g}_to_{high_s:g}_s"
         result |= {
-            f"auc_{name}": _auc(of_one, of_two),
+            f"auc_{name}": float(mannwhitneyu(of_one, of_two, method="asymptotic").statistic)
+            / (len(of_one) * len(of_two)),
             f"known_again_{name}": float((of_one > np.quantile(of_two, 1 - FALSE_SHARE)).mean()),
             f"same_{name}": len(of_one),
             f"other_{name}": len(of_two),
@@ -114,10 +116,3 @@ def _large(record: FrameRecord) -> NDArray[np.int64]:
     poses = record.poses
     height = poses.bboxes_xyxy[:, 3] - poses.bboxes_xyxy[:, 1]
     return np.flatnonzero((poses.track_ids > 0) & (poses.stage != PoseStage.PREDICTED) & (height >= TALL_PX))
-
-
-def _auc(high: NDArray[np.float32], low: NDArray[np.float32]) -> float:
-    """How often one of the `high` values (N,) lies above one of the `low` (M,); ties count half."""
-    ordered = np.sort(low)
-    below = np.searchsorted(ordered, high, "left") + np.searchsorted(ordered, high, "right")
-    return float(below.mean() / 2 / len(low))

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from sharpose_rt.config.checks import GAIN_RANGE, PADDING_RANGE
-from sharpose_rt.errors import WeightsError
+from sharpose_rt.errors import OutputError, WeightsError
 from sharpose_rt.geometry.affine import USUAL_PADDING
 from sharpose_rt.machine.whole_files import whole
 from sharpose_rt.models.create import attention_scale_of, create_model, set_attention_scale
@@ -117,6 +117,20 @@ def write_safetensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str
         except SafetensorError as error:  # a full disk, a folder without a right to write
             raise OSError(str(error)) from error
         part.chmod(0o644)  # safetensors writes for the owner alone
+
+
+def write_network(module: nn.Module, path: Path, facts: dict[str, str], what: str) -> None:
+    """Write a module in float16, with `facts` as metadata, at once or not at all.
+
+    Raises:
+        OutputError: it cannot be written; `what` says what it is.
+    """
+    state = {key: value.detach().cpu() for key, value in module.state_dict().items()}
+    tensors = {key: (v.half() if v.is_floating_point() else v).contiguous() for key, v in state.items()}
+    try:
+        write_safetensors(tensors, path, facts)
+    except OSError as error:
+        raise OutputError(f"cannot write {what} {path}: {error}") from error
 
 
 @torch.random.fork_rng(devices=[])  # new layers are filled by chance; a program's own goes on as it was

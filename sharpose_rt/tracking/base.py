@@ -20,6 +20,11 @@ class Tracker(Protocol):
     """True when `update` makes use of the poses of the frame before."""
 
     @property
+    def known_again(self) -> int:
+        """How often somebody who was gone has been given their id back."""
+        ...
+
+    @property
     def settled(self) -> bool:
         """Whether the detector found, when it ran last, everybody who is followed, and nobody who waits for an id."""
         ...

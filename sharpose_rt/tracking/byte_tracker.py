@@ -38,6 +38,7 @@ class ByteTrack:
 
     name = "bytetrack"
     uses_poses = False
+    known_again = 0  # boxes alone tell nobody
     settled = False  # the package does not tell
 
     def __init__(self, config: TrackerConfig) -> None:

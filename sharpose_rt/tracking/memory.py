@@ -115,12 +115,19 @@ class Memory:
 def decide(new: Sequence[Newcomer], gone: Sequence[Left], present: Sequence[Looks], pts_s: float) -> list[int | None]:
     """Who each newcomer is: the id of one who was gone, 0 for somebody else, None where more must be seen first.
 
-    Nobody is found in two of them: the likeliest goes first. See `who` for the arguments.
+    Nobody is found in two of them: the likeliest goes first.
+
+    Args:
+        new: the newcomers.
+        gone: who left.
+        present: looks at the others who are there, by whom the mean of all people is known better.
+        pts_s: now.
     """
+    mean = mean_look([*(left.looks for left in gone), *present])
     likely = [
         (probability, row, track_id)
         for row, one in enumerate(new)
-        for track_id, probability in who(one, gone, present, pts_s).items()
+        for track_id, probability in who(one, gone, mean, pts_s).items()
     ]
     answers: dict[int, int | None] = {}
     for probability, row, track_id in sorted(likely, key=lambda found: (-found[0], *found[1:])):
@@ -133,7 +140,13 @@ def decide(new: Sequence[Newcomer], gone: Sequence[Left], present: Sequence[Look
     return [answers.get(row, 0) for row in range(len(new))]
 
 
-def who(one: Newcomer, gone: Sequence[Left], present: Sequence[Looks], pts_s: float) -> dict[int, float]:
+def mean_look(people: Sequence[Looks]) -> NDArray[np.float64]:
+    """What all `people` share, (D,), which says nothing about who somebody is; 0 () of nobody."""
+    vectors = [looks.vector for looks in people if looks.count]
+    return np.sum(vectors, 0) / (len(vectors) + SHRUNK)
+
+
+def who(one: Newcomer, gone: Sequence[Left], mean: NDArray[np.float64], pts_s: float) -> dict[int, float]:
     """Who of those who are `gone` somebody new is: probabilities by track id; what is missing to 1 is nobody of them.
 
     Those who cannot have come so far are left out.
@@ -141,14 +154,12 @@ def who(one: Newcomer, gone: Sequence[Left], present: Sequence[Looks], pts_s: fl
     Args:
         one: the new person.
         gone: who left.
-        present: looks at the others who are there, by whom the mean of all people is known better.
+        mean: of all people's looks (D,), see `mean_look`.
         pts_s: now.
     """
     candidates = [left for left in gone if _may_be(left, one.bbox_xyxy, pts_s)]
     if not candidates:
         return {}
-    everybody = [left.looks.vector for left in gone] + [other.vector for other in present if other.count]
-    mean = np.sum(everybody, 0) / (len(everybody) + SHRUNK)
     alike = np.array([_unit(left.looks.vector - mean) for left in candidates]) @ _unit(one.looks.vector - mean)
     gone_s = pts_s - np.array([left.seen_s for left in candidates])
     odds = np.exp(LOG_ODDS_PER_ALIKE * (alike - EVEN_ALIKE)) / (1 + gone_s / RETURNS_S)

@@ -10,6 +10,7 @@ two tracks whose poses stay the same are shown as one. Who comes back is known a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -60,7 +61,7 @@ class _Pose:
     bbox_xyxy: Float32
 
 
-@dataclass
+@dataclass(eq=False)
 class _Track:
     """Life of one track; its motion lies in the row of `SharposeTracker._motion` with the same index.
 
@@ -81,7 +82,7 @@ class _Track:
     same_since_s: float | None = None
     shadow_of: int = 0
     looks: Looks = field(default_factory=Looks)
-    asked_since_s: float | None = None
+    asked_since_s: float = math.inf
 
     def left(self) -> Left:
         """This person as somebody who is gone."""
@@ -282,10 +283,10 @@ class SharposeTracker:
             for track, vector in zip(seen, look(np.stack([track.bbox_xyxy for track in seen])), strict=True):
                 track.looks.add(vector, pts_s)
         for track in asked:
-            track.asked_since_s = pts_s if track.asked_since_s is None else track.asked_since_s
-        new = [Newcomer(track.looks, track.bbox_xyxy, pts_s - (track.asked_since_s or 0.0)) for track in asked]
+            track.asked_since_s = min(track.asked_since_s, pts_s)
+        new = [Newcomer(track.looks, track.bbox_xyxy, pts_s - track.asked_since_s) for track in asked]
         present = [track.looks for track in self._tracks if track.track_id and track.active]
-        answers = dict(zip(map(id, asked), decide(new, gone, present, pts_s), strict=True))
+        answers = dict(zip(asked, decide(new, gone, present, pts_s), strict=True))
         back = {one.track_id: one.looks for one in gone if one.track_id in answers.values()}
         for track in lost:
             if track.track_id in back:
@@ -293,13 +294,12 @@ class SharposeTracker:
         self._keep([track.active or track.track_id > 0 for track in self._tracks])
         self._memory.take(back)
         self.known_again += len(back)
-        for track in asked:
-            track.track_id = answers[id(track)] or 0
-            if track.track_id:
-                before = back[track.track_id]
+        for track, answer in answers.items():
+            if answer:
+                before = back[answer]
                 before.add(track.looks.vector, pts_s)
-                track.looks = before
-        return [track for track in ready if answers.get(id(track), 0) == 0]
+                track.track_id, track.looks = answer, before
+        return [track for track in ready if answers.get(track, 0) == 0]
 
     def _due(self, pts_s: float) -> list[_Track]:
         """Whom to look at again now, those first who were not looked at for longest: nobody else is in their box."""

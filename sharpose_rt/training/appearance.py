@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,21 +22,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sharpose_rt.errors import ConfigError, DatasetError, OutputError
-from sharpose_rt.geometry.affine import affine_from_region, fit_aspect, warp_crops
+from sharpose_rt.errors import ConfigError, DatasetError
+from sharpose_rt.geometry.affine import warp_crops
 from sharpose_rt.labels.coco import read_image
 from sharpose_rt.models.appearance import CROP_HW, PADDING, AppearanceNetwork
 from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
-from sharpose_rt.models.weights import write_safetensors
 from sharpose_rt.training.datasets import quiet_worker
+from sharpose_rt.training.device_crops import MARGIN, held_affines, held_size_wh
 from sharpose_rt.training.optim import Ema
 from sharpose_rt.training.pictures import Picture
-from sharpose_rt.training.running import Clock, stopping
+from sharpose_rt.training.running import Clock, check_recipe, stopping
 from sharpose_rt.training.world import quicker_in_bf16
 
-MARGIN = 1.5
-"""What is held of a person shows so much more than the crop on each side."""
-HELD_HW = (round(CROP_HW[0] * MARGIN), round(CROP_HW[1] * MARGIN))
+_CROP_WH = CROP_HW[1], CROP_HW[0]
+HELD_HW = held_size_wh(_CROP_WH)[::-1]
+"""Height and width of what is held of a person, px."""
 SMALLEST_PX, MOST_OF_ONE = 60, 5
 """Smaller people are left out, and so are more of one photograph."""
 TEMPERATURE = 0.07
@@ -74,10 +73,7 @@ class AppearanceRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.precision not in ("auto", "bf16", "fp32"):
-            raise ConfigError(f"precision is {self.precision!r}; auto, bf16 or fp32 is accepted")
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed is {self.seed}; 0 to {2**32 - 1} are accepted")
+        check_recipe(self.precision, self.seed)
         if self.minutes <= 0 or self.people < 2 * TOGETHER:
             raise ConfigError(
                 f"minutes is {self.minutes}, people {self.people}; above 0 and {2 * TOGETHER} or more are accepted"
@@ -95,9 +91,8 @@ class _Crops(Dataset[NDArray[np.uint8]]):
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
         picture = self.pictures[index]
-        image, size_wh = read_image(picture.path), (HELD_HW[1], HELD_HW[0])
-        regions = fit_aspect(_large(picture)[:MOST_OF_ONE], (CROP_HW[1], CROP_HW[0]), PADDING * MARGIN)
-        crops = warp_crops(image, affine_from_region(regions, size_wh), size_wh)
+        affines = held_affines(_large(picture)[:MOST_OF_ONE], _CROP_WH, PADDING)
+        crops = warp_crops(read_image(picture.path), affines, held_size_wh(_CROP_WH))
         return np.ascontiguousarray(crops[..., ::-1].transpose(0, 3, 1, 2))
 
 
@@ -256,17 +251,3 @@ def _hide(views: Tensor, which: Tensor, centre: Tensor, half: Tensor, colour: Te
     x = ((torch.arange(w) + 0.5) / w - centre[:, :1]).abs() <= half[:, :1]
     hidden = (y[:, None, :, None] & x[:, None, None, :]) & which[:, None, None, None]
     return torch.where(hidden, colour, views)
-
-
-def save_appearance(path: Path, network: AppearanceNetwork, facts: dict[str, str]) -> None:
-    """Write a file in float16 that `models.appearance.load_appearance` reads, at once or not at all.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    state = network.state_dict()
-    tensors = {key: (v.half() if v.is_floating_point() else v).contiguous() for key, v in state.items()}
-    try:
-        write_safetensors(tensors, path, facts)
-    except OSError as error:
-        raise OutputError(f"cannot write the appearance network {path}: {error}") from error

@@ -15,11 +15,11 @@ from torch import Tensor
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.bundled import BundledDetector
 from sharpose_rt.detection.yolo import predict
-from sharpose_rt.errors import DatasetError, OutputError
+from sharpose_rt.errors import DatasetError
 from sharpose_rt.geometry.boxes import inside_matrix, iou_matrix
 from sharpose_rt.labels.coco import read_image
 from sharpose_rt.models.int8 import Ranges, observe
-from sharpose_rt.models.weights import write_safetensors
+from sharpose_rt.models.weights import write_network
 from sharpose_rt.training.pictures import Picture
 from sharpose_rt.types import Frame
 
@@ -37,14 +37,9 @@ def save_detector(path: Path, module: Any, recipe: DetectorRecipe, facts: dict[s
     Raises:
         OutputError: it cannot be written.
     """
-    state = {key: value.detach().cpu() for key, value in module.state_dict().items()}
-    tensors = {key: (v.half() if v.is_floating_point() else v).contiguous() for key, v in state.items()}
     fixed = {"architecture": recipe.architecture, "names": "person"}
     facts = {"image_size": str(recipe.image_size), **facts}
-    try:
-        write_safetensors(tensors, path, {**facts, **fixed})
-    except OSError as error:
-        raise OutputError(f"cannot write the detector {path}: {error}") from error
+    write_network(module, path, {**facts, **fixed}, "the detector")
 
 
 def calibrate(weights: Path, pictures: Sequence[Picture]) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -27,11 +27,16 @@ READ_ON_CPU = ("patch", "coarser")
 
 
 def held_affine(people: People, index: int, crop_size_wh: tuple[int, int], padding: float) -> NDArray[np.float64]:
-    """(2, 3) from a person's picture to what is held of them; the scale is the crop's."""
+    """(2, 3) from a person's picture to what is held of them."""
+    return held_affines(people.bboxes_xyxy[index], crop_size_wh, padding)[0]
+
+
+def held_affines(bboxes_xyxy: ArrayLike, crop_size_wh: tuple[int, int], padding: float) -> NDArray[np.float64]:
+    """(N, 2, 3) from a picture to what is held of the people in boxes (N, 4) px; the scale is the crops'."""
     size_wh = held_size_wh(crop_size_wh)
-    region = fit_aspect(people.bboxes_xyxy[index], crop_size_wh, padding)[0]
-    region[2:] *= (np.array(size_wh) - 1) / (np.array(crop_size_wh) - 1)
-    return affine_from_region(region, size_wh)[0]
+    regions = fit_aspect(bboxes_xyxy, crop_size_wh, padding)
+    regions[:, 2:] *= (np.array(size_wh) - 1) / (np.array(crop_size_wh) - 1)
+    return affine_from_region(regions, size_wh)
 
 
 def held_size_wh(crop_size_wh: tuple[int, int]) -> tuple[int, int]:

@@ -32,7 +32,7 @@ from sharpose_rt.training.detector_scenes import PeopleScenes, Wanted, collate
 from sharpose_rt.training.movenet import MULTIPOSE, load_multipose
 from sharpose_rt.training.optim import Ema
 from sharpose_rt.training.pictures import Picture
-from sharpose_rt.training.running import Clock, batches_of, check_loss, plain_errors, run_folder, stopping
+from sharpose_rt.training.running import Clock, batches_of, check_loss, check_recipe, plain_errors, run_folder, stopping
 from sharpose_rt.training.world import join_world, pick_device, quicker_in_bf16
 
 
@@ -95,13 +95,10 @@ class DetectorRecipe:
         for name in ("image_size", "small_size"):
             if getattr(self, name) % 32:
                 raise ConfigError(f"{name} is {getattr(self, name)}; a multiple of 32 px is accepted")
-        if self.precision not in ("auto", "bf16", "fp32"):
-            raise ConfigError(f"precision is {self.precision!r}; auto, bf16 or fp32 is accepted")
+        check_recipe(self.precision, self.seed)
         checks.device("device", self.device)
         if not 0 <= self.frozen_blocks <= BLOCKS:
             raise ConfigError(f"frozen_blocks is {self.frozen_blocks}; 0 to {BLOCKS} are accepted")
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed is {self.seed}; 0 to {2**32 - 1} are accepted")
         for name, whole in (("frozen_until", "run"), ("large_share", "steps")):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; a part of the {whole}, 0 to 1, is accepted")

@@ -118,6 +118,29 @@ def run_folder(out: Path) -> Iterator[None]:
         raise
 
 
+def check_recipe(precision: str, seed: int) -> None:
+    """Nothing, where a recipe may have that precision and that seed.
+
+    Raises:
+        ConfigError: it may not.
+    """
+    if precision not in ("auto", "bf16", "fp32"):
+        raise ConfigError(f"precision is {precision!r}; auto, bf16 or fp32 is accepted")
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"seed is {seed}; 0 to {2**32 - 1} are accepted")
+
+
+def weights_file(text: str) -> Path:
+    """The file that a run of that --out writes its network to.
+
+    Raises:
+        ConfigError: it is no name of one.
+    """
+    if Path(text).suffix != ".safetensors":
+        raise ConfigError(f"--out is {text!r}; a name that ends in .safetensors is accepted")
+    return Path(text)
+
+
 def check_loss(value: float, step: int, out: Path, rate: str = "--set optim.lr") -> None:
     """Nothing, where the loss at `step` of the run in the folder `out` is finite; `rate` is the option to lower.
 
