@@ -54,11 +54,15 @@ class TruthFrame:
 
 @dataclass(frozen=True)
 class TrackTruth:
-    """Labels of a clip by `frame_id`, from 0. `labelled` are the frames that were looked at; None: all of them."""
+    """Labels of a clip by `frame_id`, from 0. `labelled` are the frames that were looked at; None: all of them.
+
+    `frame_at` gives the frames by their media time in whole milliseconds, where the labels have it.
+    """
 
     frames: dict[int, TruthFrame]
     labelled: frozenset[int] | None
     has_keypoints: bool
+    frame_at: dict[int, int] | None = None
 
 
 def read_truth(path: Path, skeleton: Skeleton | None = None) -> TrackTruth:
@@ -210,8 +214,10 @@ def _from_stream(path: Path, skeleton: Skeleton | None) -> TrackTruth:
         reader = reader.of_coco()
         _check_same(reader.header.skeleton, skeleton, path)
     frames: dict[int, TruthFrame] = {}
+    frame_at: dict[int, int] = {}
     unknown = 0
     for record in reader:
+        frame_at[milliseconds(record.pts_s)] = record.frame_id
         poses = record.poses
         unknown += int((poses.track_ids <= 0).sum())
         table = np.concatenate([poses.keypoints, poses.keypoint_scores[..., None]], -1)
@@ -227,7 +233,12 @@ def _from_stream(path: Path, skeleton: Skeleton | None) -> TrackTruth:
             "the same; give a stream of a run with a tracker, or write the ids into it"
         )
     _check_unique(frames, path)
-    return TrackTruth(frames, frozenset(frames), _all_have_keypoints(frames))
+    return TrackTruth(frames, frozenset(frames), _all_have_keypoints(frames), frame_at)
+
+
+def milliseconds(pts_s: float) -> int:
+    """Media time to the nearest millisecond."""
+    return round(1000 * pts_s)
 
 
 def _check_same(labelled: Skeleton, wanted: Skeleton, path: Path) -> None:

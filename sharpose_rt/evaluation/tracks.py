@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from sharpose_rt.errors import ConfigError, DatasetError
-from sharpose_rt.evaluation.track_truth import TrackTruth, TruthFrame, read_truth
+from sharpose_rt.evaluation.track_truth import TrackTruth, TruthFrame, milliseconds, read_truth
 from sharpose_rt.geometry.boxes import iou_matrix
 from sharpose_rt.geometry.oks import oks
 from sharpose_rt.skeleton import SKELETONS, Skeleton
@@ -44,7 +44,8 @@ def evaluate_tracks(
 
     Args:
         stream: the skeleton stream.
-        truth: labels as `read_truth` takes them.
+        truth: labels as `read_truth` takes them; another stream is compared frame by frame of the same media time, so
+            that one of the two may have left frames out (`--stride`, a live run) or begun later.
         similarity: what makes a person the labelled one: overlap of boxes, or likeness of poses (of COCO's 17 keypoints
             where more come behind them).
         threshold: from which similarity on, 0..1, for MOTA and IDF1 (HOTA goes through all).
@@ -59,15 +60,29 @@ def evaluate_tracks(
     result: dict[str, Any] = {}
     if truth is not None:
         labels = read_truth(truth, skeleton if similarity == "oks" else None)
-        last = max((n for n, frame in labels.frames.items() if frame.ids), default=-1)
-        if not frames or last > frames[-1].frame_id:
-            raise DatasetError(
-                f"{truth} has people in frame {last} (from 0), but {stream} ends at "
-                f"{frames[-1].frame_id if frames else 'its header'}; are they of the same clip, read to its end?"
-            )
         compared = [replace(frame, poses=frame.poses.first(len(skeleton))) for frame in frames]
+        if labels.frame_at is not None:
+            compared = _renumbered(compared, labels.frame_at)
+        _check_reach(compared, labels, stream, truth)
         result |= track_metrics(compared, labels, skeleton, similarity, threshold)
     return result | jitter(frames, min_score)
+
+
+def _renumbered(frames: list[FrameRecord], frame_at: dict[int, int]) -> list[FrameRecord]:
+    """The frames that labels have at the same media time, numbered as there: a run may have left some out."""
+    numbers = [frame_at.get(milliseconds(frame.pts_s)) for frame in frames]
+    return [replace(frame, frame_id=n) for frame, n in zip(frames, numbers, strict=True) if n is not None]
+
+
+def _check_reach(frames: list[FrameRecord], labels: TrackTruth, stream: Path, truth: Path) -> None:
+    """Refuse a stream that ends long before the labels do: by more than it has left out anywhere before."""
+    last = max((n for n, frame in labels.frames.items() if frame.ids), default=-1)
+    numbers = [frame.frame_id for frame in frames]
+    if not numbers or last >= numbers[-1] + max(np.diff(numbers), default=1):
+        raise DatasetError(
+            f"{truth} has people in frame {last} (from 0), but of its frames {stream} "
+            f"{f'ends at {numbers[-1]}' if numbers else 'has none'}; are they of the same clip, read to its end?"
+        )
 
 
 def track_metrics(

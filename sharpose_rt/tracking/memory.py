@@ -3,10 +3,13 @@
 What is compared are unit vectors of an appearance network (deep metric learning, as in DeepSORT, Wojke et al. 2017).
 How alike two of them are is turned into how many times likelier it is that they are of one person, and all who are
 remembered compete with somebody new: among many who might have come back one has to look more alike than among few.
+What likeness is worth is learnt from each scene: two who are there at once are not one person, so where they look alike
+nevertheless, as in uniform or by night, it says little.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -28,6 +31,12 @@ LASTS = 16
 LOG_ODDS_PER_ALIKE, EVEN_ALIKE = 14.0, 0.56
 """How alike (cosine, after the mean of all people is taken away) two looks are, as log odds that they are of one
 person: the slope, and where both are as likely; fitted to people of a street by `eval-appearance`'s pairs."""
+TRUSTED = 10
+"""Those odds weigh as much as so many pairs of looks of the scene itself."""
+SAME = 1e-6
+"""Two that differ by less are as much alike."""
+PAIRS = 512
+"""So many pairs of looks at one person, and at two, are kept of a scene."""
 RETURNS_S = 4.0
 """That a newcomer is one who has just left is as likely beforehand as that it is somebody else; after so long half as
 likely, after twice as long a third."""
@@ -61,6 +70,41 @@ class Looks:
         return _unit(self.total)
 
 
+class Experience:
+    """How alike looks have been in this scene, at one person and at two who were there at once."""
+
+    def __init__(self) -> None:
+        self._same, self._others = deque[float](maxlen=PAIRS), deque[float](maxlen=PAIRS)
+
+    def learn(
+        self, vector: NDArray[np.floating], own: Looks, others: Sequence[Looks], mean: NDArray[np.float64]
+    ) -> None:
+        """Take in a look (D,) at somebody of whom there are `own` looks, while `others` are there too."""
+        alike = _alike([own, *others], vector[None], mean)[:, 0].tolist()
+        self._same.append(alike[0])
+        self._others.extend(alike[1:])
+
+    def odds(self, alike: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How many times likelier one person is than two, for each of `alike` (...), -1..1.
+
+        As fitted to other scenes, but no further from 1 than what is as much alike, or as little, has been so much
+        oftener here of one person than of two.
+        """
+        fitted = np.exp(LOG_ODDS_PER_ALIKE * (alike - EVEN_ALIKE))
+        many, few = np.maximum(fitted, 1), np.minimum(fitted, 1)
+        more = _share(self._same, alike, 1, above=True) / _share(self._others, alike, 1 / many, above=True)
+        less = _share(self._same, alike, few, above=False) / _share(self._others, alike, 1, above=False)
+        return np.where(fitted > 1, np.clip(more, 1, many), np.clip(less, few, 1))
+
+
+def _share(seen: Collection[float], value: NDArray[np.float64], fitted: ArrayLike, above: bool) -> NDArray[np.float64]:
+    """The share (...) of `seen` that is at least `value` (...), or at most, mixed with what it is where nothing is."""
+    ordered = np.sort(np.fromiter(seen, float))
+    up_to = np.searchsorted(ordered, value + (-SAME if above else SAME), "left" if above else "right")
+    count = len(ordered) - up_to if above else up_to
+    return (count + TRUSTED * np.asarray(fitted)) / (len(ordered) + TRUSTED)
+
+
 @dataclass
 class Left:
     """Somebody who is gone: where and when they were seen last."""
@@ -90,6 +134,7 @@ class Memory:
     def __init__(self, remember_s: float) -> None:
         self.remember_s = remember_s
         self.gone: list[Left] = []
+        self.experience = Experience()
 
     def keep(self, one: Left) -> None:
         """Remember somebody, where they were looked at often enough."""
@@ -109,10 +154,16 @@ class Memory:
 
     def forget(self) -> None:
         """Everybody."""
-        self.gone = []
+        self.gone, self.experience = [], Experience()
 
 
-def decide(new: Sequence[Newcomer], gone: Sequence[Left], present: Sequence[Looks], pts_s: float) -> list[int | None]:
+def decide(
+    new: Sequence[Newcomer],
+    gone: Sequence[Left],
+    present: Sequence[Looks],
+    pts_s: float,
+    experience: Experience | None = None,
+) -> list[int | None]:
     """Who each newcomer is: the id of one who was gone, 0 for somebody else, None where more must be seen first.
 
     Nobody is found in two of them: the likeliest goes first.
@@ -122,12 +173,13 @@ def decide(new: Sequence[Newcomer], gone: Sequence[Left], present: Sequence[Look
         gone: who left.
         present: looks at the others who are there, by whom the mean of all people is known better.
         pts_s: now.
+        experience: what likeness is worth here; None knows nothing of the scene.
     """
     mean = mean_look([*(left.looks for left in gone), *present])
     likely = [
         (probability, row, track_id)
         for row, one in enumerate(new)
-        for track_id, probability in who(one, gone, mean, pts_s).items()
+        for track_id, probability in who(one, gone, mean, pts_s, experience).items()
     ]
     answers: dict[int, int | None] = {}
     for probability, row, track_id in sorted(likely, key=lambda found: (-found[0], *found[1:])):
@@ -146,7 +198,13 @@ def mean_look(people: Sequence[Looks]) -> NDArray[np.float64]:
     return np.sum(vectors, 0) / (len(vectors) + SHRUNK)
 
 
-def who(one: Newcomer, gone: Sequence[Left], mean: NDArray[np.float64], pts_s: float) -> dict[int, float]:
+def who(
+    one: Newcomer,
+    gone: Sequence[Left],
+    mean: NDArray[np.float64],
+    pts_s: float,
+    experience: Experience | None = None,
+) -> dict[int, float]:
     """Who of those who are `gone` somebody new is: probabilities by track id; what is missing to 1 is nobody of them.
 
     Those who cannot have come so far are left out.
@@ -156,15 +214,29 @@ def who(one: Newcomer, gone: Sequence[Left], mean: NDArray[np.float64], pts_s: f
         gone: who left.
         mean: of all people's looks (D,), see `mean_look`.
         pts_s: now.
+        experience: as of `decide`.
     """
     candidates = [left for left in gone if _may_be(left, one.bbox_xyxy, pts_s)]
     if not candidates:
         return {}
-    alike = np.array([_unit(left.looks.vector - mean) for left in candidates]) @ _unit(one.looks.vector - mean)
+    alike = _alike([left.looks for left in candidates], one.looks.vector[None], mean)[:, 0]
     gone_s = pts_s - np.array([left.seen_s for left in candidates])
-    odds = np.exp(LOG_ODDS_PER_ALIKE * (alike - EVEN_ALIKE)) / (1 + gone_s / RETURNS_S)
+    odds = (experience or Experience()).odds(alike) / (1 + gone_s / RETURNS_S)
     shares = odds / (1 + odds.sum())
     return {left.track_id: float(share) for left, share in zip(candidates, shares, strict=True)}
+
+
+def likeness(
+    people: Sequence[Looks], vectors: NDArray[np.floating], mean: NDArray[np.float64], experience: Experience
+) -> NDArray[np.float64]:
+    """How likely (N, M), 0..1, looks (M, D) are at each of N `people`, where it was as likely as not beforehand."""
+    odds = experience.odds(_alike(people, vectors, mean))
+    return odds / (1 + odds)
+
+
+def _alike(people: Sequence[Looks], vectors: NDArray[np.floating], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How alike (N, M), -1..1, looks (M, D) are to those at each of N `people`, beside what all share."""
+    return np.stack([_unit(looks.vector - mean) for looks in people]) @ np.stack([_unit(v - mean) for v in vectors]).T
 
 
 def _may_be(one: Left, box: Float32, pts_s: float) -> bool:

@@ -4,8 +4,8 @@ Association in two rounds, sure detections first, as in ByteTrack (Zhang et al. 
 widened when they are looked for, as in C-BIoU (Yang et al. 2023); boxes go where the camera moves them, as in BoT-SORT
 (Aharon et al. 2022). What is ours: the motion is in seconds, lost people are looked for where they were last too, the
 last pose must fit into a box that claims its person, the last pose carries boxes on where the detector did not run, and
-two tracks whose poses stay the same are shown as one. Who comes back is known again by how they look, as in DeepSORT
-(Wojke et al. 2017), and among how many they might be (`memory`).
+two tracks whose poses stay the same are shown as one. How people look, as in DeepSORT (Wojke et al. 2017), helps where
+boxes leave open who is who (`memory.likeness`), and tells who of those who left has come back (`memory.decide`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.tracking import kalman, motion
 from sharpose_rt.tracking.base import Clock, canonical
 from sharpose_rt.tracking.camera import Camera, moved_box
-from sharpose_rt.tracking.memory import ENOUGH, Left, Look, Looks, Memory, Newcomer, decide
+from sharpose_rt.tracking.memory import ENOUGH, Left, Look, Looks, Memory, Newcomer, decide, likeness, mean_look
 from sharpose_rt.tracking.smoothing import DUPLICATE_OKS
 from sharpose_rt.types import Detections, Float32, Poses, Tracks
 
@@ -42,8 +42,14 @@ DUPLICATE_S = 0.3
 """Two tracks with poses as similar as `DUPLICATE_OKS` for so long are one person, ..."""
 APART = 0.5
 """... until less than this share of the smaller box lies in the other."""
-LOOKS, LOOK_S, LOOK_AGAIN_S = 2, 0.2, 1.0
-"""So many of those who are followed are looked at in a frame, each after so long; after longer once they are known."""
+LOOK_S, LOOK_AGAIN_S = 0.2, 1.0
+"""Who is followed is looked at after so long; after longer once they are known."""
+LOOKS_PER_S, LOOKS = 100, (2, 16)
+"""So many of them are looked at in a second, and as many who are contested; in a frame at least and at most."""
+CONTESTED = 0.3
+"""A match is contested where another one of its track or detection is at least this share as similar."""
+LOOK_WEIGHT = 0.6
+"""How much of a contested similarity is up to the looks."""
 GONE_S = 0.2
 """Who was missed for less is looked for where they were, and taken for nobody else."""
 ALONE = 0.2
@@ -100,6 +106,25 @@ class _Track:
         return pts_s - self.looks.at_s >= (LOOK_S if self.looks.count < ENOUGH else LOOK_AGAIN_S)
 
 
+class _Glances:
+    """Looks at the people of one frame, at each box once; `most`: at so many who are followed, and who are contested.
+
+    Args:
+        look: at this frame's picture.
+        dt_s: since the last frame.
+    """
+
+    def __init__(self, look: Look, dt_s: float) -> None:
+        self.most = int(np.clip(LOOKS_PER_S * dt_s, *LOOKS))
+        self._look, self._seen = look, dict[bytes, NDArray[np.float32]]()
+
+    def __call__(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+        new = [row for row, box in enumerate(boxes) if box.tobytes() not in self._seen]
+        if new:
+            self._seen |= {boxes[row].tobytes(): seen for row, seen in zip(new, self._look(boxes[new]), strict=True)}
+        return np.stack([self._seen[box.tobytes()] for box in boxes])
+
+
 class SharposeTracker:
     """Tracks people by boxes and by the poses of the frame before; see `Tracker` for what comes out.
 
@@ -145,7 +170,8 @@ class SharposeTracker:
             for track, box in zip(self._tracks, motion.to_corners(self._motion.x), strict=True):
                 track.bbox_xyxy, track.detected = box.astype(np.float32), False
         else:
-            self._associate(canonical(detections), pts_s, look)
+            glances = _Glances(look, dt_s) if look is not None and self.config.remember_s > 0 else None
+            self._associate(canonical(detections), pts_s, glances)
         self._part_shadows()
         return self._shown()
 
@@ -181,10 +207,11 @@ class SharposeTracker:
 
     # Association
 
-    def _associate(self, found: Detections, pts_s: float, look: Look | None) -> None:
+    def _associate(self, found: Detections, pts_s: float, look: _Glances | None) -> None:
         """Match detections (best first) to tracks, begin and end tracks."""
         boxes, scores = found.bboxes_xyxy, found.bbox_scores
         similarity = self._similarity(boxes)
+        told_apart = 1 if look is None else self._told_apart(similarity, boxes, look)
         high = scores >= self.config.high_score
         confirmed = np.array([track.track_id > 0 for track in self._tracks], bool)
         free = np.ones(len(boxes), bool)
@@ -193,7 +220,8 @@ class SharposeTracker:
         def match(rows: NDArray[np.bool_], columns: NDArray[np.bool_], values: Float32) -> None:
             taken = np.zeros(len(rows), bool)
             taken[list(matches)] = True
-            for row, column in _assign(values, rows & ~taken, columns & free, self.config.match_threshold):
+            enough = np.where(values >= self.config.match_threshold, values * told_apart, 0)
+            for row, column in _assign(enough, rows & ~taken, columns & free):
                 matches[row], free[column] = column, False
 
         match(confirmed, high, similarity)
@@ -215,7 +243,7 @@ class SharposeTracker:
             for track in self._tracks
             if not track.track_id and (begins or track.detections >= self.config.min_detections)
         ]
-        if look is not None and self.config.remember_s > 0:
+        if look is not None:
             ready = self._know_again(ready, look, pts_s)
         for track in ready:
             self._last_id += 1
@@ -231,6 +259,21 @@ class SharposeTracker:
                 inside = (points[:, None] >= boxes[:, :2]) & (points[:, None] <= boxes[:, 2:])
                 similarity[row] *= 1 - POSE_WEIGHT + POSE_WEIGHT * inside.all(-1).mean(0)
         return similarity
+
+    def _told_apart(self, similarity: Float32, boxes: Float32, look: _Glances) -> Float32:
+        """What each similarity (T, D) is multiplied by: where it is contested, less, the less alike they look."""
+        factors = np.ones(similarity.shape, np.float32)
+        known = [row for row, track in enumerate(self._tracks) if track.track_id and track.looks.count]
+        contest = _contest(np.where(similarity >= self.config.match_threshold, similarity, 0))[known].max(0, initial=0)
+        contest[boxes[:, 3] - boxes[:, 1] < TALL_PX] = 0
+        columns = np.argsort(-contest, kind="stable")[: look.most]
+        columns = columns[contest[columns] >= CONTESTED]
+        if len(columns):
+            people = [self._tracks[row].looks for row in known]
+            likely = np.full((len(similarity), len(columns)), 0.5)  # whose looks nobody knows
+            likely[known] = likeness(people, look(boxes[columns]), mean_look(people), self._memory.experience)
+            factors[:, columns] = 1 - LOOK_WEIGHT + LOOK_WEIGHT * likely
+        return factors
 
     def _see(self, matches: dict[int, int], found: Detections, pts_s: float) -> None:
         """Take in the matched detections; end unconfirmed tracks without one."""
@@ -267,7 +310,7 @@ class SharposeTracker:
 
     # Who comes back
 
-    def _know_again(self, ready: list[_Track], look: Look, pts_s: float) -> list[_Track]:
+    def _know_again(self, ready: list[_Track], look: _Glances, pts_s: float) -> list[_Track]:
         """Those of the `ready` tracks who are somebody new: the others get the id of who is known again, or wait.
 
         Looks at them, and at some of those who are followed, so that they will be known again.
@@ -279,14 +322,18 @@ class SharposeTracker:
         ]
         gone = [*self._memory.gone, *(track.left() for track in lost)]
         asked = [track for track in ready if gone and track.is_large]
-        if seen := [*asked, *self._due(pts_s)]:
+        present = [track.looks for track in self._tracks if track.track_id and track.active]
+        if seen := [*asked, *self._due(pts_s)[: look.most]]:
+            mean = mean_look(present)
             for track, vector in zip(seen, look(np.stack([track.bbox_xyxy for track in seen])), strict=True):
+                if track.looks.count >= ENOUGH:
+                    others = [looks for looks in present if looks is not track.looks and looks.count >= ENOUGH]
+                    self._memory.experience.learn(vector, track.looks, others, mean)
                 track.looks.add(vector, pts_s)
         for track in asked:
             track.asked_since_s = min(track.asked_since_s, pts_s)
         new = [Newcomer(track.looks, track.bbox_xyxy, pts_s - track.asked_since_s) for track in asked]
-        present = [track.looks for track in self._tracks if track.track_id and track.active]
-        answers = dict(zip(asked, decide(new, gone, present, pts_s), strict=True))
+        answers = dict(zip(asked, decide(new, gone, present, pts_s, self._memory.experience), strict=True))
         back = {one.track_id: one.looks for one in gone if one.track_id in answers.values()}
         for track in lost:
             if track.track_id in back:
@@ -302,7 +349,7 @@ class SharposeTracker:
         return [track for track in ready if answers.get(track, 0) == 0]
 
     def _due(self, pts_s: float) -> list[_Track]:
-        """Whom to look at again now, those first who were not looked at for longest: nobody else is in their box."""
+        """Whom to look at again, those first who were not looked at for longest: nobody else is in their box."""
         due = [track for track in self._tracks if track.is_due(pts_s)]
         if not due:
             return []
@@ -310,7 +357,7 @@ class SharposeTracker:
         shares = inside_matrix(np.stack([track.bbox_xyxy for track in due]), boxes)
         shares.sort(1)  # the last is their own box's
         alone = [track for track, others in zip(due, shares, strict=True) if others[:-1].max(initial=0) <= ALONE]
-        return sorted(alone, key=lambda track: (track.looks.at_s, track.track_id))[:LOOKS]
+        return sorted(alone, key=lambda track: (track.looks.at_s, track.track_id))
 
     # Poses
 
@@ -362,15 +409,28 @@ class SharposeTracker:
                     track.shadow_of = 0
 
 
-def _assign(
-    similarity: Float32, rows: NDArray[np.bool_], columns: NDArray[np.bool_], least: float
-) -> list[tuple[int, int]]:
-    """Pairs of the wanted `rows` and `columns` with the greatest total similarity, each pair at least `least`."""
+def _assign(similarity: Float32, rows: NDArray[np.bool_], columns: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Pairs of the wanted `rows` and `columns` with the greatest total similarity, none of 0."""
     row, column = np.flatnonzero(rows), np.flatnonzero(columns)
     values = similarity[np.ix_(row, column)]
-    values = np.where(values >= least, values, 0)
     chosen = zip(*linear_sum_assignment(values, maximize=True), strict=True)
     return [(int(row[i]), int(column[j])) for i, j in chosen if values[i, j] > 0]
+
+
+def _contest(similarity: Float32) -> Float32:
+    """How close (T, D), 0..1, each pair of `similarity` (T, D) comes to the best other one of its row or column, or
+    that one to it; 0 where they are no pair, or the only one."""
+    rival = np.maximum(_best_other(similarity), _best_other(similarity.T).T)
+    better = np.maximum(similarity, rival)
+    return np.divide(np.minimum(similarity, rival), better, out=np.zeros_like(better), where=better > 0)
+
+
+def _best_other(values: Float32) -> Float32:
+    """The largest other value (T, D) of each one's row; 0 of the only one."""
+    if values.shape[1] < 2:
+        return np.zeros_like(values)
+    second, best = np.sort(values, 1)[:, -2:].T[..., None]
+    return np.where(values < best, best, second)
 
 
 def _carried(anchor: _Pose, pose: _Pose) -> NDArray[np.float64] | None:

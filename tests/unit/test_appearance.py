@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tracking_worlds import Score, follow, leaving, looks, score, world
+from tracking_worlds import Score, follow, idf1, leaving, looks, score, world
 
 from sharpose_rt.cli import main
 from sharpose_rt.commands import train_appearance
@@ -31,6 +31,7 @@ from sharpose_rt.stages import TrackStage
 from sharpose_rt.tracking import create_tracker
 from sharpose_rt.tracking.memory import (
     ENOUGH,
+    EVEN_ALIKE,
     KNOWN,
     MOST,
     NEAR,
@@ -38,14 +39,17 @@ from sharpose_rt.tracking.memory import (
     SIZES,
     WAIT_S,
     WALKS_PER_S,
+    Experience,
     Left,
     Looks,
     Memory,
     Newcomer,
     decide,
+    likeness,
     mean_look,
     who,
 )
+from sharpose_rt.tracking.sharpose_tracker import LOOKS, LOOKS_PER_S, _contest
 from sharpose_rt.training.appearance import (
     HELD_HW,
     AppearanceRecipe,
@@ -195,6 +199,43 @@ def test_old_looks_fade():
     assert np.linalg.norm(found.vector) == pytest.approx(1)
 
 
+def experience(same: list[int], others: list[int]) -> Experience:
+    """Of a scene in which one person looked like these directions each time, and another one like those."""
+    learnt = Experience()
+    for face, other in zip(same, others, strict=True):
+        learnt.learn(direction(face), seen(1), [seen(other)], np.zeros(DIMENSIONS))
+    return learnt
+
+
+def test_where_two_look_alike_likeness_says_little():
+    uniform, usual = experience([1] * 60, [1] * 60), experience([1] * 60, [2] * 60)
+    gone = [left(7, 1)]
+    nothing = np.zeros(DIMENSIONS)
+    assert who(newcomer(1), gone, nothing, 1.0)[7] > 0.9
+    assert who(newcomer(1), gone, nothing, 1.0, usual)[7] > 0.9
+    assert who(newcomer(1), gone, nothing, 1.0, uniform)[7] < 0.6
+    assert decide([newcomer(1)], gone, [seen(2)], 1.0) == [7]
+    assert decide([newcomer(1, waited_s=WAIT_S)], gone, [seen(2)], 1.0, uniform) == [0]
+
+
+def test_where_people_change_their_looks_unlikeness_says_little():
+    changing = experience(list(range(100, 160)), [2] * 60)  # each look of one person is like no other
+    assert Experience().odds(np.array([0.0]))[0] < 0.001
+    assert changing.odds(np.array([0.0]))[0] > 0.3
+
+
+@given(st.lists(st.floats(-1, 1), max_size=40), st.lists(st.floats(-1, 1), max_size=40))
+def test_a_scene_makes_likeness_say_less_but_never_the_contrary(same, others):
+    learnt = Experience()
+    learnt._same.extend(same)
+    learnt._others.extend(others)
+    grid = np.linspace(-1, 1, 101)
+    odds = learnt.odds(grid)
+    alone = Experience().odds(grid)
+    assert ((odds >= 1) == (alone >= 1)).all()
+    assert (np.abs(np.log(odds)) <= np.abs(np.log(alone)) + 1e-9).all()
+
+
 # In the tracker
 
 
@@ -224,8 +265,8 @@ def test_who_cannot_be_told_apart_gets_new_ids_as_before():
     assert blind[0].tracked >= 0.99 * without[0].tracked
 
 
-def boxes(*lefts: float) -> Detections:
-    found = np.array([[x, 100, x + 60, 300] for x in lefts], np.float32).reshape(-1, 4)
+def boxes(*lefts: float, width: float = 60.0) -> Detections:
+    found = np.array([[x, 100, x + width, 300] for x in lefts], np.float32).reshape(-1, 4)
     return Detections(found, np.full(len(found), 0.9, np.float32))
 
 
@@ -236,6 +277,7 @@ class Stage:
         self.tracker = create_tracker(TrackerConfig(**options), COCO17)
         self.faces: list[int] = []
         self.asked = 0
+        self.width = 60.0
         self.stage = TrackStage(self.tracker, look=self.look)
         self.number = 0
 
@@ -249,11 +291,18 @@ class Stage:
         for _ in range(frames):
             self.places, self.faces = [x for x, _ in people], [face for _, face in people]
             frame = Frame(self.number, self.number / 25, np.zeros((400, 900, 3), np.uint8))
-            packet = Packet(frame, detections=boxes(*self.places), new_scene=new_scene)
+            packet = Packet(frame, detections=boxes(*self.places, width=self.width), new_scene=new_scene)
             (out,) = self.stage.process(packet)
             self.number, new_scene = self.number + 1, False
         assert out.tracks is not None
+        self.tracks = out.tracks
         return out.tracks.track_ids.tolist()
+
+    def ids_by_face(self, faces: list[int]) -> list[int]:
+        """Who in the last frame has each of these faces."""
+        places = [self.places[self.faces.index(face)] for face in faces]
+        lefts = self.tracks.bboxes_xyxy[:, 0].tolist()
+        return [int(self.tracks.track_ids[lefts.index(x)]) for x in places]
 
 
 def test_ids_of_those_who_left_wait_for_them():
@@ -313,6 +362,104 @@ def test_a_jump_in_time_ends_tracks_but_not_the_memory():
     stage.step(50, (100, 1), (400, 2))
     stage.number += 25 * 5
     assert stage.step(10, (120, 1), (380, 2)) == [1, 2]
+
+
+# While they are followed
+
+
+WIDE = 200.0
+
+
+def meet(stage: Stage, gap_frames: int = 8) -> list[int]:
+    """Ids of two people, of faces 1 and 2, who come close and, in a gap between two frames, change places.
+
+    Boxes alone say that each stayed: they overlap more so.
+    """
+    stage.width = WIDE
+    stage.step(40, (100, 1), (500, 2))
+    for x in range(100, 250, 10):
+        stage.step(1, (x, 1), (500, 2))
+    for x in range(500, 320, -10):
+        stage.step(1, (240, 1), (x, 2))
+    assert stage.step(25, (240, 1), (320, 2)) == [1, 2]
+    stage.number += gap_frames
+    stage.step(1, (250, 2), (310, 1))
+    return stage.ids_by_face([2, 1])
+
+
+def test_looks_tell_apart_who_met():
+    assert meet(Stage()) == [2, 1]
+    assert meet(Stage(remember_s=0.0)) == [1, 2]
+
+
+def test_looks_do_not_outweigh_where_people_are():
+    """A step later than it would take them to change places, each is where they were, but looks like the other."""
+    stage = Stage()
+    stage.step(60, (100, 1), (500, 2))
+    stage.step(1, (100, 2), (500, 1))
+    assert stage.ids_by_face([2, 1]) == [1, 2]
+
+
+@pytest.mark.parametrize("gap_frames", [0, 12, 1000])
+def test_few_are_looked_at_in_a_frame(gap_frames):
+    """More the longer the time from frame to frame, but never more than `LOOKS` of the contested and of the others."""
+    stage, dt_s = Stage(max_lost_s=60.0), (gap_frames + 1) / 25
+    most = int(np.clip(LOOKS_PER_S * dt_s, *LOOKS))
+    people = [(100 + 45 * i, i) for i in range(40)]  # each lies in the boxes beside it: contested, and never alone
+    apart = [(100 + 70 * i, i) for i in range(40)]
+    stage.step(60, *apart)
+    assert stage.asked >= 40 * ENOUGH
+    asked = []
+    for places in (people, people, apart, apart):
+        before, stage.number = stage.asked, stage.number + gap_frames
+        stage.step(1, *places)
+        asked.append(stage.asked - before)
+    assert max(asked) <= 2 * most
+
+
+def test_looks_keep_people_apart_in_a_crowd():
+    """Over worlds of people who meet and hide each other; where all look the same it does little harm."""
+
+    def mean(remember_s: float, same: bool) -> float:
+        found = []
+        for seed in (20, 21, 120, 121):
+            views = world(seed, people=16)
+            tracker = create_tracker(TrackerConfig(remember_s=remember_s), COCO17)
+            look_at = (lambda view: lambda at: np.tile(direction(1), (len(at), 1))) if same else looks(seed, 16)
+            found.append(idf1(views, follow(views, tracker, look_at=look_at)))
+        return float(np.mean(found))
+
+    without = mean(0.0, same=False)
+    assert mean(30.0, same=False) >= without + 0.01
+    assert mean(30.0, same=True) >= without - 0.02  # 0.04 where a scene teaches nothing
+
+
+@given(st.lists(st.lists(st.sampled_from([0.0, 0.2, 0.5, 0.9]), min_size=3, max_size=3), min_size=1, max_size=5))
+def test_contested_is_what_has_a_rival(rows):
+    similarity = np.array(rows, np.float32)
+    contest = _contest(similarity)
+    assert contest.shape == similarity.shape
+    for (t, d), value in np.ndenumerate(similarity):
+        others = np.concatenate([np.delete(similarity[t], d), np.delete(similarity[:, d], t)])
+        rival = others.max(initial=0)
+        assert contest[t, d] == pytest.approx(min(value, rival) / max(value, rival) if max(value, rival) else 0)
+
+
+def test_likeness_is_even_at_its_middle_and_says_who():
+    people, vectors = [seen(1), seen(2)], np.stack([direction(2), direction(1), direction(3)])
+    likely = likeness(people, vectors, np.zeros(DIMENSIONS), Experience())
+    assert likely.shape == (2, 3)
+    assert likely[0].argmax() == 1
+    assert likely[1].argmax() == 0
+    assert likely[:, 2].max() < 0.1
+    at = direction(1) * EVEN_ALIKE + np.sqrt(1 - EVEN_ALIKE**2) * _across(direction(1))
+    even = likeness([seen(1)], at[None], np.zeros(DIMENSIONS), Experience())
+    assert even[0, 0] == pytest.approx(0.5, abs=1e-4)
+
+
+def _across(vector: np.ndarray) -> np.ndarray:
+    other = direction(9) - direction(9) @ vector * vector
+    return other / np.linalg.norm(other)
 
 
 # The network

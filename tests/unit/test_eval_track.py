@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -338,6 +339,28 @@ class TestTruth:
         other = write_clip(tmp_path / "b.jsonl", clip)
         found = evaluate_tracks(stream(tmp_path, clip), other, similarity="oks")
         assert (found["HOTA"], found["MOTP"]) == pytest.approx((1, 1))
+
+    @pytest.mark.parametrize(("first", "stride"), [(0, 4), (3, 1), (2, 3)])
+    def test_a_stream_of_some_of_the_frames(self, tmp_path, first, stride):
+        """As `--start` and `--stride` make it: its frames count from 0, their times are those of the video."""
+        part = stream(tmp_path)
+        kept = [replace(r, frame_id=n) for n, r in enumerate(list(StreamReader(part))[first::stride])]
+        rewritten(part, kept)
+        found = evaluate_tracks(part, write_clip(tmp_path / "b.jsonl", TWO), similarity="oks")
+        assert (found["HOTA"], found["MOTP"]) == pytest.approx((1, 1))
+        assert (found["frames"], found["frames_missing"]) == (len(kept), 10 - len(kept))
+        other = evaluate_tracks(write_clip(tmp_path / "c.jsonl", TWO), part)  # and the other way round
+        assert (other["HOTA"], other["false_positives"], other["frames"]) == pytest.approx((1, 0, len(kept)))
+
+    def test_a_stream_that_was_cut_off_is_refused(self, tmp_path):
+        path = stream(tmp_path)
+        whole = list(StreamReader(path))
+        short = rewritten(path, whole[:8:2])
+        with pytest.raises(DatasetError, match=r"people in frame 9 .*ends at 6; are they of the same clip"):
+            evaluate_tracks(short, write_clip(tmp_path / "b.jsonl", TWO))
+        later = rewritten(path, [replace(record, pts_s=record.pts_s + 100) for record in whole])
+        with pytest.raises(DatasetError, match=r"has none; are they of the same clip"):
+            evaluate_tracks(later, write_clip(tmp_path / "c.jsonl", TWO))
 
     @pytest.mark.parametrize(
         ("text", "message"),
