@@ -201,7 +201,7 @@ class TrackerConfig:
     """Change of a frame's colours, 0 to 255, from which it counts as a cut, where all tracks end; 0 finds no cuts."""
     remember_s: float = 30.0
     """For how long `sharpose` remembers how people looked who left, in media time: who comes back gets the id they had.
-    0 remembers nobody."""
+    0 remembers nobody, and does not look at people where they meet either."""
     camera_motion: bool = True
     """Find out how the camera moves (a hand, a pan), so that it is not taken for people's motion: `sharpose` finds its
     people again, and smoothing does not lag behind the picture. It takes the optical flow of a small picture."""
