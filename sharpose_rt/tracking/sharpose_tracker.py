@@ -41,7 +41,8 @@ DUPLICATE_IOU = 0.8
 DUPLICATE_S = 0.3
 """Two tracks with poses as similar as `DUPLICATE_OKS` for so long are one person, ..."""
 APART = 0.5
-"""... until less than this share of the smaller box lies in the other."""
+"""... until less than this share of the smaller box lies in the other, for as long. Frames that speak against it are
+taken off, so that no single one decides."""
 LOOK_S, LOOK_AGAIN_S = 0.2, 1.0
 """Who is followed is looked at after so long; after longer once they are known."""
 LOOKS_PER_S, LOOKS = 100, (2, 16)
@@ -73,7 +74,8 @@ class _Track:
 
     `active`: matched when the detector ran last. `detected`: matched in the last frame. `anchor`: pose of the last
     detected box, which the box is carried on from. `shadow_of`: the track of the same person that is shown instead.
-    `asked_since_s`: since when it was asked whether this is somebody who was gone.
+    `same_s`: for how long the two were the same. `asked_since_s`: since when it was asked whether this is somebody who
+    was gone.
     """
 
     bbox_xyxy: Float32
@@ -85,7 +87,7 @@ class _Track:
     detected: bool = True
     pose: _Pose | None = None
     anchor: _Pose | None = None
-    same_since_s: float | None = None
+    same_s: float = 0.0
     shadow_of: int = 0
     looks: Looks = field(default_factory=Looks)
     asked_since_s: float = math.inf
@@ -159,7 +161,7 @@ class SharposeTracker:
         last_s = self._clock.pts_s
         dt_s = self._clock.advance(pts_s)
         if last_poses is not None and last_s is not None:
-            self._take_poses(last_poses, last_s)
+            self._take_poses(last_poses, last_s, dt_s)
         self._keep([pts_s - track.seen_s <= self.config.max_lost_s for track in self._tracks])
         if camera is not None:
             self._follow(camera)
@@ -172,7 +174,7 @@ class SharposeTracker:
         else:
             glances = _Glances(look, dt_s) if look is not None and self.config.remember_s > 0 else None
             self._associate(canonical(detections), pts_s, glances)
-        self._part_shadows()
+        self._part_shadows(dt_s)
         return self._shown()
 
     def _follow(self, camera: Camera) -> None:
@@ -361,8 +363,8 @@ class SharposeTracker:
 
     # Poses
 
-    def _take_poses(self, poses: Poses, pts_s: float) -> None:
-        """Learn from the poses of the last frame, at `pts_s`, before time goes on."""
+    def _take_poses(self, poses: Poses, pts_s: float, dt_s: float) -> None:
+        """Learn from the poses of the last frame, at `pts_s`, before time goes on by `dt_s`."""
         poses = poses.first(self.skeleton.body)
         row_of = {track_id: row for row, track_id in enumerate(poses.track_ids.tolist())}
         for index, track in enumerate(self._tracks):
@@ -381,9 +383,9 @@ class SharposeTracker:
                 self._motion.replace_rows([index], better)
                 track.pose.bbox_xyxy = motion.to_corners(better.x)[0].astype(np.float32)
                 track.seen_s = pts_s
-        self._find_duplicates(poses, row_of, pts_s)
+        self._find_duplicates(poses, row_of, dt_s)
 
-    def _find_duplicates(self, poses: Poses, row_of: dict[int, int], pts_s: float) -> None:
+    def _find_duplicates(self, poses: Poses, row_of: dict[int, int], dt_s: float) -> None:
         """Put the younger of two tracks whose poses stay the same into the shadow of the older."""
         tracks = [t for t in self._tracks if t.track_id in row_of and t.active and not t.shadow_of]
         tracks.sort(key=lambda t: t.track_id)
@@ -392,21 +394,21 @@ class SharposeTracker:
         similarity = oks_matrix(points, scores, points, area(poses.bboxes_xyxy[rows]), self._sigmas, SURE_SCORE)
         for young, track in enumerate(tracks):
             same = [old for old in range(young) if similarity[old, young] > DUPLICATE_OKS]
-            if not same:
-                track.same_since_s = None
-            elif track.same_since_s is None:
-                track.same_since_s = pts_s
-            elif pts_s - track.same_since_s >= DUPLICATE_S:
-                track.shadow_of, track.same_since_s = tracks[same[0]].track_id, None
+            # However long a frame was, a single one is not enough.
+            track.same_s = max(track.same_s + (min(dt_s, DUPLICATE_S) if same else -dt_s), 0)
+            if same and track.same_s > DUPLICATE_S:
+                track.shadow_of, track.same_s = tracks[same[0]].track_id, DUPLICATE_S
 
-    def _part_shadows(self) -> None:
+    def _part_shadows(self, dt_s: float) -> None:
         """Show tracks again that have come apart from the track in whose shadow they were."""
         shown = {track.track_id: track for track in self._tracks if track.active and not track.shadow_of}
         for track in self._tracks:
             if track.shadow_of:
                 other = shown.get(track.shadow_of)
-                if other is None or _inside(track.bbox_xyxy, other.bbox_xyxy) < APART:
-                    track.shadow_of = 0
+                apart = other is None or _inside(track.bbox_xyxy, other.bbox_xyxy) < APART
+                track.same_s = min(track.same_s + (-dt_s if apart else dt_s), DUPLICATE_S)
+                if other is None or track.same_s < 0:
+                    track.shadow_of, track.same_s = 0, 0.0
 
 
 def _assign(similarity: Float32, rows: NDArray[np.bool_], columns: NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -359,6 +359,32 @@ def test_two_tracks_of_one_person_become_one_and_part_again():
     assert shown[-1] == [1, 2]
 
 
+@pytest.mark.parametrize("every", [2, 3])
+def test_boxes_that_come_and_go_make_nobody_two(every):
+    """As where a detector takes an arm for somebody every few frames, in the same track as the whole person."""
+    tracker, last, shown = make("sharpose"), None, []
+    body, wide = np.array(at(0)), np.array(at(0))
+    wide[2] += 60
+    arm = np.array([body[2], body[1] + 20, wide[2], body[3]])
+    for i in range(90):
+        other = arm if i % (2 * every) == 2 * every - 1 else wide
+        tracks = tracker.update(found(tuple(body), tuple(other)), i / 25, last)
+        last = standing(tracks, np.tile(body, (len(tracks), 1)))
+        shown.append(len(tracks))
+    assert shown[0] == 2
+    assert set(shown[45:]) == {1}
+
+
+@pytest.mark.parametrize("fps", [2.0, 5.0, 25.0])
+def test_one_frame_makes_no_two_one(fps):
+    tracker, last = make("sharpose"), None
+    boxes = np.array([at(0), at(30)])
+    for i in range(20):
+        tracks = tracker.update(found(*map(tuple, boxes)), i / fps, last)
+        last = standing(tracks, np.tile(boxes[0], (len(tracks), 1)) if i == 10 else tracks.bboxes_xyxy)
+        assert tracks.track_ids.tolist() == [1, 2]
+
+
 def test_people_who_cross_stay_two():
     """For a fifth of a second their poses are alike."""
     tracker, last = make("sharpose"), None
