@@ -131,7 +131,7 @@ class DetectorConfig:
     score_threshold: float = Unset(0.25)
     """Boxes below are ignored, 0..1; 0 for a boxes file unless set. Between it and `tracker.high_score` a box only
     carries on who is followed already: `--min-person-score` sets both."""
-    iou_threshold: float = 0.55
+    iou_threshold: float = 0.6
     """Overlap above which the weaker of two boxes is dropped, where the model needs such a step."""
     image_size: int | None = None
     """Longer side of the picture that the network sees, px; None is what it is made for (bundled 320, and 512 while it

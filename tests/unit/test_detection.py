@@ -638,7 +638,7 @@ def test_openvino_finds_what_torch_finds(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("sharpose_rt.detection.openvino_network.fastest_dtype", lambda: torch.float32)
     path = tmp_path / "person_detector.safetensors"
     save_bundled(path, architecture)
-    config = DetectorConfig(name="bundled", score_threshold=0.0, iou_threshold=0.6, max_people=10**6)
+    config = DetectorConfig(name="bundled", score_threshold=0.0, max_people=10**6)
     ours, theirs = (BundledDetector(config, weights=path, runtime=Runtime(name, 1)) for name in ("torch", "openvino"))
     sizes_wh = [(64, 64), (64, 32)] if architecture == "mobile150" else [(64, 32)]
     for size_wh in sizes_wh:  # each has a graph of its own
