@@ -84,6 +84,12 @@ class Experience:
         self._same.append(alike[0])
         self._others.extend(alike[1:])
 
+    @property
+    def tells(self) -> bool:
+        """Whether one person looks enough like themselves, at one time in four, to be known by it."""
+        (odds,) = self.odds(np.quantile(self._same or [1.0], [0.75])).tolist()
+        return odds >= KNOWN * (1 + odds)
+
     def odds(self, alike: NDArray[np.float64]) -> NDArray[np.float64]:
         """How many times likelier one person is than two, for each of `alike` (...), -1..1.
 
@@ -175,6 +181,7 @@ def decide(
         pts_s: now.
         experience: what likeness is worth here; None knows nothing of the scene.
     """
+    experience = experience or Experience()
     mean = mean_look([*(left.looks for left in gone), *present])
     likely = [
         (probability, row, track_id)
@@ -187,7 +194,7 @@ def decide(
             continue
         if probability >= KNOWN:
             answers[row] = track_id
-        elif probability >= UNSURE and new[row].waited_s < WAIT_S:
+        elif probability >= UNSURE and new[row].waited_s < WAIT_S and experience.tells:
             answers[row] = None
     return [answers.get(row, 0) for row in range(len(new))]
 

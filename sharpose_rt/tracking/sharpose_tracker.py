@@ -213,7 +213,9 @@ class SharposeTracker:
         """Match detections (best first) to tracks, begin and end tracks."""
         boxes, scores = found.bboxes_xyxy, found.bbox_scores
         similarity = self._similarity(boxes)
-        told_apart = 1 if look is None else self._told_apart(similarity, boxes, look)
+        told_apart = 1.0
+        if look is not None and self._memory.experience.tells:
+            told_apart = self._told_apart(similarity, boxes, look)
         high = scores >= self.config.high_score
         confirmed = np.array([track.track_id > 0 for track in self._tracks], bool)
         free = np.ones(len(boxes), bool)
