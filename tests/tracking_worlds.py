@@ -243,15 +243,9 @@ def score(views: list[View], shown: list[Tracks]) -> Score:
 def idf1(views: list[View], shown: list[Tracks]) -> float:
     """IDF1 (Ristani et al. 2016), 0..1, of what a tracker shows against who each detection is."""
     wanted = [(view.person[view.person >= 0], view.detections.bboxes_xyxy[view.person >= 0]) for view in views]
-    ids = [numbered([who for who, _ in wanted]), numbered([tracks.track_ids for tracks in shown])]
+    ids = [who for who, _ in wanted], [tracks.track_ids for tracks in shown]
     alike = [iou_matrix(at, tracks.bboxes_xyxy) for (_, at), tracks in zip(wanted, shown, strict=True)]
     return float(compute_identity_metrics(*ids, alike, threshold=0.5)["IDF1"])
-
-
-def numbered(ids: list[np.ndarray]) -> list[np.ndarray]:
-    """The same ids as whole numbers from 0, without gaps."""
-    names = {name: number for number, name in enumerate(np.unique(np.concatenate(ids)).tolist())}
-    return [np.array([names[name] for name in some.tolist()], np.int64) for some in ids]
 
 
 WORLDS: dict[str, list[dict[str, float]]] = {

@@ -98,14 +98,16 @@ class Experience:
         """
         fitted = np.exp(LOG_ODDS_PER_ALIKE * (alike - EVEN_ALIKE))
         many, few = np.maximum(fitted, 1), np.minimum(fitted, 1)
-        more = _share(self._same, alike, 1, above=True) / _share(self._others, alike, 1 / many, above=True)
-        less = _share(self._same, alike, few, above=False) / _share(self._others, alike, 1, above=False)
+        same, others = np.sort(self._same), np.sort(self._others)
+        more = _share(same, alike, 1, above=True) / _share(others, alike, 1 / many, above=True)
+        less = _share(same, alike, few, above=False) / _share(others, alike, 1, above=False)
         return np.where(fitted > 1, np.clip(more, 1, many), np.clip(less, few, 1))
 
 
-def _share(seen: Collection[float], value: NDArray[np.float64], fitted: ArrayLike, above: bool) -> NDArray[np.float64]:
-    """The share (...) of `seen` that is at least `value` (...), or at most, mixed with what it is where nothing is."""
-    ordered = np.sort(np.fromiter(seen, float))
+def _share(
+    ordered: NDArray[np.float64], value: NDArray[np.float64], fitted: ArrayLike, above: bool
+) -> NDArray[np.float64]:
+    """The share (...) of `ordered` that is at least `value` (...), or at most; `fitted` counts as `TRUSTED` more."""
     up_to = np.searchsorted(ordered, value + (-SAME if above else SAME), "left" if above else "right")
     count = len(ordered) - up_to if above else up_to
     return (count + TRUSTED * np.asarray(fitted)) / (len(ordered) + TRUSTED)
@@ -168,7 +170,7 @@ def decide(
     gone: Sequence[Left],
     present: Sequence[Looks],
     pts_s: float,
-    experience: Experience | None = None,
+    experience: Experience,
 ) -> list[int | None]:
     """Who each newcomer is: the id of one who was gone, 0 for somebody else, None where more must be seen first.
 
@@ -179,9 +181,8 @@ def decide(
         gone: who left.
         present: looks at the others who are there, by whom the mean of all people is known better.
         pts_s: now.
-        experience: what likeness is worth here; None knows nothing of the scene.
+        experience: what likeness is worth here.
     """
-    experience = experience or Experience()
     mean = mean_look([*(left.looks for left in gone), *present])
     likely = [
         (probability, row, track_id)
@@ -210,7 +211,7 @@ def who(
     gone: Sequence[Left],
     mean: NDArray[np.float64],
     pts_s: float,
-    experience: Experience | None = None,
+    experience: Experience,
 ) -> dict[int, float]:
     """Who of those who are `gone` somebody new is: probabilities by track id; what is missing to 1 is nobody of them.
 
@@ -228,7 +229,7 @@ def who(
         return {}
     alike = _alike([left.looks for left in candidates], one.looks.vector[None], mean)[:, 0]
     gone_s = pts_s - np.array([left.seen_s for left in candidates])
-    odds = (experience or Experience()).odds(alike) / (1 + gone_s / RETURNS_S)
+    odds = experience.odds(alike) / (1 + gone_s / RETURNS_S)
     shares = odds / (1 + odds.sum())
     return {left.track_id: float(share) for left, share in zip(candidates, shares, strict=True)}
 

@@ -213,9 +213,7 @@ class SharposeTracker:
         """Match detections (best first) to tracks, begin and end tracks."""
         boxes, scores = found.bboxes_xyxy, found.bbox_scores
         similarity = self._similarity(boxes)
-        told_apart = 1.0
-        if look is not None and self._memory.experience.tells:
-            told_apart = self._told_apart(similarity, boxes, look)
+        told_apart = self._told_apart(similarity, boxes, look)
         high = scores >= self.config.high_score
         confirmed = np.array([track.track_id > 0 for track in self._tracks], bool)
         free = np.ones(len(boxes), bool)
@@ -264,9 +262,11 @@ class SharposeTracker:
                 similarity[row] *= 1 - POSE_WEIGHT + POSE_WEIGHT * inside.all(-1).mean(0)
         return similarity
 
-    def _told_apart(self, similarity: Float32, boxes: Float32, look: _Glances) -> Float32:
+    def _told_apart(self, similarity: Float32, boxes: Float32, look: _Glances | None) -> Float32:
         """What each similarity (T, D) is multiplied by: where it is contested, less, the less alike they look."""
         factors = np.ones(similarity.shape, np.float32)
+        if look is None or not self._memory.experience.tells:
+            return factors
         known = [row for row, track in enumerate(self._tracks) if track.track_id and track.looks.count]
         contest = _contest(np.where(similarity >= self.config.match_threshold, similarity, 0))[known].max(0, initial=0)
         contest[boxes[:, 3] - boxes[:, 1] < TALL_PX] = 0
@@ -407,8 +407,9 @@ class SharposeTracker:
         for track in self._tracks:
             if track.shadow_of:
                 other = shown.get(track.shadow_of)
-                apart = other is None or _inside(track.bbox_xyxy, other.bbox_xyxy) < APART
-                track.same_s = min(track.same_s + (-dt_s if apart else dt_s), DUPLICATE_S)
+                if other is not None:
+                    same = _inside(track.bbox_xyxy, other.bbox_xyxy) >= APART
+                    track.same_s = min(track.same_s + (dt_s if same else -dt_s), DUPLICATE_S)
                 if other is None or track.same_s < 0:
                     track.shadow_of, track.same_s = 0, 0.0
 

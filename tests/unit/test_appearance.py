@@ -64,6 +64,8 @@ from sharpose_rt.types import Detections, Frame, Packet
 from tests.people_set import write_set
 
 BOX = np.array([100, 100, 160, 300], np.float32)
+UNKNOWN = Experience()
+"""Of a scene of which nothing has been seen."""
 
 
 def direction(seed: int) -> np.ndarray:
@@ -95,15 +97,15 @@ def mean_of(gone: list[Left]) -> np.ndarray:
 
 def test_who_looks_the_same_is_the_same_and_who_does_not_is_not():
     gone = [left(7, seed=1), left(9, seed=2)]
-    assert decide([newcomer(1)], gone, [], 3.0) == [7]
-    assert decide([newcomer(2)], gone, [], 3.0) == [9]
-    assert decide([newcomer(3)], gone, [], 3.0) == [0]
-    assert decide([newcomer(1), newcomer(2), newcomer(3)], gone, [], 3.0) == [7, 9, 0]
-    assert decide([], gone, [], 3.0) == []
+    assert decide([newcomer(1)], gone, [], 3.0, UNKNOWN) == [7]
+    assert decide([newcomer(2)], gone, [], 3.0, UNKNOWN) == [9]
+    assert decide([newcomer(3)], gone, [], 3.0, UNKNOWN) == [0]
+    assert decide([newcomer(1), newcomer(2), newcomer(3)], gone, [], 3.0, UNKNOWN) == [7, 9, 0]
+    assert decide([], gone, [], 3.0, UNKNOWN) == []
 
 
 def test_nobody_is_in_two_places():
-    answers = decide([newcomer(1), newcomer(1)], [left(7, seed=1)], [], 3.0)
+    answers = decide([newcomer(1), newcomer(1)], [left(7, seed=1)], [], 3.0, UNKNOWN)
     assert sorted(answers, key=str) == [0, 7]
 
 
@@ -113,7 +115,7 @@ def test_nobody_walks_faster_than_people_do_nor_grows(gap_s, way_px, size):
     middle = (BOX[:2] + BOX[2:]) / 2 + [way_px, 0]
     half = size * (BOX[2:] - BOX[:2]) / 2
     box = np.concatenate([middle - half, middle + half]).astype(np.float32)
-    answer = decide([newcomer(1, box)], [left(7, seed=1)], [], gap_s)
+    answer = decide([newcomer(1, box)], [left(7, seed=1)], [], gap_s, UNKNOWN)
     taller = height * max(size, 1)
     reach = taller * (NEAR + WALKS_PER_S * gap_s)
     ratio = max(size, 1 / size)
@@ -133,15 +135,15 @@ def mixed(seed: int, share: float) -> Newcomer:
 
 def test_of_two_who_look_the_same_nobody_knows_who_came_back():
     twins = [left(7, seed=1), left(8, seed=1)]
-    shares = who(newcomer(1), twins, mean_of(twins), 3.0)
-    assert shares[7] == shares[8] < 0.5 < KNOWN < who(newcomer(1), twins[:1], mean_of(twins[:1]), 3.0)[7]
-    assert decide([newcomer(1)], twins, [], 3.0) == [None]
-    assert decide([newcomer(1, waited_s=WAIT_S)], twins, [], 3.0) == [0]
+    shares = who(newcomer(1), twins, mean_of(twins), 3.0, UNKNOWN)
+    assert shares[7] == shares[8] < 0.5 < KNOWN < who(newcomer(1), twins[:1], mean_of(twins[:1]), 3.0, UNKNOWN)[7]
+    assert decide([newcomer(1)], twins, [], 3.0, UNKNOWN) == [None]
+    assert decide([newcomer(1, waited_s=WAIT_S)], twins, [], 3.0, UNKNOWN) == [0]
 
 
 def test_who_has_been_gone_for_longer_has_to_look_more_alike():
     gone = [left(7, seed=1)]
-    soon, late = (who(mixed(1, 0.95), gone, mean_of(gone), at_s)[7] for at_s in (1.0, 30.0))
+    soon, late = (who(mixed(1, 0.95), gone, mean_of(gone), at_s, UNKNOWN)[7] for at_s in (1.0, 30.0))
     odds = soon / (1 - soon), late / (1 - late)
     assert odds[0] / odds[1] == pytest.approx((1 + 30 / RETURNS_S) / (1 + 1 / RETURNS_S))
 
@@ -160,17 +162,19 @@ def test_what_all_people_share_is_no_likeness():
     gone = [Left(i, lit(i), BOX, 0.0) for i in range(1, 9)]
     present = [lit(20 + i) for i in range(8)]
     assert lit(30).vector @ lit(31).vector > 0.8
-    assert decide([Newcomer(lit(30), BOX, 0.0)], gone, present, 3.0) == [0]
-    assert decide([Newcomer(lit(3), BOX, 0.0)], gone, present, 3.0) == [3]
+    assert decide([Newcomer(lit(30), BOX, 0.0)], gone, present, 3.0, UNKNOWN) == [0]
+    assert decide([Newcomer(lit(3), BOX, 0.0)], gone, present, 3.0, UNKNOWN) == [3]
 
 
 def test_who_is_not_quite_clear_waits_for_another_look_but_not_for_long():
     gone = [left(7, seed=1)]
     share = next(
-        s for s in np.linspace(0, 1, 200) if 0.35 < who(mixed(1, s), gone, mean_of(gone), 3.0)[7] < KNOWN - 0.05
+        s
+        for s in np.linspace(0, 1, 200)
+        if 0.35 < who(mixed(1, s), gone, mean_of(gone), 3.0, UNKNOWN)[7] < KNOWN - 0.05
     )
-    assert decide([mixed(1, share)], gone, [], 3.0) == [None]
-    assert decide([replace(mixed(1, share), waited_s=WAIT_S)], gone, [], 3.0) == [0]
+    assert decide([mixed(1, share)], gone, [], 3.0, UNKNOWN) == [None]
+    assert decide([replace(mixed(1, share), waited_s=WAIT_S)], gone, [], 3.0, UNKNOWN) == [0]
 
 
 def test_the_memory_forgets():
@@ -212,19 +216,19 @@ def test_where_two_look_alike_likeness_says_little():
     uniform, usual = experience([1] * 60, [1] * 60), experience([1] * 60, [2] * 60)
     gone = [left(7, 1)]
     nothing = np.zeros(DIMENSIONS)
-    assert who(newcomer(1), gone, nothing, 1.0)[7] > 0.9
+    assert who(newcomer(1), gone, nothing, 1.0, UNKNOWN)[7] > 0.9
     assert who(newcomer(1), gone, nothing, 1.0, usual)[7] > 0.9
     assert who(newcomer(1), gone, nothing, 1.0, uniform)[7] < 0.6
-    assert decide([newcomer(1)], gone, [seen(2)], 1.0) == [7]
+    assert decide([newcomer(1)], gone, [seen(2)], 1.0, UNKNOWN) == [7]
     assert decide([newcomer(1)], gone, [seen(2)], 1.0, uniform) == [0]  # nobody waits for what tells nothing
     assert usual.tells
-    assert Experience().tells
+    assert UNKNOWN.tells
     assert not uniform.tells
 
 
 def test_where_people_change_their_looks_unlikeness_says_little():
     changing = experience(list(range(100, 160)), [2] * 60)  # each look of one person is like no other
-    assert Experience().odds(np.array([0.0]))[0] < 0.001
+    assert UNKNOWN.odds(np.array([0.0]))[0] < 0.001
     assert changing.odds(np.array([0.0]))[0] > 0.3
     assert not changing.tells
 
@@ -236,7 +240,7 @@ def test_a_scene_makes_likeness_say_less_but_never_the_contrary(same, others):
     learnt._others.extend(others)
     grid = np.linspace(-1, 1, 101)
     odds = learnt.odds(grid)
-    alone = Experience().odds(grid)
+    alone = UNKNOWN.odds(grid)
     assert ((odds - 1) * (alone - 1) >= 0).all()
     assert (np.abs(np.log(odds)) <= np.abs(np.log(alone)) + 1e-9).all()
 
@@ -454,13 +458,13 @@ def test_contested_is_what_has_a_rival(rows):
 
 def test_likeness_is_even_at_its_middle_and_says_who():
     people, vectors = [seen(1), seen(2)], np.stack([direction(2), direction(1), direction(3)])
-    likely = likeness(people, vectors, np.zeros(DIMENSIONS), Experience())
+    likely = likeness(people, vectors, np.zeros(DIMENSIONS), UNKNOWN)
     assert likely.shape == (2, 3)
     assert likely[0].argmax() == 1
     assert likely[1].argmax() == 0
     assert likely[:, 2].max() < 0.1
     at = direction(1) * EVEN_ALIKE + np.sqrt(1 - EVEN_ALIKE**2) * _across(direction(1))
-    even = likeness([seen(1)], at[None], np.zeros(DIMENSIONS), Experience())
+    even = likeness([seen(1)], at[None], np.zeros(DIMENSIONS), UNKNOWN)
     assert even[0, 0] == pytest.approx(0.5, abs=1e-4)
 
 
@@ -645,8 +649,8 @@ def test_the_network_is_measured_on_a_video_of_its_stream(tmp_path, shared_dir, 
     assert main(["eval-appearance", stream, video, "--json", out]) == 0
     metrics = json.loads(Path(out).read_text())
     assert "auc_1_to_3_s" in capsys.readouterr().out
-    assert metrics["people"] >= 5
-    assert metrics["auc_1_to_3_s"] > 0.8
+    assert metrics["people"] > 10
+    assert metrics["auc_1_to_3_s"] > 0.85
     other = str(shared_dir / "video/sam2_juggle.mp4")
     assert main(["eval-appearance", stream, other]) == 2
     assert "is it the video that the stream was made of?" in capsys.readouterr().err
