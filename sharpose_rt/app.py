@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from sharpose_rt.config import RunConfig, to_dict
 from sharpose_rt.errors import ConfigError, SharposeError
-from sharpose_rt.graph import Models, Tracking, room_for
+from sharpose_rt.graph import Models, People, Tracking, room_for
 from sharpose_rt.outputs import Results, RunOutputs, check_outputs
 from sharpose_rt.runtime import BaseStage, Pipeline, Status
 from sharpose_rt.types import Frame, Packet, Poses
 
 if TYPE_CHECKING:
+    from sharpose_rt.media import Source
     from sharpose_rt.runtime import PipelineStats
     from sharpose_rt.stages import Sink, Tap
     from sharpose_rt.tracking import Tracker
@@ -24,39 +25,32 @@ if TYPE_CHECKING:
 log = logging.getLogger("sharpose_rt")
 
 
-class FileRun:
+class Run:
     """One run with outputs: stream, annotated video or pictures, summary.
 
     Args:
-        spec: a single source, as `media.expand_sources` gives it.
+        people: where they come from, and of which source.
         config: checked already.
+        open_again: the source anew, for a second pass over it.
         taps: what follows the run as it goes, such as the browser view.
-        sources, first, place: of the run among several, as `Tracking` takes them.
-        tracker, models: see `Tracking`.
         taken: names of outputs that runs before it have taken, to which it adds its own.
+
+    Raises:
+        ConfigError: the options do not go together.
     """
 
     def __init__(
         self,
-        spec: str,
+        people: People,
         config: RunConfig,
+        open_again: Callable[[], Source],
         taps: Sequence[Tap] = (),
-        sources: int = 1,
-        first: Tracking | None = None,
-        place: int = 0,
-        tracker: Tracker | None = None,
         taken: set[str] | None = None,
-        models: Models | None = None,
     ) -> None:
-        from sharpose_rt.media import is_live, open_source
-
-        self.spec, self.place = spec, place
-        self.source = open_source(spec, config.source)
-        self.live = is_live(spec, config.source)
-        self._check(config)
-        self.tracking = Tracking(self.source, config, sources, first, place, tracker, live=self.live, models=models)
-        self.totals = self.tracking.totals
-        self.outputs = RunOutputs(self.tracking, config, taps, taken)
+        check_outputs(config.output)
+        self.people, self.source, self.totals, self.live = people, people.source, people.totals, people.live
+        self.outputs = RunOutputs(people, config, taps, taken)
+        self._open_again = open_again
         self._forward: list[tuple[float, Poses]] = []
         self._cameras: list[Camera | None] = []
         self._pipeline: Pipeline | None = None
@@ -69,19 +63,6 @@ class FileRun:
         """What is run, and where its results go."""
         return self.outputs.config
 
-    def _check(self, config: RunConfig) -> None:
-        check_outputs(config.output)
-        if config.smooth.method != "rts":
-            return
-        if config.output.split_s:
-            raise ConfigError(
-                "smooth.method rts goes over the whole video, which --split parts; leave one of them away"
-            )
-        if self.live:
-            raise ConfigError(f"smooth.method is rts, but {self.source.name} is live; kalman or none is accepted")
-        if self.spec == "-" and config.output.video:
-            raise ConfigError("smooth.method rts reads the video twice, which standard input cannot; add --no-video")
-
     def run(self, on_packet: Callable[[Packet], None] = lambda packet: None) -> Results:
         """Runs to the end, calling `on_packet` in the caller's thread after each frame was written.
 
@@ -92,8 +73,8 @@ class FileRun:
 
         with_rts = self.config.smooth.method == "rts"
         sinks = lambda: self.open_outputs(video=self.config.output.video and not with_rts)  # noqa: E731
-        write = WriteStage(sinks, self.totals, self.tracking.observe)
-        self._pipeline = self.tracking.pipeline(write)
+        write = WriteStage(sinks, self.totals, self.people.observe, self.ending)
+        self._pipeline = self.people.pipeline(write)
         if self._stopped:
             self._pipeline.stop()
         try:
@@ -123,7 +104,11 @@ class FileRun:
         """How the run ended, or stands."""
         if self._half_smoothed:
             return "error"
-        return "interrupted" if self._pipeline is None else self._pipeline.status
+        return "interrupted" if self._pipeline is None else self.ending(self._pipeline.status)
+
+    def ending(self, status: Status) -> Status:
+        """What the outputs say of a run that ended so."""
+        return status
 
     @property
     def source_state(self) -> str:
@@ -136,14 +121,13 @@ class FileRun:
 
     def _backward_pass(self, on_packet: Callable[[Packet], None]) -> None:
         """Smooths both ways, replaces the stream, and reads the source again for the video."""
-        from sharpose_rt.media import open_source
         from sharpose_rt.skeletons import rewrite_stream
         from sharpose_rt.stages import RunTotals, WriteStage
         from sharpose_rt.tracking import rts_smooth
 
         self._half_smoothed = True
         cameras, self._cameras = self._cameras, []
-        smoothed = rts_smooth(self._forward, self.config.smooth, self.tracking.skeleton, cameras)
+        smoothed = rts_smooth(self._forward, self.config.smooth, self.people.skeleton, cameras)
         if self.config.output.stream:
             rewrite_stream(self.outputs.stream, smoothed, smoothing="rts")
         self._half_smoothed, self._forward = False, []
@@ -152,7 +136,7 @@ class FileRun:
             return
         assert self._pipeline is not None
         self._forward_stats = self._pipeline.stats()
-        self.source = open_source(self.spec, self.config.source)
+        self.source = self._open_again()
         write = WriteStage(lambda: self.open_outputs(video=True, stream=False), RunTotals())
         stages = [_Attach(smoothed, cameras), write]
         self._pipeline = Pipeline(self.source, stages, self.config.queue_frames, room=room_for)
@@ -186,23 +170,61 @@ class FileRun:
             "stages": {"coarse": t.coarse, "fine": t.fine, "predicted": t.predicted},
             "exit_rate": t.exit_rate,
             "latency_ms": t.latency_ms(),
-            "budget": None if self.tracking.budget is None else self.tracking.budget.summary(),
             "damaged": self.source.faults.damaged,
             "cut_off": self.source.faults.cut_off,
             "losses": [vars(loss) for loss in self.source.losses],
             "pipeline": stats,
-            "detector": self.tracking.detector.name,
-            "detected_frames": self.tracking.detect.detected_frames,
-            "closer_looks": self.tracking.detect.looks.closer,
-            "moved_frames": self.tracking.track.moved_frames,
-            "known_again": self.tracking.tracker.known_again,
-            "device": str(self.tracking.engine.device) if self.tracking.opened else None,
-            "backend": self.tracking.engine.backend_name if self.tracking.opened else None,
-            "precision": str(self.tracking.engine.dtype) if self.tracking.opened else None,
-            "weights": self.tracking.engine.weights.facts if self.tracking.opened else None,
+            **self.people.figures(),
             "config": to_dict(self.config),
             "versions": versions(),
         }
+
+
+class FileRun(Run):
+    """The main job over one source: people are found, followed and estimated in its pictures.
+
+    Args:
+        spec: a single source, as `media.expand_sources` gives it.
+        config: checked already.
+        taps, taken: see `Run`.
+        sources, first, place: of the run among several, as `Tracking` takes them.
+        tracker, models: see `Tracking`.
+
+    Raises:
+        ConfigError: the options do not go together.
+    """
+
+    def __init__(
+        self,
+        spec: str,
+        config: RunConfig,
+        taps: Sequence[Tap] = (),
+        sources: int = 1,
+        first: Tracking | None = None,
+        place: int = 0,
+        tracker: Tracker | None = None,
+        taken: set[str] | None = None,
+        models: Models | None = None,
+    ) -> None:
+        from sharpose_rt.media import is_live, open_source
+
+        self.spec, self.place = spec, place
+        source, live = open_source(spec, config.source), is_live(spec, config.source)
+        _check_smoothing(config, spec, source.name if live else None)
+        self.tracking = Tracking(source, config, sources, first, place, tracker, live=live, models=models)
+        super().__init__(self.tracking, config, lambda: open_source(spec, config.source), taps, taken)
+
+
+def _check_smoothing(config: RunConfig, spec: str, live: str | None) -> None:
+    """Raises ConfigError where the source, whose name `live` is where it is that, cannot be smoothed both ways."""
+    if config.smooth.method != "rts":
+        return
+    if config.output.split_s:
+        raise ConfigError("smooth.method rts goes over the whole video, which --split parts; leave one of them away")
+    if live is not None:
+        raise ConfigError(f"smooth.method is rts, but {live} is live; kalman or none is accepted")
+    if spec == "-" and config.output.video:
+        raise ConfigError("smooth.method rts reads the video twice, which standard input cannot; add --no-video")
 
 
 class _Attach(BaseStage[Frame, Packet]):

@@ -29,6 +29,7 @@ _COMMANDS = (
     "explain",
     "validate",
     "convert",
+    "replay",
     "doctor",
     "train",
     "pretrain",

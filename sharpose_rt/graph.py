@@ -11,17 +11,22 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
+from sharpose_rt import __version__
 from sharpose_rt.config import RunConfig
 from sharpose_rt.config.checks import is_boxes_file, is_network_file
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.runtime import Chain, Pipeline, Stage
+from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.types import Frame, Packet
 
 if TYPE_CHECKING:
     from sharpose_rt.engine import Engine
-    from sharpose_rt.media import Source
+    from sharpose_rt.media import Source, SourceInfo
+    from sharpose_rt.skeletons import Header
+    from sharpose_rt.stages import RunTotals
     from sharpose_rt.tracking import Tracker
     from sharpose_rt.tracking.camera import Camera
 
@@ -71,6 +76,32 @@ class Models:
         """Lets them go."""
         self.detector.close()
         self._engine = None
+
+
+class People(Protocol):
+    """Where the people of a run come from: a detector and a network (`Tracking`), or a stream (`replay.Recalled`)."""
+
+    source: Source
+    skeleton: Skeleton
+    totals: RunTotals
+    live: bool
+    """The source waits for nobody."""
+
+    def pipeline(self, *more: Stage[Any, Any]) -> Pipeline:
+        """The whole graph from the source to smoothed people, with `more` stages behind it."""
+        ...
+
+    def observe(self, packet: Packet) -> None:
+        """Told of each frame as it comes out."""
+        ...
+
+    def header(self, info: SourceInfo) -> Header:
+        """The first line of the stream; once the stages are open."""
+        ...
+
+    def figures(self) -> dict[str, Any]:
+        """What the summary says of how the people were found."""
+        ...
 
 
 class Tracking:
@@ -166,11 +197,6 @@ class Tracking:
         assert self.estimate.engine is not None
         return self.estimate.engine
 
-    @property
-    def opened(self) -> bool:
-        """The source and the network were opened."""
-        return self.estimate.engine is not None
-
     def observe(self, packet: Packet) -> None:
         """Tells the budget's controller, where there is one, that a frame has come out."""
         if self.budget is not None:
@@ -178,6 +204,45 @@ class Tracking:
             frame, now_s = packet.frame, time.monotonic()
             refined = packet.budget["refined"]
             self.budget.observe(frame.captured_at_s, now_s, frame.dropped_before, refined, self.place)
+
+    def header(self, info: SourceInfo) -> Header:
+        """See `People`."""
+        from sharpose_rt.skeletons import Header
+
+        engine, smooth = self.engine, self.config.smooth
+        return Header(
+            source=info.name,
+            frame_size_wh=info.size_wh,
+            fps=info.fps,
+            skeleton=self.skeleton,
+            model={
+                "name": Path(self.config.pose.model).name,  # a file's folder is nobody's business
+                "weights_sha256": engine.weights.sha256 or None,
+                "behaviour": engine.behaviour,
+                **(engine.gate.stated() if engine.two_stages else {"quality_threshold": None}),
+            },
+            detector=self.detector.name,
+            tracker=self.tracker.name,
+            # Until the backward pass has been, the stream holds what the forward one smoothed.
+            smoothing="kalman" if smooth.method == "rts" else smooth.method,
+            version=__version__,
+        )
+
+    def figures(self) -> dict[str, Any]:
+        """See `People`."""
+        engine = self.estimate.engine
+        return {
+            "budget": None if self.budget is None else self.budget.summary(),
+            "detector": self.detector.name,
+            "detected_frames": self.detect.detected_frames,
+            "closer_looks": self.detect.looks.closer,
+            "moved_frames": self.track.moved_frames,
+            "known_again": self.tracker.known_again,
+            "device": engine and str(engine.device),
+            "backend": engine and engine.backend_name,
+            "precision": engine and str(engine.dtype),
+            "weights": engine and engine.weights.facts,
+        }
 
     def pipeline(self, *more: Stage[Any, Any]) -> Pipeline:
         """The whole graph, with `more` stages after smoothing.

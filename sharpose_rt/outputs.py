@@ -9,16 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sharpose_rt import __version__
 from sharpose_rt.config import OutputConfig, RunConfig
-from sharpose_rt.graph import Tracking
+from sharpose_rt.graph import People
 from sharpose_rt.runtime import Status
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
     from sharpose_rt.media import Painter, SourceInfo
-    from sharpose_rt.skeletons import Header, OutputPaths
+    from sharpose_rt.skeletons import OutputPaths
     from sharpose_rt.stages import Part, Sink, Tap
     from sharpose_rt.types import Frame
 
@@ -50,14 +49,14 @@ class RunOutputs:
     """The outputs of one run.
 
     Args:
-        tracking: whose models the stream's header names.
+        people: whom the stream's header names.
         config: of the run; whoever learns the folder later sets `config` before `open`.
         taps: what follows the run as it goes.
         taken: names of outputs that runs before it have taken, to which it adds its own.
     """
 
-    def __init__(self, tracking: Tracking, config: RunConfig, taps: Sequence[Tap], taken: set[str] | None) -> None:
-        self.tracking, self.config, self.taps = tracking, config, tuple(taps)
+    def __init__(self, people: People, config: RunConfig, taps: Sequence[Tap], taken: set[str] | None) -> None:
+        self.people, self.config, self.taps = people, config, tuple(taps)
         self.stem: str | None = None  # what taps are told, where not the source's own
         self._taken = set() if taken is None else taken
         self._paths: OutputPaths | None = None
@@ -91,11 +90,11 @@ class RunOutputs:
         if stream and ((output.stream and not in_parts) or self.taps):
             path = paths.stream if output.stream and not in_parts else None
             told = info if self.stem is None else replace(info, stem=self.stem)
-            options = {"live": self.tracking.live, "overwrite": output.overwrite, "taps": self.taps}
-            yield self._keep(StreamSink(path, self._header(info), told, **options, state=state))
+            options = {"live": self.people.live, "overwrite": output.overwrite, "taps": self.taps}
+            yield self._keep(StreamSink(path, self.people.header(info), told, **options, state=state))
         if in_parts and (output.stream or video):
             begin = self._part_of(info, video=video)
-            yield PartedSink(output.split_s, begin, self._end_part, live=self.tracking.live)
+            yield PartedSink(output.split_s, begin, self._end_part, live=self.people.live)
         elif video and pictures:
             yield self._keep(ImageSink(paths, info, self.painter()))
         elif video:
@@ -109,7 +108,7 @@ class RunOutputs:
         output, painter, stem = self.config.output, self.painter(), self._paths.with_suffix("").name
 
         def begin(frame: Frame) -> Iterator[Sink]:
-            if self.tracking.live:
+            if self.people.live:
                 name = f"{captured_at(frame)[0]:%Y%m%dT%H%M%SZ}"
             else:
                 minutes, seconds = divmod(int(frame.pts_s), 60)
@@ -117,7 +116,7 @@ class RunOutputs:
             paths = self._new_paths(f"{stem}.{name}")
             self._sinks.clear()
             if output.stream:
-                header, live = self._header(info), self.tracking.live
+                header, live = self.people.header(info), self.people.live
                 yield self._keep(StreamSink(paths.stream, header, info, live=live, overwrite=output.overwrite))
             else:
                 paths.release()
@@ -169,7 +168,7 @@ class RunOutputs:
         """A new one, as the configuration says; it remembers trails, so each of several outputs has its own."""
         from sharpose_rt.media import Painter
 
-        return Painter(self.tracking.skeleton, self.config.draw, self.config.detector.polygon)
+        return Painter(self.people.skeleton, self.config.draw, self.config.detector.polygon)
 
     @property
     def stream(self) -> Path:
@@ -206,28 +205,6 @@ class RunOutputs:
             self._converting.shutdown()
         made = [conversion.result() for conversion in self._conversions]
         return made[-1] if made else ()
-
-    def _header(self, info: SourceInfo) -> Header:
-        from sharpose_rt.skeletons import Header
-
-        tracking, engine, smooth = self.tracking, self.tracking.engine, self.config.smooth
-        return Header(
-            source=info.name,
-            frame_size_wh=info.size_wh,
-            fps=info.fps,
-            skeleton=tracking.skeleton,
-            model={
-                "name": Path(self.config.pose.model).name,  # a file's folder is nobody's business
-                "weights_sha256": engine.weights.sha256 or None,
-                "behaviour": engine.behaviour,
-                **(engine.gate.stated() if engine.two_stages else {"quality_threshold": None}),
-            },
-            detector=tracking.detector.name,
-            tracker=tracking.tracker.name,
-            # Until the backward pass has been, the stream holds what the forward one smoothed.
-            smoothing="kalman" if smooth.method == "rts" else smooth.method,
-            version=__version__,
-        )
 
     def _convert(self, stream: Path | None) -> tuple[Path, ...]:
         from sharpose_rt.skeletons.convert import convert_all

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sharpose_rt.commands.printable import printable
 
 if TYPE_CHECKING:
-    from sharpose_rt.app import FileRun
+    from sharpose_rt.app import Run
     from sharpose_rt.types import Packet
 
 _PLAIN_EVERY_S = 10.0
@@ -50,7 +50,7 @@ def every_few_seconds(line: Callable[[], str], *, quiet: bool) -> Callable[..., 
 class Progress:
     """Frames, fps, people, exit rate, and on files the time left; written to standard error."""
 
-    def __init__(self, job: FileRun, *, quiet: bool) -> None:
+    def __init__(self, job: Run, *, quiet: bool) -> None:
         self._job = job
         self._quiet = quiet
         self._bar: Any = None

@@ -22,7 +22,7 @@ from sharpose_rt.config.schema import HWACCELS
 from sharpose_rt.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
-    from sharpose_rt.app import FileRun
+    from sharpose_rt.app import Run
     from sharpose_rt.graph import Models
     from sharpose_rt.outputs import Results
     from sharpose_rt.several import SeveralRun
@@ -97,8 +97,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `track` but for the source."""
+def add_output_arguments(parser: argparse.ArgumentParser) -> Any:
+    """What is written and shown; gives the group, for more of the kind."""
     out = parser.add_argument_group("output")
     out.add_argument("--output", metavar="DIR", help="folder of the results (default: sharpose_out)")
     out.add_argument("--no-video", action="store_true", help="write no annotated video")
@@ -119,12 +119,6 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--fill", choices=("none", "hold", "linear"), help="gaps within a track in --format pyskl")
     out.add_argument("--overwrite", action="store_true", default=None, help="replace results of an earlier run")
     out.add_argument(
-        "--split",
-        type=float,
-        metavar="SECONDS",
-        help="begin new files every so many seconds of the source; of a live one at their multiples on the clock",
-    )
-    out.add_argument(
         "--skeletons-only",
         action="store_false",
         default=None,
@@ -132,6 +126,27 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     out.add_argument("--show", action="store_true", help="show the annotated frames in a window; q ends the run")
     out.add_argument("--quiet", action="store_true", help="print nothing but warnings and errors")
+    return out
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> Any:
+    """Presets and single options; gives the group, for more of the kind."""
+    general = parser.add_argument_group("configuration")
+    general.add_argument("--config", metavar="FILE|NAME", help="a preset (file, live) or a YAML file")
+    general.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="any option, as in --set smooth.hold_s=0.5"
+    )
+    return general
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `track` but for the source."""
+    add_output_arguments(parser).add_argument(
+        "--split",
+        type=float,
+        metavar="SECONDS",
+        help="begin new files every so many seconds of the source; of a live one at their multiples on the clock",
+    )
 
     pose = parser.add_argument_group("pose network")
     pose.add_argument(
@@ -233,11 +248,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     live.add_argument("--target-fps", type=float, metavar="N", help="keep up N frames a second")
 
-    general = parser.add_argument_group("configuration")
-    general.add_argument("--config", metavar="FILE|NAME", help="a preset (file, live) or a YAML file")
-    general.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="any option, as in --set smooth.hold_s=0.5"
-    )
+    general = add_config_arguments(parser)
     general.add_argument("--offline", action="store_true", default=None, help="download nothing")
 
 
@@ -278,10 +289,11 @@ def build_config(args: argparse.Namespace) -> RunConfig:
     Raises:
         ConfigError: an unknown key or a bad value; names the option by which it was given.
     """
-    if args.boxes and args.detector:
-        raise ConfigError("--boxes takes the place of a detector; give --boxes or --detector, not both")
-    if args.boxes and args.detector_size:
-        raise ConfigError("--detector-size is what a detector sees; --boxes takes its place")
+    if getattr(args, "boxes", None):
+        if args.detector:
+            raise ConfigError("--boxes takes the place of a detector; give --boxes or --detector, not both")
+        if args.detector_size:
+            raise ConfigError("--detector-size is what a detector sees; --boxes takes its place")
     changes: dict[str, Any] = {"output": {"video": False}} if args.no_video else {}
     given: dict[str, str] = {}
     for option, keys in _KEYS.items():
@@ -330,7 +342,7 @@ def _run_each(args: argparse.Namespace, config: RunConfig, specs: Sequence[tuple
         for number, (spec, folder) in enumerate(specs, start=1):
             output = replace(config.output, directory=str(Path(config.output.directory) / folder))
             if len(specs) > 1 and not args.quiet:
-                _say(args, f"{number} of {len(specs)}: {redact(spec)}")
+                say(args, f"{number} of {len(specs)}: {redact(spec)}")
             try:
                 results, signals = _run_one(args, spec, replace(config, output=output), taps, taken[folder], models)
             except SourceError as error:
@@ -342,14 +354,14 @@ def _run_each(args: argparse.Namespace, config: RunConfig, specs: Sequence[tuple
             if results.figures["cut_off"]:
                 cut_off.append(redact(spec))
             if not args.quiet:
-                _say(args, _lines(results))
+                say(args, lines_of(results))
             if signals:
                 return 128 + signals[0]
     if len(specs) > 1:
         done = f"{len(specs) - len(failed)} of {len(specs)} done"
         tally = done + _named("failed", failed) + _named("cut off", cut_off)
         if not args.quiet:
-            _say(args, tally)
+            say(args, tally)
         elif failed:
             log.error(tally)
     return 2 if failed else 0
@@ -406,7 +418,7 @@ def _run_one(
     from sharpose_rt.app import FileRun
 
     job = FileRun(spec, config, taps, taken=taken, models=models)
-    with stopped_by_signals(job) as signals, _display(args, job) as on_packet:
+    with stopped_by_signals(job) as signals, display(args, job) as on_packet:
         return job.run(on_packet), signals
 
 
@@ -452,14 +464,14 @@ def _run_several(args: argparse.Namespace, config: RunConfig, sources: list[str]
             found = job.run(every_few_seconds(job.status_line, quiet=args.quiet))
         for run, results in zip(job.runs, found, strict=True):
             if not args.quiet:
-                _say(args, f"{run.source.name}\n{_lines(results)}")
+                say(args, f"{run.source.name}\n{lines_of(results)}")
     if signals:
         return 128 + signals[0]
     return 2 if any(results.status == "error" for results in found) else 0
 
 
 @contextmanager
-def stopped_by_signals(job: FileRun | SeveralRun) -> Iterator[list[int]]:
+def stopped_by_signals(job: Run | SeveralRun) -> Iterator[list[int]]:
     """Ctrl-C, SIGTERM or a closed terminal end the run in order, a second one throws away what is under way, a third
     one ends the program wherever it hangs; gives the signals that came."""
     came: list[int] = []
@@ -482,7 +494,7 @@ def stopped_by_signals(job: FileRun | SeveralRun) -> Iterator[list[int]]:
 
 
 @contextmanager
-def _display(args: argparse.Namespace, job: FileRun) -> Iterator[Any]:
+def display(args: argparse.Namespace, job: Run) -> Iterator[Any]:
     """What to call for each packet: progress, and the window where it is wanted."""
     from sharpose_rt.commands.progress import Progress
 
@@ -506,7 +518,7 @@ def _display(args: argparse.Namespace, job: FileRun) -> Iterator[Any]:
             yield show
 
 
-def _say(args: argparse.Namespace, text: str) -> None:
+def say(args: argparse.Namespace, text: str) -> None:
     """Prints it, beside a stream that is published there; that it cannot be said (a full disk) ends nothing."""
     try:
         print(printable_lines(text), file=sys.stderr if "-" in args.publish else sys.stdout, flush=True)
@@ -516,7 +528,7 @@ def _say(args: argparse.Namespace, text: str) -> None:
         log.warning("the results cannot be printed (%s)", error.strerror)
 
 
-def _lines(results: Results) -> str:
+def lines_of(results: Results) -> str:
     """How the run ended, and where its outputs are."""
     figures = results.figures
     fps = figures["frames_per_s"]

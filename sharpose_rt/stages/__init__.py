@@ -3,6 +3,7 @@
 from sharpose_rt.stages.budget import BudgetController
 from sharpose_rt.stages.detect import DetectStage
 from sharpose_rt.stages.estimate import EstimateStage
+from sharpose_rt.stages.recall import ChoosePeopleStage, IdentifyStage, RecallStage, StoredFrame, StoredFrames
 from sharpose_rt.stages.sinks import Feed, ImageSink, Part, PartedSink, Sink, StreamSink, Tap, VideoSink, captured_at
 from sharpose_rt.stages.smooth import SmoothStage
 from sharpose_rt.stages.track import TrackStage
@@ -10,15 +11,20 @@ from sharpose_rt.stages.write import RunTotals, WriteStage
 
 __all__ = [
     "BudgetController",
+    "ChoosePeopleStage",
     "DetectStage",
     "EstimateStage",
     "Feed",
+    "IdentifyStage",
     "ImageSink",
     "Part",
     "PartedSink",
+    "RecallStage",
     "RunTotals",
     "Sink",
     "SmoothStage",
+    "StoredFrame",
+    "StoredFrames",
     "StreamSink",
     "Tap",
     "TrackStage",

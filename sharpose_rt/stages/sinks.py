@@ -17,6 +17,7 @@ from sharpose_rt.media import Painter, SourceInfo, VideoWriter, write_image
 from sharpose_rt.runtime import Status
 from sharpose_rt.skeletons import FrameRecord, Header, OutputPaths, StreamWriter, encode, end_record
 from sharpose_rt.skeletons.names import shortened
+from sharpose_rt.stages.recall import StoredFrame
 from sharpose_rt.types import Frame, Packet
 
 
@@ -94,6 +95,9 @@ class StreamSink:
     def _record(self, packet: Packet) -> FrameRecord:
         frame, poses = packet.frame, packet.poses
         assert poses is not None
+        if isinstance(frame, StoredFrame):  # what else was known of it stays
+            assert frame.record is not None
+            return replace(frame.record, frame_id=frame.frame_id, poses=poses, camera=packet.camera)
         size_wh = None if frame.size_wh == self._size_wh else frame.size_wh
         picture = frame.source or None
         if not self._live:

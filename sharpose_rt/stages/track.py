@@ -17,8 +17,8 @@ class TrackStage(BaseStage[Packet, Packet]):
     """Gives each box its person.
 
     `last_poses` gives the poses of the frame before, where the tracker uses them. `camera` says how the picture moves;
-    without it nobody looks. `moved_frames` counts those in which it did. `look` says how the people in boxes (N, 4) of
-    a picture look, as unit vectors (N, D): the tracker knows them again by it.
+    without it nobody looks, and what the packet says holds. `moved_frames` counts those in which it did. `look` says
+    how the people in boxes (N, 4) of a picture look, as unit vectors (N, D): the tracker knows them again by it.
     """
 
     name = "track"
@@ -41,7 +41,7 @@ class TrackStage(BaseStage[Packet, Packet]):
             if self.camera is not None:
                 self.camera.forget()
         image = item.frame.image_bgr
-        camera = None if self.camera is None else self.camera.step(image, self._people_xyxy)
+        camera = item.camera if self.camera is None else self.camera.step(image, self._people_xyxy)
         look = None if self.look is None else partial(self.look, image)
         tracks = self.tracker.update(item.detections, item.frame.pts_s, self.last_poses(), camera, look)
         self._people_xyxy = tracks.bboxes_xyxy

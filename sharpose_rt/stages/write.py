@@ -142,7 +142,7 @@ class WriteStage(BaseStage[Packet, Packet]):
     """Hands each frame to the outputs, in this order, and finishes them all however the run ends.
 
     `make_sinks` is gone through at the first frame, when every model is loaded and named. `observe` is told of each
-    frame as it comes out.
+    frame as it comes out. `ending` is what outputs are told of how the run ended.
     """
 
     name = "write"
@@ -152,8 +152,9 @@ class WriteStage(BaseStage[Packet, Packet]):
         make_sinks: Callable[[], Iterable[Sink]],
         totals: RunTotals,
         observe: Callable[[Packet], None] = lambda packet: None,
+        ending: Callable[[Status], Status] = lambda status: status,
     ) -> None:
-        self.make_sinks, self.totals, self.observe = make_sinks, totals, observe
+        self.make_sinks, self.totals, self.observe, self.ending = make_sinks, totals, observe, ending
         self.sinks: list[Sink] | None = None
 
     def process(self, item: Packet, /) -> Iterable[Packet]:
@@ -170,6 +171,7 @@ class WriteStage(BaseStage[Packet, Packet]):
 
     def close(self, status: Status, /) -> None:
         """Finish every output; a failure among them is raised when all were tried."""
+        told = self.ending(status)
         with contextlib.ExitStack() as stack:
             for sink in reversed(self.sinks or ()):
-                stack.callback(sink.close, status, self.totals.frames, self.totals.dropped)
+                stack.callback(sink.close, told, self.totals.frames, self.totals.dropped)

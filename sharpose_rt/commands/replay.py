@@ -1,0 +1,135 @@
+"""`sharpose-rt replay`: a skeleton stream once more, without detector and network.
+
+Draws it over its video or on black, plays it to a browser, a window or other programs, and changes its people: follows
+them anew, smooths them anew, joins ids that are one person's, or keeps some. What changes becomes a new stream.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sharpose_rt.commands.taps import add_tap_arguments, open_taps
+from sharpose_rt.commands.track import (
+    add_config_arguments,
+    add_output_arguments,
+    build_config,
+    display,
+    lines_of,
+    say,
+    stopped_by_signals,
+)
+from sharpose_rt.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sharpose_rt.replay import Changes
+
+HELP = "show a skeleton stream again, over its video or on black; follow or smooth its people anew, correct their ids"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `sharpose-rt replay`."""
+    parser.add_argument("stream", metavar="STREAM", help="a *.skeletons.jsonl file (- for standard input)")
+    parser.add_argument(
+        "--video", metavar="FILE", help="video or pictures that the skeletons are of (default: they are drawn on black)"
+    )
+    out = add_output_arguments(parser)
+    out.add_argument(
+        "--pace",
+        choices=("auto", "video", "fastest"),
+        default="auto",
+        help="play at the video's pace, or as fast as it goes (auto: the video's with --show, --serve and --publish)",
+    )
+
+    people = parser.add_argument_group("people")
+    people.add_argument(
+        "--track", action="store_true", help="give people ids anew, by boxes and poses, and by looks with --video"
+    )
+    people.add_argument("--tracker", choices=("sharpose", "bytetrack"), help="how --track does it")
+    people.add_argument(
+        "--smooth", choices=("kalman", "rts", "none"), help="smooth anew, from what the network gave (raw_keypoints)"
+    )
+    people.add_argument(
+        "--merge",
+        action="append",
+        default=[],
+        type=_merge,
+        metavar="ID=ID,..",
+        help="these are one person: 3=7,12 gives 7 and 12 the id 3; repeatable",
+    )
+    people.add_argument("--people", type=_ids, metavar="ID,..", help="keep these alone")
+
+    add_tap_arguments(parser)
+
+    part = parser.add_argument_group("part of the stream")
+    part.add_argument("--start", type=float, metavar="S", help="first media time in seconds")
+    part.add_argument("--end", type=float, metavar="S", help="media time to end at")
+    part.add_argument("--max-frames", type=int, metavar="N", help="stop after so many frames")
+    part.add_argument(
+        "--rotate",
+        type=int,
+        choices=(0, 90, 180, 270),
+        help="turn the video clockwise, as the run did that made STREAM",
+    )
+    part.add_argument("--filmed-fps", type=float, metavar="F", help="of slow motion, as the run had it")
+    add_config_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Replays the stream; 0 when it was complete, 130 after Ctrl-C."""
+    from sharpose_rt.replay import ReplayRun
+
+    config, changes = build_config(args), changes_of(args)
+    if args.video is None:
+        config = replace(config, draw=replace(config.draw, picture=False))
+    watched = bool(args.show or args.serve or args.publish)
+    paced = watched if args.pace == "auto" else args.pace == "video"
+    with open_taps(args, config, [args.stream]) as taps:
+        job = ReplayRun(args.stream, config, changes, args.video, taps, paced=paced)
+        with stopped_by_signals(job) as signals, display(args, job) as on_packet:
+            results = job.run(on_packet)
+    if not args.quiet:
+        say(args, lines_of(results))
+    return 128 + signals[0] if signals else 0
+
+
+def changes_of(args: argparse.Namespace) -> Changes:
+    """What the command line wants of the people.
+
+    Raises:
+        ConfigError: the options contradict each other.
+    """
+    from sharpose_rt.replay import Changes
+
+    if args.tracker and not args.track:
+        raise ConfigError("--tracker says how --track gives ids; give --track too")
+    same: dict[int, int] = {}
+    for new, olds in args.merge:
+        for old in olds:
+            if old == new or same.get(old, new) != new:
+                raise ConfigError(f"--merge gives {old} two ids; one is accepted")
+            same[old] = new
+    if chained := sorted(set(same) & set(same.values())):
+        raise ConfigError(f"--merge gives {chained[0]} another id, and its id to others; name the last one alone")
+    if args.people is not None and (gone := sorted(args.people & set(same))):
+        raise ConfigError(f"--people keeps {gone[0]}, which --merge makes {same[gone[0]]}; name that one")
+    smooth = args.track or args.smooth is not None
+    return Changes(track=args.track, smooth=smooth, same=same, wanted=args.people)
+
+
+def _ids(text: str) -> frozenset[int]:
+    try:
+        ids = frozenset(int(part) for part in text.split(","))
+    except ValueError:
+        ids = frozenset((0,))
+    if min(ids) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} are no ids; whole numbers from 1 are accepted, as in 1,3")
+    return ids
+
+
+def _merge(text: str) -> tuple[int, frozenset[int]]:
+    one, sign, others = text.partition("=")
+    if not sign or "," in one:
+        raise argparse.ArgumentTypeError(f"{text!r} joins nobody; ID=ID,ID is accepted, as in 3=7,12")
+    return min(_ids(one)), _ids(others)

@@ -1,0 +1,260 @@
+"""A run whose people come from a skeleton stream: shown again, followed again, smoothed again, without a network.
+
+stored frames ──► recall ──► track ──► identify ──► choose ──► smooth ──► write
+                             └─ where people are followed anew ─┘
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from sharpose_rt import __version__
+from sharpose_rt.app import Run
+from sharpose_rt.config import RunConfig
+from sharpose_rt.config.checks import Unset
+from sharpose_rt.errors import ConfigError, OutputError
+from sharpose_rt.graph import room_for
+from sharpose_rt.media import PacedSource, SourceInfo
+from sharpose_rt.outputs import Results
+from sharpose_rt.runtime import Chain, Pipeline, Stage, Status
+from sharpose_rt.skeletons import Header, StreamReader, output_paths
+from sharpose_rt.stages import (
+    ChoosePeopleStage,
+    IdentifyStage,
+    RecallStage,
+    RunTotals,
+    SmoothStage,
+    StoredFrames,
+    TrackStage,
+)
+from sharpose_rt.tracking import CameraMotion, KeypointSmoother, SceneCuts, create_tracker
+from sharpose_rt.types import Packet
+
+if TYPE_CHECKING:
+    from sharpose_rt.media import Source
+    from sharpose_rt.stages import Tap
+
+log = logging.getLogger("sharpose_rt")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What becomes of a stream's people.
+
+    Args:
+        track: follow them anew, by the tracker of the configuration.
+        smooth: smooth them anew, from their raw keypoints, by the method of the configuration.
+        same: the id that each of these ids becomes, of those who are one person.
+        wanted: ids that stay, after they were joined; None keeps everybody.
+    """
+
+    track: bool = False
+    smooth: bool = False
+    same: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
+    wanted: frozenset[int] | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether the stream would be another one."""
+        return self.track or self.smooth or bool(self.same) or self.wanted is not None
+
+
+class ReplayTotals(RunTotals):
+    """Totals of a replay, whose status line tells media time in the place of speed."""
+
+    pts_s = 0.0
+
+    def add(self, packet: Packet) -> None:
+        """Take in one frame."""
+        super().add(packet)
+        self.pts_s = packet.frame.pts_s
+
+    def status_line(self) -> str:
+        """'12.48 s | 3 people': what is drawn on the video and shown as progress."""
+        return f"{self.pts_s:.2f} s | {self.people_now} {'person' if self.people_now == 1 else 'people'}"
+
+
+class Recalled:
+    """People of a stream; see `graph.People`.
+
+    Args:
+        path: of the stream.
+        config: checked already; its detector, network and budget are not looked at.
+        changes: what becomes of them.
+        video: that they are of; None shows them on black.
+        paced: they come at their own pace.
+
+    Raises:
+        ConfigError: the keypoints are of no known set and would have to be compared.
+        StreamError: the stream cannot be read.
+        SourceError: there is no such video.
+    """
+
+    live = False
+
+    def __init__(
+        self, path: str, config: RunConfig, changes: Changes, video: str | None = None, *, paced: bool = False
+    ) -> None:
+        self.config, self.changes, self._video = config, changes, video
+        self.reader = StreamReader(path)
+        self.skeleton = self.reader.header.skeleton
+        if (changes.track or changes.smooth) and len(self.skeleton.sigmas) != len(self.skeleton):
+            raise ConfigError(
+                f"{path} has {len(self.skeleton)} keypoints of no set that is known here, so poses cannot be compared; "
+                "leave --track and --smooth away"
+            )
+        self.totals: RunTotals = ReplayTotals(two_stages=False)
+        self.frames = self.open_again()
+        self.source: Source = _Patient(self.frames) if paced else self.frames
+        tracker = config.tracker
+        if isinstance(tracker.high_score, Unset):  # whoever made the stream has decided who is somebody
+            tracker = replace(tracker, high_score=0.0)
+        self.tracker = create_tracker(tracker, self.skeleton)
+        self.identify = IdentifyStage()
+        self.choose = ChoosePeopleStage(changes.same, changes.wanted)
+
+    def open_again(self) -> StoredFrames:
+        """The frames from the first one on."""
+        return StoredFrames(self.reader, self.config.source, self._video)
+
+    def pipeline(self, *more: Stage[Any, Any]) -> Pipeline:
+        """See `graph.People`."""
+        config, changes = self.config, self.changes
+        seen = changes.track and self.frames.has_pictures
+        cuts = SceneCuts(config.tracker.scene_cut) if seen else None
+        stages: list[Stage[Any, Any]] = [
+            RecallStage(anew=changes.track or changes.smooth, detect=changes.track, cuts=cuts)
+        ]
+        if changes.track:
+            camera = CameraMotion() if seen and config.tracker.camera_motion else None
+            look = None
+            if seen and config.tracker.name == "sharpose" and config.tracker.remember_s > 0:
+                from sharpose_rt.engine import Appearance  # torch, which the rest does without
+
+                look = Appearance().look
+            stages += [TrackStage(self.tracker, lambda: self.identify.last_poses, camera, look), self.identify]
+        stages.append(self.choose)
+        if changes.smooth:
+            stages.append(SmoothStage(KeypointSmoother(config.smooth, self.skeleton)))
+        people = Chain("people", stages)
+        return Pipeline(self.source, [people, *more], capacity=config.queue_frames, room=room_for)
+
+    def observe(self, packet: Packet) -> None:
+        """See `graph.People`."""
+
+    def header(self, info: SourceInfo) -> Header:
+        """See `graph.People`."""
+        stored, method = self.reader.header, self.config.smooth.method
+        # A new one, with its own time of creation; until the backward pass has been it holds what the forward one made.
+        return Header(
+            source=stored.source,
+            frame_size_wh=stored.frame_size_wh,
+            fps=stored.fps,
+            skeleton=stored.skeleton,
+            model=stored.model,
+            detector=stored.detector,
+            tracker=self.tracker.name if self.changes.track else stored.tracker,
+            smoothing=("kalman" if method == "rts" else method) if self.changes.smooth else stored.smoothing,
+            version=__version__,
+        )
+
+    def figures(self) -> dict[str, Any]:
+        """See `graph.People`."""
+        changes = self.changes
+        return {
+            "stream": str(self.reader.path),
+            "video": self._video,
+            "unseen": self.frames.unseen,
+            "changes": {
+                "track": changes.track,
+                "smooth": changes.smooth,
+                "merge": {str(old): new for old, new in changes.same.items()},
+                "people": None if changes.wanted is None else sorted(changes.wanted),
+            },
+            "left_out": self.identify.left_out,
+            "known_again": self.tracker.known_again,
+        }
+
+
+class _Patient(PacedSource):
+    """Plays at the pace of its times, or slower, and drops nothing."""
+
+    def open(self) -> None:
+        """See `Source.open`."""
+        super().open()
+        if self._info is not None:
+            self._info = self.inner.info
+
+
+class ReplayRun(Run):
+    """A run over the people of a stream. What is asked for is written; the stream itself only where it changes.
+
+    Args:
+        path: of the stream.
+        config: its sections source (which part), tracker, smooth, draw and output count.
+        changes: what becomes of its people.
+        video: that they are of; None draws them on black.
+        taps: what follows the run as it goes.
+        paced: frames come at their own pace.
+
+    Raises:
+        ConfigError: the options do not go together.
+        StreamError: the stream cannot be read.
+        SourceError: there is no such video.
+        OutputError: what is read would be written over.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        config: RunConfig,
+        changes: Changes | None = None,
+        video: str | None = None,
+        taps: Sequence[Tap] = (),
+        *,
+        paced: bool = False,
+    ) -> None:
+        changes = changes or Changes()
+        if config.smooth.method == "rts" and not changes.smooth:
+            config = replace(config, smooth=replace(config.smooth, method="none"))
+        part = config.source.start_s > 0 or config.source.end_s is not None or config.source.max_frames is not None
+        stream = config.output.stream and (changes.any or part or bool(config.output.formats))
+        config = replace(config, output=replace(config.output, stream=stream))
+        self._recalled = Recalled(path, config, changes, video, paced=paced)
+        if config.output.overwrite:
+            _check_apart(config, self._recalled.frames.stem, (path, video))
+        super().__init__(self._recalled, config, self._recalled.open_again, taps)
+
+    def ending(self, status: Status) -> Status:
+        """Of a stream that is not whole what is made of it is not whole either."""
+        end = self._recalled.reader.end
+        stored = "interrupted" if end is None else end["status"]
+        cut = self.config.source.end_s is not None or self.config.source.max_frames is not None
+        return status if status != "complete" or cut else stored
+
+    def run(self, on_packet: Callable[[Packet], None] = lambda packet: None) -> Results:
+        """See `Run.run`; says what was named and not there."""
+        results = super().run(on_packet)
+        changes, frames = self._recalled.changes, self._recalled.frames
+        named = set(changes.same) | (changes.wanted or set())
+        if missing := sorted(named - self._recalled.choose.seen):
+            log.warning("nobody in %s has the id %s", frames.name, ", ".join(map(str, missing)))
+        if frames.unseen:
+            log.warning(
+                "%d of %d frames of %s have no picture at their time in the video, and are black",
+                frames.unseen, self.totals.frames, frames.name,
+            )  # fmt: skip
+        return results
+
+
+def _check_apart(config: RunConfig, stem: str, read: Sequence[str | None]) -> None:
+    """Raises OutputError where `--overwrite` would put a result in the place of what is read."""
+    paths = output_paths(config.output.directory, stem, overwrite=True)
+    for path in (paths.stream, paths.video):
+        if any(name is not None and path.resolve() == Path(name).resolve() for name in read):
+            raise OutputError(f"{path} is what is read; choose another folder (--output), or leave --overwrite away")

@@ -1,0 +1,265 @@
+"""People who are known already, from a skeleton stream: its frames as a source, and what may be done to its people."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpose_rt.config.schema import SourceConfig
+from sharpose_rt.errors import ConfigError, SourceError, StreamError
+from sharpose_rt.media import Source, SourceInfo, is_live, open_source
+from sharpose_rt.media.source import TICK_S
+from sharpose_rt.runtime import BaseStage
+from sharpose_rt.skeletons import FrameRecord, StreamReader
+from sharpose_rt.skeletons.convert.common import stem_of
+from sharpose_rt.tracking import SceneCuts, rows
+from sharpose_rt.types import Detections, Frame, Packet, Poses, PoseStage
+
+log = logging.getLogger("sharpose_rt.stages")
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class StoredFrame(Frame):
+    """A frame of a stream, with its record; `pictured` where its picture is there, else it is black."""
+
+    record: FrameRecord | None = None
+    pictured: bool = False
+
+
+class StoredFrames(Source):
+    """The frames of a stream, black, or with the pictures of the video that it is of.
+
+    A frame has that picture of the video whose time is nearest to its own, at most half a frame of the video away, or
+    of a folder of pictures that of its name. `unseen` counts those that have none.
+
+    Args:
+        reader: of the stream.
+        config: which part of it; `rotate` and what else is of pictures holds for the video.
+        video: a file, a folder or glob of pictures; None leaves all frames black.
+
+    Raises:
+        ConfigError: the video is live.
+        SourceError: there is no such video.
+    """
+
+    def __init__(self, reader: StreamReader, config: SourceConfig, video: str | None = None) -> None:
+        super().__init__(str(reader.path), replace(config, rotate=0))
+        self.reader, self.unseen = reader, 0
+        self.stem = stem_of(reader.path)
+        self._video: Source | None = None
+        if video is not None:
+            whole = replace(config, end_s=None, stride=1, max_frames=None, realtime=False)
+            if is_live(video, whole) or video == "-":
+                raise ConfigError(f"--video is {video!r}; the file or pictures that the skeletons are of are accepted")
+            self._video = open_source(video, whole)
+        self._records: Iterator[FrameRecord] = iter(())
+        self._record: FrameRecord | None = None
+        self._last: Frame | None = None
+        self._next_one: Frame | None = None
+        self._reach_s = 0.0
+        self._pictured = False
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether there is a video."""
+        return self._video is not None
+
+    def _open(self) -> None:
+        self._records = iter(self.reader)
+        if self._video is not None:
+            self._video.open()
+            self._reach_s = 0.5 / (self._video.info.fps or self.reader.header.fps or np.inf) + TICK_S
+            self._next_one = self._video.read()
+
+    def _describe(self, size_wh: tuple[int, int]) -> SourceInfo:
+        header, seen = self.reader.header, None if self._video is None else self._video.info
+        pictures = seen is not None and seen.kind in ("image", "images")
+        status, count = self.reader.ending()
+        if status != "complete":
+            ending = f"the end status '{status}'" if status else "no end line"
+            log.warning("%s has %d frames and %s, so it may be shorter than its source", self.name, count, ending)
+        kept = self._kept(count, header.fps, None)
+        return SourceInfo(
+            header.source,
+            seen.kind if seen is not None and pictures else "video",
+            False,
+            header.frame_size_wh,
+            path=seen and seen.path,
+            audio=seen is not None and seen.audio,
+            start_s=self.config.start_s,
+            stem=self.stem,
+            **kept,  # type: ignore[arg-type]
+        )
+
+    def _grab(self) -> float | None:
+        last, self._record = self._record, next(self._records, None)
+        if self._record is None:
+            return None
+        if last is not None and self._record.pts_s < last.pts_s:
+            raise StreamError(
+                f"{self.name}: frame {self._record.frame_id} is at {self._record.pts_s} s, after one at {last.pts_s} "
+                "s; times that never fall are wanted"
+            )
+        return self._record.pts_s
+
+    def _retrieve(self) -> tuple[NDArray[np.uint8], str] | None:
+        assert self._record is not None
+        size_wh = self._record.frame_size_wh or self.reader.header.frame_size_wh
+        found = self._picture(self._record)
+        self._pictured = found is not None
+        if found is None:
+            self.unseen += self._video is not None
+            return np.zeros((size_wh[1], size_wh[0], 3), np.uint8), self._record.picture or ""
+        if found.size_wh != size_wh:
+            assert self._video is not None
+            raise SourceError(
+                f"{self._video.name} is {found.size_wh[0]}x{found.size_wh[1]} px, and the skeletons of {self.name} are "
+                f"of {size_wh[0]}x{size_wh[1]}; give the video that they are of, and --rotate if that run had it"
+            )
+        return found.image_bgr, self._record.picture or ""
+
+    def _picture(self, record: FrameRecord) -> Frame | None:
+        """The frame of the video that is this record's."""
+        if self._video is None:
+            return None
+        while self._next_one is not None and self._next_one.pts_s <= record.pts_s:
+            self._last, self._next_one = self._next_one, self._video.read()
+        near = [frame for frame in (self._last, self._next_one) if frame is not None]
+        best = min(near, key=lambda frame: abs(frame.pts_s - record.pts_s))
+        if record.picture is not None and best.source:
+            return best if best.source == record.picture else None
+        return best if abs(best.pts_s - record.pts_s) <= self._reach_s else None
+
+    def _next(self) -> StoredFrame | None:
+        frame = super()._next()
+        if frame is None:
+            return None
+        record = self._record
+        assert record is not None
+        parts = {part.name: getattr(frame, part.name) for part in fields(Frame)}
+        parts["dropped_before"], parts["lost_before_s"] = record.dropped_before or 0, record.lost_before_s or 0.0
+        return StoredFrame(**parts, record=record, pictured=self._pictured)
+
+    def interrupt(self) -> None:
+        """See `Source.interrupt`."""
+        super().interrupt()
+        if self._video is not None:
+            self._video.interrupt()
+
+    def _close(self) -> None:
+        if self._video is not None:
+            self._video.close()
+
+
+class RecallStage(BaseStage[Frame, Packet]):
+    """A stored frame as the packet that it was, with its people.
+
+    Args:
+        anew: people will be followed or smoothed anew: whoever was predicted is left out.
+        detect: their boxes are handed on as detections.
+        cuts: where a new scene begins, of frames that have pictures.
+    """
+
+    name = "recall"
+
+    def __init__(self, *, anew: bool = False, detect: bool = False, cuts: SceneCuts | None = None) -> None:
+        self.anew, self.detect, self.cuts = anew, detect, cuts
+        self._last_wh: tuple[int, int] | None = None
+
+    def process(self, item: Frame, /) -> Iterable[Packet]:
+        """The packet."""
+        assert isinstance(item, StoredFrame)
+        assert item.record is not None
+        poses = rows.estimated(item.record.poses) if self.anew else item.record.poses
+        found = Detections(poses.bboxes_xyxy, poses.bbox_scores) if self.detect else None
+        new_scene = self._last_wh not in (None, item.size_wh)
+        if self.cuts is not None and item.pictured:
+            new_scene |= self.cuts.is_cut(item.image_bgr, filmed=not item.source)
+        self._last_wh = item.size_wh
+        packet = Packet(item, found, camera=item.record.camera, poses=poses, new_scene=new_scene)
+        return (packet.left(self.name),)
+
+
+class IdentifyStage(BaseStage[Packet, Packet]):
+    """Gives each pose the id of the track that its box belongs to; who has none is left out, and counted (`left_out`).
+
+    `last_poses` are those of the frame before, as trackers want them.
+    """
+
+    name = "identify"
+
+    def __init__(self) -> None:
+        self.last_poses: Poses | None = None
+        self.left_out = 0
+
+    def process(self, item: Packet, /) -> Iterable[Packet]:
+        """The packet with the poses of who is known."""
+        poses, tracks = item.poses, item.tracks
+        assert poses is not None
+        assert tracks is not None
+        boxes = [tuple(box) for box in poses.bboxes_xyxy.tolist()]
+        ids = np.zeros(len(poses), np.int64)
+        seen = tracks.take(np.flatnonzero(tracks.detected))
+        for box, track_id in zip(seen.bboxes_xyxy.tolist(), seen.track_ids.tolist(), strict=True):
+            place = boxes.index(tuple(box))  # a tracker gives back the boxes of its detections
+            ids[place], boxes[place] = track_id, ()
+        self.left_out += int((ids == 0).sum())
+        self.last_poses = _taken(replace(poses, track_ids=ids), ids > 0)
+        return (item.left(self.name, poses=self.last_poses, tracks=None),)
+
+
+class ChoosePeopleStage(BaseStage[Packet, Packet]):
+    """Joins ids that are one person's, and keeps the wanted people.
+
+    Args:
+        same: the id that each of these becomes.
+        wanted: ids that stay, after they were joined; None keeps everybody.
+    """
+
+    name = "choose"
+
+    def __init__(self, same: Mapping[int, int], wanted: frozenset[int] | None = None) -> None:
+        self.same, self.wanted = same, wanted
+        self.seen: set[int] = set()
+        """Of the ids that are named, those that were there."""
+
+    def process(self, item: Packet, /) -> Iterable[Packet]:
+        """The packet with those people.
+
+        Raises:
+            ConfigError: two who are joined are both seen in one frame.
+        """
+        poses = item.poses
+        assert poses is not None
+        given = poses.track_ids.tolist()
+        ids = [self.same.get(number, number) for number in given]
+        self.seen.update(number for number in (*given, *ids) if number in self.same or number in (self.wanted or ()))
+        keep = np.array([self.wanted is None or number in self.wanted for number in ids], bool)
+        if self.same:
+            for number in {self.same[i] for i in given if i in self.same}:
+                keep &= self._one_of(number, ids, given, poses, item.frame)
+        return (item.left(self.name, poses=_taken(replace(poses, track_ids=np.array(ids, np.int64)), keep)),)
+
+    def _one_of(self, number: int, ids: list[int], given: list[int], poses: Poses, frame: Frame) -> NDArray[np.bool_]:
+        """All rows but those of an id that another row has too: somebody who is seen goes before who was predicted."""
+        places = [place for place, i in enumerate(ids) if i == number]
+        seen = [place for place in places if poses.stage[place] != PoseStage.PREDICTED]
+        if len(seen) > 1:
+            both = " and ".join(str(given[place]) for place in seen[:2])
+            raise ConfigError(
+                f"--merge: {both} are both seen in frame {frame.frame_id}, at {frame.pts_s:g} s, so they are two "
+                "people; leave one of them out"
+            )
+        keep = np.ones(len(ids), bool)
+        keep[places] = False
+        keep[(seen or places)[:1]] = True
+        return keep
+
+
+def _taken(poses: Poses, keep: NDArray[np.bool_]) -> Poses:
+    """The people of these rows."""
+    return poses if keep.all() else Poses(*(getattr(poses, part.name)[keep] for part in fields(Poses)))

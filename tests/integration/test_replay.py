@@ -1,0 +1,406 @@
+"""`sharpose-rt replay`: a skeleton stream over its video, smoothed and followed anew, its ids corrected."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from media_clips import WALK_TIMES, numbered, read_number
+from tracking_worlds import View, follow, score, world
+
+from sharpose_rt.cli import main
+from sharpose_rt.config import DrawConfig, OutputConfig, RunConfig, TrackerConfig
+from sharpose_rt.replay import Changes, ReplayRun
+from sharpose_rt.skeleton import COCO17, Skeleton
+from sharpose_rt.skeletons import FrameRecord, Header, StreamReader, StreamWriter, encode
+from sharpose_rt.stages import ChoosePeopleStage
+from sharpose_rt.tracking import create_tracker
+from sharpose_rt.types import Frame, Packet, Poses, PoseStage, Tracks
+
+SAMPLE = Path(__file__).resolve().parents[2] / "samples" / "demo.skeletons.jsonl"
+SIZE_WH = (160, 128)
+TIMEOUT_S = 60
+
+pytestmark = pytest.mark.timeout(TIMEOUT_S)
+
+
+def header(**changes: object) -> Header:
+    model = {"name": "tiny", "weights_sha256": None, "behaviour": "paper", "quality_threshold": None}
+    values = {
+        "source": "walk.mp4", "frame_size_wh": SIZE_WH, "fps": 10.0, "skeleton": COCO17, "model": model,
+        "detector": "full", "tracker": "none", "smoothing": "none", "version": "0",
+    }  # fmt: skip
+    return Header(**(values | changes))  # type: ignore[arg-type]
+
+
+def people(*ids: int, x: float = 0.0, stage: PoseStage = PoseStage.FINE) -> Poses:
+    """Somebody of each id, side by side, all moved by `x` px."""
+    n = len(ids)
+    left = x + 40.0 * np.arange(n)
+    boxes = np.stack([left, np.full(n, 20.0), left + 30, np.full(n, 100.0)], 1)
+    grid = np.stack(np.meshgrid(np.arange(17) / 17 * 30, [50.0]), -1).reshape(1, 17, 2)
+    points, scores, one = grid + boxes[:, None, :2] * [1, 0], np.full((n, 17), 0.9), np.ones(n)
+    return Poses(boxes, one, np.array(ids), points, scores, points, scores, one, one * int(stage))  # type: ignore[arg-type]
+
+
+def config_of(folder: Path, **output: bool) -> RunConfig:
+    return RunConfig(output=OutputConfig(directory=str(folder), **output))  # type: ignore[arg-type]
+
+
+def write_stream(path: Path, records: list[FrameRecord], status: str = "complete", **changes: object) -> Path:
+    with StreamWriter(path, header(**changes)) as writer:
+        for record in records:
+            writer.write_line(encode(record.to_record()))
+        writer.end(status)
+    return path
+
+
+def read(path: Path) -> list[FrameRecord]:
+    return list(StreamReader(path))
+
+
+def replayed(path: Path, tmp_path: Path, *arguments: str) -> Path:
+    """The stream that `replay` makes of the one at `path`."""
+    assert main(["replay", str(path), "--output", str(tmp_path / "new"), "--no-video", "--quiet", *arguments]) == 0
+    return tmp_path / "new" / path.name
+
+
+class Lines:
+    """A tap that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+
+    def begin(self, info: object, header: bytes, *, live: bool, state: Callable[[], str]) -> Lines:
+        assert not live
+        self.lines.append(header)
+        return self
+
+    def frame(self, line: bytes, packet: Packet) -> None:
+        self.lines.append(line)
+
+    def end(self, line: bytes) -> None:
+        self.lines.append(line)
+
+
+def test_what_is_replayed_is_what_was_stored(tmp_path: Path) -> None:
+    tap = Lines()
+    config = config_of(tmp_path)
+    results = ReplayRun(str(SAMPLE), config, taps=[tap], paced=False).run()
+    stored = SAMPLE.read_bytes().splitlines(keepends=True)
+    assert tap.lines[1:] == stored[1:]
+    told, kept = json.loads(tap.lines[0]), json.loads(stored[0])
+    assert {**told, "created": "", "version": ""} == {**kept, "created": "", "version": ""}
+    assert results.stream is None  # nothing changed, so there is nothing to write
+    assert results.video == tmp_path / "demo.annotated.mp4"
+    with av.open(str(results.video)) as video:
+        assert sum(1 for _ in video.decode(video=0)) == len(stored) - 2
+
+
+def test_what_a_live_stream_says_besides_stays(tmp_path: Path) -> None:
+    camera = np.array([[1, 0, 2.5], [0, 1, -1]])
+    live = [
+        FrameRecord(0, 0.0, people(3), "2026-01-31T08:00:00.000Z", 12.5, 0, stages_ms={"pose": 3.0}),
+        FrameRecord(1, 4.5, people(3, x=1), "2026-01-31T08:00:04.500Z", 20.0, 7, lost_before_s=4.0, camera=camera),
+        FrameRecord(2, 4.6, people(3, x=2), "2026-01-31T08:00:04.600Z", 9.0, 0, (320, 240), budget={"refined": 2}),
+    ]
+    path = write_stream(tmp_path / "cam.skeletons.jsonl", live)
+    new = replayed(path, tmp_path, "--merge", "8=3")
+    before, after = read(path), read(new)
+    for was, now in zip(before, after, strict=True):
+        assert now.poses.track_ids.tolist() == [8]
+        assert {**now.to_record(), "people": 0} == {**was.to_record(), "people": 0}
+    end = json.loads(new.read_bytes().splitlines()[-1])
+    assert (end["frames"], end["dropped"], end["status"]) == (3, 7, "complete")
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_each_frame_has_its_own_picture(tmp_path: Path, clip: Path, stride: int) -> None:
+    """Of a video with uneven times, also where the stream is of every n-th frame."""
+    numbers = range(0, len(WALK_TIMES), stride)
+    records = [FrameRecord(i, WALK_TIMES[n] + 0.001, people(1)) for i, n in enumerate(numbers)]
+    path = write_stream(tmp_path / "walk.skeletons.jsonl", records)
+    seen: list[int] = []
+    config = replace(config_of(tmp_path), draw=DrawConfig(ids=False, status=False))
+    results = ReplayRun(str(path), config, video=str(clip)).run(
+        lambda packet: seen.append(read_number(packet.frame.image_bgr))
+    )
+    assert seen == list(numbers)
+    assert results.figures["unseen"] == 0
+    assert results.video is not None
+    with av.open(str(results.video)) as video:
+        assert video.streams.audio
+        assert len(list(video.decode(video=0))) == len(records)
+
+
+def test_frames_without_a_picture_are_black_and_counted(
+    tmp_path: Path, clip: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    times = [-5.0, WALK_TIMES[3], WALK_TIMES[-1] + 5]
+    path = write_stream(tmp_path / "walk.skeletons.jsonl", [FrameRecord(i, t, people(1)) for i, t in enumerate(times)])
+    pictures: list[np.ndarray] = []
+    config = config_of(tmp_path, video=False)
+    results = ReplayRun(str(path), config, video=str(clip)).run(lambda packet: pictures.append(packet.frame.image_bgr))
+    assert [bool(image.any()) for image in pictures] == [False, True, False]
+    assert read_number(pictures[1]) == 3
+    assert results.figures["unseen"] == 2
+    assert "2 of 3 frames" in caplog.text
+
+
+def test_pictures_of_a_folder_are_known_by_name(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(4):
+        cv2.imwrite(str(folder / f"{number}.png"), numbered(number, SIZE_WH))
+    names = ["0.png", "2.png", "gone.png"]
+    records = [FrameRecord(i, (0.0, 2.0, 3.0)[i], people(1), picture=name) for i, name in enumerate(names)]
+    path = write_stream(tmp_path / "set.skeletons.jsonl", records, fps=1.0)
+    seen: list[bool] = []
+    config = config_of(tmp_path / "out")
+    ReplayRun(str(path), config, video=str(folder)).run(lambda packet: seen.append(packet.frame.image_bgr.any()))
+    assert seen == [True, True, False]
+    assert len(list((tmp_path / "out" / "set.annotated").iterdir())) == 3
+
+
+@pytest.mark.parametrize("method", ["kalman", "rts", "none"])
+def test_smoothing_anew_is_what_the_run_would_have_done(tmp_path: Path, clip: Path, method: str) -> None:
+    base = ["--source", str(clip), "--weights", "random", "--boxes", "full", "--no-video", "--quiet"]
+    for other in ("none", method):
+        assert main([*base, "--smooth", other, "--output", str(tmp_path / other)]) == 0
+    new = replayed(tmp_path / "none" / "walk.skeletons.jsonl", tmp_path, "--smooth", method)
+    assert StreamReader(new).header.smoothing == method
+    wanted, found = read(tmp_path / method / "walk.skeletons.jsonl"), read(new)
+    for was, now in zip(wanted, found, strict=True):
+        assert now.poses.stage.tolist() == was.poses.stage.tolist()
+        np.testing.assert_allclose(now.poses.keypoints, was.poses.keypoints, atol=0.03)  # the stream has 2 decimals
+        np.testing.assert_allclose(now.poses.keypoint_scores, was.poses.keypoint_scores, atol=2e-3)
+
+
+def test_smoothing_both_ways_draws_what_it_writes(tmp_path: Path, clip: Path) -> None:
+    records = [FrameRecord(i, t, people(1, x=2.0 * i)) for i, t in enumerate(WALK_TIMES)]
+    path = write_stream(tmp_path / "walk.skeletons.jsonl", records)
+    out = tmp_path / "new"
+    arguments = ["replay", str(path), "--video", str(clip), "--smooth", "rts", "--format", "csv", "--output", str(out)]
+    assert main([*arguments, "--quiet"]) == 0
+    assert StreamReader(out / "walk.skeletons.jsonl").header.smoothing == "rts"
+    assert (out / "walk.csv").stat().st_size > 0
+    with av.open(str(out / "walk.annotated.mp4")) as video:
+        assert len(list(video.decode(video=0))) == len(records)
+
+
+def views_as_stream(views: list[View], path: Path) -> tuple[Path, list[Tracks]]:
+    """A world's detections with their poses and nobody's id, and what the tracker makes of them by itself."""
+    tracker = create_tracker(replace(TrackerConfig(), high_score=0.0), COCO17)
+    own = follow(views, tracker)
+    records = []
+    for index, view in enumerate(views):
+        found = view.detections
+        n, k = len(found), len(COCO17)
+        box, at = found.bboxes_xyxy, np.linspace(0.1, 0.9, k)
+        points = box[:, None, :2] + at[None, :, None] * (box[:, None, 2:] - box[:, None, :2])
+        scores = np.full((n, k), 0.9)
+        zero = np.zeros(n)
+        poses = Poses(box, found.bbox_scores, zero, points, scores, points, scores, zero, zero + 1)  # type: ignore[arg-type]
+        records.append(FrameRecord(index, view.pts_s, poses, camera=view.camera))
+    return write_stream(path, records, frame_size_wh=(1280, 720), fps=25.0), own
+
+
+def test_people_without_ids_are_followed(tmp_path: Path) -> None:
+    views = world(seed=10, people=8)
+    path, own = views_as_stream(views, tmp_path / "busy.skeletons.jsonl")
+    new = replayed(path, tmp_path, "--track")
+    found = read(new)
+    assert StreamReader(new).header.tracker == "sharpose"
+    shown = []
+    for view, record in zip(views, found, strict=True):
+        seen = record.poses.stage != PoseStage.PREDICTED
+        # The stream has two decimals: the boxes as they were, by the nearest.
+        boxes = record.poses.bboxes_xyxy[seen]
+        place = np.abs(boxes[:, None] - view.detections.bboxes_xyxy).sum(2).argmin(1)
+        ids = record.poses.track_ids[seen]
+        kept = view.detections.bboxes_xyxy[place]
+        shown.append(Tracks(kept, np.ones(len(ids)), ids, np.ones(len(ids), bool)))  # type: ignore[arg-type]
+    ours, theirs = score(views, shown), score(views, own)
+    assert ours.switches <= theirs.switches + 3  # poses of a world differ from those of the stream
+    assert ours.tracked >= 0.95 * theirs.tracked
+    assert ours.people == theirs.people
+
+
+def test_who_has_no_track_is_left_out_and_counted(tmp_path: Path) -> None:
+    records = [FrameRecord(i, i / 10, people(0)) for i in range(5)]
+    records[3] = replace(records[3], poses=people(0, 0))  # somebody for one frame
+    path = write_stream(tmp_path / "walk.skeletons.jsonl", records)
+    new = replayed(path, tmp_path, "--track", "--smooth", "none")
+    assert [record.poses.track_ids.tolist() for record in read(new)] == [[1]] * 5
+    assert json.loads((tmp_path / "new" / "walk.summary.json").read_text())["left_out"] == 1
+    every = replayed(path, tmp_path / "all", "--track", "--smooth", "none", "--set", "tracker.min_detections=1")
+    assert [len(record.poses) for record in read(every)] == [1, 1, 1, 2, 1]
+
+
+def test_ids_of_one_person_are_joined(tmp_path: Path) -> None:
+    frames = [people(3, 5), people(7, 5), people(12), people(3)]
+    path = write_stream(
+        tmp_path / "walk.skeletons.jsonl", [FrameRecord(i, i / 10, poses) for i, poses in enumerate(frames)]
+    )
+    joined = replayed(path, tmp_path, "--merge", "3=7,12")
+    assert [record.poses.track_ids.tolist() for record in read(joined)] == [[3, 5], [3, 5], [3], [3]]
+    alone = replayed(path, tmp_path / "alone", "--merge", "3=7,12", "--people", "3")
+    assert [record.poses.track_ids.tolist() for record in read(alone)] == [[3]] * 4
+    assert json.loads((tmp_path / "new" / "walk.summary.json").read_text())["changes"]["merge"] == {"7": 3, "12": 3}
+
+
+def test_two_who_are_seen_at_once_are_not_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_stream(
+        tmp_path / "walk.skeletons.jsonl", [FrameRecord(0, 0.0, people(3)), FrameRecord(1, 0.1, people(3, 7))]
+    )
+    assert main(["replay", str(path), "--output", str(tmp_path / "new"), "--no-video", "--merge", "3=7"]) == 2
+    assert "3 and 7 are both seen in frame 1, at 0.1 s, so they are two people" in capsys.readouterr().err
+
+
+def test_who_was_only_predicted_gives_way_to_who_is_seen() -> None:
+    seen, gone = people(7), people(3, x=50, stage=PoseStage.PREDICTED)
+    both = Poses(*(np.concatenate([getattr(gone, name), getattr(seen, name)]) for name in Poses.__dataclass_fields__))
+    frame = Frame(0, 0.0, np.zeros((8, 8, 3), np.uint8))
+    stage = ChoosePeopleStage({7: 3})
+    (packet,) = stage.process(Packet(frame, poses=both))
+    assert packet.poses is not None
+    assert packet.poses.track_ids.tolist() == [3]
+    assert packet.poses.stage.tolist() == [PoseStage.FINE]
+    assert stage.seen == {7}
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_choosing_keeps_the_wanted_and_touches_nobody_else(data: st.DataObject) -> None:
+    ids = data.draw(st.lists(st.integers(1, 9), min_size=0, max_size=5, unique=True))
+    wanted = data.draw(st.none() | st.frozensets(st.integers(1, 9)))
+    frame, poses = Frame(0, 0.0, np.zeros((8, 8, 3), np.uint8)), people(*ids)
+    (packet,) = ChoosePeopleStage({20: 21}, wanted).process(Packet(frame, poses=poses))
+    assert packet.poses is not None
+    rows = [row for row, number in enumerate(ids) if wanted is None or number in wanted]
+    for name in Poses.__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(packet.poses, name), getattr(poses, name)[rows])
+
+
+def test_a_part_is_written_with_its_own_numbers(tmp_path: Path) -> None:
+    records = [FrameRecord(i, i / 10, people(1, x=i)) for i in range(10)]
+    path = write_stream(tmp_path / "walk.skeletons.jsonl", records, status="interrupted")
+    new = read(replayed(path, tmp_path, "--start", "0.3", "--end", "0.7"))
+    assert [(record.frame_id, record.pts_s) for record in new] == [(0, 0.3), (1, 0.4), (2, 0.5), (3, 0.6)]
+    ends = [json.loads(line) for line in (tmp_path / "new" / path.name).read_bytes().splitlines()[-1:]]
+    assert ends[0]["status"] == "complete"  # the part is whole
+
+
+def test_what_is_not_whole_stays_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lines = SAMPLE.read_bytes().splitlines(keepends=True)
+    torn = tmp_path / "torn.skeletons.jsonl"
+    torn.write_bytes(b"".join(lines[:12]) + lines[12][:100])
+    new = replayed(torn, tmp_path, "--smooth", "rts")
+    assert "13 frames" not in caplog.text
+    assert "11 frames and no end line" in caplog.text
+    end = json.loads(new.read_bytes().splitlines()[-1])
+    assert (end["frames"], end["status"]) == (11, "interrupted")
+
+
+def test_nothing_that_is_read_is_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "walk.skeletons.jsonl"
+    shutil.copy(SAMPLE, path)
+    arguments = ["replay", str(path), "--output", str(tmp_path), "--no-video", "--smooth", "none"]
+    assert main([*arguments, "--overwrite"]) == 2
+    assert "is what is read" in capsys.readouterr().err
+    assert path.read_bytes() == SAMPLE.read_bytes()
+    assert main(arguments) == 0  # another name
+    assert (tmp_path / "walk-2.skeletons.jsonl").is_file()
+    assert path.read_bytes() == SAMPLE.read_bytes()
+
+
+def bad_uses() -> Iterator[tuple[list[str], str]]:
+    yield ["--tracker", "bytetrack"], "--tracker says how --track gives ids"
+    yield ["--merge", "3=7", "--merge", "4=7"], "--merge gives 7 two ids"
+    yield ["--merge", "3=3"], "--merge gives 3 two ids"
+    yield ["--merge", "3=7", "--merge", "7=8"], "--merge gives 7 another id, and its id to others"
+    yield ["--merge", "3=7", "--people", "7"], "--people keeps 7, which --merge makes 3"
+    yield ["--video", "rtsp://camera/x"], "the file or pictures that the skeletons are of"
+    yield ["--video", "none.mp4"], "none.mp4"
+    yield ["--start", "99"], "has no frame from 99 s on"
+
+
+@pytest.mark.parametrize(("arguments", "said"), bad_uses(), ids=lambda value: " ".join(value)[:40])
+def test_wrong_uses_are_told(
+    tmp_path: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new"
+    assert main(["replay", str(SAMPLE), "--output", str(out), *arguments]) == 2
+    assert said in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("text", ["3", "3=", "=4", "a=b", "3=0", "3,4=5"])
+def test_ids_that_are_none_are_told(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["replay", str(SAMPLE), "--merge", text])
+    assert "accepted" in capsys.readouterr().err
+
+
+def test_another_video_is_refused(tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", str(SAMPLE), "--video", str(clip), "--output", str(tmp_path)]) == 2
+    assert "walk.mp4 is 160x128 px, and the skeletons of" in capsys.readouterr().err
+
+
+def test_times_that_fall_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_stream(
+        tmp_path / "walk.skeletons.jsonl", [FrameRecord(0, 1.0, people(1)), FrameRecord(1, 0.5, people(1))]
+    )
+    assert main(["replay", str(path), "--output", str(tmp_path / "new"), "--no-video"]) == 2
+    assert "frame 1 is at 0.5 s, after one at 1.0 s" in capsys.readouterr().err
+
+
+def test_keypoints_of_no_known_set_are_shown_but_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = Skeleton("custom", tuple(f"k{i}" for i in range(17)), ((0, 1),), (), (), ())
+    path = write_stream(tmp_path / "odd.skeletons.jsonl", [FrameRecord(0, 0.0, people(1))], skeleton=odd)
+    assert main(["replay", str(path), "--output", str(tmp_path / "new"), "--quiet"]) == 0
+    assert main(["replay", str(path), "--output", str(tmp_path / "new"), "--smooth", "kalman"]) == 2
+    assert "17 keypoints of no set that is known here" in capsys.readouterr().err
+
+
+def test_an_id_that_nobody_has_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_stream(tmp_path / "walk.skeletons.jsonl", [FrameRecord(0, 0.0, people(1))])
+    assert read(replayed(path, tmp_path, "--people", "1,44"))[0].poses.track_ids.tolist() == [1]
+    assert "has the id 44" in caplog.text
+
+
+def test_at_its_own_pace_no_frame_is_lost(tmp_path: Path, clip: Path) -> None:
+    """However slow whoever looks is."""
+    records = [FrameRecord(i, i / 50, people(1)) for i in range(20)]
+    path = write_stream(tmp_path / "walk.skeletons.jsonl", records, fps=50.0)
+    seen: list[int] = []
+    config = config_of(tmp_path, video=False)
+    job = ReplayRun(str(path), config, Changes(smooth=True), paced=True)
+    results = job.run(lambda packet: cv2.waitKey(0) if False else seen.append(packet.frame.frame_id))
+    assert seen == list(range(20))
+    assert results.figures["status"] == "complete"
+    assert not job.source.info.live
+
+
+def test_stopped_it_ends_in_order(tmp_path: Path) -> None:
+    records = [FrameRecord(i, i / 10, people(1)) for i in range(300)]
+    path = write_stream(tmp_path / "walk.skeletons.jsonl", records)
+    config = config_of(tmp_path / "new", video=False)
+    job = ReplayRun(str(path), config, Changes(smooth=True), paced=True)
+    results = job.run(lambda packet: job.stop() if packet.frame.frame_id == 3 else None)
+    assert results.status == "interrupted"
+    assert results.stream is not None
+    end = json.loads(results.stream.read_bytes().splitlines()[-1])
+    assert end["status"] == "interrupted"
+    assert 4 <= end["frames"] < 300
