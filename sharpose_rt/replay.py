@@ -32,7 +32,7 @@ from sharpose_rt.stages import (
     StoredFrames,
     TrackStage,
 )
-from sharpose_rt.tracking import CameraMotion, KeypointSmoother, SceneCuts, create_tracker
+from sharpose_rt.tracking import CameraMotion, KeypointSmoother, PeopleMotion, SceneCuts, create_tracker
 from sharpose_rt.types import Packet
 
 if TYPE_CHECKING:
@@ -127,11 +127,12 @@ class Recalled:
         config, changes = self.config, self.changes
         seen = changes.track and self.frames.has_pictures
         cuts = SceneCuts(config.tracker.scene_cut) if seen else None
-        stages: list[Stage[Any, Any]] = [
-            RecallStage(anew=changes.track or changes.smooth, detect=changes.track, cuts=cuts)
-        ]
+        follows = changes.track and config.tracker.camera_motion
+        motion = PeopleMotion() if follows and not seen else None
+        anew = changes.track or changes.smooth
+        stages: list[Stage[Any, Any]] = [RecallStage(anew=anew, detect=changes.track, motion=motion, cuts=cuts)]
         if changes.track:
-            camera = CameraMotion() if seen and config.tracker.camera_motion else None
+            camera = CameraMotion() if follows and seen else None
             look = None
             if seen and config.tracker.name == "sharpose" and config.tracker.remember_s > 0:
                 from sharpose_rt.engine import Appearance  # torch, which the rest does without

@@ -16,7 +16,7 @@ from sharpose_rt.media.source import TICK_S
 from sharpose_rt.runtime import BaseStage
 from sharpose_rt.skeletons import FrameRecord, StreamReader
 from sharpose_rt.skeletons.convert.common import stem_of
-from sharpose_rt.tracking import SceneCuts, rows
+from sharpose_rt.tracking import PeopleMotion, SceneCuts, rows
 from sharpose_rt.types import Detections, Frame, Packet, Poses, PoseStage
 
 log = logging.getLogger("sharpose_rt.stages")
@@ -161,13 +161,21 @@ class RecallStage(BaseStage[Frame, Packet]):
     Args:
         anew: people will be followed or smoothed anew: whoever was predicted is left out.
         detect: their boxes are handed on as detections.
+        motion: of the camera, found by people alone, until the stream itself says that it moved.
         cuts: where a new scene begins, of frames that have pictures.
     """
 
     name = "recall"
 
-    def __init__(self, *, anew: bool = False, detect: bool = False, cuts: SceneCuts | None = None) -> None:
-        self.anew, self.detect, self.cuts = anew, detect, cuts
+    def __init__(
+        self,
+        *,
+        anew: bool = False,
+        detect: bool = False,
+        motion: PeopleMotion | None = None,
+        cuts: SceneCuts | None = None,
+    ) -> None:
+        self.anew, self.detect, self.motion, self.cuts = anew, detect, motion, cuts
         self._last_wh: tuple[int, int] | None = None
 
     def process(self, item: Frame, /) -> Iterable[Packet]:
@@ -179,8 +187,15 @@ class RecallStage(BaseStage[Frame, Packet]):
         new_scene = self._last_wh not in (None, item.size_wh)
         if self.cuts is not None and item.pictured:
             new_scene |= self.cuts.is_cut(item.image_bgr, filmed=not item.source)
-        self._last_wh = item.size_wh
-        packet = Packet(item, found, camera=item.record.camera, poses=poses, new_scene=new_scene)
+        self._last_wh, camera = item.size_wh, item.record.camera
+        if self.motion is not None:
+            if camera is not None:
+                self.motion = None
+            else:
+                if new_scene:
+                    self.motion.forget()
+                camera = self.motion.step(poses)
+        packet = Packet(item, found, camera=camera, poses=poses, new_scene=new_scene)
         return (packet.left(self.name),)
 
 

@@ -3,7 +3,7 @@
 from sharpose_rt.config import TrackerConfig
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.tracking.base import Tracker
-from sharpose_rt.tracking.camera import CameraMotion
+from sharpose_rt.tracking.camera import CameraMotion, PeopleMotion
 from sharpose_rt.tracking.scene import SceneCuts
 from sharpose_rt.tracking.smoothing import KeypointSmoother, rts_smooth
 
@@ -19,4 +19,4 @@ def create_tracker(config: TrackerConfig, skeleton: Skeleton) -> Tracker:
     return SharposeTracker(config, skeleton)
 
 
-__all__ = ["CameraMotion", "KeypointSmoother", "SceneCuts", "Tracker", "create_tracker", "rts_smooth"]
+__all__ = ["CameraMotion", "KeypointSmoother", "PeopleMotion", "SceneCuts", "Tracker", "create_tracker", "rts_smooth"]

@@ -1,7 +1,8 @@
 """How the picture moves because the camera does: a shaking hand or a pan moves everybody at once.
 
 Sparse optical flow (Lucas and Kanade 1981, in pyramids) of what is not people, and the similarity that most of it
-agrees on, as in BoT-SORT (Aharon et al. 2022).
+agrees on, as in BoT-SORT (Aharon et al. 2022). Where there are people alone and no picture, the shift that most of them
+agree on.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sharpose_rt.geometry.affine import apply_affine
-from sharpose_rt.types import Float32
+from sharpose_rt.types import Float32, Poses
 
 Camera = NDArray[np.float64]
 """Where a point of the last frame is in this one: (2, 3), px."""
@@ -34,6 +35,15 @@ HELD, NEW = 25, 0.2
 shakes stays where it is. The newest frame has this share in that mean."""
 LARGEST_CHANGE = 0.2
 """Of size and direction, from one frame to the next; more is a mistake."""
+
+SURE_SCORE, SURE_COUNT = 0.3, 6
+"""People are compared by keypoints at least so sure, of which both have so many."""
+ALIKE, FARTHEST = 0.06, 0.5
+"""Nobody changes their pose more from one frame to the next, nor is shifted farther, in box sizes."""
+AGREED_SHIFT = 0.03
+"""People whose shifts differ by no more of their size, or by a pixel, are shifted alike."""
+LEAST_PEOPLE, MOST, STAY = 4, 0.5, 0.8
+"""So many people, and such a share of those found again, must be; not where this share of them might as well stay."""
 
 
 class CameraMotion:
@@ -120,6 +130,50 @@ class CameraMotion:
             return points
         corners = cv2.goodFeaturesToTrack(last, POINTS, 0.01, APART_PX, mask=mask)
         return np.zeros((0, 2), np.float32) if corners is None else corners[:, 0].astype(np.float32)
+
+
+class PeopleMotion:
+    """How the picture moves where there is none to see: the shift that most of its people make at once.
+
+    Two people of successive frames may be the same where the keypoints of one are those of the other, shifted. The
+    shift with which most of the first frame's people have such a one in the second is the camera's, unless as good as
+    many stay where they are.
+    """
+
+    def __init__(self) -> None:
+        self._last: Poses | None = None
+
+    def forget(self) -> None:
+        """Begin anew, for a picture that has nothing to do with the one before."""
+        self._last = None
+
+    def step(self, poses: Poses) -> Camera | None:
+        """The shift since the last people, (2, 3) px; None where it is small, or cannot be known."""
+        last, self._last = self._last, poses
+        if last is None or min(len(last), len(poses)) < LEAST_PEOPLE:
+            return None
+        sure = [people.raw_keypoint_scores >= SURE_SCORE for people in (last, poses)]
+        both = (sure[0][:, None] & sure[1])[..., None]
+        count = both.sum(2)
+        apart = poses.raw_keypoints[None].astype(np.float64) - last.raw_keypoints[:, None]
+        shift = np.where(both, apart, 0).sum(2) / np.maximum(count, 1)
+        spread = np.where(both, apart - shift[:, :, None], 0)
+        size_px = (last.bboxes_xyxy[:, 2:] - last.bboxes_xyxy[:, :2]).max(1)[:, None]
+        alike = (spread**2).sum((2, 3)) <= count[..., 0] * (ALIKE * size_px) ** 2
+        alike &= (count[..., 0] >= SURE_COUNT) & (np.linalg.norm(shift, axis=2) <= FARTHEST * size_px)
+        reach_px = np.maximum(AGREED_SHIFT * size_px, 1.0)
+
+        def agrees(with_px: NDArray[np.float64]) -> NDArray[np.bool_]:
+            return alike & (np.linalg.norm(shift - with_px, axis=2) <= reach_px)
+
+        votes = [agrees(one).any(1).sum() for one in shift[alike]]
+        most = max(votes, default=0)
+        if most < max(LEAST_PEOPLE, MOST * alike.any(1).sum()):
+            return None
+        if agrees(np.zeros(2)).any(1).sum() > STAY * most:
+            return None
+        own = np.median(shift[agrees(shift[alike][int(np.argmax(votes))])], axis=0)
+        return np.array([[1, 0, own[0]], [0, 1, own[1]]])
 
 
 def _in_picture(similarity: NDArray[np.float64], factors: NDArray[np.float64]) -> NDArray[np.float64]:

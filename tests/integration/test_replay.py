@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from media_clips import WALK_TIMES, numbered, read_number
-from tracking_worlds import View, follow, score, world
+from tracking_worlds import View, follow, score, shaken, world
 
 from sharpose_rt.cli import main
 from sharpose_rt.config import DrawConfig, OutputConfig, RunConfig, TrackerConfig
@@ -214,25 +214,38 @@ def views_as_stream(views: list[View], path: Path) -> tuple[Path, list[Tracks]]:
     return write_stream(path, records, frame_size_wh=(1280, 720), fps=25.0), own
 
 
+def shown(view: View, record: FrameRecord) -> Tracks:
+    """Who is seen in a frame, in the detections of the view that it is of."""
+    seen = record.poses.stage != PoseStage.PREDICTED
+    # The stream has two decimals: the boxes as they were, by the nearest.
+    place = np.abs(record.poses.bboxes_xyxy[seen][:, None] - view.detections.bboxes_xyxy).sum(2).argmin(1)
+    ids = record.poses.track_ids[seen]
+    return Tracks(view.detections.bboxes_xyxy[place], np.ones(len(ids)), ids, np.ones(len(ids), bool))  # type: ignore[arg-type]
+
+
 def test_people_without_ids_are_followed(tmp_path: Path) -> None:
     views = world(seed=10, people=8)
     path, own = views_as_stream(views, tmp_path / "busy.skeletons.jsonl")
     new = replayed(path, tmp_path, "--track")
     found = read(new)
     assert StreamReader(new).header.tracker == "sharpose"
-    shown = []
-    for view, record in zip(views, found, strict=True):
-        seen = record.poses.stage != PoseStage.PREDICTED
-        # The stream has two decimals: the boxes as they were, by the nearest.
-        boxes = record.poses.bboxes_xyxy[seen]
-        place = np.abs(boxes[:, None] - view.detections.bboxes_xyxy).sum(2).argmin(1)
-        ids = record.poses.track_ids[seen]
-        kept = view.detections.bboxes_xyxy[place]
-        shown.append(Tracks(kept, np.ones(len(ids)), ids, np.ones(len(ids), bool)))  # type: ignore[arg-type]
-    ours, theirs = score(views, shown), score(views, own)
+    ours, theirs = (
+        score(views, [shown(view, record) for view, record in zip(views, found, strict=True)]),
+        score(views, own),
+    )
     assert ours.switches <= theirs.switches + 3  # poses of a world differ from those of the stream
     assert ours.tracked >= 0.95 * theirs.tracked
     assert ours.people == theirs.people
+
+
+def test_a_camera_that_nobody_saw_is_found_by_its_people(tmp_path: Path) -> None:
+    views = [replace(view, camera=None) for view in shaken(world(seed=20, people=16), seed=20)]
+    path, _ = views_as_stream(views, tmp_path / "crowd.skeletons.jsonl")
+    switches = []
+    for options in ((), ("--set", "tracker.camera_motion=false")):
+        found = read(replayed(path, tmp_path / str(len(options)), "--track", "--smooth", "none", *options))
+        switches.append(score(views, [shown(view, record) for view, record in zip(views, found, strict=True)]).switches)
+    assert switches[0] < 0.7 * switches[1]  # 17 and 32, by boxes that shake by themselves
 
 
 def test_who_has_no_track_is_left_out_and_counted(tmp_path: Path) -> None:

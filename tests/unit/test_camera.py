@@ -18,7 +18,7 @@ from sharpose_rt.geometry.affine import apply_affine
 from sharpose_rt.graph import count_dropped
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.stages import TrackStage
-from sharpose_rt.tracking import CameraMotion, KeypointSmoother, create_tracker, rts_smooth
+from sharpose_rt.tracking import CameraMotion, KeypointSmoother, PeopleMotion, create_tracker, rts_smooth
 from sharpose_rt.tracking.camera import HELD, RESTS
 from sharpose_rt.types import Detections, Frame, Packet, Poses
 
@@ -229,3 +229,67 @@ def test_the_stage_tells_the_tracker_and_those_behind_it(photograph):
     assert [camera is not None for camera in packets] == [False, False, True, True, False, False]
     assert stage.moved_frames == 2
     assert TrackStage(create_tracker(TrackerConfig(), COCO17)).camera is None
+
+
+# Where there are people alone
+
+STANDING = np.random.default_rng(3).uniform(0.1, 0.9, (len(COCO17), 2))
+
+
+def standing(at_px: np.ndarray, size_px: np.ndarray, rng: np.random.Generator) -> Poses:
+    """People in boxes of `size_px` (N,) whose first corners are `at_px` (N, 2); joints with a network's noise."""
+    n, k = len(at_px), len(COCO17)
+    extent = size_px[:, None] * [0.4, 1.0]
+    points = at_px[:, None] + STANDING * extent[:, None] + rng.normal(0, 0.005, (n, k, 2)) * size_px[:, None, None]
+    boxes, one = np.hstack([at_px, at_px + extent]), np.ones(n)
+    scores = np.where(rng.random((n, k)) < 0.15, 0.1, 0.8)
+    return Poses(boxes, one, np.zeros(n), points, scores, points, scores, one, one)  # type: ignore[arg-type]
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    count=st.integers(8, 20),
+    shift=st.tuples(st.floats(-12, 12), st.floats(-12, 12)).filter(lambda xy: np.hypot(*xy) > 6),
+)
+@settings(max_examples=60, deadline=None)
+def test_what_most_people_do_at_once_is_the_camera(seed, count, shift):
+    """One of them walks, one leaves, one comes, and they are told in another order."""
+    rng = np.random.default_rng(seed)
+    size = rng.uniform(40, 120, count)
+    at = np.stack([np.arange(count) * 220.0, rng.uniform(0, 400, count)], 1)
+    motion = PeopleMotion()
+    assert motion.step(standing(at, size, rng)) is None
+    moved = at + shift
+    moved[0] += [0.1 * size[0], 0]
+    order = rng.permutation(np.arange(count - 1))
+    moved, size = np.vstack([moved[order], [[50, 700]]]), np.append(size[order], 90)
+    camera = motion.step(standing(moved, size, rng))
+    assert camera is not None
+    np.testing.assert_array_equal(camera[:, :2], np.eye(2))
+    np.testing.assert_allclose(camera[:, 2], shift, atol=2.0)
+
+
+@given(seed=st.integers(0, 10_000), count=st.integers(0, 20))
+@settings(max_examples=60, deadline=None)
+def test_people_who_walk_by_themselves_are_no_camera(seed, count):
+    rng = np.random.default_rng(seed)
+    size = rng.uniform(40, 200, count)
+    at = np.stack([np.arange(count) * 220.0, rng.uniform(0, 400, count)], 1)
+    speed = rng.uniform(-0.15, 0.15, (count, 2)) * size[:, None] * (rng.random(count) < 0.5)[:, None]
+    motion = PeopleMotion()
+    for step in range(4):
+        camera = motion.step(standing(at + step * speed, size, rng))
+        assert camera is None or count < 8 or np.linalg.norm(camera[:, 2]) < 3
+
+
+def test_too_few_people_tell_nothing_and_a_new_scene_begins_anew():
+    rng = np.random.default_rng(0)
+    at, size = np.stack([np.arange(8) * 200.0, np.zeros(8)], 1), np.full(8, 120.0)
+    motion = PeopleMotion()
+    for count in (3, 8, 3):
+        motion.step(standing(at[:count], size[:count], rng))
+        assert motion.step(standing(at[:3] + 9, size[:3], rng)) is None
+    motion.step(standing(at, size, rng))
+    motion.forget()
+    assert motion.step(standing(at + 9, size, rng)) is None
+    assert motion.step(standing(at + 18, size, rng)) is not None
