@@ -88,6 +88,7 @@ class Recalled:
         changes: what becomes of them.
         video: that they are of; None shows them on black.
         paced: they come at their own pace.
+        loop: over and over.
 
     Raises:
         ConfigError: the keypoints are of no known set and would have to be compared.
@@ -98,9 +99,16 @@ class Recalled:
     live = False
 
     def __init__(
-        self, path: str, config: RunConfig, changes: Changes, video: str | None = None, *, paced: bool = False
+        self,
+        path: str,
+        config: RunConfig,
+        changes: Changes,
+        video: str | None = None,
+        *,
+        paced: bool = False,
+        loop: bool = False,
     ) -> None:
-        self.config, self.changes, self._video = config, changes, video
+        self.config, self.changes, self._video, self._loop = config, changes, video, loop
         self.reader = StreamReader(path)
         self.skeleton = self.reader.header.skeleton
         if (changes.track or changes.smooth) and len(self.skeleton.sigmas) != len(self.skeleton):
@@ -120,7 +128,7 @@ class Recalled:
 
     def open_again(self) -> StoredFrames:
         """The frames from the first one on."""
-        return StoredFrames(self.reader, self.config.source, self._video)
+        return StoredFrames(self.reader, self.config.source, self._video, loop=self._loop)
 
     def pipeline(self, *more: Stage[Any, Any]) -> Pipeline:
         """See `graph.People`."""
@@ -202,6 +210,7 @@ class ReplayRun(Run):
         video: that they are of; None draws them on black.
         taps: what follows the run as it goes.
         paced: frames come at their own pace.
+        loop: over and over until it is stopped, for who looks: nothing is written.
 
     Raises:
         ConfigError: the options do not go together.
@@ -219,14 +228,19 @@ class ReplayRun(Run):
         taps: Sequence[Tap] = (),
         *,
         paced: bool = False,
+        loop: bool = False,
     ) -> None:
         changes = changes or Changes()
+        if loop and (config.output.video or config.output.formats):
+            raise ConfigError("--loop has no end, so that nothing is written of it; add --no-video, without --format")
+        if loop and config.smooth.method == "rts" and changes.smooth:
+            raise ConfigError("smooth.method rts goes over the whole stream, and --loop has no end; replay it first")
         if config.smooth.method == "rts" and not changes.smooth:
             config = replace(config, smooth=replace(config.smooth, method="none"))
         part = config.source.start_s > 0 or config.source.end_s is not None or config.source.max_frames is not None
-        stream = config.output.stream and (changes.any or part or bool(config.output.formats))
+        stream = config.output.stream and not loop and (changes.any or part or bool(config.output.formats))
         config = replace(config, output=replace(config.output, stream=stream))
-        self._recalled = Recalled(path, config, changes, video, paced=paced)
+        self._recalled = Recalled(path, config, changes, video, paced=paced, loop=loop)
         if config.output.overwrite:
             _check_apart(config, self._recalled.frames.stem, (path, video))
         super().__init__(self._recalled, config, self._recalled.open_again, taps)

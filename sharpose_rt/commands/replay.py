@@ -42,6 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="play at the video's pace, or as fast as it goes (auto: the video's with --show, --serve and --publish)",
     )
 
+    out.add_argument(
+        "--loop", action="store_true", help="begin again after the last frame, until it is ended; nothing is written"
+    )
+
     people = parser.add_argument_group("people")
     people.add_argument(
         "--track", action="store_true", help="give people ids anew, by boxes and poses, and by looks with --video"
@@ -85,8 +89,12 @@ def run(args: argparse.Namespace) -> int:
         config = replace(config, draw=replace(config.draw, picture=False))
     watched = bool(args.show or args.serve or args.publish)
     paced = watched if args.pace == "auto" else args.pace == "video"
+    if args.loop:
+        if not watched:
+            raise ConfigError("--loop is for who looks; give --serve, --show or --publish too")
+        config = replace(config, output=replace(config.output, video=False))
     with open_taps(args, config, [args.stream]) as taps:
-        job = ReplayRun(args.stream, config, changes, args.video, taps, paced=paced)
+        job = ReplayRun(args.stream, config, changes, args.video, taps, paced=paced, loop=args.loop)
         with stopped_by_signals(job) as signals, display(args, job) as on_packet:
             results = job.run(on_packet)
     if not args.quiet:

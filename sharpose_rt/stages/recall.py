@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import ConfigError, SourceError, StreamError
 from sharpose_rt.media import Source, SourceInfo, is_live, open_source
-from sharpose_rt.media.source import TICK_S
+from sharpose_rt.media.source import FALLBACK_FPS, TICK_S
 from sharpose_rt.runtime import BaseStage
 from sharpose_rt.skeletons import FrameRecord, StreamReader
 from sharpose_rt.skeletons.convert.common import stem_of
@@ -40,13 +40,18 @@ class StoredFrames(Source):
         reader: of the stream.
         config: which part of it; `rotate` and what else is of pictures holds for the video.
         video: a file, a folder or glob of pictures; None leaves all frames black.
+        loop: after the last frame the first one follows, a frame's time later, and so on; each round is a new scene.
 
     Raises:
-        ConfigError: the video is live.
+        ConfigError: the video is live, or a loop is to be of a part.
         SourceError: there is no such video.
     """
 
-    def __init__(self, reader: StreamReader, config: SourceConfig, video: str | None = None) -> None:
+    def __init__(
+        self, reader: StreamReader, config: SourceConfig, video: str | None = None, *, loop: bool = False
+    ) -> None:
+        if loop and (config.start_s > 0 or config.end_s is not None):
+            raise ConfigError("--loop repeats the whole stream; leave --start and --end away, or replay the part first")
         super().__init__(str(reader.path), replace(config, rotate=0))
         self.reader, self.unseen = reader, 0
         self.stem = stem_of(reader.path)
@@ -55,8 +60,12 @@ class StoredFrames(Source):
             whole = replace(config, end_s=None, stride=1, max_frames=None, realtime=False)
             if is_live(video, whole) or video == "-":
                 raise ConfigError(f"--video is {video!r}; the file or pictures that the skeletons are of are accepted")
-            self._video = open_source(video, whole)
+            self._open_video = lambda: open_source(video, whole)
+            self._video = self._open_video()
         self._records: Iterator[FrameRecord] = iter(())
+        self._loop, self._begins_round = loop, False
+        self._first_s: float | None = None
+        self._later_s = 0.0  # than in the stream are the times of this round
         self._record: FrameRecord | None = None
         self._last: Frame | None = None
         self._next_one: Frame | None = None
@@ -82,7 +91,7 @@ class StoredFrames(Source):
         if status != "complete":
             ending = f"the end status '{status}'" if status else "no end line"
             log.warning("%s has %d frames and %s, so it may be shorter than its source", self.name, count, ending)
-        kept = self._kept(count, header.fps, None)
+        kept = self._kept(None if self._loop else count, header.fps, None)
         return SourceInfo(
             header.source,
             seen.kind if seen is not None and pictures else "video",
@@ -97,14 +106,29 @@ class StoredFrames(Source):
 
     def _grab(self) -> float | None:
         last, self._record = self._record, next(self._records, None)
+        if self._record is None and last is not None and self._loop:
+            self._begin_round(last.pts_s)
+            last, self._record = None, next(self._records, None)
         if self._record is None:
             return None
+        self._first_s = self._record.pts_s if self._first_s is None else self._first_s
         if last is not None and self._record.pts_s < last.pts_s:
             raise StreamError(
                 f"{self.name}: frame {self._record.frame_id} is at {self._record.pts_s} s, after one at {last.pts_s} "
                 "s; times that never fall are wanted"
             )
-        return self._record.pts_s
+        return self._later_s + self._record.pts_s
+
+    def _begin_round(self, last_s: float) -> None:
+        """Goes back to the first frame, after the last one of the round before, at `last_s` of the stream."""
+        assert self._first_s is not None
+        self._begins_round = True
+        self._later_s += last_s - self._first_s + 1 / (self.reader.header.fps or FALLBACK_FPS)
+        self._last = self._next_one = None
+        if self._video is not None:
+            self._video.close()
+            self._video = self._open_video()
+        self._open()
 
     def _retrieve(self) -> tuple[NDArray[np.uint8], str] | None:
         assert self._record is not None
@@ -142,7 +166,8 @@ class StoredFrames(Source):
         assert record is not None
         parts = {part.name: getattr(frame, part.name) for part in fields(Frame)}
         parts["dropped_before"], parts["lost_before_s"] = record.dropped_before or 0, record.lost_before_s or 0.0
-        return StoredFrame(**parts, record=record, pictured=self._pictured)
+        parts["new_scene"], self._begins_round = self._begins_round, False
+        return StoredFrame(**parts, record=replace(record, pts_s=frame.pts_s), pictured=self._pictured)
 
     def interrupt(self) -> None:
         """See `Source.interrupt`."""
@@ -184,7 +209,7 @@ class RecallStage(BaseStage[Frame, Packet]):
         assert item.record is not None
         poses = rows.estimated(item.record.poses) if self.anew else item.record.poses
         found = Detections(poses.bboxes_xyxy, poses.bbox_scores) if self.detect else None
-        new_scene = self._last_wh not in (None, item.size_wh)
+        new_scene = item.new_scene or self._last_wh not in (None, item.size_wh)
         if self.cuts is not None and item.pictured:
             new_scene |= self.cuts.is_cut(item.image_bgr, filmed=not item.source)
         self._last_wh, camera = item.size_wh, item.record.camera

@@ -166,7 +166,7 @@ def test_pictures_of_a_folder_are_known_by_name(tmp_path: Path) -> None:
     path = write_stream(tmp_path / "set.skeletons.jsonl", records, fps=1.0)
     seen: list[bool] = []
     config = config_of(tmp_path / "out")
-    ReplayRun(str(path), config, video=str(folder)).run(lambda packet: seen.append(packet.frame.image_bgr.any()))
+    ReplayRun(str(path), config, video=str(folder)).run(lambda packet: seen.append(bool(packet.frame.image_bgr.any())))
     assert seen == [True, True, False]
     assert len(list((tmp_path / "out" / "set.annotated").iterdir())) == 3
 
@@ -345,6 +345,10 @@ def bad_uses() -> Iterator[tuple[list[str], str]]:
     yield ["--video", "rtsp://camera/x"], "the file or pictures that the skeletons are of"
     yield ["--video", "none.mp4"], "none.mp4"
     yield ["--start", "99"], "has no frame from 99 s on"
+    yield ["--loop"], "--loop is for who looks"
+    yield ["--loop", "--publish", "-", "--format", "csv"], "--loop has no end, so that nothing is written"
+    yield ["--loop", "--publish", "-", "--smooth", "rts"], "--loop has no end; replay it first"
+    yield ["--loop", "--publish", "-", "--start", "0.2"], "--loop repeats the whole stream"
 
 
 @pytest.mark.parametrize(("arguments", "said"), bad_uses(), ids=lambda value: " ".join(value)[:40])
@@ -404,6 +408,34 @@ def test_at_its_own_pace_no_frame_is_lost(tmp_path: Path, clip: Path) -> None:
     assert seen == list(range(20))
     assert results.figures["status"] == "complete"
     assert not job.source.info.live
+
+
+def test_over_and_over_time_goes_on(tmp_path: Path, clip: Path) -> None:
+    records = [FrameRecord(i, t, people(1, x=i)) for i, t in enumerate(WALK_TIMES)]
+    path = write_stream(tmp_path / "walk.skeletons.jsonl", records)
+    tap, pictures, count = Lines(), [], len(records)
+    config = config_of(tmp_path / "new", video=False)
+    job = ReplayRun(str(path), config, Changes(smooth=True), str(clip), [tap], loop=True)
+
+    def take(packet: Packet) -> None:
+        pictures.append(read_number(packet.frame.image_bgr))
+        if len(pictures) == 2 * count + 5:
+            job.stop()
+
+    results = job.run(take)
+    frames = [json.loads(line) for line in tap.lines[1:-1]]
+    assert [frame["frame_id"] for frame in frames] == list(range(len(frames)))
+    assert len(frames) >= 2 * count + 5
+    assert pictures == [i % count for i in range(len(pictures))]
+    times = [frame["pts_s"] for frame in frames]
+    round_s = WALK_TIMES[-1] - WALK_TIMES[0] + 0.1
+    for i, time_s in enumerate(times):
+        assert time_s == pytest.approx(WALK_TIMES[i % count] + i // count * round_s, abs=2e-6)
+    # Nobody is carried over from the last frame to the first: that is where they were again.
+    first, again = (frames[i]["people"][0]["keypoints"] for i in (0, count))
+    assert first == again
+    assert results.stream is None
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["walk.summary.json"]
 
 
 def test_stopped_it_ends_in_order(tmp_path: Path) -> None:
