@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 
 from sharpose_rt.config.schema import LiveConfig
-from sharpose_rt.live.thinned import Thinned
+from sharpose_rt.live.thinned import Journey, Place, Thinned
 from sharpose_rt.media import SourceInfo
 from sharpose_rt.runtime import LatencyHistogram
 from sharpose_rt.skeletons import encode, end_record
@@ -43,6 +43,8 @@ class Moment:
 
     frame: Frame
     line: bytes
+    place: Place
+    """The camera's."""
 
 
 class LiveRun:
@@ -66,7 +68,7 @@ class LiveRun:
         self.totals = RunTotals(two_stages=model.get("quality_threshold", "inf") is not None)
         self.ticks: deque[dict[str, Any]] = deque(maxlen=_TICKS)
         self._hub, self._history_s, self._source_state = hub, hub.config.history_s, source_state
-        self._lock = threading.Lock()
+        self._lock, self._journey = threading.Lock(), Journey()
         self._recent: deque[tuple[float, int, bytes]] = deque()
         self._recent_bytes = 0
         self._since: list[tuple[float, dict[str, float]]] = []
@@ -82,7 +84,7 @@ class LiveRun:
             self._recent_bytes += len(line)
             while self._recent_bytes > _MAX_RECENT_BYTES or frame.pts_s - self._recent[0][0] > self._history_s:
                 self._recent_bytes -= len(self._recent.popleft()[2])
-        self.newest, self._last_s = Moment(frame, line), now_s
+        self.newest, self._last_s = Moment(frame, line, self._journey.go(packet.camera)), now_s
         late_s = max(0.0, now_s - frame.captured_at_s)
         self._since.append((late_s, packet.spans_ms))
         if not self._late or now_s - self._late[-1][0] >= _RECENT_S / _PIECES:

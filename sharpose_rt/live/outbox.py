@@ -7,6 +7,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
+from sharpose_rt.live.thinned import Place
+
 Policy = Literal["newest", "queue"]
 
 
@@ -20,6 +22,8 @@ class Record:
     line: bytes
     frame_id: int | None
     """None for the end line."""
+    place: Place | None = None
+    """The camera's."""
 
 
 class Outbox:

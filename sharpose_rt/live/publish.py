@@ -13,7 +13,7 @@ from typing import Any
 
 from sharpose_rt.live.address import Target
 from sharpose_rt.live.outbox import Outbox, Policy, Record
-from sharpose_rt.live.thinned import Thinned
+from sharpose_rt.live.thinned import Journey, Thinned
 from sharpose_rt.live.transports import Transport, create_transport
 from sharpose_rt.media import SourceInfo
 from sharpose_rt.media.redact import redact
@@ -152,7 +152,10 @@ class Publisher:
             self._header_s[record.run] = now_s
         if stream is None:
             stream = self._streams[record.run] = Thinned()
-        line = stream.end(record.line) if record.frame_id is None else stream.frame(record.frame_id, record.line)
+        if record.frame_id is None:
+            line = stream.end(record.line)
+        else:
+            line = stream.frame(record.frame_id, record.line, record.place)
         self._transport.send(line, record.name)
         if record.frame_id is None:
             del self._streams[record.run]
@@ -164,10 +167,12 @@ class _Feed:
 
     def __init__(self, outbox: Outbox, run: int, name: str, header: bytes) -> None:
         self._outbox, self._run, self._name, self._header = outbox, run, name, header
+        self._journey = Journey()
 
     def frame(self, line: bytes, packet: Packet) -> None:
         """One frame."""
-        self._outbox.put(Record(self._run, self._name, self._header, line, packet.frame.frame_id))
+        place = self._journey.go(packet.camera)
+        self._outbox.put(Record(self._run, self._name, self._header, line, packet.frame.frame_id, place))
 
     def end(self, line: bytes) -> None:
         """The run is over."""

@@ -197,7 +197,7 @@ class _Routes:
                 await socket.send_text(run.header.decode())
             end, moment = run.end_line, run.newest  # in this order: nothing comes after the end
             if moment is not None and moment.frame.frame_id > thinned.last_id:
-                await socket.send_text(thinned.frame(moment.frame.frame_id, moment.line).decode())
+                await socket.send_text(thinned.frame(moment.frame.frame_id, moment.line, moment.place).decode())
             if end is not None and not ended:
                 ended = True
                 await socket.send_text(thinned.end(end).decode())

@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
-import orjson
+from typing import Any, NamedTuple
 
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from sharpose_rt.geometry.affine import chain_affines, invert_affine
 from sharpose_rt.skeletons import encode
+
+_FARTHEST_PX, _LARGEST = 1e7, 1e3
+
+
+class Place(NamedTuple):
+    """Where a camera has got to: `at` (2, 3) says where a point of the picture with which `part` began is now, px."""
+
+    part: int
+    at: NDArray[np.float64]
+
+
+class Journey:
+    """What the camera of one run has done on the whole.
+
+    A new part begins before numbers grow so large that they could not tell one frame's motion any more.
+    """
+
+    def __init__(self) -> None:
+        self.place = Place(0, np.eye(2, 3))
+
+    def go(self, camera: NDArray[np.float64] | None) -> Place:
+        """Where it is after one more frame, before which it did this."""
+        if camera is not None:
+            part, at = self.place.part, chain_affines(self.place.at, camera)
+            size = np.sqrt(abs(np.linalg.det(at[:, :2])))
+            if not (1 / _LARGEST < size < _LARGEST and np.abs(at[:, 2]).max() < _FARTHEST_PX):
+                part, at = part + 1, np.eye(2, 3)
+            self.place = Place(part, at)
+        return self.place
 
 
 class Thinned:
-    """Makes what a consumer gets a valid stream: `dropped_before` explains each gap, the end line counts its frames.
+    """Makes what a consumer gets a valid stream: `dropped_before` explains each gap, `camera` what the camera did over
+    it, the end line counts its frames.
 
     A line that follows the one before it is passed on as it is, byte for byte.
     """
@@ -17,16 +52,22 @@ class Thinned:
         self.last_id = -1
         self.frames = 0
         self.dropped = 0
+        self._last: Place | None = None
 
-    def frame(self, frame_id: int, line: bytes) -> bytes:
-        """The frame line for this consumer."""
-        missing = frame_id - self.last_id - 1
-        self.last_id = frame_id
+    def frame(self, frame_id: int, line: bytes, place: Place | None = None) -> bytes:
+        """The frame line for this consumer; `place` is that of the camera."""
+        missing, last = frame_id - self.last_id - 1, self._last
+        self.last_id, self._last = frame_id, place
         self.frames += 1
         if missing == 0:
             return line
         self.dropped += missing
-        return encode({**orjson.loads(line), "dropped_before": missing})
+        record: dict[str, Any] = {**orjson.loads(line), "dropped_before": missing}
+        if last is not None and place is not None:
+            record.pop("camera", None)
+            if last.part == place.part and last.at is not place.at:
+                record["camera"] = (np.round(chain_affines(invert_affine(last.at), place.at), 6) + 0.0).tolist()
+        return encode(record)
 
     def end(self, line: bytes) -> bytes:
         """The end line for this consumer."""

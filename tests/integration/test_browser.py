@@ -343,6 +343,30 @@ def test_a_page_that_is_paused_for_long_keeps_no_trails(browser: playwright.Brow
         assert sum(page.evaluate(follow)) in range(100, 104)  # two seconds up to what is shown, and the last two
 
 
+def test_trails_stay_where_people_went_when_the_camera_moves(browser: playwright.Browser) -> None:
+    """Somebody stands still while the camera pans, zooms and turns: in the picture the trail is a point."""
+    follow = """async () => {
+        const { Figures } = await import("/assets/figure.js");
+        const figures = new Figures({ limbs: [], keypoints: ["left_hip"] });
+        const camera = [[1.01, -0.02, 7], [0.02, 1.01, -3]], points = [];
+        let at = [100, 200], record;
+        for (let n = 0; n < 20; n++) {
+            if (n) at = camera.map(([a, b, c]) => a * at[0] + b * at[1] + c);
+            const people = [{ track_id: 1, keypoints: [[...at, 1]] }];
+            record = { pts_s: n / 25, people, ...(n ? { camera } : {}) };
+            figures.follow(record, record.pts_s);
+        }
+        const note = (x, y) => points.push([x - at[0], y - at[1]]), nothing = () => {};
+        const context = { moveTo: note, lineTo: note, beginPath: nothing, stroke: nothing };
+        figures.drawTrails(context, record, 1, {});
+        return points;
+    }"""
+    with _serving(moving=False) as (server, _), _page(browser, server.url) as page:
+        points = page.evaluate(follow)
+    assert len(points) == 2 * 19
+    assert max(abs(value) for point in points for value in point) < 1e-6
+
+
 def test_who_has_been_gone_for_long_is_forgotten(browser: playwright.Browser) -> None:
     with _serving(moving=False) as (server, run), _page(browser, server.url) as page:
         for frame_id, age in ((5 * 25, "5 s"), (100 * 25, "100 s"), (300 * 25, "0 s")):

@@ -16,8 +16,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import zmq
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from live_servers import free_port
 from live_world import Run, header, packet
 from pythonosc.osc_bundle import OscBundle
@@ -25,13 +28,16 @@ from pythonosc.osc_message import OscMessage
 from websockets.sync.server import Server, ServerConnection, serve
 
 from sharpose_rt.errors import ConfigError
+from sharpose_rt.geometry.affine import apply_affine
 from sharpose_rt.live import Publisher, parse_target
 from sharpose_rt.live.address import Target
 from sharpose_rt.live.osc import MAX_BUNDLE, message, packets
 from sharpose_rt.live.outbox import Outbox, Record
-from sharpose_rt.live.thinned import Thinned
+from sharpose_rt.live.thinned import Journey, Thinned
 from sharpose_rt.live.transports import UdpTransport, WebSocketTransport, split, tagged
 from sharpose_rt.skeletons import FrameRecord, encode, end_record, validate
+from sharpose_rt.skeletons.validation import schema_validator
+from sharpose_rt.types import Poses
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -648,3 +654,47 @@ def test_a_reader_of_stdout_that_freezes(monkeypatch: pytest.MonkeyPatch) -> Non
         os.close(reading)
     assert publisher.figures()["state"] == "closed"
     assert publisher.figures()["dropped"] > 0
+
+
+@given(data=st.data(), count=st.integers(2, 40), seed=st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_whoever_misses_frames_is_told_what_the_camera_did_meanwhile(
+    data: st.DataObject, count: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    taken = data.draw(st.lists(st.integers(0, count - 1), min_size=2, unique=True).map(sorted))
+    journey, thinned, points = Journey(), Thinned(), rng.uniform(0, 1000, (4, 2))
+    here, theirs = points, points
+    for number in range(count):
+        angle, size = rng.normal(0, 0.02), 1 + rng.normal(0, 0.02)
+        turn = size * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        moves = number > 0 and rng.random() < 0.6
+        camera = np.round(np.hstack([turn, rng.normal(0, 9, (2, 1))]), 6) if moves else None
+        here = here if camera is None else apply_affine(here, camera)
+        place = journey.go(camera)
+        if number not in taken:
+            continue
+        line = encode(FrameRecord(number, number / 25, Poses.empty(17), camera=camera).to_record())
+        record = json.loads(thinned.frame(number, line, place))
+        if number == taken[0]:
+            theirs = here
+        elif "camera" in record:
+            theirs = apply_affine(theirs, record["camera"])
+        np.testing.assert_allclose(theirs, here, atol=0.1)
+        missed = number - 1 - (taken[taken.index(number) - 1] if taken.index(number) else -1)
+        assert record.get("dropped_before", 0) == missed
+        assert not list(schema_validator("frame").iter_errors(record))
+
+
+def test_a_camera_that_pans_for_ever_stays_exact() -> None:
+    journey, thinned = Journey(), Thinned()
+    pan = np.array([[1.0, 0, 1e5], [0, 1, 0]])
+    for number in range(1001):
+        place = journey.go(pan if number else None)
+        if number % 2 == 0:
+            line = encode(FrameRecord(number, float(number), Poses.empty(17), camera=pan).to_record())
+            record = json.loads(thinned.frame(number, line, place))
+            if number and "camera" in record:  # not where a part ends
+                np.testing.assert_allclose(record["camera"], [[1, 0, 2e5], [0, 1, 0]], rtol=1e-6)
+    assert journey.place.part > 5
+    assert np.abs(journey.place.at).max() < 1e7

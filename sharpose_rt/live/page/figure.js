@@ -28,23 +28,40 @@ const side = name => name.startsWith("left_") ? "left" : name.startsWith("right_
 // A face's and a hand's keypoints lie close together: thin lines without dots.
 const SMALL = /^face_|_hand_root$|_(thumb|forefinger|middle_finger|ring_finger|pinky_finger)\d$/;
 
+// Affine maps, [[a, b, c], [d, e, f]]: (x, y) to (ax + by + c, dx + ey + f).
+const moved = ([[a, b, c], [d, e, f]], x, y) => [a * x + b * y + c, d * x + e * y + f];
+
+function chained(first, [[a, b, c], [d, e, f]]) {
+  const [one, two] = first;
+  return [one.map((v, i) => a * v + b * two[i] + (i === 2 ? c : 0)), one.map((v, i) => d * v + e * two[i] + (i === 2 ? f : 0))];
+}
+
+function inverse([[a, b, c], [d, e, f]]) {
+  const det = a * e - b * d;
+  return [[e / det, -b / det, (b * f - c * e) / det], [-d / det, a / det, (c * d - a * f) / det]];
+}
+
 export class Figures {
   constructor(header) {
     this.limbs = header.limbs;
     this.sides = header.keypoints.map(side);
     this.small = header.keypoints.map(name => SMALL.test(name));
     this.torso = header.keypoints.flatMap((name, k) => /shoulder|hip|thorax|pelvis/.test(name) ? [k] : []);
-    this.trails = new Map();  // track_id: [pts_s, x, y] oldest first
+    this.trails = new Map();  // track_id: [pts_s, x, y] oldest first, where they were in the first picture
+    this.place = [[1, 0, 0], [0, 1, 0]];  // where a point of that is now: the camera moves
   }
 
   // Takes in a frame for the trails, shown or not; kept are those of the frame at `shown_s`, and of the newest.
   follow(record, shown_s) {
+    if (record.camera) this.place = chained(this.place, record.camera);
+    record.place = this.place;
+    const back = inverse(this.place);
     for (const person of record.people) {
       const seen = this.torso.map(k => person.keypoints[k]).filter(point => point[2] >= MIN_SCORE);
       if (!person.track_id || 2 * seen.length <= this.torso.length) continue;
       const middle = axis => seen.reduce((sum, point) => sum + point[axis], 0) / seen.length;
       if (!this.trails.has(person.track_id)) this.trails.set(person.track_id, []);
-      this.trails.get(person.track_id).push([record.pts_s, middle(0), middle(1)]);
+      this.trails.get(person.track_id).push([record.pts_s, ...moved(back, middle(0), middle(1))]);
     }
     const kept = ([t]) => t <= record.pts_s && (t <= shown_s ? shown_s : record.pts_s) - t <= TRAIL_S;
     for (const [id, trail] of this.trails) {
@@ -146,7 +163,8 @@ export class Figures {
 
   drawTrails(context, record, unit, options) {
     for (const [id, trail] of this.trails) {
-      const part = trail.filter(([pts_s]) => pts_s <= record.pts_s);
+      const part = trail.filter(([pts_s]) => pts_s <= record.pts_s)
+        .map(([pts_s, x, y]) => [pts_s, ...moved(record.place, x, y)]);
       context.strokeStyle = trackColour(id);
       context.lineWidth = 2.2 * unit;
       for (let i = 1; i < part.length; i++) {
