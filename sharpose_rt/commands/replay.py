@@ -7,30 +7,43 @@ them anew, smooths them anew, joins ids that are one person's, or keeps some. Wh
 from __future__ import annotations
 
 import argparse
+import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sharpose_rt.commands.taps import add_tap_arguments, open_taps
 from sharpose_rt.commands.track import (
     add_config_arguments,
     add_output_arguments,
+    below_common,
     build_config,
     display,
+    folder_of,
     lines_of,
+    named,
     say,
     stopped_by_signals,
 )
-from sharpose_rt.errors import ConfigError
+from sharpose_rt.errors import ConfigError, StreamError
 
 if TYPE_CHECKING:
+    from sharpose_rt.config import RunConfig
     from sharpose_rt.replay import Changes
+
+log = logging.getLogger("sharpose_rt")
 
 HELP = "show a skeleton stream again, over its video or on black; follow or smooth its people anew, correct their ids"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `sharpose-rt replay`."""
-    parser.add_argument("stream", metavar="STREAM", help="a *.skeletons.jsonl file (- for standard input)")
+    parser.add_argument(
+        "streams",
+        metavar="STREAM",
+        nargs="+",
+        help="*.skeletons.jsonl files, one after another (- for standard input)",
+    )
     parser.add_argument(
         "--video", metavar="FILE", help="video or pictures that the skeletons are of (default: they are drawn on black)"
     )
@@ -81,9 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Replays the stream; 0 when it was complete, 130 after Ctrl-C."""
-    from sharpose_rt.replay import ReplayRun
-
+    """Replays each stream; 0 when all could be read, 2 when one of several could not, 130 after Ctrl-C."""
     config, changes = build_config(args), changes_of(args)
     if args.video is None:
         config = replace(config, draw=replace(config.draw, picture=False))
@@ -93,13 +104,40 @@ def run(args: argparse.Namespace) -> int:
         if not watched:
             raise ConfigError("--loop is for who looks; give --serve, --show or --publish too")
         config = replace(config, output=replace(config.output, video=False))
-    with open_taps(args, config, [args.stream]) as taps:
-        job = ReplayRun(args.stream, config, changes, args.video, taps, paced=paced, loop=args.loop)
-        with stopped_by_signals(job) as signals, display(args, job) as on_packet:
-            results = job.run(on_packet)
-    if not args.quiet:
-        say(args, lines_of(results))
-    return 128 + signals[0] if signals else 0
+    if len(args.streams) > 1:
+        for option in ("video", "loop", "merge", "people"):
+            if getattr(args, option):
+                raise ConfigError(f"--{option} is of one stream, and {len(args.streams)} are given; replay it alone")
+    return _run_each(args, config, changes, paced=paced)
+
+
+def _run_each(args: argparse.Namespace, config: RunConfig, changes: Changes, *, paced: bool) -> int:
+    """Replays streams one after another; what lies in folders keeps them below the output's."""
+    from sharpose_rt.replay import ReplayRun
+
+    failed: list[str] = []
+    streams = below_common([(stream, Path() if stream == "-" else folder_of(stream)) for stream in args.streams])
+    with open_taps(args, config, args.streams) as taps:
+        for stream, folder in streams:
+            output = replace(config.output, directory=str(Path(config.output.directory) / folder))
+            one = replace(config, output=output)
+            try:
+                job = ReplayRun(stream, one, changes, args.video, taps, paced=paced, loop=args.loop)
+                with stopped_by_signals(job) as signals, display(args, job) as on_packet:
+                    results = job.run(on_packet)
+            except (StreamError, ConfigError) as error:
+                if len(streams) == 1:
+                    raise
+                log.error("%s; the next one follows", error)
+                failed.append(stream)
+                continue
+            if not args.quiet:
+                say(args, lines_of(results))
+            if signals:
+                return 128 + signals[0]
+    if len(streams) > 1 and not args.quiet:
+        say(args, f"{len(streams) - len(failed)} of {len(streams)} done{named('failed', failed)}")
+    return 2 if failed else 0
 
 
 def changes_of(args: argparse.Namespace) -> Changes:

@@ -359,7 +359,7 @@ def _run_each(args: argparse.Namespace, config: RunConfig, specs: Sequence[tuple
                 return 128 + signals[0]
     if len(specs) > 1:
         done = f"{len(specs) - len(failed)} of {len(specs)} done"
-        tally = done + _named("failed", failed) + _named("cut off", cut_off)
+        tally = done + named("failed", failed) + named("cut off", cut_off)
         if not args.quiet:
             say(args, tally)
         elif failed:
@@ -377,21 +377,26 @@ def _of_list(sources: Sequence[str]) -> list[tuple[str, Path]]:
             specs = expand_sources(source)
         except SourceError:  # said when it is its turn
             specs = [source]
-        found += [(spec, Path() if spec == "-" or "://" in spec else _folder(spec)) for spec in specs]
+        found += [(spec, Path() if spec == "-" or "://" in spec else folder_of(spec)) for spec in specs]
+    return below_common(found)
+
+
+def below_common(found: Sequence[tuple[str, Path]]) -> list[tuple[str, Path]]:
+    """Names and their folders, with the folders as they lie below the one that all of them lie in."""
     folders = [folder for _, folder in found if folder != Path()]
     try:
         common = Path(os.path.commonpath(folders))
     except ValueError:  # none, or on several drives
-        return [(spec, Path()) for spec, _ in found]
-    return [(spec, folder.relative_to(common) if folder != Path() else folder) for spec, folder in found]
+        return [(name, Path()) for name, _ in found]
+    return [(name, folder.relative_to(common) if folder != Path() else folder) for name, folder in found]
 
 
-def _folder(spec: str) -> Path:
+def folder_of(spec: str) -> Path:
     """The folder of a file, without the '..' that would lead out of the one for results."""
     return Path(os.path.abspath(spec)).parent  # noqa: PTH100 (Path.absolute keeps them)
 
 
-def _named(what: str, specs: Sequence[str]) -> str:
+def named(what: str, specs: Sequence[str]) -> str:
     """'; 2 failed: a, b', of many the first; nothing where there are none."""
     more = ", ..." if len(specs) > 20 else ""
     return f"; {len(specs)} {what}: {', '.join(specs[:20])}{more}" if specs else ""

@@ -373,6 +373,22 @@ def test_another_video_is_refused(tmp_path: Path, clip: Path, capsys: pytest.Cap
     assert "walk.mp4 is 160x128 px, and the skeletons of" in capsys.readouterr().err
 
 
+def test_several_come_one_after_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("jump", "run"):
+        (tmp_path / folder).mkdir()
+        write_stream(tmp_path / folder / "01.skeletons.jsonl", [FrameRecord(i, i / 10, people(1)) for i in range(3)])
+    (tmp_path / "run" / "02.skeletons.jsonl").write_text("{}\n")
+    streams = sorted(str(path) for path in tmp_path.rglob("*.jsonl"))
+    out = tmp_path / "new"
+    assert main(["replay", *streams, "--output", str(out), "--no-video", "--smooth", "rts", "--format", "csv"]) == 2
+    assert "2 of 3 done; 1 failed" in capsys.readouterr().out
+    for folder in ("jump", "run"):
+        assert StreamReader(out / folder / "01.skeletons.jsonl").header.smoothing == "rts"
+        assert (out / folder / "01.csv").is_file()
+    assert main(["replay", *streams, "--output", str(out), "--people", "1"]) == 2
+    assert "--people is of one stream, and 3 are given" in capsys.readouterr().err
+
+
 def test_times_that_fall_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_stream(
         tmp_path / "walk.skeletons.jsonl", [FrameRecord(0, 1.0, people(1)), FrameRecord(1, 0.5, people(1))]
