@@ -17,6 +17,7 @@ from sharpose_rt import __version__
 from sharpose_rt.app import Run
 from sharpose_rt.config import RunConfig
 from sharpose_rt.config.checks import Unset
+from sharpose_rt.engine import Appearance
 from sharpose_rt.errors import ConfigError, OutputError
 from sharpose_rt.graph import room_for
 from sharpose_rt.media import PacedSource, SourceInfo
@@ -122,7 +123,7 @@ class Recalled:
         tracker = config.tracker
         if isinstance(tracker.high_score, Unset):  # whoever made the stream has decided who is somebody
             tracker = replace(tracker, high_score=0.0)
-        self.tracker = create_tracker(tracker, self.skeleton)
+        self.tracker = create_tracker(tracker, self.skeleton) if changes.track else None
         self.identify = IdentifyStage()
         self.choose = ChoosePeopleStage(changes.same, changes.wanted)
 
@@ -139,12 +140,10 @@ class Recalled:
         motion = PeopleMotion() if follows and not seen else None
         anew = changes.track or changes.smooth
         stages: list[Stage[Any, Any]] = [RecallStage(anew=anew, detect=changes.track, motion=motion, cuts=cuts)]
-        if changes.track:
+        if self.tracker is not None:
             camera = CameraMotion() if follows and seen else None
             look = None
             if seen and config.tracker.name == "sharpose" and config.tracker.remember_s > 0:
-                from sharpose_rt.engine import Appearance  # torch, which the rest does without
-
                 look = Appearance().look
             stages += [TrackStage(self.tracker, lambda: self.identify.last_poses, camera, look), self.identify]
         stages.append(self.choose)
@@ -167,7 +166,7 @@ class Recalled:
             skeleton=stored.skeleton,
             model=stored.model,
             detector=stored.detector,
-            tracker=self.tracker.name if self.changes.track else stored.tracker,
+            tracker=stored.tracker if self.tracker is None else self.tracker.name,
             smoothing=("kalman" if method == "rts" else method) if self.changes.smooth else stored.smoothing,
             version=__version__,
         )
@@ -186,7 +185,7 @@ class Recalled:
                 "people": None if changes.wanted is None else sorted(changes.wanted),
             },
             "left_out": self.identify.left_out,
-            "known_again": self.tracker.known_again,
+            "known_again": 0 if self.tracker is None else self.tracker.known_again,
         }
 
 
