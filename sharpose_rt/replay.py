@@ -236,7 +236,8 @@ class ReplayRun(Run):
             raise ConfigError("smooth.method rts goes over the whole stream, and --loop has no end; replay it first")
         if config.smooth.method == "rts" and not changes.smooth:
             config = replace(config, smooth=replace(config.smooth, method="none"))
-        part = config.source.start_s > 0 or config.source.end_s is not None or config.source.max_frames is not None
+        read = config.source
+        part = read.start_s > 0 or read.end_s is not None or read.max_frames is not None or read.stride > 1
         stream = config.output.stream and not loop and (changes.any or part or bool(config.output.formats))
         config = replace(config, output=replace(config.output, stream=stream))
         self._recalled = Recalled(path, config, changes, video, paced=paced, loop=loop)

@@ -313,6 +313,12 @@ def test_a_part_is_written_with_its_own_numbers(tmp_path: Path) -> None:
     assert ends[0]["status"] == "complete"  # the part is whole
 
 
+def test_every_other_frame(tmp_path: Path) -> None:
+    path = write_stream(tmp_path / "walk.skeletons.jsonl", [FrameRecord(i, i / 10, people(1, x=i)) for i in range(5)])
+    new = read(replayed(path, tmp_path, "--set", "source.stride=2"))
+    assert [(record.frame_id, record.pts_s) for record in new] == [(0, 0.0), (1, 0.2), (2, 0.4)]
+
+
 def test_what_is_not_whole_stays_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     lines = SAMPLE.read_bytes().splitlines(keepends=True)
     torn = tmp_path / "torn.skeletons.jsonl"
