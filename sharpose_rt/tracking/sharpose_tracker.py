@@ -395,6 +395,8 @@ class SharposeTracker:
         points, scores = poses.raw_keypoints[rows], poses.raw_keypoint_scores[rows]
         similarity = oks_matrix(points, scores, points, area(poses.bboxes_xyxy[rows]), self._sigmas, SURE_SCORE)
         for young, track in enumerate(tracks):
+            if (scores[young] >= SURE_SCORE).sum() < SURE_COUNT:
+                continue  # a part of somebody, in which there is no pose, speaks neither for one person nor for two
             same = [old for old in range(young) if similarity[old, young] > DUPLICATE_OKS]
             # However long a frame was, a single one is not enough.
             track.same_s = max(track.same_s + (min(dt_s, DUPLICATE_S) if same else -dt_s), 0)

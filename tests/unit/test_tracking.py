@@ -375,6 +375,25 @@ def test_boxes_that_come_and_go_make_nobody_two(every):
     assert set(shown[45:]) == {1}
 
 
+def test_a_part_in_which_no_pose_is_found_makes_nobody_two():
+    """In every other frame the second box is an arm's, where the network is sure of nothing."""
+    tracker, last, shown = make("sharpose"), None, []
+    body, wide = np.array(at(0)), np.array(at(0))
+    wide[2] += 60
+    arm = np.array([body[2], body[1] + 20, wide[2], body[3]])
+    for i in range(60):
+        tracks = tracker.update(found(tuple(body), tuple(arm if i % 2 else wide)), i / 25, last)
+        seen = standing(tracks, np.tile(body, (len(tracks), 1)))
+        scores = seen.raw_keypoint_scores.copy()
+        if i % 2:
+            scores[1:] = 0.1
+            seen = replace(standing(tracks, tracks.bboxes_xyxy), raw_keypoint_scores=scores)
+        last = seen
+        shown.append(len(tracks))
+    assert shown[0] == 2
+    assert set(shown[30:]) == {1}
+
+
 @pytest.mark.parametrize("fps", [2.0, 5.0, 25.0])
 def test_one_frame_makes_no_two_one(fps):
     tracker, last = make("sharpose"), None
