@@ -81,6 +81,8 @@ class StoredFrames(Source):
         self._records = iter(self.reader)
         if self._video is not None:
             self._video.open()
+            if self._stop.is_set():  # then nothing may be known of it
+                return
             self._reach_s = 0.5 / (self._video.info.fps or self.reader.header.fps or np.inf) + TICK_S
             self._next_one = self._video.read()
 
@@ -137,7 +139,8 @@ class StoredFrames(Source):
         self._pictured = found is not None
         if found is None:
             self.unseen += self._video is not None
-            return np.zeros((size_wh[1], size_wh[0], 3), np.uint8), self._record.picture or ""
+            black = np.broadcast_to(np.zeros(3, np.uint8), (size_wh[1], size_wh[0], 3))  # takes no memory
+            return black, self._record.picture or ""
         if found.size_wh != size_wh:
             assert self._video is not None
             raise SourceError(
@@ -153,6 +156,8 @@ class StoredFrames(Source):
         while self._next_one is not None and self._next_one.pts_s <= record.pts_s:
             self._last, self._next_one = self._next_one, self._video.read()
         near = [frame for frame in (self._last, self._next_one) if frame is not None]
+        if not near:  # interrupted
+            return None
         best = min(near, key=lambda frame: abs(frame.pts_s - record.pts_s))
         if record.picture is not None and best.source:
             return best if best.source == record.picture else None

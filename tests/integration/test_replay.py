@@ -313,6 +313,13 @@ def test_a_part_is_written_with_its_own_numbers(tmp_path: Path) -> None:
     assert ends[0]["status"] == "complete"  # the part is whole
 
 
+def test_a_stream_of_pictures_that_nobody_could_hold_is_read(tmp_path: Path) -> None:
+    path = write_stream(
+        tmp_path / "huge.skeletons.jsonl", [FrameRecord(0, 0.0, people(1))], frame_size_wh=(10**6, 10**6)
+    )
+    assert len(read(replayed(path, tmp_path, "--smooth", "rts"))) == 1
+
+
 def test_every_other_frame(tmp_path: Path) -> None:
     path = write_stream(tmp_path / "walk.skeletons.jsonl", [FrameRecord(i, i / 10, people(1, x=i)) for i in range(5)])
     new = read(replayed(path, tmp_path, "--set", "source.stride=2"))
