@@ -42,8 +42,10 @@ ALIKE, FARTHEST = 0.06, 0.5
 """Nobody changes their pose more from one frame to the next, nor is shifted farther, in box sizes."""
 AGREED_SHIFT = 0.03
 """People whose shifts differ by no more of their size, or by a pixel, are shifted alike."""
-LEAST_PEOPLE, MOST, STAY = 4, 0.5, 0.8
-"""So many people, and such a share of those found again, must be; not where this share of them might as well stay."""
+LEAST_PEOPLE, MOST_PEOPLE = 4, 200
+"""Fewer tell nothing, and more would all be compared with all."""
+MOST, STAY = 0.5, 0.8
+"""Such a share of those who are found again must agree, and fewer than the second share of them may as well stay."""
 
 
 class CameraMotion:
@@ -150,7 +152,7 @@ class PeopleMotion:
     def step(self, poses: Poses) -> Camera | None:
         """The shift since the last people, (2, 3) px; None where it is small, or cannot be known."""
         last, self._last = self._last, poses
-        if last is None or min(len(last), len(poses)) < LEAST_PEOPLE:
+        if last is None or not all(LEAST_PEOPLE <= len(people) <= MOST_PEOPLE for people in (last, poses)):
             return None
         sure = [people.raw_keypoint_scores >= SURE_SCORE for people in (last, poses)]
         both = (sure[0][:, None] & sure[1])[..., None]

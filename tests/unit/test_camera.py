@@ -289,6 +289,9 @@ def test_too_few_people_tell_nothing_and_a_new_scene_begins_anew():
     for count in (3, 8, 3):
         motion.step(standing(at[:count], size[:count], rng))
         assert motion.step(standing(at[:3] + 9, size[:3], rng)) is None
+    crowd = np.stack([np.arange(300) * 9.0, np.zeros(300)], 1)
+    motion.step(standing(crowd, np.full(300, 120.0), rng))
+    assert motion.step(standing(crowd + 9, np.full(300, 120.0), rng)) is None
     motion.step(standing(at, size, rng))
     motion.forget()
     assert motion.step(standing(at + 9, size, rng)) is None
