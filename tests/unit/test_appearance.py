@@ -644,6 +644,7 @@ def test_the_network_is_measured_on_a_video_of_its_stream(tmp_path, shared_dir, 
     video = str(shared_dir / "video/supervision_walking.mp4")
     options = ["--no-video", "--quiet", "--max-frames", "100", "--detector", "bundled", "--output", str(tmp_path)]
     cheap = ["--quality-threshold=-inf", "--set", "tracker.remember_s=0", "--region", "100,100 700,600"]
+    cheap += ["--detector-size", "320"]
     assert main(["--source", video, *options, *cheap]) == 0
     stream, out = str(tmp_path / "supervision_walking.skeletons.jsonl"), str(tmp_path / "m.json")
     assert main(["eval-appearance", stream, video, "--json", out]) == 0

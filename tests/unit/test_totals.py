@@ -18,17 +18,18 @@ def test_ids_are_counted_each_once() -> None:
     assert len(ids) == 8
 
 
-def test_a_million_ids_take_little_memory() -> None:
+def test_a_great_many_ids_take_little_memory() -> None:
+    """A byte for each at most, what little there is of the table itself included."""
     ids = Ids()
     tracemalloc.start()
     try:
-        for first in range(1, 1_000_001, 10):
+        for first in range(1, 200_001, 10):
             ids.update(range(first, first + 10))
         taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(ids) == 1_000_000
-    assert taken < 1_000_000  # bytes
+    assert len(ids) == 200_000
+    assert taken < 200_000  # bytes
 
 
 def test_what_has_stopped_has_no_frame_rate() -> None:
