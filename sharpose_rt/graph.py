@@ -209,7 +209,7 @@ class Tracking:
         """See `People`."""
         from sharpose_rt.skeletons import Header
 
-        engine, smooth = self.engine, self.config.smooth
+        engine = self.engine
         return Header(
             source=info.name,
             frame_size_wh=info.size_wh,
@@ -223,8 +223,7 @@ class Tracking:
             },
             detector=self.detector.name,
             tracker=self.tracker.name,
-            # Until the backward pass has been, the stream holds what the forward one smoothed.
-            smoothing="kalman" if smooth.method == "rts" else smooth.method,
+            smoothing=self.config.smooth.forward,
             version=__version__,
         )
 

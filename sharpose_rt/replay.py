@@ -24,6 +24,7 @@ from sharpose_rt.media import PacedSource, SourceInfo
 from sharpose_rt.outputs import Results
 from sharpose_rt.runtime import Chain, Pipeline, Stage, Status
 from sharpose_rt.skeletons import Header, StreamReader, output_paths
+from sharpose_rt.skeletons.stream import utc_now
 from sharpose_rt.stages import (
     ChoosePeopleStage,
     IdentifyStage,
@@ -118,6 +119,7 @@ class Recalled:
                 "leave --track and --smooth away"
             )
         self.totals: RunTotals = ReplayTotals(two_stages=False)
+        self._count = self.reader.warn_unless_complete()
         self.frames = self.open_again()
         self.source: Source = _Patient(self.frames) if paced else self.frames
         tracker = config.tracker
@@ -129,7 +131,7 @@ class Recalled:
 
     def open_again(self) -> StoredFrames:
         """The frames from the first one on."""
-        return StoredFrames(self.reader, self.config.source, self._video, loop=self._loop)
+        return StoredFrames(self.reader, self._count, self.config.source, self._video, loop=self._loop)
 
     def pipeline(self, *more: Stage[Any, Any]) -> Pipeline:
         """See `graph.People`."""
@@ -157,18 +159,13 @@ class Recalled:
 
     def header(self, info: SourceInfo) -> Header:
         """See `graph.People`."""
-        stored, method = self.reader.header, self.config.smooth.method
-        # A new one, with its own time of creation; until the backward pass has been it holds what the forward one made.
-        return Header(
-            source=stored.source,
-            frame_size_wh=stored.frame_size_wh,
-            fps=stored.fps,
-            skeleton=stored.skeleton,
-            model=stored.model,
-            detector=stored.detector,
+        stored, changes = self.reader.header, self.changes
+        return replace(
+            stored,
             tracker=stored.tracker if self.tracker is None else self.tracker.name,
-            smoothing=("kalman" if method == "rts" else method) if self.changes.smooth else stored.smoothing,
+            smoothing=self.config.smooth.forward if changes.smooth else stored.smoothing,
             version=__version__,
+            created=utc_now(),
         )
 
     def figures(self) -> dict[str, Any]:

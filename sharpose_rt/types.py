@@ -225,6 +225,10 @@ class Poses(_Shaped):
             stage=PoseStage(int(self.stage[index])).label,
         )
 
+    def kept(self, keep: NDArray[np.bool_]) -> Poses:
+        """The people (N,) for whom `keep` is true; itself where that is everybody."""
+        return self if keep.all() else Poses(*(getattr(self, item.name)[keep] for item in fields(self)))
+
     def first(self, count: int) -> Poses:
         """The same people with the first `count` of their keypoints."""
         if count >= self.keypoints.shape[1]:

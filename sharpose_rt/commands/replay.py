@@ -16,6 +16,7 @@ from sharpose_rt.commands.taps import add_tap_arguments, open_taps
 from sharpose_rt.commands.track import (
     add_config_arguments,
     add_output_arguments,
+    add_part_arguments,
     below_common,
     build_config,
     display,
@@ -79,17 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add_tap_arguments(parser)
 
-    part = parser.add_argument_group("part of the stream")
-    part.add_argument("--start", type=float, metavar="S", help="first media time in seconds")
-    part.add_argument("--end", type=float, metavar="S", help="media time to end at")
-    part.add_argument("--max-frames", type=int, metavar="N", help="stop after so many frames")
-    part.add_argument(
-        "--rotate",
-        type=int,
-        choices=(0, 90, 180, 270),
-        help="turn the video clockwise, as the run did that made STREAM",
-    )
-    part.add_argument("--filmed-fps", type=float, metavar="F", help="of slow motion, as the run had it")
+    add_part_arguments(parser)
     add_config_arguments(parser)
 
 

@@ -139,6 +139,28 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> Any:
     return general
 
 
+def add_part_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which part of the source, and how its pictures are read."""
+    part = parser.add_argument_group("part of the source")
+    part.add_argument("--start", type=float, metavar="S", help="first media time in seconds")
+    part.add_argument("--end", type=float, metavar="S", help="media time to end at")
+    part.add_argument("--stride", type=int, metavar="N", help="use every n-th frame")
+    part.add_argument("--max-frames", type=int, metavar="N", help="stop after so many frames")
+    part.add_argument(
+        "--filmed-fps",
+        type=float,
+        metavar="F",
+        help="frames a second at which slow motion was filmed that is stored at another rate, for times of the scene",
+    )
+    part.add_argument(
+        "--rotate",
+        type=int,
+        choices=(0, 90, 180, 270),
+        help="turn the picture clockwise; coordinates are in the turned one",
+    )
+    part.add_argument("--hwaccel", metavar="KIND", help=f"what decodes video: none, auto, {', '.join(HWACCELS)}")
+
+
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `track` but for the source."""
     add_output_arguments(parser).add_argument(
@@ -206,24 +228,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
     add_tap_arguments(parser)
 
-    part = parser.add_argument_group("part of the source")
-    part.add_argument("--start", type=float, metavar="S", help="first media time in seconds")
-    part.add_argument("--end", type=float, metavar="S", help="media time to end at")
-    part.add_argument("--stride", type=int, metavar="N", help="use every n-th frame")
-    part.add_argument("--max-frames", type=int, metavar="N", help="stop after so many frames")
-    part.add_argument(
-        "--filmed-fps",
-        type=float,
-        metavar="F",
-        help="frames a second at which slow motion was filmed that is stored at another rate, for times of the scene",
-    )
-    part.add_argument(
-        "--rotate",
-        type=int,
-        choices=(0, 90, 180, 270),
-        help="turn the picture clockwise; coordinates are in the turned one",
-    )
-    part.add_argument("--hwaccel", metavar="KIND", help=f"what decodes video: none, auto, {', '.join(HWACCELS)}")
+    add_part_arguments(parser)
 
     live = parser.add_argument_group("cameras and streams")
     live.add_argument("--camera-size", type=size, metavar="WxH", help="asked of a camera, as in 1280x720")

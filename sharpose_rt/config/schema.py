@@ -331,6 +331,11 @@ class SmoothConfig:
         _within("smooth.hold_s", self.hold_s, 0)
         _within("smooth.fade_s", self.fade_s, 0)
 
+    @property
+    def forward(self) -> str:
+        """How keypoints are smoothed as they come, before any backward pass."""
+        return "kalman" if self.method == "rts" else self.method
+
 
 @dataclass(frozen=True)
 class DrawConfig:

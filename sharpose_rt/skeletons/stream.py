@@ -19,7 +19,7 @@ import tempfile
 import weakref
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -307,11 +307,6 @@ def poses_of(people: list[dict[str, Any]], keypoint_count: int) -> Poses:
     )
 
 
-def _seen(poses: Poses) -> Poses:
-    seen = poses.stage != PoseStage.PREDICTED
-    return poses if seen.all() else Poses(*(getattr(poses, part.name)[seen] for part in fields(poses)))
-
-
 def end_record(status: str, frames: int, dropped: int, **extra: Any) -> dict[str, Any]:
     """The end line as plain values."""
     assert status in END_STATUS, status
@@ -510,7 +505,7 @@ class StreamReader:
     def _part(self, poses: Poses) -> Poses:
         """What of a frame's poses this reader gives."""
         poses = poses.first(len(self.header.skeleton))
-        return _seen(poses) if self._seen_alone else poses
+        return poses.kept(poses.stage != PoseStage.PREDICTED) if self._seen_alone else poses
 
     def ending(self) -> tuple[str | None, int]:
         """The end line's status, None where there is no such line, and the number of frames, which are not parsed."""
@@ -520,6 +515,14 @@ class StreamReader:
         if record is None:  # torn
             return None, frames - 1
         return (record.get("status"), frames - 1) if record.get("type") == "end" else (None, frames)
+
+    def warn_unless_complete(self) -> int:
+        """The number of frames; says in the log where there may have been more."""
+        status, frames = self.ending()
+        if status != "complete":
+            ending = f"the end status '{status}'" if status else "no end line"
+            log.warning("%s has %d frames and %s, so it may be shorter than its source", self.path, frames, ending)
+        return frames
 
     def _keep_pipe(self) -> Path | None:
         """What can be read but once, in a file of its own, which goes with this reader."""

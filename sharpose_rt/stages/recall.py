@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +18,13 @@ from sharpose_rt.skeletons.convert.common import stem_of
 from sharpose_rt.tracking import PeopleMotion, SceneCuts, rows
 from sharpose_rt.types import Detections, Frame, Packet, Poses, PoseStage
 
-log = logging.getLogger("sharpose_rt.stages")
-
 
 @dataclass(frozen=True, repr=False, eq=False)
 class StoredFrame(Frame):
     """A frame of a stream, with its record; `pictured` where its picture is there, else it is black."""
 
-    record: FrameRecord | None = None
-    pictured: bool = False
+    record: FrameRecord = field(kw_only=True)
+    pictured: bool = field(kw_only=True)
 
 
 class StoredFrames(Source):
@@ -38,6 +35,7 @@ class StoredFrames(Source):
 
     Args:
         reader: of the stream.
+        count: of its frames.
         config: which part of it; `rotate` and what else is of pictures holds for the video.
         video: a file, a folder or glob of pictures; None leaves all frames black.
         loop: after the last frame the first one follows, a frame's time later, and so on; each round is a new scene.
@@ -48,12 +46,12 @@ class StoredFrames(Source):
     """
 
     def __init__(
-        self, reader: StreamReader, config: SourceConfig, video: str | None = None, *, loop: bool = False
+        self, reader: StreamReader, count: int, config: SourceConfig, video: str | None = None, *, loop: bool = False
     ) -> None:
         if loop and (config.start_s > 0 or config.end_s is not None):
             raise ConfigError("--loop repeats the whole stream; leave --start and --end away, or replay the part first")
         super().__init__(str(reader.path), replace(config, rotate=0))
-        self.reader, self.unseen = reader, 0
+        self.reader, self._count, self.unseen = reader, count, 0
         self.stem = stem_of(reader.path)
         self._video: Source | None = None
         if video is not None:
@@ -89,11 +87,7 @@ class StoredFrames(Source):
     def _describe(self, size_wh: tuple[int, int]) -> SourceInfo:
         header, seen = self.reader.header, None if self._video is None else self._video.info
         pictures = seen is not None and seen.kind in ("image", "images")
-        status, count = self.reader.ending()
-        if status != "complete":
-            ending = f"the end status '{status}'" if status else "no end line"
-            log.warning("%s has %d frames and %s, so it may be shorter than its source", self.name, count, ending)
-        kept = self._kept(None if self._loop else count, header.fps, None)
+        kept = self._kept(None if self._loop else self._count, header.fps, None)
         return SourceInfo(
             header.source,
             seen.kind if seen is not None and pictures else "video",
@@ -211,7 +205,6 @@ class RecallStage(BaseStage[Frame, Packet]):
     def process(self, item: Frame, /) -> Iterable[Packet]:
         """The packet."""
         assert isinstance(item, StoredFrame)
-        assert item.record is not None
         poses = rows.estimated(item.record.poses) if self.anew else item.record.poses
         found = Detections(poses.bboxes_xyxy, poses.bbox_scores) if self.detect else None
         new_scene = item.new_scene or self._last_wh not in (None, item.size_wh)
@@ -253,7 +246,7 @@ class IdentifyStage(BaseStage[Packet, Packet]):
             place = boxes.index(tuple(box))  # a tracker gives back the boxes of its detections
             ids[place], boxes[place] = track_id, ()
         self.left_out += int((ids == 0).sum())
-        self.last_poses = _taken(replace(poses, track_ids=ids), ids > 0)
+        self.last_poses = replace(poses, track_ids=ids).kept(ids > 0)
         return (item.left(self.name, poses=self.last_poses, tracks=None),)
 
 
@@ -284,10 +277,9 @@ class ChoosePeopleStage(BaseStage[Packet, Packet]):
         ids = [self.same.get(number, number) for number in given]
         self.seen.update(number for number in (*given, *ids) if number in self.same or number in (self.wanted or ()))
         keep = np.array([self.wanted is None or number in self.wanted for number in ids], bool)
-        if self.same:
-            for number in {self.same[i] for i in given if i in self.same}:
-                keep &= self._one_of(number, ids, given, poses, item.frame)
-        return (item.left(self.name, poses=_taken(replace(poses, track_ids=np.array(ids, np.int64)), keep)),)
+        for number in {self.same[i] for i in given if i in self.same}:
+            keep &= self._one_of(number, ids, given, poses, item.frame)
+        return (item.left(self.name, poses=replace(poses, track_ids=np.array(ids, np.int64)).kept(keep)),)
 
     def _one_of(self, number: int, ids: list[int], given: list[int], poses: Poses, frame: Frame) -> NDArray[np.bool_]:
         """All rows but those of an id that another row has too: somebody who is seen goes before who was predicted."""
@@ -303,8 +295,3 @@ class ChoosePeopleStage(BaseStage[Packet, Packet]):
         keep[places] = False
         keep[(seen or places)[:1]] = True
         return keep
-
-
-def _taken(poses: Poses, keep: NDArray[np.bool_]) -> Poses:
-    """The people of these rows."""
-    return poses if keep.all() else Poses(*(getattr(poses, part.name)[keep] for part in fields(Poses)))

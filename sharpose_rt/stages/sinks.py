@@ -96,7 +96,6 @@ class StreamSink:
         frame, poses = packet.frame, packet.poses
         assert poses is not None
         if isinstance(frame, StoredFrame):  # what else was known of it stays
-            assert frame.record is not None
             return replace(frame.record, frame_id=frame.frame_id, poses=poses, camera=packet.camera)
         size_wh = None if frame.size_wh == self._size_wh else frame.size_wh
         picture = frame.source or None

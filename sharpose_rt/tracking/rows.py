@@ -18,8 +18,7 @@ def raw(poses: Poses) -> Poses:
 
 def estimated(poses: Poses) -> Poses:
     """The people who were in the frame, without those whom a smoother has carried on."""
-    kept = poses.stage != PoseStage.PREDICTED
-    return poses if kept.all() else Poses(*(getattr(poses, item.name)[kept] for item in fields(Poses)))
+    return poses.kept(poses.stage != PoseStage.PREDICTED)
 
 
 def with_keypoints(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tracking_worlds import Score, View, follow, score, shaken, world
+from tracking_worlds import STANDING, Score, View, follow, score, shaken, world
 
 from sharpose_rt.config import SmoothConfig, TrackerConfig
 from sharpose_rt.detection.assets import import_ultralytics
@@ -232,8 +232,6 @@ def test_the_stage_tells_the_tracker_and_those_behind_it(photograph):
 
 
 # Where there are people alone
-
-STANDING = np.random.default_rng(3).uniform(0.1, 0.9, (len(COCO17), 2))
 
 
 def standing(at_px: np.ndarray, size_px: np.ndarray, rng: np.random.Generator) -> Poses:

@@ -105,7 +105,7 @@ def convert(
         OutputError: the result is there already and `overwrite` is False, or cannot be written.
     """
     reader, written = _convert(path, to, out, overwrite, options)
-    _warn_unless_complete(reader)
+    reader.warn_unless_complete()
     return written
 
 
@@ -134,13 +134,6 @@ def _convert(
         for file in set(old) - set(written):  # people of an earlier result whom this one has not
             file.unlink()
     return reader, written
-
-
-def _warn_unless_complete(reader: StreamReader) -> None:
-    status, frames = reader.ending()
-    if status != "complete":
-        ending = f"the end status '{status}'" if status else "no end line"
-        log.warning("%s has %d frames and %s, so it may be shorter than its source", reader.path, frames, ending)
 
 
 def convert_set(
@@ -174,7 +167,7 @@ def convert_set(
         readers = [StreamReader(path) for path in paths]
         write_pyskl_set(readers, target, known, **_read(WRITERS["pyskl"], options))
     for reader in readers:
-        _warn_unless_complete(reader)
+        reader.warn_unless_complete()
     return target
 
 
