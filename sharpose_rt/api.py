@@ -20,7 +20,7 @@ from sharpose_rt.errors import ConfigError, SourceError
 from sharpose_rt.machine.process import let_waiting_threads_sleep
 from sharpose_rt.media.given import Given, GivenFrames, seconds, wrong_picture
 from sharpose_rt.skeleton import Skeleton
-from sharpose_rt.types import Frame, Person, Poses
+from sharpose_rt.types import Frame, Packet, Person, Poses
 
 let_waiting_threads_sleep()  # before what follows loads torch; on a busy machine `update` took many times as long
 
@@ -56,6 +56,8 @@ class TrackedFrame:
     each is `frame.source`). '' for frames that the program gave."""
     camera: NDArray[np.float64] | None = field(default=None, repr=False)
     """Where a point (x, y) of the frame before is in this one, (2, 3) px; None where the camera did not move."""
+    new_scene: bool = False
+    """The picture has nothing to do with the one before, after a cut or a change of size: nobody's id goes on."""
 
     @property
     def frame_id(self) -> int:
@@ -196,7 +198,7 @@ class PoseTracker:
             with closing(pipeline.run()) as packets:
                 for packet in packets:
                     tracking.observe(packet)
-                    yield TrackedFrame(packet.frame, packet.poses, self.skeleton, self.config.draw, name, packet.camera)
+                    yield _tracked(packet, tracking, name)
         finally:
             self._running.discard(pipeline)
 
@@ -305,6 +307,12 @@ def _frames(source: Any) -> Given:
     return source
 
 
+def _tracked(packet: Packet, tracking: Tracking, source: str = "") -> TrackedFrame:
+    assert packet.poses is not None
+    skeleton, drawing = tracking.skeleton, tracking.config.draw
+    return TrackedFrame(packet.frame, packet.poses, skeleton, drawing, source, packet.camera, packet.new_scene)
+
+
 class _Loop:
     """The stages of a run, one after the other in the caller's thread, ready for pictures of a shape (H, W, 3)."""
 
@@ -339,8 +347,7 @@ class _Loop:
         for stage in self._stages:
             (item,) = stage.process(item)
         self._tracking.observe(item)
-        tracking = self._tracking
-        return TrackedFrame(item.frame, item.poses, tracking.skeleton, tracking.config.draw, camera=item.camera)
+        return _tracked(item, self._tracking)
 
     def close(self) -> None:
         """Lets everything go."""

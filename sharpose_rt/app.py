@@ -53,6 +53,7 @@ class Run:
         self._open_again = open_again
         self._forward: list[tuple[float, Poses]] = []
         self._cameras: list[Camera | None] = []
+        self._new_scenes: list[bool] = []
         self._pipeline: Pipeline | None = None
         self._forward_stats: PipelineStats | None = None
         self._stopped = False
@@ -84,6 +85,7 @@ class Run:
                         assert packet.poses is not None
                         self._forward.append((packet.frame.pts_s, packet.poses))
                         self._cameras.append(packet.camera)
+                        self._new_scenes.append(packet.new_scene)
                     on_packet(packet)
             if self._forward and len(self._forward) == self.totals.frames:  # else it was cut short the hard way
                 self._backward_pass(on_packet)
@@ -127,7 +129,10 @@ class Run:
 
         self._half_smoothed = True
         cameras, self._cameras = self._cameras, []
-        smoothed = rts_smooth(self._forward, self.config.smooth, self.people.skeleton, cameras)
+        begins = [0, *(n for n, new in enumerate(self._new_scenes) if new and n), len(cameras)]
+        smoothed: list[Poses] = []
+        for scene in map(slice, begins, begins[1:]):
+            smoothed += rts_smooth(self._forward[scene], self.config.smooth, self.people.skeleton, cameras[scene])
         if self.config.output.stream:
             rewrite_stream(self.outputs.stream, smoothed, smoothing="rts")
         self._half_smoothed, self._forward = False, []
@@ -138,7 +143,7 @@ class Run:
         self._forward_stats = self._pipeline.stats()
         self.source = self._open_again()
         write = WriteStage(lambda: self.open_outputs(video=True, stream=False), RunTotals())
-        stages = [_Attach(smoothed, cameras), write]
+        stages = [_Attach(smoothed, cameras, self._new_scenes), write]
         self._pipeline = Pipeline(self.source, stages, self.config.queue_frames, room=room_for)
         if self._stopped:  # while it was smoothed
             self._pipeline.stop()
@@ -232,10 +237,11 @@ class _Attach(BaseStage[Frame, Packet]):
 
     name = "attach"
 
-    def __init__(self, frames: list[Poses], cameras: list[Camera | None]) -> None:
-        self.frames, self.cameras = frames, cameras
+    def __init__(self, frames: list[Poses], cameras: list[Camera | None], new_scenes: list[bool]) -> None:
+        self.frames, self.cameras, self.new_scenes = frames, cameras, new_scenes
 
     def process(self, item: Frame, /) -> Iterator[Packet]:
         """The frame with its poses."""
-        if item.frame_id < len(self.frames):
-            yield Packet(item, poses=self.frames[item.frame_id], camera=self.cameras[item.frame_id])
+        n = item.frame_id
+        if n < len(self.frames):
+            yield Packet(item, poses=self.frames[n], camera=self.cameras[n], new_scene=self.new_scenes[n])

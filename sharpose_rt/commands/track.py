@@ -519,10 +519,7 @@ def display(args: argparse.Namespace, job: Run) -> Iterator[Any]:
 
             def show(packet: Packet) -> None:
                 progress.update(packet)
-                frame, poses = packet.frame, packet.poses
-                assert poses is not None
-                status = job.totals.status_line()
-                if not window.show(painter.draw(frame.image_bgr.copy(), poses, frame.pts_s, status, packet.camera)):
+                if not window.show(painter.drawn(packet, job.totals.status_line())):
                     job.stop()
 
             yield show

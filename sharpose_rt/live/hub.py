@@ -84,7 +84,8 @@ class LiveRun:
             self._recent_bytes += len(line)
             while self._recent_bytes > _MAX_RECENT_BYTES or frame.pts_s - self._recent[0][0] > self._history_s:
                 self._recent_bytes -= len(self._recent.popleft()[2])
-        self.newest, self._last_s = Moment(frame, line, self._journey.go(packet.camera)), now_s
+        place = self._journey.go(packet.camera, new_scene=packet.new_scene)
+        self.newest, self._last_s = Moment(frame, line, place), now_s
         late_s = max(0.0, now_s - frame.captured_at_s)
         self._since.append((late_s, packet.spans_ms))
         if not self._late or now_s - self._late[-1][0] >= _RECENT_S / _PIECES:

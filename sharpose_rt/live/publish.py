@@ -171,7 +171,7 @@ class _Feed:
 
     def frame(self, line: bytes, packet: Packet) -> None:
         """One frame."""
-        place = self._journey.go(packet.camera)
+        place = self._journey.go(packet.camera, new_scene=packet.new_scene)
         self._outbox.put(Record(self._run, self._name, self._header, line, packet.frame.frame_id, place))
 
     def end(self, line: bytes) -> None:

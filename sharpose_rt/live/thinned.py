@@ -15,35 +15,42 @@ _FARTHEST_PX, _LARGEST = 1e7, 1e3
 
 
 class Place(NamedTuple):
-    """Where a camera has got to: `at` (2, 3) says where a point of the picture with which `part` began is now, px."""
+    """Where a camera has got to: `at` (2, 3) says where a point of the picture with which `part` began is now, px.
+
+    `scene` counts the scenes; each begins a part.
+    """
 
     part: int
     at: NDArray[np.float64]
+    scene: int = 0
 
 
 class Journey:
     """What the camera of one run has done on the whole.
 
-    A new part begins before numbers grow so large that they could not tell one frame's motion any more.
+    A new part begins with each scene, and before numbers grow so large that they could not tell one frame's motion any
+    more.
     """
 
     def __init__(self) -> None:
         self.place = Place(0, np.eye(2, 3))
 
-    def go(self, camera: NDArray[np.float64] | None) -> Place:
+    def go(self, camera: NDArray[np.float64] | None, *, new_scene: bool = False) -> Place:
         """Where it is after one more frame, before which it did this."""
-        if camera is not None:
+        if new_scene:
+            self.place = Place(self.place.part + 1, np.eye(2, 3), self.place.scene + 1)
+        elif camera is not None:
             part, at = self.place.part, chain_affines(self.place.at, camera)
             size = np.sqrt(abs(np.linalg.det(at[:, :2])))
             if not (1 / _LARGEST < size < _LARGEST and np.abs(at[:, 2]).max() < _FARTHEST_PX):
                 part, at = part + 1, np.eye(2, 3)
-            self.place = Place(part, at)
+            self.place = Place(part, at, self.place.scene)
         return self.place
 
 
 class Thinned:
     """Makes what a consumer gets a valid stream: `dropped_before` explains each gap, `camera` what the camera did over
-    it, the end line counts its frames.
+    it, `new_scene` that one began in it, the end line counts its frames.
 
     A line that follows the one before it is passed on as it is, byte for byte.
     """
@@ -67,6 +74,8 @@ class Thinned:
             record.pop("camera", None)
             if last.part == place.part and last.at is not place.at:
                 record["camera"] = (np.round(chain_affines(invert_affine(last.at), place.at), 6) + 0.0).tolist()
+            if last.scene != place.scene:
+                record["new_scene"] = True
         return encode(record)
 
     def end(self, line: bytes) -> bytes:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sharpose_rt.config.schema import DrawConfig
 from sharpose_rt.geometry.affine import apply_affine
 from sharpose_rt.skeleton import Skeleton
-from sharpose_rt.types import Poses, PoseStage
+from sharpose_rt.types import Packet, Poses, PoseStage
 
 Colour = tuple[int, int, int]
 Image = NDArray[np.uint8]
@@ -63,6 +63,13 @@ class Painter:
         self._trails: dict[int, deque[tuple[float, float, float]]] = {}
         self._last_s = 0.0
 
+    def drawn(self, packet: Packet, status: str = "") -> Image:
+        """A picture of its own: the packet's, with its people and the status line on it; see `draw`."""
+        frame, poses = packet.frame, packet.poses
+        assert poses is not None
+        image = frame.image_bgr.copy()
+        return self.draw(image, poses, frame.pts_s, status, packet.camera, new_scene=packet.new_scene)
+
     def draw(
         self,
         image_bgr: Image,
@@ -70,12 +77,16 @@ class Painter:
         pts_s: float,
         status: str = "",
         camera: NDArray[np.float64] | None = None,
+        *,
+        new_scene: bool = False,
     ) -> Image:
         """The same picture with the people and the status line drawn on it.
 
         Draws in place, so that `image_bgr`, (H, W, 3) uint8, must be the caller's own copy. Trails stay where people
-        went, as the `camera` (see `Packet`) moves the picture.
+        went, as the `camera` (see `Packet`) moves the picture; none reaches into a new scene.
         """
+        if new_scene:
+            self._trails.clear()
         config = self.config
         if not config.picture:
             image_bgr[:] = 0

@@ -150,7 +150,7 @@ class FrameRecord:
     `frame_size_wh` is there where it is not the header's. `captured_at` (ISO 8601), `latency_ms`, its shares
     `stages_ms`, `dropped_before`, `lost_before_s` and `budget` (what the latency controller had set) are for live
     sources only. `picture` is the file's name where each frame is one. `camera` (2, 3) says where a point of the frame
-    before is in this one, px, where the camera moved.
+    before is in this one, px, where the camera moved; `new_scene`, that the picture has nothing to do with that one.
     """
 
     frame_id: int
@@ -165,6 +165,7 @@ class FrameRecord:
     budget: dict[str, Any] | None = None
     picture: str | None = None
     camera: NDArray[np.float64] | None = None
+    new_scene: bool = False
 
     def to_record(self) -> dict[str, Any]:
         """The frame line as plain values, rounded, in the order of the file.
@@ -197,6 +198,8 @@ class FrameRecord:
             record["budget"] = plain(self.budget)
         if self.camera is not None:
             record["camera"] = (np.round(self.camera, _CAMERA_DECIMALS) + 0.0).tolist()
+        if self.new_scene:
+            record["new_scene"] = True
         return record
 
     @classmethod
@@ -215,6 +218,7 @@ class FrameRecord:
             budget=record.get("budget"),
             picture=record.get("picture"),
             camera=np.array(record["camera"], np.float64).reshape(2, 3) if "camera" in record else None,
+            new_scene=bool(record.get("new_scene", False)),
         )
 
 

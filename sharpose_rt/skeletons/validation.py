@@ -289,6 +289,7 @@ def is_well_formed_frame(record: dict[str, Any]) -> bool:
             and type(record.get("budget", {})) is dict
             and type(record.get("picture", "")) is str
             and _is_camera(record.get("camera", _UNMOVED))
+            and type(record.get("new_scene", False)) is bool
             and all(_is_number(ms) and ms >= 0 for ms in record.get("stages_ms", {}).values())
         )
     except (KeyError, TypeError, AttributeError):

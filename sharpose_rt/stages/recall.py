@@ -207,7 +207,7 @@ class RecallStage(BaseStage[Frame, Packet]):
         assert isinstance(item, StoredFrame)
         poses = rows.estimated(item.record.poses) if self.anew else item.record.poses
         found = Detections(poses.bboxes_xyxy, poses.bbox_scores) if self.detect else None
-        new_scene = item.new_scene or self._last_wh not in (None, item.size_wh)
+        new_scene = item.new_scene or item.record.new_scene or self._last_wh not in (None, item.size_wh)
         if self.cuts is not None and item.pictured:
             new_scene |= self.cuts.is_cut(item.image_bgr, filmed=not item.source)
         self._last_wh, camera = item.size_wh, item.record.camera

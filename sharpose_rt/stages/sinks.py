@@ -96,12 +96,19 @@ class StreamSink:
         frame, poses = packet.frame, packet.poses
         assert poses is not None
         if isinstance(frame, StoredFrame):  # what else was known of it stays
-            return replace(frame.record, frame_id=frame.frame_id, poses=poses, camera=packet.camera)
+            known = {"camera": packet.camera, "new_scene": packet.new_scene}
+            return replace(frame.record, frame_id=frame.frame_id, poses=poses, **known)
         size_wh = None if frame.size_wh == self._size_wh else frame.size_wh
         picture = frame.source or None
         if not self._live:
             return FrameRecord(
-                frame.frame_id, frame.pts_s, poses, frame_size_wh=size_wh, picture=picture, camera=packet.camera
+                frame.frame_id,
+                frame.pts_s,
+                poses,
+                frame_size_wh=size_wh,
+                picture=picture,
+                camera=packet.camera,
+                new_scene=packet.new_scene,
             )
         captured, late_s = captured_at(frame)
         return FrameRecord(
@@ -117,6 +124,7 @@ class StreamSink:
             lost_before_s=frame.lost_before_s or None,
             budget=packet.budget,
             camera=packet.camera,
+            new_scene=packet.new_scene,
         )
 
     def close(self, status: Status, frames: int, dropped: int) -> None:
@@ -229,10 +237,7 @@ class VideoSink:
 
     def write(self, packet: Packet, status_line: str) -> None:
         """Draw on a copy of the frame and encode it."""
-        frame, poses = packet.frame, packet.poses
-        assert poses is not None
-        image = self._painter.draw(frame.image_bgr.copy(), poses, frame.pts_s, status_line, packet.camera)
-        self._writer.write(image, frame.pts_s)
+        self._writer.write(self._painter.drawn(packet, status_line), packet.frame.pts_s)
 
     def close(self, status: Status, frames: int, dropped: int) -> None:
         """Finish the file and put it under its name."""
@@ -250,9 +255,7 @@ class ImageSink:
 
     def write(self, packet: Packet, status_line: str) -> None:
         """Draw on a copy of the picture and save it."""
-        frame, poses = packet.frame, packet.poses
-        assert poses is not None
-        image = self._painter.draw(frame.image_bgr.copy(), poses, frame.pts_s, status_line, packet.camera)
+        frame, image = packet.frame, self._painter.drawn(packet, status_line)
         target = self._paths.image
         if not self._single:
             if self.path is None:

@@ -160,9 +160,11 @@ class DistillConfig:
     """A teacher whose heatmaps are learnt beside the labels."""
 
     model: str = "small_256x192"
-    """Its variant, or 'file' for a network in ONNX or OpenVINO's form."""
+    """Its variant, or 'file' for a network in ONNX, OpenVINO's or ncnn's form."""
     weights: str = "auto"
     """Its weights, or that file."""
+    also: tuple[str, ...] = ()
+    """Files of further teachers; the mean of all their heatmaps is learnt."""
     weight: float = 0.0
     """Factor on the error to its heatmaps; 0 has no teacher."""
     flip: bool = False

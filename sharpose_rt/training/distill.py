@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,11 +28,12 @@ Teacher = Callable[[Tensor], Tensor]
 
 
 def create_teacher(config: DistillConfig, pupil: Variant, device: torch.device) -> Teacher:
-    """The teacher that a configuration names, averaged over mirror images where it asks for that.
+    """The teacher that a configuration names, or the mean of several; of mirror images too where it asks for that.
 
     Args:
-        config: its `model` is a variant of ours, or 'file' for a network in ONNX or OpenVINO's form; `weights` are its
-            weights, or that file. Crops and heatmaps are as ours (ImageNet normalisation, UDP).
+        config: its `model` is a variant of ours, or 'file' for a network in ONNX, OpenVINO's or ncnn's form; `weights`
+            are its weights, or that file; `also` further files. Crops and heatmaps are as ours (ImageNet normalisation,
+            UDP).
         pupil: whose crops it is given, and whose keypoints are wanted.
         device: where ours runs; a file runs on the CPU.
 
@@ -38,16 +42,21 @@ def create_teacher(config: DistillConfig, pupil: Variant, device: torch.device) 
             not installed, or it is of no known kind.
         WeightsError: it cannot be read.
     """
-    teacher = _read_teacher(config.model, config.weights, pupil, device)
+    teachers = [_read_teacher(config.model, config.weights, pupil, device)]
+    teachers += [_read_teacher("file", name, pupil, device) for name in config.also]
+
+    def mean(images: Tensor) -> Tensor:
+        return torch.stack([fitted(teacher(images), pupil.heatmap_size_hw) for teacher in teachers]).mean(0)
+
     if not config.flip:
-        return teacher
+        return mean
     order = pupil.skeleton.flip_order
-    return lambda images: (teacher(images) + flip_back(teacher(images.flip(-1)), order)) / 2
+    return lambda images: (mean(images) + flip_back(mean(images.flip(-1)), order)) / 2
 
 
 def _read_teacher(model: str, weights: str, pupil: Variant, device: torch.device) -> Teacher:
     if model == "file":
-        return FileTeacher(Path(weights), pupil)
+        return (NcnnTeacher if weights.lower().endswith(".param") else FileTeacher)(Path(weights), pupil)
     variant = find_variant(model)
     if variant.size_hw != pupil.size_hw or variant.skeleton != pupil.skeleton:
         raise ConfigError(
@@ -78,7 +87,7 @@ class FileTeacher:
 
     def __init__(self, path: Path, pupil: Variant) -> None:
         if not is_network_file(str(path)):
-            raise ConfigError(f"distill.weights is {str(path)!r}; a .xml or .onnx file is accepted for model 'file'")
+            raise ConfigError(f"a teacher's file is {str(path)!r}; a .xml, .onnx or .param file is accepted")
         package, core = openvino()
         # Each process of torchrun has its threads. By itself OpenVINO takes bfloat16 where that is slower, too.
         hint = PRECISION_HINTS[fastest_dtype()]
@@ -105,6 +114,55 @@ class FileTeacher:
         pixels = images.float().cpu().numpy()
         maps = [torch.from_numpy(self.network([pixels[i : i + 1]])[self.output].copy()) for i in range(len(pixels))]
         return torch.cat(maps).to(images.device)
+
+
+class NcnnTeacher:
+    """A network in ncnn's form (.param, with its .bin beside it), run by the package `ncnn` on as many threads as torch
+    has.
+
+    Args:
+        path: the .param file.
+        pupil: whose crops it is given, and whose keypoints are wanted, in their order.
+    """
+
+    def __init__(self, path: Path, pupil: Variant) -> None:
+        if importlib.util.find_spec("ncnn") is None:
+            raise ConfigError(f"the teacher {path} is run by ncnn, which is not installed: `pip install ncnn`")
+        ncnn = importlib.import_module("ncnn")  # a module of compiled code, without types
+        self.mat, self.net = ncnn.Mat, ncnn.Net()
+        self.net.opt.num_threads = torch.get_num_threads()
+        self.net.opt.use_fp16_arithmetic = False
+        weights = path.with_suffix(".bin")
+        for file in (path, weights):
+            if not file.is_file():
+                raise WeightsError(f"no file {file}; a network in ncnn's form is a .param and a .bin file")
+        if self.net.load_param(str(path)) or self.net.load_model(str(weights)):
+            raise WeightsError(f"the teacher {path} cannot be read by ncnn")
+        names = self.net.input_names(), self.net.output_names()
+        if (len(names[0]), len(names[1])) != (1, 1):
+            raise WeightsError(
+                f"the teacher {path} has inputs and outputs {names}; one picture and heatmaps are wanted"
+            )
+        self.input, self.output = names[0][0], names[1][0]
+        shape = self._run(np.zeros((3, *pupil.size_hw), np.float32)).shape
+        if len(shape) != 3 or shape[0] != len(pupil.skeleton):
+            raise ConfigError(
+                f"the teacher {path} makes {list(shape)} of a crop of {pupil.size_hw[0]}x{pupil.size_hw[1]} px; "
+                f"heatmaps of {len(pupil.skeleton)} keypoints are wanted of a teacher of {pupil.name}"
+            )
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Heatmaps (B, K, h, w) of one crop after the other."""
+        pixels = images.float().cpu().numpy()
+        return torch.stack([torch.from_numpy(self._run(crop)) for crop in pixels]).to(images.device)
+
+    def _run(self, crop: np.ndarray) -> np.ndarray:
+        run = self.net.create_extractor()
+        run.input(self.input, self.mat(np.ascontiguousarray(crop)))
+        failed, found = run.extract(self.output)
+        if failed:
+            raise WeightsError(f"ncnn cannot run its network on a picture of {crop.shape[1]}x{crop.shape[2]} px")
+        return np.array(found)
 
 
 def distillation_loss(heatmaps: Tensor, taught: Tensor, followed: Tensor | float = 1.0) -> Tensor:

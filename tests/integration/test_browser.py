@@ -344,7 +344,8 @@ def test_a_page_that_is_paused_for_long_keeps_no_trails(browser: playwright.Brow
 
 
 def test_trails_stay_where_people_went_when_the_camera_moves(browser: playwright.Browser) -> None:
-    """Somebody stands still while the camera pans, zooms and turns: in the picture the trail is a point."""
+    """Somebody stands still while the camera pans, zooms and turns: in the picture the trail is a point. It begins with
+    the scene."""
     follow = """async () => {
         const { Figures } = await import("/assets/figure.js");
         const figures = new Figures({ limbs: [], keypoints: ["left_hip"] });
@@ -353,7 +354,7 @@ def test_trails_stay_where_people_went_when_the_camera_moves(browser: playwright
         for (let n = 0; n < 20; n++) {
             if (n) at = camera.map(([a, b, c]) => a * at[0] + b * at[1] + c);
             const people = [{ track_id: 1, keypoints: [[...at, 1]] }];
-            record = { pts_s: n / 25, people, ...(n ? { camera } : {}) };
+            record = { pts_s: n / 25, people, ...(n ? { camera } : {}), ...(n == 4 ? { new_scene: true } : {}) };
             figures.follow(record, record.pts_s);
         }
         const note = (x, y) => points.push([x - at[0], y - at[1]]), nothing = () => {};
@@ -363,7 +364,7 @@ def test_trails_stay_where_people_went_when_the_camera_moves(browser: playwright
     }"""
     with _serving(moving=False) as (server, _), _page(browser, server.url) as page:
         points = page.evaluate(follow)
-    assert len(points) == 2 * 19
+    assert len(points) == 2 * 15
     assert max(abs(value) for point in points for value in point) < 1e-6
 
 

@@ -113,6 +113,7 @@ def test_what_a_live_stream_says_besides_stays(tmp_path: Path) -> None:
         FrameRecord(1, 4.5, people(3, x=1), "2026-01-31T08:00:04.500Z", 20.0, 7, lost_before_s=4.0, camera=camera),
         FrameRecord(2, 4.6, people(3, x=2), "2026-01-31T08:00:04.600Z", 9.0, 0, (320, 240), budget={"refined": 2}),
     ]
+    live[2] = replace(live[2], new_scene=True)
     path = write_stream(tmp_path / "cam.skeletons.jsonl", live)
     new = replayed(path, tmp_path, "--merge", "8=3")
     before, after = read(path), read(new)
@@ -257,6 +258,27 @@ def test_who_has_no_track_is_left_out_and_counted(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "new" / "walk.summary.json").read_text())["left_out"] == 1
     every = replayed(path, tmp_path / "all", "--track", "--smooth", "none", "--set", "tracker.min_detections=1")
     assert [len(record.poses) for record in read(every)] == [1, 1, 1, 2, 1]
+
+
+@pytest.mark.parametrize("method", ["kalman", "rts"])
+def test_nobody_goes_on_in_a_scene_that_the_stream_says_is_new(tmp_path: Path, method: str) -> None:
+    records = [FrameRecord(i, i / 10, people(7, x=i if i < 5 else i + 8), new_scene=i == 5) for i in range(10)]
+    assert [record.new_scene for record in records] == [False] * 5 + [True] + [False] * 4
+    whole = write_stream(tmp_path / "walk.skeletons.jsonl", records)
+    found = read(replayed(whole, tmp_path, "--track", "--smooth", method))
+    assert [record.poses.track_ids.tolist() for record in found] == [[1]] * 5 + [[2]] * 5
+    assert [record.new_scene for record in found] == [record.new_scene for record in records]
+    # Their own ids stay, and nothing of the scene before is in what is smoothed.
+    smoothed = read(replayed(whole, tmp_path / "own", "--smooth", method))
+    parts = []
+    for part in (records[:5], records[5:]):
+        records_of = [replace(record, frame_id=i, new_scene=False) for i, record in enumerate(part)]
+        (tmp_path / f"{len(parts)}").mkdir()
+        path = write_stream(tmp_path / f"{len(parts)}" / "walk.skeletons.jsonl", records_of)
+        parts += read(replayed(path, tmp_path / f"part{len(parts)}", "--smooth", method))
+    for now, alone in zip(smoothed, parts, strict=True):
+        assert now.poses.track_ids.tolist() == [7]
+        np.testing.assert_array_equal(now.poses.keypoints, alone.poses.keypoints)
 
 
 def test_ids_of_one_person_are_joined(tmp_path: Path) -> None:
@@ -460,6 +482,7 @@ def test_over_and_over_time_goes_on(tmp_path: Path, clip: Path) -> None:
     round_s = WALK_TIMES[-1] - WALK_TIMES[0] + 0.1
     for i, time_s in enumerate(times):
         assert time_s == pytest.approx(WALK_TIMES[i % count] + i // count * round_s, abs=2e-6)
+    assert [i for i, frame in enumerate(frames) if "new_scene" in frame] == [*range(count, len(frames), count)]
     # Nobody is carried over from the last frame to the first: that is where they were again.
     first, again = (frames[i]["people"][0]["keypoints"] for i in (0, count))
     assert first == again

@@ -635,6 +635,7 @@ def test_frames_that_the_program_has(clip: Path) -> None:
     with PoseTracker(**options) as tracker:
         cuts = [tracker.update(image, pts_s, new_scene=n == 2) for n, (pts_s, image) in enumerate(pairs[:4])]
         assert [f.people[0].track_id for f in cuts] == [1, 1, 2, 2]
+        assert [f.new_scene for f in cuts] == [False, False, True, False]
     by_rate = PoseTracker(**options).run((image for _, image in pairs[:3]), fps=10)
     assert [f.pts_s for f in by_rate] == pytest.approx([0, 0.1, 0.2])
     with pytest.raises(ConfigError, match="fps is '30'"):

@@ -8,7 +8,7 @@ import pytest
 from sharpose_rt.config.schema import DetectorConfig, DrawConfig
 from sharpose_rt.media.draw import SIDE_COLOURS, Painter, sheet, track_colour
 from sharpose_rt.skeleton import COCO17, HALPE26, MPII16, WHOLEBODY133, Skeleton
-from sharpose_rt.types import Poses, PoseStage
+from sharpose_rt.types import Frame, Packet, Poses, PoseStage
 
 BARE = DrawConfig(boxes=False, ids=False, trail_s=0, status=False)
 SIZE = (400, 600, 3)
@@ -200,6 +200,22 @@ def test_trail_lies_where_people_went_whatever_the_camera_does() -> None:
     assert walks > 100 > 10 > stands
     assert drawn(pan, 0) > 100  # the camera follows who walks
     assert drawn(None, 0) == 0
+
+
+def test_no_trail_reaches_into_a_new_scene() -> None:
+    config = DrawConfig(boxes=False, ids=False, status=False, trail_s=1.0)
+
+    def pixels(cut: int | None) -> int:
+        painter, image = Painter(COCO17, config), blank()
+        for n in range(10):
+            poses = people(spread(at=(160 + n * 10, 200)), ids=[3])
+            packet = Packet(Frame(n, n / 10, blank()), poses=poses, new_scene=n == cut)
+            image = painter.drawn(packet)
+            assert not packet.frame.image_bgr.any()
+        return np.count_nonzero(image.any(axis=2))
+
+    person = np.count_nonzero(Painter(COCO17, config).draw(blank(), people(spread(at=(250, 200)), ids=[3]), 0.0).any(2))
+    assert pixels(None) > pixels(5) > pixels(9) == person
 
 
 def test_trail_ends_with_the_track_and_memory_is_bounded() -> None:

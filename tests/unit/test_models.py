@@ -213,29 +213,32 @@ def test_fine_tokens_are_the_patches_inside_their_cells(images):
 
 def test_pixels_of_every_token_land_in_its_cell():
     torch.manual_seed(0)
-    decoder = PixelDecoder(8, (3, 2), 2, (24, 16), detail=6, channels=4)
+    decoder = PixelDecoder(8, (3, 2), 2, (24, 16), detail=6, closer=12, channels=4)
     keypoints, coarse, detail = torch.randn(2, 5, 8), torch.randn(2, 6, 8), torch.randn(2, 6, 16, 6)
+    closer = torch.randn(2, 6, 16, 12)
     selected, others = split_cells(torch.rand(2, 6), 2)
     high, high_detail = torch.randn(2, 2 * 4, 8), torch.randn(2, 2 * 4, 16, 6)
     rows = torch.arange(2)[:, None]
     low = coarse[rows, others], detail[rows, others]
     found = decoder.fine(keypoints, (high, high_detail), low, selected, others)
-    whole = decoder.coarse(keypoints, coarse, detail)
+    whole = decoder.coarse(keypoints, coarse, detail, closer)
     query = decoder.query(keypoints)
 
-    def square(embedding, token, detail, crop):
+    def square(embedding, token, detail, crop, *closer):
         """(K, 4 * side, 4 * side) of one token: its sixteen places put together."""
         side = embedding.place_hw[0]
-        pixels = embedding(token[None, None], detail[None, None])[0].view(16, side, side, 4) @ query[crop].T
+        given = [x[None, None] for x in (token, detail, *closer)]
+        pixels = embedding(*given)[0].view(16, side, side, 4) @ query[crop].T
         rows = [torch.cat(list(pixels[first : first + 4]), 1) for first in (0, 4, 8, 12)]
         return torch.cat(rows, 0).movedim(2, 0)
 
     for crop in range(2):
         for cell in range(6):
             y, x = cell // 2 * 8, cell % 2 * 8
-            wanted = square(decoder.coarse_pixels, coarse[crop, cell], detail[crop, cell], crop)
+            wanted = square(decoder.coarse_pixels, coarse[crop, cell], detail[crop, cell], crop, closer[crop, cell])
             assert torch.allclose(whole[crop, :, y : y + 8, x : x + 8], wanted, atol=1e-5)
-            if cell in others[crop]:
+            if cell in others[crop]:  # the fine stage is not told what lies closer
+                wanted = square(decoder.coarse_pixels, coarse[crop, cell], detail[crop, cell], crop)
                 assert torch.allclose(found[crop, :, y : y + 8, x : x + 8], wanted, atol=1e-5)
         for place, cell in enumerate(selected[crop].tolist()):
             for part in range(4):

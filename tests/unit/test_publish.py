@@ -664,20 +664,26 @@ def test_whoever_misses_frames_is_told_what_the_camera_did_meanwhile(
     rng = np.random.default_rng(seed)
     taken = data.draw(st.lists(st.integers(0, count - 1), min_size=2, unique=True).map(sorted))
     journey, thinned, points = Journey(), Thinned(), rng.uniform(0, 1000, (4, 2))
-    here, theirs = points, points
+    here, theirs, scenes, told = points, points, 0, 0
     for number in range(count):
         angle, size = rng.normal(0, 0.02), 1 + rng.normal(0, 0.02)
         turn = size * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        moves = number > 0 and rng.random() < 0.6
+        new_scene = number > 0 and rng.random() < 0.05
+        scenes += new_scene
+        moves = number > 0 and not new_scene and rng.random() < 0.6
         camera = np.round(np.hstack([turn, rng.normal(0, 9, (2, 1))]), 6) if moves else None
         here = here if camera is None else apply_affine(here, camera)
-        place = journey.go(camera)
+        place = journey.go(camera, new_scene=new_scene)
         if number not in taken:
             continue
-        line = encode(FrameRecord(number, number / 25, Poses.empty(17), camera=camera).to_record())
+        line = encode(FrameRecord(number, number / 25, Poses.empty(17), camera=camera, new_scene=new_scene).to_record())
         record = json.loads(thinned.frame(number, line, place))
-        if number == taken[0]:
+        if number != taken[0]:
+            assert record.get("new_scene", False) == (scenes > told)
+        told = scenes
+        if number == taken[0] or "new_scene" in record:
             theirs = here
+            assert number == taken[0] or "camera" not in record
         elif "camera" in record:
             theirs = apply_affine(theirs, record["camera"])
         np.testing.assert_allclose(theirs, here, atol=0.1)

@@ -133,9 +133,14 @@ class TestRoundTrip:
         assert validate(path) == []
 
     @few
-    @given(poses=any_poses(), camera=st.none() | hnp.arrays(np.float64, (2, 3), elements=st.floats(-1e4, 1e4)))
-    def test_writing_what_was_read_gives_the_same_bytes(self, poses, camera):
-        record = FrameRecord(3, 0.125, poses, camera=camera).to_record()
+    @given(
+        poses=any_poses(),
+        camera=st.none() | hnp.arrays(np.float64, (2, 3), elements=st.floats(-1e4, 1e4)),
+        new_scene=st.booleans(),
+    )
+    def test_writing_what_was_read_gives_the_same_bytes(self, poses, camera, new_scene):
+        record = FrameRecord(3, 0.125, poses, camera=camera, new_scene=new_scene).to_record()
+        assert ("new_scene" in record) == new_scene
         assert ("camera" in record) == (camera is not None)
         line = orjson.dumps(record)
         assert orjson.dumps(FrameRecord.from_record(orjson.loads(line), 17).to_record()) == line
@@ -600,7 +605,7 @@ JUNK = st.sampled_from(
 
 
 MOVED = np.array([[1.0, -0.001, 12.5], [0.001, 1.0, -3.25]])
-GOOD_FRAME = FrameRecord(0, 0.0, make_poses(2, k=2), CREATED, 3.5, 0, camera=MOVED).to_record()
+GOOD_FRAME = FrameRecord(0, 0.0, make_poses(2, k=2), CREATED, 3.5, 0, camera=MOVED, new_scene=True).to_record()
 
 
 @st.composite

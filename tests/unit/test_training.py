@@ -861,15 +861,41 @@ def test_a_teacher_from_a_file(tmp_path, monkeypatch):
     both = create_teacher(replace(taught, flip=True), pupil, torch.device("cpu"))(images)
     wanted = (alone(images) + flip_back(alone(images.flip(-1)), COCO17.flip_order)) / 2
     assert torch.allclose(both, wanted, atol=1e-2)
+    small = ops.avg_pool(joints, [2, 2], [0, 0], [0, 0], [2, 2], exclude_pad=True)
+    onnx.save_model(onnx.Model([ops.result(small)], [image]), tmp_path / "small.xml")
+    mean = create_teacher(replace(taught, also=(str(tmp_path / "small.xml"),)), pupil, torch.device("cpu"))(images)
+    wanted = (alone(images) + fitted(torch.nn.functional.avg_pool2d(alone(images), 2), (64, 48))) / 2
+    assert torch.allclose(mean, wanted, atol=1e-2)
     for dtype in (torch.float32, torch.bfloat16):  # OpenVINO would choose by what the CPU says, not by what is faster
         monkeypatch.setattr("sharpose_rt.training.distill.fastest_dtype", lambda dtype=dtype: dtype)
         hint = FileTeacher(tmp_path / "t.xml", pupil).network.get_property("INFERENCE_PRECISION_HINT")
         assert ("bfloat16" in str(hint)) == (dtype == torch.bfloat16)
-    with pytest.raises(ConfigError, match=r"\.xml or \.onnx"):
-        FileTeacher(tmp_path / "t.pth", pupil)
+    with pytest.raises(ConfigError, match=r"\.xml, \.onnx or \.param"):
+        create_teacher(replace(taught, also=("t.pth",)), pupil, torch.device("cpu"))
     for other in (SMALL, find_variant("base_mpii_256x256")):
         with pytest.raises(ConfigError, match=f"a teacher of {other.name}"):
             FileTeacher(tmp_path / "t.xml", other)
+
+
+def test_a_teacher_in_ncnns_form(tmp_path):
+    pytest.importorskip("ncnn", reason="ncnn is not installed")
+    pupil, taught = find_variant("tiny_256x192"), DistillConfig("file", str(tmp_path / "t.param"), weight=1.0)
+    layers = [
+        "Input image 0 1 image",
+        "Pooling pool 1 1 image pooled 0=1 1=4 2=4",
+        "Convolution out 1 1 pooled maps 0=17 1=1 5=1 6=51",
+    ]
+    weights, bias = torch.randn(17, 3, 1, 1), torch.randn(17)
+    (tmp_path / "t.param").write_text("\n".join(["7767517", "3 3", *layers, ""]))
+    with pytest.raises(WeightsError, match=r"no file .*t\.bin"):
+        create_teacher(taught, pupil, torch.device("cpu"))
+    (tmp_path / "t.bin").write_bytes(bytes(4) + weights.numpy().tobytes() + bias.numpy().tobytes())
+    images = torch.rand(2, 3, 256, 192)
+    found = create_teacher(taught, pupil, torch.device("cpu"))(images)
+    wanted = torch.nn.functional.conv2d(torch.nn.functional.avg_pool2d(images, 4), weights, bias)
+    assert torch.allclose(found, wanted, atol=2e-2)
+    with pytest.raises(ConfigError, match=r"\[17, 64, 64\].*256x256 px; heatmaps of 16 keypoints"):
+        create_teacher(taught, find_variant("base_mpii_256x256"), torch.device("cpu"))
 
 
 def test_a_teacher_is_not_followed_to_the_wrong_person():

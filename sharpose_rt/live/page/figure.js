@@ -53,6 +53,7 @@ export class Figures {
 
   // Takes in a frame for the trails, shown or not; kept are those of the frame at `shown_s`, and of the newest.
   follow(record, shown_s) {
+    if (record.new_scene) this.trails.clear();
     if (record.camera) this.place = chained(this.place, record.camera);
     record.place = this.place;
     const back = inverse(this.place);
