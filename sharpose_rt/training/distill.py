@@ -158,7 +158,8 @@ class NcnnTeacher:
 
     def _run(self, crop: np.ndarray) -> np.ndarray:
         run = self.net.create_extractor()
-        run.input(self.input, self.mat(np.ascontiguousarray(crop)))
+        crop = np.ascontiguousarray(crop)  # ncnn reads this memory later, and does not hold it
+        run.input(self.input, self.mat(crop))
         failed, found = run.extract(self.output)
         if failed:
             raise WeightsError(f"ncnn cannot run its network on a picture of {crop.shape[1]}x{crop.shape[2]} px")
