@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sharpose_rt import __version__
+from sharpose_rt.commands import guide
 from sharpose_rt.commands.printable import PrintableFormatter, printable_lines
 from sharpose_rt.errors import SharposeError, SourceAway, is_short_of_memory, library_report, memory_report
 from sharpose_rt.machine.process import ending_by_sigterm, prepare
 from sharpose_rt.machine.threads import media_threads
 
-_COMMANDS = (
+COMMANDS = (
     "track",
     "demo",
     "models",
@@ -63,13 +64,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # paths need not be text
     arguments = _joined(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["help"]:
+        if arguments[1:] and arguments[1] in guide.topics():
+            return guide.show(arguments[1])
         arguments = [*arguments[1:], "--help"]
     parser = build_parser()
     if not arguments:
         parser.print_help()
         return 2
     first = arguments[0]
-    if first not in (*_COMMANDS, "-h", "--help", "--version"):
+    if first not in (*COMMANDS, "-h", "--help", "--version"):
         if not first.startswith("-"):
             return _error(_not_a_command(first))
         arguments.insert(0, "track")  # `sharpose-rt --source X` is the main job
@@ -134,12 +137,14 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 
 def _not_a_command(word: str) -> str:
-    close = difflib.get_close_matches(word, _COMMANDS, 1)
+    close = difflib.get_close_matches(word, COMMANDS, 1)
+    if word in guide.topics():
+        return f"{word!r} is no command; did you mean `sharpose-rt help {word}`?"
     if close and not Path(word).exists():
         return f"{word!r} is no command; did you mean {close[0]!r}?"
     if Path(word).exists() or "." in word or ":" in word or word == "webcam":
         return f"{word!r} is no command; did you mean `sharpose-rt --source {word}`?"
-    return f"{word!r} is no command; one of {', '.join(_COMMANDS)} is accepted, or --source X"
+    return f"{word!r} is no command; one of {', '.join(COMMANDS)} is accepted, or --source X"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -192,11 +197,11 @@ def build_parser() -> argparse.ArgumentParser:
         prog="sharpose-rt",
         description="Real-time multi-person pose tracking: video in, tracked and time-stamped skeletons out.",
         epilog="`sharpose-rt --source X` is short for `sharpose-rt track --source X`; `sharpose-rt help COMMAND` tells "
-        "the options of one.",
+        f"the options of one, and `sharpose-rt help TOPIC` a page of the guide: {', '.join(guide.topics())}.",
     )
     parser.add_argument("--version", action="version", version=f"sharpose-rt {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name in _COMMANDS:
+    for name in COMMANDS:
         module = importlib.import_module(f"sharpose_rt.commands.{_MODULES.get(name, name)}")
         command = commands.add_parser(name, help=module.HELP, description=module.__doc__)
         module.add_arguments(command)

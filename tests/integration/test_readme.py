@@ -1,4 +1,4 @@
-"""What README says can be done can be done."""
+"""What README and the guide say can be done can be done."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 from media_clips import write_clip
 
-from sharpose_rt.cli import build_parser, main
+from sharpose_rt.cli import COMMANDS, build_parser, main
+from sharpose_rt.commands import guide
 from sharpose_rt.models.weights import BUNDLED, bundled_weights
 from sharpose_rt.skeletons import StreamReader
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SAMPLES = (ROOT / "samples" / "README.md").read_text(encoding="utf-8")
+GUIDE = {page.stem: page.read_text(encoding="utf-8") for page in sorted(guide.PAGES.glob("*.md"))}
+PAGES = {ROOT / "README.md": README, **{guide.PAGES / f"{name}.md": text for name, text in GUIDE.items()}}
 
 
 def _commands(text: str) -> list[list[str]]:
@@ -32,20 +35,49 @@ def test_there_are_commands() -> None:
     assert len(_commands(README)) >= 4
 
 
-@pytest.mark.parametrize("command", _commands(README) + _commands(SAMPLES), ids=" ".join)
+_ALL = [command for text in (README, SAMPLES, *GUIDE.values()) for command in _commands(text)]
+
+
+@pytest.mark.parametrize("command", list(map(list, dict.fromkeys(map(tuple, _ALL)))), ids=" ".join)
 def test_every_command_parses(command: list[str]) -> None:
     if command[0].startswith("--"):
         command = ["track", *command]
     assert build_parser().parse_args(command)
 
 
-def test_every_option_of_the_table_exists() -> None:
-    table = [line for line in README.splitlines() if line.startswith("| `--")]
-    options = {option for line in table for option in re.findall(r"--[a-z-]+", line.split("|")[1])}
-    assert len(options) > 20
+def test_every_option_of_the_tables_exists_and_every_option_is_in_the_guide() -> None:
     parser = build_parser()
-    known = {s for action in parser._actions for s in _options_of(action, "track")}
-    assert options <= known
+    known = {s for action in parser._actions for s in _options_of(action, "track") if s.startswith("--")}
+    assert _options_told(README) <= known
+    assert len(_options_told(README)) > 10
+    assert _options_told(GUIDE["options"]) <= known
+    assert known - set(re.findall(r"--[a-z-]+", GUIDE["options"])) == {"--help"}
+
+
+def _options_told(text: str) -> set[str]:
+    table = [line for line in text.splitlines() if line.startswith("| `--")]
+    return {option for line in table for option in re.findall(r"--[a-z-]+", line.split("|")[1])}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", PAGES[page]):
+        path, _, anchor = target.partition("#")
+        assert (page.parent / path).is_file(), target
+        assert not anchor, "headings are renamed, pages are not"
+
+
+def test_a_page_of_the_guide_is_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(GUIDE) == set(re.findall(r"guide/(\w+)\.md", README.partition("## The guide")[2]))
+    for name, text in GUIDE.items():
+        assert name not in COMMANDS
+        assert main(["help", name]) == 0
+        assert capsys.readouterr().out == text
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert main(["help", "live"]) == 0
+    assert "/api/latest" in capsys.readouterr().out
+    assert main(["live"]) == 2
+    assert "did you mean `sharpose-rt help live`?" in capsys.readouterr().err
 
 
 def _options_of(action: object, command: str) -> list[str]:
