@@ -31,6 +31,7 @@ from sharpose_rt.models.weights import (
     load_model,
     read_metadata,
     save_weights,
+    write_safetensors,
 )
 from tests.golden_rule import golden_model, golden_state_dict
 
@@ -246,6 +247,30 @@ def test_pixels_of_every_token_land_in_its_cell():
                 number = place * 4 + part
                 wanted = square(decoder.fine_pixels, high[crop, number], high_detail[crop, number], crop)
                 assert torch.allclose(found[crop, :, y : y + 4, x : x + 4], wanted, atol=1e-5)
+
+
+def test_weights_of_before_the_coarse_stage_looked_closer_see_nothing_there(tmp_path):
+    torch.manual_seed(0)
+    model = create_model("tiny_256x192")
+    closer = {name: value for name, value in model.state_dict().items() if ".closer." in name}
+    assert len(closer) == 6
+    with torch.no_grad():
+        model.decoder.coarse_pixels.closer.weight.normal_()
+        pictures = torch.randn(2, 3, 256, 192)
+        now = model.coarse_stage(pictures).heatmaps
+        model.decoder.coarse_pixels.closer.weight.zero_()
+        wanted = model.coarse_stage(pictures).heatmaps
+    assert not torch.allclose(now, wanted, atol=1e-3)
+    facts = {"model": model.variant.name, "behaviour": model.behaviour.name}
+    tensors = {name: value.contiguous() for name, value in model.state_dict().items() if name not in closer}
+    write_safetensors(tensors, tmp_path / "old.safetensors", facts)
+    old, _ = load_model("tiny_256x192", str(tmp_path / "old.safetensors"))
+    assert torch.equal(old.coarse_stage(pictures).heatmaps, wanted)
+    assert old.patch_embed.closer.pointwise.weight.abs().sum() > 0  # or training could not begin to look
+    del tensors["norm.weight"]
+    write_safetensors(tensors, tmp_path / "damaged.safetensors", facts)
+    with pytest.raises(WeightsError, match=r"missing: norm\.weight\nTry"):
+        load_model("tiny_256x192", str(tmp_path / "damaged.safetensors"))
 
 
 def test_the_coarse_stage_sees_the_picture_at_half_size(images):
