@@ -69,6 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sweep-threshold", metavar="OUT", help="write OUT.csv and OUT.png: AP against the threshold")
     parser.add_argument("--sweep-height", metavar="OUT", help="the same against --refine-from-px")
     parser.add_argument("--sweep-gain", metavar="OUT", help="the same against --refine-from-gain")
+    parser.add_argument(
+        "--reliability", metavar="OUT", help="write OUT.csv and OUT.png: how many keypoints of a score are right"
+    )
     parser.add_argument("--worst", metavar="OUT.png", help="draw the people of lowest OKS beside their labels")
     parser.add_argument("--worst-plain", action="store_true", help="draw them on grey, without the photographs")
     parser.add_argument("--offline", action="store_true", help="download nothing")
@@ -119,6 +122,10 @@ def run(args: argparse.Namespace) -> int:
 
         folder = None if args.worst_plain else images
         write_worst(predictions, document, folder, gate, skeleton, Path(args.worst))
+    if args.reliability:
+        found = _reliability(predictions, document, gate, Path(args.reliability))
+        metrics |= found
+        _tell(args, found, metrics)
     asked = {"quality_threshold": args.quality_threshold, "refine_from_gain": args.refine_from_gain}
     # A run that asks for one threshold takes no other that the weights state.
     held = Gate(refine_from_px=args.refine_from_px, **{name: v for name, v in asked.items() if v is not None})
@@ -191,12 +198,15 @@ def _check(args: argparse.Namespace, document: dict[str, Any]) -> None:
     from sharpose_rt.config.checks import GAIN_RANGE, within
     from sharpose_rt.evaluation.coco import pycocotools
     from sharpose_rt.evaluation.mpii import check_pckh
+    from sharpose_rt.evaluation.reliability import IN_TRUTH
     from sharpose_rt.evaluation.sweep import sweep_files
     from sharpose_rt.evaluation.truth import check_keypoints, is_mpii
     from sharpose_rt.evaluation.worst import WORST_IN_TRUTH, check_sheet
     from sharpose_rt.models import find_variant
 
     check_sheet(args.worst, args.worst_plain)
+    if args.reliability and args.boxes != "gt":
+        raise ConfigError(IN_TRUTH)
     if args.worst and args.boxes != "gt":
         raise ConfigError(WORST_IN_TRUTH)
     if is_network_file(args.model):
@@ -219,13 +229,23 @@ def _check(args: argparse.Namespace, document: dict[str, Any]) -> None:
     for option in ("sweep_threshold", "sweep_height", "sweep_gain"):
         if mpii and getattr(args, option):
             raise ConfigError(f"--{option.replace('_', '-')} measures AP, which MPII does not have; leave it away")
-    tables = [sweep_files(Path(out).resolve())[0] for out in _sweeps(args).values()]
+    asked = [*_sweeps(args).values(), *([args.reliability] if args.reliability else [])]
+    tables = [sweep_files(Path(out).resolve())[0] for out in asked]
     if twice := {table for table in tables if tables.count(table) > 1}:
-        raise ConfigError(f"several sweeps would write {twice.pop()}; give each a name of its own")
+        raise ConfigError(f"several tables would be {twice.pop()}; give each a name of its own")
     if args.refine_from_gain is not None:
         within("--refine-from-gain", args.refine_from_gain, *GAIN_RANGE)
     if not args.refine_from_px >= 0:
         raise ConfigError(f"--refine-from-px is {args.refine_from_px}; 0 or more is accepted")
+
+
+def _reliability(predictions: Predictions, document: dict[str, Any], gate: Gate, path: Path) -> dict[str, float]:
+    from sharpose_rt.evaluation.reliability import reliability, score_gap, write_reliability
+
+    rows = reliability(predictions, document, gate)
+    table, figure = write_reliability(rows, path)
+    print(f"what a score says in {table} and {figure}")
+    return {"score_gap": score_gap(rows)}
 
 
 def _sweep(

@@ -168,7 +168,7 @@ class DetectorConfig:
         _within("detector.max_people", self.max_people, 1)
         _one_of("detector.pixels", self.pixels, ("auto", *PIXEL_FORMS))
         if self.person_class is not None:
-            _within("detector.person_class", self.person_class, 0, 100_000)
+            _within("detector.person_class", self.person_class, 0, 9_999)
         object.__setattr__(self, "region", _corners(self.region))
         if not self.name:
             raise ConfigError("detector.name is empty; 'auto' is accepted, or a model's name or path")

@@ -25,14 +25,21 @@ def oks(
         area_px2: (...) area of the person.
         sigmas: (K,) of the skeleton.
     """
-    distance2 = ((np.asarray(keypoints, np.float64) - np.asarray(truth, np.float64)) ** 2).sum(-1)
-    variance = (2 * np.asarray(sigmas, np.float64)) ** 2
-    scale = np.asarray(area_px2, np.float64)[..., None] + np.spacing(1)
-    similarity = np.exp(-distance2 / variance / scale / 2)
+    similarity = similarities(keypoints, truth, area_px2, sigmas)
     mask = np.asarray(counted) > 0
     count = mask.sum(-1)
     total = np.where(mask, similarity, 0).sum(-1)
     return np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+
+
+def similarities(
+    keypoints: ArrayLike, truth: ArrayLike, area_px2: ArrayLike, sigmas: Sequence[float]
+) -> NDArray[np.float64]:
+    """Each keypoint's part of OKS (..., K) in 0..1; arguments as of `oks`."""
+    distance2 = ((np.asarray(keypoints, np.float64) - np.asarray(truth, np.float64)) ** 2).sum(-1)
+    variance = (2 * np.asarray(sigmas, np.float64)) ** 2
+    scale = np.asarray(area_px2, np.float64)[..., None] + np.spacing(1)
+    return np.exp(-distance2 / variance / scale / 2)
 
 
 def pose_scores(keypoint_scores: ArrayLike, sigmas: Sequence[float] = ()) -> NDArray[np.float64]:

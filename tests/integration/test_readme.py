@@ -100,6 +100,25 @@ def test_the_demo_runs_without_a_download(tmp_path: Path, capsys: pytest.Capture
     assert main(["validate", str(tmp_path / "demo_clip.skeletons.jsonl")]) == 0
 
 
+def test_what_is_said_of_the_weights_is_on_their_cards() -> None:
+    given = {}
+    for card in ("tiny_256x192", "person_detector"):
+        for metric in json.loads((BUNDLED / f"{card}.json").read_text())["metrics"]:
+            words = [w for w in shlex.split(metric["command"]) if w not in ("--offline", "--annotations", "--images")]
+            command = " ".join(w for w in words if "coco_val_dev" not in w).removesuffix(" --json metrics.json")
+            given[command] = f"{metric['values']['AP']:.3f}", f"{metric['values']['AP50']:.3f}"
+    rows = re.findall(r"\| ([0-9.]+) \| ([0-9.]+) \| `(sharpose-rt eval[^`]*)` \|", GUIDE["accuracy"])
+    assert len(rows) == 7
+    for ap, ap50, command in rows:
+        assert given[command] == (ap, ap50), command
+    told = README.partition("## How good")[2].partition("\n\n`")[0]
+    shown = ("", " --flip-test", " --boxes detector --detector bundled")
+    for command in [f"sharpose-rt eval{options}" for options in shown] + [
+        "sharpose-rt eval-detector --detector bundled"
+    ]:
+        assert given[command][0] in told
+
+
 def test_the_sample_is_what_this_version_writes(tmp_path: Path) -> None:
     sample = ROOT / "samples" / "demo.skeletons.jsonl"
     assert main(["validate", str(sample)]) == 0

@@ -24,6 +24,7 @@ from sharpose_rt.evaluation.coco import oks_nms, quality_check, results, score
 from sharpose_rt.evaluation.detector import box_ap, evaluate_detector, judge, read_box_labels
 from sharpose_rt.evaluation.metrics import write_metrics
 from sharpose_rt.evaluation.predict import Predictions, closer_padding, predict
+from sharpose_rt.evaluation.reliability import reliability, score_gap, write_reliability
 from sharpose_rt.evaluation.sweep import GAIN, HEIGHT, calibrated, sweep, write_sweep
 from sharpose_rt.evaluation.truth import read_labels
 from sharpose_rt.evaluation.worst import FALSE_ALARM, FOUND, MISSED, write_worst, write_worst_pictures
@@ -413,6 +414,36 @@ def test_sweep_and_the_threshold_chosen_from_it(folder, tmp_path):
         write_sweep(rows, tmp_path / "file" / "fig6")
 
 
+def test_what_a_score_says_is_counted_by_hand(folder, tmp_path):
+    document = read_labels(folder / "annotations.json")
+    people = document["annotations"]
+    for record in people[:2]:
+        record["keypoints"][2::3] = [0] * 17  # without a label
+    made = perfect(document)
+    scores = np.full((8, 17), 0.95)
+    scores[:4] = 0.42
+    far = made.fine_keypoints.copy()
+    far[2, :5] += 1e4  # five of the 34 with a label are wrong
+    made = replace(made, fine_keypoints=far, fine_scores=scores.astype(np.float32))
+    low, high = reliability(made, document, Gate())
+    assert (low["from"], low["to"], high["from"], high["to"]) == (0.4, 0.5, 0.9, 1.0)
+    assert (low["labelled"], low["unlabelled"], high["labelled"], high["unlabelled"]) == (34, 34, 68, 0)
+    assert (low["right_of_labelled"], low["right_of_all"]) == pytest.approx((29 / 34, 29 / 68))
+    assert (high["right_of_labelled"], high["right_of_all"], high["similarity"]) == pytest.approx((1, 1, 1))
+    assert score_gap([low, high]) == pytest.approx((abs(0.42 - 29 / 68) + 0.05) / 2, abs=1e-6)
+    (only,) = reliability(made, document, Gate(-math.inf))  # the coarse ones, all of a score of 0.9
+    assert (only["from"], only["right_of_labelled"]) == (0.9, 1)
+    table, figure = write_reliability([low, high], tmp_path / "figures" / "scores")
+    assert len(table.read_text().splitlines()) == 3
+    assert figure.read_bytes()[:4] == b"\x89PNG"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError):
+        write_reliability([low, high], tmp_path / "file" / "scores")
+    detected = replace(made, boxes=replace(made.boxes, annotation_ids=np.full(8, -1)))
+    with pytest.raises(ConfigError, match="--boxes gt"):
+        reliability(detected, document, Gate())
+
+
 def test_sweep_by_height_lets_the_small_leave_first(folder, tmp_path):
     document = read_labels(folder / "annotations.json")
     for n, record in enumerate(document["annotations"]):
@@ -554,7 +585,8 @@ def test_command_line(folder, tmp_path, monkeypatch, capsys):
     arguments = ["--annotations", str(folder / "annotations.json"), "--images", str(folder / "images")]
     arguments += ["--model", SMALL.name, "--weights", str(tmp_path / "w.safetensors"), "--device", "cpu"]
     outputs = ["--json", str(tmp_path / "m.json"), "--results", str(tmp_path / "r.json")]
-    assert main(["eval", *arguments, *outputs, "--sweep-threshold", str(tmp_path / "fig6")]) == 0
+    tables = ["--sweep-threshold", str(tmp_path / "fig6"), "--reliability", str(tmp_path / "scores")]
+    assert main(["eval", *arguments, *outputs, *tables]) == 0
     metrics = json.loads((tmp_path / "m.json").read_text())
     for key in ("AP", "AP50", "AP75", "APM", "APL", "AR", "exit_rate", "gmacs_per_person"):
         assert isinstance(metrics[key], float), key
@@ -563,6 +595,10 @@ def test_command_line(folder, tmp_path, monkeypatch, capsys):
     assert {"calibrated_threshold", "calibrated_exit_rate", "command"} <= set(metrics)
     assert len(json.loads((tmp_path / "r.json").read_text())) == 8
     assert (tmp_path / "fig6.csv").is_file()
+    assert (tmp_path / "scores.csv").is_file()
+    assert 0 <= metrics["score_gap"] <= 1
+    assert main(["eval", *arguments, "--boxes", "detector", "--reliability", str(tmp_path / "other")]) == 2
+    assert "--boxes gt" in capsys.readouterr().err
     sweeps = ["--sweep-height", str(tmp_path / "heights"), "--sweep-threshold", str(tmp_path / "small")]
     assert main(["eval", *arguments, "--refine-from-px", "1e6", *sweeps]) == 0
     assert (tmp_path / "heights.csv").is_file()
@@ -578,7 +614,7 @@ def test_command_line(folder, tmp_path, monkeypatch, capsys):
     assert "device is 'cuda:x'; 'auto', 'cpu', 'cuda' or 'cuda:N' is accepted" in capsys.readouterr().err
     same = ["--sweep-threshold", str(tmp_path / "both.csv"), "--sweep-height", str(tmp_path / "both")]
     assert main(["eval", *arguments, *same]) == 2
-    assert "several sweeps would write" in capsys.readouterr().err
+    assert "several tables would be" in capsys.readouterr().err
     assert main(["eval", *arguments, "--sweep-gain", str(tmp_path / "gain")]) == 2
     assert "does not predict what the fine stage adds" in capsys.readouterr().err
 
