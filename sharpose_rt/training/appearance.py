@@ -29,7 +29,7 @@ from sharpose_rt.models.appearance import CROP_HW, PADDING, AppearanceNetwork
 from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
 from sharpose_rt.training.datasets import quiet_worker
 from sharpose_rt.training.device_crops import MARGIN, held_affines, held_size_wh
-from sharpose_rt.training.optim import Ema
+from sharpose_rt.training.optim import Ema, cosine
 from sharpose_rt.training.pictures import Picture
 from sharpose_rt.training.running import Clock, check_recipe, stopping
 from sharpose_rt.training.world import quicker_in_bf16
@@ -176,7 +176,7 @@ class AppearanceTrainer:
             raise DatasetError(f"the loss is {value} at step {self.step}; begin anew with a lower --lr")
         for group in self.optimiser.param_groups:
             rise = min(1.0, (self.step + 1) / 100)
-            group["lr"] = recipe.lr * rise * 0.5 * (1 + math.cos(math.pi * min(1.0, self.clock.progress())))
+            group["lr"] = recipe.lr * rise * cosine(self.clock.progress())
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()

@@ -102,9 +102,14 @@ def lr_factor(config: OptimConfig, progress: float, step: int) -> float:
     if config.schedule == "steps":
         factor = 0.1 ** sum(progress >= at for at in config.steps)
     else:
-        factor = config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        factor = cosine(progress, config.final_lr)
     warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     return factor * (0.001 + 0.999 * warm)
+
+
+def cosine(progress: float, final: float = 0.0) -> float:
+    """From 1 at the beginning of a run to `final` at its end, at `progress` (0..1) through it."""
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 def set_lr(optimizers: Iterable[Optimizer], factor: float) -> None:

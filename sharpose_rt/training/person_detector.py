@@ -7,7 +7,6 @@ this one follows the clock, takes labels that are unsure, and is shared among pr
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from sharpose_rt.training.checkpoint import load_run, save_checkpoint
 from sharpose_rt.training.datasets import quiet_worker
 from sharpose_rt.training.detector_scenes import PeopleScenes, Wanted, collate
 from sharpose_rt.training.movenet import MULTIPOSE, load_multipose
-from sharpose_rt.training.optim import Ema
+from sharpose_rt.training.optim import Ema, cosine
 from sharpose_rt.training.pictures import Picture
 from sharpose_rt.training.running import Clock, batches_of, check_loss, check_recipe, plain_errors, run_folder, stopping
 from sharpose_rt.training.world import join_world, pick_device, quicker_in_bf16
@@ -177,7 +176,7 @@ class DetectorTrainer:
         self._freeze(progress)
         warm = min(1.0, (self.step + 1) / max(1, self.recipe.warmup_steps))
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+            group["lr"] = group["peak_lr"] * warm * cosine(progress, final=0.01)
         if isinstance(self.criterion, E2ELoss):
             # One-to-many teaches quickly, one-to-one is what is used: the weight goes from one to the other.
             self.criterion.o2m = 0.8 - 0.7 * progress
