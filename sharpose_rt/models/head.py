@@ -49,40 +49,23 @@ class KeypointDecoder(nn.Module):
 
 
 class PixelEmbedding(nn.Module):
-    """One embedding for each heatmap cell that an image token covers, from the token and the detail of its places.
+    """One embedding for each heatmap cell that an image token covers, from the token and the detail of its places."""
 
-    Args:
-        width: D.
-        detail: E.
-        cell_hw: rows and columns of heatmap cells that a token covers.
-        channels: C of an embedding.
-        hidden: features of the layer between.
-        closer: E' of a place's closer detail, which may be left away; 0 for none ever.
-    """
-
-    def __init__(
-        self, width: int, detail: int, cell_hw: tuple[int, int], channels: int, hidden: int = 96, closer: int = 0
-    ) -> None:
+    def __init__(self, width: int, detail: int, cell_hw: tuple[int, int], channels: int, hidden: int = 96) -> None:
         super().__init__()
         self.place_hw = cell_hw[0] // DETAIL_SIDE, cell_hw[1] // DETAIL_SIDE
         self.channels, self.hidden = channels, hidden
         self.token = nn.Linear(width, 4 * hidden)  # for quarters: detail tells what lies where inside one
         self.detail = nn.Linear(detail, hidden, bias=False)
-        self.closer = nn.Linear(closer, hidden, bias=False) if closer else None
         self.out = nn.Linear(hidden, channels * math.prod(self.place_hw))
 
-    def forward(self, tokens: Tensor, detail: Tensor | None, closer: Tensor | None = None) -> Tensor:
-        """(B, N * cells, C) from tokens (B, N, D), detail (B, N, 16, E) and closer detail (B, N, 16, E'); place by
-        place, row-major inside one."""
+    def forward(self, tokens: Tensor, detail: Tensor | None) -> Tensor:
+        """(B, N * cells, C) from tokens (B, N, D) and detail (B, N, 16, E); place by place, row-major inside one."""
         assert detail is not None, "a decoder of pixels goes with a stem that gives detail"
         b, n, places, _ = detail.shape
         half = DETAIL_SIDE // 2
         quarters = self.token(tokens).view(b, n, 2, 1, 2, 1, self.hidden)
-        x = self.detail(detail)
-        if closer is not None:
-            assert self.closer is not None
-            x = x + self.closer(closer)
-        x = x.view(b, n, 2, half, 2, half, self.hidden)
+        x = self.detail(detail).view(b, n, 2, half, 2, half, self.hidden)
         x = F.gelu(x + quarters).view(b, n, places, self.hidden)
         return self.out(x).view(b, n * places * math.prod(self.place_hw), self.channels)
 
@@ -101,7 +84,6 @@ class PixelDecoder(nn.Module):
         split: r, fine tokens along a cell's side.
         heatmap_size_hw: h, w.
         detail: E, channels of the stem's detail.
-        closer: E', channels of the stem's closer detail, which coarse heatmaps are told of.
         channels: C of an embedding.
     """
 
@@ -112,7 +94,6 @@ class PixelDecoder(nn.Module):
         split: int,
         heatmap_size_hw: tuple[int, int],
         detail: int,
-        closer: int,
         channels: int = 32,
     ) -> None:
         super().__init__()
@@ -120,19 +101,16 @@ class PixelDecoder(nn.Module):
         self.cell_hw = heatmap_size_hw[0] // coarse_grid_hw[0], heatmap_size_hw[1] // coarse_grid_hw[1]
         fine_cell_hw = self.cell_hw[0] // split, self.cell_hw[1] // split
         self.query = nn.Linear(width, channels)
-        self.coarse_pixels = PixelEmbedding(width, detail, self.cell_hw, channels, closer=closer)
+        self.coarse_pixels = PixelEmbedding(width, detail, self.cell_hw, channels)
         self.fine_pixels = PixelEmbedding(width, detail, fine_cell_hw, channels)
 
     def last_layer(self) -> nn.Linear:
         """The layer whose scale is that of the heatmaps."""
         return self.query
 
-    def coarse(
-        self, keypoint_tokens: Tensor, image_tokens: Tensor, detail: Tensor | None, closer: Tensor | None
-    ) -> Tensor:
-        """(B, K, h, w) from (B, K, D) and all coarse tokens (B, Nc, D) with their detail (B, Nc, 16, E) and closer
-        detail (B, Nc, 16, E')."""
-        return self._picture(self._coarse_cells(keypoint_tokens, image_tokens, detail, closer))
+    def coarse(self, keypoint_tokens: Tensor, image_tokens: Tensor, detail: Tensor | None) -> Tensor:
+        """(B, K, h, w) from (B, K, D) and all coarse tokens (B, Nc, D) with their detail (B, Nc, 16, E)."""
+        return self._picture(self._coarse_cells(keypoint_tokens, image_tokens, detail))
 
     def fine(
         self,
@@ -165,13 +143,11 @@ class PixelDecoder(nn.Module):
         """(B, C, K)."""
         return self.query(keypoint_tokens).transpose(1, 2)
 
-    def _coarse_cells(
-        self, keypoint_tokens: Tensor, image_tokens: Tensor, detail: Tensor | None, closer: Tensor | None = None
-    ) -> Tensor:
+    def _coarse_cells(self, keypoint_tokens: Tensor, image_tokens: Tensor, detail: Tensor | None) -> Tensor:
         """(B, N, heatmap cells, K), row-major inside a coarse cell."""
         (rows, columns), query = self.coarse_pixels.place_hw, self._query(keypoint_tokens)
         b, n, p = *image_tokens.shape[:2], DETAIL_SIDE
-        maps = self.coarse_pixels(image_tokens, detail, closer) @ query
+        maps = self.coarse_pixels(image_tokens, detail) @ query
         maps = maps.view(b, n, p, p, rows, columns, query.shape[2]).transpose(3, 4)  # (B, N, p, rows, p, columns, K)
         return maps.reshape(b, n, math.prod(self.cell_hw), query.shape[2])
 

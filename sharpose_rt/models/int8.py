@@ -36,11 +36,9 @@ _EXACT = (
     "patch_embed.first",
     "patch_embed.layers.0.depthwise",
     "patch_embed.merges.",
-    "patch_embed.closer.",
     "patch_embed.detail",
     "patch_embed.places",
     "patch_embed.token",
-    "decoder.coarse_pixels.closer",
 )
 
 

@@ -19,7 +19,7 @@ from sharpose_rt.geometry.affine import USUAL_PADDING
 from sharpose_rt.models.head import KeypointDecoder, PixelDecoder, QualityPredictor
 from sharpose_rt.models.layers import Block, Mlp
 from sharpose_rt.models.selection import AttentionAverage, fine_indices, split_cells, take
-from sharpose_rt.models.stem import CLOSER, DETAIL_CHANNELS, MobileStem
+from sharpose_rt.models.stem import DETAIL_CHANNELS, MobileStem
 from sharpose_rt.models.variants import Behaviour, Variant
 
 
@@ -107,7 +107,7 @@ class SHaRPose(nn.Module):
         self.quality_predictor = QualityPredictor(d, behaviour.quality_activation)
         self.gain_predictor: nn.Linear | None = None  # ours; fitted to a trained network (`evaluation.gain`)
         self.decoder = (
-            PixelDecoder(d, variant.coarse_grid_hw, variant.split, variant.heatmap_size_hw, DETAIL_CHANNELS, CLOSER)
+            PixelDecoder(d, variant.coarse_grid_hw, variant.split, variant.heatmap_size_hw, DETAIL_CHANNELS)
             if variant.decoder == "pixels"
             else KeypointDecoder(d, variant.heatmap_size_hw)
         )
@@ -137,7 +137,7 @@ class SHaRPose(nn.Module):
         """Coarse poses, their quality and the relation of cells to keypoints, for crops (B, 3, H, W)."""
         b = images.shape[0]  # not len(), which a trace takes for a constant
         small = self._resample(images, self.variant.coarse_scale)  # (B, 3, H*s_c, W*s_c)
-        embedded, detail, closer = self.embed(small, closer=True)
+        embedded, detail = self.embed(small)
         v0 = embedded + self.coarse_position  # (B, Nc, D)
         x = torch.cat([v0, self.keypoint_tokens.expand(b, -1, -1), self.quality_token.expand(b, -1, -1)], 1)  # Eq. 1
 
@@ -154,7 +154,7 @@ class SHaRPose(nn.Module):
         quality = self.quality_predictor(x[:, -1])  # Eq. 4
         gain = torch.full_like(quality, math.inf) if self.gain_predictor is None else self.gain_predictor(x[:, -1])
         return CoarseOutput(
-            heatmaps=self.decoder.coarse(x[:, self.keypoints], x[:, self.images], detail, closer),  # Eq. 3
+            heatmaps=self.decoder.coarse(x[:, self.keypoints], x[:, self.images], detail),  # Eq. 3
             quality=quality,
             gain=gain.flatten().float(),
             cell_scores=average.scores,
@@ -187,12 +187,11 @@ class SHaRPose(nn.Module):
         ends = (x[:, :high], detail), (x[:, high:low_end], low_detail)
         return self.decoder.fine(x[:, low_end:], *ends, selected, low)  # Eq. 3
 
-    def embed(self, images: Tensor, *, closer: bool = False) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Tokens (B, N, D) of all patches, without position; the detail (B, N, 16, E) and, where `closer`, the closer
-        detail (B, N, 16, E') of a stem that gives any."""
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens (B, N, D) of all patches, without position, and the detail (B, N, 16, E) of a stem that gives any."""
         if isinstance(self.patch_embed, MobileStem):
-            return self.patch_embed(images, closer=closer)
-        return self.patch_embed(images).flatten(2).transpose(1, 2), None, None
+            return self.patch_embed(images)
+        return self.patch_embed(images).flatten(2).transpose(1, 2), None
 
     def _fine_tokens(self, images: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """Fine patches (R, S*r*r, D) embedded, with position, at `index` (R, S*r*r) alone, and their detail: the others
@@ -200,7 +199,7 @@ class SHaRPose(nn.Module):
         p, (rows, columns) = self.variant.patch_px, self.variant.fine_grid_hw
         full = self._resample(images, self.variant.fine_scale)
         if isinstance(self.patch_embed, MobileStem):  # its convolutions look across patches, so all are computed
-            tokens, detail, _ = self.patch_embed(full)
+            tokens, detail = self.patch_embed(full)
             return take(tokens, index) + self.fine_position[0, index], _take_detail(detail, index)
         patches = full.unflatten(2, (rows, p)).unflatten(4, (columns, p))  # (R, 3, rows, p, columns, p)
         patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)  # (R, rows*columns, 3, p, p)

@@ -26,12 +26,8 @@ _STAGES = (
 DETAIL_CHANNELS = 24
 DETAIL_SIDE = 4
 """Places along a token's side that have detail of their own: one for 4 px."""
-CLOSER_CHANNELS = 16
-"""Of every 2 px, where the coarse stage looks closer ..."""
-CLOSER = 4 * CLOSER_CHANNELS
-"""... and of the four such in a place."""
-_LEVELS_AFTER = (0, 2, 5, 9, 12, 16)
-"""Blocks of the pose network's trunk whose outputs are used: at 2, 4, 8 and 16 px, the last at 16 px, and at 32 px."""
+_LEVELS_AFTER = (2, 5, 9, 12, 16)
+"""Blocks of the pose network's trunk whose outputs are used: at 4, 8 and 16 px, the last at 16 px, and at 32 px."""
 
 
 class FarPadded(nn.Conv2d):
@@ -151,42 +147,30 @@ class MobileStem(MobileTrunk):
     """Tokens of 16 px cells, and features of every 4 px in them: MobileNetV2 and the pyramid that MoveNet puts on it.
 
     The pyramid brings what the deepest layers know of the whole body down to a quarter of the picture's size, which is
-    that of the fine stage's heatmaps; those of the coarse stage, whose picture has half of the size, are as fine as the
-    level below. Both sides of a picture are multiples of 32 px.
+    that of the fine stage's heatmaps. Both sides of a picture are multiples of 32 px.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__(1.75)
-        at2, at4, at8, at16, before_deep, at32 = (self.channels[number] for number in _LEVELS_AFTER)
+        at4, at8, at16, before_deep, at32 = (self.channels[number] for number in _LEVELS_AFTER)
         self.deep = nn.Conv2d(at32, 1280, 1)
         self.narrow = nn.Conv2d(1280, 64, 1)
         self.merges = nn.ModuleList([Merge(at16, 64, 32), Merge(at8, 32, 24), Merge(at4, 24, 24)])
-        self.closer = Merge(at2, 24, CLOSER_CHANNELS)
         self.detail = nn.Conv2d(24, DETAIL_CHANNELS, 3, padding=1, groups=24, bias=False)
         self.token = nn.Conv2d(before_deep + 64, width, 1)
         self.places = nn.Linear(DETAIL_SIDE**2 * DETAIL_CHANNELS, width, bias=False)
 
-    def forward(self, images: Tensor, *, closer: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Tokens (B, N, D) of the N cells, row-major, and detail (B, N, 16, C) of their places, from (B, 3, h, w).
-
-        And, where `closer`, detail (B, N, 16, 4 * C') of the quarters of each place.
-        """
-        at2, at4, at8, at16, before_deep, at32 = self.features(images, _LEVELS_AFTER)
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N, D) of the N cells, row-major, and detail (B, N, 16, C) of their places, from (B, 3, h, w)."""
+        at4, at8, at16, before_deep, at32 = self.features(images, _LEVELS_AFTER)
         x = self.narrow(F.relu6(self.deep(at32)))
         pyramid16, x = self.merges[0](x, at16)
         _, x = self.merges[1](x, at8)
         _, x = self.merges[2](x, at4)
         tokens = self.token(torch.cat([before_deep, pyramid16], 1)).flatten(2).transpose(1, 2)
-        places = _by_cell(self.detail(x))
-        tokens = tokens + self.places(places.flatten(2))
-        return tokens, places, _by_cell(self.closer(x, at2)[1], 2) if closer else None
-
-
-def _by_cell(features: Tensor, side: int = 1) -> Tensor:
-    """(B, N, 16, side * side * C) of N cells from (B, C, h, w), `side` features along each of a cell's places; cells,
-    places and what is inside one in row-major order."""
-    b, c, h, w = features.shape
-    s, p = DETAIL_SIDE, side
-    rows, columns = h // (s * p), w // (s * p)
-    x = features.permute(0, 2, 3, 1).reshape(b, rows, s, p, columns, s, p, c).permute(0, 1, 4, 2, 5, 3, 6, 7)
-    return x.reshape(b, rows * columns, s * s, p * p * c)
+        detail = self.detail(x)
+        b, c, h, w = detail.shape
+        s = DETAIL_SIDE
+        places = detail.permute(0, 2, 3, 1).reshape(b, h // s, s, w // s, s, c).transpose(2, 3)
+        places = places.reshape(b, (h // s) * (w // s), s * s, c)  # row-major inside a token's cell
+        return tokens + self.places(places.flatten(2)), places

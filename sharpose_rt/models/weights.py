@@ -52,8 +52,6 @@ NO_GAIN = (
 )
 GAIN_PREDICTOR = "gain_predictor"
 """A layer that weights may have or not (`evaluation.gain`)."""
-CLOSER_LAYERS = "patch_embed.closer.", "decoder.coarse_pixels.closer."
-"""What the coarse stage looks closer with; weights of before that have none."""
 
 
 @dataclass(frozen=True)
@@ -166,11 +164,7 @@ def load_model(name: str, weights: str = "auto", behaviour: str = "auto") -> tup
     model = create_model(name, facts.get("behaviour", "paper") if behaviour == "auto" else behaviour)
     if f"{GAIN_PREDICTOR}.weight" in tensors:
         model.gain_predictor = torch.nn.Linear(model.variant.width, 1)
-    wanted = model.state_dict()
-    if not any(key.startswith(CLOSER_LAYERS) for key in tensors):  # looks, and makes nothing of it
-        new = {key: value for key, value in wanted.items() if key.startswith(CLOSER_LAYERS)}
-        tensors |= {key: value * key.startswith(CLOSER_LAYERS[0]) for key, value in new.items()}
-    check_state_dict(wanted, tensors, what=f"{path} does not fit {name}")
+    check_state_dict(model.state_dict(), tensors, what=f"{path} does not fit {name}")
     model.load_state_dict(tensors)
     set_attention_scale(model, stated(facts, SCALE, path, attention_scale_of(model), (1e-6, 1e6)))
     model.box_padding = stated(facts, PADDING, path, USUAL_PADDING, PADDING_RANGE)

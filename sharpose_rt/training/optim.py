@@ -37,7 +37,7 @@ def build_optimizers(
         if not parameter.requires_grad:
             continue
         factor = config.layer_decay ** (depth + 1 - layer_of(name, depth))
-        if "patch_embed" in name and ".closer." not in name:  # which starts from nothing
+        if "patch_embed" in name:
             factor *= config.stem_lr
         if config.optimizer == "muon" and _BLOCK.search(name) and parameter.ndim == 2:
             muon[factor].append(parameter)

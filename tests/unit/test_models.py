@@ -31,7 +31,6 @@ from sharpose_rt.models.weights import (
     load_model,
     read_metadata,
     save_weights,
-    write_safetensors,
 )
 from tests.golden_rule import golden_model, golden_state_dict
 
@@ -214,32 +213,29 @@ def test_fine_tokens_are_the_patches_inside_their_cells(images):
 
 def test_pixels_of_every_token_land_in_its_cell():
     torch.manual_seed(0)
-    decoder = PixelDecoder(8, (3, 2), 2, (24, 16), detail=6, closer=12, channels=4)
+    decoder = PixelDecoder(8, (3, 2), 2, (24, 16), detail=6, channels=4)
     keypoints, coarse, detail = torch.randn(2, 5, 8), torch.randn(2, 6, 8), torch.randn(2, 6, 16, 6)
-    closer = torch.randn(2, 6, 16, 12)
     selected, others = split_cells(torch.rand(2, 6), 2)
     high, high_detail = torch.randn(2, 2 * 4, 8), torch.randn(2, 2 * 4, 16, 6)
     rows = torch.arange(2)[:, None]
     low = coarse[rows, others], detail[rows, others]
     found = decoder.fine(keypoints, (high, high_detail), low, selected, others)
-    whole = decoder.coarse(keypoints, coarse, detail, closer)
+    whole = decoder.coarse(keypoints, coarse, detail)
     query = decoder.query(keypoints)
 
-    def square(embedding, token, detail, crop, *closer):
+    def square(embedding, token, detail, crop):
         """(K, 4 * side, 4 * side) of one token: its sixteen places put together."""
         side = embedding.place_hw[0]
-        given = [x[None, None] for x in (token, detail, *closer)]
-        pixels = embedding(*given)[0].view(16, side, side, 4) @ query[crop].T
+        pixels = embedding(token[None, None], detail[None, None])[0].view(16, side, side, 4) @ query[crop].T
         rows = [torch.cat(list(pixels[first : first + 4]), 1) for first in (0, 4, 8, 12)]
         return torch.cat(rows, 0).movedim(2, 0)
 
     for crop in range(2):
         for cell in range(6):
             y, x = cell // 2 * 8, cell % 2 * 8
-            wanted = square(decoder.coarse_pixels, coarse[crop, cell], detail[crop, cell], crop, closer[crop, cell])
+            wanted = square(decoder.coarse_pixels, coarse[crop, cell], detail[crop, cell], crop)
             assert torch.allclose(whole[crop, :, y : y + 8, x : x + 8], wanted, atol=1e-5)
-            if cell in others[crop]:  # the fine stage is not told what lies closer
-                wanted = square(decoder.coarse_pixels, coarse[crop, cell], detail[crop, cell], crop)
+            if cell in others[crop]:
                 assert torch.allclose(found[crop, :, y : y + 8, x : x + 8], wanted, atol=1e-5)
         for place, cell in enumerate(selected[crop].tolist()):
             for part in range(4):
@@ -247,30 +243,6 @@ def test_pixels_of_every_token_land_in_its_cell():
                 number = place * 4 + part
                 wanted = square(decoder.fine_pixels, high[crop, number], high_detail[crop, number], crop)
                 assert torch.allclose(found[crop, :, y : y + 4, x : x + 4], wanted, atol=1e-5)
-
-
-def test_weights_of_before_the_coarse_stage_looked_closer_see_nothing_there(tmp_path):
-    torch.manual_seed(0)
-    model = create_model("tiny_256x192")
-    closer = {name: value for name, value in model.state_dict().items() if ".closer." in name}
-    assert len(closer) == 6
-    with torch.no_grad():
-        model.decoder.coarse_pixels.closer.weight.normal_()
-        pictures = torch.randn(2, 3, 256, 192)
-        now = model.coarse_stage(pictures).heatmaps
-        model.decoder.coarse_pixels.closer.weight.zero_()
-        wanted = model.coarse_stage(pictures).heatmaps
-    assert not torch.allclose(now, wanted, atol=1e-3)
-    facts = {"model": model.variant.name, "behaviour": model.behaviour.name}
-    tensors = {name: value.contiguous() for name, value in model.state_dict().items() if name not in closer}
-    write_safetensors(tensors, tmp_path / "old.safetensors", facts)
-    old, _ = load_model("tiny_256x192", str(tmp_path / "old.safetensors"))
-    assert torch.equal(old.coarse_stage(pictures).heatmaps, wanted)
-    assert old.patch_embed.closer.pointwise.weight.abs().sum() > 0  # or training could not begin to look
-    del tensors["norm.weight"]
-    write_safetensors(tensors, tmp_path / "damaged.safetensors", facts)
-    with pytest.raises(WeightsError, match=r"missing: norm\.weight\nTry"):
-        load_model("tiny_256x192", str(tmp_path / "damaged.safetensors"))
 
 
 def test_the_coarse_stage_sees_the_picture_at_half_size(images):

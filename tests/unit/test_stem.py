@@ -24,7 +24,7 @@ from sharpose_rt.errors import ConfigError, WeightsError
 from sharpose_rt.machine.downloads import DownloadError
 from sharpose_rt.media.demo_clip import read_photograph
 from sharpose_rt.models.pixels import MEAN_RGB, normalise
-from sharpose_rt.models.stem import CLOSER, DETAIL_CHANNELS, FarPadded, MobileStem, MobileTrunk
+from sharpose_rt.models.stem import DETAIL_CHANNELS, FarPadded, MobileStem, MobileTrunk
 from sharpose_rt.models.weights import load_model
 from sharpose_rt.training import movenet
 from sharpose_rt.training.config import TrainConfig
@@ -46,18 +46,13 @@ def test_shapes_and_order_of_cells_and_places(public):
     stem = MobileStem(24).eval().requires_grad_(False)
     load_thunder(stem, str(public))
     seen = {}
-    for name in ("token", "detail", "closer"):
+    for name in ("token", "detail"):
         getattr(stem, name).register_forward_hook(lambda _, __, out, name=name: seen.update({name: out}))
-    pictures = torch.randn(2, 3, 96, 64)
-    tokens, detail, closer = stem(pictures, closer=True)
+    tokens, detail = stem(torch.randn(2, 3, 96, 64))
     assert (tokens.shape, detail.shape) == ((2, 24, 24), (2, 24, 16, DETAIL_CHANNELS))
-    assert closer.shape == (2, 24, 16, CLOSER)
-    assert stem(pictures)[2] is None
     cell = 2 * 4 + 3  # third row, last column
     assert torch.equal(detail[1, cell, 4 + 2], seen["detail"][1, :, 2 * 4 + 1, 3 * 4 + 2])
     assert torch.equal(detail[1, cell, 15], seen["detail"][1, :, 2 * 4 + 3, 3 * 4 + 3])
-    quarters = seen["closer"][1][1, :, 2 * (2 * 4 + 1) :, 2 * (3 * 4 + 2) :][:, :2, :2]  # of the same place
-    assert torch.equal(closer[1, cell, 4 + 2].view(2, 2, -1).movedim(2, 0), quarters)
     wanted = seen["token"][1, :, 2, 3] + stem.places.weight @ detail[1, cell].flatten()
     assert torch.allclose(tokens[1, cell], wanted, atol=1e-4)
 

@@ -454,15 +454,14 @@ def test_a_stem_starts_from_movenet_its_first_layers_stay_and_the_others_learn_s
     reference = MobileStem(mobile.width)
     load_thunder(reference, public)
     before = {name: value.clone() for name, value in run.model.patch_embed.state_dict().items()}
-    ours = ("token.", "places.", "closer.")
+    ours = ("token.", "places.")
     assert all(torch.equal(before[k], v) for k, v in reference.state_dict().items() if not k.startswith(ours))
     rates = {id(p): group["peak_lr"] for o in run.optimizers for group in o.param_groups for p in group["params"]}
     run.run()
     for name, parameter in run.model.patch_embed.named_parameters():
         frozen = name.startswith(("first.", "layers.0.", "layers.1.", "layers.2."))
         assert torch.equal(parameter, before[name]) == frozen, name
-        slowed = 1 if name.startswith("closer.") else 0.25
-        assert rates.get(id(parameter)) == (None if frozen else pytest.approx(slowed * 1e-3)), name
+        assert rates.get(id(parameter)) == (None if frozen else pytest.approx(0.25e-3)), name
     assert rates[id(run.model.norm.weight)] == pytest.approx(1e-3)
 
 
