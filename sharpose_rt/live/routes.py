@@ -41,6 +41,7 @@ def create_app(hub: Hub, listen: Listen, executor: Executor) -> ASGIApp:
     app = Starlette(
         routes=[
             Route("/", routes.page),
+            Route("/wall", routes.wall),
             Route("/assets/{name}", routes.asset),
             Route("/healthz", routes.healthz),
             Route("/metrics", routes.metrics),
@@ -66,6 +67,10 @@ class _Routes:
     async def page(self, request: Request) -> Response:
         """The browser view."""
         return self._file("index.html")
+
+    async def wall(self, request: Request) -> Response:
+        """All sources side by side."""
+        return self._file("wall.html")
 
     async def asset(self, request: Request) -> Response:
         """A part of the page."""

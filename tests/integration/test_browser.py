@@ -303,6 +303,63 @@ def test_several_sources_to_choose_from(browser: playwright.Browser) -> None:
         runs[1].end()
 
 
+def test_all_sources_side_by_side(browser: playwright.Browser) -> None:
+    hub = Hub()
+    tile = "document.querySelector('.tile[data-name={}]')"
+    with LiveServer(hub, Listen("127.0.0.1", 0)) as server, _page(browser, f"{server.url}wall") as page:
+        _until(page, "state.textContent === '0 sources'")
+        runs = [
+            Run(hub, stem=stem, live=True, people=people) for stem, people in (("hall", 1), ("door", 2), ("yard", 3))
+        ]
+        for run in runs:
+            run.step(5)
+        for stem in ("hall", "door", "yard"):
+            _until(page, f"{tile.format(stem)}?.querySelector('canvas').dataset.frameId === '4'")
+        assert page.locator("#state").inner_text() == "3 sources"
+        boxes = [page.locator(f".tile[data-name={stem}]").bounding_box() for stem in ("hall", "door", "yard")]
+        assert [(box["x"] > 600, box["y"] > 400) for box in boxes if box] == [
+            (False, False),
+            (True, False),
+            (False, True),
+        ]
+        assert "2 people" in page.locator(".tile[data-name=door]").inner_text()
+        image = cv2.imdecode(
+            np.frombuffer(page.locator(".tile[data-name=yard] canvas").screenshot(), np.uint8), cv2.IMREAD_COLOR
+        )
+        assert image is not None
+        assert image.std() > 10  # a picture with people, not a ground
+        runs[0].step(3)
+        _until(page, f"{tile.format('hall')}.querySelector('canvas').dataset.frameId === '7'")
+        runs[2].end()
+        _until(page, f"{tile.format('yard')}.textContent === 'yardended'")
+        page.click(".tile[data-name=door]")
+        _wait_for_frame(page)
+        assert page.url == f"{server.url}?source=door"
+        assert page.locator("#list li").count() == 2
+        page.select_option("#sources", "hall")
+        _until(page, "source.textContent === 'hall.mp4'")
+        page.reload()  # the address names what is shown
+        _until(page, "source.textContent === 'hall.mp4' && list.children.length === 1")
+        page.click("#all")
+        _until(page, "document.querySelectorAll('.tile').length === 3")
+        for run in runs[:2]:
+            run.end()
+
+
+def test_a_wall_whose_server_is_away_says_so_and_comes_back(browser: playwright.Browser) -> None:
+    hub = Hub()
+    with LiveServer(hub, Listen("127.0.0.1", 0)) as server:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(f"{server.url}wall")
+        Run(hub, stem="hall", live=True).step()
+        _until(page, "state.textContent === '1 source'")
+    _until(page, "state.textContent === 'connection lost'")
+    with LiveServer(Hub(), Listen("127.0.0.1", int(server.url.rstrip("/").rpartition(":")[2]))):
+        _until(page, "state.textContent === '0 sources' && !document.querySelector('.tile')")
+    context.close()
+
+
 def test_a_source_that_comes_late_can_be_chosen(browser: playwright.Browser) -> None:
     hub = Hub()
     with LiveServer(hub, Listen("127.0.0.1", 0)) as server, _page(browser, server.url) as page:

@@ -1,8 +1,8 @@
-// The page: skeletons from /skeletons, pictures and figures from /view, drawn together on one canvas.
+// The page: one source's skeletons and pictures drawn together on a canvas, and the figures of its run.
 
+import { Feed } from "./feed.js";
 import { drawRegion, Figures, SIDES, STAGES, trackColour } from "./figure.js";
 import { Plot } from "./plots.js";
-import { Stream } from "./stream.js";
 
 const $ = id => document.getElementById(id);
 const KEEP_S = 120, QUIET_S = 6;
@@ -16,12 +16,10 @@ const fpsPlot = new Plot($("fps-plot"), [{ key: "fps", colour: "#52d98b", fill: 
 
 let header = null, figures = null, status = null, paused = false, ended = null;  // its last line
 let lines = [];             // [pts_s, frame_id, text], for a download when the server is gone
-let records = new Map();    // frame_id: record, to find the one of a picture
-let newest = null, waiting = null, shown = { record: null, bitmap: null };
-let ticks = [], chosen = null, owed = 0, drawing = false;
+let shown = { record: null, bitmap: null };
+let ticks = [], chosen = null, drawing = false;
 let presence = new Map();   // track_id: [first, last pts_s] it was seen at, who was seen last at the end
-let skeletons = null, view = null;
-let arrived = 0, decoded = 0;  // pictures, counted as they come
+let feed = null;
 let quiet = 0;                 // seconds without a status, of which two come each second; not those of a tab that sleeps
 
 const values = name => [...document.querySelectorAll(`input[name=${name}]`)].map(input => input.value);
@@ -41,24 +39,21 @@ function remembered() {
 // From the server
 
 function open(source) {
-  skeletons?.close();
-  view?.close();
-  waiting?.bitmap.close();
-  waiting = null;
+  feed?.close();
+  feed = null;
   restart(null);
   ticks = [];
-  const query = source ? `?source=${encodeURIComponent(source)}` : "";
-  skeletons = new Stream(`/skeletons${query}`, { text: take, lost, refused, open: () => notice() });
-  view = new Stream(`/view${query}`, { text: takeStatus, bytes: takePicture, refused, open: () => { owed = 0; ticks = []; } });
+  history.replaceState(null, "", source ? `/?source=${encodeURIComponent(source)}` : "/");  // without a token, too
+  feed = new Feed(source, {
+    line: take, picture: redraw, status: takeStatus, lost, refused, open: () => notice(), back: () => { ticks = []; },
+  });
 }
 
 function restart(next) {
   header = next;
   figures = next && new Figures(next);
-  records = new Map();
   presence = new Map();
   lines = [];
-  newest = null;
   chosen = null;
   ended = null;
   if (!next || !paused || !shown.record) shown = { record: null, bitmap: next ? shown.bitmap : null };
@@ -72,9 +67,6 @@ function take(record, text) {
     ended = record;
     return notice();
   }
-  newest = record;
-  records.set(record.frame_id, record);
-  if (records.size > 400) records.delete(records.keys().next().value);
   lines.push([record.pts_s, record.frame_id, text]);
   while (record.pts_s - lines[0][0] > KEEP_S) lines.shift();
   greet(record);
@@ -99,30 +91,13 @@ function greet({ pts_s, people }) {
   }
 }
 
-async function takePicture(buffer) {
-  const head = new DataView(buffer), frameId = head.getUint32(0), number = ++arrived, from = view;
-  try {
-    const bitmap = await createImageBitmap(new Blob([new Uint8Array(buffer, 12)], { type: "image/jpeg" }));
-    // Decoding takes as long as it takes: a newer picture may be there by now, or another source.
-    if (from !== view || number < decoded) return bitmap.close();
-    decoded = number;
-    waiting?.bitmap.close();
-    waiting = { bitmap, frameId };
-  } finally {
-    if (from === view) {
-      owed += 1;  // asked for again once this one is drawn: a hidden or frozen page asks for nothing
-      redraw();
-    }
-  }
-}
-
 function takeStatus(next) {
   if (String(next.region) !== String(status?.region)) redraw();  // a still picture brings no other occasion
   status = next;
   quiet = 0;
   ticks = [...ticks, ...next.ticks].slice(-240);
   const run = current(), select = $("sources");
-  select.hidden = next.runs.length < 2;
+  select.hidden = $("all").hidden = next.runs.length < 2;
   const names = next.runs.map(({ name }) => name);
   if (String([...select.options].map(({ value }) => value)) !== String(names)) {
     select.replaceChildren(...names.map(name => new Option(name, name)));
@@ -164,23 +139,13 @@ function redraw() {
   drawing = true;
   requestAnimationFrame(() => {
     drawing = false;
-    if (waiting && (!paused || !shown.record || !shown.bitmap)) {  // of another source at least the first one
+    if (feed.waiting && (!paused || !shown.record || !shown.bitmap)) {  // of another source at least the first one
       shown.bitmap?.close();
-      shown = { bitmap: waiting.bitmap, record: recordOf(waiting.frameId) };
-      waiting = null;
+      shown = feed.taken();
     }
     paint();
-    if (paused || !options.picture) return;
-    for (; owed > 0; owed--) view.send("next");
+    if (!paused && options.picture) feed.ask();
   });
-}
-
-// The record of a picture; where it was left out, the last one before it.
-function recordOf(frameId) {
-  if (records.has(frameId)) return records.get(frameId);
-  let found = null;
-  for (const [id, record] of records) if (id <= frameId) found = record;
-  return found ?? newest;
 }
 
 function paint() {
@@ -279,7 +244,7 @@ function showFacts() {
   if (run) facts.push(["frames", run.frame_count ? `${run.frames} of ${run.frame_count}` : run.frames], ["identities", run.ids]);
   if (run?.damaged) facts.push(["damaged frames", run.damaged]);
   if (run?.losses) facts.push(["times lost", run.losses]);
-  const budget = newest?.budget;
+  const budget = feed?.newest?.budget;
   if (budget) facts.push(["refined now", `${budget.refined} of ${budget.estimated}`], ["threshold now", round(budget.quality_threshold)]);
   if (budget?.detect_every > 1) facts.push(["detector", `each ${budget.detect_every} frames`]);
   if (status) facts.push(["viewers", status.viewers]);
@@ -305,7 +270,7 @@ function showLegend() {
 
 function notice() {
   if (document.body.dataset.state === "refused") return;
-  const run = current(), open = skeletons?.socket.readyState === WebSocket.OPEN;
+  const run = current(), open = feed?.connected, newest = feed?.newest;
   let text = "";
   if (ended) setState("ended", "ended");
   else if (!open) setState("lost", header ? "connection lost" : "connecting");
@@ -336,7 +301,7 @@ function pause() {
   paused = !paused;
   $("pause").setAttribute("aria-pressed", paused);
   $("pause-text").textContent = paused ? "Go on" : "Pause";
-  if (!paused) shown.record = waiting ? shown.record : newest;
+  if (!paused) shown.record = feed.waiting ? shown.record : feed.newest;
   notice();
   redraw();
 }
@@ -363,8 +328,8 @@ async function download() {
 
 // The same from what this page has got, as a stream of its own.
 function ownLines(seconds) {
-  if (!newest) return [];
-  const part = lines.filter(([pts_s]) => pts_s >= newest.pts_s - seconds);
+  if (!lines.length) return [];
+  const [last_s] = lines[lines.length - 1], part = lines.filter(([pts_s]) => pts_s >= last_s - seconds);
   let last = -1, dropped = 0;
   const texts = part.map(([, id, text]) => {
     const missing = id - last - 1;
@@ -431,9 +396,8 @@ addEventListener("keydown", event => {
 setInterval(() => {
   if (++quiet < QUIET_S) return;
   quiet = 0;
-  skeletons.drop();
-  view.drop();
+  feed.drop();
 }, 1000);
 new ResizeObserver(redraw).observe(canvas);
-open(null);
+open(new URLSearchParams(location.search).get("source"));
 applyOptions();

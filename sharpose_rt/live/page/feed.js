@@ -1,0 +1,88 @@
+// One source: its skeletons and its pictures, which come apart, brought together by the number of their frame.
+
+import { Stream } from "./stream.js";
+
+const KEPT = 400;  // records, to find the one of a picture
+
+export class Feed {
+  // `handlers`: line(record, text), picture(), status(object), open(), back(), lost(), refused(reason)
+  constructor(source, handlers) {
+    const query = source ? `?source=${encodeURIComponent(source)}` : "";
+    const { status, lost, refused, open } = handlers;
+    this.handlers = handlers;
+    this.records = new Map();  // frame_id: record
+    this.newest = null;
+    this.waiting = null;  // the newest picture that nobody has taken
+    this.arrived = this.decoded = 0;  // pictures, counted as they come
+    this.owed = 0;  // pictures that came, for which none was asked yet
+    this.closed = false;
+    this.skeletons = new Stream(`/skeletons${query}`, { text: (...line) => this.take(...line), lost, refused, open });
+    this.view = new Stream(`/view${query}`, {
+      text: status, bytes: buffer => this.decode(buffer), refused,
+      open: () => {
+        this.owed = 0;
+        handlers.back?.();
+      },
+    });
+  }
+
+  get connected() {
+    return this.skeletons.socket.readyState === WebSocket.OPEN;
+  }
+
+  take(record, text) {
+    if (record.type === "header") {
+      this.records.clear();
+      this.newest = null;
+    } else if (record.type === "frame") {
+      this.newest = record;
+      this.records.set(record.frame_id, record);
+      if (this.records.size > KEPT) this.records.delete(this.records.keys().next().value);
+    }
+    this.handlers.line(record, text);
+  }
+
+  async decode(buffer) {
+    const head = new DataView(buffer), frameId = head.getUint32(0), number = ++this.arrived;
+    try {
+      const bitmap = await createImageBitmap(new Blob([new Uint8Array(buffer, 12)], { type: "image/jpeg" }));
+      // Decoding takes as long as it takes: a newer picture may be there by now, or another source.
+      if (this.closed || number < this.decoded) return bitmap.close();
+      this.decoded = number;
+      this.waiting?.bitmap.close();
+      this.waiting = { bitmap, frameId };
+    } finally {
+      if (!this.closed) {
+        this.owed += 1;
+        this.handlers.picture();
+      }
+    }
+  }
+
+  // The newest picture, which is the caller's then, and its record; where that was left out, the last one before it.
+  taken() {
+    const { bitmap, frameId } = this.waiting;
+    this.waiting = null;
+    let record = this.records.get(frameId);
+    if (!record) for (const [id, earlier] of this.records) if (id <= frameId) record = earlier;
+    return { bitmap, record: record ?? this.newest };
+  }
+
+  // Asks for as many pictures as were drawn: a hidden or frozen page asks for nothing.
+  ask() {
+    for (; this.owed > 0; this.owed--) this.view.send("next");
+  }
+
+  drop() {
+    this.skeletons.drop();
+    this.view.drop();
+  }
+
+  close() {
+    this.closed = true;
+    this.skeletons.close();
+    this.view.close();
+    this.waiting?.bitmap.close();
+    this.waiting = null;
+  }
+}
