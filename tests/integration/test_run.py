@@ -49,6 +49,7 @@ from sharpose_rt.tracking import rts_smooth
 from sharpose_rt.types import Detections, Frame, PoseStage
 
 FRAMES = len(TIMES)
+SAMPLE = Path(__file__).resolve().parents[2] / "samples" / "demo.skeletons.jsonl"
 QUICK = {"weights": "random", "precision": "fp32", "quality_threshold": -math.inf}
 """A network where what lies around it is tested: nobody goes through its fine stage."""
 
@@ -510,7 +511,8 @@ def test_results_that_cannot_be_printed_end_nothing(
 
 @pytest.mark.parametrize("closed", ["stdout", "stderr"])
 def test_a_closed_standard_stream_ends_nothing(closed: str) -> None:
-    code = f"import sys; sys.{closed} = None; from sharpose_rt.cli import main; sys.exit(main(['models']))"
+    said = f"main(['validate', {str(SAMPLE)!r}])"
+    code = f"import sys; sys.{closed} = None; from sharpose_rt.cli import main; sys.exit({said})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False).returncode == 0
 
 

@@ -114,7 +114,17 @@ def test_a_name_that_cannot_be_looked_up(hub: Hub) -> None:
 
 # Who may come in
 
-PATHS = ["/", "/wall", "/assets/view.js", "/healthz", "/metrics", "/api/latest", "/api/recent", "/api/status", "/nothing"]
+PATHS = [
+    "/",
+    "/wall",
+    "/assets/view.js",
+    "/healthz",
+    "/metrics",
+    "/api/latest",
+    "/api/recent",
+    "/api/status",
+    "/nothing",
+]
 
 
 @pytest.mark.parametrize("path", PATHS)
