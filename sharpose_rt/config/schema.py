@@ -414,6 +414,8 @@ class LiveConfig:
 
     picture_px: int = 1280
     """Longer side of the pictures sent; larger frames are shrunk."""
+    wall_px: int = 640
+    """The same where all sources are shown side by side."""
     picture_quality: int = 75
     """JPEG quality, 1 to 100."""
     picture_fps: float = 30.0
@@ -425,6 +427,7 @@ class LiveConfig:
 
     def __post_init__(self) -> None:
         _within("live.picture_px", self.picture_px, 64, 8192)
+        _within("live.wall_px", self.wall_px, 64, 8192)
         _within("live.picture_quality", self.picture_quality, 1, 100)
         _within("live.picture_fps", self.picture_fps, 0, 240, above=True)
         _within("live.history_s", self.history_s, 1, 3600)

@@ -14,10 +14,12 @@ _HEAD = struct.Struct("!Id")  # frame_id, pts_s
 
 
 class Pictures:
-    """Encodes the newest frame, or a black one of its size (`blank`); called in one thread alone."""
+    """Encodes the newest frame, or a black one of its size (`blank`), `small` as one of many; called in one thread
+    alone."""
 
-    def __init__(self, config: LiveConfig, *, blank: bool = False) -> None:
+    def __init__(self, config: LiveConfig, *, blank: bool = False, small: bool = False) -> None:
         self._config, self._blank = config, blank
+        self._side_px = min(config.wall_px, config.picture_px) if small else config.picture_px
         self._frame: Frame | None = None
         self._message = b""
 
@@ -29,7 +31,7 @@ class Pictures:
         return self._message
 
     def _jpeg(self, image_bgr: np.ndarray) -> bytes:
-        shrink = self._config.picture_px / max(image_bgr.shape[:2])
+        shrink = self._side_px / max(image_bgr.shape[:2])
         if shrink < 1:
             image_bgr = cv2.resize(image_bgr, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_LINEAR)
         if self._blank:

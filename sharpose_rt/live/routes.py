@@ -59,7 +59,7 @@ class _Routes:
     def __init__(self, hub: Hub, executor: Executor) -> None:
         self._hub, self._executor = hub, executor
         self._sockets = 0
-        self._pictures: WeakKeyDictionary[LiveRun, Pictures] = WeakKeyDictionary()
+        self._pictures: WeakKeyDictionary[LiveRun, dict[bool, Pictures]] = WeakKeyDictionary()  # large and small
         self._page = {item.name: item.read_bytes() for item in (files("sharpose_rt.live") / "page").iterdir()}
 
     # Pages and figures
@@ -154,7 +154,10 @@ class _Routes:
             self._hub.viewers -= 1
 
     async def view(self, socket: WebSocket) -> None:
-        """For the page: figures as text, pictures as bytes; any message of the page asks for one more picture."""
+        """For the page: figures as text, pictures as bytes; any message of the page asks for one more picture.
+
+        With `?small=1` they are as for a page that shows many.
+        """
         asked: asyncio.Queue[None] = asyncio.Queue(_PICTURES_AHEAD)
         for _ in range(_PICTURES_AHEAD):
             asked.put_nowait(None)
@@ -209,6 +212,7 @@ class _Routes:
 
     async def _send_pictures(self, socket: WebSocket, asked: asyncio.Queue[None]) -> None:
         loop, last, sent_s = asyncio.get_running_loop(), None, -1.0
+        small = socket.query_params.get("small") == "1"
         pause_s = 1 / self._hub.config.picture_fps
         await asked.get()
         async for run in self._news(socket):
@@ -216,7 +220,8 @@ class _Routes:
                 continue
             await asyncio.sleep(max(0.0, sent_s + pause_s - time.monotonic()))
             last, sent_s = run.newest.frame, time.monotonic()
-            pictures = self._pictures.setdefault(run, Pictures(self._hub.config, blank=self._hub.blank))
+            sizes = self._pictures.setdefault(run, {})
+            pictures = sizes.setdefault(small, Pictures(self._hub.config, blank=self._hub.blank, small=small))
             await socket.send_bytes(await loop.run_in_executor(self._executor, pictures.message, last))
             await asked.get()
 

@@ -305,8 +305,9 @@ def test_several_sources_to_choose_from(browser: playwright.Browser) -> None:
 
 def test_all_sources_side_by_side(browser: playwright.Browser) -> None:
     hub = Hub()
-    tile = "document.querySelector('.tile[data-name={}]')"
+    tile, asked = "document.querySelector('.tile[data-name={}]')", []
     with LiveServer(hub, Listen("127.0.0.1", 0)) as server, _page(browser, f"{server.url}wall") as page:
+        page.on("websocket", lambda socket: asked.append(socket.url))
         _until(page, "state.textContent === '0 sources'")
         runs = [
             Run(hub, stem=stem, live=True, people=people) for stem, people in (("hall", 1), ("door", 2), ("yard", 3))
@@ -328,6 +329,7 @@ def test_all_sources_side_by_side(browser: playwright.Browser) -> None:
         )
         assert image is not None
         assert image.std() > 10  # a picture with people, not a ground
+        assert ["small=1" in url for url in asked if "/view" in url] == [True] * 3
         runs[0].step(3)
         _until(page, f"{tile.format('hall')}.querySelector('canvas').dataset.frameId === '7'")
         runs[2].end()

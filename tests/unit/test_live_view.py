@@ -642,6 +642,22 @@ def test_pictures_can_be_black() -> None:
         np.testing.assert_allclose(image, level, atol=2)
 
 
+@pytest.mark.parametrize(
+    ("asked", "shape"), [("", (180, 320, 3)), ("?small=1", (90, 160, 3)), ("?small=0", (180, 320, 3))]
+)
+def test_a_page_that_shows_many_gets_smaller_pictures(asked: str, shape: tuple[int, ...], clients: ExitStack) -> None:
+    hub = Hub(LiveConfig(picture_px=320, wall_px=160))
+    server = clients.enter_context(LiveServer(hub, Listen("127.0.0.1", 0)))
+    Run(hub).step()
+    viewer = _follow(server, f"/view{asked}", clients)
+    message = viewer.recv(10)
+    while isinstance(message, str):
+        message = viewer.recv(10)
+    image = cv2.imdecode(np.frombuffer(message, np.uint8, offset=12), cv2.IMREAD_COLOR)
+    assert image is not None
+    assert image.shape == shape
+
+
 @pytest.mark.timeout(90)
 def test_a_frozen_viewer_costs_nobody_anything(server: LiveServer, hub: Hub, clients: ExitStack) -> None:
     awake = _follow(server, "/skeletons", clients)

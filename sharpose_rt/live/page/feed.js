@@ -6,8 +6,8 @@ const KEPT = 400;  // records, to find the one of a picture
 
 export class Feed {
   // `handlers`: line(record, text), picture(), status(object), open(), back(), lost(), refused(reason)
-  constructor(source, handlers) {
-    const query = source ? `?source=${encodeURIComponent(source)}` : "";
+  constructor(source, handlers, { small = false } = {}) {
+    const named = source ? { source } : {}, path = (name, of) => `${name}?${new URLSearchParams(of)}`;
     const { status, lost, refused, open } = handlers;
     this.handlers = handlers;
     this.records = new Map();  // frame_id: record
@@ -16,8 +16,8 @@ export class Feed {
     this.arrived = this.decoded = 0;  // pictures, counted as they come
     this.owed = 0;  // pictures that came, for which none was asked yet
     this.closed = false;
-    this.skeletons = new Stream(`/skeletons${query}`, { text: (...line) => this.take(...line), lost, refused, open });
-    this.view = new Stream(`/view${query}`, {
+    this.skeletons = new Stream(path("/skeletons", named), { text: (...line) => this.take(...line), lost, refused, open });
+    this.view = new Stream(path("/view", small ? { ...named, small: 1 } : named), {
       text: status, bytes: buffer => this.decode(buffer), refused,
       open: () => {
         this.owed = 0;

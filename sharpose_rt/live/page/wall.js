@@ -26,7 +26,8 @@ class Tile {
     this.link.append(this.canvas, this.caption);
     this.size = new ResizeObserver(() => this.redraw());
     this.size.observe(this.canvas);
-    this.feed = new Feed(name, { line: record => this.take(record), picture: () => this.redraw() });
+    const handlers = { line: record => this.take(record), picture: () => this.redraw() };
+    this.feed = new Feed(name, handlers, { small: true });
   }
 
   take(record) {
