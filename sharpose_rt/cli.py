@@ -64,8 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # paths need not be text
     arguments = _joined(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["help"]:
-        if arguments[1:] and arguments[1] in guide.topics():
-            return guide.show(arguments[1])
+        asked = arguments[1] if arguments[1:] else ""
+        if asked in guide.topics():
+            return guide.show(asked)
+        if asked not in COMMANDS and (close := difflib.get_close_matches(asked, guide.topics(), 1)):
+            return _error(
+                f"the guide has no page {asked!r}; did you mean {close[0]!r}? One of {', '.join(guide.topics())}"
+            )
         arguments = [*arguments[1:], "--help"]
     parser = build_parser()
     if not arguments:
