@@ -199,7 +199,7 @@ def _check(args: argparse.Namespace, document: dict[str, Any]) -> None:
     from sharpose_rt.evaluation.coco import pycocotools
     from sharpose_rt.evaluation.mpii import check_pckh
     from sharpose_rt.evaluation.reliability import IN_TRUTH
-    from sharpose_rt.evaluation.sweep import sweep_files
+    from sharpose_rt.evaluation.tables import table_files
     from sharpose_rt.evaluation.truth import check_keypoints, is_mpii
     from sharpose_rt.evaluation.worst import WORST_IN_TRUTH, check_sheet
     from sharpose_rt.models import find_variant
@@ -230,7 +230,7 @@ def _check(args: argparse.Namespace, document: dict[str, Any]) -> None:
         if mpii and getattr(args, option):
             raise ConfigError(f"--{option.replace('_', '-')} measures AP, which MPII does not have; leave it away")
     asked = [*_sweeps(args).values(), *([args.reliability] if args.reliability else [])]
-    tables = [sweep_files(Path(out).resolve())[0] for out in asked]
+    tables = [table_files(Path(out).resolve())[0] for out in asked]
     if twice := {table for table in tables if tables.count(table) > 1}:
         raise ConfigError(f"several tables would be {twice.pop()}; give each a name of its own")
     if args.refine_from_gain is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,19 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sharpose_rt.errors import ConfigError, OutputError
+from sharpose_rt.errors import ConfigError
 from sharpose_rt.evaluation.predict import Predictions
-from sharpose_rt.evaluation.sweep import sweep_files
+from sharpose_rt.evaluation.tables import Row, write_table
 from sharpose_rt.evaluation.truth import label_triples, labels_of, skeleton_of
 from sharpose_rt.geometry.oks import similarities
-from sharpose_rt.machine.whole_files import whole
 from sharpose_rt.models.gate import Gate
 
 RIGHT = 0.5
 """A keypoint is right from this similarity (its part of OKS) to its label."""
 COLUMNS = ("from", "to", "mean_score", "labelled", "unlabelled", "right_of_labelled", "right_of_all", "similarity")
 IN_TRUTH = "--reliability compares each pose with the label whose box it is in; use it with --boxes gt"
-Row = dict[str, float]
 
 
 def reliability(predictions: Predictions, document: dict[str, Any], gate: Gate, bins: int = 10) -> list[Row]:
@@ -80,22 +77,8 @@ def score_gap(rows: Sequence[Row]) -> float:
 
 
 def write_reliability(rows: Sequence[Row], path: Path) -> tuple[Path, Path]:
-    """Write table and figure, see `sweep_files`, and give both.
-
-    Raises:
-        OutputError: they cannot be written; earlier ones then stay, both.
-    """
-    table, figure = sweep_files(path)
-    try:
-        with whole(table) as table_part, whole(figure) as figure_part:
-            with table_part.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, COLUMNS)
-                writer.writeheader()
-                writer.writerows({key: f"{row[key]:.6g}" for key in COLUMNS} for row in rows)
-            _draw(rows, figure_part)
-    except OSError as error:
-        raise OutputError(f"cannot write {table}: {error.strerror or error}") from error
-    return table, figure
+    """Write table and figure, as `write_table`, and give both."""
+    return write_table(rows, COLUMNS, lambda part: _draw(rows, part), path)
 
 
 def _draw(rows: Sequence[Row], path: Path) -> None:

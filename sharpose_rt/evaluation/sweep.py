@@ -3,7 +3,6 @@ them."""
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from sharpose_rt.config.checks import GAIN_RANGE
-from sharpose_rt.errors import OutputError
 from sharpose_rt.evaluation.coco import ap, gmacs, results
 from sharpose_rt.evaluation.predict import Predictions
+from sharpose_rt.evaluation.tables import Row, write_table
 from sharpose_rt.geometry.affine import body_heights
-from sharpose_rt.machine.whole_files import whole
 from sharpose_rt.models.gate import Gate
 
 QUALITY, HEIGHT, GAIN = "quality_threshold", "refine_from_px", "refine_from_gain"
@@ -31,7 +29,6 @@ _ASKED = {
 }
 COLUMNS = ("exit_rate", "AP", "AP50", "AP75", "gmacs_per_person")
 MAX_LOSS_AP = 0.003
-Row = dict[str, float]
 
 
 def sweep(
@@ -67,30 +64,9 @@ def calibrated(rows: Sequence[Row]) -> Row:
     return max((row for row in rows if row["AP"] >= rows[0]["AP"] - MAX_LOSS_AP), key=lambda row: row["exit_rate"])
 
 
-def sweep_files(path: Path) -> tuple[Path, Path]:
-    """The table and the figure: `path` with .csv and .png behind it, or in place of either."""
-    stem = path.stem if path.suffix in (".csv", ".png") else path.name
-    return path.with_name(f"{stem}.csv"), path.with_name(f"{stem}.png")
-
-
 def write_sweep(rows: Sequence[Row], path: Path) -> tuple[Path, Path]:
-    """Write table and figure, see `sweep_files`, and give both.
-
-    Raises:
-        OutputError: they cannot be written; earlier ones then stay, both.
-    """
-    table, figure = sweep_files(path)
-    try:
-        with whole(table) as table_part, whole(figure) as figure_part:
-            with table_part.open("w", newline="", encoding="utf-8") as file:
-                columns = (_swept(rows), *COLUMNS)
-                writer = csv.DictWriter(file, columns)
-                writer.writeheader()
-                writer.writerows({key: f"{row[key]:.6g}" for key in columns} for row in rows)
-            _draw(rows, figure_part)
-    except OSError as error:
-        raise OutputError(f"cannot write the sweep to {table}: {error.strerror or error}") from error
-    return table, figure
+    """Write table and figure, as `write_table`, and give both."""
+    return write_table(rows, (_swept(rows), *COLUMNS), lambda part: _draw(rows, part), path)
 
 
 def _swept(rows: Sequence[Row]) -> str:
