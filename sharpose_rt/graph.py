@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from sharpose_rt.skeletons import Header
     from sharpose_rt.stages import RunTotals
     from sharpose_rt.tracking import Tracker
-    from sharpose_rt.tracking.camera import Camera
 
 QUEUE_BYTES = 64 << 20
 """Pictures that wait between two threads take this much memory at most."""
@@ -282,23 +281,16 @@ def count_dropped(dropped: Frame | Packet, kept: Frame | Packet) -> Frame | Pack
     are the only ones for a while. What the camera did before both is what it did before the one that stays.
     """
     if isinstance(kept, Packet):
+        from sharpose_rt.geometry.affine import chain_motions
+
         assert isinstance(dropped, Packet)
         detections = dropped.detections if kept.detections is None else kept.detections
         new_scene = kept.new_scene or dropped.new_scene
-        frame, camera = _counted(dropped.frame, kept.frame), _camera(dropped, kept)
+        camera = None if new_scene else chain_motions(dropped.camera, kept.camera)
+        frame = _counted(dropped.frame, kept.frame)
         return replace(kept, frame=frame, detections=detections, new_scene=new_scene, camera=camera)
     assert isinstance(dropped, Frame)
     return _counted(dropped, kept)
-
-
-def _camera(dropped: Packet, kept: Packet) -> Camera | None:
-    from sharpose_rt.geometry.affine import chain_affines
-
-    if kept.new_scene or dropped.new_scene:
-        return None
-    if dropped.camera is None or kept.camera is None:
-        return dropped.camera if kept.camera is None else kept.camera
-    return chain_affines(dropped.camera, kept.camera)
 
 
 def _counted(dropped: Frame, kept: Frame) -> Frame:

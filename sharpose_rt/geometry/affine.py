@@ -86,6 +86,13 @@ def chain_affines(first: ArrayLike, then: ArrayLike) -> NDArray[np.float64]:
     return np.concatenate([two[:, :2] @ one[:, :2], apply_affine(one[:, 2:].T, two).T], -1)
 
 
+def chain_motions(first: NDArray[np.float64] | None, second: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+    """Both motions one after the other, where None is none; see `chain_affines`."""
+    if first is None or second is None:
+        return first if second is None else second
+    return chain_affines(first, second)
+
+
 def apply_affine(points: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
     """Points (N, K, 2) mapped by (N, 2, 3), or (K, 2) by (2, 3)."""
     maps = np.asarray(affine, np.float64)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import ConfigError, SourceError, StreamError
+from sharpose_rt.geometry.affine import chain_motions
 from sharpose_rt.media import Source, SourceInfo, is_live, open_source
 from sharpose_rt.media.source import FALLBACK_FPS, TICK_S
 from sharpose_rt.runtime import BaseStage
@@ -61,7 +62,8 @@ class StoredFrames(Source):
             self._open_video = lambda: open_source(video, whole)
             self._video = self._open_video()
         self._records: Iterator[FrameRecord] = iter(())
-        self._loop, self._begins_round = loop, False
+        self._loop = loop
+        self._new_scene, self._camera = False, None  # since the frame that was handed on last
         self._first_s: float | None = None
         self._later_s = 0.0  # than in the stream are the times of this round
         self._record: FrameRecord | None = None
@@ -113,12 +115,14 @@ class StoredFrames(Source):
                 f"{self.name}: frame {self._record.frame_id} is at {self._record.pts_s} s, after one at {last.pts_s} "
                 "s; times that never fall are wanted"
             )
+        self._new_scene |= self._record.new_scene
+        self._camera = chain_motions(self._camera, self._record.camera)
         return self._later_s + self._record.pts_s
 
     def _begin_round(self, last_s: float) -> None:
         """Goes back to the first frame, after the last one of the round before, at `last_s` of the stream."""
         assert self._first_s is not None
-        self._begins_round = True
+        self._new_scene = True
         self._later_s += last_s - self._first_s + 1 / (self.reader.header.fps or FALLBACK_FPS)
         self._last = self._next_one = None
         if self._video is not None:
@@ -165,8 +169,11 @@ class StoredFrames(Source):
         assert record is not None
         parts = {part.name: getattr(frame, part.name) for part in fields(Frame)}
         parts["dropped_before"], parts["lost_before_s"] = record.dropped_before or 0, record.lost_before_s or 0.0
-        parts["new_scene"], self._begins_round = self._begins_round, False
-        return StoredFrame(**parts, record=replace(record, pts_s=frame.pts_s), pictured=self._pictured)
+        camera = record.camera
+        if frame.frame_id:  # frames between, which are left out, may have been moved, or of another scene
+            parts["new_scene"], camera = self._new_scene, None if self._new_scene else self._camera
+        self._new_scene, self._camera = False, None
+        return StoredFrame(**parts, record=replace(record, pts_s=frame.pts_s, camera=camera), pictured=self._pictured)
 
     def interrupt(self) -> None:
         """See `Source.interrupt`."""
@@ -207,7 +214,7 @@ class RecallStage(BaseStage[Frame, Packet]):
         assert isinstance(item, StoredFrame)
         poses = rows.estimated(item.record.poses) if self.anew else item.record.poses
         found = Detections(poses.bboxes_xyxy, poses.bbox_scores) if self.detect else None
-        new_scene = item.new_scene or item.record.new_scene or self._last_wh not in (None, item.size_wh)
+        new_scene = item.new_scene or self._last_wh not in (None, item.size_wh)
         if self.cuts is not None and item.pictured:
             new_scene |= self.cuts.is_cut(item.image_bgr, filmed=not item.source)
         self._last_wh, camera = item.size_wh, item.record.camera

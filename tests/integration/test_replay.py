@@ -19,6 +19,7 @@ from tracking_worlds import View, follow, score, shaken, world
 
 from sharpose_rt.cli import main
 from sharpose_rt.config import DrawConfig, OutputConfig, RunConfig, TrackerConfig
+from sharpose_rt.geometry.affine import chain_affines
 from sharpose_rt.replay import Changes, ReplayRun
 from sharpose_rt.skeleton import COCO17, Skeleton
 from sharpose_rt.skeletons import FrameRecord, Header, StreamReader, StreamWriter, encode
@@ -346,6 +347,19 @@ def test_every_other_frame(tmp_path: Path) -> None:
     path = write_stream(tmp_path / "walk.skeletons.jsonl", [FrameRecord(i, i / 10, people(1, x=i)) for i in range(5)])
     new = read(replayed(path, tmp_path, "--set", "source.stride=2"))
     assert [(record.frame_id, record.pts_s) for record in new] == [(0, 0.0), (1, 0.2), (2, 0.4)]
+
+
+def test_what_happens_in_frames_that_are_left_out_is_not_lost(tmp_path: Path) -> None:
+    """Whose picture moved, or was another's: every third frame is kept."""
+    moved, turned = np.array([[1, 0, 2.5], [0, 1, -1.0]]), np.array([[0, -1, 5], [1, 0, 7.0]])
+    cameras: dict[int, np.ndarray] = {1: moved, 3: turned, 6: moved, 8: turned}
+    records = [FrameRecord(i, i / 10, people(1), camera=cameras.get(i), new_scene=i == 7) for i in range(13)]
+    path = write_stream(tmp_path / "walk.skeletons.jsonl", records)
+    new = read(replayed(path, tmp_path, "--set", "source.stride=3"))
+    assert [record.new_scene for record in new] == [False, False, False, True, False]
+    assert [record.camera is None for record in new] == [True, False, False, True, True]
+    np.testing.assert_allclose(new[1].camera, chain_affines(moved, turned))  # type: ignore[arg-type]
+    np.testing.assert_allclose(new[2].camera, moved)  # type: ignore[arg-type]
 
 
 def test_what_is_not_whole_stays_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

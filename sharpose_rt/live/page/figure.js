@@ -41,6 +41,18 @@ function inverse([[a, b, c], [d, e, f]]) {
   return [[e / det, -b / det, (b * f - c * e) / det], [-d / det, a / det, (c * d - a * f) / det]];
 }
 
+// Wipes a canvas and has it drawn on in pixels of a picture of that size, as large as it fits; the `unit` of the screen.
+export function fit(context, [w, h]) {
+  const { canvas } = context, ratio = devicePixelRatio || 1;
+  const width = Math.round(canvas.clientWidth * ratio), height = Math.round(canvas.clientHeight * ratio);
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  context.setTransform(1, 0, 0, 1, 0, 0);
+  context.clearRect(0, 0, width, height);
+  const scale = Math.min(width / w, height / h);
+  context.setTransform(scale, 0, 0, scale, (width - w * scale) / 2, (height - h * scale) / 2);
+  return ratio / scale;
+}
+
 export class Figures {
   constructor(header) {
     this.limbs = header.limbs;

@@ -1,7 +1,7 @@
 // The page: one source's skeletons and pictures drawn together on a canvas, and the figures of its run.
 
 import { Feed } from "./feed.js";
-import { drawRegion, Figures, SIDES, STAGES, trackColour } from "./figure.js";
+import { drawRegion, Figures, fit, SIDES, STAGES, trackColour } from "./figure.js";
 import { Plot } from "./plots.js";
 
 const $ = id => document.getElementById(id);
@@ -149,15 +149,9 @@ function redraw() {
 }
 
 function paint() {
-  const ratio = devicePixelRatio || 1, { clientWidth, clientHeight } = canvas;
-  const width = Math.round(clientWidth * ratio), height = Math.round(clientHeight * ratio);
-  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-  context.setTransform(1, 0, 0, 1, 0, 0);
-  context.clearRect(0, 0, width, height);
+  const unit = fit(context, header ? frameSize() : [1, 1]);
   if (!header) return;
-  const [w, h] = frameSize(), scale = Math.min(width / w, height / h);
-  context.setTransform(scale, 0, 0, scale, (width - w * scale) / 2, (height - h * scale) / 2);
-  scene(context, ratio / scale);
+  scene(context, unit);
   const record = shown.record;
   canvas.dataset.frameId = record?.frame_id ?? "";
   $("clock").textContent = record ? `${clock(record.pts_s)}  ·  frame ${record.frame_id}` : "";

@@ -1,7 +1,7 @@
 // All sources side by side, each as it comes; a click opens one.
 
 import { Feed } from "./feed.js";
-import { drawRegion, Figures } from "./figure.js";
+import { drawRegion, Figures, fit } from "./figure.js";
 
 const ASK_MS = 1000;
 const OPTIONS = { points: "smooth", colour: "identity", boxes: true, ids: true, trails: true, chosen: null };
@@ -65,18 +65,13 @@ class Tile {
   }
 
   paint() {
-    const ratio = devicePixelRatio || 1, { canvas, context, shown } = this;
-    const width = Math.round(canvas.clientWidth * ratio), height = Math.round(canvas.clientHeight * ratio);
-    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-    context.setTransform(1, 0, 0, 1, 0, 0);
-    context.clearRect(0, 0, width, height);
+    const { canvas, context, shown } = this;
+    const [w, h] = shown.record?.frame_size_wh ?? this.header?.frame_size_wh ?? [1, 1], unit = fit(context, [w, h]);
     if (!this.header) return;
-    const [w, h] = shown.record?.frame_size_wh ?? this.header.frame_size_wh, scale = Math.min(width / w, height / h);
-    context.setTransform(scale, 0, 0, scale, (width - w * scale) / 2, (height - h * scale) / 2);
     if (shown.bitmap) context.drawImage(shown.bitmap, 0, 0, w, h);
     context.translate(0.5, 0.5);  // (0, 0) is the centre of the first pixel
-    if (region.length) drawRegion(context, region, ratio / scale);
-    if (shown.record) this.figures.draw(context, shown.record, ratio / scale, OPTIONS);
+    if (region.length) drawRegion(context, region, unit);
+    if (shown.record) this.figures.draw(context, shown.record, unit, OPTIONS);
     canvas.dataset.frameId = shown.record?.frame_id ?? "";
   }
 
