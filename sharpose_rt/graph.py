@@ -10,7 +10,6 @@ make the result depend on their timing.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -248,6 +247,8 @@ class Tracking:
         Raises:
             ConfigError: as `check_budget`.
         """
+        from sharpose_rt.stages import count_dropped
+
         self.check_budget(self.live)
         return Pipeline(
             self.source,
@@ -272,31 +273,3 @@ def room_for(*items: Frame | Packet) -> int:
     """How many like these, together, may wait between two threads: eight frames of 1080p, two of 4K."""
     frames = [item if isinstance(item, Frame) else item.frame for item in items]
     return QUEUE_BYTES // max(1, sum(frame.image_bgr.nbytes for frame in frames))
-
-
-def count_dropped(dropped: Frame | Packet, kept: Frame | Packet) -> Frame | Packet:
-    """The item after a dropped one, its frame knowing how many were dropped before it.
-
-    The boxes of a dropped frame go on with the next one where that has none of its own: with `detector.every` they
-    are the only ones for a while. What the camera did before both is what it did before the one that stays.
-    """
-    if isinstance(kept, Packet):
-        from sharpose_rt.geometry.affine import chain_motions
-
-        assert isinstance(dropped, Packet)
-        detections = dropped.detections if kept.detections is None else kept.detections
-        new_scene = kept.new_scene or dropped.new_scene
-        camera = None if new_scene else chain_motions(dropped.camera, kept.camera)
-        frame = _counted(dropped.frame, kept.frame)
-        return replace(kept, frame=frame, detections=detections, new_scene=new_scene, camera=camera)
-    assert isinstance(dropped, Frame)
-    return _counted(dropped, kept)
-
-
-def _counted(dropped: Frame, kept: Frame) -> Frame:
-    return replace(
-        kept,
-        dropped_before=kept.dropped_before + dropped.dropped_before + 1,
-        lost_before_s=kept.lost_before_s + dropped.lost_before_s,
-        new_scene=kept.new_scene or dropped.new_scene,
-    )

@@ -22,12 +22,12 @@ from sharpose_rt.app import FileRun
 from sharpose_rt.config import RunConfig
 from sharpose_rt.config.checks import is_boxes_file
 from sharpose_rt.errors import ConfigError, SharposeError
-from sharpose_rt.graph import Tracking, count_dropped, room_for
+from sharpose_rt.graph import Tracking, room_for
 from sharpose_rt.media import Round, SourceGroup
 from sharpose_rt.outputs import Results
 from sharpose_rt.runtime import SLOW_CONSUMER, BaseStage, Pipeline, Status
 from sharpose_rt.skeletons.names import safe_stem, unique_name
-from sharpose_rt.stages import DetectStage, EstimateStage, SmoothStage, TrackStage, WriteStage
+from sharpose_rt.stages import DetectStage, EstimateStage, SmoothStage, TrackStage, WriteStage, count_dropped
 from sharpose_rt.types import Frame, Packet
 
 Packets = tuple[tuple[int, Packet], ...]

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pace",
         choices=("auto", "video", "fastest"),
         default="auto",
-        help="play at the video's pace, or as fast as it goes (auto: the video's with --show, --serve and --publish)",
+        help="play at the video's pace, or as fast as it goes (auto: the video's where somebody looks or listens)",
     )
 
     out.add_argument(
@@ -89,11 +89,11 @@ def run(args: argparse.Namespace) -> int:
     config, changes = build_config(args), changes_of(args)
     if args.video is None:
         config = replace(config, draw=replace(config.draw, picture=False))
-    watched = bool(args.show or args.serve or args.publish)
+    watched = bool(args.show or args.serve or args.publish or args.publish_video)
     paced = watched if args.pace == "auto" else args.pace == "video"
     if args.loop:
         if not watched:
-            raise ConfigError("--loop is for who looks; give --serve, --show or --publish too")
+            raise ConfigError("--loop is for who looks; give --serve, --show, --publish or --publish-video too")
         config = replace(config, output=replace(config.output, video=False))
     if len(args.streams) > 1:
         for option in ("video", "loop", "merge", "people"):
@@ -108,7 +108,7 @@ def _run_each(args: argparse.Namespace, config: RunConfig, changes: Changes, *, 
 
     failed: list[str] = []
     streams = below_common([(stream, Path() if stream == "-" else folder_of(stream)) for stream in args.streams])
-    with open_taps(args, config, args.streams) as taps:
+    with open_taps(args, config, args.streams, paced=paced) as taps:
         for stream, folder in streams:
             output = replace(config.output, directory=str(Path(config.output.directory) / folder))
             one = replace(config, output=output)

@@ -422,6 +422,10 @@ class LiveConfig:
     """At most so many pictures a second go to a viewer."""
     history_s: float = 120.0
     """Skeletons of so many seconds of media time can be downloaded."""
+    video_px: int = 1280
+    """Longer side of the video that goes to a server (`--publish-video`); larger frames are shrunk."""
+    video_kbps: int = 4000
+    """Its rate at most, in thousands of bits a second."""
     publish_queue: int = 256
     """Records that wait at most for a consumer with `--publish-policy queue`."""
 
@@ -431,6 +435,8 @@ class LiveConfig:
         _within("live.picture_quality", self.picture_quality, 1, 100)
         _within("live.picture_fps", self.picture_fps, 0, 240, above=True)
         _within("live.history_s", self.history_s, 1, 3600)
+        _within("live.video_px", self.video_px, 64, 8192)
+        _within("live.video_kbps", self.video_kbps, 100, 1_000_000)
         _within("live.publish_queue", self.publish_queue, 1, 65536)
 
 

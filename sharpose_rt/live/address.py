@@ -1,17 +1,24 @@
-"""What `--serve` and `--publish` take: addresses, checked before anything is opened."""
+"""What `--serve`, `--publish` and `--publish-video` take: addresses, checked before anything is opened."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from urllib.parse import urlsplit
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from urllib.parse import SplitResult, quote, urlsplit
 
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.media import redact
+from sharpose_rt.media.certificates import ffmpeg_options
 
 _SCHEMES = ("ws", "wss", "zmq+tcp", "udp", "osc")
+_VIDEO_FORMATS = {
+    **{"rtsp": "rtsp", "rtsps": "rtsp", "rtmp": "flv", "rtmps": "flv"},
+    **{"srt": "mpegts", "udp": "mpegts", "tcp": "mpegts"},
+}
+_USUAL_PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443}
+_PLACE = "{source}"
 _MIN_TOKEN = 8
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
 _PORTS = {"http": 80, "https": 443}  # which browsers leave out of an origin
@@ -118,23 +125,11 @@ def parse_target(text: str) -> Target:
     if text == "-":
         return Target("-", "-")
     where = f"--publish is {redact(text)!r}"
-    try:
-        parts = urlsplit(text)
-    except ValueError:  # whose text may have the password in it
-        raise ConfigError(f"{where}; SCHEME://HOST:PORT is accepted, an IPv6 HOST in brackets, as in [::1]") from None
+    parts = _split(text, where)
     if parts.scheme not in _SCHEMES:
         raise ConfigError(f"{where}; ws://, wss://, zmq+tcp://, udp:// or osc:// with host:port, or - is accepted")
     bind = parts.scheme == "zmq+tcp" and parts.netloc.startswith("@")
-    try:
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        raise ConfigError(f"{where}; the port is a number from 1 to 65535") from None
-    if parts.scheme in ("ws", "wss"):
-        port = port or (443 if parts.scheme == "wss" else 80)
-    if not host or not port:
-        raise ConfigError(f"{where}; a host and a port are wanted, as in {parts.scheme}://127.0.0.1:9000")
-    if not _is_name(host):
-        raise ConfigError(f"{where}; {host!r} is no host: look for a dot too many or a long part")
+    host, port = _place(parts, where, {"ws": 80, "wss": 443})
     if host == "*" or (bind and not is_loopback(host)):
         raise ConfigError(
             f"{where}: a ZeroMQ socket has no token, so it binds to this machine alone, as in "
@@ -142,3 +137,83 @@ def parse_target(text: str) -> Target:
             "consumer binds"
         )
     return Target(parts.scheme, text, host, port, bind)
+
+
+def _split(text: str, where: str) -> SplitResult:
+    try:
+        return urlsplit(text)
+    except ValueError:  # whose text may have the password in it
+        raise ConfigError(f"{where}; SCHEME://HOST:PORT is accepted, an IPv6 HOST in brackets, as in [::1]") from None
+
+
+def _place(parts: SplitResult, where: str, usual: Mapping[str, int]) -> tuple[str, int]:
+    """Host and port of an address; `usual` ones may be left away."""
+    try:
+        host, port = parts.hostname, parts.port or usual.get(parts.scheme)
+    except ValueError:
+        raise ConfigError(f"{where}; the port is a number from 1 to 65535") from None
+    if not host or not port:
+        raise ConfigError(f"{where}; a host and a port are wanted, as in {parts.scheme}://127.0.0.1:9000")
+    if not _is_name(host):
+        raise ConfigError(f"{where}; {host!r} is no host: look for a dot too many or a long part")
+    return host, port
+
+
+@dataclass(frozen=True)
+class VideoTarget:
+    """A video server: `url`, and how FFmpeg writes to it. `{source}` in the address stands for a source's name."""
+
+    url: str
+    format: str
+    options: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """For messages, without secrets."""
+        return redact(self.url)
+
+    def of(self, source: str) -> VideoTarget:
+        """The address of one source."""
+        return replace(self, url=self.url.replace(_PLACE, quote(source, safe="")))
+
+
+def parse_video_target(text: str, sources: int = 1, tls: str = "verify") -> VideoTarget:
+    """The target of a `--publish-video` address.
+
+    Args:
+        text: the address.
+        sources: how many there are at once; of several each needs an address of its own.
+        tls: whom to trust, see `source.tls`.
+
+    Raises:
+        ConfigError: no address, an unknown scheme, no host, no port or no path where one is wanted; several sources
+            would be sent to one address; or nobody could tell who answers.
+        SourceError: see `certificates.ffmpeg_options`.
+    """
+    where = f"--publish-video is {redact(text)!r}"
+    parts = _split(text, where)
+    if parts.scheme not in _VIDEO_FORMATS:
+        raise ConfigError(f"{where}; {', '.join(f'{scheme}://' for scheme in _VIDEO_FORMATS)} are accepted")
+    _place(parts, where, _USUAL_PORTS)
+    if parts.scheme.startswith("rt") and not parts.path.strip("/"):
+        raise ConfigError(f"{where}; the stream's name is missing, as in {parts.scheme}://HOST/poses")
+    if sources > 1 and _PLACE not in text:
+        raise ConfigError(
+            f"{where}, and there are {sources} sources; put {_PLACE} where the name of each belongs, as in "
+            f"{parts.scheme}://HOST/{_PLACE}"
+        )
+    options: dict[str, str] = {}
+    if parts.scheme == "rtmps" and tls != "any":
+        raise ConfigError(
+            f"{where}: of rtmps FFmpeg cannot verify who answers when it sends, and would give the key to anybody; "
+            "send to a server of your own that passes it on, or give --tls any"
+        )
+    if parts.scheme in ("rtsp", "rtsps"):
+        options = {"rtsp_transport": "tcp"}
+        if parts.scheme == "rtsps":
+            options |= ffmpeg_options(tls)
+    else:
+        options = {"flush_packets": "1"}
+    if parts.scheme == "udp" and "pkt_size=" not in parts.query:
+        text += ("&" if parts.query else "?") + "pkt_size=1316"  # whole packets of MPEG-TS; larger ones get lost
+    return VideoTarget(text, _VIDEO_FORMATS[parts.scheme], options)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from sharpose_rt.config.schema import LiveConfig
+from sharpose_rt.config.schema import DrawConfig, LiveConfig
 from sharpose_rt.live.thinned import Journey, Place, Thinned
 from sharpose_rt.media import SourceInfo
 from sharpose_rt.runtime import LatencyHistogram
@@ -41,10 +41,15 @@ _MAX_RECENT_BYTES = 64 << 20
 class Moment:
     """One frame with its line of the stream."""
 
-    frame: Frame
+    packet: Packet
     line: bytes
     place: Place
     """The camera's."""
+
+    @property
+    def frame(self) -> Frame:
+        """Its picture."""
+        return self.packet.frame
 
 
 class LiveRun:
@@ -85,7 +90,7 @@ class LiveRun:
             while self._recent_bytes > _MAX_RECENT_BYTES or frame.pts_s - self._recent[0][0] > self._history_s:
                 self._recent_bytes -= len(self._recent.popleft()[2])
         place = self._journey.go(packet.camera, new_scene=packet.new_scene)
-        self.newest, self._last_s = Moment(frame, line, place), now_s
+        self.newest, self._last_s = Moment(packet, line, place), now_s
         late_s = max(0.0, now_s - frame.captured_at_s)
         self._since.append((late_s, packet.spans_ms))
         if not self._late or now_s - self._late[-1][0] >= _RECENT_S / _PIECES:
@@ -195,18 +200,18 @@ class Hub:
 
     Args:
         config: of the server.
-        blank: viewers get black pictures.
+        draw: how people are drawn where that is done here; without the `picture` viewers get black ones.
         region: corners, px of the frame, of a polygon that is outlined: where people are looked for.
     """
 
     def __init__(
         self,
         config: LiveConfig | None = None,
+        draw: DrawConfig | None = None,
         *,
-        blank: bool = False,
         region: Sequence[tuple[float, float]] = (),
     ) -> None:
-        self.config, self.blank, self.region = config or LiveConfig(), blank, region
+        self.config, self.draw, self.region = config or LiveConfig(), draw or DrawConfig(), region
         self.runs: list[LiveRun] = []
         self.closed = False
         self.viewers = 0

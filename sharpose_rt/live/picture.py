@@ -1,13 +1,18 @@
-"""Frames as JPEG for the page, made once for all viewers, outside of the run's threads."""
+"""Frames as JPEG for the page and for other viewers, made once for all, outside of the run's threads."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
 
-from sharpose_rt.config.schema import LiveConfig
+from sharpose_rt.config.schema import DrawConfig, LiveConfig
+from sharpose_rt.live.hub import Moment
+from sharpose_rt.media import Painter
+from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.types import Frame
 
 _HEAD = struct.Struct("!Id")  # frame_id, pts_s
@@ -31,11 +36,44 @@ class Pictures:
         return self._message
 
     def _jpeg(self, image_bgr: np.ndarray) -> bytes:
-        shrink = self._side_px / max(image_bgr.shape[:2])
-        if shrink < 1:
-            image_bgr = cv2.resize(image_bgr, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_LINEAR)
-        if self._blank:
-            image_bgr = np.zeros_like(image_bgr)
-        done, jpeg = cv2.imencode(".jpg", image_bgr, [cv2.IMWRITE_JPEG_QUALITY, self._config.picture_quality])
-        assert done
-        return jpeg.tobytes()
+        return _jpeg(image_bgr, self._side_px, self._config.picture_quality, blank=self._blank)
+
+
+class Drawn:
+    """The newest frame with its people drawn on it, as JPEG; called in one thread alone.
+
+    Args:
+        skeleton: of the people.
+        config: size and quality.
+        draw: what is drawn.
+        region: corners, px, of a polygon that is outlined.
+    """
+
+    def __init__(
+        self, skeleton: Skeleton, config: LiveConfig, draw: DrawConfig, region: Sequence[tuple[float, float]] = ()
+    ) -> None:
+        self._painter, self._config = Painter(skeleton, draw, region), config
+        self._moment: Moment | None = None
+        self._made = b""
+
+    def jpeg(self, moment: Moment, status: str) -> bytes:
+        """The picture of this moment, or of a later one that was asked for already."""
+        last = self._moment
+        if last is None or moment.frame.frame_id > last.frame.frame_id:
+            camera, new_scene = moment.place.since(last and last.place)
+            packet = replace(moment.packet, camera=camera, new_scene=new_scene)
+            image = self._painter.drawn(packet, status)
+            self._made = _jpeg(image, self._config.picture_px, self._config.picture_quality)
+            self._moment = moment
+        return self._made
+
+
+def _jpeg(image_bgr: np.ndarray, side_px: int, quality: int, *, blank: bool = False) -> bytes:
+    shrink = side_px / max(image_bgr.shape[:2])
+    if shrink < 1:
+        image_bgr = cv2.resize(image_bgr, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_LINEAR)
+    if blank:
+        image_bgr = np.zeros_like(image_bgr)
+    done, jpeg = cv2.imencode(".jpg", image_bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert done
+    return jpeg.tobytes()

@@ -15,7 +15,7 @@ import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -24,13 +24,15 @@ from sharpose_rt.live import metrics
 from sharpose_rt.live.address import Listen
 from sharpose_rt.live.guard import MAX_CONNECTIONS, Guard
 from sharpose_rt.live.hub import Hub, LiveRun
-from sharpose_rt.live.picture import Pictures
+from sharpose_rt.live.picture import Drawn, Pictures
 from sharpose_rt.live.thinned import Thinned
+from sharpose_rt.skeletons import Header
 
 _STATUS_S = 0.5
 _GOING_AWAY, _TRY_LATER = 1001, 1013
 # Open at once, of all viewers: a page has two. Whoever asks for figures and health has the other connections.
 _MAX_SOCKETS = MAX_CONNECTIONS - 64
+_BOUNDARY = "frame"
 _PICTURES_AHEAD = 2  # on the way to a viewer at once: one travels while one is drawn
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 
@@ -48,6 +50,8 @@ def create_app(hub: Hub, listen: Listen, executor: Executor) -> ASGIApp:
             Route("/api/latest", routes.latest),
             Route("/api/recent", routes.recent),
             Route("/api/status", routes.status),
+            Route("/picture.jpg", routes.picture),
+            Route("/video.mjpg", routes.video),
             WebSocketRoute("/skeletons", routes.skeletons),
             WebSocketRoute("/view", routes.view),
         ]
@@ -60,6 +64,7 @@ class _Routes:
         self._hub, self._executor = hub, executor
         self._sockets = 0
         self._pictures: WeakKeyDictionary[LiveRun, dict[bool, Pictures]] = WeakKeyDictionary()  # large and small
+        self._drawn: WeakKeyDictionary[LiveRun, Drawn] = WeakKeyDictionary()
         self._page = {item.name: item.read_bytes() for item in (files("sharpose_rt.live") / "page").iterdir()}
 
     # Pages and figures
@@ -118,6 +123,49 @@ class _Routes:
             media_type="application/x-ndjson",
             headers={"Content-Disposition": f'attachment; filename="{name.encode("ascii", "replace").decode()}"'},
         )
+
+    async def picture(self, request: Request) -> Response:
+        """The newest frame with its people drawn on it, as JPEG; 503 before there is one."""
+        run = self._run(request)
+        if run.newest is None:
+            raise HTTPException(503, "no frame yet; try again soon")
+        return Response(await self._draw(run), media_type="image/jpeg")
+
+    async def video(self, request: Request) -> Response:
+        """The same as it goes, one JPEG after another (multipart), the newest each time."""
+        self._run(request)
+        if self._sockets >= _MAX_SOCKETS:
+            raise HTTPException(503, "too many viewers")
+        parts = self._drawn_parts(request) if request.method == "GET" else iter(())
+        return StreamingResponse(parts, media_type=f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
+
+    async def _drawn_parts(self, request: Request) -> AsyncIterator[bytes]:
+        last, sent_s, pause_s = None, -1.0, 1 / self._hub.config.picture_fps
+        self._sockets += 1
+        self._hub.viewers += 1
+        try:
+            async for run in self._news(request):
+                if run.newest is None or run.newest is last:
+                    continue
+                await asyncio.sleep(max(0.0, sent_s + pause_s - time.monotonic()))
+                last, sent_s = run.newest, time.monotonic()
+                jpeg = await self._draw(run)
+                head = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                yield head.encode() + jpeg + b"\r\n"
+        finally:
+            self._sockets -= 1
+            self._hub.viewers -= 1
+
+    async def _draw(self, run: LiveRun) -> bytes:
+        """The newest frame of a run that has one, drawn."""
+        moment, hub = run.newest, self._hub
+        assert moment is not None
+        if run not in self._drawn:
+            skeleton = Header.from_record(orjson.loads(run.header)).skeleton
+            self._drawn[run] = Drawn(skeleton, hub.config, hub.draw, hub.region)
+        status = run.totals.status_line()
+        jpeg = self._drawn[run].jpeg
+        return await asyncio.get_running_loop().run_in_executor(self._executor, jpeg, moment, status)
 
     def _file(self, name: str) -> Response:
         if name not in self._page:
@@ -213,7 +261,7 @@ class _Routes:
     async def _send_pictures(self, socket: WebSocket, asked: asyncio.Queue[None]) -> None:
         loop, last, sent_s = asyncio.get_running_loop(), None, -1.0
         small = socket.query_params.get("small") == "1"
-        pause_s = 1 / self._hub.config.picture_fps
+        pause_s, blank = 1 / self._hub.config.picture_fps, not self._hub.draw.picture
         await asked.get()
         async for run in self._news(socket):
             if run.newest is None or run.newest.frame is last:
@@ -221,7 +269,7 @@ class _Routes:
             await asyncio.sleep(max(0.0, sent_s + pause_s - time.monotonic()))
             last, sent_s = run.newest.frame, time.monotonic()
             sizes = self._pictures.setdefault(run, {})
-            pictures = sizes.setdefault(small, Pictures(self._hub.config, blank=self._hub.blank, small=small))
+            pictures = sizes.setdefault(small, Pictures(self._hub.config, blank=blank, small=small))
             await socket.send_bytes(await loop.run_in_executor(self._executor, pictures.message, last))
             await asked.get()
 
@@ -236,7 +284,7 @@ class _Routes:
             await socket.send_text(orjson.dumps(status).decode())
             await asyncio.sleep(_STATUS_S)
 
-    async def _news(self, socket: WebSocket) -> AsyncIterator[LiveRun]:
+    async def _news(self, socket: HTTPConnection) -> AsyncIterator[LiveRun]:
         """The run to show, whenever there is something new about it, until the server closes."""
         name = socket.query_params.get("source")
         with self._hub.listening() as event:

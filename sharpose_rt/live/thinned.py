@@ -24,6 +24,13 @@ class Place(NamedTuple):
     at: NDArray[np.float64]
     scene: int = 0
 
+    def since(self, earlier: Place | None) -> tuple[NDArray[np.float64] | None, bool]:
+        """What the camera did from an earlier place to this one, (2, 3) or None, and whether a scene began."""
+        if earlier is None or earlier.scene != self.scene:
+            return None, earlier is not None
+        moved = earlier.part == self.part and earlier.at is not self.at
+        return (chain_affines(invert_affine(earlier.at), self.at) if moved else None), False
+
 
 class Journey:
     """What the camera of one run has done on the whole.
@@ -72,9 +79,10 @@ class Thinned:
         record: dict[str, Any] = {**orjson.loads(line), "dropped_before": missing}
         if last is not None and place is not None:
             record.pop("camera", None)
-            if last.part == place.part and last.at is not place.at:
-                record["camera"] = (np.round(chain_affines(invert_affine(last.at), place.at), 6) + 0.0).tolist()
-            if last.scene != place.scene:
+            camera, new_scene = place.since(last)
+            if camera is not None:
+                record["camera"] = (np.round(camera, 6) + 0.0).tolist()
+            if new_scene:
                 record["new_scene"] = True
         return encode(record)
 

@@ -14,7 +14,6 @@ import heapq
 import logging
 import os
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,14 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import OutputConfig
 from sharpose_rt.errors import OutputError
-from sharpose_rt.machine.threads import media_threads
 from sharpose_rt.machine.whole_files import whole
 from sharpose_rt.media.audio import audio_packets
 from sharpose_rt.media.container import file_address
+from sharpose_rt.media.h264 import TIME_BASE, add_h264, as_frame
 from sharpose_rt.media.source import FALLBACK_FPS
 
 log = logging.getLogger("sharpose_rt.media")
 
-TIME_BASE = Fraction(1, 90_000)  # every usual frame rate and container clock to better than 6 microseconds
 _KEYFRAME_S = 2.0
 _FRAGMENT_S = 1.0
 _LONGEST_STEP = round(3 * 3600 / TIME_BASE)  # ticks; two steps, which B-frames make one, stay below mp4's limit of 2^31
@@ -72,7 +70,6 @@ class VideoWriter:
         self._finished = self.path.with_suffix(".finished.mp4")
         self._live = live
         self._size_wh = size_wh
-        self._even_wh = (size_wh[0] + size_wh[0] % 2, size_wh[1] + size_wh[1] % 2)
         self._frame_ticks = round(1 / ((fps or FALLBACK_FPS) * TIME_BASE))
         self._audio_from = audio_from if config.audio else None
         self._first_s, self._last_tick = 0.0, -1
@@ -88,21 +85,12 @@ class VideoWriter:
         movflags = "frag_keyframe+delay_moov+default_base_moof" + ("+hybrid_fragmented" if self._live else "")
         options = {"movflags": movflags, "frag_duration": str(round(_FRAGMENT_S * 1e6)), "flush_packets": "1"}
         container = av.open(file_address(self.part), "w", format="mp4", options=options)
-        rate = Fraction(fps).limit_denominator(1001)
         gop = max(1, round(_KEYFRAME_S * fps))
         encoder = {"crf": str(config.crf), "preset": config.preset, "g": str(gop)}
         # B-frames: to choose among more takes long, for pictures no better; `ultrafast` has none. After a last one that
         # begins a fragment, the index written at the end leaves out the picture that is shown after it.
         encoder["bf"] = "0" if self._live or config.preset == "ultrafast" else "1"
-        self._stream: Any = container.add_stream("libx264", rate=rate, options=encoder)
-        self._stream.width, self._stream.height = self._even_wh
-        self._stream.pix_fmt = "yuv420p"
-        self._stream.time_base = self._stream.codec_context.time_base = TIME_BASE
-        # OpenCV converts with the matrix of BT.601 in limited range; primaries and gamma are those of sRGB footage.
-        context = self._stream.codec_context
-        context.thread_count = media_threads()
-        context.colorspace, context.color_range = 6, 1  # SMPTE 170M, limited
-        context.color_primaries, context.color_trc = 1, 1  # BT.709
+        self._stream: Any = add_h264(container, self._size_wh, fps, encoder)
         return container
 
     def write(self, image_bgr: NDArray[np.uint8], pts_s: float) -> None:
@@ -112,12 +100,9 @@ class VideoWriter:
         """
         if self._failed is not None:
             raise self._failed
-        i420 = cv2.cvtColor(self._fitted(image_bgr), cv2.COLOR_BGR2YUV_I420)
-        frame = av.VideoFrame.from_ndarray(i420, format="yuv420p")  # type: ignore[arg-type]
+        frame = as_frame(image_bgr, self._size_wh)
         if not self.frames:
             self._first_s = pts_s
-        frame.time_base = TIME_BASE
-        frame.colorspace, frame.color_range = 6, 1
         tick = max(round((pts_s - self._first_s) / TIME_BASE), self._last_tick + 1)
         while tick - self._last_tick > _LONGEST_STEP:
             self._encode(self._last, self._last_tick + _LONGEST_STEP)
@@ -205,14 +190,6 @@ class VideoWriter:
                 f"{self.path} cannot be written on after {self.frames} frames ({_reason(error)}); {hint}{kept}"
             )
 
-    def _fitted(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if (image.shape[1], image.shape[0]) != self._size_wh:
-            image = letterbox(image, self._size_wh)
-        right, bottom = self._even_wh[0] - image.shape[1], self._even_wh[1] - image.shape[0]
-        if right or bottom:
-            image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE)  # type: ignore[assignment]
-        return image
-
     def _remux(self, target: Path) -> None:
         """Copies the part file's packets, and the audio that goes with them, into `target`."""
         end_s = (self._last_tick + self._frame_ticks) * float(TIME_BASE)
@@ -244,17 +221,6 @@ def _can_be_played(path: Path) -> bool:
             return next(container.decode(video=0), None) is not None
     except (av.error.FFmpegError, OSError, IndexError):
         return False
-
-
-def letterbox(image: NDArray[np.uint8], size_wh: tuple[int, int]) -> NDArray[np.uint8]:
-    """The picture scaled to fit into `size_wh`, centred on black."""
-    scale = min(size_wh[0] / image.shape[1], size_wh[1] / image.shape[0])
-    width, height = (max(1, round(side * scale)) for side in (image.shape[1], image.shape[0]))
-    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    left, top = (size_wh[0] - width) // 2, (size_wh[1] - height) // 2
-    whole = np.zeros((size_wh[1], size_wh[0], 3), np.uint8)
-    whole[top : top + height, left : left + width] = small
-    return whole
 
 
 def write_image(path: Path, image_bgr: NDArray[np.uint8]) -> Path:

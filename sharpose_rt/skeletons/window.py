@@ -68,6 +68,7 @@ class _Cut:
     max_gap_s: float | None
     raw: bool
     rest: bool
+    within_scenes: bool
 
 
 def windows(
@@ -84,6 +85,7 @@ def windows(
     max_gap_s: float | None = None,
     raw: bool = False,
     rest: bool = False,
+    within_scenes: bool = False,
     batch: int | None = None,
     framework: Literal["numpy", "torch"] = "numpy",
     skeleton: Skeleton | None = None,
@@ -111,6 +113,8 @@ def windows(
         fill, max_gap_s, raw: as for `action_array`, within the window.
         rest: at the end also a window over the last `length` frames, where some were in none so far; of a source that
             has fewer frames their places are zeros at the window's end, with NaN for media times.
+        within_scenes: no window reaches over a cut (`new_scene` of a frame): the first of a scene comes when it has
+            `length` frames, nobody keeps a slot from before, and `rest` counts for each scene's end.
         batch: None gives windows when they are there; a number gathers so many (N), fewer at the end.
         framework: 'numpy', or 'torch' for CPU tensors that share the arrays' memory.
         skeleton: keypoint set of a live source; the known one with as many keypoints unless given.
@@ -135,7 +139,8 @@ def windows(
         raise ConfigError(f"framework is {framework!r}; 'numpy' or 'torch' is accepted")
     check_fill(fill)
     slots = 1 if each_person else person_slots
-    cut = _Cut(length, stride, normalize, slots, each_person, min_score, min_frames, fill, max_gap_s, raw, rest)
+    how = normalize, slots, each_person, min_score, min_frames, fill, max_gap_s, raw, rest, within_scenes
+    cut = _Cut(length, stride, *how)
     rows = _rows(source, cut, skeleton, frame_size_wh)
     return (_as_window(group, framework) for group in _grouped(rows, batch))
 
@@ -195,6 +200,11 @@ def _rows(
     for frame in source:
         warned = warned or warn_of_untracked(frame.poses, getattr(source, "path", "the source"))
         size_wh = getattr(frame, "frame_size_wh", None) or frame_size_wh or _size_wh(frame, cut)
+        if cut.within_scenes and getattr(frame, "new_scene", False) and recent:
+            if cut.rest and unseen:
+                yield cut_one()
+            recent.clear()
+            slots, until_next, unseen = [0] * cut.person_slots, cut.length, 0
         recent.append((frame.pts_s, frame.poses, size_wh))
         until_next, unseen = until_next - 1, unseen + 1
         if until_next == 0:

@@ -15,9 +15,8 @@ from tracking_worlds import STANDING, Score, View, follow, score, shaken, world
 from sharpose_rt.config import SmoothConfig, TrackerConfig
 from sharpose_rt.detection.assets import import_ultralytics
 from sharpose_rt.geometry.affine import apply_affine
-from sharpose_rt.graph import count_dropped
 from sharpose_rt.skeleton import COCO17
-from sharpose_rt.stages import TrackStage
+from sharpose_rt.stages import TrackStage, count_dropped
 from sharpose_rt.tracking import CameraMotion, KeypointSmoother, PeopleMotion, create_tracker, rts_smooth
 from sharpose_rt.tracking.camera import HELD, RESTS
 from sharpose_rt.types import Detections, Frame, Packet, Poses

@@ -1345,6 +1345,19 @@ class TestWindows:
             np.testing.assert_allclose(got[0].data[0, :2, 1, 0, 1], point(2, 1, 0), atol=0.006)
             assert not got[0].data[0, :, 2].any()
 
+    @pytest.mark.parametrize(("rest", "ends"), [(False, [2, 4, 9]), (True, [2, 4, 5, 6, 9, 10])])
+    def test_a_window_keeps_within_its_scene_where_that_is_wanted(self, rest, ends):
+        clip = [[1, 2]] * 6 + [[3]] + [[4, 5]] * 4  # six frames, one, and four
+        frames = [replace(frame, new_scene=n in (0, 6, 7)) for n, frame in enumerate(frames_of(clip))]
+        options = {"length": 3, "stride": 2, "normalize": "none", "rest": rest}
+        got = list(windows(frames, **options, within_scenes=True))
+        assert [round(25 * float(np.nanmax(w.pts_s))) for w in got] == ends
+        scenes = [{n // 6 + n // 7 for n in np.round(25 * w.pts_s[~np.isnan(w.pts_s)]).astype(int)} for w in got]
+        assert all(len(scene) == 1 for scene in scenes)
+        assert got[-1].track_ids.tolist() == [[4, 5]]
+        over = list(windows(frames, **options))
+        assert [round(25 * float(w.pts_s.max())) for w in over] == [2, 4, 6, 8, 10]
+
     def test_each_person_is_a_window(self):
         clip = [[1, 2], [2, 1], [2], [2, 3]]
         (window,) = windows(frames_of(clip), length=4, normalize="none", each_person=True, min_frames=2)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import signal
 import socket
 import struct
 import sys
+import threading
 import time
 import urllib.request
 from collections import deque
@@ -19,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE, Popen
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -29,13 +32,17 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from sharpose_rt.commands.taps import open_taps
-from sharpose_rt.config import LiveConfig, load
+from sharpose_rt.config import DrawConfig, LiveConfig, load
 from sharpose_rt.errors import ConfigError, OutputError
 from sharpose_rt.live import Hub, Listen, LiveServer, parse_listen
-from sharpose_rt.live.picture import Pictures
+from sharpose_rt.live.hub import Moment
+from sharpose_rt.live.picture import Drawn, Pictures
 from sharpose_rt.live.routes import create_app
+from sharpose_rt.live.thinned import Journey
+from sharpose_rt.media import Painter
+from sharpose_rt.skeleton import COCO17
 from sharpose_rt.skeletons import validate
-from sharpose_rt.types import Frame
+from sharpose_rt.types import Frame, Packet
 
 TOKEN = "correct horse"
 WS = "ws://127.0.0.1:8080"
@@ -123,6 +130,8 @@ PATHS = [
     "/api/latest",
     "/api/recent",
     "/api/status",
+    "/picture.jpg",
+    "/video.mjpg",
     "/nothing",
 ]
 
@@ -298,7 +307,9 @@ def test_what_is_no_origin(text: str) -> None:
 
 
 def test_an_allowed_origin_wants_a_server_and_beyond_this_machine_a_token() -> None:
-    args = argparse.Namespace(token=None, serve=None, allow_origin=[PAGE], publish=["-"], publish_policy=None)
+    args = argparse.Namespace(
+        token=None, serve=None, allow_origin=[PAGE], publish=["-"], publish_policy=None, publish_video=[]
+    )
     with pytest.raises(ConfigError, match="--allow-origin belongs to --serve"), open_taps(args, load(), ["clip.mp4"]):
         pass
     with pytest.raises(ConfigError, match="--token"):
@@ -442,7 +453,7 @@ def test_a_source_that_is_not_there_yet_is_listed(hub: Hub) -> None:
 
 
 def test_the_page_is_told_of_the_region(hub: Hub) -> None:
-    args = argparse.Namespace(token=None, serve="0", allow_origin=[], publish=[], publish_policy=None)
+    args = argparse.Namespace(token=None, serve="0", allow_origin=[], publish=[], publish_policy=None, publish_video=[])
     config = load(None, ["detector.region=[[9,5],[99,50]]"])
     assert _client(hub).get("/api/status").json()["region"] == []
     with open_taps(args, config, ["clip.mp4"]) as (tap,):
@@ -658,8 +669,82 @@ def test_a_page_that_shows_many_gets_smaller_pictures(asked: str, shape: tuple[i
     assert image.shape == shape
 
 
+def _decoded(jpeg: bytes) -> np.ndarray:
+    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    return image
+
+
+@pytest.mark.parametrize("picture", [True, False])
+def test_a_drawn_picture_for_whoever_has_no_page(picture: bool) -> None:
+    draw = DrawConfig(picture=picture, status=False)
+    hub = Hub(LiveConfig(picture_px=320, picture_quality=95), draw)
+    client = _client(hub)
+    assert client.get("/picture.jpg").status_code == 503
+    run = Run(hub)
+    run.step(3)
+    answer = client.get("/picture.jpg")
+    assert answer.headers["content-type"] == "image/jpeg"
+    wanted = cv2.resize(Painter(COCO17, draw).drawn(packet(2)), (320, 180), interpolation=cv2.INTER_LINEAR)
+    assert np.abs(_decoded(answer.content).astype(int) - wanted).mean() < 2
+    assert client.get("/picture.jpg").content == answer.content
+    run.step()
+    assert client.get("/picture.jpg").content != answer.content
+    assert client.get("/picture.jpg?source=other").status_code == 404
+
+
+def test_trails_of_drawn_pictures_go_by_what_the_camera_did_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def keep(self: Painter, one: Packet, status: str = "") -> np.ndarray:
+        drawn.append(one)
+        return one.frame.image_bgr
+
+    monkeypatch.setattr(Painter, "drawn", keep)
+    step = np.array([[1.0, 0, 3], [0, 1, -1]])
+    journey, made = Journey(), Drawn(COCO17, LiveConfig(), DrawConfig())
+    for number in range(8):
+        one = replace(packet(number), camera=step, new_scene=number == 5)
+        moment = Moment(one, b"", journey.go(one.camera, new_scene=one.new_scene))
+        if number in (0, 3, 4, 6):
+            made.jpeg(moment, "")
+            made.jpeg(moment, "")
+    assert [one.frame.frame_id for one in drawn] == [0, 3, 4, 6]
+    assert drawn[0].camera is None
+    np.testing.assert_allclose(drawn[1].camera[:, 2], (9, -3))
+    np.testing.assert_allclose(drawn[2].camera[:, 2], (3, -1))
+    assert [one.new_scene for one in drawn] == [False, False, False, True]
+
+
+def test_a_drawn_video_for_whoever_has_no_page(server: LiveServer, hub: Hub) -> None:
+    run, stop = Run(hub), threading.Event()
+    run.step()
+
+    def go_on() -> None:
+        while not stop.wait(0.03):
+            run.step()
+
+    with ThreadPoolExecutor(1) as pool:
+        going = pool.submit(go_on)
+        try:
+            with av.open(f"{server.url}video.mjpg", timeout=20) as camera:
+                pictures = [frame.to_ndarray(format="bgr24") for frame in itertools.islice(camera.decode(video=0), 5)]
+        finally:
+            stop.set()
+        going.result()
+    assert {picture.shape for picture in pictures} == {(180, 320, 3)}
+    assert all(np.abs(a.astype(int) - b).max() > 50 for a, b in itertools.pairwise(pictures))
+    head = urllib.request.urlopen(urllib.request.Request(f"{server.url}video.mjpg", method="HEAD"), timeout=10)
+    assert head.headers["content-type"] == "multipart/x-mixed-replace; boundary=frame"
+    assert head.read() == b""
+
+
 @pytest.mark.timeout(90)
 def test_a_frozen_viewer_costs_nobody_anything(server: LiveServer, hub: Hub, clients: ExitStack) -> None:
+    idle = clients.enter_context(
+        socket.create_connection(("127.0.0.1", int(server.url.rstrip("/").rpartition(":")[2])))
+    )
+    idle.sendall(b"GET /video.mjpg HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")  # and never reads
     awake = _follow(server, "/skeletons", clients)
     small = socket.create_connection(("127.0.0.1", int(server.url.rstrip("/").rpartition(":")[2])))
     small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from sharpose_rt.config import SmoothConfig, TrackerConfig
-from sharpose_rt.graph import count_dropped
 from sharpose_rt.skeleton import COCO17
-from sharpose_rt.stages import DetectStage, SmoothStage, TrackStage
+from sharpose_rt.stages import DetectStage, SmoothStage, TrackStage, count_dropped
 from sharpose_rt.tracking import KeypointSmoother, SceneCuts, create_tracker
 from sharpose_rt.types import Detections, Frame, Packet, Poses
 

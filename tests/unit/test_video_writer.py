@@ -21,9 +21,10 @@ from media_clips import decode_times, numbered, read_number, write_clip
 from sharpose_rt.config.schema import OutputConfig, SourceConfig
 from sharpose_rt.errors import OutputError
 from sharpose_rt.media.draw import Painter
+from sharpose_rt.media.h264 import letterbox
 from sharpose_rt.media.opening import open_source
 from sharpose_rt.media.source import SourceInfo
-from sharpose_rt.media.writer import VideoWriter, letterbox, write_image
+from sharpose_rt.media.writer import VideoWriter, write_image
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.stages import VideoSink
 from sharpose_rt.types import Frame, Packet, Poses

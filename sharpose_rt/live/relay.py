@@ -1,0 +1,152 @@
+"""One connection to a video server: an encoder here, and a process that hands on what it makes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpose_rt.config import RunConfig
+from sharpose_rt.live import relay_process
+from sharpose_rt.live.address import VideoTarget
+from sharpose_rt.media.h264 import TIME_BASE, add_h264, as_frame
+
+_KEYFRAME_S = 1.0  # whoever begins to look waits half as long
+_GRACE_S = 3.0
+
+
+class Relay:
+    """Pictures to one video server, until it or the way to it fails; then another one is wanted.
+
+    Args:
+        target: the server.
+        size_wh: of the pictures that are sent, px; those of another size are fitted in.
+        fps: of the source; rates the encoder.
+        config: its size and rate, and how it is encoded.
+
+    Raises:
+        OSError: the process cannot be started.
+    """
+
+    def __init__(self, target: VideoTarget, size_wh: tuple[int, int], fps: float, config: RunConfig) -> None:
+        shrink = min(1.0, config.live.video_px / max(size_wh))
+        self._size_wh = (max(2, round(size_wh[0] * shrink)), max(2, round(size_wh[1] * shrink)))
+        self._first_s, self._last_tick = 0.0, -1
+        self.written = 0
+        self.connected = False
+        self.reason = ""
+        """Why it ended, where the process could tell."""
+        self._busy_since_s: float | None = None
+        group = {} if sys.platform != "win32" else {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", relay_process.__file__],  # by its path: the package is slow to import
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            **group,
+        )
+        assert self._process.stdin is not None
+        self._pipe = _Pipe(self._process.stdin)
+        self._listener = threading.Thread(target=self._listen, name="relay", daemon=True)
+        self._listener.start()
+        kbits = f"{config.live.video_kbps}k"
+        encoder = {"preset": config.output.preset, "crf": str(config.output.crf), "maxrate": kbits, "bufsize": kbits}
+        encoder |= {"tune": "zerolatency", "g": str(max(1, round(_KEYFRAME_S * fps))), "bf": "0"}
+        # The address is in no list of processes: it may hold a password.
+        job = {"url": target.url, "format": target.format, "options": target.options}
+        try:
+            self._pipe.write(json.dumps(job).encode() + b"\n")
+            self._container: Any = av.open(self._pipe, "w", format="nut", options={"flush_packets": "1"})
+            self._stream = add_h264(self._container, self._size_wh, fps, encoder)
+        except BaseException:
+            self.kill()
+            raise
+
+    def write(self, image_bgr: NDArray[np.uint8], pts_s: float) -> None:
+        """Sends one picture (H, W, 3) uint8 at a media time in seconds; waits while the server takes nothing.
+
+        Raises:
+            OSError: the connection is gone.
+        """
+        frame = as_frame(image_bgr, self._size_wh)
+        if not self.written:
+            self._first_s = pts_s
+        self._last_tick = max(round((pts_s - self._first_s) / TIME_BASE), self._last_tick + 1)
+        frame.pts = self._last_tick
+        self._mux(frame)
+        self.written += 1
+
+    def _mux(self, frame: av.VideoFrame | None) -> None:
+        self._busy_since_s = time.monotonic()
+        try:
+            self._container.mux(self._stream.encode(frame))
+        except av.error.FFmpegError as error:  # most are OSErrors themselves
+            raise OSError(str(error)) from error
+        finally:
+            self._busy_since_s = None
+
+    @property
+    def stuck_s(self) -> float:
+        """Seconds for which `write` has been waiting now; from any thread."""
+        since_s = self._busy_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
+
+    def kill(self, reason: str = "") -> None:
+        """Ends the connection, and a `write` that waits; from any thread."""
+        self.reason = self.reason or reason
+        self._process.kill()
+
+    def close(self) -> None:
+        """Ends the stream as the server expects it, where that is quick, and lets go; may be called again."""
+        ended = threading.Timer(_GRACE_S, self.kill)
+        ended.daemon = True
+        ended.start()
+        with contextlib.suppress(OSError, av.error.FFmpegError):
+            if self.written and not self._pipe.broken:
+                self._mux(None)
+                self._container.close()
+        with contextlib.suppress(OSError):
+            self._pipe.close()
+        self._process.wait()
+        ended.cancel()
+        self._listener.join()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as said:
+            for line in said:
+                text = line.decode(errors="replace").strip()
+                if text == "connected":
+                    self.connected = True
+                else:
+                    self.reason = text
+
+
+class _Pipe:
+    """What PyAV writes to: each piece leaves at once, and none is lost where the pipe takes but a part."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.broken = False
+
+    def write(self, data: bytes) -> int:
+        try:
+            self._file.write(data)
+            self._file.flush()
+        except OSError:
+            self.broken = True
+            raise
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,39 @@
+"""What the next frame takes over from those that were dropped before it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sharpose_rt.geometry.affine import chain_motions
+from sharpose_rt.types import Frame, Packet
+
+
+def count_dropped(dropped: Frame | Packet, kept: Frame | Packet) -> Frame | Packet:
+    """The item after a dropped one, its frame knowing how many were dropped before it.
+
+    The boxes of a dropped frame go on with the next one where that has none of its own: with `detector.every` they
+    are the only ones for a while. What the camera did before both is what it did before the one that stays.
+    """
+    if isinstance(kept, Packet):
+        assert isinstance(dropped, Packet)
+        return count_dropped_packet(dropped, kept)
+    assert isinstance(dropped, Frame)
+    return _counted(dropped, kept)
+
+
+def count_dropped_packet(dropped: Packet, kept: Packet) -> Packet:
+    """The same where both are packets."""
+    detections = dropped.detections if kept.detections is None else kept.detections
+    new_scene = kept.new_scene or dropped.new_scene
+    camera = None if new_scene else chain_motions(dropped.camera, kept.camera)
+    frame = _counted(dropped.frame, kept.frame)
+    return replace(kept, frame=frame, detections=detections, new_scene=new_scene, camera=camera)
+
+
+def _counted(dropped: Frame, kept: Frame) -> Frame:
+    return replace(
+        kept,
+        dropped_before=kept.dropped_before + dropped.dropped_before + 1,
+        lost_before_s=kept.lost_before_s + dropped.lost_before_s,
+        new_scene=kept.new_scene or dropped.new_scene,
+    )

@@ -1,0 +1,342 @@
+"""The annotated video to video servers: to FFmpeg's own, what a slow or missing one costs, reconnection."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from live_servers import free_port
+from live_world import Run, header, info, packet
+from media_clips import write_clip
+
+from sharpose_rt.cli import main
+from sharpose_rt.config import LiveConfig, RunConfig
+from sharpose_rt.errors import ConfigError, SourceError
+from sharpose_rt.live import VideoPublisher, parse_video_target
+from sharpose_rt.live import video as video_module
+from sharpose_rt.live.relay import Relay
+from sharpose_rt.media import Painter
+from sharpose_rt.skeleton import COCO17
+from sharpose_rt.skeletons import encode
+
+pytestmark = pytest.mark.timeout(60)
+
+SERVERS = {
+    "rtsp": ("rtsp://127.0.0.1:{}/poses", "rtsp", {"rtsp_flags": "listen", "listen_timeout": "20"}),
+    "rtmp": ("rtmp://127.0.0.1:{}/live/key", "flv", {"listen": "1"}),
+    "tcp": ("tcp://127.0.0.1:{}", "mpegts", {"listen": "1"}),
+    "udp": ("udp://127.0.0.1:{}", "mpegts", {"timeout": "2000000"}),
+}
+
+
+class Server(threading.Thread):
+    """A video server of FFmpeg, which takes one stream to its end; or what came of it so far."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        address, self._format, self._options = SERVERS[kind]
+        self.url = address.format(free_port())
+        self.pictures: list[np.ndarray] = []
+        self.times_s: list[float | None] = []
+        self.start()
+
+    def run(self) -> None:
+        with (
+            suppress(OSError, av.error.FFmpegError),  # how some of them end
+            av.open(self.url, format=self._format, options=self._options, timeout=20) as container,
+        ):
+            for frame in container.decode(video=0):
+                self.pictures.append(frame.to_ndarray(format="bgr24"))
+                self.times_s.append(frame.time)
+
+
+def _send(run: Run, frames: int, period_s: float = 0.04) -> None:
+    for _ in range(frames):
+        run.step()
+        time.sleep(period_s)
+
+
+def _until(condition: Any, run: Run | None = None) -> None:
+    while not condition():  # the test's own timeout ends it
+        if run is not None:
+            run.step()
+        time.sleep(0.02)
+
+
+@contextmanager
+def _listener() -> Iterator[tuple[socket.socket, str]]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener, f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+
+
+# --- addresses
+
+
+@pytest.mark.parametrize(
+    ("text", "format_"),
+    [
+        ("rtsp://127.0.0.1:8554/poses", "rtsp"),
+        ("rtsps://me:word@example.org/poses", "rtsp"),
+        ("rtmp://example.org/live/key", "flv"),
+        ("srt://10.0.0.5:9000?streamid=publish:poses", "mpegts"),
+        ("udp://239.1.1.1:5000", "mpegts"),
+        ("tcp://[::1]:5000", "mpegts"),
+    ],
+)
+def test_targets(text: str, format_: str) -> None:
+    assert parse_video_target(text).format == format_
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "are accepted"),
+        ("http://a:1/x", "are accepted"),
+        ("a:1", "are accepted"),
+        ("udp://a", "host and a port"),
+        ("tcp://:5", "host and a port"),
+        ("rtsp://a:x/b", "port is a number"),
+        ("rtsp://[::1:8554/b", "in brackets"),
+        ("rtsp://a..b/c", "is no host"),
+        ("rtsp://camera:8554", "name is missing, as in rtsp://HOST/poses"),
+        ("rtmp://example.org/", "name is missing"),
+        ("rtmps://example.org/live/key", "--tls any"),
+    ],
+)
+def test_bad_targets(text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=f"--publish-video is .*{told}"):
+        parse_video_target(text)
+
+
+def test_whoever_answers_an_encrypted_address_is_verified(tmp_path: Path) -> None:
+    assert parse_video_target("rtsps://example.org/poses").options["tls_verify"] == "1"
+    assert parse_video_target("rtsps://example.org/poses", tls="any").options["tls_verify"] == "0"
+    assert parse_video_target("rtmps://example.org/live/key", tls="any").format == "flv"
+    with pytest.raises(SourceError, match=r"none\.pem"):
+        parse_video_target("rtsps://example.org/poses", tls=str(tmp_path / "none.pem"))
+
+
+def test_several_sources_need_an_address_each() -> None:
+    with pytest.raises(ConfigError, match=r"3 sources; put \{source\}"):
+        parse_video_target("rtsp://a:8554/poses", sources=3)
+    target = parse_video_target("rtsp://a:8554/{source}", sources=3)
+    assert target.of("front door").url == "rtsp://a:8554/front%20door"
+
+
+def test_secrets_of_a_target_are_masked() -> None:
+    assert parse_video_target("rtsp://me:word@host/a").name == "rtsp://***@host/a"
+    assert "key" not in parse_video_target("rtmp://host/live/key").name
+    for text in ("ftp://me:word@host:1", "rtsp://me:word@host", "rtmps://host/live/word", "tcp://me:word@host"):
+        with pytest.raises(ConfigError) as error:
+            parse_video_target(text)
+        assert "word" not in str(error.value)
+
+
+# --- servers
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_a_server_gets_every_picture_with_the_people_on_it(kind: str) -> None:
+    server = Server(kind)
+    frames = 40
+    with VideoPublisher(parse_video_target(server.url), RunConfig()) as publisher:
+        run = Run(publisher, live=True)
+        _until(lambda: publisher.figures()["state"] == "connected", run)
+        _send(run, frames)
+        run.end()
+    figures, sent = publisher.figures(), run.frames
+    assert figures["state"] == "closed"
+    assert figures["sent"] + figures["dropped"] == sent
+    server.join()
+    # RTSP's server is found only when it listens, which is not at once: what came before is lost, and told so.
+    assert len(server.pictures) >= figures["sent"] - (3 if kind == "udp" else 0)
+    assert len(server.pictures) >= frames
+    last = packet(sent - 1)
+    drawn = Painter(COCO17).drawn(last)
+    apart = np.abs(server.pictures[-1][80:].astype(int) - drawn[80:]).mean()  # below the status line
+    plain = np.abs(server.pictures[-1][80:].astype(int) - last.frame.image_bgr[80:]).mean()
+    assert apart < 4 < plain
+    times_s = np.array([time_s for time_s in server.times_s if time_s is not None])
+    assert np.allclose(np.diff(times_s), 0.04, atol=0.002) or figures["dropped"]
+
+
+def test_a_large_picture_is_shrunk_and_a_change_of_size_is_fitted_in() -> None:
+    server = Server("tcp")
+    config = replace(RunConfig(), live=LiveConfig(video_px=320))
+    with VideoPublisher(parse_video_target(server.url), config) as publisher:
+        feed = publisher.begin(info(live=True), encode(header().to_record()), live=True, state=lambda: "live")
+        for number in range(30):
+            feed.frame(b"", packet(number, size_wh=(639, 361) if number < 15 else (200, 300)))
+            time.sleep(0.03)
+        feed.end(b"")
+    server.join()
+    assert {picture.shape for picture in server.pictures} == {(182, 320, 3)}  # an odd side has a pixel more
+    assert not server.pictures[-1][:, :60].max() > 40  # bars beside the upright one
+    assert server.pictures[-1][:, 130:190].mean() > 40
+
+
+def test_a_server_that_goes_is_connected_again(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    got: queue.Queue[bytes] = queue.Queue()
+    with _listener() as (listener, url):
+
+        def serve() -> None:
+            for _ in range(2):
+                connection, _ = listener.accept()
+                with connection:
+                    data = b""
+                    while len(data) < 20_000:
+                        data += connection.recv(4096)
+                got.put(data)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with VideoPublisher(parse_video_target(url), RunConfig()) as publisher:
+            run = Run(publisher, live=True)
+            _until(lambda: got.qsize() == 2, run)
+        thread.join()
+    assert publisher.figures()["reconnects"] >= 1
+    assert "connected to tcp://" in caplog.text
+    assert "out of reach" in caplog.text
+    assert all(b"\x00\x00\x01\x67" in got.get() for _ in range(2))  # each connection begins with what a decoder needs
+
+
+def test_nobody_there_is_told_once_and_costs_the_run_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    address = f"rtsp://me:hidden@127.0.0.1:{free_port()}/poses"
+    with VideoPublisher(parse_video_target(address), RunConfig()) as publisher:
+        run = Run(publisher, live=True)
+        _until(lambda: publisher.figures()["state"] == "lost", run)
+        _send(run, 30)
+        run.end()
+    figures = publisher.figures()
+    assert (figures["sent"], figures["dropped"]) == (0, run.frames)
+    told = [record.getMessage() for record in caplog.records if "out of reach" in record.getMessage()]
+    assert len(told) == 1
+    assert "refused" in told[0]
+    assert "hidden" not in caplog.text
+
+
+def test_a_server_that_takes_nothing_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(video_module, "_STUCK_S", 0.5)
+    with _listener() as (_, url):  # connections are taken by the system, and nobody reads
+        config = replace(RunConfig(), live=LiveConfig(video_kbps=1_000_000))
+        with VideoPublisher(parse_video_target(url), config) as publisher:
+            feed = publisher.begin(info(live=True), encode(header().to_record()), live=True, state=lambda: "live")
+            noise, number = np.random.default_rng(0), 0
+            while publisher.figures()["state"] != "lost":
+                one = packet(number)
+                image = noise.integers(0, 255, one.frame.image_bgr.shape, np.uint8)
+                feed.frame(b"", replace(one, frame=replace(one.frame, image_bgr=image)))
+                number += 1
+                time.sleep(0.005)
+        assert publisher.figures()["dropped"] > 0
+    assert "took nothing for 0.5 s" in caplog.text
+
+
+def test_the_end_does_not_wait_for_a_server_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video_module, "_GRACE_S", 0.2)
+    with _listener() as (listener, url):
+        with VideoPublisher(
+            parse_video_target(url.replace("tcp://", "rtmp://") + "/live/key"), RunConfig()
+        ) as publisher:
+            run = Run(publisher, live=True)
+            run.step()
+            with listener.accept()[0]:  # which says nothing
+                run.end()
+                publisher.__exit__(None, None, None)
+        assert publisher.figures()["state"] == "closed"
+        assert publisher.figures()["sent"] == 0
+
+
+def test_the_address_is_in_no_list_of_processes_and_no_process_is_left() -> None:
+    with _listener() as (listener, _):
+        port = listener.getsockname()[1]
+        target = parse_video_target(f"rtmp://127.0.0.1:{port}/live/hidden")
+        relay = Relay(target, (64, 48), 25, RunConfig())
+        try:
+            relay.write(np.zeros((48, 64, 3), np.uint8), 0.0)
+            command = Path(f"/proc/{relay._process.pid}/cmdline")
+            if command.exists():
+                assert b"hidden" not in command.read_bytes()
+            relay.kill()
+            relay._process.wait()
+            with pytest.raises(BrokenPipeError):
+                relay.write(np.zeros((48, 64, 3), np.uint8), 1.0)
+        finally:
+            relay.kill()
+            relay.close()
+        assert relay._process.poll() is not None
+
+
+def test_what_the_camera_did_over_pictures_that_are_not_sent_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    going, gone = threading.Event(), threading.Event()
+
+    class Slow(Painter):
+        def drawn(self, packet: Any, status: str = "") -> Any:
+            drawn.append(packet)
+            going.set()
+            gone.wait()
+            return super().drawn(packet, status)
+
+    monkeypatch.setattr(video_module, "Painter", Slow)
+    target = parse_video_target(f"tcp://127.0.0.1:{free_port()}")
+    step = np.array([[1.0, 0, 3], [0, 1, -1]])
+    with VideoPublisher(target, RunConfig()) as publisher:
+        feed = publisher.begin(info(live=True), encode(header().to_record()), live=True, state=lambda: "live")
+        feed.frame(b"", packet(0))
+        going.wait()
+        for number in range(1, 5):
+            feed.frame(b"", replace(packet(number), camera=step, new_scene=False))
+        gone.set()
+        _until(lambda: len(drawn) == 2)
+    assert drawn[1].frame.frame_id == 4
+    assert drawn[1].frame.dropped_before == 3
+    np.testing.assert_allclose(drawn[1].camera[:, 2], (12, -4))
+
+
+# --- from the command line
+
+
+def test_a_run_sends_its_video(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    clip = tmp_path / "clip.mp4"
+    write_clip(clip, size_wh=(320, 240), frames=60, fps=20)
+    server = Server("rtmp")
+    arguments = ["--source", str(clip), "--output", str(tmp_path / "out"), "--quiet", "--offline", "--no-video"]
+    arguments += ["--detector", "bundled", "--realtime", "--publish-video", server.url]
+    assert main(arguments) == 0
+    server.join()
+    assert len(server.pictures) > 20
+    assert "key" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "add --realtime"),
+        (["--realtime", "--source", "webcam"], r"2 sources; put \{source\}"),
+    ],
+)
+def test_what_does_not_go_together(
+    tmp_path: Path, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = tmp_path / "clip.mp4"
+    write_clip(clip, frames=3)
+    given = ["--source", str(clip), "--output", str(tmp_path / "out"), "--publish-video", "rtsp://127.0.0.1:9/a"]
+    assert main([*given, *arguments]) == 2
+    assert re.search(told, capsys.readouterr().err)
