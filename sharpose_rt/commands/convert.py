@@ -21,11 +21,12 @@ OPTIONS = """\
   kinetics    label=unknown, label_index=-1, person_slots=5, max_frames=null, raw=false, min_score=0.0, predicted=true
   pyskl       split=val, label=-1, person_slots=2, fill=none, max_gap_s=null, dtype=float32, raw=false, min_score=0.0, \
 predicted=true
-  csv         raw=false, min_score=0.0, predicted=true
-  parquet     raw=false, min_score=0.0, predicted=true
+  csv         raw=false, min_score=0.0, predicted=true, angles=false
+  parquet     raw=false, min_score=0.0, predicted=true, angles=false
   trc         px_per_m=null, raw=false, min_score=0.0, predicted=true
 raw=true takes the keypoints before smoothing; keypoints with a score below min_score count as not found;
-predicted=false leaves out, frame by frame, who was not seen in it but predicted (stage), as coco_labels always does."""
+predicted=false leaves out, frame by frame, who was not seen in it but predicted (stage), as coco_labels always does;
+angles=true adds joint angles."""
 """Written out: to ask the formats would load them for every command. A test compares."""
 
 

@@ -29,7 +29,17 @@ import yaml
 from sharpose_rt.cli import main
 from sharpose_rt.errors import ConfigError, OutputError, StreamError
 from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
-from sharpose_rt.skeletons import FrameRecord, Header, StreamReader, StreamWriter, action_array, encode, windows
+from sharpose_rt.skeletons import (
+    FrameRecord,
+    Header,
+    StreamReader,
+    StreamWriter,
+    action_array,
+    angle_names,
+    encode,
+    joint_angles,
+    windows,
+)
 from sharpose_rt.skeletons.convert import WRITERS, check_format, convert, convert_all, convert_set, options_of
 from sharpose_rt.skeletons.importers import import_stream
 from sharpose_rt.skeletons.names import safe_stem
@@ -699,10 +709,11 @@ class TestTables:
         assert (float(row["left_hip_x"]), float(row["left_hip_y"])) == point(3, 1, NAMES.index("left_hip"))
         assert (row["right_ear_x"], row["right_ear_score"], row["stage"]) == ("", "", "coarse")
 
-    def test_parquet_is_the_csv_with_types(self, clip):
+    @pytest.mark.parametrize("angles", [False, True])
+    def test_parquet_is_the_csv_with_types(self, clip, angles):
         import pyarrow.parquet as pq
 
-        (table_path,), (csv_path,) = convert(clip, "parquet"), convert(clip, "csv")
+        (table_path,), (csv_path,) = (convert(clip, to, angles=angles) for to in ("parquet", "csv"))
         table = pq.read_table(table_path)
         rows = list(csv.DictReader(io.StringIO(csv_path.read_text())))
         assert table.column_names == list(rows[0])
@@ -715,6 +726,14 @@ class TestTables:
                     assert got[name] == (pytest.approx(float(text)) if text else None)
         header = json.loads(table.schema.metadata[b"sharpose.header"])
         assert header == StreamReader(clip).header.to_record()
+
+    def test_angles_of_a_table(self, clip):
+        rows = list(csv.DictReader(io.StringIO(convert(clip, "csv", angles=True)[0].read_text())))
+        frames = [frame.poses for frame in StreamReader(clip)]
+        wanted = np.concatenate([joint_angles(p.keypoints, p.keypoint_scores, COCO17) for p in frames])
+        got = [[float(row[f"{name}_deg"] or "nan") for name in angle_names(COCO17)] for row in rows]
+        np.testing.assert_allclose(got, wanted, atol=0.06)
+        assert np.isfinite(got).any()
 
     def test_rows_of_pictures_have_their_names(self, clip):
         import pyarrow.parquet as pq
@@ -967,7 +986,11 @@ class TestConvert:
             ("csv", {"raw": "yes"}, "true or false"),
             ("csv", {"min_score": True}, "True; a number"),
             ("mot", {"raw": True}, "It takes none"),
-            ("csv", {"px_per_m": 200}, "One of raw, min_score, predicted is accepted ('px_per_m' is an option of trc)"),
+            (
+                "csv",
+                {"px_per_m": 200},
+                "One of raw, min_score, predicted, angles is accepted ('px_per_m' is an option of trc)",
+            ),
             ("mot", {"max_gap_s": 1}, "It takes none ('max_gap_s' is an option of pyskl)"),
             ("csv", {"predicted": 0}, "0; true or false is accepted"),
         ],

@@ -6,7 +6,14 @@ import csv
 import io
 from pathlib import Path
 
-from sharpose_rt.skeletons.convert.common import found_points, has_pictures, new_file, rounded
+from sharpose_rt.skeletons.convert.common import (
+    angle_columns,
+    angles_of,
+    found_points,
+    has_pictures,
+    new_file,
+    rounded,
+)
 from sharpose_rt.skeletons.stream import StreamReader, people_of
 
 
@@ -28,17 +35,25 @@ def write_mot(reader: StreamReader, out: Path) -> None:
 
 
 def write_csv(
-    reader: StreamReader, out: Path, *, raw: bool = False, min_score: float = 0.0, predicted: bool = True
+    reader: StreamReader,
+    out: Path,
+    *,
+    raw: bool = False,
+    min_score: float = 0.0,
+    predicted: bool = True,
+    angles: bool = False,
 ) -> None:
     """Writes a header row, then a row for each person: frame, time, id, box, quality, stage, keypoints.
 
     Each keypoint has three columns: x, y, score. Cells of a keypoint that was not found are empty, all of them where
-    there is but a box; a frame without people has no row. Of pictures the last column is the name of each.
+    there is but a box; a frame without people has no row. With `angles` columns of `joint_angles` follow, in degrees.
+    Of pictures the last column is the name of each.
     """
     if not predicted:
         reader = reader.without_predicted()
     columns = ["frame_id", "pts_s", "track_id", "left", "top", "right", "bottom", "bbox_score", "quality", "stage"]
     columns += [f"{name}_{part}" for name in reader.header.skeleton.keypoints for part in ("x", "y", "score")]
+    columns += angle_columns(reader) if angles else []
     pictures = has_pictures(reader)
     columns += ["picture"] if pictures else []
     with new_file(out) as file:
@@ -46,9 +61,11 @@ def write_csv(
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(columns)
         for frame in reader:
-            points = rounded(found_points(frame.poses, raw=raw, min_score=min_score)).tolist()
-            for person, table in zip(people_of(frame.poses), points, strict=True):
+            points = rounded(found_points(frame.poses, raw=raw, min_score=min_score))
+            turned = angles_of(points, reader) if angles else [[]] * len(points)
+            for person, table, bends in zip(people_of(frame.poses), points.tolist(), turned, strict=True):
                 cells = [cell for point in table for cell in (point if point[2] > 0 else ("", "", ""))]
+                cells += ["" if bend is None else bend for bend in bends]
                 box, track_id = person["bbox_xyxy"], person["track_id"]
                 facts = [track_id, *box, person["bbox_score"], person["quality"], person["stage"]]
                 name = [frame.picture] if pictures else []
