@@ -21,7 +21,7 @@ from sharpose_rt.live.address import VideoTarget
 from sharpose_rt.media.h264 import TIME_BASE, add_h264, as_frame
 
 _KEYFRAME_S = 1.0  # whoever begins to look waits half as long
-_GRACE_S = 3.0
+_GRACE_S = 5.0  # a process that has but begun may still send what was written to it
 
 
 class Relay:

@@ -27,7 +27,7 @@ log = logging.getLogger("sharpose_rt")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 10.0
 _STEADY_S = 10.0  # a connection that lasts so long is one; a server may take one and close it at once
 _STUCK_S = 10.0  # without room for a single picture the connection is given up
-_GRACE_S = 5.0
+_GRACE_S = 7.0
 
 
 class VideoPublisher:
