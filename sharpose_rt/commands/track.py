@@ -52,6 +52,7 @@ _KEYS = {
     "rotate": "source.rotate",
     "filmed_fps": "source.filmed_fps",
     "skeletons_only": "draw.picture",
+    "hide_faces": "draw.faces",
     "flip_test": "pose.flip_test",
     "device": "pose.device",
     "backend": "pose.backend",
@@ -123,6 +124,12 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> Any:
         action="store_false",
         default=None,
         help="draw on black: video, window and browser show nobody's face",
+    )
+    out.add_argument(
+        "--hide-faces",
+        action="store_false",
+        default=None,
+        help="turn the heads of all who are found into blocks: in video, window and browser",
     )
     out.add_argument("--show", action="store_true", help="show the annotated frames in a window; q ends the run")
     out.add_argument("--quiet", action="store_true", help="print nothing but warnings and errors")

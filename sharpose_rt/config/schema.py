@@ -353,6 +353,8 @@ class DrawConfig:
     """The status line: fps, people, exit rate."""
     picture: bool = True
     """False draws on black, so that nobody can be recognised; pictures in the browser are black then too."""
+    faces: bool = True
+    """False turns the heads of all who are found into a few blocks, in the browser too."""
 
     def __post_init__(self) -> None:
         _within("draw.min_score", self.min_score, 0, 1)

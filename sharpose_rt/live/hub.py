@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections import deque
@@ -22,7 +23,7 @@ from sharpose_rt.config.schema import DrawConfig, LiveConfig
 from sharpose_rt.live.thinned import Journey, Place, Thinned
 from sharpose_rt.media import SourceInfo
 from sharpose_rt.runtime import LatencyHistogram
-from sharpose_rt.skeletons import encode, end_record
+from sharpose_rt.skeletons import Header, encode, end_record
 from sharpose_rt.skeletons.names import unique_name
 from sharpose_rt.stages import RunTotals
 from sharpose_rt.types import Frame, Packet
@@ -68,9 +69,11 @@ class LiveRun:
         self.name, self.source, self.live, self.header, self.info = name, source, live, header, info
         self.newest: Moment | None = None
         self.end_line: bytes | None = None
-        model = orjson.loads(header).get("model", {}) if header else {}
+        facts = Header.from_record(orjson.loads(header)) if header else None
+        self.skeleton = facts.skeleton if facts else None
         # A network of one stage has no threshold.
-        self.totals = RunTotals(two_stages=model.get("quality_threshold", "inf") is not None)
+        two_stages = facts is None or facts.model.get("quality_threshold", math.inf) is not None
+        self.totals = RunTotals(two_stages=two_stages)
         self.ticks: deque[dict[str, Any]] = deque(maxlen=_TICKS)
         self._hub, self._history_s, self._source_state = hub, hub.config.history_s, source_state
         self._lock, self._journey = threading.Lock(), Journey()
@@ -200,7 +203,7 @@ class Hub:
 
     Args:
         config: of the server.
-        draw: how people are drawn where that is done here; without the `picture` viewers get black ones.
+        draw: how people are drawn where that is done here, and what of the pictures viewers get.
         region: corners, px of the frame, of a polygon that is outlined: where people are looked for.
     """
 

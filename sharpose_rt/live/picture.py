@@ -12,31 +12,34 @@ import numpy as np
 from sharpose_rt.config.schema import DrawConfig, LiveConfig
 from sharpose_rt.live.hub import Moment
 from sharpose_rt.media import Painter
+from sharpose_rt.media.faces import hide_faces
 from sharpose_rt.skeleton import Skeleton
-from sharpose_rt.types import Frame
 
 _HEAD = struct.Struct("!Id")  # frame_id, pts_s
 
 
 class Pictures:
-    """Encodes the newest frame, or a black one of its size (`blank`), `small` as one of many; called in one thread
-    alone."""
+    """Encodes the newest frame, `small` as one of many, with what `draw` hides hidden; called in one thread alone."""
 
-    def __init__(self, config: LiveConfig, *, blank: bool = False, small: bool = False) -> None:
-        self._config, self._blank = config, blank
+    def __init__(self, skeleton: Skeleton, config: LiveConfig, draw: DrawConfig, *, small: bool = False) -> None:
+        self._skeleton, self._config, self._draw = skeleton, config, draw
         self._side_px = min(config.wall_px, config.picture_px) if small else config.picture_px
-        self._frame: Frame | None = None
+        self._moment: Moment | None = None
         self._message = b""
 
-    def message(self, frame: Frame) -> bytes:
+    def message(self, moment: Moment) -> bytes:
         """`frame_id` (uint32) and `pts_s` (float64), both big-endian, then the JPEG."""
-        if frame is not self._frame:
-            self._message = _HEAD.pack(frame.frame_id & 0xFFFFFFFF, frame.pts_s) + self._jpeg(frame.image_bgr)
-            self._frame = frame
+        if moment is not self._moment:
+            frame, poses, image = moment.frame, moment.packet.poses, moment.frame.image_bgr
+            if not self._draw.picture:
+                image = np.zeros_like(image)
+            elif not self._draw.faces and poses is not None:
+                image = image.copy()
+                hide_faces(image, poses, self._skeleton)
+            jpeg = _jpeg(image, self._side_px, self._config.picture_quality)
+            self._message = _HEAD.pack(frame.frame_id & 0xFFFFFFFF, frame.pts_s) + jpeg
+            self._moment = moment
         return self._message
-
-    def _jpeg(self, image_bgr: np.ndarray) -> bytes:
-        return _jpeg(image_bgr, self._side_px, self._config.picture_quality, blank=self._blank)
 
 
 class Drawn:
@@ -68,12 +71,10 @@ class Drawn:
         return self._made
 
 
-def _jpeg(image_bgr: np.ndarray, side_px: int, quality: int, *, blank: bool = False) -> bytes:
+def _jpeg(image_bgr: np.ndarray, side_px: int, quality: int) -> bytes:
     shrink = side_px / max(image_bgr.shape[:2])
     if shrink < 1:
         image_bgr = cv2.resize(image_bgr, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_LINEAR)
-    if blank:
-        image_bgr = np.zeros_like(image_bgr)
     done, jpeg = cv2.imencode(".jpg", image_bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
     assert done
     return jpeg.tobytes()

@@ -26,7 +26,6 @@ from sharpose_rt.live.guard import MAX_CONNECTIONS, Guard
 from sharpose_rt.live.hub import Hub, LiveRun
 from sharpose_rt.live.picture import Drawn, Pictures
 from sharpose_rt.live.thinned import Thinned
-from sharpose_rt.skeletons import Header
 
 _STATUS_S = 0.5
 _GOING_AWAY, _TRY_LATER = 1001, 1013
@@ -161,8 +160,8 @@ class _Routes:
         moment, hub = run.newest, self._hub
         assert moment is not None
         if run not in self._drawn:
-            skeleton = Header.from_record(orjson.loads(run.header)).skeleton
-            self._drawn[run] = Drawn(skeleton, hub.config, hub.draw, hub.region)
+            assert run.skeleton is not None
+            self._drawn[run] = Drawn(run.skeleton, hub.config, hub.draw, hub.region)
         status = run.totals.status_line()
         jpeg = self._drawn[run].jpeg
         return await asyncio.get_running_loop().run_in_executor(self._executor, jpeg, moment, status)
@@ -261,15 +260,18 @@ class _Routes:
     async def _send_pictures(self, socket: WebSocket, asked: asyncio.Queue[None]) -> None:
         loop, last, sent_s = asyncio.get_running_loop(), None, -1.0
         small = socket.query_params.get("small") == "1"
-        pause_s, blank = 1 / self._hub.config.picture_fps, not self._hub.draw.picture
+        pause_s = 1 / self._hub.config.picture_fps
         await asked.get()
         async for run in self._news(socket):
-            if run.newest is None or run.newest.frame is last:
+            if run.newest is None or run.newest is last:
                 continue
             await asyncio.sleep(max(0.0, sent_s + pause_s - time.monotonic()))
-            last, sent_s = run.newest.frame, time.monotonic()
+            last, sent_s = run.newest, time.monotonic()
             sizes = self._pictures.setdefault(run, {})
-            pictures = sizes.setdefault(small, Pictures(self._hub.config, blank=blank, small=small))
+            if small not in sizes:
+                assert run.skeleton is not None
+                sizes[small] = Pictures(run.skeleton, self._hub.config, self._hub.draw, small=small)
+            pictures = sizes[small]
             await socket.send_bytes(await loop.run_in_executor(self._executor, pictures.message, last))
             await asked.get()
 

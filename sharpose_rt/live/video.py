@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -81,7 +82,7 @@ class _Sender:
     def __init__(self, target: VideoTarget, info: SourceInfo, header: Header, config: RunConfig, live: bool) -> None:
         self._target, self._info, self._config = target, info, config
         self._painter = Painter(header.skeleton, config.draw, config.detector.polygon)
-        self._totals = RunTotals(live=live, two_stages=header.model.get("quality_threshold") is not None)
+        self._totals = RunTotals(live=live, two_stages=header.model.get("quality_threshold", math.inf) is not None)
         self._changed = threading.Condition()
         self._next: tuple[Packet, str] | None = None
         self._missed: Packet | None = None

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import DrawConfig
 from sharpose_rt.geometry.affine import apply_affine
+from sharpose_rt.media.faces import hide_faces
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.types import Packet, Poses, PoseStage
 
@@ -45,7 +46,7 @@ class Painter:
     def __init__(
         self, skeleton: Skeleton, config: DrawConfig | None = None, region: Sequence[tuple[float, float]] = ()
     ) -> None:
-        self.config = config or DrawConfig()
+        self.config, self._skeleton = config or DrawConfig(), skeleton
         self._region = _fixed(np.array(region, np.float64).reshape(1, -1, 2))
         sides = [skeleton.side(index) for index in range(len(skeleton))]
         limbs: dict[str, list[tuple[int, int]]] = {side: [] for side in SIDE_COLOURS}
@@ -90,6 +91,8 @@ class Painter:
         config = self.config
         if not config.picture:
             image_bgr[:] = 0
+        elif not config.faces:
+            hide_faces(image_bgr, poses, self._skeleton)
         unit = max(1.0, (image_bgr.shape[0] * image_bgr.shape[1]) ** 0.5 / 720)
         self._follow(poses, pts_s, camera)
         if self._region.size:

@@ -40,9 +40,10 @@ from sharpose_rt.live.picture import Drawn, Pictures
 from sharpose_rt.live.routes import create_app
 from sharpose_rt.live.thinned import Journey
 from sharpose_rt.media import Painter
+from sharpose_rt.media.faces import head_circles, hide_faces
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.skeletons import validate
-from sharpose_rt.types import Frame, Packet
+from sharpose_rt.types import Frame, Packet, Poses
 
 TOKEN = "correct horse"
 WS = "ws://127.0.0.1:8080"
@@ -645,8 +646,9 @@ def test_pictures_come_when_they_are_asked_for(server: LiveServer, hub: Hub, cli
 
 def test_pictures_can_be_black() -> None:
     frame = Frame(3, 0.5, np.full((90, 160, 3), 200, np.uint8))
+    moment = Moment(Packet(frame, poses=Poses.empty(17)), b"", Journey().place)
     for blank, level in ((False, 200), (True, 0)):
-        message = Pictures(LiveConfig(), blank=blank).message(frame)
+        message = Pictures(COCO17, LiveConfig(), DrawConfig(picture=not blank)).message(moment)
         image = cv2.imdecode(np.frombuffer(message, np.uint8, offset=12), cv2.IMREAD_COLOR)
         assert image is not None
         assert image.shape == (90, 160, 3)
@@ -673,6 +675,28 @@ def _decoded(jpeg: bytes) -> np.ndarray:
     image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
     assert image is not None
     return image
+
+
+def test_faces_are_hidden_in_every_picture() -> None:
+    one = packet(7, people=1)
+    height, width = one.frame.image_bgr.shape[:2]
+    noise = (
+        np.random.default_rng(0).integers(0, 256, (height, width, 1), np.uint8).repeat(3, 2)
+    )  # grey: JPEG halves colour
+    moment = Moment(replace(one, frame=replace(one.frame, image_bgr=noise)), b"", Journey().place)
+    assert one.poses is not None
+    config, draw = LiveConfig(picture_px=640, picture_quality=100), DrawConfig(faces=False, status=False)
+    ((x, y, radius),) = head_circles(one.poses, COCO17).astype(int)
+    half = radius * 2 // 3
+    head = (slice(y - half, y - half // 4), slice(x - half, x + half))  # above eyes and nose
+    wanted = noise.copy()
+    hide_faces(wanted, one.poses, COCO17)
+    for jpeg in (Pictures(COCO17, config, draw).message(moment)[12:], Drawn(COCO17, config, draw).jpeg(moment, "")):
+        shown = _decoded(jpeg)[head].astype(int)
+        assert np.abs(shown - wanted[head]).mean() < 12
+        assert np.abs(shown - noise[head]).mean() > 40
+    plain = _decoded(Pictures(COCO17, config, DrawConfig()).message(moment)[12:])[head].astype(int)
+    assert np.abs(plain - noise[head]).mean() < 12
 
 
 @pytest.mark.parametrize("picture", [True, False])

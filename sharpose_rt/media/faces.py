@@ -1,0 +1,104 @@
+"""Heads made unrecognisable, so that a picture can be shown whose people are nobody's business."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpose_rt.skeleton import Skeleton
+from sharpose_rt.types import Poses
+
+_BLOCKS = 6
+"""Across a head: of so many nobody is known."""
+_HEAD = ("nose", "left_eye", "right_eye", "left_ear", "right_ear", "head", "head_top")
+_TRUNK = ("left_shoulder", "right_shoulder", "left_hip", "right_hip")
+
+
+def hide_faces(image_bgr: NDArray[np.uint8], poses: Poses, skeleton: Skeleton) -> None:
+    """Turns everybody's head in the picture, (H, W, 3) uint8, into a few blocks, in place.
+
+    Where a head is goes by its keypoints, smoothed and raw, else by the trunk, else by the box, and rather too much is
+    hidden. Who was not found is not hidden.
+    """
+    for x, y, radius in head_circles(poses, skeleton).tolist():
+        _hide(image_bgr, x, y, radius)
+
+
+def head_circles(poses: Poses, skeleton: Skeleton) -> NDArray[np.float64]:
+    """Middle and radius (N, 3) px of circles that cover the heads; NaN where not even a box tells."""
+    circles = np.full((len(poses), 3), np.nan)
+    head, trunk = _places(skeleton)
+    for i in range(len(poses)):
+        seen = [
+            np.where((scores[i] > 0)[:, None] & np.isfinite(points[i]), points[i], np.nan)
+            for points, scores in (
+                (poses.keypoints, poses.keypoint_scores),
+                (poses.raw_keypoints, poses.raw_keypoint_scores),
+            )
+        ]
+        circles[i] = _circle(np.concatenate([one[head] for one in seen]), [one[trunk] for one in seen], poses, i)
+    return circles
+
+
+def _circle(head: NDArray[np.floating], trunks: list[NDArray[np.floating]], poses: Poses, i: int) -> tuple[float, ...]:
+    left, top, right, bottom = poses.bboxes_xyxy[i].astype(float)
+    box_px = max(right - left, bottom - top)
+    shoulders_px, up = 0.0, np.zeros(2)
+    base = np.full(2, np.nan)
+    for trunk in trunks:
+        if len(trunk) < 4:
+            continue
+        width = float(np.nan_to_num(np.linalg.norm(trunk[0] - trunk[1])))
+        shoulder, hip = trunk[:2].mean(0), trunk[2:].mean(0)
+        spine = np.nan_to_num(shoulder - hip)
+        if np.isfinite(shoulder).all():
+            base = shoulder
+        if np.linalg.norm(spine) > np.linalg.norm(up):
+            up = spine
+        # Seen from the side shoulders lie in one place, from above a trunk does.
+        shoulders_px = max(shoulders_px, width, 0.7 * float(np.linalg.norm(spine)))
+    head = head[np.isfinite(head).all(1)]
+    if len(head):
+        low, high = head.min(0), head.max(0)
+        x, y = (low + high) / 2
+        return x, y, max(0.9 * math.dist(low, high), 0.5 * shoulders_px, 0.05 * box_px)
+    if np.isfinite(base).all() and shoulders_px > 0:
+        length = float(np.linalg.norm(up))
+        x, y = base + (up / length if length else np.array([0.0, -1.0])) * 0.45 * shoulders_px
+        return x, y, 0.6 * shoulders_px
+    return (
+        (left + right) / 2,
+        top + 0.15 * (bottom - top),
+        max(0.2 * (bottom - top), 0.5 * min(right - left, box_px / 2)),
+    )
+
+
+@lru_cache
+def _places(skeleton: Skeleton) -> tuple[list[int], list[int]]:
+    """Places of the head's keypoints, those of a face among them, and of the trunk's corners (none unless all are)."""
+    at = {name: place for place, name in enumerate(skeleton.keypoints)}
+    head = [place for name, place in at.items() if name in _HEAD or name.startswith("face_")]
+    return head, [at[name] for name in _TRUNK] if set(_TRUNK) <= at.keys() else []
+
+
+def _hide(image: NDArray[np.uint8], x: float, y: float, radius: float) -> None:
+    height, width = image.shape[:2]
+    if not (math.isfinite(x + y + radius) and radius > 0):
+        return
+    radius = min(radius, 2.0 * max(height, width))
+    left, top = max(0, math.floor(x - radius)), max(0, math.floor(y - radius))
+    right, bottom = min(width, math.ceil(x + radius) + 1), min(height, math.ceil(y + radius) + 1)
+    if right <= left or bottom <= top:
+        return
+    part = image[top:bottom, left:right]
+    block_px = max(1.0, 2 * radius / _BLOCKS)
+    few_wh = (max(1, round((right - left) / block_px)), max(1, round((bottom - top) / block_px)))
+    few = cv2.resize(part, few_wh, interpolation=cv2.INTER_AREA)
+    blocks = cv2.resize(few, (right - left, bottom - top), interpolation=cv2.INTER_NEAREST)
+    rows, columns = np.ogrid[top:bottom, left:right]
+    inside = (columns - x) ** 2 + (rows - y) ** 2 <= radius**2
+    part[inside] = blocks[inside]

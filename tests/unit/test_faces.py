@@ -1,0 +1,141 @@
+"""Heads that are hidden: where they are, whatever is known of somebody, and that nothing else is touched."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from live_world import packet
+
+from sharpose_rt.config import DrawConfig
+from sharpose_rt.media import Painter
+from sharpose_rt.media.faces import head_circles, hide_faces
+from sharpose_rt.skeleton import COCO17, MPII16, SKELETONS, Skeleton
+from sharpose_rt.types import Poses
+
+SIZE_WH = (640, 360)
+HEAD, TRUNK = range(5), (5, 6, 11, 12)
+
+
+def _standing(people: int = 1) -> Poses:
+    poses = packet(7, people, SIZE_WH).poses
+    assert poses is not None
+    return replace(poses, raw_keypoints=poses.keypoints.copy())
+
+
+def _without(poses: Poses, *places: int) -> Poses:
+    scores = poses.keypoint_scores.copy()
+    scores[:, list(places)] = 0
+    return replace(poses, keypoint_scores=scores, raw_keypoint_scores=scores)
+
+
+def _noise() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (SIZE_WH[1], SIZE_WH[0], 3), np.uint8)
+
+
+def _face(poses: Poses) -> np.ndarray:
+    """Places (N, 3, 2) that must not be seen: eyes and nose."""
+    return poses.keypoints[:, :3]
+
+
+@pytest.mark.parametrize("lost", [(), (0,), (3, 4), (*HEAD,), (*HEAD, 5), (*HEAD, 11, 12), (*HEAD, *TRUNK), range(17)])
+def test_a_face_is_hidden_by_whatever_is_known(lost: tuple[int, ...]) -> None:
+    poses = _standing(3)
+    circles = head_circles(_without(poses, *lost), COCO17)
+    apart = np.linalg.norm(_face(poses) - circles[:, None, :2], axis=2)
+    assert (apart < circles[:, None, 2]).all()
+    heights = poses.bboxes_xyxy[:, 3] - poses.bboxes_xyxy[:, 1]
+    assert (circles[:, 2] < 0.35 * heights).all()
+
+
+def test_a_head_becomes_blocks_and_nothing_else_changes() -> None:
+    poses, image = _standing(2), _noise()
+    before = image.copy()
+    hide_faces(image, poses, COCO17)
+    rows, columns = np.mgrid[: SIZE_WH[1], : SIZE_WH[0]]
+    inside = np.zeros(image.shape[:2], bool)
+    for x, y, radius in head_circles(poses, COCO17):
+        head = (columns - x) ** 2 + (rows - y) ** 2 <= radius**2
+        assert len(np.unique(image[head], axis=0)) <= 49
+        assert image[head].std() < before[head].std() / 3
+        inside |= head
+    np.testing.assert_array_equal(image[~inside], before[~inside])
+    assert 0.001 < inside.mean() < 0.1
+
+
+def test_a_head_that_moves_fast_is_hidden_where_it_is_and_where_it_is_drawn() -> None:
+    poses = _standing()
+    ahead = replace(poses, raw_keypoints=poses.keypoints + np.float32(25))
+    (circle,) = head_circles(ahead, COCO17)
+    for points in (poses.keypoints, ahead.raw_keypoints):
+        assert (np.linalg.norm(points[0, :3] - circle[:2], axis=1) < circle[2]).all()
+
+
+def test_somebody_upside_down_without_a_face() -> None:
+    poses = _standing()
+    turned = replace(poses, keypoints=-poses.keypoints + np.array([640, 360], np.float32))
+    turned = replace(turned, raw_keypoints=turned.keypoints)
+    (circle,) = head_circles(_without(turned, *HEAD), COCO17)
+    assert (np.linalg.norm(turned.keypoints[0, :3] - circle[:2], axis=1) < circle[2]).all()
+
+
+@pytest.mark.parametrize("skeleton", SKELETONS.values(), ids=lambda skeleton: skeleton.name)
+def test_heads_of_every_skeleton(skeleton: Skeleton) -> None:
+    at = {name: i for i, name in enumerate(skeleton.keypoints)}
+    places = {
+        "shoulder": (20, 40),
+        "hip": (14, 95),
+        "eye": (4, 12),
+        "ear": (9, 14),
+        "elbow": (25, 70),
+        "wrist": (25, 95),
+    }
+    places |= {"knee": (14, 140), "ankle": (14, 185)}
+    points = np.full((1, len(skeleton), 2), (300.0, 100 + 15.0), np.float32)
+    scores = np.zeros((1, len(skeleton)), np.float32)
+    for name, (x, y) in places.items():
+        for side, sign in (("left", 1), ("right", -1)):
+            if (place := at.get(f"{side}_{name}")) is not None:
+                points[0, place], scores[0, place] = (300 + sign * x, 100 + y), 0.9
+    for name, y in (("nose", 16), ("head_top", 0), ("head", 0), ("neck", 35), ("upper_neck", 32)):
+        if (place := at.get(name)) is not None:
+            points[0, place], scores[0, place] = (300, 100 + y), 0.9
+    one = np.ones(1, np.float32)
+    box = np.array([[270, 95, 330, 290]], np.float32)
+    poses = Poses(box, one, one.astype(int), points, scores, points, scores, one, one.astype(int))
+    (circle,) = head_circles(poses, skeleton)
+    assert np.linalg.norm(circle[:2] - (300, 112)) < circle[2] < 60
+
+
+def test_of_nobody_nothing_is_hidden() -> None:
+    image = _noise()
+    before = image.copy()
+    hide_faces(image, Poses.empty(17), COCO17)
+    np.testing.assert_array_equal(image, before)
+    assert head_circles(Poses.empty(16), MPII16).shape == (0, 3)
+
+
+wild = st.floats(-1e6, 1e6, width=32) | st.sampled_from([np.nan, np.inf, -np.inf])
+
+
+@given(arrays(np.float32, (2, 17, 2), elements=wild), arrays(np.float32, (2, 4), elements=wild), st.integers(1, 40))
+def test_nothing_is_too_wild(points: np.ndarray, boxes: np.ndarray, side: int) -> None:
+    scores, one = np.ones((2, 17), np.float32), np.ones(2, np.float32)
+    poses = Poses(boxes, one, one.astype(int), points, scores, points, scores, one, one.astype(int))
+    image = np.full((side, 2 * side, 3), 90, np.uint8)
+    with np.errstate(all="ignore"):
+        hide_faces(image, poses, COCO17)
+    assert (image == 90).all()  # blocks of one colour
+
+
+def test_the_painter_hides_faces_below_what_it_draws() -> None:
+    poses, image = _standing(2), _noise()
+    bare = DrawConfig(boxes=False, ids=False, trail_s=0, status=False)
+    wanted = image.copy()
+    hide_faces(wanted, poses, COCO17)
+    Painter(COCO17, bare).draw(wanted, poses, 0)
+    np.testing.assert_array_equal(Painter(COCO17, replace(bare, faces=False)).draw(image, poses, 0), wanted)
