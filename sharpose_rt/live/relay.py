@@ -13,6 +13,7 @@ from typing import Any
 import av
 import av.error
 import numpy as np
+from av.video.frame import PictureType
 from numpy.typing import NDArray
 
 from sharpose_rt.config import RunConfig
@@ -40,7 +41,7 @@ class Relay:
     def __init__(self, target: VideoTarget, size_wh: tuple[int, int], fps: float, config: RunConfig) -> None:
         shrink = min(1.0, config.live.video_px / max(size_wh))
         self._size_wh = (max(2, round(size_wh[0] * shrink)), max(2, round(size_wh[1] * shrink)))
-        self._first_s, self._last_tick = 0.0, -1
+        self._first_s, self._last_tick, self._key_tick = 0.0, -1, 0
         self.written = 0
         self.connected = False
         self.reason = ""
@@ -61,7 +62,7 @@ class Relay:
         self._listener.start()
         kbits = f"{config.live.video_kbps}k"
         encoder = {"preset": config.output.preset, "crf": str(config.output.crf), "maxrate": kbits, "bufsize": kbits}
-        encoder |= {"tune": "zerolatency", "g": str(max(1, round(_KEYFRAME_S * fps))), "bf": "0"}
+        encoder |= {"tune": "zerolatency", "bf": "0", "g": "1000", "forced-idr": "1"}  # by time, see `write`
         # The address is in no list of processes: it may hold a password.
         job = {"url": target.url, "format": target.format, "options": target.options}
         try:
@@ -70,6 +71,7 @@ class Relay:
             self._stream = add_h264(self._container, self._size_wh, fps, encoder)
         except BaseException:
             self.kill()
+            self._process.wait()
             raise
 
     def write(self, image_bgr: NDArray[np.uint8], pts_s: float) -> None:
@@ -83,6 +85,9 @@ class Relay:
             self._first_s = pts_s
         self._last_tick = max(round((pts_s - self._first_s) / TIME_BASE), self._last_tick + 1)
         frame.pts = self._last_tick
+        if self._last_tick >= self._key_tick:  # frames may come far more slowly than the source says
+            frame.pict_type = PictureType.I
+            self._key_tick = self._last_tick + round(_KEYFRAME_S / TIME_BASE)
         self._mux(frame)
         self.written += 1
 

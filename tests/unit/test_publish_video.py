@@ -186,6 +186,18 @@ def test_a_large_picture_is_shrunk_and_a_change_of_size_is_fitted_in() -> None:
     assert server.pictures[-1][:, 130:190].mean() > 40
 
 
+def test_whoever_comes_late_waits_a_second_however_few_pictures_there_are() -> None:
+    with _listener() as (listener, url):
+        relay = Relay(parse_video_target(url), (64, 48), 25, RunConfig())
+        for number in range(9):
+            relay.write(np.zeros((48, 64, 3), np.uint8), number / 2)  # two a second, for four
+        connection = listener.accept()[0]
+        relay.close()
+        with connection, connection.makefile("rb") as file, av.open(file, format="mpegts") as container:
+            keys = [float(p.pts * p.time_base) for p in container.demux(video=0) if p.is_keyframe and p.size]
+    assert np.subtract(keys, keys[0]).tolist() == pytest.approx([0, 1, 2, 3, 4])
+
+
 def test_a_server_that_goes_is_connected_again(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     got: queue.Queue[bytes] = queue.Queue()
