@@ -347,6 +347,8 @@ class DrawConfig:
     """Person boxes."""
     ids: bool = True
     """Track ids."""
+    angles: bool = False
+    """Angles at the joints, in degrees; see `geometry.angles`."""
     trail_s: float = 1.0
     """Length of the trail behind each person, seconds; 0 draws none."""
     status: bool = True

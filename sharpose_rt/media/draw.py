@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import DrawConfig
 from sharpose_rt.geometry.affine import apply_affine
+from sharpose_rt.geometry.angles import angle_names, joint_angles
 from sharpose_rt.media.faces import hide_faces
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.types import Packet, Poses, PoseStage
@@ -25,6 +26,7 @@ Image = NDArray[np.uint8]
 SIDE_COLOURS: dict[str, Colour] = {"left": (255, 170, 40), "right": (30, 140, 255), "centre": (225, 235, 225)}
 _OUTLINE: Colour = (25, 25, 25)
 _PALE: Colour = (190, 190, 190)
+_BRIGHT: Colour = (245, 245, 245)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _SHIFT = 4  # OpenCV draws at sixteenths of a pixel
 _DASHES = 4
@@ -61,6 +63,9 @@ class Painter:
         self._sides = sides[: skeleton.body]
         parts = ("shoulder", "hip", "thorax", "pelvis")
         self._torso = np.array([k for k, name in enumerate(skeleton.keypoints) if name.split("_")[-1] in parts], int)
+        joints = [name for name in angle_names(skeleton) if name in skeleton.keypoints]
+        places = [skeleton.keypoints.index(name) for name in joints]
+        self._bending = places, [-1 if sides[place] == "right" else 1 for place in places]
         self._trails: dict[int, deque[tuple[float, float, float]]] = {}
         self._last_s = 0.0
 
@@ -111,6 +116,11 @@ class Painter:
                 colour = _faded(track_colour(int(poses.track_ids[index])), faded)
                 _draw_box(image_bgr, boxes[index], colour, unit, faded)
             self._draw_skeleton(image_bgr, fixed[index], seen[index], _line_width(boxes[index], unit), faded)
+        if config.angles:
+            scores = np.where(seen, poses.keypoint_scores, 0)
+            turned = joint_angles(poses.keypoints, scores, self._skeleton)
+            for index in order:
+                self._draw_angles(image_bgr, poses.keypoints[index], turned[index, : len(self._bending[0])], unit)
         if config.ids:
             for index in order:
                 if poses.track_ids[index] > 0:
@@ -139,6 +149,19 @@ class Painter:
             if outlined:
                 cv2.circle(image, point, radius + (1 << _SHIFT), _OUTLINE, cv2.FILLED, cv2.LINE_AA, _SHIFT)
             cv2.circle(image, point, radius, _faded(SIDE_COLOURS[side], faded), cv2.FILLED, cv2.LINE_AA, _SHIFT)
+
+    def _draw_angles(self, image: Image, points: NDArray[np.float32], angles: NDArray[np.float64], unit: float) -> None:
+        """Degrees beside the joints, on the outer side of somebody who faces the camera."""
+        scale, thick = 0.36 * unit, max(1, round(0.8 * unit))
+        for joint, outward, angle in zip(*self._bending, angles.tolist(), strict=True):
+            if angle != angle:
+                continue
+            text = str(round(angle))
+            (width, height), _ = _text_size(text, scale)
+            x, y = (round(float(v)) for v in np.clip(points[joint], -2e4, 2e4))
+            at = (x + round(6 * unit) if outward > 0 else x - width - round(6 * unit), y + height // 2)
+            cv2.putText(image, text, at, _FONT, scale, _OUTLINE, thick + 2, cv2.LINE_AA)
+            cv2.putText(image, text, at, _FONT, scale, _BRIGHT, thick, cv2.LINE_AA)
 
     def _follow(self, poses: Poses, pts_s: float, camera: NDArray[np.float64] | None) -> None:
         """Adds this frame's body centres to the trails and forgets what is too old and tracks that have ended."""
@@ -277,7 +300,7 @@ def _draw_status(image: Image, status: str, unit: float) -> None:
         return
     strip[:] = cv2.convertScaleAbs(strip, alpha=0.35)
     at = (2 * pad, 2 * pad + height)
-    cv2.putText(image, status, at, _FONT, scale, (245, 245, 245), max(1, round(unit)), cv2.LINE_AA)
+    cv2.putText(image, status, at, _FONT, scale, _BRIGHT, max(1, round(unit)), cv2.LINE_AA)
 
 
 @lru_cache(maxsize=1024)

@@ -1,7 +1,7 @@
 """The versioned skeleton stream: written, read, checked, converted, and cut into arrays for action recognition."""
 
+from sharpose_rt.geometry.angles import angle_names, joint_angles
 from sharpose_rt.skeletons.action import ActionArray, action_array
-from sharpose_rt.skeletons.angles import angle_names, joint_angles
 from sharpose_rt.skeletons.names import OutputPaths, output_paths
 from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.skeletons.rewrite import rewrite_stream

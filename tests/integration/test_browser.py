@@ -15,7 +15,8 @@ import pytest
 from live_world import Run
 
 from sharpose_rt.live import Hub, Listen, LiveServer
-from sharpose_rt.skeletons import StreamReader, validate
+from sharpose_rt.skeleton import HALPE26
+from sharpose_rt.skeletons import StreamReader, angle_names, joint_angles, validate
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
@@ -400,6 +401,33 @@ def test_a_page_that_is_paused_for_long_keeps_no_trails(browser: playwright.Brow
     }"""
     with _serving(moving=False) as (server, _), _page(browser, server.url) as page:
         assert sum(page.evaluate(follow)) in range(100, 104)  # two seconds up to what is shown, and the last two
+
+
+def test_angles_in_the_browser_are_those_of_the_tables(browser: playwright.Browser) -> None:
+    said = """async ([keypoints, points]) => {
+        const { Figures } = await import("/assets/figure.js");
+        const figures = new Figures({ limbs: [], keypoints }), texts = {};
+        const context = { strokeText: () => {}, fillText: (text, x, y) => { texts[`${y}`] = text; } };
+        figures.drawAngles(context, points, 1);
+        return texts;
+    }"""
+    rng = np.random.default_rng(0)
+    points = rng.uniform(0, 500, (len(HALPE26), 3))
+    points[:, 2] = rng.uniform(0, 1, len(HALPE26))
+    angles = joint_angles(points[None, :, :2], points[None, :, 2], HALPE26, min_score=0.3)[0]
+    wanted = {
+        round(float(points[HALPE26.keypoints.index(name), 1]), 6): f"{round(angle)}°"
+        for name, angle in zip(angle_names(HALPE26), angles.tolist(), strict=True)
+        if name != "trunk" and angle == angle
+    }
+    assert len(wanted) >= 3
+    with _serving(moving=False) as (server, _), _page(browser, server.url) as page:
+        texts = page.evaluate(said, [list(HALPE26.keypoints), points.tolist()])
+        before = _canvas(page)
+        page.check("#angles", force=True)
+        page.wait_for_timeout(200)
+        assert (_canvas(page) != before).any()
+    assert {round(float(y), 6): text for y, text in texts.items()} == wanted
 
 
 def test_trails_stay_where_people_went_when_the_camera_moves(browser: playwright.Browser) -> None:

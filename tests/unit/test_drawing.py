@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -81,6 +83,24 @@ def test_keypoints_have_the_colour_of_their_side(skeleton: Skeleton) -> None:
     image = Painter(skeleton, BARE).draw(blank(), people(points), 0)
     for index, point in enumerate(points[0]):
         assert pixel(image, point) == SIDE_COLOURS[skeleton.side(index)]
+
+
+def test_angles_stand_beside_their_joints_on_the_outer_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    points, scores, names = np.zeros((1, 17, 2)), np.zeros(17), COCO17.keypoints.index
+    for side, x in (("left", 400), ("right", 200)):
+        for name, at in (("shoulder", (x, 100)), ("elbow", (x, 200)), ("wrist", (300, 200))):
+            points[0, names(f"{side}_{name}")], scores[names(f"{side}_{name}")] = at, 0.9
+    scores[names("right_wrist")] = 0.2  # below what is drawn
+    said: list[tuple[str, tuple[int, int]]] = []
+    monkeypatch.setattr("cv2.putText", lambda image, text, at, *_: said.append((text, at)))
+    for skeleton in (COCO17, WHOLEBODY133):
+        placed = np.zeros((1, len(skeleton), 2)), np.zeros(len(skeleton))
+        placed[0][0, :17], placed[1][:17] = points, scores
+        Painter(skeleton, replace(BARE, angles=True)).draw(blank(), people(placed[0], scores=placed[1]), 0)
+        assert {text for text, _ in said} == {"90"}
+        assert len(said) == 2  # once for its outline
+        assert all(404 < x < 420 and 195 < y < 215 for _, (x, y) in said)
+        said.clear()
 
 
 def test_limbs_join_sides_in_their_colour() -> None:

@@ -28,6 +28,12 @@ const side = name => name.startsWith("left_") ? "left" : name.startsWith("right_
 // A face's and a hand's keypoints lie close together: thin lines without dots.
 const SMALL = /^face_|_hand_root$|_(thumb|forefinger|middle_finger|ring_finger|pinky_finger)\d$/;
 
+// Between which two neighbours a joint's angle lies.
+const ENDS = {
+  shoulder: ["elbow", "hip"], elbow: ["shoulder", "wrist"], hip: ["shoulder", "knee"], knee: ["hip", "ankle"],
+  ankle: ["knee", "big_toe"],
+};
+
 // Affine maps, [[a, b, c], [d, e, f]]: (x, y) to (ax + by + c, dx + ey + f).
 const moved = ([[a, b, c], [d, e, f]], x, y) => [a * x + b * y + c, d * x + e * y + f];
 
@@ -59,6 +65,9 @@ export class Figures {
     this.sides = header.keypoints.map(side);
     this.small = header.keypoints.map(name => SMALL.test(name));
     this.torso = header.keypoints.flatMap((name, k) => /shoulder|hip|thorax|pelvis/.test(name) ? [k] : []);
+    const triples = Object.entries(ENDS).flatMap(([joint, [first, last]]) =>
+      ["left", "right"].map(which => [first, joint, last].map(part => header.keypoints.indexOf(`${which}_${part}`))));
+    this.joints = triples.filter(places => !places.includes(-1));
     this.trails = new Map();  // track_id: [pts_s, x, y] oldest first, where they were in the first picture
     this.place = [[1, 0, 0], [0, 1, 0]];  // where a point of that is now: the camera moves
   }
@@ -96,6 +105,10 @@ export class Figures {
       if (options.boxes) this.drawBox(context, person, unit, options);
       if (options.points !== "smooth") this.drawSkeleton(context, person, person.raw_keypoints, unit, options, options.points === "both");
       if (options.points !== "raw") this.drawSkeleton(context, person, person.keypoints, unit, options, false);
+    }
+    for (const person of options.angles ? people : []) {
+      context.globalAlpha = options.chosen && person.track_id !== options.chosen ? 0.25 : 1;
+      this.drawAngles(context, options.points === "raw" ? person.raw_keypoints : person.keypoints, unit);
     }
     for (const person of options.ids ? people : []) {
       context.globalAlpha = options.chosen && person.track_id !== options.chosen ? 0.25 : 1;
@@ -172,6 +185,26 @@ export class Figures {
     context.fillStyle = "#fff";
     context.textBaseline = "middle";
     context.fillText(text, left + 15 * unit, top + height / 2 + 0.5 * unit);
+  }
+
+  // Degrees at the joints, 180 where a limb is straight.
+  drawAngles(context, points, unit) {
+    context.font = `600 ${11 * unit}px system-ui, sans-serif`;
+    context.textBaseline = "middle";
+    context.lineWidth = 3 * unit;
+    context.strokeStyle = OUTLINE;
+    context.fillStyle = "#fff";
+    for (const [first, joint, last] of this.joints) {
+      if ([first, joint, last].some(k => !(points[k][2] >= MIN_SCORE))) continue;
+      const [x, y] = points[joint], [ax, ay] = [points[first][0] - x, points[first][1] - y];
+      const [bx, by] = [points[last][0] - x, points[last][1] - y];
+      const text = `${Math.round(Math.abs(Math.atan2(ax * by - ay * bx, ax * bx + ay * by)) * 180 / Math.PI)}°`;
+      const outward = this.sides[joint] === "right" ? -1 : 1;  // of somebody who faces the camera
+      context.textAlign = outward < 0 ? "right" : "left";
+      context.strokeText(text, x + 9 * unit * outward, y);
+      context.fillText(text, x + 9 * unit * outward, y);
+    }
+    context.textAlign = "left";
   }
 
   drawTrails(context, record, unit, options) {

@@ -6,8 +6,8 @@ import { Plot } from "./plots.js";
 
 const $ = id => document.getElementById(id);
 const KEEP_S = 120, QUIET_S = 6;
-const TOGGLES = ["picture", "boxes", "ids", "trails"];
-const DEFAULTS = { points: "smooth", colour: "stage", picture: true, boxes: true, ids: true, trails: true };
+const TOGGLES = ["picture", "boxes", "ids", "trails", "angles"];
+const DEFAULTS = { points: "smooth", colour: "stage", picture: true, boxes: true, ids: true, trails: true, angles: false };
 const canvas = $("canvas"), context = canvas.getContext("2d");
 const latencyPlot = new Plot($("latency-plot"), [
   { key: "p95", colour: "#4cc9f066", fill: "#4cc9f018" }, { key: "p50", colour: "#4cc9f0" }],

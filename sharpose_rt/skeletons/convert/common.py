@@ -13,8 +13,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from sharpose_rt.geometry.angles import angle_names, joint_angles
 from sharpose_rt.machine.whole_files import whole
-from sharpose_rt.skeletons.angles import angle_names, joint_angles
 from sharpose_rt.skeletons.stream import StreamReader
 from sharpose_rt.types import Poses
 
