@@ -6,14 +6,15 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sharpose_rt.config import RunConfig, to_dict
 from sharpose_rt.errors import ConfigError, SharposeError
 from sharpose_rt.graph import Models, People, Tracking, room_for
 from sharpose_rt.outputs import Results, RunOutputs, check_outputs
 from sharpose_rt.runtime import BaseStage, Pipeline, Status
-from sharpose_rt.types import Frame, Packet, Poses
+from sharpose_rt.types import Detections, Frame, Packet, Poses
 
 if TYPE_CHECKING:
     from sharpose_rt.media import Source
@@ -51,9 +52,7 @@ class Run:
         self.people, self.source, self.totals, self.live = people, people.source, people.totals, people.live
         self.outputs = RunOutputs(people, config, taps, taken)
         self._open_again = open_again
-        self._forward: list[tuple[float, Poses]] = []
-        self._cameras: list[Camera | None] = []
-        self._new_scenes: list[bool] = []
+        self._forward: list[_Passed] = []
         self._pipeline: Pipeline | None = None
         self._forward_stats: PipelineStats | None = None
         self._stopped = False
@@ -83,9 +82,8 @@ class Run:
                 for packet in packets:
                     if with_rts:
                         assert packet.poses is not None
-                        self._forward.append((packet.frame.pts_s, packet.poses))
-                        self._cameras.append(packet.camera)
-                        self._new_scenes.append(packet.new_scene)
+                        known = packet.camera, packet.new_scene, packet.detections
+                        self._forward.append(_Passed(packet.frame.pts_s, packet.poses, *known))
                     on_packet(packet)
             if self._forward and len(self._forward) == self.totals.frames:  # else it was cut short the hard way
                 self._backward_pass(on_packet)
@@ -128,14 +126,15 @@ class Run:
         from sharpose_rt.tracking import rts_smooth
 
         self._half_smoothed = True
-        cameras, self._cameras = self._cameras, []
-        begins = [0, *(n for n, new in enumerate(self._new_scenes) if new and n), len(cameras)]
+        passed, self._forward = self._forward, []
+        begins = [0, *(n for n, one in enumerate(passed) if one.new_scene and n), len(passed)]
         smoothed: list[Poses] = []
-        for scene in map(slice, begins, begins[1:]):
-            smoothed += rts_smooth(self._forward[scene], self.config.smooth, self.people.skeleton, cameras[scene])
+        for scene in (passed[begin:end] for begin, end in pairwise(begins)):
+            forward, cameras = [(one.pts_s, one.poses) for one in scene], [one.camera for one in scene]
+            smoothed += rts_smooth(forward, self.config.smooth, self.people.skeleton, cameras)
         if self.config.output.stream:
             rewrite_stream(self.outputs.stream, smoothed, smoothing="rts")
-        self._half_smoothed, self._forward = False, []
+        self._half_smoothed = False
         self.totals.recount(smoothed)
         if not self.config.output.video:
             return
@@ -143,7 +142,7 @@ class Run:
         self._forward_stats = self._pipeline.stats()
         self.source = self._open_again()
         write = WriteStage(lambda: self.open_outputs(video=True, stream=False), RunTotals())
-        stages = [_Attach(smoothed, cameras, self._new_scenes), write]
+        stages = [_Attach([one._replace(poses=poses) for one, poses in zip(passed, smoothed, strict=True)]), write]
         self._pipeline = Pipeline(self.source, stages, self.config.queue_frames, room=room_for)
         if self._stopped:  # while it was smoothed
             self._pipeline.stop()
@@ -232,16 +231,26 @@ def _check_smoothing(config: RunConfig, spec: str, live: str | None) -> None:
         raise ConfigError("smooth.method rts reads the video twice, which standard input cannot; add --no-video")
 
 
+class _Passed(NamedTuple):
+    """What is kept of a frame for the second pass."""
+
+    pts_s: float
+    poses: Poses
+    camera: Camera | None
+    new_scene: bool
+    detections: Detections | None
+
+
 class _Attach(BaseStage[Frame, Packet]):
-    """Gives each frame, by its number, the poses that the backward pass found for it."""
+    """Gives each frame, by its number, what was kept of it, with the poses that the backward pass found."""
 
     name = "attach"
 
-    def __init__(self, frames: list[Poses], cameras: list[Camera | None], new_scenes: list[bool]) -> None:
-        self.frames, self.cameras, self.new_scenes = frames, cameras, new_scenes
+    def __init__(self, passed: list[_Passed]) -> None:
+        self.passed = passed
 
     def process(self, item: Frame, /) -> Iterator[Packet]:
         """The frame with its poses."""
-        n = item.frame_id
-        if n < len(self.frames):
-            yield Packet(item, poses=self.frames[n], camera=self.cameras[n], new_scene=self.new_scenes[n])
+        if item.frame_id < len(self.passed):
+            _, poses, camera, new_scene, detections = self.passed[item.frame_id]
+            yield Packet(item, detections, camera=camera, poses=poses, new_scene=new_scene)

@@ -31,11 +31,12 @@ class Pictures:
         """`frame_id` (uint32) and `pts_s` (float64), both big-endian, then the JPEG."""
         if moment is not self._moment:
             frame, poses, image = moment.frame, moment.packet.poses, moment.frame.image_bgr
+            detections = moment.packet.detections
             if not self._draw.picture:
                 image = np.zeros_like(image)
             elif not self._draw.faces and poses is not None:
                 image = image.copy()
-                hide_faces(image, poses, self._skeleton)
+                hide_faces(image, poses, self._skeleton, detections)
             jpeg = _jpeg(image, self._side_px, self._config.picture_quality)
             self._message = _HEAD.pack(frame.frame_id & 0xFFFFFFFF, frame.pts_s) + jpeg
             self._moment = moment

@@ -17,7 +17,7 @@ from sharpose_rt.geometry.affine import apply_affine
 from sharpose_rt.geometry.angles import angle_names, joint_angles
 from sharpose_rt.media.faces import hide_faces
 from sharpose_rt.skeleton import Skeleton
-from sharpose_rt.types import Packet, Poses, PoseStage
+from sharpose_rt.types import Detections, Packet, Poses, PoseStage
 
 Colour = tuple[int, int, int]
 Image = NDArray[np.uint8]
@@ -74,7 +74,8 @@ class Painter:
         frame, poses = packet.frame, packet.poses
         assert poses is not None
         image = frame.image_bgr.copy()
-        return self.draw(image, poses, frame.pts_s, status, packet.camera, new_scene=packet.new_scene)
+        camera, detections = packet.camera, packet.detections
+        return self.draw(image, poses, frame.pts_s, status, camera, new_scene=packet.new_scene, detections=detections)
 
     def draw(
         self,
@@ -85,11 +86,13 @@ class Painter:
         camera: NDArray[np.float64] | None = None,
         *,
         new_scene: bool = False,
+        detections: Detections | None = None,
     ) -> Image:
         """The same picture with the people and the status line drawn on it.
 
         Draws in place, so that `image_bgr`, (H, W, 3) uint8, must be the caller's own copy. Trails stay where people
-        went, as the `camera` (see `Packet`) moves the picture; none reaches into a new scene.
+        went, as the `camera` (see `Packet`) moves the picture; none reaches into a new scene. Where faces are hidden,
+        so are those of `detections` who have no pose yet.
         """
         if new_scene:
             self._trails.clear()
@@ -97,7 +100,7 @@ class Painter:
         if not config.picture:
             image_bgr[:] = 0
         elif not config.faces:
-            hide_faces(image_bgr, poses, self._skeleton)
+            hide_faces(image_bgr, poses, self._skeleton, detections)
         unit = max(1.0, (image_bgr.shape[0] * image_bgr.shape[1]) ** 0.5 / 720)
         self._follow(poses, pts_s, camera)
         if self._region.size:

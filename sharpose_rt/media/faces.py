@@ -9,27 +9,42 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sharpose_rt.geometry.boxes import iou_matrix
 from sharpose_rt.skeleton import Skeleton
-from sharpose_rt.types import Poses
+from sharpose_rt.types import Detections, Poses
 
+_SAME_IOU = 0.5
 _BLOCKS = 6
 """Across a head: of so many nobody is known."""
+_BLOCKS_OF_BOX = 4
+"""Across the shorter side of a box's upper half, which may be but a head and shoulders."""
 _HEAD = ("nose", "left_eye", "right_eye", "left_ear", "right_ear", "head", "head_top")
 _TRUNK = ("left_shoulder", "right_shoulder", "left_hip", "right_hip")
 
 
-def hide_faces(image_bgr: NDArray[np.uint8], poses: Poses, skeleton: Skeleton) -> None:
+def hide_faces(
+    image_bgr: NDArray[np.uint8], poses: Poses, skeleton: Skeleton, detections: Detections | None = None
+) -> None:
     """Turns everybody's head in the picture, (H, W, 3) uint8, into a few blocks, in place.
 
-    Where a head is goes by its keypoints, smoothed and raw, else by the trunk, else by the box, and rather too much is
-    hidden. Who was not found is not hidden.
+    Where a head is goes by its keypoints, smoothed and raw, else by the trunk. Of whom neither was found, and who was
+    detected but has no pose, as in the first frame that somebody is seen in, the upper half of the box is hidden:
+    rather too much than too little. Who was not detected is not hidden.
     """
-    for x, y, radius in head_circles(poses, skeleton).tolist():
-        _hide(image_bgr, x, y, radius)
+    circles = head_circles(poses, skeleton)
+    for x, y, radius in circles.tolist():
+        _hide(image_bgr, x, y, radius, radius)
+    boxes = poses.bboxes_xyxy[np.isnan(circles[:, 0])]
+    if detections is not None and len(detections):
+        posed = iou_matrix(detections.bboxes_xyxy, poses.bboxes_xyxy).max(1, initial=0) >= _SAME_IOU
+        boxes = np.concatenate([boxes, detections.bboxes_xyxy[~posed]])
+    for left, top, right, bottom in boxes.astype(float).tolist():
+        height = bottom - top
+        _hide(image_bgr, (left + right) / 2, top + height / 4, (right - left) / 2, height / 4, of_box=True)
 
 
 def head_circles(poses: Poses, skeleton: Skeleton) -> NDArray[np.float64]:
-    """Middle and radius (N, 3) px of circles that cover the heads; NaN where not even a box tells."""
+    """Middle and radius (N, 3) px of circles that cover the heads; NaN where neither head nor trunk tells."""
     circles = np.full((len(poses), 3), np.nan)
     head, trunk = _places(skeleton)
     for i in range(len(poses)):
@@ -40,13 +55,13 @@ def head_circles(poses: Poses, skeleton: Skeleton) -> NDArray[np.float64]:
                 (poses.raw_keypoints, poses.raw_keypoint_scores),
             )
         ]
-        circles[i] = _circle(np.concatenate([one[head] for one in seen]), [one[trunk] for one in seen], poses, i)
+        left, top, right, bottom = poses.bboxes_xyxy[i].astype(float)
+        box_px = max(right - left, bottom - top)
+        circles[i] = _circle(np.concatenate([one[head] for one in seen]), [one[trunk] for one in seen], box_px)
     return circles
 
 
-def _circle(head: NDArray[np.floating], trunks: list[NDArray[np.floating]], poses: Poses, i: int) -> tuple[float, ...]:
-    left, top, right, bottom = poses.bboxes_xyxy[i].astype(float)
-    box_px = max(right - left, bottom - top)
+def _circle(head: NDArray[np.floating], trunks: list[NDArray[np.floating]], box_px: float) -> tuple[float, ...]:
     shoulders_px, up = 0.0, np.zeros(2)
     base = np.full(2, np.nan)
     for trunk in trunks:
@@ -70,11 +85,7 @@ def _circle(head: NDArray[np.floating], trunks: list[NDArray[np.floating]], pose
         length = float(np.linalg.norm(up))
         x, y = base + (up / length if length else np.array([0.0, -1.0])) * 0.45 * shoulders_px
         return x, y, 0.6 * shoulders_px
-    return (
-        (left + right) / 2,
-        top + 0.15 * (bottom - top),
-        max(0.2 * (bottom - top), 0.5 * min(right - left, box_px / 2)),
-    )
+    return math.nan, math.nan, math.nan
 
 
 @lru_cache
@@ -85,20 +96,26 @@ def _places(skeleton: Skeleton) -> tuple[list[int], list[int]]:
     return head, [at[name] for name in _TRUNK] if set(_TRUNK) <= at.keys() else []
 
 
-def _hide(image: NDArray[np.uint8], x: float, y: float, radius: float) -> None:
-    height, width = image.shape[:2]
-    if not (math.isfinite(x + y + radius) and radius > 0):
+def _hide(
+    image: NDArray[np.uint8], x: float, y: float, half_width: float, half_height: float, *, of_box: bool = False
+) -> None:
+    """Makes blocks of an ellipse, or `of_box` of the whole rectangle around (x, y)."""
+    if not (math.isfinite(x + y + half_width + half_height) and half_width > 0 and half_height > 0):
         return
-    radius = min(radius, 2.0 * max(height, width))
-    left, top = max(0, math.floor(x - radius)), max(0, math.floor(y - radius))
-    right, bottom = min(width, math.ceil(x + radius) + 1), min(height, math.ceil(y + radius) + 1)
+    height, width = image.shape[:2]
+    half_width, half_height = (min(half, 2.0 * max(height, width)) for half in (half_width, half_height))
+    left, top = max(0, math.floor(x - half_width)), max(0, math.floor(y - half_height))
+    right, bottom = min(width, math.ceil(x + half_width) + 1), min(height, math.ceil(y + half_height) + 1)
     if right <= left or bottom <= top:
         return
     part = image[top:bottom, left:right]
-    block_px = max(1.0, 2 * radius / _BLOCKS)
+    block_px = max(1.0, 2 * min(half_width, half_height) / (_BLOCKS_OF_BOX if of_box else _BLOCKS))
     few_wh = (max(1, round((right - left) / block_px)), max(1, round((bottom - top) / block_px)))
     few = cv2.resize(part, few_wh, interpolation=cv2.INTER_AREA)
     blocks = cv2.resize(few, (right - left, bottom - top), interpolation=cv2.INTER_NEAREST)
+    if of_box:
+        part[:] = blocks
+        return
     rows, columns = np.ogrid[top:bottom, left:right]
-    inside = (columns - x) ** 2 + (rows - y) ** 2 <= radius**2
+    inside = ((columns - x) / half_width) ** 2 + ((rows - y) / half_height) ** 2 <= 1
     part[inside] = blocks[inside]

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import av
+import cv2
 import numpy as np
 import pytest
+import ultralytics
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from live_world import packet
+from media_clips import write_clip
 
-from sharpose_rt.config import DrawConfig
+from sharpose_rt.app import FileRun
+from sharpose_rt.config import DrawConfig, load
 from sharpose_rt.media import Painter
 from sharpose_rt.media.faces import head_circles, hide_faces
 from sharpose_rt.skeleton import COCO17, MPII16, SKELETONS, Skeleton
-from sharpose_rt.types import Poses
+from sharpose_rt.skeletons import StreamReader
+from sharpose_rt.types import Detections, Poses
 
 SIZE_WH = (640, 360)
 HEAD, TRUNK = range(5), (5, 6, 11, 12)
@@ -42,7 +49,7 @@ def _face(poses: Poses) -> np.ndarray:
     return poses.keypoints[:, :3]
 
 
-@pytest.mark.parametrize("lost", [(), (0,), (3, 4), (*HEAD,), (*HEAD, 5), (*HEAD, 11, 12), (*HEAD, *TRUNK), range(17)])
+@pytest.mark.parametrize("lost", [(), (0,), (3, 4), (*HEAD,), (*HEAD, 11, 12)])
 def test_a_face_is_hidden_by_whatever_is_known(lost: tuple[int, ...]) -> None:
     poses = _standing(3)
     circles = head_circles(_without(poses, *lost), COCO17)
@@ -109,6 +116,76 @@ def test_heads_of_every_skeleton(skeleton: Skeleton) -> None:
     poses = Poses(box, one, one.astype(int), points, scores, points, scores, one, one.astype(int))
     (circle,) = head_circles(poses, skeleton)
     assert np.linalg.norm(circle[:2] - (300, 112)) < circle[2] < 60
+
+
+@pytest.mark.parametrize("lost", [(*HEAD, 5), (*HEAD, *TRUNK), range(17)])
+def test_where_nothing_tells_where_a_head_is_half_of_the_box_is_hidden(lost: tuple[int, ...]) -> None:
+    poses, image = _standing(), _noise()
+    before = image.copy()
+    hide_faces(image, _without(poses, *lost), COCO17)
+    assert np.isnan(head_circles(_without(poses, *lost), COCO17)).all()
+    _check_upper_half(image, before, poses.bboxes_xyxy[0])
+
+
+def _check_upper_half(image: np.ndarray, before: np.ndarray, box_xyxy: np.ndarray) -> None:
+    left, top, right, bottom = np.round(box_xyxy).astype(int)
+    half = (slice(top, (top + bottom) // 2), slice(left, right))
+    assert len(np.unique(image[half].reshape(-1, 3), axis=0)) <= 50
+    rest = before.copy()
+    rest[top - 2 : (top + bottom) // 2 + 3, left - 2 : right + 3] = image[
+        top - 2 : (top + bottom) // 2 + 3, left - 2 : right + 3
+    ]
+    np.testing.assert_array_equal(image, rest)
+
+
+def test_who_was_detected_alone_is_hidden_too_and_nobody_twice() -> None:
+    poses, image = _standing(3), _noise()
+    before = image.copy()
+    known = replace(poses, **{name: values[:1] for name, values in vars(poses).items()})
+    shaken = poses.bboxes_xyxy + np.random.default_rng(0).normal(0, 3, (3, 4)).astype(np.float32)
+    hide_faces(image, known, COCO17, Detections(shaken, np.ones(3)))
+    wanted = before.copy()
+    hide_faces(wanted, known, COCO17)
+    hide_faces(wanted, Poses.empty(17), COCO17, Detections(shaken[1:], np.ones(2)))
+    np.testing.assert_array_equal(image, wanted)
+    for x, y in _face(poses)[1:].reshape(-1, 2).round().astype(int):
+        assert (image[y - 3 : y + 4, x - 3 : x + 4] != before[y - 3 : y + 4, x - 3 : x + 4]).mean() > 0.9
+    plain = _noise()
+    hide_faces(plain, Poses.empty(17), COCO17, Detections.empty())
+    np.testing.assert_array_equal(plain, before)
+
+
+@pytest.mark.parametrize("smooth", ["kalman", "rts"])
+def test_nobody_is_seen_in_a_run(tmp_path: Path, smooth: str) -> None:
+    """A photograph with people at both ends of a clip: in every frame, the first one too, each has a hidden head."""
+    photograph = cv2.imread(str(Path(ultralytics.__file__).parent / "assets/zidane.jpg"))
+    assert photograph is not None
+    photograph = cv2.resize(photograph, (640, 360), interpolation=cv2.INTER_AREA)
+    write_clip(tmp_path / "clip.mp4", 8, images=[np.zeros_like(photograph)] * 2 + [photograph] * 6, gop=1)
+    options = {
+        "detector": {"name": "bundled"},
+        "smooth": {"method": smooth},
+        "tracker": {"scene_cut": 0.0},
+        "output": {"directory": str(tmp_path)},
+    }
+    options |= {"draw": {"faces": False, "boxes": False, "ids": False, "trail_s": 0, "status": False, "min_score": 1.0}}
+    results = FileRun(str(tmp_path / "clip.mp4"), load(options=options | {"offline": True})).run()
+    assert results.video is not None
+    with av.open(str(results.video)) as container:
+        frames = [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
+    assert len(frames) == 8
+    assert not list(StreamReader(results.stream or ""))[2].poses.track_ids.size  # nobody has a pose as yet
+    for frame in frames[2:]:
+        for x, y in ((300, 180), (488, 90)):  # the faces of the two
+            face = cv2.cvtColor(frame[y - 20 : y + 20, x - 20 : x + 20], cv2.COLOR_BGR2GRAY)
+            plain = cv2.cvtColor(photograph[y - 20 : y + 20, x - 20 : x + 20], cv2.COLOR_BGR2GRAY)
+            assert abs(np.corrcoef(_detail(face), _detail(plain))[0, 1]) < 0.4
+
+
+def _detail(grey: np.ndarray) -> np.ndarray:
+    """What of a picture is finer than a fifth of its side."""
+    side = len(grey) // 5
+    return (grey - cv2.blur(grey.astype(np.float32), (side, side))).ravel()
 
 
 def test_of_nobody_nothing_is_hidden() -> None:
