@@ -22,7 +22,6 @@ from sharpose_rt.live.address import VideoTarget
 from sharpose_rt.media.h264 import TIME_BASE, add_h264, as_frame
 
 _KEYFRAME_S = 1.0  # whoever begins to look waits half as long
-_GRACE_S = 5.0  # a process that has but begun may still send what was written to it
 
 
 class Relay:
@@ -111,9 +110,9 @@ class Relay:
         self.reason = self.reason or reason
         self._process.kill()
 
-    def close(self) -> None:
-        """Ends the stream as the server expects it, where that is quick, and lets go; may be called again."""
-        ended = threading.Timer(_GRACE_S, self.kill)
+    def close(self, grace_s: float = 1.0) -> None:
+        """Ends the stream as the server expects it, within `grace_s`, and lets go; may be called again."""
+        ended = threading.Timer(grace_s, self.kill)
         ended.daemon = True
         ended.start()
         with contextlib.suppress(OSError, av.error.FFmpegError):

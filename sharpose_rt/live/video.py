@@ -28,7 +28,7 @@ log = logging.getLogger("sharpose_rt")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 10.0
 _STEADY_S = 10.0  # a connection that lasts so long is one; a server may take one and close it at once
 _STUCK_S = 10.0  # without room for a single picture the connection is given up
-_GRACE_S = 7.0
+_GRACE_S = 5.0
 
 
 class VideoPublisher:
@@ -125,7 +125,7 @@ class _Sender:
     def join(self) -> None:
         """Waits until the last picture has left, for some seconds at most."""
         try:
-            self._thread.join(_GRACE_S)
+            self._thread.join(_GRACE_S + 2)
         finally:  # Ctrl-C too ends the wait, and the thread with it: Python waits for it at its end
             self._stop.set()
             if self._thread.is_alive() and (relay := self._relay) is not None:
@@ -139,8 +139,8 @@ class _Sender:
             while (item := self._take()) is not None and not self._stop.is_set():
                 self._show(*item)
         finally:
-            if self._relay is not None:
-                self._let_go()
+            # A process that has but begun may still send what was written to it; one that tries again will not.
+            self._let_go(1.0 if self.state == "lost" else _GRACE_S)
             self.state = "closed"
 
     def _take(self) -> tuple[Packet, str] | None:
@@ -192,12 +192,12 @@ class _Sender:
             log.warning("publish-video: %s is out of reach (%s); trying again", self._target.name, why)
             self._told.add(why)
 
-    def _let_go(self) -> str:
+    def _let_go(self, grace_s: float = 0.5) -> str:
         """Closes the connection; why it ended, where that is known. What was never sent is counted as dropped."""
         relay, self._relay = self._relay, None
         if relay is None:
             return ""
-        relay.close()
+        relay.close(grace_s)
         if relay.connected:
             self._reached()
         self.dropped += self._early
