@@ -24,7 +24,7 @@ from media_clips import write_clip
 from sharpose_rt.cli import main
 from sharpose_rt.config import LiveConfig, RunConfig
 from sharpose_rt.errors import ConfigError, SourceError
-from sharpose_rt.live import VideoPublisher, parse_video_target
+from sharpose_rt.live import VideoPublisher, VideoTarget, parse_video_target
 from sharpose_rt.live import video as video_module
 from sharpose_rt.live.relay import Relay
 from sharpose_rt.media import Painter
@@ -169,6 +169,22 @@ def test_a_server_gets_every_picture_with_the_people_on_it(kind: str) -> None:
     assert apart < 4 < plain
     times_s = np.array([time_s for time_s in server.times_s if time_s is not None])
     assert np.allclose(np.diff(times_s), 0.04, atol=0.002) or figures["dropped"]
+
+
+def test_each_source_goes_to_its_own_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def refuse(target: VideoTarget, *_: Any) -> Relay:
+        asked.append(target.url)
+        raise ConnectionRefusedError("nobody there")
+
+    monkeypatch.setattr(video_module, "Relay", refuse)
+    with VideoPublisher(parse_video_target("rtsp://127.0.0.1:9/{source}", sources=3), RunConfig()) as publisher:
+        for stem in ("front door", "yard", "yard"):
+            feed = publisher.begin(info(stem, live=True), encode(header().to_record()), live=True, state=lambda: "live")
+            feed.frame(b"", packet(0))
+        _until(lambda: publisher.figures()["dropped"] == 3)
+    assert sorted(asked) == [f"rtsp://127.0.0.1:9/{name}" for name in ("front%20door", "yard", "yard-2")]
 
 
 def test_a_large_picture_is_shrunk_and_a_change_of_size_is_fitted_in() -> None:
