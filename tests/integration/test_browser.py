@@ -93,7 +93,16 @@ def _wait_for_frame(page: playwright.Page, above: int = -1) -> int:
 
 def _canvas(page: playwright.Page) -> np.ndarray:
     """What the canvas shows, (H, W, 3) BGR."""
-    png = page.locator("#canvas").screenshot()
+    return _shown(page, "#canvas")
+
+
+def _tile(page: playwright.Page, name: str) -> np.ndarray:
+    """The same of a source's picture on the wall."""
+    return _shown(page, f".tile[data-name={name}] canvas")
+
+
+def _shown(page: playwright.Page, place: str) -> np.ndarray:
+    png = page.locator(place).screenshot()
     image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
     assert image is not None
     return image
@@ -325,11 +334,7 @@ def test_all_sources_side_by_side(browser: playwright.Browser) -> None:
             (False, True),
         ]
         assert "2 people" in page.locator(".tile[data-name=door]").inner_text()
-        image = cv2.imdecode(
-            np.frombuffer(page.locator(".tile[data-name=yard] canvas").screenshot(), np.uint8), cv2.IMREAD_COLOR
-        )
-        assert image is not None
-        assert image.std() > 10  # a picture with people, not a ground
+        assert _tile(page, "yard").std() > 10  # a picture with people, not a ground
         assert ["small=1" in url for url in asked if "/view" in url] == [True] * 3
         runs[0].step(3)
         _until(page, f"{tile.format('hall')}.querySelector('canvas').dataset.frameId === '7'")
@@ -345,6 +350,19 @@ def test_all_sources_side_by_side(browser: playwright.Browser) -> None:
         _until(page, "source.textContent === 'hall.mp4' && list.children.length === 1")
         page.click("#all")
         _until(page, "document.querySelectorAll('.tile').length === 3")
+        _until(page, f"{tile.format('door')}.querySelector('canvas').dataset.frameId === '4'")
+        # Drawn as is chosen on the page, in another window too: here on black, in the colours of the sides.
+        before, ground = _tile(page, "door"), "#2e323a"  # behind the people
+        assert not _near(before, "#28aaff").any()
+        assert _near(before, ground).mean() > 0.3
+        with page.context.new_page() as other:
+            other.goto(server.url)
+            other.uncheck("#picture", force=True)
+            other.check("input[name=colour][value=side]", force=True)
+        page.wait_for_timeout(300)
+        drawn = _tile(page, "door")
+        assert _near(drawn, "#28aaff").sum() > 50
+        assert _near(drawn, ground).mean() < 0.02
         for run in runs[:2]:
             run.end()
 

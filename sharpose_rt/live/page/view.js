@@ -2,12 +2,11 @@
 
 import { Feed } from "./feed.js";
 import { drawRegion, Figures, fit, SIDES, STAGES, trackColour } from "./figure.js";
+import { CHOICES, DEFAULTS, remember, remembered, TOGGLES } from "./options.js";
 import { Plot } from "./plots.js";
 
 const $ = id => document.getElementById(id);
 const KEEP_S = 120, QUIET_S = 6;
-const TOGGLES = ["picture", "boxes", "ids", "trails", "angles"];
-const DEFAULTS = { points: "smooth", colour: "stage", picture: true, boxes: true, ids: true, trails: true, angles: false };
 const canvas = $("canvas"), context = canvas.getContext("2d");
 const latencyPlot = new Plot($("latency-plot"), [
   { key: "p95", colour: "#4cc9f066", fill: "#4cc9f018" }, { key: "p50", colour: "#4cc9f0" }],
@@ -22,19 +21,7 @@ let presence = new Map();   // track_id: [first, last pts_s] it was seen at, who
 let feed = null;
 let quiet = 0;                 // seconds without a status, of which two come each second; not those of a tab that sleeps
 
-const values = name => [...document.querySelectorAll(`input[name=${name}]`)].map(input => input.value);
 const options = { ...DEFAULTS, ...remembered() };
-
-// What was chosen before, as far as this page knows it: storage may be forbidden, or hold what another version wrote.
-function remembered() {
-  try {
-    const kept = JSON.parse(localStorage.getItem("sharpose") || "{}");
-    const known = name => TOGGLES.includes(name) ? typeof kept[name] === "boolean" : values(name).includes(kept[name]);
-    return Object.fromEntries(Object.keys(DEFAULTS).filter(known).map(name => [name, kept[name]]));
-  } catch {
-    return {};
-  }
-}
 
 // From the server
 
@@ -345,22 +332,18 @@ const fileStem = () => (status?.run ?? "sharpose").replace(/[^\w.-]+/g, "_");
 
 function choose(name, value) {
   options[name] = value;
-  try {
-    localStorage.setItem("sharpose", JSON.stringify(options));
-  } catch {
-    // forbidden or full: chosen for this visit alone
-  }
+  remember(options);
   applyOptions();
 }
 
 function applyOptions() {
   for (const name of TOGGLES) $(name).checked = options[name];
-  for (const name of ["points", "colour"]) document.querySelector(`input[name=${name}][value=${options[name]}]`).checked = true;
+  for (const name of Object.keys(CHOICES)) document.querySelector(`input[name=${name}][value=${options[name]}]`).checked = true;
   showLegend();
   redraw();
 }
 
-const next = name => choose(name, values(name)[(values(name).indexOf(options[name]) + 1) % values(name).length]);
+const next = name => choose(name, CHOICES[name][(CHOICES[name].indexOf(options[name]) + 1) % CHOICES[name].length]);
 const keys = {
   " ": pause, s: snapshot, d: download, f: full, r: () => next("points"), c: () => next("colour"),
   ...Object.fromEntries(TOGGLES.map(name => [name[0], () => choose(name, !options[name])])),

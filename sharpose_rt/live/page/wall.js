@@ -1,14 +1,15 @@
-// All sources side by side, each as it comes; a click opens one.
+// All sources side by side, each as it comes, drawn as was chosen on the page; a click opens one.
 
 import { Feed } from "./feed.js";
 import { drawRegion, Figures, fit } from "./figure.js";
+import { DEFAULTS, remembered } from "./options.js";
 
 const ASK_MS = 1000;
-const OPTIONS = { points: "smooth", colour: "identity", boxes: true, ids: true, trails: true, chosen: null };
 const WORDS = { waiting: "waiting for the source", lost: "source lost, looking for it", stalled: "no frames" };
 const wall = document.getElementById("wall"), state = document.getElementById("state");
 const tiles = new Map();  // by the source's name
-let region = [];
+const chosen = () => ({ ...DEFAULTS, colour: "identity", ...remembered(), chosen: null });
+let region = [], options = chosen();
 
 class Tile {
   constructor(name) {
@@ -68,10 +69,10 @@ class Tile {
     const { canvas, context, shown } = this;
     const [w, h] = shown.record?.frame_size_wh ?? this.header?.frame_size_wh ?? [1, 1], unit = fit(context, [w, h]);
     if (!this.header) return;
-    if (shown.bitmap) context.drawImage(shown.bitmap, 0, 0, w, h);
+    if (shown.bitmap && options.picture) context.drawImage(shown.bitmap, 0, 0, w, h);
     context.translate(0.5, 0.5);  // (0, 0) is the centre of the first pixel
     if (region.length) drawRegion(context, region, unit);
-    if (shown.record) this.figures.draw(context, shown.record, unit, OPTIONS);
+    if (shown.record) this.figures.draw(context, shown.record, unit, options);
     canvas.dataset.frameId = shown.record?.frame_id ?? "";
   }
 
@@ -119,4 +120,8 @@ async function ask() {
   setTimeout(ask, ASK_MS);
 }
 
+addEventListener("storage", () => {  // chosen in another window
+  options = chosen();
+  for (const tile of tiles.values()) tile.redraw();
+});
 ask();
