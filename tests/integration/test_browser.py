@@ -287,6 +287,27 @@ def test_a_picture_that_is_decoded_late_is_not_shown(browser: playwright.Browser
     assert ids == sorted(ids)
 
 
+@pytest.mark.parametrize("address", ["", "wall"])
+def test_a_record_that_comes_behind_its_picture_is_shown(browser: playwright.Browser, address: str) -> None:
+    """Of the last frame of a run nothing would bring them together later."""
+    slow = """const heard = Object.getOwnPropertyDescriptor(WebSocket.prototype, "onmessage");
+    Object.defineProperty(WebSocket.prototype, "onmessage", {
+        get: heard.get,
+        set(take) {
+            const late = this.url.includes("/skeletons");
+            heard.set.call(this, take && late ? event => setTimeout(() => take.call(this, event), 600) : take);
+        },
+    });"""
+    hub = Hub()
+    with LiveServer(hub, Listen("127.0.0.1", 0)) as server, _page(browser, "about:blank") as page:
+        run = Run(hub, live=True)
+        run.step(5)
+        page.context.add_init_script(slow)
+        page.goto(server.url + address)
+        _until(page, "document.querySelector('main canvas')?.dataset.frameId === '4'")
+        run.end()
+
+
 def test_several_sources_to_choose_from(browser: playwright.Browser) -> None:
     hub = Hub()
     with LiveServer(hub, Listen("127.0.0.1", 0)) as server, _page(browser, server.url) as page:

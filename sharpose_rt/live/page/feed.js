@@ -4,6 +4,9 @@ import { Stream } from "./stream.js";
 
 const KEPT = 400;  // records, to find the one of a picture
 
+// Whether it is the record of the picture that is shown, which came before it: where nothing follows nothing else would.
+export const isLate = (record, shown) => Boolean(shown.bitmap) && record.frame_id === shown.frameId;
+
 export class Feed {
   // `handlers`: line(record, text), picture(), status(object), open(), back(), lost(), refused(reason)
   constructor(source, handlers, { small = false } = {}) {
@@ -65,7 +68,7 @@ export class Feed {
     this.waiting = null;
     let record = this.records.get(frameId);
     if (!record) for (const [id, earlier] of this.records) if (id <= frameId) record = earlier;
-    return { bitmap, record: record ?? this.newest };
+    return { bitmap, frameId, record: record ?? this.newest };
   }
 
   // Asks for as many pictures as were drawn: a hidden or frozen page asks for nothing.

@@ -1,6 +1,6 @@
 // The page: one source's skeletons and pictures drawn together on a canvas, and the figures of its run.
 
-import { Feed } from "./feed.js";
+import { Feed, isLate } from "./feed.js";
 import { drawRegion, Figures, fit, SIDES, STAGES, trackColour } from "./figure.js";
 import { CHOICES, DEFAULTS, remember, remembered, TOGGLES } from "./options.js";
 import { Plot } from "./plots.js";
@@ -43,7 +43,7 @@ function restart(next) {
   lines = [];
   chosen = null;
   ended = null;
-  if (!next || !paused || !shown.record) shown = { record: null, bitmap: next ? shown.bitmap : null };
+  if (!next || !paused || !shown.record) shown = { ...shown, record: null, bitmap: next ? shown.bitmap : null };
   showFacts();
   notice();
 }
@@ -59,7 +59,7 @@ function take(record, text) {
   greet(record);
   figures.follow(record, paused && shown.record ? shown.record.pts_s : record.pts_s);
   notice();
-  if (!shown.bitmap ? !paused || !shown.record : !paused && !options.picture) {
+  if (isLate(record, shown) || (!shown.bitmap ? !paused || !shown.record : !paused && !options.picture)) {
     shown.record = record;
     redraw();
   }

@@ -1,6 +1,6 @@
 // All sources side by side, each as it comes, drawn as was chosen on the page; a click opens one.
 
-import { Feed } from "./feed.js";
+import { Feed, isLate } from "./feed.js";
 import { drawRegion, Figures, fit } from "./figure.js";
 import { DEFAULTS, remembered } from "./options.js";
 
@@ -38,7 +38,7 @@ class Tile {
       this.shown.record = null;
     } else if (record.type === "frame") {
       this.figures.follow(record, record.pts_s);
-      if (this.shown.bitmap) return;  // drawn with the next picture
+      if (this.shown.bitmap && !isLate(record, this.shown)) return;  // drawn with the next picture
       this.shown.record = record;
     }
     this.redraw();
