@@ -352,6 +352,16 @@ def test_a_run_sends_its_video(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert "key" not in caplog.text
 
 
+def test_a_replay_sends_its_video_at_its_own_pace(tmp_path: Path) -> None:
+    stream, server = Path(__file__).parents[2] / "samples/demo.skeletons.jsonl", Server("tcp")
+    arguments = ["replay", str(stream), "--output", str(tmp_path), "--no-video", "--quiet"]
+    assert main([*arguments, "--publish-video", server.url]) == 0
+    server.join()
+    assert {picture.shape for picture in server.pictures} == {(720, 960, 3)}
+    assert all(picture[100:].max() > 100 for picture in server.pictures)  # people on black
+    assert np.median(server.pictures[-1]) < 20
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
