@@ -28,7 +28,7 @@ from sharpose_rt.outputs import Results
 from sharpose_rt.runtime import SLOW_CONSUMER, BaseStage, Pipeline, Status
 from sharpose_rt.skeletons.names import safe_stem, unique_name
 from sharpose_rt.stages import DetectStage, EstimateStage, SmoothStage, TrackStage, WriteStage, count_dropped
-from sharpose_rt.types import Frame, Packet
+from sharpose_rt.types import Packet
 
 Packets = tuple[tuple[int, Packet], ...]
 """A round on its way through the stages."""
@@ -64,7 +64,7 @@ class SeveralRun:
             self.runs.append(_Part(spec, config, taps, len(specs), first, place))
         self.live = all(run.live for run in self.runs)
         sources, live = [run.source for run in self.runs], [run.live for run in self.runs]
-        self.source = SourceGroup(sources, live, lambda old, new: count_dropped(old, new))  # type: ignore[arg-type,return-value]
+        self.source = SourceGroup(sources, live, count_dropped)
         parts = [run.tracking for run in self.runs]
         parts[0].check_budget(self.live)
         parts[0].estimate.live = self.live
@@ -250,7 +250,7 @@ def _room(round_: Round | Packets) -> int:
 
 def fold_rounds(dropped: Any, kept: Any) -> Any:
     """The round after a dropped one: frames of sources that are in the dropped one alone stay in it."""
-    frames: dict[int, Frame | Packet] = dict(dropped)
+    frames: dict[int, Any] = dict(dropped)
     for place, item in kept:
         frames[place] = count_dropped(frames[place], item) if place in frames else item
     return tuple(sorted(frames.items(), key=lambda pair: pair[0]))

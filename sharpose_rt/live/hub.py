@@ -46,6 +46,7 @@ class Moment:
     line: bytes
     place: Place
     """The camera's."""
+    status_line: str = ""
 
     @property
     def frame(self) -> Frame:
@@ -83,7 +84,7 @@ class LiveRun:
         self._late: deque[tuple[float, LatencyHistogram]] = deque(maxlen=_PIECES + 1)
         self._tick_s = self._last_s = time.monotonic()
 
-    def frame(self, line: bytes, packet: Packet) -> None:
+    def frame(self, line: bytes, packet: Packet, status_line: str = "") -> None:
         """Takes in one frame."""
         frame, now_s = packet.frame, time.monotonic()
         self.totals.add(packet)
@@ -93,7 +94,7 @@ class LiveRun:
             while self._recent_bytes > _MAX_RECENT_BYTES or frame.pts_s - self._recent[0][0] > self._history_s:
                 self._recent_bytes -= len(self._recent.popleft()[2])
         place = self._journey.go(packet.camera, new_scene=packet.new_scene)
-        self.newest, self._last_s = Moment(packet, line, place), now_s
+        self.newest, self._last_s = Moment(packet, line, place, status_line), now_s
         late_s = max(0.0, now_s - frame.captured_at_s)
         self._since.append((late_s, packet.spans_ms))
         if not self._late or now_s - self._late[-1][0] >= _RECENT_S / _PIECES:

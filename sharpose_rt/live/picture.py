@@ -60,13 +60,13 @@ class Drawn:
         self._moment: Moment | None = None
         self._made = b""
 
-    def jpeg(self, moment: Moment, status: str) -> bytes:
+    def jpeg(self, moment: Moment) -> bytes:
         """The picture of this moment, or of a later one that was asked for already."""
         last = self._moment
         if last is None or moment.frame.frame_id > last.frame.frame_id:
             camera, new_scene = moment.place.since(last and last.place)
             packet = replace(moment.packet, camera=camera, new_scene=new_scene)
-            image = self._painter.drawn(packet, status)
+            image = self._painter.drawn(packet, moment.status_line)
             self._made = _jpeg(image, self._config.picture_px, self._config.picture_quality)
             self._moment = moment
         return self._made

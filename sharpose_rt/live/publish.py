@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 
 from sharpose_rt.live.address import Target
 from sharpose_rt.live.outbox import Outbox, Policy, Record
+from sharpose_rt.live.retry import Retry
 from sharpose_rt.live.thinned import Journey, Thinned
 from sharpose_rt.live.transports import Transport, create_transport
 from sharpose_rt.media import SourceInfo
@@ -23,7 +23,6 @@ from sharpose_rt.types import Packet
 log = logging.getLogger("sharpose_rt")
 
 _PATIENCE_S = 5.0  # that a file waits for a consumer that takes nothing
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 10.0
 _HEADER_EVERY_S = 1.0
 _GRACE_S = 3.0  # without anything being taken of what still waits when the run is over
 
@@ -56,8 +55,7 @@ class Publisher:
         self._streams: dict[int, Thinned] = {}
         self._header_s: dict[int, float] = {}
         self._stop = threading.Event()
-        self._pause_s = _FIRST_PAUSE_S
-        self._told: set[str] = set()
+        self._retry = Retry()
         self._thread = threading.Thread(target=self._main, name=f"publish {target.scheme}")
         self.state = "connecting"
         self.sent = self.failed = self.reconnects = 0
@@ -117,20 +115,18 @@ class Publisher:
                 return
             except (OSError, ValueError) as error:  # a name that cannot be looked up is a UnicodeError
                 self._lost(error)
-                self._stop.wait(self._pause_s * random.uniform(0.5, 1.0))
-                self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+                self._stop.wait(self._retry.pause_s())
                 if self.policy == "newest" and record.frame_id is not None:
                     break
         self.failed += record.frame_id is not None
 
     def _reached(self) -> None:
         """Something was sent: an address alone tells nothing of the way to it."""
-        self._pause_s = _FIRST_PAUSE_S
         if self.state == "lost":
             self.reconnects += 1
             log.info("publish: connected to %s again", self.target.name)
         self.state = "connected"
-        self._told.clear()
+        self._retry.was_reached()
 
     def _lost(self, error: OSError | ValueError) -> None:
         self._transport.close()
@@ -139,9 +135,8 @@ class Publisher:
             log.warning("publish: standard output %s; nothing more is published", why)
             self._stop.set()
             self._outbox.close()
-        elif (why := redact(str(error))) not in self._told:  # each reason once, until it is reached again
+        elif self._retry.is_new(why := redact(str(error))):
             log.warning("publish: %s is out of reach (%s); trying again", self.target.name, why)
-            self._told.add(why)
         self.state = "lost"
 
     def _send(self, record: Record) -> None:
@@ -169,7 +164,7 @@ class _Feed:
         self._outbox, self._run, self._name, self._header = outbox, run, name, header
         self._journey = Journey()
 
-    def frame(self, line: bytes, packet: Packet) -> None:
+    def frame(self, line: bytes, packet: Packet, status_line: str = "") -> None:
         """One frame."""
         place = self._journey.go(packet.camera, new_scene=packet.new_scene)
         self._outbox.put(Record(self._run, self._name, self._header, line, packet.frame.frame_id, place))

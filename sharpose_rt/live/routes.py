@@ -23,7 +23,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from sharpose_rt.live import metrics
 from sharpose_rt.live.address import Listen
 from sharpose_rt.live.guard import MAX_CONNECTIONS, Guard
-from sharpose_rt.live.hub import Hub, LiveRun
+from sharpose_rt.live.hub import Hub, LiveRun, Moment
 from sharpose_rt.live.picture import Drawn, Pictures
 from sharpose_rt.live.thinned import Thinned
 
@@ -128,7 +128,7 @@ class _Routes:
         run = self._run(request)
         if run.newest is None:
             raise HTTPException(503, "no frame yet; try again soon")
-        return Response(await self._draw(run), media_type="image/jpeg")
+        return Response(await self._draw(run, run.newest), media_type="image/jpeg")
 
     async def video(self, request: Request) -> Response:
         """The same as it goes, one JPEG after another (multipart), the newest each time."""
@@ -139,32 +139,24 @@ class _Routes:
         return StreamingResponse(parts, media_type=f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
 
     async def _drawn_parts(self, request: Request) -> AsyncIterator[bytes]:
-        last, sent_s, pause_s = None, -1.0, 1 / self._hub.config.picture_fps
         self._sockets += 1
         self._hub.viewers += 1
         try:
-            async for run in self._news(request):
-                if run.newest is None or run.newest is last:
-                    continue
-                await asyncio.sleep(max(0.0, sent_s + pause_s - time.monotonic()))
-                last, sent_s = run.newest, time.monotonic()
-                jpeg = await self._draw(run)
+            async for run, moment in self._moments(request):
+                jpeg = await self._draw(run, moment)
                 head = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
                 yield head.encode() + jpeg + b"\r\n"
         finally:
             self._sockets -= 1
             self._hub.viewers -= 1
 
-    async def _draw(self, run: LiveRun) -> bytes:
-        """The newest frame of a run that has one, drawn."""
-        moment, hub = run.newest, self._hub
-        assert moment is not None
+    async def _draw(self, run: LiveRun, moment: Moment) -> bytes:
+        """A frame of a run, drawn."""
+        hub = self._hub
         if run not in self._drawn:
             assert run.skeleton is not None
             self._drawn[run] = Drawn(run.skeleton, hub.config, hub.draw, hub.region)
-        status = run.totals.status_line()
-        jpeg = self._drawn[run].jpeg
-        return await asyncio.get_running_loop().run_in_executor(self._executor, jpeg, moment, status)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._drawn[run].jpeg, moment)
 
     def _file(self, name: str) -> Response:
         if name not in self._page:
@@ -258,21 +250,16 @@ class _Routes:
                 await socket.send_text(thinned.end(end).decode())
 
     async def _send_pictures(self, socket: WebSocket, asked: asyncio.Queue[None]) -> None:
-        loop, last, sent_s = asyncio.get_running_loop(), None, -1.0
+        loop = asyncio.get_running_loop()
         small = socket.query_params.get("small") == "1"
-        pause_s = 1 / self._hub.config.picture_fps
         await asked.get()
-        async for run in self._news(socket):
-            if run.newest is None or run.newest is last:
-                continue
-            await asyncio.sleep(max(0.0, sent_s + pause_s - time.monotonic()))
-            last, sent_s = run.newest, time.monotonic()
+        async for run, moment in self._moments(socket):
             sizes = self._pictures.setdefault(run, {})
             if small not in sizes:
                 assert run.skeleton is not None
                 sizes[small] = Pictures(run.skeleton, self._hub.config, self._hub.draw, small=small)
             pictures = sizes[small]
-            await socket.send_bytes(await loop.run_in_executor(self._executor, pictures.message, last))
+            await socket.send_bytes(await loop.run_in_executor(self._executor, pictures.message, moment))
             await asked.get()
 
     async def _send_status(self, socket: WebSocket) -> None:
@@ -285,6 +272,16 @@ class _Routes:
                 told_s = max((told_s, *(tick["t"] for tick in status["ticks"])))
             await socket.send_text(orjson.dumps(status).decode())
             await asyncio.sleep(_STATUS_S)
+
+    async def _moments(self, socket: HTTPConnection) -> AsyncIterator[tuple[LiveRun, Moment]]:
+        """Each time the newest frame of the run to show, at most `picture_fps` a second."""
+        last, given_s, pause_s = None, -1.0, 1 / self._hub.config.picture_fps
+        async for run in self._news(socket):
+            if run.newest is None or run.newest is last:
+                continue
+            await asyncio.sleep(max(0.0, given_s + pause_s - time.monotonic()))
+            last, given_s = run.newest, time.monotonic()
+            yield run, last
 
     async def _news(self, socket: HTTPConnection) -> AsyncIterator[LiveRun]:
         """The run to show, whenever there is something new about it, until the server closes."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -16,16 +14,17 @@ import orjson
 from sharpose_rt.config import RunConfig
 from sharpose_rt.live.address import VideoTarget
 from sharpose_rt.live.relay import Relay
+from sharpose_rt.live.retry import Retry
 from sharpose_rt.media import Painter, SourceInfo, redact
 from sharpose_rt.media.source import FALLBACK_FPS
+from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.skeletons import Header
 from sharpose_rt.skeletons.names import unique_name
-from sharpose_rt.stages import RunTotals, count_dropped_packet
+from sharpose_rt.stages import count_dropped
 from sharpose_rt.types import Packet
 
 log = logging.getLogger("sharpose_rt")
 
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 10.0
 _STEADY_S = 10.0  # a connection that lasts so long is one; a server may take one and close it at once
 _STUCK_S = 10.0  # without room for a single picture the connection is given up
 _GRACE_S = 5.0
@@ -50,7 +49,7 @@ class VideoPublisher:
     def begin(self, info: SourceInfo, header: bytes, *, live: bool, state: Callable[[], str]) -> _Sender:
         """A run begins."""
         target = self.target.of(unique_name(info.stem, self._names))
-        sender = _Sender(target, info, Header.from_record(orjson.loads(header)), self._config, live)
+        sender = _Sender(target, info, Header.from_record(orjson.loads(header)).skeleton, self._config)
         self._senders.append(sender)
         return sender
 
@@ -79,18 +78,16 @@ class VideoPublisher:
 class _Sender:
     """The pictures of one run to their server."""
 
-    def __init__(self, target: VideoTarget, info: SourceInfo, header: Header, config: RunConfig, live: bool) -> None:
+    def __init__(self, target: VideoTarget, info: SourceInfo, skeleton: Skeleton, config: RunConfig) -> None:
         self._target, self._info, self._config = target, info, config
-        self._painter = Painter(header.skeleton, config.draw, config.detector.polygon)
-        self._totals = RunTotals(live=live, two_stages=header.model.get("quality_threshold", math.inf) is not None)
+        self._painter = Painter(skeleton, config.draw, config.detector.polygon)
         self._changed = threading.Condition()
         self._next: tuple[Packet, str] | None = None
         self._missed: Packet | None = None
         self._over = False
         self._stop = threading.Event()
         self._relay: Relay | None = None
-        self._again_s, self._pause_s, self._since_s = 0.0, _FIRST_PAUSE_S, 0.0
-        self._told: set[str] = set()
+        self._retry, self._again_s, self._since_s = Retry(), 0.0, 0.0
         self._early = 0
         self.state = "connecting"
         self.sent = self.dropped = self.reconnects = 0
@@ -99,14 +96,13 @@ class _Sender:
 
     # --- the run's thread -------------------------------------------------------------------------------------
 
-    def frame(self, line: bytes, packet: Packet) -> None:
+    def frame(self, line: bytes, packet: Packet, status_line: str = "") -> None:
         """One frame."""
-        self._totals.add(packet)
         with self._changed:
             if self._next is not None:
-                packet = count_dropped_packet(self._next[0], packet)
+                packet = count_dropped(self._next[0], packet)
                 self.dropped += 1
-            self._next = packet, self._totals.status_line()
+            self._next = packet, status_line
             self._changed.notify()
         relay = self._relay
         if relay is not None and relay.stuck_s > _STUCK_S:
@@ -152,7 +148,7 @@ class _Sender:
 
     def _show(self, packet: Packet, status: str) -> None:
         if self._missed is not None:  # trails go by what the camera did meanwhile
-            packet = count_dropped_packet(self._missed, packet)
+            packet = count_dropped(self._missed, packet)
         if self._relay is None and time.monotonic() < self._again_s:
             self._missed = packet
             self.dropped += 1
@@ -179,18 +175,15 @@ class _Sender:
             self.reconnects += again
             log.info("publish-video: connected to %s%s", self._target.name, " again" if again else "")
             self.state, self._since_s = "connected", time.monotonic()
-        elif self._told and time.monotonic() - self._since_s > _STEADY_S:
-            self._pause_s = _FIRST_PAUSE_S
-            self._told.clear()
+        elif time.monotonic() - self._since_s > _STEADY_S:
+            self._retry.was_reached()
 
     def _lost(self, error: OSError) -> None:
         why = self._let_go() or str(error)
         self.state = "lost"
-        self._again_s = time.monotonic() + self._pause_s * random.uniform(0.5, 1.0)
-        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
-        if (why := redact(why)) not in self._told:  # each reason once, until it is reached again
+        self._again_s = time.monotonic() + self._retry.pause_s()
+        if self._retry.is_new(why := redact(why)):
             log.warning("publish-video: %s is out of reach (%s); trying again", self._target.name, why)
-            self._told.add(why)
 
     def _let_go(self, grace_s: float = 0.5) -> str:
         """Closes the connection; why it ended, where that is known. What was never sent is counted as dropped."""

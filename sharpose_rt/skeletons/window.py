@@ -139,8 +139,9 @@ def windows(
         raise ConfigError(f"framework is {framework!r}; 'numpy' or 'torch' is accepted")
     check_fill(fill)
     slots = 1 if each_person else person_slots
-    how = normalize, slots, each_person, min_score, min_frames, fill, max_gap_s, raw, rest, within_scenes
-    cut = _Cut(length, stride, *how)
+    cut = _Cut(
+        length, stride, normalize, slots, each_person, min_score, min_frames, fill, max_gap_s, raw, rest, within_scenes
+    )
     rows = _rows(source, cut, skeleton, frame_size_wh)
     return (_as_window(group, framework) for group in _grouped(rows, batch))
 

@@ -2,7 +2,7 @@
 
 from sharpose_rt.stages.budget import BudgetController
 from sharpose_rt.stages.detect import DetectStage
-from sharpose_rt.stages.dropped import count_dropped, count_dropped_packet
+from sharpose_rt.stages.dropped import count_dropped
 from sharpose_rt.stages.estimate import EstimateStage
 from sharpose_rt.stages.recall import ChoosePeopleStage, IdentifyStage, RecallStage, StoredFrame, StoredFrames
 from sharpose_rt.stages.sinks import Feed, ImageSink, Part, PartedSink, Sink, StreamSink, Tap, VideoSink, captured_at
@@ -33,5 +33,4 @@ __all__ = [
     "WriteStage",
     "captured_at",
     "count_dropped",
-    "count_dropped_packet",
 ]

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 from sharpose_rt.geometry.affine import chain_motions
 from sharpose_rt.types import Frame, Packet
 
+Item = TypeVar("Item", Frame, Packet)
 
-def count_dropped(dropped: Frame | Packet, kept: Frame | Packet) -> Frame | Packet:
+
+def count_dropped(dropped: Item, kept: Item) -> Item:
     """The item after a dropped one, its frame knowing how many were dropped before it.
 
     The boxes of a dropped frame go on with the next one where that has none of its own: with `detector.every` they
     are the only ones for a while. What the camera did before both is what it did before the one that stays.
     """
-    if isinstance(kept, Packet):
-        assert isinstance(dropped, Packet)
-        return count_dropped_packet(dropped, kept)
-    assert isinstance(dropped, Frame)
-    return _counted(dropped, kept)
-
-
-def count_dropped_packet(dropped: Packet, kept: Packet) -> Packet:
-    """The same where both are packets."""
+    if isinstance(kept, Frame):
+        assert isinstance(dropped, Frame)
+        return _counted(dropped, kept)
+    assert isinstance(dropped, Packet)
     detections = dropped.detections if kept.detections is None else kept.detections
     new_scene = kept.new_scene or dropped.new_scene
     camera = None if new_scene else chain_motions(dropped.camera, kept.camera)

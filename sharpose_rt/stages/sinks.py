@@ -38,8 +38,8 @@ class Sink(Protocol):
 class Feed(Protocol):
     """What a tap keeps of one run."""
 
-    def frame(self, line: bytes, packet: Packet) -> None:
-        """One frame, as a line of the stream and as what it was made of."""
+    def frame(self, line: bytes, packet: Packet, status_line: str = "") -> None:
+        """One frame, as a line of the stream and as what it was made of, with how the run goes as the video says it."""
         ...
 
     def end(self, line: bytes) -> None:
@@ -90,7 +90,7 @@ class StreamSink:
         if self._writer is not None:
             self._writer.write_line(line)
         for feed in self._feeds:
-            feed.frame(line, packet)
+            feed.frame(line, packet, status_line)
 
     def _record(self, packet: Packet) -> FrameRecord:
         frame, poses = packet.frame, packet.poses

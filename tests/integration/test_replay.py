@@ -86,7 +86,7 @@ class Lines:
         self.lines.append(header)
         return self
 
-    def frame(self, line: bytes, packet: Packet) -> None:
+    def frame(self, line: bytes, packet: Packet, status_line: str = "") -> None:
         self.lines.append(line)
 
     def end(self, line: bytes) -> None:

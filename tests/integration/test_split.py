@@ -97,7 +97,7 @@ class _Tap:
         self.lines.append(json.loads(header))
         return self
 
-    def frame(self, line: bytes, packet: Packet) -> None:
+    def frame(self, line: bytes, packet: Packet, status_line: str = "") -> None:
         self.lines.append(json.loads(line))
 
     def end(self, line: bytes) -> None:

@@ -691,7 +691,7 @@ def test_faces_are_hidden_in_every_picture() -> None:
     head = (slice(y - half, y - half // 4), slice(x - half, x + half))  # above eyes and nose
     wanted = noise.copy()
     hide_faces(wanted, one.poses, COCO17)
-    for jpeg in (Pictures(COCO17, config, draw).message(moment)[12:], Drawn(COCO17, config, draw).jpeg(moment, "")):
+    for jpeg in (Pictures(COCO17, config, draw).message(moment)[12:], Drawn(COCO17, config, draw).jpeg(moment)):
         shown = _decoded(jpeg)[head].astype(int)
         assert np.abs(shown - wanted[head]).mean() < 12
         assert np.abs(shown - noise[head]).mean() > 40
@@ -731,8 +731,8 @@ def test_trails_of_drawn_pictures_go_by_what_the_camera_did_between_them(monkeyp
         one = replace(packet(number), camera=step, new_scene=number == 5)
         moment = Moment(one, b"", journey.go(one.camera, new_scene=one.new_scene))
         if number in (0, 3, 4, 6):
-            made.jpeg(moment, "")
-            made.jpeg(moment, "")
+            made.jpeg(moment)
+            made.jpeg(moment)
     assert [one.frame.frame_id for one in drawn] == [0, 3, 4, 6]
     assert drawn[0].camera is None
     np.testing.assert_allclose(drawn[1].camera[:, 2], (9, -3))

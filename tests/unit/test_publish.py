@@ -257,7 +257,7 @@ def test_websocket(tmp_path: Path) -> None:
 
 
 def test_websocket_consumer_that_dies_and_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sharpose_rt.live.publish._LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr("sharpose_rt.live.retry._LONGEST_PAUSE_S", 0.05)
     with Publisher(parse_target("ws://127.0.0.1:1"), "newest"):
         pass  # nobody there and nothing to say
     with _websocket_consumer(frames=3) as (port, got, _):
@@ -474,7 +474,7 @@ def test_of_several_addresses_the_one_in_use_is_kept(monkeypatch: pytest.MonkeyP
 def test_without_a_network_nothing_is_said_to_be_connected(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("sharpose_rt.live.publish._LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr("sharpose_rt.live.retry._LONGEST_PAUSE_S", 0.01)
     caplog.set_level(logging.INFO)
     send, tries = UdpTransport._send, itertools.count()
 
@@ -499,7 +499,7 @@ def test_without_a_network_nothing_is_said_to_be_connected(
 def test_a_server_that_refuses_is_told_of_even_after_it_was_away(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("sharpose_rt.live.publish._LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr("sharpose_rt.live.retry._LONGEST_PAUSE_S", 0.05)
     refused, port = threading.Semaphore(0), free_port()
 
     def refuse(connection: ServerConnection, request: object) -> Any:

@@ -13,7 +13,6 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from sharpose_rt.geometry.angles import angle_names, joint_angles
 from sharpose_rt.machine.whole_files import whole
 from sharpose_rt.skeletons.stream import StreamReader
 from sharpose_rt.types import Poses
@@ -43,17 +42,6 @@ def rounded(table: NDArray[np.float64]) -> NDArray[np.float64]:
     """(..., 3) with coordinates at 2 and scores at 4 decimals, as in the stream."""
     scale = np.array([100.0, 100.0, 10000.0])
     return np.rint(table * scale) / scale + 0.0
-
-
-def angle_columns(reader: StreamReader) -> list[str]:
-    """Columns of the stream's joint angles: 'left_elbow_deg', ..."""
-    return [f"{name}_deg" for name in angle_names(reader.header.skeleton)]
-
-
-def angles_of(table: NDArray[np.float64], reader: StreamReader) -> list[list[float | None]]:
-    """Joint angles of (N, K, 3), with one decimal; None where there is none."""
-    angles = joint_angles(table[..., :2], table[..., 2], reader.header.skeleton).round(1) + 0.0
-    return [[None if angle != angle else angle for angle in row] for row in angles.tolist()]
 
 
 @contextlib.contextmanager

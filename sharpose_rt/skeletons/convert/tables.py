@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from sharpose_rt.skeletons.convert.common import (
-    angle_columns,
-    angles_of,
-    found_points,
-    has_pictures,
-    new_file,
-    rounded,
-)
-from sharpose_rt.skeletons.stream import StreamReader, people_of
+from sharpose_rt.geometry.angles import angle_names, joint_angles
+from sharpose_rt.skeletons.convert.common import found_points, has_pictures, new_file, rounded
+from sharpose_rt.skeletons.stream import FrameRecord, StreamReader, people_of
 
 
 def write_mot(reader: StreamReader, out: Path) -> None:
@@ -49,25 +45,40 @@ def write_csv(
     there is but a box; a frame without people has no row. With `angles` columns of `joint_angles` follow, in degrees.
     Of pictures the last column is the name of each.
     """
-    if not predicted:
-        reader = reader.without_predicted()
-    columns = ["frame_id", "pts_s", "track_id", "left", "top", "right", "bottom", "bbox_score", "quality", "stage"]
-    columns += [f"{name}_{part}" for name in reader.header.skeleton.keypoints for part in ("x", "y", "score")]
-    columns += angle_columns(reader) if angles else []
-    pictures = has_pictures(reader)
-    columns += ["picture"] if pictures else []
+    table = PeopleTable(reader, raw=raw, min_score=min_score, predicted=predicted, angles=angles)
     with new_file(out) as file:
         text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
         rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(columns)
-        for frame in reader:
-            points = rounded(found_points(frame.poses, raw=raw, min_score=min_score))
-            turned = angles_of(points, reader) if angles else [[]] * len(points)
-            for person, table, bends in zip(people_of(frame.poses), points.tolist(), turned, strict=True):
-                cells = [cell for point in table for cell in (point if point[2] > 0 else ("", "", ""))]
-                cells += ["" if bend is None else bend for bend in bends]
-                box, track_id = person["bbox_xyxy"], person["track_id"]
-                facts = [track_id, *box, person["bbox_score"], person["quality"], person["stage"]]
-                name = [frame.picture] if pictures else []
-                rows.writerow([frame.frame_id, f"{frame.pts_s:.6f}", *facts, *cells, *name])
+        rows.writerow(table.columns)
+        for frame in table.reader:
+            for frame_id, pts_s, *rest in table.rows(frame):
+                rows.writerow([frame_id, f"{pts_s:.6f}", *rest])
         text.detach()
+
+
+class PeopleTable:
+    """A stream as a table with a row for each person of each frame; arguments and columns are those of `write_csv`."""
+
+    def __init__(self, reader: StreamReader, *, raw: bool, min_score: float, predicted: bool, angles: bool) -> None:
+        self.reader = reader if predicted else reader.without_predicted()
+        self._raw, self._min_score, self._angles = raw, min_score, angles
+        self._pictures = has_pictures(self.reader)
+        skeleton = reader.header.skeleton
+        self.columns = ["frame_id", "pts_s", "track_id", "left", "top", "right", "bottom"]
+        self.columns += ["bbox_score", "quality", "stage"]
+        self.columns += [f"{name}_{part}" for name in skeleton.keypoints for part in ("x", "y", "score")]
+        self.columns += [f"{name}_deg" for name in (angle_names(skeleton) if angles else ())]
+        self.columns += ["picture"] if self._pictures else []
+
+    def rows(self, frame: FrameRecord) -> Iterator[list[Any]]:
+        """The rows of a frame; None stands where nothing was found."""
+        points = rounded(found_points(frame.poses, raw=self._raw, min_score=self._min_score))
+        bends = [[]] * len(points)
+        if self._angles:
+            angles = joint_angles(points[..., :2], points[..., 2], self.reader.header.skeleton).round(1) + 0.0
+            bends = [[None if angle != angle else angle for angle in row] for row in angles.tolist()]
+        for person, places, bent in zip(people_of(frame.poses), points.tolist(), bends, strict=True):
+            facts = [frame.frame_id, frame.pts_s, person["track_id"], *person["bbox_xyxy"], person["bbox_score"]]
+            cells = [cell for place in places for cell in (place if place[2] > 0 else (None, None, None))]
+            picture = [frame.picture] if self._pictures else []
+            yield [*facts, person["quality"], person["stage"], *cells, *bent, *picture]
