@@ -30,6 +30,7 @@ COMMANDS = (
     "explain",
     "validate",
     "convert",
+    "collect",
     "replay",
     "doctor",
     "train",

@@ -14,7 +14,9 @@ HELP = "measure a detector's box AP on a set of labelled pictures"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `sharpose-rt eval-detector`."""
-    parser.add_argument("--annotations", metavar="FILE", required=True, help="labels in COCO's form, people with boxes")
+    parser.add_argument(
+        "--annotations", metavar="FILE", required=True, help="labels in COCO's form, or a folder of YOLO's"
+    )
     parser.add_argument("--images", metavar="DIR", required=True, help="folder of the pictures")
     parser.add_argument("--detector", metavar="NAME", default="bundled", help="detector to measure (%(default)s)")
     parser.add_argument("--detector-size", type=int, metavar="PX", help="longer side of what it sees")

@@ -28,7 +28,10 @@ HELP = "measure AP, exit rate and GMACs on a set of labelled pictures"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `sharpose-rt eval`."""
     parser.add_argument(
-        "--annotations", metavar="FILE", required=True, help="labels in COCO's keypoint form, or MPII's"
+        "--annotations",
+        metavar="FILE",
+        required=True,
+        help="labels in COCO's keypoint form, MPII's, or a folder of YOLO's",
     )
     parser.add_argument("--head-boxes", metavar="FILE", help="mpii_gt_val.mat, where labels are MPII's common JSON")
     parser.add_argument("--images", metavar="DIR", required=True, help="folder of the pictures")

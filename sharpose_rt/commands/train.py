@@ -120,12 +120,13 @@ def _validation(config: TrainConfig, roots: list[Path]) -> Validate | None:
     from sharpose_rt.evaluation.predict import predict
     from sharpose_rt.evaluation.truth import check_keypoints, is_mpii, read_labels
     from sharpose_rt.labels.coco import read_image
+    from sharpose_rt.labels.yolo import set_files
     from sharpose_rt.models import find_variant
     from sharpose_rt.models.gate import Gate
     from sharpose_rt.training.datasets import find_set
 
     folder, variant = find_set(item.name, roots), find_variant(config.model)
-    annotations, images = folder / item.annotations, folder / item.images
+    annotations, images = set_files(folder, item.annotations, item.images)
     head_boxes = folder / item.head_boxes if item.head_boxes else None
     document = read_labels(annotations, head_boxes, variant.skeleton)
     check_keypoints(variant, document)

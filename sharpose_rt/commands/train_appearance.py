@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         default=[],
-        help="sets in COCO's form, of people with boxes",
+        help="sets in COCO's or YOLO's form, of people with boxes",
     )
     parser.add_argument("--out", metavar="FILE", required=True, help=".safetensors file to write")
     parser.add_argument("--minutes", type=float, default=20.0, metavar="N", help="length of the run (%(default)s)")

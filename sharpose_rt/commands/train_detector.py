@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         default=[],
-        help="sets in COCO's form in which everybody has a box, and how often each picture is drawn (1)",
+        help="sets in COCO's or YOLO's form in which everybody has a box, and how often each picture is drawn (1)",
     )
     parser.add_argument(
         "--out", metavar="FILE", required=True, help=".safetensors file to write; FILE.run holds the run"

@@ -80,7 +80,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     quantize.add_argument("source", type=Path, metavar="IN.safetensors", help="weights")
     quantize.add_argument("target", type=Path, metavar="OUT.safetensors", help="the same weights, ready for int8")
     quantize.add_argument(
-        "--annotations", type=Path, required=True, metavar="FILE", help="people in COCO's form, or MPII's .mat"
+        "--annotations",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="people in COCO's form, MPII's .mat, or a folder of YOLO's",
     )
     quantize.add_argument(
         "--head-boxes", type=Path, metavar="FILE", help="mpii_gt_val.mat, where labels are MPII's common JSON"

@@ -22,7 +22,7 @@ from sharpose_rt.evaluation.metrics import stated_precision
 from sharpose_rt.evaluation.truth import picture_ids
 from sharpose_rt.evaluation.worst import write_worst_pictures
 from sharpose_rt.geometry.boxes import xywh_to_xyxy, xyxy_to_xywh
-from sharpose_rt.labels.coco import area_of, box_of, check_picture, looked_at, people_records, read_json
+from sharpose_rt.labels.coco import area_of, box_of, check_picture, looked_at, people_records, read_document
 
 METRICS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
 JUDGED_SCORE = DetectorConfig.score_threshold
@@ -104,7 +104,7 @@ def read_box_labels(annotations: Path) -> dict[str, Any]:
     Raises:
         DatasetError: the file or a record is wrong, or nobody is labelled; names both.
     """
-    document = read_json(annotations)
+    document = read_document(annotations)
     index_of = picture_ids(document["images"], annotations)
     records = []
     for number, record in people_records(document, annotations):

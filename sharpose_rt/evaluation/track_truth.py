@@ -20,7 +20,7 @@ from sharpose_rt.labels.coco import (
     keypoints_of,
     people_records,
     put_in_order,
-    read_json,
+    read_document,
     wrong_record,
 )
 from sharpose_rt.labels.numbering import by_number, frame_ids
@@ -121,7 +121,7 @@ def _from_text(path: Path) -> TrackTruth:
 
 
 def _from_json(path: Path, skeleton: Skeleton | None) -> TrackTruth:
-    document = read_json(path)
+    document = read_document(path)
     if skeleton:
         _check_same(put_in_order(document, path, skeleton) or skeleton, skeleton, path)
     number_of = _frame_numbers(document["images"], path)

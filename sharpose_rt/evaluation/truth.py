@@ -24,7 +24,7 @@ from sharpose_rt.labels.coco import (
     people_records,
     picture_paths,
     put_in_order,
-    read_json,
+    read_document,
     wrong_record,
 )
 from sharpose_rt.models import VARIANTS, Variant
@@ -36,14 +36,14 @@ def read_labels(path: Path, head_boxes: Path | None = None, first: Skeleton = CO
     keypoints) filled in.
 
     Who is a person, says `labels.coco.people_records`, and which keypoint is which, `put_in_order` there, with
-    `first`, the network's keypoints. MPII's files are read too, see `labels.coco.read_json`. A list of pictures
+    `first`, the network's keypoints. MPII's files are read too, see `labels.coco.read_document`. A list of pictures
     without labels, as COCO publishes it for its test sets, has an empty list of annotations. The people's categories in
     the file stay as `people_ids`.
 
     Raises:
         DatasetError: the file or a record is wrong, or nobody in it is a person; names both.
     """
-    document = read_json(path, head_boxes, labelled=False)
+    document = read_document(path, head_boxes, labelled=False)
     skeleton = put_in_order(document, path, first) or first
     index_of, people = picture_ids(document["images"], path), {}
     for number, record in people_records(document, path):

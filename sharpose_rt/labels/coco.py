@@ -11,19 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.errors import DatasetError
-from sharpose_rt.labels import mpii
+from sharpose_rt.labels import mpii, yolo
 from sharpose_rt.media import files
 from sharpose_rt.skeleton import BOX_TO_AREA, COCO17, Skeleton, is_person, order_by_name, person_categories
 
 
-def read_json(path: Path, head_boxes: Path | None = None, *, labelled: bool = True) -> dict[str, list[Any]]:
-    """A label file of COCO's form, or one of MPII's (its .mat, or the common JSON with `head_boxes`) in that form.
+def read_document(path: Path, head_boxes: Path | None = None, *, labelled: bool = True) -> dict[str, list[Any]]:
+    """A label file of COCO's form, or one of MPII's (its .mat, or the common JSON with `head_boxes`) in that form, or a
+    folder of YOLO's text files.
 
     Unless it is to be `labelled`, a list of pictures alone, as COCO publishes it for its test sets, will do.
 
     Raises:
         DatasetError: it cannot be read, or has no lists `images` and `annotations`.
     """
+    if path.is_dir():
+        return yolo.read_yolo(path)
     if path.suffix == ".mat":
         return mpii.read_mat(path)
     try:

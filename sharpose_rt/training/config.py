@@ -22,7 +22,8 @@ class SetConfig:
     name: str = ""
     """Folder below the data root."""
     annotations: str = "annotations.json"
-    """Label file, below the set's folder: COCO's form, or MPII's .mat or common JSON."""
+    """Label file, below the set's folder: COCO's form, or MPII's .mat or common JSON, or a folder of YOLO's text files.
+    Where there is none, `labels` and `images` of that form are taken."""
     head_boxes: str = ""
     """MPII's head boxes (`mpii_gt_val.mat`), below the set's folder, to validate on its common JSON."""
     images: str = "images"

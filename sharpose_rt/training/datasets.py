@@ -26,9 +26,10 @@ from sharpose_rt.labels.coco import (
     people_records,
     picture_paths,
     put_in_order,
-    read_json,
+    read_document,
     wrong_record,
 )
+from sharpose_rt.labels.yolo import set_files
 from sharpose_rt.skeleton import COCO17, Skeleton
 from sharpose_rt.training.config import SetConfig, TrainConfig
 
@@ -89,7 +90,7 @@ def read_people(
     Who is a person, says `people_records`, and which keypoint is which, `put_in_order`.
 
     Args:
-        annotations: as `read_json` takes it; a keypoint's third value is COCO's visibility (0, 1, 2) in a
+        annotations: as `read_document` takes it; a keypoint's third value is COCO's visibility (0, 1, 2) in a
             hand-labelled file and a score (0..1) in a teacher's.
         images: folder of the pictures.
         labels: 'hand', 'teacher', or 'auto': any third value strictly between 0 and 1 says teacher.
@@ -105,7 +106,7 @@ def read_people(
     Raises:
         DatasetError: a file or a record is wrong, or the second file has none of these people; names them.
     """
-    document = read_json(annotations)
+    document = read_document(annotations)
     found = put_in_order(document, annotations, skeleton)
     if found is not None and found.keypoints != skeleton.keypoints:
         raise DatasetError(
@@ -187,9 +188,10 @@ def _read_set(
     item: SetConfig, config: TrainConfig, roots: Sequence[Path], skeleton: Skeleton, say: Callable[[str], None]
 ) -> People:
     folder = find_set(item.name, roots)
+    annotations, images = set_files(folder, item.annotations, item.images)
     return read_people(
-        folder / item.annotations,
-        folder / item.images,
+        annotations,
+        images,
         labels=item.labels,
         weight=item.weight,
         trust=item.trust,
@@ -286,7 +288,7 @@ def _read_second(compare: Path, ids: Sequence[int | str], min_score: float, skel
         raise DatasetError(
             f"the second label file {compare} is missing; have a teacher label the set, or take `compare` out"
         )
-    document = read_json(compare)
+    document = read_document(compare)
     put_in_order(document, compare, skeleton)
     records = list(people_records(document, compare))
     key = "teacher_keypoints" if any(record.get("teacher_keypoints") for _, record in records) else "keypoints"

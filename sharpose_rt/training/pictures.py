@@ -15,8 +15,9 @@ from sharpose_rt.labels.coco import (
     number_of,
     people_records,
     picture_paths,
-    read_json,
+    read_document,
 )
+from sharpose_rt.labels.yolo import set_files
 
 Boxes = NDArray[np.float64]
 
@@ -37,7 +38,7 @@ class Picture:
 
 
 def read_pictures(folder: Path, min_score: float) -> list[Picture]:
-    """The pictures of a set (`annotations.json` and `images/`, COCO form) with their people's boxes.
+    """The pictures of a set with their people's boxes: `annotations.json` and `images/`, or YOLO's, see `set_files`.
 
     Who is a person, says `labels.coco.people_records`.
 
@@ -48,9 +49,9 @@ def read_pictures(folder: Path, min_score: float) -> list[Picture]:
     Raises:
         DatasetError: the file or a record is wrong; names both.
     """
-    annotations = folder / "annotations.json"
-    document = read_json(annotations)
-    index_of, paths = picture_paths(looked_at(document), annotations, folder / "images")
+    annotations, images = set_files(folder)
+    document = read_document(annotations)
+    index_of, paths = picture_paths(looked_at(document), annotations, images)
     people: list[list[list[float]]] = [[] for _ in paths]
     unsure: list[list[list[float]]] = [[] for _ in paths]
     for number, record in people_records(document, annotations):

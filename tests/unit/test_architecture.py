@@ -20,7 +20,7 @@ LEVELS = {
     **dict.fromkeys(("geometry", "config", "compute"), 3),
     **dict.fromkeys(("models", "engine", "detection", "tracking", "media", "skeletons", "labels"), 4),
     **dict.fromkeys(("stages", "training", "evaluation", "export", "live"), 5),
-    **dict.fromkeys(("graph", "outputs", "app", "several", "replay", "api", "bench"), 6),
+    **dict.fromkeys(("graph", "outputs", "app", "several", "replay", "collect", "api", "bench"), 6),
     **dict.fromkeys(("cli", "commands", "__main__", "__init__"), 7),
 }
 NEIGHBOURS = {

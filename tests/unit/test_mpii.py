@@ -16,7 +16,7 @@ from sharpose_rt.errors import ConfigError, DatasetError
 from sharpose_rt.evaluation.mpii import GROUPS, check_pckh, pckh
 from sharpose_rt.evaluation.quantize import quantize
 from sharpose_rt.evaluation.truth import check_keypoints, is_mpii, read_labels
-from sharpose_rt.labels.coco import read_json
+from sharpose_rt.labels.coco import read_document
 from sharpose_rt.models import create_model
 from sharpose_rt.models.variants import VARIANTS
 from sharpose_rt.skeleton import MPII16
@@ -91,7 +91,7 @@ def folder(tmp_path):
 
 
 def test_both_forms_are_the_same_people(folder):
-    common, release = read_json(folder / "train.json", folder / "gt.mat"), read_json(folder / "release.mat")
+    common, release = read_document(folder / "train.json", folder / "gt.mat"), read_document(folder / "release.mat")
     assert is_mpii(common)
     assert is_mpii(release)
     assert release["images"] == common["images"]
@@ -102,7 +102,7 @@ def test_both_forms_are_the_same_people(folder):
         assert other[3, 2] == 1  # the .mat knows what is hidden
         assert a.pop("head_size_px") == pytest.approx(b.pop("head_size_px"))
         assert a == b
-    first = read_json(folder / "train.json", folder / "gt.mat")["annotations"][0]
+    first = read_document(folder / "train.json", folder / "gt.mat")["annotations"][0]
     assert first["keypoints"][:3] == [119, 49, 2]  # from 0
     assert first["bbox"] == [19, 54, 200, 200]  # 200 px a scale, 15 px below the centre
     assert first["head_size_px"] == pytest.approx(0.6 * 50)
@@ -246,20 +246,20 @@ def test_a_wrong_record_is_named(folder, change, message):
     wrong[1].update(change)
     (folder / "train.json").write_text(json.dumps(wrong))
     with pytest.raises(DatasetError, match=message):
-        read_json(folder / "train.json")
+        read_document(folder / "train.json")
 
 
 def test_wrong_mat_files_are_named(folder):
     (folder / "bad.mat").write_bytes(b"no matrix")
     with pytest.raises(DatasetError, match=r"bad\.mat"):
-        read_json(folder / "bad.mat")
+        read_document(folder / "bad.mat")
     with pytest.raises(DatasetError, match="no RELEASE"):
-        read_json(folder / "gt.mat")
+        read_document(folder / "gt.mat")
     with pytest.raises(DatasetError, match=r"headboxes_src of shape \(0,\)"):
-        read_json(folder / "train.json", folder / "release.mat")
+        read_document(folder / "train.json", folder / "release.mat")
     write_release(folder / "r.mat", lambda rects: rects[1].update(scale=0.0))
     with pytest.raises(DatasetError, match=r"annolist\[1\] \(b\.jpg\) annorect\[0\]: scale is 0"):
-        read_json(folder / "r.mat")
+        read_document(folder / "r.mat")
     write_release(folder / "r.mat", lambda rects: rects[0].pop("objpos"))
     with pytest.raises(DatasetError, match=r"annolist\[0\] \(a\.jpg\) annorect\[0\] lacks head box, objpos or scale"):
-        read_json(folder / "r.mat")
+        read_document(folder / "r.mat")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sharpose_rt.config import load
 from sharpose_rt.detection.boxes import read_coco
 from sharpose_rt.errors import ConfigError, DatasetError, DetectorError, SharposeError, StreamError
-from sharpose_rt.labels.coco import read_json
+from sharpose_rt.labels.coco import read_document
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.skeletons import Header, StreamWriter, read_stream
 from sharpose_rt.skeletons.convert import convert
@@ -154,7 +154,7 @@ def test_boxes_and_labels_are_read_or_refused(stream, steps, labels):
     tree = json.loads(right.read_text())
     path.write_text(json.dumps(changed(tree if labels else tree["annotations"], steps)))
     assert str(path) in (refused(DetectorError, lambda: read_coco(path.read_text(), str(path))) or str(path))
-    assert str(path) in (refused(DatasetError, lambda: read_json(path)) or str(path))
+    assert str(path) in (refused(DatasetError, lambda: read_document(path)) or str(path))
 
 
 RIGHT = {

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.geometry.oks import person_scores
-from sharpose_rt.skeleton import BOX_TO_AREA
+from sharpose_rt.skeleton import BOX_TO_AREA, Skeleton
 from sharpose_rt.skeletons.convert.common import (
     found_points,
     has_pictures,
@@ -130,13 +130,6 @@ def write_coco_labels(
         ConfigError: the pattern has other fields, or gives all frames one name.
     """
     stem, skeleton = stem_of(reader.path), reader.header.skeleton
-    category = {
-        "id": 1,
-        "name": "person",
-        "supercategory": "person",
-        "keypoints": list(skeleton.keypoints),
-        "skeleton": [[a + 1, b + 1] for a, b in skeleton.limbs],
-    }
     frames, names = _Images(reader.without_predicted(), first_image_id), Counter[str]()
 
     def images() -> Iterator[dict[str, Any]]:
@@ -156,36 +149,17 @@ def write_coco_labels(
     def annotations() -> Iterator[dict[str, Any]]:
         number = 0
         for image_id, frame in frames:
-            poses = frame.poses
-            points = rounded(found_points(poses, raw=raw, min_score=min_score))
-            scores = _scores(poses, points, skeleton.sigmas)
-            end = np.array(frame.frame_size_wh or reader.header.frame_size_wh) - 1
-            # Readers refuse the picture else, as ultralytics does, or learn from what nobody can see.
-            points[((points[..., :2] < 0) | (points[..., :2] > end)).any(axis=-1)] = 0
-            boxes = np.round(np.clip(poses.bboxes_xyxy.astype(float), 0, np.tile(end, 2)), 2).tolist()
-            for i in with_points(points):
+            size_wh = frame.frame_size_wh or reader.header.frame_size_wh
+            for label in people_labels(frame.poses, size_wh, skeleton, raw=raw, min_score=min_score):
                 number += 1  # pycocotools takes id 0 for no match
-                (left, top, right, bottom), found = boxes[i], points[i, :, 2] > 0
-                seen = np.concatenate([points[i, :, :2], 2.0 * found[:, None]], 1)
-                yield {
-                    "id": number,
-                    "image_id": image_id,
-                    "category_id": 1,
-                    "bbox": [left, top, round(right - left, 2), round(bottom - top, 2)],
-                    "area": round(BOX_TO_AREA * (right - left) * (bottom - top), 1),
-                    "iscrowd": 0,
-                    "keypoints": seen.ravel().tolist(),
-                    "num_keypoints": int(found.sum()),
-                    "score": scores[i],
-                    "track_id": int(poses.track_ids[i]) or None,
-                }
+                yield {"id": number, "image_id": image_id, **label}
 
     info: dict[str, Any] = {"description": f"{reader.header.source}, by sharpose-rt {reader.header.version}"}
     info |= {} if has_pictures(reader) else {"of_video": True}
     if _named(file_name, stem, 0) == _named(file_name, stem, 1):
         raise ConfigError(f"file_name is {file_name!r}, one name for all frames; put {{frame}} into it")
     with new_file(out) as file:
-        file.write(b'{"info":' + orjson.dumps(info) + b',"categories":' + orjson.dumps([category]))
+        file.write(b'{"info":' + orjson.dumps(info) + b',"categories":' + orjson.dumps([person_category(skeleton)]))
         for name, records in (("images", images()), ("annotations", annotations())):
             file.write(b',\n"' + name.encode() + b'":[')
             for i, record in enumerate(records):
@@ -197,6 +171,44 @@ def write_coco_labels(
             "%s: several pictures are named %s, which `file_name` cannot tell apart; rename them and run again",
             out, twice[0],
         )  # fmt: skip
+
+
+def person_category(skeleton: Skeleton) -> dict[str, Any]:
+    """COCO's category of people with these keypoints, of id 1."""
+    return {
+        "id": 1,
+        "name": "person",
+        "supercategory": "person",
+        "keypoints": list(skeleton.keypoints),
+        "skeleton": [[a + 1, b + 1] for a, b in skeleton.limbs],
+    }
+
+
+def people_labels(
+    poses: Poses, size_wh: tuple[int, int], skeleton: Skeleton, *, raw: bool = False, min_score: float = 0.3
+) -> Iterator[dict[str, Any]]:
+    """The annotation of each person of a frame as `write_coco_labels` has it, but for its own id and the picture's.
+
+    Who has no keypoint has none.
+    """
+    points = rounded(found_points(poses, raw=raw, min_score=min_score))
+    scores = _scores(poses, points, skeleton.sigmas)
+    end = np.array(size_wh) - 1
+    # Readers refuse the picture else, as ultralytics does, or learn from what nobody can see.
+    points[((points[..., :2] < 0) | (points[..., :2] > end)).any(axis=-1)] = 0
+    boxes = np.round(np.clip(poses.bboxes_xyxy.astype(float), 0, np.tile(end, 2)), 2).tolist()
+    for i in with_points(points):
+        (left, top, right, bottom), found = boxes[i], points[i, :, 2] > 0
+        yield {
+            "category_id": 1,
+            "bbox": [left, top, round(right - left, 2), round(bottom - top, 2)],
+            "area": round(BOX_TO_AREA * (right - left) * (bottom - top), 1),
+            "iscrowd": 0,
+            "keypoints": np.concatenate([points[i, :, :2], 2.0 * found[:, None]], 1).ravel().tolist(),
+            "num_keypoints": int(found.sum()),
+            "score": scores[i],
+            "track_id": int(poses.track_ids[i]) or None,
+        }
 
 
 def _named(pattern: str, stem: str, frame: int) -> str:

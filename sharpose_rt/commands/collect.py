@@ -1,0 +1,113 @@
+"""`sharpose-rt collect`: pictures of videos with the people of their skeleton streams, as a set to train from.
+
+Takes frames that are spread over the videos, those first of which the network was least sure. Correct the labels in a
+tool for labelling, and train on from what ships.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from sharpose_rt.errors import ConfigError
+
+log = logging.getLogger("sharpose_rt")
+
+HELP = "pictures of videos with the people of their skeleton streams, as a set to correct by hand and train from"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `sharpose-rt collect`."""
+    parser.add_argument("streams", metavar="STREAM", nargs="+", help="*.skeletons.jsonl files")
+    parser.add_argument(
+        "--video",
+        metavar="FILE",
+        nargs="+",
+        required=True,
+        help="the videos, or pictures, that the streams are of: found by name, else taken in this order",
+    )
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder of the set, which is not there yet")
+    parser.add_argument("--pictures", metavar="N", type=int, default=100, help="how many, of all videos: 100")
+    parser.add_argument(
+        "--choose",
+        choices=("unsure", "even"),
+        default="unsure",
+        help="of each of N spans of time: the frame of which the network was least sure (default), or the middle one",
+    )
+    parser.add_argument(
+        "--form",
+        choices=("coco", "yolo"),
+        default="coco",
+        help="of the labels: annotations.json and images/ (default), or ultralytics' text files with data.yaml",
+    )
+    parser.add_argument(
+        "--val-share",
+        metavar="SHARE",
+        type=float,
+        help="of the pictures, the last of each video, that are set apart for validation: 0, in yolo 0.2",
+    )
+    parser.add_argument(
+        "--min-score", metavar="S", type=float, default=0.3, help="keypoints of lower scores are not labelled: 0.3"
+    )
+    parser.add_argument(
+        "--rotate", type=int, choices=(0, 90, 180, 270), default=0, help="degrees, as the runs had it: 0"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Makes the set, and says what is in it and what may follow."""
+    from sharpose_rt.collect import collect
+    from sharpose_rt.commands.progress import every_few_seconds
+    from sharpose_rt.config import SourceConfig
+
+    done = 0.0
+    say = every_few_seconds(lambda: f"{done:.0%}", quiet=False)
+
+    def progress(share: float) -> None:
+        nonlocal done
+        done = share
+        say()
+
+    made = collect(
+        _paired(args.streams, args.video),
+        args.out,
+        pictures=args.pictures,
+        choose=args.choose,
+        form=args.form,
+        val_share=args.val_share,
+        min_score=args.min_score,
+        config=SourceConfig(rotate=args.rotate),
+        progress=progress,
+    )
+    if made.unseen:
+        log.warning("%d of the chosen frames have no picture at their time in the video: left out", made.unseen)
+    told = [f", {count} in {split}" for split, count in made.pictures.items() if len(made.pictures) > 1]
+    total, people = sum(made.pictures.values()), sum(made.people.values())
+    print(f"{made.folder}: {total} pictures with {people} people{''.join(told)}")
+    return 0
+
+
+def _paired(streams: Sequence[str], videos: Sequence[str]) -> list[tuple[str, str]]:
+    """Each stream with its video.
+
+    Raises:
+        ConfigError: they are not as many, or a stream is named twice.
+        StreamError: a stream cannot be read.
+    """
+    from sharpose_rt.skeletons import StreamReader
+
+    if len({Path(stream).resolve() for stream in streams}) < len(streams):
+        raise ConfigError("a stream is given twice; once is enough")
+    by_name = {Path(video).name: video for video in videos}
+    sources = [Path(StreamReader(stream).header.source).name for stream in streams]
+    if len(by_name) == len(videos) and len(set(sources)) == len(sources) and set(sources) <= set(by_name):
+        return [(stream, by_name[name]) for stream, name in zip(streams, sources, strict=True)]
+    if len(streams) != len(videos):
+        missing = ", ".join(name for name in sources if name not in by_name) or "two of one name"
+        raise ConfigError(
+            f"{len(streams)} streams and {len(videos)} videos are given, and not found by name ({missing}); give the "
+            "videos in the order of the streams"
+        )
+    return list(zip(streams, videos, strict=True))
