@@ -19,6 +19,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 settings.register_profile("house", deadline=None)  # how long an example takes says how busy the machine is
 settings.load_profile("house")
 
+gc.disable()  # until all is imported, see `pytest_collection_finish`
+
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
@@ -64,3 +66,10 @@ def one_thread_a_loop() -> None:
 def auto_is_torch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Backend `auto` measures nothing in tests: what they find must not depend on which one is faster today."""
     monkeypatch.setattr("sharpose_rt.engine.choice.installed", lambda: ("torch",))
+
+
+def pytest_collection_finish() -> None:
+    """What importing left stays, and need not be looked through each time that garbage is collected: a tenth of all."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
