@@ -36,6 +36,7 @@ class Results:
     figures: dict[str, Any]
     formats: tuple[Path, ...] = ()
     parts: int = 0
+    recording: Path | None = None
 
 
 def check_outputs(output: OutputConfig) -> None:
@@ -72,7 +73,7 @@ class RunOutputs:
             info: of the source, which is open.
             state: tells that of the source, see `Source.state`.
             video: frames are drawn and kept too.
-            stream: the skeletons are written, and the taps told.
+            stream: the skeletons are written, the taps told, and what is to be recorded is.
 
         Raises:
             OutputError: one cannot be written.
@@ -81,8 +82,11 @@ class RunOutputs:
         from sharpose_rt.stages import ImageSink, PartedSink, StreamSink, VideoSink
 
         output, pictures = self.config.output, info.kind in ("image", "images")
+        record = output.record and stream and not pictures
         if output.split_s and pictures:
             log.warning("--split is for video: what is found in the pictures of %s goes into one stream", info.name)
+        if output.record and pictures:
+            log.warning("--record is for video: the pictures of %s stay as they are", info.name)
         in_parts = output.split_s > 0 and not pictures
         if self._paths is None:
             self._paths = self._new_paths(unique_name(safe_stem(info.stem), self._taken), in_parts=in_parts)
@@ -92,10 +96,13 @@ class RunOutputs:
             told = info if self.stem is None else replace(info, stem=self.stem)
             options = {"live": self.people.live, "overwrite": output.overwrite, "taps": self.taps}
             yield self._keep(StreamSink(path, self.people.header(info), told, **options, state=state))
-        if in_parts and (output.stream or video):
+        if in_parts and (output.stream or video or record):
             begin = self._part_of(info, video=video)
             yield PartedSink(output.split_s, begin, self._end_part, live=self.people.live)
-        elif video and pictures:
+            return
+        if record:
+            yield self._keep(VideoSink(paths.recording, info, None, output))
+        if video and pictures:
             yield self._keep(ImageSink(paths, info, self.painter()))
         elif video:
             yield self._keep(VideoSink(paths.video, info, self.painter(), output))
@@ -120,6 +127,8 @@ class RunOutputs:
                 yield self._keep(StreamSink(paths.stream, header, info, live=live, overwrite=output.overwrite))
             else:
                 paths.release()
+            if output.record:
+                yield self._keep(VideoSink(paths.recording, info, None, output))
             if video:
                 yield self._keep(VideoSink(paths.video, info, painter, output))
 
@@ -129,10 +138,11 @@ class RunOutputs:
         """Notes a part that is finished for the summary, and makes its other formats in a thread of their own."""
         from concurrent.futures import ThreadPoolExecutor
 
-        stream, video = _stream_of(part.sinks), _video_of(part.sinks)
+        stream, video, recording = _files_of(part.sinks)
         row = {
             "stream": stream and stream.name,
             "video": video and video.name,
+            "recording": recording and recording.name,
             "formats": [],
             "frames": part.frames,
             "first_pts_s": round(part.first_pts_s, 6),  # as in the stream
@@ -185,7 +195,7 @@ class RunOutputs:
         """
         from sharpose_rt.skeletons import write_summary
 
-        stream, video = _stream_of(self._sinks), _video_of(self._sinks)
+        stream, video, recording = _files_of(self._sinks)
         figures = {**figures, "parts": self._parts}
         summary, formats = None, ()
         try:
@@ -197,7 +207,7 @@ class RunOutputs:
                     write_summary(summary, figures)
                 finally:
                     self._paths.release()
-        return Results(status, stream, video, summary, figures, formats, len(self._parts))
+        return Results(status, stream, video, summary, figures, formats, len(self._parts), recording)
 
     def _formats_of_parts(self) -> tuple[Path, ...]:
         """Those of the last part, after all are made."""
@@ -215,18 +225,19 @@ class RunOutputs:
         return tuple(convert_all(stream, output.formats, overwrite=output.overwrite, **_format_options(output)))
 
 
-def _stream_of(sinks: Sequence[Sink]) -> Path | None:
-    """The file of skeletons among these outputs."""
-    from sharpose_rt.stages import StreamSink
+def _files_of(sinks: Sequence[Sink]) -> tuple[Path | None, Path | None, Path | None]:
+    """The skeletons, the annotated video or pictures, and the recording among these outputs."""
+    from sharpose_rt.stages import StreamSink, VideoSink
 
-    return next((sink.path for sink in sinks if isinstance(sink, StreamSink)), None)
-
-
-def _video_of(sinks: Sequence[Sink]) -> Path | None:
-    """The annotated video or pictures among these outputs."""
-    from sharpose_rt.stages import StreamSink
-
-    return next((sink.path for sink in sinks if not isinstance(sink, StreamSink)), None)
+    stream = video = recording = None
+    for sink in sinks:
+        if isinstance(sink, StreamSink):
+            stream = sink.path
+        elif isinstance(sink, VideoSink) and sink.recording:
+            recording = sink.path
+        else:
+            video = sink.path
+    return stream, video, recording
 
 
 def _format_options(output: OutputConfig) -> dict[str, Any]:

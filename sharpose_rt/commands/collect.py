@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--video",
         metavar="FILE",
         nargs="+",
-        required=True,
-        help="the videos, or pictures, that the streams are of: found by name, else taken in this order",
+        help="the videos, or pictures, that the streams are of: found by name, else taken in this order (default: what "
+        "--record kept beside each stream)",
     )
     parser.add_argument("--out", metavar="DIR", required=True, help="folder of the set, which is not there yet")
     parser.add_argument("--pictures", metavar="N", type=int, default=100, help="how many, of all videos: 100")
@@ -89,17 +89,25 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _paired(streams: Sequence[str], videos: Sequence[str]) -> list[tuple[str, str]]:
+def _paired(streams: Sequence[str], videos: Sequence[str] | None) -> list[tuple[str, str]]:
     """Each stream with its video.
 
     Raises:
-        ConfigError: they are not as many, or a stream is named twice.
+        ConfigError: they are not as many, none is there, or a stream is named twice.
         StreamError: a stream cannot be read.
     """
     from sharpose_rt.skeletons import StreamReader
+    from sharpose_rt.skeletons.convert.common import stem_of
 
     if len({Path(stream).resolve() for stream in streams}) < len(streams):
         raise ConfigError("a stream is given twice; once is enough")
+    if videos is None:
+        kept = [Path(stream).with_name(f"{stem_of(Path(stream))}.recording.mp4") for stream in streams]
+        if missing := next((path for path in kept if not path.is_file()), None):
+            raise ConfigError(
+                f"there is no {missing}, as --record keeps; give the videos of the streams (--video FILE)"
+            )
+        return [(stream, str(path)) for stream, path in zip(streams, kept, strict=True)]
     by_name = {Path(video).name: video for video in videos}
     sources = [Path(StreamReader(stream).header.source).name for stream in streams]
     if len(by_name) == len(videos) and len(set(sources)) == len(sources) and set(sources) <= set(by_name):

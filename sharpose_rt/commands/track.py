@@ -37,6 +37,7 @@ HELP = "track people and their keypoints through a video, pictures, a camera or 
 _KEYS = {
     "output": "output.directory",
     "overwrite": "output.overwrite",
+    "record": "output.record",
     "split": "output.split_s",
     "format": "output.formats",
     "option": "output.format_options",
@@ -170,11 +171,18 @@ def add_part_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `track` but for the source."""
-    add_output_arguments(parser).add_argument(
+    out = add_output_arguments(parser)
+    out.add_argument(
         "--split",
         type=float,
         metavar="SECONDS",
         help="begin new files every so many seconds of the source; of a live one at their multiples on the clock",
+    )
+    out.add_argument(
+        "--record",
+        action="store_true",
+        default=None,
+        help="keep the pictures as they came too, in a video of their own",
     )
 
     pose = parser.add_argument_group("pose network")
@@ -551,6 +559,11 @@ def lines_of(results: Results) -> str:
     speed = "" if fps is None else f" at {fps:.1f} fps"
     lines = [f"{results.status}: {figures['frames']} frames{speed}, {figures['people']['ids']} ids{exits}"]
     lines += [f"  {results.parts} parts, the last:"] if results.parts else []
-    named = (("skeletons", results.stream), ("video", results.video), ("summary", results.summary))
-    lines += [f"  {name:<10} {path}" for name, path in named if path is not None]
+    named = {
+        "skeletons": results.stream,
+        "video": results.video,
+        "recording": results.recording,
+        "summary": results.summary,
+    }
+    lines += [f"  {name:<10} {path}" for name, path in named.items() if path is not None]
     return "\n".join([*lines, *(f"  {'format':<10} {path}" for path in results.formats)])

@@ -371,6 +371,8 @@ class OutputConfig:
     """Folder of the results, made when missing."""
     video: bool = True
     """Write the annotated video."""
+    record: bool = False
+    """Keep the pictures as they came too, in a video without drawing."""
     stream: bool = True
     """Write the skeleton stream."""
     crf: int = 23
@@ -465,6 +467,11 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _within("queue_frames", self.queue_frames, 1, 1024)
+        if self.output.record and not (self.draw.faces and self.draw.picture):
+            raise ConfigError(
+                "--record keeps pictures as they came, faces too, which --hide-faces and --skeletons-only are to hide; "
+                "leave one of them away"
+            )
         if isinstance(self.tracker.high_score, Unset):
             score = Unset(0 if is_boxes_file(self.detector.name) else TrackerConfig.high_score)
             object.__setattr__(self, "tracker", replace(self.tracker, high_score=score))

@@ -18,7 +18,7 @@ settings_lock = threading.RLock()
 """Held while the process's warnings or environment are changed for a moment: two threads would put back each other's
 changes, for good."""
 _GARBAGE = (20_000, 50, 100)
-"""Objects until those in circles are looked for, the youngest alone but for once in 50 times, and so on: at Python's own
+"""Objects until those in circles are looked for, the youngest alone but once in 50 times, and so on. At Python's own
 thresholds a tenth of a start goes by over what libraries keep, and any frame may wait 0.1 s for it. No picture of ours
 hangs in a circle."""
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3

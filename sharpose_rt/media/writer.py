@@ -33,6 +33,8 @@ from sharpose_rt.media.source import FALLBACK_FPS
 
 log = logging.getLogger("sharpose_rt.media")
 
+FIRST_S = "sharpose-rt first_pts_s="
+"""Before the media time of the first picture in the comment of a video, whose own times begin at 0."""
 _KEYFRAME_S = 2.0
 _FRAGMENT_S = 1.0
 _LONGEST_STEP = round(3 * 3600 / TIME_BASE)  # ticks; two steps, which B-frames make one, stay below mp4's limit of 2^31
@@ -103,6 +105,7 @@ class VideoWriter:
         frame = as_frame(image_bgr, self._size_wh)
         if not self.frames:
             self._first_s = pts_s
+            self._container.metadata["comment"] = f"{FIRST_S}{pts_s:.6f}"
         tick = max(round((pts_s - self._first_s) / TIME_BASE), self._last_tick + 1)
         while tick - self._last_tick > _LONGEST_STEP:
             self._encode(self._last, self._last_tick + _LONGEST_STEP)
@@ -197,6 +200,7 @@ class VideoWriter:
             part = stack.enter_context(av.open(file_address(self.part)))
             options = {"movflags": "faststart"}
             out = stack.enter_context(av.open(file_address(target), "w", format="mp4", options=options))
+            out.metadata["comment"] = part.metadata.get("comment", "")
             video = out.add_stream_from_template(part.streams.video[0])
             streams = [_video_packets(part, video, self._frame_ticks)]
             if self._audio_from is not None:
@@ -212,6 +216,16 @@ def _video_packets(part: Any, stream: Any, frame_ticks: int) -> Iterator[tuple[f
             # The demuxer's is the way to the next packet: over a gap that is long, and is taken for the film's length.
             packet.duration = frame_ticks
             yield float(packet.dts * packet.time_base), packet
+
+
+def first_pts_s(path: str) -> float:
+    """The media time, s, at which a video of `VideoWriter` begins; 0 for any other path."""
+    try:
+        with av.open(file_address(Path(path))) as container:
+            told, name, value = container.metadata.get("comment", "").partition(FIRST_S)
+            return float(value) if name and not told else 0.0
+    except (av.error.FFmpegError, OSError, ValueError):
+        return 0.0
 
 
 def _can_be_played(path: Path) -> bool:

@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from sharpose_rt.errors import OutputError
@@ -24,6 +24,7 @@ class OutputPaths:
 
     stream: Path
     video: Path
+    recording: Path
     image: Path
     summary: Path
     claim: Path
@@ -70,7 +71,7 @@ def output_paths(
                 paths.reserved.open("xb").close()
                 # Only now: a run that ends meanwhile has its files there before it gives its name back.
                 others = [other for suffix in suffixes for other in results_of(paths.with_suffix(suffix))]
-                ours = {paths.stream, paths.video, paths.image, paths.images, paths.summary, paths.claim}
+                ours = {getattr(paths, item.name) for item in fields(paths)} | {paths.images}
                 if not others and not any(path.exists() for path in ours - {paths.reserved}):
                     return paths
                 paths.release()
@@ -136,6 +137,7 @@ def _paths(folder: Path, stem: str, *, in_parts: bool) -> OutputPaths:
     return OutputPaths(
         stream=stream,
         video=folder / f"{stem}.annotated.mp4",
+        recording=folder / f"{stem}.recording.mp4",
         image=folder / f"{stem}.annotated.png",
         summary=folder / f"{stem}.summary.json",
         claim=claim,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from sharpose_rt.errors import ConfigError, SourceError, StreamError
 from sharpose_rt.geometry.affine import chain_motions
 from sharpose_rt.media import Source, SourceInfo, is_live, open_source
 from sharpose_rt.media.source import FALLBACK_FPS, TICK_S
+from sharpose_rt.media.writer import first_pts_s
 from sharpose_rt.runtime import BaseStage
 from sharpose_rt.skeletons import FrameRecord, StreamReader
 from sharpose_rt.skeletons.convert.common import stem_of
@@ -55,10 +57,13 @@ class StoredFrames(Source):
         self.reader, self._count, self.unseen = reader, count, 0
         self.stem = stem_of(reader.path)
         self._video: Source | None = None
+        self._video_from_s = 0.0  # in the stream's time, where the video is of a part of it
         if video is not None:
             whole = replace(config, end_s=None, stride=1, max_frames=None, realtime=False)
             if is_live(video, whole) or video == "-":
                 raise ConfigError(f"--video is {video!r}; the file or pictures that the skeletons are of are accepted")
+            self._video_from_s = first_pts_s(video) if Path(video).is_file() else 0.0
+            whole = replace(whole, start_s=max(0.0, config.start_s - self._video_from_s))
             self._open_video = lambda: open_source(video, whole)
             self._video = self._open_video()
         self._records: Iterator[FrameRecord] = iter(())
@@ -139,27 +144,29 @@ class StoredFrames(Source):
             self.unseen += self._video is not None
             black = np.broadcast_to(np.zeros(3, np.uint8), (size_wh[1], size_wh[0], 3))  # takes no memory
             return black, self._record.picture or ""
-        if found.size_wh != size_wh:
+        padded_wh = tuple(side + side % 2 for side in size_wh)  # as our videos are
+        if found.size_wh not in (size_wh, padded_wh):
             assert self._video is not None
             raise SourceError(
                 f"{self._video.name} is {found.size_wh[0]}x{found.size_wh[1]} px, and the skeletons of {self.name} are "
                 f"of {size_wh[0]}x{size_wh[1]}; give the video that they are of, and --rotate if that run had it"
             )
-        return found.image_bgr, self._record.picture or ""
+        return found.image_bgr[: size_wh[1], : size_wh[0]], self._record.picture or ""
 
     def _picture(self, record: FrameRecord) -> Frame | None:
         """The frame of the video that is this record's."""
         if self._video is None:
             return None
-        while self._next_one is not None and self._next_one.pts_s <= record.pts_s:
+        at_s = record.pts_s - self._video_from_s
+        while self._next_one is not None and self._next_one.pts_s <= at_s:
             self._last, self._next_one = self._next_one, self._video.read()
         near = [frame for frame in (self._last, self._next_one) if frame is not None]
         if not near:  # interrupted
             return None
-        best = min(near, key=lambda frame: abs(frame.pts_s - record.pts_s))
+        best = min(near, key=lambda frame: abs(frame.pts_s - at_s))
         if record.picture is not None and best.source:
             return best if best.source == record.picture else None
-        return best if abs(best.pts_s - record.pts_s) <= self._reach_s else None
+        return best if abs(best.pts_s - at_s) <= self._reach_s else None
 
     def _next(self) -> StoredFrame | None:
         frame = super()._next()

@@ -227,17 +227,20 @@ def _next_on_clock(now_s: float, step_s: float) -> float:
 
 
 class VideoSink:
-    """The annotated video, opened at the first frame."""
+    """The annotated video, opened at the first frame; `recording` without a painter, the pictures as they came."""
 
-    def __init__(self, path: Path, info: SourceInfo, painter: Painter, output: OutputConfig) -> None:
+    def __init__(self, path: Path, info: SourceInfo, painter: Painter | None, output: OutputConfig) -> None:
         self.path: Path | None = None
+        self.recording = painter is None
         self._painter = painter
         audio = info.path if info.audio and output.audio else None
         self._writer = VideoWriter(path, info.size_wh, info.fps, output, audio_from=audio, live=info.live)
 
     def write(self, packet: Packet, status_line: str) -> None:
-        """Draw on a copy of the frame and encode it."""
-        self._writer.write(self._painter.drawn(packet, status_line), packet.frame.pts_s)
+        """Draw on a copy of the frame, where it is drawn on, and encode it."""
+        frame = packet.frame
+        image = frame.image_bgr if self._painter is None else self._painter.drawn(packet, status_line)
+        self._writer.write(image, frame.pts_s)
 
     def close(self, status: Status, frames: int, dropped: int) -> None:
         """Finish the file and put it under its name."""

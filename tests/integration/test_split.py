@@ -79,6 +79,7 @@ def test_parts_of_a_file_hold_every_frame_once(clip: Path, tmp_path: Path) -> No
         assert summary["parts"][place] == {
             "stream": path.name,
             "video": f"{name}.annotated.mp4",
+            "recording": None,
             "formats": [f"{name}.csv"],
             "frames": len(records),
             "first_pts_s": records[0].pts_s,
