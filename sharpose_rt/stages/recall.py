@@ -139,13 +139,16 @@ class StoredFrames(Source):
         assert self._record is not None
         size_wh = self._record.frame_size_wh or self.reader.header.frame_size_wh
         found = self._picture(self._record)
+        padded_wh = tuple(side + side % 2 for side in size_wh)  # as our videos are
+        fits = found is not None and found.size_wh in (size_wh, padded_wh)
+        if self._record.frame_size_wh is not None and not fits:  # a video that was written of several sizes has one
+            found = None
         self._pictured = found is not None
         if found is None:
             self.unseen += self._video is not None
             black = np.broadcast_to(np.zeros(3, np.uint8), (size_wh[1], size_wh[0], 3))  # takes no memory
             return black, self._record.picture or ""
-        padded_wh = tuple(side + side % 2 for side in size_wh)  # as our videos are
-        if found.size_wh not in (size_wh, padded_wh):
+        if not fits:
             assert self._video is not None
             raise SourceError(
                 f"{self._video.name} is {found.size_wh[0]}x{found.size_wh[1]} px, and the skeletons of {self.name} are "

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 import pytest
-from media_clips import WALK_TIMES, read_number, write_clip
+from media_clips import WALK_TIMES, numbered, read_number, write_clip
 
 from sharpose_rt.app import FileRun
 from sharpose_rt.cli import main
 from sharpose_rt.config import RunConfig, load
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import ConfigError
-from sharpose_rt.media.writer import first_pts_s
+from sharpose_rt.media.writer import VideoWriter, first_pts_s
 from sharpose_rt.outputs import Results
-from sharpose_rt.skeletons import StreamReader
+from sharpose_rt.skeletons import FrameRecord, StreamReader, StreamWriter, encode
 from sharpose_rt.stages import StoredFrame, StoredFrames
+from sharpose_rt.types import Poses
 
+SAMPLE = Path(__file__).resolve().parents[2] / "samples" / "demo.skeletons.jsonl"
 OPTIONS = ["pose.weights=random", "pose.precision=fp32", "pose.quality_threshold=-inf", "detector.name=full"]
 
 pytestmark = pytest.mark.timeout(120)
@@ -125,3 +128,22 @@ def test_pictures_need_no_recording(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert results.recording is None
     assert "--record is for video" in caplog.text
     assert not list((tmp_path / "out").glob("*.recording.mp4"))
+
+
+def test_what_came_back_in_another_size_has_no_picture_and_costs_the_others_nothing(tmp_path: Path) -> None:
+    """A video has one size; those pictures were fitted into it."""
+    header = replace(StreamReader(SAMPLE).header, frame_size_wh=(160, 96), fps=10.0)
+    stream, recording = tmp_path / "cam.skeletons.jsonl", VideoWriter(tmp_path / "cam.recording.mp4", (160, 96), 10.0)
+    nobody = Poses.empty(17)
+    with StreamWriter(stream, header) as writer:
+        for number, size_wh in enumerate([None, (320, 240), (320, 240), None]):
+            recording.write(numbered(number, size_wh or (160, 96)), number / 10)
+            record = FrameRecord(number, number / 10, nobody, frame_size_wh=size_wh)
+            writer.write_line(encode(record.to_record()))
+        writer.end("complete")
+    path = recording.close()
+    assert path is not None
+    frames = stored(stream, path)
+    assert [frame.pictured for frame in frames] == [True, False, False, True]
+    assert [read_number(frames[place].image_bgr) for place in (0, 3)] == [0, 3]
+    assert [frame.size_wh for frame in frames] == [(160, 96), (320, 240), (320, 240), (160, 96)]
