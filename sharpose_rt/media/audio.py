@@ -14,13 +14,14 @@ import av.error
 import numpy as np
 from numpy.typing import NDArray
 
-from sharpose_rt.media.container import RESTART_S, file_address, frame_rate, main_video
+from sharpose_rt.media.container import RESTART_S, file_address, first_picture_s, frame_rate, main_video
 from sharpose_rt.media.source import FALLBACK_FPS
 
 log = logging.getLogger("sharpose_rt.media")
 
 # What players accept inside mp4; anything else becomes AAC.
 _FITS_MP4 = frozenset(("aac", "mp3", "ac3", "eac3", "alac", "opus"))
+_LEAST_MP3_HZ = 16_000  # in mp4
 _APART_S = 0.05  # sound may be so far from its timestamp, which are rounded; beyond, silence is put in or sound cut
 
 
@@ -35,16 +36,14 @@ def audio_packets(
     warning, where the sound cannot be had. `stack` closes the file.
     """
     try:
-        source: Any = stack.enter_context(av.open(file_address(path)))
+        source: Any = stack.enter_context(av.open(file_address(path), metadata_errors="replace"))
         stream: Any = source.streams.audio[0]
-        video = main_video(source)
-        begins = None if video is None else video.start_time
-        origin_s = 0.0 if video is None or begins is None else float(begins * video.time_base)
-        from_s = origin_s + start_s
+        from_s = (first_picture_s(path) or 0.0) + start_s
         if start_s > 0:
             # A little early: the packets before the start are left out below.
             source.seek(max(0, math.floor((from_s - 0.5) / stream.time_base)), stream=stream)
-        copied = stream.codec_context.codec.canonical_name in _FITS_MP4
+        name, rate = stream.codec_context.codec.canonical_name, stream.codec_context.sample_rate
+        copied = name in _FITS_MP4 and not (name == "mp3" and rate < _LEAST_MP3_HZ)
         if copied:
             target = out.add_stream_from_template(stream)
         else:
@@ -74,7 +73,7 @@ def _joins(path: str, start_s: float) -> Iterator[float]:
         )  # fmt: skip
         return
     ahead_s, top_s, last_s = 0.0, -math.inf, -math.inf
-    with av.open(file_address(path)) as container:
+    with av.open(file_address(path), metadata_errors="replace") as container:
         video = main_video(container)
         if video is None:
             return
@@ -128,11 +127,11 @@ def _encoded(
     resampler = av.AudioResampler(context.format, context.layout, rate)
     next_pts, surplus = None, 0  # where the next sample goes, and how many are left out before it
     last_s, ahead_s = -math.inf, 0.0
-    for frame in source.decode(stream):
-        if frame.time is not None and frame.time < last_s - RESTART_S:
-            ahead_s = next(joins, ahead_s if next_pts is None else from_s + next_pts / rate - frame.time)
-        last_s = last_s if frame.time is None else frame.time
-        at_s = frame.time + ahead_s - from_s if frame.time is not None else -1.0
+    for frame, time_s in _timed_sound(source, stream):
+        if time_s < last_s - RESTART_S:
+            ahead_s = next(joins, ahead_s if next_pts is None else from_s + next_pts / rate - time_s)
+        last_s = time_s
+        at_s = time_s + ahead_s - from_s
         if at_s >= span_s:
             break
         if at_s + frame.samples / frame.sample_rate <= 0:
@@ -154,6 +153,19 @@ def _encoded(
             next_pts += rest.samples
             yield from _timed(target.encode(rest))
     yield from _timed(target.encode(None))
+
+
+def _timed_sound(source: Any, stream: Any) -> Iterator[tuple[Any, float]]:
+    """Decoded sound, each frame with its time, s: one that has none follows the one before, the first its packet."""
+    next_s = None
+    for packet in source.demux(stream):
+        for frame in packet.decode():
+            time_s = frame.time
+            if time_s is None:
+                first_s = float((packet.pts or 0) * packet.time_base)
+                time_s = first_s if next_s is None else next_s
+            next_s = time_s + frame.samples / frame.sample_rate
+            yield frame, time_s
 
 
 def _without(frame: Any, samples: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -77,7 +78,8 @@ class MediaClock:
         self._last_at_s = now_s
         self._frames += 1
         if self._last_s is None:
-            if self._origin is None:
+            # Some containers, as ASF, say that they start at a later time than their first frame has.
+            if self._origin is None or (pts is not None and pts < self._origin):
                 self._origin = pts
             self._last_s = 0.0 if pts is None else max(0.0, self._seconds(pts))
             self._given_s = self._top_s = self._last_s if pts is None else self._seconds(pts)
@@ -161,7 +163,12 @@ class ContainerSource(Source):
         hardware, began_s = decoder(self.config.hwaccel), time.monotonic()
         try:
             self._container = av.open(
-                self._target(), "r", options=self._options(), timeout=self._timeouts_s(), hwaccel=hardware
+                self._target(),
+                "r",
+                options=self._options(),
+                timeout=self._timeouts_s(),
+                hwaccel=hardware,
+                metadata_errors="replace",  # titles and makers in whatever code
             )
         except SourceError:
             raise
@@ -213,9 +220,12 @@ class ContainerSource(Source):
 
     def _seek(self) -> None:
         """Goes to the last key frame before the start; decoding goes on from there to exactly the start."""
-        origin = self._stream.start_time or 0
-        target = origin + int(self.config.start_s / self._tick_s)
+        path, origin, target = self._local_path(), self._stream.start_time or 0, 0
         try:
+            if path is not None and (begins_s := first_picture_s(path)) is not None:
+                origin = round(begins_s / self._stream.time_base)
+                self._clock = MediaClock(self._tick_s, origin, self._fps, self.live)
+            target = origin + int(self.config.start_s / self._tick_s)
             self._container.seek(target, stream=self._stream)
             self._ahead = next(self._frames, None)
         except (av.error.FFmpegError, OSError):
@@ -386,7 +396,28 @@ def frame_rate(stream: Any) -> float | None:
 def main_video(container: Any) -> Any | None:
     """The largest video stream that is not a cover; None where there is none."""
     pictures = [s for s in container.streams.video if not s.disposition & s.disposition.__class__.attached_pic]
-    return max(pictures, key=lambda s: s.width * s.height if s.codec_context else 0, default=None)
+
+    def worth(stream: Any) -> tuple[bool, int]:
+        # Photographs that move bring a second track, larger, of a single picture.
+        return stream.frames != 1, stream.width * stream.height if stream.codec_context else 0
+
+    return max(pictures, key=worth, default=None)
+
+
+def first_picture_s(path: str) -> float | None:
+    """The time by a file's own clock at which its media time is 0, see `MediaClock`; None where it has none.
+
+    Raises:
+        FFmpegError, OSError: it cannot be opened.
+    """
+    with av.open(file_address(path), metadata_errors="replace") as container:
+        video, first = main_video(container), None
+        if video is None or video.codec_context is None:
+            return None
+        with contextlib.suppress(av.error.FFmpegError):  # a damaged one tells no time
+            first = next(container.decode(video), None)
+        times = [ticks for ticks in (video.start_time, first and first.pts) if ticks is not None]
+        return float(min(times) * video.time_base) if times else None
 
 
 class Upright:
@@ -422,7 +453,11 @@ class Upright:
         """Takes the display matrix of a frame; of as few as will do, as a frame whose side data was looked at refers to
         itself and keeps its picture until the cycle collector comes."""
         self._rotation = frame.rotation
-        matrix = frame.side_data.get("DISPLAYMATRIX")
+        try:
+            matrix = frame.side_data.get("DISPLAYMATRIX")
+        except ValueError:  # side data beside it that PyAV does not know, as EXIF and the views of stereo video
+            self._mirrored, self._turns = False, round(-frame.rotation / 90) % 4
+            return
         if matrix is None:
             self._mirrored, self._turns = False, 0
             return

@@ -33,7 +33,9 @@ _PICTURES = frozenset((".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif",
 IMAGE_SUFFIXES = _PICTURES | {suffix for suffix in (".avif",) if cv2.haveImageWriter(suffix)}
 _UNREAD = {".avif", ".heic", ".heif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"} - IMAGE_SUFFIXES
 _MPEG = frozenset((".mp4", ".m4v", ".mov", ".mpg", ".mpeg", ".m2v", ".ts", ".mts", ".m2ts", ".vob", ".3gp", ".3g2"))
-_OTHERS = frozenset((".mkv", ".webm", ".avi", ".wmv", ".asf", ".flv", ".f4v", ".ogv", ".mxf", ".gif", ".dav", ".nut"))
+_OTHERS = frozenset(
+    (".mkv", ".webm", ".avi", ".wmv", ".asf", ".flv", ".f4v", ".ogv", ".mxf", ".gif", ".dav", ".nut", ".apng", ".mj2")
+)
 _BARE = frozenset((".h264", ".264", ".h265", ".265", ".hevc", ".y4m", ".mjpeg", ".mjpg", ".ivf"))
 VIDEO_SUFFIXES = _MPEG | _OTHERS | _BARE
 

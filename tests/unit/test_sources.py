@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import pairwise
@@ -34,11 +34,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from live_servers import MjpegServer
 from media_clips import cut_tail, decode_times, numbered, read_number, write_clip
+from PIL import Image
 
 from sharpose_rt.config.schema import HWACCELS, SourceConfig
 from sharpose_rt.errors import ConfigError, SourceError, SourceLost, SourceTimeout
 from sharpose_rt.media import PacedSource, hardware, reconnect
-from sharpose_rt.media.container import MediaClock
+from sharpose_rt.media.container import MediaClock, first_picture_s
 from sharpose_rt.media.files import VideoFile, below
 from sharpose_rt.media.live import Camera, NetworkVideo, StdinVideo, index_is_last
 from sharpose_rt.media.opening import expand_sources, is_live, open_source
@@ -148,6 +149,26 @@ def test_rotation_and_mirroring_are_undone(tmp_path: Path, rotation: int, hflip:
     stored = [np.ascontiguousarray(np.rot90(image, turns)) for image in upright]
     path = tmp_path / "turned.mp4"
     write_clip(path, 3, images=stored, rotation=rotation, hflip=hflip)
+    with open_source(str(path)) as source:
+        assert source.info.size_wh == (160, 96)
+        frames = list(source)
+    assert [read_number(frame.image_bgr) for frame in frames] == [0, 1, 2]
+    np.testing.assert_allclose(frames[2].image_bgr[90, 10], (20, 20, 220), atol=12)  # the red corner
+
+
+@pytest.mark.parametrize("orientation", [None, 1, 3, 6, 8])
+def test_motion_jpeg_with_exif_is_upright(tmp_path: Path, orientation: int | None) -> None:
+    """FFmpeg hands EXIF on beside the picture, of which PyAV does not know the kind."""
+    turns = {3: 2, 6: 1, 8: 3}.get(orientation or 1, 0)
+    exif, data = Image.Exif(), io.BytesIO()
+    exif[0x010E] = "a camera"
+    if orientation is not None:
+        exif[0x0112] = orientation
+    for number in range(3):
+        stored = np.ascontiguousarray(np.rot90(numbered(number), turns))
+        Image.fromarray(stored[..., ::-1]).save(data, "JPEG", exif=exif, quality=95)
+    path = tmp_path / "filmed.mjpeg"
+    path.write_bytes(data.getvalue())
     with open_source(str(path)) as source:
         assert source.info.size_wh == (160, 96)
         frames = list(source)
@@ -383,7 +404,7 @@ def test_clock_forgives_a_step_back_now_and_then() -> None:
 
 def test_clock_begins_at_0_where_the_first_frame_is_before_the_beginning() -> None:
     clock = MediaClock(1e-3, 1000, 25.0)
-    assert [clock.stamp(pts) for pts in (960, 1040, 1080)] == pytest.approx([0, 0.04, 0.08])
+    assert [clock.stamp(pts) for pts in (960, 1040, 1080)] == pytest.approx([0, 0.08, 0.12])
 
 
 def test_clock_goes_on_after_a_restart_and_parts_equal_times() -> None:
@@ -399,6 +420,58 @@ def test_a_time_that_is_made_up_leaves_those_after_it_alone() -> None:
     clock = MediaClock(1e-3, 0, 25.0)
     times = [clock.stamp(pts) for pts in (0, 0, 0, 90, 130, 120, 200)]
     np.testing.assert_allclose(times, [0, 0.02, 0.04, 0.09, 0.13, 0.17, 0.2], atol=1e-9)  # 120 alone fell out of order
+
+
+def write_two(path: Path, container: str, sizes_wh: Sequence[tuple[int, int]], frames: Sequence[int]) -> None:
+    """A file with a video stream of each size, of so many frames."""
+    with av.open(str(path), "w", format=container) as out:
+        streams = [out.add_stream("libx264", rate=10) for _ in sizes_wh]
+        for stream, (width, height) in zip(streams, sizes_wh, strict=True):
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for stream, (width, height), count in zip(streams, sizes_wh, frames, strict=True):
+            for number in range(count):
+                frame = av.VideoFrame.from_ndarray(numbered(number, (width, height)), format="bgr24")
+                out.mux(stream.encode(frame))
+            out.mux(stream.encode(None))
+
+
+def test_a_photograph_that_moves_is_a_video(tmp_path: Path) -> None:
+    """Phones put its picture, larger than the film, into a track of its own."""
+    path = tmp_path / "PXL.mp4"
+    write_two(path, "mp4", [(160, 96), (320, 192)], [10, 1])
+    with open_source(str(path)) as source:
+        assert numbers(source) == list(range(10))
+    write_two(path, "mp4", [(160, 96), (320, 192)], [10, 10])  # the larger of two films
+    with open_source(str(path)) as source:
+        assert source.info.size_wh == (320, 192)
+
+
+def test_titles_may_be_in_any_code(tmp_path: Path) -> None:
+    path = tmp_path / "old.avi"
+    with av.open(str(path), "w", format="avi") as out:
+        out.metadata["title"] = "TITLE"
+        stream = out.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        for number in range(3):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(number), format="bgr24")))
+        out.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes().replace(b"TITLE", b"\xfeb\xe9b\xff"))
+    with pytest.raises(UnicodeDecodeError):
+        av.open(str(path))
+    with open_source(str(path)) as source:
+        assert numbers(source) == [0, 1, 2]
+
+
+def test_a_start_is_sought_by_the_time_of_the_first_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ASF says that it starts later than that, and media time is 0 there, see `MediaClock`."""
+    path = tmp_path / "late.mp4"
+    write_clip(path, 20, gop=5)
+    assert first_picture_s(str(path)) == 0
+    monkeypatch.setattr("sharpose_rt.media.container.first_picture_s", lambda path: -0.15)
+    with open_source(str(path), SourceConfig(start_s=0.55)) as source:
+        frame = source.read()
+        assert frame is not None
+        assert (read_number(frame.image_bgr), frame.pts_s) == (4, pytest.approx(0.55))
 
 
 @pytest.mark.parametrize("wrong", [0, 30_000])

@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import cv2
@@ -20,6 +21,7 @@ from media_clips import decode_times, numbered, read_number, write_clip
 
 from sharpose_rt.config.schema import OutputConfig, SourceConfig
 from sharpose_rt.errors import OutputError
+from sharpose_rt.media.audio import _timed_sound
 from sharpose_rt.media.draw import Painter
 from sharpose_rt.media.h264 import letterbox
 from sharpose_rt.media.opening import open_source
@@ -245,6 +247,33 @@ def test_audio_is_copied_or_made_to_fit(tmp_path: Path, codec: str, container: s
     assert first_s == pytest.approx(0, abs=0.03)
     assert last_s == pytest.approx(3.0, abs=0.06)
     assert decode_times(out)[0] == 0
+
+
+def test_mp3_of_a_rate_that_mp4_has_not_is_made_anew(tmp_path: Path) -> None:
+    """As of old Flash videos."""
+    with av.open(str(tmp_path / "in.mkv"), "w") as out:
+        video, sound = out.add_stream("libx264", rate=10), out.add_stream("libmp3lame", rate=11025, layout="mono")
+        video.width, video.height = 160, 96
+        for number in range(10):
+            out.mux(video.encode(av.VideoFrame.from_ndarray(np.zeros((96, 160, 3), np.uint8), format="bgr24")))
+            part = av.AudioFrame.from_ndarray(np.zeros((1, 1102), np.float32), format="fltp", layout="mono")
+            part.sample_rate, part.pts, part.time_base = 11025, 1102 * number, Fraction(1, 11025)
+            out.mux(sound.encode(part))
+        out.mux(video.encode(None))
+        out.mux(sound.encode(None))
+    name, first_s, last_s = audio_span(annotate(tmp_path / "in.mkv", tmp_path / "out.mp4", SourceConfig()))
+    assert (name, first_s, last_s) == ("aac", pytest.approx(0, abs=0.05), pytest.approx(0.9, abs=0.15))
+
+
+def test_sound_without_times_follows_its_first_packet() -> None:
+    """As the decoder of WMA Pro gives it."""
+    frames = [SimpleNamespace(time=time, samples=480, sample_rate=48000) for time in (None, None, 0.5, None)]
+    packets = [
+        SimpleNamespace(pts=pts, time_base=Fraction(1, 1000), decode=lambda part=part: part)
+        for pts, part in ((120, []), (153, frames[:1]), (None, frames[1:]))
+    ]
+    source = SimpleNamespace(demux=lambda stream: iter(packets))
+    assert [time_s for _, time_s in _timed_sound(source, None)] == pytest.approx([0.153, 0.163, 0.5, 0.51])
 
 
 def write_noise(path: Path, levels: Sequence[int | None], spacing: float = 1.0, *, codec: str = "pcm_s16le") -> None:
