@@ -230,7 +230,8 @@ class ContainerSource(Source):
             self._ahead = next(self._frames, None)
         except (av.error.FFmpegError, OSError):
             self._ahead = None
-        if self._ahead is None or self._ahead.pts is None or self._ahead.pts > target:
+        found = self._ahead
+        if found is None or found.pts is None or found.pts > target or not found.key_frame:
             # The container's index is wrong or none: decode everything up to the start.
             self._close()
             self._connect()

@@ -462,6 +462,21 @@ def test_titles_may_be_in_any_code(tmp_path: Path) -> None:
         assert numbers(source) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("container", ["mpeg", "mpegts"])
+def test_where_seeking_leads_into_the_middle_all_is_decoded(tmp_path: Path, container: str) -> None:
+    """These have no index, and what this codec has before a key frame is painted on grey."""
+    path = tmp_path / "old.mpg"
+    noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3)).astype(np.uint8)
+    images = [np.ascontiguousarray(np.roll(noise, 3 * number, 1)) for number in range(40)]
+    write_clip(path, 40, images=images, container=container, codec="mpeg4", gop=30, bframes=0, fps=25)
+    with open_source(str(path)) as source:
+        wanted = [frame for frame in source if frame.pts_s >= 0.9]
+    with open_source(str(path), SourceConfig(start_s=0.9)) as source:
+        found = list(source)
+    assert [frame.pts_s for frame in found] == pytest.approx([frame.pts_s for frame in wanted])
+    assert all(np.array_equal(a.image_bgr, b.image_bgr) for a, b in zip(wanted, found, strict=True))
+
+
 def test_a_start_is_sought_by_the_time_of_the_first_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ASF says that it starts later than that, and media time is 0 there, see `MediaClock`."""
     path = tmp_path / "late.mp4"
