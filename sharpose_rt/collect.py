@@ -120,8 +120,9 @@ def collect(
         with new_folder(out, lambda _: False) as folder:
             for stream, count in zip(opened, counts, strict=True):
                 at = partial(_say, progress, before, frames)
+                held_out = max(1, round(share * count)) if share > 0 and count > 1 else 0
                 for number, frame in enumerate(_frames(stream, set(_chosen(stream, count, choose)), config, at)):
-                    job.add(folder, stream, frame, "train" if number < count - round(share * count) else "val")
+                    job.add(folder, stream, frame, "train" if number < count - held_out else "val")
                 before += stream.count
             if not any(job.splits.values()):
                 raise StreamError(

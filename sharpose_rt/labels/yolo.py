@@ -75,16 +75,18 @@ def write_yolo(
 ) -> None:
     """Writes `labels/<split>/<picture>.txt` and `data.yaml` for pictures that lie in `images/<split>`.
 
-    `splits` has each picture and its people, as records of COCO's form. Everybody is of class 0.
+    `splits` has each picture and its people, as records of COCO's form. Everybody is of class 0. One without pictures
+    is said to be the first, as no reader takes a set without.
     """
+    first = next(iter(splits))
     for split, pictures in splits.items():
         labels = folder / "labels" / split
-        labels.mkdir(parents=True, exist_ok=True)
         for image, people in pictures:
+            labels.mkdir(parents=True, exist_ok=True)
             text = "".join(_line(person, (image["width"], image["height"])) for person in people)
             (labels / image["file_name"]).with_suffix(".txt").write_text(text, encoding="ascii")
     told = {
-        **{split: f"images/{split}" for split in splits},
+        **{split: f"images/{split if pictures else first}" for split, pictures in splits.items()},
         "names": {0: "person"},
         "kpt_shape": [len(skeleton), 3],
         "flip_idx": list(skeleton.flip_order),

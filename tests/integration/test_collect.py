@@ -146,6 +146,15 @@ def test_ultralytics_takes_the_yolo_form(walk, tmp_path):
     assert yaml.safe_load((folder / "data.yaml").read_text())["kpt_names"][0] == list(COCO17.keypoints)
 
 
+def test_few_pictures_have_one_for_validation_and_one_alone_is_for_both(walk, tmp_path):
+    from ultralytics.data.utils import check_det_dataset
+
+    assert collect([walk], tmp_path / "two", pictures=2, form="yolo").pictures == {"train": 1, "val": 1}
+    assert collect([walk], tmp_path / "one", pictures=1, form="yolo").pictures == {"train": 1, "val": 0}
+    told = check_det_dataset(str(tmp_path / "one" / "data.yaml"))
+    assert told["val"] == told["train"] == str(tmp_path / "one" / "images" / "train")
+
+
 def test_pictures_keep_their_names_and_those_of_two_streams_stay_apart(tmp_path):
     streams = []
     for name in ("a", "b"):
