@@ -62,7 +62,8 @@ class StoredFrames(Source):
             whole = replace(config, end_s=None, stride=1, max_frames=None, realtime=False)
             if is_live(video, whole) or video == "-":
                 raise ConfigError(f"--video is {video!r}; the file or pictures that the skeletons are of are accepted")
-            self._video_from_s = first_pts_s(video) if Path(video).is_file() else 0.0
+            own = Path(reader.header.source).name == Path(video).name  # a run over it has its own times
+            self._video_from_s = first_pts_s(video) if Path(video).is_file() and not own else 0.0
             whole = replace(whole, start_s=max(0.0, config.start_s - self._video_from_s))
             self._open_video = lambda: open_source(video, whole)
             self._video = self._open_video()

@@ -81,6 +81,16 @@ def test_a_part_is_found_in_its_recording_though_times_go_on(clip: Path, tmp_pat
     assert begun == [number for number in range(len(WALK_TIMES)) if WALK_TIMES[number] >= 2.15]
 
 
+def test_a_run_over_a_recording_has_times_of_its_own(clip: Path, tmp_path: Path) -> None:
+    recorded(clip, tmp_path, "output.split_s=1")
+    recording = tmp_path / "walk.00h00m01s.recording.mp4"
+    config = load(None, [*OPTIONS, f"output.directory={tmp_path / 'again'}", "output.video=false"])
+    results = FileRun(str(recording), config).run()
+    assert results.stream is not None
+    first = [number for number, time_s in enumerate(WALK_TIMES) if 1 <= time_s < 2]
+    assert numbers(stored(results.stream, recording)) == first
+
+
 def test_a_part_of_a_file_and_odd_sides(tmp_path: Path) -> None:
     clip = tmp_path / "odd.mkv"
     images = [np.full((97, 161, 3), 10 * n, np.uint8) for n in range(20)]
