@@ -9,12 +9,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from sharpose_rt.types import quality_factor
 
+SAME_POSE, SAME_BODY = 0.7, 0.8
+"""Poses that are more similar are of one person, also where keypoints count by their sigmas: in a box without the head
+the five of a face are wrong, and all others right."""
 VISIBLE_SCORE = 0.2
 """A keypoint of a lower score says nothing of how sure a pose is."""
 
 
 def oks(
-    keypoints: ArrayLike, truth: ArrayLike, counted: ArrayLike, area_px2: ArrayLike, sigmas: Sequence[float]
+    keypoints: ArrayLike,
+    truth: ArrayLike,
+    counted: ArrayLike,
+    area_px2: ArrayLike,
+    sigmas: Sequence[float],
+    weights: ArrayLike = 1.0,
 ) -> NDArray[np.float64]:
     """Similarity (...) in 0..1 of keypoints (..., K, 2) to `truth` (..., K, 2), as pycocotools computes it.
 
@@ -24,11 +32,12 @@ def oks(
         counted: (..., K); keypoints where it is above 0 count. Where none does the similarity is 0.
         area_px2: (...) area of the person.
         sigmas: (K,) of the skeleton.
+        weights: (K,) how much each keypoint counts; COCO's all count alike.
     """
     similarity = similarities(keypoints, truth, area_px2, sigmas)
-    mask = np.asarray(counted) > 0
+    mask = (np.asarray(counted) > 0) * np.asarray(weights, np.float64)
     count = mask.sum(-1)
-    total = np.where(mask, similarity, 0).sum(-1)
+    total = (mask * similarity).sum(-1)
     return np.divide(total, count, out=np.zeros_like(total), where=count > 0)
 
 
@@ -71,14 +80,28 @@ def oks_matrix(
     area_px2: ArrayLike,
     sigmas: Sequence[float],
     min_score: float = 0.3,
+    weights: ArrayLike = 1.0,
 ) -> NDArray[np.float64]:
     """Similarity (N, M) of poses `a` (N, K, 2) to poses `b` (M, K, 2), over the sure keypoints of `a`.
 
-    `area_px2` (N,) belongs to `a`.
+    `area_px2` (N,) belongs to `a`; `weights` as in `oks`.
     """
     first, second = np.asarray(a, np.float64)[:, None], np.asarray(b, np.float64)[None]
     counted = np.broadcast_to(
         (np.asarray(a_scores) >= min_score)[:, None],
         (*np.broadcast_shapes(first.shape, second.shape)[:2], first.shape[2]),
     )
-    return oks(first, second, counted, np.asarray(area_px2)[:, None] + np.zeros((1, second.shape[1])), sigmas)
+    return oks(first, second, counted, np.asarray(area_px2)[:, None] + np.zeros((1, second.shape[1])), sigmas, weights)
+
+
+def same_poses(
+    a: ArrayLike,
+    a_scores: ArrayLike,
+    b: ArrayLike,
+    area_px2: ArrayLike,
+    sigmas: Sequence[float],
+    min_score: float = 0.3,
+) -> NDArray[np.bool_]:
+    """Whether poses `a` (N, K, 2) and `b` (M, K, 2) are so alike that they are one person's (N, M); as `oks_matrix`."""
+    compared = (a, a_scores, b, area_px2, sigmas, min_score)
+    return (oks_matrix(*compared) > SAME_POSE) | (oks_matrix(*compared, weights=sigmas) > SAME_BODY)

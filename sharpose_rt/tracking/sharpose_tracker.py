@@ -19,13 +19,12 @@ from scipy.optimize import linear_sum_assignment
 
 from sharpose_rt.config import TrackerConfig
 from sharpose_rt.geometry.boxes import area, inside_matrix, iou_matrix, keypoints_to_bbox
-from sharpose_rt.geometry.oks import oks_matrix
+from sharpose_rt.geometry.oks import same_poses
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.tracking import kalman, motion
 from sharpose_rt.tracking.base import Clock, canonical
 from sharpose_rt.tracking.camera import Camera, moved_box
 from sharpose_rt.tracking.memory import ENOUGH, Left, Look, Looks, Memory, Newcomer, decide, likeness, mean_look
-from sharpose_rt.tracking.smoothing import DUPLICATE_OKS
 from sharpose_rt.types import Detections, Float32, Poses, Tracks
 
 SURE_SCORE = 0.3
@@ -39,7 +38,7 @@ WIDEN = 0.15
 DUPLICATE_IOU = 0.8
 """A detection that overlaps a better one so much starts no track."""
 DUPLICATE_S = 0.3
-"""Two tracks with poses as similar as `DUPLICATE_OKS` for so long are one person, ..."""
+"""Two tracks whose poses are the same (`same_poses`) for so long are one person, ..."""
 APART = 0.5
 """... until less than this share of the smaller box lies in the other, for as long. Frames that speak against it are
 taken off, so that no single one decides."""
@@ -393,14 +392,14 @@ class SharposeTracker:
         tracks.sort(key=lambda t: t.track_id)
         rows = [row_of[track.track_id] for track in tracks]
         points, scores = poses.raw_keypoints[rows], poses.raw_keypoint_scores[rows]
-        similarity = oks_matrix(points, scores, points, area(poses.bboxes_xyxy[rows]), self._sigmas, SURE_SCORE)
+        alike = same_poses(points, scores, points, area(poses.bboxes_xyxy[rows]), self._sigmas, SURE_SCORE)
         for young, track in enumerate(tracks):
             if (scores[young] >= SURE_SCORE).sum() < SURE_COUNT:
                 continue  # a part of somebody, in which there is no pose, speaks neither for one person nor for two
-            same = [old for old in range(young) if similarity[old, young] > DUPLICATE_OKS]
+            same = np.flatnonzero(alike[:young, young])
             # However long a frame was, a single one is not enough.
-            track.same_s = max(track.same_s + (min(dt_s, DUPLICATE_S) if same else -dt_s), 0)
-            if same and track.same_s > DUPLICATE_S:
+            track.same_s = max(track.same_s + (min(dt_s, DUPLICATE_S) if len(same) else -dt_s), 0)
+            if len(same) and track.same_s > DUPLICATE_S:
                 track.shadow_of, track.same_s = tracks[same[0]].track_id, DUPLICATE_S
 
     def _part_shadows(self, dt_s: float) -> None:

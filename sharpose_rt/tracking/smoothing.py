@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sharpose_rt.config import SmoothConfig
 from sharpose_rt.geometry.affine import apply_affine, invert_affine
 from sharpose_rt.geometry.boxes import area
-from sharpose_rt.geometry.oks import oks_matrix
+from sharpose_rt.geometry.oks import same_poses
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.tracking import kalman, rows
 from sharpose_rt.tracking.camera import Camera, moved_box
@@ -21,8 +21,6 @@ from sharpose_rt.types import Float32, Poses
 
 LEAST_SHOWN = 1e-3
 """A missing person is shown while the score of a keypoint is above."""
-DUPLICATE_OKS = 0.7
-"""Two people with poses so similar are one."""
 
 
 @dataclass(frozen=True)
@@ -219,8 +217,8 @@ def _goes_on(one: Poses, seen: _Seen, gap_s: float, present: Poses, skeleton: Sk
     """
     one, present, sigmas = one.first(skeleton.body), present.first(skeleton.body), skeleton.sigmas[: skeleton.body]
     whom, size = present.keypoints, area(one.bboxes_xyxy)
-    likeness = oks_matrix(one.keypoints, one.keypoint_scores, whom, size, sigmas, LEAST_SHOWN)
-    return gap_s <= seen.pts_s - seen.since_s and likeness.max(initial=0) <= DUPLICATE_OKS
+    alike = same_poses(one.keypoints, one.keypoint_scores, whom, size, sigmas, LEAST_SHOWN)
+    return gap_s <= seen.pts_s - seen.since_s and not alike.any()
 
 
 def _advance(

@@ -359,6 +359,23 @@ def test_two_tracks_of_one_person_become_one_and_part_again():
     assert shown[-1] == [1, 2]
 
 
+def test_a_box_without_the_head_makes_nobody_two():
+    """As of somebody who does push-ups: the network guesses a face into it, and all else is right."""
+    tracker, last, shown = make("sharpose"), None, []
+    body, headless = np.array(at(0)), np.array(at(0))
+    headless[1] += 50
+    for i in range(30):
+        tracks = tracker.update(found(tuple(body), tuple(headless)), i / 25, last)
+        seen = standing(tracks, np.tile(body, (len(tracks), 1)))
+        points = seen.raw_keypoints.copy()
+        points[1:, :5] += [20, 60]
+        points[1:, 5:] += [5, 0]
+        last = replace(seen, raw_keypoints=points)
+        shown.append(len(tracks))
+    assert shown[0] == 2
+    assert set(shown[15:]) == {1}
+
+
 @pytest.mark.parametrize("every", [2, 3])
 def test_boxes_that_come_and_go_make_nobody_two(every):
     """As where a detector takes an arm for somebody every few frames, in the same track as the whole person."""
