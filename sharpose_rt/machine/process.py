@@ -4,7 +4,6 @@ threads wait."""
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 import signal
 import sys
@@ -17,10 +16,6 @@ from types import FrameType
 settings_lock = threading.RLock()
 """Held while the process's warnings or environment are changed for a moment: two threads would put back each other's
 changes, for good."""
-_GARBAGE = (20_000, 50, 100)
-"""Objects until those in circles are looked for, the youngest alone but once in 50 times, and so on. At Python's own
-thresholds a tenth of a start goes by over what libraries keep, and any frame may wait 0.1 s for it. No picture of ours
-hangs in a circle."""
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 """Names in glibc's malloc.h."""
 
@@ -40,7 +35,6 @@ def prepare(opencv_threads: int) -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - while the process lives
-    gc.set_threshold(*_GARBAGE)
     let_waiting_threads_sleep()
     os.environ.setdefault("OPENCV_FOR_THREADS_NUM", str(opencv_threads))
     # A picture of a few kilobytes may say that it is larger than all memory; no camera's has so many pixels.

@@ -38,7 +38,7 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
 
 
 def test_pictures_go_with_their_last_user(tmp_path: Path) -> None:
-    """Garbage in circles is looked for seldom (`machine.process`), and may hold no pictures."""
+    """Garbage in circles is looked for now and then, and holds none of them."""
     clip = tmp_path / "walk.mp4"
     write_clip(clip, 12, size_wh=(320, 240))
     pictures: list[weakref.ref] = []
