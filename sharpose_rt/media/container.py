@@ -38,6 +38,8 @@ RESTART_S = 1.0
 _STEPS_BACK, _WITHIN_FRAMES = 3, 50
 # A live stream whose time runs ahead of ours by so much in one step has set its clock anew, too.
 _LEAP_S = 5.0
+# Places so long before a start are tried: without an index, as in MPEG-TS, what is found may be behind what was sought.
+_BACK_S = (0.0, 3.0, 15.0)
 # Pixels that are said to be longer or flatter than that are a mistake of the file.
 _LONGEST_PIXEL = 4
 # Programs that scale to whole pixels make up for the rest in the aspect: not worth another scaling of every frame.
@@ -135,6 +137,7 @@ class ContainerSource(Source):
         self._ahead: Any = None
         self._current: Any = None
         self._decoded = 0
+        self._seeking = False
         self._slowed = 1.0  # stored rate over the filmed one
         self._upright = Upright()
 
@@ -199,9 +202,10 @@ class ContainerSource(Source):
         """Looks at the container that was just opened, before its stream is set up."""
 
     def _seekable(self) -> bool:
-        # Where frames are counted for want of timestamps, the count must begin at the first.
+        # Where frames are counted for want of timestamps, the count must begin at the first; what is sought in an MPEG
+        # programme stream begins within a picture, and the next ones get times of others.
         untimed = self._container.format.flags & av.format.Flags.no_timestamps.value
-        return not (self.live or untimed or self._container.format.name == "avi")
+        return not (self.live or untimed or self._container.format.name in ("avi", "mpeg"))
 
     def _video_stream(self) -> Any:
         streams = self._container.streams
@@ -219,22 +223,37 @@ class ContainerSource(Source):
         return stream
 
     def _seek(self) -> None:
-        """Goes to the last key frame before the start; decoding goes on from there to exactly the start."""
-        path, origin, target = self._local_path(), self._stream.start_time or 0, 0
+        """Goes to a key frame before the start; decoding goes on from there to exactly the start."""
+        path, origin = self._local_path(), self._stream.start_time or 0
+        damaged, self._seeking = self.faults.damaged, True
         try:
             if path is not None and (begins_s := first_picture_s(path)) is not None:
                 origin = round(begins_s / self._stream.time_base)
                 self._clock = MediaClock(self._tick_s, origin, self._fps, self.live)
             target = origin + int(self.config.start_s / self._tick_s)
-            self._container.seek(target, stream=self._stream)
-            self._ahead = next(self._frames, None)
+            places = [target - round(back_s / self._tick_s) for back_s in _BACK_S]
+            if any(self._find_key_frame(place, target) for place in places if place > origin or place == target):
+                return
         except (av.error.FFmpegError, OSError):
-            self._ahead = None
-        found = self._ahead
-        if found is None or found.pts is None or found.pts > target or not found.key_frame:
-            # The container's index is wrong or none: decode everything up to the start.
-            self._close()
-            self._connect()
+            pass
+        finally:
+            self._seeking = False
+        # The container's index is wrong or none: decode everything up to the start.
+        self.faults.damaged = damaged
+        self._close()
+        self._connect()
+
+    def _find_key_frame(self, place: int, target: int) -> bool:
+        """Whether decoding from `place` on leads to a key frame by `target`, which is the next frame then."""
+        self._container.seek(place, stream=self._stream)
+        self._frames = self._decode()
+        for frame in self._frames:
+            if frame.pts is None or frame.pts > target:
+                return False
+            if frame.key_frame:  # what some codecs have before one is painted on grey
+                self._ahead = frame
+                return True
+        return False
 
     def _describe(self, size_wh: tuple[int, int]) -> SourceInfo:
         path, stream, duration_s = self._local_path(), self._stream, self._length_s()
@@ -334,7 +353,7 @@ class ContainerSource(Source):
         return SourceError(f"{seen}; the file is damaged from there on, use --end, or repair it")
 
     def _warn_of_faults(self) -> None:
-        if self.live:
+        if self.live or self._seeking:
             return
         if self.faults.damaged:
             log.warning("%s: frames that cannot be decoded and are left out: %d", self.name, self.faults.damaged)

@@ -39,7 +39,7 @@ from PIL import Image
 from sharpose_rt.config.schema import HWACCELS, SourceConfig
 from sharpose_rt.errors import ConfigError, SourceError, SourceLost, SourceTimeout
 from sharpose_rt.media import PacedSource, hardware, reconnect
-from sharpose_rt.media.container import MediaClock, first_picture_s
+from sharpose_rt.media.container import ContainerSource, MediaClock, first_picture_s
 from sharpose_rt.media.files import VideoFile, below
 from sharpose_rt.media.live import Camera, NetworkVideo, StdinVideo, index_is_last
 from sharpose_rt.media.opening import expand_sources, is_live, open_source
@@ -462,19 +462,28 @@ def test_titles_may_be_in_any_code(tmp_path: Path) -> None:
         assert numbers(source) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("container", ["mpeg", "mpegts"])
-def test_where_seeking_leads_into_the_middle_all_is_decoded(tmp_path: Path, container: str) -> None:
-    """These have no index, and what this codec has before a key frame is painted on grey."""
+@pytest.mark.parametrize(
+    ("container", "codec"),
+    [("mpegts", "libx264"), ("mpegts", "mpeg2video"), ("mpegts", "mpeg4"), ("mpeg", "mpeg2video"), ("mpeg", "mpeg4")],
+)
+def test_a_start_without_an_index_gives_the_same_frames(tmp_path: Path, container: str, codec: str) -> None:
+    """What is sought may be behind the start, or in the middle, where some codecs paint on grey until a key frame."""
     path = tmp_path / "old.mpg"
     noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3)).astype(np.uint8)
-    images = [np.ascontiguousarray(np.roll(noise, 3 * number, 1)) for number in range(40)]
-    write_clip(path, 40, images=images, container=container, codec="mpeg4", gop=30, bframes=0, fps=25)
+    images = [np.ascontiguousarray(np.roll(noise, 3 * number, 1)) for number in range(120)]
+    write_clip(path, 120, images=images, container=container, codec=codec, gop=30, fps=25)
     with open_source(str(path)) as source:
-        wanted = [frame for frame in source if frame.pts_s >= 0.9]
-    with open_source(str(path), SourceConfig(start_s=0.9)) as source:
-        found = list(source)
-    assert [frame.pts_s for frame in found] == pytest.approx([frame.pts_s for frame in wanted])
-    assert all(np.array_equal(a.image_bgr, b.image_bgr) for a, b in zip(wanted, found, strict=True))
+        everything = list(source)
+    for start_s in (0.5, 0.9, 2.1, 4.3):
+        wanted = [frame for frame in everything if frame.pts_s >= start_s]
+        with open_source(str(path), SourceConfig(start_s=start_s)) as source:
+            found = list(source)
+            assert isinstance(source, ContainerSource)
+            if container == "mpegts" and start_s > 4:
+                assert source._decoded < 110  # of the 120
+        assert [frame.pts_s for frame in found] == pytest.approx([frame.pts_s for frame in wanted])
+        assert all(np.array_equal(a.image_bgr, b.image_bgr) for a, b in zip(wanted, found, strict=True))
+        assert (source.info.faults.damaged, source.info.faults.cut_off) == (0, None)
 
 
 def test_a_start_is_sought_by_the_time_of_the_first_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
