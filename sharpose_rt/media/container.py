@@ -38,7 +38,7 @@ RESTART_S = 1.0
 _STEPS_BACK, _WITHIN_FRAMES = 3, 50
 # A live stream whose time runs ahead of ours by so much in one step has set its clock anew, too.
 _LEAP_S = 5.0
-# Places so long before a start are tried: without an index, as in MPEG-TS, what is found may be behind what was sought.
+# Places so long before a start are tried in MPEG-TS: without an index what is found may be behind what was sought.
 _BACK_S = (0.0, 3.0, 15.0)
 # Pixels that are said to be longer or flatter than that are a mistake of the file.
 _LONGEST_PIXEL = 4
@@ -231,7 +231,8 @@ class ContainerSource(Source):
                 origin = round(begins_s / self._stream.time_base)
                 self._clock = MediaClock(self._tick_s, origin, self._fps, self.live)
             target = origin + int(self.config.start_s / self._tick_s)
-            places = [target - round(back_s / self._tick_s) for back_s in _BACK_S]
+            tried_s = _BACK_S if self._container.format.name == "mpegts" else _BACK_S[:1]
+            places = [target - round(back_s / self._tick_s) for back_s in tried_s]
             if any(self._find_key_frame(place, target) for place in places if place > origin or place == target):
                 return
         except (av.error.FFmpegError, OSError):
@@ -244,16 +245,17 @@ class ContainerSource(Source):
         self._connect()
 
     def _find_key_frame(self, place: int, target: int) -> bool:
-        """Whether decoding from `place` on leads to a key frame by `target`, which is the next frame then."""
+        """Whether the first frame from `place` on is a key frame by `target`; it is the next frame then.
+
+        Of others some codecs paint the next ones on grey, and some containers have the times wrong.
+        """
         self._container.seek(place, stream=self._stream)
         self._frames = self._decode()
-        for frame in self._frames:
-            if frame.pts is None or frame.pts > target:
-                return False
-            if frame.key_frame:  # what some codecs have before one is painted on grey
-                self._ahead = frame
-                return True
-        return False
+        found = next(self._frames, None)
+        if found is None or found.pts is None or found.pts > target or not found.key_frame:
+            return False
+        self._ahead = found
+        return True
 
     def _describe(self, size_wh: tuple[int, int]) -> SourceInfo:
         path, stream, duration_s = self._local_path(), self._stream, self._length_s()

@@ -479,7 +479,7 @@ def test_a_start_without_an_index_gives_the_same_frames(tmp_path: Path, containe
         with open_source(str(path), SourceConfig(start_s=start_s)) as source:
             found = list(source)
             assert isinstance(source, ContainerSource)
-            if container == "mpegts" and start_s > 4:
+            if container == "mpegts" and codec != "mpeg4" and start_s > 4:
                 assert source._decoded < 110  # of the 120
         assert [frame.pts_s for frame in found] == pytest.approx([frame.pts_s for frame in wanted])
         assert all(np.array_equal(a.image_bgr, b.image_bgr) for a, b in zip(wanted, found, strict=True))
