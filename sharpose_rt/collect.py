@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +14,7 @@ import orjson
 
 from sharpose_rt import __version__
 from sharpose_rt.config import SourceConfig
+from sharpose_rt.config.checks import within
 from sharpose_rt.errors import ConfigError, OutputError, SharposeError, StreamError
 from sharpose_rt.labels.yolo import write_yolo
 from sharpose_rt.media.writer import write_image
@@ -26,8 +26,6 @@ from sharpose_rt.skeletons.names import safe_stem, unique_name
 from sharpose_rt.stages import StoredFrame, StoredFrames
 from sharpose_rt.tracking import rows
 from sharpose_rt.types import Poses
-
-log = logging.getLogger("sharpose_rt")
 
 Choice = Literal["unsure", "even"]
 Form = Literal["coco", "yolo"]
@@ -194,8 +192,7 @@ def _check(streams: Sequence[Any], pictures: int, share: float, min_score: float
         raise ConfigError(f"{pictures} pictures are asked for; 1 or more are accepted")
     if not 0 <= share < 1:
         raise ConfigError(f"the validation share is {share:g}; 0 or more and below 1 is accepted")
-    if not 0 <= min_score <= 1:
-        raise ConfigError(f"min_score is {min_score:g}; 0 to 1 is accepted")
+    within("min_score", min_score, 0, 1)
 
 
 def _read(path: str | Path, video: str) -> _Stream:

@@ -98,11 +98,12 @@ def _paired(streams: Sequence[str], videos: Sequence[str] | None) -> list[tuple[
     """
     from sharpose_rt.skeletons import StreamReader
     from sharpose_rt.skeletons.convert.common import stem_of
+    from sharpose_rt.skeletons.names import RECORDING
 
     if len({Path(stream).resolve() for stream in streams}) < len(streams):
         raise ConfigError("a stream is given twice; once is enough")
     if videos is None:
-        kept = [Path(stream).with_name(f"{stem_of(Path(stream))}.recording.mp4") for stream in streams]
+        kept = [Path(stream).with_name(f"{stem_of(Path(stream))}{RECORDING}") for stream in streams]
         if missing := next((path for path in kept if not path.is_file()), None):
             raise ConfigError(
                 f"there is no {missing}, as --record keeps; give the videos of the streams (--video FILE)"

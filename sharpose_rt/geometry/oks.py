@@ -32,7 +32,7 @@ def oks(
         counted: (..., K); keypoints where it is above 0 count. Where none does the similarity is 0.
         area_px2: (...) area of the person.
         sigmas: (K,) of the skeleton.
-        weights: (K,) how much each keypoint counts; COCO's all count alike.
+        weights: (..., K) how much each keypoint counts; COCO's all count alike.
     """
     similarity = similarities(keypoints, truth, area_px2, sigmas)
     mask = (np.asarray(counted) > 0) * np.asarray(weights, np.float64)
@@ -84,7 +84,7 @@ def oks_matrix(
 ) -> NDArray[np.float64]:
     """Similarity (N, M) of poses `a` (N, K, 2) to poses `b` (M, K, 2), over the sure keypoints of `a`.
 
-    `area_px2` (N,) belongs to `a`; `weights` as in `oks`.
+    `area_px2` (N,) belongs to `a`; `weights` as in `oks`, of which (..., 1, 1, K) give similarities (..., N, M).
     """
     first, second = np.asarray(a, np.float64)[:, None], np.asarray(b, np.float64)[None]
     counted = np.broadcast_to(
@@ -103,5 +103,6 @@ def same_poses(
     min_score: float = 0.3,
 ) -> NDArray[np.bool_]:
     """Whether poses `a` (N, K, 2) and `b` (M, K, 2) are so alike that they are one person's (N, M); as `oks_matrix`."""
-    compared = (a, a_scores, b, area_px2, sigmas, min_score)
-    return (oks_matrix(*compared) > SAME_POSE) | (oks_matrix(*compared, weights=sigmas) > SAME_BODY)
+    weights = np.stack([np.ones(len(sigmas)), sigmas])[:, None, None]
+    pose, body = oks_matrix(a, a_scores, b, area_px2, sigmas, min_score, weights)
+    return (pose > SAME_POSE) | (body > SAME_BODY)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sharpose_rt.errors import OutputError
 
+RECORDING = ".recording.mp4"
 _MAX_STEM_BYTES = 150  # file systems take 255 bytes a name; the rest is for suffixes and temporary files
 
 
@@ -137,7 +138,7 @@ def _paths(folder: Path, stem: str, *, in_parts: bool) -> OutputPaths:
     return OutputPaths(
         stream=stream,
         video=folder / f"{stem}.annotated.mp4",
-        recording=folder / f"{stem}.recording.mp4",
+        recording=folder / f"{stem}{RECORDING}",
         image=folder / f"{stem}.annotated.png",
         summary=folder / f"{stem}.summary.json",
         claim=claim,
