@@ -175,7 +175,12 @@ class Tracking:
 
         coming = (lambda: source.info.size_wh) if live else None
         self.detect = DetectStage(
-            self.detector, every, SceneCuts(config.tracker.scene_cut), coming, keep=models is not None
+            self.detector,
+            every,
+            SceneCuts(config.tracker.scene_cut),
+            coming,
+            live=live,
+            keep=models is not None,
         )
         camera = CameraMotion() if config.tracker.camera_motion else None
         self.track = TrackStage(self.tracker, lambda: estimate.last_poses[place], camera, look)

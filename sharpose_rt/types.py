@@ -104,12 +104,12 @@ class Frame(_Shaped):
 class Detections(_Shaped):
     """Boxes of people in one frame: `bboxes_xyxy` (N, 4) float32 px, `bbox_scores` (N,) float32 in 0..1.
 
-    `small` says that somebody among them is so small to the detector that it would find more by a closer look.
+    `look` is how closely the detector should look to find those who are as small as some of them, see `Detector`.
     """
 
     bboxes_xyxy: Float32
     bbox_scores: Float32
-    small: bool = False
+    look: int = 0
 
     def __post_init__(self) -> None:
         boxes = _array("Detections", "bboxes_xyxy", self.bboxes_xyxy, np.float32, (None, 4))

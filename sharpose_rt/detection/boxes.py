@@ -35,7 +35,7 @@ class FullFrameDetector:
     """
 
     name = "full"
-    looks_closer = False
+    closest = 0
 
     def __init__(self, polygon: Sequence[tuple[float, float]] = ()) -> None:
         self._polygon = polygon
@@ -45,7 +45,7 @@ class FullFrameDetector:
         """Nothing to load; a new source begins."""
         self._region = Region(self._polygon) if self._polygon else None
 
-    def detect(self, frame: Frame, *, closer: bool = False) -> Detections:
+    def detect(self, frame: Frame, *, look: int = 0) -> Detections:
         """One box from the centre of the first pixel to that of the last; of a region see `Region.within`."""
         width, height = frame.size_wh
         if self._region is None:
@@ -64,7 +64,7 @@ class BoxFileDetector:
     names, any other by its `frame_id`.
     """
 
-    looks_closer = False
+    closest = 0
 
     def __init__(self, name: str, config: DetectorConfig) -> None:
         self.name = name
@@ -90,7 +90,7 @@ class BoxFileDetector:
         if not self._by_frame and not self._by_picture:
             logger.warning("boxes file '%s' holds no boxes of people", path)
 
-    def detect(self, frame: Frame, *, closer: bool = False) -> Detections:
+    def detect(self, frame: Frame, *, look: int = 0) -> Detections:
         """The file's boxes for this frame, strongest first."""
         found = self._lookup(frame)
         return finish([box[:4] for box in found], [box[4] for box in found], frame.size_wh, self.config)

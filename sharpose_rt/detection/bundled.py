@@ -17,6 +17,8 @@ logger = logging.getLogger("sharpose_rt.detection")
 
 OURS = "mobile150"
 """Name of our own architecture."""
+CROWD = 2
+"""Crowds are looked at in so many times the closer size."""
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "person_detector.safetensors"
 
 
@@ -40,9 +42,11 @@ class BundledDetector(YoloDetector):
 
         module, metadata = load_module(self.weights)
         own_size = int(stated(metadata, "image_size", self.weights, IMAGE_SIZE, (32, 8192)))
-        own_closer_size = int(stated(metadata, "closer_size", self.weights, own_size, (own_size, 8192)))
-        self.image_size = self.config.image_size or own_size
-        self.closer_size = self.config.image_size or own_closer_size
+        closer_size = int(stated(metadata, "closer_size", self.weights, own_size, (own_size, 8192)))
+        if self.config.image_size is None and closer_size > own_size:
+            self.sizes = (own_size, closer_size, CROWD * closer_size)
+        else:
+            self.sizes = (self.config.image_size or own_size,)
         network = module_network(module, {0: metadata.get("names", "person")}, self.name, self.device)
         ranges = parse_ranges(metadata, self.weights) if self.runtime.int8 else None
         if ranges is not None:

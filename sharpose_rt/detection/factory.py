@@ -100,15 +100,15 @@ class AutoDetector:
             self._chosen.open()
 
     @property
-    def looks_closer(self) -> bool:
+    def closest(self) -> int:
         """See `Detector`."""
-        return self._chosen is not None and self._chosen.looks_closer
+        return 0 if self._chosen is None else self._chosen.closest
 
-    def detect(self, frame: Frame, *, closer: bool = False) -> Detections:
+    def detect(self, frame: Frame, *, look: int = 0) -> Detections:
         """People in the frame, as the chosen detector finds them."""
         if self._chosen is None:
             raise DetectorError("detector 'auto' is not open; call open() first")
-        return self._chosen.detect(frame, closer=closer)
+        return self._chosen.detect(frame, look=look)
 
     def close(self) -> None:
         """Let the chosen detector go; `name` still says which it was."""

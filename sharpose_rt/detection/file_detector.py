@@ -83,7 +83,7 @@ class FileDetector:
         runtime: whose threads it has.
     """
 
-    looks_closer = False
+    closest = 0
 
     def __init__(self, path: str, config: DetectorConfig, runtime: Runtime = EAGER) -> None:
         self.name, self.config, self.runtime = path, config, runtime
@@ -119,7 +119,7 @@ class FileDetector:
         """Let the network go."""
         self._ready = None
 
-    def detect(self, frame: Frame, *, closer: bool = False) -> Detections:
+    def detect(self, frame: Frame, *, look: int = 0) -> Detections:
         """People in the frame, strongest first."""
         ready = self._ready
         if ready is None:

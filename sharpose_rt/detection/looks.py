@@ -19,48 +19,61 @@ PROBED_S = 1.0
 """While it sees nobody it looks closer at one frame in so long, in media time."""
 SURE = 0.5
 """Weaker boxes do not say that there is somebody."""
+LIVE = 1
+"""The closest look at a live source, where frames that wait are lost."""
 
 
 class Looks:
     """A detector on the frames of one source; it may be shared with others.
 
     Args:
-        detector: which, by `Detections.small`, asks for a closer look.
+        detector: which, by `Detections.look`, asks for a closer look.
+        closest: no look is closer.
     """
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: Detector, closest: int | None = None) -> None:
         self.detector = detector
+        self._closest = math.inf if closest is None else closest
         self.closer = 0
         """Frames that were looked at closer."""
-        self._until_s = self._probed_s = -math.inf
+        self._begin()
+
+    def _begin(self) -> None:
+        self._look, self._until_s, self._probed_s = 0, -math.inf, -math.inf
+
+    @property
+    def closest(self) -> int:
+        """The closest look that frames may get; known when the detector is open."""
+        return int(min(self.detector.closest, self._closest))
 
     def make_ready(self, size_wh: tuple[int, int]) -> None:
         """Let the detector make ready what it has for frames of a size, so that no frame waits for it."""
         blank = Frame(0, 0.0, np.zeros((size_wh[1], size_wh[0], 3), np.uint8))
-        self.detector.detect(blank)
-        if self.detector.looks_closer:
-            self.detector.detect(blank, closer=True)
+        for look in range(self.closest + 1):
+            self.detector.detect(blank, look=look)
 
     def detect(self, frame: Frame, *, new_scene: bool = False) -> Detections:
         """People in the frame, strongest first; where a new scene begins nothing is known of their size."""
         if new_scene:
-            self._until_s = self._probed_s = -math.inf
-        closer = frame.pts_s < self._until_s
-        found = self.detector.detect(frame, closer=closer)
-        small = found.small
-        if not closer and (small or self._probes(found, frame.pts_s)):
-            closer, near = True, self.detector.detect(frame, closer=True)
-            small |= near.small
-            found = near if small else found
-        if small:
-            self._until_s = frame.pts_s + KEPT_S
-        self.closer += closer
+            self._begin()
+        if frame.pts_s >= self._until_s:
+            self._look = 0
+        look = self._look
+        found = self.detector.detect(frame, look=look)
+        if look == 0 and self._probes(found, frame.pts_s):
+            look, near = 1, self.detector.detect(frame, look=1)
+            found = near if near.look else found
+        while (wanted := min(found.look, self.closest)) > look:
+            look, found = wanted, self.detector.detect(frame, look=wanted)
+        if wanted >= self._look:
+            self._look, self._until_s = wanted, frame.pts_s + KEPT_S
+        self.closer += look > 0
         return found
 
     def _probes(self, found: Detections, now_s: float) -> bool:
         """Nobody was found, and it is time to see whether all are too small for that."""
         soon = now_s - self._probed_s < PROBED_S
-        if soon or not self.detector.looks_closer or (found.bbox_scores >= SURE).any():
+        if soon or not self.closest or (found.bbox_scores >= SURE).any():
             return False
         self._probed_s = now_s
         return True

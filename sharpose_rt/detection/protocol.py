@@ -22,12 +22,13 @@ class Detector(Protocol):
         ...
 
     @property
-    def looks_closer(self) -> bool:
-        """It can look closer, which takes longer and finds smaller people; known after `open`."""
+    def closest(self) -> int:
+        """The closest look it can take, each of which takes longer and finds smaller people than the one before; 0
+        where it has one alone. Known after `open`."""
         ...
 
-    def detect(self, frame: Frame, *, closer: bool = False) -> Detections:
-        """People in the frame: inside the frame, strongest first. `closer` makes no difference to who cannot."""
+    def detect(self, frame: Frame, *, look: int = 0) -> Detections:
+        """People in the frame: inside the frame, strongest first. `look` is from 0 to `closest`."""
         ...
 
     def close(self) -> None:

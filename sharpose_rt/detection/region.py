@@ -100,38 +100,38 @@ class RegionDetector:
         self.name = self.inner.name
 
     @property
-    def looks_closer(self) -> bool:
+    def closest(self) -> int:
         """See `Detector`."""
-        return self.inner.looks_closer
+        return self.inner.closest
 
-    def detect(self, frame: Frame, *, closer: bool = False) -> Detections:
+    def detect(self, frame: Frame, *, look: int = 0) -> Detections:
         """People in the region, in px of the whole frame; DetectorError where the first frame has nothing of it."""
         found_in = self._region.within(frame)
         if found_in is None:
             return Detections.empty()
-        found = self._look(frame, *found_in, closer) if self.looks else self.inner.detect(frame)
+        found = self._look(frame, *found_in, look) if self.looks else self.inner.detect(frame)
         middles = (found.bboxes_xyxy[:, :2] + found.bboxes_xyxy[:, 2:]) / 2
         rows = np.flatnonzero(self._region.has(middles))[: self.max_people]
-        return Detections(found.bboxes_xyxy[rows], found.bbox_scores[rows], found.small)
+        return Detections(found.bboxes_xyxy[rows], found.bbox_scores[rows], found.look)
 
     def close(self) -> None:
         """See `Detector`."""
         self.inner.close()
 
-    def _look(self, frame: Frame, low: Corner, high: Corner, closer: bool) -> Detections:
+    def _look(self, frame: Frame, low: Corner, high: Corner, look: int) -> Detections:
         """What is found in the region and around it, in px of the whole frame."""
         if self._margin > 0:
             self._kept_for -= 1
             if self._kept_for == 0:
                 self._margin, self._kept_for = self._margin - 1, _FRAMES
         while True:
-            found, cut_off = self._look_within(frame, low, high, MARGINS[self._margin], closer)
+            found, cut_off = self._look_within(frame, low, high, MARGINS[self._margin], look)
             if not cut_off:
                 return found
             self._margin, self._kept_for = self._margin + 1, _FRAMES
 
     def _look_within(
-        self, frame: Frame, low: Corner, high: Corner, margin: float, closer: bool
+        self, frame: Frame, low: Corner, high: Corner, margin: float, look: int
     ) -> tuple[Detections, bool]:
         """What is found with a margin, and whether somebody in the region is cut off by it."""
         size = np.array(frame.size_wh)
@@ -139,9 +139,9 @@ class RegionDetector:
         first = np.floor((low - around).clip(0)).astype(int)
         last = np.ceil((high + around).clip(0, size - 1)).astype(int)
         part = np.ascontiguousarray(frame.image_bgr[first[1] : last[1] + 1, first[0] : last[0] + 1])
-        found = self.inner.detect(replace(frame, image_bgr=part), closer=closer)
+        found = self.inner.detect(replace(frame, image_bgr=part), look=look)
         boxes = found.bboxes_xyxy + np.tile(first, 2).astype(np.float32)
         reaches_in = (boxes[:, :2] < high).all(1) & (boxes[:, 2:] > low).all(1)
         cut_before = ((boxes[:, :2] < first + _EDGE_PX) & (first > 0)).any(1)
         cut_after = ((boxes[:, 2:] > last - _EDGE_PX) & (last < size - 1)).any(1)
-        return Detections(boxes, found.bbox_scores, found.small), bool((reaches_in & (cut_before | cut_after)).any())
+        return Detections(boxes, found.bbox_scores, found.look), bool((reaches_in & (cut_before | cut_after)).any())

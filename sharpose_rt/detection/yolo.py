@@ -18,6 +18,7 @@ from sharpose_rt.detection.looks import SURE
 from sharpose_rt.detection.postprocess import finish, suppress
 from sharpose_rt.detection.runtime import EAGER, Runtime
 from sharpose_rt.errors import DetectorError
+from sharpose_rt.geometry.boxes import iou_matrix
 from sharpose_rt.skeleton import PERSON_NAMES
 from sharpose_rt.types import Detections, Frame
 
@@ -28,6 +29,12 @@ logger = logging.getLogger("sharpose_rt.detection")
 
 SMALL = 1 / 8
 """Whose longer side is a smaller share of the picture's is small: where there are such people, more are missed."""
+MANY, SHARPER = 5, 1.5
+"""Where so many are small, and the picture's longer side has so many times the pixels of the closer look, there may be
+a crowd of which that look misses most."""
+CLOSEST = 2
+"""The look at crowds; large people are those of the look before, as a network knows them better there."""
+_OVER = 1.25  # who is about as large as the limit may be larger in one look than in the other
 TASKS = ("detect", "pose", "segment")
 IMAGE_SIZE = 640
 """What ultralytics' models are trained at, px."""
@@ -213,8 +220,8 @@ class YoloDetector:
         self.config = config
         self.device = device
         self.runtime = runtime
-        self.image_size = self.closer_size = config.image_size or IMAGE_SIZE
-        """Longer side of what the network sees, px, usually and in a closer look."""
+        self.sizes: tuple[int, ...] = (config.image_size or IMAGE_SIZE,)
+        """Longer side of what the network sees, px, in each look; in the one at crowds at most that of the frame."""
         self._network: Network | None = None
         self._stream: Callable[[], AbstractContextManager[object]] = nullcontext
 
@@ -244,37 +251,62 @@ class YoloDetector:
         self._network = None
 
     @property
-    def looks_closer(self) -> bool:
+    def closest(self) -> int:
         """See `Detector`."""
-        return self.closer_size > self.image_size
+        return len(self.sizes) - 1
 
-    def detect(self, frame: Frame, *, closer: bool = False) -> Detections:
+    def detect(self, frame: Frame, *, look: int = 0) -> Detections:
         """People in the frame, strongest first."""
+        found = self._detect(frame, look)
+        if look == CLOSEST:
+            large = self._detect(frame, look - 1)
+            found = self._joined(large, found, frame)
+        return replace(found, look=self._wanted_look(found, frame))
+
+    def _detect(self, frame: Frame, look: int) -> Detections:
         network = self._network
         if network is None:
             raise DetectorError(f"detector '{self.name}' is not open; call open() first")
-        fit = self._fit(frame, network, closer)
+        fit = self._fit(frame, network, look)
         with self._stream():
             predictions = predict(network, fit.apply(frame.image_bgr))
         boxes, scores = people_from_predictions(
             predictions, network, self.config.score_threshold, self.config.iou_threshold
         )
-        found = finish(fit.to_frame(boxes), scores, frame.size_wh, self.config)
-        return replace(found, small=self.looks_closer and self._shows_small(found, frame))
+        return finish(fit.to_frame(boxes), scores, frame.size_wh, self.config)
 
-    def letterboxed(self, frame: Frame, network: Network, *, closer: bool = False) -> NDArray[np.uint8]:
+    def letterboxed(self, frame: Frame, network: Network, *, look: int = 0) -> NDArray[np.uint8]:
         """The network's input (H, W, 3) uint8 for a frame."""
-        return self._fit(frame, network, closer).apply(frame.image_bgr)
+        return self._fit(frame, network, look).apply(frame.image_bgr)
 
-    def _fit(self, frame: Frame, network: Network, closer: bool) -> Letterbox:
-        size = self.closer_size if closer else self.image_size
+    def _fit(self, frame: Frame, network: Network, look: int) -> Letterbox:
+        size = self.sizes[look] if look < CLOSEST else min(self.sizes[look], max(frame.size_wh))
         return Letterbox.fit(frame.size_wh, size, network.stride, network.fixed_wh)
 
-    def _shows_small(self, found: Detections, frame: Frame) -> bool:
-        """Somebody sure is small, and the frame has more pixels than were looked at."""
-        sides = (found.bboxes_xyxy[:, 2:] - found.bboxes_xyxy[:, :2]).max(1, initial=0)
+    def _joined(self, large: Detections, small: Detections, frame: Frame) -> Detections:
+        """Large people of one look and small ones of a closer one."""
+        limit_px = SMALL * max(frame.size_wh)
+        large, small = _rows(large, _sides(large) >= limit_px), _rows(small, _sides(small) < _OVER * limit_px)
+        new = iou_matrix(small.bboxes_xyxy, large.bboxes_xyxy).max(1, initial=0) <= self.config.iou_threshold
+        boxes = np.concatenate([large.bboxes_xyxy, small.bboxes_xyxy[new]])
+        return finish(boxes, np.concatenate([large.bbox_scores, small.bbox_scores[new]]), frame.size_wh, self.config)
+
+    def _wanted_look(self, found: Detections, frame: Frame) -> int:
+        """How small those are who are sure, as far as the frame has more pixels than were looked at."""
         longest = max(frame.size_wh)
-        return longest > self.image_size and bool((sides[found.bbox_scores >= SURE] < SMALL * longest).any())
+        small = int((_sides(found)[found.bbox_scores >= SURE] < SMALL * longest).sum())
+        if small >= MANY and self.closest >= CLOSEST and longest >= SHARPER * self.sizes[CLOSEST - 1]:
+            return CLOSEST
+        return int(small > 0 and self.closest > 0 and longest > self.sizes[0])
+
+
+def _sides(found: Detections) -> NDArray[np.float32]:
+    """Longer sides (N,) of the boxes, px."""
+    return (found.bboxes_xyxy[:, 2:] - found.bboxes_xyxy[:, :2]).max(1, initial=0)
+
+
+def _rows(found: Detections, rows: NDArray[np.bool_]) -> Detections:
+    return Detections(found.bboxes_xyxy[rows], found.bbox_scores[rows])
 
 
 def predict(network: Network, image_bgr: NDArray[np.uint8]) -> NDArray[np.float32]:

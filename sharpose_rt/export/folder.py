@@ -75,7 +75,7 @@ def export_folder(
     network, info = load_model(name, weights, behaviour)
     bundled = BundledDetector(detector)
     found = bundled.load()
-    size = Letterbox.fit((1, 1), bundled.image_size, found.stride).input_wh[0]  # as large as the package would make it
+    size = Letterbox.fit((1, 1), bundled.sizes[0], found.stride).input_wh[0]  # as large as the package would make it
     example, trial = (_noise(count, network.variant.size_hw, size) for count in (EXAMPLES, TRIALS))
     parts = {file: beside(folder / file) for file in FILES}
     graphs: dict[str, Any] = {}

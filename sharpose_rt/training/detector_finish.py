@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.bundled import BundledDetector
-from sharpose_rt.detection.yolo import predict
+from sharpose_rt.detection.yolo import CLOSEST, predict
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.geometry.boxes import inside_matrix, iou_matrix
 from sharpose_rt.labels.coco import read_image
@@ -87,14 +87,13 @@ def input_ranges(weights: Path, pictures: Sequence[Picture]) -> Ranges:
     """
     detector = BundledDetector(DetectorConfig(), weights=weights)
     network = detector.load()
-    ways = (False, True) if detector.looks_closer else (False,)
     fused: Any = network.run
 
     def run() -> None:
         for number, picture in enumerate(pictures[:100]):
             frame = Frame(number, 0.0, read_image(picture.path))
-            for closer in ways:
-                predict(network, detector.letterboxed(frame, network, closer=closer))
+            for look in range(len(detector.sizes[:CLOSEST])):
+                predict(network, detector.letterboxed(frame, network, look=look))
 
     return observe(fused, run)
 

@@ -786,11 +786,11 @@ def test_a_loop_is_ready_for_its_first_picture_before_its_clock_begins(monkeypat
     clock_s, sizes = [50.0], set[tuple[int, int]]()
     detect = FullFrameDetector.detect
 
-    def once_a_size(self: FullFrameDetector, frame: Frame, *, closer: bool = False) -> Detections:
+    def once_a_size(self: FullFrameDetector, frame: Frame, *, look: int = 0) -> Detections:
         if frame.size_wh not in sizes:  # as a graph is compiled
             sizes.add(frame.size_wh)
             clock_s[0] += 100
-        return detect(self, frame, closer=closer)
+        return detect(self, frame, look=look)
 
     monkeypatch.setattr(FullFrameDetector, "detect", once_a_size)
     monkeypatch.setattr("sharpose_rt.api.time", SimpleNamespace(monotonic=lambda: clock_s[0]))

@@ -386,12 +386,12 @@ def test_the_engine_refines_who_is_chosen() -> None:
 class Crowd:
     """A detector that sees twelve people who walk."""
 
-    name, looks_closer = "crowd", False
+    name, closest = "crowd", 0
 
     def open(self) -> None: ...
     def close(self) -> None: ...
 
-    def detect(self, frame: Frame, *, closer: bool = False) -> Detections:
+    def detect(self, frame: Frame, *, look: int = 0) -> Detections:
         left = np.arange(12, dtype=np.float32) * 24 + 3 * frame.pts_s
         boxes = np.stack([left, left * 0 + 10, left + 20, left * 0 + 80], 1)
         return Detections(boxes, np.full(12, 0.9, np.float32))

@@ -606,7 +606,7 @@ def test_bundled_weights_give_the_module_they_came_from(tmp_path: Path, architec
     detector, picture = create_detector(config), frame((64, 64))
     assert isinstance(detector, BundledDetector)
     found = detect_once(detector, picture)
-    assert detector.image_size == 64
+    assert detector.sizes[0] == 64
     module.eval().model[-1].end2end = architecture != "mobile150"
     rgb = torch.from_numpy(np.ascontiguousarray(picture.image_bgr[..., ::-1])).permute(2, 0, 1)[None] / 255
     with torch.no_grad():
@@ -764,7 +764,7 @@ def test_a_region_is_looked_at_wider_only_while_somebody_reaches_out_of_it() -> 
     class Fixed(factory.FullFrameDetector):
         """Finds the boxes that are `there` in a picture whose pixels hold their own places, cut off at its edges."""
 
-        def detect(self, frame: Frame, *, closer: bool = False) -> Detections:
+        def detect(self, frame: Frame, *, look: int = 0) -> Detections:
             shown.append(frame.size_wh)
             x, y = frame.image_bgr[0, 0, :2].astype(int)
             boxes = np.array(there, np.float32) - [x, y, x, y]
@@ -867,7 +867,7 @@ def test_the_bundled_one_looks_as_closely_as_it_was_trained_to_unless_told_other
     for wanted in (None, 512):
         detector = create_detector(DetectorConfig(name="bundled", image_size=wanted))
         detector.open()
-        sizes.append(detector.image_size)  # type: ignore[attr-defined]
+        sizes.append(detector.sizes[0])  # type: ignore[attr-defined]
     assert sizes == [320, 512]
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sharpose_rt.config import DetectorConfig
-from sharpose_rt.detection import Looks, create_detector
+from sharpose_rt.detection import LIVE, Looks, create_detector
 from sharpose_rt.detection.assets import import_ultralytics
 from sharpose_rt.detection.boxes import FullFrameDetector
 from sharpose_rt.detection.bundled import WEIGHTS, BundledDetector
@@ -25,9 +26,10 @@ NEAR, FAR = [[10, 10, 60, 110]], [[10, 10, 14, 20]]
 
 
 class Eyes:
-    """Finds who is `there`; somebody lower than 20 px is small to it. `seen` says how it looked."""
+    """Finds who is `there`; somebody lower than 20 px is small to it, and three of them a crowd. `seen` says how it
+    looked: as usual, closer, closest at a crowd."""
 
-    name, looks_closer = "eyes", True
+    name, closest = "eyes", 2
 
     def __init__(self) -> None:
         self.there, self.seen, self.only_closer = NEAR, "", False
@@ -36,12 +38,12 @@ class Eyes:
     def open(self) -> None: ...
     def close(self) -> None: ...
 
-    def detect(self, frame: Frame, *, closer: bool = False) -> Detections:
-        self.seen += "C" if closer else "u"
-        boxes = np.array([] if self.only_closer and not closer else self.there, np.float32).reshape(-1, 4)
-        small = bool((boxes[:, 3] - boxes[:, 1] < 20).any())
-        score = self.closer_score if closer else self.score
-        return Detections(boxes, np.full(len(boxes), score, np.float32), small)
+    def detect(self, frame: Frame, *, look: int = 0) -> Detections:
+        self.seen += "uCX"[look]
+        boxes = np.array([] if self.only_closer and not look else self.there, np.float32).reshape(-1, 4)
+        small = int((boxes[:, 3] - boxes[:, 1] < 20).sum())
+        score = self.closer_score if look else self.score
+        return Detections(boxes, np.full(len(boxes), score, np.float32), min(small, 1) + (small >= 3))
 
 
 def at(time_s: float, seed: int = 0) -> Frame:
@@ -76,7 +78,7 @@ def test_where_nobody_is_found_one_frame_a_second_is_looked_at_closer() -> None:
     assert looks.closer == 3
     eyes.there, eyes.score = NEAR, 0.4
     assert looked(looks, eyes, 4.0, 4.1) == "uCu"  # who is unsure may be nobody
-    eyes.looks_closer = False
+    eyes.closest = 0
     assert looked(looks, eyes, 9.0, 9.1) == "uu"
 
 
@@ -109,6 +111,32 @@ def test_a_new_scene_is_looked_at_as_usual_first() -> None:
     assert looked(looks, eyes, 0.3) == "u"
 
 
+CROWD = [*NEAR, *FAR * 3]
+
+
+def test_crowds_are_looked_at_closest_but_in_live_sources() -> None:
+    eyes = Eyes()
+    looks = Looks(eyes)
+    assert looked(looks, eyes, 0.0) == "u"
+    eyes.there = CROWD
+    assert looked(looks, eyes, 0.1, 0.2) == "uXX"
+    eyes.there = FAR
+    assert looked(looks, eyes, 0.3, 1.1) == "XX"
+    assert looked(looks, eyes, 1.3, 1.4) == "uCC"  # as close as is wanted now
+    eyes.there = CROWD
+    assert looked(looks, eyes, 1.5, 1.6) == "CXX"
+    eyes.there = NEAR
+    assert looked(looks, eyes, 2.5, 2.7) == "Xu"
+    eyes.there, eyes.only_closer = CROWD, True
+    assert looked(looks, eyes, 4.0) == "uCX"  # a look for people who are too small shows a crowd
+    assert looks.closer == 10
+    live = DetectStage(eyes, live=True)
+    eyes.only_closer, eyes.seen = False, ""
+    for time_s in (0.0, 0.1):
+        live.process(at(time_s))
+    assert eyes.seen == "uCC"
+
+
 def test_sources_that_share_a_detector_are_looked_at_each_in_its_way() -> None:
     eyes = Eyes()
     street, room = DetectStage(eyes), DetectStage(eyes)
@@ -126,9 +154,9 @@ def test_sources_that_share_a_detector_are_looked_at_each_in_its_way() -> None:
 
 def test_a_live_source_waits_for_neither_look() -> None:
     eyes = Eyes()
-    DetectStage(eyes, size_wh=lambda: (64, 48)).open()
+    DetectStage(eyes, size_wh=lambda: (64, 48), live=True).open()
     assert eyes.seen == "uC"
-    eyes.looks_closer, eyes.seen = False, ""
+    eyes.closest, eyes.seen = 0, ""
     DetectStage(eyes, size_wh=lambda: (64, 48)).open()
     assert eyes.seen == "u"
 
@@ -137,24 +165,31 @@ def test_a_region_is_looked_at_closer_too() -> None:
     eyes = Eyes()
     eyes.there = FAR
     region = RegionDetector(eyes, ((5, 5), (60, 5), (60, 60), (5, 60)), 9)
-    assert region.looks_closer
+    assert region.closest == 2
     assert looked(Looks(region), eyes, 0.0, 0.1) == "uCC"
 
 
 def test_boxes_that_are_given_are_the_same_closer() -> None:
     whole = FullFrameDetector()
-    assert not whole.looks_closer
-    assert not whole.detect(at(0)).small
-    assert whole.detect(at(0), closer=True).bboxes_xyxy.tolist() == whole.detect(at(0)).bboxes_xyxy.tolist()
+    assert whole.closest == whole.detect(at(0)).look == 0
+    assert whole.detect(at(0), look=1).bboxes_xyxy.tolist() == whole.detect(at(0)).bboxes_xyxy.tolist()
+
+
+def bus() -> NDArray[np.uint8]:
+    """A photograph of four people, (1080, 810, 3) BGR."""
+    image = cv2.imread(str(Path(import_ultralytics().__file__).parent / "assets" / "bus.jpg"))
+    assert image is not None
+    return image  # type: ignore[return-value]
+
+
+def resized(image: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
+    return cv2.resize(image, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
 
 
 def crowd(share: float = 0.2) -> Frame:
-    """A photograph of four people, small in a wide picture, eight times."""
-    path = Path(import_ultralytics().__file__).parent / "assets" / "bus.jpg"
-    bus = cv2.imread(str(path))
-    assert bus is not None
+    """That photograph, small in a wide picture, eight times."""
     image = np.full((720, 1280, 3), 114, np.uint8)
-    small = cv2.resize(bus, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
+    small = resized(bus(), share)
     h, w = small.shape[:2]
     for x in (60, 400, 740, 1060):
         for y in (10, 370):
@@ -166,23 +201,49 @@ def test_the_detector_that_ships_finds_more_of_small_people() -> None:
     picture = crowd()
     detector = create_detector(DetectorConfig("bundled"))
     detector.open()
-    assert detector.looks_closer
-    usual, closer = detector.detect(picture), Looks(detector).detect(picture)
-    assert usual.small
+    assert detector.closest == 2
+    usual, closer = detector.detect(picture), Looks(detector, LIVE).detect(picture)
+    assert usual.look == closer.look == 2
     assert (closer.bbox_scores >= 0.5).sum() > 1.2 * (usual.bbox_scores >= 0.5).sum() > 0
+    in_a_file, closest = Looks(detector).detect(picture), detector.detect(picture, look=2)
+    assert in_a_file.bboxes_xyxy.tolist() == closest.bboxes_xyxy.tolist()
+    assert (closest.bbox_scores >= 0.5).sum() >= (closer.bbox_scores >= 0.5).sum()
     near = replace(picture, image_bgr=np.ascontiguousarray(picture.image_bgr[10:226, 60:222]))
-    assert not detector.detect(near).small  # nor is a picture looked at closer that has no more pixels
+    assert not detector.detect(near).look  # nor is a picture looked at closer that has no more pixels
     far = crowd(0.14)
     assert not (detector.detect(far).bbox_scores >= 0.5).any()
     assert (Looks(detector).detect(far).bbox_scores >= 0.5).sum() >= 8
     detector.close()
 
 
+def test_in_a_crowd_it_finds_more_and_those_who_are_near_as_before() -> None:
+    """A photograph of four people as it is, and beside it as many of it as there is room, small."""
+    image = np.full((1080, 1920, 3), 114, np.uint8)
+    image[:, :810] = bus()[:1080]
+    small = resized(bus(), 0.2)
+    h, w = small.shape[:2]
+    for x in range(900, 1920 - w, w + 30):
+        for y in range(10, 1080 - h, h + 30):
+            image[y : y + h, x : x + w] = small
+    detector = create_detector(DetectorConfig("bundled"))
+    detector.open()
+    closer, closest = (detector.detect(Frame(0, 0.0, image), look=look) for look in (1, 2))
+    detector.close()
+
+    def sure(found: Detections, *, large: bool) -> list[list[float]]:
+        sides = (found.bboxes_xyxy[:, 2:] - found.bboxes_xyxy[:, :2]).max(1)
+        return found.bboxes_xyxy[(found.bbox_scores >= 0.5) & ((sides >= 1920 / 8) == large)].tolist()
+
+    assert closer.look == closest.look == 2
+    assert len(sure(closest, large=False)) > 2 * len(sure(closer, large=False)) > 40
+    assert sure(closest, large=True) == sure(closer, large=True)
+    assert len(sure(closer, large=True)) == 3
+
+
 def test_a_size_that_was_asked_for_is_kept_to() -> None:
     detector = create_detector(DetectorConfig("bundled", image_size=320))
     detector.open()
-    assert not detector.looks_closer
-    assert not detector.detect(crowd()).small
+    assert detector.closest == detector.detect(crowd()).look == 0
 
 
 @pytest.mark.parametrize("stated", ["288", "x", "9000"])

@@ -292,14 +292,14 @@ def test_the_command_trains_saves_and_resumes(folder, capsys):
     weights = folder.parent / "found.safetensors"
     detector = BundledDetector(DetectorConfig(score_threshold=0.0), weights=weights)
     detector.open()
-    assert detector.image_size == 128
+    assert detector.sizes[0] == 128
     assert len(detector.detect(Frame(0, 0.0, cv2.imread(str(folder / "images" / "1.png")))))
     with pytest.raises(OutputError, match="--resume"):
         train_detector.run(arguments(folder))
     assert train_detector.run(arguments(folder, resume=True, minutes=0.06, use_size=160)) == 0
     again = BundledDetector(DetectorConfig(), weights=weights)
     again.open()
-    assert again.image_size == 160
+    assert again.sizes[0] == 160
     rounded = BundledDetector(DetectorConfig(score_threshold=0.0), weights=weights, runtime=Runtime(int8=True))
     rounded.open()
     assert len(rounded.detect(Frame(0, 0.0, cv2.imread(str(folder / "images" / "1.png")))))
@@ -315,8 +315,7 @@ def test_the_command_states_a_size_for_closer_looks(folder):
     assert train_detector.run(arguments(folder, **small, minutes=1e-3, closer_size=96)) == 0
     detector = BundledDetector(DetectorConfig(), weights=folder.parent / "found.safetensors")
     detector.open()
-    assert (detector.image_size, detector.closer_size) == (64, 96)
-    assert detector.looks_closer
+    assert detector.sizes[:2] == (64, 96)
 
 
 def test_a_resumed_run_fetches_nothing(folder, monkeypatch):

@@ -72,12 +72,12 @@ def test_real_clips_have_no_cut_and_joined_ones_have(shared_dir):
 class OneBox:
     """A detector that always finds the same box, and counts its calls."""
 
-    name, looks_closer = "one", False
+    name, closest = "one", 0
 
     def __init__(self) -> None:
         self.frames: list[int] = []
 
-    def detect(self, frame, *, closer=False):
+    def detect(self, frame, *, look=0):
         self.frames.append(frame.frame_id)
         return Detections(np.array([[60, 40, 120, 200]], np.float32), np.array([0.9], np.float32))
 
@@ -116,7 +116,7 @@ def test_a_detector_is_made_ready_for_the_size_that_comes():
         def open(self):
             sizes.append("open")
 
-        def detect(self, frame, *, closer=False):
+        def detect(self, frame, *, look=0):
             sizes.append(frame.size_wh)
             return super().detect(frame)
 
