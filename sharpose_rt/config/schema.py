@@ -134,9 +134,9 @@ class DetectorConfig:
     iou_threshold: float = 0.6
     """Overlap above which the weaker of two boxes is dropped, where the model needs such a step."""
     image_size: int | None = None
-    """Longer side of the picture that the network sees, px; None is what it is made for (bundled 320, 512 while it sees
-    small people, and in files 1024 as well while many; others 640). Larger finds smaller people, and takes longer by its
-    square."""
+    """Longer side of the picture that the network sees, px; None is what it is made for (bundled 320, 512 while it
+    sees small people, in files 1024 as well while many; others 640). Larger finds smaller people, and takes longer by
+    its square."""
     every: int = 1
     """The detector runs on every n-th frame; the last pose carries boxes on in between."""
     every_if_sure: int = 0
