@@ -642,7 +642,18 @@ def test_pairs_of_a_perfect_and_of_a_blind_network():
 
 def test_the_network_is_measured_on_a_video_of_its_stream(tmp_path, shared_dir, capsys):
     video = str(shared_dir / "video/supervision_walking.mp4")
-    options = ["--no-video", "--quiet", "--max-frames", "80", "--detector", "bundled", "--output", str(tmp_path)]
+    options = [
+        "--no-video",
+        "--quiet",
+        "--max-frames",
+        "41",
+        "--stride",
+        "2",
+        "--detector",
+        "bundled",
+        "--output",
+        str(tmp_path),
+    ]
     cheap = ["--quality-threshold=-inf", "--set", "tracker.remember_s=0", "--region", "100,100 700,600"]
     cheap += ["--detector-size", "320"]
     assert main(["--source", video, *options, *cheap]) == 0
