@@ -15,7 +15,7 @@ HELP = "measure how well people are known again by their looks"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `sharpose-rt eval-appearance`."""
     parser.add_argument("stream", metavar="STREAM", help="a *.skeletons.jsonl file")
-    parser.add_argument("video", metavar="VIDEO", help="the source that it was made of")
+    parser.add_argument("video", metavar="VIDEO", help="the video that it was made of, or a recording of it")
     parser.add_argument("--weights", metavar="FILE", help="what `train-appearance` wrote (the network that ships)")
     parser.add_argument("--json", metavar="OUT", help="write the metrics here")
 

@@ -6,6 +6,7 @@ frames between; who is there at the same time is another.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +16,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import mannwhitneyu
 
+from sharpose_rt.config import SourceConfig
 from sharpose_rt.errors import DatasetError
-from sharpose_rt.media import open_source
 from sharpose_rt.skeletons import FrameRecord, StreamReader
+from sharpose_rt.stages import StoredFrame, StoredFrames
 from sharpose_rt.types import PoseStage
+
+log = logging.getLogger("sharpose_rt.evaluation")
 
 EVERY_S = 0.5
 """People are looked at so often."""
@@ -42,35 +46,33 @@ def evaluate_appearance(stream: Path, video: str, look: LookAt) -> dict[str, Any
     Args:
         stream: of a run over the video that remembered nobody (`--set tracker.remember_s=0`), so that each id is one
             unbroken track.
-        video: the source that it was made of.
+        video: the source that it was made of, or a recording of it.
         look: the network.
 
     Raises:
-        StreamError, SourceError: they cannot be read.
-        DatasetError: they do not go together, or nobody is there twice.
+        StreamError, SourceError: they cannot be read, or are of another size.
+        DatasetError: nobody is there twice.
     """
     vectors, ids, times, took_ms = [], [], [], []
     last_s = -np.inf
-    records = iter(StreamReader(stream))
-    with open_source(video) as source:
-        for frame in source:
-            record = next(records, None)
-            if record is None:
-                break
-            if record.frame_id != frame.frame_id or abs(record.pts_s - frame.pts_s) > 1e-3:
-                raise DatasetError(
-                    f"frame {frame.frame_id} of {video} is at {frame.pts_s:.3f} s, that of {stream} at "
-                    f"{record.pts_s:.3f} s (frame {record.frame_id}); is it the video that the stream was made of?"
-                )
-            rows = _large(record)
-            if frame.pts_s - last_s < EVERY_S or not len(rows):
+    reader = StreamReader(stream)
+    frames = StoredFrames(reader, reader.warn_unless_complete(), SourceConfig(), video)
+    with frames:
+        for frame in frames:
+            assert isinstance(frame, StoredFrame)
+            rows = _large(frame.record)
+            if not frame.pictured or frame.pts_s - last_s < EVERY_S or not len(rows):
                 continue
-            last_s = frame.pts_s
+            last_s, poses = frame.pts_s, frame.record.poses
             began_s = time.perf_counter()
-            vectors.append(look(frame.image_bgr, record.poses.bboxes_xyxy[rows]))
+            vectors.append(look(frame.image_bgr, poses.bboxes_xyxy[rows]))
             took_ms.append(1e3 * (time.perf_counter() - began_s) / len(rows))
-            ids.append(record.poses.track_ids[rows])
+            ids.append(poses.track_ids[rows])
             times.append(np.full(len(rows), frame.pts_s))
+    if frames.unseen:
+        log.warning(
+            "%d frames of %s have no picture in %s; is it the video that they are of?", frames.unseen, stream, video
+        )
     if not vectors:
         raise DatasetError(f"{stream} has nobody with an id who is {TALL_PX} px tall")
     result = pairs(np.concatenate(vectors), np.concatenate(ids), np.concatenate(times))
