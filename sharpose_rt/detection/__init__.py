@@ -1,8 +1,8 @@
 """Person detectors: `create_detector` gives the one that a `DetectorConfig` names."""
 
 from sharpose_rt.detection.factory import create_detector
-from sharpose_rt.detection.looks import LIVE, Looks
+from sharpose_rt.detection.looks import Looks
 from sharpose_rt.detection.protocol import Detector
 from sharpose_rt.detection.runtime import Runtime
 
-__all__ = ["LIVE", "Detector", "Looks", "Runtime", "create_detector"]
+__all__ = ["Detector", "Looks", "Runtime", "create_detector"]

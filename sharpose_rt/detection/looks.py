@@ -1,7 +1,8 @@
 """How closely a detector looks at the frames of one source: closer while it sees small people.
 
 The time that a detector takes grows with the square of its picture's side. Where people are near, a small picture finds
-all of them; where somebody small is seen, there are others who are missed; where nobody is, all may be too small.
+all of them; where somebody small is seen, there are others who are missed; where nobody is, all may be too small, and
+behind those who are near there may be others.
 """
 
 from __future__ import annotations
@@ -16,11 +17,9 @@ from sharpose_rt.types import Detections, Frame
 KEPT_S = 1.0
 """It goes on looking closer for so long, in media time, after it last saw somebody small."""
 PROBED_S = 1.0
-"""While it sees nobody it looks closer at one frame in so long, in media time."""
+"""While it sees nobody small it looks closer at one frame in so long, in media time."""
 SURE = 0.5
 """Weaker boxes do not say that there is somebody."""
-LIVE = 1
-"""The closest look at a live source, where frames that wait are lost."""
 
 
 class Looks:
@@ -28,12 +27,11 @@ class Looks:
 
     Args:
         detector: which, by `Detections.look`, asks for a closer look.
-        closest: no look is closer.
+        live: frames that wait are lost: none is looked at closest, nor probed where somebody is found.
     """
 
-    def __init__(self, detector: Detector, closest: int | None = None) -> None:
-        self.detector = detector
-        self._closest = math.inf if closest is None else closest
+    def __init__(self, detector: Detector, *, live: bool = False) -> None:
+        self.detector, self._live = detector, live
         self.closer = 0
         """Frames that were looked at closer."""
         self._begin()
@@ -44,7 +42,7 @@ class Looks:
     @property
     def closest(self) -> int:
         """The closest look that frames may get; known when the detector is open."""
-        return int(min(self.detector.closest, self._closest))
+        return min(self.detector.closest, 1) if self._live else self.detector.closest
 
     def make_ready(self, size_wh: tuple[int, int]) -> None:
         """Let the detector make ready what it has for frames of a size, so that no frame waits for it."""
@@ -60,7 +58,7 @@ class Looks:
             self._look = 0
         look = self._look
         found = self.detector.detect(frame, look=look)
-        if look == 0 and self._probes(found, frame.pts_s):
+        if look == found.look == 0 and self._probes(found, frame.pts_s):
             look, near = 1, self.detector.detect(frame, look=1)
             found = near if near.look else found
         while (wanted := min(found.look, self.closest)) > look:
@@ -71,9 +69,12 @@ class Looks:
         return found
 
     def _probes(self, found: Detections, now_s: float) -> bool:
-        """Nobody was found, and it is time to see whether all are too small for that."""
-        soon = now_s - self._probed_s < PROBED_S
-        if soon or not self.closest or (found.bbox_scores >= SURE).any():
+        """It is time to see whether there is somebody who is too small to be found.
+
+        Where somebody is found that has time: a photograph shows those who are meant.
+        """
+        soon, somebody = now_s - self._probed_s < PROBED_S, bool((found.bbox_scores >= SURE).any())
+        if soon or not self.closest or (self._live and somebody):
             return False
-        self._probed_s = now_s
-        return True
+        begins, self._probed_s = math.isinf(self._probed_s), now_s
+        return not (begins and somebody)

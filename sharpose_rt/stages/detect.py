@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from sharpose_rt.detection import LIVE, Detector, Looks
+from sharpose_rt.detection import Detector, Looks
 from sharpose_rt.runtime import BaseStage, Status
 from sharpose_rt.tracking import SceneCuts
 from sharpose_rt.types import Frame, Packet
@@ -18,8 +18,8 @@ class DetectStage(BaseStage[Frame, Packet]):
 
     `every` is n: a number, or what gives it as it is now. `cuts` says where a new scene begins. `detected_frames`
     counts those that the detector saw, `looks` knows how closely. `size_wh` gives the size of the frames that will
-    come, px, where the first one should not wait for what a detector makes ready for a size. Where the source is `live`
-    crowds are not looked at closest. With `keep` the model stays for the next run.
+    come, px, where the first one should not wait for what a detector makes ready for a size. A `live` source gets no look
+    that can be done without. With `keep` the model stays for the next run.
     """
 
     name = "detect"
@@ -35,7 +35,7 @@ class DetectStage(BaseStage[Frame, Packet]):
         keep: bool = False,
     ) -> None:
         self.detector, self.cuts, self._coming_wh, self._keep = detector, cuts, size_wh, keep
-        self.looks = Looks(detector, LIVE if live else None)
+        self.looks = Looks(detector, live=live)
         self._last_wh: tuple[int, int] | None = None
         self._last_s = 0.0
         self._every = (lambda: every) if isinstance(every, int) else every

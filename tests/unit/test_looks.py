@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sharpose_rt.config import DetectorConfig
-from sharpose_rt.detection import LIVE, Looks, create_detector
+from sharpose_rt.detection import Looks, create_detector
 from sharpose_rt.detection.assets import import_ultralytics
 from sharpose_rt.detection.boxes import FullFrameDetector
 from sharpose_rt.detection.bundled import WEIGHTS, BundledDetector
@@ -32,7 +32,9 @@ class Eyes:
     name, closest = "eyes", 2
 
     def __init__(self) -> None:
-        self.there, self.seen, self.only_closer = NEAR, "", False
+        self.there, self.seen = NEAR, ""
+        self.there_closer: list[list[int]] | None = None  # than in the usual look
+        self.only_closer = False
         self.score = self.closer_score = 0.9
 
     def open(self) -> None: ...
@@ -40,7 +42,8 @@ class Eyes:
 
     def detect(self, frame: Frame, *, look: int = 0) -> Detections:
         self.seen += "uCX"[look]
-        boxes = np.array([] if self.only_closer and not look else self.there, np.float32).reshape(-1, 4)
+        there = [] if self.only_closer and not look else self.there
+        boxes = np.array(self.there_closer if self.there_closer and look else there, np.float32).reshape(-1, 4)
         small = int((boxes[:, 3] - boxes[:, 1] < 20).sum())
         score = self.closer_score if look else self.score
         return Detections(boxes, np.full(len(boxes), score, np.float32), min(small, 1) + (small >= 3))
@@ -60,7 +63,7 @@ def looked(looks: Looks, eyes: Eyes, *times_s: float, new_scene: bool = False) -
 
 def test_a_source_is_looked_at_closer_while_somebody_is_small_and_a_second_longer() -> None:
     eyes = Eyes()
-    looks = Looks(eyes)
+    looks = Looks(eyes, live=True)
     assert looked(looks, eyes, 0.0, 0.1) == "uu"
     eyes.there = FAR
     assert looked(looks, eyes, 0.2, 0.3, 0.4) == "uCCC"  # the frame that shows it is looked at again
@@ -71,7 +74,7 @@ def test_a_source_is_looked_at_closer_while_somebody_is_small_and_a_second_longe
 
 def test_where_nobody_is_found_one_frame_a_second_is_looked_at_closer() -> None:
     eyes = Eyes()
-    looks = Looks(eyes)
+    looks = Looks(eyes, live=True)
     assert looked(looks, eyes, 0.0) == "u"
     eyes.there = []
     assert looked(looks, eyes, 0.1, 0.2, 0.9, 1.0, 1.1, 1.2, 3.0, 3.1) == "uCuuuuCuuCu"
@@ -80,6 +83,16 @@ def test_where_nobody_is_found_one_frame_a_second_is_looked_at_closer() -> None:
     assert looked(looks, eyes, 4.0, 4.1) == "uCu"  # who is unsure may be nobody
     eyes.closest = 0
     assert looked(looks, eyes, 9.0, 9.1) == "uu"
+
+
+def test_in_a_file_one_frame_a_second_is_looked_at_closer_whoever_is_found() -> None:
+    eyes = Eyes()
+    looks = Looks(eyes)
+    assert looked(looks, eyes, 0.0, 0.1, 0.9, 1.0, 1.1) == "uuuuCu"
+    assert looks.closer == 1
+    eyes.there_closer = [*NEAR, *FAR]
+    assert looked(looks, eyes, 1.9, 2.0, 2.1, 2.9, 3.0) == "uuCCCC"
+    assert len(looks.detect(at(3.1))) == 2
 
 
 def test_people_who_are_too_small_to_be_found_are_found_closer() -> None:
@@ -102,7 +115,7 @@ def test_a_probe_that_finds_nobody_small_leaves_what_was_found() -> None:
 
 def test_a_new_scene_is_looked_at_as_usual_first() -> None:
     eyes = Eyes()
-    looks = Looks(eyes)
+    looks = Looks(eyes, live=True)
     eyes.there = FAR
     assert looked(looks, eyes, 0.0) == "uC"
     assert looked(looks, eyes, 0.1, new_scene=True) == "uC"
@@ -126,10 +139,10 @@ def test_crowds_are_looked_at_closest_but_in_live_sources() -> None:
     eyes.there = CROWD
     assert looked(looks, eyes, 1.5, 1.6) == "CXX"
     eyes.there = NEAR
-    assert looked(looks, eyes, 2.5, 2.7) == "Xu"
+    assert looked(looks, eyes, 2.5, 2.7, 2.8) == "XuCu"
     eyes.there, eyes.only_closer = CROWD, True
     assert looked(looks, eyes, 4.0) == "uCX"  # a look for people who are too small shows a crowd
-    assert looks.closer == 10
+    assert looks.closer == 11
     live = DetectStage(eyes, live=True)
     eyes.only_closer, eyes.seen = False, ""
     for time_s in (0.0, 0.1):
@@ -139,7 +152,7 @@ def test_crowds_are_looked_at_closest_but_in_live_sources() -> None:
 
 def test_sources_that_share_a_detector_are_looked_at_each_in_its_way() -> None:
     eyes = Eyes()
-    street, room = DetectStage(eyes), DetectStage(eyes)
+    street, room = DetectStage(eyes, live=True), DetectStage(eyes, live=True)
     ways = []
     for time_s in (0.0, 0.1, 0.2):
         for stage, there in ((street, FAR), (room, NEAR)):
@@ -202,7 +215,7 @@ def test_the_detector_that_ships_finds_more_of_small_people() -> None:
     detector = create_detector(DetectorConfig("bundled"))
     detector.open()
     assert detector.closest == 2
-    usual, closer = detector.detect(picture), Looks(detector, LIVE).detect(picture)
+    usual, closer = detector.detect(picture), Looks(detector, live=True).detect(picture)
     assert usual.look == closer.look == 2
     assert (closer.bbox_scores >= 0.5).sum() > 1.2 * (usual.bbox_scores >= 0.5).sum() > 0
     in_a_file, closest = Looks(detector).detect(picture), detector.detect(picture, look=2)
