@@ -18,8 +18,8 @@ class DetectStage(BaseStage[Frame, Packet]):
 
     `every` is n: a number, or what gives it as it is now. `cuts` says where a new scene begins. `detected_frames`
     counts those that the detector saw, `looks` knows how closely. `size_wh` gives the size of the frames that will
-    come, px, where the first one should not wait for what a detector makes ready for a size. A `live` source gets no look
-    that can be done without. With `keep` the model stays for the next run.
+    come, px, where the first one should not wait for what a detector makes ready for a size. A `live` source gets no
+    look that can be done without. With `keep` the model stays for the next run.
     """
 
     name = "detect"
