@@ -108,7 +108,8 @@ def measure(bench: PipelineBench, people: int | None, info: SourceInfo, folder: 
     counter = fixed_people(config, people, info)
     paced = replace(config, source=replace(config.source, realtime=bench.paced or config.source.realtime))
     job = FileRun(bench.source, paced, tracker=counter)
-    job.tracking.estimate.ready_for = None  # as a run is once it has been going on for a while
+    job.tracking.estimate.ready_for = None  # as a run is once it has been going on for a while, ...
+    job.tracking.detect.ready_for = lambda: info.size_wh  # ... and has looked closer
     device = resolve_device(config.pose.device)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what the run before left

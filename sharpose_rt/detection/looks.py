@@ -45,9 +45,9 @@ class Looks:
         return min(self.detector.closest, 1) if self._live else self.detector.closest
 
     def make_ready(self, size_wh: tuple[int, int]) -> None:
-        """Let the detector make ready what it has for frames of a size, so that no frame waits for it."""
+        """Let the detector make ready what most frames of a size want, so that none waits for it."""
         blank = Frame(0, 0.0, np.zeros((size_wh[1], size_wh[0], 3), np.uint8))
-        for look in range(self.closest + 1):
+        for look in range(min(self.closest, 1) + 1):
             self.detector.detect(blank, look=look)
 
     def detect(self, frame: Frame, *, new_scene: bool = False) -> Detections:

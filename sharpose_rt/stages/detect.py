@@ -17,7 +17,7 @@ class DetectStage(BaseStage[Frame, Packet]):
     """Runs the detector on every n-th frame and where a new scene begins; the others go on without boxes.
 
     `every` is n: a number, or what gives it as it is now. `cuts` says where a new scene begins. `detected_frames`
-    counts those that the detector saw, `looks` knows how closely. `size_wh` gives the size of the frames that will
+    counts those that the detector saw, `looks` knows how closely. `ready_for` gives the size of the frames that will
     come, px, where the first one should not wait for what a detector makes ready for a size. A `live` source gets no
     look that can be done without. With `keep` the model stays for the next run.
     """
@@ -29,12 +29,12 @@ class DetectStage(BaseStage[Frame, Packet]):
         detector: Detector,
         every: int | Callable[[], int] = 1,
         cuts: SceneCuts | None = None,
-        size_wh: Callable[[], tuple[int, int]] | None = None,
+        ready_for: Callable[[], tuple[int, int]] | None = None,
         *,
         live: bool = False,
         keep: bool = False,
     ) -> None:
-        self.detector, self.cuts, self._coming_wh, self._keep = detector, cuts, size_wh, keep
+        self.detector, self.cuts, self.ready_for, self._keep = detector, cuts, ready_for, keep
         self.looks = Looks(detector, live=live)
         self._last_wh: tuple[int, int] | None = None
         self._last_s = 0.0
@@ -45,8 +45,8 @@ class DetectStage(BaseStage[Frame, Packet]):
     def open(self) -> None:
         """Load the model."""
         self.detector.open()
-        if self._coming_wh is not None:
-            self.looks.make_ready(self._coming_wh())
+        if self.ready_for is not None:
+            self.looks.make_ready(self.ready_for())
 
     def process(self, item: Frame, /) -> Iterable[Packet]:
         """The frame with its detections, or with None where it was not this frame's turn."""

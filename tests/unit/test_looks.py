@@ -167,10 +167,10 @@ def test_sources_that_share_a_detector_are_looked_at_each_in_its_way() -> None:
 
 def test_a_live_source_waits_for_neither_look() -> None:
     eyes = Eyes()
-    DetectStage(eyes, size_wh=lambda: (64, 48), live=True).open()
+    DetectStage(eyes, ready_for=lambda: (64, 48), live=True).open()
     assert eyes.seen == "uC"
     eyes.closest, eyes.seen = 0, ""
-    DetectStage(eyes, size_wh=lambda: (64, 48)).open()
+    DetectStage(eyes, ready_for=lambda: (64, 48)).open()
     assert eyes.seen == "u"
 
 

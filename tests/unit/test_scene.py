@@ -121,7 +121,7 @@ def test_a_detector_is_made_ready_for_the_size_that_comes():
             return super().detect(frame)
 
     DetectStage(Sized()).open()
-    detect = DetectStage(Sized(), size_wh=lambda: (64, 48))
+    detect = DetectStage(Sized(), ready_for=lambda: (64, 48))
     detect.open()
     assert sizes == ["open", "open", (64, 48)]
     assert detect.detected_frames == 0
