@@ -7,7 +7,10 @@ at two times is one person.
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
+
+log = logging.getLogger("sharpose_rt")
 
 HELP = "measure how well people are known again by their looks"
 
@@ -22,12 +25,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure as `args` say; 0 when done."""
+    from sharpose_rt.config import SourceConfig
     from sharpose_rt.engine import Appearance
     from sharpose_rt.evaluation.appearance import evaluate_appearance
     from sharpose_rt.evaluation.metrics import describe, write_metrics
+    from sharpose_rt.skeletons import StreamReader
+    from sharpose_rt.stages import StoredFrame, StoredFrames
 
     network = Appearance(Path(args.weights)) if args.weights else Appearance()
-    metrics = evaluate_appearance(Path(args.stream), args.video, network.look)
+    reader = StreamReader(args.stream)
+    frames = StoredFrames(reader, reader.warn_unless_complete(), SourceConfig(), args.video)
+    with frames:
+        pictured = (frame for frame in frames if isinstance(frame, StoredFrame) and frame.pictured)
+        metrics = evaluate_appearance(((frame.image_bgr, frame.record) for frame in pictured), network.look)
+    if frames.unseen:
+        log.warning("%d frames have no picture at their time in the video: left out", frames.unseen)
     print(describe(metrics))
     if args.json:
         write_metrics(Path(args.json), metrics)

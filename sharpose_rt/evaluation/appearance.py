@@ -6,23 +6,17 @@ frames between; who is there at the same time is another.
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import mannwhitneyu
 
-from sharpose_rt.config import SourceConfig
 from sharpose_rt.errors import DatasetError
-from sharpose_rt.skeletons import FrameRecord, StreamReader
-from sharpose_rt.stages import StoredFrame, StoredFrames
+from sharpose_rt.skeletons import FrameRecord
 from sharpose_rt.types import PoseStage
-
-log = logging.getLogger("sharpose_rt.evaluation")
 
 EVERY_S = 0.5
 """People are looked at so often."""
@@ -36,7 +30,7 @@ LookAt = Callable[[NDArray[np.uint8], ArrayLike], NDArray[np.float32]]
 """Unit vectors (N, D) of the people in boxes (N, 4) of a picture (H, W, 3)."""
 
 
-def evaluate_appearance(stream: Path, video: str, look: LookAt) -> dict[str, Any]:
+def evaluate_appearance(frames: Iterable[tuple[NDArray[np.uint8], FrameRecord]], look: LookAt) -> dict[str, Any]:
     """How well pairs of looks at one person are told from pairs of two people.
 
     For each of `GAPS_S` `auc` (of the cosine), `known_again` (the share of pairs of one person that are more alike than
@@ -44,37 +38,27 @@ def evaluate_appearance(stream: Path, video: str, look: LookAt) -> dict[str, Any
     `ms_a_look` (median over frames).
 
     Args:
-        stream: of a run over the video that remembered nobody (`--set tracker.remember_s=0`), so that each id is one
-            unbroken track.
-        video: the source that it was made of, or a recording of it.
+        frames: pictures (H, W, 3) BGR and who is in them, of a run that remembered nobody (`--set
+            tracker.remember_s=0`), so that each id is one unbroken track.
         look: the network.
 
     Raises:
-        StreamError, SourceError: they cannot be read, or are of another size.
         DatasetError: nobody is there twice.
     """
     vectors, ids, times, took_ms = [], [], [], []
     last_s = -np.inf
-    reader = StreamReader(stream)
-    frames = StoredFrames(reader, reader.warn_unless_complete(), SourceConfig(), video)
-    with frames:
-        for frame in frames:
-            assert isinstance(frame, StoredFrame)
-            rows = _large(frame.record)
-            if not frame.pictured or frame.pts_s - last_s < EVERY_S or not len(rows):
-                continue
-            last_s, poses = frame.pts_s, frame.record.poses
-            began_s = time.perf_counter()
-            vectors.append(look(frame.image_bgr, poses.bboxes_xyxy[rows]))
-            took_ms.append(1e3 * (time.perf_counter() - began_s) / len(rows))
-            ids.append(poses.track_ids[rows])
-            times.append(np.full(len(rows), frame.pts_s))
-    if frames.unseen:
-        log.warning(
-            "%d frames of %s have no picture in %s; is it the video that they are of?", frames.unseen, stream, video
-        )
+    for image_bgr, record in frames:
+        rows, poses = _large(record), record.poses
+        if record.pts_s - last_s < EVERY_S or not len(rows):
+            continue
+        last_s = record.pts_s
+        began_s = time.perf_counter()
+        vectors.append(look(image_bgr, poses.bboxes_xyxy[rows]))
+        took_ms.append(1e3 * (time.perf_counter() - began_s) / len(rows))
+        ids.append(poses.track_ids[rows])
+        times.append(np.full(len(rows), record.pts_s))
     if not vectors:
-        raise DatasetError(f"{stream} has nobody with an id who is {TALL_PX} px tall")
+        raise DatasetError(f"the stream has nobody with an id who is {TALL_PX} px tall and has a picture")
     result = pairs(np.concatenate(vectors), np.concatenate(ids), np.concatenate(times))
     return result | {"ms_a_look": float(np.median(took_ms))}
 

@@ -1033,7 +1033,7 @@ def test_the_detector_looks_again_for_whom_it_missed(
 ) -> None:
     seen: list[int] = []
 
-    def detect(self: FullFrameDetector, frame: Frame, *, closer: bool = False) -> Detections:
+    def detect(self: FullFrameDetector, frame: Frame, *, look: int = 0) -> Detections:
         seen.append(frame.frame_id)
         boxes = np.array([[0, 0, 60, 120], [90, 0, 150, 120]], np.float32)
         found = boxes[:1] if frame.frame_id in (4, 5) else boxes
