@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sharpose_rt import __version__
-from sharpose_rt.config import RunConfig
+from sharpose_rt.config import DetectorConfig, RunConfig
 from sharpose_rt.config.checks import is_boxes_file, is_network_file
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.runtime import Chain, Pipeline, Stage
@@ -180,6 +180,7 @@ class Tracking:
             SceneCuts(config.tracker.scene_cut),
             coming,
             live=live,
+            most=most if (most := config.detector.max_people) == DetectorConfig.max_people else None,  # else known
             keep=models is not None,
         )
         camera = CameraMotion() if config.tracker.camera_motion else None

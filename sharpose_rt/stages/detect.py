@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 
 from sharpose_rt.detection import Detector, Looks
 from sharpose_rt.runtime import BaseStage, Status
 from sharpose_rt.tracking import SceneCuts
 from sharpose_rt.types import Frame, Packet
+
+log = logging.getLogger("sharpose_rt")
 
 STILLS_S = 0.5
 """Pictures of a folder that lie so far apart are photographs; closer ones are frames of a video."""
@@ -19,7 +22,8 @@ class DetectStage(BaseStage[Frame, Packet]):
     `every` is n: a number, or what gives it as it is now. `cuts` says where a new scene begins. `detected_frames`
     counts those that the detector saw, `looks` knows how closely. `ready_for` gives the size of the frames that will
     come, px, where the first one should not wait for what a detector makes ready for a size. A `live` source gets no
-    look that can be done without. With `keep` the model stays for the next run.
+    look that can be done without. A frame of as many people as the detector keeps at `most` is told of once. With
+    `keep` the model stays for the next run.
     """
 
     name = "detect"
@@ -32,6 +36,7 @@ class DetectStage(BaseStage[Frame, Packet]):
         ready_for: Callable[[], tuple[int, int]] | None = None,
         *,
         live: bool = False,
+        most: int | None = None,
         keep: bool = False,
     ) -> None:
         self.detector, self.cuts, self.ready_for, self._keep = detector, cuts, ready_for, keep
@@ -39,6 +44,7 @@ class DetectStage(BaseStage[Frame, Packet]):
         self._last_wh: tuple[int, int] | None = None
         self._last_s = 0.0
         self._every = (lambda: every) if isinstance(every, int) else every
+        self._most = most
         self.detected_frames = 0
         self._waiting: int | None = None  # frames since the last one that the detector saw
 
@@ -57,6 +63,12 @@ class DetectStage(BaseStage[Frame, Packet]):
             self._waiting = 0
             self.detected_frames += 1
         detections = self.looks.detect(item, new_scene=new_scene) if due else None
+        if detections is not None and self._most is not None and len(detections) >= self._most:
+            log.warning(
+                "frame %d: %d people are found, and more are not kept; --set detector.max_people=N keeps N",
+                item.frame_id, self._most,
+            )  # fmt: skip
+            self._most = None  # said once
         return (Packet(item, new_scene=new_scene).left(self.name, detections=detections),)
 
     def _begins_scene(self, frame: Frame) -> bool:

@@ -129,6 +129,17 @@ def test_a_detector_is_made_ready_for_the_size_that_comes():
     assert not packet.new_scene
 
 
+def test_more_people_than_are_kept_are_told_of_once(caplog):
+    for most, told in ((2, 0), (None, 0), (1, 1)):
+        caplog.clear()
+        detect = DetectStage(OneBox(), most=most)
+        for index in range(3):
+            list(detect.process(Frame(index, index / 25, texture(1))))
+        assert len(caplog.messages) == told
+    assert "frame 0: 1 people are found" in caplog.text
+    assert "--set detector.max_people=N" in caplog.text
+
+
 def test_a_cut_survives_a_dropped_frame():
     detect = DetectStage(OneBox(), 1, SceneCuts(THRESHOLD))
     first, cut, after = (
