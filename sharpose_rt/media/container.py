@@ -324,7 +324,11 @@ class ContainerSource(Source):
                 packet = next(packets, None)
                 if packet is None:
                     break
+                if packet.has_sidedata("encryption_info"):
+                    raise self._encrypted()
                 frames = packet.decode()
+            except SourceError:
+                raise
             except (av.error.FFmpegError, OSError) as error:
                 if self._stop.is_set():
                     return
@@ -346,6 +350,14 @@ class ContainerSource(Source):
                 yield frame
         if not self._stop.is_set():
             self._warn_of_faults()
+
+    def _encrypted(self) -> SourceError:
+        """What is decoded without the key is noise, and no error of the decoder's."""
+        since = f" after frame {self._decoded}" if self._decoded else ""
+        return SourceError(
+            f"{self.name} is encrypted{since}; give a copy without protection: "
+            "ffmpeg -decryption_key KEY -i IN -c copy OUT.mp4"
+        )
 
     def _too_bad(self, bad: int, error: Exception) -> SourceError:
         reason = getattr(error, "strerror", None) or redact(str(error))  # PyAV's own text has the whole address in it

@@ -446,6 +446,23 @@ def test_a_photograph_that_moves_is_a_video(tmp_path: Path) -> None:
         assert source.info.size_wh == (320, 192)
 
 
+def test_an_encrypted_video_is_refused_and_its_copy_without_is_read(tmp_path: Path) -> None:
+    clear, locked, again, key = tmp_path / "a.mp4", tmp_path / "locked.mp4", tmp_path / "again.mp4", "0123" * 8
+    write_clip(clear, 6, codec="libx264")
+    protect = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": key, "encryption_kid": key}
+    for path, into, reads, writes in ((clear, locked, {}, protect), (locked, again, {"decryption_key": key}, {})):
+        with av.open(str(path), options=reads) as original, av.open(str(into), "w", options=writes) as out:
+            stream = out.add_stream_from_template(original.streams.video[0])
+            for packet in original.demux(video=0):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    out.mux(packet)
+    with pytest.raises(SourceError, match="is encrypted; give a copy without"):
+        open_source(str(locked)).open()
+    with open_source(str(again)) as source:
+        assert numbers(source) == list(range(6))
+
+
 def test_titles_may_be_in_any_code(tmp_path: Path) -> None:
     path = tmp_path / "old.avi"
     with av.open(str(path), "w", format="avi") as out:
