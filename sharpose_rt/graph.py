@@ -180,7 +180,7 @@ class Tracking:
             SceneCuts(config.tracker.scene_cut),
             coming,
             live=live,
-            most=most if (most := config.detector.max_people) == DetectorConfig.max_people else None,  # else known
+            most=None if config.detector.max_people != DetectorConfig.max_people else DetectorConfig.max_people,
             keep=models is not None,
         )
         camera = CameraMotion() if config.tracker.camera_motion else None

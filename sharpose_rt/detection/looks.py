@@ -37,7 +37,8 @@ class Looks:
         self._begin()
 
     def _begin(self) -> None:
-        self._look, self._until_s, self._probed_s = 0, -math.inf, -math.inf
+        self._look, self._until_s = 0, -math.inf
+        self._probed_s: dict[bool, float] = {}  # where somebody was found, and where nobody was
 
     @property
     def closest(self) -> int:
@@ -73,8 +74,10 @@ class Looks:
 
         Where somebody is found that has time: a photograph shows those who are meant.
         """
-        soon, somebody = now_s - self._probed_s < PROBED_S, bool((found.bbox_scores >= SURE).any())
-        if soon or not self.closest or (self._live and somebody):
+        somebody = bool((found.bbox_scores >= SURE).any())
+        last_s = self._probed_s.get(somebody, now_s if somebody else -math.inf)
+        if not self.closest or (somebody and self._live):
             return False
-        begins, self._probed_s = math.isinf(self._probed_s), now_s
-        return not (begins and somebody)
+        due = now_s - last_s >= PROBED_S
+        self._probed_s[somebody] = now_s if due else last_s
+        return due

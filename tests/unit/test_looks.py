@@ -90,6 +90,9 @@ def test_in_a_file_one_frame_a_second_is_looked_at_closer_whoever_is_found() -> 
     looks = Looks(eyes)
     assert looked(looks, eyes, 0.0, 0.1, 0.9, 1.0, 1.1) == "uuuuCu"
     assert looks.closer == 1
+    eyes.there = []
+    assert looked(looks, eyes, 1.2, 1.3) == "uCu"  # where nobody is, no such frame is waited for
+    eyes.there = NEAR
     eyes.there_closer = [*NEAR, *FAR]
     assert looked(looks, eyes, 1.9, 2.0, 2.1, 2.9, 3.0) == "uuCCCC"
     assert len(looks.detect(at(3.1))) == 2
