@@ -17,6 +17,10 @@ Policy = Literal["wait", "drop_oldest"]
 # that cancels can run just before the wait that its wake-up was meant for.
 POLL_S = 0.1
 
+# What is made for a busy consumer is made for when it will be free, as its last items say, a little early; while it
+# takes longer than that, a fresher one is made now and then: in that share of its time a producer works in vain.
+_RECENT, _EARLY, _IN_VAIN = 3, 0.9, 0.2
+
 SLOW_CONSUMER = "consumer slower than source"
 
 
@@ -73,6 +77,36 @@ class Channel(Generic[T]):
         self._fill_area = 0.0
         self._first_s: float | None = None
         self._last_s = 0.0
+        self._waited_for = False  # the consumer is in get()
+        self._put_s = self._got_s = 0.0
+        self._took_s: deque[float] = deque(maxlen=_RECENT)  # for the consumer's last items
+
+    @property
+    def drops(self) -> bool:
+        """It drops items rather than let a producer wait."""
+        return self._policy == "drop_oldest"
+
+    def wait_until_wanted(self, lead_s: float) -> None:
+        """Waits until an item that takes `lead_s` to make will be taken about when it is ready.
+
+        What is put earlier into a channel that drops is dropped for a fresher one, and making it took time from the
+        consumer, where they share the processor.
+
+        Raises:
+            Cancelled: the channel was cancelled, before or while waiting.
+        """
+        with self._lock:
+            while (early_s := self._early_s(lead_s)) > 0 and not self._cancelled:
+                self._changed.wait(min(early_s, POLL_S))
+            if self._cancelled:
+                raise Cancelled
+
+    def _early_s(self, lead_s: float) -> float:
+        if self._waited_for or self._puts == 0:
+            return 0.0
+        if self._items:
+            return self._put_s + lead_s / _IN_VAIN - clock()
+        return self._got_s + _EARLY * min(self._took_s, default=0.0) - lead_s - clock()
 
     def put(self, item: T) -> None:
         """Appends an item; when full, waits or drops the oldest, as the policy says.
@@ -92,6 +126,7 @@ class Channel(Generic[T]):
                 item = self._drop_oldest(item)
             self._items.append(item)
             self._puts += 1
+            self._put_s = clock()
             self._max_fill = max(self._max_fill, len(self._items))
             self._changed.notify_all()
 
@@ -103,11 +138,17 @@ class Channel(Generic[T]):
             Cancelled: the channel was cancelled, before or while waiting.
         """
         with self._lock:
+            if self._gets:
+                self._took_s.append(clock() - self._got_s)
+            self._waited_for = not self._items
+            self._changed.notify_all()
             self._get_wait_s += self._wait_while(lambda: not self._items and not self._ended)
+            self._waited_for = False
             if not self._items:
                 raise EndOfStream
             self._weigh_fill()
             item = self._items.popleft()
+            self._got_s = clock()
             self._gets += 1
             self._changed.notify_all()
             return item

@@ -28,6 +28,8 @@ from sharpose_rt.runtime.channel import POLL_S, Cancelled, Channel, EndOfStream
 from sharpose_rt.runtime.stage import Source, Stage, Status, describe, stage_parts
 from sharpose_rt.runtime.stats import PipelineStats, StageMeter, clock
 
+_LEAD_GAIN = 0.2  # of how long an item takes, in its moving average
+
 CAPTURE = "capture"
 CALLER = "caller"
 
@@ -81,8 +83,8 @@ class Pipeline:
         stages: in order, with unique names.
         capacity: items that wait at most between two threads; a live pipeline keeps one.
         live: the first `dropping` channels (after the source and after the first stage) drop their oldest item
-            instead of making anybody wait, so that the slow stage behind them always takes a fresh one. What it made
-            is not dropped.
+            instead of making anybody wait, so that the slow stage behind them always takes a fresh one, which the stage
+            before it begins shortly before it will be taken. What the slow one made is not dropped.
         room: see `Channel`.
         fold: `fold(dropped, next)` gives the item to keep for the one after a dropped one.
     """
@@ -348,7 +350,7 @@ class Pipeline:
         try:
             stage.open()
             self._mark("opened")
-            for item in inlet:
+            for item in self._wanted(inlet, outlet):
                 doing = "process()"
                 meter.items_in += 1
                 self._pass_on(meter.outputs(lambda item=item: stage.process(item)), outlet)
@@ -363,6 +365,21 @@ class Pipeline:
                 doing += f" of {_ITEMS.repr(item)}"
             self._fail(meter.name, doing, error, index if opened else None)
         self._close(meter.name, lambda: stage.close(self.status))
+
+    @staticmethod
+    def _wanted(inlet: Channel[Any], outlet: Channel[Any]) -> Iterator[Any]:
+        """Items, each when what is made of it will soon be taken: where it would be dropped, a fresher one then."""
+        lead_s = 0.0
+        while True:
+            if outlet.drops:
+                outlet.wait_until_wanted(lead_s)
+            try:
+                item = inlet.get()
+            except EndOfStream:
+                return
+            began_s = clock()
+            yield item
+            lead_s += (clock() - began_s - lead_s) * (_LEAD_GAIN if lead_s else 1.0)
 
     @staticmethod
     def _pass_on(outputs: Generator[Any, None, None], outlet: Channel[Any]) -> None:

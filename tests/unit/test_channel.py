@@ -348,3 +348,56 @@ def test_summary_names_the_bottleneck(busy, live, bottleneck):
     summary = PipelineStats(10.0, live, tuple(rows[:-1]), (), rows[-1]).summary()
     assert summary["bottleneck"] == bottleneck
     assert [row["busy_share"] for row in (*summary["stages"], summary["caller"])] == [b / 10 for b in busy]
+
+
+# Made for when it is taken
+
+
+def taken(channel: Channel[int], clock: Clock, at_s: float) -> int:
+    clock.now_s = 100 + at_s
+    return channel.get()
+
+
+def early_s(channel: Channel[int], clock: Clock, at_s: float, lead_s: float = 0.02) -> float:
+    """How long a producer waits at that time before it makes an item, which takes it `lead_s`."""
+    clock.now_s = 100 + at_s
+    return max(0.0, channel._early_s(lead_s))
+
+
+def test_an_item_is_made_for_when_its_consumer_is_free(clock):
+    channel: Channel[int] = Channel("c", 1, "drop_oldest")
+    assert channel.drops
+    assert early_s(channel, clock, 0.0) == 0  # none was made yet
+    for number, at_s in enumerate((0.0, 0.1, 0.3, 0.4, 0.5)):
+        channel.put(number)
+        assert taken(channel, clock, at_s) == number
+    # The last three took 0.2, 0.1 and 0.1 s: a little earlier than the next ends an item has to be ready.
+    assert early_s(channel, clock, 0.5) == pytest.approx(0.09 - 0.02)
+    assert early_s(channel, clock, 0.5, lead_s=0.2) == 0
+    assert early_s(channel, clock, 0.58) == 0
+    channel.put(5)  # and the consumer is later than that: another one now and then
+    assert early_s(channel, clock, 0.6) == pytest.approx(0.08)
+    assert early_s(channel, clock, 0.69) == 0
+
+
+def test_who_waits_for_an_item_gets_one_at_once(clock):
+    channel: Channel[int] = Channel("c", 1, "drop_oldest")
+    for number in range(3):
+        channel.put(number)
+        channel.get()
+        clock.now_s += 9.0
+    got: list[int] = []
+    thread = in_thread(lambda: got.append(channel.get()))
+    channel.wait_until_wanted(1.0)  # although the last items took 9 s
+    channel.put(3)
+    thread.join()
+    assert got == [3]
+
+
+def test_waiting_to_be_wanted_is_cancelled(clock):
+    channel: Channel[int] = Channel("c", 1, "drop_oldest")
+    channel.put(0)
+    thread = in_thread(channel.cancel)
+    with pytest.raises(Cancelled):
+        channel.wait_until_wanted(1e9)
+    thread.join()

@@ -622,6 +622,17 @@ def test_a_slow_second_stage_takes_a_fresh_item_and_what_it_made_is_kept():
     assert stats.channels[2].dropped == stats.channels[3].dropped == {}
 
 
+def test_little_is_made_for_a_slow_second_stage_that_it_would_not_take():
+    source = Numbers(100)
+    first, second = (Probe(name, on_item=lambda _, s=s: time.sleep(s)) for name, s in (("a", 0.004), ("b", 0.04)))
+    read = source.read
+    source.read = lambda: (time.sleep(0.004), read())[1]  # type: ignore[method-assign]
+    pipeline = Pipeline(source, [first, second], live=True)
+    taken = len(list(pipeline.run()))
+    made = pipeline.stats().stages[1].items_in
+    assert taken <= made < 50  # of 100, most of which came while the second was busy
+
+
 # Chains
 
 
