@@ -174,13 +174,14 @@ class Tracking:
             return max(wanted, config.detector.every_if_sure) if sure else wanted
 
         coming = (lambda: source.info.size_wh) if live else None
+        most = config.detector.max_people
         self.detect = DetectStage(
             self.detector,
             every,
             SceneCuts(config.tracker.scene_cut),
             coming,
             live=live,
-            most=None if config.detector.max_people != DetectorConfig.max_people else DetectorConfig.max_people,
+            most=most if most == DetectorConfig.max_people else None,  # whoever set another knows
             keep=models is not None,
         )
         camera = CameraMotion() if config.tracker.camera_motion else None

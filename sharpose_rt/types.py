@@ -120,6 +120,10 @@ class Detections(_Shaped):
     def __len__(self) -> int:
         return len(self.bboxes_xyxy)
 
+    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Detections:
+        """The people of these rows."""
+        return Detections(self.bboxes_xyxy[rows], self.bbox_scores[rows], self.look)
+
     @classmethod
     def empty(cls) -> Detections:
         """No people."""

@@ -111,8 +111,7 @@ class RegionDetector:
             return Detections.empty()
         found = self._look(frame, *found_in, look) if self.looks else self.inner.detect(frame)
         middles = (found.bboxes_xyxy[:, :2] + found.bboxes_xyxy[:, 2:]) / 2
-        rows = np.flatnonzero(self._region.has(middles))[: self.max_people]
-        return Detections(found.bboxes_xyxy[rows], found.bbox_scores[rows], found.look)
+        return found.take(np.flatnonzero(self._region.has(middles))[: self.max_people])
 
     def close(self) -> None:
         """See `Detector`."""

@@ -18,7 +18,7 @@ from sharpose_rt.detection.looks import SURE
 from sharpose_rt.detection.postprocess import finish, suppress
 from sharpose_rt.detection.runtime import EAGER, Runtime
 from sharpose_rt.errors import DetectorError
-from sharpose_rt.geometry.boxes import iou_matrix
+from sharpose_rt.geometry.boxes import iou_matrix, longer_side
 from sharpose_rt.skeleton import PERSON_NAMES
 from sharpose_rt.types import Detections, Frame
 
@@ -259,8 +259,7 @@ class YoloDetector:
         """People in the frame, strongest first."""
         found = self._detect(frame, look)
         if look == CLOSEST:
-            large = self._detect(frame, look - 1)
-            found = self._joined(large, found, frame)
+            found = self._joined(self._detect(frame, look - 1), found, frame)
         return replace(found, look=self._wanted_look(found, frame))
 
     def _detect(self, frame: Frame, look: int) -> Detections:
@@ -286,27 +285,21 @@ class YoloDetector:
     def _joined(self, large: Detections, small: Detections, frame: Frame) -> Detections:
         """Large people of one look and small ones of a closer one."""
         limit_px = SMALL * max(frame.size_wh)
-        large, small = _rows(large, _sides(large) >= limit_px), _rows(small, _sides(small) < _OVER * limit_px)
-        new = iou_matrix(small.bboxes_xyxy, large.bboxes_xyxy).max(1, initial=0) <= self.config.iou_threshold
-        boxes = np.concatenate([large.bboxes_xyxy, small.bboxes_xyxy[new]])
-        return finish(boxes, np.concatenate([large.bbox_scores, small.bbox_scores[new]]), frame.size_wh, self.config)
+        large = large.take(longer_side(large.bboxes_xyxy) >= limit_px)
+        small = small.take(longer_side(small.bboxes_xyxy) < _OVER * limit_px)
+        overlap = iou_matrix(small.bboxes_xyxy, large.bboxes_xyxy).max(1, initial=0)
+        small = small.take(overlap <= self.config.iou_threshold)
+        boxes = np.concatenate([large.bboxes_xyxy, small.bboxes_xyxy])
+        return finish(boxes, np.concatenate([large.bbox_scores, small.bbox_scores]), frame.size_wh, self.config)
 
     def _wanted_look(self, found: Detections, frame: Frame) -> int:
         """How small those are who are sure, as far as the frame has more pixels than were looked at."""
         longest = max(frame.size_wh)
-        small = int((_sides(found)[found.bbox_scores >= SURE] < SMALL * longest).sum())
+        sides = longer_side(found.bboxes_xyxy)
+        small = int((sides[found.bbox_scores >= SURE] < SMALL * longest).sum())
         if small >= MANY and self.closest >= CLOSEST and longest >= SHARPER * self.sizes[CLOSEST - 1]:
             return CLOSEST
         return int(small > 0 and self.closest > 0 and longest > self.sizes[0])
-
-
-def _sides(found: Detections) -> NDArray[np.float32]:
-    """Longer sides (N,) of the boxes, px."""
-    return (found.bboxes_xyxy[:, 2:] - found.bboxes_xyxy[:, :2]).max(1, initial=0)
-
-
-def _rows(found: Detections, rows: NDArray[np.bool_]) -> Detections:
-    return Detections(found.bboxes_xyxy[rows], found.bbox_scores[rows])
 
 
 def predict(network: Network, image_bgr: NDArray[np.uint8]) -> NDArray[np.float32]:

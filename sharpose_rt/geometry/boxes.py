@@ -36,6 +36,12 @@ def area(bboxes_xyxy: ArrayLike) -> Float:
     return np.clip(boxes[..., 2:] - boxes[..., :2], 0, None).prod(-1)
 
 
+def longer_side(bboxes_xyxy: ArrayLike) -> Float:
+    """Longer side of each box (..., 4), px."""
+    boxes = np.asarray(bboxes_xyxy)
+    return (boxes[..., 2:] - boxes[..., :2]).max(-1)
+
+
 def xywh_to_xyxy(bboxes_xywh: ArrayLike) -> Float:
     """Corners of boxes (..., 4) given as left, top, width, height."""
     boxes = np.asarray(bboxes_xywh)

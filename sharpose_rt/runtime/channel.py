@@ -126,7 +126,7 @@ class Channel(Generic[T]):
                 item = self._drop_oldest(item)
             self._items.append(item)
             self._puts += 1
-            self._put_s = clock()
+            self._put_s = self._last_s
             self._max_fill = max(self._max_fill, len(self._items))
             self._changed.notify_all()
 
@@ -140,15 +140,16 @@ class Channel(Generic[T]):
         with self._lock:
             if self._gets:
                 self._took_s.append(clock() - self._got_s)
-            self._waited_for = not self._items
-            self._changed.notify_all()
+            if not self._items:
+                self._waited_for = True
+                self._changed.notify_all()
             self._get_wait_s += self._wait_while(lambda: not self._items and not self._ended)
             self._waited_for = False
             if not self._items:
                 raise EndOfStream
             self._weigh_fill()
             item = self._items.popleft()
-            self._got_s = clock()
+            self._got_s = self._last_s
             self._gets += 1
             self._changed.notify_all()
             return item

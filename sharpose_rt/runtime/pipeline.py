@@ -370,16 +370,12 @@ class Pipeline:
     def _wanted(inlet: Channel[Any], outlet: Channel[Any]) -> Iterator[Any]:
         """Items, each when what is made of it will soon be taken: where it would be dropped, a fresher one then."""
         lead_s = 0.0
-        while True:
-            if outlet.drops:
-                outlet.wait_until_wanted(lead_s)
-            try:
-                item = inlet.get()
-            except EndOfStream:
-                return
+        for item in inlet:
             began_s = clock()
             yield item
-            lead_s += (clock() - began_s - lead_s) * (_LEAD_GAIN if lead_s else 1.0)
+            if outlet.drops:
+                lead_s += (clock() - began_s - lead_s) * (_LEAD_GAIN if lead_s else 1.0)
+                outlet.wait_until_wanted(lead_s)
 
     @staticmethod
     def _pass_on(outputs: Generator[Any, None, None], outlet: Channel[Any]) -> None:

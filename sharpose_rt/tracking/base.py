@@ -96,4 +96,4 @@ def canonical(detections: Detections) -> Detections:
     usable = np.isfinite(boxes).all(1) & np.isfinite(scores) & (boxes[:, 2:] > boxes[:, :2]).all(1)
     order = np.lexsort((*boxes.T[::-1], -scores))
     order = order[usable[order]]
-    return Detections(boxes[order], scores[order])
+    return detections.take(order)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sharpose_rt.geometry.affine import apply_affine
+from sharpose_rt.geometry.boxes import longer_side
 from sharpose_rt.types import Float32, Poses
 
 Camera = NDArray[np.float64]
@@ -160,7 +161,7 @@ class PeopleMotion:
         apart = poses.raw_keypoints[None].astype(np.float64) - last.raw_keypoints[:, None]
         shift = np.where(both, apart, 0).sum(2) / np.maximum(count, 1)
         spread = np.where(both, apart - shift[:, :, None], 0)
-        size_px = (last.bboxes_xyxy[:, 2:] - last.bboxes_xyxy[:, :2]).max(1)[:, None]
+        size_px = longer_side(last.bboxes_xyxy)[:, None]
         alike = (spread**2).sum((2, 3)) <= count[..., 0] * (ALIKE * size_px) ** 2
         alike &= (count[..., 0] >= SURE_COUNT) & (np.linalg.norm(shift, axis=2) <= FARTHEST * size_px)
         reach_px = np.maximum(AGREED_SHIFT * size_px, 1.0)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config import SmoothConfig
 from sharpose_rt.geometry.affine import apply_affine
+from sharpose_rt.geometry.boxes import longer_side
 from sharpose_rt.tracking import kalman
 from sharpose_rt.tracking.camera import Camera
 from sharpose_rt.tracking.kalman import Float64, Motion
@@ -82,8 +83,7 @@ def measurement_std(config: SmoothConfig, size_px: Float64, scores: Float64) -> 
 
 def box_size(bboxes_xyxy: NDArray[np.floating]) -> Float64:
     """Longer side (N,) of each box (N, 4), at least 1 px."""
-    boxes = np.asarray(bboxes_xyxy, np.float64)
-    return np.maximum((boxes[:, 2:] - boxes[:, :2]).max(1, initial=1.0), 1.0)
+    return np.maximum(longer_side(np.asarray(bboxes_xyxy, np.float64)), 1.0)
 
 
 def fade(config: SmoothConfig, age_s: Float64) -> Float64:

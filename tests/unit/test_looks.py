@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save_file
 
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection import Looks, create_detector
-from sharpose_rt.detection.assets import import_ultralytics
 from sharpose_rt.detection.boxes import FullFrameDetector
 from sharpose_rt.detection.bundled import WEIGHTS, BundledDetector
 from sharpose_rt.detection.region import RegionDetector
 from sharpose_rt.errors import WeightsError
+from sharpose_rt.geometry.boxes import longer_side
+from sharpose_rt.media.demo_clip import read_photograph
 from sharpose_rt.stages import DetectStage
 from sharpose_rt.types import Detections, Frame
 
@@ -191,21 +192,14 @@ def test_boxes_that_are_given_are_the_same_closer() -> None:
     assert whole.detect(at(0), look=1).bboxes_xyxy.tolist() == whole.detect(at(0)).bboxes_xyxy.tolist()
 
 
-def bus() -> NDArray[np.uint8]:
-    """A photograph of four people, (1080, 810, 3) BGR."""
-    image = cv2.imread(str(Path(import_ultralytics().__file__).parent / "assets" / "bus.jpg"))
-    assert image is not None
-    return image  # type: ignore[return-value]
-
-
 def resized(image: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
     return cv2.resize(image, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
 
 
 def crowd(share: float = 0.2) -> Frame:
-    """That photograph, small in a wide picture, eight times."""
+    """A photograph of four people, small in a wide picture, eight times."""
     image = np.full((720, 1280, 3), 114, np.uint8)
-    small = resized(bus(), share)
+    small = resized(read_photograph("bus.jpg"), share)
     h, w = small.shape[:2]
     for x in (60, 400, 740, 1060):
         for y in (10, 370):
@@ -235,8 +229,9 @@ def test_the_detector_that_ships_finds_more_of_small_people() -> None:
 def test_in_a_crowd_it_finds_more_and_those_who_are_near_as_before() -> None:
     """A photograph of four people as it is, and beside it as many of it as there is room, small."""
     image = np.full((1080, 1920, 3), 114, np.uint8)
-    image[:, :810] = bus()[:1080]
-    small = resized(bus(), 0.2)
+    bus = read_photograph("bus.jpg")
+    image[:, :810] = bus
+    small = resized(bus, 0.2)
     h, w = small.shape[:2]
     for x in range(900, 1920 - w, w + 30):
         for y in range(10, 1080 - h, h + 30):
@@ -247,7 +242,7 @@ def test_in_a_crowd_it_finds_more_and_those_who_are_near_as_before() -> None:
     detector.close()
 
     def sure(found: Detections, *, large: bool) -> list[list[float]]:
-        sides = (found.bboxes_xyxy[:, 2:] - found.bboxes_xyxy[:, :2]).max(1)
+        sides = longer_side(found.bboxes_xyxy)
         return found.bboxes_xyxy[(found.bbox_scores >= 0.5) & ((sides >= 1920 / 8) == large)].tolist()
 
     assert closer.look == closest.look == 2

@@ -346,14 +346,22 @@ def test_not_a_video(tmp_path: Path, name: str, content: bytes, message: str) ->
     assert "\n" not in str(caught.value)
 
 
-def test_sound_alone_is_said(tmp_path: Path) -> None:
-    write_clip(tmp_path / "both.mp4", 5, audio="aac")
-    with av.open(str(tmp_path / "both.mp4")) as both, av.open(str(tmp_path / "sound.mp4"), "w") as out:
-        stream = out.add_stream_from_template(both.streams.audio[0])
-        for packet in both.demux(audio=0):
+def copy_stream(
+    path: Path, into: Path, kind: str, reads: dict[str, str] | None = None, writes: dict[str, str] | None = None
+) -> None:
+    """Copies the stream of a kind, with options of the file that is read and of the one that is written."""
+    with av.open(str(path), options=reads) as original, av.open(str(into), "w", options=writes) as out:
+        given = original.streams.get({kind: 0})[0]
+        stream = out.add_stream_from_template(given)
+        for packet in original.demux(given):
             if packet.dts is not None:
                 packet.stream = stream
                 out.mux(packet)
+
+
+def test_sound_alone_is_said(tmp_path: Path) -> None:
+    write_clip(tmp_path / "both.mp4", 5, audio="aac")
+    copy_stream(tmp_path / "both.mp4", tmp_path / "sound.mp4", "audio")
     with pytest.raises(SourceError, match="has sound but no pictures"):
         open_source(str(tmp_path / "sound.mp4")).open()
 
@@ -450,13 +458,8 @@ def test_an_encrypted_video_is_refused_and_its_copy_without_is_read(tmp_path: Pa
     clear, locked, again, key = tmp_path / "a.mp4", tmp_path / "locked.mp4", tmp_path / "again.mp4", "0123" * 8
     write_clip(clear, 6, codec="libx264")
     protect = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": key, "encryption_kid": key}
-    for path, into, reads, writes in ((clear, locked, {}, protect), (locked, again, {"decryption_key": key}, {})):
-        with av.open(str(path), options=reads) as original, av.open(str(into), "w", options=writes) as out:
-            stream = out.add_stream_from_template(original.streams.video[0])
-            for packet in original.demux(video=0):
-                if packet.dts is not None:
-                    packet.stream = stream
-                    out.mux(packet)
+    copy_stream(clear, locked, "video", writes=protect)
+    copy_stream(locked, again, "video", reads={"decryption_key": key})
     with pytest.raises(SourceError, match="is encrypted; give a copy without"):
         open_source(str(locked)).open()
     with open_source(str(again)) as source:
