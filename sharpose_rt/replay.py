@@ -32,6 +32,7 @@ from sharpose_rt.stages import (
     RunTotals,
     SmoothStage,
     StoredFrames,
+    Swap,
     TrackStage,
 )
 from sharpose_rt.tracking import CameraMotion, KeypointSmoother, PeopleMotion, SceneCuts, create_tracker
@@ -53,17 +54,19 @@ class Changes:
         smooth: smooth them anew, from their raw keypoints, by the method of the configuration.
         same: the id that each of these ids becomes, of those who are one person.
         wanted: ids that stay, after they were joined; None keeps everybody.
+        swaps: ids that were exchanged; they are given back before others are joined.
     """
 
     track: bool = False
     smooth: bool = False
     same: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
     wanted: frozenset[int] | None = None
+    swaps: Sequence[Swap] = ()
 
     @property
     def any(self) -> bool:
         """Whether the stream would be another one."""
-        return self.track or self.smooth or bool(self.same) or self.wanted is not None
+        return self.track or self.smooth or bool(self.same or self.swaps) or self.wanted is not None
 
 
 class ReplayTotals(RunTotals):
@@ -127,7 +130,7 @@ class Recalled:
             tracker = replace(tracker, high_score=0.0)
         self.tracker = create_tracker(tracker, self.skeleton) if changes.track else None
         self.identify = IdentifyStage()
-        self.choose = ChoosePeopleStage(changes.same, changes.wanted)
+        self.choose = ChoosePeopleStage(changes.same, changes.wanted, changes.swaps)
 
     def open_again(self) -> StoredFrames:
         """The frames from the first one on."""
@@ -178,6 +181,7 @@ class Recalled:
             "changes": {
                 "track": changes.track,
                 "smooth": changes.smooth,
+                "swap": [[*swap] for swap in changes.swaps],
                 "merge": {str(old): new for old, new in changes.same.items()},
                 "people": None if changes.wanted is None else sorted(changes.wanted),
             },
@@ -256,6 +260,8 @@ class ReplayRun(Run):
         named = set(changes.same) | (changes.wanted or set())
         if missing := sorted(named - self._recalled.choose.seen):
             log.warning("nobody in %s has the id %s", frames.name, ", ".join(map(str, missing)))
+        for one, other, from_s in sorted(set(changes.swaps) - self._recalled.choose.made):
+            log.warning("nobody in %s has the id %d or %d from %g s on", frames.name, one, other, from_s)
         if frames.unseen:
             log.warning(
                 "%d of %d frames of %s have no picture at their time in the video, and are black",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ from sharpose_rt.errors import ConfigError, StreamError
 if TYPE_CHECKING:
     from sharpose_rt.config import RunConfig
     from sharpose_rt.replay import Changes
+    from sharpose_rt.stages import Swap
 
 log = logging.getLogger("sharpose_rt")
 
@@ -76,6 +78,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ID=ID,..",
         help="these are one person: 3=7,12 gives 7 and 12 the id 3; repeatable",
     )
+    people.add_argument(
+        "--swap",
+        action="append",
+        default=[],
+        type=_swap,
+        metavar="ID,ID@S",
+        help="from so many seconds on each is the other one: 3,5@12.4; an id that nobody has makes somebody new; "
+        "repeatable, done before --merge",
+    )
     people.add_argument("--people", type=_ids, metavar="ID,..", help="keep these alone")
 
     add_tap_arguments(parser)
@@ -96,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError("--loop is for who looks; give --serve, --show, --publish or --publish-video too")
         config = replace(config, output=replace(config.output, video=False))
     if len(args.streams) > 1:
-        for option in ("video", "loop", "merge", "people"):
+        for option in ("video", "loop", "swap", "merge", "people"):
             if getattr(args, option):
                 raise ConfigError(f"--{option} is of one stream, and {len(args.streams)} are given; replay it alone")
     return _run_each(args, config, changes, paced=paced)
@@ -151,8 +162,9 @@ def changes_of(args: argparse.Namespace) -> Changes:
         raise ConfigError(f"--merge gives {chained[0]} another id, and its id to others; name the last one alone")
     if args.people is not None and (gone := sorted(args.people & set(same))):
         raise ConfigError(f"--people keeps {gone[0]}, which --merge makes {same[gone[0]]}; name that one")
-    smooth = args.track or args.smooth is not None
-    return Changes(track=args.track, smooth=smooth, same=same, wanted=args.people)
+    # What was smoothed while an id was somebody else's is of two people.
+    smooth = args.track or args.smooth is not None or bool(args.swap)
+    return Changes(track=args.track, smooth=smooth, same=same, wanted=args.people, swaps=tuple(args.swap))
 
 
 def _ids(text: str) -> frozenset[int]:
@@ -170,3 +182,20 @@ def _merge(text: str) -> tuple[int, frozenset[int]]:
     if not sign or "," in one:
         raise argparse.ArgumentTypeError(f"{text!r} joins nobody; ID=ID,ID is accepted, as in 3=7,12")
     return min(_ids(one)), _ids(others)
+
+
+def _swap(text: str) -> Swap:
+    from sharpose_rt.stages import Swap
+
+    ids, _, time = text.rpartition("@")
+    try:
+        one, other = map(int, ids.split(","))
+        from_s = float(time)
+    except ValueError:
+        one = other = 0
+        from_s = math.nan
+    if one < 1 or other < 1 or one == other or not 0 <= from_s < math.inf:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no exchange; ID,ID@SECONDS is accepted, two ids and a time of the stream, as in 3,5@12.4"
+        )
+    return Swap(one, other, from_s)

@@ -4,7 +4,7 @@ from sharpose_rt.stages.budget import BudgetController
 from sharpose_rt.stages.detect import DetectStage
 from sharpose_rt.stages.dropped import count_dropped
 from sharpose_rt.stages.estimate import EstimateStage
-from sharpose_rt.stages.recall import ChoosePeopleStage, IdentifyStage, RecallStage, StoredFrame, StoredFrames
+from sharpose_rt.stages.recall import ChoosePeopleStage, IdentifyStage, RecallStage, StoredFrame, StoredFrames, Swap
 from sharpose_rt.stages.sinks import Feed, ImageSink, Part, PartedSink, Sink, StreamSink, Tap, VideoSink, captured_at
 from sharpose_rt.stages.smooth import SmoothStage
 from sharpose_rt.stages.track import TrackStage
@@ -27,6 +27,7 @@ __all__ = [
     "StoredFrame",
     "StoredFrames",
     "StreamSink",
+    "Swap",
     "Tap",
     "TrackStage",
     "VideoSink",

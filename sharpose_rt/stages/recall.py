@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +25,13 @@ from sharpose_rt.types import Detections, Frame, Packet, Poses, PoseStage
 
 @dataclass(frozen=True, repr=False, eq=False)
 class StoredFrame(Frame):
-    """A frame of a stream, with its record; `pictured` where its picture is there, else it is black."""
+    """A frame of a stream, with its record and its time there, s, in whatever round of a loop.
+
+    `pictured` where its picture is there, else it is black.
+    """
 
     record: FrameRecord = field(kw_only=True)
+    stored_s: float = field(kw_only=True)
     pictured: bool = field(kw_only=True)
 
 
@@ -184,7 +189,8 @@ class StoredFrames(Source):
         if frame.frame_id:  # frames between, which are left out, may have been moved, or of another scene
             parts["new_scene"], camera = self._new_scene, None if self._new_scene else self._camera
         self._new_scene, self._camera = False, None
-        return StoredFrame(**parts, record=replace(record, pts_s=frame.pts_s, camera=camera), pictured=self._pictured)
+        shown = replace(record, pts_s=frame.pts_s, camera=camera)
+        return StoredFrame(**parts, record=shown, stored_s=record.pts_s, pictured=self._pictured)
 
     def interrupt(self) -> None:
         """See `Source.interrupt`."""
@@ -268,20 +274,34 @@ class IdentifyStage(BaseStage[Packet, Packet]):
         return (item.left(self.name, poses=self.last_poses, tracks=None),)
 
 
+class Swap(NamedTuple):
+    """Two ids of which each is the other one's person from a time of the stream on, s."""
+
+    one: int
+    other: int
+    from_s: float
+
+
 class ChoosePeopleStage(BaseStage[Packet, Packet]):
-    """Joins ids that are one person's, and keeps the wanted people.
+    """Gives back ids that were exchanged, joins those that are one person's, and keeps the wanted people.
 
     Args:
         same: the id that each of these becomes.
         wanted: ids that stay, after they were joined; None keeps everybody.
+        swaps: before that, each from its time on, and in the order of these times.
     """
 
     name = "choose"
 
-    def __init__(self, same: Mapping[int, int], wanted: frozenset[int] | None = None) -> None:
+    def __init__(
+        self, same: Mapping[int, int], wanted: frozenset[int] | None = None, swaps: Iterable[Swap] = ()
+    ) -> None:
         self.same, self.wanted = same, wanted
+        self.swaps = sorted(swaps, key=lambda swap: swap.from_s)
         self.seen: set[int] = set()
-        """Of the ids that are named, those that were there."""
+        """Of the ids that are joined or wanted, those that were there."""
+        self.made: set[Swap] = set()
+        """The swaps that changed an id."""
 
     def process(self, item: Packet, /) -> Iterable[Packet]:
         """The packet with those people.
@@ -291,13 +311,23 @@ class ChoosePeopleStage(BaseStage[Packet, Packet]):
         """
         poses = item.poses
         assert poses is not None
-        given = poses.track_ids.tolist()
+        frame = item.frame
+        now_s = frame.stored_s if isinstance(frame, StoredFrame) else frame.pts_s
+        given = [self._swapped(number, now_s) for number in poses.track_ids.tolist()]
         ids = [self.same.get(number, number) for number in given]
         self.seen.update(number for number in (*given, *ids) if number in self.same or number in (self.wanted or ()))
         keep = np.array([self.wanted is None or number in self.wanted for number in ids], bool)
         for number in {self.same[i] for i in given if i in self.same}:
-            keep &= self._one_of(number, ids, given, poses, item.frame)
+            keep &= self._one_of(number, ids, given, poses, frame)
         return (item.left(self.name, poses=replace(poses, track_ids=np.array(ids, np.int64)).kept(keep)),)
+
+    def _swapped(self, number: int, now_s: float) -> int:
+        """Whose id this is, after the swaps up to now."""
+        for swap in self.swaps:
+            if now_s >= swap.from_s - TICK_S and number in (swap.one, swap.other):
+                number = swap.other if number == swap.one else swap.one
+                self.made.add(swap)
+        return number
 
     def _one_of(self, number: int, ids: list[int], given: list[int], poses: Poses, frame: Frame) -> NDArray[np.bool_]:
         """All rows but those of an id that another row has too: somebody who is seen goes before who was predicted."""

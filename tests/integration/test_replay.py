@@ -23,7 +23,7 @@ from sharpose_rt.geometry.affine import chain_affines
 from sharpose_rt.replay import Changes, ReplayRun
 from sharpose_rt.skeleton import COCO17, Skeleton
 from sharpose_rt.skeletons import FrameRecord, Header, StreamReader, StreamWriter, encode
-from sharpose_rt.stages import ChoosePeopleStage
+from sharpose_rt.stages import ChoosePeopleStage, Swap
 from sharpose_rt.tracking import create_tracker
 from sharpose_rt.types import Frame, Packet, Poses, PoseStage, Tracks
 
@@ -294,6 +294,48 @@ def test_ids_of_one_person_are_joined(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "new" / "walk.summary.json").read_text())["changes"]["merge"] == {"7": 3, "12": 3}
 
 
+def test_exchanged_ids_are_given_back_and_smoothed_anew(tmp_path: Path) -> None:
+    """Two cross, and each takes on the other's id; behind that a third takes on an id of somebody who has left."""
+    left, right = np.arange(12.0) * 4, 100 - np.arange(12.0) * 4
+    frames = []
+    for i in range(12):
+        where = {3: left[i], 5: right[i]} if i < 6 else {5: left[i], 3: right[i]}
+        rows = [people(number, x=x) for number, x in sorted(where.items())]
+        both = Poses(*(np.concatenate([getattr(row, name) for row in rows]) for name in Poses.__dataclass_fields__))
+        frames.append(FrameRecord(i, i / 10, both))
+    path = write_stream(tmp_path / "walk.skeletons.jsonl", frames)
+    new = read(replayed(path, tmp_path, "--swap", "3,5@0.6", "--swap", "5,99@0.9"))
+    for i, (was, now) in enumerate(zip(frames, new, strict=True)):
+        at = dict(zip(now.poses.track_ids.tolist(), now.poses.raw_keypoints[:, 0, 0].tolist(), strict=True))
+        first = people(3, x=left[i]).raw_keypoints[0, 0, 0], people(3, x=right[i]).raw_keypoints[0, 0, 0]
+        assert at == pytest.approx({3: first[0], 5 if i < 9 else 99: first[1]})
+        assert len(now.poses) == len(was.poses) == 2
+        own = now.poses.track_ids.tolist().index(3)  # who goes evenly is smoothed to where they are
+        assert np.abs(now.poses.keypoints[own] - now.poses.raw_keypoints[own]).max() < 3
+    changes = json.loads((tmp_path / "new" / "walk.summary.json").read_text())["changes"]
+    assert (changes["swap"], changes["smooth"]) == ([[3, 5, 0.6], [5, 99, 0.9]], True)
+
+
+def test_a_swap_counts_from_its_time_in_each_round_of_a_loop(tmp_path: Path) -> None:
+    path = write_stream(tmp_path / "walk.skeletons.jsonl", [FrameRecord(i, i / 10, people(3, 5)) for i in range(4)])
+    tap = Lines()
+    changes = Changes(swaps=[Swap(3, 8, 0.2)])
+    job = ReplayRun(str(path), config_of(tmp_path / "new", video=False), changes, None, [tap], loop=True)
+    job.run(lambda packet: job.stop() if packet.frame.frame_id == 9 else None)
+    ids = [[person["track_id"] for person in json.loads(line)["people"]] for line in tap.lines[1:11]]
+    assert ids == [[3, 5], [3, 5], [8, 5], [8, 5]] * 2 + [[3, 5], [3, 5]]
+
+
+def test_a_swap_of_nobody_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_stream(tmp_path / "walk.skeletons.jsonl", [FrameRecord(i, i / 10, people(3)) for i in range(4)])
+    replayed(path, tmp_path, "--swap", "3,5@0.1", "--swap", "3,8@7", "--swap", "6,7@0")
+    said = [record.getMessage() for record in caplog.records if "nobody" in record.getMessage()]
+    assert said == [
+        f"nobody in {path} has the id 3 or 8 from 7 s on",
+        f"nobody in {path} has the id 6 or 7 from 0 s on",
+    ]
+
+
 def test_two_who_are_seen_at_once_are_not_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_stream(
         tmp_path / "walk.skeletons.jsonl", [FrameRecord(0, 0.0, people(3)), FrameRecord(1, 0.1, people(3, 7))]
@@ -325,6 +367,24 @@ def test_choosing_keeps_the_wanted_and_touches_nobody_else(data: st.DataObject) 
     rows = [row for row, number in enumerate(ids) if wanted is None or number in wanted]
     for name in Poses.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(packet.poses, name), getattr(poses, name)[rows])
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_swaps_change_ids_alone_and_undo_each_other(data: st.DataObject) -> None:
+    ids = data.draw(st.lists(st.integers(1, 9), max_size=5, unique=True))
+    pairs = st.lists(st.integers(1, 12), min_size=2, max_size=2, unique=True)
+    swaps = [Swap(*pair, at_s) for pair, at_s in data.draw(st.lists(st.tuples(pairs, st.floats(0, 2)), max_size=4))]
+    frame, poses = Frame(0, 1.0, np.zeros((8, 8, 3), np.uint8)), people(*ids)
+    (packet,) = ChoosePeopleStage({}, None, swaps).process(Packet(frame, poses=poses))
+    assert packet.poses is not None
+    assert len(set(packet.poses.track_ids.tolist())) == len(ids)
+    for name in set(Poses.__dataclass_fields__) - {"track_ids"}:
+        np.testing.assert_array_equal(getattr(packet.poses, name), getattr(poses, name))
+    back = [Swap(*swap[:2], 0.0) for swap in sorted(swaps, key=lambda swap: swap.from_s)[::-1] if swap.from_s <= 1]
+    (packet,) = ChoosePeopleStage({}, None, back).process(packet)
+    assert packet.poses is not None
+    assert packet.poses.track_ids.tolist() == ids
 
 
 def test_a_part_is_written_with_its_own_numbers(tmp_path: Path) -> None:
@@ -415,6 +475,13 @@ def test_ids_that_are_none_are_told(text: str, capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         main(["replay", str(SAMPLE), "--merge", text])
     assert "accepted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["3,5", "3@1", "3,3@1", "0,2@1", "3,5@", "3,5@-1", "3,5@nan", "3,5@inf", "3,5,7@1"])
+def test_exchanges_that_are_none_are_told(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["replay", str(SAMPLE), f"--swap={text}"])
+    assert "is no exchange; ID,ID@SECONDS is accepted" in capsys.readouterr().err
 
 
 def test_another_video_is_refused(tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
