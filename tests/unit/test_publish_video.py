@@ -27,7 +27,9 @@ from sharpose_rt.errors import ConfigError, SourceError
 from sharpose_rt.live import VideoPublisher, VideoTarget, parse_video_target
 from sharpose_rt.live import video as video_module
 from sharpose_rt.live.relay import Relay
+from sharpose_rt.live.relay_process import _Silence
 from sharpose_rt.media import Painter
+from sharpose_rt.media.h264 import add_h264, as_frame
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.skeletons import encode
 
@@ -50,6 +52,8 @@ class Server(threading.Thread):
         self.url = address.format(free_port())
         self.pictures: list[np.ndarray] = []
         self.times_s: list[float | None] = []
+        self.sound: list[tuple[float, float, float]] = []
+        """Begin and end, s, and loudest sample of each piece of sound."""
         self.start()
 
     def run(self) -> None:
@@ -57,9 +61,14 @@ class Server(threading.Thread):
             suppress(OSError, av.error.FFmpegError),  # how some of them end
             av.open(self.url, format=self._format, options=self._options, timeout=20) as container,
         ):
-            for frame in container.decode(video=0):
-                self.pictures.append(frame.to_ndarray(format="bgr24"))
-                self.times_s.append(frame.time)
+            for frame in container.decode():
+                if isinstance(frame, av.AudioFrame):
+                    begin_s = float(frame.time or 0)
+                    loudest = float(np.abs(frame.to_ndarray()).max())
+                    self.sound.append((begin_s, begin_s + frame.samples / frame.sample_rate, loudest))
+                elif isinstance(frame, av.VideoFrame):
+                    self.pictures.append(frame.to_ndarray(format="bgr24"))
+                    self.times_s.append(frame.time)
 
 
 def _send(run: Run, frames: int, period_s: float = 0.04) -> None:
@@ -169,6 +178,44 @@ def test_a_server_gets_every_picture_with_the_people_on_it(kind: str) -> None:
     assert apart < 4 < plain
     times_s = np.array([time_s for time_s in server.times_s if time_s is not None])
     assert np.allclose(np.diff(times_s), 0.04, atol=0.002) or figures["dropped"]
+    if kind == "rtmp":  # services want sound
+        begin_s, end_s, loudest = np.array(server.sound).T
+        assert loudest.max() < 1e-3
+        assert np.allclose(begin_s[1:], end_s[:-1], atol=0.002)  # FLV counts in milliseconds
+        assert begin_s[0] <= times_s[0] + 0.03
+        assert end_s[-1] >= times_s[-1] - 0.05  # a decoder keeps the last piece
+    else:
+        assert not server.sound
+
+
+class Bytes(bytearray):
+    """A file that PyAV writes to."""
+
+    def write(self, data: bytes) -> int:
+        self += data
+        return len(data)
+
+    def pictures(self) -> int:
+        """Tags of FLV with a coded picture in them, so far."""
+        at, count = 13, 0
+        while at + 13 <= len(self):
+            count += self[at] == 9 and self[at + 12] == 1
+            at += 15 + int.from_bytes(self[at + 1 : at + 4], "big")
+        return count
+
+
+def test_no_picture_waits_for_its_silence() -> None:
+    file = Bytes()
+    with av.open(file, "w", format="flv", options={"flush_packets": "1"}) as out:  # type: ignore[call-overload]
+        stream, silence = add_h264(out, (64, 48), 25, {"tune": "zerolatency", "bf": "0"}), _Silence(out)
+        out.start_encoding()
+        for number in range(30):
+            frame = as_frame(np.zeros((48, 64, 3), np.uint8), (64, 48))
+            frame.pts = 3600 * number
+            for coded in stream.encode(frame):
+                silence.go_on(number / 25)
+                out.mux(coded)
+            assert file.pictures() == number + 1
 
 
 def test_each_source_goes_to_its_own_address(monkeypatch: pytest.MonkeyPatch) -> None:
