@@ -18,7 +18,14 @@ from typing import Any, NoReturn
 from sharpose_rt import __version__
 from sharpose_rt.commands import guide
 from sharpose_rt.commands.printable import PrintableFormatter, printable_lines
-from sharpose_rt.errors import SharposeError, SourceAway, is_short_of_memory, library_report, memory_report
+from sharpose_rt.errors import (
+    SharposeError,
+    SourceAway,
+    is_short_of_gpu_memory,
+    is_short_of_memory,
+    library_report,
+    memory_report,
+)
 from sharpose_rt.machine.process import ending_by_sigterm, prepare
 from sharpose_rt.machine.threads import media_threads
 
@@ -94,13 +101,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         for note in getattr(error, "__notes__", ()):
             logging.getLogger("sharpose_rt").debug(note)
         return _error(str(error), 75 if isinstance(error, SourceAway) else 2)
-    except _out_of_memory() as error:
-        return _error(
-            f"{memory_report(error)}; try a smaller batch (--batch N where the command has it, --set batch=N in train "
-            "and pretrain), a smaller model, --set data.cache=none where train holds crops on the GPU, or end other "
-            "programs that use it"
-        )
     except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and is_short_of_gpu_memory(error):
+            return _error(
+                f"{memory_report(error)}; try a smaller batch (--batch N where the command has it, --set batch=N in "
+                "train and pretrain), a smaller model, --set data.cache=none where train holds crops on the GPU, or "
+                "end other programs that use it"
+            )
         if not is_short_of_memory(error):
             raise
         return _error(
@@ -123,12 +130,6 @@ def _error(message: str, status: int = 2) -> int:
     """Prints what was wrong, and gives the exit status."""
     print(f"sharpose-rt: error: {printable_lines(message)}", file=sys.stderr)
     return status
-
-
-def _out_of_memory() -> tuple[type[Exception], ...]:
-    """What torch raises where a GPU's memory does not suffice; nothing where no command has loaded it."""
-    kind = getattr(sys.modules.get("torch"), "OutOfMemoryError", None)
-    return () if kind is None else (kind,)
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:

@@ -82,6 +82,13 @@ def is_short_of_memory(error: BaseException) -> bool:
     return bool(re.search(r"allocate memory|not enough memory|std::bad_alloc|Resource temporarily unavail", str(error)))
 
 
+def is_short_of_gpu_memory(error: RuntimeError) -> bool:
+    """Whether it says that a GPU's memory is short: a torch.OutOfMemoryError, or what CUDA and its libraries say of
+    memory that is not torch's to give."""
+    in_words = re.search(r"CUDA error: out of memory|CU[A-Z]+_STATUS_ALLOC_FAILED", str(error))
+    return type(error).__name__ == "OutOfMemoryError" or in_words is not None
+
+
 def library_report(error: ImportError) -> str | None:
     """Which library of the system an import lacks, as slim containers do, and what brings it; None for other causes."""
     found = re.match(r"(\S+\.so[.\d]*): cannot open shared object file", str(error))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor
+
+from sharpose_rt.errors import is_short_of_gpu_memory
 
 log = logging.getLogger("sharpose_rt.compute.cuda_graphs")
 
@@ -38,12 +42,27 @@ class Tape:
 
 
 @cache
-def _aside(device: torch.device) -> torch.cuda.Stream:
-    """The stream of a device on which all recordings are made.
+def _aside(ours: torch.cuda.Stream) -> torch.cuda.Stream:
+    """The stream on which what is replayed on `ours`, a network's stream, is recorded.
 
     PyTorch hands out 32 streams of a priority in turn: one of the usual priority might be another thread's network's.
+    The memory that cuBLAS works in belongs to the stream of a recording, and goes with the first one made there that
+    goes, though others use it (pytorch#193402). So networks have a stream each for theirs, and all recordings of a
+    network go together.
     """
-    return torch.cuda.Stream(device, priority=-1)
+    return torch.cuda.Stream(ours.device, priority=-1)
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Python does not look for circles: a graph of somebody else that went meanwhile would break the recording."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def record(stage: Stage, tensors: Sequence[Tensor]) -> Tape:
@@ -51,14 +70,14 @@ def record(stage: Stage, tensors: Sequence[Tensor]) -> Tape:
 
     Raises:
         RuntimeError: something in the stage cannot be recorded.
-        torch.OutOfMemoryError: the memory does not suffice.
+        torch.OutOfMemoryError: the memory does not suffice; all recordings of the network have to go, see `_aside`.
     """
     places = [tensor.clone() for tensor in tensors]
     device = tensors[0].device
     ours = torch.cuda.current_stream(device)
     # `ours` is entered once more, as a recording that fails leaves the thread on the other one.
     with _one_at_a_time, torch.cuda.device(device), torch.cuda.stream(ours):
-        aside = _aside(device)
+        aside = _aside(ours)
         aside.wait_stream(ours)
         with torch.cuda.stream(aside):  # kernels are chosen and memory is taken before the recording
             for _ in range(3):
@@ -66,7 +85,7 @@ def record(stage: Stage, tensors: Sequence[Tensor]) -> Tape:
         ours.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         # Other threads go on allocating meanwhile, which a recording that watches all threads would not survive.
-        with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+        with _nothing_collected(), torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
             outputs = stage(*places)
     return Tape(places, graph.replay, outputs)
 
@@ -85,6 +104,7 @@ class Recorded:
     def __init__(self, name: str, stage: Stage, record: Callable[[Stage, Sequence[Tensor]], Tape] = record) -> None:
         self.name, self.stage, self._record = name, stage, record
         self._tapes: dict[tuple[tuple[torch.Size, torch.dtype], ...], Tape | None] = {}
+        self._unused: list[Tape] = []  # to go with the others
         self._unrecorded_from: float = math.inf
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -102,20 +122,21 @@ class Recorded:
         return self.stage(*tensors) if tape is None else tape(*tensors)
 
     def forget(self, rows: int) -> bool:
-        """Let the recordings for so many rows and more go, and make no further ones; whether there might have been any.
+        """Let all recordings go, and make none for so many rows and more again; whether there might have been such.
 
-        Each holds the memory that its stage works in.
+        Each holds the memory that its stage works in. Those for fewer rows cannot stay, see `_aside`: they are made
+        again when they come.
         """
         before, self._unrecorded_from = self._unrecorded_from, min(self._unrecorded_from, rows)
-        self._tapes = {key: tape for key, tape in self._tapes.items() if key[0][0][0] < rows}
+        self._tapes, self._unused = {}, []
         return rows < before
 
     def _checked(self, tensors: Sequence[Tensor]) -> Tape | None:
         try:
             tape = self._record(self.stage, tensors)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if is_short_of_gpu_memory(error):
+                raise
             # A recording that is broken off fails once more when it is ended, and does not say why.
             reason = str(error.__context__ or error).partition("\n")[0]
             log.warning("%s: no CUDA graph for %s, it runs unrecorded: %s", self.name, _text(tensors), reason)
@@ -127,6 +148,7 @@ class Recorded:
         if all(map(_same, wanted, found)):
             return tape
         log.warning("%s: the CUDA graph for %s gives other results, it runs unrecorded", self.name, _text(tensors))
+        self._unused.append(tape)
         return None
 
 

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from sharpose_rt.detection.letterbox import Letterbox
 from sharpose_rt.detection.looks import SURE
 from sharpose_rt.detection.postprocess import finish, suppress
 from sharpose_rt.detection.runtime import EAGER, Runtime
-from sharpose_rt.errors import DetectorError
+from sharpose_rt.errors import DetectorError, is_short_of_gpu_memory
 from sharpose_rt.geometry.boxes import iou_matrix, longer_side
 from sharpose_rt.skeleton import PERSON_NAMES
 from sharpose_rt.types import Detections, Frame
@@ -141,7 +140,8 @@ def _recorded(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """A module on a GPU as one launch for all its kernels, where it can be recorded: hundreds of launches take longer
     than what they launch, and the pose network's thread waits for Python meanwhile.
 
-    As with OpenVINO, the last `KEPT` sizes of pictures stay recorded. Where memory does not suffice, none do."""
+    As with OpenVINO, `KEPT` sizes of pictures stay recorded; they go all together where another one comes, as
+    recordings of a network must (`cuda_graphs`). Where memory does not suffice, none do."""
     import torch
 
     from sharpose_rt.compute.cuda_graphs import Recorded
@@ -150,9 +150,13 @@ def _recorded(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
 
     first, head = FirstOutput(module), module.model[-1]
     fits = True
+    kept: dict[torch.Size, Recorded] = {}
 
-    @lru_cache(KEPT)
     def recorded(size: torch.Size) -> Recorded:
+        if size in kept:
+            return kept[size]
+        if len(kept) == KEPT:
+            kept.clear()
         grid: list[Any] = []
 
         def stage(pixels: torch.Tensor) -> tuple[torch.Tensor]:
@@ -161,17 +165,20 @@ def _recorded(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
                 grid[:] = head.anchors, head.strides
             return (found,)
 
-        return Recorded("detector", stage)
+        kept[size] = Recorded("detector", stage)
+        return kept[size]
 
     def run(pixels: torch.Tensor) -> torch.Tensor:
         nonlocal fits
         if fits:
             try:
                 return recorded(pixels.shape)(pixels)[0]
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_short_of_gpu_memory(error):
+                    raise
                 fits = False
             logger.warning("the detector does not fit into the GPU's memory with CUDA graphs; it goes on without them")
-            recorded.cache_clear()
+            kept.clear()
             torch.cuda.empty_cache()
         return first(pixels)
 

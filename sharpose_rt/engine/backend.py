@@ -52,7 +52,7 @@ class Backend(Protocol):
         ...
 
     def forget(self, rows: int) -> bool:
-        """Memory is short: let go of recordings for so many crops and more, for good; whether there may be any."""
+        """Memory is short: let recordings go, those for so many crops and more for good; whether there may be such."""
         ...
 
     def cut(self, image_bgr: NDArray[np.uint8], affine: NDArray[np.float64], size_wh: tuple[int, int]) -> Tensor:

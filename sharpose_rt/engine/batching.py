@@ -9,6 +9,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from sharpose_rt.errors import is_short_of_gpu_memory
+
 log = logging.getLogger("sharpose_rt.engine")
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -42,7 +44,7 @@ class Batcher:
         buckets: sizes that the stage takes, ascending.
         overhead: what a batch costs besides its rows, in rows.
         sizes: those of them that so many rows may have now; all of them unless given.
-        forget: lets go of what holds memory for batches of so many rows and more; whether there may have been any.
+        forget: lets go of what holds memory, for batches of so many rows and more for good; whether there may be such.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class Batcher:
         """What `stage` gives for all rows of `tensors` (N, ...), N at least 1, in their order.
 
         Raises:
-            torch.OutOfMemoryError: not even one row fits.
+            RuntimeError: not even one row fits, see `is_short_of_gpu_memory`.
         """
         count, done, parts = len(tensors[0]), 0, []
         while done < count:
@@ -68,7 +70,9 @@ class Batcher:
             rows = [tensor[done : done + bucket] for tensor in tensors]
             try:
                 parts.append([out[: count - done] for out in stage(*(padded(r, bucket) for r in rows))])
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_short_of_gpu_memory(error):
+                    raise
                 self._shrink(bucket, error)
             else:
                 done += bucket
@@ -79,7 +83,7 @@ class Batcher:
             return self.buckets
         return tuple(size for size in self._sizes(rows) if size <= self.buckets[-1])
 
-    def _shrink(self, failed: int, error: torch.OutOfMemoryError) -> None:
+    def _shrink(self, failed: int, error: RuntimeError) -> None:
         forgotten = self._forget(failed)
         if failed > 1:
             self.buckets = tuple(bucket for bucket in self.buckets if bucket <= failed // 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from sharpose_rt.compute.cuda_graphs import Recorded
 from sharpose_rt.engine.backend import TorchBackend
+from sharpose_rt.errors import is_short_of_gpu_memory
 from sharpose_rt.geometry.device_warp import warp_on_device
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose
@@ -26,28 +28,42 @@ class CudaBackend(TorchBackend):
 
     def __init__(self, network: SHaRPose, device: torch.device, dtype: torch.dtype, max_batch: int) -> None:
         super().__init__(network, device, dtype, max_batch)
-        self._coarse = Recorded("coarse stage", lambda images: self.network.coarse_stage(images).tensors)
-        self._fine = Recorded("fine stage", self._fine_stage)
+        network = self.network  # in a circle through `self` the graphs would stay until Python looks for such
+
+        def fine(images: Tensor, selected: Tensor, low: Tensor, *tokens: Tensor) -> tuple[Tensor]:
+            return (network.fine_stage(images, CoarseOutput(*tokens), selected, low),)
+
+        self._coarse = Recorded("coarse stage", lambda images: network.coarse_stage(images).tensors)
+        self._fine = Recorded("fine stage", fine)
         self._decoded = Recorded("decoding", self._decode)
 
     @torch.inference_mode()
     def warm_up(self, crops: int, *, behind: bool) -> None:
         """Record stages and decoding for the buckets up to `WARMED`, however few crops come first: that is quick."""
+        wanted = [bucket for bucket in self.buckets if bucket <= WARMED]
+        while wanted and (failed := self._first_that_fails(wanted)) is not None:
+            log.warning(
+                "%d crops at once do not fit into the GPU's memory with CUDA graphs; they go without, or by fewer",
+                failed,
+            )
+            self.forget(failed)
+            torch.cuda.empty_cache()
+            wanted = [bucket for bucket in wanted if bucket < failed]  # whose recordings have gone with it
+
+    def _first_that_fails(self, buckets: Sequence[int]) -> int | None:
+        """That of ascending buckets for which the memory does not suffice; those before are recorded."""
         h, w = self.network.variant.size_hw
-        for bucket in (b for b in self.buckets if b <= WARMED):
+        for bucket in buckets:
             try:
                 images = self.prepare(torch.zeros(bucket, h, w, 3, dtype=torch.uint8))
                 coarse = self.coarse(images)
                 fine = self.fine(images, coarse, *split_cells(coarse.cell_scores, self.network.selected_count))
                 self.decode(fine)
-            except torch.OutOfMemoryError:
-                log.warning(
-                    "%d crops at once do not fit into the GPU's memory with CUDA graphs; they go without, or by fewer",
-                    bucket,
-                )
-                self.forget(bucket)
-                torch.cuda.empty_cache()
-                break  # the run's batcher finds out what fits without
+            except RuntimeError as error:
+                if not is_short_of_gpu_memory(error):
+                    raise
+                return bucket  # the run's batcher finds out what fits without
+        return None
 
     def forget(self, rows: int) -> bool:
         """See `Backend`."""
@@ -73,6 +89,3 @@ class CudaBackend(TorchBackend):
         """See `Backend`."""
         keypoints, scores = self._decoded(heatmaps)
         return keypoints, scores
-
-    def _fine_stage(self, images: Tensor, selected: Tensor, low: Tensor, *tokens: Tensor) -> tuple[Tensor]:
-        return (self.network.fine_stage(images, CoarseOutput(*tokens), selected, low),)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from sharpose_rt.compute.precision import fastest_dtype
 from sharpose_rt.engine.device import resolve_device
+from sharpose_rt.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def join_world(device: str) -> World:
     if place.type == "cuda":
         torch.cuda.set_device(place)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+        # One process validates while the others wait, longer than NCCL's ten minutes where the set is large.
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timedelta(hours=2))
     return world
 
 
@@ -98,6 +101,11 @@ def pick_device(name: str, world: World = World()) -> torch.device:
     """
     if name == "auto" and world.size > 1 and torch.cuda.is_available():
         name = "cuda"  # a process that went to the CPU by itself would keep the others waiting
+    if name.startswith("cuda:") and world.size > 1:
+        raise ConfigError(
+            f"device is {name!r}, and torchrun has started {world.size} processes, of which each wants a GPU of "
+            "its own; 'cuda' gives it one, or start one process"
+        )
     return resolve_device(name, world.local_rank)
 
 
@@ -106,5 +114,5 @@ def quicker_in_bf16(precision: str, device: torch.device) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.cuda.get_device_properties(device).major >= 8  # torch's own question is of the current device
     return fastest_dtype() == torch.bfloat16

@@ -758,13 +758,16 @@ def test_processes_that_train_together_have_a_device_each(monkeypatch):
     monkeypatch.setattr("sharpose_rt.engine.device.cuda_problem", problems.get)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device("auto") == torch.device("cuda:0")
-    assert [pick_device(name, World(2, 1, 1)).index for name in ("auto", "cuda", "cuda:0")] == [1, 1, 0]
+    assert [pick_device(name, World(2, 1, 1)).index for name in ("auto", "cuda")] == [1, 1]
+    assert pick_device("cuda:0") == torch.device("cuda:0")
+    with pytest.raises(ConfigError, match="'cuda:0', and torchrun has started 2 processes"):
+        pick_device("cuda:0", World(2, 1, 1))
     assert pick_device("cpu", World(2, 1, 1)) == torch.device("cpu")
     with pytest.raises(ConfigError, match="'cuda:N'"):
         pick_device("mps")
     joined = []
     monkeypatch.setattr(torch.cuda, "set_device", joined.append)
-    monkeypatch.setattr(torch.distributed, "init_process_group", joined.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **_: joined.append(backend))
     for name, value in (("WORLD_SIZE", "3"), ("RANK", "1"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
     assert join_world("auto") == join_world("cpu") == World(3, 1, 1)
