@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import signal
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sharpose_rt")
 
+_TWICE_S = 0.2  # a signal that comes again within is the same one
 HELP = "track people and their keypoints through a video, pictures, a camera or a stream (the default command)"
 
 # Options of the command line and the configuration keys, one mostly, that each sets.
@@ -498,10 +501,20 @@ def _run_several(args: argparse.Namespace, config: RunConfig, sources: list[str]
 @contextmanager
 def stopped_by_signals(job: Run | SeveralRun) -> Iterator[list[int]]:
     """Ctrl-C, SIGTERM or a closed terminal end the run in order, a second one throws away what is under way, a third
-    one ends the program wherever it hangs; gives the signals that came."""
+    one ends the program wherever it hangs; gives the signals that came.
+
+    Programs that start others send theirs twice, to the program and to its group (GNU `timeout`, a terminal's Ctrl-C
+    that is handed on): that is one.
+    """
     came: list[int] = []
+    came_s = -math.inf
 
     def stop(number: int, _: FrameType | None) -> None:
+        nonlocal came_s
+        now_s = time.monotonic()
+        if came[-1:] == [number] and now_s - came_s < _TWICE_S:
+            return
+        came_s = now_s
         came.append(number)
         if len(came) > 1:
             signal.signal(number, signal.SIG_DFL)

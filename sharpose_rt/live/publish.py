@@ -54,7 +54,7 @@ class Publisher:
         self._names: set[str] = set()
         self._streams: dict[int, Thinned] = {}
         self._header_s: dict[int, float] = {}
-        self._stop = threading.Event()
+        self._stop, self._ended = threading.Event(), threading.Event()
         self._retry = Retry()
         self._thread = threading.Thread(target=self._main, name=f"publish {target.scheme}")
         self.state = "connecting"
@@ -84,11 +84,11 @@ class Publisher:
         self._outbox.close()
         before = -1
         try:
-            while self._thread.is_alive() and self.sent > before:  # as long as the consumer takes what waits
+            while not self._ended.is_set() and self.sent > before:  # as long as the consumer takes what waits
                 before = self.sent
-                self._thread.join(_GRACE_S)
+                self._ended.wait(_GRACE_S)  # a join() that Ctrl-C ends would call the thread stopped
         finally:  # Ctrl-C too ends the wait, and the thread with it: Python waits for it at its end
-            if self._thread.is_alive():
+            if not self._ended.is_set():
                 self._stop.set()
                 self._transport.abort()
         self._thread.join()
@@ -102,6 +102,7 @@ class Publisher:
         finally:
             self._transport.close()
             self.state = "closed"
+            self._ended.set()
 
     def _deliver(self, record: Record) -> None:
         """Sends a record, connecting as often as it takes; with 'newest' it is given up for a newer one instead."""

@@ -67,8 +67,13 @@ class VideoPublisher:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for sender in self._senders:
             sender.finish()
-        for sender in self._senders:
-            sender.join()
+        try:
+            for sender in self._senders:
+                sender.join()
+        except BaseException:  # Ctrl-C ends the wait for all of them
+            for sender in self._senders:
+                sender.give_up()
+            raise
         told = self.figures()
         log.info(
             "publish-video: %(to)s: %(sent)d sent, %(dropped)d dropped, %(reconnects)d times connected again", told
@@ -85,7 +90,7 @@ class _Sender:
         self._next: tuple[Packet, str] | None = None
         self._missed: Packet | None = None
         self._over = False
-        self._stop = threading.Event()
+        self._stop, self._ended = threading.Event(), threading.Event()
         self._relay: Relay | None = None
         self._retry, self._again_s, self._since_s = Retry(), 0.0, 0.0
         self._early = 0
@@ -121,12 +126,16 @@ class _Sender:
     def join(self) -> None:
         """Waits until the last picture has left, for some seconds at most."""
         try:
-            self._thread.join(_GRACE_S + 2)
+            self._ended.wait(_GRACE_S + 2)  # a join() that Ctrl-C ends would call the thread stopped
         finally:  # Ctrl-C too ends the wait, and the thread with it: Python waits for it at its end
-            self._stop.set()
-            if self._thread.is_alive() and (relay := self._relay) is not None:
-                relay.kill()
+            self.give_up()
         self._thread.join()
+
+    def give_up(self) -> None:
+        """Ends the thread, whatever it waits for."""
+        self._stop.set()
+        if not self._ended.is_set() and (relay := self._relay) is not None:
+            relay.kill()
 
     # --- the sender's thread ----------------------------------------------------------------------------------
 
@@ -138,6 +147,8 @@ class _Sender:
             # A process that has but begun may still send what was written to it; one that tries again will not.
             self._let_go(1.0 if self.state == "lost" else _GRACE_S)
             self.state = "closed"
+            self._next = self._missed = None  # the publisher keeps the senders of all runs, not their pictures
+            self._ended.set()
 
     def _take(self) -> tuple[Packet, str] | None:
         """The newest picture, waiting for one; None when nothing follows."""
@@ -158,6 +169,8 @@ class _Sender:
         try:
             if self._relay is None:
                 self._relay = Relay(self._target, packet.frame.size_wh, self._info.fps or FALLBACK_FPS, self._config)
+                if self._stop.is_set():  # who gave up has not seen it
+                    self._relay.kill()
             self._relay.write(image, packet.frame.pts_s)
         except OSError as error:
             self.dropped += 1

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 
 import av.container.core
 
+from sharpose_rt.machine.flag import Flag
+
 _LONG_S = 1e9
 
 
@@ -22,7 +24,7 @@ class _Clock:
     """`time` as PyAV uses it; every look at it after an interruption is a thousand million seconds later."""
 
     def __init__(self) -> None:
-        self.stops: dict[int, threading.Event] = {}
+        self.stops: dict[int, Flag] = {}
         self._looks = 0
 
     def monotonic(self) -> float:
@@ -42,7 +44,7 @@ av.container.core.time = _clock  # type: ignore[attr-defined]
 
 
 @contextmanager
-def interruptible(stop: threading.Event) -> Iterator[None]:
+def interruptible(stop: Flag) -> Iterator[None]:
     """Within it, PyAV's waits in this thread end as soon as `stop` is set; they need a time limit to be asked."""
     thread = threading.get_ident()
     _clock.stops[thread] = stop

@@ -14,7 +14,6 @@ import stat
 import struct
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceAway, SourceError, SourceLost, SourceTimeout
+from sharpose_rt.machine.flag import Flag
 from sharpose_rt.media import certificates
 from sharpose_rt.media.container import ContainerSource
 from sharpose_rt.media.http import LONGEST_WAIT_S, in_pieces, split_address
@@ -202,7 +202,7 @@ class StdinVideo(ContainerSource):
 class _Pipe(io.RawIOBase):
     """Bytes of a pipe, which end when `stop` is set; not seekable."""
 
-    def __init__(self, stream: BinaryIO, stop: threading.Event) -> None:
+    def __init__(self, stream: BinaryIO, stop: Flag) -> None:
         self._fd, self._stop, self._head = stream.fileno(), stop, b""
 
     def readable(self) -> bool:

@@ -69,7 +69,7 @@ class Reconnecting(Source):
         self.inner = self._made()
         self.stem = self.inner.stem
         self._pauses = pauses_s(FIRST_PAUSE_S, LONGEST_PAUSE_S, draw)
-        self._lost = self._came_back = False
+        self._lost = self._came_back = self._trying = False
         self._lost_early: SourceLost | None = None  # while the first frame waited
         self._offset_s, self._ahead_s = 0.0, -math.inf
         self._connected_s = 0.0
@@ -80,7 +80,7 @@ class Reconnecting(Source):
     def state(self) -> SourceState:
         """'lost' while it is looked for; see `Source.state`."""
         state = super().state
-        return "lost" if state != "ended" and self._lost else state
+        return "lost" if self._trying or (state != "ended" and self._lost) else state
 
     @property
     def losses(self) -> tuple[Loss, ...]:
@@ -216,6 +216,7 @@ class Reconnecting(Source):
             self.inner._close()
             self._stop.wait(min(next(self._pauses), end_s - now_s, until_s - now_s if now_s < until_s else math.inf))
             attempts += 1
+            self._trying = True  # what cannot be opened closes itself, and that is not the end
             try:
                 pts_s = connect()
             except SourceError as error:
@@ -225,6 +226,8 @@ class Reconnecting(Source):
                     log.info("attempt %d, after %.0f s: %s", attempts, now_s - last_s, failure)
                     told_s = now_s
                 continue
+            finally:
+                self._trying = False
             if pts_s is None:  # interrupted
                 break
             self._lost, gap_s = False, time.monotonic() - last_s

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceError
+from sharpose_rt.machine.flag import Flag
 from sharpose_rt.media.redact import redact
 from sharpose_rt.types import Frame
 
@@ -126,7 +126,7 @@ class Source:
     def __init__(self, spec: str, config: SourceConfig) -> None:
         self.name = redact(spec)
         self.config = config
-        self._stop = threading.Event()
+        self._stop = Flag()
         self._info: SourceInfo | None = None
         self._waiting: Frame | None = None
         self._grabbed = 0
@@ -201,7 +201,10 @@ class Source:
         return self._next()
 
     def interrupt(self) -> None:
-        """Makes a running `open` or `read` end soon, and every later `read` return None; from any thread."""
+        """Makes a running `open` or `read` end soon, and every later `read` return None.
+
+        From any thread, and from a signal's handler.
+        """
         self._stop.set()
 
     def close(self) -> None:

@@ -148,7 +148,10 @@ class Channel(Generic[T]):
             if not self._items:
                 raise EndOfStream
             self._weigh_fill()
-            item = self._items.popleft()
+            try:
+                item = self._items.popleft()
+            except IndexError:  # a signal's handler in this thread has cancelled just now
+                raise Cancelled from None
             self._got_s = self._last_s
             self._gets += 1
             self._changed.notify_all()

@@ -18,6 +18,7 @@ import reprlib
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import pairwise
@@ -28,7 +29,7 @@ from sharpose_rt.runtime.channel import POLL_S, Cancelled, Channel, EndOfStream
 from sharpose_rt.runtime.stage import Source, Stage, Status, describe, stage_parts
 from sharpose_rt.runtime.stats import PipelineStats, StageMeter, clock
 
-_LEAD_GAIN = 0.2  # of how long an item takes, in its moving average
+_RECENT = 3  # items whose median says how long one takes: a single slow one says nothing
 
 CAPTURE = "capture"
 CALLER = "caller"
@@ -369,13 +370,13 @@ class Pipeline:
     @staticmethod
     def _wanted(inlet: Channel[Any], outlet: Channel[Any]) -> Iterator[Any]:
         """Items, each when what is made of it will soon be taken: where it would be dropped, a fresher one then."""
-        lead_s = 0.0
+        took_s: deque[float] = deque(maxlen=_RECENT)
         for item in inlet:
             began_s = clock()
             yield item
             if outlet.drops:
-                lead_s += (clock() - began_s - lead_s) * (_LEAD_GAIN if lead_s else 1.0)
-                outlet.wait_until_wanted(lead_s)
+                took_s.append(clock() - began_s)
+                outlet.wait_until_wanted(sorted(took_s)[(len(took_s) - 1) // 2])
 
     @staticmethod
     def _pass_on(outputs: Generator[Any, None, None], outlet: Channel[Any]) -> None:

@@ -46,7 +46,7 @@ class DetectStage(BaseStage[Frame, Packet]):
         self._every = (lambda: every) if isinstance(every, int) else every
         self._most = most
         self.detected_frames = 0
-        self._waiting: int | None = None  # frames since the last one that the detector saw
+        self._waiting: int | None = None  # frames since the last one that the detector saw, dropped ones too
 
     def open(self) -> None:
         """Load the model."""
@@ -56,7 +56,7 @@ class DetectStage(BaseStage[Frame, Packet]):
 
     def process(self, item: Frame, /) -> Iterable[Packet]:
         """The frame with its detections, or with None where it was not this frame's turn."""
-        self._waiting = None if self._waiting is None else self._waiting + 1
+        self._waiting = None if self._waiting is None else self._waiting + 1 + item.dropped_before
         new_scene = self._begins_scene(item)
         due = new_scene or self._waiting is None or self._waiting >= self._every()
         if due:

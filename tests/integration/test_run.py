@@ -31,6 +31,7 @@ from media_clips import read_number, write_clip
 from sharpose_rt.api import PoseTracker, SHaRPose
 from sharpose_rt.app import FileRun
 from sharpose_rt.cli import main
+from sharpose_rt.commands import track
 from sharpose_rt.commands.track import stopped_by_signals
 from sharpose_rt.config import DrawConfig, RunConfig, load
 from sharpose_rt.detection.assets import import_ultralytics
@@ -364,6 +365,7 @@ def test_ctrl_c_again_and_again_ends_what_hangs(monkeypatch: pytest.MonkeyPatch)
             stops.append(1)
 
     before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(track, "_TWICE_S", 0)
     with stopped_by_signals(Hangs()) as came:  # type: ignore[arg-type]
         os.kill(os.getpid(), signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) is not signal.SIG_DFL
@@ -371,6 +373,16 @@ def test_ctrl_c_again_and_again_ends_what_hangs(monkeypatch: pytest.MonkeyPatch)
         assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL  # the next one ends the program wherever it is
     assert (len(stops), came) == (2, [signal.SIGINT] * 2)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_signal_that_is_sent_twice_at_once_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GNU `timeout` sends its own to the program and to the program's group; another signal is another one."""
+    stops: list[int] = []
+    monkeypatch.setattr(track, "_TWICE_S", 60)
+    with stopped_by_signals(SimpleNamespace(stop=lambda: stops.append(1))) as came:  # type: ignore[arg-type]
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+    assert (len(stops), came) == (2, [signal.SIGTERM, signal.SIGINT])
 
 
 @pytest.mark.timeout(90)

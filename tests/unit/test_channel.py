@@ -401,3 +401,12 @@ def test_waiting_to_be_wanted_is_cancelled(clock):
     with pytest.raises(Cancelled):
         channel.wait_until_wanted(1e9)
     thread.join()
+
+
+def test_a_signal_that_cancels_within_a_get_cancels_it(monkeypatch):
+    """The handler runs in the thread that takes, which has the lock already."""
+    channel: Channel[int] = Channel("c", 1, "wait")
+    channel.put(0)
+    monkeypatch.setattr(channel, "_weigh_fill", channel.cancel)
+    with pytest.raises(Cancelled):
+        channel.get()

@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sharpose_rt.runtime import SLOW_CONSUMER, BaseStage, Chain, Pipeline
+from sharpose_rt.runtime import pipeline as pipeline_module
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -695,3 +697,20 @@ def test_stats_count_items_and_are_plain_data():
     summary = json.loads(json.dumps(stats.summary()))
     assert summary["bottleneck"] in {"capture", "a", "chain", "caller"}
     assert all(0 <= row["busy_share"] <= 1 for row in summary["stages"])
+
+
+@pytest.mark.parametrize(
+    ("took_s", "leads_s"),
+    [
+        ([3, 0.02, 0.02, 0.02], [3, 0.02, 0.02, 0.02]),  # the first one loads a graph
+        ([0.02, 0.02, 1, 0.02, 0.02], [0.02] * 5),  # something held the machine up
+        ([0.02, 0.2, 0.2, 0.2], [0.02, 0.02, 0.2, 0.2]),  # more people came
+    ],
+)
+def test_one_slow_item_does_not_say_how_long_they_take(took_s, leads_s, monkeypatch):
+    now_s, found = [0.0], []
+    monkeypatch.setattr(pipeline_module, "clock", lambda: now_s[0])
+    outlet = SimpleNamespace(drops=True, wait_until_wanted=found.append)
+    for seconds in Pipeline._wanted(took_s, outlet):  # type: ignore[arg-type]
+        now_s[0] += seconds
+    assert found == pytest.approx(leads_s)

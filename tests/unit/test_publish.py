@@ -29,7 +29,7 @@ from websockets.sync.server import Server, ServerConnection, serve
 
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.geometry.affine import apply_affine
-from sharpose_rt.live import Publisher, parse_target
+from sharpose_rt.live import Publisher, parse_target, publish
 from sharpose_rt.live.address import Target
 from sharpose_rt.live.osc import MAX_BUNDLE, message, packets
 from sharpose_rt.live.outbox import Outbox, Record
@@ -704,3 +704,40 @@ def test_a_camera_that_pans_for_ever_stays_exact() -> None:
                 np.testing.assert_allclose(record["camera"], [[1, 0, 2e5], [0, 1, 0]], rtol=1e-6)
     assert journey.place.part > 5
     assert np.abs(journey.place.at).max() < 1e7
+
+
+def test_ctrl_c_in_the_last_wait_ends_a_consumer_that_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Frozen:
+        repeats_header = False
+
+        def __init__(self) -> None:
+            self.sending, self.aborted = threading.Event(), threading.Event()
+
+        def open(self) -> None: ...
+
+        def send(self, line: bytes, source: str) -> None:
+            self.sending.set()
+            self.aborted.wait()
+            raise ConnectionError("cut")
+
+        def close(self) -> None: ...
+
+        def abort(self) -> None:
+            self.aborted.set()
+
+    class Interrupted(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            raise KeyboardInterrupt
+
+    frozen = Frozen()
+    monkeypatch.setattr(publish, "create_transport", lambda *_: frozen)
+    publisher = Publisher(parse_target("ws://127.0.0.1:9/"), "newest")
+    publisher._ended = Interrupted()
+    publisher.__enter__()
+    Run(publisher, live=True).step()
+    frozen.sending.wait()
+    with pytest.raises(KeyboardInterrupt):
+        publisher.__exit__(None, None, None)
+    assert frozen.aborted.is_set()
+    publisher._thread.join(20)
+    assert publisher.state == "closed"

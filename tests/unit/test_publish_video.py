@@ -336,6 +336,74 @@ def test_the_end_does_not_wait_for_a_server_that_hangs(monkeypatch: pytest.Monke
         assert publisher.figures()["sent"] == 0
 
 
+class Held:
+    """A connection that takes nothing until it is ended."""
+
+    connected, reason, stuck_s = False, "", 0.0
+
+    def __init__(self, *_: Any) -> None:
+        self.killed = threading.Event()
+
+    def write(self, image: np.ndarray, pts_s: float) -> None:
+        self.killed.wait()
+        raise ConnectionError("ended")
+
+    def kill(self, reason: str = "") -> None:
+        self.killed.set()
+
+    def close(self, grace_s: float = 1.0) -> None:
+        self.killed.set()
+
+
+class Interrupted(threading.Event):
+    """Ctrl-C falls into the first wait for it."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if timeout is not None and not getattr(self, "came", False):
+            self.came = True
+            raise KeyboardInterrupt
+        return super().wait(timeout)
+
+
+def test_ctrl_c_in_the_last_wait_ends_all_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two sources; Python waits at its end for each thread that is left."""
+    monkeypatch.setattr(video_module, "Relay", Held)
+    publisher = VideoPublisher(parse_video_target("rtsp://127.0.0.1:9/{source}", sources=2), RunConfig())
+    for stem in "ab":
+        feed = publisher.begin(info(stem, live=True), encode(header().to_record()), live=True, state=lambda: "live")
+        feed.frame(b"", packet(0))
+        feed.frame(b"", packet(1))
+        feed._ended = Interrupted()
+    _until(lambda: all(sender._relay is not None for sender in publisher._senders))
+    with pytest.raises(KeyboardInterrupt):
+        publisher.__exit__(None, None, None)
+    for sender in publisher._senders:
+        sender._thread.join(20)
+        assert not sender._thread.is_alive()
+        assert (sender.state, sender._next, sender._missed) == ("closed", None, None)
+
+
+def test_a_connection_that_is_begun_while_the_wait_ends_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(*arguments: Any) -> Held:
+        begun.set()
+        go_on.wait()
+        return Held(*arguments)
+
+    monkeypatch.setattr(video_module, "Relay", slow)
+    publisher = VideoPublisher(parse_video_target("rtsp://127.0.0.1:9/a"), RunConfig())
+    feed = publisher.begin(info(live=True), encode(header().to_record()), live=True, state=lambda: "live")
+    feed.frame(b"", packet(0))
+    feed._ended = Interrupted()
+    begun.wait()
+    with pytest.raises(KeyboardInterrupt):
+        publisher.__exit__(None, None, None)
+    go_on.set()
+    feed._thread.join(20)
+    assert not feed._thread.is_alive()
+
+
 def test_the_address_is_in_no_list_of_processes_and_no_process_is_left() -> None:
     with _listener() as (listener, _):
         port = listener.getsockname()[1]

@@ -314,6 +314,29 @@ def test_states_and_an_interrupt_while_it_is_lost() -> None:
     assert source.state == "ended"
 
 
+@pytest.mark.timeout(30)
+def test_a_source_that_is_looked_for_is_lost_while_an_attempt_ends_too() -> None:
+    """What cannot be opened closes itself; the page would let a source go that says it has ended."""
+    states: list[str] = []
+
+    class Away(Scripted):
+        def _open(self) -> None:
+            raise SourceError("it is away")
+
+        def _close(self) -> None:
+            states.append(source.state)
+
+    source = Reconnecting("cam", SourceConfig(), lambda: Away([], None), draw=lambda: 0.5)
+    source.keep_looking(lambda: True)
+    looking = threading.Thread(target=source.open)
+    looking.start()
+    _until(lambda: len(states) > 12)
+    source.interrupt()
+    looking.join(20)
+    assert not looking.is_alive()
+    assert set(states[2:]) == {"lost"}
+
+
 def _until(true: Callable[[], bool]) -> None:
     while not true():
         threading.Event().wait(0.005)

@@ -100,6 +100,15 @@ def test_ids_end_at_a_cut_and_the_detector_looks_again(tracker):
     assert ids[6] == [2]
 
 
+def test_frames_that_were_dropped_count_for_how_often_the_detector_looks():
+    """Of every tenth frame of a camera; those between were dropped while it waited."""
+    detector = OneBox()
+    detect = DetectStage(detector, 30)
+    for number in range(0, 100, 10):
+        tuple(detect.process(Frame(number, number / 30, texture(1), dropped_before=9 if number else 0)))
+    assert detector.frames == [0, 30, 60, 90]
+
+
 @pytest.mark.parametrize(("step_s", "scenes"), [(1.0, 5), (0.04, 1)])
 def test_photographs_of_a_folder_have_nothing_to_do_with_each_other(step_s, scenes):
     """Five of one size; as frames of a video they would be a pan."""
