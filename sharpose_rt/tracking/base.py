@@ -11,6 +11,9 @@ from sharpose_rt.tracking.camera import Camera
 from sharpose_rt.tracking.memory import Look
 from sharpose_rt.types import Detections, Poses, Tracks
 
+ROUNDED_S = 0.01
+"""Times that are given as so many seconds mean that much more: a second of 29.97 frames a second is 1.001 s."""
+
 
 class Tracker(Protocol):
     """Gives identities to boxes, frame by frame, in media time."""

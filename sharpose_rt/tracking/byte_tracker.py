@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.config import TrackerConfig
-from sharpose_rt.tracking.base import Clock, canonical
+from sharpose_rt.tracking.base import ROUNDED_S, Clock, canonical
 from sharpose_rt.tracking.camera import Camera
 from sharpose_rt.tracking.memory import Look
 from sharpose_rt.types import Detections, Float32, Poses, Tracks
@@ -46,7 +47,7 @@ class ByteTrack:
 
         self.config = config
         self._tracker = ByteTrackTracker(
-            lost_track_buffer=round(config.max_lost_s * REFERENCE_FPS),
+            lost_track_buffer=math.ceil((config.max_lost_s + ROUNDED_S) * REFERENCE_FPS),
             frame_rate=REFERENCE_FPS,
             track_activation_threshold=config.high_score,
             minimum_consecutive_frames=config.min_detections,
@@ -71,7 +72,7 @@ class ByteTrack:
         if detections is None:
             return self._carried(pts_s)
         found = canonical(detections)
-        begins = self._detector_ran_s is None or pts_s - self._detector_ran_s > self.config.max_lost_s
+        begins = self._detector_ran_s is None or pts_s - self._detector_ran_s > self.config.max_lost_s + ROUNDED_S
         # Its tracks are confirmed by detections in a row: show it the first picture that often, a moment apart.
         for again in range(max(self.config.min_detections, 2) - 1 if begins else 0, 0, -1):
             self._run(found, pts_s - again * 1e-3)
@@ -118,7 +119,7 @@ class ByteTrack:
 
     def _carried(self, pts_s: float) -> Tracks:
         """The tracks that were last shown, moved on at the velocity they had."""
-        self._shown = {i: t for i, t in self._shown.items() if pts_s - t.pts_s <= self.config.max_lost_s}
+        self._shown = {i: t for i, t in self._shown.items() if pts_s - t.pts_s <= self.config.max_lost_s + ROUNDED_S}
         if not self._shown:
             return Tracks.empty()
         shown = list(self._shown.values())

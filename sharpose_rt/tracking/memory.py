@@ -61,7 +61,7 @@ class Looks:
 
     def add(self, vector: NDArray[np.floating], pts_s: float) -> None:
         """One more look at that person."""
-        before = self.total * min(1.0, LASTS / (self.count + 1)) if self.count else 0.0
+        before = self.total * (1 - 1 / LASTS if self.count >= LASTS else 1.0) if self.count else 0.0
         self.total, self.count, self.at_s = vector.astype(np.float64) + before, self.count + 1, pts_s
 
     @property

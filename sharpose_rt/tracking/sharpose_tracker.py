@@ -22,7 +22,7 @@ from sharpose_rt.geometry.boxes import area, inside_matrix, iou_matrix, keypoint
 from sharpose_rt.geometry.oks import same_poses
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.tracking import kalman, motion
-from sharpose_rt.tracking.base import Clock, canonical
+from sharpose_rt.tracking.base import ROUNDED_S, Clock, canonical
 from sharpose_rt.tracking.camera import Camera, moved_box
 from sharpose_rt.tracking.memory import ENOUGH, Left, Look, Looks, Memory, Newcomer, decide, likeness, mean_look
 from sharpose_rt.types import Detections, Float32, Poses, Tracks
@@ -50,6 +50,9 @@ CONTESTED = 0.3
 """A match is contested where another one of its track or detection is at least this share as similar."""
 LOOK_WEIGHT = 0.6
 """How much of a contested similarity is up to the looks."""
+SELDOM_S, WALKS_PER_S = 0.1, 1.0
+"""Where it is so long since somebody was seen for the first time, who has no speed yet, they may be so many body
+heights a second to either side of there."""
 GONE_S = 0.2
 """Who was missed for less is looked for where they were, and taken for nobody else."""
 ALONE = 0.2
@@ -161,7 +164,7 @@ class SharposeTracker:
         dt_s = self._clock.advance(pts_s)
         if last_poses is not None and last_s is not None:
             self._take_poses(last_poses, last_s, dt_s)
-        self._keep([pts_s - track.seen_s <= self.config.max_lost_s for track in self._tracks])
+        self._keep([pts_s - track.seen_s <= self.config.max_lost_s + ROUNDED_S for track in self._tracks])
         if camera is not None:
             self._follow(camera)
         self._memory.advance(pts_s, camera)
@@ -169,7 +172,9 @@ class SharposeTracker:
         self._motion = motion.predict(self._motion, dt_s, seen)
         if detections is None:
             for track, box in zip(self._tracks, motion.to_corners(self._motion.x), strict=True):
-                track.bbox_xyxy, track.detected = box.astype(np.float32), False
+                track.detected = False
+                if track.active:  # who is lost is looked for where they were last, too
+                    track.bbox_xyxy = box.astype(np.float32)
         else:
             glances = _Glances(look, dt_s) if look is not None and self.config.remember_s > 0 else None
             self._associate(canonical(detections), pts_s, glances)
@@ -233,10 +238,11 @@ class SharposeTracker:
         widened = np.maximum(*(iou_matrix(_widened(at), wide) for at in (motion.to_corners(self._motion.x), last)))
         match(confirmed, high, widened)
         match(~confirmed, high, similarity)
+        match(np.array([track.detections == 1 for track in self._tracks], bool), high, self._in_reach(boxes, pts_s))
 
         self._see(matches, found, pts_s)
         alone = iou_matrix(boxes, boxes[~free]).max(1, initial=0) <= DUPLICATE_IOU
-        begins = self._detector_ran_s is None or pts_s - self._detector_ran_s > self.config.max_lost_s
+        begins = self._detector_ran_s is None or pts_s - self._detector_ran_s > self.config.max_lost_s + ROUNDED_S
         self._detector_ran_s = pts_s
         self._begin(found, np.flatnonzero(free & high & alone), pts_s)
         ready = [
@@ -260,6 +266,17 @@ class SharposeTracker:
                 inside = (points[:, None] >= boxes[:, :2]) & (points[:, None] <= boxes[:, 2:])
                 similarity[row] *= 1 - POSE_WEIGHT + POSE_WEIGHT * inside.all(-1).mean(0)
         return similarity
+
+    def _in_reach(self, boxes: Float32, pts_s: float) -> Float32:
+        """Similarity (T, D) of who was seen once and boxes, both widened by how far people walk since: where frames
+        are few, a newcomer who walks has left their first box."""
+        reach = np.zeros((len(self._tracks), len(boxes)), np.float32)
+        for row, track in enumerate(self._tracks):
+            if track.detections == 1 and pts_s - track.seen_s >= SELDOM_S:
+                away = WALKS_PER_S * (pts_s - track.seen_s) * float(track.bbox_xyxy[3] - track.bbox_xyxy[1])
+                aside = np.array([-away, 0, away, 0], np.float32)
+                reach[row] = iou_matrix(track.bbox_xyxy[None] + aside, boxes + aside)[0]
+        return reach
 
     def _told_apart(self, similarity: Float32, boxes: Float32, look: _Glances | None) -> Float32:
         """What each similarity (T, D) is multiplied by: where it is contested, less, the less alike they look."""
@@ -352,11 +369,14 @@ class SharposeTracker:
         return [track for track in ready if answers.get(track, 0) == 0]
 
     def _due(self, pts_s: float) -> list[_Track]:
-        """Whom to look at again, those first who were not looked at for longest: nobody else is in their box."""
+        """Whom to look at again, those first who were not looked at for longest: nobody else is in their box.
+
+        Who is in their shadow is themselves.
+        """
         due = [track for track in self._tracks if track.is_due(pts_s)]
         if not due:
             return []
-        boxes = np.stack([track.bbox_xyxy for track in self._tracks])
+        boxes = np.stack([track.bbox_xyxy for track in self._tracks if not track.shadow_of])
         shares = inside_matrix(np.stack([track.bbox_xyxy for track in due]), boxes)
         shares.sort(1)  # the last is their own box's
         alone = [track for track, others in zip(due, shares, strict=True) if others[:-1].max(initial=0) <= ALONE]
@@ -405,7 +425,11 @@ class SharposeTracker:
     def _part_shadows(self, dt_s: float) -> None:
         """Show tracks again that have come apart from the track in whose shadow they were."""
         shown = {track.track_id: track for track in self._tracks if track.active and not track.shadow_of}
+        hidden = {track.track_id: track for track in self._tracks if not track.active and not track.shadow_of}
         for track in self._tracks:
+            if track.shadow_of and track.active and (other := hidden.pop(track.shadow_of, None)) is not None:
+                _change_places(track, other)  # they go on in this box
+                shown[track.track_id] = track
             if track.shadow_of:
                 other = shown.get(track.shadow_of)
                 if other is not None:
@@ -413,6 +437,14 @@ class SharposeTracker:
                     track.same_s = min(track.same_s + (dt_s if same else -dt_s), DUPLICATE_S)
                 if other is None or track.same_s < 0:
                     track.shadow_of, track.same_s = 0, 0.0
+
+
+def _change_places(shadow: _Track, leader: _Track) -> None:
+    """The shadow becomes the track that is shown of their person, under the id that it had, and the other way round."""
+    shadow.track_id, leader.track_id = leader.track_id, shadow.track_id
+    shadow.looks, leader.looks = leader.looks, shadow.looks
+    leader.shadow_of, leader.same_s = shadow.track_id, shadow.same_s
+    shadow.shadow_of, shadow.same_s = 0, 0.0
 
 
 def _assign(similarity: Float32, rows: NDArray[np.bool_], columns: NDArray[np.bool_]) -> list[tuple[int, int]]:

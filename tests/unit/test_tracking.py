@@ -15,6 +15,7 @@ from sharpose_rt.config import TrackerConfig
 from sharpose_rt.geometry.boxes import iou_matrix
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.tracking import Tracker, create_tracker, motion
+from sharpose_rt.tracking.memory import LASTS, Looks
 from sharpose_rt.tracking.sharpose_tracker import _widened
 from sharpose_rt.types import Detections, Poses, Tracks
 
@@ -456,3 +457,74 @@ def test_ours_is_no_worse_than_bytetrack():
     assert ours.switches <= theirs.switches
     assert ours.ids <= theirs.ids
     assert ours.false <= theirs.false
+
+
+@pytest.mark.parametrize("enters_s", [0.0, 2.0])
+@pytest.mark.parametrize(("fps", "every"), [(25, 1), (25, 8), (25, 12), (25 / 8, 1), (2, 1)])
+def test_who_walks_has_one_id_however_few_frames_there_are(fps, every, enters_s):
+    """At 0.8 body heights a second; a standing person's box is a third as wide as it is high."""
+    tracker, ids, shown = make("sharpose"), set(), 0
+    frames = int(8 * fps)
+    for number in range(frames):
+        at_s = number / fps
+        boxes = [at(160 * (at_s - enters_s))] if at_s >= enters_s else []
+        tracks = tracker.update(found(*boxes) if number % every == 0 else None, at_s)
+        ids |= set(tracks.track_ids.tolist())
+        shown += len(tracks)
+    assert ids == {1}
+    confirmed_s = 2 * every / fps if enters_s else 0  # a second look, and the time until the first one
+    assert shown >= (8 - enters_s - confirmed_s) * fps - 1
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 4])
+@pytest.mark.parametrize("speed", [0.6, 0.8, 1.0])
+def test_who_stops_out_of_sight_is_found_where_they_were_last(speed, every):
+    tracker, ids = make("sharpose", remember_s=0), set()
+    for number in range(125):
+        at_s = number / 25
+        box = at(200 * speed * min(at_s, 2.0))
+        seen = found(box) if not 2.0 < at_s < 2.8 else found()
+        ids |= set(tracker.update(seen if number % every == 0 else None, at_s).track_ids.tolist())
+    assert ids == {1}
+
+
+@both
+@pytest.mark.parametrize("offset_s", [0.0, 0.1, 0.3, 0.7])
+@pytest.mark.parametrize("step_s", [1.0, 1001 / 1000])
+def test_a_frame_a_second_is_no_jump_in_time(name, step_s, offset_s):
+    """Whatever the times are rounded to, and of every 30th frame of 29.97 a second."""
+    tracker = make(name)
+    ids = [tracker.update(found(BOX), offset_s + number * step_s).track_ids.tolist() for number in range(40)]
+    assert ids == [[1]] * 40
+
+
+def test_a_doubled_box_keeps_its_person_from_nothing():
+    """The upper body has a box of its own: the person is looked at all the same, goes on under their id where the whole
+    one is missed, and is known again."""
+    tracker = make("sharpose")
+    vector = np.ones((1, 8), np.float32) / np.sqrt(8)
+    last, shown = None, []
+    for number in range(180):
+        at_s, x = number / 10, 0 if number < 100 else 60
+        whole, upper = at(x), (*at(x)[:3], at(x)[1] + 115)
+        there = [] if 10 <= at_s < 15 else [upper] if at_s == 5 else [whole, upper]
+        tracks = tracker.update(
+            found(*there, scores=[0.9, 0.8][: len(there)]), at_s, last, None, lambda boxes: vector.repeat(len(boxes), 0)
+        )
+        last = standing(tracks, np.array([whole] * len(tracks)).reshape(-1, 4))
+        shown.append(tracks.track_ids.tolist())
+    assert shown[5:100] == [[1]] * 95
+    assert shown[155:] == [[1]] * 25
+    assert tracker.known_again == 1
+
+
+@given(st.integers(1, 400))
+def test_looks_at_one_person_fade_slowly(count):
+    """Each in a direction of its own: no single one is ever most of what is known."""
+    looks = Looks()
+    for number in range(count):
+        looks.add(np.eye(count, dtype=np.float32)[number], number)
+    weights = looks.total / looks.total.sum()
+    assert 1 / np.square(weights).sum() >= min(count, LASTS) - 1e-6
+    assert weights[-1] == weights.max()
+    assert weights[0] <= weights[-1]
