@@ -109,10 +109,12 @@ class RunOutputs:
 
     def _part_of(self, info: SourceInfo, *, video: bool) -> Callable[[Frame], Iterator[Sink]]:
         """What opens the files of the part that begins with a frame, named by its time."""
+        from sharpose_rt.skeletons.names import unique_name
         from sharpose_rt.stages import StreamSink, VideoSink, captured_at
 
         assert self._paths is not None
         output, painter, stem = self.config.output, self.painter(), self._paths.with_suffix("").name
+        taken: set[str] = set()  # by parts of this run, which `overwrite` must not replace: two may begin in a second
 
         def begin(frame: Frame) -> Iterator[Sink]:
             if self.people.live:
@@ -120,7 +122,7 @@ class RunOutputs:
             else:
                 minutes, seconds = divmod(int(frame.pts_s), 60)
                 name = f"{minutes // 60:02}h{minutes % 60:02}m{seconds:02}s"
-            paths = self._new_paths(f"{stem}.{name}")
+            paths = self._new_paths(unique_name(f"{stem}.{name}", taken), of_part=True)
             self._sinks.clear()
             if output.stream:
                 header, live = self.people.header(info), self.people.live
@@ -161,14 +163,15 @@ class RunOutputs:
         row["formats"] = [path.name for path in formats]
         return formats
 
-    def _new_paths(self, stem: str, *, in_parts: bool = False) -> OutputPaths:
+    def _new_paths(self, stem: str, *, in_parts: bool = False, of_part: bool = False) -> OutputPaths:
         """Names that nothing has yet, nor will get from the formats that are wanted."""
         from sharpose_rt.skeletons import output_paths
         from sharpose_rt.skeletons.convert import WRITERS
 
         output = self.config.output
         suffixes = [WRITERS[name].suffix for name in output.formats]
-        return output_paths(output.directory, stem, output.overwrite, suffixes, in_parts=in_parts)
+        how = {"in_parts": in_parts, "of_part": of_part}
+        return output_paths(output.directory, stem, output.overwrite, suffixes, **how)
 
     def _keep(self, sink: Sink) -> Sink:
         self._sinks.append(sink)

@@ -21,6 +21,7 @@ OPTIONS = """\
   kinetics    label=unknown, label_index=-1, person_slots=5, max_frames=null, raw=false, min_score=0.0, predicted=true
   pyskl       split=val, label=-1, person_slots=2, fill=none, max_gap_s=null, dtype=float32, raw=false, min_score=0.0, \
 predicted=true
+  mot         predicted=true
   csv         raw=false, min_score=0.0, predicted=true, angles=false
   parquet     raw=false, min_score=0.0, predicted=true, angles=false
   trc         px_per_m=null, raw=false, min_score=0.0, predicted=true

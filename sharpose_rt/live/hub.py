@@ -93,7 +93,7 @@ class LiveRun:
             self._recent_bytes += len(line)
             while self._recent_bytes > _MAX_RECENT_BYTES or frame.pts_s - self._recent[0][0] > self._history_s:
                 self._recent_bytes -= len(self._recent.popleft()[2])
-        place = self._journey.go(packet.camera, new_scene=packet.new_scene)
+        place = self._journey.go(packet.camera, new_scene=packet.new_scene, lost_s=packet.frame.lost_before_s)
         self.newest, self._last_s = Moment(packet, line, place, status_line), now_s
         late_s = max(0.0, now_s - frame.captured_at_s)
         self._since.append((late_s, packet.spans_ms))

@@ -19,13 +19,19 @@ from typing import Any
 
 MAX_BUNDLE = 8192  # bytes; macOS refuses UDP datagrams above 9216
 
+_FORMS = {"h": "q"}  # as `struct` names them
 _IMMEDIATELY = struct.pack("!Q", 1)
 
 
 def message(address: str, tags: str, *values: Any) -> bytes:
-    """One message; `tags` are of i (int32), f (float32), d (float64) and s (string), one a value."""
+    """One message; `tags` are of i (int32), f (float32), d (float64) and s (string), one a value.
+
+    A whole number that no int32 can hold goes as h (int64).
+    """
+    tags = "".join("h" if t == "i" and not -(2**31) <= v < 2**31 else t for t, v in zip(tags, values, strict=True))
     packed = b"".join(
-        _text(value) if tag == "s" else struct.pack(f"!{tag}", value) for tag, value in zip(tags, values, strict=True)
+        _text(value) if tag == "s" else struct.pack(f"!{_FORMS.get(tag, tag)}", value)
+        for tag, value in zip(tags, values, strict=True)
     )
     return _text(address) + _text("," + tags) + packed
 

@@ -167,7 +167,7 @@ class _Feed:
 
     def frame(self, line: bytes, packet: Packet, status_line: str = "") -> None:
         """One frame."""
-        place = self._journey.go(packet.camera, new_scene=packet.new_scene)
+        place = self._journey.go(packet.camera, new_scene=packet.new_scene, lost_s=packet.frame.lost_before_s)
         self._outbox.put(Record(self._run, self._name, self._header, line, packet.frame.frame_id, place))
 
     def end(self, line: bytes) -> None:

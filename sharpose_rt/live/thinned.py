@@ -23,6 +23,8 @@ class Place(NamedTuple):
     part: int
     at: NDArray[np.float64]
     scene: int = 0
+    lost_s: float = 0.0
+    """For how long the source has been gone by then, in all."""
 
     def since(self, earlier: Place | None) -> tuple[NDArray[np.float64] | None, bool]:
         """What the camera did from an earlier place to this one, (2, 3) or None, and whether a scene began."""
@@ -42,16 +44,18 @@ class Journey:
     def __init__(self) -> None:
         self.place = Place(0, np.eye(2, 3))
 
-    def go(self, camera: NDArray[np.float64] | None, *, new_scene: bool = False) -> Place:
-        """Where it is after one more frame, before which it did this."""
+    def go(self, camera: NDArray[np.float64] | None, *, new_scene: bool = False, lost_s: float = 0.0) -> Place:
+        """Where it is after one more frame, before which it did this, and the source was gone for so long."""
+        if lost_s:
+            self.place = self.place._replace(lost_s=self.place.lost_s + lost_s)
         if new_scene:
-            self.place = Place(self.place.part + 1, np.eye(2, 3), self.place.scene + 1)
+            self.place = self.place._replace(part=self.place.part + 1, at=np.eye(2, 3), scene=self.place.scene + 1)
         elif camera is not None:
             part, at = self.place.part, chain_affines(self.place.at, camera)
             size = np.sqrt(abs(np.linalg.det(at[:, :2])))
             if not (1 / _LARGEST < size < _LARGEST and np.abs(at[:, 2]).max() < _FARTHEST_PX):
                 part, at = part + 1, np.eye(2, 3)
-            self.place = Place(part, at, self.place.scene)
+            self.place = self.place._replace(part=part, at=at)
         return self.place
 
 
@@ -84,6 +88,8 @@ class Thinned:
                 record["camera"] = (np.round(camera, 6) + 0.0).tolist()
             if new_scene:
                 record["new_scene"] = True
+            if (lost_s := round(place.lost_s - last.lost_s, 3)) > 0:
+                record["lost_before_s"] = lost_s
         return encode(record)
 
     def end(self, line: bytes) -> bytes:

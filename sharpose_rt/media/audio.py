@@ -47,12 +47,18 @@ def audio_packets(
         if copied:
             target = out.add_stream_from_template(stream)
         else:
-            target = out.add_stream("aac", rate=stream.sample_rate, layout=_layout(stream))
+            target = out.add_stream("aac", rate=_aac_rate(stream.sample_rate), layout=_layout(stream))
     except (av.error.FFmpegError, OSError, IndexError, AttributeError, ValueError) as error:
         log.warning("the audio of %s cannot be used (%s); the video has none", path, _reason(error))
         return iter(())
     packets = (_copied if copied else _encoded)(source, stream, target, from_s, span_s, _joins(path, start_s))
     return _until_error(path, packets, start_s)
+
+
+def _aac_rate(rate: int) -> int:
+    """The lowest rate of AAC, Hz, that keeps all of a sound; of one above all rates the highest."""
+    rates = sorted(av.Codec("aac", "w").audio_rates or [rate])
+    return next((one for one in rates if one >= rate), rates[-1])
 
 
 def _layout(stream: Any) -> str:
@@ -159,7 +165,11 @@ def _timed_sound(source: Any, stream: Any) -> Iterator[tuple[Any, float]]:
     """Decoded sound, each frame with its time, s: one that has none follows the one before, the first its packet."""
     next_s = None
     for packet in source.demux(stream):
-        for frame in packet.decode():
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError:  # one that is damaged, or was cut into by what was sought
+            continue
+        for frame in frames:
             time_s = frame.time
             if time_s is None:
                 first_s = float((packet.pts or 0) * packet.time_base)

@@ -137,6 +137,7 @@ class ContainerSource(Source):
         self._ahead: Any = None
         self._current: Any = None
         self._decoded = 0
+        self._shown_s = 0.0  # how long the last frame stays, where that is said
         self._seeking = False
         self._slowed = 1.0  # stored rate over the filmed one
         self._upright = Upright()
@@ -190,7 +191,9 @@ class ContainerSource(Source):
         self._fps = frame_rate(self._stream)
         if not self.live and self._fps and self.config.filmed_fps:
             self._slowed, self._fps = self._fps / self.config.filmed_fps, self.config.filmed_fps
-        self._clock = MediaClock(self._tick_s, self._stream.start_time, self._fps, self.live)
+        # The start of an AVI is that of its first packet, behind which B-frames put the first picture.
+        origin = None if self._container.format.name == "avi" else self._stream.start_time
+        self._clock = MediaClock(self._tick_s, origin, self._fps, self.live)
         self._frames = self._decode()
 
     @property
@@ -297,13 +300,14 @@ class ContainerSource(Source):
         return None if self._current is None else self._clock.stamp(self._timestamp(self._current))
 
     def _timestamp(self, frame: Any) -> int | None:
-        return frame.pts
+        # Pictures left out of an AVI are known by the places of packets alone.
+        return frame.dts if frame.pts is None and self._container.format.name == "avi" else frame.pts
 
     def _restart_clock(self) -> None:
         self._clock = MediaClock(self._tick_s, None, self._fps, self.live)
 
     def _retrieve(self) -> tuple[NDArray[np.uint8], str] | None:
-        return self._upright(self._current), ""
+        return self._upright(self._current, self._stream.codec_context.sample_aspect_ratio), ""
 
     def _close(self) -> None:
         if self._container is not None:
@@ -347,6 +351,7 @@ class ContainerSource(Source):
                     continue
                 bad = 0
                 self._decoded += 1
+                self._shown_s = (frame.duration or 0) * self._tick_s
                 yield frame
         if not self._stop.is_set():
             self._warn_of_faults()
@@ -373,7 +378,7 @@ class ContainerSource(Source):
             log.warning("%s: frames that cannot be decoded and are left out: %d", self.name, self.faults.damaged)
         expected, length_s = self._stream.frames, self._length_s(of_pictures=True)
         frame_s = 1 / (self._fps or FALLBACK_FPS)
-        missing_s = math.inf if length_s is None else length_s - self._clock.last_s
+        missing_s = math.inf if length_s is None else length_s - self._clock.last_s - max(0.0, self._shown_s - frame_s)
         if expected:
             # After a seek the frames before it were not decoded, and an edit list leaves some out.
             short = self._decoded < expected and not self.config.start_s and missing_s > 2.5 * frame_s
@@ -454,6 +459,12 @@ def first_picture_s(path: str) -> float | None:
         return float(min(times) * video.time_base) if times else None
 
 
+def _stretch(pixel_aspect: Fraction | None) -> Fraction | int:
+    said = pixel_aspect or 1
+    believed = 1 / _LONGEST_PIXEL <= said <= _LONGEST_PIXEL and abs(said - 1) > _ROUNDING
+    return said if believed else 1
+
+
 class Upright:
     """Decoded frames of one source as they are meant to be seen.
 
@@ -465,18 +476,28 @@ class Upright:
     """
 
     def __init__(self, pixel_aspect: Fraction | None = None) -> None:
-        said = pixel_aspect or 1
-        believed = 1 / _LONGEST_PIXEL <= said <= _LONGEST_PIXEL and abs(said - 1) > _ROUNDING
-        self._stretch = said if believed else 1
+        self._stretch = _stretch(pixel_aspect)
+        self._size_wh: tuple[int, int] | None = None
         # One for all frames: each frame's own would have threads of its own, and live until the cycle collector comes.
         self._reformatter = VideoReformatter()
         self._rotation: int | None = None
         self._mirrored, self._turns = False, 0
 
-    def __call__(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 BGR."""
+    def __call__(self, frame: av.VideoFrame, pixel_aspect: Fraction | None = None) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 BGR; `pixel_aspect` counts from where the size changes."""
+        before, self._size_wh = self._size_wh, (frame.width, frame.height)
+        if before not in (None, self._size_wh):
+            self._stretch = _stretch(pixel_aspect)
         width = round(frame.width * self._stretch)
         image: NDArray[np.uint8] = self._reformatter.reformat(frame, width, format="bgr24", threads=1).to_ndarray()  # type: ignore[assignment]
+        return self._turned(frame, image)
+
+    @classmethod
+    def as_of(cls, frame: av.VideoFrame, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Another decoder's picture, mirrored and turned as this frame says."""
+        return cls()._turned(frame, image)
+
+    def _turned(self, frame: av.VideoFrame, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if frame.rotation != self._rotation:
             self._look(frame)
         if self._mirrored:

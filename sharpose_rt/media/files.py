@@ -9,19 +9,21 @@ import itertools
 import logging
 import math
 import os
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
+import av
+import av.error
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceError
-from sharpose_rt.media.container import ContainerSource, file_address
+from sharpose_rt.machine.natural import Key, natural
+from sharpose_rt.media.container import ContainerSource, Upright, file_address
 from sharpose_rt.media.http import split_address
 from sharpose_rt.media.redact import redact
 from sharpose_rt.media.source import Source, SourceInfo
@@ -88,8 +90,13 @@ class Images(Source):
         super().__init__(spec, config)
         self._paths, self._stem, self._kind = paths, stem, kind
         self._names = _names(paths)
+        self._places = {name: place for place, name in enumerate(self._names)}
         self._at = -1
         self._bad = 0
+
+    def is_to_come(self, name: str) -> bool:
+        """Whether there is a picture of that name that was not grabbed yet."""
+        return self._places.get(name, -1) > self._at
 
     def _open(self) -> None:
         # Pictures before the start need not be touched: their times are known.
@@ -141,9 +148,23 @@ def read_image(path: str | Path, *, upright: bool = True) -> NDArray[np.uint8] |
     flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         data = np.fromfile(path, np.uint8)
+        if upright and Path(path).suffix.lower() == ".avif":
+            return _upright_avif(path, data)
         return cv2.imdecode(data, flags) if data.size else None  # type: ignore[return-value]
     except (OSError, cv2.error):
         return None
+
+
+def _upright_avif(path: str | Path, data: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    """An AVIF, turned and mirrored as its properties 'irot' and 'imir' say, which OpenCV does not look at."""
+    image: NDArray[np.uint8] | None = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None  # type: ignore[assignment]
+    if image is not None:
+        with (
+            contextlib.suppress(av.error.FFmpegError, OSError, StopIteration),
+            av.open(file_address(path)) as container,
+        ):
+            return Upright.as_of(next(container.decode(video=0)), image)
+    return image
 
 
 def open_path(spec: str, config: SourceConfig) -> Source:
@@ -262,10 +283,9 @@ def _deeper(folder: Path) -> str:
     return "*.mp4" if suffixes & VIDEO_SUFFIXES and not suffixes & IMAGE_SUFFIXES else "*.jpg"
 
 
-def natural_order(path: Path) -> tuple[str, list[tuple[int, int | str]]]:
-    """A sorting key that puts 'img2' before 'img10', folder by folder."""
-    parts = re.split(r"(\d+)", path.name.lower())
-    return str(path.parent), [(0, int(part)) if part.isdecimal() else (1, part) for part in parts if part]
+def natural_order(path: Path) -> tuple[list[Key], Key]:
+    """A sorting key that puts 'img2' before 'img10', folder by folder, and those in the same way."""
+    return [natural(folder) for folder in path.parent.parts], natural(path.name)
 
 
 def _nearest(path: Path) -> str:

@@ -25,6 +25,7 @@ from sharpose_rt.types import Poses
 log = logging.getLogger("sharpose_rt.skeletons")
 
 Fill = Literal["none", "hold", "linear"]
+_ROUNDED_S = 2e-6  # each of two times of a stream is rounded to 1e-6 s
 
 
 class ActionArray(NamedTuple):
@@ -133,7 +134,7 @@ def fill_gaps(
     for joint in range(scores.shape[1]):
         found = np.flatnonzero(scores[:, joint] > 0)
         for before, after in pairwise(found.tolist()):
-            if after == before + 1 or (max_gap_s is not None and pts_s[after] - pts_s[before] > max_gap_s):
+            if after == before + 1 or (max_gap_s is not None and pts_s[after] - pts_s[before] > max_gap_s + _ROUNDED_S):
                 continue
             gap = slice(before + 1, after)
             span_s = pts_s[after] - pts_s[before]

@@ -48,18 +48,25 @@ class OutputPaths:
 
 
 def output_paths(
-    directory: str | Path, stem: str, overwrite: bool, suffixes: Sequence[str] = (), *, in_parts: bool = False
+    directory: str | Path,
+    stem: str,
+    overwrite: bool,
+    suffixes: Sequence[str] = (),
+    *,
+    in_parts: bool = False,
+    of_part: bool = False,
 ) -> OutputPaths:
     """Paths in `directory` (made when missing) that begin with `stem`, made safe for a file name.
 
     Unless `overwrite`, no file of an earlier run is among them: "walking-2", "walking-3" ... is taken where one of
     the files, or a result that ends in one of `suffixes`, is there. Creating the file `reserved` exclusively decides,
-    so runs that start at once get different names; call `release` when the run has ended.
+    so runs that start at once get different names; call `release` when the run has ended. The stem `of_part` is safe
+    already, with a time behind it that must not be cut off.
 
     Raises:
         OutputError: the directory cannot be made or written to.
     """
-    folder, stem = Path(directory), safe_stem(stem)
+    folder, stem = Path(directory), stem if of_part else safe_stem(stem)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         number = 1

@@ -198,10 +198,13 @@ def _rows(
         return [_lengthened((group, _data(group, recent, pts_s, cut, hips), pts_s), cut.length) for group in groups]
 
     until_next, unseen, warned = cut.length, 0, False
+    video = None
     for frame in source:
+        before, video = video, getattr(frame, "source", "")  # ids and times of each are its own
         warned = warned or warn_of_untracked(frame.poses, getattr(source, "path", "the source"))
         size_wh = getattr(frame, "frame_size_wh", None) or frame_size_wh or _size_wh(frame, cut)
-        if cut.within_scenes and getattr(frame, "new_scene", False) and recent:
+        begins = video != before or (cut.within_scenes and getattr(frame, "new_scene", False))
+        if begins and recent:
             if cut.rest and unseen:
                 yield cut_one()
             recent.clear()

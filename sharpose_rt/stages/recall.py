@@ -14,6 +14,7 @@ from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import ConfigError, SourceError, StreamError
 from sharpose_rt.geometry.affine import chain_motions
 from sharpose_rt.media import Source, SourceInfo, is_live, open_source
+from sharpose_rt.media.files import Images
 from sharpose_rt.media.source import FALLBACK_FPS, TICK_S
 from sharpose_rt.media.writer import first_pts_s
 from sharpose_rt.runtime import BaseStage
@@ -72,6 +73,9 @@ class StoredFrames(Source):
             whole = replace(whole, start_s=max(0.0, config.start_s - self._video_from_s))
             self._open_video = lambda: open_source(video, whole)
             self._video = self._open_video()
+            if isinstance(self._video, Images):  # they are known by their names
+                whole = replace(whole, start_s=0.0)
+                self._video = self._open_video()
         self._records: Iterator[FrameRecord] = iter(())
         self._loop = loop
         self._new_scene, self._camera = False, None  # since the frame that was handed on last
@@ -166,6 +170,8 @@ class StoredFrames(Source):
         """The frame of the video that is this record's."""
         if self._video is None:
             return None
+        if record.picture is not None and isinstance(self._video, Images):
+            return self._of_name(record.picture)
         at_s = record.pts_s - self._video_from_s
         while self._next_one is not None and self._next_one.pts_s <= at_s:
             self._last, self._next_one = self._next_one, self._video.read()
@@ -176,6 +182,13 @@ class StoredFrames(Source):
         if record.picture is not None and best.source:
             return best if best.source == record.picture else None
         return best if abs(best.pts_s - at_s) <= self._reach_s else None
+
+    def _of_name(self, name: str) -> Frame | None:
+        """The picture of that name, whatever its time: others may have gone since, or be thought of another rate."""
+        assert isinstance(self._video, Images)
+        while self._next_one is not None and self._next_one.source != name and self._video.is_to_come(name):
+            self._next_one = self._video.read()
+        return self._next_one if self._next_one is not None and self._next_one.source == name else None
 
     def _next(self) -> StoredFrame | None:
         frame = super()._next()

@@ -13,12 +13,14 @@ from sharpose_rt.skeletons.convert.common import found_points, has_pictures, new
 from sharpose_rt.skeletons.stream import FrameRecord, StreamReader, people_of
 
 
-def write_mot(reader: StreamReader, out: Path) -> None:
+def write_mot(reader: StreamReader, out: Path, *, predicted: bool = True) -> None:
     """Writes MOTChallenge lines: frame (from 1), id, left, top, width, height, score, -1, -1, -1.
 
     The id is -1 where no tracker ran. Boxes are px as in the stream, but counted from 1 as MOTChallenge counts them:
     the centre of the top left pixel is 1, 1.
     """
+    if not predicted:
+        reader = reader.without_predicted()
     with new_file(out) as file:
         for frame in reader:
             for person in people_of(frame.poses):

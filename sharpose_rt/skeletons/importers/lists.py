@@ -138,6 +138,8 @@ def _ultralytics_frames(path: Path) -> list[Any]:
         documents = [orjson.loads(line) for line in lines]  # JSON Lines, of which compact JSON is a case
     except orjson.JSONDecodeError:
         documents = [read_json(path)]
+    if not documents:
+        raise StreamError(f"{path} is empty; a JSON list for each frame is wanted")
     if len(documents) != 1:
         return documents
     document = _list(documents[0], str(path))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.errors import StreamError
 from sharpose_rt.labels.numbering import by_number
+from sharpose_rt.machine.natural import natural
 from sharpose_rt.skeleton import COCO17, COCO_FEET23, WHOLEBODY133, Skeleton
 from sharpose_rt.skeletons.convert.layouts import BODY_25, OPENPOSE_18, OPENPOSE_PARTS
 from sharpose_rt.skeletons.importers.people import Imported, ImportedPerson, found_of, id_of, numbers, read_json
@@ -37,7 +38,8 @@ def read_openpose(path: Path) -> Imported:
             person), or coordinates are not px.
     """
     if path.is_dir():
-        names = sorted(file.name for file in path.glob("*.json"))
+        # In the order in which a run takes pictures of these names; macOS puts files with a dot beside others.
+        names = sorted((file.name for file in path.glob("*.json") if not file.name.startswith(".")), key=natural)
         numbers_end = any(re.search(r"\d(_keypoints)?\.json$", name) for name in names)
         numbered = by_number(names, str(path)) if numbers_end else dict(enumerate(names))
         files = {number: path / name for number, name in numbered.items()}
