@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         with_ending = folder.with_name(safe_stem(Path(video).name))  # walk.avi and walk.mp4 are two
         out = with_ending if sharing[folder] > 1 else folder
         try:
-            source = plain(open_source(video).name)  # as the header of its stream has it
+            source = str(Path(plain(open_source(video).name)).resolve())  # as the header of its stream has it
             if source in finished(folder) | finished(with_ending):
                 print(f"{video}: done before")
                 continue
@@ -62,13 +62,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def finished(folder: Path) -> set[str]:
-    """The sources of the streams in the folder that were written to their end."""
+    """The sources, from the root on, of the streams in the folder that were written to their end."""
     sources = set()
     for path in folder.glob("*.skeletons.jsonl"):
         with contextlib.suppress(StreamError):  # torn in its first line
             reader = StreamReader(path)
             if reader.ending()[0] == "complete":
-                sources.add(reader.header.source)
+                sources.add(str(Path(reader.header.source).resolve()))
     return sources
 
 

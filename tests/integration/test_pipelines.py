@@ -124,6 +124,9 @@ def test_video_to_skeletons_knows_each_video_by_its_whole_path(
     assert "3 frames" in run("other/*/*.mp4")[0]
     assert (result("jump/1/1"), result("jump/1/1-2")) == ("set/jump/1.mp4", "other/jump/1.mp4")
     assert run("other/*/*.mp4") == ["other/jump/1.mp4: done before"]
+    for same in (f"{tmp_path}/other", "./set/../other"):  # however they are named
+        (told,) = run(f"{same}/*/*.mp4")
+        assert told.endswith("other/jump/1.mp4: done before")
     assert run("set/jump") == ["set/jump/1.mp4: 3 frames, 1 people -> out/1/1.skeletons.jsonl"]
 
     for end in ("avi", "mp4"):
