@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,9 +117,8 @@ def collect(
     frames, before = sum(stream.count for stream in opened), 0
     try:
         with new_folder(out, lambda _: False) as folder:
-            for stream, count in zip(opened, counts, strict=True):
+            for stream, count, held_out in zip(opened, counts, _held_out(counts, share), strict=True):
                 at = partial(_say, progress, before, frames)
-                held_out = max(1, round(share * count)) if share > 0 and count > 1 else 0
                 for number, frame in enumerate(_frames(stream, set(_chosen(stream, count, choose)), config, at)):
                     job.add(folder, stream, frame, "train" if number < count - held_out else "val")
                 before += stream.count
@@ -220,6 +220,14 @@ def _shared(pictures: int, available: Sequence[int]) -> list[int]:
         due = [(given < have, given == 0, have / (given + 1)) for given, have in zip(counts, available, strict=True)]
         counts[due.index(max(due))] += 1
     return counts
+
+
+def _held_out(counts: Sequence[int], share: float) -> list[int]:
+    """How many of each stream's pictures are for validation: that share of all together, one at least, never all."""
+    total = sum(counts)
+    wanted = min(max(1, round(share * total)), total - 1) if share > 0 and total > 1 else 0
+    ends = [round(wanted * given / total) for given in itertools.accumulate(counts)] if total else [0] * len(counts)
+    return [end - begin for begin, end in pairwise([0, *ends])]
 
 
 def _chosen(stream: _Stream, count: int, choose: Choice) -> Iterator[int]:

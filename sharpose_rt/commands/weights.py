@@ -218,6 +218,7 @@ def _load_mean(name: str, paths: list[Path]) -> tuple[SHaRPose, list[WeightsInfo
     """The network whose weights are the mean of the files', and what is known of each file."""
     import torch
 
+    from sharpose_rt.models.create import attention_scale_of
     from sharpose_rt.models.weights import load_model
 
     loaded = [load_model(name, str(path)) for path in paths]
@@ -232,6 +233,11 @@ def _load_mean(name: str, paths: list[Path]) -> tuple[SHaRPose, list[WeightsInfo
             raise WeightsError(
                 f"{path} is of boxes enlarged by {other.box_padding:g} and {paths[0]} by {model.box_padding:g}; "
                 "weights of the same box_padding can be averaged"
+            )
+        if attention_scale_of(other) != attention_scale_of(model):
+            raise WeightsError(
+                f"{path} has the attention scale {attention_scale_of(other):g} and {paths[0]} "
+                f"{attention_scale_of(model):g}; weights of the same scale can be averaged"
             )
     if len(loaded) > 1:
         for network, _ in loaded:

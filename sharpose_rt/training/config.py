@@ -148,6 +148,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         _one_of("loss.joints", self.joints, ("equal", "limbs"))
+        _check("loss.quality", self.quality, 0, 1000)
         _check("loss.quality_from", self.quality_from, 0, 1)
         _check("loss.localisation", self.localisation, 0, 1000)
         _check("loss.dense", self.dense, 0, 1000)
@@ -209,6 +210,11 @@ class OptimConfig:
         _one_of("optim.schedule", self.schedule, ("steps", "cosine"))
         _check("optim.lr", self.lr, 0, 1)
         _check("optim.stem_lr", self.stem_lr, 0, 100)
+        _check("optim.muon_lr", self.muon_lr, 0, 1)
+        _check("optim.weight_decay", self.weight_decay, 0, 100)
+        _check("optim.clip_norm", self.clip_norm, 0)
+        _check("optim.final_lr", self.final_lr, 0, 1)
+        _check("optim.warmup_steps", self.warmup_steps, 0)
         _check("optim.layer_decay", self.layer_decay, 0.1, 1)
         _check("optim.ema", self.ema, 0, 0.99999)
 

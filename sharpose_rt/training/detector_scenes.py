@@ -96,7 +96,7 @@ class PeopleScenes(Dataset[tuple[Tensor, Tensor]]):
         patch = cv2.warpAffine(image, centred, (ww, wh), borderMode=cv2.BORDER_CONSTANT, borderValue=(PAD_VALUE,) * 3)
         hidden, _ = _visible(np.concatenate([unsure, people[~keeps]]), ww, wh)
         for bx0, by0, bx1, by1 in hidden.round().astype(int):
-            if not _covers(people_seen, (bx0, by0, bx1, by1)):
+            if not _covers(people_seen[keeps], (bx0, by0, bx1, by1)):
                 patch[by0:by1, bx0:bx1] = PAD_VALUE
         scene[y0:y1, x0:x1] = patch
         return people_seen[keeps] + np.array([x0, y0, x0, y0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,8 @@ def prediction_sheet(trainer: Trainer, people: int) -> NDArray[np.uint8]:
     model = trainer.averaged()
     size_hw, skeleton = model.variant.size_hw, model.variant.skeleton
     chosen = trainer.people.spread(people)
-    dataset = CropDataset(Sampler(chosen, (size_hw[1], size_hw[0]), NO_AUGMENT, skeleton))
+    augment = replace(NO_AUGMENT, padding=model.box_padding)
+    dataset = CropDataset(Sampler(chosen, (size_hw[1], size_hw[0]), augment, skeleton))
     batch = default_collate([dataset[i, 0] for i in range(len(chosen))])
     with torch.inference_mode():
         out = model(normalise(batch["crop"].to(trainer.device)), math.inf)

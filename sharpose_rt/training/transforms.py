@@ -254,7 +254,8 @@ def draw_mask(
     for a, b in skeleton.limbs:
         if known[a] and known[b]:
             cv2.line(mask, where[a].tolist(), where[b].tolist(), 255, thick)
-    body = np.unique([joint for joint in skeleton.upper_body if known[joint]]).astype(int)
+    trunk = [joint for joint, name in enumerate(skeleton.keypoints) if name.endswith(("_shoulder", "_hip"))]
+    body = np.array([joint for joint in trunk if known[joint]], int)
     if len(body) >= 3:
         cv2.fillConvexPoly(mask, cv2.convexHull(where[body].astype(np.int32)), 255)
     return cv2.GaussianBlur(mask, (5, 5), 0)  # type: ignore[return-value]

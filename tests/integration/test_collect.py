@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from media_clips import WALK_TIMES, numbered, read_number, write_walk
 
 from sharpose_rt.cli import main
-from sharpose_rt.collect import _shared, collect, doubt
+from sharpose_rt.collect import _held_out, _shared, collect, doubt
 from sharpose_rt.config import SourceConfig
 from sharpose_rt.errors import ConfigError, OutputError, SourceError, StreamError
 from sharpose_rt.labels.coco import read_document, read_image
@@ -245,3 +245,25 @@ def test_the_command_finds_videos_by_name_or_order(walk, tmp_path, capsys):
     assert "2 streams and 1 videos are given, and not found by name (other.mp4)" in capsys.readouterr().err
     assert main(["collect", str(stream), str(stream), "--video", video, "--out", str(tmp_path / "twice")]) == 2
     assert "a stream is given twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("counts", "share", "held"),
+    [
+        ([1] * 5, 0.2, 1), ([2] * 5, 0.2, 2), ([3] * 5, 0.2, 3), ([10] * 5, 0.2, 10), ([10], 0.2, 2), ([2], 0.8, 1),
+        ([5, 5], 0.0, 0), ([1], 0.5, 0), ([], 0.5, 0), ([0, 4, 0], 0.01, 1),
+    ],
+)  # fmt: skip
+def test_the_share_for_validation_is_of_all_pictures(counts, share, held):
+    """However few each video has."""
+    found = _held_out(counts, share)
+    assert sum(found) == held
+    assert all(0 <= some <= count for some, count in zip(found, counts, strict=True))
+
+
+@given(st.lists(st.integers(0, 40), max_size=30), st.floats(0, 0.99))
+def test_no_share_for_validation_takes_all_or_more_than_there_is(counts, share):
+    found = _held_out(counts, share)
+    assert all(0 <= some <= count for some, count in zip(found, counts, strict=True))
+    assert sum(found) < max(1, sum(counts))
+    assert abs(sum(found) - share * sum(counts)) <= 1

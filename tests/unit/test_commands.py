@@ -752,6 +752,10 @@ def test_trained_weights_are_averaged(tmp_path: Path, capsys: pytest.CaptureFixt
 
     assert main([*command, "--overwrite", "--average", str(paths[2])]) == 2
     assert "same behaviour" in capsys.readouterr().err
+    other = create_model("tiny_256x192", attention_scale=1.0)
+    save_weights(other, paths[2], metadata={PADDING: "1.1"})
+    assert main([*command, "--overwrite", "--average", str(paths[2])]) == 2
+    assert "attention scale 1 and" in capsys.readouterr().err
     save_weights(models[1], paths[1])  # of crops as they usually are
     assert main([*command, "--overwrite", "--average", str(paths[1])]) == 2
     assert "enlarged by 1.25 and" in capsys.readouterr().err

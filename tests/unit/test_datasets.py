@@ -35,6 +35,7 @@ from sharpose_rt.training.transforms import (
     _half_body_box,
     beyond,
     coarsen,
+    draw_mask,
     draw_patch,
     jitter_colour,
     paste_patch,
@@ -592,3 +593,13 @@ def test_a_pasted_person_covers_a_part_of_the_crop(folder):
         assert (changed > 0) == (passer is not None and passer.mask.any())
         shares.append(float(changed))
     assert 0.02 < np.mean(shares) < 0.7
+
+
+def test_a_pasted_person_is_cut_out_with_their_trunk_however_they_hold_their_arms():
+    raised = np.array(
+        [[50, 40], [48, 38], [52, 38], [45, 40], [55, 40], [38, 60], [62, 60], [34, 35], [66, 35], [32, 10], [68, 10],
+         [41, 110], [59, 110], [40, 150], [60, 150], [40, 190], [60, 190]], float,
+    )  # fmt: skip
+    mask = draw_mask(raised, np.ones(17, bool), 60.0, (200, 100), COCO17)
+    assert (mask[60:111, 50] == 255).all()
+    assert mask[10, 50] < 100  # between the hands

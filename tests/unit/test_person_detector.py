@@ -104,6 +104,27 @@ def test_boxes_lie_on_their_people_and_unsure_ones_are_gone(folder, recipe, mosa
     assert seen > 20
 
 
+@pytest.mark.parametrize("unsure", [False, True])
+def test_of_whom_little_is_left_nothing_is_seen(recipe, tmp_path, unsure):
+    """Else the network learns that people at the edge are nobody."""
+    image = np.full((240, 320, 3), 60, np.uint8)
+    image[:, 120:200] = COLOUR_BGR
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    somebody, nobody = np.array([[120.0, 0, 200, 240]]), np.zeros((0, 4))
+    picture = Picture(str(tmp_path / "a.png"), *((nobody, somebody) if unsure else (somebody, nobody)))
+    scenes, labels = PeopleScenes([picture], np.ones(1), replace(recipe, mosaic=1.0, colour=0.0)), 0
+    for number in range(150):
+        pixels, boxes = scenes[Wanted(number, 160, True)]
+        left = is_colour(pixels, COLOUR_BGR)
+        for x, y, w, h in (boxes.numpy() * 160).tolist():
+            left[max(0, int(y - h / 2) - 2) : int(y + h / 2) + 3, max(0, int(x - w / 2) - 2) : int(x + w / 2) + 3] = (
+                False
+            )
+        assert left.sum() <= 60, number  # edges that warping has blurred
+        labels += len(boxes)
+    assert (labels == 0) == unsure
+
+
 def test_a_scene_depends_on_its_number_alone(folder, recipe):
     pictures = read_pictures(folder, 0.4)
     first, again = (PeopleScenes(pictures, np.ones(len(pictures)), recipe) for _ in range(2))

@@ -254,6 +254,10 @@ def test_options_are_set_and_checked():
     for text, message in (
         ("optim.lrr=1", "did you mean 'lr'"),
         ("optim.lr=fast", "optim.lr is 'fast'"),
+        ("optim.clip_norm=-1", "optim.clip_norm is -1"),
+        ("optim.warmup_steps=-4", "optim.warmup_steps is -4"),
+        ("optim.weight_decay=-5", "optim.weight_decay is -5"),
+        ("loss.quality=-1", "loss.quality is -1"),
         ("data.sets=[{weight: 1}]", "its name"),
         ("data.sets=[{name: a, wait: 1}]", "unknown key 'data.sets.wait'"),
         ("data.sets=3", "a list of sets"),
