@@ -20,6 +20,7 @@ exception is a bug and keeps its traceback.
 """
 
 import re
+import reprlib
 
 
 class SharposeError(Exception):
@@ -68,6 +69,15 @@ class OutputError(SharposeError, OSError):
 
 class DeviceError(SharposeError, RuntimeError):
     """The wanted device is not there or does not work."""
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother = 3, 8, 8, 200, 200
+
+
+def shown(value: object) -> str:
+    """A value of somebody's file for a message: a few of YAML's aliases are gigabytes when they are written out."""
+    return _SHORT.repr(value)
 
 
 def memory_report(error: BaseException) -> str:

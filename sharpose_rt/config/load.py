@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import yaml
 
 from sharpose_rt.config.schema import RunConfig
-from sharpose_rt.errors import ConfigError
+from sharpose_rt.errors import ConfigError, shown
 
 T = TypeVar("T")
 _NUMBER = re.compile(r"-?inf|[-+]?\d+(\.\d*)?e[-+]?\d+", re.IGNORECASE)  # as YAML 1.1 takes for text: inf, 1e-3
@@ -128,7 +128,7 @@ def _together(first: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, An
         if isinstance(value, Mapping) and isinstance(before, Mapping):
             merged[key] = _together(before, value)
         elif key in merged and isinstance(value, Mapping) != isinstance(before, Mapping):
-            raise ConfigError(f"{key} is {before!r} and {value!r}; one of them is no section")
+            raise ConfigError(f"{key} is {shown(before)} and {shown(value)}; one of them is no section")
         else:
             merged[key] = value
     return merged
@@ -170,7 +170,7 @@ def merge(config: T, changes: Mapping[str, Any], where: str, path: str = "") -> 
         current = getattr(config, key)
         if is_dataclass(current):
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{where}: {at} is {value!r}; a section of options is wanted")
+                raise ConfigError(f"{where}: {at} is {shown(value)}; a section of options is wanted")
             values[key] = merge(current, value, where, f"{at}.")
         else:
             values[key] = _coerce(value, hints[key], f"{where}: {at}")
@@ -209,7 +209,7 @@ def _coerce(value: Any, hint: Any, at: str) -> Any:
                 pairs = enumerate(zip(value, kinds, strict=True))
                 return tuple(_coerce(item, kind, f"{at}, item {n}") for n, (item, kind) in pairs)
     wanted = " or ".join(_said(option) for option in options if option is not type(None))
-    raise ConfigError(f"{at} is {value!r}; {wanted} is accepted")
+    raise ConfigError(f"{at} is {shown(value)}; {wanted} is accepted")
 
 
 def _said(kind: Any) -> str:

@@ -142,7 +142,7 @@ def read_coco(text: str, path: str) -> tuple[dict[int, list[Box]], dict[str, lis
     """
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DetectorError(f"boxes file '{path}' is not JSON: {error}") from error
     images = data.get("images") if isinstance(data, dict) else None
     records = data.get("annotations") if isinstance(data, dict) else data

@@ -33,7 +33,7 @@ def read_document(path: Path, head_boxes: Path | None = None, *, labelled: bool 
         document = json.loads(path.read_bytes())
     except OSError as error:
         raise DatasetError(f"cannot read the labels {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path} is not JSON: {error}") from error
     if isinstance(document, list):
         return mpii.from_records(document, path, head_boxes)

@@ -14,7 +14,7 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from sharpose_rt.errors import DatasetError
+from sharpose_rt.errors import DatasetError, shown
 from sharpose_rt.media.files import IMAGE_SUFFIXES
 from sharpose_rt.skeleton import SKELETONS, Skeleton
 
@@ -61,7 +61,10 @@ def read_yolo(folder: Path) -> dict[str, list[Any]]:
             classes.add(int(row[0]))
     names, points = _by_number(told.get("names")), _by_number(told.get("kpt_names"))
     for number in sorted(classes):
-        category = {"id": number, "name": str(names.get(number, "person" if number == 0 else number))}
+        name = names.get(number)
+        if not isinstance(name, (str, int, float)):  # what else YAML has may be of any size when it is written out
+            name = "person" if number == 0 else number
+        category = {"id": number, "name": str(name)}
         if isinstance(of_class := points.get(number), list):
             category["keypoints"] = of_class
         document["categories"].append(category)
@@ -139,14 +142,14 @@ def _description(folder: Path) -> dict[str, Any]:
         return {}
     try:
         told = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise DatasetError(f"cannot read {file}: {error}") from error
     told = told if isinstance(told, dict) else {}
     match told.get("kpt_shape"):
         case None | [int(), 2 | 3]:
             return told
         case shape:
-            raise DatasetError(f"{file}: kpt_shape is {shape!r}; [keypoints, 2] or [keypoints, 3] is wanted")
+            raise DatasetError(f"{file}: kpt_shape is {shown(shape)}; [keypoints, 2] or [keypoints, 3] is wanted")
 
 
 def _by_number(values: Any) -> dict[Any, Any]:

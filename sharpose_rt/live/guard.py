@@ -89,11 +89,16 @@ class PromptRequests(H11Protocol):
 
 
 def _is_spare(connection: Any) -> bool:
-    """It asks for nothing, or was refused: a socket stays open until it answers that, a request until its body ends."""
+    """It asks for nothing, or was not let in: a socket stays open until it answers that, a request until its body ends.
+
+    One that is closing is there for as long as it does not take what is left for it, which may be for ever.
+    """
+    scope = getattr(connection, "scope", None)
+    let_in = scope is not None and not scope.get(_REFUSED, True)  # nobody has decided yet: it can ask again
     if connection.transport.is_closing():
-        return False
+        return not let_in and connection.transport.get_write_buffer_size() > 0
     idle = isinstance(connection, PromptRequests) and connection.conn.their_state is h11.IDLE
-    return idle or bool((getattr(connection, "scope", None) or {}).get(_REFUSED))
+    return idle or not let_in
 
 
 class Guard:
@@ -179,11 +184,12 @@ class Guard:
         return any(hmac.compare_digest(token.encode(), wanted) for token in given)
 
     def _welcome(self, scope: Scope, headers: Headers) -> Response | None:
-        """For the page's first visit: the token moves from the address into a cookie."""
+        """For the first visit of a page: the token moves from the address into a cookie."""
         rest = [(key, value) for key, value in _query(scope) if key != "token"]
-        if self._listen.token is None or scope["path"] != "/" or len(rest) == len(_query(scope)):
+        page = scope["path"]
+        if self._listen.token is None or page not in ("/", "/wall") or len(rest) == len(_query(scope)):
             return None
-        answer = RedirectResponse("/" + (f"?{urlencode(rest)}" if rest else ""), status_code=303)
+        answer = RedirectResponse(page + (f"?{urlencode(rest)}" if rest else ""), status_code=303)
         https = "https" in (scope["scheme"], headers.get("x-forwarded-proto"))
         name, value = self._cookie_name(headers), self._listen.token.encode().hex()
         answer.set_cookie(name, value, secure=https, httponly=True, samesite="strict", path="/")

@@ -151,7 +151,7 @@ def read_image(path: str | Path, *, upright: bool = True) -> NDArray[np.uint8] |
         if upright and Path(path).suffix.lower() == ".avif":
             return _upright_avif(path, data)
         return cv2.imdecode(data, flags) if data.size else None  # type: ignore[return-value]
-    except (OSError, cv2.error):
+    except (OSError, ValueError, cv2.error):  # a name may have a NUL in it
         return None
 
 

@@ -10,7 +10,7 @@ import re
 _USERINFO = re.compile(r"(?:(?<=://)|(?<=[\w+.-]{2}:/))(?:[^/?#\s]*?:(?:(?!\s\S*://).)*|[^/?#\s]*)@")
 _SECRET = re.compile(
     r"([?&;#](?:[\w-]*(?:token|passw(?:or)?d|passphrase|pass?|pwd|ps?w|secret|signature|key|auth|credentials?|policy"
-    r"|key-pair-id|authorization|bearer|jwt|sess(?:ion)?(?:_?id)?)|(?:\w*_|access|auth|pass)?code"
+    r"|key-pair-id|authorization|authbasic|bearer|jwt|sess(?:ion)?(?:_?id)?|\w*hash|hmac|md5|\w*sign|ticket)|(?:\w*_|access|auth|pass)?code"
     r"|user(?:name)?|usr|loginuse|sig|streamid|sid|hdn\w+|pin|otp|sas)=)[^&#\s]+",
     re.IGNORECASE,
 )

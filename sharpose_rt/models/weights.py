@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import pickle
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -267,7 +266,9 @@ def read_released(path: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # torch's, on pickle protocols that it reads all the same
             data = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # torch raises many kinds for what is damaged
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(
             f"cannot read {path} as a checkpoint of tensors ({first_line}); a file that needs code to load is refused"

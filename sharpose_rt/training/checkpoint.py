@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable, Mapping
 from operator import attrgetter
 from pathlib import Path
@@ -58,8 +57,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise WeightsError(f"no checkpoint {path}; --resume wants the --out folder of an earlier run")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise WeightsError(f"cannot read the checkpoint {path}: {str(error).splitlines()[0]}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # torch raises many kinds for what is damaged
+        raise WeightsError(
+            f"cannot read the checkpoint {path}: {(str(error) or repr(error)).splitlines()[0]}"
+        ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise WeightsError(f"{path} is no training checkpoint of this version ({FORMAT} is wanted)")
     return state

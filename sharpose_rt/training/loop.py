@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch.utils.data import DataLoader
 from sharpose_rt.config import to_dict
 from sharpose_rt.errors import SharposeError
 from sharpose_rt.geometry.heatmap import decode, encode
+from sharpose_rt.machine.flag import Flag
 from sharpose_rt.models import SHaRPose
 from sharpose_rt.models.create import attention_scale_of, set_attention_scale
 from sharpose_rt.models.pixels import normalise
@@ -98,7 +98,7 @@ class Trainer:
         length = None if config.budget == "minutes" else config.epochs * float(people.draws.sum())
         self.clock = Clock(config.minutes, length)
         self.rows: list[Row] = []
-        self._stop = threading.Event()
+        self._stop = Flag()
         if resume:
             self.resume()
 

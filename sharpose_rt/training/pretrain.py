@@ -8,7 +8,6 @@ The decoder is then thrown away; `sharpose-rt train --set init=FILE` starts from
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from sharpose_rt.config import to_dict
 from sharpose_rt.errors import ConfigError
+from sharpose_rt.machine.flag import Flag
 from sharpose_rt.models import SHaRPose
 from sharpose_rt.models.layers import Block
 from sharpose_rt.models.pixels import normalise
@@ -131,7 +131,7 @@ class Pretrainer:
         self.optimizers = build_optimizers(self.network, optim)
         self.step, self.samples = 0, 0
         self.clock = Clock(config.minutes)
-        self._stop = threading.Event()
+        self._stop = Flag()
 
     def train_step(self, crops: Tensor) -> float:
         """Move the weights by one batch of crops (B, h, w, 3) uint8; give the loss.

@@ -20,6 +20,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE, Popen
+from types import SimpleNamespace
 
 import av
 import cv2
@@ -35,6 +36,7 @@ from sharpose_rt.commands.taps import open_taps
 from sharpose_rt.config import DrawConfig, LiveConfig, load
 from sharpose_rt.errors import ConfigError, OutputError
 from sharpose_rt.live import Hub, Listen, LiveServer, parse_listen
+from sharpose_rt.live.guard import _REFUSED, _is_spare
 from sharpose_rt.live.hub import Moment
 from sharpose_rt.live.picture import Drawn, Pictures
 from sharpose_rt.live.routes import create_app
@@ -158,12 +160,13 @@ def test_every_socket_wants_the_token(hub: Hub, path: str) -> None:
         assert closed.value.code == 4401
 
 
-def test_three_ways_to_bring_the_token(hub: Hub) -> None:
+@pytest.mark.parametrize("page", ["/", "/wall"])
+def test_three_ways_to_bring_the_token(hub: Hub, page: str) -> None:
     client = _client(hub, TOKEN)
     assert client.get("/healthz", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
     assert client.get("/healthz", params={"token": TOKEN}).status_code == 200
-    welcome = client.get("/", params={"token": TOKEN, "source": "a"})
-    assert (welcome.status_code, welcome.headers["location"]) == (303, "/?source=a")
+    welcome = client.get(page, params={"token": TOKEN, "source": "a"})
+    assert (welcome.status_code, welcome.headers["location"]) == (303, f"{page}?source=a")
     assert "httponly" in welcome.headers["set-cookie"].lower()
     assert "samesite=strict" in welcome.headers["set-cookie"].lower()
     assert client.get("/").status_code == 200
@@ -869,6 +872,37 @@ def test_strangers_do_not_keep_out_who_has_the_token(
             assert answer.status == 200
         Run(hub).step()
         assert json.loads(viewer.recv(10))["type"] == "header"
+
+
+class _Transport:
+    def __init__(self, left: int, closing: bool) -> None:
+        self._left, self._closing = left, closing
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def get_write_buffer_size(self) -> int:
+        return self._left
+
+
+@pytest.mark.parametrize(
+    ("scope", "left", "closing", "spare"),
+    [
+        ({_REFUSED: False}, 0, False, False),
+        ({_REFUSED: True}, 0, False, True),
+        ({}, 0, False, True),  # nobody has decided yet
+        (None, 0, False, True),  # it asks for nothing
+        ({_REFUSED: True}, 53_000, True, True),  # it would take its answers never, and so never go
+        ({}, 53_000, True, True),
+        ({_REFUSED: True}, 0, True, False),  # it goes
+        ({_REFUSED: False}, 53_000, True, False),
+    ],
+)
+def test_who_gives_way_where_there_are_too_many(
+    scope: dict[str, bool] | None, left: int, closing: bool, spare: bool
+) -> None:
+    connection = SimpleNamespace(transport=_Transport(left, closing), scope=scope)
+    assert _is_spare(connection) is spare
 
 
 _FEW_FILES = """
