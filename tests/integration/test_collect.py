@@ -240,7 +240,7 @@ def test_the_command_finds_videos_by_name_or_order(walk, tmp_path, capsys):
     assert [image["file_name"][:4] for image in document["images"]] == ["walk"] * 3 + ["othe"] * 3
     renamed = other.rename(tmp_path / "third.mp4")
     assert main([*base, video, str(renamed), "--out", str(tmp_path / "order"), "--form", "yolo"]) == 0
-    assert "6 pictures with 6 people, 4 in train, 2 in val" in capsys.readouterr().out
+    assert "6 pictures with 6 people, 5 in train, 1 in val" in capsys.readouterr().out
     assert main([*base, video, "--out", str(tmp_path / "less")]) == 2
     assert "2 streams and 1 videos are given, and not found by name (other.mp4)" in capsys.readouterr().err
     assert main(["collect", str(stream), str(stream), "--video", video, "--out", str(tmp_path / "twice")]) == 2

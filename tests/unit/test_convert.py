@@ -954,7 +954,7 @@ class TestConvert:
             "split": "val", "label": -1, "person_slots": 2, "fill": "none", "max_gap_s": None,
             "dtype": "float32", "raw": False, "min_score": 0.0, "predicted": True,
         }  # fmt: skip
-        assert WRITERS["mot"].options == {}
+        assert WRITERS["mot"].options == {"predicted": True}
 
     def test_the_help_lists_them(self):
         from sharpose_rt.commands.convert import OPTIONS
@@ -985,13 +985,13 @@ class TestConvert:
             ("pyskl", {"label": "walking"}, "a whole number"),
             ("csv", {"raw": "yes"}, "true or false"),
             ("csv", {"min_score": True}, "True; a number"),
-            ("mot", {"raw": True}, "It takes none"),
+            ("mot", {"raw": True}, "One of predicted is accepted"),
             (
                 "csv",
                 {"px_per_m": 200},
                 "One of raw, min_score, predicted, angles is accepted ('px_per_m' is an option of trc)",
             ),
-            ("mot", {"max_gap_s": 1}, "It takes none ('max_gap_s' is an option of pyskl)"),
+            ("mot", {"max_gap_s": 1}, "One of predicted is accepted ('max_gap_s' is an option of pyskl)"),
             ("csv", {"predicted": 0}, "0; true or false is accepted"),
         ],
     )

@@ -984,7 +984,10 @@ def test_address_checks_need_no_network() -> None:
         ),
         ("https://a/v?Policy=q_&Signature=q~&Key-Pair-Id=APKA", "https://a/v?Policy=***&Signature=***&Key-Pair-Id=***"),
         ("'rtmp://host:1935/app/live_1-a_b=': refused", "'rtmp://host:1935/app/***': refused"),
-        ("http://h/a.m3u8?md5=Ab1&wmsAuthSign=Cd2&ticket=3&x=4", "http://h/a.m3u8?md5=***&wmsAuthSign=***&ticket=***&x=4"),
+        (
+            "http://h/a.m3u8?md5=Ab1&wmsAuthSign=Cd2&ticket=3&x=4",
+            "http://h/a.m3u8?md5=***&wmsAuthSign=***&ticket=***&x=4",
+        ),
         ("http://h/a?authbasic=Ab=&wowzatokenhash=1&hmac=2", "http://h/a?authbasic=***&wowzatokenhash=***&hmac=***"),
         (
             "rtmps://me:q@host/rtmp/FB-1?s_bl=1&a=Ab/c, then rtmp://b/app/k.",

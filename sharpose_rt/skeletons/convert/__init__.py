@@ -327,5 +327,5 @@ def _check_value(what: str, value: Any, hint: Any) -> None:
 
 def _nearest(name: str, accepted: dict[str, Any]) -> str:
     close = difflib.get_close_matches(name, accepted, 1)
-    known = f"One of {', '.join(accepted)} is accepted" if accepted else "It takes none"
+    known = f"One of {', '.join(accepted)} is accepted"
     return (f"did you mean {close[0]!r}? " if close else "") + known
