@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             logging.getLogger("sharpose_rt").debug(note)
         return _error(str(error), 75 if isinstance(error, SourceAway) else 2)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and is_short_of_gpu_memory(error):
+        if is_short_of_gpu_memory(error):
             return _error(
                 f"{memory_report(error)}; try a smaller batch (--batch N where the command has it, --set batch=N in "
                 "train and pretrain), a smaller model, --set data.cache=none where train holds crops on the GPU, or "

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -226,8 +225,8 @@ def _held_out(counts: Sequence[int], share: float) -> list[int]:
     """How many of each stream's pictures are for validation: that share of all together, one at least, never all."""
     total = sum(counts)
     wanted = min(max(1, round(share * total)), total - 1) if share > 0 and total > 1 else 0
-    ends = [round(wanted * given / total) for given in itertools.accumulate(counts)] if total else [0] * len(counts)
-    return [end - begin for begin, end in pairwise([0, *ends])]
+    ends = [round(wanted * given / max(1, total)) for given in itertools.accumulate(counts, initial=0)]
+    return [end - begin for begin, end in itertools.pairwise(ends)]
 
 
 def _chosen(stream: _Stream, count: int, choose: Choice) -> Iterator[int]:

@@ -92,7 +92,7 @@ def is_short_of_memory(error: BaseException) -> bool:
     return bool(re.search(r"allocate memory|not enough memory|std::bad_alloc|Resource temporarily unavail", str(error)))
 
 
-def is_short_of_gpu_memory(error: RuntimeError) -> bool:
+def is_short_of_gpu_memory(error: BaseException) -> bool:
     """Whether it says that a GPU's memory is short: a torch.OutOfMemoryError, or what CUDA and its libraries say of
     memory that is not torch's to give."""
     in_words = re.search(r"CUDA error: out of memory|CU[A-Z]+_STATUS_ALLOC_FAILED", str(error))

@@ -7,6 +7,8 @@ from typing import Any
 
 PERSON_NAMES = frozenset({"person", "pedestrian", "people", "human"})
 """What categories and classes of people are called, in small letters."""
+TRUNK = ("left_shoulder", "right_shoulder", "left_hip", "right_hip")
+"""What spans a body, in the sets that have all four."""
 BOX_TO_AREA = 0.53
 """A person's segment over his box, mean over COCO: where a label gives no area, and OKS wants one."""
 

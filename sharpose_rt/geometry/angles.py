@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sharpose_rt.skeleton import Skeleton
+from sharpose_rt.skeleton import TRUNK, Skeleton
 
 _ENDS = {
     "shoulder": ("elbow", "hip"),
@@ -15,14 +15,13 @@ _ENDS = {
     "ankle": ("knee", "big_toe"),
 }
 """Between which two neighbours a joint's angle lies."""
-_TRUNK = ("left_hip", "right_hip", "left_shoulder", "right_shoulder")
 
 
 def angle_names(skeleton: Skeleton) -> tuple[str, ...]:
     """What `joint_angles` gives for this skeleton: 'left_elbow', ... of the joints whose neighbours it has, 'trunk'."""
     has = set(skeleton.keypoints)
     joints = [f"{side}_{joint}" for joint in _ENDS for side in ("left", "right") if has >= set(_triple(side, joint))]
-    return (*joints, *(["trunk"] if has >= set(_TRUNK) else []))
+    return (*joints, *(["trunk"] if has >= set(TRUNK) else []))
 
 
 def joint_angles(
@@ -47,7 +46,7 @@ def joint_angles(
     columns = []
     for name in angle_names(skeleton):
         if name == "trunk":
-            left_hip, right_hip, left_shoulder, right_shoulder = (at[part] for part in _TRUNK)
+            left_shoulder, right_shoulder, left_hip, right_hip = (at[part] for part in TRUNK)
             x, y = (left_shoulder + right_shoulder - left_hip - right_hip).T
             columns.append(_degrees(x, -y))
             continue

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.geometry.boxes import iou_matrix
-from sharpose_rt.skeleton import Skeleton
+from sharpose_rt.skeleton import TRUNK, Skeleton
 from sharpose_rt.types import Detections, Poses
 
 _SAME_IOU = 0.5
@@ -19,7 +19,6 @@ _BLOCKS = 6
 _BLOCKS_OF_BOX = 4
 """Across the shorter side of a box's upper half, which may be but a head and shoulders."""
 _HEAD = ("nose", "left_eye", "right_eye", "left_ear", "right_ear", "head", "head_top")
-_TRUNK = ("left_shoulder", "right_shoulder", "left_hip", "right_hip")
 
 
 def hide_faces(
@@ -93,7 +92,7 @@ def _places(skeleton: Skeleton) -> tuple[list[int], list[int]]:
     """Places of the head's keypoints, those of a face among them, and of the trunk's corners (none unless all are)."""
     at = {name: place for place, name in enumerate(skeleton.keypoints)}
     head = [place for name, place in at.items() if name in _HEAD or name.startswith("face_")]
-    return head, [at[name] for name in _TRUNK] if set(_TRUNK) <= at.keys() else []
+    return head, [at[name] for name in TRUNK] if set(TRUNK) <= at.keys() else []
 
 
 def _hide(

@@ -179,8 +179,6 @@ class StoredFrames(Source):
         if not near:  # interrupted
             return None
         best = min(near, key=lambda frame: abs(frame.pts_s - at_s))
-        if record.picture is not None and best.source:
-            return best if best.source == record.picture else None
         return best if abs(best.pts_s - at_s) <= self._reach_s else None
 
     def _of_name(self, name: str) -> Frame | None:

@@ -45,9 +45,9 @@ class ByteTrack:
     def __init__(self, config: TrackerConfig) -> None:
         from trackers import ByteTrackTracker  # takes 1 s to import
 
-        self.config = config
+        self.config, self._lost_s = config, config.max_lost_s + ROUNDED_S
         self._tracker = ByteTrackTracker(
-            lost_track_buffer=math.ceil((config.max_lost_s + ROUNDED_S) * REFERENCE_FPS),
+            lost_track_buffer=math.ceil(self._lost_s * REFERENCE_FPS),
             frame_rate=REFERENCE_FPS,
             track_activation_threshold=config.high_score,
             minimum_consecutive_frames=config.min_detections,
@@ -72,7 +72,7 @@ class ByteTrack:
         if detections is None:
             return self._carried(pts_s)
         found = canonical(detections)
-        begins = self._detector_ran_s is None or pts_s - self._detector_ran_s > self.config.max_lost_s + ROUNDED_S
+        begins = self._detector_ran_s is None or pts_s - self._detector_ran_s > self._lost_s
         # Its tracks are confirmed by detections in a row: show it the first picture that often, a moment apart.
         for again in range(max(self.config.min_detections, 2) - 1 if begins else 0, 0, -1):
             self._run(found, pts_s - again * 1e-3)
@@ -119,7 +119,7 @@ class ByteTrack:
 
     def _carried(self, pts_s: float) -> Tracks:
         """The tracks that were last shown, moved on at the velocity they had."""
-        self._shown = {i: t for i, t in self._shown.items() if pts_s - t.pts_s <= self.config.max_lost_s + ROUNDED_S}
+        self._shown = {i: t for i, t in self._shown.items() if pts_s - t.pts_s <= self._lost_s}
         if not self._shown:
             return Tracks.empty()
         shown = list(self._shown.values())

@@ -142,6 +142,7 @@ class SharposeTracker:
 
     def __init__(self, config: TrackerConfig, skeleton: Skeleton) -> None:
         self.config, self.skeleton = config, skeleton
+        self._lost_s = config.max_lost_s + ROUNDED_S
         self._sigmas = skeleton.sigmas[: skeleton.body]
         self._clock = Clock()
         self._tracks: list[_Track] = []
@@ -164,7 +165,7 @@ class SharposeTracker:
         dt_s = self._clock.advance(pts_s)
         if last_poses is not None and last_s is not None:
             self._take_poses(last_poses, last_s, dt_s)
-        self._keep([pts_s - track.seen_s <= self.config.max_lost_s + ROUNDED_S for track in self._tracks])
+        self._keep([pts_s - track.seen_s <= self._lost_s for track in self._tracks])
         if camera is not None:
             self._follow(camera)
         self._memory.advance(pts_s, camera)
@@ -242,7 +243,7 @@ class SharposeTracker:
 
         self._see(matches, found, pts_s)
         alone = iou_matrix(boxes, boxes[~free]).max(1, initial=0) <= DUPLICATE_IOU
-        begins = self._detector_ran_s is None or pts_s - self._detector_ran_s > self.config.max_lost_s + ROUNDED_S
+        begins = self._detector_ran_s is None or pts_s - self._detector_ran_s > self._lost_s
         self._detector_ran_s = pts_s
         self._begin(found, np.flatnonzero(free & high & alone), pts_s)
         ready = [

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sharpose_rt.errors import ConfigError, memory_report
+from sharpose_rt.errors import ConfigError, is_short_of_gpu_memory, memory_report
 from sharpose_rt.geometry.affine import affine_from_region, fit_aspect, warp_crops
 from sharpose_rt.geometry.device_warp import sample
 from sharpose_rt.labels.coco import read_image
@@ -120,7 +120,9 @@ class DeviceCrops:
         width, height = held_size_wh(self.crop_size_wh)
         try:
             self.held = torch.empty((len(people), 3, height, width), dtype=torch.uint8, device=device)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_short_of_gpu_memory(error):
+                raise
             raise ConfigError(
                 f"data.cache device holds {len(people)} people's crops of {3 * height * width} bytes each: "
                 f"{memory_report(error)}; give --set data.cache=none, or fewer sets"

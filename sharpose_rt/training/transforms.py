@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from sharpose_rt.geometry.affine import affine_from_region, apply_affine, fit_aspect, invert_affine, warp_crops
 from sharpose_rt.labels.coco import read_image
-from sharpose_rt.skeleton import Skeleton
+from sharpose_rt.skeleton import TRUNK, Skeleton
 from sharpose_rt.training.config import AugmentConfig
 from sharpose_rt.training.datasets import People
 
@@ -254,8 +254,7 @@ def draw_mask(
     for a, b in skeleton.limbs:
         if known[a] and known[b]:
             cv2.line(mask, where[a].tolist(), where[b].tolist(), 255, thick)
-    trunk = [joint for joint, name in enumerate(skeleton.keypoints) if name.endswith(("_shoulder", "_hip"))]
-    body = np.array([joint for joint in trunk if known[joint]], int)
+    body = np.array([joint for joint, name in enumerate(skeleton.keypoints) if name in TRUNK and known[joint]], int)
     if len(body) >= 3:
         cv2.fillConvexPoly(mask, cv2.convexHull(where[body].astype(np.int32)), 255)
     return cv2.GaussianBlur(mask, (5, 5), 0)  # type: ignore[return-value]
