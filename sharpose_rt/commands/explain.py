@@ -146,13 +146,13 @@ def parse_boxes(text: str, size_wh: tuple[int, int]) -> np.ndarray:
 def _detect(image: np.ndarray, name: str, device: str, offline: bool) -> tuple[np.ndarray, str]:
     """Boxes (N, 4) of the people in a picture, and what found them."""
     from sharpose_rt.config import DetectorConfig
-    from sharpose_rt.detection import create_detector
+    from sharpose_rt.detection import Looks, create_detector
     from sharpose_rt.types import Frame
 
     detector = create_detector(DetectorConfig(name=name), device=device, offline=offline)
     detector.open()
     try:
-        return detector.detect(Frame(0, 0.0, image)).bboxes_xyxy, detector.name
+        return Looks(detector).detect(Frame(0, 0.0, image)).bboxes_xyxy, detector.name  # as in a run
     finally:
         detector.close()
 

@@ -447,8 +447,8 @@ def describe(what: str) -> dict[str, Any]:
         )
     if path.suffix in (".pth", ".pt"):
         tensors = read_released(path)
-        count, types, metadata = sum(t.numel() for t in tensors.values()), ["float32"], {}
-        tensor_count = len(tensors)
+        count, metadata, tensor_count = sum(t.numel() for t in tensors.values()), {}, len(tensors)
+        types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
     elif path.suffix == ".safetensors":
         count, types, metadata, tensor_count = _safetensors_facts(path)
     else:

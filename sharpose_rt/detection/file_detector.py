@@ -149,7 +149,7 @@ class FileDetector:
         gives = said(list(output.shape) for output in outputs)
         return DetectorError(
             f"detector '{self.name}' gives {gives}; boxes of one picture are wanted, in a form of MMDeploy, YOLO, "
-            "PicoDet or RT-DETR (see README)"
+            "PicoDet or RT-DETR (`sharpose-rt help networks` lists them)"
         )
 
     def _fit(self, size_wh: tuple[int, int]) -> Letterbox:

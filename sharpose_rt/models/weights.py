@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from sharpose_rt.config.checks import GAIN_RANGE, PADDING_RANGE
 from sharpose_rt.errors import OutputError, WeightsError
 from sharpose_rt.geometry.affine import USUAL_PADDING
+from sharpose_rt.machine.process import settings_lock
 from sharpose_rt.machine.whole_files import whole
 from sharpose_rt.models.create import attention_scale_of, create_model, set_attention_scale
 from sharpose_rt.models.gate import Gate
@@ -256,27 +258,53 @@ def amend(source: Path, target: Path, more: Mapping[str, str], tensors: Mapping[
     write_safetensors({**kept, **(tensors or {})}, target, {**facts, **more})
 
 
+class _Unread:
+    """In the place of numpy's values: MMCV tells in each checkpoint of the best AP so far, which is one."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+_UNREAD: list[Any] = [
+    (_Unread, f"numpy.{name}")
+    for name in (
+        "dtype",
+        "ndarray",
+        "core.multiarray.scalar",  # of numpy 1
+        "core.multiarray._reconstruct",
+        "_core.multiarray.scalar",
+        "_core.multiarray._reconstruct",
+    )
+]
+
+
 def read_released(path: Path) -> dict[str, Tensor]:
-    """Parameters of a checkpoint that the authors released, under their names; never runs code from the file.
+    """Parameters of a checkpoint that the authors released, as they are, under their names; never runs code from it.
 
     Raises:
         WeightsError: it cannot be read so, or holds something else.
     """
     try:
-        with warnings.catch_warnings():
+        with settings_lock, warnings.catch_warnings(), torch.serialization.safe_globals(_UNREAD):
             warnings.simplefilter("ignore", UserWarning)  # torch's, on pickle protocols that it reads all the same
             data = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as error:  # torch raises many kinds for what is damaged
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        text = str(error) or type(error).__name__
+        # Before that torch advises, in bold, to trust the file.
+        reason = re.search(r"GLOBAL \S+", text) or re.search(r"(?<=Unpickler error: )\s*(.+)", text)
         raise WeightsError(
-            f"cannot read {path} as a checkpoint of tensors ({first_line}); a file that needs code to load is refused"
+            f"cannot read {path} as a checkpoint of tensors ({reason[0].strip() if reason else text.splitlines()[0]}); "
+            "a file that needs code to load is refused"
         ) from error
     data = data.get("state_dict", data) if isinstance(data, dict) else data
     if not isinstance(data, dict) or not data or not all(isinstance(v, Tensor) for v in data.values()):
         raise WeightsError(f"{path} holds no table of tensors; a released checkpoint (its `state_dict`) is wanted")
-    return {str(key): value.float() for key, value in data.items()}
+    return {str(key): value for key, value in data.items()}
 
 
 def import_released(

@@ -9,6 +9,7 @@ import logging
 import pickle
 import subprocess
 import sys
+import zipfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from sharpose_rt.commands import demo, doctor, explain, models, track, weights
 from sharpose_rt.engine.explain import Explanation
 from sharpose_rt.errors import ConfigError, OutputError, SharposeError, SourceError, WeightsError
 from sharpose_rt.media import expand_sources, open_source
-from sharpose_rt.media.demo_clip import SHOTS, SIZE_WH, make_demo_clip
+from sharpose_rt.media.demo_clip import SHOTS, SIZE_WH, make_demo_clip, read_photograph
 from sharpose_rt.models import VARIANTS, Variant
 from sharpose_rt.models.gate import Gate
 from sharpose_rt.models.variants import RELEASED
@@ -317,6 +318,37 @@ def test_a_file_with_code_is_refused_and_nothing_runs(container, action, tmp_pat
     assert mark.exists()  # the file really would have done it
 
 
+def test_show_says_in_which_numbers_a_checkpoint_is(official, tmp_path, capsys):
+    halve = lambda state: state.update({name: value.half() for name, value in state.items()})  # noqa: E731
+    half = _changed(official, tmp_path / "half.pth", halve)
+    for path, types in ((official, "float32"), (half, "float16")):
+        assert call(weights, "show", path, "--json") == 0
+        assert json.loads(capsys.readouterr().out)["types"] == types
+    assert call(weights, "import", half, tmp_path / "out.safetensors", "--model", "mini") == 0
+
+
+def test_why_a_checkpoint_is_refused_is_said_without_torchs_advice_to_trust_it(tmp_path):
+    for content, said in (({"state_dict": torch.nn.Linear(2, 2)}, "Linear"), (b"no checkpoint at all", "operand")):
+        source = tmp_path / "bad.pth"
+        source.write_bytes(content) if isinstance(content, bytes) else torch.save(content, source)
+        with pytest.raises(WeightsError, match=said) as refused:
+            call(weights, "show", source)
+        assert "trust" not in str(refused.value)
+
+
+@pytest.mark.parametrize("core", ["core", "_core"])
+def test_what_mmcv_tells_of_the_run_is_passed_over(core, official, tmp_path):
+    """The best AP so far is a number of numpy's, which torch refuses; numpy 1 and 2 have it in another place."""
+    state = torch.load(official, weights_only=True)["state_dict"]
+    plain, source = tmp_path / "plain.pth", tmp_path / "mmcv.pth"
+    told = {"hook_msgs": {"best_score": np.float64(0.755), "others": np.arange(3)}}
+    torch.save({"meta": told, "state_dict": state}, plain, pickle_protocol=2)
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(source, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name).replace(b"numpy._core.", f"numpy.{core}.".encode()))
+    assert call(weights, "import", source, tmp_path / "out.safetensors", "--model", "mini") == 0
+
+
 @pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
 def test_a_truncated_checkpoint_is_refused(keep, official, tmp_path):
     data, cut = official.read_bytes(), tmp_path / "cut.pth"
@@ -412,6 +444,17 @@ def test_explain_with_nobody_in_sight(photograph, tmp_path, capsys, monkeypatch)
     monkeypatch.setattr(explain, "_detect", lambda *_: (np.zeros((0, 4)), "hog"))
     assert call(explain, photograph, "--model", "mini", "--weights", "random", "--output", tmp_path / "o") == 1
     assert "--boxes full" in capsys.readouterr().out
+
+
+def test_explain_looks_as_closely_as_a_run():
+    """At people whom the usual look does not find."""
+    bus = read_photograph(SHOTS[0].photograph)
+    image = np.full((960, 1280, 3), 127, np.uint8)
+    small = cv2.resize(bus, None, fx=0.16, fy=0.16, interpolation=cv2.INTER_AREA)
+    image[400 : 400 + len(small), 500 : 500 + small.shape[1]] = small
+    boxes, found_by = explain._detect(image, "bundled", "cpu", True)
+    assert len(boxes) >= 2
+    assert found_by.startswith("bundled")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a picture"], ids=["missing", "empty", "text"])
