@@ -189,9 +189,24 @@ def open_safetensors(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors in float32 and metadata of a file; raises WeightsError, see `open_safetensors`."""
+    """Tensors in float32 and metadata of a file.
+
+    Raises:
+        WeightsError: see `open_safetensors`; or a number in it is not finite.
+    """
     with open_safetensors(path) as (file, metadata):
-        return {key: file.get_tensor(key).float() for key in file.keys()}, metadata  # noqa: SIM118 (no mapping)
+        tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (no mapping)
+    _check_finite(tensors, path)
+    return tensors, metadata
+
+
+def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """With NaN among them a network finds nothing, and nothing would say why."""
+    if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise WeightsError(
+            f"{path} holds numbers that are not finite ({bad[0]}; {len(bad)} of {len(tensors)} tensors); its training "
+            "went astray, or the file is damaged: take an earlier checkpoint"
+        )
 
 
 def stated(metadata: Mapping[str, str], name: str, path: Path, usual: float, accepted: tuple[float, float]) -> float:
@@ -304,6 +319,7 @@ def read_released(path: Path) -> dict[str, Tensor]:
     data = data.get("state_dict", data) if isinstance(data, dict) else data
     if not isinstance(data, dict) or not data or not all(isinstance(v, Tensor) for v in data.values()):
         raise WeightsError(f"{path} holds no table of tensors; a released checkpoint (its `state_dict`) is wanted")
+    _check_finite(data, path)
     return {str(key): value for key, value in data.items()}
 
 

@@ -336,6 +336,19 @@ def test_why_a_checkpoint_is_refused_is_said_without_torchs_advice_to_trust_it(t
         assert "trust" not in str(refused.value)
 
 
+def test_weights_that_are_not_finite_are_refused(official, tmp_path):
+    from sharpose_rt.models.weights import load_model, save_weights
+
+    astray = lambda state: next(iter(state.values())).fill_(torch.nan)  # noqa: E731
+    checkpoint, ours = _changed(official, tmp_path / "nan.pth", astray), tmp_path / "nan.safetensors"
+    model, _ = load_model("mini", "random")
+    next(iter(model.parameters())).data.fill_(torch.inf)
+    save_weights(model, ours)
+    for path in (checkpoint, ours):
+        with pytest.raises(WeightsError, match=r"not finite \(.*; 1 of \d+ tensors\)"):
+            load_model("mini", str(path))
+
+
 @pytest.mark.parametrize("core", ["core", "_core"])
 def test_what_mmcv_tells_of_the_run_is_passed_over(core, official, tmp_path):
     """The best AP so far is a number of numpy's, which torch refuses; numpy 1 and 2 have it in another place."""
