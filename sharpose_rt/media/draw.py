@@ -30,7 +30,7 @@ _BRIGHT: Colour = (245, 245, 245)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _SHIFT = 4  # OpenCV draws at sixteenths of a pixel
 _DASHES = 4
-_MAX_TRAIL = 128  # points a track; a trail of one second at 120 fps
+_MOST_STEPS = 120  # of a trail, whatever its length in time: a second at 120 fps
 
 
 class Painter:
@@ -184,7 +184,10 @@ class Painter:
             if track_id > 0 and 2 * len(torso) > len(self._torso):
                 x, y = poses.keypoints[index, torso].mean(axis=0).tolist()
                 if np.isfinite(x + y):
-                    self._trails.setdefault(track_id, deque(maxlen=_MAX_TRAIL)).append((pts_s, x, y))
+                    trail = self._trails.setdefault(track_id, deque())
+                    if len(trail) > 1 and trail[-1][0] - trail[-2][0] < self.config.trail_s / _MOST_STEPS:
+                        trail.pop()
+                    trail.append((pts_s, x, y))
         for track_id, trail in list(self._trails.items()):
             while trail and trail[0][0] < pts_s - self.config.trail_s:
                 trail.popleft()

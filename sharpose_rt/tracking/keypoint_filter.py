@@ -45,6 +45,8 @@ MAX_REJECTED = 2
 """So many outliers in a row are a jump that is followed at once."""
 LONGEST_STEP_S = 0.5
 """A state lives at least so long without measurements: two frames of a slow source belong together, a jump not."""
+TICKS_S = 0.002
+"""Times of two frames may lie so much further apart than the frames: each is rounded, in Matroska to a millisecond."""
 LEAST_SCORE = 0.05
 """Scores below count as this one in the measurement's standard deviation."""
 
@@ -89,7 +91,7 @@ def box_size(bboxes_xyxy: NDArray[np.floating]) -> Float64:
 def fade(config: SmoothConfig, age_s: Float64) -> Float64:
     """Share of the score that is left `age_s` seconds after a measurement: 1 while held, then down to 0."""
     if config.fade_s == 0:
-        return (age_s <= config.hold_s).astype(np.float64)
+        return (age_s <= config.hold_s + TICKS_S).astype(np.float64)
     return np.clip(1 - (age_s - config.hold_s) / config.fade_s, 0, 1)
 
 
@@ -105,7 +107,7 @@ class KeypointFilter:
 
     def __init__(self, config: SmoothConfig, keypoint_count: int, *, coast: bool = True) -> None:
         self.config, self.coast = config, coast
-        self.life_s = max(config.hold_s + config.fade_s, LONGEST_STEP_S)
+        self.life_s = max(config.hold_s + config.fade_s, LONGEST_STEP_S) + TICKS_S
         self.pts_s: float | None = None
         t, k = 0, keypoint_count
         self.track_ids = np.zeros(t, np.int64)

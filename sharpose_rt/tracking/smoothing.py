@@ -16,7 +16,7 @@ from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.tracking import kalman, rows
 from sharpose_rt.tracking.camera import Camera, moved_box
 from sharpose_rt.tracking.kalman import Float64, Motion
-from sharpose_rt.tracking.keypoint_filter import Bool, FilterStep, KeypointFilter, box_size, choose, fade
+from sharpose_rt.tracking.keypoint_filter import TICKS_S, Bool, FilterStep, KeypointFilter, box_size, choose, fade
 from sharpose_rt.types import Float32, Poses
 
 LEAST_SHOWN = 1e-3
@@ -154,7 +154,8 @@ def rts_smooth(
                 continue
             gap_s = after[track_id].pts_s - seen[track_id].pts_s
             one = _between(track_id, seen[track_id], after[track_id], pts_s, points[row], scores[row])
-            if gap_s < config.hold_s + config.fade_s and _goes_on(one, seen[track_id], gap_s, parts[0], skeleton):
+            short = gap_s < config.hold_s + config.fade_s - TICKS_S
+            if short and _goes_on(one, seen[track_id], gap_s, parts[0], skeleton):
                 parts.append(one)
         after |= _looks(poses, pts_s, after)
         smoothed.append(rows.join(parts))
@@ -218,7 +219,7 @@ def _goes_on(one: Poses, seen: _Seen, gap_s: float, present: Poses, skeleton: Sk
     one, present, sigmas = one.first(skeleton.body), present.first(skeleton.body), skeleton.sigmas[: skeleton.body]
     whom, size = present.keypoints, area(one.bboxes_xyxy)
     alike = same_poses(one.keypoints, one.keypoint_scores, whom, size, sigmas, LEAST_SHOWN)
-    return gap_s <= seen.pts_s - seen.since_s and not alike.any()
+    return gap_s <= seen.pts_s - seen.since_s + TICKS_S and not alike.any()
 
 
 def _advance(

@@ -494,6 +494,28 @@ def test_trails_stay_where_people_went_when_the_camera_moves(browser: playwright
     assert max(abs(value) for point in points for value in point) < 1e-6
 
 
+@pytest.mark.parametrize("zoom", [1.005, 0.995])
+def test_trails_outlast_a_camera_that_drives_on(browser: playwright.Browser, zoom: float) -> None:
+    """Ten minutes of half a percent a frame are more than numbers hold."""
+    follow = """async zoom => {
+        const { Figures } = await import("/assets/figure.js");
+        const figures = new Figures({ limbs: [], keypoints: ["left_hip"] });
+        const camera = [[zoom, 0, 640 * (1 - zoom)], [0, zoom, 360 * (1 - zoom)]], points = [];
+        let record;
+        for (let n = 0; n < 15000; n++) {
+            record = { pts_s: n / 25, people: [{ track_id: 1, keypoints: [[700, 400, 1]] }], ...(n ? { camera } : {}) };
+            figures.follow(record, record.pts_s);
+        }
+        const note = (x, y) => points.push([x, y]), nothing = () => {};
+        figures.drawTrails({ moveTo: note, lineTo: note, beginPath: nothing, stroke: nothing }, record, 1, {});
+        return points;
+    }"""
+    with _serving(moving=False) as (server, _), _page(browser, server.url) as page:
+        points = page.evaluate(follow, zoom)
+    np.testing.assert_allclose(points[-1], (700, 400), atol=1e-3)
+    np.testing.assert_allclose(points[0], (640 + 60 * zoom**50, 360 + 40 * zoom**50), atol=1e-3)
+
+
 def test_who_has_been_gone_for_long_is_forgotten(browser: playwright.Browser) -> None:
     with _serving(moving=False) as (server, run), _page(browser, server.url) as page:
         for frame_id, age in ((5 * 25, "5 s"), (100 * 25, "100 s"), (300 * 25, "0 s")):

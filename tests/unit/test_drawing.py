@@ -252,6 +252,15 @@ def test_trail_ends_with_the_track_and_memory_is_bounded() -> None:
     assert not painter._trails
 
 
+@pytest.mark.parametrize(("fps", "trail_s"), [(30, 1.0), (240, 1.0), (30, 10.0), (1000, 0.5)])
+def test_a_trail_is_as_long_as_it_is_said_to_be(fps: int, trail_s: float) -> None:
+    painter = Painter(COCO17, DrawConfig(trail_s=trail_s))
+    trail_of(painter, [n / fps for n in range(round(1.3 * trail_s * fps))], step_px=0.1)
+    (trail,) = painter._trails.values()
+    assert 0.95 * trail_s < trail[-1][0] - trail[0][0] <= trail_s
+    assert len(trail) <= 128
+
+
 def test_time_that_starts_anew_forgets_trails() -> None:
     painter = Painter(COCO17, DrawConfig(trail_s=10))
     trail_of(painter, [5.0, 5.1, 5.2])

@@ -261,6 +261,19 @@ class TestBothWays:
         assert [len(out[i]) for i in gap] == (carried if smooth is run else [min(carried)] * 3)
         assert all(len(poses) == 1 for i, poses in enumerate(out) if i not in gap)
 
+    @pytest.mark.parametrize("decimals", [15, 6, 3], ids=["exact", "stream", "matroska"])
+    @pytest.mark.parametrize("fps", [25, 30])
+    def test_rounded_times_change_nobody_who_is_carried_on(self, smooth, fps, decimals):
+        """Somebody is there as long as they are missing, here or there in a clip; rts fills none of 0.6 s."""
+        one = people(shape(np.random.default_rng(2))[None], [7])
+        short, long = range(6, 11 if smooth is run else 10), range(40, 40 + round(0.6 * fps) - 1)
+        filled = set()
+        for begin in range(1, 9):
+            times = [round((begin + i) / fps, decimals) for i in range(62)]
+            out = smooth([(t, Poses.empty(K) if i in short or i in long else one) for i, t in enumerate(times)])
+            filled.add(tuple(sum(len(out[i]) for i in gap) for gap in (short, long)))
+        assert filled == {(len(short), len(long) if smooth is run else 0)}
+
     def test_nobody_is_carried_on_in_the_pose_of_another_who_is_there(self, smooth):
         """The tracker shows two tracks of one person as one; who only stands near is carried on."""
         rng = np.random.default_rng(3)
@@ -339,6 +352,15 @@ def test_unmeasured_keypoint_is_held_then_fades():
     for poses in out[10:15]:
         np.testing.assert_allclose(poses.keypoints[0, 9], body[9], atol=1)
     np.testing.assert_allclose(out[-1].keypoints[0, 9], wrong[9])  # nothing known: the raw one, with score 0
+
+
+def test_without_fading_a_keypoint_is_held_for_as_many_frames_everywhere():
+    config, body = replace(CONFIG, hold_s=0.2, fade_s=0.0), shape(np.random.default_rng(4))
+    held = set()
+    for begin in range(12):
+        frames = [((begin + i) / 25, people(body[None], [1], 0.8 if i < 8 else 0.05)) for i in range(16)]
+        held.add(sum(bool(poses.keypoint_scores.any()) for poses in run(frames, config)))
+    assert held == {8 + 5}
 
 
 def test_missing_person_fades_and_goes():

@@ -3,6 +3,7 @@
 export const STAGES = { coarse: "#4cc9f0", fine: "#ffb84d", predicted: "#a9b4c2" };
 export const SIDES = { left: "#28aaff", right: "#ff8c1e", centre: "#e1ebe1" };
 const MIN_SCORE = 0.3, OUTLINE = "#0b0f14d0", REGION = "#bebebe", TRAIL_S = 2;
+const LARGEST = 1e6;  // so many times larger or smaller, and numbers still tell a thousandth of a pixel
 
 // The same colours as on the annotated video: the golden ratio spreads the hues.
 export function trackColour(id) {
@@ -35,6 +36,8 @@ const ENDS = {
 };
 
 // Affine maps, [[a, b, c], [d, e, f]]: (x, y) to (ax + by + c, dx + ey + f).
+const STILL = [[1, 0, 0], [0, 1, 0]];
+const zoom = ([[a, b], [d, e]]) => Math.sqrt(Math.abs(a * e - b * d));
 const moved = ([[a, b, c], [d, e, f]], x, y) => [a * x + b * y + c, d * x + e * y + f];
 
 function chained(first, [[a, b, c], [d, e, f]]) {
@@ -68,15 +71,17 @@ export class Figures {
     const triples = Object.entries(ENDS).flatMap(([joint, [first, last]]) =>
       ["left", "right"].map(which => [first, joint, last].map(part => header.keypoints.indexOf(`${which}_${part}`))));
     this.joints = triples.filter(places => !places.includes(-1));
-    this.trails = new Map();  // track_id: [pts_s, x, y] oldest first, where they were in the first picture
-    this.place = [[1, 0, 0], [0, 1, 0]];  // where a point of that is now: the camera moves
+    this.trails = new Map();  // track_id: [pts_s, x, y] oldest first, where they were in the picture of `part`
+    this.place = STILL;  // where a point of that is now: the camera moves
+    this.part = 0;
   }
 
   // Takes in a frame for the trails, shown or not; kept are those of the frame at `shown_s`, and of the newest.
   follow(record, shown_s) {
     if (record.new_scene) this.trails.clear();
     if (record.camera) this.place = chained(this.place, record.camera);
-    record.place = this.place;
+    if (!(Math.abs(Math.log(zoom(this.place))) < Math.log(LARGEST))) this.beginPart();
+    Object.assign(record, { place: this.place, part: this.part });
     const back = inverse(this.place);
     for (const person of record.people) {
       const seen = this.torso.map(k => person.keypoints[k]).filter(point => point[2] >= MIN_SCORE);
@@ -91,6 +96,15 @@ export class Figures {
       if (left.length) this.trails.set(id, left);
       else this.trails.delete(id);
     }
+  }
+
+  // Trails go on from where they are now, before a camera that drives on and on has made numbers too large to tell.
+  beginPart() {
+    for (const [id, trail] of this.trails) {
+      this.trails.set(id, trail.map(([pts_s, x, y]) => [pts_s, ...moved(this.place, x, y)]));
+    }
+    this.place = STILL;
+    this.part += 1;
   }
 
   // `unit`: source pixels that are one pixel on the screen, so that lines keep their width.
@@ -208,6 +222,7 @@ export class Figures {
   }
 
   drawTrails(context, record, unit, options) {
+    if (record.part !== this.part) return;  // of before it: where they were there cannot be told any more
     for (const [id, trail] of this.trails) {
       const part = trail.filter(([pts_s]) => pts_s <= record.pts_s)
         .map(([pts_s, x, y]) => [pts_s, ...moved(record.place, x, y)]);
