@@ -176,6 +176,7 @@ class Run:
             "latency_ms": t.latency_ms(),
             "damaged": self.source.faults.damaged,
             "cut_off": self.source.faults.cut_off,
+            "times_lost": t.losses,  # of a run of weeks more than are listed
             "losses": [vars(loss) for loss in self.source.losses],
             "pipeline": stats,
             **self.people.figures(),

@@ -22,6 +22,9 @@ from sharpose_rt.live.address import VideoTarget
 from sharpose_rt.media.h264 import TIME_BASE, add_h264, as_frame
 
 _KEYFRAME_S = 1.0  # whoever begins to look waits half as long
+# Both ends of the pipe would keep a note of each place that one can begin at, of which there are many a second, for as
+# long as the connection lasts: half a gigabyte a day. In a pipe nobody begins later; FFmpeg calls it experimental.
+_NO_PLACES = {"syncpoints": "none", "write_index": "0", "strict": "experimental"}
 
 
 class Relay:
@@ -66,7 +69,8 @@ class Relay:
         job = {"url": target.url, "format": target.format, "options": target.options}
         try:
             self._pipe.write(json.dumps(job).encode() + b"\n")
-            self._container: Any = av.open(self._pipe, "w", format="nut", options={"flush_packets": "1"})
+            options = {"flush_packets": "1", **_NO_PLACES}
+            self._container: Any = av.open(self._pipe, "w", format="nut", options=options)
             self._stream = add_h264(self._container, self._size_wh, fps, encoder)
         except BaseException:
             self.kill()

@@ -14,6 +14,9 @@ from sharpose_rt.types import Frame
 
 CATCH_UP = 0.25
 """Share of a step by which a broadcast that was waited for is played faster, until it is in the present again."""
+DRIFT = 3e-4
+"""The same at all times: where the clock of the one who sends is faster than ours, by which no two differ as much, what
+is shown would grow older every day, until the pieces that are wanted are gone."""
 
 
 class PacedSource(Source):
@@ -75,9 +78,10 @@ class PacedSource(Source):
             # What had to be waited for because it was played faster was not there yet: that is the present.
             self._behind_s = max(0.0, late_s - self._caught_up_s) if self.inner.info.live else 0.0
             self._caught_up_s = 0.0
-        elif self._behind_s > 0:
-            taken_s = min(self._behind_s, CATCH_UP * max(0.0, frame.pts_s - self._last_s))
-            self._start_s -= taken_s
+        elif self.inner.info.live:
+            step_s = max(0.0, frame.pts_s - self._last_s)
+            taken_s = min(self._behind_s, CATCH_UP * step_s)
+            self._start_s -= taken_s + DRIFT * step_s
             self._behind_s -= taken_s
             self._caught_up_s += taken_s
         self._last_s = frame.pts_s

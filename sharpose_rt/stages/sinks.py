@@ -138,6 +138,9 @@ class StreamSink:
                 self._writer.end(status, frames, dropped)
 
 
+_SET_BACK_S = 1.0  # by which a clock may be corrected within a part
+
+
 class Part(NamedTuple):
     """A finished part of a run: its closed outputs, how many frames they hold, media times of the first and last."""
 
@@ -154,7 +157,8 @@ class PartedSink:
 
     Args:
         split_s: length of a part. Of a file it is media time from the first frame on; of a live source parts begin at
-            its multiples on the wall's clock, so that those of 3600 s are of one hour each.
+            its multiples on the wall's clock, so that those of 3600 s are of one hour each; and where that clock was
+            set back to before a part, as on a machine whose own was wrong until it reached a time server.
         begin: opens the outputs of the part that begins with this frame.
         end: told of a part once its outputs are closed, or were tried to be.
         live: see `split_s`.
@@ -171,7 +175,7 @@ class PartedSink:
         self.path: Path | None = None
         self._split_s, self._begin, self._end, self._live = split_s, begin, end, live
         self._sinks: list[Sink] = []
-        self._due_s = -math.inf
+        self._begun_s, self._due_s = -math.inf, -math.inf
         self._first = self._frames = self._dropped = 0
         self._first_s = self._last_s = 0.0
 
@@ -179,7 +183,8 @@ class PartedSink:
         """Hand it to the part that it belongs to."""
         frame = packet.frame
         now_s = captured_at(frame)[0].timestamp() if self._live else frame.pts_s
-        if now_s >= self._due_s:
+        if now_s >= self._due_s or now_s < self._begun_s - _SET_BACK_S:
+            self._begun_s = now_s
             self._due_s = _next_on_clock(now_s, self._split_s) if self._live else self._next_due_s(now_s)
             self._finish("complete")
             self._first = frame.frame_id - frame.dropped_before

@@ -240,6 +240,9 @@ def test_parts_keep_to_their_grid_behind_a_gap() -> None:
         (3600, "2026-10-25T00:30 00:59 01:00 01:59 02:00", "00:30 01:00 02:00"),
         (600, "2026-10-25T00:55 01:05 01:09 01:10 01:11", "00:55 01:05 01:10"),
         (86400, "2026-10-25T00:30 01:30 22:30 23:00", "00:30 23:00"),  # on summer time till one, then no longer
+        # A clock that ran ahead until a time server was asked, and one that was corrected by a moment.
+        (3600, "2026-01-31T14:10 14:50 12:20 12:59 13:00 13:00 14:00", "14:10 12:20 13:00 14:00"),
+        (3600, "2026-01-31T14:00 13:59:59.5 14:30", "14:00"),
     ],
 )
 def test_parts_of_a_live_source_begin_as_the_clock_strikes(

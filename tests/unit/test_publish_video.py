@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import queue
 import re
 import socket
@@ -26,7 +28,7 @@ from sharpose_rt.config import LiveConfig, RunConfig
 from sharpose_rt.errors import ConfigError, SourceError
 from sharpose_rt.live import VideoPublisher, VideoTarget, parse_video_target
 from sharpose_rt.live import video as video_module
-from sharpose_rt.live.relay import Relay
+from sharpose_rt.live.relay import Relay, _Pipe
 from sharpose_rt.live.relay_process import _Silence
 from sharpose_rt.media import Painter
 from sharpose_rt.media.h264 import add_h264, as_frame
@@ -259,6 +261,22 @@ def test_whoever_comes_late_waits_a_second_however_few_pictures_there_are() -> N
         with connection, connection.makefile("rb") as file, av.open(file, format="mpegts") as container:
             keys = [float(p.pts * p.time_base) for p in container.demux(video=0) if p.is_keyframe and p.size]
     assert np.subtract(keys, keys[0]).tolist() == pytest.approx([0, 1, 2, 3, 4])
+
+
+def test_a_connection_of_weeks_has_both_ends_of_its_pipe_remember_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent, noise, write = Bytes(), np.random.default_rng(0), _Pipe.write
+    monkeypatch.setattr(_Pipe, "write", lambda pipe, data: sent.write(write(pipe, data) and data))
+    relay = Relay(replace(parse_video_target("tcp://127.0.0.1:9"), url=os.devnull), (320, 240), 25, RunConfig())
+    del sent[:]  # the job
+    times_s = [*np.arange(40) / 25, 7200.0, 7200.01, 1e6]  # its source is gone for hours, and for days
+    for time_s in times_s:
+        relay.write(noise.integers(0, 256, (240, 320, 3), np.uint8), time_s)
+    relay.close()
+    assert len(sent) > 300_000
+    assert sent.count(bytes.fromhex("4E4BE4ADEECA4569")) == 1  # where one can begin, each of which is kept in memory
+    with av.open(io.BytesIO(sent), format="nut") as container:
+        told_s = [float(p.pts * p.time_base) for p in container.demux(video=0) if p.size]
+    assert told_s == pytest.approx(times_s, abs=1e-4)
 
 
 def test_a_server_that_goes_is_connected_again(caplog: pytest.LogCaptureFixture) -> None:
