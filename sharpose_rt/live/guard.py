@@ -35,7 +35,7 @@ _HEADERS = {
 }
 
 _PREFLIGHT = {"Access-Control-Allow-Methods": "GET", "Access-Control-Allow-Headers": "Authorization"}
-_FOR_GUESTS = ("/skeletons", "/view", "/api/")
+_FOR_GUESTS = ("/skeletons", "/view", "/api/", "/picture.jpg", "/video.mjpg")
 _OF_PROXIES = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via")
 _TOLD = 32  # refusals in the log: what is no browser may name a new origin each time
 _REFUSED = "sharpose_rt.refused"  # in the scope of a request or socket, which its connection keeps
@@ -105,11 +105,12 @@ class Guard:
     """Lets a request through to `app`, or answers 401 or 403 (4401 or 4403 on a WebSocket) and nothing else.
 
     * A page of another origin is refused, whatever it brings, unless it is one of `listen.origins`: those are guests,
-      who may use the sockets and /api.
+      who may use the sockets, the pictures and /api.
     * Without a token only names of this machine are answered, so that no foreign name can be pointed at it
       (DNS rebinding), and nothing that a proxy says it passes on: a proxy calls us by such a name for everybody.
     * The token comes as `Authorization: Bearer`, as `?token=`, or as the cookie that a first visit of the page with
-      `?token=` sets, which also takes it out of the address.
+      `?token=` sets, which also takes it out of the address. Links on other sites lead in with it, the first
+      visit's too (`lax`); with what else such a page asks for it does not go.
     """
 
     def __init__(self, app: ASGIApp, listen: Listen) -> None:
@@ -162,7 +163,7 @@ class Guard:
     def _foreign(self, origin: str) -> str:
         """Why a page of another origin is refused; of each the log says it once."""
         if origin in self._listen.origins:
-            why = f"pages of {_short(origin)} may ask for {', '.join(_FOR_GUESTS)} alone"
+            why = f"pages of {_short(origin)} may ask for skeletons, pictures and /api alone"
         elif origin == "null":
             why = "a page from a file has no origin; serve it over HTTP, and give its address to --allow-origin"
         else:
@@ -178,7 +179,7 @@ class Guard:
         wanted = self._listen.token.encode()
         kind, _, bearer = headers.get("authorization", "").partition(" ")
         given = [bearer.strip()] if kind.lower() == "bearer" else []
-        given += [value for key, value in _query(scope) if key == "token"]
+        given += [value for plus in ("+", "%2B") for key, value in _query(scope, plus) if key == "token"]
         if (cookie := _cookie(headers, self._cookie_name(headers))) is not None:
             given.append(cookie)
         return any(hmac.compare_digest(token.encode(), wanted) for token in given)
@@ -192,7 +193,7 @@ class Guard:
         answer = RedirectResponse(page + (f"?{urlencode(rest)}" if rest else ""), status_code=303)
         https = "https" in (scope["scheme"], headers.get("x-forwarded-proto"))
         name, value = self._cookie_name(headers), self._listen.token.encode().hex()
-        answer.set_cookie(name, value, secure=https, httponly=True, samesite="strict", path="/")
+        answer.set_cookie(name, value, secure=https, httponly=True, samesite="lax", path="/")
         return answer
 
     @staticmethod
@@ -211,8 +212,9 @@ def _short(text: str) -> str:
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
-def _query(scope: Scope) -> list[tuple[str, str]]:
-    return parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+def _query(scope: Scope, plus: str = "+") -> list[tuple[str, str]]:
+    """What was asked for; a `+` is a space, and with `%2B` itself, as in a token of base64 that was typed as it is."""
+    return parse_qsl(scope["query_string"].decode("latin-1").replace("+", plus), keep_blank_values=True)
 
 
 def _cookie(headers: Headers, name: str) -> str | None:

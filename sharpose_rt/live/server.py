@@ -15,6 +15,7 @@ from sharpose_rt.live.address import Listen
 from sharpose_rt.live.hub import Hub
 
 log = logging.getLogger("sharpose_rt")
+_UVICORN = logging.getLogger("uvicorn.error")
 
 _SEND_BUFFER = 256 << 10  # bytes the system holds for a slow viewer: about one picture, not seconds of them
 _BACKLOG = 32  # all that wait are let in at once, before one can be sent away
@@ -64,6 +65,7 @@ class LiveServer:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="serve")
 
     def __enter__(self) -> LiveServer:
+        _UVICORN.addFilter(self._is_news)
         self._thread.start()
         log.info("view: %s%s", self.url, " (add ?token=..., once)" if self._listen.token else "")
         return self
@@ -72,13 +74,20 @@ class LiveServer:
         self.hub.close()
         self._server.should_exit = True
         self._thread.join()
+        _UVICORN.removeFilter(self._is_news)
         self._executor.shutdown()
         self._socket.close()
+
+    def _is_news(self, _: logging.LogRecord) -> bool:
+        """Not that a viewer who takes nothing has to be cut off at the end, for which uvicorn has a traceback."""
+        return not self.hub.closed
 
     async def _main(self) -> None:
         self.hub.attach(asyncio.get_running_loop())
         try:
             await self._server.serve(sockets=[self._socket])
+            for left in self._server.server_state.connections:
+                left.transport.abort()  # closing it goes on until its viewer takes something, which may be never
         finally:
             self.hub.attach(None)
 

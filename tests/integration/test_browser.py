@@ -5,18 +5,21 @@ from __future__ import annotations
 import io
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from live_world import Run
+from live_world import Run, header, info, packet
 
 from sharpose_rt.live import Hub, Listen, LiveServer
 from sharpose_rt.skeleton import HALPE26
-from sharpose_rt.skeletons import StreamReader, angle_names, joint_angles, validate
+from sharpose_rt.skeletons import Header, StreamReader, angle_names, joint_angles, validate
+from sharpose_rt.stages import StreamSink
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
@@ -418,6 +421,100 @@ def test_a_source_that_comes_late_can_be_chosen(browser: playwright.Browser) -> 
         assert page.locator("#sources").input_value() == "yard"
 
 
+def test_the_choice_of_a_source_stays_when_others_come(browser: playwright.Browser) -> None:
+    hub = Hub()
+    with LiveServer(hub, Listen("127.0.0.1", 0)) as server, _page(browser, server.url) as page:
+        for number, stem in enumerate(("hall", "door", "yard"), 1):
+            Run(hub, stem=stem, live=True).step()
+            _until(page, f"sources.length === {number}")
+            if stem == "door":
+                page.focus("#sources")
+                page.select_option("#sources", "door")
+                _until(page, "source.textContent === 'door.mp4'")
+        assert page.evaluate("[document.activeElement.id, sources.value]") == ["sources", "door"]
+
+
+def test_long_names_leave_room_for_the_rest(browser: playwright.Browser) -> None:
+    hub, inside = Hub(), "[...document.querySelectorAll('.tile > span')].map(e => e.lastChild.getBoundingClientRect())"
+    hub.publishers.append(lambda: {"to": f"rtmp://{'a' * 80}/live", "state": "sending", "sent": 5, "dropped": 0})
+    with LiveServer(hub, Listen("127.0.0.1", 0)) as server, _page(browser, server.url) as page:
+        page.set_viewport_size({"width": 390, "height": 844})
+        for letter in "ab":
+            Run(hub, stem=letter * 200, live=True).step()
+        _until(page, "!sources.hidden")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert page.evaluate("facts.lastChild.textContent") == "sending, 5 sent"
+        assert page.evaluate("facts.lastChild.clientWidth") >= 100
+        page.goto(f"{server.url}wall")
+        _until(page, "document.querySelectorAll('.tile').length === 2")
+        assert all(box["right"] <= 390 and box["width"] > 50 for box in page.evaluate(f"{inside}.map(b => b.toJSON())"))
+
+
+def test_a_low_window_can_be_scrolled_to_all_sources(browser: playwright.Browser) -> None:
+    hub, tiles = Hub(), "[...document.querySelectorAll('.tile')].map(e => e.getBoundingClientRect().toJSON())"
+    with LiveServer(hub, Listen("127.0.0.1", 0)) as server, _page(browser, f"{server.url}wall") as page:
+        page.set_viewport_size({"width": 1100, "height": 450})
+        for number in range(9):
+            Run(hub, stem=f"cam{number}", live=True).step()
+        _until(page, "document.querySelectorAll('.tile').length === 9")
+        boxes = page.evaluate(tiles)
+        assert all(lower["top"] >= upper["bottom"] for upper, lower in zip(boxes, boxes[3:], strict=False))
+        page.mouse.move(300, 300)
+        page.mouse.wheel(0, 2000)
+        _until(page, f"{tiles}[8].bottom <= innerHeight")
+
+
+def test_somebody_is_chosen_with_the_keyboard_and_hides_nobody_when_gone(browser: playwright.Browser) -> None:
+    with _serving(moving=False) as (server, run), _page(browser, server.url) as page:
+        _wait_for_frame(page)
+        page.locator("#list li").nth(2).focus()
+        page.keyboard.press("Enter")
+        _until(page, "list.children[2].ariaSelected === 'true'")
+        page.wait_for_timeout(200)
+        assert _near(_canvas(page), "#4cc9f0").sum() < 50  # the others stand back
+        run.people = 2
+        run.step()
+        _until(page, "list.children.length === 2")
+        page.wait_for_timeout(200)
+        assert _near(_canvas(page), "#4cc9f0").sum() > 200
+
+
+def test_a_picture_that_was_switched_off_does_not_come_back_under_others(browser: playwright.Browser) -> None:
+    with _serving() as (server, _), _page(browser, server.url) as page:
+        last = _wait_for_frame(page)
+        page.uncheck("#picture", force=True)
+        _wait_for_frame(page, above=last + 30)
+        page.click("#pause")
+        before = _canvas(page)
+        page.check("#picture", force=True)
+        page.wait_for_timeout(300)
+        assert np.abs(_canvas(page).astype(int) - before).mean() < 1
+
+
+def test_a_paused_picture_stays_as_it_is_when_another_run_begins(browser: playwright.Browser) -> None:
+    """The next file has another size, and another network's people."""
+    with _serving(moving=False) as (server, run), _page(browser, server.url) as page:
+        _wait_for_frame(page)
+        page.click("#pause")
+        _until(page, "state.textContent === 'paused'")
+        before, held = _canvas(page), page.evaluate(_READY)
+        run.end()
+        other = Header("next.mp4", (360, 640), 25.0, HALPE26, header().model, "none", "sharpose", "kalman", "0")
+        sink = StreamSink(None, other, replace(info("next"), size_wh=(360, 640)), live=True, taps=(server.hub,))
+        for number in range(held + 3):
+            sink.write(packet(number, people=0, size_wh=(360, 640)), "")
+            page.wait_for_timeout(50)
+        _until(page, "source.textContent === 'next.mp4' && facts.textContent.includes('360 × 640')")
+        page.keyboard.press("b")
+        page.keyboard.press("b")
+        page.wait_for_timeout(300)
+        assert page.evaluate(_READY) == held
+        assert np.abs(_canvas(page).astype(int) - before).mean() < 1
+        page.click("#pause")
+        _until(page, "list.textContent === 'nobody in sight'")
+        sink.close("complete", held + 3, 0)
+
+
 def test_keys_work_after_a_button_was_clicked(browser: playwright.Browser) -> None:
     with _serving(moving=False) as (server, _), _page(browser, server.url) as page:
         _wait_for_frame(page)
@@ -537,6 +634,49 @@ def test_a_connection_over_which_nothing_comes_is_given_up(
         _until(page, "state.textContent === 'live' || state.textContent === 'no frames'")
 
 
+@pytest.mark.parametrize("address", ["", "wall"])
+def test_a_connection_over_which_something_comes_is_kept(
+    browser: playwright.Browser, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """Over a slow line the figures come late, behind a picture. Where nothing comes, a source on the wall asks anew."""
+    monkeypatch.setattr("sharpose_rt.live.routes._STATUS_S", 1e3)
+    asked: list[str] = []
+    for moving in (True, False):
+        with _serving(moving=moving) as (server, _), _page(browser, "about:blank") as page:
+            page.on("websocket", lambda socket: asked.append(socket.url))
+            page.goto(server.url + address)
+            _until(page, "document.querySelector('main canvas')?.dataset.frameId > 0")
+            page.wait_for_timeout(8500)
+        assert len(asked) == 2 if moving else len(asked) > 4
+
+
+def test_nobody_waits_for_a_socket_that_does_not_open(browser: playwright.Browser) -> None:
+    silent = """globalThis.begun = 0;
+    globalThis.WebSocket = class {
+        static OPEN = 1;
+        readyState = 0;
+        constructor() { begun += 1; }
+        close() { this.onclose?.({ code: 1006 }); }
+    };"""
+    with _serving(moving=False) as (server, _), _page(browser, "about:blank") as page:
+        page.context.add_init_script(silent)
+        page.goto(server.url)
+        _until(page, "begun === 4")
+
+
+def test_a_wall_whose_server_falls_silent_or_wants_a_token_says_so(browser: playwright.Browser) -> None:
+    with _serving() as (server, _), _page(browser, f"{server.url}wall") as page:
+        _until(page, "state.textContent === '1 source'")
+        page.route("**/api/status", lambda _: None)
+        _until(page, "state.textContent === 'connection lost'")
+    with _serving(TOKEN) as (server, _), browser.new_context() as context:
+        page = context.new_page()
+        page.goto(f"{server.url}wall?token={TOKEN}")
+        _until(page, "state.textContent === '1 source'")
+        context.clear_cookies()
+        _until(page, "state.textContent.startsWith('a token is wanted') && !document.querySelector('.tile')")
+
+
 def test_other_sources_after_the_server_was_away(browser: playwright.Browser) -> None:
     hub, port = Hub(), 0
     with browser.new_context() as context:
@@ -597,6 +737,59 @@ def test_a_bad_token_gets_nothing(browser: playwright.Browser) -> None:
         assert page.url == server.url  # the secret is out of the address
         _wait_for_frame(page)
         assert page.evaluate("document.cookie") == ""  # and out of reach for scripts
+
+
+@contextmanager
+def _other_site() -> Iterator[tuple[str, Callable[[str], None]]]:
+    """Address of another site than http://127.0.0.1, and what takes the page that it shows."""
+    shown = [""]
+
+    class Site(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(shown[0].encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as site:
+        thread = threading.Thread(target=site.serve_forever)
+        thread.start()
+        yield f"http://localhost:{site.server_port}", lambda html: shown.__setitem__(0, html)
+        site.shutdown()
+        thread.join()
+
+
+def test_a_link_on_another_site_leads_in(browser: playwright.Browser) -> None:
+    with _serving(TOKEN) as (server, _), _other_site() as (address, show), browser.new_context() as context:
+        show(f"<a id=first href='{server.url}?token={TOKEN}'>1</a><a id=later href='{server.url}'>2</a>")
+        for link in ("#first", "#later"):
+            page = context.new_page()
+            page.goto(address)
+            page.click(link)
+            page.wait_for_url(server.url)
+            _wait_for_frame(page)
+
+
+def test_an_allowed_page_shows_the_pictures(browser: playwright.Browser) -> None:
+    with _other_site() as (address, show), LiveServer(Hub(), Listen("127.0.0.1", 0, TOKEN, (address,))) as server:
+        run = Run(server.hub, live=True)
+        run.step()
+        urls = [f"{server.url}{name}?token=correct+horse" for name in ("picture.jpg", "video.mjpg")]
+        show("".join(f"<img crossorigin src='{url}'>" for url in urls))
+        with browser.new_context() as context:
+            page = context.new_page()
+            page.goto(address, wait_until="commit")
+            for _ in range(100):
+                run.step()
+                page.wait_for_timeout(50)
+                if page.evaluate("[...document.images].map(image => image.naturalWidth).join()") == "640,640":
+                    break
+            else:
+                raise AssertionError("the pictures never came")
+        run.end()
 
 
 def test_the_page_fits_a_phone(browser: playwright.Browser) -> None:

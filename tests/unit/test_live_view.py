@@ -168,8 +168,15 @@ def test_three_ways_to_bring_the_token(hub: Hub, page: str) -> None:
     welcome = client.get(page, params={"token": TOKEN, "source": "a"})
     assert (welcome.status_code, welcome.headers["location"]) == (303, f"{page}?source=a")
     assert "httponly" in welcome.headers["set-cookie"].lower()
-    assert "samesite=strict" in welcome.headers["set-cookie"].lower()
+    assert "samesite=lax" in welcome.headers["set-cookie"].lower()
     assert client.get("/").status_code == 200
+
+
+def test_a_token_of_base64_is_taken_as_it_is_and_encoded(hub: Hub) -> None:
+    client = _client(hub, "ab+c d/e==")
+    for written in ("ab+c%20d/e==", "ab%2Bc+d%2Fe%3D%3D", "ab%2Bc%20d/e=="):
+        assert client.get(f"/healthz?token={written}").status_code == 200
+    assert client.get("/healthz?token=ab%20c%20d/e==").status_code == 401
 
 
 @pytest.mark.parametrize("host", ["[2001:db8::5]", "example.org", "[::1"])
@@ -227,10 +234,12 @@ def test_pages_of_an_allowed_site_use_the_skeletons(hub: Hub) -> None:
         asked = {"Origin": PAGE, "Access-Control-Request-Method": "GET"}
         ahead = client.options("/api/latest", headers=asked | {"Access-Control-Request-Headers": "authorization"})
         assert (ahead.status_code, ahead.headers["access-control-allow-headers"]) == (204, "Authorization")
+        picture = client.get(f"/picture.jpg{more}", headers={"Origin": PAGE})
+        assert (picture.status_code, picture.headers["access-control-allow-origin"]) == (200, PAGE)
         for path in ("/", "/metrics", "/nothing"):
             refused = client.get(path + more, headers={"Origin": PAGE})
             assert refused.status_code == 403
-            assert "may ask for /skeletons, /view, /api/ alone" in refused.text
+            assert "may ask for skeletons, pictures and /api alone" in refused.text
             assert "access-control-allow-origin" not in refused.headers
         for origin in ("http://localhost:5174", "https://localhost:5173", "http://evil.example", "null"):
             answer = client.get(f"/api/latest{more}", headers={"Origin": origin})
@@ -990,6 +999,22 @@ def test_too_many_sockets_leave_room_for_health_and_figures(
     while hub.viewers > 2 and time.monotonic() < until_s:
         time.sleep(0.02)
     assert json.loads(_follow(server, "/skeletons", clients).recv(10))["type"] == "header"
+
+
+@pytest.mark.timeout(60)
+def test_who_takes_nothing_at_the_end_leaves_no_trace_in_the_log(
+    hub: Hub, clients: ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    with LiveServer(hub, Listen("127.0.0.1", 0)) as server:
+        small = socket.create_connection(("127.0.0.1", int(server.url.rstrip("/").rpartition(":")[2])))
+        small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        _follow(server, "/skeletons", clients, sock=small, max_queue=1)
+        run = Run(hub, people=60)
+        for _ in range(150):
+            run.step()
+            time.sleep(0.01)
+        run.end()
+    assert [record for record in caplog.records if record.levelname != "INFO"] == []
 
 
 def test_closing_sends_everybody_away(hub: Hub, clients: ExitStack) -> None:

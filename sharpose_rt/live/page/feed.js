@@ -3,6 +3,7 @@
 import { Stream } from "./stream.js";
 
 const KEPT = 400;  // records, to find the one of a picture
+export const QUIET_S = 6;  // without a word, where a status comes twice a second: the other side is gone
 
 // Whether it is the record of the picture that is shown, which came before it: where nothing follows nothing else would.
 export const isLate = (record, shown) => Boolean(shown.bitmap) && record.frame_id === shown.frameId;
@@ -19,9 +20,12 @@ export class Feed {
     this.arrived = this.decoded = 0;  // pictures, counted as they come
     this.owed = 0;  // pictures that came, for which none was asked yet
     this.closed = false;
-    this.skeletons = new Stream(path("/skeletons", named), { text: (...line) => this.take(...line), lost, refused, open });
+    this.quiet = 0;  // seconds, but for those of a tab that sleeps
+    this.watch = setInterval(() => this.listen(), 1000);
+    const heard = () => { this.quiet = 0; };  // of either: over a slow line a picture holds up the figures behind it
+    this.skeletons = new Stream(path("/skeletons", named), { heard, text: (...line) => this.take(...line), lost, refused, open });
     this.view = new Stream(path("/view", small ? { ...named, small: 1 } : named), {
-      text: status, bytes: buffer => this.decode(buffer), refused,
+      heard, text: status, bytes: buffer => this.decode(buffer), refused,
       open: () => {
         this.owed = 0;
         handlers.back?.();
@@ -76,13 +80,16 @@ export class Feed {
     for (; this.owed > 0; this.owed--) this.view.send("next");
   }
 
-  drop() {
+  listen() {
+    if (++this.quiet < QUIET_S) return;
+    this.quiet = 0;
     this.skeletons.drop();
     this.view.drop();
   }
 
   close() {
     this.closed = true;
+    clearInterval(this.watch);
     this.skeletons.close();
     this.view.close();
     this.waiting?.bitmap.close();

@@ -64,6 +64,7 @@ export function fit(context, [w, h]) {
 
 export class Figures {
   constructor(header) {
+    this.size = header.frame_size_wh;
     this.limbs = header.limbs;
     this.sides = header.keypoints.map(side);
     this.small = header.keypoints.map(name => SMALL.test(name));
@@ -76,8 +77,11 @@ export class Figures {
     this.part = 0;
   }
 
-  // Takes in a frame for the trails, shown or not; kept are those of the frame at `shown_s`, and of the newest.
+  // Takes in a frame for the trails, shown or not; kept are those of the frame at `shown_s`, and of the newest. On a page
+  // that is paused it may be shown for longer than its run goes on: it says how it is drawn.
   follow(record, shown_s) {
+    record.figures = this;
+    record.frame_size_wh ??= this.size;
     if (record.new_scene) this.trails.clear();
     if (record.camera) this.place = chained(this.place, record.camera);
     if (!(Math.abs(Math.log(zoom(this.place))) < Math.log(LARGEST))) this.beginPart();

@@ -1,10 +1,10 @@
 // A WebSocket that comes back by itself, with pauses that grow, unless the server refused it.
 
-const REFUSED = new Map([[4401, "a token is wanted: open this page with ?token=…"], [4403, "refused by the server"]]);
-const FIRST_PAUSE_MS = 500, LONGEST_PAUSE_MS = 8000;
+export const REFUSED = new Map([[4401, "a token is wanted: open this page with ?token=…"], [4403, "refused by the server"]]);
+const FIRST_PAUSE_MS = 500, LONGEST_PAUSE_MS = 8000, OPEN_MS = 10_000;
 
 export class Stream {
-  // `handlers`: open(), text(object), bytes(ArrayBuffer), lost(), refused(reason)
+  // `handlers`: open(), heard(), text(object), bytes(ArrayBuffer), lost(), refused(reason)
   constructor(path, handlers) {
     this.path = path;
     this.handlers = handlers;
@@ -17,8 +17,13 @@ export class Stream {
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
     const socket = this.socket = new WebSocket(`${scheme}//${location.host}${this.path}`);
     socket.binaryType = "arraybuffer";
-    socket.onopen = () => this.handlers.open?.();
+    this.timer = setTimeout(() => socket.close(), OPEN_MS);  // nobody answers, not even that it is closed
+    socket.onopen = () => {
+      clearTimeout(this.timer);
+      this.handlers.open?.();
+    };
     socket.onmessage = ({ data }) => {
+      this.handlers.heard?.();
       this.pause = FIRST_PAUSE_MS;
       if (typeof data === "string") this.handlers.text?.(JSON.parse(data), data);
       else this.handlers.bytes?.(data);
@@ -30,6 +35,7 @@ export class Stream {
   }
 
   again() {
+    clearTimeout(this.timer);
     if (this.closed) return;
     this.handlers.lost?.();
     this.timer = setTimeout(() => this.connect(), this.pause * (0.7 + 0.3 * Math.random()));

@@ -6,7 +6,7 @@ import { CHOICES, DEFAULTS, remember, remembered, TOGGLES } from "./options.js";
 import { Plot } from "./plots.js";
 
 const $ = id => document.getElementById(id);
-const KEEP_S = 120, QUIET_S = 6;
+const KEEP_S = 120;
 const canvas = $("canvas"), context = canvas.getContext("2d");
 const latencyPlot = new Plot($("latency-plot"), [
   { key: "p95", colour: "#4cc9f066", fill: "#4cc9f018" }, { key: "p50", colour: "#4cc9f0" }],
@@ -19,7 +19,6 @@ let shown = { record: null, bitmap: null };
 let ticks = [], chosen = null, drawing = false;
 let presence = new Map();   // track_id: [first, last pts_s] it was seen at, who was seen last at the end
 let feed = null;
-let quiet = 0;                 // seconds without a status, of which two come each second; not those of a tab that sleeps
 
 const options = { ...DEFAULTS, ...remembered() };
 
@@ -44,6 +43,7 @@ function restart(next) {
   chosen = null;
   ended = null;
   if (!next || !paused || !shown.record) shown = { ...shown, record: null, bitmap: next ? shown.bitmap : null };
+  else shown.frameId = null;  // no number of this run
   showFacts();
   notice();
 }
@@ -59,7 +59,12 @@ function take(record, text) {
   greet(record);
   figures.follow(record, paused && shown.record ? shown.record.pts_s : record.pts_s);
   notice();
-  if (isLate(record, shown) || (!shown.bitmap ? !paused || !shown.record : !paused && !options.picture)) {
+  const late = isLate(record, shown);
+  if (!late && !paused && !options.picture) {  // or it would come back under the people of a later frame
+    shown.bitmap?.close();
+    shown.bitmap = null;
+  }
+  if (late || (!shown.bitmap && (!paused || !shown.record))) {
     shown.record = record;
     redraw();
   }
@@ -80,16 +85,16 @@ function greet({ pts_s, people }) {
 
 function takeStatus(next) {
   if (String(next.region) !== String(status?.region)) redraw();  // a still picture brings no other occasion
+  const told = status;
   status = next;
-  quiet = 0;
   ticks = [...ticks, ...next.ticks].slice(-240);
   const run = current(), select = $("sources");
   select.hidden = $("all").hidden = next.runs.length < 2;
   const names = next.runs.map(({ name }) => name);
-  if (String([...select.options].map(({ value }) => value)) !== String(names)) {
-    select.replaceChildren(...names.map(name => new Option(name, name)));
-  }
-  if (document.activeElement !== select) select.value = next.run;
+  const others = String([...select.options].map(({ value }) => value)) !== String(names);
+  if (others) select.replaceChildren(...names.map(name => new Option(name, name)));
+  // While somebody looks for another one, only what changes may move the choice.
+  if (others || next.run !== told?.run || document.activeElement !== select) select.value = next.run;
   if (next.run === null && names.length) return open(null);  // the one that was chosen is not there any more
   if (run) {
     put("fps", run.fps.toFixed(1));
@@ -159,7 +164,9 @@ function scene(target, unit) {
   target.save();
   target.translate(0.5, 0.5);  // (0, 0) is the centre of the first pixel
   if (status?.region.length) drawRegion(target, status.region, unit);
-  if (shown.record) figures.draw(target, shown.record, unit, { ...options, chosen });
+  const { record } = shown, there = record?.people.some(person => person.track_id === chosen);
+  // Nobody stands back behind one who has left, and whose choice nobody could take back.
+  record?.figures.draw(target, record, unit, { ...options, chosen: there ? chosen : null });
   target.restore();
 }
 
@@ -187,13 +194,14 @@ function showPeople(record) {
 }
 
 function newRow() {
-  const row = document.createElement("li");
+  const row = Object.assign(document.createElement("li"), { role: "option", tabIndex: 0 });
   row.innerHTML = '<i class="dot"></i><b></b><span class="tag"></span><meter min="0" max="1"></meter><span class="age"></span>';
   row.onclick = () => {
     const id = Number(row.dataset.id) || null;
     chosen = chosen === id ? null : id;
     redraw();
   };
+  row.onkeydown = ({ key }) => key === "Enter" && row.click();
   return row;
 }
 
@@ -370,11 +378,6 @@ addEventListener("keydown", event => {
   event.preventDefault();
   act();
 });
-setInterval(() => {
-  if (++quiet < QUIET_S) return;
-  quiet = 0;
-  feed.drop();
-}, 1000);
 new ResizeObserver(redraw).observe(canvas);
 open(new URLSearchParams(location.search).get("source"));
 applyOptions();

@@ -1,8 +1,9 @@
 // All sources side by side, each as it comes, drawn as was chosen on the page; a click opens one.
 
-import { Feed, isLate } from "./feed.js";
+import { Feed, isLate, QUIET_S } from "./feed.js";
 import { drawRegion, Figures, fit } from "./figure.js";
 import { DEFAULTS, remembered } from "./options.js";
+import { REFUSED } from "./stream.js";
 
 const ASK_MS = 1000;
 const WORDS = { waiting: "waiting for the source", lost: "source lost, looking for it", stalled: "no frames" };
@@ -72,7 +73,7 @@ class Tile {
     if (shown.bitmap && options.picture) context.drawImage(shown.bitmap, 0, 0, w, h);
     context.translate(0.5, 0.5);  // (0, 0) is the centre of the first pixel
     if (region.length) drawRegion(context, region, unit);
-    if (shown.record) this.figures.draw(context, shown.record, unit, options);
+    shown.record?.figures.draw(context, shown.record, unit, options);
     canvas.dataset.frameId = shown.record?.frame_id ?? "";
   }
 
@@ -111,9 +112,10 @@ function say(kind, text) {
 
 async function ask() {
   try {
-    const answer = await fetch("/api/status");
-    if (!answer.ok) throw new Error(answer.statusText);
-    show(await answer.json());
+    const answer = await fetch("/api/status", { signal: AbortSignal.timeout(1000 * QUIET_S) });
+    const reason = REFUSED.get(4000 + answer.status);  // a source that was refused does not ask again: it is shown anew
+    show(reason ? { runs: [], region: [] } : await answer.json());
+    if (reason) say("refused", reason);
   } catch {
     say("lost", "connection lost");
   }
