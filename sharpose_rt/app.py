@@ -55,6 +55,7 @@ class Run:
         self._forward: list[_Passed] = []
         self._pipeline: Pipeline | None = None
         self._forward_stats: PipelineStats | None = None
+        self._faults = people.source.faults  # of the pass that found people: the second one may be cut short
         self._stopped = False
         self._half_smoothed = False  # the backward pass has failed
 
@@ -174,8 +175,8 @@ class Run:
             "stages": {"coarse": t.coarse, "fine": t.fine, "predicted": t.predicted},
             "exit_rate": t.exit_rate,
             "latency_ms": t.latency_ms(),
-            "damaged": self.source.faults.damaged,
-            "cut_off": self.source.faults.cut_off,
+            "damaged": self._faults.damaged,
+            "cut_off": self._faults.cut_off,
             "times_lost": t.losses,  # of a run of weeks more than are listed
             "losses": [vars(loss) for loss in self.source.losses],
             "pipeline": stats,

@@ -95,7 +95,11 @@ class SeveralRun:
                 with contextlib.suppress(SharposeError):  # it must not hide why
                     run.finish()
             raise
-        return [run.finish() for run in self.runs]
+        found: list[Results] = []
+        with contextlib.ExitStack() as stack:  # one that fails, as in a format, costs the others nothing
+            for run in reversed(self.runs):
+                stack.callback(lambda run=run: found.append(run.finish()))
+        return found
 
     def stop(self) -> None:
         """Ask for an orderly end; see `FileRun.stop`."""

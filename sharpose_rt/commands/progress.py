@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -36,13 +37,19 @@ class NowAndThen:
         return True
 
 
+def _say(line: str) -> None:
+    """Writes it to standard error; a log on a full disk, or a terminal that is gone, ends no run."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
 def every_few_seconds(line: Callable[[], str], *, quiet: bool) -> Callable[..., None]:
     """What writes `line()` to standard error when it is called, now and then."""
     due = NowAndThen()
 
     def say(*_: object) -> None:
         if not quiet and due():
-            print(line(), file=sys.stderr, flush=True)
+            _say(line())
 
     return say
 
@@ -77,7 +84,8 @@ class Progress:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with contextlib.suppress(OSError):  # as in `_say`
+                self._bar.stop()
 
     def update(self, packet: Packet) -> None:
         """One more frame was written."""
@@ -90,4 +98,4 @@ class Progress:
             self._bar.update(self._task, description=name, total=total, completed=done, line=line)
         elif self._due():
             total = self._job.source.info.frame_count
-            print(f"frame {done}{f' of {total}' if total else ''} | {line}", file=sys.stderr, flush=True)
+            _say(f"frame {done}{f' of {total}' if total else ''} | {line}")

@@ -261,11 +261,8 @@ class ContainerSource(Source):
         return True
 
     def _describe(self, size_wh: tuple[int, int]) -> SourceInfo:
-        path, stream, duration_s = self._local_path(), self._stream, self._length_s()
-        by_time = round(duration_s * self._fps) if duration_s and self._fps else None
-        count = stream.frames or by_time
-        if by_time and stream.frames > by_time + 1:  # an edit list leaves out frames that the index counts
-            count = by_time
+        path, duration_s = self._local_path(), self._length_s()
+        count = self._frame_count()
         if self.live:
             count = duration_s = None
         return SourceInfo(
@@ -279,6 +276,14 @@ class ContainerSource(Source):
             stem=self.stem,
             **self._kept(count, self._fps, duration_s),  # type: ignore[arg-type]
         )
+
+    def _frame_count(self) -> int | None:
+        """How many frames the container says that it has; None where it does not."""
+        length_s, frames = self._length_s(), self._stream.frames
+        by_time = round(length_s * self._fps) if length_s and self._fps else None
+        if by_time and frames > by_time + 1:  # an edit list leaves out frames that the index counts
+            return by_time
+        return frames or by_time
 
     def _length_s(self, *, of_pictures: bool = False) -> float | None:
         """How long the container says that it goes on; of its pictures alone, or where that is not said of all."""
@@ -374,11 +379,14 @@ class ContainerSource(Source):
     def _warn_of_faults(self) -> None:
         if self.live or self._seeking:
             return
-        if self.faults.damaged:
-            log.warning("%s: frames that cannot be decoded and are left out: %d", self.name, self.faults.damaged)
         expected, length_s = self._stream.frames, self._length_s(of_pictures=True)
         frame_s = 1 / (self._fps or FALLBACK_FPS)
         missing_s = math.inf if length_s is None else length_s - self._clock.last_s - max(0.0, self._shown_s - frame_s)
+        if self.faults.damaged:
+            if expected and not self.config.start_s and missing_s <= 2.5 * frame_s:
+                # What refers to a damaged picture may be left out by the decoder without an error.
+                self.faults.damaged = max(self.faults.damaged, (self._frame_count() or 0) - self._decoded)
+            log.warning("%s: frames that cannot be decoded and are left out: %d", self.name, self.faults.damaged)
         if expected:
             # After a seek the frames before it were not decoded, and an edit list leaves some out.
             short = self._decoded < expected and not self.config.start_s and missing_s > 2.5 * frame_s

@@ -188,7 +188,14 @@ class StdinVideo(ContainerSource):
             return pipe
         # An mp4 whose index comes last cannot be decoded while it arrives.
         spool = tempfile.TemporaryFile(prefix="sharpose-stdin-")  # noqa: SIM115 - closed by _close
-        shutil.copyfileobj(pipe, spool, 1 << 20)
+        try:
+            shutil.copyfileobj(pipe, spool, 1 << 20)
+        except OSError as error:
+            spool.close()
+            raise SourceError(
+                f"standard input, whose index comes last, cannot be kept in {tempfile.gettempdir()} "
+                f"({error.strerror}); make room there, or name a folder with room: TMPDIR=DIR sharpose-rt --source -"
+            ) from None
         spool.seek(0)
         return spool
 

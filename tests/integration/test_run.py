@@ -42,12 +42,12 @@ from sharpose_rt.errors import ConfigError, OutputError, SourceError, WeightsErr
 from sharpose_rt.graph import Tracking
 from sharpose_rt.live import Hub
 from sharpose_rt.live.metrics import render
-from sharpose_rt.media import Painter
+from sharpose_rt.media import Painter, open_source
 from sharpose_rt.skeleton import COCO17, MPII16
 from sharpose_rt.skeletons import StreamReader, validate
 from sharpose_rt.stages import DetectStage, EstimateStage, SmoothStage, TrackStage, VideoSink, WriteStage
 from sharpose_rt.tracking import rts_smooth
-from sharpose_rt.types import Detections, Frame, PoseStage
+from sharpose_rt.types import Detections, Frame, Packet, PoseStage
 
 FRAMES = len(TIMES)
 SAMPLE = Path(__file__).resolve().parents[2] / "samples" / "demo.skeletons.jsonl"
@@ -211,6 +211,20 @@ def test_rts_that_is_interrupted_before_its_video_says_so(
     assert json.loads(Path(str(found.summary)).read_text())["status"] == "interrupted"
     assert found.stream is not None
     assert StreamReader(found.stream).header.smoothing == "rts"
+
+
+def test_rts_that_is_interrupted_in_its_second_pass_tells_what_was_damaged(tmp_path: Path) -> None:
+    _damage(tmp_path / "in.avi", range(14, 22))
+    run = FileRun(str(tmp_path / "in.avi"), _config(tmp_path / "out", "smooth.method=rts", "queue_frames=1"))
+    seen: list[int] = []
+
+    def stop(packet: Packet) -> None:
+        seen.append(packet.frame.frame_id)
+        if seen.count(0) == 2:
+            run.stop()
+
+    figures = run.run(stop).figures
+    assert (figures["status"], figures["frames"] + figures["damaged"]) == ("interrupted", FRAMES)
 
 
 def test_a_summary_has_what_the_weights_are_without_their_ranges(clip: Path, tmp_path: Path) -> None:
@@ -482,14 +496,19 @@ def test_python_tracker_keeps_its_models_for_the_next_run(clip: Path, monkeypatc
         assert len(loaded) == 3  # something went wrong with what was kept
 
 
-def test_damaged_packets_are_counted_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_clip(tmp_path / "in.avi", FRAMES, codec="mpeg4", container="avi", gop=1, bframes=0)
-    with av.open(str(tmp_path / "in.avi")) as container:
+def _damage(path: Path, which: range) -> None:
+    """Makes a video some of whose frames cannot be decoded."""
+    write_clip(path, FRAMES, codec="mpeg4", container="avi", gop=1, bframes=0)
+    with av.open(str(path)) as container:
         places = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
-    data = bytearray((tmp_path / "in.avi").read_bytes())
-    for at, size in places[5:15]:
+    data = bytearray(path.read_bytes())
+    for at, size in places[which.start : which.stop]:
         data[at + 8 : at + size] = bytes(size - 8)  # past the header of the chunk
-    (tmp_path / "in.avi").write_bytes(data)
+    path.write_bytes(data)
+
+
+def test_damaged_packets_are_counted_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _damage(tmp_path / "in.avi", range(5, 15))
     hub = Hub()
     results = FileRun(str(tmp_path / "in.avi"), _config(tmp_path / "out"), [hub]).run()
     assert results.figures["frames"] + results.figures["damaged"] == FRAMES
@@ -497,6 +516,20 @@ def test_damaged_packets_are_counted_and_told(tmp_path: Path, caplog: pytest.Log
     assert hub.runs[0].status()["damaged"] == results.figures["damaged"]
     assert results.figures["damaged"] >= 9
     assert f"left out: {results.figures['damaged']}" in caplog.text
+
+
+def test_what_a_decoder_leaves_out_behind_damage_is_counted_too(tmp_path: Path) -> None:
+    path = tmp_path / "in.mp4"
+    write_clip(path, 80, size_wh=(160, 96), faststart=True)
+    data = bytearray(path.read_bytes())
+    begin, length = data.find(b"mdat"), len(data) - data.find(b"mdat")
+    for at in range(begin + int(0.6 * length), begin + int(0.9 * length), 37):
+        data[at] ^= 0xFF
+    path.write_bytes(data)
+    with open_source(str(path)) as source:
+        frames = len(list(source))
+        assert 0 < frames < 80
+        assert frames + source.faults.damaged == 80
 
 
 def test_a_file_that_is_cut_off_says_so_in_its_summary(tmp_path: Path) -> None:
@@ -519,6 +552,21 @@ def test_results_that_cannot_be_printed_end_nothing(
         with contextlib.suppress(OSError):
             full.close()
     assert "the results cannot be printed (No space left on device)" in caplog.text
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_progress_that_cannot_be_written_ends_nothing(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sharpose_rt.commands.progress._PLAIN_EVERY_S", 0.0)
+    options = ["--weights", "random", "--boxes", "full", "--no-video", "--output", str(tmp_path)]
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert main(["--source", str(clip), *options]) == 0
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+    assert json.loads((tmp_path / "walk.summary.json").read_text())["status"] == "complete"
 
 
 @pytest.mark.parametrize("closed", ["stdout", "stderr"])

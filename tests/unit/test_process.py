@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import platform
@@ -189,6 +190,25 @@ def test_a_terminal_says_that_something_is_prepared_until_the_first_frame(monkey
         assert r"walk[door]\x1b[2J" in terminal.getvalue()  # no markup, and nothing that steers it
         assert "5/20" in terminal.getvalue()
         assert "preparing" not in terminal.getvalue()
+
+
+def test_a_terminal_that_is_gone_ends_nothing(monkeypatch):
+    class Terminal(io.StringIO):
+        gone = False
+
+        def isatty(self) -> bool:
+            return True
+
+        def write(self, text: str) -> int:
+            if self.gone:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    with progress.Progress(SimpleNamespace(), quiet=False):
+        terminal.gone = True
+    assert sys.stderr is terminal  # nothing of the bar's stays in its place
 
 
 @pytest.mark.parametrize(

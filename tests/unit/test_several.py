@@ -22,7 +22,7 @@ from sharpose_rt.app import FileRun
 from sharpose_rt.cli import main
 from sharpose_rt.config import SourceConfig, load
 from sharpose_rt.engine import PoseEngine
-from sharpose_rt.errors import ConfigError, SourceError, SourceLost
+from sharpose_rt.errors import ConfigError, SourceError, SourceLost, StreamError
 from sharpose_rt.live import Hub
 from sharpose_rt.media import Source, SourceGroup, SourceInfo, open_source, reconnect
 from sharpose_rt.models import VARIANTS
@@ -427,6 +427,19 @@ def test_the_view_lists_a_camera_that_is_not_there(clips: list[Path], tmp_path: 
     assert [name for name, _ in seen[0]] == ["webcam63", "a"]
     assert seen[0][0][1] in ("waiting", "lost")
     assert [(run.name, run.state) for run in hub.runs] == [("webcam63", "ended"), ("a", "ended")]
+
+
+def test_one_whose_formats_fail_costs_the_others_nothing(clips: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    config = load(None, [*PLAIN, f"output.directory={out}", "output.video=false", "output.formats=[csv]"])
+    job = SeveralRun([str(path) for path in clips[:2]], config)
+
+    def remove(place: int, packet: Packet) -> None:
+        (out / "a" / "a.skeletons.jsonl").unlink(missing_ok=True)
+
+    with pytest.raises(StreamError, match=r"a\.skeletons\.jsonl"):
+        job.run(remove)
+    assert sorted(path.name for path in (out / "b").iterdir()) == ["b.csv", "b.skeletons.jsonl", "b.summary.json"]
 
 
 @pytest.mark.timeout(90)

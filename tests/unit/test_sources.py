@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import functools
 import gc
 import http.server
@@ -1154,6 +1155,21 @@ def test_stdin_that_sends_nothing_is_interrupted_or_empty() -> None:
         assert not opening.is_alive()
         sender.close()
         with pytest.raises(SourceError, match=r"^standard input is empty"):
+            StdinVideo(SourceConfig(), pipe).open()
+
+
+@pytest.mark.timeout(30)
+def test_stdin_that_cannot_be_kept_says_where_room_is_wanted(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("sharpose_rt.media.live.shutil.copyfileobj", full)
+    monkeypatch.setattr("sharpose_rt.media.live.index_is_last", lambda head: True)
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as pipe, os.fdopen(writer, "wb") as sender:
+        sender.write(clip.read_bytes()[:1000])
+        sender.close()
+        with pytest.raises(SourceError, match=r"cannot be kept in .*No space left on device.*TMPDIR"):
             StdinVideo(SourceConfig(), pipe).open()
 
 
