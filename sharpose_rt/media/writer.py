@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import OutputConfig
 from sharpose_rt.errors import OutputError
-from sharpose_rt.machine.whole_files import whole
+from sharpose_rt.machine.whole_files import on_disk, whole
 from sharpose_rt.media.audio import audio_packets
 from sharpose_rt.media.container import file_address
 from sharpose_rt.media.h264 import TIME_BASE, add_h264, as_frame
@@ -155,9 +155,11 @@ class VideoWriter:
             return
         try:
             if self._live:
+                on_disk(self.part)
                 self.part.replace(self.path)
                 return
             self._remux_with_audio(self._finished)
+            on_disk(self._finished)  # before what it was made of goes
             self._finished.replace(self.path)
         except (av.error.FFmpegError, OSError) as error:
             self._finished.unlink(missing_ok=True)

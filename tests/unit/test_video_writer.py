@@ -86,6 +86,17 @@ def test_frames_and_times_come_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("live", [False, True])
+def test_a_video_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, live: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut just then would leave an empty file, and nothing beside it."""
+    synced: dict[int, list[str]] = {}
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.update({os.fstat(handle).st_ino: names(tmp_path)}))
+    path = write(tmp_path / "out.mp4", [0.0, 0.1], live=live)
+    assert "out.mp4" not in synced[path.stat().st_ino]
+
+
+@pytest.mark.parametrize("live", [False, True])
 @pytest.mark.parametrize("at", [28, 29, 30])
 def test_the_header_says_how_long_it_is_though_there_is_a_gap(tmp_path: Path, at: int, live: bool) -> None:
     """FFmpeg's demuxer counts the frames itself; other players believe what is written."""
