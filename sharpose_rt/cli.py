@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import io
@@ -12,7 +13,6 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NoReturn
 
 from sharpose_rt import __version__
@@ -25,6 +25,7 @@ from sharpose_rt.errors import (
     is_short_of_memory,
     library_report,
     memory_report,
+    system_report,
 )
 from sharpose_rt.machine.process import ending_by_sigterm, prepare
 from sharpose_rt.machine.threads import media_threads
@@ -124,11 +125,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # as in `sharpose-rt models | head`
         sys.stderr.close()
         return 141
+    except OSError as error:
+        if (report := system_report(error)) is None:
+            raise
+        return _error(report)
 
 
 def _error(message: str, status: int = 2) -> int:
     """Prints what was wrong, and gives the exit status."""
-    print(f"sharpose-rt: error: {printable_lines(message)}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # a log on a full disk changes no status
+        print(f"sharpose-rt: error: {printable_lines(message)}", file=sys.stderr)
     return status
 
 
@@ -145,11 +151,12 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 def _not_a_command(word: str) -> str:
     close = difflib.get_close_matches(word, COMMANDS, 1)
+    exists = os.path.exists(word)  # noqa: PTH110  (Path's raises at what is too long for one)
     if word in guide.topics():
         return f"{word!r} is no command; did you mean `sharpose-rt help {word}`?"
-    if close and not Path(word).exists():
+    if close and not exists:
         return f"{word!r} is no command; did you mean {close[0]!r}?"
-    if Path(word).exists() or "." in word or ":" in word or word == "webcam":
+    if exists or "." in word or ":" in word or word == "webcam":
         return f"{word!r} is no command; did you mean `sharpose-rt --source {word}`?"
     return f"{word!r} is no command; one of {', '.join(COMMANDS)} is accepted, or --source X"
 
@@ -174,7 +181,7 @@ class _Parser(argparse.ArgumentParser):
         if rest:
             more = f" and {len(rest) - 3} more" if len(rest) > 3 else ""
             message = f"unrecognized arguments: {' '.join(rest[:3])}{more}"
-            if all(os.path.exists(name) for name in rest):  # noqa: PTH110  (Path's raises at what is too long for one)
+            if all(os.path.exists(name) for name in rest):  # noqa: PTH110  (see `_not_a_command`)
                 message += "; they are files: where the shell made them of a glob, quote the glob, as 'pics/*.jpg'"
             self.error(message)
         return namespace, rest
@@ -187,7 +194,11 @@ class _Parser(argparse.ArgumentParser):
         for before, argument in pairwise(["", *given]):
             if argument == "--" or (self._subparsers is not None and not argument.startswith("-")):
                 return  # what follows are no options, or those of another parser
-            name, options = argument.partition("=")[0], self._option_string_actions
+            (name, sign, value), options = argument.partition("="), self._option_string_actions
+            if not argument and before in options and options[before].nargs != 0:
+                self._refuse_empty(before)
+            if sign and not value and name in options:
+                self._refuse_empty(name)
             known = name in options or name[:2] in options
             if known or not _LIKE_AN_OPTION.match(argument):
                 continue
@@ -196,6 +207,14 @@ class _Parser(argparse.ArgumentParser):
             if before in options and options[before].nargs is None:
                 self.error(f"no option {name!r}; a value that begins so is accepted as {before}={argument}")
             self.error(f"no option {name!r}")
+
+    def _refuse_empty(self, name: str) -> None:
+        """Most commands would go on as if the option had not been given: not show the run, not write the file."""
+        if name != "--source":  # which says what is accepted
+            self.error(
+                f"argument {name}: '' is given, as by a variable of the shell that is not set; give a value, or "
+                f"leave {name} away"
+            )
 
 
 def build_parser() -> argparse.ArgumentParser:

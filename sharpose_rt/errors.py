@@ -15,10 +15,12 @@
 
 Each message says what was wrong, the value seen, what is accepted, and what to try next. The command line prints
 the message alone, without a traceback, and exits with status 2, for SourceAway with 75. With 2 it exits too where a
-GPU's memory does not suffice, by `memory_report`, and where the system lacks a library, by `library_report`. Any other
-exception is a bug and keeps its traceback.
+GPU's memory does not suffice, by `memory_report`, where the system lacks a library, by `library_report`, and where it
+does not let a file be looked at or written, by `system_report`. Any other exception is a bug and keeps its traceback.
 """
 
+import errno
+import os
 import re
 import reprlib
 
@@ -86,10 +88,11 @@ def memory_report(error: BaseException) -> str:
 
 
 def is_short_of_memory(error: BaseException) -> bool:
-    """Whether it says that the machine's memory is short: by its class, or as torch and OpenVINO do, in words."""
+    """Whether it says that memory of the machine is short: by its class, or in words of torch, oneDNN or OpenVINO."""
     if isinstance(error, MemoryError):
         return True
-    return bool(re.search(r"allocate memory|not enough memory|std::bad_alloc|Resource temporarily unavail", str(error)))
+    words = "allocate memory|not enough memory|std::bad_alloc|Resource temporarily unavail|can't alloc"
+    return bool(re.search(rf"{words}|could not create a (primitive|memory object)(?! descr)", str(error)))
 
 
 def is_short_of_gpu_memory(error: BaseException) -> bool:
@@ -108,3 +111,18 @@ def library_report(error: ImportError) -> str | None:
     if library.startswith(("libGL.", "libgthread-", "libglib-")):  # OpenCV's
         advice = "`apt-get install libgl1 libglib2.0-0`, or opencv-python-headless in the place of opencv-python"
     return f"{library} of the system is missing: {advice}"
+
+
+def system_report(error: OSError) -> str | None:
+    """Which file or folder the system lets nobody, or not this user, look at, or that a disk is full; None for other
+    causes.
+
+    Even `Path.is_file` raises where a folder on the way may not be entered, or a name is too long for one.
+    """
+    if error.errno == errno.ENOSPC:
+        return f"what is printed or written finds no room ({error.strerror}); make some, or write elsewhere"
+    hidden = error.errno in (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
+    if not hidden or not isinstance(error.filename, str | bytes):
+        return None
+    name = os.fsdecode(error.filename)
+    return f"{name} cannot be looked at ({error.strerror}); see its name, and that its folders may be entered"

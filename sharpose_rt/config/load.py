@@ -67,6 +67,22 @@ def find_preset(name: str, group: str = "track") -> Path:
     raise ConfigError(f"no configuration {name!r}{_nearest(name, names)}; presets: {', '.join(names)}, or a .yaml file")
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping: of two sections of one name the first would be lost unsaid."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        names: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in names:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"{shown(key.value)} stands twice in one section", problem_mark=key.start_mark
+                    )
+                names.add(key.value)
+        return node
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
@@ -74,7 +90,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: it cannot be read, is not YAML, or is not a mapping.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
     except _NOT_YAML as error:
@@ -134,15 +150,15 @@ def _together(first: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-def override(item: str, option: str = "--set") -> dict[str, Any]:
+def override(item: str, option: str = "--set", example: str = "smooth.method=none") -> dict[str, Any]:
     """The nested mapping that `key.path=value` says; the value is YAML.
 
     Raises:
-        ConfigError: it is of another form; `option` is what it was given by.
+        ConfigError: it is of another form; `option` is what it was given by, `example` what is accepted.
     """
     key, sign, text = item.partition("=")
     if not sign or not key:
-        raise ConfigError(f"{option} takes key=value, as in {option} smooth.method=none; got {item!r}")
+        raise ConfigError(f"{option} takes key=value, as in {option} {example}; got {item!r}")
     try:
         value = yaml.safe_load(text)
     except _NOT_YAML as error:
@@ -208,7 +224,7 @@ def _coerce(value: Any, hint: Any, at: str) -> Any:
             if len(kinds) == len(value):
                 pairs = enumerate(zip(value, kinds, strict=True))
                 return tuple(_coerce(item, kind, f"{at}, item {n}") for n, (item, kind) in pairs)
-    wanted = " or ".join(_said(option) for option in options if option is not type(None))
+    wanted = " or ".join("null" if option is type(None) else _said(option) for option in options)
     raise ConfigError(f"{at} is {shown(value)}; {wanted} is accepted")
 
 

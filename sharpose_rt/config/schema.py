@@ -326,8 +326,8 @@ class SmoothConfig:
 
     def __post_init__(self) -> None:
         _one_of("smooth.method", self.method, ("kalman", "rts", "none"))
-        _within("smooth.acceleration", self.acceleration, 0, above=True)
-        _within("smooth.noise", self.noise, 0, above=True)
+        _within("smooth.acceleration", self.acceleration, 1e-6, 1e6)  # beyond them the filter's sums overflow
+        _within("smooth.noise", self.noise, 1e-6, 1e3)
         _within("smooth.min_score", self.min_score, 0, 1)
         _within("smooth.hold_s", self.hold_s, 0)
         _within("smooth.fade_s", self.fade_s, 0)

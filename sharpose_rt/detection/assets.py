@@ -87,7 +87,7 @@ def find_model(name: str, *, offline: bool = False) -> Path:
     Raises:
         DetectorError: nothing is there; the message lists what was tried.
     """
-    given = Path(name).expanduser()
+    given = Path(os.path.expanduser(name))  # noqa: PTH111  (Path's raises where there is no such user)
     cached = cache_dir() / "models" / given.name
     tried = [given] if given.parent != Path() else [given, cached]
     for path in tried:

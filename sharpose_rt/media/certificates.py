@@ -65,7 +65,7 @@ def _trusted(tls: str) -> str | None:
     if tls == "any" or (tls == "verify" and os.name == "nt"):  # Windows' store is known to both
         return None
     if tls != "verify":
-        return str(Path(tls).expanduser())
+        return os.path.expanduser(tls)  # noqa: PTH111  (Path's raises where there is no such user)
     for file in (ssl.get_default_verify_paths().cafile, *_STORES):
         if file and Path(file).is_file():
             return file

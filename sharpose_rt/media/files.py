@@ -170,14 +170,14 @@ def _upright_avif(path: str | Path, data: NDArray[np.uint8]) -> NDArray[np.uint8
 def open_path(spec: str, config: SourceConfig) -> Source:
     """The source for a path or glob. Raises SourceError when there is nothing usable."""
     path = _path(spec)
-    if path.is_file():
+    if is_file(path):
         return _open_file(path, config)
     images, videos, unread = _usable(spec)
     if images:
         if unread:
             kinds = ", ".join(f"{count} {suffix}" for suffix, count in unread.most_common())
             log.warning("%s has photographs that nothing here reads (%s): left out; convert them to JPEG", spec, kinds)
-        stem = (path if path.is_dir() else _fixed_part(path)).resolve().name or "images"
+        stem = (path if _is_folder(path) else _fixed_part(path)).resolve().name or "images"
         return Images(spec, config, images, stem)
     if len(videos) > 1:
         raise SourceError(
@@ -189,7 +189,7 @@ def open_path(spec: str, config: SourceConfig) -> Source:
 
 def expand(spec: str) -> list[str]:
     """Each video of a folder or glob, then the spec itself where it also has images; a file alone as it is."""
-    if _path(spec).is_file():
+    if is_file(_path(spec)):
         return [spec]
     images, videos, _ = _usable(spec)
     return [str(path) for path in videos] + ([spec] if images else [])
@@ -202,9 +202,9 @@ def below(source: str, spec: str) -> Path:
     apart.
     """
     pattern, path = _path(source), _path(spec)
-    if path == pattern or pattern.is_file():
+    if path == pattern or is_file(pattern):
         return Path()
-    fixed = _without_up(pattern if pattern.is_dir() else _fixed_part(pattern))
+    fixed = _without_up(pattern if _is_folder(pattern) else _fixed_part(pattern))
     folder = _without_up(path.parent)
     return folder.relative_to(fixed) if folder.is_relative_to(fixed) else Path()
 
@@ -229,6 +229,15 @@ def _open_file(path: Path, config: SourceConfig) -> Source:
     return VideoFile(path, config)
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file that may be looked at."""
+    return os.path.isfile(path)  # noqa: PTH113  (Path's raises where a folder may not be entered, as a glob's)
+
+
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112  (see `is_file`)
+
+
 def _path(spec: str) -> Path:
     """The path that a spec means; raises SourceError where it is none that can be looked at."""
     if spec.startswith("file://"):
@@ -242,12 +251,16 @@ def _path(spec: str) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         pass  # a pattern perhaps
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
         if not glob.has_magic(str(path)):
-            raise SourceError(
-                f"{redact(str(path))} cannot be looked at ({reason}); see its name, and that its folders may be entered"
-            ) from None
+            raise _hidden(path, error) from None
     return path
+
+
+def _hidden(path: Path, error: OSError | ValueError) -> SourceError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return SourceError(
+        f"{redact(str(path))} cannot be looked at ({reason}); see its name, and that its folders may be entered"
+    )
 
 
 def _usable(spec: str) -> tuple[list[Path], list[Path], Counter[str]]:
@@ -255,22 +268,27 @@ def _usable(spec: str) -> tuple[list[Path], list[Path], Counter[str]]:
     SourceError when there are neither images nor videos."""
     path = _path(spec)
     shown = redact(str(path))  # an address may have lost a slash
-    if path.is_dir():
-        found, what = list(path.iterdir()), f"the folder {shown}"
+    if _is_folder(path):
+        try:
+            found, what = list(path.iterdir()), f"the folder {shown}"
+        except OSError as error:
+            raise _hidden(path, error) from None
     elif glob.has_magic(str(path)):
         names = glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
         found, what = [Path(name) for name in names], f"the pattern {shown}"
         if not found:
             raise SourceError(f"{what} matches nothing; check it, and quote it so that the shell leaves it alone")
+    elif os.path.exists(path):  # noqa: PTH110  (see `is_file`)
+        raise SourceError(f"{shown} is a device or a pipe; a file is accepted, and `--source -` reads standard input")
     else:
         raise SourceError(f"{shown} does not exist; {_nearest(path)}")
-    found = sorted((p for p in found if p.is_file() and not p.name.startswith(".")), key=natural_order)
+    found = sorted((p for p in found if is_file(p) and not p.name.startswith(".")), key=natural_order)
     images = [p for p in found if p.suffix.lower() in IMAGE_SUFFIXES]
     videos = [p for p in found if p.suffix.lower() in VIDEO_SUFFIXES]
     others = Counter(p.suffix.lower() or "no suffix" for p in found)
     if not images and not videos:
         seen = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(4)) if others else "no files"
-        deeper = f" ('{path}/**/{_deeper(path)}' looks into its folders)" if path.is_dir() else ""
+        deeper = f" ('{path}/**/{_deeper(path)}' looks into its folders)" if _is_folder(path) else ""
         raise SourceError(
             f"{what} has no image or video ({seen}); .jpg, .png, .mp4, .mkv and the like are accepted{deeper}"
         )
@@ -291,9 +309,12 @@ def natural_order(path: Path) -> tuple[list[Key], Key]:
 def _nearest(path: Path) -> str:
     if redact(str(path)) != str(path):
         return "an address begins with SCHEME://, as in rtsp://HOST/PATH"
-    if not path.parent.is_dir():
+    if not _is_folder(path.parent):
         return f"there is no folder {path.parent} either"
     meant = [f"'webcam:{int(str(path))}'"] if str(path).isdecimal() else []  # OpenCV names cameras so
-    close = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], 1)
+    names: list[str] = []
+    with contextlib.suppress(PermissionError):  # a folder may be entered and not be listed, as others' homes
+        names = os.listdir(path.parent)  # noqa: PTH208 - names alone
+    close = difflib.get_close_matches(path.name, names, 1)
     meant += [str(path.parent / name) for name in close]
     return f"did you mean {' or '.join(meant)}?" if meant else "check the path"

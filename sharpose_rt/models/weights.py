@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -336,7 +337,7 @@ def import_released(
     Raises:
         WeightsError: see `read_released` and `load_released_state_dict`.
     """
-    if not source.is_file():
+    if not os.path.isfile(source):  # noqa: PTH113  (Path's raises where a folder may not be entered)
         raise WeightsError(f"no file {source}; the path of a released .pth checkpoint is wanted")
     model = create_model(name, "released", attention_scale=attention_scale)
     load_released_state_dict(model, read_released(source))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib.util
+import io
 import json
 import logging
 import pickle
@@ -121,6 +123,67 @@ def test_a_misspelt_option_is_told_in_one_line(arguments, command, said, capsys)
     assert line.startswith(f"sharpose-rt {command}: error: ")
     assert said in line
     assert line.endswith(f"; see `sharpose-rt {command} --help`")
+
+
+LONG = "x" * 300  # longer than a name of a file may be
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["explain", f"{LONG}.jpg"],
+        ["--source", "x.mp4", "--config", f"{LONG}.yaml"],
+        ["convert", "--from", "openpose", "--fps", "25", "--frame-size", "64x64", LONG],
+        ["weights", "show", f"{LONG}.safetensors"],
+    ],
+)
+def test_what_may_not_be_looked_at_is_told_in_one_line(arguments, capsys):
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert LONG in line
+    assert "cannot be looked at (File name too long)" in line
+
+
+@pytest.mark.parametrize("said", ["could not create a primitive", "core.cpp:117:\ncan't alloc", "std::bad_alloc"])
+def test_short_memory_is_told_in_any_words(said, monkeypatch, capsys):
+    def fail(_: object) -> int:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(models, "run", fail)
+    assert main(["models"]) == 2
+    assert "too little memory" in capsys.readouterr().err
+
+
+class Full(io.StringIO):
+    """A file on a disk that is full."""
+
+    def write(self, _: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_told_and_a_full_log_changes_no_status(monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Full())
+        assert main(["validate", str(Path(__file__).parents[2] / "samples" / "demo.skeletons.jsonl")]) == 2
+    assert "what is printed or written finds no room" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stderr", Full())
+    assert main(["xyz"]) == 2
+
+
+def test_a_word_that_no_file_can_have_as_a_name_is_no_command(capsys):
+    assert main([LONG]) == 2
+    assert "is no command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "given",
+    [["--serve="], ["--serve", ""], ["--output", ""], ["--publish", "-", "--token", "", "--quiet"], ["--boxes", ""]],
+)
+def test_an_option_without_a_value_is_told_and_not_passed_over(given, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["--source", "nowhere.mp4", *given])
+    assert left.value.code == 2
+    assert ": '' is given, as by a variable of the shell" in capsys.readouterr().err
 
 
 def test_a_glob_that_the_shell_took_is_told_to_be_quoted(tmp_path, capsys):

@@ -78,6 +78,9 @@ def test_a_file_changes_only_what_it_names(tmp_path: Path) -> None:
         (["detector.every=true"], "int is accepted"),
         (["source.start_s=-1"], "at least 0"),
         (["output.video=3"], "bool is accepted"),
+        (["pose.threads=None"], "int or null is accepted"),
+        (["smooth.noise=.inf"], "at most 1000 is accepted"),
+        (["smooth.acceleration=1e300"], "at most 1e+06 is accepted"),
         (["output.video"], "key=value"),
         (["output.video=[1"], "not YAML"),
     ],
@@ -95,6 +98,8 @@ def test_bad_options_say_what_is_accepted(overrides: list[str], said: str) -> No
         ("- 1", "a mapping of options is wanted"),
         ("a: [", "is not YAML"),
         ("pose:\n  modell: x", "pose.modell"),
+        ("pose: {threads: 1}\nsmooth: {method: none}\npose: {max_batch: 2}", "'pose' stands twice in one section"),
+        ("smooth:\n  method: none\n  method: rts", "'method' stands twice"),
         ("!!python/object/apply:os.system [echo]", "is not YAML"),
     ],
 )
@@ -107,6 +112,13 @@ def test_bad_files_name_file_and_key(tmp_path: Path, text: str, said: str) -> No
     assert "bad.yaml" in str(caught.value)
 
 
+def test_what_yaml_merges_is_not_given_twice(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("smooth: &mine {min_score: 0.2}\ndraw: {<<: *mine, boxes: false}\ntracker: {high_score: 0.4}\n")
+    config = load(str(file))
+    assert (config.smooth.min_score, config.draw.min_score, config.draw.boxes) == (0.2, 0.2, False)
+
+
 def test_lists_are_checked_item_by_item() -> None:
     assert load(None, ["source.camera_size_wh=[1280, 720]"]).source.camera_size_wh == (1280, 720)
     for text, said in (
@@ -114,8 +126,8 @@ def test_lists_are_checked_item_by_item() -> None:
         ("output.formats=csv", r"a list, \[str, \.\.\.\], is accepted"),
         ("source.camera_size_wh=[a, b]", "item 0 is 'a'; int"),
         ("source.camera_size_wh=[1280.5, 720]", r"item 0 is 1280\.5; int"),
-        ("source.camera_size_wh=1280x720", r"a list, \[int, int\], is accepted"),
-        ("source.camera_size_wh=[1, 2, 3]", r"a list, \[int, int\], is accepted"),
+        ("source.camera_size_wh=1280x720", r"a list, \[int, int\], or null is accepted"),
+        ("source.camera_size_wh=[1, 2, 3]", r"a list, \[int, int\], or null is accepted"),
     ):
         with pytest.raises(ConfigError, match=said):
             load(None, [text])

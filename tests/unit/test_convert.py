@@ -544,6 +544,7 @@ class TestSets:
         ("text", "said"),
         [
             ("a,1\nb,2\n", "no label for 'c'"),
+            ("", "there is no label at all"),
             ("a,1\na.skeletons.jsonl,2\n", r"line 2: 'a' has a label already"),
             ("a,1\na.mp4,2\n", r"labels 'a' and 'a\.mp4' are both of the clip 'a', and differ"),
             (

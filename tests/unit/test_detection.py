@@ -1101,3 +1101,11 @@ def test_a_score_curve_keeps_the_order_and_is_applied_before_the_threshold():
     _, kept = people_from_predictions(rows, network, 0.5, 0.7)
     assert (kept >= 0.5).all()
     assert len(kept) == (scores >= 0.5).sum() > (rows[:, 4] > 0.5).sum()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("~nobody-here/x.txt", "cannot be read"), ("~nobody-here/x.pt", "is not there")]
+)
+def test_a_home_that_nobody_has_is_told(name: str, said: str) -> None:
+    with pytest.raises(DetectorError, match=said):
+        create_detector(DetectorConfig(name=name), device="cpu", offline=True).open()

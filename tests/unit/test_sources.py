@@ -669,6 +669,31 @@ def test_odd_paths_are_files_or_said(tmp_path: Path, clip: Path, monkeypatch: py
     for spec in ("x" * 300 + ".mp4", "a\0b"):
         with pytest.raises(SourceError, match="cannot be looked at"):
             open_source(spec)
+    with pytest.raises(SourceError, match="matches nothing"):
+        open_source("x" * 300 + "*.mp4")
+    os.mkfifo("pipe")
+    with pytest.raises(SourceError, match=r"^pipe is a device or a pipe; a file is accepted"):
+        open_source("pipe")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs links")
+def test_what_may_not_be_looked_at_keeps_nothing_from_the_rest(
+    tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(clip, "walk.mp4")
+    Path("link.mp4").symlink_to("x" * 300)  # as into a folder that may not be entered, which root may
+    assert expand_sources(".") == ["walk.mp4"]
+
+    def refuse(_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(SourceError, match=r"cannot be looked at .Permission denied."):
+        open_source(".")
+    with pytest.raises(SourceError, match=r"wolk\.mp4 does not exist; check the path"):
+        open_source("wolk.mp4")
 
 
 @pytest.mark.parametrize("spec", ["rtsp:/me:hidden@cam/live", "rtsp:/me:hid/den@cam", "rtsp:/me:hidden@cam/*.mp4"])

@@ -227,7 +227,7 @@ def options_of(items: Iterable[str]) -> dict[str, Any]:
     for item in items:
         name, sign, text = item.partition("=")
         try:
-            value = override(item, "--option").get(name)
+            value = override(item, "--option", "min_score=0.3").get(name)
         except ConfigError:
             if not sign or not name:
                 raise

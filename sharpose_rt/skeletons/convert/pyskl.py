@@ -143,10 +143,8 @@ def _told(readers: Sequence[StreamReader], labels: Mapping[str, ClipLabel]) -> l
                 )
     if without := [reader for place, reader in enumerate(readers) if place not in told]:
         more = f" and {len(without) - 1} more" if len(without) > 1 else ""
-        raise ConfigError(
-            f"no label for {stem_of(without[0].path)!r}, of {without[0].header.source}{more}; the labels are of "
-            f"{', '.join(list(labels)[:3])} ..."
-        )
+        said = f"the labels are of {', '.join(list(labels)[:3])} ..." if labels else "there is no label at all"
+        raise ConfigError(f"no label for {stem_of(without[0].path)!r}, of {without[0].header.source}{more}; {said}")
     for given, places in _grouped((own.given, place) for place, own in told.items()).items():
         sources = sorted({readers[place].header.source for place in places})
         if len(sources) > 1:
