@@ -17,6 +17,8 @@ def main() -> None:
         record = json.loads(line)
         if record["type"] == "header":
             names = record["keypoints"]
+            if not {"nose", "left_wrist", "right_wrist"} <= set(names):
+                sys.exit(f"of the keypoints {', '.join(names):.80} none says whether a hand is above a nose")
         elif record["type"] == "frame":
             raised = [f"{p['track_id']} {side}" for p in record["people"] for side in hands_up(p["keypoints"], names)]
             print(f"{record['pts_s']:9.3f} s  hands up: {', '.join(raised) or 'none'}", flush=True)

@@ -29,8 +29,9 @@ def main(argv: list[str] | None = None) -> None:
                 names = record["keypoints"]
             elif record["type"] == "frame" and names:
                 for person in record["people"]:
-                    x, y, score = person["keypoints"][names.index("nose")]
-                    print(f"frame {record['frame_id']}  id {person['track_id']}  nose ({x:.0f}, {y:.0f}) {score:.2f}")
+                    x, y, score = person["keypoints"][0]  # COCO's first is the nose
+                    place = f"{names[0]} ({x:.0f}, {y:.0f}) {score:.2f}"
+                    print(f"frame {record['frame_id']}  id {person['track_id']}  {place}")
             elif record["type"] == "end":
                 return
 

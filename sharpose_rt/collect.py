@@ -102,7 +102,7 @@ def collect(
     opened = [_read(path, video) for path, video in streams]
     skeleton = opened[0].reader.header.skeleton
     for stream in opened:
-        if stream.reader.header.skeleton != skeleton:
+        if stream.reader.header.skeleton.keypoints != skeleton.keypoints:
             raise ConfigError(
                 f"{stream.reader.path} has the {len(stream.reader.header.skeleton)} keypoints of "
                 f"{stream.reader.header.skeleton.name}, and {opened[0].reader.path} the {len(skeleton)} of "

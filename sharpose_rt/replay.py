@@ -116,10 +116,13 @@ class Recalled:
         self.config, self.changes, self._video, self._loop = config, changes, video, loop
         self.reader = StreamReader(path)
         self.skeleton = self.reader.header.skeleton
-        if (changes.track or changes.smooth) and len(self.skeleton.sigmas) != len(self.skeleton):
+        follows = changes.track and config.tracker.name == "sharpose"  # the other one goes by boxes alone
+        smooths = changes.smooth and config.smooth.method != "none"
+        if (follows or smooths) and len(self.skeleton.sigmas) != len(self.skeleton):
+            advice = ("take --tracker bytetrack",) * follows + ("give --smooth none",) * smooths
             raise ConfigError(
                 f"{path} has {len(self.skeleton)} keypoints of no set that is known here, so poses cannot be compared; "
-                "leave --track and --smooth away"
+                f"{' and '.join(advice)}"
             )
         self.totals: RunTotals = ReplayTotals(two_stages=False)
         self._count = self.reader.warn_unless_complete()
@@ -142,7 +145,7 @@ class Recalled:
         seen = changes.track and self.frames.has_pictures
         cuts = SceneCuts(config.tracker.scene_cut) if seen else None
         follows = changes.track and config.tracker.camera_motion
-        motion = PeopleMotion() if follows and not seen else None
+        motion = PeopleMotion(self.skeleton.body) if follows and not seen else None
         anew = changes.track or changes.smooth
         stages: list[Stage[Any, Any]] = [RecallStage(anew=anew, detect=changes.track, motion=motion, cuts=cuts)]
         if self.tracker is not None:

@@ -18,7 +18,9 @@ _BLOCKS = 6
 """Across a head: of so many nobody is known."""
 _BLOCKS_OF_BOX = 4
 """Across the shorter side of a box's upper half, which may be but a head and shoulders."""
-_HEAD = ("nose", "left_eye", "right_eye", "left_ear", "right_ear", "head", "head_top")
+_FACE = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
+_TOP, _NECK = ("head", "head_top"), ("neck", "upper_neck")
+"""Of a head: between them is a face of which nothing was found."""
 
 
 def hide_faces(
@@ -45,7 +47,7 @@ def hide_faces(
 def head_circles(poses: Poses, skeleton: Skeleton) -> NDArray[np.float64]:
     """Middle and radius (N, 3) px of circles that cover the heads; NaN where neither head nor trunk tells."""
     circles = np.full((len(poses), 3), np.nan)
-    head, trunk = _places(skeleton)
+    face, top, neck, trunk = _places(skeleton)
     for i in range(len(poses)):
         seen = [
             np.where((scores[i] > 0)[:, None] & np.isfinite(points[i]), points[i], np.nan)
@@ -54,13 +56,27 @@ def head_circles(poses: Poses, skeleton: Skeleton) -> NDArray[np.float64]:
                 (poses.raw_keypoints, poses.raw_keypoint_scores),
             )
         ]
-        left, top, right, bottom = poses.bboxes_xyxy[i].astype(float)
-        box_px = max(right - left, bottom - top)
-        circles[i] = _circle(np.concatenate([one[head] for one in seen]), [one[trunk] for one in seen], box_px)
+        x1, y1, x2, y2 = poses.bboxes_xyxy[i].astype(float)
+        circles[i] = _circle(
+            *(_found(np.concatenate([one[places] for one in seen])) for places in (face, top, neck)),
+            trunks=[one[trunk] for one in seen],
+            box_px=max(x2 - x1, y2 - y1),
+        )
     return circles
 
 
-def _circle(head: NDArray[np.floating], trunks: list[NDArray[np.floating]], box_px: float) -> tuple[float, ...]:
+def _found(points: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Those of the points (n, 2) that are no NaN."""
+    return points[np.isfinite(points).all(1)]
+
+
+def _circle(
+    face: NDArray[np.floating],
+    top: NDArray[np.floating],
+    neck: NDArray[np.floating],
+    trunks: list[NDArray[np.floating]],
+    box_px: float,
+) -> tuple[float, ...]:
     shoulders_px, up = 0.0, np.zeros(2)
     base = np.full(2, np.nan)
     for trunk in trunks:
@@ -75,7 +91,12 @@ def _circle(head: NDArray[np.floating], trunks: list[NDArray[np.floating]], box_
             up = spine
         # Seen from the side shoulders lie in one place, from above a trunk does.
         shoulders_px = max(shoulders_px, width, 0.7 * float(np.linalg.norm(spine)))
-    head = head[np.isfinite(head).all(1)]
+    head = np.concatenate([face, top])
+    if len(top) and not len(face):  # the face is below, and how far down it goes the neck tells, else the shoulders
+        below = neck if len(neck) else _found(base[None])
+        if not len(below):
+            return math.nan, math.nan, math.nan
+        head = np.concatenate([top, below])
     if len(head):
         low, high = head.min(0), head.max(0)
         x, y = (low + high) / 2
@@ -88,11 +109,12 @@ def _circle(head: NDArray[np.floating], trunks: list[NDArray[np.floating]], box_
 
 
 @lru_cache
-def _places(skeleton: Skeleton) -> tuple[list[int], list[int]]:
-    """Places of the head's keypoints, those of a face among them, and of the trunk's corners (none unless all are)."""
+def _places(skeleton: Skeleton) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Places of the keypoints of a face, a head's top, a neck, and of the trunk's corners (none unless all are)."""
     at = {name: place for place, name in enumerate(skeleton.keypoints)}
-    head = [place for name, place in at.items() if name in _HEAD or name.startswith("face_")]
-    return head, [at[name] for name in TRUNK] if set(TRUNK) <= at.keys() else []
+    face = [place for name, place in at.items() if name in _FACE or name.startswith("face_")]
+    top, neck = ([at[name] for name in names if name in at] for names in (_TOP, _NECK))
+    return face, top, neck, [at[name] for name in TRUNK] if set(TRUNK) <= at.keys() else []
 
 
 def _hide(

@@ -131,13 +131,13 @@ def _whole_number(value: Any, least: int) -> int:
 
 
 def _skeleton(keypoints: list[str], limbs: list[list[int]]) -> Skeleton:
-    """The known skeleton with these keypoints and limbs; else one named 'custom', without OKS sigmas."""
+    """The known skeleton with these keypoints, drawn by these limbs; else one named 'custom', without OKS sigmas."""
     names, pairs = tuple(keypoints), tuple((int(a), int(b)) for a, b in limbs)
     if not all(0 <= end < len(names) for pair in pairs for end in pair):
         raise ValueError(f"limbs name keypoints that are none of the {len(names)}")
     for known in SKELETONS.values():
-        if known.keypoints == names and known.limbs == pairs:
-            return known
+        if known.keypoints == names:
+            return known if known.limbs == pairs else replace(known, limbs=pairs)
     index = {name: i for i, name in enumerate(names)}
     flips = [(i, index.get("right" + name[4:])) for name, i in index.items() if name.startswith("left_")]
     return Skeleton("custom", names, pairs, tuple((a, b) for a, b in flips if b is not None), (), ())

@@ -141,9 +141,13 @@ class PeopleMotion:
     Two people of successive frames may be the same where the keypoints of one are those of the other, shifted. The
     shift with which most of the first frame's people have such a one in the second is the camera's, unless as good as
     many stay where they are.
+
+    Args:
+        body: so many keypoints count, those of a body: hands, of which each has as many, go their own ways.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, body: int) -> None:
+        self._body = body
         self._last: Poses | None = None
 
     def forget(self) -> None:
@@ -152,6 +156,7 @@ class PeopleMotion:
 
     def step(self, poses: Poses) -> Camera | None:
         """The shift since the last people, (2, 3) px; None where it is small, or cannot be known."""
+        poses = poses.first(self._body)
         last, self._last = self._last, poses
         if last is None or not all(LEAST_PEOPLE <= len(people) <= MOST_PEOPLE for people in (last, poses)):
             return None

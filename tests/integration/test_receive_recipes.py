@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from live_world import Run
 
 from sharpose_rt.live import Hub, Listen, LiveServer, Publisher, parse_target
+from sharpose_rt.skeleton import MPII16
 from sharpose_rt.stages import Tap
 
 RECIPES = Path(__file__).resolve().parents[2] / "pipelines"
@@ -119,3 +122,24 @@ def test_receive_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
         lines = process.stdout.read().splitlines()
     assert len(lines) == 3
     assert all("hands up: none" in line for line in lines)
+
+
+def test_receive_stdin_says_what_it_cannot_tell() -> None:
+    header = json.dumps({"type": "header", "keypoints": list(MPII16.keypoints)})
+    command = [sys.executable, str(RECIPES / "receive_stdin.py")]
+    ended = subprocess.run(command, input=header, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("of the keypoints right_ankle, right_knee, ")
+
+
+def test_receive_udp_takes_any_keypoints() -> None:
+    port = _free_port(socket.SOCK_DGRAM)
+    header = {"type": "header", "keypoints": list(MPII16.keypoints)}
+    frame = {"type": "frame", "frame_id": 3, "people": [{"track_id": 1, "keypoints": 16 * [[5, 6, 0.5]]}]}
+    with _started("receive_udp", str(port)) as process, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        while process.poll() is None:  # until it listens
+            for record in (header, frame, {"type": "end"}):
+                sender.sendto(json.dumps(record).encode(), ("127.0.0.1", port))
+            time.sleep(0.1)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "frame 3  id 1  right_ankle (5, 6) 0.50\n"

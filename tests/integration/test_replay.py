@@ -520,7 +520,28 @@ def test_keypoints_of_no_known_set_are_shown_but_not_compared(
     path = write_stream(tmp_path / "odd.skeletons.jsonl", [FrameRecord(0, 0.0, people(1))], skeleton=odd)
     assert main(["replay", str(path), "--output", str(tmp_path / "new"), "--quiet"]) == 0
     assert main(["replay", str(path), "--output", str(tmp_path / "new"), "--smooth", "kalman"]) == 2
-    assert "17 keypoints of no set that is known here" in capsys.readouterr().err
+    assert "17 keypoints of no set that is known here, so poses cannot be compared; give --smooth none\n" in (
+        capsys.readouterr().err
+    )
+    assert main(["replay", str(path), "--output", str(tmp_path / "new"), "--track"]) == 2
+    assert "take --tracker bytetrack and give --smooth none" in capsys.readouterr().err
+
+
+def test_what_compares_no_poses_is_done_with_any_keypoints(tmp_path: Path) -> None:
+    odd = Skeleton("custom", tuple(f"k{i}" for i in range(17)), ((0, 1),), (), (), ())
+    records = [FrameRecord(i, i / 25, people(1, 2)) for i in range(5)]
+    path = write_stream(tmp_path / "odd.skeletons.jsonl", records, skeleton=odd)
+    swapped = read(replayed(path, tmp_path / "one", "--swap", "1,2@0.1", "--smooth", "none"))
+    assert [frame.poses.track_ids.tolist() for frame in swapped] == 3 * [[1, 2]] + 2 * [[2, 1]]
+    followed = read(replayed(path, tmp_path / "two", "--track", "--tracker", "bytetrack", "--smooth", "none"))
+    assert [len(frame.poses) for frame in followed] == 5 * [2]
+
+
+def test_known_keypoints_are_compared_however_they_are_drawn(tmp_path: Path) -> None:
+    drawn = replace(COCO17, limbs=((5, 6), (11, 12)))
+    path = write_stream(tmp_path / "own.skeletons.jsonl", [FrameRecord(0, 0.0, people(1))], skeleton=drawn)
+    assert read(replayed(path, tmp_path, "--smooth", "kalman"))[0].poses.track_ids.tolist() == [1]
+    assert StreamReader(path).header.skeleton == drawn
 
 
 def test_an_id_that_nobody_has_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,7 +15,7 @@ from tracking_worlds import STANDING, Score, View, follow, score, shaken, world
 from sharpose_rt.config import SmoothConfig, TrackerConfig
 from sharpose_rt.detection.assets import import_ultralytics
 from sharpose_rt.geometry.affine import apply_affine
-from sharpose_rt.skeleton import COCO17
+from sharpose_rt.skeleton import COCO17, WHOLEBODY133
 from sharpose_rt.stages import TrackStage, count_dropped
 from sharpose_rt.tracking import CameraMotion, KeypointSmoother, PeopleMotion, create_tracker, rts_smooth
 from sharpose_rt.tracking.camera import HELD, RESTS
@@ -254,7 +254,7 @@ def test_what_most_people_do_at_once_is_the_camera(seed, count, shift):
     rng = np.random.default_rng(seed)
     size = rng.uniform(40, 120, count)
     at = np.stack([np.arange(count) * 220.0, rng.uniform(0, 400, count)], 1)
-    motion = PeopleMotion()
+    motion = PeopleMotion(COCO17.body)
     assert motion.step(standing(at, size, rng)) is None
     moved = at + shift
     moved[0] += [0.1 * size[0], 0]
@@ -273,16 +273,33 @@ def test_people_who_walk_by_themselves_are_no_camera(seed, count):
     size = rng.uniform(40, 200, count)
     at = np.stack([np.arange(count) * 220.0, rng.uniform(0, 400, count)], 1)
     speed = rng.uniform(-0.15, 0.15, (count, 2)) * size[:, None] * (rng.random(count) < 0.5)[:, None]
-    motion = PeopleMotion()
+    motion = PeopleMotion(COCO17.body)
     for step in range(4):
         camera = motion.step(standing(at + step * speed, size, rng))
         assert camera is None or count < 8 or np.linalg.norm(camera[:, 2]) < 3
 
 
+def test_hands_that_move_hide_no_pan():
+    """Two hands have 42 of a whole body's 133 keypoints; it is the body that the camera moves."""
+    rng = np.random.default_rng(0)
+    at, size = np.stack([np.arange(5) * 200.0, np.zeros(5)], 1), np.full(5, 150.0)
+    motion = PeopleMotion(WHOLEBODY133.body)
+    camera = None
+    for t in range(4):
+        body, k = standing(at + np.array([12 * t, 0]), size, rng), len(WHOLEBODY133)
+        points, scores = np.zeros((5, k, 2), np.float32), np.zeros((5, k), np.float32)
+        points[:, :17], scores[:, :17] = body.keypoints, body.keypoint_scores
+        points[:, 91:], scores[:, 91:] = at[:, None] + [12 * t, 60 + 30 * (t % 2)], 0.8
+        whole = {"keypoints": points, "keypoint_scores": scores}
+        camera = motion.step(replace(body, **whole, **{f"raw_{name}": values for name, values in whole.items()}))
+    assert camera is not None
+    np.testing.assert_allclose(camera[:, 2], [12, 0], atol=2.0)
+
+
 def test_too_few_people_tell_nothing_and_a_new_scene_begins_anew():
     rng = np.random.default_rng(0)
     at, size = np.stack([np.arange(8) * 200.0, np.zeros(8)], 1), np.full(8, 120.0)
-    motion = PeopleMotion()
+    motion = PeopleMotion(COCO17.body)
     for count in (3, 8, 3):
         motion.step(standing(at[:count], size[:count], rng))
         assert motion.step(standing(at[:3] + 9, size[:3], rng)) is None

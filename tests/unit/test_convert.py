@@ -28,7 +28,7 @@ import yaml
 
 from sharpose_rt.cli import main
 from sharpose_rt.errors import ConfigError, OutputError, StreamError
-from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
+from sharpose_rt.skeleton import COCO17, HALPE26, MPII16, WHOLEBODY133, Skeleton
 from sharpose_rt.skeletons import (
     FrameRecord,
     Header,
@@ -206,6 +206,23 @@ class TestOpenPose:
         assert points[10].tolist() == [*point(1, 0, 0), 0.75]  # right ankle
         assert points[1, 2] == 0.75  # the neck, from MPII's shoulders
         assert not points[[0, 14, 15, 16, 17]].any()  # no face
+
+    @pytest.mark.parametrize("form", ["openpose", "kinetics"])
+    def test_keypoints_of_which_a_format_has_none_are_refused(self, tmp_path, form):
+        hand = Skeleton("custom", tuple(f"knuckle{i}" for i in range(21)), (), (), (), ())
+        with pytest.raises(ConfigError, match=r"21 keypoints, knuckle0, knuckle1.* of which this format has none"):
+            convert(write_clip(tmp_path / "a.skeletons.jsonl", skeleton=hand), form, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    def test_hands_alone_are_somebody(self, tmp_path):
+        poses, header = make_poses([1], k=133), StreamReader(write_clip(tmp_path / "a", skeleton=WHOLEBODY133)).header
+        scores = np.where(np.arange(133) < WHOLEBODY133.body, 0, poses.keypoint_scores).astype(np.float32)
+        with StreamWriter(tmp_path / "b", header) as writer:
+            writer.write(0, 0.0, replace(poses, keypoint_scores=scores))
+        (folder,) = convert(tmp_path / "b", "openpose")
+        (person,) = json.loads((folder / "b_000000000000_keypoints.json").read_text())["people"]
+        assert not any(person["pose_keypoints_2d"])
+        assert person["hand_left_keypoints_2d"][:3] == [*np.round(point(1, 0, 91), 2), 0.75]
 
     def test_neck_needs_both_shoulders(self, tmp_path):
         poses = make_poses([1])
@@ -643,6 +660,17 @@ class TestSets:
             f"{clips[2]} has nobody in it, so its arrays are all zeros",
         ]
 
+    def test_clips_of_other_keypoints_are_no_set(self, tmp_path):
+        coco, feet, mpii = (
+            write_clip(tmp_path / f"{skeleton.name}.skeletons.jsonl", skeleton=skeleton, source=f"{skeleton.name}.mp4")
+            for skeleton in (COCO17, HALPE26, MPII16)
+        )
+        document = pickle.loads(convert_set([coco, feet], tmp_path / "x.pkl").read_bytes())  # both begin with COCO's
+        assert [a["keypoint"].shape[2] for a in document["annotations"]] == [17, 17]
+        with pytest.raises(ConfigError, match=r"mpii16\.\S* has the 16 keypoints of mpii16, and \S* the 17 of coco17"):
+            convert_set([coco, feet, mpii], tmp_path / "y.pkl")
+        assert not (tmp_path / "y.pkl").exists()
+
     def test_two_clips_of_one_name(self, clips, tmp_path):
         (tmp_path / "more").mkdir()
         other = write_clip(tmp_path / "more" / "a.skeletons.jsonl")
@@ -824,6 +852,13 @@ class TestTables:
         assert data[1][2 + 12 : 2 + 15] == ["NaN"] * 3  # right ear
         assert set(data[2][2:]) == {"NaN"}  # the gap
         assert float(data[2][1]) == 0.08
+
+    def test_trc_has_a_word_for_each_marker(self, tmp_path):
+        odd = Skeleton("custom", ("left knee", "tail\ttip", "end\n", "c,d", "neck"), (), (), (), ())
+        path, *_ = convert(write_clip(tmp_path / "a", skeleton=odd), "trc")
+        lines = path.read_text().splitlines()
+        assert lines[3].split() == ["Frame#", "Time", "left_knee", "tail_tip", "end", "c,d", "neck"]
+        assert lines[4].split()[0] == "X1"
 
     def test_trc_without_a_rate_takes_the_mean(self, tmp_path):
         paths = convert(write_clip(tmp_path / "a", fps=None), "trc")

@@ -20,7 +20,7 @@ from sharpose_rt.app import FileRun
 from sharpose_rt.config import DrawConfig, load
 from sharpose_rt.media import Painter
 from sharpose_rt.media.faces import head_circles, hide_faces
-from sharpose_rt.skeleton import COCO17, MPII16, SKELETONS, Skeleton
+from sharpose_rt.skeleton import COCO17, HALPE26, MPII16, SKELETONS, Skeleton
 from sharpose_rt.skeletons import StreamReader
 from sharpose_rt.types import Detections, Poses
 
@@ -116,6 +116,25 @@ def test_heads_of_every_skeleton(skeleton: Skeleton) -> None:
     poses = Poses(box, one, one.astype(int), points, scores, points, scores, one, one.astype(int))
     (circle,) = head_circles(poses, skeleton)
     assert np.linalg.norm(circle[:2] - (300, 112)) < circle[2] < 60
+
+
+@pytest.mark.parametrize("skeleton", [MPII16, HALPE26], ids=lambda skeleton: skeleton.name)
+@pytest.mark.parametrize("lost", [(), ("left_shoulder",), ("neck", "upper_neck"), ("neck", "upper_neck", "left_hip")])
+def test_a_face_of_which_nothing_was_found_is_below_the_top(skeleton: Skeleton, lost: tuple[str, ...]) -> None:
+    places = {"head_top": (300, 100), "head": (300, 100), "upper_neck": (300, 132), "neck": (300, 135)}
+    for side, sign in (("left", 1), ("right", -1)):
+        places |= {f"{side}_shoulder": (300 + sign * 20, 140), f"{side}_hip": (300 + sign * 14, 195)}
+    scores = np.array([[0.9 * (name in places and name not in lost) for name in skeleton.keypoints]], np.float32)
+    points = np.array([[places.get(name, (0, 0)) for name in skeleton.keypoints]], np.float32)
+    one = np.ones(1, np.float32)
+    box = np.array([[270, 95, 330, 290]], np.float32)
+    poses = Poses(box, one, one.astype(int), points, scores, points, scores, one, one.astype(int))
+    (circle,) = head_circles(poses, skeleton)
+    for y in (102, 112, 128):  # of the crown, the eyes, the chin
+        assert abs(y - circle[1]) < circle[2] < 40
+    top = np.array([[0.9 * name.startswith("head") for name in skeleton.keypoints]], np.float32)
+    alone = replace(poses, keypoint_scores=top, raw_keypoint_scores=top)
+    assert np.isnan(head_circles(alone, skeleton)).all()  # nobody knows how large the head is: half of the box
 
 
 @pytest.mark.parametrize("lost", [(*HEAD, 5), (*HEAD, *TRUNK), range(17)])

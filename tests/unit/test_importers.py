@@ -100,6 +100,16 @@ class TestRoundTrips:
                 seen = wanted.poses.keypoint_scores[..., None] > 0
                 np.testing.assert_allclose(frame.poses.keypoints, np.where(seen, wanted.poses.keypoints, 0), atol=0.01)
 
+    def test_openpose_of_hands_without_a_body(self, tmp_path):
+        clip = write_clip(tmp_path / "whole.skeletons.jsonl", [[1]], WHOLEBODY133)
+        (folder,) = convert(clip, "openpose")
+        (file,) = folder.iterdir()
+        record = json.loads(file.read_text())
+        record["people"][0]["pose_keypoints_2d"] = []  # of --body 0
+        file.write_text(json.dumps(record))
+        (frame,) = back(folder, "openpose")
+        assert (frame.poses.keypoint_scores[0] > 0).tolist() == 23 * [False] + 110 * [True]
+
     def test_alphapose(self, tmp_path):
         clip = write_clip(tmp_path / "a", CLIP[:-1])
         (path,) = convert(clip, "alphapose")
@@ -616,6 +626,29 @@ class TestCoco:
         for record, other in zip(json.loads(path.read_text()), json.loads(again.read_text()), strict=True):
             assert (record.pop("score"), other.pop("score")) == pytest.approx((0.1875, 0.1875 * 0.75), abs=1e-4)
             assert record == other
+
+    @pytest.mark.parametrize("labelled", [True, False])
+    def test_whole_bodies_have_their_parts_in_lists_of_their_own(self, tmp_path, labelled):
+        numbers = [float(1 + i % 9) if i % 3 < 2 else 1.0 for i in range(3 * 133)]
+        ends = {"keypoints": 51, "foot_kpts": 69, "face_kpts": 273, "lefthand_kpts": 336, "righthand_kpts": 399}
+        begins = dict(zip(ends, [0, *ends.values()], strict=False))
+        whole = {"image_id": 0, **{name: numbers[begins[name] : end] for name, end in ends.items()}}
+        body = {"image_id": 1, "keypoints": numbers[:51], **dict.fromkeys([*ends][1:])}
+        document: object = [whole, body]
+        if labelled:
+            images = [{"id": i, "file_name": f"{i}.jpg", "width": 640, "height": 480} for i in range(2)]
+            category = {"id": 1, "name": "person", "keypoints": list(NAMES)}
+            document = {"images": images, "annotations": [whole, body], "categories": [category]}
+        (tmp_path / "whole.json").write_text(json.dumps(document))
+        reader = back(tmp_path / "whole.json", "coco")
+        assert reader.header.skeleton is WHOLEBODY133
+        first, second = (frame.poses for frame in reader)
+        np.testing.assert_allclose(first.keypoints[0], np.reshape(numbers, (-1, 3))[:, :2])
+        assert (second.keypoint_scores[0] > 0).tolist() == 17 * [True] + 116 * [False]
+        whole["face_kpts"] = whole["face_kpts"][:6]
+        (tmp_path / "whole.json").write_text(json.dumps(document))
+        with pytest.raises(StreamError, match=r"\[0\]: face_kpts is .*; 204 finite numbers"):
+            back(tmp_path / "whole.json", "coco", overwrite=True)
 
     def test_results_that_count_from_1(self, clip):
         (path,) = convert(clip, "coco", first_image_id=1)

@@ -21,7 +21,8 @@ def write_alphapose(
     own, mean keypoint score + box score + 1.25 * best keypoint score, so it is not within 0..1. The format has no
     record for a frame without people; people without a keypoint have none either.
     """
-    if reader.header.skeleton not in (HALPE26, WHOLEBODY133):  # as its own files; of other feet it knows nothing
+    own = (HALPE26.keypoints, WHOLEBODY133.keypoints)
+    if reader.header.skeleton.keypoints not in own:  # of other feet it knows nothing
         reader = reader.of_coco()
     if not predicted:
         reader = reader.without_predicted()

@@ -12,7 +12,7 @@ import orjson
 
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.skeletons.convert.common import found_points, new_file, with_points
-from sharpose_rt.skeletons.convert.layouts import OPENPOSE_18, to_layout
+from sharpose_rt.skeletons.convert.layouts import OPENPOSE_18, check_layout, to_layout
 from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.skeletons.stream import StreamReader
 
@@ -42,6 +42,7 @@ def write_kinetics(
     """
     if person_slots < 1:
         raise ConfigError(f"person_slots is {person_slots}; 1 or more is accepted")
+    check_layout(reader, OPENPOSE_18)
     if not predicted:
         reader = reader.without_predicted()
     tail = {"label": plain(label), "label_index": label_index}

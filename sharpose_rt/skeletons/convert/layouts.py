@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from sharpose_rt.errors import ConfigError
 from sharpose_rt.skeleton import WHOLEBODY133, Skeleton
+from sharpose_rt.skeletons.stream import StreamReader
 
 # Order of OpenPose's COCO model (POSE_COCO_BODY_PARTS) and of Kinetics-skeleton.
 OPENPOSE_18 = (
@@ -50,3 +52,13 @@ def to_layout(table: NDArray[np.float64], skeleton: Skeleton, layout: tuple[str,
             middle = np.concatenate([(left + right)[:, :2] / 2, np.minimum(left, right)[:, 2:]], axis=1)
             out[:, j] = np.where(middle[:, 2:] > 0, middle, 0)
     return out
+
+
+def check_layout(reader: StreamReader, layout: tuple[str, ...]) -> None:
+    """Raises ConfigError where a stream has none of these keypoints: its people would be nobody in such a file."""
+    names = reader.header.skeleton.keypoints
+    if set(names).isdisjoint(layout):
+        raise ConfigError(
+            f"{reader.path} has {len(names)} keypoints, {', '.join(names[:3]):.80} and so on, of which this format has "
+            "none; csv, parquet and others take any"
+        )

@@ -7,9 +7,11 @@ import os
 import re
 import zlib
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import orjson
 
 from sharpose_rt.errors import ConfigError
@@ -21,7 +23,13 @@ from sharpose_rt.skeletons.convert.common import (
     stem_of,
     with_points,
 )
-from sharpose_rt.skeletons.convert.layouts import BODY_25, OPENPOSE_18, OPENPOSE_PARTS, to_layout
+from sharpose_rt.skeletons.convert.layouts import (
+    BODY_25,
+    OPENPOSE_18,
+    OPENPOSE_PARTS,
+    check_layout,
+    to_layout,
+)
 from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.skeletons.stream import FrameRecord, StreamReader
 
@@ -57,6 +65,7 @@ def write_openpose(
     """
     if model not in _LAYOUTS:
         raise ConfigError(f"model is {model!r}; one of {', '.join(_LAYOUTS)} is accepted")
+    check_layout(reader, (*_LAYOUTS[model], *chain.from_iterable(OPENPOSE_PARTS.values())))
     if not predicted:
         reader = reader.without_predicted()
     stream, others, replaced = _mark(reader.path), [], []
@@ -106,15 +115,15 @@ def _write_frame(
     found, skeleton = found_points(frame.poses, raw=raw, min_score=min_score), reader.header.skeleton
     points, track_ids = rounded(to_layout(found, skeleton, layout)), frame.poses.track_ids.tolist()
     parts = {
-        name: rounded(to_layout(found, skeleton, of_part)).reshape(len(found), 3 * len(of_part)).tolist()
+        name: rounded(to_layout(found, skeleton, of_part))
         for name, of_part in OPENPOSE_PARTS.items()
         if of_part[0] in skeleton.keypoints
     }
     people = [
         {"person_id": [track_ids[i] or -1], "pose_keypoints_2d": points[i].ravel().tolist()}
-        | {name: parts[name][i] if name in parts else [] for name in OPENPOSE_PARTS}
+        | {name: parts[name][i].ravel().tolist() if name in parts else [] for name in OPENPOSE_PARTS}
         | {name: [] for name in _NOT_MADE}
-        for i in with_points(points)
+        for i in with_points(np.concatenate([points, *parts.values()], axis=1))
     ]
     record: dict[str, Any] = {"version": 1.3, "people": people}
     name = f"{stem_of(reader.path)}_{frame.frame_id:012d}"

@@ -108,6 +108,7 @@ def _seen(reader: StreamReader, *, raw: bool, min_score: float) -> Iterator[_See
 
 def _head(name: str, keypoints: Sequence[str], track: _Track, rate_fps: float, unit: str) -> str:
     rate, count = f"{rate_fps:.6g}", track.last - track.first + 1
+    keypoints = ["_".join(keypoint.split()) for keypoint in keypoints]  # readers split the line at white space
     lines = [
         f"PathFileType\t4\t(X/Y/Z)\t{name}",
         "DataRate\tCameraRate\tNumFrames\tNumMarkers\tUnits\tOrigDataRate\tOrigDataStartFrame\tOrigNumFrames",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.errors import StreamError
 from sharpose_rt.labels.numbering import by_number, frame_ids, number_in
-from sharpose_rt.skeleton import COCO17, Skeleton, is_person, order_by_name, person_categories
+from sharpose_rt.skeleton import COCO17, WHOLEBODY133, Skeleton, is_person, order_by_name, person_categories
 from sharpose_rt.skeletons.importers.openpose import read_openpose
 from sharpose_rt.skeletons.importers.people import (
     Imported,
@@ -25,6 +25,9 @@ from sharpose_rt.skeletons.importers.people import (
     skeleton_of,
     without_ids,
 )
+
+_PARTS = {"foot_kpts": 6, "face_kpts": 68, "lefthand_kpts": 21, "righthand_kpts": 21}
+"""What files of COCO-WholeBody have beside the body, in the order of its 133 keypoints, and of how many each is."""
 
 
 def read_alphapose(path: Path) -> Imported:
@@ -209,7 +212,8 @@ def read_coco(path: Path) -> Imported:
     Labels tell the pictures' sizes, and their names where each has its own; those that our labels of a video made up
     are left out. Labelled keypoints have score 1 where they are visible or covered. Boxes, scores and ids (`bbox`,
     `score`, `track_id`) are taken where they are and not null; names of keypoints in the people's category decide their
-    order, and other categories are left out.
+    order, and other categories are left out. Feet, face and hands are taken where records have them as COCO-WholeBody's
+    do, in lists of their own behind the body's (`foot_kpts` and so on).
 
     Raises:
         StreamError: the file is of another form; names the record.
@@ -220,7 +224,7 @@ def read_coco(path: Path) -> Imported:
         for i, record in enumerate(document):
             where = f"{path} [{i}]"
             _need(record, ("image_id", "keypoints"), where)
-            table, skeleton = _triples(record["keypoints"], where)
+            table, skeleton = _with_parts(record, *_triples(record["keypoints"], where), where)
             score = _maybe_score(record, where)
             person = ImportedPerson(table, _corners(record, where), score, _maybe_id(record, where))
             rows.append((_frame(record["image_id"], where, "image_id"), skeleton, person))
@@ -262,6 +266,7 @@ def read_coco(path: Path) -> Imported:
             table, skeleton = _by_name(flat.reshape(-1, 3), names, where)
         else:
             table, skeleton = _triples(record["keypoints"], where)
+        table, skeleton = _with_parts(record, table, skeleton, where)
         person = ImportedPerson(table, _corners(record, where), _maybe_score(record, where), _maybe_id(record, where))
         rows.append((frames[record["image_id"]], skeleton, person))
     found = {frames[record["id"]]: record for record in images}
@@ -270,6 +275,16 @@ def read_coco(path: Path) -> Imported:
         sizes_wh={frame: size_wh for frame, record in found.items() if (size_wh := _size_wh(record))},
         pictures={} if _is_of_a_video(document) else _pictures(found),
     )
+
+
+def _with_parts(
+    record: dict[str, Any], table: NDArray[np.float64], skeleton: Skeleton, where: str
+) -> tuple[NDArray[np.float64], Skeleton]:
+    """The body (17, 3) with the feet, face and hands that the record has beside it; itself where it has none."""
+    if skeleton is not COCO17 or not any(name in record for name in _PARTS):
+        return table, skeleton
+    flat = [numbers(record.get(name) or np.zeros(3 * k), where, name, 3 * k) for name, k in _PARTS.items()]
+    return np.concatenate([table, np.concatenate(flat).reshape(-1, 3)]), WHOLEBODY133
 
 
 def _size_wh(image: dict[str, Any]) -> tuple[int, int] | None:

@@ -21,7 +21,8 @@ from sharpose_rt.skeletons.importers.people import Imported, ImportedPerson, fou
 _PEOPLE = {"people": "pose_keypoints_2d", "bodies": "joints"}
 """What has the people, and what of each the keypoints: in OpenPose, and in CMU-Pose as AlphaPose writes it."""
 
-_LAYOUTS = {3 * len(layout): layout for layout in (OPENPOSE_18, BODY_25)}
+_LAYOUTS = {3 * len(layout): layout for layout in (OPENPOSE_18, BODY_25, ())}
+"""By how many numbers there are: none where a face or hands alone were looked for (--body 0)."""
 
 
 def read_openpose(path: Path) -> Imported:
