@@ -52,6 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "mobile150 start: movenet-multipose (downloaded once, 145 MB), the path of its .json, or random (%(default)s)",
     )
     parser.add_argument(
+        "--average",
+        nargs="+",
+        default=[],
+        metavar="WEIGHTS",
+        help="at the end, take the mean of what was trained and of these (bundled, or .safetensors): so "
+        "it forgets less of what it was trained on from; with --resume, of a run that has ended, too",
+    )
+    parser.add_argument(
         "--frozen-until", type=float, default=0.2, metavar="SHARE", help="of the run they stay so (%(default)s)"
     )
     parser.add_argument("--image-size", type=int, default=320, metavar="PX", help="longest side (%(default)s)")
@@ -98,8 +106,8 @@ def run(args: argparse.Namespace) -> int:
     from sharpose_rt.models.weights import RANGES
     from sharpose_rt.training.checkpoint import refuse_begun
     from sharpose_rt.training.datasets import data_roots, find_set
-    from sharpose_rt.training.detector_finish import calibrate, input_ranges, save_detector
-    from sharpose_rt.training.person_detector import DetectorRecipe, DetectorTrainer
+    from sharpose_rt.training.detector_finish import calibrate, input_ranges, mean, save_detector
+    from sharpose_rt.training.person_detector import DetectorRecipe, DetectorTrainer, load_trained
     from sharpose_rt.training.pictures import read_pictures
     from sharpose_rt.training.running import weights_file
 
@@ -114,6 +122,7 @@ def run(args: argparse.Namespace) -> int:
     if args.closer_size and args.closer_size < usual:
         raise ConfigError(f"--closer-size is {args.closer_size}; at least the usual {usual} is accepted, or none")
     recipe = DetectorRecipe(**{name: getattr(args, name) for name in _RECIPE})
+    others = [load_trained(name, recipe.architecture) for name in args.average]  # wrong ones are told of before hours
     roots, pictures, draws = data_roots(args.data_root), [], []
     for name, weight in map(_weighted, args.set):
         found = read_pictures(find_set(name, roots), args.min_score)
@@ -140,11 +149,13 @@ def run(args: argparse.Namespace) -> int:
         "trained_minutes": f"{trainer.clock.elapsed_s / 60:.1f}",
         "seed": str(args.seed),
     }
+    if args.average:
+        facts["average_with"] = ", ".join(args.average)
     if args.use_size:
         facts["image_size"] = str(args.use_size)
     if args.closer_size:
         facts["closer_size"] = str(args.closer_size)
-    module = trainer.averaged()
+    module = mean([trainer.averaged(), *others])
     save_detector(out, module, recipe, facts)
     facts[RANGES] = json.dumps(input_ranges(out, held_out))
     try:

@@ -274,17 +274,26 @@ class DetectorTrainer:
 def _create_module(recipe: DetectorRecipe) -> Any:
     """The network of a recipe with the weights that it starts from."""
     if recipe.init == "bundled" or recipe.init.endswith(".safetensors"):
-        path = WEIGHTS if recipe.init == "bundled" else Path(recipe.init)
-        module, facts = load_module(path)
-        if facts["architecture"] != recipe.architecture:
-            raise ConfigError(
-                f"init is {recipe.init!r}, a {facts['architecture']!r}, but {recipe.architecture!r} is to be trained; "
-                f"give --architecture {facts['architecture']}"
-            )
-        return module
+        return load_trained(recipe.init, recipe.architecture)
     module = build_module(recipe.architecture, Path())
     if recipe.architecture == OURS and recipe.init != "random":
         load_multipose(module.trunk, recipe.init)
+    return module
+
+
+def load_trained(name: str, architecture: str) -> Any:
+    """The module of the detector that ships ('bundled') or of a .safetensors file.
+
+    Raises:
+        WeightsError: see `load_module`.
+        ConfigError: it is of another architecture.
+    """
+    module, facts = load_module(WEIGHTS if name == "bundled" else Path(name))
+    if facts["architecture"] != architecture:
+        raise ConfigError(
+            f"{name!r} is a {facts['architecture']!r}, but {architecture!r} is to be trained; "
+            f"give --architecture {facts['architecture']}"
+        )
     return module
 
 

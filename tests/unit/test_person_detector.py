@@ -177,9 +177,7 @@ def test_loading_a_detector_leaves_a_programs_chance_as_it_was(folder, recipe, a
 
 
 def test_a_detector_of_another_architecture_is_not_trained_on(folder, recipe):
-    with pytest.raises(
-        ConfigError, match=r"init is 'bundled', a 'mobile150', but .*tinyn.yaml.*; give --arch.* mobile150"
-    ):
+    with pytest.raises(ConfigError, match=r"'bundled' is a 'mobile150', but .*tinyn.yaml.*; give --arch.* mobile150"):
         DetectorTrainer(read_pictures(folder, 0.4), np.ones(12), replace(recipe, init="bundled"), folder.parent / "run")
 
 
@@ -327,6 +325,24 @@ def test_the_command_trains_saves_and_resumes(folder, capsys):
     with safe_open(str(weights), framework="pt") as file:
         assert "input_ranges" in file.metadata()
     assert "steps" in capsys.readouterr().out
+
+
+def test_a_run_that_has_ended_is_averaged_with_what_it_began_from(folder, recipe):
+    assert train_detector.run(arguments(folder)) == 0
+    found, before = folder.parent / "found.safetensors", folder.parent / "before.safetensors"
+    trained, _ = load_module(found)
+    save_detector(before, build_module(recipe.architecture, folder.parent), recipe, {})
+    with pytest.raises(ConfigError, match="'bundled' is a 'mobile150'"):
+        train_detector.run(arguments(folder, resume=True, average=[str(before), "bundled"]))
+    assert train_detector.run(arguments(folder, resume=True, average=[str(before)])) == 0
+    (mean, facts), (other, _) = load_module(found), load_module(before)
+    assert facts["average_with"] == str(before)
+    assert {"input_ranges", "trained_steps"} <= facts.keys()
+    first, second = trained.state_dict(), other.state_dict()
+    for name, value in mean.state_dict().items():
+        torch.testing.assert_close(value, ((first[name] + second[name]) / 2).to(value.dtype), rtol=2e-3, atol=2e-3)
+    changed = [name for name in first if not torch.allclose(first[name].float(), mean.state_dict()[name].float())]
+    assert len(changed) > 10
 
 
 def test_the_command_states_a_size_for_closer_looks(folder):
