@@ -14,6 +14,7 @@ Messages, as Max, TouchDesigner, Pure Data and SuperCollider read them too:
 from __future__ import annotations
 
 import argparse
+import sys
 import threading
 from typing import Any
 
@@ -49,4 +50,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:  # the port is taken, say
+        sys.exit(f"error: {error}")

@@ -35,4 +35,7 @@ def hands_up(keypoints: list[list[float]], names: list[str], min_score: float = 
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import socket
+import sys
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -37,4 +38,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:  # the port is taken, say
+        sys.exit(f"error: {error}")

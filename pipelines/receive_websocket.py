@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import threading
 from collections.abc import Iterable
 
+from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection, serve
 
@@ -46,19 +48,27 @@ def main(argv: list[str] | None = None) -> None:
 
 def show(messages: Iterable[str | bytes]) -> bool:
     """Prints a line for each frame; True when the stream came to its end."""
-    for message in messages:
-        record = json.loads(message)
-        if record["type"] == "header":
-            print(f"{record['source']}: {len(record['keypoints'])} keypoints, model {record['model']['name']}")
-        elif record["type"] == "frame":
-            missed = record.get("dropped_before", 0)
-            ids = [person["track_id"] for person in record["people"]]
-            print(f"frame {record['frame_id']}  ids {ids}" + (f"  ({missed} missed)" if missed else ""), flush=True)
-        else:
-            print(f"end: {record['status']}")
-            return True
+    try:
+        for message in messages:
+            record = json.loads(message)
+            if record["type"] == "header":
+                print(f"{record['source']}: {len(record['keypoints'])} keypoints, model {record['model']['name']}")
+            elif record["type"] == "frame":
+                missed = record.get("dropped_before", 0)
+                ids = [person["track_id"] for person in record["people"]]
+                print(f"frame {record['frame_id']}  ids {ids}" + (f"  ({missed} missed)" if missed else ""), flush=True)
+            else:
+                print(f"end: {record['status']}")
+                return True
+    except ConnectionClosedError as error:  # the tracker was killed, or its machine is gone
+        print(f"lost: {error}", file=sys.stderr)
     return False
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:  # the port is taken, or nobody serves there
+        sys.exit(f"error: {error}")

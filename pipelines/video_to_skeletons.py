@@ -56,6 +56,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{video}: {error}")
             failed += 1
             continue
+        except KeyboardInterrupt:  # what is done stays done
+            return 130
         figures = results.figures
         print(f"{video}: {figures['frames']} frames, {figures['people']['ids']} people -> {results.stream}")
     return 1 if failed else 0

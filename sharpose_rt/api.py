@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from sharpose_rt.errors import ConfigError, SourceError
 from sharpose_rt.machine.process import let_waiting_threads_sleep
 from sharpose_rt.media.given import Given, GivenFrames, seconds, wrong_picture
 from sharpose_rt.skeleton import Skeleton
-from sharpose_rt.types import Frame, Packet, Person, Poses
+from sharpose_rt.types import Detections, Frame, Packet, Person, Poses
 
 let_waiting_threads_sleep()  # before what follows loads torch; on a busy machine `update` took many times as long
 
@@ -58,6 +58,8 @@ class TrackedFrame:
     """Where a point (x, y) of the frame before is in this one, (2, 3) px; None where the camera did not move."""
     new_scene: bool = False
     """The picture has nothing to do with the one before, after a cut or a change of size: nobody's id goes on."""
+    detections: Detections | None = field(default=None, repr=False)
+    """Who was detected, as who is new has no pose yet; None where the detector did not run on this frame."""
 
     @property
     def frame_id(self) -> int:
@@ -78,7 +80,8 @@ class TrackedFrame:
         """(H, W, 3) BGR, a new picture with the people on it; without trails, which take the frames before."""
         from sharpose_rt.media import Painter
 
-        return Painter(self.skeleton, self.draw_config).draw(self.image_bgr.copy(), self.poses, self.pts_s)
+        painter, image = Painter(self.skeleton, self.draw_config), self.image_bgr.copy()
+        return painter.draw(image, self.poses, self.pts_s, detections=self.detections)
 
     @property
     def people(self) -> list[Person]:
@@ -109,7 +112,9 @@ class PoseTracker:
         WeightsError: the model is a file, and no network that is taken.
     """
 
-    def __init__(self, model: str | None = None, config: RunConfig | str | Path | None = None, **options: Any) -> None:
+    def __init__(
+        self, model: str | Path | None = None, config: RunConfig | str | Path | None = None, **options: Any
+    ) -> None:
         for name in _ELSEWHERE & options.keys():  # in `config`, which the command takes too, they may be
             raise ConfigError(
                 f"PoseTracker writes and serves nothing, and {name} is {options[name]!r}; leave it away, or use "
@@ -118,7 +123,7 @@ class PoseTracker:
             )
         base = config if isinstance(config, RunConfig) else load(config)
         if model is not None:
-            base = replace(base, pose=replace(base.pose, model=model))
+            base = merge(base, {"pose": {"model": model}}, where="PoseTracker")
         self.config = merge(base, options, where="PoseTracker")
         self._skeleton = skeleton_of(self.config.pose.model)
         self._loop: _Loop | None = None
@@ -232,7 +237,8 @@ class PoseTracker:
 
         Args:
             image_bgr: (H, W, 3) uint8; it is copied. Options of the section `source` say nothing here.
-            pts_s: media time in seconds, above that of the frame before; None takes the clock.
+            pts_s: media time in seconds, above that of the frame before; None takes the clock, which goes on from the
+                last time that was given.
             new_scene: it has nothing to do with the frame before: nobody is tracked or smoothed over from there.
 
         Raises:
@@ -309,8 +315,16 @@ def _frames(source: Any) -> Given:
 
 def _tracked(packet: Packet, tracking: Tracking, source: str = "") -> TrackedFrame:
     assert packet.poses is not None
-    skeleton, drawing = tracking.skeleton, tracking.config.draw
-    return TrackedFrame(packet.frame, packet.poses, skeleton, drawing, source, packet.camera, packet.new_scene)
+    return TrackedFrame(
+        packet.frame,
+        packet.poses,
+        tracking.skeleton,
+        tracking.config.draw,
+        source,
+        packet.camera,
+        packet.new_scene,
+        packet.detections,
+    )
 
 
 class _Loop:
@@ -342,6 +356,8 @@ class _Loop:
                 f"pts_s is {pts_s!r} after {self._last_s}; finite times that rise are wanted, seconds as a number (of "
                 "a timedelta its total_seconds())"
             )
+        if pts_s is not None:
+            self._began_s = now_s - time_s  # where times are left away again, the clock goes on from here
         item: Any = Frame(self._count, time_s, np.array(image_bgr, order="C"), now_s, new_scene=new_scene)
         self._count, self._last_s = self._count + 1, time_s
         for stage in self._stages:
@@ -370,7 +386,7 @@ class SHaRPose:
         ConfigError: an unknown or bad option.
     """
 
-    def __init__(self, model: str = PoseConfig.model, **options: Any) -> None:
+    def __init__(self, model: str | Path = PoseConfig.model, **options: Any) -> None:
         from sharpose_rt.engine import create_engine
 
         config = merge(RunConfig().pose, {"model": model, **options}, where="SHaRPose")

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
 from functools import reduce
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 import yaml
@@ -203,6 +203,10 @@ def to_dict(config: object) -> dict[str, Any]:
 
 def _coerce(value: Any, hint: Any, at: str) -> Any:
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if isinstance(value, PurePath):  # a program's
+        value = str(value)
+    elif hasattr(value, "tolist"):  # its numbers and arrays, of numpy or torch, which --help does not wait for
+        value = value.tolist()
     if isinstance(value, int) and value.bit_length() > 63:
         raise ConfigError(f"{at} is a number of {value.bit_length()} bits; numbers within ±9.2e18 are accepted")
     if value is None and type(None) in options:

@@ -85,7 +85,7 @@ def seconds(time: Any) -> float:
     """A time in seconds; NaN where it is no number."""
     try:
         return np.nan if isinstance(time, (bool, np.bool_)) else float(time)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return np.nan
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceError
@@ -17,7 +17,7 @@ from sharpose_rt.media.source import Source
 _STREAM_SUFFIXES = frozenset((".mjpeg", ".mjpg", ".ts", *LISTS))
 
 
-def open_source(spec: str, config: SourceConfig | None = None) -> Source:
+def open_source(spec: str | Path, config: SourceConfig | None = None) -> Source:
     """The source that `spec` names, not yet opened.
 
     Accepts a video file, an image, a folder or a glob of images (or of one video), 'webcam', 'webcam:N', a camera's
@@ -29,7 +29,7 @@ def open_source(spec: str, config: SourceConfig | None = None) -> Source:
         SourceError: nothing is named, nothing of that name exists, it is empty, its scheme is unknown, or it is no
             address.
     """
-    config = config or SourceConfig()
+    spec, config = str(spec), config or SourceConfig()
     _check_named(spec)
     if spec == "-":
         return PacedSource(live.StdinVideo(config)) if config.realtime else live.StdinVideo(config)

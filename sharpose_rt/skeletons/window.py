@@ -12,6 +12,7 @@ import importlib
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -97,7 +98,8 @@ def windows(
 
     Takes a stream's path or reader, or the frames of a live run; holds `length` frames of poses in memory, no pictures.
     Slots go to the people who are there in most frames of the window (then by summed score); who had a slot in the
-    last window and is still among them keeps it. Without track ids a slot is a place in the frame, whoever has it.
+    last window and is still among them keeps it. Without track ids a slot is a place in the frame, whoever has it. No
+    window reaches from one video into the next: from one `source` of the frames to another, or where times fall.
 
     Args:
         source: the frames; a stream also tells `skeleton` and `frame_size_wh`, a live run's frames the latter.
@@ -181,7 +183,7 @@ def _rows(
     source: Iterable[Posed], cut: _Cut, skeleton: Skeleton | None, frame_size_wh: tuple[int, int] | None
 ) -> Iterator[list[_Row]]:
     """The windows that end at a frame, one list each time that one is due."""
-    recent: deque[_Recent] = deque(maxlen=cut.length)
+    recent: deque[_Recent] = deque(maxlen=index(cut.length))  # which takes no number of numpy's
     slots = [0] * cut.person_slots
 
     def cut_one() -> list[_Row]:
@@ -203,7 +205,8 @@ def _rows(
         before, video = video, getattr(frame, "source", "")  # ids and times of each are its own
         warned = warned or warn_of_untracked(frame.poses, getattr(source, "path", "the source"))
         size_wh = getattr(frame, "frame_size_wh", None) or frame_size_wh or _size_wh(frame, cut)
-        begins = video != before or (cut.within_scenes and getattr(frame, "new_scene", False))
+        falls = bool(recent) and frame.pts_s < recent[-1][0]  # two runs over frames that have no source, or streams
+        begins = video != before or falls or (cut.within_scenes and getattr(frame, "new_scene", False))
         if begins and recent:
             if cut.rest and unseen:
                 yield cut_one()

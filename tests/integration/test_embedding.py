@@ -235,7 +235,9 @@ def test_what_is_given_in_place_of_pictures_is_said() -> None:
     trimmed = PoseTracker("tiny_256x192", **OPTIONS, source={"start_s": 5.0})
     with pytest.raises(SourceError, match="no frame from 5 s on"):
         next(trimmed.run([IMAGE]))
-    for pts_s in ("x", timedelta(seconds=1)):
+    with pytest.raises(SourceError, match="frame 0 has the time 1000"):
+        next(tracker.run([(10**400, IMAGE)]))
+    for pts_s in ("x", timedelta(seconds=1), 10**400):
         with pytest.raises(ValueError, match=r"seconds as a number \(of a timedelta its total_seconds\(\)\)"):
             tracker.update(IMAGE, pts_s)  # type: ignore[arg-type]
 

@@ -42,6 +42,8 @@ def test_live_camera(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5
     assert all("id 1 nose" in line for line in lines)
+    _recipe("live_camera").main([*arguments, "--model", "base_mpii_256x256"])
+    assert "id 1 right_ankle" in capsys.readouterr().out  # which these have first
 
 
 def test_video_to_skeletons_to_action_array(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,6 +182,23 @@ def test_ctrl_c_ends_a_live_recipe(name: str, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(recipe, "PoseTracker", interrupted)
     assert recipe.main(["webcam"]) == 130
+
+
+def test_ctrl_c_ends_a_folder_of_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = _recipe("video_to_skeletons")
+    for name in ("a", "b"):
+        write_clip(tmp_path / f"{name}.mp4", 3, size_wh=(96, 64))
+
+    class Interrupted:
+        def __init__(self, video: str, *_: object, **__: object) -> None:
+            assert Path(video).name == "a.mp4"  # and no next one
+
+        def run(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipe, "FileRun", Interrupted)
+    options = ["--set", "pose.weights=random", "--set", "detector.name=full"]
+    assert recipe.main([str(tmp_path), str(tmp_path / "out"), *options]) == 130
 
 
 def test_onnx_pose_takes_names_that_are_not_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

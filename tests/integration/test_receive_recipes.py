@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from live_world import Run
+from live_world import Run, header
+from websockets.sync.server import ServerConnection, serve
 
 from sharpose_rt.live import Hub, Listen, LiveServer, Publisher, parse_target
 from sharpose_rt.skeleton import MPII16
@@ -108,6 +110,51 @@ def test_receive_websocket_that_connects() -> None:
     assert lines[-1] == "end: complete"
 
 
+@pytest.mark.parametrize("recipe", ["receive_udp", "receive_osc", "receive_zmq", "receive_websocket"])
+def test_ctrl_c_ends_a_receiver_and_a_taken_port_is_told(recipe: str) -> None:
+    kind = socket.SOCK_DGRAM if recipe in ("receive_udp", "receive_osc") else socket.SOCK_STREAM
+    with socket.socket(socket.AF_INET, kind) as taken:
+        taken.bind(("127.0.0.1", 0))
+        if kind == socket.SOCK_STREAM:
+            taken.listen()
+        port = ["--listen"] * (recipe == "receive_websocket") + [str(taken.getsockname()[1])]
+        command = [sys.executable, str(RECIPES / f"{recipe}.py"), *port]
+        told = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=30)
+    assert told.returncode == 1
+    (line,) = told.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "in use" in line
+    listening = f"""
+import runpy, signal, sys, threading
+runpy.run_path({command[1]!r})  # what it imports is there then
+me = threading.main_thread().ident
+threading.Timer(0.5, lambda: signal.pthread_kill(me, signal.SIGINT)).start()
+sys.argv = {command[1:]!r}
+runpy.run_path({command[1]!r}, run_name="__main__")
+"""
+    told = subprocess.run([sys.executable, "-c", listening], stderr=subprocess.PIPE, text=True, timeout=30)
+    assert (told.returncode, told.stderr) == (130, "")
+
+
+def test_a_tracker_that_falls_away_is_told_in_a_line() -> None:
+    def cut(connection: ServerConnection) -> None:
+        connection.send(json.dumps(header().to_record()))
+        connection.socket.shutdown(socket.SHUT_RDWR)
+
+    with serve(cut, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+        command = [sys.executable, str(RECIPES / "receive_websocket.py"), url]
+        told = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        server.shutdown()
+    assert told.stdout == "walk.mp4: 17 keypoints, model tiny_256x192\n"
+    assert told.stderr.startswith("lost: ")
+    assert len(told.stderr.splitlines()) == 1
+    told = subprocess.run(command, capture_output=True, text=True, timeout=30)  # nobody is there any more
+    assert (told.returncode, told.stdout) == (1, "")
+    assert told.stderr.startswith("error: ")
+
+
 def test_receive_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
     with _started("receive_stdin") as process:
         assert process.stdin is not None
@@ -122,6 +169,18 @@ def test_receive_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
         lines = process.stdout.read().splitlines()
     assert len(lines) == 3
     assert all("hands up: none" in line for line in lines)
+
+
+def test_ctrl_c_ends_receive_stdin() -> None:
+    frame = {"type": "frame", "frame_id": 0, "pts_s": 0.0, "people": []}
+    with _started("receive_stdin") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(frame) + "\n")
+        process.stdin.flush()
+        assert "hands up: none" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
 
 
 def test_receive_stdin_says_what_it_cannot_tell() -> None:

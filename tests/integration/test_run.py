@@ -864,6 +864,17 @@ def test_a_loop_is_ready_for_its_first_picture_before_its_clock_begins(monkeypat
     assert [frame.people[0].track_id for frame in (first, second)] == [1, 1]
 
 
+def test_a_loops_clock_goes_on_from_the_last_time_that_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock_s = [50.0]
+    monkeypatch.setattr("sharpose_rt.api.time", SimpleNamespace(monotonic=lambda: clock_s[0]))
+    seen = []
+    with PoseTracker(pose=QUICK, detector={"name": "full"}) as tracker:
+        for pts_s in (None, 1000.0, None, None, 1000.5, None):
+            seen.append(tracker.update(np.zeros((120, 160, 3), np.uint8), pts_s).pts_s)
+            clock_s[0] += 0.04
+    assert seen == pytest.approx([0, 1000, 1000.04, 1000.08, 1000.5, 1000.54])
+
+
 def test_a_closed_tracker_holds_no_models() -> None:
     """At once, not when Python happens to look for circles."""
     image, options = np.zeros((120, 160, 3), np.uint8), {"pose": QUICK, "detector": {"name": "full"}}

@@ -6,12 +6,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from sharpose_rt import PoseTracker
+from sharpose_rt import PoseTracker, SHaRPose
 from sharpose_rt.commands import evaluate, explain, weights
 from sharpose_rt.config import PoseConfig, RunConfig, SourceConfig, load, merge, preset_names, to_dict
-from sharpose_rt.errors import ConfigError
+from sharpose_rt.errors import ConfigError, WeightsError
 from sharpose_rt.machine import cache, threads
 from sharpose_rt.machine.cache import cache_dir
 from sharpose_rt.machine.whole_files import whole, write_whole
@@ -131,6 +133,28 @@ def test_lists_are_checked_item_by_item() -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             load(None, [text])
+
+
+def test_a_program_gives_paths_and_numbers_of_numpy(tmp_path: Path) -> None:
+    assert PoseTracker(Path("tiny_256x192")).config.pose.model == "tiny_256x192"
+    with pytest.raises(WeightsError, match=r"there is no file .*rtmpose\.onnx"):
+        PoseTracker(tmp_path / "rtmpose.onnx")
+    with pytest.raises(WeightsError, match=r"there is no file .*rtmpose\.onnx"):
+        SHaRPose(tmp_path / "rtmpose.onnx")
+    with pytest.raises(ConfigError, match=r"PoseTracker: pose\.model is 3; str is accepted"):
+        PoseTracker(3)  # type: ignore[arg-type]
+    config = PoseTracker(
+        detector={"every": np.int64(3), "region": np.array([[0, 0], [9, 0], [9, 9]])},
+        pose={"weights": tmp_path / "mine.safetensors", "quality_threshold": np.float32(0.5)},
+        draw={"boxes": np.bool_(False), "trail_s": torch.tensor(0.25)},
+    ).config
+    assert (config.detector.every, config.detector.region[1]) == (3, (9.0, 0.0))
+    assert (config.pose.weights, config.pose.quality_threshold) == (str(tmp_path / "mine.safetensors"), 0.5)
+    assert (config.draw.boxes, config.draw.trail_s) == (False, 0.25)
+    assert {type(config.detector.every), type(config.pose.quality_threshold)} == {int, float}
+    for value in (np.float64(1.5), np.bool_(True), np.array([3, 4]), Path("3")):
+        with pytest.raises(ConfigError, match=r"detector\.every is .*; int is accepted"):
+            PoseTracker(detector={"every": value})
 
 
 def test_unknown_preset_offers_the_nearest() -> None:

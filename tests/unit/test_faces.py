@@ -16,6 +16,7 @@ from hypothesis.extra.numpy import arrays
 from live_world import packet
 from media_clips import write_clip
 
+from sharpose_rt import PoseTracker
 from sharpose_rt.app import FileRun
 from sharpose_rt.config import DrawConfig, load
 from sharpose_rt.media import Painter
@@ -199,6 +200,23 @@ def test_nobody_is_seen_in_a_run(tmp_path: Path, smooth: str) -> None:
             face = cv2.cvtColor(frame[y - 20 : y + 20, x - 20 : x + 20], cv2.COLOR_BGR2GRAY)
             plain = cv2.cvtColor(photograph[y - 20 : y + 20, x - 20 : x + 20], cv2.COLOR_BGR2GRAY)
             assert abs(np.corrcoef(_detail(face), _detail(plain))[0, 1]) < 0.4
+
+
+def test_who_has_no_pose_yet_is_hidden_in_a_program_too() -> None:
+    photograph = cv2.imread(str(Path(ultralytics.__file__).parent / "assets/zidane.jpg"))
+    assert photograph is not None
+    draw = {"faces": False, "boxes": False, "ids": False, "min_score": 1.0}
+    pictures = [np.zeros_like(photograph), photograph]
+    with PoseTracker(detector={"name": "bundled"}, tracker={"scene_cut": 0.0}, draw=draw) as tracker:
+        first = [tracker.update(picture, number / 25) for number, picture in enumerate(pictures)][-1]
+        again = list(tracker.run(pictures))[-1]
+    for frame in (first, again):
+        assert len(frame.people) == 0
+        assert frame.detections is not None
+        hidden = photograph.copy()
+        hide_faces(hidden, frame.poses, COCO17, frame.detections)
+        assert (hidden != photograph).any()
+        np.testing.assert_array_equal(frame.drawn(), hidden)
 
 
 def _detail(grey: np.ndarray) -> np.ndarray:

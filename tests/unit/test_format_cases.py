@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,16 +49,18 @@ def stream(path: Path, records: Sequence[FrameRecord], fps: float = 25.0) -> Pat
     return path
 
 
+@pytest.mark.parametrize("names", [("a.mp4", "b.mp4"), ("", "")])  # the program's own frames have none
 @pytest.mark.parametrize("within_scenes", [False, True])
-def test_no_window_reaches_from_one_video_into_the_next(within_scenes: bool) -> None:
+def test_no_window_reaches_from_one_video_into_the_next(within_scenes: bool, names: tuple[str, str]) -> None:
     """As `PoseTracker.run` gives those of a folder: ids and times begin anew with each."""
     blank = np.zeros((480, 640, 3), np.uint8)
     frames = [
         TrackedFrame(Frame(number, number / 25, blank), people(1, x=x), COCO17, source=source)
-        for source, x in (("a.mp4", 100.0), ("b.mp4", 500.0))
+        for source, x in zip(names, (100.0, 500.0), strict=True)
         for number in range(6)
     ]
-    found = list(windows(frames, 4, 2, normalize="none", within_scenes=within_scenes))
+    length: Any = np.int64(4)
+    found = list(windows(frames, length, 2, normalize="none", within_scenes=within_scenes))
     assert len(found) == 4
     for window in found:
         assert (np.diff(window.pts_s[0]) > 0).all()

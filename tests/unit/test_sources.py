@@ -77,7 +77,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_frame_comes_in_order_at_its_time(clip: Path) -> None:
-    with open_source(str(clip)) as source:
+    with open_source(clip) as source:
         info = source.info
         frames = list(source)
     assert [read_number(frame.image_bgr) for frame in frames] == list(range(30))
