@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 _RECIPE = (
     "architecture",
@@ -150,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
         "seed": str(args.seed),
     }
     if args.average:
-        facts["average_with"] = ", ".join(args.average)
+        facts["average_with"] = ", ".join(Path(name).name for name in args.average)
     if args.use_size:
         facts["image_size"] = str(args.use_size)
     if args.closer_size:

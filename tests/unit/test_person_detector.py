@@ -336,7 +336,7 @@ def test_a_run_that_has_ended_is_averaged_with_what_it_began_from(folder, recipe
         train_detector.run(arguments(folder, resume=True, average=[str(before), "bundled"]))
     assert train_detector.run(arguments(folder, resume=True, average=[str(before)])) == 0
     (mean, facts), (other, _) = load_module(found), load_module(before)
-    assert facts["average_with"] == str(before)
+    assert facts["average_with"] == before.name
     assert {"input_ranges", "trained_steps"} <= facts.keys()
     first, second = trained.state_dict(), other.state_dict()
     for name, value in mean.state_dict().items():
