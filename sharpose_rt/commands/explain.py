@@ -106,16 +106,12 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         SourceError: it is missing or no picture.
     """
-    import cv2
+    from sharpose_rt.media import files
 
     if not path.is_file():
         what = "a folder" if path.is_dir() else "not there"
         raise SourceError(f"{path} is {what}; a picture (.jpg, .png, ...) is wanted")
-    try:
-        image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
-    except (OSError, cv2.error) as error:
-        reason = getattr(error, "strerror", None) or "empty file"
-        raise SourceError(f"{path} cannot be read ({reason}); a picture (.jpg, .png, ...) is wanted") from error
+    image = files.read_image(path)  # as in a run
     if image is None:
         raise SourceError(f"{path} is no picture that OpenCV reads; .jpg, .png, .webp, .bmp or .tiff is accepted")
     return image

@@ -8,6 +8,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ class BoxFileDetector:
         self.config = config
         self._by_frame: dict[int, list[Box]] = {}
         self._by_picture: dict[str, list[Box]] = {}
+        self._alike: dict[str, list[str]] = {}  # names of pictures that differ by folder or ending alone
         self._by_id = False
 
     def open(self) -> None:
@@ -88,7 +90,10 @@ class BoxFileDetector:
             self._by_id = text.lstrip().startswith("[")  # a list of results has no names of pictures
         else:
             self._by_frame, self._by_picture = read_mot(text, str(path)), {}
-        if not self._by_frame and not self._by_picture:
+        self._alike = defaultdict(list)
+        for picture in self._by_picture:
+            self._alike[_picture_key(picture)].append(picture)
+        if not self._by_frame and not any(self._by_picture.values()):
             logger.warning("boxes file '%s' holds no boxes of people", path)
 
     def detect(self, frame: Frame, *, look: int = 0) -> Detections:
@@ -105,16 +110,34 @@ class BoxFileDetector:
         if not self._by_picture:
             return self._by_frame.get(place, [])
         name = record["id"] if self._by_id else record["file_name"]
-        return self._by_picture.get(_picture_key(str(name)), [])
+        return self._of_name(str(name))
 
     def close(self) -> None:
         """Let the boxes go."""
-        self._by_frame, self._by_picture = {}, {}
+        self._by_frame, self._by_picture, self._alike = {}, {}, {}
 
     def _lookup(self, frame: Frame) -> list[Box]:
         if frame.source and self._by_picture:
-            return self._by_picture.get(_picture_key(frame.source), [])
+            return self._of_name(frame.source)
         return self._by_frame.get(frame.frame_id, [])
+
+    def _of_name(self, name: str) -> list[Box]:
+        """The boxes of a picture; where several are alike, of that whose folders and ending agree with it most.
+
+        Raises:
+            DetectorError: nothing tells which of several it is.
+        """
+        alike = self._alike.get(_picture_key(name), [])
+        if not alike:
+            return []
+        agreed = [_agreement(name, picture) for picture in alike]
+        best = [picture for picture, how in zip(alike, agreed, strict=True) if how == max(agreed)]
+        if len(best) > 1:
+            raise DetectorError(
+                f"boxes file '{self.name}' has {best[0]} and {best[1]}, and nothing tells which of them {name} is; "
+                "take those of other folders out, or run over all folders at once ('FOLDER/**/*.jpg'), which names them"
+            )
+        return self._by_picture[best[0]]
 
 
 def read_mot(text: str, path: str) -> dict[int, list[Box]]:
@@ -155,6 +178,9 @@ def read_coco(text: str, path: str) -> tuple[dict[int, list[Box]], dict[str, lis
     keys = _image_keys(images, path) if images is not None else None
     by_frame: dict[int, list[Box]] = defaultdict(list)
     by_picture: dict[str, list[Box]] = defaultdict(list)
+    for _, picture in (keys or {}).values():  # one without boxes must not get those of another folder's
+        if picture:
+            by_picture[picture] = []
     people = _person_categories(data, path)
     for number, record in enumerate(records):
         where = f"boxes file '{path}', record {number}"
@@ -165,7 +191,7 @@ def read_coco(text: str, path: str) -> tuple[dict[int, list[Box]], dict[str, lis
         image = record["image_id"]
         if keys is not None and (not isinstance(image, (int, float, str)) or image not in keys):
             raise DetectorError(f"{where}: image_id {image!r} is not among `images`")
-        frame, picture = keys[image] if keys is not None else (_frame_of(image), _picture_key(str(image)))
+        frame, picture = keys[image] if keys is not None else (_frame_of(image), str(image))
         if not isinstance(record["bbox"], list) or len(record["bbox"]) != 4:
             raise DetectorError(f"{where}: bbox is {record['bbox']!r}; [x, y, width, height] is accepted")
         box = _box(record["bbox"], record.get("score", 1.0), where)
@@ -188,7 +214,7 @@ def _image_keys(images: list[Any], path: str) -> dict[Any, tuple[int | None, str
             raise DetectorError(
                 f"boxes file '{path}', image {number}: frame_id is {frame!r}; whole numbers from 0 are accepted"
             )
-        keys[image["id"]] = (frame, _picture_key(str(image.get("file_name", ""))))
+        keys[image["id"]] = (frame, str(image.get("file_name", "")))
     return keys
 
 
@@ -213,6 +239,13 @@ def _picture_key(name: str) -> str:
     """What is compared of a picture's name: without folder and ending, and a mere number without leading zeros."""
     stem = Path(name).stem
     return str(int(stem)) if stem.isdecimal() else stem
+
+
+def _agreement(name: str, other: str) -> tuple[int, bool]:
+    """How many folders, from the last on, two pictures have in common, and whether they end alike."""
+    one, two = Path(name), Path(other)
+    pairs = zip(reversed(one.parent.parts), reversed(two.parent.parts), strict=False)
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs))), one.suffix == two.suffix
 
 
 def _box(xywh: list[Any], score: Any, where: str) -> Box:

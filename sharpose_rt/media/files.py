@@ -137,7 +137,8 @@ def _names(paths: Sequence[Path]) -> list[str]:
             "/".join(path.absolute().parts[-depth:]) if name in taken else name
             for name, path in zip(names, paths, strict=True)
         ]
-    return names
+    # As streams and labels, which are UTF-8, have them: so each finds its picture again.
+    return [name.encode("utf-8", "backslashreplace").decode() for name in names]
 
 
 def read_image(path: str | Path, *, upright: bool = True) -> NDArray[np.uint8] | None:
@@ -148,7 +149,7 @@ def read_image(path: str | Path, *, upright: bool = True) -> NDArray[np.uint8] |
     flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         data = np.fromfile(path, np.uint8)
-        if upright and Path(path).suffix.lower() == ".avif":
+        if upright and data[4:8].tobytes() == b"ftyp":  # an AVIF by any name; one in name alone OpenCV turns itself
             return _upright_avif(path, data)
         return cv2.imdecode(data, flags) if data.size else None  # type: ignore[return-value]
     except (OSError, ValueError, cv2.error):  # a name may have a NUL in it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -171,6 +172,24 @@ def test_pictures_of_a_folder_are_known_by_name(tmp_path: Path) -> None:
     ReplayRun(str(path), config, video=str(folder)).run(lambda packet: seen.append(bool(packet.frame.image_bgr.any())))
     assert seen == [True, True, False]
     assert len(list((tmp_path / "out" / "set.annotated").iterdir())) == 3
+
+
+def test_pictures_whose_names_are_no_utf8_are_found_again(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "a.png"), numbered(1, SIZE_WH))
+    try:
+        (folder / "a.png").rename(folder / os.fsdecode(b"caf\xe9.png"))
+    except (OSError, UnicodeEncodeError):
+        pytest.skip("names are Unicode here")
+    run = ["--source", str(folder), "--weights", "random", "--boxes", "full", "--no-video", "--quiet"]
+    assert main([*run, "--output", str(tmp_path / "out")]) == 0
+    seen: list[int] = []
+    job = ReplayRun(
+        str(tmp_path / "out" / "pictures.skeletons.jsonl"), config_of(tmp_path / "again"), video=str(folder)
+    )
+    job.run(lambda packet: seen.append(read_number(packet.frame.image_bgr)))
+    assert seen == [1]
 
 
 @pytest.mark.parametrize("method", ["kalman", "rts", "none"])

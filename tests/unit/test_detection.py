@@ -275,6 +275,19 @@ def test_coco_by_picture_name_and_by_frame(tmp_path: Path) -> None:
     assert detector.detect(frame(frame_id=1)).bboxes_xyxy.tolist() == [[1, 2, 31, 42]]
 
 
+def test_pictures_of_one_name_are_told_apart_by_folder_and_ending(tmp_path: Path) -> None:
+    names = ["a/x.jpg", "b/x.jpg", "b/c/x.jpg", "empty/x.jpg", "y.jpg", "y.png", "0012.jpg"]
+    records = [{"image_id": n, "bbox": [n, 0, 30, 40], "category_id": 1} for n in range(len(names)) if n != 3]
+    images = [{"id": n, "file_name": name} for n, name in enumerate(names)]
+    detector = coco(tmp_path, {"images": images, "annotations": records})
+    for n, name in enumerate(names):
+        assert detector.detect(frame(source=name)).bboxes_xyxy[:, 0].tolist() == ([] if n == 3 else [n])
+        assert [box[0] for box in detector.of_picture(images[n], n)] == ([] if n == 3 else [n])
+    assert len(detector.detect(frame(source="set/a/x.jpg"))) == len(detector.detect(frame(source="12.png"))) == 1
+    with pytest.raises(DetectorError, match=r"has a/x\.jpg and b/x\.jpg, and nothing tells which of them x\.jpg is"):
+        detector.detect(frame(source="x.jpg"))
+
+
 def test_who_is_a_person_where_no_category_says_so(tmp_path: Path) -> None:
     records = [{"image_id": 1, "bbox": [20 * n, 0, 9, 9], **({"category_id": n} if n else {})} for n in range(4)]
     document = {"images": [{"id": 1}], "annotations": records}

@@ -17,6 +17,7 @@ import pytest
 from media_clips import numbered, read_number, write_clip
 from PIL import Image
 
+from sharpose_rt.commands import explain
 from sharpose_rt.config.schema import OutputConfig, RunConfig, SourceConfig
 from sharpose_rt.media.files import natural_order, read_image
 from sharpose_rt.media.opening import open_source
@@ -209,17 +210,20 @@ def test_numbered_folders_come_in_natural_order(tmp_path: Path) -> None:
 @pytest.mark.skipif(".avif" not in Image.registered_extensions(), reason="this Pillow writes no AVIF")
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_an_avif_is_upright(tmp_path: Path, orientation: int) -> None:
-    """Pillow writes the orientation of Exif as 'irot' and 'imir'."""
+    """Pillow writes the orientation of Exif as 'irot' and 'imir'. A wrong ending changes nothing."""
     stored = numbered(341)
     exif = Image.Exif()
     exif[0x112] = orientation
+    Image.fromarray(stored[..., ::-1]).save(tmp_path / "named.avif", "JPEG", exif=exif, quality=95)
     Image.fromarray(stored[..., ::-1]).save(tmp_path / "a.avif", exif=exif)
     turned = np.rot90(stored, {3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}.get(orientation, 0))
     upright = turned[:, ::-1] if orientation in (2, 4, 5, 7) else turned
-    image = read_image(tmp_path / "a.avif")
-    assert image is not None
-    assert image.shape == upright.shape
-    assert np.abs(image.astype(int) - upright).mean() < 8
+    (tmp_path / "named.jpg").write_bytes((tmp_path / "a.avif").read_bytes())
+    for name in ("a.avif", "named.jpg", "named.avif"):
+        for image in (read_image(tmp_path / name), explain.read_image(tmp_path / name)):
+            assert image is not None
+            assert image.shape == upright.shape
+            assert np.abs(image.astype(int) - upright).mean() < 8
     as_stored = read_image(tmp_path / "a.avif", upright=False)
     assert as_stored is not None
     assert read_number(as_stored) == 341
