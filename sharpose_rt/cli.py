@@ -8,7 +8,6 @@ import difflib
 import importlib
 import io
 import logging
-import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -27,6 +26,7 @@ from sharpose_rt.errors import (
     memory_report,
     system_report,
 )
+from sharpose_rt.machine import paths
 from sharpose_rt.machine.process import ending_by_sigterm, prepare
 from sharpose_rt.machine.threads import media_threads
 
@@ -151,7 +151,7 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 def _not_a_command(word: str) -> str:
     close = difflib.get_close_matches(word, COMMANDS, 1)
-    exists = os.path.exists(word)  # noqa: PTH110  (Path's raises at what is too long for one)
+    exists = paths.exists(word)
     if word in guide.topics():
         return f"{word!r} is no command; did you mean `sharpose-rt help {word}`?"
     if close and not exists:
@@ -181,7 +181,7 @@ class _Parser(argparse.ArgumentParser):
         if rest:
             more = f" and {len(rest) - 3} more" if len(rest) > 3 else ""
             message = f"unrecognized arguments: {' '.join(rest[:3])}{more}"
-            if all(os.path.exists(name) for name in rest):  # noqa: PTH110  (see `_not_a_command`)
+            if all(map(paths.exists, rest)):
                 message += "; they are files: where the shell made them of a glob, quote the glob, as 'pics/*.jpg'"
             self.error(message)
         return namespace, rest

@@ -21,7 +21,7 @@ from sharpose_rt.media.writer import write_image
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.skeletons import StreamReader
 from sharpose_rt.skeletons.convert.coco import people_labels, person_category
-from sharpose_rt.skeletons.convert.common import new_folder
+from sharpose_rt.skeletons.convert.common import check_one_skeleton, new_folder
 from sharpose_rt.skeletons.names import safe_stem, unique_name
 from sharpose_rt.stages import StoredFrame, StoredFrames
 from sharpose_rt.tracking import rows
@@ -101,13 +101,7 @@ def collect(
         raise OutputError(f"{out} is there already, and labels in it may have been corrected; choose another name")
     opened = [_read(path, video) for path, video in streams]
     skeleton = opened[0].reader.header.skeleton
-    for stream in opened:
-        if stream.reader.header.skeleton.keypoints != skeleton.keypoints:
-            raise ConfigError(
-                f"{stream.reader.path} has the {len(stream.reader.header.skeleton)} keypoints of "
-                f"{stream.reader.header.skeleton.name}, and {opened[0].reader.path} the {len(skeleton)} of "
-                f"{skeleton.name}; collect them apart"
-            )
+    check_one_skeleton([stream.reader for stream in opened], "collect them apart")
     counts = _shared(pictures, [len(stream.places) for stream in opened])
     if not sum(counts):
         names = ", ".join(str(stream.reader.path) for stream in opened)

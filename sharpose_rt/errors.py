@@ -124,5 +124,9 @@ def system_report(error: OSError) -> str | None:
     hidden = error.errno in (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
     if not hidden or not isinstance(error.filename, str | bytes):
         return None
-    name = os.fsdecode(error.filename)
-    return f"{name} cannot be looked at ({error.strerror}); see its name, and that its folders may be entered"
+    return not_looked_at(os.fsdecode(error.filename), str(error.strerror))
+
+
+def not_looked_at(name: str, reason: str) -> str:
+    """What is said of a file or folder that the system does not let anybody, or this user, look at."""
+    return f"{name} cannot be looked at ({reason}); see its name, and that its folders may be entered"

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sharpose_rt.errors import SharposeError, library_report
+from sharpose_rt.machine.paths import exists
 
 if TYPE_CHECKING:
     from sharpose_rt.config import PoseConfig
@@ -450,7 +451,7 @@ def check_output(folder: Path) -> Finding:
     import shutil
 
     place = folder.absolute()
-    while not os.path.exists(place):  # noqa: PTH110  (Path's raises where a folder may not be entered)
+    while not exists(place):
         if place == place.parent:  # a drive of Windows
             return "broken", f"{folder}: there is no {place}", "give --output a folder on a drive that is there"
         place = place.parent

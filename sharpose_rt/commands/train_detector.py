@@ -104,10 +104,10 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     from sharpose_rt.errors import ConfigError, DatasetError, OutputError
-    from sharpose_rt.models.weights import RANGES
+    from sharpose_rt.models.weights import RANGES, mean_state
     from sharpose_rt.training.checkpoint import refuse_begun
     from sharpose_rt.training.datasets import data_roots, find_set
-    from sharpose_rt.training.detector_finish import calibrate, input_ranges, mean, save_detector
+    from sharpose_rt.training.detector_finish import calibrate, input_ranges, save_detector
     from sharpose_rt.training.person_detector import DetectorRecipe, DetectorTrainer, load_trained
     from sharpose_rt.training.pictures import read_pictures
     from sharpose_rt.training.running import weights_file
@@ -156,7 +156,9 @@ def run(args: argparse.Namespace) -> int:
         facts["image_size"] = str(args.use_size)
     if args.closer_size:
         facts["closer_size"] = str(args.closer_size)
-    module = mean([trainer.averaged(), *others])
+    module = trainer.averaged()
+    if others:
+        module.load_state_dict(mean_state([module, *others]))
     save_detector(out, module, recipe, facts)
     facts[RANGES] = json.dumps(input_ranges(out, held_out))
     try:

@@ -216,10 +216,8 @@ def export_weights(args: argparse.Namespace) -> int:
 
 def _load_mean(name: str, paths: list[Path]) -> tuple[SHaRPose, list[WeightsInfo]]:
     """The network whose weights are the mean of the files', and what is known of each file."""
-    import torch
-
     from sharpose_rt.models.create import attention_scale_of
-    from sharpose_rt.models.weights import load_model
+    from sharpose_rt.models.weights import load_model, mean_state
 
     loaded = [load_model(name, str(path)) for path in paths]
     model = loaded[0][0]
@@ -242,8 +240,7 @@ def _load_mean(name: str, paths: list[Path]) -> tuple[SHaRPose, list[WeightsInfo
     if len(loaded) > 1:
         for network, _ in loaded:
             network.gain_predictor = None  # of one network each; the mean is another
-        states = [network.state_dict() for network, _ in loaded]
-        model.load_state_dict({key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]})
+        model.load_state_dict(mean_state([network for network, _ in loaded]))
     return model, [info for _, info in loaded]
 
 

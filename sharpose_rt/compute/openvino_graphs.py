@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from sharpose_rt.compute.precision import fastest_dtype
 from sharpose_rt.errors import DeviceError, WeightsError
 from sharpose_rt.machine.cache import cache_dir
+from sharpose_rt.machine.paths import is_file
 from sharpose_rt.machine.process import settings_lock
 from sharpose_rt.machine.processor import processor_key
 from sharpose_rt.machine.whole_files import beside, on_disk, whole
@@ -193,7 +194,7 @@ def read_graph(path: Path) -> Any:
         raise DeviceError(
             f"{path} runs by OpenVINO alone, which cannot be used; pip install 'sharpose-rt[cpu]'"
         ) from error
-    if not os.path.isfile(path):  # noqa: PTH113  (Path's raises where a folder may not be entered)
+    if not is_file(path):
         raise WeightsError(f"there is no file {path}; give the path of a .onnx file, or of a .xml file beside its .bin")
     try:
         with path.open("rb") as file:
@@ -256,7 +257,7 @@ def traced(module: nn.Module, examples: Sequence[Tensor], *, dynamic_batch: bool
 
 def _kept(path: Path, key: str) -> Any:
     """The graph in a file of the cache; None where there is none, or a damaged one."""
-    if not os.path.isfile(path):  # noqa: PTH113  (Path's raises where a folder may not be entered)
+    if not is_file(path):
         return None
     _, core = openvino()
     try:

@@ -18,6 +18,7 @@ import numpy as np
 from sharpose_rt.errors import DetectorError
 from sharpose_rt.machine import downloads
 from sharpose_rt.machine.cache import cache_dir
+from sharpose_rt.machine.paths import exists, expanded
 from sharpose_rt.machine.process import settings_lock
 
 logger = logging.getLogger("sharpose_rt.detection")
@@ -87,11 +88,11 @@ def find_model(name: str, *, offline: bool = False) -> Path:
     Raises:
         DetectorError: nothing is there; the message lists what was tried.
     """
-    given = Path(os.path.expanduser(name))  # noqa: PTH111  (Path's raises where there is no such user)
+    given = expanded(name)
     cached = cache_dir() / "models" / given.name
     tried = [given] if given.parent != Path() else [given, cached]
     for path in tried:
-        if os.path.exists(path):  # noqa: PTH110  (Path's raises where a folder may not be entered)
+        if exists(path):
             return path.resolve()
     searched = " or ".join(f"'{path}'" for path in tried)
     if not _downloadable(name):

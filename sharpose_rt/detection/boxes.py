@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
@@ -20,6 +19,7 @@ from sharpose_rt.detection.region import Region
 from sharpose_rt.errors import DetectorError
 from sharpose_rt.labels import mot
 from sharpose_rt.labels.numbering import frame_ids
+from sharpose_rt.machine.paths import expanded
 from sharpose_rt.skeleton import is_person, person_categories
 from sharpose_rt.types import Detections, Frame
 
@@ -78,7 +78,7 @@ class BoxFileDetector:
 
     def open(self) -> None:
         """Read the file whole; raises DetectorError with the file and the line or record that is wrong."""
-        path = Path(os.path.expanduser(self.name))  # noqa: PTH111  (Path's raises where there is no such user)
+        path = expanded(self.name)
         try:
             text = path.read_text("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:

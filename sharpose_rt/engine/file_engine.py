@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import permutations
@@ -32,6 +31,7 @@ from sharpose_rt.errors import WeightsError
 from sharpose_rt.geometry.affine import USUAL_PADDING
 from sharpose_rt.geometry.heatmap import decode, flip_back
 from sharpose_rt.geometry.simcc import decode_simcc, flip_simcc_back, from_udp
+from sharpose_rt.machine.paths import is_file
 from sharpose_rt.machine.photographs import load_photograph
 from sharpose_rt.machine.threads import network_threads
 from sharpose_rt.models.gate import Gate
@@ -172,7 +172,7 @@ def weights_of(path: Path) -> Path:
 
 def file_skeleton(path: str) -> Skeleton:
     """The keypoints of a file's network; raises WeightsError and DeviceError as `FileEngine` does."""
-    return _skeleton(path, os.path.getmtime(path) if os.path.isfile(path) else 0.0)  # noqa: PTH113, PTH204  (see `read_graph`)
+    return _skeleton(path, Path(path).stat().st_mtime if is_file(path) else 0.0)
 
 
 @lru_cache(maxsize=8)  # each source of a run asks

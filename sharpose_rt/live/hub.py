@@ -21,6 +21,7 @@ import orjson
 
 from sharpose_rt.config.schema import DrawConfig, LiveConfig
 from sharpose_rt.live.thinned import Journey, Place, Thinned
+from sharpose_rt.machine.paths import as_text
 from sharpose_rt.media import SourceInfo
 from sharpose_rt.runtime import LatencyHistogram
 from sharpose_rt.skeletons import Header, encode, end_record
@@ -226,7 +227,7 @@ class Hub:
 
     def expect(self, stem: str, source: str, *, live: bool, state: Callable[[], str]) -> None:
         """A run over a source of this stem will begin; until then it is there and waits."""
-        stem, source = (text.encode("utf-8", "backslashreplace").decode() for text in (stem, source))  # as SourceInfo
+        stem, source = map(as_text, (stem, source))  # as SourceInfo
         others = [run for run in self.runs if run is not self._expected.get(stem)]
         run = LiveRun(self, unique_name(stem, {other.name for other in others}), source, live, state)
         self._expected[stem], self.runs = run, [*others, run]

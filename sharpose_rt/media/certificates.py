@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import SplitResult
 
 from sharpose_rt.errors import SourceError
+from sharpose_rt.machine.paths import expanded
 
 PORTS = {"https": 443, "rtsps": 322, "rtmps": 443}
 """Schemes whose servers show a certificate, and the port of an address that gives none."""
@@ -65,7 +66,7 @@ def _trusted(tls: str) -> str | None:
     if tls == "any" or (tls == "verify" and os.name == "nt"):  # Windows' store is known to both
         return None
     if tls != "verify":
-        return os.path.expanduser(tls)  # noqa: PTH111  (Path's raises where there is no such user)
+        return str(expanded(tls))
     for file in (ssl.get_default_verify_paths().cafile, *_STORES):
         if file and Path(file).is_file():
             return file

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import SourceConfig
-from sharpose_rt.errors import SourceError
+from sharpose_rt.errors import SourceError, not_looked_at
 from sharpose_rt.machine.natural import Key, natural
+from sharpose_rt.machine.paths import as_text, exists, expanded, is_file, is_folder
 from sharpose_rt.media.container import ContainerSource, Upright, file_address
 from sharpose_rt.media.http import split_address
 from sharpose_rt.media.redact import redact
@@ -138,7 +139,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
             for name, path in zip(names, paths, strict=True)
         ]
     # As streams and labels, which are UTF-8, have them: so each finds its picture again.
-    return [name.encode("utf-8", "backslashreplace").decode() for name in names]
+    return [as_text(name) for name in names]
 
 
 def read_image(path: str | Path, *, upright: bool = True) -> NDArray[np.uint8] | None:
@@ -178,7 +179,7 @@ def open_path(spec: str, config: SourceConfig) -> Source:
         if unread:
             kinds = ", ".join(f"{count} {suffix}" for suffix, count in unread.most_common())
             log.warning("%s has photographs that nothing here reads (%s): left out; convert them to JPEG", spec, kinds)
-        stem = (path if _is_folder(path) else _fixed_part(path)).resolve().name or "images"
+        stem = (path if is_folder(path) else _fixed_part(path)).resolve().name or "images"
         return Images(spec, config, images, stem)
     if len(videos) > 1:
         raise SourceError(
@@ -205,7 +206,7 @@ def below(source: str, spec: str) -> Path:
     pattern, path = _path(source), _path(spec)
     if path == pattern or is_file(pattern):
         return Path()
-    fixed = _without_up(pattern if _is_folder(pattern) else _fixed_part(pattern))
+    fixed = _without_up(pattern if is_folder(pattern) else _fixed_part(pattern))
     folder = _without_up(path.parent)
     return folder.relative_to(fixed) if folder.is_relative_to(fixed) else Path()
 
@@ -230,23 +231,9 @@ def _open_file(path: Path, config: SourceConfig) -> Source:
     return VideoFile(path, config)
 
 
-def is_file(path: Path) -> bool:
-    """Whether there is a file that may be looked at."""
-    return os.path.isfile(path)  # noqa: PTH113  (Path's raises where a folder may not be entered, as a glob's)
-
-
-def _is_folder(path: Path) -> bool:
-    return os.path.isdir(path)  # noqa: PTH112  (see `is_file`)
-
-
 def _path(spec: str) -> Path:
     """The path that a spec means; raises SourceError where it is none that can be looked at."""
-    if spec.startswith("file://"):
-        path = Path(unquote(split_address(spec).path))
-    else:
-        path = Path(spec)
-        with contextlib.suppress(RuntimeError):  # '~' and no such user: the file has that name
-            path = path.expanduser()
+    path = Path(unquote(split_address(spec).path)) if spec.startswith("file://") else expanded(spec)
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -259,9 +246,7 @@ def _path(spec: str) -> Path:
 
 def _hidden(path: Path, error: OSError | ValueError) -> SourceError:
     reason = getattr(error, "strerror", None) or str(error)
-    return SourceError(
-        f"{redact(str(path))} cannot be looked at ({reason}); see its name, and that its folders may be entered"
-    )
+    return SourceError(not_looked_at(redact(str(path)), reason))
 
 
 def _usable(spec: str) -> tuple[list[Path], list[Path], Counter[str]]:
@@ -269,7 +254,7 @@ def _usable(spec: str) -> tuple[list[Path], list[Path], Counter[str]]:
     SourceError when there are neither images nor videos."""
     path = _path(spec)
     shown = redact(str(path))  # an address may have lost a slash
-    if _is_folder(path):
+    if is_folder(path):
         try:
             found, what = list(path.iterdir()), f"the folder {shown}"
         except OSError as error:
@@ -279,7 +264,7 @@ def _usable(spec: str) -> tuple[list[Path], list[Path], Counter[str]]:
         found, what = [Path(name) for name in names], f"the pattern {shown}"
         if not found:
             raise SourceError(f"{what} matches nothing; check it, and quote it so that the shell leaves it alone")
-    elif os.path.exists(path):  # noqa: PTH110  (see `is_file`)
+    elif exists(path):
         raise SourceError(f"{shown} is a device or a pipe; a file is accepted, and `--source -` reads standard input")
     else:
         raise SourceError(f"{shown} does not exist; {_nearest(path)}")
@@ -289,7 +274,7 @@ def _usable(spec: str) -> tuple[list[Path], list[Path], Counter[str]]:
     others = Counter(p.suffix.lower() or "no suffix" for p in found)
     if not images and not videos:
         seen = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(4)) if others else "no files"
-        deeper = f" ('{path}/**/{_deeper(path)}' looks into its folders)" if _is_folder(path) else ""
+        deeper = f" ('{path}/**/{_deeper(path)}' looks into its folders)" if is_folder(path) else ""
         raise SourceError(
             f"{what} has no image or video ({seen}); .jpg, .png, .mp4, .mkv and the like are accepted{deeper}"
         )
@@ -310,7 +295,7 @@ def natural_order(path: Path) -> tuple[list[Key], Key]:
 def _nearest(path: Path) -> str:
     if redact(str(path)) != str(path):
         return "an address begins with SCHEME://, as in rtsp://HOST/PATH"
-    if not _is_folder(path.parent):
+    if not is_folder(path.parent):
         return f"there is no folder {path.parent} either"
     meant = [f"'webcam:{int(str(path))}'"] if str(path).isdecimal() else []  # OpenCV names cameras so
     names: list[str] = []

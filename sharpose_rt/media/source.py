@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceError
 from sharpose_rt.machine.flag import Flag
+from sharpose_rt.machine.paths import as_text
 from sharpose_rt.media.redact import redact
 from sharpose_rt.types import Frame
 
@@ -104,7 +105,7 @@ class SourceInfo:
 
     def __post_init__(self) -> None:
         for name in ("name", "stem"):  # a file's name may be no UTF-8, which what is sent and written must be
-            object.__setattr__(self, name, getattr(self, name).encode("utf-8", "backslashreplace").decode())
+            object.__setattr__(self, name, as_text(getattr(self, name)))
 
 
 class Source:

@@ -153,20 +153,18 @@ class VideoWriter:
         if not self.frames:
             self.part.unlink(missing_ok=True)
             return
+        finished = self.part if self._live else self._finished
         try:
-            if self._live:
-                on_disk(self.part)
-                self.part.replace(self.path)
-                return
-            self._remux_with_audio(self._finished)
-            on_disk(self._finished)  # before what it was made of goes
-            self._finished.replace(self.path)
+            if not self._live:
+                self._remux_with_audio(finished)
+            on_disk(finished)  # before what it was made of goes
+            finished.replace(self.path)
         except (av.error.FFmpegError, OSError) as error:
             self._finished.unlink(missing_ok=True)
             raise OutputError(
                 f"{self.path} cannot be finished ({_reason(error)}); the whole video without audio is in {self.part}"
             ) from error
-        self.part.unlink()
+        self.part.unlink(missing_ok=True)
 
     def _remux_with_audio(self, target: Path) -> None:
         """As `_remux`, without the audio where that cannot be had: no sound is worth the pictures."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from sharpose_rt.config.checks import GAIN_RANGE, PADDING_RANGE
 from sharpose_rt.errors import OutputError, WeightsError
 from sharpose_rt.geometry.affine import USUAL_PADDING
+from sharpose_rt.machine.paths import is_file
 from sharpose_rt.machine.process import settings_lock
 from sharpose_rt.machine.whole_files import whole
 from sharpose_rt.models.create import attention_scale_of, create_model, set_attention_scale
@@ -266,6 +266,16 @@ def read_metadata(path: Path) -> dict[str, str]:
         return metadata
 
 
+def mean_state(modules: Sequence[nn.Module]) -> dict[str, Tensor]:
+    """The mean of the states of modules of one kind, in float32 on the CPU: weights, and what normalisations have seen.
+
+    They are of one training, or of ones that began alike (Wortsman et al. 2022, "Model soups"). Where one was trained
+    on from another, the mean has what it learnt, and forgets less (the same, "Robust fine-tuning").
+    """
+    states = [module.state_dict() for module in modules]
+    return {key: torch.stack([state[key].cpu().float() for state in states]).mean(0) for key in states[0]}
+
+
 def amend(source: Path, target: Path, more: Mapping[str, str], tensors: Mapping[str, Tensor] | None = None) -> None:
     """Write the tensors of a safetensors file, as they are, with more metadata and more tensors, or others in place of
     some; at once or not at all."""
@@ -337,7 +347,7 @@ def import_released(
     Raises:
         WeightsError: see `read_released` and `load_released_state_dict`.
     """
-    if not os.path.isfile(source):  # noqa: PTH113  (Path's raises where a folder may not be entered)
+    if not is_file(source):
         raise WeightsError(f"no file {source}; the path of a released .pth checkpoint is wanted")
     model = create_model(name, "released", attention_scale=attention_scale)
     load_released_state_dict(model, read_released(source))

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from sharpose_rt.machine.paths import as_text
+
 
 def plain(value: Any) -> Any:
     """`value` made of dict, list, str, int, float, bool and None alone, its order kept.
@@ -24,7 +26,7 @@ def plain(value: Any) -> Any:
         case Enum():
             return value.name.lower()
         case str() | PurePath():
-            return str(value).encode("utf-8", "backslashreplace").decode()
+            return as_text(str(value))
         case int() | np.integer():
             return int(value)
         case float() | np.floating():

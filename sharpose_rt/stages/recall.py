@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import ConfigError, SourceError, StreamError
 from sharpose_rt.geometry.affine import chain_motions
+from sharpose_rt.machine.paths import is_file
 from sharpose_rt.media import Source, SourceInfo, is_live, open_source
-from sharpose_rt.media.files import Images, is_file
+from sharpose_rt.media.files import Images
 from sharpose_rt.media.source import FALLBACK_FPS, TICK_S
 from sharpose_rt.media.writer import first_pts_s
 from sharpose_rt.runtime import BaseStage
@@ -69,7 +70,7 @@ class StoredFrames(Source):
             if is_live(video, whole) or video == "-":
                 raise ConfigError(f"--video is {video!r}; the file or pictures that the skeletons are of are accepted")
             own = Path(reader.header.source).name == Path(video).name  # a run over it has its own times
-            self._video_from_s = first_pts_s(video) if is_file(Path(video)) and not own else 0.0
+            self._video_from_s = first_pts_s(video) if is_file(video) and not own else 0.0
             whole = replace(whole, start_s=max(0.0, config.start_s - self._video_from_s))
             self._open_video = lambda: open_source(video, whole)
             self._video = self._open_video()

@@ -42,17 +42,6 @@ def save_detector(path: Path, module: Any, recipe: DetectorRecipe, facts: dict[s
     write_network(module, path, {**facts, **fixed}, "the detector")
 
 
-def mean(modules: Sequence[Any]) -> Any:
-    """The first module with the mean of the weights of all, which are of one training or of ones that began alike.
-
-    Where one was trained on from another, what it has learnt is kept so, and less is forgotten (Wortsman et al. 2022,
-    "Robust fine-tuning of zero-shot models").
-    """
-    states = [{key: value.detach().cpu().double() for key, value in m.state_dict().items()} for m in modules]
-    modules[0].load_state_dict({key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]})
-    return modules[0]
-
-
 def calibrate(weights: Path, pictures: Sequence[Picture]) -> tuple[float, float]:
     """Slope and shift of the logits of a file's scores, such that a score is the share of such boxes that are right.
 

@@ -541,32 +541,21 @@ def test_a_file_that_is_cut_off_says_so_in_its_summary(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_results_that_cannot_be_printed_end_nothing(
-    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_results_and_progress_that_cannot_be_printed_end_nothing(
+    name: str, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = ["--weights", "random", "--boxes", "full", "--no-video", "--output", str(tmp_path)]
     with Path("/dev/full").open("w") as full:
-        monkeypatch.setattr(sys, "stdout", full)
-        assert main(["--source", str(clip), *options]) == 0
-        monkeypatch.undo()
-        with contextlib.suppress(OSError):
-            full.close()
-    assert "the results cannot be printed (No space left on device)" in caplog.text
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_progress_that_cannot_be_written_ends_nothing(
-    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sharpose_rt.commands.progress._PLAIN_EVERY_S", 0.0)
-    options = ["--weights", "random", "--boxes", "full", "--no-video", "--output", str(tmp_path)]
-    with Path("/dev/full").open("w") as full:
-        monkeypatch.setattr(sys, "stderr", full)
+        monkeypatch.setattr("sharpose_rt.commands.progress._PLAIN_EVERY_S", 0.0)
+        monkeypatch.setattr(sys, name, full)
         assert main(["--source", str(clip), *options]) == 0
         monkeypatch.undo()
         with contextlib.suppress(OSError):
             full.close()
     assert json.loads((tmp_path / "walk.summary.json").read_text())["status"] == "complete"
+    if name == "stdout":
+        assert "the results cannot be printed (No space left on device)" in caplog.text
 
 
 @pytest.mark.parametrize("closed", ["stdout", "stderr"])

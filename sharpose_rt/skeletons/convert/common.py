@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from sharpose_rt.errors import ConfigError
 from sharpose_rt.machine.whole_files import whole
 from sharpose_rt.skeletons.stream import StreamReader
 from sharpose_rt.types import Poses
@@ -30,6 +31,17 @@ def found_points(poses: Poses, *, raw: bool, min_score: float) -> NDArray[np.flo
 def with_points(table: NDArray[np.float64]) -> list[int]:
     """The places of those people of (N, K, 3) of whom a keypoint was found: a predicted person has no raw ones."""
     return np.flatnonzero((table[..., 2] > 0).any(axis=-1)).tolist()
+
+
+def check_one_skeleton(readers: Sequence[StreamReader], advice: str) -> None:
+    """Raises ConfigError, with what to do instead, where streams that become one set have different keypoints."""
+    for reader in readers:
+        skeleton, first = reader.header.skeleton, readers[0].header.skeleton
+        if skeleton.keypoints != first.keypoints:
+            raise ConfigError(
+                f"{reader.path} has the {len(skeleton)} keypoints of {skeleton.name}, and {readers[0].path} the "
+                f"{len(first)} of {first.name}; {advice}"
+            )
 
 
 def has_pictures(reader: StreamReader) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.skeletons.action import Fill, action_array
-from sharpose_rt.skeletons.convert.common import new_file, stem_of
+from sharpose_rt.skeletons.convert.common import check_one_skeleton, new_file, stem_of
 from sharpose_rt.skeletons.names import safe_stem
 from sharpose_rt.skeletons.stream import StreamReader
 
@@ -98,7 +98,8 @@ def write_pyskl_set(
         ConfigError: two clips have one name, or one has no label, or several that differ, or a label is of several; or
             they are of several sets of keypoints.
     """
-    _check_one_skeleton(readers)
+    # COCO's are what clips of more have in common; a network would take one keypoint for another.
+    check_one_skeleton([reader.of_coco() for reader in readers], "make a set of each")
     if labels is None:
         told = [_Told("", stem_of(reader.path), ClipLabel(label)) for reader in readers]
     else:
@@ -228,17 +229,6 @@ def _names(readers: Sequence[StreamReader], told: Sequence[_Told]) -> list[str]:
             for path, name in zip(paths, names, strict=True)
         ]
     return names
-
-
-def _check_one_skeleton(readers: Sequence[StreamReader]) -> None:
-    """Raises ConfigError where a network that learns from these clips would take one keypoint for another."""
-    skeletons = [reader.of_coco().header.skeleton for reader in readers]
-    for reader, skeleton in zip(readers, skeletons, strict=True):
-        if skeleton.keypoints != skeletons[0].keypoints:
-            raise ConfigError(
-                f"{reader.path} has the {len(skeleton)} keypoints of {skeleton.name}, and {readers[0].path} the "
-                f"{len(skeletons[0])} of {skeletons[0].name}; make a set of each"
-            )
 
 
 def _warn_of_one_source(readers: Sequence[StreamReader]) -> None:
