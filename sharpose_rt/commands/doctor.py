@@ -86,7 +86,7 @@ def probes(output: Path) -> list[tuple[str, Callable[[], Finding], bool]]:
         ("camera", check_cameras, False),
         ("window", check_window, False),
         ("browser view", lambda: check_extra("serve", "--serve", ("starlette", "uvicorn", "websockets")), False),
-        ("publishing", lambda: check_extra("publish", "--publish ws:// and zmq+tcp://", ("websockets", "zmq")), False),
+        ("publishing", lambda: check_extra("publish", "--publish", ("websockets", "zmq", "paho.mqtt")), False),
         ("screen", lambda: check_extra("screen", "--source screen", ("mss",)), False),
         ("onnx", lambda: check_extra("onnx", "weights onnx", ("onnx", "onnxscript", "onnxruntime")), False),
         ("parquet", lambda: check_extra("parquet", "convert --to parquet", ("pyarrow",)), False),

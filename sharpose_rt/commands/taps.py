@@ -36,7 +36,7 @@ def add_tap_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="ADDRESS",
-        help="send the skeletons to ws://, wss://, zmq+tcp://, udp:// or osc://host:port, or - for stdout; repeatable",
+        help="send the skeletons to ws[s]://, zmq+tcp://, mqtt[s]://, udp:// or osc://HOST:PORT, or -; may be repeated",
     )
     live.add_argument(
         "--publish-video",

@@ -6,13 +6,14 @@ import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.media import redact
 from sharpose_rt.media.certificates import ffmpeg_options
 
-_SCHEMES = ("ws", "wss", "zmq+tcp", "udp", "osc")
+_SCHEMES = ("ws", "wss", "zmq+tcp", "mqtt", "mqtts", "udp", "osc")
+_TOPIC_BYTES = 65_000  # of 65,535 in MQTT, with room for what stands below it
 _VIDEO_FORMATS = {
     **{"rtsp": "rtsp", "rtsps": "rtsp", "rtmp": "flv", "rtmps": "flv"},
     **{"srt": "mpegts", "udp": "mpegts", "tcp": "mpegts"},
@@ -102,13 +103,15 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True)
 class Target:
-    """Whom to publish to: `scheme` with the consumer's `host` and `port`; `bind` has it come to us instead."""
+    """Whom to publish to: `scheme` with the consumer's `host` and `port`; `bind` has it come to us instead; `topic` is
+    where a broker of MQTT has the messages."""
 
     scheme: str
     url: str
     host: str = ""
     port: int = 0
     bind: bool = False
+    topic: str = ""
 
     @property
     def name(self) -> str:
@@ -127,16 +130,29 @@ def parse_target(text: str) -> Target:
     where = f"--publish is {redact(text)!r}"
     parts = _split(text, where)
     if parts.scheme not in _SCHEMES:
-        raise ConfigError(f"{where}; ws://, wss://, zmq+tcp://, udp:// or osc:// with host:port, or - is accepted")
+        raise ConfigError(
+            f"{where}; ws://, wss://, zmq+tcp://, mqtt://, mqtts://, udp:// or osc:// with host:port, or - is accepted"
+        )
     bind = parts.scheme == "zmq+tcp" and parts.netloc.startswith("@")
-    host, port = _place(parts, where, {"ws": 80, "wss": 443})
+    host, port = _place(parts, where, {"ws": 80, "wss": 443, "mqtt": 1883, "mqtts": 8883})
     if host == "*" or (bind and not is_loopback(host)):
         raise ConfigError(
             f"{where}: a ZeroMQ socket has no token, so it binds to this machine alone, as in "
             f"zmq+tcp://@127.0.0.1:{port}; to reach another one give its address, zmq+tcp://HOST:{port}, where the "
             "consumer binds"
         )
-    return Target(parts.scheme, text, host, port, bind)
+    topic = _topic(text, parts, where) if parts.scheme in ("mqtt", "mqtts") else ""
+    return Target(parts.scheme, text, host, port, bind, topic)
+
+
+def _topic(text: str, parts: SplitResult, where: str) -> str:
+    """The topic of MQTT that an address names."""
+    topic = unquote(parts.path.removeprefix("/"))
+    if not topic:
+        raise ConfigError(f"{where}; the topic is missing, as in {parts.scheme}://HOST/poses")
+    if set("?#") & set(text) or set("+#\0") & set(topic) or len(topic.encode()) > _TOPIC_BYTES:
+        raise ConfigError(f"{where}; a topic to publish on has neither '+', '#' nor '?' in it, as in home/hall/poses")
+    return topic
 
 
 def _split(text: str, where: str) -> SplitResult:

@@ -1,4 +1,4 @@
-"""How lines get to a consumer: WebSocket, ZeroMQ, UDP, OSC, standard output.
+"""How lines get to a consumer: WebSocket, ZeroMQ, MQTT, UDP, OSC, standard output.
 
 A transport belongs to one thread, but for `abort`, which frees a `send` that a frozen consumer holds up.
 """
@@ -8,13 +8,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import re
 import select
 import socket
 import sys
 import threading
 import time
+import uuid
 from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
 
 import orjson
 
@@ -24,6 +27,7 @@ from sharpose_rt.live.address import Target
 from sharpose_rt.live.outbox import Policy
 from sharpose_rt.skeletons import encode
 
+_PACKAGES = {"ws": "websockets", "wss": "websockets", "zmq+tcp": "zmq", "mqtt": "paho.mqtt", "mqtts": "paho.mqtt"}
 _OPEN_S = 5.0
 _MAX_DATAGRAM = 9000 if sys.platform == "darwin" else 60_000  # bytes; UDP carries 65,507, macOS sends up to 9216
 _PIPE_BYTES = 4096  # a pipe that is ready takes so many without making the writer wait (PIPE_BUF)
@@ -31,6 +35,7 @@ _POLL_S = 0.2
 _LOOK_UP_EVERY_S = 30.0
 _NEWEST_AHEAD = 4  # messages
 _SEND_BUFFER = 64 << 10  # bytes; what the system holds for a slow consumer is old when it arrives
+_KEEP_ALIVE_S = 15  # a broker takes us for gone after one and a half of it
 # The publisher tells what goes wrong; websockets would tell it again, with a traceback.
 _SILENT = logging.Logger("websockets", logging.CRITICAL + 1)
 
@@ -63,7 +68,7 @@ def create_transport(target: Target, policy: Policy) -> Transport:
     Raises:
         ConfigError: what it needs is not installed.
     """
-    needs = {"ws": "websockets", "wss": "websockets", "zmq+tcp": "zmq"}.get(target.scheme)
+    needs = _PACKAGES.get(target.scheme)
     if needs:
         try:
             __import__(needs)
@@ -76,6 +81,8 @@ def create_transport(target: Target, policy: Policy) -> Transport:
             return WebSocketTransport(target)
         case "zmq+tcp":
             return ZmqTransport(target, policy)
+        case "mqtt" | "mqtts":
+            return MqttTransport(target)
         case "udp":
             return UdpTransport(target)
         case "osc":
@@ -176,6 +183,102 @@ class ZmqTransport:
 
     def abort(self) -> None:
         """Nothing to do: a PUB socket never makes its sender wait."""
+
+
+class MqttTransport:
+    """A client of an MQTT broker: each line a message on the topic, at most once (quality of service 0).
+
+    Beside it, on `TOPIC/status` and retained, stands `online`, or `offline` when we are gone, by the broker's word
+    where we can no longer say so.
+    """
+
+    repeats_header = True
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._client: Any = None
+        self._gone = threading.Event()
+
+    def open(self) -> None:
+        """Connects, and waits for the broker's answer."""
+        from paho.mqtt.client import Client
+        from paho.mqtt.enums import CallbackAPIVersion
+
+        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        gone = self._gone = threading.Event()
+        client = self._client = Client(
+            CallbackAPIVersion.VERSION2, f"sharpose-{uuid.uuid4().hex[:12]}", reconnect_on_failure=False
+        )
+
+        def left(*_: object) -> None:
+            gone.set()
+            answers.put(None)
+
+        client.on_connect = lambda _client, _data, _flags, reason, _properties: answers.put(reason)
+        client.on_disconnect = left
+        client.will_set(self._status, b"offline", retain=True)
+        parts = urlsplit(self._target.url)
+        if parts.username is not None:
+            client.username_pw_set(unquote(parts.username), parts.password and unquote(parts.password))
+        if self._target.scheme == "mqtts":
+            client.tls_set()
+        client.connect_timeout = _OPEN_S
+        client.connect(self._target.host, self._target.port, _KEEP_ALIVE_S)
+        # A line is sent as soon as it is there, and one that waits in the system is old when it arrives.
+        connection: Any = client.socket()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        client.loop_start()
+        try:
+            reason = answers.get(timeout=_OPEN_S)
+        except queue.Empty:
+            raise TimeoutError("the broker does not answer; is it one of MQTT?") from None
+        if reason is None:
+            raise ConnectionError("the broker closed the connection; does it want TLS (mqtts://), or a password?")
+        if reason.is_failure:
+            raise ConnectionError(f"the broker refuses: {reason}; look at user and password in the address")
+        client.publish(self._status, b"online", retain=True)
+
+    @property
+    def _status(self) -> str:
+        return f"{self._target.topic}/status"
+
+    def send(self, line: bytes, source: str) -> None:
+        """One message, without the newline; comes back when the system has it."""
+        message = self._client.publish(self._target.topic, tagged(line, source).rstrip(b"\n"))
+        while message.rc == 0 and not message.is_published():
+            if self._gone.is_set():
+                raise ConnectionError("the broker closed the connection")
+            message.wait_for_publish(_POLL_S)
+        if message.rc:
+            raise ConnectionError("the connection to the broker is lost")
+
+    def close(self) -> None:
+        """Says goodbye, waiting a second at most."""
+        client, self._client = self._client, None
+        if client is None:
+            return
+        if client.is_connected():
+            client.publish(self._status, b"offline", retain=True)
+            client.disconnect()
+            self._gone.wait(1)
+        _cut(client)
+        client.loop_stop()
+
+    def abort(self) -> None:
+        """Cuts the connection."""
+        self._gone.set()
+        client = self._client
+        if client is not None:
+            _cut(client)
+
+
+def _cut(client: Any) -> None:
+    """End the connection of an MQTT client, whose own thread then ends."""
+    connection = client.socket()
+    if connection is not None:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 class UdpTransport:

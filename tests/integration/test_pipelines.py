@@ -29,7 +29,8 @@ def _recipe(name: str) -> ModuleType:
 
 def test_every_recipe_is_tested() -> None:
     tested = {"live_camera", "action_feed", "video_to_skeletons", "skeletons_to_action_array"}
-    tested |= {f"receive_{name}" for name in ("osc", "stdin", "udp", "websocket", "zmq")}  # test_receive_recipes.py
+    received = ("mqtt", "osc", "stdin", "udp", "websocket", "zmq")
+    tested |= {f"receive_{name}" for name in received}  # test_receive_recipes.py
     tested.add("onnx_pose")  # tests/unit/test_onnx.py
     assert {path.stem for path in RECIPES.glob("*.py")} == tested
 

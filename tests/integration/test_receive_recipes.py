@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from live_world import Run, header
+from mqtt_broker import MqttBroker
 from websockets.sync.server import ServerConnection, serve
 
 from sharpose_rt.live import Hub, Listen, LiveServer, Publisher, parse_target
@@ -89,6 +90,22 @@ def test_receive_zmq(bind: bool) -> None:
     address = f"zmq+tcp://{'@' if bind else ''}127.0.0.1:{port}"
     lines = _feed("receive_zmq", address, str(port), *(["--connect"] if bind else []))
     assert "boxes {1: [" in lines[0]
+
+
+def test_receive_mqtt() -> None:
+    with MqttBroker() as broker:
+        address = f"mqtt://127.0.0.1:{broker.port}/home/hall/poses"
+        lines = _feed("receive_mqtt", address, "home/hall/poses", "--port", str(broker.port))
+    assert "the tracker is online" in lines[:2]
+    assert any("boxes {1: [" in line for line in lines)
+
+
+def test_receive_mqtt_where_no_broker_is() -> None:
+    command = [sys.executable, str(RECIPES / "receive_mqtt.py"), "poses", "--port", str(_free_port(socket.SOCK_STREAM))]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert (told.returncode, told.stdout) == (1, "")
+    (line,) = told.stderr.splitlines()
+    assert line.startswith("error: ")
 
 
 def test_receive_websocket_that_listens() -> None:

@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from live_servers import free_port
 from live_world import Run, header, packet
+from mqtt_broker import MqttBroker
 from pythonosc.osc_bundle import OscBundle
 from pythonosc.osc_message import OscMessage
 from websockets.sync.server import Server, ServerConnection, serve
@@ -69,6 +70,8 @@ def _is_valid(lines: list[str], tmp_path: Path) -> bool:
         ("wss://example.org/in", "wss", "example.org", 443, False),
         ("zmq+tcp://127.0.0.1:5556", "zmq+tcp", "127.0.0.1", 5556, False),
         ("zmq+tcp://@127.0.0.1:5556", "zmq+tcp", "127.0.0.1", 5556, True),
+        ("mqtt://broker/home/hall/poses", "mqtt", "broker", 1883, False),
+        ("mqtts://me:secret@broker.example/poses", "mqtts", "broker.example", 8883, False),
         ("udp://[::1]:7000", "udp", "::1", 7000, False),
         ("osc://localhost:9000", "osc", "localhost", 9000, False),
     ],
@@ -91,6 +94,12 @@ def test_targets(text: str, scheme: str, host: str, port: int, bind: bool) -> No
         "zmq+tcp://*:5",
         "zmq+tcp://@0.0.0.0:5",
         "udp://192.168.1..5:9000",
+        "mqtt://broker",
+        "mqtt://broker/",
+        "mqtt://broker/poses/#",
+        "mqtt://broker/+/poses",
+        "mqtt://broker/poses%23",
+        "mqtt://broker/poses?qos=1",
         f"ws://{'a' * 64}.example:9000",
         "ws://[::1:9000",
     ],
@@ -601,6 +610,89 @@ def test_zmq(bind: bool) -> None:
     finally:
         consumer.close()
         context.term()
+
+
+def _records(broker: MqttBroker, topic: str = "home/poses") -> list[dict[str, Any]]:
+    return [json.loads(payload) for name, payload, _ in broker.messages if name == topic]
+
+
+def _told(broker: MqttBroker) -> list[bytes]:
+    return [payload for name, payload, kept in broker.messages if name == "home/poses/status" and kept]
+
+
+def test_mqtt(tmp_path: Path) -> None:
+    login = ("me", "p@ss/word")
+    with MqttBroker(login) as broker:
+        target = parse_target(f"mqtt://me:p%40ss%2Fword@127.0.0.1:{broker.port}/home/poses")
+        with Publisher(target, "queue", patient=True) as publisher:
+            run = Run(publisher, people=40)  # a frame of more than one packet
+            run.step(20)
+            run.end()
+        broker.wait_for(lambda _: len(_told(broker)) == 2)
+    assert "word" not in publisher.figures()["to"]
+    lines = [encode(record).decode() for record in _records(broker)]
+    assert len(lines) == 22
+    assert _is_valid(lines, tmp_path)
+    assert not any(kept for name, _, kept in broker.messages if name == "home/poses")
+    assert _told(broker) == [b"online", b"offline"]
+
+
+def test_mqtt_comes_back_to_a_broker_that_was_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sharpose_rt.live.retry._LONGEST_PAUSE_S", 0.05)
+    with MqttBroker() as broker:
+        with Publisher(parse_target(f"mqtt://127.0.0.1:{broker.port}/home/poses"), "newest") as publisher:
+            run = Run(publisher)
+            while publisher.figures()["state"] != "connected":
+                run.step()
+            broker.wait_for(lambda _: len(_records(broker)) > 1)
+            broker.cut()
+            broker.wait_for(lambda _: _told(broker) == [b"online", b"offline"])  # its last will
+            while publisher.figures()["reconnects"] < 1:
+                run.step()
+            run.end()
+        broker.wait_for(lambda _: _told(broker)[-1] == b"offline")
+    assert _told(broker) == [b"online", b"offline"] * 2
+    kinds = [record["type"] for record in _records(broker)]
+    assert kinds.count("header") == 2
+    assert kinds[-1] == "end"
+
+
+def test_a_broker_that_refuses_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        MqttBroker(("me", "secret")) as broker,
+        Publisher(parse_target(f"mqtt://me:hidden@127.0.0.1:{broker.port}/poses"), "newest") as publisher,
+    ):
+        run = Run(publisher)
+        while publisher.figures()["state"] != "lost":
+            run.step()
+    assert "refuses: Not authorized; look at user and password" in caplog.text
+    assert "hidden" not in caplog.text
+
+
+def test_a_server_that_is_no_broker_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("sharpose_rt.live.transports._OPEN_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = parse_target(f"mqtt://127.0.0.1:{silent.getsockname()[1]}/poses")
+        with Publisher(target, "newest") as publisher:
+            run = Run(publisher)
+            while publisher.figures()["state"] != "lost":
+                run.step()
+    assert "is it one of MQTT?" in caplog.text
+
+
+def test_a_broker_that_freezes_does_not_hold_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sharpose_rt.live.publish._GRACE_S", 0.3)
+    with MqttBroker() as broker:
+        broker.frozen = True
+        with Publisher(parse_target(f"mqtt://127.0.0.1:{broker.port}/poses"), "newest") as publisher:
+            run = Run(publisher, people=60)
+            while publisher.figures()["dropped"] < 100:  # what the system still holds is full
+                run.step()
+        sent = publisher.figures()["sent"]
+        broker.frozen = False
+    assert sent < 100
 
 
 @contextmanager
