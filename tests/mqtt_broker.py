@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable
@@ -16,11 +17,11 @@ class MqttBroker:
     """Keeps every message it was given as (topic, payload, retained), and hands it on to who subscribed to the topic.
 
     With a `login` (user, password) it refuses everybody else. While `frozen` it reads nothing, as a broker whose
-    machine hangs.
+    machine hangs. With `tls` it speaks no other.
     """
 
-    def __init__(self, login: tuple[str, str] | None = None) -> None:
-        self._login = login
+    def __init__(self, login: tuple[str, str] | None = None, tls: ssl.SSLContext | None = None) -> None:
+        self._login, self._tls = login, tls
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.messages: list[tuple[str, bytes, bool]] = []
@@ -68,7 +69,7 @@ class MqttBroker:
 
     def _serve(self, connection: socket.socket) -> None:
         will: tuple[str, bytes] | None = None
-        with connection, contextlib.suppress(OSError, EOFError):
+        with contextlib.suppress(OSError, EOFError), self._secured(connection) as connection:
             stream = connection.makefile("rb")
 
             def read(count: int) -> bytes:
@@ -99,6 +100,15 @@ class MqttBroker:
                     will = None
         if will is not None:
             self._publish(*will, True)
+
+    def _secured(self, connection: socket.socket) -> socket.socket:
+        if self._tls is None:
+            return connection
+        try:
+            return self._tls.wrap_socket(connection, server_side=True)
+        except OSError:
+            connection.close()
+            raise
 
     def _greet(self, connection: socket.socket, body: _Body) -> tuple[str, bytes] | None:
         assert body.text() == "MQTT"

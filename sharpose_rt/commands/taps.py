@@ -85,7 +85,7 @@ def open_taps(
     from sharpose_rt.media import is_live
 
     listen = parse_listen(args.serve, token, args.allow_origin) if args.serve else None
-    targets = [parse_target(address) for address in args.publish]
+    targets = [parse_target(address, config.source.tls) for address in args.publish]
     live = all(is_live(spec, config.source) for spec in specs)
     if args.publish_video and not live and not paced:
         raise ConfigError(

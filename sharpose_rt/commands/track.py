@@ -256,7 +256,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     live.add_argument(
         "--tls",
         metavar="verify|any|FILE",
-        help="trusted of https, rtsps and rtmps: whom the system trusts (default), whoever answers, or a certificate",
+        help="trusted of https, rtsps, wss, ...: whom the system trusts (default), whoever answers, or a certificate",
     )
     live.add_argument("--open-timeout", type=float, metavar="S", help="wait so long for an answer (default: 10)")
     live.add_argument("--read-timeout", type=float, metavar="S", help="silent for so long is lost (default: 10)")

@@ -62,8 +62,8 @@ class SourceConfig:
     rtsp_transport: str = "tcp"
     """'tcp' or 'udp'."""
     tls: str = "verify"
-    """Which certificates are trusted of https, rtsps and rtmps: 'verify' (those of the address's host that the system
-    trusts), a file of certificates in PEM (those of the host that are in it, or signed by one), or 'any'."""
+    """Certificates that are trusted of https, rtsps, rtmps, wss and mqtts: 'verify' (those of the address's host that
+    the system trusts), a file of certificates in PEM (those of the host that are in it, or signed by one), or 'any'."""
     rotate: int = 0
     """Turns each picture clockwise by 0, 90, 180 or 270 degrees, as of a camera that hangs on its side. All coordinates
     are in the turned picture, those of a region and of given boxes too."""

@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.media import redact
-from sharpose_rt.media.certificates import ffmpeg_options
+from sharpose_rt.media.certificates import context, ffmpeg_options
 
 _SCHEMES = ("ws", "wss", "zmq+tcp", "mqtt", "mqtts", "udp", "osc")
 _TOPIC_BYTES = 65_000  # of 65,535 in MQTT, with room for what stands below it
@@ -104,7 +104,7 @@ def is_loopback(host: str) -> bool:
 @dataclass(frozen=True)
 class Target:
     """Whom to publish to: `scheme` with the consumer's `host` and `port`; `bind` has it come to us instead; `topic` is
-    where a broker of MQTT has the messages."""
+    where a broker of MQTT has the messages; `tls` says whom to trust, see `source.tls`."""
 
     scheme: str
     url: str
@@ -112,6 +112,7 @@ class Target:
     port: int = 0
     bind: bool = False
     topic: str = ""
+    tls: str = "verify"
 
     @property
     def name(self) -> str:
@@ -119,11 +120,16 @@ class Target:
         return "stdout" if self.scheme == "-" else redact(self.url)
 
 
-def parse_target(text: str) -> Target:
+def parse_target(text: str, tls: str = "verify") -> Target:
     """The target of a `--publish` address.
 
+    Args:
+        text: the address.
+        tls: whom to trust, see `source.tls`.
+
     Raises:
-        ConfigError: no address, an unknown scheme, no host, no port, or a socket that others could reach.
+        ConfigError: no address, an unknown scheme, no host, no port, no topic, or a socket that others could reach.
+        SourceError: see `certificates.context`.
     """
     if text == "-":
         return Target("-", "-")
@@ -142,7 +148,9 @@ def parse_target(text: str) -> Target:
             "consumer binds"
         )
     topic = _topic(text, parts, where) if parts.scheme in ("mqtt", "mqtts") else ""
-    return Target(parts.scheme, text, host, port, bind, topic)
+    if parts.scheme in ("wss", "mqtts"):
+        context(tls)  # a file that is none is said here, not by a connection that fails again and again
+    return Target(parts.scheme, text, host, port, bind, topic, tls)
 
 
 def _topic(text: str, parts: SplitResult, where: str) -> str:

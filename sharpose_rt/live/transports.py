@@ -12,10 +12,12 @@ import queue
 import re
 import select
 import socket
+import ssl
 import sys
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
@@ -25,6 +27,7 @@ from sharpose_rt.errors import ConfigError
 from sharpose_rt.live import osc
 from sharpose_rt.live.address import Target
 from sharpose_rt.live.outbox import Policy
+from sharpose_rt.media.certificates import context
 from sharpose_rt.skeletons import encode
 
 _PACKAGES = {"ws": "websockets", "wss": "websockets", "zmq+tcp": "zmq", "mqtt": "paho.mqtt", "mqtts": "paho.mqtt"}
@@ -91,6 +94,17 @@ def create_transport(target: Target, policy: Policy) -> Transport:
             return StdoutTransport()
 
 
+@contextlib.contextmanager
+def _trusting() -> Iterator[None]:
+    """Who connects in the block is told what to do where the other's certificate is not trusted."""
+    try:
+        yield
+    except ssl.SSLCertVerificationError as error:
+        raise ConnectionError(
+            f"its certificate is not trusted: {error.verify_message.rstrip('.')}; name it by --tls FILE, or --tls any"
+        ) from error
+
+
 class WebSocketTransport:
     """A client that sends each line as a text message, and throws away what the consumer says."""
 
@@ -98,6 +112,7 @@ class WebSocketTransport:
 
     def __init__(self, target: Target) -> None:
         self._url = target.url
+        self._tls = context(target.tls) if target.scheme == "wss" else None
         self._connection: Any = None
 
     def open(self) -> None:
@@ -105,10 +120,10 @@ class WebSocketTransport:
         from websockets.exceptions import InvalidStatus, InvalidURI, WebSocketException
         from websockets.sync.client import connect
 
+        limits: dict[str, Any] = {"open_timeout": _OPEN_S, "close_timeout": 1, "max_size": 1 << 16}
         try:
-            self._connection = connect(
-                self._url, open_timeout=_OPEN_S, close_timeout=1, max_size=1 << 16, compression=None, logger=_SILENT
-            )
+            with _trusting():
+                self._connection = connect(self._url, ssl=self._tls, compression=None, logger=_SILENT, **limits)
             self._connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         except InvalidURI as error:
             raise ConnectionError(f"{error}; a user needs a password beside it, or leave both away") from error
@@ -221,9 +236,12 @@ class MqttTransport:
         if parts.username is not None:
             client.username_pw_set(unquote(parts.username), parts.password and unquote(parts.password))
         if self._target.scheme == "mqtts":
-            client.tls_set()
+            trusted = context(self._target.tls)
+            trusted.sslsocket_class = _ClosesItself
+            client.tls_set_context(trusted)
         client.connect_timeout = _OPEN_S
-        client.connect(self._target.host, self._target.port, _KEEP_ALIVE_S)
+        with _trusting():
+            client.connect(self._target.host, self._target.port, _KEEP_ALIVE_S)
         # A line is sent as soon as it is there, and one that waits in the system is old when it arrives.
         connection: Any = client.socket()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -271,6 +289,17 @@ class MqttTransport:
         client = self._client
         if client is not None:
             _cut(client)
+
+
+class _ClosesItself(ssl.SSLSocket):
+    """paho-mqtt leaves one open whose handshake fails."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
 
 
 def _cut(client: Any) -> None:

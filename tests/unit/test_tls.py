@@ -14,12 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from live_world import Run
 from media_clips import write_clip
+from mqtt_broker import MqttBroker
+from websockets.sync.server import serve
 
 from sharpose_rt.cli import build_parser
 from sharpose_rt.commands.track import build_config
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import ConfigError, SourceAway, SourceError
+from sharpose_rt.live import Publisher, parse_target
 from sharpose_rt.media import certificates, is_live, open_source
 
 pytestmark = pytest.mark.timeout(60)
@@ -194,3 +198,46 @@ def test_the_command_line_says_whom_to_trust() -> None:
     args = build_parser().parse_args(["track", "--source", "rtsps://camera/live", "--tls", "camera.pem"])
     assert build_config(args).source.tls == "camera.pem"
     assert SourceConfig().tls == "verify"
+
+
+@contextmanager
+def consumer(scheme: str, certificate: Path) -> Iterator[str]:
+    """The address of who takes skeletons and shows that certificate."""
+    shown = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    shown.load_cert_chain(certificate, certificate.with_suffix(".key"))
+    if scheme == "mqtts":
+        with MqttBroker(tls=shown) as broker:
+            yield f"mqtts://localhost:{broker.port}/poses"
+        return
+    with serve(lambda connection: [None for _ in connection] and None, "localhost", 0, ssl=shown) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"wss://localhost:{server.socket.getsockname()[1]}/poses"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("scheme", ["mqtts", "wss"])
+@pytest.mark.parametrize(
+    ("trusted", "reached"), [("camera.pem", True), ("any", True), ("stranger.pem", False), ("verify", False)]
+)
+def test_whom_skeletons_are_sent_to(
+    scheme: str, trusted: str, reached: bool, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tls = str(folder / trusted) if trusted.endswith(".pem") else trusted
+    with (
+        consumer(scheme, folder / "camera.pem") as address,
+        Publisher(parse_target(address, tls), "newest") as publisher,
+    ):
+        run = Run(publisher)
+        while (state := publisher.figures()["state"]) == "connecting":
+            run.step()
+        run.end()
+    assert state == ("connected" if reached else "lost")
+    assert ("not trusted: self-signed certificate; name it by --tls FILE" in caplog.text) == (not reached)
+
+
+@pytest.mark.parametrize("address", ["mqtts://localhost/poses", "wss://localhost/poses"])
+def test_a_file_of_no_certificate_is_told_before_anything_is_sent(address: str, folder: Path) -> None:
+    with pytest.raises(SourceError, match="no file of certificates"):
+        parse_target(address, str(folder / "clip.mp4"))
