@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.config.checks import is_network_file
-from sharpose_rt.errors import ConfigError, WeightsError
+from sharpose_rt.errors import ConfigError, DatasetError, WeightsError
 from sharpose_rt.skeleton import COCO17
 
 if TYPE_CHECKING:
@@ -197,13 +197,14 @@ def _tell(args: argparse.Namespace, new: dict[str, Any], metrics: dict[str, Any]
 
 
 def _check(args: argparse.Namespace, document: dict[str, Any]) -> None:
-    """Raises ConfigError where options ask what the labels or this installation cannot give."""
+    """Raises ConfigError where options ask what the labels or this installation cannot give, DatasetError where nobody
+    has a keypoint."""
     from sharpose_rt.config.checks import GAIN_RANGE, within
     from sharpose_rt.evaluation.coco import pycocotools
     from sharpose_rt.evaluation.mpii import check_pckh
     from sharpose_rt.evaluation.reliability import IN_TRUTH
     from sharpose_rt.evaluation.tables import table_files
-    from sharpose_rt.evaluation.truth import check_keypoints, is_mpii
+    from sharpose_rt.evaluation.truth import check_keypoints, counted_people, is_mpii
     from sharpose_rt.evaluation.worst import WORST_IN_TRUTH, check_sheet
     from sharpose_rt.models import find_variant
 
@@ -220,6 +221,11 @@ def _check(args: argparse.Namespace, document: dict[str, Any]) -> None:
     else:
         check_keypoints(find_variant(args.model), document)
     labelled, mpii = bool(document["annotations"]), is_mpii(document)
+    if labelled and not counted_people(document):  # AP would be 0, as of a network that finds nobody
+        raise DatasetError(
+            f"{args.annotations} has people, but nobody with a keypoint, so no pose can be measured; "
+            "`sharpose-rt eval-detector` measures boxes"
+        )
     if not labelled and (args.boxes == "gt" or not args.results):
         raise ConfigError(
             f"{args.annotations} has pictures without labels, as COCO's test sets: nothing can be measured, but "

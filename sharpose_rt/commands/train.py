@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train as `args` say; 0 when the budget or --max-minutes ended it, 130 when a signal did."""
+    from sharpose_rt.config.checks import within
     from sharpose_rt.models import find_variant
     from sharpose_rt.training.checkpoint import refuse_begun
     from sharpose_rt.training.config import load_config
@@ -46,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     from sharpose_rt.training.loop import Trainer
     from sharpose_rt.training.report import write_report
 
+    if args.max_minutes is not None:
+        within("--max-minutes", args.max_minutes, 0)
     config = load_config(args.config, args.set)
     roots, out = data_roots(args.data_root), Path(args.out)
     refuse_begun(out, args.resume)

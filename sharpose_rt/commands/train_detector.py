@@ -103,7 +103,10 @@ def run(args: argparse.Namespace) -> int:
     """
     import numpy as np
 
+    from sharpose_rt.config.checks import within
+    from sharpose_rt.detection.bundled import SIZES_PX
     from sharpose_rt.errors import ConfigError, DatasetError, OutputError
+    from sharpose_rt.labels.coco import read_image
     from sharpose_rt.models.weights import RANGES, mean_state
     from sharpose_rt.training.checkpoint import refuse_begun
     from sharpose_rt.training.datasets import data_roots, find_set
@@ -119,9 +122,14 @@ def run(args: argparse.Namespace) -> int:
     refuse_begun(folder, args.resume)
     if not args.set:
         raise ConfigError("--set names no set; at least one in which everybody has a box is wanted")
+    if args.use_size is not None:
+        within("--use-size", args.use_size, *SIZES_PX)
     usual = args.use_size or args.image_size
-    if args.closer_size and args.closer_size < usual:
-        raise ConfigError(f"--closer-size is {args.closer_size}; at least the usual {usual} is accepted, or none")
+    if args.closer_size and not usual <= args.closer_size <= SIZES_PX[1]:
+        raise ConfigError(
+            f"--closer-size is {args.closer_size}; at least the usual {usual} and at most {SIZES_PX[1]} is accepted, "
+            "or none"
+        )
     recipe = DetectorRecipe(**{name: getattr(args, name) for name in _RECIPE})
     others = [load_trained(name, recipe.architecture) for name in args.average]  # wrong ones are told of before hours
     roots, pictures, draws = data_roots(args.data_root), [], []
@@ -135,6 +143,8 @@ def run(args: argparse.Namespace) -> int:
     order = np.random.default_rng((args.seed, 1)).permutation(len(pictures))
     count = max(1, round(args.held_out * len(pictures)))
     held_out, kept = [pictures[i] for i in order[:count]], np.sort(order[count:])
+    for picture in held_out:  # which the training itself never looks at
+        read_image(picture.path)
     used = [pictures[i] for i in kept], np.array(draws, float)[kept]
     trainer = DetectorTrainer(*used, recipe, folder, resume=args.resume)
     leads = trainer.world.leads

@@ -17,6 +17,8 @@ logger = logging.getLogger("sharpose_rt.detection")
 
 OURS = "mobile150"
 """Name of our own architecture."""
+SIZES_PX = 32, 8192
+"""Longest sides of pictures that a detector may be used at."""
 CROWD = 2
 """Crowds are looked at in so many times the closer size."""
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "person_detector.safetensors"
@@ -41,8 +43,8 @@ class BundledDetector(YoloDetector):
         from sharpose_rt.models.weights import parse_ranges, stated
 
         module, metadata = load_module(self.weights)
-        own_size = int(stated(metadata, "image_size", self.weights, IMAGE_SIZE, (32, 8192)))
-        closer_size = int(stated(metadata, "closer_size", self.weights, own_size, (own_size, 8192)))
+        own_size = int(stated(metadata, "image_size", self.weights, IMAGE_SIZE, SIZES_PX))
+        closer_size = int(stated(metadata, "closer_size", self.weights, own_size, (own_size, SIZES_PX[1])))
         if self.config.image_size is None and closer_size > own_size:
             self.sizes = (own_size, closer_size, CROWD * closer_size)
         else:

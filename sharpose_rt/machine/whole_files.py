@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,3 +52,11 @@ def write_whole(path: Path, text: str) -> None:
 def beside(path: Path) -> Path:
     """A new name in the folder of `path`, with its ending: what is written there and renamed appears at once."""
     return path.with_name(f".{path.stem[:40]}.{uuid4().hex}{path.suffix}")  # a name may have 255 bytes
+
+
+def clear_beside(path: Path) -> None:
+    """Removes what writes of `path` left under names of `beside` where their process was killed."""
+    stem, suffix = map(glob.escape, (path.stem[:40], path.suffix))
+    for part in path.parent.glob(f".{stem}.{32 * '[0-9a-f]'}{suffix}"):
+        with contextlib.suppress(OSError):
+            part.unlink()

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sharpose_rt.errors import ConfigError, DatasetError
+from sharpose_rt.config.checks import within
+from sharpose_rt.errors import DatasetError
 from sharpose_rt.geometry.affine import warp_crops
 from sharpose_rt.labels.coco import read_image
 from sharpose_rt.models.appearance import CROP_HW, PADDING, AppearanceNetwork
@@ -31,7 +32,7 @@ from sharpose_rt.training.datasets import quiet_worker
 from sharpose_rt.training.device_crops import MARGIN, held_affines, held_size_wh
 from sharpose_rt.training.optim import Ema, cosine
 from sharpose_rt.training.pictures import Picture
-from sharpose_rt.training.running import Clock, check_recipe, stopping
+from sharpose_rt.training.running import Clock, check_recipe, plain_errors, stopping
 from sharpose_rt.training.world import quicker_in_bf16
 
 _CROP_WH = CROP_HW[1], CROP_HW[0]
@@ -73,11 +74,8 @@ class AppearanceRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_recipe(self.precision, self.seed)
-        if self.minutes <= 0 or self.people < 2 * TOGETHER:
-            raise ConfigError(
-                f"minutes is {self.minutes}, people {self.people}; above 0 and {2 * TOGETHER} or more are accepted"
-            )
+        check_recipe(self.precision, self.seed, self.minutes, self.lr, self.threads, self.workers)
+        within("people", self.people, 2 * TOGETHER)
 
 
 class _Crops(Dataset[NDArray[np.uint8]]):
@@ -110,7 +108,8 @@ def hold(pictures: Sequence[Picture], workers: int = 1) -> Tensor:
     used = [picture for picture in pictures if len(_large(picture))]
     options: Any = {"collate_fn": _as_it_is, "worker_init_fn": quiet_worker}
     loader = DataLoader(_Crops(used), batch_size=None, num_workers=workers, **options)
-    crops = list(loader)
+    with plain_errors():
+        crops = list(loader)
     count = sum(map(len, crops))
     if count < 4 * TOGETHER:
         raise DatasetError(f"{len(pictures)} photographs show {count} people of {SMALLEST_PX} px; more are wanted")
@@ -164,7 +163,7 @@ class AppearanceTrainer:
 
     def _step(self) -> tuple[float, float]:
         recipe = self.recipe
-        starts = torch.randint(len(self.people) - TOGETHER, (recipe.people // TOGETHER,), generator=self.random)
+        starts = torch.randint(len(self.people) - TOGETHER + 1, (recipe.people // TOGETHER,), generator=self.random)
         rows = (starts[:, None] + torch.arange(TOGETHER)).flatten().unique()
         views = torch.cat([vary(self.people[rows], self.random) for _ in range(2)])
         self.network.train()

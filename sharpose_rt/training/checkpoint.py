@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from sharpose_rt.errors import ConfigError, OutputError, WeightsError
-from sharpose_rt.machine.whole_files import whole
+from sharpose_rt.machine.whole_files import clear_beside, whole
 from sharpose_rt.models import SHaRPose
 from sharpose_rt.models.weights import save_weights
 from sharpose_rt.training.config import TrainConfig
@@ -75,13 +75,15 @@ def refuse_begun(folder: Path, resume: bool) -> None:
 
 
 def load_run(command: str, out: Path) -> dict[str, Any]:
-    """The state of the run in the folder `out`, for `command` to go on with.
+    """The state of the run in the folder `out`, for `command` to go on with; what a kill left of a file goes.
 
     Raises:
         WeightsError: see `load_checkpoint`; or it is of another command's run, which is named.
     """
     state = load_checkpoint(out / "last.pt")
     if _STATE_OF[command] in state:
+        for name in ("last.pt", "weights.safetensors"):
+            clear_beside(out / name)
         return state
     maker = next((name for name, key in _STATE_OF.items() if key in state), None)
     if maker is None:

@@ -53,9 +53,14 @@ def write_log(rows: Sequence[Row], path: Path, *, append: bool = False) -> None:
             writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
             if not append:
                 writer.writeheader()
-            writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in rows)
+            writer.writerows({key: _text(key, value) for key, value in row.items()} for row in rows)
     except OSError as error:
         raise OutputError(f"cannot write the log {path}: {error}; is the disk full?") from error
+
+
+def _text(key: str, value: float) -> str:
+    """A column's number; steps and samples to the last digit: long runs have more than six, and are resumed by them."""
+    return f"{value:.0f}" if key in ("step", "samples") else f"{value:.6g}"
 
 
 def read_log(path: Path, last_step: int | None = None) -> list[Row]:
@@ -71,18 +76,19 @@ def read_log(path: Path, last_step: int | None = None) -> list[Row]:
 
 
 class TensorBoard:
-    """Writes the columns of a log as scalars below a folder.
+    """Writes the columns of a log as scalars below a folder, which a run goes on behind so many `samples`.
 
     Raises:
         ConfigError: TensorBoard is not installed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, samples: int = 0) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ConfigError("tensorboard=true needs TensorBoard: pip install 'sharpose-rt[tensorboard]'") from error
-        self._writer: Any = SummaryWriter(str(folder))
+        # What a killed run logged after its last checkpoint comes once more.
+        self._writer: Any = SummaryWriter(str(folder), purge_step=samples + 1 if samples else None)
 
     def add(self, row: Row) -> None:
         """Write one line of the log."""

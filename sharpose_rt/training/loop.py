@@ -230,7 +230,7 @@ class Trainer:
         """
         if self.world.leads:
             write_log(self.rows, self.out / "log.csv")
-            self.board = TensorBoard(self.out / "tensorboard") if self.config.tensorboard else None
+            self.board = TensorBoard(self.out / "tensorboard", self.samples) if self.config.tensorboard else None
         reason = "finished"
         first = self.step  # a part makes at least one
         with stopping(self.stop), plain_errors():

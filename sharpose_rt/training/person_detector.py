@@ -21,7 +21,7 @@ from ultralytics.cfg import get_cfg
 from ultralytics.utils.loss import E2ELoss
 
 from sharpose_rt.config import checks
-from sharpose_rt.detection.bundled import OURS, WEIGHTS, build_module, load_module
+from sharpose_rt.detection.bundled import OURS, SIZES_PX, WEIGHTS, build_module, load_module
 from sharpose_rt.detection.person_network import BLOCKS
 from sharpose_rt.errors import ConfigError, DatasetError
 from sharpose_rt.models.stem import MobileTrunk
@@ -91,21 +91,18 @@ class DetectorRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "small_size"):
+        for name, least in (("image_size", SIZES_PX[0]), ("small_size", 0)):
+            checks.within(name, getattr(self, name), least, SIZES_PX[1])
             if getattr(self, name) % 32:
                 raise ConfigError(f"{name} is {getattr(self, name)}; a multiple of 32 px is accepted")
-        check_recipe(self.precision, self.seed)
+        check_recipe(self.precision, self.seed, self.minutes, self.lr, self.threads, self.workers)
         checks.device("device", self.device)
         if not 0 <= self.frozen_blocks <= BLOCKS:
             raise ConfigError(f"frozen_blocks is {self.frozen_blocks}; 0 to {BLOCKS} are accepted")
         for name, whole in (("frozen_until", "run"), ("large_share", "steps")):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; a part of the {whole}, 0 to 1, is accepted")
-        if self.minutes <= 0 or self.batch < 1 or self.image_size < 32:
-            raise ConfigError(
-                f"minutes is {self.minutes}, batch {self.batch}, image_size {self.image_size}; "
-                "above 0, at least 1, at least 32 are accepted"
-            )
+        checks.within("batch", self.batch, 1)
 
 
 class DetectorTrainer:

@@ -16,6 +16,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter  # type: ignore[reportPrivateUsage]
 
+from sharpose_rt.config.checks import within
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError
 from sharpose_rt.training.datasets import epoch_order
 from sharpose_rt.training.world import World
@@ -118,16 +119,20 @@ def run_folder(out: Path) -> Iterator[None]:
         raise
 
 
-def check_recipe(precision: str, seed: int) -> None:
-    """Nothing, where a recipe may have that precision and that seed.
+def check_recipe(precision: str, seed: int, minutes: float, lr: float, threads: int, workers: int) -> None:
+    """Nothing, where a recipe may have all of these.
 
     Raises:
-        ConfigError: it may not.
+        ConfigError: it may not; names the one.
     """
     if precision not in ("auto", "bf16", "fp32"):
         raise ConfigError(f"precision is {precision!r}; auto, bf16 or fp32 is accepted")
     if not 0 <= seed < 2**32:
         raise ConfigError(f"seed is {seed}; 0 to {2**32 - 1} are accepted")
+    within("minutes", minutes, 0, 1e6, above=True)  # a run of NaN would never end
+    within("lr", lr, 0, 1)
+    within("threads", threads, 0)
+    within("workers", workers, 0, 256)
 
 
 def weights_file(text: str) -> Path:

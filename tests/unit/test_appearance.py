@@ -594,13 +594,32 @@ def test_training_brings_views_of_one_person_together():
     assert isinstance(trainer.averaged(), AppearanceNetwork)
 
 
+def test_everybody_is_looked_at(monkeypatch):
+    seen: set[int] = set()
+
+    def look(people, _):
+        seen.update(people.tolist())
+        raise DatasetError
+
+    monkeypatch.setattr("sharpose_rt.training.appearance.vary", look)
+    trainer = AppearanceTrainer(torch.arange(12), AppearanceRecipe(people=24))
+    for _ in range(40):
+        with pytest.raises(DatasetError):
+            trainer._step()
+    assert seen == set(range(12))
+
+
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
         ({"out": "a.pt"}, ConfigError, "ends in .safetensors"),
         ({"set": []}, ConfigError, "--set names no set"),
-        ({"minutes": 0.0}, ConfigError, "minutes is 0.0"),
-        ({"people": 3}, ConfigError, "people 3"),
+        ({"minutes": 0.0}, ConfigError, "minutes is 0; above 0"),
+        ({"people": 3}, ConfigError, "people is 3"),
+        ({"minutes": math.nan}, ConfigError, "minutes is nan"),
+        ({"lr": -1.0}, ConfigError, "lr is -1"),
+        ({"threads": -1}, ConfigError, "threads is -1"),
+        ({"workers": -1}, ConfigError, "workers is -1"),
         ({"precision": "fp8"}, ConfigError, "precision is 'fp8'"),
         ({"seed": -1}, ConfigError, "seed is -1"),
         ({"set": ["nobody"]}, DatasetError, "no set 'nobody'"),
@@ -612,6 +631,13 @@ def test_wrong_options_are_told(tmp_path, monkeypatch, changed, error, message):
     write_set(tmp_path / "people", pictures=1)
     with pytest.raises(error, match=message):
         train_appearance.run(arguments(tmp_path, **changed))
+
+
+def test_a_picture_that_is_missing_is_told_without_the_traceback_of_a_worker(tmp_path):
+    folder = write_set(tmp_path / "people", pictures=2)
+    (folder / "images" / "2.png").unlink()
+    with pytest.raises(DatasetError, match=r"^the picture \S+2\.png is missing"):
+        train_appearance.run(arguments(tmp_path, workers=1))
 
 
 def test_too_few_people_are_told(tmp_path):

@@ -41,6 +41,7 @@ from sharpose_rt.skeletons import (
     windows,
 )
 from sharpose_rt.skeletons.convert import WRITERS, check_format, convert, convert_all, convert_set, options_of
+from sharpose_rt.skeletons.convert.coco import people_labels
 from sharpose_rt.skeletons.importers import import_stream
 from sharpose_rt.skeletons.names import safe_stem
 from sharpose_rt.training.datasets import read_people
@@ -460,6 +461,12 @@ class TestCocoLabels:
             (t, i) for t, ids in enumerate(CLIP) for i in ids if i != 1
         ]
         assert [a["id"] for a in annotations] == list(range(1, len(annotations) + 1))
+
+    def test_who_stands_beyond_the_picture_is_left_out(self):
+        """Their boxes would have no width, for which training refuses the whole set."""
+        boxes = np.array([[-60, 10, -2, 200], [10, 10, 60, 200]], np.float32)
+        poses = replace(make_poses([1, 2]), bboxes_xyxy=boxes)
+        assert [label["track_id"] for label in people_labels(poses, SIZE_WH, COCO17)] == [2]
 
     def test_what_lies_outside_the_picture_is_not_labelled(self, tmp_path):
         """A real clip; ultralytics drops a whole picture for one such point."""

@@ -556,6 +556,16 @@ def test_pictures_whose_ids_are_no_integers_and_files_without_people_are_named(f
         read_labels(path)
 
 
+def test_labels_of_boxes_alone_are_not_measured_as_if_nobody_was_found(folder, capsys):
+    path = folder / "annotations.json"
+    document = json.loads(path.read_text())
+    for record in document["annotations"]:
+        del record["keypoints"], record["num_keypoints"]
+    path.write_text(json.dumps(document))
+    assert main(["eval", "--annotations", str(path), "--images", str(folder / "images")]) == 2
+    assert "nobody with a keypoint" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "fields", [{"bbox": [1, 2, -3, 4]}, {"bbox": [1, None, 3, 4]}, {"score": None}, {"score": math.nan}]
 )

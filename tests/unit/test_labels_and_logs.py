@@ -245,6 +245,12 @@ def row(step):
     return {"step": float(step), "samples": 4.0 * step, "loss": 0.5, "val_ap_coarse": 0.51234}
 
 
+def test_a_log_has_all_digits_of_a_long_run(tmp_path):
+    path, last = tmp_path / "log.csv", {"step": 1234567.0, "samples": 19753072.0}
+    write_log([last], path)
+    assert read_log(path, 1234567) == [last]
+
+
 def test_a_torn_log_is_read_as_far_as_it_is_whole(tmp_path):
     path = tmp_path / "log.csv"
     write_log([row(step) for step in (1, 2, 3)], path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -440,6 +441,15 @@ def test_a_resumed_run_has_its_own_rate(folder, recipe):
         ({"precision": "int8"}, "auto, bf16 or fp32"),
         ({"device": "mps"}, "device is 'mps'; 'auto', 'cpu', 'cuda' or 'cuda:N' is accepted"),
         ({"frozen_until": 1.5}, "0 to 1"),
+        ({"minutes": math.nan}, "minutes is nan; above 0"),
+        ({"lr": -1.0}, "lr is -1; at least 0 and at most 1"),
+        ({"threads": -1}, "threads is -1; at least 0"),
+        ({"workers": -1}, "workers is -1; at least 0"),
+        ({"batch": 0}, "batch is 0; at least 1"),
+        ({"small_size": -32}, "small_size is -32; at least 0"),
+        ({"image_size": 9600}, "image_size is 9600; at least 32 and at most 8192"),
+        ({"use_size": 5}, "--use-size is 5; at least 32"),
+        ({"closer_size": 9000}, "at most 8192 is accepted, or none"),
     ],
 )
 def test_wrong_options_say_what_is_accepted(folder, changes, message):
@@ -483,6 +493,13 @@ def test_a_score_of_null_is_none(folder):
     for picture, other in zip(read_pictures(folder, 0.4), whole, strict=True):
         np.testing.assert_array_equal(picture.people_xyxy, other.people_xyxy)
         np.testing.assert_array_equal(picture.unsure_xyxy, other.unsure_xyxy)
+
+
+def test_a_picture_to_calibrate_on_is_told_of_before_the_training(folder):
+    (folder / "images" / "3.png").unlink()
+    with pytest.raises(DatasetError, match=r"3\.png is missing"):
+        train_detector.run(arguments(folder, held_out=0.9, minutes=1e6))
+    assert not (folder.parent / "found.safetensors.run").exists()
 
 
 def test_a_set_that_is_missing(folder):

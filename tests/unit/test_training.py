@@ -7,6 +7,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from sharpose_rt.config import preset_names, to_dict
 from sharpose_rt.errors import ConfigError, DatasetError, DeviceError, OutputError, WeightsError
 from sharpose_rt.geometry.heatmap import encode, flip_back
 from sharpose_rt.geometry.oks import oks
+from sharpose_rt.machine.whole_files import beside
 from sharpose_rt.models import create_model, find_variant
 from sharpose_rt.models.create import set_attention_scale
 from sharpose_rt.models.layers import Attention
@@ -35,7 +37,7 @@ from sharpose_rt.models.variants import VARIANTS
 from sharpose_rt.models.weights import load_model, save_weights
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.training import loop, losses, running
-from sharpose_rt.training.checkpoint import load_checkpoint, save_checkpoint, save_learnt
+from sharpose_rt.training.checkpoint import load_checkpoint, load_run, save_checkpoint, save_learnt
 from sharpose_rt.training.config import (
     DataConfig,
     DistillConfig,
@@ -265,6 +267,9 @@ def test_options_are_set_and_checked():
         ("precision=fp8", "one of auto, fp32, bf16"),
         ("device=gpu", "device is 'gpu'; 'auto', 'cpu', 'cuda' or 'cuda:N' is accepted"),
         ("seed=-1", "seed is -1; at least 0"),
+        ("threads=-1", "threads is -1; at least 0"),
+        ("checkpoint_minutes=-1", "checkpoint_minutes is -1; at least 0"),
+        ("validate_minutes=-1", "validate_minutes is -1; at least 0"),
         ("augment.flip_p=2", "at least 0 and at most 1 is accepted"),
         ("data.hidden_weight=1.5", r"data\.hidden_weight is 1\.5; at least 0 and at most 1 is accepted"),
         ("data.sets=[{name: a, compare_limit: 0}]", "data.sets a: compare_limit is 0; above 0 is accepted"),
@@ -673,6 +678,16 @@ def test_checkpoints_are_whole_and_hold_no_code(tmp_path, monkeypatch):
         load_checkpoint(path)
 
 
+def test_what_a_killed_run_left_of_a_checkpoint_goes_when_it_is_resumed(tmp_path):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"model": {}})
+    for name in ("last.pt", "weights.safetensors"):
+        beside(tmp_path / name).write_bytes(b"the beginning")
+    (tmp_path / ".last.notes.pt").touch()
+    load_run("train", tmp_path)
+    assert {found.name for found in tmp_path.iterdir()} == {"last.pt", ".last.notes.pt"}
+
+
 def test_command_line_trains_reports_and_resumes(tmp_path, folder, capsys):
     (tmp_path / "plan.yaml").write_text(
         f"model: {SMALL.name}\nbatch: 4\nepochs: 1\ndevice: cpu\nlog_steps: 1\n"
@@ -807,6 +822,8 @@ def test_max_minutes_end_a_part_and_not_the_run(tmp_path, folder, capsys, monkey
     assert main([*command, "--resume"]) == 0
     assert "finished after" in capsys.readouterr().out
     assert load_checkpoint(out / "last.pt")["step"] > steps
+    assert main([*command, "--resume", "--max-minutes", "nan"]) == 2
+    assert "--max-minutes is nan; at least 0" in capsys.readouterr().err
 
 
 def test_options_of_the_command_line_parse():
@@ -1025,6 +1042,29 @@ def test_tensorboard_gets_the_log(tmp_path, folder):
     events.Reload()
     losses_seen = [event.value for event in events.Scalars("loss")]
     assert losses_seen == pytest.approx([row["loss"] for row in run.rows if "loss" in row], rel=1e-5)
+
+
+def test_tensorboard_has_each_step_once_though_a_killed_run_goes_on_before_its_end(tmp_path, folder):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    plan, saved = config(epochs=3, tensorboard=True), tmp_path / "saved.pt"
+    run = trainer(plan, folder, tmp_path / "run")
+
+    def keep(row):
+        if row["step"] == 2:
+            run.save()
+            shutil.copy(tmp_path / "run" / "last.pt", saved)
+
+    run.run(progress=keep)
+    shutil.copy(saved, tmp_path / "run" / "last.pt")
+    again = trainer(plan, folder, tmp_path / "run", resume=True)
+    assert again.step == 2
+    again.run()
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    steps = [event.step for event in events.Scalars("loss")]
+    assert steps == [row["samples"] for row in again.rows if "loss" in row]
 
 
 def test_crops_held_on_the_device_train_too(tmp_path, folder):

@@ -189,7 +189,7 @@ def people_labels(
 ) -> Iterator[dict[str, Any]]:
     """The annotation of each person of a frame as `write_coco_labels` has it, but for its own id and the picture's.
 
-    Who has no keypoint has none.
+    Who has no keypoint, or stands beyond the picture, has none.
     """
     points = rounded(found_points(poses, raw=raw, min_score=min_score))
     scores = _scores(poses, points, skeleton.sigmas)
@@ -199,6 +199,8 @@ def people_labels(
     boxes = np.round(np.clip(poses.bboxes_xyxy.astype(float), 0, np.tile(end, 2)), 2).tolist()
     for i in with_points(points):
         (left, top, right, bottom), found = boxes[i], points[i, :, 2] > 0
+        if right <= left or bottom <= top:  # whoever trains from a set refuses all of it for one such box
+            continue
         yield {
             "category_id": 1,
             "bbox": [left, top, round(right - left, 2), round(bottom - top, 2)],
