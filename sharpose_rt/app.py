@@ -13,7 +13,7 @@ from sharpose_rt.config import RunConfig, to_dict
 from sharpose_rt.errors import ConfigError, SharposeError
 from sharpose_rt.graph import Models, People, Tracking, room_for
 from sharpose_rt.outputs import Results, RunOutputs, check_outputs
-from sharpose_rt.runtime import BaseStage, Pipeline, Status
+from sharpose_rt.runtime import SLOW_DECODER, BaseStage, Pipeline, Status
 from sharpose_rt.types import Detections, Frame, Packet, Poses
 
 if TYPE_CHECKING:
@@ -158,6 +158,11 @@ class Run:
         let_go(self.source)
         return self.outputs.finish(self.status, self._figures())
 
+    @property
+    def _left_out(self) -> dict[str, int]:
+        """Frames that the source left out, by reason."""
+        return {SLOW_DECODER: self._faults.left_out} if self._faults.left_out else {}
+
     def _figures(self) -> dict[str, Any]:
         from sharpose_rt.skeletons import versions
 
@@ -169,7 +174,7 @@ class Run:
             "status": self.status,
             "source": self.source.name,
             "frames": t.frames,
-            "dropped": stats.get("dropped", {}),
+            "dropped": {**stats.get("dropped", {}), **self._left_out},
             "frames_per_s": t.frames / elapsed_s if elapsed_s else None,
             "people": {"rows": t.people, "most_in_a_frame": t.most_people, "ids": len(t.ids)},
             "stages": {"coarse": t.coarse, "fine": t.fine, "predicted": t.predicted},

@@ -4,7 +4,7 @@
 
 Each is a thread of its own with a bounded channel before it, but for track, pose and smooth when the tracker uses
 the last pose: that is a loop, which lives in one thread, since a loop between threads would either wait as long or
-make the result depend on their timing.
+make the result depend on their timing. Live they share one in any case: frames would grow old between them.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class Tracking:
         stages: list[Stage[Any, Any]] = [self.track, self.estimate, self.smooth]
         if by_need:  # the detector's turn hangs on the last pose too: one thread, else it would hang on their timing
             stages = [Chain("detect+track+pose+smooth", [self.detect, *stages])]
-        elif self.tracker.uses_poses or config.detector.every > 1:
+        elif live or self.tracker.uses_poses or config.detector.every > 1:
             stages = [self.detect, Chain("track+pose+smooth", stages)]
         else:
             stages = [self.detect, *stages]

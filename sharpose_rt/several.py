@@ -175,8 +175,13 @@ class _Part(FileRun):
 
     def _figures(self) -> dict[str, Any]:
         error = self._group.errors.get(self.place)
-        dropped = {SLOW_CONSUMER: self.totals.dropped} if self.totals.dropped else {}
-        return {**super()._figures(), "dropped": dropped, "error": None if error is None else str(error)}
+        slow = self.totals.dropped - self._faults.left_out
+        dropped = {SLOW_CONSUMER: slow} if slow > 0 else {}
+        return {
+            **super()._figures(),
+            "dropped": {**dropped, **self._left_out},
+            "error": None if error is None else str(error),
+        }
 
 
 @dataclass

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceError, SourceLost
+from sharpose_rt.media.backlog import LONGEST_S, Backlog
 from sharpose_rt.media.hardware import decoder
 from sharpose_rt.media.interrupt import interruptible
 from sharpose_rt.media.redact import redact
@@ -141,6 +142,7 @@ class ContainerSource(Source):
         self._seeking = False
         self._slowed = 1.0  # stored rate over the filmed one
         self._upright = Upright()
+        self._backlog = Backlog()
 
     def _target(self) -> str | BinaryIO:
         raise NotImplementedError
@@ -194,7 +196,13 @@ class ContainerSource(Source):
         # The start of an AVI is that of its first packet, behind which B-frames put the first picture.
         origin = None if self._container.format.name == "avi" else self._stream.start_time
         self._clock = MediaClock(self._tick_s, origin, self._fps, self.live)
+        self._backlog = Backlog()
         self._frames = self._decode()
+
+    @property
+    def behind_s(self) -> float:
+        """See `Source.behind_s`."""
+        return self._backlog.seconds
 
     @property
     def _tick_s(self) -> float:
@@ -335,6 +343,8 @@ class ContainerSource(Source):
                     break
                 if packet.has_sidedata("encryption_info"):
                     raise self._encrypted()
+                if self._leaves_out(packet, began_s):
+                    continue
                 frames = packet.decode()
             except SourceError:
                 raise
@@ -358,8 +368,32 @@ class ContainerSource(Source):
                 self._decoded += 1
                 self._shown_s = (frame.duration or 0) * self._tick_s
                 yield frame
+                if self._decoded == 1:  # between it and the next the networks are loaded
+                    self._backlog.begin(time.monotonic())
         if not self._stop.is_set():
             self._warn_of_faults()
+
+    def _leaves_out(self, packet: Any, asked_s: float) -> bool:
+        """Whether a packet is not decoded: more comes of a live stream than can be, and what waits grows old."""
+        sent = packet.pts if packet.dts is None else packet.dts
+        if not self._ages() or sent is None:
+            return False
+        backlog, before = self._backlog, self._backlog.skipping
+        backlog.take(sent * self._tick_s, asked_s, time.monotonic(), key=packet.is_keyframe)
+        if backlog.skipping:
+            self.faults.left_out += 1
+            if self.faults.left_out == 1:
+                log.warning(
+                    "%s sends more than can be decoded here: what stays late by more than %g s is left out, up to the "
+                    "next key frame; ask it for smaller or fewer pictures, or try --hwaccel auto", self.name, LONGEST_S,
+                )  # fmt: skip
+        elif before:
+            self._stream.codec_context.flush_buffers()
+        return backlog.skipping
+
+    def _ages(self) -> bool:
+        """What is not decoded in time grows old, and its packets tell when they were sent."""
+        return False
 
     def _encrypted(self) -> SourceError:
         """What is decoded without the key is noise, and no error of the decoder's."""

@@ -104,8 +104,14 @@ class NetworkVideo(ContainerSource):
             _tell_of_pieces(self.name)
 
     def _timestamp(self, frame: Any) -> int | None:
-        untimed = self.live and self._container.format.name in _UNTIMED_FORMATS
-        return None if untimed else frame.pts
+        return None if self.live and self._untimed else frame.pts
+
+    def _ages(self) -> bool:
+        return self.live and not self._untimed and self._container.format.name not in _OF_PIECES
+
+    @property
+    def _untimed(self) -> bool:
+        return self._container.format.name in _UNTIMED_FORMATS
 
     def _check_lost(self, error: Exception, waited_s: float) -> None:
         reason = getattr(error, "strerror", None) or type(error).__name__

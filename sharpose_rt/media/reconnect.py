@@ -87,6 +87,11 @@ class Reconnecting(Source):
         """See `Source.losses`."""
         return tuple(self._losses)
 
+    @property
+    def behind_s(self) -> float:
+        """See `Source.behind_s`."""
+        return self.inner.behind_s
+
     def keep_looking(self, wanted: Callable[[], bool]) -> None:
         """See `Source.keep_looking`."""
         self._go_on_without = wanted

@@ -64,11 +64,13 @@ class Faults:
     """What is missing of a source so far; one object for a source and those that it reads from.
 
     `damaged` counts the frames that could not be decoded and were left out. `cut_off` says how much of it was there,
-    such as '31 of 60 frames', where a file ends before its time.
+    such as '31 of 60 frames', where a file ends before its time. `left_out` counts the frames of a live stream that
+    were not decoded, as more came than can be.
     """
 
     damaged: int = 0
     cut_off: str | None = None
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ class Source:
         self._handed_on = 0
         self._ended = False
         self.lost_before_s = 0.0
+        self._left_out = 0  # of `faults.left_out` those that a frame has told of
         self.faults = Faults()
 
     @property
@@ -155,6 +158,11 @@ class Source:
             why = "was interrupted before it opened" if self._stop.is_set() else "is not open; call open() first"
             raise SourceError(f"{self.name} {why}, so nothing is known of it")
         return self._info
+
+    @property
+    def behind_s(self) -> float:
+        """For how long the picture that was grabbed has waited for that, where it is known."""
+        return 0.0
 
     def keep_looking(self, wanted: Callable[[], bool]) -> None:
         """Where it can be lost it is looked for beyond its time, and from its start on, as long as `wanted()`."""
@@ -198,7 +206,7 @@ class Source:
             rate_fps = (self.info.fps or FALLBACK_FPS) * self.config.stride
             if not (old and self._is_of_the_present() and self._begin_anew(frame, rate_fps)):
                 return None if self._stop.is_set() else frame
-            self._grabbed = self._handed_on = 0
+            self._grabbed = self._handed_on = self._left_out = self.faults.left_out = 0
         return self._next()
 
     def interrupt(self) -> None:
@@ -273,7 +281,7 @@ class Source:
         end_s, limit = self.config.end_s, self.config.max_frames
         while not self._ended and not self._stop.is_set() and (limit is None or self._handed_on < limit):
             pts_s = self._grab()
-            captured_at_s = time.monotonic()
+            captured_at_s = time.monotonic() - self.behind_s
             if pts_s is None or (end_s is not None and pts_s >= end_s - TICK_S):
                 self._ended = True
                 return None
@@ -285,8 +293,11 @@ class Source:
             if (picture := self._retrieve()) is not None:
                 image_bgr, name = turned(picture[0], self.config.rotate), picture[1]
                 lost_s, self.lost_before_s = self.lost_before_s, 0.0
-                frame = Frame(self._handed_on, pts_s, image_bgr, captured_at_s, name, 0, lost_s, self.stills)
-                self._handed_on += 1
+                dropped = (self.faults.left_out - self._left_out) // self.config.stride
+                self._left_out = self.faults.left_out
+                number = self._handed_on + dropped
+                frame = Frame(number, pts_s, image_bgr, captured_at_s, name, dropped, lost_s, self.stills)
+                self._handed_on = number + 1
                 return frame
         return None
 

@@ -1,6 +1,6 @@
 """Threads, channels and figures of a pipeline; knows nothing of video or poses."""
 
-from sharpose_rt.runtime.channel import SLOW_CONSUMER, Cancelled, Channel, EndOfStream
+from sharpose_rt.runtime.channel import SLOW_CONSUMER, SLOW_DECODER, Cancelled, Channel, EndOfStream
 from sharpose_rt.runtime.pipeline import Pipeline
 from sharpose_rt.runtime.stage import BaseStage, Chain, Source, Stage, Status
 from sharpose_rt.runtime.stats import (
@@ -13,6 +13,7 @@ from sharpose_rt.runtime.stats import (
 
 __all__ = [
     "SLOW_CONSUMER",
+    "SLOW_DECODER",
     "BaseStage",
     "Cancelled",
     "Chain",

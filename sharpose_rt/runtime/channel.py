@@ -22,6 +22,7 @@ POLL_S = 0.1
 _RECENT, _EARLY, _IN_VAIN = 3, 0.9, 0.2
 
 SLOW_CONSUMER = "consumer slower than source"
+SLOW_DECODER = "decoder slower than source"
 
 
 class EndOfStream(Exception):
@@ -90,7 +91,7 @@ class Channel(Generic[T]):
         """Waits until an item that takes `lead_s` to make will be taken about when it is ready.
 
         What is put earlier into a channel that drops is dropped for a fresher one, and making it took time from the
-        consumer, where they share the processor.
+        consumer, where they share the processor; in one that does not it only grows old.
 
         Raises:
             Cancelled: the channel was cancelled, before or while waiting.
@@ -104,8 +105,8 @@ class Channel(Generic[T]):
     def _early_s(self, lead_s: float) -> float:
         if self._waited_for or self._puts == 0:
             return 0.0
-        if self._items:
-            return self._put_s + lead_s / _IN_VAIN - clock()
+        if self._items:  # where none is dropped, a fresher one has to wait behind it
+            return self._put_s + lead_s / _IN_VAIN - clock() if self.drops else POLL_S
         return self._got_s + _EARLY * min(self._took_s, default=0.0) - lead_s - clock()
 
     def put(self, item: T) -> None:

@@ -84,8 +84,9 @@ class Pipeline:
         stages: in order, with unique names.
         capacity: items that wait at most between two threads; a live pipeline keeps one.
         live: the first `dropping` channels (after the source and after the first stage) drop their oldest item
-            instead of making anybody wait, so that the slow stage behind them always takes a fresh one, which the stage
-            before it begins shortly before it will be taken. What the slow one made is not dropped.
+            instead of making anybody wait, so that the slow stage behind them always takes a fresh one. What that made
+            is not dropped. Each stage begins an item shortly before what it makes will be taken, whoever is the slow
+            one, the caller too: nothing grows old between them.
         room: see `Channel`.
         fold: `fold(dropped, next)` gives the item to keep for the one after a dropped one.
     """
@@ -351,7 +352,7 @@ class Pipeline:
         try:
             stage.open()
             self._mark("opened")
-            for item in self._wanted(inlet, outlet):
+            for item in self._wanted(inlet, outlet) if self._live else inlet:
                 doing = "process()"
                 meter.items_in += 1
                 self._pass_on(meter.outputs(lambda item=item: stage.process(item)), outlet)
@@ -369,14 +370,13 @@ class Pipeline:
 
     @staticmethod
     def _wanted(inlet: Channel[Any], outlet: Channel[Any]) -> Iterator[Any]:
-        """Items, each when what is made of it will soon be taken: where it would be dropped, a fresher one then."""
+        """Items, each when what is made of it will soon be taken: until then a fresher one may come."""
         took_s: deque[float] = deque(maxlen=_RECENT)
         for item in inlet:
             began_s = clock()
             yield item
-            if outlet.drops:
-                took_s.append(clock() - began_s)
-                outlet.wait_until_wanted(sorted(took_s)[(len(took_s) - 1) // 2])
+            took_s.append(clock() - began_s)
+            outlet.wait_until_wanted(sorted(took_s)[(len(took_s) - 1) // 2])
 
     @staticmethod
     def _pass_on(outputs: Generator[Any, None, None], outlet: Channel[Any]) -> None:

@@ -82,7 +82,7 @@ class RunTotals:
         self.latency.add(late_s)
         self.late_s.append(late_s)
         self.left_s.append(now_s)
-        for stage, span_ms in packet.left("write").spans_ms.items():
+        for stage, span_ms in packet.spans_ms.items():
             self.spans.setdefault(stage, LatencyHistogram()).add(span_ms / 1e3)
 
     def recount(self, frames: Iterable[Poses]) -> None:
@@ -162,6 +162,7 @@ class WriteStage(BaseStage[Packet, Packet]):
         if self.sinks is None:
             self.sinks = []
             self.sinks.extend(self.make_sinks())
+        item = item.left(self.name)  # how long it waited for the outputs is a share of its latency, too
         self.totals.add(item)
         self.observe(item)
         status_line = self.totals.status_line()

@@ -1063,6 +1063,8 @@ def test_six_threads_or_a_loop(clip: Path) -> None:
         names[tracker] = [stage.name for stage in tracking.stages]
     assert names["sharpose"] == ["detect", "track+pose+smooth"]
     assert names["bytetrack"] == ["detect", "track", "pose", "smooth"]
+    live = Tracking(open_source(str(clip)), load(None, ["tracker.name=bytetrack"]), live=True)
+    assert [stage.name for stage in live.stages] == names["sharpose"]  # nothing grows old between them
 
 
 def test_the_detector_rests_while_all_poses_are_sure(

@@ -442,7 +442,7 @@ def test_a_whole_run_gives_up_in_order_and_says_so(tmp_path: Path, monkeypatch: 
     assert budget["latency_ms"] == 0.01
     assert budget["frames_within"] == 0
     assert budget["last"]["relief"] >= last["relief"]
-    assert set(records[-1].stages_ms or {}) == {"detect", "track", "pose", "smooth"}
+    assert set(records[-1].stages_ms or {}) == {"detect", "track", "pose", "smooth", "write"}
 
 
 def test_a_file_that_waits_takes_no_budget(tmp_path: Path) -> None:

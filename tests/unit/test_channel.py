@@ -380,6 +380,18 @@ def test_an_item_is_made_for_when_its_consumer_is_free(clock):
     assert early_s(channel, clock, 0.69) == 0
 
 
+def test_where_none_is_dropped_the_next_item_is_made_when_the_last_one_was_taken(clock):
+    channel: Channel[int] = Channel("c", 1)
+    for number, at_s in enumerate((0.0, 0.1, 0.2)):
+        channel.put(number)
+        assert taken(channel, clock, at_s) == number
+    assert early_s(channel, clock, 0.2) == pytest.approx(0.09 - 0.02)
+    channel.put(3)
+    assert early_s(channel, clock, 9.0) > 0  # it would wait behind the other
+    assert taken(channel, clock, 9.1) == 3
+    assert early_s(channel, clock, 9.2) == 0
+
+
 def test_who_waits_for_an_item_gets_one_at_once(clock):
     channel: Channel[int] = Channel("c", 1, "drop_oldest")
     for number in range(3):

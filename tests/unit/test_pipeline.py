@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from statistics import median
 from types import SimpleNamespace
 
 import pytest
@@ -633,6 +634,20 @@ def test_little_is_made_for_a_slow_second_stage_that_it_would_not_take():
     taken = len(list(pipeline.run()))
     made = pipeline.stats().stages[1].items_in
     assert taken <= made < 50  # of 100, most of which came while the second was busy
+
+
+@pytest.mark.parametrize("busy_s", [(0.001, 0.06, 0.0), (0.001, 0.002, 0.06)], ids=["last stage", "caller"])
+def test_nothing_grows_old_before_whoever_is_slow(busy_s):
+    """Ten numbers come in the time of one that is taken; three such times went by while they waited in line."""
+    *rest, caller_s = busy_s
+    source, first = Numbers(120), Probe("first")
+    stages = [Probe(f"stage {s}", on_item=lambda _, s=s: time.sleep(s)) for s in sorted(rest)]
+    read, late = source.read, []
+    source.read = lambda: (time.sleep(0.006), read())[1]  # type: ignore[method-assign]
+    for item in Pipeline(source, [first, *stages], live=True).run():
+        late.append(source.next - item)
+        time.sleep(caller_s)
+    assert median(late) < 25
 
 
 # Chains

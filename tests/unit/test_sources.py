@@ -40,6 +40,7 @@ from PIL import Image
 from sharpose_rt.config.schema import HWACCELS, SourceConfig
 from sharpose_rt.errors import ConfigError, SourceError, SourceLost, SourceTimeout
 from sharpose_rt.media import PacedSource, hardware, reconnect
+from sharpose_rt.media.backlog import Backlog
 from sharpose_rt.media.container import ContainerSource, MediaClock, first_picture_s
 from sharpose_rt.media.files import VideoFile, below
 from sharpose_rt.media.live import Camera, NetworkVideo, StdinVideo, index_is_last
@@ -1519,6 +1520,78 @@ def test_a_stream_by_http_that_says_no_length_is_live(size: int | None, finite: 
     video._container = SimpleNamespace(size=size, duration=None, format=SimpleNamespace(name="mpegts"))  # type: ignore[assignment]
     video._opened()
     assert (video.finite, video.live) == (finite, not finite)  # PyAV says None since 19, and said a number below 0
+
+
+# --- a stream of which more comes than is taken
+
+
+class _Sent(VideoFile):
+    """A file that comes as a stream does, all of which waits in buffers already."""
+
+    live = True
+
+    def _ages(self) -> bool:
+        return True
+
+
+def test_what_waits_in_buffers_is_told_and_left_out_when_it_is_old(tmp_path, monkeypatch, caplog) -> None:
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr("sharpose_rt.media.container.time", clock)
+    write_clip(tmp_path / "walk.ts", 60, container="mpegts", gop=10, bframes=0)
+    with _Sent(tmp_path / "walk.ts", SourceConfig()) as source:
+        first = source.read()
+        assert first is not None
+        clock.now_s += 30.0  # networks are loaded
+        frames = [first]
+        while (frame := source.read()) is not None:
+            late_s = clock.now_s - frame.captured_at_s
+            frames.append(frame)
+            assert late_s == pytest.approx(source.behind_s)
+            assert late_s < 2.8
+            clock.now_s += 0.3  # three times as long as each is shown
+    shown = [read_number(frame.image_bgr) for frame in frames]
+    assert shown[:16] == [*range(14), 40, 41]  # late by a second for two: on to a key frame of the present
+    assert [frame.frame_id for frame in frames] == shown
+    assert frames[14].dropped_before == 26
+    assert source.faults.left_out == 60 - len(frames)
+    assert caplog.text.count("sends more than can be decoded here") == 1
+    np.testing.assert_allclose([frame.pts_s for frame in frames], np.array(shown) / 10, atol=1e-3)
+
+
+def late_after(packets: Iterable[tuple[float, float, float]], *, key: bool = True) -> Backlog:
+    """The backlog after packets that were (sent, by the sender's clock, asked for, had)."""
+    backlog = Backlog()
+    for packet in packets:
+        backlog.take(*packet, key=key)
+    return backlog
+
+
+def test_what_is_waited_for_is_of_the_present() -> None:
+    asked = np.arange(100) / 25
+    assert late_after((t, t, t + 0.03) for t in asked).seconds == 0
+    assert late_after((t / 3, t, t + 0.03) for t in asked).seconds == 0  # a sender whose clock is slow
+    assert late_after((3 * t, t, t + 0.03) for t in asked).seconds == 0
+    assert late_after([(0, 0, 0), (0.04, 0.5, 0.5), (0.08, 0.5, 2.5)]).seconds == 0  # was late, then none came
+    assert late_after([(0, 0, 0), (0.04, 0.5, 0.5), (0.08, 0.5, 0.5)]).seconds == pytest.approx(0.42)
+    assert late_after([(0, 0, 0), (0.04, 0.5, 0.5), (900, 0.6, 0.6)]).seconds == 0  # its clock began anew
+    assert late_after([(0, 0, 0), (0.04, 0.5, 0.5), (0, 0.6, 0.6)]).seconds == 0
+
+
+def test_what_a_busy_moment_left_is_worked_off() -> None:
+    """A decoder is quicker than the next key frame may be."""
+    stalled = [(0.0, 0.0, 0.0), (0.1, 10.0, 10.0)]
+    worked_off = [(0.1 + 0.1 * i, 10 + 0.015 * i, 10 + 0.015 * i) for i in range(1, 110)]
+    assert late_after([*stalled, *worked_off[:50]], key=False).seconds > 1
+    assert not any(late_after([*stalled, *worked_off[:n]], key=False).skipping for n in range(0, 110, 10))
+    assert late_after([*stalled, *worked_off], key=False).seconds == pytest.approx(0.5, abs=0.2)
+
+
+def test_a_stream_without_key_frames_is_not_waited_for_for_ever() -> None:
+    stalled = [(0.0, 0.0, 0.0), (0.1, 3.0, 3.0), (0.2, 6.0, 6.0)]
+    caught_up = [(t, t, t) for t in np.arange(6.1, 30, 0.1)]
+    assert late_after([*stalled, *caught_up[:100]], key=False).skipping
+    assert not late_after([*stalled, *caught_up[:100]]).skipping
+    assert not late_after([*stalled, *caught_up], key=False).skipping
 
 
 # --- footage of people
