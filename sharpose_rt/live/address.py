@@ -22,7 +22,8 @@ _USUAL_PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443}
 _PLACE = "{source}"
 _MIN_TOKEN = 8
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
-_PORTS = {"http": 80, "https": 443}  # which browsers leave out of an origin
+USUAL_PORTS = {"http": 80, "https": 443}
+"""Which browsers leave out of an origin."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _origin(text: str) -> str:
             "http://localhost:5173"
         )
     scheme, host, port = found.groups()
-    return f"{scheme}://{host}" + ("" if port is None or int(port) == _PORTS.get(scheme) else f":{port}")
+    return f"{scheme}://{host}" + ("" if port is None or int(port) == USUAL_PORTS.get(scheme) else f":{port}")
 
 
 def _is_name(host: str) -> bool:

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from sharpose_rt.live.address import Listen, is_loopback
+from sharpose_rt.live.address import USUAL_PORTS, Listen, is_loopback
 
 log = logging.getLogger("sharpose_rt")
 
@@ -154,7 +154,7 @@ class Guard:
                 return 403, f"{_short(host)} is no name of this machine, and there is no --token"
             if passed_on := [name for name in _OF_PROXIES if name in headers]:
                 return 403, f"{passed_on[0]} says that a proxy passes on what others ask for, and there is no --token"
-        if not guest and origin is not None and not (host and origin.partition("://")[2].lower() == host.lower()):
+        if not guest and origin is not None and not _is_own(origin, host):
             return 403, self._foreign(origin)
         if not self._known(scope, headers):
             return 401, "a token is wanted: ?token=..., or the header Authorization: Bearer ..."
@@ -190,10 +190,11 @@ class Guard:
         page = scope["path"]
         if self._listen.token is None or page not in ("/", "/wall") or len(rest) == len(_query(scope)):
             return None
-        answer = RedirectResponse(page + (f"?{urlencode(rest)}" if rest else ""), status_code=303)
+        # Relative, and for this folder alone: it may be one of several views behind a proxy, below a path each.
+        answer = RedirectResponse(f".{page}" + (f"?{urlencode(rest)}" if rest else ""), status_code=303)
         https = "https" in (scope["scheme"], headers.get("x-forwarded-proto"))
         name, value = self._cookie_name(headers), self._listen.token.encode().hex()
-        answer.set_cookie(name, value, secure=https, httponly=True, samesite="lax", path="/")
+        answer.set_cookie(name, value, secure=https, httponly=True, samesite="lax", path=None)
         return answer
 
     @staticmethod
@@ -204,6 +205,12 @@ class Guard:
     @staticmethod
     def _refused(status: int, why: str) -> Response:
         return PlainTextResponse(f"{why}\n", status, {"WWW-Authenticate": "Bearer"} if status == 401 else None)
+
+
+def _is_own(origin: str, host: str) -> bool:
+    """A page of ours asks. Browsers leave the usual port out, and a proxy may name it in the host that it passes on."""
+    scheme, _, place = origin.lower().partition("://")
+    return bool(place) and host.lower() in (place, f"{place}:{USUAL_PORTS.get(scheme)}")
 
 
 def _short(text: str) -> str:

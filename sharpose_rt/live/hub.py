@@ -148,15 +148,15 @@ class LiveRun:
                 recent.merge(late)
         return recent
 
-    def recent(self, seconds: float) -> bytes:
-        """The last `seconds` of media time as a valid stream of its own."""
+    def recent(self, seconds: float) -> list[bytes]:
+        """The lines of the last `seconds` of media time as a valid stream of its own."""
         with self._lock:
             lines = list(self._recent)
         thinned = Thinned()
         first_s = lines[-1][0] - seconds if lines else 0.0
-        parts = [self.header, *(thinned.frame(number, line) for pts_s, number, line in lines if pts_s >= first_s)]
+        frames = [thinned.frame(number, line) for pts_s, number, line in lines if pts_s >= first_s]
         end = self.end_line or encode(end_record("interrupted", 0, 0))
-        return b"".join((*parts, thinned.end(end)))
+        return [self.header, *frames, thinned.end(end)]
 
     def status(self) -> dict[str, Any]:
         """The figures now, for the page."""

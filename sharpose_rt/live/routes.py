@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from importlib.resources import files
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import orjson
 from starlette.applications import Starlette
@@ -32,6 +33,7 @@ _GOING_AWAY, _TRY_LATER = 1001, 1013
 # Open at once, of all viewers: a page has two. Whoever asks for figures and health has the other connections.
 _MAX_SOCKETS = MAX_CONNECTIONS - 64
 _BOUNDARY = "frame"
+_LINES_AT_ONCE = 16
 _PICTURES_AHEAD = 2  # on the way to a viewer at once: one travels while one is drawn
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 
@@ -64,6 +66,7 @@ class _Routes:
         self._sockets = 0
         self._pictures: WeakKeyDictionary[LiveRun, dict[bool, Pictures]] = WeakKeyDictionary()  # large and small
         self._drawn: WeakKeyDictionary[LiveRun, Drawn] = WeakKeyDictionary()
+        self._shared: tuple[float, dict[str, Any]] = -math.inf, {}  # when it was made, and the status
         self._page = {item.name: item.read_bytes() for item in (files("sharpose_rt.live") / "page").iterdir()}
 
     # Pages and figures
@@ -116,11 +119,14 @@ class _Routes:
         if not run.header:
             raise HTTPException(503, f"{run.name} waits for its source; try again later")
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in run.name) + ".last.skeletons.jsonl"
-        body = await asyncio.get_running_loop().run_in_executor(self._executor, run.recent, seconds)
-        return Response(
-            body,
+        lines = await asyncio.get_running_loop().run_in_executor(self._executor, run.recent, seconds)
+        return StreamingResponse(
+            _bit_by_bit(lines),
             media_type="application/x-ndjson",
-            headers={"Content-Disposition": f'attachment; filename="{name.encode("ascii", "replace").decode()}"'},
+            headers={
+                "Content-Disposition": f'attachment; filename="{name.encode("ascii", "replace").decode()}"',
+                "Content-Length": str(sum(map(len, lines))),
+            },
         )
 
     async def picture(self, request: Request) -> Response:
@@ -142,8 +148,7 @@ class _Routes:
         self._sockets += 1
         self._hub.viewers += 1
         try:
-            async for run, moment in self._moments(request):
-                jpeg = await self._draw(run, moment)
+            async for jpeg in self._newest(request, self._draw):
                 head = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
                 yield head.encode() + jpeg + b"\r\n"
         finally:
@@ -181,6 +186,12 @@ class _Routes:
             "viewers": self._hub.viewers,
             "publish": publishers,
         }
+
+    def _shared_status(self) -> dict[str, Any]:
+        """The same for all who are told within half of the time between two: a wall is, for each of its sources."""
+        if time.monotonic() - self._shared[0] > _STATUS_S / 2:
+            self._shared = time.monotonic(), self._status()
+        return self._shared[1]
 
     # Sockets
 
@@ -244,44 +255,56 @@ class _Routes:
                 await socket.send_text(run.header.decode())
             end, moment = run.end_line, run.newest  # in this order: nothing comes after the end
             if moment is not None and moment.frame.frame_id > thinned.last_id:
-                await socket.send_text(thinned.frame(moment.frame.frame_id, moment.line, moment.place).decode())
+                line = thinned.frame(moment.frame.frame_id, moment.line, moment.place)
+                moment = None  # whose picture would be kept for as long as this viewer takes nothing
+                await socket.send_text(line.decode())
             if end is not None and not ended:
                 ended = True
                 await socket.send_text(thinned.end(end).decode())
 
     async def _send_pictures(self, socket: WebSocket, asked: asyncio.Queue[None]) -> None:
-        loop = asyncio.get_running_loop()
         small = socket.query_params.get("small") == "1"
-        await asked.get()
-        async for run, moment in self._moments(socket):
+
+        async def encoded(run: LiveRun, moment: Moment) -> bytes:
             sizes = self._pictures.setdefault(run, {})
             if small not in sizes:
                 assert run.skeleton is not None
                 sizes[small] = Pictures(run.skeleton, self._hub.config, self._hub.draw, small=small)
-            pictures = sizes[small]
-            await socket.send_bytes(await loop.run_in_executor(self._executor, pictures.message, moment))
+            return await asyncio.get_running_loop().run_in_executor(self._executor, sizes[small].message, moment)
+
+        await asked.get()
+        async for message in self._newest(socket, encoded):
+            await socket.send_bytes(message)
             await asked.get()
 
     async def _send_status(self, socket: WebSocket) -> None:
         told_s = -1.0
         while not self._hub.closed:
             run = self._hub.pick(socket.query_params.get("source"))
-            status = {**self._status(), "run": None if run is None else run.name, "ticks": []}
+            status = {**self._shared_status(), "run": None if run is None else run.name, "ticks": []}
             if run is not None:
                 status["ticks"] = [tick for tick in list(run.ticks) if tick["t"] > told_s]
                 told_s = max((told_s, *(tick["t"] for tick in status["ticks"])))
             await socket.send_text(orjson.dumps(status).decode())
             await asyncio.sleep(_STATUS_S)
 
-    async def _moments(self, socket: HTTPConnection) -> AsyncIterator[tuple[LiveRun, Moment]]:
-        """Each time the newest frame of the run to show, at most `picture_fps` a second."""
-        last, given_s, pause_s = None, -1.0, 1 / self._hub.config.picture_fps
+    async def _newest(
+        self, socket: HTTPConnection, encoded: Callable[[LiveRun, Moment], Awaitable[bytes]]
+    ) -> AsyncIterator[bytes]:
+        """Each time the newest frame of the run to show, encoded, at most `picture_fps` a second.
+
+        The frame is let go before: of viewers who are paused, or take nothing, each would keep another one.
+        """
+        last: ref[Moment] | None = None
+        given_s, pause_s = -1.0, 1 / self._hub.config.picture_fps
         async for run in self._news(socket):
-            if run.newest is None or run.newest is last:
+            if run.newest is None or (last is not None and run.newest is last()):
                 continue
             await asyncio.sleep(max(0.0, given_s + pause_s - time.monotonic()))
-            last, given_s = run.newest, time.monotonic()
-            yield run, last
+            moment, given_s = run.newest, time.monotonic()
+            message, last = await encoded(run, moment), ref(moment)
+            del moment
+            yield message
 
     async def _news(self, socket: HTTPConnection) -> AsyncIterator[LiveRun]:
         """The run to show, whenever there is something new about it, until the server closes."""
@@ -307,6 +330,12 @@ async def _ignore(socket: WebSocket) -> None:
     """Reads what a viewer says, so that its leaving is noticed."""
     async for _ in _messages(socket):
         pass
+
+
+async def _bit_by_bit(lines: Sequence[bytes]) -> AsyncIterator[bytes]:
+    """As their reader takes them: the lines are shared by all, whole copies for many of them might not fit."""
+    for first in range(0, len(lines), _LINES_AT_ONCE):
+        yield b"".join(lines[first : first + _LINES_AT_ONCE])
 
 
 def _json(value: Any, status: int = 200) -> Response:

@@ -18,6 +18,7 @@ log = logging.getLogger("sharpose_rt")
 _UVICORN = logging.getLogger("uvicorn.error")
 
 _SEND_BUFFER = 256 << 10  # bytes the system holds for a slow viewer: about one picture, not seconds of them
+_GONE_MS = 60_000  # that a viewer may take nothing, or not even tell that it is there
 _BACKLOG = 32  # all that wait are let in at once, before one can be sent away
 
 
@@ -78,9 +79,12 @@ class LiveServer:
         self._executor.shutdown()
         self._socket.close()
 
-    def _is_news(self, _: logging.LogRecord) -> bool:
-        """Not that a viewer who takes nothing has to be cut off at the end, for which uvicorn has a traceback."""
-        return not self.hub.closed
+    def _is_news(self, record: logging.LogRecord) -> bool:
+        """Not that a viewer who takes nothing has to be cut off at the end, for which uvicorn has a traceback.
+
+        Nor that one says what is no UTF-8, as anybody can.
+        """
+        return not self.hub.closed and not (record.exc_info and isinstance(record.exc_info[1], UnicodeDecodeError))
 
     async def _main(self) -> None:
         self.hub.attach(asyncio.get_running_loop())
@@ -102,6 +106,8 @@ def _bind(listen: Listen) -> socket.socket:
             if os.name == "posix":  # elsewhere it would let a second program take the port
                 bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)  # accepted sockets inherit it
+            if hasattr(socket, "TCP_USER_TIMEOUT"):  # or who is frozen keeps its place for ever
+                bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _GONE_MS)
             bound.bind(address)
             bound.listen(_BACKLOG)
         except BaseException:

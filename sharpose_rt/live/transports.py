@@ -131,6 +131,8 @@ class WebSocketTransport:
             refused = error.response.status_code in (401, 403)
             advice = "; look at user and password, or the token, in the address" if refused else ""
             raise ConnectionError(f"{error}{advice}") from error
+        except ImportError as error:  # by way of a SOCKS proxy, which https_proxy or the system names
+            raise ConnectionError(f"{error}; pip install it, or name the consumer in no_proxy") from error
         except WebSocketException as error:
             raise ConnectionError(str(error)) from error
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import shutil
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
+from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
@@ -771,6 +774,58 @@ def test_a_link_on_another_site_leads_in(browser: playwright.Browser) -> None:
             page.click(link)
             page.wait_for_url(server.url)
             _wait_for_frame(page)
+
+
+@contextmanager
+def _below_a_path(server: LiveServer, path: str) -> Iterator[str]:
+    """The server below a path of a proxy, which takes it off."""
+    there = urlsplit(server.url)
+
+    class Proxy(StreamRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection((str(there.hostname), there.port or 0)) as server_side:
+                back = threading.Thread(target=self._pass_on, args=(server_side, self.request))
+                back.start()
+                self._pass_on(self.request, server_side)
+                back.join()
+
+        def _pass_on(self, source: socket.socket, to: socket.socket) -> None:
+            with suppress(OSError):
+                while data := source.recv(1 << 16):
+                    to.sendall(data.replace(f" {path}/".encode(), b" /", 1) if data.startswith(b"GET ") else data)
+            with suppress(OSError):
+                to.shutdown(socket.SHUT_RDWR)
+
+    class Front(ThreadingTCPServer):
+        daemon_threads = True
+        block_on_close = False
+
+    with Front(("127.0.0.1", 0), Proxy) as front:
+        thread = threading.Thread(target=front.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{front.server_address[1]}{path}/"
+        finally:
+            front.shutdown()
+            thread.join()
+
+
+def test_the_view_below_a_path_of_a_proxy(browser: playwright.Browser) -> None:
+    with (
+        _serving(TOKEN) as (server, _),
+        _below_a_path(server, "/door") as url,
+        _page(browser, f"{url}?token={TOKEN}&source=walk") as page,
+    ):
+        _wait_for_frame(page)
+        assert page.url == f"{url}?source=walk"
+        with page.expect_download() as saved:
+            page.click("#download")
+        assert validate(saved.value.path()) == []
+        page.goto(f"{url}wall")
+        _until(page, "document.querySelector('.tile canvas')?.dataset.frameId > 0")
+        page.click(".tile")
+        _wait_for_frame(page)
+        assert page.url == f"{url}?source=walk"
 
 
 def test_an_allowed_page_shows_the_pictures(browser: playwright.Browser) -> None:

@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE, Popen
 from types import SimpleNamespace
+from weakref import ref
 
 import av
 import cv2
@@ -37,7 +38,7 @@ from sharpose_rt.config import DrawConfig, LiveConfig, load
 from sharpose_rt.errors import ConfigError, OutputError
 from sharpose_rt.live import Hub, Listen, LiveServer, parse_listen
 from sharpose_rt.live.guard import _REFUSED, _is_spare
-from sharpose_rt.live.hub import Moment
+from sharpose_rt.live.hub import LiveRun, Moment
 from sharpose_rt.live.picture import Drawn, Pictures
 from sharpose_rt.live.routes import create_app
 from sharpose_rt.live.thinned import Journey
@@ -49,6 +50,10 @@ from sharpose_rt.types import Frame, Packet, Poses
 
 TOKEN = "correct horse"
 WS = "ws://127.0.0.1:8080"
+_UPGRADE = (
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+)
 
 
 @pytest.fixture
@@ -166,10 +171,16 @@ def test_three_ways_to_bring_the_token(hub: Hub, page: str) -> None:
     assert client.get("/healthz", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
     assert client.get("/healthz", params={"token": TOKEN}).status_code == 200
     welcome = client.get(page, params={"token": TOKEN, "source": "a"})
-    assert (welcome.status_code, welcome.headers["location"]) == (303, f"{page}?source=a")
+    assert (welcome.status_code, welcome.headers["location"]) == (303, f".{page}?source=a")
     assert "httponly" in welcome.headers["set-cookie"].lower()
     assert "samesite=lax" in welcome.headers["set-cookie"].lower()
     assert client.get("/").status_code == 200
+
+
+def test_views_below_paths_of_one_proxy_have_cookies_of_their_own(hub: Hub) -> None:
+    welcome = _client(hub, TOKEN).get("/", params={"token": TOKEN})
+    assert welcome.headers["location"] == "./"
+    assert "path" not in welcome.headers["set-cookie"].lower()  # that of the folder, as the browser knows it
 
 
 def test_a_token_of_base64_is_taken_as_it_is_and_encoded(hub: Hub) -> None:
@@ -222,6 +233,15 @@ def test_pages_of_other_sites_are_refused(hub: Hub) -> None:
 
 
 PAGE = "http://localhost:5173"
+
+
+@pytest.mark.parametrize(("origin", "port"), [("https://cam.example", 443), ("http://cam.example", 80)])
+def test_a_proxy_may_name_the_usual_port(hub: Hub, origin: str, port: int) -> None:
+    client = _client(hub, TOKEN)
+    headers = {"Host": f"cam.example:{port}", "Origin": origin, "Authorization": f"Bearer {TOKEN}"}
+    assert client.get("/api/status", headers=headers).status_code == 200
+    for host in ("cam.example:8443", "other.example:443", ":443", ""):
+        assert client.get("/api/status", headers={**headers, "Host": host}).status_code == 403
 
 
 def test_pages_of_an_allowed_site_use_the_skeletons(hub: Hub) -> None:
@@ -557,14 +577,14 @@ def test_old_skeletons_are_forgotten(hub: Hub) -> None:
     hub.config = LiveConfig(history_s=1)
     run = Run(hub)
     run.step(80)
-    assert hub.runs[0].recent(1000).count(b'"frame_id"') == 26
+    assert b"".join(hub.runs[0].recent(1000)).count(b'"frame_id"') == 26
 
 
 def test_skeletons_of_a_crowd_are_forgotten_earlier(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sharpose_rt.live.hub._MAX_RECENT_BYTES", 50_000)
     run = Run(hub, people=20)
     run.step(10)
-    lines = hub.runs[0].recent(1000).splitlines(keepends=True)[1:-1]
+    lines = hub.runs[0].recent(1000)[1:-1]
     assert sum(map(len, lines)) <= 50_000 + len(b',"dropped_before":9')
     assert sum(map(len, lines)) > 50_000 - 2 * len(lines[-1])
     assert json.loads(lines[-1])["frame_id"] == 9
@@ -775,6 +795,15 @@ def test_a_drawn_video_for_whoever_has_no_page(server: LiveServer, hub: Hub) -> 
     assert head.read() == b""
 
 
+def _freeze(server: LiveServer, path: str, clients: ExitStack) -> None:
+    """A viewer who asks for this, and takes nothing of it."""
+    frozen = clients.enter_context(socket.socket())
+    frozen.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+    frozen.connect(("127.0.0.1", int(server.url.rstrip("/").rpartition(":")[2])))
+    upgrade = b"" if "." in path or "api" in path else _UPGRADE
+    frozen.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n".encode() + upgrade + b"\r\n")
+
+
 @pytest.mark.timeout(90)
 def test_a_frozen_viewer_costs_nobody_anything(server: LiveServer, hub: Hub, clients: ExitStack) -> None:
     idle = clients.enter_context(
@@ -857,8 +886,7 @@ def test_of_too_many_connections_those_go_that_ask_for_nothing(
 
 
 _KEEPS_ITS_PLACE = {
-    "a socket that does not answer its end": b"GET /view HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\n"
-    b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+    "a socket that does not answer its end": b"GET /view HTTP/1.1\r\nHost: 127.0.0.1\r\n" + _UPGRADE + b"\r\n",
     "a body that does not come": b"POST /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n",
 }
 
@@ -957,6 +985,98 @@ def test_what_is_no_request_leaves_no_trace_in_the_log(server: LiveServer, caplo
         with socket.create_connection(("127.0.0.1", port), timeout=20) as stranger:
             stranger.sendall(request)
             assert stranger.recv(1000).split()[1] == status
+    assert [record for record in caplog.records if record.levelname != "INFO"] == []
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux alone can be told so")
+@pytest.mark.parametrize("request_", ["/skeletons", "/video.mjpg"])
+def test_a_frozen_viewer_gives_its_place_up(
+    hub: Hub, clients: ExitStack, monkeypatch: pytest.MonkeyPatch, request_: str
+) -> None:
+    monkeypatch.setattr("sharpose_rt.live.server._GONE_MS", 500)
+    with LiveServer(hub, Listen("127.0.0.1", 0)) as server:
+        _freeze(server, request_, clients)
+        run, until_s = Run(hub, people=60), time.monotonic() + 40
+        run.step()
+        while not hub.viewers and time.monotonic() < until_s:
+            time.sleep(0.02)
+        while hub.viewers and time.monotonic() < until_s:
+            run.step()
+            time.sleep(0.01)
+        assert hub.viewers == 0
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("path", ["/skeletons", "/view", "/video.mjpg"])
+def test_a_frozen_viewer_keeps_no_picture(
+    hub: Hub, clients: ExitStack, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr("sharpose_rt.live.server._SEND_BUFFER", 1 << 12)
+    run, moments = Run(hub, people=60), []
+
+    def kept() -> int:
+        return sum(moment() is not None for moment in moments)
+
+    with LiveServer(hub, Listen("127.0.0.1", 0)) as server:
+        for _ in range(6):
+            _freeze(server, path, clients)
+            for _ in range(25):
+                run.step()
+                moments.append(ref(hub.runs[0].newest))
+                time.sleep(0.02)
+        until_s = time.monotonic() + 20
+        while kept() > 2 and time.monotonic() < until_s:  # some are still being drawn
+            time.sleep(0.1)
+        assert kept() <= 2  # the newest, and that of the picture made last
+
+
+@pytest.mark.timeout(60)
+def test_whoever_does_not_take_the_last_seconds_costs_no_memory(
+    server: LiveServer, hub: Hub, clients: ExitStack
+) -> None:
+    run = Run(hub, people=60)
+    run.step(200)
+    assert sum(map(len, hub.runs[0].recent(100))) > 3 << 20
+    _freeze(server, "/api/recent?seconds=100", clients)
+
+    def waiting() -> int:
+        connections = list(server._server.server_state.connections)
+        return sum(each.transport.get_write_buffer_size() for each in connections if each.transport)
+
+    until_s = time.monotonic() + 20
+    while not waiting() and time.monotonic() < until_s:
+        time.sleep(0.02)
+    time.sleep(0.2)
+    assert 0 < waiting() < 1 << 20
+
+
+@pytest.mark.timeout(60)
+def test_figures_are_made_once_for_all_who_follow_them(
+    server: LiveServer, hub: Hub, clients: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, begun_s = [], time.monotonic()
+    status = LiveRun.status
+    monkeypatch.setattr(LiveRun, "status", lambda run: (made.append(1), status(run))[1])
+    Run(hub).step()
+    pages = [_follow(server, "/view", clients) for _ in range(8)]
+    for page in pages:
+        for _ in range(3):
+            while not isinstance(page.recv(10), str):
+                pass
+    assert len(made) <= 2 + 4 * (time.monotonic() - begun_s)
+
+
+@pytest.mark.timeout(60)
+def test_what_a_viewer_says_that_is_no_text_leaves_no_trace_in_the_log(
+    server: LiveServer, clients: ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    viewer = _follow(server, "/view", clients)
+    viewer.send(b"\xff\xfe", text=True)
+    with suppress(ConnectionClosed):
+        while True:
+            viewer.recv(10)
+    assert viewer.close_code == 1007
     assert [record for record in caplog.records if record.levelname != "INFO"] == []
 
 

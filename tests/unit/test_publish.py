@@ -11,6 +11,7 @@ import queue
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -327,6 +328,22 @@ def test_a_name_that_cannot_be_looked_up_is_out_of_reach(caplog: pytest.LogCaptu
             run.step()
     assert "out of reach" in caplog.text
     assert publisher.figures()["sent"] == 0
+
+
+def test_a_proxy_that_cannot_be_used_is_told_of(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("https_proxy", "socks5://127.0.0.1:9")
+    with Publisher(parse_target("ws://127.0.0.1:9/"), "newest") as publisher:
+        run = Run(publisher)
+        until_s = time.monotonic() + 20
+        while publisher.failed < 2 and time.monotonic() < until_s:  # it goes on trying
+            run.step()
+            time.sleep(0.02)
+        assert (publisher.state, publisher.failed >= 2) == ("lost", True)
+    assert "is out of reach" in caplog.text
 
 
 def test_secrets_of_an_address_are_not_in_what_is_told_of_its_consumer(caplog: pytest.LogCaptureFixture) -> None:

@@ -23,8 +23,8 @@ export class Feed {
     this.quiet = 0;  // seconds, but for those of a tab that sleeps
     this.watch = setInterval(() => this.listen(), 1000);
     const heard = () => { this.quiet = 0; };  // of either: over a slow line a picture holds up the figures behind it
-    this.skeletons = new Stream(path("/skeletons", named), { heard, text: (...line) => this.take(...line), lost, refused, open });
-    this.view = new Stream(path("/view", small ? { ...named, small: 1 } : named), {
+    this.skeletons = new Stream(path("skeletons", named), { heard, text: (...line) => this.take(...line), lost, refused, open });
+    this.view = new Stream(path("view", small ? { ...named, small: 1 } : named), {
       heard, text: status, bytes: buffer => this.decode(buffer), refused,
       open: () => {
         this.owed = 0;

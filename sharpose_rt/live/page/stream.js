@@ -14,8 +14,9 @@ export class Stream {
   }
 
   connect() {
-    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-    const socket = this.socket = new WebSocket(`${scheme}//${location.host}${this.path}`);
+    const address = new URL(this.path, location);  // relative, as all here: a proxy may show this below a path of its own
+    address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+    const socket = this.socket = new WebSocket(address);
     socket.binaryType = "arraybuffer";
     this.timer = setTimeout(() => socket.close(), OPEN_MS);  // nobody answers, not even that it is closed
     socket.onopen = () => {

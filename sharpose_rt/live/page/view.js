@@ -29,7 +29,7 @@ function open(source) {
   feed = null;
   restart(null);
   ticks = [];
-  history.replaceState(null, "", source ? `/?source=${encodeURIComponent(source)}` : "/");  // without a token, too
+  history.replaceState(null, "", source ? `./?source=${encodeURIComponent(source)}` : "./");  // without a token, too
   feed = new Feed(source, {
     line: take, picture: redraw, status: takeStatus, lost, refused, open: () => notice(), back: () => { ticks = []; },
   });
@@ -307,7 +307,7 @@ async function download() {
   const seconds = Number($("seconds").value), name = `${fileStem()}.last${seconds}s.skeletons.jsonl`;
   const query = new URLSearchParams({ seconds, ...(status?.run && { source: status.run }) });
   try {
-    const answer = await fetch(`/api/recent?${query}`);
+    const answer = await fetch(`api/recent?${query}`);
     if (!answer.ok) throw new Error(await answer.text());
     save(await answer.blob(), name);
   } catch {

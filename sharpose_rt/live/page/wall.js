@@ -17,7 +17,7 @@ class Tile {
     this.header = this.figures = null;
     this.shown = { record: null, bitmap: null };
     this.drawing = false;
-    this.link = Object.assign(document.createElement("a"), { className: "tile", href: `/?source=${encodeURIComponent(name)}` });
+    this.link = Object.assign(document.createElement("a"), { className: "tile", href: `./?source=${encodeURIComponent(name)}` });
     this.link.dataset.name = name;
     this.canvas = document.createElement("canvas");
     this.context = this.canvas.getContext("2d");
@@ -112,7 +112,7 @@ function say(kind, text) {
 
 async function ask() {
   try {
-    const answer = await fetch("/api/status", { signal: AbortSignal.timeout(1000 * QUIET_S) });
+    const answer = await fetch("api/status", { signal: AbortSignal.timeout(1000 * QUIET_S) });
     const reason = REFUSED.get(4000 + answer.status);  // a source that was refused does not ask again: it is shown anew
     show(reason ? { runs: [], region: [] } : await answer.json());
     if (reason) say("refused", reason);
