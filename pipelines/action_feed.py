@@ -175,6 +175,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--detector", default="auto")
     parser.add_argument("--steps", type=int, default=STEPS, help="training steps (default %(default)s)")
     args = parser.parse_args(argv)
+    if args.steps < 1:
+        parser.error(f"--steps is {args.steps}; 1 or more is accepted")
     try:
         recognise(args, parser)
     except SharposeError as error:

@@ -58,5 +58,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit(130)
-    except (OSError, ValueError) as error:  # no broker there, say
+    except (OSError, OverflowError, ValueError) as error:  # no broker there, or no such port
         sys.exit(f"error: {error}")

@@ -54,5 +54,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit(130)
-    except OSError as error:  # the port is taken, say
+    except (OSError, OverflowError) as error:  # the port is taken, say, or there is none such
         sys.exit(f"error: {error}")

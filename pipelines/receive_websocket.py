@@ -21,7 +21,7 @@ import sys
 import threading
 from collections.abc import Iterable
 
-from websockets.exceptions import ConnectionClosedError
+from websockets.exceptions import ConnectionClosedError, WebSocketException
 from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection, serve
 
@@ -70,5 +70,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit(130)
-    except OSError as error:  # the port is taken, or nobody serves there
+    except (OSError, OverflowError, ValueError, WebSocketException) as error:  # nobody serves there, no such port
         sys.exit(f"error: {error}")

@@ -24,6 +24,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to bind to (* for all) or to connect to")
     parser.add_argument("--connect", action="store_true", help="the tracker has bound its side")
     args = parser.parse_args(argv)
+    if not 0 < args.port < 65536:  # ZeroMQ would take another for it
+        sys.exit(f"error: the port is {args.port}; 1 to 65535 is accepted")
 
     with zmq.Context() as context, context.socket(zmq.SUB) as consumer:
         consumer.rcvhwm = 2  # rather the newest than all

@@ -1,5 +1,6 @@
 """Keypoint sets: names, limbs, left-right pairs and OKS sigmas, each with its source; and who is a person."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -67,8 +68,22 @@ class Skeleton:
 
     def side(self, index: int) -> str:
         """'left', 'right' or 'centre' of keypoint `index`, from its name."""
-        head = self.keypoints[index].split("_", 1)[0]
-        return head if head in ("left", "right") else "centre"
+        return side_of(self.keypoints[index])[0]
+
+
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_SIDES = {"left": "left", "l": "left", "right": "right", "r": "right"}
+
+
+def side_of(name: str) -> tuple[str, str]:
+    """'left', 'right' or 'centre' as a keypoint's name has it, and the name without that, which both sides share.
+
+    It may be a word or a letter, before or behind: 'left_hip', 'Left-Hip', 'hip_l', 'L_HIP', 'LHip'.
+    """
+    for word in _WORD.finditer(name):
+        if side := _SIDES.get(word[0].lower()):
+            return side, name[: word.start()] + name[word.end() :]
+    return "centre", name
 
 
 # COCO keypoints 2017: names, order and limbs from its annotation files (categories[0]), sigmas from pycocotools.

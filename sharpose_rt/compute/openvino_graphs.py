@@ -40,8 +40,9 @@ from sharpose_rt.machine.whole_files import beside, on_disk, whole
 
 log = logging.getLogger("sharpose_rt.compute.openvino_graphs")
 
-KEPT = 16
-"""Graphs in a folder of the cache; a network has three, in int8 two more, a detector one for each size of picture."""
+KEPT, KEPT_BYTES = 16, 2 << 30
+"""Graphs in a folder of the cache; a network has three, in int8 two more, a detector one for each size of picture, of
+which a large one's take 230 MB each."""
 COMPILED_BYTES = 256 << 20
 """Compiled graphs in the cache; the pose network that ships takes 23 MB a batch size."""
 _NAME = "sharpose_rt"
@@ -303,9 +304,13 @@ def _keep(model: Any, path: Path) -> None:
             on_disk(written)
         part.with_suffix(".bin").replace(path.with_suffix(".bin"))
         part.replace(path)
-        for old in sorted(path.parent.glob("*.xml"), key=lambda p: p.stat().st_mtime)[:-KEPT]:
-            for file in (old, old.with_suffix(".bin")):
-                file.unlink(missing_ok=True)
+        room = KEPT_BYTES
+        for place, old in enumerate(sorted(path.parent.glob("*.xml"), key=lambda p: p.stat().st_mtime, reverse=True)):
+            files = [file for file in (old, old.with_suffix(".bin")) if file.exists()]
+            room -= sum(file.stat().st_size for file in files)
+            if place and (place >= KEPT or room < 0):  # what was made just now stays
+                for file in files:
+                    file.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
         log.debug("%s was not kept: %s", path, error)
     finally:

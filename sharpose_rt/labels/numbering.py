@@ -8,12 +8,14 @@ In labels that are read `frame_id` decides. Where they have none (`frame_ids`) t
 the frames, and what those count from has to be known:
 
 * `convert --from` takes them as they are, less `--first-frame`, as those of all other formats: frames may be missing.
+  Where one picture has no number they are photographs, in the order in which a run takes them.
 * `eval-track` takes the pictures in the order of their numbers for the frames 0, 1, ... of the stream, which needs no
   first number, but every picture: it warns of gaps.
 * `--boxes FILE` (`detection.boxes`) finds pictures by their names, whatever these are, and takes them for the frames of
   a video in the order of the list.
 
-In results `image_id` is all there is, and taken for the number of the frame.
+In results `image_id` is all there is, and taken for the number of the frame. AlphaPose has the pictures' names for it,
+of which the same holds.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpose_rt.errors import StreamError
+from sharpose_rt.machine.natural import natural
 
 _A_CLIP = 10_000_000  # more frames than a clip has: three days at 30 a second
 
@@ -43,6 +46,13 @@ def number_in(name: str, where: str) -> int:
             f"{where}: no frame number in the name {name!r}; names such as '12.jpg' or 'clip_000012.jpg' are read"
         )
     return int(found[-1])
+
+
+def photographs(names: Iterable[str]) -> dict[int, str]:
+    """The names by their places in the order in which a run takes them, where one has no number; else nothing."""
+    names = list(names)
+    unnumbered = any(not re.search(r"\d", Path(name).stem) for name in names)
+    return dict(enumerate(sorted(names, key=natural))) if unnumbered else {}
 
 
 def by_number(names: Iterable[str], where: str) -> dict[int, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import glob
 import itertools
 import logging
@@ -41,6 +42,7 @@ _OTHERS = frozenset(
 )
 _BARE = frozenset((".h264", ".264", ".h265", ".265", ".hevc", ".y4m", ".mjpeg", ".mjpg", ".ivf"))
 VIDEO_SUFFIXES = _MPEG | _OTHERS | _BARE
+_DARKEST = 16  # of 255: nothing is brighter in a picture of 12 bits that lie in 16
 
 
 class VideoFile(ContainerSource):
@@ -145,6 +147,8 @@ def _names(paths: Sequence[Path]) -> list[str]:
 def read_image(path: str | Path, *, upright: bool = True) -> NDArray[np.uint8] | None:
     """The picture, (H, W, 3) uint8 BGR, turned as its EXIF orientation says if `upright`; None where it cannot be read.
 
+    What machine cameras store of 12 bits in 16 is brightened to all of 8; other pictures of 16 keep their upper 8.
+
     cv2.imread fails at names that are not ASCII on Windows, and crashes at those that are not UTF-8 elsewhere.
     """
     flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -152,7 +156,11 @@ def read_image(path: str | Path, *, upright: bool = True) -> NDArray[np.uint8] |
         data = np.fromfile(path, np.uint8)
         if upright and data[4:8].tobytes() == b"ftyp":  # an AVIF by any name; one in name alone OpenCV turns itself
             return _upright_avif(path, data)
-        return cv2.imdecode(data, flags) if data.size else None  # type: ignore[return-value]
+        image = cv2.imdecode(data, flags) if data.size else None
+        if image is not None and image.max() <= _DARKEST:
+            deep = cv2.imdecode(data, flags | cv2.IMREAD_ANYDEPTH)
+            image = np.minimum(deep >> 4, 255).astype(np.uint8) if deep.dtype == np.uint16 else image
+        return image  # type: ignore[return-value]
     except (OSError, ValueError, cv2.error):  # a name may have a NUL in it
         return None
 
@@ -177,8 +185,7 @@ def open_path(spec: str, config: SourceConfig) -> Source:
     images, videos, unread = _usable(spec)
     if images:
         if unread:
-            kinds = ", ".join(f"{count} {suffix}" for suffix, count in unread.most_common())
-            log.warning("%s has photographs that nothing here reads (%s): left out; convert them to JPEG", spec, kinds)
+            _tell_of_unread(spec, ", ".join(f"{count} {suffix}" for suffix, count in unread.most_common()))
         stem = (path if is_folder(path) else _fixed_part(path)).resolve().name or "images"
         return Images(spec, config, images, stem)
     if len(videos) > 1:
@@ -187,6 +194,11 @@ def open_path(spec: str, config: SourceConfig) -> Source:
             "expand_sources() gives them one by one (the command line does so)"
         )
     return _open_file(videos[0], config)
+
+
+@functools.lru_cache(maxsize=64)  # once for each, however often it is opened
+def _tell_of_unread(spec: str, kinds: str) -> None:
+    log.warning("%s has photographs that nothing here reads (%s): left out; convert them to JPEG", spec, kinds)
 
 
 def expand(spec: str) -> list[str]:

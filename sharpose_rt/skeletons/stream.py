@@ -29,7 +29,7 @@ import orjson
 from numpy.typing import NDArray
 
 from sharpose_rt.errors import OutputError, StreamError
-from sharpose_rt.skeleton import COCO17, SKELETONS, Skeleton
+from sharpose_rt.skeleton import COCO17, SKELETONS, Skeleton, side_of
 from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.skeletons.validation import validate
 from sharpose_rt.types import Poses, PoseStage
@@ -138,8 +138,8 @@ def _skeleton(keypoints: list[str], limbs: list[list[int]]) -> Skeleton:
     for known in SKELETONS.values():
         if known.keypoints == names:
             return known if known.limbs == pairs else replace(known, limbs=pairs)
-    index = {name: i for i, name in enumerate(names)}
-    flips = [(i, index.get("right" + name[4:])) for name, i in index.items() if name.startswith("left_")]
+    index = {side_of(name): i for i, name in enumerate(names)}
+    flips = [(i, index.get(("right", part))) for (side, part), i in index.items() if side == "left"]
     return Skeleton("custom", names, pairs, tuple((a, b) for a, b in flips if b is not None), (), ())
 
 

@@ -41,9 +41,10 @@ class TrackStage(BaseStage[Packet, Packet]):
             if self.camera is not None:
                 self.camera.forget()
         image = item.frame.image_bgr
-        camera = item.camera if self.camera is None else self.camera.step(image, self._people_xyxy)
+        pts_s = item.frame.pts_s
+        camera = item.camera if self.camera is None else self.camera.step(image, self._people_xyxy, pts_s)
         look = None if self.look is None else partial(self.look, image)
-        tracks = self.tracker.update(item.detections, item.frame.pts_s, self.last_poses(), camera, look)
+        tracks = self.tracker.update(item.detections, pts_s, self.last_poses(), camera, look)
         self._people_xyxy = tracks.bboxes_xyxy
         self.moved_frames += camera is not None
         return (item.left(self.name, tracks=tracks, camera=camera),)

@@ -7,11 +7,13 @@ agree on.
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sharpose_rt.geometry.affine import apply_affine
+from sharpose_rt.geometry.affine import apply_affine, chain_affines
 from sharpose_rt.geometry.boxes import longer_side
 from sharpose_rt.types import Float32, Poses
 
@@ -29,8 +31,11 @@ LEAST_POINTS, LEAST_SHARE = 12, 0.4
 """So many points, and such a share of those followed, must agree: else it is not known how the camera moved."""
 STILL_PX = 0.4
 """A picture that moves less, in px of the small one, is still; so is one that moves once: that comes of noise."""
+JUDGED_S = 0.03
+"""It is judged so far apart, by what it did meanwhile: at 60 frames a second a pan's steps are half as large as at 30,
+and every other is none where each picture is stored twice."""
 RESTS = 25
-"""So many frames must be still until a camera that moved counts as still: what it does in small steps is motion."""
+"""So many times it must be still until a camera that moved counts as still: what it does in small steps is motion."""
 HELD, NEW = 25, 0.2
 """For so many frames a camera whose motion cannot be known goes on as it did on the whole: a pan goes on, a hand that
 shakes stays where it is. The newest frame has this share in that mean."""
@@ -61,13 +66,19 @@ class CameraMotion:
         self._points = np.zeros((0, 2), np.float32)
         self._usual: Camera | None = None
         self._moved, self._rests_in, self._unknown = False, 0, 0
+        self._judge_from(-math.inf)
 
-    def step(self, image_bgr: NDArray[np.uint8], people_xyxy: ArrayLike) -> Camera | None:
+    def _judge_from(self, pts_s: float) -> None:
+        """What the small picture does from now on says whether it moves."""
+        self._since_s, self._since = pts_s, np.eye(2, 3)
+
+    def step(self, image_bgr: NDArray[np.uint8], people_xyxy: ArrayLike, pts_s: float) -> Camera | None:
         """How the picture moved since the last one, (2, 3) px; None where it stood still or cannot be known.
 
         Args:
             image_bgr: (H, W, 3); H and W are those of the last one, or `forget` was called.
             people_xyxy: (N, 4) px, boxes of the people in the last picture: they move by themselves.
+            pts_s: media time.
         """
         height, width = image_bgr.shape[:2]
         scale = min(1.0, SIDE_PX / max(height, width))
@@ -75,20 +86,25 @@ class CameraMotion:
         now: NDArray[np.uint8] = cv2.cvtColor(cv2.resize(image_bgr, size_wh), cv2.COLOR_BGR2GRAY)  # type: ignore[assignment]
         last, self._last = self._last, now
         if last is None:
+            self._judge_from(pts_s)
             return None
         factors = np.array([width / size_wh[0], height / size_wh[1]])
         people = np.asarray(people_xyxy, np.float64).reshape(-1, 4) / np.tile(factors, 2)
         similarity = self._agreed(last, now, self._background(last, people))
         if similarity is None:
             self._points = np.zeros((0, 2), np.float32)
+            self._judge_from(pts_s)
             self._unknown += 1
             self._usual = self._usual if self._unknown <= HELD else None
             return self._usual
         self._unknown = 0
-        corners = np.array([[0, 0], [size_wh[0], 0], [0, size_wh[1]], size_wh], np.float64)
-        moves = np.linalg.norm(apply_affine(corners, similarity) - corners, axis=1).mean() >= STILL_PX
-        self._rests_in = RESTS if moves and (self._moved or self._rests_in) else max(0, self._rests_in - 1)
-        self._moved = moves
+        self._since = chain_affines(self._since, similarity)
+        if pts_s - self._since_s >= JUDGED_S:
+            corners = np.array([[0, 0], [size_wh[0], 0], [0, size_wh[1]], size_wh], np.float64)
+            moves = np.linalg.norm(apply_affine(corners, self._since) - corners, axis=1).mean() >= STILL_PX
+            self._rests_in = RESTS if moves and (self._moved or self._rests_in) else max(0, self._rests_in - 1)
+            self._moved = moves
+            self._judge_from(pts_s)
         similarity[:, 2] = _in_picture(similarity, factors)
         if not self._rests_in:
             self._usual = None

@@ -721,6 +721,28 @@ def test_a_page_finds_back_after_the_server_was_away(browser: playwright.Browser
         _until(page, "document.body.dataset.state === 'lost'")
 
 
+def test_a_page_has_room_for_so_much_of_a_crowd(browser: playwright.Browser, tmp_path: Path) -> None:
+    def with_less_room(route: playwright.Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, body=answer.text().replace("64 << 20", "20_000"))
+
+    with browser.new_context(accept_downloads=True) as context:
+        page = context.new_page()
+        page.route("**/view.js", with_less_room)
+        with LiveServer(hub := Hub(), Listen("127.0.0.1", 0)) as server:
+            page.goto(server.url)
+            run = Run(hub, live=True)
+            for _ in range(30):
+                run.step()
+                page.wait_for_timeout(40)
+            _wait_for_frame(page, above=25)
+        with page.expect_download() as stream:  # the server is gone: what the page has
+            page.click("#download")
+        stream.value.save_as(path := tmp_path / "kept.skeletons.jsonl")
+    assert [str(p) for p in validate(path)] == []
+    assert 10_000 < path.stat().st_size < 25_000
+
+
 def test_a_bad_token_gets_nothing(browser: playwright.Browser) -> None:
     socket_code = """path => new Promise(done => {
         const socket = new WebSocket(`ws://${location.host}${path}`), got = [];

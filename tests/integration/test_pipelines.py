@@ -174,6 +174,12 @@ def test_what_cannot_be_used_is_told_in_a_line_and_before_any_training(
     assert said in line
 
 
+def test_action_feed_wants_a_step_of_training(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        _recipe("action_feed").main(["clip.mp4", "--steps", "0"])
+    assert "--steps is 0; 1 or more is accepted" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["live_camera", "action_feed"])
 def test_ctrl_c_ends_a_live_recipe(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = _recipe(name)

@@ -153,6 +153,27 @@ runpy.run_path({command[1]!r}, run_name="__main__")
     assert (told.returncode, told.stderr) == (130, "")
 
 
+@pytest.mark.parametrize(
+    ("recipe", "arguments"),
+    [
+        ("receive_udp", ["99999"]),
+        ("receive_osc", ["99999"]),
+        ("receive_zmq", ["99999"]),
+        ("receive_mqtt", ["poses", "--port", "99999"]),
+        ("receive_zmq", ["0", "--connect"]),
+        ("receive_websocket", ["--listen", "99999"]),
+        ("receive_websocket", ["ws://127.0.0.1:99999"]),
+        ("receive_websocket", ["http://127.0.0.1:8080"]),
+    ],
+)
+def test_a_port_or_an_address_that_cannot_be_is_told_in_a_line(recipe: str, arguments: list[str]) -> None:
+    command = [sys.executable, str(RECIPES / f"{recipe}.py"), *arguments]
+    told = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=30)
+    assert told.returncode == 1
+    (line,) = told.stderr.splitlines()
+    assert line.startswith("error: ")
+
+
 def test_a_tracker_that_falls_away_is_told_in_a_line() -> None:
     def cut(connection: ServerConnection) -> None:
         connection.send(json.dumps(header().to_record()))

@@ -271,6 +271,24 @@ def test_graphs_are_kept_and_made_anew_when_damaged(config, crops, tmp_path, mon
 
 
 @openvino
+def test_graphs_in_the_cache_are_bound_by_bytes_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "sharpose-rt" / "graphs"
+
+    def make(width: int) -> int:
+        openvino_graphs.traced(torch.nn.Linear(300, width).eval(), (torch.zeros(2, 300),))
+        return sum(path.stat().st_size for path in folder.iterdir())
+
+    monkeypatch.setattr(openvino_graphs, "KEPT_BYTES", make(100) * 5 // 2)
+    totals = [make(100 + n) for n in range(1, 4)]
+    assert max(totals) <= openvino_graphs.KEPT_BYTES
+    assert len(list(folder.glob("*.bin"))) == len(list(folder.glob("*.xml"))) == 2
+    monkeypatch.setattr(openvino_graphs, "KEPT_BYTES", 1)
+    make(110)
+    assert len(list(folder.glob("*.xml"))) == 1  # the newest
+
+
+@openvino
 def test_graphs_made_in_two_threads_leave_warnings_and_environment_as_they_were(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CI", "")

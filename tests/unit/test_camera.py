@@ -40,8 +40,10 @@ def view(photograph: np.ndarray, at_xy: tuple[float, float], turn_deg: float = 0
     return cv2.warpAffine(photograph, to_view, SIZE_WH, flags=cv2.INTER_LINEAR)
 
 
-def moves(camera: CameraMotion, images: list[np.ndarray], people: np.ndarray = NOBODY) -> list[np.ndarray | None]:
-    return [camera.step(image, people) for image in images]
+def moves(
+    camera: CameraMotion, images: list[np.ndarray], people: np.ndarray = NOBODY, fps: float = 25
+) -> list[np.ndarray | None]:
+    return [camera.step(image, people, n / fps) for n, image in enumerate(images)]
 
 
 @given(
@@ -52,9 +54,8 @@ def test_a_shift_a_turn_and_a_zoom_are_found(photograph, dx, dy, turn_deg, zoom)
     start = (640.0, 800.0)
     camera = CameraMotion()
     first = view(photograph, start)
-    moves(camera, [first, view(photograph, (start[0] + 20, start[1]))])  # it moves
-    camera.step(first, NOBODY)
-    found = camera.step(view(photograph, (start[0] + dx, start[1] + dy), turn_deg, zoom), NOBODY)
+    there, end = view(photograph, (start[0] + 20, start[1])), (start[0] + dx, start[1] + dy)
+    (*_, found) = moves(camera, [first, there, first, view(photograph, end, turn_deg, zoom)])
     assert found is not None
     true = cv2.getRotationMatrix2D((start[0] + dx, start[1] + dy), turn_deg, zoom)
     points = np.array([[300.0, 200], [660, 340], [480, 270]])
@@ -88,7 +89,8 @@ def test_people_who_move_are_not_the_camera(photograph):
         images.append(image)
     boxes = [np.array([[100 + 24 * n, 100, 600 + 24 * n, 500]], np.float32) for n in range(6)]
     camera = CameraMotion()
-    assert [camera.step(image, box) for image, box in zip(images, [NOBODY, *boxes], strict=False)] == [None] * 6
+    seen = zip(images, [NOBODY, *boxes], range(6), strict=False)
+    assert [camera.step(image, box, n / 25) for image, box, n in seen] == [None] * 6
 
 
 def test_a_camera_that_moves_is_followed_in_small_steps_too_until_it_rests(photograph):
@@ -98,6 +100,16 @@ def test_a_camera_that_moves_is_followed_in_small_steps_too_until_it_rests(photo
     assert known == [False, False, *[True] * (RESTS), *[False] * (len(places) - RESTS - 2)]
     slow = [camera[0, 2] for camera in found[4:13] if camera is not None]
     assert np.mean(slow) == pytest.approx(-0.5, abs=0.2)
+
+
+@pytest.mark.parametrize("fps", [30, 60, 120])
+def test_a_slow_pan_is_one_at_any_rate(photograph, fps):
+    pan = [view(photograph, (500 + 48 * n / fps, 800)) for n in range(fps)]  # of a twentieth of the width in a second
+    found = moves(CameraMotion(), pan, fps=fps)
+    assert [camera is not None for camera in found[6 * fps // 30 :]] == [True] * (fps - 6 * fps // 30)
+    still = [camera[0, 2] for camera in found if camera is not None]
+    assert sum(still) == pytest.approx(-48 * len(still) / fps, rel=0.1)
+    assert moves(CameraMotion(), [pan[0]] * fps, fps=fps) == [None] * fps
 
 
 def test_what_cannot_be_known_goes_on_for_a_while(photograph):

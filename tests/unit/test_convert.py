@@ -667,6 +667,17 @@ class TestSets:
             f"{clips[2]} has nobody in it, so its arrays are all zeros",
         ]
 
+    def test_parts_of_one_run_are_nothing_twice(self, tmp_path, caplog):
+        first, second = self.of_videos(tmp_path, {"walk.00h00m00s": "walk.mp4", "walk.00h00m10s": "walk.mp4"})
+        reader = StreamReader(second)
+        records = [replace(record, pts_s=10 + record.pts_s) for record in reader]
+        with StreamWriter(second, reader.header, overwrite=True) as writer:
+            for record in records:
+                writer.write_line(encode(record.to_record()))
+        document = pickle.loads(convert_set([second, first], tmp_path / "x.pkl").read_bytes())
+        assert [a["frame_dir"] for a in document["annotations"]] == ["walk.00h00m10s", "walk.00h00m00s"]
+        assert caplog.messages == []
+
     def test_clips_of_other_keypoints_are_no_set(self, tmp_path):
         coco, feet, mpii = (
             write_clip(tmp_path / f"{skeleton.name}.skeletons.jsonl", skeleton=skeleton, source=f"{skeleton.name}.mp4")

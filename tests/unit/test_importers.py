@@ -264,6 +264,22 @@ class TestAlphaPoseForms:
         path.write_text(json.dumps([self.record(0, 3), self.record(0, 3)]))
         assert next(iter(back(path, "alphapose"))).poses.track_ids.tolist() == [3, 0]
 
+    def test_photographs_without_numbers_are_in_the_order_of_their_names(self, tmp_path):
+        path, records = tmp_path / "alphapose-results.json", [self.record(t, t + 1) for t in range(3)]
+        for record, name in zip(records, ("zidane.jpg", "street 10.png", "bus.jpg"), strict=True):
+            record["image_id"] = name
+        path.write_text(json.dumps(records))
+        found = [(frame.picture, frame.poses.track_ids.tolist()) for frame in back(path, "alphapose")]
+        assert found == [("bus.jpg", [3]), ("street 10.png", [2]), ("zidane.jpg", [1])]
+        person = {"pose_keypoints_2d": [5.0, 6.0, 0.5] * 18}
+        path.write_text(json.dumps({name: {"people": [person]} for name in ("zidane.jpg", "bus.jpg")}))
+        again = back(path, "alphapose", overwrite=True)
+        assert [frame.picture for frame in again] == ["bus.jpg", "zidane.jpg"]
+        images = [{"id": n, "file_name": name} for n, name in enumerate(("zidane.jpg", "bus.jpg"))]
+        path.write_text(json.dumps({"images": images, "annotations": [records[0] | {"image_id": 0}]}))
+        found = [(frame.picture, len(frame.poses)) for frame in back(path, "coco", overwrite=True)]
+        assert found == [("bus.jpg", 0), ("zidane.jpg", 1)]
+
     def test_pictures_without_numbers_are_in_the_order_of_their_names(self, tmp_path):
         (folder := tmp_path / "poses").mkdir()
         for n, name in enumerate(("evening 25 deg", "a walk", "morning 25 deg")):
@@ -318,7 +334,7 @@ class TestErrors:
             ("alphapose", [{"image_id": "1.jpg"}], r"x\.json \[0\] lacks keypoints"),
             ("alphapose", [{"image_id": "1.jpg", "keypoints": [1, 2], "score": 1}], "x, y, score"),
             ("alphapose", [{"image_id": "1.jpg", "keypoints": [1] * 60, "score": 1}], "20 keypoints; 17"),
-            ("alphapose", [{"image_id": "one.jpg", "keypoints": [1] * 51, "score": 1}], "no frame number"),
+            ("alphapose", {"1.jpg": {"people": []}, "a1.jpg": {"people": []}}, "1.jpg and a1.jpg are of the same"),
             ("alphapose", [{"image_id": "1.jpg", "keypoints": ["a"] * 51, "score": 1}], "list of finite numbers"),
             ("mmpose", {"frames": []}, "lacks instance_info"),
             ("mmpose", [{"frame_id": 0, "instances": [{"keypoints": [[1, 2]]}]}], r"instances\[0\] lacks keypoint_sc"),

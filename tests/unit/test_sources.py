@@ -42,7 +42,7 @@ from sharpose_rt.errors import ConfigError, SourceError, SourceLost, SourceTimeo
 from sharpose_rt.media import PacedSource, hardware, reconnect
 from sharpose_rt.media.backlog import Backlog
 from sharpose_rt.media.container import ContainerSource, MediaClock, first_picture_s
-from sharpose_rt.media.files import VideoFile, below
+from sharpose_rt.media.files import VideoFile, below, read_image
 from sharpose_rt.media.live import Camera, NetworkVideo, StdinVideo, index_is_last
 from sharpose_rt.media.opening import expand_sources, is_live, open_source
 from sharpose_rt.media.reconnect import Reconnecting
@@ -617,8 +617,21 @@ def test_photographs_of_a_folder_that_nothing_reads_are_told(folder: Path, caplo
     assert expand_sources(str(folder)) == [str(folder)]
     with open_source(str(folder)) as source:
         assert numbers(source) == [1, 2, 10]
-    (told,) = caplog.messages  # and of notes.txt nothing is said
+    with open_source(str(folder)):  # as a replay does, or a second pass
+        pass
+    (told,) = caplog.messages  # once, and of notes.txt nothing
     assert "shots has photographs that nothing here reads (2 .heic, 1 .dng)" in told
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff", ".ppm"])
+def test_pictures_of_12_bits_in_16_are_as_bright_as_others(tmp_path: Path, suffix: str) -> None:
+    shades = np.linspace(0, 255, 160, dtype=np.uint8)
+    image = np.broadcast_to(shades[:, None], (96, 160, 3)).astype(np.uint16)
+    for name, stored in (("mono12", image * 257 >> 4), ("whole", image * 257)):
+        cv2.imwrite(str(tmp_path / (name + suffix)), stored)
+        assert np.array_equal(read_image(tmp_path / (name + suffix)), image)
+    cv2.imwrite(str(tmp_path / "night.png"), (image // 20).astype(np.uint8))
+    assert np.array_equal(read_image(tmp_path / "night.png"), image // 20)
 
 
 def test_unreadable_images_that_do_not_follow_each_other_are_skipped(folder: Path) -> None:

@@ -169,6 +169,17 @@ class TestRoundTrip:
             )  # fmt: skip
         assert StreamReader(tmp_path / "mpii16.jsonl").header.skeleton is MPII16
 
+    @pytest.mark.parametrize(
+        ("left", "right"),
+        [("left_hip", "right_hip"), ("L_HIP", "R_HIP"), ("hip_l", "hip_r"), ("LHip", "RHip"), ("Left-1", "Right-1")],
+    )
+    def test_sides_of_other_names(self, tmp_path, left, right):
+        skeleton = Skeleton("x", (left, "collar", right, "l_eye"), (), (), (), ())
+        StreamWriter(tmp_path / "a.jsonl", make_header(skeleton)).close()
+        got = StreamReader(tmp_path / "a.jsonl").header.skeleton
+        assert got.flip_order == (2, 1, 0, 3)
+        assert [got.side(k) for k in range(4)] == ["left", "centre", "right", "left"]
+
     def test_numpy_values_and_odd_names_are_written(self, tmp_path):
         path = tmp_path / "a.jsonl"
         header = make_header(source=os.fsdecode(b"caf\xe9.mp4"), frame_size_wh=np.array([64, 48]), fps=np.float32(25))

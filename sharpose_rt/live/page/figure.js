@@ -24,7 +24,10 @@ export function drawRegion(context, corners, unit) {
   }
 }
 
-const side = name => name.startsWith("left_") ? "left" : name.startsWith("right_") ? "right" : "centre";
+// As `skeleton.side_of`: by a word or a letter of the name.
+const SIDE_OF = new Map([["left", "left"], ["l", "left"], ["right", "right"], ["r", "right"]]);
+const side = name =>
+  (name.match(/[A-Z]?[a-z]+|[A-Z]+(?![a-z])/g) ?? []).map(word => SIDE_OF.get(word.toLowerCase())).find(Boolean) ?? "centre";
 
 // A face's and a hand's keypoints lie close together: thin lines without dots.
 const SMALL = /^face_|_hand_root$|_(thumb|forefinger|middle_finger|ring_finger|pinky_finger)\d$/;

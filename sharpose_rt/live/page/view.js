@@ -6,7 +6,7 @@ import { CHOICES, DEFAULTS, remember, remembered, TOGGLES } from "./options.js";
 import { Plot } from "./plots.js";
 
 const $ = id => document.getElementById(id);
-const KEEP_S = 120;
+const KEEP_S = 120, KEEP_BYTES = 64 << 20;  // as the server: a crowd's two minutes would be hundreds of MB
 const canvas = $("canvas"), context = canvas.getContext("2d");
 const latencyPlot = new Plot($("latency-plot"), [
   { key: "p95", colour: "#4cc9f066", fill: "#4cc9f018" }, { key: "p50", colour: "#4cc9f0" }],
@@ -14,7 +14,7 @@ const latencyPlot = new Plot($("latency-plot"), [
 const fpsPlot = new Plot($("fps-plot"), [{ key: "fps", colour: "#52d98b", fill: "#52d98b18" }], value => value);
 
 let header = null, figures = null, status = null, paused = false, ended = null;  // its last line
-let lines = [];             // [pts_s, frame_id, text], for a download when the server is gone
+let lines = [], kept = 0;   // [pts_s, frame_id, text], for a download when the server is gone, and their bytes
 let shown = { record: null, bitmap: null };
 let ticks = [], chosen = null, drawing = false;
 let presence = new Map();   // track_id: [first, last pts_s] it was seen at, who was seen last at the end
@@ -40,6 +40,7 @@ function restart(next) {
   figures = next && new Figures(next);
   presence = new Map();
   lines = [];
+  kept = 0;
   chosen = null;
   ended = null;
   if (!next || !paused || !shown.record) shown = { ...shown, record: null, bitmap: next ? shown.bitmap : null };
@@ -55,7 +56,8 @@ function take(record, text) {
     return notice();
   }
   lines.push([record.pts_s, record.frame_id, text]);
-  while (record.pts_s - lines[0][0] > KEEP_S) lines.shift();
+  kept += text.length;
+  while (kept > KEEP_BYTES || record.pts_s - lines[0][0] > KEEP_S) kept -= lines.shift()[2].length;
   greet(record);
   figures.follow(record, paused && shown.record ? shown.record.pts_s : record.pts_s);
   notice();

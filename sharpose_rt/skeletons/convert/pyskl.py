@@ -8,6 +8,7 @@ import pickle
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
@@ -232,11 +233,19 @@ def _names(readers: Sequence[StreamReader], told: Sequence[_Told]) -> list[str]:
 
 
 def _warn_of_one_source(readers: Sequence[StreamReader]) -> None:
-    """Says where streams are of one file; a camera, and standard input, give something else each time."""
+    """Says where streams are of one time of a file; a camera, and standard input, give something else each time."""
     films = [reader for reader in readers if reader.header.source != "-" and not _is_live(reader)]
-    for source, paths in _grouped((reader.header.source, str(reader.path)) for reader in films).items():
-        if len(paths) > 1:
-            log.warning("%s are all of %s; leave out what is there twice", ", ".join(paths), source)
+    for source, group in _grouped((reader.header.source, reader) for reader in films).items():
+        if len(group) > 1 and _overlap(group):
+            paths = ", ".join(str(reader.path) for reader in group)
+            log.warning("%s are all of %s; leave out what is there twice", paths, source)
+
+
+def _overlap(readers: Iterable[StreamReader]) -> bool:
+    """Whether one stream begins before another has ended, as parts of one run do not."""
+    times = ([frame.pts_s for frame in reader] for reader in readers)
+    spans = sorted((pts_s[0], pts_s[-1]) for pts_s in times if pts_s)
+    return any(later[0] <= earlier[1] for earlier, later in pairwise(spans))
 
 
 def _is_live(reader: StreamReader) -> bool:

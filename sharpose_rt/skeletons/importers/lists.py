@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.errors import StreamError
-from sharpose_rt.labels.numbering import by_number, frame_ids, number_in
+from sharpose_rt.labels.numbering import by_number, frame_ids, number_in, photographs
 from sharpose_rt.skeleton import COCO17, WHOLEBODY133, Skeleton, is_person, order_by_name, person_categories
 from sharpose_rt.skeletons.importers.openpose import read_openpose
 from sharpose_rt.skeletons.importers.people import (
@@ -33,7 +33,8 @@ _PARTS = {"foot_kpts": 6, "face_kpts": 68, "lefthand_kpts": 21, "righthand_kpts"
 def read_alphapose(path: Path) -> Imported:
     """AlphaPose's `alphapose-results.json`, in its default form or in those of `--format open` and `--format cmu`.
 
-    The frame is the last number of `image_id`; the box score is what its `score` holds beside the keypoints. `idx`
+    The frame is the last number of `image_id`, or where one has none the place of that name among the others: those are
+    photographs, and keep their names. The box score is what its `score` holds beside the keypoints. `idx`
     may be a number or, as in some versions, a list of which the first counts; 0 alone in a whole file is nobody's.
 
     Raises:
@@ -43,10 +44,11 @@ def read_alphapose(path: Path) -> Imported:
     if isinstance(document, dict):
         return read_openpose(path)
     rows = [_alphapose_person(r, f"{path} [{i}]") for i, r in enumerate(_list(document, str(path)))]
-    numbers_of = {
-        n: number for number, n in by_number(dict.fromkeys(str(r["image_id"]) for r, _ in rows), str(path)).items()
-    }
+    names = dict.fromkeys(str(r["image_id"]) for r, _ in rows)
+    pictures = photographs(names)
+    numbers_of = {name: number for number, name in (pictures or by_number(names, str(path))).items()}
     found = _gather([(numbers_of[str(record["image_id"])], *person) for record, person in rows], path)
+    found = replace(found, pictures=pictures)
     ids = {person.track_id for people in found.frames.values() for person in people}
     return without_ids(found) if ids == {0} else found  # without --pose_track it writes 0 for everybody
 
@@ -207,8 +209,8 @@ def read_easy_vitpose(path: Path) -> Imported:
 def read_coco(path: Path) -> Imported:
     """People in COCO's form: results (a list of image_id, keypoints, score), or labels with `images` and `annotations`.
 
-    In results the frame is `image_id`; in labels the picture's `frame_id`, else the last number of its file name: see
-    `labels.numbering`.
+    In results the frame is `image_id`; in labels the picture's `frame_id`, else the last number of its file name, or
+    of photographs without such a number their order: see `labels.numbering`.
     Labels tell the pictures' sizes, and their names where each has its own; those that our labels of a video made up
     are left out. Labelled keypoints have score 1 where they are visible or covered. Boxes, scores and ids (`bbox`,
     `score`, `track_id`) are taken where they are and not null; names of keypoints in the people's category decide their
@@ -237,12 +239,14 @@ def read_coco(path: Path) -> Imported:
         _need(record, ("id",), where)
         _number_or_name(record["id"], where, "id")
     numbered = frame_ids(images)
+    if numbered is None:
+        for i, record in enumerate(images):
+            _need(record, ("file_name",), f"{path} images[{i}]")
+        names = [str(record["file_name"]) for record in images]
+        places = {name: place for place, name in photographs(names).items()}
+        numbered = [places[n] if places else number_in(n, f"{path} images[{i}]") for i, n in enumerate(names)]
     for i, record in enumerate(images):
-        where = f"{path} images[{i}]"
-        if numbered is None:
-            _need(record, ("file_name",), where)
-        number = number_in(str(record["file_name"]), where) if numbered is None else numbered[i]
-        frames[record["id"]] = _frame(number, where, "frame_id")
+        frames[record["id"]] = _frame(numbered[i], f"{path} images[{i}]", "frame_id")
     if len(set(frames.values())) < len(frames):
         raise StreamError(f"{path}: several of its images have the same number: two clips in one file; part them")
     try:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.errors import StreamError
-from sharpose_rt.labels.numbering import by_number
+from sharpose_rt.labels.numbering import by_number, photographs
 from sharpose_rt.machine.natural import natural
 from sharpose_rt.skeleton import COCO17, COCO_FEET23, WHOLEBODY133, Skeleton
 from sharpose_rt.skeletons.convert.layouts import BODY_25, OPENPOSE_18, OPENPOSE_PARTS
@@ -38,6 +38,7 @@ def read_openpose(path: Path) -> Imported:
         StreamError: the folder has no such file, or two of one frame, a file is of another form (names file and
             person), or coordinates are not px.
     """
+    pictures: dict[int, str] = {}
     if path.is_dir():
         # In the order in which a run takes pictures of these names; macOS puts files with a dot beside others.
         names = sorted((file.name for file in path.glob("*.json") if not file.name.startswith(".")), key=natural)
@@ -52,7 +53,8 @@ def read_openpose(path: Path) -> Imported:
         if not isinstance(document, dict) or _PEOPLE.keys() & document.keys():
             records = [(0, str(path), document)]
         else:
-            numbered = by_number(document, str(path))
+            pictures = photographs(document)
+            numbered = pictures or by_number(document, str(path))
             records = [(number, f"{path} {name}", document[name]) for number, name in numbered.items()]
     frames = {number: _people(record, where) for number, where, record in records}
     people = [person for persons in frames.values() for person in persons]
@@ -64,7 +66,8 @@ def read_openpose(path: Path) -> Imported:
             "writes them with --keypoint_scale 0"
         )
     skeleton = max((_smallest(person.table) for person in people), key=len, default=COCO17)
-    return Imported(skeleton, {n: [_with_keypoints(p, skeleton) for p in persons] for n, persons in frames.items()})
+    frames = {number: [_with_keypoints(p, skeleton) for p in persons] for number, persons in frames.items()}
+    return Imported(skeleton, frames, pictures=pictures)
 
 
 def _smallest(table: NDArray[np.float64]) -> Skeleton:
