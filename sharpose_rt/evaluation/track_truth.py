@@ -220,11 +220,14 @@ def _from_stream(path: Path, skeleton: Skeleton | None) -> TrackTruth:
         frame_at[milliseconds(record.pts_s)] = record.frame_id
         poses = record.poses
         unknown += int((poses.track_ids <= 0).sum())
+        # By keypoints nobody can be like who has none, themselves neither.
+        counts = (poses.keypoint_scores > 0).any(1) if skeleton else np.ones(len(poses), bool)
+        ignored, poses = poses.bboxes_xyxy[~counts].astype(np.float64).tolist(), poses.kept(counts)
         table = np.concatenate([poses.keypoints, poses.keypoint_scores[..., None]], -1)
         boxes = poses.bboxes_xyxy.astype(np.float64)
         areas = (BOX_TO_AREA * np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)).tolist()
         frames[record.frame_id] = TruthFrame(
-            poses.track_ids.tolist(), boxes.tolist(), [person.ravel().tolist() for person in table], areas
+            poses.track_ids.tolist(), boxes.tolist(), [person.ravel().tolist() for person in table], areas, ignored
         )
     if unknown:
         people = sum(len(frame.ids) for frame in frames.values())

@@ -34,6 +34,9 @@ STILL_PX = 0.4
 JUDGED_S = 0.03
 """It is judged so far apart, by what it did meanwhile: at 60 frames a second a pan's steps are half as large as at 30,
 and every other is none where each picture is stored twice."""
+AGAIN, REPEATS = 0.5, 5
+"""A picture that differs from the last one by no more, in grey levels on the whole, is that one again, up to so many
+times: a film of 10 frames a second may be stored at 60. That it stands still says nothing of the camera."""
 RESTS = 25
 """So many times it must be still until a camera that moved counts as still: what it does in small steps is motion."""
 HELD, NEW = 25, 0.2
@@ -65,7 +68,8 @@ class CameraMotion:
         self._last: NDArray[np.uint8] | None = None
         self._points = np.zeros((0, 2), np.float32)
         self._usual: Camera | None = None
-        self._moved, self._rests_in, self._unknown = False, 0, 0
+        self._rests_in = self._unknown = 0
+        self._moved = 0  # more than 0 where the last picture moved, or those since are that one again
         self._judge_from(-math.inf)
 
     def _judge_from(self, pts_s: float) -> None:
@@ -103,7 +107,8 @@ class CameraMotion:
             corners = np.array([[0, 0], [size_wh[0], 0], [0, size_wh[1]], size_wh], np.float64)
             moves = np.linalg.norm(apply_affine(corners, self._since) - corners, axis=1).mean() >= STILL_PX
             self._rests_in = RESTS if moves and (self._moved or self._rests_in) else max(0, self._rests_in - 1)
-            self._moved = moves
+            again = cv2.absdiff(last, now).mean() <= AGAIN
+            self._moved = 1 + REPEATS if moves else max(0, self._moved - 1) if again else 0
             self._judge_from(pts_s)
         similarity[:, 2] = _in_picture(similarity, factors)
         if not self._rests_in:

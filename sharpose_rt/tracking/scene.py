@@ -14,6 +14,9 @@ SPREAD, LEAST = 0.7, 8.0
 """A cut changes at least this share of the picture by so much; somebody who steps in, or an overlay, does not."""
 RECENT = 12
 """Frames whose changes say what is usual here."""
+AGAIN, REPEATS = 0.5, 3
+"""A picture that changes no more is the last one again, up to so many times: a film of 15 frames a second may be stored
+at 60. Only one that stands for longer says what is usual."""
 
 
 class SceneCuts:
@@ -32,6 +35,7 @@ class SceneCuts:
         self.threshold, self.ratio = threshold, ratio
         self._last: NDArray[np.float32] | None = None
         self._changes: deque[float] = deque(maxlen=RECENT)
+        self._repeats = 0
 
     def is_cut(self, image_bgr: NDArray[np.uint8], *, filmed: bool = True) -> bool:
         """Whether a frame (H, W, 3) begins another scene; the first frame does not. `filmed`: it follows the last one
@@ -54,5 +58,7 @@ class SceneCuts:
         cut = large and float((places > LEAST).mean()) >= SPREAD
         if cut:
             self._changes.clear()  # the new scene has its own ways; but what changes as much once more is a pan
-        self._changes.append(change)
+        self._repeats = self._repeats + 1 if change <= AGAIN else 0
+        if not 0 < self._repeats <= REPEATS:
+            self._changes.extend([change] * (self._repeats if self._repeats == REPEATS + 1 else 1))
         return cut

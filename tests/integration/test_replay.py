@@ -174,6 +174,24 @@ def test_pictures_of_a_folder_are_known_by_name(tmp_path: Path) -> None:
     assert len(list((tmp_path / "out" / "set.annotated").iterdir())) == 3
 
 
+def test_pictures_of_a_video_are_cut_as_the_run_cuts_them(tmp_path: Path) -> None:
+    (folder := tmp_path / "pictures").mkdir()
+    coarse = np.random.default_rng(1).integers(0, 256, (6, 8, 3)).astype(np.uint8)
+    picture = cv2.resize(coarse, SIZE_WH)
+    for number in range(12):  # a fast pan
+        cv2.imwrite(str(folder / f"{number}.png"), np.roll(picture, 20 * number, 1))
+    cuts: dict[float, list[bool]] = {}
+    for fps in (25.0, 1.0):
+        records = [FrameRecord(i, i / fps, people(1), picture=f"{i}.png") for i in range(12)]
+        path = write_stream(tmp_path / f"at{fps}.skeletons.jsonl", records, fps=fps)
+        config = replace(config_of(tmp_path / "out", video=False), tracker=TrackerConfig(remember_s=0))
+        found = cuts[fps] = []
+        run = ReplayRun(str(path), config, Changes(track=True), str(folder))
+        run.run(lambda packet, found=found: found.append(packet.new_scene))
+    assert sum(cuts[25.0]) <= 1  # of a fast pan the first frame alone
+    assert cuts[1.0] == [False] + [True] * 11  # photographs
+
+
 def test_pictures_whose_names_are_no_utf8_are_found_again(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()

@@ -112,6 +112,18 @@ def test_a_slow_pan_is_one_at_any_rate(photograph, fps):
     assert moves(CameraMotion(), [pan[0]] * fps, fps=fps) == [None] * fps
 
 
+@pytest.mark.parametrize("times", [2, 3, 6])
+def test_a_pan_that_is_stored_at_more_frames_a_second_is_the_same(photograph, times):
+    views = [view(photograph, (640 + 10 * n, 800)) for n in range(12)]
+    once = moves(CameraMotion(), views, fps=10)
+    more = moves(CameraMotion(), [seen for seen in views for _ in range(times)], fps=10 * times)
+    for found, before in zip(more[::times], once, strict=True):
+        assert (found is None) == (before is None)
+        assert found is None or np.allclose(found, before, atol=0.1)
+    others = [found for place, found in enumerate(more) if place % times and found is not None]
+    assert all(np.allclose(found, np.eye(2, 3), atol=0.01) for found in others)
+
+
 def test_what_cannot_be_known_goes_on_for_a_while(photograph):
     camera = CameraMotion()
     moves(camera, [view(photograph, (600 + 10 * n, 800)) for n in range(4)])

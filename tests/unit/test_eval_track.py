@@ -458,6 +458,15 @@ class TestSimilarity:
             assert evaluate_tracks(path, truth, similarity="oks")["MOTP"] == pytest.approx(1)
         assert evaluate_tracks(write_clip(tmp_path / "c.jsonl", TWO), path, similarity="oks")["MOTA"] == 1
 
+    def test_a_stream_with_somebody_of_no_keypoint_is_like_itself(self, tmp_path):
+        poses = make_poses([1, 2])
+        hidden = Poses(**{**vars(poses), "keypoint_scores": poses.keypoint_scores * np.array([[1], [0]], np.float32)})
+        records = [FrameRecord(t, t / 25, hidden if t == 5 else poses) for t in range(10)]
+        path = rewritten(stream(tmp_path), records)
+        for similarity in ("oks", "iou"):
+            found = evaluate_tracks(path, path, similarity=similarity)
+            assert (found["HOTA"], found["MOTA"], found["people"]) == (pytest.approx(1), 1, 2)
+
     def test_a_stream_of_other_keypoints(self, tmp_path):
         other = write_clip(tmp_path / "b.jsonl", TWO, MPII16)
         with pytest.raises(ConfigError, match=r"b\.jsonl has the 16 keypoints of mpii16, the stream the 17 of coco17"):

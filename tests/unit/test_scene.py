@@ -51,6 +51,17 @@ def test_a_fast_pan_and_a_strong_flicker_are_one_cut_at_most():
         assert sum(cuts.is_cut(frame) for frame in frames) <= 1
 
 
+@pytest.mark.parametrize("times", [2, 3, 4])
+def test_a_film_stored_at_more_frames_a_second_has_the_same_cuts(times):
+    pan = [np.roll(texture(1), 40 * i, 1) for i in range(20)]
+    flicker = [(texture(1) * (0.5 + 0.5 * (i % 2))).astype(np.uint8) for i in range(20)]
+    cut = [np.roll(texture(1 + i // 6), i, 1) for i in range(18)]
+    for frames in (pan, flicker, cut):
+        once, more = SceneCuts(THRESHOLD), SceneCuts(THRESHOLD)
+        found = [n for n, frame in enumerate(frames) if once.is_cut(frame)]
+        assert [n for n in range(times * len(frames)) if more.is_cut(frames[n // times])] == [times * n for n in found]
+
+
 def test_a_threshold_of_zero_finds_none():
     cuts = SceneCuts(0.0)
     assert not any(cuts.is_cut(texture(i)) for i in range(4))
