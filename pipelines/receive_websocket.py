@@ -70,5 +70,6 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit(130)
-    except (OSError, OverflowError, ValueError, WebSocketException) as error:  # nobody serves there, no such port
+    except (ImportError, OSError, OverflowError, ValueError, WebSocketException) as error:
+        # Nobody serves there, there is no such port, or the way leads by a SOCKS proxy, which needs a package.
         sys.exit(f"error: {error}")

@@ -28,6 +28,11 @@ _HOMES = {
     "open_source": "media",
 }
 
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, "__version__"})  # for what completes names: they are had late
+
+
 if not TYPE_CHECKING:  # else a checker takes any misspelt name
 
     def __getattr__(name: str) -> object:

@@ -248,7 +248,7 @@ class PoseTracker:
         """
         if problem := wrong_picture(image_bgr):
             raise ValueError(f"the picture is {problem}")
-        with self._turn, threads_given_back():
+        with self._turn, _as_in_own_threads():
             if self._updating:
                 raise RuntimeError("update was called within update, as by a signal handler; call it after the other")
             self._updating = True
@@ -292,6 +292,16 @@ class PoseTracker:
     def _check(self) -> None:
         if self.config.smooth.method == "rts":
             raise ConfigError("smooth.method rts needs the whole file; use `sharpose-rt track`, or kalman or none here")
+
+
+@contextmanager
+def _as_in_own_threads() -> Iterator[None]:
+    """Torch's threads and numpy's errors are the calling thread's own again afterwards.
+
+    After the program's `np.seterr(all="raise")` what fades away, such as a joint of minutes ago, would be an error.
+    """
+    with threads_given_back(), np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"):
+        yield
 
 
 def _frames(source: Any) -> Given:
@@ -390,7 +400,7 @@ class SHaRPose:
         from sharpose_rt.engine import create_engine
 
         config = merge(RunConfig().pose, {"model": model, **options}, where="SHaRPose")
-        with threads_given_back():
+        with _as_in_own_threads():
             self.engine = create_engine(config)
         self._turn = threading.Lock()
 
@@ -431,7 +441,7 @@ class SHaRPose:
     @contextmanager
     def _in_turn(self) -> Iterator[None]:
         """The engine is the calling thread's, with its own threads; afterwards that thread has those of its own."""
-        with self._turn, threads_given_back():
+        with self._turn, _as_in_own_threads():
             self.engine.move_here()
             yield
 

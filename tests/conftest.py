@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from hypothesis import settings
 # One thread a loop, before torch is loaded: tests run beside each other, and threads that spin take their cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+os.environ["no_proxy"] = "*"  # whom tests reach is this machine, whatever proxy leads to others
 
 settings.register_profile("house", deadline=None)  # how long an example takes says how busy the machine is
 settings.load_profile("house")
@@ -43,6 +46,14 @@ def cuda() -> str:
             pytest.fail(f"SHARPOSE_REQUIRE_GPU=1, but there is {reason}")
         pytest.skip(reason)
     return "cuda"
+
+
+@pytest.fixture
+def ctrl_c_is_heard() -> Iterator[None]:
+    """A shell starts what it puts in the background with SIGINT ignored; Python, and what it starts, leave it so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module", autouse=True)

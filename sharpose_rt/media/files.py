@@ -13,6 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import av
@@ -158,8 +159,9 @@ def read_image(path: str | Path, *, upright: bool = True) -> NDArray[np.uint8] |
             return _upright_avif(path, data)
         image = cv2.imdecode(data, flags) if data.size else None
         if image is not None and image.max() <= _DARKEST:
-            deep = cv2.imdecode(data, flags | cv2.IMREAD_ANYDEPTH)
-            image = np.minimum(deep >> 4, 255).astype(np.uint8) if deep.dtype == np.uint16 else image
+            deep: Any = cv2.imdecode(data, flags | cv2.IMREAD_ANYDEPTH)
+            if deep is not None and deep.dtype == np.uint16:
+                image = np.minimum(deep >> 4, 255).astype(np.uint8)
         return image  # type: ignore[return-value]
     except (OSError, ValueError, cv2.error):  # a name may have a NUL in it
         return None

@@ -127,6 +127,14 @@ def test_a_program_keeps_the_number_of_its_threads(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.timeout(60)
+def test_a_program_whose_numpy_raises_gets_poses_and_keeps_its_ways() -> None:
+    with np.errstate(all="raise"), PoseTracker("tiny_256x192", **OPTIONS) as tracker:
+        for at_s in (0.0, 0.1, 200.0):  # what the smoother has left of a joint fades to less than a number can be
+            assert len(tracker.update(IMAGE, at_s).people) == 1
+        assert set(np.geterr().values()) == {"raise"}
+
+
+@pytest.mark.timeout(60)
 def test_the_collector_ends_a_run_within_update() -> None:
     tracker = PoseTracker("tiny_256x192", **OPTIONS)
     tracker.update(IMAGE, 0.0)

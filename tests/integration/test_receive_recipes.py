@@ -127,6 +127,7 @@ def test_receive_websocket_that_connects() -> None:
     assert lines[-1] == "end: complete"
 
 
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 @pytest.mark.parametrize("recipe", ["receive_udp", "receive_osc", "receive_zmq", "receive_websocket"])
 def test_ctrl_c_ends_a_receiver_and_a_taken_port_is_told(recipe: str) -> None:
     kind = socket.SOCK_DGRAM if recipe in ("receive_udp", "receive_osc") else socket.SOCK_STREAM
@@ -191,6 +192,10 @@ def test_a_tracker_that_falls_away_is_told_in_a_line() -> None:
     told = subprocess.run(command, capture_output=True, text=True, timeout=30)  # nobody is there any more
     assert (told.returncode, told.stdout) == (1, "")
     assert told.stderr.startswith("error: ")
+    proxy = os.environ | {"socks_proxy": "socks5://127.0.0.1:1", "no_proxy": ""}  # it needs a package, and is not there
+    told = subprocess.run(command, env=proxy, capture_output=True, text=True, timeout=30)
+    assert told.returncode == 1
+    assert told.stderr.startswith("error: ")
 
 
 def test_receive_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,6 +214,7 @@ def test_receive_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all("hands up: none" in line for line in lines)
 
 
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_ctrl_c_ends_receive_stdin() -> None:
     frame = {"type": "frame", "frame_id": 0, "pts_s": 0.0, "people": []}
     with _started("receive_stdin") as process:

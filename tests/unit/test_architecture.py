@@ -107,6 +107,7 @@ def test_public_names_exist() -> None:
     assert sorted(sharpose_rt.__all__) == ["Frame", "PoseTracker", "Poses", "SHaRPose", "TrackedFrame", "open_source"]
     for name in sharpose_rt.__all__:
         assert getattr(sharpose_rt, name) is not None
+        assert name in dir(sharpose_rt)  # which Jupyter completes from
     with pytest.raises(AttributeError):
         _ = sharpose_rt.nothing_of_the_kind  # type: ignore[attr-defined]
 

@@ -166,8 +166,9 @@ def test_a_full_disk_is_told_and_a_full_log_changes_no_status(monkeypatch, capsy
         patch.setattr(sys, "stdout", Full())
         assert main(["validate", str(Path(__file__).parents[2] / "samples" / "demo.skeletons.jsonl")]) == 2
     assert "what is printed or written finds no room" in capsys.readouterr().err
-    monkeypatch.setattr(sys, "stderr", Full())
-    assert main(["xyz"]) == 2
+    with monkeypatch.context() as patch:  # ended before `capsys`, whose own it would put back for good
+        patch.setattr(sys, "stderr", Full())
+        assert main(["xyz"]) == 2
 
 
 def test_a_word_that_no_file_can_have_as_a_name_is_no_command(capsys):

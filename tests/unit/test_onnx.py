@@ -332,6 +332,7 @@ def test_files_are_replaced_only_when_asked_and_all_at_once(
     assert (tmp_path / "fine.onnx").read_text() == "fine.onnx"
 
 
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_nothing_half_written(
     mini: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
@@ -346,14 +347,10 @@ def test_a_signal_leaves_nothing_half_written(
 
     monkeypatch.setattr(export, "write_onnx", stopped)
     before = signal.getsignal(signal.SIGTERM)
-    # A shell starts what it puts in the background with SIGINT ignored, and Python leaves it so.
-    interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         status = main(["weights", "onnx", str(out), "--model", "mini", "--weights", "random"])
     except SystemExit as end:
         status = end.code
-    finally:
-        signal.signal(signal.SIGINT, interrupted)
     assert status == 128 + number
     assert signal.getsignal(signal.SIGTERM) is before
     assert there == [1, 2]

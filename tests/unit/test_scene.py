@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import av
 import cv2
 import numpy as np
@@ -167,6 +169,18 @@ def test_a_cut_survives_a_dropped_frame():
     )
     assert (first.new_scene, cut.new_scene, after.new_scene) == (False, True, False)
     assert count_dropped(cut, after).new_scene
+
+
+def test_what_a_dropped_frame_knew_goes_on_with_the_next():
+    found, own = (Detections(np.array([[x, 10, 40, 90]], np.float32), np.ones(1, np.float32)) for x in (1, 2))
+    dropped = Packet(Frame(3, 0.12, texture(1), dropped_before=2, lost_before_s=1.5), detections=found)
+    after = Packet(Frame(4, 0.16, texture(1), dropped_before=1, lost_before_s=0.25))
+    kept = count_dropped(dropped, after)
+    assert kept.detections is found  # with `detector.every` there are no others for a while
+    assert (kept.frame.frame_id, kept.frame.dropped_before, kept.frame.lost_before_s) == (4, 4, 1.75)
+    assert count_dropped(dropped, replace(after, detections=own)).detections is own
+    first, second = Frame(0, 0.0, texture(1), new_scene=True), Frame(1, 0.04, texture(1))
+    assert count_dropped(first, second).new_scene  # before anybody was looked for
 
 
 def test_nobody_is_carried_over_a_cut():

@@ -520,6 +520,15 @@ def test_without_hold_and_fade_it_still_smooths_but_fills_no_gap():
     assert not np.allclose(out[10].keypoints, out[10].raw_keypoints, atol=0.1)
 
 
+def test_what_was_hidden_is_as_sure_before_it_is_seen_again_as_after_it_was_seen() -> None:
+    body, scores, hidden = shape(np.random.default_rng(3))[None], np.full((1, K), 0.9), np.full((1, K), 0.9)
+    hidden[:, 9] = 0
+    frames = [(i / 25, people(body, [7], hidden if 20 <= i < 26 else scores)) for i in range(40)]
+    found = np.array([poses.keypoint_scores[0, 9] for poses in rts_smooth(frames, CONFIG, COCO17)[20:26]])
+    np.testing.assert_allclose(found, found[::-1], atol=1e-3)
+    assert found.min() > 0
+
+
 def test_slow_sources_are_smoothed_and_finite():
     frames = [(float(i), p) for i, (_, p) in enumerate(walkers(16, count=2))]
     for out in (run(frames), rts_smooth(frames, CONFIG, COCO17)):

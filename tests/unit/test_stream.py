@@ -729,7 +729,7 @@ class TestOutputPaths:
             with pytest.raises(OutputError, match=r"file.* is not a folder.*--output"):
                 output_paths(folder, "a", overwrite=False)
 
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+    @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere, and so may Windows")
     @pytest.mark.parametrize("overwrite", [True, False])
     def test_unwritable_folder(self, tmp_path, overwrite):
         tmp_path.chmod(0o500)
