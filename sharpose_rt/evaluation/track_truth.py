@@ -221,7 +221,7 @@ def _from_stream(path: Path, skeleton: Skeleton | None) -> TrackTruth:
         poses = record.poses
         unknown += int((poses.track_ids <= 0).sum())
         # By keypoints nobody can be like who has none, themselves neither.
-        counts = (poses.keypoint_scores > 0).any(1) if skeleton else np.ones(len(poses), bool)
+        counts = np.count_nonzero(poses.keypoint_scores, 1) > 0 if skeleton else np.ones(len(poses), bool)
         ignored, poses = poses.bboxes_xyxy[~counts].astype(np.float64).tolist(), poses.kept(counts)
         table = np.concatenate([poses.keypoints, poses.keypoint_scores[..., None]], -1)
         boxes = poses.bboxes_xyxy.astype(np.float64)
