@@ -10,7 +10,8 @@ Or the tracker serves, and we connect to it:
     sharpose-rt --source webcam --serve 8080
     python pipelines/receive_websocket.py ws://127.0.0.1:8080/skeletons          (with a token: ...?token=SECRET)
 
-Each message is one record of the skeleton stream: a header, then frames, then an end.
+Each message is one record of the skeleton stream: a header, then frames, then an end. A program that is slower than the
+frames asks for each, by any message, and gets the newest then: `.../skeletons?ask=1`.
 """
 
 from __future__ import annotations
@@ -19,10 +20,9 @@ import argparse
 import json
 import sys
 import threading
-from collections.abc import Iterable
 
 from websockets.exceptions import ConnectionClosedError, WebSocketException
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 from websockets.sync.server import ServerConnection, serve
 
 
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("give a URL to connect to, or --listen PORT")
     if args.url:
         with connect(args.url, max_size=None) as connection:
-            show(connection)
+            show(connection, asks="ask=1" in args.url)
         return
 
     def once(connection: ServerConnection) -> None:
@@ -46,10 +46,10 @@ def main(argv: list[str] | None = None) -> None:
         server.serve_forever()
 
 
-def show(messages: Iterable[str | bytes]) -> bool:
+def show(connection: ClientConnection | ServerConnection, *, asks: bool = False) -> bool:
     """Prints a line for each frame; True when the stream came to its end."""
     try:
-        for message in messages:
+        for message in connection:
             record = json.loads(message)
             if record["type"] == "header":
                 print(f"{record['source']}: {len(record['keypoints'])} keypoints, model {record['model']['name']}")
@@ -57,6 +57,8 @@ def show(messages: Iterable[str | bytes]) -> bool:
                 missed = record.get("dropped_before", 0)
                 ids = [person["track_id"] for person in record["people"]]
                 print(f"frame {record['frame_id']}  ids {ids}" + (f"  ({missed} missed)" if missed else ""), flush=True)
+                if asks:  # for one more, now that this one is done
+                    connection.send("next")
             else:
                 print(f"end: {record['status']}")
                 return True

@@ -196,10 +196,16 @@ class _Routes:
     # Sockets
 
     async def skeletons(self, socket: WebSocket) -> None:
-        """Stream version 1, one line a message: header, the newest frame each time, end; again for the next file."""
+        """Stream version 1, one line a message: header, the newest frame each time, end; again for the next file.
+
+        With `?ask=1` a frame comes when the program has asked for one more, by any message, since the last: what waits
+        for one that is slow would lie in its own system's buffers, where nothing newer takes its place.
+        """
+        asked = _Asked(1) if socket.query_params.get("ask") == "1" else None
+        listen = _ignore(socket) if asked is None else asked.listen(socket)
         self._hub.viewers += 1
         try:
-            await self._converse(socket, self._send_skeletons(socket), _ignore(socket))
+            await self._converse(socket, self._send_skeletons(socket, asked), listen)
         finally:
             self._hub.viewers -= 1
 
@@ -208,16 +214,10 @@ class _Routes:
 
         With `?small=1` they are as for a page that shows many.
         """
-        asked: asyncio.Queue[None] = asyncio.Queue(_PICTURES_AHEAD)
-        for _ in range(_PICTURES_AHEAD):
-            asked.put_nowait(None)
-
-        async def listen() -> None:
-            async for _ in _messages(socket):
-                if not asked.full():
-                    asked.put_nowait(None)
-
-        await self._converse(socket, self._send_pictures(socket, asked), self._send_status(socket), listen())
+        asked = _Asked(_PICTURES_AHEAD)
+        await self._converse(
+            socket, self._send_pictures(socket, asked), self._send_status(socket), asked.listen(socket)
+        )
 
     async def _converse(self, socket: WebSocket, *parts: Coroutine[Any, Any, None]) -> None:
         """Runs the parts of a conversation until one of them ends; of too many at once it is not begun."""
@@ -242,7 +242,7 @@ class _Routes:
             if isinstance(end, Exception) and not isinstance(end, (WebSocketDisconnect, RuntimeError)):
                 raise end
 
-    async def _send_skeletons(self, socket: WebSocket) -> None:
+    async def _send_skeletons(self, socket: WebSocket, asked: _Asked | None) -> None:
         shown: LiveRun | None = None
         thinned, ended = Thinned(), False
         async for run in self._news(socket):
@@ -253,6 +253,8 @@ class _Routes:
                     await socket.send_text(thinned.end(shown.end_line).decode())
                 shown, thinned, ended = run, Thinned(), False
                 await socket.send_text(run.header.decode())
+            if asked is not None and run.newest is not None and run.newest.frame.frame_id > thinned.last_id:
+                await asked.once()
             end, moment = run.end_line, run.newest  # in this order: nothing comes after the end
             if moment is not None and moment.frame.frame_id > thinned.last_id:
                 line = thinned.frame(moment.frame.frame_id, moment.line, moment.place)
@@ -262,7 +264,7 @@ class _Routes:
                 ended = True
                 await socket.send_text(thinned.end(end).decode())
 
-    async def _send_pictures(self, socket: WebSocket, asked: asyncio.Queue[None]) -> None:
+    async def _send_pictures(self, socket: WebSocket, asked: _Asked) -> None:
         small = socket.query_params.get("small") == "1"
 
         async def encoded(run: LiveRun, moment: Moment) -> bytes:
@@ -272,10 +274,10 @@ class _Routes:
                 sizes[small] = Pictures(run.skeleton, self._hub.config, self._hub.draw, small=small)
             return await asyncio.get_running_loop().run_in_executor(self._executor, sizes[small].message, moment)
 
-        await asked.get()
+        await asked.once()
         async for message in self._newest(socket, encoded):
             await socket.send_bytes(message)
-            await asked.get()
+            await asked.once()
 
     async def _send_status(self, socket: WebSocket) -> None:
         told_s = -1.0
@@ -318,6 +320,25 @@ class _Routes:
                     return
                 await event.wait()
                 event.clear()
+
+
+class _Asked:
+    """How many more a viewer has asked for, by a message each; `ahead` at most, and to begin with."""
+
+    def __init__(self, ahead: int) -> None:
+        self._ahead: asyncio.Queue[None] = asyncio.Queue(ahead)
+        for _ in range(ahead):
+            self._ahead.put_nowait(None)
+
+    async def once(self) -> None:
+        """Until it has asked."""
+        await self._ahead.get()
+
+    async def listen(self, socket: WebSocket) -> None:
+        """Takes what it says, until it leaves."""
+        async for _ in _messages(socket):
+            if not self._ahead.full():
+                self._ahead.put_nowait(None)
 
 
 async def _messages(socket: WebSocket) -> AsyncIterator[Message]:

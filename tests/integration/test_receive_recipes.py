@@ -116,10 +116,11 @@ def test_receive_websocket_that_listens() -> None:
     assert lines[-1] == "end: complete"
 
 
-def test_receive_websocket_that_connects() -> None:
+@pytest.mark.parametrize("asking", ["", "?ask=1"])
+def test_receive_websocket_that_connects(asking: str) -> None:
     hub = Hub()
     with LiveServer(hub, Listen("127.0.0.1", 0)) as server:
-        url = server.url.replace("http", "ws") + "skeletons"
+        url = server.url.replace("http", "ws") + "skeletons" + asking
         with _started("receive_websocket", url) as process:
             lines = _feed_until_it_prints(process, "frame", hub)
     assert lines[0] == "walk.mp4: 17 keypoints, model tiny_256x192"

@@ -843,6 +843,36 @@ def test_a_frozen_viewer_costs_nobody_anything(server: LiveServer, hub: Hub, cli
     assert sum(r.get("dropped_before", 0) for r in records) == 60 - len(ids) == records[-1]["dropped"]
 
 
+def test_a_program_that_asks_gets_the_newest_each_time(server: LiveServer, hub: Hub, clients: ExitStack) -> None:
+    slow = _follow(server, "/skeletons?ask=1", clients)
+    awake = _follow(server, "/skeletons", clients)
+    run, got = Run(hub), []
+    assert {json.loads(viewer.recv(10))["type"] for viewer in (slow, awake)} == {"header"}
+
+    def step(count: int) -> None:
+        for _ in range(count):
+            run.step()
+            awake.recv(10)
+
+    step(1)
+    got.append(json.loads(slow.recv(10)))
+    step(20)  # without a word of its
+    for steps in (0, 5, 1):
+        step(steps)
+        slow.send("next")
+        got.append(json.loads(slow.recv(10)))
+    slow.send("next")  # before there is one
+    step(1)
+    got.append(json.loads(slow.recv(10)))
+    run.step()
+    run.end()
+    slow.send("next")
+    records = [json.loads(slow.recv(10)) for _ in range(2)]
+    assert [record["frame_id"] for record in got] == [0, 20, 25, 26, 27]
+    assert [record.get("dropped_before", 0) for record in got] == [0, 19, 4, 0, 0]
+    assert [(record["type"], record.get("frame_id")) for record in records] == [("frame", 28), ("end", None)]
+
+
 @pytest.mark.timeout(60)
 def test_whoever_asks_for_nothing_gives_the_place_up(
     hub: Hub, clients: ExitStack, monkeypatch: pytest.MonkeyPatch
