@@ -106,7 +106,6 @@ def run(args: argparse.Namespace) -> int:
     from sharpose_rt.config.checks import within
     from sharpose_rt.detection.bundled import SIZES_PX
     from sharpose_rt.errors import ConfigError, DatasetError, OutputError
-    from sharpose_rt.labels.coco import read_image
     from sharpose_rt.models.weights import RANGES, mean_state
     from sharpose_rt.training.checkpoint import refuse_begun
     from sharpose_rt.training.datasets import data_roots, find_set
@@ -144,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
     count = max(1, round(args.held_out * len(pictures)))
     held_out, kept = [pictures[i] for i in order[:count]], np.sort(order[count:])
     for picture in held_out:  # which the training itself never looks at
-        read_image(picture.path)
+        picture.read()
     used = [pictures[i] for i in kept], np.array(draws, float)[kept]
     trainer = DetectorTrainer(*used, recipe, folder, resume=args.resume)
     leads = trainer.world.leads

@@ -15,7 +15,7 @@ from sharpose_rt.config import DetectorConfig
 from sharpose_rt.errors import ConfigError, DatasetError, DetectorError
 from sharpose_rt.evaluation.truth import counted_people
 from sharpose_rt.geometry.boxes import xywh_to_xyxy
-from sharpose_rt.labels.coco import looked_at, read_image
+from sharpose_rt.labels.coco import looked_at, read_picture
 from sharpose_rt.types import Float32, Frame
 
 SCORE_THRESHOLD = 0.001
@@ -153,7 +153,7 @@ def detector_boxes(
                 rows = rows[rows[:, 4] >= config.score_threshold]
                 found, sure = rows[:, :4], rows[:, 4]
             else:
-                picture = Frame(index, float(index), read_image(images / record["file_name"]))
+                picture = Frame(index, float(index), read_picture(record, images))
                 people = looks.detect(picture, new_scene=True)
                 found, sure = people.bboxes_xyxy, people.bbox_scores
             ids.append(np.full(len(found), record["id"], np.int64))

@@ -27,7 +27,7 @@ from sharpose_rt.geometry.affine import (
     warp_crops,
 )
 from sharpose_rt.geometry.heatmap import decode, flip_back
-from sharpose_rt.labels.coco import read_image
+from sharpose_rt.labels.coco import read_picture
 from sharpose_rt.models import SHaRPose
 from sharpose_rt.models.gate import Gate, Outlook
 from sharpose_rt.models.pixels import normalise
@@ -145,13 +145,13 @@ def _batches(
     batch: int,
 ) -> Iterator[_Crops]:
     """Boxes picture by picture; for a network, crops are gathered over pictures to full batches."""
-    names = {record["id"]: record["file_name"] for record in document["images"]}
+    records = {record["id"]: record for record in document["images"]}
     waiting: list[_Crops] = []
     for image_id in dict.fromkeys(boxes.image_ids.tolist()):
-        if image_id not in names:
+        if image_id not in records:
             raise DatasetError(f"a box names the picture {image_id}, which is not in the label file")
         rows = np.flatnonzero(boxes.image_ids == image_id)
-        image = read_image(images / names[image_id])
+        image = read_picture(records[image_id], images)
         if not isinstance(model, SHaRPose):
             yield _Crops(rows, boxes.bboxes_xyxy[rows], image, None, None)
             continue

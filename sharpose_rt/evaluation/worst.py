@@ -18,7 +18,7 @@ from sharpose_rt.evaluation.coco import oks_with_labels
 from sharpose_rt.evaluation.predict import Predictions
 from sharpose_rt.evaluation.truth import label_triples, labels_of
 from sharpose_rt.geometry.affine import apply_affine, crop_affine, warp_crops
-from sharpose_rt.labels.coco import picture_paths, read_image
+from sharpose_rt.labels.coco import read_picture
 from sharpose_rt.media.draw import draw_pose, sheet
 from sharpose_rt.media.writer import write_image
 from sharpose_rt.models.gate import Gate
@@ -70,13 +70,13 @@ def write_worst(
     order = [i for i in np.argsort(similarity, kind="stable")[:people] if math.isfinite(similarity[i])]
     if not order:
         raise DatasetError("--worst: none of the people has a labelled keypoint; leave it away")
-    index_of, paths = picture_paths(document["images"], Path("labels"), images) if images else ({}, [])
+    record_of = {record["id"]: record for record in document["images"]}
     tiles = []
     for i in order:
         affine = crop_affine(predictions.boxes.bboxes_xyxy[i], TILE_WH)[0]
         crop = np.full((TILE_WH[1], TILE_WH[0], 3), GREY, np.uint8)
         if images:
-            crop = warp_crops(read_image(paths[index_of[records[i]["image_id"]]]), affine, TILE_WH)[0]
+            crop = warp_crops(read_picture(record_of[records[i]["image_id"]], images), affine, TILE_WH)[0]
         pairs = ((truth[i, :, :2], truth[i, :, 2] > 0), (keypoints[i], scores[i]))
         views = [
             draw_pose(crop, apply_affine(points, affine).astype(np.float32), np.asarray(seen, np.float32), skeleton)
@@ -106,11 +106,11 @@ def write_worst_pictures(
         DatasetError: a picture is missing.
         OutputError: it cannot be written.
     """
-    index_of, paths = picture_paths(document["images"], Path("labels"), images)
+    record_of = {record["id"]: record for record in document["images"]}
     worst = sorted(verdicts, key=lambda v: (len(v.missed_xyxy), v.false_scores.max(initial=0)), reverse=True)[:pictures]
     tiles = []
     for verdict in worst:
-        picture = read_image(paths[index_of[verdict.image_id]])
+        picture = read_picture(record_of[verdict.image_id], images)
         tiles.append(_judged(np.full_like(picture, GREY) if plain else picture, verdict))
     judged = sheet(tiles, columns=3)
     _write(out, np.concatenate([_legend(judged.shape[1]), judged], 0))

@@ -75,17 +75,37 @@ def picture_paths(records: list[Any], annotations: Path, images: Path) -> tuple[
     return index_of, paths
 
 
-def read_image(path: str | Path) -> NDArray[np.uint8]:
-    """A picture as (H, W, 3) uint8 BGR, upright as stored (no EXIF rotation: labels lie on the stored pixels).
+def stated_size(record: dict[str, Any]) -> tuple[int, int]:
+    """Width and height of a picture by its record; zeros where it tells none."""
+    width, height = record.get("width"), record.get("height")
+    return (width, height) if isinstance(width, int) and isinstance(height, int) else (0, 0)
+
+
+def read_image(path: str | Path, stated_wh: tuple[int, int] = (0, 0)) -> NDArray[np.uint8]:
+    """A picture as (H, W, 3) uint8 BGR, as its labels have it.
+
+    COCO's lie on the stored pixels, whatever EXIF says. Those of a program that turns pictures upright, as a run does,
+    state the size of the upright one.
+
+    Args:
+        path: the file.
+        stated_wh: see `stated_size`.
 
     Raises:
         DatasetError: it is missing or cannot be decoded.
     """
     image = files.read_image(path, upright=False)
+    if image is not None and image.shape[:2] == tuple(stated_wh) and stated_wh[0] != stated_wh[1]:
+        image = files.read_image(path)
     if image is None:
         reason = "cannot be decoded" if Path(path).is_file() else "is missing"
         raise DatasetError(f"the picture {path} {reason}; fetch the set again or take its labels out")
     return image
+
+
+def read_picture(record: dict[str, Any], images: Path) -> NDArray[np.uint8]:
+    """The picture of a record in the folder `images`, see `read_image`."""
+    return read_image(images / record["file_name"], stated_size(record))
 
 
 def people_records(document: dict[str, list[Any]], annotations: Path) -> Iterator[tuple[int, dict[str, Any]]]:

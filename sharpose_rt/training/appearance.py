@@ -25,7 +25,6 @@ from torch.utils.data import DataLoader, Dataset
 from sharpose_rt.config.checks import within
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.geometry.affine import warp_crops
-from sharpose_rt.labels.coco import read_image
 from sharpose_rt.models.appearance import CROP_HW, PADDING, AppearanceNetwork
 from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
 from sharpose_rt.training.datasets import quiet_worker
@@ -90,7 +89,7 @@ class _Crops(Dataset[NDArray[np.uint8]]):
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
         picture = self.pictures[index]
         affines = held_affines(_large(picture)[:MOST_OF_ONE], _CROP_WH, PADDING)
-        crops = warp_crops(read_image(picture.path), affines, held_size_wh(_CROP_WH))
+        crops = warp_crops(picture.read(), affines, held_size_wh(_CROP_WH))
         return np.ascontiguousarray(crops[..., ::-1].transpose(0, 3, 1, 2))
 
 

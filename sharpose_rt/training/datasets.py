@@ -27,6 +27,8 @@ from sharpose_rt.labels.coco import (
     picture_paths,
     put_in_order,
     read_document,
+    read_image,
+    stated_size,
     wrong_record,
 )
 from sharpose_rt.labels.yolo import set_files
@@ -40,6 +42,7 @@ class People:
 
     Args:
         image_paths: one for each picture.
+        image_sizes_wh: (M, 2) int64 px, of each picture by its record; zeros where that tells none.
         image_index: (N,) int64 into `image_paths`.
         bboxes_xyxy: (N, 4) float32 px.
         keypoints: (N, K, 2) float32 px.
@@ -49,6 +52,7 @@ class People:
     """
 
     image_paths: tuple[str, ...]
+    image_sizes_wh: NDArray[np.int64]
     image_index: NDArray[np.int64]
     bboxes_xyxy: NDArray[np.float32]
     keypoints: NDArray[np.float32]
@@ -61,8 +65,14 @@ class People:
 
     def take(self, indices: NDArray[np.int64]) -> People:
         """Those people alone."""
-        columns = {item.name: getattr(self, item.name)[indices] for item in fields(self)[1:]}
-        return People(self.image_paths, **columns)
+        columns = {item.name: getattr(self, item.name)[indices] for item in fields(self)[2:]}
+        return People(self.image_paths, self.image_sizes_wh, **columns)
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        """The picture of a person, see `read_image`."""
+        image = self.image_index[index]
+        width, height = self.image_sizes_wh[image].tolist()
+        return read_image(self.image_paths[image], (width, height))
 
     def spread(self, count: int) -> People:
         """`count` people, evenly spread over the sets; all of them where there are fewer."""
@@ -138,6 +148,7 @@ def read_people(
         weights[far] = 0
     people = People(
         image_paths=tuple(paths),
+        image_sizes_wh=np.array([stated_size(record) for record in document["images"]], np.int64).reshape(-1, 2),
         image_index=np.array(image_index, np.int64),
         bboxes_xyxy=np.array(boxes, np.float32).reshape(-1, 4),
         keypoints=np.ascontiguousarray(triples[..., :2]),
@@ -156,11 +167,12 @@ def mix(sets: Sequence[People]) -> People:
     """All sets as one."""
     offsets = np.cumsum([0, *(len(people.image_paths) for people in sets)])
     columns: dict[str, Any] = {
-        item.name: np.concatenate([getattr(people, item.name) for people in sets]) for item in fields(People)[1:]
+        item.name: np.concatenate([getattr(people, item.name) for people in sets]) for item in fields(People)[2:]
     }
     shifted = [people.image_index + offset for people, offset in zip(sets, offsets, strict=False)]
     columns["image_index"] = np.concatenate(shifted)
-    return People(tuple(path for people in sets for path in people.image_paths), **columns)
+    sizes_wh = np.concatenate([people.image_sizes_wh for people in sets])
+    return People(tuple(path for people in sets for path in people.image_paths), sizes_wh, **columns)
 
 
 def load_people(

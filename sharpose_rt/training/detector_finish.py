@@ -17,7 +17,6 @@ from sharpose_rt.detection.bundled import BundledDetector
 from sharpose_rt.detection.yolo import CLOSEST, predict
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.geometry.boxes import inside_matrix, iou_matrix
-from sharpose_rt.labels.coco import read_image
 from sharpose_rt.models.int8 import Ranges, observe
 from sharpose_rt.models.weights import write_network
 from sharpose_rt.training.pictures import Picture
@@ -91,7 +90,7 @@ def input_ranges(weights: Path, pictures: Sequence[Picture]) -> Ranges:
 
     def run() -> None:
         for number, picture in enumerate(pictures[:100]):
-            frame = Frame(number, 0.0, read_image(picture.path))
+            frame = Frame(number, 0.0, picture.read())
             for look in range(len(detector.sizes[:CLOSEST])):
                 predict(network, detector.letterboxed(frame, network, look=look))
 
@@ -100,7 +99,7 @@ def input_ranges(weights: Path, pictures: Sequence[Picture]) -> Ranges:
 
 def _judge(detector: BundledDetector, picture: Picture) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Scores (N,) and which are right (N,), strongest first, of the boxes of a picture that count."""
-    found = detector.detect(Frame(0, 0.0, read_image(picture.path)))
+    found = detector.detect(Frame(0, 0.0, picture.read()))
     overlap = iou_matrix(found.bboxes_xyxy, picture.people_xyxy)
     unsure = inside_matrix(found.bboxes_xyxy, picture.unsure_xyxy).max(1, initial=0) >= MATCH_IOU  # in a crowd, too
     hits = np.zeros(len(overlap), bool)

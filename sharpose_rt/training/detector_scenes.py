@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sharpose_rt.detection.letterbox import PAD_VALUE
-from sharpose_rt.labels.coco import read_image
 from sharpose_rt.training.pictures import Picture
 from sharpose_rt.training.transforms import jitter_colour
 
@@ -75,7 +74,7 @@ class PeopleScenes(Dataset[tuple[Tensor, Tensor]]):
     ) -> Boxes:
         """Draw a picture into a window of the scene, in random size, place and mirroring; give its people's boxes."""
         picture = self.pictures[int(np.searchsorted(self.chance, rng.random()))]
-        image = read_image(picture.path)
+        image = picture.read()
         h, w = image.shape[:2]
         x0, y0, x1, y1 = window
         ww, wh = x1 - x0, y1 - y0

@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader, Dataset
 from sharpose_rt.errors import ConfigError, is_short_of_gpu_memory, memory_report
 from sharpose_rt.geometry.affine import affine_from_region, fit_aspect, warp_crops
 from sharpose_rt.geometry.device_warp import sample
-from sharpose_rt.labels.coco import read_image
 from sharpose_rt.training.datasets import People
 from sharpose_rt.training.transforms import Sampler, beyond, coarsen
 
@@ -54,7 +53,7 @@ class _Held(Dataset[Tensor]):
         return len(self.people)
 
     def __getitem__(self, index: int) -> Tensor:
-        image = read_image(self.people.image_paths[self.people.image_index[index]])
+        image = self.people.picture(index)
         affine = held_affine(self.people, index, self.crop_size_wh, self.padding)
         crop = warp_crops(image, affine, held_size_wh(self.crop_size_wh))[0]
         return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))

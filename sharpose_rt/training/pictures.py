@@ -16,6 +16,8 @@ from sharpose_rt.labels.coco import (
     people_records,
     picture_paths,
     read_document,
+    read_image,
+    stated_size,
 )
 from sharpose_rt.labels.yolo import set_files
 
@@ -30,11 +32,17 @@ class Picture:
         path: the file.
         people_xyxy: (N, 4) px, people for sure.
         unsure_xyxy: (M, 4) px, crowds and unsure labels: neither person nor background.
+        stated_wh: see `labels.coco.stated_size`.
     """
 
     path: str
     people_xyxy: Boxes
     unsure_xyxy: Boxes
+    stated_wh: tuple[int, int] = (0, 0)
+
+    def read(self) -> NDArray[np.uint8]:
+        """Its pixels, see `labels.coco.read_image`."""
+        return read_image(self.path, self.stated_wh)
 
 
 def read_pictures(folder: Path, min_score: float) -> list[Picture]:
@@ -51,7 +59,8 @@ def read_pictures(folder: Path, min_score: float) -> list[Picture]:
     """
     annotations, images = set_files(folder)
     document = read_document(annotations)
-    index_of, paths = picture_paths(looked_at(document), annotations, images)
+    records = looked_at(document)
+    index_of, paths = picture_paths(records, annotations, images)
     people: list[list[list[float]]] = [[] for _ in paths]
     unsure: list[list[list[float]]] = [[] for _ in paths]
     for number, record in people_records(document, annotations):
@@ -60,7 +69,9 @@ def read_pictures(folder: Path, min_score: float) -> list[Picture]:
         score = number_of(record, "score", number, annotations, 1)
         sure = not record.get("iscrowd") and not record.get("ignore") and score >= min_score
         (people if sure else unsure)[index_of[record["image_id"]]].append([x, y, x + w, y + h])
-    return [Picture(path, _boxes(a), _boxes(b)) for path, a, b in zip(paths, people, unsure, strict=True)]
+    sizes_wh = map(stated_size, records)
+    columns = zip(paths, people, unsure, sizes_wh, strict=True)
+    return [Picture(path, _boxes(a), _boxes(b), stated_wh) for path, a, b, stated_wh in columns]
 
 
 def _boxes(rows: list[list[float]]) -> Boxes:

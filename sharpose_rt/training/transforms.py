@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sharpose_rt.geometry.affine import affine_from_region, apply_affine, fit_aspect, invert_affine, warp_crops
-from sharpose_rt.labels.coco import read_image
 from sharpose_rt.skeleton import TRUNK, Skeleton
 from sharpose_rt.training.config import AugmentConfig
 from sharpose_rt.training.datasets import People
@@ -337,7 +336,7 @@ class CropDataset(Dataset[dict[str, Tensor]]):
             `area` () float32, of the person in crop px².
         """
         people, sample = self.sampler.people, self.sampler.draw(*item)
-        image = read_image(people.image_paths[people.image_index[item[0]]])
+        image = people.picture(item[0])
         crop = warp_crops(image, sample.variation.affine, self.sampler.crop_size_wh)[0]
         if self.sampler.config.cut_p > 0:
             crop[beyond(torch.from_numpy(sample.border), crop.shape[:2]).numpy()] = 0
@@ -352,8 +351,7 @@ class CropDataset(Dataset[dict[str, Tensor]]):
         return {"crop": torch.from_numpy(np.ascontiguousarray(crop)), **sample.labels}
 
     def _cover(self, crop: NDArray[np.uint8], passer: Passer) -> NDArray[np.uint8]:
-        people = self.sampler.people
-        image = read_image(people.image_paths[people.image_index[passer.index]])
+        image = self.sampler.people.picture(passer.index)
         other = warp_crops(image, passer.affine, self.sampler.crop_size_wh)[0]
         share = passer.mask[:, :, None] / np.float32(255)
         return (crop + share * (other.astype(np.float32) - crop)).round().astype(np.uint8)

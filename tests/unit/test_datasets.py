@@ -18,7 +18,7 @@ from sharpose_rt.errors import DatasetError, DetectorError
 from sharpose_rt.evaluation.detector import read_box_labels
 from sharpose_rt.evaluation.truth import read_labels
 from sharpose_rt.geometry.affine import apply_affine, fit_aspect, invert_affine
-from sharpose_rt.labels.coco import read_image
+from sharpose_rt.labels.coco import read_image, read_picture
 from sharpose_rt.media import open_source
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.skeleton import COCO17, MPII16, order_by_name
@@ -544,6 +544,30 @@ def test_normalise_gives_imagenet_rgb():
 
 
 ALL_AUGMENT = AugmentConfig(scale=0.25, colour=0.3, occlusion_p=0.5, person_p=0.7, cut_p=0.7, low_resolution_p=0.7)
+
+
+@pytest.mark.parametrize(("stated_wh", "turned"), [((300, 400), True), ((400, 300), False), (None, False)])
+def test_labels_on_the_upright_picture_are_read_with_it(tmp_path, stated_wh, turned):
+    """A phone's photograph: a run, and many a labelling tool, sees it upright, COCO as it is stored."""
+    upright = np.zeros((400, 300, 3), np.uint8)
+    upright[35:45, 95:105] = 255  # the nose
+    from PIL import Image
+
+    stored, exif = Image.fromarray(np.rot90(upright)), Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    (tmp_path / "images").mkdir()
+    stored.save(tmp_path / "images" / "a.jpg", exif=exif)
+    nose = (100, 40) if turned else (40, 199)
+    record = {"id": 1, "file_name": "a.jpg"} | (
+        dict(zip(("width", "height"), stated_wh, strict=True)) if stated_wh else {}
+    )
+    person = {"id": 1, "image_id": 1, "bbox": [0, 0, 300, 200], "keypoints": [*nose, 2, *[0] * 48]}
+    (tmp_path / "annotations.json").write_text(json.dumps({"images": [record], "annotations": [person]}))
+    people = mix([read_people(tmp_path / "annotations.json", tmp_path / "images")] * 2)
+    (picture,) = read_pictures(tmp_path, 0.3)
+    for image in (people.picture(1), picture.read(), read_picture(record, tmp_path / "images")):
+        x, y = people.keypoints[1, 0].astype(int)
+        assert image[y, x].min() > 200
 
 
 @pytest.mark.parametrize("config", [NO_AUGMENT, ALL_AUGMENT])
