@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,6 +44,8 @@ from sharpose_rt.graph import Tracking
 from sharpose_rt.live import Hub
 from sharpose_rt.live.metrics import render
 from sharpose_rt.media import Painter, open_source
+from sharpose_rt.media.container import ContainerSource
+from sharpose_rt.several import SeveralRun
 from sharpose_rt.skeleton import COCO17, MPII16
 from sharpose_rt.skeletons import StreamReader, validate
 from sharpose_rt.stages import DetectStage, EstimateStage, SmoothStage, TrackStage, VideoSink, WriteStage
@@ -516,6 +519,35 @@ def test_damaged_packets_are_counted_and_told(tmp_path: Path, caplog: pytest.Log
     assert hub.runs[0].status()["damaged"] == results.figures["damaged"]
     assert results.figures["damaged"] >= 9
     assert f"left out: {results.figures['damaged']}" in caplog.text
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_what_is_not_decoded_in_time_is_counted_as_dropped(
+    at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packets: Counter[ContainerSource] = Counter()
+
+    def leaves_out(source: ContainerSource, _: Any, asked_s: float) -> bool:
+        old = packets[source] in range(10, 20)
+        packets[source] += 1
+        source.faults.left_out += old
+        return old
+
+    monkeypatch.setattr(ContainerSource, "_leaves_out", leaves_out)
+    # A codec whose decoder holds no frames back, as those of live sources do not.
+    write_clip(tmp_path / "in.avi", FRAMES, fps=25, container="avi", codec="rawvideo", bframes=0)
+    config = _config(tmp_path / "out")
+    sources = [str(tmp_path / "in.avi")] * at_once
+    runs = SeveralRun(sources, config).run() if at_once > 1 else [FileRun(sources[0], config).run()]
+    for results in runs:
+        assert results.figures["dropped"] == {"decoder slower than source": 10}
+        assert results.figures["frames"] == FRAMES - 10
+        assert results.stream is not None
+        records = list(reader := StreamReader(results.stream))
+        assert reader.end is not None
+        assert [record.frame_id for record in records] == [*range(10), *range(20, FRAMES)]
+        assert reader.end["dropped"] == 10
+        assert [str(problem) for problem in validate(results.stream)] == []
 
 
 def test_what_a_decoder_leaves_out_behind_damage_is_counted_too(tmp_path: Path) -> None:
