@@ -244,6 +244,7 @@ def traced(module: nn.Module, examples: Sequence[Tensor], *, dynamic_batch: bool
     inputs = [(ov.PartialShape([-1 if dynamic_batch else len(e), *e.shape[1:]]), types[e.dtype]) for e in examples]
     with settings_lock, torch.no_grad(), warnings.catch_warnings(), _no_reports():
         warnings.simplefilter("ignore")  # torch's, on every Python number in the code
+        module(*examples)  # what it lays out when a size is new, such as a detector's anchors, is constant in the trace
         # Traced here and not by OpenVINO, which would run each graph twice more and load half of torch to compare.
         script = torch.jit.trace(module, tuple(examples), check_trace=False)
         model = ov.convert_model(script, input=inputs)
@@ -335,7 +336,7 @@ def _settings(part: nn.Module) -> dict[str, str]:
     """What a module's code may ask besides its parameters: plain values, and functions by their names."""
     found: dict[str, str] = {}
     for name, value in vars(part).items():
-        if name.startswith("_"):
+        if name.startswith("_") or isinstance(value, torch.Size):  # of the last input, as ultralytics' heads note it
             continue
         if isinstance(value, (bool, int, float, str, tuple, list, slice, type(None))) or is_dataclass(value):
             found[name] = repr(value)

@@ -40,9 +40,7 @@ class GraphPerSize:
         size = tuple(pixels.shape)
         if size not in self._graphs:
             with torch.inference_mode(False), torch.no_grad():
-                example = torch.zeros(size)
-                self.module(example)  # lays out the anchors, which the trace then takes for constants
-                model = traced(self.module, (example,), dynamic_batch=False)
+                model = traced(self.module, (torch.zeros(size),), dynamic_batch=False)
             self._graphs[size] = Graph(model, self.dtype, self.threads)
             if len(self._graphs) > KEPT:
                 self._graphs.popitem(last=False)

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from sharpose_rt.compute import openvino_graphs
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection import Detector, Runtime, assets, create_detector, factory
-from sharpose_rt.detection.bundled import WEIGHTS, BundledDetector, build_module
+from sharpose_rt.detection.bundled import WEIGHTS, BundledDetector, build_module, load_module
 from sharpose_rt.detection.letterbox import Letterbox
 from sharpose_rt.detection.postprocess import finish, suppress
 from sharpose_rt.detection.region import RegionDetector
@@ -658,6 +658,29 @@ def test_openvino_finds_what_torch_finds(tmp_path: Path, monkeypatch: pytest.Mon
         picture = frame(size_wh)
         check_same(detect_once(theirs, picture), detect_once(ours, picture))
     assert len(list((tmp_path / "cache/sharpose-rt/graphs_of_one_size").glob("*.xml"))) == len(sizes_wh)
+
+
+@NEEDS_OPENVINO
+def test_a_graph_that_was_made_before_is_had_without_running_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from sharpose_rt.detection.openvino_network import GraphPerSize
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "person_detector.safetensors"
+    save_bundled(path, "mobile150")
+    torch.manual_seed(0)
+    pictures = [torch.rand(1, 3, 64, width) for width in (64, 32)]
+    module, _ = load_module(path)
+    run = GraphPerSize(module.eval(), 1, bf16=False)
+    made = [run(picture) for picture in pictures]
+    again, _ = load_module(path)
+    again.eval().register_forward_pre_hook(lambda *_: pytest.fail("it was run"))
+    run = GraphPerSize(again, 1, bf16=False)
+    for picture, before in zip(pictures[::-1], made[::-1], strict=True):  # in whatever order sizes come
+        torch.testing.assert_close(run(picture), before, rtol=0, atol=0)
 
 
 @NEEDS_OPENVINO
