@@ -36,7 +36,7 @@ def add_tap_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="ADDRESS",
-        help="send the skeletons to ws[s]://, zmq+tcp://, mqtt[s]://, udp:// or osc://HOST:PORT, or -; may be repeated",
+        help="send the skeletons to ws[s]://, zmq+tcp://, mqtt[s]://, udp:// or osc://HOST:PORT, or -; repeatable",
     )
     live.add_argument(
         "--publish-video",
