@@ -34,6 +34,7 @@ _GOING_AWAY, _TRY_LATER = 1001, 1013
 _MAX_SOCKETS = MAX_CONNECTIONS - 64
 _BOUNDARY = "frame"
 _LINES_AT_ONCE = 16
+_AGAIN_S = 0.25  # Chromium shows a part of a multipart answer when the next one comes: the last one comes twice
 _PICTURES_AHEAD = 2  # on the way to a viewer at once: one travels while one is drawn
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 
@@ -148,7 +149,7 @@ class _Routes:
         self._sockets += 1
         self._hub.viewers += 1
         try:
-            async for jpeg in self._newest(request, self._draw):
+            async for jpeg in self._newest(request, self._draw, _AGAIN_S):
                 head = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
                 yield head.encode() + jpeg + b"\r\n"
         finally:
@@ -291,25 +292,36 @@ class _Routes:
             await asyncio.sleep(_STATUS_S)
 
     async def _newest(
-        self, socket: HTTPConnection, encoded: Callable[[LiveRun, Moment], Awaitable[bytes]]
+        self,
+        socket: HTTPConnection,
+        encoded: Callable[[LiveRun, Moment], Awaitable[bytes]],
+        again_s: float | None = None,
     ) -> AsyncIterator[bytes]:
-        """Each time the newest frame of the run to show, encoded, at most `picture_fps` a second.
+        """Each time the newest frame of the run to show, encoded, at most `picture_fps` a second; once more where none
+        follows it for `again_s`.
 
         The frame is let go before: of viewers who are paused, or take nothing, each would keep another one.
         """
         last: ref[Moment] | None = None
         given_s, pause_s = -1.0, 1 / self._hub.config.picture_fps
-        async for run in self._news(socket):
-            if run.newest is None or (last is not None and run.newest is last()):
+        message, again = b"", False
+        async for run in self._news(socket, again_s):
+            if run.newest is None:
+                continue
+            if last is not None and run.newest is last():
+                if again and again_s is not None and time.monotonic() >= given_s + again_s:
+                    again = False
+                    yield message
                 continue
             await asyncio.sleep(max(0.0, given_s + pause_s - time.monotonic()))
             moment, given_s = run.newest, time.monotonic()
             message, last = await encoded(run, moment), ref(moment)
             del moment
+            again = True
             yield message
 
-    async def _news(self, socket: HTTPConnection) -> AsyncIterator[LiveRun]:
-        """The run to show, whenever there is something new about it, until the server closes."""
+    async def _news(self, socket: HTTPConnection, at_least_s: float | None = None) -> AsyncIterator[LiveRun]:
+        """The run to show, whenever there is something new about it or as often as this, until the server closes."""
         name = socket.query_params.get("source")
         with self._hub.listening() as event:
             while True:
@@ -318,7 +330,8 @@ class _Routes:
                     yield run
                 if closed:
                     return
-                await event.wait()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(event.wait(), at_least_s)
                 event.clear()
 
 

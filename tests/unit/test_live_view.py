@@ -808,6 +808,27 @@ def test_a_drawn_video_for_whoever_has_no_page(server: LiveServer, hub: Hub) -> 
     assert head.read() == b""
 
 
+def test_a_picture_that_none_follows_comes_once_more(server: LiveServer, hub: Hub) -> None:
+    """Chromium shows each when the next one comes, so that it would never show the last one of a source."""
+    run = Run(hub)
+    run.step()
+    with urllib.request.urlopen(f"{server.url}video.mjpg", timeout=10) as answer:
+
+        def part() -> bytes:
+            assert answer.readline() == b"--frame\r\n"
+            headers = [answer.readline() for _ in range(3)]
+            jpeg = answer.read(int(headers[1].split()[1]))
+            assert answer.readline() == b"\r\n"
+            return jpeg
+
+        first = part()
+        assert part() == first
+        answer.fp.raw._sock.settimeout(1.0)
+        with pytest.raises(TimeoutError):  # and no more
+            part()
+    run.end()
+
+
 def _freeze(server: LiveServer, path: str, clients: ExitStack) -> None:
     """A viewer who asks for this, and takes nothing of it."""
     frozen = clients.enter_context(socket.socket())
