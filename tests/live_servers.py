@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -112,6 +113,18 @@ server.attach(None)
 print("ready", flush=True)
 GLib.MainLoop().run()
 """
+
+
+@contextmanager
+def serving(server: Any) -> Iterator[None]:
+    """A server of `socketserver` or websockets at work, in a thread of its own."""
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
 
 
 def free_port() -> int:

@@ -8,6 +8,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable
 
 _CONNECT, _CONNACK, _PUBLISH, _SUBSCRIBE, _SUBACK, _PINGREQ, _PINGRESP, _DISCONNECT = 1, 2, 3, 8, 9, 12, 13, 14
@@ -122,7 +123,7 @@ class MqttBroker:
         if refused:
             raise EOFError
         while self.frozen:
-            threading.Event().wait(0.02)
+            time.sleep(0.02)
         return will
 
     def _publish(self, topic: str, payload: bytes, retain: bool) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 HELP = "say what was found and really works: torch, CUDA, codecs, detector, weights, camera, window"
 
 _WINDOW_TIMEOUT_S = 15.0
+_PUBLISHING = "--publish ws://, zmq+tcp:// and mqtt://", ("websockets", "zmq", "paho.mqtt")
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def probes(output: Path) -> list[tuple[str, Callable[[], Finding], bool]]:
         ("camera", check_cameras, False),
         ("window", check_window, False),
         ("browser view", lambda: check_extra("serve", "--serve", ("starlette", "uvicorn", "websockets")), False),
-        ("publishing", lambda: check_extra("publish", "--publish", ("websockets", "zmq", "paho.mqtt")), False),
+        ("publishing", lambda: check_extra("publish", *_PUBLISHING), False),
         ("screen", lambda: check_extra("screen", "--source screen", ("mss",)), False),
         ("onnx", lambda: check_extra("onnx", "weights onnx", ("onnx", "onnxscript", "onnxruntime")), False),
         ("parquet", lambda: check_extra("parquet", "convert --to parquet", ("pyarrow",)), False),

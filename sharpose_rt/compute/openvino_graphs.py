@@ -173,11 +173,7 @@ def _keep_compiled(compiled: Any, path: Path) -> None:
         data = compiled.export_model().getvalue()
         with whole(path) as part:
             part.write_bytes(zlib.crc32(data).to_bytes(_CHECK, "big") + data)
-        room = COMPILED_BYTES
-        for old in sorted(path.parent.glob("*.blob"), key=lambda p: p.stat().st_mtime, reverse=True):
-            room -= old.stat().st_size
-            if room < 0:
-                old.unlink(missing_ok=True)
+        _make_room(path.parent, (".blob",), COMPILED_BYTES)
     except (OSError, RuntimeError) as error:
         log.debug("%s was not kept: %s", path, error)
 
@@ -305,19 +301,27 @@ def _keep(model: Any, path: Path) -> None:
             on_disk(written)
         part.with_suffix(".bin").replace(path.with_suffix(".bin"))
         part.replace(path)
-        room = KEPT_BYTES
-        for place, old in enumerate(sorted(path.parent.glob("*.xml"), key=lambda p: p.stat().st_mtime, reverse=True)):
-            files = [file for file in (old, old.with_suffix(".bin")) if file.exists()]
-            room -= sum(file.stat().st_size for file in files)
-            if place and (place >= KEPT or room < 0):  # what was made just now stays
-                for file in files:
-                    file.unlink(missing_ok=True)
+        _make_room(path.parent, (".xml", ".bin"), KEPT_BYTES, most=KEPT, spared=1)  # what was made just now stays
     except (OSError, RuntimeError) as error:
         log.debug("%s was not kept: %s", path, error)
     finally:
         for left in (part, part.with_suffix(".bin")):
             with contextlib.suppress(OSError):
                 left.unlink()
+
+
+def _make_room(folder: Path, suffixes: tuple[str, ...], room: int, *, most: float = math.inf, spared: int = 0) -> None:
+    """Throws away what was not used for the longest: beyond `room` bytes or `most` in number, but the first `spared`.
+
+    Each has a file with every one of the suffixes; the time of the first counts.
+    """
+    newest = sorted(folder.glob(f"*{suffixes[0]}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for place, path in enumerate(newest):
+        files = [file for file in map(path.with_suffix, suffixes) if file.exists()]
+        room -= sum(file.stat().st_size for file in files)
+        if place >= spared and (room < 0 or place >= most):
+            for file in files:
+                file.unlink(missing_ok=True)
 
 
 def _key(module: nn.Module, examples: Iterable[Tensor], dynamic_batch: bool) -> str:

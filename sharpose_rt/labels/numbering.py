@@ -40,7 +40,7 @@ def frame_ids(images: Sequence[Mapping[str, Any]]) -> list[Any] | None:
 
 def number_in(name: str, where: str) -> int:
     """The last number in the name of a frame: 12 of 'clip_000012.jpg'. Raises StreamError, of `where`, without one."""
-    found = re.findall(r"\d+", Path(name).stem)
+    found = _numbers(name)
     if not found:
         raise StreamError(
             f"{where}: no frame number in the name {name!r}; names such as '12.jpg' or 'clip_000012.jpg' are read"
@@ -51,8 +51,11 @@ def number_in(name: str, where: str) -> int:
 def photographs(names: Iterable[str]) -> dict[int, str]:
     """The names by their places in the order in which a run takes them, where one has no number; else nothing."""
     names = list(names)
-    unnumbered = any(not re.search(r"\d", Path(name).stem) for name in names)
-    return dict(enumerate(sorted(names, key=natural))) if unnumbered else {}
+    return {} if all(map(_numbers, names)) else dict(enumerate(sorted(names, key=natural)))
+
+
+def _numbers(name: str) -> list[str]:
+    return re.findall(r"\d+", Path(name).stem)
 
 
 def by_number(names: Iterable[str], where: str) -> dict[int, str]:

@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from ssl import SSLContext
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from sharpose_rt.errors import ConfigError
@@ -22,8 +23,8 @@ _USUAL_PORTS = {"rtsp": 554, "rtsps": 322, "rtmp": 1935, "rtmps": 443}
 _PLACE = "{source}"
 _MIN_TOKEN = 8
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
-USUAL_PORTS = {"http": 80, "https": 443}
-"""Which browsers leave out of an origin."""
+PORTS_LEFT_OUT = {"http": 80, "https": 443}
+"""Of an origin, by browsers."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def _origin(text: str) -> str:
             "http://localhost:5173"
         )
     scheme, host, port = found.groups()
-    return f"{scheme}://{host}" + ("" if port is None or int(port) == USUAL_PORTS.get(scheme) else f":{port}")
+    return f"{scheme}://{host}" + ("" if port is None or int(port) == PORTS_LEFT_OUT.get(scheme) else f":{port}")
 
 
 def _is_name(host: str) -> bool:
@@ -105,7 +106,7 @@ def is_loopback(host: str) -> bool:
 @dataclass(frozen=True)
 class Target:
     """Whom to publish to: `scheme` with the consumer's `host` and `port`; `bind` has it come to us instead; `topic` is
-    where a broker of MQTT has the messages; `tls` says whom to trust, see `source.tls`."""
+    where a broker of MQTT has the messages; `trusted` says whom to trust where the way is encrypted."""
 
     scheme: str
     url: str
@@ -113,7 +114,7 @@ class Target:
     port: int = 0
     bind: bool = False
     topic: str = ""
-    tls: str = "verify"
+    trusted: SSLContext | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:
@@ -149,9 +150,8 @@ def parse_target(text: str, tls: str = "verify") -> Target:
             "consumer binds"
         )
     topic = _topic(text, parts, where) if parts.scheme in ("mqtt", "mqtts") else ""
-    if parts.scheme in ("wss", "mqtts"):
-        context(tls)  # a file that is none is said here, not by a connection that fails again and again
-    return Target(parts.scheme, text, host, port, bind, topic, tls)
+    trusted = context(tls) if parts.scheme in ("wss", "mqtts") else None
+    return Target(parts.scheme, text, host, port, bind, topic, trusted)
 
 
 def _topic(text: str, parts: SplitResult, where: str) -> str:

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from sharpose_rt.live.address import USUAL_PORTS, Listen, is_loopback
+from sharpose_rt.live.address import PORTS_LEFT_OUT, Listen, is_loopback
 
 log = logging.getLogger("sharpose_rt")
 
@@ -210,7 +210,7 @@ class Guard:
 def _is_own(origin: str, host: str) -> bool:
     """A page of ours asks. Browsers leave the usual port out, and a proxy may name it in the host that it passes on."""
     scheme, _, place = origin.lower().partition("://")
-    return bool(place) and host.lower() in (place, f"{place}:{USUAL_PORTS.get(scheme)}")
+    return bool(place) and host.lower() in (place, f"{place}:{PORTS_LEFT_OUT.get(scheme)}")
 
 
 def _short(text: str) -> str:

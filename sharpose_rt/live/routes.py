@@ -304,20 +304,19 @@ class _Routes:
         """
         last: ref[Moment] | None = None
         given_s, pause_s = -1.0, 1 / self._hub.config.picture_fps
-        message, again = b"", False
+        message = b""  # until it was given twice
         async for run in self._news(socket, again_s):
             if run.newest is None:
                 continue
             if last is not None and run.newest is last():
-                if again and again_s is not None and time.monotonic() >= given_s + again_s:
-                    again = False
+                if message and again_s is not None and time.monotonic() >= given_s + again_s:
                     yield message
+                    message = b""
                 continue
             await asyncio.sleep(max(0.0, given_s + pause_s - time.monotonic()))
             moment, given_s = run.newest, time.monotonic()
             message, last = await encoded(run, moment), ref(moment)
             del moment
-            again = True
             yield message
 
     async def _news(self, socket: HTTPConnection, at_least_s: float | None = None) -> AsyncIterator[LiveRun]:

@@ -27,7 +27,6 @@ from sharpose_rt.errors import ConfigError
 from sharpose_rt.live import osc
 from sharpose_rt.live.address import Target
 from sharpose_rt.live.outbox import Policy
-from sharpose_rt.media.certificates import context
 from sharpose_rt.skeletons import encode
 
 _PACKAGES = {"ws": "websockets", "wss": "websockets", "zmq+tcp": "zmq", "mqtt": "paho.mqtt", "mqtts": "paho.mqtt"}
@@ -111,8 +110,7 @@ class WebSocketTransport:
     repeats_header = False
 
     def __init__(self, target: Target) -> None:
-        self._url = target.url
-        self._tls = context(target.tls) if target.scheme == "wss" else None
+        self._target = target
         self._connection: Any = None
 
     def open(self) -> None:
@@ -123,7 +121,9 @@ class WebSocketTransport:
         limits: dict[str, Any] = {"open_timeout": _OPEN_S, "close_timeout": 1, "max_size": 1 << 16}
         try:
             with _trusting():
-                self._connection = connect(self._url, ssl=self._tls, compression=None, logger=_SILENT, **limits)
+                self._connection = connect(
+                    self._target.url, ssl=self._target.trusted, compression=None, logger=_SILENT, **limits
+                )
             self._connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         except InvalidURI as error:
             raise ConnectionError(f"{error}; a user needs a password beside it, or leave both away") from error
@@ -237,10 +237,9 @@ class MqttTransport:
         parts = urlsplit(self._target.url)
         if parts.username is not None:
             client.username_pw_set(unquote(parts.username), parts.password and unquote(parts.password))
-        if self._target.scheme == "mqtts":
-            trusted = context(self._target.tls)
-            trusted.sslsocket_class = _ClosesItself
-            client.tls_set_context(trusted)
+        if self._target.trusted is not None:
+            self._target.trusted.sslsocket_class = _ClosesItself
+            client.tls_set_context(self._target.trusted)
         client.connect_timeout = _OPEN_S
         with _trusting():
             client.connect(self._target.host, self._target.port, _KEEP_ALIVE_S)

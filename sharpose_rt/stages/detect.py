@@ -16,6 +16,11 @@ STILLS_S = 0.5
 """Pictures of a folder that lie so far apart are photographs; closer ones are frames of a video."""
 
 
+def is_filmed(frame: Frame, last_s: float) -> bool:
+    """It follows the frame of that time as film does: it is no photograph, nor one of pictures that lie apart."""
+    return not frame.source or frame.pts_s - last_s < STILLS_S
+
+
 class DetectStage(BaseStage[Frame, Packet]):
     """Runs the detector on every n-th frame and where a new scene begins; the others go on without boxes.
 
@@ -73,8 +78,7 @@ class DetectStage(BaseStage[Frame, Packet]):
 
     def _begins_scene(self, frame: Frame) -> bool:
         last_wh, last_s, self._last_wh, self._last_s = self._last_wh, self._last_s, frame.size_wh, frame.pts_s
-        filmed = not frame.source or frame.pts_s - last_s < STILLS_S
-        cut = self.cuts is not None and self.cuts.is_cut(frame.image_bgr, filmed=filmed)
+        cut = self.cuts is not None and self.cuts.is_cut(frame.image_bgr, filmed=is_filmed(frame, last_s))
         return frame.new_scene or last_wh not in (None, frame.size_wh) or cut
 
     def close(self, status: Status, /) -> None:

@@ -21,7 +21,7 @@ from sharpose_rt.media.writer import first_pts_s
 from sharpose_rt.runtime import BaseStage
 from sharpose_rt.skeletons import FrameRecord, StreamReader
 from sharpose_rt.skeletons.convert.common import stem_of
-from sharpose_rt.stages.detect import STILLS_S
+from sharpose_rt.stages.detect import is_filmed
 from sharpose_rt.tracking import PeopleMotion, SceneCuts, rows
 from sharpose_rt.types import Detections, Frame, Packet, Poses, PoseStage
 
@@ -247,8 +247,7 @@ class RecallStage(BaseStage[Frame, Packet]):
         found = Detections(poses.bboxes_xyxy, poses.bbox_scores) if self.detect else None
         new_scene = item.new_scene or self._last_wh not in (None, item.size_wh)
         if self.cuts is not None and item.pictured:
-            filmed = not item.source or item.pts_s - self._last_s < STILLS_S
-            new_scene |= self.cuts.is_cut(item.image_bgr, filmed=filmed)
+            new_scene |= self.cuts.is_cut(item.image_bgr, filmed=is_filmed(item, self._last_s))
         self._last_wh, self._last_s, camera = item.size_wh, item.pts_s, item.record.camera
         if self.motion is not None:
             if camera is not None:

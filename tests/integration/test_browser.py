@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 import pytest
+from live_servers import serving
 from live_world import Run, header, info, packet
 
 from sharpose_rt.live import Hub, Listen, LiveServer
@@ -779,12 +780,8 @@ def _other_site() -> Iterator[tuple[str, Callable[[str], None]]]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as site:
-        thread = threading.Thread(target=site.serve_forever)
-        thread.start()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as site, serving(site):
         yield f"http://localhost:{site.server_port}", lambda html: shown.__setitem__(0, html)
-        site.shutdown()
-        thread.join()
 
 
 def test_a_link_on_another_site_leads_in(browser: playwright.Browser) -> None:
@@ -822,14 +819,8 @@ def _below_a_path(server: LiveServer, path: str) -> Iterator[str]:
         daemon_threads = True
         block_on_close = False
 
-    with Front(("127.0.0.1", 0), Proxy) as front:
-        thread = threading.Thread(target=front.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{front.server_address[1]}{path}/"
-        finally:
-            front.shutdown()
-            thread.join()
+    with Front(("127.0.0.1", 0), Proxy) as front, serving(front):
+        yield f"http://127.0.0.1:{front.server_address[1]}{path}/"
 
 
 def test_the_view_below_a_path_of_a_proxy(browser: playwright.Browser) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from live_servers import serving
 
 from sharpose_rt.compute import openvino_graphs
 from sharpose_rt.config import DetectorConfig
@@ -981,13 +982,9 @@ class Server(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[str]:
     Server.release.clear()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as running, serving(running):
         yield f"http://127.0.0.1:{running.server_address[1]}/"
         Server.release.set()
-        running.shutdown()
-        thread.join()
 
 
 @pytest.mark.timeout(30)

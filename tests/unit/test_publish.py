@@ -22,7 +22,7 @@ import pytest
 import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from live_servers import free_port
+from live_servers import free_port, serving
 from live_world import Run, header, packet
 from mqtt_broker import MqttBroker
 from pythonosc.osc_bundle import OscBundle
@@ -243,14 +243,8 @@ def _websocket_consumer(port: int = 0, frames: int | None = None) -> Iterator[tu
             if count == frames:
                 return
 
-    with serve(talk, "127.0.0.1", port, compression=None) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.socket.getsockname()[1], got, server
-        finally:
-            server.shutdown()
-            thread.join()
+    with serve(talk, "127.0.0.1", port, compression=None) as server, serving(server):
+        yield server.socket.getsockname()[1], got, server
 
 
 def test_websocket(tmp_path: Path) -> None:
@@ -294,19 +288,14 @@ def test_websocket_consumer_that_answers() -> None:
             if count == 60:
                 alive.put(connection.ping().wait(10))
 
-    with serve(talk, "127.0.0.1", 0, compression=None, max_queue=None) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        with Publisher(
-            parse_target(f"ws://127.0.0.1:{server.socket.getsockname()[1]}"), "queue", patient=True
-        ) as publisher:
+    with serve(talk, "127.0.0.1", 0, compression=None, max_queue=None) as server, serving(server):
+        target = parse_target(f"ws://127.0.0.1:{server.socket.getsockname()[1]}")
+        with Publisher(target, "queue", patient=True) as publisher:
             run = Run(publisher)
             while alive.empty():
                 run.step()
                 threading.Event().wait(0.002)
             run.end()
-        server.shutdown()
-        thread.join()
     assert alive.get()
     assert publisher.figures()["reconnects"] == 0
 
@@ -383,18 +372,13 @@ def test_ctrl_c_while_the_end_is_waited_for_ends_the_thread(monkeypatch: pytest.
 def test_a_frozen_consumer_is_left_behind_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sharpose_rt.live.publish._GRACE_S", 0.2)
     release = threading.Event()
-    with serve(
-        lambda connection: release.wait(), "127.0.0.1", 0, max_queue=1, compression=None, close_timeout=0.2
-    ) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    options: dict[str, Any] = {"max_queue": 1, "compression": None, "close_timeout": 0.2}
+    with serve(lambda connection: release.wait(), "127.0.0.1", 0, **options) as server, serving(server):
         with Publisher(parse_target(f"ws://127.0.0.1:{server.socket.getsockname()[1]}"), "newest") as publisher:
             run = Run(publisher, people=60)
             run.step(150)  # 16 MB
             run.end()
         release.set()
-        server.shutdown()
-        thread.join()
     assert publisher.figures()["dropped"] > 0
 
 
@@ -536,15 +520,11 @@ def test_a_server_that_refuses_is_told_of_even_after_it_was_away(
         run = Run(publisher)
         while publisher.figures()["state"] != "lost":
             run.step()
-        with serve(lambda connection: None, "127.0.0.1", port, process_request=refuse) as server:
-            thread = threading.Thread(target=server.serve_forever)
-            thread.start()
+        with serve(lambda connection: None, "127.0.0.1", port, process_request=refuse) as server, serving(server):
             tried = 0
             while tried < 3:
                 run.step()
                 tried += refused.acquire(timeout=0.05)
-            server.shutdown()
-            thread.join()
     assert caplog.text.count("HTTP 401; look at user and password") == 1
     assert "secret" not in caplog.text
 

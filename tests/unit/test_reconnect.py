@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from live_servers import MjpegServer, free_port, is_ball, rtsp_server
+from live_servers import MjpegServer, free_port, is_ball, rtsp_server, serving
 from media_clips import numbered, read_number, write_clip
 from numpy.typing import NDArray
 from people_set import SMALL
@@ -686,14 +686,8 @@ def hls(folder: Path, pieces: int, frames: int, *, ended: bool) -> Iterator[str]
         playlist.write_text(playlist.read_text().replace("#EXT-X-ENDLIST\n", ""))
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
     handler.log_message = lambda *_: None  # type: ignore[attr-defined]
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/live.m3u8"
-        finally:
-            server.shutdown()
-            thread.join()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, serving(server):
+        yield f"http://127.0.0.1:{server.server_port}/live.m3u8"
 
 
 @pytest.mark.timeout(60)

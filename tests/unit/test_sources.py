@@ -33,7 +33,7 @@ import pytest
 from av.codec.hwaccel import HWAccel
 from hypothesis import given
 from hypothesis import strategies as st
-from live_servers import MjpegServer
+from live_servers import MjpegServer, serving
 from media_clips import cut_tail, decode_times, numbered, read_number, write_clip
 from PIL import Image
 
@@ -765,12 +765,8 @@ def http_root(clip: Path) -> Iterator[str]:
             pass
 
     handler = functools.partial(Quiet, directory=str(clip.parent))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, serving(server):
         yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc on this system")

@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from live_servers import serving
 from live_world import Run
 from media_clips import write_clip
 from mqtt_broker import MqttBroker
-from websockets.sync.server import serve
+from websockets.sync.server import ServerConnection, serve
 
 from sharpose_rt.cli import build_parser
 from sharpose_rt.commands.track import build_config
@@ -209,12 +210,13 @@ def consumer(scheme: str, certificate: Path) -> Iterator[str]:
         with MqttBroker(tls=shown) as broker:
             yield f"mqtts://localhost:{broker.port}/poses"
         return
-    with serve(lambda connection: [None for _ in connection] and None, "localhost", 0, ssl=shown) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+
+    def take(connection: ServerConnection) -> None:
+        for _ in connection:
+            pass
+
+    with serve(take, "localhost", 0, ssl=shown) as server, serving(server):
         yield f"wss://localhost:{server.socket.getsockname()[1]}/poses"
-        server.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize("scheme", ["mqtts", "wss"])
