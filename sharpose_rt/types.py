@@ -177,7 +177,7 @@ class Poses(_Shaped):
         track_ids: (N,) int64, positive; 0 where no tracker ran.
         keypoints: (N, K, 2) float32 px, smoothed where a smoother ran.
         keypoint_scores: (N, K) float32 in 0..1.
-        raw_keypoints: (N, K, 2) float32 px as the network gave them.
+        raw_keypoints: (N, K, 2) float32 px as the network gave them, see `stages.refinement` for who leaves early.
         raw_keypoint_scores: (N, K) float32 in 0..1.
         quality: (N,) float32, the predicted OKS of the coarse stage (Eq. 4).
         stage: (N,) int64 of PoseStage.

@@ -52,6 +52,7 @@ _KEYS = {
     "quality_threshold": "pose.quality_threshold",
     "refine_from_px": "pose.refine_from_px",
     "refine_from_gain": "pose.refine_from_gain",
+    "refine_every": "pose.refine_every",
     "region": "detector.region",
     "rotate": "source.rotate",
     "filmed_fps": "source.filmed_fps",
@@ -206,6 +207,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="AP",
         help="people to whom the fine stage is expected to add less AP (as in 0.05) take the coarse stage's pose",
+    )
+    pose.add_argument(
+        "--refine-every",
+        type=int,
+        metavar="N",
+        help="who moves on as expected is refined on every n-th frame, and takes over what that changed between",
     )
     pose.add_argument("--flip-test", action="store_true", default=None, help="average with the mirrored crop")
     pose.add_argument("--device", help="auto, cpu, cuda or cuda:N")

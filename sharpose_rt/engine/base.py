@@ -113,10 +113,14 @@ class Engine(ABC):
     ) -> list[PoseEstimates]:
         """As `estimate`, for the people of several pictures together: their crops share the batches.
 
-        The rows that `choose` is asked for count through all pictures.
+        The rows that `choose` is asked for count through all pictures, and the coarse poses that it is shown lie in
+        these.
         """
         affines = [self.affines(boxes) for _, boxes in pictures]
         choose = choose or self.chooser([boxes for _, boxes in pictures])
+        if (chosen := choose) is not None and affines:
+            back = invert_affine(np.concatenate(affines))
+            choose = lambda rows, outlook: chosen(rows, outlook.placed(back[rows]))  # noqa: E731
         with self._on_device():
             crops = [self._cut(image, affine) for (image, _), affine in zip(pictures, affines, strict=True)]
             result = self._estimate(crops[0] if len(crops) == 1 else torch.cat(crops), choose)

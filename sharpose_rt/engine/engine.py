@@ -21,6 +21,7 @@ from sharpose_rt.models.gate import Outlook
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose, SHaRPoseOutput
 from sharpose_rt.models.weights import load_model
+from sharpose_rt.types import Float32
 
 
 class PoseEngine(Engine):
@@ -93,12 +94,21 @@ class PoseEngine(Engine):
         """Call the result for which crops go on to the fine stage: (B,) bool on the CPU.
 
         Until then what the coarse stage says of them travels there; where all are refined, whatever it is, nothing
-        does.
+        does. Its poses are decoded where `choose` wants them.
         """
         if choose is None and not self.gate.asks_network:
             return lambda: torch.ones(len(coarse.quality), dtype=torch.bool)
         arrived, decide = fetch(torch.stack([coarse.quality, coarse.gain])), choose or self.gate.refined
-        return lambda: torch.from_numpy(decide(Outlook(*arrived().numpy())))
+
+        def poses() -> tuple[Float32, Float32]:
+            keypoints, scores = self.decode(coarse.heatmaps)
+            return keypoints.float().cpu().numpy(), scores.float().cpu().numpy()
+
+        def decided() -> Tensor:
+            quality, gain = arrived().numpy()
+            return torch.from_numpy(decide(Outlook(quality, gain, poses)))
+
+        return decided
 
     def refine(self, images: Tensor, coarse: CoarseOutput, selected: Tensor, low: Tensor, which: Tensor) -> Tensor:
         """Heatmaps (B, K, h, w) of prepared crops: fine ones of rows `which` (R,), R at least 1, coarse ones of the

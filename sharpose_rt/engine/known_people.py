@@ -7,7 +7,7 @@ import numpy as np
 from sharpose_rt.engine.base import PoseEstimates
 from sharpose_rt.geometry.oks import oks
 from sharpose_rt.machine.photographs import PEOPLE
-from sharpose_rt.skeleton import COCO17
+from sharpose_rt.skeleton import BOX_TO_AREA, COCO17
 
 PHOTOGRAPH = "bus.jpg"
 BOXES = np.array(PEOPLE[PHOTOGRAPH][:2], np.float32)
@@ -21,13 +21,11 @@ KEYPOINTS = np.array([
 """COCO's, px, where two networks agreed."""
 HIDDEN = 9
 """The first one's left wrist is in the pocket, and each network has it elsewhere."""
-_AREA = 0.53
-"""Of a person, in areas of the box."""
 
 
 def similarity(found: PoseEstimates) -> float:
     """Mean OKS, 0..1, of estimates in `BOXES`, the first 17 of whose keypoints are COCO's."""
     counted = np.ones(KEYPOINTS.shape[:2])
     counted[0, HIDDEN] = 0
-    areas = _AREA * np.prod(BOXES[:, 2:] - BOXES[:, :2], 1)
+    areas = BOX_TO_AREA * np.prod(BOXES[:, 2:] - BOXES[:, :2], 1)
     return float(oks(found.keypoints[:, : len(COCO17)], KEYPOINTS, counted, areas, COCO17.sigmas).mean())

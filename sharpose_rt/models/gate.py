@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sharpose_rt.geometry.affine import apply_affine
+from sharpose_rt.types import Float32
+
 Floats = NDArray[np.floating]
 
 
-class Outlook(NamedTuple):
-    """What the coarse stage says of N crops: the OKS of its own poses, and the AP that the fine stage would add.
+@dataclass(frozen=True)
+class Outlook:
+    """What the coarse stage says of N crops: the OKS of its own poses, the AP that the fine stage would add, the poses.
 
-    `quality` (N,), predicted (Eq. 4), NaN where unknown; `gain` (N,), inf where the weights do not predict it.
+    Args:
+        quality: (N,), predicted (Eq. 4), NaN where unknown.
+        gain: (N,), inf where the weights do not predict it.
+        coarse: gives keypoints (N, K, 2) px and scores (N, K), decoded when it is called; None: nobody asks.
     """
 
     quality: Floats
     gain: Floats
+    coarse: Callable[[], tuple[Float32, Float32]] | None = None
+
+    def placed(self, affines: NDArray[np.float64]) -> Outlook:
+        """The same with its poses mapped by affines (N, 2, 3), from crops into pictures."""
+        if (found := self.coarse) is None:
+            return self
+
+        def coarse() -> tuple[Float32, Float32]:
+            keypoints, scores = found()
+            return apply_affine(keypoints, affines).astype(np.float32), scores
+
+        return replace(self, coarse=coarse)
 
 
 @dataclass(frozen=True)

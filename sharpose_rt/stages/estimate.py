@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sharpose_rt.engine import Engine
-from sharpose_rt.engine.base import Choose
+from sharpose_rt.engine.base import PoseEstimates
+from sharpose_rt.models.gate import Outlook
 from sharpose_rt.runtime import BaseStage, Status
 from sharpose_rt.stages.budget import BudgetController
 from sharpose_rt.stages.needs import People, Person, estimate_first, refine, refine_first
+from sharpose_rt.stages.refinement import Pose, surprises
 from sharpose_rt.types import Packet, Poses, PoseStage, Tracks
 
 
@@ -22,7 +27,8 @@ class EstimateStage(BaseStage[Packet, Packet]):
     It is ready for so many people then (`ready_for`; None: for any number): most videos have no more. A `live` source
     does not wait while a larger group than before is prepared for (see `Engine.warm_up`).
     With a `budget` its plan decides who is estimated and who is refined; without, the engine's gate does, by what the
-    coarse stage said of a person of late. It may serve several `sources`, whose people share batches and budget.
+    coarse stage said of a person of late, and `PoseConfig.refine_every`. Who is not refined takes what the fine stage
+    changed last (see `stages.refinement`). It may serve several `sources`, whose people share batches and budget.
     """
 
     name = "pose"
@@ -57,11 +63,10 @@ class EstimateStage(BaseStage[Packet, Packet]):
         assert self.engine is not None
         tracks, gate = [_tracks(packet) for _, packet in items], self.engine.gate
         if self.budget is None:
-            choose: Choose | None = None
-            if gate.asks_network:
-                people = self._follow(items, tracks)
-                choose = lambda part, outlook: refine(people[part], outlook, gate)  # noqa: E731
-            found = self._estimate(items, tracks, choose)
+            every, chosen = self.engine.config.refine_every, None
+            if gate.asks_network or every > 1:
+                chosen = Refining(self._follow(items, tracks), partial(refine, gate=gate, every=every), self._sigmas)
+            found = self._estimate(items, tracks, chosen)
             return [packet.left(self.name, poses=poses) for (_, packet), poses in zip(items, found, strict=True)]
         return self._within(self.budget, items, tracks)
 
@@ -79,11 +84,10 @@ class EstimateStage(BaseStage[Packet, Packet]):
         ]
         assert self.engine is not None
         gate = self.engine.gate
-        found = self._estimate(items, chosen, lambda part, outlook: refine_first(asked[part], outlook, plan, gate))
+        decide = partial(refine_first, plan=plan, gate=gate)
+        found = self._estimate(items, chosen, Refining(asked, decide, self._sigmas))
         quality = np.concatenate([poses.quality for poses in found])
         refined = [(poses.stage == PoseStage.FINE) & self.engine.two_stages for poses in found]
-        for person, value, fine in zip(asked, quality.tolist(), np.concatenate(refined).tolist(), strict=True):
-            person.estimated(value, fine)
         budget.saw(quality)
         return [
             packet.left(
@@ -97,17 +101,27 @@ class EstimateStage(BaseStage[Packet, Packet]):
     def _follow(self, items: Sequence[tuple[int, Packet]], tracks: Sequence[Tracks]) -> list[Person]:
         """The people of all sources' tracks, one after the other."""
         pairs = zip(items, tracks, strict=True)
-        return [person for (i, packet), t in pairs for person in self._people[i].follow(t, packet.frame.pts_s)]
+        return [
+            person
+            for (i, packet), t in pairs
+            for person in self._people[i].follow(t, packet.frame.pts_s, packet.camera)
+        ]
+
+    @property
+    def _sigmas(self) -> tuple[float, ...]:
+        assert self.engine is not None
+        return self.engine.skeleton.sigmas
 
     def _estimate(
-        self, items: Sequence[tuple[int, Packet]], tracks: Sequence[Tracks], choose: Choose | None = None
+        self, items: Sequence[tuple[int, Packet]], tracks: Sequence[Tracks], refining: Refining | None
     ) -> list[Poses]:
         assert self.engine is not None
         pictures = [(packet.frame.image_bgr, t.bboxes_xyxy) for (_, packet), t in zip(items, tracks, strict=True)]
-        found = [
-            estimates.poses(t.bboxes_xyxy, t.bbox_scores, t.track_ids)
-            for estimates, t in zip(self.engine.estimate_all(pictures, choose), tracks, strict=True)
-        ]
+        estimates = self.engine.estimate_all(pictures, refining and refining.choose)
+        if refining is not None:
+            estimates = refining.carried(estimates)
+        pairs = zip(estimates, tracks, strict=True)
+        found = [poses.poses(t.bboxes_xyxy, t.bbox_scores, t.track_ids) for poses, t in pairs]
         for (index, _), poses in zip(items, found, strict=True):
             self.last_poses[index] = poses
         return found
@@ -115,6 +129,61 @@ class EstimateStage(BaseStage[Packet, Packet]):
     def close(self, status: Status, /) -> None:
         """Let the last frames' poses go; the engine's facts stay for the summary."""
         self.last_poses = [None] * len(self.last_poses)
+
+
+class Refining:
+    """Who of these people (N,) is refined in one frame, and what the others take over from when they were.
+
+    Args:
+        people: one for each box that is estimated, in order.
+        decide: who is refined, (n,), of some of them, by what the coarse stage says and how far (n,) its poses are
+            from where they were expected: `refine` or `refine_first`.
+        sigmas: (K,) of the skeleton.
+    """
+
+    def __init__(
+        self, people: Sequence[Person], decide: Callable[..., NDArray[np.bool_]], sigmas: Sequence[float]
+    ) -> None:
+        self.people, self.decide, self.sigmas = people, decide, sigmas
+        self._coarse: list[Pose] = []
+        self._corrected: list[Pose] = []
+
+    def choose(self, part: slice, outlook: Outlook) -> NDArray[np.bool_]:
+        """See `engine.base.Choose`."""
+        assert outlook.coarse is not None
+        people, coarse = self.people[part], list(zip(*outlook.coarse(), strict=True))
+        corrected = [
+            person.refinement.corrected(*pose, person.centre, person.size_px, person.pts_s)
+            for person, pose in zip(people, coarse, strict=True)
+        ]
+        self._coarse += coarse
+        self._corrected += corrected
+        surprise = surprises(
+            corrected,
+            [person.refinement.expected(person.pts_s) for person in people],
+            [person.size_px for person in people],
+            self.sigmas,
+        )
+        return self.decide(people, outlook, surprise=surprise)
+
+    def carried(self, found: Sequence[PoseEstimates]) -> list[PoseEstimates]:
+        """The poses of one picture each, with those who were not refined as corrected; what came out is remembered."""
+        estimates, begin, two_stages = [], 0, bool(self._coarse)
+        for poses in found:
+            keypoints, scores = poses.keypoints.copy(), poses.scores.copy()
+            for row, person in enumerate(self.people[begin : begin + len(poses)]):
+                fine = bool(poses.refined[row]) and two_stages
+                person.estimated(float(poses.quality[row]), fine)
+                if fine:
+                    refined = self._coarse[begin + row], (keypoints[row], scores[row])
+                    person.refinement.refined(*refined, person.centre, person.size_px, person.pts_s)
+                elif two_stages:
+                    corrected, scores[row] = self._corrected[begin + row]
+                    keypoints[row] = person.refinement.steadied(corrected, person.size_px, person.pts_s)
+                person.refinement.came_out(keypoints[row], person.pts_s)
+            begin += len(poses)
+            estimates.append(replace(poses, keypoints=keypoints, scores=scores))
+        return estimates
 
 
 def _tracks(packet: Packet) -> Tracks:

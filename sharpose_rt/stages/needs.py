@@ -1,4 +1,5 @@
-"""Who needs the network most: low quality, fast movement, long without it; and the fine stage: who gains by it."""
+"""Who needs the network most: low quality, fast movement, long without it; and the fine stage: who is not where they
+were expected, and long without it."""
 
 from __future__ import annotations
 
@@ -11,8 +12,10 @@ from numpy.typing import NDArray
 
 from sharpose_rt.geometry.affine import body_heights
 from sharpose_rt.models.gate import Gate, Outlook
-from sharpose_rt.skeleton import COCO17
+from sharpose_rt.skeleton import BOX_TO_AREA, COCO17
 from sharpose_rt.stages.budget import Plan
+from sharpose_rt.stages.refinement import Refinement
+from sharpose_rt.tracking.camera import Camera
 from sharpose_rt.types import Float32, Poses, Tracks
 
 SPEED = 1.0
@@ -27,6 +30,10 @@ MUCH_GAIN = 0.15
 """A predicted gain in AP that counts as much as the whole range of quality; few have more."""
 STEADY_S = 0.3
 """Time over which what the coarse stage says of a person is averaged."""
+CHANGED = 0.1
+"""1 - OKS of a pose with the expected one from which on the fine stage had better look."""
+WAIT_S = 0.1
+"""A time without the fine stage that counts as much; it has no upper limit, so everybody's turn comes."""
 
 
 def need(quality: NDArray[np.floating], speed: NDArray[np.floating], since_s: NDArray[np.floating]) -> Float32:
@@ -48,30 +55,39 @@ def all_sure(poses: Poses | None) -> bool:
 
 @dataclass
 class Person:
-    """One tracked person: where the box was, how fast it moved, and when the network was last there."""
+    """One tracked person: where the box was, how fast it moved, and when the network was last there (`frames` ago the
+    fine stage)."""
 
     centre: NDArray[np.float64]
     pts_s: float
     refined_s: float
+    size_px: float = 1.0
     height_px: float = 0.0
+    frames: int = 0
+    refinement: Refinement = field(default_factory=Refinement)
     speed: float = 0.0
     quality: float = math.nan
     estimated_s: float = -math.inf
     outlook: Outlook = field(default_factory=lambda: Outlook(np.array(math.nan), np.array(math.nan)))
     outlook_s: float = -math.inf
 
-    def seen(self, centre: NDArray[np.float64], height_px: float, pts_s: float) -> None:
-        """Takes in the box of a frame."""
-        self.height_px = height_px
+    def seen(self, box: NDArray[np.float64], height_px: float, pts_s: float, camera: Camera | None = None) -> None:
+        """Takes in the box of a frame, and what the camera did before it."""
+        centre, sides = (box[:2] + box[2:]) / 2, np.maximum(box[2:] - box[:2], 1)
+        self.size_px, self.height_px = math.sqrt(BOX_TO_AREA * sides.prod()), height_px
+        self.frames += 1
+        if camera is not None:
+            self.refinement.moved(camera)
         if pts_s > self.pts_s:
             now = float(np.hypot(*(centre - self.centre))) / height_px / (pts_s - self.pts_s)
-            self.speed, self.centre, self.pts_s = (self.speed + now) / 2, centre, pts_s
+            self.speed, self.pts_s = (self.speed + now) / 2, pts_s
+        self.centre = centre
 
     def estimated(self, quality: float, refined: bool) -> None:
         """Takes in that the network ran on the last box."""
         self.quality, self.estimated_s = quality, self.pts_s
         if refined:
-            self.refined_s = self.pts_s
+            self.refined_s, self.frames = self.pts_s, 0
 
     def expect(self, said: Outlook) -> Outlook:
         """Takes in what the coarse stage says of the last box, () each; gives the mean of what it said of late.
@@ -80,8 +96,9 @@ class Person:
         """
         new = 1 - math.exp(-(self.pts_s - self.outlook_s) / STEADY_S)
         self.outlook_s = self.pts_s
-        pairs = zip(self.outlook, said, strict=True)
-        self.outlook = Outlook(*(was + new * (now - was) if np.isfinite(was + now) else now for was, now in pairs))
+        pairs = (self.outlook.quality, said.quality), (self.outlook.gain, said.gain)
+        quality, gain = (was + new * (now - was) if np.isfinite(was + now) else now for was, now in pairs)
+        self.outlook = Outlook(quality, gain)
         return self.outlook
 
 
@@ -91,14 +108,14 @@ class People:
     def __init__(self) -> None:
         self.known: dict[int, Person] = {}
 
-    def follow(self, tracks: Tracks, pts_s: float) -> list[Person]:
-        """The people of these boxes; those who are not there are forgotten."""
+    def follow(self, tracks: Tracks, pts_s: float, camera: Camera | None = None) -> list[Person]:
+        """The people of these boxes, before which the `camera` moved so; those who are not there are forgotten."""
         known: dict[int, Person] = {}
         boxes, heights_px = tracks.bboxes_xyxy.astype(np.float64), body_heights(tracks.bboxes_xyxy).tolist()
         for track_id, box, height_px in zip(tracks.track_ids.tolist(), boxes, heights_px, strict=True):
             centre = (box[:2] + box[2:]) / 2
             known[track_id] = person = self.known.get(track_id) or Person(centre, pts_s, refined_s=pts_s)
-            person.seen(centre, height_px, pts_s)
+            person.seen(box, height_px, pts_s, camera)
         self.known = known
         return list(known.values())
 
@@ -118,20 +135,32 @@ def steadied(people: Sequence[Person], outlook: Outlook) -> Outlook:
     From frame to frame its word on one person changes nearly as much as from person to person, and whoever changes
     between the stages with it jerks.
     """
-    means = [person.expect(Outlook(*said)) for person, said in zip(people, zip(*outlook, strict=True), strict=True)]
-    return Outlook(*np.array(means, np.float32).reshape(-1, 2).T)
+    said = zip(people, outlook.quality, outlook.gain, strict=True)
+    means = [person.expect(Outlook(quality, gain)) for person, quality, gain in said]
+    qualities, gains = np.array([(mean.quality, mean.gain) for mean in means], np.float32).reshape(-1, 2).T
+    return Outlook(qualities, gains)
 
 
-def refine(people: Sequence[Person], outlook: Outlook, gate: Gate) -> NDArray[np.bool_]:
-    """Which of the people (N,) with this outlook the gate refines."""
-    return gate.refined(steadied(people, outlook), np.array([person.height_px for person in people]))
+def refine(
+    people: Sequence[Person], outlook: Outlook, gate: Gate, surprise: NDArray[np.floating], every: int = 1
+) -> NDArray[np.bool_]:
+    """Which of the people (N,) with this outlook are refined: of those whom the gate would, who are not where they were
+    expected (`surprise` (N,), see `surprises`), and each on every n-th frame; in turn, so that frames take alike."""
+    wanted = gate.refined(steadied(people, outlook), np.array([person.height_px for person in people]))
+    waited = np.array([person.frames for person in people])
+    turn = waited >= every
+    turn[np.argsort(-waited, kind="stable")[: len(people) // every]] = True
+    return wanted & (turn | (surprise >= CHANGED))
 
 
-def refine_first(people: Sequence[Person], outlook: Outlook, plan: Plan, gate: Gate) -> NDArray[np.bool_]:
+def refine_first(
+    people: Sequence[Person], outlook: Outlook, plan: Plan, gate: Gate, surprise: NDArray[np.floating]
+) -> NDArray[np.bool_]:
     """Which of the people (N,) with this outlook are refined under `plan`: nobody whom the `gate` would not.
 
-    How much the fine stage adds has nearly no correlation with the quality: it goes by the gain that is predicted, or,
-    by weights that do not predict it, by size; the tall gain three times what those of less than 80 px gain.
+    How much the fine stage adds has nearly no correlation with the quality: it goes by how far people are from where
+    they were expected (`surprise` (N,), see `surprises`), how long it was not there, and the gain that is predicted,
+    or, by weights that do not predict it, size; the tall gain three times what those of less than 80 px gain.
     """
     outlook, heights_px = steadied(people, outlook), np.array([person.height_px for person in people])
     wanted = replace(gate, quality_threshold=plan.quality_threshold).refined(outlook, heights_px)
@@ -139,7 +168,7 @@ def refine_first(people: Sequence[Person], outlook: Outlook, plan: Plan, gate: G
         return wanted
     since_s = np.array([person.pts_s - person.refined_s for person in people])
     promise = np.where(np.isfinite(outlook.gain), outlook.gain / MUCH_GAIN, heights_px / DETAIL_PX)
-    needs = _need(people, outlook.quality, since_s) + np.clip(promise, 0, 1)
+    needs = (surprise / CHANGED + since_s / WAIT_S) * (0.5 + np.clip(promise, 0, 1))
     order = np.argsort(-np.where(wanted, needs, -np.inf), kind="stable")
     chosen = np.zeros(len(people), bool)
     chosen[order[: math.ceil(plan.refine_share * wanted.sum())]] = True

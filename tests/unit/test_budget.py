@@ -23,7 +23,7 @@ from sharpose_rt.skeleton import COCO17
 from sharpose_rt.skeletons import StreamReader, validate
 from sharpose_rt.stages import EstimateStage, SmoothStage
 from sharpose_rt.stages.budget import DETECT, LONGEST_PATIENCE, WINDOW, BudgetController, Plan, make_plan
-from sharpose_rt.stages.needs import STEADY_S, People, Person, estimate_first, need, refine, refine_first
+from sharpose_rt.stages.needs import CHANGED, STEADY_S, People, Person, estimate_first, need, refine, refine_first
 from sharpose_rt.tracking import KeypointSmoother
 from sharpose_rt.types import Detections, Frame, Packet, PoseStage, Tracks
 
@@ -257,35 +257,61 @@ def test_need_grows_with_each_of_its_reasons() -> None:
     assert need(np.full(3, 0.5), still, np.array([0, 1, 9.0])).argsort().tolist() == [0, 1, 2]
 
 
-def test_the_neediest_are_refined_and_everybody_has_a_turn() -> None:
+def test_who_surprises_is_refined_first_and_everybody_has_a_turn() -> None:
     known, plan = People(), Plan(0.5, 0.3, math.inf, 1, 1)
-    quality = np.array([0.1, 0.9, 0.5, 0.9], np.float32)
+    quality, surprise = np.array([0.1, 0.9, 0.5, 0.9], np.float32), np.array([0.4, 0.0, 0.1, 0.0])
     turns = []
     for n in range(60):
-        pts_s = n / 10
-        people = known.follow(tracks({1: 0, 2: 50 + 20 * n, 3: 200, 4: 400}), pts_s)
-        chosen = refine_first(people, unsure(quality), plan, Gate())
+        people = known.follow(tracks({1: 0, 2: 50, 3: 200, 4: 400}), n / 10)
+        chosen = refine_first(people, unsure(quality), plan, Gate(), surprise)
         _estimated(people, quality, chosen)
         assert chosen.sum() == 2  # 0.3 of 4 people, rounded up
         turns.append(chosen)
     counts = np.sum(turns, 0)
-    assert counts.min() >= 4  # also who is good and stands still
-    assert counts[0] > counts[2] > counts[3]  # the lower the quality the more often
-    assert counts[1] > 3 * counts[3]  # the one who moves far more often than the one who stands
+    assert counts.min() >= 4  # also who is where they were expected
+    assert counts[0] > counts[2] > counts[3]
 
 
 def test_only_people_below_the_threshold_are_refined() -> None:
-    people = People().follow(tracks({1: 0, 2: 50}), 0.0)
+    people, new = People().follow(tracks({1: 0, 2: 50}), 0.0), np.ones(2)
     quality = np.array([0.9, 0.3], np.float32)
-    assert refine_first(people, unsure(quality), Plan(0, 1, 0.5, 1, 1), Gate()).tolist() == [False, True]
-    assert refine_first(people, unsure(quality), Plan(0.9, 0.2, 0.5, 1, 1), Gate()).tolist() == [False, True]
-    assert not refine_first(people, unsure(quality), Plan(2, 0.1, -math.inf, 1, 1), Gate()).any()
+    assert refine_first(people, unsure(quality), Plan(0, 1, 0.5, 1, 1), Gate(), new).tolist() == [False, True]
+    assert refine_first(people, unsure(quality), Plan(0.9, 0.2, 0.5, 1, 1), Gate(), new).tolist() == [False, True]
+    assert not refine_first(people, unsure(quality), Plan(2, 0.1, -math.inf, 1, 1), Gate(), new).any()
+
+
+@pytest.mark.parametrize(("count", "every"), [(1, 3), (2, 3), (7, 3), (10, 4), (3, 1)])
+def test_who_moves_as_expected_is_refined_every_nth_time_and_frames_take_alike(count: int, every: int) -> None:
+    known, quality, calm = People(), np.full(count, 0.5, np.float32), np.zeros(count)
+    turns = []
+    for n in range(1 + 4 * every):
+        people = known.follow(tracks({i: 50.0 * i for i in range(1, count + 1)}), n / 25)
+        turns.append(refine(people, unsure(quality), Gate(), np.ones(count) if n == 0 else calm, every))
+        _estimated(people, quality, turns[-1])
+    assert turns[0].all()  # nothing is known of those who have just come
+    first, *rest = (np.flatnonzero(column) for column in np.array(turns).T)
+    for waits in (np.diff(first), *map(np.diff, rest)):
+        assert len(waits) > 1
+        assert waits.max() <= every
+    at_once = np.sum(turns[1:], 1)
+    assert at_once.min() >= count // every
+    assert at_once.max() <= count // every + count % every
+    surprised = calm.copy()
+    surprised[-1] = 2 * CHANGED
+    people = known.follow(tracks({i: 50.0 * i for i in range(1, count + 1)}), 9.0)
+    _estimated(people, quality, np.ones(count, bool))
+    people = known.follow(tracks({i: 50.0 * i for i in range(1, count + 1)}), 9.04)
+    assert refine(people, unsure(quality), Gate(), surprised, every)[-1]
+    assert not refine(people, unsure(quality), Gate(refine_from_px=500), surprised, every).any()
 
 
 def test_the_gate_goes_by_the_mean_of_what_was_said_of_late() -> None:
     people, gate = People(), Gate(refine_from_gain=0.05)
     said = 0.05 + np.random.default_rng(0).normal(0, 0.015, (300, 2)).astype(np.float32)
-    kept = [refine(people.follow(tracks({1: 0, 2: 50}), n / 30), Outlook(now, now), gate) for n, now in enumerate(said)]
+    kept = []
+    for n, now in enumerate(said):
+        frames = people.follow(tracks({1: 0, 2: 50}), n / 30)
+        kept.append(refine(frames, Outlook(now, now), gate, np.zeros(2)))
     changes = [np.count_nonzero(side[1:] != side[:-1]) for side in (said >= 0.05, np.array(kept))]
     assert changes[1] < changes[0] / 3
     assert people.known[1].outlook.gain == pytest.approx(said[-9:, 0].mean(), abs=0.01)
@@ -295,7 +321,7 @@ def test_the_mean_follows_a_change_at_the_pace_that_is_stated() -> None:
     people, unknown = People(), np.array([math.inf], np.float32)
     for n in range(30 + round(30 * STEADY_S)):
         now = np.array([0.2 if n < 30 else 0.8], np.float32)
-        refine(people.follow(tracks({1: 0}), n / 30), Outlook(now, unknown), Gate())
+        refine(people.follow(tracks({1: 0}), n / 30), Outlook(now, unknown), Gate(), np.zeros(1))
     assert people.known[1].outlook.quality == pytest.approx(0.8 - 0.6 / math.e, abs=0.002)
 
 
@@ -306,7 +332,8 @@ def test_a_number_that_is_none_refines_its_own_frame_and_spoils_no_later_one(sai
     people, unknown = People(), np.array([math.inf], np.float32)
     for n, value in enumerate(said):
         person = people.follow(tracks({1: 0}), n * step_s)
-        refined = refine(person, Outlook(np.array([value], np.float32), unknown), Gate(quality_threshold=0.1))
+        outlook = Outlook(np.array([value], np.float32), unknown)
+        refined = refine(person, outlook, Gate(quality_threshold=0.1), np.zeros(1))
         assert refined.tolist() == [math.isnan(value)]  # every number is above the threshold
         assert person[0].outlook.gain == math.inf
 
@@ -314,19 +341,14 @@ def test_a_number_that_is_none_refines_its_own_frame_and_spoils_no_later_one(sai
 def test_the_tall_are_refined_before_the_small_and_never_who_is_too_small() -> None:
     boxes = np.array([[0, 0, 20, 40], [50, 0, 90, 120], [100, 0, 200, 400], [300, 0, 310, 30]], np.float32)
     there = Tracks(boxes, np.ones(4, np.float32), np.arange(1, 5), np.ones(4, bool))
-    known, quality = People(), np.full(4, 0.5, np.float32)
-    assert refine_first(known.follow(there, 0.0), unsure(quality), Plan(0.5, 0.5, math.inf, 1, 1), Gate()).tolist() == [
-        False,
-        True,
-        True,
-        False,
-    ]
+    known, quality, alike = People(), np.full(4, 0.5, np.float32), np.zeros(4)
+    half, people = Plan(0.5, 0.5, math.inf, 1, 1), known.follow(there, 0.0)
+    assert refine_first(people, unsure(quality), half, Gate(), np.ones(4)).tolist() == [False, True, True, False]
     chosen = np.zeros(4)
     for n in range(60):
         people = known.follow(there, 0.1 + n / 10)
-        chosen += (
-            turn := refine_first(people, unsure(quality), Plan(0.5, 0.3, math.inf, 1, 1), Gate(refine_from_px=35.0))
-        )
+        turn = refine_first(people, unsure(quality), Plan(0.5, 0.3, math.inf, 1, 1), Gate(refine_from_px=35.0), alike)
+        chosen += turn
         _estimated(people, quality, turn)
     assert chosen.tolist()[3] == 0
     assert chosen[2] >= chosen[1] > chosen[0] >= 4  # the small have their turn, too
@@ -352,10 +374,10 @@ def test_where_the_gain_is_predicted_it_goes_before_the_size() -> None:
     there = Tracks(boxes, np.ones(3, np.float32), np.arange(1, 4), np.ones(3, bool))
     people, quality = People().follow(there, 0.0), np.full(3, 0.5, np.float32)
     outlook, some = Outlook(quality, np.array([0.12, 0.05, 0.01], np.float32)), Plan(0.5, 0.5, math.inf, 1, 1)
-    assert refine_first(people, outlook, some, Gate()).tolist() == [True, True, False]
-    assert refine_first(people, unsure(quality), some, Gate()).tolist() == [False, True, True]
-    every = Plan(0, 1, math.inf, 1, 1)
-    assert refine_first(people, outlook, every, Gate(refine_from_gain=0.1)).tolist() == [True, False, False]
+    every, new = Plan(0, 1, math.inf, 1, 1), np.ones(3)
+    assert refine_first(people, outlook, some, Gate(), new).tolist() == [True, True, False]
+    assert refine_first(people, unsure(quality), some, Gate(), new).tolist() == [False, True, True]
+    assert refine_first(people, outlook, every, Gate(refine_from_gain=0.1), new).tolist() == [True, False, False]
 
 
 def unsure(quality: np.ndarray) -> Outlook:

@@ -282,6 +282,7 @@ def test_face_and_hands_fill_openposes(folder):
         ({"quality_threshold": 0.9}, ConfigError, "quality_threshold is of SHaRPose's networks of two stages"),
         ({"refine_from_gain": 0.05}, ConfigError, "refine_from_gain"),
         ({"refine_from_px": 100}, ConfigError, "refine_from_px"),
+        ({"refine_every": 3}, ConfigError, "refine_every"),
         ({"behaviour": "paper"}, ConfigError, "behaviour"),
         ({"weights": "x.pth"}, ConfigError, "holds its weights"),
         ({"precision": "int8"}, DeviceError, "fp32 or bf16"),

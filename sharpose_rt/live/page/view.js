@@ -229,6 +229,7 @@ function showFacts() {
     facts.push(["model", header.model.name]);
     if (header.model.quality_threshold !== null) facts.push(["refined below", round(header.model.quality_threshold ?? "–")]);
     if (header.model.refine_from_gain !== undefined) facts.push(["refined from a gain of", header.model.refine_from_gain]);
+    if (header.model.refine_every !== undefined) facts.push(["refined on every", `${header.model.refine_every} frames`]);
     facts.push(["detector", header.detector], ["tracker", header.tracker], ["smoothing", header.smoothing]);
     facts.push(["frame", header.frame_size_wh.join(" × ")]);
   }

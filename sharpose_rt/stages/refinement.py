@@ -1,0 +1,118 @@
+"""What the fine stage changed of people's coarse poses, carried on into the frames in which it does not look at them.
+
+From frame to frame the coarse stage errs alike as long as a limb looks alike. So what the fine stage added once holds
+for a while, and who moves on as expected can do without it meanwhile. Letters: N people, K keypoints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sharpose_rt.geometry.affine import apply_affine
+from sharpose_rt.geometry.oks import oks
+from sharpose_rt.tracking.camera import Camera
+from sharpose_rt.types import Float32
+
+Pose = tuple[Float32, Float32]
+"""Keypoints (K, 2) px and scores (K,)."""
+
+FADES_S = 0.3
+"""After so long a third is left of a change,"""
+FADES_SIZES = 0.1
+"""and of that of a keypoint which has moved so far within the box, in sizes of the person."""
+TRUST, NOISE_SIZES = 0.5, 0.03
+"""A corrected keypoint goes so far of the way to where it was expected, the less the farther off that is and the longer
+ago the fine stage looked: the coarse one, whose cells are twice as wide, is noisier by so much."""
+EXTRAPOLATED = 2.0
+"""Frames, of the length of the last one, for which a pose is expected to go on as it moved."""
+
+
+@dataclass
+class Refinement:
+    """What came out of one person of late.
+
+    Args:
+        pts_s: media time when the fine stage last looked.
+        change: (K, 3), what it changed then: x and y in sizes of the person, and the score.
+        coarse: (K, 2), the coarse pose then, from the middle of the box, in sizes of the person.
+        shown: times and keypoints (K, 2) px of the last two poses that came out.
+    """
+
+    pts_s: float = -math.inf
+    change: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))
+    coarse: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
+    shown: list[tuple[float, NDArray[np.float64]]] = field(default_factory=list)
+
+    def moved(self, camera: Camera) -> None:
+        """The picture has moved so."""
+        self.shown = [(pts_s, apply_affine(keypoints, camera)) for pts_s, keypoints in self.shown]
+
+    def corrected(
+        self, keypoints: Float32, scores: Float32, centre: NDArray[np.float64], size_px: float, pts_s: float
+    ) -> Pose:
+        """A coarse pose, (K, 2) px and (K,), with what is left of the change; itself where there was none."""
+        if not len(self.change):
+            return keypoints, scores
+        moved = np.linalg.norm((keypoints - centre) / size_px - self.coarse, axis=-1)
+        left = self._left(pts_s) * np.exp(-moved / FADES_SIZES)[:, None] * self.change
+        corrected = (keypoints + size_px * left[:, :2]).astype(np.float32)
+        return corrected, np.clip(scores + left[:, 2], 0, 1).astype(np.float32)
+
+    def expected(self, pts_s: float) -> NDArray[np.float64] | None:
+        """Where the keypoints (K, 2) should be now, px; None where nothing is known."""
+        if not self.shown:
+            return None
+        last_s, last = self.shown[-1]
+        first_s, first = self.shown[0]
+        if last_s <= first_s:
+            return last
+        return last + min((pts_s - last_s) / (last_s - first_s), EXTRAPOLATED) * (last - first)
+
+    def steadied(self, keypoints: Float32, size_px: float, pts_s: float) -> Float32:
+        """A corrected pose (K, 2) px without some of its noise."""
+        if (expected := self.expected(pts_s)) is None:
+            return keypoints
+        off = expected - keypoints
+        near = np.exp(-np.square(np.linalg.norm(off, axis=-1) / (size_px * NOISE_SIZES)) / 2)
+        return (keypoints + TRUST * self._left(pts_s) * near[:, None] * off).astype(np.float32)
+
+    def refined(
+        self,
+        coarse: Pose,
+        fine: Pose,
+        centre: NDArray[np.float64],
+        size_px: float,
+        pts_s: float,
+    ) -> None:
+        """Takes in what the fine stage made of a coarse pose: keypoints (K, 2) px and scores (K,) each."""
+        self.pts_s, self.coarse = pts_s, (coarse[0] - centre) / size_px
+        self.change = np.c_[(fine[0] - coarse[0]) / size_px, fine[1] - coarse[1]]
+
+    def came_out(self, keypoints: Float32, pts_s: float) -> None:
+        """Takes in a pose (K, 2) px as it came out."""
+        self.shown = [*self.shown[-1:], (pts_s, keypoints.astype(np.float64))]
+
+    def _left(self, pts_s: float) -> float:
+        return math.exp((self.pts_s - pts_s) / FADES_S)
+
+
+def surprises(
+    poses: Sequence[Pose],
+    expected: Sequence[NDArray[np.float64] | None],
+    sizes_px: Sequence[float],
+    sigmas: Sequence[float],
+) -> NDArray[np.float64]:
+    """How far N poses are from where they were expected, (N,) in 0..1: 1 - OKS, where keypoints count by their scores;
+    1 where nothing was expected."""
+    rows = [row for row, there in enumerate(expected) if there is not None]
+    surprise = np.ones(len(poses))
+    if rows:
+        keypoints, scores = (np.stack(values) for values in zip(*(poses[row] for row in rows), strict=True))
+        there, areas_px2 = np.array([expected[row] for row in rows]), np.square([sizes_px[row] for row in rows])
+        surprise[rows] = 1 - oks(keypoints, there, scores, areas_px2, sigmas, weights=scores)
+    return surprise
