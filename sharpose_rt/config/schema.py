@@ -238,9 +238,10 @@ class PoseConfig:
     refine_from_px: float = 0.0
     """People less tall in the picture take the coarse stage's pose, whatever its quality: their crops hold no detail
     that the fine stage could see and the coarse one not. 0 lets the quality alone decide."""
-    refine_every: int = 1
+    refine_every: int | None = None
     """Who moves on as expected goes through the fine stage on every n-th frame alone, each in turn; between, the coarse
-    stage's pose is corrected by what the fine one changed last. 1: on each."""
+    stage's pose is corrected by what the fine one changed last. None: on each, and in a live run without a budget on
+    every third while it drops frames."""
     flip_test: bool = False
     """Average with the mirrored crop: better and twice as dear."""
     device: str = "auto"
@@ -274,7 +275,8 @@ class PoseConfig:
         if self.refine_from_gain is not None:
             _within("pose.refine_from_gain", self.refine_from_gain, *GAIN_RANGE)
         _within("pose.refine_from_px", self.refine_from_px, 0)
-        _within("pose.refine_every", self.refine_every, 1)
+        if self.refine_every is not None:
+            _within("pose.refine_every", self.refine_every, 1)
         _within("pose.max_batch", self.max_batch, 1, 1024)
         if self.threads is not None:
             _within("pose.threads", self.threads, 1, 1024)

@@ -14,7 +14,7 @@ from sharpose_rt.engine.base import PoseEstimates
 from sharpose_rt.models.gate import Outlook
 from sharpose_rt.runtime import BaseStage, Status
 from sharpose_rt.stages.budget import BudgetController
-from sharpose_rt.stages.needs import People, Person, estimate_first, refine, refine_first
+from sharpose_rt.stages.needs import Pace, People, Person, estimate_first, refine, refine_first
 from sharpose_rt.stages.refinement import Pose, surprises
 from sharpose_rt.types import Packet, Poses, PoseStage, Tracks
 
@@ -46,6 +46,7 @@ class EstimateStage(BaseStage[Packet, Packet]):
         self.engine: Engine | None = None
         self.last_poses: list[Poses | None] = [None] * sources
         self._people = [People() for _ in range(sources)]
+        self._pace = Pace()
 
     def open(self) -> None:
         """Load the network."""
@@ -63,7 +64,7 @@ class EstimateStage(BaseStage[Packet, Packet]):
         assert self.engine is not None
         tracks, gate = [_tracks(packet) for _, packet in items], self.engine.gate
         if self.budget is None:
-            every, chosen = self.engine.config.refine_every, None
+            every, chosen = self._every([packet for _, packet in items]), None
             if gate.asks_network or every > 1:
                 chosen = Refining(self._follow(items, tracks), partial(refine, gate=gate, every=every), self._sigmas)
             found = self._estimate(items, tracks, chosen)
@@ -106,6 +107,14 @@ class EstimateStage(BaseStage[Packet, Packet]):
             for (i, packet), t in pairs
             for person in self._people[i].follow(t, packet.frame.pts_s, packet.camera)
         ]
+
+    def _every(self, packets: Sequence[Packet]) -> int:
+        """How seldom who moves as expected is refined in these frames."""
+        assert self.engine is not None
+        if (asked := self.engine.config.refine_every) is not None or not self.live:
+            return asked or 1
+        dropped = any(packet.frame.dropped_before for packet in packets)
+        return self._pace.every(dropped, max(packet.frame.captured_at_s for packet in packets))
 
     @property
     def _sigmas(self) -> tuple[float, ...]:

@@ -3,7 +3,9 @@ were expected, and long without it."""
 
 from __future__ import annotations
 
+import logging
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,6 +19,8 @@ from sharpose_rt.stages.budget import Plan
 from sharpose_rt.stages.refinement import Refinement
 from sharpose_rt.tracking.camera import Camera
 from sharpose_rt.types import Float32, Poses, Tracks
+
+log = logging.getLogger("sharpose_rt")
 
 SPEED = 1.0
 """Box heights per second that count as much as the whole range of quality."""
@@ -32,6 +36,13 @@ STEADY_S = 0.3
 """Time over which what the coarse stage says of a person is averaged."""
 CHANGED = 0.1
 """1 - OKS of a pose with the expected one from which on the fine stage had better look."""
+PRESSED_EVERY = 3
+"""People of a live run that drops frames go through the fine stage on every n-th frame."""
+PRESSED, OF_FRAMES = 3, 20
+"""So many frames with dropped ones before them, of so many, press a run; fewer are a start, or chance."""
+CALM_S, LONGEST_CALM_S = 10.0, 160.0
+"""For how long none is dropped before everybody is refined on each frame again; twice as long each time that this was
+too early, up to a bound."""
 WAIT_S = 0.1
 """A time without the fine stage that counts as much; it has no upper limit, so everybody's turn comes."""
 
@@ -118,6 +129,27 @@ class People:
             person.seen(box, height_px, pts_s, camera)
         self.known = known
         return list(known.values())
+
+
+class Pace:
+    """How seldom the fine stage looks at who moves as expected, in a live run without a budget: on each frame, or, once
+    frames were dropped, on every third until none was for some time."""
+
+    def __init__(self) -> None:
+        self._dropped: deque[bool] = deque(maxlen=OF_FRAMES)
+        self._until_s, self._calm_s = -math.inf, CALM_S / 2
+
+    def every(self, dropped: bool, now_s: float) -> int:
+        """For the frame of this time (s, of any clock), before which frames were `dropped`."""
+        self._dropped.append(dropped)
+        pressed = now_s < self._until_s
+        if dropped and (pressed or sum(self._dropped) >= PRESSED):
+            if not pressed:
+                self._calm_s = min(2 * self._calm_s, LONGEST_CALM_S)
+                self._dropped.clear()
+                log.info("frames are dropped: who moves as expected is refined on every %d. frame", PRESSED_EVERY)
+            self._until_s = now_s + self._calm_s
+        return PRESSED_EVERY if now_s < self._until_s else 1
 
 
 def estimate_first(people: Sequence[Person], share: float) -> NDArray[np.int64]:

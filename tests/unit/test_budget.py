@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,20 @@ from sharpose_rt.skeleton import COCO17
 from sharpose_rt.skeletons import StreamReader, validate
 from sharpose_rt.stages import EstimateStage, SmoothStage
 from sharpose_rt.stages.budget import DETECT, LONGEST_PATIENCE, WINDOW, BudgetController, Plan, make_plan
-from sharpose_rt.stages.needs import CHANGED, STEADY_S, People, Person, estimate_first, need, refine, refine_first
+from sharpose_rt.stages.needs import (
+    CALM_S,
+    CHANGED,
+    LONGEST_CALM_S,
+    PRESSED_EVERY,
+    STEADY_S,
+    Pace,
+    People,
+    Person,
+    estimate_first,
+    need,
+    refine,
+    refine_first,
+)
 from sharpose_rt.tracking import KeypointSmoother
 from sharpose_rt.types import Detections, Frame, Packet, PoseStage, Tracks
 
@@ -278,6 +292,24 @@ def test_only_people_below_the_threshold_are_refined() -> None:
     assert refine_first(people, unsure(quality), Plan(0, 1, 0.5, 1, 1), Gate(), new).tolist() == [False, True]
     assert refine_first(people, unsure(quality), Plan(0.9, 0.2, 0.5, 1, 1), Gate(), new).tolist() == [False, True]
     assert not refine_first(people, unsure(quality), Plan(2, 0.1, -math.inf, 1, 1), Gate(), new).any()
+
+
+def test_a_live_run_that_drops_frames_refines_in_turn_until_it_has_dropped_none_for_a_while() -> None:
+    pace = Pace()
+
+    def every(dropped: Sequence[float], until_s: float, begin_s: float) -> list[int]:
+        """A frame each tenth of a second; before those of these times some were dropped."""
+        times = [round(n / 10, 1) for n in range(round(10 * begin_s), round(10 * until_s))]
+        return [pace.every(now_s in dropped, now_s) for now_s in times]
+
+    assert set(every([0, 0.1], 5, 0)) == {1}  # a start
+    pressed = every([5, 5.5, 6, 7], 30, 5)
+    assert pressed == [1] * 10 + [PRESSED_EVERY] * round(10 * (1 + CALM_S)) + [1] * (240 - round(10 * (1 + CALM_S)))
+    again = every([30, 30.1, 30.2], 60, 30)  # too early: it waits for twice as long
+    assert again.count(PRESSED_EVERY) == round(10 * 2 * CALM_S)
+    for begin_s in (100, 200, 400, 700, 1000):
+        calm = every([begin_s, begin_s + 0.1, begin_s + 0.2], begin_s + 200, begin_s)
+    assert calm.count(PRESSED_EVERY) == round(10 * LONGEST_CALM_S)
 
 
 @pytest.mark.parametrize(("count", "every"), [(1, 3), (2, 3), (7, 3), (10, 4), (3, 1)])

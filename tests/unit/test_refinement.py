@@ -205,6 +205,25 @@ def test_poses_that_are_not_refined_stay_near_those_that_are() -> None:
     assert off_px(carried) < 0.5 * off_px(coarse)
 
 
+def test_a_live_run_that_drops_frames_does_so_by_itself_and_any_other_does_not() -> None:
+    items = [
+        replace(item, frame=replace(item.frame, captured_at_s=n / 25, dropped_before=n % 2))
+        for n, item in enumerate(walkers(9))
+    ]
+
+    def early(config: PoseConfig, *, live: bool) -> list[bool]:
+        stage = EstimateStage(lambda: PoseEngine(config), live=live)
+        stage.open()
+        found = [packet.poses for item in items for packet in stage.process(item)]
+        return [bool((poses.stage == PoseStage.COARSE).any()) for poses in found if poses is not None]
+
+    pressed = early(SHIPPED, live=True)
+    assert not any(pressed[:6])
+    assert sum(pressed[6:]) >= 2
+    assert not any(early(SHIPPED, live=False))
+    assert not any(early(replace(SHIPPED, refine_every=1), live=True))
+
+
 def test_a_person_who_comes_anew_takes_nothing_over() -> None:
     items = walkers(3)
     assert items[2].tracks is not None
