@@ -109,12 +109,16 @@ class Engine(ABC):
         return self.estimate_all([(image_bgr, bboxes_xyxy)], choose)[0]
 
     def estimate_all(
-        self, pictures: Sequence[tuple[NDArray[np.uint8], ArrayLike]], choose: Choose | None = None
+        self,
+        pictures: Sequence[tuple[NDArray[np.uint8], ArrayLike]],
+        choose: Choose | None = None,
+        *,
+        corrected: bool = False,
     ) -> list[PoseEstimates]:
         """As `estimate`, for the people of several pictures together: their crops share the batches.
 
         The rows that `choose` is asked for count through all pictures, and the coarse poses that it is shown lie in
-        these.
+        these. Where those who leave early are `corrected` by whoever asks, nothing more is done for them (a flip test).
         """
         affines = [self.affines(boxes) for _, boxes in pictures]
         choose = choose or self.chooser([boxes for _, boxes in pictures])
@@ -123,7 +127,7 @@ class Engine(ABC):
             choose = lambda rows, outlook: chosen(rows, outlook.placed(back[rows]))  # noqa: E731
         with self._on_device():
             crops = [self._cut(image, affine) for (image, _), affine in zip(pictures, affines, strict=True)]
-            result = self._estimate(crops[0] if len(crops) == 1 else torch.cat(crops), choose)
+            result = self._estimate(crops[0] if len(crops) == 1 else torch.cat(crops), choose, corrected)
         found, begin = [], 0
         for affine in affines:
             rows = slice(begin, begin + len(affine))
@@ -159,10 +163,10 @@ class Engine(ABC):
         with self._on_device():
             return self._estimate(as_tensor(crops_bgr), choose)
 
-    def _estimate(self, crops_bgr: Tensor, choose: Choose | None) -> PoseEstimates:
+    def _estimate(self, crops_bgr: Tensor, choose: Choose | None, corrected: bool = False) -> PoseEstimates:
         step = self.config.max_batch
         rows = [slice(i, min(i + step, len(crops_bgr))) for i in range(0, len(crops_bgr), step)]
-        parts = [self._batch(crops_bgr[r], None if choose is None else partial(choose, r)) for r in rows]
+        parts = [self._batch(crops_bgr[r], None if choose is None else partial(choose, r), corrected) for r in rows]
         k = len(self.skeleton)
         if not parts:
             none = np.zeros(0, np.float32)
@@ -182,10 +186,10 @@ class Engine(ABC):
 
     @abstractmethod
     def _batch(
-        self, crops_bgr: Tensor, choose: ChooseRows | None
+        self, crops_bgr: Tensor, choose: ChooseRows | None, corrected: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Keypoints (B, K, 2) in crop px, scores (B, K), quality (B,) and who was refined (B,) of crops (B, h, w, 3)
-        uint8, B from 1 to `max_batch`."""
+        uint8, B from 1 to `max_batch`; `corrected` as of `estimate_all`."""
 
 
 def as_tensor(crops_bgr: NDArray[np.uint8]) -> Tensor:

@@ -133,13 +133,16 @@ class PoseEngine(Engine):
 
     @torch.inference_mode()
     def _batch(
-        self, crops_bgr: Tensor, choose: ChooseRows | None
+        self, crops_bgr: Tensor, choose: ChooseRows | None, corrected: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         output = self._infer(crops_bgr, choose)
         heatmaps, quality, refined = output.heatmaps, output.quality, output.refined
-        if self.config.flip_test:
-            mirrored = self._infer(crops_bgr.flip(2), lambda _: refined.numpy())  # the same people again
-            heatmaps = (heatmaps.float() + flip_back(mirrored.heatmaps, self.skeleton.flip_order).float()) / 2
+        again = refined.nonzero().squeeze(1) if corrected else torch.arange(len(refined))
+        if self.config.flip_test and len(again):
+            rows, heatmaps = upload(again, heatmaps.device), heatmaps.float()
+            mirrored = self._infer(crops_bgr[rows.to(crops_bgr.device)].flip(2), lambda _: refined[again].numpy())
+            back = flip_back(mirrored.heatmaps, self.skeleton.flip_order).float()
+            heatmaps = heatmaps.index_copy(0, rows, (heatmaps[rows] + back) / 2)
         keypoints, scores = self.decode(heatmaps)
         together = torch.cat([keypoints.flatten(1), scores, quality[:, None]], 1).float()
         rows, k = together.cpu().numpy(), scores.shape[1]  # one transfer from a GPU

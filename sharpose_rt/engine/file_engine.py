@@ -142,7 +142,7 @@ class FileEngine(Engine):
 
     @torch.inference_mode()
     def _batch(
-        self, crops_bgr: Tensor, choose: ChooseRows | None
+        self, crops_bgr: Tensor, choose: ChooseRows | None, corrected: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         maps = self._maps(crops_bgr)
         if self.config.flip_test:

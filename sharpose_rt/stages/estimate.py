@@ -126,9 +126,10 @@ class EstimateStage(BaseStage[Packet, Packet]):
     ) -> list[Poses]:
         assert self.engine is not None
         pictures = [(packet.frame.image_bgr, t.bboxes_xyxy) for (_, packet), t in zip(items, tracks, strict=True)]
-        estimates = self.engine.estimate_all(pictures, refining and refining.choose)
-        if refining is not None:
-            estimates = refining.carried(estimates)
+        if refining is None:
+            estimates = self.engine.estimate_all(pictures)
+        else:
+            estimates = refining.carried(self.engine.estimate_all(pictures, refining.choose, corrected=True))
         pairs = zip(estimates, tracks, strict=True)
         found = [poses.poses(t.bboxes_xyxy, t.bbox_scores, t.track_ids) for poses, t in pairs]
         for (index, _), poses in zip(items, found, strict=True):

@@ -112,8 +112,9 @@ def test_a_program_keeps_the_number_of_its_threads(monkeypatch: pytest.MonkeyPat
     """Whichever of its threads asks, and the networks have theirs meanwhile."""
     inside: list[int] = []
     whole, crops = PoseEngine.estimate_all, PoseEngine.estimate_crops
-    monkeypatch.setattr(PoseEngine, "estimate_all", lambda *a: inside.append(torch.get_num_threads()) or whole(*a))
-    monkeypatch.setattr(PoseEngine, "estimate_crops", lambda *a: inside.append(torch.get_num_threads()) or crops(*a))
+    seen = lambda real: lambda *a, **how: inside.append(torch.get_num_threads()) or real(*a, **how)  # noqa: E731
+    monkeypatch.setattr(PoseEngine, "estimate_all", seen(whole))
+    monkeypatch.setattr(PoseEngine, "estimate_crops", seen(crops))
     pose = {**OPTIONS["pose"], "backend": "torch", "threads": 2}
     with PoseTracker("tiny_256x192", pose=pose, detector={"name": "full"}) as tracker:
         for number, count in enumerate((3, 4)):
