@@ -110,7 +110,8 @@ def run(args: argparse.Namespace) -> int:
     from sharpose_rt.training.checkpoint import refuse_begun
     from sharpose_rt.training.datasets import data_roots, find_set
     from sharpose_rt.training.detector_finish import calibrate, input_ranges, save_detector
-    from sharpose_rt.training.person_detector import DetectorRecipe, DetectorTrainer, load_trained
+    from sharpose_rt.training.detector_recipe import DetectorRecipe
+    from sharpose_rt.training.person_detector import DetectorTrainer, load_trained
     from sharpose_rt.training.pictures import read_pictures
     from sharpose_rt.training.running import weights_file
 

@@ -6,7 +6,6 @@ import contextlib
 import io
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +19,13 @@ from sharpose_rt.evaluation.boxes import Boxes, detector_boxes
 from sharpose_rt.evaluation.coco import pycocotools
 from sharpose_rt.evaluation.metrics import stated_precision
 from sharpose_rt.evaluation.truth import picture_ids
-from sharpose_rt.evaluation.worst import write_worst_pictures
+from sharpose_rt.evaluation.worst import Verdict, write_worst_pictures
 from sharpose_rt.geometry.boxes import xywh_to_xyxy, xyxy_to_xywh
 from sharpose_rt.labels.coco import area_of, box_of, check_picture, looked_at, people_records, read_document
 
 METRICS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
 JUDGED_SCORE = DetectorConfig.score_threshold
 """Weaker boxes are left out where a detector's mistakes are drawn, as a run leaves them out."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a detector made of one picture, boxes (N, 4) xyxy px from the picture's corner. Boxes on crowds are in none.
-
-    Args:
-        image_id: the picture.
-        missed_xyxy: labelled people on whom there is no box.
-        found_xyxy: boxes on labelled people.
-        false_xyxy: boxes on nobody who is labelled.
-        false_scores: (N,) of these, in 0..1.
-    """
-
-    image_id: int
-    missed_xyxy: NDArray[np.float64]
-    found_xyxy: NDArray[np.float64]
-    false_xyxy: NDArray[np.float64]
-    false_scores: NDArray[np.float64]
 
 
 def evaluate_detector(

@@ -6,8 +6,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,9 +25,6 @@ from sharpose_rt.media.writer import write_image
 from sharpose_rt.models.gate import Gate
 from sharpose_rt.skeleton import Skeleton
 
-if TYPE_CHECKING:
-    from sharpose_rt.evaluation.detector import Verdict
-
 TILE_WH = (144, 192)
 PICTURE_WH = (384, 288)
 LINE_PX, GAP_PX = 20, 8  # a line of text, and what lies between pictures
@@ -34,6 +32,25 @@ GREY = 60
 # BGR. Orange and blue stay apart for every kind of colour blindness.
 MISSED, FALSE_ALARM, FOUND = (0, 140, 255), (255, 128, 0), (225, 235, 225)
 WORST_IN_TRUTH = "--worst compares people with their labels; it takes --boxes gt alone"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a detector made of one picture, boxes (N, 4) xyxy px from the picture's corner. Boxes on crowds are in none.
+
+    Args:
+        image_id: the picture.
+        missed_xyxy: labelled people on whom there is no box.
+        found_xyxy: boxes on labelled people.
+        false_xyxy: boxes on nobody who is labelled.
+        false_scores: (N,) of these, in 0..1.
+    """
+
+    image_id: int
+    missed_xyxy: NDArray[np.float64]
+    found_xyxy: NDArray[np.float64]
+    false_xyxy: NDArray[np.float64]
+    false_scores: NDArray[np.float64]
 
 
 def write_worst(

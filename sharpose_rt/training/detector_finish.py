@@ -23,7 +23,7 @@ from sharpose_rt.training.pictures import Picture
 from sharpose_rt.types import Frame
 
 if TYPE_CHECKING:
-    from sharpose_rt.training.person_detector import DetectorRecipe
+    from sharpose_rt.training.detector_recipe import DetectorRecipe
 
 MATCH_IOU = 0.5
 

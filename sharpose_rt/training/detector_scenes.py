@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,11 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sharpose_rt.detection.letterbox import PAD_VALUE
+from sharpose_rt.training.detector_recipe import DetectorRecipe
 from sharpose_rt.training.pictures import Picture
 from sharpose_rt.training.transforms import jitter_colour
-
-if TYPE_CHECKING:
-    from sharpose_rt.training.person_detector import DetectorRecipe
 
 MIN_VISIBLE, MIN_SIDE_PX = 0.25, 4.0
 """A person of whom less is left by augmentation is painted out."""

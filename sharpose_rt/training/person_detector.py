@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,89 +20,18 @@ from torch.utils.data import DataLoader
 from ultralytics.cfg import get_cfg
 from ultralytics.utils.loss import E2ELoss
 
-from sharpose_rt.config import checks
-from sharpose_rt.detection.bundled import OURS, SIZES_PX, WEIGHTS, build_module, load_module
-from sharpose_rt.detection.person_network import BLOCKS
+from sharpose_rt.detection.bundled import OURS, WEIGHTS, build_module, load_module
 from sharpose_rt.errors import ConfigError, DatasetError
 from sharpose_rt.models.stem import MobileTrunk
 from sharpose_rt.training.checkpoint import load_run, save_checkpoint
 from sharpose_rt.training.datasets import quiet_worker
+from sharpose_rt.training.detector_recipe import DetectorRecipe
 from sharpose_rt.training.detector_scenes import PeopleScenes, Wanted, collate
-from sharpose_rt.training.movenet import MULTIPOSE, load_multipose
+from sharpose_rt.training.movenet import load_multipose
 from sharpose_rt.training.optim import Ema, cosine
 from sharpose_rt.training.pictures import Picture
-from sharpose_rt.training.running import Clock, batches_of, check_loss, check_recipe, plain_errors, run_folder, stopping
+from sharpose_rt.training.running import Clock, batches_of, check_loss, plain_errors, run_folder, stopping
 from sharpose_rt.training.world import join_world, pick_device, quicker_in_bf16
-
-
-@dataclass(frozen=True)
-class DetectorRecipe:
-    """One training run of a detector.
-
-    Args:
-        architecture: 'mobile150', the detector that ships, or a model file of ultralytics.
-        init: a detector to train on from: 'bundled', the one that ships, or a `.safetensors` of `train-detector`; or
-            where the trunk alone of 'mobile150' starts: 'movenet-multipose' (downloaded once, 145 MB), the path of its
-            `.json`, or 'random'.
-        frozen_blocks: the trunk's first convolution and so many of its blocks keep their weights.
-        frozen_until: part of the run in which the whole trunk keeps them, which is quicker.
-        trunk_lr: factor on the learning rate of the trunk.
-        image_size: longest side in px that it is trained for.
-        small_size: side of the first part of the run, which is quicker; 0 has none.
-        small_until: length of that part, of the run.
-        large_share: share of the steps behind that part whose scenes are larger, up to twice `image_size`: without
-            them the detector finds fewer people at sizes above that of its training.
-        minutes: length of the run; the schedule follows the clock.
-        batch: pictures in a step of each process.
-        lr: peak learning rate of AdamW.
-        weight_decay: of matrices and filters.
-        warmup_steps: steps over which the learning rate rises.
-        mosaic: probability that a sample is made of four pictures; none in the last tenth of the run.
-        colour: strength of brightness, contrast and saturation changes.
-        ema: decay of the moving average of the weights.
-        precision: 'bf16' (autocast), 'fp32', or 'auto', the quicker one of the device.
-        device: 'auto', 'cpu', 'cuda' or 'cuda:N'.
-        threads: CPU threads; 0 leaves PyTorch's choice.
-        workers: processes that read pictures.
-        seed: of weights, order and augmentation.
-    """
-
-    architecture: str = OURS
-    init: str = MULTIPOSE
-    frozen_blocks: int = 3
-    frozen_until: float = 0.2
-    trunk_lr: float = 0.3
-    image_size: int = 320
-    small_size: int = 0
-    small_until: float = 0.5
-    large_share: float = 0.0
-    minutes: float = 60.0
-    batch: int = 16
-    lr: float = 2e-3
-    weight_decay: float = 5e-4
-    warmup_steps: int = 200
-    mosaic: float = 0.5
-    colour: float = 0.3
-    ema: float = 0.999
-    precision: str = "auto"
-    device: str = "cpu"
-    threads: int = 0
-    workers: int = 1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("image_size", SIZES_PX[0]), ("small_size", 0)):
-            checks.within(name, getattr(self, name), least, SIZES_PX[1])
-            if getattr(self, name) % 32:
-                raise ConfigError(f"{name} is {getattr(self, name)}; a multiple of 32 px is accepted")
-        check_recipe(self.precision, self.seed, self.minutes, self.lr, self.threads, self.workers)
-        checks.device("device", self.device)
-        if not 0 <= self.frozen_blocks <= BLOCKS:
-            raise ConfigError(f"frozen_blocks is {self.frozen_blocks}; 0 to {BLOCKS} are accepted")
-        for name, whole in (("frozen_until", "run"), ("large_share", "steps")):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; a part of the {whole}, 0 to 1, is accepted")
-        checks.within("batch", self.batch, 1)
 
 
 class DetectorTrainer:

@@ -23,8 +23,9 @@ from sharpose_rt.detection.runtime import Runtime
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError
 from sharpose_rt.training.checkpoint import load_checkpoint
 from sharpose_rt.training.detector_finish import calibrate, save_detector
+from sharpose_rt.training.detector_recipe import DetectorRecipe
 from sharpose_rt.training.detector_scenes import PeopleScenes, Wanted, collate
-from sharpose_rt.training.person_detector import DetectorRecipe, DetectorTrainer, _Numbers
+from sharpose_rt.training.person_detector import DetectorTrainer, _Numbers
 from sharpose_rt.training.pictures import Picture, read_pictures
 from sharpose_rt.training.world import World
 from sharpose_rt.types import Frame
