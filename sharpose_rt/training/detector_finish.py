@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +19,9 @@ from sharpose_rt.errors import DatasetError
 from sharpose_rt.geometry.boxes import inside_matrix, iou_matrix
 from sharpose_rt.models.int8 import Ranges, observe
 from sharpose_rt.models.weights import write_network
+from sharpose_rt.training.detector_recipe import DetectorRecipe
 from sharpose_rt.training.pictures import Picture
 from sharpose_rt.types import Frame
-
-if TYPE_CHECKING:
-    from sharpose_rt.training.detector_recipe import DetectorRecipe
 
 MATCH_IOU = 0.5
 
