@@ -70,11 +70,12 @@ class Frame(_Shaped):
         frame_id: counts the frames that the source hands on, from 0.
         pts_s: media time of the frame in seconds; never decreases within a source.
         image_bgr: (H, W, 3) uint8, read-only; whoever draws, copies.
-        captured_at_s: monotonic clock in seconds when the frame was had.
+        captured_at_s: monotonic clock in seconds when the frame came.
         source: name of the picture where each frame has its own (a folder of images), else "".
         dropped_before: frames that a live source dropped between the last frame and this one.
         lost_before_s: seconds for which a live source was gone between the last frame and this one.
         new_scene: whoever gave it says that it has nothing to do with the frame before.
+        waited_s: from when it came to when it was had: in buffers, and in the decoder of a stream.
     """
 
     frame_id: int
@@ -85,6 +86,7 @@ class Frame(_Shaped):
     dropped_before: int = 0
     lost_before_s: float = 0.0
     new_scene: bool = False
+    waited_s: float = 0.0
 
     def __post_init__(self) -> None:
         image = self.image_bgr
@@ -288,6 +290,11 @@ class Packet:
 
     @property
     def spans_ms(self) -> dict[str, float]:
-        """Milliseconds from leaving the stage before (at first: from capture) to leaving each, waits included."""
-        times = [self.frame.captured_at_s, *self.left_s.values()]
-        return {stage: 1e3 * max(0.0, b - a) for stage, a, b in zip(self.left_s, times, times[1:], strict=False)}
+        """Milliseconds from leaving the stage before (at first: from being had) to leaving each, waits included.
+
+        `capture`, where the frame waited until it was had, is the first.
+        """
+        waited_s = self.frame.waited_s
+        times = [self.frame.captured_at_s + waited_s, *self.left_s.values()]
+        spans = {stage: 1e3 * max(0.0, b - a) for stage, a, b in zip(self.left_s, times, times[1:], strict=False)}
+        return {"capture": 1e3 * waited_s, **spans} if waited_s else spans

@@ -43,6 +43,10 @@ _LEAP_S = 5.0
 _BACK_S = (0.0, 3.0, 15.0)
 # Pixels that are said to be longer or flatter than that are a mistake of the file.
 _LONGEST_PIXEL = 4
+# FFmpeg knows where a picture ends by the beginning of the next one, and so where a packet of MPEG-TS does.
+_HELD_BACK = {"rtsp": 1, "rtp": 1, "sdp": 1, "mpegts": 2}
+_WITHOUT_END = frozenset(("h264", "hevc"))
+_REORDERED = 32  # packets, among which that of a picture is sought
 # Programs that scale to whole pixels make up for the rest in the aspect: not worth another scaling of every frame.
 _ROUNDING = 0.01
 
@@ -143,6 +147,7 @@ class ContainerSource(Source):
         self._slowed = 1.0  # stored rate over the filmed one
         self._upright = Upright()
         self._backlog = Backlog()
+        self._came_s: float | None = None
 
     def _target(self) -> str | BinaryIO:
         raise NotImplementedError
@@ -196,13 +201,16 @@ class ContainerSource(Source):
         # The start of an AVI is that of its first packet, behind which B-frames put the first picture.
         origin = None if self._container.format.name == "avi" else self._stream.start_time
         self._clock = MediaClock(self._tick_s, origin, self._fps, self.live)
-        self._backlog = Backlog()
+        self._backlog, self._came_s = Backlog(), None
+        held_back = _HELD_BACK.get(self._container.format.name, 0) if self._stream.codec.name in _WITHOUT_END else 0
+        self._had_s: deque[float] = deque(maxlen=held_back + 1)
+        self._packets_s: deque[tuple[int | None, float]] = deque(maxlen=_REORDERED)
         self._frames = self._decode()
 
     @property
     def behind_s(self) -> float:
         """See `Source.behind_s`."""
-        return self._backlog.seconds
+        return 0.0 if self._came_s is None else time.monotonic() - self._came_s
 
     @property
     def _tick_s(self) -> float:
@@ -367,9 +375,11 @@ class ContainerSource(Source):
                 bad = 0
                 self._decoded += 1
                 self._shown_s = (frame.duration or 0) * self._tick_s
+                self._came_s = self._came(frame)
                 yield frame
                 if self._decoded == 1:  # between it and the next the networks are loaded
                     self._backlog.begin(time.monotonic())
+                    self._had_s.clear()
         if not self._stop.is_set():
             self._warn_of_faults()
 
@@ -378,8 +388,10 @@ class ContainerSource(Source):
         sent = packet.pts if packet.dts is None else packet.dts
         if not self._ages() or sent is None:
             return False
-        backlog, before = self._backlog, self._backlog.skipping
-        backlog.take(sent * self._tick_s, asked_s, time.monotonic(), key=packet.is_keyframe)
+        backlog, before, had_s = self._backlog, self._backlog.skipping, time.monotonic()
+        backlog.take(sent * self._tick_s, asked_s, had_s, key=packet.is_keyframe)
+        self._had_s.append(had_s - backlog.seconds)
+        self._packets_s.append((packet.pts, self._had_s[0]))  # when it came, and not when its end was known
         if backlog.skipping:
             self.faults.left_out += 1
             if self.faults.left_out == 1:
@@ -390,6 +402,11 @@ class ContainerSource(Source):
         elif before:
             self._stream.codec_context.flush_buffers()
         return backlog.skipping
+
+    def _came(self, frame: Any) -> float | None:
+        """When the packet of a decoded picture came, or, where its time is no packet's, the last one; of what ages."""
+        packets = list(reversed(self._packets_s))
+        return next((at_s for pts, at_s in packets if pts == frame.pts), packets[0][1] if packets else None)
 
     def _ages(self) -> bool:
         """What is not decoded in time grows old, and its packets tell when they were sent."""

@@ -281,7 +281,8 @@ class Source:
         end_s, limit = self.config.end_s, self.config.max_frames
         while not self._ended and not self._stop.is_set() and (limit is None or self._handed_on < limit):
             pts_s = self._grab()
-            captured_at_s = time.monotonic() - self.behind_s
+            waited_s = self.behind_s
+            captured_at_s = time.monotonic() - waited_s
             if pts_s is None or (end_s is not None and pts_s >= end_s - TICK_S):
                 self._ended = True
                 return None
@@ -296,7 +297,7 @@ class Source:
                 dropped = (self.faults.left_out - self._left_out) // self.config.stride
                 self._left_out = self.faults.left_out
                 number = self._handed_on + dropped
-                frame = Frame(number, pts_s, image_bgr, captured_at_s, name, dropped, lost_s, self.stills)
+                frame = Frame(number, pts_s, image_bgr, captured_at_s, name, dropped, lost_s, self.stills, waited_s)
                 self._handed_on = number + 1
                 return frame
         return None

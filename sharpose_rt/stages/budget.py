@@ -8,7 +8,7 @@ it. So one number, the relief, says how much is given up, in this order:
     2..3    the detector runs less often, up to every `longest_detect_every`-th frame
     3..4    people are estimated in turn, those in most need first; the others are predicted by the smoother
 
-It rises as soon as the last frames cannot keep their 95th percentile any more, by more the later they are, and falls
+It rises as soon as the last frames do not keep their 95th percentile any more, by more the later they are, and falls
 in small steps when there is room; where that was too early the next step waits longer (as TCP and others do: quick to
 yield, slow to take back).
 """
@@ -39,6 +39,9 @@ LEAST_ESTIMATED = 0.25
 """Share of the people who are estimated at the end of the last step, one of them at least."""
 WINDOW = 10
 """Frames on which a decision to give back rests, at least."""
+RECENT = 40
+"""Frames of which too many are late before more is given up: of so many three are more than `LATE_SHARE`, so that a
+hiccup now and then, which no relief would mend, costs nothing."""
 LATE_SHARE = 0.05
 """Frames that may be late: it is the 95th percentile that is kept."""
 AIM = 0.9
@@ -118,10 +121,13 @@ class BudgetController:
         self._weights: dict[str, float] = {}
         self._qualities: deque[float] = deque(maxlen=400)
         self._loads: list[float] = []
+        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._tightened = False  # and no frame was in time since
         self._refined = 0
         self._out: dict[int, deque[tuple[float, int]]] = {}
         self._since_s = -math.inf
         self._calm, self._patience, self._gave_back = 0, 1, False
+        self._told = False
         self.plan = self._planned()
 
     def begin(self, threshold: float) -> None:
@@ -145,11 +151,15 @@ class BudgetController:
             self._weights[name] = self._weights.get(name, 0.0) + (value if math.isfinite(value) else 0.0)
         if captured_at_s < self._since_s:
             return  # captured before the plan was set: it says little of it
+        if load <= AIM and self._tightened:
+            self._tightened = False
+            self._recent.clear()  # they were answered
         self._loads.append(load)
+        self._recent.append(load)
         self._refined += refined
         size = max(WINDOW, self.plan.detect_every + 1)  # the frames of the detector are the late ones
-        late = sorted(load / AIM for load in self._loads if load > AIM)
-        if len(late) > LATE_SHARE * size:
+        late = sorted(load / AIM for load in self._recent if load > AIM)
+        if load > AIM and len(late) > LATE_SHARE * RECENT:
             self._tighten(late[len(late) // 2], out_at_s)
         elif len(self._loads) >= size:
             self._consider(size, out_at_s)
@@ -167,6 +177,10 @@ class BudgetController:
             "last": asdict(self.plan),
         }
 
+    def _aims(self) -> list[str]:
+        aims = {"--latency-budget-ms": self.config.latency_ms, "--target-fps": self.config.target_fps}
+        return [f"{option} {value:g}" for option, value in aims.items() if value is not None]
+
     def _load(self, captured_at_s: float, out_at_s: float, dropped_before: int, source: int) -> float:
         """How much of its time a frame took: above 1 is late. A rate is meant for each source by itself."""
         out = self._out.setdefault(source, deque(maxlen=WINDOW))
@@ -175,8 +189,8 @@ class BudgetController:
         if self.config.latency_ms is not None:
             load = (out_at_s - captured_at_s) / (self.config.latency_ms / 1e3)
         # Where nothing is dropped the source is the slow side, and no relief would raise the rate.
-        if self.config.target_fps is not None and len(out) > 1 and sum(n for _, n in list(out)[1:]):
-            took_s = [now - last for (last, _), (now, _) in pairwise(out)]
+        took_s = [now - last for (last, _), (now, _) in pairwise(out) if last >= self._since_s]
+        if self.config.target_fps is not None and took_s and sum(n for _, n in list(out)[1:]):
             longest_s = A_PAUSE * median(took_s)
             took_s = [time_s for time_s in took_s if time_s <= longest_s]
             load = max(load, sum(took_s) / len(took_s) * self.config.target_fps)
@@ -187,16 +201,23 @@ class BudgetController:
         if self._gave_back:
             self._patience = min(LONGEST_PATIENCE, 2 * self._patience)
         relief = self._relief
+        if relief == self.most and not self._told:
+            self._told = True
+            log.warning(
+                "the budget (%s) cannot be kept here: with all given up that may be, frames take %.0f %% of their "
+                "time; ask for less, or see in stages_ms of the stream what takes so long",
+                " and ".join(self._aims()), 100 * AIM * load,
+            )  # fmt: skip
         if relief < DETECT and not self._refined:
             relief = float(DETECT)  # nobody was refined: the first two steps would give nothing
         self._set(min(self.most, relief + min(1.0, 0.1 + 0.3 * math.log2(load))), now_s, load)
-        self._gave_back = False
+        self._gave_back, self._tightened = False, True
 
     def _consider(self, size: int, now_s: float) -> None:
-        """A whole window was kept: give back where there is room."""
+        """A whole window went by: give back where there is room."""
         p95 = sorted(self._loads)[math.ceil((1 - LATE_SHARE) * size) - 1]
         self._loads, self._refined = [], 0
-        if self._gave_back:
+        if self._gave_back and p95 <= AIM:  # and it was kept
             self._patience, self._gave_back = max(1, self._patience // 2), False
         self._calm = self._calm + 1 if p95 < ROOM else 0
         if self._calm >= self._patience and self._relief > 0:

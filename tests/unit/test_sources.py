@@ -49,6 +49,7 @@ from sharpose_rt.media.reconnect import Reconnecting
 from sharpose_rt.media.redact import redact
 from sharpose_rt.media.screen import Screen
 from sharpose_rt.media.source import Faults, Source
+from sharpose_rt.types import Packet
 
 
 def numbers(source: Source) -> list[int]:
@@ -1565,6 +1566,48 @@ def test_what_waits_in_buffers_is_told_and_left_out_when_it_is_old(tmp_path, mon
     assert source.faults.left_out == 60 - len(frames)
     assert caplog.text.count("sends more than can be decoded here") == 1
     np.testing.assert_allclose([frame.pts_s for frame in frames], np.array(shown) / 10, atol=1e-3)
+
+
+class _Fed:
+    """An MPEG-TS that comes picture by picture, each 0.1 s after the one before; `sent_s` is when."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        with av.open(str(path)) as container:
+            packets = [packet for packet in container.demux(container.streams.video[0]) if packet.size]
+        data, begins = path.read_bytes(), [packet.pos for packet in packets]
+        self._pieces = [data[a:b] for a, b in pairwise([0, *begins[1:], len(data)])]
+        self._clock, self.sent_s = clock, []
+        self.shown = np.argsort([packet.pts for packet in packets]).tolist()  # places of the pictures as they are shown
+
+    def read(self, size: int) -> bytes:
+        if len(self.sent_s) == len(self._pieces):
+            return b""
+        self._clock.now_s += 0.1
+        self.sent_s.append(self._clock.now_s)
+        return self._pieces[len(self.sent_s) - 1]
+
+
+@pytest.mark.parametrize("bframes", [0, 2])
+def test_what_ffmpeg_and_the_decoder_hold_back_is_part_of_the_latency(bframes: int, tmp_path, monkeypatch) -> None:
+    """Where a picture of H.264 ends is known by the next one, and where that ends in MPEG-TS by the one after it."""
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr("sharpose_rt.media.container.time", clock)
+    write_clip(tmp_path / "walk.ts", 200, container="mpegts", gop=10, bframes=bframes)
+    fed = _Fed(tmp_path / "walk.ts", clock)
+    monkeypatch.setattr(_Sent, "_target", lambda source: fed)
+    held = []
+    with _Sent(tmp_path / "walk.ts", SourceConfig()) as source:
+        probed = len(fed.sent_s)  # all of these are had at once
+        for frame in source:
+            place = fed.shown[read_number(frame.image_bgr)]
+            if probed < place < 190:
+                assert frame.captured_at_s == pytest.approx(fed.sent_s[place])
+                assert frame.waited_s == pytest.approx(clock.now_s - frame.captured_at_s)
+                assert Packet(frame).left("detect").spans_ms["capture"] == 1e3 * frame.waited_s
+                held.append(round((clock.now_s - frame.captured_at_s) / 0.1))
+    assert len(held) > 50
+    assert min(held) >= 2
+    assert (max(held) > 2) == (bframes > 0)  # those the decoder puts in order
 
 
 def late_after(packets: Iterable[tuple[float, float, float]], *, key: bool = True) -> Backlog:
