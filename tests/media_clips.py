@@ -79,7 +79,7 @@ def write_clip(
             video.set_display_rotation(rotation, hflip=hflip)
         sound = out.add_stream(audio, rate=44100) if audio else None
         if sound is not None:
-            _write_sound(out, sound, times[-1] + 1 / fps)
+            write_sound(out, sound, times[-1] + 1 / fps)
         for number, time_s in enumerate(times):
             image = images[number] if images else numbered(number, size_wh)
             frame = av.VideoFrame.from_ndarray(image, format="bgr24")
@@ -89,7 +89,8 @@ def write_clip(
     return times
 
 
-def _write_sound(out, stream, duration_s: float) -> None:
+def write_sound(out, stream, duration_s: float) -> None:
+    """Writes a sine of 440 Hz, from time 0 on."""
     rate, count = 44100, round(duration_s * 44100)
     wave = (np.sin(np.arange(count) * 2 * np.pi * 440 / rate) * 8000).astype(np.int16)
     resampler = av.AudioResampler(stream.codec_context.format, stream.codec_context.layout, rate)

@@ -201,6 +201,17 @@ class VideoTarget:
         """The address of one source."""
         return replace(self, url=self.url.replace(_PLACE, quote(source, safe="")))
 
+    def to_open(self, kbps: int) -> str:
+        """The address for FFmpeg; `kbps` is the rate of the video, in thousands of bits a second."""
+        if not self.url.lower().startswith("udp:"):
+            return self.url
+        # Whole packets of MPEG-TS, as larger ones get lost, at a pace: receivers keep no key frame that comes at once.
+        given, url = urlsplit(self.url).query, self.url
+        for key, value in {"pkt_size": 1316, "bitrate": 10_000 * kbps}.items():
+            if f"{key}=" not in given:
+                url += f"{'&' if '?' in url else '?'}{key}={value}"
+        return url
+
 
 def parse_video_target(text: str, sources: int = 1, tls: str = "verify") -> VideoTarget:
     """The target of a `--publish-video` address.
@@ -239,6 +250,4 @@ def parse_video_target(text: str, sources: int = 1, tls: str = "verify") -> Vide
             options |= ffmpeg_options(tls)
     else:
         options = {"flush_packets": "1"}
-    if parts.scheme == "udp" and "pkt_size=" not in parts.query:
-        text += ("&" if parts.query else "?") + "pkt_size=1316"  # whole packets of MPEG-TS; larger ones get lost
     return VideoTarget(text, _VIDEO_FORMATS[parts.scheme], options)

@@ -66,7 +66,7 @@ class Relay:
         encoder = {"preset": config.output.preset, "crf": str(config.output.crf), "maxrate": kbits, "bufsize": kbits}
         encoder |= {"tune": "zerolatency", "bf": "0", "g": "1000", "forced-idr": "1"}  # by time, see `write`
         # The address is in no list of processes: it may hold a password.
-        job = {"url": target.url, "format": target.format, "options": target.options}
+        job = {"url": target.to_open(config.live.video_kbps), "format": target.format, "options": target.options}
         try:
             self._pipe.write(json.dumps(job).encode() + b"\n")
             options = {"flush_packets": "1", **_NO_PLACES}

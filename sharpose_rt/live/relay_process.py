@@ -9,6 +9,7 @@ Streaming services (FLV, by RTMP) show no video that has no sound, so that silen
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import sys
@@ -62,7 +63,10 @@ def main() -> int:
                     packet.stream, packet.dts = stream, packet.pts  # without B-frames; the demuxer begins to guess late
                     out.mux(packet)
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        print(getattr(error, "strerror", None) or error, flush=True)
+        why = getattr(error, "strerror", None) or error
+        if getattr(error, "errno", None) == errno.EIO:  # FFmpeg's word for either
+            why = f"{why}: there is no host of that name, or it hung up, as servers do that refuse a path or a key"
+        print(why, flush=True)
         return 1
     return 0
 

@@ -11,8 +11,8 @@ _PATIENCE_S = 2.0
 which many cameras send every ten seconds."""
 _SHORT_S = 0.2
 """A backlog below is none: decoding goes on with the next key frame."""
-_LONGEST_WAIT_S = 15.0
-"""That a key frame is waited for; some streams have none, and refresh their pictures bit by bit."""
+LONGEST_WAIT_S = 15.0
+"""For which a key frame is waited for; some streams have none, and refresh their pictures bit by bit."""
 _LEAP_S = 5.0
 """From one packet to the next: a clock that began anew."""
 
@@ -49,4 +49,4 @@ class Backlog:
         if not self.skipping and had_s - self._late_s > _PATIENCE_S:
             self.skipping, self._skip_s = True, had_s
         elif self.skipping and self.seconds < _SHORT_S:
-            self.skipping = not key and had_s - self._skip_s < _LONGEST_WAIT_S
+            self.skipping = not key and had_s - self._skip_s < LONGEST_WAIT_S

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceError, SourceLost
-from sharpose_rt.media.backlog import LONGEST_S, Backlog
+from sharpose_rt.media.backlog import LONGEST_S, LONGEST_WAIT_S, Backlog
 from sharpose_rt.media.hardware import decoder
 from sharpose_rt.media.interrupt import interruptible
 from sharpose_rt.media.redact import redact
@@ -41,6 +41,8 @@ _STEPS_BACK, _WITHIN_FRAMES = 3, 50
 _LEAP_S = 5.0
 # Places so long before a start are tried in MPEG-TS: without an index what is found may be behind what was sought.
 _BACK_S = (0.0, 3.0, 15.0)
+# What FFmpeg says of an AVI's length while it writes one, and for good where that goes to a pipe.
+_UNKNOWN_FRAMES = 1 << 30
 # Pixels that are said to be longer or flatter than that are a mistake of the file.
 _LONGEST_PIXEL = 4
 # FFmpeg knows where a picture ends by the beginning of the next one, and so where a packet of MPEG-TS does.
@@ -198,8 +200,9 @@ class ContainerSource(Source):
         self._fps = frame_rate(self._stream)
         if not self.live and self._fps and self.config.filmed_fps:
             self._slowed, self._fps = self._fps / self.config.filmed_fps, self.config.filmed_fps
-        # The start of an AVI is that of its first packet, behind which B-frames put the first picture.
-        origin = None if self._container.format.name == "avi" else self._stream.start_time
+        # The start of an AVI is that of its first packet, behind which B-frames put the first picture; that of what is
+        # live is where it was joined, which may be long before the first key frame.
+        origin = None if self.live or self._container.format.name == "avi" else self._stream.start_time
         self._clock = MediaClock(self._tick_s, origin, self._fps, self.live)
         self._backlog, self._came_s = Backlog(), None
         held_back = _HELD_BACK.get(self._container.format.name, 0) if self._stream.codec.name in _WITHOUT_END else 0
@@ -293,9 +296,14 @@ class ContainerSource(Source):
             **self._kept(count, self._fps, duration_s),  # type: ignore[arg-type]
         )
 
+    @property
+    def _told_frames(self) -> int:
+        """How many frames the index has, or the header counts; 0 where neither does."""
+        return 0 if self._stream.frames == _UNKNOWN_FRAMES else self._stream.frames
+
     def _frame_count(self) -> int | None:
         """How many frames the container says that it has; None where it does not."""
-        length_s, frames = self._length_s(), self._stream.frames
+        length_s, frames = self._length_s(), self._told_frames
         by_time = round(length_s * self._fps) if length_s and self._fps else None
         if by_time and frames > by_time + 1:  # an edit list leaves out frames that the index counts
             return by_time
@@ -303,6 +311,8 @@ class ContainerSource(Source):
 
     def _length_s(self, *, of_pictures: bool = False) -> float | None:
         """How long the container says that it goes on; of its pictures alone, or where that is not said of all."""
+        if self._stream.frames == _UNKNOWN_FRAMES:
+            return None
         if self._stream.duration:
             return self._stream.duration * self._tick_s
         if tagged_s := _parse_length(self._stream.metadata.get("DURATION", "")):  # Matroska's
@@ -339,14 +349,17 @@ class ContainerSource(Source):
         """Every frame that can be decoded, the decoder's delayed ones at the end included.
 
         Up to `max_bad_frames` packets in a row may be bad. A packet's error leaves the demuxer usable, but ends the
-        generator that PyAV gives, so that a new one goes on.
+        generator that PyAV gives, so that a new one goes on. What is live is joined between two key frames: what cannot
+        be decoded before the first one is no damage.
         """
         stream, packets, bad = self._stream, None, 0
+        joined_s = time.monotonic() if self.live else -math.inf
         while not self._stop.is_set():
             began_s, packet = time.monotonic(), None
             try:
-                packets = packets or self._container.demux(stream)
-                packet = next(packets, None)
+                # Of what is live all packets are looked at: the sound may go on where the pictures do not.
+                packets = packets or self._container.demux(*([] if self.live else [stream]))
+                packet = self._next_picture(packets, began_s)
                 if packet is None:
                     break
                 if packet.has_sidedata("encryption_info"):
@@ -362,15 +375,16 @@ class ContainerSource(Source):
                 if isinstance(error, av.error.EOFError):
                     break
                 self._check_lost(error, time.monotonic() - began_s)
-                bad += 1
-                self.faults.damaged += 1
+                if packet is None or self._decoded or time.monotonic() - joined_s > LONGEST_WAIT_S:
+                    bad += 1
+                    self.faults.damaged += 1
                 if bad > self.config.max_bad_frames:
                     raise self._too_bad(bad, error) from None
                 packets = packets if packet is not None else None
                 continue
             for frame in frames:
                 if self.live and frame.is_corrupt:  # what a decoder paints over a lost packet is no picture
-                    self.faults.damaged += 1
+                    self.faults.damaged += self._decoded > 0
                     continue
                 bad = 0
                 self._decoded += 1
@@ -382,6 +396,20 @@ class ContainerSource(Source):
                     self._had_s.clear()
         if not self._stop.is_set():
             self._warn_of_faults()
+
+    def _next_picture(self, packets: Iterator[Any], asked_s: float) -> Any | None:
+        """The next packet of the pictures; None at the end.
+
+        Raises:
+            TimeoutError: others kept coming for longer than one is waited for.
+        """
+        limits_s = self._timeouts_s()
+        for packet in packets:
+            if packet.stream is self._stream:
+                return packet
+            if limits_s is not None and time.monotonic() - asked_s > limits_s[1]:
+                raise TimeoutError
+        return None
 
     def _leaves_out(self, packet: Any, asked_s: float) -> bool:
         """Whether a packet is not decoded: more comes of a live stream than can be, and what waits grows old."""
@@ -424,13 +452,14 @@ class ContainerSource(Source):
         reason = getattr(error, "strerror", None) or redact(str(error))  # PyAV's own text has the whole address in it
         seen = f"{self.name}: {bad} undecodable frames in a row after frame {self._decoded} ({reason})"
         if self.live:
-            return SourceLost(f"{seen}; see that the network holds, or try another source.rtsp_transport")
+            other_way = ", or try another source.rtsp_transport" if self.name.startswith("rtsp") else ""
+            return SourceLost(f"{seen}; see that the network holds{other_way}")
         return SourceError(f"{seen}; the file is damaged from there on, use --end, or repair it")
 
     def _warn_of_faults(self) -> None:
         if self.live or self._seeking:
             return
-        expected, length_s = self._stream.frames, self._length_s(of_pictures=True)
+        expected, length_s = self._told_frames, self._length_s(of_pictures=True)
         frame_s = 1 / (self._fps or FALLBACK_FPS)
         missing_s = math.inf if length_s is None else length_s - self._clock.last_s - max(0.0, self._shown_s - frame_s)
         if self.faults.damaged:
@@ -458,6 +487,11 @@ class ContainerSource(Source):
         reason = getattr(error, "strerror", None) or str(error)
         if isinstance(error, PermissionError):
             hint = "it may not be read by you; change its permissions"
+        elif self.name.lower().endswith(".sdp"):
+            hint = (
+                "the streams that such a file describes are had where it comes by HTTP; serve its folder, python -m "
+                "http.server --bind 127.0.0.1 8000, and give http://127.0.0.1:8000/NAME.sdp"
+            )
         elif isinstance(error, av.error.InvalidDataError):
             hint = (
                 "it is not a video, or its index is missing because the recording or the copy was cut short; "

@@ -119,7 +119,7 @@ class NetworkVideo(ContainerSource):
         if isinstance(error, av.error.ExitError) or waited_s >= 0.95 * self.config.read_timeout_s:
             kind = SourceLost if self.live else SourceTimeout
             raise kind(
-                f"{self.name} sent nothing for {self.config.read_timeout_s:g} s after {self._decoded} frames; "
+                f"{self.name} sent no picture for {self.config.read_timeout_s:g} s after {self._decoded} frames; "
                 "see that it is still there, or raise source.read_timeout_s"
             ) from None
         if not isinstance(error, av.error.InvalidDataError):
@@ -138,8 +138,13 @@ class NetworkVideo(ContainerSource):
         hint = "see that the address is right and that the server runs"
         if isinstance(error, av.error.ProtocolNotFoundError):
             hint = f"the FFmpeg inside PyAV {av.__version__} was built without {self._scheme}; use rtsp or http"
+        elif self._scheme.startswith("rtsp") and getattr(error, "errno", None) == errno.EPROTONOSUPPORT:
+            tried = self.config.rtsp_transport
+            hint = f"it does not send over {tried}; try --rtsp-transport {'udp' if tried == 'tcp' else 'tcp'}"
         elif isinstance(error, (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError)):
             hint = f"give user and password: {self._scheme}://USER:PASSWORD@HOST/..."
+        elif self._scheme == "rtp":
+            hint = "what comes by RTP is told by an .sdp file; give the address of that, as in http://HOST/NAME.sdp"
         elif isinstance(error, av.error.InvalidDataError):
             hint = "it answers, but not with a video; see that the path is right"
         elif self._verified and (why := certificates.distrust(self._parts, self.config.tls, LONGEST_WAIT_S)):

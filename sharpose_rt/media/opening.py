@@ -14,7 +14,7 @@ from sharpose_rt.media.reconnect import Reconnecting
 from sharpose_rt.media.screen import Screen, is_screen
 from sharpose_rt.media.source import Source
 
-_STREAM_SUFFIXES = frozenset((".mjpeg", ".mjpg", ".ts", *LISTS))
+_STREAM_SUFFIXES = frozenset((".mjpeg", ".mjpg", ".ts", ".sdp", *LISTS))
 
 
 def open_source(spec: str | Path, config: SourceConfig | None = None) -> Source:

@@ -110,6 +110,16 @@ def test_targets(text: str, format_: str) -> None:
     assert parse_video_target(text).format == format_
 
 
+def test_datagrams_are_whole_packets_at_an_even_pace() -> None:
+    """A key frame sent at once was more than the buffers of receivers hold, and torn."""
+    asked = {
+        "udp://127.0.0.1:5000": "udp://127.0.0.1:5000?pkt_size=1316&bitrate=40000000",
+        "udp://239.1.1.1:5000?ttl=2&bitrate=9000000": "udp://239.1.1.1:5000?ttl=2&bitrate=9000000&pkt_size=1316",
+        "tcp://127.0.0.1:5000": "tcp://127.0.0.1:5000",
+    }
+    assert {text: parse_video_target(text).to_open(4000) for text in asked} == asked
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -277,6 +287,30 @@ def test_a_connection_of_weeks_has_both_ends_of_its_pipe_remember_nothing(monkey
     with av.open(io.BytesIO(sent), format="nut") as container:
         told_s = [float(p.pts * p.time_base) for p in container.demux(video=0) if p.size]
     assert told_s == pytest.approx(times_s, abs=1e-4)
+
+
+def test_a_server_that_refuses_the_key_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Those of RTMP hang up, without a word."""
+    with _listener() as (listener, url):
+
+        def refuse() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                asked = connection.recv(4096)  # C0 and C1; the answer to both is all that is said
+                while len(asked) < 1537:
+                    asked += connection.recv(4096)
+                connection.sendall(b"\x03" + bytes(1536) + asked[1:1537])
+                while (asked := connection.recv(4096)) and b"connect" not in asked:
+                    pass
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        with VideoPublisher(parse_video_target(f"rtmp{url.removeprefix('tcp')}/live/key"), RunConfig()) as publisher:
+            run = Run(publisher, live=True)
+            _until(lambda: publisher.figures()["state"] == "lost", run)
+            run.end()
+        thread.join()
+    assert "hung up, as servers do that refuse a path or a key" in caplog.text
 
 
 def test_a_server_that_goes_is_connected_again(caplog: pytest.LogCaptureFixture) -> None:

@@ -443,7 +443,7 @@ def test_a_camera_that_falls_silent_is_lost_and_found_again() -> None:
         with open_source(server.url, config) as source:
             frame = next(frame for frame in source if frame.lost_before_s)
         assert frame.lost_before_s >= 0.5
-        assert "sent nothing for 0.5 s" in source.losses[0].reason
+        assert "sent no picture for 0.5 s" in source.losses[0].reason
 
 
 @pytest.mark.timeout(90)

@@ -342,7 +342,7 @@ def test_cameras_share_the_turns_and_one_that_fails_ends_for_itself(tmp_path: Pa
     for found in results:
         assert found.stream is not None
         assert [p for p in validate(found.stream) if p.severity == "error"] == []
-    assert "sent nothing for 2 s" in results[2].figures["error"]
+    assert "sent no picture for 2 s" in results[2].figures["error"]
     assert results[0].figures["frames"] >= 12
     # A camera that is five times as fast has no more than its turns: what is too much is dropped, not queued.
     assert results[1].figures["frames"] >= 12

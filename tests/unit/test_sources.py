@@ -33,8 +33,8 @@ import pytest
 from av.codec.hwaccel import HWAccel
 from hypothesis import given
 from hypothesis import strategies as st
-from live_servers import MjpegServer, serving
-from media_clips import cut_tail, decode_times, numbered, read_number, write_clip
+from live_servers import MjpegServer, free_port, serving
+from media_clips import cut_tail, decode_times, numbered, read_number, write_clip, write_sound
 from PIL import Image
 
 from sharpose_rt.config.schema import HWACCELS, SourceConfig
@@ -895,6 +895,74 @@ def test_interrupt_ends_a_waiting_open(scheme: str) -> None:
         _ = source.info
 
 
+def test_what_comes_by_rtp_is_had_by_the_address_of_its_description(tmp_path: Path, clip: Path, http_root: str) -> None:
+    described, port, other = clip.parent / "rtp.sdp", free_port(), free_port()
+    described.write_text(f"v=0\nc=IN IP4 127.0.0.1\nm=video {port} RTP/AVP 26\n")  # motion JPEG
+    ended = threading.Event()
+
+    def send() -> None:
+        anything = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with anything, av.open(f"rtp://127.0.0.1:{port}", "w", format="rtp") as out:
+            video = out.add_stream("mjpeg", rate=10)
+            video.width, video.height, video.pix_fmt = 160, 96, "yuvj420p"
+            while not ended.wait(0.05):
+                out.mux(video.encode(av.VideoFrame.from_ndarray(numbered(7), format="bgr24")))
+                anything.sendto(b"\x80\x60" + bytes(60), ("127.0.0.1", other))  # RTP of a kind that is agreed upon
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        with open_source(f"{http_root}/rtp.sdp") as source:
+            assert source.info.live
+            frame = source.read()
+            assert frame is not None
+            assert frame.size_wh == (160, 96)
+        with pytest.raises(SourceError, match=r"told by an \.sdp file"):
+            open_source(f"rtp://127.0.0.1:{other}").open()
+    finally:
+        ended.set()
+        sender.join()
+    with pytest.raises(SourceError, match=r"comes by HTTP; .*/NAME\.sdp"):
+        open_source(described).open()
+
+
+class OneWay(io.BytesIO):
+    """A file for who writes into a pipe, and cannot go back to its header."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def test_an_avi_that_came_through_a_pipe_tells_no_length(tmp_path: Path) -> None:
+    written = OneWay()
+    write_clip(written, 20, container="avi", codec="mpeg4", bframes=0)
+    path = tmp_path / "piped.avi"
+    path.write_bytes(written.getvalue())
+    with open_source(path) as source:
+        assert (source.info.frame_count, source.info.duration_s) == (None, None)
+        assert numbers(source) == list(range(20))
+        assert source.info.faults.cut_off is None
+
+
+@pytest.mark.timeout(30)
+def test_an_rtsp_server_that_sends_over_udp_alone_is_told() -> None:
+    """VLC's is one."""
+    sdp = b"v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\na=control:trackID=0\r\n"
+
+    def answer(connection: socket.socket) -> None:
+        while request := connection.recv(4096):
+            number = re.search(rb"CSeq: (\d+)", request)
+            assert number is not None
+            status = b"461 Unsupported transport" if request.startswith(b"SETUP") else b"200 OK"
+            body = sdp if request.startswith(b"DESCRIBE") else b""
+            head = b"RTSP/1.0 %b\r\nCSeq: %b\r\nContent-Type: application/sdp\r\nContent-Length: %d\r\n\r\n"
+            connection.sendall(head % (status, number[1], len(body)) + body)
+
+    told = pytest.raises(SourceError, match="does not send over tcp; try --rtsp-transport udp")
+    with tcp_server(answer) as port, told:
+        open_source(f"rtsp://127.0.0.1:{port}/v").open()
+
+
 def stalling(clip: Path, keep: float) -> Callable[[socket.socket], None]:
     data = clip.read_bytes()
 
@@ -915,11 +983,67 @@ def long_clip(tmp_path: Path) -> Path:
 @pytest.mark.timeout(30)
 def test_stream_that_stalls_times_out(long_clip: Path) -> None:
     config = SourceConfig(read_timeout_s=0.3)
-    silence = pytest.raises(SourceTimeout, match=r"sent nothing for 0\.3 s after \d+ frames")
+    silence = pytest.raises(SourceTimeout, match=r"sent no picture for 0\.3 s after \d+ frames")
     with tcp_server(stalling(long_clip, 0.6)) as port, open_source(f"http://127.0.0.1:{port}/l.mp4", config) as source:
         assert source.info.frame_count == 150
         with silence:
             list(source)
+
+
+def with_longer_sound() -> bytes:
+    """An MPEG-TS of 30 pictures in 1.2 s, and a minute of sound."""
+    data = io.BytesIO()
+    with av.open(data, "w", format="mpegts") as out:
+        video = out.add_stream("mpeg2video", rate=25)
+        video.width, video.height, video.pix_fmt = 160, 96, "yuv420p"
+        sound = out.add_stream("mp2", rate=44_100)
+        for number in range(30):
+            out.mux(video.encode(av.VideoFrame.from_ndarray(numbered(number), format="bgr24")))
+        out.mux(video.encode(None))
+        write_sound(out, sound, 60.0)
+    return data.getvalue()
+
+
+@pytest.mark.timeout(30)
+def test_a_stream_whose_sound_alone_goes_on_is_lost() -> None:
+    data, all_sent = with_longer_sound(), threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(4096)
+        with contextlib.suppress(OSError):
+            connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: video/mp2t\r\n\r\n" + data[:300_000])
+            for at in range(300_000, len(data), 4096):
+                connection.sendall(data[at : at + 4096])
+                time.sleep(0.1)
+            all_sent.set()
+            connection.shutdown(socket.SHUT_RDWR)
+
+    config = SourceConfig(reconnect_s=0, read_timeout_s=0.5)
+    lost = pytest.raises(SourceLost, match=r"sent no picture for 0\.5 s after \d+ frames")
+    with tcp_server(answer) as port, open_source(f"http://127.0.0.1:{port}/live", config) as source, lost:
+        list(source)
+    assert not all_sent.is_set()
+
+
+@pytest.mark.timeout(60)
+def test_a_stream_that_is_joined_between_key_frames_begins_with_the_next_one() -> None:
+    written = io.BytesIO()
+    write_clip(written, 160, container="mpegts", gop=80, bframes=0)
+    data = written.getvalue()
+    packets = [data[at : at + 188] for at in range(0, len(data), 188)]
+    sent = b"".join(packets[len(packets) // 8 :])  # some 60 pictures before the second key frame
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(4096)
+        connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: video/mp2t\r\n\r\n" + sent)
+        connection.shutdown(socket.SHUT_RDWR)
+
+    config = SourceConfig(reconnect_s=0, end_s=2.0)
+    with tcp_server(answer) as port, open_source(f"http://127.0.0.1:{port}/live", config) as source:
+        frames = list(source)
+        assert [read_number(frame.image_bgr) for frame in frames] == list(range(80, 100))
+        assert frames[0].pts_s == 0
+        assert source.info.faults.damaged == 0
 
 
 @pytest.mark.timeout(30)
@@ -1077,6 +1201,7 @@ def test_is_live_before_opening() -> None:
         "rtsp://h/x.mp4",
         "srt://h:9",
         "http://h/video.mjpg",
+        "http://h/rtp.sdp",
         "http://127.0.0.1:9/cam?id=1",  # nobody there to ask
     )
     stored = ("clip.mp4", "-", "file:///a/b.mp4", "https://h/a.mp4?token=1", "*.jpg")
@@ -1318,7 +1443,7 @@ def test_a_stream_that_falls_silent_while_its_first_frame_waits_is_lost(monkeypa
     config = SourceConfig(reconnect_s=0, read_timeout_s=1)
     with MjpegServer([((160, 96), 20)], silent=True) as server, open_source(server.url, config) as source:
         time.sleep(1.0)
-        with pytest.raises(SourceLost, match="sent nothing for 1 s"):
+        with pytest.raises(SourceLost, match="sent no picture for 1 s"):
             list(source)
 
 
