@@ -81,21 +81,21 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"the guide has no page {asked!r}; did you mean {close[0]!r}? One of {', '.join(guide.topics())}"
             )
         arguments = [*arguments[1:], "--help"]
-    parser = build_parser()
-    if not arguments:
-        parser.print_help()
-        return 2
-    first = arguments[0]
-    if first not in (*COMMANDS, "-h", "--help", "--version"):
-        if not first.startswith("-"):
-            return _error(_not_a_command(first))
-        arguments.insert(0, "track")  # `sharpose-rt --source X` is the main job
-    args = parser.parse_args(arguments)
-    handler = logging.StreamHandler()  # on standard error
-    handler.setFormatter(PrintableFormatter("%(name)s: %(message)s"))
-    quiet = getattr(args, "quiet", False)
-    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, handlers=[handler])
     try:
+        parser = build_parser()
+        if not arguments:
+            parser.print_help()
+            return 2
+        first = arguments[0]
+        if first not in (*COMMANDS, "-h", "--help", "--version"):
+            if not first.startswith("-"):
+                return _error(_not_a_command(first))
+            arguments.insert(0, "track")  # `sharpose-rt --source X` is the main job
+        args = parser.parse_args(arguments)
+        handler = logging.StreamHandler()  # on standard error
+        handler.setFormatter(PrintableFormatter("%(name)s: %(message)s"))
+        quiet = getattr(args, "quiet", False)
+        logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, handlers=[handler])
         with ending_by_sigterm():
             return args.command.run(args)
     except SharposeError as error:
@@ -113,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _error(
             f"this machine has too little memory left ({memory_report(error)}); --set pose.max_batch=2, --backend "
-            "torch, --no-video and smaller pictures take less, or end other programs"
+            "torch, --no-video and smaller pictures take less, or end other programs; a limit of the shell (ulimit -a) "
+            "or the container on memory or threads counts as the machine's"
         )
     except ImportError as error:
         if (report := library_report(error)) is None:

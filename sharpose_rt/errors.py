@@ -23,6 +23,7 @@ import errno
 import os
 import re
 import reprlib
+import sys
 
 
 class SharposeError(Exception):
@@ -83,15 +84,20 @@ def shown(value: object) -> str:
 
 
 def memory_report(error: BaseException) -> str:
-    """What a torch.OutOfMemoryError says, without the half page that follows: how much was asked for, and was free."""
-    return ". ".join(str(error).partition("\n")[0].split(". ")[:3]).rstrip(".")
+    """What a torch.OutOfMemoryError says, without the half page that follows: how much was asked for, and was free. Of
+    OpenVINO's what was wrong, without the lines before it of where."""
+    lines = [line for line in str(error).splitlines() if not re.fullmatch(r"Exception from \S+:", line)]
+    return ". ".join(lines[0].split(". ")[:3]).rstrip(".") if lines else type(error).__name__
 
 
 def is_short_of_memory(error: BaseException) -> bool:
-    """Whether it says that memory of the machine is short: by its class, or in words of torch, oneDNN or OpenVINO."""
+    """Whether it says that memory of the machine is short, or room for threads, which is told alike: by its class, or
+    in words of Python, torch, oneDNN or OpenVINO."""
     if isinstance(error, MemoryError):
         return True
-    words = "allocate memory|not enough memory|std::bad_alloc|Resource temporarily unavail|can't alloc"
+    words = (
+        "allocate memory|not enough memory|std::bad_alloc|Resource temporarily unavail|can't (alloc|start new thread)"
+    )
     return bool(re.search(rf"{words}|could not create a (primitive|memory object)(?! descr)", str(error)))
 
 
@@ -103,7 +109,13 @@ def is_short_of_gpu_memory(error: BaseException) -> bool:
 
 
 def library_report(error: ImportError) -> str | None:
-    """Which library of the system an import lacks, as slim containers do, and what brings it; None for other causes."""
+    """Which package an import lacks, as after `pip install --no-deps` or in another Python than the one that it was
+    installed for, or which library of the system, as slim containers do, and what brings it; None for other causes."""
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("sharpose_rt"):
+        return (
+            f"the package {error.name.partition('.')[0]} is missing in {sys.executable}: `pip install sharpose-rt` for "
+            "that Python brings what is needed, or call the Python that has it"
+        )
     found = re.match(r"(\S+\.so[.\d]*): cannot open shared object file", str(error))
     if found is None:
         return None

@@ -15,7 +15,7 @@ from hypothesis import settings
 
 # One thread a loop, before torch is loaded: tests run beside each other, and threads that spin take their cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 os.environ["no_proxy"] = "*"  # whom tests reach is this machine, whatever proxy leads to others
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import importlib.util
 import io
 import logging
@@ -33,6 +32,7 @@ from torch import Tensor, nn
 from sharpose_rt.compute.precision import fastest_dtype
 from sharpose_rt.errors import DeviceError, WeightsError
 from sharpose_rt.machine.cache import cache_dir
+from sharpose_rt.machine.packages import version
 from sharpose_rt.machine.paths import is_file
 from sharpose_rt.machine.process import settings_lock
 from sharpose_rt.machine.processor import processor_key
@@ -349,8 +349,8 @@ def _settings(part: nn.Module) -> dict[str, str]:
     return found
 
 
-def _versions() -> list[str]:
-    return [importlib.metadata.version(name) for name in ("torch", "openvino", "ultralytics")]
+def _versions() -> list[str | None]:
+    return [version(name) for name in ("torch", "openvino", "ultralytics")]
 
 
 def _sources(module: nn.Module) -> list[Path]:

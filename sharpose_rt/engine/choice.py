@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib import metadata
 from typing import TypeGuard
 
 import torch
@@ -24,6 +23,7 @@ from sharpose_rt.engine.backend import Backend, TorchBackend
 from sharpose_rt.engine.device import DTYPES, resolve_device, resolve_precision
 from sharpose_rt.errors import ConfigError, DeviceError, WeightsError
 from sharpose_rt.machine.cache import cache_dir, recall, remember
+from sharpose_rt.machine.packages import version
 from sharpose_rt.machine.threads import network_threads
 from sharpose_rt.models.int8 import Ranges
 from sharpose_rt.models.selection import split_cells
@@ -241,7 +241,7 @@ def _turn(backend: Backend, network: SHaRPose) -> float:
 
 def _key(config: PoseConfig, names: Iterable[str]) -> str:
     """All that decides which one is faster."""
-    versions = [f"sharpose-rt {sharpose_rt.__version__}", f"openvino {metadata.version('openvino')}"]
+    versions = [f"sharpose-rt {sharpose_rt.__version__}", f"openvino {version('openvino')}"]
     # Threads that spin while they wait take the core that the other backend's would have.
     threads = f"{network_threads(config.threads)} threads {os.environ.get('OMP_WAIT_POLICY', '')}".rstrip()
     return ", ".join([this_machine(), threads, config.model, " or ".join(names), *versions])

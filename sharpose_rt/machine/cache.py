@@ -32,6 +32,11 @@ def _for_this_process() -> Path:
         folder = TemporaryDirectory(prefix="sharpose-rt-", ignore_cleanup_errors=True)
     except OSError:  # nothing may be written anywhere, which whoever writes into a cache copes with
         return Path(os.devnull, "sharpose-rt")
+    log.info(
+        "this user has no home: what is measured and converted is kept in %s while this program runs, and each "
+        "start does it again; XDG_CACHE_HOME names a folder that lasts",
+        folder.name,
+    )
     atexit.register(folder.cleanup)
     return Path(folder.name)
 

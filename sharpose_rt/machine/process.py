@@ -49,7 +49,8 @@ def let_waiting_threads_sleep() -> None:
     Spinning, they take the cores from whatever else has work: the decoder, the encoder, the caller's own loop. On a
     busy machine one forward pass took 60 times longer.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # In small letters: libgomp compares whatever the case, and in Turkish an I is no i in another case.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def keep_freed_memory() -> bool:

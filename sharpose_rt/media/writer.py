@@ -84,7 +84,9 @@ class VideoWriter:
             raise OutputError(f"{self.part} cannot be written ({_reason(error)}); give another --output") from error
 
     def _open(self, config: OutputConfig, fps: float) -> Any:
-        movflags = "frag_keyframe+delay_moov+default_base_moof" + ("+hybrid_fragmented" if self._live else "")
+        # A trailer would be the table of a file that is copied anyway, and hides that the last fragment found no room.
+        closing = "hybrid_fragmented" if self._live else "skip_trailer"
+        movflags = f"frag_keyframe+delay_moov+default_base_moof+{closing}"
         options = {"movflags": movflags, "frag_duration": str(round(_FRAGMENT_S * 1e6)), "flush_packets": "1"}
         container = av.open(file_address(self.part), "w", format="mp4", options=options)
         gop = max(1, round(_KEYFRAME_S * fps))

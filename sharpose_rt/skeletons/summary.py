@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from sharpose_rt.errors import OutputError
+from sharpose_rt.machine.packages import version
 from sharpose_rt.machine.whole_files import whole
 from sharpose_rt.skeletons.plain import plain
 
@@ -48,10 +48,5 @@ def write_summary(path: str | Path, data: Mapping[str, Any]) -> None:
 
 def versions() -> dict[str, str | None]:
     """Versions of Python, this package and those it stands on, without importing them; None where not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.platform()}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+    system = {"python": platform.python_version(), "platform": platform.platform()}
+    return system | {name: version(name) for name in _PACKAGES}

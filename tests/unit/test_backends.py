@@ -13,6 +13,7 @@ import warnings
 import weakref
 from collections import OrderedDict
 from dataclasses import replace
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -549,6 +550,19 @@ def test_auto_takes_the_faster_one_and_remembers_it(config, both, faster, caplog
     choose(replace(config, threads=33))
     assert len(measured) == 2
     assert len(json.loads(path.read_text())) == 2
+
+
+@openvino
+def test_an_openvino_that_pip_knows_nothing_of_is_taken_too(config, both, monkeypatch):
+    def found(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata.Distribution, "from_name", found)  # as out of Intel's archive
+    package, _ = openvino_graphs.openvino()
+    assert choose(replace(config, backend="auto")).backend == "openvino"
+    (key,) = json.loads(both[2].read_text())
+    assert key.endswith(f"openvino {package.__version__}")
+    assert openvino_graphs._versions()[0] == torch.__version__
 
 
 def test_where_nothing_can_be_remembered_nothing_is_said_to_be(config, both, caplog):

@@ -648,6 +648,17 @@ def test_a_library_that_the_system_lacks_is_named_with_what_to_install(tmp_path)
         assert "Traceback" not in said
 
 
+def test_a_python_without_our_packages_is_named():
+    root = Path(__file__).parents[2]
+    program = f"import sys; sys.path.insert(0, {str(root)!r}); from sharpose_rt.cli import main; sys.exit(main())"
+    bare = [sys.executable, "-I", "-S", "-c", program]  # as a checkout that was never installed
+    done = subprocess.run([*bare, "--source", "a.mp4"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.startswith("sharpose-rt: error: the package ")
+    assert f" is missing in {sys.executable}: `pip install sharpose-rt` for that Python" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_doctor_ends_where_a_drive_is_not_there(monkeypatch):
     monkeypatch.setattr(doctor.os.path, "exists", lambda _: False)
     assert doctor.check_output(Path("/results"))[:2] == ("broken", "/results: there is no /")

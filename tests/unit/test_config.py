@@ -282,14 +282,18 @@ def test_where_nothing_may_be_written_the_cache_is_a_place_that_cannot_be(monkey
         cache._for_this_process.cache_clear()
 
 
-def test_without_a_home_things_are_kept_for_the_process(monkeypatch):
+def test_without_a_home_things_are_kept_for_the_process_and_that_is_said(monkeypatch, caplog):
     def none(*_):
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", none)
-    folder = cache_dir()
+    cache._for_this_process.cache_clear()
+    with caplog.at_level("INFO"):
+        folder = cache_dir()
     assert folder == cache_dir()
+    assert f"kept in {folder} while this program runs" in caplog.text
+    assert "XDG_CACHE_HOME names a folder that lasts" in caplog.text
     assert (folder.stat().st_mode & 0o077) == 0
 
 

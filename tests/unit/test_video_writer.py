@@ -17,6 +17,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from full_disk import file_size_limit
 from media_clips import decode_times, numbered, read_number, write_clip
 
 from sharpose_rt.config.schema import OutputConfig, SourceConfig
@@ -597,6 +598,17 @@ def test_finishing_on_a_full_disk_keeps_the_part_file(
                 assert "No space left" in caplog.text
         assert names(tmp_path) == ["out.part.mp4"]
         assert numbers(tmp_path / "out.part.mp4") == [3]
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_no_room_for_the_last_second_is_an_error(tmp_path: Path, live: bool) -> None:
+    writer = VideoWriter(tmp_path / "out.mp4", (320, 192), 10, FAST, live=live)
+    noise = np.random.default_rng(0).integers(0, 255, (192, 320, 3), dtype=np.uint8)
+    for number in range(5):  # all of which lie in the fragment that closing writes
+        writer.write(np.roll(noise, number, axis=1), number / 10)
+    with file_size_limit(50_000), pytest.raises(OutputError, match=r"written on after 5 frames \(File too large"):
+        writer.close()
+    assert names(tmp_path) == ["out.part.mp4"]
 
 
 # --- pictures
