@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
         if show(connection):
             threading.Thread(target=server.shutdown).start()  # it waits for us
 
-    with serve(once, "127.0.0.1", args.listen, max_size=None) as server:
+    with serve(once, "127.0.0.1", args.listen, max_size=None, max_queue=1) as server:  # what waits here is old
         server.serve_forever()
 
 

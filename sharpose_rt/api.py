@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -210,7 +210,7 @@ class PoseTracker:
     @contextmanager
     def _models(self, begun: int) -> Iterator[Models]:
         """Idle ones, or new ones; they stay for the next run unless something went wrong or close() was called."""
-        with self._turn:
+        with self._turn, _as_in_own_threads():
             models = self._idle.pop() if self._idle else Models(self.config)
         try:
             yield models
@@ -296,11 +296,17 @@ class PoseTracker:
 
 @contextmanager
 def _as_in_own_threads() -> Iterator[None]:
-    """Torch's threads and numpy's errors are the calling thread's own again afterwards.
+    """Torch's threads and default device, and numpy's errors, are the calling thread's own again afterwards.
 
-    After the program's `np.seterr(all="raise")` what fades away, such as a joint of minutes ago, would be an error.
+    After the program's `np.seterr(all="raise")` what fades away, such as a joint of minutes ago, would be an error, and
+    after its `torch.set_default_device` what is made for the CPU would lie elsewhere.
     """
-    with threads_given_back(), np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"):
+    usual = torch.get_default_device().type == "cpu"  # a device as a context costs each call of torch some microseconds
+    with (
+        threads_given_back(),
+        np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"),
+        nullcontext() if usual else torch.device("cpu"),
+    ):
         yield
 
 

@@ -132,7 +132,7 @@ class Recalled:
         if isinstance(tracker.high_score, Unset):  # whoever made the stream has decided who is somebody
             tracker = replace(tracker, high_score=0.0)
         self.tracker = create_tracker(tracker, self.skeleton) if changes.track else None
-        self.identify = IdentifyStage()
+        self.identify = IdentifyStage(tracker.match_threshold)
         self.choose = ChoosePeopleStage(changes.same, changes.wanted, changes.swaps)
 
     def open_again(self) -> StoredFrames:

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -29,6 +30,9 @@ from sharpose_rt.live.address import Target
 from sharpose_rt.live.outbox import Policy
 from sharpose_rt.skeletons import encode
 
+if sys.platform == "linux":
+    import fcntl
+
 _PACKAGES = {"ws": "websockets", "wss": "websockets", "zmq+tcp": "zmq", "mqtt": "paho.mqtt", "mqtts": "paho.mqtt"}
 _OPEN_S = 5.0
 _MAX_DATAGRAM = 9000 if sys.platform == "darwin" else 60_000  # bytes; UDP carries 65,507, macOS sends up to 9216
@@ -36,6 +40,7 @@ _PIPE_BYTES = 4096  # a pipe that is ready takes so many without making the writ
 _POLL_S = 0.2
 _LOOK_UP_EVERY_S = 30.0
 _NEWEST_AHEAD = 4  # messages
+_ON_THE_WAY_S = 0.25  # a consumer that takes no longer to answer is not waited for
 _SEND_BUFFER = 64 << 10  # bytes; what the system holds for a slow consumer is old when it arrives
 _KEEP_ALIVE_S = 15  # a broker takes us for gone after one and a half of it
 # The publisher tells what goes wrong; websockets would tell it again, with a traceback.
@@ -80,7 +85,7 @@ def create_transport(target: Target, policy: Policy) -> Transport:
             ) from error
     match target.scheme:
         case "ws" | "wss":
-            return WebSocketTransport(target)
+            return WebSocketTransport(target, policy)
         case "zmq+tcp":
             return ZmqTransport(target, policy)
         case "mqtt" | "mqtts":
@@ -90,7 +95,7 @@ def create_transport(target: Target, policy: Policy) -> Transport:
         case "osc":
             return OscTransport(target)
         case _:
-            return StdoutTransport()
+            return StdoutTransport(policy)
 
 
 @contextlib.contextmanager
@@ -105,13 +110,18 @@ def _trusting() -> Iterator[None]:
 
 
 class WebSocketTransport:
-    """A client that sends each line as a text message, and throws away what the consumer says."""
+    """A client that sends each line as a text message, and throws away what the consumer says.
+
+    With 'newest' a ping follows each: what waits in the systems' buffers for a slow consumer would be old when it is
+    read, and they hold seconds of it.
+    """
 
     repeats_header = False
 
-    def __init__(self, target: Target) -> None:
-        self._target = target
+    def __init__(self, target: Target, policy: Policy) -> None:
+        self._target, self._policy = target, policy
         self._connection: Any = None
+        self._unanswered: deque[tuple[float, threading.Event]] = deque()  # when they were sent
 
     def open(self) -> None:
         """Connects and shakes hands."""
@@ -137,19 +147,39 @@ class WebSocketTransport:
             raise ConnectionError(str(error)) from error
 
     def send(self, line: bytes, source: str) -> None:
-        """One text message, without the newline."""
+        """One text message, without the newline; with 'newest' comes back when it is time for another."""
         from websockets.exceptions import WebSocketException
 
         try:
-            with contextlib.suppress(TimeoutError):
-                while True:  # answers that nobody takes would in the end keep the consumer's pongs out, too
-                    self._connection.recv(timeout=0)
+            self._throw_away()
             self._connection.send(tagged(line, source).rstrip(b"\n").decode())
+            if self._policy == "newest":
+                self._unanswered.append((time.monotonic(), self._connection.ping()))
+                self._wait()
         except WebSocketException as error:
             raise ConnectionError(str(error)) from error
 
+    def _throw_away(self) -> None:
+        """What the consumer said: answers that nobody takes would in the end keep its pongs out, too."""
+        with contextlib.suppress(TimeoutError):
+            while True:
+                self._connection.recv(timeout=0)
+
+    def _wait(self) -> None:
+        """Until all that was sent before `_ON_THE_WAY_S` is answered."""
+        while self._unanswered:
+            sent_s, answered = self._unanswered[0]
+            late = time.monotonic() - sent_s > _ON_THE_WAY_S
+            if answered.wait(_POLL_S if late else 0):
+                self._unanswered.popleft()
+            elif late:
+                self._throw_away()
+            else:
+                return
+
     def close(self) -> None:
         """Says goodbye, waiting a second at most."""
+        self._unanswered.clear()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
@@ -394,12 +424,15 @@ class StdoutTransport:
 
     repeats_header = False
 
-    def __init__(self) -> None:
-        self._stop = False
+    def __init__(self, policy: Policy) -> None:
+        self._policy, self._stop = policy, False
 
     def open(self) -> None:
-        """Nothing may be left in front of the first line."""
+        """Nothing may be left in front of the first line; with 'newest' a pipe of Linux holds a page, not seconds."""
         sys.stdout.flush()
+        if self._policy == "newest" and sys.platform == "linux":
+            with contextlib.suppress(OSError):  # it is no pipe
+                fcntl.fcntl(sys.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     def send(self, line: bytes, source: str) -> None:
         """Writes the line, whole or, after `abort`, in part."""

@@ -428,6 +428,8 @@ class ContainerSource(Source):
                     "next key frame; ask it for smaller or fewer pictures, or try --hwaccel auto", self.name, LONGEST_S,
                 )  # fmt: skip
         elif before:
+            with contextlib.suppress(av.error.FFmpegError):  # what the decoder held back is as old
+                self.faults.left_out += len(self._stream.codec_context.decode(None))
             self._stream.codec_context.flush_buffers()
         return backlog.skipping
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import ConfigError, SourceError, StreamError
 from sharpose_rt.geometry.affine import chain_motions
+from sharpose_rt.geometry.boxes import iou_matrix
 from sharpose_rt.machine.paths import is_file
 from sharpose_rt.media import Source, SourceInfo, is_live, open_source
 from sharpose_rt.media.files import Images
@@ -23,7 +24,8 @@ from sharpose_rt.skeletons import FrameRecord, StreamReader
 from sharpose_rt.skeletons.convert.common import stem_of
 from sharpose_rt.stages.detect import is_filmed
 from sharpose_rt.tracking import PeopleMotion, SceneCuts, rows
-from sharpose_rt.types import Detections, Frame, Packet, Poses, PoseStage
+from sharpose_rt.tracking.camera import Camera, moved_box
+from sharpose_rt.types import Detections, Frame, Packet, Poses, PoseStage, Tracks
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -263,17 +265,21 @@ class RecallStage(BaseStage[Frame, Packet]):
 class IdentifyStage(BaseStage[Packet, Packet]):
     """Gives each pose the id of the track that its box belongs to; who has none is left out, and counted (`left_out`).
 
-    `last_poses` are those of the frame before, as trackers want them.
+    Trackers give an id to whoever comes when they see them again, so a frame waits for the next one, where boxes that
+    overlap at least by `same` are one person's. `last_poses` are those of the frame before, as trackers want them.
     """
 
     name = "identify"
 
-    def __init__(self) -> None:
+    def __init__(self, same: float) -> None:
+        self.same = same
         self.last_poses: Poses | None = None
         self.left_out = 0
+        self._last_id = 0
+        self._waiting: Packet | None = None
 
     def process(self, item: Packet, /) -> Iterable[Packet]:
-        """The packet with the poses of who is known."""
+        """The packet before, with the poses of who is known."""
         poses, tracks = item.poses, item.tracks
         assert poses is not None
         assert tracks is not None
@@ -283,9 +289,32 @@ class IdentifyStage(BaseStage[Packet, Packet]):
         for box, track_id in zip(seen.bboxes_xyxy.tolist(), seen.track_ids.tolist(), strict=True):
             place = boxes.index(tuple(box))  # a tracker gives back the boxes of its detections
             ids[place], boxes[place] = track_id, ()
+        poses = replace(poses, track_ids=ids)
+        self.last_poses = poses.kept(ids > 0)
+        new = Tracks.empty() if item.new_scene else seen.take(np.flatnonzero(seen.track_ids > self._last_id))
+        self._last_id = max(self._last_id, int(ids.max(initial=0)))
+        before, self._waiting = self._waiting, item.left(self.name, poses=poses, tracks=None)
+        return () if before is None else (self._known(before, new, item.camera),)
+
+    def flush(self) -> Iterable[Packet]:
+        """The last one."""
+        last, self._waiting = self._waiting, None
+        return () if last is None else (self._known(last, Tracks.empty()),)
+
+    def _known(self, packet: Packet, new: Tracks, camera: Camera | None = None) -> Packet:
+        """The packet with those who are known, or are among the `new` ones of the next frame."""
+        poses = packet.poses
+        assert poses is not None
+        ids = poses.track_ids.copy()
+        nobody = np.flatnonzero(ids == 0)
+        boxes = [box if camera is None else moved_box(box, camera) for box in poses.bboxes_xyxy[nobody]]
+        overlap = iou_matrix(boxes, new.bboxes_xyxy)
+        while overlap.max(initial=0) >= self.same:
+            row, column = np.unravel_index(overlap.argmax(), overlap.shape)
+            ids[nobody[row]] = new.track_ids[column]
+            overlap[row], overlap[:, column] = -1, -1
         self.left_out += int((ids == 0).sum())
-        self.last_poses = replace(poses, track_ids=ids).kept(ids > 0)
-        return (item.left(self.name, poses=self.last_poses, tracks=None),)
+        return replace(packet, poses=replace(poses, track_ids=ids).kept(ids > 0))
 
 
 class Swap(NamedTuple):

@@ -409,6 +409,18 @@ def test_a_wall_whose_server_is_away_says_so_and_comes_back(browser: playwright.
     context.close()
 
 
+@pytest.mark.parametrize(("address", "place"), [("", "notice"), ("wall", "document.querySelector('.tile span span')")])
+def test_who_has_no_place_is_told_and_gets_the_next_one(
+    browser: playwright.Browser, monkeypatch: pytest.MonkeyPatch, address: str, place: str
+) -> None:
+    monkeypatch.setattr("sharpose_rt.live.routes._MAX_SOCKETS", 0)
+    with _serving() as (server, _), _page(browser, server.url + address) as page:
+        _until(page, f"/too many viewers/i.test({place}?.textContent)")
+        monkeypatch.setattr("sharpose_rt.live.routes._MAX_SOCKETS", 2)
+        _until(page, "+document.querySelector('canvas').dataset.frameId > 0")
+        _until(page, f"!/too many viewers/i.test({place}?.textContent)")
+
+
 def test_a_source_that_comes_late_can_be_chosen(browser: playwright.Browser) -> None:
     hub = Hub()
     with LiveServer(hub, Listen("127.0.0.1", 0)) as server, _page(browser, server.url) as page:

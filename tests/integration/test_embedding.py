@@ -136,6 +136,19 @@ def test_a_program_whose_numpy_raises_gets_poses_and_keeps_its_ways() -> None:
 
 
 @pytest.mark.timeout(60)
+def test_a_program_with_a_default_device_gets_poses_and_keeps_it() -> None:
+    torch.set_default_device("meta")  # any but the CPU, as "cuda" is
+    try:
+        with PoseTracker("tiny_256x192", pose=OPTIONS["pose"], detector={"name": "bundled"}) as tracker:
+            tracker.update(IMAGE, 0.0)
+            assert len(list(tracker.run([IMAGE]))) == 1
+        assert len(SHaRPose("tiny_256x192", **OPTIONS["pose"])(IMAGE)) == 1
+        assert torch.zeros(1).device.type == "meta"
+    finally:
+        torch.set_default_device(None)
+
+
+@pytest.mark.timeout(60)
 def test_the_collector_ends_a_run_within_update() -> None:
     tracker = PoseTracker("tiny_256x192", **OPTIONS)
     tracker.update(IMAGE, 0.0)

@@ -300,9 +300,36 @@ def test_websocket_consumer_that_answers() -> None:
     assert publisher.figures()["reconnects"] == 0
 
 
+def test_websocket_consumer_that_is_slow_gets_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not sent what would wait in the systems' buffers until it is old."""
+    monkeypatch.setattr("sharpose_rt.live.transports._ON_THE_WAY_S", 0)
+    goes_on, got = threading.Event(), list[dict[str, Any]]()
+
+    def take(connection: ServerConnection) -> None:
+        for text in connection:
+            got.append(json.loads(text))
+            goes_on.wait(20)
+
+    with (
+        serve(take, "127.0.0.1", 0, compression=None, max_queue=1) as server,
+        serving(server),
+        Publisher(parse_target(f"ws://127.0.0.1:{server.socket.getsockname()[1]}"), "newest") as publisher,
+    ):
+        run = Run(publisher)
+        for _ in range(100):
+            run.step()
+            time.sleep(0.01)
+        goes_on.set()
+        run.end()
+    frames = [record["frame_id"] for record in got if record["type"] == "frame"]
+    assert len(frames) < 20
+    assert frames[-1] == 99
+    assert got[-1]["type"] == "end"
+
+
 def test_what_websockets_says_stays_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with _websocket_consumer() as (port, _, _), caplog.at_level(logging.DEBUG):
-        transport = WebSocketTransport(parse_target(f"ws://127.0.0.1:{port}"))
+        transport = WebSocketTransport(parse_target(f"ws://127.0.0.1:{port}"), "newest")
         transport.open()
         transport._connection.logger.error("keepalive ping failed", exc_info=True)
         transport.close()
@@ -730,6 +757,30 @@ def test_a_reader_of_stdout_that_leaves(monkeypatch: pytest.MonkeyPatch, caplog:
             run.end()
     assert "standard output was closed" in caplog.text
     assert (publisher.figures()["sent"], publisher.figures()["dropped"]) == (0, 30)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a pipe's size is the system's")
+def test_a_reader_of_stdout_that_is_slow_gets_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on, got = threading.Event(), list[dict[str, Any]]()
+
+    def read(file: int) -> None:
+        goes_on.wait(20)
+        with os.fdopen(file) as lines:
+            got.extend(map(json.loads, lines))
+
+    with _stdout_pipe(monkeypatch) as reading:
+        reader = threading.Thread(target=read, args=(reading,))
+        reader.start()
+        with Publisher(parse_target("-"), "newest") as publisher:
+            run = Run(publisher)
+            for _ in range(30):
+                run.step()
+                time.sleep(0.01)
+            goes_on.set()
+            run.end()
+    reader.join()
+    assert 2 < len(got) < 10
+    assert got[-2]["frame_id"] == 29
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes cannot be waited for on Windows")

@@ -37,6 +37,10 @@ export class Feed {
     return this.skeletons.socket.readyState === WebSocket.OPEN;
   }
 
+  get full() {
+    return this.skeletons.full || this.view.full;
+  }
+
   take(record, text) {
     if (record.type === "header") {
       this.records.clear();

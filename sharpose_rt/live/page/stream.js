@@ -1,6 +1,8 @@
 // A WebSocket that comes back by itself, with pauses that grow, unless the server refused it.
 
 export const REFUSED = new Map([[4401, "a token is wanted: open this page with ?token=…"], [4403, "refused by the server"]]);
+export const FULL = "too many viewers";
+const TRY_LATER = 1013;
 const FIRST_PAUSE_MS = 500, LONGEST_PAUSE_MS = 8000, OPEN_MS = 10_000;
 
 export class Stream {
@@ -10,6 +12,7 @@ export class Stream {
     this.handlers = handlers;
     this.pause = FIRST_PAUSE_MS;
     this.closed = false;
+    this.full = false;  // the server has no place, and lets go whoever it has let in
     this.connect();
   }
 
@@ -26,10 +29,12 @@ export class Stream {
     socket.onmessage = ({ data }) => {
       this.handlers.heard?.();
       this.pause = FIRST_PAUSE_MS;
+      this.full = false;
       if (typeof data === "string") this.handlers.text?.(JSON.parse(data), data);
       else this.handlers.bytes?.(data);
     };
     socket.onclose = ({ code }) => {
+      this.full = code === TRY_LATER;
       if (REFUSED.has(code)) this.handlers.refused?.(REFUSED.get(code));
       else this.again();
     };

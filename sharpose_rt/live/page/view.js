@@ -4,6 +4,7 @@ import { Feed, isLate } from "./feed.js";
 import { drawRegion, Figures, fit, SIDES, STAGES, trackColour } from "./figure.js";
 import { CHOICES, DEFAULTS, remember, remembered, TOGGLES } from "./options.js";
 import { Plot } from "./plots.js";
+import { FULL } from "./stream.js";
 
 const $ = id => document.getElementById(id);
 const KEEP_S = 120, KEEP_BYTES = 64 << 20;  // as the server: a crowd's two minutes would be hundreds of MB
@@ -265,6 +266,7 @@ function notice() {
   const run = current(), open = feed?.connected, newest = feed?.newest;
   let text = "";
   if (ended) setState("ended", "ended");
+  else if (feed?.full) setState("lost", FULL);
   else if (!open) setState("lost", header ? "connection lost" : "connecting");
   else if (paused) setState("paused", "paused");
   else if (run?.state === "lost") setState("stalled", "source lost, looking for it");
@@ -272,7 +274,8 @@ function notice() {
   else if (!newest) setState("waiting", "starting");
   else if (run?.state === "stalled") setState("stalled", "no frames");
   else setState("live", run && !run.live ? "file" : "live");
-  if (!header && !open) text = "Connecting…";
+  if (feed?.full) text = "Too many viewers: this page waits for a place.";
+  else if (!header && !open) text = "Connecting…";
   else if (!newest && /waiting|lost/.test(run?.state)) text = "Waiting for this source, which is not there yet.";
   else if (!newest && !ended) text = "Waiting for the first frame: models are loading.";
   $("notice").textContent = text;

@@ -3,7 +3,7 @@
 import { Feed, isLate, QUIET_S } from "./feed.js";
 import { drawRegion, Figures, fit } from "./figure.js";
 import { DEFAULTS, remembered } from "./options.js";
-import { REFUSED } from "./stream.js";
+import { FULL, REFUSED } from "./stream.js";
 
 const ASK_MS = 1000;
 const WORDS = { waiting: "waiting for the source", lost: "source lost, looking for it", stalled: "no frames" };
@@ -49,7 +49,7 @@ class Tile {
     this.link.dataset.state = run.state;
     const parts = [`${run.people} ${run.people === 1 ? "person" : "people"}`, `${run.fps.toFixed(1)} fps`];
     if (run.latency_ms.p95 !== null) parts.push(`p95 ${Math.round(run.latency_ms.p95)} ms`);
-    this.figure.textContent = WORDS[run.state] ?? (run.state === "ended" ? "ended" : parts.join(" · "));
+    this.figure.textContent = this.feed.full ? FULL : WORDS[run.state] ?? (run.state === "ended" ? "ended" : parts.join(" · "));
   }
 
   redraw() {
