@@ -49,6 +49,10 @@ class Run:
         taken: set[str] | None = None,
     ) -> None:
         check_outputs(config.output)
+        if config.smooth.method == "rts" and config.output.split_s:
+            raise ConfigError(
+                "smooth.method rts goes over the whole video, which --split parts; leave one of them away"
+            )
         self.people, self.source, self.totals, self.live = people, people.source, people.totals, people.live
         self.outputs = RunOutputs(people, config, taps, taken)
         self._open_again = open_again
@@ -230,8 +234,6 @@ def _check_smoothing(config: RunConfig, spec: str, live: str | None) -> None:
     """Raises ConfigError where the source, whose name `live` is where it is that, cannot be smoothed both ways."""
     if config.smooth.method != "rts":
         return
-    if config.output.split_s:
-        raise ConfigError("smooth.method rts goes over the whole video, which --split parts; leave one of them away")
     if live is not None:
         raise ConfigError(f"smooth.method is rts, but {live} is live; kalman or none is accepted")
     if spec == "-" and config.output.video:

@@ -253,8 +253,7 @@ class ReplayRun(Run):
         """Of a stream that is not whole what is made of it is not whole either."""
         end = self._recalled.reader.end
         stored = "interrupted" if end is None else end["status"]
-        cut = self.config.source.end_s is not None or self.config.source.max_frames is not None
-        return status if status != "complete" or cut else stored
+        return stored if status == "complete" and self._recalled.frames.read_to_its_end else status
 
     def run(self, on_packet: Callable[[Packet], None] = lambda packet: None) -> Results:
         """See `Run.run`; says what was named and not there."""

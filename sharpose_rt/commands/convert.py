@@ -132,6 +132,9 @@ def _import(args: argparse.Namespace) -> list[Path]:
         raise ConfigError(f"--from takes one IN, of one video; {len(args.streams)} are given")
     what: dict[str, Any] = {"frame_size_wh": args.frame_size, "fps": args.fps}
     if args.video:
+        for option in ("fps", "frame_size"):
+            if getattr(args, option) is not None:
+                raise ConfigError(f"--video tells what --{option.replace('_', '-')} says; give one of them")
         what = _facts(args.video)
     elif args.fps is None:
         raise ConfigError(

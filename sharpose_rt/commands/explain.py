@@ -132,10 +132,11 @@ def parse_boxes(text: str, size_wh: tuple[int, int]) -> np.ndarray:
     except ValueError:
         raise ConfigError(f"--boxes is {text!r}; {accepted}") from None
     for box in boxes:
+        said = ",".join(f"{v:g}" for v in box)
         if len(box) != 4 or not np.isfinite(box).all() or box[0] >= box[2] or box[1] >= box[3]:
-            raise ConfigError(f"--boxes has {','.join(f'{v:g}' for v in box)}; {accepted}")
+            raise ConfigError(f"--boxes has {said}; {accepted}")
         if box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
-            raise ConfigError(f"--boxes has {box}, which lies outside the picture of {width}x{height} pixels")
+            raise ConfigError(f"--boxes has {said}, which lies outside the picture of {width}x{height} pixels")
     return np.array(boxes)
 
 

@@ -471,7 +471,10 @@ def listed_sources(given: list[str]) -> list[str]:
         try:
             lines = Path(name[1:]).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read the list of sources {name[1:]}: {error}") from error
+            why = getattr(error, "strerror", None) or error
+            raise ConfigError(
+                f"cannot read the list of sources {name[1:]}: {why}; @FILE is a text file of one source a line"
+            ) from error
         found = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
         if not found:
             raise ConfigError(f"the list of sources {name[1:]} is empty; one source a line is accepted")

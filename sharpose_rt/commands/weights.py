@@ -319,7 +319,7 @@ def _load_own(source: Path) -> tuple[SHaRPose, WeightsInfo]:
     """A network and its weights from a file that names its model."""
     from sharpose_rt.models.weights import load_model, read_metadata
 
-    facts = read_metadata(source) if source.suffix == ".safetensors" and source.is_file() else {}
+    facts = read_metadata(source) if source.suffix == ".safetensors" else {}
     if "model" not in facts:
         raise WeightsError(
             f"{source} is no .safetensors file that names its model; `weights import` or `train` write one"
@@ -484,7 +484,7 @@ def _safetensors_facts(path: Path) -> tuple[int, list[str], dict[str, str], int]
 
 def number(text: str) -> float:
     """A number that is not NaN; argparse prints the refusal."""
-    value = float(text)
+    value = _float(text)
     if math.isnan(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number; inf and -inf are accepted")
     return value
@@ -492,7 +492,15 @@ def number(text: str) -> float:
 
 def positive(text: str) -> float:
     """A finite number above 0."""
-    value = float(text)
+    value = _float(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not accepted; a finite number above 0 is")
     return value
+
+
+def _float(text: str) -> float:
+    """The number, or NaN where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -96,6 +96,11 @@ class StoredFrames(Source):
         """Whether there is a video."""
         return self._video is not None
 
+    @property
+    def read_to_its_end(self) -> bool:
+        """Whether the stream has no frame behind those that were read."""
+        return self._record is None
+
     def _open(self) -> None:
         self._records = iter(self.reader)
         if self._video is not None:

@@ -238,7 +238,7 @@ class VideoSink:
         self.path: Path | None = None
         self.recording = painter is None
         self._painter = painter
-        audio = info.path if info.audio and output.audio else None
+        audio = info.path if info.audio else None
         self._writer = VideoWriter(path, info.size_wh, info.fps, output, audio_from=audio, live=info.live)
 
     def write(self, packet: Packet, status_line: str) -> None:

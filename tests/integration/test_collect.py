@@ -228,6 +228,21 @@ def test_shares_are_filled_and_fair(pictures, available):
         assert min(have, int(exact)) - len(available) <= got <= exact + len(available)
 
 
+def test_the_command_turns_the_pictures_as_the_run_did_and_passes_its_options_on(walk, tmp_path, capsys):
+    stream, video = walk
+    stream.write_text(stream.read_text().replace('"frame_size_wh":[160,128]', '"frame_size_wh":[128,160]'))
+    command = ["collect", str(stream), "--video", video, "--out", str(tmp_path / "set"), "--pictures", "4"]
+    assert main([*command, "--choose", "even", "--val-share", "0.25", "--min-score", "0.95"]) == 2
+    assert "is 160x128 px, and the skeletons" in capsys.readouterr().err
+    assert main([*command, "--choose", "even", "--val-share", "0.25", "--min-score", "0.95", "--rotate", "90"]) == 0
+    assert "4 pictures with 0 people, 3 in train, 1 in val" in capsys.readouterr().out  # all scores are lower
+    shown = []
+    for path in sorted((tmp_path / "set").glob("*/images/*.jpg")):
+        shown.append(read_number(cv2.rotate(read_image(path), cv2.ROTATE_90_COUNTERCLOCKWISE)))
+    with_somebody = [t for t in range(24) if t not in EMPTY]
+    assert shown == [with_somebody[i] for i in (2, 7, 12, 17)]
+
+
 def test_the_command_finds_videos_by_name_or_order(walk, tmp_path, capsys):
     stream, video = walk
     second = write_stream(tmp_path / "b.skeletons.jsonl", source="/elsewhere/other.mp4")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from sharpose_rt.cli import build_parser, main
 from sharpose_rt.commands.taps import open_taps
 from sharpose_rt.commands.track import build_config
 from sharpose_rt.config import load
-from sharpose_rt.live import Hub, Listen, LiveServer
+from sharpose_rt.live import Hub, Listen, LiveServer, Publisher
 from sharpose_rt.types import Packet
 
 FRAMES = 12
@@ -91,6 +92,59 @@ def test_viewers_see_no_picture_where_skeletons_alone_are_drawn(hidden: bool, cl
     assert picture is not None
     assert picture.shape == (128, 160, 3)
     assert (picture.max() < 5) == hidden
+
+
+@pytest.mark.parametrize(
+    ("specs", "options", "told"),
+    [
+        (["walk.mp4"], "", ("queue", 256, 1, True)),
+        (["webcam"], "", ("newest", 256, 1, False)),
+        (["webcam", "walk.mp4"], "", ("queue", 256, 2, True)),
+        (["walk.mp4"], "--publish-policy newest", ("newest", 256, 1, True)),
+        (["webcam"], "--publish-policy queue --set live.publish_queue=7", ("queue", 7, 1, False)),
+    ],
+)
+def test_a_file_waits_for_whoever_listens_and_a_camera_for_nobody(
+    specs: list[str], options: str, told: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[object, ...]] = []
+
+    class Told(Publisher):
+        def __init__(self, target: Any, *given: Any, patient: bool) -> None:
+            made.append((*given, patient))
+            super().__init__(target, *given, patient=patient)
+
+    monkeypatch.setattr("sharpose_rt.live.Publisher", Told)
+    args = build_parser().parse_args(["track", "--source", "x", "--publish", "udp://127.0.0.1:9", *options.split()])
+    with open_taps(args, build_config(args), specs, len(specs)):
+        pass
+    assert made == [told]
+
+
+@pytest.mark.parametrize(
+    ("environment", "options", "token"),
+    [
+        ("correct horse", [], "correct horse"),
+        ("correct horse", ["--token", "battery staple"], "battery staple"),
+        ("", [], None),
+    ],
+)
+def test_a_token_is_taken_from_the_environment_where_none_is_given(
+    environment: str, options: list[str], token: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listens: list[Listen] = []
+
+    class Listening(LiveServer):
+        def __init__(self, hub: Hub, listen: Listen) -> None:
+            listens.append(listen)
+            super().__init__(hub, listen)
+
+    monkeypatch.setattr("sharpose_rt.live.LiveServer", Listening)
+    monkeypatch.setenv("SHARPOSE_TOKEN", environment)
+    args = build_parser().parse_args(["track", "--source", "x", "--serve", "127.0.0.1:0", *options])
+    with open_taps(args, build_config(args), ["x"]):
+        pass
+    assert [listen.token for listen in listens] == [token]
 
 
 @pytest.mark.parametrize(

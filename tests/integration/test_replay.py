@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,10 @@ from hypothesis import strategies as st
 from media_clips import WALK_TIMES, numbered, read_number
 from tracking_worlds import View, follow, score, shaken, world
 
+from sharpose_rt import __version__
 from sharpose_rt.cli import main
-from sharpose_rt.config import DrawConfig, OutputConfig, RunConfig, TrackerConfig
+from sharpose_rt.config import DrawConfig, OutputConfig, RunConfig, SourceConfig, TrackerConfig
+from sharpose_rt.errors import ConfigError
 from sharpose_rt.geometry.affine import chain_affines
 from sharpose_rt.replay import Changes, ReplayRun
 from sharpose_rt.skeleton import COCO17, Skeleton
@@ -102,6 +105,7 @@ def test_what_is_replayed_is_what_was_stored(tmp_path: Path) -> None:
     assert tap.lines[1:] == stored[1:]
     told, kept = json.loads(tap.lines[0]), json.loads(stored[0])
     assert {**told, "created": "", "version": ""} == {**kept, "created": "", "version": ""}
+    assert told["created"] > kept["created"]
     assert results.stream is None  # nothing changed, so there is nothing to write
     assert results.video == tmp_path / "demo.annotated.mp4"
     with av.open(str(results.video)) as video:
@@ -124,25 +128,27 @@ def test_what_a_live_stream_says_besides_stays(tmp_path: Path) -> None:
         assert {**now.to_record(), "people": 0} == {**was.to_record(), "people": 0}
     end = json.loads(new.read_bytes().splitlines()[-1])
     assert (end["frames"], end["dropped"], end["status"]) == (3, 7, "complete")
+    assert json.loads((tmp_path / "new" / "cam.summary.json").read_text())["times_lost"] == 1
 
 
-@pytest.mark.parametrize("stride", [1, 2, 3])
-def test_each_frame_has_its_own_picture(tmp_path: Path, clip: Path, stride: int) -> None:
-    """Of a video with uneven times, also where the stream is of every n-th frame."""
+@pytest.mark.parametrize(("stride", "most"), [(1, None), (2, None), (3, None), (3, 4)])
+def test_each_frame_has_its_own_picture(tmp_path: Path, clip: Path, stride: int, most: int | None) -> None:
+    """Of a video with uneven times, also where the stream is of every n-th frame, and of so many of the stream."""
     numbers = range(0, len(WALK_TIMES), stride)
     records = [FrameRecord(i, WALK_TIMES[n] + 0.001, people(1)) for i, n in enumerate(numbers)]
     path = write_stream(tmp_path / "walk.skeletons.jsonl", records)
     seen: list[int] = []
     config = replace(config_of(tmp_path), draw=DrawConfig(ids=False, status=False))
+    config = replace(config, source=SourceConfig(max_frames=most))
     results = ReplayRun(str(path), config, video=str(clip)).run(
         lambda packet: seen.append(read_number(packet.frame.image_bgr))
     )
-    assert seen == list(numbers)
+    assert seen == list(numbers[:most])
     assert results.figures["unseen"] == 0
     assert results.video is not None
     with av.open(str(results.video)) as video:
         assert video.streams.audio
-        assert len(list(video.decode(video=0))) == len(records)
+        assert len(list(video.decode(video=0))) == len(seen)
 
 
 def test_frames_without_a_picture_are_black_and_counted(
@@ -151,9 +157,13 @@ def test_frames_without_a_picture_are_black_and_counted(
     times = [-5.0, WALK_TIMES[3], WALK_TIMES[-1] + 5]
     path = write_stream(tmp_path / "walk.skeletons.jsonl", [FrameRecord(i, t, people(1)) for i, t in enumerate(times)])
     pictures: list[np.ndarray] = []
-    config = config_of(tmp_path, video=False)
-    results = ReplayRun(str(path), config, video=str(clip)).run(lambda packet: pictures.append(packet.frame.image_bgr))
+    scenes: list[bool] = []
+    config = replace(config_of(tmp_path, video=False), tracker=TrackerConfig(remember_s=0))
+    results = ReplayRun(str(path), config, Changes(track=True), str(clip)).run(
+        lambda packet: (pictures.append(packet.frame.image_bgr), scenes.append(packet.new_scene))
+    )
     assert [bool(image.any()) for image in pictures] == [False, True, False]
+    assert not any(scenes)  # that nothing is seen is no cut
     assert read_number(pictures[1]) == 3
     assert results.figures["unseen"] == 2
     assert "2 of 3 frames" in caplog.text
@@ -267,7 +277,8 @@ def test_people_without_ids_are_followed(tmp_path: Path) -> None:
     path, own = views_as_stream(views, tmp_path / "busy.skeletons.jsonl")
     new = replayed(path, tmp_path, "--track")
     found = read(new)
-    assert StreamReader(new).header.tracker == "sharpose"
+    made = StreamReader(new).header
+    assert (made.tracker, made.version) == ("sharpose", __version__)
     ours, theirs = (
         score(views, [shown(view, record) for view, record in zip(views, found, strict=True)]),
         score(views, own),
@@ -298,6 +309,7 @@ def test_who_has_no_track_is_left_out_and_counted(tmp_path: Path) -> None:
     assert [len(record.poses) for record in read(every)] == [1, 1, 1, 2, 1]
 
 
+<<<<<<< ours
 def test_who_comes_later_is_known_from_their_first_frame_on(tmp_path: Path) -> None:
     camera = np.array([[1, 0, 60], [0, 1, 0]], float)  # it turns away as somebody has just come
     alone, both = [FrameRecord(i, i / 10, people(0)) for i in range(2)], FrameRecord(2, 0.2, people(0, 0))
@@ -308,14 +320,18 @@ def test_who_comes_later_is_known_from_their_first_frame_on(tmp_path: Path) -> N
     assert json.loads((tmp_path / "new" / "walk.summary.json").read_text())["left_out"] == 0
 
 
+=======
+@pytest.mark.parametrize("sized", [False, True])
+>>>>>>> theirs
 @pytest.mark.parametrize("method", ["kalman", "rts"])
-def test_nobody_goes_on_in_a_scene_that_the_stream_says_is_new(tmp_path: Path, method: str) -> None:
-    records = [FrameRecord(i, i / 10, people(7, x=i if i < 5 else i + 8), new_scene=i == 5) for i in range(10)]
-    assert [record.new_scene for record in records] == [False] * 5 + [True] + [False] * 4
+def test_nobody_goes_on_in_a_scene_that_is_new_or_of_another_size(tmp_path: Path, method: str, sized: bool) -> None:
+    records = [FrameRecord(i, i / 10, people(7, x=i if i < 5 else i + 8)) for i in range(10)]
+    for i in range(5, 10) if sized else [5]:
+        records[i] = replace(records[i], **{"frame_size_wh": (200, 140)} if sized else {"new_scene": True})
     whole = write_stream(tmp_path / "walk.skeletons.jsonl", records)
     found = read(replayed(whole, tmp_path, "--track", "--smooth", method))
     assert [record.poses.track_ids.tolist() for record in found] == [[1]] * 5 + [[2]] * 5
-    assert [record.new_scene for record in found] == [record.new_scene for record in records]
+    assert [record.new_scene for record in found] == [False] * 5 + [True] + [False] * 4
     # Their own ids stay, and nothing of the scene before is in what is smoothed.
     smoothed = read(replayed(whole, tmp_path / "own", "--smooth", method))
     parts = []
@@ -364,7 +380,8 @@ def test_exchanged_ids_are_given_back_and_smoothed_anew(tmp_path: Path) -> None:
 
 
 def test_a_swap_counts_from_its_time_in_each_round_of_a_loop(tmp_path: Path) -> None:
-    path = write_stream(tmp_path / "walk.skeletons.jsonl", [FrameRecord(i, i / 10, people(3, 5)) for i in range(4)])
+    records = [FrameRecord(i, i / 10, people(3, 5)) for i in range(4)]
+    path = write_stream(tmp_path / "walk.skeletons.jsonl", records, fps=None)
     tap = Lines()
     changes = Changes(swaps=[Swap(3, 8, 0.2)])
     job = ReplayRun(str(path), config_of(tmp_path / "new", video=False), changes, None, [tap], loop=True)
@@ -434,13 +451,24 @@ def test_swaps_change_ids_alone_and_undo_each_other(data: st.DataObject) -> None
     assert packet.poses.track_ids.tolist() == ids
 
 
-def test_a_part_is_written_with_its_own_numbers(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "kept", "status"),
+    [
+        ("--start 0.3 --end 0.7", range(3, 7), "complete"),  # the part is whole
+        ("--end 0.2", range(2), "complete"),
+        ("--max-frames 2", range(2), "complete"),
+        ("--start 0.8", range(8, 10), "interrupted"),
+        ("--stride 4", range(0, 10, 4), "interrupted"),
+        ("--end 7", range(10), "interrupted"),
+        ("--max-frames 70", range(10), "interrupted"),
+    ],
+)
+def test_a_part_is_written_with_its_own_numbers(tmp_path: Path, options: str, kept: range, status: str) -> None:
     records = [FrameRecord(i, i / 10, people(1, x=i)) for i in range(10)]
     path = write_stream(tmp_path / "walk.skeletons.jsonl", records, status="interrupted")
-    new = read(replayed(path, tmp_path, "--start", "0.3", "--end", "0.7"))
-    assert [(record.frame_id, record.pts_s) for record in new] == [(0, 0.3), (1, 0.4), (2, 0.5), (3, 0.6)]
-    ends = [json.loads(line) for line in (tmp_path / "new" / path.name).read_bytes().splitlines()[-1:]]
-    assert ends[0]["status"] == "complete"  # the part is whole
+    new = read(made := replayed(path, tmp_path, *options.split()))
+    assert [(record.frame_id, record.pts_s) for record in new] == [(n, i / 10) for n, i in enumerate(kept)]
+    assert json.loads(made.read_bytes().splitlines()[-1])["status"] == status
 
 
 def test_a_stream_of_pictures_that_nobody_could_hold_is_read(tmp_path: Path) -> None:
@@ -448,12 +476,6 @@ def test_a_stream_of_pictures_that_nobody_could_hold_is_read(tmp_path: Path) -> 
         tmp_path / "huge.skeletons.jsonl", [FrameRecord(0, 0.0, people(1))], frame_size_wh=(10**6, 10**6)
     )
     assert len(read(replayed(path, tmp_path, "--smooth", "rts"))) == 1
-
-
-def test_every_other_frame(tmp_path: Path) -> None:
-    path = write_stream(tmp_path / "walk.skeletons.jsonl", [FrameRecord(i, i / 10, people(1, x=i)) for i in range(5)])
-    new = read(replayed(path, tmp_path, "--set", "source.stride=2"))
-    assert [(record.frame_id, record.pts_s) for record in new] == [(0, 0.0), (1, 0.2), (2, 0.4)]
 
 
 def test_what_happens_in_frames_that_are_left_out_is_not_lost(tmp_path: Path) -> None:
@@ -480,6 +502,12 @@ def test_what_is_not_whole_stays_so(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert (end["frames"], end["status"]) == (11, "interrupted")
 
 
+def test_formats_are_made_of_a_stream_that_nothing_changes(tmp_path: Path) -> None:
+    new = replayed(SAMPLE, tmp_path, "--format", "csv")
+    assert [record.to_record() for record in read(new)] == [record.to_record() for record in read(SAMPLE)]
+    assert new.with_name("demo.csv").read_text().count("\n") == 1 + sum(len(record.poses) for record in read(SAMPLE))
+
+
 def test_nothing_that_is_read_is_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "walk.skeletons.jsonl"
     shutil.copy(SAMPLE, path)
@@ -501,6 +529,7 @@ def bad_uses() -> Iterator[tuple[list[str], str]]:
     yield ["--video", "rtsp://camera/x"], "the file or pictures that the skeletons are of"
     yield ["--video", "none.mp4"], "none.mp4"
     yield ["--start", "99"], "has no frame from 99 s on"
+    yield ["--smooth", "rts", "--set", "output.split_s=1"], "rts goes over the whole video, which --split parts"
     yield ["--loop"], "--loop is for who looks"
     yield ["--loop", "--publish", "-", "--format", "csv"], "--loop has no end, so that nothing is written"
     yield ["--loop", "--publish", "-", "--smooth", "rts"], "--loop has no end; replay it first"
@@ -604,10 +633,36 @@ def test_at_its_own_pace_no_frame_is_lost(tmp_path: Path, clip: Path) -> None:
     seen: list[int] = []
     config = config_of(tmp_path, video=False)
     job = ReplayRun(str(path), config, Changes(smooth=True), paced=True)
-    results = job.run(lambda packet: cv2.waitKey(0) if False else seen.append(packet.frame.frame_id))
+    results = job.run(lambda packet: (seen.append(packet.frame.frame_id), time.sleep(0.03)))
     assert seen == list(range(20))
     assert results.figures["status"] == "complete"
     assert not job.source.info.live
+
+
+@pytest.mark.parametrize(
+    ("options", "paced", "video"),
+    [
+        ("", False, True),
+        ("--pace video", True, True),
+        ("--publish udp://127.0.0.1:9", True, True),
+        ("--serve 127.0.0.1:0", True, True),
+        ("--show", True, True),
+        ("--show --pace fastest", False, True),
+        ("--show --loop", True, False),
+    ],
+)
+def test_who_looks_or_listens_has_the_pace_of_the_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str, paced: bool, video: bool
+) -> None:
+    asked: list[tuple[bool, bool, bool]] = []
+
+    def run(_: str, config: RunConfig, *__: object, paced: bool, loop: bool) -> None:
+        asked.append((paced, config.output.video, loop))
+        raise ConfigError("that was all")
+
+    monkeypatch.setattr("sharpose_rt.replay.ReplayRun", run)
+    assert main(["replay", str(SAMPLE), "--output", str(tmp_path), *options.split()]) == 2
+    assert asked == [(paced, video, "--loop" in options)]
 
 
 def test_over_and_over_time_goes_on(tmp_path: Path, clip: Path) -> None:

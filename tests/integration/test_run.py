@@ -34,13 +34,13 @@ from sharpose_rt.app import FileRun
 from sharpose_rt.cli import main
 from sharpose_rt.commands import track
 from sharpose_rt.commands.track import stopped_by_signals
-from sharpose_rt.config import DrawConfig, RunConfig, load
+from sharpose_rt.config import DetectorConfig, DrawConfig, RunConfig, load
 from sharpose_rt.detection.assets import import_ultralytics
 from sharpose_rt.detection.boxes import FullFrameDetector
 from sharpose_rt.detection.bundled import BundledDetector
 from sharpose_rt.engine import PoseEngine
 from sharpose_rt.errors import ConfigError, OutputError, SourceError, WeightsError
-from sharpose_rt.graph import Tracking
+from sharpose_rt.graph import Models, Tracking
 from sharpose_rt.live import Hub
 from sharpose_rt.live.metrics import render
 from sharpose_rt.media import Painter, open_source
@@ -214,6 +214,42 @@ def test_rts_that_is_interrupted_before_its_video_says_so(
     assert json.loads(Path(str(found.summary)).read_text())["status"] == "interrupted"
     assert found.stream is not None
     assert StreamReader(found.stream).header.smoothing == "rts"
+
+
+def test_rts_of_which_frames_were_thrown_away_leaves_what_was_smoothed_forwards(clip: Path, tmp_path: Path) -> None:
+    run = FileRun(str(clip), _config(tmp_path, "smooth.method=rts", "queue_frames=2"))
+    taken: list[int] = []
+
+    def stop_twice(packet: Packet) -> None:
+        taken.append(packet.frame.frame_id)
+        while run.totals.frames < 4:  # more than are taken
+            time.sleep(0.005)
+        run.stop()
+        run.stop()
+
+    found = run.run(stop_twice)
+    assert (found.status, found.video) == ("interrupted", None)
+    assert found.stream is not None
+    reader = StreamReader(found.stream)
+    assert len(list(reader)) == found.figures["frames"] > len(taken)
+    assert reader.header.smoothing == "kalman"
+
+
+@pytest.mark.parametrize("method", ["kalman", "rts"])
+def test_a_run_that_is_stopped_before_it_begins_makes_nothing(clip: Path, tmp_path: Path, method: str) -> None:
+    run = FileRun(str(clip), _config(tmp_path / "out", f"smooth.method={method}"))
+    run.stop()
+    found = run.run()
+    assert (found.status, found.figures["frames"], found.stream) == ("interrupted", 0, None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_sound_is_left_out_where_it_is_not_wanted(clip: Path, tmp_path: Path) -> None:
+    found = FileRun(str(clip), _config(tmp_path, "output.audio=false", "output.record=true")).run()
+    for path in (found.video, found.recording):
+        assert path is not None
+        with av.open(str(path)) as container:
+            assert (len(container.streams.video), len(container.streams.audio)) == (1, 0)
 
 
 def test_rts_that_is_interrupted_in_its_second_pass_tells_what_was_damaged(tmp_path: Path) -> None:
@@ -563,12 +599,23 @@ def test_what_a_decoder_leaves_out_behind_damage_is_counted_too(tmp_path: Path) 
         assert frames + source.faults.damaged == 80
 
 
-def test_a_file_that_is_cut_off_says_so_in_its_summary(tmp_path: Path) -> None:
+def test_a_file_that_is_cut_off_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_clip(tmp_path / "whole.mp4", 60, faststart=True)
     data = (tmp_path / "whole.mp4").read_bytes()
-    (tmp_path / "half.mp4").write_bytes(data[: int(0.8 * len(data))])
-    figures = FileRun(str(tmp_path / "half.mp4"), _config(tmp_path / "out", "output.video=false")).run().figures
-    assert figures["cut_off"] == f"{figures['frames']} of 60 frames"
+    (half := tmp_path / "half.mp4").write_bytes(data[: int(0.8 * len(data))])
+    options = ["--weights", "random", "--boxes", "full", "--no-video", "--output", str(tmp_path / "out")]
+    assert main(["--source", str(tmp_path / "*.mp4"), *options]) == 0
+    assert capsys.readouterr().out.endswith(f"2 of 2 done; 1 cut off: {half}\n")
+    figures = {name: json.loads((tmp_path / "out" / f"{name}.summary.json").read_text()) for name in ("half", "whole")}
+    assert figures["half"]["cut_off"] == f"{figures['half']['frames']} of 60 frames"
+    assert figures["whole"]["cut_off"] is None
+
+
+def test_of_many_names_the_first_are_told() -> None:
+    names = [f"{n}.mp4" for n in range(21)]
+    assert track.named("failed", names[:20]) == f"; 20 failed: {', '.join(names[:20])}"
+    assert track.named("failed", names) == f"; 21 failed: {', '.join(names[:20])}, ..."
+    assert track.named("failed", []) == ""
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
@@ -1026,6 +1073,14 @@ def test_the_network_alone() -> None:
         (["--source", "webcam:77"], "webcam:77"),
         (["--source", "gopher://x/y"], "gopher"),
         (["--source", "-", "--smooth", "rts"], "standard input"),
+        (["--source", "-", "--source", "-"], "'-' is there more than once"),
+        (
+            ["--source", "@{folder}/none"],
+            "sources {folder}/none: No such file or directory; @FILE is a text file",
+        ),
+        (["--source", "@{clip}"], "cannot read the list of sources {clip}: 'utf-8' codec"),
+        (["--source", "@{empty}"], "the list of sources {empty} is empty; one source a line"),
+        (["--source", "{clip}", "--source", "{clip}", "--show"], "--show is for a single source"),
         (["--source", "{clip}", "--region", "900,0 950,90"], "lies outside of the picture, which is 160x128 px"),
         (["--source", "{clip}", "--source", "{clip}", "--region", "0,0 90,90"], "is of one source's picture"),
         (["--source", "{clip}", "--boxes", "boxes.txt", "--stride", "2"], "leave --start and --stride"),
@@ -1047,7 +1102,7 @@ def test_bad_input_is_one_clear_line(
     assert main(["track", *filled]) == (75 if "webcam:77" in filled else 2)
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("sharpose-rt: error: ")
-    assert said.format(**places) in error
+    assert said.format(clip=clip, **places) in error
     assert not list(tmp_path.glob("out/*"))
 
 
@@ -1096,6 +1151,62 @@ def test_six_threads_or_a_loop(clip: Path) -> None:
     assert names["bytetrack"] == ["detect", "track", "pose", "smooth"]
     live = Tracking(open_source(str(clip)), load(None, ["tracker.name=bytetrack"]), live=True)
     assert [stage.name for stage in live.stages] == names["sharpose"]  # nothing grows old between them
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_run_that_may_download_nothing_says_so_to_its_detector(
+    offline: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("sharpose_rt.detection.create_detector", lambda config, **given: asked.append(given))
+    Models(load(None, [f"offline={offline}", "pose.device=cpu"]))
+    assert [(given["offline"], given["device"]) for given in asked] == [(offline, "cpu")]
+
+
+@pytest.mark.parametrize("ended_by", ["q", "Esc", "closed", "nobody"])
+def test_a_window_shows_what_is_drawn_until_it_is_left(
+    ended_by: str, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown: list[np.ndarray] = []
+    calls: list[tuple[Any, ...]] = []
+    left = lambda: ended_by != "nobody" and len(shown) == 3  # noqa: E731
+    key = {"q": ord("q"), "Esc": 27}.get(ended_by, -1)
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(cv2, "namedWindow", lambda title, _: calls.append(("open", title)))
+    monkeypatch.setattr(cv2, "resizeWindow", lambda title, *size_wh: calls.append(size_wh))
+    monkeypatch.setattr(cv2, "imshow", lambda title, image: shown.append(image.copy()))
+    monkeypatch.setattr(cv2, "waitKey", lambda _: key if left() else -1)
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: float(not (ended_by == "closed" and left())))
+    monkeypatch.setattr(cv2, "destroyWindow", lambda title: calls.append(("close", title)))
+    options = ["--weights", "random", "--boxes", "full", "--no-video", "--show", "--output", str(tmp_path)]
+    options += ["--set", "queue_frames=1", "--set", "draw.status=false"]
+    assert main(["--source", str(clip), *options]) == 0
+    title = f"sharpose-rt: {clip}"
+    assert calls == [("open", title), (160, 128), ("close", title)]
+    said, end = capsys.readouterr().out, json.loads((tmp_path / "walk.summary.json").read_text())["status"]
+    assert (said.partition(":")[0], end) == (("complete",) * 2 if ended_by == "nobody" else ("interrupted",) * 2)
+    assert len(shown) == FRAMES if ended_by == "nobody" else 3 <= len(shown) < FRAMES
+    with av.open(str(clip)) as container:
+        first = next(container.decode(video=0)).to_ndarray(format="bgr24")
+    assert (shown[0] != first).any()  # a box around who is there ...
+    assert read_number(shown[2]) == 2  # ... in their picture
+
+
+def test_without_a_screen_a_window_is_refused(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    options = ["--weights", "random", "--boxes", "full", "--show", "--output", str(tmp_path / "out")]
+    assert main(["--source", str(clip), *options]) == 2
+    assert "--show needs a screen, and DISPLAY and WAYLAND_DISPLAY are empty; --serve" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_who_did_not_set_how_many_people_are_kept_is_told_when_there_are_more(clip: Path) -> None:
+    for options, told_at in (([], DetectorConfig.max_people), (["detector.max_people=5"], None)):
+        assert Tracking(open_source(str(clip)), load(None, options)).detect._most == told_at
 
 
 def test_the_detector_rests_while_all_poses_are_sure(

@@ -132,6 +132,21 @@ def test_parts_of_a_live_source_bear_its_time_and_taps_know_of_none(clip: Path, 
     assert numbers == sorted(set(numbers))  # they go on through the parts
 
 
+def test_parts_are_replaced_where_that_is_asked_and_a_long_name_keeps_their_times(clip: Path, tmp_path: Path) -> None:
+    long, out = tmp_path / f"{'w' * 240}.mp4", tmp_path / "out"
+    long.write_bytes(clip.read_bytes())
+    written = []
+    for _ in range(2):
+        FileRun(str(long), _config(out, "output.video=false", "output.formats=[csv]", "output.overwrite=true")).run()
+        written.append({path.name: path.stat().st_mtime_ns for path in out.iterdir()})
+    first, second = written
+    assert first.keys() == second.keys()
+    assert all(first[name] < second[name] for name in first)
+    for ending in ("skeletons.jsonl", "csv"):
+        times = [name.removesuffix(ending)[-11:] for name in sorted(second) if name.endswith(ending)]
+        assert times == [f".00h00m0{second}s." for second in range(3)]
+
+
 def test_without_a_stream_there_are_videos_alone(clip: Path, tmp_path: Path) -> None:
     FileRun(str(clip), _config(tmp_path, "output.stream=false")).run()
     assert sorted(path.name for path in tmp_path.iterdir()) == [

@@ -58,6 +58,7 @@ def test_more_relief_never_gives_anything_back(a: float, b: float, threshold: fl
     less, more = (make_plan(relief, threshold, every, 30, QUALITIES) for relief in sorted((a, b)))
     assert more.refine_share <= less.refine_share
     assert more.quality_threshold <= less.quality_threshold <= threshold
+    assert less.quality_threshold == threshold or min(a, b) > 1
     assert every <= less.detect_every <= more.detect_every <= 30
     assert more.estimate_share <= less.estimate_share
 
@@ -199,6 +200,14 @@ def test_all_is_given_back_when_the_crowd_has_gone() -> None:
     plant.people = 1
     run(plant, control, 1500)
     assert control.plan.relief == 0
+
+
+def test_the_threshold_goes_down_through_the_qualities_that_were_seen() -> None:
+    control, plant = controller(latency_ms=160), Plant()
+    while not 1 < control.plan.relief < 2:
+        plant.frame(control, math.inf)
+    share_above = control.plan.relief - 1  # of qualities that are even from 0 to 1
+    assert control.plan.quality_threshold == pytest.approx(1 - share_above, abs=0.1)
 
 
 def test_without_a_fine_stage_the_detector_gives_way_at_once() -> None:

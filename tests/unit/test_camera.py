@@ -80,17 +80,21 @@ def test_pictures_without_anything_to_follow_are_no_trouble(size_hw):
 
 
 def test_people_who_move_are_not_the_camera(photograph):
-    ground = view(photograph, (640, 800))
-    person = np.random.default_rng(1).integers(0, 255, (400, 500, 3)).astype(np.uint8)
+    ground, person = view(photograph, (640, 800)), view(photograph, (640, 300))[20:520, 100:800]
     images = []
     for n in range(6):
         image = ground.copy()
-        image[100:500, 100 + 24 * n : 600 + 24 * n] = person
+        image[20:520, 60 + 12 * n : 760 + 12 * n] = person
         images.append(image)
-    boxes = [np.array([[100 + 24 * n, 100, 600 + 24 * n, 500]], np.float32) for n in range(6)]
+    assert [found is not None for found in moves(CameraMotion(), images)] == [False] * 2 + [True] * 4
+    boxes = [np.array([[60 + 12 * n, 20, 760 + 12 * n, 520]], np.float32) for n in range(6)]
     camera = CameraMotion()
     seen = zip(images, [NOBODY, *boxes], range(6), strict=False)
     assert [camera.step(image, box, n / 25) for image, box, n in seen] == [None] * 6
+    stage = TrackStage(create_tracker(TrackerConfig(min_detections=1), COCO17), camera=CameraMotion())
+    for n, (image, box) in enumerate(zip(images, boxes, strict=True)):
+        stage.process(Packet(Frame(n, n / 25, image), Detections(box, np.full(1, 0.9, np.float32))))
+    assert stage.moved_frames == 0
 
 
 def test_a_camera_that_moves_is_followed_in_small_steps_too_until_it_rests(photograph):

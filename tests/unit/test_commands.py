@@ -9,11 +9,14 @@ import io
 import json
 import logging
 import pickle
+import re
+import struct
 import subprocess
 import sys
 import zipfile
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import cv2
@@ -26,7 +29,7 @@ from safetensors.torch import save_file
 from sharpose_rt.cli import build_parser, main
 from sharpose_rt.commands import demo, doctor, explain, models, track, weights
 from sharpose_rt.engine.explain import Explanation
-from sharpose_rt.errors import ConfigError, OutputError, SharposeError, SourceError, WeightsError
+from sharpose_rt.errors import ConfigError, DetectorError, OutputError, SharposeError, SourceError, WeightsError
 from sharpose_rt.media import expand_sources, open_source
 from sharpose_rt.media.demo_clip import SHOTS, SIZE_WH, make_demo_clip, read_photograph
 from sharpose_rt.models import VARIANTS, Variant
@@ -113,9 +116,20 @@ def test_a_threshold_of_minus_infinity_is_no_option(capsys):
         (["weights", "--modle", "tiny_256x192", "import"], "weights", "no option '--modle'"),
         (["weights", "import", "a.pth", "--modle", "b"], "weights import", "(did you mean '--model'?)"),
         (["weights", "imprt", "a.pth", "--model", "b"], "weights", "invalid choice: 'imprt'"),
+        (["--source", "x", "--region", "1,2,3"], "track", "'1,2,3' are no points; 'X,Y X,Y ...' in px is accepted"),
+        (["--source", "x", "--region", "a b"], "track", "'a b' are no points"),
+        (["--source", "x", "--reconnect", "x"], "track", "'x' is no number; as in 0.9, inf or -inf"),
+        (["demo", "--seconds", "0.1"], "demo", "0.1 is not accepted; 0.2 to 600 seconds are"),
+        (["demo", "--seconds", "601"], "demo", "601 is not accepted"),
+        (["replay", "a", "--people", "1,0"], "replay", "'1,0' are no ids; whole numbers from 1 are accepted"),
+        (["replay", "a", "--people", "x"], "replay", "'x' are no ids"),
+        *((["weights", "import", "a", "b", "--model", "m", "--attention-scale", text], "weights import",
+           f"'{text}' is not accepted; a finite number above 0 is") for text in ("0", "inf", "nan", "x")),
+        *((["weights", "import", "a", "b", "--model", "m", "--quality-threshold", text], "weights import",
+           f"'{text}' is not a number; inf and -inf are accepted") for text in ("nan", "x")),
     ],
 )  # fmt: skip
-def test_a_misspelt_option_is_told_in_one_line(arguments, command, said, capsys):
+def test_a_wrong_option_or_value_is_told_in_one_line(arguments, command, said, capsys):
     with pytest.raises(SystemExit) as left:
         main(arguments)
     assert left.value.code == 2
@@ -545,9 +559,21 @@ def test_explain_refuses_what_is_no_picture(content, tmp_path):
         call(explain, tmp_path, "--weights", "random")
 
 
-@pytest.mark.parametrize("text", ["", "1,2,3", "1,2,3,x", "9,2,3,4", "nan,2,3,4", "900,2,930,40", "1,2,3,4;;5,6,7,8"])
-def test_explain_refuses_bad_boxes(text):
-    with pytest.raises(ConfigError, match="--boxes"):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is '';"),
+        ("1,2,3", "has 1,2,3; 'full' or"),
+        ("1,2,3,x", "is '1,2,3,x';"),
+        ("9,2,3,4", "has 9,2,3,4;"),
+        ("nan,2,3,4", "has nan,2,3,4;"),
+        ("900,2,930,40", "has 900,2,930,40, which lies outside the picture of 180x240 pixels"),
+        ("1,-9,5,-2", "has 1,-9,5,-2, which lies outside"),
+        ("1,2,3,4;;5,6,7,8", "is '1,2,3,4;;5,6,7,8';"),
+    ],
+)
+def test_explain_refuses_bad_boxes(text, said):
+    with pytest.raises(ConfigError, match=f"^--boxes {re.escape(said)}"):
         explain.parse_boxes(text, (180, 240))
 
 
@@ -692,6 +718,83 @@ def test_doctor_tries_a_window_only_where_a_display_is(monkeypatch):
     assert doctor.check_window()[0] == "absent"
     monkeypatch.setenv("DISPLAY", ":987")  # nobody answers there; OpenCV ends its process, not ours
     assert doctor.check_window()[0] in ("broken", "absent")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="cameras are files there alone")
+def test_doctor_tells_cameras_from_what_only_looks_like_one(tmp_path, monkeypatch):
+    import fcntl
+
+    def answer(fd, request, _):
+        """A UVC camera's `struct v4l2_capability`; its second node has the metadata of the first."""
+        assert request == 2 << 30 | 104 << 16 | ord("V") << 8  # VIDIOC_QUERYCAP: _IOR('V', 0, 104 bytes)
+        node = Path(f"/proc/self/fd/{fd}").readlink().name
+        own = {"video0": 0x04200001, "video1": 0x04A00000, "video2": 0x04201000}[node]
+        return struct.pack("=16s32s32sIII12x", b"uvcvideo", b"Front: Camera", b"usb-1", 6 << 16, 0x84A01001, own)
+
+    monkeypatch.setattr(doctor, "Path", lambda name: tmp_path if name == "/dev" else Path(name))
+    assert doctor.check_cameras()[:2] == ("absent", "no /dev/video*")
+    nodes = [tmp_path / f"video{n}" for n in range(3)]
+    nodes[1].touch()
+    assert doctor.check_cameras()[:2] == ("absent", f"{nodes[1]} capture no video")  # a file
+    monkeypatch.setattr(fcntl, "ioctl", answer)
+    assert doctor.check_cameras()[:2] == ("absent", f"{nodes[1]} capture no video")
+    nodes[0].touch()
+    nodes[2].touch()
+    assert doctor.check_cameras()[:2] == ("ok", f"{nodes[0]} Front: Camera; {nodes[2]} Front: Camera")
+    monkeypatch.setattr(doctor, "_v4l2_name", raising(PermissionError()))
+    status, detail, advice = doctor.check_cameras()
+    assert (status, detail) == ("broken", f"no permission for {', '.join(map(str, nodes))}")
+    assert "group `video`" in advice
+
+
+def raising(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+def packages(*names):
+    return lambda: [SimpleNamespace(metadata={"Name": name}) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("check", "of", "found", "status", "said"),
+    [
+        ("opencv", "metadata.distributions", packages("opencv-python", "OpenCV-contrib-python"), "broken",
+         "opencv-contrib-python and opencv-python are both installed"),
+        ("opencv", "metadata.distributions", packages("opencv-python", "numpy"), "ok", cv2.__version__),
+        ("encoder", "_round_trip", lambda _: 9, "broken", "10 frames were encoded in H.264, 9 came back"),
+        ("encoder", "_round_trip", raising(ValueError("no x264")), "broken", "H.264 cannot be written (no x264)"),
+        ("decoders", "_decodes", lambda encoder: encoder != "libx264", "broken", "; no H.264"),
+        ("decoders", "_decodes", lambda encoder: encoder == "libx264", "ok", "decoded H.264; no HEVC, VP9, AV1"),
+        ("decoders", "_codec", lambda name, mode: name != "hevc" and mode == "r", "ok",
+         "decoded nothing; present, not tried: H.264, VP9, AV1; no HEVC"),
+        ("openvino", "importlib.import_module", raising(ImportError()), "absent", "optional: not installed"),
+        ("window", "cv2.getBuildInformation", lambda: "  GUI:   NONE", "absent", "built without windows"),
+        ("cuda", "_nvidia_driver", lambda: True, "broken", "an NVIDIA driver is there, but torch"),
+        ("cuda", "_nvidia_driver", lambda: False, "absent", "the CPU is used"),
+        ("ultralytics", "find_model", raising(DetectorError("no")), "ok", "yolo26n.pt is not here"),
+    ],
+)  # fmt: skip
+def test_doctor_says_what_is_wrong_and_what_to_do(monkeypatch, check, of, found, status, said):
+    """Of installations other than this one."""
+    owner = {"cv2.getBuildInformation": "", "find_model": "sharpose_rt.detection.assets."}
+    monkeypatch.setattr(f"{owner.get(of, 'sharpose_rt.commands.doctor.')}{of}", found)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    told, detail, advice = getattr(doctor, f"check_{check}")()
+    assert (told, said in detail) == (status, True), detail
+    assert advice or told == "ok" or (check, told) == ("cuda", "absent")
+
+
+def test_doctor_says_which_packages_an_option_lacks_and_when_the_disk_is_nearly_full(tmp_path, monkeypatch):
+    status, detail, advice = doctor.check_extra("parquet", "--to parquet", ("json", "no_such_package"))
+    assert (status, detail) == ("absent", "optional: no_such_package not installed")
+    assert advice == "pip install 'sharpose-rt[parquet]' brings --to parquet"
+    for free_gib, wanted in ((0.9, "make room"), (1.1, "")):
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free_gib: SimpleNamespace(free=int(free * 2**30)))
+        status, detail, advice = doctor.check_output(tmp_path / "a" / "b")
+        assert (status, f"{free_gib} GiB free" in detail, advice[:9]) == ("ok", True, wanted)
 
 
 # demo

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import pytest
 import torch
 
 from sharpose_rt import PoseTracker, SHaRPose
+from sharpose_rt.cli import build_parser
 from sharpose_rt.commands import evaluate, explain, weights
+from sharpose_rt.commands.track import _KEYS, build_config
 from sharpose_rt.config import PoseConfig, RunConfig, SourceConfig, load, merge, preset_names, to_dict
 from sharpose_rt.errors import ConfigError, WeightsError
 from sharpose_rt.machine import cache, threads
@@ -26,6 +30,81 @@ def test_overrides_reach_their_section() -> None:
     assert config.detector.every == 3
     assert config.offline
     assert config.tracker == RunConfig().tracker
+
+
+OPTIONS = {
+    "--output o": {"output.directory": "o"},
+    "--overwrite": {"output.overwrite": True},
+    "--record": {"output.record": True},
+    "--no-video": {"output.video": False},
+    "--split 60": {"output.split_s": 60},
+    "--format csv,trc --option raw=true": {"output.formats": ("csv", "trc"), "output.format_options": ("raw=true",)},
+    "--format pyskl --person-slots 3": {"output.formats": ("pyskl",), "output.person_slots": 3},
+    "--format pyskl --fill hold": {"output.formats": ("pyskl",), "output.fill": "hold"},
+    "--hide-faces": {"draw.faces": False},
+    "--skeletons-only": {"draw.picture": False},
+    "--model base_256x192": {"pose.model": "base_256x192"},
+    "--weights random": {"pose.weights": "random"},
+    "--behaviour paper": {"pose.behaviour": "paper"},
+    "--quality-threshold=-inf": {"pose.quality_threshold": -math.inf},
+    "--refine-from-px 50": {"pose.refine_from_px": 50},
+    "--refine-from-gain 0.05": {"pose.refine_from_gain": 0.05},
+    "--refine-every 3": {"pose.refine_every": 3},
+    "--flip-test": {"pose.flip_test": True},
+    "--device cpu": {"pose.device": "cpu"},
+    "--backend torch": {"pose.backend": "torch"},
+    "--precision fp32": {"pose.precision": "fp32"},
+    "--detector bundled": {"detector.name": "bundled"},
+    "--boxes full": {"detector.name": "full"},
+    "--detector-size 640": {"detector.image_size": 640},
+    "--min-person-score 0.3": {"detector.score_threshold": 0.3, "tracker.high_score": 0.3},
+    "--detect-every 3": {"detector.every": 3},
+    "--detect-every-if-sure 4": {"detector.every_if_sure": 4},
+    "--region=0,0_90,9": {"detector.region": ((0, 0), (90, 9))},
+    "--tracker bytetrack": {"tracker.name": "bytetrack"},
+    "--smooth rts": {"smooth.method": "rts"},
+    "--start 1": {"source.start_s": 1},
+    "--end 2": {"source.end_s": 2},
+    "--stride 3": {"source.stride": 3},
+    "--max-frames 4": {"source.max_frames": 4},
+    "--rotate 90": {"source.rotate": 90},
+    "--filmed-fps 240": {"source.filmed_fps": 240},
+    "--hwaccel auto": {"source.hwaccel": "auto"},
+    "--rtsp-transport udp": {"source.rtsp_transport": "udp"},
+    "--tls any": {"source.tls": "any"},
+    "--camera-size 1280x720": {"source.camera_size_wh": (1280, 720)},
+    "--camera-fps 60": {"source.camera_fps": 60},
+    "--camera-format yuyv": {"source.camera_format": "yuyv"},
+    "--open-timeout 3": {"source.open_timeout_s": 3},
+    "--read-timeout 4": {"source.read_timeout_s": 4},
+    "--reconnect inf": {"source.reconnect_s": math.inf},
+    "--realtime": {"source.realtime": True},
+    "--latency-budget-ms 120": {"budget.latency_ms": 120},
+    "--target-fps 15": {"budget.target_fps": 15},
+    "--offline": {"offline": True},
+}
+
+
+def flat(config: RunConfig) -> dict[str, Any]:
+    return {
+        f"{section}.{name}" if name else section: value
+        for section, values in vars(config).items()
+        for name, value in (vars(values).items() if is_dataclass(values) else [("", values)])
+    }
+
+
+@pytest.mark.parametrize(("option", "wanted"), OPTIONS.items(), ids=lambda value: str(value)[:24])
+def test_an_option_of_a_run_sets_its_keys_and_no_other(option: str, wanted: dict[str, Any]) -> None:
+    given = [text.replace("_90", " 90") for text in option.split()]
+    before, after = (
+        flat(build_config(build_parser().parse_args(["track", "--source", "x", *more]))) for more in ([], given)
+    )
+    assert {key: value for key, value in after.items() if value != before[key]} == wanted
+
+
+def test_every_option_of_a_run_is_tried() -> None:
+    tried = {text.partition("=")[0] for options in OPTIONS for text in options.split()}
+    assert {f"--{name.replace('_', '-')}" for name in _KEYS} <= tried
 
 
 def test_given_boxes_pass_the_thresholds_that_nobody_set() -> None:

@@ -871,7 +871,7 @@ class TestCommand:
             main([*arguments, "--fps", "25", "--frame-size", "640"])
         assert "640" in capsys.readouterr().err
 
-    def test_the_video_tells_times_and_size(self, clip, tmp_path):
+    def test_the_video_tells_times_and_size(self, clip, tmp_path, capsys):
         video = tmp_path / "walking.mp4"
         write_video(video, len(CLIP), size_wh=(96, 64))
         (folder,) = convert(clip, "openpose", tmp_path / "poses")
@@ -882,6 +882,9 @@ class TestCommand:
 
         with open_source(str(video)) as source:
             np.testing.assert_allclose([f.pts_s for f in reader], [f.pts_s for f in source], atol=1e-6)
+        for more in (["--fps", "5"], ["--frame-size", "64x48"]):
+            assert main(["convert", str(folder), "--from", "openpose", "--video", str(video), *more]) == 2
+            assert f"--video tells what {more[0]} says" in capsys.readouterr().err
 
     def test_the_video_is_not_written_over(self, clip, tmp_path, capsys):
         video = tmp_path / "walking.mp4"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sharpose_rt.cli import main
 from sharpose_rt.compute import openvino_graphs, precision
@@ -382,8 +383,12 @@ def test_quantize_refuses_what_costs_too_much_or_cannot_be_measured(plain, tmp_p
     folder, target = write_set(tmp_path / "set", pictures=1), tmp_path / "out.safetensors"
     with pytest.raises(ConfigError, match="--people is 0"):
         run_command(quantize_args(plain, target, folder, "--people", "0"))
-    with pytest.raises(WeightsError, match="names its model"):
+    with pytest.raises(WeightsError, match=r"cannot read .*none.safetensors: No such file"):
         run_command(quantize_args(tmp_path / "none.safetensors", target, folder))
+    save_file({"x": torch.zeros(1)}, tmp_path / "nameless.safetensors")
+    for source in (tmp_path / "nameless.safetensors", tmp_path / "old.pth"):
+        with pytest.raises(WeightsError, match=rf"{source.name} is no .safetensors file that names its model"):
+            run_command(quantize_args(source, target, folder))
     nobody = write_set(tmp_path / "nobody", pictures=1, people=0)
     with pytest.raises(DatasetError, match="nobody"):
         run_command(quantize_args(plain, target, nobody))

@@ -192,6 +192,21 @@ def test_a_terminal_says_that_something_is_prepared_until_the_first_frame(monkey
         assert "preparing" not in terminal.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("total", "quiet", "said"), [(20, False, "frame 5 of 20"), (None, False, "frame 5"), (20, True, "")]
+)
+def test_a_log_is_told_now_and_then_how_far_it_is(total, quiet, said, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_PLAIN_EVERY_S", 0.0)
+    job = SimpleNamespace(
+        totals=SimpleNamespace(status_line=lambda: "9 fps"),
+        source=SimpleNamespace(info=SimpleNamespace(frame_count=total)),
+    )
+    with progress.Progress(job, quiet=quiet) as plain:
+        plain.update(SimpleNamespace(frame=SimpleNamespace(frame_id=4)))
+    progress.every_few_seconds(job.totals.status_line, quiet=quiet)(0, "whatever it is told")
+    assert capsys.readouterr().err == ("" if quiet else f"{said} | 9 fps\n9 fps\n")
+
+
 def test_a_terminal_that_is_gone_ends_nothing(monkeypatch):
     class Terminal(io.StringIO):
         gone = False

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from people_set import SMALL
 
 from sharpose_rt.app import FileRun
+from sharpose_rt.cli import main
 from sharpose_rt.config import SourceConfig, load
 from sharpose_rt.errors import SourceError, SourceLost, SourceTimeout
 from sharpose_rt.media import PacedSource, is_live, open_source, paced, reconnect
@@ -722,18 +723,8 @@ def test_live_hls_begins_with_its_newest_piece(tmp_path: Path) -> None:
     assert read_number(frame.image_bgr) == 200
 
 
-def test_the_command_line_sets_what_a_camera_is_asked_for() -> None:
-    from sharpose_rt.cli import build_parser
-    from sharpose_rt.commands.track import build_config
-
-    options = "--camera-size 1280x720 --camera-fps 60 --camera-format yuyv --rtsp-transport udp --reconnect inf"
-    more = "--open-timeout 3 --read-timeout 4 --realtime --latency-budget-ms 120 --target-fps 15"
-    args = build_parser().parse_args(["track", "--source", "webcam", *options.split(), *more.split()])
-    config = build_config(args)
-    source = config.source
-    assert (source.camera_size_wh, source.camera_fps, source.camera_format) == ((1280, 720), 60, "yuyv")
-    assert (source.rtsp_transport, source.reconnect_s, source.realtime) == ("udp", float("inf"), True)
-    assert (source.open_timeout_s, source.read_timeout_s) == (3, 4)
-    assert (config.budget.latency_ms, config.budget.target_fps) == (120, 15)
+@pytest.mark.parametrize("size", ["big", "1280", "1280x", "x720", "0x720", "-1x720"])
+def test_a_size_that_is_none_is_refused(size: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        build_parser().parse_args(["track", "--source", "webcam", "--camera-size", "big"])
+        main(["track", "--source", "webcam", f"--camera-size={size}"])
+    assert f"'{size}' is no size; WIDTHxHEIGHT is accepted" in capsys.readouterr().err

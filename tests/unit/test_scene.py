@@ -122,11 +122,11 @@ def test_frames_that_were_dropped_count_for_how_often_the_detector_looks():
     assert detector.frames == [0, 30, 60, 90]
 
 
-@pytest.mark.parametrize(("step_s", "scenes"), [(1.0, 5), (0.04, 1)])
-def test_photographs_of_a_folder_have_nothing_to_do_with_each_other(step_s, scenes):
-    """Five of one size; as frames of a video they would be a pan."""
+@pytest.mark.parametrize(("step_s", "source", "scenes"), [(1.0, "{}.jpg", 5), (0.04, "{}.jpg", 1), (1.0, "", 1)])
+def test_photographs_of_a_folder_have_nothing_to_do_with_each_other(step_s, source, scenes):
+    """Five of one size; as frames of a video, however far apart, they would be a pan."""
     detect = DetectStage(OneBox(), 1, SceneCuts(THRESHOLD))
-    frames = [Frame(n, n * step_s, texture(n), source=f"{n}.jpg") for n in range(6)]
+    frames = [Frame(n, n * step_s, texture(n), source=source.format(n)) for n in range(6)]
     begun = [packet.new_scene for frame in frames for packet in detect.process(frame)]
     assert begun == [False] + [True] * scenes + [False] * (5 - scenes)
 

@@ -28,6 +28,7 @@ from sharpose_rt.media import Source, SourceGroup, SourceInfo, open_source, reco
 from sharpose_rt.models import VARIANTS
 from sharpose_rt.several import SeveralRun, fold_rounds
 from sharpose_rt.skeletons import StreamReader, validate
+from sharpose_rt.stages import SmoothStage
 from sharpose_rt.types import Frame, Packet
 
 PLAIN = [
@@ -314,9 +315,11 @@ def test_sources_of_one_name_are_told_apart_alike_by_folders_and_taps(clips: lis
 
 def test_a_camera_beside_a_file_does_not_grow_old_in_queues(clips: list[Path]) -> None:
     camera, options = "http://127.0.0.1:9/video", load(None, [*PLAIN, "queue_frames=8"])
-    for specs, wanted in (([camera, str(clips[0])], 1), ([str(p) for p in clips], 8), ([camera, camera + "2"], 1)):
-        channels = SeveralRun(specs, options)._pipeline._channels
-        assert {channel.capacity for channel in channels} == {wanted}
+    files = [str(path) for path in clips]
+    for specs, wanted in (([camera, files[0]], (1, False)), (files, (8, False)), ([camera, camera + "2"], (1, True))):
+        job = SeveralRun(specs, options)
+        (capacity,) = {channel.capacity for channel in job._pipeline._channels}
+        assert (capacity, job.runs[0].tracking.estimate.live) == wanted  # a file's frames wait for larger batches
 
 
 @pytest.mark.timeout(90)
@@ -341,6 +344,8 @@ def test_cameras_share_the_turns_and_one_that_fails_ends_for_itself(tmp_path: Pa
     assert len({r.stream.parent for r in results if r.stream}) == 3  # three folders, though one host
     for found in results:
         assert found.stream is not None
+        end = json.loads(found.stream.read_bytes().splitlines()[-1])
+        assert (end["status"], end["dropped"]) == (found.status, sum(found.figures["dropped"].values()))
         assert [p for p in validate(found.stream) if p.severity == "error"] == []
     assert "sent no picture for 2 s" in results[2].figures["error"]
     assert results[0].figures["frames"] >= 12
@@ -429,6 +434,33 @@ def test_the_view_lists_a_camera_that_is_not_there(clips: list[Path], tmp_path: 
     assert [(run.name, run.state) for run in hub.runs] == [("webcam63", "ended"), ("a", "ended")]
 
 
+def test_what_a_stage_raises_reaches_the_caller_and_every_summary(
+    clips: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, boom = SmoothStage.process, RuntimeError("here")
+
+    def fail(stage: SmoothStage, item: Packet) -> object:
+        if item.frame.frame_id == 7:
+            raise boom
+        return process(stage, item)
+
+    monkeypatch.setattr(SmoothStage, "process", fail)
+    # With short queues: else the failure may outrun the first frame.
+    config = load(None, [*PLAIN, "output.video=false", "queue_frames=1", f"output.directory={tmp_path / 'out'}"])
+    before = set(threading.enumerate())
+    with pytest.raises(RuntimeError) as caught:
+        SeveralRun([str(path) for path in clips], config).run()
+    assert caught.value is boom
+    assert set(threading.enumerate()) <= before
+    for path in clips:
+        made = tmp_path / "out" / path.stem / path.stem
+        assert json.loads(made.with_suffix(".summary.json").read_text())["status"] == "error"
+        reader = StreamReader(made.with_suffix(".skeletons.jsonl"))
+        assert len(list(reader)) <= 7
+        assert reader.end is not None
+        assert reader.end["status"] == "error"
+
+
 def test_one_whose_formats_fail_costs_the_others_nothing(clips: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     config = load(None, [*PLAIN, f"output.directory={out}", "output.video=false", "output.formats=[csv]"])
@@ -471,7 +503,12 @@ def test_folders_of_several_have_safe_names(clips: list[Path], tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("option", "said"),
-    [("smooth.method=rts", "one file at a time"), ("detector.name=boxes.txt", "belong to one source")],
+    [
+        ("smooth.method=rts", "one file at a time"),
+        ("detector.name=boxes.txt", "belong to one source"),
+        ("budget.latency_ms=90", "waits until each frame is done; add --realtime"),
+        ("detector.every_if_sure=4", "it takes one source and the tracker"),
+    ],
 )
 def test_what_does_not_go_with_several_is_said(clips: list[Path], tmp_path: Path, option: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import tracemalloc
 from collections import deque
+from dataclasses import replace
+from types import SimpleNamespace
 
+import pytest
 from live_world import packet
 
 from sharpose_rt.stages import RunTotals
@@ -30,6 +33,25 @@ def test_a_great_many_ids_take_little_memory() -> None:
         tracemalloc.stop()
     assert len(ids) == 200_000
     assert taken < 200_000  # bytes
+
+
+def test_a_run_tells_whom_it_saw_and_how_they_were_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock_s = [100.0]
+    monkeypatch.setattr("sharpose_rt.stages.write.time", SimpleNamespace(monotonic=lambda: clock_s[0]))
+    totals = RunTotals(live=True)
+    assert totals.status_line() == "0.0 fps | 0 people"
+    for people, dropped, lost_s, late_s in ((4, 0, 0.0, 0.02), (1, 2, 0.0, -0.5), (5, 3, 1.5, 0.06), (0, 0, 0.0, 0.04)):
+        seen = packet(totals.frames, people)  # one after another coarse, fine, predicted
+        how = {"dropped_before": dropped, "lost_before_s": lost_s, "captured_at_s": clock_s[0] - late_s}
+        totals.add(replace(seen, frame=replace(seen.frame, **how)))
+        clock_s[0] += 0.5
+    assert (totals.frames, totals.dropped, totals.losses) == (4, 5, 1)
+    assert (totals.people, totals.most_people, totals.people_now, len(totals.ids)) == (10, 5, 0, 5)
+    assert (totals.coarse, totals.fine, totals.predicted) == (5, 3, 2)
+    assert totals.status_line() == "2.0 fps | 0 people | exit 62 % | 40 ms, p95 60 ms | 5 dropped"
+    assert sorted(totals.late_s) == pytest.approx([0, 0.02, 0.04, 0.06])  # none comes before it was captured
+    totals.two_stages = False
+    assert totals.exit_rate is None
 
 
 def test_what_has_stopped_has_no_frame_rate() -> None:
