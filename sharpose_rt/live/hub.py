@@ -228,9 +228,8 @@ class Hub:
     def expect(self, stem: str, source: str, *, live: bool, state: Callable[[], str]) -> None:
         """A run over a source of this stem will begin; until then it is there and waits."""
         stem, source = map(as_text, (stem, source))  # as SourceInfo
-        others = [run for run in self.runs if run is not self._expected.get(stem)]
-        run = LiveRun(self, unique_name(stem, {other.name for other in others}), source, live, state)
-        self._expected[stem], self.runs = run, [*others, run]
+        run = LiveRun(self, unique_name(stem, {other.name for other in self.runs}), source, live, state)
+        self._expected[stem], self.runs = run, [*self.runs, run]
         self.wake()
 
     def begin(self, info: SourceInfo, header: bytes, *, live: bool, state: Callable[[], str]) -> LiveRun:

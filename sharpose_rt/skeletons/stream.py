@@ -294,8 +294,8 @@ def poses_of(people: list[dict[str, Any]], keypoint_count: int) -> Poses:
         boxes = np.array([p["bbox_xyxy"] for p in people], np.float32)
         scores = np.array([p["bbox_score"] for p in people], np.float32)
         quality = np.array([p["quality"] for p in people], np.float32)  # numpy makes None a NaN
-    if points.shape != shape or raw.shape != shape:
-        raise ValueError(f"keypoints have shapes {points.shape} and {raw.shape}; {shape} is wanted")
+    if points.shape != shape:
+        raise ValueError(f"keypoints have the shape {points.shape}; {shape} is wanted")
     if not all(np.isfinite(numbers).all() for numbers in (points, raw, boxes, scores)) or np.isinf(quality).any():
         raise ValueError("a number is beyond ±3.4e38")
     return Poses(

@@ -207,7 +207,7 @@ def _rows(
         size_wh = getattr(frame, "frame_size_wh", None) or frame_size_wh or _size_wh(frame, cut)
         falls = bool(recent) and frame.pts_s < recent[-1][0]  # two runs over frames that have no source, or streams
         begins = video != before or falls or (cut.within_scenes and getattr(frame, "new_scene", False))
-        if begins and recent:
+        if begins:
             if cut.rest and unseen:
                 yield cut_one()
             recent.clear()

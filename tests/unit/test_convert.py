@@ -462,10 +462,10 @@ class TestCocoLabels:
         ]
         assert [a["id"] for a in annotations] == list(range(1, len(annotations) + 1))
 
-    def test_who_stands_beyond_the_picture_is_left_out(self):
-        """Their boxes would have no width, for which training refuses the whole set."""
-        boxes = np.array([[-60, 10, -2, 200], [10, 10, 60, 200]], np.float32)
-        poses = replace(make_poses([1, 2]), bboxes_xyxy=boxes)
+    @pytest.mark.parametrize("box", [[-60, 10, -2, 200], [10, -90, 60, 0], [639, 10, 700, 200], [10, 479, 60, 500]])
+    def test_who_stands_beyond_the_picture_is_left_out(self, box):
+        """Their boxes would have no width or height, for which training refuses the whole set."""
+        poses = replace(make_poses([1, 2]), bboxes_xyxy=np.array([box, [10, 10, 60, 200]], np.float32))
         assert [label["track_id"] for label in people_labels(poses, SIZE_WH, COCO17)] == [2]
 
     def test_what_lies_outside_the_picture_is_not_labelled(self, tmp_path):
@@ -909,6 +909,17 @@ class TestTables:
             tracemalloc.stop()
         assert peaks[1] < 1.5 * peaks[0]
 
+    def test_trc_of_an_earlier_result_goes_with_its_people(self, tmp_path):
+        path, other = write_clip(tmp_path / "a.skeletons.jsonl"), tmp_path / "a_person1.txt"
+        other.write_text("kept")
+        assert len(convert(path, "trc")) == 3
+        path.unlink()
+        write_clip(path, [[2]] * 3)
+        with pytest.raises(OutputError, match="is there already"):
+            convert(path, "trc")
+        (left,) = convert(path, "trc", overwrite=True)
+        assert sorted(tmp_path.iterdir()) == sorted((path, left, other))
+
     def test_trc_needs_ids(self, tmp_path):
         with pytest.raises(ConfigError, match="no track ids"):
             convert(write_clip(tmp_path / "a", tracked=False), "trc")
@@ -1032,6 +1043,8 @@ class TestConvert:
             ("coco", {"first_image_id": 1.5}, "1.5; a whole number"),
             ("trc", {"px_per_m": "abc"}, "'abc'; a number"),
             ("trc", {"px_per_m": 0}, "0; a number above 0"),
+            ("openpose", {"model": "body"}, "'body'; one of COCO, BODY_25"),
+            ("kinetics", {"person_slots": 0}, "0; 1 to 10000"),
             ("pyskl", {"max_gap_s": math.nan}, "nan; a number above 0"),
             ("pyskl", {"person_slots": 0}, "0; 1 to 10000"),
             ("kinetics", {"max_frames": -3}, "-3; 1 or more"),

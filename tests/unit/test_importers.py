@@ -340,6 +340,7 @@ class TestErrors:
             ("mmpose", [{"frame_id": 0, "instances": [{"keypoints": [[1, 2]]}]}], r"instances\[0\] lacks keypoint_sc"),
             ("mmpose", [{"frame_id": 0, "instances": 3}], r"\[0\] instances is 3"),
             ("ultralytics", {"a": 1}, "a list is wanted"),
+            ("ultralytics", ["[]", "[{]"], "a text in it is not JSON"),
             (
                 "alphapose",
                 [{"image_id": "1.jpg", "keypoints": [1] * 51, "score": 1, "box": [9, 9, 5, -2]}],
@@ -771,6 +772,10 @@ class TestCoco:
             (lambda d: d["images"][3].update(frame_id=2), "several of its images have the same number"),
             (lambda d: d["images"][3].update(frame_id=-2), r"images\[3\]: frame_id is -2"),
             (lambda d: d.pop("images"), "lacks images"),
+            (
+                lambda d: d.update(categories=[{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]),
+                r"labels\.json: its categories are 'cat', 'dog', and none is 'person'",
+            ),
             (lambda d: d["images"][0].pop("id"), r"images\[0\] lacks id"),
             (lambda d: d["images"][0].update(id=[1]), r"images\[0\]: id is \[1\]; a number or a name"),
             (lambda d: d["images"][0].update(id="x", frame_id="x"), r"images\[0\]: frame_id is 'x'"),

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from live_world import Run, header, packet
 from mqtt_broker import MqttBroker
 from pythonosc.osc_bundle import OscBundle
 from pythonosc.osc_message import OscMessage
+from websockets.sync.client import connect
 from websockets.sync.server import Server, ServerConnection, serve
 
 from sharpose_rt.errors import ConfigError
@@ -398,8 +400,9 @@ def test_ctrl_c_while_the_end_is_waited_for_ends_the_thread(monkeypatch: pytest.
 
 def test_a_frozen_consumer_is_left_behind_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sharpose_rt.live.publish._GRACE_S", 0.2)
-    release = threading.Event()
-    options: dict[str, Any] = {"max_queue": 1, "compression": None, "close_timeout": 0.2}
+    release, pings = threading.Event(), {"ping_interval": None}  # unanswered, they would end the connection in 40 s
+    monkeypatch.setattr("websockets.sync.client.connect", partial(connect, **pings))
+    options: dict[str, Any] = {"max_queue": 1, "compression": None, "close_timeout": 0.2, **pings}
     with serve(lambda connection: release.wait(), "127.0.0.1", 0, **options) as server, serving(server):
         with Publisher(parse_target(f"ws://127.0.0.1:{server.socket.getsockname()[1]}"), "newest") as publisher:
             run = Run(publisher, people=60)
@@ -636,6 +639,30 @@ def test_zmq(bind: bool) -> None:
         context.term()
 
 
+def test_zmq_keeps_little_for_a_consumer_that_takes_nothing() -> None:
+    context = zmq.Context()
+    consumer = context.socket(zmq.SUB)
+    consumer.rcvhwm, consumer.rcvbuf, consumer.rcvtimeo = 1, 4096, 1000
+    consumer.subscribe(b"")
+    port = consumer.bind_to_random_port("tcp://127.0.0.1")
+    try:
+        with Publisher(parse_target(f"zmq+tcp://127.0.0.1:{port}"), "newest") as publisher:
+            run = Run(publisher, people=60)
+            while not consumer.poll(50):  # they have not found each other
+                run.step()
+            began = run.frames
+            while publisher.figures()["sent"] < began + 300:  # the system holds some, too
+                run.step()
+        got = 0
+        with suppress(zmq.Again):
+            while consumer.recv():
+                got += 1
+    finally:
+        consumer.close()
+        context.term()
+    assert got < began + 200
+
+
 def _records(broker: MqttBroker, topic: str = "home/poses") -> list[dict[str, Any]]:
     return [json.loads(payload) for name, payload, _ in broker.messages if name == topic]
 
@@ -704,6 +731,27 @@ def test_a_server_that_is_no_broker_is_told_of(
             while publisher.figures()["state"] != "lost":
                 run.step()
     assert "is it one of MQTT?" in caplog.text
+
+
+def test_a_server_that_hangs_up_on_mqtt_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    connection.recv(1024)
+                    connection.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with Publisher(parse_target(f"mqtt://127.0.0.1:{server.getsockname()[1]}/poses"), "newest") as publisher:
+            run = Run(publisher)
+            while publisher.figures()["state"] != "lost":
+                run.step()
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert "closed the connection; does it want TLS" in caplog.text
 
 
 def test_a_broker_that_freezes_does_not_hold_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -642,14 +642,15 @@ def test_unreadable_images_that_do_not_follow_each_other_are_skipped(folder: Pat
         assert numbers(source) == [1, 2, 10]
 
 
-def test_one_image_with_exif_orientation(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["é.jpg", "é.jfif", "é"])
+def test_one_image_with_exif_orientation(tmp_path: Path, name: str) -> None:
     from PIL import Image
 
     picture = Image.fromarray(np.ascontiguousarray(np.rot90(numbered(5)[..., ::-1])))
     exif = picture.getexif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
-    picture.save(tmp_path / "é.jpg", exif=exif, quality=95)
-    with open_source(str(tmp_path / "é.jpg")) as source:
+    picture.save(tmp_path / name, "jpeg", exif=exif, quality=95)
+    with open_source(str(tmp_path / name)) as source:
         assert source.info.kind == "image"
         assert source.info.size_wh == (160, 96)
         assert numbers(source) == [5]
@@ -812,6 +813,24 @@ def test_an_http_file_that_does_not_say_how_long_it_is_ends(http_root: str, clip
         assert not source.info.live
         assert numbers(source) == list(range(12))
         assert not source.losses
+
+
+@pytest.mark.timeout(30)
+def test_an_http_file_that_breaks_off_is_no_whole_one(tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.ts", 100, container="mpegts")
+    data = (tmp_path / "a.ts").read_bytes()
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(4096)
+        head = f"HTTP/1.0 200 OK\r\nContent-Length: {len(data)}\r\nContent-Type: video/mp2t\r\n\r\n".encode()
+        connection.sendall(head + data[: len(data) // 2])
+        connection.shutdown(socket.SHUT_WR)
+
+    config = SourceConfig(reconnect_s=5)
+    with tcp_server(answer) as port, open_source(f"http://127.0.0.1:{port}/a.ts", config) as source:
+        assert not source.info.live
+        with pytest.raises(SourceLost, match=r"broke off after \d+ frames"):
+            list(source)
 
 
 @pytest.mark.timeout(30)
@@ -1078,6 +1097,25 @@ def test_refusing_server_and_missing_page(http_root: str) -> None:
     assert not isinstance(caught.value, SourceTimeout)
     with pytest.raises(SourceError, match="404"):
         open_source(f"{http_root}/nowhere.mp4").open()
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        ('401 Unauthorized\r\nWWW-Authenticate: Basic realm="x"', "give user and password: http://USER:PASSWORD@HOST/"),
+        ("403 Forbidden", "give user and password: http://USER:PASSWORD@HOST/"),
+        ("200 OK\r\nContent-Type: text/plain", "it answers, but not with a video"),
+    ],
+)
+def test_a_server_that_gives_no_video_is_told_of(answer: str, hint: str) -> None:
+    def reply(connection: socket.socket) -> None:
+        connection.recv(4096)
+        connection.sendall(f"HTTP/1.0 {answer}\r\nContent-Length: 8\r\n\r\nno video".encode())
+
+    with tcp_server(reply) as port, pytest.raises(SourceError, match=hint) as caught:
+        open_source(f"http://me:hidden@127.0.0.1:{port}/cam").open()
+    assert "hidden" not in str(caught.value)
 
 
 @pytest.mark.parametrize("spec", ["http://u:hidden@[::1/x.mp4", "rtsp://u:hidden@[fe80::1/x", "file://[::1/x.mp4"])

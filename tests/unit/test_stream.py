@@ -399,6 +399,16 @@ class TestReader:
             (lambda r: r["people"][0].update(stage="x"), "line 2.*'x'"),
             (lambda r: r.update(people=[3]), "line 2"),
             (lambda r: r.update(type="note"), "line 2.*'note'.*'frame' or 'end'"),
+            (lambda r: [p["raw_keypoints"].pop() for p in r["people"]], "line 2.*raw_keypoints has 16 items; .* 17"),
+            (
+                lambda r: [p[name].pop() for p in r["people"] for name in ("keypoints", "raw_keypoints")],
+                "line 2.*keypoints has 16 items; .* 17",
+            ),
+            (lambda r: r["people"][0].update(quality=1e39), r"line 2.*quality is 1e\+39"),
+            (lambda r: r["people"][1].update(bbox_score=1e39), r"line 2.*bbox_score is 1e\+39"),
+            (lambda r: r.update(frame_id=2**63), "line 2.*at most 9223372036854775807"),
+            (lambda r: r.update(frame_id=1.5), "line 2.*frame_id is 1.5; integer"),
+            (lambda r: r.update(frame_id=True), "line 2.*frame_id is True; integer"),
         ],
     )
     def test_names_the_broken_line(self, tmp_path, change, message):
@@ -406,6 +416,21 @@ class TestReader:
         edit(path, 2, change)
         with pytest.raises(StreamError, match=message):
             list(StreamReader(path))
+
+    def test_what_follows_the_end_is_refused(self, tmp_path):
+        path = write_clip(tmp_path / "a")
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join([*lines, lines[-2]]))
+        with pytest.raises(StreamError, match=f"line {len(lines) + 1}: nothing may follow the end line"):
+            list(StreamReader(path))
+
+    @pytest.mark.parametrize(
+        ("limb", "message"), [([0, 17], "indices below 17 are accepted"), ([-1, 3], "-1; at least 0 is accepted")]
+    )
+    def test_limbs_of_no_keypoints_are_refused(self, tmp_path, limb, message):
+        edit(write_clip(tmp_path / "a"), 1, lambda r: r["limbs"].append(limb))
+        with pytest.raises(StreamError, match=f"line 1.*{message}"):
+            StreamReader(tmp_path / "a")
 
     def test_other_files_are_refused(self, tmp_path):
         path = tmp_path / "a"

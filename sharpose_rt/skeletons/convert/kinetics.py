@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import orjson
 
-from sharpose_rt.errors import ConfigError
 from sharpose_rt.skeletons.convert.common import found_points, new_file, with_points
 from sharpose_rt.skeletons.convert.layouts import OPENPOSE_18, check_layout, to_layout
 from sharpose_rt.skeletons.plain import plain
@@ -40,8 +39,6 @@ def write_kinetics(
     score, without those who have no keypoint. ST-GCN's feeder fails at a `frame_index` of 300: cut a longer video, or
     give `max_frames=299`, which is the last index that is written.
     """
-    if person_slots < 1:
-        raise ConfigError(f"person_slots is {person_slots}; 1 or more is accepted")
     check_layout(reader, OPENPOSE_18)
     if not predicted:
         reader = reader.without_predicted()

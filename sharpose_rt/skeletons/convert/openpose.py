@@ -14,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 import orjson
 
-from sharpose_rt.errors import ConfigError
 from sharpose_rt.skeletons.convert.common import (
     found_points,
     has_pictures,
@@ -63,8 +62,6 @@ def write_openpose(
     and `stream` in it tells the file that it was converted from. What an earlier conversion of the same file, or of a
     clip of the same name, left in the folder goes.
     """
-    if model not in _LAYOUTS:
-        raise ConfigError(f"model is {model!r}; one of {', '.join(_LAYOUTS)} is accepted")
     check_layout(reader, (*_LAYOUTS[model], *chain.from_iterable(OPENPOSE_PARTS.values())))
     if not predicted:
         reader = reader.without_predicted()

@@ -39,8 +39,6 @@ def write_trc(
     found is NaN. A clip with nobody in it has no file. Without a tracker everybody is in one frame only, so that is
     refused. Few frames are held at once: the stream is read twice, since a file begins with the number of its rows.
     """
-    if px_per_m is not None and not px_per_m > 0:
-        raise ConfigError(f"px_per_m is {px_per_m}; a number above 0 is accepted")
     if not predicted:
         reader = reader.without_predicted()
     tracks, frame_count, rate_fps = _survey(reader)
