@@ -84,11 +84,18 @@ class Stopwatch:
             torch.cuda.synchronize(self.device)
 
 
+def begin_ready(tracking: Tracking) -> None:
+    """Lets a run begin as it is after a while: ready for any number of people, and to look closer."""
+    source = tracking.source
+    tracking.estimate.ready_for = None
+    tracking.detect.ready_for = lambda: source.info.size_wh
+
+
 def measure_alone(spec: str, config: RunConfig, folder: Path, tracker: Tracker | None = None) -> Stopwatch:
     """The time of each of `PARTS` in each frame of a source, outputs written into `folder`; `tracker` as `Tracking`."""
     source = open_source(spec, config.source)
     tracking = Tracking(source, config, tracker=tracker)
-    tracking.estimate.ready_for = None
+    begin_ready(tracking)
     stages = list(flat(tracking.stages))
     with ExitStack() as stack:
         stack.callback(source.close)

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sharpose_rt.app import FileRun
+from sharpose_rt.bench.alone import begin_ready
 from sharpose_rt.bench.model import take_turns
 from sharpose_rt.bench.pipeline import RunWatch, warm_up
 from sharpose_rt.bench.record import machine, make_record
@@ -54,47 +55,57 @@ def run_cameras_bench(bench: CamerasBench, say: Callable[[str], None] = lambda l
         SharposeError: whatever a run raises.
     """
     began = machine()
-    ways: dict[str, Callable[[CamerasBench, str], tuple[int, float]]] = {APART: _apart, TOGETHER: _together}
+    ways = {APART: _apart, TOGETHER: _together}
 
-    def turn(way: str) -> tuple[int, float]:
+    def turn(way: str) -> Turn:
         say(f"{len(bench.sources)} sources {way}")
         with tempfile.TemporaryDirectory(prefix="sharpose_bench_") as folder:
             return ways[way](bench, folder)
 
     found = take_turns({way: partial(turn, way) for way in ways}, bench.rounds)
-    rates = {way: [frames / seconds for frames, seconds in rounds] for way, rounds in found.items()}
+    rates = {way: [turn.frames / turn.seconds for turn in rounds] for way, rounds in found.items()}
     rows = []
     for way, rounds in found.items():
         ratios = [rate / base for rate, base in zip(rates[way], rates[APART], strict=True)]
         spread = {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
-        rows.append({"way": way, "frames": [frames for frames, _ in rounds], "fps": rates[way], "ratio": spread})
+        rows.append({"way": way, "frames": [turn.frames for turn in rounds], "fps": rates[way], "ratio": spread})
     settings = {
         "sources": [Path(redact(source)).name for source in bench.sources],
+        "ran": {key: found[TOGETHER][0].figures[key] for key in ("backend", "precision", "device")},
         "video": bench.config.output.video,
         "config": to_dict(bench.config),
     }
     return make_record("cameras", plain(settings), plain(rows), began)
 
 
-def _apart(bench: CamerasBench, folder: str) -> tuple[int, float]:
-    """Frames and seconds of all sources, one run each."""
-    parts = []
+class Turn(NamedTuple):
+    """Frames and seconds of all sources in one of the ways, and the figures of the last run."""
+
+    frames: int
+    seconds: float
+    figures: dict[str, Any]
+
+
+def _apart(bench: CamerasBench, folder: str) -> Turn:
+    """One run each."""
+    parts, figures = [], {}
     for source in bench.sources:
         watch = RunWatch()
         run = FileRun(source, _into(bench.config, folder))
-        run.tracking.estimate.ready_for = None  # as it is once it has been going on for a while
-        run.run(watch.see)
+        begin_ready(run.tracking)
+        figures = run.run(watch.see).figures
         parts.append(_counted(watch.left_s, 1))
-    return sum(frames for frames, _ in parts), sum(seconds for _, seconds in parts)
+    return Turn(sum(frames for frames, _ in parts), sum(seconds for _, seconds in parts), figures)
 
 
-def _together(bench: CamerasBench, folder: str) -> tuple[int, float]:
-    """Frames and seconds of all sources in one run."""
+def _together(bench: CamerasBench, folder: str) -> Turn:
+    """All sources in one run."""
     watch = RunWatch()
     run = SeveralRun(bench.sources, _into(bench.config, folder))
-    run.runs[0].tracking.estimate.ready_for = None
-    run.run(lambda _, packet: watch.see(packet))
-    return _counted(watch.left_s, len(bench.sources))
+    for part in run.runs:
+        begin_ready(part.tracking)
+    *_, last = run.run(lambda _, packet: watch.see(packet))
+    return Turn(*_counted(watch.left_s, len(bench.sources)), last.figures)
 
 
 def _into(config: RunConfig, folder: str) -> RunConfig:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sharpose_rt.bench.model import take_turns
 from sharpose_rt.bench.record import machine, make_record, percentiles
 from sharpose_rt.config import DetectorConfig, PoseConfig
 from sharpose_rt.engine.choice import choose
@@ -28,6 +31,8 @@ from sharpose_rt.types import Frame
 SCRIPTS = Path(__file__).parent / "peers"
 _OURS = (str(Path(__file__).resolve().parents[2]), sysconfig.get_path("purelib"))
 INSTALL_TIMEOUT_S, RUN_TIMEOUT_S = 900.0, 600.0
+ROUNDS = 3
+"""Turns of each peer: what else the machine does meanwhile falls on all of them alike, and shows as their spread."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,11 @@ class Peer:
 PEERS = {
     "ours": Peer("ours.py", (), "all boxes in one batch, both stages as the gate decides"),
     "dense-loop": Peer("dense_loop.py", (), "dense ViT of the same width, person by person, torch fp32"),
-    "mediapipe": Peer("mediapipe_pose.py", ("mediapipe<0.10.22",), "Pose, complexity 1, once for each box"),
+    "mediapipe": Peer(
+        "mediapipe_pose.py",
+        ("mediapipe<0.10.22",),
+        "Pose, complexity 1, once for each box, in which it looks for a person itself",
+    ),
     "rtmlib": Peer(
         "rtmlib_onnx.py",
         ("rtmlib==0.0.15", "onnxruntime", "onnx"),
@@ -97,25 +106,41 @@ class PeerBench:
 def run_peer_bench(bench: PeerBench, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """The record (see `bench.record`) of all peers over the same frames and boxes; `say` is told what comes next.
 
-    A row is one peer: `fps`, `latency_ms` of a frame's poses, `people_mean`, or `error`: why it could not be run.
+    A row is one peer: `fps` (median over the rounds), `latency_ms` of a frame's poses, `people_mean`, and `ratio` of
+    its rate to that of ours within a round (`median`, `least`, `most`; None where ours did not run); or `error`: why it
+    could not be run.
 
     Raises:
         SharposeError: the clip or the detector cannot be used.
+        ConfigError: there is nobody in the frames.
     """
     began = machine()
     device = "cpu" if bench.pose.device == "auto" else bench.pose.device  # the others run on the CPU
     bench = replace(bench, pose=choose(replace(bench.pose, device=device)))
     frames, boxes = frames_and_boxes(bench)
-    rows = []
+    if not any(map(len, boxes)):
+        raise ConfigError(
+            f"detector {bench.detector.name} finds nobody in {len(frames)} frames of {redact(bench.source)}, and poses "
+            "of nobody take no time; give --people N for N boxes in each frame, or another clip"
+        )
     with tempfile.TemporaryDirectory(prefix="sharpose_peers_") as folder:
         job = write_job(Path(folder), bench, frames, boxes)
-        for name in bench.peers:
+
+        def turn(name: str) -> dict[str, Any]:
             say(f"{name}: {PEERS[name].what}")
-            rows.append({"peer": name, "what": PEERS[name].what, **run_peer(PEERS[name], name, job, bench.offline)})
+            return run_peer(PEERS[name], name, job, bench.offline)
+
+        turns = {name: [turn(name)] for name in bench.peers}
+        runs = {name: partial(turn, name) for name, (first,) in turns.items() if first["error"] is None}
+        for name, more in take_turns(runs, ROUNDS - 1).items():
+            turns[name] += more
+    ours = turns.get("ours", [])
+    rows = [{"peer": name, "what": PEERS[name].what, **_figures(turns[name], ours)} for name in bench.peers]
     settings = {
         "source": Path(redact(bench.source)).name,
         "size_wh": [frames.shape[2], frames.shape[1]],
         "frames": len(frames),
+        "rounds": ROUNDS,
         "boxes_mean": float(np.mean([len(rows) for rows in boxes])),
         "model": bench.pose.model,
         "ours": f"{bench.pose.backend}, {bench.pose.precision}, {bench.pose.device}",
@@ -166,24 +191,41 @@ def write_job(folder: Path, bench: PeerBench, frames: NDArray[np.uint8], boxes: 
 
 
 def run_peer(peer: Peer, name: str, job: Path, offline: bool) -> dict[str, Any]:
-    """Figures of one peer, or {'error': why there are none}."""
+    """One turn of a peer: `seconds` and `people` of each frame, `error` None; or {'error': why there are none}."""
     result = job / "result.json"
     result.unlink(missing_ok=True)
     try:
         python = environment(name, peer.packages, offline) if peer.packages else Path(sys.executable)
         ours = not peer.packages or peer.with_ours
         _call([str(python), str(SCRIPTS / peer.script), str(job)], RUN_TIMEOUT_S, _OURS if ours else ())
-        found = json.loads(result.read_text(encoding="utf-8"))
+        return {**json.loads(result.read_text(encoding="utf-8")), "error": None}
     except (OSError, ValueError, subprocess.SubprocessError, RuntimeError) as error:
-        return {"fps": None, "latency_ms": None, "people_mean": None, "error": str(error)}
-    seconds = np.array(found["seconds"])
-    people = [count for count in found["people"] if count is not None]
+        return {"error": str(error)}
+
+
+def _figures(turns: Sequence[Mapping[str, Any]], ours: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A peer's figures from all of its turns, and against those of `ours` in the same rounds."""
+    failed = next((turn["error"] for turn in turns if turn["error"] is not None), None)
+    if failed is not None:
+        return {"fps": None, "latency_ms": None, "people_mean": None, "ratio": None, "error": failed}
+    rates = [_rate(turn) for turn in turns]
+    people = [count for turn in turns for count in turn["people"] if count is not None]
+    ratio = None
+    if ours and all(turn["error"] is None for turn in ours):
+        ratios = [rate / _rate(turn) for rate, turn in zip(rates, ours, strict=True)]
+        ratio = {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
     return {
-        "fps": float(1 / seconds.mean()),
-        "latency_ms": percentiles(seconds, 50, 95, scale=1e3),
+        "fps": statistics.median(rates),
+        "latency_ms": percentiles([seconds for turn in turns for seconds in turn["seconds"]], 50, 95, scale=1e3),
         "people_mean": float(np.mean(people)) if people else None,
+        "ratio": ratio,
         "error": None,
     }
+
+
+def _rate(turn: Mapping[str, Any]) -> float:
+    """Frames a second."""
+    return len(turn["seconds"]) / sum(turn["seconds"])
 
 
 def environment(name: str, packages: Sequence[str], offline: bool = False) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sharpose_rt.app import FileRun
-from sharpose_rt.bench.alone import PARTS, measure_alone
+from sharpose_rt.bench.alone import PARTS, begin_ready, measure_alone
 from sharpose_rt.bench.people import FixedPeople
 from sharpose_rt.bench.record import machine, make_record, percentiles
 from sharpose_rt.config import RunConfig, to_dict
@@ -29,6 +29,8 @@ ALONE_FRAMES = 40
 """Frames over which each part is measured alone: without overlap each takes the sum of all parts."""
 WARM_UP = 20
 """Frames at the beginning that are not counted, at most a fifth of all."""
+FEW = 10
+"""Fewer frames than these make no rate, if there are others."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,7 @@ def measure(bench: PipelineBench, people: int | None, info: SourceInfo, folder: 
     counter = fixed_people(config, people, info)
     paced = replace(config, source=replace(config.source, realtime=bench.paced or config.source.realtime))
     job = FileRun(bench.source, paced, tracker=counter)
-    job.tracking.estimate.ready_for = None  # as a run is once it has been going on for a while, ...
-    job.tracking.detect.ready_for = lambda: info.size_wh  # ... and has looked closer
+    begin_ready(job.tracking)
     device = resolve_device(config.pose.device)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what the run before left
@@ -133,6 +134,7 @@ def measure(bench: PipelineBench, people: int | None, info: SourceInfo, folder: 
         "stages": stage_rows(figures["pipeline"]),
         "detector": figures["detector"],
         "device": figures["device"],
+        "backend": figures["backend"],
         "precision": figures["precision"],
     }
     return {**row, **alone_rows(bench.source, config, people, info, folder)}
@@ -170,15 +172,25 @@ class RunWatch:
         """Rate, latency and memory after the warm-up; None where too few frames came for a figure."""
         skip = warm_up(len(self.left_s))
         left, late, rss = self.left_s[skip:], self.late_s[skip:], np.array(self.rss[skip:], np.float64) / MB
+        rated = self._beside_all(left)
         tenth = max(1, len(rss) // 10)
         return {
             "frames": len(self.left_s),
             "warm_up_frames": skip,
-            "fps": (len(left) - 1) / (left[-1] - left[0]) if len(left) > 1 else None,
+            "fps": (len(rated) - 1) / (rated[-1] - rated[0]) if len(rated) > 1 else None,
             "latency_ms": percentiles(late, 50, 95, 99, 100, scale=1e3) if late else None,
             "rss_peak_mb": float(rss.max()) if len(rss) else None,
             "rss_growth_mb": float(rss[-tenth:].mean() - rss[:tenth].mean()) if len(rss) else None,
         }
+
+    def _beside_all(self, left_s: list[float]) -> list[float]:
+        """Those that came out before the source ended; all of them where these are few.
+
+        What waits in queues then is detected already, and the rest of its way has the cores to itself.
+        """
+        ended_s = self.left_s[-1] - self.late_s[-1] if self.late_s else 0.0
+        before = [when_s for when_s in left_s if when_s <= ended_s]
+        return before if len(before) >= FEW else left_s
 
 
 def stage_rows(pipeline: dict[str, Any]) -> list[dict[str, Any]]:

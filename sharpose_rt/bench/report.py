@@ -30,15 +30,18 @@ crops that left after the coarse stage (0 %: both stages for all; 100 %: the coa
 ratio of crops a second within a round: median over the rounds, and their range from 10 to 90 %. *GEMM* is the share of
 the machine's own rate for a large matrix product by torch in that precision (for int8 in float32)."""
 
-_PIPELINE_NOTE = """Whole runs, warm-up left out. *latency* is from capture to output written; with a file it includes
-waiting in full queues by design, with a paced or live source it is what a viewer would see. *people* "as found" is the
-clip as it is; a number is that many boxes in every frame (*copies*: share of boxes that repeat a person, a little
-aside). *growth* is resident memory at the end less that after the warm-up."""
+_PIPELINE_NOTE = """Whole runs, warm-up left out. *fps* is of the frames that came out while others still came in (of
+runs too short for that, all). *latency* is from capture to output written; with a file it includes waiting in full
+queues by design, with a paced or live source it is what a viewer would see. *people* "as found" is the clip as it is; a
+number is that many boxes in every frame (*copies*: share of boxes that repeat a person, a little aside). *growth* is
+resident memory at the end less that after the warm-up."""
 
 
 _PEERS_NOTE = """The same frames, decoded beforehand, and the same boxes of people through each package; the time is
 that of a frame's poses, without finding people, but for networks that look at the whole frame. *people* is how many it
 gave a pose for. Each ran alone, in its own process and environment, with the threads it takes by itself."""
+_PEERS_TURNS = """All took turns in each of {} rounds: *fps* is the median over them, *against ours* the ratio within a
+round: median, least and most."""
 
 
 _CAMERAS_NOTE = """The same videos in one run, their people in the same batches, and in a run each, one after another;
@@ -53,7 +56,17 @@ def write_report(files: Sequence[Path], out: Path) -> None:
         StreamError: a file is no measurement.
         OutputError: `out` cannot be written.
     """
-    write_text(out, render([read_record(path) for path in files], out.parent))
+    records = [read_record(path) for path in files]
+    for path, record in zip(files, records, strict=True):
+        try:
+            render([record], out.parent)
+        except StreamError as error:
+            raise StreamError(f"{path}: {error}") from error
+        except (AttributeError, LookupError, TypeError, ValueError) as error:  # edited, or of another version
+            raise StreamError(
+                f"{path} is no whole measurement of this version ({type(error).__name__}: {error}); measure again"
+            ) from error
+    write_text(out, render(records, out.parent))
 
 
 def render(records: Sequence[dict[str, Any]], folder: Path = Path()) -> str:
@@ -141,7 +154,7 @@ def _pipeline(record: dict[str, Any], folder: Path) -> str:
     text = (
         f"## {settings['source']}, {width}x{height}, {settings['mode']}, {video} annotated video\n\n"
         f"{_PIPELINE_NOTE}\n\n"
-        f"{pose['model']} on {rows[0]['device']} in {rows[0]['precision']}, detector {Path(rows[0]['detector']).name}, "
+        f"{pose['model']} ({_ran(rows[0])}), detector {Path(rows[0]['detector']).name}, "
         f"clip of {_number(settings['fps'], 2)} fps.\n\n"
     )
     text += _table(PIPELINE_HEADINGS, (pipeline_cells(row) for row in rows))
@@ -166,29 +179,40 @@ def _peers(record: dict[str, Any], folder: Path) -> str:
     width, height = settings["size_wh"]
     boxes = f"{settings['boxes_mean']:.1f} boxes a frame by {Path(settings['detector']).name}"
     ours = settings.get("ours", "backend and precision not recorded")
+    turns = f"\n{_PEERS_TURNS.format(settings['rounds'])}" if "rounds" in settings else ""
     text = (
-        f"## Peers over {settings['source']}, {width}x{height}\n\n{_PEERS_NOTE}\n\n"
+        f"## Peers over {settings['source']}, {width}x{height}\n\n{_PEERS_NOTE}{turns}\n\n"
         f"{settings['frames']} frames, {boxes}; ours is {settings['model']} ({ours}).\n\n"
     )
     text += _table(PEER_HEADINGS, map(peer_cells, rows)) + "\n"
     return text + "".join(f"- {row['peer']}: {row['error'] or row['what']}\n" for row in rows)
 
 
-PEER_HEADINGS = ("peer", "fps", "frame p50 ms", "p95 ms", "people", "could not be run")
+PEER_HEADINGS = ("peer", "fps", "frame p50 ms", "p95 ms", "people", "against ours", "could not be run")
 
 
 def peer_cells(row: dict[str, Any]) -> list[str]:
     """One cell for each of `PEER_HEADINGS`."""
     latency = row["latency_ms"] or {}
     times = (_number(latency.get(name), 1) for name in ("p50", "p95"))
-    return [row["peer"], _number(row["fps"], 1), *times, _number(row["people_mean"], 1), row["error"] or ""]
+    ratio = row.get("ratio")
+    against = "" if ratio is None else _spread(ratio)
+    return [row["peer"], _number(row["fps"], 1), *times, _number(row["people_mean"], 1), against, row["error"] or ""]
+
+
+def _ran(facts: dict[str, Any]) -> str:
+    """By what the pose network ran, in which numbers, where."""
+    backend = facts.get("backend", "backend not recorded")
+    return f"{backend}, {facts['precision'].removeprefix('torch.')}, {facts['device']}"
 
 
 def _cameras(record: dict[str, Any], folder: Path) -> str:
     settings = record["settings"]
     pose, video = settings["config"]["pose"], "with" if settings["video"] else "without"
     head = f"## {len(settings['sources'])} sources, {video} annotated video\n\n{_CAMERAS_NOTE}\n\n"
-    what = f"{', '.join(settings['sources'])}; {pose['model']}, detector {settings['config']['detector']['name']}.\n\n"
+    ran = _ran(settings["ran"]) if "ran" in settings else "backend and precision not recorded"
+    detector = settings["config"]["detector"]["name"]
+    what = f"{', '.join(settings['sources'])}; {pose['model']} ({ran}), detector {detector}.\n\n"
     return head + what + _table(CAMERAS_HEADINGS, map(cameras_cells, record["results"]))
 
 
@@ -197,8 +221,7 @@ CAMERAS_HEADINGS = ("way", "rounds", "frames", "fps", "against one after another
 
 def cameras_cells(row: dict[str, Any]) -> list[str]:
     """One cell for each of `CAMERAS_HEADINGS`."""
-    ratio = row["ratio"]
-    against = f"{ratio['median']:.2f} ({ratio['least']:.2f}-{ratio['most']:.2f})"
+    against = _spread(row["ratio"])
     fps = f"{min(row['fps']):.1f} to {max(row['fps']):.1f}"
     return [row["way"], str(len(row["fps"])), str(row["frames"][0]), fps, against]
 
@@ -244,6 +267,10 @@ def _asked(row: dict[str, Any]) -> str:
 
 def _share(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.0f} %"
+
+
+def _spread(ratio: dict[str, float]) -> str:
+    return f"{ratio['median']:.2f} ({ratio['least']:.2f}-{ratio['most']:.2f})"
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -10,6 +10,7 @@ import json
 import math
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,13 +35,14 @@ from sharpose_rt.bench.model import (
     who_is_refined,
 )
 from sharpose_rt.bench.people import FixedPeople, repeat_to
+from sharpose_rt.bench.pipeline import RunWatch
 from sharpose_rt.bench.record import SCHEMA, machine, make_record, read_record
 from sharpose_rt.bench.report import render
 from sharpose_rt.cli import main
 from sharpose_rt.commands import bench
 from sharpose_rt.compute import openvino_graphs
 from sharpose_rt.config import DetectorConfig, PoseConfig, TrackerConfig, load
-from sharpose_rt.detection import create_detector
+from sharpose_rt.detection import Looks, create_detector
 from sharpose_rt.engine import PoseEngine
 from sharpose_rt.errors import ConfigError, OutputError, StreamError
 from sharpose_rt.media import PacedSource, open_source
@@ -352,6 +354,20 @@ def run_options(clip: Path) -> tuple[object, ...]:
     return ("--source", clip, "--detector", clip.with_name("boxes.txt"), *pose)
 
 
+def test_a_rate_is_of_frames_that_came_out_while_others_came_in() -> None:
+    """At the end of a file nobody is looked for any more, and what waits in the queues comes out faster."""
+    watch = RunWatch()
+    watch.left_s = [n / 10 if n < 70 else 7 + (n - 70) / 20 for n in range(90)]
+    captured_s = [max(0.0, watch.left_s[max(0, n - 20)]) for n in range(90)]  # twenty frames ahead of what comes out
+    watch.late_s = [left - captured for left, captured in zip(watch.left_s, captured_s, strict=True)]
+    watch.rss = [1] * 90
+    assert watch.figures()["fps"] == pytest.approx(10)
+    assert watch.figures()["frames"] == 90
+    for figures in (watch.left_s, watch.late_s, watch.rss):
+        del figures[15:]  # all were read before the first came out
+    assert watch.figures()["fps"] == pytest.approx(10)
+
+
 def test_a_record_has_no_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["sharpose-rt", "bench", "pipeline", "--source", "rtsp://me:secret@host/stream"])
     record = make_record("pipeline", {}, [], {})
@@ -384,8 +400,26 @@ def test_pipeline_command_writes_record_figure_and_report(toy: Variant, clip: Pa
     assert command("report", out, "--out", report) == 0
     text = report.read_text(encoding="utf-8")
     assert "](p.png)" in text
+    assert "toy (torch, float32, cpu), detector" in text
     assert f"| {three['alone_ms']:.1f} |" in text
     assert record["command"] in text
+
+
+def test_no_frame_waits_for_what_is_made_when_it_is_first_wanted(
+    toy: Variant, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The closer look comes a second into a clip: its graph would count among the frames, once for each run."""
+    ready: list[tuple[int, int]] = []
+    monkeypatch.setattr(Looks, "make_ready", lambda _, size_wh: ready.append(size_wh))
+    with open_source(str(clip)) as source:
+        size_wh = source.info.size_wh
+    command("pipeline", *run_options(clip), "--people", "1", "--no-video")
+    assert ready == [size_wh] * 2  # the run, and the parts alone
+    ready.clear()
+    second = shutil.copy(clip, tmp_path / "second.mp4")
+    pose = ("--model", toy.name, "--weights", "random", "--backend", "torch", "--precision", "fp32")
+    command("cameras", "--source", clip, "--source", second, "--detector", "full", "--rounds", "1", *pose)
+    assert ready == [size_wh] * 3  # each apart, and both together
 
 
 def test_memory_of_a_gpu_is_what_the_run_itself_reserved(
@@ -480,6 +514,8 @@ def test_cameras_command_counts_every_frame_either_way(toy: Variant, clip: Path,
     out = tmp_path / "report.md"
     assert main(["bench", "report", str(record_path), "--out", str(out)]) == 0
     assert "| together | 2 | 14 |" in out.read_text()
+    ran = json.loads(record_path.read_text())["settings"]["ran"]
+    assert f"toy (torch, {ran['precision'].removeprefix('torch.')}, {ran['device']}), detector full" in out.read_text()
 
 
 @pytest.mark.parametrize(
@@ -501,6 +537,35 @@ def test_report_refuses_other_files(tmp_path: Path) -> None:
     path.write_text(json.dumps({"schema": SCHEMA, "kind": "model"}))
     with pytest.raises(StreamError, match="lacks date"):
         command("report", path)
+
+
+def test_report_names_the_file_that_is_edited_or_of_another_version(
+    toy: Variant, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad, out = tmp_path / "good.json", tmp_path / "bad.json", tmp_path / "B.md"
+    command("pipeline", *run_options(clip), "--people", "1", "--no-video", "--json", good)
+
+    def refused(change: Callable[[dict[str, Any]], object]) -> str:
+        record = read_record(good)
+        change(record)
+        bad.write_text(json.dumps(record))
+        capsys.readouterr()
+        assert main(["bench", "report", str(good), str(bad), "--out", str(out)]) == 2
+        return capsys.readouterr().err
+
+    for change in (
+        lambda record: record["results"].clear(),
+        lambda record: record["results"][0].pop("alone"),
+        lambda record: record["machine"].pop("gpu"),
+        lambda record: record.update(versions=None),
+        lambda record: record["settings"].update(fps="25"),
+    ):
+        assert f"{bad} is no whole measurement of this version (" in refused(change)
+    assert f"{bad}: a record of the kind 'x'" in refused(lambda record: record.update(kind="x"))
+    assert not out.exists()
+    old = read_record(good)
+    del old["results"][0]["backend"]  # which was not recorded before
+    assert "toy (backend not recorded, float32, cpu)" in render([old])
 
 
 def test_an_output_that_cannot_be_written_fails_before_the_measurement(
@@ -573,6 +638,51 @@ def test_a_peer_that_fails_is_reported_and_the_others_go_on(
     assert f"| good | {good['fps']:.1f} |" in text
 
 
+def test_peers_take_turns_and_are_compared_within_a_round(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever else the machine does in a round falls on all of them."""
+    turns: list[str] = []
+    paces = {"ours": [1.0, 2.0, 4.0], "other": [2.0, 4.0, 16.0], "late": [1.0], "none": []}
+
+    def run_peer(peer: compare.Peer, name: str, job: Path, offline: bool) -> dict[str, Any]:
+        turns.append(name)
+        at = turns.count(name) - 1
+        if at >= len(paces[name]):
+            return {"error": "it is gone"}
+        return {"seconds": [paces[name][at]] * 4, "people": [2] * 4, "error": None}
+
+    monkeypatch.setattr(compare, "run_peer", run_peer)
+    for name in ("other", "late", "none"):
+        monkeypatch.setitem(compare.PEERS, name, compare.Peer("", (), "a test"))
+    record = compare.run_peer_bench(peer_bench(clip, ("ours", "other", "late", "none")))
+    ours, other, late, none = record["results"]
+    assert turns == ["ours", "other", "late", "none", "ours", "other", "late", "late", "other", "ours"]
+    assert ours["fps"] == 0.5
+    assert other["ratio"] == {"median": 0.5, "least": 0.25, "most": 0.5}
+    assert (late["error"], none["error"]) == ("it is gone", "it is gone")
+    text = render([record])
+    assert "| other | 0.2 | 4000.0 | 16000.0 | 2.0 | 0.50 (0.25-0.50) |" in text
+    for row in record["results"]:
+        del row["ratio"]  # as it was before
+    assert "| other | 0.2 | 4000.0 | 16000.0 | 2.0 |  |" in render([record])
+
+
+def test_peers_warm_up_on_people(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clip may begin with nobody, and a first call with somebody prepares what later ones find."""
+    clip.with_name("boxes.txt").write_text("4,1,10,10,30,70,0.9\n")  # in the last of the frames
+    first = "    seen = []\n    return lambda image, boxes: len(boxes) and not seen and not seen.append(1)"
+    monkeypatch.setitem(compare.PEERS, "fake", peer(tmp_path, first))
+    (row,) = compare.run_peer_bench(peer_bench(clip, ("fake",)))["results"]
+    assert (row["error"], row["people_mean"]) == (None, 0.0)
+
+
+def test_poses_of_nobody_are_not_compared(clip: Path) -> None:
+    clip.with_name("boxes.txt").write_text("9,1,10,10,30,70,0.9\n")  # of the four frames none
+    with pytest.raises(ConfigError, match=r"finds nobody in 4 frames of .*clip.mp4.*--people N"):
+        compare.run_peer_bench(peer_bench(clip, ("ours",)))
+
+
 def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     calls: list[str] = []
@@ -590,7 +700,8 @@ def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(calls) == 4
 
 
-def test_ours_and_the_dense_loop_run_as_peers(clip: Path) -> None:
+def test_ours_and_the_dense_loop_run_as_peers(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "ROUNDS", 1)  # each loads torch
     pose = PoseConfig(weights="random", device="cpu", backend="torch", precision="fp32")
     record = compare.run_peer_bench(peer_bench(clip, ("ours", "dense-loop"), pose=pose))
     assert [(row["error"], row["people_mean"]) for row in record["results"]] == [(None, 2.0), (None, 2.0)]

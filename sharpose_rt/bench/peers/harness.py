@@ -25,8 +25,9 @@ def run(make: Callable[[dict], Callable[[np.ndarray, np.ndarray], int | None]]) 
     frames = np.load(folder / "frames.npy", mmap_mode="r")
     boxes = [np.array(rows, np.float32).reshape(-1, 4) for rows in job["boxes"]]
     peer = make(job)
-    for frame, rows in list(zip(frames, boxes, strict=True))[:WARM_UP]:
-        peer(np.array(frame), rows)
+    fullest = sorted(range(len(boxes)), key=lambda number: -len(boxes[number]))  # a clip may begin with nobody
+    for number in fullest[:WARM_UP]:
+        peer(np.array(frames[number]), boxes[number])
     seconds, people = [], []
     for frame, rows in zip(frames, boxes, strict=True):
         image = np.array(frame)
