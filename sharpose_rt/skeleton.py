@@ -324,14 +324,16 @@ HALPE26 = Skeleton(
 SKELETONS = {skeleton.name: skeleton for skeleton in (COCO17, MPII16, COCO_FEET23, HALPE26, WHOLEBODY133)}
 
 _ENOUGH = 12
-"""Names that must be there of a set for keypoints to be of it: a body's twelve joints without the face."""
+"""Names that must be there of a set for keypoints to be of it, where there are others too: a body's twelve joints
+without the face."""
 
 
 def order_by_name(names: Sequence[Any], first: Skeleton | None = None) -> tuple[Skeleton, list[int | None]]:
     """The set that keypoints of these names are of, and the place among them of each of its own, None where missing.
 
     That is the set all of whose names are there: the `first`, if it is one, the largest unless one is given; where none
-    is whole, the first of those of which 12 names are. Capitals, blanks and hyphens in names do not matter.
+    is whole, the first of those of which 12 names are, or all that are there. Capitals, blanks and hyphens in names do
+    not matter.
 
     Raises:
         ValueError: there is no such set; says which names were seen.
@@ -339,12 +341,13 @@ def order_by_name(names: Sequence[Any], first: Skeleton | None = None) -> tuple[
     place = {str(name).strip().lower().replace(" ", "_").replace("-", "_"): row for row, name in enumerate(names)}
     sets = (*((first,) if first else ()), *SKELETONS.values())
     shared = {item: len(place.keys() & set(item.keypoints)) for item in sets}
-    fitting = [item for item, count in shared.items() if count >= _ENOUGH]
+    fitting = [item for item, count in shared.items() if count >= min(_ENOUGH, len(place))]
     if not fitting:
+        as_many = len(names) in map(len, sets)
         raise ValueError(
             f"its keypoints are named {', '.join(map(str, names)):.120}; of COCO's or MPII's names at least {_ENOUGH} "
-            f"are wanted, such as {', '.join(COCO17.keypoints[:6])}; call them so, or, where they are in that order, "
-            "take the names out"
+            f"are wanted, such as {', '.join(COCO17.keypoints[:6])}, or fewer and no others; call them so"
+            + (", or, where they are in that order, take the names out" if as_many else "")
         )
     whole = [item for item in fitting if shared[item] == len(item)] or fitting[:1]
     skeleton = whole[0] if first else max(whole, key=len)

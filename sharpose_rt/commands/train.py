@@ -61,11 +61,11 @@ def run(args: argparse.Namespace) -> int:
             length = f"{config.minutes:g} minutes" if config.budget == "minutes" else f"{config.epochs:g} epochs"
             print(f"resumed at step {trainer.step}, {trainer.clock.elapsed_s / 60:.1f} minutes, of a run of {length}")
         reason = _train(trainer, args.max_minutes)
+    minutes = trainer.clock.elapsed_s / 60
     if trainer.world.leads:
         write_report(trainer)
     trainer.world.leave()
     hint = "" if reason == "finished" else "; --resume goes on"
-    minutes = trainer.clock.elapsed_s / 60
     print(f"{reason} after {trainer.samples} samples, {minutes:.1f} minutes; results in {out}{hint}")
     return 130 if reason == "stopped" else 0
 

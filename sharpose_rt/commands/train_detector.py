@@ -23,6 +23,9 @@ _RECIPE = (
     "seed",
 )
 HELP = "train the person detector"
+HELD_OUT = 8
+"""Pictures that scores are calibrated on at least, or a quarter of all: by one alone a sound detector may be so unsure
+of everybody that a run finds nobody."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +85,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=16, metavar="N", help="of a step and process (%(default)s)")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (%(default)s)")
     parser.add_argument("--min-score", type=float, default=0.4, help="a teacher's box below is unsure (%(default)s)")
-    parser.add_argument("--held-out", type=float, default=0.03, metavar="SHARE", help="to calibrate on (%(default)s)")
+    parser.add_argument(
+        "--held-out",
+        type=float,
+        default=0.03,
+        metavar="SHARE",
+        help=f"to calibrate on (%(default)s); {HELD_OUT} pictures at least, a quarter of fewer than {4 * HELD_OUT}",
+    )
     parser.add_argument("--precision", default="auto", help="auto, bf16 or fp32 (%(default)s)")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (%(default)s)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0 is PyTorch's choice")
@@ -141,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
     if not 0 < args.held_out < 1:
         raise ConfigError(f"--held-out is {args.held_out}; a share above 0 and below 1 is accepted")
     order = np.random.default_rng((args.seed, 1)).permutation(len(pictures))
-    count = max(1, round(args.held_out * len(pictures)))
+    count = max(1, round(args.held_out * len(pictures)), min(HELD_OUT, len(pictures) // 4))
     held_out, kept = [pictures[i] for i in order[:count]], np.sort(order[count:])
     for picture in held_out:  # which the training itself never looks at
         picture.read()

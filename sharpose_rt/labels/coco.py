@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -145,11 +145,17 @@ def people_ids(document: dict[str, list[Any]], annotations: Path) -> tuple[Any, 
         raise DatasetError(f"{annotations}: {error}") from error
 
 
-def put_in_order(document: dict[str, list[Any]], annotations: Path, first: Skeleton = COCO17) -> Skeleton | None:
+def put_in_order(
+    document: dict[str, list[Any]],
+    annotations: Path,
+    first: Skeleton = COCO17,
+    say: Callable[[str], None] = lambda _: None,
+) -> Skeleton | None:
     """The set that the names in the category of a file's people tell; its keypoints are put into that set's order.
 
     What the file lacks of the set is not labelled, and `num_keypoints` counts the rest; `teacher_keypoints` go the same
     way. A file without names stays as it is: None. Which set it is, says `skeleton.order_by_name`, `first` as there.
+    `say` is told which keypoints of the file the set lacks.
 
     Raises:
         DatasetError: the names are of no such set, or a record has another number of keypoints; names file or record.
@@ -164,6 +170,8 @@ def put_in_order(document: dict[str, list[Any]], annotations: Path, first: Skele
         raise DatasetError(f"{annotations}: {error}") from error
     if order == list(range(len(names))):
         return skeleton
+    if others := [str(name) for place, name in enumerate(names) if place not in order]:
+        say(f"{annotations}: {skeleton.name} has no {', '.join(others)}: left out")
     for number, record in people_records(document, annotations):
         for key in ("keypoints", "teacher_keypoints"):
             if record.get(key):

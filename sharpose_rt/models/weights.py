@@ -329,7 +329,10 @@ def read_released(path: Path) -> dict[str, Tensor]:
         ) from error
     data = data.get("state_dict", data) if isinstance(data, dict) else data
     if not isinstance(data, dict) or not data or not all(isinstance(v, Tensor) for v in data.values()):
-        raise WeightsError(f"{path} holds no table of tensors; a released checkpoint (its `state_dict`) is wanted")
+        wanted = "a released checkpoint (its `state_dict`)"
+        if isinstance(data, dict) and str(data.get("format")).startswith("sharpose.training/"):
+            wanted = "the .safetensors that the training wrote"
+        raise WeightsError(f"{path} holds no table of tensors; {wanted} is wanted")
     _check_finite(data, path)
     return {str(key): value for key, value in data.items()}
 

@@ -31,7 +31,7 @@ from sharpose_rt.training.datasets import quiet_worker
 from sharpose_rt.training.device_crops import MARGIN, held_affines, held_size_wh
 from sharpose_rt.training.optim import Ema, cosine
 from sharpose_rt.training.pictures import Picture
-from sharpose_rt.training.running import Clock, check_recipe, plain_errors, stopping
+from sharpose_rt.training.running import Clock, all_of, check_recipe, plain_errors, stopping
 from sharpose_rt.training.world import quicker_in_bf16
 
 _CROP_WH = CROP_HW[1], CROP_HW[0]
@@ -108,7 +108,7 @@ def hold(pictures: Sequence[Picture], workers: int = 1) -> Tensor:
     options: Any = {"collate_fn": _as_it_is, "worker_init_fn": quiet_worker}
     loader = DataLoader(_Crops(used), batch_size=None, num_workers=workers, **options)
     with plain_errors():
-        crops = list(loader)
+        crops = list(all_of(loader))
     count = sum(map(len, crops))
     if count < 4 * TOGETHER:
         raise DatasetError(f"{len(pictures)} photographs show {count} people of {SMALLEST_PX} px; more are wanted")

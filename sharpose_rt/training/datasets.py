@@ -111,13 +111,13 @@ def read_people(
         compare: a second label file of the same people; joints that lie far from where it has them have weight 0.
         compare_limit: how far, see `_far_from`.
         skeleton: the keypoints that are wanted.
-        say: told how many joints are dropped so.
+        say: told how many joints are dropped so, and which keypoints the wanted ones lack.
 
     Raises:
         DatasetError: a file or a record is wrong, or the second file has none of these people; names them.
     """
     document = read_document(annotations)
-    found = put_in_order(document, annotations, skeleton)
+    found = put_in_order(document, annotations, skeleton, say)
     if found is not None and found.keypoints != skeleton.keypoints:
         raise DatasetError(
             f"{annotations} has the {len(found)} keypoints of {found.name} by their names, the network the "
@@ -178,7 +178,7 @@ def mix(sets: Sequence[People]) -> People:
 def load_people(
     config: TrainConfig, roots: Sequence[Path], skeleton: Skeleton, say: Callable[[str], None] = lambda _: None
 ) -> People:
-    """The training sets of a configuration, mixed; `say` is told how many joints a second label file takes out.
+    """The training sets of a configuration, mixed; `say` is told what is left out, see `read_people`.
 
     Raises:
         DatasetError: a set is missing or wrong.

@@ -157,27 +157,31 @@ def check_loss(value: float, step: int, out: Path, rate: str = "--set optim.lr")
         raise DatasetError(f"the loss is {value} at step {step}; {back} with a lower {rate}")
 
 
-def batches_of(loader: DataLoader[T], save: Callable[[], None]) -> Iterator[T]:
-    """The loader's batches; where a picture cannot be read, `save` keeps what has been learnt of those until then.
-
-    The loader's workers end with its batches, whatever ends them.
+def all_of(loader: DataLoader[T]) -> Iterator[T]:
+    """The loader's batches; its workers end with them, whatever ends them.
 
     Workers leave SIGTERM alone (`quiet_worker`), so that a process which ends while an error's traceback still holds
     them would wait for them for ever.
     """
     batches = iter(loader)
+    try:
+        yield from batches
+    finally:
+        if isinstance(batches, _MultiProcessingDataLoaderIter):
+            batches._shutdown_workers()  # type: ignore[reportPrivateUsage]
+
+
+def batches_of(loader: DataLoader[T], save: Callable[[], None]) -> Iterator[T]:
+    """`all_of` a loader; where a picture cannot be read, `save` keeps what has been learnt of those until then."""
     learnt = False
     try:
-        for batch in batches:
+        for batch in all_of(loader):
             yield batch
             learnt = True
     except DatasetError:
         if learnt:
             save()
         raise
-    finally:
-        if isinstance(batches, _MultiProcessingDataLoaderIter):
-            batches._shutdown_workers()  # type: ignore[reportPrivateUsage]
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -553,6 +554,13 @@ def test_views_look_as_the_network_sees_people(bus, tmp_path):
     middle = held[:3, :, y : y + h, x : x + w].permute(0, 2, 3, 1).flip(3).numpy()
     off = np.abs(cv2.blur(middle[0], (5, 5)).astype(int) - cv2.blur(crops[0], (5, 5)))
     assert off.mean() < 4
+
+
+def test_a_picture_that_cannot_be_read_ends_those_who_read(tmp_path):
+    """Workers leave SIGTERM alone, so that the process would wait for them for ever."""
+    with pytest.raises(DatasetError, match=r"gone\.png is missing") as _raised:  # its traceback holds the loader
+        hold([Picture(str(tmp_path / "gone.png"), BUS.astype(np.float64), np.zeros((0, 4)))], workers=1)
+    assert not multiprocessing.active_children()
 
 
 def test_the_loss_is_small_where_everybody_is_nearest_to_themselves():

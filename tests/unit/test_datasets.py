@@ -113,6 +113,35 @@ def test_names_may_be_written_otherwise_and_be_more(folder):
     assert (read(folder).joint_weights == 1).all()
 
 
+def test_some_keypoints_of_a_set_are_enough_where_there_are_no_others(folder):
+    whole, legs = read(folder), [11, 12, 13, 14, 15, 16]
+    for index, record in enumerate(json.loads((folder / "annotations.json").read_text())["annotations"]):
+        change(folder, index, keypoints=record["keypoints"][33:])
+    name_keypoints(folder, [COCO17.keypoints[joint] for joint in legs])
+    people = read(folder)
+    np.testing.assert_array_equal(people.keypoints[:, legs], whole.keypoints[:, legs])
+    assert people.joint_weights.tolist() == [[0] * 11 + [1] * 6] * 8
+    assert {a["num_keypoints"] for a in read_labels(folder / "annotations.json")["annotations"]} == {6}
+    name_keypoints(folder, ["left_hip", "right_hip", "tail", "left_ear_tip", "right_ear_tip", "hock"])
+    with pytest.raises(DatasetError, match=r"tail, .* 12 are wanted, .*, or fewer and no others; call them so$"):
+        read(folder)  # no set has so many: without the names it would be refused, too
+
+
+def test_keypoints_that_the_network_lacks_are_said_to_be_left_out(folder):
+    lines = []
+    for index, record in enumerate(json.loads((folder / "annotations.json").read_text())["annotations"]):
+        change(folder, index, keypoints=[7, 7, 2, *record["keypoints"]])
+    name_keypoints(folder, ["left_heel", *COCO17.keypoints])
+    assert len(read(folder, say=lines.append)) == 8
+    assert lines == [f"{folder / 'annotations.json'}: coco17 has no left_heel: left out"]
+    in_their_order = [*COCO17.keypoints[1:], "nose"]
+    for index, record in enumerate(json.loads((folder / "annotations.json").read_text())["annotations"]):
+        change(folder, index, keypoints=record["keypoints"][3:])
+    name_keypoints(folder, in_their_order)
+    read(folder, say=lines.append)
+    assert len(lines) == 1
+
+
 def test_a_second_files_keypoints_are_read_by_their_names(folder):
     moved = np.zeros(17)
     moved[[3, 9]] = 9
@@ -140,6 +169,8 @@ def test_whose_names_they_are():
     assert order_by_name(joints) == (COCO17, [None] * 5 + list(range(2, 14)))
     assert order_by_name(joints, MPII16)[0] == MPII16
     assert order_by_name(POSETRACK) == (COCO17, [0, None, None, *range(3, 17)])
+    assert order_by_name(["nose"]) == (COCO17, [0, *[None] * 16])
+    assert order_by_name(["pelvis", "left_hip"])[0] == order_by_name(["left_hip"], MPII16)[0] == MPII16
     with pytest.raises(ValueError, match="are named a, b;"):
         order_by_name(["a", "b"])
 

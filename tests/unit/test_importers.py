@@ -845,7 +845,7 @@ class TestEasyViTPose:
     @pytest.mark.parametrize(
         ("document", "message"),
         [
-            ({"keypoints": [[[[1, 2, 3]]]], "skeleton": {"0": "nose"}}, "named nose; of COCO's or MPII's"),
+            ({"keypoints": [[[[1, 2, 3]]]], "skeleton": {"0": "withers"}}, "named withers; of COCO's or MPII's"),
             ({"keypoints": [{"0": [[1, 2]]}], "skeleton": dict(enumerate(NAMES))}, r"\[0\]\[0\]: keypoints is"),
             ({"keypoints": [7], "skeleton": dict(enumerate(NAMES))}, r"keypoints\[0\] is 7"),
             ({"keypoints": [], "skeleton": {"a": "nose"}}, "are no numbers"),

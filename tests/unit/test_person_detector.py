@@ -496,6 +496,20 @@ def test_a_score_of_null_is_none(folder):
         np.testing.assert_array_equal(picture.unsure_xyxy, other.unsure_xyxy)
 
 
+def test_scores_are_not_calibrated_on_one_picture_alone(folder, monkeypatch):
+    judged = []
+
+    def counted(weights, pictures):
+        judged.append(len(pictures))
+        return calibrate(weights, pictures)
+
+    monkeypatch.setattr("sharpose_rt.training.detector_finish.calibrate", counted)
+    for share in (0.03, 0.5):
+        out = str(folder.parent / f"{share}.safetensors")
+        assert train_detector.run(arguments(folder, held_out=share, minutes=1e-3, out=out)) == 0
+    assert judged == [3, 6]
+
+
 def test_a_picture_to_calibrate_on_is_told_of_before_the_training(folder):
     (folder / "images" / "3.png").unlink()
     with pytest.raises(DatasetError, match=r"3\.png is missing"):

@@ -7,6 +7,7 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -36,7 +37,7 @@ from sharpose_rt.models.stem import MobileStem
 from sharpose_rt.models.variants import VARIANTS
 from sharpose_rt.models.weights import load_model, save_weights
 from sharpose_rt.skeleton import COCO17
-from sharpose_rt.training import loop, losses, running
+from sharpose_rt.training import loop, losses, report, running
 from sharpose_rt.training.checkpoint import load_checkpoint, load_run, save_checkpoint, save_learnt
 from sharpose_rt.training.config import (
     DataConfig,
@@ -560,6 +561,8 @@ def test_weights_of_a_run_load_as_a_model(tmp_path, folder):
     assert all(torch.equal(value, run.ema.shadow[name]) for name, value in model.state_dict().items())
     assert info.metadata["trained_samples"] == "8"
     assert model.box_padding == 1.1
+    with pytest.raises(WeightsError, match=r"last\.pt holds no table .* that the training wrote is wanted"):
+        load_model(SMALL.name, str(tmp_path / "run" / "last.pt"))
 
 
 def test_what_was_learnt_before_a_picture_that_cannot_be_read_is_kept(tmp_path, folder):
@@ -711,6 +714,18 @@ def test_command_line_trains_reports_and_resumes(tmp_path, folder, capsys):
     assert (tmp_path / "run" / "config.yaml").read_text() == kept
     assert main(["train", *arguments, "--resume", "--data-root", "x", "--set", "data.sets=[missing]"]) == 2
     assert "no set 'missing'" in capsys.readouterr().err
+
+
+def test_the_minutes_that_are_told_are_those_of_training(tmp_path, folder, capsys, monkeypatch):
+    monkeypatch.setattr(report, "write_report", lambda run: setattr(run.clock, "elapsed_before_s", 6e4))
+    (tmp_path / "plan.yaml").write_text(
+        f"model: {SMALL.name}\nbatch: 4\nepochs: 0.5\ndevice: cpu\ndata: {{sets: [painted], workers: 0}}\n"
+    )
+    arguments = ["--config", str(tmp_path / "plan.yaml"), "--data-root", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert main(["train", *arguments]) == 0
+    said = re.search(r"finished after 4 samples, (\S+) minutes", capsys.readouterr().out)
+    assert said is not None
+    assert float(said[1]) < 1000  # not of the pictures that come behind
 
 
 def no_pictures(folder, _):
