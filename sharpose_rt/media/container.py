@@ -394,6 +394,7 @@ class ContainerSource(Source):
                 if self._decoded == 1:  # between it and the next the networks are loaded
                     self._backlog.begin(time.monotonic())
                     self._had_s.clear()
+                    self._packets_s.clear()
         if not self._stop.is_set():
             self._warn_of_faults()
 

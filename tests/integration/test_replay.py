@@ -309,7 +309,6 @@ def test_who_has_no_track_is_left_out_and_counted(tmp_path: Path) -> None:
     assert [len(record.poses) for record in read(every)] == [1, 1, 1, 2, 1]
 
 
-<<<<<<< ours
 def test_who_comes_later_is_known_from_their_first_frame_on(tmp_path: Path) -> None:
     camera = np.array([[1, 0, 60], [0, 1, 0]], float)  # it turns away as somebody has just come
     alone, both = [FrameRecord(i, i / 10, people(0)) for i in range(2)], FrameRecord(2, 0.2, people(0, 0))
@@ -320,9 +319,7 @@ def test_who_comes_later_is_known_from_their_first_frame_on(tmp_path: Path) -> N
     assert json.loads((tmp_path / "new" / "walk.summary.json").read_text())["left_out"] == 0
 
 
-=======
 @pytest.mark.parametrize("sized", [False, True])
->>>>>>> theirs
 @pytest.mark.parametrize("method", ["kalman", "rts"])
 def test_nobody_goes_on_in_a_scene_that_is_new_or_of_another_size(tmp_path: Path, method: str, sized: bool) -> None:
     records = [FrameRecord(i, i / 10, people(7, x=i if i < 5 else i + 8)) for i in range(10)]
