@@ -1721,7 +1721,7 @@ def test_what_waits_in_buffers_is_told_and_left_out_when_it_is_old(tmp_path, mon
             late_s = clock.now_s - frame.captured_at_s
             frames.append(frame)
             assert late_s == pytest.approx(source.behind_s)
-            assert late_s < 2.8
+            assert late_s < 2.8 + 0.3 * bframes  # the decoder holds back so many
             clock.now_s += 0.3  # three times as long as each is shown
     shown = [read_number(frame.image_bgr) for frame in frames]
     assert shown[:16] == [*range(14), 40, 41]  # late by a second for two: on to a key frame of the present
