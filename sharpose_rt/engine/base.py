@@ -118,7 +118,8 @@ class Engine(ABC):
         """As `estimate`, for the people of several pictures together: their crops share the batches.
 
         The rows that `choose` is asked for count through all pictures, and the coarse poses that it is shown lie in
-        these. Where those who leave early are `corrected` by whoever asks, nothing more is done for them (a flip test).
+        these. Where those who leave early are `corrected` by whoever asks, nothing more is done for them: no flip test,
+        and their poses are zeros.
         """
         affines = [self.affines(boxes) for _, boxes in pictures]
         choose = choose or self.chooser([boxes for _, boxes in pictures])

@@ -136,14 +136,19 @@ class PoseEngine(Engine):
         self, crops_bgr: Tensor, choose: ChooseRows | None, corrected: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         output = self._infer(crops_bgr, choose)
-        heatmaps, quality, refined = output.heatmaps, output.quality, output.refined
-        again = refined.nonzero().squeeze(1) if corrected else torch.arange(len(refined))
-        if self.config.flip_test and len(again):
-            rows, heatmaps = upload(again, heatmaps.device), heatmaps.float()
-            mirrored = self._infer(crops_bgr[rows.to(crops_bgr.device)].flip(2), lambda _: refined[again].numpy())
-            back = flip_back(mirrored.heatmaps, self.skeleton.flip_order).float()
-            heatmaps = heatmaps.index_copy(0, rows, (heatmaps[rows] + back) / 2)
-        keypoints, scores = self.decode(heatmaps)
-        together = torch.cat([keypoints.flatten(1), scores, quality[:, None]], 1).float()
-        rows, k = together.cpu().numpy(), scores.shape[1]  # one transfer from a GPU
-        return rows[:, : 2 * k].reshape(-1, k, 2), rows[:, 2 * k : 3 * k], rows[:, -1], refined.numpy()
+        heatmaps, refined = output.heatmaps, output.refined.numpy()
+        b, k = heatmaps.shape[:2]
+        keypoints, scores = np.zeros((b, k, 2), np.float32), np.zeros((b, k), np.float32)
+        rows = np.flatnonzero(refined) if corrected else np.arange(b)
+        if len(rows):
+            at = upload(torch.from_numpy(rows), heatmaps.device)
+            if len(rows) < b:
+                heatmaps, crops_bgr = heatmaps[at], crops_bgr[at.to(crops_bgr.device)]
+            if self.config.flip_test:
+                mirrored = self._infer(crops_bgr.flip(2), lambda _: refined[rows])  # the same people again
+                back = flip_back(mirrored.heatmaps, self.skeleton.flip_order)
+                heatmaps = (heatmaps.float() + back.float()) / 2
+            points, sure = self.decode(heatmaps)
+            found = torch.cat([points.flatten(1), sure], 1).float().cpu().numpy()  # one transfer from a GPU
+            keypoints[rows], scores[rows] = found[:, : 2 * k].reshape(-1, k, 2), found[:, 2 * k :]
+        return keypoints, scores, output.quality.float().cpu().numpy(), refined

@@ -26,7 +26,7 @@ from sharpose_rt.engine.base import ChooseRows, Engine
 from sharpose_rt.engine.batching import Batcher
 from sharpose_rt.engine.choice import check_file_options
 from sharpose_rt.engine.device import resolve_precision
-from sharpose_rt.engine.openvino_backend import BUCKETS
+from sharpose_rt.engine.openvino_backend import BUCKETS, OVERHEAD
 from sharpose_rt.errors import WeightsError
 from sharpose_rt.geometry.affine import USUAL_PADDING
 from sharpose_rt.geometry.heatmap import decode, flip_back
@@ -86,7 +86,7 @@ class FileEngine(Engine):
         self._threads = network_threads(config.threads)
         open_batch = self._bare.input(0).partial_shape[0].is_dynamic
         sizes = BUCKETS if open_batch else sorted({1, self._threads})
-        self._batcher = Batcher([size for size in sizes if size <= config.max_batch], overhead=0.3)
+        self._batcher = Batcher([size for size in sizes if size <= config.max_batch], OVERHEAD)
         self._form: PixelForm | None = None  # while it is tried out, what is done to pixels before a bare network
         self._graphs: dict[int, Graph] = {}
         self.pixels = self._tried() if config.pixels == "auto" else config.pixels
