@@ -151,10 +151,12 @@ def _pipeline(record: dict[str, Any], folder: Path) -> str:
     width, height = settings["size_wh"]
     pose = settings["config"]["pose"]
     video = "with" if settings["video"] else "without"
+    every = pose.get("refine_every")
+    refined = f" with --refine-every {every}" if every else ""
     text = (
         f"## {settings['source']}, {width}x{height}, {settings['mode']}, {video} annotated video\n\n"
         f"{_PIPELINE_NOTE}\n\n"
-        f"{pose['model']} ({_ran(rows[0])}), detector {Path(rows[0]['detector']).name}, "
+        f"{pose['model']} ({_ran(rows[0])}){refined}, detector {Path(rows[0]['detector']).name}, "
         f"clip of {_number(settings['fps'], 2)} fps.\n\n"
     )
     text += _table(PIPELINE_HEADINGS, (pipeline_cells(row) for row in rows))

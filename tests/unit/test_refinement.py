@@ -157,11 +157,11 @@ def test_the_engine_shows_coarse_poses_where_they_are_in_the_pictures() -> None:
 # --- the stage and whole runs
 
 
-def walkers(count: int) -> list[Packet]:
-    """Four people before a bus whom a camera passes, 6 px a frame, with the boxes of the photograph."""
+def walkers(count: int, people: int = 2) -> list[Packet]:
+    """People before a bus whom a camera passes, 6 px a frame, with the boxes of the photograph."""
     image = load_photograph("bus.jpg")
     assert image is not None
-    boxes = np.array(PEOPLE["bus.jpg"], np.float32)
+    boxes = np.array(PEOPLE["bus.jpg"][:people], np.float32)
     ids, sure = np.arange(1, len(boxes) + 1), np.ones(len(boxes), np.float32)
     found = []
     for n in range(count):
@@ -208,7 +208,7 @@ def test_poses_that_are_not_refined_stay_near_those_that_are() -> None:
 def test_a_live_run_that_drops_frames_does_so_by_itself_and_any_other_does_not() -> None:
     items = [
         replace(item, frame=replace(item.frame, captured_at_s=n / 25, dropped_before=n % 2))
-        for n, item in enumerate(walkers(9))
+        for n, item in enumerate(walkers(9, 1))
     ]
 
     def early(config: PoseConfig, *, live: bool) -> list[bool]:
@@ -225,7 +225,7 @@ def test_a_live_run_that_drops_frames_does_so_by_itself_and_any_other_does_not()
 
 
 def test_a_person_who_comes_anew_takes_nothing_over() -> None:
-    items = walkers(3)
+    items = walkers(3, 4)
     assert items[2].tracks is not None
     items[2] = replace(items[2], tracks=replace(items[2].tracks, track_ids=np.array([1, 12, 13, 4])))
     stages = np.array([poses.stage for poses in poses_of(replace(SHIPPED, refine_every=9), items)])
