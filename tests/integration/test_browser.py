@@ -128,6 +128,7 @@ def test_the_page_shows_moving_skeletons(browser: playwright.Browser) -> None:
         page.on("websocket", lambda socket: asked.append(socket.url.replace("ws://", "http://")))
         page.goto(server.url)
         first_id = _wait_for_frame(page)
+        page.check("input[name=colour][value=stage]", force=True)
         first = _canvas(page)
         _wait_for_frame(page, above=first_id + 15)
         second = _canvas(page)
@@ -150,6 +151,7 @@ def test_the_page_shows_moving_skeletons(browser: playwright.Browser) -> None:
 def test_skeletons_lie_where_the_stream_says(browser: playwright.Browser) -> None:
     with _serving(moving=False) as (server, _), _page(browser, server.url) as page:
         _wait_for_frame(page)
+        page.check("input[name=colour][value=stage]", force=True)
         page.uncheck("#picture", force=True)
         page.uncheck("#ids", force=True)
         page.uncheck("#trails", force=True)
@@ -195,6 +197,7 @@ def test_the_region_is_outlined_where_it_lies(browser: playwright.Browser) -> No
 def test_pause_snapshot_and_download(browser: playwright.Browser, tmp_path: Path) -> None:
     with _serving() as (server, run), _page(browser, server.url) as page:
         _wait_for_frame(page, above=30)
+        page.check("input[name=colour][value=stage]", force=True)
         page.click("#pause")
         assert page.locator("#state").inner_text() == "paused"
         held, frames = page.evaluate(_READY), run.frames
@@ -265,7 +268,7 @@ def test_what_storage_holds_does_not_stop_the_page(browser: playwright.Browser, 
         page.goto(server.url)
         _wait_for_frame(page)
         assert page.is_checked("input[name=points][value=smooth]")
-        assert page.is_checked("input[name=colour][value=stage]")
+        assert page.is_checked("input[name=colour][value=side]")
         assert page.is_checked("#boxes")
         assert page.is_checked("#ids") == (storage != "unknown")  # what it knows it keeps
         page.check("input[name=points][value=raw]", force=True)
@@ -483,6 +486,7 @@ def test_a_low_window_can_be_scrolled_to_all_sources(browser: playwright.Browser
 def test_somebody_is_chosen_with_the_keyboard_and_hides_nobody_when_gone(browser: playwright.Browser) -> None:
     with _serving(moving=False) as (server, run), _page(browser, server.url) as page:
         _wait_for_frame(page)
+        page.check("input[name=colour][value=stage]", force=True)
         page.locator("#list li").nth(2).focus()
         page.keyboard.press("Enter")
         _until(page, "list.children[2].ariaSelected === 'true'")

@@ -1,8 +1,8 @@
 // What is drawn, as it was chosen on the page, and is remembered; the wall goes by it too.
 
 export const TOGGLES = ["picture", "boxes", "ids", "trails", "angles"];
-export const CHOICES = { points: ["smooth", "raw", "both"], colour: ["stage", "identity", "side"] };
-export const DEFAULTS = { points: "smooth", colour: "stage", picture: true, boxes: true, ids: true, trails: true, angles: false };
+export const CHOICES = { points: ["smooth", "raw", "both"], colour: ["side", "identity", "stage"] };
+export const DEFAULTS = { points: "smooth", colour: "side", picture: true, boxes: true, ids: true, trails: true, angles: false };
 
 // What was chosen before, as far as this version knows it: storage may be forbidden, or hold what another one wrote.
 export function remembered() {
