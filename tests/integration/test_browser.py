@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import itertools
 import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -654,20 +655,23 @@ def test_a_connection_over_which_nothing_comes_is_given_up(
         _until(page, "state.textContent === 'live' || state.textContent === 'no frames'")
 
 
-@pytest.mark.parametrize("address", ["", "wall"])
 def test_a_connection_over_which_something_comes_is_kept(
-    browser: playwright.Browser, monkeypatch: pytest.MonkeyPatch, address: str
+    browser: playwright.Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over a slow line the figures come late, behind a picture. Where nothing comes, a source on the wall asks anew."""
     monkeypatch.setattr("sharpose_rt.live.routes._STATUS_S", 1e3)
-    asked: list[str] = []
-    for moving in (True, False):
-        with _serving(moving=moving) as (server, _), _page(browser, "about:blank") as page:
-            page.on("websocket", lambda socket: asked.append(socket.url))
+    asked: dict[tuple[str, bool], list[str]] = {}
+    with ExitStack() as stack:
+        for address, moving in itertools.product(("", "wall"), (True, False)):
+            server, _ = stack.enter_context(_serving(moving=moving))
+            page = stack.enter_context(_page(browser, "about:blank"))
+            sockets = asked.setdefault((address, moving), [])
+            page.on("websocket", lambda socket, sockets=sockets: sockets.append(socket.url))
             page.goto(server.url + address)
             _until(page, "document.querySelector('main canvas')?.dataset.frameId > 0")
-            page.wait_for_timeout(8500)
-        assert len(asked) == 2 if moving else len(asked) > 4
+        page.wait_for_timeout(8500)
+    for (address, moving), sockets in asked.items():
+        assert len(sockets) == 2 if moving else len(sockets) > 2, address
 
 
 def test_nobody_waits_for_a_socket_that_does_not_open(browser: playwright.Browser) -> None:
