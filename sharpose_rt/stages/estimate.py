@@ -85,7 +85,7 @@ class EstimateStage(BaseStage[Packet, Packet]):
         ]
         assert self.engine is not None
         gate = self.engine.gate
-        decide = partial(refine_first, plan=plan, gate=gate)
+        decide = partial(refine_first, plan=plan, gate=gate, every=self.engine.config.refine_every or 1)
         found = self._estimate(items, chosen, Refining(asked, decide, self._sigmas))
         quality = np.concatenate([poses.quality for poses in found])
         refined = [(poses.stage == PoseStage.FINE) & self.engine.two_stages for poses in found]

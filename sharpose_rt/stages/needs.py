@@ -176,19 +176,29 @@ def steadied(people: Sequence[Person], outlook: Outlook) -> Outlook:
 def refine(
     people: Sequence[Person], outlook: Outlook, gate: Gate, surprise: NDArray[np.floating], every: int = 1
 ) -> NDArray[np.bool_]:
-    """Which of the people (N,) with this outlook are refined: of those whom the gate would, who are not where they were
-    expected (`surprise` (N,), see `surprises`), and each on every n-th frame; in turn, so that frames take alike."""
+    """Which of the people (N,) with this outlook are refined: of those whom the gate would, who are `due`."""
     wanted = gate.refined(steadied(people, outlook), np.array([person.height_px for person in people]))
+    return wanted & due(people, surprise, every)
+
+
+def due(people: Sequence[Person], surprise: NDArray[np.floating], every: int) -> NDArray[np.bool_]:
+    """Who of the people (N,) is not where they were expected (`surprise` (N,), see `surprises`), and everybody on each
+    n-th frame; in turn, so that frames take alike."""
     waited = np.array([person.frames for person in people])
     turn = waited >= every
     turn[np.argsort(-waited, kind="stable")[: len(people) // every]] = True
-    return wanted & (turn | (surprise >= CHANGED))
+    return turn | (surprise >= CHANGED)
 
 
 def refine_first(
-    people: Sequence[Person], outlook: Outlook, plan: Plan, gate: Gate, surprise: NDArray[np.floating]
+    people: Sequence[Person],
+    outlook: Outlook,
+    plan: Plan,
+    gate: Gate,
+    surprise: NDArray[np.floating],
+    every: int = 1,
 ) -> NDArray[np.bool_]:
-    """Which of the people (N,) with this outlook are refined under `plan`: nobody whom the `gate` would not.
+    """Which of the people (N,) with this outlook are refined under `plan`: nobody whom `refine` would not.
 
     How much the fine stage adds has nearly no correlation with the quality: it goes by how far people are from where
     they were expected (`surprise` (N,), see `surprises`), how long it was not there, and the gain that is predicted,
@@ -196,6 +206,7 @@ def refine_first(
     """
     outlook, heights_px = steadied(people, outlook), np.array([person.height_px for person in people])
     wanted = replace(gate, quality_threshold=plan.quality_threshold).refined(outlook, heights_px)
+    wanted &= due(people, surprise, every)
     if plan.refine_share >= 1 or not wanted.any():
         return wanted
     since_s = np.array([person.pts_s - person.refined_s for person in people])

@@ -394,6 +394,10 @@ def test_who_moves_as_expected_is_refined_every_nth_time_and_frames_take_alike(c
     _estimated(people, quality, np.ones(count, bool))
     people = known.follow(tracks({i: 50.0 * i for i in range(1, count + 1)}), 9.04)
     assert refine(people, unsure(quality), Gate(), surprised, every)[-1]
+    unhurried = Plan(0, 1, math.inf, 1, 1)  # a budget with nothing to give up goes by it too
+    alike = refine_first(people, unsure(quality), unhurried, Gate(), surprised, every)
+    assert alike.tolist() == refine(people, unsure(quality), Gate(), surprised, every).tolist()
+    assert alike.all() == (count == 1 or every == 1)
     assert not refine(people, unsure(quality), Gate(refine_from_px=500), surprised, every).any()
 
 
