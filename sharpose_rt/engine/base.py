@@ -123,8 +123,8 @@ class Engine(ABC):
         """
         affines = [self.affines(boxes) for _, boxes in pictures]
         choose = choose or self.chooser([boxes for _, boxes in pictures])
-        if (chosen := choose) is not None and affines:
-            back = invert_affine(np.concatenate(affines))
+        back = invert_affine(np.concatenate(affines))
+        if (chosen := choose) is not None:
             choose = lambda rows, outlook: chosen(rows, outlook.placed(back[rows]))  # noqa: E731
         with self._on_device():
             crops = [self._cut(image, affine) for (image, _), affine in zip(pictures, affines, strict=True)]
@@ -132,7 +132,7 @@ class Engine(ABC):
         found, begin = [], 0
         for affine in affines:
             rows = slice(begin, begin + len(affine))
-            keypoints = apply_affine(result.keypoints[rows], invert_affine(affine)).astype(np.float32)
+            keypoints = apply_affine(result.keypoints[rows], back[rows]).astype(np.float32)
             found.append(PoseEstimates(keypoints, result.scores[rows], result.quality[rows], result.refined[rows]))
             begin = rows.stop
         return found

@@ -157,23 +157,20 @@ class Refining:
         self.people, self.decide, self.sigmas = people, decide, sigmas
         self._coarse: list[Pose] = []
         self._corrected: list[Pose] = []
+        self._expected: list[NDArray[np.float64] | None] = []
 
     def choose(self, part: slice, outlook: Outlook) -> NDArray[np.bool_]:
         """See `engine.base.Choose`."""
         assert outlook.coarse is not None
         people, coarse = self.people[part], list(zip(*outlook.coarse(), strict=True))
         corrected = [
-            person.refinement.corrected(*pose, person.centre, person.size_px, person.pts_s)
-            for person, pose in zip(people, coarse, strict=True)
+            person.refinement.corrected(pose, person.place) for person, pose in zip(people, coarse, strict=True)
         ]
+        expected = [person.refinement.expected(person.pts_s) for person in people]
         self._coarse += coarse
         self._corrected += corrected
-        surprise = surprises(
-            corrected,
-            [person.refinement.expected(person.pts_s) for person in people],
-            [person.size_px for person in people],
-            self.sigmas,
-        )
+        self._expected += expected
+        surprise = surprises(corrected, expected, [person.size_px for person in people], self.sigmas)
         return self.decide(people, outlook, surprise=surprise)
 
     def carried(self, found: Sequence[PoseEstimates]) -> list[PoseEstimates]:
@@ -181,15 +178,15 @@ class Refining:
         estimates, begin, two_stages = [], 0, bool(self._coarse)
         for poses in found:
             keypoints, scores = poses.keypoints.copy(), poses.scores.copy()
-            for row, person in enumerate(self.people[begin : begin + len(poses)]):
-                fine = bool(poses.refined[row]) and two_stages
+            for row in range(len(poses)):
+                number = begin + row
+                person, fine = self.people[number], bool(poses.refined[row]) and two_stages
                 person.estimated(float(poses.quality[row]), fine)
                 if fine:
-                    refined = self._coarse[begin + row], (keypoints[row], scores[row])
-                    person.refinement.refined(*refined, person.centre, person.size_px, person.pts_s)
+                    person.refinement.refined(self._coarse[number], (keypoints[row], scores[row]), person.place)
                 elif two_stages:
-                    corrected, scores[row] = self._corrected[begin + row]
-                    keypoints[row] = person.refinement.steadied(corrected, person.size_px, person.pts_s)
+                    corrected, scores[row] = self._corrected[number]
+                    keypoints[row] = person.refinement.steadied(corrected, self._expected[number], person.place)
                 person.refinement.came_out(keypoints[row], person.pts_s)
             begin += len(poses)
             estimates.append(replace(poses, keypoints=keypoints, scores=scores))

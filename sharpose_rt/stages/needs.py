@@ -16,7 +16,7 @@ from sharpose_rt.geometry.affine import body_heights
 from sharpose_rt.models.gate import Gate, Outlook
 from sharpose_rt.skeleton import BOX_TO_AREA, COCO17
 from sharpose_rt.stages.budget import Plan
-from sharpose_rt.stages.refinement import Refinement
+from sharpose_rt.stages.refinement import Place, Refinement
 from sharpose_rt.tracking.camera import Camera
 from sharpose_rt.types import Float32, Poses, Tracks
 
@@ -84,7 +84,7 @@ class Person:
 
     def seen(self, box: NDArray[np.float64], height_px: float, pts_s: float, camera: Camera | None = None) -> None:
         """Takes in the box of a frame, and what the camera did before it."""
-        centre, sides = (box[:2] + box[2:]) / 2, np.maximum(box[2:] - box[:2], 1)
+        centre, sides = box.reshape(2, 2).mean(0), np.maximum(box[2:] - box[:2], 1)
         self.size_px, self.height_px = math.sqrt(BOX_TO_AREA * sides.prod()), height_px
         self.frames += 1
         if camera is not None:
@@ -93,6 +93,11 @@ class Person:
             now = float(np.hypot(*(centre - self.centre))) / height_px / (pts_s - self.pts_s)
             self.speed, self.pts_s = (self.speed + now) / 2, pts_s
         self.centre = centre
+
+    @property
+    def place(self) -> Place:
+        """Where the person is in the last frame."""
+        return Place(self.centre, self.size_px, self.pts_s)
 
     def estimated(self, quality: float, refined: bool) -> None:
         """Takes in that the network ran on the last box."""
@@ -124,8 +129,7 @@ class People:
         known: dict[int, Person] = {}
         boxes, heights_px = tracks.bboxes_xyxy.astype(np.float64), body_heights(tracks.bboxes_xyxy).tolist()
         for track_id, box, height_px in zip(tracks.track_ids.tolist(), boxes, heights_px, strict=True):
-            centre = (box[:2] + box[2:]) / 2
-            known[track_id] = person = self.known.get(track_id) or Person(centre, pts_s, refined_s=pts_s)
+            known[track_id] = person = self.known.get(track_id) or Person(box.reshape(2, 2).mean(0), pts_s, pts_s)
             person.seen(box, height_px, pts_s, camera)
         self.known = known
         return list(known.values())
@@ -156,8 +160,8 @@ def estimate_first(people: Sequence[Person], share: float) -> NDArray[np.int64]:
     """Rows, ascending, of the `share` of people in most need of any pose."""
     if share >= 1 or not people:
         return np.arange(len(people))
-    since_s = np.array([min(p.pts_s - p.estimated_s, 1e3) for p in people])
-    order = np.argsort(-_need(people, np.array([p.quality for p in people]), since_s), kind="stable")
+    facts = [(p.quality, p.speed, min(p.pts_s - p.estimated_s, 1e3)) for p in people]
+    order = np.argsort(-need(*np.array(facts).T), kind="stable")
     return np.sort(order[: math.ceil(share * len(people))])
 
 
@@ -216,7 +220,3 @@ def refine_first(
     chosen = np.zeros(len(people), bool)
     chosen[order[: math.ceil(plan.refine_share * wanted.sum())]] = True
     return chosen
-
-
-def _need(people: Sequence[Person], quality: NDArray[np.floating], since_s: NDArray[np.floating]) -> Float32:
-    return need(quality, np.array([person.speed for person in people]), since_s)

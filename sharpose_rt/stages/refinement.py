@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,15 @@ from sharpose_rt.types import Float32
 
 Pose = tuple[Float32, Float32]
 """Keypoints (K, 2) px and scores (K,)."""
+
+
+class Place(NamedTuple):
+    """Where a person is in a frame: the middle of the box (2,) px, the person's size in px, and the media time in s."""
+
+    centre: NDArray[np.float64]
+    size_px: float
+    pts_s: float
+
 
 FADES_S = 0.3
 """After so long a third is left of a change,"""
@@ -52,15 +62,14 @@ class Refinement:
         """The picture has moved so."""
         self.shown = [(pts_s, apply_affine(keypoints, camera)) for pts_s, keypoints in self.shown]
 
-    def corrected(
-        self, keypoints: Float32, scores: Float32, centre: NDArray[np.float64], size_px: float, pts_s: float
-    ) -> Pose:
-        """A coarse pose, (K, 2) px and (K,), with what is left of the change; itself where there was none."""
+    def corrected(self, coarse: Pose, place: Place) -> Pose:
+        """A coarse pose with what is left of the change; itself where there was none."""
         if not len(self.change):
-            return keypoints, scores
-        moved = np.linalg.norm((keypoints - centre) / size_px - self.coarse, axis=-1)
-        left = self._left(pts_s) * np.exp(-moved / FADES_SIZES)[:, None] * self.change
-        corrected = (keypoints + size_px * left[:, :2]).astype(np.float32)
+            return coarse
+        keypoints, scores = coarse
+        moved = np.linalg.norm((keypoints - place.centre) / place.size_px - self.coarse, axis=-1)
+        left = self._left(place.pts_s) * np.exp(-moved / FADES_SIZES)[:, None] * self.change
+        corrected = (keypoints + place.size_px * left[:, :2]).astype(np.float32)
         return corrected, np.clip(scores + left[:, 2], 0, 1).astype(np.float32)
 
     def expected(self, pts_s: float) -> NDArray[np.float64] | None:
@@ -73,25 +82,18 @@ class Refinement:
             return last
         return last + min((pts_s - last_s) / (last_s - first_s), EXTRAPOLATED) * (last - first)
 
-    def steadied(self, keypoints: Float32, size_px: float, pts_s: float) -> Float32:
-        """A corrected pose (K, 2) px without some of its noise."""
-        if (expected := self.expected(pts_s)) is None:
+    def steadied(self, keypoints: Float32, expected: NDArray[np.float64] | None, place: Place) -> Float32:
+        """A corrected pose (K, 2) px without some of its noise, by where it was `expected`."""
+        if expected is None:
             return keypoints
         off = expected - keypoints
-        near = np.exp(-np.square(np.linalg.norm(off, axis=-1) / (size_px * NOISE_SIZES)) / 2)
-        return (keypoints + TRUST * self._left(pts_s) * near[:, None] * off).astype(np.float32)
+        near = np.exp(-np.square(np.linalg.norm(off, axis=-1) / (place.size_px * NOISE_SIZES)) / 2)
+        return (keypoints + TRUST * self._left(place.pts_s) * near[:, None] * off).astype(np.float32)
 
-    def refined(
-        self,
-        coarse: Pose,
-        fine: Pose,
-        centre: NDArray[np.float64],
-        size_px: float,
-        pts_s: float,
-    ) -> None:
-        """Takes in what the fine stage made of a coarse pose: keypoints (K, 2) px and scores (K,) each."""
-        self.pts_s, self.coarse = pts_s, (coarse[0] - centre) / size_px
-        self.change = np.c_[(fine[0] - coarse[0]) / size_px, fine[1] - coarse[1]]
+    def refined(self, coarse: Pose, fine: Pose, place: Place) -> None:
+        """Takes in what the fine stage made of a coarse pose."""
+        self.pts_s, self.coarse = place.pts_s, (coarse[0] - place.centre) / place.size_px
+        self.change = np.c_[(fine[0] - coarse[0]) / place.size_px, fine[1] - coarse[1]]
 
     def came_out(self, keypoints: Float32, pts_s: float) -> None:
         """Takes in a pose (K, 2) px as it came out."""

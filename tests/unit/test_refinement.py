@@ -20,7 +20,7 @@ from sharpose_rt.models import VARIANTS
 from sharpose_rt.models.gate import Outlook
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.stages import EstimateStage
-from sharpose_rt.stages.refinement import FADES_S, FADES_SIZES, TRUST, Refinement, surprises
+from sharpose_rt.stages.refinement import FADES_S, FADES_SIZES, TRUST, Place, Refinement, surprises
 from sharpose_rt.types import Frame, Packet, Poses, PoseStage, Tracks
 
 PLAIN = [f"pose.model={SMALL.name}", "pose.weights=random", "pose.precision=fp32", "pose.backend=torch"]
@@ -35,6 +35,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pose(seed: int = 0) -> np.ndarray:
     return (CENTRE + np.random.default_rng(seed).uniform(-50, 50, (17, 2))).astype(np.float32)
+
+
+def at(pts_s: float) -> Place:
+    return Place(CENTRE, SIZE_PX, pts_s)
 
 
 def scores(value: float) -> np.ndarray:
@@ -54,10 +58,10 @@ def test_a_change_goes_with_the_person_and_fades_as_is_stated(
     bias: tuple[float, float], gap_s: float, shift: tuple[float, float], zoom: float
 ) -> None:
     last, truth = Refinement(), pose()
-    last.refined(((truth + bias).astype(np.float32), scores(0.5)), (truth, scores(0.7)), CENTRE, SIZE_PX, 2.0)
+    last.refined(((truth + bias).astype(np.float32), scores(0.5)), (truth, scores(0.7)), at(2.0))
     place = lambda points: (CENTRE + shift + zoom * (points - CENTRE)).astype(np.float32)  # noqa: E731
     now = place(truth + np.array(bias)), scores(0.4)
-    keypoints, sure = last.corrected(*now, CENTRE + shift, zoom * SIZE_PX, 2.0 + gap_s)
+    keypoints, sure = last.corrected(now, Place(CENTRE + shift, zoom * SIZE_PX, 2.0 + gap_s))
     left = math.exp(-gap_s / FADES_S)
     np.testing.assert_allclose(keypoints, place(truth + (1 - left) * np.array(bias)), atol=0.01 * zoom + 1e-3)
     np.testing.assert_allclose(sure, 0.4 + left * 0.2, atol=1e-5)
@@ -66,37 +70,37 @@ def test_a_change_goes_with_the_person_and_fades_as_is_stated(
 def test_of_a_limb_that_has_moved_within_the_box_less_is_left() -> None:
     last, truth = Refinement(), pose()
     coarse = truth + np.float32(6)
-    last.refined((coarse, scores(0.5)), (truth, scores(0.5)), CENTRE, SIZE_PX, 0.0)
+    last.refined((coarse, scores(0.5)), (truth, scores(0.5)), at(0.0))
     moved = coarse.copy()
     moved[9] += np.array([FADES_SIZES * SIZE_PX, 0], np.float32)
-    change = moved - last.corrected(moved, scores(0.5), CENTRE, SIZE_PX, 0.0)[0]
+    change = moved - last.corrected((moved, scores(0.5)), at(0.0))[0]
     np.testing.assert_allclose(change[:9], 6, atol=1e-3)
     np.testing.assert_allclose(change[9], 6 / math.e, atol=1e-3)
 
 
 def test_without_a_fine_stage_before_a_pose_stays_as_it_is() -> None:
     last, found = Refinement(), (pose(), scores(0.3))
-    assert last.corrected(*found, CENTRE, SIZE_PX, 0.0)[0] is found[0]
+    assert last.corrected(found, at(0.0))[0] is found[0]
     last.came_out(pose(1), 0.0)
-    np.testing.assert_array_equal(last.steadied(found[0], SIZE_PX, 0.1), found[0])
+    np.testing.assert_array_equal(last.steadied(found[0], last.expected(0.1), at(0.1)), found[0])
 
 
 def test_scores_stay_in_their_range() -> None:
     last = Refinement()
-    last.refined((pose(), scores(0.1)), (pose(), scores(0.9)), CENTRE, SIZE_PX, 0.0)
-    assert last.corrected(pose(), scores(0.8), CENTRE, SIZE_PX, 0.0)[1].max() == 1
-    last.refined((pose(), scores(0.9)), (pose(), scores(0.1)), CENTRE, SIZE_PX, 0.0)
-    assert last.corrected(pose(), scores(0.2), CENTRE, SIZE_PX, 0.0)[1].min() == 0
+    last.refined((pose(), scores(0.1)), (pose(), scores(0.9)), at(0.0))
+    assert last.corrected((pose(), scores(0.8)), at(0.0))[1].max() == 1
+    last.refined((pose(), scores(0.9)), (pose(), scores(0.1)), at(0.0))
+    assert last.corrected((pose(), scores(0.2)), at(0.0))[1].min() == 0
 
 
 def test_noise_near_the_expected_place_is_halved_and_a_movement_is_not() -> None:
     last, there = Refinement(), pose()
-    last.refined((there, scores(0.5)), (there, scores(0.5)), CENTRE, SIZE_PX, 0.1)
+    last.refined((there, scores(0.5)), (there, scores(0.5)), at(0.1))
     for pts_s in (0.0, 0.1):
         last.came_out(there, pts_s)
     off = np.zeros((17, 2), np.float32)
     off[0], off[1] = [0.2, 0], [40, 0]
-    steady = last.steadied(there + off, SIZE_PX, 0.1)
+    steady = last.steadied(there + off, last.expected(0.1), at(0.1))
     np.testing.assert_allclose(steady[0] - there[0], [(1 - TRUST) * 0.2, 0], atol=0.01)
     np.testing.assert_allclose(steady[1] - there[1], [40, 0], atol=0.01)
 
@@ -106,12 +110,12 @@ def test_steady_motion_is_no_surprise_also_where_the_camera_moves_on(
     step_s: float, velocity: tuple[float, float]
 ) -> None:
     last, start = Refinement(), pose()
-    at = [(start + np.array(velocity) * n * step_s).astype(np.float32) for n in range(3)]
+    poses = [(start + np.array(velocity) * n * step_s).astype(np.float32) for n in range(3)]
     for n in range(2):
-        last.came_out(at[n], n * step_s)
+        last.came_out(poses[n], n * step_s)
     camera = np.array([[1.0, 0, 25], [0, 1, -60]])
     last.moved(camera)
-    seen = at[2] + np.array([25, -60], np.float32)
+    seen = poses[2] + np.array([25, -60], np.float32)
     expected, sizes_px = [last.expected(2 * step_s)], [SIZE_PX]
     assert surprises([(seen, scores(0.5))], expected, sizes_px, COCO17.sigmas)[0] < 1e-3
     jumped = seen.copy()
