@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 _RECIPE = (
     "architecture",
@@ -156,6 +157,12 @@ def run(args: argparse.Namespace) -> int:
         picture.read()
     used = [pictures[i] for i in kept], np.array(draws, float)[kept]
     trainer = DetectorTrainer(*used, recipe, folder, resume=args.resume)
+    for name, other in zip(args.average, others, strict=True):
+        if _shapes(other) != _shapes(trainer.module):
+            raise ConfigError(
+                f"--average {name} has other numbers of channels than what is trained, since one of them was thinned; "
+                f"the mean of two as wide is accepted: train on from it (--init {name}), or leave it out"
+            )
     leads = trainer.world.leads
     if leads:
         print(f"{len(pictures)} pictures with {people} people", flush=True)
@@ -188,6 +195,10 @@ def run(args: argparse.Namespace) -> int:
     save_detector(out, module, recipe, facts)
     print(f"{trainer.step} steps, {trainer.clock.elapsed_s / 60:.1f} minutes; detector in {out}")
     return 0
+
+
+def _shapes(module: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in module.state_dict().items()}
 
 
 def _weighted(text: str) -> tuple[str, float]:

@@ -1,6 +1,6 @@
 """Converts the authors' released checkpoints to safetensors, makes a training run's weights ready to ship and for int8,
-fits what foretells the fine stage's gain, writes the networks as ONNX files for other programs, and shows what is in a
-weights file.
+fits what foretells the fine stage's gain, makes a detector smaller, writes the networks as ONNX files for other
+programs, and shows what is in a weights file.
 
 Nothing in a file is ever run: a checkpoint that needs code to load is refused.
 """
@@ -30,8 +30,9 @@ MOST_LOSS = 0.005
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares `import`, `export`, `quantize`, `gain`, `onnx` and `show`."""
-    actions = parser.add_subparsers(title="actions", metavar="import|export|quantize|gain|onnx|show", required=True)
+    """Declares `import`, `export`, `quantize`, `gain`, `thin`, `onnx` and `show`."""
+    names = "import|export|quantize|gain|thin|onnx|show"
+    actions = parser.add_subparsers(title="actions", metavar=names, required=True)
 
     convert = actions.add_parser("import", help="convert a released .pth checkpoint to .safetensors")
     convert.add_argument("source", type=Path, metavar="OFFICIAL.pth", help="checkpoint that the authors released")
@@ -117,6 +118,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     gain.add_argument("--overwrite", action="store_true", help="replace OUT.safetensors, which may be IN itself")
     gain.set_defaults(action=add_gain)
+
+    thin = actions.add_parser("thin", help="make a person detector smaller, without training")
+    thin.add_argument("source", type=Path, metavar="IN.safetensors", help="detector of `train-detector`, or 'bundled'")
+    thin.add_argument("target", type=Path, metavar="OUT.safetensors", help="file to write")
+    thin.add_argument(
+        "--megabytes", type=positive, required=True, metavar="MB", help="of weights at most, of two bytes each"
+    )
+    thin.add_argument(
+        "--images",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="folders of pictures such as it is for; no labels are needed",
+    )
+    thin.add_argument("--overwrite", action="store_true", help="replace OUT.safetensors, which may be IN itself")
+    thin.set_defaults(action=thin_weights)
 
     onnx = actions.add_parser("onnx", help="write the networks as ONNX, with a sheet of how to use them")
     onnx.add_argument("folder", type=Path, metavar="OUT_DIR", help="folder to write coarse.onnx, fine.onnx, ... into")
@@ -312,6 +330,29 @@ def add_gain(args: argparse.Namespace) -> int:
     facts = {key: round(value, 4) for key, value in vars(fit).items() if key != "predictor"}
     sha256 = _amend(source, info, target, {GAIN: repr(threshold)}, {"gain": facts}, tensors)
     print(f"{target}: {info.metadata['model']} with a predictor of the gain, SHA-256 {sha256}")
+    return 0
+
+
+def thin_weights(args: argparse.Namespace) -> int:
+    """Writes a person detector whose blocks have fewer hidden channels, those that others can stand in for taken out.
+
+    Raises:
+        WeightsError, ConfigError, DatasetError: see `thin_detector`.
+        OutputError: the target exists, has another suffix, or cannot be written.
+    """
+    check_target(args.target, args.overwrite)
+
+    from sharpose_rt.detection.bundled import WEIGHTS
+    from sharpose_rt.models.weights import file_sha256
+    from sharpose_rt.training.pictures import pictures_in
+    from sharpose_rt.training.thinning import thin_detector
+
+    source = WEIGHTS if str(args.source) == "bundled" else args.source
+    pictures = [picture for folder in args.images for picture in pictures_in(folder)]
+    found = thin_detector(source, args.target, pictures, args.megabytes)
+    for name, (before, after) in found.items():
+        print(f"{name}: {after} of {before} hidden channels")
+    print(f"{args.target}: {args.target.stat().st_size / 1e6:.1f} MB, SHA-256 {file_sha256(args.target)}")
     return 0
 
 

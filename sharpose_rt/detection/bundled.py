@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def load_module(weights: Path) -> tuple[Any, dict[str, str]]:
     if not architecture:
         raise WeightsError(f"person detector '{weights}' has no `architecture` in its metadata; one is wanted")
     with torch.random.fork_rng(devices=[]):  # new layers are filled by chance; a program's own goes on as it was
-        module = build_module(architecture, weights.parent)
+        module = build_module(architecture, weights.parent, state)
     try:
         module.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -84,13 +85,18 @@ def load_module(weights: Path) -> tuple[Any, dict[str, str]]:
     return module, metadata
 
 
-def build_module(architecture: str, folder: Path) -> Any:
-    """An untrained one-class module: 'mobile150', or that of a model file in `folder` or of ultralytics."""
+def build_module(architecture: str, folder: Path, state: Mapping[str, Any] | None = None) -> Any:
+    """An untrained one-class module: 'mobile150', or that of a model file in `folder` or of ultralytics.
+
+    With the state of a thinned 'mobile150' it is as thin.
+    """
     import_ultralytics()
     if architecture == OURS:
         from sharpose_rt.detection.person_network import PersonNetwork
 
-        return PersonNetwork()
+        network = PersonNetwork()
+        network.trunk.match(state or {}, "trunk.")
+        return network
     if not architecture.endswith((".yaml", ".yml")):
         raise WeightsError(
             f"person detector architecture '{architecture}' is not in this version; '{OURS}' or a model file of "

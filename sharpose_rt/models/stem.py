@@ -5,7 +5,7 @@ Ours, for networks that have to learn from tens of thousands of people. Letters:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +71,22 @@ class InvertedResidual(nn.Module):
         y = self.project(F.relu6(self.depthwise(y)))
         return x + y if self.residual else y
 
+    @property
+    def hidden(self) -> int:
+        """Channels between the layers."""
+        return self.project.in_channels
+
+    def keep(self, channels: Tensor) -> None:
+        """Leaves these of the hidden channels (C',) and takes the others out; of a block that expands."""
+        assert isinstance(self.expand, nn.Conv2d)
+        for layer in (self.expand, self.depthwise):
+            assert layer.bias is not None
+            layer.weight, layer.bias = nn.Parameter(layer.weight[channels]), nn.Parameter(layer.bias[channels])
+            layer.out_channels = len(channels)
+        self.depthwise.groups = self.depthwise.in_channels = len(channels)
+        self.project.weight = nn.Parameter(self.project.weight[:, channels])
+        self.project.in_channels = len(channels)
+
 
 class MobileTrunk(nn.Module):
     """MobileNetV2 but for its last layers: inverted residuals in a row.
@@ -91,12 +107,22 @@ class MobileTrunk(nn.Module):
         """What each block gives."""
         self.first = FarPadded(3, first)
         before = (first, *self.channels)
-        self.layers = nn.ModuleList(InvertedResidual(c, *row) for c, row in zip(before, rows, strict=False))
+        self.layers: list[InvertedResidual] = nn.ModuleList(  # type: ignore[assignment]
+            InvertedResidual(c, *row) for c, row in zip(before, rows, strict=False)
+        )
 
     def freeze(self, blocks: int) -> None:
         """Let the first convolution and the first `blocks` keep their weights in training."""
         for part in (self.first, *self.layers[:blocks]):
             part.requires_grad_(False)
+
+    def match(self, state: Mapping[str, Tensor], prefix: str) -> None:
+        """Takes out of each block the hidden channels that a state does not have: one of a thinned trunk
+        (`training.thinning`). Its names begin with `prefix`."""
+        for number, block in enumerate(self.layers):
+            stored = state.get(f"{prefix}layers.{number}.project.weight")
+            if stored is not None and stored.ndim == 4 and 0 < stored.shape[1] < block.hidden:
+                block.keep(torch.arange(stored.shape[1]))
 
     def features(self, images: Tensor, after: Sequence[int]) -> list[Tensor]:
         """What the blocks numbered `after`, ascending, give, (B, C, h', w') each, from (B, 3, h, w) normalised."""

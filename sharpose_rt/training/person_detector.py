@@ -7,7 +7,7 @@ this one follows the clock, takes labels that are unsure, and is shared among pr
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class DetectorTrainer:
         draws: (N,) relative frequency of each.
         recipe: the run.
         out: folder of `last.pt`; made when missing.
-        resume: go on from the folder's checkpoint, see `resume`; what the run once started from is not asked for.
+        resume: go on from the folder's checkpoint, with all its state; what the run once started from is not asked for.
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class DetectorTrainer:
         torch.manual_seed(recipe.seed)  # the same in every process, and with it the weights
         self.device = pick_device(recipe.device, self.world)
         self.in_bf16 = quicker_in_bf16(recipe.precision, self.device)
-        start = replace(recipe, init="random") if resume else recipe
-        self.module: Any = _create_module(start).train()
+        state = self._begun() if resume else None
+        self.module: Any = _create_module(recipe, None if state is None else state["module"]).train()
         self.trunk: MobileTrunk | None = getattr(self.module, "trunk", None)
         self.module.to(self.device, memory_format=torch.channels_last)
         self.module.args = get_cfg()
@@ -73,8 +73,8 @@ class DetectorTrainer:
         self.ema = Ema(self.module, recipe.ema)
         self.scenes = PeopleScenes(pictures, draws, recipe)
         self.step, self.clock = 0, Clock(recipe.minutes)
-        if resume:
-            self.resume()
+        if state is not None:
+            self._resume(state)
 
     def _create_optimizer(self) -> torch.optim.Optimizer:
         trunk = set() if self.trunk is None else set(self.trunk.parameters())
@@ -171,8 +171,8 @@ class DetectorTrainer:
         }
         save_checkpoint(self.out / "last.pt", state)
 
-    def resume(self) -> None:
-        """Go on from the checkpoint in the run's folder.
+    def _begun(self) -> dict[str, Any]:
+        """The checkpoint in the run's folder.
 
         Raises:
             WeightsError: see `load_run`.
@@ -183,6 +183,10 @@ class DetectorTrainer:
             was, now = state["recipe"][kept], getattr(self.recipe, kept)
             if was != now:
                 raise ConfigError(f"the run in {self.out} has the {kept} {was!r}, not {now!r}; --{kept} {was} goes on")
+        return state
+
+    def _resume(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
         self.module.load_state_dict(state["module"])
         earlier = self._create_optimizer()
         earlier.load_state_dict(state["optimizer"])  # which brings the rates of then, too
@@ -197,8 +201,10 @@ class DetectorTrainer:
         return module.eval()
 
 
-def _create_module(recipe: DetectorRecipe) -> Any:
-    """The network of a recipe with the weights that it starts from."""
+def _create_module(recipe: DetectorRecipe, state: Mapping[str, Tensor] | None) -> Any:
+    """The network of a recipe with the weights that it starts from, or of those of a state."""
+    if state is not None:
+        return build_module(recipe.architecture, Path(), state)
     if recipe.init == "bundled" or recipe.init.endswith(".safetensors"):
         return load_trained(recipe.init, recipe.architecture)
     module = build_module(recipe.architecture, Path())

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sharpose_rt.errors import DatasetError
 from sharpose_rt.labels.coco import (
     box_of,
     check_picture,
@@ -20,6 +21,7 @@ from sharpose_rt.labels.coco import (
     stated_size,
 )
 from sharpose_rt.labels.yolo import set_files
+from sharpose_rt.media.files import IMAGE_SUFFIXES
 
 Boxes = NDArray[np.float64]
 
@@ -72,6 +74,18 @@ def read_pictures(folder: Path, min_score: float) -> list[Picture]:
     sizes_wh = map(stated_size, records)
     columns = zip(paths, people, unsure, sizes_wh, strict=True)
     return [Picture(path, _boxes(a), _boxes(b), stated_wh) for path, a, b, stated_wh in columns]
+
+
+def pictures_in(folder: Path) -> list[Picture]:
+    """The pictures of a folder by name, of which nothing is known.
+
+    Raises:
+        DatasetError: it is no folder, or holds no picture.
+    """
+    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise DatasetError(f"{folder} is no folder with pictures in it ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return [Picture(str(path), _boxes([]), _boxes([])) for path in found]
 
 
 def _boxes(rows: list[list[float]]) -> Boxes:

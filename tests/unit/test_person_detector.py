@@ -415,12 +415,11 @@ def test_a_resumed_run_has_its_own_rate(folder, recipe):
     """What a loss that is not finite advises."""
     pictures = read_pictures(folder, 0.4)
     rates = []
-    for lr in (2e-3, 1e-5):
-        trainer = DetectorTrainer(pictures, np.ones(len(pictures)), replace(recipe, lr=lr), folder.parent / "run")
-        wanted = [group["peak_lr"] for group in trainer.optimizer.param_groups]
-        if rates:
-            trainer.resume()
-        else:
+    for lr, resume in ((2e-3, False), (1e-5, True)):
+        using = pictures, np.ones(len(pictures)), replace(recipe, lr=lr), folder.parent / "run"
+        wanted = [group["peak_lr"] for group in DetectorTrainer(*using).optimizer.param_groups]
+        trainer = DetectorTrainer(*using, resume=resume)
+        if not resume:
             trainer.train_step(collate([trainer.scenes[Wanted(number, 128, False)] for number in range(4)]))
             trainer.out.mkdir()
             trainer.save()

@@ -1,0 +1,247 @@
+"""A person detector with fewer hidden channels: those that the others of their block can stand in for are taken out.
+
+Of a trained block many hidden channels say nearly what others say. They go one by one, always the one that its block
+misses least once the weights of the others have made up for it (Hassibi & Stork 1993, "Optimal Brain Surgeon", of whole
+channels); what reads them is fitted to what it gave before by least squares. This takes pictures, but neither labels
+nor training.
+
+Letters: C hidden channels of a block, O its outputs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sharpose_rt.config import DetectorConfig
+from sharpose_rt.detection.bundled import OURS, BundledDetector, load_module
+from sharpose_rt.detection.yolo import CLOSEST, predict
+from sharpose_rt.errors import ConfigError, DatasetError, WeightsError
+from sharpose_rt.models.stem import InvertedResidual
+from sharpose_rt.models.weights import RANGES, write_network
+from sharpose_rt.training.detector_finish import input_ranges
+from sharpose_rt.training.pictures import Picture
+from sharpose_rt.types import Frame
+
+PLACES = 150
+"""Of a picture that are looked at in each block."""
+TOGETHER = 16
+"""Channels that go at once, by which processors compute."""
+_RIDGE = 1e-5
+"""Of the mean square of a channel: what is nearly the same twice may not be told apart."""
+_MOST = 0.1
+"""Of what a block says that may get lost."""
+
+
+LEAST_PICTURES = 50
+"""Fewer do not tell apart what the channels of a block say."""
+
+
+def thin_detector(
+    source: Path, target: Path, pictures: Sequence[Picture], megabytes: float
+) -> dict[str, tuple[int, int]]:
+    """Write a detector's file with thinner blocks; its scores' curve stays, its ranges for int8 are found anew.
+
+    Args:
+        source: a file of our own architecture.
+        target: the file to write.
+        pictures: of people in such places as it is for; the first hundred serve for int8.
+        megabytes: of weights at most, of two bytes each.
+
+    Returns:
+        Hidden channels before and after, by the name of the block, of those that got thinner.
+
+    Raises:
+        WeightsError: the file is damaged, or would lose too much.
+        ConfigError: it is of another architecture, or as small already.
+        DatasetError: there are too few pictures, or one cannot be read.
+        OutputError: the target cannot be written.
+    """
+    module, facts = load_module(source)
+    if facts["architecture"] != OURS:
+        raise ConfigError(f"{source} is a {facts['architecture']!r}; a detector of architecture {OURS!r} is accepted")
+    has, most = _count(module), int(megabytes * 1e6 / 2)
+    if has <= most:
+        raise ConfigError(
+            f"--megabytes is {megabytes:g}; {source} has {has * 2 / 1e6:.2f} already, and fewer than that are accepted"
+        )
+    if len(pictures) < LEAST_PICTURES:
+        raise DatasetError(f"{len(pictures)} pictures; {LEAST_PICTURES} or more tell what a block can do without")
+    detector = BundledDetector(DetectorConfig(), weights=source)
+    network = replace(detector.load(), run=module.eval())
+
+    def run() -> None:
+        for number, picture in enumerate(pictures):
+            frame = Frame(number, 0.0, picture.read())
+            for look in range(len(detector.sizes[:CLOSEST])):
+                predict(network, detector.letterboxed(frame, network, look=look))
+
+    found = thin(module, run, most)
+    if (left := _count(module)) > most:
+        raise WeightsError(
+            f"{source} can be thinned to {left * 2 / 1e6:.2f} MB of weights, not to {megabytes:g}: a block would lose "
+            f"{_MOST:.0%} of what it says; nothing was written"
+        )
+    facts = {key: text for key, text in facts.items() if key != RANGES}
+    write_network(module, target, facts, "the detector")
+    write_network(module, target, facts | {RANGES: json.dumps(input_ranges(target, pictures))}, "the detector")
+    return found
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What passed a block: products of its hidden channels and 1 (C + 1, C + 1), and how much its outputs vary."""
+
+    products: Tensor
+    spread: float
+
+    @property
+    def damped(self) -> Tensor:
+        return self.products + _RIDGE * self.products.diagonal().mean() * torch.eye(len(self.products))
+
+
+@dataclass(frozen=True, order=True)
+class _Step:
+    """Some channels of a block may go, after those of its steps before: what is lost for each parameter, the block's
+    number, how many channels have gone then, and how many parameters go."""
+
+    loss: float
+    block: int
+    gone: int
+    parameters: int
+
+
+def thin(module: nn.Module, run: Callable[[], object], most_parameters: int) -> dict[str, tuple[int, int]]:
+    """Take hidden channels out of a module until it has so many parameters, where it loses least by each.
+
+    Args:
+        module: in evaluation mode on the CPU; its `InvertedResidual` blocks get thinner in place.
+        run: sends pictures through it.
+        most_parameters: of the whole module. It stays larger where a block would lose a tenth of what it says.
+
+    Returns:
+        Hidden channels before and after, by the name of the block, of those that got thinner.
+    """
+    blocks = {
+        name: block
+        for name, block in module.named_modules()
+        if isinstance(block, InvertedResidual) and isinstance(block.expand, nn.Conv2d)  # the others have none hidden
+    }
+    seen = _watch(blocks, run)
+    orders, steps = [], []
+    for number, (name, block) in enumerate(blocks.items()):
+        order, losses = _order(_reading(block), seen[name])
+        orders.append(order)
+        steps += _steps(number, block, losses)
+    surplus = _count(module) - most_parameters
+    gone = [0] * len(blocks)
+    for step in sorted(steps):  # a block's own steps cost more and more, so they stay in order
+        if surplus <= 0:
+            break
+        surplus -= step.parameters
+        gone[step.block] = step.gone
+    found = {}
+    for (name, block), order, count in zip(blocks.items(), orders, gone, strict=True):
+        if count:
+            found[name] = block.hidden, block.hidden - count
+            _take_out(block, order[:count], seen[name])
+    return found
+
+
+def _reading(block: InvertedResidual) -> Tensor:
+    """Weights and bias (O, C + 1) of the layer that reads the hidden channels."""
+    assert block.project.bias is not None
+    return torch.cat([block.project.weight.flatten(1), block.project.bias[:, None]], 1).detach().double()
+
+
+@torch.no_grad()
+def _watch(blocks: dict[str, InvertedResidual], run: Callable[[], object]) -> dict[str, _Seen]:
+    """What passes the blocks while `run` runs."""
+    chance = torch.Generator().manual_seed(0)
+    products = {name: torch.zeros(block.hidden + 1, block.hidden + 1).double() for name, block in blocks.items()}
+    said = {name: torch.zeros(3, block.project.out_channels).double() for name, block in blocks.items()}
+
+    def hidden(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            places = inputs[0].movedim(1, -1).flatten(0, -2)
+            places = places[torch.randperm(len(places), generator=chance)[:PLACES]]
+            places = torch.cat([places, torch.ones(len(places), 1)], 1)
+            products[name] += places.T @ places
+
+        return note
+
+    def outputs(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def note(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+            places = output.movedim(1, 0).flatten(1).double()  # (O, places)
+            said[name] += torch.stack([torch.ones(len(places)) * places.shape[1], places.sum(1), (places**2).sum(1)])
+
+        return note
+
+    hooks = [block.project.register_forward_pre_hook(hidden(name)) for name, block in blocks.items()]
+    hooks += [block.register_forward_hook(outputs(name)) for name, block in blocks.items()]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    seen = {}
+    for name, (count, total, squares) in said.items():
+        variance = squares / count - (total / count).square()
+        seen[name] = _Seen(products[name], float(variance.sum() * products[name][-1, -1]))
+    return seen
+
+
+def _order(reading: Tensor, seen: _Seen) -> tuple[list[int], list[float]]:
+    """Which channels go one after the other, and which part of what the block says is lost when each has gone."""
+    weights, inverse = reading.clone(), torch.linalg.inv(seen.damped)
+    here = torch.ones(len(inverse), dtype=torch.bool)
+    order: list[int] = []
+    losses: list[float] = []
+    lost = 0.0
+    while int(here.sum()) > TOGETHER + 1 and lost < _MOST * seen.spread:
+        costs = weights.square().sum(0) / inverse.diagonal()
+        costs[~here] = costs[-1] = torch.inf  # the bias stays
+        out = int(costs.argmin())
+        lost += float(costs[out])
+        order.append(out)
+        losses.append(lost / seen.spread)
+        column = inverse[:, out] / inverse[out, out]
+        weights -= torch.outer(weights[:, out], column)
+        inverse -= torch.outer(column, inverse[out])
+        weights[:, out] = 0
+        inverse[out, out] = 1  # by which nothing is divided again
+        here[out] = False
+    return order, losses
+
+
+def _steps(number: int, block: InvertedResidual, losses: list[float]) -> Iterator[_Step]:
+    """What may go of a block, so that a multiple of `TOGETHER` is left each time."""
+    each = sum(p.numel() for p in block.parameters()) // block.hidden  # the last bias, which stays, is less than one
+    before, lost = 0, 0.0
+    for gone in range(1, len(losses) + 1):
+        if (block.hidden - gone) % TOGETHER == 0:
+            parameters = (gone - before) * each
+            yield _Step((losses[gone - 1] - lost) / parameters, number, gone, parameters)
+            before, lost = gone, losses[gone - 1]
+
+
+@torch.no_grad()
+def _take_out(block: InvertedResidual, gone: list[int], seen: _Seen) -> None:
+    """Take channels out of a block and fit what reads the others."""
+    kept = torch.tensor(sorted(set(range(block.hidden)) - set(gone)))
+    columns = torch.cat([kept, torch.tensor([block.hidden])])  # and the bias
+    wanted = _reading(block) @ seen.products[:, columns]
+    fitted = torch.linalg.solve(seen.damped[columns][:, columns], wanted.T).T
+    block.keep(kept)
+    block.project.weight.copy_(fitted[:, :-1, None, None])
+    assert block.project.bias is not None
+    block.project.bias.copy_(fitted[:, -1])
