@@ -13,8 +13,6 @@ _SHORT_S = 0.2
 """A backlog below is none: decoding goes on with the next key frame."""
 LONGEST_WAIT_S = 15.0
 """For which a key frame is waited for; some streams have none, and refresh their pictures bit by bit."""
-_LEAP_S = 5.0
-"""From one packet to the next: a clock that began anew."""
 
 
 class Backlog:
@@ -42,8 +40,9 @@ class Backlog:
         """Takes in a packet of this time by the sender's clock, which was asked for, and had, at these of ours; `key`
         where decoding may begin with it."""
         step_s, work_s, wait_s = sent_s - self._sent_s, asked_s - self._had_s, had_s - asked_s
-        known = 0 <= step_s < _LEAP_S  # not at first
-        self.seconds = max(0.0, self.seconds + work_s - max(step_s, wait_s)) if known else 0.0
+        if not step_s >= 0:  # at first, or the clock was set back: what waits goes on waiting
+            step_s = work_s
+        self.seconds = max(0.0, self.seconds + work_s - max(step_s, wait_s))
         self._sent_s, self._had_s = sent_s, had_s
         self._late_s = min(self._late_s, had_s) if self.seconds > LONGEST_S else math.inf
         if not self.skipping and had_s - self._late_s > _PATIENCE_S:

@@ -352,15 +352,19 @@ class ContainerSource(Source):
         generator that PyAV gives, so that a new one goes on. What is live is joined between two key frames: what cannot
         be decoded before the first one is no damage.
         """
-        stream, packets, bad = self._stream, None, 0
-        joined_s = time.monotonic() if self.live else -math.inf
+        stream, packets, bad, overdue = self._stream, None, 0, False
+        began_s = time.monotonic()
+        joined_s = began_s if self.live else -math.inf
         while not self._stop.is_set():
-            began_s, packet = time.monotonic(), None
+            began_s, packet = began_s if overdue else time.monotonic(), None
             try:
+                if overdue:  # the last packet is what FFmpeg held back; by RTSP it would wait once more
+                    raise TimeoutError
                 # Of what is live all packets are looked at: the sound may go on where the pictures do not.
                 packets = packets or self._container.demux(*([] if self.live else [stream]))
                 packet = self._next_picture(packets, began_s)
-                if packet is None:
+                overdue = self._is_overdue(began_s)
+                if packet is None or self._stop.is_set():  # an interruption cuts a packet short
                     break
                 if packet.has_sidedata("encryption_info"):
                     raise self._encrypted()
@@ -404,13 +408,16 @@ class ContainerSource(Source):
         Raises:
             TimeoutError: others kept coming for longer than one is waited for.
         """
-        limits_s = self._timeouts_s()
         for packet in packets:
             if packet.stream is self._stream:
                 return packet
-            if limits_s is not None and time.monotonic() - asked_s > limits_s[1]:
+            if self._is_overdue(asked_s):
                 raise TimeoutError
         return None
+
+    def _is_overdue(self, asked_s: float) -> bool:
+        limits_s = self._timeouts_s()
+        return limits_s is not None and time.monotonic() - asked_s > limits_s[1]
 
     def _leaves_out(self, packet: Any, asked_s: float) -> bool:
         """Whether a packet is not decoded: more comes of a live stream than can be, and what waits grows old."""

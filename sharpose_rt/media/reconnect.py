@@ -73,7 +73,7 @@ class Reconnecting(Source):
         self._lost_early: SourceLost | None = None  # while the first frame waited
         self._offset_s, self._ahead_s = 0.0, -math.inf
         self._connected_s = 0.0
-        self._last: tuple[float, float] | None = None  # media time and clock of the last frame
+        self._last: tuple[float, float] | None = None  # media time of the last frame, and when it came
         self._losses: deque[Loss] = deque(maxlen=100)
 
     @property
@@ -168,16 +168,17 @@ class Reconnecting(Source):
             pts_s = self._returned(reason)
             if pts_s is None:
                 return None
-        self._last = self._kept_to_clock(pts_s + self._offset_s), time.monotonic()
+        came_s = time.monotonic() - self.behind_s
+        self._last = self._kept_to_clock(pts_s + self._offset_s, came_s), came_s
         return self._last[0]
 
-    def _kept_to_clock(self, pts_s: float) -> float:
+    def _kept_to_clock(self, pts_s: float, came_s: float) -> float:
         """Media time that does not run ahead of the clock by more than it did in the first connection.
 
         What was buffered while a connection was made comes in a burst, which is older than when it came. A little is
         taken off each step until that is made up for, so that speeds stay true.
         """
-        ahead_s = pts_s - time.monotonic()
+        ahead_s = pts_s - came_s
         if not self._came_back:
             self._ahead_s = max(self._ahead_s, ahead_s)
         elif self._last is not None and ahead_s > self._ahead_s:
@@ -235,7 +236,7 @@ class Reconnecting(Source):
                 self._trying = False
             if pts_s is None:  # interrupted
                 break
-            self._lost, gap_s = False, time.monotonic() - last_s
+            self._lost, gap_s = False, time.monotonic() - self.behind_s - last_s
             self._losses.append(Loss(reason, last_pts_s, gap_s, attempts, True))
             log.warning("%s is back after %.1f s (%d attempts)", self.name, gap_s, attempts)
             return pts_s

@@ -8,6 +8,7 @@ import http.server
 import itertools
 import json
 import logging
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -448,15 +449,21 @@ def test_a_camera_that_falls_silent_is_lost_and_found_again() -> None:
 
 
 @pytest.mark.timeout(90)
-def test_an_rtsp_server_is_killed_and_returns_with_another_size() -> None:
+@pytest.mark.parametrize("silent", [False, True])
+def test_an_rtsp_server_is_killed_or_falls_silent_and_returns_with_another_size(silent: bool) -> None:
     port = free_port()
-    config = SourceConfig(open_timeout_s=10, read_timeout_s=3, reconnect_s=30)
+    config = SourceConfig(open_timeout_s=10, read_timeout_s=2, reconnect_s=30)
     frames: list[Frame] = []
     with rtsp_server(port, (320, 240)) as process:
         source = open_source(f"rtsp://me:hidden@127.0.0.1:{port}/live", config)
         source.open()
-        frames += [frame for _ in range(15) if (frame := source.read()) is not None]
-        process.kill()
+        while len(frames) < 15 or (silent and frames[-1].waited_s < 2):  # at last the picture that FFmpeg held back
+            frame = source.read()
+            assert frame is not None
+            frames.append(frame)
+            if silent and len(frames) == 15:
+                process.send_signal(signal.SIGSTOP)
+        process.kill()  # the silent one was waited for long enough, and is not once more
     with rtsp_server(port, (480, 272)), source:
         while frames[-1].size_wh != (480, 272) or len(frames) < 40:
             frame = source.read()
@@ -468,6 +475,8 @@ def test_an_rtsp_server_is_killed_and_returns_with_another_size() -> None:
     before = frames[after.frame_id - 1]
     assert after.size_wh == (480, 272)
     assert after.pts_s - before.pts_s == pytest.approx(after.lost_before_s)
+    assert after.captured_at_s - before.captured_at_s < after.lost_before_s + 0.2
+    assert ("sent no picture for 2 s" in source.losses[0].reason) == silent
     assert all(b.pts_s > a.pts_s for a, b in pairwise(frames))
 
 
