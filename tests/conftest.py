@@ -62,6 +62,7 @@ def freed_memory_goes_back() -> Iterator[None]:
     what the largest of each took: gigabytes for each process."""
     yield
     gc.collect()
+    gc.freeze()  # as in `pytest_collection_finish`: what is left was imported meanwhile
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None:
         trim(0)
 

@@ -73,7 +73,7 @@ def write_movenet(folder: Path, network: Network = THUNDER, seed: int = 0) -> Pa
     """Write its `.json` and `.bin`, in float16 among integers as there; the path of the first."""
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    data, entries = b"", []
+    data, entries = bytearray(), []
     for name, shape in shapes(network).items():
         if len(shape) == 1:
             values = random.normal(0, 0.1, shape)

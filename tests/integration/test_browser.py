@@ -48,26 +48,26 @@ def browser() -> Iterator[playwright.Browser]:
 
 @contextmanager
 def _serving(
-    token: str | None = None, *, moving: bool = True, region: Sequence[tuple[float, float]] = ()
+    token: str | None = None, *, fps: float = 25, region: Sequence[tuple[float, float]] = ()
 ) -> Iterator[tuple[LiveServer, Run]]:
-    """A server with a run of three people, which goes on at some 25 fps."""
+    """A server with a run of three people, which goes on at some `fps`; with 0 it stands still."""
     hub, stop = Hub(region=region), threading.Event()
     with LiveServer(hub, Listen("127.0.0.1", 0, token)) as server:
         run = Run(hub, live=True)
         run.step(10)
 
         def go_on() -> None:
-            while not stop.wait(0.04):
+            while not stop.wait(1 / fps):
                 run.step()
 
         thread = threading.Thread(target=go_on)
-        if moving:
+        if fps:
             thread.start()
         try:
             yield server, run
         finally:
             stop.set()
-            if moving:
+            if fps:
                 thread.join()
             run.end()
 
@@ -150,7 +150,7 @@ def test_the_page_shows_moving_skeletons(browser: playwright.Browser) -> None:
 
 
 def test_skeletons_lie_where_the_stream_says(browser: playwright.Browser) -> None:
-    with _serving(moving=False) as (server, _), _page(browser, server.url) as page:
+    with _serving(fps=0) as (server, _), _page(browser, server.url) as page:
         _wait_for_frame(page)
         page.check("input[name=colour][value=stage]", force=True)
         page.uncheck("#picture", force=True)
@@ -177,7 +177,7 @@ def test_skeletons_lie_where_the_stream_says(browser: playwright.Browser) -> Non
 def test_the_region_is_outlined_where_it_lies(browser: playwright.Browser) -> None:
     corners = np.array([(40, 30), (600, 20), (620, 340)])
     on_it = np.concatenate([corners, (corners + np.roll(corners, -1, axis=0)) // 2])
-    with _serving(moving=False, region=corners.tolist()) as (server, _), _page(browser, server.url) as page:
+    with _serving(fps=0, region=corners.tolist()) as (server, _), _page(browser, server.url) as page:
         _wait_for_frame(page)
         page.uncheck("#picture", force=True)
         page.wait_for_timeout(200)
@@ -485,7 +485,7 @@ def test_a_low_window_can_be_scrolled_to_all_sources(browser: playwright.Browser
 
 
 def test_somebody_is_chosen_with_the_keyboard_and_hides_nobody_when_gone(browser: playwright.Browser) -> None:
-    with _serving(moving=False) as (server, run), _page(browser, server.url) as page:
+    with _serving(fps=0) as (server, run), _page(browser, server.url) as page:
         _wait_for_frame(page)
         page.check("input[name=colour][value=stage]", force=True)
         page.locator("#list li").nth(2).focus()
@@ -514,7 +514,7 @@ def test_a_picture_that_was_switched_off_does_not_come_back_under_others(browser
 
 def test_a_paused_picture_stays_as_it_is_when_another_run_begins(browser: playwright.Browser) -> None:
     """The next file has another size, and another network's people."""
-    with _serving(moving=False) as (server, run), _page(browser, server.url) as page:
+    with _serving(fps=0) as (server, run), _page(browser, server.url) as page:
         _wait_for_frame(page)
         page.click("#pause")
         _until(page, "state.textContent === 'paused'")
@@ -537,7 +537,7 @@ def test_a_paused_picture_stays_as_it_is_when_another_run_begins(browser: playwr
 
 
 def test_keys_work_after_a_button_was_clicked(browser: playwright.Browser) -> None:
-    with _serving(moving=False) as (server, _), _page(browser, server.url) as page:
+    with _serving(fps=0) as (server, _), _page(browser, server.url) as page:
         _wait_for_frame(page)
         page.click("#pause")
         page.keyboard.press("b")
@@ -556,7 +556,7 @@ def test_a_page_that_is_paused_for_long_keeps_no_trails(browser: playwright.Brow
         for (let n = 0; n < 5000; n++) figures.follow({ pts_s: n / 25, people: people(n) }, Math.min(n / 25, 3));
         return [...figures.trails.values()].map(trail => trail.length);
     }"""
-    with _serving(moving=False) as (server, _), _page(browser, server.url) as page:
+    with _serving(fps=0) as (server, _), _page(browser, server.url) as page:
         assert sum(page.evaluate(follow)) in range(100, 104)  # two seconds up to what is shown, and the last two
 
 
@@ -578,7 +578,7 @@ def test_angles_in_the_browser_are_those_of_the_tables(browser: playwright.Brows
         if name != "trunk" and angle == angle
     }
     assert len(wanted) >= 3
-    with _serving(moving=False) as (server, _), _page(browser, server.url) as page:
+    with _serving(fps=0) as (server, _), _page(browser, server.url) as page:
         texts = page.evaluate(said, [list(HALPE26.keypoints), points.tolist()])
         before = _canvas(page)
         page.check("#angles", force=True)
@@ -606,7 +606,7 @@ def test_trails_stay_where_people_went_when_the_camera_moves(browser: playwright
         figures.drawTrails(context, record, 1, {});
         return points;
     }"""
-    with _serving(moving=False) as (server, _), _page(browser, server.url) as page:
+    with _serving(fps=0) as (server, _), _page(browser, server.url) as page:
         points = page.evaluate(follow)
     assert len(points) == 2 * 15
     assert max(abs(value) for point in points for value in point) < 1e-6
@@ -628,14 +628,14 @@ def test_trails_outlast_a_camera_that_drives_on(browser: playwright.Browser, zoo
         figures.drawTrails({ moveTo: note, lineTo: note, beginPath: nothing, stroke: nothing }, record, 1, {});
         return points;
     }"""
-    with _serving(moving=False) as (server, _), _page(browser, server.url) as page:
+    with _serving(fps=0) as (server, _), _page(browser, server.url) as page:
         points = page.evaluate(follow, zoom)
     np.testing.assert_allclose(points[-1], (700, 400), atol=1e-3)
     np.testing.assert_allclose(points[0], (640 + 60 * zoom**50, 360 + 40 * zoom**50), atol=1e-3)
 
 
 def test_who_has_been_gone_for_long_is_forgotten(browser: playwright.Browser) -> None:
-    with _serving(moving=False) as (server, run), _page(browser, server.url) as page:
+    with _serving(fps=0) as (server, run), _page(browser, server.url) as page:
         for frame_id, age in ((5 * 25, "5 s"), (100 * 25, "100 s"), (300 * 25, "0 s")):
             last = _wait_for_frame(page)
             run.frames = frame_id
@@ -647,7 +647,7 @@ def test_who_has_been_gone_for_long_is_forgotten(browser: playwright.Browser) ->
 def test_a_connection_over_which_nothing_comes_is_given_up(
     browser: playwright.Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with _serving(moving=False) as (server, _), _page(browser, server.url) as page:
+    with _serving(fps=0) as (server, _), _page(browser, server.url) as page:
         _wait_for_frame(page)
         monkeypatch.setattr("sharpose_rt.live.routes._STATUS_S", 1e3)  # as if the server had lost its power
         _until(page, "state.textContent === 'connection lost'")
@@ -660,18 +660,18 @@ def test_a_connection_over_which_something_comes_is_kept(
 ) -> None:
     """Over a slow line the figures come late, behind a picture. Where nothing comes, a source on the wall asks anew."""
     monkeypatch.setattr("sharpose_rt.live.routes._STATUS_S", 1e3)
-    asked: dict[tuple[str, bool], list[str]] = {}
+    asked: dict[tuple[str, int], list[str]] = {}
     with ExitStack() as stack:
-        for address, moving in itertools.product(("", "wall"), (True, False)):
-            server, _ = stack.enter_context(_serving(moving=moving))
+        for address, fps in itertools.product(("", "wall"), (2, 0)):
+            server, _ = stack.enter_context(_serving(fps=fps))
             page = stack.enter_context(_page(browser, "about:blank"))
-            sockets = asked.setdefault((address, moving), [])
+            sockets = asked.setdefault((address, fps), [])
             page.on("websocket", lambda socket, sockets=sockets: sockets.append(socket.url))
             page.goto(server.url + address)
             _until(page, "document.querySelector('main canvas')?.dataset.frameId > 0")
         page.wait_for_timeout(8500)
-    for (address, moving), sockets in asked.items():
-        assert len(sockets) == 2 if moving else len(sockets) > 2, address
+    for (address, fps), sockets in asked.items():
+        assert len(sockets) == 2 if fps else len(sockets) > 2, address
 
 
 def test_nobody_waits_for_a_socket_that_does_not_open(browser: playwright.Browser) -> None:
@@ -682,7 +682,7 @@ def test_nobody_waits_for_a_socket_that_does_not_open(browser: playwright.Browse
         constructor() { begun += 1; }
         close() { this.onclose?.({ code: 1006 }); }
     };"""
-    with _serving(moving=False) as (server, _), _page(browser, "about:blank") as page:
+    with _serving(fps=0) as (server, _), _page(browser, "about:blank") as page:
         page.context.add_init_script(silent)
         page.goto(server.url)
         _until(page, "begun === 4")

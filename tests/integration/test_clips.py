@@ -6,6 +6,7 @@ from pathlib import Path
 
 import av
 import pytest
+from people_set import SMALL
 
 from sharpose_rt.app import FileRun
 from sharpose_rt.config import load
@@ -31,10 +32,8 @@ def _decoded(path: Path) -> list[float]:
 
 
 def _check(clip: Path, sound: bool, tmp_path: Path, expected: int, *options: str) -> None:
-    config = load(
-        None,
-        [f"output.directory={tmp_path}", "output.preset=ultrafast", "pose.weights=random", "offline=true", *options],
-    )
+    options = (f"pose.model={SMALL.name}", "pose.weights=random", "output.preset=ultrafast", "offline=true", *options)
+    config = load(None, [f"output.directory={tmp_path}", *options])
     results = FileRun(str(clip), config).run()
     assert results.stream is not None
     assert results.video is not None

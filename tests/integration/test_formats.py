@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from media_clips import write_clip
+from people_set import SMALL
 
 from sharpose_rt.cli import main
 from sharpose_rt.skeletons.convert import WRITERS, convert
@@ -22,8 +23,8 @@ def video(tmp_path: Path) -> Path:
 
 
 def track(video: Path, *more: str) -> int:
-    base = ["--source", str(video), "--output", str(video.parent / "out"), "--weights", "random", "--boxes", "full"]
-    return main([*base, "--no-video", *more])
+    network = ["--model", SMALL.name, "--weights", "random", "--boxes", "full"]
+    return main(["--source", str(video), "--output", str(video.parent / "out"), *network, "--no-video", *more])
 
 
 def test_formats_are_what_convert_makes_of_the_stream(video: Path, capsys: pytest.CaptureFixture[str]) -> None:

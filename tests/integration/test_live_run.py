@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from media_clips import write_clip
+from people_set import SMALL
 from websockets.sync.client import connect
 
 from sharpose_rt.app import FileRun
@@ -34,7 +35,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _options(out: Path) -> list[str]:
-    return ["--weights", "random", "--boxes", "full", "--no-video", "--output", str(out), "--precision", "fp32"]
+    network = ["--model", SMALL.name, "--weights", "random", "--precision", "fp32"]
+    return [*network, "--boxes", "full", "--no-video", "--output", str(out)]
 
 
 def test_stdout_and_the_file_are_the_same(
@@ -48,8 +50,9 @@ def test_stdout_and_the_file_are_the_same(
 
 
 def test_a_run_is_served_while_it_goes_on(clip: Path, tmp_path: Path) -> None:
-    config = load(None, ["pose.weights=random", "detector.name=full", "output.video=false", "output.stream=false"])
-    config = load(None, [f"output.directory={tmp_path}"], base=config)
+    config = load(None, [f"pose.model={SMALL.name}", "pose.weights=random", "detector.name=full"])
+    outputs = ["output.video=false", "output.stream=false", f"output.directory={tmp_path}"]
+    config = load(None, outputs, base=config)
     hub, latest = Hub(), []
 
     def ask(path: str) -> bytes:

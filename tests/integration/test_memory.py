@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 from media_clips import write_clip
+from people_set import SMALL
 
 from sharpose_rt.app import FileRun
 from sharpose_rt.config import load
@@ -42,7 +43,7 @@ def test_pictures_go_with_their_last_user(tmp_path: Path) -> None:
     clip = tmp_path / "walk.mp4"
     write_clip(clip, 12, size_wh=(320, 240))
     pictures: list[weakref.ref] = []
-    options = ["pose.weights=random", "detector.name=full", "output.preset=ultrafast"]
+    options = [f"pose.model={SMALL.name}", "pose.weights=random", "detector.name=full", "output.preset=ultrafast"]
     run = FileRun(str(clip), load(None, [*options, f"output.directory={tmp_path / 'out'}"]))
     gc.collect()
     gc.disable()

@@ -10,6 +10,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from people_set import SMALL
 
 from sharpose_rt import PoseTracker
 from sharpose_rt.app import FileRun
@@ -42,7 +43,8 @@ def panned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def run(panned: tuple[Path, Path], out: Path, *more: str) -> tuple[list[Any], dict[str, Any]]:
     clip, boxes = panned
-    options = ["pose.weights=random", "pose.precision=fp32", "pose.quality_threshold=-inf", "output.preset=ultrafast"]
+    options = [f"pose.model={SMALL.name}", "pose.weights=random", "pose.precision=fp32", "pose.quality_threshold=-inf"]
+    options += ["output.preset=ultrafast"]
     found = FileRun(str(clip), load(None, [*options, f"detector.name={boxes}", f"output.directory={out}", *more])).run()
     assert found.stream is not None
     assert found.video is not None
@@ -63,9 +65,8 @@ def test_the_stream_says_how_the_camera_moved(panned: tuple[Path, Path], tmp_pat
 
 def test_a_program_is_told_too(panned: tuple[Path, Path]) -> None:
     clip, boxes = panned
-    with PoseTracker(
-        pose={"weights": "random", "precision": "fp32", "quality_threshold": -np.inf}, detector={"name": str(boxes)}
-    ) as tracker:
+    pose = {"weights": "random", "precision": "fp32", "quality_threshold": -np.inf}
+    with PoseTracker(SMALL.name, pose=pose, detector={"name": str(boxes)}) as tracker:
         cameras = [frame.camera for frame in tracker.run(str(clip))]
     assert [camera is not None for camera in cameras] == [False] * 2 + [True] * (FRAMES - 2)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -11,11 +12,14 @@ import cv2
 import numpy as np
 import pytest
 from media_clips import write_clip
+from people_set import SMALL
 
-from sharpose_rt.skeleton import COCO17
+from sharpose_rt.models import VARIANTS
+from sharpose_rt.skeleton import COCO17, MPII16
 from sharpose_rt.skeletons import Header, StreamReader, StreamWriter, validate
 
 RECIPES = Path(__file__).resolve().parents[2] / "pipelines"
+NETWORK = ["--set", f"pose.model={SMALL.name}", "--set", "pose.weights=random", "--set", "detector.name=full"]
 
 
 def _recipe(name: str) -> ModuleType:
@@ -35,15 +39,16 @@ def test_every_recipe_is_tested() -> None:
     assert {path.stem for path in RECIPES.glob("*.py")} == tested
 
 
-def test_live_camera(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_live_camera(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(VARIANTS, "small_mpii", replace(SMALL, name="small_mpii", skeleton=MPII16))
     clip = tmp_path / "a.mp4"
     write_clip(clip, 12, size_wh=(96, 64))
-    arguments = [str(clip), "--weights", "random", "--detector", "full", "--frames", "5"]
-    _recipe("live_camera").main(arguments)
+    arguments = [str(clip), "--weights", "random", "--detector", "full", "--frames", "5", "--model"]
+    _recipe("live_camera").main([*arguments, SMALL.name])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5
     assert all("id 1 nose" in line for line in lines)
-    _recipe("live_camera").main([*arguments, "--model", "base_mpii_256x256"])
+    _recipe("live_camera").main([*arguments, "small_mpii"])
     assert "id 1 right_ankle" in capsys.readouterr().out  # which these have first
 
 
@@ -53,7 +58,7 @@ def test_video_to_skeletons_to_action_array(tmp_path: Path, capsys: pytest.Captu
     for name in ("a", "b"):
         write_clip(videos / f"{name}.mp4", 6, size_wh=(96, 64))
     (videos / "broken.mp4").write_bytes(b"not a video" * 100)
-    arguments = [str(videos), str(out), "--set", "pose.weights=random", "--set", "detector.name=full"]
+    arguments = [str(videos), str(out), *NETWORK]
     recipe = _recipe("video_to_skeletons")
     assert recipe.main(arguments) == 1  # one of them is broken
     first = capsys.readouterr().out
@@ -102,7 +107,7 @@ def test_video_to_skeletons_knows_each_video_by_its_whole_path(
     recipe = _recipe("video_to_skeletons")
 
     def run(videos: str) -> list[str]:
-        recipe.main([videos, "out", "--set", "pose.weights=random", "--set", "detector.name=full"])
+        recipe.main([videos, "out", *NETWORK])
         return capsys.readouterr().out.splitlines()
 
     def film(path: str) -> None:
@@ -204,8 +209,7 @@ def test_ctrl_c_ends_a_folder_of_videos(tmp_path: Path, monkeypatch: pytest.Monk
             raise KeyboardInterrupt
 
     monkeypatch.setattr(recipe, "FileRun", Interrupted)
-    options = ["--set", "pose.weights=random", "--set", "detector.name=full"]
-    assert recipe.main([str(tmp_path), str(tmp_path / "out"), *options]) == 130
+    assert recipe.main([str(tmp_path), str(tmp_path / "out"), *NETWORK]) == 130
 
 
 def test_onnx_pose_takes_names_that_are_not_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -244,5 +248,5 @@ def test_action_feed(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
 
     video = tmp_path / "a.mp4"  # the same way from pictures; with random weights any gesture may come out
     write_clip(video, recipe.LENGTH + 2, size_wh=(96, 64))
-    recipe.main([str(video), "--weights", "random", "--detector", "full"])
+    recipe.main([str(video), "--model", SMALL.name, "--weights", "random", "--detector", "full"])
     assert all(line.split()[2:4] == ["id", "1"] for line in capsys.readouterr().out.splitlines()[2:])

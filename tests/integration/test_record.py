@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from media_clips import WALK_TIMES, numbered, read_number, write_clip
+from people_set import SMALL
 
 from sharpose_rt.app import FileRun
 from sharpose_rt.cli import main
@@ -24,7 +25,8 @@ from sharpose_rt.stages import StoredFrame, StoredFrames
 from sharpose_rt.types import Poses
 
 SAMPLE = Path(__file__).resolve().parents[2] / "samples" / "demo.skeletons.jsonl"
-OPTIONS = ["pose.weights=random", "pose.precision=fp32", "pose.quality_threshold=-inf", "detector.name=full"]
+OPTIONS = [f"pose.model={SMALL.name}", "pose.weights=random", "pose.precision=fp32", "pose.quality_threshold=-inf"]
+OPTIONS += ["detector.name=full"]
 
 pytestmark = pytest.mark.timeout(120)
 

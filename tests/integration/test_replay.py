@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from media_clips import WALK_TIMES, numbered, read_number
+from people_set import SMALL
 from tracking_worlds import View, follow, score, shaken, world
 
 from sharpose_rt import __version__
@@ -33,6 +34,7 @@ from sharpose_rt.types import Frame, Packet, Poses, PoseStage, Tracks
 
 SAMPLE = Path(__file__).resolve().parents[2] / "samples" / "demo.skeletons.jsonl"
 SIZE_WH = (160, 128)
+NETWORK = ["--model", SMALL.name, "--weights", "random"]
 TIMEOUT_S = 60
 
 pytestmark = pytest.mark.timeout(TIMEOUT_S)
@@ -210,7 +212,7 @@ def test_pictures_whose_names_are_no_utf8_are_found_again(tmp_path: Path) -> Non
         (folder / "a.png").rename(folder / os.fsdecode(b"caf\xe9.png"))
     except (OSError, UnicodeEncodeError):
         pytest.skip("names are Unicode here")
-    run = ["--source", str(folder), "--weights", "random", "--boxes", "full", "--no-video", "--quiet"]
+    run = ["--source", str(folder), *NETWORK, "--boxes", "full", "--no-video", "--quiet"]
     assert main([*run, "--output", str(tmp_path / "out")]) == 0
     seen: list[int] = []
     job = ReplayRun(
@@ -222,7 +224,7 @@ def test_pictures_whose_names_are_no_utf8_are_found_again(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("method", ["kalman", "rts", "none"])
 def test_smoothing_anew_is_what_the_run_would_have_done(tmp_path: Path, clip: Path, method: str) -> None:
-    base = ["--source", str(clip), "--weights", "random", "--boxes", "full", "--no-video", "--quiet"]
+    base = ["--source", str(clip), *NETWORK, "--boxes", "full", "--no-video", "--quiet"]
     for other in ("none", method):
         assert main([*base, "--smooth", other, "--output", str(tmp_path / other)]) == 0
     new = replayed(tmp_path / "none" / "walk.skeletons.jsonl", tmp_path, "--smooth", method)

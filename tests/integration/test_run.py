@@ -28,6 +28,7 @@ import numpy as np
 import pytest
 from media_clips import WALK_TIMES as TIMES
 from media_clips import read_number, write_clip
+from people_set import SMALL
 
 from sharpose_rt.api import PoseTracker, SHaRPose
 from sharpose_rt.app import FileRun
@@ -54,13 +55,14 @@ from sharpose_rt.types import Detections, Frame, Packet, PoseStage
 
 FRAMES = len(TIMES)
 SAMPLE = Path(__file__).resolve().parents[2] / "samples" / "demo.skeletons.jsonl"
-QUICK = {"weights": "random", "precision": "fp32", "quality_threshold": -math.inf}
-"""A network where what lies around it is tested: nobody goes through its fine stage."""
+QUICK = {"model": SMALL.name, "weights": "random", "precision": "fp32", "quality_threshold": -math.inf}
+"""A network where what lies around it is tested: a small one, and nobody goes through its fine stage."""
+RANDOM = ["--model", SMALL.name, "--weights", "random"]
 
 
 def _config(out: Path, *more: str) -> RunConfig:
-    options = ["pose.weights=random", "pose.precision=fp32", "detector.name=full", f"output.directory={out}"]
-    options += ["pose.quality_threshold=-inf"]
+    options = [f"pose.model={SMALL.name}", "pose.weights=random", "pose.precision=fp32", "pose.quality_threshold=-inf"]
+    options += ["detector.name=full", f"output.directory={out}"]
     return load(None, [*options, "output.preset=ultrafast", *more])
 
 
@@ -296,7 +298,7 @@ def test_the_networks_of_one_video_serve_the_next_and_go_with_the_last(
 
     monkeypatch.setattr(EstimateStage, "open", opening)
     monkeypatch.setattr(FileRun, "__init__", making)
-    options = ["--weights", "random", "--boxes", "full", "--no-video", "--output", str(tmp_path / "out"), "--quiet"]
+    options = [*RANDOM, "--boxes", "full", "--no-video", "--output", str(tmp_path / "out"), "--quiet"]
     assert main(["--source", str(folder), *options, "--precision", "fp32", "--quality-threshold=-inf"]) == 0
     assert alive == [0, 1, 2]  # references to one
     gc.collect()
@@ -360,7 +362,7 @@ def test_rts_reads_twice_and_replaces_the_stream(clip: Path, tmp_path: Path) -> 
 
 
 def test_only_skeletons_of_who_is_in_the_region_are_drawn(clip: Path, tmp_path: Path) -> None:
-    arguments = ["--source", str(clip), "--output", str(tmp_path), "--weights", "random", "--boxes", "full"]
+    arguments = ["--source", str(clip), "--output", str(tmp_path), *RANDOM, "--boxes", "full"]
     more = ["--region", "40,32 120,96", "--rotate", "180", "--skeletons-only", "--quiet", "--set", "draw.status=false"]
     assert main(["track", *arguments, *more, "--set", "output.preset=ultrafast"]) == 0
     reader = StreamReader(tmp_path / "walk.skeletons.jsonl")
@@ -386,10 +388,11 @@ def test_trimming_and_stride(clip: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_in_order(number: int, tmp_path: Path) -> None:
     clip = tmp_path / "long.mp4"
-    write_clip(clip, 3000, size_wh=(96, 64), gop=30)
+    write_clip(clip, 1000, size_wh=(96, 64), gop=30)
     command = [sys.executable, "-m", "sharpose_rt", "--source", str(clip), "--weights", "random", "--boxes", "full"]
+    command += ["--quality-threshold=-inf", "--set", "output.preset=ultrafast", "--output", str(tmp_path / "out")]
     run = subprocess.Popen(
-        [*command, "--backend", "torch", "--precision", "fp32", "--output", str(tmp_path / "out")],
+        [*command, "--backend", "torch", "--precision", "fp32"],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -404,7 +407,7 @@ def test_ctrl_c_ends_in_order(number: int, tmp_path: Path) -> None:
     assert "interrupted" in out
     reader = StreamReader(stream)
     frames = len(list(reader))
-    assert 3 <= frames < 3000
+    assert 3 <= frames < 1000
     assert reader.end is not None
     assert reader.end["status"] == "interrupted"
     assert len(_decoded(tmp_path / "out" / "long.annotated.mp4")[0]) == frames
@@ -446,7 +449,7 @@ def test_videos_in_folders_of_classes(
         (tmp_path / kind).mkdir()
         write_clip(tmp_path / kind / "001.mp4", 4, size_wh=(96, 64))
     (tmp_path / "jump" / "000.mp4").write_bytes(b"no video at all" * 100)
-    options = ["--weights", "random", "--boxes", "full", "--no-video", "--format", "csv", "--overwrite"]
+    options = [*RANDOM, "--boxes", "full", "--no-video", "--format", "csv", "--overwrite"]
     pattern, out = str(tmp_path / "**" / "*.mp4"), tmp_path / "out"
     assert main(["--source", pattern, *options, "--output", str(out)]) == 2
     assert "the next one follows" in caplog.text
@@ -472,7 +475,7 @@ def test_videos_in_folders_of_classes(
 def test_a_folder_with_two_videos_of_one_name(tmp_path: Path) -> None:
     for name in ("cam.mp4", "cam.mkv"):
         write_clip(tmp_path / name, 4, size_wh=(96, 64), container="matroska" if name.endswith("mkv") else "mp4")
-    options = ["--weights", "random", "--boxes", "full", "--no-video", "--overwrite", "--output", str(tmp_path / "out")]
+    options = [*RANDOM, "--boxes", "full", "--no-video", "--overwrite", "--output", str(tmp_path / "out")]
     assert main(["--source", str(tmp_path), *options]) == 0
     streams = sorted((tmp_path / "out").glob("*.skeletons.jsonl"))
     assert [path.name for path in streams] == ["cam-2.skeletons.jsonl", "cam.skeletons.jsonl"]
@@ -495,7 +498,7 @@ def test_models_are_loaded_once_for_all_that_follows(tmp_path: Path, monkeypatch
     monkeypatch.setattr(BundledDetector, "load", _counted(BundledDetector.load, loaded, "detector"))
     photograph = cv2.imread(str(Path(import_ultralytics().__file__).parent / "assets" / "bus.jpg"))
     video = cv2.VideoWriter(str(tmp_path / "a.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (405, 540))
-    for _ in range(6):
+    for _ in range(3):
         video.write(cv2.resize(photograph, (405, 540)))
     video.release()
     shutil.copy(tmp_path / "a.mp4", tmp_path / "c.mp4")
@@ -603,7 +606,7 @@ def test_a_file_that_is_cut_off_says_so(tmp_path: Path, capsys: pytest.CaptureFi
     write_clip(tmp_path / "whole.mp4", 60, faststart=True)
     data = (tmp_path / "whole.mp4").read_bytes()
     (half := tmp_path / "half.mp4").write_bytes(data[: int(0.8 * len(data))])
-    options = ["--weights", "random", "--boxes", "full", "--no-video", "--output", str(tmp_path / "out")]
+    options = [*RANDOM, "--boxes", "full", "--no-video", "--output", str(tmp_path / "out")]
     assert main(["--source", str(tmp_path / "*.mp4"), *options]) == 0
     assert capsys.readouterr().out.endswith(f"2 of 2 done; 1 cut off: {half}\n")
     figures = {name: json.loads((tmp_path / "out" / f"{name}.summary.json").read_text()) for name in ("half", "whole")}
@@ -623,7 +626,7 @@ def test_of_many_names_the_first_are_told() -> None:
 def test_results_and_progress_that_cannot_be_printed_end_nothing(
     name: str, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    options = ["--weights", "random", "--boxes", "full", "--no-video", "--output", str(tmp_path)]
+    options = [*RANDOM, "--boxes", "full", "--no-video", "--output", str(tmp_path)]
     with Path("/dev/full").open("w") as full:
         monkeypatch.setattr("sharpose_rt.commands.progress._PLAIN_EVERY_S", 0.0)
         monkeypatch.setattr(sys, name, full)
@@ -718,7 +721,7 @@ def test_pictures_come_out_as_pictures(tmp_path: Path) -> None:
 def test_python_tracker_closes_when_left_early(clip: Path) -> None:
     before = set(threading.enumerate())
     options = {"pose": QUICK, "detector": {"name": "full"}}
-    for seen, frame in enumerate(PoseTracker("tiny_256x192", **options).run(clip), start=1):
+    for seen, frame in enumerate(PoseTracker(**options).run(clip), start=1):
         assert frame.people[0].keypoints.shape == (17, 2)
         assert frame.people[0].track_id == 1
         assert frame.image_bgr.shape == (128, 160, 3)
@@ -731,13 +734,13 @@ def test_python_tracker_closes_when_left_early(clip: Path) -> None:
 
 def test_frames_that_the_program_has(clip: Path) -> None:
     options = {"pose": QUICK, "detector": {"name": "full"}}
-    wanted = list(PoseTracker("tiny_256x192", **options).run(clip))
+    wanted = list(PoseTracker(**options).run(clip))
     pairs = [(frame.pts_s, frame.image_bgr) for frame in wanted]
-    given = list(PoseTracker("tiny_256x192", **options).run(pairs))
+    given = list(PoseTracker(**options).run(pairs))
     before_zero = [(pts_s - 0.3, image) for pts_s, image in pairs[::4]]
     assert [frame.pts_s for frame in PoseTracker(**options).run(before_zero)] == [pts_s for pts_s, _ in before_zero]
     reused, asked = np.empty_like(pairs[0][1]), []
-    with PoseTracker("tiny_256x192", **options) as tracker:
+    with PoseTracker(**options) as tracker:
         for pts_s, image in pairs:
             reused[:] = image  # as a capture loop does
             asked.append(tracker.update(reused, pts_s))
@@ -787,28 +790,15 @@ def test_frames_that_the_program_has(clip: Path) -> None:
 @pytest.mark.timeout(60)
 def test_frames_that_the_program_has_are_played_at_their_own_pace_where_asked() -> None:
     options = {"pose": QUICK, "detector": {"name": "full"}, "source": {"realtime": True}}
-    frames = PoseTracker("tiny_256x192", **options).run((np.zeros((96, 96, 3), np.uint8) for _ in range(30)), fps=20)
+    frames = PoseTracker(**options).run((np.zeros((96, 96, 3), np.uint8) for _ in range(30)), fps=20)
     times = [(frame.pts_s, time.monotonic()) for frame in frames]
     assert times[-1][0] == pytest.approx(29 / 20)
     assert times[-1][1] - times[0][1] > 0.9 * (times[-1][0] - times[0][0])
 
 
-@pytest.mark.timeout(120)
-def test_a_program_ends_though_it_holds_a_run() -> None:
-    program = """
-import numpy as np
-from sharpose_rt import PoseTracker
-options = {"pose": {"weights": "random", "backend": "torch"}, "detector": {"name": "full"}}
-held = PoseTracker("tiny_256x192", **options).run([np.zeros((96, 96, 3), np.uint8)] * 100)
-print(next(held).frame_id)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout.strip()) == (0, "0"), done.stderr
-
-
 def test_results_are_compared_by_identity() -> None:
     options = {"pose": QUICK, "detector": {"name": "full"}}
-    with PoseTracker("tiny_256x192", **options) as tracker:
+    with PoseTracker(**options) as tracker:
         frame = tracker.update(np.zeros((96, 96, 3), np.uint8))
     people = frame.people
     assert people.index(people[0]) == 0
@@ -869,7 +859,7 @@ def test_options_of_what_a_tracker_does_not_do_are_refused(options: dict[str, An
 
 def test_a_frame_can_be_drawn(clip: Path) -> None:
     options = {"pose": QUICK, "detector": {"name": "full"}, "draw": {"min_score": 0.0}}
-    tracker = PoseTracker("tiny_256x192", **options)
+    tracker = PoseTracker(**options)
     assert tracker.skeleton is COCO17
     assert PoseTracker("base_mpii_256x256").skeleton is MPII16
     first = next(frames := tracker.run(clip))
@@ -899,7 +889,7 @@ def test_a_loops_own_clock_begins_with_its_first_picture(monkeypatch: pytest.Mon
     monkeypatch.setattr(
         TrackStage, "process", lambda stage, item: (seen.append(item.frame.pts_s), followed(stage, item))[1]
     )
-    with PoseTracker("tiny_256x192", **options) as tracker:
+    with PoseTracker(**options) as tracker:
         tracker.update(image)
         now_s = time.monotonic()
         monkeypatch.setattr(time, "monotonic", lambda: now_s)  # a clock that ticks seldom
@@ -1011,7 +1001,7 @@ def test_a_programs_own_loop_waits_for_nothing_later(monkeypatch: pytest.MonkeyP
 
 
 def test_threads_take_turns() -> None:
-    network = SHaRPose("tiny_256x192", weights="random", precision="fp32")
+    network = SHaRPose(SMALL.name, weights="random", precision="fp32")
     image = np.random.default_rng(0).integers(0, 255, (200, 150, 3), np.uint8)
     wanted = network(image).keypoints
     with ThreadPoolExecutor(2) as pool:
@@ -1113,7 +1103,7 @@ def test_boxes_of_a_file_are_people_whatever_their_score(
 ) -> None:
     boxes = tmp_path / "boxes.txt"
     boxes.write_text("".join(f"{frame},-1,20,10,80,100,{score}\n" for frame in range(1, FRAMES + 1)))
-    command = ["--source", str(clip), "--boxes", str(boxes), "--tracker", tracker, "--weights", "random", "--quiet"]
+    command = ["--source", str(clip), "--boxes", str(boxes), "--tracker", tracker, *RANDOM, "--quiet"]
     command += ["--no-video", "--output"]
     assert main([*command, str(tmp_path / "all")]) == 0
     records = list(StreamReader(tmp_path / "all" / "walk.skeletons.jsonl"))
@@ -1126,7 +1116,7 @@ def test_boxes_of_a_file_are_people_whatever_their_score(
 def test_the_least_score_of_a_person_holds_for_the_detector_and_the_tracker(clip: Path, tmp_path: Path) -> None:
     boxes = tmp_path / "boxes.txt"
     boxes.write_text("1,-1,0,0,60,100,0.35\n1,-1,90,0,60,100,0.29\n")
-    command = ["--source", str(clip), "--boxes", str(boxes), "--weights", "random", "--quiet", "--no-video"]
+    command = ["--source", str(clip), "--boxes", str(boxes), *RANDOM, "--quiet", "--no-video"]
     command += ["--max-frames", "1", "--output", str(tmp_path / "out"), "--min-person-score", "0.3"]
     assert main(command) == 0
     (record,) = StreamReader(tmp_path / "out" / "walk.skeletons.jsonl")
@@ -1178,7 +1168,7 @@ def test_a_window_shows_what_is_drawn_until_it_is_left(
     monkeypatch.setattr(cv2, "waitKey", lambda _: key if left() else -1)
     monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: float(not (ended_by == "closed" and left())))
     monkeypatch.setattr(cv2, "destroyWindow", lambda title: calls.append(("close", title)))
-    options = ["--weights", "random", "--boxes", "full", "--no-video", "--show", "--output", str(tmp_path)]
+    options = [*RANDOM, "--boxes", "full", "--no-video", "--show", "--output", str(tmp_path)]
     options += ["--set", "queue_frames=1", "--set", "draw.status=false"]
     assert main(["--source", str(clip), *options]) == 0
     title = f"sharpose-rt: {clip}"
@@ -1198,7 +1188,7 @@ def test_without_a_screen_a_window_is_refused(
     monkeypatch.setattr(sys, "platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    options = ["--weights", "random", "--boxes", "full", "--show", "--output", str(tmp_path / "out")]
+    options = [*RANDOM, "--boxes", "full", "--show", "--output", str(tmp_path / "out")]
     assert main(["--source", str(clip), *options]) == 2
     assert "--show needs a screen, and DISPLAY and WAYLAND_DISPLAY are empty; --serve" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from media_clips import WALK_TIMES as TIMES
 from media_clips import read_number
+from people_set import SMALL
 
 from sharpose_rt.app import FileRun
 from sharpose_rt.cli import main
@@ -27,7 +28,8 @@ from sharpose_rt.stages import PartedSink
 from sharpose_rt.types import Frame, Packet
 
 FRAMES = len(TIMES)
-OPTIONS = ["pose.weights=random", "pose.precision=fp32", "pose.quality_threshold=-inf", "detector.name=full"]
+OPTIONS = [f"pose.model={SMALL.name}", "pose.weights=random", "pose.precision=fp32", "pose.quality_threshold=-inf"]
+OPTIONS += ["detector.name=full"]
 
 pytestmark = pytest.mark.timeout(120)
 

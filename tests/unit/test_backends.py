@@ -40,7 +40,7 @@ from sharpose_rt.models.variants import BEHAVIOURS, Behaviour
 from sharpose_rt.models.weights import load_model, save_weights
 from tests.gain_weights import with_gain
 
-MINI = Variant("mini", (128, 64), width=48, heads=3, alpha=0.5, sigma_cells=2, depth=3)
+MINI = Variant("mini", (128, 64), width=48, heads=3, alpha=0.5, sigma_cells=2, depth=2)
 CONV = replace(MINI, name="conv", stem="mobile", decoder="pixels")
 openvino = pytest.mark.skipif(not openvino_graphs.installed(), reason="openvino is not installed (the extra `cpu`)")
 
@@ -320,13 +320,6 @@ def test_graphs_made_in_two_threads_leave_warnings_and_environment_as_they_were(
 
 
 @openvino
-def test_a_cache_that_cannot_be_written_stops_nothing(config, crops, tmp_path, monkeypatch):
-    (tmp_path / "sharpose-rt").write_text("a file where the folder should be")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert len(PoseEngine(replace(config, backend="openvino")).estimate_crops(crops[:1])) == 1
-
-
-@openvino
 @pytest.mark.parametrize("writable", [False, True])
 def test_the_run_takes_the_graphs_that_were_made_to_measure(config, crops, tmp_path, monkeypatch, writable):
     """From the cache, or where that cannot be written from memory, which holds none else."""
@@ -340,10 +333,10 @@ def test_the_run_takes_the_graphs_that_were_made_to_measure(config, crops, tmp_p
     ov, _ = openvino_graphs.openvino()
     converted, convert = [], ov.convert_model
     monkeypatch.setattr(ov, "convert_model", lambda *a, **k: converted.append(1) or convert(*a, **k))
-    found = PoseEngine(choose(replace(config, backend="auto"))).estimate_crops(crops)
+    found = PoseEngine(choose(replace(config, backend="auto"))).estimate_crops(crops[:4])
     assert len(converted) == 3  # both stages and the decoding
     assert len(openvino_graphs._unwritten) == (0 if writable else 3)
-    wanted = PoseEngine(config).estimate_crops(crops)
+    wanted = PoseEngine(config).estimate_crops(crops[:4])
     np.testing.assert_allclose(found.keypoints, wanted.keypoints, atol=0.05)
 
     for width in range(openvino_graphs.KEPT):  # other networks in the same process

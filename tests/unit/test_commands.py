@@ -971,12 +971,12 @@ def test_trained_weights_are_averaged(tmp_path: Path, capsys: pytest.CaptureFixt
     models = []
     for seed, path in enumerate(paths):
         torch.manual_seed(seed)
-        models.append(create_model("tiny_256x192", "released" if seed == 2 else "paper"))
+        models.append(create_model("mini", "released" if seed == 2 else "paper"))
         save_weights(models[-1], path, metadata={RANGES: "{}", PADDING: "1.1"})
     target = tmp_path / "mean.safetensors"
-    command = ["weights", "export", str(paths[0]), str(target), "--model", "tiny_256x192", "--quality-threshold", "0.7"]
+    command = ["weights", "export", str(paths[0]), str(target), "--model", "mini", "--quality-threshold", "0.7"]
     assert main([*command, "--average", str(paths[1])]) == 0
-    mean, info = load_model("tiny_256x192", str(target))
+    mean, info = load_model("mini", str(target))
     for value, a, b in zip(mean.parameters(), models[0].parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(value, (a + b) / 2, atol=2e-3, rtol=1e-3)
     assert RANGES not in read_metadata(target)  # they were those of one of the two
@@ -986,7 +986,7 @@ def test_trained_weights_are_averaged(tmp_path: Path, capsys: pytest.CaptureFixt
 
     assert main([*command, "--overwrite", "--average", str(paths[2])]) == 2
     assert "same behaviour" in capsys.readouterr().err
-    other = create_model("tiny_256x192", attention_scale=1.0)
+    other = create_model("mini", attention_scale=1.0)
     save_weights(other, paths[2], metadata={PADDING: "1.1"})
     assert main([*command, "--overwrite", "--average", str(paths[2])]) == 2
     assert "attention scale 1 and" in capsys.readouterr().err

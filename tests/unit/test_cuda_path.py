@@ -35,13 +35,14 @@ from sharpose_rt.errors import ConfigError
 from sharpose_rt.geometry.affine import crop_affine, warp_crops
 from sharpose_rt.geometry.device_warp import warp_on_device
 from sharpose_rt.media.demo_clip import read_photograph
+from sharpose_rt.models import create_model
 from sharpose_rt.models.gate import Gate
-from sharpose_rt.models.weights import load_model
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.training.config import AugmentConfig
 from sharpose_rt.training.device_crops import DeviceCrops
 from sharpose_rt.training.transforms import Sampler
 from sharpose_rt.types import Frame
+from tests.people_set import SMALL
 
 SIZE_WH = (96, 128)
 BOXES = np.array([[48, 398, 245, 903], [222, 405, 345, 861], [669, 392, 809, 880], [-60, 300, 40, 700]], float)
@@ -290,6 +291,12 @@ def recorded_engine(monkeypatch, record, config) -> PoseEngine:
 PLAIN = PoseConfig(model="tiny_256x192", device="cpu", backend="torch", precision="fp32")
 
 
+@pytest.fixture(scope="module")
+def wanted(picture):
+    """The poses of `BOXES` by the plain backend."""
+    return PoseEngine(PLAIN).estimate(picture, BOXES)
+
+
 def test_the_backend_gives_what_the_plain_one_gives(picture, monkeypatch):
     """On the CPU with recordings by the fake: buckets, padding, crops, both stages and the gate, on real people."""
     plain, engine = PoseEngine(PLAIN), recorded_engine(monkeypatch, fake_record, PLAIN)
@@ -315,8 +322,7 @@ def test_a_backend_that_is_short_of_memory_warms_up_what_fits(monkeypatch, caplo
         return fake_record(stage, tensors)
 
     monkeypatch.setattr("sharpose_rt.engine.cuda_backend.Recorded", lambda n, stage: Recorded(n, stage, record))
-    network, _ = load_model("tiny_256x192")
-    backend = CudaBackend(network, torch.device("cpu"), torch.float32, 8)
+    backend = CudaBackend(create_model(SMALL), torch.device("cpu"), torch.float32, 8)
     backend.buckets = (1, 2, 4, 8)
     backend.warm_up(8, behind=False)
     assert "4 crops at once do not fit" in caplog.text
@@ -328,12 +334,11 @@ def poses_alike(found, wanted) -> bool:
     return sure.sum() > 10 and np.median(np.linalg.norm(found.keypoints - wanted.keypoints, axis=2)[sure]) < 2.0
 
 
-def test_where_batches_are_halved_the_recordings_of_larger_ones_go(picture, monkeypatch, caplog):
+def test_where_batches_are_halved_the_recordings_of_larger_ones_go(picture, wanted, monkeypatch, caplog):
     """Four people: the coarse stage's recording of four leaves too little for that of the fine one. Once it is gone all
     three stages fit by twos."""
     card = Card(6)
     engine = recorded_engine(monkeypatch, card.record, PLAIN)
-    wanted = PoseEngine(PLAIN).estimate(picture, BOXES)
     for _ in range(2):
         assert poses_alike(engine.estimate(picture, BOXES), wanted)
     assert caplog.messages == ["a batch of 4 crops does not fit into memory; from now on 2 at once"]
@@ -342,16 +347,15 @@ def test_where_batches_are_halved_the_recordings_of_larger_ones_go(picture, monk
 
 
 @pytest.mark.parametrize(("rows", "warmed"), [(0, True), (1, False)])
-def test_where_one_crop_does_not_fit_recorded_it_runs_unrecorded(picture, monkeypatch, caplog, rows, warmed):
+def test_where_one_crop_does_not_fit_recorded_it_runs_unrecorded(picture, wanted, monkeypatch, caplog, rows, warmed):
     card = Card(rows)
     engine = recorded_engine(monkeypatch, card.record, PLAIN)
     if warmed:
         engine.warm_up()
         assert "1 crops at once do not fit into the GPU's memory with CUDA graphs; they go without" in caplog.text
-    wanted = PoseEngine(PLAIN).estimate(picture, BOXES[:3])
     one = engine.estimate(picture, BOXES[:1])
     np.testing.assert_allclose(one.scores, wanted.scores[:1], atol=0.1)
-    assert poses_alike(engine.estimate(picture, BOXES[:3]), wanted)
+    assert poses_alike(engine.estimate(picture, BOXES), wanted)
     assert len(card.asked) == rows + 1  # and not again with each picture
     assert card.free == rows
 
@@ -361,14 +365,14 @@ def test_where_one_crop_does_not_fit_recorded_it_runs_unrecorded(picture, monkey
     ["CUDA error: out of memory\nCUDA kernel errors might be", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling",
      "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"],
 )  # fmt: skip
-def test_memory_that_is_not_torchs_to_give_may_be_short_too(picture, monkeypatch, said):
+def test_memory_that_is_not_torchs_to_give_may_be_short_too(picture, wanted, monkeypatch, said):
     def record(stage, tensors):
         if len(tensors[0]) > 1:
             raise RuntimeError(said)
         return fake_record(stage, tensors)
 
     engine = recorded_engine(monkeypatch, record, PLAIN)
-    assert poses_alike(engine.estimate(picture, BOXES), PoseEngine(PLAIN).estimate(picture, BOXES))
+    assert poses_alike(engine.estimate(picture, BOXES), wanted)
     assert engine._batcher.buckets == (1,)
 
 
@@ -515,7 +519,7 @@ def test_a_quality_is_fetched_only_where_it_decides(picture, monkeypatch):
     monkeypatch.setattr(
         "sharpose_rt.engine.engine.fetch", lambda outlook: fetched.append(outlook.shape[1]) or fetch(outlook)
     )
-    engine = PoseEngine(PoseConfig(model="tiny_256x192", device="cpu", backend="torch", precision="fp32"))
+    engine = PoseEngine(PLAIN)
     engine.gate = Gate()
     everybody = engine.estimate(picture, BOXES)
     assert everybody.refined.all()
@@ -529,8 +533,7 @@ def test_a_quality_is_fetched_only_where_it_decides(picture, monkeypatch):
 
 
 def test_pictures_that_are_views_or_read_only_are_cut_as_others(picture):
-    network, _ = load_model("tiny_256x192")
-    backend = CudaBackend(network, torch.device("cpu"), torch.float32, 4)
+    backend = CudaBackend(create_model(SMALL), torch.device("cpu"), torch.float32, 4)
     affine = crop_affine(BOXES, SIZE_WH)
     wanted = backend.cut(picture, affine, SIZE_WH)
     rgb = np.ascontiguousarray(picture[..., ::-1])
@@ -614,7 +617,7 @@ def test_each_network_works_in_its_own_stream(picture, monkeypatch):
     made: list[FakeStream] = []
     monkeypatch.setattr("sharpose_rt.compute.streams.OwnStream", FakeStream)
     monkeypatch.setattr("sharpose_rt.engine.engine.OwnStream", FakeStream)
-    engine = PoseEngine(PoseConfig(model="tiny_256x192", device="cpu", backend="torch", precision="fp32"))
+    engine = PoseEngine(PLAIN)
     detector = BundledDetector(DetectorConfig(name="bundled"))
     detector.open()
     run_pose, run_network = engine.backend.coarse, detector._network.run  # type: ignore[union-attr]

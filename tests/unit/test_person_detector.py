@@ -274,7 +274,7 @@ def arguments(folder, **changes):
         "image_size": 128,
         "small_size": 96,
         "held_out": 0.3,
-        "minutes": 0.05,
+        "minutes": 0.01,
         "batch": 8,
         "lr": 8e-3,
         "workers": 0,
@@ -317,7 +317,7 @@ def test_the_command_trains_saves_and_resumes(folder, capsys):
     assert len(detector.detect(Frame(0, 0.0, cv2.imread(str(folder / "images" / "1.png")))))
     with pytest.raises(OutputError, match="--resume"):
         train_detector.run(arguments(folder))
-    assert train_detector.run(arguments(folder, resume=True, minutes=0.06, use_size=160)) == 0
+    assert train_detector.run(arguments(folder, resume=True, minutes=0.015, use_size=160)) == 0
     again = BundledDetector(DetectorConfig(), weights=weights)
     again.open()
     assert again.sizes[0] == 160

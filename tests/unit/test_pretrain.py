@@ -228,5 +228,5 @@ def test_the_command_says_that_it_was_stopped(tmp_path, capsys, monkeypatch):
         patch.setattr(Pretrainer, "train_step", interrupted)
         assert pretrain.run(parser.parse_args(command)) == 130
     assert "stopped after 8 crops" in capsys.readouterr().out
-    assert pretrain.run(parser.parse_args([*command, "--resume", "--minutes", "0.02"])) == 0
+    assert pretrain.run(parser.parse_args([*command, "--resume", "--minutes", "0.005"])) == 0
     assert "start training from them" in capsys.readouterr().out

