@@ -71,6 +71,8 @@ def write_onnx(plan: Plan, examples: Mapping[str, Tensor], path: Path, opset: in
         )
     assert program is not None
     model = program.model_proto
+    # Torch names one format for all opsets, which runtimes that know the opset need not know.
+    model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import))
     for part in (model.graph, *model.graph.node, *model.graph.value_info):
         del part.metadata_props[:]  # in which line of which file each node began: paths of this machine
     onnx.checker.check_model(model, full_check=True)

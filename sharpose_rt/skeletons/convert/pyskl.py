@@ -12,6 +12,8 @@ from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.skeletons.action import Fill, action_array
 from sharpose_rt.skeletons.convert.common import check_one_skeleton, new_file, stem_of
@@ -288,4 +290,14 @@ def _write(out: Path, rows: Sequence[tuple[dict[str, Any], str]]) -> None:
     for annotation, split in rows:
         splits.setdefault(split, []).append(annotation["frame_dir"])
     with new_file(out) as file:
-        pickle.dump({"split": splits, "annotations": [annotation for annotation, _ in rows]}, file, protocol=4)
+        _Pickler(file, protocol=4).dump({"split": splits, "annotations": [annotation for annotation, _ in rows]})
+
+
+class _Pickler(pickle.Pickler):
+    """Writes arrays by names that every NumPy knows; by itself version 2 writes one that those before 1.26 lack, with
+    which PYSKL and MMAction2 often run."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, np.ndarray):
+            return np.ndarray, (0,), obj.__reduce__()[2]  # an empty one, and what it becomes
+        return NotImplemented
