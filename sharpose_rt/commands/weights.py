@@ -349,6 +349,7 @@ def thin_weights(args: argparse.Namespace) -> int:
 
     source = WEIGHTS if str(args.source) == "bundled" else args.source
     pictures = [picture for folder in args.images for picture in pictures_in(folder)]
+    print(f"looking at {len(pictures)} pictures", flush=True)
     found = thin_detector(source, args.target, pictures, args.megabytes)
     for name, (before, after) in found.items():
         print(f"{name}: {after} of {before} hidden channels")
