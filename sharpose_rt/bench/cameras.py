@@ -118,9 +118,9 @@ def _counted(left_s: Sequence[float], sources: int) -> tuple[int, float]:
     Raises:
         ConfigError: there are too few.
     """
-    skip = sources * warm_up(len(left_s) // sources)
     # The clock starts when a round of all sources has come out; the frames of that round were made before.
-    frames = len(left_s) - skip - sources
-    if frames < 1 or left_s[-1] <= left_s[skip]:
+    counted_s = left_s[sources * (warm_up(len(left_s) // sources) + 1) - 1 :]
+    frames = len(counted_s) - 1
+    if frames < 1 or counted_s[-1] <= counted_s[0]:
         raise ConfigError(f"{len(left_s)} frames are too few to measure; give --frames 20 or more")
-    return frames, left_s[-1] - left_s[skip]
+    return frames, counted_s[-1] - counted_s[0]

@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
     refuse_begun(out, args.resume)
     with nullcontext() if args.resume else _new_run(out, config):
         people = load_people(config, roots, find_variant(config.model).skeleton, print)
-        print(f"{len(people)} people in {len(people.image_paths)} pictures, {people.draws.sum():.0f} draws an epoch")
+        pictures = len(set(people.image_index.tolist()))
+        print(f"{len(people)} people in {pictures} pictures, {people.draws.sum():.0f} draws an epoch")
         trainer = Trainer(config, people, out, _validation(config, roots), resume=args.resume)
         if args.resume:
             _write_config(out, config)  # not before: where it is refused, the run stays as it is

@@ -20,6 +20,7 @@ from sharpose_rt.evaluation.mpii import pckh_metrics
 from sharpose_rt.evaluation.predict import Predictions
 from sharpose_rt.evaluation.truth import is_mpii, label_triples, labels_of, skeleton_of
 from sharpose_rt.geometry.oks import oks, person_scores
+from sharpose_rt.labels.coco import looked_at
 from sharpose_rt.models import SHaRPose
 from sharpose_rt.models.gate import Gate
 from sharpose_rt.skeleton import COCO17, Skeleton
@@ -62,7 +63,7 @@ def score(
         "exit_rate": exit_rate,
         "gmacs_per_person": gmacs(model, exit_rate, predictions.flip_test),
         "people": len(predictions),
-        "images": len(document["images"]),
+        "images": len(looked_at(document)),
         **vars(gate),
     }
     return result | quality_check(predictions, document)
@@ -136,23 +137,21 @@ def pycocotools() -> tuple[Any, Any]:
 
 
 def ap(people: list[dict[str, Any]], document: dict[str, Any]) -> dict[str, float]:
-    """COCO's six keypoint metrics of results in COCO's form, by pycocotools; all 0 where there is nobody."""
+    """COCO's six keypoint metrics of results in COCO's form, by pycocotools."""
     labels_of_coco, evaluator = pycocotools()
-    if not people:
-        return dict.fromkeys(METRICS, 0.0)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = labels_of_coco()
         # pycocotools takes the id 0 for "matched with nobody".
         people_there = [{**a, "category_id": 1, "id": n} for n, a in enumerate(document["annotations"], start=1)]
         truth.dataset = {"info": {}, **document, "annotations": people_there}  # type: ignore[reportAttributeAccessIssue]
         truth.createIndex()
-        found = truth.loadRes(people)  # type: ignore[reportArgumentType]  (a list is taken as well)
+        # A list is taken as well.
+        found = truth.loadRes(people) if people else labels_of_coco()  # type: ignore[reportArgumentType]
         evaluation = evaluator(truth, found, "keypoints")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    stats = [float(value) for value in evaluation.stats]
-    return dict(zip(METRICS, [*stats[:5], stats[5]], strict=True))
+    return dict(zip(METRICS, map(float, evaluation.stats[: len(METRICS)]), strict=True))
 
 
 def true_oks(predictions: Predictions, document: dict[str, Any], stage: str) -> NDArray[np.float64]:

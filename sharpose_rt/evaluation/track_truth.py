@@ -37,7 +37,8 @@ class TruthFrame:
     """People of one frame: each with an id, a box (xyxy px), and, where labels have them, keypoints (K, 3).
 
     `ignored` are boxes of whom neither a hit nor a miss counts; `crowds` are corners (n, 2) of regions with people in
-    them whom nobody labelled one by one.
+    them whom nobody labelled one by one; `others` are boxes of what is not looked for, as cars: who fits one best is
+    wrong, though there be somebody ignored beside it.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -45,6 +46,7 @@ class TruthFrame:
     keypoints: list[list[float]] = field(default_factory=list)
     areas: list[float] = field(default_factory=list)
     ignored: list[list[float]] = field(default_factory=list)
+    others: list[list[float]] = field(default_factory=list)
     crowds: list[NDArray[np.float64]] = field(default_factory=list)
 
     def table(self) -> NDArray[np.float64]:
@@ -116,6 +118,8 @@ def _from_text(path: Path) -> TrackTruth:
         elif flag != 0 and kind in (1, -1):
             frame.ids.append(row.person)
             frame.boxes.append(box)
+        else:
+            frame.others.append(box)
     _check_unique(frames, path)
     return TrackTruth(dict(frames), None, False)
 

@@ -144,7 +144,7 @@ def _compare(
         kept = kept[~_on_ignored(boxes, frame, poses.bboxes_xyxy[kept])]
     ids, tracks = np.array(frame.ids, np.int64), poses.track_ids[kept]
     if similarity == "iou" or not len(ids):
-        return ids, tracks, iou_matrix(boxes, poses.bboxes_xyxy[kept]).astype(np.float64)
+        return ids, tracks, iou_matrix(boxes, poses.bboxes_xyxy[kept])
     truth = frame.table()
     areas = np.array(frame.areas)[:, None]
     alike = oks(poses.keypoints[kept][None], truth[:, None, :, :2], truth[:, None, :, 2], areas, skeleton.sigmas)
@@ -154,11 +154,11 @@ def _compare(
 def _on_ignored(boxes: NDArray[np.float64], frame: TruthFrame, found: NDArray[np.float32]) -> NDArray[np.bool_]:
     """(M,) who of `found` fits an ignored box best, at an overlap of at least 0.5, as TrackEval decides it, or fits
     nobody and lies in a crowd by half or more."""
-    ignored = np.array(frame.ignored, np.float64).reshape(-1, 4)
-    overlap = iou_matrix(np.concatenate([boxes, ignored]), found)
+    counted, ignored = (np.array(part, np.float64).reshape(-1, 4) for part in ([*boxes, *frame.others], frame.ignored))
+    overlap = iou_matrix(np.concatenate([counted, ignored]), found)
     overlap[overlap < 0.5] = 0
     rows, columns = linear_sum_assignment(-overlap)
-    fits, counts = overlap[rows, columns] > 0, rows < len(boxes)
+    fits, counts = overlap[rows, columns] > 0, rows < len(counted)
     result = np.zeros(len(found), bool)
     if frame.crowds:
         result = np.array([_share_inside(box, frame.crowds) >= 0.5 for box in found.astype(np.float64)])

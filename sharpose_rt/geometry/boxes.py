@@ -15,12 +15,12 @@ def inside_matrix(a_xyxy: ArrayLike, b_xyxy: ArrayLike) -> NDArray[np.float32]:
     return np.divide(inter, own, out=np.zeros_like(inter), where=own > 0).astype(np.float32)
 
 
-def iou_matrix(a_xyxy: ArrayLike, b_xyxy: ArrayLike) -> NDArray[np.float32]:
-    """Overlap of every box of `a` (N, 4) with every box of `b` (M, 4): (N, M) float32 in 0..1."""
+def iou_matrix(a_xyxy: ArrayLike, b_xyxy: ArrayLike) -> NDArray[np.float64]:
+    """Overlap of every box of `a` (N, 4) with every box of `b` (M, 4): (N, M) in 0..1."""
     a, b = np.asarray(a_xyxy, np.float64).reshape(-1, 4), np.asarray(b_xyxy, np.float64).reshape(-1, 4)
     inter = _intersections(a, b)
     union = area(a)[:, None] + area(b)[None] - inter
-    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0).astype(np.float32)
+    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
 
 
 def _intersections(a_xyxy: ArrayLike, b_xyxy: ArrayLike) -> NDArray[np.float64]:

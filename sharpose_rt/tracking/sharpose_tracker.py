@@ -260,7 +260,7 @@ class SharposeTracker:
     def _similarity(self, boxes: Float32) -> Float32:
         """Similarity (T, D) in 0..1 of tracks and detections: IoU, less where the pose does not fit into the box."""
         expected = motion.to_corners(self._motion.x)
-        similarity = iou_matrix(expected, boxes)
+        similarity = iou_matrix(expected, boxes).astype(np.float32)
         for row, track in enumerate(self._tracks):
             if track.pose is not None and similarity[row].any():
                 points = _moved(track.pose.keypoints[track.pose.sure], track.pose.bbox_xyxy, expected[row])

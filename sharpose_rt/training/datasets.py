@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -216,17 +216,16 @@ def _read_set(
     )
 
 
-def find_set(name: str, roots: Iterable[Path]) -> Path:
+def find_set(name: str, roots: Sequence[Path]) -> Path:
     """The folder of a set below one of the data roots.
 
     Raises:
         DatasetError: none has it.
     """
-    roots = list(roots)
     for root in roots:
         if (root / name).is_dir():
             return root / name
-    places = ", ".join(str(root) for root in roots) or "(none given)"
+    places = ", ".join(map(str, roots))
     raise DatasetError(
         f"no set {name!r} below the data roots {places}; "
         "give its parent folder by --data-root (it may be repeated) or in SHARPOSE_DATA"

@@ -128,6 +128,7 @@ class DetectorTrainer:
         """Train to the end of the recipe's minutes, or until stopped; saved either way."""
         self.clock = replace(self.clock)  # begins now
         saved_s = logged_s = self.clock.elapsed_s
+        logged_at = self.step
         stopped: list[bool] = []
         with run_folder(self.out), stopping(lambda: stopped.append(True)), plain_errors():
             for batch in batches_of(self._loader(), self.save):
@@ -136,8 +137,8 @@ class DetectorTrainer:
                 row = self.train_step(batch)
                 now_s = self.clock.elapsed_s
                 if self.step % log_steps == 0 and self.world.leads:
-                    speed = log_steps * self.recipe.batch * self.world.size / (now_s - logged_s)
-                    logged_s = now_s
+                    speed = (self.step - logged_at) * self.recipe.batch * self.world.size / (now_s - logged_s)
+                    logged_at, logged_s = self.step, now_s
                     parts = " ".join(f"{key} {value:.3f}" for key, value in row.items())
                     done = min(1.0, self.clock.progress())
                     say(f"step {self.step}  {100 * done:.1f} %  {speed:.1f} pictures/s  {parts}")

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from sharpose_rt.bench import compare
 from sharpose_rt.bench.alone import PARTS, Stopwatch, pose_parts
-from sharpose_rt.bench.cameras import _counted
+from sharpose_rt.bench.cameras import CamerasBench, Turn, _counted, run_cameras_bench
 from sharpose_rt.bench.model import (
     GEMM_SIDES,
     Comparison,
@@ -37,7 +37,15 @@ from sharpose_rt.bench.model import (
 from sharpose_rt.bench.people import FixedPeople, repeat_to
 from sharpose_rt.bench.pipeline import RunWatch
 from sharpose_rt.bench.record import SCHEMA, machine, make_record, read_record
-from sharpose_rt.bench.report import render
+from sharpose_rt.bench.report import (
+    alone_cells,
+    cameras_cells,
+    model_cells,
+    peer_cells,
+    pipeline_cells,
+    render,
+    stage_cells,
+)
 from sharpose_rt.cli import main
 from sharpose_rt.commands import bench
 from sharpose_rt.compute import openvino_graphs
@@ -179,6 +187,19 @@ def test_rows_compare_every_exit_rate_with_the_dense_network(
         assert row["rounds"] == 2
         assert row["ratio"]["p10"] <= row["ratio"]["median"] <= row["ratio"]["p90"]
         assert min(row["crops_per_s"], row["gemm_percent"], row["latency_ms"]["p50"]) > 0
+    # What the turns took, where it is known, gives these figures.
+    taken = {rate: [[0.2, 0.2], [0.25, 0.25]] for rate in comparison.config.exit_rates}
+    taken |= {"gemm": [[0.5, 0.25]] * 2, "dense": [[0.5, 0.5]] * 2}
+    monkeypatch.setattr("sharpose_rt.bench.model.take_turns", lambda *_: taken)
+    monkeypatch.setattr(comparison, "gemm", SimpleNamespace(run=list, flops=2.5e8))
+    monkeypatch.setattr(comparison, "_dense", lambda batch: lambda crops: None)
+    dense, both_stages, *_ = comparison.rows(batch=2)
+    assert dense["gmacs"] == measure_dense_gmacs(TOY)
+    assert (dense["crops_per_s"], both_stages["crops_per_s"]) == pytest.approx((4, 9))
+    assert both_stages["ratio"] == pytest.approx({"median": 2.25, "p10": 2.05, "p90": 2.45})
+    assert both_stages["latency_ms"] == pytest.approx({"p50": 225, "p95": 250})
+    assert both_stages["gemm_gflops"] == pytest.approx(1)
+    assert both_stages["gemm_percent"] == pytest.approx(100 * 9 * 2 * cost.gmacs_at(0))
 
 
 def test_contenders_take_turns_in_alternating_order() -> None:
@@ -360,11 +381,14 @@ def test_a_rate_is_of_frames_that_came_out_while_others_came_in() -> None:
     watch.left_s = [n / 10 if n < 70 else 7 + (n - 70) / 20 for n in range(90)]
     captured_s = [max(0.0, watch.left_s[max(0, n - 20)]) for n in range(90)]  # twenty frames ahead of what comes out
     watch.late_s = [left - captured for left, captured in zip(watch.left_s, captured_s, strict=True)]
-    watch.rss = [1] * 90
-    assert watch.figures()["fps"] == pytest.approx(10)
-    assert watch.figures()["frames"] == 90
-    for figures in (watch.left_s, watch.late_s, watch.rss):
-        del figures[15:]  # all were read before the first came out
+    watch.rss = [1_000_000 * (100 + n) for n in range(90)]
+    figures = watch.figures()
+    assert figures["fps"] == pytest.approx(10)
+    assert (figures["frames"], figures["warm_up_frames"]) == (90, 18)
+    assert figures["latency_ms"]["p50"] == pytest.approx(2000)
+    assert (figures["rss_peak_mb"], figures["rss_growth_mb"]) == pytest.approx((189, 186 - 121))
+    for column in (watch.left_s, watch.late_s, watch.rss):
+        del column[15:]  # all were read before the first came out
     assert watch.figures()["fps"] == pytest.approx(10)
 
 
@@ -461,12 +485,37 @@ def test_parts_of_pose_are_the_engines_own(toy: Variant) -> None:
         assert (watch.seconds("fine") > 0).all() == (threshold > 0)
 
 
+def test_times_of_a_part_add_up_within_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = iter([0.0, 1.0, 1.0, 3.0, 5.0, 9.0])
+    monkeypatch.setattr("sharpose_rt.bench.alone.time", SimpleNamespace(perf_counter=lambda: next(now_s)))
+    watch = Stopwatch(CPU)
+    for turns in (2, 1):
+        watch.next_frame()
+        for _ in range(turns):
+            with watch("coarse"):
+                pass
+    assert watch.seconds("coarse").tolist() == [3, 4]
+    assert watch.seconds("coarse", skip=1).tolist() == [4]
+    watch.drop_last()
+    assert (watch.seconds("coarse").tolist(), watch.seconds("fine").tolist(), len(watch)) == ([3], [0], 1)
+
+
 def test_rounds_of_several_cameras_are_counted_whole() -> None:
-    """Whose frames come out together: three frames a second each are three a second of each."""
+    """Of sources that give a frame a second each, whose frames come out together or one after another."""
     for sources in (1, 3, 10):
-        left_s = [float(r) for r in range(20) for _ in range(sources)]
-        frames, seconds = _counted(left_s, sources)
-        assert frames / seconds == pytest.approx(sources)
+        for apart_s in (0, 1 / sources):
+            left_s = [r + apart_s * n for r in range(20) for n in range(sources)]
+            frames, seconds = _counted(left_s, sources)
+            assert frames / seconds == pytest.approx(sources)
+
+
+def test_rates_of_several_cameras_are_frames_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = dict.fromkeys(("backend", "precision", "device"), "")
+    monkeypatch.setattr("sharpose_rt.bench.cameras._apart", lambda *_: Turn(14, 2.0, figures))
+    monkeypatch.setattr("sharpose_rt.bench.cameras._together", lambda *_: Turn(12, 1.5, figures))
+    apart, together = run_cameras_bench(CamerasBench(("a.mp4", "b.mp4"), load(), rounds=2))["results"]
+    assert (apart["fps"], together["fps"]) == ([7, 7], [8, 8])
+    assert together["ratio"] == {"median": 8 / 7, "least": 8 / 7, "most": 8 / 7}
 
 
 def test_pipeline_command_refuses_what_it_cannot_measure(toy: Variant, clip: Path) -> None:
@@ -525,6 +574,28 @@ def test_cameras_command_refuses_what_it_cannot_compare(arguments, said, capsys)
     sources = ["--source", "a.mp4"] if "--source" in arguments else ["--source", "a.mp4", "--source", "b.mp4"]
     assert main(["bench", "cameras", *sources, *(arguments if "--rounds" in arguments else [])]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_each_figure_stands_below_its_heading() -> None:
+    times = {"p50": 1.25, "p95": 2.5, "p99": 3.75}
+    model: dict[str, Any] = {"backend": "torch", "batch": 8, "method": "sharpose", "exit_rate": 0.25, "crops_per_s": 64}
+    model |= {"latency_ms": times, "gmacs": 0.5, "gemm_percent": 40, "ratio": {"median": 1.5, "p10": 1.4, "p90": 1.6}}
+    wanted = ["torch", "8", "sharpose", "25 %", "64.0", "1.25", "2.50", "0.50", "40 %", "1.50 (1.40-1.60)"]
+    assert model_cells(model) == wanted
+    run: dict[str, Any] = {"people": None, "people_mean": 4.5, "copies": 0.1, "frames": 90, "fps": 20.5}
+    run |= {"latency_ms": times, "dropped": {"detect": 2, "pose": 3}, "exit_rate": 0.6, "rss_peak_mb": 900}
+    run |= {"rss_growth_mb": 1.5, "gpu_memory_mb": None, "bottleneck": "pose"}
+    wanted = ["as found", "4.5", "10 %", "90", "20.5", "1.2", "2.5", "3.8", "5", "60 %", "900", "1.5", "", "pose"]
+    assert pipeline_cells(run) == wanted
+    parts = {"people": 5, "alone": [{"mean_ms": 1.5}, {"mean_ms": 2}], "alone_ms": 3.5}
+    assert alone_cells(parts) == ["5", "1.50", "2.00", "3.5"]
+    assert stage_cells({"people": 5, "stages": [{"p50_ms": 1, "p95_ms": 2}]}) == ["5", "1.00 / 2.00"]
+    spread = {"median": 1.1, "least": 0.9, "most": 1.3}
+    assert cameras_cells({"way": "together", "fps": [9, 7], "frames": [14, 14], "ratio": spread})[2:] == [
+        *("14", "7.0 to 9.0", "1.10 (0.90-1.30)")
+    ]
+    peer = {"peer": "ours", "fps": 30, "latency_ms": times, "people_mean": 5, "ratio": spread, "error": None}
+    assert peer_cells(peer) == ["ours", "30.0", "1.2", "2.5", "5.0", "1.10 (0.90-1.30)", ""]
 
 
 def test_report_refuses_other_files(tmp_path: Path) -> None:

@@ -520,12 +520,14 @@ def test_a_coarser_crop_keeps_its_means_and_loses_its_detail(factor, seed):
     assert coarse.shape == fine.shape
     assert torch.allclose(coarse.mean((1, 2)), fine.mean((1, 2)), atol=6)
     assert coarse.var() <= fine.var() * min(1, 2 / factor) + 1e-2
+    for axis in (1, 2):
+        assert coarse.diff(dim=axis).var() <= fine.diff(dim=axis).var() * min(1, 2 / factor) + 1e-2
 
 
 def test_who_is_cut_off_is_shown_up_to_the_border_and_known_so_far(folder):
     people = read(folder)
     sampler = Sampler(people, (96, 128), replace(NO_AUGMENT, cut_p=1.0, flip_p=0.5, rotation_p=0.5), COCO17, seed=5)
-    lost, black, uncut = [], [], 0
+    lost, black, ways, uncut = [], [], set(), 0
     for draw in range(60):
         index = draw % 8
         sample, item = sampler.draw(index, draw), CropDataset(sampler)[index, draw]
@@ -534,6 +536,7 @@ def test_who_is_cut_off_is_shown_up_to_the_border_and_known_so_far(folder):
             continue
         outside = beyond(torch.from_numpy(sample.border), (128, 96)).numpy()
         black.append(float(outside.mean()))
+        ways.add(tuple(sample.variation.border[:2].tolist()))
         assert not item["crop"].numpy()[outside].any()
         x, y, c = sample.border
         sides = item["keypoints"].numpy() @ (x, y) + c
@@ -549,6 +552,7 @@ def test_who_is_cut_off_is_shown_up_to_the_border_and_known_so_far(folder):
         left = (in_crop @ (x, y) + c >= 0).mean() * people.areas[index]
         assert sample.area / abs(np.linalg.det(sample.variation.affine[:, :2])) == pytest.approx(left, rel=0.02)
     assert uncut < 30
+    assert ways == {(0, -1), (0, 1), (-1, 0), (1, 0)}  # the legs, the head, the right and the left are cut off
     assert max(lost) > 5
     assert 0.03 < np.mean(black) < 0.5
 

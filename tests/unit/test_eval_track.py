@@ -150,6 +150,11 @@ class TestTruth:
                 file.write(f"{t + 1},8,901,41,20.5,200,0,1,1\n")  # not to be counted, and not found
         found = evaluate_tracks(stream(tmp_path, [[1, 2, 4]] * 10), truth)
         assert (found["MOTA"], found["false_positives"], found["people"]) == (1, 0, 2)
+        with truth.open("a") as file:
+            file.writelines(f"{t + 1},9,402,41,20.5,200,0,3,1\n" for t in range(10))  # a car, which it fits less
+        assert evaluate_tracks(tmp_path / "a.skeletons.jsonl", truth)["false_positives"] == 0
+        truth.write_text(truth.read_text().replace(",7,401,", ",7,404,"))  # more
+        assert evaluate_tracks(tmp_path / "a.skeletons.jsonl", truth)["false_positives"] == 10
 
     def test_who_is_half_beside_an_ignored_box_is_a_false_positive(self, tmp_path):
         for off_px, wrong in ((3, 0), (10, 10)):  # overlaps of 0.74 and 0.34
@@ -204,6 +209,7 @@ class TestTruth:
         points = read.table()[0]
         seen = points[points[:, 2] > 0, :2]
         np.testing.assert_allclose(read.boxes[0], [*seen.min(0), *seen.max(0)])
+        assert read_truth(truth).frames[0].boxes == read.boxes  # for boxes too, where no keypoints are compared
 
     def test_two_clips_in_one_file(self, tmp_path):
         truth = coco(tmp_path / "gt.json")
@@ -264,7 +270,7 @@ class TestTruth:
         with pytest.raises(DatasetError, match="none of the 1 labelled frames"):
             evaluate_tracks(path, coco(tmp_path / "gt.json", frame_ids=[5]))
 
-    def test_frames_by_file_names(self, tmp_path):
+    def test_frames_by_file_names(self, tmp_path, caplog):
         truth = coco(tmp_path / "gt.json", [[i] for i in (1, 2, 3)])
         document = json.loads(truth.read_text())
         for image in document["images"]:
@@ -272,6 +278,7 @@ class TestTruth:
         document["images"].reverse()
         truth.write_text(json.dumps(document))
         assert {t: f.ids for t, f in read_truth(truth).frames.items()} == {0: [1], 1: [2], 2: [3]}
+        assert not caplog.text
 
     @pytest.mark.parametrize("form", ["frame_id", "names", "one without", "numbers of a set"])
     def test_labels_are_the_same_frames_for_convert_and_eval_track(self, tmp_path, form):
@@ -408,6 +415,11 @@ class TestSimilarity:
         assert [f["MOTA"] for f in found] == [1, -1]
         assert [f["IDF1"] for f in found] == [1, 0]
         assert found[0]["HOTA"] == found[1]["HOTA"]
+        for record in document["annotations"]:
+            record["bbox"] = [record["bbox"][0] - 5, *record["bbox"][1:3], 140]  # of 200 px: an overlap of 0.7
+        truth.write_text(json.dumps(document))
+        found = evaluate_tracks(path, truth, threshold=0.7)
+        assert (found["MOTA"], found["DetA"]) == (1, pytest.approx(14 / 19))  # of HOTA's 0.05, 0.1, ... 0.95
 
     def test_poses_tell_people_apart_whom_boxes_do_not(self, tmp_path):
         truth = coco(tmp_path / "gt.json", bbox=[0, 0, 640, 480])
@@ -471,6 +483,11 @@ class TestSimilarity:
         other = write_clip(tmp_path / "b.jsonl", TWO, MPII16)
         with pytest.raises(ConfigError, match=r"b\.jsonl has the 16 keypoints of mpii16, the stream the 17 of coco17"):
             evaluate_tracks(stream(tmp_path), other, similarity="oks")
+        markers = replace(MPII16, name="custom", keypoints=tuple(f"marker_{n}" for n in range(16)), sigmas=())
+        unknown = write_clip(tmp_path / "c.jsonl", TWO, markers)
+        with pytest.raises(ConfigError, match="keypoints of custom have no sigmas for OKS; those of coco17, "):
+            evaluate_tracks(unknown, unknown, similarity="oks")
+        assert evaluate_tracks(unknown, unknown)["MOTA"] == 1
 
     def test_one_person_without_keypoints(self, tmp_path):
         truth = coco(tmp_path / "gt.json")
@@ -511,7 +528,8 @@ class TestJitter:
         assert np.isnan(jitter(self.frames([0, 1, 2], [0, 9, 0], [0, 9, 0], PoseStage.PREDICTED))["jitter_raw_px_s2"])
         assert np.isnan(jitter(self.frames([0, 1, 2], [0, 9, 0], [0, 9, 0]), min_score=0.9)["jitter_raw_px_s2"])
         assert np.isnan(jitter([])["jitter_raw_px_s2"])
-        assert jitter(self.frames([0, 1, 2], [0, 9, 0], [0, 9, 0]))["jitter_raw_px_s2"] == pytest.approx(18)
+        for times_s, path_px in (([0, 1, 2], [0, 9, 0]), ([0, 0, 1, 2], [5, 0, 9, 0])):  # a time that is repeated
+            assert jitter(self.frames(times_s, path_px, path_px))["jitter_raw_px_s2"] == pytest.approx(18)
 
 
 def test_command(tmp_path, capsys):

@@ -139,6 +139,7 @@ def test_ids_and_categories_of_labels_do_not_matter(folder):
     assert [record["id"] for record in document["annotations"]] == list(range(8))
     found = score(perfect(document, coarse_oks=0.63, fine_oks=0.88), document, Gate())
     assert found["AP"] == wanted["AP"] > 0.5
+    assert found["oks_fine"] == pytest.approx(wanted["oks_fine"])
 
 
 def test_labels_are_measured_by_the_names_of_their_keypoints(folder):
@@ -224,15 +225,16 @@ def test_flip_test_is_blind_to_mirroring(folder, tmp_path):
     model = create_model(SMALL)
     document = read_labels(folder / "annotations.json")
     boxes = truth_boxes(document)
-    plain = predict(model, document, folder / "images", boxes, flip_test=True)
+    plain = predict(model, document, folder / "images", boxes, flip_test=True, near_padding=1.0)
     (tmp_path / "mirror").mkdir()
     for path in (folder / "images").iterdir():
         cv2.imwrite(str(tmp_path / "mirror" / path.name), cv2.imread(str(path))[:, ::-1])
     turned = boxes.bboxes_xyxy[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + np.array([319, 0, 319, 0])
     mirrored_boxes = Boxes(boxes.image_ids, turned.astype(np.float32), boxes.scores, boxes.annotation_ids)
-    mirrored = predict(model, document, tmp_path / "mirror", mirrored_boxes, flip_test=True)
-    back = mirrored.fine_scores[:, list(COCO17.flip_order)]
-    np.testing.assert_allclose(back, plain.fine_scores, atol=2e-3)
+    mirrored = predict(model, document, tmp_path / "mirror", mirrored_boxes, flip_test=True, near_padding=1.0)
+    order = list(COCO17.flip_order)
+    np.testing.assert_allclose(mirrored.fine_scores[:, order], plain.fine_scores, atol=2e-3)
+    np.testing.assert_allclose(mirrored.near_scores[:, order], plain.near_scores, atol=2e-3)
 
 
 def test_any_estimator_can_be_measured(folder):
@@ -272,6 +274,11 @@ def test_detected_boxes_are_scored_and_thinned(folder, tmp_path):
     assert metrics["AP"] == pytest.approx(1)
     assert "quality_pearson" not in metrics
     assert oks_nms(boxes, points, boxes.scores, limit=1.0).all()
+    for likeness, stays in ((0.89, True), (0.91, False)):
+        points[8] = perfect(document, fine_oks=likeness).fine_keypoints[0]
+        size = boxes.bboxes_xyxy[0, 2:] - boxes.bboxes_xyxy[0, :2]
+        points[8] += (points[8] - points[0]) * (np.sqrt(size.prod() / document["annotations"][0]["area"]) - 1)
+        assert oks_nms(boxes, points, boxes.scores)[0] == stays
 
 
 def test_nobody_is_looked_for_in_pictures_that_nobody_labelled(folder, tmp_path):
@@ -287,6 +294,8 @@ def test_nobody_is_looked_for_in_pictures_that_nobody_labelled(folder, tmp_path)
         assert set(boxes.image_ids.tolist()) == told  # who is recorded was labelled, whatever the flag says
         made = detector_boxes(labels, folder / "images", DetectorConfig(str(tmp_path / "boxes.json")))
         assert 900 not in made.image_ids
+    labels = read_labels(tmp_path / "set.json")
+    assert score(perfect(labels), labels, Gate())["images"] == len(told) == len(labels["images"]) - 1
     unlabelled = {**labels, "annotations": []}
     assert looked_at(unlabelled) == document["images"]  # a list of pictures alone
 
@@ -361,7 +370,8 @@ def test_nobody_found_is_an_ap_of_0(folder):
     nobody = Boxes(np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
     for model in (create_model(SMALL), lambda image, boxes: (_ for _ in ()).throw(AssertionError)):
         metrics = score(predict(model, document, folder / "images", nobody), document, Gate())
-        assert (metrics["AP"], metrics["AR"], metrics["people"]) == (0, 0, 0)
+        assert (metrics["AP"], metrics["APM"], metrics["AR"], metrics["people"]) == (0, 0, 0, 0)
+        assert metrics["APL"] == -1  # nobody is of that size
 
 
 def test_a_perfect_detector_has_an_ap_of_1():
@@ -419,6 +429,8 @@ def test_what_a_score_says_is_counted_by_hand(folder, tmp_path):
     people = document["annotations"]
     for record in people[:2]:
         record["keypoints"][2::3] = [0] * 17  # without a label
+    people[3]["keypoints"][2::3] = [1] * 17  # a hidden one has a label, too
+    people[0]["id"] = 0
     made = perfect(document)
     scores = np.full((8, 17), 0.95)
     scores[:4] = 0.42
@@ -431,6 +443,10 @@ def test_what_a_score_says_is_counted_by_hand(folder, tmp_path):
     assert (low["right_of_labelled"], low["right_of_all"]) == pytest.approx((29 / 34, 29 / 68))
     assert (high["right_of_labelled"], high["right_of_all"], high["similarity"]) == pytest.approx((1, 1, 1))
     assert score_gap([low, high]) == pytest.approx((abs(0.42 - 29 / 68) + 0.05) / 2, abs=1e-6)
+    ends = replace(made, fine_scores=np.repeat([[0.0], [1.0]], [2, 6], 0) * np.ones(17))
+    least, most = reliability(ends, document, Gate())
+    assert (least["from"], least["labelled"], most["from"], most["labelled"]) == (0, 0, 0.9, 102)
+    assert math.isnan(least["similarity"])
     (only,) = reliability(made, document, Gate(-math.inf))  # the coarse ones, all of a score of 0.9
     assert (only["from"], only["right_of_labelled"]) == (0.9, 1)
     table, figure = write_reliability([low, high], tmp_path / "figures" / "scores")
@@ -576,10 +592,12 @@ def test_a_wrong_box_of_a_file_is_named(tmp_path, fields):
         file_boxes(tmp_path / "boxes.json")
 
 
-def test_labels_of_boxes_name_a_wrong_area(folder):
-    change(folder, 2, area="large")
-    with pytest.raises(DatasetError, match=r"annotations\.json: annotations\[2\]: area is 'large'"):
-        read_box_labels(folder / "annotations.json")
+def test_labels_of_boxes_name_a_wrong_area_and_a_picture_that_is_not_there(folder):
+    for fields, message in (({"area": "large"}, "area is 'large'"), ({"image_id": 99}, "image_id 99 is not among")):
+        change(folder, 2, **fields)
+        with pytest.raises(DatasetError, match=rf"annotations\.json: annotations\[2\]: {message}"):
+            read_box_labels(folder / "annotations.json")
+        change(folder, 2, area=9.0)
 
 
 def test_missing_fields_are_filled_in(folder):
@@ -627,6 +645,37 @@ def test_command_line(folder, tmp_path, monkeypatch, capsys):
     assert "several tables would be" in capsys.readouterr().err
     assert main(["eval", *arguments, "--sweep-gain", str(tmp_path / "gain")]) == 2
     assert "does not predict what the fine stage adds" in capsys.readouterr().err
+
+
+def test_what_the_command_asks_for_is_what_is_measured(folder, tmp_path, monkeypatch):
+    def choose(boxes, document, images, *detector, **options):
+        told.append((boxes, *detector, options))
+        return truth_boxes(document)
+
+    told, out, found = [], tmp_path / "m.json", perfect(read_labels(folder / "annotations.json"), coarse_oks=0.5)
+    monkeypatch.setattr("sharpose_rt.evaluation.boxes.choose_boxes", choose)
+    monkeypatch.setattr("sharpose_rt.evaluation.predict.predict", lambda *_, **options: told.append(options) or found)
+    monkeypatch.setattr("sharpose_rt.evaluation.worst.write_worst", lambda *worst: told.append(worst[2:4]))
+    monkeypatch.setitem(VARIANTS, SMALL.name, SMALL)
+    labels = ["--annotations", str(folder / "annotations.json"), "--images", str(folder / "images")]
+    base = ["eval", *labels, "--model", SMALL.name, "--weights", "random", "--device", "cpu", "--json", str(out)]
+    detector = ["--boxes", "detector", "--detector", "eyes", "--detector-size", "640", "--offline"]
+    written = ["--results", str(tmp_path / "r.json")]
+    assert main([*base, *detector, *written, "--flip-test", "--batch", "3", "--refine-from-px", "1e6"]) == 0
+    assert told[0] == ("detector", "eyes", 640, {"offline": True})
+    assert told[1] == {"flip_test": True, "near_padding": 1.0, "batch": 3}
+    metrics, results = json.loads(out.read_text()), json.loads((tmp_path / "r.json").read_text())
+    assert (metrics["exit_rate"], metrics["refine_from_px"], metrics["flip_test"]) == (1, 1e6, True)
+    assert results[0]["keypoints"][:2] == pytest.approx(found.coarse_keypoints[0, 0], abs=1e-3)
+    for plain, pictures in (([], folder / "images"), (["--worst-plain"], None)):
+        assert main([*base, "--worst", str(tmp_path / "worst.png"), *plain, "--quality-threshold", "0.3"]) == 0
+        assert told[-1] == (pictures, Gate(0.3))
+    for sweep_of, near_padding in ([], None), (["--sweep-height", str(tmp_path / "heights")], 1.0):
+        assert main([*base, *sweep_of]) == 0
+        assert told[-2:] == [
+            ("gt", "auto", None, {"offline": False}),
+            {"flip_test": False, "near_padding": near_padding, "batch": 16},
+        ]
 
 
 def test_metrics_have_the_command_without_its_secrets(tmp_path, monkeypatch):

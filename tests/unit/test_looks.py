@@ -18,10 +18,13 @@ from sharpose_rt.detection.boxes import FullFrameDetector
 from sharpose_rt.detection.bundled import WEIGHTS, BundledDetector
 from sharpose_rt.detection.region import RegionDetector
 from sharpose_rt.errors import WeightsError
+from sharpose_rt.evaluation.boxes import choose_boxes, detector_boxes
+from sharpose_rt.evaluation.truth import read_labels
 from sharpose_rt.geometry.boxes import longer_side
 from sharpose_rt.media.demo_clip import read_photograph
 from sharpose_rt.stages import DetectStage
 from sharpose_rt.types import Detections, Frame
+from tests.people_set import write_set
 
 NEAR, FAR = [[10, 10, 60, 110]], [[10, 10, 14, 20]]
 
@@ -265,3 +268,15 @@ def test_weights_with_a_closer_size_out_of_range_are_refused(stated: str, tmp_pa
     save_file(load_file(WEIGHTS), path, {**facts, "closer_size": stated})
     with pytest.raises(WeightsError, match="closer_size"):
         BundledDetector(DetectorConfig(), weights=path).open()
+
+
+def test_pictures_that_are_measured_are_no_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is looked at as if it were the only one, and not at one in a second closer."""
+    eyes, folder, asked = Eyes(), write_set(tmp_path / "painted", people=1), []
+    monkeypatch.setattr("sharpose_rt.detection.create_detector", lambda config, **_: asked.append(config) or eyes)
+    found = detector_boxes(read_labels(folder / "annotations.json"), folder / "images", DetectorConfig())
+    assert (eyes.seen, found.image_ids.tolist()) == ("uuuu", [1, 2, 3, 4])
+    eyes.seen = ""
+    choose_boxes("detector", read_labels(folder / "annotations.json"), folder / "images", "eyes", 640)
+    assert eyes.seen == "uuuu"
+    assert asked[1] == DetectorConfig("eyes", score_threshold=0.001, image_size=640)  # AP wants the weak boxes, too

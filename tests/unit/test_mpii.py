@@ -169,6 +169,7 @@ def test_a_perfect_estimator_and_one_that_is_off(folder):
     metrics = measure(estimate(10), read_labels(folder / "release.mat"), folder / "images")
     assert 0 < metrics["PCKh"] < 1
     assert metrics["PCKh@0.1"] == 0
+    assert measure(estimate(2.5), document, folder / "images")["PCKh@0.1"] == 0  # 0.12 of the larger head
     with pytest.raises(DatasetError, match="--head-boxes mpii_gt_val"):
         measure(estimate(0), read_labels(folder / "train.json"), folder / "images")
 

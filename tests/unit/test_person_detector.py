@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -428,6 +429,21 @@ def test_a_resumed_run_has_its_own_rate(folder, recipe):
     assert max(rates[1]) < min(rates[0])
     assert trainer.step == 1
     assert trainer.optimizer.state  # its moments are those of before
+
+
+def test_a_resumed_run_tells_its_speed_from_where_it_goes_on(folder, recipe, monkeypatch):
+    def one_a_second(batch):
+        trainer.step += 1
+        return {"loss": 0.0}
+
+    pictures, lines = read_pictures(folder, 0.4), []
+    few = replace(recipe, batch=2, minutes=20 / 60)
+    trainer = DetectorTrainer(pictures, np.ones(len(pictures)), few, folder.parent / "run")
+    trainer.step = 6
+    monkeypatch.setattr(trainer, "train_step", one_a_second)
+    monkeypatch.setattr("sharpose_rt.training.running.time", SimpleNamespace(monotonic=lambda: float(trainer.step)))
+    trainer.run(lines.append, log_steps=10)
+    assert [line.split("  ")[0::2] for line in lines] == [[f"step {n}", "2.0 pictures/s"] for n in (10, 20)]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy.stats import entropy
 from torch import nn
 
 from sharpose_rt.cli import main
@@ -77,7 +78,7 @@ def folder(tmp_path):
 
 def test_heatmap_mse_is_the_weighted_mean():
     heatmaps, targets = torch.zeros(2, 3, 4, 5), torch.zeros(2, 3, 4, 5)
-    heatmaps[0, 1] = 2.0
+    heatmaps[0, 1], targets[0, 1] = 3.0, 1.0
     weights = torch.ones(2, 3)
     assert losses.heatmap_mse(heatmaps, targets, weights).item() == pytest.approx(4 / 6)
     weights[0, 1] = 0.25
@@ -118,6 +119,9 @@ def test_localisation_pulls_at_the_right_cell_where_mse_hardly_does():
     assert losses_at[0] == pytest.approx(0, abs=1e-6)
     assert losses_at == sorted(losses_at)
     assert losses.localisation(wrong, target, torch.zeros(1, 1), 15.0).item() == 0
+    two, one = target.expand(2, -1, -1, -1), torch.tensor([[1.0], [0.0]])  # of two crops one is labelled
+    nats = entropy((10 * target).flatten().softmax(0), np.full(32 * 24, 1 / (32 * 24)))
+    assert losses.localisation(0 * two, two, one, 10.0).item() == pytest.approx(nats / (32 * 24) / 2, rel=1e-4)
 
 
 def test_dense_head_puts_each_token_in_its_place():
@@ -500,6 +504,21 @@ def test_helpers_fade_until_they_have_gone(tmp_path, folder):
         assert total.item() == pytest.approx(cells * wanted, rel=1e-4)
 
 
+def test_each_term_has_its_weight(tmp_path, folder):
+    terms = replace(config().loss, dense=0.0, localisation=0.0, quality=5.0, quality_from=0.0, coarse_from_fine=7.0)
+    run = trainer(config(drop_path=0.0, loss=terms), folder, tmp_path)
+    batch, cells = next(iter(run._loader())), math.prod(SMALL.heatmap_size_hw)
+    taught = 0.8 * encode(batch["keypoints"], SMALL.heatmap_size_hw, SMALL.size_hw, SMALL.sigma_cells)
+    run.config, run.teacher = replace(run.config, distill=DistillConfig(weight=3.0)), lambda images: taught
+    total, parts = run.loss(batch, 0.0)
+    weights = {"quality": 5, "coarse_from_fine": 7, "distill_coarse": 3, "distill_fine": 3}
+    terms = {name: value for name, value in parts.items() if not name.startswith("oks_")}
+    assert len(terms) == 6
+    assert all(terms.values())
+    wanted = cells * sum(weights.get(name, 1) * float(value) for name, value in terms.items())
+    assert total.item() == pytest.approx(wanted, rel=1e-4)
+
+
 @pytest.mark.parametrize("limit", [0.0, 1e-6])
 def test_gradients_are_clipped_where_it_is_asked_for(tmp_path, folder, limit):
     run = trainer(config(optim=replace(config().optim, clip_norm=limit)), folder, tmp_path)
@@ -531,6 +550,7 @@ def test_time_limits(tmp_path, folder, monkeypatch):
     minutes = config(budget="minutes", minutes=1.5 / 60)
     run = trainer(minutes, folder, tmp_path / "timed")
     assert run.run(progress=a_quarter_of_a_second) == "finished"
+    assert [row["samples_per_s"] for row in run.rows][1:] == [4 / 0.25] * 5
     rates = [row["lr"] for row in run.rows]
     assert len(rates) == 6
     assert rates[1:] == sorted(rates[1:], reverse=True)  # after the warm-up
@@ -698,7 +718,9 @@ def test_command_line_trains_reports_and_resumes(tmp_path, folder, capsys):
     )
     arguments = ["--config", str(tmp_path / "plan.yaml"), "--data-root", str(tmp_path), "--out", str(tmp_path / "run")]
     assert main(["train", *arguments]) == 0
-    assert "finished after 8 samples" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "finished after 8 samples" in told
+    assert re.search(r"^step 1  \d\.\d min  50\.0 %  lr \S+  grad_norm .*  coarse .*  fine .*  /s ", told, re.MULTILINE)
     for name in ("last.pt", "weights.safetensors", "log.csv", "config.yaml", "curves.png", "predictions.png"):
         assert (tmp_path / "run" / name).stat().st_size > 0, name
     assert "val_ap" in read_log(tmp_path / "run" / "log.csv")[-1]
@@ -709,8 +731,10 @@ def test_command_line_trains_reports_and_resumes(tmp_path, folder, capsys):
     assert "resumed at step 2" in capsys.readouterr().out
     kept = (tmp_path / "run" / "config.yaml").read_text()
     assert "epochs: 2" in kept
-    assert main(["train", *arguments, "--resume", "--set", "batch=2"]) == 2
-    assert "has batch 4, not 2" in capsys.readouterr().err
+    assert main(["train", *arguments, "--resume", "--set", "batch=2", "--set", "data.max_people=3"]) == 2
+    told = capsys.readouterr()
+    assert "has batch 4, not 2" in told.err
+    assert "3 people in 3 pictures, 3 draws an epoch" in told.out  # of four
     assert (tmp_path / "run" / "config.yaml").read_text() == kept
     assert main(["train", *arguments, "--resume", "--data-root", "x", "--set", "data.sets=[missing]"]) == 2
     assert "no set 'missing'" in capsys.readouterr().err

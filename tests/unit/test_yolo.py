@@ -155,6 +155,7 @@ def test_other_keypoints_have_the_shape_of_the_description(tmp_path):
         ("-1 0.5 0.5 0.4 0.6", "a class from 0 is wanted"),
         ("0.5 0.5 0.5 0.4 0.6", "a class from 0 is wanted"),
         ("0 0.5 0.5 0 0.6", "a class from 0 is wanted"),
+        ("0 0.5 0.5 40 60", "a class from 0 is wanted"),
         ("0 100 50 80 60", "shares of the picture's sides"),
         ("0 0.1 0.1 0.9 0.1 0.9 0.9 0.1 0.9", "outlines are not read"),
     ],
