@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sharpose_rt.compute.precision import fastest_dtype
@@ -112,7 +113,7 @@ class Graph:
             else ((lanes * port.shape[0], *tuple(port.shape)[1:]), port.element_type.to_dtype())
             for port in compiled.outputs
         ]
-        self._under_way: list[Tensor] = []  # what the requests read and write: they go on behind an interrupt
+        self._under_way: list[NDArray[Any]] = []  # what the requests read and write: they go on behind an interrupt
 
     def __call__(self, *tensors: Tensor) -> list[Tensor]:
         """The outputs in their order, as tensors of their own."""
@@ -120,11 +121,11 @@ class Graph:
             for request in self._requests:
                 with contextlib.suppress(RuntimeError):  # an error of that call is not one of this
                     request.wait()
-        found = [None if known is None else torch.from_numpy(np.empty(*known)) for known in self._outputs]
-        given = [tensor.contiguous() for tensor in tensors]
-        self._under_way = [*given, *(tensor for tensor in found if tensor is not None)]
-        ins = [self._shares(tensor) for tensor in given]
-        outs = [[] if tensor is None else self._shares(tensor) for tensor in found]
+        found = [None if known is None else np.empty(*known) for known in self._outputs]
+        given = [tensor.contiguous().numpy() for tensor in tensors]
+        self._under_way = [*given, *(array for array in found if array is not None)]
+        ins = [self._shares(array) for array in given]
+        outs = [[] if array is None else self._shares(array) for array in found]
         for lane, request in enumerate(self._requests):
             for number, shares in enumerate(ins):
                 request.set_input_tensor(number, shares[lane])
@@ -135,15 +136,17 @@ class Graph:
         for request in self._requests:
             request.wait()
         self._under_way = []
-        return [self._copied(number) if tensor is None else tensor for number, tensor in enumerate(found)]
+        return [torch.from_numpy(self._copied(n) if array is None else array) for n, array in enumerate(found)]
 
-    def _copied(self, number: int) -> Tensor:
+    def _copied(self, number: int) -> NDArray[Any]:
         """An output whose length shows when it is there."""
-        return torch.from_numpy(np.array(self._requests[0].get_output_tensor(number).data))
+        return np.array(self._requests[0].get_output_tensor(number).data)
 
-    def _shares(self, tensor: Tensor) -> list[Any]:
-        """What each lane has of a contiguous tensor, in the same memory."""
-        return [self._tensor(part.numpy(), shared_memory=True) for part in tensor.chunk(len(self._requests))]
+    def _shares(self, array: NDArray[Any]) -> list[Any]:
+        """What each lane has of a contiguous array, in the same memory."""
+        rows = len(array) // len(self._requests)
+        lanes = (array[n * rows : (n + 1) * rows] for n in range(len(self._requests)))
+        return [self._tensor(part, shared_memory=True) for part in lanes]
 
 
 def _compiled(model: Any, hints: dict[str, Any]) -> Any:

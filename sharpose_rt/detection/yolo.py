@@ -317,6 +317,7 @@ def predict(network: Network, image_bgr: NDArray[np.uint8]) -> NDArray[np.float3
     from sharpose_rt.detection.first_output import first_tensor
 
     with torch.inference_mode():
-        pixels = upload(torch.from_numpy(image_bgr), network.device).flip(-1).permute(2, 0, 1)[None]  # (1, 3, H, W) RGB
+        planes = image_bgr[..., ::-1].transpose(2, 0, 1).copy()  # (3, H, W) RGB; torch flips pixels ten times slower
+        pixels = upload(torch.from_numpy(planes), network.device)[None]
         out = network.run(pixels.to(torch.float16 if network.half else torch.float32) / 255)
         return first_tensor(out)[0].float().cpu().numpy()

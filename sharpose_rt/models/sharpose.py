@@ -50,7 +50,7 @@ class CoarseOutput:
         return self.tensors[4:]
 
     def __getitem__(self, index: Tensor) -> CoarseOutput:
-        return CoarseOutput(*(tensor[index] for tensor in self.tensors))
+        return CoarseOutput(*(tensor.index_select(0, index) for tensor in self.tensors))
 
 
 @dataclass(frozen=True)
