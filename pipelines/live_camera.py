@@ -37,17 +37,21 @@ def main(argv: list[str] | None = None) -> int:
 
 def show(args: argparse.Namespace) -> None:
     """Prints a line for each frame."""
-    tracker = PoseTracker(args.model, config="live", pose={"weights": args.weights}, detector={"name": args.detector})
+    tracker = PoseTracker(
+        args.model,
+        config="live",
+        source={"max_frames": args.frames},
+        pose={"weights": args.weights},
+        detector={"name": args.detector},
+    )
     first = tracker.skeleton.keypoints[0]  # COCO's is the nose
-    for count, frame in enumerate(tracker.run(args.source), start=1):
+    for frame in tracker.run(args.source):
         late_ms = (time.monotonic() - frame.frame.captured_at_s) * 1e3
         people = ", ".join(
             f"id {p.track_id} {first} ({p.keypoints[0, 0]:.0f}, {p.keypoints[0, 1]:.0f}) {p.stage}"
             for p in frame.people
         )
         print(f"{frame.pts_s:8.3f} s  {late_ms:5.0f} ms old  {people or 'nobody'}", flush=True)
-        if args.frames and count >= args.frames:
-            break
 
 
 if __name__ == "__main__":

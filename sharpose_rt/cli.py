@@ -111,10 +111,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         if not is_short_of_memory(error):
             raise
+        # A thread that finds no memory for its stack is told as one too many.
+        lack = ", or room for threads," if re.search("thread|Resource temporarily", str(error)) else ""
         return _error(
-            f"this machine has too little memory left ({memory_report(error)}); --set pose.max_batch=2, --backend "
-            "torch, --no-video and smaller pictures take less, or end other programs; a limit of the shell (ulimit -a) "
-            "or the container on memory or threads counts as the machine's"
+            f"this machine has too little memory{lack} left ({memory_report(error)}); --set pose.max_batch=2, "
+            "--backend torch, --no-video and smaller pictures take less, or end other programs; a limit of the shell "
+            "(ulimit -a) or the container on memory or threads counts as the machine's"
         )
     except ImportError as error:
         if (report := library_report(error)) is None:

@@ -225,7 +225,7 @@ class Tracking:
                 "weights_sha256": engine.weights.sha256 or None,
                 "behaviour": engine.behaviour,
                 **(engine.gate.stated() if engine.two_stages else {"quality_threshold": None}),
-                **({"refine_every": every} if (every := self.config.pose.refine_every or 1) > 1 else {}),
+                **({"refine_every": every} if (every := self.config.pose.refined_every) > 1 else {}),
             },
             detector=self.detector.name,
             tracker=self.tracker.name,

@@ -26,13 +26,17 @@ class MjpegServer:
     Each connection takes the next of `programmes`, (size, number of pictures); a number of 0 closes the
     connection before any picture, None sends until the viewer or the server goes. After the last one it listens no
     more, unless that never ends. The pictures carry numbers from 0 on over all connections. A `silent` server does not
-    close a connection after its pictures, but says no more.
+    close a connection after its pictures, but says no more. `kind` is the line of each picture that says what it is.
     """
 
     def __init__(
-        self, programmes: Iterable[tuple[tuple[int, int], int | None]], period_s: float = 0.02, silent: bool = False
+        self,
+        programmes: Iterable[tuple[tuple[int, int], int | None]],
+        period_s: float = 0.02,
+        silent: bool = False,
+        kind: bytes = b"Content-Type: image/jpeg\r\n",
     ) -> None:
-        self._programmes, self._period_s, self._silent = programmes, period_s, silent
+        self._programmes, self._period_s, self._silent, self._kind = programmes, period_s, silent, kind
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://viewer:hidden@127.0.0.1:{self.port}/video"
@@ -85,7 +89,7 @@ class MjpegServer:
             connection.sendall(HEAD)
         while self.sent != end and not self.stopped.is_set():
             jpeg = cv2.imencode(".jpg", numbered(self.sent % 1024, size_wh))[1].tobytes()
-            part = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg)
+            part = b"--frame\r\n%sContent-Length: %d\r\n\r\n" % (self._kind, len(jpeg))
             connection.sendall(part + jpeg + b"\r\n")
             self.sent += 1
             self.stopped.wait(self._period_s)

@@ -6,6 +6,7 @@ a ratio is taken within each round, and its spread over rounds says how far it c
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import tempfile
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sharpose_rt.bench.record import machine, make_record, percentiles
+from sharpose_rt.bench.record import keeping, machine, make_record, percentiles
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.engine import PoseEngine, choice, resolve_device, resolve_precision
 from sharpose_rt.engine.backend import TorchBackend
@@ -102,14 +103,15 @@ def run_model_bench(config: ModelBench, say: Callable[[str], None] = lambda line
     if dtype == torch.int8 and "torch" in config.backends:
         raise DeviceError("precision int8 runs by OpenVINO; leave backend torch away, or give fp32 or bf16")
     rows: list[dict[str, Any]] = []
-    for name in config.models:
-        for backend in config.backends or possible:
+    with keeping(rows, say) as ended:
+        for name, backend in itertools.product(config.models, config.backends or possible):
             comparison = Comparison(find_variant(name), config, dtype, gemm, backend)
             for batch in config.batches:
                 say(f"{name}, {backend}, batch {batch}: {config.rounds} rounds of {2 + len(config.exit_rates)} turns")
                 rows += comparison.rows(batch)
     settings = {
         **asdict(config),
+        **ended,
         "device": str(device),
         "precision": str(dtype).removeprefix("torch."),
         "gemm_size": gemm.size,

@@ -15,7 +15,7 @@ import numpy as np
 from sharpose_rt.app import FileRun
 from sharpose_rt.bench.alone import PARTS, begin_ready, measure_alone
 from sharpose_rt.bench.people import FixedPeople
-from sharpose_rt.bench.record import machine, make_record, percentiles
+from sharpose_rt.bench.record import keeping, machine, make_record, percentiles
 from sharpose_rt.config import RunConfig, to_dict
 from sharpose_rt.engine import resolve_device, skeleton_of
 from sharpose_rt.errors import ConfigError
@@ -71,11 +71,12 @@ def run_pipeline_bench(bench: PipelineBench, say: Callable[[str], None] = lambda
     began = machine()
     info = probe(bench)
     rows = []
-    for people in bench.people:
-        say(f"{info.name}, {'people as found' if people is None else f'{people} people in each frame'}")
-        gc.collect()  # the networks of the run before
-        with tempfile.TemporaryDirectory(prefix="sharpose_bench_") as folder:
-            rows.append(measure(bench, people, info, Path(folder)))
+    with keeping(rows, say) as ended:
+        for people in bench.people:
+            say(f"{info.name}, {'people as found' if people is None else f'{people} people in each frame'}")
+            gc.collect()  # the networks of the run before
+            with tempfile.TemporaryDirectory(prefix="sharpose_bench_") as folder:
+                rows.append(measure(bench, people, info, Path(folder)))
     settings = {
         "source": Path(info.name).name,
         "size_wh": list(info.size_wh),
@@ -83,6 +84,7 @@ def run_pipeline_bench(bench: PipelineBench, say: Callable[[str], None] = lambda
         "mode": "paced" if bench.paced else "live" if info.live else "file",
         "video": bench.config.output.video,
         "config": to_dict(bench.config),
+        **ended,
     }
     return make_record("pipeline", plain(settings), plain(rows), began)
 

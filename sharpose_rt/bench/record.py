@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,20 @@ def make_record(
         "settings": dict(settings),
         "results": [dict(row) for row in results],
     }
+
+
+@contextmanager
+def keeping(rows: Sequence[object], say: Callable[[str], None]) -> Iterator[dict[str, bool]]:
+    """Whether it was `interrupted`, for the settings: inside, Ctrl-C ends a measurement that has `rows`, and those
+    are kept; without any it goes on."""
+    ended = {"interrupted": False}
+    try:
+        yield ended
+    except KeyboardInterrupt:
+        if not rows:
+            raise
+        ended["interrupted"] = True
+        say("interrupted; what was measured before is kept")
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:

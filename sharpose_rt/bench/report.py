@@ -102,7 +102,8 @@ def _origin(record: dict[str, Any], machine: str) -> str:
         f"{name} {value}" for name, value in record["versions"].items() if value and name != "platform"
     )
     before, after = (_number(record["machine"][key], 1) for key in ("load_before", "load_after"))
-    where = f"{machine}, {record['date']}, load {before} before and {after} after. Versions: {versions}."
+    cut = ", interrupted" if record["settings"].get("interrupted") else ""
+    where = f"{machine}, {record['date']}{cut}, load {before} before and {after} after. Versions: {versions}."
     return f"{where}\n\n```\n{record['command']}\n```"
 
 

@@ -136,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def bench_model(args: argparse.Namespace) -> int:
-    """Measures the networks, prints a table, writes the record.
+    """Measures the networks, prints a table, writes the record; 130 where Ctrl-C ended it after the first rows.
 
     Raises:
         ConfigError: no such variant, or a bad number.
@@ -166,6 +166,8 @@ def bench_model(args: argparse.Namespace) -> int:
     settings = record["settings"]
     _print(f"{settings['device']}, {settings['precision']}, {settings['backend']}; ratios: median (10-90 % of rounds)")
     _save(record, args.json)
+    if settings["interrupted"]:
+        return 130
     if args.trace is not None:
         from sharpose_rt.bench.trace import write_trace
 
@@ -175,7 +177,7 @@ def bench_model(args: argparse.Namespace) -> int:
 
 
 def bench_pipeline(args: argparse.Namespace) -> int:
-    """Measures whole runs, prints tables, writes the record and the figure.
+    """Measures whole runs, prints tables, writes record and figure; 130 where Ctrl-C ended it after the first rows.
 
     Raises:
         SharposeError: the source, the model or the detector cannot be used.
@@ -201,7 +203,7 @@ def bench_pipeline(args: argparse.Namespace) -> int:
             _print(f"figure: {args.plot}")
     finally:
         _save(record, args.json)  # whatever becomes of the figure
-    return 0
+    return 130 if record["settings"]["interrupted"] else 0
 
 
 def bench_cameras(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from sharpose_rt.models import SHaRPose
     from sharpose_rt.models.weights import WeightsInfo
+
+log = logging.getLogger("sharpose_rt")
 
 HELP = "import a released checkpoint, export trained weights or ONNX, make them ready for int8, or show a file"
 MOST_LOSS = 0.005
@@ -325,6 +328,12 @@ def add_gain(args: argparse.Namespace) -> int:
         f"the predicted gain correlates with the true one by {fit.correlation:.3f}, and {100 * fit.lost_by_half:.0f} % "
         "of it are lost where the half that promises least leaves early"
     )
+    if fit.correlation <= 0:
+        log.warning(
+            "of people whom the fit has not seen it tells nothing (a correlation of %.3f): --refine-from-gain would "
+            "refine those who need it no more than others; give more people (--set), or do without it",
+            fit.correlation,
+        )
     tensors = {f"{GAIN_PREDICTOR}.{name}": value for name, value in fit.predictor.state_dict().items()}
     threshold = -math.inf if args.refine_from_gain is None else args.refine_from_gain
     facts = {key: round(value, 4) for key, value in vars(fit).items() if key != "predictor"}

@@ -285,6 +285,11 @@ class PoseConfig:
         _one_of("pose.pixels", self.pixels, ("auto", *PIXEL_FORMS))
         _within("pose.coarse_padding", self.coarse_padding, *PADDING_RANGE)
 
+    @property
+    def refined_every(self) -> int:
+        """`refine_every` where it is given, else 1."""
+        return self.refine_every or 1
+
 
 @dataclass(frozen=True)
 class BudgetConfig:

@@ -82,7 +82,7 @@ def load_module(weights: Path) -> tuple[Any, dict[str, str]]:
         module.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise WeightsError(f"person detector '{weights}' does not fit '{architecture}': {error}") from error
-    return module, metadata
+    return module.float(), metadata
 
 
 def build_module(architecture: str, folder: Path, state: Mapping[str, Any] | None = None) -> Any:

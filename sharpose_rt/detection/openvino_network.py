@@ -40,7 +40,7 @@ class GraphPerSize:
         size = tuple(pixels.shape)
         if size not in self._graphs:
             with torch.inference_mode(False), torch.no_grad():
-                model = traced(self.module, (torch.zeros(size),), dynamic_batch=False)
+                model = traced(self.module, (torch.zeros(size, dtype=torch.float32),), dynamic_batch=False)
             self._graphs[size] = Graph(model, self.dtype, self.threads)
             if len(self._graphs) > KEPT:
                 self._graphs.popitem(last=False)

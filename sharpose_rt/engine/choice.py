@@ -89,7 +89,7 @@ def check_file_options(config: PoseConfig) -> None:
         ("quality_threshold", config.quality_threshold is not None),
         ("refine_from_gain", config.refine_from_gain is not None),
         ("refine_from_px", config.refine_from_px > 0),
-        ("refine_every", (config.refine_every or 1) > 1),
+        ("refine_every", config.refined_every > 1),
         ("behaviour", config.behaviour != "auto"),
     ):
         if given:

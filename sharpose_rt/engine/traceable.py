@@ -17,8 +17,9 @@ class Normalise(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(MEAN_RGB).view(3, 1, 1))
-        self.register_buffer("scale", 1 / torch.tensor(STD_RGB).view(3, 1, 1))
+        mean, deviation = torch.tensor([MEAN_RGB, STD_RGB], dtype=torch.float32).view(2, 3, 1, 1)
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", 1 / deviation)
 
     def forward(self, crops_bgr: Tensor) -> Tensor:
         """Images (B, 3, h, w)."""

@@ -155,7 +155,7 @@ def _under_kernels(maps: Tensor, sigmas: tuple[float, ...]) -> Tensor:
 @cache
 def _oks_deviations(sigmas: tuple[float, ...], height: int, device: torch.device) -> Tensor:
     """(K,) cells, the kernels' standard deviations on heatmaps of that height."""
-    return (_OKS_WIDTH * height * torch.tensor(sigmas, device=device)).clamp(min=0.5)
+    return (_OKS_WIDTH * height * torch.tensor(sigmas, dtype=torch.float32, device=device)).clamp(min=0.5)
 
 
 @cache

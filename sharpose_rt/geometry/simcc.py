@@ -29,7 +29,7 @@ def decode_simcc(along_x: Tensor, along_y: Tensor, crop_size_hw: tuple[int, int]
         crop_size_hw: height and width of the crop, px.
     """
     (score_x, x), (score_y, y) = along_x.max(2), along_y.max(2)
-    bins = torch.tensor([along_x.shape[2] / crop_size_hw[1], along_y.shape[2] / crop_size_hw[0]])
+    bins = along_x.new_tensor([along_x.shape[2] / crop_size_hw[1], along_y.shape[2] / crop_size_hw[0]])
     return torch.stack([x, y], -1) / bins, torch.minimum(score_x, score_y).clamp(0, 1)
 
 

@@ -136,6 +136,7 @@ class ContainerSource(Source):
 
     kind = "video"
     stem = "video"
+    _format: str | None = None  # as FFmpeg finds it
 
     def __init__(self, spec: str, config: SourceConfig) -> None:
         super().__init__(spec, config)
@@ -178,6 +179,7 @@ class ContainerSource(Source):
             self._container = av.open(
                 self._target(),
                 "r",
+                format=self._format,
                 options=self._options(),
                 timeout=self._timeouts_s(),
                 hwaccel=hardware,

@@ -87,14 +87,26 @@ class NetworkVideo(ContainerSource):
             options["rtsp_transport"] = self.config.rtsp_transport
         elif in_pieces(self._url):
             options["live_start_index"] = "-1"  # the newest piece; FFmpeg's own start is two pieces earlier
+        elif self._format:
+            options["analyzeduration"] = "1"  # else it looks at seconds of pictures for their rate
         return options
+
+    def _connect(self) -> None:
+        super()._connect()
+        # FFmpeg refuses parts that do not say to be image/jpeg; a stream of bare pictures it finds them in.
+        if self._container is not None and self._container.format.name == "mpjpeg" and not self._stream.width:
+            self._close()
+            self._format = "mjpeg"
+            super()._connect()
 
     def _timeouts_s(self) -> tuple[float, float]:
         return self.config.open_timeout_s, self.config.read_timeout_s
 
     def _is_of_the_present(self) -> bool:
         # What else comes by HTTP may be a recording that waits for us, and so does what says how long it is.
-        return not self.finite and (self._scheme in _LIVE_SCHEMES or self._container.format.name == "mpjpeg")
+        return not self.finite and (
+            self._scheme in _LIVE_SCHEMES or self._container.format.name == "mpjpeg" or bool(self._format)
+        )
 
     def _opened(self) -> None:
         sized = self._scheme in ("http", "https") and self._container.format.name not in _BY_REFERENCE

@@ -40,7 +40,7 @@ def create_model(
         model.fine_position.copy_(sincos_position(variant.fine_grid_hw, variant.width))
     if attention_scale is not None:
         set_attention_scale(model, attention_scale)
-    return model.eval()
+    return model.float().eval()  # whatever a program's default is
 
 
 def attention_scale_of(model: SHaRPose) -> float:

@@ -127,7 +127,8 @@ class InputGrid(nn.Module):
 
     def __init__(self, low: End, high: End) -> None:
         super().__init__()
-        lows, highs = torch.as_tensor(low).clamp(max=0.0), torch.as_tensor(high).clamp(min=0.0)
+        lows, highs = (torch.as_tensor(end, dtype=torch.float32) for end in (low, high))
+        lows, highs = lows.clamp(max=0.0), highs.clamp(min=0.0)
         step = (highs - lows).clamp(min=1e-6) / 255
         self.register_buffer("step", step)
         self.register_buffer("zero", (-lows / step).round().to(torch.int32))

@@ -22,5 +22,5 @@ def normalise(crops: Tensor) -> Tensor:
 def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and 1 / deviation (3, 1, 1) on a device, where making them anew each time would wait for it."""
     with torch.inference_mode(False):  # training uses them too
-        mean, deviation = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN_RGB, STD_RGB))
+        mean, deviation = torch.tensor([MEAN_RGB, STD_RGB], dtype=torch.float32, device=device).view(2, 3, 1, 1)
         return mean, 1 / deviation

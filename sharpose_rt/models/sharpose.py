@@ -215,7 +215,7 @@ class SHaRPose(nn.Module):
         if scale == 0.5:  # bilinear without aligned corners is the mean of 2x2 here, and much dearer
             # OpenVINO pools three channels as if they were sixteen, but convolves three.
             if torch.jit.is_tracing():  # type: ignore[reportPrivateImportUsage]
-                return F.conv2d(images, torch.full((3, 1, 2, 2), 0.25), stride=2, groups=3)
+                return F.conv2d(images, torch.full((3, 1, 2, 2), 0.25, dtype=torch.float32), stride=2, groups=3)
             return F.avg_pool2d(images, 2)
         return F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
 

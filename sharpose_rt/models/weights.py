@@ -165,7 +165,7 @@ def load_model(name: str, weights: str = "auto", behaviour: str = "auto") -> tup
         raise WeightsError(f"{path} holds weights of {made_for}, not of {name}; use --model {made_for} with them")
     model = create_model(name, facts.get("behaviour", "paper") if behaviour == "auto" else behaviour)
     if f"{GAIN_PREDICTOR}.weight" in tensors:
-        model.gain_predictor = torch.nn.Linear(model.variant.width, 1)
+        model.gain_predictor = torch.nn.Linear(model.variant.width, 1, dtype=torch.float32)
     check_state_dict(model.state_dict(), tensors, what=f"{path} does not fit {name}")
     model.load_state_dict(tensors)
     set_attention_scale(model, stated(facts, SCALE, path, attention_scale_of(model), (1e-6, 1e6)))

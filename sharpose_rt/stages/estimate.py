@@ -85,7 +85,7 @@ class EstimateStage(BaseStage[Packet, Packet]):
         ]
         assert self.engine is not None
         gate = self.engine.gate
-        decide = partial(refine_first, plan=plan, gate=gate, every=self.engine.config.refine_every or 1)
+        decide = partial(refine_first, plan=plan, gate=gate, every=self.engine.config.refined_every)
         found = self._estimate(items, chosen, Refining(asked, decide, self._sigmas))
         quality = np.concatenate([poses.quality for poses in found])
         refined = [(poses.stage == PoseStage.FINE) & self.engine.two_stages for poses in found]
@@ -111,8 +111,8 @@ class EstimateStage(BaseStage[Packet, Packet]):
     def _every(self, packets: Sequence[Packet]) -> int:
         """How seldom who moves as expected is refined in these frames."""
         assert self.engine is not None
-        if (asked := self.engine.config.refine_every) is not None or not self.live:
-            return asked or 1
+        if self.engine.config.refine_every is not None or not self.live:
+            return self.engine.config.refined_every
         dropped = any(packet.frame.dropped_before for packet in packets)
         return self._pace.every(dropped, max(packet.frame.captured_at_s for packet in packets))
 

@@ -150,16 +150,18 @@ def test_a_program_whose_numpy_raises_gets_poses_and_keeps_its_ways() -> None:
 
 
 @pytest.mark.timeout(60)
-def test_a_program_with_a_default_device_gets_poses_and_keeps_it() -> None:
+def test_a_program_with_a_default_device_and_numbers_of_its_own_gets_poses_and_keeps_them() -> None:
     torch.set_default_device("meta")  # any but the CPU, as "cuda" is
+    torch.set_default_dtype(torch.float64)
     try:
         with PoseTracker(SMALL.name, pose=OPTIONS["pose"], detector={"name": "bundled"}) as tracker:
             tracker.update(IMAGE, 0.0)
             assert len(list(tracker.run([IMAGE]))) == 1
         assert len(SHaRPose(SMALL.name, **OPTIONS["pose"])(IMAGE)) == 1
-        assert torch.zeros(1).device.type == "meta"
+        assert (torch.zeros(1).device.type, torch.zeros(1).dtype) == ("meta", torch.float64)
     finally:
         torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.timeout(60)

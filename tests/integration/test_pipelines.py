@@ -151,6 +151,7 @@ def test_video_to_skeletons_knows_each_video_by_its_whole_path(
         ("live_camera", ["webcam:97"], "camera"),
         ("live_camera", ["nowhere.mp4"], "nowhere.mp4 does not exist"),
         ("live_camera", ["nowhere.mp4", "--model", "tyni"], "no model 'tyni'"),
+        ("live_camera", ["nowhere.mp4", "--frames", "-1"], "source.max_frames is -1; at least 1 is accepted"),
         ("video_to_skeletons", ["nofolder", "out"], "nofolder does not exist"),
         ("video_to_skeletons", [".", "out", "--set", "smoth.method=none"], "did you mean 'smooth'"),
         ("action_feed", ["no.skeletons.jsonl"], "no.skeletons.jsonl"),

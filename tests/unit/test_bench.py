@@ -9,8 +9,10 @@ import argparse
 import json
 import math
 import shutil
+import signal
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -596,6 +598,42 @@ def test_each_figure_stands_below_its_heading() -> None:
     ]
     peer = {"peer": "ours", "fps": 30, "latency_ms": times, "people_mean": 5, "ratio": spread, "error": None}
     assert peer_cells(peer) == ["ours", "30.0", "1.2", "2.5", "5.0", "1.10 (0.90-1.30)", ""]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "at", "rows"),
+    [
+        ("model", ("--model", "toy", "--batch", "1,2", "--exit-rates", "0", "--rounds", 1, "--backend", "torch"), 2, 2),
+        ("pipeline", ("--people", "1,2", "--no-video"), 2, 1),
+        ("pipeline", ("--people", "1,2", "--no-video"), 1, 0),
+    ],
+)
+def test_ctrl_c_keeps_what_was_measured_before_it(
+    toy: Variant,
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    options: Any,
+    at: int,
+    rows: int,
+) -> None:
+    said: list[str] = []
+    out = tmp_path / "record.json"
+
+    def say(line: str) -> None:
+        said.append(line)
+        if len(said) == at:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(bench, "_say", say)
+    arguments = (*options, "--device", "cpu") if kind == "model" else (*run_options(clip), *options)
+    with pytest.raises(KeyboardInterrupt) if not rows else nullcontext():
+        assert command(kind, *arguments, "--json", out) == 130
+    assert out.exists() == bool(rows)
+    if rows:
+        assert len(read_record(out)["results"]) == rows
+        assert ", interrupted, load" in render([read_record(out)])
 
 
 def test_report_refuses_other_files(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_tokens_and_gains_are_of_the_same_people(folder):
     assert gains.shape == (100,)
 
 
-def test_weights_learn_to_predict_it(folder, tmp_path, capsys, monkeypatch):
+def test_weights_learn_to_predict_it(folder, tmp_path, capsys, caplog, monkeypatch):
     torch.manual_seed(1)
     reach = {"coarse": np.linspace(0.4, 0.8, 100), "fine": np.full(100, 0.8)}  # random weights reach nothing
     monkeypatch.setattr(gain, "true_oks", lambda predictions, document, stage: reach[stage])
@@ -101,6 +101,7 @@ def test_weights_learn_to_predict_it(folder, tmp_path, capsys, monkeypatch):
     command = ["weights", "gain", str(source), str(target), "--set", *labels]
     assert main([*command, "--refine-from-gain", "0.02"]) == 0
     assert "100 people, to whom the fine stage adds" in capsys.readouterr().out
+    assert "it tells nothing (a correlation of -0.063)" in caplog.text
     (before, _), (after, info) = (load_model(SMALL.name, str(path)) for path in (source, target))
     assert before.gain_predictor is None
     assert info.refine_from_gain == 0.02

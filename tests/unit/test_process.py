@@ -228,32 +228,32 @@ def test_a_terminal_that_is_gone_ends_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("error", "why"),
+    ("error", "lack"),
     [
-        (MemoryError("[Errno 12] Cannot allocate memory"), "[Errno 12] Cannot allocate memory"),
-        (MemoryError(), "MemoryError"),
+        (MemoryError("[Errno 12] Cannot allocate memory"), "memory left ([Errno 12] Cannot allocate memory"),
+        (MemoryError(), "memory left (MemoryError"),
         (
             RuntimeError("unable to mmap 19335222 bytes: Cannot allocate memory (12)\n\n"),
-            "unable to mmap 19335222 bytes: ",
+            "memory left (unable to mmap 19335222 bytes: ",
         ),
         (
             RuntimeError(
                 "Exception from src/cpp/core.cpp:117:\nException from src/dev/plugin.cpp:54:\nResource "
                 "temporarily unavailable\n\n"
             ),
-            "Resource temporarily unavailable)",
+            "memory, or room for threads, left (Resource temporarily unavailable)",
         ),
-        (RuntimeError("can't start new thread"), "can't start new thread)"),
+        (RuntimeError("can't start new thread"), "memory, or room for threads, left (can't start new thread)"),
     ],
 )
-def test_too_little_memory_is_told_in_a_line(monkeypatch, capsys, error, why):
+def test_too_little_memory_is_told_in_a_line(monkeypatch, capsys, error, lack):
     def run(_):
         raise error
 
     monkeypatch.setattr("sharpose_rt.commands.models.run", run)
     assert main(["models"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"sharpose-rt: error: this machine has too little memory left ({why}")
+    assert said.startswith(f"sharpose-rt: error: this machine has too little {lack}")
     assert "--set pose.max_batch=2" in said
     assert said.count("\n") == 1
 
