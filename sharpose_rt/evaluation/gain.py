@@ -5,7 +5,7 @@ Letters: N people, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.evaluation.boxes import truth_boxes
-from sharpose_rt.evaluation.coco import reached, true_oks
+from sharpose_rt.evaluation.coco import ap, reached, results, true_oks
 from sharpose_rt.evaluation.predict import predict
 from sharpose_rt.evaluation.truth import check_keypoints, is_mpii, read_labels
 from sharpose_rt.models import SHaRPose
@@ -39,6 +39,7 @@ class Fit:
         mean_gain: AP that the fine stage adds to a person.
         correlation: of predicted and true gain, over people of pictures that the fit had not seen.
         lost_by_half: share of the whole gain that is lost where the half of them that promises least leaves early.
+        cost_of_half: AP that this costs, the mean over the sets by their people.
     """
 
     predictor: nn.Linear
@@ -46,6 +47,7 @@ class Fit:
     mean_gain: float
     correlation: float
     lost_by_half: float
+    cost_of_half: float
 
 
 def fit_gain(model: SHaRPose, sets: Sequence[tuple[Path, Path]]) -> Fit:
@@ -63,15 +65,16 @@ def fit_gain(model: SHaRPose, sets: Sequence[tuple[Path, Path]]) -> Fit:
         ConfigError: the labels are of other keypoints than the network's.
         DatasetError: labels or a picture cannot be read, or they have too few people.
     """
-    tokens, gains, pictures = [], [], []
+    tokens, gains, pictures, measures = [], [], [], []
     for number, (labels, images) in enumerate(sets):
         document = read_labels(labels)
         if is_mpii(document):
             raise DatasetError(f"{labels} has MPII's keypoints, which AP is not measured by; COCO's are wanted")
         check_keypoints(model.variant, document)
-        token, gain, image_ids = _known(model, document, images)
+        token, gain, image_ids, ap_of = _known(model, document, images)
         tokens.append(token)
         gains.append(gain)
+        measures.append(ap_of)
         pictures.append(np.stack([np.full(len(gain), number), image_ids], 1))
     x, y = np.concatenate(tokens).astype(np.float64), np.concatenate(gains)
     if len(y) < LEAST_PEOPLE:
@@ -92,11 +95,17 @@ def fit_gain(model: SHaRPose, sets: Sequence[tuple[Path, Path]]) -> Fit:
         predictor.weight.copy_(torch.from_numpy(weight)[None])
         predictor.bias.fill_(bias)
     lost, correlation = float(y[early].sum() / y.sum()), float(np.corrcoef(predicted, y)[0, 1])
-    return Fit(predictor, len(y), float(y.mean()), correlation, lost)
+    ends = np.cumsum([len(gain) for gain in gains])[:-1]
+    parts = zip(measures, np.split(early, ends), strict=True)
+    costs = [len(leaves) * (ap_of(np.zeros_like(leaves)) - ap_of(leaves)) for ap_of, leaves in parts]
+    return Fit(predictor, len(y), float(y.mean()), correlation, lost, float(sum(costs) / len(y)))
 
 
-def _known(model: SHaRPose, document: dict[str, Any], images: Path) -> tuple[Any, Any, Any]:
-    """Quality tokens (N, D), gains (N,) and picture ids (N,) of the people of a set."""
+def _known(
+    model: SHaRPose, document: dict[str, Any], images: Path
+) -> tuple[Any, Any, Any, Callable[[NDArray[np.bool_]], float]]:
+    """Quality tokens (N, D), gains (N,) and picture ids (N,) of the people of a set, and what gives its AP where some
+    of them (N,) leave early."""
     boxes = truth_boxes(document)
     order = np.argsort(boxes.image_ids, kind="stable")  # in this order they go through the network
     boxes = boxes.take(order)
@@ -108,7 +117,13 @@ def _known(model: SHaRPose, document: dict[str, Any], images: Path) -> tuple[Any
         hook.remove()
     coarse, fine = (reached(np.nan_to_num(true_oks(predictions, document, stage))) for stage in ("coarse", "fine"))
     width = model.variant.width
-    return torch.cat([*tokens, torch.zeros(0, width)]).numpy(), fine - coarse, boxes.image_ids
+
+    def ap_of(early: NDArray[np.bool_]) -> float:
+        keypoints = np.where(early[:, None, None], predictions.coarse_keypoints, predictions.fine_keypoints)
+        scores = np.where(early[:, None], predictions.coarse_scores, predictions.fine_scores)
+        return ap(results(predictions, keypoints, scores), document)["AP"]
+
+    return torch.cat([*tokens, torch.zeros(0, width)]).numpy(), fine - coarse, boxes.image_ids, ap_of
 
 
 def _ridge(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:

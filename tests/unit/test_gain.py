@@ -14,7 +14,7 @@ from sharpose_rt.cli import main
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.evaluation import gain
 from sharpose_rt.evaluation.boxes import truth_boxes
-from sharpose_rt.evaluation.coco import reached
+from sharpose_rt.evaluation.coco import reached, results
 from sharpose_rt.evaluation.gain import fit_gain
 from sharpose_rt.evaluation.predict import predict
 from sharpose_rt.evaluation.truth import read_labels
@@ -62,7 +62,7 @@ def test_a_gain_that_is_linear_is_found(folder, monkeypatch):
     model, truth = create_model(SMALL), rng.normal(size=32) / 50
     x = rng.normal(3, 2, (2000, 32)).astype(np.float32)
     y = 0.08 + (x - 3) @ truth + rng.normal(0, 0.02, 2000)
-    monkeypatch.setattr(gain, "_known", lambda *_: (x, y, np.arange(2000) // 2))
+    monkeypatch.setattr(gain, "_known", lambda *_: (x, y, np.arange(2000) // 2, lambda early: 0.7 - (y * early).mean()))
     fit = fit_gain(model, [(folder / "annotations.json", folder / "images")])
     with torch.no_grad():
         predicted = fit.predictor(torch.from_numpy(x))[:, 0].numpy()
@@ -72,22 +72,29 @@ def test_a_gain_that_is_linear_is_found(folder, monkeypatch):
     assert predicted.mean() == pytest.approx(y.mean(), abs=1e-4)
     assert 0.85 < fit.correlation < 1
     assert fit.lost_by_half < 0.2
-    monkeypatch.setattr(gain, "_known", lambda *_: (x, rng.permutation(y), np.arange(2000) // 2))
+    assert fit.cost_of_half == pytest.approx(fit.lost_by_half * y.mean())
+    monkeypatch.setattr(gain, "_known", lambda *_: (x, rng.permutation(y), np.arange(2000) // 2, len))
     by_chance = fit_gain(model, [(folder / "annotations.json", folder / "images")])
     assert abs(by_chance.correlation) < 0.1  # what the fit has seen would correlate
     assert by_chance.lost_by_half > 0.4
 
 
-def test_tokens_and_gains_are_of_the_same_people(folder):
+def test_tokens_and_gains_are_of_the_same_people(folder, monkeypatch):
     torch.manual_seed(1)
     model, document = create_model(SMALL), read_labels(folder / "annotations.json")
-    tokens, gains, image_ids = gain._known(model, document, folder / "images")
+    tokens, gains, image_ids, ap_of = gain._known(model, document, folder / "images")
     assert image_ids.tolist() == sorted(truth_boxes(document).image_ids.tolist())
     predictions = predict(model, document, folder / "images", truth_boxes(document))
     quality = model.quality_predictor(torch.from_numpy(tokens)).detach().numpy()
     order = np.argsort(predictions.boxes.image_ids, kind="stable")
     np.testing.assert_allclose(quality, predictions.quality[order], atol=1e-5)
     assert gains.shape == (100,)
+    predictions = predict(model, document, folder / "images", truth_boxes(document).take(order))
+    for early, gate in ((np.zeros(100, bool), Gate()), (np.ones(100, bool), Gate(-math.inf))):
+        keypoints, scores, _ = predictions.gated(gate)
+        wanted = results(predictions, keypoints, scores)
+        monkeypatch.setattr(gain, "ap", lambda people, _, wanted=wanted: {"AP": float(people == wanted)})
+        assert ap_of(early) == 1
 
 
 def test_weights_learn_to_predict_it(folder, tmp_path, capsys, caplog, monkeypatch):
@@ -131,7 +138,7 @@ def test_weights_learn_to_predict_it(folder, tmp_path, capsys, caplog, monkeypat
 def test_where_both_stages_are_alike_there_is_nothing_to_predict(folder, monkeypatch):
     x = np.random.default_rng(1).normal(size=(200, 32)).astype(np.float32)
     for y in (np.zeros(200), np.linspace(-0.2, 0.1, 200)):
-        monkeypatch.setattr(gain, "_known", lambda *_, y=y: (x, y, np.arange(200)))
+        monkeypatch.setattr(gain, "_known", lambda *_, y=y: (x, y, np.arange(200), len))
         with pytest.raises(DatasetError, match=r"adds -?0\.\d+ AP to these 200 people, so there is no gain to predict"):
             fit_gain(create_model(SMALL), [(folder / "annotations.json", folder / "images")])
 
