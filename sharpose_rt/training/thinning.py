@@ -2,8 +2,8 @@
 
 Of a trained block many hidden channels say nearly what others say. They go one by one, always the one that its block
 misses least once the weights of the others have made up for it (Hassibi & Stork 1993, "Optimal Brain Surgeon", of whole
-channels); what reads them is fitted to what it gave before by least squares. This takes pictures, but neither labels
-nor training.
+channels); what reads the others is fitted to what it gave before by least squares. This takes pictures, but neither
+labels nor training.
 
 Letters: C hidden channels of a block, O its outputs.
 """
@@ -28,6 +28,8 @@ from sharpose_rt.training.detector_finish import input_ranges
 from sharpose_rt.training.pictures import Picture
 from sharpose_rt.types import Frame
 
+LEAST_PICTURES = 50
+"""Fewer do not tell apart what the channels of a block say."""
 PLACES = 150
 """Of a picture that are looked at in each block."""
 TOGETHER = 16
@@ -36,10 +38,6 @@ _RIDGE = 1e-5
 """Of the mean square of a channel: what is nearly the same twice may not be told apart."""
 _MOST = 0.1
 """Of what a block says that may get lost."""
-
-
-LEAST_PICTURES = 50
-"""Fewer do not tell apart what the channels of a block say."""
 
 
 def thin_detector(
@@ -144,7 +142,7 @@ def thin(module: nn.Module, run: Callable[[], object], most_parameters: int) -> 
         steps += _steps(number, block, losses)
     surplus = _count(module) - most_parameters
     gone = [0] * len(blocks)
-    for step in sorted(steps):  # a block's own steps cost more and more, so they stay in order
+    for step in sorted(steps):
         if surplus <= 0:
             break
         surplus -= step.parameters
@@ -224,13 +222,15 @@ def _order(reading: Tensor, seen: _Seen) -> tuple[list[int], list[float]]:
 
 
 def _steps(number: int, block: InvertedResidual, losses: list[float]) -> Iterator[_Step]:
-    """What may go of a block, so that a multiple of `TOGETHER` is left each time."""
+    """What may go of a block, so that a multiple of `TOGETHER` is left each time; none costs less than one before it,
+    which has to be taken first."""
     each = sum(p.numel() for p in block.parameters()) // block.hidden  # the last bias, which stays, is less than one
-    before, lost = 0, 0.0
+    before, lost, rate = 0, 0.0, 0.0
     for gone in range(1, len(losses) + 1):
         if (block.hidden - gone) % TOGETHER == 0:
             parameters = (gone - before) * each
-            yield _Step((losses[gone - 1] - lost) / parameters, number, gone, parameters)
+            rate = max(rate, (losses[gone - 1] - lost) / parameters)
+            yield _Step(rate, number, gone, parameters)
             before, lost = gone, losses[gone - 1]
 
 
