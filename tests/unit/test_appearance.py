@@ -575,17 +575,9 @@ def test_the_loss_is_small_where_everybody_is_nearest_to_themselves():
 def arguments(folder: Path, **changed) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     train_appearance.add_arguments(parser)
-    given = [
-        "--data-root",
-        str(folder),
-        "--set",
-        "people",
-        "--out",
-        str(folder / "a.safetensors"),
-        "--minutes",
-        "0.005",
-    ]
-    args = parser.parse_args([*given, "--people", "12", "--workers", "0", "--threads", "1"])
+    given = ["--data-root", str(folder), "--set", "people", "--out", str(folder / "a.safetensors")]
+    small = ["--minutes", "0.005", "--people", "12", "--workers", "0", "--threads", "1"]
+    args = parser.parse_args([*given, *small])
     return argparse.Namespace(**(vars(args) | changed))
 
 
