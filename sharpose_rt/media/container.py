@@ -22,7 +22,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import SourceConfig
-from sharpose_rt.errors import SourceError, SourceLost
+from sharpose_rt.errors import SourceAway, SourceError, SourceLost
 from sharpose_rt.media.backlog import LONGEST_S, LONGEST_WAIT_S, Backlog
 from sharpose_rt.media.hardware import decoder
 from sharpose_rt.media.interrupt import interruptible
@@ -238,6 +238,8 @@ class ContainerSource(Source):
         stream = main_video(self._container)
         if stream is None:
             what = "has sound but no pictures" if streams.audio else "has no video in it"
+            if self.live:
+                raise SourceAway(f"{self.name} {what} now; see that it sends video, and try again")
             raise SourceError(f"{self.name} {what}; give a file with a video stream")
         if stream.codec_context is None:
             raise SourceError(

@@ -38,7 +38,7 @@ from media_clips import cut_tail, decode_times, numbered, read_number, write_cli
 from PIL import Image
 
 from sharpose_rt.config.schema import HWACCELS, SourceConfig
-from sharpose_rt.errors import ConfigError, SourceError, SourceLost, SourceTimeout
+from sharpose_rt.errors import ConfigError, SourceAway, SourceError, SourceLost, SourceTimeout
 from sharpose_rt.media import PacedSource, hardware, reconnect
 from sharpose_rt.media.backlog import Backlog
 from sharpose_rt.media.container import ContainerSource, MediaClock, first_picture_s
@@ -367,6 +367,35 @@ def test_sound_alone_is_said(tmp_path: Path) -> None:
     copy_stream(tmp_path / "both.mp4", tmp_path / "sound.mp4", "audio")
     with pytest.raises(SourceError, match="has sound but no pictures"):
         open_source(str(tmp_path / "sound.mp4")).open()
+
+
+@pytest.mark.timeout(30)
+def test_a_camera_whose_pictures_have_not_begun_is_not_there_yet(tmp_path: Path) -> None:
+    """A service tries again then (status 75), which a file of sound alone is not worth."""
+    sound, over = io.BytesIO(), threading.Event()
+    with av.open(sound, "w", format="mpegts") as out:
+        write_sound(out, out.add_stream("mp2", rate=44_100), 20.0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def send() -> None:
+        data = sound.getvalue()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for at in range(0, len(data), 1316):
+                if over.wait(0.005):
+                    return
+                with contextlib.suppress(ConnectionError):  # nobody listens yet
+                    sender.sendto(data[at : at + 1316], ("127.0.0.1", port))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        with pytest.raises(SourceAway, match="has sound but no pictures now; see that it sends video, and try again"):
+            open_source(f"udp://127.0.0.1:{port}").open()
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_missing_file_offers_the_nearest(clip: Path) -> None:
