@@ -140,8 +140,10 @@ def test_all_layers_are_rounded_but_those_that_the_gate_and_the_fine_stage_look_
     assert not any(module._forward_pre_hooks for module in model.modules())
     before = {name: value.clone() for name, value in model.state_dict().items()}
     images = normalise(torch.from_numpy(crops))
+    earlier = {**ranges, "decoder.fine_pixels.detail": (-1.0, 1.0)}  # of a version that rounded this layer, too
     with torch.inference_mode():
-        exact, rounded = model(images), quantized(model, ranges)(images)
+        exact, rounded, again = model(images), quantized(model, ranges)(images), quantized(model, earlier)(images)
+    assert torch.equal(rounded.heatmaps, again.heatmaps)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not torch.equal(exact.heatmaps, rounded.heatmaps)
     assert (exact.heatmaps - rounded.heatmaps).abs().mean() < 0.2 * exact.heatmaps.std()
@@ -186,8 +188,14 @@ def test_people_in_a_photograph_have_the_same_poses_of_integers(tmp_path):
     assert np.abs(a.quality - b.quality).max() < 0.1
 
     # Torch only simulates the integers, but to the same poses.
+    images = normalise(torch.from_numpy(crops))
     with torch.inference_mode():
-        simulated = quantized(model, ranges)(normalise(torch.from_numpy(crops)))
+        simulated, unrounded = quantized(model, ranges)(images), model(images)
+    for maps, wanted in (
+        (simulated.coarse_heatmaps, unrounded.coarse_heatmaps),
+        (simulated.heatmaps, unrounded.heatmaps),
+    ):
+        assert (maps - wanted).square().mean() < 0.004 * wanted.square().mean()
     assert (simulated.heatmaps - engine.infer(crops).heatmaps).abs().mean() < 0.05 * simulated.heatmaps.std()
     assert isinstance(engine.backend, OpenVinoBackend)
     for stage in ("coarse", "fine"):
