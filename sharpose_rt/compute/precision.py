@@ -16,8 +16,6 @@ from sharpose_rt.machine.processor import processor_key
 WORTH_IT = 1.15
 """How much faster bfloat16 or int8 must be to be taken by itself: it costs accuracy."""
 
-_FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
 
 @cache
 def fastest_dtype() -> torch.dtype:
@@ -58,7 +56,8 @@ def multiplies_integers() -> bool:
 
 def _multiplications(side: int = 1024) -> dict[str, float]:
     """GFLOP/s of a matrix product in either precision, the best of each; and bf16's over fp32's in the middle turn."""
-    matrices = {name: torch.ones(side, side, dtype=dtype) for name, dtype in _FLOATS.items()}
+    types = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    matrices = {name: torch.ones(side, side, dtype=dtype) for name, dtype in types.items()}
     seconds: dict[str, list[float]] = {name: [] for name in matrices}
     for _ in range(15):
         for name, matrix in matrices.items():

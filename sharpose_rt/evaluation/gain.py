@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.evaluation.boxes import truth_boxes
 from sharpose_rt.evaluation.coco import ap, reached, results, true_oks
-from sharpose_rt.evaluation.predict import predict
+from sharpose_rt.evaluation.predict import mixed, predict
 from sharpose_rt.evaluation.truth import check_keypoints, is_mpii, read_labels
 from sharpose_rt.models import SHaRPose
 
@@ -119,9 +119,9 @@ def _known(
     width = model.variant.width
 
     def ap_of(early: NDArray[np.bool_]) -> float:
-        keypoints = np.where(early[:, None, None], predictions.coarse_keypoints, predictions.fine_keypoints)
-        scores = np.where(early[:, None], predictions.coarse_scores, predictions.fine_scores)
-        return ap(results(predictions, keypoints, scores), document)["AP"]
+        coarse = predictions.coarse_keypoints, predictions.coarse_scores
+        poses = mixed(early, coarse, (predictions.fine_keypoints, predictions.fine_scores))
+        return ap(results(predictions, *poses), document)["AP"]
 
     return torch.cat([*tokens, torch.zeros(0, width)]).numpy(), fine - coarse, boxes.image_ids, ap_of
 

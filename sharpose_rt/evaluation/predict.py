@@ -67,13 +67,17 @@ class Predictions:
         """Keypoints, scores and who was refined (N,), as a run with this gate gives them."""
         heights_px = body_heights(self.boxes.bboxes_xyxy)
         refined = gate.refined(self.outlook, heights_px)
-        keypoints, scores = self.coarse_keypoints, self.coarse_scores
+        coarse = self.coarse_keypoints, self.coarse_scores
         if self.near_keypoints is not None and self.near_scores is not None:  # who is never refined is cut out closer
-            never = gate.never(heights_px)
-            keypoints = np.where(never[:, None, None], self.near_keypoints, keypoints)
-            scores = np.where(never[:, None], self.near_scores, scores)
-        keypoints = np.where(refined[:, None, None], self.fine_keypoints, keypoints)
-        return keypoints, np.where(refined[:, None], self.fine_scores, scores), refined
+            coarse = mixed(gate.never(heights_px), (self.near_keypoints, self.near_scores), coarse)
+        return *mixed(refined, (self.fine_keypoints, self.fine_scores), coarse), refined
+
+
+def mixed(
+    which: NDArray[np.bool_], these: tuple[Float32, Float32], others: tuple[Float32, Float32]
+) -> tuple[Float32, Float32]:
+    """Keypoints (N, K, 2) and scores (N, K) of `these` for the people of `which` (N,), of `others` for the others."""
+    return np.where(which[:, None, None], these[0], others[0]), np.where(which[:, None], these[1], others[1])
 
 
 def closer_padding(gate: Gate) -> float | None:

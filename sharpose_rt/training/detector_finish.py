@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.bundled import BundledDetector
-from sharpose_rt.detection.yolo import CLOSEST, predict
+from sharpose_rt.detection.yolo import CLOSEST, Network, predict
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.geometry.boxes import inside_matrix, iou_matrix
 from sharpose_rt.models.int8 import Ranges, observe
@@ -85,14 +85,15 @@ def input_ranges(weights: Path, pictures: Sequence[Picture]) -> Ranges:
     detector = BundledDetector(DetectorConfig(), weights=weights)
     network = detector.load()
     fused: Any = network.run
+    return observe(fused, lambda: look_at(pictures[:100], detector, network))
 
-    def run() -> None:
-        for number, picture in enumerate(pictures[:100]):
-            frame = Frame(number, 0.0, picture.read())
-            for look in range(len(detector.sizes[:CLOSEST])):
-                predict(network, detector.letterboxed(frame, network, look=look))
 
-    return observe(fused, run)
+def look_at(pictures: Sequence[Picture], detector: BundledDetector, network: Network) -> None:
+    """Sends pictures through a network of a detector, where it can look closer in both sizes."""
+    for number, picture in enumerate(pictures):
+        frame = Frame(number, 0.0, picture.read())
+        for look in range(len(detector.sizes[:CLOSEST])):
+            predict(network, detector.letterboxed(frame, network, look=look))
 
 
 def _judge(detector: BundledDetector, picture: Picture) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

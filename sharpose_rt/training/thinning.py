@@ -20,13 +20,11 @@ from torch import Tensor, nn
 
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.bundled import OURS, BundledDetector, load_module
-from sharpose_rt.detection.yolo import CLOSEST, predict
 from sharpose_rt.errors import ConfigError, DatasetError, WeightsError
 from sharpose_rt.models.stem import InvertedResidual
 from sharpose_rt.models.weights import RANGES, write_network
-from sharpose_rt.training.detector_finish import input_ranges
+from sharpose_rt.training.detector_finish import input_ranges, look_at
 from sharpose_rt.training.pictures import Picture
-from sharpose_rt.types import Frame
 
 LEAST_PICTURES = 50
 """Fewer do not tell apart what the channels of a block say."""
@@ -72,14 +70,7 @@ def thin_detector(
         raise DatasetError(f"{len(pictures)} pictures; {LEAST_PICTURES} or more tell what a block can do without")
     detector = BundledDetector(DetectorConfig(), weights=source)
     network = replace(detector.load(), run=module.eval())
-
-    def run() -> None:
-        for number, picture in enumerate(pictures):
-            frame = Frame(number, 0.0, picture.read())
-            for look in range(len(detector.sizes[:CLOSEST])):
-                predict(network, detector.letterboxed(frame, network, look=look))
-
-    found = thin(module, run, most)
+    found = thin(module, lambda: look_at(pictures, detector, network), most)
     if (left := _count(module)) > most:
         raise WeightsError(
             f"{source} can be thinned to {left * 2 / 1e6:.2f} MB of weights, not to {megabytes:g}: a block would lose "
