@@ -158,6 +158,8 @@ class StoredFrames(Source):
         assert self._record is not None
         size_wh = self._record.frame_size_wh or self.reader.header.frame_size_wh
         found = self._picture(self._record)
+        if self._stop.is_set():  # its picture may not have been looked for to the end
+            return None
         padded_wh = tuple(side + side % 2 for side in size_wh)  # as our videos are
         fits = found is not None and found.size_wh in (size_wh, padded_wh)
         if self._record.frame_size_wh is not None and not fits:  # a video that was written of several sizes has one

@@ -28,7 +28,7 @@ from sharpose_rt.geometry.affine import chain_affines
 from sharpose_rt.replay import Changes, ReplayRun
 from sharpose_rt.skeleton import COCO17, Skeleton
 from sharpose_rt.skeletons import FrameRecord, Header, StreamReader, StreamWriter, encode
-from sharpose_rt.stages import ChoosePeopleStage, Swap
+from sharpose_rt.stages import ChoosePeopleStage, StoredFrames, Swap
 from sharpose_rt.tracking import create_tracker
 from sharpose_rt.types import Frame, Packet, Poses, PoseStage, Tracks
 
@@ -662,6 +662,20 @@ def test_who_looks_or_listens_has_the_pace_of_the_video(
     monkeypatch.setattr("sharpose_rt.replay.ReplayRun", run)
     assert main(["replay", str(SAMPLE), "--output", str(tmp_path), *options.split()]) == 2
     assert asked == [(paced, video, "--loop" in options)]
+
+
+def test_what_is_stopped_while_its_picture_is_looked_for_is_left_out(
+    tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [FrameRecord(i, t, people(1)) for i, t in enumerate(WALK_TIMES)]
+    reader = StreamReader(write_stream(tmp_path / "walk.skeletons.jsonl", records))
+    with StoredFrames(reader, len(records), SourceConfig(), str(clip)) as frames:
+        assert frames.read() is not None
+        assert frames._video is not None
+        read = frames._video.read
+        monkeypatch.setattr(frames._video, "read", lambda: frames.interrupt() or read())
+        assert frames.read() is None
+        assert frames.unseen == 0
 
 
 def test_over_and_over_time_goes_on(tmp_path: Path, clip: Path) -> None:
