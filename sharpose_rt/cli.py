@@ -20,6 +20,7 @@ from sharpose_rt.commands.printable import PrintableFormatter, printable_lines
 from sharpose_rt.errors import (
     SharposeError,
     SourceAway,
+    gpu_report,
     is_short_of_gpu_memory,
     is_short_of_memory,
     library_report,
@@ -64,7 +65,7 @@ _LIKE_AN_OPTION = re.compile(r"--[^ =]+(=|\Z)|-[^-\d. ][^ ]*\Z")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. 0: done; 1: found wanting; 2: an error of use or input, or a GPU too small; 130: Ctrl-C.
+    """Runs one command. 0: done; 1: found wanting; 2: an error of use or input, or of a GPU; 130: Ctrl-C.
 
     75: a camera or a stream is not there, and may be later (EX_TEMPFAIL of sysexits.h). SIGTERM exits with 143.
     """
@@ -108,6 +109,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{memory_report(error)}; try a smaller batch (--batch N where the command has it, --set batch=N in "
                 "train and pretrain), a smaller model, --set data.cache=none where train holds crops on the GPU, or "
                 "end other programs that use it"
+            )
+        if (report := gpu_report(error)) is not None:
+            logging.getLogger("sharpose_rt").debug("where it was noticed", exc_info=error)
+            return _error(
+                f"the GPU failed ({report}); what was written before is kept. Start again, where it fails again with "
+                "--device cpu; the system's log (`dmesg`) and `sharpose-rt doctor` may say why"
             )
         if not is_short_of_memory(error):
             raise

@@ -15,7 +15,7 @@
 
 Each message says what was wrong, the value seen, what is accepted, and what to try next. The command line prints
 the message alone, without a traceback, and exits with status 2, for SourceAway with 75. With 2 it exits too where a
-GPU's memory does not suffice, by `memory_report`, where the system lacks a library, by `library_report`, and where it
+GPU's memory does not suffice, by `memory_report`, or it fails, by `gpu_report`, where the system lacks a library, by `library_report`, and where it
 does not let a file be looked at or written, by `system_report`. Any other exception is a bug and keeps its traceback.
 """
 
@@ -106,6 +106,13 @@ def is_short_of_gpu_memory(error: BaseException) -> bool:
     memory that is not torch's to give."""
     in_words = re.search(r"CUDA error: out of memory|CU[A-Z]+_STATUS_ALLOC_FAILED", str(error))
     return type(error).__name__ == "OutOfMemoryError" or in_words is not None
+
+
+def gpu_report(error: BaseException) -> str | None:
+    """What a GPU says that failed while something ran on it; None for other causes. Where in the program it was noticed
+    says little, as the GPU works behind it."""
+    found = re.search(r"(?:CUDA|cuDNN|HIP) error: ([^\n]+)", str(error))
+    return found and found[1].rstrip(". ")
 
 
 def library_report(error: ImportError) -> str | None:

@@ -17,7 +17,7 @@ from sharpose_rt.models import VARIANTS
 from sharpose_rt.models.gate import Gate
 from sharpose_rt.skeletons.stream import read_stream
 from sharpose_rt.training.config import AugmentConfig
-from tests.paper_cuda import card
+from tests.paper_cuda import Graph, card
 from tests.people_set import SMALL, train_config, trainer, write_set
 
 pytestmark = pytest.mark.gpu
@@ -156,6 +156,39 @@ def test_a_run_gives_what_it_gives_on_the_cpu(tmp_path, cuda):
         away_px = np.linalg.norm(ours.raw_keypoints - wanted.raw_keypoints, axis=2)[sure]
         assert np.median(away_px) < 1
     assert not card.races
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "frames", "said"),
+    [
+        (
+            torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be"),
+            2,
+            range(1, 10),
+            "the GPU failed (an illegal memory access was encountered); what was written before is kept.",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.42 GiB."), 0, [10], "without them"),
+    ],
+    ids=["lost", "short of memory"],
+)
+def test_a_card_that_fails_in_the_middle_of_a_run(
+    failure, status, frames, said, tmp_path, cuda, monkeypatch, capsys, caplog
+):
+    make_demo_clip(tmp_path / "walk.mp4", seconds=1)
+    replayed, replay = [], Graph.replay
+
+    def fails(graph):
+        replayed.append(graph)
+        if len(replayed) == 25:
+            raise failure
+        replay(graph)
+
+    monkeypatch.setattr(Graph, "replay", fails)
+    run = ["track", "--source", str(tmp_path / "walk.mp4"), "--detector", "bundled", "--precision", "fp32"]
+    run += ["--set", "pose.max_batch=2", "--max-frames", "10", "--no-video", "--device", cuda]
+    assert main([*run, "--output", str(tmp_path)]) == status
+    assert said in capsys.readouterr().err + caplog.text
+    assert len(list(read_stream(tmp_path / "walk.skeletons.jsonl"))) in frames
 
 
 def test_a_training_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(tmp_path, cuda, monkeypatch):
