@@ -15,8 +15,9 @@
 
 Each message says what was wrong, the value seen, what is accepted, and what to try next. The command line prints
 the message alone, without a traceback, and exits with status 2, for SourceAway with 75. With 2 it exits too where a
-GPU's memory does not suffice, by `memory_report`, or it fails, by `gpu_report`, where the system lacks a library, by `library_report`, and where it
-does not let a file be looked at or written, by `system_report`. Any other exception is a bug and keeps its traceback.
+GPU's memory does not suffice, by `memory_report`, or it fails, by `gpu_report`, where the system lacks a library, by
+`library_report`, and where it does not let a file be looked at or written, by `system_report`. Any other exception is
+a bug and keeps its traceback.
 """
 
 import errno
