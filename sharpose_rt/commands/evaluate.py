@@ -204,7 +204,7 @@ def _check(args: argparse.Namespace, document: dict[str, Any]) -> None:
     from sharpose_rt.evaluation.mpii import check_pckh
     from sharpose_rt.evaluation.reliability import IN_TRUTH
     from sharpose_rt.evaluation.tables import table_files
-    from sharpose_rt.evaluation.truth import check_keypoints, counted_people, is_mpii
+    from sharpose_rt.evaluation.truth import by_pckh, check_keypoints, counted_people, is_mpii
     from sharpose_rt.evaluation.worst import WORST_IN_TRUTH, check_sheet
     from sharpose_rt.models import find_variant
 
@@ -220,7 +220,7 @@ def _check(args: argparse.Namespace, document: dict[str, Any]) -> None:
             raise ConfigError(f"sweeps are of networks with two stages, and {args.model} has one; leave them away")
     else:
         check_keypoints(find_variant(args.model), document)
-    labelled, mpii = bool(document["annotations"]), is_mpii(document)
+    labelled, pckh = bool(document["annotations"]), by_pckh(document)
     if labelled and not counted_people(document):  # AP would be 0, as of a network that finds nobody
         raise DatasetError(
             f"{args.annotations} has people, but nobody with a keypoint, so no pose can be measured; "
@@ -231,12 +231,12 @@ def _check(args: argparse.Namespace, document: dict[str, Any]) -> None:
             f"{args.annotations} has pictures without labels, as COCO's test sets: nothing can be measured, but "
             "--results FILE with --boxes detector (or a file of detections) writes what COCO's server takes"
         )
-    if labelled and not mpii:
-        pycocotools()
-    elif labelled:
+    if pckh:
         check_pckh(document, in_truth=args.boxes == "gt")
+    elif labelled:
+        pycocotools()
     for option in ("sweep_threshold", "sweep_height", "sweep_gain"):
-        if mpii and getattr(args, option):
+        if pckh and getattr(args, option):
             raise ConfigError(f"--{option.replace('_', '-')} measures AP, which MPII does not have; leave it away")
     asked = [*_sweeps(args).values(), *([args.reliability] if args.reliability else [])]
     tables = [table_files(Path(out).resolve())[0] for out in asked]

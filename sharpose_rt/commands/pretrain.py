@@ -34,9 +34,7 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     refuse_begun(out, args.resume)
     people = load_people(config, data_roots(args.data_root), find_variant(config.model).skeleton)
-    trainer = Pretrainer(config, people, out)
-    if args.resume:
-        trainer.resume()
+    trainer = Pretrainer(config, people, out, resume=args.resume)
     trainer.run(lambda line: print(line, flush=True))
     if trainer.stopped:
         print(f"stopped after {trainer.samples} crops; the same command with --resume goes on")

@@ -122,7 +122,7 @@ def _validation(config: TrainConfig, roots: list[Path]) -> Validate | None:
     from sharpose_rt.evaluation.coco import pycocotools, score
     from sharpose_rt.evaluation.mpii import check_pckh
     from sharpose_rt.evaluation.predict import predict
-    from sharpose_rt.evaluation.truth import check_keypoints, is_mpii, read_labels
+    from sharpose_rt.evaluation.truth import by_pckh, check_keypoints, read_labels
     from sharpose_rt.labels.coco import read_image
     from sharpose_rt.labels.yolo import set_files
     from sharpose_rt.models import find_variant
@@ -135,7 +135,7 @@ def _validation(config: TrainConfig, roots: list[Path]) -> Validate | None:
     document = read_labels(annotations, head_boxes, variant.skeleton)
     check_keypoints(variant, document)
     check_pckh(document, in_truth=True)
-    if not is_mpii(document):
+    if not by_pckh(document):
         pycocotools()
     boxes = truth_boxes(document)
     if not len(boxes):
@@ -147,7 +147,7 @@ def _validation(config: TrainConfig, roots: list[Path]) -> Validate | None:
 
     def validate(model) -> Row:
         result = score(predict(model, document, images, boxes), document, Gate(), model)
-        measure = "PCKh" if "PCKh" in result else "AP"  # MPII has no AP
+        measure = "PCKh" if "PCKh" in result else "AP"  # MPII's own files are measured by it
         return {"val_ap": result[measure], "val_ap_coarse": result[f"{measure}_coarse"]}
 
     return validate

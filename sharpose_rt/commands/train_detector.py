@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,6 @@ def _weighted(text: str) -> tuple[str, float]:
         value = float(weight or 1)
     except ValueError:
         value = -1.0
-    if not name or not value > 0:
-        raise ConfigError(f"--set got {text!r}; NAME or NAME=WEIGHT with a weight above 0 is accepted")
+    if not name or not 0 < value < math.inf:
+        raise ConfigError(f"--set got {text!r}; NAME or NAME=WEIGHT with a finite weight above 0 is accepted")
     return name, value

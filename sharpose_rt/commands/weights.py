@@ -286,7 +286,7 @@ def quantize_weights(args: argparse.Namespace) -> int:
 
     model, info = _load_own(source)
     ranges, costs = quantize(model, args.annotations, args.images, args.people, args.head_boxes)
-    measure = "PCKh" if "PCKh" in costs else "AP"  # MPII has no AP
+    measure = "PCKh" if "PCKh" in costs else "AP"  # MPII's own files are measured by it
     exact, rounded = costs[measure], costs[f"{measure}_int8"]
     print(f"{measure} of {costs['people']} people: {exact:.4f}, in int8 {rounded:.4f}")
     if not exact - rounded <= MOST_LOSS:  # NaN where nothing could be measured

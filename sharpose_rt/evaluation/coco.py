@@ -18,7 +18,7 @@ from sharpose_rt.errors import ConfigError
 from sharpose_rt.evaluation.boxes import Boxes
 from sharpose_rt.evaluation.mpii import pckh_metrics
 from sharpose_rt.evaluation.predict import Predictions
-from sharpose_rt.evaluation.truth import is_mpii, label_triples, labels_of, skeleton_of
+from sharpose_rt.evaluation.truth import by_pckh, label_triples, labels_of, skeleton_of
 from sharpose_rt.geometry.oks import oks, person_scores
 from sharpose_rt.labels.coco import looked_at
 from sharpose_rt.models import SHaRPose
@@ -42,8 +42,8 @@ def score(
 
     Returns:
         AP, AP50, AP75, APM, APL, AR (0..1; -1 where nobody is of that size); AP_coarse and AP_fine, of either stage
-        alone; on MPII instead of these the keys of `mpii.pckh_metrics`. exit_rate, the share of crops that leave after
-        the coarse stage; gmacs_per_person (NaN for an estimator that is no SHaRPose network); people, images;
+        alone; of MPII's own labels the keys of `mpii.pckh_metrics` instead. exit_rate, the share of crops that leave
+        after the coarse stage; gmacs_per_person (NaN for an estimator that is no SHaRPose network); people, images;
         quality_threshold, refine_from_px, refine_from_gain; for ground-truth boxes also oks_coarse and oks_fine
         (means), quality_pearson, quality_spearman and quality_mae against the coarse stage's true OKS, score_spearman
         of the people's scores against the fine one's, and, where it is predicted, gain_pearson against the gain in AP
@@ -52,13 +52,14 @@ def score(
     keypoints, scores, refined = predictions.gated(gate)
     exit_rate = float(1 - refined.mean()) if len(refined) else 0.0
     result: dict[str, Any] = {}
-    if is_mpii(document):
+    if by_pckh(document):
         result |= pckh_metrics(predictions, document, gate)
     else:
-        result |= ap(results(predictions, keypoints, scores), document)
+        skeleton = skeleton_of(document)
+        result |= ap(results(predictions, keypoints, scores, skeleton), document)
         for name in ("coarse", "fine"):
             stage = getattr(predictions, f"{name}_keypoints"), getattr(predictions, f"{name}_scores")
-            result[f"AP_{name}"] = ap(results(predictions, *stage), document)["AP"]
+            result[f"AP_{name}"] = ap(results(predictions, *stage, skeleton), document)["AP"]
     result |= {
         "exit_rate": exit_rate,
         "gmacs_per_person": gmacs(model, exit_rate, predictions.flip_test),
@@ -137,7 +138,7 @@ def pycocotools() -> tuple[Any, Any]:
 
 
 def ap(people: list[dict[str, Any]], document: dict[str, Any]) -> dict[str, float]:
-    """COCO's six keypoint metrics of results in COCO's form, by pycocotools."""
+    """COCO's six keypoint metrics of results in COCO's form, by pycocotools with the sigmas of the labels' set."""
     labels_of_coco, evaluator = pycocotools()
     with contextlib.redirect_stdout(io.StringIO()):
         truth = labels_of_coco()
@@ -148,6 +149,7 @@ def ap(people: list[dict[str, Any]], document: dict[str, Any]) -> dict[str, floa
         # A list is taken as well.
         found = truth.loadRes(people) if people else labels_of_coco()  # type: ignore[reportArgumentType]
         evaluation = evaluator(truth, found, "keypoints")
+        evaluation.params.kpt_oks_sigmas = np.array(skeleton_of(document).sigmas)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

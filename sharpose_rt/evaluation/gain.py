@@ -19,7 +19,7 @@ from sharpose_rt.errors import DatasetError
 from sharpose_rt.evaluation.boxes import truth_boxes
 from sharpose_rt.evaluation.coco import ap, reached, results, true_oks
 from sharpose_rt.evaluation.predict import mixed, predict
-from sharpose_rt.evaluation.truth import check_keypoints, is_mpii, read_labels
+from sharpose_rt.evaluation.truth import by_pckh, check_keypoints, read_labels, skeleton_of
 from sharpose_rt.models import SHaRPose
 
 RIDGE = 0.3
@@ -67,9 +67,9 @@ def fit_gain(model: SHaRPose, sets: Sequence[tuple[Path, Path]]) -> Fit:
     """
     tokens, gains, pictures, measures = [], [], [], []
     for number, (labels, images) in enumerate(sets):
-        document = read_labels(labels)
-        if is_mpii(document):
-            raise DatasetError(f"{labels} has MPII's keypoints, which AP is not measured by; COCO's are wanted")
+        document = read_labels(labels, first=model.variant.skeleton)
+        if by_pckh(document):
+            raise DatasetError(f"{labels} is MPII's own, of which PCKh is measured, not AP; COCO's form is wanted")
         check_keypoints(model.variant, document)
         token, gain, image_ids, ap_of = _known(model, document, images)
         tokens.append(token)
@@ -121,7 +121,7 @@ def _known(
     def ap_of(early: NDArray[np.bool_]) -> float:
         coarse = predictions.coarse_keypoints, predictions.coarse_scores
         poses = mixed(early, coarse, (predictions.fine_keypoints, predictions.fine_scores))
-        return ap(results(predictions, *poses), document)["AP"]
+        return ap(results(predictions, *poses, skeleton_of(document)), document)["AP"]
 
     return torch.cat([*tokens, torch.zeros(0, width)]).numpy(), fine - coarse, boxes.image_ids, ap_of
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.evaluation.predict import Predictions
-from sharpose_rt.evaluation.truth import counted_people, is_mpii, label_triples, labels_of
+from sharpose_rt.evaluation.truth import by_pckh, counted_people, label_triples, labels_of
 from sharpose_rt.models.gate import Gate
 from sharpose_rt.skeleton import MPII16
 
@@ -48,7 +48,7 @@ def pckh(
 
 
 def check_pckh(document: Mapping[str, Any], *, in_truth: bool) -> None:
-    """Nothing, where the labels are not MPII's, or PCKh can be measured: asked before minutes of measuring.
+    """Nothing, where people are not measured by PCKh, or it can be measured: asked before minutes of measuring.
 
     Args:
         document: the labels.
@@ -57,13 +57,13 @@ def check_pckh(document: Mapping[str, Any], *, in_truth: bool) -> None:
     Raises:
         DatasetError: they are not, or people lack head sizes.
     """
-    if not is_mpii(document):
+    if not by_pckh(document):
         return
     if not in_truth:
         raise DatasetError(
             "PCKh is measured in the boxes of the labels, as MPII says which person is meant; --boxes gt"
         )
-    if any("head_size_px" not in record for record in counted_people(document)):
+    if any(not record.get("head_size_px", 0) > 0 for record in counted_people(document)):
         raise DatasetError("PCKh needs head boxes: give --head-boxes mpii_gt_val.mat, or MPII's own .mat as labels")
 
 

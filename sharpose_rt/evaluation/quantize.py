@@ -12,7 +12,7 @@ from sharpose_rt.evaluation.boxes import truth_boxes
 from sharpose_rt.evaluation.coco import score
 from sharpose_rt.evaluation.mpii import check_pckh
 from sharpose_rt.evaluation.predict import Predictions, predict
-from sharpose_rt.evaluation.truth import check_keypoints, is_mpii, read_labels
+from sharpose_rt.evaluation.truth import by_pckh, check_keypoints, read_labels
 from sharpose_rt.models import SHaRPose
 from sharpose_rt.models.gate import Gate
 from sharpose_rt.models.int8 import Ranges, observe, quantized
@@ -31,8 +31,8 @@ def quantize(
         head_boxes: `mpii_gt_val.mat`, for MPII's common JSON.
 
     Returns:
-        The ranges; and `people`, and their AP without and with int8, `AP` and `AP_int8` (0..1), on MPII, which has no
-        AP, `PCKh` and `PCKh_int8` in their place.
+        The ranges; and `people`, and their AP without and with int8, `AP` and `AP_int8` (0..1), of MPII's own
+        files `PCKh` and `PCKh_int8` in their place.
 
     Raises:
         ConfigError: the labels are of other keypoints than the network's.
@@ -44,7 +44,7 @@ def quantize(
     if not len(boxes):
         raise DatasetError(f"{annotations} has nobody with keypoints; a label file of people is wanted")
     check_pckh(document, in_truth=True)
-    measure = "PCKh" if is_mpii(document) else "AP"
+    measure = "PCKh" if by_pckh(document) else "AP"
     found: list[Predictions] = []
     ranges = observe(model, lambda: found.append(predict(model, document, images, boxes)))
     found.append(predict(quantized(model, ranges), document, images, boxes))

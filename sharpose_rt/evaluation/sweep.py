@@ -15,6 +15,7 @@ from sharpose_rt.config.checks import GAIN_RANGE
 from sharpose_rt.evaluation.coco import ap, gmacs, results
 from sharpose_rt.evaluation.predict import Predictions
 from sharpose_rt.evaluation.tables import Row, write_table
+from sharpose_rt.evaluation.truth import skeleton_of
 from sharpose_rt.geometry.affine import body_heights
 from sharpose_rt.models.gate import Gate
 
@@ -53,7 +54,7 @@ def sweep(
     for value in [every, *middle, nobody]:
         keypoints, scores, refined = predictions.gated(replace(gate, **{by: value}))
         exit_rate = float(1 - refined.mean()) if len(refined) else 0.0
-        metrics = ap(results(predictions, keypoints, scores), document)
+        metrics = ap(results(predictions, keypoints, scores, skeleton_of(document)), document)
         row = {by: value, "exit_rate": exit_rate, "gmacs_per_person": gmacs(model, exit_rate, predictions.flip_test)}
         rows.append(row | {name: metrics[name] for name in ("AP", "AP50", "AP75")})
     return list({row[by]: row for row in rows}.values())

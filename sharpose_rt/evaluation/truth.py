@@ -101,6 +101,14 @@ def is_mpii(document: Mapping[str, Any]) -> bool:
     return any(item.get("keypoints") == list(MPII16.keypoints) for item in categories)
 
 
+def by_pckh(document: Mapping[str, Any]) -> bool:
+    """Whether people are measured by PCKh: those of MPII's own files, who have a head size (NaN where it is not given).
+
+    People of MPII's keypoints in COCO's form have none, and are measured by AP.
+    """
+    return any("head_size_px" in record for record in document["annotations"])
+
+
 def skeleton_of(document: Mapping[str, Any]) -> Skeleton:
     """The keypoints that the labels of a document are of."""
     return MPII16 if is_mpii(document) else COCO17

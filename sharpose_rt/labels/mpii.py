@@ -24,7 +24,7 @@ _HEAD = 0.6  # PCKh's head size over the diagonal of the head box, from MPII's o
 
 
 def from_records(records: list[Any], path: Path, head_boxes: Path | None = None) -> dict[str, list[Any]]:
-    """A document of COCO's form from the common JSON; people have `head_size_px` where head boxes are given.
+    """A document of COCO's form from the common JSON; `head_size_px` of people is NaN unless head boxes are given.
 
     Args:
         records: the list.
@@ -34,7 +34,7 @@ def from_records(records: list[Any], path: Path, head_boxes: Path | None = None)
     Raises:
         DatasetError: a record is wrong (names it), or the head boxes are of other records.
     """
-    sizes = _head_sizes(head_boxes, len(records)) if head_boxes else [None] * len(records)
+    sizes = _head_sizes(head_boxes, len(records)) if head_boxes else [math.nan] * len(records)
     people = []
     for number, (record, size) in enumerate(zip(records, sizes, strict=True)):
         where = f"{path}: record[{number}]"
@@ -95,26 +95,26 @@ def _rect(rect: Any, points: list[Any], where: str) -> dict[str, Any]:
 
 
 def _person(
-    joints: np.ndarray, visibility: np.ndarray, centre: np.ndarray, scale: float, head_px: float | None, where: str
+    joints: np.ndarray, visibility: np.ndarray, centre: np.ndarray, scale: float, head_px: float, where: str
 ) -> dict[str, Any]:
     """A COCO record, but for ids; px from 0."""
     if not (scale > 0 and math.isfinite(scale)):
         raise DatasetError(f"{where}: scale is {scale}; a number above 0 is wanted")
-    if head_px is not None and not head_px > 0:
+    if head_px <= 0:
         raise DatasetError(f"{where}: the head box has the size {head_px}; above 0 px is wanted")
     side = SCALE_PX * scale
     left, top = centre - 1 + (0, _BELOW_CENTRE * scale) - side / 2
     triples = np.concatenate([joints - 1, visibility[:, None]], axis=1)
     triples[visibility == 0] = 0
-    record: dict[str, Any] = {
+    return {
         "category_id": 1,
         "iscrowd": 0,
         "bbox": [float(left), float(top), side, side],
         "area": _AREA_OF_BOX * side * side,
         "keypoints": triples.ravel().tolist(),
         "num_keypoints": int((visibility > 0).sum()),
+        "head_size_px": head_px,
     }
-    return record if head_px is None else record | {"head_size_px": head_px}
 
 
 def _document(people: list[tuple[str, dict[str, Any]]]) -> dict[str, list[Any]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,7 @@ class TensorBoard:
 
     Raises:
         ConfigError: TensorBoard is not installed.
+        OutputError: the folder cannot be written to.
     """
 
     def __init__(self, folder: Path, samples: int = 0) -> None:
@@ -87,12 +88,24 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ConfigError("tensorboard=true needs TensorBoard: pip install 'sharpose-rt[tensorboard]'") from error
-        # What a killed run logged after its last checkpoint comes once more.
-        self._writer: Any = SummaryWriter(str(folder), purge_step=samples + 1 if samples else None)
+        self._folder = folder
+        with self._said():
+            # What a killed run logged after its last checkpoint comes once more.
+            self._writer: Any = SummaryWriter(str(folder), purge_step=samples + 1 if samples else None)
 
     def add(self, row: Row) -> None:
-        """Write one line of the log."""
-        for key, value in row.items():
-            if key not in ("step", "samples"):
-                self._writer.add_scalar(key, value, int(row["samples"]))
-        self._writer.flush()
+        """Write one line of the log; raises OutputError where it cannot be written."""
+        with self._said():
+            for key, value in row.items():
+                if key not in ("step", "samples"):
+                    self._writer.add_scalar(key, value, int(row["samples"]))
+            self._writer.flush()
+
+    @contextmanager
+    def _said(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(
+                f"cannot write TensorBoard's log in {self._folder}: {error}; is the disk full?"
+            ) from error

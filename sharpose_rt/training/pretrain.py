@@ -21,6 +21,7 @@ from sharpose_rt.config import to_dict
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.machine.flag import Flag
 from sharpose_rt.models import SHaRPose
+from sharpose_rt.models.create import attention_scale_of, set_attention_scale
 from sharpose_rt.models.layers import Block
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.models.selection import take
@@ -113,9 +114,10 @@ class Pretrainer:
             which is for weights that know something already; so is `stem_lr`, unless the stem's do.
         people: whose crops are learnt from; their joints are not looked at.
         out: folder of `last.pt` and `weights.safetensors`; made when missing.
+        resume: go on from the folder's checkpoint, see `resume`; what the run once started from is not asked for.
     """
 
-    def __init__(self, config: TrainConfig, people: People, out: Path) -> None:
+    def __init__(self, config: TrainConfig, people: People, out: Path, *, resume: bool = False) -> None:
         if config.budget != "minutes":
             raise ConfigError("pretraining follows the clock; give --set budget=minutes and --set minutes=N")
         augment = replace(config.augment, half_body_p=0.0)  # needs joints
@@ -127,11 +129,14 @@ class Pretrainer:
             torch.set_num_threads(config.threads)
         self.in_bf16 = quicker_in_bf16(config.precision, self.device)
         torch.manual_seed(config.seed)
-        self.network = MaskedAutoencoder(starting_model(config)).to(self.device).train()
+        start = replace(config, init="random", init_stem="random") if resume else config
+        self.network = MaskedAutoencoder(starting_model(start)).to(self.device).train()
         self.optimizers = build_optimizers(self.network, optim)
         self.step, self.samples = 0, 0
         self.clock = Clock(config.minutes)
         self._stop = Flag()
+        if resume:
+            self.resume()
 
     def train_step(self, crops: Tensor) -> float:
         """Move the weights by one batch of crops (B, h, w, 3) uint8; give the loss.
@@ -200,6 +205,7 @@ class Pretrainer:
             "step": self.step,
             "samples": self.samples,
             "elapsed_s": self.clock.elapsed_s,
+            "attention_scale": attention_scale_of(self.network.model),
             **get_chance(self.device),
         }
         save_checkpoint(self.out / "last.pt", state)
@@ -216,6 +222,8 @@ class Pretrainer:
         was = read_config(state["config"], str(self.out / "last.pt"))
         check_unchanged(was, self.config, FIXED, self.out)
         self.network.load_state_dict(state["network"])
+        model = self.network.model
+        set_attention_scale(model, state.get("attention_scale", attention_scale_of(model)))  # not always saved
         resume_optimizers(self.optimizers, self.network, was.optim, state["optimizers"])
         self.step, self.samples = state["step"], state["samples"]
         self.clock = replace(self.clock, elapsed_before_s=state["elapsed_s"])

@@ -698,7 +698,10 @@ def test_report_says_where_it_cannot_write(toy: Variant, tmp_path: Path) -> None
         command("report", out, "--out", tmp_path / "file" / "B.md")
     record = read_record(out)
     record["results"][1]["crops_per_s"] = 12345.6
-    assert "12345.6" in render([record])
+    record["results"][0]["gemm_gflops"], record["results"][1]["gemm_gflops"] = 20.0, 9.6
+    text = render([record])
+    assert "12345.6" in text
+    assert "GEMM rate meanwhile: 10 to 20 GFLOP/s." in text
     other = {**record, "machine": {**record["machine"], "cpu": "another"}}
     assert "## Machine 2" in render([record, other])
 
@@ -726,8 +729,36 @@ def test_peers_get_the_same_frames_and_boxes(clip: Path, tmp_path: Path, monkeyp
     (row,) = compare.run_peer_bench(peer_bench(clip, ("fake",)))["results"]
     assert (row["error"], row["people_mean"]) == (None, 2.0)
     assert row["fps"] > 0
-    (row,) = compare.run_peer_bench(peer_bench(clip, ("fake",), people=5))["results"]
-    assert row["people_mean"] == 5.0
+    record = compare.run_peer_bench(peer_bench(clip, ("fake",), people=5))
+    assert record["results"][0]["people_mean"] == 5.0
+    frames, boxes = compare.frames_and_boxes(peer_bench(clip, ("fake",), people=5))
+    assert record["settings"]["size_wh"] == [frames.shape[2], frames.shape[1]] != [frames.shape[2]] * 2
+    _, found = compare.frames_and_boxes(peer_bench(clip, ("fake",)))
+    for five, two in zip(boxes, found, strict=True):  # again and again, a little aside
+        np.testing.assert_array_equal(five, np.concatenate([two, two + 4, two[:1] + 8]))
+    clip.with_name("boxes.txt").write_text("1,1,11,11,30,70,0.9\n")
+    _, (first, second, *_) = compare.frames_and_boxes(peer_bench(clip, ("fake",), people=2))
+    np.testing.assert_array_equal(first, [[10, 10, 40, 80], [14, 14, 44, 84]])
+    np.testing.assert_allclose(second[0] / np.tile(frames.shape[2:0:-1], 2), [0.4, 0.2, 0.6, 0.9])  # in the middle
+
+
+def test_ours_runs_on_the_processor_as_the_others_unless_a_device_is_named(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(compare, "choose", lambda pose: asked.append(pose.device) or pose)
+    monkeypatch.setitem(compare.PEERS, "fake", peer(tmp_path, "    return lambda image, boxes: None"))
+    for device in ("auto", "cuda:1"):
+        compare.run_peer_bench(peer_bench(clip, ("fake",), pose=PoseConfig(device=device)))
+    assert asked == ["cpu", "cuda:1"]
+
+
+def test_a_peer_that_writes_nothing_has_not_the_figures_of_the_one_before(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text('{"seconds": [1.0], "people": [1]}')
+    (tmp_path / "nothing.py").touch()
+    found = compare.run_peer(compare.Peer(str(tmp_path / "nothing.py"), (), "a test"), "nothing", tmp_path, True)
+    assert found.keys() == {"error"}
+    assert "result.json" in found["error"]
 
 
 def test_a_peer_that_fails_is_reported_and_the_others_go_on(
@@ -772,6 +803,7 @@ def test_peers_take_turns_and_are_compared_within_a_round(
     assert (late["error"], none["error"]) == ("it is gone", "it is gone")
     text = render([record])
     assert "| other | 0.2 | 4000.0 | 16000.0 | 2.0 | 0.50 (0.25-0.50) |" in text
+    assert "All took turns in each of 3 rounds" in text
     for row in record["results"]:
         del row["ratio"]  # as it was before
     assert "| other | 0.2 | 4000.0 | 16000.0 | 2.0 |  |" in render([record])

@@ -182,11 +182,12 @@ def test_bad_options_say_what_is_accepted(overrides: list[str], said: str) -> No
         ("pose: {threads: 1}\nsmooth: {method: none}\npose: {max_batch: 2}", "'pose' stands twice in one section"),
         ("smooth:\n  method: none\n  method: rts", "'method' stands twice"),
         ("!!python/object/apply:os.system [echo]", "is not YAML"),
+        ("# Größe\ndraw: {boxes: false}", "cannot read"),  # of an editor that writes Latin-1
     ],
 )
 def test_bad_files_name_file_and_key(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "bad.yaml"
-    file.write_text(text)
+    file.write_text(text, encoding="latin-1")
     with pytest.raises(ConfigError) as caught:
         load(str(file))
     assert said in str(caught.value)
@@ -248,6 +249,34 @@ def test_sections_check_themselves() -> None:
         SourceConfig(start_s=5, end_s=5)
     with pytest.raises(ConfigError, match="at most 1024"):
         PoseConfig(max_batch=5000)
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        ("source", "start_s=2e9 end_s=-1 stride=0 max_frames=0 image_fps=0 filmed_fps=0 camera_fps=0 reconnect_s=-1"),
+        (
+            "source",
+            "camera_size_wh=[0,9] camera_format=raw open_timeout_s=0 read_timeout_s=0 rtsp_transport=ftp tls=''",
+        ),
+        ("source", "rotate=45 hwaccel=gpu max_bad_frames=-1"),
+        ("detector", "score_threshold=1.5 iou_threshold=1.5 image_size=31 every_if_sure=-1 max_people=0 pixels=rgba"),
+        ("tracker", "name=sort high_score=1.5 match_threshold=1.5 min_detections=0 max_lost_s=-1 remember_s=-1"),
+        ("tracker", "scene_cut=256"),
+        ("pose", "behaviour=own backend=onnx precision=fp8 refine_from_gain=2 refine_from_px=-1 refine_every=0"),
+        ("pose", "threads=0 box_padding=5 pixels=rgba coarse_padding=5 max_batch=0"),
+        ("budget", "latency_ms=0 target_fps=0 longest_detect_every=0"),
+        ("smooth", "min_score=1.5 hold_s=-1 fade_s=-1"),
+        ("draw", "min_score=1.5 trail_s=-1"),
+        ("output", "crf=52 split_s=0.5 fill=copy person_slots=0"),
+        ("live", "picture_px=63 wall_px=63 picture_quality=0 picture_fps=0 history_s=0 video_px=63 video_kbps=99"),
+        ("live", "publish_queue=0"),
+    ],
+)
+def test_what_is_out_of_range_is_refused_by_name(section: str, values: str) -> None:
+    for item in values.split():
+        with pytest.raises(ConfigError, match=rf"{section}\.{item.partition('=')[0]} is .*accepted"):
+            load(None, [f"{section}.{item}"])
 
 
 def test_to_dict_and_back() -> None:

@@ -99,6 +99,18 @@ def test_keypoints_are_read_by_their_names(folder):
     triples[1:3] = 9, 9, 2
     change(folder, 0, keypoints=triples.flatten().tolist())
     assert len(read(folder)) == 7  # of whom the head's ends alone are labelled, there is nothing to learn
+    change(folder, 1, keypoints=None, num_keypoints=None)  # a box alone
+    change(folder, 2, num_keypoints=0)  # who is left out
+    assert len(read(folder)) == 5
+    document = read_labels(folder / "annotations.json")
+    assert [record["num_keypoints"] for record in document["annotations"]] == [0, 0, 0, *[15] * 5]
+
+
+def test_a_list_of_pictures_alone_has_nobody_to_learn_from(folder):
+    path = folder / "annotations.json"
+    path.write_text(json.dumps({"images": json.loads(path.read_text())["images"]}))
+    with pytest.raises(DatasetError, match=r"annotations\.json has no list `annotations`"):
+        read(folder)
 
 
 def test_names_may_be_written_otherwise_and_be_more(folder):

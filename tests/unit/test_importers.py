@@ -15,6 +15,7 @@ from sharpose_rt.errors import ConfigError, OutputError, StreamError
 from sharpose_rt.skeleton import COCO17, COCO_FEET23, HALPE26, MPII16, WHOLEBODY133
 from sharpose_rt.skeletons import StreamReader, validate
 from sharpose_rt.skeletons.convert import convert
+from sharpose_rt.skeletons.convert.common import found_points
 from sharpose_rt.skeletons.importers import READERS, import_stream
 from sharpose_rt.skeletons.importers.lists import read_coco
 from sharpose_rt.skeletons.importers.openpose import read_openpose
@@ -109,6 +110,28 @@ class TestRoundTrips:
         file.write_text(json.dumps(record))
         (frame,) = back(folder, "openpose")
         assert (frame.poses.keypoint_scores[0] > 0).tolist() == 23 * [False] + 110 * [True]
+
+    @pytest.mark.parametrize("skeleton", [COCO17, HALPE26, WHOLEBODY133])
+    def test_openpose_as_pose2sim_writes_it(self, tmp_path, skeleton):
+        clip, folder = write_clip(tmp_path / "a.skeletons.jsonl", [[1, 2], [], [2]], skeleton), tmp_path / "a_json"
+        folder.mkdir()
+        for frame in StreamReader(clip):
+            tables = found_points(frame.poses, raw=False, min_score=0)
+            people = [
+                {"person_id": [-1], "pose_keypoints_2d": table.ravel().tolist(), "face_keypoints_2d": []}
+                for table in tables
+            ]
+            (folder / f"a_{frame.frame_id:06d}.json").write_text(json.dumps({"version": 1.3, "people": people}))
+        reader = back(folder, "openpose")
+        assert reader.header.skeleton is skeleton
+        for found, wanted in zip(reader, StreamReader(clip), strict=True):
+            seen = wanted.poses.keypoint_scores[..., None] > 0
+            np.testing.assert_allclose(found.poses.keypoints, np.where(seen, wanted.poses.keypoints, 0), atol=0.01)
+        person = {"person_id": [-1], "pose_keypoints_2d": [9.0] * 75}
+        (folder / "a_000003.json").write_text(json.dumps({"people": [person]}))
+        if skeleton is HALPE26:
+            with pytest.raises(StreamError, match="3 of 4 people have Halpe's 26 keypoints"):
+                back(folder, "openpose", overwrite=True)
 
     def test_alphapose(self, tmp_path):
         clip = write_clip(tmp_path / "a", CLIP[:-1])

@@ -13,6 +13,7 @@ from scipy.io import savemat
 
 from sharpose_rt.cli import main
 from sharpose_rt.errors import ConfigError, DatasetError
+from sharpose_rt.evaluation.gain import fit_gain
 from sharpose_rt.evaluation.mpii import GROUPS, check_pckh, pckh
 from sharpose_rt.evaluation.quantize import quantize
 from sharpose_rt.evaluation.truth import check_keypoints, is_mpii, read_labels
@@ -231,6 +232,32 @@ def test_what_int8_costs_is_measured_by_pckh(folder):
         quantize(model, folder / "train.json", folder / "none", 2)
 
 
+def test_mpiis_keypoints_in_cocos_form_are_measured_by_ap(folder):
+    document, path = read_document(folder / "train.json"), folder / "coco.json"
+    for record in document["annotations"]:
+        del record["head_size_px"]
+    path.write_text(json.dumps(document))
+    document = read_labels(path, first=MPII16)
+    truth = {int(r["bbox"][0]): np.array(r["keypoints"]).reshape(1, 16, 3)[..., :2] for r in document["annotations"]}
+
+    def estimate(image, boxes):
+        shift_px = 0.085 * math.sqrt(0.21) * (boxes[0, 2] - boxes[0, 0])  # of the root of the area
+        return truth[int(boxes[0, 0])].astype(np.float32) + np.array([shift_px, 0]), np.ones((1, 16), np.float32)
+
+    metrics = measure(estimate, document, folder / "images")
+    similar = np.exp(-((0.085 / np.array(MPII16.sigmas)) ** 2) / 8)  # of each joint
+    assert 0.7 < similar[labelled(1) > 0].mean() < similar.mean() < 0.75  # of five of AP's ten thresholds
+    assert metrics["AP"] == pytest.approx(0.5)
+    assert "PCKh" not in metrics
+    model = create_model(replace(SMALL, name="small_mpii", skeleton=MPII16))
+    _, costs = quantize(model, path, folder / "images", 2)
+    assert set(costs) == {"people", "AP", "AP_int8"}
+    with pytest.raises(DatasetError, match=r"2 people with keypoints in .*coco\.json; "):  # too few, and nothing else
+        fit_gain(model, [(path, folder / "images")])
+    with pytest.raises(DatasetError, match="of which PCKh is measured, not AP"):
+        fit_gain(model, [(folder / "release.mat", folder / "images")])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -256,11 +283,15 @@ def test_wrong_mat_files_are_named(folder):
         read_document(folder / "bad.mat")
     with pytest.raises(DatasetError, match="no RELEASE"):
         read_document(folder / "gt.mat")
+    savemat(folder / "number.mat", {"RELEASE": 1})
+    with pytest.raises(DatasetError, match=r"number\.mat has no RELEASE\.annolist"):
+        read_document(folder / "number.mat")
     with pytest.raises(DatasetError, match=r"headboxes_src of shape \(0,\)"):
         read_document(folder / "train.json", folder / "release.mat")
-    write_release(folder / "r.mat", lambda rects: rects[1].update(scale=0.0))
-    with pytest.raises(DatasetError, match=r"annolist\[1\] \(b\.jpg\) annorect\[0\]: scale is 0"):
-        read_document(folder / "r.mat")
+    for scale in (0.0, math.inf):
+        write_release(folder / "r.mat", lambda rects, scale=scale: rects[1].update(scale=scale))
+        with pytest.raises(DatasetError, match=rf"annolist\[1\] \(b\.jpg\) annorect\[0\]: scale is {scale}"):
+            read_document(folder / "r.mat")
     write_release(folder / "r.mat", lambda rects: rects[0].pop("objpos"))
     with pytest.raises(DatasetError, match=r"annolist\[0\] \(a\.jpg\) annorect\[0\] lacks head box, objpos or scale"):
         read_document(folder / "r.mat")

@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -451,6 +452,9 @@ def test_a_resumed_run_tells_its_speed_from_where_it_goes_on(folder, recipe, mon
     [
         ({"set": []}, "--set names no set"),
         ({"set": ["bars=none"]}, "NAME=WEIGHT"),
+        ({"set": ["bars=inf"]}, "--set got 'bars=inf'; .* a finite weight above 0"),
+        ({"set": ["bars=nan"]}, "--set got 'bars=nan'"),
+        ({"set": ["bars=0"]}, "--set got 'bars=0'"),
         ({"image_size": 100}, "multiple of 32"),
         ({"out": "x.pt"}, ".safetensors"),
         ({"minutes": 0.0}, "above 0"),
@@ -523,6 +527,20 @@ def test_scores_are_not_calibrated_on_one_picture_alone(folder, monkeypatch):
         out = str(folder.parent / f"{share}.safetensors")
         assert train_detector.run(arguments(folder, held_out=share, minutes=1e-3, out=out)) == 0
     assert judged == [3, 6]
+
+
+def test_a_training_whose_scores_cannot_be_calibrated_is_not_lost(folder, monkeypatch, capsys):
+    nobody = [replace(picture, people_xyxy=np.zeros((0, 4))) for picture in read_pictures(folder, 0.4)]
+    monkeypatch.setattr(
+        "sharpose_rt.training.detector_finish.calibrate", lambda weights, pictures: calibrate(weights, nobody)
+    )
+    assert train_detector.run(arguments(folder, minutes=1e-3)) == 0
+    assert re.search(
+        r"^scores are not calibrated: of \d+ boxes .* 0 show a person", capsys.readouterr().out, re.MULTILINE
+    )
+    _, facts = load_module(folder.parent / "found.safetensors")
+    assert "input_ranges" in facts
+    assert "score_slope" not in facts
 
 
 def test_a_picture_to_calibrate_on_is_told_of_before_the_training(folder):

@@ -15,6 +15,7 @@ import torch
 from sharpose_rt.commands import pretrain
 from sharpose_rt.errors import ConfigError, DatasetError, WeightsError
 from sharpose_rt.models import create_model
+from sharpose_rt.models.create import attention_scale_of
 from sharpose_rt.models.stem import MobileStem
 from sharpose_rt.models.variants import VARIANTS
 from sharpose_rt.models.weights import load_model, save_weights
@@ -155,6 +156,20 @@ def test_stopped_and_resumed_is_the_same_as_never_stopped(tmp_path, monkeypatch)
         assert torch.equal(value, second.network.state_dict()[name]), name
 
 
+def test_what_it_started_from_is_not_asked_for_when_it_goes_on(tmp_path):
+    folder, start = write_set(tmp_path / "painted"), tmp_path / "start.safetensors"
+    save_weights(create_model(CONV, attention_scale=0.5), start)
+    run = pretrainer(folder, tmp_path / "pre", init=str(start))
+    run.save()
+    start.unlink()
+    plan = config(init=str(start))
+    again = Pretrainer(plan, run.people, tmp_path / "pre", resume=True)
+    assert attention_scale_of(again.network.model) == 0.5
+    again.save()  # whose weights state it
+    assert attention_scale_of(load_model(CONV.name, str(tmp_path / "pre" / "weights.safetensors"))[0]) == 0.5
+    assert all(torch.equal(v, again.network.state_dict()[k]) for k, v in run.network.state_dict().items())
+
+
 def test_what_was_learnt_before_a_picture_that_cannot_be_read_is_kept(tmp_path):
     folder = write_set(tmp_path / "painted")
     run = pretrainer(folder, tmp_path / "pre", minutes=10, log_steps=1)
@@ -229,4 +244,7 @@ def test_the_command_says_that_it_was_stopped(tmp_path, capsys, monkeypatch):
         assert pretrain.run(parser.parse_args(command)) == 130
     assert "stopped after 8 crops" in capsys.readouterr().out
     assert pretrain.run(parser.parse_args([*command, "--resume", "--minutes", "0.005"])) == 0
-    assert "start training from them" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "start training from them" in told
+    assert pretrain.run(parser.parse_args([*command, "--resume", "--minutes", "0.001"])) == 0
+    assert capsys.readouterr().out == told  # it went on from there, and nothing was left to do

@@ -51,13 +51,14 @@ from sharpose_rt.training.config import (
 )
 from sharpose_rt.training.datasets import load_people
 from sharpose_rt.training.distill import FileTeacher, create_teacher, distillation_loss, fitted, is_right
-from sharpose_rt.training.log import read_log
+from sharpose_rt.training.log import TensorBoard, read_log
 from sharpose_rt.training.movenet import load_thunder
 from sharpose_rt.training.optim import Ema, is_undecayed, layer_of, lr_factor
 from sharpose_rt.training.report import write_report
 from sharpose_rt.training.running import Clock, batches_of, plain_errors
 from sharpose_rt.training.start import starting_model
 from sharpose_rt.training.world import World, join_world, pick_device
+from tests.full_disk import file_size_limit
 from tests.movenet_file import write_movenet
 from tests.people_set import SMALL, change, trainer, write_set
 from tests.people_set import train_config as config
@@ -719,7 +720,9 @@ def test_command_line_trains_reports_and_resumes(tmp_path, folder, capsys):
     arguments = ["--config", str(tmp_path / "plan.yaml"), "--data-root", str(tmp_path), "--out", str(tmp_path / "run")]
     assert main(["train", *arguments]) == 0
     told = capsys.readouterr().out
-    assert "finished after 8 samples" in told
+    assert re.search(
+        rf"^finished after 8 samples, \S+ minutes; results in {re.escape(arguments[-1])}$", told, re.MULTILINE
+    )
     assert re.search(r"^step 1  \d\.\d min  50\.0 %  lr \S+  grad_norm .*  coarse .*  fine .*  /s ", told, re.MULTILINE)
     for name in ("last.pt", "weights.safetensors", "log.csv", "config.yaml", "curves.png", "predictions.png"):
         assert (tmp_path / "run" / name).stat().st_size > 0, name
@@ -728,7 +731,7 @@ def test_command_line_trains_reports_and_resumes(tmp_path, folder, capsys):
     assert main(["train", *arguments]) == 2
     assert "--resume" in capsys.readouterr().err
     assert main(["train", *arguments, "--resume", "--set", "epochs=2"]) == 0
-    assert "resumed at step 2" in capsys.readouterr().out
+    assert re.search(r"^resumed at step 2, \S+ minutes, of a run of 2 epochs$", capsys.readouterr().out, re.MULTILINE)
     kept = (tmp_path / "run" / "config.yaml").read_text()
     assert "epochs: 2" in kept
     assert main(["train", *arguments, "--resume", "--set", "batch=2", "--set", "data.max_people=3"]) == 2
@@ -738,6 +741,17 @@ def test_command_line_trains_reports_and_resumes(tmp_path, folder, capsys):
     assert (tmp_path / "run" / "config.yaml").read_text() == kept
     assert main(["train", *arguments, "--resume", "--data-root", "x", "--set", "data.sets=[missing]"]) == 2
     assert "no set 'missing'" in capsys.readouterr().err
+
+
+def test_what_validation_needs_is_asked_for_before_a_run_begins(tmp_path, folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)  # as if it were not installed
+    (tmp_path / "plan.yaml").write_text(
+        f"model: {SMALL.name}\ndevice: cpu\ndata: {{sets: [painted], validation: painted, workers: 0}}\n"
+    )
+    arguments = ["--config", str(tmp_path / "plan.yaml"), "--data-root", str(tmp_path), "--out", str(tmp_path / "run")]
+    assert main(["train", *arguments]) == 2
+    assert "AP needs pycocotools: pip install" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_minutes_that_are_told_are_those_of_training(tmp_path, folder, capsys, monkeypatch):
@@ -750,6 +764,12 @@ def test_the_minutes_that_are_told_are_those_of_training(tmp_path, folder, capsy
     said = re.search(r"finished after 4 samples, (\S+) minutes", capsys.readouterr().out)
     assert said is not None
     assert float(said[1]) < 1000  # not of the pictures that come behind
+    state = load_checkpoint(tmp_path / "run" / "last.pt")
+    save_checkpoint(tmp_path / "run" / "last.pt", state | {"elapsed_s": 6000.0})
+    assert main(["train", *arguments, "--resume"]) == 0
+    told = capsys.readouterr().out
+    assert "resumed at step 1, 100.0 minutes" in told
+    assert re.search(r"finished after 4 samples, 100\.\d minutes", told)
 
 
 def no_pictures(folder, _):
@@ -1104,6 +1124,20 @@ def test_tensorboard_has_each_step_once_though_a_killed_run_goes_on_before_its_e
     events.Reload()
     steps = [event.step for event in events.Scalars("loss")]
     assert steps == [row["samples"] for row in again.rows if "loss" in row]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own
+def test_a_disk_that_is_full_is_told_with_the_folder_of_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    board = TensorBoard(tmp_path / "tensorboard")
+    message = f"cannot write TensorBoard's log in {tmp_path / 'tensorboard'}: .* is the disk full"
+    row = {f"column {n}": 1.0 for n in range(50)}
+    with file_size_limit(2000), pytest.raises(OutputError, match=message):
+        board.add(row | {"step": 1, "samples": 8})
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=f"cannot write TensorBoard's log in {tmp_path / 'file'}"):
+        TensorBoard(tmp_path / "file")
 
 
 def test_crops_held_on_the_device_train_too(tmp_path, folder):

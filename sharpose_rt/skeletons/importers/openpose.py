@@ -1,4 +1,5 @@
-"""OpenPose JSON: a folder with a file for every frame, or the one file that AlphaPose writes in such a form."""
+"""OpenPose JSON: a folder with a file for every frame, as Pose2Sim writes it too, or the one file that AlphaPose writes
+in such a form."""
 
 from __future__ import annotations
 
@@ -14,29 +15,30 @@ from numpy.typing import NDArray
 from sharpose_rt.errors import StreamError
 from sharpose_rt.labels.numbering import by_number, photographs
 from sharpose_rt.machine.natural import natural
-from sharpose_rt.skeleton import COCO17, COCO_FEET23, WHOLEBODY133, Skeleton
+from sharpose_rt.skeleton import COCO17, COCO_FEET23, HALPE26, WHOLEBODY133, Skeleton
 from sharpose_rt.skeletons.convert.layouts import BODY_25, OPENPOSE_18, OPENPOSE_PARTS
 from sharpose_rt.skeletons.importers.people import Imported, ImportedPerson, found_of, id_of, numbers, read_json
 
 _PEOPLE = {"people": "pose_keypoints_2d", "bodies": "joints"}
 """What has the people, and what of each the keypoints: in OpenPose, and in CMU-Pose as AlphaPose writes it."""
 
-_LAYOUTS = {3 * len(layout): layout for layout in (OPENPOSE_18, BODY_25, ())}
-"""By how many numbers there are: none where a face or hands alone were looked for (--body 0)."""
+_LAYOUTS = {3 * len(layout): layout for layout in (OPENPOSE_18, BODY_25, COCO17.keypoints, WHOLEBODY133.keypoints, ())}
+"""By how many numbers there are: none where a face or hands alone were looked for (--body 0). The sets of COCO are
+Pose2Sim's, as Halpe's is."""
 
 
 def read_openpose(path: Path) -> Imported:
-    """People with COCO's keypoints, of the 18 or 25, with feet where somebody's were found, and COCO-WholeBody's where
-    somebody's face or hands were.
+    """People with COCO's keypoints, with feet where somebody's were found, and COCO-WholeBody's where somebody's face
+    or hands were; or with Halpe's 26, where people have these.
 
-    Neck, middle of the hips and pupils are left out.
+    Neck, middle of the hips and pupils of OpenPose's own are left out.
 
     Frame numbers are those of the file names, `<stem>_<12 digits>_keypoints.json`; where none ends with one, as of
     pictures may, frames are in the order of the names. `person_id` becomes the track id, unless it is OpenPose's -1.
 
     Raises:
         StreamError: the folder has no such file, or two of one frame, a file is of another form (names file and
-            person), or coordinates are not px.
+            person), some people alone have Halpe's keypoints, or coordinates are not px.
     """
     pictures: dict[int, str] = {}
     if path.is_dir():
@@ -65,7 +67,12 @@ def read_openpose(path: Path) -> Imported:
             f"{path}: all {len(found)} keypoints lie within -1..1, so they are normalised; px are wanted, as OpenPose "
             "writes them with --keypoint_scale 0"
         )
-    skeleton = max((_smallest(person.table) for person in people), key=len, default=COCO17)
+    halpe = sum(len(person.table) == len(HALPE26) for person in people)
+    if 0 < halpe < len(people):
+        raise StreamError(
+            f"{path}: {halpe} of {len(people)} people have Halpe's 26 keypoints, the others another set; part them"
+        )
+    skeleton = HALPE26 if halpe else max((_smallest(person.table) for person in people), key=len, default=COCO17)
     frames = {number: [_with_keypoints(p, skeleton) for p in persons] for number, persons in frames.items()}
     return Imported(skeleton, frames, pictures=pictures)
 
@@ -92,8 +99,15 @@ def _people(record: Any, where: str) -> list[ImportedPerson]:
 
 def _person(person: Any, key: str, where: str) -> ImportedPerson:
     flat = numbers(person.get(key) if isinstance(person, dict) else None, where, key)
+    # Version 1.1 has no person_id; later ones have a list of one, -1 where OpenPose did not track.
+    track_id = id_of(person.get("person_id"), where, "person_id")
+    if len(flat) == 3 * len(HALPE26):
+        return ImportedPerson(flat.reshape(-1, 3), track_id=track_id)
     if len(flat) not in _LAYOUTS:
-        raise StreamError(f"{where}: {len(flat)} numbers in {key}; 54 (COCO) or 75 (BODY_25) are accepted")
+        raise StreamError(
+            f"{where}: {len(flat)} numbers in {key}; 54 (COCO) or 75 (BODY_25) are accepted, and as Pose2Sim writes "
+            "them 51 (COCO_17), 78 (HALPE_26) or 399 (COCO_133)"
+        )
     known, places = _order(_LAYOUTS[len(flat)])
     table = np.zeros((len(WHOLEBODY133), 3))
     table[places] = flat.reshape(-1, 3)[known]
@@ -105,8 +119,7 @@ def _person(person: Any, key: str, where: str) -> ImportedPerson:
             known, places = _order(layout)
             table[places] = flat.reshape(-1, 3)[known]
     table = table[: len(_smallest(table))].copy()  # else each person held the room of a face and hands
-    # Version 1.1 has no person_id; later ones have a list of one, -1 where OpenPose did not track.
-    return ImportedPerson(table, track_id=id_of(person.get("person_id"), where, "person_id"))
+    return ImportedPerson(table, track_id=track_id)
 
 
 @cache
