@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from sharpose_rt.errors import SharposeError
-from sharpose_rt.skeletons import action_array, read_stream
+from sharpose_rt.skeletons import StreamReader, action_array
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     out = args.out or args.stream.with_suffix(".npz")
     try:
-        names = read_stream(args.stream).header.skeleton.keypoints
+        names = StreamReader(args.stream).header.skeleton.keypoints
         array = action_array(args.stream, args.person_slots, raw=args.raw, min_score=args.min_score, fill=args.fill)
         with out.open("wb") as file:
             np.savez_compressed(file, **array._asdict(), keypoint_names=np.array(names))

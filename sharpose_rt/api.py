@@ -331,16 +331,8 @@ def _frames(source: Any) -> Given:
 
 def _tracked(packet: Packet, tracking: Tracking, source: str = "") -> TrackedFrame:
     assert packet.poses is not None
-    return TrackedFrame(
-        packet.frame,
-        packet.poses,
-        tracking.skeleton,
-        tracking.config.draw,
-        source,
-        packet.camera,
-        packet.new_scene,
-        packet.detections,
-    )
+    known = packet.camera, packet.new_scene, packet.detections
+    return TrackedFrame(packet.frame, packet.poses, tracking.skeleton, tracking.config.draw, source, *known)
 
 
 class _Loop:

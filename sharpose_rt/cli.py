@@ -32,34 +32,10 @@ from sharpose_rt.machine.process import ending_by_sigterm, prepare
 from sharpose_rt.machine.threads import media_threads
 
 COMMANDS = (
-    "track",
-    "demo",
-    "models",
-    "weights",
-    "explain",
-    "validate",
-    "convert",
-    "collect",
-    "replay",
-    "doctor",
-    "train",
-    "pretrain",
-    "train-detector",
-    "train-appearance",
-    "eval",
-    "eval-detector",
-    "eval-track",
-    "eval-appearance",
-    "bench",
+    *("track", "demo", "models", "weights", "explain", "validate", "convert", "collect", "replay", "doctor"),
+    *("train", "pretrain", "train-detector", "train-appearance"),
+    *("eval", "eval-detector", "eval-track", "eval-appearance", "bench"),
 )
-_MODULES = {
-    "eval": "evaluate",
-    "eval-appearance": "eval_appearance",
-    "eval-detector": "eval_detector",
-    "eval-track": "eval_track",
-    "train-appearance": "train_appearance",
-    "train-detector": "train_detector",
-}
 # What argparse takes for an option, known or not: no blank in its name, no negative number.
 _LIKE_AN_OPTION = re.compile(r"--[^ =]+(=|\Z)|-[^-\d. ][^ ]*\Z")
 
@@ -238,7 +214,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sharpose-rt {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in COMMANDS:
-        module = importlib.import_module(f"sharpose_rt.commands.{_MODULES.get(name, name)}")
+        home = "evaluate" if name == "eval" else name.replace("-", "_")
+        module = importlib.import_module(f"sharpose_rt.commands.{home}")
         command = commands.add_parser(name, help=module.HELP, description=module.__doc__)
         module.add_arguments(command)
         command.set_defaults(command=module)

@@ -15,7 +15,7 @@ import orjson
 from sharpose_rt import __version__
 from sharpose_rt.config import SourceConfig
 from sharpose_rt.config.checks import within
-from sharpose_rt.errors import ConfigError, OutputError, SharposeError, StreamError
+from sharpose_rt.errors import ConfigError, OutputError, StreamError, writing
 from sharpose_rt.labels.yolo import write_yolo
 from sharpose_rt.media.writer import write_image
 from sharpose_rt.skeleton import Skeleton
@@ -108,23 +108,18 @@ def collect(
         raise StreamError(f"nobody is in {names}, so that there is nothing to label")
     job = _Set(form, share, skeleton, min_score)
     frames, before = sum(stream.count for stream in opened), 0
-    try:
-        with new_folder(out, lambda _: False) as folder:
-            for stream, count, held_out in zip(opened, counts, _held_out(counts, share), strict=True):
-                at = partial(_say, progress, before, frames)
-                for number, frame in enumerate(_frames(stream, set(_chosen(stream, count, choose)), config, at)):
-                    job.add(folder, stream, frame, "train" if number < count - held_out else "val")
-                before += stream.count
-            if not any(job.splits.values()):
-                raise StreamError(
-                    f"none of the {job.unseen} frames that were chosen has a picture at its time in the video; give "
-                    "the video that the stream is of"
-                )
-            job.write_labels(folder)
-    except OSError as error:
-        if isinstance(error, SharposeError):
-            raise
-        raise OutputError(f"cannot write {out}: {error.strerror or error}; choose another name") from error
+    with writing(out, "choose another name"), new_folder(out, lambda _: False) as folder:
+        for stream, count, held_out in zip(opened, counts, _held_out(counts, share), strict=True):
+            at = partial(_say, progress, before, frames)
+            for number, frame in enumerate(_frames(stream, set(_chosen(stream, count, choose)), config, at)):
+                job.add(folder, stream, frame, "train" if number < count - held_out else "val")
+            before += stream.count
+        if not any(job.splits.values()):
+            raise StreamError(
+                f"none of the {job.unseen} frames that were chosen has a picture at its time in the video; give the "
+                "video that the stream is of"
+            )
+        job.write_labels(folder)
     return Collected(
         out,
         {split: len(labelled) for split, labelled in job.splits.items()},

@@ -20,11 +20,13 @@ GPU's memory does not suffice, by `memory_report`, or it fails, by `gpu_report`,
 a bug and keeps its traceback.
 """
 
+import contextlib
 import errno
 import os
 import re
 import reprlib
 import sys
+from collections.abc import Iterator
 
 
 class SharposeError(Exception):
@@ -73,6 +75,20 @@ class OutputError(SharposeError, OSError):
 
 class DeviceError(SharposeError, RuntimeError):
     """The wanted device is not there or does not work."""
+
+
+@contextlib.contextmanager
+def writing(what: object, advice: str) -> Iterator[None]:
+    """Where the system does not let `what` be written in the block: an OutputError, with the reason and the advice.
+
+    What this package raises on purpose goes through.
+    """
+    try:
+        yield
+    except SharposeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{what} cannot be written ({error.strerror or error}); {advice}") from error
 
 
 _SHORT = reprlib.Repr()

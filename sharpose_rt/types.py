@@ -52,6 +52,11 @@ def _array(owner: str, name: str, value: object, dtype: type, shape: tuple[int |
 class _Shaped:
     """Prints arrays as dtype and shape."""
 
+    def _check(self, **wanted: tuple[type, tuple[int | None, ...]]) -> None:
+        """Makes of these fields read-only arrays, each of a dtype and shape; raises ValueError where one is none."""
+        for name, (dtype, shape) in wanted.items():
+            object.__setattr__(self, name, _array(type(self).__name__, name, getattr(self, name), dtype, shape))
+
     def __repr__(self) -> str:
         parts = []
         for item in fields(self):  # type: ignore[arg-type]
@@ -114,10 +119,8 @@ class Detections(_Shaped):
     look: int = 0
 
     def __post_init__(self) -> None:
-        boxes = _array("Detections", "bboxes_xyxy", self.bboxes_xyxy, np.float32, (None, 4))
-        object.__setattr__(self, "bboxes_xyxy", boxes)
-        scores = _array("Detections", "bbox_scores", self.bbox_scores, np.float32, (len(boxes),))
-        object.__setattr__(self, "bbox_scores", scores)
+        self._check(bboxes_xyxy=(np.float32, (None, 4)))
+        self._check(bbox_scores=(np.float32, (len(self),)))
 
     def __len__(self) -> int:
         return len(self.bboxes_xyxy)
@@ -145,13 +148,10 @@ class Tracks(_Shaped):
     detected: NDArray[np.bool_]
 
     def __post_init__(self) -> None:
-        boxes = _array("Tracks", "bboxes_xyxy", self.bboxes_xyxy, np.float32, (None, 4))
-        n = len(boxes)
-        object.__setattr__(self, "bboxes_xyxy", boxes)
-        object.__setattr__(self, "bbox_scores", _array("Tracks", "bbox_scores", self.bbox_scores, np.float32, (n,)))
-        ids = _array("Tracks", "track_ids", self.track_ids, np.int64, (n,))
-        object.__setattr__(self, "track_ids", ids)
-        object.__setattr__(self, "detected", _array("Tracks", "detected", self.detected, np.bool_, (n,)))
+        self._check(bboxes_xyxy=(np.float32, (None, 4)))
+        n = len(self)
+        self._check(bbox_scores=(np.float32, (n,)), track_ids=(np.int64, (n,)), detected=(np.bool_, (n,)))
+        ids = self.track_ids
         if n and (ids.min() < 1 or len(np.unique(ids)) != n):
             raise ValueError(f"Tracks.track_ids are {ids.tolist()}; positive and unique ids are wanted")
 
@@ -196,21 +196,18 @@ class Poses(_Shaped):
     stage: Int64
 
     def __post_init__(self) -> None:
-        boxes = _array("Poses", "bboxes_xyxy", self.bboxes_xyxy, np.float32, (None, 4))
-        n = len(boxes)
-        k = np.shape(self.keypoints)[1] if np.ndim(self.keypoints) == 3 else None
-        object.__setattr__(self, "bboxes_xyxy", boxes)
-        for name, dtype, shape in (
-            ("bbox_scores", np.float32, (n,)),
-            ("track_ids", np.int64, (n,)),
-            ("keypoints", np.float32, (n, k, 2)),
-            ("keypoint_scores", np.float32, (n, k)),
-            ("raw_keypoints", np.float32, (n, k, 2)),
-            ("raw_keypoint_scores", np.float32, (n, k)),
-            ("quality", np.float32, (n,)),
-            ("stage", np.int64, (n,)),
-        ):
-            object.__setattr__(self, name, _array("Poses", name, getattr(self, name), dtype, shape))
+        self._check(bboxes_xyxy=(np.float32, (None, 4)))
+        n, k = len(self), np.shape(self.keypoints)[1] if np.ndim(self.keypoints) == 3 else None
+        self._check(
+            bbox_scores=(np.float32, (n,)),
+            track_ids=(np.int64, (n,)),
+            keypoints=(np.float32, (n, k, 2)),
+            keypoint_scores=(np.float32, (n, k)),
+            raw_keypoints=(np.float32, (n, k, 2)),
+            raw_keypoint_scores=(np.float32, (n, k)),
+            quality=(np.float32, (n,)),
+            stage=(np.int64, (n,)),
+        )
 
     def __len__(self) -> int:
         return len(self.bboxes_xyxy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -90,3 +91,33 @@ class Run:
 
     def end(self) -> None:
         self._sink.close("complete", self.frames, 0)
+
+
+def until(holds: Callable[[], object], run: Run | None = None, timeout_s: float = 50.0) -> None:
+    """Wait for something, with a step of the run now and then where there is one."""
+    until_s = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < until_s
+        if run is not None:
+            run.step()
+        time.sleep(0.02)
+
+
+class Lines:
+    """A tap that keeps what it is told of one run, and whether that is `live`."""
+
+    live: bool | None = None
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+
+    def begin(self, info: SourceInfo, header: bytes, *, live: bool, state: Callable[[], str]) -> Lines:
+        self.live = live
+        self.lines.append(header)
+        return self
+
+    def frame(self, line: bytes, packet: Packet, status_line: str = "") -> None:
+        self.lines.append(line)
+
+    def end(self, line: bytes) -> None:
+        self.lines.append(line)

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from sharpose_rt import __version__
 from sharpose_rt.config import RunConfig
 from sharpose_rt.engine import Engine, PoseEngine
 from sharpose_rt.geometry.affine import apply_affine, invert_affine
@@ -26,7 +25,7 @@ from sharpose_rt.graph import Tracking
 from sharpose_rt.media import Painter, VideoWriter, open_source
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.runtime import Chain, Stage
-from sharpose_rt.skeletons import Header, StreamWriter
+from sharpose_rt.skeletons import StreamWriter
 from sharpose_rt.tracking import Tracker
 from sharpose_rt.types import Packet
 
@@ -164,18 +163,7 @@ class _Outputs:
 
     def __init__(self, tracking: Tracking, config: RunConfig, folder: Path, stack: ExitStack) -> None:
         info = tracking.source.info
-        header = Header(
-            source=info.name,
-            frame_size_wh=info.size_wh,
-            fps=info.fps,
-            skeleton=tracking.skeleton,
-            model={"name": config.pose.model},
-            detector=tracking.detector.name,
-            tracker=tracking.tracker.name,
-            smoothing=config.smooth.method,
-            version=__version__,
-        )
-        self._stream = StreamWriter(folder / "alone.skeletons.jsonl", header, overwrite=True)
+        self._stream = StreamWriter(folder / "alone.skeletons.jsonl", tracking.header(info), overwrite=True)
         stack.callback(self._stream.close)
         self._painter = self._video = None
         if config.output.video:

@@ -181,10 +181,7 @@ def _exactly(boxes: NDArray[np.float32], people: int, size_wh: tuple[int, int]) 
 
 def write_job(folder: Path, bench: PeerBench, frames: NDArray[np.uint8], boxes: Sequence[NDArray[np.float32]]) -> Path:
     """The folder, with all that a peer's program reads."""
-    job = {
-        "boxes": [rows.tolist() for rows in boxes],
-        "pose": asdict(bench.pose),
-    }
+    job = {"boxes": [rows.tolist() for rows in boxes], "pose": asdict(bench.pose)}
     np.save(folder / "frames.npy", frames)
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
     return folder

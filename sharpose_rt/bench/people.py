@@ -95,8 +95,5 @@ def repeat_to(tracks: Tracks, people: int) -> Tracks:
     aside = SHIFT * ((lap + 1) // 2) * np.where(lap % 2, 1, -1)  # right, left, further right, ...
     boxes = boxes + (aside * (boxes[:, 2] - boxes[:, 0]))[:, None] * np.array([1, 0, 1, 0], np.float32)
     return Tracks(
-        boxes.astype(np.float32),
-        tracks.bbox_scores[row],
-        tracks.track_ids[row] + COPY_ID * lap,
-        tracks.detected[row],
+        boxes.astype(np.float32), tracks.bbox_scores[row], tracks.track_ids[row] + COPY_ID * lap, tracks.detected[row]
     )

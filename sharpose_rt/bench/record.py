@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sharpose_rt.errors import OutputError, StreamError
+from sharpose_rt.errors import OutputError, StreamError, writing
 from sharpose_rt.evaluation.metrics import command_line
 from sharpose_rt.machine.processor import cpu_model
 from sharpose_rt.machine.threads import cores
@@ -72,10 +72,8 @@ def check_writable(*paths: Path | None) -> None:
     for path in paths:
         if path is None:
             continue
-        try:
+        with writing(path, "give another path"):
             path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{path} cannot be written ({error.strerror or error}); give another path") from error
         if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
             raise OutputError(f"{path} cannot be written (no right to, or a folder); give another path")
 
@@ -86,10 +84,8 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    try:
+    with writing(path, "give another path"):
         write_whole(path, text)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written ({error.strerror or error}); give another path") from error
 
 
 def read_record(path: Path) -> dict[str, Any]:

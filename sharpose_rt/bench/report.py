@@ -11,11 +11,7 @@ from sharpose_rt.bench.record import read_record, write_text
 from sharpose_rt.errors import StreamError
 
 # Published frame rates of SHaRPose over those of ViTPose (An et al., AAAI 2024, Table 3), on one RTX 3090.
-PAPER_RATIOS = {
-    "small_256x192": 498.3 / 360.3,
-    "base_256x192": 392.8 / 340.2,
-    "base_384x288": 196.6 / 143.3,
-}
+PAPER_RATIOS = {"small_256x192": 498.3 / 360.3, "base_256x192": 392.8 / 340.2, "base_384x288": 196.6 / 143.3}
 
 _INTRO = """# Benchmarks
 
@@ -116,10 +112,7 @@ def _model(record: dict[str, Any], folder: Path) -> str:
         text += f"\n### {model}\n\nMachine's own GEMM rate meanwhile: {_range(rates)} GFLOP/s."
         if model in PAPER_RATIOS:
             text += f" The paper states {PAPER_RATIOS[model]:.2f} times ViTPose's frame rate (RTX 3090, Q_thres 0.95)."
-        text += "\n\n" + _table(
-            MODEL_HEADINGS,
-            map(model_cells, rows),
-        )
+        text += "\n\n" + _table(MODEL_HEADINGS, map(model_cells, rows))
     return text
 
 

@@ -177,11 +177,7 @@ def check_openvino() -> Finding:
         ov: Any = importlib.import_module("openvino")
         ops: Any = importlib.import_module("openvino.opset13")
     except ImportError:
-        return (
-            "absent",
-            "optional: not installed",
-            "pip install 'sharpose-rt[cpu]' is faster on a CPU",
-        )
+        return ("absent", "optional: not installed", "pip install 'sharpose-rt[cpu]' is faster on a CPU")
     data = ops.parameter([2], np.float32)
     core = ov.Core()
     compiled = core.compile_model(ov.Model([ops.add(data, ops.constant(np.ones(2, np.float32)))], [data]), "CPU")

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 HELP = "measure AP, exit rate and GMACs on a set of labelled pictures"
 
+_POSE_OPTIONS = (
+    *("model", "weights", "behaviour", "device", "precision", "flip_test"),
+    *("quality_threshold", "refine_from_px", "refine_from_gain"),
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `sharpose-rt eval`."""
@@ -158,19 +163,8 @@ def _load_file(args: argparse.Namespace) -> tuple[Estimate, WeightsInfo]:
     """The estimator of a file, with its own crops, and where it came from."""
     from sharpose_rt.engine import FileEngine
 
-    config = PoseConfig(
-        model=args.model,
-        weights=args.weights,
-        behaviour=args.behaviour,
-        device=args.device,
-        precision=args.precision,
-        flip_test=args.flip_test,
-        quality_threshold=args.quality_threshold,
-        refine_from_px=args.refine_from_px,
-        refine_from_gain=args.refine_from_gain,
-        max_batch=args.batch,
-    )
-    engine = FileEngine(config)
+    options = {name: getattr(args, name) for name in _POSE_OPTIONS}
+    engine = FileEngine(PoseConfig(**options, max_batch=args.batch))
 
     def estimate(image_bgr: NDArray[np.uint8], bboxes_xyxy: Float32) -> tuple[Float32, Float32]:
         found = engine.estimate(image_bgr, bboxes_xyxy)
@@ -242,8 +236,7 @@ def _check(args: argparse.Namespace, document: dict[str, Any]) -> None:
     tables = [table_files(Path(out).resolve())[0] for out in asked]
     if twice := {table for table in tables if tables.count(table) > 1}:
         raise ConfigError(f"several tables would be {twice.pop()}; give each a name of its own")
-    if args.refine_from_gain is not None:
-        within("--refine-from-gain", args.refine_from_gain, *GAIN_RANGE)
+    within("--refine-from-gain", args.refine_from_gain, *GAIN_RANGE)
     if not args.refine_from_px >= 0:
         raise ConfigError(f"--refine-from-px is {args.refine_from_px}; 0 or more is accepted")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharpose_rt.config import PoseConfig
-from sharpose_rt.errors import ConfigError, OutputError, SourceError
+from sharpose_rt.errors import ConfigError, OutputError, SourceError, writing
 from sharpose_rt.machine.whole_files import whole
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 HELP = "draw what the network saw in each person of a picture (the paper's Figure 5)"
 
 _MIN_SCORE = 0.2
+_POSE_OPTIONS = ("model", "weights", "quality_threshold", "refine_from_gain", "device", "precision")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,17 +70,9 @@ def run(args: argparse.Namespace) -> int:
         ConfigError: bad boxes or options.
         OutputError: the folder cannot be written to.
     """
-
     image = read_image(args.image)
     boxes = None if args.boxes is None else parse_boxes(args.boxes, (image.shape[1], image.shape[0]))
-    config = PoseConfig(
-        model=args.model,
-        weights=args.weights,
-        quality_threshold=args.quality_threshold,
-        refine_from_gain=args.refine_from_gain,
-        device=args.device,
-        precision=args.precision,
-    )
+    config = PoseConfig(**{name: getattr(args, name) for name in _POSE_OPTIONS})
 
     from sharpose_rt.engine import PoseEngine
     from sharpose_rt.engine.explain import explain
@@ -213,11 +206,8 @@ def draw(e: Explanation, skeleton: Skeleton, title: str, gate: Gate, path: Path)
         decision = f"the coarse pose stands, as the {reason}"
     gain = f", gain {e.gain:.3f}" if math.isfinite(e.gain) else ""
     figure.suptitle(f"{title}: predicted quality {e.quality:.3f}{gain}; {decision}")
-    try:
-        with whole(path) as part:
-            figure.savefig(part, format="png", bbox_inches="tight", pad_inches=0.1)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written ({error.strerror or error}); give another --output") from error
+    with writing(path, "give another --output"), whole(path) as part:
+        figure.savefig(part, format="png", bbox_inches="tight", pad_inches=0.1)
 
 
 def _overlay(ax: Any, rgb: np.ndarray, values: np.ndarray, extent: tuple[float, float, float, float]) -> None:

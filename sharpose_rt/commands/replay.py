@@ -42,10 +42,7 @@ HELP = "show a skeleton stream again, over its video or on black; follow or smoo
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `sharpose-rt replay`."""
     parser.add_argument(
-        "streams",
-        metavar="STREAM",
-        nargs="+",
-        help="*.skeletons.jsonl files, one after another (- for standard input)",
+        "streams", metavar="STREAM", nargs="+", help="*.skeletons.jsonl files, one after another (- for standard input)"
     )
     parser.add_argument(
         "--video", metavar="FILE", help="video or pictures that the skeletons are of (default: they are drawn on black)"

@@ -47,8 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from sharpose_rt.training.loop import Trainer
     from sharpose_rt.training.report import write_report
 
-    if args.max_minutes is not None:
-        within("--max-minutes", args.max_minutes, 0)
+    within("--max-minutes", args.max_minutes, 0)
     config = load_config(args.config, args.set)
     roots, out = data_roots(args.data_root), Path(args.out)
     refuse_begun(out, args.resume)

@@ -9,20 +9,8 @@ from pathlib import Path
 from typing import Any
 
 _RECIPE = (
-    "architecture",
-    "init",
-    "frozen_until",
-    "image_size",
-    "small_size",
-    "large_share",
-    "minutes",
-    "batch",
-    "lr",
-    "precision",
-    "device",
-    "threads",
-    "workers",
-    "seed",
+    *("architecture", "init", "frozen_until", "image_size", "small_size", "large_share"),
+    *("minutes", "batch", "lr", "precision", "device", "threads", "workers", "seed"),
 )
 HELP = "train the person detector"
 HELD_OUT = 8
@@ -133,8 +121,7 @@ def run(args: argparse.Namespace) -> int:
     refuse_begun(folder, args.resume)
     if not args.set:
         raise ConfigError("--set names no set; at least one in which everybody has a box is wanted")
-    if args.use_size is not None:
-        within("--use-size", args.use_size, *SIZES_PX)
+    within("--use-size", args.use_size, *SIZES_PX)
     usual = args.use_size or args.image_size
     if args.closer_size and not usual <= args.closer_size <= SIZES_PX[1]:
         raise ConfigError(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharpose_rt.commands.printable import printable
 from sharpose_rt.config import PoseConfig
-from sharpose_rt.errors import ConfigError, OutputError, WeightsError
+from sharpose_rt.errors import ConfigError, OutputError, WeightsError, writing
 from sharpose_rt.machine.whole_files import write_whole
 
 if TYPE_CHECKING:
@@ -181,16 +181,9 @@ def import_weights(args: argparse.Namespace) -> int:
 
     from sharpose_rt.models.weights import import_released, load_model
 
-    try:
-        import_released(
-            source,
-            target,
-            args.model,
-            attention_scale=args.attention_scale,
-            quality_threshold=args.quality_threshold,
-        )
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written ({error.strerror or error}); give another folder") from error
+    options = {"attention_scale": args.attention_scale, "quality_threshold": args.quality_threshold}
+    with writing(target, "give another folder"):
+        import_released(source, target, args.model, **options)
     model, info = load_model(args.model, str(target))
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{target}: {args.model}, {parameters / 1e6:.2f} M parameters, SHA-256 {info.sha256}")
@@ -216,22 +209,18 @@ def export_weights(args: argparse.Namespace) -> int:
     model, sources = _load_mean(args.model, [args.source, *args.average])
     kept = {key: text for key, text in sources[0].metadata.items() if key in (RANGES, GAIN) and len(sources) == 1}
     metrics = [_metrics(path) for path in args.metrics]
-    try:
-        save_weights(model, target, half=True, metadata=kept | {"quality_threshold": repr(args.quality_threshold)})
+    threshold = args.quality_threshold
+    with writing(target, "give another folder"):
+        save_weights(model, target, half=True, metadata=kept | {"quality_threshold": repr(threshold)})
         card = {
             "sha256": file_sha256(target),
             "model": args.model,
-            # JSON has no infinity
-            "quality_threshold": args.quality_threshold
-            if math.isfinite(args.quality_threshold)
-            else str(args.quality_threshold),
+            "quality_threshold": threshold if math.isfinite(threshold) else str(threshold),  # JSON has no infinity
             "trained_from": ", ".join(source.sha256 for source in sources),
             "metrics": metrics,
         }
         write_whole(target.with_suffix(".json"), json.dumps(card, indent=2) + "\n")
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written ({error.strerror or error}); give another folder") from error
-    print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, threshold {args.quality_threshold:g}")
+    print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, threshold {threshold:g}")
     return 0
 
 
@@ -318,8 +307,7 @@ def add_gain(args: argparse.Namespace) -> int:
     from sharpose_rt.evaluation.gain import fit_gain
     from sharpose_rt.models.weights import GAIN, GAIN_PREDICTOR
 
-    if args.refine_from_gain is not None:
-        within("--refine-from-gain", args.refine_from_gain, *GAIN_RANGE)
+    within("--refine-from-gain", args.refine_from_gain, *GAIN_RANGE)
 
     model, info = _load_own(source)
     fit = fit_gain(model, [tuple(pair) for pair in args.sets])
@@ -391,14 +379,12 @@ def _amend(
     from sharpose_rt.models.weights import amend, file_sha256
 
     card = _card(source, info.sha256)
-    try:
+    with writing(target, "give another folder"):
         amend(source, target, metadata, tensors)
         sha256 = file_sha256(target)
         if card is not None:
             card |= {"sha256": sha256, **facts}
             write_whole(target.with_suffix(".json"), json.dumps(card, indent=2) + "\n")
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written ({error.strerror or error}); give another folder") from error
     return sha256
 
 

@@ -45,8 +45,10 @@ def device(name: str, value: str) -> None:
         raise ConfigError(f"{name} is {value!r}; 'auto', 'cpu', 'cuda' or 'cuda:N' is accepted")
 
 
-def within(name: str, value: float, low: float, high: float = math.inf, *, above: bool = False) -> None:
-    """Raises ConfigError where `value` is not from `low` (`above`: beyond it) to `high`."""
+def within(name: str, value: float | None, low: float, high: float = math.inf, *, above: bool = False) -> None:
+    """Raises ConfigError where `value` is a number that is not from `low` (`above`: beyond it) to `high`."""
+    if value is None:
+        return
     too_low = value <= low if above else value < low
     if math.isnan(value) or too_low or value > high:
         bound = f"above {low:g}" if above else f"at least {low:g}"

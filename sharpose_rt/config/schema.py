@@ -11,14 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
-from sharpose_rt.config.checks import (
-    GAIN_RANGE,
-    MOST_SLOTS,
-    PADDING_RANGE,
-    PIXEL_FORMS,
-    Unset,
-    is_boxes_file,
-)
+from sharpose_rt.config.checks import GAIN_RANGE, MOST_SLOTS, PADDING_RANGE, PIXEL_FORMS, Unset, is_boxes_file
 from sharpose_rt.config.checks import device as _device
 from sharpose_rt.config.checks import one_of as _one_of
 from sharpose_rt.config.checks import within as _within
@@ -74,16 +67,12 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         _within("source.start_s", self.start_s, 0, 1e9)  # what a container can be asked for
-        if self.end_s is not None:
-            _within("source.end_s", self.end_s, self.start_s, above=True)
+        _within("source.end_s", self.end_s, self.start_s, above=True)
         _within("source.stride", self.stride, 1)
-        if self.max_frames is not None:
-            _within("source.max_frames", self.max_frames, 1)
+        _within("source.max_frames", self.max_frames, 1)
         _within("source.image_fps", self.image_fps, 0, 1000, above=True)
-        if self.filmed_fps is not None:
-            _within("source.filmed_fps", self.filmed_fps, 0, 1e6, above=True)
-        if self.camera_fps is not None:
-            _within("source.camera_fps", self.camera_fps, 0, 1000, above=True)
+        _within("source.filmed_fps", self.filmed_fps, 0, 1e6, above=True)
+        _within("source.camera_fps", self.camera_fps, 0, 1000, above=True)
         if self.camera_size_wh is not None:
             object.__setattr__(self, "camera_size_wh", tuple(self.camera_size_wh))
             if len(self.camera_size_wh) != 2 or min(self.camera_size_wh) < 1:
@@ -162,14 +151,12 @@ class DetectorConfig:
             object.__setattr__(self, "score_threshold", score)
         _within("detector.score_threshold", self.score_threshold, 0, 1)
         _within("detector.iou_threshold", self.iou_threshold, 0, 1)
-        if self.image_size is not None:
-            _within("detector.image_size", self.image_size, 32, 8192)
+        _within("detector.image_size", self.image_size, 32, 8192)
         _within("detector.every", self.every, 1)
         _within("detector.every_if_sure", self.every_if_sure, 0)
         _within("detector.max_people", self.max_people, 1)
         _one_of("detector.pixels", self.pixels, ("auto", *PIXEL_FORMS))
-        if self.person_class is not None:
-            _within("detector.person_class", self.person_class, 0, 9_999)
+        _within("detector.person_class", self.person_class, 0, 9_999)
         object.__setattr__(self, "region", _corners(self.region))
         if not self.name:
             raise ConfigError("detector.name is empty; 'auto' is accepted, or a model's name or path")
@@ -272,16 +259,12 @@ class PoseConfig:
         _device("pose.device", self.device)
         if self.quality_threshold is not None and math.isnan(self.quality_threshold):
             raise ConfigError("pose.quality_threshold is nan; a number is accepted (inf refines all, -inf none)")
-        if self.refine_from_gain is not None:
-            _within("pose.refine_from_gain", self.refine_from_gain, *GAIN_RANGE)
+        _within("pose.refine_from_gain", self.refine_from_gain, *GAIN_RANGE)
         _within("pose.refine_from_px", self.refine_from_px, 0)
-        if self.refine_every is not None:
-            _within("pose.refine_every", self.refine_every, 1)
+        _within("pose.refine_every", self.refine_every, 1)
         _within("pose.max_batch", self.max_batch, 1, 1024)
-        if self.threads is not None:
-            _within("pose.threads", self.threads, 1, 1024)
-        if self.box_padding is not None:
-            _within("pose.box_padding", self.box_padding, *PADDING_RANGE)
+        _within("pose.threads", self.threads, 1, 1024)
+        _within("pose.box_padding", self.box_padding, *PADDING_RANGE)
         _one_of("pose.pixels", self.pixels, ("auto", *PIXEL_FORMS))
         _within("pose.coarse_padding", self.coarse_padding, *PADDING_RANGE)
 
@@ -305,10 +288,8 @@ class BudgetConfig:
     """In the last resort people are estimated in turn, and predicted by the smoother between."""
 
     def __post_init__(self) -> None:
-        if self.latency_ms is not None:
-            _within("budget.latency_ms", self.latency_ms, 0, above=True)
-        if self.target_fps is not None:
-            _within("budget.target_fps", self.target_fps, 0, 1000, above=True)
+        _within("budget.latency_ms", self.latency_ms, 0, above=True)
+        _within("budget.target_fps", self.target_fps, 0, 1000, above=True)
         _within("budget.longest_detect_every", self.longest_detect_every, 1)
 
     @property
@@ -412,8 +393,7 @@ class OutputConfig:
         if self.split_s:
             _within("output.split_s", self.split_s, 1)
         _one_of("output.fill", self.fill, ("none", "hold", "linear"))
-        if self.person_slots is not None:
-            _within("output.person_slots", self.person_slots, 1, MOST_SLOTS)
+        _within("output.person_slots", self.person_slots, 1, MOST_SLOTS)
         how = {"format_options": self.format_options, "person_slots": self.person_slots, "fill": self.fill != "none"}
         for name in (name for name, given in how.items() if given and not self.formats):
             raise ConfigError(f"output.{name} says how output.formats are written, and there are none; name some")

@@ -37,11 +37,7 @@ def finish(bboxes_xyxy: ArrayLike, scores: ArrayLike, size_wh: tuple[int, int], 
     return Detections(boxes[order], sure[order])
 
 
-def suppress(
-    bboxes_xyxy: NDArray[np.floating],
-    scores: NDArray[np.floating],
-    iou_threshold: float,
-) -> NDArray[np.intp]:
+def suppress(bboxes_xyxy: NDArray[np.floating], scores: NDArray[np.floating], iou_threshold: float) -> NDArray[np.intp]:
     """Indices of the boxes that greedy non-maximum suppression keeps, strongest first.
 
     Our own, because torchvision has no operators where it does not match torch, as PyPI's does not match the CPU build

@@ -34,13 +34,7 @@ class UltralyticsDetector(YoloDetector):
     """
 
     def __init__(
-        self,
-        name: str,
-        config: DetectorConfig,
-        *,
-        device: str = "cpu",
-        offline: bool = False,
-        runtime: Runtime = EAGER,
+        self, name: str, config: DetectorConfig, *, device: str = "cpu", offline: bool = False, runtime: Runtime = EAGER
     ) -> None:
         super().__init__(name, config, device, runtime)
         self.offline = offline

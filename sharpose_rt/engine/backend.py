@@ -25,6 +25,8 @@ from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose
 class Backend(Protocol):
     """Both stages and the decoding on one device. The gate and the choice of cells lie outside, in float32.
 
+    What has a body here is that of a backend on the CPU that needs no warming up.
+
     Args:
         name: 'torch' or 'openvino'.
         device: where its tensors are.
@@ -45,19 +47,18 @@ class Backend(Protocol):
         What larger ones need is done when they come: they wait for it, or, where it goes on `behind`, come in smaller
         batches until it is done.
         """
-        ...
 
     def sizes(self, crops: int) -> tuple[int, ...]:
         """Those of the buckets that so many crops may be split into now, ascending from 1."""
-        ...
+        return self.buckets
 
     def forget(self, rows: int) -> bool:
         """Memory is short: let recordings go, those for so many crops and more for good; whether there may be such."""
-        ...
+        return False
 
     def cut(self, image_bgr: NDArray[np.uint8], affine: NDArray[np.float64], size_wh: tuple[int, int]) -> Tensor:
         """Crops (N, h, w, 3) uint8 of a picture (H, W, 3) by maps (N, 2, 3), where the backend wants them."""
-        ...
+        return torch.from_numpy(warp_crops(image_bgr, affine, size_wh))
 
     def prepare(self, crops_bgr: Tensor) -> Tensor:
         """What both stages take, (B, ...) on the device, from crops (B, h, w, 3) uint8."""
@@ -80,7 +81,7 @@ NARROW = 256
 """Width from which on a layer takes longer than a second thread takes to wake up."""
 
 
-class TorchBackend:
+class TorchBackend(Backend):
     """The torch modules as they are: eager, their weights in the precision of the run.
 
     On a CPU a narrow network has a thread for every two crops, of those that torch has. Its layers are hundreds of
@@ -99,21 +100,6 @@ class TorchBackend:
         self.overhead = 0.3 if on_cpu else 16.0
         self._decode = Decode(network.variant.size_hw, network.variant.skeleton.sigmas)
         self._short_loops = on_cpu and network.variant.width < NARROW
-
-    def warm_up(self, crops: int, *, behind: bool) -> None:
-        """Nothing: eager torch needs none worth a wait."""
-
-    def sizes(self, crops: int) -> tuple[int, ...]:
-        """All."""
-        return self.buckets
-
-    def forget(self, rows: int) -> bool:
-        """Nothing is recorded."""
-        return False
-
-    def cut(self, image_bgr: NDArray[np.uint8], affine: NDArray[np.float64], size_wh: tuple[int, int]) -> Tensor:
-        """See `Backend`."""
-        return torch.from_numpy(warp_crops(image_bgr, affine, size_wh))
 
     def prepare(self, crops_bgr: Tensor) -> Tensor:
         """Normalised images (B, 3, h, w)."""

@@ -14,15 +14,13 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sharpose_rt.compute.openvino_graphs import Graph, for_batch, traced
+from sharpose_rt.engine.backend import Backend
 from sharpose_rt.engine.batching import plan
 from sharpose_rt.engine.traceable import CoarseStage, FineStage
-from sharpose_rt.geometry.affine import warp_crops
 from sharpose_rt.geometry.heatmap import Decode
 from sharpose_rt.models.int8 import Ranges, quantized
 from sharpose_rt.models.selection import split_cells
@@ -36,7 +34,7 @@ BUCKETS = (1, 2, 4, 6, 8, 10)
 OVERHEAD = 2.0
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(Backend):
     """A graph for each stage, the decoding and each bucket, compiled when it is first needed: most runs never see ten
     people.
 
@@ -84,14 +82,6 @@ class OpenVinoBackend:
         if missing and (self._compiling is None or self._compiling.done()):
             self._compiling = self._behind.submit(self._compile_behind, missing)
         return ready
-
-    def forget(self, rows: int) -> bool:
-        """Nothing is recorded, and torch's memory holds no graphs."""
-        return False
-
-    def cut(self, image_bgr: NDArray[np.uint8], affine: NDArray[np.float64], size_wh: tuple[int, int]) -> Tensor:
-        """See `Backend`."""
-        return torch.from_numpy(warp_crops(image_bgr, affine, size_wh))
 
     def prepare(self, crops_bgr: Tensor) -> Tensor:
         """The crops themselves: the graphs begin with the normalisation."""

@@ -13,10 +13,7 @@ from torch import Tensor, nn
 
 
 def encode(
-    keypoints: Tensor,
-    heatmap_size_hw: tuple[int, int],
-    crop_size_hw: tuple[int, int],
-    sigma_cells: float = 2.0,
+    keypoints: Tensor, heatmap_size_hw: tuple[int, int], crop_size_hw: tuple[int, int], sigma_cells: float = 2.0
 ) -> Tensor:
     """Gaussian heatmaps (..., K, h, w) with peak 1 of keypoints (..., K, 2) in crop px, centred exactly (UDP).
 

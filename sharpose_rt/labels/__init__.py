@@ -1,1 +1,1 @@
-"""Labelled people as files have them: COCO's form, and MPII's brought into it."""
+"""Labelled people as files have them: COCO's form, into which MPII's and YOLO's are brought; MOTChallenge's boxes."""

@@ -3,13 +3,7 @@
 from sharpose_rt.runtime.channel import SLOW_CONSUMER, SLOW_DECODER, Cancelled, Channel, EndOfStream
 from sharpose_rt.runtime.pipeline import Pipeline
 from sharpose_rt.runtime.stage import BaseStage, Chain, Source, Stage, Status
-from sharpose_rt.runtime.stats import (
-    ChannelStats,
-    LatencyHistogram,
-    PipelineStats,
-    StageMeter,
-    StageStats,
-)
+from sharpose_rt.runtime.stats import ChannelStats, LatencyHistogram, PipelineStats, StageMeter, StageStats
 
 __all__ = [
     "SLOW_CONSUMER",

@@ -15,7 +15,6 @@ from sharpose_rt.skeletons.stream import (
     end_record,
     people_of,
     poses_of,
-    read_stream,
 )
 from sharpose_rt.skeletons.summary import versions, write_summary
 from sharpose_rt.skeletons.validation import Problem, format_problems, validate
@@ -41,7 +40,6 @@ __all__ = [
     "people_of",
     "plain",
     "poses_of",
-    "read_stream",
     "rewrite_stream",
     "validate",
     "versions",

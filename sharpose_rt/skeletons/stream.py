@@ -350,19 +350,10 @@ class StreamWriter:
             self.close()
             raise
 
-    def write(
-        self,
-        frame_id: int,
-        pts_s: float,
-        poses: Poses,
-        *,
-        captured_at: str | None = None,
-        latency_ms: float | None = None,
-        dropped_before: int | None = None,
-    ) -> None:
-        """Appends one frame line. Raises OutputError where the file cannot be written, ValueError as `people_of`."""
-        record = FrameRecord(frame_id, pts_s, poses, captured_at, latency_ms, dropped_before).to_record()
-        self.write_line(encode(record))
+    def write(self, frame_id: int, pts_s: float, poses: Poses, **more: Any) -> None:
+        """Appends the line of a `FrameRecord`. Raises OutputError where the file cannot be written, ValueError as
+        `FrameRecord.to_record`."""
+        self.write_line(encode(FrameRecord(frame_id, pts_s, poses, **more).to_record()))
 
     def write_line(self, line: bytes) -> None:
         """Appends one frame line as `encode` gives it. Raises OutputError where the file cannot be written."""
@@ -582,8 +573,3 @@ class StreamReader:
             raise StreamError(
                 f"{self.path} line {number} breaks {SCHEMA}: {what}; `sharpose-rt validate` names each wrong field"
             ) from error
-
-
-def read_stream(path: str | Path) -> StreamReader:
-    """A reader of the stream at `path`: its `header` at once, its frames when iterated."""
-    return StreamReader(path)

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from sharpose_rt.errors import OutputError
+from sharpose_rt.errors import writing
 from sharpose_rt.machine.packages import version
 from sharpose_rt.machine.whole_files import whole
 from sharpose_rt.skeletons.plain import plain
@@ -37,13 +37,8 @@ def write_summary(path: str | Path, data: Mapping[str, Any]) -> None:
     """
     path = Path(path)
     text = orjson.dumps(plain(data), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-    try:
-        with whole(path) as part:
-            part.write_bytes(text)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write the summary {path}: {error.strerror or error}; free some space or choose another --output"
-        ) from error
+    with writing(f"the summary {path}", "free some space or choose another --output"), whole(path) as part:
+        part.write_bytes(text)
 
 
 def versions() -> dict[str, str | None]:

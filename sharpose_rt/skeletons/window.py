@@ -267,13 +267,7 @@ def _assign_slots(previous: list[int], present: dict[int, tuple[int, float]]) ->
     return [key or next(newcomers, 0) for key in slots]
 
 
-def _data(
-    keys: list[int],
-    frames: deque[_Recent],
-    pts_s: np.ndarray,
-    cut: _Cut,
-    hips: list[int],
-) -> np.ndarray:
+def _data(keys: list[int], frames: deque[_Recent], pts_s: np.ndarray, cut: _Cut, hips: list[int]) -> np.ndarray:
     """(C, T, V, M) of the people in the slots."""
     joints = frames[0][1].keypoints.shape[1]
     data = np.zeros((3, len(frames), joints, len(keys)), np.float32)
@@ -283,13 +277,7 @@ def _data(
     return data
 
 
-def _person(
-    key: int,
-    frames: deque[_Recent],
-    pts_s: np.ndarray,
-    cut: _Cut,
-    hips: list[int],
-) -> np.ndarray:
+def _person(key: int, frames: deque[_Recent], pts_s: np.ndarray, cut: _Cut, hips: list[int]) -> np.ndarray:
     """(C, T, V) of one person."""
     table = np.zeros((len(frames), frames[0][1].keypoints.shape[1], 3), np.float32)  # (T, V, C)
     heights_px = []

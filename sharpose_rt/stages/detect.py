@@ -16,9 +16,22 @@ STILLS_S = 0.5
 """Pictures of a folder that lie so far apart are photographs; closer ones are frames of a video."""
 
 
-def is_filmed(frame: Frame, last_s: float) -> bool:
-    """It follows the frame of that time as film does: it is no photograph, nor one of pictures that lie apart."""
-    return not frame.source or frame.pts_s - last_s < STILLS_S
+class Scenes:
+    """Where a new scene begins: as the frame says, in another size than before, or at a cut that `cuts` finds."""
+
+    def __init__(self, cuts: SceneCuts | None) -> None:
+        self._cuts = cuts
+        self._last_wh: tuple[int, int] | None = None
+        self._last_s = 0.0
+
+    def begins(self, frame: Frame, *, pictured: bool = True) -> bool:
+        """Whether one begins with this frame, the next one; cuts are looked for where it is `pictured`."""
+        # A photograph, or one of pictures that lie apart, does not follow the one before as film does.
+        filmed = not frame.source or frame.pts_s - self._last_s < STILLS_S
+        cut = self._cuts is not None and pictured and self._cuts.is_cut(frame.image_bgr, filmed=filmed)
+        resized = self._last_wh not in (None, frame.size_wh)
+        self._last_wh, self._last_s = frame.size_wh, frame.pts_s
+        return frame.new_scene or resized or cut
 
 
 class DetectStage(BaseStage[Frame, Packet]):
@@ -44,10 +57,9 @@ class DetectStage(BaseStage[Frame, Packet]):
         most: int | None = None,
         keep: bool = False,
     ) -> None:
-        self.detector, self.cuts, self.ready_for, self._keep = detector, cuts, ready_for, keep
+        self.detector, self.ready_for, self._keep = detector, ready_for, keep
         self.looks = Looks(detector, live=live)
-        self._last_wh: tuple[int, int] | None = None
-        self._last_s = 0.0
+        self._scenes = Scenes(cuts)
         self._every = (lambda: every) if isinstance(every, int) else every
         self._most = most
         self.detected_frames = 0
@@ -62,7 +74,7 @@ class DetectStage(BaseStage[Frame, Packet]):
     def process(self, item: Frame, /) -> Iterable[Packet]:
         """The frame with its detections, or with None where it was not this frame's turn."""
         self._waiting = None if self._waiting is None else self._waiting + 1 + item.dropped_before
-        new_scene = self._begins_scene(item)
+        new_scene = self._scenes.begins(item)
         due = new_scene or self._waiting is None or self._waiting >= self._every()
         if due:
             self._waiting = 0
@@ -75,11 +87,6 @@ class DetectStage(BaseStage[Frame, Packet]):
             )  # fmt: skip
             self._most = None  # said once
         return (Packet(item, new_scene=new_scene).left(self.name, detections=detections),)
-
-    def _begins_scene(self, frame: Frame) -> bool:
-        last_wh, last_s, self._last_wh, self._last_s = self._last_wh, self._last_s, frame.size_wh, frame.pts_s
-        cut = self.cuts is not None and self.cuts.is_cut(frame.image_bgr, filmed=is_filmed(frame, last_s))
-        return frame.new_scene or last_wh not in (None, frame.size_wh) or cut
 
     def close(self, status: Status, /) -> None:
         """Let the model go, unless it is kept."""

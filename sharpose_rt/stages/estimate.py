@@ -91,11 +91,7 @@ class EstimateStage(BaseStage[Packet, Packet]):
         refined = [(poses.stage == PoseStage.FINE) & self.engine.two_stages for poses in found]
         budget.saw(quality)
         return [
-            packet.left(
-                self.name,
-                poses=poses,
-                budget=plan.record(len(poses), int(fine.sum()), len(t) - len(poses)),
-            )
+            packet.left(self.name, poses=poses, budget=plan.record(len(poses), int(fine.sum()), len(t) - len(poses)))
             for (_, packet), t, poses, fine in zip(items, tracks, found, refined, strict=True)
         ]
 

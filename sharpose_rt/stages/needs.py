@@ -195,12 +195,7 @@ def due(people: Sequence[Person], surprise: NDArray[np.floating], every: int) ->
 
 
 def refine_first(
-    people: Sequence[Person],
-    outlook: Outlook,
-    plan: Plan,
-    gate: Gate,
-    surprise: NDArray[np.floating],
-    every: int = 1,
+    people: Sequence[Person], outlook: Outlook, plan: Plan, gate: Gate, surprise: NDArray[np.floating], every: int = 1
 ) -> NDArray[np.bool_]:
     """Which of the people (N,) with this outlook are refined under `plan`: nobody whom `refine` would not.
 

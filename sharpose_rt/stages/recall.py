@@ -22,7 +22,7 @@ from sharpose_rt.media.writer import first_pts_s
 from sharpose_rt.runtime import BaseStage
 from sharpose_rt.skeletons import FrameRecord, StreamReader
 from sharpose_rt.skeletons.convert.common import stem_of
-from sharpose_rt.stages.detect import is_filmed
+from sharpose_rt.stages.detect import Scenes
 from sharpose_rt.tracking import PeopleMotion, SceneCuts, rows
 from sharpose_rt.tracking.camera import Camera, moved_box
 from sharpose_rt.types import Detections, Frame, Packet, Poses, PoseStage, Tracks
@@ -245,19 +245,14 @@ class RecallStage(BaseStage[Frame, Packet]):
         motion: PeopleMotion | None = None,
         cuts: SceneCuts | None = None,
     ) -> None:
-        self.anew, self.detect, self.motion, self.cuts = anew, detect, motion, cuts
-        self._last_wh: tuple[int, int] | None = None
-        self._last_s = 0.0
+        self.anew, self.detect, self.motion, self._scenes = anew, detect, motion, Scenes(cuts)
 
     def process(self, item: Frame, /) -> Iterable[Packet]:
         """The packet."""
         assert isinstance(item, StoredFrame)
         poses = rows.estimated(item.record.poses) if self.anew else item.record.poses
         found = Detections(poses.bboxes_xyxy, poses.bbox_scores) if self.detect else None
-        new_scene = item.new_scene or self._last_wh not in (None, item.size_wh)
-        if self.cuts is not None and item.pictured:
-            new_scene |= self.cuts.is_cut(item.image_bgr, filmed=is_filmed(item, self._last_s))
-        self._last_wh, self._last_s, camera = item.size_wh, item.pts_s, item.record.camera
+        new_scene, camera = self._scenes.begins(item, pictured=item.pictured), item.record.camera
         if self.motion is not None:
             if camera is not None:
                 self.motion = None

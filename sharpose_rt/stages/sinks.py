@@ -95,36 +95,24 @@ class StreamSink:
     def _record(self, packet: Packet) -> FrameRecord:
         frame, poses = packet.frame, packet.poses
         assert poses is not None
+        moved = {"camera": packet.camera, "new_scene": packet.new_scene}
         if isinstance(frame, StoredFrame):  # what else was known of it stays
-            known = {"camera": packet.camera, "new_scene": packet.new_scene}
-            return replace(frame.record, frame_id=frame.frame_id, poses=poses, **known)
+            return replace(frame.record, frame_id=frame.frame_id, poses=poses, **moved)
         size_wh = None if frame.size_wh == self._size_wh else frame.size_wh
-        picture = frame.source or None
+        record = FrameRecord(
+            frame.frame_id, frame.pts_s, poses, frame_size_wh=size_wh, picture=frame.source or None, **moved
+        )
         if not self._live:
-            return FrameRecord(
-                frame.frame_id,
-                frame.pts_s,
-                poses,
-                frame_size_wh=size_wh,
-                picture=picture,
-                camera=packet.camera,
-                new_scene=packet.new_scene,
-            )
+            return record
         captured, late_s = captured_at(frame)
-        return FrameRecord(
-            frame.frame_id,
-            frame.pts_s,
-            poses,
+        return replace(
+            record,
             captured_at=captured.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             latency_ms=late_s * 1e3,
             dropped_before=frame.dropped_before,
-            frame_size_wh=size_wh,
-            picture=picture,
             stages_ms=packet.spans_ms,
             lost_before_s=frame.lost_before_s or None,
             budget=packet.budget,
-            camera=packet.camera,
-            new_scene=packet.new_scene,
         )
 
     def close(self, status: Status, frames: int, dropped: int) -> None:

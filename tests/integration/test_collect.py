@@ -185,7 +185,7 @@ def test_labels_that_may_have_been_corrected_are_never_replaced(walk, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file is there already"):
         collect([walk], tmp_path / "file")
-    with pytest.raises(OutputError, match="cannot write"):
+    with pytest.raises(OutputError, match="cannot be written"):
         collect([walk], tmp_path / "file" / "below")
 
 

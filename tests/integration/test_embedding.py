@@ -31,6 +31,8 @@ from sharpose_rt.graph import Models
 from sharpose_rt.media.given import wrong_picture
 from sharpose_rt.types import Poses
 
+pytestmark = pytest.mark.timeout(60)
+
 OPTIONS: dict[str, Any] = {
     "pose": {"weights": "random", "precision": "fp32", "quality_threshold": -math.inf},
     "detector": {"name": "full"},
@@ -74,7 +76,6 @@ def test_a_program_ends_though_it_holds_a_run_whichever_thread_took_the_last_fra
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.timeout(60)
 def test_a_signal_handler_closes_the_tracker_within_update() -> None:
     tracker, nested = PoseTracker(SMALL.name, **OPTIONS), []
 
@@ -141,7 +142,6 @@ def test_a_program_keeps_the_number_of_its_threads(monkeypatch: pytest.MonkeyPat
     assert inside == [2] * 5
 
 
-@pytest.mark.timeout(60)
 def test_a_program_whose_numpy_raises_gets_poses_and_keeps_its_ways() -> None:
     with np.errstate(all="raise"), PoseTracker(SMALL.name, **OPTIONS) as tracker:
         for at_s in (0.0, 0.1, 200.0):  # what the smoother has left of a joint fades to less than a number can be
@@ -149,7 +149,6 @@ def test_a_program_whose_numpy_raises_gets_poses_and_keeps_its_ways() -> None:
         assert set(np.geterr().values()) == {"raise"}
 
 
-@pytest.mark.timeout(60)
 def test_a_program_with_a_default_device_and_numbers_of_its_own_gets_poses_and_keeps_them() -> None:
     torch.set_default_device("meta")  # any but the CPU, as "cuda" is
     torch.set_default_dtype(torch.float64)
@@ -164,7 +163,6 @@ def test_a_program_with_a_default_device_and_numbers_of_its_own_gets_poses_and_k
         torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.timeout(60)
 def test_the_collector_ends_a_run_within_update() -> None:
     tracker = PoseTracker(SMALL.name, **OPTIONS)
     tracker.update(IMAGE, 0.0)
@@ -217,7 +215,6 @@ def test_another_thread_closes_a_run_of_a_camera_that_is_silent() -> None:
     assert not tracker._running
 
 
-@pytest.mark.timeout(60)
 def test_a_closed_run_gives_what_is_under_way_and_takes_no_next_video(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

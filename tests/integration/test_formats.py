@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from media_clips import write_clip
 from people_set import SMALL
+from raising import raising
 
 from sharpose_rt.cli import main
 from sharpose_rt.skeletons.convert import WRITERS, convert
@@ -81,11 +82,9 @@ def test_options_of_formats(video: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_one_format_that_cannot_be_written_leaves_the_others(
     video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
+    full = raising(OSError(28, "No space left on device"))
     monkeypatch.setitem(WRITERS, "coco", WRITERS["coco"]._replace(write=full))
     assert track(video, "--format", "coco,csv") != 0
-    assert "walk.coco.json: No space left on device" in capsys.readouterr().err
+    assert "walk.coco.json cannot be written (No space left on device)" in capsys.readouterr().err
     assert (video.parent / "out" / "walk.csv").stat().st_size > 0
     assert (video.parent / "out" / "walk.skeletons.jsonl").is_file()

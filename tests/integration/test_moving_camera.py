@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import cv2
 import numpy as np
 import pytest
 from people_set import SMALL
@@ -15,7 +14,7 @@ from people_set import SMALL
 from sharpose_rt import PoseTracker
 from sharpose_rt.app import FileRun
 from sharpose_rt.config import load
-from sharpose_rt.detection.assets import import_ultralytics
+from sharpose_rt.media.demo_clip import read_photograph
 from sharpose_rt.skeletons import StreamReader
 
 FRAMES, STEP_PX = 24, 6
@@ -25,8 +24,7 @@ FRAMES, STEP_PX = 24, 6
 def panned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A window that goes over a photograph, and the box of one of the people in it."""
     folder = tmp_path_factory.mktemp("panned")
-    photograph = cv2.imread(str(Path(str(import_ultralytics().__file__)).parent / "assets" / "bus.jpg"))
-    assert photograph is not None
+    photograph = read_photograph("bus.jpg")
     with av.open(str(folder / "hand.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": "12"})
         stream.width, stream.height, stream.pix_fmt = 640, 480, "yuv420p"

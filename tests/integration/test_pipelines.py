@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from media_clips import write_clip
 from people_set import SMALL
+from raising import raising
 
 from sharpose_rt.models import VARIANTS
 from sharpose_rt.skeleton import COCO17, MPII16
@@ -23,12 +24,7 @@ NETWORK = ["--set", f"pose.model={SMALL.name}", "--set", "pose.weights=random", 
 
 
 def _recipe(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, RECIPES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(f"pipelines.{name}")
 
 
 def test_every_recipe_is_tested() -> None:
@@ -190,10 +186,7 @@ def test_action_feed_wants_a_step_of_training(capsys: pytest.CaptureFixture[str]
 def test_ctrl_c_ends_a_live_recipe(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = _recipe(name)
 
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(recipe, "PoseTracker", interrupted)
+    monkeypatch.setattr(recipe, "PoseTracker", raising(KeyboardInterrupt))
     assert recipe.main(["webcam"]) == 130
 
 

@@ -97,6 +97,7 @@ def test_the_demo_runs_without_a_download(tmp_path: Path, capsys: pytest.Capture
         pytest.fail("README's first command needs the weights of tiny_256x192, which do not ship")
     assert main(["demo", "--seconds", "0.4", "--output", str(tmp_path)]) == 0
     assert "complete: 10 frames" in capsys.readouterr().out
+    assert {"demo_clip.mp4", "demo_clip.annotated.mp4"} <= {path.name for path in tmp_path.iterdir()}
     reader = StreamReader(tmp_path / "demo_clip.skeletons.jsonl")
     people = [len(record.poses) for record in reader]
     assert len(people) == 10

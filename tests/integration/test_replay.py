@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from live_world import Lines
 from media_clips import WALK_TIMES, numbered, read_number
 from people_set import SMALL
 from tracking_worlds import View, follow, score, shaken, world
@@ -81,29 +82,12 @@ def replayed(path: Path, tmp_path: Path, *arguments: str) -> Path:
     return tmp_path / "new" / path.name
 
 
-class Lines:
-    """A tap that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[bytes] = []
-
-    def begin(self, info: object, header: bytes, *, live: bool, state: Callable[[], str]) -> Lines:
-        assert not live
-        self.lines.append(header)
-        return self
-
-    def frame(self, line: bytes, packet: Packet, status_line: str = "") -> None:
-        self.lines.append(line)
-
-    def end(self, line: bytes) -> None:
-        self.lines.append(line)
-
-
 def test_what_is_replayed_is_what_was_stored(tmp_path: Path) -> None:
     tap = Lines()
     config = config_of(tmp_path)
     results = ReplayRun(str(SAMPLE), config, taps=[tap], paced=False).run()
     stored = SAMPLE.read_bytes().splitlines(keepends=True)
+    assert tap.live is False
     assert tap.lines[1:] == stored[1:]
     told, kept = json.loads(tap.lines[0]), json.loads(stored[0])
     assert {**told, "created": "", "version": ""} == {**kept, "created": "", "version": ""}
@@ -385,6 +369,7 @@ def test_a_swap_counts_from_its_time_in_each_round_of_a_loop(tmp_path: Path) -> 
     changes = Changes(swaps=[Swap(3, 8, 0.2)])
     job = ReplayRun(str(path), config_of(tmp_path / "new", video=False), changes, None, [tap], loop=True)
     job.run(lambda packet: job.stop() if packet.frame.frame_id == 9 else None)
+    assert tap.live is False
     ids = [[person["track_id"] for person in json.loads(line)["people"]] for line in tap.lines[1:11]]
     assert ids == [[3, 5], [3, 5], [8, 5], [8, 5]] * 2 + [[3, 5], [3, 5]]
 
@@ -691,6 +676,7 @@ def test_over_and_over_time_goes_on(tmp_path: Path, clip: Path) -> None:
             job.stop()
 
     results = job.run(take)
+    assert tap.live is False
     frames = [json.loads(line) for line in tap.lines[1:-1]]
     assert [frame["frame_id"] for frame in frames] == list(range(len(frames)))
     assert len(frames) >= 2 * count + 5

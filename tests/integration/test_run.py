@@ -29,6 +29,7 @@ import pytest
 from media_clips import WALK_TIMES as TIMES
 from media_clips import read_number, write_clip
 from people_set import SMALL
+from raising import raising
 
 from sharpose_rt.api import PoseTracker, SHaRPose
 from sharpose_rt.app import FileRun
@@ -36,7 +37,6 @@ from sharpose_rt.cli import main
 from sharpose_rt.commands import track
 from sharpose_rt.commands.track import stopped_by_signals
 from sharpose_rt.config import DetectorConfig, DrawConfig, RunConfig, load
-from sharpose_rt.detection.assets import import_ultralytics
 from sharpose_rt.detection.boxes import FullFrameDetector
 from sharpose_rt.detection.bundled import BundledDetector
 from sharpose_rt.engine import PoseEngine
@@ -46,6 +46,8 @@ from sharpose_rt.live import Hub
 from sharpose_rt.live.metrics import render
 from sharpose_rt.media import Painter, open_source
 from sharpose_rt.media.container import ContainerSource
+from sharpose_rt.media.demo_clip import read_photograph
+from sharpose_rt.outputs import Results
 from sharpose_rt.several import SeveralRun
 from sharpose_rt.skeleton import COCO17, MPII16
 from sharpose_rt.skeletons import StreamReader, validate
@@ -57,6 +59,7 @@ FRAMES = len(TIMES)
 SAMPLE = Path(__file__).resolve().parents[2] / "samples" / "demo.skeletons.jsonl"
 QUICK = {"model": SMALL.name, "weights": "random", "precision": "fp32", "quality_threshold": -math.inf}
 """A network where what lies around it is tested: a small one, and nobody goes through its fine stage."""
+TRACKER: dict[str, Any] = {"pose": QUICK, "detector": {"name": "full"}}
 RANDOM = ["--model", SMALL.name, "--weights", "random"]
 
 
@@ -75,6 +78,11 @@ def _decoded(path: Path) -> tuple[list[float], list[int], int]:
     return [t for t, _ in frames], [n for _, n in frames], sound
 
 
+def _stream(results: Results) -> Path:
+    assert results.stream is not None
+    return results.stream
+
+
 def _errors(path: Path) -> list[str]:
     return [str(p) for p in validate(path) if p.severity == "error"]
 
@@ -83,12 +91,11 @@ def test_a_file_loses_no_frame(clip: Path, tmp_path: Path) -> None:
     config = _config(tmp_path, "draw.boxes=false", "draw.ids=false", "draw.status=false", "draw.min_score=1")
     results = FileRun(str(clip), config).run()
     assert results.status == "complete"
-    assert results.stream is not None
     assert results.video is not None
     assert results.summary is not None
-    assert _errors(results.stream) == []
+    assert _errors(_stream(results)) == []
 
-    reader = StreamReader(results.stream)
+    reader = StreamReader(_stream(results))
     records = list(reader)
     assert [r.frame_id for r in records] == list(range(FRAMES))
     np.testing.assert_allclose([r.pts_s for r in records], TIMES, atol=2e-3)
@@ -129,8 +136,7 @@ def test_thread_timing_does_not_change_a_byte(clip: Path, tmp_path: Path, monkey
             for stage in (DetectStage, EstimateStage, WriteStage):
                 patch.setattr(stage, "process", _slowed(stage.process, pauses))
             results = FileRun(str(clip), _config(tmp_path / str(run), "queue_frames=2", "detector.every=3")).run()
-        assert results.stream is not None
-        head, *lines = results.stream.read_bytes().splitlines()
+        head, *lines = _stream(results).read_bytes().splitlines()
         streams.append(({**json.loads(head), "created": ""}, lines))
     assert streams[0] == streams[1] == streams[2]
 
@@ -192,12 +198,10 @@ def test_a_full_disk_keeps_what_was_written(clip: Path, tmp_path: Path, monkeypa
 def test_a_second_run_does_not_touch_the_first(clip: Path, tmp_path: Path) -> None:
     config = _config(tmp_path, "source.max_frames=2", "output.video=false")
     first = FileRun(str(clip), config).run()
-    assert first.stream is not None
-    kept = first.stream.read_bytes()
+    kept = _stream(first).read_bytes()
     second = FileRun(str(clip), config).run()
-    assert second.stream is not None
-    assert second.stream.name == "walk-2.skeletons.jsonl"
-    assert first.stream.read_bytes() == kept
+    assert _stream(second).name == "walk-2.skeletons.jsonl"
+    assert _stream(first).read_bytes() == kept
 
 
 def test_rts_that_is_interrupted_before_its_video_says_so(
@@ -214,8 +218,7 @@ def test_rts_that_is_interrupted_before_its_video_says_so(
     assert (found.status, found.video) == ("interrupted", None)
     assert "the video, which rts makes behind them, is not" in caplog.text
     assert json.loads(Path(str(found.summary)).read_text())["status"] == "interrupted"
-    assert found.stream is not None
-    assert StreamReader(found.stream).header.smoothing == "rts"
+    assert StreamReader(_stream(found)).header.smoothing == "rts"
 
 
 def test_rts_of_which_frames_were_thrown_away_leaves_what_was_smoothed_forwards(clip: Path, tmp_path: Path) -> None:
@@ -231,8 +234,7 @@ def test_rts_of_which_frames_were_thrown_away_leaves_what_was_smoothed_forwards(
 
     found = run.run(stop_twice)
     assert (found.status, found.video) == ("interrupted", None)
-    assert found.stream is not None
-    reader = StreamReader(found.stream)
+    reader = StreamReader(_stream(found))
     assert len(list(reader)) == found.figures["frames"] > len(taken)
     assert reader.header.smoothing == "kalman"
 
@@ -333,20 +335,17 @@ def test_pictures_keep_their_names_where_they_are_played(tmp_path: Path) -> None
     for name in ("left", "right"):
         cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((90, 120, 3), np.uint8))
     found = FileRun(str(tmp_path), _config(tmp_path / "out", "source.realtime=true", "output.video=false")).run()
-    assert found.stream is not None
-    assert [frame.picture for frame in StreamReader(found.stream)] == ["left.png", "right.png"]
+    assert [frame.picture for frame in StreamReader(_stream(found))] == ["left.png", "right.png"]
 
 
 def test_rts_reads_twice_and_replaces_the_stream(clip: Path, tmp_path: Path) -> None:
     all_count = "smooth.min_score=0"  # random weights give low scores
     causal = FileRun(str(clip), _config(tmp_path / "a", "output.video=false", all_count)).run()
     both = FileRun(str(clip), _config(tmp_path / "b", "smooth.method=rts", all_count)).run()
-    assert causal.stream is not None
-    assert both.stream is not None
     assert both.video is not None
-    assert _errors(both.stream) == []
-    a, b = list(StreamReader(causal.stream)), list(StreamReader(both.stream))
-    assert StreamReader(both.stream).header.smoothing == "rts"
+    assert _errors(_stream(both)) == []
+    a, b = list(StreamReader(_stream(causal))), list(StreamReader(_stream(both)))
+    assert StreamReader(_stream(both)).header.smoothing == "rts"
     assert len(a) == len(b) == FRAMES == len(_decoded(both.video)[0])
     for found, frames in ((causal, a), (both, b)):
         predicted = sum((frame.poses.stage == PoseStage.PREDICTED).sum() for frame in frames)
@@ -379,9 +378,8 @@ def test_only_skeletons_of_who_is_in_the_region_are_drawn(clip: Path, tmp_path: 
 def test_trimming_and_stride(clip: Path, tmp_path: Path) -> None:
     config = _config(tmp_path, "source.start_s=0.5", "source.end_s=1.5", "source.stride=2", "output.video=false")
     results = FileRun(str(clip), config).run()
-    assert results.stream is not None
     expected = [t for t in TIMES if 0.5 <= t < 1.5][::2]
-    np.testing.assert_allclose([r.pts_s for r in StreamReader(results.stream)], expected, atol=2e-3)
+    np.testing.assert_allclose([r.pts_s for r in StreamReader(_stream(results))], expected, atol=2e-3)
 
 
 @pytest.mark.timeout(90)
@@ -496,7 +494,7 @@ def test_models_are_loaded_once_for_all_that_follows(tmp_path: Path, monkeypatch
     loaded: list[str] = []
     monkeypatch.setattr(PoseEngine, "__init__", _counted(PoseEngine.__init__, loaded, "pose"))
     monkeypatch.setattr(BundledDetector, "load", _counted(BundledDetector.load, loaded, "detector"))
-    photograph = cv2.imread(str(Path(import_ultralytics().__file__).parent / "assets" / "bus.jpg"))
+    photograph = read_photograph("bus.jpg")
     video = cv2.VideoWriter(str(tmp_path / "a.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (405, 540))
     for _ in range(3):
         video.write(cv2.resize(photograph, (405, 540)))
@@ -518,7 +516,7 @@ def test_models_are_loaded_once_for_all_that_follows(tmp_path: Path, monkeypatch
 def test_python_tracker_keeps_its_models_for_the_next_run(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
     monkeypatch.setattr(PoseEngine, "__init__", _counted(PoseEngine.__init__, loaded, "pose"))
-    with PoseTracker(pose=QUICK, detector={"name": "full"}) as tracker:
+    with PoseTracker(**TRACKER) as tracker:
         whole = list(tracker.run(clip))
         for _ in tracker.run(clip):
             break
@@ -581,8 +579,7 @@ def test_what_is_not_decoded_in_time_is_counted_as_dropped(
     for results in runs:
         assert results.figures["dropped"] == {"decoder slower than source": 10}
         assert results.figures["frames"] == FRAMES - 10
-        assert results.stream is not None
-        records = list(reader := StreamReader(results.stream))
+        records = list(reader := StreamReader(_stream(results)))
         assert reader.end is not None
         assert [record.frame_id for record in records] == [*range(10), *range(20, FRAMES)]
         assert reader.end["dropped"] == 10
@@ -667,11 +664,8 @@ def test_a_closed_terminal_ends_in_order() -> None:
 def test_a_backward_pass_that_fails_leaves_what_was_smoothed_forwards(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise error
-
     owner = "tracking.rts_smooth" if isinstance(error, MemoryError) else "skeletons.rewrite_stream"
-    monkeypatch.setattr(f"sharpose_rt.{owner}", fail)
+    monkeypatch.setattr(f"sharpose_rt.{owner}", raising(error))
     job = FileRun(str(clip), _config(tmp_path, "smooth.method=rts", "output.video=false", "output.formats=[csv]"))
     with pytest.raises(type(error), match=str(error)):
         job.run()
@@ -700,8 +694,6 @@ def test_a_source_that_cannot_be_closed_costs_no_output(
 
 
 def test_pictures_come_out_as_pictures(tmp_path: Path) -> None:
-    import cv2
-
     folder = tmp_path / "in"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -710,9 +702,8 @@ def test_pictures_come_out_as_pictures(tmp_path: Path) -> None:
     results = FileRun(str(folder), _config(tmp_path / "out")).run()
     assert results.video is not None
     assert sorted(p.name for p in results.video.iterdir()) == ["000000_a.png", "000001_b.png"]
-    assert results.stream is not None
-    assert [record.picture for record in StreamReader(results.stream)] == ["a.png", "b.jpg"]
-    assert _errors(results.stream) == []
+    assert [record.picture for record in StreamReader(_stream(results))] == ["a.png", "b.jpg"]
+    assert _errors(_stream(results)) == []
     single = FileRun(str(folder / "a.png"), _config(tmp_path / "out")).run()
     assert single.video is not None
     assert cv2.imread(str(single.video)).shape == (90, 120, 3)
@@ -720,8 +711,7 @@ def test_pictures_come_out_as_pictures(tmp_path: Path) -> None:
 
 def test_python_tracker_closes_when_left_early(clip: Path) -> None:
     before = set(threading.enumerate())
-    options = {"pose": QUICK, "detector": {"name": "full"}}
-    for seen, frame in enumerate(PoseTracker(**options).run(clip), start=1):
+    for seen, frame in enumerate(PoseTracker(**TRACKER).run(clip), start=1):
         assert frame.people[0].keypoints.shape == (17, 2)
         assert frame.people[0].track_id == 1
         assert frame.image_bgr.shape == (128, 160, 3)
@@ -733,14 +723,13 @@ def test_python_tracker_closes_when_left_early(clip: Path) -> None:
 
 
 def test_frames_that_the_program_has(clip: Path) -> None:
-    options = {"pose": QUICK, "detector": {"name": "full"}}
-    wanted = list(PoseTracker(**options).run(clip))
+    wanted = list(PoseTracker(**TRACKER).run(clip))
     pairs = [(frame.pts_s, frame.image_bgr) for frame in wanted]
-    given = list(PoseTracker(**options).run(pairs))
+    given = list(PoseTracker(**TRACKER).run(pairs))
     before_zero = [(pts_s - 0.3, image) for pts_s, image in pairs[::4]]
-    assert [frame.pts_s for frame in PoseTracker(**options).run(before_zero)] == [pts_s for pts_s, _ in before_zero]
+    assert [frame.pts_s for frame in PoseTracker(**TRACKER).run(before_zero)] == [pts_s for pts_s, _ in before_zero]
     reused, asked = np.empty_like(pairs[0][1]), []
-    with PoseTracker(**options) as tracker:
+    with PoseTracker(**TRACKER) as tracker:
         for pts_s, image in pairs:
             reused[:] = image  # as a capture loop does
             asked.append(tracker.update(reused, pts_s))
@@ -760,20 +749,20 @@ def test_frames_that_the_program_has(clip: Path) -> None:
             [f.poses.keypoints for f in frames], [f.poses.keypoints for f in wanted], rtol=1e-4, atol=1e-2
         )
         np.testing.assert_array_equal(frames[5].image_bgr, wanted[5].image_bgr)
-    alone = list(PoseTracker(**options).run([image for _, image in pairs[:3]], stills=True))
+    alone = list(PoseTracker(**TRACKER).run([image for _, image in pairs[:3]], stills=True))
     assert [f.people[0].track_id for f in alone] == [1, 2, 3]  # nobody goes on from picture to picture
     for frame in alone:
         np.testing.assert_array_equal(frame.people[0].raw_keypoints, frame.people[0].keypoints)
-    with PoseTracker(**options) as tracker:
+    with PoseTracker(**TRACKER) as tracker:
         cuts = [tracker.update(image, pts_s, new_scene=n == 2) for n, (pts_s, image) in enumerate(pairs[:4])]
         assert [f.people[0].track_id for f in cuts] == [1, 1, 2, 2]
         assert [f.new_scene for f in cuts] == [False, False, True, False]
-    by_rate = PoseTracker(**options).run((image for _, image in pairs[:3]), fps=10)
+    by_rate = PoseTracker(**TRACKER).run((image for _, image in pairs[:3]), fps=10)
     assert [f.pts_s for f in by_rate] == pytest.approx([0, 0.1, 0.2])
     with pytest.raises(ConfigError, match="fps is '30'"):
-        list(PoseTracker(**options).run([], fps="30"))  # type: ignore[arg-type]
+        list(PoseTracker(**TRACKER).run([], fps="30"))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="fps is 0"):
-        list(PoseTracker(**options).run([], fps=0))
+        list(PoseTracker(**TRACKER).run([], fps=0))
     for frames, said in (
         ([[1, 2]], "a list"),
         ([(math.inf, reused)], "finite times"),
@@ -784,7 +773,7 @@ def test_frames_that_the_program_has(clip: Path) -> None:
         ([(0, reused, 1)], "a tuple of 3"),
     ):
         with pytest.raises(SourceError, match=said):
-            list(PoseTracker(**options).run(frames))
+            list(PoseTracker(**TRACKER).run(frames))
 
 
 @pytest.mark.timeout(60)
@@ -797,8 +786,7 @@ def test_frames_that_the_program_has_are_played_at_their_own_pace_where_asked() 
 
 
 def test_results_are_compared_by_identity() -> None:
-    options = {"pose": QUICK, "detector": {"name": "full"}}
-    with PoseTracker(**options) as tracker:
+    with PoseTracker(**TRACKER) as tracker:
         frame = tracker.update(np.zeros((96, 96, 3), np.uint8))
     people = frame.people
     assert people.index(people[0]) == 0
@@ -807,7 +795,7 @@ def test_results_are_compared_by_identity() -> None:
 
 
 def test_what_is_no_source_is_said_and_a_number_is_a_camera(clip: Path) -> None:
-    tracker = PoseTracker(pose=QUICK, detector={"name": "full"})
+    tracker = PoseTracker(**TRACKER)
     for source, said in (
         (77, "webcam:77"),
         (-1, "N from 0"),
@@ -831,7 +819,7 @@ def test_python_tracker_says_which_video_a_frame_is_of_and_leaves_out_what_is_br
         write_clip(clips / f"{name}.mp4", 3, size_wh=(96, 64))
     for name in ("1", "3", "5"):
         (clips / f"{name}.mp4").write_bytes(b"no video at all" * 100)
-    with PoseTracker(pose=QUICK, detector={"name": "full"}) as tracker:
+    with PoseTracker(**TRACKER) as tracker:
         frames = list(tracker.run(clips))
         assert [frame.source for frame in frames] == [str(clips / "2.mp4")] * 3 + [str(clips / "4.mp4")] * 3
         assert [frame.frame_id for frame in frames] == [0, 1, 2] * 2
@@ -881,7 +869,7 @@ def test_a_frame_can_be_drawn(clip: Path) -> None:
 
 
 def test_a_loops_own_clock_begins_with_its_first_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    image, options = np.zeros((120, 160, 3), np.uint8), {"pose": QUICK, "detector": {"name": "full"}}
+    image = np.zeros((120, 160, 3), np.uint8)
     opened = EstimateStage.open
     monkeypatch.setattr(EstimateStage, "open", lambda stage: (time.sleep(0.3), opened(stage)))
     seen: list[float] = []
@@ -889,7 +877,7 @@ def test_a_loops_own_clock_begins_with_its_first_picture(monkeypatch: pytest.Mon
     monkeypatch.setattr(
         TrackStage, "process", lambda stage, item: (seen.append(item.frame.pts_s), followed(stage, item))[1]
     )
-    with PoseTracker(**options) as tracker:
+    with PoseTracker(**TRACKER) as tracker:
         tracker.update(image)
         now_s = time.monotonic()
         monkeypatch.setattr(time, "monotonic", lambda: now_s)  # a clock that ticks seldom
@@ -912,7 +900,7 @@ def test_a_loop_is_ready_for_its_first_picture_before_its_clock_begins(monkeypat
     monkeypatch.setattr(FullFrameDetector, "detect", once_a_size)
     monkeypatch.setattr("sharpose_rt.api.time", SimpleNamespace(monotonic=lambda: clock_s[0]))
     image = np.zeros((120, 160, 3), np.uint8)
-    with PoseTracker(pose=QUICK, detector={"name": "full"}) as tracker:
+    with PoseTracker(**TRACKER) as tracker:
         first = tracker.update(image)
         clock_s[0] += 0.1
         second = tracker.update(image)
@@ -925,7 +913,7 @@ def test_a_loops_clock_goes_on_from_the_last_time_that_was_given(monkeypatch: py
     clock_s = [50.0]
     monkeypatch.setattr("sharpose_rt.api.time", SimpleNamespace(monotonic=lambda: clock_s[0]))
     seen = []
-    with PoseTracker(pose=QUICK, detector={"name": "full"}) as tracker:
+    with PoseTracker(**TRACKER) as tracker:
         for pts_s in (None, 1000.0, None, None, 1000.5, None):
             seen.append(tracker.update(np.zeros((120, 160, 3), np.uint8), pts_s).pts_s)
             clock_s[0] += 0.04
@@ -934,17 +922,17 @@ def test_a_loops_clock_goes_on_from_the_last_time_that_was_given(monkeypatch: py
 
 def test_a_closed_tracker_holds_no_models() -> None:
     """At once, not when Python happens to look for circles."""
-    image, options = np.zeros((120, 160, 3), np.uint8), {"pose": QUICK, "detector": {"name": "full"}}
+    image = np.zeros((120, 160, 3), np.uint8)
     gc.collect()
     gc.disable()
     try:
-        with PoseTracker(**options) as tracker:
+        with PoseTracker(**TRACKER) as tracker:
             tracker.update(image)
             assert tracker._loop is not None
             engine = weakref.ref(tracker._loop._tracking.engine)
         assert engine() is None
         seen = []
-        for _ in (run := PoseTracker(**options).run([image] * 3)):
+        for _ in (run := PoseTracker(**TRACKER).run([image] * 3)):
             assert run.gi_yieldfrom is not None
             seen.append(weakref.ref(run.gi_yieldfrom.gi_frame.f_locals["tracking"].engine))
         del run
@@ -954,8 +942,7 @@ def test_a_closed_tracker_holds_no_models() -> None:
 
 
 def test_a_budget_holds_in_a_programs_own_loop() -> None:
-    options = {"pose": QUICK, "detector": {"name": "full"}}
-    with PoseTracker(**options, budget={"latency_ms": 1.0}) as tracker:
+    with PoseTracker(**TRACKER, budget={"latency_ms": 1.0}) as tracker:
         for i in range(40):
             tracker.update(np.zeros((120, 160, 3), np.uint8), i / 10)
         assert tracker._loop is not None
@@ -995,7 +982,7 @@ def test_threads_make_one_tracker_and_close_it_between_frames(monkeypatch: pytes
 def test_a_programs_own_loop_waits_for_nothing_later(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int | None, bool]] = []
     monkeypatch.setattr(PoseEngine, "warm_up", lambda self, people=None, *, behind: asked.append((people, behind)))
-    with PoseTracker(pose=QUICK, detector={"name": "full"}) as tracker:
+    with PoseTracker(**TRACKER) as tracker:
         tracker.update(np.zeros((120, 160, 3), np.uint8))
     assert asked == [(2, True)]  # what more people need is prepared when they come, while the loop goes on
 
@@ -1131,8 +1118,6 @@ def test_without_weights_it_refuses_and_says_why(clip: Path, tmp_path: Path) -> 
 
 
 def test_six_threads_or_a_loop(clip: Path) -> None:
-    from sharpose_rt.media import open_source
-
     names = {}
     for tracker in ("sharpose", "bytetrack"):
         tracking = Tracking(open_source(str(clip)), load(None, [f"tracker.name={tracker}"]))
@@ -1216,8 +1201,7 @@ def test_the_detector_rests_while_all_poses_are_sure(
         monkeypatch.setattr("sharpose_rt.stages.needs.SURE_SHARE", 0.0 if sure else 1.1)
         seen.clear()
         results = FileRun(str(clip), _config(tmp_path / str(sure), "detector.every_if_sure=8")).run()
-        assert results.stream is not None
-        assert len(list(StreamReader(results.stream))) == FRAMES
+        assert len(list(StreamReader(_stream(results)))) == FRAMES
         assert seen == list(range(0, FRAMES, 8 if sure else 1))
         assert results.figures["detected_frames"] == len(seen)
 

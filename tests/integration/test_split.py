@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import av
 import cv2
 import numpy as np
 import pytest
+from live_world import Lines
 from media_clips import WALK_TIMES as TIMES
 from media_clips import read_number
 from people_set import SMALL
@@ -92,23 +91,8 @@ def test_parts_of_a_file_hold_every_frame_once(clip: Path, tmp_path: Path) -> No
     assert len(summary["parts"]) == len(names)
 
 
-class _Tap:
-    def __init__(self) -> None:
-        self.lines: list[dict[str, Any]] = []
-
-    def begin(self, info: Any, header: bytes, *, live: bool, state: Callable[[], str]) -> _Tap:
-        self.lines.append(json.loads(header))
-        return self
-
-    def frame(self, line: bytes, packet: Packet, status_line: str = "") -> None:
-        self.lines.append(json.loads(line))
-
-    def end(self, line: bytes) -> None:
-        self.lines.append(json.loads(line))
-
-
 def test_parts_of_a_live_source_bear_its_time_and_taps_know_of_none(clip: Path, tmp_path: Path) -> None:
-    tap = _Tap()
+    tap = Lines()
     config = _config(tmp_path, "source.realtime=true", "output.video=false")
     results = FileRun(str(clip), config, [tap]).run()
     streams = sorted(tmp_path.glob("*.jsonl"))
@@ -127,10 +111,11 @@ def test_parts_of_a_live_source_bear_its_time_and_taps_know_of_none(clip: Path, 
         assert all(begins_s <= time_s < begins_s + 1.01 for time_s in times_s)  # one second of the clock
         assert [p for p in validate(path) if p.severity == "error"] == []
         pts_s += [record.pts_s for record in part]
-    kinds = [line["type"] for line in tap.lines]
+    records = [json.loads(line) for line in tap.lines]
+    kinds = [record["type"] for record in records]
     assert kinds == ["header", *["frame"] * len(pts_s), "end"]
-    assert [line["pts_s"] for line in tap.lines[1:-1]] == pts_s
-    numbers = [line["frame_id"] for line in tap.lines[1:-1]]
+    assert [record["pts_s"] for record in records[1:-1]] == pts_s
+    numbers = [record["frame_id"] for record in records[1:-1]]
     assert numbers == sorted(set(numbers))  # they go on through the parts
 
 

@@ -21,11 +21,11 @@ from tracking_worlds import Score, follow, idf1, leaving, looks, score, world
 from sharpose_rt.cli import main
 from sharpose_rt.commands import train_appearance
 from sharpose_rt.config import TrackerConfig
-from sharpose_rt.detection.assets import import_ultralytics
 from sharpose_rt.engine import Appearance
 from sharpose_rt.errors import ConfigError, DatasetError, OutputError, WeightsError
 from sharpose_rt.evaluation.appearance import pairs
 from sharpose_rt.geometry.affine import crop_affine, warp_crops
+from sharpose_rt.media.demo_clip import read_photograph
 from sharpose_rt.models import VARIANTS
 from sharpose_rt.models.appearance import CROP_HW, DIMENSIONS, PADDING, SHIPPED, AppearanceNetwork, load_appearance
 from sharpose_rt.models.weights import read_safetensors, write_safetensors
@@ -480,9 +480,7 @@ def _across(vector: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def bus() -> np.ndarray:
-    image = cv2.imread(str(Path(import_ultralytics().__file__).parent / "assets" / "bus.jpg"))
-    assert image is not None
-    return image
+    return read_photograph("bus.jpg")
 
 
 BUS = np.array([[48, 400, 245, 903], [222, 405, 345, 858], [670, 390, 810, 880]], np.float32)

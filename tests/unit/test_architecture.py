@@ -95,7 +95,7 @@ def test_no_torch_where_it_is_not_needed(path: Path) -> None:
 def test_help_does_not_import_torch() -> None:
     code = (
         "import sys; from sharpose_rt.cli import build_parser; build_parser(); "
-        "print([m for m in ('torch', 'cv2', 'av', 'ultralytics', 'matplotlib', 'scipy') if m in sys.modules])"
+        "print([m for m in ('torch', 'cv2', 'av', 'ultralytics', 'matplotlib', 'scipy', 'rich') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,8 +12,8 @@ from hypothesis import strategies as st
 from tracking_worlds import STANDING, Score, View, follow, score, shaken, world
 
 from sharpose_rt.config import SmoothConfig, TrackerConfig
-from sharpose_rt.detection.assets import import_ultralytics
 from sharpose_rt.geometry.affine import apply_affine
+from sharpose_rt.media.demo_clip import read_photograph
 from sharpose_rt.skeleton import COCO17, WHOLEBODY133
 from sharpose_rt.stages import TrackStage, count_dropped
 from sharpose_rt.tracking import CameraMotion, KeypointSmoother, PeopleMotion, create_tracker, rts_smooth
@@ -27,10 +26,7 @@ SIZE_WH = (960, 540)
 
 @pytest.fixture(scope="module")
 def photograph() -> np.ndarray:
-    path = Path(import_ultralytics().__file__).parent / "assets" / "bus.jpg"
-    image = cv2.imread(str(path))
-    assert image is not None
-    return cv2.resize(image, None, fx=1.6, fy=1.6, interpolation=cv2.INTER_CUBIC)
+    return cv2.resize(read_photograph("bus.jpg"), None, fx=1.6, fy=1.6, interpolation=cv2.INTER_CUBIC)
 
 
 def view(photograph: np.ndarray, at_xy: tuple[float, float], turn_deg: float = 0.0, zoom: float = 1.0) -> np.ndarray:

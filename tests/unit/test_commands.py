@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import importlib.util
 import io
 import json
 import logging
@@ -37,6 +36,7 @@ from sharpose_rt.models.gate import Gate
 from sharpose_rt.models.variants import RELEASED
 from sharpose_rt.skeleton import COCO17
 from tests.golden_rule import golden_model, golden_state_dict
+from tests.raising import raising
 
 MINI = Variant("mini", (128, 96), width=48, heads=3, alpha=0.5, sigma_cells=2, depth=4)
 
@@ -160,10 +160,7 @@ def test_what_may_not_be_looked_at_is_told_in_one_line(arguments, capsys):
 
 @pytest.mark.parametrize("said", ["could not create a primitive", "core.cpp:117:\ncan't alloc", "std::bad_alloc"])
 def test_short_memory_is_told_in_any_words(said, monkeypatch, capsys):
-    def fail(_: object) -> int:
-        raise RuntimeError(said)
-
-    monkeypatch.setattr(models, "run", fail)
+    monkeypatch.setattr(models, "run", raising(RuntimeError(said)))
     assert main(["models"]) == 2
     assert "too little memory" in capsys.readouterr().err
 
@@ -272,16 +269,6 @@ def test_a_source_that_is_not_named_is_not_the_current_folder(spec, tmp_path, mo
     assert f"the source is {spec!r}, which names nothing" in capsys.readouterr().err
     with pytest.raises(SourceError, match="names nothing"):
         open_source(spec)
-
-
-def test_declaring_the_commands_loads_nothing_heavy():
-    names = ("models", "weights", "explain", "doctor", "demo")
-    code = "import sys, argparse, importlib\n"
-    code += f"for n in {names}: importlib.import_module('sharpose_rt.commands.' + n).add_arguments("
-    code += "argparse.ArgumentParser())\n"
-    code += "print([m for m in ('torch', 'cv2', 'av', 'ultralytics', 'matplotlib', 'rich') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 # models
@@ -584,19 +571,9 @@ def test_explain_reads_boxes():
 
 def test_explain_needs_a_writable_folder(photograph, official, tmp_path):
     (tmp_path / "file").write_text("x")
+    options = ("--model", "mini", "--weights", official, "--output", tmp_path / "file" / "o")
     with pytest.raises(OutputError, match="--output"):
-        call(
-            explain,
-            photograph,
-            "--boxes",
-            "full",
-            "--model",
-            "mini",
-            "--weights",
-            official,
-            "--output",
-            tmp_path / "file" / "o",
-        )
+        call(explain, photograph, "--boxes", "full", *options)
 
 
 # doctor
@@ -633,19 +610,9 @@ def test_doctor_tries_the_detector_as_a_run_takes_it(tmp_path, monkeypatch, back
 
 
 def test_doctor_outlives_a_check_that_fails(monkeypatch, capsys):
-    def ill():
-        raise RuntimeError("no\nway")
-
-    def missing():
-        raise ImportError("No module named 'x'")
-
-    def known():
-        raise SharposeError("do this")
-
-    def good():
-        return "ok", "fine", ""
-
-    probes = [("ill", ill, False), ("gone", missing, False), ("known", known, False), ("good", good, True)]
+    ill, missing = raising(RuntimeError("no\nway")), raising(ImportError("No module named 'x'"))
+    probes = [("ill", ill, False), ("gone", missing, False), ("known", raising(SharposeError("do this")), False)]
+    probes.append(("good", lambda: ("ok", "fine", ""), True))
     monkeypatch.setattr(doctor, "probes", lambda _: probes)
     assert call(doctor) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -747,13 +714,6 @@ def test_doctor_tells_cameras_from_what_only_looks_like_one(tmp_path, monkeypatc
     assert "group `video`" in advice
 
 
-def raising(error):
-    def fail(*_, **__):
-        raise error
-
-    return fail
-
-
 def packages(*names):
     return lambda: [SimpleNamespace(metadata={"Name": name}) for name in names]
 
@@ -816,11 +776,7 @@ def test_the_demo_clip_moves_gently_over_the_photographs(tmp_path):
 
 @pytest.mark.parametrize("shot", SHOTS, ids=lambda s: s.photograph)
 def test_the_demo_camera_stays_inside_its_photograph(shot):
-    spec = importlib.util.find_spec("ultralytics")
-    assert spec is not None
-    assert spec.origin is not None
-    image = cv2.imread(str(Path(spec.origin).parent / "assets" / shot.photograph))
-    assert image is not None
+    image = read_photograph(shot.photograph)
     for x, y, width in (shot.first, shot.last):
         height = width * SIZE_WH[1] / SIZE_WH[0]
         assert width <= SIZE_WH[0]  # never shrunk, which would alias
@@ -902,15 +858,6 @@ def test_messages_do_not_steer_the_terminal_and_quiet_keeps_warnings(tmp_path, m
     with pytest.raises(SystemExit):
         main(["--source", "x", name])
     assert f"unrecognized arguments: {shown}" in capsys.readouterr().err
-
-
-def test_demo_runs_the_main_job(tmp_path, capsys):
-    options = ("--weights", "random", "--boxes", "full", "--device", "cpu", "--quality-threshold=-inf")
-    assert call(demo, "--output", tmp_path / "o", "--seconds", 0.4, *options) == 0
-    names = {path.name for path in (tmp_path / "o").iterdir()}
-    assert {"demo_clip.mp4", "demo_clip.annotated.mp4", "demo_clip.skeletons.jsonl"} <= names
-    lines = (tmp_path / "o" / "demo_clip.skeletons.jsonl").read_text().splitlines()
-    assert sum('"type":"frame"' in line for line in lines) == 10
 
 
 def test_demo_replaces_no_video_unasked(tmp_path, monkeypatch):

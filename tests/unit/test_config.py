@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from raising import raising
 
 from sharpose_rt import PoseTracker, SHaRPose
 from sharpose_rt.cli import build_parser
@@ -286,31 +287,16 @@ def test_to_dict_and_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "wanted"),
-    [
-        ({"cpu.max": "200000 100000\n"}, 2),
-        ({"cpu.max": "150000 100000\n"}, 2),
-        ({"cpu.max": "1000 100000\n"}, 1),
-        ({"cpu.max": "max 100000\n"}, 64),
-        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
-        ({"cpu.max": "what is this\n"}, 64),
-        ({}, 64),
-    ],
-)
-def test_a_container_has_the_cores_that_it_was_given(monkeypatch, tmp_path, files, wanted):
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    monkeypatch.setattr(threads, "CGROUPS", tmp_path)
-    monkeypatch.setattr(threads, "OWN_GROUPS", tmp_path / "none")
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
-    assert threads.cores() == wanted
-
-
-@pytest.mark.parametrize(
     ("own", "files", "wanted"),
     [
+        (None, {"cpu.max": "200000 100000\n"}, 2),  # a container sees its own group as the first one
+        (None, {"cpu.max": "150000 100000\n"}, 2),
+        (None, {"cpu.max": "1000 100000\n"}, 1),
+        (None, {"cpu.max": "max 100000\n"}, 64),
+        (None, {"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        (None, {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        (None, {"cpu.max": "what is this\n"}, 64),
+        (None, {}, 64),
         ("0::/system.slice/pose.service\n", {"system.slice/pose.service/cpu.max": "150000 100000"}, 2),
         ("0::/a.slice/pose.service\n", {"a.slice/pose.service/cpu.max": "max 100000", "a.slice/cpu.max": "3 1"}, 3),
         (
@@ -323,11 +309,12 @@ def test_a_container_has_the_cores_that_it_was_given(monkeypatch, tmp_path, file
         ("what is this\n", {}, 64),
     ],
 )
-def test_a_service_has_the_cores_that_its_groups_leave(monkeypatch, tmp_path, own, files, wanted):
+def test_a_container_and_a_service_have_the_cores_that_their_groups_leave(monkeypatch, tmp_path, own, files, wanted):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text(text)
-    (tmp_path / "own").write_text(own)
+    if own is not None:
+        (tmp_path / "own").write_text(own)
     monkeypatch.setattr(threads, "CGROUPS", tmp_path)
     monkeypatch.setattr(threads, "OWN_GROUPS", tmp_path / "own")
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
@@ -376,10 +363,7 @@ def test_a_tracker_refuses_a_model_that_is_not_there():
 def test_where_nothing_may_be_written_the_cache_is_a_place_that_cannot_be(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
 
-    def missing(*_, **__):
-        raise FileNotFoundError("No usable temporary directory found")
-
-    monkeypatch.setattr(cache, "TemporaryDirectory", missing)
+    monkeypatch.setattr(cache, "TemporaryDirectory", raising(FileNotFoundError("No usable temporary directory found")))
     monkeypatch.setattr(cache.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     cache._for_this_process.cache_clear()
     try:
@@ -391,11 +375,8 @@ def test_where_nothing_may_be_written_the_cache_is_a_place_that_cannot_be(monkey
 
 
 def test_without_a_home_things_are_kept_for_the_process_and_that_is_said(monkeypatch, caplog):
-    def none(*_):
-        raise RuntimeError("Could not determine home directory.")
-
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", none)
+    monkeypatch.setattr(Path, "home", raising(RuntimeError("Could not determine home directory.")))
     cache._for_this_process.cache_clear()
     with caplog.at_level("INFO"):
         folder = cache_dir()

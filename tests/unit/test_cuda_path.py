@@ -43,6 +43,7 @@ from sharpose_rt.training.device_crops import DeviceCrops
 from sharpose_rt.training.transforms import Sampler
 from sharpose_rt.types import Frame
 from tests.people_set import SMALL
+from tests.raising import raising
 
 SIZE_WH = (96, 128)
 BOXES = np.array([[48, 398, 245, 903], [222, 405, 345, 861], [669, 392, 809, 880], [-60, 300, 40, 700]], float)
@@ -104,6 +105,13 @@ def fake_record(stage, tensors):
             place.copy_(out)
 
     return Tape(places, replay, outputs)
+
+
+def nothing(stage, tensors):
+    """A recording that holds what the stage gave for what it was made with, and does nothing when replayed."""
+    tape = fake_record(stage, tensors)
+    tape.replay()
+    return Tape(tape.inputs, lambda: None, tape.outputs)
 
 
 NO_MEMORY = (
@@ -168,9 +176,7 @@ def test_a_stage_that_gives_the_same_memory_each_time_hides_no_recording_that_do
 
 
 def test_a_recording_that_fails_is_done_without(caplog):
-    def record(stage, tensors):
-        raise RuntimeError("operation not permitted when stream is capturing\nmore")
-
+    record = raising(RuntimeError("operation not permitted when stream is capturing\nmore"))
     stage = Recorded("coarse stage", lambda a: (a + 1,), record)
     with caplog.at_level(logging.WARNING, "sharpose_rt.compute.cuda_graphs"):
         assert stage(torch.zeros(2))[0].tolist() == [1.0, 1.0]
@@ -216,12 +222,7 @@ def test_a_recording_that_gives_other_results_is_not_used(caplog):
 def test_a_replay_that_does_nothing_is_not_used(caplog):
     """What the recording left in its outputs is right for the inputs that it was made with, and for no others."""
 
-    def record(stage, tensors):
-        tape = fake_record(stage, tensors)
-        tape.replay()
-        return Tape(tape.inputs, lambda: None, tape.outputs)
-
-    stage = Recorded("fine stage", lambda a: (a + 1,), record)
+    stage = Recorded("fine stage", lambda a: (a + 1,), nothing)
     with caplog.at_level(logging.WARNING, "sharpose_rt.compute.cuda_graphs"):
         assert stage(torch.zeros(2))[0].tolist() == [1.0, 1.0]
         assert stage(torch.ones(2))[0].tolist() == [2.0, 2.0]
@@ -234,12 +235,6 @@ def test_an_infinite_output_is_the_same_as_itself_alone(caplog):
     with caplog.at_level(logging.WARNING, "sharpose_rt.compute.cuda_graphs"):
         assert stage(torch.ones(2))[1].tolist() == [math.inf] * 2
         assert caplog.text == ""
-
-        def nothing(stage, tensors):
-            tape = fake_record(stage, tensors)
-            tape.replay()
-            return Tape(tape.inputs, lambda: None, tape.outputs)
-
         Recorded("coarse stage", lambda a: (torch.full_like(a, math.inf),), nothing)(torch.ones(2))
     assert "gives other results" in caplog.text
 
@@ -263,12 +258,7 @@ def test_a_stage_that_gives_nan_is_recorded_all_the_same(caplog):
 
 
 def test_a_recording_without_memory_goes_to_the_one_who_halves_batches():
-    def record(stage, tensors):
-        if len(tensors[0]) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return fake_record(stage, tensors)
-
-    stage = Recorded("coarse stage", lambda a: (a + 1,), record)
+    stage = Recorded("coarse stage", lambda a: (a + 1,), Card(2).record)
     with pytest.raises(torch.OutOfMemoryError):
         stage(torch.zeros(4))
     assert stage(torch.zeros(2))[0].tolist() == [1.0, 1.0]
@@ -410,10 +400,7 @@ def test_where_one_crop_does_not_fit_unrecorded_either_it_is_an_error(picture, m
     card = Card(2)
     engine = recorded_engine(monkeypatch, card.record, PLAIN)
 
-    def fails(*_):
-        raise torch.OutOfMemoryError(NO_MEMORY)
-
-    monkeypatch.setattr(engine.network, "fine_stage", fails)
+    monkeypatch.setattr(engine.network, "fine_stage", raising(torch.OutOfMemoryError(NO_MEMORY)))
     with pytest.raises(torch.OutOfMemoryError):
         engine.estimate(picture, BOXES[:1])
     assert card.free == 2
@@ -556,10 +543,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize("module", COMMANDS, ids=lambda module: module.__name__.rpartition(".")[2])
 def test_too_little_memory_is_told_in_one_line(module, monkeypatch, capsys):
-    def run(args):
-        raise torch.OutOfMemoryError(NO_MEMORY)
-
-    monkeypatch.setattr(module, "run", run)
+    monkeypatch.setattr(module, "run", raising(torch.OutOfMemoryError(NO_MEMORY)))
     assert main(COMMANDS[module]) == 2
     said = capsys.readouterr().err
     assert said.startswith(
@@ -571,10 +555,7 @@ def test_too_little_memory_is_told_in_one_line(module, monkeypatch, capsys):
 
 @pytest.mark.parametrize("loaded", [True, False])
 def test_a_bug_keeps_its_traceback_with_torch_and_without(loaded, monkeypatch):
-    def run(args):
-        raise RuntimeError("a bug")
-
-    monkeypatch.setattr(track, "run", run)
+    monkeypatch.setattr(track, "run", raising(RuntimeError("a bug")))
     if not loaded:
         monkeypatch.delitem(sys.modules, "torch")
     with pytest.raises(RuntimeError, match="a bug"):
@@ -582,10 +563,7 @@ def test_a_bug_keeps_its_traceback_with_torch_and_without(loaded, monkeypatch):
 
 
 def test_crops_that_the_device_cannot_hold_are_told_by_their_option(monkeypatch):
-    def empty(shape, **_):
-        raise torch.OutOfMemoryError(NO_MEMORY)
-
-    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(torch, "empty", raising(torch.OutOfMemoryError(NO_MEMORY)))
     sampler = Sampler([None] * 66900, (192, 256), AugmentConfig(), COCO17)  # type: ignore[arg-type]
     wanted = (
         r"data\.cache device holds 66900 people's crops of 331776 bytes each: CUDA out of memory\. Tried to allo.* is "

@@ -42,6 +42,7 @@ from sharpose_rt.detection.yolo import (
 from sharpose_rt.errors import ConfigError, DetectorError, WeightsError
 from sharpose_rt.geometry.boxes import iou_matrix
 from sharpose_rt.machine import downloads
+from sharpose_rt.media.demo_clip import read_photograph
 from sharpose_rt.types import Detections, Frame
 
 sides = st.integers(2, 4000)
@@ -70,12 +71,13 @@ def frame(size_wh: tuple[int, int] = (320, 240), frame_id: int = 0, source: str 
 
 def photo(name: str) -> Frame:
     """A photograph of people that comes with ultralytics."""
-    import cv2
+    return Frame(frame_id=0, pts_s=0.0, image_bgr=read_photograph(name), source=name)
 
-    path = Path(assets.import_ultralytics().__file__).parent / "assets" / name
-    image = cv2.imread(str(path))
-    assert image is not None
-    return Frame(frame_id=0, pts_s=0.0, image_bgr=np.asarray(image, np.uint8), source=name)
+
+def opened(config: DetectorConfig) -> Detector:
+    detector = create_detector(config)
+    detector.open()
+    return detector
 
 
 def detect_once(detector: Detector, picture: Frame) -> Detections:
@@ -211,8 +213,7 @@ def test_mot_file(tmp_path: Path, separator: str) -> None:
     lines += [["3", "1", "-9", "1", "50", "50"]]
     path = tmp_path / "det.txt"
     path.write_text("\n".join(separator.join(line) for line in lines) + "\n\n")
-    detector = create_detector(DetectorConfig(name=str(path)))
-    detector.open()
+    detector = opened(DetectorConfig(name=str(path)))
     first = detector.detect(frame(frame_id=0))
     assert first.bboxes_xyxy.tolist() == [[100, 5, 120.5, 65], [10, 20, 40, 60]]
     assert first.bbox_scores.tolist() == pytest.approx([1.0, 0.6])
@@ -223,8 +224,7 @@ def test_mot_file(tmp_path: Path, separator: str) -> None:
 def test_csv_with_column_names(tmp_path: Path) -> None:
     path = tmp_path / "det.csv"
     path.write_text("frame,id,x,y,w,h,conf\n2,1,0,0,50,50,0.9\n")
-    detector = create_detector(DetectorConfig(name=str(path)))
-    detector.open()
+    detector = opened(DetectorConfig(name=str(path)))
     assert [len(detector.detect(frame(frame_id=i))) for i in range(3)] == [0, 1, 0]
 
 
@@ -254,9 +254,7 @@ def test_bad_mot_line_is_named(tmp_path: Path, text: str, message: str) -> None:
 def coco(tmp_path: Path, data: object) -> Detector:
     path = tmp_path / "boxes.json"
     path.write_text(json.dumps(data))
-    detector = create_detector(DetectorConfig(name=str(path)))
-    detector.open()
-    return detector
+    return opened(DetectorConfig(name=str(path)))
 
 
 def test_coco_by_picture_name_and_by_frame(tmp_path: Path) -> None:
@@ -361,7 +359,7 @@ def test_predictions_of_both_kinds_of_heads() -> None:
     boxes, scores = people_from_predictions(rows, plain, 0.25, 0.7)
     assert boxes.tolist() == [[40, 30, 60, 70]]  # the second overlaps it, the third is rather of class 0
     assert scores.tolist() == [0.8]
-    once = Network(run=lambda x: x, class_count=2, person_classes=(1,), end2end=True, device=torch.device("cpu"))
+    once = replace(plain, end2end=True)
     rows = np.array([[40, 30, 60, 70, 0.8, 1], [0, 0, 9, 9, 0.9, 0], [0, 0, 9, 9, 0.1, 1]])
     boxes, scores = people_from_predictions(rows, once, 0.25, 0.7)
     assert boxes.tolist() == [[40, 30, 60, 70]]
@@ -424,8 +422,7 @@ def test_checkpoint_finds_what_its_module_finds(tmp_path: Path, name: str) -> No
 
     path = tmp_path / "mine.pt"
     save_checkpoint(path, name)
-    config = DetectorConfig(name=str(path), score_threshold=0.0, iou_threshold=1.0, image_size=96, max_people=10**6)
-    picture = frame((96, 96))
+    config, picture = everything(path), frame((96, 96))
     found = detect_once(create_detector(config), picture)
 
     checkpoint = torch.load(path, weights_only=False)
@@ -622,9 +619,8 @@ def test_bundled_weights_give_the_module_they_came_from(tmp_path: Path, architec
     found = detect_once(detector, picture)
     assert detector.sizes[0] == 64
     module.eval().model[-1].end2end = architecture != "mobile150"
-    rgb = torch.from_numpy(np.ascontiguousarray(picture.image_bgr[..., ::-1])).permute(2, 0, 1)[None] / 255
     with torch.no_grad():
-        rows = module(rgb)[0][0].double().numpy()
+        rows = module(rgb_tensor(picture))[0][0].double().numpy()
     boxes, scores = rows[:, :4], rows[:, 4]
     if architecture == "mobile150":
         boxes, scores = np.concatenate([rows[:2] - rows[2:4] / 2, rows[:2] + rows[2:4] / 2]).T, rows[4]
@@ -648,7 +644,6 @@ def test_a_detectors_metadata_that_is_no_number_is_told(tmp_path: Path, name: st
 def test_openvino_finds_what_torch_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
     import torch
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("sharpose_rt.detection.openvino_network.fastest_dtype", lambda: torch.float32)
     path = tmp_path / "person_detector.safetensors"
     save_bundled(path, architecture)
@@ -662,14 +657,11 @@ def test_openvino_finds_what_torch_finds(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @NEEDS_OPENVINO
-def test_a_graph_that_was_made_before_is_had_without_running_the_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_graph_that_was_made_before_is_had_without_running_the_network(tmp_path: Path) -> None:
     import torch
 
     from sharpose_rt.detection.openvino_network import GraphPerSize
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = tmp_path / "person_detector.safetensors"
     save_bundled(path, "mobile150")
     torch.manual_seed(0)
@@ -685,12 +677,11 @@ def test_a_graph_that_was_made_before_is_had_without_running_the_network(
 
 
 @NEEDS_OPENVINO
-def test_graphs_of_many_sizes_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphs_of_many_sizes_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     from sharpose_rt.detection import openvino_network
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(openvino_network, "KEPT", 2)
     traced, made = openvino_network.traced, []
     monkeypatch.setattr(openvino_network, "traced", lambda *a, **k: made.append(a[1][0].shape[3]) or traced(*a, **k))
@@ -841,8 +832,7 @@ def test_a_region_outside_of_the_picture_is_said(tmp_path: Path, caplog: pytest.
         detect_once(create_detector(config), frame((160, 96)))
     with pytest.raises(DetectorError, match=said):
         detect_once(create_detector(replace(config, name="full")), frame((160, 96)))
-    detector = create_detector(config)
-    detector.open()
+    detector = opened(config)
     sizes = [(400, 96), (160, 96), (400, 96), (160, 96)]  # as in a folder of pictures
     assert [len(detector.detect(frame(size, n))) for n, size in enumerate(sizes)] == [1, 0, 1, 0]
     (warning,) = [record.getMessage() for record in caplog.records if said in record.getMessage()]
@@ -868,10 +858,7 @@ def test_a_region_that_spans_nothing_is_refused(region: Any) -> None:
 
 
 @pytest.mark.parametrize("backend", ["torch", pytest.param("openvino", marks=NEEDS_OPENVINO)])
-def test_in_int8_the_bundled_one_finds_the_same_people(
-    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_in_int8_the_bundled_one_finds_the_same_people(backend: str) -> None:
     config, picture = DetectorConfig(name="bundled", score_threshold=0.2), photo("bus.jpg")  # no score is near it
     wanted = detect_once(create_detector(config), picture)
     found = detect_once(create_detector(config, runtime=Runtime(backend, 1, int8=True)), picture)
@@ -902,9 +889,7 @@ def test_weights_without_ranges_stay_in_floats(tmp_path: Path) -> None:
 def test_the_bundled_one_looks_as_closely_as_it_was_trained_to_unless_told_otherwise() -> None:
     sizes = []
     for wanted in (None, 512):
-        detector = create_detector(DetectorConfig(name="bundled", image_size=wanted))
-        detector.open()
-        sizes.append(detector.sizes[0])  # type: ignore[attr-defined]
+        sizes.append(opened(DetectorConfig(name="bundled", image_size=wanted)).sizes[0])  # type: ignore[attr-defined]
     assert sizes == [320, 512]
 
 
@@ -1089,8 +1074,7 @@ def test_bundled_on_clips(shared_dir: Path, clip: str) -> None:
 
     # The score is calibrated to the share of right boxes, so at the default of 0.25 most of the weakest are wrong.
     config = DetectorConfig(name="bundled", score_threshold=0.4)
-    detector = create_detector(config)
-    detector.open()
+    detector = opened(config)
     counts = []
     with av.open(str(shared_dir / "video" / clip)) as container:
         for i, decoded in enumerate(container.decode(video=0)):

@@ -22,6 +22,7 @@ from sharpose_rt.models.variants import RELEASED
 from sharpose_rt.models.weights import amend, load_model, save_weights
 from tests.gain_weights import with_gain
 from tests.golden_rule import golden_model
+from tests.raising import raising
 
 MINI = Variant("mini", (128, 96), width=48, heads=3, alpha=0.5, sigma_cells=2, depth=4)
 BOXES = np.array([[20, 30, 120, 210], [150, 10, 260, 235], [-30, 100, 60, 400]], np.float32)
@@ -315,13 +316,11 @@ def test_what_names_no_device_is_none(wanted):
 def test_a_listed_device_that_does_not_run_is_not_taken(monkeypatch):
     """As with a driver too old: the device is listed, and the first kernel fails."""
 
-    def fails(*_, **__):
-        raise RuntimeError("no kernel image is available for execution on the device\nmore")
-
     monkeypatch.setattr(device, "cuda_problem", device.cuda_problem.__wrapped__)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch, "ones", fails)
+    error = RuntimeError("no kernel image is available for execution on the device\nmore")
+    monkeypatch.setattr(torch, "ones", raising(error))
     assert resolve_device("auto") == torch.device("cpu")
     with pytest.raises(DeviceError, match=r"no kernel image.*; 'cpu' works anywhere"):
         resolve_device("cuda")

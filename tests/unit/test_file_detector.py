@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from raising import raising
 
 from sharpose_rt.cli import main
 from sharpose_rt.compute import openvino_graphs
@@ -29,7 +30,7 @@ from sharpose_rt.geometry.boxes import iou_matrix
 from sharpose_rt.machine.photographs import PEOPLE, photograph_path
 from sharpose_rt.media.demo_clip import read_photograph
 from sharpose_rt.models.pixel_forms import ALL
-from sharpose_rt.skeletons import read_stream
+from sharpose_rt.skeletons import StreamReader
 from sharpose_rt.types import Detections, Frame
 
 pytestmark = [
@@ -253,7 +254,7 @@ def test_a_run_takes_it_and_names_it(write, tmp_path):
     path = write(of_mmdeploy, "bgr_imagenet")
     photograph = photograph_path("bus.jpg")
     assert main(["--source", str(photograph), "--detector", str(path), "--output", str(tmp_path), "--no-video"]) == 0
-    stream = read_stream(tmp_path / "bus.skeletons.jsonl")
+    stream = StreamReader(tmp_path / "bus.skeletons.jsonl")
     assert stream.header.detector == str(path)
     assert len(next(iter(stream)).poses) >= 3
 
@@ -308,10 +309,7 @@ def test_a_size_that_cannot_be_run_is_told_in_a_line(write, monkeypatch):
     detector = FileDetector(str(write(as_it_is)), DetectorConfig())
     detector.open()
 
-    def fail(*_: Any) -> None:
-        raise RuntimeError("Check 'TRShape::merge_into' failed")
-
-    monkeypatch.setattr(detector, "_compiled", fail)
+    monkeypatch.setattr(detector, "_compiled", raising(RuntimeError("Check 'TRShape::merge_into' failed")))
     with pytest.raises(
         DetectorError, match=r"cannot be run on pictures of 320x320; try another --detector-size: Check"
     ):

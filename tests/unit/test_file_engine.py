@@ -30,7 +30,7 @@ from sharpose_rt.machine.photographs import load_photograph
 from sharpose_rt.models.pixel_forms import ALL
 from sharpose_rt.models.variants import find_variant
 from sharpose_rt.skeleton import COCO17, HALPE26, WHOLEBODY133
-from sharpose_rt.skeletons import read_stream
+from sharpose_rt.skeletons import StreamReader
 from sharpose_rt.stages import BudgetController, EstimateStage
 from sharpose_rt.types import Frame, Packet, Tracks
 
@@ -212,7 +212,7 @@ def test_feet_fill_openposes_body_25(folder):
     ]
     assert main(["--source", str(picture), "--model", str(path), "--output", str(out), *options]) == 0
     assert main(["validate", str(out / "feet.skeletons.jsonl")]) == 0
-    assert read_stream(out / "feet.skeletons.jsonl").header.skeleton is HALPE26
+    assert StreamReader(out / "feet.skeletons.jsonl").header.skeleton is HALPE26
     (person,) = json.loads(next((out / "feet.openpose").glob("*.json")).read_text())["people"]
     points = np.array(person["pose_keypoints_2d"]).reshape(25, 3)
     assert (points[19:, 2] > 0.8).all()

@@ -39,6 +39,11 @@ def back(path: Path, source_format: str, **options) -> StreamReader:
     return StreamReader(out)
 
 
+def saved(path: Path, document: object) -> Path:
+    path.write_text(json.dumps(document))
+    return path
+
+
 def expect_clip(reader: StreamReader, clip=CLIP) -> None:
     """Ids, times and points are those of the clip that was written."""
     frames = list(reader)
@@ -181,7 +186,7 @@ class TestUltralytics:
         elif form == "lines":
             path.write_text("\n".join(json.dumps(r.summary() if r else []) for r in results))
         else:
-            path.write_text(json.dumps([r.to_json() if r else "[]" for r in results]))
+            saved(path, [r.to_json() if r else "[]" for r in results])
         path.write_bytes(mark + path.read_bytes())
         reader = back(path, "ultralytics")
         expect_clip(reader)
@@ -190,7 +195,7 @@ class TestUltralytics:
     def test_boxes_turned_inside_out_are_refused(self, tmp_path):
         path, summary = tmp_path / "u.json", ultralytics_results([1], 0).summary()
         summary[0]["box"]["x2"] = 90
-        path.write_text(json.dumps([summary]))
+        saved(path, [summary])
         with pytest.raises(StreamError, match=r"\[0\]\[0\]: box has sides of -10 and 200 px; 0 or more is wanted"):
             back(path, "ultralytics")
 
@@ -200,15 +205,14 @@ class TestUltralytics:
         expect_clip(back(path, "ultralytics"), CLIP[:1])
 
     def test_normalised_boxes_are_refused(self, tmp_path):
-        path = tmp_path / "n.json"
-        path.write_text(json.dumps([ultralytics_results([1], 0).summary(normalize=True)]))
+        path = saved(tmp_path / "n.json", [ultralytics_results([1], 0).summary(normalize=True)])
         with pytest.raises(StreamError, match="is normalised; write summary"):
             back(path, "ultralytics")
 
     def test_boxes_alone_are_refused(self, tmp_path):
         path = tmp_path / "d.json"
         item = {"name": "person", "class": 0, "confidence": 0.9, "box": {"x1": 0, "y1": 0, "x2": 9, "y2": 9}}
-        path.write_text(json.dumps([[item]]))
+        saved(path, [[item]])
         with pytest.raises(StreamError, match=r"d\.json \[0\]\[0\] lacks keypoints"):
             back(path, "ultralytics")
 
@@ -229,8 +233,9 @@ def mmpose_instances(ids, t: int, order=range(17)) -> list[dict]:
 
 class TestMMPose:
     def test_inferencer_counts_frames_from_0(self, tmp_path):
-        path = tmp_path / "p.json"
-        path.write_text(json.dumps([{"frame_id": t, "instances": mmpose_instances(i, t)} for t, i in enumerate(CLIP)]))
+        path = saved(
+            tmp_path / "p.json", [{"frame_id": t, "instances": mmpose_instances(i, t)} for t, i in enumerate(CLIP)]
+        )
         reader = back(path, "mmpose")
         expect_clip(reader)
         np.testing.assert_allclose(next(iter(reader)).poses.bboxes_xyxy, make_poses([1, 3]).bboxes_xyxy)
@@ -238,20 +243,18 @@ class TestMMPose:
     def test_a_demo_that_counts_from_0(self, tmp_path):
         path = tmp_path / "results.json"
         frames = [{"frame_id": t, "instances": mmpose_instances(ids, t)} for t, ids in enumerate(CLIP)]
-        path.write_text(json.dumps({"meta_info": {}, "instance_info": frames}))
+        saved(path, {"meta_info": {}, "instance_info": frames})
         expect_clip(back(path, "mmpose"))
 
     def test_demo_counts_from_1_and_names_the_keypoints(self, tmp_path):
         order = list(reversed(range(17)))
         meta = {"keypoint_id2name": {str(n): NAMES[i] for n, i in enumerate(order)}}
         frames = [{"frame_id": t + 1, "instances": mmpose_instances(i, t, order)} for t, i in enumerate(CLIP)]
-        path = tmp_path / "results.json"
-        path.write_text(json.dumps({"meta_info": meta, "instance_info": frames}))
+        path = saved(tmp_path / "results.json", {"meta_info": meta, "instance_info": frames})
         expect_clip(back(path, "mmpose"))
 
     def test_one_picture(self, tmp_path):
-        path = tmp_path / "picture.json"
-        path.write_text(json.dumps(mmpose_instances([1, 3], 0)))
+        path = saved(tmp_path / "picture.json", mmpose_instances([1, 3], 0))
         expect_clip(back(path, "mmpose"), CLIP[:1])
 
     @pytest.mark.parametrize(("count", "skeleton"), [(26, HALPE26), (136, HALPE26), (133, WHOLEBODY133)])
@@ -259,8 +262,7 @@ class TestMMPose:
         (item,) = mmpose_instances([1], 0)
         item["keypoints"] += [[j, j + 0.5] for j in range(17, count)]
         item["keypoint_scores"] += [0.9] * (count - 17)
-        path = tmp_path / "wholebody.json"
-        path.write_text(json.dumps([{"frame_id": 0, "instances": [item]}]))
+        path = saved(tmp_path / "wholebody.json", [{"frame_id": 0, "instances": [item]}])
         reader = back(path, "mmpose")
         assert reader.header.skeleton is skeleton
         expect_clip(reader.of_coco(), [[1]])
@@ -276,30 +278,28 @@ class TestAlphaPoseForms:
         return {"image_id": f"{t}.jpg", "category_id": 1, "keypoints": points, "score": 2.3, "idx": idx, **more}
 
     def test_ids_may_be_lists_and_count_from_0(self, tmp_path):
-        path = tmp_path / "a.json"
-        path.write_text(json.dumps([self.record(0, [0]), self.record(0, 4.0), self.record(2, [[1]])]))
+        path = saved(tmp_path / "a.json", [self.record(0, [0]), self.record(0, 4.0), self.record(2, [[1]])])
         frames = list(back(path, "alphapose"))
         assert [f.poses.track_ids.tolist() for f in frames] == [[1, 5], [], [2]]
         np.testing.assert_allclose(frames[0].poses.bbox_scores, 2.3 - 0.8 - 1.25 * 0.8, atol=1e-4)
 
     def test_the_second_of_two_alike_ids_loses_it(self, tmp_path):
-        path = tmp_path / "a.json"
-        path.write_text(json.dumps([self.record(0, 3), self.record(0, 3)]))
+        path = saved(tmp_path / "a.json", [self.record(0, 3), self.record(0, 3)])
         assert next(iter(back(path, "alphapose"))).poses.track_ids.tolist() == [3, 0]
 
     def test_photographs_without_numbers_are_in_the_order_of_their_names(self, tmp_path):
         path, records = tmp_path / "alphapose-results.json", [self.record(t, t + 1) for t in range(3)]
         for record, name in zip(records, ("zidane.jpg", "street 10.png", "bus.jpg"), strict=True):
             record["image_id"] = name
-        path.write_text(json.dumps(records))
+        saved(path, records)
         found = [(frame.picture, frame.poses.track_ids.tolist()) for frame in back(path, "alphapose")]
         assert found == [("bus.jpg", [3]), ("street 10.png", [2]), ("zidane.jpg", [1])]
         person = {"pose_keypoints_2d": [5.0, 6.0, 0.5] * 18}
-        path.write_text(json.dumps({name: {"people": [person]} for name in ("zidane.jpg", "bus.jpg")}))
+        saved(path, {name: {"people": [person]} for name in ("zidane.jpg", "bus.jpg")})
         again = back(path, "alphapose", overwrite=True)
         assert [frame.picture for frame in again] == ["bus.jpg", "zidane.jpg"]
         images = [{"id": n, "file_name": name} for n, name in enumerate(("zidane.jpg", "bus.jpg"))]
-        path.write_text(json.dumps({"images": images, "annotations": [records[0] | {"image_id": 0}]}))
+        saved(path, {"images": images, "annotations": [records[0] | {"image_id": 0}]})
         found = [(frame.picture, len(frame.poses)) for frame in back(path, "coco", overwrite=True)]
         assert found == [("bus.jpg", 0), ("zidane.jpg", 1)]
 
@@ -325,7 +325,7 @@ class TestAlphaPoseForms:
                 order = [0, 51, 18, 24, 30, 15, 21, 27, 36, 42, 48, 33, 39, 45, 6, 3, 12, 9]
                 record = document.setdefault(f"{t}.jpg", {"version": "AlphaPose v0.3", people: []})
                 record[people].append({joints: [v for at in order for v in flat[at : at + 3]]})
-        path.write_text(json.dumps(document))
+        saved(path, document)
         if apart:
             (path := tmp_path / "sep-json").mkdir()
             for name, record in document.items():
@@ -342,8 +342,7 @@ class TestAlphaPoseForms:
         people = {f"{t}.jpg": json.loads(file.read_text()) for t, file in enumerate(files)}
         for person in (p for record in people.values() for p in record["people"]):
             del person["person_id"]
-        path = tmp_path / "a.json"
-        path.write_text(json.dumps(people))
+        path = saved(tmp_path / "a.json", people)
         frames = list(back(path, "alphapose"))
         assert [len(f.poses) for f in frames] == [len(ids) for ids in CLIP]
         assert frames[0].poses.keypoints[0, 5].tolist() == pytest.approx(point(1, 0, 5), abs=0.006)
@@ -391,8 +390,7 @@ class TestErrors:
         ],
     )
     def test_a_wrong_record_is_named(self, tmp_path, source_format, document, message):
-        path = tmp_path / "x.json"
-        path.write_text(json.dumps(document))
+        path = saved(tmp_path / "x.json", document)
         with pytest.raises(StreamError, match=message):
             back(path, source_format)
         assert [f.name for f in tmp_path.iterdir()] == ["x.json"]
@@ -441,11 +439,11 @@ class TestWhatTheyMean:
         record = json.loads(
             convert(write_clip(tmp_path / "c", [[1]]), "alphapose", tmp_path / "r.json")[0].read_text()
         )[0]
-        path.write_text(json.dumps([{**record, "image_id": f"{t}.jpg", "idx": [0.0]} for t in (0, 0, 1, 1)]))
+        saved(path, [{**record, "image_id": f"{t}.jpg", "idx": [0.0]} for t in (0, 0, 1, 1)])
         reader = back(path, "alphapose")
         assert [f.poses.track_ids.tolist() for f in reader] == [[0, 0], [0, 0]]
         assert reader.header.tracker == "none"
-        path.write_text(json.dumps([{**record, "image_id": f"{t}.jpg", "idx": 0} for t in (0, 1)]))  # one person
+        saved(path, [{**record, "image_id": f"{t}.jpg", "idx": 0} for t in (0, 1)])  # one person
         reader = back(path, "alphapose", overwrite=True)
         assert [f.poses.track_ids.tolist() for f in reader] == [[0], [0]]
         assert reader.header.tracker == "none"
@@ -454,16 +452,14 @@ class TestWhatTheyMean:
         record = json.loads(
             convert(write_clip(tmp_path / "c", [[1]]), "alphapose", tmp_path / "r.json")[0].read_text()
         )[0]
-        path = tmp_path / "a.json"
-        path.write_text(json.dumps([{**record, "image_id": f"cam{c}_1.jpg"} for c in "AB"]))
+        path = saved(tmp_path / "a.json", [{**record, "image_id": f"cam{c}_1.jpg"} for c in "AB"])
         with pytest.raises(StreamError, match=r"camA_1\.jpg and camB_1\.jpg are of the same frame"):
             back(path, "alphapose")
 
     def test_negative_ids_are_nobodys(self, tmp_path):
         people = mmpose_instances([1, 3], 0)
         people[0]["track_id"], people[1]["track_id"] = -1, 2
-        path = tmp_path / "p.json"
-        path.write_text(json.dumps([{"frame_id": t, "instances": people} for t in range(2)]))
+        path = saved(tmp_path / "p.json", [{"frame_id": t, "instances": people} for t in range(2)])
         assert [f.poses.track_ids.tolist() for f in back(path, "mmpose")] == [[0, 2], [0, 2]]
 
     def test_keypoints_of_another_set_are_refused(self, tmp_path):
@@ -484,7 +480,7 @@ class TestWhatTheyMean:
         path = tmp_path / "p.json"
         meta = {"keypoint_id2name": dict(enumerate(names))}
         frames = [{"frame_id": 1, "instances": mmpose_instances([1], 0)}]
-        path.write_text(json.dumps({"meta_info": meta, "instance_info": frames}))
+        saved(path, {"meta_info": meta, "instance_info": frames})
         with pytest.raises(StreamError, match="named root, right_hip"):
             back(path, "mmpose")
 
@@ -512,7 +508,7 @@ class TestWhatTheyMean:
     def test_of_nobody_no_scale_is_asked(self, tmp_path):
         path = tmp_path / "x.json"
         for people in ([], [{"pose_keypoints_2d": [0] * 75}], [{"pose_keypoints_2d": [0, 0, 0.5] * 25}]):
-            path.write_text(json.dumps({"people": people}))
+            saved(path, {"people": people})
             assert [len(frame.poses) for frame in back(path, "openpose", overwrite=True)] == [len(people)]
 
     def test_the_corner_is_nowhere(self, tmp_path):
@@ -520,8 +516,7 @@ class TestWhatTheyMean:
         summary = ultralytics_results([1], 0).summary()
         summary[0]["keypoints"]["x"][7] = summary[0]["keypoints"]["y"][7] = 0.0
         summary[0]["keypoints"]["visible"][7] = 0.3
-        path = tmp_path / "u.json"
-        path.write_text(json.dumps([summary]))
+        path = saved(tmp_path / "u.json", [summary])
         assert next(iter(back(path, "ultralytics"))).poses.keypoint_scores[0, 7] == 0
 
     def test_mmpose_is_known_to_count_from_1(self, tmp_path):
@@ -551,8 +546,7 @@ class TestWhatTheyMean:
     def test_dogs_are_no_people(self, tmp_path):
         summary = ultralytics_results([1, 3], 0).summary()
         summary[0]["name"] = "dog"
-        path = tmp_path / "u.json"
-        path.write_text(json.dumps([summary, []]))
+        path = saved(tmp_path / "u.json", [summary, []])
         assert [f.poses.track_ids.tolist() for f in back(path, "ultralytics")] == [[3], []]
 
     def test_posetrack_numbers_pictures_of_the_whole_set(self, tmp_path):
@@ -561,8 +555,7 @@ class TestWhatTheyMean:
             image.update(id=10003420000 + t, frame_id=10003420000 + t, file_name=f"images/val/000342_mpii/{t:06d}.jpg")
         for annotation in document["annotations"]:
             annotation["image_id"] += 10003420000 - 1000
-        path = tmp_path / "posetrack.json"
-        path.write_text(json.dumps(document))
+        path = saved(tmp_path / "posetrack.json", document)
         assert [f.poses.track_ids.tolist() for f in back(path, "coco")] == CLIP
         from sharpose_rt.evaluation.track_truth import read_truth
 
@@ -608,7 +601,7 @@ class TestCoco:
         }
         path = tmp_path / "x.json"
         for source_format, document in documents.items():
-            path.write_text(json.dumps(document))
+            saved(path, document)
             (frame,) = back(path, source_format, overwrite=True)
             assert frame.poses.track_ids.tolist() == [track_id]
 
@@ -629,7 +622,7 @@ class TestCoco:
         for form, document in (("alphapose", alphapose), ("ultralytics", ultralytics), ("openpose", None)):
             path = tmp_path / ("frames" if document is None else f"{form}.json")
             if document is not None:
-                path.write_text(json.dumps(document))
+                saved(path, document)
             poses = [poses for frame in back(path, form, overwrite=True) if len(poses := frame.poses)]
             assert [p.bbox_scores.tolist() for p in poses] == [[1.0]]  # the keypoints' mean
             assert poses[0].track_ids.tolist() == [0]
@@ -726,20 +719,18 @@ class TestCoco:
         sizes = (None, (0, 0), (None, 480), ("640", "480"), (1e300, 5), (320.0, 240))
         for image, name, size in zip(document["images"], names, sizes, strict=True):
             image.update({"file_name": name} | (dict(zip(("width", "height"), size, strict=True)) if size else {}))
-        path.write_text(json.dumps(document))
+        saved(path, document)
         told = [(frame.picture, frame.frame_size_wh) for frame in back(path, "coco")]
         assert told == [(None, None)] * 5 + [(None, (320, 240))]
 
     def test_pictures_are_counted_from_the_first_frame(self, tmp_path):
-        path = tmp_path / "labels.json"
-        path.write_text(json.dumps(coco_labels(numbered=False)))
+        path = saved(tmp_path / "labels.json", coco_labels(numbered=False))
         pictures = [frame.picture for frame in back(path, "coco", first_frame=7)]
         assert pictures == [f"walk/{t + 7:06d}.jpg" for t in range(6)]
 
     @pytest.mark.parametrize("numbered", [True, False])
     def test_labels(self, tmp_path, numbered):
-        path = tmp_path / "labels.json"
-        path.write_text(json.dumps(coco_labels(numbered=numbered)))
+        path = saved(tmp_path / "labels.json", coco_labels(numbered=numbered))
         reader = back(path, "coco", first_frame=0 if numbered else 7)
         assert [f.poses.track_ids.tolist() for f in reader] == CLIP
         for t, (frame, ids) in enumerate(zip(reader, CLIP, strict=True)):
@@ -757,8 +748,7 @@ class TestCoco:
         person = {"image_id": 0, "keypoints": [5.0, 6.0, 1.0] * 17, "score": 0.5}
         change(person)
         document = [person] if form == "results" else {"images": [{"id": 0, "frame_id": 0}], "annotations": [person]}
-        path = tmp_path / "x.json"
-        path.write_text(json.dumps(document))
+        path = saved(tmp_path / "x.json", document)
         poses = next(iter(back(path, "coco"))).poses
         assert poses.bbox_scores.tolist() == [1]  # as of its keypoints
         assert poses.bboxes_xyxy.tolist() == [[5, 6, 5, 6]]
@@ -768,8 +758,7 @@ class TestCoco:
         document = coco_labels()
         names = [*NAMES[:1], "head_bottom", "head_top", *NAMES[3:]]
         document["categories"] = [{"id": 1, "name": "person", "keypoints": names}]
-        path = tmp_path / "posetrack.json"
-        path.write_text(json.dumps(document))
+        path = saved(tmp_path / "posetrack.json", document)
         poses = next(iter(back(path, "coco"))).poses
         assert not poses.keypoint_scores[:, 1:3].any()  # eyes
         np.testing.assert_allclose(poses.keypoints[:, 5:], make_poses(CLIP[0]).keypoints[:, 5:], atol=0.006)
@@ -778,8 +767,7 @@ class TestCoco:
         document = coco_labels()
         crowd = {**document["annotations"][0], "iscrowd": 1, "track_id": 9}
         document["annotations"] += [crowd, {"id": 99, "image_id": 5, "bbox": [1, 2, 3, 4]}]
-        path = tmp_path / "labels.json"
-        path.write_text(json.dumps(document))
+        path = saved(tmp_path / "labels.json", document)
         assert [f.poses.track_ids.tolist() for f in back(path, "coco")] == CLIP
 
     @pytest.mark.parametrize(
@@ -808,8 +796,7 @@ class TestCoco:
     def test_a_wrong_record_is_named(self, tmp_path, change, message):
         document = coco_labels()
         change(document)
-        path = tmp_path / "labels.json"
-        path.write_text(json.dumps(document))
+        path = saved(tmp_path / "labels.json", document)
         with pytest.raises(StreamError, match=message):
             back(path, "coco")
 
@@ -848,8 +835,7 @@ class TestEasyViTPose:
             rows = np.concatenate([poses.keypoints[..., ::-1], poses.keypoint_scores[..., None]], -1).tolist()
             frames.append(dict(zip(map(str, ids), rows, strict=True)) if by_ids else rows)
         skeleton = {str(i): name for i, name in enumerate(NAMES)}
-        path = tmp_path / "walk_result.json"
-        path.write_text(json.dumps({"keypoints": frames, "skeleton": skeleton}))
+        path = saved(tmp_path / "walk_result.json", {"keypoints": frames, "skeleton": skeleton})
         reader = back(path, "easy_vitpose")
         if by_ids:
             expect_clip(reader)
@@ -860,8 +846,7 @@ class TestEasyViTPose:
     def test_its_25_keypoints_are_taken_by_name(self, tmp_path):
         more = [*NAMES[:5], "neck", *NAMES[5:], *(f"extra_{i}" for i in range(7))]
         points = [[10.0 + i, 20.0 + i, 0.5] for i in range(len(more))]
-        path = tmp_path / "r.json"
-        path.write_text(json.dumps({"keypoints": [{"4": points}], "skeleton": dict(enumerate(more))}))
+        path = saved(tmp_path / "r.json", {"keypoints": [{"4": points}], "skeleton": dict(enumerate(more))})
         poses = next(iter(back(path, "easy_vitpose"))).poses
         assert poses.keypoints[0, 5].tolist() == [26.0, 16.0]  # the left shoulder, behind the neck
 
@@ -876,8 +861,7 @@ class TestEasyViTPose:
         ],
     )
     def test_a_wrong_record_is_named(self, tmp_path, document, message):
-        path = tmp_path / "r.json"
-        path.write_text(json.dumps(document))
+        path = saved(tmp_path / "r.json", document)
         with pytest.raises(StreamError, match=message):
             back(path, "easy_vitpose")
 
@@ -970,8 +954,7 @@ class TestWhatIsNoVideo:
         document, numbers = coco_labels(numbered=False), [581781, 139, 37988, 5001, 397133, 77]
         for image, number in zip(document["images"], numbers, strict=True):
             image |= {"file_name": f"{number:012d}.jpg", "width": number % 100 + 200, "height": 300}
-        path = tmp_path / "person_keypoints_val2017.json"
-        path.write_text(json.dumps(document))
+        path = saved(tmp_path / "person_keypoints_val2017.json", document)
         frames = list(back(path, "coco", frame_size_wh=None))
         assert [frame.picture for frame in frames] == [f"{number:012d}.jpg" for number in sorted(numbers)]
         by_number = dict(zip(numbers, CLIP, strict=True))

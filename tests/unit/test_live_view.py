@@ -22,13 +22,14 @@ from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE, Popen
 from types import SimpleNamespace
+from typing import Any
 from weakref import ref
 
 import av
 import cv2
 import numpy as np
 import pytest
-from live_world import Run, packet
+from live_world import Run, packet, until
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 from websockets.exceptions import ConnectionClosed
@@ -48,6 +49,8 @@ from sharpose_rt.media.faces import head_circles, hide_faces
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.skeletons import validate
 from sharpose_rt.types import Frame, Packet, Poses
+
+pytestmark = pytest.mark.timeout(60)
 
 TOKEN = "correct horse"
 WS = "ws://127.0.0.1:8080"
@@ -77,6 +80,35 @@ def _client(hub: Hub, token: str | None = None, host: str = "127.0.0.1", origins
 def server(hub: Hub) -> Iterator[LiveServer]:
     with LiveServer(hub, Listen("127.0.0.1", 0)) as running:
         yield running
+
+
+def _port(server: LiveServer) -> int:
+    return int(server.url.rstrip("/").rpartition(":")[2])
+
+
+def _ask(server: LiveServer, timeout_s: float | None = None) -> socket.socket:
+    """A connection to it that has not said a word."""
+    return socket.create_connection(("127.0.0.1", _port(server)), timeout_s)
+
+
+def _is_healthy(server: LiveServer, query: str = "") -> bool:
+    with urllib.request.urlopen(f"{server.url}healthz{query}", timeout=20) as answer:
+        return answer.status == 200
+
+
+def _refused(client: TestClient, path: str, headers: dict[str, str]) -> tuple[int, str]:
+    """Code and reason with which a socket is closed before anything came."""
+    with (
+        client.websocket_connect(f"{WS}{path}", headers=headers) as viewer,
+        pytest.raises(WebSocketDisconnect) as closed,
+    ):
+        viewer.receive_text()
+    return closed.value.code, closed.value.reason
+
+
+def _status(hub: Hub) -> dict[str, Any]:
+    (status,) = _client(hub).get("/api/status").json()["runs"]
+    return status
 
 
 def _follow(server: LiveServer, path: str, clients: ExitStack, **options: object) -> ClientConnection:
@@ -116,9 +148,8 @@ def test_other_machines_need_a_token(text: str) -> None:
 
 
 def test_a_port_in_use(server: LiveServer, hub: Hub) -> None:
-    port = int(server.url.rstrip("/").rpartition(":")[2])
-    with pytest.raises(OutputError, match=f"port {port}"):
-        LiveServer(hub, Listen("127.0.0.1", port))
+    with pytest.raises(OutputError, match=f"port {_port(server)}"):
+        LiveServer(hub, Listen("127.0.0.1", _port(server)))
 
 
 def test_a_name_that_cannot_be_looked_up(hub: Hub) -> None:
@@ -160,10 +191,7 @@ def test_every_route_wants_the_token(hub: Hub, path: str, headers: dict[str, str
 @pytest.mark.parametrize("path", ["/skeletons", "/view", "/nothing"])
 def test_every_socket_wants_the_token(hub: Hub, path: str) -> None:
     Run(hub).step()
-    with _client(hub, TOKEN).websocket_connect(f"{WS}{path}?token=wrong+horse") as viewer:
-        with pytest.raises(WebSocketDisconnect) as closed:
-            viewer.receive_text()  # nothing came before
-        assert closed.value.code == 4401
+    assert _refused(_client(hub, TOKEN), f"{path}?token=wrong+horse", {})[0] == 4401
 
 
 @pytest.mark.parametrize("page", ["/", "/wall"])
@@ -199,12 +227,10 @@ def test_the_token_comes_in_under_a_name_without_a_port(hub: Hub, host: str) -> 
     assert welcome.headers["set-cookie"].startswith("sharpose_80=")
 
 
-@pytest.mark.timeout(30)
 def test_a_socket_takes_the_cookie_of_the_page(hub: Hub, clients: ExitStack) -> None:
     Run(hub).step()
     with LiveServer(hub, Listen("127.0.0.1", 0, TOKEN)) as server:
-        port = server.url.rstrip("/").rpartition(":")[2]
-        cookie = {"Cookie": f"sharpose_{port}={TOKEN.encode().hex()}"}
+        cookie = {"Cookie": f"sharpose_{_port(server)}={TOKEN.encode().hex()}"}
         viewer = _follow(server, "/skeletons", clients, additional_headers=cookie)
         assert json.loads(viewer.recv(10))["type"] == "header"
 
@@ -226,10 +252,7 @@ def test_pages_of_other_sites_are_refused(hub: Hub) -> None:
         begin_alike = ("http://127.0.0.1:8080.evil.example", "http://127.0.0.1:80801")
         for origin in ("http://evil.example", "http://127.0.0.1:9090", *begin_alike, "null"):
             assert client.get("/api/status", headers={**bearer, "Origin": origin}).status_code == 403
-            with client.websocket_connect(f"{WS}/skeletons", headers={**bearer, "Origin": origin}) as viewer:
-                with pytest.raises(WebSocketDisconnect) as closed:
-                    viewer.receive_text()
-                assert closed.value.code == 4403
+            assert _refused(client, "/skeletons", {**bearer, "Origin": origin})[0] == 4403
         assert client.get("/api/status", headers={**bearer, "Origin": "http://127.0.0.1:8080"}).status_code == 200
 
 
@@ -274,7 +297,6 @@ def test_pages_of_an_allowed_site_use_the_skeletons(hub: Hub) -> None:
     assert _client(hub, host="rebound.example", origins=(PAGE,)).get("/api/latest", headers=asked).status_code == 403
 
 
-@pytest.mark.timeout(30)
 def test_pages_of_an_allowed_site_use_the_sockets(hub: Hub, clients: ExitStack) -> None:
     Run(hub).step()
     with LiveServer(hub, Listen("127.0.0.1", 0, TOKEN, (PAGE,))) as server:
@@ -296,10 +318,7 @@ def test_who_is_refused_is_told_why_and_the_log_says_it_once(hub: Hub, caplog: p
 
     def refused(headers: dict[str, str]) -> str:
         text = client.get("/api/latest", headers=headers).text.rstrip()
-        with client.websocket_connect(f"{WS}/skeletons", headers=headers) as viewer:
-            with pytest.raises(WebSocketDisconnect) as closed:
-                viewer.receive_text()
-            assert closed.value.reason == text
+        assert _refused(client, "/skeletons", headers)[1] == text
         assert len(text.encode()) <= 123  # else the socket could not be closed with it
         return text
 
@@ -340,10 +359,20 @@ def test_what_is_no_origin(text: str) -> None:
         parse_listen("0", None, [text])
 
 
+def _arguments(**given: object) -> argparse.Namespace:
+    none = {
+        "token": None,
+        "serve": None,
+        "allow_origin": [],
+        "publish": [],
+        "publish_policy": None,
+        "publish_video": [],
+    }
+    return argparse.Namespace(**none | given)
+
+
 def test_an_allowed_origin_wants_a_server_and_beyond_this_machine_a_token() -> None:
-    args = argparse.Namespace(
-        token=None, serve=None, allow_origin=[PAGE], publish=["-"], publish_policy=None, publish_video=[]
-    )
+    args = _arguments(allow_origin=[PAGE], publish=["-"])
     with pytest.raises(ConfigError, match="--allow-origin belongs to --serve"), open_taps(args, load(), ["clip.mp4"]):
         pass
     with pytest.raises(ConfigError, match="--token"):
@@ -377,10 +406,7 @@ def test_what_a_proxy_passes_on_wants_a_token(hub: Hub, name: str, value: str) -
         answer = client.get(path, headers=passed_on)
         assert (answer.status_code, answer.text) == (403, f"{why}\n")
     for path in ("/view", "/skeletons"):
-        with client.websocket_connect(f"{WS}{path}", headers=passed_on) as viewer:
-            with pytest.raises(WebSocketDisconnect) as closed:
-                viewer.receive_text()  # nothing came before
-            assert (closed.value.code, closed.value.reason) == (4403, why)
+        assert _refused(client, path, passed_on) == (4403, why)
     assert _client(hub, TOKEN).get("/api/latest", params={"token": TOKEN}, headers=passed_on).status_code == 200
 
 
@@ -430,7 +456,7 @@ def test_latest_status_and_health(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> 
     run.step(3)
     latest = client.get("/api/latest").json()
     assert (latest["type"], latest["frame_id"], len(latest["people"])) == ("frame", 2, 3)
-    (status,) = client.get("/api/status").json()["runs"]
+    status = _status(hub)
     assert (status["frames"], status["people"], status["ids"], status["state"]) == (3, 3, 3, "running")
     assert status["stages"] == {"coarse": 3, "fine": 3, "predicted": 3}
     assert status["latency_ms"]["p50"] >= 40
@@ -487,10 +513,9 @@ def test_a_source_that_is_not_there_yet_is_listed(hub: Hub) -> None:
 
 
 def test_the_page_is_told_of_the_region(hub: Hub) -> None:
-    args = argparse.Namespace(token=None, serve="0", allow_origin=[], publish=[], publish_policy=None, publish_video=[])
     config = load(None, ["detector.region=[[9,5],[99,50]]"])
     assert _client(hub).get("/api/status").json()["region"] == []
-    with open_taps(args, config, ["clip.mp4"]) as (tap,):
+    with open_taps(_arguments(serve="0"), config, ["clip.mp4"]) as (tap,):
         assert isinstance(tap, Hub)
         assert _client(tap).get("/api/status").json()["region"] == [[9, 5], [99, 5], [99, 50], [9, 50]]
 
@@ -526,11 +551,11 @@ def _samples(hub: Hub) -> dict[str, float]:
 def test_a_source_that_is_lost_has_neither_frame_rate_nor_people(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     Run(hub, live=True).step(3)
     hub.runs[0].totals.left_s = deque(time.monotonic() - ago_s for ago_s in (120, 60, 0))
-    (status,) = _client(hub).get("/api/status").json()["runs"]
+    status = _status(hub)
     assert (status["people"], _samples(hub)["sharpose_people"]) == (3, 3)
     assert min(status["fps"], _samples(hub)["sharpose_fps"]) > 0
     monkeypatch.setattr(hub.runs[0], "_source_state", lambda: "lost")
-    (status,) = _client(hub).get("/api/status").json()["runs"]
+    status = _status(hub)
     assert (status["people"], status["fps"]) == (0, 0)
     assert (_samples(hub)["sharpose_people"], _samples(hub)["sharpose_fps"]) == (0, 0)
 
@@ -541,7 +566,7 @@ def test_losses_are_counted(hub: Hub) -> None:
         back = packet(100)
         hub.runs[0].frame(b"{}\n", replace(back, frame=replace(back.frame, lost_before_s=lost_before_s)))
     assert _samples(hub)["sharpose_losses_total"] == 2
-    assert _client(hub).get("/api/status").json()["runs"][0]["losses"] == 2
+    assert _status(hub)["losses"] == 2
 
 
 def test_latencies_of_long_ago_are_forgotten(hub: Hub) -> None:
@@ -552,12 +577,12 @@ def test_latencies_of_long_ago_are_forgotten(hub: Hub) -> None:
         hub.runs[0].frame(b"{}\n", late)
     assert _samples(hub)['sharpose_latency_seconds{quantile="0.5"}'] > 900
     hub.runs[0]._late = deque((begun_s - 180, histogram) for begun_s, histogram in hub.runs[0]._late)  # minutes go by
-    (status,) = _client(hub).get("/api/status").json()["runs"]
+    status = _status(hub)
     assert status["latency_ms"] == {"p50": None, "p95": None, "p99": None}
     assert math.isnan(_samples(hub)['sharpose_latency_seconds{quantile="0.5"}'])
     for number in range(500, 510):
         hub.runs[0].frame(b"{}\n", packet(number))
-    (status,) = _client(hub).get("/api/status").json()["runs"]
+    status = _status(hub)
     assert 40 <= status["latency_ms"]["p50"] <= status["latency_ms"]["p99"] < 900_000
     samples = _samples(hub)
     assert samples['sharpose_latency_seconds{quantile="0.99"}'] < 900
@@ -599,7 +624,6 @@ def test_skeletons_of_a_crowd_are_forgotten_earlier(hub: Hub, monkeypatch: pytes
 # Sockets, over a real server
 
 
-@pytest.mark.timeout(60)
 def test_skeletons_over_a_socket(server: LiveServer, hub: Hub, clients: ExitStack, tmp_path: Path) -> None:
     early = _follow(server, "/skeletons", clients)
     run = Run(hub, live=True)
@@ -622,7 +646,6 @@ def test_skeletons_over_a_socket(server: LiveServer, hub: Hub, clients: ExitStac
         assert [str(p) for p in validate(path)] == []
 
 
-@pytest.mark.timeout(60)
 def test_the_next_file_follows_on_the_same_socket(server: LiveServer, hub: Hub, clients: ExitStack) -> None:
     viewer = _follow(server, "/skeletons", clients)
     kinds = []
@@ -636,7 +659,6 @@ def test_the_next_file_follows_on_the_same_socket(server: LiveServer, hub: Hub, 
     assert kinds == ["one.mp4", 0, "complete", "two.mp4", 0, "complete"]
 
 
-@pytest.mark.timeout(60)
 def test_sources_side_by_side(server: LiveServer, hub: Hub, clients: ExitStack) -> None:
     runs = [Run(hub, stem=stem) for stem in ("cam", "cam", "door")]
     for count, run in enumerate(runs, start=1):
@@ -648,7 +670,6 @@ def test_sources_side_by_side(server: LiveServer, hub: Hub, clients: ExitStack) 
         assert json.loads(viewer.recv(10))["frame_id"] == frame_id
 
 
-@pytest.mark.timeout(60)
 def test_who_follows_a_source_that_comes_late_gets_all_of_it(server: LiveServer, hub: Hub, clients: ExitStack) -> None:
     hub.expect("yard", "rtsp://yard/live", live=True, state=lambda: "lost")
     viewer, view = (_follow(server, f"/{path}?source=yard", clients) for path in ("skeletons", "view"))
@@ -659,7 +680,6 @@ def test_who_follows_a_source_that_comes_late_gets_all_of_it(server: LiveServer,
     assert json.loads(viewer.recv(10))["frame_id"] == 0
 
 
-@pytest.mark.timeout(60)
 def test_a_source_that_comes_late_takes_its_place_before_one_that_goes_on(
     server: LiveServer, hub: Hub, clients: ExitStack
 ) -> None:
@@ -672,7 +692,6 @@ def test_a_source_that_comes_late_takes_its_place_before_one_that_goes_on(
     assert [json.loads(viewer.recv(10)).get(key) for key in ("source", "frame_id")] == ["yard.mp4", 0]
 
 
-@pytest.mark.timeout(60)
 def test_the_plots_are_told_once_what_came(
     server: LiveServer, hub: Hub, clients: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -688,15 +707,13 @@ def test_the_plots_are_told_once_what_came(
     assert tick["fps"] > 0
 
 
-@pytest.mark.timeout(60)
 def test_pictures_come_when_they_are_asked_for(server: LiveServer, hub: Hub, clients: ExitStack) -> None:
     viewer, run = _follow(server, "/view", clients), Run(hub)
 
     def picture() -> tuple[int, float, np.ndarray]:
         while isinstance(message := viewer.recv(10), str):
             assert json.loads(message)["type"] == "status"
-        frame_id, pts_s = struct.unpack_from("!Id", message)
-        return frame_id, pts_s, cv2.imdecode(np.frombuffer(message, np.uint8, offset=12), cv2.IMREAD_COLOR)
+        return *struct.unpack_from("!Id", message), _decoded(message[12:])
 
     for number in (0, 1):
         run.step()
@@ -716,8 +733,7 @@ def test_pictures_can_be_black() -> None:
     moment = Moment(Packet(frame, poses=Poses.empty(17)), b"", Journey().place)
     for blank, level in ((False, 200), (True, 0)):
         message = Pictures(COCO17, LiveConfig(), DrawConfig(picture=not blank)).message(moment)
-        image = cv2.imdecode(np.frombuffer(message, np.uint8, offset=12), cv2.IMREAD_COLOR)
-        assert image is not None
+        image = _decoded(message[12:])
         assert image.shape == (90, 160, 3)
         np.testing.assert_allclose(image, level, atol=2)
 
@@ -730,12 +746,9 @@ def test_a_page_that_shows_many_gets_smaller_pictures(asked: str, shape: tuple[i
     server = clients.enter_context(LiveServer(hub, Listen("127.0.0.1", 0)))
     Run(hub).step()
     viewer = _follow(server, f"/view{asked}", clients)
-    message = viewer.recv(10)
-    while isinstance(message, str):
-        message = viewer.recv(10)
-    image = cv2.imdecode(np.frombuffer(message, np.uint8, offset=12), cv2.IMREAD_COLOR)
-    assert image is not None
-    assert image.shape == shape
+    while isinstance(message := viewer.recv(10), str):
+        pass
+    assert _decoded(message[12:]).shape == shape
 
 
 def _decoded(jpeg: bytes) -> np.ndarray:
@@ -855,19 +868,17 @@ def _freeze(server: LiveServer, path: str, clients: ExitStack) -> None:
     """A viewer who asks for this, and takes nothing of it."""
     frozen = clients.enter_context(socket.socket())
     frozen.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
-    frozen.connect(("127.0.0.1", int(server.url.rstrip("/").rpartition(":")[2])))
+    frozen.connect(("127.0.0.1", _port(server)))
     upgrade = b"" if "." in path or "api" in path else _UPGRADE
     frozen.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n".encode() + upgrade + b"\r\n")
 
 
 @pytest.mark.timeout(90)
 def test_a_frozen_viewer_costs_nobody_anything(server: LiveServer, hub: Hub, clients: ExitStack) -> None:
-    idle = clients.enter_context(
-        socket.create_connection(("127.0.0.1", int(server.url.rstrip("/").rpartition(":")[2])))
-    )
+    idle = clients.enter_context(_ask(server))
     idle.sendall(b"GET /video.mjpg HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")  # and never reads
     awake = _follow(server, "/skeletons", clients)
-    small = socket.create_connection(("127.0.0.1", int(server.url.rstrip("/").rpartition(":")[2])))
+    small = _ask(server)
     small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
     frozen = _follow(server, "/skeletons", clients, sock=small, max_queue=1)
     _follow(server, "/view", clients, max_queue=1)  # never says a word
@@ -916,37 +927,31 @@ def test_a_program_that_asks_gets_the_newest_each_time(server: LiveServer, hub: 
     assert [(record["type"], record.get("frame_id")) for record in records] == [("frame", 28), ("end", None)]
 
 
-@pytest.mark.timeout(60)
 def test_whoever_asks_for_nothing_gives_the_place_up(
     hub: Hub, clients: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sharpose_rt.live.guard._HEAD_S", 1.0)
     with LiveServer(hub, Listen("127.0.0.1", 0)) as server:
         viewer, run = _follow(server, "/skeletons", clients), Run(hub)
-        port = int(server.url.rstrip("/").rpartition(":")[2])
-        idle = [clients.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(130)]
+        idle = [clients.enter_context(_ask(server, 20)) for _ in range(130)]
         idle[0].sendall(b"GET / HTTP/1.1\r\nHost: ")
         for connection in idle:
-            connection.settimeout(20)
             assert connection.recv(1) == b""
-        with urllib.request.urlopen(server.url + "healthz", timeout=20) as answer:
-            assert answer.status == 200
+        assert _is_healthy(server)
         run.step()
         assert json.loads(viewer.recv(10))["type"] == "header"  # who did ask is still there
         run.end()
 
 
-@pytest.mark.timeout(60)
 def test_of_too_many_connections_those_go_that_ask_for_nothing(
     server: LiveServer, hub: Hub, clients: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sharpose_rt.live.guard.MAX_CONNECTIONS", 3)
     Run(hub).step()
     viewer = _follow(server, "/skeletons", clients)
-    port = int(server.url.rstrip("/").rpartition(":")[2])
 
     def connection() -> socket.socket:
-        return clients.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+        return clients.enter_context(_ask(server, 20))
 
     def cut_off(idle: socket.socket) -> bool:
         with suppress(ConnectionResetError):
@@ -968,11 +973,8 @@ def test_of_too_many_connections_those_go_that_ask_for_nothing(
     assert [json.loads(each.recv(10))["type"] for each in viewers] == ["frame", "header", "header"]
     assert cut_off(connection())  # the others are being answered
     viewers[2].close()
-    until_s = time.monotonic() + 10
-    while hub.viewers > 2 and time.monotonic() < until_s:
-        time.sleep(0.02)
-    with urllib.request.urlopen(server.url + "healthz", timeout=10) as answer:
-        assert answer.status == 200
+    until(lambda: hub.viewers <= 2)
+    assert _is_healthy(server)
 
 
 _KEEPS_ITS_PLACE = {
@@ -981,7 +983,6 @@ _KEEPS_ITS_PLACE = {
 }
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("request_", _KEEPS_ITS_PLACE.values(), ids=_KEEPS_ITS_PLACE.keys())
 def test_strangers_do_not_keep_out_who_has_the_token(
     hub: Hub, clients: ExitStack, monkeypatch: pytest.MonkeyPatch, request_: bytes
@@ -989,14 +990,12 @@ def test_strangers_do_not_keep_out_who_has_the_token(
     monkeypatch.setattr("sharpose_rt.live.guard.MAX_CONNECTIONS", 3)
     with LiveServer(hub, Listen("127.0.0.1", 0, TOKEN)) as server:
         viewer = _follow(server, "/skeletons?token=correct+horse", clients)
-        port = int(server.url.rstrip("/").rpartition(":")[2])
         for _ in range(4):
-            stranger = clients.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            stranger = clients.enter_context(_ask(server, 20))
             stranger.sendall(request_)
             while b"token" not in (said := stranger.recv(1000)):  # it is refused, and stays
                 assert said
-        with urllib.request.urlopen(f"{server.url}healthz?token=correct+horse", timeout=10) as answer:
-            assert answer.status == 200
+        assert _is_healthy(server, "?token=correct+horse")
         Run(hub).step()
         assert json.loads(viewer.recv(10))["type"] == "header"
 
@@ -1043,7 +1042,6 @@ with LiveServer(Hub(), Listen("127.0.0.1", 0)) as server:
 """
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows neither limits open files nor stops a process")
 def test_a_flood_of_connections_leaves_the_process_its_files(clients: ExitStack) -> None:
     command = [sys.executable, "-c", _FEW_FILES]
@@ -1066,19 +1064,16 @@ def test_a_flood_of_connections_leaves_the_process_its_files(clients: ExitStack)
     assert said == ""
 
 
-@pytest.mark.timeout(60)
 def test_what_is_no_request_leaves_no_trace_in_the_log(server: LiveServer, caplog: pytest.LogCaptureFixture) -> None:
-    port = int(server.url.rstrip("/").rpartition(":")[2])
     head = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close, Upgrade\r\nUpgrade: "
     requests = {b"\0garbage\r\n\r\n": b"400", head + b"h2c\r\n\r\n": b"200", head + b"websocket\r\n\r\n": b"400"}
     for request, status in requests.items():
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as stranger:
+        with _ask(server, 20) as stranger:
             stranger.sendall(request)
             assert stranger.recv(1000).split()[1] == status
     assert [record for record in caplog.records if record.levelname != "INFO"] == []
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux alone can be told so")
 @pytest.mark.parametrize("request_", ["/skeletons", "/video.mjpg"])
 def test_a_frozen_viewer_gives_its_place_up(
@@ -1087,14 +1082,10 @@ def test_a_frozen_viewer_gives_its_place_up(
     monkeypatch.setattr("sharpose_rt.live.server._GONE_MS", 500)
     with LiveServer(hub, Listen("127.0.0.1", 0)) as server:
         _freeze(server, request_, clients)
-        run, until_s = Run(hub, people=60), time.monotonic() + 40
+        run = Run(hub, people=60)
         run.step()
-        while not hub.viewers and time.monotonic() < until_s:
-            time.sleep(0.02)
-        while hub.viewers and time.monotonic() < until_s:
-            run.step()
-            time.sleep(0.01)
-        assert hub.viewers == 0
+        until(lambda: hub.viewers)
+        until(lambda: not hub.viewers, run)
 
 
 @pytest.mark.timeout(90)
@@ -1115,13 +1106,9 @@ def test_a_frozen_viewer_keeps_no_picture(
                 run.step()
                 moments.append(ref(hub.runs[0].newest))
                 time.sleep(0.02)
-        until_s = time.monotonic() + 20
-        while kept() > 2 and time.monotonic() < until_s:  # some are still being drawn
-            time.sleep(0.1)
-        assert kept() <= 2  # the newest, and that of the picture made last
+        until(lambda: kept() <= 2)  # the newest, and that of the picture made last; some are still being drawn
 
 
-@pytest.mark.timeout(60)
 def test_whoever_does_not_take_the_last_seconds_costs_no_memory(
     server: LiveServer, hub: Hub, clients: ExitStack
 ) -> None:
@@ -1134,14 +1121,11 @@ def test_whoever_does_not_take_the_last_seconds_costs_no_memory(
         connections = list(server._server.server_state.connections)
         return sum(each.transport.get_write_buffer_size() for each in connections if each.transport)
 
-    until_s = time.monotonic() + 20
-    while not waiting() and time.monotonic() < until_s:
-        time.sleep(0.02)
+    until(waiting)
     time.sleep(0.2)
     assert 0 < waiting() < 1 << 20
 
 
-@pytest.mark.timeout(60)
 def test_figures_are_made_once_for_all_who_follow_them(
     server: LiveServer, hub: Hub, clients: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1157,7 +1141,6 @@ def test_figures_are_made_once_for_all_who_follow_them(
     assert len(made) <= 2 + 4 * (time.monotonic() - begun_s)
 
 
-@pytest.mark.timeout(60)
 def test_what_a_viewer_says_that_is_no_text_leaves_no_trace_in_the_log(
     server: LiveServer, clients: ExitStack, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -1170,12 +1153,9 @@ def test_what_a_viewer_says_that_is_no_text_leaves_no_trace_in_the_log(
     assert [record for record in caplog.records if record.levelname != "INFO"] == []
 
 
-@pytest.mark.timeout(60)
 def test_a_body_that_goes_on_after_the_answer_is_cut_off(hub: Hub, clients: ExitStack) -> None:
     with LiveServer(hub, Listen("127.0.0.1", 0)) as server:
-        port = int(server.url.rstrip("/").rpartition(":")[2])
-        slow = clients.enter_context(socket.create_connection(("127.0.0.1", port)))
-        slow.settimeout(20)
+        slow = clients.enter_context(_ask(server, 20))
         slow.sendall(b"POST /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n\r\n")
         assert b" 405 " in slow.recv(1000)
 
@@ -1190,7 +1170,6 @@ def test_a_body_that_goes_on_after_the_answer_is_cut_off(hub: Hub, clients: Exit
         assert not all(goes_on() for _ in range(100))
 
 
-@pytest.mark.timeout(60)
 def test_too_many_sockets_leave_room_for_health_and_figures(
     server: LiveServer, hub: Hub, clients: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1204,21 +1183,17 @@ def test_too_many_sockets_leave_room_for_health_and_figures(
     with pytest.raises(urllib.error.HTTPError, match="503"):
         urllib.request.urlopen(server.url + "video.mjpg", timeout=10)
     assert all(json.loads(viewer.recv(10))["type"] == "header" for viewer in viewers)
-    with urllib.request.urlopen(server.url + "healthz", timeout=10) as answer:
-        assert answer.status == 200
+    assert _is_healthy(server)
     viewers[0].close()
-    until_s = time.monotonic() + 10
-    while hub.viewers > 2 and time.monotonic() < until_s:
-        time.sleep(0.02)
+    until(lambda: hub.viewers <= 2)
     assert json.loads(_follow(server, "/skeletons", clients).recv(10))["type"] == "header"
 
 
-@pytest.mark.timeout(60)
 def test_who_takes_nothing_at_the_end_leaves_no_trace_in_the_log(
     hub: Hub, clients: ExitStack, caplog: pytest.LogCaptureFixture
 ) -> None:
     with LiveServer(hub, Listen("127.0.0.1", 0)) as server:
-        small = socket.create_connection(("127.0.0.1", int(server.url.rstrip("/").rpartition(":")[2])))
+        small = _ask(server)
         small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
         _follow(server, "/skeletons", clients, sock=small, max_queue=1)
         run = Run(hub, people=60)

@@ -20,7 +20,7 @@ from sharpose_rt.detection.boxes import read_coco
 from sharpose_rt.errors import ConfigError, DatasetError, DetectorError, SharposeError, StreamError
 from sharpose_rt.labels.coco import read_document
 from sharpose_rt.skeleton import COCO17
-from sharpose_rt.skeletons import Header, StreamWriter, read_stream
+from sharpose_rt.skeletons import Header, StreamReader, StreamWriter
 from sharpose_rt.skeletons.convert import convert
 from sharpose_rt.skeletons.importers import import_stream
 from sharpose_rt.skeletons.validation import validate
@@ -199,4 +199,4 @@ def test_a_line_that_is_refused_is_refused_for_its_field(stream, caplog):
     path = stream.with_name("g.skeletons.jsonl")
     path.write_text("\n".join([*lines[:2], json.dumps(record), *lines[3:]]) + "\n")
     with pytest.raises(StreamError, match=r"line 3 breaks .*: people\[0\]\.keypoints\[3\]\[0\] is 1e\+300; at most"):
-        list(read_stream(path))
+        list(StreamReader(path))

@@ -15,7 +15,6 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
@@ -25,10 +24,10 @@ import onnxruntime
 import pytest
 import torch
 
+from pipelines import onnx_pose as recipe
 from sharpose_rt import __version__
 from sharpose_rt.cli import main
 from sharpose_rt.config import DetectorConfig, PoseConfig
-from sharpose_rt.detection.assets import import_ultralytics
 from sharpose_rt.detection.bundled import WEIGHTS, BundledDetector
 from sharpose_rt.engine.engine import PoseEngine
 from sharpose_rt.errors import ConfigError, OutputError, WeightsError
@@ -38,6 +37,8 @@ from sharpose_rt.export.graphs import pose_plans
 from sharpose_rt.export.onnx import OPSETS, check_can_write, run_onnx, write_onnx
 from sharpose_rt.export.sheet import LICENCE
 from sharpose_rt.geometry.affine import crop_affine, warp_crops
+from sharpose_rt.machine.photographs import PEOPLE
+from sharpose_rt.media.demo_clip import read_photograph
 from sharpose_rt.models import VARIANTS, Variant, create_model
 from sharpose_rt.models.variants import RELEASED
 from sharpose_rt.models.weights import bundled_weights, file_sha256
@@ -47,17 +48,7 @@ pytestmark = pytest.mark.timeout(600)
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "pipelines" / "onnx_pose.py"
-BOXES = {
-    "bus.jpg": [[48, 399, 246, 904], [222, 405, 345, 862], [669, 392, 810, 879], [0, 550, 78, 874]],
-    "zidane.jpg": [[123, 197, 1112, 711], [742, 43, 1149, 711]],
-}
 MINI = Variant("mini", (128, 96), width=48, heads=3, alpha=0.5, sigma_cells=2, depth=2)
-
-
-def _photograph(name: str) -> np.ndarray:
-    image = cv2.imread(str(Path(import_ultralytics().__file__).parent / "assets" / name))
-    assert image is not None
-    return np.asarray(image, np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -93,16 +84,6 @@ def engine(exported: tuple[Path, PoseEngine]) -> PoseEngine:
     return exported[1]
 
 
-@pytest.fixture(scope="module")
-def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("onnx_pose", RECIPE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def mini(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Arguments of an export of a small network; a graph is a word in a file, and runs as torch does."""
@@ -128,9 +109,9 @@ def test_the_command_says_how_far_from_torch_the_files_are(networks: Path, said:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
-def test_keypoints_are_those_of_the_engine(batch: int, networks: Path, engine: PoseEngine, recipe: ModuleType) -> None:
+def test_keypoints_are_those_of_the_engine(batch: int, networks: Path, engine: PoseEngine) -> None:
     h, w = engine.crop_size_hw
-    pictures = [(_photograph(name), crop_affine(boxes, (w, h))) for name, boxes in BOXES.items()]
+    pictures = [(read_photograph(name), crop_affine(boxes, (w, h))) for name, boxes in PEOPLE.items()]
     crops = np.concatenate([warp_crops(image, affine, (w, h)) for image, affine in pictures])[-batch:]
     graphs = recipe.Networks(networks)
     coarse = graphs.run("coarse.onnx", {"crops": crops})
@@ -216,15 +197,15 @@ def test_the_sheet_of_other_weights_in_a_checkout_that_is_not_installed(
     assert sheet["licence"].endswith("the pose graphs are under the licence of their weights")
 
 
-def test_the_recipe_finds_the_people_of_the_detector(networks: Path, recipe: ModuleType) -> None:
+def test_the_recipe_finds_the_people_of_the_detector(networks: Path) -> None:
     graphs = recipe.Networks(networks)
     size = graphs.sheet["detect"]["size"]
     detector = BundledDetector(DetectorConfig("bundled"))
     detector.open()
     assert detector._network is not None
     detector._network = replace(detector._network, fixed_wh=(size, size))
-    for name in BOXES:
-        picture = _photograph(name)
+    for name in PEOPLE:
+        picture = read_photograph(name)
         boxes, scores = graphs.people(picture)
         wanted = detector.detect(Frame(frame_id=0, pts_s=0.0, image_bgr=picture, source=name))
         assert len(boxes) >= 2
@@ -241,7 +222,7 @@ def test_the_recipe_needs_nothing_of_this_package(networks: Path, engine: PoseEn
     }
     assert imported - set(sys.stdlib_module_names) == {"numpy", "cv2", "onnxruntime"}
 
-    picture, drawn = _photograph("bus.jpg"), tmp_path / "drawn.png"
+    picture, drawn = read_photograph("bus.jpg"), tmp_path / "drawn.png"
     photo = tmp_path / "bus.png"
     cv2.imwrite(str(photo), picture)
     command = [sys.executable, str(RECIPE), str(networks), str(photo), "--draw", str(drawn)]
@@ -262,7 +243,7 @@ def test_the_recipe_needs_nothing_of_this_package(networks: Path, engine: PoseEn
     assert 1e-4 < changed < 0.25 if (wanted.scores > 0.35).any() else changed == 0
 
 
-def test_the_recipe_draws_limbs_between_sure_keypoints(recipe: ModuleType) -> None:
+def test_the_recipe_draws_limbs_between_sure_keypoints() -> None:
     picture = np.zeros((40, 60, 3), np.uint8)
     poses = {"keypoints": np.array([[[5.0, 5], [50, 5], [50, 30]]]), "scores": np.array([[0.9, 0.3, 0.2]])}
     recipe.draw(picture, poses, [[0, 1], [1, 2]])
@@ -270,9 +251,7 @@ def test_the_recipe_draws_limbs_between_sure_keypoints(recipe: ModuleType) -> No
     assert not picture[10:].any()
 
 
-def test_the_recipe_says_what_it_cannot_do(
-    networks: Path, recipe: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_recipe_says_what_it_cannot_do(networks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photo, drawn = tmp_path / "grey.png", tmp_path / "drawn.png"
     grey = np.full((64, 96, 3), 90, np.uint8)
     cv2.imwrite(str(photo), grey)
@@ -290,8 +269,8 @@ def test_the_recipe_says_what_it_cannot_do(
         recipe.main([str(networks), str(tmp_path / "none.png")])
 
 
-def test_the_recipe_refines_those_whom_the_gate_keeps(networks: Path, engine: PoseEngine, recipe: ModuleType) -> None:
-    picture, boxes = _photograph("bus.jpg"), np.array(BOXES["bus.jpg"], float)
+def test_the_recipe_refines_those_whom_the_gate_keeps(networks: Path, engine: PoseEngine) -> None:
+    picture, boxes = read_photograph("bus.jpg"), np.array(PEOPLE["bus.jpg"], float)
     graphs = recipe.Networks(networks)
     threshold = float(np.median(engine.estimate(picture, boxes).quality))
     graphs.sheet["gate"]["quality_threshold"] = threshold

@@ -15,6 +15,7 @@ import zlib
 from types import SimpleNamespace
 
 import pytest
+from raising import raising
 
 from sharpose_rt.cli import main
 from sharpose_rt.commands import progress
@@ -247,10 +248,7 @@ def test_a_terminal_that_is_gone_ends_nothing(monkeypatch):
     ],
 )
 def test_too_little_memory_is_told_in_a_line(monkeypatch, capsys, error, lack):
-    def run(_):
-        raise error
-
-    monkeypatch.setattr("sharpose_rt.commands.models.run", run)
+    monkeypatch.setattr("sharpose_rt.commands.models.run", raising(error))
     assert main(["models"]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"sharpose-rt: error: this machine has too little {lack}")
@@ -259,10 +257,7 @@ def test_too_little_memory_is_told_in_a_line(monkeypatch, capsys, error, lack):
 
 
 def test_what_is_no_lack_of_memory_stays_what_it_is(monkeypatch):
-    def run(_):
-        raise RuntimeError("a bug")
-
-    monkeypatch.setattr("sharpose_rt.commands.models.run", run)
+    monkeypatch.setattr("sharpose_rt.commands.models.run", raising(RuntimeError("a bug")))
     with pytest.raises(RuntimeError, match="a bug"):
         main(["models"])
 

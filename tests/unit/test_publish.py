@@ -24,7 +24,7 @@ import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from live_servers import free_port, serving
-from live_world import Run, header, packet
+from live_world import Run, header, packet, until
 from mqtt_broker import MqttBroker
 from pythonosc.osc_bundle import OscBundle
 from pythonosc.osc_message import OscMessage
@@ -246,7 +246,7 @@ def _websocket_consumer(port: int = 0, frames: int | None = None) -> Iterator[tu
                 return
 
     with serve(talk, "127.0.0.1", port, compression=None) as server, serving(server):
-        yield server.socket.getsockname()[1], got, server
+        yield _port(server), got, server
 
 
 def test_websocket(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_websocket_consumer_that_answers() -> None:
                 alive.put(connection.ping().wait(10))
 
     with serve(talk, "127.0.0.1", 0, compression=None, max_queue=None) as server, serving(server):
-        target = parse_target(f"ws://127.0.0.1:{server.socket.getsockname()[1]}")
+        target = parse_target(f"ws://127.0.0.1:{_port(server)}")
         with Publisher(target, "queue", patient=True) as publisher:
             run = Run(publisher)
             while alive.empty():
@@ -315,7 +315,7 @@ def test_websocket_consumer_that_is_slow_gets_the_newest(monkeypatch: pytest.Mon
     with (
         serve(take, "127.0.0.1", 0, compression=None, max_queue=1) as server,
         serving(server),
-        Publisher(parse_target(f"ws://127.0.0.1:{server.socket.getsockname()[1]}"), "newest") as publisher,
+        Publisher(parse_target(f"ws://127.0.0.1:{_port(server)}"), "newest") as publisher,
     ):
         run = Run(publisher)
         for _ in range(100):
@@ -342,8 +342,7 @@ def test_what_websockets_says_stays_out_of_the_log(caplog: pytest.LogCaptureFixt
 def test_a_name_that_cannot_be_looked_up_is_out_of_reach(caplog: pytest.LogCaptureFixture) -> None:
     with Publisher(Target("udp", "udp://a..b:9000", "a..b", 9000), "newest") as publisher:
         run = Run(publisher)
-        while publisher.figures()["state"] != "lost":
-            run.step()
+        until(lambda: publisher.state == "lost", run)
     assert "out of reach" in caplog.text
     assert publisher.figures()["sent"] == 0
 
@@ -356,11 +355,8 @@ def test_a_proxy_that_cannot_be_used_is_told_of(
     monkeypatch.setenv("https_proxy", "socks5://127.0.0.1:9")
     with Publisher(parse_target("ws://127.0.0.1:9/"), "newest") as publisher:
         run = Run(publisher)
-        until_s = time.monotonic() + 20
-        while publisher.failed < 2 and time.monotonic() < until_s:  # it goes on trying
-            run.step()
-            time.sleep(0.02)
-        assert (publisher.state, publisher.failed >= 2) == ("lost", True)
+        until(lambda: publisher.failed >= 2, run)  # it goes on trying
+        assert publisher.state == "lost"
     assert "is out of reach" in caplog.text
 
 
@@ -368,8 +364,7 @@ def test_secrets_of_an_address_are_not_in_what_is_told_of_its_consumer(caplog: p
     # A user without a password is more than `websockets` takes; it says so with the whole address.
     with Publisher(parse_target("ws://hidden@127.0.0.1:1/in?token=secret"), "newest") as publisher:
         run = Run(publisher)
-        while publisher.figures()["state"] != "lost":
-            run.step()
+        until(lambda: publisher.state == "lost", run)
     assert "127.0.0.1:1/in?token=*** is out of reach (ws://***@127.0.0.1:1/in?token=*** " in caplog.text
     assert "username provided without password; a user needs a password beside it" in caplog.text
     assert "hidden" not in caplog.text
@@ -377,13 +372,9 @@ def test_secrets_of_an_address_are_not_in_what_is_told_of_its_consumer(caplog: p
 
 
 def test_a_consumer_that_is_not_there_costs_the_run_nothing() -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        publisher = Publisher(parse_target(f"ws://127.0.0.1:{unused.getsockname()[1]}"), "newest")
-        with publisher:
-            run = Run(publisher)
-            run.step(50)
-        figures = publisher.figures()
+    with Publisher(parse_target(f"ws://127.0.0.1:{free_port()}"), "newest") as publisher:
+        Run(publisher).step(50)
+    figures = publisher.figures()
     assert figures["sent"] == 0
     assert figures["dropped"] >= 48
 
@@ -404,7 +395,7 @@ def test_a_frozen_consumer_is_left_behind_at_the_end(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("websockets.sync.client.connect", partial(connect, **pings))
     options: dict[str, Any] = {"max_queue": 1, "compression": None, "close_timeout": 0.2, **pings}
     with serve(lambda connection: release.wait(), "127.0.0.1", 0, **options) as server, serving(server):
-        with Publisher(parse_target(f"ws://127.0.0.1:{server.socket.getsockname()[1]}"), "newest") as publisher:
+        with Publisher(parse_target(f"ws://127.0.0.1:{_port(server)}"), "newest") as publisher:
             run = Run(publisher, people=60)
             run.step(150)  # 16 MB
             run.end()
@@ -412,12 +403,27 @@ def test_a_frozen_consumer_is_left_behind_at_the_end(monkeypatch: pytest.MonkeyP
     assert publisher.figures()["dropped"] > 0
 
 
+@contextmanager
+def _udp_consumer(host: str = "127.0.0.1", timeout_s: float = 10.0) -> Iterator[tuple[socket.socket, Any]]:
+    """A socket, and what looking up its name gives."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as consumer:
+        try:
+            consumer.bind((host, 0))
+        except OSError:
+            pytest.skip(f"this machine has no {host}")
+        consumer.settimeout(timeout_s)
+        yield consumer, (family, socket.SOCK_DGRAM, socket.IPPROTO_UDP, "", consumer.getsockname())
+
+
+def _port(consumer: socket.socket | Server) -> int:
+    return (consumer.socket if isinstance(consumer, Server) else consumer).getsockname()[1]
+
+
 def test_udp(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as consumer:
-        consumer.bind(("127.0.0.1", 0))
-        consumer.settimeout(10)
-        port, lines = consumer.getsockname()[1], []
-        with Publisher(parse_target(f"udp://127.0.0.1:{port}"), "newest") as publisher:
+    with _udp_consumer() as (consumer, _):
+        lines = []
+        with Publisher(parse_target(f"udp://127.0.0.1:{_port(consumer)}"), "newest") as publisher:
             run = Run(publisher)
             for count in range(6):
                 run.step()
@@ -430,19 +436,17 @@ def test_udp(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="loopback has no broadcast address elsewhere")
 def test_udp_to_everybody() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as consumer:
-        consumer.bind(("", 0))
-        consumer.settimeout(10)
-        with Publisher(parse_target(f"udp://127.255.255.255:{consumer.getsockname()[1]}"), "newest") as publisher:
-            Run(publisher).step()
-            assert json.loads(consumer.recv(65536))["type"] == "header"
+    with (
+        _udp_consumer("0.0.0.0") as (consumer, _),
+        Publisher(parse_target(f"udp://127.255.255.255:{_port(consumer)}"), "newest") as publisher,
+    ):
+        Run(publisher).step()
+        assert json.loads(consumer.recv(65536))["type"] == "header"
 
 
 def test_udp_to_localhost_goes_where_programs_listen(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as consumer:
-        consumer.bind(("127.0.0.1", 0))
-        consumer.settimeout(10)
-        port = consumer.getsockname()[1]
+    with _udp_consumer() as (consumer, _):
+        port = _port(consumer)
         both = [(socket.AF_INET6, ("::1", port, 0, 0)), (socket.AF_INET, ("127.0.0.1", port))]
         found = [(family, socket.SOCK_DGRAM, socket.IPPROTO_UDP, "", address) for family, address in both]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
@@ -451,20 +455,6 @@ def test_udp_to_localhost_goes_where_programs_listen(monkeypatch: pytest.MonkeyP
             assert json.loads(consumer.recv(65536))["type"] == "header"
 
 
-@contextmanager
-def _udp_consumer(host: str = "127.0.0.1") -> Iterator[tuple[socket.socket, Any]]:
-    """A socket, and what looking up its name gives."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as consumer:
-        try:
-            consumer.bind((host, 0))
-        except OSError:
-            pytest.skip(f"this machine has no {host}")
-        consumer.settimeout(0.05)
-        yield consumer, (family, socket.SOCK_DGRAM, socket.IPPROTO_UDP, "", consumer.getsockname())
-
-
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_a_consumer_that_moves_is_found_again(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sharpose_rt.live.transports._LOOK_UP_EVERY_S", 0.0)
@@ -483,7 +473,7 @@ def test_a_consumer_that_moves_is_found_again(host: str, monkeypatch: pytest.Mon
             with suppress(TimeoutError):
                 got = consumer.recv(65536)
 
-    with _udp_consumer() as (old, at_old), _udp_consumer(host) as (new, at_new):
+    with _udp_consumer(timeout_s=0.05) as (old, at_old), _udp_consumer(host, 0.05) as (new, at_new):
         found = [at_old]
         monkeypatch.setattr(socket, "getaddrinfo", look_up)
         with Publisher(Target("udp", "udp://lights:9000", "lights", 9000), "newest") as publisher:
@@ -492,8 +482,7 @@ def test_a_consumer_that_moves_is_found_again(host: str, monkeypatch: pytest.Mon
             found[:] = [at_new]
             comes_to(new)
             found.clear()
-            while not failed.is_set():
-                run.step()
+            until(failed.is_set, run)
             comes_to(new)
         assert publisher.figures()["reconnects"] == 0
 
@@ -525,17 +514,15 @@ def test_without_a_network_nothing_is_said_to_be_connected(
 
     monkeypatch.setattr(UdpTransport, "_send", without_network)
     with _udp_consumer() as (consumer, _):
-        port = consumer.getsockname()[1]
+        port = _port(consumer)
         with Publisher(parse_target(f"udp://127.0.0.1:{port}"), "newest") as publisher:
             run = Run(publisher)
-            while publisher.figures()["state"] != "connected":
-                run.step()
+            until(lambda: publisher.state == "connected", run)
         assert publisher.figures()["reconnects"] == 1
     assert caplog.text.count("out of reach") == 1
     assert caplog.text.count(f"connected to udp://127.0.0.1:{port} again") == 1
 
 
-@pytest.mark.timeout(60)
 def test_a_server_that_refuses_is_told_of_even_after_it_was_away(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -548,8 +535,7 @@ def test_a_server_that_refuses_is_told_of_even_after_it_was_away(
 
     with Publisher(parse_target(f"ws://me:secret@127.0.0.1:{port}"), "newest") as publisher:
         run = Run(publisher)
-        while publisher.figures()["state"] != "lost":
-            run.step()
+        until(lambda: publisher.state == "lost", run)
         with serve(lambda connection: None, "127.0.0.1", port, process_request=refuse) as server, serving(server):
             tried = 0
             while tried < 3:
@@ -561,22 +547,20 @@ def test_a_server_that_refuses_is_told_of_even_after_it_was_away(
 
 def test_the_header_comes_again_for_whoever_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sharpose_rt.live.publish._HEADER_EVERY_S", 0.0)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as consumer:
-        consumer.bind(("127.0.0.1", 0))
-        consumer.settimeout(10)
-        with Publisher(parse_target(f"udp://127.0.0.1:{consumer.getsockname()[1]}"), "newest") as publisher:
-            run = Run(publisher)
-            for _ in range(3):
-                run.step()
-                kinds = [json.loads(consumer.recv(65536))["type"] for _ in range(2)]
-                assert kinds == ["header", "frame"]
+    with (
+        _udp_consumer() as (consumer, _),
+        Publisher(parse_target(f"udp://127.0.0.1:{_port(consumer)}"), "newest") as publisher,
+    ):
+        run = Run(publisher)
+        for _ in range(3):
+            run.step()
+            kinds = [json.loads(consumer.recv(65536))["type"] for _ in range(2)]
+            assert kinds == ["header", "frame"]
 
 
 def test_several_sources_on_one_socket(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as consumer:
-        consumer.bind(("127.0.0.1", 0))
-        consumer.settimeout(10)
-        target, got = parse_target(f"udp://127.0.0.1:{consumer.getsockname()[1]}"), {}
+    with _udp_consumer() as (consumer, _):
+        target, got = parse_target(f"udp://127.0.0.1:{_port(consumer)}"), {}
         with Publisher(target, "queue", sources=3) as publisher:
             runs = [Run(publisher, stem=stem) for stem in ("cam", "cam", "door")]
             for _ in range(4):
@@ -592,16 +576,16 @@ def test_several_sources_on_one_socket(tmp_path: Path) -> None:
 
 
 def test_osc_over_udp() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as consumer:
-        consumer.bind(("127.0.0.1", 0))
-        consumer.settimeout(10)
-        with Publisher(parse_target(f"osc://127.0.0.1:{consumer.getsockname()[1]}"), "newest") as publisher:
-            run = Run(publisher)
-            run.step()
-            names, size = OscMessage(consumer.recv(65536)), OscMessage(consumer.recv(65536))
-            bundle = list(OscBundle(consumer.recv(65536)))
-            run.end()
-            end = OscMessage(consumer.recv(65536))
+    with (
+        _udp_consumer() as (consumer, _),
+        Publisher(parse_target(f"osc://127.0.0.1:{_port(consumer)}"), "newest") as publisher,
+    ):
+        run = Run(publisher)
+        run.step()
+        names, size = OscMessage(consumer.recv(65536)), OscMessage(consumer.recv(65536))
+        bundle = list(OscBundle(consumer.recv(65536)))
+        run.end()
+        end = OscMessage(consumer.recv(65536))
     assert (names.address, size.params) == ("/sharpose/keypoints", [640, 360])
     assert [m.address for m in bundle] == ["/sharpose/frame", *["/sharpose/person"] * 3]
     assert (end.address, end.params) == ("/sharpose/end", ["complete"])
@@ -614,9 +598,7 @@ def test_zmq(bind: bool) -> None:
     consumer.setsockopt(zmq.RCVTIMEO, 100)
     consumer.subscribe(b"")
     if bind:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         consumer.connect(f"tcp://127.0.0.1:{port}")
     else:
         port = consumer.bind_to_random_port("tcp://127.0.0.1")
@@ -693,13 +675,11 @@ def test_mqtt_comes_back_to_a_broker_that_was_away(monkeypatch: pytest.MonkeyPat
     with MqttBroker() as broker:
         with Publisher(parse_target(f"mqtt://127.0.0.1:{broker.port}/home/poses"), "newest") as publisher:
             run = Run(publisher)
-            while publisher.figures()["state"] != "connected":
-                run.step()
+            until(lambda: publisher.state == "connected", run)
             broker.wait_for(lambda _: len(_records(broker)) > 1)
             broker.cut()
             broker.wait_for(lambda _: _told(broker) == [b"online", b"offline"])  # its last will
-            while publisher.figures()["reconnects"] < 1:
-                run.step()
+            until(lambda: publisher.figures()["reconnects"] >= 1, run)
             run.end()
         broker.wait_for(lambda _: _told(broker)[-1] == b"offline")
     assert _told(broker) == [b"online", b"offline"] * 2
@@ -714,8 +694,7 @@ def test_a_broker_that_refuses_is_told_of(caplog: pytest.LogCaptureFixture) -> N
         Publisher(parse_target(f"mqtt://me:hidden@127.0.0.1:{broker.port}/poses"), "newest") as publisher,
     ):
         run = Run(publisher)
-        while publisher.figures()["state"] != "lost":
-            run.step()
+        until(lambda: publisher.state == "lost", run)
     assert "refuses: Not authorized; look at user and password" in caplog.text
     assert "hidden" not in caplog.text
 
@@ -725,11 +704,10 @@ def test_a_server_that_is_no_broker_is_told_of(
 ) -> None:
     monkeypatch.setattr("sharpose_rt.live.transports._OPEN_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        target = parse_target(f"mqtt://127.0.0.1:{silent.getsockname()[1]}/poses")
+        target = parse_target(f"mqtt://127.0.0.1:{_port(silent)}/poses")
         with Publisher(target, "newest") as publisher:
             run = Run(publisher)
-            while publisher.figures()["state"] != "lost":
-                run.step()
+            until(lambda: publisher.state == "lost", run)
     assert "is it one of MQTT?" in caplog.text
 
 
@@ -745,10 +723,9 @@ def test_a_server_that_hangs_up_on_mqtt_is_told_of(caplog: pytest.LogCaptureFixt
 
         thread = threading.Thread(target=hang_up)
         thread.start()
-        with Publisher(parse_target(f"mqtt://127.0.0.1:{server.getsockname()[1]}/poses"), "newest") as publisher:
+        with Publisher(parse_target(f"mqtt://127.0.0.1:{_port(server)}/poses"), "newest") as publisher:
             run = Run(publisher)
-            while publisher.figures()["state"] != "lost":
-                run.step()
+            until(lambda: publisher.state == "lost", run)
         server.shutdown(socket.SHUT_RDWR)
         thread.join()
     assert "closed the connection; does it want TLS" in caplog.text

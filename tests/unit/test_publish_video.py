@@ -20,7 +20,7 @@ import av
 import numpy as np
 import pytest
 from live_servers import free_port
-from live_world import Run, header, info, packet
+from live_world import Run, header, info, packet, until
 from media_clips import write_clip
 
 from sharpose_rt.cli import main
@@ -79,11 +79,8 @@ def _send(run: Run, frames: int, period_s: float = 0.04) -> None:
         time.sleep(period_s)
 
 
-def _until(condition: Any, run: Run | None = None) -> None:
-    while not condition():  # the test's own timeout ends it
-        if run is not None:
-            run.step()
-        time.sleep(0.02)
+def _begin(publisher: VideoPublisher, stem: str = "walk") -> Any:
+    return publisher.begin(info(stem, live=True), encode(header().to_record()), live=True, state=lambda: "live")
 
 
 @contextmanager
@@ -173,7 +170,7 @@ def test_a_server_gets_every_picture_with_the_people_on_it(kind: str) -> None:
     server = Server(kind)
     with VideoPublisher(parse_video_target(server.url), RunConfig()) as publisher:
         run = Run(publisher, live=True)
-        _until(lambda: publisher.figures()["state"] == "connected", run)
+        until(lambda: publisher.figures()["state"] == "connected", run)
         _send(run, 15, 0.02)
         run.end()
     figures, sent = publisher.figures(), run.frames
@@ -240,9 +237,9 @@ def test_each_source_goes_to_its_own_address(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(video_module, "Relay", refuse)
     with VideoPublisher(parse_video_target("rtsp://127.0.0.1:9/{source}", sources=3), RunConfig()) as publisher:
         for stem in ("front door", "yard", "yard"):
-            feed = publisher.begin(info(stem, live=True), encode(header().to_record()), live=True, state=lambda: "live")
+            feed = _begin(publisher, stem)
             feed.frame(b"", packet(0))
-        _until(lambda: publisher.figures()["dropped"] == 3)
+        until(lambda: publisher.figures()["dropped"] == 3)
     assert sorted(asked) == [f"rtsp://127.0.0.1:9/{name}" for name in ("front%20door", "yard", "yard-2")]
 
 
@@ -250,7 +247,7 @@ def test_a_large_picture_is_shrunk_and_a_change_of_size_is_fitted_in() -> None:
     server = Server("tcp")
     config = replace(RunConfig(), live=LiveConfig(video_px=320))
     with VideoPublisher(parse_video_target(server.url), config) as publisher:
-        feed = publisher.begin(info(live=True), encode(header().to_record()), live=True, state=lambda: "live")
+        feed = _begin(publisher)
         for number in range(30):
             feed.frame(b"", packet(number, size_wh=(639, 361) if number < 15 else (200, 300)))
             time.sleep(0.03)
@@ -307,7 +304,7 @@ def test_a_server_that_refuses_the_key_is_told_of(caplog: pytest.LogCaptureFixtu
         thread.start()
         with VideoPublisher(parse_video_target(f"rtmp{url.removeprefix('tcp')}/live/key"), RunConfig()) as publisher:
             run = Run(publisher, live=True)
-            _until(lambda: publisher.figures()["state"] == "lost", run)
+            until(lambda: publisher.figures()["state"] == "lost", run)
             run.end()
         thread.join()
     assert "hung up, as servers do that refuse a path or a key" in caplog.text
@@ -331,7 +328,7 @@ def test_a_server_that_goes_is_connected_again(caplog: pytest.LogCaptureFixture)
         thread.start()
         with VideoPublisher(parse_video_target(url), RunConfig()) as publisher:
             run = Run(publisher, live=True)
-            _until(lambda: got.qsize() == 2, run)
+            until(lambda: got.qsize() == 2, run)
         thread.join()
     assert publisher.figures()["reconnects"] >= 1
     assert "connected to tcp://" in caplog.text
@@ -343,7 +340,7 @@ def test_nobody_there_is_told_once_and_costs_the_run_nothing(caplog: pytest.LogC
     address = f"rtsp://me:hidden@127.0.0.1:{free_port()}/poses"
     with VideoPublisher(parse_video_target(address), RunConfig()) as publisher:
         run = Run(publisher, live=True)
-        _until(lambda: publisher.figures()["state"] == "lost", run)
+        until(lambda: publisher.figures()["state"] == "lost", run)
         _send(run, 10)
         run.end()
     figures = publisher.figures()
@@ -361,7 +358,7 @@ def test_a_server_that_takes_nothing_is_given_up(
     with _listener() as (_, url):  # connections are taken by the system, and nobody reads
         config = replace(RunConfig(), live=LiveConfig(video_kbps=1_000_000))
         with VideoPublisher(parse_video_target(url), config) as publisher:
-            feed = publisher.begin(info(live=True), encode(header().to_record()), live=True, state=lambda: "live")
+            feed = _begin(publisher)
             noise, number = np.random.default_rng(0), 0
             while publisher.figures()["state"] != "lost":
                 one = packet(number)
@@ -422,11 +419,11 @@ def test_ctrl_c_in_the_last_wait_ends_all_connections(monkeypatch: pytest.Monkey
     monkeypatch.setattr(video_module, "Relay", Held)
     publisher = VideoPublisher(parse_video_target("rtsp://127.0.0.1:9/{source}", sources=2), RunConfig())
     for stem in "ab":
-        feed = publisher.begin(info(stem, live=True), encode(header().to_record()), live=True, state=lambda: "live")
+        feed = _begin(publisher, stem)
         feed.frame(b"", packet(0))
         feed.frame(b"", packet(1))
         feed._ended = Interrupted()
-    _until(lambda: all(sender._relay is not None for sender in publisher._senders))
+    until(lambda: all(sender._relay is not None for sender in publisher._senders))
     with pytest.raises(KeyboardInterrupt):
         publisher.__exit__(None, None, None)
     for sender in publisher._senders:
@@ -445,7 +442,7 @@ def test_a_connection_that_is_begun_while_the_wait_ends_is_ended(monkeypatch: py
 
     monkeypatch.setattr(video_module, "Relay", slow)
     publisher = VideoPublisher(parse_video_target("rtsp://127.0.0.1:9/a"), RunConfig())
-    feed = publisher.begin(info(live=True), encode(header().to_record()), live=True, state=lambda: "live")
+    feed = _begin(publisher)
     feed.frame(b"", packet(0))
     feed._ended = Interrupted()
     begun.wait()
@@ -491,13 +488,13 @@ def test_what_the_camera_did_over_pictures_that_are_not_sent_is_kept(monkeypatch
     target = parse_video_target(f"tcp://127.0.0.1:{free_port()}")
     step = np.array([[1.0, 0, 3], [0, 1, -1]])
     with VideoPublisher(target, RunConfig()) as publisher:
-        feed = publisher.begin(info(live=True), encode(header().to_record()), live=True, state=lambda: "live")
+        feed = _begin(publisher)
         feed.frame(b"", packet(0))
         going.wait()
         for number in range(1, 5):
             feed.frame(b"", replace(packet(number), camera=step, new_scene=False))
         gone.set()
-        _until(lambda: len(drawn) == 2)
+        until(lambda: len(drawn) == 2)
     assert drawn[1].frame.frame_id == 4
     assert drawn[1].frame.dropped_before == 3
     np.testing.assert_allclose(drawn[1].camera[:, 2], (12, -4))

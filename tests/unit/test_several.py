@@ -31,6 +31,8 @@ from sharpose_rt.skeletons import StreamReader, validate
 from sharpose_rt.stages import SmoothStage
 from sharpose_rt.types import Frame, Packet
 
+pytestmark = pytest.mark.timeout(60)
+
 PLAIN = [
     f"pose.model={SMALL.name}",
     "pose.weights=random",
@@ -66,7 +68,6 @@ def clips(tmp_path: Path) -> list[Path]:
 # --- the group
 
 
-@pytest.mark.timeout(30)
 def test_rounds_of_files_have_a_frame_of_each_that_still_runs(clips: list[Path]) -> None:
     group = SourceGroup([open_source(str(path)) for path in clips], [False] * 3, fold)
     group.open()
@@ -79,7 +80,6 @@ def test_rounds_of_files_have_a_frame_of_each_that_still_runs(clips: list[Path])
     assert all(source.state == "ended" for source in group.sources)
 
 
-@pytest.mark.timeout(30)
 def test_a_silent_camera_holds_nobody_up(clips: list[Path]) -> None:
     with MjpegServer([((160, 96), 3)], silent=True) as server:
         config = SourceConfig(read_timeout_s=60)
@@ -95,7 +95,6 @@ def test_a_silent_camera_holds_nobody_up(clips: list[Path]) -> None:
     assert len(seen[0]) <= 3
 
 
-@pytest.mark.timeout(30)
 def test_frames_that_nobody_took_are_folded() -> None:
     with MjpegServer([((160, 96), 10)], period_s=0.001) as server:
         source = open_source(server.url, SourceConfig(reconnect_s=0))
@@ -111,7 +110,6 @@ def test_frames_that_nobody_took_are_folded() -> None:
     assert sum(frame.dropped_before for frame in frames) == frames[-1].frame_id + 1 - len(frames)
 
 
-@pytest.mark.timeout(30)
 def test_each_live_source_begins_in_the_present_when_the_first_round_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -134,7 +132,6 @@ def test_each_live_source_begins_in_the_present_when_the_first_round_is_asked_fo
         assert frame.pts_s <= took_s  # time begins when they are asked for
 
 
-@pytest.mark.timeout(30)
 def test_one_that_does_not_open_is_an_error_and_all_threads_end(clips: list[Path], tmp_path: Path) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"no video at all" * 100)
     before = set(threading.enumerate())
@@ -145,7 +142,6 @@ def test_one_that_does_not_open_is_an_error_and_all_threads_end(clips: list[Path
     assert set(threading.enumerate()) <= before
 
 
-@pytest.mark.timeout(30)
 @pytest.mark.usefixtures("short_pauses")
 @pytest.mark.parametrize("pictures", [3, 0])
 def test_a_camera_that_is_away_is_looked_for_until_the_others_have_ended(clips: list[Path], pictures: int) -> None:
@@ -166,7 +162,6 @@ def test_a_camera_that_is_away_is_looked_for_until_the_others_have_ended(clips: 
     assert "did not come back" in str(group.errors[0])
 
 
-@pytest.mark.timeout(30)
 def test_a_broadcast_that_is_not_there_yet_is_looked_for(clips: list[Path]) -> None:
     group = SourceGroup([open_source("http://127.0.0.1:9/x.m3u8"), open_source(str(clips[0]))], [True, False], fold)
     group.open()
@@ -178,7 +173,6 @@ def test_a_broadcast_that_is_not_there_yet_is_looked_for(clips: list[Path]) -> N
     assert group.errors == {}
 
 
-@pytest.mark.timeout(30)
 @pytest.mark.usefixtures("short_pauses")
 def test_cameras_of_which_none_can_be_opened_are_an_error() -> None:
     with MjpegServer([((160, 96), 0)]) as one, MjpegServer([((160, 96), 0)]) as other:
@@ -188,7 +182,6 @@ def test_cameras_of_which_none_can_be_opened_are_an_error() -> None:
         group.close()
 
 
-@pytest.mark.timeout(30)
 def test_one_that_fails_at_its_first_frame_leaves_one_alone_that_opened_late(clips: list[Path]) -> None:
     opening = threading.Event()
 
@@ -255,7 +248,6 @@ def test_people_of_all_pictures_share_the_batches(monkeypatch: pytest.MonkeyPatc
 # --- whole runs
 
 
-@pytest.mark.timeout(60)
 def test_each_source_has_its_skeletons_in_the_formats_that_are_wanted(clips: list[Path], tmp_path: Path) -> None:
     options = [*PLAIN, "output.video=false", f"output.directory={tmp_path / 'all'}"]
     run = SeveralRun([str(p) for p in clips], load(None, [*options, "output.formats=[openpose, csv]"]))
@@ -289,7 +281,6 @@ def test_each_source_comes_out_as_if_it_were_alone(clips: list[Path], tmp_path: 
         assert results.figures["source"] == str(path)
 
 
-@pytest.mark.timeout(60)
 def test_sources_of_one_name_are_told_apart_alike_by_folders_and_taps(clips: list[Path], tmp_path: Path) -> None:
     told: dict[str, str] = {}
 
@@ -515,7 +506,6 @@ def test_what_does_not_go_with_several_is_said(clips: list[Path], tmp_path: Path
         SeveralRun([str(p) for p in clips], load(None, [*PLAIN, option, f"output.directory={tmp_path / 'out'}"]))
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("count", [1, 2])
 def test_few_large_pictures_wait_between_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr("sharpose_rt.graph.QUEUE_BYTES", 3 * 160 * 96 * 3 + 1)  # as of three small ones

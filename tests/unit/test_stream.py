@@ -30,7 +30,6 @@ from sharpose_rt.skeletons import (
     format_problems,
     output_paths,
     plain,
-    read_stream,
     validate,
     versions,
     write_summary,
@@ -348,7 +347,7 @@ class TestFullDisk:
 
 class TestReader:
     def test_can_be_gone_through_twice_and_left_early(self, tmp_path):
-        reader = read_stream(write_clip(tmp_path / "a"))
+        reader = StreamReader(write_clip(tmp_path / "a"))
         for _frame in reader:
             break
         assert reader.end is None
@@ -514,7 +513,7 @@ class TestValidate:
         path = write_clip(tmp_path / "a")
         edit(path, 2, _set("frame_id", value))
         with pytest.raises(StreamError, match=r"line 2.*frame_id"):
-            list(read_stream(path))
+            list(StreamReader(path))
 
     def test_the_largest_that_readers_can_hold(self, tmp_path):
         path, largest = write_clip(tmp_path / "a", counts=(2,)), float(np.finfo(np.float32).max)

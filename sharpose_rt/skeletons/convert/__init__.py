@@ -14,7 +14,6 @@ trc         OpenSim markers, a file a person
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import importlib.util
 import inspect
@@ -22,13 +21,13 @@ import logging
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from sharpose_rt.config.checks import MOST_SLOTS
 from sharpose_rt.config.load import override
-from sharpose_rt.errors import ConfigError, OutputError
+from sharpose_rt.errors import ConfigError, OutputError, writing
 from sharpose_rt.skeletons.convert.alphapose import write_alphapose
 from sharpose_rt.skeletons.convert.coco import write_coco, write_coco_labels
 from sharpose_rt.skeletons.convert.common import stem_of
@@ -54,6 +53,9 @@ __all__ = [
     "options_of",
     "pyskl_annotation",
 ]
+
+
+_ELSEWHERE = "choose another name or free some space"
 
 
 class Writer(NamedTuple):
@@ -122,7 +124,7 @@ def _convert(
         target = target.with_name(f"{target.name}.trc")  # its files are a person's each, and known by this
     if target.resolve() == Path(path).resolve():
         raise OutputError(f"{target} is what is read; choose another name (--out)")
-    with _said(target):
+    with writing(target, _ELSEWHERE):
         old = results_of(target)
         if old and not overwrite:
             raise OutputError(
@@ -162,25 +164,13 @@ def convert_set(
         raise OutputError(f"{target} is what is read; choose another name (--out)")
     if target.exists() and not overwrite:
         raise OutputError(f"{target} is there already; choose another name (--out), or ask to overwrite (--overwrite)")
-    with _said(target):
+    with writing(target, _ELSEWHERE):
         target.parent.mkdir(parents=True, exist_ok=True)
         readers = [StreamReader(path) for path in paths]
         write_pyskl_set(readers, target, known, **_read(WRITERS["pyskl"], options))
     for reader in readers:
         reader.warn_unless_complete()
     return target
-
-
-@contextlib.contextmanager
-def _said(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {target}: {error.strerror or error}; choose another name or free some space"
-        ) from error
 
 
 def convert_all(path: Path, formats: Iterable[str], *, overwrite: bool = False, **options: Any) -> list[Path]:

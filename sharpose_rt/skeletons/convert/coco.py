@@ -138,13 +138,7 @@ def write_coco_labels(
             name = frame.picture or _named(file_name, stem, frame.frame_id)
             if frame.picture:
                 names[name] += 1
-            yield {
-                "id": image_id,
-                "file_name": name,
-                "width": width,
-                "height": height,
-                "frame_id": frame.frame_id,
-            }
+            yield {"id": image_id, "file_name": name, "width": width, "height": height, "frame_id": frame.frame_id}
 
     def annotations() -> Iterator[dict[str, Any]]:
         number = 0

@@ -14,21 +14,8 @@ from typing import Any, Literal
 import numpy as np
 import orjson
 
-from sharpose_rt.skeletons.convert.common import (
-    found_points,
-    has_pictures,
-    new_folder,
-    rounded,
-    stem_of,
-    with_points,
-)
-from sharpose_rt.skeletons.convert.layouts import (
-    BODY_25,
-    OPENPOSE_18,
-    OPENPOSE_PARTS,
-    check_layout,
-    to_layout,
-)
+from sharpose_rt.skeletons.convert.common import found_points, has_pictures, new_folder, rounded, stem_of, with_points
+from sharpose_rt.skeletons.convert.layouts import BODY_25, OPENPOSE_18, OPENPOSE_PARTS, check_layout, to_layout
 from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.skeletons.stream import FrameRecord, StreamReader
 

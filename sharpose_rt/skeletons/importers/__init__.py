@@ -181,14 +181,9 @@ def import_stream(
             for frame_id in range(count):
                 pts_s = times_s[frame_id] if times_s is not None else frame_id / (fps or 1)
                 poses = to_poses(imported.frames.get(frame_id, []), imported.skeleton, first_id)
-                own_wh = imported.sizes_wh.get(frame_id, size_wh)
-                record = FrameRecord(
-                    frame_id,
-                    pts_s,
-                    poses,
-                    frame_size_wh=None if own_wh == size_wh else own_wh,
-                    picture=imported.pictures.get(frame_id),
-                )
+                own_wh, picture = imported.sizes_wh.get(frame_id, size_wh), imported.pictures.get(frame_id)
+                size = None if own_wh == size_wh else own_wh
+                record = FrameRecord(frame_id, pts_s, poses, frame_size_wh=size, picture=picture)
                 writer.write_line(encode(record.to_record()))
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}; choose another place") from error
