@@ -15,7 +15,7 @@ from sharpose_rt.engine import PoseEngine
 from sharpose_rt.media.demo_clip import make_demo_clip, read_photograph
 from sharpose_rt.models import VARIANTS
 from sharpose_rt.models.gate import Gate
-from sharpose_rt.skeletons.stream import read_stream
+from sharpose_rt.skeletons import StreamReader
 from sharpose_rt.training.config import AugmentConfig
 from tests.paper_cuda import Graph, card
 from tests.people_set import SMALL, train_config, trainer, write_set
@@ -147,7 +147,7 @@ def test_a_run_gives_what_it_gives_on_the_cpu(tmp_path, cuda):
         run = ["track", "--source", str(tmp_path / "walk.mp4"), "--detector", "bundled", "--precision", "fp32"]
         run += ["--backend", "torch", "--set", "pose.max_batch=2", "--max-frames", "4", "--no-video"]
         assert main([*run, "--device", device, "--output", str(tmp_path / device)]) == 0
-        found[device] = [frame.poses for frame in read_stream(tmp_path / device / "walk.skeletons.jsonl")]
+        found[device] = [frame.poses for frame in StreamReader(tmp_path / device / "walk.skeletons.jsonl")]
     assert len(found["cpu"]) == len(found[cuda]) == 4
     for wanted, ours in zip(found["cpu"], found[cuda], strict=True):
         assert len(wanted) > 1
@@ -188,7 +188,7 @@ def test_a_card_that_fails_in_the_middle_of_a_run(
     run += ["--set", "pose.max_batch=2", "--max-frames", "10", "--no-video", "--device", cuda]
     assert main([*run, "--output", str(tmp_path)]) == status
     assert said in capsys.readouterr().err + caplog.text
-    assert len(list(read_stream(tmp_path / "walk.skeletons.jsonl"))) in frames
+    assert len(list(StreamReader(tmp_path / "walk.skeletons.jsonl"))) in frames
 
 
 def test_a_training_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(tmp_path, cuda, monkeypatch):
