@@ -18,6 +18,7 @@ import av.error
 import av.format
 import cv2
 import numpy as np
+from av.codec.context import Flags
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
@@ -28,6 +29,7 @@ from sharpose_rt.media.hardware import decoder
 from sharpose_rt.media.interrupt import interruptible
 from sharpose_rt.media.redact import redact
 from sharpose_rt.media.source import FALLBACK_FPS, Source, SourceInfo, turned
+from sharpose_rt.media.spoilt import Spoilt
 
 log = logging.getLogger("sharpose_rt.media")
 
@@ -49,6 +51,8 @@ _LONGEST_PIXEL = 4
 _HELD_BACK = {"rtsp": 1, "rtp": 1, "sdp": 1, "mpegts": 2}
 _WITHOUT_END = frozenset(("h264", "hevc"))
 _REORDERED = 32  # packets, among which that of a picture is sought
+# FFmpeg paints over what was lost of most codecs; a file's pictures come so, too. Of these it makes noise.
+_UNCONCEALED = frozenset(("hevc",))
 # Programs that scale to whole pixels make up for the rest in the aspect: not worth another scaling of every frame.
 _ROUNDING = 0.01
 
@@ -196,8 +200,12 @@ class ContainerSource(Source):
         if self._container.format.name == "avi":
             # B-frames of an AVI have no timestamps; FFmpeg's guesses (genpts) come out of order.
             self._container.flags &= ~av.container.Flags.gen_pts.value
-        # Frame threads hold several frames back, which a live picture should not be.
-        self._stream.thread_type = "SLICE" if self.live else "AUTO"
+        codec = self._stream.codec.name
+        # Frame threads hold several frames back, which a live picture should not be; beside threads for slices FFmpeg
+        # conceals no damage of H.264.
+        self._stream.thread_type = "AUTO" if not self.live else "NONE" if codec == "h264" else "SLICE"
+        if codec in _UNCONCEALED:  # else what refers to a lost picture never comes, and without key frames nothing does
+            self._stream.codec_context.flags |= Flags.output_corrupt
         self._upright = Upright(self._stream.sample_aspect_ratio)
         self._fps = frame_rate(self._stream)
         if not self.live and self._fps and self.config.filmed_fps:
@@ -207,7 +215,10 @@ class ContainerSource(Source):
         origin = None if self.live or self._container.format.name == "avi" else self._stream.start_time
         self._clock = MediaClock(self._tick_s, origin, self._fps, self.live)
         self._backlog, self._came_s = Backlog(), None
-        held_back = _HELD_BACK.get(self._container.format.name, 0) if self._stream.codec.name in _WITHOUT_END else 0
+        conceals = codec not in _UNCONCEALED
+        by_packets = self._loses_packets and not conceals
+        self._spoilt = Spoilt(self._fps or FALLBACK_FPS, conceals=conceals, by_packets=by_packets)
+        held_back = _HELD_BACK.get(self._container.format.name, 0) if codec in _WITHOUT_END else 0
         self._had_s: deque[float] = deque(maxlen=held_back + 1)
         self._packets_s: deque[tuple[int | None, float]] = deque(maxlen=_REORDERED)
         self._frames = self._decode()
@@ -357,7 +368,8 @@ class ContainerSource(Source):
         be decoded before the first one is no damage.
         """
         stream, packets, bad, overdue = self._stream, None, 0, False
-        began_s = time.monotonic()
+        may_spoil = self.live or stream.codec.name in _UNCONCEALED
+        began_s = gave_s = time.monotonic()
         joined_s = began_s if self.live else -math.inf
         while not self._stop.is_set():
             began_s, packet = began_s if overdue else time.monotonic(), None
@@ -373,8 +385,13 @@ class ContainerSource(Source):
                 if packet.has_sidedata("encryption_info"):
                     raise self._encrypted()
                 if self._leaves_out(packet, began_s):
+                    gave_s = time.monotonic()
                     continue
+                self._spoilt.take(packet)
                 frames = packet.decode()
+                if self.live and self._decoded and not frames and self._is_overdue(gave_s + LONGEST_WAIT_S):
+                    began_s = gave_s  # what is sent has become of another codec, or lost its key frames
+                    raise TimeoutError
             except SourceError:
                 raise
             except (av.error.FFmpegError, OSError) as error:
@@ -385,14 +402,15 @@ class ContainerSource(Source):
                 self._check_lost(error, time.monotonic() - began_s)
                 if packet is None or self._decoded or time.monotonic() - joined_s > LONGEST_WAIT_S:
                     bad += 1
-                    self.faults.damaged += 1
+                    self._count_damaged()
                 if bad > self.config.max_bad_frames:
                     raise self._too_bad(bad, error) from None
                 packets = packets if packet is not None else None
                 continue
             for frame in frames:
-                if self.live and frame.is_corrupt:  # what a decoder paints over a lost packet is no picture
-                    self.faults.damaged += self._decoded > 0
+                if may_spoil and self._spoilt(frame):
+                    if self._decoded:
+                        self._count_damaged()
                     continue
                 bad = 0
                 self._decoded += 1
@@ -403,8 +421,19 @@ class ContainerSource(Source):
                     self._backlog.begin(time.monotonic())
                     self._had_s.clear()
                     self._packets_s.clear()
+            if frames:
+                gave_s = time.monotonic()
         if not self._stop.is_set():
             self._warn_of_faults()
+
+    def _count_damaged(self) -> None:
+        self.faults.damaged += 1
+        if self.live and self.faults.damaged == 1:
+            by_udp = self.name.startswith("rtsp") and self.config.rtsp_transport == "udp"
+            log.warning(
+                "%s: packets are lost on their way, or damaged: the pictures that are spoilt by it are left out, and "
+                "counted (damaged); see that the network holds%s", self.name, ", or try --rtsp-transport tcp" * by_udp,
+            )  # fmt: skip
 
     def _next_picture(self, packets: Iterator[Any], asked_s: float) -> Any | None:
         """The next packet of the pictures; None at the end.
@@ -449,6 +478,11 @@ class ContainerSource(Source):
         """When the packet of a decoded picture came, or, where its time is no packet's, the last one; of what ages."""
         packets = list(reversed(self._packets_s))
         return next((at_s for pts, at_s in packets if pts == frame.pts), packets[0][1] if packets else None)
+
+    @property
+    def _loses_packets(self) -> bool:
+        """Of what comes, each packet takes its chance."""
+        return False
 
     def _ages(self) -> bool:
         """What is not decoded in time grows old, and its packets tell when they were sent."""

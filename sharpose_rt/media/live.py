@@ -122,6 +122,10 @@ class NetworkVideo(ContainerSource):
         return self.live and not self._untimed and self._container.format.name not in _OF_PIECES
 
     @property
+    def _loses_packets(self) -> bool:
+        return self._scheme == "udp"
+
+    @property
     def _untimed(self) -> bool:
         return self._container.format.name in _UNTIMED_FORMATS
 

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceError, SourceLost
-from sharpose_rt.media.source import Loss, Source, SourceInfo, SourceState
-from sharpose_rt.types import Frame
+from sharpose_rt.media.source import FALLBACK_FPS, STALE_S, Loss, Source, SourceInfo, SourceState
 
 log = logging.getLogger("sharpose_rt.media")
 
@@ -141,13 +140,13 @@ class Reconnecting(Source):
     def _is_of_the_present(self) -> bool:
         return self.inner._is_of_the_present()
 
-    def _begin_anew(self, first: Frame, rate_fps: float) -> bool:
+    def _begin_anew(self, first_pts_s: float, captured_at_s: float, rate_fps: float) -> bool:
         begun = False
         try:
-            begun = self.inner._begin_anew(first, rate_fps)
+            begun = self.inner._begin_anew(first_pts_s, captured_at_s, rate_fps)
         except SourceLost as error:
             self._lost_early = error
-        self._last = 0.0 if begun else first.pts_s, time.monotonic()
+        self._last = 0.0 if begun else first_pts_s, time.monotonic()
         if begun:
             self._offset_s, self._ahead_s = 0.0, -math.inf
         return begun
@@ -257,12 +256,17 @@ class Reconnecting(Source):
 
         Raises SourceError where there is none; and a recording, unless the source was `recorded` before, is none.
         """
-        self.inner = self._made()
+        began_s, self.inner = time.monotonic(), self._made()
         self.inner._open()
         self._connected_s = time.monotonic()
         if self.inner.finite and not recorded:
             raise SourceError(f"{self.name} has a recording, or a single picture, in the place of the live one")
         pts_s = self.inner._grab()
+        if pts_s is not None and self.inner._is_of_the_present() and time.monotonic() - began_s > STALE_S:
+            # What came while FFmpeg looked for what it is, which waits, is as old, and nothing tells by how much.
+            rate_fps = (self.info.fps or FALLBACK_FPS) * self.config.stride
+            begun = self.inner._begin_anew(pts_s, time.monotonic(), rate_fps)
+            pts_s = self.inner._grab() if begun else None
         if pts_s is None and not self._stop.is_set():
             raise SourceError(f"{self.name} opened but sent no picture")
         return pts_s

@@ -38,7 +38,8 @@ SourceState = Literal["connecting", "live", "lost", "ended"]
 # Media times are fractions in the container; half a tick of the finest usual clock (1/90000 s) forgives rounding.
 TICK_S = 0.5 / 90_000
 STALE_S = 0.5
-"""A first frame that waited for longer, while networks were loaded, is not where a live run begins."""
+"""Where the first frame took longer, as FFmpeg looks at a stream for seconds, or waited, while networks were loaded, a
+live run does not begin with it."""
 _EVEN_S = 0.2
 """No network delivers more evenly: a picture that is no older is of the present."""
 _CATCH_UP_S = 3.0
@@ -132,6 +133,7 @@ class Source:
         self._stop = Flag()
         self._info: SourceInfo | None = None
         self._waiting: Frame | None = None
+        self._asked_s = 0.0
         self._grabbed = 0
         self._handed_on = 0
         self._ended = False
@@ -178,6 +180,7 @@ class Source:
         """
         if self._info is not None:
             return
+        self._asked_s = time.monotonic()
         try:
             self._open()
             first = self._next()
@@ -192,8 +195,8 @@ class Source:
     def read(self) -> Frame | None:
         """The next frame, or None when the source has ended or was interrupted.
 
-        Where frames of the present come in, and the first was had long before it is asked for (`STALE_S`), what came
-        meanwhile is left out, and media time and frames count from there.
+        Where frames of the present come in, and the first was long in coming or in being asked for (`STALE_S`), what
+        came meanwhile is left out, and media time and frames count from there.
 
         Raises:
             SourceLost: a live source is gone, or has sent nothing for `read_timeout_s`.
@@ -202,9 +205,9 @@ class Source:
         assert self._info is not None or self._stop.is_set(), "read() before open()"
         if self._waiting is not None and not self._stop.is_set():
             frame, self._waiting = self._waiting, None
-            old = time.monotonic() - frame.captured_at_s > STALE_S and self.config.start_s == 0
+            old = time.monotonic() - self._asked_s > STALE_S and self.config.start_s == 0
             rate_fps = (self.info.fps or FALLBACK_FPS) * self.config.stride
-            if not (old and self._is_of_the_present() and self._begin_anew(frame, rate_fps)):
+            if not (old and self._is_of_the_present() and self._begin_anew(frame.pts_s, frame.captured_at_s, rate_fps)):
                 return None if self._stop.is_set() else frame
             self._grabbed = self._handed_on = self._left_out = self.faults.left_out = 0
         return self._next()
@@ -256,13 +259,13 @@ class Source:
     def _restart_clock(self) -> None:
         """The next picture that is grabbed has the media time 0; of sources of the present."""
 
-    def _begin_anew(self, first: Frame, rate_fps: float) -> bool:
+    def _begin_anew(self, first_pts_s: float, captured_at_s: float, rate_fps: float) -> bool:
         """Leaves out what has grown old since the first frame, and lets time begin; False where there is an end.
 
         What was buffered comes at once, or with times that are behind and run ahead of the clock. The present is where
         pictures have come no faster than time goes for one and a half of their periods.
         """
-        until_s, last_s, level_s = time.monotonic() + _CATCH_UP_S, first.pts_s, 0.0
+        until_s, last_s, level_s = time.monotonic() + _CATCH_UP_S, first_pts_s, 0.0
         while not self._stop.is_set():
             began_s = time.monotonic()
             pts_s = self._grab()
@@ -270,7 +273,7 @@ class Source:
                 return False
             grabbed_s = time.monotonic()
             took_s, step_s, last_s = grabbed_s - began_s, pts_s - last_s, pts_s
-            behind_s = (grabbed_s - first.captured_at_s) - (pts_s - first.pts_s)
+            behind_s = (grabbed_s - captured_at_s) - (pts_s - first_pts_s)
             level_s = level_s + took_s if step_s < 2 * took_s and behind_s < _EVEN_S else 0.0
             if level_s >= 1.5 / rate_fps or grabbed_s > until_s:
                 self._restart_clock()

@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -210,6 +211,40 @@ def test_media_time_does_not_run_away_from_the_clock_over_many_losses(monkeypatc
     assert frames[-1].pts_s == pytest.approx(clock.now_s - 1000 + 2, abs=0.3)  # 2 s ahead from the beginning
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_stream_that_is_back_is_in_the_present(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    """As FFmpeg looks at a stream for seconds, and what came meanwhile waits."""
+
+    class Looked(Scripted):
+        def _open(self) -> None:
+            super()._open()
+            self._began_s = clock.now_s
+            clock.now_s += 2.0
+
+        def _grab(self) -> float | None:
+            pts_s = super()._grab()
+            assert pts_s is not None
+            self._filmed_s = self._began_s + pts_s
+            clock.now_s = max(clock.now_s, self._filmed_s)
+            return pts_s
+
+        def _retrieve(self) -> tuple[NDArray[np.uint8], str]:
+            return numbered(1), str(self._filmed_s)
+
+        def _is_of_the_present(self) -> bool:
+            return True
+
+    times = [n / 10 for n in range(40)]
+    first = Looked(times, LOST) if there else Scripted([], SourceTimeout("not yet"))
+    source = scripted(first, Looked(times, LOST), max_frames=25 if there else 15)
+    source.keep_looking(lambda: True)
+    clock = Clock(monkeypatch, source)
+    with source:
+        frames = list(source)
+    assert len([frame for frame in frames if frame.lost_before_s]) == there
+    assert all(frame.captured_at_s - float(frame.source) < 0.11 for frame in frames)
+
+
 def test_stride_and_limits_hold_over_the_gap() -> None:
     connections = Scripted([0, 1, 2, 3], LOST), Scripted([0, 1, 2, 3], LOST)
     with scripted(*connections, stride=3, max_frames=3) as source:
@@ -400,7 +435,10 @@ def test_a_camera_that_is_pulled_out_and_plugged_in_again() -> None:
 
 
 @pytest.mark.timeout(60)
-def test_an_mjpeg_camera_dies_and_returns_with_another_size(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_mjpeg_camera_dies_and_returns_with_another_size(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconnect, "STALE_S", 60.0)  # such short connections have no present
     programmes = [((160, 96), 12), ((160, 96), 0), ((320, 192), 14), ((200, 120), None)]
     config = SourceConfig(open_timeout_s=5, read_timeout_s=5)
     frames: list[Frame] = []
@@ -453,22 +491,26 @@ def test_a_camera_that_falls_silent_is_lost_and_found_again() -> None:
 def test_an_rtsp_server_is_killed_or_falls_silent_and_returns_with_another_size(silent: bool) -> None:
     port = free_port()
     config = SourceConfig(open_timeout_s=10, read_timeout_s=2, reconnect_s=30)
+    source = open_source(f"rtsp://me:hidden@127.0.0.1:{port}/live", config)
     frames: list[Frame] = []
-    with rtsp_server(port, (320, 240)) as process:
-        source = open_source(f"rtsp://me:hidden@127.0.0.1:{port}/live", config)
-        source.open()
-        while len(frames) < 15 or (silent and frames[-1].waited_s < 2):  # at last the picture that FFmpeg held back
-            frame = source.read()
-            assert frame is not None
-            frames.append(frame)
-            if silent and len(frames) == 15:
+
+    def look() -> None:
+        with source:
+            while len(frames) < 40 or frames[-1].size_wh != (480, 272):
+                frame = source.read()
+                assert frame is not None
+                frames.append(frame)
+
+    with ThreadPoolExecutor(1) as pool:
+        with rtsp_server(port, (320, 240)) as process:
+            looking = pool.submit(look)
+            while len(frames) < 15 and not looking.done():
+                time.sleep(0.01)
+            if silent:
                 process.send_signal(signal.SIGSTOP)
-        process.kill()  # the silent one was waited for long enough, and is not once more
-    with rtsp_server(port, (480, 272)), source:
-        while frames[-1].size_wh != (480, 272) or len(frames) < 40:
-            frame = source.read()
-            assert frame is not None
-            frames.append(frame)
+                time.sleep(4)  # it was waited for long enough, and is not once more
+        with rtsp_server(port, (480, 272)):
+            looking.result()
     assert all(is_ball(frame.image_bgr) for frame in frames)
     assert {frame.size_wh for frame in frames} == {(320, 240), (480, 272)}
     (after,) = [frame for frame in frames if frame.lost_before_s]

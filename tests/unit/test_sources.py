@@ -1074,6 +1074,32 @@ def test_a_stream_whose_sound_alone_goes_on_is_lost() -> None:
 
 
 @pytest.mark.timeout(60)
+def test_a_stream_whose_codec_changes_is_connected_to_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg's decoder of MPEG-2 finds nothing in H.264, and says nothing."""
+    monkeypatch.setattr("sharpose_rt.media.container.LONGEST_WAIT_S", 0.0)
+    before, after, viewers = io.BytesIO(), io.BytesIO(), []
+    write_clip(before, 30, fps=25, container="mpegts", codec="mpeg2video", bframes=0)
+    write_clip(after, 100, fps=25, container="mpegts", bframes=0)
+
+    def answer(connection: socket.socket) -> None:
+        if not connection.recv(4096).startswith(b"GET"):
+            return
+        viewers.append(connection)
+        connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: video/mp2t\r\n\r\n")
+        if len(viewers) == 1:
+            connection.sendall(before.getvalue())
+        while True:  # until nobody looks any more
+            for at in range(0, len(after.getvalue()), 1316):
+                connection.sendall(after.getvalue()[at : at + 1316])
+                time.sleep(0.01)
+
+    config = SourceConfig(read_timeout_s=0.5, max_frames=40)
+    with tcp_server(answer) as port, open_source(f"http://127.0.0.1:{port}/live", config) as source:
+        assert len(numbers(source)) == 40
+        assert len(source.losses) == 1
+
+
+@pytest.mark.timeout(60)
 def test_a_stream_that_is_joined_between_key_frames_begins_with_the_next_one() -> None:
     written = io.BytesIO()
     write_clip(written, 160, container="mpegts", gop=80, bframes=0)
