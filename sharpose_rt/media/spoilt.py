@@ -11,10 +11,11 @@ from sharpose_rt.media.backlog import LONGEST_WAIT_S
 class Spoilt:
     """Tells which pictures are to be left out, by what FFmpeg marks.
 
-    What a decoder paints over a lost packet is no picture. Those after it are good enough (in H.264 that was measured,
-    poses are off by 1 % of a person's height), unless it was a key frame, which is painted over from nothing, or in a
-    codec of which FFmpeg conceals nothing. Then all up to the next key frame are spoilt, and what takes longer than
-    `LONGEST_WAIT_S` counts as healed: some streams have none, and refresh their pictures bit by bit.
+    What a decoder paints over a lost packet is no picture. Those after it are good enough (measured in H.264: poses are
+    off by half a per cent of the height of large people, by 2 to 4 % in a crowd), unless it was a key frame, which is
+    painted over from nothing, or in a codec of which FFmpeg conceals nothing. Then all up to the next key frame are
+    spoilt, and what takes longer than `LONGEST_WAIT_S` counts as healed: some streams have none, and refresh their
+    pictures bit by bit.
 
     Args:
         fps: of the stream.
