@@ -9,8 +9,8 @@ it. So one number, the relief, says how much is given up, in this order:
     3..4    people are estimated in turn, those in most need first; the others are predicted by the smoother
 
 It rises as soon as the last frames do not keep their 95th percentile any more, by more the later they are, and falls
-in small steps when there is room; where that was too early the next step waits longer (as TCP and others do: quick to
-yield, slow to take back).
+in smaller steps when there is room, by more the more room there is; where that was too early the next step waits longer
+(as TCP and others do: quick to yield, slow to take back).
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ ROOM = 0.7
 """A 95th percentile below this share of the budget leaves room."""
 A_PAUSE = 4.0
 """Times the usual interval: a source that was gone, and no frame that took so long."""
-GIVE_BACK = 0.1
+LEAST_BACK, MOST_BACK = 0.1, 0.5
+"""Relief that is given back at once."""
 LONGEST_PATIENCE = 16
 
 
@@ -221,7 +222,8 @@ class BudgetController:
             self._patience, self._gave_back = max(1, self._patience // 2), False
         self._calm = self._calm + 1 if p95 < ROOM else 0
         if self._calm >= self._patience and self._relief > 0:
-            self._set(max(0.0, self._relief - GIVE_BACK), now_s, p95)
+            back = min(MOST_BACK, LEAST_BACK + 0.2 * math.log2(ROOM / max(p95, 0.01)))
+            self._set(max(0.0, self._relief - back), now_s, p95)
             self._gave_back = True
 
     def _set(self, relief: float, now_s: float, load: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +202,35 @@ def test_all_is_given_back_when_the_crowd_has_gone() -> None:
     assert control.plan.relief == 0
 
 
+def test_the_more_room_there_is_the_more_is_given_back_at_once() -> None:
+    steps = []
+    for load in (0.69, 0.35, 0.1):
+        control, frames = controller(latency_ms=100), 0
+        for loads, until in ((1.5, 2), (load, 0)):
+            before = control.plan.relief
+            while control.plan.relief < until if until else control.plan.relief == before:
+                frames += 1
+                control.observe(frames, frames + loads * 0.1, 0, 1)
+        steps.append(before - control.plan.relief)
+    assert steps == sorted(steps)
+    assert steps[0] == pytest.approx(0.1, abs=0.01)
+    assert steps[1] == pytest.approx(0.3, abs=0.01)
+    assert steps[2] == pytest.approx(0.5)
+
+
+def test_what_was_given_up_under_a_load_of_others_is_back_soon_after() -> None:
+    control, plant = controller(latency_ms=120), Plant(people=2)
+    run(plant, control, 100)
+    assert control.plan.relief == 0
+    busy = replace(plant, detect_ms=240, coarse_ms=16, fine_ms=32)
+    run(busy, control, 200)
+    assert control.plan.relief > 2.5
+    plant.now_s = busy.now_s
+    late = run(plant, control, 250) > 0.120
+    assert control.plan.relief == 0
+    assert late.mean() < 0.03
+
+
 def test_the_threshold_goes_down_through_the_qualities_that_were_seen() -> None:
     control, plant = controller(latency_ms=160), Plant()
     while not 1 < control.plan.relief < 2:
@@ -302,7 +331,7 @@ def test_what_was_given_back_too_early_is_given_back_later_each_time() -> None:
     def windows_until_given_back() -> int:
         relief, began = control.plan.relief, frames
         while control.plan.relief == relief:
-            took(0.5)
+            took(0.69)  # just enough room: by small steps
         assert control.plan.relief < relief
         return (frames - began) // WINDOW
 
