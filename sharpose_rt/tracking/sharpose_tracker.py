@@ -50,6 +50,9 @@ CONTESTED = 0.3
 """A match is contested where another one of its track or detection is at least this share as similar."""
 LOOK_WEIGHT = 0.6
 """How much of a contested similarity is up to the looks."""
+SOON_S = 0.05
+"""A box that lies in another one shows somebody else too, and so says less about who is in it, the shorter the time
+since a person was seen: half as much as that share says, after so long. Until then they cannot have gone far."""
 SELDOM_S, WALKS_PER_S = 0.1, 1.0
 """Where it is so long since somebody was seen for the first time, who has no speed yet, they may be so many body
 heights a second to either side of there."""
@@ -218,7 +221,7 @@ class SharposeTracker:
         """Match detections (best first) to tracks, begin and end tracks."""
         boxes, scores = found.bboxes_xyxy, found.bbox_scores
         similarity = self._similarity(boxes)
-        told_apart = self._told_apart(similarity, boxes, look)
+        told_apart = self._told_apart(similarity, boxes, pts_s, look)
         high = scores >= self.config.high_score
         confirmed = np.array([track.track_id > 0 for track in self._tracks], bool)
         free = np.ones(len(boxes), bool)
@@ -279,7 +282,7 @@ class SharposeTracker:
                 reach[row] = iou_matrix(track.bbox_xyxy[None] + aside, boxes + aside)[0]
         return reach
 
-    def _told_apart(self, similarity: Float32, boxes: Float32, look: _Glances | None) -> Float32:
+    def _told_apart(self, similarity: Float32, boxes: Float32, pts_s: float, look: _Glances | None) -> Float32:
         """What each similarity (T, D) is multiplied by: where it is contested, less, the less alike they look."""
         factors = np.ones(similarity.shape, np.float32)
         if look is None or not self._memory.experience.tells:
@@ -293,7 +296,9 @@ class SharposeTracker:
             people = [self._tracks[row].looks for row in known]
             likely = np.full((len(similarity), len(columns)), 0.5)  # whose looks nobody knows
             likely[known] = likeness(people, look(boxes[columns]), mean_look(people), self._memory.experience)
-            factors[:, columns] = 1 - LOOK_WEIGHT + LOOK_WEIGHT * likely
+            since_s = np.array([[pts_s - track.seen_s] for track in self._tracks])
+            mixed = _covered(boxes)[columns] * SOON_S / (SOON_S + since_s)
+            factors[:, columns] = 1 - LOOK_WEIGHT * (1 - mixed) * (1 - likely)
         return factors
 
     def _see(self, matches: dict[int, int], found: Detections, pts_s: float) -> None:
@@ -470,6 +475,13 @@ def _best_other(values: Float32) -> Float32:
         return np.zeros_like(values)
     second, best = np.sort(values, 1)[:, -2:].T[..., None]
     return np.where(values < best, best, second)
+
+
+def _covered(boxes: Float32) -> Float32:
+    """The largest share (N,), 0..1, of each of `boxes` (N, 4) that lies in another one."""
+    shares = inside_matrix(boxes, boxes)
+    np.fill_diagonal(shares, 0)
+    return shares.max(1, initial=0)
 
 
 def _carried(anchor: _Pose, pose: _Pose) -> NDArray[np.float64] | None:

@@ -52,7 +52,7 @@ from sharpose_rt.tracking.memory import (
     mean_look,
     who,
 )
-from sharpose_rt.tracking.sharpose_tracker import LOOKS, LOOKS_PER_S, _contest
+from sharpose_rt.tracking.sharpose_tracker import LOOKS, LOOKS_PER_S, _contest, _covered
 from sharpose_rt.training.appearance import (
     HELD_HW,
     AppearanceRecipe,
@@ -402,6 +402,25 @@ def meet(stage: Stage, gap_frames: int = 8) -> list[int]:
 def test_looks_tell_apart_who_met():
     assert meet(Stage()) == [2, 1]
     assert meet(Stage(remember_s=0.0)) == [1, 2]
+
+
+def test_who_lies_in_the_box_of_another_is_where_they_were_a_moment_before():
+    """Such a box shows both, and nobody changes places from one frame to the next."""
+    assert meet(Stage(), gap_frames=0) == [1, 2]
+
+
+@given(st.integers(0, 1000), st.integers(0, 6))
+def test_covered_is_the_share_that_lies_in_another_box(seed, count):
+    corners = np.sort(np.random.default_rng(seed).integers(0, 12, (count, 2, 2)), 1)
+    corners[:, 1] += 1
+    covered = _covered(corners.reshape(-1, 4).astype(np.float32))
+    assert covered.shape == (count,)
+    cells = np.zeros((count, 13, 13), bool)
+    for cell, ((x0, y0), (x1, y1)) in zip(cells, corners, strict=True):
+        cell[x0:x1, y0:y1] = True
+    for row, cell in enumerate(cells):
+        shares = [(cell & other).sum() / cell.sum() for other in np.delete(cells, row, 0)]
+        assert covered[row] == pytest.approx(max(shares, default=0))
 
 
 def test_looks_do_not_outweigh_where_people_are():
