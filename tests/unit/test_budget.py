@@ -219,14 +219,14 @@ def test_the_more_room_there_is_the_more_is_given_back_at_once() -> None:
 
 
 def test_what_was_given_up_under_a_load_of_others_is_back_soon_after() -> None:
-    control, plant = controller(latency_ms=120), Plant(people=2)
+    control, plant = controller(latency_ms=100), Plant(people=2, detect_ms=12)
     run(plant, control, 100)
     assert control.plan.relief == 0
-    busy = replace(plant, detect_ms=240, coarse_ms=16, fine_ms=32)
+    busy = replace(plant, detect_ms=120, coarse_ms=40, fine_ms=80)  # ten times as slow
     run(busy, control, 200)
     assert control.plan.relief > 2.5
     plant.now_s = busy.now_s
-    late = run(plant, control, 250) > 0.120
+    late = run(plant, control, 150) > 0.100
     assert control.plan.relief == 0
     assert late.mean() < 0.03
 
