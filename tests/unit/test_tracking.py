@@ -344,7 +344,7 @@ def test_the_pose_decides_who_a_box_is():
 def test_two_tracks_of_one_person_become_one_and_part_again():
     tracker, last, shown = make("sharpose"), None, []
     body, upper = np.array(at(0)), np.array(at(0))
-    upper[3] -= 60
+    upper[3] -= 110  # less than half of both is common, or it would start no track
     for i in range(30):
         tracks = tracker.update(found(tuple(body), tuple(upper)), i / 25, last)
         last = standing(tracks, np.tile(body, (len(tracks), 1)))  # the network sees the same person in both
@@ -364,7 +364,7 @@ def test_a_box_without_the_head_makes_nobody_two():
     """As of somebody who does push-ups: the network guesses a face into it, and all else is right."""
     tracker, last, shown = make("sharpose"), None, []
     body, headless = np.array(at(0)), np.array(at(0))
-    headless[1] += 50
+    headless[1] += 105
     for i in range(30):
         tracks = tracker.update(found(tuple(body), tuple(headless)), i / 25, last)
         seen = standing(tracks, np.tile(body, (len(tracks), 1)))
@@ -382,7 +382,7 @@ def test_boxes_that_come_and_go_make_nobody_two(every):
     """As where a detector takes an arm for somebody every few frames, in the same track as the whole person."""
     tracker, last, shown = make("sharpose"), None, []
     body, wide = np.array(at(0)), np.array(at(0))
-    wide[2] += 60
+    wide[2] += 80
     arm = np.array([body[2], body[1] + 20, wide[2], body[3]])
     for i in range(90):
         other = arm if i % (2 * every) == 2 * every - 1 else wide
@@ -397,7 +397,7 @@ def test_a_part_in_which_no_pose_is_found_makes_nobody_two():
     """In every other frame the second box is an arm's, where the network is sure of nothing."""
     tracker, last, shown = make("sharpose"), None, []
     body, wide = np.array(at(0)), np.array(at(0))
-    wide[2] += 60
+    wide[2] += 80
     arm = np.array([body[2], body[1] + 20, wide[2], body[3]])
     for i in range(60):
         tracks = tracker.update(found(tuple(body), tuple(arm if i % 2 else wide)), i / 25, last)
@@ -432,12 +432,20 @@ def test_people_who_cross_stay_two():
         assert tracks.track_ids.tolist() == [1, 2]
 
 
-def test_doubled_boxes_start_one_track():
+@pytest.mark.parametrize("aside_px", [2, 20])
+def test_doubled_boxes_start_one_track(aside_px):
     tracker = make("sharpose")
     for i in range(5):
-        tracks = tracker.update(found(at(0), at(2), scores=[0.9, 0.8]), i / 25)
+        tracks = tracker.update(found(at(0), at(aside_px), scores=[0.9, 0.8]), i / 25)
     assert tracks.track_ids.tolist() == [1]
     assert tracks.bbox_scores.tolist() == [np.float32(0.9)]
+
+
+def test_who_stands_close_to_another_is_followed_and_goes_on_when_they_are_closer():
+    tracker = make("sharpose")
+    for i in range(20):
+        tracks = tracker.update(found(at(0), at(30 - i)), i / 25)
+        assert tracks.track_ids.tolist() == [1, 2]
 
 
 def test_detecting_less_often_keeps_identities():
