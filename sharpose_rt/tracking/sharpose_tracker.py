@@ -36,8 +36,8 @@ POSE_WEIGHT = 0.3
 WIDEN = 0.15
 """Boxes are widened by this share of their size on each side when a lost person is looked for."""
 DUPLICATE_IOU = 0.5
-"""A detection that overlaps a better one so much starts no track: nine in ten of those whose overlap is 0.5 to 0.6 are a
-second box of the same person, or one between two (of 49 of the bundled detector on photographs with labels)."""
+"""A detection that overlaps a better one so much starts no track: nine in ten of those whose overlap is 0.5 to 0.6 are
+a second box of the same person, or one between two (of 49 of the bundled detector on photographs with labels)."""
 DUPLICATE_S = 0.3
 """Two tracks whose poses are the same (`same_poses`) for so long are one person, ..."""
 APART = 0.5

@@ -204,13 +204,13 @@ def test_all_is_given_back_when_the_crowd_has_gone() -> None:
 
 def test_the_more_room_there_is_the_more_is_given_back_at_once() -> None:
     steps = []
-    for load in (0.69, 0.35, 0.1):
+    for share in (0.69, 0.35, 0.1):
         control, frames = controller(latency_ms=100), 0
-        for loads, until in ((1.5, 2), (load, 0)):
+        for taken, until in ((1.5, 2), (share, 0)):
             before = control.plan.relief
             while control.plan.relief < until if until else control.plan.relief == before:
                 frames += 1
-                control.observe(frames, frames + loads * 0.1, 0, 1)
+                control.observe(frames, frames + taken * 0.1, 0, 1)
         steps.append(before - control.plan.relief)
     assert steps == sorted(steps)
     assert steps[0] == pytest.approx(0.1, abs=0.01)
