@@ -8,7 +8,8 @@ with the CPU's memory (`paper_cuda.cpp`), so mixed devices raise what they raise
   another stream may still be at, and memory that goes back while another stream may still use it, are in `Card.races`;
 - what is copied to pinned memory without waiting arrives when its event is waited for, and is rubbish until then;
 - a graph repeats the kernels that it recorded on the memory that they had, and refuses what a card refuses to record;
-- `Card.waits` tells where the CPU waits for the card.
+- `Card.waits` tells where the CPU waits for the card, and `Card.launches` what it queues there: kernels and copies that
+  are not in a graph, and graphs.
 
 How fast a card is, its memory running out, and kernels of its own are beyond it.
 """
@@ -172,6 +173,7 @@ class Card:
         self.memory: dict[int, Memory] = {}
         self.races: list[str] = []
         self.waits: list[str] = []
+        self.launches: list[str] = []
         self.thread = threading.local()
         self.given_back: Callable[[], list[int]] = list
 
@@ -287,6 +289,8 @@ class Watch(TorchDispatchMode):
         out = func(*args, **kwargs)
         if card.tape is not None:
             card.tape.append((func, args, kwargs, out))
+        elif not func.is_view and "empty" not in name and "view" not in name:
+            card.launches.append(name)
         with card.lock:
             known = {_address(tensor) for tensor in ours}
             card.take_back()
@@ -345,14 +349,16 @@ class Graph:
         self.tape: list[tuple[Any, Any, Any, Any]] = []
 
     def replay(self) -> None:
+        card.launches.append("graph")
         with card.lock:
             card.take_back()
             stream = card.current_stream()
             ticks = stream.tick()
-            for _, args, kwargs, out in self.tape:
+            for func, args, kwargs, out in self.tape:
+                written = _written(func, args, kwargs) | {id(x) for x in tree_leaves(out) if not func.is_view}
                 for tensor in tree_leaves((args, kwargs, out)):
-                    if isinstance(tensor, torch.Tensor) and tensor.is_cuda:
-                        card.use(tensor, True, stream, ticks, "replay")
+                    if isinstance(tensor, torch.Tensor) and tensor.is_cuda:  # constants are read by other graphs too
+                        card.use(tensor, id(tensor) in written, stream, ticks, "replay")
         with _disable_current_modes():
             for func, args, kwargs, out in self.tape:
                 for place, value in zip(tree_leaves(out), tree_leaves(func(*args, **kwargs)), strict=True):

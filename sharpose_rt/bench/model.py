@@ -201,7 +201,7 @@ class Comparison:
             if backend.device.type == "cuda":  # launched as ours is: as one graph
                 from sharpose_rt.compute.cuda_graphs import Recorded
 
-                dense = Recorded("dense network", lambda images: (self.dense(images),))
+                dense = Recorded("dense network", lambda crops: (self.dense(normalise(crops).to(backend.dtype)),))
 
             def run(crops: Crops) -> object:
                 assert isinstance(backend, TorchBackend)

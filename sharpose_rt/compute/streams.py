@@ -6,7 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sharpose_rt.compute.threads import use_networks
@@ -57,3 +59,10 @@ def fetch(tensor: Tensor) -> Callable[[], Tensor]:
         return place
 
     return arrived
+
+
+def numbers(*tensors: Tensor) -> list[NDArray[np.float32]]:
+    """What the tensors hold, each in its shape, in one transfer from a GPU."""
+    flat = torch.cat([tensor.flatten() for tensor in tensors]).float().cpu()
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape).numpy() for part, tensor in zip(parts, tensors, strict=True)]

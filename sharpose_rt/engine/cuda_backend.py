@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sharpose_rt.compute.cuda_graphs import Recorded
+from sharpose_rt.compute.streams import upload
 from sharpose_rt.engine.backend import TorchBackend
 from sharpose_rt.errors import is_short_of_gpu_memory
 from sharpose_rt.geometry.device_warp import warp_on_device
+from sharpose_rt.models.pixels import normalise
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose
 
@@ -30,10 +32,14 @@ class CudaBackend(TorchBackend):
         super().__init__(network, device, dtype, max_batch)
         network = self.network  # in a circle through `self` the graphs would stay until Python looks for such
 
-        def fine(images: Tensor, selected: Tensor, low: Tensor, *tokens: Tensor) -> tuple[Tensor]:
-            return (network.fine_stage(images, CoarseOutput(*tokens), selected, low),)
+        def coarse(crops_bgr: Tensor) -> tuple[Tensor, ...]:
+            return network.coarse_stage(normalise(crops_bgr).to(dtype)).tensors
 
-        self._coarse = Recorded("coarse stage", lambda images: network.coarse_stage(images).tensors)
+        def fine(crops_bgr: Tensor, selected: Tensor, low: Tensor, *tokens: Tensor) -> tuple[Tensor]:
+            images = normalise(crops_bgr).to(dtype)
+            return (network.fine_stage(images, CoarseOutput.of_tokens(*tokens), selected, low),)
+
+        self._coarse = Recorded("coarse stage", coarse)
         self._fine = Recorded("fine stage", fine)
         self._decoded = Recorded("decoding", self._decode)
 
@@ -77,13 +83,17 @@ class CudaBackend(TorchBackend):
         np.copyto(staged.numpy(), image_bgr)
         return warp_on_device(staged.to(self.device, non_blocking=True), affine, size_wh)
 
+    def prepare(self, crops_bgr: Tensor) -> Tensor:
+        """The crops themselves: the graphs begin with the normalisation."""
+        return upload(crops_bgr, self.device)
+
     def coarse(self, images: Tensor) -> CoarseOutput:
         """See `Backend`."""
         return CoarseOutput(*self._coarse(images))
 
     def fine(self, images: Tensor, coarse: CoarseOutput, selected: Tensor, low: Tensor) -> Tensor:
         """See `Backend`."""
-        return self._fine(images, selected, low, *coarse.tensors)[0]
+        return self._fine(images, selected, low, *coarse.tokens)[0]
 
     def decode(self, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
         """See `Backend`."""

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sharpose_rt.compute.streams import OwnStream, fetch, upload
+from sharpose_rt.compute.streams import OwnStream, fetch, numbers, upload
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.engine.base import ChooseRows, Engine, as_tensor
 from sharpose_rt.engine.batching import Batcher
@@ -86,9 +86,9 @@ class PoseEngine(Engine):
         """Fine heatmaps (R, K, h, w) of any number of prepared crops, in the backend's buckets."""
 
         def stage(images: Tensor, selected: Tensor, low: Tensor, *tokens: Tensor) -> tuple[Tensor]:
-            return (self.backend.fine(images, CoarseOutput(*tokens), selected, low),)
+            return (self.backend.fine(images, CoarseOutput.of_tokens(*tokens), selected, low),)
 
-        return self._batcher.run(stage, images, selected, low, *coarse.tensors)[0]
+        return self._batcher.run(stage, images, selected, low, *coarse.tokens)[0]
 
     def ask_gate(self, coarse: CoarseOutput, choose: ChooseRows | None) -> Callable[[], Tensor]:
         """Call the result for which crops go on to the fine stage: (B,) bool on the CPU.
@@ -101,8 +101,8 @@ class PoseEngine(Engine):
         arrived, decide = fetch(torch.stack([coarse.quality, coarse.gain])), choose or self.gate.refined
 
         def poses() -> tuple[Float32, Float32]:
-            keypoints, scores = self.decode(coarse.heatmaps)
-            return keypoints.float().cpu().numpy(), scores.float().cpu().numpy()
+            keypoints, scores = numbers(*self.decode(coarse.heatmaps))
+            return keypoints, scores
 
         def decided() -> Tensor:
             quality, gain = arrived().numpy()
@@ -117,7 +117,8 @@ class PoseEngine(Engine):
             return self.fine(images, coarse, selected, low)
         which = upload(which, images.device)
         # Whole rows, which indexing in brackets copies number by number: bytes take five times as long.
-        fine = self.fine(images.index_select(0, which), coarse[which], selected[which], low[which])
+        images, selected, low, *tokens = (t.index_select(0, which) for t in (images, selected, low, *coarse.tokens))
+        fine = self.fine(images, CoarseOutput.of_tokens(*tokens), selected, low)
         return coarse.heatmaps.index_copy(0, which, fine.to(coarse.heatmaps.dtype))
 
     def decode(self, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,20 +138,21 @@ class PoseEngine(Engine):
         self, crops_bgr: Tensor, choose: ChooseRows | None, corrected: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         output = self._infer(crops_bgr, choose)
-        heatmaps, refined = output.heatmaps, output.refined.numpy()
-        b, k = heatmaps.shape[:2]
+        refined, (b, k) = output.refined.numpy(), output.heatmaps.shape[:2]
         keypoints, scores = np.zeros((b, k, 2), np.float32), np.zeros((b, k), np.float32)
         rows = np.flatnonzero(refined) if corrected else np.arange(b)
-        if len(rows):
-            at = upload(torch.from_numpy(rows), heatmaps.device)
-            if len(rows) < b:
-                heatmaps = heatmaps.index_select(0, at)
-            if self.config.flip_test:
-                again = crops_bgr.index_select(0, at.to(crops_bgr.device))  # the same people
-                mirrored = self._infer(again.flip(2), lambda _: refined[rows])
-                back = flip_back(mirrored.heatmaps, self.skeleton.flip_order)
-                heatmaps = (heatmaps.float() + back.float()) / 2
-            points, sure = self.decode(heatmaps)
-            found = torch.cat([points.flatten(1), sure], 1).float().cpu().numpy()  # one transfer from a GPU
-            keypoints[rows], scores[rows] = found[:, : 2 * k].reshape(-1, k, 2), found[:, 2 * k :]
-        return keypoints, scores, output.quality.float().cpu().numpy(), refined
+        if not len(rows):
+            return keypoints, scores, numbers(output.quality)[0], refined
+
+        def picked(tensor: Tensor) -> Tensor:
+            if len(rows) == b:
+                return tensor
+            return tensor.index_select(0, upload(torch.from_numpy(rows), tensor.device))
+
+        heatmaps = picked(output.heatmaps)
+        if self.config.flip_test:
+            mirrored = self._infer(picked(crops_bgr).flip(2), lambda _: refined[rows])  # the same people
+            back = flip_back(mirrored.heatmaps, self.skeleton.flip_order)
+            heatmaps = (heatmaps.float() + back.float()) / 2
+        keypoints[rows], scores[rows], quality = numbers(*self.decode(heatmaps), output.quality)
+        return keypoints, scores, quality, refined

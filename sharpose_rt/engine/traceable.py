@@ -55,6 +55,5 @@ class FineStage(nn.Module):
         detail: Tensor | None = None,
     ) -> Tensor:
         """Heatmaps (R, K, h, w)."""
-        nothing = image_outputs[:, 0, 0]
-        coarse = CoarseOutput(nothing, nothing, nothing, nothing, image_inputs, image_outputs, detail)
+        coarse = CoarseOutput.of_tokens(image_inputs, image_outputs, detail)
         return self.network.fine_stage(self.normalise(crops_bgr), coarse, selected, low)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from sharpose_rt.compute.streams import upload
@@ -17,26 +19,31 @@ def sample(images: Tensor, matrices: Tensor, size_wh: tuple[int, int]) -> Tensor
 
     Args:
         images: a picture for each crop; one expanded to N costs no memory.
-        matrices: (N, 2, 3) from a crop's pixels to its picture's.
+        matrices: (N, 2, 3) from a crop's pixels to `shares` of its picture.
         size_wh: of the crops, px.
     """
     w, h = size_wh
-    if 1 in images.shape[2:]:  # both ends of a single pixel are the same place, and nothing would be outside
-        images, matrices = F.pad(images, (1, 1, 1, 1)), matrices.clone()
-        matrices[:, :, 2] += 1
-    height, width = images.shape[2:]
-    ys, xs = torch.meshgrid(
-        torch.arange(h, device=images.device, dtype=torch.float32),
-        torch.arange(w, device=images.device, dtype=torch.float32),
-        indexing="ij",
-    )
-    pixels = torch.stack([xs, ys, torch.ones_like(xs)], -1).view(1, h * w, 3)
-    places = pixels @ matrices.transpose(1, 2)  # (N, hw, 2)
-    last = torch.cat([images.new_full((1,), max(side - 1, 1)) for side in (width, height)])
-    grid = (places / last * 2 - 1).view(-1, h, w, 2)
+    grid = (_pixels(size_wh, images.device) @ matrices.transpose(1, 2)).view(-1, h, w, 2)
     # Not F.grid_sample: on a GPU it hands this to cuDNN, which first copies an expanded picture, once for each crop.
     bilinear, zeros = 0, 0
     return torch.ops.aten.grid_sampler_2d(images, grid, bilinear, zeros, True)  # aligned corners
+
+
+@cache
+def _pixels(size_wh: tuple[int, int], device: torch.device) -> Tensor:
+    """(hw, 3): x, y and 1 of each pixel, row by row."""
+    w, h = size_wh
+    y, x = torch.meshgrid(torch.arange(float(h)), torch.arange(float(w)), indexing="ij")
+    # Made by the CPU, which waits until it is there, so that any stream may use it.
+    return torch.stack([x, y, torch.ones_like(x)], -1).view(h * w, 3).to(device)
+
+
+def shares(maps: NDArray[np.float64], size_wh: tuple[int, int]) -> Tensor:
+    """Maps (..., 2, 3) into a picture's pixels, both sides from 2, as float32 ones into -1..1 from its first to its
+    last."""
+    maps = maps * (2 / (np.array(size_wh) - 1))[:, None]
+    maps[..., 2] -= 1
+    return torch.from_numpy(maps.astype(np.float32))
 
 
 def warp_on_device(image_bgr: Tensor, affine: ArrayLike, crop_size_wh: tuple[int, int]) -> Tensor:
@@ -48,14 +55,22 @@ def warp_on_device(image_bgr: Tensor, affine: ArrayLike, crop_size_wh: tuple[int
     factors = 2 ** np.minimum(halvings(maps), min(image_bgr.shape[:2]).bit_length() - 1)
     picture = image_bgr.permute(2, 0, 1)[None].float()
     w, h = crop_size_wh
-    crops = torch.empty((len(maps), h, w, 3), dtype=torch.uint8, device=image_bgr.device)
+    parts = []
     for factor in np.unique(factors).tolist():
-        rows = np.flatnonzero(factors == factor)
-        back = invert_affine(maps[rows])  # from the crop to the picture
+        back = invert_affine(maps[factors == factor])  # from the crop to the picture
         # Cell j of the small picture has its centre at factor * j + (factor - 1) / 2 of the large one.
         back[:, :, 2] -= (factor - 1) / 2
-        matrices = upload(torch.from_numpy((back / factor).astype(np.float32)), image_bgr.device)
+        back /= factor
         small = picture if factor == 1 else F.avg_pool2d(picture, factor)
-        found = sample(small.expand(len(rows), -1, -1, -1), matrices, crop_size_wh)
-        crops[upload(torch.from_numpy(rows), crops.device)] = found.round().to(torch.uint8).permute(0, 2, 3, 1)
+        if 1 in small.shape[2:]:  # both ends of a single pixel are the same place, and nothing would be outside
+            small = F.pad(small, (1, 1, 1, 1))
+            back[:, :, 2] += 1
+        height, width = small.shape[2:]
+        matrices = upload(shares(back, (width, height)), image_bgr.device)
+        parts.append(sample(small.expand(len(back), -1, -1, -1), matrices, crop_size_wh))
+    crops = parts[0] if len(parts) == 1 else torch.cat([picture.new_empty((0, 3, h, w)), *parts])
+    crops = crops.round().to(torch.uint8).permute(0, 2, 3, 1)
+    if len(parts) > 1:  # back into the order of the maps
+        order = factors.argsort(kind="stable").argsort()
+        crops = crops.index_select(0, upload(torch.from_numpy(order), crops.device))
     return crops

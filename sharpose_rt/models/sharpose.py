@@ -49,6 +49,12 @@ class CoarseOutput:
         """What the fine stage may look at."""
         return self.tensors[4:]
 
+    @classmethod
+    def of_tokens(cls, image_inputs: Tensor, image_outputs: Tensor, detail: Tensor | None = None) -> CoarseOutput:
+        """What the fine stage looks at; there is nothing in the place of the rest."""
+        nothing = image_outputs[:, 0, 0]
+        return cls(nothing, nothing, nothing, nothing, image_inputs, image_outputs, detail)
+
     def __getitem__(self, index: Tensor) -> CoarseOutput:
         return CoarseOutput(*(tensor.index_select(0, index) for tensor in self.tensors))
 

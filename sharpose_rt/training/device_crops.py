@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sharpose_rt.errors import ConfigError, is_short_of_gpu_memory, memory_report
 from sharpose_rt.geometry.affine import affine_from_region, fit_aspect, warp_crops
-from sharpose_rt.geometry.device_warp import sample
+from sharpose_rt.geometry.device_warp import sample, shares
 from sharpose_rt.training.datasets import People
 from sharpose_rt.training.transforms import Sampler, beyond, coarsen
 
@@ -71,8 +71,9 @@ class DrawDataset(Dataset[dict[str, Tensor]]):
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Tensor]:
         """`keypoints`, `joint_weights`, `area` as `CropDataset`, and what `DeviceCrops.warp` reads.
 
-        `index` () int64, `matrix` (2, 3) float32 from crop to held pixels, `colour` (3,), `patch` (9,), `border`
-        (3,), `coarser` (); where people may be pasted also `other_index`, `other_matrix` and `mask` (h, w) uint8.
+        `index` () int64, `matrix` (2, 3) float32 from crop to `shares` of what is held, `colour` (3,), `patch` (9,),
+        `border` (3,), `coarser` (); where people may be pasted also `other_index`, `other_matrix` and `mask` (h, w)
+        uint8.
         """
         index, sampler = item[0], self.sampler
         sample = sampler.draw(*item)
@@ -96,7 +97,7 @@ class DrawDataset(Dataset[dict[str, Tensor]]):
     def _matrix(self, index: int, affine: NDArray[np.float64]) -> Tensor:
         held = held_affine(self.sampler.people, index, self.sampler.crop_size_wh, self.sampler.config.padding)
         square = np.vstack([held, [0, 0, 1]]) @ np.linalg.inv(np.vstack([affine, [0, 0, 1]]))
-        return torch.from_numpy(square[:2].astype(np.float32))
+        return shares(square[:2], held_size_wh(self.sampler.crop_size_wh))
 
 
 class DeviceCrops:
