@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from itertools import count
@@ -1130,11 +1131,14 @@ def test_tensorboard_has_each_step_once_though_a_killed_run_goes_on_before_its_e
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own
 def test_a_disk_that_is_full_is_told_with_the_folder_of_tensorboard(tmp_path):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    before = threading.enumerate()
     board = TensorBoard(tmp_path / "tensorboard")
+    (writer,) = set(threading.enumerate()) - set(before)
     message = f"cannot write TensorBoard's log in {tmp_path / 'tensorboard'}: .* is the disk full"
     row = {f"column {n}": 1.0 for n in range(50)}
     with file_size_limit(2000), pytest.raises(OutputError, match=message):
         board.add(row | {"step": 1, "samples": 8})
+    writer.join(30)  # it ends by that error, which pytest would hold against the next test
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=f"cannot write TensorBoard's log in {tmp_path / 'file'}"):
         TensorBoard(tmp_path / "file")
