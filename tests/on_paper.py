@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,14 +145,18 @@ def test_a_frame_of_people_is_waited_for_as_seldom_as_can_be(gate, flip, waits, 
     assert not card.races
 
 
+def track(clip: Path, device: str, frames: int, out: Path) -> int:
+    run = ["track", "--source", str(clip), "--device", device, "--max-frames", str(frames), "--output", str(out)]
+    run += ["--detector", "bundled", "--backend", "torch", "--precision", "fp32", "--set", "pose.max_batch=2"]
+    return main([*run, "--no-video"])
+
+
 def test_a_run_gives_what_it_gives_on_the_cpu(tmp_path, cuda):
     """Detector and poses on streams of their own, in threads of their own."""
     make_demo_clip(tmp_path / "walk.mp4", seconds=0.5)
     found = {}
     for device in ("cpu", cuda):
-        run = ["track", "--source", str(tmp_path / "walk.mp4"), "--detector", "bundled", "--precision", "fp32"]
-        run += ["--backend", "torch", "--set", "pose.max_batch=2", "--max-frames", "4", "--no-video"]
-        assert main([*run, "--device", device, "--output", str(tmp_path / device)]) == 0
+        assert track(tmp_path / "walk.mp4", device, 4, tmp_path / device) == 0
         found[device] = [frame.poses for frame in StreamReader(tmp_path / device / "walk.skeletons.jsonl")]
     assert len(found["cpu"]) == len(found[cuda]) == 4
     for wanted, ours in zip(found["cpu"], found[cuda], strict=True):
@@ -189,9 +194,7 @@ def test_a_card_that_fails_in_the_middle_of_a_run(
         replay(graph)
 
     monkeypatch.setattr(Graph, "replay", fails)
-    run = ["track", "--source", str(tmp_path / "walk.mp4"), "--detector", "bundled", "--precision", "fp32"]
-    run += ["--set", "pose.max_batch=2", "--max-frames", "16", "--no-video", "--device", cuda]
-    assert main([*run, "--output", str(tmp_path)]) == status
+    assert track(tmp_path / "walk.mp4", cuda, 16, tmp_path) == status
     assert failed
     assert said in capsys.readouterr().err + caplog.text
     assert len(list(StreamReader(stream))) in frames

@@ -16,7 +16,7 @@ from torch import Tensor
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.bundled import WEIGHTS, BundledDetector
 from sharpose_rt.detection.letterbox import Letterbox
-from sharpose_rt.errors import OutputError
+from sharpose_rt.errors import OutputError, writing
 from sharpose_rt.export.graphs import Plan, people_plan, pose_plans
 from sharpose_rt.export.onnx import can_run, check_can_write, run_onnx, write_onnx
 from sharpose_rt.export.sheet import ports, sheet
@@ -81,24 +81,21 @@ def export_folder(
     graphs: dict[str, Any] = {}
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for plan in (people_plan(found), *pose_plans(network)):
-            began_s = time.perf_counter()
-            for values in (example, trial):
-                values |= plan.run(values)  # what comes out goes into the next
-            write_onnx(plan, example, parts[plan.file], opset)
-            megabytes, seconds = parts[plan.file].stat().st_size / 1e6, time.perf_counter() - began_s
-            say(f"{plan.file}: {megabytes:.1f} MB in {seconds:.0f} s; {_compared(plan, trial, parts[plan.file])}")
-            graphs[plan.file] = {"sha256": file_sha256(parts[plan.file]), **ports(plan, trial)}
-        facts = sheet(network, info, {"size": size, "weights_sha256": file_sha256(WEIGHTS)}, opset, graphs)
-        parts[SHEET].write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        (folder / SHEET).unlink(missing_ok=True)
-        for file, part in parts.items():
-            part.replace(folder / file)
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written ({error.strerror or error}); give another folder") from error
+        with writing(folder, "give another folder"):
+            folder.mkdir(parents=True, exist_ok=True)
+            for plan in (people_plan(found), *pose_plans(network)):
+                began_s = time.perf_counter()
+                for values in (example, trial):
+                    values |= plan.run(values)  # what comes out goes into the next
+                write_onnx(plan, example, parts[plan.file], opset)
+                megabytes, seconds = parts[plan.file].stat().st_size / 1e6, time.perf_counter() - began_s
+                say(f"{plan.file}: {megabytes:.1f} MB in {seconds:.0f} s; {_compared(plan, trial, parts[plan.file])}")
+                graphs[plan.file] = {"sha256": file_sha256(parts[plan.file]), **ports(plan, trial)}
+            facts = sheet(network, info, {"size": size, "weights_sha256": file_sha256(WEIGHTS)}, opset, graphs)
+            parts[SHEET].write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+            (folder / SHEET).unlink(missing_ok=True)
+            for file, part in parts.items():
+                part.replace(folder / file)
     finally:
         for part in parts.values():
             with contextlib.suppress(OSError):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceError, SourceLost
-from sharpose_rt.media.source import FALLBACK_FPS, STALE_S, Loss, Source, SourceInfo, SourceState
+from sharpose_rt.media.source import STALE_S, Loss, Source, SourceInfo, SourceState
 
 log = logging.getLogger("sharpose_rt.media")
 
@@ -264,8 +264,7 @@ class Reconnecting(Source):
         pts_s = self.inner._grab()
         if pts_s is not None and self.inner._is_of_the_present() and time.monotonic() - began_s > STALE_S:
             # What came while FFmpeg looked for what it is, which waits, is as old, and nothing tells by how much.
-            rate_fps = (self.info.fps or FALLBACK_FPS) * self.config.stride
-            begun = self.inner._begin_anew(pts_s, time.monotonic(), rate_fps)
+            begun = self.inner._begin_anew(pts_s, time.monotonic(), self._rate_fps)
             pts_s = self.inner._grab() if begun else None
         if pts_s is None and not self._stop.is_set():
             raise SourceError(f"{self.name} opened but sent no picture")

@@ -205,9 +205,9 @@ class Source:
         assert self._info is not None or self._stop.is_set(), "read() before open()"
         if self._waiting is not None and not self._stop.is_set():
             frame, self._waiting = self._waiting, None
-            old = time.monotonic() - self._asked_s > STALE_S and self.config.start_s == 0
-            rate_fps = (self.info.fps or FALLBACK_FPS) * self.config.stride
-            if not (old and self._is_of_the_present() and self._begin_anew(frame.pts_s, frame.captured_at_s, rate_fps)):
+            took_long = time.monotonic() - self._asked_s > STALE_S and self.config.start_s == 0
+            old = took_long and self._is_of_the_present()
+            if not (old and self._begin_anew(frame.pts_s, frame.captured_at_s, self._rate_fps)):
                 return None if self._stop.is_set() else frame
             self._grabbed = self._handed_on = self._left_out = self.faults.left_out = 0
         return self._next()
@@ -251,6 +251,11 @@ class Source:
 
     def _close(self) -> None:
         pass
+
+    @property
+    def _rate_fps(self) -> float:
+        """At which pictures are grabbed, of which every `stride`-th is handed on."""
+        return (self.info.fps or FALLBACK_FPS) * self.config.stride
 
     def _is_of_the_present(self) -> bool:
         """What is not taken in time grows old, whoever waits."""
