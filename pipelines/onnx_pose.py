@@ -44,15 +44,14 @@ class Networks:
         square[top : top + resized[1], left : left + resized[0]] = cv2.resize(picture, resized.tolist())
         found = self.run("person_detector.onnx", {"picture": square})
         sure = np.flatnonzero(found["box_scores"] >= rule["score_threshold"])
-        order = sure[np.argsort(-found["box_scores"][sure], kind="stable")]
-        boxes, kept = found["boxes"][order], []
-        for i, box in enumerate(boxes):
-            if all(overlap(box, boxes[k]) <= rule["iou_threshold"] for k in kept):
-                kept.append(i)
-        boxes = (boxes[kept] - np.tile([left, top], 2)) * np.tile(wh / resized, 2) - 0.5
+        sure = sure[np.argsort(-found["box_scores"][sure], kind="stable")]
+        boxes, scores = each_person_once(found["boxes"][sure], found["box_scores"][sure], rule)
+        order = np.argsort(-scores, kind="stable")
+        order = order[scores[order] >= rule["score_threshold"]]
+        boxes = (boxes[order] - np.tile([left, top], 2)) * np.tile(wh / resized, 2) - 0.5
         boxes = boxes.clip(0, np.tile(wh - 1, 2))
         large = np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= rule["min_side_px"]).all(1))[: rule["max_people"]]
-        return boxes[large], found["box_scores"][order[kept]][large]
+        return boxes[large], scores[order][large]
 
     def poses(self, picture: np.ndarray, boxes: np.ndarray) -> dict[str, np.ndarray]:
         """Keypoints (N, K, 2) px, scores (N, K), quality (N,) and `refined` (N,) of the people in boxes (N, 4)."""
@@ -92,10 +91,24 @@ class Networks:
         return cv2.warpAffine(picture, np.column_stack([scale, offset]), (w, h), flags=cv2.INTER_LINEAR)
 
 
-def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two boxes xyxy."""
-    inside = np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
-    return float(inside / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - inside))
+def each_person_once(boxes: np.ndarray, scores: np.ndarray, rule: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (M, 4) and scores (M,) of people from several boxes (N, 4) of each and scores (N,), strongest first."""
+    kept: list[int] = []
+    overlap = overlaps(boxes)
+    for i in range(len(boxes)):
+        if (overlap[i, kept] <= rule["iou_threshold"]).all():
+            kept.append(i)
+    weights = np.where(overlap[kept] >= rule["agrees_iou"], (overlap[kept] * scores) ** 2, 0)
+    means = weights @ boxes / weights.sum(1, keepdims=True)
+    surer = np.tril(overlaps(means), -1).max(1, initial=0)
+    return means, scores[kept] * np.exp(-((surer - rule["doubt_iou"]).clip(0) ** 2) / rule["doubt_fades"])
+
+
+def overlaps(boxes: np.ndarray) -> np.ndarray:
+    """Intersection over union (N, N) of boxes (N, 4) xyxy."""
+    low, high = np.maximum(boxes[:, None, :2], boxes[:, :2]), np.minimum(boxes[:, None, 2:], boxes[:, 2:])
+    inside, area = np.clip(high - low, 0, None).prod(-1), (boxes[:, 2:] - boxes[:, :2]).prod(-1)
+    return inside / (area[:, None] + area - inside)
 
 
 def draw(picture: np.ndarray, poses: dict[str, np.ndarray], limbs: list[Any], min_score: float = 0.3) -> None:

@@ -121,7 +121,8 @@ class DetectorConfig:
     """Boxes below are ignored, 0..1; 0 for a boxes file unless set. Between it and `tracker.high_score` a box only
     carries on who is followed already: `--min-person-score` sets both."""
     iou_threshold: float = 0.6
-    """Overlap above which the weaker of two boxes is dropped, where the model needs such a step."""
+    """Overlap above which the weaker of two boxes is dropped, where the model needs such a step; the stronger one
+    becomes the mean of those that agree, and who overlaps somebody surer is less sure. 1 leaves all as they are."""
     image_size: int | None = None
     """Longer side of the picture that the network sees, px; None is what it is made for (bundled 320, 512 while it
     sees small people, in files 1024 as well while many; others 640). Larger finds smaller people, and takes longer by

@@ -22,7 +22,7 @@ from sharpose_rt.config import DetectorConfig
 from sharpose_rt.config.checks import PIXEL_FORMS
 from sharpose_rt.detection.file_outputs import Raw, Reading, parse, readings
 from sharpose_rt.detection.letterbox import Letterbox
-from sharpose_rt.detection.postprocess import finish, suppress
+from sharpose_rt.detection.postprocess import each_person_once, finish
 from sharpose_rt.detection.runtime import EAGER, Runtime
 from sharpose_rt.detection.yolo import IMAGE_SIZE
 from sharpose_rt.errors import DetectorError, WeightsError
@@ -164,8 +164,7 @@ class FileDetector:
         sure = sure[raw.scores[sure].argmax(1) == manner.person]
         boxes, scores = manner.reading.boxes(raw, input_wh)[sure], scores[sure]
         if not raw.distinct:
-            once = suppress(boxes, scores, self.config.iou_threshold)
-            boxes, scores = boxes[once], scores[once]
+            return each_person_once(boxes, scores, self.config.iou_threshold)
         return boxes, scores
 
     def _inputs(self, model: Any) -> tuple[tuple[int, int] | None, Any]:

@@ -11,6 +11,10 @@ from sharpose_rt.types import Detections
 
 MIN_SIDE_PX = 2.0
 """A box that is thinner after clipping shows nobody."""
+AGREES_IOU = 0.7
+"""Boxes that overlap a kept one by so much say where the same person is."""
+DOUBT_IOU, DOUBT_FADES = 0.35, 0.05
+"""Who overlaps somebody surer by more than the first is the less sure, by exp(-(overlap - first)² / second)."""
 
 
 def strongest_first(bboxes_xyxy: NDArray[np.floating], scores: NDArray[np.floating]) -> NDArray[np.intp]:
@@ -56,3 +60,32 @@ def suppress(bboxes_xyxy: NDArray[np.floating], scores: NDArray[np.floating], io
         kept.append(int(best))
         left = left[iou_matrix(boxes[best], boxes[left])[0] <= iou_threshold]
     return np.array(kept, np.intp)
+
+
+def each_person_once(
+    bboxes_xyxy: NDArray[np.floating], scores: NDArray[np.floating], iou_threshold: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Boxes (M, 4) and scores (M,) of those that `suppress` keeps, strongest first as they were scored.
+
+    A kept box becomes the mean of those that agree with it, weighted by the squares of score and overlap (box voting,
+    Gidaris and Komodakis 2015). A score falls by the overlap with somebody surer, as in Soft-NMS (Bodla et al. 2017):
+    of two people who stand close both stay, while most second boxes of one person fall below the threshold.
+
+    Args:
+        bboxes_xyxy: (N, 4) px.
+        scores: (N,), 0..1.
+        iou_threshold: see `suppress`; at 1 all boxes stay as they are.
+    """
+    if iou_threshold >= 1:
+        order = strongest_first(bboxes_xyxy, scores)
+        return bboxes_xyxy[order], scores[order]
+    boxes, sure = np.asarray(bboxes_xyxy, np.float64), np.asarray(scores, np.float64)
+    kept = suppress(boxes, sure, iou_threshold)
+    overlap = iou_matrix(boxes[kept], boxes)
+    person, voter = np.nonzero((overlap >= AGREES_IOU) & (sure > 0))  # a box without extent overlaps none
+    weights = (overlap[person, voter] * sure[voter]) ** 2
+    total, means = np.bincount(person, weights, len(kept))[:, None], boxes[kept]
+    sums = np.stack([np.bincount(person, weights * side, len(kept)) for side in boxes[voter].T], 1)
+    np.divide(sums, total, out=means, where=total > 0)
+    surer = np.tril(iou_matrix(means, means), -1).max(1, initial=0)
+    return means, sure[kept] * np.exp(-((surer - DOUBT_IOU).clip(0) ** 2) / DOUBT_FADES)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sharpose_rt.config import DetectorConfig
 from sharpose_rt.detection.letterbox import Letterbox
 from sharpose_rt.detection.looks import SURE
-from sharpose_rt.detection.postprocess import finish, suppress
+from sharpose_rt.detection.postprocess import each_person_once, finish
 from sharpose_rt.detection.runtime import EAGER, Runtime
 from sharpose_rt.errors import DetectorError, is_short_of_gpu_memory
 from sharpose_rt.geometry.boxes import iou_matrix, longer_side
@@ -215,8 +215,7 @@ def people_from_predictions(
     person = (scores >= score_threshold) & np.isin(best, network.person_classes)
     centre, size, scores = rows[:2, person].T, rows[2:4, person].T, scores[person]
     boxes = np.concatenate([centre - size / 2, centre + size / 2], 1)
-    kept = suppress(boxes, scores, iou_threshold)
-    return boxes[kept], scores[kept]
+    return each_person_once(boxes, scores, iou_threshold)
 
 
 class YoloDetector:

@@ -12,7 +12,7 @@ from torch import Tensor
 from sharpose_rt import __version__
 from sharpose_rt.config import DetectorConfig, PoseConfig
 from sharpose_rt.detection.letterbox import PAD_VALUE
-from sharpose_rt.detection.postprocess import MIN_SIDE_PX
+from sharpose_rt.detection.postprocess import AGREES_IOU, DOUBT_FADES, DOUBT_IOU, MIN_SIDE_PX
 from sharpose_rt.export.graphs import Plan
 from sharpose_rt.models.sharpose import SHaRPose
 from sharpose_rt.models.weights import GAIN, THRESHOLD, WeightsInfo, bundled_weights, file_sha256
@@ -45,7 +45,10 @@ DETECT = (
     "without antialiasing, pixel x read at (x + 0.5) * w / rw - 0.5, y likewise. Lay it on a square of `fill`, its "
     "first pixel at left = (size - rw) // 2, top = (size - rh) // 2. Of the boxes keep those of at least "
     "`score_threshold`, and drop, strongest first, each that overlaps a stronger "
-    "kept one by an IoU above `iou_threshold`. Back in the picture x = (x - left) * w / rw - 0.5, y likewise, cut at "
+    "kept one by an IoU above `iou_threshold`. Each kept box becomes the mean of all those whose IoU with it is at "
+    "least `agrees_iou`, weighted by the squares of score and IoU. Then the score of each whose largest IoU with a "
+    "stronger one, d, is above `doubt_iou` is multiplied by exp(-(d - doubt_iou) ** 2 / doubt_fades); those below "
+    "`score_threshold` now go. Back in the picture x = (x - left) * w / rw - 0.5, y likewise, cut at "
     "0 and w - 1 or h - 1; boxes with a side below `min_side_px` show nobody. Of the others the strongest `max_people` "
     "are the people. sharpose-rt itself lays the picture on no square, but on the least multiples of the network's "
     "stride, so its boxes differ slightly."
@@ -105,6 +108,9 @@ def sheet(
             "fill": PAD_VALUE,
             "score_threshold": detector.score_threshold,
             "iou_threshold": detector.iou_threshold,
+            "agrees_iou": AGREES_IOU,
+            "doubt_iou": DOUBT_IOU,
+            "doubt_fades": DOUBT_FADES,
             "min_side_px": MIN_SIDE_PX,
             "max_people": detector.max_people,
             "rule": DETECT,
