@@ -93,13 +93,14 @@ class Networks:
 
 def each_person_once(boxes: np.ndarray, scores: np.ndarray, rule: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (M, 4) and scores (M,) of people from several boxes (N, 4) of each and scores (N,), strongest first."""
-    kept: list[int] = []
-    overlap = overlaps(boxes)
-    for i in range(len(boxes)):
-        if (overlap[i, kept] <= rule["iou_threshold"]).all():
-            kept.append(i)
-    weights = np.where(overlap[kept] >= rule["agrees_iou"], (overlap[kept] * scores) ** 2, 0)
-    means = weights @ boxes / weights.sum(1, keepdims=True)
+    overlap, left = overlaps(boxes), np.arange(len(boxes))
+    kept, means = [], np.zeros((0, 4))
+    while len(left):
+        kept.append(left[0])
+        agrees = left[overlap[left[0], left] >= rule["agrees_iou"]]
+        mean = np.average(boxes[agrees], 0, (overlap[left[0], agrees] * scores[agrees]) ** 2)
+        means = np.concatenate([means, mean[None]])
+        left = left[overlap[left[0], left] <= rule["iou_threshold"]]
     surer = np.tril(overlaps(means), -1).max(1, initial=0)
     return means, scores[kept] * np.exp(-((surer - rule["doubt_iou"]).clip(0) ** 2) / rule["doubt_fades"])
 

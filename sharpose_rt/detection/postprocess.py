@@ -41,8 +41,13 @@ def finish(bboxes_xyxy: ArrayLike, scores: ArrayLike, size_wh: tuple[int, int], 
     return Detections(boxes[order], sure[order])
 
 
-def suppress(bboxes_xyxy: NDArray[np.floating], scores: NDArray[np.floating], iou_threshold: float) -> NDArray[np.intp]:
-    """Indices of the boxes that greedy non-maximum suppression keeps, strongest first.
+def suppress(
+    bboxes_xyxy: NDArray[np.floating], scores: NDArray[np.floating], iou_threshold: float
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Which boxes (M,) greedy non-maximum suppression keeps, strongest first, and the means (M, 4) of who agrees.
+
+    Such a mean is of the kept box and of those that overlap it by AGREES_IOU, weighted by the squares of score and
+    overlap (box voting, Gidaris and Komodakis 2015): it is nearer to the person, and moves less from frame to frame.
 
     Our own, because torchvision has no operators where it does not match torch, as PyPI's does not match the CPU build
     of PyTorch's own index. No bound on the boxes that take part: a crowd has thousands, some twenty a person.
@@ -50,26 +55,32 @@ def suppress(bboxes_xyxy: NDArray[np.floating], scores: NDArray[np.floating], io
     Args:
         bboxes_xyxy: (N, 4) px.
         scores: (N,).
-        iou_threshold: a box that overlaps a stronger one by more goes.
+        iou_threshold: a box that overlaps a stronger one by more goes, and speaks for nobody else.
     """
     left = strongest_first(bboxes_xyxy, scores)
-    boxes = np.asarray(bboxes_xyxy, np.float64)
+    boxes, sure = np.asarray(bboxes_xyxy, np.float64), np.asarray(scores, np.float64)
     kept: list[int] = []
+    means: list[NDArray[np.float64]] = []
     while len(left):
-        best, left = left[0], left[1:]
+        best = left[0]
+        overlap = iou_matrix(boxes[best], boxes[left])[0]
+        agrees = overlap >= AGREES_IOU
+        weights = (overlap[agrees] * sure[left[agrees]]) ** 2
+        total = weights.sum()  # 0 of a box without extent, which overlaps none, not even itself
         kept.append(int(best))
-        left = left[iou_matrix(boxes[best], boxes[left])[0] <= iou_threshold]
-    return np.array(kept, np.intp)
+        means.append(weights @ boxes[left[agrees]] / total if total > 0 else boxes[best])
+        left = left[1:][overlap[1:] <= iou_threshold]
+    return np.array(kept, np.intp), np.array(means).reshape(-1, 4)
 
 
 def each_person_once(
     bboxes_xyxy: NDArray[np.floating], scores: NDArray[np.floating], iou_threshold: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Boxes (M, 4) and scores (M,) of those that `suppress` keeps, strongest first as they were scored.
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Boxes (M, 4) and scores (M,) of people, each once, from several boxes of each.
 
-    A kept box becomes the mean of those that agree with it, weighted by the squares of score and overlap (box voting,
-    Gidaris and Komodakis 2015). A score falls by the overlap with somebody surer, as in Soft-NMS (Bodla et al. 2017):
-    of two people who stand close both stay, while most second boxes of one person fall below the threshold.
+    The boxes are the means that `suppress` gives. A score falls by the overlap with somebody surer, as in Soft-NMS
+    (Bodla et al. 2017): of two people who stand close both stay, while most second boxes of one person are too unsure
+    then.
 
     Args:
         bboxes_xyxy: (N, 4) px.
@@ -77,15 +88,7 @@ def each_person_once(
         iou_threshold: see `suppress`; at 1 all boxes stay as they are.
     """
     if iou_threshold >= 1:
-        order = strongest_first(bboxes_xyxy, scores)
-        return bboxes_xyxy[order], scores[order]
-    boxes, sure = np.asarray(bboxes_xyxy, np.float64), np.asarray(scores, np.float64)
-    kept = suppress(boxes, sure, iou_threshold)
-    overlap = iou_matrix(boxes[kept], boxes)
-    person, voter = np.nonzero((overlap >= AGREES_IOU) & (sure > 0))  # a box without extent overlaps none
-    weights = (overlap[person, voter] * sure[voter]) ** 2
-    total, means = np.bincount(person, weights, len(kept))[:, None], boxes[kept]
-    sums = np.stack([np.bincount(person, weights * side, len(kept)) for side in boxes[voter].T], 1)
-    np.divide(sums, total, out=means, where=total > 0)
-    surer = np.tril(iou_matrix(means, means), -1).max(1, initial=0)
-    return means, sure[kept] * np.exp(-((surer - DOUBT_IOU).clip(0) ** 2) / DOUBT_FADES)
+        return bboxes_xyxy, scores
+    kept, boxes = suppress(bboxes_xyxy, scores, iou_threshold)
+    surer = np.tril(iou_matrix(boxes, boxes), -1).max(1, initial=0)
+    return boxes, scores[kept] * np.exp(-((surer - DOUBT_IOU).clip(0) ** 2) / DOUBT_FADES)

@@ -195,7 +195,7 @@ def guess_task(module: Any) -> str:
 
 def people_from_predictions(
     predictions: NDArray[np.floating], network: Network, score_threshold: float, iou_threshold: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Boxes (N, 4) xyxy in input pixels and scores (N,) of the people among a network's predictions.
 
     Args:

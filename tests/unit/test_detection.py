@@ -170,27 +170,21 @@ def test_order_of_raw_boxes_does_not_matter(order: list[int]) -> None:
     boxes = np.array([[0, 0, 20, 20], [1, 1, 21, 21], [50, 50, 70, 70], [0, 0, 20, 21], [51, 50, 70, 70], [5, 5, 9, 9]])
     scores = np.array([0.5, 0.5, 0.9, 0.5, 0.9, 0.5])
 
-    assert boxes[order][suppress(boxes[order], scores[order], 0.5)].tolist() == [
-        [50, 50, 70, 70],
-        *boxes[[0, 5]].tolist(),
-    ]
-    for found, wanted in zip(
-        each_person_once(boxes[order], scores[order], 0.5), each_person_once(boxes, scores, 0.5), strict=True
-    ):
-        np.testing.assert_allclose(found, wanted, rtol=1e-12)
+    kept, means = suppress(boxes[order], scores[order], 0.5)
+    assert boxes[order][kept].tolist() == boxes[[2, 0, 5]].tolist()
+    np.testing.assert_allclose(means, suppress(boxes, scores, 0.5)[1], rtol=1e-12)
 
 
-@given(st.integers(1, 6), st.integers(0, 2**32 - 1))
-def test_a_person_is_where_their_boxes_agree(people: int, seed: int) -> None:
-    """The mean of twenty boxes that are each some pixels off is nearer than all but few of them."""
-    rng = np.random.default_rng(seed)
+def test_a_person_is_where_their_boxes_agree() -> None:
+    """The mean of twenty boxes that are each some pixels off is nearer to the person than one of them."""
+    rng, people = np.random.default_rng(0), 50
     corner = np.stack([100.0 * np.arange(people), np.full(people, 40.0)], 1)
     true = np.concatenate([corner, corner + np.array([60, 160])], 1)
     boxes = (true[:, None] + rng.normal(0, 2, (people, 20, 4))).reshape(-1, 4)
     scores = rng.uniform(0.5, 0.9, 20 * people)
     found, sure = each_person_once(boxes, scores, 0.6)
     found = found[np.argsort(found[:, 0])]
-    assert np.abs(found - true).mean() < 0.5 * np.abs(boxes - true.repeat(20, 0)).mean()
+    assert np.abs(found - true).mean() < 0.4 * np.abs(boxes - true.repeat(20, 0)).mean()
     assert np.allclose(np.sort(sure), np.sort(scores.reshape(people, 20).max(1)))  # nobody overlaps anybody
 
 
@@ -208,7 +202,7 @@ def test_boxes_that_say_nothing_are_kept_as_they_are() -> None:
         np.array([[0, 0, 9, 9], [1, 0, 9, 9], [5, 5, 5, 5], [20, 20, 30, 30.0]]),
         np.array([0.5, 0.9, 0.3, 0]),
     )
-    assert each_person_once(boxes, scores, 1.0)[0].tolist() == boxes[[1, 0, 2, 3]].tolist()
+    assert each_person_once(boxes, scores, 1.0)[0].tolist() == boxes.tolist()
     found, sure = each_person_once(boxes, scores, 0.6)
     assert found[1:].tolist() == boxes[2:].tolist()
     assert sure.tolist() == [0.9, 0.3, 0]
@@ -220,7 +214,7 @@ def test_a_crowd_is_suppressed_as_few_people_are() -> None:
     rng, people = np.random.default_rng(0), np.arange(200)
     corner = np.stack([30.0 * (people % 20), 60.0 * (people // 20)], 1).repeat(20, 0) + rng.uniform(0, 2, (4000, 2))
     boxes, scores = np.concatenate([corner, corner + np.array([25, 50])], 1), rng.uniform(0.3, 0.9, 4000)
-    kept = suppress(boxes, scores, 0.6)
+    kept, _ = suppress(boxes, scores, 0.6)
     assert sorted((kept // 20).tolist()) == people.tolist()
     assert all(scores[i] == scores[20 * (i // 20) : 20 * (i // 20) + 20].max() for i in kept)
 
@@ -233,7 +227,7 @@ def test_suppression_agrees_with_a_plain_loop() -> None:
     for i in np.argsort(-scores):
         if all(iou_matrix(boxes[[i]], boxes[[j]])[0, 0] <= 0.45 for j in kept):
             kept.append(int(i))
-    assert suppress(boxes, scores, 0.45).tolist() == kept
+    assert suppress(boxes, scores, 0.45)[0].tolist() == kept
 
 
 # --- given boxes --------------------------------------------------------------------------------------------------
