@@ -78,17 +78,18 @@ class DeviceError(SharposeError, RuntimeError):
 
 
 @contextlib.contextmanager
-def writing(what: object, advice: str) -> Iterator[None]:
+def writing(what: object, advice: str, *also: type[Exception]) -> Iterator[None]:
     """Where the system does not let `what` be written in the block: an OutputError, with the reason and the advice.
 
-    What this package raises on purpose goes through.
+    A library may say it by an exception of its own, one of `also`. What this package raises on purpose goes through.
     """
     try:
         yield
     except SharposeError:
         raise
-    except OSError as error:
-        raise OutputError(f"{what} cannot be written ({error.strerror or error}); {advice}") from error
+    except (OSError, *also) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{what} cannot be written ({reason}); {advice}") from error
 
 
 _SHORT = reprlib.Repr()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpose_rt.bench.alone import PARTS
-from sharpose_rt.errors import OutputError
+from sharpose_rt.errors import writing
 from sharpose_rt.machine.whole_files import whole
 
 
@@ -48,12 +48,8 @@ def plot_pipeline(record: dict[str, Any], path: Path) -> None:
     figure.suptitle(
         f"{settings['source']} on {machine['gpu'] or machine['cpu']}, {machine['cores']} cores", fontsize="medium"
     )
-    try:
-        with whole(path) as part:
-            figure.savefig(part, format=path.suffix[1:] or "png", dpi=120)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{path} cannot be written ({reason}); give another path that ends in .png") from error
+    with writing(path, "give another path that ends in .png", ValueError), whole(path) as part:
+        figure.savefig(part, format=path.suffix[1:] or "png", dpi=120)
 
 
 def _how(settings: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from sharpose_rt.bench.model import ModelBench, varied_crops
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.engine import PoseEngine
-from sharpose_rt.errors import OutputError
+from sharpose_rt.errors import writing
 from sharpose_rt.geometry.heatmap import decode
 from sharpose_rt.models.selection import split_cells
 
@@ -39,10 +39,8 @@ def write_trace(config: ModelBench, path: Path) -> str:
     with profile(activities=activities) as profiler:
         for _ in range(REPEATS):
             _journey(engine, crops)
-    try:
+    with writing(path, "give another path", RuntimeError):
         profiler.export_chrome_trace(str(path))
-    except (OSError, RuntimeError) as error:
-        raise OutputError(f"{path} cannot be written: {error}; give another path") from error
     by = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
     return profiler.key_averages().table(sort_by=by, row_limit=_ROWS, max_name_column_width=40)
 

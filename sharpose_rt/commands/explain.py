@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sharpose_rt.config import PoseConfig
-from sharpose_rt.errors import ConfigError, OutputError, SourceError, writing
+from sharpose_rt.errors import ConfigError, SourceError, writing
 from sharpose_rt.machine.whole_files import whole
 
 if TYPE_CHECKING:
@@ -83,7 +83,6 @@ def run(args: argparse.Namespace) -> int:
         if not len(boxes):
             print(f"nobody was found in {args.image} by {found_by}; give --boxes full, or x0,y0,x1,y1 in pixels")
             return 1
-    make_folder(args.output)
     stem = _free_stem(args.output, args.image.stem, overwrite=args.overwrite)
     for number, explanation in enumerate(explain(engine, image, boxes), 1):
         path = args.output / f"{stem}.person{number}.png"
@@ -145,18 +144,6 @@ def _detect(image: np.ndarray, name: str, device: str, offline: bool) -> tuple[n
         return Looks(detector).detect(Frame(0, 0.0, image)).bboxes_xyxy, detector.name  # as in a run
     finally:
         detector.close()
-
-
-def make_folder(path: Path) -> None:
-    """Makes a folder where it is missing.
-
-    Raises:
-        OutputError: it cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be made ({error.strerror}); give another --output") from error
 
 
 def _free_stem(folder: Path, stem: str, *, overwrite: bool) -> str:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sharpose_rt.errors import DatasetError, OutputError
+from sharpose_rt.errors import DatasetError, writing
 from sharpose_rt.machine.whole_files import write_whole
 
 if TYPE_CHECKING:
@@ -94,10 +94,8 @@ def _write_config(out: Path, config: TrainConfig) -> None:
 
     from sharpose_rt.config import to_dict
 
-    try:
+    with writing(f"--out {out}", "give a folder that you may write to"):
         write_whole(out / "config.yaml", yaml.safe_dump(_plain(to_dict(config)), sort_keys=False))
-    except OSError as error:
-        raise OutputError(f"cannot write to --out {out}: {error}") from error
 
 
 def _plain(value: object) -> object:

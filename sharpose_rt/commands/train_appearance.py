@@ -64,6 +64,6 @@ def run(args: argparse.Namespace) -> int:
     trainer.run(say=lambda line: print(line, flush=True))
     minutes = f"{trainer.clock.elapsed_s / 60:.1f}"
     facts = {"trained_on": ", ".join(args.set), "trained_steps": str(trainer.step), "trained_minutes": minutes}
-    write_network(trainer.averaged(), out, facts | {"seed": str(args.seed)}, "the appearance network")
+    write_network(trainer.averaged(), out, facts | {"seed": str(args.seed)})
     print(f"{trainer.step} steps, {minutes} minutes; network in {out}")
     return 0

@@ -182,8 +182,7 @@ def import_weights(args: argparse.Namespace) -> int:
     from sharpose_rt.models.weights import import_released, load_model
 
     options = {"attention_scale": args.attention_scale, "quality_threshold": args.quality_threshold}
-    with writing(target, "give another folder"):
-        import_released(source, target, args.model, **options)
+    import_released(source, target, args.model, **options)
     model, info = load_model(args.model, str(target))
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{target}: {args.model}, {parameters / 1e6:.2f} M parameters, SHA-256 {info.sha256}")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sharpose_rt.errors import OutputError
+from sharpose_rt.errors import writing
 from sharpose_rt.machine.whole_files import write_whole
 from sharpose_rt.media.redact import redact
 from sharpose_rt.skeletons.plain import plain
@@ -36,7 +36,5 @@ def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON; infinite numbers are written "inf" and "-inf", NaN null, as JSON has no word for them."""
-    try:
+    with writing(path, "give another path"):
         write_whole(path, json.dumps(plain(value), indent=1) + "\n")
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error}") from error

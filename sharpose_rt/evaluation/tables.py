@@ -6,7 +6,7 @@ import csv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from sharpose_rt.errors import OutputError
+from sharpose_rt.errors import writing
 from sharpose_rt.machine.whole_files import whole
 
 Row = dict[str, float]
@@ -27,13 +27,10 @@ def write_table(
         OutputError: they cannot be written; earlier ones then stay, both.
     """
     table, figure = table_files(path)
-    try:
-        with whole(table) as table_part, whole(figure) as figure_part:
-            with table_part.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, columns)
-                writer.writeheader()
-                writer.writerows({key: f"{row[key]:.6g}" for key in columns} for row in rows)
-            draw(figure_part)
-    except OSError as error:
-        raise OutputError(f"cannot write {table}: {error.strerror or error}") from error
+    with writing(table, "give another path"), whole(table) as table_part, whole(figure) as figure_part:
+        with table_part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows({key: f"{row[key]:.6g}" for key in columns} for row in rows)
+        draw(figure_part)
     return table, figure

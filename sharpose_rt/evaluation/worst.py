@@ -150,7 +150,7 @@ def check_sheet(out: str | None, plain: bool) -> None:
 def _check_picture_file(path: Path) -> None:
     # Asked by the ending alone, and as bytes: OpenCV's way from Python crashes at a text that is not UTF-8.
     if not path.parent.is_dir() or not cv2.haveImageWriter(os.fsencode(f"x{path.suffix}")):  # type: ignore[arg-type]
-        raise OutputError(f"cannot write {path}; a picture file such as worst.png in a folder that exists is wanted")
+        raise OutputError(f"{path} cannot be written; give a picture file such as worst.png in a folder that exists")
 
 
 def _write(path: Path, picture: NDArray[np.uint8]) -> None:

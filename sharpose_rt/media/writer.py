@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import OutputConfig
-from sharpose_rt.errors import OutputError
+from sharpose_rt.errors import OutputError, writing
 from sharpose_rt.machine.whole_files import on_disk, whole
 from sharpose_rt.media.audio import audio_packets
 from sharpose_rt.media.container import file_address
@@ -76,12 +76,10 @@ class VideoWriter:
         self._audio_from = audio_from if config.audio else None
         self._first_s, self._last_tick = 0.0, -1
         self._failed: OutputError | None = None
-        try:
+        with writing(self.part, "give another --output", av.error.FFmpegError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._finished.unlink(missing_ok=True)  # of a run that was killed while it closed
             self._container: Any = self._open(config, fps or FALLBACK_FPS)
-        except (av.error.FFmpegError, OSError) as error:
-            raise OutputError(f"{self.part} cannot be written ({_reason(error)}); give another --output") from error
 
     def _open(self, config: OutputConfig, fps: float) -> Any:
         # A trailer would be the table of a file that is copied anyway, and hides that the last fragment found no room.

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sharpose_rt.config.checks import GAIN_RANGE, PADDING_RANGE
-from sharpose_rt.errors import OutputError, WeightsError
+from sharpose_rt.errors import WeightsError, writing
 from sharpose_rt.geometry.affine import USUAL_PADDING
 from sharpose_rt.machine.paths import is_file
 from sharpose_rt.machine.process import settings_lock
@@ -96,7 +96,11 @@ class WeightsInfo:
 
 
 def save_weights(model: SHaRPose, path: Path, *, half: bool = False, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a model's weights and facts to `path`, at once or not at all; in float16 where `half`."""
+    """Write a model's weights and facts to `path`, at once or not at all; in float16 where `half`.
+
+    Raises:
+        OutputError: see `write_safetensors`.
+    """
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     if half:
         tensors = {k: v.half() for k, v in tensors.items()}
@@ -112,27 +116,26 @@ def save_weights(model: SHaRPose, path: Path, *, half: bool = False, metadata: M
 
 
 def write_safetensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file that everybody may read, at once or not at all; raises OSError."""
-    with whole(path) as part:
-        try:
-            save_file(tensors, part, metadata=metadata)
-        except SafetensorError as error:  # a full disk, a folder without a right to write
-            raise OSError(str(error)) from error
+    """Write a safetensors file that everybody may read, at once or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    # safetensors says so itself of a full disk, or of a folder without a right to write.
+    with writing(f"the weights {path}", "free some space or give another folder", SafetensorError), whole(path) as part:
+        save_file(tensors, part, metadata=metadata)
         part.chmod(0o644)  # safetensors writes for the owner alone
 
 
-def write_network(module: nn.Module, path: Path, facts: dict[str, str], what: str) -> None:
+def write_network(module: nn.Module, path: Path, facts: dict[str, str]) -> None:
     """Write a module in float16, with `facts` as metadata, at once or not at all.
 
     Raises:
-        OutputError: it cannot be written; `what` says what it is.
+        OutputError: see `write_safetensors`.
     """
     state = {key: value.detach().cpu() for key, value in module.state_dict().items()}
     tensors = {key: (v.half() if v.is_floating_point() else v).contiguous() for key, v in state.items()}
-    try:
-        write_safetensors(tensors, path, facts)
-    except OSError as error:
-        raise OutputError(f"cannot write {what} {path}: {error}") from error
+    write_safetensors(tensors, path, facts)
 
 
 @torch.random.fork_rng(devices=[])  # new layers are filled by chance; a program's own goes on as it was

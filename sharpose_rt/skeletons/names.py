@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from sharpose_rt.errors import OutputError
+from sharpose_rt.errors import OutputError, writing
 
 RECORDING = ".recording.mp4"
 _MAX_STEM_BYTES = 150  # file systems take 255 bytes a name; the rest is for suffixes and temporary files
@@ -67,8 +67,11 @@ def output_paths(
         OutputError: the directory cannot be made or written to.
     """
     folder, stem = Path(directory), stem if of_part else safe_stem(stem)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with writing(f"the folder {folder}", "give --output a folder that you may write to"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise OutputError(f"{error.filename or folder} is not a folder; give --output a folder") from error
         number = 1
         while True:
             paths = _paths(folder, stem if number == 1 else f"{stem}-{number}", in_parts=in_parts)
@@ -84,13 +87,6 @@ def output_paths(
                     return paths
                 paths.release()
             number += 1
-    except (FileExistsError, NotADirectoryError) as error:
-        raise OutputError(f"{error.filename or folder} is not a folder; give --output a folder") from error
-    except OSError as error:
-        raise OutputError(
-            f"cannot write to the folder {folder}: {error.strerror or error}; "
-            "give --output a folder that you may write to"
-        ) from error
 
 
 def results_of(target: Path) -> list[Path]:

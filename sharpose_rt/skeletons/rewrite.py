@@ -7,9 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sharpose_rt.errors import OutputError
-from sharpose_rt.machine.whole_files import whole
-from sharpose_rt.skeletons.stream import StreamReader, StreamWriter, encode
+from sharpose_rt.skeletons.stream import StreamReader, encode, whole_stream
 from sharpose_rt.types import Poses
 
 
@@ -24,13 +22,9 @@ def rewrite_stream(path: Path, frames: Sequence[Poses], *, smoothing: str) -> No
     """
     reader = StreamReader(path)
     header = replace(reader.header, smoothing=smoothing)
-    try:
-        with whole(path) as part, StreamWriter(part, header) as writer:
-            for record, poses in zip(reader, frames, strict=True):
-                writer.write_line(encode(replace(record, poses=poses).to_record()))
-            end: dict[str, Any] = dict(reader.end or {"status": "interrupted"})
-            end.pop("type", None)
-            writer.end(**end)
-    except OSError as error:  # the writer's own words are of the part, which goes
-        reason = getattr(error.__cause__ or error, "strerror", None) or error
-        raise OutputError(f"{path} stays as it was, since another cannot be written in its place: {reason}") from error
+    with whole_stream(path, header, "it stays as it was. Free some space") as writer:
+        for record, poses in zip(reader, frames, strict=True):
+            writer.write_line(encode(replace(record, poses=poses).to_record()))
+        end: dict[str, Any] = dict(reader.end or {"status": "interrupted"})
+        end.pop("type", None)
+        writer.end(**end)

@@ -28,7 +28,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from sharpose_rt.errors import OutputError, StreamError
+from sharpose_rt.errors import OutputError, StreamError, writing
+from sharpose_rt.machine.whole_files import whole
 from sharpose_rt.skeleton import COCO17, SKELETONS, Skeleton, side_of
 from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.skeletons.validation import validate
@@ -390,24 +391,23 @@ class StreamWriter:
             self.close()
 
     def _write_line(self, line: bytes) -> None:
-        try:
-            rest = memoryview(line)
-            while rest:  # an unbuffered write may take only a part
-                rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            self._failed = True
-            with contextlib.suppress(OSError):
-                self._file.truncate(self._size)  # no torn line stays behind
-                self._file.seek(self._size)
-            raise OutputError(
-                f"cannot write the skeleton stream {self.path}: {error.strerror or error}; the {self.frames} frames "
-                "written so far are kept and valid. Free some space or choose another --output"
-            ) from error
+        kept = f"the {self.frames} frames written so far are kept and valid"
+        with writing(f"the skeleton stream {self.path}", f"{kept}. Free some space or choose another --output"):
+            try:
+                rest = memoryview(line)
+                while rest:  # an unbuffered write may take only a part
+                    rest = rest[self._file.write(rest) :]
+            except OSError:
+                self._failed = True
+                with contextlib.suppress(OSError):
+                    self._file.truncate(self._size)  # no torn line stays behind
+                    self._file.seek(self._size)
+                raise
         self._size += len(line)
 
 
 def _open_new(path: Path, overwrite: bool) -> Any:
-    try:
+    with writing(f"the skeleton stream {path}", "give --output a folder that you may write to"):
         if overwrite:
             return path.open("wb", buffering=0)
         with contextlib.suppress(FileExistsError):
@@ -415,13 +415,21 @@ def _open_new(path: Path, overwrite: bool) -> Any:
         if path.is_file() and path.stat().st_size > 0:
             raise OutputError(f"{path} is there already; choose another name or --output, or ask to overwrite")
         return path.open("r+b", buffering=0)
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(
-            f"cannot write the skeleton stream {path}: {error.strerror or error}; "
-            "give --output a folder that you may write to"
-        ) from error
+
+
+@contextlib.contextmanager
+def whole_stream(path: Path, header: Header, advice: str) -> Iterator[StreamWriter]:
+    """A writer of a stream that takes the place of `path` at the block's end: it is there whole, or what was before.
+
+    Raises:
+        OutputError: it cannot be written; `advice` is what to try next.
+    """
+    with writing(path, advice), whole(path) as part:
+        try:
+            with StreamWriter(part, header) as writer:
+                yield writer
+        except OutputError as error:  # the writer's own words are of the part, which goes
+            raise error.__cause__ or error from None
 
 
 class StreamReader:

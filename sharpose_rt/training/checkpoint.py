@@ -9,10 +9,8 @@ from typing import Any
 
 import torch
 
-from sharpose_rt.errors import ConfigError, OutputError, WeightsError
+from sharpose_rt.errors import ConfigError, OutputError, WeightsError, writing
 from sharpose_rt.machine.whole_files import clear_beside, whole
-from sharpose_rt.models import SHaRPose
-from sharpose_rt.models.weights import save_weights
 from sharpose_rt.training.config import TrainConfig
 
 FORMAT = "sharpose.training/1"
@@ -28,23 +26,8 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    try:
-        with whole(path) as part:
-            torch.save({"format": FORMAT, **state}, part)
-    except (OSError, RuntimeError) as error:
-        raise OutputError(f"cannot write the checkpoint {path}: {error}; is the disk full?") from error
-
-
-def save_learnt(path: Path, model: SHaRPose, metadata: Mapping[str, str]) -> None:
-    """`save_weights` for a run that says what failed.
-
-    Raises:
-        OutputError: they cannot be written.
-    """
-    try:
-        save_weights(model, path, metadata=metadata)
-    except OSError as error:
-        raise OutputError(f"cannot write the weights {path}: {error}; is the disk full?") from error
+    with writing(f"the checkpoint {path}", "is the disk full?", RuntimeError), whole(path) as part:
+        torch.save({"format": FORMAT, **state}, part)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

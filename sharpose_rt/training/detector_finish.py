@@ -36,7 +36,7 @@ def save_detector(path: Path, module: Any, recipe: DetectorRecipe, facts: dict[s
     """
     fixed = {"architecture": recipe.architecture, "names": "person"}
     facts = {"image_size": str(recipe.image_size), **facts}
-    write_network(module, path, {**facts, **fixed}, "the detector")
+    write_network(module, path, {**facts, **fixed})
 
 
 def calibrate(weights: Path, pictures: Sequence[Picture]) -> tuple[float, float]:

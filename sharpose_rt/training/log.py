@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from sharpose_rt.errors import ConfigError, OutputError
+from sharpose_rt.errors import ConfigError, writing
 from sharpose_rt.machine.whole_files import whole
 
 COLUMNS: tuple[str, ...] = (
@@ -45,17 +45,15 @@ def write_log(rows: Sequence[Row], path: Path, *, append: bool = False) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    try:
-        with (
-            nullcontext(path) if append else whole(path) as target,
-            target.open("a" if append else "w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-            if not append:
-                writer.writeheader()
-            writer.writerows({key: _text(key, value) for key, value in row.items()} for row in rows)
-    except OSError as error:
-        raise OutputError(f"cannot write the log {path}: {error}; is the disk full?") from error
+    with (
+        writing(f"the log {path}", "is the disk full?"),
+        nullcontext(path) if append else whole(path) as target,
+        target.open("a" if append else "w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        if not append:
+            writer.writeheader()
+        writer.writerows({key: _text(key, value) for key, value in row.items()} for row in rows)
 
 
 def _text(key: str, value: float) -> str:
@@ -89,23 +87,17 @@ class TensorBoard:
         except ImportError as error:
             raise ConfigError("tensorboard=true needs TensorBoard: pip install 'sharpose-rt[tensorboard]'") from error
         self._folder = folder
-        with self._said():
+        with self._writing():
             # What a killed run logged after its last checkpoint comes once more.
             self._writer: Any = SummaryWriter(str(folder), purge_step=samples + 1 if samples else None)
 
     def add(self, row: Row) -> None:
         """Write one line of the log; raises OutputError where it cannot be written."""
-        with self._said():
+        with self._writing():
             for key, value in row.items():
                 if key not in ("step", "samples"):
                     self._writer.add_scalar(key, value, int(row["samples"]))
             self._writer.flush()
 
-    @contextmanager
-    def _said(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise OutputError(
-                f"cannot write TensorBoard's log in {self._folder}: {error}; is the disk full?"
-            ) from error
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing(f"TensorBoard's log in {self._folder}", "is the disk full?")

@@ -26,6 +26,7 @@ from sharpose_rt.models.create import attention_scale_of, set_attention_scale
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.models.selection import split_cells
 from sharpose_rt.models.sharpose import CoarseOutput
+from sharpose_rt.models.weights import save_weights
 from sharpose_rt.training import losses
 from sharpose_rt.training.checkpoint import (
     FIXED,
@@ -33,7 +34,6 @@ from sharpose_rt.training.checkpoint import (
     get_chance,
     load_run,
     save_checkpoint,
-    save_learnt,
     set_chance,
 )
 from sharpose_rt.training.config import TrainConfig, read_config
@@ -337,7 +337,7 @@ class Trainer:
         }
         save_checkpoint(self.out / "last.pt", state)
         facts = {"trained_samples": str(self.samples), "trained_minutes": f"{self.clock.elapsed_s / 60:.1f}"}
-        save_learnt(self.out / "weights.safetensors", self.averaged(), facts)
+        save_weights(self.averaged(), self.out / "weights.safetensors", metadata=facts)
 
     def resume(self) -> None:
         """Go on from the checkpoint in the run's folder, exactly where it was, with what the configuration changes.

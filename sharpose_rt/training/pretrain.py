@@ -25,13 +25,13 @@ from sharpose_rt.models.create import attention_scale_of, set_attention_scale
 from sharpose_rt.models.layers import Block
 from sharpose_rt.models.pixels import normalise
 from sharpose_rt.models.selection import take
+from sharpose_rt.models.weights import save_weights
 from sharpose_rt.training.checkpoint import (
     FIXED,
     check_unchanged,
     get_chance,
     load_run,
     save_checkpoint,
-    save_learnt,
     set_chance,
 )
 from sharpose_rt.training.config import TrainConfig, read_config
@@ -209,7 +209,7 @@ class Pretrainer:
             **get_chance(self.device),
         }
         save_checkpoint(self.out / "last.pt", state)
-        save_learnt(self.out / "weights.safetensors", self.network.model, {"pretrained": "mae"})
+        save_weights(self.network.model, self.out / "weights.safetensors", metadata={"pretrained": "mae"})
 
     def resume(self) -> None:
         """Go on from the checkpoint in the run's folder, exactly where it was, with what the configuration changes.

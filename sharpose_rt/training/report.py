@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import default_collate
 
-from sharpose_rt.errors import OutputError
+from sharpose_rt.errors import writing
 from sharpose_rt.geometry.heatmap import decode
 from sharpose_rt.machine.whole_files import whole
 from sharpose_rt.media.draw import draw_pose, sheet
@@ -67,11 +67,8 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
         panel.set_xlabel("minutes")
         if panel.get_legend_handles_labels()[0]:
             panel.legend()
-    try:
-        with whole(path) as part:
-            figure.savefig(part, format="png", dpi=100)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    with writing(path, "is the disk full?"), whole(path) as part:
+        figure.savefig(part, format="png", dpi=100)
 
 
 def prediction_sheet(trainer: Trainer, people: int) -> NDArray[np.uint8]:

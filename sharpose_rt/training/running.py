@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter  # type: ignore[reportPrivateUsage]
 
 from sharpose_rt.config.checks import within
-from sharpose_rt.errors import ConfigError, DatasetError, OutputError
+from sharpose_rt.errors import ConfigError, DatasetError, writing
 from sharpose_rt.training.datasets import epoch_order
 from sharpose_rt.training.world import World
 
@@ -106,11 +106,9 @@ def run_folder(out: Path) -> Iterator[None]:
     """
     made: list[Path] = []
     try:
-        try:
+        with writing(f"the folder {out}", "give another --out"):
             made += [folder for folder in (out, *out.parents) if not folder.exists()]
             out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot make the folder {out}: {error}; give another --out") from error
         yield
     except BaseException:
         for folder in made:

@@ -77,8 +77,8 @@ def thin_detector(
             f"{_MOST:.0%} of what it says; nothing was written"
         )
     facts = {key: text for key, text in facts.items() if key != RANGES}
-    write_network(module, target, facts, "the detector")
-    write_network(module, target, facts | {RANGES: json.dumps(input_ranges(target, pictures))}, "the detector")
+    write_network(module, target, facts)
+    write_network(module, target, facts | {RANGES: json.dumps(input_ranges(target, pictures))})
     return found
 
 

@@ -183,7 +183,7 @@ def test_a_full_disk_keeps_what_was_written(clip: Path, tmp_path: Path, monkeypa
 
     def write(self: VideoSink, packet: object, status_line: str) -> None:
         if packet.frame.frame_id == 5:  # type: ignore[attr-defined]
-            raise OutputError("cannot write: No space left on device")
+            raise OutputError("a.jsonl cannot be written (No space left on device)")
         original(self, packet, status_line)  # type: ignore[arg-type]
 
     monkeypatch.setattr(VideoSink, "write", write)

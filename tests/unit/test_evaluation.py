@@ -853,7 +853,8 @@ def test_where_no_picture_can_be_written_nothing_is_measured(folder, tmp_path, m
     base = [command, "--annotations", str(folder / "annotations.json"), "--images", str(folder / "images")]
     for name in ("no/worst.png", "worst.doc", "worst"):
         assert main([*base, "--worst", str(tmp_path / name)]) == 2
-        assert f"{name}; a picture file such as worst.png in a folder that exists is wanted" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"{name} cannot be written; give a picture file such as worst.png in a folder that exists" in said
     assert main([*base, "--worst-plain"]) == 2
     assert "give --worst OUT.png too" in capsys.readouterr().err
 

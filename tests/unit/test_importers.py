@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from sharpose_rt.skeletons.convert.common import found_points
 from sharpose_rt.skeletons.importers import READERS, import_stream
 from sharpose_rt.skeletons.importers.lists import read_coco
 from sharpose_rt.skeletons.importers.openpose import read_openpose
+from tests.full_disk import file_size_limit
 from tests.unit.test_convert import (
     CLIP,
     NAMES,
@@ -416,6 +418,15 @@ class TestErrors:
         with pytest.raises(OutputError, match=r"walking\.skeletons\.jsonl is there already"):
             import_stream(folder, "openpose", frame_size_wh=SIZE_WH, fps=25)
         assert import_stream(folder, "openpose", frame_size_wh=SIZE_WH, fps=25, overwrite=True) == clip
+
+    def test_a_full_disk_is_told_of_the_result_and_the_old_one_stays(self, clip):
+        (folder,) = convert(clip, "openpose")
+        before = clip.read_bytes()
+        message = rf"^{re.escape(str(clip))} cannot be written \(File too large\); choose another"
+        with file_size_limit(1000), pytest.raises(OutputError, match=message):
+            import_stream(folder, "openpose", frame_size_wh=SIZE_WH, fps=25, overwrite=True)
+        assert clip.read_bytes() == before
+        assert sorted(clip.parent.iterdir()) == sorted([clip, folder])
 
     def test_never_over_what_is_read(self, clip, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

@@ -398,7 +398,9 @@ def test_a_run_that_fails_before_its_first_step_leaves_nothing(folder, there):
 
 def test_a_run_whose_folder_cannot_be_made_says_so(folder):
     (folder.parent / "file").write_text("")
-    with pytest.raises(OutputError, match=r"cannot make the folder .*found.safetensors.run: .*; give another --out"):
+    with pytest.raises(
+        OutputError, match=r"the folder .*found.safetensors.run cannot be written \(.*\); give another --out"
+    ):
         train_detector.run(arguments(folder, out=str(folder.parent / "file" / "found.safetensors")))
 
 

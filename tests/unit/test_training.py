@@ -40,7 +40,7 @@ from sharpose_rt.models.variants import VARIANTS
 from sharpose_rt.models.weights import load_model, save_weights
 from sharpose_rt.skeleton import COCO17
 from sharpose_rt.training import loop, losses, report, running
-from sharpose_rt.training.checkpoint import load_checkpoint, load_run, save_checkpoint, save_learnt
+from sharpose_rt.training.checkpoint import load_checkpoint, load_run, save_checkpoint
 from sharpose_rt.training.config import (
     DataConfig,
     DistillConfig,
@@ -685,13 +685,15 @@ def test_checkpoints_are_whole_and_hold_no_code(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full)
-        with pytest.raises(OutputError, match="no space left; is the disk full"):
+        with pytest.raises(
+            OutputError, match=r"the checkpoint .*last\.pt cannot be written \(no space left\); is the disk full"
+        ):
             save_checkpoint(path, {"step": 2})
     assert load_checkpoint(path)["step"] == 1
     assert list(tmp_path.iterdir()) == [path]
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"cannot write the weights .* is the disk full"):
-        save_learnt(tmp_path / "file" / "weights.safetensors", create_model(SMALL), {})
+    with pytest.raises(OutputError, match=r"the weights .*\.safetensors cannot be written \(.*\); free some space or"):
+        save_weights(create_model(SMALL), tmp_path / "file" / "weights.safetensors")
     torch.save({"format": "other"}, path)
     with pytest.raises(WeightsError, match="no training checkpoint"):
         load_checkpoint(path)
@@ -1134,13 +1136,13 @@ def test_a_disk_that_is_full_is_told_with_the_folder_of_tensorboard(tmp_path):
     before = threading.enumerate()
     board = TensorBoard(tmp_path / "tensorboard")
     (writer,) = set(threading.enumerate()) - set(before)
-    message = f"cannot write TensorBoard's log in {tmp_path / 'tensorboard'}: .* is the disk full"
+    message = rf"TensorBoard's log in {tmp_path / 'tensorboard'} cannot be written \(.*\); is the disk full"
     row = {f"column {n}": 1.0 for n in range(50)}
     with file_size_limit(2000), pytest.raises(OutputError, match=message):
         board.add(row | {"step": 1, "samples": 8})
     writer.join(30)  # it ends by that error, which pytest would hold against the next test
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=f"cannot write TensorBoard's log in {tmp_path / 'file'}"):
+    with pytest.raises(OutputError, match=f"TensorBoard's log in {tmp_path / 'file'} cannot be written"):
         TensorBoard(tmp_path / "file")
 
 

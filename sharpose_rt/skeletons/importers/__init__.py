@@ -22,7 +22,6 @@ from typing import Any
 
 from sharpose_rt import __version__
 from sharpose_rt.errors import ConfigError, OutputError, StreamError
-from sharpose_rt.machine.whole_files import whole
 from sharpose_rt.skeletons.convert.common import stem_of
 from sharpose_rt.skeletons.importers.lists import (
     read_alphapose,
@@ -34,7 +33,7 @@ from sharpose_rt.skeletons.importers.lists import (
 from sharpose_rt.skeletons.importers.openpose import read_openpose
 from sharpose_rt.skeletons.importers.people import Imported, to_poses
 from sharpose_rt.skeletons.names import named, target_of
-from sharpose_rt.skeletons.stream import FrameRecord, Header, StreamWriter, encode
+from sharpose_rt.skeletons.stream import FrameRecord, Header, encode, whole_stream
 
 log = logging.getLogger("sharpose_rt.skeletons")
 
@@ -176,15 +175,12 @@ def import_stream(
         version=__version__,
     )
     count = len(times_s) if times_s is not None else last + 1
-    try:
-        with whole(target) as part, StreamWriter(part, header, overwrite=True) as writer:
-            for frame_id in range(count):
-                pts_s = times_s[frame_id] if times_s is not None else frame_id / (fps or 1)
-                poses = to_poses(imported.frames.get(frame_id, []), imported.skeleton, first_id)
-                own_wh, picture = imported.sizes_wh.get(frame_id, size_wh), imported.pictures.get(frame_id)
-                size = None if own_wh == size_wh else own_wh
-                record = FrameRecord(frame_id, pts_s, poses, frame_size_wh=size, picture=picture)
-                writer.write_line(encode(record.to_record()))
-    except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror or error}; choose another place") from error
+    with whole_stream(target, header, "choose another place") as writer:
+        for frame_id in range(count):
+            pts_s = times_s[frame_id] if times_s is not None else frame_id / (fps or 1)
+            poses = to_poses(imported.frames.get(frame_id, []), imported.skeleton, first_id)
+            own_wh, picture = imported.sizes_wh.get(frame_id, size_wh), imported.pictures.get(frame_id)
+            size = None if own_wh == size_wh else own_wh
+            record = FrameRecord(frame_id, pts_s, poses, frame_size_wh=size, picture=picture)
+            writer.write_line(encode(record.to_record()))
     return target
