@@ -24,6 +24,7 @@ from sharpose_rt.labels.coco import (
     wrong_record,
 )
 from sharpose_rt.labels.numbering import by_number, frame_ids
+from sharpose_rt.labels.records import is_id
 from sharpose_rt.skeleton import BOX_TO_AREA, Skeleton
 from sharpose_rt.skeletons import StreamReader
 
@@ -183,8 +184,8 @@ def _ignore_regions(image: dict[str, Any], number: int, path: Path) -> list[NDAr
 def _frame_numbers(images: list[Any], path: Path) -> dict[Any, int]:
     """The frame in the clip of each picture's id."""
     for number, image in enumerate(images):
-        if not isinstance(image, dict) or "id" not in image:
-            raise DatasetError(f"{path}: images[{number}] is {image!r:.80}; `id` is wanted")
+        if not isinstance(image, dict) or not is_id(image.get("id")):
+            raise DatasetError(f"{path}: images[{number}] is {image!r:.80}; `id` (a number or a name) is wanted")
     numbers = frame_ids(images)
     if numbers is not None:
         first: dict[int, Any] = {}

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.labels import mpii, yolo
+from sharpose_rt.labels.records import is_id, keypoint_names, of_people, stated_size
 from sharpose_rt.media import files
 from sharpose_rt.skeleton import BOX_TO_AREA, COCO17, Skeleton, is_person, order_by_name, person_categories
 
@@ -63,7 +64,7 @@ def picture_paths(records: list[Any], annotations: Path, images: Path) -> tuple[
     index_of: dict[Any, int] = {}
     paths = []
     for number, record in enumerate(records):
-        if not isinstance(record, dict) or not _is_id(record.get("id")) or not isinstance(record.get("file_name"), str):
+        if not isinstance(record, dict) or not is_id(record.get("id")) or not isinstance(record.get("file_name"), str):
             raise DatasetError(
                 f"{annotations}: images[{number}] is {record!r:.120}; `id` (a number or a name) and `file_name` are "
                 "wanted"
@@ -75,12 +76,6 @@ def picture_paths(records: list[Any], annotations: Path, images: Path) -> tuple[
     return index_of, paths
 
 
-def stated_size(record: dict[str, Any]) -> tuple[int, int]:
-    """Width and height of a picture by its record; zeros where it tells none."""
-    width, height = record.get("width"), record.get("height")
-    return (width, height) if isinstance(width, int) and isinstance(height, int) else (0, 0)
-
-
 def read_image(path: str | Path, stated_wh: tuple[int, int] = (0, 0)) -> NDArray[np.uint8]:
     """A picture as (H, W, 3) uint8 BGR, as its labels have it.
 
@@ -89,7 +84,7 @@ def read_image(path: str | Path, stated_wh: tuple[int, int] = (0, 0)) -> NDArray
 
     Args:
         path: the file.
-        stated_wh: see `stated_size`.
+        stated_wh: see `labels.records.stated_size`.
 
     Raises:
         DatasetError: it is missing or cannot be decoded.
@@ -160,8 +155,10 @@ def put_in_order(
     Raises:
         DatasetError: the names are of no such set, or a record has another number of keypoints; names file or record.
     """
-    categories = _people_categories(document, annotations)
-    names = next((names for item in categories if isinstance(names := item.get("keypoints"), list) and names), None)
+    if not document["annotations"]:
+        return None
+    categories = of_people(document.get("categories"), people_ids(document, annotations))
+    names = keypoint_names(categories)
     if names is None:
         return None
     try:
@@ -183,15 +180,6 @@ def put_in_order(
     for item in categories:
         item["keypoints"] = list(skeleton.keypoints)
     return skeleton
-
-
-def _people_categories(document: dict[str, list[Any]], annotations: Path) -> list[dict[str, Any]]:
-    """The categories of people of a file that has any; raises DatasetError where there are others alone."""
-    listed = document.get("categories")
-    if not document["annotations"] or not isinstance(listed, list):
-        return []
-    people = people_ids(document, annotations)
-    return [item for item in listed if isinstance(item, dict) and (people is None or item.get("id") in people)]
 
 
 def box_of(record: dict[str, Any], number: int, annotations: Path, *, empty: bool = False) -> list[float]:
@@ -240,7 +228,7 @@ def number_of(record: dict[str, Any], key: str, number: int, annotations: Path, 
 def check_picture(record: dict[str, Any], number: int, annotations: Path, index_of: dict[Any, int]) -> None:
     """Raises DatasetError where a record's picture is not among those of the file."""
     image_id = record.get("image_id")
-    if not _is_id(image_id) or image_id not in index_of:
+    if not is_id(image_id) or image_id not in index_of:
         raise wrong_record(annotations, number, f"image_id {image_id!r:.80} is not among `images`")
 
 
@@ -252,11 +240,6 @@ def check_thirds(third: NDArray[np.floating], labels: str, annotations: Path, nu
         wanted = "a score 0..1" if labels == "teacher" else "visibility 0, 1 or 2"
         seen = f"keypoint {joint} has third value {third[row, joint]:g}"
         raise wrong_record(annotations, numbers[row], f"{seen}; {wanted} is wanted")
-
-
-def _is_id(value: Any) -> bool:
-    """Whether a value of a label file may name a picture: lists and mappings have no place in a table."""
-    return isinstance(value, (int, float, str))
 
 
 def is_numbers(value: Any, count: int) -> TypeGuard[list[float]]:

@@ -28,9 +28,9 @@ from sharpose_rt.labels.coco import (
     put_in_order,
     read_document,
     read_image,
-    stated_size,
     wrong_record,
 )
+from sharpose_rt.labels.records import stated_size
 from sharpose_rt.labels.yolo import set_files
 from sharpose_rt.skeleton import COCO17, Skeleton
 from sharpose_rt.training.config import SetConfig, TrainConfig

@@ -18,8 +18,8 @@ from sharpose_rt.labels.coco import (
     picture_paths,
     read_document,
     read_image,
-    stated_size,
 )
+from sharpose_rt.labels.records import stated_size
 from sharpose_rt.labels.yolo import set_files
 from sharpose_rt.media.files import IMAGE_SUFFIXES
 
@@ -34,7 +34,7 @@ class Picture:
         path: the file.
         people_xyxy: (N, 4) px, people for sure.
         unsure_xyxy: (M, 4) px, crowds and unsure labels: neither person nor background.
-        stated_wh: see `labels.coco.stated_size`.
+        stated_wh: see `labels.records.stated_size`.
     """
 
     path: str

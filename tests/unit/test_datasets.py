@@ -593,7 +593,10 @@ def test_normalise_gives_imagenet_rgb():
 ALL_AUGMENT = AugmentConfig(scale=0.25, colour=0.3, occlusion_p=0.5, person_p=0.7, cut_p=0.7, low_resolution_p=0.7)
 
 
-@pytest.mark.parametrize(("stated_wh", "turned"), [((300, 400), True), ((400, 300), False), (None, False)])
+@pytest.mark.parametrize(
+    ("stated_wh", "turned"),
+    [((300, 400), True), ((300.0, 400.0), True), ((400, 300), False), ((2**64, 400), False), (None, False)],
+)
 def test_labels_on_the_upright_picture_are_read_with_it(tmp_path, stated_wh, turned):
     """A phone's photograph: a run, and many a labelling tool, sees it upright, COCO as it is stored."""
     upright = np.zeros((400, 300, 3), np.uint8)

@@ -311,13 +311,17 @@ class TestTruth:
         with pytest.raises(StreamError, match=r"000005\.jpg and other/000005\.jpg are of the same frame: two clips"):
             read_truth(truth)
 
-    @pytest.mark.parametrize("wrong", [-1, "x", 1.5])
-    def test_a_wrong_frame_id_is_named(self, tmp_path, wrong):
+    @pytest.mark.parametrize(
+        ("key", "wrong", "message"),
+        [("frame_id", wrong, f"has the frame_id {wrong!r}; a whole number from 0") for wrong in (-1, "x", 1.5)]
+        + [("id", wrong, r"is {.*; `id` \(a number or a name\) is wanted") for wrong in (None, [4])],
+    )
+    def test_a_wrong_number_of_a_picture_is_named(self, tmp_path, key, wrong, message):
         truth = coco(tmp_path / "gt.json")
         document = json.loads(truth.read_text())
-        document["images"][3]["frame_id"] = wrong
+        document["images"][3][key] = wrong
         truth.write_text(json.dumps(document))
-        with pytest.raises(DatasetError, match=rf"images\[3\] has the frame_id {wrong!r}; a whole number from 0"):
+        with pytest.raises(DatasetError, match=rf"images\[3\] {message}"):
             read_truth(truth)
 
     def test_frames_that_posetrack_says_nobody_labelled(self, tmp_path):

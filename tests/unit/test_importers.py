@@ -739,6 +739,11 @@ class TestCoco:
         pictures = [frame.picture for frame in back(path, "coco", first_frame=7)]
         assert pictures == [f"walk/{t + 7:06d}.jpg" for t in range(6)]
 
+    @pytest.mark.parametrize("categories", [5, "person", [5], None])
+    def test_categories_that_are_none_leave_everybody_a_person(self, tmp_path, categories):
+        path = saved(tmp_path / "labels.json", coco_labels() | {"categories": categories})
+        assert [f.poses.track_ids.tolist() for f in back(path, "coco")] == CLIP
+
     @pytest.mark.parametrize("numbered", [True, False])
     def test_labels(self, tmp_path, numbered):
         path = saved(tmp_path / "labels.json", coco_labels(numbered=numbered))

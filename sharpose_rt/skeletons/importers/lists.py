@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.errors import StreamError
 from sharpose_rt.labels.numbering import by_number, frame_ids, number_in, photographs
+from sharpose_rt.labels.records import keypoint_names, of_people, stated_size
 from sharpose_rt.skeleton import COCO17, WHOLEBODY133, Skeleton, is_person, order_by_name, person_categories
 from sharpose_rt.skeletons.importers.openpose import read_openpose
 from sharpose_rt.skeletons.importers.people import (
@@ -253,7 +254,7 @@ def read_coco(path: Path) -> Imported:
         people = person_categories(document.get("categories"))
     except ValueError as error:
         raise StreamError(f"{path}: {error}") from None
-    names = _category_names(document, people)
+    names = keypoint_names(of_people(document.get("categories"), people))
     rows = []
     for i, record in enumerate(_list(document["annotations"], f"{path} annotations")):
         where = f"{path} annotations[{i}]"
@@ -276,7 +277,7 @@ def read_coco(path: Path) -> Imported:
     found = {frames[record["id"]]: record for record in images}
     return replace(
         _gather(rows, path, list(frames.values())),
-        sizes_wh={frame: size_wh for frame, record in found.items() if (size_wh := _size_wh(record))},
+        sizes_wh={frame: size_wh for frame, record in found.items() if any(size_wh := stated_size(record))},
         pictures={} if _is_of_a_video(document) else _pictures(found),
     )
 
@@ -291,13 +292,6 @@ def _with_parts(
     return np.concatenate([table, np.concatenate(flat).reshape(-1, 3)]), WHOLEBODY133
 
 
-def _size_wh(image: dict[str, Any]) -> tuple[int, int] | None:
-    """Width and height, px; None where a picture's record does not tell them, as by null or 0."""
-    told = image.get("width"), image.get("height")
-    width, height = (int(side) if isinstance(side, (int, float)) and 1 <= side < 2**31 else 0 for side in told)
-    return (width, height) if width and height else None
-
-
 def _is_of_a_video(document: dict[str, Any]) -> bool:
     info = document.get("info")
     return isinstance(info, dict) and info.get("of_video") is True
@@ -307,14 +301,6 @@ def _pictures(images: dict[int, dict[str, Any]]) -> dict[int, str]:
     """The names of the pictures by frame; none where one lacks its name, or has that of another."""
     names = {frame: name for frame, image in images.items() if isinstance(name := image.get("file_name"), str) and name}
     return names if len(set(names.values())) == len(images) else {}
-
-
-def _category_names(document: dict[str, Any], people: tuple[Any, ...] | None) -> list[str] | None:
-    for category in document.get("categories") or ():
-        ours = isinstance(category, dict) and (people is None or category.get("id") in people)
-        if ours and isinstance(names := category.get("keypoints"), list) and names:
-            return [str(name) for name in names]
-    return None
 
 
 def _by_name(table: NDArray[np.float64], names: list[Any], where: str) -> tuple[NDArray[np.float64], Skeleton]:
