@@ -214,6 +214,7 @@ class FileRun(Run):
         spec: str,
         config: RunConfig,
         taps: Sequence[Tap] = (),
+        *,
         sources: int = 1,
         first: Tracking | None = None,
         place: int = 0,
@@ -223,10 +224,12 @@ class FileRun(Run):
     ) -> None:
         from sharpose_rt.media import is_live, open_source
 
-        self.spec, self.place = spec, place
+        self.place = place
         source, live = open_source(spec, config.source), is_live(spec, config.source)
         _check_smoothing(config, spec, source.name if live else None)
-        self.tracking = Tracking(source, config, sources, first, place, tracker, live=live, models=models)
+        self.tracking = Tracking(
+            source, config, sources=sources, first=first, place=place, tracker=tracker, live=live, models=models
+        )
         super().__init__(self.tracking, config, lambda: open_source(spec, config.source), taps, taken)
 
 

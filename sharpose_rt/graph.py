@@ -124,11 +124,11 @@ class Tracking:
         self,
         source: Source,
         config: RunConfig,
+        *,
         sources: int = 1,
         first: Tracking | None = None,
         place: int = 0,
         tracker: Tracker | None = None,
-        *,
         live: bool = False,
         models: Models | None = None,
     ) -> None:

@@ -61,7 +61,7 @@ class SeveralRun:
         self.runs: list[_Part] = []
         for place, spec in enumerate(specs):
             first: Tracking | None = self.runs[0].tracking if place else None
-            self.runs.append(_Part(spec, config, taps, len(specs), first, place))
+            self.runs.append(_Part(spec, config, taps, sources=len(specs), first=first, place=place))
         self.live = all(run.live for run in self.runs)
         sources, live = [run.source for run in self.runs], [run.live for run in self.runs]
         self.source = SourceGroup(sources, live, count_dropped)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sharpose_rt.training.pictures import Picture
 
 _RECIPE = (
     *("architecture", "init", "frozen_until", "image_size", "small_size", "large_share"),
@@ -104,14 +107,12 @@ def run(args: argparse.Namespace) -> int:
 
     from sharpose_rt.config.checks import within
     from sharpose_rt.detection.bundled import SIZES_PX
-    from sharpose_rt.errors import ConfigError, DatasetError, OutputError
-    from sharpose_rt.models.weights import RANGES, mean_state
+    from sharpose_rt.errors import ConfigError, OutputError
+    from sharpose_rt.models.weights import mean_state
     from sharpose_rt.training.checkpoint import refuse_begun
-    from sharpose_rt.training.datasets import data_roots, find_set
-    from sharpose_rt.training.detector_finish import calibrate, input_ranges, save_detector
+    from sharpose_rt.training.detector_finish import finish_detector
     from sharpose_rt.training.detector_recipe import DetectorRecipe
     from sharpose_rt.training.person_detector import DetectorTrainer, load_trained
-    from sharpose_rt.training.pictures import read_pictures
     from sharpose_rt.training.running import weights_file
 
     out = weights_file(args.out)
@@ -130,20 +131,12 @@ def run(args: argparse.Namespace) -> int:
         )
     recipe = DetectorRecipe(**{name: getattr(args, name) for name in _RECIPE})
     others = [load_trained(name, recipe.architecture) for name in args.average]  # wrong ones are told of before hours
-    roots, pictures, draws = data_roots(args.data_root), [], []
-    for name, weight in map(_weighted, args.set):
-        found = read_pictures(find_set(name, roots), args.min_score)
-        pictures += found
-        draws += [weight] * len(found)
-    people = sum(len(picture.people_xyxy) for picture in pictures)
     if not 0 < args.held_out < 1:
         raise ConfigError(f"--held-out is {args.held_out}; a share above 0 and below 1 is accepted")
-    order = np.random.default_rng((args.seed, 1)).permutation(len(pictures))
-    count = max(1, round(args.held_out * len(pictures)), min(HELD_OUT, len(pictures) // 4))
-    held_out, kept = [pictures[i] for i in order[:count]], np.sort(order[count:])
-    for picture in held_out:  # which the training itself never looks at
-        picture.read()
-    used = [pictures[i] for i in kept], np.array(draws, float)[kept]
+    pictures, draws = _read_sets(args)
+    people = sum(len(picture.people_xyxy) for picture in pictures)
+    held_out, kept = _hold_out(pictures, args.held_out, args.seed)
+    used = [pictures[i] for i in kept], np.array(draws)[kept]
     trainer = DetectorTrainer(*used, recipe, folder, resume=args.resume)
     for name, other in zip(args.average, others, strict=True):
         if _shapes(other) != _shapes(trainer.module):
@@ -173,16 +166,43 @@ def run(args: argparse.Namespace) -> int:
     module = trainer.averaged()
     if others:
         module.load_state_dict(mean_state([module, *others]))
-    save_detector(out, module, recipe, facts)
-    facts[RANGES] = json.dumps(input_ranges(out, held_out))
-    try:
-        slope, shift = calibrate(out, held_out)
-        facts |= {"score_slope": f"{slope:.6f}", "score_shift": f"{shift:.6f}"}
-    except DatasetError as error:  # the training is not lost for that
-        print(f"scores are not calibrated: {error}")
-    save_detector(out, module, recipe, facts)
+    finish_detector(out, module, recipe, facts, held_out, print)
     print(f"{trainer.step} steps, {trainer.clock.elapsed_s / 60:.1f} minutes; detector in {out}")
     return 0
+
+
+def _read_sets(args: argparse.Namespace) -> tuple[list[Picture], list[float]]:
+    """The pictures of the sets, and how often each is drawn.
+
+    Raises:
+        ConfigError: a weight is none.
+        DatasetError: a set is missing or wrong.
+    """
+    from sharpose_rt.training.datasets import data_roots, find_set
+    from sharpose_rt.training.pictures import read_pictures
+
+    roots, pictures, draws = data_roots(args.data_root), [], []
+    for name, weight in map(_weighted, args.set):
+        found = read_pictures(find_set(name, roots), args.min_score)
+        pictures += found
+        draws += [weight] * len(found)
+    return pictures, draws
+
+
+def _hold_out(pictures: Sequence[Picture], share: float, seed: int) -> tuple[list[Picture], list[int]]:
+    """Pictures that the training never looks at, and the places of the others; each of the first is read once here.
+
+    Raises:
+        DatasetError: one cannot be read.
+    """
+    import numpy as np
+
+    order = np.random.default_rng((seed, 1)).permutation(len(pictures)).tolist()
+    count = max(1, round(share * len(pictures)), min(HELD_OUT, len(pictures) // 4))
+    held_out = [pictures[i] for i in order[:count]]
+    for picture in held_out:
+        picture.read()
+    return held_out, sorted(order[count:])
 
 
 def _shapes(module: Any) -> dict[str, tuple[int, ...]]:

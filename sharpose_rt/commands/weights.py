@@ -198,7 +198,8 @@ def export_weights(args: argparse.Namespace) -> int:
 
     Raises:
         WeightsError: the weights cannot be read or do not fit the model.
-        OutputError: the target exists, has another suffix, or cannot be written; a metrics file cannot be read.
+        ConfigError: a metrics file cannot be read.
+        OutputError: the target exists, has another suffix, or cannot be written.
     """
     target = args.target
     check_target(target, args.overwrite, card=True)
@@ -429,9 +430,9 @@ def _metrics(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise OutputError(f"{path} is no JSON of `sharpose-rt eval --json`: {error}") from error
+        raise ConfigError(f"{path} is no JSON of `sharpose-rt eval --json`: {error}") from error
     if not isinstance(values, dict):
-        raise OutputError(f"{path} is no mapping, but the metrics of `sharpose-rt eval --json` are wanted")
+        raise ConfigError(f"{path} is no mapping, but the metrics of `sharpose-rt eval --json` are wanted")
     return {"command": values.pop("command", ""), "values": values}
 
 

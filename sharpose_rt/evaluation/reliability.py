@@ -17,13 +17,14 @@ from sharpose_rt.evaluation.truth import label_triples, labels_of, skeleton_of
 from sharpose_rt.geometry.oks import similarities
 from sharpose_rt.models.gate import Gate
 
+_BINS = 10
 RIGHT = 0.5
 """A keypoint is right from this similarity (its part of OKS) to its label."""
 COLUMNS = ("from", "to", "mean_score", "labelled", "unlabelled", "right_of_labelled", "right_of_all", "similarity")
 IN_TRUTH = "--reliability compares each pose with the label whose box it is in; use it with --boxes gt"
 
 
-def reliability(predictions: Predictions, document: dict[str, Any], gate: Gate, bins: int = 10) -> list[Row]:
+def reliability(predictions: Predictions, document: dict[str, Any], gate: Gate) -> list[Row]:
     """A row for each tenth of the scores, those that have keypoints.
 
     Its keys: `from` and `to` of the scores, `mean_score`; `labelled` and `unlabelled`, keypoints of such a score with
@@ -35,7 +36,6 @@ def reliability(predictions: Predictions, document: dict[str, Any], gate: Gate, 
         predictions: of ground-truth boxes.
         document: their labels.
         gate: whose coarse pose stays.
-        bins: number of rows.
 
     Raises:
         ConfigError: boxes are not those of the labels.
@@ -47,12 +47,12 @@ def reliability(predictions: Predictions, document: dict[str, Any], gate: Gate, 
     truth, areas = label_triples(records), np.array([record["area"] for record in records], np.float64)
     similar = similarities(keypoints, truth[..., :2], areas, skeleton_of(document).sigmas)
     known = truth[..., 2] > 0
-    which = np.clip((scores * bins).astype(int), 0, bins - 1)
+    which = np.clip((scores * _BINS).astype(int), 0, _BINS - 1)
     rows = []
-    for number in range(bins):
+    for number in range(_BINS):
         here = which == number
         if here.any():
-            ends = {"from": number / bins, "to": (number + 1) / bins, "mean_score": float(scores[here].mean())}
+            ends = {"from": number / _BINS, "to": (number + 1) / _BINS, "mean_score": float(scores[here].mean())}
             rows.append(ends | _shares(similar[here & known], int((here & ~known).sum())))
     return rows
 

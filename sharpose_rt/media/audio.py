@@ -14,7 +14,8 @@ import av.error
 import numpy as np
 from numpy.typing import NDArray
 
-from sharpose_rt.media.container import RESTART_S, file_address, first_picture_s, frame_rate, main_video
+from sharpose_rt.media.clock import RESTART_S
+from sharpose_rt.media.container import file_address, first_picture_s, frame_rate, main_video
 from sharpose_rt.media.source import FALLBACK_FPS
 
 log = logging.getLogger("sharpose_rt.media")

@@ -8,7 +8,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,120 +15,35 @@ import av
 import av.container
 import av.error
 import av.format
-import cv2
 import numpy as np
 from av.codec.context import Flags
-from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceAway, SourceError, SourceLost
 from sharpose_rt.media.backlog import LONGEST_S, LONGEST_WAIT_S, Backlog
+from sharpose_rt.media.clock import MediaClock
 from sharpose_rt.media.hardware import decoder
 from sharpose_rt.media.interrupt import interruptible
 from sharpose_rt.media.redact import redact
-from sharpose_rt.media.source import FALLBACK_FPS, Source, SourceInfo, turned
+from sharpose_rt.media.source import FALLBACK_FPS, Source, SourceInfo
 from sharpose_rt.media.spoilt import Spoilt
+from sharpose_rt.media.upright import Upright
 
 log = logging.getLogger("sharpose_rt.media")
 
 # FFmpeg "plays" any text file as a scrolling terminal; nobody means that.
 _TEXT_FORMATS = frozenset(("tty", "bin", "xbin", "adf", "idf"))
-RESTART_S = 1.0
-"""A step back by less, now and then, is frames out of order; by more the clock began anew, as of joined recordings."""
-# So many steps back within so many frames: the times are of no use.
-_STEPS_BACK, _WITHIN_FRAMES = 3, 50
-# A live stream whose time runs ahead of ours by so much in one step has set its clock anew, too.
-_LEAP_S = 5.0
 # Places so long before a start are tried in MPEG-TS: without an index what is found may be behind what was sought.
 _BACK_S = (0.0, 3.0, 15.0)
 # What FFmpeg says of an AVI's length while it writes one, and for good where that goes to a pipe.
 _UNKNOWN_FRAMES = 1 << 30
-# Pixels that are said to be longer or flatter than that are a mistake of the file.
-_LONGEST_PIXEL = 4
 # FFmpeg knows where a picture ends by the beginning of the next one, and so where a packet of MPEG-TS does.
 _HELD_BACK = {"rtsp": 1, "rtp": 1, "sdp": 1, "mpegts": 2}
 _WITHOUT_END = frozenset(("h264", "hevc"))
 _REORDERED = 32  # packets, among which that of a picture is sought
 # FFmpeg paints over what was lost of most codecs; a file's pictures come so, too. Of these it makes noise.
 _UNCONCEALED = frozenset(("hevc",))
-# Programs that scale to whole pixels make up for the rest in the aspect: not worth another scaling of every frame.
-_ROUNDING = 0.01
-
-
-class MediaClock:
-    """Turns container timestamps into media time in seconds that starts near 0 and strictly increases.
-
-    A missing timestamp, and every one after timestamps that again and again run out of order (B-frames in a container
-    that does not know them), becomes the last time plus one frame; so does a single one that fell out of order. After a
-    jump back (a restarted stream) time goes on from where it was; of frames with the same time each is half a frame
-    after the one before. Where frames are `live`, the time that passed takes the place of the frame rate, and a leap
-    far ahead of it counts as a restart.
-    """
-
-    def __init__(self, time_base: float, origin: int | None, fps: float | None, live: bool = False) -> None:
-        self._time_base, self._origin, self._live = time_base, origin, live
-        self._frame_s = 1 / (fps or FALLBACK_FPS)
-        self._last_s: float | None = None
-        self._given_s = -math.inf
-        self._last_at_s = 0.0
-        self._frames = 0
-        self._top_s = -math.inf
-        self._steps_back: deque[int] = deque(maxlen=_STEPS_BACK)
-        self._anew: int | None = None
-        self._disordered = False
-
-    @property
-    def last_s(self) -> float:
-        """Media time of the last frame; 0 before the first."""
-        return self._last_s or 0.0
-
-    def stamp(self, pts: int | None) -> float:
-        """Media time in seconds of a frame with this timestamp (in units of the time base)."""
-        now_s = time.monotonic()
-        step_s = now_s - self._last_at_s if self._live else self._frame_s
-        self._last_at_s = now_s
-        self._frames += 1
-        if self._last_s is None:
-            # Some containers, as ASF, say that they start at a later time than their first frame has.
-            if self._origin is None or (pts is not None and pts < self._origin):
-                self._origin = pts
-            self._last_s = 0.0 if pts is None else max(0.0, self._seconds(pts))
-            self._given_s = self._top_s = self._last_s if pts is None else self._seconds(pts)
-        elif pts is None or self._disordered:
-            self._last_s += step_s
-        else:
-            self._last_s = self._after(self._last_s, pts, step_s)
-        return self._last_s
-
-    def _after(self, last_s: float, pts: int, step_s: float) -> float:
-        pts_s = self._seconds(pts)
-        given_s, self._given_s = self._given_s, pts_s
-        anew, self._anew = self._anew, None
-        if anew is not None and pts_s <= self._top_s:  # as the one before it: the clock did begin anew there
-            self._origin, given_s = anew, last_s
-            pts_s = self._given_s = self._seconds(pts)
-            self._top_s = last_s
-        if pts_s > last_s and (not self._live or pts_s - last_s < step_s + _LEAP_S):
-            self._top_s = pts_s
-            return pts_s
-        if given_s <= pts_s <= last_s:  # the file's own times are in order; one that was made up went ahead of them
-            self._top_s = max(self._top_s, pts_s)
-            return last_s + step_s / 2
-        begins = pts - round((last_s + step_s) / self._time_base)
-        if pts_s > last_s:  # a live clock leapt
-            self._origin = begins
-            self._given_s = self._top_s = self._seconds(pts)
-            return last_s + step_s
-        if last_s - pts_s < RESTART_S:
-            self._steps_back.append(self._frames)
-            often = len(self._steps_back) == _STEPS_BACK
-            self._disordered = often and self._frames - self._steps_back[0] < _WITHIN_FRAMES
-        self._anew = begins  # if the next is behind, too; else this one alone fell out of order
-        return last_s + step_s
-
-    def _seconds(self, pts: int) -> float:
-        return (pts - (self._origin or 0)) * self._time_base
 
 
 class ContainerSource(Source):
@@ -197,6 +111,10 @@ class ContainerSource(Source):
             return
         self._opened()
         self._stream = self._video_stream()
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """Makes the stream's decoder, its clock and what is counted ready, and decodes from here on."""
         if self._container.format.name == "avi":
             # B-frames of an AVI have no timestamps; FFmpeg's guesses (genpts) come out of order.
             self._container.flags &= ~av.container.Flags.gen_pts.value
@@ -598,67 +516,3 @@ def first_picture_s(path: str) -> float | None:
             first = next(container.decode(video), None)
         times = [ticks for ticks in (video.start_time, first and first.pts) if ticks is not None]
         return float(min(times) * video.time_base) if times else None
-
-
-def _stretch(pixel_aspect: Fraction | None) -> Fraction | int:
-    said = pixel_aspect or 1
-    believed = 1 / _LONGEST_PIXEL <= said <= _LONGEST_PIXEL and abs(said - 1) > _ROUNDING
-    return said if believed else 1
-
-
-class Upright:
-    """Decoded frames of one source as they are meant to be seen.
-
-    Colour matrix and range are the frame's own (swscale). Pixels become square: where they are not, as in anamorphic
-    video, the stored width is stretched. Display rotation and mirroring (ISO/IEC 14496-12, 'tkhd' matrix) are applied.
-
-    Args:
-        pixel_aspect: width of a stored pixel over its height; None or 0 where unknown.
-    """
-
-    def __init__(self, pixel_aspect: Fraction | None = None) -> None:
-        self._stretch = _stretch(pixel_aspect)
-        self._size_wh: tuple[int, int] | None = None
-        # One for all frames: each frame's own would have threads of its own, and live until the cycle collector comes.
-        self._reformatter = VideoReformatter()
-        self._rotation: int | None = None
-        self._mirrored, self._turns = False, 0
-
-    def __call__(self, frame: av.VideoFrame, pixel_aspect: Fraction | None = None) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 BGR; `pixel_aspect` counts from where the size changes."""
-        before, self._size_wh = self._size_wh, (frame.width, frame.height)
-        if before not in (None, self._size_wh):
-            self._stretch = _stretch(pixel_aspect)
-        width = round(frame.width * self._stretch)
-        image: NDArray[np.uint8] = self._reformatter.reformat(frame, width, format="bgr24", threads=1).to_ndarray()  # type: ignore[assignment]
-        return self._turned(frame, image)
-
-    @classmethod
-    def as_of(cls, frame: av.VideoFrame, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Another decoder's picture, mirrored and turned as this frame says."""
-        return cls()._turned(frame, image)
-
-    def _turned(self, frame: av.VideoFrame, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if frame.rotation != self._rotation:
-            self._look(frame)
-        if self._mirrored:
-            image = cv2.flip(image, 1)  # type: ignore[assignment]
-        return np.ascontiguousarray(turned(image, 90 * self._turns))
-
-    def _look(self, frame: av.VideoFrame) -> None:
-        """Takes the display matrix of a frame; of as few as will do, as a frame whose side data was looked at refers to
-        itself and keeps its picture until the cycle collector comes."""
-        self._rotation = frame.rotation
-        try:
-            matrix = frame.side_data.get("DISPLAYMATRIX")
-        except ValueError:  # side data beside it that PyAV does not know, as EXIF and the views of stereo video
-            self._mirrored, self._turns = False, round(-frame.rotation / 90) % 4
-            return
-        if matrix is None:
-            self._mirrored, self._turns = False, 0
-            return
-        a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(float)  # x' = a x + c y, y' = b x + d y, y down
-        self._mirrored = a * d - b * c < 0
-        if self._mirrored:
-            a, b = -a, -b
-        self._turns = round(math.degrees(math.atan2(float(b), float(a))) / 90) % 4  # clockwise

@@ -26,10 +26,11 @@ from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceError, not_looked_at
 from sharpose_rt.machine.natural import Key, natural
 from sharpose_rt.machine.paths import as_text, exists, expanded, is_file, is_folder
-from sharpose_rt.media.container import ContainerSource, Upright, file_address
+from sharpose_rt.media.container import ContainerSource, file_address
 from sharpose_rt.media.http import split_address
 from sharpose_rt.media.redact import redact
 from sharpose_rt.media.source import Source, SourceInfo
+from sharpose_rt.media.upright import Upright
 
 log = logging.getLogger("sharpose_rt.media")
 

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -96,6 +96,20 @@ def results_of(target: Path) -> list[Path]:
         return sorted(path for path in target.parent.glob("*.trc") if name.fullmatch(path.name))
     taken = any(target.iterdir()) if target.is_dir() else target.exists()
     return [target] if taken else []
+
+
+def check_target(target: Path, read: Iterable[Path], overwrite: bool) -> list[Path]:
+    """What an earlier conversion left that one to `target` takes the place of, see `results_of`.
+
+    Raises:
+        OutputError: `target` is one of the files that are `read`, or there is such and it is not to `overwrite` it.
+    """
+    if target.resolve() in {path.resolve() for path in read}:
+        raise OutputError(f"{target} is what is read; choose another name (--out)")
+    old = results_of(target)
+    if old and not overwrite:
+        raise OutputError(f"{old[0]} is there already; choose another name (--out), or ask to overwrite (--overwrite)")
+    return old
 
 
 def named(path: str | Path) -> Path:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from sharpose_rt.detection.yolo import CLOSEST, Network, predict
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.geometry.boxes import inside_matrix, iou_matrix
 from sharpose_rt.models.int8 import Ranges, observe
-from sharpose_rt.models.weights import write_network
+from sharpose_rt.models.weights import RANGES, write_network
 from sharpose_rt.training.detector_recipe import DetectorRecipe
 from sharpose_rt.training.pictures import Picture
 from sharpose_rt.types import Frame
@@ -26,7 +27,31 @@ from sharpose_rt.types import Frame
 MATCH_IOU = 0.5
 
 
-def save_detector(path: Path, module: Any, recipe: DetectorRecipe, facts: dict[str, str]) -> None:
+def finish_detector(
+    path: Path,
+    module: Any,
+    recipe: DetectorRecipe,
+    facts: Mapping[str, str],
+    held_out: Sequence[Picture],
+    say: Callable[[str], None],
+) -> None:
+    """Write a file as `save_detector`, with what pictures tell that the training never saw: the ranges for int8, and
+    what its scores mean, or `say` is told why not.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    save_detector(path, module, recipe, facts)  # which both are measured with
+    told = {RANGES: json.dumps(input_ranges(path, held_out))}
+    try:
+        slope, shift = calibrate(path, held_out)
+        told |= {"score_slope": f"{slope:.6f}", "score_shift": f"{shift:.6f}"}
+    except DatasetError as error:  # the training is not lost for that
+        say(f"scores are not calibrated: {error}")
+    save_detector(path, module, recipe, {**facts, **told})
+
+
+def save_detector(path: Path, module: Any, recipe: DetectorRecipe, facts: Mapping[str, str]) -> None:
     """Write a file in float16 that `detection.bundled.load_module` reads, at once or not at all.
 
     `facts` go into its metadata; the `image_size` it is used at is that of training unless they say otherwise.

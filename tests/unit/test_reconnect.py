@@ -32,7 +32,7 @@ from sharpose_rt.cli import main
 from sharpose_rt.config import SourceConfig, load
 from sharpose_rt.errors import SourceError, SourceLost, SourceTimeout
 from sharpose_rt.media import PacedSource, is_live, open_source, paced, reconnect
-from sharpose_rt.media.container import MediaClock
+from sharpose_rt.media.clock import MediaClock
 from sharpose_rt.media.live import Camera
 from sharpose_rt.media.reconnect import Reconnecting, pauses_s
 from sharpose_rt.media.source import Source, SourceInfo

@@ -41,7 +41,8 @@ from sharpose_rt.config.schema import HWACCELS, SourceConfig
 from sharpose_rt.errors import ConfigError, SourceAway, SourceError, SourceLost, SourceTimeout
 from sharpose_rt.media import PacedSource, hardware, reconnect
 from sharpose_rt.media.backlog import Backlog
-from sharpose_rt.media.container import ContainerSource, MediaClock, first_picture_s
+from sharpose_rt.media.clock import MediaClock
+from sharpose_rt.media.container import ContainerSource, first_picture_s
 from sharpose_rt.media.files import VideoFile, below, read_image
 from sharpose_rt.media.live import Camera, NetworkVideo, StdinVideo, index_is_last
 from sharpose_rt.media.opening import expand_sources, is_live, open_source
@@ -1789,7 +1790,8 @@ class _Sent(VideoFile):
 @pytest.mark.parametrize("bframes", [0, 2])
 def test_what_waits_in_buffers_is_told_and_left_out_when_it_is_old(tmp_path, monkeypatch, caplog, bframes) -> None:
     clock = Clock(monkeypatch)
-    monkeypatch.setattr("sharpose_rt.media.container.time", clock)
+    for module in ("container", "clock"):
+        monkeypatch.setattr(f"sharpose_rt.media.{module}.time", clock)
     write_clip(tmp_path / "walk.ts", 60, container="mpegts", gop=10, bframes=bframes)
     with _Sent(tmp_path / "walk.ts", SourceConfig()) as source:
         first = source.read()
@@ -1834,7 +1836,8 @@ class _Fed:
 def test_what_ffmpeg_and_the_decoder_hold_back_is_part_of_the_latency(bframes: int, tmp_path, monkeypatch) -> None:
     """Where a picture of H.264 ends is known by the next one, and where that ends in MPEG-TS by the one after it."""
     clock = Clock(monkeypatch)
-    monkeypatch.setattr("sharpose_rt.media.container.time", clock)
+    for module in ("container", "clock"):
+        monkeypatch.setattr(f"sharpose_rt.media.{module}.time", clock)
     write_clip(tmp_path / "walk.ts", 200, container="mpegts", gop=10, bframes=bframes)
     fed = _Fed(tmp_path / "walk.ts", clock)
     monkeypatch.setattr(_Sent, "_target", lambda source: fed)

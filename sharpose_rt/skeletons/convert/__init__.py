@@ -37,7 +37,7 @@ from sharpose_rt.skeletons.convert.parquet import write_parquet
 from sharpose_rt.skeletons.convert.pyskl import pyskl_annotation, read_labels, write_pyskl, write_pyskl_set
 from sharpose_rt.skeletons.convert.tables import write_csv, write_mot
 from sharpose_rt.skeletons.convert.trc import write_trc
-from sharpose_rt.skeletons.names import is_folder, named, results_of, target_of
+from sharpose_rt.skeletons.names import check_target, is_folder, named, target_of
 from sharpose_rt.skeletons.stream import StreamReader
 
 log = logging.getLogger("sharpose_rt.skeletons")
@@ -122,14 +122,8 @@ def _convert(
     target = named(out) if to == "openpose" and out is not None else target_of(path, name, out)
     if to == "trc" and target.suffix != ".trc":
         target = target.with_name(f"{target.name}.trc")  # its files are a person's each, and known by this
-    if target.resolve() == Path(path).resolve():
-        raise OutputError(f"{target} is what is read; choose another name (--out)")
     with writing(target, _ELSEWHERE):
-        old = results_of(target)
-        if old and not overwrite:
-            raise OutputError(
-                f"{old[0]} is there already; choose another name (--out), or ask to overwrite (--overwrite)"
-            )
+        old = check_target(target, [Path(path)], overwrite)
         target.parent.mkdir(parents=True, exist_ok=True)
         several = writer.write(reader, target, **_read(writer, options))
         written = [target] if several is None else several
@@ -160,11 +154,8 @@ def convert_set(
     if is_folder(out):
         raise ConfigError(f"{out} is a folder, and a set of clips has no name of its own; give one (--out FILE)")
     target, paths = named(out), [Path(path) for path in paths]
-    if target.resolve() in {Path(path).resolve() for path in (*paths, labels) if path is not None}:
-        raise OutputError(f"{target} is what is read; choose another name (--out)")
-    if target.exists() and not overwrite:
-        raise OutputError(f"{target} is there already; choose another name (--out), or ask to overwrite (--overwrite)")
     with writing(target, _ELSEWHERE):
+        check_target(target, [*paths, *([] if labels is None else [Path(labels)])], overwrite)
         target.parent.mkdir(parents=True, exist_ok=True)
         readers = [StreamReader(path) for path in paths]
         write_pyskl_set(readers, target, known, **_read(WRITERS["pyskl"], options))

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpose_rt import __version__
-from sharpose_rt.errors import ConfigError, OutputError, StreamError
+from sharpose_rt.errors import ConfigError, StreamError
 from sharpose_rt.skeletons.convert.common import stem_of
 from sharpose_rt.skeletons.importers.lists import (
     read_alphapose,
@@ -32,7 +32,7 @@ from sharpose_rt.skeletons.importers.lists import (
 )
 from sharpose_rt.skeletons.importers.openpose import read_openpose
 from sharpose_rt.skeletons.importers.people import Imported, to_poses
-from sharpose_rt.skeletons.names import named, target_of
+from sharpose_rt.skeletons.names import check_target, named, target_of
 from sharpose_rt.skeletons.stream import FrameRecord, Header, encode, whole_stream
 
 log = logging.getLogger("sharpose_rt.skeletons")
@@ -127,10 +127,7 @@ def import_stream(
         raise ConfigError("MMPose's files are known to count from 1 or from 0; leave --first-frame away")
     path = Path(path)
     target = target_of(path, f"{_stem(named(path))}.skeletons.jsonl", out)
-    if target.resolve() in {file.resolve() for file in (path, *path.glob("*.json"), Path(source or path))}:
-        raise OutputError(f"{target} is what is read; choose another name (--out)")
-    if target.exists() and not overwrite:
-        raise OutputError(f"{target} is there already; choose another name (--out), or ask to overwrite (--overwrite)")
+    check_target(target, (path, *path.glob("*.json"), Path(source or path)), overwrite)
     imported = _counted_from(first_frame, READERS[source_format](path), path)
     first, last = min(imported.frames, default=0), max(imported.frames, default=-1)
     sparse = times_s is None and last > _SPARSE + 100 * len(imported.frames)

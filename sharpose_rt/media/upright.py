@@ -1,0 +1,83 @@
+"""Decoded frames as they are meant to be seen: BGR, of square pixels, upright."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
+
+from sharpose_rt.media.source import turned
+
+# Pixels that are said to be longer or flatter than that are a mistake of the file.
+_LONGEST_PIXEL = 4
+# Programs that scale to whole pixels make up for the rest in the aspect: not worth another scaling of every frame.
+_ROUNDING = 0.01
+
+
+class Upright:
+    """Decoded frames of one source as they are meant to be seen.
+
+    Colour matrix and range are the frame's own (swscale). Pixels become square: where they are not, as in anamorphic
+    video, the stored width is stretched. Display rotation and mirroring (ISO/IEC 14496-12, 'tkhd' matrix) are applied.
+
+    Args:
+        pixel_aspect: width of a stored pixel over its height; None or 0 where unknown.
+    """
+
+    def __init__(self, pixel_aspect: Fraction | None = None) -> None:
+        self._stretch = _stretch(pixel_aspect)
+        self._size_wh: tuple[int, int] | None = None
+        # One for all frames: each frame's own would have threads of its own, and live until the cycle collector comes.
+        self._reformatter = VideoReformatter()
+        self._rotation: int | None = None
+        self._mirrored, self._turns = False, 0
+
+    def __call__(self, frame: av.VideoFrame, pixel_aspect: Fraction | None = None) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 BGR; `pixel_aspect` counts from where the size changes."""
+        before, self._size_wh = self._size_wh, (frame.width, frame.height)
+        if before not in (None, self._size_wh):
+            self._stretch = _stretch(pixel_aspect)
+        width = round(frame.width * self._stretch)
+        image: NDArray[np.uint8] = self._reformatter.reformat(frame, width, format="bgr24", threads=1).to_ndarray()  # type: ignore[assignment]
+        return self._turned(frame, image)
+
+    @classmethod
+    def as_of(cls, frame: av.VideoFrame, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Another decoder's picture, mirrored and turned as this frame says."""
+        return cls()._turned(frame, image)
+
+    def _turned(self, frame: av.VideoFrame, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if frame.rotation != self._rotation:
+            self._look(frame)
+        if self._mirrored:
+            image = cv2.flip(image, 1)  # type: ignore[assignment]
+        return np.ascontiguousarray(turned(image, 90 * self._turns))
+
+    def _look(self, frame: av.VideoFrame) -> None:
+        """Takes the display matrix of a frame; of as few as will do, as a frame whose side data was looked at refers to
+        itself and keeps its picture until the cycle collector comes."""
+        self._rotation = frame.rotation
+        try:
+            matrix = frame.side_data.get("DISPLAYMATRIX")
+        except ValueError:  # side data beside it that PyAV does not know, as EXIF and the views of stereo video
+            self._mirrored, self._turns = False, round(-frame.rotation / 90) % 4
+            return
+        if matrix is None:
+            self._mirrored, self._turns = False, 0
+            return
+        a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(float)  # x' = a x + c y, y' = b x + d y, y down
+        self._mirrored = a * d - b * c < 0
+        if self._mirrored:
+            a, b = -a, -b
+        self._turns = round(math.degrees(math.atan2(float(b), float(a))) / 90) % 4  # clockwise
+
+
+def _stretch(pixel_aspect: Fraction | None) -> Fraction | int:
+    said = pixel_aspect or 1
+    believed = 1 / _LONGEST_PIXEL <= said <= _LONGEST_PIXEL and abs(said - 1) > _ROUNDING
+    return said if believed else 1
