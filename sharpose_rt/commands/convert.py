@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sharpose_rt.commands.track import size
+from sharpose_rt.commands.run_options import size
 from sharpose_rt.errors import ConfigError
 
 HELP = "write a skeleton stream as openpose, alphapose, coco, coco_labels, kinetics, pyskl, mot, csv, ...; or read one"

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from sharpose_rt.commands import track
+from sharpose_rt.commands.run_options import add_run_arguments, build_config
 
 HELP = "track people in a clip that is made on the spot: no download, no file of yours"
 
@@ -19,12 +20,12 @@ HELP = "track people in a clip that is made on the spot: no download, no file of
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `track` but for the source."""
     parser.add_argument("--seconds", type=_seconds, default=6.0, help="length of the clip (default: %(default)g)")
-    track.add_run_arguments(parser)
+    add_run_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Makes the clip in the folder of the results, then does as `track`."""
-    config = track.build_config(args)  # also refuses bad options before any work
+    config = build_config(args)  # also refuses bad options before any work
     if config.detector.name == "auto":
         args.offline = True  # it would like to download; a detector asked for by name may
     folder = Path(config.output.directory)

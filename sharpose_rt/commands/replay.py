@@ -13,20 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sharpose_rt.commands.taps import add_tap_arguments, open_taps
-from sharpose_rt.commands.track import (
+from sharpose_rt.commands.run_options import (
     add_config_arguments,
     add_output_arguments,
     add_part_arguments,
-    below_common,
     build_config,
-    display,
-    folder_of,
-    lines_of,
-    named,
-    say,
-    stopped_by_signals,
 )
+from sharpose_rt.commands.taps import add_tap_arguments, open_taps
+from sharpose_rt.commands.track import below_common, display, folder_of, lines_of, named, say, stopped_by_signals
 from sharpose_rt.errors import ConfigError, StreamError
 
 if TYPE_CHECKING:

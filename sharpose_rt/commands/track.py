@@ -18,9 +18,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from sharpose_rt.commands.printable import printable_lines
-from sharpose_rt.commands.taps import add_tap_arguments, open_taps
-from sharpose_rt.config import RunConfig, load
-from sharpose_rt.config.schema import HWACCELS
+from sharpose_rt.commands.run_options import add_run_arguments, build_config
+from sharpose_rt.commands.taps import open_taps
+from sharpose_rt.config import RunConfig
 from sharpose_rt.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
@@ -36,59 +36,6 @@ log = logging.getLogger("sharpose_rt")
 _TWICE_S = 0.2  # a signal that comes again within is the same one
 HELP = "track people and their keypoints through a video, pictures, a camera or a stream (the default command)"
 
-# Options of the command line and the configuration keys, one mostly, that each sets.
-_KEYS = {
-    "output": "output.directory",
-    "overwrite": "output.overwrite",
-    "record": "output.record",
-    "split": "output.split_s",
-    "format": "output.formats",
-    "option": "output.format_options",
-    "person_slots": "output.person_slots",
-    "fill": "output.fill",
-    "model": "pose.model",
-    "weights": "pose.weights",
-    "behaviour": "pose.behaviour",
-    "quality_threshold": "pose.quality_threshold",
-    "refine_from_px": "pose.refine_from_px",
-    "refine_from_gain": "pose.refine_from_gain",
-    "refine_every": "pose.refine_every",
-    "region": "detector.region",
-    "rotate": "source.rotate",
-    "filmed_fps": "source.filmed_fps",
-    "skeletons_only": "draw.picture",
-    "hide_faces": "draw.faces",
-    "flip_test": "pose.flip_test",
-    "device": "pose.device",
-    "backend": "pose.backend",
-    "precision": "pose.precision",
-    "detector": "detector.name",
-    "boxes": "detector.name",
-    "detector_size": "detector.image_size",
-    "min_person_score": "detector.score_threshold tracker.high_score",
-    "detect_every": "detector.every",
-    "detect_every_if_sure": "detector.every_if_sure",
-    "tracker": "tracker.name",
-    "smooth": "smooth.method",
-    "start": "source.start_s",
-    "end": "source.end_s",
-    "stride": "source.stride",
-    "max_frames": "source.max_frames",
-    "rtsp_transport": "source.rtsp_transport",
-    "tls": "source.tls",
-    "hwaccel": "source.hwaccel",
-    "camera_size": "source.camera_size_wh",
-    "camera_fps": "source.camera_fps",
-    "camera_format": "source.camera_format",
-    "realtime": "source.realtime",
-    "latency_budget_ms": "budget.latency_ms",
-    "target_fps": "budget.target_fps",
-    "open_timeout": "source.open_timeout_s",
-    "read_timeout": "source.read_timeout_s",
-    "reconnect": "source.reconnect_s",
-    "offline": "offline",
-}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """All options of a run; each that is not given keeps its value of the configuration."""
@@ -101,248 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "http://..., or - for stdin; given more than once, or as @FILE with one a line, all are read at once",
     )
     add_run_arguments(parser)
-
-
-def add_output_arguments(parser: argparse.ArgumentParser) -> Any:
-    """What is written and shown; gives the group, for more of the kind."""
-    out = parser.add_argument_group("output")
-    out.add_argument("--output", metavar="DIR", help="folder of the results (default: sharpose_out)")
-    out.add_argument("--no-video", action="store_true", help="write no annotated video")
-    out.add_argument(
-        "--format",
-        type=_names,
-        metavar="A,B",
-        help="also write the skeletons as openpose, alphapose, coco, coco_labels, kinetics, pyskl, mot, csv, parquet "
-        "or trc",
-    )
-    out.add_argument(
-        "--option",
-        action="append",
-        metavar="KEY=VALUE",
-        help="an option of --format, as min_score=0.3; `convert --help` lists them",
-    )
-    out.add_argument("--person-slots", type=int, metavar="N", help="people in the arrays of --format pyskl, kinetics")
-    out.add_argument("--fill", choices=("none", "hold", "linear"), help="gaps within a track in --format pyskl")
-    out.add_argument("--overwrite", action="store_true", default=None, help="replace results of an earlier run")
-    out.add_argument(
-        "--skeletons-only",
-        action="store_false",
-        default=None,
-        help="draw on black: video, window and browser show nobody's face",
-    )
-    out.add_argument(
-        "--hide-faces",
-        action="store_false",
-        default=None,
-        help="turn the heads of all who are found into blocks: in video, window and browser",
-    )
-    out.add_argument("--show", action="store_true", help="show the annotated frames in a window; q ends the run")
-    out.add_argument("--quiet", action="store_true", help="print nothing but warnings and errors")
-    return out
-
-
-def add_config_arguments(parser: argparse.ArgumentParser) -> Any:
-    """Presets and single options; gives the group, for more of the kind."""
-    general = parser.add_argument_group("configuration")
-    general.add_argument("--config", metavar="FILE|NAME", help="a preset (file, live) or a YAML file")
-    general.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="any option, as in --set smooth.hold_s=0.5"
-    )
-    return general
-
-
-def add_part_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which part of the source, and how its pictures are read."""
-    part = parser.add_argument_group("part of the source")
-    part.add_argument("--start", type=float, metavar="S", help="first media time in seconds")
-    part.add_argument("--end", type=float, metavar="S", help="media time to end at")
-    part.add_argument("--stride", type=int, metavar="N", help="use every n-th frame")
-    part.add_argument("--max-frames", type=int, metavar="N", help="stop after so many frames")
-    part.add_argument(
-        "--filmed-fps",
-        type=float,
-        metavar="F",
-        help="frames a second at which slow motion was filmed that is stored at another rate, for times of the scene",
-    )
-    part.add_argument(
-        "--rotate",
-        type=int,
-        choices=(0, 90, 180, 270),
-        help="turn the picture clockwise; coordinates are in the turned one",
-    )
-    part.add_argument("--hwaccel", metavar="KIND", help=f"what decodes video: none, auto, {', '.join(HWACCELS)}")
-
-
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `track` but for the source."""
-    out = add_output_arguments(parser)
-    out.add_argument(
-        "--split",
-        type=float,
-        metavar="SECONDS",
-        help="begin new files every so many seconds of the source; of a live one at their multiples on the clock",
-    )
-    out.add_argument(
-        "--record",
-        action="store_true",
-        default=None,
-        help="keep the pictures as they came too, in a video of their own",
-    )
-
-    pose = parser.add_argument_group("pose network")
-    pose.add_argument(
-        "--model",
-        help="a variant (`sharpose-rt models` lists them), or a .onnx or .xml file of another top-down network",
-    )
-    pose.add_argument("--weights", metavar="FILE", help="auto, a .safetensors or released .pth file, or random")
-    pose.add_argument("--behaviour", choices=("auto", "paper", "released"), help="which text the network follows")
-    pose.add_argument(
-        "--quality-threshold", type=_number, metavar="Q", help="crops of lower predicted quality are refined (inf: all)"
-    )
-    pose.add_argument(
-        "--refine-from-px", type=float, metavar="PX", help="people less tall than this take the coarse stage's pose"
-    )
-    pose.add_argument(
-        "--refine-from-gain",
-        type=float,
-        metavar="AP",
-        help="people to whom the fine stage is expected to add less AP (as in 0.05) take the coarse stage's pose",
-    )
-    pose.add_argument(
-        "--refine-every",
-        type=int,
-        metavar="N",
-        help="who moves on as expected is refined on every n-th frame, and takes over what that changed between",
-    )
-    pose.add_argument("--flip-test", action="store_true", default=None, help="average with the mirrored crop")
-    pose.add_argument("--device", help="auto, cpu, cuda or cuda:N")
-    pose.add_argument("--backend", choices=("auto", "torch", "openvino"), help="what runs the network")
-    pose.add_argument(
-        "--precision", choices=("auto", "fp32", "bf16", "fp16", "int8"), help="number format of the network"
-    )
-
-    people = parser.add_argument_group("finding and following people")
-    people.add_argument(
-        "--detector",
-        metavar="NAME",
-        help="auto, bundled, a .safetensors of train-detector, an ultralytics model, or another's .onnx or .xml",
-    )
-    people.add_argument("--boxes", metavar="full|FILE", help="instead of a detector: the whole frame, or a boxes file")
-    people.add_argument(
-        "--detector-size", type=int, metavar="PX", help="longer side of what the detector sees: larger, smaller people"
-    )
-    people.add_argument(
-        "--min-person-score",
-        type=float,
-        metavar="S",
-        help="people of whom the detector is less sure, 0 to 1, are left out (default: 0.5 for somebody new, 0.25 for "
-        "who is followed already; 0 with --boxes FILE)",
-    )
-    people.add_argument(
-        "--region",
-        type=_points,
-        metavar="'X,Y X,Y ...'",
-        help="look for people there only: two corners of a rectangle, or the corners of a polygon, px",
-    )
-    people.add_argument("--detect-every", type=int, metavar="N", help="run the detector on every n-th frame")
-    people.add_argument(
-        "--detect-every-if-sure", type=int, metavar="N", help="on every n-th frame while all poses are sure"
-    )
-    people.add_argument("--tracker", choices=("sharpose", "bytetrack"), help="how boxes become identities")
-    people.add_argument("--smooth", choices=("kalman", "rts", "none"), help="how keypoints are smoothed over time")
-
-    add_tap_arguments(parser)
-
-    add_part_arguments(parser)
-
-    live = parser.add_argument_group("cameras and streams")
-    live.add_argument("--camera-size", type=size, metavar="WxH", help="asked of a camera, as in 1280x720")
-    live.add_argument("--camera-fps", type=float, metavar="N", help="asked of a camera; looks at a screen (30)")
-    live.add_argument("--camera-format", choices=("mjpeg", "yuyv"), help="asked of a camera (default: mjpeg)")
-    live.add_argument("--rtsp-transport", choices=("tcp", "udp"), help="for rtsp:// addresses (default: tcp)")
-    live.add_argument(
-        "--tls",
-        metavar="verify|any|FILE",
-        help="trusted of https, rtsps, wss, ...: whom the system trusts (default), whoever answers, or a certificate",
-    )
-    live.add_argument("--open-timeout", type=float, metavar="S", help="wait so long for an answer (default: 10)")
-    live.add_argument("--read-timeout", type=float, metavar="S", help="silent for so long is lost (default: 10)")
-    live.add_argument(
-        "--reconnect", type=_number, metavar="S", help="look so long for what was lost (default: 300; 0: not at all)"
-    )
-    live.add_argument(
-        "--realtime", action="store_true", default=None, help="play a file at its own pace, as a camera would"
-    )
-    live.add_argument(
-        "--latency-budget-ms", type=float, metavar="N", help="keep 95 %% of frames within N ms of their capture"
-    )
-    live.add_argument("--target-fps", type=float, metavar="N", help="keep up N frames a second")
-
-    general = add_config_arguments(parser)
-    general.add_argument("--offline", action="store_true", default=None, help="download nothing")
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def size(text: str) -> tuple[int, int]:
-    """Width and height, px, of 'WIDTHxHEIGHT'."""
-    width, sign, height = text.lower().partition("x")
-    if not (sign and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; WIDTHxHEIGHT is accepted, as in 1280x720")
-    return int(width), int(height)
-
-
-def _points(text: str) -> tuple[tuple[float, ...], ...]:
-    try:
-        points = tuple(tuple(float(value) for value in point.split(",")) for point in text.split())
-    except ValueError:
-        points = ()
-    if not points or any(len(point) != 2 for point in points):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} are no points; 'X,Y X,Y ...' in px is accepted, as in '0,90 640,360'"
-        )
-    return points
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number; as in 0.9, inf or -inf") from None
-
-
-def build_config(args: argparse.Namespace) -> RunConfig:
-    """The run's configuration: defaults, `--config`, `--set`, then the options of the command line.
-
-    Raises:
-        ConfigError: an unknown key or a bad value; names the option by which it was given.
-    """
-    if getattr(args, "boxes", None):
-        if args.detector:
-            raise ConfigError("--boxes takes the place of a detector; give --boxes or --detector, not both")
-        if args.detector_size:
-            raise ConfigError("--detector-size is what a detector sees; --boxes takes its place")
-    changes: dict[str, Any] = {"output": {"video": False}} if args.no_video else {}
-    given: dict[str, str] = {}
-    for option, keys in _KEYS.items():
-        value = getattr(args, option, None)
-        if value is None:
-            continue
-        for key in keys.split():
-            given[key] = f"--{option.replace('_', '-')}"
-            section, _, name = key.rpartition(".")
-            target = changes.setdefault(section, {}) if section else changes
-            target[name] = value
-    try:
-        return load(args.config, args.set, options=changes)
-    except ConfigError as error:
-        where, _, said = str(error).partition(": ")
-        option = given.get(said.partition(" ")[0])
-        if where != "command line" or option is None:
-            raise
-        raise ConfigError(f"{option}: {said}") from None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -582,11 +287,11 @@ def lines_of(results: Results) -> str:
     speed = "" if fps is None else f" at {fps:.1f} fps"
     lines = [f"{results.status}: {figures['frames']} frames{speed}, {figures['people']['ids']} ids{exits}"]
     lines += [f"  {results.parts} parts, the last:"] if results.parts else []
-    named = {
+    files = {
         "skeletons": results.stream,
         "video": results.video,
         "recording": results.recording,
         "summary": results.summary,
     }
-    lines += [f"  {name:<10} {path}" for name, path in named.items() if path is not None]
+    lines += [f"  {name:<10} {path}" for name, path in files.items() if path is not None]
     return "\n".join([*lines, *(f"  {'format':<10} {path}" for path in results.formats)])

@@ -16,8 +16,8 @@ from websockets.sync.client import connect
 
 from sharpose_rt.app import FileRun
 from sharpose_rt.cli import build_parser, main
+from sharpose_rt.commands.run_options import build_config
 from sharpose_rt.commands.taps import open_taps
-from sharpose_rt.commands.track import build_config
 from sharpose_rt.config import load
 from sharpose_rt.live import Hub, Listen, LiveServer, Publisher
 from sharpose_rt.types import Packet

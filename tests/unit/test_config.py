@@ -16,7 +16,7 @@ from raising import raising
 from sharpose_rt import PoseTracker, SHaRPose
 from sharpose_rt.cli import build_parser
 from sharpose_rt.commands import evaluate, explain, weights
-from sharpose_rt.commands.track import _KEYS, build_config
+from sharpose_rt.commands.run_options import KEYS, build_config
 from sharpose_rt.config import PoseConfig, RunConfig, SourceConfig, load, merge, preset_names, to_dict
 from sharpose_rt.errors import ConfigError, WeightsError
 from sharpose_rt.machine import cache, threads
@@ -105,7 +105,7 @@ def test_an_option_of_a_run_sets_its_keys_and_no_other(option: str, wanted: dict
 
 def test_every_option_of_a_run_is_tried() -> None:
     tried = {text.partition("=")[0] for options in OPTIONS for text in options.split()}
-    assert {f"--{name.replace('_', '-')}" for name in _KEYS} <= tried
+    assert {f"--{name.replace('_', '-')}" for name in KEYS} <= tried
 
 
 def test_given_boxes_pass_the_thresholds_that_nobody_set() -> None:

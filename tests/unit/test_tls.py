@@ -21,7 +21,7 @@ from mqtt_broker import MqttBroker
 from websockets.sync.server import ServerConnection, serve
 
 from sharpose_rt.cli import build_parser
-from sharpose_rt.commands.track import build_config
+from sharpose_rt.commands.run_options import build_config
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import ConfigError, SourceAway, SourceError
 from sharpose_rt.live import Publisher, parse_target
