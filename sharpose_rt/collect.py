@@ -246,6 +246,7 @@ def _write_coco(path: Path, labelled: Labelled, skeleton: Skeleton) -> None:
     records = [{"image_id": number, **person} for number, (_, people) in enumerate(labelled, 1) for person in people]
     document = {
         "info": {"description": f"collected by sharpose-rt {__version__}"},
+        "licenses": [],
         "categories": [person_category(skeleton)],
         "images": images,
         "annotations": [{"id": number, **record} for number, record in enumerate(records, 1)],

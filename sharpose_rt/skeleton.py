@@ -17,17 +17,25 @@ BOX_TO_AREA = 0.53
 def person_categories(categories: Any) -> tuple[Any, ...] | None:
     """Ids of the people's among the `categories` of a COCO file: those called so (`PERSON_NAMES`), whatever their ids.
 
-    None, where every record is of a person: the file has no categories, or one alone of another name.
+    None, where every record is of a person: the file has no categories, or one alone of another name, whatever is
+    above it, as Roboflow has the name of the project.
 
     Raises:
-        ValueError: there are several, and none is called so; names them.
+        ValueError: there are several, and none is called so; names them. Or Label Studio wrote the file, which mixes up
+            the people of a picture.
     """
     listed = [item for item in categories if isinstance(item, dict)] if isinstance(categories, list) else []
-    people = tuple(item.get("id") for item in listed if str(item.get("name")).lower() in PERSON_NAMES)
-    if not people and len(listed) > 1:
-        names = ", ".join(repr(item.get("name")) for item in listed)
+    if any(item.get("keypoints") and item.get("name") == item.get("supercategory") == "default" for item in listed):
         raise ValueError(
-            f"its categories are {names:.120}, and none is 'person'; "
+            "Label Studio's COCO form has the keypoints of everybody in a picture as those of one person; export 'YOLO "
+            "with images' there, with model_index being each keypoint's place in COCO's order, and give that folder"
+        )
+    people = tuple(item.get("id") for item in listed if str(item.get("name")).lower() in PERSON_NAMES)
+    above = [item.get("supercategory") for item in listed if item.get("supercategory") != item.get("name")]
+    names = [repr(item.get("name")) for item in listed if item.get("name") not in above]
+    if not people and len(names) > 1:
+        raise ValueError(
+            f"its categories are {', '.join(names):.120}, and none is 'person'; "
             "call that of the people so, or leave the others out"
         )
     return people or None
@@ -227,9 +235,10 @@ def order_by_name(names: Sequence[Any], first: Skeleton | None = None) -> tuple[
     not matter.
 
     Raises:
-        ValueError: there is no such set; says which names were seen.
+        ValueError: there is no such set, or a name is there twice; says which names were seen.
     """
-    place = {str(name).strip().lower().replace(" ", "_").replace("-", "_"): row for row, name in enumerate(names)}
+    plain = [str(name).strip().lower().replace(" ", "_").replace("-", "_") for name in names]
+    place = {name: row for row, name in enumerate(plain)}
     sets = (*((first,) if first else ()), *SKELETONS.values())
     shared = {item: len(place.keys() & set(item.keypoints)) for item in sets}
     fitting = [item for item, count in shared.items() if count >= min(_ENOUGH, len(place))]
@@ -242,4 +251,6 @@ def order_by_name(names: Sequence[Any], first: Skeleton | None = None) -> tuple[
         )
     whole = [item for item in fitting if shared[item] == len(item)] or fitting[:1]
     skeleton = whole[0] if first else max(whole, key=len)
+    if twice := [name for name in skeleton.keypoints if plain.count(name) > 1]:
+        raise ValueError(f"several of its keypoints are named {twice[0]}; give each a name of its own")
     return skeleton, [place.get(name) for name in skeleton.keypoints]

@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     head_boxes = Path(args.head_boxes) if args.head_boxes else None
     # Whatever else a file's network finds, the first are COCO's.
     skeleton = COCO17 if is_network_file(args.model) else find_variant(args.model).skeleton
-    document = read_labels(Path(args.annotations), head_boxes, skeleton)
+    document = read_labels(Path(args.annotations), head_boxes, skeleton, print)
     images = Path(args.images)
     _check(args, document)
     model, info = _load_file(args) if is_network_file(args.model) else _load(args)

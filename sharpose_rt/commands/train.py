@@ -129,7 +129,7 @@ def _validation(config: TrainConfig, roots: list[Path]) -> Validate | None:
     folder, variant = find_set(item.name, roots), find_variant(config.model)
     annotations, images = set_files(folder, item.annotations, item.images)
     head_boxes = folder / item.head_boxes if item.head_boxes else None
-    document = read_labels(annotations, head_boxes, variant.skeleton)
+    document = read_labels(annotations, head_boxes, variant.skeleton, print)
     check_keypoints(variant, document)
     check_pckh(document, in_truth=True)
     if not by_pckh(document):

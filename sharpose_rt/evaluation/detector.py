@@ -21,6 +21,7 @@ from sharpose_rt.evaluation.metrics import stated_precision
 from sharpose_rt.evaluation.truth import picture_ids
 from sharpose_rt.evaluation.worst import Verdict, write_worst_pictures
 from sharpose_rt.geometry.boxes import xywh_to_xyxy, xyxy_to_xywh
+from sharpose_rt.labels.boxes import box_keypoints
 from sharpose_rt.labels.coco import area_of, box_of, check_picture, looked_at, people_records, read_document
 
 METRICS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
@@ -85,6 +86,7 @@ def read_box_labels(annotations: Path) -> dict[str, Any]:
         DatasetError: the file or a record is wrong, or nobody is labelled; names both.
     """
     document = read_document(annotations)
+    box_keypoints(document)
     index_of = picture_ids(document["images"], annotations)
     records = []
     for number, record in people_records(document, annotations):

@@ -5,7 +5,7 @@ Letters: N people, K keypoints.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.errors import ConfigError, DatasetError
+from sharpose_rt.labels.boxes import box_keypoints
 from sharpose_rt.labels.coco import (
     area_of,
     box_of,
@@ -31,20 +32,26 @@ from sharpose_rt.models import VARIANTS, Variant
 from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
 
 
-def read_labels(path: Path, head_boxes: Path | None = None, first: Skeleton = COCO17) -> dict[str, Any]:
+def read_labels(
+    path: Path,
+    head_boxes: Path | None = None,
+    first: Skeleton = COCO17,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
     """The people of a label file as pycocotools wants them, category 1: what may be missing (area, crowd flag, count,
     keypoints) filled in.
 
     Who is a person, says `labels.coco.people_records`, and which keypoint is which, `put_in_order` there, with
-    `first`, the network's keypoints. MPII's files are read too, see `labels.coco.read_document`. A list of pictures
-    without labels, as COCO publishes it for its test sets, has an empty list of annotations. The people's categories in
-    the file stay as `people_ids`.
+    `first`, the network's keypoints, and `say`; whose box is made up, `labels.boxes.box_keypoints`. MPII's files are
+    read too, see `labels.coco.read_document`. A list of pictures without labels, as COCO publishes it for its test
+    sets, has an empty list of annotations. The people's categories in the file stay as `people_ids`.
 
     Raises:
         DatasetError: the file or a record is wrong, or nobody in it is a person; names both.
     """
     document = read_document(path, head_boxes, labelled=False)
-    skeleton = put_in_order(document, path, first) or first
+    box_keypoints(document)
+    skeleton = put_in_order(document, path, first, say) or first
     index_of, people = picture_ids(document["images"], path), {}
     for number, record in people_records(document, path):
         check_picture(record, number, path, index_of)

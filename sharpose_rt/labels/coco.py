@@ -150,7 +150,7 @@ def put_in_order(
 
     What the file lacks of the set is not labelled, and `num_keypoints` counts the rest; `teacher_keypoints` go the same
     way. A file without names stays as it is: None. Which set it is, says `skeleton.order_by_name`, `first` as there.
-    `say` is told which keypoints of the file the set lacks.
+    `say` is told which keypoints of the file the set lacks, and where a folder of YOLO's form has no names.
 
     Raises:
         DatasetError: the names are of no such set, or a record has another number of keypoints; names file or record.
@@ -160,6 +160,10 @@ def put_in_order(
     categories = of_people(document.get("categories"), people_ids(document, annotations))
     names = keypoint_names(categories)
     if names is None:
+        # CVAT's and Label Studio's files of this form have none.
+        if annotations.is_dir() and any(record.get("keypoints") for record in document["annotations"]):
+            order = f"{first.name}, {', '.join(first.keypoints[:4])}, ..."
+            say(f"{annotations}: no kpt_names in a data.yaml name the keypoints: taken in the order of {order}")
         return None
     try:
         skeleton, order = order_by_name(names, first)

@@ -31,6 +31,18 @@ _STORED: Mapping[int, Callable[[Points, Points], tuple[Points, Points]]] = {
     8: lambda x, y: (1 - y, x),
 }
 
+_EXPORTS = {
+    "annotations/person_keypoints_default.json": "images/default",  # CVAT
+    "annotations/instances_default.json": "images/default",  # CVAT's boxes
+    "annotations/instances.json": "images",  # Supervisely
+    "_annotations.coco.json": "",  # Roboflow
+    "labels.json": "data",  # FiftyOne
+    "result.json": "",  # Label Studio, in which file names begin with images/
+}
+"""Label files of labelling programs' exports in COCO's form, and where the pictures lie."""
+_DESCRIPTIONS = ("data.yaml", "dataset.yaml", "classes.txt")
+"""FiftyOne calls it `dataset.yaml`; Label Studio and LabelImg have the names of classes alone, a line each."""
+
 
 def read_yolo(folder: Path) -> dict[str, list[Any]]:
     """The labels in a folder of text files as a document of COCO's form, on the pixels of pictures as they are stored.
@@ -107,14 +119,18 @@ def _line(person: Mapping[str, Any], size_wh: tuple[int, int]) -> str:
 
 
 def set_files(folder: Path, annotations: str = "annotations.json", images: str = "images") -> tuple[Path, Path]:
-    """A set's label file and its folder of pictures; where there is no such file, those of a set of YOLO's form.
+    """A set's label file and its folder of pictures; where there is no such file, those of a set of YOLO's form, or as
+    a labelling program exports them.
 
-    That has `labels` and `images` in the folder, or is itself a folder of labels, as `labels/train`.
+    YOLO's has `labels` and `images` in the folder, or is itself a folder of labels, as `labels/train`.
     """
     if not (folder / annotations).exists():
         for labels in (folder / "labels", folder):
             if labels.is_dir() and "labels" in labels.resolve().parts:
                 return labels, pictures_of(labels)
+        for theirs, beside in _EXPORTS.items():
+            if (folder / theirs).exists():
+                return folder / theirs, folder / beside
     return folder / annotations, folder / images
 
 
@@ -135,13 +151,15 @@ def pictures_of(folder: Path) -> Path:
 
 
 def _description(folder: Path) -> dict[str, Any]:
-    """What the set's `data.yaml` tells; nothing where there is none."""
-    above = list(folder.resolve().parents)[:3]
-    file = next((place / "data.yaml" for place in above if (place / "data.yaml").is_file()), None)
-    if file is None:
+    """What the set's `data.yaml` tells, or what another program has for it; nothing where there is none."""
+    above = [folder, *list(folder.resolve().parents)[:3]]
+    files = [place / name for name in _DESCRIPTIONS for place in above if (place / name).is_file()]
+    if not files:
         return {}
+    file = files[0]
     try:
-        told = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        told = {"names": text.splitlines()} if file.suffix == ".txt" else yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise DatasetError(f"cannot read {file}: {error}") from error
     told = told if isinstance(told, dict) else {}
@@ -188,7 +206,9 @@ def _rows(text: Path, shape: list[int] | None) -> Iterator[tuple[Points, Points 
         wrong = f"{text} line {number} is {line[:60]!r}"
         if not np.isfinite(row).all():
             raise DatasetError(f"{wrong}; finite numbers are wanted")
-        if row.size < _BOX or row[0] < 0 or row[0] % 1 or row[3:_BOX].min() <= 0 or abs(row[1:_BOX]).max() > _FARTHEST:
+        sides = row[3:_BOX]  # both 0 where CVAT has a person of one keypoint
+        spans = sides.min(initial=np.inf) > 0 or (row.size > _BOX and not sides.any())
+        if row.size < _BOX or row[0] < 0 or row[0] % 1 or not spans or abs(row[1:_BOX]).max() > _FARTHEST:
             raise DatasetError(
                 f"{wrong}; a class from 0 is wanted, then centre and sides of the box in shares of the picture's sides"
             )

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.errors import ConfigError, DatasetError
+from sharpose_rt.labels.boxes import box_keypoints
 from sharpose_rt.labels.coco import (
     area_of,
     box_of,
@@ -97,7 +98,8 @@ def read_people(
 ) -> People:
     """The people of a COCO-form file that have at least one joint to learn from; crowds are left out.
 
-    Who is a person, says `people_records`, and which keypoint is which, `put_in_order`.
+    Who is a person, says `people_records`, which keypoint is which, `put_in_order`, and whose box is made up,
+    `box_keypoints`.
 
     Args:
         annotations: as `read_document` takes it; a keypoint's third value is COCO's visibility (0, 1, 2) in a
@@ -111,12 +113,13 @@ def read_people(
         compare: a second label file of the same people; joints that lie far from where it has them have weight 0.
         compare_limit: how far, see `_far_from`.
         skeleton: the keypoints that are wanted.
-        say: told how many joints are dropped so, and which keypoints the wanted ones lack.
+        say: told how many joints are dropped so, and what `put_in_order` says.
 
     Raises:
         DatasetError: a file or a record is wrong, or the second file has none of these people; names them.
     """
     document = read_document(annotations)
+    box_keypoints(document)
     found = put_in_order(document, annotations, skeleton, say)
     if found is not None and found.keypoints != skeleton.keypoints:
         raise DatasetError(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sharpose_rt.errors import DatasetError
+from sharpose_rt.labels.boxes import box_keypoints
 from sharpose_rt.labels.coco import (
     box_of,
     check_picture,
@@ -61,6 +62,7 @@ def read_pictures(folder: Path, min_score: float) -> list[Picture]:
     """
     annotations, images = set_files(folder)
     document = read_document(annotations)
+    box_keypoints(document)
     records = looked_at(document)
     index_of, paths = picture_paths(records, annotations, images)
     people: list[list[list[float]]] = [[] for _ in paths]

@@ -85,6 +85,8 @@ def test_unsure_frames_are_taken_spread_over_the_video(walk, tmp_path):
     assert (made.pictures, made.people, made.unseen) == ({"train": 3}, {"train": 3}, 0)
     document = json.loads((tmp_path / "set" / "annotations.json").read_text())
     assert numbers(document, tmp_path / "set" / "images") == list(UNSURE)
+    assert document["licenses"] == []  # which Roboflow asks for, and CVAT for the outline
+    assert all(record["segmentation"] == [] for record in document["annotations"])
     people = read_people(tmp_path / "set" / "annotations.json", tmp_path / "set" / "images")
     assert len(people) == 3
     assert {path.name for path in (tmp_path / "set").iterdir()} == {"annotations.json", "images"}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -28,11 +30,37 @@ def _recipe(name: str) -> ModuleType:
 
 
 def test_every_recipe_is_tested() -> None:
-    tested = {"live_camera", "action_feed", "video_to_skeletons", "skeletons_to_action_array"}
+    tested = {"live_camera", "action_feed", "video_to_skeletons", "skeletons_to_action_array", "cvat_skeleton"}
     received = ("mqtt", "osc", "stdin", "udp", "websocket", "zmq")
     tested |= {f"receive_{name}" for name in received}  # test_receive_recipes.py
     tested.add("onnx_pose")  # tests/unit/test_onnx.py
     assert {path.stem for path in RECIPES.glob("*.py")} == tested
+
+
+def test_cvat_skeleton(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What CVAT's label editor and canvas ask of a skeleton."""
+    ours = Path(__file__).parents[1] / "label_programs" / "ours.json"
+    assert _recipe("cvat_skeleton").main([str(ours)]) == 0
+    (label,) = json.loads(capsys.readouterr().out)
+    assert (label["name"], label["type"], label["attributes"]) == ("person", "skeleton", [])
+    assert [part["name"] for part in label["sublabels"]] == list(COCO17.keypoints)
+    assert all(part["type"] == "points" and part["attributes"] == [] for part in label["sublabels"])
+    drawn = ElementTree.fromstring(f"<svg>{label['svg']}</svg>")
+    nodes = drawn.findall("circle")
+    assert [node.get("data-label-name") for node in nodes] == list(COCO17.keypoints)
+    assert {node.get("data-type") for node in nodes} == {"element node"}
+    numbers = [str(number) for number in range(1, 18)]
+    assert [node.get("data-node-id") for node in nodes] == [node.get("data-element-id") for node in nodes] == numbers
+    ends = [
+        (int(line.get("data-node-from", 0)) - 1, int(line.get("data-node-to", 0)) - 1) for line in drawn.findall("line")
+    ]
+    assert ends == list(COCO17.limbs)
+    places = np.array([[float(node.get(axis, -1)) for axis in ("cx", "cy")] for node in nodes])
+    assert (places.min() >= 0, places.max() <= 100) == (True, True)
+    assert places[COCO17.keypoints.index("nose"), 1] < places[COCO17.keypoints.index("left_ankle"), 1]
+    (tmp_path / "none.json").write_text('{"categories": [], "annotations": []}')
+    assert _recipe("cvat_skeleton").main([str(tmp_path / "none.json")]) == 2
+    assert "none.json is no label file of COCO's form with keypoints" in capsys.readouterr().err
 
 
 def test_live_camera(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -390,6 +390,8 @@ class TestCocoLabels:
         assert [labels.imgs[t]["file_name"] for t in range(6)] == [f"walking_{t:06d}.jpg" for t in range(6)]
         assert labels.loadCats([1])[0]["keypoints"] == list(NAMES)
         assert min(min(limb) for limb in labels.loadCats([1])[0]["skeleton"]) == 1
+        assert labels.dataset["licenses"] == []  # which Roboflow asks for, and CVAT for the outline
+        assert all(record["segmentation"] == [] for record in labels.anns.values())
         for t, ids in enumerate(CLIP):
             people = labels.imgToAnns[t]
             assert [p["track_id"] for p in people] == ids

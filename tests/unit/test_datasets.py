@@ -185,6 +185,8 @@ def test_whose_names_they_are():
     assert order_by_name(["pelvis", "left_hip"])[0] == order_by_name(["left_hip"], MPII16)[0] == MPII16
     with pytest.raises(ValueError, match="are named a, b;"):
         order_by_name(["a", "b"])
+    with pytest.raises(ValueError, match="several of its keypoints are named left_eye; give each a name of its own"):
+        order_by_name(["nose", "left_eye", "Left Eye", *COCO17.keypoints[3:]])
 
 
 def test_a_keypoint_with_a_null_is_not_labelled(folder):

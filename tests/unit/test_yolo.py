@@ -46,7 +46,7 @@ def line(points: np.ndarray, *, third: bool = True, number: int = 0) -> str:
     return " ".join(map(str, [number, 0.5, 0.5, 0.4, 0.6, *values.ravel().round(6).tolist()]))
 
 
-POINTS = np.stack([np.linspace(0.3, 0.7, 17), np.linspace(0.2, 0.8, 17)], 1)
+POINTS = np.stack([np.linspace(0.31, 0.69, 17), np.linspace(0.2, 0.8, 17)], 1)
 
 
 @pytest.mark.parametrize("third", [True, False])

@@ -115,7 +115,7 @@ def write_coco_labels(
     raw: bool = False,
     min_score: float = 0.3,
 ) -> None:
-    """Writes {info, images, annotations, categories}: each frame a picture, each person a label.
+    """Writes {info, licenses, categories, images, annotations}: each frame a picture, each person a label.
 
     Pictures have the ids that `write_coco` gives them with the same `first_image_id`, so its results fit these labels.
     Keypoints have visibility 2 where they lie within the picture and their score is at least `min_score`, else 0; boxes
@@ -153,7 +153,8 @@ def write_coco_labels(
     if _named(file_name, stem, 0) == _named(file_name, stem, 1):
         raise ConfigError(f"file_name is {file_name!r}, one name for all frames; put {{frame}} into it")
     with new_file(out) as file:
-        file.write(b'{"info":' + orjson.dumps(info) + b',"categories":' + orjson.dumps([person_category(skeleton)]))
+        head = {"info": info, "licenses": [], "categories": [person_category(skeleton)]}
+        file.write(orjson.dumps(head)[:-1])
         for name, records in (("images", images()), ("annotations", annotations())):
             file.write(b',\n"' + name.encode() + b'":[')
             for i, record in enumerate(records):
@@ -199,6 +200,7 @@ def people_labels(
             "category_id": 1,
             "bbox": [left, top, round(right - left, 2), round(bottom - top, 2)],
             "area": round(BOX_TO_AREA * (right - left) * (bottom - top), 1),
+            "segmentation": [],  # without it CVAT refuses the file, and without `licenses` Roboflow
             "iscrowd": 0,
             "keypoints": np.concatenate([points[i, :, :2], 2.0 * found[:, None]], 1).ravel().tolist(),
             "num_keypoints": int(found.sum()),

@@ -313,9 +313,10 @@ def _by_name(table: NDArray[np.float64], names: list[Any], where: str) -> tuple[
 
 
 def _corners(record: dict[str, Any], where: str, name: str = "bbox") -> list[float] | None:
-    """The box as left, top, right, bottom px, which the record has as left, top, width, height, if it has one."""
+    """The box as left, top, right, bottom px, which the record has as left, top, width, height, if it has one; COCO
+    Annotator's of 0 px is none."""
     box = given(record, where, name, 4)
-    if box is None:
+    if box is None or not any(box[2:]):
         return None
     left, top, width, height = box
     return _upright([left, top, left + width, top + height], where, name)

@@ -1,0 +1,55 @@
+"""Boxes of people of whom a label file has keypoints alone, as several labelling programs write it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sharpose_rt.labels.coco import is_numbers, stated_size
+
+_LEFT, _TOP, _RIGHT, _BOTTOM = 0.07, 0.14, 0.07, 0.1
+"""How far COCO's boxes reach beyond the keypoints, in longer sides of what these span: medians over 256 people with 8
+keypoints or more."""
+_SAME_PX = 0.05
+"""Programs round to 0.01 px, or to six digits of the picture's sides."""
+
+
+def box_keypoints(document: dict[str, list[Any]]) -> None:
+    """Gives people of whom the file has keypoints alone a box around these, with a margin as COCO's have, in place.
+
+    CVAT and Supervisely write the smallest box around the keypoints, COCO Annotator one of 0 px, FiftyOne none in the
+    whole file. Who has a single keypoint or none is of no known size, and becomes a crowd of 1 px, which is neither
+    learnt nor counted. One box that is missing among others stays so, and is refused by who needs it.
+    """
+    people = [(record, flat) for record in document["annotations"] if (flat := _keypoints(record))]
+    nobody_has_one = all(record.get("bbox") is None for record, _ in people)
+    images = [image for image in document["images"] if isinstance(image, dict)]
+    sizes_wh = {repr(image.get("id")): stated_size(image) for image in images}
+    for record, flat in people:
+        xs, ys = ([value for value, v in zip(flat[axis::3], flat[2::3], strict=True) if v > 0] for axis in (0, 1))
+        left, top, right, bottom = (min(xs), min(ys), max(xs), max(ys)) if xs else (0.0, 0.0, 0.0, 0.0)
+        box = record.get("bbox")
+        if not (nobody_has_one if box is None else _tells_nothing(box, (left, top, right - left, bottom - top))):
+            continue
+        longer = max(right - left, bottom - top)
+        width, height = sizes_wh.get(repr(record.get("image_id"))) or (0, 0)
+        left, top = max(left - _LEFT * longer, 0), max(top - _TOP * longer, 0)
+        right, bottom = right + _RIGHT * longer, bottom + _BOTTOM * longer
+        sides = [min(right, width or right) - left, min(bottom, height or bottom) - top]
+        known = min(sides) > 0
+        record |= {"bbox": [left, top, *sides]} if known else {"bbox": [left, top, 1, 1], "iscrowd": 1}
+
+
+def _keypoints(record: Any) -> list[float] | None:
+    """The keypoint values of a record, three each; None where it has none, or wrong ones."""
+    flat = record.get("keypoints") if isinstance(record, dict) else None
+    return flat if isinstance(flat, list) and is_numbers(flat, len(flat) // 3 * 3) else None
+
+
+def _tells_nothing(box: Any, spanned: tuple[float, float, float, float]) -> bool:
+    """Whether a box is of 0 px, or the one that its keypoints span."""
+    if not is_numbers(box, 4):
+        return False
+    off = [a - b for a, b in zip(box, spanned, strict=True)]
+    # Supervisely counts the pixels from the first to the last, one more than lie between.
+    likely = ((0, 0, 0, 0), (0, 0, 1, 1))
+    return not any(box[2:]) or any(all(abs(a - b) < _SAME_PX for a, b in zip(off, by, strict=True)) for by in likely)
