@@ -72,7 +72,7 @@ def picture_paths(records: list[Any], annotations: Path, images: Path) -> tuple[
         if record["id"] in index_of:
             raise DatasetError(f"{annotations}: images[{number}] repeats the id {record['id']!r}")
         index_of[record["id"]] = len(paths)
-        paths.append(str(images / record["file_name"]))
+        paths.append(str(_picture(images, record["file_name"])))
     return index_of, paths
 
 
@@ -100,7 +100,13 @@ def read_image(path: str | Path, stated_wh: tuple[int, int] = (0, 0)) -> NDArray
 
 def read_picture(record: dict[str, Any], images: Path) -> NDArray[np.uint8]:
     """The picture of a record in the folder `images`, see `read_image`."""
-    return read_image(images / record["file_name"], stated_size(record))
+    return read_image(_picture(images, record["file_name"]), stated_size(record))
+
+
+def _picture(images: Path, name: str) -> Path:
+    """The file of that name in a folder; where labels were written on Windows, folders end in `\\` in it."""
+    path = images / name
+    return images / name.replace("\\", "/") if "\\" in name and not path.exists() else path
 
 
 def people_records(document: dict[str, list[Any]], annotations: Path) -> Iterator[tuple[int, dict[str, Any]]]:

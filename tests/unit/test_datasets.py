@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -402,6 +403,22 @@ def test_missing_and_broken_pictures_are_named(folder):
     (folder / "bad.png").write_bytes(b"no picture")
     with pytest.raises(DatasetError, match=r"bad\.png cannot be decoded"):
         read_image(folder / "bad.png")
+
+
+def test_names_that_were_written_on_windows_are_found(folder):
+    """Their folders end in a backslash; where a file has one in its name, that is meant."""
+    labels = folder / "annotations.json"
+    document = json.loads(labels.read_text())
+    record = document["images"][0]
+    (folder / "images" / "2026" / "spring").mkdir(parents=True)
+    moved = (folder / "images" / record["file_name"]).rename(folder / "images" / "2026" / "spring" / "a.png")
+    record["file_name"] = "2026\\spring\\a.png"
+    labels.write_text(json.dumps(document))
+    assert read(folder).image_paths[0] == str(moved)
+    assert read_picture(record, folder / "images").shape == read_image(moved).shape
+    if os.name == "posix":
+        shutil.copy(moved, folder / "images" / record["file_name"])
+        assert read(folder).image_paths[0].endswith(record["file_name"])
 
 
 @pytest.mark.parametrize(

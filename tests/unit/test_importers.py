@@ -744,6 +744,15 @@ class TestCoco:
         path = saved(tmp_path / "labels.json", coco_labels() | {"categories": categories})
         assert [f.poses.track_ids.tolist() for f in back(path, "coco")] == CLIP
 
+    def test_categories_that_no_record_is_of_are_said(self, tmp_path):
+        """Their ids are texts here, and numbers in the records."""
+        document = coco_labels() | {"categories": [{"id": "1", "name": "person"}]}
+        for record in document["annotations"]:
+            record["category_id"] = 1
+        path, count = saved(tmp_path / "labels.json", document), len(document["annotations"])
+        with pytest.raises(StreamError, match=rf"json: none of its {count} annotations has the category_id of .*, '1'"):
+            back(path, "coco")
+
     @pytest.mark.parametrize("numbered", [True, False])
     def test_labels(self, tmp_path, numbered):
         path = saved(tmp_path / "labels.json", coco_labels(numbered=numbered))

@@ -255,11 +255,13 @@ def read_coco(path: Path) -> Imported:
     except ValueError as error:
         raise StreamError(f"{path}: {error}") from None
     names = keypoint_names(of_people(document.get("categories"), people))
-    rows = []
-    for i, record in enumerate(_list(document["annotations"], f"{path} annotations")):
+    rows, of_nobody = [], 0
+    annotations = _list(document["annotations"], f"{path} annotations")
+    for i, record in enumerate(annotations):
         where = f"{path} annotations[{i}]"
         _need(record, ("image_id",), where)
         if not is_person(record, people):
+            of_nobody += 1
             continue
         _number_or_name(record["image_id"], where, "image_id")
         if not record.get("keypoints") or record.get("iscrowd"):
@@ -274,6 +276,11 @@ def read_coco(path: Path) -> Imported:
         table, skeleton = _with_parts(record, table, skeleton, where)
         person = ImportedPerson(table, _corners(record, where), _maybe_score(record, where), _maybe_id(record, where))
         rows.append((frames[record["image_id"]], skeleton, person))
+    if annotations and of_nobody == len(annotations):
+        raise StreamError(
+            f"{path}: none of its {of_nobody} annotations has the category_id of people, "
+            f"{' or '.join(map(repr, people or ()))}; is `categories` of another file?"
+        )
     found = {frames[record["id"]]: record for record in images}
     return replace(
         _gather(rows, path, list(frames.values())),
