@@ -19,7 +19,7 @@ from raising import raising
 from sharpose_rt.cli import main
 from sharpose_rt.compute import openvino_graphs
 from sharpose_rt.config import DetectorConfig
-from sharpose_rt.detection import create_detector, file_outputs
+from sharpose_rt.detection import create_detector, file_outputs, postprocess
 from sharpose_rt.detection.bundled import WEIGHTS, load_module
 from sharpose_rt.detection.file_detector import FileDetector, is_ultralytics_export, share_found
 from sharpose_rt.detection.file_outputs import MOST_CLASSES, Reading, parse, readings
@@ -210,8 +210,16 @@ def people() -> Detections:
     return found(DetectorConfig("bundled", image_size=SIDE))
 
 
+@pytest.fixture(scope="module")
+def people_once() -> Detections:
+    """The same where of several boxes of a person the strongest is taken for all, as the networks themselves do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(postprocess, "AGREES_IOU", 1.0)
+        return found(DetectorConfig("bundled", image_size=SIDE))
+
+
 @pytest.mark.parametrize(("form", "pixels", "person"), FORMS, ids=[form.__name__ for form, *_ in FORMS])
-def test_every_form_finds_the_same_people(write, people, form, pixels, person):
+def test_every_form_finds_the_same_people(write, people, people_once, form, pixels, person):
     path = str(write(form, pixels))
     detector = create_detector(DetectorConfig(path))
     assert isinstance(detector, FileDetector)
@@ -220,8 +228,9 @@ def test_every_form_finds_the_same_people(write, people, form, pixels, person):
     assert detector._ready.manner.pixels[3:] == pixels[3:]  # the bundled one hardly minds which colour comes first
     assert detector._ready.manner.person == person
     again = found(DetectorConfig(path, pixels=pixels))
-    assert len(again) == len(people) >= 3
-    np.testing.assert_allclose(again.bboxes_xyxy, people.bboxes_xyxy, atol=2)
+    wanted = people_once if "_once" in form.__code__.co_names else people
+    assert len(again) == len(wanted) >= 3
+    np.testing.assert_allclose(again.bboxes_xyxy, wanted.bboxes_xyxy, atol=2)
 
 
 @pytest.mark.shared
