@@ -182,6 +182,7 @@ class Tracking:
             coming,
             live=live,
             most=most if most == DetectorConfig.max_people else None,  # whoever set another knows
+            rotated=None if config.detector.region else config.source.rotate,
             keep=models is not None,
         )
         camera = CameraMotion() if config.tracker.camera_motion else None

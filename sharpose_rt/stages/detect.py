@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from sharpose_rt.detection import Detector, Looks
+from sharpose_rt.detection.turned import Turned
 from sharpose_rt.runtime import BaseStage, Status
 from sharpose_rt.tracking import SceneCuts
 from sharpose_rt.types import Frame, Packet
@@ -40,7 +41,8 @@ class DetectStage(BaseStage[Frame, Packet]):
     `every` is n: a number, or what gives it as it is now. `cuts` says where a new scene begins. `detected_frames`
     counts those that the detector saw, `looks` knows how closely. `ready_for` gives the size of the frames that will
     come, px, where the first one should not wait for what a detector makes ready for a size. A `live` source gets no
-    look that can be done without. A frame of as many people as the detector keeps at `most` is told of once. With
+    look that can be done without. A frame of as many people as the detector keeps at `most` is told of once, and so is
+    a picture that lies on its side or its head, where it is known by how many degrees a run has `rotated` it. With
     `keep` the model stays for the next run.
     """
 
@@ -55,13 +57,14 @@ class DetectStage(BaseStage[Frame, Packet]):
         *,
         live: bool = False,
         most: int | None = None,
+        rotated: int | None = None,
         keep: bool = False,
     ) -> None:
         self.detector, self.ready_for, self._keep = detector, ready_for, keep
         self.looks = Looks(detector, live=live)
         self._scenes = Scenes(cuts)
         self._every = (lambda: every) if isinstance(every, int) else every
-        self._most = most
+        self._most, self._rotated, self._turned = most, rotated, Turned(detector)
         self.detected_frames = 0
         self._waiting: int | None = None  # frames since the last one that the detector saw, dropped ones too
 
@@ -86,6 +89,13 @@ class DetectStage(BaseStage[Frame, Packet]):
                 item.frame_id, self._most,
             )  # fmt: skip
             self._most = None  # said once
+        if detections is not None and self._rotated is not None and not item.source:
+            turn = self._turned.turn(item, detections)
+            if turn:
+                log.warning(
+                    "people are found where the picture is turned, and few as it is; does it lie on its %s? --rotate "
+                    "%d turns it", "head" if turn == 180 else "side", (self._rotated + turn) % 360,
+                )  # fmt: skip
         return (Packet(item, new_scene=new_scene).left(self.name, detections=detections),)
 
     def close(self, status: Status, /) -> None:
