@@ -8,7 +8,12 @@ from dataclasses import fields, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sharpose_rt.geometry.boxes import longer_side
 from sharpose_rt.types import Poses, PoseStage
+
+REACH = 0.2
+"""By how much, in longer sides of the box, a keypoint may lie outside it; of those that are seen three in a thousand
+do. A limb that was last seen jumping from one person to another flies off in a prediction."""
 
 
 def raw(poses: Poses) -> Poses:
@@ -44,14 +49,19 @@ def predicted(
     keypoint_scores: NDArray[np.floating],
     quality: float,
 ) -> Poses:
-    """One person who is not in the frame: raw keypoints are the predicted ones, with score 0."""
-    points = keypoints[None].astype(np.float32)
+    """One person who is not in the frame: raw keypoints are the predicted ones, with score 0.
+
+    Keypoints that are out of reach (`REACH`) of the box have the score 0 altogether.
+    """
+    box, points = np.asarray(bbox_xyxy, np.float32), keypoints[None].astype(np.float32)
+    reach_px = REACH * longer_side(box)
+    near = ((keypoints >= box[:2] - reach_px) & (keypoints <= box[2:] + reach_px)).all(1)
     return Poses(
-        bboxes_xyxy=np.asarray(bbox_xyxy, np.float32)[None],
+        bboxes_xyxy=box[None],
         bbox_scores=np.array([bbox_score], np.float32),
         track_ids=np.array([track_id], np.int64),
         keypoints=points,
-        keypoint_scores=keypoint_scores[None].astype(np.float32),
+        keypoint_scores=np.where(near, keypoint_scores, 0)[None].astype(np.float32),
         raw_keypoints=points,
         raw_keypoint_scores=np.zeros((1, len(keypoints)), np.float32),
         quality=np.array([quality], np.float32),

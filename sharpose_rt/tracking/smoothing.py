@@ -214,12 +214,14 @@ def _between(track_id: int, before: _Seen, after: _Seen, pts_s: float, points: F
 def _goes_on(one: Poses, seen: _Seen, gap_s: float, present: Poses, skeleton: Skeleton) -> bool:
     """Whether the missing `one` may be carried on for `gap_s`.
 
-    Nobody is for longer than they had been there, nor in the pose of somebody `present`: that is the same person.
+    Nobody is for longer than they had been there, nor in the pose of somebody `present`: that is the same person; nor
+    where no keypoint is left to show.
     """
+    shown = bool(one.keypoint_scores.max() > LEAST_SHOWN)
     one, present, sigmas = one.first(skeleton.body), present.first(skeleton.body), skeleton.sigmas[: skeleton.body]
     whom, size = present.keypoints, area(one.bboxes_xyxy)
     alike = same_poses(one.keypoints, one.keypoint_scores, whom, size, sigmas, LEAST_SHOWN)
-    return gap_s <= seen.pts_s - seen.since_s + TICKS_S and not alike.any()
+    return shown and gap_s <= seen.pts_s - seen.since_s + TICKS_S and not alike.any()
 
 
 def _advance(

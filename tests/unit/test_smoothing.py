@@ -397,6 +397,26 @@ def test_a_missing_person_comes_to_rest():
     np.testing.assert_allclose(out[-1].bboxes_xyxy - out[19].bboxes_xyxy, np.tile(expected, 2)[None], atol=6)
 
 
+def test_a_limb_that_flies_off_is_not_shown_at_a_missing_person():
+    """As one that was last seen in two people in turn."""
+    body = shape(np.random.default_rng(9))
+    speed = np.zeros((K, 2))
+    speed[10] = 1500, 0  # a wrist
+    frames = [(i / 25, people(body[None], [3])) for i in range(10)]
+    frames += [(i / 25, replace(people((body + speed * (i - 9) / 25)[None], [3]), bboxes_xyxy=frames[0][1].bboxes_xyxy))
+               for i in range(10, 13)]  # fmt: skip
+    out = run(frames + [(i / 25, Poses.empty(K)) for i in range(13, 18)])
+    assert out[12].keypoint_scores[0, 10] > 0.5  # where it was seen it stays
+    for missing in out[13:]:
+        assert missing.stage.tolist() == [PoseStage.PREDICTED]
+        assert missing.keypoints[0, 10, 0] > missing.bboxes_xyxy[0, 2] + 0.2 * 200
+        assert missing.keypoint_scores[0, 10] == 0
+        assert (np.delete(missing.keypoint_scores[0], 10) > 0.5).all()
+    alone = [(at, replace(one, keypoint_scores=one.keypoint_scores * (np.arange(K) == 10))) for at, one in frames]
+    alone = [(at, replace(one, raw_keypoint_scores=one.keypoint_scores)) for at, one in alone]
+    assert [len(one) for one in run([*alone, (13 / 25, Poses.empty(K))])[-2:]] == [1, 0]  # nothing is left to show
+
+
 def test_who_waits_for_a_turn_walks_on():
     """Tracked, but not estimated in each frame: neither new people nor those in the pose of another are left out."""
     body, speed = shape(np.random.default_rng(9)), np.array([300.0, 0.0])
