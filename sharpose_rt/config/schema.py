@@ -183,7 +183,8 @@ class TrackerConfig:
     match_threshold: float = 0.2
     """Least similarity of a match: IoU, lowered where the last pose does not fit into the box."""
     min_detections: int = 2
-    """Detections that confirm a new track; where a source begins, sure ones are confirmed at once."""
+    """Detections that confirm a new track; where a source begins, sure ones are confirmed at once. `sharpose` does with
+    one less where frames go by without the detector for more than 0.3 s (`detector.every`, a budget)."""
     max_lost_s: float = 1.0
     """A track that was not seen for so long in media time ends."""
     scene_cut: float = 14.0

@@ -24,7 +24,18 @@ from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.tracking import kalman, motion
 from sharpose_rt.tracking.base import ROUNDED_S, Clock, canonical
 from sharpose_rt.tracking.camera import Camera, moved_box
-from sharpose_rt.tracking.memory import ENOUGH, Left, Look, Looks, Memory, Newcomer, decide, likeness, mean_look
+from sharpose_rt.tracking.memory import (
+    ENOUGH,
+    WAIT_S,
+    Left,
+    Look,
+    Looks,
+    Memory,
+    Newcomer,
+    decide,
+    likeness,
+    mean_look,
+)
 from sharpose_rt.types import Detections, Float32, Poses, Tracks
 
 SURE_SCORE = 0.3
@@ -138,7 +149,8 @@ class SharposeTracker:
 
     A track is confirmed by `config.min_detections` detections in a row, sure ones (`config.high_score`) first. Where
     a source begins, or goes on after a jump in time, sure detections are people at once: nothing was there that could
-    have confirmed them, and a picture has no second frame.
+    have confirmed them, and a picture has no second frame. Where frames go by without the detector, for longer than a
+    newcomer is kept waiting, one detection less is enough: the next one would come too late.
     """
 
     name = "sharpose"
@@ -182,9 +194,18 @@ class SharposeTracker:
                     track.bbox_xyxy = box.astype(np.float32)
         else:
             glances = _Glances(look, dt_s) if look is not None and self.config.remember_s > 0 else None
-            self._associate(canonical(detections), pts_s, glances)
+            self._associate(canonical(detections), pts_s, glances, self._enough(pts_s, last_s))
+            self._detector_ran_s = pts_s
         self._part_shadows(dt_s)
         return self._shown()
+
+    def _enough(self, pts_s: float, last_s: float | None) -> int:
+        """How many detections confirm a track in this frame, which the detector sees; `last_s`: of the one before."""
+        ran_s = self._detector_ran_s
+        if ran_s is None or pts_s - ran_s > self._lost_s:
+            return 1
+        rested = ran_s != last_s and pts_s - ran_s > WAIT_S + ROUNDED_S
+        return self.config.min_detections - rested
 
     def _follow(self, camera: Camera) -> None:
         """Move all tracks as the camera has moved them."""
@@ -218,8 +239,8 @@ class SharposeTracker:
 
     # Association
 
-    def _associate(self, found: Detections, pts_s: float, look: _Glances | None) -> None:
-        """Match detections (best first) to tracks, begin and end tracks."""
+    def _associate(self, found: Detections, pts_s: float, look: _Glances | None, enough: int) -> None:
+        """Match detections (best first) to tracks, begin and end tracks; so many detections are `enough` to confirm."""
         boxes, scores = found.bboxes_xyxy, found.bbox_scores
         similarity = self._similarity(boxes)
         told_apart = self._told_apart(similarity, boxes, pts_s, look)
@@ -247,14 +268,8 @@ class SharposeTracker:
 
         self._see(matches, found, pts_s)
         alone = iou_matrix(boxes, boxes[~free]).max(1, initial=0) <= DUPLICATE_IOU
-        begins = self._detector_ran_s is None or pts_s - self._detector_ran_s > self._lost_s
-        self._detector_ran_s = pts_s
         self._begin(found, np.flatnonzero(free & high & alone), pts_s)
-        ready = [
-            track
-            for track in self._tracks
-            if not track.track_id and (begins or track.detections >= self.config.min_detections)
-        ]
+        ready = [track for track in self._tracks if not track.track_id and track.detections >= enough]
         if look is not None:
             ready = self._know_again(ready, look, pts_s)
         for track in ready:

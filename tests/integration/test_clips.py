@@ -11,6 +11,7 @@ from people_set import SMALL
 from sharpose_rt.app import FileRun
 from sharpose_rt.config import load
 from sharpose_rt.skeletons import StreamReader, validate
+from sharpose_rt.types import Packet
 
 CLIPS = {
     "openpose_video.avi": True,
@@ -63,6 +64,18 @@ def test_the_beginning_of_each_clip(name: str, shared_dir: Path, tmp_path: Path)
         shared_dir / "video" / name, CLIPS[name], tmp_path, 8, "source.max_frames=8", "detector.every=4",
         "detector.name=bundled", "detector.max_people=3",
     )  # fmt: skip
+
+
+@pytest.mark.shared
+def test_who_walks_in_is_shown_from_the_first_look_that_finds_them(shared_dir: Path, tmp_path: Path) -> None:
+    options = ["detector.name=bundled", "detector.every=18", "source.max_frames=60", "pose.quality_threshold=-inf"]
+    config = load(None, [*options, f"output.directory={tmp_path}", "output.video=false", "offline=true"])
+    packets: list[Packet] = []
+    FileRun(str(shared_dir / "video/sports2d_demo.mp4"), config).run(packets.append)
+    found = {p.frame.frame_id: int((p.detections.bbox_scores >= 0.5).sum()) for p in packets if p.detections}
+    shown = [0 if p.poses is None else len(p.poses) for p in packets]
+    assert found == {0: 1, 18: 1, 36: 1, 54: 2}
+    assert shown == [1] * 54 + [2] * 6
 
 
 @pytest.mark.shared

@@ -103,6 +103,27 @@ def test_a_new_track_is_confirmed_by_its_detections(name):
     assert [t.track_ids.tolist() for t in shown] == [[1], [1], [1], [1, 2], [1, 2], [1, 2]]
 
 
+@pytest.mark.parametrize(
+    ("every", "fps", "min_detections", "shown_at"),
+    [
+        (18, 25, 2, 36),  # the next look would be 0.72 s later
+        (18, 25, 3, 54),  # whoever wants more looks gets them
+        (6, 25, 2, 36),
+        (1, 2, 2, 26),  # 0.5 s a frame, and the detector sees each
+        (3, 10, 2, 30),
+    ],
+)
+def test_who_comes_between_looks_that_lie_far_apart_waits_for_no_second_one(every, fps, min_detections, shown_at):
+    tracker = make("sharpose", min_detections=min_detections)
+    shown = {}
+    for i in range(72):
+        here = found(at(0)) if i < 25 else found(at(0), at(400))
+        tracks = tracker.update(here if i % every == 0 else None, i / fps)
+        for track_id in tracks.track_ids.tolist():
+            shown.setdefault(track_id, i)
+    assert shown == {1: 0, 2: shown_at}
+
+
 @both
 def test_noise_takes_no_ids(name):
     rng = np.random.default_rng(0)
