@@ -1,4 +1,4 @@
-"""What a card would show, on the one of `paper_cuda.py`: `test_paper_cuda.py` runs these beside those marked `gpu`."""
+"""What a card would show, on the one of `paper_cuda.py`: `test_cuda_path.py` runs these beside those marked `gpu`."""
 
 from __future__ import annotations
 
@@ -174,17 +174,17 @@ def test_a_run_gives_what_it_gives_on_the_cpu(tmp_path, cuda):
         (
             torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be"),
             2,
-            range(1, 16),
+            range(1, 9),
             "the GPU failed (an illegal memory access was encountered); what was written before is kept.",
         ),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.42 GiB."), 0, [16], "does not fit into"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.42 GiB."), 0, [9], "does not fit into"),
     ],
     ids=["lost", "short of memory"],
 )
 def test_a_card_that_fails_in_the_middle_of_a_run(
     failure, status, frames, said, tmp_path, cuda, monkeypatch, capsys, caplog
 ):
-    make_demo_clip(tmp_path / "walk.mp4", seconds=1)
+    make_demo_clip(tmp_path / "walk.mp4", seconds=0.5)
     stream, failed, replay = tmp_path / "walk.skeletons.jsonl", [], Graph.replay
 
     def fails(graph):
@@ -194,7 +194,7 @@ def test_a_card_that_fails_in_the_middle_of_a_run(
         replay(graph)
 
     monkeypatch.setattr(Graph, "replay", fails)
-    assert track(tmp_path / "walk.mp4", cuda, 16, tmp_path) == status
+    assert track(tmp_path / "walk.mp4", cuda, 9, tmp_path) == status
     assert failed
     assert said in capsys.readouterr().err + caplog.text
     assert len(list(StreamReader(stream))) in frames

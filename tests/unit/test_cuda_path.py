@@ -1,16 +1,20 @@
-"""What runs on a GPU, as far as a CPU can tell: crops on the device, recordings and their checks, streams by a fake."""
+"""What runs on a GPU, as far as a CPU can tell: crops on the device, recordings and their checks, streams by a fake,
+and all of it on the card of `tests/paper_cuda.py`, in processes of their own."""
 
 from __future__ import annotations
 
 import gc
 import logging
 import math
+import os
+import subprocess
 import sys
 import threading
 import warnings
 import weakref
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -42,6 +46,7 @@ from sharpose_rt.training.config import AugmentConfig
 from sharpose_rt.training.device_crops import DeviceCrops
 from sharpose_rt.training.transforms import Sampler
 from sharpose_rt.types import Frame
+from tests.paper_cuda import missing
 from tests.people_set import SMALL
 from tests.raising import raising
 
@@ -692,3 +697,29 @@ def test_two_threads_on_the_gpu_do_not_disturb_each_other(cuda, picture):
         assert np.allclose(boxes.bboxes_xyxy, alone[0].bboxes_xyxy, atol=0.5)
     for estimate in found["poses"]:
         assert np.allclose(estimate.keypoints, alone[1].keypoints, atol=0.5)
+
+
+def run_on_paper(*arguments: str) -> None:
+    """pytest with these arguments, on that card; skips where there can be none."""
+    if reason := missing():
+        pytest.skip(f"no CUDA card on paper: {reason}")
+    # Without a way to skip: a test that did not find the card would pass as one that ran.
+    environment = os.environ | {"SHARPOSE_REQUIRE_GPU": "1"}
+    command = [sys.executable, "-m", "tests.paper_cuda", "-m", "gpu", *arguments]
+    done = subprocess.run(
+        command, cwd=Path(__file__).resolve().parents[2], env=environment, capture_output=True, text=True, timeout=540
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
+    assert " skipped" not in done.stdout
+
+
+@pytest.mark.timeout(600)
+def test_streams_graphs_runs_and_training():
+    run_on_paper("tests/on_paper.py")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_what_is_tested_on_a_gpu():
+    run_on_paper("tests/unit/test_engine.py", "tests/unit/test_cuda_path.py")
