@@ -151,6 +151,7 @@ def track(clip: Path, device: str, frames: int, out: Path) -> int:
     return main([*run, "--no-video"])
 
 
+@pytest.mark.slow
 def test_a_run_gives_what_it_gives_on_the_cpu(tmp_path, cuda):
     """Detector and poses on streams of their own, in threads of their own."""
     make_demo_clip(tmp_path / "walk.mp4", seconds=0.5)
@@ -168,6 +169,7 @@ def test_a_run_gives_what_it_gives_on_the_cpu(tmp_path, cuda):
     assert not card.races
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("failure", "status", "frames", "said"),
     [

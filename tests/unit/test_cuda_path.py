@@ -699,13 +699,13 @@ def test_two_threads_on_the_gpu_do_not_disturb_each_other(cuda, picture):
         assert np.allclose(estimate.keypoints, alone[1].keypoints, atol=0.5)
 
 
-def run_on_paper(*arguments: str) -> None:
-    """pytest with these arguments, on that card; skips where there can be none."""
+def run_on_paper(marked: str, *arguments: str) -> None:
+    """pytest with these arguments, on that card, of what is so marked; skips where there can be none."""
     if reason := missing():
         pytest.skip(f"no CUDA card on paper: {reason}")
     # Without a way to skip: a test that did not find the card would pass as one that ran.
     environment = os.environ | {"SHARPOSE_REQUIRE_GPU": "1"}
-    command = [sys.executable, "-m", "tests.paper_cuda", "-m", "gpu", *arguments]
+    command = [sys.executable, "-m", "tests.paper_cuda", "-m", marked, *arguments]
     done = subprocess.run(
         command, cwd=Path(__file__).resolve().parents[2], env=environment, capture_output=True, text=True, timeout=540
     )
@@ -715,11 +715,12 @@ def run_on_paper(*arguments: str) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_streams_graphs_runs_and_training():
-    run_on_paper("tests/on_paper.py")
+def test_streams_graphs_and_training():
+    run_on_paper("gpu and not slow", "tests/on_paper.py")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_what_is_tested_on_a_gpu():
-    run_on_paper("tests/unit/test_engine.py", "tests/unit/test_cuda_path.py")
+def test_whole_runs_and_what_is_tested_on_a_gpu():
+    run_on_paper("gpu and slow", "tests/on_paper.py")
+    run_on_paper("gpu", "tests/unit/test_engine.py", "tests/unit/test_cuda_path.py")

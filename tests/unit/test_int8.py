@@ -407,6 +407,7 @@ def test_quantize_refuses_what_costs_too_much_or_cannot_be_measured(plain, tmp_p
     assert not target.exists()
 
 
+@pytest.mark.slow  # as in float, in `test_backends`
 @openvino
 def test_compiled_graphs_are_kept_and_give_the_same_to_the_last_digit(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
