@@ -65,6 +65,8 @@ def test_the_threshold_is_in_the_weights() -> None:
     ],
 )
 def test_ap_is_that_of_the_card(shared_dir: Path, options: str) -> None:
+    import torch
+
     from sharpose_rt.config import DetectorConfig
     from sharpose_rt.evaluation.boxes import detector_boxes, truth_boxes
     from sharpose_rt.evaluation.coco import score
@@ -72,6 +74,7 @@ def test_ap_is_that_of_the_card(shared_dir: Path, options: str) -> None:
     from sharpose_rt.evaluation.truth import read_labels
     from sharpose_rt.models.int8 import quantized
 
+    torch.set_num_threads(2)  # a file of few tests runs last, when others have no more
     promised, metrics = _promised("tiny_256x192", "eval", options), ["AP", "AP50", "AP_coarse"]
     val = shared_dir / "data" / "coco_val_dev"
     document, images = read_labels(val / "annotations.json"), val / "images"
