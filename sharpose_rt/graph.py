@@ -183,6 +183,7 @@ class Tracking:
             live=live,
             most=most if most == DetectorConfig.max_people else None,  # whoever set another knows
             rotated=None if config.detector.region else config.source.rotate,
+            called=source.name if sources > 1 else "",
             keep=models is not None,
         )
         camera = CameraMotion() if config.tracker.camera_motion else None

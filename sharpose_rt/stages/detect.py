@@ -42,8 +42,8 @@ class DetectStage(BaseStage[Frame, Packet]):
     counts those that the detector saw, `looks` knows how closely. `ready_for` gives the size of the frames that will
     come, px, where the first one should not wait for what a detector makes ready for a size. A `live` source gets no
     look that can be done without. A frame of as many people as the detector keeps at `most` is told of once, and so is
-    a picture that lies on its side or its head, where it is known by how many degrees a run has `rotated` it. With
-    `keep` the model stays for the next run.
+    a picture that lies on its side or its head, where it is known by how many degrees a run has `rotated` it; both with
+    what the source is `called`. With `keep` the model stays for the next run.
     """
 
     name = "detect"
@@ -58,6 +58,7 @@ class DetectStage(BaseStage[Frame, Packet]):
         live: bool = False,
         most: int | None = None,
         rotated: int | None = None,
+        called: str = "",
         keep: bool = False,
     ) -> None:
         self.detector, self.ready_for, self._keep = detector, ready_for, keep
@@ -65,6 +66,7 @@ class DetectStage(BaseStage[Frame, Packet]):
         self._scenes = Scenes(cuts)
         self._every = (lambda: every) if isinstance(every, int) else every
         self._most, self._rotated, self._turned = most, rotated, Turned(detector)
+        self._called = called and f"{called}: "
         self.detected_frames = 0
         self._waiting: int | None = None  # frames since the last one that the detector saw, dropped ones too
 
@@ -85,16 +87,17 @@ class DetectStage(BaseStage[Frame, Packet]):
         detections = self.looks.detect(item, new_scene=new_scene) if due else None
         if detections is not None and self._most is not None and len(detections) >= self._most:
             log.warning(
-                "frame %d: %d people are found, and more are not kept; --set detector.max_people=N keeps N",
-                item.frame_id, self._most,
+                "%sframe %d: %d people are found, and more are not kept; --set detector.max_people=N keeps N",
+                self._called, item.frame_id, self._most,
             )  # fmt: skip
             self._most = None  # said once
         if detections is not None and self._rotated is not None and not item.source:
             turn = self._turned.turn(item, detections)
             if turn:
                 log.warning(
-                    "people are found where the picture is turned, and few as it is; does it lie on its %s? --rotate "
-                    "%d turns it", "head" if turn == 180 else "side", (self._rotated + turn) % 360,
+                    "%speople are found where the picture is turned, and few as it is; does it lie on its %s? "
+                    "--rotate %d turns it",
+                    self._called, "head" if turn == 180 else "side", (self._rotated + turn) % 360,
                 )  # fmt: skip
         return (Packet(item, new_scene=new_scene).left(self.name, detections=detections),)
 

@@ -30,11 +30,12 @@ def detector() -> Detector:
 def test_people_on_their_side_or_their_head_are_told_of_once(detector, degrees, rotated, caplog):
     """Filmed so; --rotate was given already, or not."""
     image = np.ascontiguousarray(np.rot90(read_photograph("bus.jpg"), degrees // 90))
-    stage = DetectStage(detector, rotated=rotated)
+    stage = DetectStage(detector, rotated=rotated, called="door")
     for number in range(4):
         list(stage.process(Frame(number, float(number), image)))
     told = [f"--rotate {(rotated + degrees) % 360} turns it" in message for message in caplog.messages]
     assert told == [True] * (degrees > 0)
+    assert all(message.startswith("door: people are found where") for message in caplog.messages)
     assert ("on its head" in caplog.text) == (degrees == 180)
 
 
