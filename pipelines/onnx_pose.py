@@ -94,15 +94,15 @@ class Networks:
 def each_person_once(boxes: np.ndarray, scores: np.ndarray, rule: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (M, 4) and scores (M,) of people from several boxes (N, 4) of each and scores (N,), strongest first."""
     overlap, left = overlaps(boxes), np.arange(len(boxes))
-    kept, means = [], np.zeros((0, 4))
+    kept, means = [], []
     while len(left):
         kept.append(left[0])
         agrees = left[overlap[left[0], left] >= rule["agrees_iou"]]
-        mean = np.average(boxes[agrees], 0, (overlap[left[0], agrees] * scores[agrees]) ** 2)
-        means = np.concatenate([means, mean[None]])
+        means.append(np.average(boxes[agrees], 0, (overlap[left[0], agrees] * scores[agrees]) ** 2))
         left = left[overlap[left[0], left] <= rule["iou_threshold"]]
-    surer = np.tril(overlaps(means), -1).max(1, initial=0)
-    return means, scores[kept] * np.exp(-((surer - rule["doubt_iou"]).clip(0) ** 2) / rule["doubt_fades"])
+    people = np.array(means).reshape(-1, 4)
+    surer = np.tril(overlaps(people), -1).max(1, initial=0)
+    return people, scores[kept] * np.exp(-((surer - rule["doubt_iou"]).clip(0) ** 2) / rule["doubt_fades"])
 
 
 def overlaps(boxes: np.ndarray) -> np.ndarray:

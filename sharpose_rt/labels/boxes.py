@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sharpose_rt.labels.coco import is_numbers, stated_size
+from sharpose_rt.labels.coco import is_numbers
+from sharpose_rt.labels.records import stated_size
 
 _LEFT, _TOP, _RIGHT, _BOTTOM = 0.07, 0.14, 0.07, 0.1
 """How far COCO's boxes reach beyond the keypoints, in longer sides of what these span: medians over 256 people with 8

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.errors import DatasetError
 from sharpose_rt.labels import mpii, yolo
-from sharpose_rt.labels.records import is_id, keypoint_names, of_people, stated_size
+from sharpose_rt.labels.records import is_id, keypoint_names, nobody, of_people, stated_size
 from sharpose_rt.media import files
 from sharpose_rt.skeleton import BOX_TO_AREA, COCO17, Skeleton, is_person, order_by_name, person_categories
 
@@ -132,10 +132,7 @@ def people_records(document: dict[str, list[Any]], annotations: Path) -> Iterato
             seen += 1
             yield number, record
     if not seen:
-        raise DatasetError(
-            f"{annotations}: none of its {len(document['annotations'])} annotations has the category_id of people, "
-            f"{' or '.join(map(repr, people or ()))}; is `categories` of another file?"
-        )
+        raise DatasetError(f"{annotations}: {nobody(document['annotations'], people)}")
 
 
 def people_ids(document: dict[str, list[Any]], annotations: Path) -> tuple[Any, ...] | None:

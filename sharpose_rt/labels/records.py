@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -15,6 +15,15 @@ def of_people(categories: Any, people: tuple[Any, ...] | None) -> list[dict[str,
 def keypoint_names(categories: list[dict[str, Any]]) -> list[Any] | None:
     """What the first of these categories that names keypoints calls them; None where none does."""
     return next((names for item in categories if isinstance(names := item.get("keypoints"), list) and names), None)
+
+
+def nobody(records: Sequence[Any], people: tuple[Any, ...] | None) -> str:
+    """What is wrong with a file none of whose `records` is of a person."""
+    wanted = " or ".join(map(repr, people or ()))
+    return (
+        f"none of its {len(records)} annotations has the category_id of people, {wanted}; is `categories` of another "
+        "file?"
+    )
 
 
 def is_id(value: Any) -> bool:

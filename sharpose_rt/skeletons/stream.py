@@ -391,17 +391,17 @@ class StreamWriter:
             self.close()
 
     def _write_line(self, line: bytes) -> None:
-        kept = f"the {self.frames} frames written so far are kept and valid"
-        with writing(f"the skeleton stream {self.path}", f"{kept}. Free some space or choose another --output"):
-            try:
-                rest = memoryview(line)
-                while rest:  # an unbuffered write may take only a part
-                    rest = rest[self._file.write(rest) :]
-            except OSError:
-                self._failed = True
-                with contextlib.suppress(OSError):
-                    self._file.truncate(self._size)  # no torn line stays behind
-                    self._file.seek(self._size)
+        try:
+            rest = memoryview(line)
+            while rest:  # an unbuffered write may take only a part
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            self._failed = True
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._size)  # no torn line stays behind
+                self._file.seek(self._size)
+            kept = f"the {self.frames} frames written so far are kept and valid"
+            with writing(f"the skeleton stream {self.path}", f"{kept}. Free some space or choose another --output"):
                 raise
         self._size += len(line)
 

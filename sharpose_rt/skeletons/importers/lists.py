@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.errors import StreamError
 from sharpose_rt.labels.numbering import by_number, frame_ids, number_in, photographs
-from sharpose_rt.labels.records import keypoint_names, of_people, stated_size
+from sharpose_rt.labels.records import keypoint_names, nobody, of_people, stated_size
 from sharpose_rt.skeleton import COCO17, WHOLEBODY133, Skeleton, is_person, order_by_name, person_categories
 from sharpose_rt.skeletons.importers.openpose import read_openpose
 from sharpose_rt.skeletons.importers.people import (
@@ -255,13 +255,12 @@ def read_coco(path: Path) -> Imported:
     except ValueError as error:
         raise StreamError(f"{path}: {error}") from None
     names = keypoint_names(of_people(document.get("categories"), people))
-    rows, of_nobody = [], 0
+    rows = []
     annotations = _list(document["annotations"], f"{path} annotations")
     for i, record in enumerate(annotations):
         where = f"{path} annotations[{i}]"
         _need(record, ("image_id",), where)
         if not is_person(record, people):
-            of_nobody += 1
             continue
         _number_or_name(record["image_id"], where, "image_id")
         if not record.get("keypoints") or record.get("iscrowd"):
@@ -276,11 +275,8 @@ def read_coco(path: Path) -> Imported:
         table, skeleton = _with_parts(record, table, skeleton, where)
         person = ImportedPerson(table, _corners(record, where), _maybe_score(record, where), _maybe_id(record, where))
         rows.append((frames[record["image_id"]], skeleton, person))
-    if annotations and of_nobody == len(annotations):
-        raise StreamError(
-            f"{path}: none of its {of_nobody} annotations has the category_id of people, "
-            f"{' or '.join(map(repr, people or ()))}; is `categories` of another file?"
-        )
+    if annotations and not any(is_person(record, people) for record in annotations):
+        raise StreamError(f"{path}: {nobody(annotations, people)}")
     found = {frames[record["id"]]: record for record in images}
     return replace(
         _gather(rows, path, list(frames.values())),
