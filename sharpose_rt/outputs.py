@@ -59,6 +59,7 @@ class RunOutputs:
     def __init__(self, people: People, config: RunConfig, taps: Sequence[Tap], taken: set[str] | None) -> None:
         self.people, self.config, self.taps = people, config, tuple(taps)
         self.stem: str | None = None  # what taps are told, where not the source's own
+        self.in_place_of: str | None = None  # the name of results that these are written over
         self._taken = set() if taken is None else taken
         self._paths: OutputPaths | None = None
         self._sinks: list[Sink] = []
@@ -89,7 +90,8 @@ class RunOutputs:
             log.warning("--record is for video: the pictures of %s stay as they are", info.name)
         in_parts = output.split_s > 0 and not pictures
         if self._paths is None:
-            self._paths = self._new_paths(unique_name(safe_stem(info.stem), self._taken), in_parts=in_parts)
+            stem = self.in_place_of or unique_name(safe_stem(info.stem), self._taken)
+            self._paths = self._new_paths(stem, in_parts=in_parts)
         paths = self._paths
         if stream and ((output.stream and not in_parts) or self.taps):
             path = paths.stream if output.stream and not in_parts else None

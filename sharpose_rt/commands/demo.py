@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `track` but for the source."""
     parser.add_argument("--seconds", type=_seconds, default=6.0, help="length of the clip (default: %(default)g)")
     add_run_arguments(parser)
+    parser.set_defaults(resume=False)  # the clip is made anew
 
 
 def run(args: argparse.Namespace) -> int:

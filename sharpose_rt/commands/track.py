@@ -12,7 +12,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sharpose_rt.commands.printable import printable_lines
 from sharpose_rt.commands.run_options import add_run_arguments, build_config
 from sharpose_rt.commands.taps import open_taps
+from sharpose_rt.commands.turns import Job, Turn, Turns
 from sharpose_rt.config import RunConfig
 from sharpose_rt.errors import ConfigError, SourceError
 
@@ -48,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "http://..., or - for stdin; given more than once, or as @FILE with one a line, all are read at once",
     )
     add_run_arguments(parser)
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="of many files leave out those that an earlier run has done, and do again what it was at work on; beside "
+        "others, what they are at work on",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,42 +70,55 @@ def run(args: argparse.Namespace) -> int:
     return _run_several(args, config, sources)
 
 
-def _run_each(args: argparse.Namespace, config: RunConfig, specs: Sequence[tuple[str, Path]]) -> int:
+def _run_each(args: argparse.Namespace, config: RunConfig, jobs: Sequence[Job]) -> int:
     """Runs sources one after another, each with the folder below the output's that its results go to."""
     from sharpose_rt.graph import Models
     from sharpose_rt.media import redact
 
+    turns = _resumed(config, jobs) if args.resume else Turns(config, jobs)
     taken: defaultdict[Path, set[str]] = defaultdict(set)
     failed: list[str] = []
     cut_off: list[str] = []
-    models = Models(config) if len(specs) > 1 else None  # loaded by the first, and kept for those behind it
-    with open_taps(args, config, [spec for spec, _ in specs]) as taps:
-        for number, (spec, folder) in enumerate(specs, start=1):
-            output = replace(config.output, directory=str(Path(config.output.directory) / folder))
-            if len(specs) > 1 and not args.quiet:
-                say(args, f"{number} of {len(specs)}: {redact(spec)}")
-            try:
-                results, signals = _run_one(args, spec, replace(config, output=output), taps, taken[folder], models)
-            except SourceError as error:
-                if len(specs) == 1:
-                    raise
-                log.error("%s; the next one follows", error)
-                failed.append(redact(spec))
-                continue
+    todo, asked = turns.left, len(jobs)
+    if len(todo) < asked and not args.quiet:
+        say(args, f"{asked - len(todo)} of {asked} done before, with the same options")
+    models = Models(config) if len(todo) > 1 else None  # loaded by the first, and kept for those behind it
+    with open_taps(args, config, [spec for spec, _ in todo]) as taps:
+        for number, (spec, folder) in enumerate(todo, start=1):
+            with turns.turn(spec, folder) as turn:
+                if turn is None:
+                    continue
+                if asked > 1 and not args.quiet:
+                    say(args, f"{number} of {len(todo)}: {redact(spec)}")
+                try:
+                    results, signals = _run_one(args, spec, turn, taps, taken[folder], models)
+                except SourceError as error:
+                    if asked == 1:
+                        raise
+                    log.error("%s; the next one follows", error)
+                    failed.append(redact(spec))
+                    continue
             if results.figures["cut_off"]:
                 cut_off.append(redact(spec))
             if not args.quiet:
                 say(args, lines_of(results))
             if signals:
                 return 128 + signals[0]
-    if len(specs) > 1:
-        done = f"{len(specs) - len(failed)} of {len(specs)} done"
-        tally = done + named("failed", failed) + named("cut off", cut_off)
+    if asked > 1:
+        elsewhere = [redact(spec) for spec in turns.elsewhere]
+        done = f"{len(todo) - len(failed) - len(elsewhere)} of {len(todo)} done"
+        tally = done + named("failed", failed) + named("left to another run", elsewhere) + named("cut off", cut_off)
         if not args.quiet:
             say(args, tally)
         elif failed:
             log.error(tally)
     return 2 if failed else 0
+
+
+def _resumed(config: RunConfig, jobs: Sequence[Job]) -> Turns:
+    from sharpose_rt.commands.resume import Resumed
+
+    return Resumed(config, jobs)
 
 
 def _of_list(sources: Sequence[str]) -> list[tuple[str, Path]]:
@@ -152,12 +171,13 @@ def _check_used(args: argparse.Namespace, sources: Sequence[str]) -> None:
 
 
 def _run_one(
-    args: argparse.Namespace, spec: str, config: RunConfig, taps: Sequence[Tap], taken: set[str], models: Models | None
+    args: argparse.Namespace, spec: str, turn: Turn, taps: Sequence[Tap], taken: set[str], models: Models | None
 ) -> tuple[Results, list[int]]:
     """The results of one source, and the signals that ended it."""
     from sharpose_rt.app import FileRun
 
-    job = FileRun(spec, config, taps, taken=taken, models=models)
+    job = FileRun(spec, turn.config, taps, taken=taken, models=models)
+    job.outputs.in_place_of = turn.in_place_of
     with stopped_by_signals(job) as signals, display(args, job) as on_packet:
         return job.run(on_packet), signals
 
@@ -193,6 +213,8 @@ def _run_several(args: argparse.Namespace, config: RunConfig, sources: list[str]
     from sharpose_rt.media import expand_sources
     from sharpose_rt.several import SeveralRun
 
+    if args.resume:
+        raise ConfigError("--resume is for files that come one after another; these sources are read at once")
     if args.show:
         raise ConfigError("--show is for a single source; --serve 8080 shows several in a browser")
     specs = [spec for source in sources for spec in expand_sources(source)]

@@ -1,0 +1,48 @@
+"""The sources of a run that come one after another, each in its turn."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sharpose_rt.config import RunConfig
+
+Job = tuple[str, Path]
+"""A source, and the folder below the output's that its results go to."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How a source is run: the configuration, and the name of results that its own are written over."""
+
+    config: RunConfig
+    in_place_of: str | None = None
+
+
+class Turns:
+    """Every source of a set in turn.
+
+    Args:
+        config: of the run.
+        jobs: all that is asked for.
+    """
+
+    def __init__(self, config: RunConfig, jobs: Sequence[Job]) -> None:
+        self.left: Sequence[Job] = jobs
+        """What is to be done."""
+        self.elsewhere: list[str] = []
+        """Sources of those that another run was at work on, or had done, when it was their turn."""
+        self._config = config
+
+    @contextlib.contextmanager
+    def turn(self, spec: str, folder: Path) -> Iterator[Turn | None]:
+        """How to run a source while the block runs; None where that is another run's."""
+        yield Turn(below(self._config, folder))
+
+
+def below(config: RunConfig, folder: Path) -> RunConfig:
+    """The configuration of a source whose results go to that folder below the output's."""
+    directory = str(Path(config.output.directory) / folder)
+    return replace(config, output=replace(config.output, directory=directory))

@@ -1,0 +1,273 @@
+"""`--resume`: a set is gone on with where it ended; what is done stays as it is, and no result is there twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from hypothesis import given
+from hypothesis import strategies as st
+from media_clips import write_clip
+from people_set import SMALL
+
+from sharpose_rt.app import FileRun
+from sharpose_rt.cli import main
+from sharpose_rt.skeletons import StreamReader
+from sharpose_rt.skeletons.earlier import EarlierResults
+from sharpose_rt.types import Packet
+
+OPTIONS = ["--model", SMALL.name, "--weights", "random", "--precision", "fp32", "--quality-threshold=-inf"]
+OPTIONS += ["--boxes", "full", "--no-video"]
+NAMES = ("a/one", "a/two", "b/one")
+PROCESS = """
+import sys
+from people_set import SMALL
+from sharpose_rt.cli import main
+from sharpose_rt.models.variants import VARIANTS
+VARIANTS[SMALL.name] = SMALL
+"""
+KILLED_AT_FRAME_5 = """
+import os, signal
+from sharpose_rt.stages import StreamSink
+write = StreamSink.write
+def killed(self, packet, *more):
+    if packet.frame.frame_id == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write(self, packet, *more)
+StreamSink.write = killed
+"""
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def clips(clip: Path, tmp_path: Path) -> Path:
+    """A folder of three short clips, two of one name."""
+    for name in NAMES:
+        path = tmp_path / "set" / f"{name}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip, path)
+    return tmp_path / "set"
+
+
+def _run(clips: Path, out: Path, *more: str) -> int:
+    return main(["--source", f"{clips}/**/*.mp4", "--output", str(out), *OPTIONS, *more])
+
+
+def _start(clips: Path, out: Path, *more: str, before: str = "") -> subprocess.Popen[str]:
+    """The same in a process of its own, which runs `before` first."""
+    asked = ["--source", f"{clips}/**/*.mp4", "--output", str(out), *OPTIONS, *more]
+    code = f"{PROCESS}{before}\nsys.exit(main(sys.argv[1:]))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen([sys.executable, "-c", code, *asked], env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def _files(out: Path) -> dict[str, tuple[bytes, int]]:
+    """Contents, and when they were written, of all files by their names."""
+    found = (path for path in sorted(out.rglob("*")) if path.is_file())
+    return {str(path.relative_to(out)): (path.read_bytes(), path.stat().st_mtime_ns) for path in found}
+
+
+def _frames(path: Path) -> list[bytes]:
+    """The lines of a stream but for the first, which says when it was made."""
+    return path.read_bytes().splitlines()[1:]
+
+
+def test_what_is_done_stays_as_it_is(clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert _run(clips, out, "--resume", "--format", "csv,openpose") == 0
+    before = _files(out)
+    assert {name for name in before if name.endswith(".skeletons.jsonl")} == {f"{n}.skeletons.jsonl" for n in NAMES}
+    capsys.readouterr()
+    assert _run(clips, out, "--resume", "--format", "csv,openpose") == 0
+    assert _files(out) == before
+    assert "3 of 3 done before" in capsys.readouterr().out
+
+    write_clip(clips / "b/three.mp4", 4)  # somebody has recorded one more, and removed a result
+    (out / "a/two.csv").unlink()
+    assert _run(clips, out, "--resume", "--format", "csv,openpose") == 0
+    after = _files(out)
+    assert {name.partition("/")[2].split(".")[0] for name in after.keys() - before.keys()} == {"three"}
+    written = {name.split(".")[0] for name, (_, written) in after.items() if before.get(name, ("", 0))[1] != written}
+    assert written == {"a/two", "b/three", *(name for name in written if name.startswith("a/two_"))}
+    assert after["a/two.csv"][0] == before["a/two.csv"][0]
+
+
+def test_a_run_that_was_killed_is_gone_on_with(clips: Path, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert _run(clips, whole) == 0
+    with _start(clips, out, before=KILLED_AT_FRAME_5) as run:
+        run.communicate(timeout=100)
+    assert run.returncode == -signal.SIGKILL
+    assert list(StreamReader(out / "a/one.skeletons.jsonl"))  # some of it is there
+    assert _run(clips, out, "--resume") == 0
+    assert _files(out).keys() == _files(whole).keys()
+    for name in NAMES:
+        assert _frames(out / f"{name}.skeletons.jsonl") == _frames(whole / f"{name}.skeletons.jsonl")
+
+
+def test_a_run_in_parts_that_was_killed_is_gone_on_with(clips: Path, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert _run(clips, whole, "--split", "1") == 0
+    shutil.copytree(whole, out)
+    (out / "a/one.summary.json").rename(out / "a/one.summary.part")  # as a killed one leaves it
+    (out / "a/one.summary.part").write_bytes(b"")
+    (out / "a/one.00h00m02s.skeletons.jsonl").unlink()
+    for _ in range(2):
+        assert _run(clips, out, "--split", "1", "--resume") == 0
+        assert _files(out).keys() == _files(whole).keys()
+
+
+def test_a_run_that_was_stopped_is_done_again_in_its_place(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        run = FileRun.run
+
+        def stopped(self: FileRun, on_packet: object) -> object:
+            def stop(packet: Packet) -> None:
+                if packet.frame.frame_id == 3:
+                    signal.raise_signal(signal.SIGINT)
+
+            return run(self, stop)
+
+        patch.setattr(FileRun, "run", stopped)
+        assert _run(clips, out, "--resume") == 130
+    assert json.loads((out / "a/one.summary.json").read_text())["status"] == "interrupted"
+    assert _run(clips, out, "--resume") == 0
+    assert {json.loads(path.read_text())["status"] for path in out.rglob("*.summary.json")} == {"complete"}
+    assert {name for name in _files(out) if name.endswith(".summary.json")} == {f"{n}.summary.json" for n in NAMES}
+
+
+def test_results_of_other_options_are_not_mixed(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert _run(clips, out) == 0
+    before = _files(out)
+    assert _run(clips, out, "--resume", "--stride", "2") == 2
+    said = capsys.readouterr().err
+    assert "one.* was made with source.stride 1, and now it is 2" in said
+    assert "another --output" in said
+    assert _files(out) == before
+    assert _run(clips, out, "--resume", "--device", "cpu", "--set", "queue_frames=4", "--offline") == 0
+    assert _files(out) == before
+
+
+def test_a_file_of_the_same_name_from_elsewhere_is_another(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main(["--source", str(clips / "a/one.mp4"), "--output", str(out), *OPTIONS]) == 0
+    before = _files(out)
+    for _ in range(2):
+        assert main(["--source", str(clips / "b/one.mp4"), "--output", str(out), *OPTIONS, "--resume"]) == 0
+    after = _files(out)
+    assert after.keys() - before.keys() == {"one-2.skeletons.jsonl", "one-2.summary.json"}
+    assert {name: after[name] for name in before} == before
+
+
+def test_what_another_run_is_at_work_on_is_left_to_it(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    (out / "a").mkdir(parents=True)
+    with FileLock(out / "a/.two.mp4.lock"):  # as that of another process
+        assert _run(clips, out, "--resume") == 0
+        assert not (out / "a/two.skeletons.jsonl").exists()
+    said = capsys.readouterr().out
+    assert "2 of 3 done; 1 left to another run: " in said
+    assert "a/two.mp4" in said
+    assert _run(clips, out, "--resume") == 0
+    assert {name for name in _files(out) if name.endswith(".skeletons.jsonl")} == {
+        f"{n}.skeletons.jsonl" for n in NAMES
+    }
+    assert not list(out.rglob("*.lock"))
+
+
+def test_two_runs_share_a_set(clips: Path, tmp_path: Path) -> None:
+    for number in range(6):
+        shutil.copy(clips / "a/one.mp4", clips / f"a/more{number}.mp4")
+    out = tmp_path / "out"
+    both = [_start(clips, out, "--resume") for _ in range(2)]
+    said = [run.communicate(timeout=100)[0] for run in both]
+    assert [run.returncode for run in both] == [0, 0]
+    done = [text.count("complete: ") for text in said]
+    assert sum(done) == 9, said
+    names = {path.relative_to(clips).with_suffix("").as_posix() for path in clips.rglob("*.mp4")}
+    assert set(_files(out)) == {f"{name}.{end}" for name in names for end in ("skeletons.jsonl", "summary.json")}
+
+
+def test_what_has_no_end_is_refused(clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = str(clips / "a/one.mp4"), str(clips / "a/two.mp4")
+    for wrong, says in {
+        ("--source", "webcam"): "--resume is for files, which end",
+        ("--source", "-"): "--resume is for files, which end",
+        ("--source", one, "--realtime"): "--resume is for files, which end",
+        ("--source", one, "--source", two): "these sources are read at once",
+        ("--source", one, "--overwrite"): "leave one of them away",
+    }.items():
+        assert main([*wrong, "--output", str(tmp_path / "out"), *OPTIONS, "--resume"]) == 2
+        assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_that_cannot_be_read_is_tried_again(clips: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    out, good = tmp_path / "out", (clips / "a/two.mp4").read_bytes()
+    (clips / "a/two.mp4").write_bytes(good[:1000])
+    for _ in range(2):
+        assert _run(clips, out, "--resume") == 2
+    assert caplog.text.count("the next one follows") == 2
+    (clips / "a/two.mp4").write_bytes(good)
+    assert _run(clips, out, "--resume") == 0
+    assert {name for name in _files(out) if name.endswith(".skeletons.jsonl")} == {
+        f"{n}.skeletons.jsonl" for n in NAMES
+    }
+
+
+class TestEarlierResults:
+    def test_names_mean_what_they_mean_from_here(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        record = {"source": "set/one.mp4", "status": "complete", "config": {"offline": True}}
+        (tmp_path / "one.summary.json").write_text(json.dumps(record))
+        found = EarlierResults(tmp_path)
+        for same in ("set/one.mp4", "./set/one.mp4", "set/../set/one.mp4", str(tmp_path / "set/one.mp4")):
+            (one,) = found.of(same)
+            assert (one.stem, one.status, one.config) == ("one", "complete", {"offline": True})
+        assert found.of("one.mp4") == found.of("https://host/set/one.mp4") == []
+
+    def test_a_complete_one_comes_first(self, tmp_path: Path) -> None:
+        for name, status in (("one", "interrupted"), ("one-2", "complete"), ("one-3", "error")):
+            record = {"source": "/one.mp4", "status": status, "config": {}}
+            (tmp_path / f"{name}.summary.json").write_text(json.dumps(record))
+        found = EarlierResults(tmp_path)
+        assert [one.stem for one in found.of("/one.mp4")] == ["one-2", "one", "one-3"]
+        assert [found.has(name) for name in ("one", "one-2.s", "one-4", "zzz", "")] == [True, True, False, False, True]
+
+    def test_what_changes_is_read_again(self, tmp_path: Path) -> None:
+        found = EarlierResults(tmp_path / "later")
+        assert found.of("/one.mp4") == []
+        (tmp_path / "later").mkdir()
+        for status in ("interrupted", "complete"):
+            record = {"source": "/one.mp4", "status": status, "config": {}}
+            (tmp_path / "later/one.summary.json").write_text(json.dumps(record))
+            found.look()
+            assert [one.status for one in found.of("/one.mp4")] == [status]
+
+    @given(content=st.one_of(st.binary(max_size=60), st.sampled_from([b"{}", b"[]", b"null", b'{"source": 1}'])))
+    def test_whatever_else_has_such_a_name_is_passed_over(
+        self, content: bytes, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        folder = tmp_path_factory.mktemp("other")
+        (folder / "one.summary.json").write_bytes(content)
+        (folder / "two.skeletons.jsonl").write_bytes(content)
+        (folder / "three.summary.json").mkdir()
+        found = EarlierResults(folder)
+        assert found.of("/one.mp4") == []
+        assert found.has("three.summary")
