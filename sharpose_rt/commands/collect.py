@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from sharpose_rt.commands.given import listed, streams
 from sharpose_rt.errors import ConfigError
 
 log = logging.getLogger("sharpose_rt")
@@ -20,7 +21,9 @@ HELP = "pictures of videos with the people of their skeleton streams, as a set t
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `sharpose-rt collect`."""
-    parser.add_argument("streams", metavar="STREAM", nargs="+", help="*.skeletons.jsonl files")
+    parser.add_argument(
+        "streams", metavar="STREAM", nargs="+", help="*.skeletons.jsonl files, folders or 'globs' of them, or @LIST"
+    )
     parser.add_argument(
         "--video",
         metavar="FILE",
@@ -71,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         say()
 
     made = collect(
-        _paired(args.streams, args.video),
+        _paired(streams(args.streams), args.video and _videos(args.video)),
         args.out,
         pictures=args.pictures,
         choose=args.choose,
@@ -87,6 +90,13 @@ def run(args: argparse.Namespace) -> int:
     total, people = sum(made.pictures.values()), sum(made.people.values())
     print(f"{made.folder}: {total} pictures with {people} people{''.join(told)}")
     return 0
+
+
+def _videos(given: Sequence[str]) -> list[str]:
+    """The videos and pictures that are meant: of a folder or glob, where no shell has seen to that, all in it."""
+    from sharpose_rt.media import expand_sources
+
+    return [spec for name in listed(given, "videos") for spec in expand_sources(name)]
 
 
 def _paired(streams: Sequence[str], videos: Sequence[str] | None) -> list[tuple[str, str]]:

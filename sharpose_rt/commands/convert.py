@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sharpose_rt.commands.given import named, streams, streams_below
 from sharpose_rt.commands.run_options import size
-from sharpose_rt.errors import ConfigError
+from sharpose_rt.errors import ConfigError, StreamError
+
+log = logging.getLogger("sharpose_rt")
 
 HELP = "write a skeleton stream as openpose, alphapose, coco, coco_labels, kinetics, pyskl, mot, csv, ...; or read one"
 
@@ -37,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "streams",
         metavar="IN",
         nargs="+",
-        help="*.skeletons.jsonl files (- for standard input); with --from what the program wrote",
+        help="*.skeletons.jsonl files, folders or 'globs' of them, or @LIST (- for standard input); with --from what "
+        "the program wrote",
     )
     way = parser.add_mutually_exclusive_group(required=True)
     way.add_argument(
@@ -94,38 +100,53 @@ def run(args: argparse.Namespace) -> int:
     for name in other:
         if getattr(args, name) not in (None, []):
             raise ConfigError(f"--{name.replace('_', '-')} goes with {'--from' if args.to else '--to'}; leave it away")
-    for path in _import(args) if args.from_ else _export(args):
+    if args.from_:
+        print(_import(args))
+        return 0
+    failed: list[str] = []
+    for path in _export(args, failed):
         print(path)
-    return 0
+    if failed:
+        log.error("not all are converted%s", named("failed", failed))
+    return 2 if failed else 0
 
 
-def _export(args: argparse.Namespace) -> list[Path]:
+def _export(args: argparse.Namespace, failed: list[str]) -> Iterator[Path]:
+    """What is written, as it is; streams of several that cannot be read are added to `failed`."""
     from sharpose_rt.skeletons.convert import check_format, convert, convert_set, options_of
     from sharpose_rt.skeletons.convert.common import stem_of
 
+    names = streams(args.streams)
     options = options_of(args.option)
     given = {"person_slots": args.person_slots, "fill": args.fill, "max_gap_s": args.max_gap}
     options |= {name: value for name, value in given.items() if value is not None}
-    if args.to == "pyskl" and (args.labels or len(args.streams) > 1):
+    if args.to == "pyskl" and (args.labels or len(names) > 1):
         if args.out is None:
             raise ConfigError("a set of clips has no name of its own; give one (--out FILE)")
-        return [convert_set(args.streams, args.out, args.labels, overwrite=args.overwrite, **options)]
+        yield convert_set(names, args.out, args.labels, overwrite=args.overwrite, **options)
+        return
     if args.labels:
         raise ConfigError(f"--labels goes with --to pyskl, not with {args.to}; leave it away")
-    if len(args.streams) == 1:
-        return convert(args.streams[0], args.to, args.out, overwrite=args.overwrite, **options)
+    if len(names) == 1:
+        yield from convert(names[0], args.to, args.out, overwrite=args.overwrite, **options)
+        return
     suffix = check_format(args.to, options).suffix
-    folders = [Path(stream).parent if args.out is None else Path(args.out) for stream in args.streams]
-    targets = [folder / (stem_of(Path(s)) + suffix) for folder, s in zip(folders, args.streams, strict=True)]
+    if args.out is None:
+        folders = [Path(name).parent for name in names]
+    else:
+        folders = [Path(args.out) / below for _, below in streams_below(names)]
+    targets = [folder / (stem_of(Path(name)) + suffix) for folder, name in zip(folders, names, strict=True)]
     if twice := [target for target, count in Counter(targets).items() if count > 1]:
         raise ConfigError(f"several of the streams would become {twice[0]}; rename one, or convert them one by one")
-    written = []
-    for stream, target in zip(args.streams, targets, strict=True):
-        written += convert(stream, args.to, target, overwrite=args.overwrite, **options)
-    return written
+    for name, target in zip(names, targets, strict=True):
+        try:
+            yield from convert(name, args.to, target, overwrite=args.overwrite, **options)
+        except StreamError as error:
+            log.error("%s; the next one follows", error)
+            failed.append(name)
 
 
-def _import(args: argparse.Namespace) -> list[Path]:
+def _import(args: argparse.Namespace) -> Path:
     from sharpose_rt.skeletons.importers import import_stream
 
     if len(args.streams) > 1:
@@ -142,7 +163,7 @@ def _import(args: argparse.Namespace) -> list[Path]:
             "--fps N and --frame-size WxH"
         )
     what["first_frame"] = args.first_frame or 0
-    return [import_stream(args.streams[0], args.from_, args.out, overwrite=args.overwrite, **what)]
+    return import_stream(args.streams[0], args.from_, args.out, overwrite=args.overwrite, **what)
 
 
 def _facts(video: str) -> dict[str, Any]:

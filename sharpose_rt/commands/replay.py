@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sharpose_rt.commands.given import named, say, streams, streams_below
 from sharpose_rt.commands.run_options import (
     add_config_arguments,
     add_output_arguments,
@@ -20,7 +22,7 @@ from sharpose_rt.commands.run_options import (
     build_config,
 )
 from sharpose_rt.commands.taps import add_tap_arguments, open_taps
-from sharpose_rt.commands.track import below_common, display, folder_of, lines_of, named, say, stopped_by_signals
+from sharpose_rt.commands.track import display, lines_of, stopped_by_signals
 from sharpose_rt.errors import ConfigError, StreamError
 
 if TYPE_CHECKING:
@@ -36,7 +38,10 @@ HELP = "show a skeleton stream again, over its video or on black; follow or smoo
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `sharpose-rt replay`."""
     parser.add_argument(
-        "streams", metavar="STREAM", nargs="+", help="*.skeletons.jsonl files, one after another (- for standard input)"
+        "streams",
+        metavar="STREAM",
+        nargs="+",
+        help="*.skeletons.jsonl files, folders or 'globs' of them, or @LIST, one after another (- for standard input)",
     )
     parser.add_argument(
         "--video", metavar="FILE", help="video or pictures that the skeletons are of (default: they are drawn on black)"
@@ -97,21 +102,24 @@ def run(args: argparse.Namespace) -> int:
         if not watched:
             raise ConfigError("--loop is for who looks; give --serve, --show, --publish or --publish-video too")
         config = replace(config, output=replace(config.output, video=False))
-    if len(args.streams) > 1:
+    names = streams(args.streams)
+    if len(names) > 1:
         for option in ("video", "loop", "swap", "merge", "people"):
             if getattr(args, option):
-                raise ConfigError(f"--{option} is of one stream, and {len(args.streams)} are given; replay it alone")
-    return _run_each(args, config, changes, paced=paced)
+                raise ConfigError(f"--{option} is of one stream, and {len(names)} are given; replay it alone")
+    return _run_each(args, config, names, changes, paced=paced)
 
 
-def _run_each(args: argparse.Namespace, config: RunConfig, changes: Changes, *, paced: bool) -> int:
+def _run_each(
+    args: argparse.Namespace, config: RunConfig, names: Sequence[str], changes: Changes, *, paced: bool
+) -> int:
     """Replays streams one after another; what lies in folders keeps them below the output's."""
     from sharpose_rt.replay import ReplayRun
 
     failed: list[str] = []
-    streams = below_common([(stream, Path() if stream == "-" else folder_of(stream)) for stream in args.streams])
-    with open_taps(args, config, args.streams, paced=paced) as taps:
-        for stream, folder in streams:
+    jobs = streams_below(names)
+    with open_taps(args, config, names, paced=paced) as taps:
+        for stream, folder in jobs:
             output = replace(config.output, directory=str(Path(config.output.directory) / folder))
             one = replace(config, output=output)
             try:
@@ -119,7 +127,7 @@ def _run_each(args: argparse.Namespace, config: RunConfig, changes: Changes, *, 
                 with stopped_by_signals(job) as signals, display(args, job) as on_packet:
                     results = job.run(on_packet)
             except (StreamError, ConfigError) as error:
-                if len(streams) == 1:
+                if len(jobs) == 1:
                     raise
                 log.error("%s; the next one follows", error)
                 failed.append(stream)
@@ -128,8 +136,8 @@ def _run_each(args: argparse.Namespace, config: RunConfig, changes: Changes, *, 
                 say(args, lines_of(results))
             if signals:
                 return 128 + signals[0]
-    if len(streams) > 1 and not args.quiet:
-        say(args, f"{len(streams) - len(failed)} of {len(streams)} done{named('failed', failed)}")
+    if len(jobs) > 1 and not args.quiet:
+        say(args, f"{len(jobs) - len(failed)} of {len(jobs)} done{named('failed', failed)}")
     return 2 if failed else 0
 
 

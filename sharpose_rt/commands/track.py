@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import os
 import signal
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -16,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from sharpose_rt.commands.printable import printable_lines
+from sharpose_rt.commands.given import below_common, folder_of, listed, named, say
 from sharpose_rt.commands.run_options import add_run_arguments, build_config
 from sharpose_rt.commands.taps import open_taps
 from sharpose_rt.commands.turns import Job, Turn, Turns
@@ -61,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from sharpose_rt.media import below, expand_sources, is_live
 
     config = build_config(args)
-    sources = listed_sources(args.source)
+    sources = listed(args.source)
     _check_used(args, sources)
     if len(sources) == 1:
         return _run_each(args, config, [(spec, below(sources[0], spec)) for spec in expand_sources(sources[0])])
@@ -135,27 +133,6 @@ def _of_list(sources: Sequence[str]) -> list[tuple[str, Path]]:
     return below_common(found)
 
 
-def below_common(found: Sequence[tuple[str, Path]]) -> list[tuple[str, Path]]:
-    """Names and their folders, with the folders as they lie below the one that all of them lie in."""
-    folders = [folder for _, folder in found if folder != Path()]
-    try:
-        common = Path(os.path.commonpath(folders))
-    except ValueError:  # none, or on several drives
-        return [(name, Path()) for name, _ in found]
-    return [(name, folder.relative_to(common) if folder != Path() else folder) for name, folder in found]
-
-
-def folder_of(spec: str) -> Path:
-    """The folder of a file, without the '..' that would lead out of the one for results."""
-    return Path(os.path.abspath(spec)).parent  # noqa: PTH100 (Path.absolute keeps them)
-
-
-def named(what: str, specs: Sequence[str]) -> str:
-    """'; 2 failed: a, b', of many the first; nothing where there are none."""
-    more = ", ..." if len(specs) > 20 else ""
-    return f"; {len(specs)} {what}: {', '.join(specs[:20])}{more}" if specs else ""
-
-
 def _check_used(args: argparse.Namespace, sources: Sequence[str]) -> None:
     """Warns of options that none of the sources looks at: they may stand in a script that takes any source."""
     from sharpose_rt.media import is_live
@@ -180,31 +157,6 @@ def _run_one(
     job.outputs.in_place_of = turn.in_place_of
     with stopped_by_signals(job) as signals, display(args, job) as on_packet:
         return job.run(on_packet), signals
-
-
-def listed_sources(given: list[str]) -> list[str]:
-    """The sources with each '@FILE' replaced by its lines; empty ones, and those that begin with '#', are left out.
-
-    Raises:
-        ConfigError: a list cannot be read, or is empty.
-    """
-    sources: list[str] = []
-    for name in given:
-        if not name.startswith("@"):
-            sources.append(name)
-            continue
-        try:
-            lines = Path(name[1:]).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise ConfigError(
-                f"cannot read the list of sources {name[1:]}: {why}; @FILE is a text file of one source a line"
-            ) from error
-        found = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
-        if not found:
-            raise ConfigError(f"the list of sources {name[1:]} is empty; one source a line is accepted")
-        sources += found
-    return sources
 
 
 def _run_several(args: argparse.Namespace, config: RunConfig, sources: list[str]) -> int:
@@ -288,16 +240,6 @@ def display(args: argparse.Namespace, job: Run) -> Iterator[Any]:
                     job.stop()
 
             yield show
-
-
-def say(args: argparse.Namespace, text: str) -> None:
-    """Prints it, beside a stream that is published there; that it cannot be said (a full disk) ends nothing."""
-    try:
-        print(printable_lines(text), file=sys.stderr if "-" in args.publish else sys.stdout, flush=True)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        log.warning("the results cannot be printed (%s)", error.strerror)
 
 
 def lines_of(results: Results) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from sharpose_rt.commands.given import streams
 from sharpose_rt.errors import StreamError
 
 HELP = "check a skeleton stream; says line and field of what is wrong"
@@ -11,7 +12,12 @@ HELP = "check a skeleton stream; says line and field of what is wrong"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The files."""
-    parser.add_argument("files", nargs="+", metavar="FILE", help="a *.skeletons.jsonl file, or - for standard input")
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="*.skeletons.jsonl files, folders or 'globs' of them, or @LIST (- for standard input)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -19,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from sharpose_rt.skeletons import format_problems, validate
 
     wrong, unread = False, []
-    for file in args.files:
+    for file in streams(args.files):
         try:
             problems = validate(file)
         except StreamError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import functools
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -102,4 +103,13 @@ def _whole_first(one: Earlier) -> tuple[bool, str]:
 
 
 def _place(source: str) -> str:
-    return source if "://" in source else os.path.abspath(Path(source).expanduser())  # noqa: PTH100 ('..' goes)
+    """Where a source is, whatever leads there; links of one folder to one file are several sources."""
+    if "://" in source:
+        return source
+    folder, name = os.path.split(os.path.expanduser(source))  # noqa: PTH111
+    return os.path.join(_real(os.path.join(os.getcwd(), folder)), name)  # noqa: PTH109, PTH118 - it is called often
+
+
+@functools.lru_cache(maxsize=4096)
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)

@@ -255,6 +255,11 @@ def test_the_command_finds_videos_by_name_or_order(walk, tmp_path, capsys):
     assert f"{tmp_path / 'named'}: 6 pictures with 6 people" in capsys.readouterr().out
     document = json.loads((tmp_path / "named" / "annotations.json").read_text())
     assert [image["file_name"][:4] for image in document["images"]] == ["walk"] * 3 + ["othe"] * 3
+    folder = ["collect", str(tmp_path / "*.skeletons.jsonl"), "--pictures", "6", "--video", str(tmp_path / "*.mp4")]
+    assert main([*folder, "--out", str(tmp_path / "globs")]) == 0
+    document = json.loads((tmp_path / "globs" / "annotations.json").read_text())
+    assert [image["file_name"][:4] for image in document["images"]] == ["othe"] * 3 + ["walk"] * 3  # as they are named
+    capsys.readouterr()
     renamed = other.rename(tmp_path / "third.mp4")
     assert main([*base, video, str(renamed), "--out", str(tmp_path / "order"), "--form", "yolo"]) == 0
     assert "6 pictures with 6 people, 5 in train, 1 in val" in capsys.readouterr().out

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
 
-import cv2
 import numpy as np
 import pytest
 from media_clips import write_clip
@@ -86,87 +85,21 @@ def test_video_to_skeletons_to_action_array(tmp_path: Path, capsys: pytest.Captu
     recipe = _recipe("video_to_skeletons")
     assert recipe.main(arguments) == 1  # one of them is broken
     first = capsys.readouterr().out
-    assert "broken.mp4" in first
+    assert "broken.mp4: " in first
+    assert "b.mp4: 6 frames, 1 people -> " in first
     for name in ("a", "b"):
-        stream = out / name / f"{name}.skeletons.jsonl"
-        assert [p for p in validate(stream) if p.severity == "error"] == []
-    write_clip(videos / "a.mkv", 3, size_wh=(96, 64), container="matroska")
-    (out / "b" / "b.skeletons.jsonl").write_bytes(b'{"type": "hea')
-    recipe.main(arguments)
-    again = capsys.readouterr().out
-    assert "a.mkv: 3 frames" in again
-    assert "a.mp4: done before" in again  # when it was alone of its name
-    assert "b.mp4: 6 frames" in again
-    assert (out / "a.mkv" / "a.skeletons.jsonl").exists()
-    recipe.main(arguments)
-    assert capsys.readouterr().out.count("done before") == 3
-    (videos / "a.mkv").unlink()
-    recipe.main(arguments)
-    assert capsys.readouterr().out.count("done before") == 2
-    for name in ("my walk", "07"):
-        write_clip(videos / f"{name}.mp4", 3, size_wh=(96, 64))
-    recipe.main([str(videos), str(tmp_path / "out: x"), *arguments[2:]])
-    recipe.main([str(videos), str(tmp_path / "out: x"), *arguments[2:]])
-    assert capsys.readouterr().out.count("done before") == 4
-
-    shots = tmp_path / "shots.v1"  # pictures are one source
-    shots.mkdir()
-    for n in range(2):
-        cv2.imwrite(str(shots / f"{n}.png"), np.full((64, 96, 3), 80 * n, np.uint8))
-    for _ in range(2):
-        recipe.main([str(shots), str(tmp_path / "shots"), *arguments[2:]])
-    assert capsys.readouterr().out.count("done before") == 1
-    assert recipe.main([str(shots), str(tmp_path / "shots"), *arguments[2:]]) == 0
+        assert [p for p in validate(out / f"{name}.skeletons.jsonl") if p.severity == "error"] == []
+    (videos / "more").mkdir()
+    for name in ("more/a.mkv", "more/a.mp4"):
+        write_clip(videos / name, 3, size_wh=(96, 64), container="matroska" if name.endswith("mkv") else "mp4")
+    assert recipe.main([f"{videos}/*/*", *arguments[1:]]) == 0
+    found = {path.relative_to(out).as_posix(): StreamReader(path).header.source for path in out.glob("more/*.jsonl")}
+    assert found == {f"more/a{n}.skeletons.jsonl": f"{videos}/more/a.{end}" for n, end in (("", "mkv"), ("-2", "mp4"))}
 
     target = tmp_path / "a.npz"
-    _recipe("skeletons_to_action_array").main([str(out / "a" / "a.skeletons.jsonl"), str(target)])
+    _recipe("skeletons_to_action_array").main([str(out / "a.skeletons.jsonl"), str(target)])
     assert "(2, 6, 17, 2)" in capsys.readouterr().out
     assert np.load(target)["keypoints"].shape == (2, 6, 17, 2)
-
-
-def test_video_to_skeletons_knows_each_video_by_its_whole_path(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    recipe = _recipe("video_to_skeletons")
-
-    def run(videos: str) -> list[str]:
-        recipe.main([videos, "out", *NETWORK])
-        return capsys.readouterr().out.splitlines()
-
-    def film(path: str) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_clip(Path(path), 3, size_wh=(96, 64))
-
-    def result(path: str) -> str:
-        return StreamReader(f"out/{path}.skeletons.jsonl").header.source
-
-    for name in ("jump/1", "walk/1", "walk/2"):
-        film(f"set/{name}.mp4")
-    run("set/*/*.mp4")
-    film("set/dance/1.mp4")  # before all others, which keep their places
-    Path("set/walk/1.mp4").unlink()
-    again = run("set/*/*.mp4")
-    assert again[0].startswith("set/dance/1.mp4: 3 frames")
-    assert again[1:] == ["set/jump/1.mp4: done before", "set/walk/2.mp4: done before"]
-    for name in ("dance/1", "jump/1", "walk/1", "walk/2"):
-        assert result(f"{name}/{name[-1]}") == f"set/{name}.mp4"
-
-    film("other/jump/1.mp4")  # whose folder is taken
-    assert "3 frames" in run("other/*/*.mp4")[0]
-    assert (result("jump/1/1"), result("jump/1/1-2")) == ("set/jump/1.mp4", "other/jump/1.mp4")
-    assert run("other/*/*.mp4") == ["other/jump/1.mp4: done before"]
-    for same in (f"{tmp_path}/other", "./set/../other"):  # however they are named
-        (told,) = run(f"{same}/*/*.mp4")
-        assert told.endswith("other/jump/1.mp4: done before")
-    assert run("set/jump") == ["set/jump/1.mp4: 3 frames, 1 people -> out/1/1.skeletons.jsonl"]
-
-    for end in ("avi", "mp4"):
-        film(f"more/walk.{end}")
-    run("more")
-    assert [result(f"walk.{end}/walk") for end in ("avi", "mp4")] == ["more/walk.avi", "more/walk.mp4"]
-    Path("more/walk.avi").unlink()
-    assert run("more") == ["more/walk.mp4: done before"]
 
 
 @pytest.mark.parametrize(

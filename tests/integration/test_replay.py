@@ -563,6 +563,10 @@ def test_several_come_one_after_another(tmp_path: Path, capsys: pytest.CaptureFi
         assert (out / folder / "01.csv").is_file()
     assert main(["replay", *streams, "--output", str(out), "--people", "1"]) == 2
     assert "--people is of one stream, and 3 are given" in capsys.readouterr().err
+    for number, meant in enumerate((tmp_path / "run", tmp_path / "run/*.jsonl")):  # as by a shell that knows no globs
+        again = tmp_path / f"again{number}"
+        assert main(["replay", str(meant), "--output", str(again), "--no-video", "--smooth", "rts"]) == 2
+        assert {path.name for path in again.glob("*.jsonl")} == {"01.skeletons.jsonl"}
 
 
 def test_times_that_fall_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

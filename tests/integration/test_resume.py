@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -241,6 +242,12 @@ class TestEarlierResults:
             (one,) = found.of(same)
             assert (one.stem, one.status, one.config) == ("one", "complete", {"offline": True})
         assert found.of("one.mp4") == found.of("https://host/set/one.mp4") == []
+        with contextlib.suppress(OSError):  # Windows wants to be asked for links
+            (tmp_path / "set").mkdir()
+            (tmp_path / "link").symlink_to("set")
+            (tmp_path / "set/other.mp4").symlink_to("one.mp4")
+            assert [one.stem for one in found.of("link/one.mp4")] == ["one"]
+            assert found.of("set/other.mp4") == []  # which has results of its own
 
     def test_a_complete_one_comes_first(self, tmp_path: Path) -> None:
         for name, status in (("one", "interrupted"), ("one-2", "complete"), ("one-3", "error")):

@@ -34,7 +34,7 @@ from raising import raising
 from sharpose_rt.api import PoseTracker, SHaRPose
 from sharpose_rt.app import FileRun
 from sharpose_rt.cli import main
-from sharpose_rt.commands import track
+from sharpose_rt.commands import given, track
 from sharpose_rt.commands.track import stopped_by_signals
 from sharpose_rt.config import DetectorConfig, DrawConfig, RunConfig, load
 from sharpose_rt.detection.boxes import FullFrameDetector
@@ -613,9 +613,9 @@ def test_a_file_that_is_cut_off_says_so(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_of_many_names_the_first_are_told() -> None:
     names = [f"{n}.mp4" for n in range(21)]
-    assert track.named("failed", names[:20]) == f"; 20 failed: {', '.join(names[:20])}"
-    assert track.named("failed", names) == f"; 21 failed: {', '.join(names[:20])}, ..."
-    assert track.named("failed", []) == ""
+    assert given.named("failed", names[:20]) == f"; 20 failed: {', '.join(names[:20])}"
+    assert given.named("failed", names) == f"; 21 failed: {', '.join(names[:20])}, ..."
+    assert given.named("failed", []) == ""
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

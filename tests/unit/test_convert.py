@@ -697,13 +697,65 @@ class TestSets:
         assert f"{clips[0]}, {other}; leave out one, or rename it" in str(error.value)
 
     def test_clips_that_would_get_one_name(self, clips, tmp_path, capsys):
+        other = write_clip(clips[0].with_name("a.jsonl"))
+        for more in ([], ["--out", str(tmp_path / "t")]):
+            assert main(["convert", str(clips[0]), str(other), "--to", "csv", *more]) == 2
+            assert "several of the streams would become" in capsys.readouterr().err
+        assert not list(tmp_path.rglob("*.csv"))
+
+    def test_clips_of_one_name_keep_their_folders(self, clips, tmp_path, capsys):
         (tmp_path / "more").mkdir()
         other = write_clip(tmp_path / "more" / "a.skeletons.jsonl")
-        arguments = ["convert", str(clips[0]), str(other), "--to", "csv", "--overwrite"]
-        assert main([*arguments, "--out", str(tmp_path / "t")]) == 2
-        assert "several of the streams would become" in capsys.readouterr().err
-        assert not (tmp_path / "t").exists()
+        arguments = ["convert", str(clips[0]), str(other), "--to", "csv"]
+        assert main([*arguments, "--out", str(tmp_path / "t")]) == 0
         assert main(arguments) == 0  # beside each
+        found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.csv")}
+        assert found == {"t/a.csv", "t/more/a.csv", "a.csv", "more/a.csv"}
+
+    def test_a_folder_a_glob_and_a_list_stand_for_their_streams(self, tmp_path, capsys):
+        names = ["jump/clip2", "jump/clip10", "walk/clip1"]
+        clips = self.of_videos(tmp_path / "out", {name: f"set/{name}.mp4" for name in names})
+        (tmp_path / "out/jump/.clip.skeletons.jsonl").write_bytes(b"under way")
+        (tmp_path / "out/summary.json").write_bytes(b"{}")
+        (tmp_path / "labels.csv").write_text("clip1,0\nclip2,1\nclip10,2\n")
+        (tmp_path / "list.txt").write_text("".join(f"{clip}\n" for clip in clips))
+        convert_set(clips, tmp_path / "by_name.pkl", tmp_path / "labels.csv")
+        for given in (f"{tmp_path}/out", f"{tmp_path}/out/**/*.jsonl", f"@{tmp_path}/list.txt"):
+            out = tmp_path / "x.pkl"
+            asked = ["convert", given, "--to", "pyskl", "--labels", str(tmp_path / "labels.csv"), "--out", str(out)]
+            assert main([*asked, "--overwrite"]) == 0
+            assert out.read_bytes() == (tmp_path / "by_name.pkl").read_bytes()
+        assert main(["convert", f"{tmp_path}/out", "--to", "csv", "--out", f"{tmp_path}/tables"]) == 0
+        tables = {path.relative_to(tmp_path / "tables").as_posix() for path in (tmp_path / "tables").rglob("*")}
+        assert tables == {"jump", "walk", *(f"{name}.csv" for name in names)}
+
+    def test_one_that_cannot_be_read_costs_the_others_nothing(self, clips, tmp_path, capsys, caplog):
+        (tmp_path / "aa.skeletons.jsonl").write_text("no stream\n")
+        assert main(["convert", str(tmp_path), "--to", "csv"]) == 2
+        assert {path.name for path in tmp_path.glob("*.csv")} == {f"{clip.name.split('.')[0]}.csv" for clip in clips}
+        assert "the next one follows" in caplog.text
+        assert f"1 failed: {tmp_path / 'aa.skeletons.jsonl'}" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            ("{}", "has no *.skeletons.jsonl; a stream, a folder"),
+            ("{}/*.jsonl", "has no *.skeletons.jsonl; a stream, a folder"),
+            ("@{}/list.txt", "cannot read the list of streams"),
+        ],
+    )
+    def test_where_there_is_no_stream_it_is_told(self, tmp_path, given, said, capsys):
+        for command in (["convert", "--to", "csv"], ["replay", "--no-video"], ["validate"], ["collect", "--out", "x"]):
+            asked = [command[0], given.format(tmp_path), *command[1:]]
+            assert main(asked) == 2
+            assert said in capsys.readouterr().err, asked
+
+    @pytest.mark.parametrize("name", ["a[1].skeletons.jsonl", "b*.skeletons.jsonl", "c {x}?.jsonl"])
+    def test_a_file_whose_name_looks_like_a_glob_is_itself(self, tmp_path, name, capsys):
+        write_clip(tmp_path / name)
+        write_clip(tmp_path / "a1.skeletons.jsonl")
+        assert main(["validate", str(tmp_path / name)]) == 0
+        assert capsys.readouterr().out == f"{tmp_path / name}: valid\n"
 
     def test_a_set_is_not_written_over_what_it_is_made_of(self, clips):
         before = clips[0].read_bytes()
