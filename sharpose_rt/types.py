@@ -10,10 +10,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    import supervision as sv
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -238,6 +241,34 @@ class Poses(_Shaped):
             return self
         names = ("keypoints", "keypoint_scores", "raw_keypoints", "raw_keypoint_scores")
         return replace(self, **{name: getattr(self, name)[:, :count] for name in names})
+
+    def to_supervision(self, min_score: float = 0.3) -> tuple[sv.Detections, sv.KeyPoints]:
+        """The people as the `supervision` package has them, for its zones, counters and annotators: row by row alike.
+
+        Detections have `tracker_id` (track ids, None where no tracker ran), class 0 and `data["stage"]`; of keypoints
+        `visible` are those whose score is at least `min_score`.
+        """
+        import supervision as sv
+
+        n = len(self)
+        classes = np.zeros(n, int)
+        stages = np.array([PoseStage(int(stage)).label for stage in self.stage], str)
+        detections = sv.Detections(
+            xyxy=self.bboxes_xyxy.copy(),
+            confidence=self.bbox_scores.copy(),
+            class_id=classes,
+            tracker_id=self.track_ids.astype(int) if (self.track_ids > 0).all() else None,
+            data={"class_name": np.full(n, "person"), "stage": stages},
+        )
+        key_points = sv.KeyPoints(
+            xy=self.keypoints.copy(),
+            class_id=classes.copy(),
+            keypoint_confidence=self.keypoint_scores.copy(),
+            detection_confidence=self.bbox_scores.copy(),
+            visible=self.keypoint_scores >= min_score,
+            data={"class_name": np.full(n, "person")},
+        )
+        return detections, key_points
 
     @classmethod
     def empty(cls, keypoint_count: int) -> Poses:

@@ -5,20 +5,25 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
 
+import av
 import numpy as np
 import pytest
 from media_clips import write_clip
 from people_set import SMALL
 from raising import raising
 
+from sharpose_rt.api import TrackedFrame
+from sharpose_rt.config import RunConfig
 from sharpose_rt.models import VARIANTS
 from sharpose_rt.skeleton import COCO17, MPII16
 from sharpose_rt.skeletons import Header, StreamReader, StreamWriter, validate
+from sharpose_rt.types import Frame, Poses, PoseStage
 
 RECIPES = Path(__file__).resolve().parents[2] / "pipelines"
 NETWORK = ["--set", f"pose.model={SMALL.name}", "--set", "pose.weights=random", "--set", "detector.name=full"]
@@ -30,6 +35,7 @@ def _recipe(name: str) -> ModuleType:
 
 def test_every_recipe_is_tested() -> None:
     tested = {"live_camera", "action_feed", "video_to_skeletons", "skeletons_to_action_array", "cvat_skeleton"}
+    tested.add("count_crossings")
     received = ("mqtt", "osc", "stdin", "udp", "websocket", "zmq")
     tested |= {f"receive_{name}" for name in received}  # test_receive_recipes.py
     tested.add("onnx_pose")  # tests/unit/test_onnx.py
@@ -109,6 +115,7 @@ def test_video_to_skeletons_to_action_array(tmp_path: Path, capsys: pytest.Captu
         ("live_camera", ["nowhere.mp4"], "nowhere.mp4 does not exist"),
         ("live_camera", ["nowhere.mp4", "--model", "tyni"], "no model 'tyni'"),
         ("live_camera", ["nowhere.mp4", "--frames", "-1"], "source.max_frames is -1; at least 1 is accepted"),
+        ("count_crossings", ["nowhere.mp4", "--line", "0,1 2,3"], "nowhere.mp4 does not exist"),
         ("video_to_skeletons", ["nofolder", "out"], "nofolder does not exist"),
         ("video_to_skeletons", [".", "out", "--set", "smoth.method=none"], "did you mean 'smooth'"),
         ("action_feed", ["no.skeletons.jsonl"], "no.skeletons.jsonl"),
@@ -205,3 +212,75 @@ def test_action_feed(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     write_clip(video, recipe.LENGTH + 2, size_wh=(96, 64))
     recipe.main([str(video), "--model", SMALL.name, "--weights", "random", "--detector", "full"])
     assert all(line.split()[2:4] == ["id", "1"] for line in capsys.readouterr().out.splitlines()[2:])
+
+
+class _Walk:
+    """A tracker whose people walk: 1 down over the line and back, 2 along it; 3 stands, their ankles unseen."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+
+    def __enter__(self) -> _Walk:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def run(self, source: str) -> Iterator[TrackedFrame]:
+        assert source == "street.mp4"
+        for n in range(60):
+            down = 20 + 2 * min(n, 60 - n)
+            feet = np.array([[50, down], [20 + 2 * n, 40], [160, 90]], np.float32)
+            keypoints = np.repeat(feet[:, None], 17, 1) - np.float32([0, 30])
+            keypoints[:2, -2:] = feet[:2, None]
+            scores = np.ones((3, 17), np.float32)
+            scores[2, -2:] = 0.1
+            boxes = np.hstack([feet - np.float32([8, 40]), feet + np.float32([8, 0])])
+            boxes[0, 3] += 30  # a shadow: the ankles are right
+            stages = np.full(3, int(PoseStage.FINE))
+            poses = Poses(boxes, np.ones(3), np.arange(1, 4), keypoints, scores, keypoints, scores, np.ones(3), stages)
+            yield TrackedFrame(Frame(n, n / 10, np.zeros((120, 200, 3), np.uint8)), poses, COCO17)
+
+
+def test_count_crossings(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = _recipe("count_crossings")
+    monkeypatch.setattr(recipe, "PoseTracker", _Walk)
+    video = tmp_path / "counted.mp4"
+    asked = ["street.mp4", "--line", "0,60 200,60", "--zone", "100,20 199,20 199,119 100,119", "--video", str(video)]
+    assert recipe.main(asked) == 0
+    *events, totals = map(json.loads, capsys.readouterr().out.splitlines())
+    told = [(event["track_id"], event["event"]) for event in events]
+    assert told == [(3, "enter"), (1, "out"), (2, "enter"), (1, "in")]
+    times = {(event["track_id"], event["event"]): event["pts_s"] for event in events}
+    assert times[1, "out"] == pytest.approx(2.1 + 0.4, abs=0.11)  # y = 60 at frame 20, and five frames beyond
+    assert times[1, "in"] == pytest.approx(4.1 + 0.4, abs=0.11)
+    assert times[2, "enter"] == pytest.approx(4.0, abs=0.11)
+    assert totals == {"in": 1, "out": 1, "in_zone": 2, "in_zone_at_the_end": 2}
+    with av.open(str(video)) as container:
+        pictures = [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
+    assert len(pictures) == 60
+    yellow = (pictures[0][..., 1:].min(-1) > 150) & (pictures[0][..., 0] < 100)
+    assert yellow[102:118, 100].all()  # the zone's edge, where nothing is written over it
+
+    assert recipe.main(["street.mp4", "--line", "200,60 0,60"]) == 0  # the other way round
+    *events, totals = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [(event["track_id"], event["event"]) for event in events] == [(1, "in"), (1, "out")]
+    assert totals == {"in": 1, "out": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "there is nothing to count"),
+        (["--line", "1,2 3,4 5,6"], "--line has 3 points; two are accepted"),
+        (["--zone", "1,2 3,4"], "--zone has 2 corners; three or more are accepted"),
+        (["--line", "1,2 3"], "'1,2 3' are no points"),
+        (["--line", ""], "'' are no points"),
+    ],
+)
+def test_count_crossings_wants_something_to_count(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        _recipe("count_crossings").main(["street.mp4", *arguments])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err

@@ -10,9 +10,11 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import supervision as sv
 
 from sharpose_rt.skeletons.convert import convert
-from tests.unit.test_convert import CLIP, NAMES, SIZE_WH, point, write_clip
+from sharpose_rt.types import Poses
+from tests.unit.test_convert import CLIP, NAMES, SIZE_WH, make_poses, point, write_clip
 
 HEIGHT_PX = SIZE_WH[1]
 ROWS = [(t, i) for t, ids in enumerate(CLIP) for i in ids]
@@ -156,3 +158,40 @@ def test_mmaction(clip):
     place = (people[0, 3, NAMES.index("left_hip"), :2] + 1) / 2 * SIZE_WH
     np.testing.assert_allclose(place, point(1, 3, NAMES.index("left_hip")), atol=0.01)
     assert (people[..., 2] > 0).any(axis=2).tolist() == [[i in ids for ids in CLIP] for i in (1, 3)]
+
+
+class TestSupervision:
+    """What programs do with people that `supervision` has."""
+
+    @pytest.mark.parametrize("ids", [[3, 1, 7], [5], []])
+    @pytest.mark.parametrize("tracked", [True, False])
+    def test_rows_are_the_same_people(self, ids, tracked):
+        poses = make_poses(ids, 2, tracked=tracked)
+        detections, key_points = poses.to_supervision(min_score=0.5)
+        assert len(detections) == len(key_points) == len(ids)
+        np.testing.assert_array_equal(detections.xyxy, poses.bboxes_xyxy)
+        np.testing.assert_array_equal(detections.confidence, poses.bbox_scores)
+        assert detections.tracker_id is None or detections.tracker_id.tolist() == ids
+        assert (detections.tracker_id is None) == (not tracked and ids != [])
+        np.testing.assert_array_equal(key_points.xy, poses.keypoints)
+        np.testing.assert_array_equal(key_points.keypoint_confidence, poses.keypoint_scores)
+        assert key_points.visible.tolist() == [[n != 4 for n in range(17)] for _ in ids]  # who has no right ear
+        assert detections.data["stage"].tolist() == ["coarse"] * len(ids)
+        detections.xyxy += 1  # a program's own copy
+        assert len(ids) == 0 or (detections.xyxy != poses.bboxes_xyxy).all()
+
+    def test_its_zones_and_annotators_take_them(self):
+        picture = np.zeros((300, 400, 3), np.uint8)
+        detections, key_points = make_poses([1, 2]).to_supervision()
+        zone = sv.PolygonZone(np.array([[90, 200], [150, 200], [150, 299], [90, 299]]))
+        assert zone.trigger(detections).tolist() == [True, False]
+        drawn = sv.EdgeAnnotator().annotate(picture.copy(), key_points)
+        assert drawn.any()
+        drawn = sv.LabelAnnotator().annotate(picture.copy(), detections, [f"#{i}" for i in detections.tracker_id])
+        assert drawn.any()
+        kept = detections[detections.tracker_id == 2]
+        assert kept.data["class_name"].tolist() == ["person"]
+        nobody, none = Poses.empty(17).to_supervision()
+        assert zone.trigger(nobody).tolist() == []
+        for annotated in (sv.EdgeAnnotator().annotate(picture, none), sv.BoxAnnotator().annotate(picture, nobody)):
+            assert not annotated.any()
