@@ -30,6 +30,7 @@ predicted=true
   csv         raw=false, min_score=0.0, predicted=true, angles=false
   parquet     raw=false, min_score=0.0, predicted=true, angles=false
   trc         px_per_m=null, raw=false, min_score=0.0, predicted=true
+  deeplabcut  raw=false, min_score=0.0, predicted=true
 raw=true takes the keypoints before smoothing; keypoints with a score below min_score count as not found;
 predicted=false leaves out, frame by frame, who was not seen in it but predicted (stage), as coco_labels always does;
 angles=true adds joint angles."""
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     way.add_argument(
         "--to",
         metavar="FORMAT",
-        help="openpose, alphapose, coco, coco_labels, kinetics, pyskl, mot, csv, parquet or trc",
+        help="openpose, alphapose, coco, coco_labels, kinetics, pyskl, mot, csv, parquet, trc or deeplabcut",
     )
     way.add_argument(
         "--from",

@@ -74,8 +74,8 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> Any:
         "--format",
         type=_names,
         metavar="A,B",
-        help="also write the skeletons as openpose, alphapose, coco, coco_labels, kinetics, pyskl, mot, csv, parquet "
-        "or trc",
+        help="also write the skeletons as openpose, alphapose, coco, coco_labels, kinetics, pyskl, mot, csv, parquet, "
+        "trc or deeplabcut",
     )
     out.add_argument(
         "--option",

@@ -95,7 +95,9 @@ class TestRoundTrips:
                     atol=0.01,
                 )
 
-    @pytest.mark.parametrize("form", ["openpose", "alphapose", "coco_labels", "csv", "trc", "pyskl", "kinetics", "mot"])
+    @pytest.mark.parametrize(
+        "form", ["openpose", "alphapose", "coco_labels", "csv", "trc", "pyskl", "kinetics", "mot", "deeplabcut"]
+    )
     def test_faces_and_hands_and_frames_without_anybody(self, tmp_path, form):
         clip = write_clip(tmp_path / "whole.skeletons.jsonl", [[1, 2], [], [2]], WHOLEBODY133)
         (path, *_) = convert(clip, form)

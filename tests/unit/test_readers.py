@@ -195,3 +195,31 @@ class TestSupervision:
         assert zone.trigger(nobody).tolist() == []
         for annotated in (sv.EdgeAnnotator().annotate(picture, none), sv.BoxAnnotator().annotate(picture, nobody)):
             assert not annotated.any()
+
+
+class TestDeepLabCut:
+    def test_pandas_as_its_own_programs_read_it(self, clip):
+        pandas = reader("pandas", "pandas")
+        table = pandas.read_csv(convert(clip, "deeplabcut")[0], header=[0, 1, 2, 3], index_col=0)
+        assert table.columns.names == ["scorer", "individuals", "bodyparts", "coords"]
+        assert table.columns.get_level_values("scorer").unique().tolist() == ["tiny"]
+        assert table.index.tolist() == list(range(len(CLIP)))
+        ids = sorted({i for seen in CLIP for i in seen})
+        assert table.columns.get_level_values("individuals").unique().tolist() == [f"person{i}" for i in ids]
+        found = table.to_numpy(float).reshape(len(CLIP), len(ids), 17, 3)
+        for t, seen in enumerate(CLIP):
+            for row, i in enumerate(ids):
+                wanted = np.array([[*point(i, t, j), 0.75] if j != 4 else [np.nan] * 3 for j in range(17)])
+                np.testing.assert_allclose(found[t, row], wanted if i in seen else np.full((17, 3), np.nan), atol=0.006)
+
+    def test_movement(self, clip):
+        load = reader("movement.io.load_poses", "movement")
+        dataset = load.from_dlc_file(convert(clip, "deeplabcut")[0], fps=25)
+        places = dataset.position.transpose("time", "individuals", "keypoints", "space")
+        assert list(places.keypoints.values) == list(NAMES)
+        people = list(places.individuals.values)
+        for t, seen in enumerate(CLIP):
+            for i in seen:
+                place = places[t, people.index(f"person{i}"), 0]
+                np.testing.assert_allclose(place.values, point(i, t, 0), atol=0.006)
+        assert dataset.time.values[-1] == pytest.approx((len(CLIP) - 1) / 25)

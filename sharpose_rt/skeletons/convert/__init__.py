@@ -10,6 +10,7 @@ mot         MOTChallenge text
 csv         a row for each person of each frame
 parquet     the same table, typed and compressed (needs pyarrow)
 trc         OpenSim markers, a file a person
+deeplabcut  a table of several individuals, a row a frame
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from sharpose_rt.errors import ConfigError, OutputError, writing
 from sharpose_rt.skeletons.convert.alphapose import write_alphapose
 from sharpose_rt.skeletons.convert.coco import write_coco, write_coco_labels
 from sharpose_rt.skeletons.convert.common import stem_of
+from sharpose_rt.skeletons.convert.deeplabcut import write_deeplabcut
 from sharpose_rt.skeletons.convert.kinetics import write_kinetics
 from sharpose_rt.skeletons.convert.openpose import write_openpose
 from sharpose_rt.skeletons.convert.parquet import write_parquet
@@ -90,6 +92,7 @@ WRITERS: dict[str, Writer] = {
     "csv": Writer(write_csv, ".csv", (write_csv,)),
     "parquet": Writer(write_parquet, ".parquet", (write_parquet,), needs="pyarrow"),
     "trc": Writer(write_trc, ".trc", (write_trc,)),
+    "deeplabcut": Writer(write_deeplabcut, ".dlc.csv", (write_deeplabcut,)),
 }
 
 

@@ -1,0 +1,50 @@
+"""DeepLabCut's tables of several individuals, which programs for behaviour read (movement, SimBA, Keypoint-MoSeq)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from pathlib import Path
+
+from sharpose_rt.errors import ConfigError
+from sharpose_rt.skeletons.convert.common import found_points, new_file, rounded
+from sharpose_rt.skeletons.stream import StreamReader
+
+log = logging.getLogger("sharpose_rt.skeletons")
+
+
+def write_deeplabcut(
+    reader: StreamReader, out: Path, *, raw: bool = False, min_score: float = 0.0, predicted: bool = True
+) -> None:
+    """Writes four header rows (scorer, individuals, bodyparts, coords), then a row for each frame, with its number.
+
+    Each track has x, y (px) and likelihood of all keypoints, `person<track id>`; cells are empty where one was not
+    found or the person not there. Readers take the frames as evenly spaced. Without a tracker nobody has columns of
+    their own, so that is refused. The stream is read twice, since the columns come first.
+    """
+    if not predicted:
+        reader = reader.without_predicted()
+    ids = sorted({track_id for frame in reader for track_id in frame.poses.track_ids.tolist()})
+    if ids[:1] == [0]:
+        raise ConfigError(f"{reader.path} has no track ids, which DeepLabCut's columns need; run with a tracker")
+    if not ids:
+        log.warning("%s has nobody in it: its table has no columns", reader.path)
+    names = reader.header.skeleton.keypoints
+    columns = [(f"person{i}", name, part) for i in ids for name in names for part in ("x", "y", "likelihood")]
+    places = {track_id: 3 * len(names) * place for place, track_id in enumerate(ids)}
+    with new_file(out) as file:
+        text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(["scorer", *[reader.header.model.get("name") or "sharpose_rt"] * len(columns)])
+        for level, title in enumerate(("individuals", "bodyparts", "coords")):
+            rows.writerow([title, *(column[level] for column in columns)])
+        for frame in reader:
+            cells: list[float | None] = [None] * len(columns)
+            points = rounded(found_points(frame.poses, raw=raw, min_score=min_score)).tolist()
+            for track_id, found in zip(frame.poses.track_ids.tolist(), points, strict=True):
+                row = [value for point in found for value in (point if point[2] > 0 else (None, None, None))]
+                if track_id in places:  # the file may be growing
+                    cells[places[track_id] : places[track_id] + len(row)] = row
+            rows.writerow([frame.frame_id, *cells])
+        text.detach()
