@@ -162,7 +162,10 @@ class NetworkVideo(ContainerSource):
         elif self._scheme == "rtp":
             hint = "what comes by RTP is told by an .sdp file; give the address of that, as in http://HOST/NAME.sdp"
         elif isinstance(error, av.error.InvalidDataError):
-            hint = "it answers, but not with a video; see that the path is right"
+            hint = (
+                "it answers, but not with a video; see that the path is right (of a page that shows a video a program "
+                "such as yt-dlp gives it: yt-dlp -o - PAGE | sharpose-rt --source -)"
+            )
         elif self._verified and (why := certificates.distrust(self._parts, self.config.tls, LONGEST_WAIT_S)):
             raise SourceError(
                 f"{self.name} shows a certificate that is not trusted ({why}); --tls FILE trusts the certificate in a "
