@@ -24,7 +24,7 @@ from sharpose_rt.media import PacedSource, SourceInfo
 from sharpose_rt.outputs import Results
 from sharpose_rt.runtime import Chain, Pipeline, Stage, Status
 from sharpose_rt.skeletons import Header, StreamReader, output_paths
-from sharpose_rt.skeletons.stream import utc_now
+from sharpose_rt.skeletons.records import utc_now
 from sharpose_rt.stages import (
     ChoosePeopleStage,
     IdentifyStage,

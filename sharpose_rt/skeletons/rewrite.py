@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sharpose_rt.skeletons.stream import StreamReader, encode, whole_stream
+from sharpose_rt.skeletons.records import encode
+from sharpose_rt.skeletons.stream import StreamReader, whole_stream
 from sharpose_rt.types import Poses
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from sharpose_rt.skeleton import HALPE26, WHOLEBODY133
 from sharpose_rt.skeletons.convert.common import found_points, rounded, with_points, write_json_list
-from sharpose_rt.skeletons.stream import StreamReader, people_of
+from sharpose_rt.skeletons.records import people_of
+from sharpose_rt.skeletons.stream import StreamReader
 
 
 def write_alphapose(

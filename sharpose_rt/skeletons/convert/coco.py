@@ -26,7 +26,8 @@ from sharpose_rt.skeletons.convert.common import (
     write_json_list,
 )
 from sharpose_rt.skeletons.plain import plain
-from sharpose_rt.skeletons.stream import FrameRecord, StreamReader
+from sharpose_rt.skeletons.records import FrameRecord
+from sharpose_rt.skeletons.stream import StreamReader
 from sharpose_rt.types import Poses
 
 log = logging.getLogger("sharpose_rt.skeletons")

@@ -17,7 +17,8 @@ import orjson
 from sharpose_rt.skeletons.convert.common import found_points, has_pictures, new_folder, rounded, stem_of, with_points
 from sharpose_rt.skeletons.convert.layouts import BODY_25, OPENPOSE_18, OPENPOSE_PARTS, check_layout, to_layout
 from sharpose_rt.skeletons.plain import plain
-from sharpose_rt.skeletons.stream import FrameRecord, StreamReader
+from sharpose_rt.skeletons.records import FrameRecord
+from sharpose_rt.skeletons.stream import StreamReader
 
 _END = "_keypoints.json"
 _LONGEST_NAME = 255  # bytes, of most file systems

@@ -10,7 +10,8 @@ from typing import Any
 
 from sharpose_rt.geometry.angles import angle_names, joint_angles
 from sharpose_rt.skeletons.convert.common import found_points, has_pictures, new_file, rounded
-from sharpose_rt.skeletons.stream import FrameRecord, StreamReader, people_of
+from sharpose_rt.skeletons.records import FrameRecord, people_of
+from sharpose_rt.skeletons.stream import StreamReader
 
 
 def write_mot(reader: StreamReader, out: Path, *, predicted: bool = True) -> None:

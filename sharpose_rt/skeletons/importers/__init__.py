@@ -33,7 +33,8 @@ from sharpose_rt.skeletons.importers.lists import (
 from sharpose_rt.skeletons.importers.openpose import read_openpose
 from sharpose_rt.skeletons.importers.people import Imported, to_poses
 from sharpose_rt.skeletons.names import check_target, named, target_of
-from sharpose_rt.skeletons.stream import FrameRecord, Header, encode, whole_stream
+from sharpose_rt.skeletons.records import FrameRecord, Header, encode
+from sharpose_rt.skeletons.stream import whole_stream
 
 log = logging.getLogger("sharpose_rt.skeletons")
 
