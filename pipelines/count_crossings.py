@@ -4,8 +4,9 @@
     python pipelines/count_crossings.py webcam --zone '100,300 500,300 600,700 50,700' --video counted.mp4
 
 Prints a line of JSON for each crossing and whenever somebody comes into the zone or leaves it, and how many there were
-at the end. Somebody is where they stand: between their ankles, or where those are not seen in the middle of the box's
-lower edge. 'in' is from the right of the line to its left, as seen from its first point towards the second.
+at the end (Ctrl-C ends a camera's run). Somebody is where they stand: between their ankles, or where those are not seen
+in the middle of the box's lower edge. 'in' is from the right of the line to its left, as seen from its first point
+towards the second.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("there is nothing to count; give --line, --zone or both")
     if args.line is not None and len(args.line) != 2:
         parser.error(f"--line has {len(args.line)} points; two are accepted")
+    if args.line is not None and (args.line[0] == args.line[1]).all():
+        parser.error("--line begins where it ends; two different points are accepted")
     if args.zone is not None and len(args.zone) < 3:
         parser.error(f"--zone has {len(args.zone)} corners; three or more are accepted")
     try:
@@ -50,8 +53,6 @@ def main(argv: list[str] | None = None) -> int:
     except SharposeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 
@@ -65,7 +66,7 @@ def count(args: argparse.Namespace) -> None:
         zone = sv.PolygonZone(args.zone, triggering_anchors=[sv.Position.CENTER])
     inside: set[int] = set()
     been: set[int] = set()
-    with ExitStack() as stack:
+    with ExitStack() as stack, suppress(KeyboardInterrupt):  # what was counted is told all the same
         tracker = stack.enter_context(PoseTracker(config=load(None, args.set)))
         for frame in tracker.run(args.source):
             standing = where_they_stand(frame.poses)

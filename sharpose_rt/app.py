@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import pairwise
@@ -177,6 +178,7 @@ class Run:
         return {
             "status": self.status,
             "source": self.source.name,
+            "folder": os.getcwd(),  # noqa: PTH109 - where a relative name of the source is meant from
             "frames": t.frames,
             "dropped": {**stats.get("dropped", {}), **self._left_out},
             "frames_per_s": t.frames / elapsed_s if elapsed_s else None,

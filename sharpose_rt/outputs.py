@@ -201,10 +201,15 @@ class RunOutputs:
         from sharpose_rt.skeletons import write_summary
 
         stream, video, recording = _files_of(self._sinks)
-        figures = {**figures, "parts": self._parts}
+        figures = {**figures, "files": [], "parts": self._parts}
         summary, formats = None, ()
         try:
             formats = self._formats_of_parts() if self._parts else self._convert(stream)
+            if not self._parts:
+                figures["files"] = [path.name for path in (stream, video, recording, *formats) if path is not None]
+        except BaseException:
+            figures["status"] = "error"
+            raise
         finally:
             if self._paths is not None:
                 summary = self._paths.summary

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -119,12 +120,14 @@ def _paired(streams: Sequence[str], videos: Sequence[str] | None) -> list[tuple[
                 f"there is no {missing}, as --record keeps; give the videos of the streams (--video FILE)"
             )
         return [(stream, str(path)) for stream, path in zip(streams, kept, strict=True)]
-    by_name = {Path(video).name: video for video in videos}
-    sources = [Path(StreamReader(stream).header.source).name for stream in streams]
-    if len(by_name) == len(videos) and len(set(sources)) == len(sources) and set(sources) <= set(by_name):
-        return [(stream, by_name[name]) for stream, name in zip(streams, sources, strict=True)]
+    sources = [StreamReader(stream).header.source for stream in streams]
+    found, wanted = dict[str, str](), list[str]()
+    for key in (os.path.realpath, os.path.basename):  # those of one name may lie where they lay
+        found, wanted = {key(video): video for video in videos}, [key(source) for source in sources]
+        if len(found) == len(videos) and len(set(wanted)) == len(wanted) and set(wanted) <= set(found):
+            return [(stream, found[one]) for stream, one in zip(streams, wanted, strict=True)]
     if len(streams) != len(videos):
-        missing = ", ".join(name for name in sources if name not in by_name) or "two of one name"
+        missing = ", ".join(name for name in wanted if name not in found) or "two of one name"
         raise ConfigError(
             f"{len(streams)} streams and {len(videos)} videos are given, and not found by name ({missing}); give the "
             "videos in the order of the streams"

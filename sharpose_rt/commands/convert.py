@@ -128,7 +128,7 @@ def _export(args: argparse.Namespace, failed: list[str]) -> Iterator[Path]:
         return
     if args.labels:
         raise ConfigError(f"--labels goes with --to pyskl, not with {args.to}; leave it away")
-    if len(names) == 1:
+    if len(names) == 1 and (args.out is None or args.to == "pyskl" or names == args.streams):
         yield from convert(names[0], args.to, args.out, overwrite=args.overwrite, **options)
         return
     suffix = check_format(args.to, options).suffix

@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
-from filelock import FileLock, Timeout
 
-from sharpose_rt.commands.turns import Job, Turn, Turns, below
+from sharpose_rt.commands.turns import Job, Turn, Turns, below, lock
 from sharpose_rt.config import RunConfig, to_dict
-from sharpose_rt.errors import ConfigError, SourceError, writing
+from sharpose_rt.errors import ConfigError, SourceError
 from sharpose_rt.machine.paths import as_text
 from sharpose_rt.media.redact import redact
-from sharpose_rt.skeletons.earlier import STREAM, Earlier, EarlierResults
-from sharpose_rt.skeletons.names import shortened
+from sharpose_rt.skeletons.earlier import Earlier, EarlierResults
 from sharpose_rt.skeletons.plain import plain
 
 log = logging.getLogger("sharpose_rt")
@@ -38,6 +37,7 @@ _FREE = frozenset(
     }.items()
     for name in names.split()
 ) | {"live", "queue_frames", "offline"}
+_PART = re.compile(r"\.\d+h\d\dm\d\ds(-\d+)?$")  # what names of parts have behind that of the run
 
 
 class Resumed(Turns):
@@ -56,21 +56,37 @@ class Resumed(Turns):
             raise ConfigError("--resume keeps what is done, --overwrite does it again; leave one of them away")
         self._options = _compared(config)
         self._results: dict[Path, EarlierResults] = {}
+        self._locked: list[Job] = []
         self.left = [job for job in jobs if not self._state(*job)[0]]
+
+    def numbered(self) -> Iterator[tuple[int, Job]]:
+        """See `Turns`; at the end once more what others were at work on, which may have been stopped or killed."""
+        yield from super().numbered()
+        locked, self._locked = self._locked, []
+        yield from ((self.left.index(job) + 1, job) for job in locked)
+        self.elsewhere += [spec for spec, _ in self._locked]
 
     @contextlib.contextmanager
     def turn(self, spec: str, folder: Path) -> Iterator[Turn | None]:
         """See `Turns`."""
-        config = below(self._config, folder)
-        with _lock(Path(config.output.directory), spec) as ours:
-            self._in(folder).look()
-            done, begun = self._state(spec, folder) if ours else (True, None)
+        config, results = below(self._config, folder), self._in(folder)
+        with lock(config, spec) as ours:
+            if ours is False:
+                self._locked.append((spec, folder))
+                yield None
+                return
+            if ours is None:
+                log.warning("nothing can be locked in %s; let no other run work there", results.folder)
+            results.look()
+            done, begun = self._state(spec, folder)
             if done:
                 self.elsewhere.append(spec)
                 yield None
-            else:
-                output = replace(config.output, overwrite=begun is not None)
-                yield Turn(replace(config, output=output), begun)
+                return
+            if begun is not None:
+                results.spoil(begun)
+            output = replace(config.output, overwrite=begun is not None)
+            yield Turn(replace(config, output=output), begun)
 
     def _state(self, spec: str, folder: Path) -> tuple[bool, str | None]:
         """Whether a source is done, and the name of results that were begun, if any."""
@@ -85,29 +101,19 @@ class Resumed(Turns):
             return False, None
         results = self._in(folder)
         for one in (earlier := results.of(name)):
-            if one.status == "complete" and self._is_there(one.stem, results):
+            if one.status == "complete" and results.has(one):
                 self._check_alike(one, results.folder)
                 return True, None
         if not earlier:
             return False, None
         self._check_alike(earlier[0], results.folder)
-        return False, earlier[0].stem
+        killed_in_parts = self._config.output.split_s and earlier[0].status is None
+        return False, _PART.sub("", earlier[0].stem) if killed_in_parts else earlier[0].stem
 
     def _in(self, folder: Path) -> EarlierResults:
         if folder not in self._results:
             self._results[folder] = EarlierResults(below(self._config, folder).output.directory)
         return self._results[folder]
-
-    def _is_there(self, stem: str, results: EarlierResults) -> bool:
-        """Whether what the run wrote is still there: who wants some of it made again removes it."""
-        from sharpose_rt.skeletons.convert import WRITERS
-
-        output = self._config.output
-        if output.split_s:
-            return True
-        suffixes = [".annotated"] * output.video + [STREAM] * output.stream
-        suffixes += [WRITERS[name].suffix for name in output.formats if name != "trc"]  # files of people, if any
-        return all(results.has(stem + suffix) for suffix in suffixes)
 
     def _check_alike(self, one: Earlier, folder: Path) -> None:
         """Raises ConfigError where the results were made with other options, so that no set mixes two kinds."""
@@ -118,27 +124,6 @@ class Resumed(Turns):
                     f"--resume: {folder / one.stem}.* was made with {key} {before[key]!r}, and now it is {value!r}; "
                     "say what was said then, or give another --output"
                 )
-
-
-@contextlib.contextmanager
-def _lock(folder: Path, spec: str) -> Iterator[bool]:
-    """Whether the block has the source for itself; on a file system that knows no locks it always has."""
-    path = folder / f".{shortened(Path(spec).name)}.lock"
-    with writing(f"the folder {folder}", "give --output a folder that you may write to"):
-        folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(FileLock(path, timeout=0))
-        except Timeout:
-            yield False
-            return
-        except (OSError, NotImplementedError) as error:
-            log.warning("%s cannot be locked (%s); let no other run work in its folder", path, error)
-        try:
-            yield True
-        finally:
-            with contextlib.suppress(OSError):  # Windows: the lock removes it
-                path.unlink()
 
 
 def _compared(config: RunConfig) -> dict[str, Any]:

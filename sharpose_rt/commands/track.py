@@ -82,7 +82,7 @@ def _run_each(args: argparse.Namespace, config: RunConfig, jobs: Sequence[Job]) 
         say(args, f"{asked - len(todo)} of {asked} done before, with the same options")
     models = Models(config) if len(todo) > 1 else None  # loaded by the first, and kept for those behind it
     with open_taps(args, config, [spec for spec, _ in todo]) as taps:
-        for number, (spec, folder) in enumerate(todo, start=1):
+        for number, (spec, folder) in turns.numbered():
             with turns.turn(spec, folder) as turn:
                 if turn is None:
                     continue
@@ -102,7 +102,7 @@ def _run_each(args: argparse.Namespace, config: RunConfig, jobs: Sequence[Job]) 
                 say(args, lines_of(results))
             if signals:
                 return 128 + signals[0]
-    if asked > 1:
+    if asked > 1 and todo:
         elsewhere = [redact(spec) for spec in turns.elsewhere]
         done = f"{len(todo) - len(failed) - len(elsewhere)} of {len(todo)} done"
         tally = done + named("failed", failed) + named("left to another run", elsewhere) + named("cut off", cut_off)

@@ -36,13 +36,48 @@ class Turns:
         """Sources of those that another run was at work on, or had done, when it was their turn."""
         self._config = config
 
+    def numbered(self) -> Iterator[tuple[int, Job]]:
+        """What is to be done, in order, with its number from 1."""
+        yield from enumerate(self.left, start=1)
+
     @contextlib.contextmanager
     def turn(self, spec: str, folder: Path) -> Iterator[Turn | None]:
         """How to run a source while the block runs; None where that is another run's."""
-        yield Turn(below(self._config, folder))
+        config = below(self._config, folder)
+        with lock(config, spec) if len(self.left) > 1 else contextlib.nullcontext():  # from those that resume the set
+            yield Turn(config)
 
 
 def below(config: RunConfig, folder: Path) -> RunConfig:
     """The configuration of a source whose results go to that folder below the output's."""
     directory = str(Path(config.output.directory) / folder)
     return replace(config, output=replace(config.output, directory=directory))
+
+
+@contextlib.contextmanager
+def lock(config: RunConfig, spec: str) -> Iterator[bool | None]:
+    """Whether the block has the source for itself, among the runs that lock what they are at work on; None where the
+    file system of the results knows no locks.
+
+    Raises:
+        OutputError: the folder of the results cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    from sharpose_rt.skeletons.names import made, shortened
+
+    path = made(config.output.directory) / f".{shortened(Path(spec).name)}.lock"
+    with contextlib.ExitStack() as stack:
+        ours: bool | None = True
+        try:
+            stack.enter_context(FileLock(path, timeout=0))
+        except Timeout:
+            ours = False
+        except (OSError, NotImplementedError):
+            ours = None
+        try:
+            yield ours
+        finally:
+            if ours:
+                with contextlib.suppress(OSError):  # Windows: the lock removes it
+                    path.unlink()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import functools
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ import orjson
 
 from sharpose_rt.errors import StreamError
 from sharpose_rt.skeletons.stream import StreamReader
+from sharpose_rt.skeletons.summary import write_summary
 
-STREAM, _SUMMARY, _CLAIM = ".skeletons.jsonl", ".summary.json", ".summary.part"
+_STREAM, _SUMMARY = ".skeletons.jsonl", ".summary.json"
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,18 @@ class Earlier:
     """Results of one run.
 
     Args:
-        source: its name, as the run gave it.
+        source: its name, as the run gave it; from the root on where the run has ended.
         stem: what the names of its files begin with.
         status: how it ended; None where it was killed, or is under way.
         config: what it was run with, as plain values; empty where it was killed.
+        files: names of what it wrote, but for the summary; empty where it was killed.
     """
 
     source: str
     stem: str
     status: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
 
 
 class EarlierResults:
@@ -44,7 +46,7 @@ class EarlierResults:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self._names: list[str] = []
+        self._names: frozenset[str] = frozenset()
         self._read: dict[str, tuple[int, Earlier | None]] = {}  # by name: when it was written, and what it says
         self._found: dict[str, list[Earlier]] = {}
         self.look()
@@ -52,12 +54,22 @@ class EarlierResults:
     def of(self, source: str) -> list[Earlier]:
         """Those of the source of that name, complete ones first, then by name. A relative path means what it means from
         the present folder."""
-        return self._found.get(_place(source), [])
+        return sorted(self._found.get(_place(source), []), key=_whole_first)
 
-    def has(self, beginning: str) -> bool:
-        """Whether there is a file, or a folder, whose name begins so."""
-        place = bisect.bisect_left(self._names, beginning)
-        return self._names[place : place + 1] != [] and self._names[place].startswith(beginning)
+    def has(self, one: Earlier) -> bool:
+        """Whether all that the run wrote is still there: who wants some of it made again removes it."""
+        return self._names.issuperset(one.files)
+
+    def spoil(self, stem: str) -> None:
+        """Lets the summary of that name, if any, say that its results are not whole: they are written over, by a run
+        that may be killed.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        path = self.folder / f"{stem}{_SUMMARY}"
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            write_summary(path, {**orjson.loads(path.read_bytes()), "status": "interrupted"})
 
     def look(self) -> None:
         """Looks again; what has not changed since is not read twice."""
@@ -65,35 +77,35 @@ class EarlierResults:
             entries = {entry.name: entry for entry in os.scandir(self.folder)}
         except OSError:
             entries = {}
-        self._names = sorted(entries)
+        self._names = frozenset(entries)
         ended = {name.removesuffix(_SUMMARY) for name in entries if name.endswith(_SUMMARY)}
-        claims = [name.removesuffix(_CLAIM) for name in entries if name.endswith(_CLAIM)]
-        found: dict[str, dict[str, Earlier]] = {}
+        found: dict[str, list[Earlier]] = {}
         for name, entry in entries.items():
-            stem = name.removesuffix(STREAM if name.endswith(STREAM) else _SUMMARY)
-            if stem == name or (name.endswith(STREAM) and stem in ended):
+            stem = name.removesuffix(_STREAM if name.endswith(_STREAM) else _SUMMARY)
+            if stem == name or (name.endswith(_STREAM) and stem in ended):
                 continue
             with contextlib.suppress(OSError):  # gone since
                 written = entry.stat().st_mtime_ns
                 if self._read.get(name, (None,))[0] != written:
                     self._read[name] = written, _said(self.folder / name, stem)
             one = self._read.get(name, (0, None))[1]
-            if one is None:
-                continue
-            if one.status is None:  # a run in parts has named them by its name, and a time
-                stem = next((claim for claim in claims if stem.startswith(f"{claim}.")), stem)
-                one = replace(one, stem=stem)
-            found.setdefault(_place(one.source), {}).setdefault(one.stem, one)
-        self._found = {place: sorted(those.values(), key=_whole_first) for place, those in found.items()}
+            if one is not None:
+                found.setdefault(_place(one.source), []).append(one)
+        self._found = found
 
 
 def _said(path: Path, stem: str) -> Earlier | None:
     """What a summary or the header of a stream says; None where it is something else of that name."""
     try:
-        if path.name.endswith(STREAM):
+        if path.name.endswith(_STREAM):
             return Earlier(StreamReader(path).header.source, stem)
         record = orjson.loads(path.read_bytes())
-        return Earlier(str(record["source"]), stem, str(record["status"]), dict(record["config"]))
+        source, files = str(record["source"]), list(record.get("files", ()))
+        if "://" not in source:
+            source = os.path.join(record.get("folder", ""), os.path.expanduser(source))  # noqa: PTH111, PTH118
+        for part in record.get("parts", ()):
+            files += [part[what] for what in ("stream", "video", "recording") if part[what]] + part["formats"]
+        return Earlier(source, stem, str(record["status"]), dict(record["config"]), tuple(map(str, files)))
     except (StreamError, OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -106,7 +118,7 @@ def _place(source: str) -> str:
     """Where a source is, whatever leads there; links of one folder to one file are several sources."""
     if "://" in source:
         return source
-    folder, name = os.path.split(os.path.expanduser(source))  # noqa: PTH111
+    folder, name = os.path.split(os.path.expanduser(source.rstrip(f"/{os.sep}")))  # noqa: PTH111
     return os.path.join(_real(os.path.join(os.getcwd(), folder)), name)  # noqa: PTH109, PTH118 - it is called often
 
 

@@ -66,12 +66,8 @@ def output_paths(
     Raises:
         OutputError: the directory cannot be made or written to.
     """
-    folder, stem = Path(directory), stem if of_part else safe_stem(stem)
-    with writing(f"the folder {folder}", "give --output a folder that you may write to"):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise OutputError(f"{error.filename or folder} is not a folder; give --output a folder") from error
+    folder, stem = made(directory), stem if of_part else safe_stem(stem)
+    with _writing(folder):
         number = 1
         while True:
             paths = _paths(folder, stem if number == 1 else f"{stem}-{number}", in_parts=in_parts)
@@ -87,6 +83,25 @@ def output_paths(
                     return paths
                 paths.release()
             number += 1
+
+
+def made(directory: str | Path) -> Path:
+    """The folder of results, which is there now.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    folder = Path(directory)
+    with _writing(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise OutputError(f"{error.filename or folder} is not a folder; give --output a folder") from error
+    return folder
+
+
+def _writing(folder: Path) -> contextlib.AbstractContextManager[None]:
+    return writing(f"the folder {folder}", "give --output a folder that you may write to")
 
 
 def results_of(target: Path) -> list[Path]:

@@ -269,6 +269,18 @@ def test_the_command_finds_videos_by_name_or_order(walk, tmp_path, capsys):
     assert "a stream is given twice" in capsys.readouterr().err
 
 
+def test_videos_of_one_name_are_found_where_they_lay(tmp_path, capsys):
+    for day in "abc":  # a camera's, which counts from 1 every day; of b nobody wants the stream
+        (tmp_path / day).mkdir()
+        write_walk(tmp_path / day / "1.mp4")
+    for day in "ca":
+        (tmp_path / "out" / day).mkdir(parents=True)
+        write_stream(tmp_path / "out" / day / "1.skeletons.jsonl", source=str(tmp_path / day / "1.mp4"))
+    asked = ["collect", f"{tmp_path}/out", "--video", f"{tmp_path}/?/1.mp4", "--out", f"{tmp_path}/set"]
+    assert main([*asked, "--pictures", "4"]) == 0
+    assert "4 pictures with 4 people" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("counts", "share", "held"),
     [

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
@@ -266,6 +267,17 @@ def test_count_crossings(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
     assert [(event["track_id"], event["event"]) for event in events] == [(1, "in"), (1, "out")]
     assert totals == {"in": 1, "out": 1}
 
+    class Stopped(_Walk):
+        def run(self, source: str) -> Iterator[TrackedFrame]:
+            yield from islice(super().run(source), 40)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipe, "PoseTracker", Stopped)
+    assert recipe.main(asked) == 0  # a camera has no other end
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["out"] == 1
+    with av.open(str(video)) as container:
+        assert len(list(container.decode(video=0))) == 40
+
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
@@ -273,6 +285,7 @@ def test_count_crossings(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
         ([], "there is nothing to count"),
         (["--line", "1,2 3,4 5,6"], "--line has 3 points; two are accepted"),
         (["--zone", "1,2 3,4"], "--zone has 2 corners; three or more are accepted"),
+        (["--line", "1,2 1,2"], "--line begins where it ends"),
         (["--line", "1,2 3"], "'1,2 3' are no points"),
         (["--line", ""], "'' are no points"),
     ],

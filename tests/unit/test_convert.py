@@ -729,6 +729,17 @@ class TestSets:
         tables = {path.relative_to(tmp_path / "tables").as_posix() for path in (tmp_path / "tables").rglob("*")}
         assert tables == {"jump", "walk", *(f"{name}.csv" for name in names)}
 
+    @pytest.mark.parametrize("given", ["{}/out", "{}/out/*.jsonl", "@{}/list.txt"])
+    def test_a_folder_of_a_single_stream_has_its_results_in_a_folder_too(self, tmp_path, given):
+        (tmp_path / "out").mkdir()
+        clip = write_clip(tmp_path / "out" / "a.skeletons.jsonl")
+        (tmp_path / "list.txt").write_text(f"{clip}\n")
+        assert main(["convert", given.format(tmp_path), "--to", "csv", "--out", f"{tmp_path}/tables"]) == 0
+        assert (tmp_path / "tables/a.csv").is_file()
+        one = tmp_path / "one.pkl"
+        assert main(["convert", given.format(tmp_path), "--to", "pyskl", "--out", str(one)]) == 0
+        assert one.is_file()
+
     def test_one_that_cannot_be_read_costs_the_others_nothing(self, clips, tmp_path, capsys, caplog):
         (tmp_path / "aa.skeletons.jsonl").write_text("no stream\n")
         assert main(["convert", str(tmp_path), "--to", "csv"]) == 2
