@@ -72,8 +72,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     to.add_argument("--max-gap", type=float, metavar="S", help="gaps of more seconds are not filled (pyskl)")
     to.add_argument(
         "--labels",
+        metavar="FILE|folders",
+        help="class of each clip of a set (pyskl): lines of name,label[,split], names perhaps with folders, "
+        "jump/01.mp4, labels numbers or names; or that of the folder of its video, and split train, val, test above it",
+    )
+    to.add_argument(
+        "--classes",
         metavar="FILE",
-        help="class of each clip of a set (pyskl): lines of name,label[,split]; names may have folders, jump/01.mp4",
+        help="names of the labels in the order of their numbers, one a line (default: by name, written beside the set)",
     )
     to.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="any option of the format, listed below"
@@ -96,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     other = (
         ("video", "fps", "frame_size", "first_frame")
         if args.to
-        else ("person_slots", "fill", "max_gap", "labels", "option")
+        else ("person_slots", "fill", "max_gap", "labels", "classes", "option")
     )
     for name in other:
         if getattr(args, name) not in (None, []):
@@ -117,6 +123,8 @@ def _export(args: argparse.Namespace, failed: list[str]) -> Iterator[Path]:
     from sharpose_rt.skeletons.convert import check_format, convert, convert_set, options_of
     from sharpose_rt.skeletons.convert.common import stem_of
 
+    if args.classes and not args.labels:
+        raise ConfigError("--classes names those of --labels; give that too, or leave it away")
     names = streams(args.streams)
     options = options_of(args.option)
     given = {"person_slots": args.person_slots, "fill": args.fill, "max_gap_s": args.max_gap}
@@ -124,7 +132,7 @@ def _export(args: argparse.Namespace, failed: list[str]) -> Iterator[Path]:
     if args.to == "pyskl" and (args.labels or len(names) > 1):
         if args.out is None:
             raise ConfigError("a set of clips has no name of its own; give one (--out FILE)")
-        yield convert_set(names, args.out, args.labels, overwrite=args.overwrite, **options)
+        yield convert_set(names, args.out, args.labels, classes=args.classes, overwrite=args.overwrite, **options)
         return
     if args.labels:
         raise ConfigError(f"--labels goes with --to pyskl, not with {args.to}; leave it away")

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import logging
 import math
 import os
 import pickle
@@ -575,7 +576,8 @@ class TestSets:
                 "x/-a.mpg,1,val\na.mpg,1,train\n",
                 r"labels 'x/-a\.mpg' and 'a\.mpg' are both of the clip 'a', and differ",
             ),
-            ("a,walk\n", "line 1 is 'a,walk'; name,label"),
+            ("a,\n", "line 1 is 'a,'; name,label"),
+            ("a,1\nb,walk\nc,2\n", "has the number 1 for 'a', and 'walk' for 'b'; labels are numbers of classes or"),
             ("a,1,train,x\n", "line 1 is 'a,1,train,x'"),
         ],
     )
@@ -584,6 +586,51 @@ class TestSets:
         with pytest.raises(ConfigError, match=said):
             convert_set(clips, tmp_path / "x.pkl", tmp_path / "labels.csv")
         assert not (tmp_path / "x.pkl").exists()
+
+    def test_classes_by_name_get_numbers_that_are_kept(self, clips, tmp_path, capsys, caplog):
+        caplog.set_level(logging.INFO, "sharpose_rt")
+        labels, out = tmp_path / "labels.csv", tmp_path / "train.pkl"
+        labels.write_text('video,class,split\na.mp4,squat,train\nb,"jump, high",train\nc,walk 10,val\nd,walk 9\n')
+        arguments = ["convert", *map(str, clips), "--to", "pyskl", "--labels", str(labels), "--out"]
+        assert main([*arguments, str(out)]) == 0
+        told = [a["label"] for a in pickle.loads(out.read_bytes())["annotations"]]
+        classes = tmp_path / "train.classes.txt"
+        assert classes.read_text().splitlines() == ["jump, high", "squat", "walk 9", "walk 10"]
+        assert told == [1, 0, 3]
+        assert f"4 classes, their numbers by {classes}: jump, high, squat, walk 9, walk 10" in caplog.messages
+        assert main([*arguments, str(out)]) == 2  # neither is written over
+        labels.write_text("a,squat\nb,squat\nc,squat\n")  # of another set, which has not all classes
+        assert main([*arguments, str(tmp_path / "val.pkl"), "--classes", str(classes)]) == 0
+        assert [a["label"] for a in pickle.loads((tmp_path / "val.pkl").read_bytes())["annotations"]] == [1, 1, 1]
+        assert not (tmp_path / "val.classes.txt").exists()
+        capsys.readouterr()
+        labels.write_text("a,squat\nb,jump\nc,squat\n")
+        assert main([*arguments, str(tmp_path / "x.pkl"), "--classes", str(classes)]) == 2
+        assert "the label 'jump' is none of the 4 classes: jump, high, squat" in capsys.readouterr().err
+        labels.write_text("a,0\nb,4\nc,1\n")
+        assert main([*arguments, str(tmp_path / "x.pkl"), "--classes", str(classes)]) == 2
+        assert "the label 4 is none of the 4 classes, which count from 0" in capsys.readouterr().err
+        classes.write_text("squat\njump\nsquat\n")
+        assert main([*arguments, str(tmp_path / "x.pkl"), "--classes", str(classes)]) == 2
+        assert "has the class 'squat' twice" in capsys.readouterr().err
+        assert main(["convert", str(clips[0]), "--to", "pyskl", "--classes", str(classes)]) == 2
+        assert "--classes names those of --labels" in capsys.readouterr().err
+        assert not (tmp_path / "x.pkl").exists()
+
+    def test_folders_of_videos_are_their_classes(self, tmp_path, capsys):
+        names = [f"{split}/{name}/{n:03d}" for split in ("train", "val") for name in ("jump", "squat") for n in (1, 2)]
+        self.of_videos(tmp_path / "out", {name: f"set/{name}.mp4" for name in names})
+        asked = ["convert", str(tmp_path / "out"), "--to", "pyskl", "--labels", "folders", "--out"]
+        assert main([*asked, str(tmp_path / "x.pkl")]) == 0
+        document = pickle.loads((tmp_path / "x.pkl").read_bytes())
+        told = {a["frame_dir"]: a["label"] for a in document["annotations"]}
+        assert told == {name: int("squat" in name) for name in names}
+        assert document["split"] == {split: [name for name in names if split in name] for split in ("train", "val")}
+        assert (tmp_path / "x.classes.txt").read_text() == "jump\nsquat\n"
+        for number, source in enumerate(("a.mp4", "../a.mp4", "/a.mp4")):
+            self.of_videos(tmp_path / f"flat{number}", {"a": source})
+            assert main(["convert", f"{tmp_path}/flat{number}", *asked[2:], str(tmp_path / "y.pkl")]) == 2
+            assert f"is of {source}, which names no folder as its class" in capsys.readouterr().err
 
     def test_labels_by_the_names_of_videos(self, tmp_path):
         """Of which runs make safe names; the set keeps its own, by which its lists of splits go."""

@@ -22,21 +22,23 @@ import logging
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from sharpose_rt.config.checks import MOST_SLOTS
 from sharpose_rt.config.load import override
 from sharpose_rt.errors import ConfigError, OutputError, writing
+from sharpose_rt.machine.whole_files import write_whole
 from sharpose_rt.skeletons.convert.alphapose import write_alphapose
+from sharpose_rt.skeletons.convert.clip_labels import labels_by_folder, numbered, read_classes, read_labels
 from sharpose_rt.skeletons.convert.coco import write_coco, write_coco_labels
 from sharpose_rt.skeletons.convert.common import stem_of
 from sharpose_rt.skeletons.convert.deeplabcut import write_deeplabcut
 from sharpose_rt.skeletons.convert.kinetics import write_kinetics
 from sharpose_rt.skeletons.convert.openpose import write_openpose
 from sharpose_rt.skeletons.convert.parquet import write_parquet
-from sharpose_rt.skeletons.convert.pyskl import pyskl_annotation, read_labels, write_pyskl, write_pyskl_set
+from sharpose_rt.skeletons.convert.pyskl import pyskl_annotation, write_pyskl, write_pyskl_set
 from sharpose_rt.skeletons.convert.tables import write_csv, write_mot
 from sharpose_rt.skeletons.convert.trc import write_trc
 from sharpose_rt.skeletons.names import check_target, is_folder, named, target_of
@@ -57,6 +59,8 @@ __all__ = [
 ]
 
 
+FOLDERS = "folders"
+"""In the place of a file of labels."""
 _ELSEWHERE = "choose another name or free some space"
 
 
@@ -140,28 +144,47 @@ def convert_set(
     out: str | Path,
     labels: str | Path | None = None,
     *,
+    classes: str | Path | None = None,
     overwrite: bool = False,
     **options: Any,
 ) -> Path:
     """Writes the streams at `paths` as one set for action recognition, the pickle of PYSKL and MMAction2, at `out`.
 
-    `labels` is a file of name,label[,split] for each clip (see `pyskl.read_labels`); options are those of 'pyskl'.
+    `labels` is a file of name,label[,split] for each clip (see `clip_labels.read_labels`), or 'folders': the videos'
+    folders name their classes. Names of classes get numbers in their order in `classes`, a file with one a line, or by
+    name: then `<out's stem>.classes.txt` beside the set is such a file. Options are those of 'pyskl'.
 
     Raises:
-        ConfigError: labels or names of clips do not fit, an unknown option, or `out` is a folder.
+        ConfigError: labels, classes or names of clips do not fit, an unknown option, or `out` is a folder.
         StreamError: a stream cannot be read.
         OutputError: the result is there already and `overwrite` is False, or cannot be written.
     """
     check_format("pyskl", options)
-    known = None if labels is None else read_labels(Path(labels))
+    if classes is not None and labels is None:
+        raise ConfigError("classes are those of labels; give the labels too")
+    by_folder = str(labels) == FOLDERS
+    given = None if labels is None or by_folder else read_labels(Path(labels))
+    known = None if classes is None else read_classes(Path(classes))
     if is_folder(out):
         raise ConfigError(f"{out} is a folder, and a set of clips has no name of its own; give one (--out FILE)")
     target, paths = named(out), [Path(path) for path in paths]
+    listed = target.with_name(f"{target.stem}.classes.txt")
+    read = [*paths, *(Path(file) for file in (labels, classes) if file is not None)]
     with writing(target, _ELSEWHERE):
-        check_target(target, [*paths, *([] if labels is None else [Path(labels)])], overwrite)
+        check_target(target, read, overwrite)
         target.parent.mkdir(parents=True, exist_ok=True)
         readers = [StreamReader(path) for path in paths]
-        write_pyskl_set(readers, target, known, **_read(WRITERS["pyskl"], options))
+        if by_folder:
+            given = labels_by_folder(readers)
+        names: Sequence[str] = ()
+        if given is not None:
+            given, names = numbered(given, known)
+        if names and known is None:
+            check_target(listed, read, overwrite)
+        write_pyskl_set(readers, target, given, **_read(WRITERS["pyskl"], options))
+        if names and known is None:
+            write_whole(listed, "".join(f"{name}\n" for name in names))
+            log.info("%d classes, their numbers by %s: %s", len(names), listed, ", ".join(names))
     for reader in readers:
         reader.warn_unless_complete()
     return target

@@ -1,0 +1,249 @@
+"""What the clips of a set show: labels from a file, or from the folders of their videos, and which clip each is of."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple, TextIO
+
+from sharpose_rt.errors import ConfigError
+from sharpose_rt.machine.natural import natural
+from sharpose_rt.skeletons.convert.common import stem_of
+from sharpose_rt.skeletons.names import safe_stem
+from sharpose_rt.skeletons.stream import StreamReader
+
+_ENDING = re.compile(r"\.\w*[a-z]\w*$", re.I)  # of a video; a number alone is none
+_SPLITS = ("train", "val", "test")
+_COLUMN = ("label", "class", "category", "action")  # what a first line calls the second one
+
+
+class ClipLabel(NamedTuple):
+    """What a clip shows, by the number or the name of its class, and its split (None: the set's own)."""
+
+    label: int | str
+    split: str | None = None
+
+
+def read_labels(path: Path) -> dict[str, ClipLabel]:
+    """Labels of clips by their names, from lines of `name,label` or `name,label,split`; a first line may name columns.
+
+    Names may have folders; the ending of a stream is left out. A label is the number of a class, or its name: then that
+    of each.
+
+    Raises:
+        ConfigError: the file cannot be read, or a line is of another form or of a name that was there.
+    """
+    found: dict[str, tuple[str, str | None]] = {}
+    with _reading(path, "labels", "lines of name,label[,split] are wanted") as file:
+        rows = list(csv.reader(file))
+    for number, row in enumerate(rows, start=1):
+        cells = [cell.strip() for cell in row]
+        if not any(cells):
+            continue
+        if number == 1 and len(cells) > 1 and cells[1].lower() in _COLUMN:
+            continue
+        if len(cells) not in (2, 3) or not PurePath(cells[0]).name or not cells[1]:
+            raise ConfigError(
+                f"{path} line {number} is {','.join(cells)!r:.80}; name,label[,split] is wanted, label a number or the "
+                "name of a class"
+            )
+        clip = PurePath(cells[0])
+        name = str(clip.parent / stem_of(clip) if clip.suffix == ".jsonl" else clip)
+        if name in found:
+            raise ConfigError(f"{path} line {number}: {name!r} has a label already")
+        found[name] = cells[1], (cells[2] or None) if len(cells) == 3 else None
+    numbers = {name: re.fullmatch(r"-?\d+", label) is not None for name, (label, _) in found.items()}
+    if len(set(numbers.values())) > 1:
+        one, other = (next(name for name in numbers if numbers[name] is kind) for kind in (True, False))
+        raise ConfigError(
+            f"{path} has the number {found[one][0]} for {one!r}, and {found[other][0]!r} for {other!r}; labels are "
+            "numbers of classes or their names, not some of each"
+        )
+    return {name: ClipLabel(int(label) if numbers[name] else label, split) for name, (label, split) in found.items()}
+
+
+def labels_by_folder(readers: Iterable[StreamReader]) -> dict[str, ClipLabel]:
+    """Labels by the sources of the streams: the folder that a video lies in names its class, and the one above its
+    split where that is called train, val or test.
+
+    Raises:
+        ConfigError: a source has no folder.
+    """
+    labels: dict[str, ClipLabel] = {}
+    for reader in readers:
+        *above, _ = _parts_of_source(reader)
+        if not above or above[-1] in ("..", PurePath(reader.header.source).anchor):
+            raise ConfigError(
+                f"{reader.path} is of {reader.header.source}, which names no folder as its class; run over the set "
+                "from above its folders, or give a file of labels"
+            )
+        split = above[-2] if len(above) > 1 and above[-2] in _SPLITS else None
+        labels[reader.header.source] = ClipLabel(above[-1], split)
+    return labels
+
+
+def read_classes(path: Path) -> list[str]:
+    """The names of classes in the order of their numbers, one a line.
+
+    Raises:
+        ConfigError: the file cannot be read, or has a name twice.
+    """
+    with _reading(path, "classes", "a name a line is wanted") as file:
+        names = [line.strip() for line in file if line.strip()]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ConfigError(f"{path} has the class {twice[0]!r} twice; each has one number")
+    return names
+
+
+def numbered(
+    labels: Mapping[str, ClipLabel], classes: Sequence[str] | None
+) -> tuple[dict[str, ClipLabel], Sequence[str]]:
+    """The labels by number, and the classes in that order: as given, else by name; none where there are numbers alone.
+
+    Raises:
+        ConfigError: a label is none of the given classes.
+    """
+    wanted = {own.label for own in labels.values()}
+    if all(isinstance(label, int) for label in wanted):
+        if classes is not None and (odd := sorted(label for label in wanted if not 0 <= int(label) < len(classes))):
+            raise ConfigError(f"the label {odd[0]} is none of the {len(classes)} classes, which count from 0")
+        return dict(labels), classes or ()
+    names = sorted(map(str, wanted), key=natural) if classes is None else classes
+    numbers = {name: number for number, name in enumerate(names)}
+    if odd := [name for name in map(str, wanted) if name not in numbers]:
+        known = ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])])
+        raise ConfigError(f"the label {min(odd)!r} is none of the {len(names)} classes: {known}")
+    return {name: own._replace(label=numbers[str(own.label)]) for name, own in labels.items()}, names
+
+
+@contextlib.contextmanager
+def _reading(path: Path, what: str, wanted: str) -> Iterator[TextIO]:
+    """The file, as text; a ConfigError where it cannot be read."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            yield file
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"cannot read the {what} {path}: {error}; {wanted}") from error
+
+
+_Parts = tuple[str, ...]
+"""A path's folders and name."""
+
+
+class Told(NamedTuple):
+    """The label of a clip, by the name `given` with it; in the set the clip has this `name`."""
+
+    given: str
+    name: str
+    label: ClipLabel
+
+
+def labels_of(readers: Sequence[StreamReader], labels: Mapping[str, ClipLabel]) -> list[Told]:
+    """Each clip's label: of those with whose path the clip's own ends that with most folders.
+
+    Raises:
+        ConfigError: a clip has none, or two that differ, or one is of clips of several videos.
+    """
+    clips, parts = _Clips(readers), {given: PurePath(given).parts for given in labels}
+    if not any(len(path) > 1 and clips.named(path)[0] for path in parts.values()):
+        parts = {given: path[-1:] for given, path in parts.items()}  # folders of another place: names alone count
+    told: dict[int, Told] = {}
+    for given in sorted(parts, key=lambda given: -len(parts[given])):
+        places, name = clips.named(parts[given])
+        for place in places:
+            other = told.setdefault(place, Told(given, name, labels[given]))
+            if len(parts[other.given]) == len(parts[given]) and other.label != labels[given]:
+                raise ConfigError(
+                    f"labels {other.given!r} and {given!r} are both of the clip {stem_of(readers[place].path)!r}, and "
+                    "differ; leave one out"
+                )
+    if without := [reader for place, reader in enumerate(readers) if place not in told]:
+        more = f" and {len(without) - 1} more" if len(without) > 1 else ""
+        said = f"the labels are of {', '.join(list(labels)[:3])} ..." if labels else "there is no label at all"
+        raise ConfigError(f"no label for {stem_of(without[0].path)!r}, of {without[0].header.source}{more}; {said}")
+    for given, places in grouped((own.given, place) for place, own in told.items()).items():
+        sources = sorted({readers[place].header.source for place in places})
+        if len(sources) > 1:
+            raise ConfigError(
+                f"the label {given!r} is of several clips, as {sources[0]} and {sources[1]}; give each with as many of "
+                "its folders as tell them apart"
+            )
+        if len(places) > 1:  # several runs over one video
+            told |= {place: told[place]._replace(name=stem_of(readers[place].path)) for place in places}
+    return [told[place] for place in range(len(readers))]
+
+
+class _Clips:
+    """The clips of a set by the ends of their paths."""
+
+    def __init__(self, readers: Sequence[StreamReader]) -> None:
+        sources = [_parts_of_source(reader) for reader in readers]
+        self._sources = _by_ends(sources)
+        self._streams = _by_ends([(*reader.path.parent.parts, stem_of(reader.path)) for reader in readers])
+        self._bare = _by_ends([_without_ending(parts) for parts in sources])
+
+    def named(self, parts: _Parts) -> tuple[list[int], str]:
+        """The places of the clips that these parts mean, and the name that they have by it.
+
+        That is whose video's path ends so, or whose stream's, as it is or as a run makes a safe name of it; what looks
+        like an ending may be a part of the name.
+        """
+        bare = _without_ending(parts)
+        tried = [(self._sources, parts, bare)]
+        tried += [(self._streams, (*p[:-1], last), p) for p in (parts, bare) for last in (p[-1], safe_stem(p[-1]))]
+        tried += [(self._bare, bare, bare)]
+        return next(((ends[path], own[-1]) for ends, path, own in tried if path in ends), ([], ""))
+
+
+def _by_ends(paths: Sequence[_Parts]) -> dict[_Parts, list[int]]:
+    """The places of those paths that end in the same parts, by these."""
+    return grouped((path[start:], place) for place, path in enumerate(paths) for start in range(len(path)))
+
+
+def grouped(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, list[Any]]:
+    """The second of all pairs by their first."""
+    groups: dict[Any, list[Any]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
+
+
+def _parts_of_source(reader: StreamReader) -> _Parts:
+    return PurePath(reader.header.source).parts or ("",)
+
+
+def _without_ending(parts: _Parts) -> _Parts:
+    return (*parts[:-1], _ENDING.sub("", parts[-1]))
+
+
+def clip_names(readers: Sequence[StreamReader], told: Sequence[Told]) -> list[str]:
+    """The clips' own names, with as many of their sources' folders before them as tell one from the others.
+
+    Raises:
+        ConfigError: two are the same.
+    """
+    sources = [_parts_of_source(reader) for reader in readers]
+    paths = [(*source[:-1], own.name) for source, own in zip(sources, told, strict=True)]
+    of_path, of_both = Counter(paths), Counter(zip(paths, sources, strict=True))
+    paths = [  # walk.avi and walk.mp4 are told apart by their endings
+        path if of_path[path] == of_both[path, source] else source for path, source in zip(paths, sources, strict=True)
+    ]
+    names, depth = [path[-1] for path in paths], 1
+    while twice := {name for name, count in Counter(names).items() if count > 1}:
+        if depth == max(map(len, paths)):
+            name = next(name for name in names if name in twice)
+            files = [str(reader.path) for reader, own in zip(readers, names, strict=True) if own == name]
+            raise ConfigError(
+                f"several clips are named {name!r}, by which the set tells them apart: {', '.join(files)}; leave "
+                "out one, or rename it"
+            )
+        depth += 1
+        names = [
+            PurePath(*path[-depth:]).as_posix() if name in twice else name
+            for path, name in zip(paths, names, strict=True)
+        ]
+    return names
