@@ -184,7 +184,8 @@ def convert_set(
         write_pyskl_set(readers, target, given, **_read(WRITERS["pyskl"], options))
         if names and known is None:
             write_whole(listed, "".join(f"{name}\n" for name in names))
-            log.info("%d classes, their numbers by %s: %s", len(names), listed, ", ".join(names))
+            more = ", ..." if len(names) > 20 else ""
+            log.info("%d classes, their numbers by %s: %s%s", len(names), listed, ", ".join(names[:20]), more)
     for reader in readers:
         reader.warn_unless_complete()
     return target
