@@ -23,9 +23,10 @@ OPTIONS = """\
   alphapose   raw=false, min_score=0.0, predicted=true
   coco        first_image_id=0, raw=false, min_score=0.0, predicted=true
   coco_labels file_name={stem}_{frame:06d}.jpg, first_image_id=0, raw=false, min_score=0.3
-  kinetics    label=unknown, label_index=-1, person_slots=5, max_frames=null, raw=false, min_score=0.0, predicted=true
-  pyskl       split=val, label=-1, person_slots=2, fill=none, max_gap_s=null, dtype=float32, raw=false, min_score=0.0, \
-predicted=true
+  kinetics    label=unknown, label_index=-1, person_slots=5, max_frames=null, fps=null, raw=false, \
+min_score=0.0, predicted=true
+  pyskl       split=val, label=-1, person_slots=2, fill=none, max_gap_s=null, fps=null, dtype=float32, raw=false, \
+min_score=0.0, predicted=true
   mot         predicted=true
   csv         raw=false, min_score=0.0, predicted=true, angles=false
   parquet     raw=false, min_score=0.0, predicted=true, angles=false

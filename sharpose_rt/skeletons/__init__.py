@@ -2,6 +2,7 @@
 
 from sharpose_rt.geometry.angles import angle_names, joint_angles
 from sharpose_rt.skeletons.action import ActionArray, action_array
+from sharpose_rt.skeletons.evenly import at_fps
 from sharpose_rt.skeletons.names import OutputPaths, output_paths
 from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.skeletons.records import SCHEMA, FrameRecord, Header, encode, end_record, people_of, poses_of
@@ -23,6 +24,7 @@ __all__ = [
     "Window",
     "action_array",
     "angle_names",
+    "at_fps",
     "encode",
     "end_record",
     "format_problems",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config.checks import MOST_SLOTS
 from sharpose_rt.errors import ConfigError
+from sharpose_rt.skeletons.evenly import at_fps
 from sharpose_rt.skeletons.stream import StreamReader
 from sharpose_rt.types import Poses
 
@@ -48,6 +50,7 @@ def action_array(
     min_score: float = 0.0,
     fill: Fill = "none",
     max_gap_s: float | None = None,
+    fps: float | None = None,
 ) -> ActionArray:
     """The strongest `person_slots` tracks of a stream, strongest first, a slot each for the whole stream.
 
@@ -55,11 +58,12 @@ def action_array(
     the frame, whoever has it; where a frame has several such people, a warning is logged. Keypoints below `min_score`
     are taken as not found: zeros. Frames of another size than the header's are scaled to that. `fill` bridges the gaps
     of each keypoint between its first and last frame: 'linear' interpolates in media time, 'hold' keeps the last place;
-    gaps of more than `max_gap_s` stay. `raw` takes the keypoints before smoothing.
+    gaps of more than `max_gap_s` stay. `raw` takes the keypoints before smoothing. `fps` takes frames at even steps of
+    media time, so many a second (`at_fps`).
 
     Raises:
         StreamError: the stream cannot be read.
-        ConfigError: `person_slots` is none of 1 to `MOST_SLOTS`, or `fill` is unknown.
+        ConfigError: `person_slots` is none of 1 to `MOST_SLOTS`, `fill` is unknown, or `fps` not above 0.
     """
     if not 1 <= person_slots <= MOST_SLOTS:
         raise ConfigError(f"person_slots is {person_slots}; 1 to {MOST_SLOTS} is accepted")
@@ -68,7 +72,8 @@ def action_array(
     strength: defaultdict[int, float] = defaultdict(float)
     pts: list[float] = []
     warned = False
-    for frame in reader:
+    frames = partial(iter, reader) if fps is None else partial(at_fps, reader, fps)
+    for frame in frames():
         warned = warned or warn_of_untracked(frame.poses, reader.path)
         pts.append(frame.pts_s)
         for key, score in zip(keys_of(frame.poses), points_of(frame.poses, raw)[1].mean(axis=1), strict=True):
@@ -78,7 +83,7 @@ def action_array(
 
     shape = (person_slots, len(pts), len(reader.header.skeleton))
     keypoints, scores = np.zeros((*shape, 2), np.float32), np.zeros(shape, np.float32)
-    for t, frame in enumerate(islice(reader, len(pts))):  # the file may be growing
+    for t, frame in enumerate(islice(frames(), len(pts))):  # the file may be growing
         points, point_scores = points_of(frame.poses, raw)
         if frame.frame_size_wh is not None:
             points = points * (np.array(reader.header.frame_size_wh) / frame.frame_size_wh)

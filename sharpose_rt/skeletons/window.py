@@ -14,31 +14,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import index
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from sharpose_rt.errors import ConfigError
 from sharpose_rt.skeleton import SKELETONS, Skeleton
 from sharpose_rt.skeletons.action import Fill, check_fill, fill_gaps, keys_of, points_of, warn_of_untracked
+from sharpose_rt.skeletons.evenly import Posed, at_fps
 from sharpose_rt.skeletons.stream import StreamReader
 from sharpose_rt.types import Poses
 
 Normalize = Literal["image", "body", "none"]
-
-
-class Posed(Protocol):
-    """A frame with people: a `FrameRecord` of a stream, or a `TrackedFrame` of `PoseTracker.run`."""
-
-    @property
-    def pts_s(self) -> float:
-        """Media time in seconds."""
-        ...
-
-    @property
-    def poses(self) -> Poses:
-        """The people."""
-        ...
 
 
 class Window(NamedTuple):
@@ -77,6 +64,7 @@ def windows(
     length: int = 64,
     stride: int = 16,
     *,
+    fps: float | None = None,
     normalize: Normalize = "image",
     person_slots: int = 2,
     each_person: bool = False,
@@ -105,6 +93,8 @@ def windows(
         source: the frames; a stream also tells `skeleton` and `frame_size_wh`, a live run's frames the latter.
         length: frames in a window (T).
         stride: frames from one window to the next.
+        fps: so many frames a second, at even steps of media time (`at_fps`), as the network's own clips have; None: as
+            they come.
         normalize: 'image': x and y over width and height of the frame, minus 0.5; 'body': each person's hip centre
             in the first frame of the window that has both their hips is the origin (the mean keypoint where none has)
             and the median height of their box the unit, so movement through the picture is kept; 'none': px.
@@ -144,7 +134,9 @@ def windows(
     cut = _Cut(
         length, stride, normalize, slots, each_person, min_score, min_frames, fill, max_gap_s, raw, rest, within_scenes
     )
-    rows = _rows(source, cut, skeleton, frame_size_wh)
+    name = getattr(source, "path", "the source")
+    frames = source if fps is None else at_fps(source, fps)
+    rows = _rows(frames, name, cut, skeleton, frame_size_wh)
     return (_as_window(group, framework) for group in _grouped(rows, batch))
 
 
@@ -180,7 +172,7 @@ def _as_window(rows: Sequence[_Row], framework: str) -> Window:
 
 
 def _rows(
-    source: Iterable[Posed], cut: _Cut, skeleton: Skeleton | None, frame_size_wh: tuple[int, int] | None
+    frames: Iterable[Posed], name: object, cut: _Cut, skeleton: Skeleton | None, frame_size_wh: tuple[int, int] | None
 ) -> Iterator[list[_Row]]:
     """The windows that end at a frame, one list each time that one is due."""
     recent: deque[_Recent] = deque(maxlen=index(cut.length))  # which takes no number of numpy's
@@ -201,9 +193,9 @@ def _rows(
 
     until_next, unseen, warned = cut.length, 0, False
     video = None
-    for frame in source:
+    for frame in frames:
         before, video = video, getattr(frame, "source", "")  # ids and times of each are its own
-        warned = warned or warn_of_untracked(frame.poses, getattr(source, "path", "the source"))
+        warned = warned or warn_of_untracked(frame.poses, name)
         size_wh = getattr(frame, "frame_size_wh", None) or frame_size_wh or _size_wh(frame, cut)
         falls = bool(recent) and frame.pts_s < recent[-1][0]  # two runs over frames that have no source, or streams
         begins = video != before or falls or (cut.within_scenes and getattr(frame, "new_scene", False))

@@ -1124,7 +1124,7 @@ class TestConvert:
 
     def test_options_are_known(self):
         assert WRITERS["pyskl"].options == {
-            "split": "val", "label": -1, "person_slots": 2, "fill": "none", "max_gap_s": None,
+            "split": "val", "label": -1, "person_slots": 2, "fill": "none", "max_gap_s": None, "fps": None,
             "dtype": "float32", "raw": False, "min_score": 0.0, "predicted": True,
         }  # fmt: skip
         assert WRITERS["mot"].options == {"predicted": True}

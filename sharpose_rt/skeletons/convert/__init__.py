@@ -311,6 +311,7 @@ _RANGES = {
     "person_slots": (1, MOST_SLOTS),
     "px_per_m": _ABOVE_0,
     "max_gap_s": _ABOVE_0,
+    "fps": (math.ulp(0.0), 1000),
 }
 
 

@@ -12,6 +12,7 @@ import orjson
 
 from sharpose_rt.skeletons.convert.common import found_points, new_file, with_points
 from sharpose_rt.skeletons.convert.layouts import OPENPOSE_18, check_layout, to_layout
+from sharpose_rt.skeletons.evenly import at_fps
 from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.skeletons.stream import StreamReader
 
@@ -28,6 +29,7 @@ def write_kinetics(
     label_index: int = -1,
     person_slots: int = 5,
     max_frames: int | None = None,
+    fps: float | None = None,
     raw: bool = False,
     min_score: float = 0.0,
     predicted: bool = True,
@@ -36,8 +38,9 @@ def write_kinetics(
 
     `frame_index` counts from 1; `pose` are x, y over width and height of the frame (3 decimals) in the order of
     OpenPose's 18 keypoints, 0, 0 where one is missing. A frame has its `person_slots` strongest people by mean
-    score, without those who have no keypoint. ST-GCN's feeder fails at a `frame_index` of 300: cut a longer video, or
-    give `max_frames=299`, which is the last index that is written.
+    score, without those who have no keypoint; with `fps` frames are at even steps of media time, so many a second
+    (`at_fps`). ST-GCN's feeder fails at a `frame_index` of 300: cut a longer video, or give `max_frames=299`, which is
+    the last index that is written.
     """
     check_layout(reader, OPENPOSE_18)
     if not predicted:
@@ -46,7 +49,7 @@ def write_kinetics(
     with new_file(out) as file:
         file.write(b'{"data":[')
         last = 0
-        for record in _frames(reader, person_slots, raw, min_score):
+        for record in _frames(reader, fps, person_slots, raw, min_score):
             if max_frames is not None and record["frame_index"] > max_frames:
                 break
             file.write((b",\n" if last else b"\n") + orjson.dumps(record))
@@ -60,8 +63,10 @@ def write_kinetics(
         file.write(b"\n]," + orjson.dumps(tail)[1:] + b"\n")
 
 
-def _frames(reader: StreamReader, person_slots: int, raw: bool, min_score: float) -> Iterator[dict[str, Any]]:
-    for frame in reader:
+def _frames(
+    reader: StreamReader, fps: float | None, person_slots: int, raw: bool, min_score: float
+) -> Iterator[dict[str, Any]]:
+    for frame in reader if fps is None else at_fps(reader, fps):
         size = np.array(frame.frame_size_wh or reader.header.frame_size_wh, np.float64)
         table = found_points(frame.poses, raw=raw, min_score=min_score)
         table = to_layout(table, reader.header.skeleton, OPENPOSE_18)

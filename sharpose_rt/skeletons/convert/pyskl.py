@@ -26,6 +26,7 @@ def pyskl_annotation(
     person_slots: int = 2,
     fill: Fill = "none",
     max_gap_s: float | None = None,
+    fps: float | None = None,
     dtype: Literal["float32", "float16"] = "float32",
     raw: bool = False,
     min_score: float = 0.0,
@@ -34,13 +35,14 @@ def pyskl_annotation(
     """One entry of `annotations`: keypoint (M, T, V, 2) px, keypoint_score (M, T, V), shapes as (height, width).
 
     A slot is one track for the whole video, or without track ids whoever has one place in the frames, see
-    `action_array`. The projects' own files are float16, which rounds to a whole pixel beyond 1024 px; both read float32
-    as well, so that is the default. Feet are left out: the graphs of both projects are of COCO's 17 keypoints.
+    `action_array`, whose is `fps` too. The projects' own files are float16, which rounds to a whole pixel beyond 1024
+    px; both read float32 as well, so that is the default. Feet are left out: the graphs of both projects are of COCO's
+    17 keypoints.
     """
     reader = reader.of_coco()
     if not predicted:
         reader = reader.without_predicted()
-    array = action_array(reader, person_slots, raw=raw, min_score=min_score, fill=fill, max_gap_s=max_gap_s)
+    array = action_array(reader, person_slots, raw=raw, min_score=min_score, fill=fill, max_gap_s=max_gap_s, fps=fps)
     if not array.scores.any():
         log.warning("%s has nobody in it, so its arrays are all zeros", reader.path)
     width, height = reader.header.frame_size_wh
