@@ -20,14 +20,13 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config.checks import MOST_SLOTS
 from sharpose_rt.errors import ConfigError
-from sharpose_rt.skeletons.evenly import at_fps
+from sharpose_rt.skeletons.evenly import ROUNDED_S, at_fps
 from sharpose_rt.skeletons.stream import StreamReader
 from sharpose_rt.types import Poses
 
 log = logging.getLogger("sharpose_rt.skeletons")
 
 Fill = Literal["none", "hold", "linear"]
-_ROUNDED_S = 2e-6  # each of two times of a stream is rounded to 1e-6 s
 
 
 class ActionArray(NamedTuple):
@@ -139,7 +138,7 @@ def fill_gaps(
     for joint in range(scores.shape[1]):
         found = np.flatnonzero(scores[:, joint] > 0)
         for before, after in pairwise(found.tolist()):
-            if after == before + 1 or (max_gap_s is not None and pts_s[after] - pts_s[before] > max_gap_s + _ROUNDED_S):
+            if after == before + 1 or (max_gap_s is not None and pts_s[after] - pts_s[before] > max_gap_s + ROUNDED_S):
                 continue
             gap = slice(before + 1, after)
             span_s = pts_s[after] - pts_s[before]

@@ -13,7 +13,8 @@ from sharpose_rt.types import Poses
 
 LONGEST_GAP_S = 0.5
 """Between frames that lie further apart nobody knows how people moved."""
-_ROUNDED_S = 2e-6  # media times of a stream have six decimals
+ROUNDED_S = 2e-6
+"""By so much two times of a stream may differ as each is rounded to 1e-6 s."""
 _SAME = 1e-3  # of a gap: no interpolation is worth its rounding
 
 
@@ -71,16 +72,16 @@ def _steps(frames: Iterable[Posed], fps: float) -> Iterator[EvenFrame]:
 
     for frame in frames:
         if before is not None and (_source(frame) != _source(before) or frame.pts_s < before.pts_s):
-            if start_s + count / fps <= before.pts_s + _ROUNDED_S:
+            if start_s + count / fps <= before.pts_s + ROUNDED_S:
                 yield step(before.poses)
             before = None
         if before is None:
             start_s, count = frame.pts_s, 0
-        while before is not None and start_s + count / fps < frame.pts_s - _ROUNDED_S:
+        while before is not None and start_s + count / fps < frame.pts_s - ROUNDED_S:
             yield step(_between(before, frame, start_s + count / fps, fps))
         cut = cut or _new_scene(before, frame)
         before = frame
-    if before is not None and start_s + count / fps <= before.pts_s + _ROUNDED_S:
+    if before is not None and start_s + count / fps <= before.pts_s + ROUNDED_S:
         yield step(before.poses)
 
 
