@@ -14,8 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from sharpose_rt.app import FileRun
@@ -121,8 +120,7 @@ class SeveralRun:
             stem = run.source.info.stem if run.place in opened else run.source.stem
             stem = unique_name(stem, taken)  # by place; taps would count by who is seen first
             folder = unique_name(safe_stem(stem), folders)
-            output = replace(self.config.output, directory=str(Path(self.config.output.directory) / folder))
-            run.outputs.stem, run.outputs.config = stem, replace(self.config, output=output)
+            run.outputs.stem, run.outputs.config = stem, self.config.below(folder)
             for tap in self._taps:
                 if isinstance(tap, Expecting):
                     tap.expect(stem, run.source.name, live=run.live, state=lambda run=run: run.source_state)

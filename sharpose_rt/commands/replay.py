@@ -11,7 +11,6 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sharpose_rt.commands.given import named, say, streams, streams_below
@@ -120,10 +119,8 @@ def _run_each(
     jobs = streams_below(names)
     with open_taps(args, config, names, paced=paced) as taps:
         for stream, folder in jobs:
-            output = replace(config.output, directory=str(Path(config.output.directory) / folder))
-            one = replace(config, output=output)
             try:
-                job = ReplayRun(stream, one, changes, args.video, taps, paced=paced, loop=args.loop)
+                job = ReplayRun(stream, config.below(folder), changes, args.video, taps, paced=paced, loop=args.loop)
                 with stopped_by_signals(job) as signals, display(args, job) as on_packet:
                     results = job.run(on_packet)
             except (StreamError, ConfigError) as error:

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from sharpose_rt.commands.turns import Job, Turn, Turns, below, lock
+from sharpose_rt.commands.turns import Job, Turn, Turns, lock
 from sharpose_rt.config import RunConfig, to_dict
 from sharpose_rt.errors import ConfigError, SourceError
 from sharpose_rt.machine.paths import as_text
@@ -69,7 +69,7 @@ class Resumed(Turns):
     @contextlib.contextmanager
     def turn(self, spec: str, folder: Path) -> Iterator[Turn | None]:
         """See `Turns`."""
-        config, results = below(self._config, folder), self._in(folder)
+        config, results = self._config.below(folder), self._in(folder)
         with lock(config, spec) as ours:
             if ours is False:
                 self._locked.append((spec, folder))
@@ -112,7 +112,7 @@ class Resumed(Turns):
 
     def _in(self, folder: Path) -> EarlierResults:
         if folder not in self._results:
-            self._results[folder] = EarlierResults(below(self._config, folder).output.directory)
+            self._results[folder] = EarlierResults(self._config.below(folder).output.directory)
         return self._results[folder]
 
     def _check_alike(self, one: Earlier, folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from sharpose_rt.config import RunConfig
@@ -43,15 +43,9 @@ class Turns:
     @contextlib.contextmanager
     def turn(self, spec: str, folder: Path) -> Iterator[Turn | None]:
         """How to run a source while the block runs; None where that is another run's."""
-        config = below(self._config, folder)
+        config = self._config.below(folder)
         with lock(config, spec) if len(self.left) > 1 else contextlib.nullcontext():  # from those that resume the set
             yield Turn(config)
-
-
-def below(config: RunConfig, folder: Path) -> RunConfig:
-    """The configuration of a source whose results go to that folder below the output's."""
-    directory = str(Path(config.output.directory) / folder)
-    return replace(config, output=replace(config.output, directory=directory))
 
 
 @contextlib.contextmanager

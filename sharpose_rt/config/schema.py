@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from sharpose_rt.config.checks import GAIN_RANGE, MOST_SLOTS, PADDING_RANGE, PIXEL_FORMS, Unset, is_boxes_file
@@ -469,3 +470,7 @@ class RunConfig:
         if isinstance(self.tracker.high_score, Unset):
             score = Unset(0 if is_boxes_file(self.detector.name) else TrackerConfig.high_score)
             object.__setattr__(self, "tracker", replace(self.tracker, high_score=score))
+
+    def below(self, folder: str | Path) -> RunConfig:
+        """The same with results in that folder below the output's."""
+        return replace(self, output=replace(self.output, directory=str(Path(self.output.directory) / folder)))

@@ -64,24 +64,25 @@ def _steps(frames: Iterable[Posed], fps: float) -> Iterator[EvenFrame]:
     before: Posed | None = None
     start_s, count, cut = 0.0, 0, False
 
+    def due_s() -> float:
+        return start_s + count / fps
+
     def step(poses: Poses) -> EvenFrame:
         nonlocal count, cut
-        time_s, scene = start_s + count / fps, cut
+        made = EvenFrame(count, due_s(), poses, _source(before), _size_wh(before), cut)
         count, cut = count + 1, False
-        return EvenFrame(count - 1, time_s, poses, _source(before), _size_wh(before), scene)
+        return made
 
     for frame in frames:
-        if before is not None and (_source(frame) != _source(before) or frame.pts_s < before.pts_s):
-            if start_s + count / fps <= before.pts_s + ROUNDED_S:
+        if before is None or _source(frame) != _source(before) or frame.pts_s < before.pts_s:
+            if before is not None and due_s() <= before.pts_s + ROUNDED_S:
                 yield step(before.poses)
-            before = None
-        if before is None:
-            start_s, count = frame.pts_s, 0
-        while before is not None and start_s + count / fps < frame.pts_s - ROUNDED_S:
-            yield step(_between(before, frame, start_s + count / fps, fps))
+            before, start_s, count = None, frame.pts_s, 0
+        while before is not None and due_s() < frame.pts_s - ROUNDED_S:
+            yield step(_between(before, frame, due_s(), fps))
         cut = cut or _new_scene(before, frame)
         before = frame
-    if before is not None and start_s + count / fps <= before.pts_s + ROUNDED_S:
+    if before is not None and due_s() <= before.pts_s + ROUNDED_S:
         yield step(before.poses)
 
 
@@ -111,15 +112,13 @@ def _moved(near: Poses, far: Poses, weight: float) -> Poses:
     changed: dict[str, Any] = {"bboxes_xyxy": near.bboxes_xyxy.copy()}
     changed["bboxes_xyxy"][rows] += weight * (far.bboxes_xyxy[places] - near.bboxes_xyxy[rows])
     for kind in ("", "raw_"):
-        points, scores = getattr(near, f"{kind}keypoints").copy(), getattr(near, f"{kind}keypoint_scores").copy()
-        far_points, far_scores = (
-            getattr(far, f"{kind}keypoints")[places],
-            getattr(far, f"{kind}keypoint_scores")[places],
-        )
+        names = f"{kind}keypoints", f"{kind}keypoint_scores"
+        points, scores = (getattr(near, name).copy() for name in names)
+        far_points, far_scores = (getattr(far, name)[places] for name in names)
         both = np.where((scores[rows] > 0) & (far_scores > 0), np.float32(weight), np.float32(0))
         points[rows] += both[..., None] * (far_points - points[rows])
         scores[rows] += both * (far_scores - scores[rows])
-        changed |= {f"{kind}keypoints": points, f"{kind}keypoint_scores": scores}
+        changed |= zip(names, (points, scores), strict=True)
     return replace(near, **changed)
 
 

@@ -179,10 +179,11 @@ def convert_set(
         names: Sequence[str] = ()
         if given is not None:
             given, names = numbered(given, known)
-        if names and known is None:
+        new = names and known is None
+        if new:
             check_target(listed, read, overwrite)
         write_pyskl_set(readers, target, given, **_read(WRITERS["pyskl"], options))
-        if names and known is None:
+        if new:
             write_whole(listed, "".join(f"{name}\n" for name in names))
             more = ", ..." if len(names) > 20 else ""
             log.info("%d classes, their numbers by %s: %s%s", len(names), listed, ", ".join(names[:20]), more)

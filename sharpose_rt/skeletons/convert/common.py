@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -61,6 +63,20 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     """A file that takes its name when the block is left without an error, and vanishes else."""
     with whole(path) as part, part.open("wb") as file:
         yield file
+
+
+@contextlib.contextmanager
+def new_table(path: Path) -> Iterator[Callable[[Iterable[Any]], object]]:
+    """What writes a row of a CSV file, which appears as `new_file`'s does; None is an empty cell."""
+    with new_file(path) as file:
+        text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
+        yield csv.writer(text, lineterminator="\n").writerow
+        text.detach()
+
+
+def cells_of(points: Iterable[Sequence[float]]) -> list[float | None]:
+    """x, y and score of each of these keypoints in a row; None where one was not found."""
+    return [cell for point in points for cell in (point if point[2] > 0 else (None, None, None))]
 
 
 @contextlib.contextmanager

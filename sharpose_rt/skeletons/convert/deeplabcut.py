@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from pathlib import Path
 
 from sharpose_rt.errors import ConfigError
-from sharpose_rt.skeletons.convert.common import found_points, new_file, rounded
+from sharpose_rt.skeletons.convert.common import cells_of, found_points, new_table, rounded
 from sharpose_rt.skeletons.stream import StreamReader
 
 log = logging.getLogger("sharpose_rt.skeletons")
@@ -33,18 +31,14 @@ def write_deeplabcut(
     names = reader.header.skeleton.keypoints
     columns = [(f"person{i}", name, part) for i in ids for name in names for part in ("x", "y", "likelihood")]
     places = {track_id: 3 * len(names) * place for place, track_id in enumerate(ids)}
-    with new_file(out) as file:
-        text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
-        rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(["scorer", *[reader.header.model.get("name") or "sharpose_rt"] * len(columns)])
+    with new_table(out) as write:
+        write(["scorer", *[reader.header.model.get("name") or "sharpose_rt"] * len(columns)])
         for level, title in enumerate(("individuals", "bodyparts", "coords")):
-            rows.writerow([title, *(column[level] for column in columns)])
+            write([title, *(column[level] for column in columns)])
         for frame in reader:
             cells: list[float | None] = [None] * len(columns)
             points = rounded(found_points(frame.poses, raw=raw, min_score=min_score)).tolist()
             for track_id, found in zip(frame.poses.track_ids.tolist(), points, strict=True):
-                row = [value for point in found for value in (point if point[2] > 0 else (None, None, None))]
                 if track_id in places:  # the file may be growing
-                    cells[places[track_id] : places[track_id] + len(row)] = row
-            rows.writerow([frame.frame_id, *cells])
-        text.detach()
+                    cells[places[track_id] : places[track_id] + 3 * len(names)] = cells_of(found)
+            write([frame.frame_id, *cells])

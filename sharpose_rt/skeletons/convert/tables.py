@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sharpose_rt.geometry.angles import angle_names, joint_angles
-from sharpose_rt.skeletons.convert.common import found_points, has_pictures, new_file, rounded
+from sharpose_rt.skeletons.convert.common import cells_of, found_points, has_pictures, new_file, new_table, rounded
 from sharpose_rt.skeletons.records import FrameRecord, people_of
 from sharpose_rt.skeletons.stream import StreamReader
 
@@ -49,14 +47,11 @@ def write_csv(
     Of pictures the last column is the name of each.
     """
     table = PeopleTable(reader, raw=raw, min_score=min_score, predicted=predicted, angles=angles)
-    with new_file(out) as file:
-        text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
-        rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(table.columns)
+    with new_table(out) as write:
+        write(table.columns)
         for frame in table.reader:
             for frame_id, pts_s, *rest in table.rows(frame):
-                rows.writerow([frame_id, f"{pts_s:.6f}", *rest])
-        text.detach()
+                write([frame_id, f"{pts_s:.6f}", *rest])
 
 
 class PeopleTable:
@@ -82,6 +77,5 @@ class PeopleTable:
             bends = [[None if angle != angle else angle for angle in row] for row in angles.tolist()]
         for person, places, bent in zip(people_of(frame.poses), points.tolist(), bends, strict=True):
             facts = [frame.frame_id, frame.pts_s, person["track_id"], *person["bbox_xyxy"], person["bbox_score"]]
-            cells = [cell for place in places for cell in (place if place[2] > 0 else (None, None, None))]
             picture = [frame.picture] if self._pictures else []
-            yield [*facts, person["quality"], person["stage"], *cells, *bent, *picture]
+            yield [*facts, person["quality"], person["stage"], *cells_of(places), *bent, *picture]
