@@ -1079,11 +1079,11 @@ def test_what_is_no_request_leaves_no_trace_in_the_log(server: LiveServer, caplo
 def test_a_frozen_viewer_gives_its_place_up(
     hub: Hub, clients: ExitStack, monkeypatch: pytest.MonkeyPatch, request_: str
 ) -> None:
-    monkeypatch.setattr("sharpose_rt.live.server._GONE_MS", 1500)
+    monkeypatch.setattr("sharpose_rt.live.server._GONE_MS", 500)
+    run = Run(hub, people=60)  # before the viewer: who asks for the video of no run is sent away
+    run.step()
     with LiveServer(hub, Listen("127.0.0.1", 0)) as server:
         _freeze(server, request_, clients)
-        run = Run(hub, people=60)
-        run.step()
         until(lambda: hub.viewers)
         until(lambda: not hub.viewers, run)
 
