@@ -41,13 +41,13 @@ _LIKE_AN_OPTION = re.compile(r"--[^ =]+(=|\Z)|-[^-\d. ][^ ]*\Z")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. 0: done; 1: found wanting; 2: an error of use or input, or of a GPU; 130: Ctrl-C.
+    """Runs one command. 0: done; 1: a check failed; 2: an error in usage, input or a GPU; 130: Ctrl-C.
 
-    75: a camera or a stream is not there, and may be later (EX_TEMPFAIL of sysexits.h). SIGTERM exits with 143.
+    75: a camera or stream is not available, and may be later (EX_TEMPFAIL of sysexits.h). SIGTERM exits with 143.
     """
     prepare(media_threads())
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # paths need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")  # paths may not be valid text
     arguments = _joined(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["help"]:
         asked = arguments[1] if arguments[1:] else ""
@@ -83,23 +83,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         if is_short_of_gpu_memory(error):
             return _error(
                 f"{memory_report(error)}; try a smaller batch (--batch N where the command has it, --set batch=N in "
-                "train and pretrain), a smaller model, --set data.cache=none where train holds crops on the GPU, or "
+                "train and pretrain), a smaller model, --set data.cache=none if train keeps crops on the GPU, or "
                 "end other programs that use it"
             )
         if (report := gpu_report(error)) is not None:
             logging.getLogger("sharpose_rt").debug("where it was noticed", exc_info=error)
             return _error(
-                f"the GPU failed ({report}); what was written before is kept. Start again, where it fails again with "
-                "--device cpu; the system's log (`dmesg`) and `sharpose-rt doctor` may say why"
+                f"the GPU failed ({report}); everything written before is kept. Start again, and if it fails again, "
+                "with --device cpu; the system's log (`dmesg`) and `sharpose-rt doctor` may say why"
             )
         if not is_short_of_memory(error):
             raise
-        # A thread that finds no memory for its stack is told as one too many.
+        # A thread without memory for its stack is reported like one thread too many.
         lack = ", or room for threads," if re.search("thread|Resource temporarily", str(error)) else ""
         return _error(
             f"this machine has too little memory{lack} left ({memory_report(error)}); --set pose.max_batch=2, "
-            "--backend torch, --no-video and smaller pictures take less, or end other programs; a limit of the shell "
-            "(ulimit -a) or the container on memory or threads counts as the machine's"
+            "--backend torch, --no-video and smaller pictures need less, or end other programs; a limit of the shell "
+            "(ulimit -a) or container on memory or threads has the same effect"
         )
     except ImportError as error:
         if (report := library_report(error)) is None:
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("sharpose-rt: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # as in `sharpose-rt models | head`
+    except BrokenPipeError:  # for example `sharpose-rt models | head`
         sys.stderr.close()
         return 141
     except OSError as error:
@@ -118,14 +118,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _error(message: str, status: int = 2) -> int:
-    """Prints what was wrong, and gives the exit status."""
-    with contextlib.suppress(OSError):  # a log on a full disk changes no status
+    """Prints what was wrong, and returns the exit status."""
+    with contextlib.suppress(OSError):  # a log on a full disk does not change the status
         print(f"sharpose-rt: error: {printable_lines(message)}", file=sys.stderr)
     return status
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
-    """The arguments with '--option -inf' as '--option=-inf': argparse takes -inf for an option, though not -1."""
+    """The arguments with '--option -inf' as '--option=-inf': argparse would take -inf (but not -1) for an option."""
     joined: list[str] = []
     for argument in arguments:
         if argument == "-inf" and joined and joined[-1].startswith("--"):
@@ -139,18 +139,18 @@ def _not_a_command(word: str) -> str:
     close = difflib.get_close_matches(word, COMMANDS, 1)
     exists = paths.exists(word)
     if word in guide.topics():
-        return f"{word!r} is no command; did you mean `sharpose-rt help {word}`?"
+        return f"{word!r} is not a command; did you mean `sharpose-rt help {word}`?"
     if close and not exists:
-        return f"{word!r} is no command; did you mean {close[0]!r}?"
+        return f"{word!r} is not a command; did you mean {close[0]!r}?"
     if exists or "." in word or ":" in word or word == "webcam":
-        return f"{word!r} is no command; did you mean `sharpose-rt --source {word}`?"
-    return f"{word!r} is no command; one of {', '.join(COMMANDS)} is accepted, or --source X"
+        return f"{word!r} is not a command; did you mean `sharpose-rt --source {word}`?"
+    return f"{word!r} is not a command; {', '.join(COMMANDS)} and --source X are accepted"
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong, a misspelt option before all that it makes be missing.
+    """Says in one line what is wrong; a misspelt option is reported before the options that it leaves missing.
 
-    Options are written out: of `--conf 0.5` nobody knows whether the confidence or the configuration is meant.
+    Options cannot be abbreviated: `--conf 0.5` could mean the confidence or the configuration.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -159,7 +159,7 @@ class _Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]  (one for all of its overloads)
         self, args: Iterable[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """As argparse does; what is not known ends the program here, where the command's own options are."""
+        """Like argparse, but unknown options end the program here, where the options of the command are known."""
         given = list(sys.argv[1:] if args is None else args)
         if not {"-h", "--help"} & set(given):
             self._refuse_unknown(given)
@@ -168,18 +168,18 @@ class _Parser(argparse.ArgumentParser):
             more = f" and {len(rest) - 3} more" if len(rest) > 3 else ""
             message = f"unrecognized arguments: {' '.join(rest[:3])}{more}"
             if all(map(paths.exists, rest)):
-                message += "; they are files: where the shell made them of a glob, quote the glob, as 'pics/*.jpg'"
+                message += "; these are files: if the shell expanded a glob, quote the glob, as in 'pics/*.jpg'"
             self.error(message)
         return namespace, rest
 
     def error(self, message: str) -> NoReturn:
-        """Without the usage: that of `track` has forty lines."""
+        """Leaves out the usage, which for `track` has forty lines."""
         self.exit(2, f"{self.prog}: error: {printable_lines(message)}; see `{self.prog} --help`\n")
 
     def _refuse_unknown(self, given: list[str]) -> None:
         for before, argument in pairwise(["", *given]):
             if argument == "--" or (self._subparsers is not None and not argument.startswith("-")):
-                return  # what follows are no options, or those of another parser
+                return  # no options follow, or those of another parser
             (name, sign, value), options = argument.partition("="), self._option_string_actions
             if not argument and before in options and options[before].nargs != 0:
                 self._refuse_empty(before)
@@ -191,15 +191,15 @@ class _Parser(argparse.ArgumentParser):
             if close := difflib.get_close_matches(name, options, 1):
                 self.error(f"no option {name!r} (did you mean {close[0]!r}?)")
             if before in options and options[before].nargs is None:
-                self.error(f"no option {name!r}; a value that begins so is accepted as {before}={argument}")
+                self.error(f"no option {name!r}; to pass a value that begins with a dash, write {before}={argument}")
             self.error(f"no option {name!r}")
 
     def _refuse_empty(self, name: str) -> None:
-        """Most commands would go on as if the option had not been given: not show the run, not write the file."""
-        if name != "--source":  # which says what is accepted
+        """Refuses an empty value: most commands would act as if the option were missing, and not write the file."""
+        if name != "--source":  # its own message says what is accepted
             self.error(
-                f"argument {name}: '' is given, as by a variable of the shell that is not set; give a value, or "
-                f"leave {name} away"
+                f"argument {name}: the value is empty, perhaps from a shell variable that is not set; give a value, or "
+                f"leave out {name}"
             )
 
 
@@ -208,8 +208,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="sharpose-rt",
         description="Real-time multi-person pose tracking: video in, tracked and time-stamped skeletons out.",
-        epilog="`sharpose-rt --source X` is short for `sharpose-rt track --source X`; `sharpose-rt help COMMAND` tells "
-        f"the options of one, and `sharpose-rt help TOPIC` a page of the guide: {', '.join(guide.topics())}.",
+        epilog="`sharpose-rt --source X` is short for `sharpose-rt track --source X`; `sharpose-rt help COMMAND` lists "
+        f"the options of a command, `sharpose-rt help TOPIC` prints a page of the guide: {', '.join(guide.topics())}.",
     )
     parser.add_argument("--version", action="version", version=f"sharpose-rt {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

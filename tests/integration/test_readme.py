@@ -80,7 +80,7 @@ def test_a_page_of_the_guide_is_printed(capsys: pytest.CaptureFixture[str], monk
         assert main(["help", wrong]) == 2
         assert f"no page '{wrong}'; did you mean {meant}?" in capsys.readouterr().err
     assert main(["help", "nonsense"]) == 2
-    assert "'nonsense' is no command" in capsys.readouterr().err
+    assert "'nonsense' is not a command" in capsys.readouterr().err
     assert main(["live"]) == 2
     assert "did you mean `sharpose-rt help live`?" in capsys.readouterr().err
 

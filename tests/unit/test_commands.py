@@ -87,7 +87,7 @@ def test_every_command_says_what_it_does(command, capsys):
         ("rtsp://host/x", "did you mean `sharpose-rt --source rtsp://host/x`?"),
         ("webcam", "did you mean `sharpose-rt --source webcam`?"),
         ("trak", "did you mean 'track'?"),
-        ("xyz", "one of track, demo"),
+        ("xyz", "is not a command; track, demo"),
     ],
 )
 def test_a_word_that_is_no_command(word, said, capsys):
@@ -106,19 +106,19 @@ def test_a_threshold_of_minus_infinity_is_no_option(capsys):
         (["--sorce", "x"], "track", "no option '--sorce' (did you mean '--source'?)"),
         (["-sorce", "x"], "track", "no option '-sorce' (did you mean '--source'?)"),
         (["--source", "x", "--detector-sise=3"], "track", "(did you mean '--detector-size'?)"),
-        (["--source", "x", "--token", "-abc"], "track", "a value that begins so is accepted as --token=-abc"),
+        (["--source", "x", "--token", "-abc"], "track", "to pass a value that begins with a dash, write --token=-abc"),
         (["--source", "x", "--qqq"], "track", "no option '--qqq'"),
         (["--source", "x", "--detec", "3"], "track", "no option '--detec' (did you mean '--detector'?)"),
         (["--source", "x", "--conf", "0.5"], "track", "no option '--conf' (did you mean '--config'?)"),
-        (["--source", "x", "--camera-size", "-5"], "track", "argument --camera-size: '-5' is no size"),
+        (["--source", "x", "--camera-size", "-5"], "track", "argument --camera-size: '-5' is not a size"),
         (["--source", "x", "y"], "track", "unrecognized arguments: y"),
         (["track", "--", "--sorce"], "track", "the following arguments are required: --source"),
         (["weights", "--modle", "tiny_256x192", "import"], "weights", "no option '--modle'"),
         (["weights", "import", "a.pth", "--modle", "b"], "weights import", "(did you mean '--model'?)"),
         (["weights", "imprt", "a.pth", "--model", "b"], "weights", "invalid choice: 'imprt'"),
-        (["--source", "x", "--region", "1,2,3"], "track", "'1,2,3' are no points; 'X,Y X,Y ...' in px is accepted"),
-        (["--source", "x", "--region", "a b"], "track", "'a b' are no points"),
-        (["--source", "x", "--reconnect", "x"], "track", "'x' is no number; as in 0.9, inf or -inf"),
+        (["--source", "x", "--region", "1,2,3"], "track", "'1,2,3' is not a list of points; 'X,Y X,Y ...' in px is accepted"),
+        (["--source", "x", "--region", "a b"], "track", "'a b' is not a list of points"),
+        (["--source", "x", "--reconnect", "x"], "track", "'x' is not a number, such as 0.9, inf or -inf"),
         (["demo", "--seconds", "0.1"], "demo", "0.1 is not accepted; 0.2 to 600 seconds are"),
         (["demo", "--seconds", "601"], "demo", "601 is not accepted"),
         (["replay", "a", "--people", "1,0"], "replay", "'1,0' are no ids; whole numbers from 1 are accepted"),
@@ -184,7 +184,7 @@ def test_a_full_disk_is_told_and_a_full_log_changes_no_status(monkeypatch, capsy
 
 def test_a_word_that_no_file_can_have_as_a_name_is_no_command(capsys):
     assert main([LONG]) == 2
-    assert "is no command" in capsys.readouterr().err
+    assert "is not a command" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_an_option_without_a_value_is_told_and_not_passed_over(given, capsys):
     with pytest.raises(SystemExit) as left:
         main(["--source", "nowhere.mp4", *given])
     assert left.value.code == 2
-    assert ": '' is given, as by a variable of the shell" in capsys.readouterr().err
+    assert ": the value is empty, perhaps from a shell variable" in capsys.readouterr().err
 
 
 def test_a_glob_that_the_shell_took_is_told_to_be_quoted(tmp_path, capsys):
@@ -205,7 +205,7 @@ def test_a_glob_that_the_shell_took_is_told_to_be_quoted(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--source", *names])
     said = capsys.readouterr().err
-    assert f"unrecognized arguments: {' '.join(names[1:4])} and 2 more; they are files" in said
+    assert f"unrecognized arguments: {' '.join(names[1:4])} and 2 more; these are files" in said
     assert "quote the glob" in said
     assert names[4] not in said
 

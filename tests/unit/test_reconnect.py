@@ -778,4 +778,4 @@ def test_live_hls_begins_with_its_newest_piece(tmp_path: Path) -> None:
 def test_a_size_that_is_none_is_refused(size: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["track", "--source", "webcam", f"--camera-size={size}"])
-    assert f"'{size}' is no size; WIDTHxHEIGHT is accepted" in capsys.readouterr().err
+    assert f"'{size}' is not a size; WIDTHxHEIGHT is accepted" in capsys.readouterr().err
