@@ -179,6 +179,8 @@ class Run:
             "status": self.status,
             "source": self.source.name,
             "folder": os.getcwd(),  # noqa: PTH109 - where a relative name of the source is meant from
+            "place": self.outputs.place,
+            "stored": self.people.source.stored,
             "frames": t.frames,
             "dropped": {**stats.get("dropped", {}), **self._left_out},
             "frames_per_s": t.frames / elapsed_s if elapsed_s else None,

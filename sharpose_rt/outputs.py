@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
     from sharpose_rt.media import Painter, SourceInfo
-    from sharpose_rt.skeletons import OutputPaths
+    from sharpose_rt.skeletons import Header, OutputPaths
     from sharpose_rt.stages import Part, Sink, Tap
     from sharpose_rt.types import Frame
 
@@ -97,7 +97,7 @@ class RunOutputs:
             path = paths.stream if output.stream and not in_parts else None
             told = info if self.stem is None else replace(info, stem=self.stem)
             options = {"live": self.people.live, "overwrite": output.overwrite, "taps": self.taps}
-            yield self._keep(StreamSink(path, self.people.header(info), told, **options, state=state))
+            yield self._keep(StreamSink(path, self._header(info), told, **options, state=state))
         if in_parts and (output.stream or video or record):
             begin = self._part_of(info, video=video)
             yield PartedSink(output.split_s, begin, self._end_part, live=self.people.live)
@@ -127,7 +127,7 @@ class RunOutputs:
             paths = self._new_paths(unique_name(f"{stem}.{name}", taken), of_part=True)
             self._sinks.clear()
             if output.stream:
-                header, live = self.people.header(info), self.people.live
+                header, live = self._header(info), self.people.live
                 yield self._keep(StreamSink(paths.stream, header, info, live=live, overwrite=output.overwrite))
             else:
                 paths.release()
@@ -137,6 +137,9 @@ class RunOutputs:
                 yield self._keep(VideoSink(paths.video, info, painter, output))
 
         return begin
+
+    def _header(self, info: SourceInfo) -> Header:
+        return replace(self.people.header(info), place=self.place)
 
     def _end_part(self, part: Part) -> None:
         """Notes a part that is finished for the summary, and makes its other formats in a thread of their own."""
@@ -190,6 +193,16 @@ class RunOutputs:
         """The stream's file, once it is open."""
         assert self._paths is not None
         return self._paths.stream
+
+    @property
+    def place(self) -> str | None:
+        """See `Header.place`."""
+        from sharpose_rt.skeletons.earlier import place_beside
+
+        source = self.people.source
+        by_address = "://" in source.name and not self.people.live
+        known = source.stored is not None or by_address
+        return place_beside(self.config.output.directory, source.name) if known else None
 
     def finish(self, status: Status, figures: dict[str, Any]) -> Results:
         """Where everything is, after the outputs were closed: makes the other formats from the finished stream, writes

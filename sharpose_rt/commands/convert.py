@@ -11,7 +11,7 @@ from typing import Any
 
 from sharpose_rt.commands.given import named, streams, streams_below
 from sharpose_rt.commands.run_options import size
-from sharpose_rt.errors import ConfigError, StreamError
+from sharpose_rt.errors import ConfigError, OutputError, StreamError
 
 log = logging.getLogger("sharpose_rt")
 
@@ -123,6 +123,7 @@ def _export(args: argparse.Namespace, failed: list[str]) -> Iterator[Path]:
     """What is written, as it is; streams of several that cannot be read are added to `failed`."""
     from sharpose_rt.skeletons.convert import check_format, convert, convert_set, options_of
     from sharpose_rt.skeletons.convert.common import stem_of
+    from sharpose_rt.skeletons.names import results_of
 
     if args.classes and not args.labels:
         raise ConfigError("--classes names those of --labels; give that too, or leave it away")
@@ -148,6 +149,12 @@ def _export(args: argparse.Namespace, failed: list[str]) -> Iterator[Path]:
     targets = [folder / (stem_of(Path(name)) + suffix) for folder, name in zip(folders, names, strict=True)]
     if twice := [target for target, count in Counter(targets).items() if count > 1]:
         raise ConfigError(f"several of the streams would become {twice[0]}; rename one, or convert them one by one")
+    old = [] if args.overwrite else [found[0] for found in map(results_of, targets) if found]
+    if old:
+        raise OutputError(
+            f"{len(old)} of {len(targets)} results are there already, such as {old[0]}; choose another folder (--out), "
+            "or ask to overwrite (--overwrite)"
+        )
     for name, target in zip(names, targets, strict=True):
         try:
             yield from convert(name, args.to, target, overwrite=args.overwrite, **options)

@@ -13,7 +13,7 @@ from pathlib import Path
 from sharpose_rt.commands.printable import printable_lines
 from sharpose_rt.errors import ConfigError, StreamError
 from sharpose_rt.machine.natural import natural
-from sharpose_rt.machine.paths import expanded
+from sharpose_rt.machine.paths import expanded, matching
 
 log = logging.getLogger("sharpose_rt")
 
@@ -59,7 +59,7 @@ def streams(given: Sequence[str]) -> list[str]:
         if path.is_dir():
             inside = path.rglob(_STREAMS)
         elif glob.has_magic(name) and not path.exists():
-            inside = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute one
+            inside = matching(path)
         else:
             found.append(name)
             continue

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -40,6 +40,15 @@ _FREE = frozenset(
 _PART = re.compile(r"\.\d+h\d\dm\d\ds(-\d+)?$")  # what names of parts have behind that of the run
 
 
+class _State(NamedTuple):
+    """Whether a source is done; else the name of results that were begun, if any, and whether it has changed since they
+    were whole."""
+
+    done: bool = False
+    begun: str | None = None
+    changed: bool = False
+
+
 class Resumed(Turns):
     """What is left of a set by earlier runs, and by others beside this one, which are kept from it during its turn.
 
@@ -57,7 +66,9 @@ class Resumed(Turns):
         self._options = _compared(config)
         self._results: dict[Path, EarlierResults] = {}
         self._locked: list[Job] = []
-        self.left = [job for job in jobs if not self._state(*job)[0]]
+        states = [(job, self._state(*job)) for job in jobs]
+        self.left = [job for job, state in states if not state.done]
+        self.changed = [spec for (spec, _), state in states if state.changed]
 
     def numbered(self) -> Iterator[tuple[int, Job]]:
         """See `Turns`; at the end once more what others were at work on, which may have been stopped or killed."""
@@ -78,7 +89,7 @@ class Resumed(Turns):
             if ours is None:
                 log.warning("nothing can be locked in %s; let no other run work there", results.folder)
             results.look()
-            done, begun = self._state(spec, folder)
+            done, begun, _ = self._state(spec, folder)
             if done:
                 self.elsewhere.append(spec)
                 yield None
@@ -88,42 +99,44 @@ class Resumed(Turns):
             output = replace(config.output, overwrite=begun is not None)
             yield Turn(replace(config, output=output), begun)
 
-    def _state(self, spec: str, folder: Path) -> tuple[bool, str | None]:
-        """Whether a source is done, and the name of results that were begun, if any."""
+    def _state(self, spec: str, folder: Path) -> _State:
         from sharpose_rt.media import is_live, open_source
 
         source = self._config.source
         if spec == "-" or is_live(spec, source):
             raise ConfigError(f"--resume is for files, which end; leave it away with {redact(spec)}")
         try:
-            name = as_text(open_source(spec, source).name)
+            opened = open_source(spec, source)
         except SourceError:  # said when it is its turn
-            return False, None
+            return _State()
         results = self._in(folder)
-        for one in (earlier := results.of(name)):
-            if one.status == "complete" and results.has(one):
-                self._check_alike(one, results.folder)
-                return True, None
-        if not earlier:
-            return False, None
-        self._check_alike(earlier[0], results.folder)
-        killed_in_parts = self._config.output.split_s and earlier[0].status is None
-        return False, _PART.sub("", earlier[0].stem) if killed_in_parts else earlier[0].stem
+        earlier = results.of(as_text(opened.name))
+        alike = [one for one in earlier if self._unlike(one) is None]
+        if earlier and not alike:
+            raise ConfigError(f"--resume: {results.folder / earlier[0].stem}.* was {self._unlike(earlier[0])}")
+        whole = [one for one in alike if one.status == "complete" and results.has(one)]
+        if any(one.stored in (None, opened.stored) for one in whole):
+            return _State(done=True)
+        if not alike:
+            return _State()
+        killed_in_parts = self._config.output.split_s and alike[0].status is None
+        return _State(begun=_PART.sub("", alike[0].stem) if killed_in_parts else alike[0].stem, changed=bool(whole))
 
     def _in(self, folder: Path) -> EarlierResults:
         if folder not in self._results:
             self._results[folder] = EarlierResults(self._config.below(folder).output.directory)
         return self._results[folder]
 
-    def _check_alike(self, one: Earlier, folder: Path) -> None:
-        """Raises ConfigError where the results were made with other options, so that no set mixes two kinds."""
+    def _unlike(self, one: Earlier) -> str | None:
+        """By which option the results differ from what is asked for now, as no set mixes two kinds; None: by none."""
         before = _flat(one.config)
         for key, value in self._options.items():
             if key in before and before[key] != value:  # an older version may not have known it
-                raise ConfigError(
-                    f"--resume: {folder / one.stem}.* was made with {key} {before[key]!r}, and now it is {value!r}; "
+                return (
+                    f"made with {key} {before[key]!r}, and now it is {value!r}; "
                     "say what was said then, or give another --output"
                 )
+        return None
 
 
 def _compared(config: RunConfig) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from sharpose_rt.commands.taps import open_taps
 from sharpose_rt.commands.turns import Job, Turn, Turns
 from sharpose_rt.config import RunConfig
 from sharpose_rt.errors import ConfigError, SourceError
+from sharpose_rt.machine.paths import place_of
 
 if TYPE_CHECKING:
     from sharpose_rt.app import Run
@@ -56,15 +57,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs each source in turn; 0 when all were complete, 2 when one of them failed, 130 after Ctrl-C."""
-    from sharpose_rt.media import below, expand_sources, is_live
+    from sharpose_rt.media import below, is_live
 
     config = build_config(args)
     sources = listed(args.source)
     _check_used(args, sources)
     if len(sources) == 1:
-        return _run_each(args, config, [(spec, below(sources[0], spec)) for spec in expand_sources(sources[0])])
+        return _run_each(args, config, [(spec, below(sources[0], spec)) for spec in _files_of(sources[0], config)])
     if len(args.source) == 1 and not any(is_live(source, config.source) for source in sources):  # a list of files
-        return _run_each(args, config, _of_list(sources))
+        return _run_each(args, config, _of_list(sources, config))
     return _run_several(args, config, sources)
 
 
@@ -73,13 +74,15 @@ def _run_each(args: argparse.Namespace, config: RunConfig, jobs: Sequence[Job]) 
     from sharpose_rt.graph import Models
     from sharpose_rt.media import redact
 
+    jobs = _once(jobs)
     turns = _resumed(config, jobs) if args.resume else Turns(config, jobs)
     taken: defaultdict[Path, set[str]] = defaultdict(set)
     failed: list[str] = []
     cut_off: list[str] = []
     todo, asked = turns.left, len(jobs)
-    if len(todo) < asked and not args.quiet:
-        say(args, f"{asked - len(todo)} of {asked} done before, with the same options")
+    changed = named("changed since then and done again", [redact(spec) for spec in turns.changed])
+    if (len(todo) < asked or changed) and not args.quiet:
+        say(args, f"{asked - len(todo)} of {asked} done before, with the same options{changed}")
     models = Models(config) if len(todo) > 1 else None  # loaded by the first, and kept for those behind it
     with open_taps(args, config, [spec for spec, _ in todo]) as taps:
         for number, (spec, folder) in turns.numbered():
@@ -102,7 +105,7 @@ def _run_each(args: argparse.Namespace, config: RunConfig, jobs: Sequence[Job]) 
                 say(args, lines_of(results))
             if signals:
                 return 128 + signals[0]
-    if asked > 1 and todo:
+    if (asked > 1 and todo) or turns.elsewhere:
         elsewhere = [redact(spec) for spec in turns.elsewhere]
         done = f"{len(todo) - len(failed) - len(elsewhere)} of {len(todo)} done"
         tally = done + named("failed", failed) + named("left to another run", elsewhere) + named("cut off", cut_off)
@@ -113,20 +116,40 @@ def _run_each(args: argparse.Namespace, config: RunConfig, jobs: Sequence[Job]) 
     return 2 if failed else 0
 
 
+def _once(jobs: Sequence[Job]) -> Sequence[Job]:
+    """The same with each file once, however often and by whatever names a list gives it."""
+    once: dict[Job, Job] = {}
+    for spec, folder in jobs:
+        once.setdefault((place_of(spec), folder), (spec, folder))
+    if more := len(jobs) - len(once):
+        log.warning("%d of %d sources are given more than once; each is done once", more, len(jobs))
+    return list(once.values())
+
+
 def _resumed(config: RunConfig, jobs: Sequence[Job]) -> Turns:
     from sharpose_rt.commands.resume import Resumed
 
     return Resumed(config, jobs)
 
 
-def _of_list(sources: Sequence[str]) -> list[tuple[str, Path]]:
-    """The files of a list, each with its folder below the one that all of them lie in."""
+def _files_of(source: str, config: RunConfig) -> list[str]:
+    """As `expand_sources`, but for videos that runs have written there, unless there are no others."""
     from sharpose_rt.media import expand_sources
+    from sharpose_rt.skeletons.names import is_video_of_run
 
+    specs = expand_sources(source)
+    kept = [spec for spec in specs if spec == source or not is_video_of_run(spec, config.output.directory)]
+    if kept and len(kept) < len(specs):
+        log.info("%d videos that runs have written to %s are left out", len(specs) - len(kept), config.output.directory)
+    return kept or specs
+
+
+def _of_list(sources: Sequence[str], config: RunConfig) -> list[tuple[str, Path]]:
+    """The files of a list, each with its folder below the one that all of them lie in."""
     found: list[tuple[str, Path]] = []
     for source in sources:
         try:
-            specs = expand_sources(source)
+            specs = _files_of(source, config)
         except SourceError:  # said when it is its turn
             specs = [source]
         found += [(spec, Path() if spec == "-" or "://" in spec else folder_of(spec)) for spec in specs]

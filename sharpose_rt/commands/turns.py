@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sharpose_rt.config import RunConfig
+from sharpose_rt.errors import SourceError
+from sharpose_rt.machine.paths import exists
 
 Job = tuple[str, Path]
 """A source, and the folder below the output's that its results go to."""
@@ -34,6 +36,8 @@ class Turns:
         """What is to be done."""
         self.elsewhere: list[str] = []
         """Sources of those that another run was at work on, or had done, when it was their turn."""
+        self.changed: list[str] = []
+        """Sources that are done once more, as they are not what they were."""
         self._config = config
 
     def numbered(self) -> Iterator[tuple[int, Job]]:
@@ -44,8 +48,18 @@ class Turns:
     def turn(self, spec: str, folder: Path) -> Iterator[Turn | None]:
         """How to run a source while the block runs; None where that is another run's."""
         config = self._config.below(folder)
-        with lock(config, spec) if len(self.left) > 1 else contextlib.nullcontext():  # from those that resume the set
+        of_set = len(self.left) > 1 or _on_disk(spec, config)
+        with lock(config, spec) if of_set else contextlib.nullcontext():  # from those that resume the set
             yield Turn(config)
+
+
+def _on_disk(spec: str, config: RunConfig) -> bool:
+    from sharpose_rt.media import open_source
+
+    try:
+        return open_source(spec, config.source).stored is not None
+    except SourceError:  # said when it is run
+        return False
 
 
 @contextlib.contextmanager
@@ -58,10 +72,15 @@ def lock(config: RunConfig, spec: str) -> Iterator[bool | None]:
     """
     from filelock import FileLock, Timeout
 
+    from sharpose_rt.media import redact
+    from sharpose_rt.skeletons.earlier import place_beside
     from sharpose_rt.skeletons.names import made, shortened
 
-    path = made(config.output.directory) / f".{shortened(Path(spec).name)}.lock"
+    folder, name = Path(config.output.directory), redact(spec)
+    new = [one for one in (folder, *folder.parents) if not exists(one)]
+    path = made(folder) / f".{shortened(Path(name).name)}.{place_beside(folder, name)}.lock"
     with contextlib.ExitStack() as stack:
+        stack.callback(_remove_empty, new)
         ours: bool | None = True
         try:
             stack.enter_context(FileLock(path, timeout=0))
@@ -75,3 +94,10 @@ def lock(config: RunConfig, spec: str) -> Iterator[bool | None]:
             if ours:
                 with contextlib.suppress(OSError):  # Windows: the lock removes it
                     path.unlink()
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Removes folders, each below the next, that hold nothing, as after a source that cannot be read."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()

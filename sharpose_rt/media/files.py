@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from sharpose_rt.config.schema import SourceConfig
 from sharpose_rt.errors import SourceError, not_looked_at
 from sharpose_rt.machine.natural import Key, natural
-from sharpose_rt.machine.paths import as_text, exists, expanded, is_file, is_folder
+from sharpose_rt.machine.paths import as_text, exists, expanded, is_file, is_folder, matching
 from sharpose_rt.media.container import ContainerSource, file_address
 from sharpose_rt.media.http import split_address
 from sharpose_rt.media.redact import redact
@@ -56,6 +56,7 @@ class VideoFile(ContainerSource):
         super().__init__(str(path), config)
         self.path = path
         self.stem = path.stem
+        self.stored = _stored([path])
 
     def _target(self) -> str:
         return file_address(self.path)
@@ -98,6 +99,7 @@ class Images(Source):
         self._places = {name: place for place, name in enumerate(self._names)}
         self._at = -1
         self._bad = 0
+        self.stored = _stored(paths)
 
     def is_to_come(self, name: str) -> bool:
         """Whether there is a picture of that name that was not grabbed yet."""
@@ -130,6 +132,14 @@ class Images(Source):
                 + (f" ({self._bad} such pictures in a row)" if self._bad > 1 else "")
             )
         log.warning("%s cannot be read as an image; skipped", path)
+        return None
+
+
+def _stored(paths: Sequence[Path]) -> dict[str, int] | None:
+    """See `Source.stored`; None where a file is gone meanwhile."""
+    try:
+        return {"files": len(paths), "bytes": sum(path.stat().st_size for path in paths)}
+    except OSError:
         return None
 
 
@@ -275,8 +285,7 @@ def _usable(spec: str) -> tuple[list[Path], list[Path], Counter[str]]:
         except OSError as error:
             raise _hidden(path, error) from None
     elif glob.has_magic(str(path)):
-        names = glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-        found, what = [Path(name) for name in names], f"the pattern {shown}"
+        found, what = list(matching(path)), f"the pattern {shown}"
         if not found:
             raise SourceError(f"{what} matches nothing; check it, and quote it so that the shell leaves it alone")
     elif exists(path):

@@ -124,6 +124,8 @@ class Source:
     """It ends by itself; a source that is not may come back after its end."""
     stills = False
     """Each of its pictures stands alone, as whoever made it says."""
+    stored: dict[str, int] | None = None
+    """How many `files` on disk it is read from, and their `bytes`, when the source was made; None of any other."""
     stem = "source"
     """See `SourceInfo`; of what can be lost it is known before it is open."""
 

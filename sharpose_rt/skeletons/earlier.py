@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import orjson
 
 from sharpose_rt.errors import StreamError
+from sharpose_rt.machine.paths import place_of
 from sharpose_rt.skeletons.stream import StreamReader
 from sharpose_rt.skeletons.summary import write_summary
 
@@ -24,17 +26,21 @@ class Earlier:
 
     Args:
         source: its name, as the run gave it; from the root on where the run has ended.
+        place: the same by `place_beside`; empty where the run did not say.
         stem: what the names of its files begin with.
         status: how it ended; None where it was killed, or is under way.
         config: what it was run with, as plain values; empty where it was killed.
         files: names of what it wrote, but for the summary; empty where it was killed.
+        stored: see `Source.stored`; None too where the run did not say.
     """
 
     source: str
+    place: str
     stem: str
     status: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
     files: tuple[str, ...] = ()
+    stored: dict[str, int] | None = None
 
 
 class EarlierResults:
@@ -53,8 +59,10 @@ class EarlierResults:
 
     def of(self, source: str) -> list[Earlier]:
         """Those of the source of that name, complete ones first, then by name. A relative path means what it means from
-        the present folder."""
-        return sorted(self._found.get(_place(source), []), key=_whole_first)
+        the present folder; where source and results were moved together, those are found too."""
+        places = place_of(source), place_beside(self.folder, source)
+        found = {one.stem: one for place in places for one in self._found.get(place, ())}
+        return sorted(found.values(), key=_whole_first)
 
     def has(self, one: Earlier) -> bool:
         """Whether all that the run wrote is still there: who wants some of it made again removes it."""
@@ -90,7 +98,8 @@ class EarlierResults:
                     self._read[name] = written, _said(self.folder / name, stem)
             one = self._read.get(name, (0, None))[1]
             if one is not None:
-                found.setdefault(_place(one.source), []).append(one)
+                for place in _places(one):
+                    found.setdefault(place, []).append(one)
         self._found = found
 
 
@@ -98,14 +107,16 @@ def _said(path: Path, stem: str) -> Earlier | None:
     """What a summary or the header of a stream says; None where it is something else of that name."""
     try:
         if path.name.endswith(_STREAM):
-            return Earlier(StreamReader(path).header.source, stem)
+            header = StreamReader(path).header
+            return None if header.place is None else Earlier(header.source, str(header.place), stem)
         record = orjson.loads(path.read_bytes())
         source, files = str(record["source"]), list(record.get("files", ()))
         if "://" not in source:
             source = os.path.join(record.get("folder", ""), os.path.expanduser(source))  # noqa: PTH111, PTH118
         for part in record.get("parts", ()):
             files += [part[what] for what in ("stream", "video", "recording") if part[what]] + part["formats"]
-        return Earlier(source, stem, str(record["status"]), dict(record["config"]), tuple(map(str, files)))
+        what = dict(record["config"]), tuple(map(str, files)), record.get("stored")
+        return Earlier(source, str(record.get("place") or ""), stem, str(record["status"]), *what)
     except (StreamError, OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -114,14 +125,19 @@ def _whole_first(one: Earlier) -> tuple[bool, str]:
     return one.status != "complete", one.stem
 
 
-def _place(source: str) -> str:
-    """Where a source is, whatever leads there; links of one folder to one file are several sources."""
-    if "://" in source:
-        return source
-    folder, name = os.path.split(os.path.expanduser(source.rstrip(f"/{os.sep}")))  # noqa: PTH111
-    return os.path.join(_real(os.path.join(os.getcwd(), folder)), name)  # noqa: PTH109, PTH118 - it is called often
+def _places(one: Earlier) -> Iterator[str]:
+    """What the source of earlier results is known by; of a run that was killed nobody knows where it was started."""
+    if one.status is not None:
+        yield place_of(one.source)
+    yield one.place
 
 
-@functools.lru_cache(maxsize=4096)
-def _real(folder: str) -> str:
-    return os.path.realpath(folder)
+def place_beside(folder: str | Path, source: str) -> str:
+    """A checksum of where a source lies as seen from a folder: it tells sources of one name apart, stays the same where
+    both are moved or reached by other ways, and does not tell others where anything is."""
+    place = place_of(source)
+    if "://" not in place:
+        with contextlib.suppress(ValueError):  # on another drive
+            beside = place_of(os.path.join(folder, "it"))  # noqa: PTH118
+            place = Path(os.path.relpath(place, os.path.dirname(beside))).as_posix()  # noqa: PTH120
+    return hashlib.sha256(os.fsencode(place)).hexdigest()[:16]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sharpose_rt.errors import OutputError, writing
 
-RECORDING = ".recording.mp4"
+ANNOTATED, RECORDING = ".annotated.mp4", ".recording.mp4"
 _MAX_STEM_BYTES = 150  # file systems take 255 bytes a name; the rest is for suffixes and temporary files
 
 
@@ -104,6 +104,13 @@ def _writing(folder: Path) -> contextlib.AbstractContextManager[None]:
     return writing(f"the folder {folder}", "give --output a folder that you may write to")
 
 
+def is_video_of_run(path: str | Path, directory: str | Path) -> bool:
+    """Whether a video lies in a folder of results, or below it, under a name that runs give those that they write."""
+    path = Path(path)
+    whole = path.name.replace(".part.mp4", ".mp4")  # the run is under way
+    return whole.endswith((ANNOTATED, RECORDING)) and path.resolve().is_relative_to(Path(directory).resolve())
+
+
 def results_of(target: Path) -> list[Path]:
     """What an earlier conversion to `target` left: the file, the folder if it is not empty, or a file a person."""
     if target.suffix == ".trc":
@@ -169,7 +176,7 @@ def _paths(folder: Path, stem: str, *, in_parts: bool) -> OutputPaths:
     stream, claim = folder / f"{stem}.skeletons.jsonl", folder / f"{stem}.summary.part"
     return OutputPaths(
         stream=stream,
-        video=folder / f"{stem}.annotated.mp4",
+        video=folder / f"{stem}{ANNOTATED}",
         recording=folder / f"{stem}{RECORDING}",
         image=folder / f"{stem}.annotated.png",
         summary=folder / f"{stem}.summary.json",

@@ -50,6 +50,8 @@ class Header:
         detector, tracker, smoothing: what was used, by name.
         version: of the program that wrote the stream.
         created: ISO 8601, UTC.
+        place: of a file a checksum of its path as seen from the folder of the results, or of its address, by which
+            `--resume` knows it again; None of any other source.
     """
 
     source: str
@@ -62,11 +64,13 @@ class Header:
     smoothing: str
     version: str
     created: str = field(default_factory=utc_now)
+    place: str | None = None
 
     def to_record(self) -> dict[str, Any]:
         """The header line as plain values, in the order of the file."""
         model = {"name": "", "weights_sha256": None, "behaviour": "", "quality_threshold": None, **self.model}
         fps = self.fps if self.fps and math.isfinite(self.fps) and self.fps > 0 else None
+        place = {} if self.place is None else {"place": self.place}
         return plain(
             {
                 "type": "header",
@@ -82,6 +86,7 @@ class Header:
                 "smoothing": self.smoothing,
                 "version": self.version,
                 "created": self.created,
+                **place,
             }
         )
 
@@ -98,6 +103,7 @@ class Header:
             fps=record["fps"],
             skeleton=_skeleton(record["keypoints"], record["limbs"]),
             model=model,
+            place=record.get("place"),
             **{key: record[key] for key in ("detector", "tracker", "smoothing", "version", "created")},
         )
 

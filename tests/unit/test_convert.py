@@ -750,6 +750,18 @@ class TestSets:
             assert "several of the streams would become" in capsys.readouterr().err
         assert not list(tmp_path.rglob("*.csv"))
 
+    @pytest.mark.parametrize("to", ["csv", "trc", "openpose"])
+    def test_results_that_are_there_are_found_before_work_begins(self, to, clips, tmp_path, capsys):
+        out = tmp_path / "t"
+        convert(clips[1], to, out / f"b{WRITERS[to].suffix}")
+        before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        arguments = ["convert", *map(str, clips), "--to", to, "--out", str(out)]
+        assert main(arguments) == 2
+        assert f"1 of 3 results are there already, such as {out}/b" in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+        assert main([*arguments, "--overwrite"]) == 0
+        assert {path.name[0] for path in out.iterdir()} == {"a", "b", "c"}
+
     def test_clips_of_one_name_keep_their_folders(self, clips, tmp_path, capsys):
         (tmp_path / "more").mkdir()
         other = write_clip(tmp_path / "more" / "a.skeletons.jsonl")
@@ -1282,6 +1294,17 @@ class TestConvert:
         convert(other, "openpose", tmp_path / "poses", overwrite=True)
         convert(clip, "openpose", tmp_path / "poses", overwrite=True)
         assert len(list((tmp_path / "poses").iterdir())) == len(CLIP) + 3
+
+    def test_what_a_killed_conversion_left_goes(self, clip, tmp_path):
+        old, new = (tmp_path / f".poses.{number}.tmp" for number in (4194304, 4194305))  # of no process
+        for folder in (old, new):
+            folder.mkdir()
+            (folder / "a_000000000000_keypoints.json").write_text("{}")
+        os.utime(old, (0, 0))
+        convert(clip, "openpose", tmp_path / "poses")
+        assert not old.exists()
+        assert new.exists()  # somebody may be at it
+        assert len(list((tmp_path / "poses").iterdir())) == len(CLIP)
 
     def test_a_stream_that_grows(self, clip, monkeypatch):
         """A frame that came after the first look is left for the next time."""

@@ -104,7 +104,8 @@ def pitch_hz(sound: np.ndarray) -> float:
 
 def parts_of_run(folder: Path, stem: str, times_s: Sequence[float], *, overwrite: bool) -> dict[str, list[float]]:
     """Writes a run of one second a part and returns the times in each stream, by what follows the stem in its name."""
-    people: Any = SimpleNamespace(live=False, skeleton=COCO17, header=lambda info: header(info.name))
+    source = SimpleNamespace(name="walk.mp4", stored=None)
+    people: Any = SimpleNamespace(source=source, live=False, skeleton=COCO17, header=lambda info: header(info.name))
     output = OutputConfig(directory=str(folder), split_s=1.0, overwrite=overwrite, video=False)
     info = SourceInfo("walk.mp4", "video", False, SIZE_WH, 10.0, stem=stem)
     sinks = list(RunOutputs(people, RunConfig(output=output), (), None).open(info, lambda: "", video=False))

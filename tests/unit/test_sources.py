@@ -7,6 +7,7 @@ import contextlib
 import errno
 import functools
 import gc
+import glob
 import http.server
 import io
 import logging
@@ -39,6 +40,7 @@ from PIL import Image
 
 from sharpose_rt.config.schema import HWACCELS, SourceConfig
 from sharpose_rt.errors import ConfigError, SourceAway, SourceError, SourceLost, SourceTimeout
+from sharpose_rt.machine.paths import matching
 from sharpose_rt.media import PacedSource, hardware, reconnect
 from sharpose_rt.media.backlog import Backlog
 from sharpose_rt.media.clock import MediaClock
@@ -613,6 +615,26 @@ def test_pictures_of_one_name_say_their_folders(folder: Path, tmp_path: Path) ->
     with open_source(str(tmp_path / "?" / "**" / "*.png")) as source:
         names = [frame.source for frame in source]
     assert sorted(filter(None, names)) == ["img2.png", "x/a/img1.png", "y/a/img1.png"]
+
+
+def test_a_glob_matches_what_pythons_own_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.mp4", "x/a.mp4", "x/y/b.mp4", "x/[1]/a.mp4", "x/.hidden/a.mp4", "z/y/z/a.mp4", ".b.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with contextlib.suppress(OSError):  # Windows wants to be asked for links
+        (tmp_path / "link").symlink_to("x", target_is_directory=True)
+        (tmp_path / "nowhere").symlink_to("gone", target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    patterns = ("*.mp4", "**/*.mp4", "**", "x/**", "**/a.mp4", "?/**/*.mp4", "**/y/**/*.mp4", "**/**/a.mp4", "n/**/a")
+    for pattern in (
+        *patterns,
+        *(f"{tmp_path}/{pattern}" for pattern in patterns),
+        "x/[[]1]/**/*",
+        "./**/b.mp4",
+        "../*/*",
+    ):
+        theirs = {Path(name) for name in glob.glob(pattern, recursive=True)}  # noqa: PTH207
+        assert {path for path in matching(Path(pattern)) if path.is_file()} == {p for p in theirs if p.is_file()}
 
 
 def test_glob_and_stride_of_images(folder: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import glob
 import io
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
@@ -19,6 +21,8 @@ from sharpose_rt.errors import ConfigError
 from sharpose_rt.machine.whole_files import whole
 from sharpose_rt.skeletons.stream import StreamReader
 from sharpose_rt.types import Poses
+
+_UNUSED_S = 60.0
 
 
 def found_points(poses: Poses, *, raw: bool, min_score: float) -> NDArray[np.float64]:
@@ -99,6 +103,14 @@ def new_folder(path: Path, is_old: Callable[[Path], bool]) -> Iterator[Path]:
             new.replace(path / new.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def clear_folders(path: Path) -> None:
+    """Removes what `new_folder` of this path left where its process was killed; files are put into one all the time."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            if time.time() - left.stat().st_mtime > _UNUSED_S:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def write_json_list(path: Path, records: Iterable[dict[str, Any]]) -> None:

@@ -14,7 +14,15 @@ from typing import Any, Literal
 import numpy as np
 import orjson
 
-from sharpose_rt.skeletons.convert.common import found_points, has_pictures, new_folder, rounded, stem_of, with_points
+from sharpose_rt.skeletons.convert.common import (
+    clear_folders,
+    found_points,
+    has_pictures,
+    new_folder,
+    rounded,
+    stem_of,
+    with_points,
+)
 from sharpose_rt.skeletons.convert.layouts import BODY_25, OPENPOSE_18, OPENPOSE_PARTS, check_layout, to_layout
 from sharpose_rt.skeletons.plain import plain
 from sharpose_rt.skeletons.records import FrameRecord
@@ -61,6 +69,7 @@ def write_openpose(
         told = _stream_of(file)
         return told == stream if told else bool(of_clip.fullmatch(file.name))
 
+    clear_folders(out)
     with new_folder(out, is_old) as folder:
         for frame in reader:
             _write_frame(folder, reader, frame, _LAYOUTS[model], raw, min_score)
