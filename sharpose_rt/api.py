@@ -152,7 +152,7 @@ class PoseTracker:
         Args:
             source: a file, folder, glob, camera or address, as `--source` takes it, or a camera's number; several
                 videos come one after another, each with ids of its own (`TrackedFrame.source` tells them apart); one
-                of them that cannot be read is told in the log, and the next one follows. Or frames that the program
+                of them that cannot be read is logged, and the next one follows. Or frames that the program
                 has: an iterable of pictures (H, W, 3) uint8 BGR, or of pairs of media time in seconds and picture. It
                 is read in another thread, a few frames ahead.
             fps: of pictures that come without a time.
@@ -189,7 +189,7 @@ class PoseTracker:
                     failed += 1
                     if failed == len(specs):
                         raise
-                    log.warning("%s%s", error, "; the next one follows" if number < len(specs) else "")
+                    log.warning("%s%s", error, "; continuing with the next one" if number < len(specs) else "")
 
     def _through(
         self, source: Source, name: str, models: Models, begun: int, *, live: bool

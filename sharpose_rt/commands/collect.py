@@ -1,7 +1,7 @@
-"""`sharpose-rt collect`: pictures of videos with the people of their skeleton streams, as a set to train from.
+"""`sharpose-rt collect`: make a training dataset from videos and their skeleton streams.
 
-Takes frames that are spread over the videos, those first of which the network was least sure. Correct the labels in a
-tool for labelling, and train on from what ships.
+Picks frames spread over the videos, preferring those where the network was least certain. Correct the labels in a
+labelling program, then fine-tune the included network with them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from sharpose_rt.errors import ConfigError
 
 log = logging.getLogger("sharpose_rt")
 
-HELP = "pictures of videos with the people of their skeleton streams, as a set to correct by hand and train from"
+HELP = "make a dataset from videos and their skeleton streams, to correct by hand and train on"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `sharpose-rt collect`."""
+    """Adds the options of `sharpose-rt collect`."""
     parser.add_argument(
         "streams", metavar="STREAM", nargs="+", help="*.skeletons.jsonl files, folders or 'globs' of them, or @LIST"
     )
@@ -29,39 +29,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--video",
         metavar="FILE",
         nargs="+",
-        help="the videos, or pictures, that the streams are of: found by name, else taken in this order (default: what "
-        "--record kept beside each stream)",
+        help="the videos or pictures of the streams: matched by name, otherwise in this order (default: the recording "
+        "of --record next to each stream)",
     )
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder of the set, which is not there yet")
-    parser.add_argument("--pictures", metavar="N", type=int, default=100, help="how many, of all videos: 100")
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder of the dataset, which must not exist yet")
+    parser.add_argument(
+        "--pictures", metavar="N", type=int, default=100, help="number of pictures from all videos (default: 100)"
+    )
     parser.add_argument(
         "--choose",
         choices=("unsure", "even"),
         default="unsure",
-        help="of each of N spans of time: the frame of which the network was least sure (default), or the middle one",
+        help="from each of N spans of time: the frame where the network was least certain (default), or the middle one",
     )
     parser.add_argument(
         "--form",
         choices=("coco", "yolo"),
         default="coco",
-        help="of the labels: annotations.json and images/ (default), or ultralytics' text files with data.yaml",
+        help="labels as annotations.json and images/ (default), or as ultralytics' text files with data.yaml",
     )
     parser.add_argument(
         "--val-share",
         metavar="SHARE",
         type=float,
-        help="of the pictures, the last of each video, that are set apart for validation: 0, in yolo 0.2",
+        help="share of the pictures, the last of each video, for validation (default: 0, for yolo 0.2)",
     )
     parser.add_argument(
-        "--min-score", metavar="S", type=float, default=0.3, help="keypoints of lower scores are not labelled: 0.3"
+        "--min-score",
+        metavar="S",
+        type=float,
+        default=0.3,
+        help="do not label keypoints with lower scores (default: 0.3)",
     )
     parser.add_argument(
-        "--rotate", type=int, choices=(0, 90, 180, 270), default=0, help="degrees, as the runs had it: 0"
+        "--rotate", type=int, choices=(0, 90, 180, 270), default=0, help="degrees, as in the runs (default: 0)"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Makes the set, and says what is in it and what may follow."""
+    """Makes the dataset, and prints what is in it."""
     from sharpose_rt.collect import collect
     from sharpose_rt.commands.progress import every_few_seconds
     from sharpose_rt.config import SourceConfig
@@ -86,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         progress=progress,
     )
     if made.unseen:
-        log.warning("%d of the chosen frames have no picture at their time in the video: left out", made.unseen)
+        log.warning("left out %d of the chosen frames: the video has no picture at their time", made.unseen)
     told = [f", {count} in {split}" for split, count in made.pictures.items() if len(made.pictures) > 1]
     total, people = sum(made.pictures.values()), sum(made.people.values())
     print(f"{made.folder}: {total} pictures with {people} people{''.join(told)}")
@@ -94,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _videos(given: Sequence[str]) -> list[str]:
-    """The videos and pictures that are meant: of a folder or glob, where no shell has seen to that, all in it."""
+    """The videos and pictures: for a folder, or a glob that no shell has expanded, all in it."""
     from sharpose_rt.media import expand_sources
 
     return [spec for name in listed(given, "videos") for spec in expand_sources(name)]
@@ -104,7 +110,7 @@ def _paired(streams: Sequence[str], videos: Sequence[str] | None) -> list[tuple[
     """Each stream with its video.
 
     Raises:
-        ConfigError: they are not as many, none is there, or a stream is named twice.
+        ConfigError: their numbers differ, there is no video, or a stream is given twice.
         StreamError: a stream cannot be read.
     """
     from sharpose_rt.skeletons import StreamReader
@@ -112,24 +118,25 @@ def _paired(streams: Sequence[str], videos: Sequence[str] | None) -> list[tuple[
     from sharpose_rt.skeletons.names import RECORDING
 
     if len({Path(stream).resolve() for stream in streams}) < len(streams):
-        raise ConfigError("a stream is given twice; once is enough")
+        raise ConfigError("a stream is given twice; give it once")
     if videos is None:
         kept = [Path(stream).with_name(f"{stem_of(Path(stream))}{RECORDING}") for stream in streams]
         if missing := next((path for path in kept if not path.is_file()), None):
             raise ConfigError(
-                f"there is no {missing}, as --record keeps; give the videos of the streams (--video FILE)"
+                f"there is no {missing}, which --record would have written; give the videos of the streams (--video "
+                "FILE)"
             )
         return [(stream, str(path)) for stream, path in zip(streams, kept, strict=True)]
     sources = [StreamReader(stream).header.source for stream in streams]
     found, wanted = dict[str, str](), list[str]()
-    for key in (os.path.realpath, os.path.basename):  # those of one name may lie where they lay
+    for key in (os.path.realpath, os.path.basename):  # full paths first, as several may have the same name
         found, wanted = {key(video): video for video in videos}, [key(source) for source in sources]
         if len(found) == len(videos) and len(set(wanted)) == len(wanted) and set(wanted) <= set(found):
             return [(stream, found[one]) for stream, one in zip(streams, wanted, strict=True)]
     if len(streams) != len(videos):
-        missing = ", ".join(name for name in wanted if name not in found) or "two of one name"
+        missing = ", ".join(name for name in wanted if name not in found) or "two have the same name"
         raise ConfigError(
-            f"{len(streams)} streams and {len(videos)} videos are given, and not found by name ({missing}); give the "
-            "videos in the order of the streams"
+            f"{len(streams)} streams and {len(videos)} videos were given, and cannot be matched by name ({missing}); "
+            "give the videos in the order of the streams"
         )
     return list(zip(streams, videos, strict=True))

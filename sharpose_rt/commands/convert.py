@@ -1,4 +1,4 @@
-"""`sharpose-rt convert`: a skeleton stream in the format of another program, or the other way round."""
+"""`sharpose-rt convert`: convert a skeleton stream to the format of another program, or from one."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sharpose_rt.errors import ConfigError, OutputError, StreamError
 
 log = logging.getLogger("sharpose_rt")
 
-HELP = "write a skeleton stream as openpose, alphapose, coco, coco_labels, kinetics, pyskl, mot, csv, ...; or read one"
+HELP = "convert skeleton streams to openpose, alphapose, coco, kinetics, pyskl, mot, csv, ..., or from other programs"
 
 OPTIONS = """\
---option of each format, with what holds without it:
+--option of each format, with its default:
   openpose    model=BODY_25 (or COCO), raw=false, min_score=0.0, predicted=true
   alphapose   raw=false, min_score=0.0, predicted=true
   coco        first_image_id=0, raw=false, min_score=0.0, predicted=true
@@ -32,20 +32,20 @@ min_score=0.0, predicted=true
   parquet     raw=false, min_score=0.0, predicted=true, angles=false
   trc         px_per_m=null, raw=false, min_score=0.0, predicted=true
   deeplabcut  raw=false, min_score=0.0, predicted=true
-raw=true takes the keypoints before smoothing; keypoints with a score below min_score count as not found;
-predicted=false leaves out, frame by frame, who was not seen in it but predicted (stage), as coco_labels always does;
+raw=true uses the keypoints before smoothing; keypoints with a score below min_score count as not found;
+predicted=false leaves out people in frames where they were not seen but predicted (stage), as coco_labels always does;
 angles=true adds joint angles."""
-"""Written out: to ask the formats would load them for every command. A test compares."""
+"""Written out, because asking the formats would load them for every command. A test compares."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The stream, the format and its options."""
+    """Adds the stream, the format and its options."""
     parser.add_argument(
         "streams",
         metavar="IN",
         nargs="+",
-        help="*.skeletons.jsonl files, folders or 'globs' of them, or @LIST (- for standard input); with --from what "
-        "the program wrote",
+        help="*.skeletons.jsonl files, folders or 'globs' of them, or @LIST (- for standard input); with --from the "
+        "files of the other program",
     )
     way = parser.add_mutually_exclusive_group(required=True)
     way.add_argument(
@@ -62,44 +62,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="PATH",
-        help="file to write, or a folder to write it in (of openpose the folder of its files); default: beside IN. Of "
-        "several IN a folder, with pyskl a file for all of them",
+        help="file to write, or a folder for it (openpose: the folder of its files); default: next to IN. For several "
+        "IN a folder, or with pyskl one file for all of them",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 
     to = parser.add_argument_group("with --to")
-    to.add_argument("--person-slots", type=int, metavar="N", help="people of an array (pyskl, kinetics)")
-    to.add_argument("--fill", choices=("none", "hold", "linear"), help="gaps within a track of an array (pyskl)")
-    to.add_argument("--max-gap", type=float, metavar="S", help="gaps of more seconds are not filled (pyskl)")
+    to.add_argument("--person-slots", type=int, metavar="N", help="number of people (pyskl, kinetics)")
+    to.add_argument("--fill", choices=("none", "hold", "linear"), help="how gaps in a track are filled (pyskl)")
+    to.add_argument("--max-gap", type=float, metavar="S", help="do not fill gaps longer than this (pyskl)")
     to.add_argument(
         "--labels",
         metavar="FILE|folders",
-        help="class of each clip of a set (pyskl): lines of name,label[,split], names perhaps with folders, "
-        "jump/01.mp4, labels numbers or names; or that of the folder of its video, and split train, val, test above it",
+        help="the class of each clip in a dataset (pyskl): a file with lines of name,label[,split], where names may "
+        "have folders (jump/01.mp4) and labels are numbers or names; or 'folders': the folder of its video is the "
+        "class, and train, val or test above it the split",
     )
     to.add_argument(
         "--classes",
         metavar="FILE",
-        help="names of the labels in the order of their numbers, one a line (default: by name, written beside the set)",
+        help="class names in the order of their numbers, one per line (default: sorted, and written next to the "
+        "dataset)",
     )
     to.add_argument(
-        "--option", action="append", default=[], metavar="KEY=VALUE", help="any option of the format, listed below"
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the format, listed below"
     )
 
     back = parser.add_argument_group(
-        "with --from", "The video tells times and frame size; else give both (labels of coco tell the size)."
+        "with --from", "The video gives times and frame size; without it, give both (COCO labels contain the size)."
     )
-    back.add_argument("--video", metavar="FILE", help="the video that the results are of")
+    back.add_argument("--video", metavar="FILE", help="the video that the results belong to")
     back.add_argument("--fps", type=float, metavar="N", help="frames per second")
-    back.add_argument("--first-frame", type=int, metavar="N", help="number that the results give the first frame: 0")
-    back.add_argument("--frame-size", type=size, metavar="WxH", help="frame size in px, as in 1280x720")
+    back.add_argument(
+        "--first-frame", type=int, metavar="N", help="number of the first frame in the results (default: 0)"
+    )
+    back.add_argument("--frame-size", type=size, metavar="WxH", help="frame size in px, such as 1280x720")
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = OPTIONS
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the file or files and prints where they are."""
+    """Writes the files and prints where they are."""
     other = (
         ("video", "fps", "frame_size", "first_frame")
         if args.to
@@ -107,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     )
     for name in other:
         if getattr(args, name) not in (None, []):
-            raise ConfigError(f"--{name.replace('_', '-')} goes with {'--from' if args.to else '--to'}; leave it away")
+            raise ConfigError(f"--{name.replace('_', '-')} goes with {'--from' if args.to else '--to'}; leave it out")
     if args.from_:
         print(_import(args))
         return 0
@@ -115,29 +119,29 @@ def run(args: argparse.Namespace) -> int:
     for path in _export(args, failed):
         print(path)
     if failed:
-        log.error("not all are converted%s", named("failed", failed))
+        log.error("not all were converted%s", named("failed", failed))
     return 2 if failed else 0
 
 
 def _export(args: argparse.Namespace, failed: list[str]) -> Iterator[Path]:
-    """What is written, as it is; streams of several that cannot be read are added to `failed`."""
+    """Yields each file as it is written; if there are several streams, unreadable ones are added to `failed`."""
     from sharpose_rt.skeletons.convert import check_format, convert, convert_set, options_of
     from sharpose_rt.skeletons.convert.common import stem_of
     from sharpose_rt.skeletons.names import results_of
 
     if args.classes and not args.labels:
-        raise ConfigError("--classes names those of --labels; give that too, or leave it away")
+        raise ConfigError("--classes names the classes of --labels; give that too, or leave it out")
     names = streams(args.streams)
     options = options_of(args.option)
     given = {"person_slots": args.person_slots, "fill": args.fill, "max_gap_s": args.max_gap}
     options |= {name: value for name, value in given.items() if value is not None}
     if args.to == "pyskl" and (args.labels or len(names) > 1):
         if args.out is None:
-            raise ConfigError("a set of clips has no name of its own; give one (--out FILE)")
+            raise ConfigError("a dataset of several clips needs a name; give one (--out FILE)")
         yield convert_set(names, args.out, args.labels, classes=args.classes, overwrite=args.overwrite, **options)
         return
     if args.labels:
-        raise ConfigError(f"--labels goes with --to pyskl, not with {args.to}; leave it away")
+        raise ConfigError(f"--labels goes with --to pyskl, not with {args.to}; leave it out")
     if len(names) == 1 and (args.out is None or args.to == "pyskl" or names == args.streams):
         yield from convert(names[0], args.to, args.out, overwrite=args.overwrite, **options)
         return
@@ -148,18 +152,18 @@ def _export(args: argparse.Namespace, failed: list[str]) -> Iterator[Path]:
         folders = [Path(args.out) / below for _, below in streams_below(names)]
     targets = [folder / (stem_of(Path(name)) + suffix) for folder, name in zip(folders, names, strict=True)]
     if twice := [target for target, count in Counter(targets).items() if count > 1]:
-        raise ConfigError(f"several of the streams would become {twice[0]}; rename one, or convert them one by one")
+        raise ConfigError(f"several streams would be written to {twice[0]}; rename one, or convert them one by one")
     old = [] if args.overwrite else [found[0] for found in map(results_of, targets) if found]
     if old:
         raise OutputError(
-            f"{len(old)} of {len(targets)} results are there already, such as {old[0]}; choose another folder (--out), "
-            "or ask to overwrite (--overwrite)"
+            f"{len(old)} of {len(targets)} results exist already, such as {old[0]}; choose another folder (--out), or "
+            "replace them (--overwrite)"
         )
     for name, target in zip(names, targets, strict=True):
         try:
             yield from convert(name, args.to, target, overwrite=args.overwrite, **options)
         except StreamError as error:
-            log.error("%s; the next one follows", error)
+            log.error("%s; continuing with the next one", error)
             failed.append(name)
 
 
@@ -167,16 +171,16 @@ def _import(args: argparse.Namespace) -> Path:
     from sharpose_rt.skeletons.importers import import_stream
 
     if len(args.streams) > 1:
-        raise ConfigError(f"--from takes one IN, of one video; {len(args.streams)} are given")
+        raise ConfigError(f"--from accepts one IN, of one video; {len(args.streams)} were given")
     what: dict[str, Any] = {"frame_size_wh": args.frame_size, "fps": args.fps}
     if args.video:
         for option in ("fps", "frame_size"):
             if getattr(args, option) is not None:
-                raise ConfigError(f"--video tells what --{option.replace('_', '-')} says; give one of them")
+                raise ConfigError(f"--video already determines --{option.replace('_', '-')}; give only one of them")
         what = _facts(args.video)
     elif args.fps is None:
         raise ConfigError(
-            "results of other programs tell no times, and only labels of coco the frame size; give --video FILE, or "
+            "results of other programs contain no times, and only COCO labels the frame size; give --video FILE, or "
             "--fps N and --frame-size WxH"
         )
     what["first_frame"] = args.first_frame or 0
@@ -184,7 +188,7 @@ def _import(args: argparse.Namespace) -> Path:
 
 
 def _facts(video: str) -> dict[str, Any]:
-    """Name, frame size, rate and the media time of each frame, as a run over the video would have them."""
+    """Name, frame size, frame rate and the media time of each frame, as in a run over the video."""
     from sharpose_rt.media import open_source
 
     with open_source(video) as source:

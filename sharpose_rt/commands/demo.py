@@ -1,7 +1,7 @@
-"""Shows the main job with nothing of yours: makes a short clip of people and tracks them.
+"""Shows the main command without needing a file: makes a short clip of people and tracks them.
 
-The clip is a camera moving over the photographs that the installed ultralytics package brings. Nothing is downloaded,
-unless --detector names a model that is not on this machine.
+The clip pans over the photographs inside the installed ultralytics package. Nothing is downloaded, unless --detector
+names a model that is not on this machine.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from pathlib import Path
 from sharpose_rt.commands import track
 from sharpose_rt.commands.run_options import add_run_arguments, build_config
 
-HELP = "track people in a clip that is made on the spot: no download, no file of yours"
+HELP = "track people in a clip that is made on the spot, without a download or a file"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options of `track` but for the source."""
+    """Adds the options of `track`, except for the source."""
     parser.add_argument("--seconds", type=_seconds, default=6.0, help="length of the clip (default: %(default)g)")
     add_run_arguments(parser)
-    parser.set_defaults(resume=False)  # the clip is made anew
+    parser.set_defaults(resume=False)  # the clip is new
 
 
 def run(args: argparse.Namespace) -> int:
-    """Makes the clip in the folder of the results, then does as `track`."""
-    config = build_config(args)  # also refuses bad options before any work
+    """Makes the clip in the folder for results, then runs `track`."""
+    config = build_config(args)  # refuses bad options before any work
     if config.detector.name == "auto":
-        args.offline = True  # it would like to download; a detector asked for by name may
+        args.offline = True  # 'auto' must not download; a detector given by name may
     folder = Path(config.output.directory)
 
     from sharpose_rt.media.demo_clip import make_demo_clip
     from sharpose_rt.skeletons.names import unique_name
 
-    # An earlier clip, or somebody's video of that name, stays, as the results beside it do.
+    # An earlier clip, or another video of that name, is kept, like the results next to it.
     taken = set() if config.output.overwrite else {path.stem for path in folder.glob("*.mp4")}
     clip = make_demo_clip(folder / f"{unique_name('demo_clip', taken)}.mp4", args.seconds)
     if not args.quiet:
@@ -49,5 +49,5 @@ def _seconds(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0.2 <= value <= 600:
-        raise argparse.ArgumentTypeError(f"{text} is not accepted; 0.2 to 600 seconds are")
+        raise argparse.ArgumentTypeError(f"{text} is not accepted; use 0.2 to 600 seconds")
     return value

@@ -1,6 +1,6 @@
-"""Tries everything that a run needs and says what works, one line each. Downloads nothing.
+"""Tests everything that a run needs and reports what works, one line each. Downloads nothing.
 
-Exit status 0 when `sharpose-rt track` can run with its defaults, 1 when it cannot.
+The exit status is 0 if `sharpose-rt track` can run with its defaults, otherwise 1.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sharpose_rt.machine.paths import exists
 if TYPE_CHECKING:
     from sharpose_rt.config import PoseConfig
 
-HELP = "say what was found and really works: torch, CUDA, codecs, detector, weights, camera, window"
+HELP = "check what is installed and works: torch, CUDA, codecs, detector, weights, camera, window"
 
 _WINDOW_TIMEOUT_S = 15.0
 _PUBLISHING = "--publish ws://, zmq+tcp:// and mqtt://", ("websockets", "zmq", "paho.mqtt")
@@ -35,7 +35,7 @@ _PUBLISHING = "--publish ws://, zmq+tcp:// and mqtt://", ("websockets", "zmq", "
 
 @dataclass(frozen=True)
 class Check:
-    """One line: `status` is 'ok', 'absent' or 'broken'; `required` means that no run is possible without it."""
+    """One line: `status` is 'ok', 'absent' or 'broken'; no run is possible without a `required` one."""
 
     name: str
     status: str
@@ -50,12 +50,12 @@ Finding = tuple[str, str, str]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
-    parser.add_argument("--output", default="sharpose_out", metavar="DIR", help="folder that a run would write to")
+    parser.add_argument("--output", default="sharpose_out", metavar="DIR", help="folder for the results of a run")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints every check; 0 when all that a run requires works."""
+    """Prints every check; returns 0 if everything required works."""
     checks = []
     for name, probe, required in probes(Path(args.output)):
         check = examine(name, probe, required)
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def probes(output: Path) -> list[tuple[str, Callable[[], Finding], bool]]:
-    """Name, probe and whether a run requires it, in the order they are tried."""
+    """Name, probe and whether a run requires it, in the order in which they are run."""
     return [
         ("python", check_python, True),
         ("torch", check_torch, True),
@@ -97,15 +97,15 @@ def probes(output: Path) -> list[tuple[str, Callable[[], Finding], bool]]:
 
 
 def examine(name: str, probe: Callable[[], Finding], required: bool) -> Check:
-    """What a probe found; whatever it raises or prints is its own trouble and goes no further."""
+    """The result of a probe; whatever it raises or prints goes no further."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             status, detail, advice = probe()
     except ImportError as error:
         status, detail, advice = "absent", _one_line(error), library_report(error) or "install sharpose-rt again"
-    except SharposeError as error:  # says itself what to do
+    except SharposeError as error:  # its message says what to do
         status, detail, advice = "broken", _one_line(error), ""
-    except Exception as error:  # a doctor that falls ill helps nobody
+    except Exception as error:  # one broken probe must not stop the others
         status, detail, advice = "broken", f"{type(error).__name__}: {_one_line(error)}", "install the package again"
     return Check(name, status, detail, advice, required)
 
@@ -126,11 +126,11 @@ def check_python() -> Finding:
     try:
         return "ok", f"sharpose-rt {metadata.version('sharpose-rt')}, {system}", ""
     except metadata.PackageNotFoundError:
-        return "ok", f"sharpose-rt as a checkout, not installed; {system}", ""
+        return "ok", f"sharpose-rt from a checkout, not installed; {system}", ""
 
 
 def check_torch() -> Finding:
-    """A multiplication on the CPU, and in what numbers it is quick there."""
+    """Multiplies matrices on the CPU, and reports the fastest precision there."""
     import torch
 
     from sharpose_rt.engine import resolve_precision
@@ -145,7 +145,7 @@ def check_torch() -> Finding:
 
 
 def check_cuda() -> Finding:
-    """A small multiplication on each CUDA device."""
+    """Multiplies small matrices on each CUDA device."""
     import torch
 
     from sharpose_rt.engine.device import cuda_problem
@@ -153,13 +153,17 @@ def check_cuda() -> Finding:
     if not torch.cuda.is_available():
         problem = str(cuda_problem())
         if _nvidia_driver():
-            return "broken", f"an NVIDIA driver is there, but {problem}", "install the CUDA build from pytorch.org"
+            return "broken", f"there is an NVIDIA driver, but {problem}", "install the CUDA build from pytorch.org"
         return "absent", f"{problem}; the CPU is used", ""
     names = []
     for index in range(torch.cuda.device_count()):
         problem = cuda_problem(index)
         if problem is not None:
-            return "broken", f"cuda:{index}: {problem}", "update the NVIDIA driver, or install the torch for yours"
+            return (
+                "broken",
+                f"cuda:{index}: {problem}",
+                "update the NVIDIA driver, or install a torch build that matches it",
+            )
         memory_gib = torch.cuda.get_device_properties(index).total_memory / 2**30
         names.append(f"cuda:{index} {torch.cuda.get_device_name(index)}, {memory_gib:.0f} GiB")
     return "ok", f"{'; '.join(names)}; CUDA {torch.version.cuda}", ""
@@ -170,7 +174,7 @@ def _nvidia_driver() -> bool:
 
 
 def check_openvino() -> Finding:
-    """A tiny graph, compiled and run on OpenVINO's CPU device."""
+    """Compiles and runs a tiny graph on OpenVINO's CPU device."""
     import numpy as np
 
     try:
@@ -182,12 +186,12 @@ def check_openvino() -> Finding:
     core = ov.Core()
     compiled = core.compile_model(ov.Model([ops.add(data, ops.constant(np.ones(2, np.float32)))], [data]), "CPU")
     if compiled([np.ones(2, np.float32)])[0].tolist() != [2, 2]:
-        return "broken", "optional: a sum on it was wrong", "pip install --force-reinstall openvino"
+        return "broken", "optional: it adds wrongly", "pip install --force-reinstall openvino"
     return "ok", f"optional: {ov.__version__.split('-')[0]}, devices {', '.join(core.available_devices)}", ""
 
 
 def check_opencv() -> Finding:
-    """A crop, and that only one of its packages is installed: two overwrite each other's files."""
+    """Warps a picture, and checks that only one OpenCV package is installed: two overwrite each other's files."""
     import cv2
     import numpy as np
 
@@ -200,7 +204,7 @@ def check_opencv() -> Finding:
 
 
 def check_encoder() -> Finding:
-    """Ten frames through x264 into an mp4 in memory, and back."""
+    """Encodes ten frames with x264 into an mp4 in memory, and decodes them."""
     import av
 
     try:
@@ -209,12 +213,12 @@ def check_encoder() -> Finding:
         detail = f"H.264 cannot be written ({_one_line(error)})"
         return "broken", detail, "pip install --force-reinstall av (its wheels bring x264)"
     if count != 10:
-        return "broken", f"10 frames were encoded in H.264, {count} came back", "pip install --force-reinstall av"
+        return "broken", f"10 frames were encoded in H.264, {count} were decoded", "pip install --force-reinstall av"
     return "ok", f"PyAV {av.__version__}: H.264 written and read back", ""
 
 
 def _round_trip(encoder: str) -> int:
-    """How many of ten frames come back after encoding into an mp4 in memory."""
+    """How many of ten frames can be decoded after encoding them into an mp4 in memory."""
     import av
     import numpy as np
 
@@ -230,8 +234,8 @@ def _round_trip(encoder: str) -> int:
         return sum(1 for _ in container.decode(video=0))
 
 
-# Format, its decoders in order of preference, and what to encode a sample with. FFmpeg's own `av1` decoder only drives
-# hardware, so its presence alone says nothing.
+# Format, its decoders in order of preference, and the encoder for a sample. FFmpeg's own `av1` decoder only works with
+# hardware, so its presence says nothing.
 _DECODERS = (
     ("H.264", ("h264",), "libx264"),
     ("HEVC", ("hevc",), "libx265"),
@@ -241,7 +245,7 @@ _DECODERS = (
 
 
 def check_decoders() -> Finding:
-    """A sample of each format decoded where this build can make one; else whether its decoder is there."""
+    """Decodes a sample of each format if this build can encode one; otherwise checks that the decoder is present."""
     works, present, missing = [], [], []
     with _quiet_libraries():
         for name, decoders, encoder in _DECODERS:
@@ -256,13 +260,13 @@ def check_decoders() -> Finding:
     if "H.264" in missing:
         return "broken", f"{detail}; no {', '.join(missing)}", "pip install --force-reinstall av"
     if missing:
-        return "ok", f"{detail}; no {', '.join(missing)}", "such videos must be converted first, as with ffmpeg"
+        return "ok", f"{detail}; no {', '.join(missing)}", "convert such videos first, for example with ffmpeg"
     return "ok", detail, ""
 
 
 @contextlib.contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """x265 and SVT-AV1 write pages about themselves straight to the process's standard error."""
+    """Discards what x265 and SVT-AV1 write directly to the standard error of the process."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:
@@ -292,7 +296,7 @@ def _codec(name: str, mode: Any) -> bool:
 
 
 def check_ultralytics() -> Finding:
-    """That ultralytics imports, and whether the model that `--detector auto` likes best is here."""
+    """Imports ultralytics, and checks whether the model that `--detector auto` prefers is available."""
     from sharpose_rt.detection.assets import cache_dir, find_model, import_ultralytics
     from sharpose_rt.detection.factory import DEFAULT_MODEL
     from sharpose_rt.errors import DetectorError
@@ -303,11 +307,11 @@ def check_ultralytics() -> Finding:
     except DetectorError:
         place = cache_dir() / "models"
         detail = f"{version}; {DEFAULT_MODEL} is not here"
-        return "ok", detail, f"the first run downloads it to {place}; without a network put it there"
+        return "ok", detail, f"the first run downloads it to {place}; without a network connection, copy it there"
 
 
 def check_detector() -> Finding:
-    """The detector that needs no download, run on an empty picture as a run would."""
+    """Runs the bundled detector on an empty picture, as a run would."""
     import numpy as np
 
     from sharpose_rt.config import DetectorConfig
@@ -322,13 +326,13 @@ def check_detector() -> Finding:
     try:
         detector.detect(Frame(0, 0.0, np.full((480, 640, 3), 127, np.uint8)))
         detail = f"'{detector.name}' ran on {device} by {runtime.backend}"
-        return "ok", f"{detail}; it is taken where no ultralytics model can be had", ""
+        return "ok", f"{detail}; it is used if no ultralytics model is available", ""
     finally:
         detector.close()
 
 
 def check_weights() -> Finding:
-    """The hash of every weights file that ships, and that the default model has one."""
+    """Checks the hash of all included weights, and that the default model has some."""
     from sharpose_rt.config import PoseConfig
     from sharpose_rt.models.weights import BUNDLED, file_sha256
 
@@ -338,15 +342,15 @@ def check_weights() -> Finding:
         shipped = json.loads(card.read_text(encoding="utf-8"))["sha256"] if card.is_file() else ""
         (found if sha256 == shipped else damaged).append(f"{path.stem} sha256 {sha256[:12]}")
     if damaged:
-        return "broken", f"not as shipped: {'; '.join(damaged)}", "install sharpose-rt again"
+        return "broken", f"damaged: {'; '.join(damaged)}", "install sharpose-rt again"
     if not (BUNDLED / f"{model}.safetensors").is_file():
-        detail = f"none ship for the default model {model}" + (f"; {'; '.join(found)}" if found else "")
+        detail = f"none are included for the default model {model}" + (f"; {'; '.join(found)}" if found else "")
         return "absent", detail, "give --weights FILE; `sharpose-rt weights import` converts a released checkpoint"
     return "ok", "; ".join(found), ""
 
 
 def check_network() -> Finding:
-    """One crop through the default network, refined, on the device and in the precision that a run would take."""
+    """Runs one crop through both stages of the default network, on the device and in the precision of a run."""
     import numpy as np
 
     from sharpose_rt.engine import PoseEngine
@@ -357,12 +361,12 @@ def check_network() -> Finding:
     result = engine.estimate_crops(np.zeros((1, *engine.crop_size_hw, 3), np.uint8))
     where = f"{engine.device} in {str(engine.dtype).removeprefix('torch.')} by {engine.backend.name}"
     if not np.isfinite(result.keypoints).all():
-        return "broken", f"{model} on {where} gave values that are no numbers", "try --precision fp32"
+        return "broken", f"{model} on {where} returned values that are not finite", "try --precision fp32"
     return "ok", f"{model} ran on {where}" + ("" if shipped else ", with random weights"), ""
 
 
 def _default_pose() -> PoseConfig:
-    """The pose network of a run without options; with random weights where none ship for it."""
+    """The pose network of a run without options; with random weights if none are included for it."""
     from sharpose_rt.config import PoseConfig
     from sharpose_rt.models.weights import BUNDLED
 
@@ -371,12 +375,16 @@ def _default_pose() -> PoseConfig:
 
 
 def check_cameras() -> Finding:
-    """Cameras that say they capture video; none is opened for reading, which could block."""
+    """Lists cameras that can capture video; none is opened for reading, which could block."""
     if not sys.platform.startswith("linux"):
-        return "absent", f"not looked for on {sys.platform}, where asking switches it on", "try --source webcam"
+        return "absent", f"not checked on {sys.platform}, where that would switch it on", "try --source webcam"
     nodes = sorted(Path("/dev").glob("video*"))
     if not nodes:
-        return "absent", "no /dev/video*", "connect a camera for --source webcam; in a container pass its device on"
+        return (
+            "absent",
+            "no /dev/video*",
+            "connect a camera for --source webcam; in a container, pass its device through",
+        )
     cameras, refused = [], []
     for node in nodes:
         try:
@@ -417,7 +425,7 @@ def check_window() -> Finding:
     if "NONE" in gui:
         return "absent", "this OpenCV is built without windows", "pip install opencv-python, without -headless"
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        return "absent", "no display (DISPLAY and WAYLAND_DISPLAY are not set)", "--show needs one; all else does not"
+        return "absent", "no display (DISPLAY and WAYLAND_DISPLAY are not set)", "only --show needs one"
     code = "import cv2; cv2.namedWindow('sharpose-rt'); cv2.waitKey(1); cv2.destroyAllWindows()"
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=_WINDOW_TIMEOUT_S, check=False)
@@ -430,7 +438,7 @@ def check_window() -> Finding:
 
 
 def check_extra(extra: str, what: str, modules: Sequence[str]) -> Finding:
-    """That the packages of an extra import."""
+    """Checks that the packages of an extra can be imported."""
     missing = []
     for name in modules:
         try:
@@ -438,25 +446,25 @@ def check_extra(extra: str, what: str, modules: Sequence[str]) -> Finding:
         except ImportError:
             missing.append(name)
     if missing:
-        advice = f"pip install 'sharpose-rt[{extra}]' brings {what}"
+        advice = f"pip install 'sharpose-rt[{extra}]' for {what}"
         return "absent", f"optional: {', '.join(missing)} not installed", advice
     return "ok", f"optional: {', '.join(modules)}", ""
 
 
 def check_output(folder: Path) -> Finding:
-    """A file written to the folder of the results, or where that would be made, and the room there."""
+    """Writes a file to the folder for results, or where that would be created, and checks the free space."""
     import shutil
 
     place = folder.absolute()
     while not exists(place):
         if place == place.parent:  # a drive of Windows
-            return "broken", f"{folder}: there is no {place}", "give --output a folder on a drive that is there"
+            return "broken", f"{folder}: there is no {place}", "choose an --output on a drive that exists"
         place = place.parent
     try:
         with tempfile.NamedTemporaryFile(dir=place, prefix=".sharpose-") as file:
             file.write(b"x")
     except OSError as error:
-        return "broken", f"{folder}: {error.strerror or error}", "give --output a folder that you may write to"
+        return "broken", f"{folder}: {error.strerror or error}", "choose an --output that you may write to"
     free_gib = shutil.disk_usage(place).free / 2**30
-    advice = "make room before long videos" if free_gib < 1 else ""
-    return "ok", f"{folder.absolute()} can be written, {free_gib:.1f} GiB free", advice
+    advice = "free some space before long videos" if free_gib < 1 else ""
+    return "ok", f"{folder.absolute()} is writable, {free_gib:.1f} GiB free", advice

@@ -1,4 +1,4 @@
-"""What the words of a command line stand for: lists, folders and globs of files, and where the results of each go."""
+"""Expands the arguments of a command line: lists, folders and globs of files, and where the results of each go."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ def listed(given: Sequence[str], what: str = "sources") -> list[str]:
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or error
             raise ConfigError(
-                f"cannot read the list of {what} {name[1:]}: {why}; @FILE is a text file of one {one} a line"
+                f"cannot read the list of {what} {name[1:]}: {why}; @FILE is a text file with one {one} per line"
             ) from error
         inside = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
         if not inside:
-            raise ConfigError(f"the list of {what} {name[1:]} is empty; one {one} a line is accepted")
+            raise ConfigError(f"the list of {what} {name[1:]} is empty; it needs one {one} per line")
         found += inside
     return found
 
 
 def streams(given: Sequence[str]) -> list[str]:
-    """The skeleton streams that are meant: of a folder all in it and below, of a glob what matches (where no shell has
-    seen to that), of '@FILE' its lines; files, and '-', as they are.
+    """The skeleton streams: for a folder all in it and below, for a glob its matches (if no shell has expanded it), for
+    '@FILE' its lines; files and '-' as they are.
 
     Raises:
         ConfigError: a list cannot be read, or is empty.
-        StreamError: a folder or glob has none.
+        StreamError: a folder or glob contains none.
     """
     found: list[str] = []
     for name in listed(given, "streams"):
@@ -73,7 +73,7 @@ def streams(given: Sequence[str]) -> list[str]:
 
 
 def below_common(found: Sequence[tuple[str, Path]]) -> list[tuple[str, Path]]:
-    """Names and their folders, with the folders as they lie below the one that all of them lie in."""
+    """Names and their folders, with the folders relative to the one that contains all of them."""
     folders = [folder for _, folder in found if folder != Path()]
     try:
         common = Path(os.path.commonpath(folders))
@@ -83,26 +83,26 @@ def below_common(found: Sequence[tuple[str, Path]]) -> list[tuple[str, Path]]:
 
 
 def folder_of(spec: str) -> Path:
-    """The folder of a file, without the '..' that would lead out of the one for results."""
+    """The folder of a file, without any '..', which would lead out of the folder for results."""
     return Path(os.path.abspath(spec)).parent  # noqa: PTH100 (Path.absolute keeps them)
 
 
 def streams_below(names: Sequence[str]) -> list[tuple[str, Path]]:
-    """Streams, each with its folder below the one that all of them lie in."""
+    """Streams, each with its folder relative to the one that contains all of them."""
     return below_common([(name, Path() if name == "-" else folder_of(name)) for name in names])
 
 
 def named(what: str, specs: Sequence[str]) -> str:
-    """'; 2 failed: a, b', of many the first; nothing where there are none."""
+    """'; 2 failed: a, b', with the first few names; empty if there are none."""
     more = ", ..." if len(specs) > 20 else ""
     return f"; {len(specs)} {what}: {', '.join(specs[:20])}{more}" if specs else ""
 
 
 def say(args: argparse.Namespace, text: str) -> None:
-    """Prints it, beside a stream that is published there; that it cannot be said (a full disk) ends nothing."""
+    """Prints it, on standard error if a stream is published on standard output; a failure (full disk) is logged."""
     try:
         print(printable_lines(text), file=sys.stderr if "-" in args.publish else sys.stdout, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
-        log.warning("the results cannot be printed (%s)", error.strerror)
+        log.warning("cannot print the results (%s)", error.strerror)

@@ -1,7 +1,7 @@
-"""`sharpose-rt replay`: a skeleton stream once more, without detector and network.
+"""`sharpose-rt replay`: play a skeleton stream again, without detector and network.
 
-Draws it over its video or on black, plays it to a browser, a window or other programs, and changes its people: follows
-them anew, smooths them anew, joins ids that are one person's, or keeps some. What changes becomes a new stream.
+Draws it over its video or on black, plays it in a browser or window or to other programs, and changes its people:
+tracks or smooths them again, merges ids of one person, or keeps some people. Changes are written to a new stream.
 """
 
 from __future__ import annotations
@@ -31,47 +31,43 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sharpose_rt")
 
-HELP = "show a skeleton stream again, over its video or on black; follow or smooth its people anew, correct their ids"
+HELP = "show a skeleton stream over its video or on black; track or smooth its people again, correct their ids"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `sharpose-rt replay`."""
+    """Adds the options of `sharpose-rt replay`."""
     parser.add_argument(
         "streams",
         metavar="STREAM",
         nargs="+",
-        help="*.skeletons.jsonl files, folders or 'globs' of them, or @LIST, one after another (- for standard input)",
+        help="*.skeletons.jsonl files, folders or 'globs' of them, or @LIST (- for standard input)",
     )
     parser.add_argument(
-        "--video", metavar="FILE", help="video or pictures that the skeletons are of (default: they are drawn on black)"
+        "--video", metavar="FILE", help="the video or pictures of the skeletons (default: draw on black)"
     )
     out = add_output_arguments(parser)
     out.add_argument(
         "--pace",
         choices=("auto", "video", "fastest"),
         default="auto",
-        help="play at the video's pace, or as fast as it goes (auto: the video's where somebody looks or listens)",
+        help="play at the pace of the video, or as fast as possible (auto: of the video if shown or published)",
     )
 
-    out.add_argument(
-        "--loop", action="store_true", help="begin again after the last frame, until it is ended; nothing is written"
-    )
+    out.add_argument("--loop", action="store_true", help="repeat until stopped; nothing is written")
 
     people = parser.add_argument_group("people")
     people.add_argument(
-        "--track", action="store_true", help="give people ids anew, by boxes and poses, and by looks with --video"
+        "--track", action="store_true", help="give people new ids, by boxes and poses, and with --video by appearance"
     )
-    people.add_argument("--tracker", choices=("sharpose", "bytetrack"), help="how --track does it")
-    people.add_argument(
-        "--smooth", choices=("kalman", "rts", "none"), help="smooth anew, from what the network gave (raw_keypoints)"
-    )
+    people.add_argument("--tracker", choices=("sharpose", "bytetrack"), help="the tracker of --track")
+    people.add_argument("--smooth", choices=("kalman", "rts", "none"), help="smooth again, from raw_keypoints")
     people.add_argument(
         "--merge",
         action="append",
         default=[],
         type=_merge,
         metavar="ID=ID,..",
-        help="these are one person: 3=7,12 gives 7 and 12 the id 3; repeatable",
+        help="ids of one person: 3=7,12 gives 7 and 12 the id 3; repeatable",
     )
     people.add_argument(
         "--swap",
@@ -79,10 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=_swap,
         metavar="ID,ID@S",
-        help="from so many seconds on each is the other one: 3,5@12.4; an id that nobody has makes somebody new; "
-        "repeatable, done before --merge",
+        help="exchange two ids from a time in seconds on: 3,5@12.4; an unused id makes a new person; repeatable, "
+        "applied before --merge",
     )
-    people.add_argument("--people", type=_ids, metavar="ID,..", help="keep these alone")
+    people.add_argument("--people", type=_ids, metavar="ID,..", help="keep only these people")
 
     add_tap_arguments(parser)
 
@@ -91,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Replays each stream; 0 when all could be read, 2 when one of several could not, 130 after Ctrl-C."""
+    """Replays each stream; returns 0 if all could be read, 2 if one of several could not, 130 after Ctrl-C."""
     config, changes = build_config(args), changes_of(args)
     if args.video is None:
         config = replace(config, draw=replace(config.draw, picture=False))
@@ -99,20 +95,20 @@ def run(args: argparse.Namespace) -> int:
     paced = watched if args.pace == "auto" else args.pace == "video"
     if args.loop:
         if not watched:
-            raise ConfigError("--loop is for who looks; give --serve, --show, --publish or --publish-video too")
+            raise ConfigError("--loop needs --serve, --show, --publish or --publish-video")
         config = replace(config, output=replace(config.output, video=False))
     names = streams(args.streams)
     if len(names) > 1:
         for option in ("video", "loop", "swap", "merge", "people"):
             if getattr(args, option):
-                raise ConfigError(f"--{option} is of one stream, and {len(names)} are given; replay it alone")
+                raise ConfigError(f"--{option} is for a single stream, and {len(names)} were given; replay it alone")
     return _run_each(args, config, names, changes, paced=paced)
 
 
 def _run_each(
     args: argparse.Namespace, config: RunConfig, names: Sequence[str], changes: Changes, *, paced: bool
 ) -> int:
-    """Replays streams one after another; what lies in folders keeps them below the output's."""
+    """Replays streams one after another; results keep the folder structure below the output."""
     from sharpose_rt.replay import ReplayRun
 
     failed: list[str] = []
@@ -126,7 +122,7 @@ def _run_each(
             except (StreamError, ConfigError) as error:
                 if len(jobs) == 1:
                     raise
-                log.error("%s; the next one follows", error)
+                log.error("%s; continuing with the next one", error)
                 failed.append(stream)
                 continue
             if not args.quiet:
@@ -139,7 +135,7 @@ def _run_each(
 
 
 def changes_of(args: argparse.Namespace) -> Changes:
-    """What the command line wants of the people.
+    """The changes to the people that the command line asks for.
 
     Raises:
         ConfigError: the options contradict each other.
@@ -147,7 +143,7 @@ def changes_of(args: argparse.Namespace) -> Changes:
     from sharpose_rt.replay import Changes
 
     if args.tracker and not args.track:
-        raise ConfigError("--tracker says how --track gives ids; give --track too")
+        raise ConfigError("--tracker needs --track")
     same: dict[int, int] = {}
     for new, olds in args.merge:
         for old in olds:
@@ -155,10 +151,10 @@ def changes_of(args: argparse.Namespace) -> Changes:
                 raise ConfigError(f"--merge gives {old} two ids; one is accepted")
             same[old] = new
     if chained := sorted(set(same) & set(same.values())):
-        raise ConfigError(f"--merge gives {chained[0]} another id, and its id to others; name the last one alone")
+        raise ConfigError(f"--merge gives {chained[0]} another id, and its id to others; name only the final id")
     if args.people is not None and (gone := sorted(args.people & set(same))):
-        raise ConfigError(f"--people keeps {gone[0]}, which --merge makes {same[gone[0]]}; name that one")
-    # What was smoothed while an id was somebody else's is of two people.
+        raise ConfigError(f"--people keeps {gone[0]}, which --merge changes to {same[gone[0]]}; use that id")
+    # Keypoints that were smoothed under a wrong id mix two people.
     smooth = args.track or args.smooth is not None or bool(args.swap)
     return Changes(track=args.track, smooth=smooth, same=same, wanted=args.people, swaps=tuple(args.swap))
 
@@ -169,14 +165,14 @@ def _ids(text: str) -> frozenset[int]:
     except ValueError:
         ids = frozenset((0,))
     if min(ids) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} are no ids; whole numbers from 1 are accepted, as in 1,3")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of ids; whole numbers from 1 are accepted, as in 1,3")
     return ids
 
 
 def _merge(text: str) -> tuple[int, frozenset[int]]:
     one, sign, others = text.partition("=")
     if not sign or "," in one:
-        raise argparse.ArgumentTypeError(f"{text!r} joins nobody; ID=ID,ID is accepted, as in 3=7,12")
+        raise argparse.ArgumentTypeError(f"{text!r} does not merge ids; ID=ID,ID is accepted, as in 3=7,12")
     return min(_ids(one)), _ids(others)
 
 
@@ -192,6 +188,7 @@ def _swap(text: str) -> Swap:
         from_s = math.nan
     if one < 1 or other < 1 or one == other or not 0 <= from_s < math.inf:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no exchange; ID,ID@SECONDS is accepted, two ids and a time of the stream, as in 3,5@12.4"
+            f"{text!r} does not exchange ids; ID,ID@SECONDS is accepted, two ids and a time in the stream, as in "
+            "3,5@12.4"
         )
     return Swap(one, other, from_s)

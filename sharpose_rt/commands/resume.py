@@ -1,8 +1,8 @@
-"""`--resume`: of a set of files what earlier runs have not done, and others that are under way leave.
+"""`--resume`: process only the files of a set that earlier runs have not finished and no other run is processing.
 
-What tells is what lies in the folders of results: a source whose summary says that it is complete is left out, one that
-was begun is done again in its place. A lock beside the results says who is at work on a source, so that several runs
-may share a set.
+This is decided from the folders of results: a source whose summary says that it is complete is skipped, one that was
+started is done again in its place. A lock file next to the results marks a source that is being processed, so that
+several runs can share a set.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sharpose_rt.skeletons.plain import plain
 
 log = logging.getLogger("sharpose_rt")
 
-# What may change between the runs of one set: where and how fast it is computed, and what is shown meanwhile.
+# Options that may differ between the runs of a set: where and how fast it is computed, and what is shown meanwhile.
 _FREE = frozenset(
     f"{section}.{name}"
     for section, names in {
@@ -37,12 +37,12 @@ _FREE = frozenset(
     }.items()
     for name in names.split()
 ) | {"live", "queue_frames", "offline"}
-_PART = re.compile(r"\.\d+h\d\dm\d\ds(-\d+)?$")  # what names of parts have behind that of the run
+_PART = re.compile(r"\.\d+h\d\dm\d\ds(-\d+)?$")  # the suffix of parts in names of results
 
 
 class _State(NamedTuple):
-    """Whether a source is done; else the name of results that were begun, if any, and whether it has changed since they
-    were whole."""
+    """Whether a source is done; otherwise the name of its unfinished results, if any, and whether it has changed since
+    they were complete."""
 
     done: bool = False
     begun: str | None = None
@@ -50,19 +50,19 @@ class _State(NamedTuple):
 
 
 class Resumed(Turns):
-    """What is left of a set by earlier runs, and by others beside this one, which are kept from it during its turn.
+    """What earlier and simultaneous runs have left of a set; each source is locked during its turn.
 
     Args:
         config, jobs: see `Turns`.
 
     Raises:
-        ConfigError: a source has no end to come to, or has results that were made with other options.
+        ConfigError: a source is not a file, or has results that were made with other options.
     """
 
     def __init__(self, config: RunConfig, jobs: Sequence[Job]) -> None:
         super().__init__(config, jobs)
         if config.output.overwrite:
-            raise ConfigError("--resume keeps what is done, --overwrite does it again; leave one of them away")
+            raise ConfigError("--resume keeps finished results, --overwrite replaces them; leave out one of them")
         self._options = _compared(config)
         self._results: dict[Path, EarlierResults] = {}
         self._locked: list[Job] = []
@@ -71,7 +71,8 @@ class Resumed(Turns):
         self.changed = [spec for (spec, _), state in states if state.changed]
 
     def numbered(self) -> Iterator[tuple[int, Job]]:
-        """See `Turns`; at the end once more what others were at work on, which may have been stopped or killed."""
+        """See `Turns`; at the end it repeats the sources that other runs were processing, which may have been
+        killed."""
         yield from super().numbered()
         locked, self._locked = self._locked, []
         yield from ((self.left.index(job) + 1, job) for job in locked)
@@ -87,7 +88,7 @@ class Resumed(Turns):
                 yield None
                 return
             if ours is None:
-                log.warning("nothing can be locked in %s; let no other run work there", results.folder)
+                log.warning("%s does not support locks; do not start another run there", results.folder)
             results.look()
             done, begun, _ = self._state(spec, folder)
             if done:
@@ -104,10 +105,10 @@ class Resumed(Turns):
 
         source = self._config.source
         if spec == "-" or is_live(spec, source):
-            raise ConfigError(f"--resume is for files, which end; leave it away with {redact(spec)}")
+            raise ConfigError(f"--resume is for files; leave it out with {redact(spec)}")
         try:
             opened = open_source(spec, source)
-        except SourceError:  # said when it is its turn
+        except SourceError:  # reported when it is its turn
             return _State()
         results = self._in(folder)
         earlier = results.of(as_text(opened.name))
@@ -128,19 +129,17 @@ class Resumed(Turns):
         return self._results[folder]
 
     def _unlike(self, one: Earlier) -> str | None:
-        """By which option the results differ from what is asked for now, as no set mixes two kinds; None: by none."""
+        """Which option the results were made with that differs now, since a set must not mix two kinds; None if
+        none."""
         before = _flat(one.config)
         for key, value in self._options.items():
             if key in before and before[key] != value:  # an older version may not have known it
-                return (
-                    f"made with {key} {before[key]!r}, and now it is {value!r}; "
-                    "say what was said then, or give another --output"
-                )
+                return f"made with {key} {before[key]!r}, now {value!r}; use the same options or another --output"
         return None
 
 
 def _compared(config: RunConfig) -> dict[str, Any]:
-    """The options that decide what results are, by their whole names, as a summary states them."""
+    """The options that affect results, by their full names, as in a summary."""
     options = _flat(orjson.loads(orjson.dumps(plain(to_dict(config)))))
     return {key: value for key, value in options.items() if key not in _FREE and key.partition(".")[0] not in _FREE}
 

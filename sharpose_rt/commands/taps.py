@@ -1,4 +1,4 @@
-"""`--serve`, `--publish` and `--publish-video`: what follows the runs of a command."""
+"""`--serve`, `--publish` and `--publish-video`: where the frames of a run go besides files."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 
 def add_tap_arguments(parser: argparse.ArgumentParser) -> None:
-    """The browser view and the consumers."""
+    """Adds the options for the browser view and for consumers."""
     live = parser.add_argument_group("live view and network")
     live.add_argument(
-        "--serve", metavar="[HOST:]PORT", help="show the run in a browser (host 127.0.0.1; any other needs --token)"
+        "--serve", metavar="[HOST:]PORT", help="show the run in a browser (default host 127.0.0.1; others need --token)"
     )
     live.add_argument(
-        "--token", metavar="SECRET", help="who may see the view; better in the environment, as SHARPOSE_TOKEN"
+        "--token", metavar="SECRET", help="password for the view; better set in the environment, as SHARPOSE_TOKEN"
     )
     live.add_argument(
         "--allow-origin",
         action="append",
         default=[],
         metavar="ORIGIN",
-        help="let pages of this site, as http://localhost:5173, use the view's sockets and /api; repeatable",
+        help="let web pages of this origin, such as http://localhost:5173, use the view's sockets and /api; repeatable",
     )
     live.add_argument(
         "--publish",
@@ -48,7 +48,7 @@ def add_tap_arguments(parser: argparse.ArgumentParser) -> None:
     live.add_argument(
         "--publish-policy",
         choices=("newest", "queue"),
-        help="what a slow consumer gets: the newest frame, or a bounded queue (default: live newest, files queue)",
+        help="what a slow consumer receives: the newest frame, or a bounded queue (default: live newest, files queue)",
     )
 
 
@@ -56,21 +56,24 @@ def add_tap_arguments(parser: argparse.ArgumentParser) -> None:
 def open_taps(
     args: argparse.Namespace, config: RunConfig, specs: Sequence[str], at_once: int = 1, *, paced: bool = False
 ) -> Iterator[list[Tap]]:
-    """The taps of the command line, open while the block runs; `at_once` sources run side by side. Where they are not
-    live, `paced` says that they come at their own pace all the same.
+    """The taps of the command line, open while the block runs.
+
+    Args:
+        at_once: how many sources run at the same time.
+        paced: sources that are not live play at their own pace.
 
     Raises:
         ConfigError: a bad address or origin, or an extra that is not installed.
-        OutputError: the port cannot be listened on.
+        OutputError: cannot listen on the port.
     """
     token = args.token or os.environ.get("SHARPOSE_TOKEN") or None
     if args.publish_policy and not args.publish:
-        raise ConfigError("--publish-policy says how --publish sends; give --publish too")
+        raise ConfigError("--publish-policy needs --publish")
     if args.allow_origin and not args.serve:
-        raise ConfigError("--allow-origin belongs to --serve; give --serve [HOST:]PORT too")
+        raise ConfigError("--allow-origin needs --serve [HOST:]PORT")
     if not args.serve and not args.publish and not args.publish_video:
         if args.token:
-            raise ConfigError("--token belongs to --serve; give --serve [HOST:]PORT too")
+            raise ConfigError("--token needs --serve [HOST:]PORT")
         yield []
         return
     from sharpose_rt.live import (
@@ -89,7 +92,7 @@ def open_taps(
     live = all(is_live(spec, config.source) for spec in specs)
     if args.publish_video and not live and not paced:
         raise ConfigError(
-            "--publish-video is for what comes at its own pace, and a file is read as fast as it goes; add --realtime"
+            "--publish-video needs frames at their own pace, and a file is read as fast as possible; add --realtime"
         )
     videos = [parse_video_target(address, at_once, config.source.tls) for address in args.publish_video]
     policy = args.publish_policy or ("newest" if live else "queue")

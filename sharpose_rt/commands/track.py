@@ -1,4 +1,4 @@
-"""`sharpose-rt track`: the main job. A source in, tracked skeletons and an annotated video out."""
+"""`sharpose-rt track`: the main command. Turns a source into tracked skeletons and an annotated video."""
 
 from __future__ import annotations
 
@@ -32,31 +32,31 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sharpose_rt")
 
-_TWICE_S = 0.2  # a signal that comes again within is the same one
+_TWICE_S = 0.2  # a signal repeated within this time is the same one
 HELP = "track people and their keypoints through a video, pictures, a camera or a stream (the default command)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """All options of a run; each that is not given keeps its value of the configuration."""
+    """Adds all options of a run; those that are not given keep their configured values."""
     parser.add_argument(
         "--source",
         action="append",
         required=True,
         metavar="X",
         help="video, picture, folder or 'glob' of either, webcam[:N], screen[:N], screen:WxH+X+Y, rtsp://..., "
-        "http://..., or - for stdin; given more than once, or as @FILE with one a line, all are read at once",
+        "http://..., or - for stdin; several, or @FILE with one per line, are read at once",
     )
     add_run_arguments(parser)
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="of many files leave out those that an earlier run has done, and do again what it was at work on; beside "
-        "others, what they are at work on",
+        help="continue a set of files: skip those that are done or being processed by another run, and do unfinished "
+        "ones again",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs each source in turn; 0 when all were complete, 2 when one of them failed, 130 after Ctrl-C."""
+    """Runs the sources in turn; returns 0 if all were complete, 2 if one of them failed, 130 after Ctrl-C."""
     from sharpose_rt.media import below, is_live
 
     config = build_config(args)
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_each(args: argparse.Namespace, config: RunConfig, jobs: Sequence[Job]) -> int:
-    """Runs sources one after another, each with the folder below the output's that its results go to."""
+    """Runs sources one after another, each with the subfolder of the output for its results."""
     from sharpose_rt.graph import Models
     from sharpose_rt.media import redact
 
@@ -83,7 +83,7 @@ def _run_each(args: argparse.Namespace, config: RunConfig, jobs: Sequence[Job]) 
     changed = named("changed since then and done again", [redact(spec) for spec in turns.changed])
     if (len(todo) < asked or changed) and not args.quiet:
         say(args, f"{asked - len(todo)} of {asked} done before, with the same options{changed}")
-    models = Models(config) if len(todo) > 1 else None  # loaded by the first, and kept for those behind it
+    models = Models(config) if len(todo) > 1 else None  # loaded by the first, and kept for the others
     with open_taps(args, config, [spec for spec, _ in todo]) as taps:
         for number, (spec, folder) in turns.numbered():
             with turns.turn(spec, folder) as turn:
@@ -96,7 +96,7 @@ def _run_each(args: argparse.Namespace, config: RunConfig, jobs: Sequence[Job]) 
                 except SourceError as error:
                     if asked == 1:
                         raise
-                    log.error("%s; the next one follows", error)
+                    log.error("%s; continuing with the next one", error)
                     failed.append(redact(spec))
                     continue
             if results.figures["cut_off"]:
@@ -117,12 +117,12 @@ def _run_each(args: argparse.Namespace, config: RunConfig, jobs: Sequence[Job]) 
 
 
 def _once(jobs: Sequence[Job]) -> Sequence[Job]:
-    """The same with each file once, however often and by whatever names a list gives it."""
+    """The jobs with each file once, even if a list contains it several times or under several names."""
     once: dict[Job, Job] = {}
     for spec, folder in jobs:
         once.setdefault((place_of(spec), folder), (spec, folder))
     if more := len(jobs) - len(once):
-        log.warning("%d of %d sources are given more than once; each is done once", more, len(jobs))
+        log.warning("%d of %d sources are duplicates; each is processed once", more, len(jobs))
     return list(once.values())
 
 
@@ -133,31 +133,31 @@ def _resumed(config: RunConfig, jobs: Sequence[Job]) -> Turns:
 
 
 def _files_of(source: str, config: RunConfig) -> list[str]:
-    """As `expand_sources`, but for videos that runs have written there, unless there are no others."""
+    """Like `expand_sources`, without videos that runs have written to the output, unless there are no others."""
     from sharpose_rt.media import expand_sources
     from sharpose_rt.skeletons.names import is_video_of_run
 
     specs = expand_sources(source)
     kept = [spec for spec in specs if spec == source or not is_video_of_run(spec, config.output.directory)]
     if kept and len(kept) < len(specs):
-        log.info("%d videos that runs have written to %s are left out", len(specs) - len(kept), config.output.directory)
+        log.info("ignoring %d videos that runs have written to %s", len(specs) - len(kept), config.output.directory)
     return kept or specs
 
 
 def _of_list(sources: Sequence[str], config: RunConfig) -> list[tuple[str, Path]]:
-    """The files of a list, each with its folder below the one that all of them lie in."""
+    """The files of a list, each with its folder relative to the one that contains all of them."""
     found: list[tuple[str, Path]] = []
     for source in sources:
         try:
             specs = _files_of(source, config)
-        except SourceError:  # said when it is its turn
+        except SourceError:  # reported when it is its turn
             specs = [source]
         found += [(spec, Path() if spec == "-" or "://" in spec else folder_of(spec)) for spec in specs]
     return below_common(found)
 
 
 def _check_used(args: argparse.Namespace, sources: Sequence[str]) -> None:
-    """Warns of options that none of the sources looks at: they may stand in a script that takes any source."""
+    """Warns about options that no source uses. They are not refused, as a script may use them for any source."""
     from sharpose_rt.media import is_live
     from sharpose_rt.media.live import camera_device
     from sharpose_rt.media.redact import redact
@@ -165,15 +165,15 @@ def _check_used(args: argparse.Namespace, sources: Sequence[str]) -> None:
 
     asked = [name for name in ("camera_size", "camera_fps", "camera_format") if getattr(args, name) is not None]
     if asked and not any(camera_device(source) is not None or is_screen(source) for source in sources):
-        log.warning("--%s is asked of a camera; %s is none", asked[0].replace("_", "-"), redact(sources[0]))
+        log.warning("--%s is for a camera, which %s is not", asked[0].replace("_", "-"), redact(sources[0]))
     if args.reconnect is not None and not any(source == "-" or is_live(source) for source in sources):
-        log.warning("--reconnect is for what can be lost; %s is a file", redact(sources[0]))
+        log.warning("--reconnect is for cameras and streams; %s is a file", redact(sources[0]))
 
 
 def _run_one(
     args: argparse.Namespace, spec: str, turn: Turn, taps: Sequence[Tap], taken: set[str], models: Models | None
 ) -> tuple[Results, list[int]]:
-    """The results of one source, and the signals that ended it."""
+    """The results of one source, and the signals that stopped it."""
     from sharpose_rt.app import FileRun
 
     job = FileRun(spec, turn.config, taps, taken=taken, models=models)
@@ -183,20 +183,20 @@ def _run_one(
 
 
 def _run_several(args: argparse.Namespace, config: RunConfig, sources: list[str]) -> int:
-    """Runs all sources at once; 2 when one of them failed."""
+    """Runs all sources at once; returns 2 if one of them failed."""
     from sharpose_rt.commands.progress import every_few_seconds
     from sharpose_rt.media import expand_sources
     from sharpose_rt.several import SeveralRun
 
     if args.resume:
-        raise ConfigError("--resume is for files that come one after another; these sources are read at once")
+        raise ConfigError("--resume is for files that are processed one after another; these sources are read at once")
     if args.show:
         raise ConfigError("--show is for a single source; --serve 8080 shows several in a browser")
     specs = [spec for source in sources for spec in expand_sources(source)]
     if len(specs) > len(sources):
         raise ConfigError(
-            f"a folder or glob among several sources stands for {len(specs) - len(sources) + 1} or more videos, which "
-            "come one after the other; name each of them by its own --source"
+            f"a folder or glob among several sources contains {len(specs) - len(sources) + 1} or more videos, which "
+            "would be processed one after another; give each its own --source"
         )
     with open_taps(args, config, specs, at_once=len(specs)) as taps:
         job = SeveralRun(specs, config, taps)
@@ -212,11 +212,10 @@ def _run_several(args: argparse.Namespace, config: RunConfig, sources: list[str]
 
 @contextmanager
 def stopped_by_signals(job: Run | SeveralRun) -> Iterator[list[int]]:
-    """Ctrl-C, SIGTERM or a closed terminal end the run in order, a second one throws away what is under way, a third
-    one ends the program wherever it hangs; gives the signals that came.
+    """Lets Ctrl-C, SIGTERM or a closed terminal stop the run cleanly; yields the list of signals received.
 
-    Programs that start others send theirs twice, to the program and to its group (GNU `timeout`, a terminal's Ctrl-C
-    that is handed on): that is one.
+    A second signal discards the frames in progress, a third one ends the program wherever it hangs. Some programs send
+    a signal twice, to the process and to its group (GNU `timeout`, a forwarded Ctrl-C): that counts once.
     """
     came: list[int] = []
     came_s = -math.inf
@@ -245,7 +244,7 @@ def stopped_by_signals(job: Run | SeveralRun) -> Iterator[list[int]]:
 
 @contextmanager
 def display(args: argparse.Namespace, job: Run) -> Iterator[Any]:
-    """What to call for each packet: progress, and the window where it is wanted."""
+    """Yields what to call for each packet: it updates the progress, and the window if there is one."""
     from sharpose_rt.commands.progress import Progress
 
     with Progress(job, quiet=args.quiet) as progress:
@@ -266,14 +265,14 @@ def display(args: argparse.Namespace, job: Run) -> Iterator[Any]:
 
 
 def lines_of(results: Results) -> str:
-    """How the run ended, and where its outputs are."""
+    """How the run ended and where its outputs are, as text."""
     figures = results.figures
     fps = figures["frames_per_s"]
     exit_rate = figures["exit_rate"]
-    exits = "" if exit_rate is None else f", {100 * exit_rate:.0f} % of poses left after the coarse stage"
+    exits = "" if exit_rate is None else f", {100 * exit_rate:.0f} % of poses without refinement"
     speed = "" if fps is None else f" at {fps:.1f} fps"
     lines = [f"{results.status}: {figures['frames']} frames{speed}, {figures['people']['ids']} ids{exits}"]
-    lines += [f"  {results.parts} parts, the last:"] if results.parts else []
+    lines += [f"  {results.parts} parts; the last one:"] if results.parts else []
     files = {
         "skeletons": results.stream,
         "video": results.video,

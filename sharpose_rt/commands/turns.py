@@ -1,4 +1,4 @@
-"""The sources of a run that come one after another, each in its turn."""
+"""The sources of a run that are processed one after another."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sharpose_rt.errors import SourceError
 from sharpose_rt.machine.paths import exists
 
 Job = tuple[str, Path]
-"""A source, and the folder below the output's that its results go to."""
+"""A source, and the subfolder of the output for its results."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """How a source is run: the configuration, and the name of results that its own are written over."""
+    """How to run a source: the configuration, and the name of earlier results to write over, if any."""
 
     config: RunConfig
     in_place_of: str | None = None
@@ -28,28 +28,28 @@ class Turns:
 
     Args:
         config: of the run.
-        jobs: all that is asked for.
+        jobs: all sources requested.
     """
 
     def __init__(self, config: RunConfig, jobs: Sequence[Job]) -> None:
         self.left: Sequence[Job] = jobs
-        """What is to be done."""
+        """What remains to be done."""
         self.elsewhere: list[str] = []
-        """Sources of those that another run was at work on, or had done, when it was their turn."""
+        """Sources that another run was processing, or had finished, when it was their turn."""
         self.changed: list[str] = []
-        """Sources that are done once more, as they are not what they were."""
+        """Sources that are done again because they have changed."""
         self._config = config
 
     def numbered(self) -> Iterator[tuple[int, Job]]:
-        """What is to be done, in order, with its number from 1."""
+        """What remains to be done, in order, numbered from 1."""
         yield from enumerate(self.left, start=1)
 
     @contextlib.contextmanager
     def turn(self, spec: str, folder: Path) -> Iterator[Turn | None]:
-        """How to run a source while the block runs; None where that is another run's."""
+        """How to run a source, which is locked while the block runs; None if another run processes it."""
         config = self._config.below(folder)
         of_set = len(self.left) > 1 or _on_disk(spec, config)
-        with lock(config, spec) if of_set else contextlib.nullcontext():  # from those that resume the set
+        with lock(config, spec) if of_set else contextlib.nullcontext():  # against runs that resume the set
             yield Turn(config)
 
 
@@ -58,14 +58,14 @@ def _on_disk(spec: str, config: RunConfig) -> bool:
 
     try:
         return open_source(spec, config.source).stored is not None
-    except SourceError:  # said when it is run
+    except SourceError:  # reported when it is run
         return False
 
 
 @contextlib.contextmanager
 def lock(config: RunConfig, spec: str) -> Iterator[bool | None]:
-    """Whether the block has the source for itself, among the runs that lock what they are at work on; None where the
-    file system of the results knows no locks.
+    """Locks a source against other runs while the block runs; yields whether that succeeded, None if the file system of
+    the results has no locks.
 
     Raises:
         OutputError: the folder of the results cannot be made.
@@ -97,7 +97,7 @@ def lock(config: RunConfig, spec: str) -> Iterator[bool | None]:
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:
-    """Removes folders, each below the next, that hold nothing, as after a source that cannot be read."""
+    """Removes folders, each inside the next, that are empty, for example after a source that cannot be read."""
     with contextlib.suppress(OSError):
         for folder in folders:
             folder.rmdir()

@@ -264,7 +264,7 @@ def test_the_command_finds_videos_by_name_or_order(walk, tmp_path, capsys):
     assert main([*base, video, str(renamed), "--out", str(tmp_path / "order"), "--form", "yolo"]) == 0
     assert "6 pictures with 6 people, 5 in train, 1 in val" in capsys.readouterr().out
     assert main([*base, video, "--out", str(tmp_path / "less")]) == 2
-    assert "2 streams and 1 videos are given, and not found by name (other.mp4)" in capsys.readouterr().err
+    assert "2 streams and 1 videos were given, and cannot be matched by name (other.mp4)" in capsys.readouterr().err
     assert main(["collect", str(stream), str(stream), "--video", video, "--out", str(tmp_path / "twice")]) == 2
     assert "a stream is given twice" in capsys.readouterr().err
 

@@ -505,16 +505,16 @@ def test_nothing_that_is_read_is_written_over(tmp_path: Path, capsys: pytest.Cap
 
 
 def bad_uses() -> Iterator[tuple[list[str], str]]:
-    yield ["--tracker", "bytetrack"], "--tracker says how --track gives ids"
+    yield ["--tracker", "bytetrack"], "--tracker needs --track"
     yield ["--merge", "3=7", "--merge", "4=7"], "--merge gives 7 two ids"
     yield ["--merge", "3=3"], "--merge gives 3 two ids"
     yield ["--merge", "3=7", "--merge", "7=8"], "--merge gives 7 another id, and its id to others"
-    yield ["--merge", "3=7", "--people", "7"], "--people keeps 7, which --merge makes 3"
+    yield ["--merge", "3=7", "--people", "7"], "--people keeps 7, which --merge changes to 3"
     yield ["--video", "rtsp://camera/x"], "the file or pictures that the skeletons are of"
     yield ["--video", "none.mp4"], "none.mp4"
     yield ["--start", "99"], "has no frame from 99 s on"
     yield ["--smooth", "rts", "--set", "output.split_s=1"], "rts goes over the whole video, which --split parts"
-    yield ["--loop"], "--loop is for who looks"
+    yield ["--loop"], "--loop needs --serve"
     yield ["--loop", "--publish", "-", "--format", "csv"], "--loop has no end, so that nothing is written"
     yield ["--loop", "--publish", "-", "--smooth", "rts"], "--loop has no end; replay it first"
     yield ["--loop", "--publish", "-", "--start", "0.2"], "--loop repeats the whole stream"
@@ -541,7 +541,7 @@ def test_ids_that_are_none_are_told(text: str, capsys: pytest.CaptureFixture[str
 def test_exchanges_that_are_none_are_told(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["replay", str(SAMPLE), f"--swap={text}"])
-    assert "is no exchange; ID,ID@SECONDS is accepted" in capsys.readouterr().err
+    assert "does not exchange ids; ID,ID@SECONDS is accepted" in capsys.readouterr().err
 
 
 def test_another_video_is_refused(tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -562,7 +562,7 @@ def test_several_come_one_after_another(tmp_path: Path, capsys: pytest.CaptureFi
         assert StreamReader(out / folder / "01.skeletons.jsonl").header.smoothing == "rts"
         assert (out / folder / "01.csv").is_file()
     assert main(["replay", *streams, "--output", str(out), "--people", "1"]) == 2
-    assert "--people is of one stream, and 3 are given" in capsys.readouterr().err
+    assert "--people is for a single stream, and 3 were given" in capsys.readouterr().err
     for number, meant in enumerate((tmp_path / "run", tmp_path / "run/*.jsonl")):  # as by a shell that knows no globs
         again = tmp_path / f"again{number}"
         assert main(["replay", str(meant), "--output", str(again), "--no-video", "--smooth", "rts"]) == 2

@@ -222,7 +222,7 @@ def test_results_of_other_options_are_not_mixed(
     before = _files(out)
     assert _run(clips, out, "--resume", "--stride", "2") == 2
     said = capsys.readouterr().err
-    assert "one.* was made with source.stride 1, and now it is 2" in said
+    assert "one.* was made with source.stride 1, now 2" in said
     assert "another --output" in said
     assert _files(out) == before
     assert _run(clips, out, "--resume", "--device", "cpu", "--set", "queue_frames=4", "--offline") == 0
@@ -387,7 +387,7 @@ def test_a_file_that_a_list_names_twice_is_done_once(
         said = capsys.readouterr().out
         assert ("3 of 3 done before" if more else "3 of 3 done\n") in said
         assert "another run" not in said
-    assert caplog.text.count("2 of 5 sources are given more than once; each is done once") == 2
+    assert caplog.text.count("2 of 5 sources are duplicates; each is processed once") == 2
     assert _names(out) == {f"{name}.{end}" for name in NAMES for end in ("skeletons.jsonl", "summary.json")}
 
 
@@ -532,11 +532,11 @@ def test_a_loop_of_links_is_gone_through_once(clips: Path, tmp_path: Path) -> No
 def test_what_has_no_end_is_refused(clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = str(clips / "a/one.mp4"), str(clips / "a/two.mp4")
     for wrong, says in {
-        ("--source", "webcam"): "--resume is for files, which end",
-        ("--source", "-"): "--resume is for files, which end",
-        ("--source", one, "--realtime"): "--resume is for files, which end",
+        ("--source", "webcam"): "--resume is for files; leave it out",
+        ("--source", "-"): "--resume is for files; leave it out",
+        ("--source", one, "--realtime"): "--resume is for files; leave it out",
         ("--source", one, "--source", two): "these sources are read at once",
-        ("--source", one, "--overwrite"): "leave one of them away",
+        ("--source", one, "--overwrite"): "leave out one of them",
     }.items():
         assert main([*wrong, "--output", str(tmp_path / "out"), *OPTIONS, "--resume"]) == 2
         assert says in capsys.readouterr().err
@@ -548,7 +548,7 @@ def test_one_that_cannot_be_read_is_tried_again(clips: Path, tmp_path: Path, cap
     (clips / "a/two.mp4").write_bytes(good[:1000])
     for _ in range(2):
         assert _run(clips, out, "--resume") == 2
-    assert caplog.text.count("the next one follows") == 2
+    assert caplog.text.count("continuing with the next one") == 2
     (clips / "a/two.mp4").write_bytes(good)
     assert _run(clips, out, "--resume") == 0
     assert {name for name in _files(out) if name.endswith(".skeletons.jsonl")} == {

@@ -450,7 +450,7 @@ def test_videos_in_folders_of_classes(
     options = [*RANDOM, "--boxes", "full", "--no-video", "--format", "csv", "--overwrite"]
     pattern, out = str(tmp_path / "**" / "*.mp4"), tmp_path / "out"
     assert main(["--source", pattern, *options, "--output", str(out)]) == 2
-    assert "the next one follows" in caplog.text
+    assert "continuing with the next one" in caplog.text
     said = capsys.readouterr().out
     bad, good = tmp_path / "jump" / "000.mp4", tmp_path / "jump" / "001.mp4"
     assert f"1 of 3: {bad}\n2 of 3: {good}\ncomplete: 4 frames" in said
@@ -633,7 +633,7 @@ def test_results_and_progress_that_cannot_be_printed_end_nothing(
             full.close()
     assert json.loads((tmp_path / "walk.summary.json").read_text())["status"] == "complete"
     if name == "stdout":
-        assert "the results cannot be printed (No space left on device)" in caplog.text
+        assert "cannot print the results (No space left on device)" in caplog.text
 
 
 @pytest.mark.parametrize("closed", ["stdout", "stderr"])
@@ -825,7 +825,7 @@ def test_python_tracker_says_which_video_a_frame_is_of_and_leaves_out_what_is_br
         assert [frame.frame_id for frame in frames] == [0, 1, 2] * 2
         told = [record.getMessage() for record in caplog.records if "mp4" in record.getMessage()]
         assert [name in line for name, line in zip(("1.mp4", "3.mp4", "5.mp4"), told, strict=True)] == [True] * 3
-        assert [line.endswith("; the next one follows") for line in told] == [True, True, False]
+        assert [line.endswith("; continuing with the next one") for line in told] == [True, True, False]
         assert loaded == ["pose"]  # what is broken costs the others no networks
         assert [frame.source for frame in tracker.run([frames[0].image_bgr])] == [""]
         for name in ("2", "4"):
@@ -1044,7 +1044,7 @@ def test_the_network_alone() -> None:
         ),
         (["--source", "{clip}", "--fill", "linear"], "output.fill says how output.formats are written"),
         (["--source", "{clip}", "--boxes", "full", "--detector", "bundled"], "not both"),
-        (["--source", "{clip}", "--boxes", "full", "--detector-size", "640"], "--boxes takes its place"),
+        (["--source", "{clip}", "--boxes", "full", "--detector-size", "640"], "which --boxes replaces"),
         (["--source", "{clip}", "--boxes", "nowhere.json"], "nowhere.json"),
         (["--source", "{clip}", "--smooth", "none", "--start", "99"], "no frame"),
         (["--source", "webcam:77"], "webcam:77"),
@@ -1056,7 +1056,7 @@ def test_the_network_alone() -> None:
             "sources {folder}/none: No such file or directory; @FILE is a text file",
         ),
         (["--source", "@{clip}"], "cannot read the list of sources {clip}: 'utf-8' codec"),
-        (["--source", "@{empty}"], "the list of sources {empty} is empty; one source a line"),
+        (["--source", "@{empty}"], "the list of sources {empty} is empty; it needs one source per line"),
         (["--source", "{clip}", "--source", "{clip}", "--show"], "--show is for a single source"),
         (["--source", "{clip}", "--region", "900,0 950,90"], "lies outside of the picture, which is 160x128 px"),
         (["--source", "{clip}", "--source", "{clip}", "--region", "0,0 90,90"], "is of one source's picture"),

@@ -119,10 +119,10 @@ def test_a_threshold_of_minus_infinity_is_no_option(capsys):
         (["--source", "x", "--region", "1,2,3"], "track", "'1,2,3' is not a list of points; 'X,Y X,Y ...' in px is accepted"),
         (["--source", "x", "--region", "a b"], "track", "'a b' is not a list of points"),
         (["--source", "x", "--reconnect", "x"], "track", "'x' is not a number, such as 0.9, inf or -inf"),
-        (["demo", "--seconds", "0.1"], "demo", "0.1 is not accepted; 0.2 to 600 seconds are"),
+        (["demo", "--seconds", "0.1"], "demo", "0.1 is not accepted; use 0.2 to 600 seconds"),
         (["demo", "--seconds", "601"], "demo", "601 is not accepted"),
-        (["replay", "a", "--people", "1,0"], "replay", "'1,0' are no ids; whole numbers from 1 are accepted"),
-        (["replay", "a", "--people", "x"], "replay", "'x' are no ids"),
+        (["replay", "a", "--people", "1,0"], "replay", "'1,0' is not a list of ids; whole numbers from 1 are accepted"),
+        (["replay", "a", "--people", "x"], "replay", "'x' is not a list of ids"),
         *((["weights", "import", "a", "b", "--model", "m", "--attention-scale", text], "weights import",
            f"'{text}' is not accepted; a finite number above 0 is") for text in ("0", "inf", "nan", "x")),
         *((["weights", "import", "a", "b", "--model", "m", "--quality-threshold", text], "weights import",
@@ -724,7 +724,7 @@ def packages(*names):
         ("opencv", "metadata.distributions", packages("opencv-python", "OpenCV-contrib-python"), "broken",
          "opencv-contrib-python and opencv-python are both installed"),
         ("opencv", "metadata.distributions", packages("opencv-python", "numpy"), "ok", cv2.__version__),
-        ("encoder", "_round_trip", lambda _: 9, "broken", "10 frames were encoded in H.264, 9 came back"),
+        ("encoder", "_round_trip", lambda _: 9, "broken", "10 frames were encoded in H.264, 9 were decoded"),
         ("encoder", "_round_trip", raising(ValueError("no x264")), "broken", "H.264 cannot be written (no x264)"),
         ("decoders", "_decodes", lambda encoder: encoder != "libx264", "broken", "; no H.264"),
         ("decoders", "_decodes", lambda encoder: encoder == "libx264", "ok", "decoded H.264; no HEVC, VP9, AV1"),
@@ -732,7 +732,7 @@ def packages(*names):
          "decoded nothing; present, not tried: H.264, VP9, AV1; no HEVC"),
         ("openvino", "importlib.import_module", raising(ImportError()), "absent", "optional: not installed"),
         ("window", "cv2.getBuildInformation", lambda: "  GUI:   NONE", "absent", "built without windows"),
-        ("cuda", "_nvidia_driver", lambda: True, "broken", "an NVIDIA driver is there, but torch"),
+        ("cuda", "_nvidia_driver", lambda: True, "broken", "there is an NVIDIA driver, but torch"),
         ("cuda", "_nvidia_driver", lambda: False, "absent", "the CPU is used"),
         ("ultralytics", "find_model", raising(DetectorError("no")), "ok", "yolo26n.pt is not here"),
     ],
@@ -750,8 +750,8 @@ def test_doctor_says_what_is_wrong_and_what_to_do(monkeypatch, check, of, found,
 def test_doctor_says_which_packages_an_option_lacks_and_when_the_disk_is_nearly_full(tmp_path, monkeypatch):
     status, detail, advice = doctor.check_extra("parquet", "--to parquet", ("json", "no_such_package"))
     assert (status, detail) == ("absent", "optional: no_such_package not installed")
-    assert advice == "pip install 'sharpose-rt[parquet]' brings --to parquet"
-    for free_gib, wanted in ((0.9, "make room"), (1.1, "")):
+    assert advice == "pip install 'sharpose-rt[parquet]' for --to parquet"
+    for free_gib, wanted in ((0.9, "free some"), (1.1, "")):
         monkeypatch.setattr("shutil.disk_usage", lambda _, free=free_gib: SimpleNamespace(free=int(free * 2**30)))
         status, detail, advice = doctor.check_output(tmp_path / "a" / "b")
         assert (status, f"{free_gib} GiB free" in detail, advice[:9]) == ("ok", True, wanted)
@@ -802,8 +802,8 @@ def test_demo_tracks_its_clip_and_downloads_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--source", "walk.mp4", "--camera-fps", "30"], "--camera-fps is asked of a camera; walk.mp4 is none"),
-        (["--source", "walk.mp4", "--reconnect", "5"], "--reconnect is for what can be lost; walk.mp4 is a file"),
+        (["--source", "walk.mp4", "--camera-fps", "30"], "--camera-fps is for a camera, which walk.mp4 is not"),
+        (["--source", "walk.mp4", "--reconnect", "5"], "--reconnect is for cameras and streams; walk.mp4 is a file"),
         (["--source", "walk.mp4", "--source", "webcam", "--camera-size", "640x480", "--reconnect", "5"], ""),
     ],
 )
@@ -848,7 +848,7 @@ def test_messages_do_not_steer_the_terminal_and_quiet_keeps_warnings(tmp_path, m
         logging.getLogger("sharpose_rt").info("all is well")
         logging.getLogger("sharpose_rt").warning("two\nlines\r")
     asked, missing, *two = capsys.readouterr().err.splitlines()
-    assert asked.startswith("sharpose_rt: --camera-fps is asked of a camera; ")
+    assert asked.startswith("sharpose_rt: --camera-fps is for a camera, ")
     assert missing.startswith("sharpose-rt: error: ")
     assert shown in asked
     assert shown in missing

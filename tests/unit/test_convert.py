@@ -614,7 +614,7 @@ class TestSets:
         assert main([*arguments, str(tmp_path / "x.pkl"), "--classes", str(classes)]) == 2
         assert "has the class 'squat' twice" in capsys.readouterr().err
         assert main(["convert", str(clips[0]), "--to", "pyskl", "--classes", str(classes)]) == 2
-        assert "--classes names those of --labels" in capsys.readouterr().err
+        assert "--classes names the classes of --labels" in capsys.readouterr().err
         assert not (tmp_path / "x.pkl").exists()
 
     def test_folders_of_videos_are_their_classes(self, tmp_path, capsys):
@@ -747,7 +747,7 @@ class TestSets:
         other = write_clip(clips[0].with_name("a.jsonl"))
         for more in ([], ["--out", str(tmp_path / "t")]):
             assert main(["convert", str(clips[0]), str(other), "--to", "csv", *more]) == 2
-            assert "several of the streams would become" in capsys.readouterr().err
+            assert "several streams would be written to" in capsys.readouterr().err
         assert not list(tmp_path.rglob("*.csv"))
 
     @pytest.mark.parametrize("to", ["csv", "trc", "openpose"])
@@ -757,7 +757,7 @@ class TestSets:
         before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
         arguments = ["convert", *map(str, clips), "--to", to, "--out", str(out)]
         assert main(arguments) == 2
-        assert f"1 of 3 results are there already, such as {out}/b" in capsys.readouterr().err
+        assert f"1 of 3 results exist already, such as {out}/b" in capsys.readouterr().err
         assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
         assert main([*arguments, "--overwrite"]) == 0
         assert {path.name[0] for path in out.iterdir()} == {"a", "b", "c"}
@@ -803,7 +803,7 @@ class TestSets:
         (tmp_path / "aa.skeletons.jsonl").write_text("no stream\n")
         assert main(["convert", str(tmp_path), "--to", "csv"]) == 2
         assert {path.name for path in tmp_path.glob("*.csv")} == {f"{clip.name.split('.')[0]}.csv" for clip in clips}
-        assert "the next one follows" in caplog.text
+        assert "continuing with the next one" in caplog.text
         assert f"1 failed: {tmp_path / 'aa.skeletons.jsonl'}" in caplog.text
 
     @pytest.mark.parametrize(
@@ -849,11 +849,11 @@ class TestSets:
         assert sorted(p.name for p in (tmp_path / "tables").iterdir()) == ["a.csv", "b.csv", "c.csv"]
         capsys.readouterr()
         for arguments, said in (
-            (["--to", "pyskl"], "a set of clips has no name of its own"),
+            (["--to", "pyskl"], "a dataset of several clips needs a name"),
             (["--to", "csv", "--labels", "x"], "--labels goes with --to pyskl, not with csv"),
             (
                 ["--from", "coco", "--fps", "25", "--frame-size", "9x9"],
-                "--from takes one IN, of one video; 3 are given",
+                "--from accepts one IN, of one video; 3 were given",
             ),
         ):
             assert main(["convert", *map(str, clips), *arguments]) == 2

@@ -923,7 +923,7 @@ class TestCommand:
             np.testing.assert_allclose([f.pts_s for f in reader], [f.pts_s for f in source], atol=1e-6)
         for more in (["--fps", "5"], ["--frame-size", "64x48"]):
             assert main(["convert", str(folder), "--from", "openpose", "--video", str(video), *more]) == 2
-            assert f"--video tells what {more[0]} says" in capsys.readouterr().err
+            assert f"--video already determines {more[0]}" in capsys.readouterr().err
 
     def test_the_video_is_not_written_over(self, clip, tmp_path, capsys):
         video = tmp_path / "walking.mp4"

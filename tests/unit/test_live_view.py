@@ -373,7 +373,7 @@ def _arguments(**given: object) -> argparse.Namespace:
 
 def test_an_allowed_origin_wants_a_server_and_beyond_this_machine_a_token() -> None:
     args = _arguments(allow_origin=[PAGE], publish=["-"])
-    with pytest.raises(ConfigError, match="--allow-origin belongs to --serve"), open_taps(args, load(), ["clip.mp4"]):
+    with pytest.raises(ConfigError, match="--allow-origin needs --serve"), open_taps(args, load(), ["clip.mp4"]):
         pass
     with pytest.raises(ConfigError, match="--token"):
         parse_listen("0.0.0.0:8080", None, [PAGE])
