@@ -1,4 +1,4 @@
-"""What a program uses: `PoseTracker` over a source, `SHaRPose` over single pictures."""
+"""The Python API: `PoseTracker` for a source, `SHaRPose` for single pictures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sharpose_rt.media.given import Given, GivenFrames, seconds, wrong_picture
 from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.types import Detections, Frame, Packet, Person, Poses
 
-let_waiting_threads_sleep()  # before what follows loads torch; on a busy machine `update` took many times as long
+let_waiting_threads_sleep()  # before torch is loaded below; on a busy machine `update` took many times as long
 
 import torch  # noqa: E402
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("sharpose_rt")
 
 _ELSEWHERE = {"output", "live"}
-"""Sections of the command alone."""
+"""Sections that only the command line uses."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,14 +52,14 @@ class TrackedFrame:
     draw_config: DrawConfig = field(default=DrawConfig(), repr=False)
     """How `drawn` draws: the section `draw` of the tracker's options."""
     source: str = ""
-    """The video, camera or address that it is of, credentials masked; of pictures their folder or glob (the name of
-    each is `frame.source`). '' for frames that the program gave."""
+    """The video, camera or address of the frame, with credentials masked; for pictures their folder or glob (their
+    names are in `frame.source`); '' for frames given by the program."""
     camera: NDArray[np.float64] | None = field(default=None, repr=False)
-    """Where a point (x, y) of the frame before is in this one, (2, 3) px; None where the camera did not move."""
+    """Affine map (2, 3) from points (x, y) px of the previous frame to this one; None if the camera did not move."""
     new_scene: bool = False
-    """The picture has nothing to do with the one before, after a cut or a change of size: nobody's id goes on."""
+    """The picture has nothing in common with the previous one, after a cut or a change of size, so no id continues."""
     detections: Detections | None = field(default=None, repr=False)
-    """Who was detected, as who is new has no pose yet; None where the detector did not run on this frame."""
+    """Detected people, including new ones without a pose; None if the detector did not run on this frame."""
 
     @property
     def frame_id(self) -> int:
@@ -73,11 +73,11 @@ class TrackedFrame:
 
     @property
     def image_bgr(self) -> NDArray[np.uint8]:
-        """(H, W, 3), read-only: copy it to draw, or take `drawn()`."""
+        """(H, W, 3) uint8, read-only: copy it before drawing, or use `drawn()`."""
         return self.frame.image_bgr
 
     def drawn(self) -> NDArray[np.uint8]:
-        """(H, W, 3) BGR, a new picture with the people on it; without trails, which take the frames before."""
+        """(H, W, 3) BGR, a new picture with the people drawn on it; without trails, which need previous frames."""
         from sharpose_rt.media import Painter
 
         painter, image = Painter(self.skeleton, self.draw_config), self.image_bgr.copy()
@@ -85,7 +85,7 @@ class TrackedFrame:
 
     @property
     def people(self) -> list[Person]:
-        """One entry a person."""
+        """One entry per person."""
         return list(self.poses)
 
 
@@ -98,28 +98,28 @@ class PoseTracker:
 
     Args:
         model: a variant (`sharpose-rt models` lists them), or the file of another project's network.
-        config: a `RunConfig`, a preset's name, or a YAML file; None takes the defaults.
-        options: changes by section, as in `detector={"name": "full"}` or `smooth={"method": "none"}`; not of `output`
-            and `live`, as nothing is written or served.
+        config: a `RunConfig`, the name of a preset, or a YAML file; None uses the defaults.
+        options: changes by section, such as `detector={"name": "full"}` or `smooth={"method": "none"}`; not for
+            `output` and `live`, because nothing is written or served.
 
-    A program with a loop of its own asks frame by frame:
+    To process one frame at a time in your own loop:
 
         with PoseTracker() as tracker:
             frame = tracker.update(image_bgr)
 
     Raises:
         ConfigError: an unknown or bad option, or no such model.
-        WeightsError: the model is a file, and no network that is taken.
+        WeightsError: the model is a file, and not a supported network.
     """
 
     def __init__(
         self, model: str | Path | None = None, config: RunConfig | str | Path | None = None, **options: Any
     ) -> None:
-        for name in _ELSEWHERE & options.keys():  # in `config`, which the command takes too, they may be
+        for name in _ELSEWHERE & options.keys():  # allowed in `config`, which can be shared with the command line
             raise ConfigError(
-                f"PoseTracker writes and serves nothing, and {name} is {options[name]!r}; leave it away, or use "
-                "`sharpose-rt track`, or `sharpose_rt.app.FileRun` to write files, as pipelines/video_to_skeletons.py "
-                "does"
+                f"PoseTracker writes and serves nothing, but {name} is {options[name]!r}; leave it out, or use "
+                "`sharpose-rt track`, or `sharpose_rt.app.FileRun` to write files, as in "
+                "pipelines/video_to_skeletons.py"
             )
         base = config if isinstance(config, RunConfig) else load(config)
         if model is not None:
@@ -127,12 +127,12 @@ class PoseTracker:
         self.config = merge(base, options, where="PoseTracker")
         self._skeleton = skeleton_of(self.config.pose.model)
         self._loop: _Loop | None = None
-        # Re-entrant: a signal handler may call close(), and the collector end a run, while their own thread holds it.
+        # Re-entrant: while their thread holds it, a signal handler may call close(), or garbage collection end a run.
         self._turn = threading.RLock()
         self._idle: list[Models] = []
         self._updating = self._close_after = False
-        self._running: set[Pipeline] = set()  # of them close() asks each for its end once
-        self._closings = 0  # a run that began before the last of them ends
+        self._running: set[Pipeline] = set()  # close() stops each of them once
+        self._closings = 0  # a run that began before the last call stops
 
     @property
     def skeleton(self) -> Skeleton:
@@ -142,30 +142,30 @@ class PoseTracker:
     def run(
         self, source: str | Path | int | Given, fps: float = 30.0, *, stills: bool = False
     ) -> Generator[TrackedFrame, None, None]:
-        """Frames with people, as they are ready; leaving the loop early stops and closes everything.
+        """Yields frames with people as they are ready; leaving the loop early stops and closes everything.
 
-        What is held in a variable goes on until its `close()`. Leaving waits for what is under way; of frames that the
-        program gives, for the next one. From another thread or a signal handler `PoseTracker.close` ends it: what is
-        under way still comes. The models are loaded once, and kept for the next call until `close`; of runs at the
-        same time each has its own.
+        A generator that is kept in a variable continues until its `close()`. Leaving waits for the frames in progress,
+        or for the next one if the program provides the frames. From another thread or a signal handler, use
+        `PoseTracker.close`: frames in progress are still yielded. The models are loaded once and kept for the next call
+        until `close`; simultaneous runs have their own.
 
         Args:
-            source: a file, folder, glob, camera or address, as `--source` takes it, or a camera's number; several
-                videos come one after another, each with ids of its own (`TrackedFrame.source` tells them apart); one
-                of them that cannot be read is logged, and the next one follows. Or frames that the program
-                has: an iterable of pictures (H, W, 3) uint8 BGR, or of pairs of media time in seconds and picture. It
-                is read in another thread, a few frames ahead.
-            fps: of pictures that come without a time.
-            stills: pictures that the program gives are photographs: nobody is tracked from one to the next, nor
-                smoothed. Files tell by themselves.
+            source: a file, folder, glob, camera or address, as for `--source`, or the number of a camera. Several
+                videos are processed one after another, each with its own ids (`TrackedFrame.source` tells them apart);
+                one that cannot be read is logged, and the next one follows. Or frames of the program: an iterable of
+                pictures (H, W, 3) uint8 BGR, or of pairs of media time in seconds and picture; it is read in another
+                thread, a few frames ahead.
+            fps: frame rate of pictures without times.
+            stills: the pictures of the program are photographs, so nobody is tracked or smoothed from one to the next.
+                For files this is detected.
 
         Raises:
-            SharposeError: the source (of several all of them), the model or the detector cannot be used.
+            SharposeError: the source (or all of several), the model or the detector cannot be used.
         """
         from sharpose_rt.media import PacedSource, expand_sources, is_live, open_source
 
         self._check()
-        torch.get_num_threads()  # asked once, the calling thread keeps its own, whatever those of the run take
+        torch.get_num_threads()  # once asked, the calling thread keeps its number of threads, whatever the run uses
         begun = self._closings
         if isinstance(source, (int, np.integer)) and not isinstance(source, bool):
             source = f"webcam:{source}"
@@ -209,7 +209,7 @@ class PoseTracker:
 
     @contextmanager
     def _models(self, begun: int) -> Iterator[Models]:
-        """Idle ones, or new ones; they stay for the next run unless something went wrong or close() was called."""
+        """Idle models, or new ones; they are kept for the next run unless it failed or close() was called."""
         with self._turn, _as_in_own_threads():
             models = self._idle.pop() if self._idle else Models(self.config)
         try:
@@ -230,27 +230,29 @@ class PoseTracker:
         models.close()
 
     def update(self, image_bgr: NDArray[Any], pts_s: float | None = None, *, new_scene: bool = False) -> TrackedFrame:
-        """The next frame of a program's own loop with its people: everything is done here and now, in this thread.
+        """The next frame of your own loop with its people, computed in the calling thread.
 
-        The first one waits for all that its size and two people need. More people go through in smaller batches while
-        larger ones are prepared; what is found may then differ in its last digits from run to run.
+        The first call prepares everything for its picture size and two people. More people are processed in smaller
+        batches until larger ones are prepared, so results may differ in the last digits from run to run.
 
         Args:
-            image_bgr: (H, W, 3) uint8; it is copied. Options of the section `source` say nothing here.
-            pts_s: media time in seconds, above that of the frame before; None takes the clock, which goes on from the
-                last time that was given.
-            new_scene: it has nothing to do with the frame before: nobody is tracked or smoothed over from there.
+            image_bgr: (H, W, 3) uint8; it is copied. Options of the section `source` have no effect here.
+            pts_s: media time in seconds, greater than that of the previous frame; None uses the clock, continuing from
+                the last time given.
+            new_scene: the picture has nothing in common with the previous one: no track or smoothing continues.
 
         Raises:
             SharposeError: the model or the detector cannot be used.
-            ValueError: the picture is of another form, or the time is no number of seconds or goes backwards.
-            RuntimeError: a signal handler calls it in the midst of another.
+            ValueError: the picture has another shape or type, or the time is not a number of seconds or goes backwards.
+            RuntimeError: a signal handler calls it during another call.
         """
         if problem := wrong_picture(image_bgr):
             raise ValueError(f"the picture is {problem}")
         with self._turn, _as_in_own_threads():
             if self._updating:
-                raise RuntimeError("update was called within update, as by a signal handler; call it after the other")
+                raise RuntimeError(
+                    "update was called during another update (by a signal handler?); call it afterwards"
+                )
             self._updating = True
             try:
                 if self._loop is None:
@@ -263,15 +265,15 @@ class PoseTracker:
                     self.close()
 
     def close(self) -> None:
-        """Ends every `run` and lets the models go; what is asked for next begins anew, with ids from 1.
+        """Stops every `run` and frees the models; later calls start anew, with ids from 1.
 
-        May be called from any thread and from a signal handler. A run ends in order: what is under way still comes out
-        of it, and then its models go. An `update` is waited for; within one, in its own thread, close takes effect
-        after it.
+        May be called from any thread and from a signal handler. A run still yields the frames in progress before its
+        models are freed. It waits for an `update` in another thread; within an `update` of the same thread it takes
+        effect afterwards.
         """
         self._closings += 1
         for pipeline in list(self._running):
-            self._running.discard(pipeline)  # a second call would throw away what is under way
+            self._running.discard(pipeline)  # a second call would discard the frames in progress
             pipeline.stop()
         with self._turn:
             self._close_after = self._updating
@@ -296,12 +298,12 @@ class PoseTracker:
 
 @contextmanager
 def _as_in_own_threads() -> Iterator[None]:
-    """Torch's threads and default device, and numpy's errors, are the calling thread's own again afterwards.
+    """Restores torch's threads and default device, and numpy's error handling, for the calling thread afterwards.
 
-    After the program's `np.seterr(all="raise")` what fades away, such as a joint of minutes ago, would be an error, and
-    after its `torch.set_default_device` what is made for the CPU would lie elsewhere.
+    With `np.seterr(all="raise")` of the program, values that underflow would be an error, and with its
+    `torch.set_default_device` tensors meant for the CPU would be created elsewhere.
     """
-    usual = torch.get_default_device().type == "cpu"  # a device as a context costs each call of torch some microseconds
+    usual = torch.get_default_device().type == "cpu"  # a device context costs every torch call some microseconds
     with (
         threads_given_back(),
         np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"),
@@ -311,20 +313,20 @@ def _as_in_own_threads() -> Iterator[None]:
 
 
 def _frames(source: Any) -> Given:
-    """The source as frames that a program has. Raises SourceError where it cannot be such."""
+    """The source as an iterable of frames. Raises SourceError if it is none."""
     if not (hasattr(source, "__iter__") or hasattr(source, "__getitem__")):
         raise SourceError(
             f"the source is {source!r}; a file, folder, 'glob', camera, address or iterable of pictures is accepted"
         )
     if isinstance(source, np.ndarray) and source.ndim in (2, 3):
         raise SourceError(
-            f"the source is one picture, {source.dtype} of shape {source.shape}; several are accepted: give "
+            f"the source is one picture, {source.dtype} of shape {source.shape}; several are accepted: use "
             "`run([image])`, or `update(image)`"
         )
     if isinstance(source, Sequence) and source and isinstance(source[0], (str, Path)):
         raise SourceError(
-            f"the source is a {type(source).__name__} of names, the first {str(source[0])!r}; pictures are accepted, "
-            "and a folder or 'glob' takes files: give that, or `run` one name after another"
+            f"the source is a {type(source).__name__} of names, the first {str(source[0])!r}; pictures are accepted. "
+            "For files give a folder or 'glob', or `run` one name after another"
         )
     return source
 
@@ -336,12 +338,12 @@ def _tracked(packet: Packet, tracking: Tracking, source: str = "") -> TrackedFra
 
 
 class _Loop:
-    """The stages of a run, one after the other in the caller's thread, ready for pictures of a shape (H, W, 3)."""
+    """The stages of a run, one after another in the calling thread, prepared for pictures of `shape` (H, W, 3)."""
 
     def __init__(self, config: RunConfig, shape: tuple[int, ...]) -> None:
-        blank = np.broadcast_to(np.uint8(0), shape)  # its size is wanted, and a picture would be kept
+        blank = np.broadcast_to(np.uint8(0), shape)  # only its size is needed, and a real picture would be kept
         with GivenFrames((blank,), 1.0, SourceConfig()) as source:
-            self._tracking = Tracking(source, config, live=True)  # a caller's loop waits for nothing later
+            self._tracking = Tracking(source, config, live=True)  # later frames must not wait for preparations
         self._stages = self._tracking.stages
         self._count, self._last_s = 0, -math.inf
         self._began_s: float | None = None
@@ -353,19 +355,19 @@ class _Loop:
 
     def step(self, image_bgr: NDArray[Any], pts_s: float | None, new_scene: bool) -> TrackedFrame:
         """See `PoseTracker.update`."""
-        self._tracking.engine.move_here()  # whichever thread asks, and however many its own loops have
+        self._tracking.engine.move_here()  # any thread may call, with its own number of threads
         now_s = time.monotonic()
-        if self._began_s is None:  # not before: the networks may take seconds to get ready
+        if self._began_s is None:  # not earlier: preparing the networks may take seconds
             self._began_s = now_s
-        # The clock of some systems ticks more slowly than a quick loop turns.
+        # The clock of some systems is coarser than a fast loop.
         time_s = max(now_s - self._began_s, self._last_s + 1e-4) if pts_s is None else seconds(pts_s)
         if not self._last_s < time_s < math.inf:
             raise ValueError(
-                f"pts_s is {pts_s!r} after {self._last_s}; finite times that rise are wanted, seconds as a number (of "
-                "a timedelta its total_seconds())"
+                f"pts_s is {pts_s!r} after {self._last_s}; increasing, finite times in seconds are accepted (for a "
+                "timedelta its total_seconds())"
             )
         if pts_s is not None:
-            self._began_s = now_s - time_s  # where times are left away again, the clock goes on from here
+            self._began_s = now_s - time_s  # without further times, the clock continues from here
         item: Any = Frame(self._count, time_s, np.array(image_bgr, order="C"), now_s, new_scene=new_scene)
         self._count, self._last_s = self._count + 1, time_s
         for stage in self._stages:
@@ -374,7 +376,7 @@ class _Loop:
         return _tracked(item, self._tracking)
 
     def close(self) -> None:
-        """Lets everything go."""
+        """Frees everything."""
         self._open.close()
 
 
@@ -386,11 +388,11 @@ class SHaRPose:
 
     Args:
         model: a variant (`sharpose-rt models` lists them), or the file of another project's network.
-        options: fields of `PoseConfig`, as in `weights="x.safetensors"` or `quality_threshold=0.9`.
+        options: fields of `PoseConfig`, such as `weights="x.safetensors"` or `quality_threshold=0.9`.
 
     Raises:
         WeightsError: there are no weights, or they do not fit.
-        DeviceError: the device or the precision cannot be had.
+        DeviceError: the device or precision is not available.
         ConfigError: an unknown or bad option.
     """
 
@@ -408,17 +410,17 @@ class SHaRPose:
         return self.engine.skeleton
 
     def __call__(self, image_bgr: NDArray[Any], bboxes_xyxy: ArrayLike | None = None) -> Poses:
-        """Poses in px of a picture (H, W, 3) uint8 for boxes (N, 4); without boxes the whole picture is one person.
+        """Poses in picture px for boxes (N, 4) of a picture (H, W, 3) uint8; without boxes it is one person.
 
         Raises:
-            ValueError: the picture is of another form, or boxes are not (N, 4), finite, and x0 <= x1, y0 <= y1.
+            ValueError: the picture has another shape or type, or boxes are not (N, 4), finite, x0 <= x1 and y0 <= y1.
         """
         if problem := wrong_picture(image_bgr):
             raise ValueError(f"the picture is {problem}")
         height, width = image_bgr.shape[:2]
         boxes = np.asarray([[0, 0, width - 1, height - 1]] if bboxes_xyxy is None else bboxes_xyxy, np.float32)
         if (boxes.size and boxes.shape[-1:] != (4,)) or boxes.ndim > 2:
-            raise ValueError(f"boxes are of shape {boxes.shape}; (N, 4) x0, y0, x1, y1 in px is accepted")
+            raise ValueError(f"boxes have shape {boxes.shape}; (N, 4) x0, y0, x1, y1 in px is accepted")
         boxes = boxes.reshape(-1, 4)
         if not np.isfinite(boxes).all() or (boxes[:, :2] > boxes[:, 2:]).any():
             raise ValueError(f"boxes are {boxes.tolist()}; finite x0 <= x1 and y0 <= y1 in px are accepted")
@@ -426,10 +428,10 @@ class SHaRPose:
             return _untracked(self.engine.estimate(image_bgr, boxes), boxes)
 
     def crops(self, crops_bgr: NDArray[np.uint8]) -> Poses:
-        """Poses in crop px of crops (N, h, w, 3) uint8 of the network's input size.
+        """Poses in crop px for crops (N, h, w, 3) uint8 of the network's input size.
 
         Raises:
-            ValueError: crops of another size or type.
+            ValueError: the crops have another size or type.
         """
         height, width = self.engine.crop_size_hw
         with self._in_turn():
@@ -438,7 +440,8 @@ class SHaRPose:
 
     @contextmanager
     def _in_turn(self) -> Iterator[None]:
-        """The engine is the calling thread's, with its own threads; afterwards that thread has those of its own."""
+        """Moves the engine, with its number of threads, to the calling thread, and restores that thread's
+        afterwards."""
         with self._turn, _as_in_own_threads():
             self.engine.move_here()
             yield

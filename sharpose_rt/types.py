@@ -1,7 +1,7 @@
-"""What crosses a stage: small frozen values that check themselves when built and print shapes, not pixels.
+"""The values that pass between stages: small, frozen, checked when built, printed as shapes instead of pixels.
 
-Letters in shapes: N people, K keypoints. Coordinates are pixels of the upright source frame, (0, 0) the centre of
-the top left pixel. A value that went into a stage is never changed by it: arrays are read-only.
+Letters in shapes: N people, K keypoints. Coordinates are pixels of the upright source frame; (0, 0) is the centre of
+the top left pixel. A stage never changes its input: arrays are read-only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Int64 = NDArray[np.int64]
 
 
 class PoseStage(IntEnum):
-    """Where a pose came from; its lower-case name goes into the skeleton stream."""
+    """Where a pose comes from; its lower-case name is written to the skeleton stream."""
 
     COARSE = 0
     FINE = 1
@@ -36,12 +36,12 @@ class PoseStage(IntEnum):
 
 
 def quality_factor(quality: ArrayLike) -> NDArray[np.float64]:
-    """The factor in 0..1 that predicted qualities are in a person's score: 1 where one is unknown (NaN)."""
+    """Predicted qualities as factors in 0..1 of a person's score; 1 where unknown (NaN)."""
     return np.clip(np.nan_to_num(np.asarray(quality, np.float64), nan=1), 0, 1)
 
 
 def _array(owner: str, name: str, value: object, dtype: type, shape: tuple[int | None, ...]) -> np.ndarray:
-    """A read-only contiguous array of `dtype`, or a ValueError that names the field and both shapes."""
+    """A read-only contiguous array of `dtype`; otherwise raises ValueError with the field and both shapes."""
     array = np.ascontiguousarray(np.asarray(value), dtype=dtype)
     if array.ndim != len(shape) or any(w is not None and w != g for w, g in zip(shape, array.shape, strict=True)):
         want = "(" + ", ".join("any" if s is None else str(s) for s in shape) + ")"
@@ -56,7 +56,7 @@ class _Shaped:
     """Prints arrays as dtype and shape."""
 
     def _check(self, **wanted: tuple[type, tuple[int | None, ...]]) -> None:
-        """Makes of these fields read-only arrays, each of a dtype and shape; raises ValueError where one is none."""
+        """Converts these fields to read-only arrays of a dtype and shape; raises ValueError if one does not fit."""
         for name, (dtype, shape) in wanted.items():
             object.__setattr__(self, name, _array(type(self).__name__, name, getattr(self, name), dtype, shape))
 
@@ -75,15 +75,15 @@ class Frame(_Shaped):
     """One upright picture of a source.
 
     Args:
-        frame_id: counts the frames that the source hands on, from 0.
+        frame_id: counts the frames delivered by the source, from 0.
         pts_s: media time of the frame in seconds; never decreases within a source.
-        image_bgr: (H, W, 3) uint8, read-only; whoever draws, copies.
-        captured_at_s: monotonic clock in seconds when the frame came.
-        source: name of the picture where each frame has its own (a folder of images), else "".
-        dropped_before: frames that a live source dropped between the last frame and this one.
-        lost_before_s: seconds for which a live source was gone between the last frame and this one.
-        new_scene: whoever gave it says that it has nothing to do with the frame before.
-        waited_s: from when it came to when it was had: in buffers, and in the decoder of a stream.
+        image_bgr: (H, W, 3) uint8, read-only; copy it before drawing.
+        captured_at_s: monotonic clock in seconds when the frame arrived.
+        source: name of the picture if each frame has its own (a folder of images), else "".
+        dropped_before: frames that a live source dropped between the previous frame and this one.
+        lost_before_s: seconds for which a live source was away between the previous frame and this one.
+        new_scene: the provider of the frame says that it has nothing in common with the previous one.
+        waited_s: time in seconds that it waited after it arrived, in buffers and in the decoder of a stream.
     """
 
     frame_id: int
@@ -114,7 +114,7 @@ class Frame(_Shaped):
 class Detections(_Shaped):
     """Boxes of people in one frame: `bboxes_xyxy` (N, 4) float32 px, `bbox_scores` (N,) float32 in 0..1.
 
-    `look` is how closely the detector should look to find those who are as small as some of them, see `Detector`.
+    `look` is how closely the detector needs to look to find people as small as the smallest of these, see `Detector`.
     """
 
     bboxes_xyxy: Float32
@@ -142,7 +142,7 @@ class Detections(_Shaped):
 class Tracks(_Shaped):
     """Boxes with identities: `track_ids` (N,) int64, positive, unique in a frame; see `Tracker.update`.
 
-    `detected` (N,) bool is False where the box was carried on by motion or by the last pose, without a detection.
+    `detected` (N,) bool is False for boxes that were continued by motion or by the last pose, without a detection.
     """
 
     bboxes_xyxy: Float32
@@ -179,10 +179,10 @@ class Poses(_Shaped):
     Args:
         bboxes_xyxy: (N, 4) float32 px.
         bbox_scores: (N,) float32 in 0..1.
-        track_ids: (N,) int64, positive; 0 where no tracker ran.
-        keypoints: (N, K, 2) float32 px, smoothed where a smoother ran.
+        track_ids: (N,) int64, positive; 0 if no tracker ran.
+        keypoints: (N, K, 2) float32 px, smoothed if a smoother ran.
         keypoint_scores: (N, K) float32 in 0..1.
-        raw_keypoints: (N, K, 2) float32 px as the network gave them, see `stages.refinement` for who leaves early.
+        raw_keypoints: (N, K, 2) float32 px from the network; for people who are not refined see `stages.refinement`.
         raw_keypoint_scores: (N, K) float32 in 0..1.
         quality: (N,) float32, the predicted OKS of the coarse stage (Eq. 4).
         stage: (N,) int64 of PoseStage.
@@ -232,21 +232,22 @@ class Poses(_Shaped):
         )
 
     def kept(self, keep: NDArray[np.bool_]) -> Poses:
-        """The people (N,) for whom `keep` is true; itself where that is everybody."""
+        """The people for whom `keep` (N,) is true; returns itself if that is everybody."""
         return self if keep.all() else Poses(*(getattr(self, item.name)[keep] for item in fields(self)))
 
     def first(self, count: int) -> Poses:
-        """The same people with the first `count` of their keypoints."""
+        """The same people with only the first `count` keypoints."""
         if count >= self.keypoints.shape[1]:
             return self
         names = ("keypoints", "keypoint_scores", "raw_keypoints", "raw_keypoint_scores")
         return replace(self, **{name: getattr(self, name)[:, :count] for name in names})
 
     def to_supervision(self, min_score: float = 0.3) -> tuple[sv.Detections, sv.KeyPoints]:
-        """The people as the `supervision` package has them, for its zones, counters and annotators: row by row alike.
+        """The people in the types of the `supervision` package, for its zones, counters and annotators; in the same
+        rows.
 
-        Detections have `tracker_id` (track ids, None where no tracker ran), class 0 and `data["stage"]`; of keypoints
-        `visible` are those whose score is at least `min_score`.
+        Detections have `tracker_id` (track ids; None if no tracker ran), class 0 and `data["stage"]`; keypoints with a
+        score of at least `min_score` are `visible`.
         """
         import supervision as sv
 
@@ -272,7 +273,7 @@ class Poses(_Shaped):
 
     @classmethod
     def empty(cls, keypoint_count: int) -> Poses:
-        """Nobody, of a skeleton of `keypoint_count` keypoints."""
+        """Nobody, for a skeleton of `keypoint_count` keypoints."""
         none = np.zeros(0)
         points, scores = np.zeros((0, keypoint_count, 2)), np.zeros((0, keypoint_count))
         return cls(np.zeros((0, 4)), none, none, points, scores, points, scores, none, none)  # type: ignore[arg-type]
@@ -280,7 +281,7 @@ class Poses(_Shaped):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Person(_Shaped):
-    """One row of `Poses`; arrays as there, without the first axis."""
+    """One row of `Poses`; arrays without their first axis."""
 
     track_id: int
     bbox_xyxy: Float32
@@ -295,12 +296,12 @@ class Person(_Shaped):
 
 @dataclass(frozen=True)
 class Packet:
-    """One frame on its way through the stages; each stage hands on a copy with its own part filled in.
+    """One frame on its way through the stages; each stage passes on a copy with its own part filled in.
 
-    `detections` is None where the detector did not run on this frame. `camera` (2, 3) says where a point of the frame
-    before is in this one, px, where the camera moved. `left_s` are monotonic times in seconds at which the frame left
-    each stage, by stage name, in order. `budget` is what the latency controller had set for it.
-    `new_scene`: the picture has nothing to do with the one before, after a cut or a change of size.
+    `detections` is None if the detector did not run on this frame. `camera` (2, 3) maps points of the previous frame to
+    this one, in px, if the camera moved. `left_s` has the monotonic times in seconds at which the frame left each
+    stage, by stage name, in order. `budget` has the settings of the latency controller for this frame.
+    `new_scene`: the picture has nothing in common with the previous one, after a cut or a change of size.
     """
 
     frame: Frame
@@ -313,14 +314,14 @@ class Packet:
     new_scene: bool = False
 
     def left(self, stage: str, **parts: object) -> Packet:
-        """A copy with `parts` filled in, which leaves `stage` now."""
+        """A copy with `parts` filled in, leaving `stage` now."""
         return replace(self, left_s={**self.left_s, stage: time.monotonic()}, **parts)  # type: ignore[arg-type]
 
     @property
     def spans_ms(self) -> dict[str, float]:
-        """Milliseconds from leaving the stage before (at first: from being had) to leaving each, waits included.
+        """Milliseconds in each stage, from leaving the previous one (or from its capture), waiting included.
 
-        `capture`, where the frame waited until it was had, is the first.
+        If the frame waited before it was captured, that is the first entry, `capture`.
         """
         waited_s = self.frame.waited_s
         times = [self.frame.captured_at_s + waited_s, *self.left_s.values()]

@@ -1,7 +1,7 @@
 """Configurations from YAML files, preset names and `key=value` overrides.
 
-A file changes a few fields of `RunConfig`; whatever it does not name keeps its default. An unknown key fails with
-the file, the key's path and the nearest name that exists.
+A file changes some fields of `RunConfig`; all others keep their defaults. An unknown key is an error with the file, the
+path of the key and the nearest existing name.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from sharpose_rt.config.schema import RunConfig
 from sharpose_rt.errors import ConfigError, shown
 
 T = TypeVar("T")
-_NUMBER = re.compile(r"-?inf|[-+]?\d+(\.\d*)?e[-+]?\d+", re.IGNORECASE)  # as YAML 1.1 takes for text: inf, 1e-3
-# A number of more digits than Python takes and a day that is in no calendar are ValueErrors.
+_NUMBER = re.compile(r"-?inf|[-+]?\d+(\.\d*)?e[-+]?\d+", re.IGNORECASE)  # which YAML 1.1 reads as text: inf, 1e-3
+# A number with too many digits for Python, or a date that does not exist, raises ValueError.
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
-# Installed, the presets lie inside the package; in a checkout, beside it.
+# The presets are inside the installed package; in a checkout they are next to it.
 _PACKAGE = Path(__file__).resolve().parents[1]
 _PRESET_ROOTS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 
 
 def preset_root() -> Path:
-    """The folder that holds the presets.
+    """The folder of the presets.
 
     Raises:
         ConfigError: the installation has none.
@@ -45,16 +45,16 @@ def preset_root() -> Path:
 
 
 def preset_names(group: str = "track") -> list[str]:
-    """Names of the presets of a group, as `--config` takes them, sorted."""
+    """Sorted names of the presets of a group, as accepted by `--config`."""
     root = preset_root() / group
     return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
 
 
 def find_preset(name: str, group: str = "track") -> Path:
-    """The file behind a preset's name or a path.
+    """The file of a preset's name or a path.
 
     Raises:
-        ConfigError: neither exists; offers the nearest name.
+        ConfigError: neither exists; suggests the nearest name.
     """
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
@@ -68,7 +68,7 @@ def find_preset(name: str, group: str = "track") -> Path:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in a mapping: of two sections of one name the first would be lost unsaid."""
+    """Refuses duplicate keys in a mapping: the first of two sections with the same name would be lost silently."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -77,7 +77,7 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode):
                 if key.value in names:
                     raise yaml.MarkedYAMLError(
-                        problem=f"{shown(key.value)} stands twice in one section", problem_mark=key.start_mark
+                        problem=f"{shown(key.value)} occurs twice in one section", problem_mark=key.start_mark
                     )
                 names.add(key.value)
         return node
@@ -98,7 +98,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise ConfigError(f"{path} holds a {type(data).__name__}; a mapping of options is wanted")
+        raise ConfigError(f"{path} contains a {type(data).__name__}; a mapping of options is accepted")
     return data
 
 
@@ -108,11 +108,11 @@ def load(
     base: RunConfig | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    """The run's configuration: `base` or defaults, `config` (preset name or path), `key.path=value` overrides, and
-    `options` of the command line; later ones win.
+    """The configuration of a run from `base` or defaults, `config` (preset name or path), `key.path=value` overrides,
+    and `options` of the command line; later ones win.
 
     Raises:
-        ConfigError: an unknown key (the nearest is offered), a value of another type or out of range.
+        ConfigError: an unknown key (suggests the nearest), or a value of another type or out of range.
     """
     steps: list[tuple[str, Mapping[str, Any]]] = []
     if config is not None:
@@ -126,17 +126,17 @@ def load(
         for where, changes in steps:
             result = merge(result, changes, where)
         return result
-    except ConfigError:  # one by one, as errors say where; what does not hold alone may hold with what follows
+    except ConfigError:  # one by one, so that errors say where; what is invalid alone may be valid with what follows
         with contextlib.suppress(ConfigError):
             return merge(begin, reduce(_together, (changes for _, changes in steps), {}), "configuration")
         raise
 
 
 def _together(first: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
-    """Both trees in one, the second one's values where both have one.
+    """Both trees in one, with the values of the second if both have one.
 
     Raises:
-        ConfigError: what is a section in one of them is none in the other; what follows does not make that good.
+        ConfigError: a key is a section in only one of them.
     """
     merged = dict(first)
     for key, value in then.items():
@@ -144,21 +144,21 @@ def _together(first: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, An
         if isinstance(value, Mapping) and isinstance(before, Mapping):
             merged[key] = _together(before, value)
         elif key in merged and isinstance(value, Mapping) != isinstance(before, Mapping):
-            raise ConfigError(f"{key} is {shown(before)} and {shown(value)}; one of them is no section")
+            raise ConfigError(f"{key} is {shown(before)} and {shown(value)}; one of them is not a section")
         else:
             merged[key] = value
     return merged
 
 
 def override(item: str, option: str = "--set", example: str = "smooth.method=none") -> dict[str, Any]:
-    """The nested mapping that `key.path=value` says; the value is YAML.
+    """The nested mapping for `key.path=value`; the value is YAML.
 
     Raises:
-        ConfigError: it is of another form; `option` is what it was given by, `example` what is accepted.
+        ConfigError: it has another form; the message names the `option` and an `example`.
     """
     key, sign, text = item.partition("=")
     if not sign or not key:
-        raise ConfigError(f"{option} takes key=value, as in {option} {example}; got {item!r}")
+        raise ConfigError(f"{option} accepts key=value, such as {option} {example}; got {item!r}")
     try:
         value = yaml.safe_load(text)
     except _NOT_YAML as error:
@@ -170,7 +170,7 @@ def override(item: str, option: str = "--set", example: str = "smooth.method=non
 
 
 def merge(config: T, changes: Mapping[str, Any], where: str, path: str = "") -> T:
-    """`config` with the fields that `changes` names replaced; nested sections are merged.
+    """`config` with the fields in `changes` replaced; nested sections are merged.
 
     Raises:
         ConfigError: see `load`.
@@ -186,7 +186,7 @@ def merge(config: T, changes: Mapping[str, Any], where: str, path: str = "") -> 
         current = getattr(config, key)
         if is_dataclass(current):
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{where}: {at} is {shown(value)}; a section of options is wanted")
+                raise ConfigError(f"{where}: {at} is {shown(value)}; a section of options is accepted")
             values[key] = merge(current, value, where, f"{at}.")
         else:
             values[key] = _coerce(value, hints[key], f"{where}: {at}")
@@ -197,15 +197,15 @@ def merge(config: T, changes: Mapping[str, Any], where: str, path: str = "") -> 
 
 
 def to_dict(config: object) -> dict[str, Any]:
-    """A configuration as plain nested values, ready for JSON or YAML."""
+    """A configuration as plain nested values, for JSON or YAML."""
     return asdict(config)  # type: ignore[call-overload]
 
 
 def _coerce(value: Any, hint: Any, at: str) -> Any:
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if isinstance(value, PurePath):  # a program's
+    if isinstance(value, PurePath):  # from a program
         value = str(value)
-    elif hasattr(value, "tolist"):  # its numbers and arrays, of numpy or torch, which --help does not wait for
+    elif hasattr(value, "tolist"):  # numbers and arrays of numpy or torch, which are not imported for this
         value = value.tolist()
     if isinstance(value, int) and value.bit_length() > 63:
         raise ConfigError(f"{at} is a number of {value.bit_length()} bits; numbers within ±9.2e18 are accepted")
@@ -224,7 +224,7 @@ def _coerce(value: Any, hint: Any, at: str) -> Any:
             kinds = typing.get_args(option)
             kinds = len(value) * kinds[:1] if kinds[1:] == (Ellipsis,) else kinds
             if not {bool, int, float, str}.issuperset(kinds):
-                return tuple(value)  # what reads it, checks it
+                return tuple(value)  # checked by the section that reads it
             if len(kinds) == len(value):
                 pairs = enumerate(zip(value, kinds, strict=True))
                 return tuple(_coerce(item, kind, f"{at}, item {n}") for n, (item, kind) in pairs)
@@ -233,7 +233,7 @@ def _coerce(value: Any, hint: Any, at: str) -> Any:
 
 
 def _said(kind: Any) -> str:
-    """How a type is asked for."""
+    """A type in words."""
     return f"a list, {_form(kind)}," if typing.get_origin(kind) is tuple else _form(kind)
 
 
@@ -244,7 +244,7 @@ def _form(kind: Any) -> str:
 
 
 def _below(config: Any, key: str, path: str) -> str:
-    """In which section of `config` the key is."""
+    """A hint if the key exists in a section of `config`."""
     parts = ((item.name, getattr(config, item.name)) for item in fields(config))
     sections = (name for name, part in parts if is_dataclass(part) and key in {item.name for item in fields(part)})
     section = next(sections, None)

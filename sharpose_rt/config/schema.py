@@ -1,6 +1,6 @@
-"""Every option of a run with its default, unit and range. The only home of defaults.
+"""Every option of a run with its default, unit and range. Defaults are defined only here.
 
-A component takes its own section, never the whole tree. Values are checked when a section is built, so a bad value
+A component receives its own section, never the whole tree. Values are checked when a section is built, so a bad value
 fails before anything is opened.
 """
 
@@ -19,7 +19,7 @@ from sharpose_rt.config.checks import within as _within
 from sharpose_rt.errors import ConfigError
 
 HWACCELS = ("cuda", "videotoolbox", "d3d11va", "vaapi", "qsv")
-"""Video decoders in hardware, as FFmpeg calls them; 'cuda' is NVIDIA's NVDEC."""
+"""FFmpeg's names of hardware video decoders; 'cuda' is NVIDIA's NVDEC."""
 
 
 @dataclass(frozen=True)
@@ -27,47 +27,47 @@ class SourceConfig:
     """Which part of a source is read, and how long to wait for it."""
 
     start_s: float = 0.0
-    """Media time of the first frame, seconds from the source's beginning."""
+    """Media time of the first frame, in seconds from the start of the source."""
     end_s: float | None = None
     """Media time at which reading ends (exclusive); None reads to the end."""
     stride: int = 1
     """Every stride-th frame is used."""
     max_frames: int | None = None
-    """Stop after so many frames."""
+    """Stop after this many frames."""
     image_fps: float = 1.0
-    """Frames per second at which a folder of images is taken to be filmed."""
+    """Frames per second assumed for a folder of images."""
     filmed_fps: float | None = None
-    """Frames per second at which a video file was filmed, where it is slow motion stored at another rate: all times are
-    those of the scene then, `start_s` and `end_s` too. None: as stored."""
+    """Frames per second at which slow motion was filmed, if it is stored at another rate: all times, including
+    `start_s` and `end_s`, are then those of the scene. None: as stored."""
     camera_size_wh: tuple[int, int] | None = None
-    """Asked of a camera; it may give another size, which is then used."""
+    """Requested from a camera; if it delivers another size, that is used."""
     camera_fps: float | None = None
-    """Asked of a camera; of a screen, how often a second it is looked at (None: 30)."""
+    """Requested from a camera; for a screen, captures per second (None: 30)."""
     camera_format: str = "mjpeg"
-    """Asked of a camera: 'mjpeg' (large and fast) or 'yuyv' (raw: nothing lost, but slow above 640x480)."""
+    """Requested from a camera: 'mjpeg' (large and fast) or 'yuyv' (lossless, but slow above 640x480)."""
     realtime: bool = False
-    """A file plays at its own pace as a camera would, and frames that come too late are dropped."""
+    """A file plays at its own pace like a camera, and frames that come too late are dropped."""
     open_timeout_s: float = 10.0
-    """A camera or URL that has not answered by then is an error."""
+    """A camera or URL that does not answer within this time is an error."""
     read_timeout_s: float = 10.0
-    """A live source that has sent no frame for so long is lost."""
+    """A live source that sends no frame for this long is lost."""
     reconnect_s: float = 300.0
-    """A live source that was lost is looked for again for so long; 0: not at all, inf: for ever."""
+    """How long a lost live source is retried; 0: not at all, inf: for ever."""
     rtsp_transport: str = "tcp"
     """'tcp' or 'udp'."""
     tls: str = "verify"
-    """Certificates that are trusted of https, rtsps, rtmps, wss and mqtts: 'verify' (those of the address's host that
-    the system trusts), a file of certificates in PEM (those of the host that are in it, or signed by one), or 'any'."""
+    """Certificates trusted for https, rtsps, rtmps, wss and mqtts: 'verify' (those of the host that the system trusts),
+    a file of PEM certificates (those of the host that are in it, or signed by one of them), or 'any'."""
     rotate: int = 0
-    """Turns each picture clockwise by 0, 90, 180 or 270 degrees, as of a camera that hangs on its side. All coordinates
-    are in the turned picture, those of a region and of given boxes too."""
+    """Turns each picture clockwise by 0, 90, 180 or 270 degrees, for a camera mounted on its side. All coordinates,
+    including those of a region and of given boxes, refer to the turned picture."""
     hwaccel: str = "none"
-    """What decodes video: 'none' (the CPU), 'auto' (the first of `HWACCELS` that works here), or one of those."""
+    """Hardware decoding: 'none' (the CPU), 'auto' (the first of `HWACCELS` that works here), or one of these."""
     max_bad_frames: int = 30
-    """Undecodable frames in a row that are skipped before it is an error."""
+    """Consecutive undecodable frames that are skipped before it is an error."""
 
     def __post_init__(self) -> None:
-        _within("source.start_s", self.start_s, 0, 1e9)  # what a container can be asked for
+        _within("source.start_s", self.start_s, 0, 1e9)  # the range that containers accept
         _within("source.end_s", self.end_s, self.start_s, above=True)
         _within("source.stride", self.stride, 1)
         _within("source.max_frames", self.max_frames, 1)
@@ -92,7 +92,7 @@ class SourceConfig:
 
 
 def _corners(region: Any) -> tuple[tuple[float, float], ...]:
-    """The corners as floats; ConfigError where they span nothing."""
+    """The corners as floats; raises ConfigError if they span no area."""
     try:
         corners = tuple((float(x), float(y)) for x, y in region)
     except (TypeError, ValueError):
@@ -105,7 +105,7 @@ def _corners(region: Any) -> tuple[tuple[float, float], ...]:
     flat = not all(0 < span < math.inf for span in spans) or (len(corners) > 2 and on_a_line)
     if len(corners) < 2 or flat:
         raise ConfigError(
-            f"detector.region is {region!r}; two opposite corners of a rectangle, [[x, y], [x, y]] in px, or three and "
+            f"detector.region is {region!r}; two opposite corners of a rectangle, [[x, y], [x, y]] in px, or three or "
             "more corners of a polygon are accepted"
         )
     return corners
@@ -117,38 +117,37 @@ class DetectorConfig:
 
     name: str = "auto"
     """'auto', 'bundled', an ultralytics model by name or path, another project's network in a file (.onnx, .xml),
-    'full' (the frame is one person), or a boxes file."""
+    'full' (the frame is one person), or a file of boxes."""
     score_threshold: float = Unset(0.25)
-    """Boxes below are ignored, 0..1; 0 for a boxes file unless set. Between it and `tracker.high_score` a box only
-    carries on who is followed already: `--min-person-score` sets both."""
+    """Boxes below this score are ignored, 0..1; 0 for a file of boxes unless set. A box between this and
+    `tracker.high_score` only continues an existing track. `--min-person-score` sets both."""
     iou_threshold: float = 0.6
-    """Overlap above which the weaker of two boxes is dropped, where the model needs such a step; the stronger one
-    becomes the mean of those that agree, and who overlaps somebody surer is less sure. 1 leaves all as they are."""
+    """Overlap above which the weaker of two boxes is dropped, if the model needs this step. The stronger one becomes
+    the mean of those that agree, and boxes that overlap a stronger one get a lower score. 1 keeps all as they are."""
     image_size: int | None = None
-    """Longer side of the picture that the network sees, px; None is what it is made for (bundled 320, 512 while it
-    sees small people, in files 1024 as well while many; others 640). Larger finds smaller people, and takes longer by
-    its square."""
+    """Longer side of the network's input, px; None is its usual size (bundled 320, 512 while it sees small people, in
+    files also 1024 while many are small; others 640). Larger finds smaller people; the time grows with its square."""
     every: int = 1
-    """The detector runs on every n-th frame; the last pose carries boxes on in between."""
+    """The detector runs on every n-th frame; the last pose carries the boxes in between."""
     every_if_sure: int = 0
-    """While the poses of all people are sure, it runs on every n-th frame instead; 0 makes no difference. Somebody new
-    is then seen up to so many frames late. It runs on each frame while it misses somebody, until their track ends."""
+    """While the poses of all people are certain, it runs on every n-th frame instead; 0 turns this off. New people then
+    appear up to n frames late. While it misses somebody, it runs on each frame until their track ends."""
     max_people: int = 100
-    """The strongest so many boxes are kept."""
+    """At most this many boxes are kept, by score."""
     pixels: str = "auto"
-    """How another project's network in a file wants its pixels: 'rgb_imagenet', 'bgr_imagenet' (less ImageNet's mean,
-    over its deviation), 'rgb_unit', 'bgr_unit' (0 to 1), 'rgb' or 'bgr' (0 to 255). 'auto' takes that with which it
-    finds the people of two photographs best."""
+    """Pixel format of another project's network in a file: 'rgb_imagenet', 'bgr_imagenet' (normalised by ImageNet's
+    mean and deviation), 'rgb_unit', 'bgr_unit' (0 to 1), 'rgb' or 'bgr' (0 to 255). 'auto' uses the one that finds the
+    people in two photographs best."""
     person_class: int | None = None
-    """Which of its classes are people, from 0; None is found out in the same way."""
+    """Which of its classes is people, from 0; None is determined in the same way."""
     region: tuple[tuple[float, float], ...] = ()
-    """Where people are looked for, [x, y] px each: two opposite corners of a rectangle, or the corners of a polygon.
-    Whose box has its middle in it is found. The detector sees that part of the picture alone, with a margin, so that
-    small people in it are larger to it; where somebody reaches out of that, it looks again with more around. Of `full`
-    it is what the one person takes up."""
+    """Where to look for people, [x, y] px each: two opposite corners of a rectangle, or the corners of a polygon.
+    People are found if the centre of their box is inside. The detector only sees this part of the picture, with a
+    margin, so small people appear larger to it; if somebody extends beyond it, it looks again with a larger margin. For
+    `full` it is the box of the one person."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.score_threshold, Unset):  # whoever gives boxes has decided
+        if isinstance(self.score_threshold, Unset):  # given boxes have been selected already
             score = Unset(0 if is_boxes_file(self.name) else DetectorConfig.score_threshold)
             object.__setattr__(self, "score_threshold", score)
         _within("detector.score_threshold", self.score_threshold, 0, 1)
@@ -165,7 +164,7 @@ class DetectorConfig:
 
     @property
     def polygon(self) -> tuple[tuple[float, float], ...]:
-        """All corners of the region, also of a rectangle; none where the whole picture is looked at."""
+        """All corners of the region, also for a rectangle; none for the whole picture."""
         if len(self.region) != 2:
             return self.region
         (left, top), (right, bottom) = self.region
@@ -179,23 +178,23 @@ class TrackerConfig:
     name: str = "sharpose"
     """'sharpose' (boxes and poses, in media time) or 'bytetrack' (the `trackers` package, boxes alone)."""
     high_score: float = Unset(0.5)
-    """Boxes at least this sure are matched first and may start a track, 0..1; 0 for a boxes file unless set. Weaker
-    ones, down to `detector.score_threshold`, start none: `--min-person-score` sets both."""
+    """Boxes with at least this score are matched first and may start a track, 0..1; 0 for a file of boxes unless set.
+    Weaker ones, down to `detector.score_threshold`, start none. `--min-person-score` sets both."""
     match_threshold: float = 0.2
-    """Least similarity of a match: IoU, lowered where the last pose does not fit into the box."""
+    """Least similarity of a match: IoU, reduced if the last pose does not fit into the box."""
     min_detections: int = 2
-    """Detections that confirm a new track; where a source begins, sure ones are confirmed at once. `sharpose` does with
-    one less where frames go by without the detector for more than 0.3 s (`detector.every`, a budget)."""
+    """Detections that confirm a new track; at the start of a source, certain ones are confirmed at once. `sharpose`
+    needs one less if the detector does not run for more than 0.3 s (`detector.every`, a budget)."""
     max_lost_s: float = 1.0
-    """A track that was not seen for so long in media time ends."""
+    """A track ends when it was not seen for this long in media time."""
     scene_cut: float = 14.0
-    """Change of a frame's colours, 0 to 255, from which it counts as a cut, where all tracks end; 0 finds no cuts."""
+    """Change of a frame's colours, 0 to 255, that counts as a cut, where all tracks end; 0 finds no cuts."""
     remember_s: float = 30.0
-    """For how long `sharpose` remembers how people looked who left, in media time: who comes back gets the id they had.
-    0 remembers nobody, and does not look at people where they meet either."""
+    """How long `sharpose` remembers the appearance of people who left, in media time: if they return, they get their id
+    back. 0 turns this off, and the use of appearance where people meet."""
     camera_motion: bool = True
-    """Find out how the camera moves (a hand, a pan), so that it is not taken for people's motion: `sharpose` finds its
-    people again, and smoothing does not lag behind the picture. It takes the optical flow of a small picture."""
+    """Estimate the camera's motion (hand-held, panning), so that it is not taken for motion of people: `sharpose` keeps
+    track of people, and smoothing does not lag behind the picture. It costs the optical flow of a small picture."""
 
     def __post_init__(self) -> None:
         _one_of("tracker.name", self.name, ("sharpose", "bytetrack"))
@@ -212,48 +211,48 @@ class PoseConfig:
     """Which network estimates the keypoints, and how."""
 
     model: str = "tiny_256x192"
-    """A variant (`sharpose-rt models` lists them), or a file: another project's top-down network in ONNX (.onnx) or in
-    OpenVINO's form (.xml), such as RTMPose or ViTPose."""
+    """A variant (`sharpose-rt models` lists them), or a file: another project's top-down network in ONNX (.onnx) or
+    OpenVINO form (.xml), such as RTMPose or ViTPose."""
     weights: str = "auto"
-    """'auto' (those that ship with the variant), a .safetensors or .pth file, or 'random' (for plumbing only)."""
+    """'auto' (those included for the variant), a .safetensors or .pth file, or 'random' (for testing only)."""
     behaviour: str = "auto"
-    """'paper', 'released' (as the authors' code departs from it) or 'auto' (what the weights were trained with)."""
+    """'paper', 'released' (the authors' code, where it differs) or 'auto' (what the weights were trained with)."""
     quality_threshold: float | None = None
-    """Crops with a predicted quality below it go through the fine stage (of who is tracked the mean of the last 0.3 s
-    counts); None takes what the weights state, or leaves the choice to `refine_from_gain` where that is given."""
+    """Crops with a lower predicted quality go through the fine stage (for tracked people the mean of the last 0.3 s
+    counts). None uses the value in the weights, or `refine_from_gain` if that is given."""
     refine_from_gain: float | None = None
-    """Crops to which the fine stage is expected to add less AP (-1..1) take the coarse stage's pose; None takes what
-    the weights state, or leaves the choice to `quality_threshold` where that is given. It wants weights that predict
-    it, see `sharpose-rt weights gain`."""
+    """Crops for which the fine stage is predicted to add less AP (-1..1) keep the coarse pose. None uses the value in
+    the weights, or `quality_threshold` if that is given. The weights must be able to predict it, see `sharpose-rt
+    weights gain`."""
     refine_from_px: float = 0.0
-    """People less tall in the picture take the coarse stage's pose, whatever its quality: their crops hold no detail
-    that the fine stage could see and the coarse one not. 0 lets the quality alone decide."""
+    """People less tall in the picture keep the coarse pose, whatever its quality: their crops contain no detail that
+    only the fine stage could see. 0: height does not matter."""
     refine_every: int | None = None
-    """Who moves on as expected goes through the fine stage on every n-th frame alone, each in turn; between, the coarse
-    stage's pose is corrected by what the fine one changed last. None: on each, and in a live run without a budget on
+    """People who move as expected go through the fine stage only on every n-th frame, in turn; in between, their coarse
+    pose is corrected by what the fine stage changed last. None: on each frame, and in a live run without a budget on
     every third while it drops frames."""
     flip_test: bool = False
-    """Average with the mirrored crop: better and twice as dear."""
+    """Average with the mirrored crop: more accurate, at twice the time."""
     device: str = "auto"
     """'auto', 'cpu', 'cuda' or 'cuda:N'."""
     backend: str = "auto"
-    """'torch', 'openvino' (CPU; the extra `cpu`), or 'auto': what is installed and was measured to be faster here."""
+    """'torch', 'openvino' (CPU; the extra `cpu`), or 'auto': the fastest of those installed, as measured here."""
     precision: str = "auto"
-    """'fp32', 'bf16', 'fp16' (CUDA), 'int8' (CPU, by OpenVINO, weights that are ready for it), or 'auto': the fastest
-    of those, fp16 on CUDA. int8 may cost half a point of AP, which is checked when weights are made ready for it."""
+    """'fp32', 'bf16', 'fp16' (CUDA), 'int8' (OpenVINO on a CPU, with quantized weights), or 'auto': the fastest of
+    these, fp16 on CUDA. int8 may cost up to half a point of AP, which is checked when weights are quantized."""
     max_batch: int = 32
-    """Crops that go through the network at once."""
+    """Most crops in one batch of the network."""
     threads: int | None = None
-    """CPU threads of the network; None leaves a part of the cores to decoding, detection and encoding."""
+    """CPU threads of the network; None leaves some of the cores to decoding, detection and encoding."""
     box_padding: float | None = None
-    """The crop is the box widened to the crop's aspect and enlarged by this factor; None takes what the weights state
-    (those that ship 1.1), and 1.25 where they state none."""
+    """The crop is the box widened to the crop's aspect ratio and enlarged by this factor; None uses the value in the
+    weights (the included ones: 1.1), otherwise 1.25."""
     pixels: str = "auto"
-    """How another project's network in a file wants its pixels (see `detector.pixels`). 'auto' takes that with which it
-    finds two people in a photograph best, or 'rgb_imagenet' where that is as good."""
+    """Pixel format of another project's network in a file (see `detector.pixels`). 'auto' uses the one that finds two
+    people in a photograph best, or 'rgb_imagenet' if that is as good."""
     coarse_padding: float = 1.0
-    """The same for people who take the coarse stage's pose whatever its quality (`refine_from_px`, or a threshold of
-    -inf): it sees half of the crop's size, and finds more in a closer crop."""
+    """The same for people who keep the coarse pose whatever its quality (`refine_from_px`, or a threshold of -inf): the
+    coarse stage sees the crop at half size, and is more accurate with a tighter one."""
 
     def __post_init__(self) -> None:
         _one_of("pose.behaviour", self.behaviour, ("auto", "paper", "released"))
@@ -273,22 +272,22 @@ class PoseConfig:
 
     @property
     def refined_every(self) -> int:
-        """`refine_every` where it is given, else 1."""
+        """`refine_every` if it is given, else 1."""
         return self.refine_every or 1
 
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """What a live run keeps to by giving up accuracy where it costs least; see `stages.budget` for how."""
+    """What a live run keeps to, by reducing accuracy where it costs least; see `stages.budget`."""
 
     latency_ms: float | None = None
-    """95 of 100 frames come out within so long of their capture; None: no such aim."""
+    """95 % of frames are output within this time after their capture; None: no such aim."""
     target_fps: float | None = None
-    """So many frames a second come out, where the source gives as many; None: no such aim."""
+    """Frames per second to output, if the source delivers as many; None: no such aim."""
     longest_detect_every: int = 30
-    """The detector is stretched to every n-th frame at most."""
+    """The detector runs at least on every n-th frame."""
     predict: bool = True
-    """In the last resort people are estimated in turn, and predicted by the smoother between."""
+    """As a last resort, poses are estimated for people in turn, and predicted by the smoother in between."""
 
     def __post_init__(self) -> None:
         _within("budget.latency_ms", self.latency_ms, 0, above=True)
@@ -297,7 +296,7 @@ class BudgetConfig:
 
     @property
     def wanted(self) -> bool:
-        """There is an aim."""
+        """Whether there is an aim."""
         return self.latency_ms is not None or self.target_fps is not None
 
 
@@ -306,22 +305,22 @@ class SmoothConfig:
     """How keypoints are smoothed over time, in seconds of media time."""
 
     method: str = "kalman"
-    """'kalman' (causal), 'rts' (files only: a backward pass takes the lag away) or 'none'."""
+    """'kalman' (causal), 'rts' (files only: a backward pass removes the lag) or 'none'."""
     acceleration: float = 14.0
-    """Standard deviation of the acceleration of what moves fast, in box sizes (the longer side) per second squared."""
+    """Standard deviation of the acceleration of fast keypoints, in box sizes (the longer side) per second squared."""
     noise: float = 0.01
-    """Standard deviation of a keypoint of score 1, in box sizes; it grows as the score falls."""
+    """Standard deviation of the position of a keypoint with score 1, in box sizes; it grows as the score falls."""
     min_score: float = 0.15
-    """A keypoint below this score is not taken as measured."""
+    """A keypoint below this score does not count as measured."""
     hold_s: float = 0.2
-    """A keypoint that is not measured is carried on for so long ..."""
+    """A keypoint that is not measured is continued for this long ..."""
     fade_s: float = 0.4
-    """... and then loses its score within so long. So it is with people who are missing, but for no longer than they
-    had been there."""
+    """... and then its score fades within this time. The same holds for missing people, but for no longer than they had
+    been in view."""
 
     def __post_init__(self) -> None:
         _one_of("smooth.method", self.method, ("kalman", "rts", "none"))
-        _within("smooth.acceleration", self.acceleration, 1e-6, 1e6)  # beyond them the filter's sums overflow
+        _within("smooth.acceleration", self.acceleration, 1e-6, 1e6)  # outside of it the filter overflows
         _within("smooth.noise", self.noise, 1e-6, 1e3)
         _within("smooth.min_score", self.min_score, 0, 1)
         _within("smooth.hold_s", self.hold_s, 0)
@@ -329,7 +328,7 @@ class SmoothConfig:
 
     @property
     def forward(self) -> str:
-        """How keypoints are smoothed as they come, before any backward pass."""
+        """How keypoints are smoothed causally, before any backward pass."""
         return "kalman" if self.method == "rts" else self.method
 
 
@@ -338,21 +337,21 @@ class DrawConfig:
     """What is drawn on the annotated video."""
 
     min_score: float = 0.3
-    """Keypoints below are not drawn."""
+    """Keypoints with lower scores are not drawn."""
     boxes: bool = True
     """Person boxes."""
     ids: bool = True
     """Track ids."""
     angles: bool = False
-    """Angles at the joints, in degrees; see `geometry.angles`."""
+    """Joint angles in degrees; see `geometry.angles`."""
     trail_s: float = 1.0
     """Length of the trail behind each person, seconds; 0 draws none."""
     status: bool = True
     """The status line: fps, people, exit rate."""
     picture: bool = True
-    """False draws on black, so that nobody can be recognised; pictures in the browser are black then too."""
+    """False draws on black, so that nobody can be recognised; in the browser too."""
     faces: bool = True
-    """False turns the heads of all who are found into a few blocks, in the browser too."""
+    """False pixelates the heads of everybody found; in the browser too."""
 
     def __post_init__(self) -> None:
         _within("draw.min_score", self.min_score, 0, 1)
@@ -364,11 +363,11 @@ class OutputConfig:
     """What is written, and where."""
 
     directory: str = "sharpose_out"
-    """Folder of the results, made when missing."""
+    """Folder for the results, created if missing."""
     video: bool = True
     """Write the annotated video."""
     record: bool = False
-    """Keep the pictures as they came too, in a video without drawing."""
+    """Also keep the original pictures, in a video without drawing."""
     stream: bool = True
     """Write the skeleton stream."""
     crf: int = 23
@@ -378,18 +377,18 @@ class OutputConfig:
     audio: bool = True
     """Copy the source's audio."""
     overwrite: bool = False
-    """Replace results of an earlier run; else a number is added to the new ones' names."""
+    """Replace the results of an earlier run; otherwise the names of new ones get a number."""
     split_s: float = 0.0
-    """Stream and video in parts of so many seconds of the source (of a live one, from one multiple of them on the clock
-    to the next), each finished when the next begins; 0: in one."""
+    """Write stream and video in parts of this many seconds of the source (for a live source, between multiples of it on
+    the clock), each finished when the next begins; 0: in one."""
     formats: tuple[str, ...] = ()
     """Also write the skeletons in these formats of `convert`, when the run has ended."""
     format_options: tuple[str, ...] = ()
-    """'KEY=VALUE' each: options of those formats, as `convert` takes them; every format that knows KEY takes it."""
+    """'KEY=VALUE' each: options of these formats, as for `convert`; used by every format that has KEY."""
     person_slots: int | None = None
-    """People of the formats that are arrays (pyskl, kinetics); None leaves it to the format."""
+    """Number of people in array formats (pyskl, kinetics); None: the default of the format."""
     fill: str = "none"
-    """Gaps within a track in the formats that can fill them (pyskl): 'none', 'hold' (the last place) or 'linear'."""
+    """How gaps in a track are filled by formats that can (pyskl): 'none', 'hold' (the last position) or 'linear'."""
 
     def __post_init__(self) -> None:
         _within("output.crf", self.crf, 0, 51)
@@ -399,7 +398,7 @@ class OutputConfig:
         _within("output.person_slots", self.person_slots, 1, MOST_SLOTS)
         how = {"format_options": self.format_options, "person_slots": self.person_slots, "fill": self.fill != "none"}
         for name in (name for name, given in how.items() if given and not self.formats):
-            raise ConfigError(f"output.{name} says how output.formats are written, and there are none; name some")
+            raise ConfigError(f"output.{name} needs output.formats, and there are none; name some")
         if self.formats and not self.stream:
             raise ConfigError("output.formats are made from the skeleton stream; leave output.stream on")
         _one_of(
@@ -411,7 +410,7 @@ class OutputConfig:
 
 @dataclass(frozen=True)
 class LiveConfig:
-    """What the browser view shows, and what waits for a consumer. Addresses and secrets are no part of it."""
+    """What the browser view shows, and what is queued for consumers. Addresses and secrets are not part of it."""
 
     picture_px: int = 1280
     """Longer side of the pictures sent; larger frames are shrunk."""
@@ -420,15 +419,15 @@ class LiveConfig:
     picture_quality: int = 75
     """JPEG quality, 1 to 100."""
     picture_fps: float = 30.0
-    """At most so many pictures a second go to a viewer."""
+    """Most pictures per second sent to a viewer."""
     history_s: float = 120.0
-    """Skeletons of so many seconds of media time can be downloaded."""
+    """Seconds of media time of skeletons that can be downloaded."""
     video_px: int = 1280
-    """Longer side of the video that goes to a server (`--publish-video`); larger frames are shrunk."""
+    """Longer side of the video sent to a server (`--publish-video`); larger frames are shrunk."""
     video_kbps: int = 4000
-    """Its rate at most, in thousands of bits a second."""
+    """Its highest bit rate, in kbit/s."""
     publish_queue: int = 256
-    """Records that wait at most for a consumer with `--publish-policy queue`."""
+    """Most records queued for a consumer with `--publish-policy queue`."""
 
     def __post_init__(self) -> None:
         _within("live.picture_px", self.picture_px, 64, 8192)
@@ -443,7 +442,7 @@ class LiveConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run: a section for each component."""
+    """The configuration of a run: a section for each component."""
 
     source: SourceConfig = field(default_factory=SourceConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
@@ -455,8 +454,8 @@ class RunConfig:
     output: OutputConfig = field(default_factory=OutputConfig)
     live: LiveConfig = field(default_factory=LiveConfig)
     queue_frames: int = 8
-    """Frames that wait at most between two stages of a file, fewer where they are larger than 1080p (64 MiB wait
-    there at most); a live source keeps only the newest."""
+    """Most frames queued between two stages for a file, fewer if they are larger than 1080p (at most 64 MiB); a live
+    source keeps only the newest."""
     offline: bool = False
     """Download nothing."""
 
@@ -464,13 +463,13 @@ class RunConfig:
         _within("queue_frames", self.queue_frames, 1, 1024)
         if self.output.record and not (self.draw.faces and self.draw.picture):
             raise ConfigError(
-                "--record keeps pictures as they came, faces too, which --hide-faces and --skeletons-only are to hide; "
-                "leave one of them away"
+                "--record keeps the original pictures with the faces that --hide-faces and --skeletons-only hide; "
+                "leave one of them out"
             )
         if isinstance(self.tracker.high_score, Unset):
             score = Unset(0 if is_boxes_file(self.detector.name) else TrackerConfig.high_score)
             object.__setattr__(self, "tracker", replace(self.tracker, high_score=score))
 
     def below(self, folder: str | Path) -> RunConfig:
-        """The same with results in that folder below the output's."""
+        """The same configuration with results in a subfolder of the output."""
         return replace(self, output=replace(self.output, directory=str(Path(self.output.directory) / folder)))
