@@ -1,4 +1,4 @@
-"""Measures speed: of the networks (`model`), of whole runs (`pipeline`), and writes both up (`report`).
+"""Measures the speed of the networks (`model`), whole runs (`pipeline`) and more, and reports it (`report`).
 
-Nothing here judges: a figure is what this machine did, stored beside what the machine is and what else it had to do.
+Nothing here judges: a figure is what this machine did, stored with a description of the machine and its other load.
 """

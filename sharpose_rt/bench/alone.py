@@ -1,7 +1,7 @@
-"""What each part of a frame's journey takes when nothing else runs: one thread, one part after another.
+"""The time of each part of a frame's processing when nothing else runs: one thread, one part after another.
 
-A run overlaps its stages, so its own figures include waiting for cores that other stages hold. These do not, and
-they look inside the pose stage and the writing.
+A run overlaps its stages, so its own figures include waiting for cores that other stages use. These do not, and they
+also split the pose stage and the writing into their parts.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ PARTS = (
     "draw",
     "encode",
 )
-"""In the order of a frame's journey; 'coarse' includes the gate and the choice of cells, and with OpenVINO the
-normalisation. Of a network of one stage all of its work is 'fine'."""
+"""In processing order; 'coarse' includes the gate and the selection of cells, and with OpenVINO the normalisation. All
+work of a one-stage network counts as 'fine'."""
 
 
 class Stopwatch:
-    """Seconds of each part in each frame, on the device too; 0 where a part had nothing to do."""
+    """Seconds of each part in each frame, including work on the device; 0 if a part had nothing to do."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._frames: list[dict[str, float]] = []
 
     def next_frame(self) -> None:
-        """What is measured from now on belongs to the next frame."""
+        """Begins the next frame, to which later measurements belong."""
         self._frames.append(defaultdict(float))
 
     @contextmanager
@@ -72,7 +72,7 @@ class Stopwatch:
         return np.array([frame.get(part, 0.0) for frame in self._frames[skip:]])
 
     def drop_last(self) -> None:
-        """Forget the last frame: it was none."""
+        """Removes the last entry: there was no frame."""
         self._frames.pop()
 
     def __len__(self) -> int:
@@ -84,14 +84,14 @@ class Stopwatch:
 
 
 def begin_ready(tracking: Tracking) -> None:
-    """Lets a run begin as it is after a while: ready for any number of people, and to look closer."""
+    """Lets a run start in its later state: prepared for any number of people and for closer looks."""
     source = tracking.source
     tracking.estimate.ready_for = None
     tracking.detect.ready_for = lambda: source.info.size_wh
 
 
 def measure_alone(spec: str, config: RunConfig, folder: Path, tracker: Tracker | None = None) -> Stopwatch:
-    """The time of each of `PARTS` in each frame of a source, outputs written into `folder`; `tracker` as `Tracking`."""
+    """The time of each of `PARTS` in each frame of a source; outputs go into `folder`; `tracker` as for `Tracking`."""
     source = open_source(spec, config.source)
     tracking = Tracking(source, config, tracker=tracker)
     begin_ready(tracking)
@@ -123,7 +123,7 @@ def _journey(frame: Any, stages: list[Stage[Any, Any]], engine: Engine, watch: S
             else:
                 with watch("fine"):
                     engine.estimate(frame.image_bgr, packet.tracks.bboxes_xyxy)
-            (packet,) = stage.process(packet)  # not measured: the parts were
+            (packet,) = stage.process(packet)  # not measured, as its parts were
         else:
             with watch(stage.name):
                 (packet,) = stage.process(packet)
@@ -132,7 +132,7 @@ def _journey(frame: Any, stages: list[Stage[Any, Any]], engine: Engine, watch: S
 
 @torch.inference_mode()
 def pose_parts(engine: PoseEngine, image_bgr: NDArray[np.uint8], bboxes_xyxy: ArrayLike, watch: Stopwatch) -> list[Any]:
-    """Does what `PoseEngine.estimate` does, part by part, and gives the same keypoints, a list of (n, K, 2) px."""
+    """Does what `PoseEngine.estimate` does, part by part, and returns the same keypoints, a list of (n, K, 2) px."""
     h, w = engine.crop_size_hw
     network, choose = engine.network, engine.chooser([bboxes_xyxy])
     found = []
@@ -159,7 +159,7 @@ def pose_parts(engine: PoseEngine, image_bgr: NDArray[np.uint8], bboxes_xyxy: Ar
 
 
 class _Outputs:
-    """The stream and, where it is wanted, the annotated video."""
+    """The stream and, if requested, the annotated video."""
 
     def __init__(self, tracking: Tracking, config: RunConfig, folder: Path, stack: ExitStack) -> None:
         info = tracking.source.info
@@ -186,7 +186,7 @@ class _Outputs:
 
 
 def flat(stages: list[Stage[Any, Any]]) -> Iterator[Stage[Any, Any]]:
-    """The stages, those of a chain one by one."""
+    """The stages, with chains split into their parts."""
     for stage in stages:
         if isinstance(stage, Chain):
             yield from stage.stages

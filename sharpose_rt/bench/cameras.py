@@ -1,4 +1,4 @@
-"""What several sources in one run gain over the same sources one after another: shared batches, shared threads."""
+"""How much faster several sources are in one run, with shared batches and threads, than one after another."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class CamerasBench:
     """What is measured.
 
     Args:
-        sources: videos, two or more; each frame of each is taken, as nothing is live here.
-        config: of the runs; outputs go into a folder that is thrown away.
-        rounds: turns of both ways, in alternating order.
+        sources: two or more videos, processed as files: no frame is dropped.
+        config: of the runs; outputs go into a temporary folder.
+        rounds: turns of each way, in alternating order.
     """
 
     sources: tuple[str, ...]
@@ -40,16 +40,16 @@ class CamerasBench:
 
     def __post_init__(self) -> None:
         if len(self.sources) < 2:
-            raise ConfigError(f"--source is given {len(self.sources)} times; two or more sources are compared")
+            raise ConfigError(f"--source is given {len(self.sources)} times; two or more are needed")
         if self.rounds < 1:
             raise ConfigError(f"--rounds is {self.rounds}; 1 or more is accepted")
 
 
 def run_cameras_bench(bench: CamerasBench, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
-    """The record (see `bench.record`): frames a second of all sources in sum, either way, and their ratio.
+    """The record (see `bench.record`): total frames per second of all sources in both ways, and their ratio.
 
-    Loading, compiling and the first frames of each run are left out. A row is one way: `way`, `frames` and `fps` of
-    each round, `ratio` of its rate to that of one after another within a round (`median`, `least`, `most`).
+    Loading, compiling and the first frames of each run are not counted. A row is one way: `way`, `frames` and `fps` of
+    each round, and the `ratio` of its rate to that of "one after another" within a round (`median`, `least`, `most`).
 
     Raises:
         SharposeError: whatever a run raises.
@@ -79,7 +79,7 @@ def run_cameras_bench(bench: CamerasBench, say: Callable[[str], None] = lambda l
 
 
 class Turn(NamedTuple):
-    """Frames and seconds of all sources in one of the ways, and the figures of the last run."""
+    """Frames and seconds of all sources in one way, and the figures of the last run."""
 
     frames: int
     seconds: float
@@ -87,7 +87,7 @@ class Turn(NamedTuple):
 
 
 def _apart(bench: CamerasBench, folder: str) -> Turn:
-    """One run each."""
+    """One run per source."""
     parts, figures = [], {}
     for source in bench.sources:
         watch = RunWatch()
@@ -113,14 +113,14 @@ def _into(config: RunConfig, folder: str) -> RunConfig:
 
 
 def _counted(left_s: Sequence[float], sources: int) -> tuple[int, float]:
-    """Frames after the warm-up, and how long they took to come out.
+    """The number of frames output after the warm-up, and the seconds they took.
 
     Raises:
         ConfigError: there are too few.
     """
-    # The clock starts when a round of all sources has come out; the frames of that round were made before.
+    # The clock starts when a round of all sources has been output; that round's frames are not counted.
     counted_s = left_s[sources * (warm_up(len(left_s) // sources) + 1) - 1 :]
     frames = len(counted_s) - 1
     if frames < 1 or counted_s[-1] <= counted_s[0]:
-        raise ConfigError(f"{len(left_s)} frames are too few to measure; give --frames 20 or more")
+        raise ConfigError(f"{len(left_s)} frames are too few to measure; use --frames 20 or more")
     return frames, counted_s[-1] - counted_s[0]

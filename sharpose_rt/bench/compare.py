@@ -1,4 +1,4 @@
-"""The same frames and the same boxes of people through other packages, each in an environment of its own."""
+"""Compares with other packages on the same frames and boxes of people, each in a separate environment."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ SCRIPTS = Path(__file__).parent / "peers"
 _OURS = (str(Path(__file__).resolve().parents[2]), sysconfig.get_path("purelib"))
 INSTALL_TIMEOUT_S, RUN_TIMEOUT_S = 900.0, 600.0
 ROUNDS = 3
-"""Turns of each peer: what else the machine does meanwhile falls on all of them alike, and shows as their spread."""
+"""Turns of each peer, so that other load on the machine affects all peers alike and shows as their spread."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Who is compared.
+    """One package in the comparison.
 
     Args:
         script: in `SCRIPTS`, or a path.
-        packages: what its environment needs from the registry; none: it runs in ours.
-        what: what exactly is measured, said in the report.
-        with_ours: its program also needs what is installed here, as torch to make a network of the same size.
+        packages: those that its environment needs from the registry; none: it runs in ours.
+        what: what exactly is measured, for the report.
+        with_ours: its program also needs our packages, such as torch to make a network of the same size.
     """
 
     script: str
@@ -58,7 +58,7 @@ PEERS = {
     "mediapipe": Peer(
         "mediapipe_pose.py",
         ("mediapipe<0.10.22",),
-        "Pose, complexity 1, once for each box, in which it looks for a person itself",
+        "Pose, complexity 1, once for each box, in which it searches for a person itself",
     ),
     "rtmlib": Peer(
         "rtmlib_onnx.py",
@@ -79,10 +79,10 @@ class PeerBench:
     Args:
         source: a video.
         peers: names of `PEERS`.
-        frames: of the clip, from its beginning.
-        people: as many boxes in every frame, copies put aside where fewer were found; None: as many as are found.
-        pose: the network of ours; its variant also sets the size of the others' networks.
-        detector: finds the boxes, or a file of boxes.
+        frames: number of frames from the start of the clip.
+        people: number of boxes in every frame, with shifted copies if fewer were found; None: those found.
+        pose: our network; its variant also sets the size of the other networks.
+        detector: finds the boxes, or names a file of boxes.
     """
 
     source: str
@@ -104,11 +104,11 @@ class PeerBench:
 
 
 def run_peer_bench(bench: PeerBench, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
-    """The record (see `bench.record`) of all peers over the same frames and boxes; `say` is told what comes next.
+    """The record (see `bench.record`) of all peers on the same frames and boxes; `say` is called with what comes next.
 
     A row is one peer: `fps` (median over the rounds), `latency_ms` of a frame's poses, `people_mean`, and `ratio` of
-    its rate to that of ours within a round (`median`, `least`, `most`; None where ours did not run); or `error`: why it
-    could not be run.
+    its rate to ours within a round (`median`, `least`, `most`; None if ours did not run); or `error`: why it could not
+    be run.
 
     Raises:
         SharposeError: the clip or the detector cannot be used.
@@ -120,8 +120,8 @@ def run_peer_bench(bench: PeerBench, say: Callable[[str], None] = lambda line: N
     frames, boxes = frames_and_boxes(bench)
     if not any(map(len, boxes)):
         raise ConfigError(
-            f"detector {bench.detector.name} finds nobody in {len(frames)} frames of {redact(bench.source)}, and poses "
-            "of nobody take no time; give --people N for N boxes in each frame, or another clip"
+            f"detector {bench.detector.name} finds nobody in {len(frames)} frames of {redact(bench.source)}, so there "
+            "is nothing to measure; use --people N for N boxes in each frame, or another clip"
         )
     with tempfile.TemporaryDirectory(prefix="sharpose_peers_") as folder:
         job = write_job(Path(folder), bench, frames, boxes)
@@ -171,7 +171,7 @@ def frames_and_boxes(bench: PeerBench) -> tuple[NDArray[np.uint8], list[NDArray[
 
 
 def _exactly(boxes: NDArray[np.float32], people: int, size_wh: tuple[int, int]) -> NDArray[np.float32]:
-    """`people` boxes: those found, again and again a little aside; the middle of the frame where nobody was."""
+    """`people` boxes: those found and shifted copies; if nobody was found, boxes in the middle of the frame."""
     if len(boxes) == 0:
         w, h = size_wh
         boxes = np.array([[0.4 * w, 0.2 * h, 0.6 * w, 0.9 * h]], np.float32)
@@ -180,7 +180,7 @@ def _exactly(boxes: NDArray[np.float32], people: int, size_wh: tuple[int, int]) 
 
 
 def write_job(folder: Path, bench: PeerBench, frames: NDArray[np.uint8], boxes: Sequence[NDArray[np.float32]]) -> Path:
-    """The folder, with all that a peer's program reads."""
+    """Writes all that a peer's program reads; returns the folder."""
     job = {"boxes": [rows.tolist() for rows in boxes], "pose": asdict(bench.pose)}
     np.save(folder / "frames.npy", frames)
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
@@ -188,7 +188,7 @@ def write_job(folder: Path, bench: PeerBench, frames: NDArray[np.uint8], boxes: 
 
 
 def run_peer(peer: Peer, name: str, job: Path, offline: bool) -> dict[str, Any]:
-    """One turn of a peer: `seconds` and `people` of each frame, `error` None; or {'error': why there are none}."""
+    """One turn of a peer: `seconds` and `people` of each frame, and `error` None; or {'error': why there are none}."""
     result = job / "result.json"
     result.unlink(missing_ok=True)
     try:
@@ -201,7 +201,7 @@ def run_peer(peer: Peer, name: str, job: Path, offline: bool) -> dict[str, Any]:
 
 
 def _figures(turns: Sequence[Mapping[str, Any]], ours: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A peer's figures from all of its turns, and against those of `ours` in the same rounds."""
+    """A peer's figures from all its turns, and relative to those of `ours` in the same rounds."""
     failed = next((turn["error"] for turn in turns if turn["error"] is not None), None)
     if failed is not None:
         return {"fps": None, "latency_ms": None, "people_mean": None, "ratio": None, "error": failed}
@@ -221,15 +221,15 @@ def _figures(turns: Sequence[Mapping[str, Any]], ours: Sequence[Mapping[str, Any
 
 
 def _rate(turn: Mapping[str, Any]) -> float:
-    """Frames a second."""
+    """Frames per second."""
     return len(turn["seconds"]) / sum(turn["seconds"])
 
 
 def environment(name: str, packages: Sequence[str], offline: bool = False) -> Path:
-    """The Python of a peer's environment in the user's cache, made and filled where it is missing.
+    """The Python of a peer's environment in the user's cache, created if missing.
 
     Raises:
-        RuntimeError: it cannot be made; says what pip said.
+        RuntimeError: it cannot be created; with pip's message.
     """
     folder = cache_dir() / "peers" / name
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
@@ -237,7 +237,7 @@ def environment(name: str, packages: Sequence[str], offline: bool = False) -> Pa
     if done.is_file() and done.read_text(encoding="utf-8").split() == list(packages):
         return python
     if offline:
-        raise RuntimeError("its environment is not there yet, and --offline forbids to make it")
+        raise RuntimeError("its environment does not exist yet, and --offline forbids creating it")
     _call([sys.executable, "-m", "venv", "--clear", str(folder)], INSTALL_TIMEOUT_S)
     _call([str(python), "-m", "pip", "install", "--quiet", "numpy", *packages], INSTALL_TIMEOUT_S)
     done.write_text("\n".join(packages), encoding="utf-8")

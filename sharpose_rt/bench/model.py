@@ -1,7 +1,7 @@
-"""The networks alone: SHaRPose at stated exit rates against the dense network of its size, in turn.
+"""The networks alone: SHaRPose at given exit rates against the dense network of its size, in turn.
 
-All contenders of a comparison run once in every round, so what the machine does besides falls on all of them alike;
-a ratio is taken within each round, and its spread over rounds says how far it can be trusted.
+All contenders of a comparison run once in every round, so that other load on the machine affects all of them alike.
+Ratios are taken within a round, and their spread over rounds shows how far they can be trusted.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from sharpose_rt.models.weights import RANGES, load_model, save_weights
 T = TypeVar("T")
 
 GEMM_SIDES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}
-"""Sides of the square matrices of which the fastest product is the machine's own rate."""
+"""Sides of square matrices; the fastest of their products is the machine's own rate."""
 
 Crops = NDArray[np.uint8]
 """(B, h, w, 3) BGR."""
 Run = Callable[[], list[float]]
-"""Measures one contender once: seconds of each of its calls."""
+"""Measures one contender once; returns seconds of each of its calls."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class ModelBench:
 
     Args:
         models: names of variants.
-        batches: crops that go through the network at once.
+        batches: numbers of crops that go through the network at once.
         exit_rates: shares of crops, 0..1, that leave after the coarse stage: 0 is both stages, 1 the coarse one alone.
         rounds: how often all contenders take turns.
-        turn_s: how long a turn lasts at least, in seconds.
-        backends: what runs the networks; none named: all that are installed.
+        turn_s: shortest duration of a turn, in seconds.
+        backends: what runs the networks; empty: all that are installed.
     """
 
     models: tuple[str, ...]
@@ -85,15 +85,15 @@ class ModelBench:
 
 
 def run_model_bench(config: ModelBench, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
-    """The record (see `bench.record`) of all comparisons; `say` is told what comes next.
+    """The record (see `bench.record`) of all comparisons; `say` is called with what comes next.
 
     A row of its results is one contender: `backend`, `method` 'dense' or 'sharpose', `exit_rate_wanted` and the
     `exit_rate` that was reached, `crops_per_s` (median over rounds), `latency_ms` of a batch, `gmacs` of a crop,
-    `gemm_percent` of the machine's own rate (that of torch; for int8 in float32), and `ratio`: how many times as many
-    crops as the dense network in the same backend (median, p10 and p90 of the rounds).
+    `gemm_percent` of the machine's own rate (that of torch; for int8 in float32), and `ratio` of its crops per second
+    to those of the dense network in the same backend (median, p10 and p90 of the rounds).
 
     Raises:
-        DeviceError: the device or the precision cannot be had.
+        DeviceError: the device or the precision is not available.
     """
     began = machine()
     device = resolve_device(config.device)
@@ -101,7 +101,7 @@ def run_model_bench(config: ModelBench, say: Callable[[str], None] = lambda line
     gemm = Gemm(device, torch.float32 if dtype == torch.int8 else dtype)
     possible = ("torch",) if device.type == "cuda" else ("openvino",) if dtype == torch.int8 else choice.installed()
     if dtype == torch.int8 and "torch" in config.backends:
-        raise DeviceError("precision int8 runs by OpenVINO; leave backend torch away, or give fp32 or bf16")
+        raise DeviceError("precision int8 needs OpenVINO; leave out backend torch, or use fp32 or bf16")
     rows: list[dict[str, Any]] = []
     with keeping(rows, say) as ended:
         for name, backend in itertools.product(config.models, config.backends or possible):
@@ -116,13 +116,13 @@ def run_model_bench(config: ModelBench, say: Callable[[str], None] = lambda line
         "precision": str(dtype).removeprefix("torch."),
         "gemm_size": gemm.size,
         "backend": ", ".join(dict.fromkeys(row["backend"] for row in rows)),
-        "weights": "random: they do not change the speed, and the gate is set to the stated exit rate",
+        "weights": "random: they do not affect the speed, and the gate is set to the given exit rate",
     }
     return make_record("model", settings, rows, began)
 
 
 class Comparison:
-    """One variant and the dense network of its size, both in one backend of a device."""
+    """One variant and the dense network of its size, both in one backend on one device."""
 
     def __init__(self, variant: Variant, config: ModelBench, dtype: torch.dtype, gemm: Gemm, backend: str) -> None:
         self.variant, self.config, self.gemm = variant, config, gemm
@@ -134,7 +134,7 @@ class Comparison:
             precision=next(name for name, d in DTYPES.items() if d == dtype),
             backend=backend,
             max_batch=max(config.batches),
-            threads=cores(),  # nothing runs beside it here
+            threads=cores(),  # nothing else runs here
         )
         torch.manual_seed(0)
         self.dense = create_dense(variant)
@@ -152,7 +152,7 @@ class Comparison:
     def rows(self, batch: int) -> list[dict[str, Any]]:
         """The rows of all contenders at one batch size, the dense network first."""
         engine = self.engine
-        # Enough crops that a quarter of them is a whole number, in as many batches as that takes.
+        # Enough whole batches for a quarter of the crops to be a whole number.
         count = math.lcm(batch, 4)
         crops = varied_crops(count, engine.crop_size_hw)
         batches = [crops[i : i + batch] for i in range(0, count, batch)]
@@ -194,18 +194,18 @@ class Comparison:
         return rows
 
     def _dense(self, batch: int) -> Callable[[Crops], object]:
-        """The dense network over crops as the engine takes them, in the engine's backend."""
+        """Runs the dense network on the engine's crops, in the engine's backend."""
         backend = self.engine.backend
         if backend.name == "torch":
             dense: Callable[[Tensor], object] = self.dense
-            if backend.device.type == "cuda":  # launched as ours is: as one graph
+            if backend.device.type == "cuda":  # launched like ours: as one graph
                 from sharpose_rt.compute.cuda_graphs import Recorded
 
                 dense = Recorded("dense network", lambda crops: (self.dense(normalise(crops).to(backend.dtype)),))
 
             def run(crops: Crops) -> object:
                 assert isinstance(backend, TorchBackend)
-                with backend.threads_for(len(crops)):  # as few as ours, where fewer are faster
+                with backend.threads_for(len(crops)):  # as few as ours uses if fewer are faster
                     return dense(backend.prepare(torch.from_numpy(crops)))
 
             return run
@@ -220,7 +220,7 @@ class Comparison:
         return lambda crops: graph(backend.prepare(torch.from_numpy(crops)))
 
     def _turn(self, calls: Sequence[Callable[[], object]]) -> Run:
-        """Measures the calls, one for each batch, as often as fills the time of a turn; warms up first."""
+        """Measures the calls, one per batch, as often as the time of a turn allows; warms up first."""
         device = self.engine.device
 
         def once() -> list[float]:
@@ -232,7 +232,7 @@ class Comparison:
 
 
 def _engine_in_int8(config: PoseConfig) -> PoseEngine:
-    """An engine of random weights that say the ranges of their layers' inputs, as int8 wants."""
+    """An engine with random weights and the ranges of its layers' inputs, which int8 needs."""
     network, _ = load_model(config.model, "random", config.behaviour)
     network.eval()
     ranges = observe(network, lambda: network(_images(network.variant.size_hw)))
@@ -248,12 +248,12 @@ def _images(size_hw: tuple[int, int]) -> Tensor:
 
 
 def gated(engine: PoseEngine, crops: Crops, refined: NDArray[np.bool_]) -> SHaRPoseOutput:
-    """Both stages, the gate sending on those who are to be `refined` (B,), whatever their quality."""
+    """Runs both stages, where the gate selects the people to be `refined` (B,), whatever their quality."""
     return engine.infer(crops, lambda _: refined)
 
 
 class Gemm:
-    """The machine's own rate: the product of two square matrices, of the size that is fastest here."""
+    """The machine's own rate: the product of two square matrices, of the size that runs fastest."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self.device, self.dtype = device, dtype
@@ -268,17 +268,17 @@ class Gemm:
 
     @property
     def flops(self) -> float:
-        """Floating-point operations of one product: two a multiply-accumulate."""
+        """Floating-point operations of one product: two per multiply-accumulate."""
         return 2.0 * self.size**3
 
     def run(self) -> list[float]:
-        """Seconds of some products, laid out as the networks' own linear layers are."""
+        """Seconds of three products, laid out like the networks' linear layers."""
         with torch.inference_mode():
             return [timed(lambda: F.linear(self._input, self._weight), self.device) for _ in range(3)]
 
 
 def timed(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds until `call()` is done, on the device too."""
+    """Seconds until `call()` is done, including work on the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     began_s = time.perf_counter()
@@ -289,9 +289,9 @@ def timed(call: Callable[[], object], device: torch.device) -> float:
 
 
 def take_turns(runs: Mapping[Any, Callable[[], T]], rounds: int) -> dict[Any, list[T]]:
-    """What each run gave in each round: all take one turn a round, in reversed order every second round.
+    """The result of each run in each round: all take one turn per round, in reverse order every second round.
 
-    The reversal keeps a machine that slows down steadily from favouring whoever comes first.
+    Otherwise a machine that slows down steadily would favour the first.
     """
     found: dict[Any, list[T]] = {key: [] for key in runs}
     for number in range(rounds):
@@ -301,24 +301,24 @@ def take_turns(runs: Mapping[Any, Callable[[], T]], rounds: int) -> dict[Any, li
 
 
 def crops_per_s(turns: Sequence[Sequence[float]], batch: int) -> np.ndarray:
-    """(rounds,) crops a second from the seconds of each call in each round."""
+    """(rounds,) crops per second from the seconds of each call in each round."""
     return np.array([batch * len(turn) / sum(turn) for turn in turns])
 
 
-# The gate at a stated exit rate
+# The gate at a given exit rate
 
 
 def who_is_refined(count: int, exit_rate: float) -> NDArray[np.bool_]:
-    """(count,) True for those who stay when a share 0..1 leaves after the coarse stage, spread evenly.
+    """(count,) True for crops that stay when a share 0..1 leaves after the coarse stage, spread evenly.
 
-    Random weights predict qualities too alike for a threshold to part them.
+    The qualities predicted by random weights are too similar to be separated by a threshold.
     """
     staying = count - round(exit_rate * count)
     return np.diff(np.arange(count + 1) * staying // count).astype(bool)
 
 
 def varied_crops(count: int, size_hw: tuple[int, int]) -> Crops:
-    """Pictures (count, H, W, 3) of coloured clouds, each of its own contrast and brightness."""
+    """Pictures (count, H, W, 3) of coloured clouds, with different contrast and brightness."""
     generator = torch.Generator().manual_seed(0)
     rows, columns = size_hw[0] // 32, size_hw[1] // 32
     clouds = F.interpolate(torch.randn(count, 3, rows, columns, generator=generator), size_hw, mode="bilinear")

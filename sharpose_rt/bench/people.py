@@ -1,4 +1,4 @@
-"""A stated number of people in every frame of a real clip."""
+"""A given number of people in every frame of a real clip."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from sharpose_rt.tracking.memory import Look
 from sharpose_rt.types import Detections, Poses, Tracks
 
 COPY_ID = 1_000_000
-"""The n-th copy of a person has the person's id and n times this."""
+"""The n-th copy of a person has the person's id plus n times this."""
 SHIFT = 0.04
-"""Each copy lies further aside by this share of its box, so that no two crops are the same."""
+"""Copies are shifted sideways in steps of this share of the box width, so that no two crops are the same."""
 STAND_IN_WH = (0.2, 0.6)
-"""Size of the box that stands in while nobody was found yet, in shares of the frame's height."""
+"""Size of the placeholder box while nobody has been found yet, as shares of the frame's height."""
 
 
 class FixedPeople:
-    """A tracker that hands on exactly `people` boxes, whoever is in the picture.
+    """A tracker that returns exactly `people` boxes, however many are in the picture.
 
-    Detector and tracker do their own work and take their own time. Of the people they find the first `people` go on;
-    where there are fewer, each is handed on more than once, a little aside, so that every crop still shows a person
-    (an empty crop would be refined more often, and so cost more than people do). Their ids are 1 to `people`
-    in every frame: if they came and went as the tracker's do, the smoother would carry on those who are gone besides.
+    Detector and tracker work as usual. Of the people they find, the first `people` are used; if there are fewer, their
+    boxes are repeated with a small shift, so that every crop still shows a person (an empty crop would be refined more
+    often, and cost more than one with a person). Ids are 1 to `people` in every frame: if they came and went like the
+    tracker's, the smoother would also predict those who are gone.
 
     Args:
         inner: finds the people.
@@ -51,7 +51,7 @@ class FixedPeople:
 
     @property
     def copy_share(self) -> float:
-        """Share of the boxes, 0..1, that were copies or stood in."""
+        """Share of the boxes, 0..1, that were copies or placeholders."""
         return self.copies / max(1, self.frames * self.people)
 
     @property
@@ -72,8 +72,8 @@ class FixedPeople:
         camera: Camera | None = None,
         look: Look | None = None,
     ) -> Tracks:
-        """The tracker's people, brought to the number; see `Tracker.update`."""
-        if last_poses is not None:  # back under the ids that the tracker knows them by
+        """The tracker's people, cut or repeated to `people`; see `Tracker.update`."""
+        if last_poses is not None:  # back to the tracker's own ids
             last_poses = replace(last_poses, track_ids=self._handed_on.track_ids[last_poses.track_ids - 1])
         tracks = self.inner.update(detections, pts_s, last_poses, camera, look)
         self.frames, self.found = self.frames + 1, self.found + len(tracks)
@@ -89,7 +89,7 @@ class FixedPeople:
 
 
 def repeat_to(tracks: Tracks, people: int) -> Tracks:
-    """The first `people` of `tracks`; where there are fewer, all of them again and again, each time further aside."""
+    """The first `people` of `tracks`; if there are fewer, repeated with growing shifts."""
     row, lap = np.arange(people) % len(tracks), np.arange(people) // len(tracks)
     boxes = tracks.bboxes_xyxy[row]
     aside = SHIFT * ((lap + 1) // 2) * np.where(lap % 2, 1, -1)  # right, left, further right, ...

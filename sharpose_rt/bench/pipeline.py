@@ -1,4 +1,4 @@
-"""Whole runs over a real clip: frames a second, capture-to-output latency, memory, and where the time goes."""
+"""Whole runs over a real clip: frames per second, capture-to-output latency, memory, and where the time goes."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from sharpose_rt.types import Packet
 
 MB = 1e6
 ALONE_FRAMES = 40
-"""Frames over which each part is measured alone: without overlap each takes the sum of all parts."""
+"""Frames over which each part is measured alone; few, since without overlap a frame takes the sum of all parts."""
 WARM_UP = 20
-"""Frames at the beginning that are not counted, at most a fifth of all."""
+"""Frames at the start that are not counted, at most a fifth of all."""
 FEW = 10
-"""Fewer frames than these make no rate, if there are others."""
+"""Fewer frames than this are not used for a rate if there are others."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class PipelineBench:
 
     Args:
         source: a video.
-        config: the run; its outputs go into a folder that is thrown away.
-        people: how many people each frame is made to have, one run each; None is as many as are found.
-        paced: the file is fed at its own rate, and frames that come too late are dropped, as from a camera.
+        config: of the run; its outputs go into a temporary folder.
+        people: numbers of people that each frame is made to have, one run each; None: those found.
+        paced: read the file at its own rate and drop frames that come too late, as from a camera.
     """
 
     source: str
@@ -55,15 +55,15 @@ class PipelineBench:
         if self.config.smooth.method == "rts":
             raise ConfigError("smooth.method rts goes over the file twice; kalman or none is accepted here")
         if self.config.pose.flip_test:
-            raise ConfigError("the parts alone are those of one pass over each crop; leave pose.flip_test away")
+            raise ConfigError("the parts are measured for one pass over each crop; leave out pose.flip_test")
 
 
 def run_pipeline_bench(bench: PipelineBench, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
-    """The record (see `bench.record`) of a run for each number of people; `say` is told what comes next.
+    """The record (see `bench.record`) of a run for each number of people; `say` is called with what comes next.
 
     A row of its results is one run: `people` asked for (None: as found), `fps`, `latency_ms` from capture to output,
-    `dropped`, `people_mean`, `exit_rate`, memory, `stages` of the run itself, and `alone`, the parts without
-    anything beside them.
+    `dropped`, `people_mean`, `exit_rate`, memory, `stages` of the run itself, and `alone`, its parts while nothing
+    else runs.
 
     Raises:
         SharposeError: whatever a run raises.
@@ -74,7 +74,7 @@ def run_pipeline_bench(bench: PipelineBench, say: Callable[[str], None] = lambda
     with keeping(rows, say) as ended:
         for people in bench.people:
             say(f"{info.name}, {'people as found' if people is None else f'{people} people in each frame'}")
-            gc.collect()  # the networks of the run before
+            gc.collect()  # frees the networks of the previous run
             with tempfile.TemporaryDirectory(prefix="sharpose_bench_") as folder:
                 rows.append(measure(bench, people, info, Path(folder)))
     settings = {
@@ -90,16 +90,16 @@ def run_pipeline_bench(bench: PipelineBench, say: Callable[[str], None] = lambda
 
 
 def probe(bench: PipelineBench) -> SourceInfo:
-    """What is known of the source.
+    """The facts of the source.
 
     Raises:
         SourceError: it cannot be opened.
-        ConfigError: it is no video.
+        ConfigError: it is not a video.
     """
     with open_source(bench.source, bench.config.source) as source:
         info = source.info
     if info.kind in ("image", "images", "stdin"):
-        raise ConfigError(f"{info.name} is of the kind {info.kind!r}; a video that can be read again is accepted")
+        raise ConfigError(f"{info.name} is of the kind {info.kind!r}; a video that can be read twice is accepted")
     return info
 
 
@@ -115,12 +115,12 @@ def measure(bench: PipelineBench, people: int | None, info: SourceInfo, folder: 
     begin_ready(job.tracking)
     device = resolve_device(config.pose.device)
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # what the run before left
+        torch.cuda.empty_cache()  # left by the previous run
         torch.cuda.reset_peak_memory_stats(device)
     watch = RunWatch()
     results = job.run(watch.see)
     figures = results.figures
-    # What CUDA graphs work in is not counted as allocated.
+    # The working memory of CUDA graphs does not count as allocated.
     gpu = torch.cuda.max_memory_reserved(device) / MB if device.type == "cuda" else None
     row = {
         "people": people,
@@ -143,7 +143,7 @@ def measure(bench: PipelineBench, people: int | None, info: SourceInfo, folder: 
 
 
 def fixed_people(config: RunConfig, people: int | None, info: SourceInfo) -> FixedPeople | None:
-    """A tracker that hands on so many people; None for as many as there are."""
+    """A tracker that returns exactly `people` people; None if `people` is None."""
     if people is None:
         return None
     tracker = create_tracker(config.tracker, skeleton_of(config.pose.model))
@@ -152,7 +152,7 @@ def fixed_people(config: RunConfig, people: int | None, info: SourceInfo) -> Fix
 
 @dataclass
 class RunWatch:
-    """When each frame came out, how late it was, and how much memory was in use."""
+    """When each frame was output, its latency, and how much memory was in use."""
 
     left_s: list[float] = field(default_factory=list)
     late_s: list[float] = field(default_factory=list)
@@ -164,14 +164,14 @@ class RunWatch:
         self._process = psutil.Process()
 
     def see(self, packet: Packet) -> None:
-        """One frame was written."""
+        """Records that a frame was written."""
         now_s = time.monotonic()
         self.left_s.append(now_s)
         self.late_s.append(now_s - packet.frame.captured_at_s)
         self.rss.append(self._process.memory_info().rss)
 
     def figures(self) -> dict[str, Any]:
-        """Rate, latency and memory after the warm-up; None where too few frames came for a figure."""
+        """Rate, latency and memory after the warm-up; None for a figure with too few frames."""
         skip = warm_up(len(self.left_s))
         left, late, rss = self.left_s[skip:], self.late_s[skip:], np.array(self.rss[skip:], np.float64) / MB
         rated = self._beside_all(left)
@@ -186,9 +186,9 @@ class RunWatch:
         }
 
     def _beside_all(self, left_s: list[float]) -> list[float]:
-        """Those that came out before the source ended; all of them where these are few.
+        """Times of frames output before the source ended, or all if these are few.
 
-        What waits in queues then is detected already, and the rest of its way has the cores to itself.
+        Frames still in queues then are already detected, and have the cores to themselves for the rest.
         """
         ended_s = self.left_s[-1] - self.late_s[-1] if self.late_s else 0.0
         before = [when_s for when_s in left_s if when_s <= ended_s]
@@ -196,7 +196,7 @@ class RunWatch:
 
 
 def stage_rows(pipeline: dict[str, Any]) -> list[dict[str, Any]]:
-    """Name, times and share of the run's time of each stage, the parts of a chain one by one."""
+    """Name, times and share of the run's time of each stage, with chains split into their parts."""
     rows = []
     for stage in pipeline["stages"]:
         for part in stage["parts"] or [stage]:
@@ -207,7 +207,7 @@ def stage_rows(pipeline: dict[str, Any]) -> list[dict[str, Any]]:
 def alone_rows(
     source: str, config: RunConfig, people: int | None, info: SourceInfo, folder: Path
 ) -> dict[str, list[dict[str, Any]] | float]:
-    """Times of each part alone, and of all of them: what a frame would take without any overlap."""
+    """Times of each part alone, and their sum: the time of a frame without any overlap."""
     frames = min(config.source.max_frames or ALONE_FRAMES, ALONE_FRAMES)
     config = replace(config, source=replace(config.source, max_frames=frames))
     watch = measure_alone(source, config, folder, fixed_people(config, people, info))
@@ -221,5 +221,5 @@ def alone_rows(
 
 
 def warm_up(frames: int) -> int:
-    """Frames at the beginning of so many that are not counted."""
+    """How many frames at the start of `frames` are not counted."""
     return min(WARM_UP, frames // 5)

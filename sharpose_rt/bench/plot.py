@@ -1,4 +1,4 @@
-"""The figure of `bench pipeline`: latency and time of a frame against people."""
+"""The plot of `bench pipeline`: latency and time per frame by number of people."""
 
 from __future__ import annotations
 

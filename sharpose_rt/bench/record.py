@@ -27,7 +27,7 @@ _KEYS = ("schema", "kind", "date", "command", "machine", "versions", "settings",
 def make_record(
     kind: str, settings: Mapping[str, Any], results: Sequence[Mapping[str, Any]], began: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The record of a measurement that has just ended; `began` is what `machine()` gave before it."""
+    """The record of a measurement that has just ended; `began` is the result of `machine()` before it."""
     return {
         "schema": SCHEMA,
         "kind": kind,
@@ -42,8 +42,8 @@ def make_record(
 
 @contextmanager
 def keeping(rows: Sequence[object], say: Callable[[str], None]) -> Iterator[dict[str, bool]]:
-    """Whether it was `interrupted`, for the settings: inside, Ctrl-C ends a measurement that has `rows`, and those
-    are kept; without any it goes on."""
+    """Yields {'interrupted': bool} for the settings: in the block, Ctrl-C ends a measurement that has `rows` and keeps
+    them; without any rows it is passed on."""
     ended = {"interrupted": False}
     try:
         yield ended
@@ -51,7 +51,7 @@ def keeping(rows: Sequence[object], say: Callable[[str], None]) -> Iterator[dict
         if not rows:
             raise
         ended["interrupted"] = True
-        say("interrupted; what was measured before is kept")
+        say("interrupted; what was measured until now is kept")
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
@@ -64,10 +64,10 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def check_writable(*paths: Path | None) -> None:
-    """Nothing, or an error before a long measurement instead of after it; makes the folders.
+    """Raises an error before a long measurement rather than after it; makes the folders.
 
     Raises:
-        OutputError: one of `paths` (None: not wanted) cannot be written.
+        OutputError: one of `paths` (None: unused) cannot be written.
     """
     for path in paths:
         if path is None:
@@ -75,11 +75,11 @@ def check_writable(*paths: Path | None) -> None:
         with writing(path, "give another path"):
             path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise OutputError(f"{path} cannot be written (no right to, or a folder); give another path")
+            raise OutputError(f"{path} cannot be written (no permission, or a folder); give another path")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file, making its folder; whole, or what was there stays.
+    """Writes a file, making its folder; completely, or an earlier file stays.
 
     Raises:
         OutputError: it cannot be written.
@@ -89,17 +89,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A record that `write_record` wrote.
+    """A record written by `write_record`.
 
     Raises:
-        StreamError: it is no such file.
+        StreamError: it is not such a file.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StreamError(f"{path} cannot be read: {error}; a file that --json of `bench` wrote is accepted") from error
+        raise StreamError(f"{path} cannot be read: {error}; a file written by `bench --json` is accepted") from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise StreamError(f"{path} is no {SCHEMA}; a file that --json of `bench` wrote is accepted")
+        raise StreamError(f"{path} is not a {SCHEMA} file; a file written by `bench --json` is accepted")
     missing = [key for key in _KEYS if key not in record]
     if missing:
         raise StreamError(f"{path} lacks {', '.join(missing)}; measure again")
@@ -107,7 +107,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """What this machine is, and how busy others keep it (`load_before`: mean runnable processes of the last minute)."""
+    """Facts about this machine, and how busy it is (`load_before`: mean runnable processes over the last minute)."""
     import psutil
     import torch
 
@@ -133,6 +133,6 @@ def _load() -> float | None:
 
 
 def percentiles(values: Sequence[float] | np.ndarray, *ranks: float, scale: float = 1.0) -> dict[str, float]:
-    """{'p50': ..} of at least one value, each times `scale`."""
+    """{'p50': ..} of at least one value, each multiplied by `scale`."""
     found = np.percentile(np.asarray(values, np.float64), ranks) * scale
     return {f"p{rank:g}": float(value) for rank, value in zip(ranks, found, strict=True)}

@@ -1,4 +1,4 @@
-"""Measurements as Markdown: every figure comes from a JSON file that `bench` wrote."""
+"""Measurements as Markdown: every figure comes from a JSON file written by `bench`."""
 
 from __future__ import annotations
 
@@ -10,46 +10,46 @@ from typing import Any
 from sharpose_rt.bench.record import read_record, write_text
 from sharpose_rt.errors import StreamError
 
-# Published frame rates of SHaRPose over those of ViTPose (An et al., AAAI 2024, Table 3), on one RTX 3090.
+# Published ratios of the frame rates of SHaRPose to those of ViTPose (An et al., AAAI 2024, Table 3), on one RTX 3090.
 PAPER_RATIOS = {"small_256x192": 498.3 / 360.3, "base_256x192": 392.8 / 340.2, "base_384x288": 196.6 / 143.3}
 
 _INTRO = """# Benchmarks
 
-Written by `sharpose-rt bench report` from what `sharpose-rt bench` measured; no figure was typed in.
-A machine that had other work (see its load) is slower in all of them; ratios suffer least.
+Written by `sharpose-rt bench report` from measurements of `sharpose-rt bench`; no figure was typed in.
+Other work on the machine (see its load) makes all figures worse; ratios suffer least.
 """
 
-_MODEL_NOTE = """Crops a second and latency of a batch, of the network alone: crops are cut out already, keypoints not
-yet decoded; normalisation is included. *dense* is ViTPose with its classic decoder, of the same width, depth and heads,
-in the same precision and backend; all contenders of a batch size took turns in every round. *exit* is the share of
-crops that left after the coarse stage (0 %: both stages for all; 100 %: the coarse stage alone). *against dense* is the
-ratio of crops a second within a round: median over the rounds, and their range from 10 to 90 %. *GEMM* is the share of
-the machine's own rate for a large matrix product by torch in that precision (for int8 in float32)."""
+_MODEL_NOTE = """Crops per second and latency of a batch for the network alone, including normalisation but not cropping
+or keypoint decoding. *dense* is ViTPose with its classic decoder, with the same width, depth and heads, in the same
+precision and backend; all contenders of a batch size took turns in every round. *exit* is the share of crops that left
+after the coarse stage (0 %: both stages for all; 100 %: only the coarse stage). *against dense* is the ratio of crops
+per second within a round: median over the rounds, and range from the 10th to the 90th percentile. *GEMM* is the rate as
+a share of the machine's own rate for a large matrix product in torch in that precision (for int8 in float32)."""
 
-_PIPELINE_NOTE = """Whole runs, warm-up left out. *fps* is of the frames that came out while others still came in (of
-runs too short for that, all). *latency* is from capture to output written; with a file it includes waiting in full
-queues by design, with a paced or live source it is what a viewer would see. *people* "as found" is the clip as it is; a
-number is that many boxes in every frame (*copies*: share of boxes that repeat a person, a little aside). *growth* is
-resident memory at the end less that after the warm-up."""
-
-
-_PEERS_NOTE = """The same frames, decoded beforehand, and the same boxes of people through each package; the time is
-that of a frame's poses, without finding people, but for networks that look at the whole frame. *people* is how many it
-gave a pose for. Each ran alone, in its own process and environment, with the threads it takes by itself."""
-_PEERS_TURNS = """All took turns in each of {} rounds: *fps* is the median over them, *against ours* the ratio within a
-round: median, least and most."""
+_PIPELINE_NOTE = """Whole runs, without the warm-up. *fps* counts frames that were output before the source ended (in
+very short runs, all). *latency* is from capture to written output; for a file this includes waiting in queues that are
+full by design, for a paced or live source it is what a viewer would see. *people* "as found" is the clip as it is; a
+number is that many boxes in every frame (*copies*: share of boxes that repeat a person with a small shift). *growth* is
+resident memory at the end minus that after the warm-up."""
 
 
-_CAMERAS_NOTE = """The same videos in one run, their people in the same batches, and in a run each, one after another;
-both ways took turns. *fps* counts the frames of all, least and most over the rounds; loading and first frames are left
-out; the ratio is within a round: median, least and most."""
+_PEERS_NOTE = """Each package got the same frames, decoded beforehand, and the same boxes of people. Times are for the
+poses of a frame; finding people is only included for networks that look at the whole frame. *people* is the number of
+poses. Each package ran alone, in its own process and environment, with its default number of threads."""
+_PEERS_TURNS = """All took turns in each of {} rounds: *fps* is the median over rounds, *against ours* the ratio within
+a round: median, lowest and highest."""
+
+
+_CAMERAS_NOTE = """The same videos together in one run, with their people in the same batches, and one after another in
+a run each; both ways took turns. *fps* counts the frames of all videos, lowest and highest over the rounds, without
+loading and the first frames; the ratio is within a round: median, lowest and highest."""
 
 
 def write_report(files: Sequence[Path], out: Path) -> None:
     """Writes `out` from measurements, in the order given.
 
     Raises:
-        StreamError: a file is no measurement.
+        StreamError: a file is not a measurement.
         OutputError: `out` cannot be written.
     """
     records = [read_record(path) for path in files]
@@ -60,7 +60,7 @@ def write_report(files: Sequence[Path], out: Path) -> None:
             raise StreamError(f"{path}: {error}") from error
         except (AttributeError, LookupError, TypeError, ValueError) as error:  # edited, or of another version
             raise StreamError(
-                f"{path} is no whole measurement of this version ({type(error).__name__}: {error}); measure again"
+                f"{path} is not a complete measurement of this version ({type(error).__name__}: {error}); measure again"
             ) from error
     write_text(out, render(records, out.parent))
 
@@ -159,10 +159,10 @@ def _pipeline(record: dict[str, Any], folder: Path) -> str:
         text += (
             f"\nDecoding could not keep up with the clip's own rate: its clock waited up to {slipped:.2f} s in a run.\n"
         )
-    text += "\nEach part alone, ms of a frame (mean), nothing running beside it:\n\n"
+    text += "\nEach part alone, ms per frame (mean), while nothing else ran:\n\n"
     names = [part["name"] for part in rows[0]["alone"]]
     text += _table(("people", *names, "sum"), (alone_cells(row) for row in rows))
-    text += "\nEach stage in the run, ms of a frame (p50 / p95), while the other stages ran, warm-up included:\n\n"
+    text += "\nEach stage in the run, ms per frame (p50 / p95), while the other stages ran, including the warm-up:\n\n"
     names = [stage["name"] for stage in rows[0]["stages"]]
     text += _table(("people", *names), (stage_cells(row) for row in rows))
     if settings.get("plot"):
@@ -173,7 +173,7 @@ def _pipeline(record: dict[str, Any], folder: Path) -> str:
 def _peers(record: dict[str, Any], folder: Path) -> str:
     settings, rows = record["settings"], record["results"]
     width, height = settings["size_wh"]
-    boxes = f"{settings['boxes_mean']:.1f} boxes a frame by {Path(settings['detector']).name}"
+    boxes = f"{settings['boxes_mean']:.1f} boxes per frame by {Path(settings['detector']).name}"
     ours = settings.get("ours", "backend and precision not recorded")
     turns = f"\n{_PEERS_TURNS.format(settings['rounds'])}" if "rounds" in settings else ""
     text = (
@@ -197,7 +197,7 @@ def peer_cells(row: dict[str, Any]) -> list[str]:
 
 
 def _ran(facts: dict[str, Any]) -> str:
-    """By what the pose network ran, in which numbers, where."""
+    """Backend, precision and device of the pose network."""
     backend = facts.get("backend", "backend not recorded")
     return f"{backend}, {facts['precision'].removeprefix('torch.')}, {facts['device']}"
 

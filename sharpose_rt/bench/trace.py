@@ -22,9 +22,9 @@ _ROWS = 12
 
 @torch.inference_mode()
 def write_trace(config: ModelBench, path: Path) -> str:
-    """The operations that take most time, as a table; all of them go to `path`, for chrome://tracing or Perfetto.
+    """The operations that take most time, as a table; writes all to `path`, for chrome://tracing or Perfetto.
 
-    A batch of the first model, run by torch, goes `REPEATS` times through prepare, coarse, select, fine and decode.
+    In torch, a batch goes `REPEATS` times through prepare, coarse, select, fine and decode of the first model.
 
     Raises:
         OutputError: the trace cannot be written.
@@ -33,7 +33,7 @@ def write_trace(config: ModelBench, path: Path) -> str:
     options: Any = {"behaviour": config.behaviour, "device": config.device, "precision": config.precision}
     engine = PoseEngine(PoseConfig(model=name, weights="random", backend="torch", max_batch=batch, **options))
     crops = varied_crops(batch, engine.crop_size_hw)
-    _journey(engine, crops)  # first calls choose kernels and take memory
+    _journey(engine, crops)  # first calls choose kernels and allocate memory
     on_gpu = engine.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities) as profiler:

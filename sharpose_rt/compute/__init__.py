@@ -1,1 +1,1 @@
-"""How networks are run, whichever they are: precision, OpenVINO graphs, CUDA graphs and streams."""
+"""How any network is run: precision, threads, OpenVINO graphs, CUDA graphs and streams."""

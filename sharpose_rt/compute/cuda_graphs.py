@@ -1,4 +1,4 @@
-"""CUDA graphs: a stage is recorded once for each shape of its inputs and replayed: one launch for all its kernels."""
+"""CUDA graphs: a stage is recorded once for each shape of its inputs and replayed with one launch for all kernels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sharpose_rt.errors import is_short_of_gpu_memory
 log = logging.getLogger("sharpose_rt.compute.cuda_graphs")
 
 _one_at_a_time = threading.Lock()
-"""A recording begins by waiting for the whole device, which is an error while another thread records."""
+"""A recording starts by waiting for the whole device, which is an error while another thread records."""
 Stage = Callable[..., tuple[Tensor, ...]]
 TOLERANCE = 0.01
 """How far a replay may be from the stage itself, as a share of the largest value."""
@@ -34,7 +34,7 @@ class Tape:
     outputs: Sequence[Tensor]
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """What the stage gives for these tensors, in memory of its own."""
+        """The stage's outputs for these tensors, in separate memory."""
         for place, tensor in zip(self.inputs, tensors, strict=True):
             place.copy_(tensor, non_blocking=True)
         self.replay()
@@ -43,19 +43,19 @@ class Tape:
 
 @cache
 def _aside(ours: torch.cuda.Stream) -> torch.cuda.Stream:
-    """The stream on which what is replayed on `ours`, a network's stream, is recorded.
+    """The stream on which recordings are made that are replayed on `ours`, a network's stream.
 
-    PyTorch hands out 32 streams of a priority in turn: one of the usual priority might be another thread's network's.
-    The memory that cuBLAS works in belongs to the stream of a recording, and goes with the first one made there that
-    goes, though others use it (pytorch#193402). So networks have a stream each for theirs, and all recordings of a
-    network go together.
+    PyTorch hands out 32 streams per priority in turn, so one of the usual priority might belong to a network of another
+    thread. The cuBLAS workspace belongs to the stream of a recording and is freed with the first recording freed there,
+    even if others use it (pytorch#193402). So each network records on its own stream, and all recordings of a network
+    are freed together.
     """
     return torch.cuda.Stream(ours.device, priority=-1)
 
 
 @contextmanager
 def _nothing_collected() -> Iterator[None]:
-    """Python does not look for circles: a graph of somebody else that went meanwhile would break the recording."""
+    """Suspends garbage collection: another CUDA graph that is freed meanwhile would break the recording."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -70,48 +70,48 @@ def record(stage: Stage, tensors: Sequence[Tensor]) -> Tape:
 
     Raises:
         RuntimeError: something in the stage cannot be recorded.
-        torch.OutOfMemoryError: the memory does not suffice; all recordings of the network have to go, see `_aside`.
+        torch.OutOfMemoryError: out of memory; all recordings of the network must be freed, see `_aside`.
     """
     places = [tensor.clone() for tensor in tensors]
     device = tensors[0].device
     ours = torch.cuda.current_stream(device)
-    # `ours` is entered once more, as a recording that fails leaves the thread on the other one.
+    # `ours` is entered again because a recording that fails leaves the thread on the other stream.
     with _one_at_a_time, torch.cuda.device(device), torch.cuda.stream(ours):
         aside = _aside(ours)
         aside.wait_stream(ours)
-        with torch.cuda.stream(aside):  # kernels are chosen and memory is taken before the recording
+        with torch.cuda.stream(aside):  # choose kernels and allocate memory before the recording
             for _ in range(3):
                 stage(*places)
         ours.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        # Other threads go on allocating meanwhile, which a recording that watches all threads would not survive.
+        # Other threads continue to allocate, which would break a recording in a mode that watches all threads.
         with _nothing_collected(), torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
             outputs = stage(*places)
     return Tape(places, graph.replay, outputs)
 
 
 class Recorded:
-    """A stage that is recorded for each shape and type of its inputs when it first comes, and replayed from then on.
+    """A stage that is recorded when a shape and type of its inputs first comes, and replayed from then on.
 
-    A recording that fails, or does not give what the stage gives, is not used: the stage runs as it is.
+    If a recording fails, or its results differ from the stage's, the stage runs unrecorded.
 
     Args:
         name: for the log.
-        stage: tensors in, tensors out; nothing in it may depend on values on the host.
+        stage: tensors in, tensors out; must not depend on values on the host.
         record: makes a recording; see `record`.
     """
 
     def __init__(self, name: str, stage: Stage, record: Callable[[Stage, Sequence[Tensor]], Tape] = record) -> None:
         self.name, self.stage, self._record = name, stage, record
         self._tapes: dict[tuple[tuple[torch.Size, torch.dtype], ...], Tape | None] = {}
-        self._unused: list[Tape] = []  # to go with the others
+        self._unused: list[Tape] = []  # kept to be freed with the others
         self._unrecorded_from: float = math.inf
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """What the stage gives.
+        """The stage's outputs.
 
         Raises:
-            torch.OutOfMemoryError: see `record`; nothing is kept of it.
+            torch.OutOfMemoryError: see `record`; nothing of the recording is kept.
         """
         if len(tensors[0]) >= self._unrecorded_from:
             return self.stage(*tensors)
@@ -122,10 +122,10 @@ class Recorded:
         return self.stage(*tensors) if tape is None else tape(*tensors)
 
     def forget(self, rows: int) -> bool:
-        """Let all recordings go, and make none for so many rows and more again; whether there might have been such.
+        """Frees all recordings and makes none for `rows` rows or more from now on; whether such may have existed.
 
-        Each holds the memory that its stage works in. Those for fewer rows cannot stay, see `_aside`: they are made
-        again when they come.
+        Each recording holds its stage's working memory. Those for fewer rows cannot stay, see `_aside`; they are made
+        again when needed.
         """
         before, self._unrecorded_from = self._unrecorded_from, min(self._unrecorded_from, rows)
         self._tapes, self._unused = {}, []
@@ -137,13 +137,13 @@ class Recorded:
         except RuntimeError as error:
             if is_short_of_gpu_memory(error):
                 raise
-            # A recording that is broken off fails once more when it is ended, and does not say why.
+            # An aborted recording fails again when it is ended, without saying why.
             reason = str(error.__context__ or error).partition("\n")[0]
             log.warning("%s: no CUDA graph for %s, it runs unrecorded: %s", self.name, _text(tensors), reason)
             return None
-        wanted = [output.clone() for output in self.stage(*tensors)]  # it might give the same memory each time
+        wanted = [output.clone() for output in self.stage(*tensors)]  # it might return the same memory each time
         for output in tape.outputs:
-            output.zero_()  # else a replay that does nothing would give what the recording left there
+            output.zero_()  # otherwise a replay that does nothing would return what the recording left there
         found = tape(*tensors)
         if all(map(_same, wanted, found)):
             return tape
@@ -153,7 +153,7 @@ class Recorded:
 
 
 def _same(wanted: Tensor, found: Tensor) -> bool:
-    """Whether they are near each other; NaN and infinities have to lie in the same places."""
+    """Whether they are close; NaN and infinities must be in the same places."""
     wanted, found = wanted.float(), found.float()
     sizes = wanted[wanted.isfinite()].abs()
     near = TOLERANCE * float(sizes.max()) if len(sizes) else 0.0

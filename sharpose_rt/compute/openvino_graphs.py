@@ -1,9 +1,9 @@
-"""Torch modules as OpenVINO graphs: traced, so that nothing is written twice, and kept in the user's cache.
+"""Torch modules as OpenVINO graphs: traced, so that no network is written twice, and kept in the user's cache.
 
-A graph is kept under a hash of all that made it: the weights, the structure, the code it was traced from, the shapes
-and the versions. What changes in any of them makes a new one. Where it has layers of integers, what it was compiled to
-is kept too, under a hash of that, of the hints and of the processor: it is read in less than half of the time, and
-computes the same to the last digit. One of floats is compiled as soon as read.
+A graph is kept under a hash of everything it was made from: the weights, the structure, the traced code, the shapes and
+the versions. A change in any of them makes a new graph. If it has integer layers, the compiled form is kept too, under
+a hash of the graph's hash, the hints and the processor: it loads in less than half the time and computes the same to
+the last digit. For graphs of floats, compiling is as quick as loading.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ from sharpose_rt.machine.whole_files import beside, on_disk, whole
 log = logging.getLogger("sharpose_rt.compute.openvino_graphs")
 
 KEPT, KEPT_BYTES = 16, 2 << 30
-"""Graphs in a folder of the cache; a network has three, in int8 two more, a detector one for each size of picture, of
-which a large one's take 230 MB each."""
+"""Limits of a graph folder in the cache. A network has three graphs, in int8 two more; a detector has one per picture
+size, of 230 MB each for a large detector."""
 COMPILED_BYTES = 256 << 20
-"""Compiled graphs in the cache; the pose network that ships takes 23 MB a batch size."""
+"""Limit of the compiled graphs in the cache; the included pose network takes 23 MB per batch size."""
 _NAME = "sharpose_rt"
-"""Under this a graph says by what hash it is kept."""
+"""Name under which a graph stores its hash."""
 PRECISION_HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _unwritten: OrderedDict[str, Any] = OrderedDict()
-"""Graphs of dynamic batch that this process made and no cache took: a run wants those of the measurement before it."""
+"""Graphs with a dynamic batch that could not be written to the cache: a run reuses those of the measurement before."""
 _OWN = Path(__file__).parents[1]
 _CHECK = 4
 """Bytes of a checksum."""
 
 
 def installed() -> bool:
-    """OpenVINO can be imported."""
+    """Whether OpenVINO can be imported."""
     return importlib.util.find_spec("openvino") is not None
 
 
@@ -68,8 +68,8 @@ def openvino() -> tuple[Any, Any]:
     Raises:
         DeviceError: it is not installed, or does not load.
     """
-    # Its reports of use to a server, with an id kept in the home folder; without a home it would not even load. In the
-    # package's place it has one that does nothing.
+    # Telemetry would report usage to a server, with an id kept in the home folder, and could not even load without a
+    # home. If the package is missing, OpenVINO uses a stub that does nothing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino as ov
@@ -77,12 +77,12 @@ def openvino() -> tuple[Any, Any]:
         return ov, ov.Core()
     except (ImportError, RuntimeError) as error:
         raise DeviceError(
-            f"OpenVINO cannot be used: {error}; pip install 'sharpose-rt[cpu]', or give --backend torch"
+            f"OpenVINO cannot be used: {error}; pip install 'sharpose-rt[cpu]', or use --backend torch"
         ) from error
 
 
 def besides_grids(dtype: torch.dtype) -> torch.dtype:
-    """What a graph of that precision multiplies in where it has no grids of integers: in int8 the fastest there is."""
+    """The precision of a graph's layers without integer grids: for int8 the fastest float type, else `dtype` itself."""
     return fastest_dtype() if dtype == torch.int8 else dtype
 
 
@@ -90,18 +90,18 @@ class Graph:
     """A compiled graph: tensors in, a list of tensors out, all on the CPU. Not for two threads at once.
 
     Args:
-        model: of static inputs, a lane's share of the batch first; outputs may be of any length with one lane.
-        dtype: what it multiplies in.
+        model: with static inputs, a lane's share of the batch first; with one lane, outputs may have any length.
+        dtype: the precision of multiplications.
         threads: of all lanes together.
-        lanes: parts of a batch that run side by side. Two threads that share each layer wait for each other at its end,
-            and hand its numbers from cache to cache; with a lane for each they meet once a graph.
+        lanes: parts of a batch that run in parallel. Threads that share each layer wait for each other at its end and
+            pass values from cache to cache; with a lane each, they wait only once per graph.
     """
 
     def __init__(self, model: Any, dtype: torch.dtype, threads: int, lanes: int = 1) -> None:
         hints = {
             "INFERENCE_PRECISION_HINT": PRECISION_HINTS[besides_grids(dtype)],
             "INFERENCE_NUM_THREADS": threads,
-            # Pinned, the graphs of the detector and of the pose network would both sit on the first core.
+            # If pinned, the detector and the pose network would both run on the first core.
             "ENABLE_CPU_PINNING": False,
             **({"NUM_STREAMS": lanes} if lanes > 1 else {"PERFORMANCE_HINT": "LATENCY"}),
         }
@@ -113,13 +113,13 @@ class Graph:
             else ((lanes * port.shape[0], *tuple(port.shape)[1:]), port.element_type.to_dtype())
             for port in compiled.outputs
         ]
-        self._under_way: list[NDArray[Any]] = []  # what the requests read and write: they go on behind an interrupt
+        self._under_way: list[NDArray[Any]] = []  # memory of the requests, which continue after an interrupt
 
     def __call__(self, *tensors: Tensor) -> list[Tensor]:
-        """The outputs in their order, as tensors of their own."""
-        if self._under_way:  # Ctrl-C, or an alarm of the program, fell into the last call
+        """The outputs in order, in separate memory."""
+        if self._under_way:  # Ctrl-C, or another signal, interrupted the last call
             for request in self._requests:
-                with contextlib.suppress(RuntimeError):  # an error of that call is not one of this
+                with contextlib.suppress(RuntimeError):  # errors of that call do not concern this one
                     request.wait()
         found = [None if known is None else np.empty(*known) for known in self._outputs]
         given = [tensor.contiguous().numpy() for tensor in tensors]
@@ -139,18 +139,18 @@ class Graph:
         return [torch.from_numpy(self._copied(n) if array is None else array) for n, array in enumerate(found)]
 
     def _copied(self, number: int) -> NDArray[Any]:
-        """An output whose length shows when it is there."""
+        """An output whose length is known only once it is computed."""
         return np.array(self._requests[0].get_output_tensor(number).data)
 
     def _shares(self, array: NDArray[Any]) -> list[Any]:
-        """What each lane has of a contiguous array, in the same memory."""
+        """Each lane's share of a contiguous array, in the same memory."""
         rows = len(array) // len(self._requests)
         lanes = (array[n * rows : (n + 1) * rows] for n in range(len(self._requests)))
         return [self._tensor(part, shared_memory=True) for part in lanes]
 
 
 def _compiled(model: Any, hints: dict[str, Any]) -> Any:
-    """The compiled graph; one of integers from the cache where this processor made it before."""
+    """The compiled graph; one with integer layers comes from the cache if this processor has compiled it before."""
     _, core = openvino()
     if not (model.has_rt_info(_NAME) and any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())):
         return core.compile_model(model, "CPU", hints)
@@ -160,18 +160,18 @@ def _compiled(model: Any, hints: dict[str, Any]) -> Any:
     path = cache_dir() / "compiled" / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.blob"
     try:
         data = path.read_bytes()
-        os.utime(path)  # the longest unused are thrown away first
+        os.utime(path)  # the least recently used are deleted first
         if zlib.crc32(data[_CHECK:]).to_bytes(_CHECK, "big") == data[:_CHECK]:
             return core.import_model(io.BytesIO(data[_CHECK:]), "CPU", hints)
     except (OSError, RuntimeError) as error:
-        log.debug("%s is not there, or of no use: %s", path, error)
+        log.debug("%s is missing or unusable: %s", path, error)
     compiled = core.compile_model(model, "CPU", hints)
     _keep_compiled(compiled, path)
     return compiled
 
 
 def _keep_compiled(compiled: Any, path: Path) -> None:
-    """Writes it behind its checksum, as a damaged one would be taken; without a right to, it is compiled again."""
+    """Writes it after its checksum, since OpenVINO accepts a damaged one; if that fails, it is compiled again."""
     try:
         data = compiled.export_model().getvalue()
         with whole(path) as part:
@@ -182,33 +182,31 @@ def _keep_compiled(compiled: Any, path: Path) -> None:
 
 
 def read_graph(path: Path) -> Any:
-    """The graph in a file of ONNX's or OpenVINO's form (.onnx, .xml).
+    """The graph in an ONNX or OpenVINO file (.onnx, .xml).
 
     Raises:
-        DeviceError: OpenVINO is not there.
-        WeightsError: it cannot be read.
+        DeviceError: OpenVINO cannot be used.
+        WeightsError: the file cannot be read.
     """
     try:
         _, core = openvino()
     except DeviceError as error:
-        raise DeviceError(
-            f"{path} runs by OpenVINO alone, which cannot be used; pip install 'sharpose-rt[cpu]'"
-        ) from error
+        raise DeviceError(f"{path} needs OpenVINO, which cannot be used; pip install 'sharpose-rt[cpu]'") from error
     if not is_file(path):
         raise WeightsError(f"there is no file {path}; give the path of a .onnx file, or of a .xml file beside its .bin")
     try:
         with path.open("rb") as file:
             start = file.read(256).lstrip(b"\xef\xbb\xbf \t\r\n")
         if path.suffix.lower() == ".xml" and not start.startswith(b"<"):
-            raise RuntimeError("it is no XML")  # OpenVINO would try what else it could be, and tell of each
+            raise RuntimeError("it is not XML")  # OpenVINO would try its other formats and report on each
         return core.read_model(str(path))
-    except (OSError, RuntimeError, UnicodeDecodeError) as error:  # its reports quote the file, which need not be text
+    except (OSError, RuntimeError, UnicodeDecodeError) as error:  # its messages quote the file, which may not be text
         lines = [line for line in map(str.strip, str(error).splitlines()) if line]
         raise WeightsError(f"the network {path} cannot be read: {lines[-1] if lines else error:.200}") from error
 
 
 def lengths(port: Any) -> list[int]:
-    """The shape of an input or output, -1 where it is open; [] where not even the number of axes is known."""
+    """The shape of an input or output, -1 for dynamic axes; [] if even the number of axes is unknown."""
     shape = port.partial_shape
     return [] if shape.rank.is_dynamic else [-1 if side.is_dynamic else side.get_length() for side in shape]
 
@@ -219,20 +217,20 @@ def said(shapes: Iterable[list[int]]) -> str:
 
 
 def for_batch(model: Any, batch: int, dtype: torch.dtype, threads: int) -> Graph:
-    """A graph with dynamic batch, compiled for `batch` rows, in as many lanes as are alike in rows and in threads."""
+    """A graph with dynamic batch, compiled for `batch` rows, in as many lanes of equal rows and threads as possible."""
     lanes = math.gcd(batch, threads)
     return Graph(with_batch(model, batch // lanes), dtype, threads, lanes)
 
 
 def traced(module: nn.Module, examples: Sequence[Tensor], *, dynamic_batch: bool = True) -> Any:
-    """The graph of `module` over inputs like `examples`, from the cache where it was made before.
+    """The graph of `module` for inputs like `examples`, from the cache if it was made before.
 
     Args:
         module: in evaluation mode, on the CPU, in float32.
-        examples: the batch first; two rows or more where the batch is dynamic, as a batch of one may be folded away.
-        dynamic_batch: the first axis of every input is left open; `with_batch` closes it.
+        examples: the batch first; two rows or more if the batch is dynamic, as a batch of one may be folded away.
+        dynamic_batch: leave the first axis of every input open; `with_batch` closes it.
     """
-    folder = "graphs" if dynamic_batch else "graphs_of_one_size"  # of which photographs need many: each has its places
+    folder = "graphs" if dynamic_batch else "graphs_of_one_size"  # photographs need many of these: a separate limit
     key = _key(module, examples, dynamic_batch)
     path = cache_dir() / folder / f"{key}.xml"
     kept = _kept(path, key) or _unwritten.get(key)
@@ -242,14 +240,14 @@ def traced(module: nn.Module, examples: Sequence[Tensor], *, dynamic_batch: bool
     types = {torch.uint8: ov.Type.u8, torch.float32: ov.Type.f32, torch.int64: ov.Type.i64}
     inputs = [(ov.PartialShape([-1 if dynamic_batch else len(e), *e.shape[1:]]), types[e.dtype]) for e in examples]
     with settings_lock, torch.no_grad(), warnings.catch_warnings(), _no_reports():
-        warnings.simplefilter("ignore")  # torch's, on every Python number in the code
-        module(*examples)  # what it lays out when a size is new, such as a detector's anchors, is constant in the trace
-        # Traced here and not by OpenVINO, which would run each graph twice more and load half of torch to compare.
+        warnings.simplefilter("ignore")  # torch warns about every Python number in the code
+        module(*examples)  # what it computes for a new size, such as a detector's anchors, is constant in the trace
+        # Traced here rather than by OpenVINO, which would run each graph twice more and load half of torch to compare.
         script = torch.jit.trace(module, tuple(examples), check_trace=False)
         model = ov.convert_model(script, input=inputs)
     _keep(model, path)
-    kept = _kept(path, key)  # writing folds constants: a later run's digits are this one's then
-    if kept is None and dynamic_batch:  # of one size, which photographs have many of, each is made once a run
+    kept = _kept(path, key)  # read back, as writing folds constants: later runs then compute the same digits
+    if kept is None and dynamic_batch:  # those of one size, of which photographs need many, are made once per run
         _unwritten[key] = model
         if len(_unwritten) > KEPT:
             _unwritten.popitem(last=False)
@@ -257,13 +255,13 @@ def traced(module: nn.Module, examples: Sequence[Tensor], *, dynamic_batch: bool
 
 
 def _kept(path: Path, key: str) -> Any:
-    """The graph in a file of the cache; None where there is none, or a damaged one."""
+    """The graph in a cache file; None if the file is missing or damaged."""
     if not is_file(path):
         return None
     _, core = openvino()
     try:
         with contextlib.suppress(OSError):
-            os.utime(path)  # the longest unused are thrown away first
+            os.utime(path)  # the least recently used are deleted first
         model = core.read_model(path)
         model.set_rt_info(key, _NAME)
         return model
@@ -274,7 +272,7 @@ def _kept(path: Path, key: str) -> Any:
 
 @contextlib.contextmanager
 def _no_reports() -> Iterator[None]:
-    """OpenVINO's converter reports its use over the network, unless it takes itself to run in a build job."""
+    """Stops OpenVINO's converter from reporting its use over the network, which it does unless it runs in a CI job."""
     before = os.environ.get("CI")
     os.environ["CI"] = "true"
     try:
@@ -287,14 +285,14 @@ def _no_reports() -> Iterator[None]:
 
 
 def with_batch(model: Any, batch: int) -> Any:
-    """A copy of a graph with dynamic batch that takes exactly `batch` rows: static shapes are quickest."""
+    """A copy of a graph with dynamic batch that takes exactly `batch` rows: static shapes are fastest."""
     fixed = model.clone()
     fixed.reshape({port: [batch, *list(port.partial_shape)[1:]] for port in fixed.inputs})
     return fixed
 
 
 def _keep(model: Any, path: Path) -> None:
-    """Writes the graph, its data file first; without a right to, the next start converts again."""
+    """Writes the graph, its data file first; if that fails, the next start converts again."""
     ov, _ = openvino()
     part = beside(path)
     try:
@@ -304,7 +302,7 @@ def _keep(model: Any, path: Path) -> None:
             on_disk(written)
         part.with_suffix(".bin").replace(path.with_suffix(".bin"))
         part.replace(path)
-        _make_room(path.parent, (".xml", ".bin"), KEPT_BYTES, most=KEPT, spared=1)  # what was made just now stays
+        _make_room(path.parent, (".xml", ".bin"), KEPT_BYTES, most=KEPT, spared=1)  # keep the one just made
     except (OSError, RuntimeError) as error:
         log.debug("%s was not kept: %s", path, error)
     finally:
@@ -314,9 +312,9 @@ def _keep(model: Any, path: Path) -> None:
 
 
 def _make_room(folder: Path, suffixes: tuple[str, ...], room: int, *, most: float = math.inf, spared: int = 0) -> None:
-    """Throws away what was not used for the longest: beyond `room` bytes or `most` in number, but the first `spared`.
+    """Deletes the least recently used entries beyond `room` bytes or `most` in number, but never the newest `spared`.
 
-    Each has a file with every one of the suffixes; the time of the first counts.
+    An entry has one file for each suffix; the modification time of the first counts.
     """
     newest = sorted(folder.glob(f"*{suffixes[0]}"), key=lambda path: path.stat().st_mtime, reverse=True)
     for place, path in enumerate(newest):
@@ -340,10 +338,10 @@ def _key(module: nn.Module, examples: Iterable[Tensor], dynamic_batch: bool) -> 
 
 
 def _settings(part: nn.Module) -> dict[str, str]:
-    """What a module's code may ask besides its parameters: plain values, and functions by their names."""
+    """What a module's code may read besides its parameters: plain values, and functions by their names."""
     found: dict[str, str] = {}
     for name, value in vars(part).items():
-        if name.startswith("_") or isinstance(value, torch.Size):  # of the last input, as ultralytics' heads note it
+        if name.startswith("_") or isinstance(value, torch.Size):  # the last input's, as ultralytics' heads store it
             continue
         if isinstance(value, (bool, int, float, str, tuple, list, slice, type(None))) or is_dataclass(value):
             found[name] = repr(value)
@@ -357,7 +355,7 @@ def _versions() -> list[str | None]:
 
 
 def _sources(module: nn.Module) -> list[Path]:
-    """Our own code that a trace of the module went through: the folders of its parts' classes."""
+    """Our own source files that a trace of the module runs through: those in the folders of its parts' classes."""
     homes = {sys.modules[type(part).__module__].__file__ for part in module.modules()}
     folders = {Path(home).parent for home in homes if home and Path(home).is_relative_to(_OWN)}
     return sorted(path for folder in folders for path in folder.glob("*.py"))

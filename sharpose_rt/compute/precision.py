@@ -1,4 +1,4 @@
-"""Which precision this machine's processor multiplies fastest in: measured, not believed."""
+"""The precision in which this machine's processor multiplies fastest: measured, not assumed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from sharpose_rt.machine.cache import cache_dir, recall, remember
 from sharpose_rt.machine.processor import processor_key
 
 WORTH_IT = 1.15
-"""How much faster bfloat16 or int8 must be to be taken by itself: it costs accuracy."""
+"""How much faster bfloat16 or int8 must be to be chosen automatically: it costs accuracy."""
 
 
 @cache
 def fastest_dtype() -> torch.dtype:
-    """bfloat16 where the CPU has it (AMX, or AVX512-BF16) and really is faster in it, else float32.
+    """bfloat16 if the CPU has it (AMX or AVX512-BF16) and is measurably faster in it, else float32.
 
-    Measured once and remembered: a processor that says AVX512-BF16, but had its AMX hidden by a virtual machine, did
-    half as many multiplications in bfloat16 as in float32. What is taken decides the last digits of all that is found,
-    so other work that comes and goes meanwhile must not: bfloat16 has to be faster in the best turn and in most.
+    Measured once and remembered: a processor that reports AVX512-BF16, but whose AMX was hidden by a virtual machine,
+    did half as many multiplications per second in bfloat16 as in float32. The choice affects the last digits of all
+    results, so it must not depend on other load: bfloat16 has to be faster both in the best round and in most rounds.
     """
     in_hardware = torch.cpu.get_capabilities()
     if not (in_hardware.get("avx512_bf16") or in_hardware.get("amx_bf16")):
@@ -31,7 +31,7 @@ def fastest_dtype() -> torch.dtype:
     path, key = cache_dir() / "precisions.json", this_machine()
     rates = recall(path).get(key)
     if not isinstance(rates, dict) or not all(isinstance(rates.get(name), float) for name in ("fp32", "bf16", "ratio")):
-        with at_most_threads(1):  # whatever thread asks
+        with at_most_threads(1):  # whichever thread asks
             rates = _multiplications()
         remember(path, key, rates)
     faster = min(rates["bf16"] / rates["fp32"], rates["ratio"])
@@ -39,15 +39,15 @@ def fastest_dtype() -> torch.dtype:
 
 
 def this_machine() -> str:
-    """What a measurement that is remembered holds for: a cache may be carried to another processor, as in a volume."""
+    """The key of a remembered measurement: a cache may move to another processor, for example in a volume."""
     quick = [name for name in ("amx_bf16", "avx512_bf16", "avx512_vnni") if torch.cpu.get_capabilities().get(name)]
     capability = torch.backends.cpu.get_cpu_capability()
     return ", ".join([processor_key(), capability, *quick, f"torch {torch.__version__}"])
 
 
 def multiplies_integers() -> bool:
-    """Whether the processor multiplies 8-bit integers in full: on x86 those without VNNI clip sums of two products,
-    which costs accuracy, and gain little time."""
+    """Whether the processor multiplies 8-bit integers exactly: x86 processors without VNNI clip sums of two products,
+    which costs accuracy, and gain little speed."""
     in_hardware = torch.cpu.get_capabilities()
     return platform.machine().lower() not in ("x86_64", "amd64") or any(
         in_hardware.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")
@@ -55,7 +55,7 @@ def multiplies_integers() -> bool:
 
 
 def _multiplications(side: int = 1024) -> dict[str, float]:
-    """GFLOP/s of a matrix product in either precision, the best of each; and bf16's over fp32's in the middle turn."""
+    """The best GFLOP/s of a matrix product in each precision, and the median ratio of bf16 to fp32 over all rounds."""
     types = {"fp32": torch.float32, "bf16": torch.bfloat16}
     matrices = {name: torch.ones(side, side, dtype=dtype) for name, dtype in types.items()}
     seconds: dict[str, list[float]] = {name: [] for name in matrices}

@@ -1,5 +1,5 @@
-"""CUDA streams: each network queues its work on one of its own, so that threads do not wait for each other's; and the
-ways to a device and back, on which nobody waits before what travels is wanted."""
+"""CUDA streams: each network queues its work on its own, so that threads do not wait for each other's work. Also
+transfers to a device and back that do not block until the data are needed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sharpose_rt.compute.threads import use_networks
 
 
 class OwnStream:
-    """A context in which work for a CUDA device goes to a stream of its own; on a CPU it changes nothing.
+    """A context in which work for a CUDA device goes to a separate stream; on a CPU it changes nothing.
 
     Args:
-        device: what is queued there before, such as the upload of weights, is done before any work of this stream.
+        device: work already queued there, such as the upload of weights, is done before any work of this stream.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -28,25 +28,26 @@ class OwnStream:
             self.stream.wait_stream(torch.cuda.current_stream(device))
 
     def __call__(self) -> AbstractContextManager[object]:
-        """The context, to be entered by one thread at a time; raises DeviceError, see `use_networks`."""
+        """The context, for one thread at a time; raises DeviceError, see `use_networks`."""
         use_networks()
         return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
 
     def join(self) -> None:
-        """What the caller queues on its own stream from here on waits for what is queued here."""
+        """Makes work that the caller queues on its own stream from now on wait for what is queued here."""
         if self.stream is not None:
             torch.cuda.current_stream(self.stream.device).wait_stream(self.stream)
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """`tensor` on `device`; to a GPU from pinned memory, so that the CPU goes on while it travels."""
+    """`tensor` on `device`; to a GPU from pinned memory, so that the CPU does not wait for the transfer."""
     if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def fetch(tensor: Tensor) -> Callable[[], Tensor]:
-    """Call the result for `tensor` on the CPU: from a GPU it is on its way until then, and more work can be queued."""
+    """A function that returns `tensor` on the CPU. From a GPU the transfer starts now, and more work can be queued
+    before the function is called."""
     if not tensor.is_cuda:
         return lambda: tensor
     place = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
@@ -62,7 +63,7 @@ def fetch(tensor: Tensor) -> Callable[[], Tensor]:
 
 
 def numbers(*tensors: Tensor) -> list[NDArray[np.float32]]:
-    """What the tensors hold, each in its shape, in one transfer from a GPU."""
+    """The values of the tensors, each in its shape, in one transfer from a GPU."""
     flat = torch.cat([tensor.flatten() for tensor in tensors]).float().cpu()
     parts = flat.split([tensor.numel() for tensor in tensors])
     return [part.view(tensor.shape).numpy() for part, tensor in zip(parts, tensors, strict=True)]

@@ -1,4 +1,4 @@
-"""The threads of torch's and OpenVINO's loops: how many a loop takes, thread by thread, and that a fork loses them."""
+"""The threads of torch's and OpenVINO's loops: how many each calling thread gets, and that a fork loses them."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ _used_by: int | None = None
 
 
 def use_networks() -> None:
-    """From now on this process has threads that one forked from it has not.
+    """Notes that this process has threads that a process forked from it will not have.
 
     Raises:
-        DeviceError: this is such a fork; it would wait for them for ever.
+        DeviceError: this is such a fork; it would wait for those threads forever.
     """
     global _used_by
     process = os.getpid()
     _used_by = _used_by or process
     if _used_by != process:
         raise DeviceError(
-            f"networks were used in process {_used_by} before this one, {process}, was forked from it, and would wait "
-            "here for ever; start workers with multiprocessing.get_context('spawn'), or before networks are first used"
+            f"process {process} was forked from process {_used_by} after that had used networks, so networks would "
+            "hang here; start workers with multiprocessing.get_context('spawn'), or before networks are first used"
         )
 
 
 def take_threads(count: int) -> None:
-    """From now on loops that the calling thread starts in torch run in `count` threads, whatever others take.
+    """From now on torch loops that the calling thread starts run in `count` threads, whatever other threads set.
 
     Raises:
         DeviceError: see `use_networks`.
     """
     use_networks()
-    # Asked first: a thread's number is that of whoever set one last, in any thread, until it was asked for once.
+    # Read it first: until a thread has read its number once, it has the one that any thread set last.
     torch.get_num_threads()
     torch.set_num_threads(count)
 
 
 @contextlib.contextmanager
 def threads_given_back() -> Iterator[None]:
-    """Whatever is taken inside, afterwards loops of the calling thread have as many threads as before."""
+    """Restores the calling thread's number of torch threads after the block."""
     before = torch.get_num_threads()
     try:
         yield
@@ -54,7 +54,7 @@ def threads_given_back() -> Iterator[None]:
 
 @contextlib.contextmanager
 def at_most_threads(count: int) -> Iterator[None]:
-    """Torch's loops of this thread of ours have no more threads inside."""
+    """Limits the calling thread's torch loops to `count` threads during the block."""
     with threads_given_back():
         torch.set_num_threads(min(torch.get_num_threads(), count))
         yield

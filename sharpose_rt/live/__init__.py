@@ -1,6 +1,6 @@
-"""A run as it goes: the browser view and its interfaces, skeletons for other programs, and video for other servers.
+"""A run while it happens: the browser view and its interfaces, skeletons for other programs, video for other servers.
 
-All are taps of a run (`stages.Tap`): they get the lines of the stream as they are written, and never make it wait.
+All are taps of a run (`stages.Tap`): they get the lines of the stream as they are written, and never make it wait long.
 """
 
 from sharpose_rt.live.address import Listen, Target, VideoTarget, parse_listen, parse_target, parse_video_target

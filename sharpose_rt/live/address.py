@@ -1,4 +1,4 @@
-"""What `--serve`, `--publish` and `--publish-video` take: addresses, checked before anything is opened."""
+"""The addresses of `--serve`, `--publish` and `--publish-video`, checked before anything is opened."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sharpose_rt.media import redact
 from sharpose_rt.media.certificates import context, ffmpeg_options
 
 _SCHEMES = ("ws", "wss", "zmq+tcp", "mqtt", "mqtts", "udp", "osc")
-_TOPIC_BYTES = 65_000  # of 65,535 in MQTT, with room for what stands below it
+_TOPIC_BYTES = 65_000  # of 65,535 in MQTT, with room for a suffix
 _VIDEO_FORMATS = {
     **{"rtsp": "rtsp", "rtsps": "rtsp", "rtmp": "flv", "rtmps": "flv"},
     **{"srt": "mpegts", "udp": "mpegts", "tcp": "mpegts"},
@@ -24,12 +24,12 @@ _PLACE = "{source}"
 _MIN_TOKEN = 8
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
 PORTS_LEFT_OUT = {"http": 80, "https": 443}
-"""Of an origin, by browsers."""
+"""Ports that browsers omit from an origin."""
 
 
 @dataclass(frozen=True)
 class Listen:
-    """Where to listen: `host` without brackets, `port` 0 for any free one; pages of which other `origins` may ask."""
+    """Where to listen: `host` without brackets, `port` 0 for any free one; pages of `origins` may connect, too."""
 
     host: str
     port: int
@@ -38,11 +38,11 @@ class Listen:
 
     @property
     def loopback(self) -> bool:
-        """Only programs of this machine get here."""
+        """Whether only programs on this machine can connect."""
         return is_loopback(self.host)
 
     def url(self, port: int) -> str:
-        """What to open in a browser on this machine."""
+        """The address to open in a browser on this machine."""
         everywhere = self.host in ("0.0.0.0", "::")
         host = "127.0.0.1" if everywhere else f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{port}/"
@@ -52,21 +52,21 @@ def parse_listen(text: str, token: str | None = None, origins: Sequence[str] = (
     """The address of `[HOST:]PORT`; the host is 127.0.0.1 unless given.
 
     Raises:
-        ConfigError: it or an origin is malformed, or others could reach it without a token.
+        ConfigError: the address, the token or an origin is malformed, or others could connect without a token.
     """
     host, _, port = text.rpartition(":")
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
-        raise ConfigError(f"--serve is {text!r}; an IPv6 address stands in brackets, as in [::1]:8080")
+        raise ConfigError(f"--serve is {text!r}; an IPv6 address needs brackets, as in [::1]:8080")
     if not port.isdecimal() or int(port) > 65535 or (":" in text and not host):
         raise ConfigError(f"--serve is {text!r}; [HOST:]PORT is accepted, as in 8080 or 0.0.0.0:8080")
     listen = Listen(host.strip("[]") or "127.0.0.1", int(port), token, tuple(map(_origin, origins)))
     if not _is_name(listen.host):
-        raise ConfigError(f"--serve is {text!r}; {listen.host!r} is no host: look for a dot too many or a long part")
+        raise ConfigError(f"--serve is {text!r}; {listen.host!r} is not a host: check for an extra dot or a long part")
     if token is not None and (len(token) < _MIN_TOKEN or not token.isascii() or not token.isprintable()):
         raise ConfigError(f"--token has {len(token)} characters; {_MIN_TOKEN} or more of printable ASCII are accepted")
     if token is None and not listen.loopback:
         raise ConfigError(
-            f"--serve {text} would show the pictures to everybody who can reach {listen.host}; give a secret with "
+            f"--serve {text} would show the pictures to everybody who can reach {listen.host}; set a secret with "
             "--token (or SHARPOSE_TOKEN), as in --token $(openssl rand -hex 16), or listen on 127.0.0.1"
         )
     return listen
@@ -77,7 +77,7 @@ def _origin(text: str) -> str:
     found = _ORIGIN.fullmatch(text.lower())
     if found is None:
         raise ConfigError(
-            f"--allow-origin is {text!r}; SCHEME://HOST[:PORT] of one site is accepted, without a path, as in "
+            f"--allow-origin is {text!r}; SCHEME://HOST[:PORT] of one site without a path is accepted, as in "
             "http://localhost:5173"
         )
     scheme, host, port = found.groups()
@@ -85,7 +85,7 @@ def _origin(text: str) -> str:
 
 
 def _is_name(host: str) -> bool:
-    """The host can be looked up, whether or not there is one of that name."""
+    """Whether the host name is well-formed, even if no such host exists."""
     try:
         host.encode("idna")
     except UnicodeError:
@@ -94,7 +94,7 @@ def _is_name(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """The host, by name or number, is this machine and nothing but this machine."""
+    """Whether the host, a name or an address, is this machine only."""
     if host.lower() == "localhost":
         return True
     try:
@@ -105,8 +105,8 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True)
 class Target:
-    """Whom to publish to: `scheme` with the consumer's `host` and `port`; `bind` has it come to us instead; `topic` is
-    where a broker of MQTT has the messages; `trusted` says whom to trust where the way is encrypted."""
+    """Where to publish: `scheme` with the consumer's `host` and `port`; with `bind` the consumer connects to us.
+    `topic` is for MQTT; `trusted` says which certificates to trust on an encrypted connection."""
 
     scheme: str
     url: str
@@ -118,7 +118,7 @@ class Target:
 
     @property
     def name(self) -> str:
-        """For messages, without secrets."""
+        """The name for messages, without secrets."""
         return "stdout" if self.scheme == "-" else redact(self.url)
 
 
@@ -130,7 +130,7 @@ def parse_target(text: str, tls: str = "verify") -> Target:
         tls: whom to trust, see `source.tls`.
 
     Raises:
-        ConfigError: no address, an unknown scheme, no host, no port, no topic, or a socket that others could reach.
+        ConfigError: not an address, an unknown scheme, no host, port or topic, or a socket that others could reach.
         SourceError: see `certificates.context`.
     """
     if text == "-":
@@ -145,9 +145,9 @@ def parse_target(text: str, tls: str = "verify") -> Target:
     host, port = _place(parts, where, {"ws": 80, "wss": 443, "mqtt": 1883, "mqtts": 8883})
     if host == "*" or (bind and not is_loopback(host)):
         raise ConfigError(
-            f"{where}: a ZeroMQ socket has no token, so it binds to this machine alone, as in "
-            f"zmq+tcp://@127.0.0.1:{port}; to reach another one give its address, zmq+tcp://HOST:{port}, where the "
-            "consumer binds"
+            f"{where}: a ZeroMQ socket has no token, so it binds only to this machine, as in "
+            f"zmq+tcp://@127.0.0.1:{port}; to reach another machine, let the consumer bind there and give its address, "
+            f"zmq+tcp://HOST:{port}"
         )
     topic = _topic(text, parts, where) if parts.scheme in ("mqtt", "mqtts") else ""
     trusted = context(tls) if parts.scheme in ("wss", "mqtts") else None
@@ -155,38 +155,38 @@ def parse_target(text: str, tls: str = "verify") -> Target:
 
 
 def _topic(text: str, parts: SplitResult, where: str) -> str:
-    """The topic of MQTT that an address names."""
+    """The MQTT topic in an address."""
     topic = unquote(parts.path.removeprefix("/"))
     if not topic:
         raise ConfigError(f"{where}; the topic is missing, as in {parts.scheme}://HOST/poses")
     if set("?#") & set(text) or set("+#\0") & set(topic) or len(topic.encode()) > _TOPIC_BYTES:
-        raise ConfigError(f"{where}; a topic to publish on has neither '+', '#' nor '?' in it, as in home/hall/poses")
+        raise ConfigError(f"{where}; a topic without '+', '#' and '?' is accepted, as in home/hall/poses")
     return topic
 
 
 def _split(text: str, where: str) -> SplitResult:
     try:
         return urlsplit(text)
-    except ValueError:  # whose text may have the password in it
+    except ValueError:  # its text may contain the password
         raise ConfigError(f"{where}; SCHEME://HOST:PORT is accepted, an IPv6 HOST in brackets, as in [::1]") from None
 
 
 def _place(parts: SplitResult, where: str, usual: Mapping[str, int]) -> tuple[str, int]:
-    """Host and port of an address; `usual` ones may be left away."""
+    """Host and port of an address; `usual` ports may be omitted."""
     try:
         host, port = parts.hostname, parts.port or usual.get(parts.scheme)
     except ValueError:
         raise ConfigError(f"{where}; the port is a number from 1 to 65535") from None
     if not host or not port:
-        raise ConfigError(f"{where}; a host and a port are wanted, as in {parts.scheme}://127.0.0.1:9000")
+        raise ConfigError(f"{where}; a host and a port are needed, as in {parts.scheme}://127.0.0.1:9000")
     if not _is_name(host):
-        raise ConfigError(f"{where}; {host!r} is no host: look for a dot too many or a long part")
+        raise ConfigError(f"{where}; {host!r} is not a host: check for an extra dot or a long part")
     return host, port
 
 
 @dataclass(frozen=True)
 class VideoTarget:
-    """A video server: `url`, and how FFmpeg writes to it. `{source}` in the address stands for a source's name."""
+    """A video server: `url`, and how FFmpeg writes to it. `{source}` in the address stands for the source's name."""
 
     url: str
     format: str
@@ -194,18 +194,18 @@ class VideoTarget:
 
     @property
     def name(self) -> str:
-        """For messages, without secrets."""
+        """The name for messages, without secrets."""
         return redact(self.url)
 
     def of(self, source: str) -> VideoTarget:
-        """The address of one source."""
+        """The target of one source."""
         return replace(self, url=self.url.replace(_PLACE, quote(source, safe="")))
 
     def to_open(self, kbps: int) -> str:
-        """The address for FFmpeg; `kbps` is the rate of the video, in thousands of bits a second."""
+        """The address for FFmpeg; `kbps` is the bit rate of the video, in thousands of bits per second."""
         if not self.url.lower().startswith("udp:"):
             return self.url
-        # Whole packets of MPEG-TS, as larger ones get lost, at a pace: receivers keep no key frame that comes at once.
+        # Whole MPEG-TS packets, as larger datagrams get lost, and paced: receivers lose a key frame sent in one burst.
         given, url = urlsplit(self.url).query, self.url
         for key, value in {"pkt_size": 1316, "bitrate": 10_000 * kbps}.items():
             if f"{key}=" not in given:
@@ -218,12 +218,12 @@ def parse_video_target(text: str, sources: int = 1, tls: str = "verify") -> Vide
 
     Args:
         text: the address.
-        sources: how many there are at once; of several each needs an address of its own.
+        sources: number of simultaneous sources; with several, each needs a separate address.
         tls: whom to trust, see `source.tls`.
 
     Raises:
-        ConfigError: no address, an unknown scheme, no host, no port or no path where one is wanted; several sources
-            would be sent to one address; or nobody could tell who answers.
+        ConfigError: not an address, an unknown scheme, no host, port or path where one is needed; several sources
+            would be sent to one address; or the server could not be verified.
         SourceError: see `certificates.ffmpeg_options`.
     """
     where = f"--publish-video is {redact(text)!r}"
@@ -235,14 +235,14 @@ def parse_video_target(text: str, sources: int = 1, tls: str = "verify") -> Vide
         raise ConfigError(f"{where}; the stream's name is missing, as in {parts.scheme}://HOST/poses")
     if sources > 1 and _PLACE not in text:
         raise ConfigError(
-            f"{where}, and there are {sources} sources; put {_PLACE} where the name of each belongs, as in "
+            f"{where}, but there are {sources} sources; put {_PLACE} in place of the name of each, as in "
             f"{parts.scheme}://HOST/{_PLACE}"
         )
     options: dict[str, str] = {}
     if parts.scheme == "rtmps" and tls != "any":
         raise ConfigError(
-            f"{where}: of rtmps FFmpeg cannot verify who answers when it sends, and would give the key to anybody; "
-            "send to a server of your own that passes it on, or give --tls any"
+            f"{where}: FFmpeg cannot verify the server when sending over rtmps, and could give the key to anybody; "
+            "send to your own server and let it pass the video on, or use --tls any"
         )
     if parts.scheme in ("rtsp", "rtsps"):
         options = {"rtsp_transport": "tcp"}

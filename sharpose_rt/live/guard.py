@@ -1,7 +1,7 @@
-"""Who may come in: host, origin and token are checked before any route, and every answer carries strict headers.
+"""Access control: host, origin and token are checked before any route, and every response has strict headers.
 
-Before that, whoever keeps a place without asking for anything, or when refused, is sent away, the sooner the more there
-are.
+Even before that, clients that occupy a connection without a request, or after being refused, are disconnected, sooner
+when there are many.
 """
 
 from __future__ import annotations
@@ -37,25 +37,26 @@ _HEADERS = {
 _PREFLIGHT = {"Access-Control-Allow-Methods": "GET", "Access-Control-Allow-Headers": "Authorization"}
 _FOR_GUESTS = ("/skeletons", "/view", "/api/", "/picture.jpg", "/video.mjpg")
 _OF_PROXIES = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via")
-_TOLD = 32  # refusals in the log: what is no browser may name a new origin each time
-_REFUSED = "sharpose_rt.refused"  # in the scope of a request or socket, which its connection keeps
+_TOLD = 32  # refusals in the log: a client that is not a browser may send a new origin each time
+_REFUSED = "sharpose_rt.refused"  # key in the scope of a request or socket, which its connection keeps
 _HEAD_S = 10.0
 MAX_CONNECTIONS = 192
-"""Open at once, of whatever kind: each takes one of the files that the process may have open."""
+"""Open at once, of any kind: each uses one of the process's file descriptors."""
 
 
 class PromptRequests(H11Protocol):
-    """uvicorn's HTTP; who sends no whole head of a request within `_HEAD_S`, or a body after the answer, is cut off.
+    """uvicorn's HTTP, which cuts off clients that send no complete request head within `_HEAD_S`, or a body after the
+    response.
 
-    Of more than `MAX_CONNECTIONS` one goes at once: of those that are not being answered, or were refused and have not
-    left, the one that came first, or the new one where all others may stay. So no stranger keeps out who has the token.
+    Beyond `MAX_CONNECTIONS` one connection is dropped at once: the oldest that is idle or was refused but has not left,
+    or else the new one. So strangers cannot keep out those who have the token.
     """
 
     _timer: asyncio.TimerHandle | None = None
     _since_s = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Waits for the first request; of later ones the rest is waited for (uvicorn ends a pause between them)."""
+        """Limits the wait for the first request; later ones are limited once begun (uvicorn limits the pauses)."""
         super().connection_made(transport)
         self._since_s = self.loop.time()
         self._look()
@@ -64,7 +65,7 @@ class PromptRequests(H11Protocol):
             min(spare, key=lambda other: getattr(other, "_since_s", 0.0), default=self).transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Stops waiting once a head is whole."""
+        """Stops waiting once a head is complete."""
         super().data_received(data)
         self._look()
 
@@ -75,7 +76,7 @@ class PromptRequests(H11Protocol):
 
     def _look(self) -> None:
         if self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY:
-            self.transport.close()  # answered, and still sending what nobody reads
+            self.transport.close()  # already answered, but still sending a body that nobody reads
             return
         if self.conn.their_state is not h11.IDLE:
             self._wait(None)
@@ -89,12 +90,13 @@ class PromptRequests(H11Protocol):
 
 
 def _is_spare(connection: Any) -> bool:
-    """It asks for nothing, or was not let in: a socket stays open until it answers that, a request until its body ends.
+    """Whether it requests nothing or was refused: a refused socket stays open until it answers the close, a request
+    until its body ends.
 
-    One that is closing is there for as long as it does not take what is left for it, which may be for ever.
+    A closing connection remains until its client has read the rest, which may be never.
     """
     scope = getattr(connection, "scope", None)
-    let_in = scope is not None and not scope.get(_REFUSED, True)  # nobody has decided yet: it can ask again
+    let_in = scope is not None and not scope.get(_REFUSED, True)  # undecided counts as refused: it can ask again
     if connection.transport.is_closing():
         return not let_in and connection.transport.get_write_buffer_size() > 0
     idle = isinstance(connection, PromptRequests) and connection.conn.their_state is h11.IDLE
@@ -102,15 +104,15 @@ def _is_spare(connection: Any) -> bool:
 
 
 class Guard:
-    """Lets a request through to `app`, or answers 401 or 403 (4401 or 4403 on a WebSocket) and nothing else.
+    """Passes a request on to `app`, or answers 401 or 403 (4401 or 4403 on a WebSocket) and nothing else.
 
-    * A page of another origin is refused, whatever it brings, unless it is one of `listen.origins`: those are guests,
+    * A page of another origin is refused, even with the token, unless it is one of `listen.origins`: those are guests,
       who may use the sockets, the pictures and /api.
-    * Without a token only names of this machine are answered, so that no foreign name can be pointed at it
-      (DNS rebinding), and nothing that a proxy says it passes on: a proxy calls us by such a name for everybody.
-    * The token comes as `Authorization: Bearer`, as `?token=`, or as the cookie that a first visit of the page with
-      `?token=` sets, which also takes it out of the address. Links on other sites lead in with it, the first
-      visit's too (`lax`); with what else such a page asks for it does not go.
+    * Without a token, only requests to names of this machine are answered, so that no foreign name can be pointed at
+      it (DNS rebinding), and none that a proxy forwards: a proxy uses such a name on behalf of everybody.
+    * The token comes as `Authorization: Bearer`, as `?token=`, or as the cookie that is set on a first visit of the
+      page with `?token=`, which also removes it from the address. The cookie is sent when a link on another site is
+      followed (`lax`), including the first visit, but not with other requests of such a page.
     """
 
     def __init__(self, app: ASGIApp, listen: Listen) -> None:
@@ -136,41 +138,41 @@ class Guard:
         elif not status:
             await self._app(scope, receive, send)
         else:
-            # Accepted first: a browser sees the code of an open socket alone.
+            # Accepted first: a browser sees the close code only of an open socket.
             socket = WebSocket(scope, receive, send)
             await socket.accept()
             await socket.close(4000 + status, why)
 
     def _guest(self, scope: Scope, headers: Headers) -> str:
-        """The origin of another site's page that may have what it asks for, else ''."""
+        """The origin of another site's page if it may have what it requests, else ''."""
         origin = headers.get("origin", "")
         return origin if origin in self._listen.origins and scope["path"].startswith(_FOR_GUESTS) else ""
 
     def _refusal(self, scope: Scope, headers: Headers, guest: str) -> tuple[int, str]:
-        """Status and reason, in the 123 bytes of ASCII that a closing socket has room for; 0 where it may come in."""
+        """Status and reason, within the 123 bytes of ASCII that a close frame has room for; 0 if access is granted."""
         host, origin = headers.get("host", ""), headers.get("origin")
         if self._listen.token is None:
             if not is_loopback(_split(host).hostname or ""):
-                return 403, f"{_short(host)} is no name of this machine, and there is no --token"
+                return 403, f"{_short(host)} is not a name of this machine, and there is no --token"
             if passed_on := [name for name in _OF_PROXIES if name in headers]:
-                return 403, f"{passed_on[0]} says that a proxy passes on what others ask for, and there is no --token"
+                return 403, f"{passed_on[0]} shows that a proxy forwarded this request, and there is no --token"
         if not guest and origin is not None and not _is_own(origin, host):
             return 403, self._foreign(origin)
         if not self._known(scope, headers):
-            return 401, "a token is wanted: ?token=..., or the header Authorization: Bearer ..."
+            return 401, "a token is needed: ?token=..., or the header Authorization: Bearer ..."
         return 0, ""
 
     def _foreign(self, origin: str) -> str:
-        """Why a page of another origin is refused; of each the log says it once."""
+        """Why a page of another origin is refused; logged once for each reason."""
         if origin in self._listen.origins:
-            why = f"pages of {_short(origin)} may ask for skeletons, pictures and /api alone"
+            why = f"pages of {_short(origin)} may only request skeletons, pictures and /api"
         elif origin == "null":
-            why = "a page from a file has no origin; serve it over HTTP, and give its address to --allow-origin"
+            why = "a page from a file has no origin; serve it over HTTP and give its address to --allow-origin"
         else:
-            why = f"pages of other sites come in with --allow-origin {_short(origin)}"
+            why = f"pages of other sites need --allow-origin {_short(origin)}"
         if why not in self._told and len(self._told) < _TOLD:
             self._told.add(why)
-            log.warning("the view has refused a page: %s", why)
+            log.warning("the view refused a page: %s", why)
         return why
 
     def _known(self, scope: Scope, headers: Headers) -> bool:
@@ -185,12 +187,12 @@ class Guard:
         return any(hmac.compare_digest(token.encode(), wanted) for token in given)
 
     def _welcome(self, scope: Scope, headers: Headers) -> Response | None:
-        """For the first visit of a page: the token moves from the address into a cookie."""
+        """On the first visit of a page, a redirect that moves the token from the address into a cookie."""
         rest = [(key, value) for key, value in _query(scope) if key != "token"]
         page = scope["path"]
         if self._listen.token is None or page not in ("/", "/wall") or len(rest) == len(_query(scope)):
             return None
-        # Relative, and for this folder alone: it may be one of several views behind a proxy, below a path each.
+        # Relative, and for this path only: it may be one of several views behind a proxy, each below its own path.
         answer = RedirectResponse(f".{page}" + (f"?{urlencode(rest)}" if rest else ""), status_code=303)
         https = "https" in (scope["scheme"], headers.get("x-forwarded-proto"))
         name, value = self._cookie_name(headers), self._listen.token.encode().hex()
@@ -199,7 +201,7 @@ class Guard:
 
     @staticmethod
     def _cookie_name(headers: Headers) -> str:
-        """Cookies do not tell ports apart, two views on one machine do."""
+        """A name for each port: cookies do not distinguish ports, but two views on one machine differ only in them."""
         return f"sharpose_{_split(headers.get('host', '')).port or 80}"
 
     @staticmethod
@@ -208,26 +210,26 @@ class Guard:
 
 
 def _is_own(origin: str, host: str) -> bool:
-    """A page of ours asks. Browsers leave the usual port out, and a proxy may name it in the host that it passes on."""
+    """Whether the page is ours. Browsers omit the default port, but a proxy may add it to the host that it forwards."""
     scheme, _, place = origin.lower().partition("://")
     return bool(place) and host.lower() in (place, f"{place}:{PORTS_LEFT_OUT.get(scheme)}")
 
 
 def _short(text: str) -> str:
-    """What a stranger sent, for a message."""
+    """Text from a stranger, made safe and short for a message."""
     shown = ascii(text)[1:-1]
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
 def _query(scope: Scope, plus: str = "+") -> list[tuple[str, str]]:
-    """What was asked for; a `+` is a space, and with `%2B` itself, as in a token of base64 that was typed as it is."""
+    """The query; `+` means a space, or itself with `plus` "%2B", as in a base64 token that was typed unescaped."""
     return parse_qsl(scope["query_string"].decode("latin-1").replace("+", plus), keep_blank_values=True)
 
 
 def _cookie(headers: Headers, name: str) -> str | None:
-    """The cookie's token: hexadecimal there, as a cookie may not hold every character."""
-    # Other programs on this machine set cookies here too, of any form: the strict reader of `http.cookies` would stop
-    # at the first that it does not like.
+    """The cookie's token, stored as hexadecimal because a cookie cannot hold every character."""
+    # Other programs on this machine may set cookies of any form here: the strict parser of `http.cookies` would stop at
+    # the first one it rejects.
     value = cookie_parser(headers.get("cookie", "")).get(name)
     try:
         return None if value is None else bytes.fromhex(value).decode()
@@ -236,10 +238,10 @@ def _cookie(headers: Headers, name: str) -> str | None:
 
 
 def _split(host: str) -> SplitResult:
-    """The parts of a Host header; of one that is none, nothing."""
+    """The parts of a Host header; empty if it is malformed."""
     try:
         parts = urlsplit(f"//{host}")
-        _ = parts.port  # which is looked at when it is asked for
+        _ = parts.port  # checked only on access
         return parts
     except ValueError:
         return urlsplit("")

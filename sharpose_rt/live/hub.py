@@ -1,7 +1,7 @@
-"""What the server shows: the newest frame of each run, the last seconds of its skeletons, and how it is doing.
+"""What the server shows: the newest frame of each run, the last seconds of its skeletons, and its status.
 
-The writing thread puts in, the server's thread takes out. Nobody waits: a viewer is woken and takes what is newest
-then, so that a slow one sees fewer frames and costs the run nothing.
+The writing thread puts in, the server's thread takes out, and neither waits: a viewer is woken and takes the newest
+frame, so that a slow one sees fewer frames and does not delay the run.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from sharpose_rt.stages import RunTotals
 from sharpose_rt.types import Frame, Packet
 
 STALLED_S = 10.0
-"""A run without a frame for so long is reported as stalled."""
+"""A run without a frame for this long is reported as stalled."""
 
 _TICK_S = 0.5
 _RECENT_S = 120.0
 _TICKS = int(_RECENT_S / _TICK_S)
-_PIECES = 6  # that the latencies of the last two minutes are forgotten in
+_PIECES = 6  # in which the latencies of the last two minutes are kept and forgotten
 _MAX_RECENT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
 class Moment:
-    """One frame with its line of the stream."""
+    """One frame, with its line of the stream."""
 
     packet: Packet
     line: bytes
     place: Place
-    """The camera's."""
+    """Of the camera."""
     status_line: str = ""
 
     @property
@@ -56,7 +56,7 @@ class Moment:
 
 
 class LiveRun:
-    """One run over one source, as the viewers see it; without a header as long as its source is not there."""
+    """One run over one source, as viewers see it; without a header until its source is available."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class LiveRun:
         self.end_line: bytes | None = None
         facts = Header.from_record(orjson.loads(header)) if header else None
         self.skeleton = facts.skeleton if facts else None
-        # A network of one stage has no threshold.
+        # A one-stage network has no threshold.
         two_stages = facts is None or facts.model.get("quality_threshold", math.inf) is not None
         self.totals = RunTotals(two_stages=two_stages)
         self.ticks: deque[dict[str, Any]] = deque(maxlen=_TICKS)
@@ -86,7 +86,7 @@ class LiveRun:
         self._tick_s = self._last_s = time.monotonic()
 
     def frame(self, line: bytes, packet: Packet, status_line: str = "") -> None:
-        """Takes in one frame."""
+        """Records one frame."""
         frame, now_s = packet.frame, time.monotonic()
         self.totals.add(packet)
         with self._lock:
@@ -112,7 +112,7 @@ class LiveRun:
 
     @property
     def state(self) -> str:
-        """'waiting' for its source, 'running', 'lost' while the source is looked for, 'stalled' or 'ended'."""
+        """'waiting' for its source, 'running', 'lost' while reconnecting to the source, 'stalled' or 'ended'."""
         if self.end_line is not None:
             return "ended"
         source = self._source_state()
@@ -122,16 +122,16 @@ class LiveRun:
             return "waiting"
         if self.header and time.monotonic() - self._last_s <= STALLED_S:
             return "running"
-        return "ended" if source == "ended" else "stalled"  # one of several, of which others go on
+        return "ended" if source == "ended" else "stalled"  # ended: one of several sources, while others continue
 
     @property
     def damaged(self) -> int:
-        """Frames so far that could not be decoded and were left out."""
+        """Frames so far that were skipped because they could not be decoded."""
         return self.info.faults.damaged if self.info else 0
 
     @property
     def fps(self) -> float:
-        """Frames per second over the last ones; 0 unless it is running."""
+        """Frames per second over recent frames; 0 unless it is running."""
         return self.totals.fps if self.state == "running" else 0.0
 
     @property
@@ -141,7 +141,7 @@ class LiveRun:
 
     @property
     def latency(self) -> LatencyHistogram:
-        """How long the last two minutes' frames took from capture to here."""
+        """How long the frames of the last two minutes took from capture to here."""
         recent, now_s = LatencyHistogram(), time.monotonic()
         for begun_s, late in list(self._late):
             if now_s - begun_s <= _RECENT_S:
@@ -149,7 +149,7 @@ class LiveRun:
         return recent
 
     def recent(self, seconds: float) -> list[bytes]:
-        """The lines of the last `seconds` of media time as a valid stream of its own."""
+        """The lines of the last `seconds` of media time, as a valid stream."""
         with self._lock:
             lines = list(self._recent)
         thinned = Thinned()
@@ -159,7 +159,7 @@ class LiveRun:
         return [self.header, *frames, thinned.end(end)]
 
     def status(self) -> dict[str, Any]:
-        """The figures now, for the page."""
+        """The current figures, for the page."""
         totals, late = self.totals, self.latency
         return {
             "name": self.name,
@@ -205,8 +205,8 @@ class Hub:
 
     Args:
         config: of the server.
-        draw: how people are drawn where that is done here, and what of the pictures viewers get.
-        region: corners, px of the frame, of a polygon that is outlined: where people are looked for.
+        draw: how people are drawn in pictures made here, and how much of the pictures viewers get.
+        region: corners, px of the frame, of a polygon to outline: where people are looked for.
     """
 
     def __init__(
@@ -221,23 +221,23 @@ class Hub:
         self.closed = False
         self.viewers = 0
         self.publishers: list[Callable[[], dict[str, Any]]] = []
-        self._expected: dict[str, LiveRun] = {}  # by the stems of their sources
+        self._expected: dict[str, LiveRun] = {}  # by source stem
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: set[asyncio.Event] = set()
 
     def expect(self, stem: str, source: str, *, live: bool, state: Callable[[], str]) -> None:
-        """A run over a source of this stem will begin; until then it is there and waits."""
-        stem, source = map(as_text, (stem, source))  # as SourceInfo
+        """Announces a run over a source with this stem; until it begins it is listed as waiting."""
+        stem, source = map(as_text, (stem, source))  # as in SourceInfo
         run = LiveRun(self, unique_name(stem, {other.name for other in self.runs}), source, live, state)
         self._expected[stem], self.runs = run, [*self.runs, run]
         self.wake()
 
     def begin(self, info: SourceInfo, header: bytes, *, live: bool, state: Callable[[], str]) -> LiveRun:
-        """A run begins. Of the runs that ended only the last is kept, of those that never came none."""
+        """Begins a run, and forgets those that have ended or whose source never came."""
         expected = self._expected.pop(info.stem, None)
         name = expected.name if expected else unique_name(info.stem, {run.name for run in self.runs})
         run = LiveRun(self, name, info.name, live, state, header, info)
-        runs = [run if other is expected else other for other in self.runs]  # in the place that it had
+        runs = [run if other is expected else other for other in self.runs]  # keeps its place
         if run not in runs:
             runs.append(run)
         self.runs = [r for r in runs if r is run or (r.end_line is None and (r.header or r.state != "ended"))]
@@ -245,30 +245,30 @@ class Hub:
         return run
 
     def pick(self, name: str | None) -> LiveRun | None:
-        """The run of that name; without one, of those whose source has come, the first that goes on, else the last."""
+        """The run with that name; without a name, the first ongoing run whose source is available, else the last."""
         if name is not None:
             return next((run for run in self.runs if run.name == name), None)
         runs = [run for run in self.runs if run.header] or self.runs
         return next((run for run in runs if run.state != "ended"), runs[-1] if runs else None)
 
     def attach(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """The loop whose viewers are woken from now on."""
+        """Sets the loop whose viewers are woken from now on."""
         self._loop = loop
 
     def wake(self) -> None:
-        """Tells every viewer that there is something new; from any thread."""
+        """Wakes every viewer because there is something new; from any thread."""
         if self._loop is not None and self._waiting:
-            with contextlib.suppress(RuntimeError):  # the loop was closed just now
+            with contextlib.suppress(RuntimeError):  # the loop has just been closed
                 self._loop.call_soon_threadsafe(self._set_all)
 
     def close(self) -> None:
-        """Sends the viewers away; from any thread."""
+        """Disconnects the viewers; from any thread."""
         self.closed = True
         self.wake()
 
     @contextlib.contextmanager
     def listening(self) -> Any:
-        """An event that is set whenever there is something new; for the loop's thread."""
+        """Yields an event that is set whenever there is something new; for the loop's thread."""
         event = asyncio.Event()
         self._waiting.add(event)
         try:

@@ -14,7 +14,7 @@ _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
 def render(hub: Hub) -> str:
-    """Every figure, grouped by name as the format asks."""
+    """All figures, grouped by name as the format requires."""
     families: dict[str, tuple[str, str, list[str]]] = {}
     for run in hub.runs:
         for name, kind, text, labels, value in _figures(run):
@@ -23,14 +23,14 @@ def render(hub: Hub) -> str:
             families.setdefault(base, (kind, text, []))[2].append(f"{name}{{{marks}}} {value:.10g}")
     families["sharpose_viewers"] = (
         "gauge",
-        "Pages and programs that follow the skeletons.",
+        "Pages and programs that receive the skeletons.",
         [f"sharpose_viewers {hub.viewers}"],
     )
     rss = psutil.Process().memory_info().rss
     families["process_resident_memory_bytes"] = ("gauge", "Memory in use.", [f"process_resident_memory_bytes {rss}"])
     for figures in (publisher() for publisher in hub.publishers):
         to = figures["to"].translate(_ESCAPES)
-        for key, text in (("sent", "Records sent."), ("dropped", "Records left out for a consumer.")):
+        for key, text in (("sent", "Records sent."), ("dropped", "Records dropped for a consumer.")):
             name = f"sharpose_published_{key}_total"
             families.setdefault(name, ("counter", text, []))[2].append(f'{name}{{to="{to}"}} {figures[key]}')
     lines = []
@@ -45,20 +45,20 @@ def _figures(run: LiveRun) -> Iterator[tuple[str, str, str, dict[str, str], floa
     yield (
         "sharpose_up",
         "gauge",
-        "1 while frames come, 0 when the source is not there yet, lost, stalled or at its end.",
+        "1 while frames arrive, 0 when the source is not available yet, lost, stalled or ended.",
         at,
         float(run.state == "running"),
     )
     yield "sharpose_frames_total", "counter", "Frames written.", at, t.frames
     yield "sharpose_frames_dropped_total", "counter", "Frames dropped to stay current.", at, t.dropped
-    yield "sharpose_frames_damaged_total", "counter", "Frames left out that cannot be decoded.", at, run.damaged
+    yield "sharpose_frames_damaged_total", "counter", "Frames skipped because they cannot be decoded.", at, run.damaged
     yield "sharpose_losses_total", "counter", "Times that the source was lost and came back.", at, t.losses
-    yield "sharpose_fps", "gauge", "Frames per second over the last 50; 0 unless frames come.", at, run.fps
-    yield "sharpose_people", "gauge", "People in the last frame; 0 unless frames come.", at, run.people
+    yield "sharpose_fps", "gauge", "Frames per second over the last 50; 0 unless frames arrive.", at, run.fps
+    yield "sharpose_people", "gauge", "People in the last frame; 0 unless frames arrive.", at, run.people
     yield "sharpose_tracks_total", "counter", "Identities so far.", at, len(t.ids)
     for stage in ("coarse", "fine", "predicted"):
         labels = {**at, "stage": stage}
-        yield "sharpose_poses_total", "counter", "Poses by where they came from.", labels, getattr(t, stage)
+        yield "sharpose_poses_total", "counter", "Poses by the stage they came from.", labels, getattr(t, stage)
     name, text = "sharpose_latency_seconds", "From capture to output; quantiles of the last two minutes."
     late = run.latency
     for q in (50, 95, 99):

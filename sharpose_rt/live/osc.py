@@ -1,4 +1,4 @@
-"""Open Sound Control 1.0 messages of a stream's records (opensoundcontrol.stanford.edu/spec-1_0.html).
+"""Open Sound Control 1.0 messages for a stream's records (opensoundcontrol.stanford.edu/spec-1_0.html).
 
     /sharpose/keypoints  s...                         names, in the order of the numbers below
     /sharpose/size       ii                           width and height of the frames, px
@@ -7,8 +7,8 @@
                          then fff x y score for each keypoint
     /sharpose/end        s status
 
-A frame and its people travel in bundles that stay below what receivers usually take (`MAX_BUNDLE`). Of several
-sources each has its name behind the prefix: /sharpose/NAME/frame.
+A frame and its people are sent in bundles no larger than receivers usually accept (`MAX_BUNDLE`). With several sources,
+the name of each follows the prefix: /sharpose/NAME/frame.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any
 
 MAX_BUNDLE = 8192  # bytes; macOS refuses UDP datagrams above 9216
 
-_FORMS = {"h": "q"}  # as `struct` names them
+_FORMS = {"h": "q"}  # OSC tags that `struct` names differently
 _IMMEDIATELY = struct.pack("!Q", 1)
 
 
 def message(address: str, tags: str, *values: Any) -> bytes:
-    """One message; `tags` are of i (int32), f (float32), d (float64) and s (string), one a value.
+    """One message; `tags` has one of i (int32), f (float32), d (float64) and s (string) per value.
 
-    A whole number that no int32 can hold goes as h (int64).
+    An integer that does not fit int32 is sent as h (int64).
     """
     tags = "".join("h" if t == "i" and not -(2**31) <= v < 2**31 else t for t, v in zip(tags, values, strict=True))
     packed = b"".join(
@@ -37,7 +37,7 @@ def message(address: str, tags: str, *values: Any) -> bytes:
 
 
 def bundle(messages: list[bytes]) -> bytes:
-    """Messages to be acted on together, at once."""
+    """A bundle of messages to be processed together and immediately."""
     sized = b"".join(struct.pack("!i", len(item)) + item for item in messages)
     return b"#bundle\0" + _IMMEDIATELY + sized
 

@@ -1,4 +1,4 @@
-"""What waits for one consumer: the newest record of each run, or a bounded queue of them."""
+"""What waits to be sent to one consumer: the newest record of each run, or a bounded queue of records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Policy = Literal["newest", "queue"]
 
 @dataclass(frozen=True)
 class Record:
-    """One line of a run's stream; `header` is that run's first line, for whoever has not seen it."""
+    """One line of a run's stream; `header` is that run's first line, for consumers that have not had it."""
 
     run: int
     name: str
@@ -23,18 +23,18 @@ class Record:
     frame_id: int | None
     """None for the end line."""
     place: Place | None = None
-    """The camera's."""
+    """Of the camera."""
 
 
 class Outbox:
-    """Hands records to one sender; runs take turns, so that none starves another.
+    """Passes records to one sender; runs take turns, so that none starves another.
 
-    Unlike a `runtime.Channel` it holds something back for each run, never drops an end line, and its patience ends.
+    Unlike a `runtime.Channel` it has a queue for each run, never drops an end line, and waits for limited time only.
 
     Args:
-        capacity: frame records of each run that wait at most; then the oldest of them is dropped.
-        patience_s: how long `put` waits for room first. When that was in vain it waits no more until the consumer
-            has taken something, so that a dead one costs a run this long once.
+        capacity: most frame records of each run that wait; beyond that the oldest is dropped.
+        patience_s: how long `put` first waits for room. If that was in vain, it does not wait again until the consumer
+            has taken something, so that a dead consumer delays a run by this time only once.
     """
 
     def __init__(self, capacity: int, patience_s: float = 0.0) -> None:
@@ -47,7 +47,7 @@ class Outbox:
         self._changed = threading.Condition()
 
     def put(self, record: Record) -> None:
-        """Adds a record, at the cost of the oldest where there is no room."""
+        """Adds a record; without room, the oldest is dropped."""
         with self._changed:
             if record.frame_id is not None:
                 self._make_room(record.run)
@@ -55,7 +55,7 @@ class Outbox:
             self._changed.notify_all()
 
     def take(self) -> Record | None:
-        """The next record, waiting for one; None when closed and everything was taken."""
+        """The next record, waiting for one; None when closed and all were taken."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._waiting)
             if not self._waiting:
@@ -64,19 +64,19 @@ class Outbox:
             del self._waiting[run]
             record = records.popleft()
             if records:
-                self._waiting[run] = records  # behind the others
+                self._waiting[run] = records  # to the end of the line
             self._patient = self._patience_s > 0
             self._changed.notify_all()
             return record
 
     @property
     def frames(self) -> int:
-        """Frame records that wait."""
+        """Number of frame records that wait."""
         with self._changed:
             return sum(record.frame_id is not None for waiting in self._waiting.values() for record in waiting)
 
     def close(self) -> None:
-        """Says that nothing follows; what waits can still be taken."""
+        """Marks the end: nothing follows, but what waits can still be taken."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

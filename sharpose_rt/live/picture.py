@@ -1,4 +1,4 @@
-"""Frames as JPEG for the page and for other viewers, made once for all, outside of the run's threads."""
+"""Frames as JPEG for the page and other viewers, made once for all of them, outside the run's threads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HEAD = struct.Struct("!Id")  # frame_id, pts_s
 
 
 class Pictures:
-    """Encodes the newest frame, `small` as one of many, with what `draw` hides hidden; called in one thread alone."""
+    """Encodes the newest frame, without what `draw` hides, `small` for a page of many; for one thread only."""
 
     def __init__(self, skeleton: Skeleton, config: LiveConfig, draw: DrawConfig, *, small: bool = False) -> None:
         self._skeleton, self._config, self._draw = skeleton, config, draw
@@ -44,13 +44,13 @@ class Pictures:
 
 
 class Drawn:
-    """The newest frame with its people drawn on it, as JPEG; called in one thread alone.
+    """The newest frame with its people drawn on it, as JPEG; for one thread only.
 
     Args:
         skeleton: of the people.
         config: size and quality.
         draw: what is drawn.
-        region: corners, px, of a polygon that is outlined.
+        region: corners, px, of a polygon to outline.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Drawn:
         self._made = b""
 
     def jpeg(self, moment: Moment) -> bytes:
-        """The picture of this moment, or of a later one that was asked for already."""
+        """The picture of this moment, or of a later one that has already been made."""
         last = self._moment
         if last is None or moment.frame.frame_id > last.frame.frame_id:
             camera, new_scene = moment.place.since(last and last.place)

@@ -1,4 +1,4 @@
-"""Skeletons to another program while they happen: a thread for each consumer, which the run never waits for long."""
+"""Sends skeletons to other programs as they are made: one thread per consumer, for which the run never waits long."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from sharpose_rt.types import Packet
 
 log = logging.getLogger("sharpose_rt")
 
-_PATIENCE_S = 5.0  # that a file waits for a consumer that takes nothing
+_PATIENCE_S = 5.0  # for which a file waits for a consumer that takes nothing
 _HEADER_EVERY_S = 1.0
-_GRACE_S = 3.0  # without anything being taken of what still waits when the run is over
+_GRACE_S = 3.0  # without progress on what still waits when the run is over
 
 
 class Publisher:
-    """A tap that sends the lines of every run to one consumer, from `with` to the end of its block.
+    """A tap that sends the lines of every run to one consumer during its `with` block.
 
-    The consumer gets the header first, after each reconnection too; with datagrams and ZeroMQ once a second.
+    The consumer gets the header first, again after each reconnection, and with ZeroMQ, MQTT, UDP and OSC once a second.
 
     Args:
-        target: whom to.
-        policy: 'newest' (one frame of each run waits, a newer one takes its place) or 'queue' (`capacity` of them).
+        target: where to send.
+        policy: 'newest' (one frame of each run waits and is replaced by a newer one) or 'queue' (`capacity` wait).
         capacity: of the queue.
-        sources: how many there are at once; with more than one each line says whose it is.
-        patient: a full queue makes the run wait, which suits a file; else the oldest record is dropped.
+        sources: number of simultaneous sources; with more than one, each line names its source.
+        patient: a full queue makes the run wait, which suits a file; otherwise the oldest record is dropped.
 
     Raises:
-        ConfigError: what the transport needs is not installed.
+        ConfigError: a package that the transport needs is not installed.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Publisher:
         return _Feed(self._outbox, next(self._runs), name if self._several else "", header)
 
     def figures(self) -> dict[str, Any]:
-        """How it is going, for the page and the summary."""
+        """State and counts, for the page and the summary."""
         return {
             "to": self.target.name,
             "policy": self.policy,
@@ -84,16 +84,16 @@ class Publisher:
         self._outbox.close()
         before = -1
         try:
-            while not self._ended.is_set() and self.sent > before:  # as long as the consumer takes what waits
+            while not self._ended.is_set() and self.sent > before:  # while the consumer takes what waits
                 before = self.sent
-                self._ended.wait(_GRACE_S)  # a join() that Ctrl-C ends would call the thread stopped
-        finally:  # Ctrl-C too ends the wait, and the thread with it: Python waits for it at its end
+                self._ended.wait(_GRACE_S)  # a join() interrupted by Ctrl-C would mark the thread as stopped
+        finally:  # Ctrl-C ends the wait, and must end the thread too: Python waits for it at exit
             if not self._ended.is_set():
                 self._stop.set()
                 self._transport.abort()
         self._thread.join()
         told = self.figures()
-        log.info("publish: %(to)s: %(sent)d sent, %(dropped)d dropped, %(reconnects)d times connected again", told)
+        log.info("publish: %(to)s: %(sent)d sent, %(dropped)d dropped, reconnected %(reconnects)d times", told)
 
     def _main(self) -> None:
         try:
@@ -105,7 +105,7 @@ class Publisher:
             self._ended.set()
 
     def _deliver(self, record: Record) -> None:
-        """Sends a record, connecting as often as it takes; with 'newest' it is given up for a newer one instead."""
+        """Sends a record, reconnecting as often as needed; with 'newest' it is dropped for a newer one instead."""
         while not self._stop.is_set():
             try:
                 if self.state != "connected":
@@ -122,7 +122,7 @@ class Publisher:
         self.failed += record.frame_id is not None
 
     def _reached(self) -> None:
-        """Something was sent: an address alone tells nothing of the way to it."""
+        """Notes that something was sent: opening alone does not prove that the consumer can be reached."""
         if self.state == "lost":
             self.reconnects += 1
             log.info("publish: connected to %s again", self.target.name)
@@ -137,7 +137,7 @@ class Publisher:
             self._stop.set()
             self._outbox.close()
         elif self._retry.is_new(why := redact(str(error))):
-            log.warning("publish: %s is out of reach (%s); trying again", self.target.name, why)
+            log.warning("publish: %s cannot be reached (%s); retrying", self.target.name, why)
         self.state = "lost"
 
     def _send(self, record: Record) -> None:

@@ -1,4 +1,4 @@
-"""One connection to a video server: an encoder here, and a process that hands on what it makes."""
+"""One connection to a video server: an encoder here, and a process that passes on its output."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from sharpose_rt.live import relay_process
 from sharpose_rt.live.address import VideoTarget
 from sharpose_rt.media.h264 import TIME_BASE, add_h264, as_frame
 
-_KEYFRAME_S = 1.0  # whoever begins to look waits half as long
-# Both ends of the pipe would keep a note of each place that one can begin at, of which there are many a second, for as
-# long as the connection lasts: half a gigabyte a day. In a pipe nobody begins later; FFmpeg calls it experimental.
+_KEYFRAME_S = 1.0  # a new viewer waits half as long on average
+# Otherwise both ends of the pipe record every sync point, many a second, until the connection ends: half a gigabyte a
+# day. A pipe is only read from its start, so they are useless. FFmpeg calls the option experimental.
 _NO_PLACES = {"syncpoints": "none", "write_index": "0", "strict": "experimental"}
 
 
 class Relay:
-    """Pictures to one video server, until it or the way to it fails; then another one is wanted.
+    """Sends pictures to one video server, until it or the connection fails; then a new Relay is needed.
 
     Args:
         target: the server.
-        size_wh: of the pictures that are sent, px; those of another size are fitted in.
-        fps: of the source; rates the encoder.
-        config: its size and rate, and how it is encoded.
+        size_wh: of the pictures, px; those of another size are fitted in.
+        fps: of the source; for the encoder's rate control.
+        config: size, bit rate and encoding of the video.
 
     Raises:
         OSError: the process cannot be started.
@@ -47,11 +47,11 @@ class Relay:
         self.written = 0
         self.connected = False
         self.reason = ""
-        """Why it ended, where the process could tell."""
+        """Why it ended, if the process could tell."""
         self._busy_since_s: float | None = None
         group = {} if sys.platform != "win32" else {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         self._process = subprocess.Popen(
-            [sys.executable, "-P", relay_process.__file__],  # by its path: the package is slow to import
+            [sys.executable, "-P", relay_process.__file__],  # by path: importing the package is slow
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -65,7 +65,7 @@ class Relay:
         kbits = f"{config.live.video_kbps}k"
         encoder = {"preset": config.output.preset, "crf": str(config.output.crf), "maxrate": kbits, "bufsize": kbits}
         encoder |= {"tune": "zerolatency", "bf": "0", "g": "1000", "forced-idr": "1"}  # by time, see `write`
-        # The address is in no list of processes: it may hold a password.
+        # Not in the command line, which others can see: the address may contain a password.
         job = {"url": target.to_open(config.live.video_kbps), "format": target.format, "options": target.options}
         try:
             self._pipe.write(json.dumps(job).encode() + b"\n")
@@ -78,7 +78,7 @@ class Relay:
             raise
 
     def write(self, image_bgr: NDArray[np.uint8], pts_s: float) -> None:
-        """Sends one picture (H, W, 3) uint8 at a media time in seconds; waits while the server takes nothing.
+        """Sends one picture (H, W, 3) uint8 at a media time in seconds; blocks while the server takes nothing.
 
         Raises:
             OSError: the connection is gone.
@@ -88,7 +88,7 @@ class Relay:
             self._first_s = pts_s
         self._last_tick = max(round((pts_s - self._first_s) / TIME_BASE), self._last_tick + 1)
         frame.pts = self._last_tick
-        if self._last_tick >= self._key_tick:  # frames may come far more slowly than the source says
+        if self._last_tick >= self._key_tick:  # frames may come far more slowly than at the source's stated rate
             frame.pict_type = PictureType.I
             self._key_tick = self._last_tick + round(_KEYFRAME_S / TIME_BASE)
         self._mux(frame)
@@ -105,17 +105,17 @@ class Relay:
 
     @property
     def stuck_s(self) -> float:
-        """Seconds for which `write` has been waiting now; from any thread."""
+        """Seconds for which the current `write` has been blocked; from any thread."""
         since_s = self._busy_since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
 
     def kill(self, reason: str = "") -> None:
-        """Ends the connection, and a `write` that waits; from any thread."""
+        """Ends the connection, and a blocked `write`; from any thread."""
         self.reason = self.reason or reason
         self._process.kill()
 
     def close(self, grace_s: float = 1.0) -> None:
-        """Ends the stream as the server expects it, within `grace_s`, and lets go; may be called again."""
+        """Ends the stream as the server expects, within `grace_s`, and releases everything; may be called again."""
         ended = threading.Timer(grace_s, self.kill)
         ended.daemon = True
         ended.start()
@@ -141,7 +141,7 @@ class Relay:
 
 
 class _Pipe:
-    """What PyAV writes to: each piece leaves at once, and none is lost where the pipe takes but a part."""
+    """The file that PyAV writes to: each piece is flushed at once, and in full even if the pipe takes only a part."""
 
     def __init__(self, file: Any) -> None:
         self._file = file

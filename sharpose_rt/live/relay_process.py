@@ -1,10 +1,10 @@
-"""A program of its own: takes H.264 from standard input and hands it on to a video server.
+"""A separate program that reads H.264 from standard input and passes it on to a video server.
 
-PyAV holds Python's lock while it connects to one, and has no way to end that. Here it holds up nobody: the run ends
-this process where it hangs. The first line is JSON: `url`, `format`, `options`; NUT follows. It says `connected`, or
-why it ended, on standard output.
+PyAV holds Python's global lock while it connects, and this cannot be interrupted. Here it blocks nobody: the run kills
+this process if it hangs. The first line of input is JSON (`url`, `format`, `options`); NUT follows. It prints
+`connected`, or why it ended, on standard output.
 
-Streaming services (FLV, by RTMP) show no video that has no sound, so that silence goes with it.
+Streaming services (FLV, over RTMP) show no video without sound, so silence is added.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ import av.error
 import numpy as np
 
 _SOUND_HZ, _SOUND_SAMPLES = 44_100, 1024
-"""What FLV takes, and the samples in one of AAC's packets."""
-_AHEAD_SAMPLES = 3 * _SOUND_SAMPLES  # a picture waits in the muxer for sound behind it, and the encoder keeps some
+"""A rate that FLV accepts, and the samples in one AAC packet."""
+_AHEAD_SAMPLES = 3 * _SOUND_SAMPLES  # the muxer holds a picture until later sound comes, and the encoder delays some
 
 
 class _Silence:
-    """A stream of AAC in which nothing is heard, as far as the pictures go."""
+    """A silent AAC stream as long as the pictures."""
 
     def __init__(self, out: Any) -> None:
         self._out, self._stream = out, out.add_stream("aac", rate=_SOUND_HZ, layout="stereo")
         self._stream.bit_rate = 32_000
-        self._next = _SOUND_SAMPLES  # the encoder's packets are so much earlier
+        self._next = _SOUND_SAMPLES  # the encoder's packets are earlier by this much
 
     def go_on(self, until_s: float) -> None:
-        """Writes what is missing up to a time of the pictures, s."""
+        """Writes the missing silence up to the time of a picture, s."""
         while self._next <= until_s * _SOUND_HZ + _AHEAD_SAMPLES:
             frame = av.AudioFrame.from_ndarray(np.zeros((2, _SOUND_SAMPLES), np.float32), "fltp", "stereo")
             frame.sample_rate, frame.pts, self._next = _SOUND_HZ, self._next, self._next + _SOUND_SAMPLES
@@ -41,8 +41,8 @@ class _Silence:
 
 
 def main() -> int:
-    """0 where the stream was handed on to its end, else 1."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the run, and that the stream
+    """0 if the whole stream was passed on, else 1."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the run, which ends this stream
     pipe: Any = sys.stdin.buffer.raw  # type: ignore[attr-defined]  # a buffer would wait until it is full
     line = bytearray()
     while (byte := pipe.read(1)) not in (b"\n", b""):
@@ -60,12 +60,12 @@ def main() -> int:
                 if packet.size:
                     if silence is not None:
                         silence.go_on(float(packet.pts * packet.time_base))
-                    packet.stream, packet.dts = stream, packet.pts  # without B-frames; the demuxer begins to guess late
+                    packet.stream, packet.dts = stream, packet.pts  # no B-frames; the demuxer starts guessing dts late
                     out.mux(packet)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
-        if getattr(error, "errno", None) == errno.EIO:  # FFmpeg's word for either
-            why = f"{why}: there is no host of that name, or it hung up, as servers do that refuse a path or a key"
+        if getattr(error, "errno", None) == errno.EIO:  # FFmpeg reports both like this
+            why = f"{why}: there is no such host, or it hung up, as servers do when they refuse a path or a key"
         print(why, flush=True)
         return 1
     return 0

@@ -1,4 +1,4 @@
-"""When a consumer that is out of reach is tried again, and what of it was told."""
+"""When to retry a consumer that cannot be reached, and which reasons were already reported."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 10.0
 
 
 class Retry:
-    """Pauses that grow, with jitter, and reasons that are told once, until it `was_reached`."""
+    """Growing pauses with jitter, and reasons that are reported once, until the consumer `was_reached`."""
 
     def __init__(self) -> None:
         self._told: set[str] = set()
         self.was_reached()
 
     def was_reached(self) -> None:
-        """From the next loss on pauses are short again, and every reason is told."""
+        """Makes pauses short again and every reason new."""
         self._pauses_s = pauses_s(_FIRST_PAUSE_S, _LONGEST_PAUSE_S, random.random)
         self._told.clear()
 
@@ -26,7 +26,7 @@ class Retry:
         return next(self._pauses_s)
 
     def is_new(self, reason: str) -> bool:
-        """This reason was not told since it was reached."""
+        """Whether this reason has not been reported since the consumer was last reached."""
         told = reason in self._told
         self._told.add(reason)
         return not told

@@ -1,4 +1,4 @@
-"""The server's addresses: the page, the skeletons as they come, the last of them, and how the run is doing."""
+"""The server's routes: the page, live skeletons and pictures, the last seconds, and the status of the runs."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from sharpose_rt.live.thinned import Thinned
 
 _STATUS_S = 0.5
 _GOING_AWAY, _TRY_LATER = 1001, 1013
-# Open at once, of all viewers: a page has two. Whoever asks for figures and health has the other connections.
+# Open at once for all viewers: a page has two. The remaining connections serve requests for metrics and health.
 _MAX_SOCKETS = MAX_CONNECTIONS - 64
 _BOUNDARY = "frame"
 _LINES_AT_ONCE = 16
-_AGAIN_S = 0.25  # Chromium shows a part of a multipart answer when the next one comes: the last one comes twice
-_PICTURES_AHEAD = 2  # on the way to a viewer at once: one travels while one is drawn
+_AGAIN_S = 0.25  # Chromium shows a part of a multipart response when the next one comes, so the last is sent twice
+_PICTURES_AHEAD = 2  # on the way to a viewer at once: one is sent while one is drawn
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 
 
 def create_app(hub: Hub, listen: Listen, executor: Executor) -> ASGIApp:
-    """The whole application behind its guard; `executor`, of one thread, encodes pictures."""
+    """The whole application behind its guard; `executor`, with one thread, encodes pictures."""
     routes = _Routes(hub, executor)
     app = Starlette(
         routes=[
@@ -67,7 +67,7 @@ class _Routes:
         self._sockets = 0
         self._pictures: WeakKeyDictionary[LiveRun, dict[bool, Pictures]] = WeakKeyDictionary()  # large and small
         self._drawn: WeakKeyDictionary[LiveRun, Drawn] = WeakKeyDictionary()
-        self._shared: tuple[float, dict[str, Any]] = -math.inf, {}  # when it was made, and the status
+        self._shared: tuple[float, dict[str, Any]] = -math.inf, {}  # time of the status, and the status
         self._page = {item.name: item.read_bytes() for item in (files("sharpose_rt.live") / "page").iterdir()}
 
     # Pages and figures
@@ -85,7 +85,7 @@ class _Routes:
         return self._file(request.path_params["name"])
 
     async def healthz(self, request: Request) -> Response:
-        """200 while all runs go on (or none has begun), 503 where a source is lost or frames have stopped coming."""
+        """200 while all runs go on (or none has begun), 503 if a source is lost or frames have stopped coming."""
         runs = self._hub.runs
         states = {run.name: run.state for run in runs}
         healthy = not {"stalled", "lost"} & set(states.values())
@@ -96,7 +96,7 @@ class _Routes:
         return Response(metrics.render(self._hub), headers={"Content-Type": metrics.CONTENT_TYPE})
 
     async def status(self, request: Request) -> Response:
-        """What the page shows, without the plots."""
+        """The figures of the page, without the plots."""
         return _json(self._status())
 
     async def latest(self, request: Request) -> Response:
@@ -118,7 +118,7 @@ class _Routes:
             raise HTTPException(400, f"seconds is {text!r}; above 0 and at most {limit:g} is accepted")
         run = self._run(request)
         if not run.header:
-            raise HTTPException(503, f"{run.name} waits for its source; try again later")
+            raise HTTPException(503, f"{run.name} is waiting for its source; try again later")
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in run.name) + ".last.skeletons.jsonl"
         lines = await asyncio.get_running_loop().run_in_executor(self._executor, run.recent, seconds)
         return StreamingResponse(
@@ -138,7 +138,7 @@ class _Routes:
         return Response(await self._draw(run, run.newest), media_type="image/jpeg")
 
     async def video(self, request: Request) -> Response:
-        """The same as it goes, one JPEG after another (multipart), the newest each time."""
+        """The same as a stream: one JPEG after another (multipart), the newest each time."""
         self._run(request)
         if self._sockets >= _MAX_SOCKETS:
             raise HTTPException(503, "too many viewers")
@@ -166,7 +166,7 @@ class _Routes:
 
     def _file(self, name: str) -> Response:
         if name not in self._page:
-            raise HTTPException(404, "there is no such page; / is the view")
+            raise HTTPException(404, "there is no such page; the view is at /")
         return Response(self._page[name], media_type=_TYPES[name.rpartition(".")[2]])
 
     def _run(self, request: HTTPConnection) -> LiveRun:
@@ -189,7 +189,7 @@ class _Routes:
         }
 
     def _shared_status(self) -> dict[str, Any]:
-        """The same for all who are told within half of the time between two: a wall is, for each of its sources."""
+        """The status, made anew at most every half `_STATUS_S`: a wall page asks for it once per source."""
         if time.monotonic() - self._shared[0] > _STATUS_S / 2:
             self._shared = time.monotonic(), self._status()
         return self._shared[1]
@@ -197,10 +197,10 @@ class _Routes:
     # Sockets
 
     async def skeletons(self, socket: WebSocket) -> None:
-        """Stream version 1, one line a message: header, the newest frame each time, end; again for the next file.
+        """Stream version 1, one line per message: header, the newest frame each time, end; then the next file.
 
-        With `?ask=1` a frame comes when the program has asked for one more, by any message, since the last: what waits
-        for one that is slow would lie in its own system's buffers, where nothing newer takes its place.
+        With `?ask=1` each frame is sent only once the program has asked for it by any message: otherwise frames for a
+        slow program would wait in its system's buffers, where newer ones cannot replace them.
         """
         asked = _Asked(1) if socket.query_params.get("ask") == "1" else None
         listen = _ignore(socket) if asked is None else asked.listen(socket)
@@ -211,9 +211,9 @@ class _Routes:
             self._hub.viewers -= 1
 
     async def view(self, socket: WebSocket) -> None:
-        """For the page: figures as text, pictures as bytes; any message of the page asks for one more picture.
+        """For the page: figures as text, pictures as bytes; any message from the page asks for one more picture.
 
-        With `?small=1` they are as for a page that shows many.
+        With `?small=1` pictures have the size for a page that shows many.
         """
         asked = _Asked(_PICTURES_AHEAD)
         await self._converse(
@@ -221,7 +221,7 @@ class _Routes:
         )
 
     async def _converse(self, socket: WebSocket, *parts: Coroutine[Any, Any, None]) -> None:
-        """Runs the parts of a conversation until one of them ends; of too many at once it is not begun."""
+        """Runs the parts of a conversation until one of them ends; refuses it if too many are open."""
         await socket.accept()
         if self._sockets >= _MAX_SOCKETS:
             for part in parts:
@@ -237,7 +237,7 @@ class _Routes:
             for task in tasks:
                 task.cancel()
             ends = await asyncio.gather(*tasks, return_exceptions=True)
-            with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # it may have left first
+            with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the viewer may have left first
                 await socket.close(_GOING_AWAY)
         for end in ends:
             if isinstance(end, Exception) and not isinstance(end, (WebSocketDisconnect, RuntimeError)):
@@ -259,7 +259,7 @@ class _Routes:
             end, moment = run.end_line, run.newest  # in this order: nothing comes after the end
             if moment is not None and moment.frame.frame_id > thinned.last_id:
                 line = thinned.frame(moment.frame.frame_id, moment.line, moment.place)
-                moment = None  # whose picture would be kept for as long as this viewer takes nothing
+                moment = None  # otherwise its picture is kept while this viewer takes nothing
                 await socket.send_text(line.decode())
             if end is not None and not ended:
                 ended = True
@@ -297,14 +297,14 @@ class _Routes:
         encoded: Callable[[LiveRun, Moment], Awaitable[bytes]],
         again_s: float | None = None,
     ) -> AsyncIterator[bytes]:
-        """Each time the newest frame of the run to show, encoded, at most `picture_fps` a second; once more where none
-        follows it for `again_s`.
+        """Yields the newest frame of the run to show, encoded, at most `picture_fps` times a second; and once more if
+        none follows for `again_s`.
 
-        The frame is let go before: of viewers who are paused, or take nothing, each would keep another one.
+        The frame is released first: otherwise each viewer that is paused or takes nothing would keep one in memory.
         """
         last: ref[Moment] | None = None
         given_s, pause_s = -1.0, 1 / self._hub.config.picture_fps
-        message = b""  # until it was given twice
+        message = b""  # kept until it has been sent twice
         async for run in self._news(socket, again_s):
             if run.newest is None:
                 continue
@@ -320,7 +320,7 @@ class _Routes:
             yield message
 
     async def _news(self, socket: HTTPConnection, at_least_s: float | None = None) -> AsyncIterator[LiveRun]:
-        """The run to show, whenever there is something new about it or as often as this, until the server closes."""
+        """Yields the run to show whenever it has news, and at least every `at_least_s`, until the server closes."""
         name = socket.query_params.get("source")
         with self._hub.listening() as event:
             while True:
@@ -335,7 +335,7 @@ class _Routes:
 
 
 class _Asked:
-    """How many more a viewer has asked for, by a message each; `ahead` at most, and to begin with."""
+    """How many more items a viewer has asked for, one per message: at most `ahead`, which is also the start."""
 
     def __init__(self, ahead: int) -> None:
         self._ahead: asyncio.Queue[None] = asyncio.Queue(ahead)
@@ -343,30 +343,30 @@ class _Asked:
             self._ahead.put_nowait(None)
 
     async def once(self) -> None:
-        """Until it has asked."""
+        """Waits until it has asked for one."""
         await self._ahead.get()
 
     async def listen(self, socket: WebSocket) -> None:
-        """Takes what it says, until it leaves."""
+        """Counts its messages until it leaves."""
         async for _ in _messages(socket):
             if not self._ahead.full():
                 self._ahead.put_nowait(None)
 
 
 async def _messages(socket: WebSocket) -> AsyncIterator[Message]:
-    """What a viewer says, text or bytes, until it leaves."""
+    """A viewer's messages, text or bytes, until it leaves."""
     while (message := await socket.receive())["type"] != "websocket.disconnect":
         yield message
 
 
 async def _ignore(socket: WebSocket) -> None:
-    """Reads what a viewer says, so that its leaving is noticed."""
+    """Reads and ignores a viewer's messages, so that its leaving is noticed."""
     async for _ in _messages(socket):
         pass
 
 
 async def _bit_by_bit(lines: Sequence[bytes]) -> AsyncIterator[bytes]:
-    """As their reader takes them: the lines are shared by all, whole copies for many of them might not fit."""
+    """Yields some lines at a time: viewers share them, but full copies for many viewers might not fit in memory."""
     for first in range(0, len(lines), _LINES_AT_ONCE):
         yield b"".join(lines[first : first + _LINES_AT_ONCE])
 

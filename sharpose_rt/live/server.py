@@ -1,4 +1,4 @@
-"""The server of the browser view: a thread of its own around uvicorn."""
+"""The server of the browser view: uvicorn in a separate thread."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from sharpose_rt.live.hub import Hub
 log = logging.getLogger("sharpose_rt")
 _UVICORN = logging.getLogger("uvicorn.error")
 
-_SEND_BUFFER = 256 << 10  # bytes the system holds for a slow viewer: about one picture, not seconds of them
-_GONE_MS = 60_000  # that a viewer may take nothing, or not even tell that it is there
-_BACKLOG = 32  # all that wait are let in at once, before one can be sent away
+_SEND_BUFFER = 256 << 10  # bytes that the system holds for a slow viewer: about one picture, not seconds of them
+_GONE_MS = 60_000  # for which a viewer may take nothing and not even acknowledge
+_BACKLOG = 32  # all pending connections are accepted at once, before any can be dropped
 
 
 class LiveServer:
-    """Serves a hub from `with` to the end of its block. The port is bound at once, so that a wrong one fails early.
+    """Serves a hub during its `with` block. The port is bound at once, so that an unusable one fails early.
 
-    `url` is what to open in a browser on this machine.
+    `url` is the address to open in a browser on this machine.
 
     Raises:
         ConfigError: the extra `serve` is not installed.
@@ -41,7 +41,7 @@ class LiveServer:
             from sharpose_rt.live.routes import create_app
         except ImportError as error:
             raise ConfigError(
-                f"--serve needs {error.name}, which is not here; pip install 'sharpose-rt[serve]'"
+                f"--serve needs {error.name}, which is not installed; pip install 'sharpose-rt[serve]'"
             ) from error
         self.hub, self._listen = hub, listen
         self._socket = _bind(listen)
@@ -52,14 +52,14 @@ class LiveServer:
                 create_app(hub, listen, self._executor),
                 http=PromptRequests,
                 ws="websockets-sansio",
-                ws_max_size=1 << 16,  # what a viewer says is short
+                ws_max_size=1 << 16,  # viewers send only short messages
                 ws_per_message_deflate=False,
                 lifespan="off",
                 access_log=False,
                 log_config=None,  # ours
-                log_level="error",  # it warns of each request that is none, and anybody can send those
+                log_level="error",  # it warns about each malformed request, and anybody can send those
                 server_header=False,
-                backlog=_BACKLOG,  # which takes the place of the one of `_bind`
+                backlog=_BACKLOG,  # replaces that of `_bind`
                 timeout_graceful_shutdown=2,
             )
         )
@@ -80,9 +80,9 @@ class LiveServer:
         self._socket.close()
 
     def _is_news(self, record: logging.LogRecord) -> bool:
-        """Not that a viewer who takes nothing has to be cut off at the end, for which uvicorn has a traceback.
+        """Whether to log it: not uvicorn's traceback when a viewer who takes nothing is cut off at the end.
 
-        Nor that one says what is no UTF-8, as anybody can.
+        Nor that a viewer sent invalid UTF-8, as anybody can.
         """
         return not self.hub.closed and not (record.exc_info and isinstance(record.exc_info[1], UnicodeDecodeError))
 
@@ -91,7 +91,7 @@ class LiveServer:
         try:
             await self._server.serve(sockets=[self._socket])
             for left in self._server.server_state.connections:
-                left.transport.abort()  # closing it goes on until its viewer takes something, which may be never
+                left.transport.abort()  # close() would wait until its viewer takes something, which may be never
         finally:
             self.hub.attach(None)
 
@@ -103,10 +103,10 @@ def _bind(listen: Listen) -> socket.socket:
         )[0]
         bound = socket.socket(family, kind, protocol)
         try:
-            if os.name == "posix":  # elsewhere it would let a second program take the port
+            if os.name == "posix":  # on Windows it would let a second program take the port
                 bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)  # accepted sockets inherit it
-            if hasattr(socket, "TCP_USER_TIMEOUT"):  # or who is frozen keeps its place for ever
+            if hasattr(socket, "TCP_USER_TIMEOUT"):  # otherwise a frozen viewer keeps its place forever
                 bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _GONE_MS)
             bound.bind(address)
             bound.listen(_BACKLOG)

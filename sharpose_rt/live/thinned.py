@@ -1,4 +1,4 @@
-"""The lines of one run as one consumer gets them: whatever was left out for it is accounted for."""
+"""The lines of one run as one consumer gets them, in which whatever it did not get is accounted for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FARTHEST_PX, _LARGEST = 1e7, 1e3
 
 
 class Place(NamedTuple):
-    """Where a camera has got to: `at` (2, 3) says where a point of the picture with which `part` began is now, px.
+    """Where a camera has got to: `at` (2, 3) maps points of the picture in which `part` began to those now, px.
 
     `scene` counts the scenes; each begins a part.
     """
@@ -24,10 +24,10 @@ class Place(NamedTuple):
     at: NDArray[np.float64]
     scene: int = 0
     lost_s: float = 0.0
-    """For how long the source has been gone by then, in all."""
+    """Total time for which the source has been lost so far."""
 
     def since(self, earlier: Place | None) -> tuple[NDArray[np.float64] | None, bool]:
-        """What the camera did from an earlier place to this one, (2, 3) or None, and whether a scene began."""
+        """The camera's motion from an earlier place to this one, (2, 3) or None, and whether a scene began."""
         if earlier is None or earlier.scene != self.scene:
             return None, earlier is not None
         moved = earlier.part == self.part and earlier.at is not self.at
@@ -35,17 +35,16 @@ class Place(NamedTuple):
 
 
 class Journey:
-    """What the camera of one run has done on the whole.
+    """The accumulated camera motion of one run.
 
-    A new part begins with each scene, and before numbers grow so large that they could not tell one frame's motion any
-    more.
+    A new part begins with each scene, and before numbers grow too large to resolve the motion of one frame.
     """
 
     def __init__(self) -> None:
         self.place = Place(0, np.eye(2, 3))
 
     def go(self, camera: NDArray[np.float64] | None, *, new_scene: bool = False, lost_s: float = 0.0) -> Place:
-        """Where it is after one more frame, before which it did this, and the source was gone for so long."""
+        """The place after one more frame, given the camera motion and the time that the source was lost before it."""
         if lost_s:
             self.place = self.place._replace(lost_s=self.place.lost_s + lost_s)
         if new_scene:
@@ -60,10 +59,10 @@ class Journey:
 
 
 class Thinned:
-    """Makes what a consumer gets a valid stream: `dropped_before` explains each gap, `camera` what the camera did over
-    it, `new_scene` that one began in it, the end line counts its frames.
+    """Makes what a consumer gets a valid stream: after a gap, `dropped_before` gives its length, `camera` the motion
+    over it, and `new_scene` whether a scene began in it; the end line counts this consumer's frames.
 
-    A line that follows the one before it is passed on as it is, byte for byte.
+    A line without a gap before it is passed on unchanged, byte for byte.
     """
 
     def __init__(self) -> None:
@@ -73,7 +72,7 @@ class Thinned:
         self._last: Place | None = None
 
     def frame(self, frame_id: int, line: bytes, place: Place | None = None) -> bytes:
-        """The frame line for this consumer; `place` is that of the camera."""
+        """The frame line for this consumer; `place` is the camera's."""
         missing, last = frame_id - self.last_id - 1, self._last
         self.last_id, self._last = frame_id, place
         self.frames += 1

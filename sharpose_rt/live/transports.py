@@ -1,6 +1,6 @@
 """How lines get to a consumer: WebSocket, ZeroMQ, MQTT, UDP, OSC, standard output.
 
-A transport belongs to one thread, but for `abort`, which frees a `send` that a frozen consumer holds up.
+A transport belongs to one thread, except for `abort`, which ends a `send` that a frozen consumer blocks.
 """
 
 from __future__ import annotations
@@ -36,36 +36,36 @@ if sys.platform == "linux":
 _PACKAGES = {"ws": "websockets", "wss": "websockets", "zmq+tcp": "zmq", "mqtt": "paho.mqtt", "mqtts": "paho.mqtt"}
 _OPEN_S = 5.0
 _MAX_DATAGRAM = 9000 if sys.platform == "darwin" else 60_000  # bytes; UDP carries 65,507, macOS sends up to 9216
-_PIPE_BYTES = 4096  # a pipe that is ready takes so many without making the writer wait (PIPE_BUF)
+_PIPE_BYTES = 4096  # a pipe that is ready takes this many without blocking the writer (PIPE_BUF)
 _POLL_S = 0.2
 _LOOK_UP_EVERY_S = 30.0
 _NEWEST_AHEAD = 4  # messages
-_ON_THE_WAY_S = 0.25  # a consumer that takes no longer to answer is not waited for
+_ON_THE_WAY_S = 0.25  # sending goes on while answers are no older than this
 _SEND_BUFFER = 64 << 10  # bytes; what the system holds for a slow consumer is old when it arrives
-_KEEP_ALIVE_S = 15  # a broker takes us for gone after one and a half of it
-# The publisher tells what goes wrong; websockets would tell it again, with a traceback.
+_KEEP_ALIVE_S = 15  # a broker considers us gone after one and a half times this
+# The publisher logs failures; websockets would log them again, with a traceback.
 _SILENT = logging.Logger("websockets", logging.CRITICAL + 1)
 
 
 class Transport(Protocol):
-    """One way to a consumer. `repeats_header`: whoever comes late or loses a message needs it again and again."""
+    """One way to a consumer. `repeats_header`: send it regularly, for consumers that come late or lose messages."""
 
     repeats_header: bool
 
     def open(self) -> None:
-        """Makes send() possible; raises OSError where the consumer cannot be reached."""
+        """Makes send() possible; raises OSError if the consumer cannot be reached."""
         ...
 
     def send(self, line: bytes, source: str) -> None:
-        """Hands on one line (of `source`, where there are several); raises OSError where the consumer is gone."""
+        """Sends one line (of `source`, if there are several); raises OSError if the consumer is gone."""
         ...
 
     def close(self) -> None:
-        """Lets go; may be called again, and before open()."""
+        """Releases everything; may be called again, and before open()."""
         ...
 
     def abort(self) -> None:
-        """Ends a send() that is under way; from any thread."""
+        """Ends a send() in progress; from any thread."""
         ...
 
 
@@ -73,7 +73,7 @@ def create_transport(target: Target, policy: Policy) -> Transport:
     """The transport of a target, not yet open.
 
     Raises:
-        ConfigError: what it needs is not installed.
+        ConfigError: a package that it needs is not installed.
     """
     needs = _PACKAGES.get(target.scheme)
     if needs:
@@ -81,7 +81,7 @@ def create_transport(target: Target, policy: Policy) -> Transport:
             __import__(needs)
         except ImportError as error:
             raise ConfigError(
-                f"--publish {target.name} needs {needs}, which is not here; pip install 'sharpose-rt[publish]'"
+                f"--publish {target.name} needs {needs}, which is not installed; pip install 'sharpose-rt[publish]'"
             ) from error
     match target.scheme:
         case "ws" | "wss":
@@ -100,20 +100,20 @@ def create_transport(target: Target, policy: Policy) -> Transport:
 
 @contextlib.contextmanager
 def _trusting() -> Iterator[None]:
-    """Who connects in the block is told what to do where the other's certificate is not trusted."""
+    """Adds advice to the error when a server's certificate is not trusted."""
     try:
         yield
     except ssl.SSLCertVerificationError as error:
         raise ConnectionError(
-            f"its certificate is not trusted: {error.verify_message.rstrip('.')}; name it by --tls FILE, or --tls any"
+            f"its certificate is not trusted: {error.verify_message.rstrip('.')}; trust it with --tls FILE or --tls any"
         ) from error
 
 
 class WebSocketTransport:
-    """A client that sends each line as a text message, and throws away what the consumer says.
+    """A client that sends each line as a text message, and discards what the consumer sends.
 
-    With 'newest' a ping follows each: what waits in the systems' buffers for a slow consumer would be old when it is
-    read, and they hold seconds of it.
+    With 'newest' each is followed by a ping, whose answers limit what waits for a slow consumer in system buffers:
+    they can hold several seconds, which would be old when read.
     """
 
     repeats_header = False
@@ -124,7 +124,7 @@ class WebSocketTransport:
         self._unanswered: deque[tuple[float, threading.Event]] = deque()  # when they were sent
 
     def open(self) -> None:
-        """Connects and shakes hands."""
+        """Connects and does the handshake."""
         from websockets.exceptions import InvalidStatus, InvalidURI, WebSocketException
         from websockets.sync.client import connect
 
@@ -136,18 +136,18 @@ class WebSocketTransport:
                 )
             self._connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         except InvalidURI as error:
-            raise ConnectionError(f"{error}; a user needs a password beside it, or leave both away") from error
+            raise ConnectionError(f"{error}; give a password with the user, or leave both out") from error
         except InvalidStatus as error:
             refused = error.response.status_code in (401, 403)
-            advice = "; look at user and password, or the token, in the address" if refused else ""
+            advice = "; check the user and password, or the token, in the address" if refused else ""
             raise ConnectionError(f"{error}{advice}") from error
-        except ImportError as error:  # by way of a SOCKS proxy, which https_proxy or the system names
-            raise ConnectionError(f"{error}; pip install it, or name the consumer in no_proxy") from error
+        except ImportError as error:  # for a SOCKS proxy set by https_proxy or the system
+            raise ConnectionError(f"{error}; pip install it, or add the consumer to no_proxy") from error
         except WebSocketException as error:
             raise ConnectionError(str(error)) from error
 
     def send(self, line: bytes, source: str) -> None:
-        """One text message, without the newline; with 'newest' comes back when it is time for another."""
+        """Sends one text message, without the newline; with 'newest', returns when it is time for another."""
         from websockets.exceptions import WebSocketException
 
         try:
@@ -160,13 +160,13 @@ class WebSocketTransport:
             raise ConnectionError(str(error)) from error
 
     def _throw_away(self) -> None:
-        """What the consumer said: answers that nobody takes would in the end keep its pongs out, too."""
+        """Discards what the consumer sent: unread messages would eventually block its pongs, too."""
         with contextlib.suppress(TimeoutError):
             while True:
                 self._connection.recv(timeout=0)
 
     def _wait(self) -> None:
-        """Until all that was sent before `_ON_THE_WAY_S` is answered."""
+        """Waits until every ping older than `_ON_THE_WAY_S` is answered."""
         while self._unanswered:
             sent_s, answered = self._unanswered[0]
             late = time.monotonic() - sent_s > _ON_THE_WAY_S
@@ -178,7 +178,7 @@ class WebSocketTransport:
                 return
 
     def close(self) -> None:
-        """Says goodbye, waiting a second at most."""
+        """Closes the connection properly, waiting a second at most."""
         self._unanswered.clear()
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -193,7 +193,7 @@ class WebSocketTransport:
 
 
 class ZmqTransport:
-    """A PUB socket: connected to where the consumer binds its SUB socket, or bound (zmq+tcp://@...) itself."""
+    """A PUB socket: connected to where the consumer binds its SUB socket, or itself bound (zmq+tcp://@...)."""
 
     repeats_header = True
 
@@ -202,13 +202,13 @@ class ZmqTransport:
         self._socket: Any = None
 
     def open(self) -> None:
-        """Binds, or begins to connect; ZeroMQ reconnects by itself."""
+        """Binds, or starts to connect; ZeroMQ reconnects automatically."""
         import zmq
 
         self._socket = zmq.Context.instance().socket(zmq.PUB)
         self._socket.linger = 500
         if self._policy == "newest":
-            self._socket.sndhwm = _NEWEST_AHEAD  # `conflate` would also let a frame push out the header before it
+            self._socket.sndhwm = _NEWEST_AHEAD  # with `conflate` a frame could replace the header before it
             self._socket.sndbuf = _SEND_BUFFER
         host = f"[{self._target.host}]" if ":" in self._target.host else self._target.host
         self._socket.ipv6 = ":" in self._target.host
@@ -219,24 +219,23 @@ class ZmqTransport:
             raise OSError(error.errno, f"{error.strerror} ({address})") from error
 
     def send(self, line: bytes, source: str) -> None:
-        """One message of one part; a subscriber that is not there or too slow misses it."""
+        """Sends one single-part message; a subscriber that is absent or too slow misses it."""
         self._socket.send(tagged(line, source).rstrip(b"\n"))
 
     def close(self) -> None:
-        """Closes the socket; what was just sent has half a second to leave."""
+        """Closes the socket; what was just sent has half a second to go out."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
     def abort(self) -> None:
-        """Nothing to do: a PUB socket never makes its sender wait."""
+        """Nothing to do: a PUB socket never blocks its sender."""
 
 
 class MqttTransport:
-    """A client of an MQTT broker: each line a message on the topic, at most once (quality of service 0).
+    """A client of an MQTT broker: each line is a message on the topic, delivered at most once (quality of service 0).
 
-    Beside it, on `TOPIC/status` and retained, stands `online`, or `offline` when we are gone, by the broker's word
-    where we can no longer say so.
+    A retained message on `TOPIC/status` says `online`, or `offline` when we are gone, sent by the broker if we cannot.
     """
 
     repeats_header = True
@@ -273,7 +272,7 @@ class MqttTransport:
         client.connect_timeout = _OPEN_S
         with _trusting():
             client.connect(self._target.host, self._target.port, _KEEP_ALIVE_S)
-        # A line is sent as soon as it is there, and one that waits in the system is old when it arrives.
+        # Send each line immediately, as one that waits in the system's buffers is old when it arrives.
         connection: Any = client.socket()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
@@ -281,11 +280,11 @@ class MqttTransport:
         try:
             reason = answers.get(timeout=_OPEN_S)
         except queue.Empty:
-            raise TimeoutError("the broker does not answer; is it one of MQTT?") from None
+            raise TimeoutError("the broker does not answer; is it an MQTT broker?") from None
         if reason is None:
-            raise ConnectionError("the broker closed the connection; does it want TLS (mqtts://), or a password?")
+            raise ConnectionError("the broker closed the connection; does it need TLS (mqtts://) or a password?")
         if reason.is_failure:
-            raise ConnectionError(f"the broker refuses: {reason}; look at user and password in the address")
+            raise ConnectionError(f"the broker refuses: {reason}; check user and password in the address")
         client.publish(self._status, b"online", retain=True)
 
     @property
@@ -293,7 +292,7 @@ class MqttTransport:
         return f"{self._target.topic}/status"
 
     def send(self, line: bytes, source: str) -> None:
-        """One message, without the newline; comes back when the system has it."""
+        """Sends one message, without the newline; returns when the system has it."""
         message = self._client.publish(self._target.topic, tagged(line, source).rstrip(b"\n"))
         while message.rc == 0 and not message.is_published():
             if self._gone.is_set():
@@ -303,7 +302,7 @@ class MqttTransport:
             raise ConnectionError("the connection to the broker is lost")
 
     def close(self) -> None:
-        """Says goodbye, waiting a second at most."""
+        """Disconnects properly, waiting a second at most."""
         client, self._client = self._client, None
         if client is None:
             return
@@ -323,7 +322,7 @@ class MqttTransport:
 
 
 class _ClosesItself(ssl.SSLSocket):
-    """paho-mqtt leaves one open whose handshake fails."""
+    """A socket that closes if the handshake fails: paho-mqtt would leave it open."""
 
     def do_handshake(self, block: bool = False) -> None:
         try:
@@ -334,7 +333,7 @@ class _ClosesItself(ssl.SSLSocket):
 
 
 def _cut(client: Any) -> None:
-    """End the connection of an MQTT client, whose own thread then ends."""
+    """Ends the connection of an MQTT client, whose thread then ends."""
     connection = client.socket()
     if connection is not None:
         with contextlib.suppress(OSError):
@@ -342,9 +341,9 @@ def _cut(client: Any) -> None:
 
 
 class UdpTransport:
-    """A datagram a line. A frame that does not fit is sent in several, each a valid line with some of the people.
+    """One datagram per line. A frame that does not fit is sent in several, each a valid line with some of the people.
 
-    The consumer's name is looked up again now and then: no answer tells that it has moved to another address.
+    The consumer's name is looked up again regularly: nothing else would reveal that it has moved to another address.
     """
 
     repeats_header = True
@@ -357,12 +356,12 @@ class UdpTransport:
         self._looking: threading.Thread | None = None
 
     def open(self) -> None:
-        """Finds the address, to which the first datagram opens a socket."""
+        """Looks up the address; the first datagram opens the socket."""
         self._look_up()
         self._looked_s = time.monotonic()
 
     def _look_up(self) -> None:
-        """Keeps to an address that still is one; of the two of `localhost` takes 127.0.0.1, where most listen."""
+        """Keeps the current address while it is valid; for `localhost` prefers 127.0.0.1, where most listen."""
         found = socket.getaddrinfo(self._target.host, self._target.port, type=socket.SOCK_DGRAM)
         if self._target.host == "localhost":
             found.sort(key=lambda entry: entry[0] != socket.AF_INET)
@@ -370,7 +369,7 @@ class UdpTransport:
             self._found = found[0]
 
     def _look_up_again(self) -> None:
-        """Beside the sending, since it may take long; where it fails the address stays."""
+        """Looks up in another thread, since it may take long; if it fails, the address stays."""
 
         def look() -> None:
             with contextlib.suppress(OSError, ValueError):
@@ -383,7 +382,7 @@ class UdpTransport:
         self._looking.start()
 
     def send(self, line: bytes, source: str) -> None:
-        """One datagram, or several."""
+        """Sends one or more datagrams."""
         for part in split(tagged(line, source), _MAX_DATAGRAM):
             self._send(part.rstrip(b"\n"))
 
@@ -395,7 +394,7 @@ class UdpTransport:
             self._socket = socket.socket(family, kind, protocol)
             if family == socket.AF_INET:
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-        # Not connected: the answer "nobody there" of a port must not stop the next datagram.
+        # Not connected: the reply that a port is unreachable must not make the next datagram fail.
         self._socket.sendto(data, address)
 
     def close(self) -> None:
@@ -405,22 +404,22 @@ class UdpTransport:
             self._socket = None
 
     def abort(self) -> None:
-        """Nothing to do: a datagram never waits for its reader."""
+        """Nothing to do: sending a datagram never waits for its reader."""
 
 
 class OscTransport(UdpTransport):
-    """Open Sound Control over UDP; `live.osc` lists the messages."""
+    """Open Sound Control over UDP; see `live.osc` for the messages."""
 
     def send(self, line: bytes, source: str) -> None:
-        """The messages of one record."""
-        # OSC allows none of these in a part of an address.
+        """Sends the messages of one record."""
+        # OSC allows none of these characters in a part of an address.
         prefix = "/sharpose/" + re.sub(r"[\s#*,/?\[\]{}]", "_", source) if source else "/sharpose"
         for packet in osc.packets(orjson.loads(line), prefix):
             self._send(packet)
 
 
 class StdoutTransport:
-    """The stream as it is, on standard output."""
+    """The stream, unchanged, on standard output."""
 
     repeats_header = False
 
@@ -428,14 +427,14 @@ class StdoutTransport:
         self._policy, self._stop = policy, False
 
     def open(self) -> None:
-        """Nothing may be left in front of the first line; with 'newest' a pipe of Linux holds a page, not seconds."""
+        """Flushes what precedes the first line; with 'newest', limits a Linux pipe to one page instead of seconds."""
         sys.stdout.flush()
         if self._policy == "newest" and sys.platform == "linux":
-            with contextlib.suppress(OSError):  # it is no pipe
+            with contextlib.suppress(OSError):  # not a pipe
                 fcntl.fcntl(sys.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     def send(self, line: bytes, source: str) -> None:
-        """Writes the line, whole or, after `abort`, in part."""
+        """Writes the line, completely or, after `abort`, in part."""
         rest, file = memoryview(tagged(line, source)), sys.stdout.fileno()
         while rest and not self._stop:
             if sys.platform == "win32" or select.select([], [file], [], _POLL_S)[1]:
@@ -445,19 +444,19 @@ class StdoutTransport:
         """Leaves standard output open: it belongs to the program."""
 
     def abort(self) -> None:
-        """Ends a write that nobody reads."""
+        """Ends a write that nobody reads from."""
         self._stop = True
 
 
 def tagged(line: bytes, source: str) -> bytes:
-    """The line with `"stream": source` as its first key, where there are several sources to tell apart."""
+    """The line with `"stream": source` as its first key; unchanged without a source name."""
     return b'{"stream":' + orjson.dumps(source) + b"," + line[1:] if source else line
 
 
 def split(line: bytes, limit: int) -> list[bytes]:
-    """The line, or where it is longer than `limit` bytes, lines of the same frame with some of the people each.
+    """The line, or if it is longer than `limit` bytes, several lines of the same frame with some of the people each.
 
-    They carry `"part": [i, n]`.
+    They have `"part": [i, n]`.
     """
     if len(line) <= limit:
         return [line]

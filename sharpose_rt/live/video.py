@@ -1,4 +1,4 @@
-"""The annotated video to a video server while it happens: a thread and a connection for each run."""
+"""Sends the annotated video to a video server as it is made: one thread and one connection per run."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from sharpose_rt.types import Packet
 
 log = logging.getLogger("sharpose_rt")
 
-_STEADY_S = 10.0  # a connection that lasts so long is one; a server may take one and close it at once
-_STUCK_S = 10.0  # without room for a single picture the connection is given up
+_STEADY_S = 10.0  # a connection that lasts this long is real; a server may accept one and close it at once
+_STUCK_S = 10.0  # a connection that takes no picture for this long is ended
 _GRACE_S = 5.0
 
 
 class VideoPublisher:
-    """A tap that draws the people of every run on its pictures and sends them on, from `with` to the end of its block.
+    """A tap that draws the people of every run on its pictures and sends these on, during its `with` block.
 
-    A picture that comes while one is being sent takes the place of the one that waits: a slow server sees fewer, and
-    costs the run nothing. One that is not there, or gone for a while, is tried again.
+    A picture that comes while one is being sent replaces the one that waits: a slow server gets fewer and does not
+    delay the run. A server that is not available, or goes away, is retried.
 
     Args:
         target: the server.
@@ -54,7 +54,7 @@ class VideoPublisher:
         return sender
 
     def figures(self) -> dict[str, Any]:
-        """How it is going, for the page and the metrics; 'lost' where one of several is."""
+        """State and counts, for the page and the metrics; 'lost' if one of several connections is."""
         states = [sender.state for sender in self._senders]
         open_ones = [state for state in states if state != "closed"] or states
         worst = next((s for s in ("lost", "connecting", "connected", "closed") if s in open_ones), "connecting")
@@ -75,13 +75,11 @@ class VideoPublisher:
                 sender.give_up()
             raise
         told = self.figures()
-        log.info(
-            "publish-video: %(to)s: %(sent)d sent, %(dropped)d dropped, %(reconnects)d times connected again", told
-        )
+        log.info("publish-video: %(to)s: %(sent)d sent, %(dropped)d dropped, reconnected %(reconnects)d times", told)
 
 
 class _Sender:
-    """The pictures of one run to their server."""
+    """Sends the pictures of one run to its server."""
 
     def __init__(self, target: VideoTarget, info: SourceInfo, skeleton: Skeleton, config: RunConfig) -> None:
         self._target, self._info, self._config = target, info, config
@@ -118,16 +116,16 @@ class _Sender:
         self.finish()
 
     def finish(self) -> None:
-        """Nothing follows; what waits is still sent."""
+        """Marks the end: nothing follows, but what waits is still sent."""
         with self._changed:
             self._over = True
             self._changed.notify()
 
     def join(self) -> None:
-        """Waits until the last picture has left, for some seconds at most."""
+        """Waits until the last picture has been sent, for a few seconds at most."""
         try:
-            self._ended.wait(_GRACE_S + 2)  # a join() that Ctrl-C ends would call the thread stopped
-        finally:  # Ctrl-C too ends the wait, and the thread with it: Python waits for it at its end
+            self._ended.wait(_GRACE_S + 2)  # a join() interrupted by Ctrl-C would mark the thread as stopped
+        finally:  # Ctrl-C ends the wait, and must end the thread too: Python waits for it at exit
             self.give_up()
         self._thread.join()
 
@@ -144,7 +142,7 @@ class _Sender:
             while (item := self._take()) is not None and not self._stop.is_set():
                 self._show(*item)
         finally:
-            # A process that has but begun may still send what was written to it; one that tries again will not.
+            # A process that has just started may still send what was written to it; one that is retrying will not.
             self._let_go(1.0 if self.state == "lost" else _GRACE_S)
             self.state = "closed"
             self._next = self._missed = None  # the publisher keeps the senders of all runs, not their pictures
@@ -158,7 +156,7 @@ class _Sender:
             return item
 
     def _show(self, packet: Packet, status: str) -> None:
-        if self._missed is not None:  # trails go by what the camera did meanwhile
+        if self._missed is not None:  # trails need the camera's motion in the meantime
             packet = count_dropped(self._missed, packet)
         if self._relay is None and time.monotonic() < self._again_s:
             self._missed = packet
@@ -169,7 +167,7 @@ class _Sender:
         try:
             if self._relay is None:
                 self._relay = Relay(self._target, packet.frame.size_wh, self._info.fps or FALLBACK_FPS, self._config)
-                if self._stop.is_set():  # who gave up has not seen it
+                if self._stop.is_set():  # give_up() ran before this relay existed
                     self._relay.kill()
             self._relay.write(image, packet.frame.pts_s)
         except OSError as error:
@@ -196,10 +194,10 @@ class _Sender:
         self.state = "lost"
         self._again_s = time.monotonic() + self._retry.pause_s()
         if self._retry.is_new(why := redact(why)):
-            log.warning("publish-video: %s is out of reach (%s); trying again", self._target.name, why)
+            log.warning("publish-video: %s cannot be reached (%s); retrying", self._target.name, why)
 
     def _let_go(self, grace_s: float = 0.5) -> str:
-        """Closes the connection; why it ended, where that is known. What was never sent is counted as dropped."""
+        """Closes the connection and returns why it ended, if known. What was never sent is counted as dropped."""
         relay, self._relay = self._relay, None
         if relay is None:
             return ""

@@ -1,1 +1,1 @@
-"""The machine that this runs on: its cores and processor, files and downloads, and what was found out about it."""
+"""The machine that this runs on: cores, processor, files, downloads, and a cache of what was measured on it."""

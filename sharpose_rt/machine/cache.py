@@ -1,4 +1,4 @@
-"""Where the package keeps what can be made again: downloads, converted networks, and tables of what was measured."""
+"""Where the package keeps what can be recreated: downloads, converted networks and tables of measurements."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ log = logging.getLogger("sharpose_rt.machine")
 
 
 def cache_dir() -> Path:
-    """The folder of what can be had again: `$XDG_CACHE_HOME/sharpose-rt`, by default under `~/.cache`."""
+    """The cache folder: `$XDG_CACHE_HOME/sharpose-rt`, by default under `~/.cache`."""
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(base) if base else Path.home() / ".cache") / "sharpose-rt"
-    except RuntimeError:  # a user without a home, as in some containers
+    except RuntimeError:  # a user without a home folder, as in some containers
         return _for_this_process()
 
 
 @cache
 def _for_this_process() -> Path:
-    """A folder that goes with the process: one of a known name in a shared place could be another user's."""
+    """A folder removed when the process ends: one with a known name in a shared place could be another user's."""
     try:
         folder = TemporaryDirectory(prefix="sharpose-rt-", ignore_cleanup_errors=True)
-    except OSError:  # nothing may be written anywhere, which whoever writes into a cache copes with
+    except OSError:  # nothing can be written anywhere, which all users of the cache can handle
         return Path(os.devnull, "sharpose-rt")
     log.info(
-        "this user has no home: what is measured and converted is kept in %s while this program runs, and each "
-        "start does it again; XDG_CACHE_HOME names a folder that lasts",
+        "this user has no home folder: measurements and converted networks are kept in %s while this program runs and "
+        "made again at each start; set XDG_CACHE_HOME to a lasting folder to keep them",
         folder.name,
     )
     atexit.register(folder.cleanup)
@@ -42,7 +42,7 @@ def _for_this_process() -> Path:
 
 
 def recall(path: Path) -> dict[str, Any]:
-    """The table in `path`; empty where there is none yet, or it is damaged: what it held is then measured again."""
+    """The table in `path`; empty if it is missing or damaged, so that its contents are measured again."""
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -51,7 +51,7 @@ def recall(path: Path) -> dict[str, Any]:
 
 
 def remember(path: Path, key: str, value: object) -> bool:
-    """Put an entry into the table, at once or not at all; False without a right to: the next start measures again."""
+    """Adds an entry to the table atomically; False if it cannot be written, so that the next start measures again."""
     try:
         write_whole(path, json.dumps({**recall(path), key: value}, indent=1) + "\n")
     except OSError as error:

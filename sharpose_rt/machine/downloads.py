@@ -1,4 +1,4 @@
-"""Files from the network, whole or not at all, and never waited for without an end."""
+"""Files from the network: written completely or not at all, and never waited for indefinitely."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pathlib import Path
 from sharpose_rt.machine.whole_files import whole
 
 ANSWER_TIMEOUT_S = 5.0
-"""The server must have answered by then, name look-up and redirects included."""
+"""Longest time until the server answers, including name look-up and redirects."""
 STALL_TIMEOUT_S = 10.0
-"""A download that brings nothing for so long has failed."""
+"""A download that receives nothing for this long has failed."""
 
 
 class DownloadError(Exception):
-    """A file cannot be had; whoever wanted it knows what to advise."""
+    """A file cannot be downloaded; the caller knows what to advise."""
 
 
 def download(url: str, path: Path) -> None:
-    """Put what `url` holds at `path`, whole or not at all.
+    """Downloads `url` to `path`, completely or not at all.
 
     Raises:
-        DownloadError: no answer within 5 s, a stall of 10 s, a short file, an unwritable folder.
+        DownloadError: no answer within 5 s, a stall of 10 s, a short file, or an unwritable folder.
     """
     try:
         with whole(path) as part, _answer(url) as response, part.open("wb") as file:
@@ -40,8 +40,8 @@ def download(url: str, path: Path) -> None:
 def _answer(url: str) -> http.client.HTTPResponse:
     """The opened response, or TimeoutError after 5 s.
 
-    A name look-up has no time limit of its own and cannot be interrupted, so it is waited for in a thread; that one
-    is a daemon, because after a time-out it holds nothing and must not delay the end of the program.
+    A name look-up has no time limit and cannot be interrupted, so it runs in a thread. The thread is a daemon, because
+    after a timeout it holds nothing and must not delay the end of the program.
     """
     answers: list[http.client.HTTPResponse | Exception] = []
     lock, given_up = threading.Lock(), threading.Event()

@@ -1,18 +1,18 @@
-"""A flag that may be raised from anywhere, a signal's handler too."""
+"""A flag that may be raised from anywhere, including a signal handler."""
 
 from __future__ import annotations
 
 import threading
 import time
 
-_LOOK_S = 0.5  # a handler in the thread that waits may raise the flag just before it sleeps, and wakes nobody
+_LOOK_S = 0.5  # a handler in the waiting thread may raise the flag just before the wait, and then wakes nobody
 
 
 class Flag:
-    """As `threading.Event`, but a handler may `set` it while the thread that it interrupts does, or waits for it.
+    """Like `threading.Event`, but a signal handler may `set` it while the interrupted thread is in `set` or `wait`.
 
-    That one's lock cannot be taken twice by a thread: of two signals shortly after each other the second one waited
-    for the first, for ever.
+    A thread cannot take the lock of an Event twice: when two signals came in quick succession, the second handler
+    waited forever for the first.
     """
 
     def __init__(self) -> None:
@@ -24,13 +24,13 @@ class Flag:
         return self._raised
 
     def set(self) -> None:
-        """Raises it, for good."""
+        """Raises it permanently."""
         self._raised = True
         with self._changed:
             self._changed.notify_all()
 
     def wait(self, timeout_s: float) -> bool:
-        """Waits until it is raised, for so long at most; whether it is."""
+        """Waits at most `timeout_s` until it is raised; returns whether it is."""
         until_s = time.monotonic() + timeout_s
         with self._changed:
             while not self._raised and (left_s := until_s - time.monotonic()) > 0:

@@ -1,4 +1,4 @@
-"""Versions of other packages, which decide whether what was measured or made with them still holds."""
+"""Versions of other packages, which decide whether cached measurements and conversions are still valid."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from importlib import metadata
 
 
 def version(name: str) -> str | None:
-    """A package's version, without importing it. Of one that pip knows nothing of, as out of a vendor's archive or in a
-    program of one file, what it says itself where it is loaded; else None."""
+    """A package's version, without importing it. If pip does not know the package, as one from a vendor's archive or in
+    a single-file program, its own `__version__` if it is loaded, else None."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -1,4 +1,5 @@
-"""What pathlib does, where its own way raises: at a folder that may not be entered, a name too long, no such user."""
+"""Path functions that, unlike pathlib's, raise nothing: on a folder without access, a name that is too long, an unknown
+user, a loop of links."""
 
 from __future__ import annotations
 
@@ -10,32 +11,32 @@ from pathlib import Path
 
 
 def is_file(path: str | Path) -> bool:
-    """Whether there is a file that may be looked at."""
+    """Whether this is an accessible file."""
     return os.path.isfile(path)  # noqa: PTH113
 
 
 def is_folder(path: str | Path) -> bool:
-    """Whether there is a folder that may be looked at."""
+    """Whether this is an accessible folder."""
     return os.path.isdir(path)  # noqa: PTH112
 
 
 def exists(path: str | Path) -> bool:
-    """Whether there is something that may be looked at."""
+    """Whether this is accessible and exists."""
     return os.path.exists(path)  # noqa: PTH110
 
 
 def expanded(path: str) -> Path:
-    """The path with '~' and '~user' as the folder of that user; as it is where there is no such user."""
+    """The path with '~' or '~user' replaced by that user's home folder; unchanged if there is no such user."""
     return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
 def place_of(source: str) -> str:
-    """Where a source is, whatever leads there: a relative path means what it means from the present folder. Links of
-    one folder to one file are several sources; an address is as it is."""
+    """The absolute path of a source with links in its folders resolved, but not its own name, so that two links to one
+    file are two sources. A relative path is relative to the current folder; an address is returned unchanged."""
     if "://" in source:
         return source
     folder, name = os.path.split(os.path.expanduser(source.rstrip(f"/{os.sep}")))  # noqa: PTH111
-    return os.path.join(_real(os.path.join(os.getcwd(), folder)), name)  # noqa: PTH109, PTH118 - it is called often
+    return os.path.join(_real(os.path.join(os.getcwd(), folder)), name)  # noqa: PTH109, PTH118 - called often
 
 
 @functools.lru_cache(maxsize=4096)
@@ -44,10 +45,10 @@ def _real(folder: str) -> str:
 
 
 def matching(pattern: Path) -> set[Path]:
-    """What matches a glob. `**` follows links to folders, but not into a folder that it is in already."""
+    """The paths that match a glob. `**` follows links to folders, but not into a folder that it is already in."""
     parts = pattern.parts
     if "**" not in parts:
-        return set(map(Path, glob.glob(str(pattern))))  # noqa: PTH207 - Path.glob takes no absolute one
+        return set(map(Path, glob.glob(str(pattern))))  # noqa: PTH207 - Path.glob rejects absolute patterns
     at = parts.index("**")
     folders = (folder for base in matching(Path(*parts[:at])) for folder in _folders(base))
     return {
@@ -56,14 +57,14 @@ def matching(pattern: Path) -> set[Path]:
 
 
 def _folders(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
-    """The folder and those below it; of a loop of links each once."""
+    """The folder and those below it, each once even in a loop of links."""
     real = os.path.realpath(folder)
     if real in above or not is_folder(folder):
         return
     yield folder
     try:
-        names = os.listdir(folder)  # noqa: PTH208 - names alone
-    except OSError:  # as glob has it: a folder that may not be read has nothing
+        names = os.listdir(folder)  # noqa: PTH208 - only names
+    except OSError:  # as in glob, an unreadable folder is empty
         return
     for name in names:
         if not name.startswith("."):
@@ -71,5 +72,5 @@ def _folders(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path
 
 
 def as_text(name: str) -> str:
-    """A name as UTF-8 can hold it: with backslash escapes in the place of bytes that are no text."""
+    """A name that UTF-8 can encode: bytes that are not text become backslash escapes."""
     return name.encode("utf-8", "backslashreplace").decode()

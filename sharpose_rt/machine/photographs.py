@@ -1,4 +1,4 @@
-"""The photographs of people that the installed ultralytics package brings along."""
+"""The photographs of people that come with the ultralytics package."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ PEOPLE = {
     "bus.jpg": ((48, 399, 246, 904), (222, 405, 345, 862), (669, 392, 810, 879), (0, 550, 78, 874)),
     "zidane.jpg": ((123, 197, 1112, 711), (742, 43, 1149, 711)),
 }
-"""Who is in them: xyxy px."""
+"""Boxes of the people in them: xyxy px."""
 
 
 def photograph_path(name: str) -> Path | None:
-    """Where one of them should be, found without importing the package; None without it."""
+    """Where a photograph should be, found without importing the package; None if it is not installed."""
     spec = importlib.util.find_spec("ultralytics")
     return None if spec is None or spec.origin is None else Path(spec.origin).parent / "assets" / name
 
 
 def load_photograph(name: str) -> NDArray[np.uint8] | None:
-    """One of them, (H, W, 3) uint8 BGR; None where it is not there, or cannot be read."""
+    """A photograph, (H, W, 3) uint8 BGR; None if it is missing or cannot be read."""
     path = photograph_path(name)
     try:
         image = None if path is None else cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)

@@ -1,4 +1,4 @@
-"""Which processor this is: figures of one, measured or printed, are not those of another."""
+"""Which processor this is: measurements made on one do not hold for another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def cpu_model() -> str:
-    """The processor's name as the system gives it."""
+    """The processor's name as reported by the system."""
     if name := _first_core().get("model name"):
         return name
     if sys.platform == "darwin":
@@ -24,15 +24,15 @@ def cpu_model() -> str:
 
 
 def processor_key() -> str:
-    """The processor's name with what tells generations apart that share one, as "AMD EPYC" in a virtual machine."""
+    """The processor's name with what distinguishes generations that share it, as "AMD EPYC" in a virtual machine."""
     core = _first_core()
-    keys = ("cpu family", "model", "stepping", "CPU implementer", "CPU part")  # the last two of ARM, which has no name
+    keys = ("cpu family", "model", "stepping", "CPU implementer", "CPU part")  # the last two for ARM, which has no name
     return " ".join([cpu_model(), *(core[key] for key in keys if key in core)])
 
 
 @cache
 def _first_core() -> dict[str, str]:
-    """What Linux says of the first core; nothing elsewhere."""
+    """What Linux reports about the first core; empty on other systems."""
     with suppress(OSError):
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         lines = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())

@@ -1,4 +1,4 @@
-"""How the cores are shared out: decoding, detection, pose and encoding run at the same time."""
+"""How the cores are divided among decoding, detection, pose and encoding, which run at the same time."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def cores() -> int:
-    """Cores that this process may use: no more than a container is given (`docker run --cpus`)."""
+    """Cores that this process may use: no more than its container allows (`docker run --cpus`)."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return int(min(here, max(1, _quota())))
 
 
 def _quota() -> float:
-    """Cores' worth of time that Linux' control groups (versions 2 and 1) give, rounded up; infinity where all.
+    """The CPU quota of Linux control groups (versions 2 and 1) in cores, rounded up; infinity without a limit.
 
-    A container sees its own group as the first one; a service (`CPUQuota=`) lies in groups below, of which each limits.
+    A container sees its own group as the root; a service (`CPUQuota=`) is in nested groups, each of which may limit it.
     """
     groups = {PurePosixPath("/")}
     with suppress(OSError, ValueError):
@@ -44,24 +44,24 @@ def _quota_of(group: PurePosixPath) -> float:
 
 
 def network_threads(wanted: int | None) -> int:
-    """CPU threads of the pose network: `wanted`, else three quarters of the cores, at most 8; of two cores both.
+    """CPU threads of the pose network: `wanted`, else three quarters of the cores, at most 8; on two cores, both.
 
-    Threads of a parallel loop that wait for one that has no core cost far more than a thread less. Of two cores,
-    though, one alone leaves the other to a detector that is done long before: with both, frames of ten people took two
-    thirds of the time, and those of one person with encoding no more than before.
+    A parallel loop whose threads wait for one without a core costs far more than one thread fewer. With one thread on
+    two cores, though, the other core idles once the detector is done: with two, frames of ten people took two thirds of
+    the time, and frames of one person with encoding took no longer.
     """
     return wanted if wanted is not None else min(8, max(min(2, cores()), cores() * 3 // 4))
 
 
 def media_threads() -> int:
-    """CPU threads of the encoder, and of OpenCV: a quarter of the cores, at most 4.
+    """CPU threads of the encoder and of OpenCV: a quarter of the cores, at least 1 and at most 4.
 
-    x264 by itself takes one and a half times as many threads as there are cores. On two, beside the networks, a 1080p
-    clip with its annotated video came out at 19 frames a second, and at 23 with one.
+    By default x264 uses one and a half times as many threads as there are cores. On two cores, alongside the networks,
+    a 1080p clip with its annotated video ran at 19 frames per second with that, and at 23 with one thread.
     """
     return min(4, max(1, cores() // 4))
 
 
 def detector_threads(pose_threads: int | None) -> int:
-    """CPU threads of the detector, beside the pose network: the cores that one leaves, from 1 to 4."""
+    """CPU threads of the detector: the cores that the pose network leaves, from 1 to 4."""
     return min(4, max(1, cores() - network_threads(pose_threads)))

@@ -1,4 +1,4 @@
-"""Threads, channels and figures of a pipeline; knows nothing of video or poses."""
+"""Threads, channels and statistics of a pipeline; knows nothing of video or poses."""
 
 from sharpose_rt.runtime.channel import SLOW_CONSUMER, SLOW_DECODER, Cancelled, Channel, EndOfStream
 from sharpose_rt.runtime.pipeline import Pipeline

@@ -1,4 +1,4 @@
-"""A bounded channel between two threads: it ends, it can be cancelled, and it measures who waited for whom."""
+"""A bounded channel between two threads that can be ended or cancelled and measures which side waited."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sharpose_rt.runtime.stats import ChannelStats, clock
 T = TypeVar("T")
 Policy = Literal["wait", "drop_oldest"]
 
-# Every wait looks again so often. Windows does not deliver Ctrl-C to a wait without a timeout, and a signal handler
-# that cancels can run just before the wait that its wake-up was meant for.
+# Every wait rechecks its condition this often. Windows does not deliver Ctrl-C to a wait without a timeout, and a
+# signal handler that cancels can run just before the wait that it was meant to wake.
 POLL_S = 0.1
 
-# What is made for a busy consumer is made for when it will be free, as its last items say, a little early; while it
-# takes longer than that, a fresher one is made now and then: in that share of its time a producer works in vain.
+# An item for a busy consumer is made slightly before the consumer is expected to be free, judging by its last _RECENT
+# items. While it takes longer than expected, the producer spends a share _IN_VAIN of its time on making fresher items.
 _RECENT, _EARLY, _IN_VAIN = 3, 0.9, 0.2
 
 SLOW_CONSUMER = "consumer slower than source"
@@ -26,7 +26,7 @@ SLOW_DECODER = "decoder slower than source"
 
 
 class EndOfStream(Exception):
-    """The producer has finished and everything was taken."""
+    """The producer has finished and every item was taken."""
 
 
 class Cancelled(Exception):
@@ -34,16 +34,16 @@ class Cancelled(Exception):
 
 
 class Channel(Generic[T]):
-    """Hands items from a producer to a consumer in order, at most `capacity` of them waiting.
+    """Hands items from a producer to a consumer in order, with at most `capacity` of them waiting.
 
     Args:
         name: for statistics.
-        capacity: items that wait at most, 1 or more.
+        capacity: most items that may wait, 1 or more.
         policy: what put() does when full: "wait" for room, or "drop_oldest" and never block.
-        fold: `fold(dropped, next)` gives the item to keep for the one after a dropped one, so that what the dropped
-            one carried (such as its own count of drops) is not lost. It must be quick.
-        room: `room(item)` gives how many items like that one may wait, where that may be fewer than `capacity`: large
-            ones take memory. One always may.
+        fold: `fold(dropped, next)` returns what replaces the item after a dropped one, so that what the dropped one
+            carried (such as its own count of drops) is not lost. It must be quick.
+        room: `room(item)` returns how many items like that one may wait, where memory allows fewer than `capacity`.
+            One always may.
 
     Raises:
         ConfigError: capacity or policy is not accepted.
@@ -80,18 +80,18 @@ class Channel(Generic[T]):
         self._last_s = 0.0
         self._waited_for = False  # the consumer is in get()
         self._put_s = self._got_s = 0.0
-        self._took_s: deque[float] = deque(maxlen=_RECENT)  # for the consumer's last items
+        self._took_s: deque[float] = deque(maxlen=_RECENT)  # durations of the consumer's last items
 
     @property
     def drops(self) -> bool:
-        """It drops items rather than let a producer wait."""
+        """Whether it drops items rather than let a producer wait."""
         return self._policy == "drop_oldest"
 
     def wait_until_wanted(self, lead_s: float) -> None:
         """Waits until an item that takes `lead_s` to make will be taken about when it is ready.
 
-        What is put earlier into a channel that drops is dropped for a fresher one, and making it took time from the
-        consumer, where they share the processor; in one that does not it only grows old.
+        An item put earlier would be dropped for a fresher one, after making it took processor time from the consumer;
+        in a channel that does not drop, it would only grow old.
 
         Raises:
             Cancelled: the channel was cancelled, before or while waiting.
@@ -105,12 +105,12 @@ class Channel(Generic[T]):
     def _early_s(self, lead_s: float) -> float:
         if self._waited_for or self._puts == 0:
             return 0.0
-        if self._items:  # where none is dropped, a fresher one has to wait behind it
+        if self._items:  # without dropping, a fresher one has to wait behind it
             return self._put_s + lead_s / _IN_VAIN - clock() if self.drops else POLL_S
         return self._got_s + _EARLY * min(self._took_s, default=0.0) - lead_s - clock()
 
     def put(self, item: T) -> None:
-        """Appends an item; when full, waits or drops the oldest, as the policy says.
+        """Appends an item; when full, waits or drops the oldest, depending on the policy.
 
         Raises:
             Cancelled: the channel was cancelled, before or while waiting.
@@ -151,7 +151,7 @@ class Channel(Generic[T]):
             self._weigh_fill()
             try:
                 item = self._items.popleft()
-            except IndexError:  # a signal's handler in this thread has cancelled just now
+            except IndexError:  # a signal handler in this thread has just cancelled
                 raise Cancelled from None
             self._got_s = self._last_s
             self._gets += 1
@@ -168,20 +168,20 @@ class Channel(Generic[T]):
             yield item
 
     def end(self) -> None:
-        """Says that no item follows; those that wait can still be taken."""
+        """Marks the end: no item follows, but those that wait can still be taken."""
         with self._lock:
             self._ended = True
             self._changed.notify_all()
 
     def cancel(self) -> None:
-        """Throws away what waits and makes every put() and get(), now and later, raise Cancelled."""
+        """Discards what waits and makes every put() and get(), now and later, raise Cancelled."""
         with self._lock:
             self._cancelled = True
             self._items.clear()
             self._changed.notify_all()
 
     def stats(self) -> ChannelStats:
-        """The figures now."""
+        """The statistics so far."""
         with self._lock:
             elapsed_s = 0.0 if self._first_s is None else self._last_s - self._first_s
             return ChannelStats(
@@ -197,7 +197,7 @@ class Channel(Generic[T]):
             )
 
     def _drop_oldest(self, newest: T) -> T:
-        """Removes the oldest item, folds it into the one after it, and gives the newest back."""
+        """Removes the oldest item, folds it into the one after it, and returns the newest."""
         dropped = self._items.popleft()
         self._drops += 1
         if self._fold is None:
@@ -220,7 +220,7 @@ class Channel(Generic[T]):
         return waited_s
 
     def _weigh_fill(self) -> None:
-        """Adds the current fill times how long it lasted; called before each change of it."""
+        """Adds the current fill, weighted by how long it lasted; called before each change."""
         now_s = clock()
         if self._first_s is None:
             self._first_s = now_s

@@ -2,14 +2,14 @@
 
 How a run ends:
 
-    by itself       the source has no more; every stage flushes; status "complete"
-    stop()          the source is interrupted; what is under way still goes through and is flushed; "interrupted"
-    cancelled       stop() again, Ctrl-C, or the caller leaves; what is under way is thrown away; "interrupted"
-    a failure       reading ends and what waits before the failed stage is thrown away, but what came out of it still
-                    goes through and is flushed; then the first exception is raised in the caller; "error".
-                    A failing open() cancels the run, "error"
+    end of source   the source has no more items; every stage flushes; status "complete"
+    stop()          the source is interrupted; items in progress still go through and are flushed; "interrupted"
+    cancelled       stop() again, Ctrl-C, or the caller leaves; items in progress are discarded; "interrupted"
+    a failure       reading ends and what waits before the failed stage is discarded, but what the stage has already
+                    emitted still goes through and is flushed; then the first exception is raised in the caller;
+                    "error". A failing open() cancels the run, "error"
 
-Whichever it is, everything that was opened is closed once and every thread is joined before run() is over.
+In every case, everything that was opened is closed once and every thread is joined before run() ends.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sharpose_rt.runtime.channel import POLL_S, Cancelled, Channel, EndOfStream
 from sharpose_rt.runtime.stage import Source, Stage, Status, describe, stage_parts
 from sharpose_rt.runtime.stats import PipelineStats, StageMeter, clock
 
-_RECENT = 3  # items whose median says how long one takes: a single slow one says nothing
+_RECENT = 3  # items over which the median duration is taken, as a single slow one says nothing
 
 CAPTURE = "capture"
 CALLER = "caller"
@@ -40,8 +40,8 @@ _running: WeakSet[Pipeline] = WeakSet()
 
 
 def _cancel_forgotten() -> None:
-    """Python waits for threads at its end, and nobody takes any more what a run makes that an ended thread held."""
-    while True:  # threads at work, and those of pools that wait for it, end later than the main program
+    """Cancels runs whose caller's thread has ended: Python waits for their threads at exit, but nobody takes items."""
+    while True:  # other threads, and pools that wait for them, end later than the main program
         for pipeline in list(_running):
             pipeline.abandon(threading.main_thread())
         time.sleep(POLL_S)
@@ -52,14 +52,14 @@ threading._register_atexit(threading.Thread(target=_cancel_forgotten, daemon=Tru
 
 @contextmanager
 def _ctrl_c_deferred() -> Iterator[None]:
-    """Ctrl-C that falls into the block takes effect after it.
+    """A Ctrl-C during the block takes effect after it.
 
-    In CPython 3.11 one that falls into Thread.start() can leave the new thread dead or stuck before its first line,
-    and one in Thread.join() marks a running thread as stopped (its remedy for bpo-45274).
+    In CPython 3.11 a Ctrl-C during Thread.start() can leave the new thread dead or stuck before its first line, and
+    one during Thread.join() marks a running thread as stopped (the fix for bpo-45274).
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is None:
-        yield  # handlers run in the main thread alone; None: not set by Python
+        yield  # handlers run only in the main thread; None: not set by Python
         return
     pressed: list[int] = []
     signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
@@ -72,23 +72,23 @@ def _ctrl_c_deferred() -> Iterator[None]:
 
 
 class Pipeline:
-    """A source and stages that run at once; `run()` gives what the last stage emits.
+    """A source and stages that run concurrently; `run()` yields what the last stage emits.
 
     Order of a run: the source opens; then all stages at once, each in its own thread; then the first item is read.
     So a stage may ask the opened source for its size, and a camera is not read while models load. When all stages
-    have finished in order they are closed one after the other, source first, so that the status each is given knows
-    what happened before it.
+    have finished without error, they are closed one after the other, source first, so that the status passed to each
+    includes what happened before it.
 
     Args:
         source: what feeds the first stage; its thread is called "capture".
         stages: in order, with unique names.
-        capacity: items that wait at most between two threads; a live pipeline keeps one.
+        capacity: most items that wait between two threads; in a live pipeline it is one.
         live: the first `dropping` channels (after the source and after the first stage) drop their oldest item
-            instead of making anybody wait, so that the slow stage behind them always takes a fresh one. What that made
-            is not dropped. Each stage begins an item shortly before what it makes will be taken, whoever is the slow
-            one, the caller too: nothing grows old between them.
+            instead of making the producer wait, so that the slow stage behind them always takes a fresh one. The
+            output of that stage is not dropped. Each stage starts on an item shortly before its result will be taken,
+            whichever stage (or the caller) is the slow one, so that nothing grows old in between.
         room: see `Channel`.
-        fold: `fold(dropped, next)` gives the item to keep for the one after a dropped one.
+        fold: see `Channel`.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Pipeline:
         self._stopping = False
         self._cancelled = False
         self._cut_short = False
-        self._reached: dict[str, int] = dict.fromkeys(("opened", "finished", "closed"), 0)  # threads that got so far
+        self._reached: dict[str, int] = dict.fromkeys(("opened", "finished", "closed"), 0)  # threads that got this far
         self._working = 0  # threads between their first line and their last
         self._closed_door = False
         self._failures: list[BaseException] = []
@@ -142,20 +142,20 @@ class Pipeline:
 
         Leaving early stops everything. `for item in pipeline.run()` may be left by `break` or an exception; a run
         held in a variable goes on until its close(), so write `with contextlib.closing(pipeline.run()) as items:`,
-        which also raises what fails while closing.
+        which also raises any failure while closing.
 
         Raises:
-            BaseException: the very object that the first failing source or stage raised, with notes on where that
-                was and on what failed after it.
-            RuntimeError: it ran before.
+            BaseException: the original exception of the first source or stage that failed, with notes on where it was
+                raised and on later failures.
+            RuntimeError: the pipeline has already run.
         """
         if self._started_s is not None:
-            raise RuntimeError("this pipeline has run already; build another one")
+            raise RuntimeError("this pipeline has already run; build another one")
         self._started_s = clock()
         return self._run()
 
     def stop(self) -> None:
-        """Asks for an orderly end: reading ends, what is under way still comes out. A second call cancels that.
+        """Ends the run gracefully: reading ends, items in progress are still returned. A second call cancels it.
 
         May be called from any thread, from a signal handler, and before run().
         """
@@ -167,21 +167,21 @@ class Pipeline:
             self._interrupt_source()
 
     def abandon(self, caller: threading.Thread) -> None:
-        """Cancels the run where that thread, or one that has ended, is the one that took its items."""
+        """Cancels the run if its items were taken by `caller` or by a thread that has ended."""
         taker = self._caller
         if taker is caller or (taker is not None and not taker.is_alive()):
             self._cancel()
 
     @property
     def status(self) -> Status:
-        """How the run went so far; final when run() is over."""
+        """The status of the run so far; final when run() has ended."""
         with self._lock:
             if self._failures:
                 return "error"
             return "complete" if self._all("finished") and not self._cut_short else "interrupted"
 
     def stats(self) -> PipelineStats:
-        """The figures now; cheap, from any thread, also while running."""
+        """The statistics so far; cheap, and allowed from any thread while running."""
         ended_s = clock() if self._ended_s is None else self._ended_s
         parts = [(), *(stage_parts(stage) for stage in self._stages)]
         return PipelineStats(
@@ -202,7 +202,7 @@ class Pipeline:
                 for thread in self._threads:
                     thread.start()
             yield from self._results()
-        except BaseException as error:  # left early, Ctrl-C, or what a signal handler raised
+        except BaseException as error:  # left early, Ctrl-C, or raised by a signal handler
             left = error
         try:
             left = self._join(left)
@@ -212,7 +212,7 @@ class Pipeline:
         try:
             self._raise_first(left)
         finally:
-            del left  # else it keeps this frame alive, and with it the models
+            del left  # otherwise it keeps this frame alive, and with it the models
 
     def _results(self) -> Generator[Any, None, None]:
         meter = self._meters[-1]
@@ -228,13 +228,13 @@ class Pipeline:
             meter.add(clock() - started_s)
 
     def _join(self, left: BaseException | None) -> BaseException | None:
-        """Cancels where the caller left, and waits for all threads; gives back why the caller left.
+        """Cancels if the caller left, and waits for all threads; returns why the caller left.
 
-        A Ctrl-C in here is remembered while files are closed; the second one is let through, for the case that a
-        thread hangs in foreign code.
+        A first Ctrl-C here is remembered while files are closed; a second is let through, in case a thread hangs in
+        third-party code.
         """
         pressed = False
-        if threading.current_thread() in self._threads:  # the collector runs in any: none can wait for itself
+        if threading.current_thread() in self._threads:  # garbage collection runs in any; none can wait for itself
             self._cancel()
             return left
         while True:
@@ -253,12 +253,12 @@ class Pipeline:
                 pressed, left = True, error
 
     def _shut(self) -> bool:
-        """Whether no thread is at work; from then on one that comes late does nothing."""
+        """Whether no thread is at work; if so, one that starts later does nothing."""
         self._closed_door = self._working == 0
         return self._closed_door
 
     def _raise_first(self, left: BaseException | None) -> None:
-        """Raises what the caller has to know: why it left, or the first failure; the others become notes."""
+        """Raises why the caller left, or else the first failure; the others become notes."""
         errors = [e for e in self._failures if e is not left]
         if left is not None and not isinstance(left, GeneratorExit):
             errors.insert(0, left)
@@ -271,7 +271,7 @@ class Pipeline:
         try:
             raise first
         finally:
-            del first, later, errors, left  # else the traceback keeps itself, and with it frames, alive
+            del first, later, errors, left  # otherwise the traceback keeps itself and its frames alive
 
     # In the threads
 
@@ -301,7 +301,7 @@ class Pipeline:
         reading = False
         try:
             self._open_source()
-            if self._stopping:  # meanwhile: no stage need begin
+            if self._stopping:  # while it opened: no stage need start
                 self._cancel()
                 raise Cancelled
             self._mark("opened")
@@ -324,7 +324,7 @@ class Pipeline:
         except Exception:
             if not self._stopping:
                 raise
-            self._cancel()  # the interrupt's doing: nothing will come
+            self._cancel()  # caused by the interrupt: nothing will come
             raise Cancelled from None
 
     def _read(self) -> Any | None:
@@ -334,7 +334,7 @@ class Pipeline:
         try:
             item = self._source.read()
         except Exception:
-            if self._stopping:  # the interrupt's doing
+            if self._stopping:  # caused by the interrupt
                 return None
             raise
         if item is not None:
@@ -370,7 +370,7 @@ class Pipeline:
 
     @staticmethod
     def _wanted(inlet: Channel[Any], outlet: Channel[Any]) -> Iterator[Any]:
-        """Items, each when what is made of it will soon be taken: until then a fresher one may come."""
+        """Yields each item only when its result will soon be taken: until then a fresher one may come."""
         took_s: deque[float] = deque(maxlen=_RECENT)
         for item in inlet:
             began_s = clock()
@@ -380,7 +380,7 @@ class Pipeline:
 
     @staticmethod
     def _pass_on(outputs: Generator[Any, None, None], outlet: Channel[Any]) -> None:
-        with closing(outputs):  # a generator that is cut off unwinds before its stage is closed
+        with closing(outputs):  # an interrupted generator unwinds before its stage is closed
             for item in outputs:
                 outlet.put(item)
 
@@ -394,9 +394,9 @@ class Pipeline:
     # In any thread
 
     def _fail(self, name: str, doing: str, error: BaseException, index: int | None = None) -> None:
-        """Records a failure, the first of which is raised in the caller, and ends the run.
+        """Records a failure and ends the run; the first failure is raised in the caller.
 
-        Where thread `index` failed at its work, only what comes before it is cancelled: its outlet ends, so that the
+        If thread `index` failed while working, only what comes before it is cancelled: its outlet ends, so that the
         stages behind it finish what they were given.
         """
         if isinstance(error, Cancelled) and (self._cancelled or self._failures):
@@ -424,7 +424,7 @@ class Pipeline:
             self._changed.notify_all()
 
     def _cancel(self) -> None:
-        """Makes every thread leave soon; repeating it does no harm."""
+        """Makes every thread leave soon; may be repeated."""
         with self._lock:
             self._cancelled = self._stopping = True
             self._changed.notify_all()
@@ -433,7 +433,7 @@ class Pipeline:
         self._interrupt_source()
 
     def _interrupt_source(self) -> None:
-        with self._source_lock:  # so that it is not closed meanwhile
+        with self._source_lock:  # so that the source is not closed meanwhile
             if not self._source_active:
                 return
             try:

@@ -22,24 +22,24 @@ class Source(Protocol[T_co]):
 
     @property
     def name(self) -> str:
-        """For messages; credentials masked."""
+        """For messages, with credentials masked."""
         ...
 
     def open(self) -> None:
         """Makes read() possible. May block."""
 
     def read(self) -> T_co | None:
-        """The next item, None at the end. May block."""
+        """The next item, or None at the end. May block."""
 
     def interrupt(self) -> None:
-        """Makes an open() or read(), blocked now or called later, return None or raise soon.
+        """Makes an open() or read() that is blocked now or called later return None or raise soon.
 
-        Called from any thread or signal handler, maybe more than once and maybe just before open(), never after
-        close(). Best sets a flag and takes no lock. What open() or read() raise afterwards counts as their end.
+        Called from any thread or signal handler, perhaps more than once or just before open(), but never after close().
+        It should only set a flag and take no lock. An exception from open() or read() afterwards counts as the end.
         """
 
     def close(self) -> None:
-        """Gives everything back. Called once if open() was called, also when that raised."""
+        """Releases everything. Called once if open() was called, even if that raised."""
 
 
 class Stage(Protocol[In_contra, Out_co]):
@@ -47,25 +47,25 @@ class Stage(Protocol[In_contra, Out_co]):
 
     @property
     def name(self) -> str:
-        """Short and unique in its pipeline; names the thread and the figures."""
+        """Short and unique in its pipeline; names the thread and the statistics."""
         ...
 
     def open(self) -> None:
-        """Gets what process() needs. The source is open already, no item was read yet."""
+        """Acquires what process() needs. The source is already open; no item has been read yet."""
         ...
 
     def process(self, item: In_contra, /) -> Iterable[Out_co]:
-        """What comes out for one item: usually one, none or several are fine; may be a generator."""
+        """The output for one item: usually one, but none or several are fine; may be a generator."""
         ...
 
     def flush(self) -> Iterable[Out_co]:
-        """What was held back, when the stream ended in order: by itself or because it was asked to stop."""
+        """What was held back; called when the source ended or was asked to stop."""
         ...
 
     def close(self, status: Status, /) -> None:
-        """Gives everything back. Called once if open() was called, also when that raised.
+        """Releases everything. Called once if open() was called, even if that raised.
 
-        `status` is how the whole run ended: "complete" only when every stage took in and flushed everything,
+        `status` is how the whole run ended: "complete" only when every stage has processed and flushed everything,
         "interrupted" when the run was stopped or left early, "error" when anything failed.
         """
         ...
@@ -77,7 +77,7 @@ class BaseStage(Generic[In, Out]):
     name: str = "stage"
 
     def open(self) -> None:
-        """Nothing to get."""
+        """Nothing to acquire."""
 
     def process(self, item: In, /) -> Iterable[Out]:
         """The item itself."""
@@ -88,14 +88,14 @@ class BaseStage(Generic[In, Out]):
         return ()
 
     def close(self, status: Status, /) -> None:
-        """Nothing to give back."""
+        """Nothing to release."""
 
 
 class Chain(BaseStage[Any, Any]):
-    """Several stages as one, in one thread: an item has left the last before the next enters the first.
+    """Several stages as one, in one thread: an item leaves the last part before the next enters the first.
 
-    Used where a later stage feeds an earlier one, such as the last pose the tracker. A failure carries a note with
-    the name of the part.
+    Used where a later stage feeds an earlier one, as the last poses feed the tracker. A failure carries a note with the
+    name of the part.
     """
 
     def __init__(self, name: str, stages: Sequence[Stage[Any, Any]]) -> None:
@@ -105,7 +105,7 @@ class Chain(BaseStage[Any, Any]):
         self._opened: list[Stage[Any, Any]] = []
 
     def open(self) -> None:
-        """Opens the parts in order; those not reached are not closed either."""
+        """Opens the parts in order; those not reached will not be closed either."""
         for stage in self.stages:
             self._opened.append(stage)
             try:
@@ -115,11 +115,11 @@ class Chain(BaseStage[Any, Any]):
                 raise
 
     def process(self, item: Any, /) -> Iterator[Any]:
-        """What the last part gives for one item."""
+        """What the last part emits for one item."""
         return self._through(0, item)
 
     def flush(self) -> Iterator[Any]:
-        """Flushes the parts in order, each one's items through all that follow it."""
+        """Flushes the parts in order, passing the items of each through all that follow it."""
         for index, stage in enumerate(self.stages):
             for item in self._outputs(index, stage.flush, sample=False):
                 yield from self._through(index + 1, item)
@@ -142,7 +142,7 @@ class Chain(BaseStage[Any, Any]):
             raise first
 
     def stats(self) -> tuple[StageStats, ...]:
-        """The figures of each part."""
+        """The statistics of each part."""
         parts = zip(self.stages, self._meters, strict=True)
         return tuple(meter.snapshot(stage_parts(stage)) for stage, meter in parts)
 
@@ -166,7 +166,7 @@ class Chain(BaseStage[Any, Any]):
 
 
 def stage_parts(stage: Stage[Any, Any]) -> tuple[StageStats, ...]:
-    """The figures of a chain's parts; empty for any other stage."""
+    """The statistics of a chain's parts; empty for any other stage."""
     return stage.stats() if isinstance(stage, Chain) else ()
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# Monotonic like time.monotonic(), which on Windows ticks only every 16 ms.
+# Monotonic like time.monotonic(), which ticks only every 16 ms on Windows.
 clock = time.perf_counter
 
 _LOWEST_S = 1e-6
@@ -22,9 +22,9 @@ _BINS = 2 + math.ceil(math.log(1e4 / _LOWEST_S) / _LOG_RATIO)
 class LatencyHistogram:
     """Percentiles of durations within 3 %, in some 400 counters however many are added.
 
-    Bins are log-spaced with a ratio of 1.059 between 1 µs and 10,000 s and answer with their geometric middle, so a
+    Bins are log-spaced with a ratio of 1.059 between 1 µs and 10,000 s and report their geometric middle, so a
     percentile is at most 2.91 % off. Durations below 1 µs are off by at most 1 µs; those above 10,000 s are reported
-    as the longest. `count`, `mean` and `max` are exact. One thread adds; any thread may ask meanwhile.
+    as the longest. `count`, `mean` and `max` are exact. One thread adds; any thread may read meanwhile.
     """
 
     def __init__(self) -> None:
@@ -89,9 +89,9 @@ class LatencyHistogram:
 
 @dataclass(frozen=True)
 class StageStats:
-    """What one stage did so far; latencies are those of process() (of read() for the source).
+    """What one stage has done so far; latencies are those of process() (of read() for the source).
 
-    `busy_s` is the time spent in the stage itself, flushing included, waiting for neighbours not. `parts` are the
+    `busy_s` is the time spent in the stage itself, including flushing but not waiting for neighbours. `parts` are the
     stages of a chain.
     """
 
@@ -109,10 +109,10 @@ class StageStats:
 
 @dataclass(frozen=True)
 class ChannelStats:
-    """What one channel saw so far.
+    """What has passed through one channel so far.
 
     `put_wait_s` is how long producers waited for room (the consumer is the slow side), `get_wait_s` how long
-    consumers waited for an item (the producer is the slow side). `mean_fill` is over time, in items.
+    consumers waited for an item (the producer is the slow side). `mean_fill` is averaged over time, in items.
     """
 
     name: str
@@ -128,7 +128,7 @@ class ChannelStats:
 
 @dataclass(frozen=True)
 class PipelineStats:
-    """Stages (the source first) and the channels after each of them; `caller` is who iterates over the run."""
+    """Stages (the source first) and the channels after each of them; `caller` is whatever iterates over the run."""
 
     elapsed_s: float
     live: bool
@@ -140,7 +140,7 @@ class PipelineStats:
     def bottleneck(self) -> str | None:
         """Name of the stage that was busy the longest, or None before anything ran.
 
-        A live source is left out: it is always busy waiting for the world.
+        A live source is left out: it is always busy waiting for its next frame.
         """
         busiest = max((*self.stages[self.live :], self.caller), key=lambda stage: stage.busy_s)
         return busiest.name if busiest.busy_s > 0 else None
@@ -155,7 +155,7 @@ class PipelineStats:
         return total
 
     def summary(self) -> dict[str, Any]:
-        """The same as plain data for JSON, each stage with its `busy_share` (0..1 of the elapsed time)."""
+        """The statistics as plain data for JSON, each stage with its `busy_share` (0..1 of the elapsed time)."""
 
         def row(stage: StageStats) -> dict[str, Any]:
             share = stage.busy_s / self.elapsed_s if self.elapsed_s else 0.0
@@ -173,7 +173,7 @@ class PipelineStats:
 
 @dataclass
 class StageMeter:
-    """Measures one stage; written by its thread alone, read by any."""
+    """Measures one stage; written only by its thread, read by any."""
 
     name: str
     items_in: int = 0
@@ -182,9 +182,9 @@ class StageMeter:
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
 
     def outputs(self, produce: Callable[[], Iterable[T]], *, sample: bool = True) -> Generator[T, None, None]:
-        """Yields what `produce()` gives; only the time within it counts, as one latency when `sample` is true.
+        """Yields what `produce()` yields; only the time within it counts, as one latency when `sample` is true.
 
-        The time between two outputs, when whoever takes them is at work, is left out.
+        The time that the consumer spends between two outputs is left out.
         """
         spent_s, started_s = 0.0, clock()
         for item in produce():
@@ -195,13 +195,13 @@ class StageMeter:
         self.add(spent_s + clock() - started_s, sample=sample)
 
     def add(self, seconds: float, *, sample: bool = True) -> None:
-        """Counts time at work, also as one latency when `sample` is true."""
+        """Counts busy time, also as one latency when `sample` is true."""
         self.busy_s += seconds
         if sample:
             self.latency.add(seconds)
 
     def snapshot(self, parts: tuple[StageStats, ...] = ()) -> StageStats:
-        """The figures now."""
+        """The statistics so far."""
         p50, p95, p99 = (1e3 * self.latency.percentile(q) for q in (50, 95, 99))
         mean_ms, max_ms = 1e3 * self.latency.mean, 1e3 * self.latency.max
         return StageStats(self.name, self.items_in, self.items_out, self.busy_s, mean_ms, p50, p95, p99, max_ms, parts)

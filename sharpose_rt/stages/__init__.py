@@ -1,4 +1,4 @@
-"""The steps of a run as pipeline stages: thin adapters, each around one package of this project."""
+"""The steps of a run as pipeline stages, each a thin adapter around one package of this project."""
 
 from sharpose_rt.stages.budget import BudgetController
 from sharpose_rt.stages.detect import DetectStage

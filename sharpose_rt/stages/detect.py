@@ -1,4 +1,4 @@
-"""Frame in, frame with boxes out."""
+"""Frames in, frames with boxes out."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sharpose_rt.types import Frame, Packet
 log = logging.getLogger("sharpose_rt")
 
 STILLS_S = 0.5
-"""Pictures of a folder that lie so far apart are photographs; closer ones are frames of a video."""
+"""Pictures in a folder that are at least this far apart in time are photographs; closer ones are frames of a video."""
 
 
 class Scenes:
-    """Where a new scene begins: as the frame says, in another size than before, or at a cut that `cuts` finds."""
+    """Where a new scene begins: where the frame says so, its size changes, or `cuts` finds a cut."""
 
     def __init__(self, cuts: SceneCuts | None) -> None:
         self._cuts = cuts
@@ -26,8 +26,8 @@ class Scenes:
         self._last_s = 0.0
 
     def begins(self, frame: Frame, *, pictured: bool = True) -> bool:
-        """Whether one begins with this frame, the next one; cuts are looked for where it is `pictured`."""
-        # A photograph, or one of pictures that lie apart, does not follow the one before as film does.
+        """Whether a scene begins with this next frame; cuts are only looked for if the frame is `pictured`."""
+        # Photographs, and pictures that are far apart, do not follow each other like the frames of a film.
         filmed = not frame.source or frame.pts_s - self._last_s < STILLS_S
         cut = self._cuts is not None and pictured and self._cuts.is_cut(frame.image_bgr, filmed=filmed)
         resized = self._last_wh not in (None, frame.size_wh)
@@ -36,14 +36,19 @@ class Scenes:
 
 
 class DetectStage(BaseStage[Frame, Packet]):
-    """Runs the detector on every n-th frame and where a new scene begins; the others go on without boxes.
+    """Runs the detector on every n-th frame and where a new scene begins; the other frames pass without boxes.
 
-    `every` is n: a number, or what gives it as it is now. `cuts` says where a new scene begins. `detected_frames`
-    counts those that the detector saw, `looks` knows how closely. `ready_for` gives the size of the frames that will
-    come, px, where the first one should not wait for what a detector makes ready for a size. A `live` source gets no
-    look that can be done without. A frame of as many people as the detector keeps at `most` is told of once, and so is
-    a picture that lies on its side or its head, where it is known by how many degrees a run has `rotated` it; both with
-    what the source is `called`. With `keep` the model stays for the next run.
+    `detected_frames` counts the frames that the detector saw; `looks` knows how closely.
+
+    Args:
+        every: n: a number, or a function that returns the current one.
+        cuts: finds where a new scene begins.
+        ready_for: returns the size (w, h) of coming frames, px, so that the detector prepares for it when opened.
+        live: skip looks that are not essential.
+        most: the most people that the detector keeps; warns once of a frame with that many.
+        rotated: degrees by which the run rotates pictures; if given, warns once of pictures that are still turned.
+        called: name of the source for these warnings.
+        keep: keep the model for the next run.
     """
 
     name = "detect"
@@ -68,16 +73,16 @@ class DetectStage(BaseStage[Frame, Packet]):
         self._most, self._rotated, self._turned = most, rotated, Turned(detector)
         self._called = called and f"{called}: "
         self.detected_frames = 0
-        self._waiting: int | None = None  # frames since the last one that the detector saw, dropped ones too
+        self._waiting: int | None = None  # frames since the last one that the detector saw, including dropped ones
 
     def open(self) -> None:
-        """Load the model."""
+        """Loads the model."""
         self.detector.open()
         if self.ready_for is not None:
             self.looks.make_ready(self.ready_for())
 
     def process(self, item: Frame, /) -> Iterable[Packet]:
-        """The frame with its detections, or with None where it was not this frame's turn."""
+        """The frame with its detections, or with None if it was not this frame's turn."""
         self._waiting = None if self._waiting is None else self._waiting + 1 + item.dropped_before
         new_scene = self._scenes.begins(item)
         due = new_scene or self._waiting is None or self._waiting >= self._every()
@@ -87,21 +92,21 @@ class DetectStage(BaseStage[Frame, Packet]):
         detections = self.looks.detect(item, new_scene=new_scene) if due else None
         if detections is not None and self._most is not None and len(detections) >= self._most:
             log.warning(
-                "%sframe %d: %d people are found, and more are not kept; --set detector.max_people=N keeps N",
+                "%sframe %d: %d people are found, the most that are kept; --set detector.max_people=N keeps up to N",
                 self._called, item.frame_id, self._most,
             )  # fmt: skip
-            self._most = None  # said once
+            self._most = None  # warn once
         if detections is not None and self._rotated is not None and not item.source:
             turn = self._turned.turn(item, detections)
             if turn:
                 log.warning(
-                    "%speople are found where the picture is turned, and few as it is; does it lie on its %s? "
+                    "%smore people are found with the picture turned than as it is; is it %s? "
                     "--rotate %d turns it",
-                    self._called, "head" if turn == 180 else "side", (self._rotated + turn) % 360,
+                    self._called, "upside down" if turn == 180 else "on its side", (self._rotated + turn) % 360,
                 )  # fmt: skip
         return (Packet(item, new_scene=new_scene).left(self.name, detections=detections),)
 
     def close(self, status: Status, /) -> None:
-        """Let the model go, unless it is kept."""
+        """Releases the model, unless it is kept."""
         if not self._keep:
             self.detector.close()

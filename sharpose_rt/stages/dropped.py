@@ -1,4 +1,4 @@
-"""What the next frame takes over from those that were dropped before it."""
+"""What the next frame inherits from frames that were dropped before it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Item = TypeVar("Item", Frame, Packet)
 
 
 def count_dropped(dropped: Item, kept: Item) -> Item:
-    """The item after a dropped one, its frame knowing how many were dropped before it.
+    """The item after a dropped one, with its frame's count of dropped frames updated.
 
-    The boxes of a dropped frame go on with the next one where that has none of its own: with `detector.every` they
-    are the only ones for a while. What the camera did before both is what it did before the one that stays.
+    The boxes of a dropped frame pass to the next one if that has none: with `detector.every` they are the only ones
+    for a while. The camera motions before both are combined.
     """
     if isinstance(kept, Frame):
         assert isinstance(dropped, Frame)

@@ -1,4 +1,4 @@
-"""Boxes of people in, their poses out."""
+"""Boxes of people in, poses out."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from sharpose_rt.types import Packet, Poses, PoseStage, Tracks
 
 
 class EstimateStage(BaseStage[Packet, Packet]):
-    """Runs the pose network on the boxes of each frame. `engine` is there once the stage is open.
+    """Runs the pose network on the boxes of each frame.
 
-    `load` gives it, for the thread that opens the stage.
-
-    It is ready for so many people then (`ready_for`; None: for any number): most videos have no more. A `live` source
-    does not wait while a larger group than before is prepared for (see `Engine.warm_up`).
-    With a `budget` its plan decides who is estimated and who is refined; without, the engine's gate does, by what the
-    coarse stage said of a person of late, and `PoseConfig.refine_every`. Who is not refined takes what the fine stage
-    changed last (see `stages.refinement`). It may serve several `sources`, whose people share batches and budget.
+    `load` returns the `engine`, in the thread that opens the stage. Opening prepares it for `ready_for` people (None:
+    any number); most videos have no more. A `live` source does not wait while the engine prepares for a larger group
+    (see `Engine.warm_up`).
+    With a `budget` its plan decides who is estimated and who is refined. Without one, everyone is estimated, and the
+    engine's gate decides who is refined, from what the coarse stage recently predicted and `PoseConfig.refine_every`.
+    People who are not refined keep the last correction that the fine stage made (see `stages.refinement`). One stage
+    may serve several `sources`, whose people share batches and budget.
     """
 
     name = "pose"
@@ -49,7 +49,7 @@ class EstimateStage(BaseStage[Packet, Packet]):
         self._pace = Pace()
 
     def open(self) -> None:
-        """Load the network."""
+        """Loads the network."""
         self.engine = self.load()
         self.engine.warm_up(self.ready_for, behind=self.live)
         if self.budget is not None:
@@ -60,7 +60,7 @@ class EstimateStage(BaseStage[Packet, Packet]):
         return (self.together([(0, item)])[0],)
 
     def together(self, items: Sequence[tuple[int, Packet]]) -> list[Packet]:
-        """The packets, each of another source by its place, with their poses: all people go through at once."""
+        """The packets with their poses. `items` are (source number, packet), and all people go through together."""
         assert self.engine is not None
         tracks, gate = [_tracks(packet) for _, packet in items], self.engine.gate
         if self.budget is None:
@@ -74,7 +74,7 @@ class EstimateStage(BaseStage[Packet, Packet]):
     def _within(
         self, budget: BudgetController, items: Sequence[tuple[int, Packet]], tracks: Sequence[Tracks]
     ) -> list[Packet]:
-        """The packets with poses of those whose turn it is."""
+        """The packets with the poses of the people whose turn it is."""
         plan = budget.plan
         first = estimate_first(self._follow(items, tracks), plan.estimate_share)
         rows = np.split(first, np.searchsorted(first, np.cumsum([len(t) for t in tracks])[:-1]))
@@ -96,7 +96,7 @@ class EstimateStage(BaseStage[Packet, Packet]):
         ]
 
     def _follow(self, items: Sequence[tuple[int, Packet]], tracks: Sequence[Tracks]) -> list[Person]:
-        """The people of all sources' tracks, one after the other."""
+        """The people of all tracks, in the order of the sources."""
         pairs = zip(items, tracks, strict=True)
         return [
             person
@@ -105,7 +105,7 @@ class EstimateStage(BaseStage[Packet, Packet]):
         ]
 
     def _every(self, packets: Sequence[Packet]) -> int:
-        """How seldom who moves as expected is refined in these frames."""
+        """The n of these frames: people who move as expected are refined on every n-th frame."""
         assert self.engine is not None
         if self.engine.config.refine_every is not None or not self.live:
             return self.engine.config.refined_every
@@ -133,17 +133,17 @@ class EstimateStage(BaseStage[Packet, Packet]):
         return found
 
     def close(self, status: Status, /) -> None:
-        """Let the last frames' poses go; the engine's facts stay for the summary."""
+        """Releases the last poses; the engine's facts stay for the summary."""
         self.last_poses = [None] * len(self.last_poses)
 
 
 class Refining:
-    """Who of these people (N,) is refined in one frame, and what the others take over from when they were.
+    """Which of these people (N,) are refined in one frame, and the corrections that the others keep.
 
     Args:
         people: one for each box that is estimated, in order.
-        decide: who is refined, (n,), of some of them, by what the coarse stage says and how far (n,) its poses are
-            from where they were expected: `refine` or `refine_first`.
+        decide: `refine` or `refine_first`: which of some people (n,) are refined, from what the coarse stage predicts
+            and how far (n,) its poses are from where they were expected.
         sigmas: (K,) of the skeleton.
     """
 
@@ -170,7 +170,7 @@ class Refining:
         return self.decide(people, outlook, surprise=surprise)
 
     def carried(self, found: Sequence[PoseEstimates]) -> list[PoseEstimates]:
-        """The poses of one picture each, with those who were not refined as corrected; what came out is remembered."""
+        """The poses per picture, corrected for people who were not refined; remembers what is output."""
         estimates, begin, two_stages = [], 0, bool(self._coarse)
         for poses in found:
             keypoints, scores = poses.keypoints.copy(), poses.scores.copy()

@@ -1,5 +1,5 @@
-"""Who needs the network most: low quality, fast movement, long without it; and the fine stage: who is not where they
-were expected, and long without it."""
+"""Which people need the network most (low quality, fast movement, a long wait), and which need the fine stage most (not
+where they were expected, a long wait)."""
 
 from __future__ import annotations
 
@@ -25,49 +25,49 @@ log = logging.getLogger("sharpose_rt")
 SPEED = 1.0
 """Box heights per second that count as much as the whole range of quality."""
 SURE_SCORE, SURE_SHARE = 0.3, 0.6
-"""A pose with at least this share of its keypoints above this score carries its box on well."""
+"""A pose with at least this share of keypoints above this score is good enough to derive the next box from."""
 SINCE_S = 1.0
-"""A wait that counts as much; it has no upper limit, so everybody's turn comes."""
+"""A wait that counts as much; it has no upper limit, so everybody gets a turn."""
 DETAIL_PX = 150
-"""From this height on the fine stage sees more of a person than the coarse one, whose crop has 128 rows."""
+"""Above this height the fine stage sees more detail of a person than the coarse one, whose crop has 128 rows."""
 MUCH_GAIN = 0.15
-"""A predicted gain in AP that counts as much as the whole range of quality; few have more."""
+"""A predicted gain in AP that counts in full; few people have more."""
 STEADY_S = 0.3
-"""Time over which what the coarse stage says of a person is averaged."""
+"""Time over which the coarse stage's predictions for a person are averaged."""
 CHANGED = 0.1
-"""1 - OKS of a pose with the expected one from which on the fine stage had better look."""
+"""1 - OKS of a pose with the expected one from which the fine stage should look."""
 PRESSED_EVERY = 3
-"""People of a live run that drops frames go through the fine stage on every n-th frame."""
+"""In a live run that drops frames, people go through the fine stage on every n-th frame."""
 PRESSED, OF_FRAMES = 3, 20
-"""So many frames with dropped ones before them, of so many, press a run; fewer are a start, or chance."""
+"""A run is under pressure when PRESSED of its last OF_FRAMES frames follow dropped ones; fewer may be chance."""
 CALM_S, LONGEST_CALM_S = 10.0, 160.0
-"""For how long none is dropped before everybody is refined on each frame again; twice as long each time that this was
-too early, up to a bound."""
+"""How long no frame must be dropped before everybody is refined on each frame again; doubled, up to a limit, each time
+that this was too early."""
 WAIT_S = 0.1
-"""A time without the fine stage that counts as much; it has no upper limit, so everybody's turn comes."""
+"""A time without the fine stage that counts as much as `CHANGED`; it has no upper limit, so everybody gets a turn."""
 
 
 def need(quality: NDArray[np.floating], speed: NDArray[np.floating], since_s: NDArray[np.floating]) -> Float32:
     """How much each person (N,) needs the network: low quality, fast movement, long without it.
 
-    `quality` as predicted, unknown is the lowest; `speed` in box heights per second; `since_s` seconds.
+    `quality` as predicted, where NaN counts as the lowest; `speed` in box heights per second; `since_s` in seconds.
     """
     low = 1 - np.clip(np.nan_to_num(quality, nan=0.0), 0, 1)
     return (low + np.clip(speed / SPEED, 0, 1) + since_s / SINCE_S).astype(np.float32)
 
 
 def all_sure(poses: Poses | None) -> bool:
-    """Whether there is somebody, and the poses of all say well where they are: no detector is wanted for them."""
+    """Whether there are people, and the poses of all locate them well enough to do without the detector."""
     if poses is None or not len(poses):
         return False
-    scores = poses.raw_keypoint_scores[:, : len(COCO17)]  # hands and faces, of whatever has them, carry no box
+    scores = poses.raw_keypoint_scores[:, : len(COCO17)]  # boxes are not derived from hands and faces
     return bool(((scores >= SURE_SCORE).mean(1) >= SURE_SHARE).all())
 
 
 @dataclass
 class Person:
-    """One tracked person: where the box was, how fast it moved, and when the network was last there (`frames` ago the
-    fine stage)."""
+    """One tracked person: where the box was, how fast it moved, and when the network last ran on it (the fine stage
+    `frames` ago)."""
 
     centre: NDArray[np.float64]
     pts_s: float
@@ -83,7 +83,7 @@ class Person:
     outlook_s: float = -math.inf
 
     def seen(self, box: NDArray[np.float64], height_px: float, pts_s: float, camera: Camera | None = None) -> None:
-        """Takes in the box of a frame, and what the camera did before it."""
+        """Records the box of a frame, and the camera motion before it."""
         centre, sides = box.reshape(2, 2).mean(0), np.maximum(box[2:] - box[:2], 1)
         self.size_px, self.height_px = math.sqrt(BOX_TO_AREA * sides.prod()), height_px
         self.frames += 1
@@ -100,15 +100,15 @@ class Person:
         return Place(self.centre, self.size_px, self.pts_s)
 
     def estimated(self, quality: float, refined: bool) -> None:
-        """Takes in that the network ran on the last box."""
+        """Records that the network ran on the last box."""
         self.quality, self.estimated_s = quality, self.pts_s
         if refined:
             self.refined_s, self.frames = self.pts_s, 0
 
     def expect(self, said: Outlook) -> Outlook:
-        """Takes in what the coarse stage says of the last box, () each; gives the mean of what it said of late.
+        """Records what the coarse stage predicts for the last box, () each; returns the mean of recent predictions.
 
-        A number that is none, now or so far, is not averaged: the mean begins anew.
+        If the new number or the mean so far is not finite, the mean starts again.
         """
         new = 1 - math.exp(-(self.pts_s - self.outlook_s) / STEADY_S)
         self.outlook_s = self.pts_s
@@ -119,13 +119,13 @@ class Person:
 
 
 class People:
-    """The people of one source, by track."""
+    """The people of one source, by track id."""
 
     def __init__(self) -> None:
         self.known: dict[int, Person] = {}
 
     def follow(self, tracks: Tracks, pts_s: float, camera: Camera | None = None) -> list[Person]:
-        """The people of these boxes, before which the `camera` moved so; those who are not there are forgotten."""
+        """The people of these boxes, given the `camera` motion before them; all others are forgotten."""
         known: dict[int, Person] = {}
         boxes, heights_px = tracks.bboxes_xyxy.astype(np.float64), body_heights(tracks.bboxes_xyxy).tolist()
         for track_id, box, height_px in zip(tracks.track_ids.tolist(), boxes, heights_px, strict=True):
@@ -136,28 +136,28 @@ class People:
 
 
 class Pace:
-    """How seldom the fine stage looks at who moves as expected, in a live run without a budget: on each frame, or, once
-    frames were dropped, on every third until none was for some time."""
+    """How often people who move as expected are refined in a live run without a budget: on each frame, or, once frames
+    were dropped, on every third until none has been dropped for some time."""
 
     def __init__(self) -> None:
         self._dropped: deque[bool] = deque(maxlen=OF_FRAMES)
         self._until_s, self._calm_s = -math.inf, CALM_S / 2
 
     def every(self, dropped: bool, now_s: float) -> int:
-        """For the frame of this time (s, of any clock), before which frames were `dropped`."""
+        """The n of "every n-th frame" at this time (s, of any clock); `dropped` if frames were dropped before this."""
         self._dropped.append(dropped)
         pressed = now_s < self._until_s
         if dropped and (pressed or sum(self._dropped) >= PRESSED):
             if not pressed:
                 self._calm_s = min(2 * self._calm_s, LONGEST_CALM_S)
                 self._dropped.clear()
-                log.info("frames are dropped: who moves as expected is refined on every %d. frame", PRESSED_EVERY)
+                log.info("frames are dropped: people who move as expected are refined every %d frames", PRESSED_EVERY)
             self._until_s = now_s + self._calm_s
         return PRESSED_EVERY if now_s < self._until_s else 1
 
 
 def estimate_first(people: Sequence[Person], share: float) -> NDArray[np.int64]:
-    """Rows, ascending, of the `share` of people in most need of any pose."""
+    """Rows, ascending, of the `share` of people who most need a pose."""
     if share >= 1 or not people:
         return np.arange(len(people))
     facts = [(p.quality, p.speed, min(p.pts_s - p.estimated_s, 1e3)) for p in people]
@@ -166,10 +166,10 @@ def estimate_first(people: Sequence[Person], share: float) -> NDArray[np.int64]:
 
 
 def steadied(people: Sequence[Person], outlook: Outlook) -> Outlook:
-    """The mean of what the coarse stage said of late of people (N,) of whom it says this now.
+    """The coarse stage's predictions for people (N,), averaged with its recent ones.
 
-    From frame to frame its word on one person changes nearly as much as from person to person, and whoever changes
-    between the stages with it jerks.
+    Its predictions for one person vary from frame to frame nearly as much as from person to person, and a person who
+    alternates between the stages appears to jerk.
     """
     said = zip(people, outlook.quality, outlook.gain, strict=True)
     means = [person.expect(Outlook(quality, gain)) for person, quality, gain in said]
@@ -180,14 +180,14 @@ def steadied(people: Sequence[Person], outlook: Outlook) -> Outlook:
 def refine(
     people: Sequence[Person], outlook: Outlook, gate: Gate, surprise: NDArray[np.floating], every: int = 1
 ) -> NDArray[np.bool_]:
-    """Which of the people (N,) with this outlook are refined: of those whom the gate would, who are `due`."""
+    """Which of the people (N,) with this outlook are refined: those whom the gate selects and who are `due`."""
     wanted = gate.refined(steadied(people, outlook), np.array([person.height_px for person in people]))
     return wanted & due(people, surprise, every)
 
 
 def due(people: Sequence[Person], surprise: NDArray[np.floating], every: int) -> NDArray[np.bool_]:
-    """Who of the people (N,) is not where they were expected (`surprise` (N,), see `surprises`), and everybody on each
-    n-th frame; in turn, so that frames take alike."""
+    """Which of the people (N,) are not where they were expected (`surprise` (N,), see `surprises`), or have their turn
+    on every n-th frame; turns are spread so that all frames take about the same time."""
     waited = np.array([person.frames for person in people])
     turn = waited >= every
     turn[np.argsort(-waited, kind="stable")[: len(people) // every]] = True
@@ -199,9 +199,9 @@ def refine_first(
 ) -> NDArray[np.bool_]:
     """Which of the people (N,) with this outlook are refined under `plan`: nobody whom `refine` would not.
 
-    How much the fine stage adds has nearly no correlation with the quality: it goes by how far people are from where
-    they were expected (`surprise` (N,), see `surprises`), how long it was not there, and the gain that is predicted,
-    or, by weights that do not predict it, size; the tall gain three times what those of less than 80 px gain.
+    The gain from the fine stage hardly correlates with quality. People are ranked by how far they are from where they
+    were expected (`surprise` (N,), see `surprises`), how long they have not been refined, and the predicted gain, or,
+    if the weights do not predict it, height: tall people gain three times as much as those below 80 px.
     """
     outlook, heights_px = steadied(people, outlook), np.array([person.height_px for person in people])
     wanted = replace(gate, quality_threshold=plan.quality_threshold).refined(outlook, heights_px)

@@ -1,4 +1,4 @@
-"""People who are known already, from a skeleton stream: its frames as a source, and what may be done to its people."""
+"""Frames of an existing skeleton stream as a source, and stages that renumber, merge or select its people."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from sharpose_rt.types import Detections, Frame, Packet, Poses, PoseStage, Track
 
 @dataclass(frozen=True, repr=False, eq=False)
 class StoredFrame(Frame):
-    """A frame of a stream, with its record and its time there, s, in whatever round of a loop.
+    """A frame of a stream, with its record and its time in the stream, s, whichever round of a loop it is in.
 
-    `pictured` where its picture is there, else it is black.
+    `pictured` if its picture was found; otherwise it is black.
     """
 
     record: FrameRecord = field(kw_only=True)
@@ -41,20 +41,20 @@ class StoredFrame(Frame):
 
 
 class StoredFrames(Source):
-    """The frames of a stream, black, or with the pictures of the video that it is of.
+    """The frames of a stream, black or with the pictures of its video.
 
-    A frame has that picture of the video whose time is nearest to its own, at most half a frame of the video away, or
-    of a folder of pictures that of its name. `unseen` counts those that have none.
+    A frame gets the video's picture nearest in time, at most half a video frame away, or, from a folder of pictures,
+    the one with its name. `unseen` counts frames without a picture.
 
     Args:
         reader: of the stream.
-        count: of its frames.
-        config: which part of it; `rotate` and what else is of pictures holds for the video.
-        video: a file, a folder or glob of pictures; None leaves all frames black.
-        loop: after the last frame the first one follows, a frame's time later, and so on; each round is a new scene.
+        count: number of its frames.
+        config: which part of it; `rotate` and other options of pictures apply to the video.
+        video: a file, or a folder or glob of pictures; None leaves all frames black.
+        loop: start again after the last frame, one frame's time later; each round is a new scene.
 
     Raises:
-        ConfigError: the video is live, or a loop is to be of a part.
+        ConfigError: the video is live, or only a part is to be looped.
         SourceError: there is no such video.
     """
 
@@ -62,29 +62,29 @@ class StoredFrames(Source):
         self, reader: StreamReader, count: int, config: SourceConfig, video: str | None = None, *, loop: bool = False
     ) -> None:
         if loop and (config.start_s > 0 or config.end_s is not None):
-            raise ConfigError("--loop repeats the whole stream; leave --start and --end away, or replay the part first")
+            raise ConfigError("--loop repeats the whole stream; leave out --start and --end, or replay the part first")
         super().__init__(str(reader.path), replace(config, rotate=0))
         self.reader, self._count, self.unseen = reader, count, 0
         self.stem = stem_of(reader.path)
         self._video: Source | None = None
-        self._video_from_s = 0.0  # in the stream's time, where the video is of a part of it
+        self._video_from_s = 0.0  # in the stream's time, if the video is a part of the recording
         if video is not None:
             whole = replace(config, end_s=None, stride=1, max_frames=None, realtime=False)
             if is_live(video, whole) or video == "-":
-                raise ConfigError(f"--video is {video!r}; the file or pictures that the skeletons are of are accepted")
-            own = Path(reader.header.source).name == Path(video).name  # a run over it has its own times
+                raise ConfigError(f"--video is {video!r}; give the file or pictures that the skeletons were made from")
+            own = Path(reader.header.source).name == Path(video).name  # the stream was made from it and has its times
             self._video_from_s = first_pts_s(video) if is_file(video) and not own else 0.0
             whole = replace(whole, start_s=max(0.0, config.start_s - self._video_from_s))
             self._open_video = lambda: open_source(video, whole)
             self._video = self._open_video()
-            if isinstance(self._video, Images):  # they are known by their names
+            if isinstance(self._video, Images):  # found by their names
                 whole = replace(whole, start_s=0.0)
                 self._video = self._open_video()
         self._records: Iterator[FrameRecord] = iter(())
         self._loop = loop
-        self._new_scene, self._camera = False, None  # since the frame that was handed on last
+        self._new_scene, self._camera = False, None  # since the last frame that was returned
         self._first_s: float | None = None
-        self._later_s = 0.0  # than in the stream are the times of this round
+        self._later_s = 0.0  # offset of this round's times from those in the stream
         self._record: FrameRecord | None = None
         self._last: Frame | None = None
         self._next_one: Frame | None = None
@@ -93,19 +93,19 @@ class StoredFrames(Source):
 
     @property
     def has_pictures(self) -> bool:
-        """Whether there is a video."""
+        """Whether it has a video."""
         return self._video is not None
 
     @property
     def read_to_its_end(self) -> bool:
-        """Whether the stream has no frame behind those that were read."""
+        """Whether all frames of the stream were read."""
         return self._record is None
 
     def _open(self) -> None:
         self._records = iter(self.reader)
         if self._video is not None:
             self._video.open()
-            if self._stop.is_set():  # then nothing may be known of it
+            if self._stop.is_set():  # before anything was known of the video, perhaps
                 return
             self._reach_s = 0.5 / (self._video.info.fps or self.reader.header.fps or np.inf) + TICK_S
             self._next_one = self._video.read()
@@ -137,14 +137,14 @@ class StoredFrames(Source):
         if last is not None and self._record.pts_s < last.pts_s:
             raise StreamError(
                 f"{self.name}: frame {self._record.frame_id} is at {self._record.pts_s} s, after one at {last.pts_s} "
-                "s; times that never fall are wanted"
+                "s; times must never decrease"
             )
         self._new_scene |= self._record.new_scene
         self._camera = chain_motions(self._camera, self._record.camera)
         return self._later_s + self._record.pts_s
 
     def _begin_round(self, last_s: float) -> None:
-        """Goes back to the first frame, after the last one of the round before, at `last_s` of the stream."""
+        """Starts again at the first frame; the last one of the previous round was at `last_s` of the stream."""
         assert self._first_s is not None
         self._new_scene = True
         self._later_s += last_s - self._first_s + 1 / (self.reader.header.fps or FALLBACK_FPS)
@@ -158,11 +158,11 @@ class StoredFrames(Source):
         assert self._record is not None
         size_wh = self._record.frame_size_wh or self.reader.header.frame_size_wh
         found = self._picture(self._record)
-        if self._stop.is_set():  # its picture may not have been looked for to the end
+        if self._stop.is_set():  # the search for its picture may have been cut short
             return None
-        padded_wh = tuple(side + side % 2 for side in size_wh)  # as our videos are
+        padded_wh = tuple(side + side % 2 for side in size_wh)  # our videos have even sizes
         fits = found is not None and found.size_wh in (size_wh, padded_wh)
-        if self._record.frame_size_wh is not None and not fits:  # a video that was written of several sizes has one
+        if self._record.frame_size_wh is not None and not fits:  # a video made from several sizes has only one
             found = None
         self._pictured = found is not None
         if found is None:
@@ -172,13 +172,13 @@ class StoredFrames(Source):
         if not fits:
             assert self._video is not None
             raise SourceError(
-                f"{self._video.name} is {found.size_wh[0]}x{found.size_wh[1]} px, and the skeletons of {self.name} are "
-                f"of {size_wh[0]}x{size_wh[1]}; give the video that they are of, and --rotate if that run had it"
+                f"{self._video.name} is {found.size_wh[0]}x{found.size_wh[1]} px, but the skeletons in {self.name} are "
+                f"of {size_wh[0]}x{size_wh[1]}; give the video they were made from, and --rotate if that run had it"
             )
         return found.image_bgr[: size_wh[1], : size_wh[0]], self._record.picture or ""
 
     def _picture(self, record: FrameRecord) -> Frame | None:
-        """The frame of the video that is this record's."""
+        """The video's frame for this record."""
         if self._video is None:
             return None
         if record.picture is not None and isinstance(self._video, Images):
@@ -193,7 +193,7 @@ class StoredFrames(Source):
         return best if abs(best.pts_s - at_s) <= self._reach_s else None
 
     def _of_name(self, name: str) -> Frame | None:
-        """The picture of that name, whatever its time: others may have gone since, or be thought of another rate."""
+        """The picture with this name, whatever its time: others may have been removed since, or the rate changed."""
         assert isinstance(self._video, Images)
         while self._next_one is not None and self._next_one.source != name and self._video.is_to_come(name):
             self._next_one = self._video.read()
@@ -208,7 +208,7 @@ class StoredFrames(Source):
         parts = {part.name: getattr(frame, part.name) for part in fields(Frame)}
         parts["dropped_before"], parts["lost_before_s"] = record.dropped_before or 0, record.lost_before_s or 0.0
         camera = record.camera
-        if frame.frame_id:  # frames between, which are left out, may have been moved, or of another scene
+        if frame.frame_id:  # skipped frames in between may have had camera motion or a new scene
             parts["new_scene"], camera = self._new_scene, None if self._new_scene else self._camera
         self._new_scene, self._camera = False, None
         shown = replace(record, pts_s=frame.pts_s, camera=camera)
@@ -226,13 +226,13 @@ class StoredFrames(Source):
 
 
 class RecallStage(BaseStage[Frame, Packet]):
-    """A stored frame as the packet that it was, with its people.
+    """A stored frame as its original packet, with its people.
 
     Args:
-        anew: people will be followed or smoothed anew: whoever was predicted is left out.
-        detect: their boxes are handed on as detections.
-        motion: of the camera, found by people alone, until the stream itself says that it moved.
-        cuts: where a new scene begins, of frames that have pictures.
+        anew: people will be tracked or smoothed again, so predicted poses are left out.
+        detect: pass on their boxes as detections.
+        motion: finds camera motion from the people alone, until the stream itself contains camera motion.
+        cuts: finds where a new scene begins, in frames that have pictures.
     """
 
     name = "recall"
@@ -265,10 +265,10 @@ class RecallStage(BaseStage[Frame, Packet]):
 
 
 class IdentifyStage(BaseStage[Packet, Packet]):
-    """Gives each pose the id of the track that its box belongs to; who has none is left out, and counted (`left_out`).
+    """Gives each pose the id of its box's track; poses without a track are left out and counted (`left_out`).
 
-    Trackers give an id to whoever comes when they see them again, so a frame waits for the next one, where boxes that
-    overlap at least by `same` are one person's. `last_poses` are those of the frame before, as trackers want them.
+    Trackers give new people an id only when they see them again, so a frame waits for the next one, in which a box with
+    an overlap of at least `same` is the same person. `last_poses` are those of the frame before, for the tracker.
     """
 
     name = "identify"
@@ -281,7 +281,7 @@ class IdentifyStage(BaseStage[Packet, Packet]):
         self._waiting: Packet | None = None
 
     def process(self, item: Packet, /) -> Iterable[Packet]:
-        """The packet before, with the poses of who is known."""
+        """The previous packet, with the poses of people who have an id."""
         poses, tracks = item.poses, item.tracks
         assert poses is not None
         assert tracks is not None
@@ -289,7 +289,7 @@ class IdentifyStage(BaseStage[Packet, Packet]):
         ids = np.zeros(len(poses), np.int64)
         seen = tracks.take(np.flatnonzero(tracks.detected))
         for box, track_id in zip(seen.bboxes_xyxy.tolist(), seen.track_ids.tolist(), strict=True):
-            place = boxes.index(tuple(box))  # a tracker gives back the boxes of its detections
+            place = boxes.index(tuple(box))  # a tracker returns the boxes of its detections unchanged
             ids[place], boxes[place] = track_id, ()
         poses = replace(poses, track_ids=ids)
         self.last_poses = poses.kept(ids > 0)
@@ -299,12 +299,12 @@ class IdentifyStage(BaseStage[Packet, Packet]):
         return () if before is None else (self._known(before, new, item.camera),)
 
     def flush(self) -> Iterable[Packet]:
-        """The last one."""
+        """The last packet."""
         last, self._waiting = self._waiting, None
         return () if last is None else (self._known(last, Tracks.empty()),)
 
     def _known(self, packet: Packet, new: Tracks, camera: Camera | None = None) -> Packet:
-        """The packet with those who are known, or are among the `new` ones of the next frame."""
+        """The packet with the people who have an id, or who are among the `new` tracks of the next frame."""
         poses = packet.poses
         assert poses is not None
         ids = poses.track_ids.copy()
@@ -320,7 +320,7 @@ class IdentifyStage(BaseStage[Packet, Packet]):
 
 
 class Swap(NamedTuple):
-    """Two ids of which each is the other one's person from a time of the stream on, s."""
+    """Two ids that exchange people from a time in the stream on, s."""
 
     one: int
     other: int
@@ -328,12 +328,12 @@ class Swap(NamedTuple):
 
 
 class ChoosePeopleStage(BaseStage[Packet, Packet]):
-    """Gives back ids that were exchanged, joins those that are one person's, and keeps the wanted people.
+    """Undoes swaps of ids, merges ids of the same person, and keeps only the wanted people.
 
     Args:
-        same: the id that each of these becomes.
-        wanted: ids that stay, after they were joined; None keeps everybody.
-        swaps: before that, each from its time on, and in the order of these times.
+        same: maps each id to be merged to the id that it becomes.
+        wanted: ids that are kept, after merging; None keeps everybody.
+        swaps: applied before merging, each from its time on, in order of time.
     """
 
     name = "choose"
@@ -344,15 +344,15 @@ class ChoosePeopleStage(BaseStage[Packet, Packet]):
         self.same, self.wanted = same, wanted
         self.swaps = sorted(swaps, key=lambda swap: swap.from_s)
         self.seen: set[int] = set()
-        """Of the ids that are joined or wanted, those that were there."""
+        """Ids to be merged or kept that occurred."""
         self.made: set[Swap] = set()
-        """The swaps that changed an id."""
+        """Swaps that changed an id."""
 
     def process(self, item: Packet, /) -> Iterable[Packet]:
-        """The packet with those people.
+        """The packet with the chosen people.
 
         Raises:
-            ConfigError: two who are joined are both seen in one frame.
+            ConfigError: two ids to be merged are both seen in one frame.
         """
         poses = item.poses
         assert poses is not None
@@ -367,7 +367,7 @@ class ChoosePeopleStage(BaseStage[Packet, Packet]):
         return (item.left(self.name, poses=replace(poses, track_ids=np.array(ids, np.int64)).kept(keep)),)
 
     def _swapped(self, number: int, now_s: float) -> int:
-        """Whose id this is, after the swaps up to now."""
+        """The id after all swaps up to now."""
         for swap in self.swaps:
             if now_s >= swap.from_s - TICK_S and number in (swap.one, swap.other):
                 number = swap.other if number == swap.one else swap.one
@@ -375,14 +375,14 @@ class ChoosePeopleStage(BaseStage[Packet, Packet]):
         return number
 
     def _one_of(self, number: int, ids: list[int], given: list[int], poses: Poses, frame: Frame) -> NDArray[np.bool_]:
-        """All rows but those of an id that another row has too: somebody who is seen goes before who was predicted."""
+        """A mask of the rows (N,) that leaves one of those with this id: one seen rather than one predicted."""
         places = [place for place, i in enumerate(ids) if i == number]
         seen = [place for place in places if poses.stage[place] != PoseStage.PREDICTED]
         if len(seen) > 1:
             both = " and ".join(str(given[place]) for place in seen[:2])
             raise ConfigError(
                 f"--merge: {both} are both seen in frame {frame.frame_id}, at {frame.pts_s:g} s, so they are two "
-                "people; leave one of them out"
+                "people; remove one of them"
             )
         keep = np.ones(len(ids), bool)
         keep[places] = False

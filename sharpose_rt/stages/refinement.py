@@ -1,7 +1,7 @@
-"""What the fine stage changed of people's coarse poses, carried on into the frames in which it does not look at them.
+"""Carries the fine stage's corrections of coarse poses over to frames in which a person is not refined.
 
-From frame to frame the coarse stage errs alike as long as a limb looks alike. So what the fine stage added once holds
-for a while, and who moves on as expected can do without it meanwhile. Letters: N people, K keypoints.
+From frame to frame the coarse stage makes similar errors while a limb looks similar. So a correction by the fine stage
+holds for a while, and people who move as expected can do without that stage meanwhile. Letters: N people, K keypoints.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Pose = tuple[Float32, Float32]
 
 
 class Place(NamedTuple):
-    """Where a person is in a frame: the middle of the box (2,) px, the person's size in px, and the media time in s."""
+    """Where a person is in a frame: centre of the box (2,) px, size of the person in px, and media time in s."""
 
     centre: NDArray[np.float64]
     size_px: float
@@ -32,25 +32,25 @@ class Place(NamedTuple):
 
 
 FADES_S = 0.3
-"""After so long a third is left of a change,"""
+"""After this time a third of a correction is left."""
 FADES_SIZES = 0.1
-"""and of that of a keypoint which has moved so far within the box, in sizes of the person."""
+"""The same for a keypoint that has moved this far within the box, in sizes of the person."""
 TRUST, NOISE_SIZES = 0.5, 0.03
-"""A corrected keypoint goes so far of the way to where it was expected, the less the farther off that is and the longer
-ago the fine stage looked: the coarse one, whose cells are twice as wide, is noisier by so much."""
+"""A corrected keypoint is moved by a share of at most TRUST towards where it was expected; less, the longer ago the
+last refinement was and the farther off that place is, compared with NOISE_SIZES, the coarse stage's extra noise."""
 EXTRAPOLATED = 2.0
-"""Frames, of the length of the last one, for which a pose is expected to go on as it moved."""
+"""Frame intervals for which a pose is expected to keep moving as before."""
 
 
 @dataclass
 class Refinement:
-    """What came out of one person of late.
+    """The recent output for one person.
 
     Args:
-        pts_s: media time when the fine stage last looked.
-        change: (K, 3), what it changed then: x and y in sizes of the person, and the score.
-        coarse: (K, 2), the coarse pose then, from the middle of the box, in sizes of the person.
-        shown: times and keypoints (K, 2) px of the last two poses that came out.
+        pts_s: media time of the last refinement.
+        change: (K, 3), the correction made then: x and y in sizes of the person, and the score.
+        coarse: (K, 2), the coarse pose then, relative to the centre of the box, in sizes of the person.
+        shown: times and keypoints (K, 2) px of the last two poses that were output.
     """
 
     pts_s: float = -math.inf
@@ -59,11 +59,11 @@ class Refinement:
     shown: list[tuple[float, NDArray[np.float64]]] = field(default_factory=list)
 
     def moved(self, camera: Camera) -> None:
-        """The picture has moved so."""
+        """Applies a camera motion."""
         self.shown = [(pts_s, apply_affine(keypoints, camera)) for pts_s, keypoints in self.shown]
 
     def corrected(self, coarse: Pose, place: Place) -> Pose:
-        """A coarse pose with what is left of the change; itself where there was none."""
+        """A coarse pose with what is left of the correction; unchanged if there was none."""
         if not len(self.change):
             return coarse
         keypoints, scores = coarse
@@ -73,7 +73,7 @@ class Refinement:
         return corrected, np.clip(scores + left[:, 2], 0, 1).astype(np.float32)
 
     def expected(self, pts_s: float) -> NDArray[np.float64] | None:
-        """Where the keypoints (K, 2) should be now, px; None where nothing is known."""
+        """Where the keypoints (K, 2) should be now, px; None if nothing is known."""
         if not self.shown:
             return None
         last_s, last = self.shown[-1]
@@ -83,7 +83,7 @@ class Refinement:
         return last + min((pts_s - last_s) / (last_s - first_s), EXTRAPOLATED) * (last - first)
 
     def steadied(self, keypoints: Float32, expected: NDArray[np.float64] | None, place: Place) -> Float32:
-        """A corrected pose (K, 2) px without some of its noise, by where it was `expected`."""
+        """A corrected pose (K, 2) px with less noise, moved towards where it was `expected`."""
         if expected is None:
             return keypoints
         off = expected - keypoints
@@ -91,12 +91,12 @@ class Refinement:
         return (keypoints + TRUST * self._left(place.pts_s) * near[:, None] * off).astype(np.float32)
 
     def refined(self, coarse: Pose, fine: Pose, place: Place) -> None:
-        """Takes in what the fine stage made of a coarse pose."""
+        """Records what the fine stage made of a coarse pose."""
         self.pts_s, self.coarse = place.pts_s, (coarse[0] - place.centre) / place.size_px
         self.change = np.c_[(fine[0] - coarse[0]) / place.size_px, fine[1] - coarse[1]]
 
     def came_out(self, keypoints: Float32, pts_s: float) -> None:
-        """Takes in a pose (K, 2) px as it came out."""
+        """Records a pose (K, 2) px that was output."""
         self.shown = [*self.shown[-1:], (pts_s, keypoints.astype(np.float64))]
 
     def _left(self, pts_s: float) -> float:
@@ -109,8 +109,8 @@ def surprises(
     sizes_px: Sequence[float],
     sigmas: Sequence[float],
 ) -> NDArray[np.float64]:
-    """How far N poses are from where they were expected, (N,) in 0..1: 1 - OKS, where keypoints count by their scores;
-    1 where nothing was expected."""
+    """How far N poses are from where they were expected, (N,) in 0..1: 1 - OKS with keypoints weighted by their scores;
+    1 if nothing was expected."""
     rows = [row for row, there in enumerate(expected) if there is not None]
     surprise = np.ones(len(poses))
     if rows:

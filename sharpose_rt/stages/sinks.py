@@ -1,4 +1,4 @@
-"""Where packets end: the skeleton stream, the annotated video, annotated pictures."""
+"""The outputs that packets end in: the skeleton stream, the annotated video, annotated pictures."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from sharpose_rt.types import Frame, Packet
 
 
 class Sink(Protocol):
-    """One output of a run. `path` is where it is, or None where nothing was written."""
+    """One output of a run. `path` is where it was written, or None if nothing was."""
 
     path: Path | None
 
     def write(self, packet: Packet, status_line: str) -> None:
-        """Take one frame."""
+        """Writes one frame."""
         ...
 
     def close(self, status: Status, frames: int, dropped: int) -> None:
-        """Finish the output so that it can be read, however the run ended."""
+        """Finishes the output so that it can be read, however the run ended."""
         ...
 
 
@@ -39,7 +39,7 @@ class Feed(Protocol):
     """What a tap keeps of one run."""
 
     def frame(self, line: bytes, packet: Packet, status_line: str = "") -> None:
-        """One frame, as a line of the stream and as what it was made of, with how the run goes as the video says it."""
+        """One frame, as a line of the stream and as the packet it was made from, with the status line of the video."""
         ...
 
     def end(self, line: bytes) -> None:
@@ -51,18 +51,18 @@ class Tap(Protocol):
     """Follows runs as they go: the browser view, a publisher. Called in the writing thread, so it must be quick."""
 
     def begin(self, info: SourceInfo, header: bytes, *, live: bool, state: Callable[[], str]) -> Feed:
-        """A run begins, with the first line of its stream; `state` tells that of its source (`media.SourceState`)."""
+        """A run begins, with the first line of its stream; `state` returns its source's state (`media.SourceState`)."""
         ...
 
 
 def captured_at(frame: Frame) -> tuple[datetime, float]:
-    """When a frame was captured, by the clock on the wall (UTC), and how many seconds ago."""
+    """When a frame was captured, in wall-clock time (UTC), and how many seconds ago."""
     late_s = time.monotonic() - frame.captured_at_s
     return datetime.fromtimestamp(time.time() - late_s, UTC), late_s
 
 
 class StreamSink:
-    """The skeleton stream; live sources add when a frame was captured, how late it is, and what was dropped.
+    """The skeleton stream; for live sources with when a frame was captured, its latency, and what was dropped.
 
     The same lines go to the file and to every tap. With `path` None there is no file.
     """
@@ -85,7 +85,7 @@ class StreamSink:
         self._feeds = [tap.begin(info, encode(header.to_record()), live=live, state=state) for tap in taps]
 
     def write(self, packet: Packet, status_line: str) -> None:
-        """Append one line."""
+        """Appends one line."""
         line = encode(self._record(packet).to_record())
         if self._writer is not None:
             self._writer.write_line(line)
@@ -96,7 +96,7 @@ class StreamSink:
         frame, poses = packet.frame, packet.poses
         assert poses is not None
         moved = {"camera": packet.camera, "new_scene": packet.new_scene}
-        if isinstance(frame, StoredFrame):  # what else was known of it stays
+        if isinstance(frame, StoredFrame):  # keep what else was recorded
             return replace(frame.record, frame_id=frame.frame_id, poses=poses, **moved)
         size_wh = None if frame.size_wh == self._size_wh else frame.size_wh
         record = FrameRecord(
@@ -116,7 +116,7 @@ class StreamSink:
         )
 
     def close(self, status: Status, frames: int, dropped: int) -> None:
-        """Append the end line."""
+        """Appends the end line."""
         with contextlib.ExitStack() as stack:
             line = encode(end_record(status, frames, dropped))
             for feed in self._feeds:
@@ -126,7 +126,7 @@ class StreamSink:
                 self._writer.end(status, frames, dropped)
 
 
-_SET_BACK_S = 1.0  # by which a clock may be corrected within a part
+_SET_BACK_S = 1.0  # by which the clock may be set back within a part
 
 
 class Part(NamedTuple):
@@ -139,16 +139,16 @@ class Part(NamedTuple):
 
 
 class PartedSink:
-    """Outputs in parts, each of `split_s`, finished when the next begins: no frame is in two or in none.
+    """Outputs in parts of `split_s`, each finished when the next begins; every frame is in exactly one part.
 
-    Each is whole by itself: its frames are numbered from 0, as in its video. Times and ids go on.
+    Each part is complete in itself: its frames are numbered from 0, as in its video. Times and ids continue.
 
     Args:
-        split_s: length of a part. Of a file it is media time from the first frame on; of a live source parts begin at
-            its multiples on the wall's clock, so that those of 3600 s are of one hour each; and where that clock was
-            set back to before a part, as on a machine whose own was wrong until it reached a time server.
+        split_s: length of a part. For a file it is media time from the first frame on. For a live source, parts begin
+            at multiples of it by the wall clock, so that parts of 3600 s are full hours, and also when the clock is set
+            back to before the current part, as on a machine whose clock is wrong until it reaches a time server.
         begin: opens the outputs of the part that begins with this frame.
-        end: told of a part once its outputs are closed, or were tried to be.
+        end: called with each part after closing its outputs, even if that failed.
         live: see `split_s`.
     """
 
@@ -168,7 +168,7 @@ class PartedSink:
         self._first_s = self._last_s = 0.0
 
     def write(self, packet: Packet, status_line: str) -> None:
-        """Hand it to the part that it belongs to."""
+        """Writes the packet to the part that it belongs to."""
         frame = packet.frame
         now_s = captured_at(frame)[0].timestamp() if self._live else frame.pts_s
         if now_s >= self._due_s or now_s < self._begun_s - _SET_BACK_S:
@@ -186,7 +186,7 @@ class PartedSink:
             sink.write(packet, status_line)
 
     def _next_due_s(self, pts_s: float) -> float:
-        """Parts begin at whole multiples after the first frame, also behind a gap that is longer than a part."""
+        """When the next part begins: at a whole multiple after the first frame, even after a gap longer than a part."""
         if self._due_s == -math.inf:
             return pts_s + self._split_s
         return self._due_s + self._split_s * (1 + (pts_s - self._due_s) // self._split_s)
@@ -202,14 +202,14 @@ class PartedSink:
                 stack.callback(sink.close, status, frames, dropped)
 
     def close(self, status: Status, frames: int, dropped: int) -> None:
-        """Finish the last part; its own frames are counted."""
+        """Finishes the last part, with the count of its own frames."""
         self._finish(status)
 
 
 def _next_on_clock(now_s: float, step_s: float) -> float:
-    """The next multiple of `step_s` on this place's clock, both in seconds since 1970: full hours, midnights, Mondays.
+    """The next multiple of `step_s` on the local clock, both in seconds since 1970: full hours, midnights, Mondays.
 
-    Where the clocks change an hour is still one, and a day goes on to midnight: it has 23 or 25 of them.
+    When the clocks change, an hour keeps its length, but a day lasts until midnight: 23 or 25 hours.
     """
     step, monday = timedelta(seconds=step_s), datetime.min
     now = datetime.fromtimestamp(now_s)
@@ -220,7 +220,7 @@ def _next_on_clock(now_s: float, step_s: float) -> float:
 
 
 class VideoSink:
-    """The annotated video, opened at the first frame; `recording` without a painter, the pictures as they came."""
+    """The annotated video, opened at the first frame; without a painter, a `recording` of the original pictures."""
 
     def __init__(self, path: Path, info: SourceInfo, painter: Painter | None, output: OutputConfig) -> None:
         self.path: Path | None = None
@@ -230,13 +230,13 @@ class VideoSink:
         self._writer = VideoWriter(path, info.size_wh, info.fps, output, audio_from=audio, live=info.live)
 
     def write(self, packet: Packet, status_line: str) -> None:
-        """Draw on a copy of the frame, where it is drawn on, and encode it."""
+        """Encodes the frame, or a copy of it that was drawn on."""
         frame = packet.frame
         image = frame.image_bgr if self._painter is None else self._painter.drawn(packet, status_line)
         self._writer.write(image, frame.pts_s)
 
     def close(self, status: Status, frames: int, dropped: int) -> None:
-        """Finish the file and put it under its name."""
+        """Finishes the file and gives it its name."""
         self.path = self._writer.close(complete=status == "complete")
 
 
@@ -250,7 +250,7 @@ class ImageSink:
         self._painter = painter
 
     def write(self, packet: Packet, status_line: str) -> None:
-        """Draw on a copy of the picture and save it."""
+        """Draws on a copy of the picture and saves it."""
         frame, image = packet.frame, self._painter.drawn(packet, status_line)
         target = self._paths.image
         if not self._single:
@@ -262,10 +262,10 @@ class ImageSink:
         self.path = target if self._single else self._paths.images
 
     def _remove_earlier(self) -> None:
-        """Pictures of a run that is overwritten, of which there may have been more, or with other names."""
+        """Removes pictures of an overwritten run, which may have had more, or with other names."""
         for file in self._paths.images.glob(f"*{self._paths.image.suffix}"):
             if re.match(r"\d{6}_", file.name):
                 file.unlink(missing_ok=True)
 
     def close(self, status: Status, frames: int, dropped: int) -> None:
-        """Nothing is left open."""
+        """Nothing to close."""

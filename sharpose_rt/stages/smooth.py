@@ -1,4 +1,4 @@
-"""Raw keypoints in, smoothed ones beside them out."""
+"""Raw keypoints in, raw and smoothed keypoints out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SmoothStage(BaseStage[Packet, Packet]):
         self.smoother = smoother
 
     def process(self, item: Packet, /) -> Iterable[Packet]:
-        """The packet with smoothed poses. Nobody is carried over into another scene, nor into another size."""
+        """The packet with smoothed poses. Nobody is carried over into a new scene or pictures of another size."""
         assert item.poses is not None
         if item.new_scene:
             self.smoother.forget()

@@ -14,11 +14,12 @@ from sharpose_rt.types import Packet, Poses
 
 
 class TrackStage(BaseStage[Packet, Packet]):
-    """Gives each box its person.
+    """Gives each box its track id.
 
-    `last_poses` gives the poses of the frame before, where the tracker uses them. `camera` says how the picture moves;
-    without it nobody looks, and what the packet says holds. `moved_frames` counts those in which it did. `look` says
-    how the people in boxes (N, 4) of a picture look, as unit vectors (N, D): the tracker knows them again by it.
+    `last_poses` returns the poses of the previous frame, for trackers that use them. `camera` finds how the picture
+    moves; without it, the packet's own camera motion is used. `moved_frames` counts frames with motion. `look` returns
+    the appearance of the people in boxes (N, 4) of a picture as unit vectors (N, D), by which the tracker recognises
+    them again.
     """
 
     name = "track"
@@ -35,7 +36,7 @@ class TrackStage(BaseStage[Packet, Packet]):
         self._people_xyxy = np.zeros((0, 4), np.float32)
 
     def process(self, item: Packet, /) -> Iterable[Packet]:
-        """The packet with its tracks. Nobody is carried over into a new scene, or into pictures of another size."""
+        """The packet with its tracks. Nobody is carried over into a new scene or pictures of another size."""
         if item.new_scene:
             self.tracker.forget()
             if self.camera is not None:

@@ -1,4 +1,4 @@
-"""The last stage: hands each frame to the outputs and counts what the summary reports."""
+"""The last stage: passes each frame to the outputs and counts what the summary reports."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sharpose_rt.runtime import BaseStage, LatencyHistogram, Status
 from sharpose_rt.stages.sinks import Sink
 from sharpose_rt.types import Packet, Poses, PoseStage
 
-_PAGE = 1024  # ids that share a number of as many bits
+_PAGE = 1024  # ids that share one integer, with one bit each
 
 
 class Ids:
-    """How many different ids were seen, in about a bit for each: a camera may see millions of people.
+    """How many different ids were seen, using about one bit per id: a camera may see millions of people.
 
-    0, which stands for nobody in particular, does not count.
+    0, which stands for nobody in particular, is not counted.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Ids:
         return self._count
 
     def update(self, ids: Iterable[int]) -> None:
-        """Counts those that are new."""
+        """Counts the new ones among `ids`."""
         for number in ids:
             page, place = divmod(number, _PAGE)
             seen = self._pages.get(page, 0)
@@ -43,7 +43,7 @@ class Ids:
 
 @dataclass
 class RunTotals:
-    """What a run has come to so far; written by one thread, read by any."""
+    """Totals of a run so far; written by one thread, read by any."""
 
     frames: int = 0
     dropped: int = 0
@@ -63,7 +63,7 @@ class RunTotals:
     late_s: deque[float] = field(default_factory=lambda: deque(maxlen=50))
 
     def add(self, packet: Packet) -> None:
-        """Take in one frame."""
+        """Counts one frame."""
         poses = packet.poses
         assert poses is not None
         stages = np.bincount(poses.stage, minlength=len(PoseStage))
@@ -86,35 +86,35 @@ class RunTotals:
             self.spans.setdefault(stage, LatencyHistogram()).add(span_ms / 1e3)
 
     def recount(self, frames: Iterable[Poses]) -> None:
-        """People of frames as they are written in the end, where that is not as they came out."""
+        """Counts the people again from the frames as finally written, if these differ from the frames as output."""
         people = [poses for poses in frames if len(poses)]
         self.people, self.most_people = sum(map(len, people)), max(map(len, people), default=0)
         self.predicted = sum(int((poses.stage == PoseStage.PREDICTED).sum()) for poses in people)
 
     @property
     def exit_rate(self) -> float | None:
-        """Share of estimated crops that left after the coarse stage, 0..1; None before any, and where there is none."""
+        """Share of estimated crops that left after the coarse stage, 0..1; None before any, or with a single stage."""
         estimated = self.coarse + self.fine
         return self.coarse / estimated if estimated and self.two_stages else None
 
     @property
     def stopped(self) -> bool:
-        """No frame has come for longer than the last ones took together, and for a second at least."""
+        """Whether no frame has come for longer than the recent ones took together, and for at least a second."""
         if not self.left_s:
             return False
         return time.monotonic() - self.left_s[-1] > max(1.0, self.left_s[-1] - self.left_s[0])
 
     @property
     def fps(self) -> float:
-        """Frames per second of wall time over the last frames; 0 before the second one, and where they have stopped."""
+        """Frames per second of wall time over recent frames; 0 before the second one, and once they have stopped."""
         if len(self.left_s) < 2 or self.left_s[-1] <= self.left_s[0] or self.stopped:
             return 0.0
         return (len(self.left_s) - 1) / (self.left_s[-1] - self.left_s[0])
 
     def status_line(self) -> str:
-        """'24.1 fps | 3 people | exit 62 %': what is drawn on the video and shown as progress.
+        """'24.1 fps | 3 people | exit 62 %': the text drawn on the video and shown as progress.
 
-        Live sources add the latency of the last frames and what was dropped: ' | 85 ms, p95 140 ms | 12 dropped'.
+        Live sources add the latency of recent frames and the number dropped: ' | 85 ms, p95 140 ms | 12 dropped'.
         """
         exits = "" if self.exit_rate is None else f" | exit {100 * self.exit_rate:.0f} %"
         people = 0 if self.stopped else self.people_now
@@ -126,7 +126,7 @@ class RunTotals:
         return line
 
     def latency_ms(self) -> dict[str, Any]:
-        """Percentiles from capture to output and of each stage's part in it (waits included), with its mean share."""
+        """Percentiles from capture to output, and of each stage's part in it (including waits) with its mean share."""
         whole_s = sum(h.mean for h in self.spans.values())
 
         def row(histogram: LatencyHistogram) -> dict[str, float]:
@@ -139,10 +139,10 @@ class RunTotals:
 
 
 class WriteStage(BaseStage[Packet, Packet]):
-    """Hands each frame to the outputs, in this order, and finishes them all however the run ends.
+    """Passes each frame to the outputs in order, and finishes them all however the run ends.
 
-    `make_sinks` is gone through at the first frame, when every model is loaded and named. `observe` is told of each
-    frame as it comes out. `ending` is what outputs are told of how the run ended.
+    `make_sinks` is called at the first frame, when all models are loaded and their names known. `observe` is called
+    with each frame as it is output. `ending` maps how the run ended to what the outputs are told.
     """
 
     name = "write"
@@ -158,11 +158,11 @@ class WriteStage(BaseStage[Packet, Packet]):
         self.sinks: list[Sink] | None = None
 
     def process(self, item: Packet, /) -> Iterable[Packet]:
-        """The packet, after it was written."""
+        """The packet, once it has been written."""
         if self.sinks is None:
             self.sinks = []
             self.sinks.extend(self.make_sinks())
-        item = item.left(self.name)  # how long it waited for the outputs is a share of its latency, too
+        item = item.left(self.name)  # its wait for the outputs is part of its latency, too
         self.totals.add(item)
         self.observe(item)
         status_line = self.totals.status_line()
@@ -171,7 +171,7 @@ class WriteStage(BaseStage[Packet, Packet]):
         return (item,)
 
     def close(self, status: Status, /) -> None:
-        """Finish every output; a failure among them is raised when all were tried."""
+        """Finishes every output; a failure is raised after all have been tried."""
         told = self.ending(status)
         with contextlib.ExitStack() as stack:
             for sink in reversed(self.sinks or ()):

@@ -435,7 +435,7 @@ def test_a_source_that_comes_late_can_be_chosen(browser: playwright.Browser) -> 
         _until(page, "sources.length === 2 && sources.value === 'door'")  # the one that is there is shown
         page.select_option("#sources", "yard")
         _until(page, "source.textContent === 'rtsp://yard/live' && state.textContent === 'waiting for the source'")
-        assert page.locator("#notice").inner_text() == "Waiting for this source, which is not there yet."
+        assert page.locator("#notice").inner_text() == "Waiting for this source, which is not available yet."
         Run(hub, stem="yard", live=True, people=2).step()
         _until(page, "source.textContent === 'yard.mp4' && list.children.length === 2 && !notice.textContent")
         assert page.locator("#sources").input_value() == "yard"
@@ -698,7 +698,7 @@ def test_a_wall_whose_server_falls_silent_or_wants_a_token_says_so(browser: play
         page.goto(f"{server.url}wall?token={TOKEN}")
         _until(page, "state.textContent === '1 source'")
         context.clear_cookies()
-        _until(page, "state.textContent.startsWith('a token is wanted') && !document.querySelector('.tile')")
+        _until(page, "state.textContent.startsWith('a token is needed') && !document.querySelector('.tile')")
 
 
 def test_other_sources_after_the_server_was_away(browser: playwright.Browser) -> None:

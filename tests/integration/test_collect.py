@@ -235,7 +235,7 @@ def test_the_command_turns_the_pictures_as_the_run_did_and_passes_its_options_on
     stream.write_text(stream.read_text().replace('"frame_size_wh":[160,128]', '"frame_size_wh":[128,160]'))
     command = ["collect", str(stream), "--video", video, "--out", str(tmp_path / "set"), "--pictures", "4"]
     assert main([*command, "--choose", "even", "--val-share", "0.25", "--min-score", "0.95"]) == 2
-    assert "is 160x128 px, and the skeletons" in capsys.readouterr().err
+    assert "is 160x128 px, but the skeletons" in capsys.readouterr().err
     assert main([*command, "--choose", "even", "--val-share", "0.25", "--min-score", "0.95", "--rotate", "90"]) == 0
     assert "4 pictures with 0 people, 3 in train, 1 in val" in capsys.readouterr().out  # all scores are lower
     shown = []

@@ -510,7 +510,7 @@ def bad_uses() -> Iterator[tuple[list[str], str]]:
     yield ["--merge", "3=3"], "--merge gives 3 two ids"
     yield ["--merge", "3=7", "--merge", "7=8"], "--merge gives 7 another id, and its id to others"
     yield ["--merge", "3=7", "--people", "7"], "--people keeps 7, which --merge changes to 3"
-    yield ["--video", "rtsp://camera/x"], "the file or pictures that the skeletons are of"
+    yield ["--video", "rtsp://camera/x"], "give the file or pictures that the skeletons were made from"
     yield ["--video", "none.mp4"], "none.mp4"
     yield ["--start", "99"], "has no frame from 99 s on"
     yield ["--smooth", "rts", "--set", "output.split_s=1"], "rts goes over the whole video, which --split parts"
@@ -546,7 +546,7 @@ def test_exchanges_that_are_none_are_told(text: str, capsys: pytest.CaptureFixtu
 
 def test_another_video_is_refused(tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", str(SAMPLE), "--video", str(clip), "--output", str(tmp_path)]) == 2
-    assert "walk.mp4 is 160x128 px, and the skeletons of" in capsys.readouterr().err
+    assert "walk.mp4 is 160x128 px, but the skeletons in" in capsys.readouterr().err
 
 
 def test_several_come_one_after_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

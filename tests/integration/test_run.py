@@ -736,7 +736,7 @@ def test_frames_that_the_program_has(clip: Path) -> None:
         assert reused.flags.writeable
         reused[:] = 0
         for time_s in (0.5, math.nan, math.inf):
-            with pytest.raises(ValueError, match="times that rise"):
+            with pytest.raises(ValueError, match="increasing, finite times"):
                 tracker.update(reused, time_s)
         with pytest.raises(ValueError, match=r"float64 of shape \(3, 3\); \(H, W, 3\) uint8 BGR"):
             tracker.update(np.zeros((3, 3)), 99)  # type: ignore[arg-type]
@@ -1042,7 +1042,7 @@ def test_the_network_alone() -> None:
             ["--source", "{clip}", "--format", "kinetics", "--fill", "linear"],
             "unknown option 'fill' of format kinetics",
         ),
-        (["--source", "{clip}", "--fill", "linear"], "output.fill says how output.formats are written"),
+        (["--source", "{clip}", "--fill", "linear"], "output.fill needs output.formats"),
         (["--source", "{clip}", "--boxes", "full", "--detector", "bundled"], "not both"),
         (["--source", "{clip}", "--boxes", "full", "--detector-size", "640"], "which --boxes replaces"),
         (["--source", "{clip}", "--boxes", "nowhere.json"], "nowhere.json"),

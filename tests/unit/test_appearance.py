@@ -708,4 +708,4 @@ def test_the_network_is_measured_on_a_video_of_its_stream(tmp_path, shared_dir, 
     assert metrics["auc_1_to_3_s"] > 0.85
     other = str(shared_dir / "video/sports2d_demo.mp4")
     assert main(["eval-appearance", stream, other]) == 2
-    assert "give the video that they are of" in capsys.readouterr().err
+    assert "give the video they were made from" in capsys.readouterr().err

@@ -632,7 +632,7 @@ def test_report_refuses_other_files(tmp_path: Path) -> None:
     with pytest.raises(StreamError, match="cannot be read"):
         command("report", path)
     path.write_text('{"schema": "other"}')
-    with pytest.raises(StreamError, match="is no sharpose"):
+    with pytest.raises(StreamError, match="is not a sharpose"):
         command("report", path)
     path.write_text(json.dumps({"schema": SCHEMA, "kind": "model"}))
     with pytest.raises(StreamError, match="lacks date"):
@@ -660,7 +660,7 @@ def test_report_names_the_file_that_is_edited_or_of_another_version(
         lambda record: record.update(versions=None),
         lambda record: record["settings"].update(fps="25"),
     ):
-        assert f"{bad} is no whole measurement of this version (" in refused(change)
+        assert f"{bad} is not a complete measurement of this version (" in refused(change)
     assert f"{bad}: a record of the kind 'x'" in refused(lambda record: record.update(kind="x"))
     assert not out.exists()
     old = read_record(good)

@@ -317,7 +317,7 @@ def test_a_budget_that_cannot_be_kept_is_told_once(caplog: pytest.LogCaptureFixt
         run(Plant(), control, 300)
         said = [record.message for record in caplog.records if record.levelname == "WARNING"]
         assert len(said) == (budget_ms == 20)
-    assert said[0].startswith("the budget (--latency-budget-ms 20) cannot be kept here: with all given up that may be")
+    assert said[0].startswith("the budget (--latency-budget-ms 20) cannot be kept here: even after all reductions")
 
 
 def test_what_was_given_back_too_early_is_given_back_later_each_time() -> None:

@@ -151,7 +151,7 @@ def test_a_file_changes_only_what_it_names(tmp_path: Path) -> None:
     [
         (["smoth.method=none"], "did you mean 'smooth'"),
         (["smooth.methode=none"], "did you mean 'method'"),
-        (["smooth=none"], "a section of options is wanted"),
+        (["smooth=none"], "a section of options is accepted"),
         (["smooth.method=magic"], "kalman, rts, none"),
         (["pose.device=gpu"], "'cuda:N'"),
         (["pose.quality_threshold=.nan"], "nan"),
@@ -177,11 +177,11 @@ def test_bad_options_say_what_is_accepted(overrides: list[str], said: str) -> No
     ("text", "said"),
     [
         ("nonsense: 1", "unknown key 'nonsense'"),
-        ("- 1", "a mapping of options is wanted"),
+        ("- 1", "a mapping of options is accepted"),
         ("a: [", "is not YAML"),
         ("pose:\n  modell: x", "pose.modell"),
-        ("pose: {threads: 1}\nsmooth: {method: none}\npose: {max_batch: 2}", "'pose' stands twice in one section"),
-        ("smooth:\n  method: none\n  method: rts", "'method' stands twice"),
+        ("pose: {threads: 1}\nsmooth: {method: none}\npose: {max_batch: 2}", "'pose' occurs twice in one section"),
+        ("smooth:\n  method: none\n  method: rts", "'method' occurs twice"),
         ("!!python/object/apply:os.system [echo]", "is not YAML"),
         ("# Größe\ndraw: {boxes: false}", "cannot read"),  # of an editor that writes Latin-1
     ],
@@ -382,7 +382,7 @@ def test_without_a_home_things_are_kept_for_the_process_and_that_is_said(monkeyp
         folder = cache_dir()
     assert folder == cache_dir()
     assert f"kept in {folder} while this program runs" in caplog.text
-    assert "XDG_CACHE_HOME names a folder that lasts" in caplog.text
+    assert "set XDG_CACHE_HOME to a lasting folder" in caplog.text
     assert (folder.stat().st_mode & 0o077) == 0
 
 

@@ -361,7 +361,7 @@ def test_a_run_writes_what_others_write(folder, capsys):
     summary = json.loads((out / "pictures.summary.json").read_text())
     assert summary["exit_rate"] is None
     assert summary["backend"] == "openvino"
-    assert "left after the coarse stage" not in capsys.readouterr().out
+    assert "without refinement" not in capsys.readouterr().out
     assert (out / "pictures.coco.json").is_file()
 
 

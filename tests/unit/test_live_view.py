@@ -153,7 +153,7 @@ def test_a_port_in_use(server: LiveServer, hub: Hub) -> None:
 
 
 def test_a_name_that_cannot_be_looked_up(hub: Hub) -> None:
-    with pytest.raises(ConfigError, match=r"'192\.168\.1\.\.5' is no host"):
+    with pytest.raises(ConfigError, match=r"'192\.168\.1\.\.5' is not a host"):
         parse_listen("192.168.1..5:80", TOKEN)
     with pytest.raises(OutputError, match=r"a\.\.b port 80"):
         LiveServer(hub, Listen("a..b", 80))
@@ -283,7 +283,7 @@ def test_pages_of_an_allowed_site_use_the_skeletons(hub: Hub) -> None:
         for path in ("/", "/metrics", "/nothing"):
             refused = client.get(path + more, headers={"Origin": PAGE})
             assert refused.status_code == 403
-            assert "may ask for skeletons, pictures and /api alone" in refused.text
+            assert "may only request skeletons, pictures and /api" in refused.text
             assert "access-control-allow-origin" not in refused.headers
         for origin in ("http://localhost:5174", "https://localhost:5173", "http://evil.example", "null"):
             answer = client.get(f"/api/latest{more}", headers={"Origin": origin})
@@ -322,19 +322,17 @@ def test_who_is_refused_is_told_why_and_the_log_says_it_once(hub: Hub, caplog: p
         assert len(text.encode()) <= 123  # else the socket could not be closed with it
         return text
 
-    assert refused({"Origin": PAGE}) == f"pages of other sites come in with --allow-origin {PAGE}"
+    assert refused({"Origin": PAGE}) == f"pages of other sites need --allow-origin {PAGE}"
     assert "from a file has no origin" in refused({"Origin": "null"})
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
     assert f"--allow-origin {PAGE}" in caplog.text
-    assert refused({"Host": "camera-box"}) == "camera-box is no name of this machine, and there is no --token"
+    assert refused({"Host": "camera-box"}) == "camera-box is not a name of this machine, and there is no --token"
     assert refused({"Origin": f"http://{'x' * 5000}"}).endswith("xxx...")
-    assert "xxx... is no name" in refused({"Host": "x" * 5000})
+    assert "xxx... is not a name" in refused({"Host": "x" * 5000})
     for number in range(100):
         client.get("/", headers={"Origin": f"http://{number}.example"})
     assert len(caplog.records) < 40
-    assert refused({"Origin": "http://one.example"}) == (
-        "pages of other sites come in with --allow-origin http://one.example"
-    )
+    assert refused({"Origin": "http://one.example"}) == "pages of other sites need --allow-origin http://one.example"
 
 
 @pytest.mark.parametrize(
@@ -401,7 +399,7 @@ def test_a_foreign_name_for_this_machine_is_refused(hub: Hub) -> None:
 def test_what_a_proxy_passes_on_wants_a_token(hub: Hub, name: str, value: str) -> None:
     Run(hub).step()
     client, passed_on = _client(hub), {name: value}
-    why = f"{name} says that a proxy passes on what others ask for, and there is no --token"
+    why = f"{name} shows that a proxy forwarded this request, and there is no --token"
     for path in ("/", "/api/latest", "/metrics"):
         answer = client.get(path, headers=passed_on)
         assert (answer.status_code, answer.text) == (403, f"{why}\n")

@@ -217,7 +217,7 @@ def test_source_opens_first_and_is_read_when_all_stages_are_open():
 def test_a_pipeline_runs_once():
     pipeline = Pipeline(Numbers(1), [])
     list(pipeline.run())
-    with pytest.raises(RuntimeError, match="has run already"):
+    with pytest.raises(RuntimeError, match="has already run"):
         pipeline.run()
 
 

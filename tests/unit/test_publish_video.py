@@ -127,7 +127,7 @@ def test_datagrams_are_whole_packets_at_an_even_pace() -> None:
         ("tcp://:5", "host and a port"),
         ("rtsp://a:x/b", "port is a number"),
         ("rtsp://[::1:8554/b", "in brackets"),
-        ("rtsp://a..b/c", "is no host"),
+        ("rtsp://a..b/c", "is not a host"),
         ("rtsp://camera:8554", "name is missing, as in rtsp://HOST/poses"),
         ("rtmp://example.org/", "name is missing"),
         ("rtmps://example.org/live/key", "--tls any"),
@@ -307,7 +307,7 @@ def test_a_server_that_refuses_the_key_is_told_of(caplog: pytest.LogCaptureFixtu
             until(lambda: publisher.figures()["state"] == "lost", run)
             run.end()
         thread.join()
-    assert "hung up, as servers do that refuse a path or a key" in caplog.text
+    assert "hung up, as servers do when they refuse a path or a key" in caplog.text
 
 
 def test_a_server_that_goes_is_connected_again(caplog: pytest.LogCaptureFixture) -> None:
@@ -332,7 +332,7 @@ def test_a_server_that_goes_is_connected_again(caplog: pytest.LogCaptureFixture)
         thread.join()
     assert publisher.figures()["reconnects"] >= 1
     assert "connected to tcp://" in caplog.text
-    assert "out of reach" in caplog.text
+    assert "cannot be reached" in caplog.text
     assert all(b"\x00\x00\x01\x67" in got.get() for _ in range(2))  # each connection begins with what a decoder needs
 
 
@@ -345,7 +345,7 @@ def test_nobody_there_is_told_once_and_costs_the_run_nothing(caplog: pytest.LogC
         run.end()
     figures = publisher.figures()
     assert (figures["sent"], figures["dropped"]) == (0, run.frames)
-    told = [record.getMessage() for record in caplog.records if "out of reach" in record.getMessage()]
+    told = [record.getMessage() for record in caplog.records if "cannot be reached" in record.getMessage()]
     assert len(told) == 1
     assert "refused" in told[0]
     assert "hidden" not in caplog.text

@@ -238,7 +238,7 @@ def test_whom_skeletons_are_sent_to(
             time.sleep(0.01)  # the consumer is of this process, and answers in its turn
         run.end()
     assert state == ("connected" if reached else "lost")
-    assert ("not trusted: self-signed certificate; name it by --tls FILE" in caplog.text) == (not reached)
+    assert ("not trusted: self-signed certificate; trust it with --tls FILE" in caplog.text) == (not reached)
 
 
 @pytest.mark.parametrize("address", ["mqtts://localhost/poses", "wss://localhost/poses"])

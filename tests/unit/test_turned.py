@@ -35,8 +35,8 @@ def test_people_on_their_side_or_their_head_are_told_of_once(detector, degrees, 
         list(stage.process(Frame(number, float(number), image)))
     told = [f"--rotate {(rotated + degrees) % 360} turns it" in message for message in caplog.messages]
     assert told == [True] * (degrees > 0)
-    assert all(message.startswith("door: people are found where") for message in caplog.messages)
-    assert ("on its head" in caplog.text) == (degrees == 180)
+    assert all(message.startswith("door: more people are found with") for message in caplog.messages)
+    assert ("upside down" in caplog.text) == (degrees == 180)
 
 
 def test_a_folder_of_photographs_is_not_turned_as_one(detector, caplog):

@@ -1,1 +1,1 @@
-"""Programs that run a peer over the clip and the boxes of a comparison, each by the Python of its own environment."""
+"""Programs that run a peer on the frames and boxes of a comparison, each with the Python of its own environment."""

@@ -1,4 +1,4 @@
-"""A dense ViT of the same width, person by person in float32, as easy_ViTPose does it."""
+"""A dense ViT of the same width, person by person in float32, as in easy_ViTPose."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from harness import run
 
 
 def make(job):
-    """Crop, normalise, network, decode for one person after the other."""
+    """Crops, normalises, runs the network and decodes for one person after the other."""
     import numpy as np
     import torch
 

@@ -1,4 +1,4 @@
-"""What every peer's program does alike; needs numpy alone, since it runs in the peer's environment."""
+"""What all peers' programs have in common; needs only numpy, since it runs in the peer's environment."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ WARM_UP = 3
 
 
 def run(make: Callable[[dict], Callable[[np.ndarray, np.ndarray], int | None]]) -> None:
-    """Writes times and people of a peer over the frames of a job; the job's folder is the program's argument.
+    """Writes the times and people of a peer for the frames of a job; the job's folder is the program's argument.
 
     Args:
-        make: builds the peer from the job's settings. It takes a frame (H, W, 3) uint8 BGR and boxes (N, 4) xyxy px,
-            and gives the number of people it found a pose for, or None where that means nothing.
+        make: builds the peer from the job's settings. The peer takes a frame (H, W, 3) uint8 BGR and boxes (N, 4) xyxy
+            px, and returns the number of people with a pose, or None if that is meaningless.
     """
     folder = Path(sys.argv[1])
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""MediaPipe's pose landmarker, which finds one person, over the part of the frame in each box."""
+"""MediaPipe's pose landmarker, which finds one person, on the part of the frame inside each box."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness import crop, run
 
 
 def make(job):
-    """The model that comes in the wheel."""
+    """The model included in the wheel."""
     pose = importlib.import_module("mediapipe").solutions.pose.Pose(static_image_mode=True, model_complexity=1)
 
     def peer(image, boxes):

@@ -6,7 +6,7 @@ from harness import run
 
 
 def make(job):
-    """The pose engine as a run has it."""
+    """The pose engine as in a run."""
     from sharpose_rt.config import PoseConfig
     from sharpose_rt.engine import PoseEngine
 

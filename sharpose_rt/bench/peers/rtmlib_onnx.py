@@ -1,6 +1,6 @@
 """rtmlib's RTMPose class on ONNX Runtime, person by person, with a network of the same size and random weights.
 
-Its own weights lie on a server that is not always to be had; the path around the network is rtmlib's own.
+Its own weights are on a server that is not always available; everything around the network is rtmlib's own code.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from harness import run
 
 
 def make(job):
-    """RTMPose over a dense network of the size of the variant."""
+    """RTMPose with a dense network of the variant's size."""
     path = str(Path(sys.argv[1]) / "dense.onnx")
     height, width = export_simcc(job["pose"]["model"], path)
     options = {"model_input_size": (width, height), "backend": "onnxruntime", "device": "cpu"}
@@ -28,7 +28,7 @@ def make(job):
 
 
 def export_simcc(model: str, path: str) -> tuple[int, int]:
-    """Writes the dense network of a variant as ONNX with the outputs of RTMPose (SimCC, split 2); gives its (h, w)."""
+    """Writes the dense network of a variant as ONNX with RTMPose's outputs (SimCC, split 2); returns its (h, w)."""
     import torch
     from torch import Tensor, nn
 

@@ -1,4 +1,4 @@
-"""A one-stage pose network of ultralytics over the whole frame, with random weights: its speed, not its poses."""
+"""A one-stage pose network of ultralytics on the whole frame, with random weights: only its speed is measured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ ARCHITECTURE, IMAGE_SIZE = "yolo11n-pose.yaml", 640
 
 
 def make(job):
-    """Letterbox, fused network, suppression."""
+    """Letterbox, fused network, non-maximum suppression."""
     import torch
 
     from sharpose_rt.detection.assets import import_ultralytics
@@ -19,7 +19,7 @@ def make(job):
     from ultralytics.utils.nms import non_max_suppression
 
     @torch.inference_mode()
-    def peer(image, boxes):  # random weights find nobody, so there is no number of people
+    def peer(image, boxes):  # random weights find nobody, so the number of people is meaningless
         fit = Letterbox.fit((image.shape[1], image.shape[0]), IMAGE_SIZE, 32)
         pixels = torch.from_numpy(fit.apply(image)).flip(-1).permute(2, 0, 1)[None].float() / 255
         out = module(pixels)

@@ -1,28 +1,28 @@
-// One source: its skeletons and its pictures, which come apart, brought together by the number of their frame.
+// One source: its skeletons and pictures, which arrive separately and are matched by frame number.
 
 import { Stream } from "./stream.js";
 
-const KEPT = 400;  // records, to find the one of a picture
-export const QUIET_S = 6;  // without a word, where a status comes twice a second: the other side is gone
+const KEPT = 400;  // records, to find the one that belongs to a picture
+export const QUIET_S = 6;  // of silence, although a status is sent twice a second: the other side is gone
 
-// Whether it is the record of the picture that is shown, which came before it: where nothing follows nothing else would.
+// Whether this record belongs to the picture already shown; the last picture of a run would otherwise stay without people.
 export const isLate = (record, shown) => Boolean(shown.bitmap) && record.frame_id === shown.frameId;
 
 export class Feed {
-  // `handlers`: line(record, text), picture(), status(object), open(), back(), lost(), refused(reason)
+  // `handlers`: line(record, text), picture(), status(object), open(), back(), lost(), refused(reason).
   constructor(source, handlers, { small = false } = {}) {
     const named = source ? { source } : {}, path = (name, of) => `${name}?${new URLSearchParams(of)}`;
     const { status, lost, refused, open } = handlers;
     this.handlers = handlers;
     this.records = new Map();  // frame_id: record
     this.newest = null;
-    this.waiting = null;  // the newest picture that nobody has taken
-    this.arrived = this.decoded = 0;  // pictures, counted as they come
-    this.owed = 0;  // pictures that came, for which none was asked yet
+    this.waiting = null;  // the newest picture that has not been taken
+    this.arrived = this.decoded = 0;  // pictures, counted in order of arrival
+    this.owed = 0;  // pictures that arrived and have not been followed by a request for another
     this.closed = false;
-    this.quiet = 0;  // seconds, but for those of a tab that sleeps
+    this.quiet = 0;  // seconds of silence, not counting those of a sleeping tab
     this.watch = setInterval(() => this.listen(), 1000);
-    const heard = () => { this.quiet = 0; };  // of either: over a slow line a picture holds up the figures behind it
+    const heard = () => { this.quiet = 0; };  // from either: on a slow line a picture delays the figures behind it
     this.skeletons = new Stream(path("skeletons", named), { heard, text: (...line) => this.take(...line), lost, refused, open });
     this.view = new Stream(path("view", small ? { ...named, small: 1 } : named), {
       heard, text: status, bytes: buffer => this.decode(buffer), refused,
@@ -57,7 +57,7 @@ export class Feed {
     const head = new DataView(buffer), frameId = head.getUint32(0), number = ++this.arrived;
     try {
       const bitmap = await createImageBitmap(new Blob([new Uint8Array(buffer, 12)], { type: "image/jpeg" }));
-      // Decoding takes as long as it takes: a newer picture may be there by now, or another source.
+      // Decoding takes a while: by now there may be a newer picture, or another source.
       if (this.closed || number < this.decoded) return bitmap.close();
       this.decoded = number;
       this.waiting?.bitmap.close();
@@ -70,7 +70,7 @@ export class Feed {
     }
   }
 
-  // The newest picture, which is the caller's then, and its record; where that was left out, the last one before it.
+  // The newest picture, which then belongs to the caller, and its record; if that was skipped, the last one before it.
   taken() {
     const { bitmap, frameId } = this.waiting;
     this.waiting = null;
@@ -79,7 +79,7 @@ export class Feed {
     return { bitmap, frameId, record: record ?? this.newest };
   }
 
-  // Asks for as many pictures as were drawn: a hidden or frozen page asks for nothing.
+  // Requests as many pictures as were drawn, so a hidden or frozen page requests none.
   ask() {
     for (; this.owed > 0; this.owed--) this.view.send("next");
   }

@@ -1,17 +1,17 @@
-// People drawn on a canvas: skeletons, boxes, ids and trails, in pixels of the source frame.
+// Draws people on a canvas: skeletons, boxes, ids and trails, in pixels of the source frame.
 
 export const STAGES = { coarse: "#4cc9f0", fine: "#ffb84d", predicted: "#a9b4c2" };
 export const SIDES = { left: "#28aaff", right: "#ff8c1e", centre: "#e1ebe1" };
 const MIN_SCORE = 0.3, OUTLINE = "#0b0f14d0", REGION = "#bebebe", TRAIL_S = 2;
-const LARGEST = 1e6;  // so many times larger or smaller, and numbers still tell a thousandth of a pixel
+const LARGEST = 1e6;  // times larger or smaller, at which numbers still resolve a thousandth of a pixel
 
-// The same colours as on the annotated video: the golden ratio spreads the hues.
+// The same colours as in the annotated video: the golden ratio spreads the hues.
 export function trackColour(id) {
   if (!id) return "#bebebe";
   return `hsl(${Math.round(id * 0.618033988749895 % 1 * 360)} 100% ${id % 2 ? 63 : 72}%)`;
 }
 
-// A closed line around `corners`: where people are looked for.
+// Draws a closed line around `corners`, inside which people are looked for.
 export function drawRegion(context, corners, unit) {
   context.lineJoin = "round";
   context.beginPath();
@@ -24,21 +24,21 @@ export function drawRegion(context, corners, unit) {
   }
 }
 
-// As `skeleton.side_of`: by a word or a letter of the name.
+// Like `skeleton.side_of`: by a word or letter in the name.
 const SIDE_OF = new Map([["left", "left"], ["l", "left"], ["right", "right"], ["r", "right"]]);
 const side = name =>
   (name.match(/[A-Z]?[a-z]+|[A-Z]+(?![a-z])/g) ?? []).map(word => SIDE_OF.get(word.toLowerCase())).find(Boolean) ?? "centre";
 
-// A face's and a hand's keypoints lie close together: thin lines without dots.
+// Keypoints of faces and hands are close together: thin lines without dots.
 const SMALL = /^face_|_hand_root$|_(thumb|forefinger|middle_finger|ring_finger|pinky_finger)\d$/;
 
-// Between which two neighbours a joint's angle lies.
+// The two neighbours between which a joint's angle is measured.
 const ENDS = {
   shoulder: ["elbow", "hip"], elbow: ["shoulder", "wrist"], hip: ["shoulder", "knee"], knee: ["hip", "ankle"],
   ankle: ["knee", "big_toe"],
 };
 
-// Affine maps, [[a, b, c], [d, e, f]]: (x, y) to (ax + by + c, dx + ey + f).
+// Affine maps [[a, b, c], [d, e, f]]: (x, y) to (ax + by + c, dx + ey + f).
 const STILL = [[1, 0, 0], [0, 1, 0]];
 const zoom = ([[a, b], [d, e]]) => Math.sqrt(Math.abs(a * e - b * d));
 const moved = ([[a, b, c], [d, e, f]], x, y) => [a * x + b * y + c, d * x + e * y + f];
@@ -53,7 +53,8 @@ function inverse([[a, b, c], [d, e, f]]) {
   return [[e / det, -b / det, (b * f - c * e) / det], [-d / det, a / det, (c * d - a * f) / det]];
 }
 
-// Wipes a canvas and has it drawn on in pixels of a picture of that size, as large as it fits; the `unit` of the screen.
+// Clears a canvas and scales it to draw in pixels of a picture of that size, as large as fits; returns a screen pixel's
+// size in these (`unit`).
 export function fit(context, [w, h]) {
   const { canvas } = context, ratio = devicePixelRatio || 1;
   const width = Math.round(canvas.clientWidth * ratio), height = Math.round(canvas.clientHeight * ratio);
@@ -75,13 +76,13 @@ export class Figures {
     const triples = Object.entries(ENDS).flatMap(([joint, [first, last]]) =>
       ["left", "right"].map(which => [first, joint, last].map(part => header.keypoints.indexOf(`${which}_${part}`))));
     this.joints = triples.filter(places => !places.includes(-1));
-    this.trails = new Map();  // track_id: [pts_s, x, y] oldest first, where they were in the picture of `part`
-    this.place = STILL;  // where a point of that is now: the camera moves
+    this.trails = new Map();  // track_id: [pts_s, x, y] oldest first, in the picture with which `part` began
+    this.place = STILL;  // maps a point of that picture to now, as the camera moves
     this.part = 0;
   }
 
-  // Takes in a frame for the trails, shown or not; kept are those of the frame at `shown_s`, and of the newest. On a page
-  // that is paused it may be shown for longer than its run goes on: it says how it is drawn.
+  // Adds a frame to the trails, whether shown or not; trails are kept for the frame at `shown_s` and for the newest. A
+  // paused page may show a record after its run has ended, so the record refers to its own figures.
   follow(record, shown_s) {
     record.figures = this;
     record.frame_size_wh ??= this.size;
@@ -105,7 +106,7 @@ export class Figures {
     }
   }
 
-  // Trails go on from where they are now, before a camera that drives on and on has made numbers too large to tell.
+  // Continues the trails from where they are now, before the numbers of a camera that keeps moving grow too large.
   beginPart() {
     for (const [id, trail] of this.trails) {
       this.trails.set(id, trail.map(([pts_s, x, y]) => [pts_s, ...moved(this.place, x, y)]));
@@ -114,7 +115,7 @@ export class Figures {
     this.part += 1;
   }
 
-  // `unit`: source pixels that are one pixel on the screen, so that lines keep their width.
+  // `unit`: source pixels per screen pixel, so that lines keep their width.
   draw(context, record, unit, options) {
     context.lineCap = context.lineJoin = "round";
     if (options.trails) this.drawTrails(context, record, unit, options);
@@ -208,7 +209,7 @@ export class Figures {
     context.fillText(text, left + 15 * unit, top + height / 2 + 0.5 * unit);
   }
 
-  // Degrees at the joints, 180 where a limb is straight.
+  // Angles at the joints in degrees, 180 for a straight limb.
   drawAngles(context, points, unit) {
     context.font = `600 ${11 * unit}px system-ui, sans-serif`;
     context.textBaseline = "middle";
@@ -220,7 +221,7 @@ export class Figures {
       const [x, y] = points[joint], [ax, ay] = [points[first][0] - x, points[first][1] - y];
       const [bx, by] = [points[last][0] - x, points[last][1] - y];
       const text = `${Math.round(Math.abs(Math.atan2(ax * by - ay * bx, ax * bx + ay * by)) * 180 / Math.PI)}°`;
-      const outward = this.sides[joint] === "right" ? -1 : 1;  // of somebody who faces the camera
+      const outward = this.sides[joint] === "right" ? -1 : 1;  // for a person facing the camera
       context.textAlign = outward < 0 ? "right" : "left";
       context.strokeText(text, x + 9 * unit * outward, y);
       context.fillText(text, x + 9 * unit * outward, y);
@@ -229,7 +230,7 @@ export class Figures {
   }
 
   drawTrails(context, record, unit, options) {
-    if (record.part !== this.part) return;  // of before it: where they were there cannot be told any more
+    if (record.part !== this.part) return;  // of an earlier part: the trails' places in it are no longer known
     for (const [id, trail] of this.trails) {
       const part = trail.filter(([pts_s]) => pts_s <= record.pts_s)
         .map(([pts_s, x, y]) => [pts_s, ...moved(record.place, x, y)]);

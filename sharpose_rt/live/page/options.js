@@ -1,10 +1,10 @@
-// What is drawn, as it was chosen on the page, and is remembered; the wall goes by it too.
+// Drawing options chosen on the page; they are remembered and used on the wall, too.
 
 export const TOGGLES = ["picture", "boxes", "ids", "trails", "angles"];
 export const CHOICES = { points: ["smooth", "raw", "both"], colour: ["side", "identity", "stage"] };
 export const DEFAULTS = { points: "smooth", colour: "side", picture: true, boxes: true, ids: true, trails: true, angles: false };
 
-// What was chosen before, as far as this version knows it: storage may be forbidden, or hold what another one wrote.
+// Earlier choices that are valid in this version: storage may be forbidden, or written by another version.
 export function remembered() {
   try {
     const kept = JSON.parse(localStorage.getItem("sharpose") || "{}");
@@ -19,6 +19,6 @@ export function remember(options) {
   try {
     localStorage.setItem("sharpose", JSON.stringify(options));
   } catch {
-    // forbidden or full: chosen for this visit alone
+    // forbidden or full: remembered only during this visit
   }
 }

@@ -1,9 +1,9 @@
-// Plots of the last two minutes, one value each half second.
+// Plots of the last two minutes, with one value per half second.
 
 const SPAN_S = 120, LEFT = 44, RIGHT = 4, TOP = 8, BOTTOM = 6;
 
 export class Plot {
-  // `series`: {key, colour, fill?} drawn in this order; `label`: text of a value
+  // `series`: {key, colour, fill?}, drawn in this order; `label`: makes the text of a value.
   constructor(canvas, series, label) {
     this.canvas = canvas;
     this.series = series;
@@ -19,7 +19,7 @@ export class Plot {
     const context = canvas.getContext("2d");
     context.scale(ratio, ratio);
     const values = this.series.flatMap(({ key }) => ticks.map(tick => tick[key])).sort((a, b) => a - b);
-    // A single spike, as when a run begins, goes over the top rather than flattening everything else.
+    // A single spike, as at the start of a run, is cut off rather than flattening everything else.
     const top = ceiling(Math.max(1e-9, values[Math.floor(0.97 * (values.length - 1))] ?? 0));
     const y = value => height - BOTTOM - Math.min(1.06, value / top) * (height - TOP - BOTTOM);
     context.font = "10.5px system-ui, sans-serif";
@@ -51,7 +51,7 @@ export class Plot {
   }
 }
 
-// The next of 1, 2, 5, 10, 20, ... above the value.
+// The next larger of 1, 2, 5, 10, 20, ...
 function ceiling(value) {
   const power = 10 ** Math.floor(Math.log10(value));
   return power * [1, 2, 5, 10].find(step => step * power >= value * 1.02);

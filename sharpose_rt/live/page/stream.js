@@ -1,6 +1,6 @@
-// A WebSocket that comes back by itself, with pauses that grow, unless the server refused it.
+// A WebSocket that reconnects automatically, after growing pauses, unless the server refused it.
 
-export const REFUSED = new Map([[4401, "a token is wanted: open this page with ?token=…"], [4403, "refused by the server"]]);
+export const REFUSED = new Map([[4401, "a token is needed: open this page with ?token=…"], [4403, "refused by the server"]]);
 export const FULL = "too many viewers";
 const TRY_LATER = 1013;
 const FIRST_PAUSE_MS = 500, LONGEST_PAUSE_MS = 8000, OPEN_MS = 10_000;
@@ -12,16 +12,16 @@ export class Stream {
     this.handlers = handlers;
     this.pause = FIRST_PAUSE_MS;
     this.closed = false;
-    this.full = false;  // the server has no place, and lets go whoever it has let in
+    this.full = false;  // the server accepts no more viewers and has closed this connection
     this.connect();
   }
 
   connect() {
-    const address = new URL(this.path, location);  // relative, as all here: a proxy may show this below a path of its own
+    const address = new URL(this.path, location);  // relative, like all addresses here: a proxy may serve this below a path
     address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
     const socket = this.socket = new WebSocket(address);
     socket.binaryType = "arraybuffer";
-    this.timer = setTimeout(() => socket.close(), OPEN_MS);  // nobody answers, not even that it is closed
+    this.timer = setTimeout(() => socket.close(), OPEN_MS);  // no answer, not even that the port is closed
     socket.onopen = () => {
       clearTimeout(this.timer);
       this.handlers.open?.();
@@ -48,7 +48,7 @@ export class Stream {
     this.pause = Math.min(2 * this.pause, LONGEST_PAUSE_MS);
   }
 
-  // Gives up a connection over which nothing comes: its end would be told in minutes, where the other side is gone.
+  // Abandons a silent connection: if the other side is gone, the browser would take minutes to notice.
   drop() {
     if (this.socket.readyState !== WebSocket.OPEN) return;
     this.socket.onclose = this.socket.onmessage = null;

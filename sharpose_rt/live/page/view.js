@@ -1,4 +1,4 @@
-// The page: one source's skeletons and pictures drawn together on a canvas, and the figures of its run.
+// The page: the skeletons and pictures of one source drawn together on a canvas, and the figures of its run.
 
 import { Feed, isLate } from "./feed.js";
 import { drawRegion, Figures, fit, SIDES, STAGES, trackColour } from "./figure.js";
@@ -7,18 +7,18 @@ import { Plot } from "./plots.js";
 import { FULL } from "./stream.js";
 
 const $ = id => document.getElementById(id);
-const KEEP_S = 120, KEEP_BYTES = 64 << 20;  // as the server: a crowd's two minutes would be hundreds of MB
+const KEEP_S = 120, KEEP_BYTES = 64 << 20;  // as on the server: two minutes of a crowd would be hundreds of MB
 const canvas = $("canvas"), context = canvas.getContext("2d");
 const latencyPlot = new Plot($("latency-plot"), [
   { key: "p95", colour: "#4cc9f066", fill: "#4cc9f018" }, { key: "p50", colour: "#4cc9f0" }],
   value => value >= 1000 ? `${value / 1000} s` : `${value} ms`);
 const fpsPlot = new Plot($("fps-plot"), [{ key: "fps", colour: "#52d98b", fill: "#52d98b18" }], value => value);
 
-let header = null, figures = null, status = null, paused = false, ended = null;  // its last line
-let lines = [], kept = 0;   // [pts_s, frame_id, text], for a download when the server is gone, and their bytes
+let header = null, figures = null, status = null, paused = false, ended = null;  // ended: the run's end line
+let lines = [], kept = 0;   // [pts_s, frame_id, text] for a download when the server is gone, and their bytes
 let shown = { record: null, bitmap: null };
 let ticks = [], chosen = null, drawing = false;
-let presence = new Map();   // track_id: [first, last pts_s] it was seen at, who was seen last at the end
+let presence = new Map();   // track_id: [first, last pts_s] it was seen at, most recently seen last
 let feed = null;
 
 const options = { ...DEFAULTS, ...remembered() };
@@ -45,7 +45,7 @@ function restart(next) {
   chosen = null;
   ended = null;
   if (!next || !paused || !shown.record) shown = { ...shown, record: null, bitmap: next ? shown.bitmap : null };
-  else shown.frameId = null;  // no number of this run
+  else shown.frameId = null;  // not a number of this run
   showFacts();
   notice();
 }
@@ -63,7 +63,7 @@ function take(record, text) {
   figures.follow(record, paused && shown.record ? shown.record.pts_s : record.pts_s);
   notice();
   const late = isLate(record, shown);
-  if (!late && !paused && !options.picture) {  // or it would come back under the people of a later frame
+  if (!late && !paused && !options.picture) {  // otherwise it would reappear under the people of a later frame
     shown.bitmap?.close();
     shown.bitmap = null;
   }
@@ -73,7 +73,7 @@ function take(record, text) {
   }
 }
 
-// Forgets who has been gone for long, and notes with each person since when it is there.
+// Forgets people who have been gone for long, and notes since when each person has been there.
 function greet({ pts_s, people }) {
   for (const [id, [, last_s]] of presence) {
     if (pts_s - last_s <= KEEP_S) break;
@@ -87,7 +87,7 @@ function greet({ pts_s, people }) {
 }
 
 function takeStatus(next) {
-  if (String(next.region) !== String(status?.region)) redraw();  // a still picture brings no other occasion
+  if (String(next.region) !== String(status?.region)) redraw();  // with a still picture nothing else causes a redraw
   const told = status;
   status = next;
   ticks = [...ticks, ...next.ticks].slice(-240);
@@ -96,9 +96,9 @@ function takeStatus(next) {
   const names = next.runs.map(({ name }) => name);
   const others = String([...select.options].map(({ value }) => value)) !== String(names);
   if (others) select.replaceChildren(...names.map(name => new Option(name, name)));
-  // While somebody looks for another one, only what changes may move the choice.
+  // While the user is choosing another source, only real changes may move the selection.
   if (others || next.run !== told?.run || document.activeElement !== select) select.value = next.run;
-  if (next.run === null && names.length) return open(null);  // the one that was chosen is not there any more
+  if (next.run === null && names.length) return open(null);  // the chosen one is gone
   if (run) {
     put("fps", run.fps.toFixed(1));
     put("people", run.people);
@@ -134,7 +134,7 @@ function redraw() {
   drawing = true;
   requestAnimationFrame(() => {
     drawing = false;
-    if (feed.waiting && (!paused || !shown.record || !shown.bitmap)) {  // of another source at least the first one
+    if (feed.waiting && (!paused || !shown.record || !shown.bitmap)) {  // even when paused, show another source's first one
       shown.bitmap?.close();
       shown = feed.taken();
     }
@@ -153,10 +153,10 @@ function paint() {
   showPeople(record);
 }
 
-// A source that came back may have another size than the header says.
+// After reconnecting, a source may have another size than in the header.
 const frameSize = () => shown.record?.frame_size_wh ?? header.frame_size_wh;
 
-// Picture and people in source pixels.
+// Draws picture and people in source pixels.
 function scene(target, unit) {
   const [w, h] = frameSize();
   if (options.picture && shown.bitmap) target.drawImage(shown.bitmap, 0, 0, w, h);
@@ -168,7 +168,7 @@ function scene(target, unit) {
   target.translate(0.5, 0.5);  // (0, 0) is the centre of the first pixel
   if (status?.region.length) drawRegion(target, status.region, unit);
   const { record } = shown, there = record?.people.some(person => person.track_id === chosen);
-  // Nobody stands back behind one who has left, and whose choice nobody could take back.
+  // If the chosen person has left, nobody is dimmed: that choice could no longer be undone.
   record?.figures.draw(target, record, unit, { ...options, chosen: there ? chosen : null });
   target.restore();
 }
@@ -230,7 +230,7 @@ function showFacts() {
     facts.push(["model", header.model.name]);
     if (header.model.quality_threshold !== null) facts.push(["refined below", round(header.model.quality_threshold ?? "–")]);
     if (header.model.refine_from_gain !== undefined) facts.push(["refined from a gain of", header.model.refine_from_gain]);
-    if (header.model.refine_every !== undefined) facts.push(["refined on every", `${header.model.refine_every} frames`]);
+    if (header.model.refine_every !== undefined) facts.push(["refined every", `${header.model.refine_every} frames`]);
     facts.push(["detector", header.detector], ["tracker", header.tracker], ["smoothing", header.smoothing]);
     facts.push(["frame", header.frame_size_wh.join(" × ")]);
   }
@@ -239,7 +239,7 @@ function showFacts() {
   if (run?.losses) facts.push(["times lost", run.losses]);
   const budget = feed?.newest?.budget;
   if (budget) facts.push(["refined now", `${budget.refined} of ${budget.estimated}`], ["threshold now", round(budget.quality_threshold)]);
-  if (budget?.detect_every > 1) facts.push(["detector", `each ${budget.detect_every} frames`]);
+  if (budget?.detect_every > 1) facts.push(["detector", `every ${budget.detect_every} frames`]);
   if (status) facts.push(["viewers", status.viewers]);
   for (const { to, state, sent } of status?.publish ?? []) facts.push([to, `${state}, ${sent} sent`]);
   $("facts").replaceChildren(...facts.flatMap(([name, value]) => [
@@ -249,7 +249,7 @@ function showFacts() {
 
 function showLegend() {
   const colours = { stage: STAGES, side: SIDES, identity: {} }[options.colour];
-  const names = { coarse: "coarse: left early", fine: "fine: refined", predicted: "predicted: missed for a moment", centre: "middle" };
+  const names = { coarse: "coarse: not refined", fine: "fine: refined", predicted: "predicted: briefly not seen", centre: "middle" };
   const items = Object.entries(colours).map(([name, colour]) => [names[name] ?? name, colour]);
   if (options.colour === "identity") items.push(["a colour for each track id", "linear-gradient(90deg,#f66,#fd6,#6f9,#6cf,#c9f)"]);
   if (options.points === "both") items.push(["raw keypoints", "#ffffffa0"]);
@@ -269,14 +269,14 @@ function notice() {
   else if (feed?.full) setState("lost", FULL);
   else if (!open) setState("lost", header ? "connection lost" : "connecting");
   else if (paused) setState("paused", "paused");
-  else if (run?.state === "lost") setState("stalled", "source lost, looking for it");
+  else if (run?.state === "lost") setState("stalled", "source lost, reconnecting");
   else if (run?.state === "waiting") setState("waiting", "waiting for the source");
   else if (!newest) setState("waiting", "starting");
   else if (run?.state === "stalled") setState("stalled", "no frames");
   else setState("live", run && !run.live ? "file" : "live");
-  if (feed?.full) text = "Too many viewers: this page waits for a place.";
+  if (feed?.full) text = "Too many viewers: waiting until one leaves.";
   else if (!header && !open) text = "Connecting…";
-  else if (!newest && /waiting|lost/.test(run?.state)) text = "Waiting for this source, which is not there yet.";
+  else if (!newest && /waiting|lost/.test(run?.state)) text = "Waiting for this source, which is not available yet.";
   else if (!newest && !ended) text = "Waiting for the first frame: models are loading.";
   $("notice").textContent = text;
 }
@@ -287,7 +287,7 @@ function setState(state, text) {
 }
 
 const put = (id, value) => { if ($(id).textContent !== String(value)) $(id).textContent = value; };
-const round = value => typeof value === "number" ? value.toFixed(2) : value;  // an infinite one is a string
+const round = value => typeof value === "number" ? value.toFixed(2) : value;  // infinity is a string
 const clock = s => `${Math.floor(s / 60)}:${(s % 60).toFixed(2).padStart(5, "0")}`;
 
 // What the user does
@@ -295,7 +295,7 @@ const clock = s => `${Math.floor(s / 60)}:${(s % 60).toFixed(2).padStart(5, "0")
 function pause() {
   paused = !paused;
   $("pause").setAttribute("aria-pressed", paused);
-  $("pause-text").textContent = paused ? "Go on" : "Pause";
+  $("pause-text").textContent = paused ? "Resume" : "Pause";
   if (!paused) shown.record = feed.waiting ? shown.record : feed.newest;
   notice();
   redraw();
@@ -317,11 +317,11 @@ async function download() {
     if (!answer.ok) throw new Error(await answer.text());
     save(await answer.blob(), name);
   } catch {
-    save(new Blob(ownLines(seconds), { type: "application/x-ndjson" }), name);  // the run is over: what came here
+    save(new Blob(ownLines(seconds), { type: "application/x-ndjson" }), name);  // the server is gone: use what came here
   }
 }
 
-// The same from what this page has got, as a stream of its own.
+// The last seconds that this page has received, as a valid stream.
 function ownLines(seconds) {
   if (!lines.length) return [];
   const [last_s] = lines[lines.length - 1], part = lines.filter(([pts_s]) => pts_s >= last_s - seconds);
@@ -376,7 +376,7 @@ $("sources").onchange = ({ target }) => open(target.value);
 for (const name of TOGGLES) $(name).onchange = ({ target }) => choose(name, target.checked);
 for (const input of document.querySelectorAll("input[type=radio]")) input.onchange = () => choose(input.name, input.value);
 addEventListener("keydown", event => {
-  const { tagName } = event.target;  // a button that was clicked keeps the focus
+  const { tagName } = event.target;  // a clicked button keeps the focus
   if (event.ctrlKey || event.metaKey || event.altKey || tagName === "SELECT") return;
   if (event.key === " " && /BUTTON|INPUT/.test(tagName)) return;
   const act = keys[event.key];

@@ -1,4 +1,4 @@
-// All sources side by side, each as it comes, drawn as was chosen on the page; a click opens one.
+// All sources side by side, live, with the drawing options chosen on the page; a click opens one.
 
 import { Feed, isLate, QUIET_S } from "./feed.js";
 import { drawRegion, Figures, fit } from "./figure.js";
@@ -6,9 +6,9 @@ import { DEFAULTS, remembered } from "./options.js";
 import { FULL, REFUSED } from "./stream.js";
 
 const ASK_MS = 1000;
-const WORDS = { waiting: "waiting for the source", lost: "source lost, looking for it", stalled: "no frames" };
+const WORDS = { waiting: "waiting for the source", lost: "source lost, reconnecting", stalled: "no frames" };
 const wall = document.getElementById("wall"), state = document.getElementById("state");
-const tiles = new Map();  // by the source's name
+const tiles = new Map();  // by source name
 const chosen = () => ({ ...DEFAULTS, colour: "identity", ...remembered(), chosen: null });
 let region = [], options = chosen();
 
@@ -113,7 +113,7 @@ function say(kind, text) {
 async function ask() {
   try {
     const answer = await fetch("api/status", { signal: AbortSignal.timeout(1000 * QUIET_S) });
-    const reason = REFUSED.get(4000 + answer.status);  // a source that was refused does not ask again: it is shown anew
+    const reason = REFUSED.get(4000 + answer.status);  // a refused source does not reconnect: its tile is made anew later
     show(reason ? { runs: [], region: [] } : await answer.json());
     if (reason) say("refused", reason);
   } catch {
