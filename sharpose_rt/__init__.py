@@ -30,13 +30,14 @@ _HOMES = {
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES, "__version__"})  # for what completes names: they are had late
+    return sorted({*globals(), *_HOMES, "__version__"})  # for name completion, as they are imported lazily
 
 
-if not TYPE_CHECKING:  # else a checker takes any misspelt name
+if not TYPE_CHECKING:  # otherwise a type checker accepts any misspelt name
 
     def __getattr__(name: str) -> object:
-        # Late, so that `sharpose-rt --help` and the readers of skeleton streams do not wait for torch and OpenCV.
+        # Imported lazily, so that `sharpose-rt --help` and readers of skeleton streams do not wait for torch and
+        # OpenCV.
         if name in _HOMES:
             from importlib import import_module
 

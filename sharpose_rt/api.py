@@ -250,9 +250,7 @@ class PoseTracker:
             raise ValueError(f"the picture is {problem}")
         with self._turn, _as_in_own_threads():
             if self._updating:
-                raise RuntimeError(
-                    "update was called during another update (by a signal handler?); call it afterwards"
-                )
+                raise RuntimeError("update was called during another update (by a signal handler?); call it afterwards")
             self._updating = True
             try:
                 if self._loop is None:

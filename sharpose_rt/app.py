@@ -1,4 +1,4 @@
-"""A run with outputs over one source: the graph, what it writes, and how it ended."""
+"""A run over one source with its outputs and its ending."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Run:
     """One run with outputs: stream, annotated video or pictures, summary.
 
     Args:
-        people: where they come from, and of which source.
-        config: checked already.
-        open_again: the source anew, for a second pass over it.
-        taps: what follows the run as it goes, such as the browser view.
-        taken: names of outputs that runs before it have taken, to which it adds its own.
+        people: where the people come from, and their source.
+        config: validated.
+        open_again: opens the source again, for a second pass.
+        taps: receive each frame as it is done, such as the browser view.
+        taken: names of outputs used by earlier runs, to which it adds its own.
 
     Raises:
         ConfigError: the options do not go together.
@@ -51,29 +51,27 @@ class Run:
     ) -> None:
         check_outputs(config.output)
         if config.smooth.method == "rts" and config.output.split_s:
-            raise ConfigError(
-                "smooth.method rts goes over the whole video, which --split parts; leave one of them away"
-            )
+            raise ConfigError("smooth.method rts needs the whole video, which --split divides; leave one of them out")
         self.people, self.source, self.totals, self.live = people, people.source, people.totals, people.live
         self.outputs = RunOutputs(people, config, taps, taken)
         self._open_again = open_again
         self._forward: list[_Passed] = []
         self._pipeline: Pipeline | None = None
         self._forward_stats: PipelineStats | None = None
-        self._faults = people.source.faults  # of the pass that found people: the second one may be cut short
+        self._faults = people.source.faults  # of the first pass: the second one may be interrupted
         self._stopped = False
         self._half_smoothed = False  # the backward pass has failed
 
     @property
     def config(self) -> RunConfig:
-        """What is run, and where its results go."""
+        """The configuration, including where the results go."""
         return self.outputs.config
 
     def run(self, on_packet: Callable[[Packet], None] = lambda packet: None) -> Results:
-        """Runs to the end, calling `on_packet` in the caller's thread after each frame was written.
+        """Runs to the end, calling `on_packet` in the calling thread after each frame was written.
 
         Raises:
-            SharposeError: and anything else that a stage raised, after all outputs were closed.
+            SharposeError: and anything else raised by a stage, after all outputs were closed.
         """
         from sharpose_rt.stages import WriteStage
 
@@ -91,34 +89,34 @@ class Run:
                         known = packet.camera, packet.new_scene, packet.detections
                         self._forward.append(_Passed(packet.frame.pts_s, packet.poses, *known))
                     on_packet(packet)
-            if self._forward and len(self._forward) == self.totals.frames:  # else it was cut short the hard way
+            if self._forward and len(self._forward) == self.totals.frames:  # otherwise it was aborted
                 self._backward_pass(on_packet)
         except BaseException:
-            with contextlib.suppress(SharposeError):  # a summary that cannot be written must not hide why
+            with contextlib.suppress(SharposeError):  # an error in writing the summary must not hide the cause
                 self._finish()
             raise
         return self._finish()
 
     def stop(self) -> None:
-        """Ask for an orderly end: what is under way is still written. A second call throws it away."""
+        """Stops the run cleanly: frames in progress are still written. A second call discards them."""
         self._stopped = True
         if self._pipeline is not None:
             self._pipeline.stop()
 
     @property
     def status(self) -> Status:
-        """How the run ended, or stands."""
+        """How the run ended, or its current state."""
         if self._half_smoothed:
             return "error"
         return "interrupted" if self._pipeline is None else self.ending(self._pipeline.status)
 
     def ending(self, status: Status) -> Status:
-        """What the outputs say of a run that ended so."""
+        """The status to write for a run that ended with `status`."""
         return status
 
     @property
     def source_state(self) -> str:
-        """As `Source.state`; 'lost' too where the source has failed and others go on."""
+        """Like `Source.state`; also 'lost' if the source has failed while others continue."""
         return self.source.state
 
     def open_outputs(self, *, video: bool, stream: bool = True) -> Iterator[Sink]:
@@ -126,7 +124,7 @@ class Run:
         return self.outputs.open(self.source.info, lambda: self.source_state, video=video, stream=stream)
 
     def _backward_pass(self, on_packet: Callable[[Packet], None]) -> None:
-        """Smooths both ways, replaces the stream, and reads the source again for the video."""
+        """Smooths forward and backward, replaces the stream, and reads the source again for the video."""
         from sharpose_rt.skeletons import rewrite_stream
         from sharpose_rt.stages import RunTotals, WriteStage
         from sharpose_rt.tracking import rts_smooth
@@ -152,7 +150,7 @@ class Run:
         self._pipeline = Pipeline(self.source, stages, self.config.queue_frames, room=room_for)
         if self._stopped:  # while it was smoothed
             self._pipeline.stop()
-            log.warning("interrupted: the skeletons are written, the video, which rts makes behind them, is not")
+            log.warning("interrupted: the skeletons are written, but not the video, which rts writes afterwards")
         with closing(self._pipeline.run()) as packets:
             for packet in packets:
                 on_packet(packet)
@@ -165,7 +163,7 @@ class Run:
 
     @property
     def _left_out(self) -> dict[str, int]:
-        """Frames that the source left out, by reason."""
+        """Frames that the source skipped, by reason."""
         return {SLOW_DECODER: self._faults.left_out} if self._faults.left_out else {}
 
     def _figures(self) -> dict[str, Any]:
@@ -178,7 +176,7 @@ class Run:
         return {
             "status": self.status,
             "source": self.source.name,
-            "folder": os.getcwd(),  # noqa: PTH109 - where a relative name of the source is meant from
+            "folder": os.getcwd(),  # noqa: PTH109 - relative names of the source refer to it
             "place": self.outputs.place,
             "stored": self.people.source.stored,
             "frames": t.frames,
@@ -190,7 +188,7 @@ class Run:
             "latency_ms": t.latency_ms(),
             "damaged": self._faults.damaged,
             "cut_off": self._faults.cut_off,
-            "times_lost": t.losses,  # of a run of weeks more than are listed
+            "times_lost": t.losses,  # may be more than are listed
             "losses": [vars(loss) for loss in self.source.losses],
             "pipeline": stats,
             **self.people.figures(),
@@ -200,13 +198,13 @@ class Run:
 
 
 class FileRun(Run):
-    """The main job over one source: people are found, followed and estimated in its pictures.
+    """The main run over one source: detects people, tracks them and estimates their poses.
 
     Args:
-        spec: a single source, as `media.expand_sources` gives it.
-        config: checked already.
+        spec: a single source, as from `media.expand_sources`.
+        config: validated.
         taps, taken: see `Run`.
-        sources, first, place: of the run among several, as `Tracking` takes them.
+        sources, first, place: of the run among several, see `Tracking`.
         tracker, models: see `Tracking`.
 
     Raises:
@@ -238,7 +236,7 @@ class FileRun(Run):
 
 
 def _check_smoothing(config: RunConfig, spec: str, live: str | None) -> None:
-    """Raises ConfigError where the source, whose name `live` is where it is that, cannot be smoothed both ways."""
+    """Raises ConfigError if the source cannot be smoothed backward; `live` is its name if it is live, else None."""
     if config.smooth.method != "rts":
         return
     if live is not None:
@@ -248,7 +246,7 @@ def _check_smoothing(config: RunConfig, spec: str, live: str | None) -> None:
 
 
 class _Passed(NamedTuple):
-    """What is kept of a frame for the second pass."""
+    """What is kept from a frame for the second pass."""
 
     pts_s: float
     poses: Poses
@@ -258,7 +256,7 @@ class _Passed(NamedTuple):
 
 
 class _Attach(BaseStage[Frame, Packet]):
-    """Gives each frame, by its number, what was kept of it, with the poses that the backward pass found."""
+    """Adds to each frame, by its number, what was kept from the first pass, with poses smoothed backward."""
 
     name = "attach"
 

@@ -3,21 +3,20 @@
     SharposeError
     ├── ConfigError          an option or a configuration file is wrong
     ├── SourceError          a source cannot be opened, read or understood
-    │   └── SourceAway       ... because a live one is not there now; it may be later
+    │   └── SourceAway       ... because a live one is not available now; it may be later
     │       ├── SourceTimeout    it did not answer in time
     │       └── SourceLost       it answered and then went away
-    ├── DetectorError        a detector or its boxes cannot be had
+    ├── DetectorError        a detector or its boxes cannot be used
     ├── WeightsError         weights are missing, damaged, or do not fit the model
     ├── DatasetError         a training or evaluation set is wrong (names file and record)
-    ├── StreamError          a skeleton stream breaks its schema (names line and field)
+    ├── StreamError          a skeleton stream violates its schema (names line and field)
     ├── OutputError          something cannot be written
-    └── DeviceError          the wanted device is not there or does not work
+    └── DeviceError          the requested device does not exist or does not work
 
-Each message says what was wrong, the value seen, what is accepted, and what to try next. The command line prints
-the message alone, without a traceback, and exits with status 2, for SourceAway with 75. With 2 it exits too where a
-GPU's memory does not suffice, by `memory_report`, or it fails, by `gpu_report`, where the system lacks a library, by
-`library_report`, and where it does not let a file be looked at or written, by `system_report`. Any other exception is
-a bug and keeps its traceback.
+Each message says what was wrong, the value seen, what is accepted, and what to try next. The command line prints only
+the message, without a traceback, and exits with status 2, for SourceAway with 75. It also exits with 2 if memory runs
+out (`memory_report`), a GPU fails (`gpu_report`), a library is missing (`library_report`), or a file cannot be accessed
+or written (`system_report`). Any other exception is a bug and keeps its traceback.
 """
 
 import contextlib
@@ -30,7 +29,7 @@ from collections.abc import Iterator
 
 
 class SharposeError(Exception):
-    """Base of every error that a user can cause or cure."""
+    """Base of every error that a user can cause or fix."""
 
 
 class ConfigError(SharposeError, ValueError):
@@ -42,7 +41,7 @@ class SourceError(SharposeError, OSError):
 
 
 class SourceAway(SourceError):
-    """A camera or a server is not there now."""
+    """A camera or server is not available now."""
 
 
 class SourceTimeout(SourceAway):
@@ -50,11 +49,11 @@ class SourceTimeout(SourceAway):
 
 
 class SourceLost(SourceAway):
-    """A source that was live is gone."""
+    """A live source was lost."""
 
 
 class DetectorError(SharposeError, RuntimeError):
-    """A detector or its boxes cannot be had."""
+    """A detector or its boxes cannot be used."""
 
 
 class WeightsError(SharposeError, RuntimeError):
@@ -66,7 +65,7 @@ class DatasetError(SharposeError, ValueError):
 
 
 class StreamError(SharposeError, ValueError):
-    """A skeleton stream breaks its schema."""
+    """A skeleton stream violates its schema."""
 
 
 class OutputError(SharposeError, OSError):
@@ -74,14 +73,14 @@ class OutputError(SharposeError, OSError):
 
 
 class DeviceError(SharposeError, RuntimeError):
-    """The wanted device is not there or does not work."""
+    """The requested device does not exist or does not work."""
 
 
 @contextlib.contextmanager
 def writing(what: object, advice: str, *also: type[Exception]) -> Iterator[None]:
-    """Where the system does not let `what` be written in the block: an OutputError, with the reason and the advice.
+    """Raises OutputError, with reason and advice, if `what` cannot be written in the block.
 
-    A library may say it by an exception of its own, one of `also`. What this package raises on purpose goes through.
+    That is an OSError, or an exception of a library given in `also`. Exceptions of this package pass through.
     """
     try:
         yield
@@ -97,20 +96,20 @@ _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxoth
 
 
 def shown(value: object) -> str:
-    """A value of somebody's file for a message: a few of YAML's aliases are gigabytes when they are written out."""
+    """A value from a file, shortened for a message: with YAML aliases it could be gigabytes when written out."""
     return _SHORT.repr(value)
 
 
 def memory_report(error: BaseException) -> str:
-    """What a torch.OutOfMemoryError says, without the half page that follows: how much was asked for, and was free. Of
-    OpenVINO's what was wrong, without the lines before it of where."""
+    """The first sentences of a torch.OutOfMemoryError: how much memory was requested and free. For OpenVINO what was
+    wrong, without the lines that say where."""
     lines = [line for line in str(error).splitlines() if not re.fullmatch(r"Exception from \S+:", line)]
     return ". ".join(lines[0].split(". ")[:3]).rstrip(".") if lines else type(error).__name__
 
 
 def is_short_of_memory(error: BaseException) -> bool:
-    """Whether it says that memory of the machine is short, or room for threads, which is told alike: by its class, or
-    in words of Python, torch, oneDNN or OpenVINO."""
+    """Whether an error means that the machine is out of memory, or of threads, which is reported alike: by its class,
+    or the wording of Python, torch, oneDNN or OpenVINO."""
     if isinstance(error, MemoryError):
         return True
     words = (
@@ -120,44 +119,43 @@ def is_short_of_memory(error: BaseException) -> bool:
 
 
 def is_short_of_gpu_memory(error: BaseException) -> bool:
-    """Whether it says that a GPU's memory is short: a torch.OutOfMemoryError, or what CUDA and its libraries say of
-    memory that is not torch's to give."""
+    """Whether an error means that a GPU is out of memory: a torch.OutOfMemoryError, or an error of CUDA and its
+    libraries about memory that torch does not manage."""
     in_words = re.search(r"CUDA error: out of memory|CU[A-Z]+_STATUS_ALLOC_FAILED", str(error))
     return type(error).__name__ == "OutOfMemoryError" or in_words is not None
 
 
 def gpu_report(error: BaseException) -> str | None:
-    """What a GPU says that failed while something ran on it; None for other causes. Where in the program it was noticed
-    says little, as the GPU works behind it."""
+    """The message of a GPU that failed; None for other causes. The place in the program where it was noticed says
+    little, as the GPU works asynchronously."""
     found = re.search(r"(?:CUDA|cuDNN|HIP) error: ([^\n]+)", str(error))
     return found and found[1].rstrip(". ")
 
 
 def library_report(error: ImportError) -> str | None:
-    """Which package an import lacks, as after `pip install --no-deps` or in another Python than the one that it was
-    installed for, or which library of the system, as slim containers do, and what brings it; None for other causes."""
+    """Which package is missing, for example after `pip install --no-deps` or in another Python, or which library of the
+    system, for example in a slim container, and how to install it; None for other causes."""
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("sharpose_rt"):
         return (
-            f"the package {error.name.partition('.')[0]} is missing in {sys.executable}: `pip install sharpose-rt` for "
-            "that Python brings what is needed, or call the Python that has it"
+            f"the package {error.name.partition('.')[0]} is missing in {sys.executable}: run `pip install sharpose-rt` "
+            "for that Python, or use the Python that has it"
         )
     found = re.match(r"(\S+\.so[.\d]*): cannot open shared object file", str(error))
     if found is None:
         return None
-    library, advice = found[1], "install the system's package that has it"
+    library, advice = found[1], "install the system package that contains it"
     if library.startswith(("libGL.", "libgthread-", "libglib-")):  # OpenCV's
-        advice = "`apt-get install libgl1 libglib2.0-0`, or opencv-python-headless in the place of opencv-python"
+        advice = "`apt-get install libgl1 libglib2.0-0`, or opencv-python-headless instead of opencv-python"
     return f"{library} of the system is missing: {advice}"
 
 
 def system_report(error: OSError) -> str | None:
-    """Which file or folder the system lets nobody, or not this user, look at, or that a disk is full; None for other
-    causes.
+    """Which file or folder cannot be accessed, or that a disk is full; None for other causes.
 
-    Even `Path.is_file` raises where a folder on the way may not be entered, or a name is too long for one.
+    Even `Path.is_file` raises if a folder on the way must not be entered, or a name is too long.
     """
     if error.errno == errno.ENOSPC:
-        return f"what is printed or written finds no room ({error.strerror}); make some, or write elsewhere"
+        return f"cannot print or write ({error.strerror}); free some space, or write elsewhere"
     hidden = error.errno in (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
     if not hidden or not isinstance(error.filename, str | bytes):
         return None
@@ -165,5 +163,5 @@ def system_report(error: OSError) -> str | None:
 
 
 def not_looked_at(name: str, reason: str) -> str:
-    """What is said of a file or folder that the system does not let anybody, or this user, look at."""
-    return f"{name} cannot be looked at ({reason}); see its name, and that its folders may be entered"
+    """The message for a file or folder that cannot be accessed."""
+    return f"{name} cannot be accessed ({reason}); check its name, and the permissions of its folders"

@@ -1,10 +1,10 @@
-"""From a configuration to the graph: the one place where the stages are put together.
+"""From a configuration to the graph: the only place where the stages are assembled.
 
     capture -> detect -> track -> pose -> smooth -> write
 
-Each is a thread of its own with a bounded channel before it, but for track, pose and smooth when the tracker uses
-the last pose: that is a loop, which lives in one thread, since a loop between threads would either wait as long or
-make the result depend on their timing. Live they share one in any case: frames would grow old between them.
+Each stage is a thread with a bounded channel in front of it, except for track, pose and smooth when the tracker uses
+the last pose: that is a loop, and runs in one thread, because a loop between threads would either wait as long or make
+the result depend on timing. For live sources they always share one thread, to avoid the delay of channels between them.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from sharpose_rt.tracking import Tracker
 
 QUEUE_BYTES = 64 << 20
-"""Pictures that wait between two threads take this much memory at most."""
+"""Most memory for pictures that wait between two threads."""
 
 
 class Models:
-    """The detector and the networks of a configuration: loaded by the first run, kept for those that follow.
+    """The detector and the networks of a configuration: loaded by the first run and kept for later ones.
 
-    One run at a time may use them; each uses them in threads of its own.
+    Only one run at a time may use them; each uses them in its own threads.
 
     Args:
-        config: checked already.
+        config: validated.
     """
 
     def __init__(self, config: RunConfig) -> None:
-        # Imported here: they pull in torch and its friends, which --help and `validate` do without.
+        # Imported here because they import torch, which --help and `validate` do not need.
         from sharpose_rt.detection import Runtime, create_detector
         from sharpose_rt.engine import Appearance, choose, resolve_device
 
@@ -52,15 +52,15 @@ class Models:
         self.detector = create_detector(config.detector, device=device, offline=config.offline, runtime=runtime)
         known = config.tracker.name == "sharpose" and config.tracker.remember_s > 0
         self.look = Appearance().look if known else None
-        """How the people in boxes of a picture look; None where nobody asks."""
+        """The appearance of people in boxes of a picture; None if it is not used."""
         self._engine: Engine | None = None
 
     def engine(self) -> Engine:
-        """The pose engine, for the calling thread.
+        """The pose engine, moved to the calling thread.
 
         Raises:
             WeightsError: there are no weights, or they do not fit.
-            DeviceError: the device or the precision cannot be had.
+            DeviceError: the device or precision is not available.
         """
         from sharpose_rt.engine import create_engine
 
@@ -71,53 +71,52 @@ class Models:
         return self._engine
 
     def close(self) -> None:
-        """Lets them go."""
+        """Frees them."""
         self.detector.close()
         self._engine = None
 
 
 class People(Protocol):
-    """Where the people of a run come from: a detector and a network (`Tracking`), or a stream (`replay.Recalled`)."""
+    """The origin of the people in a run: a detector and a network (`Tracking`), or a stream (`replay.Recalled`)."""
 
     source: Source
     skeleton: Skeleton
     totals: RunTotals
     live: bool
-    """The source waits for nobody."""
+    """Whether the source is live."""
 
     def pipeline(self, *more: Stage[Any, Any]) -> Pipeline:
-        """The whole graph from the source to smoothed people, with `more` stages behind it."""
+        """The whole graph from the source to smoothed people, followed by `more` stages."""
         ...
 
     def observe(self, packet: Packet) -> None:
-        """Told of each frame as it comes out."""
+        """Called for each frame that is output."""
         ...
 
     def header(self, info: SourceInfo) -> Header:
-        """The first line of the stream; once the stages are open."""
+        """The header of the stream; available once the stages are open."""
         ...
 
     def figures(self) -> dict[str, Any]:
-        """What the summary says of how the people were found."""
+        """Entries of the summary about how the people were found."""
         ...
 
 
 class Tracking:
-    """Source, models and stages of one run over one source, before any output.
+    """Source, models and stages of a run over one source, without outputs.
 
     Args:
         source: not yet open; closed by the run.
-        config: checked already.
+        config: validated.
         sources: how many sources share the detector, the network and the budget.
-        first: of those, the one that has been made already; None where this is the first.
-        place: of this source among them.
-        tracker: in place of the one that the configuration names.
-        models: kept for the next run; None takes some of its own, which go with it.
-        live: the source waits for nobody: frames are dropped where they come too fast, none waits for a larger batch
-            to be prepared, and the first one for nothing.
+        first: the first of these; None if this is the first.
+        place: index of this source among them.
+        tracker: replaces the configured one.
+        models: kept for the next run; None loads its own, which are freed with it.
+        live: frames are dropped if they come too fast, and do not wait for larger batches to be prepared.
 
     Raises:
-        ConfigError: the options do not go together.
+        ConfigError: the options contradict each other.
     """
 
     def __init__(
@@ -140,8 +139,8 @@ class Tracking:
         part = config.source.start_s > 0 or config.source.stride > 1
         if part and is_boxes_file(config.detector.name):
             raise ConfigError(
-                f"boxes of {config.detector.name} belong to the source's frames one by one; leave --start and --stride "
-                "away, or use a detector"
+                f"boxes of {config.detector.name} belong to the frames of the source one by one; leave out --start and "
+                "--stride, or use a detector"
             )
         self.source, self.config, self.place, self.live = source, config, place, live
         self.skeleton = skeleton_of(config.pose.model)
@@ -152,24 +151,24 @@ class Tracking:
             self.detector, look = own.detector, own.look
             self.budget: BudgetController | None = None
             if config.budget.wanted:
-                predict = config.smooth.method == "kalman"  # nothing else fills the gaps
+                predict = config.smooth.method == "kalman"  # only this method fills the gaps
                 self.budget = BudgetController(config.budget, config.detector.every, predict=predict)
             self.estimate = EstimateStage(own.engine, self.budget, sources, live=live)
         else:
             self.detector, self.budget, self.estimate = first.detector, first.budget, first.estimate
             look = first.track.look
-        # Not through `self`: in a circle the models would stay until Python looks for such.
+        # Without `self`: a reference cycle would keep the models until garbage collection.
         budget, estimate, tracks = self.budget, self.estimate, self.tracker
         by_need = config.detector.every_if_sure > 0
         if by_need and (sources > 1 or not self.tracker.uses_poses):
             raise ConfigError(
-                "--detect-every-if-sure goes by the poses of the frame before: it takes one source and the tracker "
-                "`sharpose`; --detect-every N takes any"
+                "--detect-every-if-sure uses the poses of the previous frame, so it needs a single source and the "
+                "tracker `sharpose`; use --detect-every N otherwise"
             )
 
         def every() -> int:
             wanted = config.detector.every if budget is None else budget.plan.detect_every
-            # Whom the detector missed has no pose; the others being sure says nothing about them.
+            # People missed by the detector have no pose, and the certainty of the others says nothing about them.
             sure = by_need and tracks.settled and all_sure(estimate.last_poses[place])
             return max(wanted, config.detector.every_if_sure) if sure else wanted
 
@@ -181,7 +180,7 @@ class Tracking:
             SceneCuts(config.tracker.scene_cut),
             coming,
             live=live,
-            most=most if most == DetectorConfig.max_people else None,  # whoever set another knows
+            most=most if most == DetectorConfig.max_people else None,  # a number set by the user needs no warning
             rotated=None if config.detector.region else config.source.rotate,
             called=source.name if sources > 1 else "",
             keep=models is not None,
@@ -190,7 +189,7 @@ class Tracking:
         self.track = TrackStage(self.tracker, lambda: estimate.last_poses[place], camera, look)
         self.smooth = SmoothStage(KeypointSmoother(config.smooth, self.skeleton))
         stages: list[Stage[Any, Any]] = [self.track, self.estimate, self.smooth]
-        if by_need:  # the detector's turn hangs on the last pose too: one thread, else it would hang on their timing
+        if by_need:  # the last pose decides about detection too: in one thread, to be independent of timing
             stages = [Chain("detect+track+pose+smooth", [self.detect, *stages])]
         elif live or self.tracker.uses_poses or config.detector.every > 1:
             stages = [self.detect, Chain("track+pose+smooth", stages)]
@@ -200,12 +199,12 @@ class Tracking:
 
     @property
     def engine(self) -> Engine:
-        """The pose engine; there once the stages are open."""
+        """The pose engine; available once the stages are open."""
         assert self.estimate.engine is not None
         return self.estimate.engine
 
     def observe(self, packet: Packet) -> None:
-        """Tells the budget's controller, where there is one, that a frame has come out."""
+        """Tells the controller of the budget, if there is one, that a frame was output."""
         if self.budget is not None:
             assert packet.budget is not None
             frame, now_s = packet.frame, time.monotonic()
@@ -223,7 +222,7 @@ class Tracking:
             fps=info.fps,
             skeleton=self.skeleton,
             model={
-                "name": Path(self.config.pose.model).name,  # a file's folder is nobody's business
+                "name": Path(self.config.pose.model).name,  # without the folder of a file, which is private
                 "weights_sha256": engine.weights.sha256 or None,
                 "behaviour": engine.behaviour,
                 **(engine.gate.stated() if engine.two_stages else {"quality_threshold": None}),
@@ -255,7 +254,7 @@ class Tracking:
         """The whole graph, with `more` stages after smoothing.
 
         Raises:
-            ConfigError: as `check_budget`.
+            ConfigError: see `check_budget`.
         """
         from sharpose_rt.stages import count_dropped
 
@@ -266,20 +265,20 @@ class Tracking:
             capacity=self.config.queue_frames,
             live=self.live,
             fold=count_dropped,
-            dropping=min(2, len(self.stages)),  # what is made is not dropped
+            dropping=min(2, len(self.stages)),  # frames with poses are not dropped
             room=room_for,
         )
 
     def check_budget(self, live: bool) -> None:
-        """Raises ConfigError where there is a budget, but the source is a file that waits as long as it takes."""
+        """Raises ConfigError if there is a budget but the source is a file, which waits for every frame."""
         if self.budget is not None and not live:
             raise ConfigError(
-                f"--latency-budget-ms and --target-fps are for what is live, and {self.source.name} waits until each "
+                f"--latency-budget-ms and --target-fps are for live sources, and {self.source.name} waits until each "
                 "frame is done; add --realtime to play it at its own pace"
             )
 
 
 def room_for(*items: Frame | Packet) -> int:
-    """How many like these, together, may wait between two threads: eight frames of 1080p, two of 4K."""
+    """How many items of this size may wait between two threads: eight frames of 1080p, two of 4K."""
     frames = [item if isinstance(item, Frame) else item.frame for item in items]
     return QUEUE_BYTES // max(1, sum(frame.image_bgr.nbytes for frame in frames))

@@ -1,4 +1,4 @@
-"""What a run writes: one stem for the stream, the annotated video or pictures, the other formats and the summary."""
+"""What a run writes, under one stem: stream, annotated video or pictures, other formats and summary."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ log = logging.getLogger("sharpose_rt")
 
 @dataclass(frozen=True)
 class Results:
-    """Where a run's outputs are (None: not written), how it ended, and the contents of its summary; of outputs in parts
-    where those of the last are, and how many parts there are (else 0)."""
+    """Where the outputs of a run are (None: not written), how it ended, and the contents of its summary. For outputs in
+    parts: those of the last part, and the number of parts (otherwise 0)."""
 
     status: Status
     stream: Path | None
@@ -40,7 +40,7 @@ class Results:
 
 
 def check_outputs(output: OutputConfig) -> None:
-    """Raises ConfigError where the other formats that are wanted cannot be written with their options."""
+    """Raises ConfigError if the requested formats cannot be written with their options."""
     from sharpose_rt.skeletons.convert import check_formats
 
     check_formats(output.formats, _format_options(output))
@@ -50,31 +50,31 @@ class RunOutputs:
     """The outputs of one run.
 
     Args:
-        people: whom the stream's header names.
-        config: of the run; whoever learns the folder later sets `config` before `open`.
-        taps: what follows the run as it goes.
-        taken: names of outputs that runs before it have taken, to which it adds its own.
+        people: provide the header of the stream.
+        config: of the run; if the folder is known only later, set `config` before `open`.
+        taps: receive each frame as it is done.
+        taken: names of outputs used by earlier runs, to which it adds its own.
     """
 
     def __init__(self, people: People, config: RunConfig, taps: Sequence[Tap], taken: set[str] | None) -> None:
         self.people, self.config, self.taps = people, config, tuple(taps)
-        self.stem: str | None = None  # what taps are told, where not the source's own
-        self.in_place_of: str | None = None  # the name of results that these are written over
+        self.stem: str | None = None  # the name for taps, if not the source's own
+        self.in_place_of: str | None = None  # the name of earlier results to overwrite
         self._taken = set() if taken is None else taken
         self._paths: OutputPaths | None = None
         self._sinks: list[Sink] = []
-        self._parts: list[dict[str, Any]] = []  # for the summary: those that are finished
-        self._converting: ThreadPoolExecutor | None = None  # of finished parts, while the next is written
+        self._parts: list[dict[str, Any]] = []  # for the summary: the finished ones
+        self._converting: ThreadPoolExecutor | None = None  # converts finished parts while the next one is written
         self._conversions: deque[Future[tuple[Path, ...]]] = deque()
 
     def open(self, info: SourceInfo, state: Callable[[], str], *, video: bool, stream: bool = True) -> Iterator[Sink]:
-        """Opens the outputs one by one, so that whoever takes them can close those that opened before one failed.
+        """Opens the outputs one by one, so that the caller can close those that were opened before one fails.
 
         Args:
             info: of the source, which is open.
-            state: tells that of the source, see `Source.state`.
-            video: frames are drawn and kept too.
-            stream: the skeletons are written, the taps told, and what is to be recorded is.
+            state: returns the state of the source, see `Source.state`.
+            video: write the annotated video too.
+            stream: write the skeletons and the recording, and feed the taps.
 
         Raises:
             OutputError: one cannot be written.
@@ -85,9 +85,9 @@ class RunOutputs:
         output, pictures = self.config.output, info.kind in ("image", "images")
         record = output.record and stream and not pictures
         if output.split_s and pictures:
-            log.warning("--split is for video: what is found in the pictures of %s goes into one stream", info.name)
+            log.warning("--split is for video: the pictures of %s go into one stream", info.name)
         if output.record and pictures:
-            log.warning("--record is for video: the pictures of %s stay as they are", info.name)
+            log.warning("--record is for video: the pictures of %s are files already", info.name)
         in_parts = output.split_s > 0 and not pictures
         if self._paths is None:
             stem = self.in_place_of or unique_name(safe_stem(info.stem), self._taken)
@@ -110,13 +110,13 @@ class RunOutputs:
             yield self._keep(VideoSink(paths.video, info, self.painter(), output))
 
     def _part_of(self, info: SourceInfo, *, video: bool) -> Callable[[Frame], Iterator[Sink]]:
-        """What opens the files of the part that begins with a frame, named by its time."""
+        """A function that opens the files of the part starting with a frame, named by its time."""
         from sharpose_rt.skeletons.names import unique_name
         from sharpose_rt.stages import StreamSink, VideoSink, captured_at
 
         assert self._paths is not None
         output, painter, stem = self.config.output, self.painter(), self._paths.with_suffix("").name
-        taken: set[str] = set()  # by parts of this run, which `overwrite` must not replace: two may begin in a second
+        taken: set[str] = set()  # by this run, whose parts `overwrite` must not replace: two may start in one second
 
         def begin(frame: Frame) -> Iterator[Sink]:
             if self.people.live:
@@ -142,7 +142,7 @@ class RunOutputs:
         return replace(self.people.header(info), place=self.place)
 
     def _end_part(self, part: Part) -> None:
-        """Notes a part that is finished for the summary, and makes its other formats in a thread of their own."""
+        """Records a finished part for the summary, and writes its other formats in a separate thread."""
         from concurrent.futures import ThreadPoolExecutor
 
         stream, video, recording = _files_of(part.sinks)
@@ -159,7 +159,7 @@ class RunOutputs:
         if stream is None or not self.config.output.formats:
             return
         while self._conversions and self._conversions[0].done():
-            self._conversions.popleft().result()  # what failed ends the run, as it would at its end
+            self._conversions.popleft().result()  # an error ends the run, as it would at its end
         self._converting = self._converting or ThreadPoolExecutor(1, "formats")
         self._conversions.append(self._converting.submit(self._convert_part, stream, row))
 
@@ -169,7 +169,7 @@ class RunOutputs:
         return formats
 
     def _new_paths(self, stem: str, *, in_parts: bool = False, of_part: bool = False) -> OutputPaths:
-        """Names that nothing has yet, nor will get from the formats that are wanted."""
+        """Names that are not used yet, and will not be used by the requested formats."""
         from sharpose_rt.skeletons import output_paths
         from sharpose_rt.skeletons.convert import WRITERS
 
@@ -183,14 +183,14 @@ class RunOutputs:
         return sink
 
     def painter(self) -> Painter:
-        """A new one, as the configuration says; it remembers trails, so each of several outputs has its own."""
+        """A new painter for the configuration; it remembers trails, so each output needs its own."""
         from sharpose_rt.media import Painter
 
         return Painter(self.people.skeleton, self.config.draw, self.config.detector.polygon)
 
     @property
     def stream(self) -> Path:
-        """The stream's file, once it is open."""
+        """The file of the stream, once it is open."""
         assert self._paths is not None
         return self._paths.stream
 
@@ -205,8 +205,8 @@ class RunOutputs:
         return place_beside(self.config.output.directory, source.name) if known else None
 
     def finish(self, status: Status, figures: dict[str, Any]) -> Results:
-        """Where everything is, after the outputs were closed: makes the other formats from the finished stream, writes
-        the summary, gives back unused names.
+        """Writes the other formats from the finished stream and the summary, releases unused names, and returns where
+        everything is; call it after the outputs were closed.
 
         Raises:
             SharposeError: a format or the summary cannot be written.
@@ -233,7 +233,7 @@ class RunOutputs:
         return Results(status, stream, video, summary, figures, formats, len(self._parts), recording)
 
     def _formats_of_parts(self) -> tuple[Path, ...]:
-        """Those of the last part, after all are made."""
+        """The formats of the last part, after all have been written."""
         if self._converting is not None:
             self._converting.shutdown()
         made = [conversion.result() for conversion in self._conversions]
@@ -249,7 +249,7 @@ class RunOutputs:
 
 
 def _files_of(sinks: Sequence[Sink]) -> tuple[Path | None, Path | None, Path | None]:
-    """The skeletons, the annotated video or pictures, and the recording among these outputs."""
+    """The files of the skeletons, the annotated video or pictures, and the recording among these outputs."""
     from sharpose_rt.stages import StreamSink, VideoSink
 
     stream = video = recording = None
@@ -264,7 +264,7 @@ def _files_of(sinks: Sequence[Sink]) -> tuple[Path | None, Path | None, Path | N
 
 
 def _format_options(output: OutputConfig) -> dict[str, Any]:
-    """What is said of how the formats are written, by name."""
+    """Options of the formats, by name."""
     from sharpose_rt.skeletons.convert import options_of
 
     given: dict[str, Any] = {} if output.fill == "none" else {"fill": output.fill}

@@ -1,7 +1,7 @@
-"""A run whose people come from a skeleton stream: shown again, followed again, smoothed again, without a network.
+"""A run whose people come from a skeleton stream: shows, tracks and smooths them again without a network.
 
 stored frames ──► recall ──► track ──► identify ──► choose ──► smooth ──► write
-                             └─ where people are followed anew ─┘
+                             └── if people are tracked again ──┘
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ log = logging.getLogger("sharpose_rt")
 
 @dataclass(frozen=True)
 class Changes:
-    """What becomes of a stream's people.
+    """Changes to the people of a stream.
 
     Args:
-        track: follow them anew, by the tracker of the configuration.
-        smooth: smooth them anew, from their raw keypoints, by the method of the configuration.
-        same: the id that each of these ids becomes, of those who are one person.
-        wanted: ids that stay, after they were joined; None keeps everybody.
-        swaps: ids that were exchanged; they are given back before others are joined.
+        track: track them again, with the configured tracker.
+        smooth: smooth them again from their raw keypoints, with the configured method.
+        same: maps ids to the id of the same person.
+        wanted: ids to keep, after merging; None keeps everybody.
+        swaps: ids to exchange, before merging.
     """
 
     track: bool = False
@@ -65,22 +65,22 @@ class Changes:
 
     @property
     def any(self) -> bool:
-        """Whether the stream would be another one."""
+        """Whether the stream changes."""
         return self.track or self.smooth or bool(self.same or self.swaps) or self.wanted is not None
 
 
 class ReplayTotals(RunTotals):
-    """Totals of a replay, whose status line tells media time in the place of speed."""
+    """Totals of a replay, with media time instead of speed in the status line."""
 
     pts_s = 0.0
 
     def add(self, packet: Packet) -> None:
-        """Take in one frame."""
+        """Adds one frame."""
         super().add(packet)
         self.pts_s = packet.frame.pts_s
 
     def status_line(self) -> str:
-        """'12.48 s | 3 people': what is drawn on the video and shown as progress."""
+        """'12.48 s | 3 people': drawn on the video and shown as progress."""
         return f"{self.pts_s:.2f} s | {self.people_now} {'person' if self.people_now == 1 else 'people'}"
 
 
@@ -89,14 +89,14 @@ class Recalled:
 
     Args:
         path: of the stream.
-        config: checked already; its detector, network and budget are not looked at.
-        changes: what becomes of them.
-        video: that they are of; None shows them on black.
-        paced: they come at their own pace.
-        loop: over and over.
+        config: validated; its detector, network and budget are not used.
+        changes: to the people.
+        video: of the stream; None shows people on black.
+        paced: play at the pace of the stream.
+        loop: repeat until stopped.
 
     Raises:
-        ConfigError: the keypoints are of no known set and would have to be compared.
+        ConfigError: poses must be compared, but the keypoints belong to no known set.
         StreamError: the stream cannot be read.
         SourceError: there is no such video.
     """
@@ -116,12 +116,12 @@ class Recalled:
         self.config, self.changes, self._video, self._loop = config, changes, video, loop
         self.reader = StreamReader(path)
         self.skeleton = self.reader.header.skeleton
-        follows = changes.track and config.tracker.name == "sharpose"  # the other one goes by boxes alone
+        follows = changes.track and config.tracker.name == "sharpose"  # the other one only uses boxes
         smooths = changes.smooth and config.smooth.method != "none"
         if (follows or smooths) and len(self.skeleton.sigmas) != len(self.skeleton):
-            advice = ("take --tracker bytetrack",) * follows + ("give --smooth none",) * smooths
+            advice = ("use --tracker bytetrack",) * follows + ("give --smooth none",) * smooths
             raise ConfigError(
-                f"{path} has {len(self.skeleton)} keypoints of no set that is known here, so poses cannot be compared; "
+                f"{path} has {len(self.skeleton)} keypoints that belong to no known set, so poses cannot be compared; "
                 f"{' and '.join(advice)}"
             )
         self.totals: RunTotals = ReplayTotals(two_stages=False)
@@ -129,14 +129,14 @@ class Recalled:
         self.frames = self.open_again()
         self.source: Source = _Patient(self.frames) if paced else self.frames
         tracker = config.tracker
-        if isinstance(tracker.high_score, Unset):  # whoever made the stream has decided who is somebody
+        if isinstance(tracker.high_score, Unset):  # the people in a stream have been selected already
             tracker = replace(tracker, high_score=0.0)
         self.tracker = create_tracker(tracker, self.skeleton) if changes.track else None
         self.identify = IdentifyStage(tracker.match_threshold)
         self.choose = ChoosePeopleStage(changes.same, changes.wanted, changes.swaps)
 
     def open_again(self) -> StoredFrames:
-        """The frames from the first one on."""
+        """The frames again from the start."""
         return StoredFrames(self.reader, self._count, self.config.source, self._video, loop=self._loop)
 
     def pipeline(self, *more: Stage[Any, Any]) -> Pipeline:
@@ -194,7 +194,7 @@ class Recalled:
 
 
 class _Patient(PacedSource):
-    """Plays at the pace of its times, or slower, and drops nothing."""
+    """Plays at the pace of its timestamps, or slower, and drops nothing."""
 
     def open(self) -> None:
         """See `Source.open`."""
@@ -204,22 +204,22 @@ class _Patient(PacedSource):
 
 
 class ReplayRun(Run):
-    """A run over the people of a stream. What is asked for is written; the stream itself only where it changes.
+    """A run over the people of a stream. Requested outputs are written; the stream itself only if it changes.
 
     Args:
         path: of the stream.
-        config: its sections source (which part), tracker, smooth, draw and output count.
-        changes: what becomes of its people.
-        video: that they are of; None draws them on black.
-        taps: what follows the run as it goes.
-        paced: frames come at their own pace.
-        loop: over and over until it is stopped, for who looks: nothing is written.
+        config: only its sections source (which part), tracker, smooth, draw and output are used.
+        changes: to the people.
+        video: of the stream; None draws people on black.
+        taps: receive each frame as it is done.
+        paced: play at the pace of the stream.
+        loop: repeat until stopped; nothing is written.
 
     Raises:
         ConfigError: the options do not go together.
         StreamError: the stream cannot be read.
         SourceError: there is no such video.
-        OutputError: what is read would be written over.
+        OutputError: an input would be overwritten.
     """
 
     def __init__(
@@ -235,9 +235,9 @@ class ReplayRun(Run):
     ) -> None:
         changes = changes or Changes()
         if loop and (config.output.video or config.output.formats):
-            raise ConfigError("--loop has no end, so that nothing is written of it; add --no-video, without --format")
+            raise ConfigError("--loop never ends, so nothing can be written; add --no-video, and leave out --format")
         if loop and config.smooth.method == "rts" and changes.smooth:
-            raise ConfigError("smooth.method rts goes over the whole stream, and --loop has no end; replay it first")
+            raise ConfigError("smooth.method rts needs the whole stream, and --loop never ends; replay it first")
         if config.smooth.method == "rts" and not changes.smooth:
             config = replace(config, smooth=replace(config.smooth, method="none"))
         read = config.source
@@ -250,13 +250,13 @@ class ReplayRun(Run):
         super().__init__(self._recalled, config, self._recalled.open_again, taps)
 
     def ending(self, status: Status) -> Status:
-        """Of a stream that is not whole what is made of it is not whole either."""
+        """The results of an incomplete stream are incomplete too."""
         end = self._recalled.reader.end
         stored = "interrupted" if end is None else end["status"]
         return stored if status == "complete" and self._recalled.frames.read_to_its_end else status
 
     def run(self, on_packet: Callable[[Packet], None] = lambda packet: None) -> Results:
-        """See `Run.run`; says what was named and not there."""
+        """See `Run.run`; warns about ids that do not exist."""
         results = super().run(on_packet)
         changes, frames = self._recalled.changes, self._recalled.frames
         named = set(changes.same) | (changes.wanted or set())
@@ -266,15 +266,15 @@ class ReplayRun(Run):
             log.warning("nobody in %s has the id %d or %d from %g s on", frames.name, one, other, from_s)
         if frames.unseen:
             log.warning(
-                "%d of %d frames of %s have no picture at their time in the video, and are black",
+                "%d of %d frames of %s have no picture at their time in the video, and are drawn on black",
                 frames.unseen, self.totals.frames, frames.name,
             )  # fmt: skip
         return results
 
 
 def _check_apart(config: RunConfig, stem: str, read: Sequence[str | None]) -> None:
-    """Raises OutputError where `--overwrite` would put a result in the place of what is read."""
+    """Raises OutputError if `--overwrite` would replace an input."""
     paths = output_paths(config.output.directory, stem, overwrite=True)
     for path in (paths.stream, paths.video):
         if any(name is not None and path.resolve() == Path(name).resolve() for name in read):
-            raise OutputError(f"{path} is what is read; choose another folder (--output), or leave --overwrite away")
+            raise OutputError(f"{path} is an input; choose another folder (--output), or leave out --overwrite")

@@ -5,8 +5,8 @@
     capture 3 ─┘                            │
                        the crops of all cameras in one batch
 
-The unit is the round: at most one frame of each source (`media.SourceGroup`), so that a fast camera takes no turn of
-a slow one, and a lost one holds nobody up. Trackers, smoothers and outputs are those of single runs.
+Work is done in rounds of at most one frame of each source (`media.SourceGroup`), so that a fast camera does not slow
+down others, and a lost one does not hold them up. Trackers, smoothers and outputs are those of single runs.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ Packets = tuple[tuple[int, Packet], ...]
 
 @runtime_checkable
 class Expecting(Protocol):
-    """A tap that shows sources before they are there."""
+    """A tap that shows sources before they are available."""
 
     def expect(self, stem: str, source: str, *, live: bool, state: Callable[[], str]) -> None:
-        """A run over the source of this stem and name will begin; `state` as in `stages.Tap.begin`."""
+        """Announces a run over the source with this stem and name; `state` as in `stages.Tap.begin`."""
         ...
 
 
 class SeveralRun:
-    """One run over several sources, read at once; each has a folder of its own below `output.directory`.
+    """One run over several sources at once; each has its own folder below `output.directory`.
 
     Args:
-        specs: single sources, as `media.expand_sources` gives them.
-        config: checked already; options of a source hold for each.
-        taps: what follows the runs as they go.
+        specs: single sources, as from `media.expand_sources`.
+        config: validated; options of a source apply to each.
+        taps: receive each frame as it is done.
 
     Raises:
         ConfigError: the options do not go together.
@@ -72,17 +72,17 @@ class SeveralRun:
             _People([part.track for part in parts], parts[0].estimate, [part.smooth for part in parts]),
             _Write(self.runs, self._name_folders),
         ]
-        # Beside a file a camera cannot drop frames, but they must not grow old in queues either.
+        # Together with a file, a camera cannot drop frames, but they must not wait in queues either.
         capacity = 1 if any(live) else config.queue_frames
         self._pipeline = Pipeline(self.source, stages, capacity, self.live, fold=fold_rounds, room=_room)
         for run in self.runs:
             run.belongs_to(self._pipeline, self.source)
 
     def run(self, on_packet: Callable[[int, Packet], None] = lambda place, packet: None) -> list[Results]:
-        """Runs to the end of all sources; `on_packet` is told the place of the source, and the packet, after writing.
+        """Runs to the end of all sources; calls `on_packet` with the index of the source and the packet after writing.
 
         Raises:
-            SharposeError: and anything else that a stage raised, or what the last source failed with.
+            SharposeError: and anything else raised by a stage, or the error of the last source to fail.
         """
         try:
             with closing(self._pipeline.run()) as rounds:
@@ -91,17 +91,17 @@ class SeveralRun:
                         on_packet(place, packet)
         except BaseException:
             for run in self.runs:
-                with contextlib.suppress(SharposeError):  # it must not hide why
+                with contextlib.suppress(SharposeError):  # it must not hide the cause
                     run.finish()
             raise
         found: list[Results] = []
-        with contextlib.ExitStack() as stack:  # one that fails, as in a format, costs the others nothing
+        with contextlib.ExitStack() as stack:  # if one fails, such as in a format, the others are finished too
             for run in reversed(self.runs):
                 stack.callback(lambda run=run: found.append(run.finish()))
         return found
 
     def stop(self) -> None:
-        """Ask for an orderly end; see `FileRun.stop`."""
+        """Stops the run cleanly; see `FileRun.stop`."""
         self._pipeline.stop()
 
     def status_line(self) -> str:
@@ -109,16 +109,16 @@ class SeveralRun:
         return " || ".join(f"{i}: {run.totals.status_line()}" for i, run in enumerate(self.runs, start=1))
 
     def _name_folders(self) -> None:
-        """Gives each run its folder, named as its source, now that they are open, or as it will be named then.
+        """Gives each run a folder named after its source, now that the sources are open.
 
-        Taps that expect runs are told of all, since one that is away begins late or never.
+        Announces all runs to the taps, because a source that is away starts late or never.
         """
         taken: set[str] = set()
         folders: set[str] = set()
         opened = self.source.opened
         for run in self.runs:
             stem = run.source.info.stem if run.place in opened else run.source.stem
-            stem = unique_name(stem, taken)  # by place; taps would count by who is seen first
+            stem = unique_name(stem, taken)  # numbered by index here; taps would number them by first frame
             folder = unique_name(safe_stem(stem), folders)
             run.outputs.stem, run.outputs.config = stem, self.config.below(folder)
             for tap in self._taps:
@@ -128,15 +128,16 @@ class SeveralRun:
 
 def _check(specs: Sequence[str], config: RunConfig) -> None:
     if config.smooth.method == "rts":
-        raise ConfigError("smooth.method rts goes over one file at a time; give a single --source, or --smooth kalman")
+        raise ConfigError("smooth.method rts is for one file at a time; give a single --source, or --smooth kalman")
     if is_boxes_file(config.detector.name):
         raise ConfigError(f"boxes of {config.detector.name} belong to one source; several need a detector")
     if config.detector.region:
         raise ConfigError(
-            f"--region {config.detector.region} is of one source's picture; give a single --source, or leave it away"
+            f"--region {config.detector.region} is for the picture of one source; give a single --source, or leave it "
+            "out"
         )
     if specs.count("-") > 1:
-        raise ConfigError("standard input is one source; '-' is there more than once")
+        raise ConfigError("standard input is one source, but '-' is given more than once")
 
 
 class _Part(FileRun):
@@ -145,7 +146,7 @@ class _Part(FileRun):
     _finished = False
 
     def belongs_to(self, pipeline: Pipeline, group: SourceGroup) -> None:
-        """The pipeline that runs it with the others."""
+        """Sets the pipeline that all sources share."""
         self._pipeline, self._group = pipeline, group
         self.write = WriteStage(
             lambda: self.open_outputs(video=self.config.output.video), self.totals, self.tracking.observe
@@ -153,12 +154,12 @@ class _Part(FileRun):
 
     @property
     def status(self) -> Status:
-        """As of the whole run, but 'error' where this source failed while the others went on."""
+        """The status of the whole run, but 'error' if this source failed while others continued."""
         return "error" if self.failed else super().status
 
     @property
     def failed(self) -> bool:
-        """This source has failed."""
+        """Whether this source has failed."""
         return self.place in self._group.errors
 
     @property
@@ -184,14 +185,14 @@ class _Part(FileRun):
 
 @dataclass
 class _Detect(BaseStage[Round, Packets]):
-    """The detector on the frames of a round, one after the other."""
+    """Runs the detector on the frames of a round, one after another."""
 
     parts: Sequence[DetectStage]
     sources: SourceGroup
     name: str = "detect"
 
     def open(self) -> None:
-        """Load the model, which is one for all, and make it ready for the first source that is there."""
+        """Loads the shared model and prepares it for the first available source."""
         self.parts[self.sources.opened[0]].open()
 
     def process(self, item: Round, /) -> Iterator[Packets]:
@@ -199,13 +200,13 @@ class _Detect(BaseStage[Round, Packets]):
         yield tuple((place, packet) for place, frame in item for packet in self.parts[place].process(frame))
 
     def close(self, status: Status, /) -> None:
-        """Let the model go."""
+        """Frees the model."""
         self.parts[0].close(status)
 
 
 @dataclass
 class _People(BaseStage[Packets, Packets]):
-    """Tracks each source, estimates all people of a round at once, smooths each source."""
+    """Tracks each source, estimates the poses of all people in a round at once, and smooths each source."""
 
     tracks: Sequence[TrackStage]
     estimate: EstimateStage
@@ -213,7 +214,7 @@ class _People(BaseStage[Packets, Packets]):
     name: str = "track+pose+smooth"
 
     def open(self) -> None:
-        """Load the network."""
+        """Loads the network."""
         self.estimate.open()
 
     def process(self, item: Packets, /) -> Iterator[Packets]:
@@ -223,13 +224,13 @@ class _People(BaseStage[Packets, Packets]):
         yield tuple((place, out) for (place, _), packet in posed for out in self.smooths[place].process(packet))
 
     def close(self, status: Status, /) -> None:
-        """Let the last poses go."""
+        """Frees the last poses."""
         self.estimate.close(status)
 
 
 @dataclass
 class _Write(BaseStage[Packets, Packets]):
-    """Hands each packet to the outputs of its source."""
+    """Passes each packet to the outputs of its source."""
 
     runs: Sequence[_Part]
     begin: Callable[[], None]
@@ -244,19 +245,19 @@ class _Write(BaseStage[Packets, Packets]):
         yield tuple((place, out) for place, packet in item for out in self.runs[place].write.process(packet))
 
     def close(self, status: Status, /) -> None:
-        """Finish the outputs of all; a failure among them is raised when all were tried."""
+        """Finishes all outputs; raises an error only after all were tried."""
         with contextlib.ExitStack() as stack:
             for run in reversed(self.runs):
                 stack.callback(run.write.close, "error" if run.failed else status)
 
 
 def _room(round_: Round | Packets) -> int:
-    """How many rounds like this one may wait between two threads."""
+    """How many rounds of this size may wait between two threads."""
     return room_for(*(item for _, item in round_))
 
 
 def fold_rounds(dropped: Any, kept: Any) -> Any:
-    """The round after a dropped one: frames of sources that are in the dropped one alone stay in it."""
+    """Merges a dropped round into the next one: frames of sources that only the dropped one has are kept."""
     frames: dict[int, Any] = dict(dropped)
     for place, item in kept:
         frames[place] = count_dropped(frames[place], item) if place in frames else item

@@ -1,4 +1,4 @@
-"""Keypoint sets: names, limbs, left-right pairs and OKS sigmas, each with its source; and who is a person."""
+"""Keypoint sets: names, limbs, left-right pairs and OKS sigmas, each with its source; and which labels are people."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,28 +7,29 @@ from itertools import pairwise
 from typing import Any
 
 PERSON_NAMES = frozenset({"person", "pedestrian", "people", "human"})
-"""What categories and classes of people are called, in small letters."""
+"""Names of the categories and classes of people, in lower case."""
 TRUNK = ("left_shoulder", "right_shoulder", "left_hip", "right_hip")
-"""What spans a body, in the sets that have all four."""
+"""The keypoints of the trunk, in the sets that have all four."""
 BOX_TO_AREA = 0.53
-"""A person's segment over his box, mean over COCO: where a label gives no area, and OKS wants one."""
+"""Ratio of a person's segment to their box, mean over COCO: for labels without the area that OKS needs."""
 
 
 def person_categories(categories: Any) -> tuple[Any, ...] | None:
-    """Ids of the people's among the `categories` of a COCO file: those called so (`PERSON_NAMES`), whatever their ids.
+    """Ids of the categories of people (`PERSON_NAMES`) among the `categories` of a COCO file.
 
-    None, where every record is of a person: the file has no categories, or one alone of another name, whatever is
-    above it, as Roboflow has the name of the project.
+    None if every record is a person: the file has no categories, or a single one with another name, whatever its
+    supercategory (Roboflow uses the name of the project).
 
     Raises:
-        ValueError: there are several, and none is called so; names them. Or Label Studio wrote the file, which mixes up
-            the people of a picture.
+        ValueError: there are several, and none has such a name; lists them. Or Label Studio wrote the file, which mixes
+            up the people of a picture.
     """
     listed = [item for item in categories if isinstance(item, dict)] if isinstance(categories, list) else []
     if any(item.get("keypoints") and item.get("name") == item.get("supercategory") == "default" for item in listed):
         raise ValueError(
-            "Label Studio's COCO form has the keypoints of everybody in a picture as those of one person; export 'YOLO "
-            "with images' there, with model_index being each keypoint's place in COCO's order, and give that folder"
+            "Label Studio's COCO form combines the keypoints of everybody in a picture into one person; export 'YOLO "
+            "with images' instead, with each keypoint's position in COCO's order as its model_index, and give that "
+            "folder"
         )
     people = tuple(item.get("id") for item in listed if str(item.get("name")).lower() in PERSON_NAMES)
     above = [item.get("supercategory") for item in listed if item.get("supercategory") != item.get("name")]
@@ -36,23 +37,23 @@ def person_categories(categories: Any) -> tuple[Any, ...] | None:
     if not people and len(names) > 1:
         raise ValueError(
             f"its categories are {', '.join(names):.120}, and none is 'person'; "
-            "call that of the people so, or leave the others out"
+            "rename the category of people, or remove the others"
         )
     return people or None
 
 
 def is_person(record: Mapping[str, Any], people: tuple[Any, ...] | None) -> bool:
-    """Whether a record is of the people's categories; one that has no `category_id` is."""
+    """Whether a record is a person; without a `category_id` it is."""
     return people is None or record.get("category_id") in (None, *people)
 
 
 @dataclass(frozen=True)
 class Skeleton:
-    """One keypoint set, in the order that a model emits it.
+    """One keypoint set, in the order of the model's output.
 
-    `sigmas` are the per-keypoint constants of COCO's object keypoint similarity (OKS); `upper_body` are the
-    keypoints that half-body augmentation may keep alone. The first `body` keypoints are the body's, by which poses are
-    compared: all, unless hands and a face come behind them.
+    `sigmas` are the per-keypoint constants of COCO's object keypoint similarity (OKS); `upper_body` are the keypoints
+    that half-body augmentation may keep. The first `body` keypoints are those of the body, by which poses are compared:
+    all of them, unless they are followed by hands and a face.
     """
 
     name: str
@@ -75,7 +76,7 @@ class Skeleton:
         return len(self.keypoints)
 
     def side(self, index: int) -> str:
-        """'left', 'right' or 'centre' of keypoint `index`, from its name."""
+        """The side of keypoint `index`, 'left', 'right' or 'centre', from its name."""
         return side_of(self.keypoints[index])[0]
 
 
@@ -84,9 +85,9 @@ _SIDES = {"left": "left", "l": "left", "right": "right", "r": "right"}
 
 
 def side_of(name: str) -> tuple[str, str]:
-    """'left', 'right' or 'centre' as a keypoint's name has it, and the name without that, which both sides share.
+    """The side in a keypoint's name, 'left', 'right' or 'centre', and the name without it, which both sides share.
 
-    It may be a word or a letter, before or behind: 'left_hip', 'Left-Hip', 'hip_l', 'L_HIP', 'LHip'.
+    The side may be a word or a letter, at the beginning or end: 'left_hip', 'Left-Hip', 'hip_l', 'L_HIP', 'LHip'.
     """
     for word in _WORD.finditer(name):
         if side := _SIDES.get(word[0].lower()):
@@ -115,7 +116,7 @@ COCO17 = Skeleton(
 )  # fmt: skip
 
 # MPII human pose: joint order of its annotation file (Andriluka et al. 2014). MPII defines no OKS; the sigmas are
-# the ones that MMPose publishes for this set.
+# those that MMPose publishes for this set.
 MPII16 = Skeleton(
     name="mpii16",
     keypoints=(
@@ -155,7 +156,7 @@ _FACE_MIRROR = {
     **{i: 16 - i for i in range(8)}, **{i: 43 - i for i in range(17, 22)}, 31: 35, 32: 34, 36: 45, 37: 44, 38: 43,
     39: 42, 40: 47, 41: 46, 48: 54, 49: 53, 50: 52, 55: 59, 56: 58, 60: 64, 61: 63, 65: 67,
 }  # fmt: skip
-# Chains of the face's landmarks, those that close beginning and ending in one: jaw, brows, nose, eyes, lips.
+# Chains of face landmarks (closed ones end where they begin): jaw, brows, nose, eyes, lips.
 _FACE_LINES = (
     range(17), range(17, 22), range(22, 27), range(27, 31), range(31, 36), (*range(36, 42), 36),
     (*range(42, 48), 42), (*range(48, 60), 48), (*range(60, 68), 60),
@@ -223,19 +224,18 @@ HALPE26 = Skeleton(
 SKELETONS = {skeleton.name: skeleton for skeleton in (COCO17, MPII16, COCO_FEET23, HALPE26, WHOLEBODY133)}
 
 _ENOUGH = 12
-"""Names that must be there of a set for keypoints to be of it, where there are others too: a body's twelve joints
+"""How many names of a set are needed to recognise it if there are other names too: the twelve joints of a body,
 without the face."""
 
 
 def order_by_name(names: Sequence[Any], first: Skeleton | None = None) -> tuple[Skeleton, list[int | None]]:
-    """The set that keypoints of these names are of, and the place among them of each of its own, None where missing.
+    """The set to which keypoints with these names belong, and the index of each of its keypoints, None if missing.
 
-    That is the set all of whose names are there: the `first`, if it is one, the largest unless one is given; where none
-    is whole, the first of those of which 12 names are, or all that are there. Capitals, blanks and hyphens in names do
-    not matter.
+    That is a set with all of its names present: `first` if it is one, otherwise the largest. If there is none, it is
+    the first set with 12 of its names present, or with all names given. Upper case, spaces and hyphens do not matter.
 
     Raises:
-        ValueError: there is no such set, or a name is there twice; says which names were seen.
+        ValueError: there is no such set, or a name occurs twice; says which names were seen.
     """
     plain = [str(name).strip().lower().replace(" ", "_").replace("-", "_") for name in names]
     place = {name: row for row, name in enumerate(plain)}
@@ -245,12 +245,12 @@ def order_by_name(names: Sequence[Any], first: Skeleton | None = None) -> tuple[
     if not fitting:
         as_many = len(names) in map(len, sets)
         raise ValueError(
-            f"its keypoints are named {', '.join(map(str, names)):.120}; of COCO's or MPII's names at least {_ENOUGH} "
-            f"are wanted, such as {', '.join(COCO17.keypoints[:6])}, or fewer and no others; call them so"
-            + (", or, where they are in that order, take the names out" if as_many else "")
+            f"its keypoints are named {', '.join(map(str, names)):.120}; at least {_ENOUGH} of COCO's or MPII's names "
+            f"are accepted, such as {', '.join(COCO17.keypoints[:6])}, or fewer and no others; rename them"
+            + (", or, if they are in that order, remove the names" if as_many else "")
         )
     whole = [item for item in fitting if shared[item] == len(item)] or fitting[:1]
     skeleton = whole[0] if first else max(whole, key=len)
     if twice := [name for name in skeleton.keypoints if plain.count(name) > 1]:
-        raise ValueError(f"several of its keypoints are named {twice[0]}; give each a name of its own")
+        raise ValueError(f"several of its keypoints are named {twice[0]}; give each its own name")
     return skeleton, [place.get(name) for name in skeleton.keypoints]

@@ -513,10 +513,10 @@ def bad_uses() -> Iterator[tuple[list[str], str]]:
     yield ["--video", "rtsp://camera/x"], "give the file or pictures that the skeletons were made from"
     yield ["--video", "none.mp4"], "none.mp4"
     yield ["--start", "99"], "has no frame from 99 s on"
-    yield ["--smooth", "rts", "--set", "output.split_s=1"], "rts goes over the whole video, which --split parts"
+    yield ["--smooth", "rts", "--set", "output.split_s=1"], "rts needs the whole video, which --split divides"
     yield ["--loop"], "--loop needs --serve"
-    yield ["--loop", "--publish", "-", "--format", "csv"], "--loop has no end, so that nothing is written"
-    yield ["--loop", "--publish", "-", "--smooth", "rts"], "--loop has no end; replay it first"
+    yield ["--loop", "--publish", "-", "--format", "csv"], "--loop never ends, so nothing can be written"
+    yield ["--loop", "--publish", "-", "--smooth", "rts"], "--loop never ends; replay it first"
     yield ["--loop", "--publish", "-", "--start", "0.2"], "--loop repeats the whole stream"
 
 
@@ -584,7 +584,7 @@ def test_keypoints_of_no_known_set_are_shown_but_not_compared(
     path = write_stream(tmp_path / "odd.skeletons.jsonl", [FrameRecord(0, 0.0, people(1))], skeleton=odd)
     assert main(["replay", str(path), "--output", str(tmp_path / "new"), "--quiet"]) == 0
     assert main(["replay", str(path), "--output", str(tmp_path / "new"), "--smooth", "kalman"]) == 2
-    assert "17 keypoints of no set that is known here, so poses cannot be compared; give --smooth none\n" in (
+    assert "17 keypoints that belong to no known set, so poses cannot be compared; give --smooth none\n" in (
         capsys.readouterr().err
     )
     assert main(["replay", str(path), "--output", str(tmp_path / "new"), "--track"]) == 2

@@ -216,7 +216,7 @@ def test_rts_that_is_interrupted_before_its_video_says_so(
     monkeypatch.setattr("sharpose_rt.tracking.rts_smooth", interrupted)
     found = run.run()
     assert (found.status, found.video) == ("interrupted", None)
-    assert "the video, which rts makes behind them, is not" in caplog.text
+    assert "but not the video, which rts writes afterwards" in caplog.text
     assert json.loads(Path(str(found.summary)).read_text())["status"] == "interrupted"
     assert StreamReader(_stream(found)).header.smoothing == "rts"
 
@@ -1050,7 +1050,7 @@ def test_the_network_alone() -> None:
         (["--source", "webcam:77"], "webcam:77"),
         (["--source", "gopher://x/y"], "gopher"),
         (["--source", "-", "--smooth", "rts"], "standard input"),
-        (["--source", "-", "--source", "-"], "'-' is there more than once"),
+        (["--source", "-", "--source", "-"], "'-' is given more than once"),
         (
             ["--source", "@{folder}/none"],
             "sources {folder}/none: No such file or directory; @FILE is a text file",
@@ -1059,8 +1059,8 @@ def test_the_network_alone() -> None:
         (["--source", "@{empty}"], "the list of sources {empty} is empty; it needs one source per line"),
         (["--source", "{clip}", "--source", "{clip}", "--show"], "--show is for a single source"),
         (["--source", "{clip}", "--region", "900,0 950,90"], "lies outside of the picture, which is 160x128 px"),
-        (["--source", "{clip}", "--source", "{clip}", "--region", "0,0 90,90"], "is of one source's picture"),
-        (["--source", "{clip}", "--boxes", "boxes.txt", "--stride", "2"], "leave --start and --stride"),
+        (["--source", "{clip}", "--source", "{clip}", "--region", "0,0 90,90"], "is for the picture of one source"),
+        (["--source", "{clip}", "--boxes", "boxes.txt", "--stride", "2"], "leave out --start and --stride"),
     ],
 )
 @pytest.mark.timeout(60)

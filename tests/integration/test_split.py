@@ -301,5 +301,5 @@ def test_the_command_says_how_many_parts_there_are(
     assert "2 parts, the last:\n  skeletons  " in capsys.readouterr().out
     assert main([*command, "--split", "0.5"]) == 2
     assert "--split: output.split_s is 0.5" in capsys.readouterr().err
-    with pytest.raises(ConfigError, match="rts goes over the whole video"):
+    with pytest.raises(ConfigError, match="rts needs the whole video"):
         FileRun(str(clip), _config(tmp_path, "smooth.method=rts"))

@@ -155,7 +155,7 @@ def test_what_may_not_be_looked_at_is_told_in_one_line(arguments, capsys):
     assert main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert LONG in line
-    assert "cannot be looked at (File name too long)" in line
+    assert "cannot be accessed (File name too long)" in line
 
 
 @pytest.mark.parametrize("said", ["could not create a primitive", "core.cpp:117:\ncan't alloc", "std::bad_alloc"])
@@ -176,7 +176,7 @@ def test_a_full_disk_is_told_and_a_full_log_changes_no_status(monkeypatch, capsy
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", Full())
         assert main(["validate", str(Path(__file__).parents[2] / "samples" / "demo.skeletons.jsonl")]) == 2
-    assert "what is printed or written finds no room" in capsys.readouterr().err
+    assert "cannot print or write (" in capsys.readouterr().err
     with monkeypatch.context() as patch:  # ended before `capsys`, whose own it would put back for good
         patch.setattr(sys, "stderr", Full())
         assert main(["xyz"]) == 2
@@ -648,7 +648,7 @@ def test_a_python_without_our_packages_is_named():
     done = subprocess.run([*bare, "--source", "a.mp4"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert done.stderr.startswith("sharpose-rt: error: the package ")
-    assert f" is missing in {sys.executable}: `pip install sharpose-rt` for that Python" in done.stderr
+    assert f" is missing in {sys.executable}: run `pip install sharpose-rt` for that Python" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

@@ -136,7 +136,7 @@ def test_some_keypoints_of_a_set_are_enough_where_there_are_no_others(folder):
     assert people.joint_weights.tolist() == [[0] * 11 + [1] * 6] * 8
     assert {a["num_keypoints"] for a in read_labels(folder / "annotations.json")["annotations"]} == {6}
     name_keypoints(folder, ["left_hip", "right_hip", "tail", "left_ear_tip", "right_ear_tip", "hock"])
-    with pytest.raises(DatasetError, match=r"tail, .* 12 are wanted, .*, or fewer and no others; call them so$"):
+    with pytest.raises(DatasetError, match=r"tail, .* at least 12 of .*, or fewer and no others; rename them$"):
         read(folder)  # no set has so many: without the names it would be refused, too
 
 

@@ -498,7 +498,7 @@ def test_folders_of_several_have_safe_names(clips: list[Path], tmp_path: Path) -
         ("smooth.method=rts", "one file at a time"),
         ("detector.name=boxes.txt", "belong to one source"),
         ("budget.latency_ms=90", "waits until each frame is done; add --realtime"),
-        ("detector.every_if_sure=4", "it takes one source and the tracker"),
+        ("detector.every_if_sure=4", "it needs a single source and the tracker"),
     ],
 )
 def test_what_does_not_go_with_several_is_said(clips: list[Path], tmp_path: Path, option: str, said: str) -> None:

@@ -735,7 +735,7 @@ def test_odd_paths_are_files_or_said(tmp_path: Path, clip: Path, monkeypatch: py
         assert source.info.frame_count == 30
     assert expand_sources("~nobody.mp4") == ["~nobody.mp4"]
     for spec in ("x" * 300 + ".mp4", "a\0b"):
-        with pytest.raises(SourceError, match="cannot be looked at"):
+        with pytest.raises(SourceError, match="cannot be accessed"):
             open_source(spec)
     with pytest.raises(SourceError, match="matches nothing"):
         open_source("x" * 300 + "*.mp4")
@@ -758,7 +758,7 @@ def test_what_may_not_be_looked_at_keeps_nothing_from_the_rest(
 
     monkeypatch.setattr(Path, "iterdir", refuse)
     monkeypatch.setattr(os, "listdir", refuse)
-    with pytest.raises(SourceError, match=r"cannot be looked at .Permission denied."):
+    with pytest.raises(SourceError, match=r"cannot be accessed .Permission denied."):
         open_source(".")
     with pytest.raises(SourceError, match=r"wolk\.mp4 does not exist; check the path"):
         open_source("wolk.mp4")
