@@ -271,7 +271,8 @@ def lines_of(results: Results) -> str:
     exit_rate = figures["exit_rate"]
     exits = "" if exit_rate is None else f", {100 * exit_rate:.0f} % of poses without refinement"
     speed = "" if fps is None else f" at {fps:.1f} fps"
-    lines = [f"{results.status}: {figures['frames']} frames{speed}, {figures['people']['ids']} ids{exits}"]
+    frames, ids = (_counted(n, what) for n, what in ((figures["frames"], "frame"), (figures["people"]["ids"], "id")))
+    lines = [f"{results.status}: {frames}{speed}, {ids}{exits}"]
     lines += [f"  {results.parts} parts; the last one:"] if results.parts else []
     files = {
         "skeletons": results.stream,
@@ -281,3 +282,7 @@ def lines_of(results: Results) -> str:
     }
     lines += [f"  {name:<10} {path}" for name, path in files.items() if path is not None]
     return "\n".join([*lines, *(f"  {'format':<10} {path}" for path in results.formats)])
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

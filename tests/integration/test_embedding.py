@@ -273,7 +273,9 @@ def test_what_is_given_in_place_of_pictures_is_said() -> None:
     with pytest.raises(SourceError, match="frame 0 has the time 1000"):
         next(tracker.run([(10**400, IMAGE)]))
     for pts_s in ("x", timedelta(seconds=1), 10**400):
-        with pytest.raises(ValueError, match=r"times in seconds are accepted \(for a timedelta its total_seconds\(\)\)"):
+        with pytest.raises(
+            ValueError, match=r"times in seconds are accepted \(for a timedelta its total_seconds\(\)\)"
+        ):
             tracker.update(IMAGE, pts_s)  # type: ignore[arg-type]
 
 

@@ -129,7 +129,7 @@ def test_the_command_records_what_is_smoothed_both_ways_and_collects_from_it(
 
 @pytest.mark.parametrize("hides", ["draw.faces=false", "draw.picture=false"])
 def test_who_hides_faces_records_none(hides: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--record keeps pictures as they came, faces too"):
+    with pytest.raises(ConfigError, match="--record keeps the original pictures with the faces"):
         config_of(tmp_path, hides)
 
 

@@ -497,7 +497,7 @@ def test_nothing_that_is_read_is_written_over(tmp_path: Path, capsys: pytest.Cap
     shutil.copy(SAMPLE, path)
     arguments = ["replay", str(path), "--output", str(tmp_path), "--no-video", "--smooth", "none"]
     assert main([*arguments, "--overwrite"]) == 2
-    assert "is what is read" in capsys.readouterr().err
+    assert "is an input; choose another folder" in capsys.readouterr().err
     assert path.read_bytes() == SAMPLE.read_bytes()
     assert main(arguments) == 0  # another name
     assert (tmp_path / "walk-2.skeletons.jsonl").is_file()
@@ -588,7 +588,7 @@ def test_keypoints_of_no_known_set_are_shown_but_not_compared(
         capsys.readouterr().err
     )
     assert main(["replay", str(path), "--output", str(tmp_path / "new"), "--track"]) == 2
-    assert "take --tracker bytetrack and give --smooth none" in capsys.readouterr().err
+    assert "use --tracker bytetrack and give --smooth none" in capsys.readouterr().err
 
 
 def test_what_compares_no_poses_is_done_with_any_keypoints(tmp_path: Path) -> None:

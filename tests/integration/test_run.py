@@ -801,7 +801,7 @@ def test_what_is_no_source_is_said_and_a_number_is_a_camera(clip: Path) -> None:
         (-1, "N from 0"),
         (True, "the source is True; a file, folder"),
         (None, "the source is None; a file, folder"),
-        ([str(clip)], rf"a list of names, the first '.*{clip.name}'; .* a folder or 'glob' takes files"),
+        ([str(clip)], rf"a list of names, the first '.*{clip.name}'; .* For files give a folder or 'glob'"),
         ((clip, clip), "a tuple of names"),
     ):
         with pytest.raises(SourceError, match=said):
@@ -839,7 +839,7 @@ def test_python_tracker_says_which_video_a_frame_is_of_and_leaves_out_what_is_br
 @pytest.mark.parametrize("options", [{"output": {"directory": "out"}}, {"live": {"picture_px": 640}}])
 def test_options_of_what_a_tracker_does_not_do_are_refused(options: dict[str, Any]) -> None:
     ((name, value),) = options.items()
-    with pytest.raises(ConfigError, match=re.escape(f"writes and serves nothing, and {name} is {value!r}")) as error:
+    with pytest.raises(ConfigError, match=re.escape(f"writes and serves nothing, but {name} is {value!r}")) as error:
         PoseTracker(**options)
     assert "sharpose_rt.app.FileRun" in str(error.value)
     PoseTracker(config="live")  # the command's presets have such sections

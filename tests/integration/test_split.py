@@ -298,7 +298,7 @@ def test_the_command_says_how_many_parts_there_are(
     options = [option for value in OPTIONS for option in ("--set", value)]
     command = ["--source", str(clip), "--no-video", "--output", str(tmp_path), *options]
     assert main([*command, "--split", "2"]) == 0
-    assert "2 parts, the last:\n  skeletons  " in capsys.readouterr().out
+    assert "2 parts; the last one:\n  skeletons  " in capsys.readouterr().out
     assert main([*command, "--split", "0.5"]) == 2
     assert "--split: output.split_s is 0.5" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="rts needs the whole video"):

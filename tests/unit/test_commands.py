@@ -250,7 +250,7 @@ def test_help_is_a_command_too(words, title, capsys):
         (["--max-frames", "-3"], "error: --max-frames: source.max_frames is -3; at least 1 is accepted"),
         (["--boxes", "x.txt", "--detect-every", "0"], "error: --detect-every: detector.every is 0; at least 1"),
         (["--min-person-score", "2"], "error: --min-person-score: detector.score_threshold is 2; at least 0 and at"),
-        (["--person-slots", "2"], "error: --person-slots: output.person_slots says how"),
+        (["--person-slots", "2"], "error: --person-slots: output.person_slots needs"),
         (["--set", "source.end_s=5", "--start", "9"], "error: command line: source.end_s is 5; above 9"),
         (["--set", "source.stride=0", "--start", "9"], "error: --set: source.stride is 0"),
     ],

@@ -478,7 +478,7 @@ def test_several_from_the_command_line(clips: list[Path], tmp_path: Path, capsys
     (tmp_path / "none.txt").write_text("# nothing\n")
     assert main(["--source", f"@{tmp_path / 'none.txt'}", *options, *out]) == 2
     assert main(["--source", str(clips[0]), "--source", str(tmp_path / "*.mp4"), *options, *out]) == 2
-    assert "one after the other" in capsys.readouterr().err
+    assert "one after another" in capsys.readouterr().err
 
 
 def test_folders_of_several_have_safe_names(clips: list[Path], tmp_path: Path) -> None:
