@@ -1,4 +1,4 @@
-"""The versioned skeleton stream: written, read, checked, converted, and cut into arrays for action recognition."""
+"""The versioned skeleton stream: writing, reading, validation, conversion, and arrays for action recognition."""
 
 from sharpose_rt.geometry.angles import angle_names, joint_angles
 from sharpose_rt.skeletons.action import ActionArray, action_array

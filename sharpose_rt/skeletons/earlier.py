@@ -1,4 +1,4 @@
-"""What earlier runs left in a folder of results: of which sources, under which names, and whether it is whole."""
+"""Results of earlier runs in a folder: their sources, their names, and whether they are complete."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Earlier:
     """Results of one run.
 
     Args:
-        source: its name, as the run gave it; from the root on where the run has ended.
-        place: the same by `place_beside`; empty where the run did not say.
-        stem: what the names of its files begin with.
-        status: how it ended; None where it was killed, or is under way.
-        config: what it was run with, as plain values; empty where it was killed.
-        files: names of what it wrote, but for the summary; empty where it was killed.
-        stored: see `Source.stored`; None too where the run did not say.
+        source: the name of the source; an absolute path if the run has ended.
+        place: see `place_beside`; empty if unknown.
+        stem: what the names of the files begin with.
+        status: how the run ended; None if it was killed, or is still running.
+        config: its options, as plain values; empty if it was killed.
+        files: names of the files it wrote, except for the summary; empty if it was killed.
+        stored: see `Source.stored`; None if unknown.
     """
 
     source: str
@@ -44,33 +44,33 @@ class Earlier:
 
 
 class EarlierResults:
-    """The results in a folder, as they were when it was last looked at.
+    """The results in a folder, as of the last call of `look`.
 
     Args:
-        folder: of results, which may not be there yet; those in folders below are others.
+        folder: of results, which may not exist yet; subfolders are not included.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._names: frozenset[str] = frozenset()
-        self._read: dict[str, tuple[int, Earlier | None]] = {}  # by name: when it was written, and what it says
+        self._read: dict[str, tuple[int, Earlier | None]] = {}  # by name: modification time and content
         self._found: dict[str, list[Earlier]] = {}
         self.look()
 
     def of(self, source: str) -> list[Earlier]:
-        """Those of the source of that name, complete ones first, then by name. A relative path means what it means from
-        the present folder; where source and results were moved together, those are found too."""
+        """Results of a source, complete ones first, then by name. A relative path refers to the current folder; results
+        that were moved together with their source are found too."""
         places = place_of(source), place_beside(self.folder, source)
         found = {one.stem: one for place in places for one in self._found.get(place, ())}
         return sorted(found.values(), key=_whole_first)
 
     def has(self, one: Earlier) -> bool:
-        """Whether all that the run wrote is still there: who wants some of it made again removes it."""
+        """Whether everything that the run wrote still exists: users remove what they want to have made again."""
         return self._names.issuperset(one.files)
 
     def spoil(self, stem: str) -> None:
-        """Lets the summary of that name, if any, say that its results are not whole: they are written over, by a run
-        that may be killed.
+        """Marks the results of that name as incomplete in their summary, if any: they are overwritten by a run, which
+        may be killed.
 
         Raises:
             OutputError: it cannot be written.
@@ -80,7 +80,7 @@ class EarlierResults:
             write_summary(path, {**orjson.loads(path.read_bytes()), "status": "interrupted"})
 
     def look(self) -> None:
-        """Looks again; what has not changed since is not read twice."""
+        """Reads the folder again; unchanged files are not read twice."""
         try:
             entries = {entry.name: entry for entry in os.scandir(self.folder)}
         except OSError:
@@ -92,7 +92,7 @@ class EarlierResults:
             stem = name.removesuffix(_STREAM if name.endswith(_STREAM) else _SUMMARY)
             if stem == name or (name.endswith(_STREAM) and stem in ended):
                 continue
-            with contextlib.suppress(OSError):  # gone since
+            with contextlib.suppress(OSError):  # deleted meanwhile
                 written = entry.stat().st_mtime_ns
                 if self._read.get(name, (None,))[0] != written:
                     self._read[name] = written, _said(self.folder / name, stem)
@@ -104,7 +104,7 @@ class EarlierResults:
 
 
 def _said(path: Path, stem: str) -> Earlier | None:
-    """What a summary or the header of a stream says; None where it is something else of that name."""
+    """Results from a summary or the header of a stream; None if it is another kind of file."""
     try:
         if path.name.endswith(_STREAM):
             header = StreamReader(path).header
@@ -126,15 +126,15 @@ def _whole_first(one: Earlier) -> tuple[bool, str]:
 
 
 def _places(one: Earlier) -> Iterator[str]:
-    """What the source of earlier results is known by; of a run that was killed nobody knows where it was started."""
+    """The keys of the source of earlier results; for a killed run it is unknown where it was started."""
     if one.status is not None:
         yield place_of(one.source)
     yield one.place
 
 
 def place_beside(folder: str | Path, source: str) -> str:
-    """A checksum of where a source lies as seen from a folder: it tells sources of one name apart, stays the same where
-    both are moved or reached by other ways, and does not tell others where anything is."""
+    """A checksum of a source's path relative to a folder: it distinguishes sources of the same name, stays the same if
+    both are moved or reached by other paths, and reveals no path."""
     place = place_of(source)
     if "://" not in place:
         with contextlib.suppress(ValueError):  # on another drive

@@ -1,4 +1,4 @@
-"""Frames at even steps of media time, for networks that take each frame as equally long after the one before."""
+"""Frames at even steps of media time, for networks that assume a constant frame rate."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sharpose_rt.errors import ConfigError
 from sharpose_rt.types import Poses
 
 LONGEST_GAP_S = 0.5
-"""Between frames that lie further apart nobody knows how people moved."""
+"""In gaps longer than this, the movement of people is unknown."""
 ROUNDED_S = 2e-6
-"""By so much two times of a stream may differ as each is rounded to 1e-6 s."""
-_SAME = 1e-3  # of a gap: no interpolation is worth its rounding
+"""Rounding error between two times of a stream, each rounded to 1e-6 s."""
+_SAME = 1e-3  # of a gap: closer times are not interpolated
 
 
 class Posed(Protocol):
@@ -34,7 +34,7 @@ class Posed(Protocol):
 
 @dataclass(frozen=True)
 class EvenFrame:
-    """A frame of `at_fps`; `frame_id` counts from 0 in each video, the rest is as of the frame before it in time."""
+    """A frame of `at_fps`; `frame_id` counts from 0 in each video, the rest is from the previous frame in time."""
 
     frame_id: int
     pts_s: float
@@ -45,18 +45,18 @@ class EvenFrame:
 
 
 def at_fps(frames: Iterable[Posed], fps: float) -> Iterator[EvenFrame]:
-    """So many frames for each second of media time, from the first frame on, whatever times the frames have.
+    """Resamples frames to `fps` frames per second of media time, from the first frame on.
 
-    Whoever is in the frames before and after is between them in proportion, keypoints that both have likewise; whoever
-    is in one alone is where the nearer one has them. Nobody moves across a cut (`new_scene`) or a change of size: until
-    then people stay where they were. Between frames further apart than `LONGEST_GAP_S`, as where a camera was away,
-    there is nobody. Each video (`source`, or where times fall) has steps of its own. Holds two frames.
+    People and keypoints in both neighbouring frames are interpolated; those in only one of them are as in the nearer
+    one. Nobody is interpolated across a cut (`new_scene`) or a change of size: people stay where they were until then.
+    In gaps longer than `LONGEST_GAP_S`, such as when a camera was away, there is nobody. Each video (a new `source`, or
+    a time that decreases) has its own steps. Holds two frames.
 
     Raises:
         ConfigError: `fps` is not above 0, or above 1000.
     """
     if not 0 < fps <= 1000:
-        raise ConfigError(f"fps is {fps!r}; above 0, up to 1000, is accepted")
+        raise ConfigError(f"fps is {fps!r}; above 0 and at most 1000 is accepted")
     return _steps(frames, fps)
 
 
@@ -103,7 +103,7 @@ def _between(before: Posed, after: Posed, time_s: float, fps: float) -> Poses:
 
 
 def _moved(near: Poses, far: Poses, weight: float) -> Poses:
-    """The people of `near`, on their way to where they are in `far` by `weight` of it, 0 to 0.5."""
+    """The people of `near`, interpolated towards `far` by `weight`, 0 to 0.5."""
     place_of = {track_id: place for place, track_id in enumerate(far.track_ids.tolist()) if track_id}
     rows = [row for row, track_id in enumerate(near.track_ids.tolist()) if track_id in place_of]
     if not rows:

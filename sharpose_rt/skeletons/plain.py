@@ -1,4 +1,4 @@
-"""Any value of a run as JSON can hold it."""
+"""Conversion of any value of a run to JSON values."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sharpose_rt.machine.paths import as_text
 
 
 def plain(value: Any) -> Any:
-    """`value` made of dict, list, str, int, float, bool and None alone, its order kept.
+    """`value` converted to dict, list, str, int, float, bool and None, in the same order.
 
-    Infinities become "inf" and "-inf", NaN None, negative zero zero, text that is not UTF-8 (file names) gets
-    backslash escapes; dataclasses become dicts, enumerations their lower-case names, whatever else its str().
-    """
+    Infinities become "inf" and "-inf", NaN becomes None, negative zero becomes zero, text that is not UTF-8 (file
+    names) gets backslash escapes, dataclasses become dicts, enumerations their lower-case names, everything else its
+    str()."""
     match value:
         case None | bool():
             return value

@@ -1,10 +1,9 @@
 """The lines of the skeleton stream, version 1: a header, every frame, the end; UTF-8 JSON.
 
-Numbers: coordinates have 2 decimals (px), scores and quality 4, times 6 (s) or 3 (ms), so the same input gives the
-same bytes, all but the header's `created`. No number is ever NaN or infinite: an infinite `quality_threshold` is
-the string "inf" or "-inf", an unknown quality is null, a keypoint that was not found is [0, 0, 0], and `track_id` is
-null where no tracker ran. `stream.schema.json` says the same to a machine.
-"""
+Coordinates have 2 decimals (px), scores and quality 4, times 6 (s) or 3 (ms), so the same input gives the same bytes,
+except for `created` in the header. No number is NaN or infinite: an infinite `quality_threshold` is the string "inf" or
+"-inf", an unknown quality is null, a keypoint that was not found is [0, 0, 0], and `track_id` is null if no tracker
+ran. `stream.schema.json` is the machine-readable description."""
 
 from __future__ import annotations
 
@@ -32,26 +31,26 @@ _POINT_SCALE = np.array([_BOX_SCALE, _BOX_SCALE, _SCORE_SCALE])
 
 
 def utc_now() -> str:
-    """The time now, ISO 8601 in UTC with milliseconds: '2026-01-31T12:00:00.123Z'."""
+    """The current time, ISO 8601 in UTC with milliseconds: '2026-01-31T12:00:00.123Z'."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 @dataclass(frozen=True)
 class Header:
-    """What holds for the whole stream.
+    """The facts about the whole stream.
 
     Args:
-        source: what was read; any credentials are masked by whoever opened it.
+        source: what was read, with credentials masked.
         frame_size_wh: size of the upright frames, px.
-        fps: nominal frame rate; None where the source has none. `pts_s` of each frame is the truth.
+        fps: nominal frame rate, None if the source has none; the actual times are the `pts_s` of the frames.
         skeleton: the keypoint set.
         model: `name`, `weights_sha256` (None if unknown), `behaviour`, `quality_threshold` (a float, which may be
-            infinite, or None if unknown); other keys are kept as they are.
-        detector, tracker, smoothing: what was used, by name.
+            infinite, or None if unknown); other keys are kept.
+        detector, tracker, smoothing: names of what was used.
         version: of the program that wrote the stream.
         created: ISO 8601, UTC.
-        place: of a file a checksum of its path as seen from the folder of the results, or of its address, by which
-            `--resume` knows it again; None of any other source.
+        place: for a file, a checksum of its path relative to the folder of results, or of its address, by which
+            `--resume` recognises it; None for other sources.
     """
 
     source: str
@@ -92,11 +91,11 @@ class Header:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Header:
-        """The header of a first line's values. Raises KeyError, TypeError or ValueError where it is malformed."""
+        """The header from the values of the first line. Raises KeyError, TypeError or ValueError if it is malformed."""
         model = dict(record["model"])
         for name in ("quality_threshold", "refine_from_px"):
             if model.get(name) is not None:
-                model[name] = float(model[name])  # also takes "inf"
+                model[name] = float(model[name])  # also accepts "inf"
         return cls(
             source=record["source"],
             frame_size_wh=_size_wh(record["frame_size_wh"]),
@@ -114,7 +113,7 @@ def _size_wh(value: Any) -> tuple[int, int]:
 
 
 def _whole_number(value: Any, least: int) -> int:
-    """The number, at least that large, as writers can write it. Raises ValueError, TypeError or OverflowError."""
+    """A whole number of at least `least` that fits int64. Raises ValueError, TypeError or OverflowError."""
     number = int(value)
     if isinstance(value, bool) or number != value or not least <= number < 2**63:
         raise ValueError(f"{value!r:.40} is given; a whole number from {least} to {2**63 - 1} is accepted")
@@ -122,10 +121,10 @@ def _whole_number(value: Any, least: int) -> int:
 
 
 def _skeleton(keypoints: list[str], limbs: list[list[int]]) -> Skeleton:
-    """The known skeleton with these keypoints, drawn by these limbs; else one named 'custom', without OKS sigmas."""
+    """The known skeleton with these keypoints, with these limbs; otherwise one named 'custom', without OKS sigmas."""
     names, pairs = tuple(keypoints), tuple((int(a), int(b)) for a, b in limbs)
     if not all(0 <= end < len(names) for pair in pairs for end in pair):
-        raise ValueError(f"limbs name keypoints that are none of the {len(names)}")
+        raise ValueError(f"limbs refer to keypoints beyond the {len(names)} of the header")
     for known in SKELETONS.values():
         if known.keypoints == names:
             return known if known.limbs == pairs else replace(known, limbs=pairs)
@@ -138,11 +137,11 @@ def _skeleton(keypoints: list[str], limbs: list[list[int]]) -> Skeleton:
 class FrameRecord:
     """One frame line.
 
-    `frame_size_wh` is there where it is not the header's. `captured_at` (ISO 8601), `latency_ms`, its shares
-    `stages_ms`, `dropped_before`, `lost_before_s` and `budget` (what the latency controller had set) are for live
-    sources only. `picture` is the file's name where each frame is one. `camera` (2, 3) says where a point of the frame
-    before is in this one, px, where the camera moved; `new_scene`, that the picture has nothing to do with that one.
-    """
+    `frame_size_wh` is set if it differs from the header's. `captured_at` (ISO 8601), `latency_ms`, its parts
+    `stages_ms`, `dropped_before`, `lost_before_s` and `budget` (the settings of the latency controller) are only for
+    live sources. `picture` is the name of the file if each frame is one. `camera` (2, 3) maps points of the previous
+    frame to this one, in px, if the camera moved; `new_scene` says that the picture has nothing in common with the
+    previous one."""
 
     frame_id: int
     pts_s: float
@@ -161,7 +160,7 @@ class FrameRecord:
     def to_record(self) -> dict[str, Any]:
         """The frame line as plain values, rounded, in the order of the file.
 
-        Raises ValueError where `pts_s` is not finite, or as `people_of`.
+        Raises ValueError if `pts_s` is not finite, or like `people_of`.
         """
         if not math.isfinite(self.pts_s):
             raise ValueError(f"frame {self.frame_id}: pts_s is {self.pts_s}; a finite media time is wanted")
@@ -195,7 +194,7 @@ class FrameRecord:
 
     @classmethod
     def from_record(cls, record: dict[str, Any], keypoint_count: int) -> FrameRecord:
-        """The frame of a line's values. Raises KeyError, TypeError or ValueError where it is malformed."""
+        """The frame from the values of a line. Raises KeyError, TypeError or ValueError if it is malformed."""
         return cls(
             frame_id=_whole_number(record["frame_id"], 0),
             pts_s=float(record["pts_s"]),
@@ -214,9 +213,9 @@ class FrameRecord:
 
 
 def people_of(poses: Poses) -> list[dict[str, Any]]:
-    """One dict a person, rounded and finite, as in a frame line.
+    """One dict per person, rounded and finite, as in a frame line.
 
-    Scores are clipped to 0..1. A keypoint of which any number is not finite becomes [0, 0, 0].
+    Scores are clipped to 0..1. A keypoint with a number that is not finite becomes [0, 0, 0].
 
     Raises:
         ValueError: a box or its score is not finite.
@@ -251,7 +250,7 @@ def people_of(poses: Poses) -> list[dict[str, Any]]:
 
 
 def _point_table(poses: Poses) -> np.ndarray:
-    """(N, 2, K, 3) float64 x, y, score: smoothed and raw, rounded. One table, as numpy's cost here is its calls."""
+    """(N, 2, K, 3) float64 x, y, score: smoothed and raw, rounded. One table, to save calls of numpy."""
     table = np.empty((len(poses), 2, poses.keypoint_scores.shape[1], 3))
     table[:, 0, :, :2], table[:, 0, :, 2] = poses.keypoints, poses.keypoint_scores
     table[:, 1, :, :2], table[:, 1, :, 2] = poses.raw_keypoints, poses.raw_keypoint_scores
@@ -263,7 +262,7 @@ def _point_table(poses: Poses) -> np.ndarray:
 
 
 def _rounded(values: np.ndarray, scale: np.ndarray | float) -> np.ndarray:
-    """float64 `values` rounded in place to 1 / scale; in float32 digits would stay behind. No negative zero."""
+    """float64 `values` rounded in place to 1 / scale, without negative zero; float32 would not be exact."""
     values *= scale
     np.rint(values, out=values)
     values /= scale
@@ -272,9 +271,9 @@ def _rounded(values: np.ndarray, scale: np.ndarray | float) -> np.ndarray:
 
 
 def poses_of(people: list[dict[str, Any]], keypoint_count: int) -> Poses:
-    """The poses of a frame line's people; a null quality becomes NaN, a null track_id 0.
+    """The poses of the people in a frame line; a null quality becomes NaN, a null track_id 0.
 
-    Raises KeyError, TypeError or ValueError where the people are malformed.
+    Raises KeyError, TypeError or ValueError if the people are malformed.
     """
     if not people:
         return Poses.empty(keypoint_count)
@@ -284,7 +283,7 @@ def poses_of(people: list[dict[str, Any]], keypoint_count: int) -> Poses:
         raw = np.array([p["raw_keypoints"] for p in people], np.float32)
         boxes = np.array([p["bbox_xyxy"] for p in people], np.float32)
         scores = np.array([p["bbox_score"] for p in people], np.float32)
-        quality = np.array([p["quality"] for p in people], np.float32)  # numpy makes None a NaN
+        quality = np.array([p["quality"] for p in people], np.float32)  # numpy turns None into NaN
     if points.shape != shape:
         raise ValueError(f"keypoints have the shape {points.shape}; {shape} is wanted")
     if not all(np.isfinite(numbers).all() for numbers in (points, raw, boxes, scores)) or np.isinf(quality).any():
@@ -309,5 +308,5 @@ def end_record(status: str, frames: int, dropped: int, **extra: Any) -> dict[str
 
 
 def encode(record: dict[str, Any]) -> bytes:
-    """A record as one line of the stream, its newline included."""
+    """A record as one line of the stream, including the newline."""
     return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)

@@ -1,4 +1,4 @@
-"""A finished stream with other poses, put in the old one's place in one step."""
+"""Replaces the poses of a finished stream in one step."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sharpose_rt.types import Poses
 
 
 def rewrite_stream(path: Path, frames: Sequence[Poses], *, smoothing: str) -> None:
-    """Gives frame i of the stream at `path` the poses `frames[i]`; the old stream stays until the new one is whole.
+    """Gives frame i of the stream at `path` the poses `frames[i]`; the old stream stays until the new one is complete.
 
-    `smoothing` is what the new header says.
+    `smoothing` is written to the new header.
 
     Raises:
         StreamError: the stream cannot be read.

@@ -1,5 +1,6 @@
-"""Skeleton streams in files: written so that each line is on disk at once, read in constant memory. `records` says what
-the lines are.
+"""Reading and writing skeleton streams: each line is written to disk at once, and files are read in constant memory.
+
+`records` defines the lines.
 """
 
 from __future__ import annotations
@@ -31,18 +32,17 @@ log = logging.getLogger("sharpose_rt.skeletons")
 
 
 class StreamWriter:
-    """Writes a skeleton stream; what is on disk is valid after every call, also after a full disk.
+    """Writes a skeleton stream; the file is valid after every call, even if the disk is full.
 
-    Used as a context manager it writes the end line itself where `end` was not called, with the status that the
-    exception on its way out tells.
+    As a context manager it writes the end line if `end` was not called, with a status that depends on the exception.
 
     Args:
-        path: the new file. An existing one is refused unless it is empty (`output_paths` reserves names so).
+        path: the new file. An existing one is refused unless it is empty (`output_paths` reserves names with those).
         header: the first line, written at once.
         overwrite: replace an existing file.
 
     Raises:
-        OutputError: the file exists with content, or cannot be written.
+        OutputError: the file exists and is not empty, or cannot be written.
     """
 
     def __init__(self, path: str | Path, header: Header, *, overwrite: bool = False) -> None:
@@ -59,21 +59,21 @@ class StreamWriter:
             raise
 
     def write(self, frame_id: int, pts_s: float, poses: Poses, **more: Any) -> None:
-        """Appends the line of a `FrameRecord`. Raises OutputError where the file cannot be written, ValueError as
+        """Appends the line of a `FrameRecord`. Raises OutputError if the file cannot be written, and ValueError like
         `FrameRecord.to_record`."""
         self.write_line(encode(FrameRecord(frame_id, pts_s, poses, **more).to_record()))
 
     def write_line(self, line: bytes) -> None:
-        """Appends one frame line as `encode` gives it. Raises OutputError where the file cannot be written."""
+        """Appends one frame line from `encode`. Raises OutputError if the file cannot be written."""
         assert not self._ended, "write_line() after end()"
         self._write_line(line)
         self.frames += 1
 
     def end(self, status: str, frames: int | None = None, dropped: int = 0, **extra: Any) -> None:
-        """Appends the end line; `frames` None takes the writer's own count.
+        """Appends the end line; `frames` None uses the writer's own count.
 
-        After a failed write this is tried once, with the writer's own count, and never raises: the first error is
-        the one that counts.
+        After a failed write this is tried once, with the writer's own count, and never raises: only the first error
+        matters.
         """
         assert status in END_STATUS, status
         if self._ended:
@@ -84,7 +84,7 @@ class StreamWriter:
             self._write_line(encode(end_record(status, count, dropped, **extra)))
 
     def close(self) -> None:
-        """Closes the file; may be called again."""
+        """Closes the file; may be called more than once."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -100,12 +100,12 @@ class StreamWriter:
     def _write_line(self, line: bytes) -> None:
         try:
             rest = memoryview(line)
-            while rest:  # an unbuffered write may take only a part
+            while rest:  # an unbuffered write may be partial
                 rest = rest[self._file.write(rest) :]
         except OSError:
             self._failed = True
             with contextlib.suppress(OSError):
-                self._file.truncate(self._size)  # no torn line stays behind
+                self._file.truncate(self._size)  # leave no partial line
                 self._file.seek(self._size)
             kept = f"the {self.frames} frames written so far are kept and valid"
             with writing(f"the skeleton stream {self.path}", f"{kept}. Free some space or choose another --output"):
@@ -120,45 +120,45 @@ def _open_new(path: Path, overwrite: bool) -> Any:
         with contextlib.suppress(FileExistsError):
             return path.open("xb", buffering=0)
         if path.is_file() and path.stat().st_size > 0:
-            raise OutputError(f"{path} is there already; choose another name or --output, or ask to overwrite")
+            raise OutputError(f"{path} exists already; choose another name or --output, or --overwrite")
         return path.open("r+b", buffering=0)
 
 
 @contextlib.contextmanager
 def whole_stream(path: Path, header: Header, advice: str) -> Iterator[StreamWriter]:
-    """A writer of a stream that takes the place of `path` at the block's end: it is there whole, or what was before.
+    """A writer of a stream that replaces `path` when the block ends, and only if it is complete.
 
     Raises:
-        OutputError: it cannot be written; `advice` is what to try next.
+        OutputError: it cannot be written; `advice` says what to try next.
     """
     with writing(path, advice), whole(path) as part:
         try:
             with StreamWriter(part, header) as writer:
                 yield writer
-        except OutputError as error:  # the writer's own words are of the part, which goes
+        except OutputError as error:  # the writer's message names the temporary file
             raise error.__cause__ or error from None
 
 
 class StreamReader:
     """Iterates over the frames of a skeleton stream in constant memory.
 
-    Each iteration opens the file anew and closes it when done or left early, so a reader can be gone through more
-    than once; what comes through a pipe, or with the path '-' from standard input, is kept in a temporary file for
-    that. A torn last line, as a crash leaves it, ends the stream; a warning is logged once.
+    Each iteration opens the file, and closes it when done or left early, so a reader can be iterated more than once;
+    input from a pipe, or from standard input (path '-'), is kept in a temporary file for this. A partial last line, as
+    after a crash, ends the stream; a warning is logged once.
 
     Attributes:
         header: the first line.
-        end: the end line as a dict after a whole iteration; None before, and where the file stops early.
+        end: the end line as a dict after a full iteration; None before, and if the file has none.
 
     Raises:
-        StreamError: the file cannot be read, has no header, or has a line that is wrong; names the line.
+        StreamError: the file cannot be read, has no header, or has an invalid line; names the line.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.end: dict[str, Any] | None = None
         self._told_torn = False
-        self._whole: StreamReader | None = None  # what this one is a part of, and with it what came through a pipe
+        self._whole: StreamReader | None = None  # the reader of which this is a view; it keeps the input of a pipe
         self._seen_alone = False
         self._kept = self._keep_pipe()
         if str(path) == "-":
@@ -167,9 +167,9 @@ class StreamReader:
             first = file.readline()
         record = self._parse(first, 1)
         if record is None or record.get("type") != "header":
-            raise StreamError(f"{self.path} line 1 is no header; a skeleton stream ({SCHEMA}) begins with one")
+            raise StreamError(f"{self.path} line 1 is not a header; a skeleton stream ({SCHEMA}) starts with one")
         if record.get("schema") != SCHEMA:
-            raise StreamError(f"{self.path} has schema {record.get('schema')!r}; {SCHEMA!r} is read by this version")
+            raise StreamError(f"{self.path} has schema {record.get('schema')!r}; this version reads {SCHEMA!r}")
         with self._line(1):
             self.header = Header.from_record(record)
         self._keypoint_count = len(self.header.skeleton)
@@ -181,8 +181,8 @@ class StreamReader:
             for number, line in enumerate(file, start=2):
                 record = self._parse(line, number)
                 if record is None:
-                    if not self._told_torn:  # some formats take several passes
-                        log.warning("%s line %d is torn and left out", self.path, number)
+                    if not self._told_torn:  # some formats need several passes
+                        log.warning("%s line %d is incomplete and ignored", self.path, number)
                     self._told_torn = True
                     return
                 kind = record.get("type")
@@ -198,13 +198,13 @@ class StreamReader:
                     raise StreamError(f"{self.path} line {number}: type is {kind!r}; 'frame' or 'end' is accepted")
 
     def without_predicted(self) -> StreamReader:
-        """A reader of the same frames without people of stage 'predicted', of whom nothing was seen in them."""
+        """A reader of the same frames without people of stage 'predicted', who were not seen in the frame."""
         reader = copy.copy(self)
         reader._whole, reader._seen_alone = self, True
         return reader
 
     def of_coco(self) -> StreamReader:
-        """A reader of the same frames with COCO's 17 keypoints alone, where more come behind them; else itself."""
+        """A reader of the same frames with only COCO's 17 keypoints, if more follow them; otherwise itself."""
         names, wanted = self.header.skeleton.keypoints, COCO17.keypoints
         if names[: len(wanted)] != wanted or len(names) == len(wanted):
             return self
@@ -213,12 +213,12 @@ class StreamReader:
         return reader
 
     def _part(self, poses: Poses) -> Poses:
-        """What of a frame's poses this reader gives."""
+        """The part of a frame's poses that this reader yields."""
         poses = poses.first(len(self.header.skeleton))
         return poses.kept(poses.stage != PoseStage.PREDICTED) if self._seen_alone else poses
 
     def ending(self) -> tuple[str | None, int]:
-        """The end line's status, None where there is no such line, and the number of frames, which are not parsed."""
+        """The status of the end line, None if there is none, and the number of frames, without parsing them."""
         with self._open() as file:
             frames, line = deque(enumerate(file), maxlen=1).pop()  # the header is line 0
         record = self._parse(line, frames + 1)
@@ -227,7 +227,7 @@ class StreamReader:
         return (record.get("status"), frames - 1) if record.get("type") == "end" else (None, frames)
 
     def warn_unless_complete(self) -> int:
-        """The number of frames; says in the log where there may have been more."""
+        """The number of frames; logs a warning if there may have been more."""
         status, frames = self.ending()
         if status != "complete":
             ending = f"the end status '{status}'" if status else "no end line"
@@ -235,7 +235,7 @@ class StreamReader:
         return frames
 
     def _keep_pipe(self) -> Path | None:
-        """What can be read but once, in a file of its own, which goes with this reader."""
+        """A temporary copy of input that can only be read once, deleted together with this reader; None for files."""
         from_stdin = str(self.path) == "-"
         with self._said():
             if not from_stdin and (not self.path.exists() or self.path.is_file() or self.path.is_dir()):
@@ -262,13 +262,13 @@ class StreamReader:
             ) from error
 
     def _parse(self, line: bytes, number: int) -> dict[str, Any] | None:
-        """The line's object; None where it is torn, that is not JSON and without its newline."""
+        """The object of a line; None if it is incomplete, that is not JSON and without a newline."""
         try:
             record = orjson.loads(line)
         except orjson.JSONDecodeError as error:
             if not line.endswith(b"\n"):
                 return None
-            hint = "; a *.skeletons.jsonl file is wanted" if number == 1 else ""
+            hint = "; a *.skeletons.jsonl file is accepted" if number == 1 else ""
             raise StreamError(f"{self.path} line {number} is not JSON: {error}{hint}") from error
         if not isinstance(record, dict):
             raise StreamError(f"{self.path} line {number} is a {type(record).__name__}; an object is wanted")
@@ -286,5 +286,5 @@ class StreamReader:
             else:
                 what = f"{error} is missing or unknown" if isinstance(error, KeyError) else str(error)
             raise StreamError(
-                f"{self.path} line {number} breaks {SCHEMA}: {what}; `sharpose-rt validate` names each wrong field"
+                f"{self.path} line {number} violates {SCHEMA}: {what}; `sharpose-rt validate` names each wrong field"
             ) from error

@@ -1,4 +1,4 @@
-"""The summary beside a stream (`*.summary.json`): figures, resolved configuration and versions of one run."""
+"""The summary next to a stream (`*.summary.json`): statistics, resolved configuration and versions of a run."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _PACKAGES = (
 
 
 def write_summary(path: str | Path, data: Mapping[str, Any]) -> None:
-    """Writes `data` as indented JSON, keys in the order given, values as `plain` makes them.
+    """Writes `data` as indented JSON, keys in the given order, values converted by `plain`.
 
-    Readers see the old file or the whole new one, never a part.
+    Readers see the old file or the complete new one, never a part.
 
     Raises:
-        OutputError: the file cannot be written; an old one is then untouched.
+        OutputError: the file cannot be written; an existing one is then unchanged.
     """
     path = Path(path)
     text = orjson.dumps(plain(data), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
@@ -42,6 +42,6 @@ def write_summary(path: str | Path, data: Mapping[str, Any]) -> None:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of Python, this package and those it stands on, without importing them; None where not installed."""
+    """Versions of Python, this package and its dependencies, without importing them; None if not installed."""
     system = {"python": platform.python_version(), "platform": platform.platform()}
     return system | {name: version(name) for name in _PACKAGES}

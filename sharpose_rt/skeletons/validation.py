@@ -1,8 +1,8 @@
-"""Checks a skeleton stream against its schema and against what a schema cannot say.
+"""Checks a skeleton stream against its schema, and what a schema cannot express.
 
-Frame lines first pass a hand-written check that is far quicker than jsonschema; only a line that fails it is given
-to jsonschema, which names the wrong fields. So the check may be stricter than the schema but never laxer, which a
-property test holds it to.
+Frame lines are first checked by hand-written code that is much faster than jsonschema; only a line that fails is passed
+to jsonschema, which names the wrong fields. So the code may be stricter than the schema, but never less strict, which a
+property test verifies.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from sharpose_rt.errors import StreamError
 SCHEMA_PATH = Path(__file__).with_name("stream.schema.json")
 
 _NUMBER_TYPES = {int, float}
-FLOAT32_MAX = 3.4028234663852886e38  # what readers hold coordinates in,
+FLOAT32_MAX = 3.4028234663852886e38  # the type of coordinates in readers,
 _INT64_MAX = 2**63 - 1  # and ids
 _STAGES = {"coarse", "fine", "predicted"}
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: `line` counts from 1, `field` is a path as people[0].keypoints[3][2], or ""."""
+    """One problem: `line` counts from 1, `field` is a path such as people[0].keypoints[3][2], or ""."""
 
     line: int
     field: str
@@ -44,10 +44,10 @@ class Problem:
 
 
 def validate(path: str | Path, *, max_problems: int = 100) -> list[Problem]:
-    """What is wrong with the stream at `path` ('-': standard input), in the order of its lines; empty if all is well.
+    """The problems of the stream at `path` ('-': standard input), in the order of its lines; empty if it is valid.
 
-    Stops after `max_problems`, and says so. A stream that was cut short (no end line, or a torn last line) is
-    readable, so that is a warning.
+    Stops after `max_problems`, and says so. A truncated stream (no end line, or an incomplete last line) is readable,
+    so that is a warning.
 
     Raises:
         StreamError: the file cannot be read.
@@ -59,7 +59,7 @@ def validate(path: str | Path, *, max_problems: int = 100) -> list[Problem]:
             for line in file:
                 problems += checker.check(line)
                 if len(problems) >= max_problems:
-                    stopped = Problem(checker.number, "", "so far; what follows was not looked at", "warning")
+                    stopped = Problem(checker.number, "", "stopped here; the rest was not checked", "warning")
                     return [*problems[:max_problems], stopped]
     except OSError as error:
         raise StreamError(
@@ -70,7 +70,7 @@ def validate(path: str | Path, *, max_problems: int = 100) -> list[Problem]:
 
 
 def format_problems(problems: list[Problem], path: str | Path) -> str:
-    """The problems as lines to print, one each, and a last line that sums up."""
+    """The problems as lines to print, one each, followed by a summary."""
     errors = sum(problem.severity == "error" for problem in problems)
     if errors:
         verdict = f"{path}: not valid, {_count(errors, 'error')}"
@@ -85,7 +85,7 @@ def _count(number: int, noun: str) -> str:
 
 @dataclass
 class _Checker:
-    """Takes a stream line by line and keeps what later lines are checked against."""
+    """Checks a stream line by line, and keeps what later lines are checked against."""
 
     number: int = 0
     keypoint_count: int | None = None
@@ -95,7 +95,7 @@ class _Checker:
     pts_s: float | None = None
     dropped: int = 0
     end_line: int | None = None
-    unreadable: bool = False  # the last line: what it says of the order is not known
+    unreadable: bool = False  # the last line was invalid, so the order is unknown
 
     def check(self, line: bytes) -> Iterator[Problem]:
         """The problems of the next line."""
@@ -107,7 +107,7 @@ class _Checker:
             if line.endswith(b"\n") or self.number == 1:
                 yield self._problem("", f"is not JSON: {error}")
             else:
-                yield Problem(self.number, "", "is torn; it is left out when read", "warning")
+                yield Problem(self.number, "", "is incomplete; readers ignore it", "warning")
             return
         if not isinstance(record, dict):
             yield self._problem("", f"is {_short(record)}; an object is wanted")
@@ -127,9 +127,9 @@ class _Checker:
             yield self._problem("type", f"is {_short(kind)}; one of 'header', 'frame', 'end' is accepted")
 
     def finish(self) -> Iterator[Problem]:
-        """What is wrong with the stream as a whole."""
+        """The problems of the stream as a whole."""
         if self.number == 0:
-            yield Problem(1, "", "the file is empty; a header line is wanted")
+            yield Problem(1, "", "the file is empty; it must start with a header")
         elif self.end_line is None:
             yield Problem(self.number, "", "the stream stops without an end line", "warning")
 
@@ -235,7 +235,7 @@ def schema_validator(kind: Literal["header", "frame", "end"] | str) -> Any:
 
 
 def _explain(error: Any) -> tuple[str, str]:
-    """Field and message of a jsonschema error, in our words where those are clearer."""
+    """Field and message of a jsonschema error, reworded if that is clearer."""
     where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.absolute_path).lstrip(".")
     value, wanted = error.instance, error.validator_value
     match error.validator:
@@ -272,7 +272,7 @@ _UNMOVED = [[1, 0, 0], [0, 1, 0]]
 
 
 def is_well_formed_frame(record: dict[str, Any]) -> bool:
-    """Whether a frame line surely fits the schema; False where jsonschema must decide."""
+    """Whether a frame line certainly fits the schema; False if jsonschema must decide."""
     try:
         return (
             _is_count(record["frame_id"])
@@ -334,7 +334,7 @@ def _are_keypoints(points: Any) -> bool:
 
 
 def _are_coordinates(numbers: list[Any]) -> bool:
-    """They are numbers that a float32 can hold; one at least."""
+    """Whether these are numbers that fit a float32, at least one."""
     if not _NUMBER_TYPES.issuperset(map(type, numbers)):
         return False
     return min(numbers) >= -FLOAT32_MAX and max(numbers) <= FLOAT32_MAX

@@ -417,7 +417,7 @@ class TestErrors:
 
     def test_never_over_an_old_stream_unless_asked(self, clip):
         (folder,) = convert(clip, "openpose")
-        with pytest.raises(OutputError, match=r"walking\.skeletons\.jsonl is there already"):
+        with pytest.raises(OutputError, match=r"walking\.skeletons\.jsonl exists already"):
             import_stream(folder, "openpose", frame_size_wh=SIZE_WH, fps=25)
         assert import_stream(folder, "openpose", frame_size_wh=SIZE_WH, fps=25, overwrite=True) == clip
 
@@ -435,7 +435,7 @@ class TestErrors:
         (labels,), (folder,) = convert(clip, "coco_labels"), convert(clip, "openpose")
         (file, *_) = folder.iterdir()
         for path, source_format, out in ((labels, "coco", labels.name), (folder, "openpose", file)):
-            with pytest.raises(OutputError, match=r"is what is read; choose another name \(--out\)"):
+            with pytest.raises(OutputError, match=r"is an input; choose another name \(--out\)"):
                 back(path, source_format, out=out, overwrite=True)
         for out, name in ((f"{tmp_path}/", "walking.coco_labels.skeletons.jsonl"), (tmp_path / "new", "new")):
             written = import_stream(labels, "coco", out, frame_size_wh=SIZE_WH, fps=25, overwrite=True)
@@ -880,7 +880,10 @@ class TestEasyViTPose:
     @pytest.mark.parametrize(
         ("document", "message"),
         [
-            ({"keypoints": [[[[1, 2, 3]]]], "skeleton": {"0": "withers"}}, "named withers; of COCO's or MPII's"),
+            (
+                {"keypoints": [[[[1, 2, 3]]]], "skeleton": {"0": "withers"}},
+                "named withers; at least 12 of COCO's or MPII's",
+            ),
             ({"keypoints": [{"0": [[1, 2]]}], "skeleton": dict(enumerate(NAMES))}, r"\[0\]\[0\]: keypoints is"),
             ({"keypoints": [7], "skeleton": dict(enumerate(NAMES))}, r"keypoints\[0\] is 7"),
             ({"keypoints": [], "skeleton": {"a": "nose"}}, "are no numbers"),
@@ -931,7 +934,7 @@ class TestCommand:
         (path,), before = convert(clip, "coco"), video.read_bytes()
         arguments = ["convert", str(path), "--from", "coco", "--video", str(video), "--out", str(video), "--overwrite"]
         assert main(arguments) == 2
-        assert "is what is read; choose another name (--out)" in capsys.readouterr().err
+        assert "is an input; choose another name (--out)" in capsys.readouterr().err
         assert video.read_bytes() == before
 
     def test_labels_tell_the_size(self, clip, capsys):

@@ -198,5 +198,5 @@ def test_a_line_that_is_refused_is_refused_for_its_field(stream, caplog):
     record["people"][0]["keypoints"][3][0] = 1e300
     path = stream.with_name("g.skeletons.jsonl")
     path.write_text("\n".join([*lines[:2], json.dumps(record), *lines[3:]]) + "\n")
-    with pytest.raises(StreamError, match=r"line 3 breaks .*: people\[0\]\.keypoints\[3\]\[0\] is 1e\+300; at most"):
+    with pytest.raises(StreamError, match=r"line 3 violates .*: people\[0\]\.keypoints\[3\]\[0\] is 1e\+300; at most"):
         list(StreamReader(path))

@@ -235,7 +235,7 @@ class TestWriter:
     def test_refuses_an_existing_file_and_leaves_it(self, tmp_path):
         path = tmp_path / "a.jsonl"
         path.write_text("mine")
-        with pytest.raises(OutputError, match="is there already"):
+        with pytest.raises(OutputError, match="exists already"):
             StreamWriter(path, make_header())
         assert path.read_text() == "mine"
         StreamWriter(path, make_header(), overwrite=True).close()
@@ -371,12 +371,12 @@ class TestReader:
         reader = StreamReader(path)
         caplog.clear()
         assert len(list(reader)) == len(list(reader)) == frames
-        assert caplog.messages == [f"{path} line {len(lines)} is torn and left out"] * torn
+        assert caplog.messages == [f"{path} line {len(lines)} is incomplete and ignored"] * torn
         ended = size == len(whole) - 1
         assert (reader.end is not None) == ended
         problems = validate(path)
         assert [p.severity for p in problems] == ["warning"] * (torn + (not ended))
-        assert [p.message.split(";")[0] for p in problems] == ["is torn"] * torn + [
+        assert [p.message.split(";")[0] for p in problems] == ["is incomplete"] * torn + [
             "the stream stops without an end line"
         ] * (not ended)
 
@@ -386,7 +386,7 @@ class TestReader:
         path = tmp_path / "a"
         path.unlink(missing_ok=True)
         path.write_bytes(write_clip(path).read_bytes()[:size])
-        with pytest.raises(StreamError, match="line 1 is no header"):
+        with pytest.raises(StreamError, match="line 1 is not a header"):
             StreamReader(path)
         assert validate(path)[0].severity == "error"
 
@@ -435,7 +435,7 @@ class TestReader:
         path = tmp_path / "a"
         with pytest.raises(StreamError, match="cannot read"):
             StreamReader(path)
-        for text, message in [(b"[]\n", "line 1 is a list"), (b"\x00\x01\n", "not JSON"), (b"{}\n", "no header")]:
+        for text, message in [(b"[]\n", "line 1 is a list"), (b"\x00\x01\n", "not JSON"), (b"{}\n", "not a header")]:
             path.write_bytes(text)
             with pytest.raises(StreamError, match=message):
                 StreamReader(path)
@@ -584,7 +584,7 @@ class TestValidate:
         *problems, stopped = validate(path, max_problems=7)
         assert [p.severity for p in problems] == ["error"] * 7
         assert (stopped.severity, stopped.line) == ("warning", problems[-1].line)
-        assert "not looked at" in stopped.message
+        assert "the rest was not checked" in stopped.message
 
     def test_a_picture_has_a_name(self, tmp_path):
         path = write_clip(tmp_path / "a", counts=(1,))

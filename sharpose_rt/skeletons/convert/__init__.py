@@ -1,16 +1,16 @@
-"""A skeleton stream in the formats of other programs.
+"""Conversion of a skeleton stream to the formats of other programs.
 
-openpose    folder with a JSON 1.3 file a frame, person_id filled
+openpose    folder with one JSON 1.3 file per frame, person_id filled
 alphapose   JSON list of AlphaPose results
 coco        JSON list of COCO keypoint results
 coco_labels COCO labels of all frames: images, annotations, categories
 kinetics    Kinetics-skeleton JSON (ST-GCN)
 pyskl       pickle of PYSKL and MMAction2
 mot         MOTChallenge text
-csv         a row for each person of each frame
+csv         one row for each person in each frame
 parquet     the same table, typed and compressed (needs pyarrow)
-trc         OpenSim markers, a file a person
-deeplabcut  a table of several individuals, a row a frame
+trc         OpenSim markers, one file per person
+deeplabcut  a table of several individuals, one row per frame
 """
 
 from __future__ import annotations
@@ -60,18 +60,18 @@ __all__ = [
 
 
 FOLDERS = "folders"
-"""In the place of a file of labels."""
+"""Given instead of a file of labels."""
 _ELSEWHERE = "choose another name or free some space"
 
 
 class Writer(NamedTuple):
-    """A format: `write(reader, out, **options)`, what its name ends with, and the functions that take its options."""
+    """A format: `write(reader, out, **options)`, the suffix of its files, and the functions that define its options."""
 
     write: Callable[..., Any]
     suffix: str
     options_of: tuple[Callable[..., Any], ...]
     needs: str = ""
-    """A package that is installed by the extra of the format's name."""
+    """A package that the extra with the name of the format installs."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -103,15 +103,16 @@ WRITERS: dict[str, Writer] = {
 def convert(
     path: str | Path, to: str, out: str | Path | None = None, *, overwrite: bool = False, **options: Any
 ) -> list[Path]:
-    """Writes the stream at `path` in format `to` and returns what was written: a file, a folder, or a file a person.
+    """Writes the stream at `path` in format `to` and returns what was written: a file, a folder, or a file per person.
 
-    `out` is `<stem><suffix of the format>` beside the stream unless given; in a folder the result has this name, but
-    'openpose' takes the folder for its own. `WRITERS[to].options` are the options.
+    The default of `out` is `<stem><suffix of the format>` next to the stream; if it is a folder, the result is written
+    there under this name, except for 'openpose', whose result is the folder itself. `WRITERS[to].options` are the
+    options.
 
     Raises:
-        ConfigError: an unknown format or option, a value of another kind, or a package that is not installed.
+        ConfigError: an unknown format or option, a value of the wrong type, or a package that is not installed.
         StreamError: the stream cannot be read.
-        OutputError: the result is there already and `overwrite` is False, or cannot be written.
+        OutputError: the result exists and `overwrite` is False, or cannot be written.
     """
     reader, written = _convert(path, to, out, overwrite, options)
     reader.warn_unless_complete()
@@ -123,18 +124,18 @@ def _convert(
 ) -> tuple[StreamReader, list[Path]]:
     writer = check_format(to, options)
     if out is None and str(path) == "-":
-        raise ConfigError("standard input has no name that the result could take; give one (--out)")
+        raise ConfigError("the result needs a name, as standard input has none; give one (--out)")
     reader = StreamReader(path)
     name = stem_of(named(reader.path)) + writer.suffix
     target = named(out) if to == "openpose" and out is not None else target_of(path, name, out)
     if to == "trc" and target.suffix != ".trc":
-        target = target.with_name(f"{target.name}.trc")  # its files are a person's each, and known by this
+        target = target.with_name(f"{target.name}.trc")  # one file per person, with this suffix
     with writing(target, _ELSEWHERE):
         old = check_target(target, [Path(path)], overwrite)
         target.parent.mkdir(parents=True, exist_ok=True)
         several = writer.write(reader, target, **_read(writer, options))
         written = [target] if several is None else several
-        for file in set(old) - set(written):  # people of an earlier result whom this one has not
+        for file in set(old) - set(written):  # people of an earlier result who are not in this one
             file.unlink()
     return reader, written
 
@@ -148,25 +149,25 @@ def convert_set(
     overwrite: bool = False,
     **options: Any,
 ) -> Path:
-    """Writes the streams at `paths` as one set for action recognition, the pickle of PYSKL and MMAction2, at `out`.
+    """Writes the streams at `paths` as one dataset for action recognition, the pickle of PYSKL and MMAction2, to `out`.
 
-    `labels` is a file of name,label[,split] for each clip (see `clip_labels.read_labels`), or 'folders': the videos'
-    folders name their classes. Names of classes get numbers in their order in `classes`, a file with one a line, or by
-    name: then `<out's stem>.classes.txt` beside the set is such a file. Options are those of 'pyskl'.
+    `labels` is a file of name,label[,split] for each clip (see `clip_labels.read_labels`), or 'folders': the folders of
+    the videos are their classes. Class names are numbered in the order of `classes`, a file with one per line, or
+    alphabetically: then `<out's stem>.classes.txt` next to the dataset lists them. Options are those of 'pyskl'.
 
     Raises:
-        ConfigError: labels, classes or names of clips do not fit, an unknown option, or `out` is a folder.
+        ConfigError: labels, classes or names of clips do not match, an unknown option, or `out` is a folder.
         StreamError: a stream cannot be read.
-        OutputError: the result is there already and `overwrite` is False, or cannot be written.
+        OutputError: the result exists and `overwrite` is False, or cannot be written.
     """
     check_format("pyskl", options)
     if classes is not None and labels is None:
-        raise ConfigError("classes are those of labels; give the labels too")
+        raise ConfigError("classes need labels; give the labels too")
     by_folder = str(labels) == FOLDERS
     given = None if labels is None or by_folder else read_labels(Path(labels))
     known = None if classes is None else read_classes(Path(classes))
     if is_folder(out):
-        raise ConfigError(f"{out} is a folder, and a set of clips has no name of its own; give one (--out FILE)")
+        raise ConfigError(f"{out} is a folder, and a dataset of several clips needs a name; give one (--out FILE)")
     target, paths = named(out), [Path(path) for path in paths]
     listed = target.with_name(f"{target.stem}.classes.txt")
     read = [*paths, *(Path(file) for file in (labels, classes) if file is not None)]
@@ -193,12 +194,13 @@ def convert_set(
 
 
 def convert_all(path: Path, formats: Iterable[str], *, overwrite: bool = False, **options: Any) -> list[Path]:
-    """Writes the stream at `path` in each format; those of `options` that a format does not take are left out.
+    """Writes the stream at `path` in each format, with those of `options` that the format has.
 
-    Where one cannot be written the others still are. Of a stream that is not complete nothing is said: the run says it.
+    If one cannot be written, the others still are. There is no warning about an incomplete stream: the run reports
+    that.
 
     Raises:
-        ConfigError, StreamError, OutputError: as `convert`.
+        ConfigError, StreamError, OutputError: see `convert`.
     """
     written: list[Path] = []
     failed: list[Exception] = []
@@ -208,7 +210,7 @@ def convert_all(path: Path, formats: Iterable[str], *, overwrite: bool = False, 
         except Exception as error:
             failed.append(error)
     for error in failed:
-        if not isinstance(error, OutputError | ConfigError):  # a ConfigError: no track ids, which some formats need
+        if not isinstance(error, OutputError | ConfigError):  # ConfigError: no track ids, which some formats need
             raise error
     if failed:
         raise OutputError("; ".join(map(str, failed)))
@@ -216,13 +218,13 @@ def convert_all(path: Path, formats: Iterable[str], *, overwrite: bool = False, 
 
 
 class Written(NamedTuple):
-    """An option as it was written, which each format reads for itself: a text as it is, all else as YAML."""
+    """An option as given; each format reads it by its type: a text as it is, everything else as YAML."""
 
     text: str
     value: Any
 
     def read(self, hint: Any) -> Any:
-        """The option's value where it is of this type."""
+        """The value of the option for this type."""
         return self.text if hint is str else self.value
 
 
@@ -230,7 +232,7 @@ def options_of(items: Iterable[str]) -> dict[str, Any]:
     """Options by name from 'KEY=VALUE' each, for `convert`, `convert_all` and `check_formats`.
 
     Raises:
-        ConfigError: one is of another form.
+        ConfigError: one has another form.
     """
     options: dict[str, Any] = {}
     for item in items:
@@ -240,7 +242,7 @@ def options_of(items: Iterable[str]) -> dict[str, Any]:
         except ConfigError:
             if not sign or not name:
                 raise
-            value = text  # no YAML, which a text need not be
+            value = text  # a text need not be valid YAML
         options[name] = Written(text, value)
     return options
 
@@ -253,10 +255,10 @@ def _read(writer: Writer, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_formats(formats: Iterable[str], options: Mapping[str, Any]) -> None:
-    """All of `formats` can be made, and each of `options` is taken by one of them at least.
+    """Checks that all `formats` can be written, and that each of `options` belongs to at least one of them.
 
     Raises:
-        ConfigError: else.
+        ConfigError: otherwise.
     """
     formats = list(formats)
     for to in formats:
@@ -272,10 +274,10 @@ def _taken_by(to: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_format(to: str, options: Mapping[str, Any]) -> Writer:
-    """The writer of format `to`, which takes `options`.
+    """The writer of format `to`, after checking `options`.
 
     Raises:
-        ConfigError: there is none, it lacks a package, or does not take one of `options`.
+        ConfigError: there is none, a package is missing, or one of `options` is unknown or invalid.
     """
     if to not in WRITERS:
         raise ConfigError(f"unknown format {to!r}; {_nearest(to, WRITERS)}")
@@ -317,7 +319,7 @@ _RANGES = {
 
 
 def _check_value(what: str, value: Any, hint: Any) -> None:
-    """Raises ConfigError where the value is not of the annotated type."""
+    """Raises ConfigError if the value does not have the annotated type."""
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     words: list[str] = []
     for kind in kinds:

@@ -15,15 +15,15 @@ from sharpose_rt.skeletons.stream import StreamReader
 def write_alphapose(
     reader: StreamReader, out: Path, *, raw: bool = False, min_score: float = 0.0, predicted: bool = True
 ) -> None:
-    """Writes one record a person: image_id, category_id, keypoints, score, box (x, y, w, h), idx.
+    """Writes one record per person: image_id, category_id, keypoints, score, box (x, y, w, h), idx.
 
-    `image_id` is the picture's name, or '<frame_id>.jpg', as AlphaPose names the frames of a video; a picture whose
-    name is taken, as of another folder, gets its frame's number into it. `idx` is the track id. `score` is AlphaPose's
-    own, mean keypoint score + box score + 1.25 * best keypoint score, so it is not within 0..1. The format has no
-    record for a frame without people; people without a keypoint have none either.
+    `image_id` is the name of the picture, or '<frame_id>.jpg', as AlphaPose names the frames of a video; if the name is
+    taken, for example by a picture in another folder, the frame number is added. `idx` is the track id. `score` is
+    AlphaPose's: mean keypoint score + box score + 1.25 * best keypoint score, so it can exceed 1. Frames without people
+    and people without a keypoint have no record.
     """
     own = (HALPE26.keypoints, WHOLEBODY133.keypoints)
-    if reader.header.skeleton.keypoints not in own:  # of other feet it knows nothing
+    if reader.header.skeleton.keypoints not in own:  # AlphaPose has no other feet
         reader = reader.of_coco()
     if not predicted:
         reader = reader.without_predicted()
@@ -50,7 +50,7 @@ def _records(reader: StreamReader, raw: bool, min_score: float) -> Iterator[dict
 
 
 def _free(picture: str, frame_id: int, taken: set[str]) -> str:
-    """The picture's name, with the frame's number before its ending where it is among `taken`; it is so then."""
+    """The name of the picture, with the frame number before its suffix if it is in `taken`; adds it to `taken`."""
     ending = PurePath(picture).suffix
     stem = picture.removesuffix(ending)
     while (name := stem + ending) in taken:

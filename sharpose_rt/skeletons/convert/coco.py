@@ -1,4 +1,4 @@
-"""COCO keypoint results, as pycocotools' `loadRes` takes them; and labels, as tools for labelling and training do."""
+"""COCO keypoint results, for pycocotools' `loadRes`; and COCO labels, for labelling and training tools."""
 
 from __future__ import annotations
 
@@ -42,15 +42,14 @@ def write_coco(
     min_score: float = 0.0,
     predicted: bool = True,
 ) -> None:
-    """Writes one record a person: image_id, category_id 1, keypoints, score, track_id.
+    """Writes one record per person: image_id, category_id 1, keypoints, score, track_id.
 
-    `image_id` is the number that is the picture's name (581781 of '000000581781.jpg') where all pictures have such
-    names, each its own; else `frame_id` + `first_image_id`.
-    `score` is that of the box times that of the pose (`geometry.oks.pose_scores`) and, where it is known, the quality:
-    so `eval` ranks people, better than by less in all sets that it was tried on. There is no 'bbox': with one,
-    pycocotools takes the results for boxes and computes another area. People without a keypoint are left out, and feet,
-    of which COCO's evaluation knows nothing.
-    """
+    `image_id` is the number in the name of the picture (581781 for '000000581781.jpg') if all pictures have such names,
+    without duplicates; otherwise `frame_id` + `first_image_id`.
+    `score` is the score of the box times that of the pose (`geometry.oks.pose_scores`) and the quality, if known:
+    `eval` ranks people like this, which was better than with fewer factors on all datasets tried. There is no 'bbox',
+    with which pycocotools would take the results for boxes and compute another area. People without a keypoint are left
+    out, and so are feet, which COCO's evaluation does not have."""
     reader = reader.of_coco()
     if not predicted:
         reader = reader.without_predicted()
@@ -60,7 +59,7 @@ def write_coco(
 class _Images:
     """The frames of a stream with their image ids, as `write_coco` numbers them.
 
-    Each pass ends where the first one did, as the file may be growing.
+    Each pass ends where the first one did, because the file may be growing.
     """
 
     def __init__(self, reader: StreamReader, first_id: int) -> None:
@@ -82,7 +81,7 @@ class _Images:
 
 
 def _are_numbers(names: Iterable[str]) -> bool:
-    """Each of the names is a number that JSON's readers take, and another one."""
+    """Whether all names are numbers that JSON readers accept, without duplicates."""
     found = [int(name) if name.isdecimal() else -1 for name in names]
     return all(0 <= number < 2**63 for number in found) and len(set(found)) == len(found)
 
@@ -103,7 +102,7 @@ def _records(frames: _Images, sigmas: Sequence[float], raw: bool, min_score: flo
 
 
 def _scores(poses: Poses, points: NDArray[np.float64], sigmas: Sequence[float]) -> list[float]:
-    """How sure each person (N) is whose points (N, K, 3) these are, as `eval` ranks them."""
+    """Scores of people (N,) with points (N, K, 3), by which `eval` ranks them."""
     return np.round(person_scores(poses.bbox_scores, points[..., 2], poses.quality, sigmas), 6).tolist()
 
 
@@ -116,19 +115,19 @@ def write_coco_labels(
     raw: bool = False,
     min_score: float = 0.3,
 ) -> None:
-    """Writes {info, licenses, categories, images, annotations}: each frame a picture, each person a label.
+    """Writes {info, licenses, categories, images, annotations}: each frame is a picture, each person a label.
 
-    Pictures have the ids that `write_coco` gives them with the same `first_image_id`, so its results fit these labels.
-    Keypoints have visibility 2 where they lie within the picture and their score is at least `min_score`, else 0; boxes
-    end at the centres of the picture's outer pixels. People without a keypoint are left out, and those of stage
-    'predicted': of them nothing was seen in this frame, and labels are for correcting and training.
-    `track_id` and `score` (as in results) stand beside what COCO has, and `frame_id` in each picture.
-    `file_name` is the pattern of the frames' names, with `stem` of the stream's file and `frame` from 0; pictures keep
-    their own; `info` has `of_video` where names are made up, so that they are not taken for those of pictures. The
-    labels are of upright frames with square pixels, each frame of the video one.
+    Pictures have the same ids as in `write_coco` with the same `first_image_id`, so its results fit these labels.
+    Keypoints have visibility 2 if they are inside the picture with a score of at least `min_score`, otherwise 0; boxes
+    end at the centres of the outer pixels. People without a keypoint are left out, and so are those of stage
+    'predicted', who were not seen in the frame: labels are for correction and training.
+    In addition to COCO's fields, people have `track_id` and `score` (as in results), and pictures `frame_id`.
+    `file_name` is the pattern for names of frames, with `stem` of the stream's file and `frame` from 0; pictures keep
+    their names. `info` has `of_video` if names are generated, so that they are not taken for those of pictures. The
+    labels refer to upright frames with square pixels, one per frame of the video.
 
     Raises:
-        ConfigError: the pattern has other fields, or gives all frames one name.
+        ConfigError: the pattern has other fields, or the same name for all frames.
     """
     stem, skeleton = stem_of(reader.path), reader.header.skeleton
     frames, names = _Images(reader.without_predicted(), first_image_id), Counter[str]()
@@ -146,13 +145,13 @@ def write_coco_labels(
         for image_id, frame in frames:
             size_wh = frame.frame_size_wh or reader.header.frame_size_wh
             for label in people_labels(frame.poses, size_wh, skeleton, raw=raw, min_score=min_score):
-                number += 1  # pycocotools takes id 0 for no match
+                number += 1  # for pycocotools, id 0 means no match
                 yield {"id": number, "image_id": image_id, **label}
 
     info: dict[str, Any] = {"description": f"{reader.header.source}, by sharpose-rt {reader.header.version}"}
     info |= {} if has_pictures(reader) else {"of_video": True}
     if _named(file_name, stem, 0) == _named(file_name, stem, 1):
-        raise ConfigError(f"file_name is {file_name!r}, one name for all frames; put {{frame}} into it")
+        raise ConfigError(f"file_name is {file_name!r}, the same name for all frames; include {{frame}}")
     with new_file(out) as file:
         head = {"info": info, "licenses": [], "categories": [person_category(skeleton)]}
         file.write(orjson.dumps(head)[:-1])
@@ -164,13 +163,13 @@ def write_coco_labels(
         file.write(b"}\n")
     if twice := [name for name, count in names.items() if count > 1]:
         log.warning(
-            "%s: several pictures are named %s, which `file_name` cannot tell apart; rename them and run again",
+            "%s: several pictures are named %s, so their labels cannot be told apart; rename them and run again",
             out, twice[0],
         )  # fmt: skip
 
 
 def person_category(skeleton: Skeleton) -> dict[str, Any]:
-    """COCO's category of people with these keypoints, of id 1."""
+    """COCO's category of people with these keypoints, with id 1."""
     return {
         "id": 1,
         "name": "person",
@@ -183,19 +182,19 @@ def person_category(skeleton: Skeleton) -> dict[str, Any]:
 def people_labels(
     poses: Poses, size_wh: tuple[int, int], skeleton: Skeleton, *, raw: bool = False, min_score: float = 0.3
 ) -> Iterator[dict[str, Any]]:
-    """The annotation of each person of a frame as `write_coco_labels` has it, but for its own id and the picture's.
+    """The annotations of the people in a frame as in `write_coco_labels`, without ids of annotation and picture.
 
-    Who has no keypoint, or stands beyond the picture, has none.
+    People without a keypoint, or outside the picture, are left out.
     """
     points = rounded(found_points(poses, raw=raw, min_score=min_score))
     scores = _scores(poses, points, skeleton.sigmas)
     end = np.array(size_wh) - 1
-    # Readers refuse the picture else, as ultralytics does, or learn from what nobody can see.
+    # Otherwise readers such as ultralytics refuse the picture, or learn from keypoints that cannot be seen.
     points[((points[..., :2] < 0) | (points[..., :2] > end)).any(axis=-1)] = 0
     boxes = np.round(np.clip(poses.bboxes_xyxy.astype(float), 0, np.tile(end, 2)), 2).tolist()
     for i in with_points(points):
         (left, top, right, bottom), found = boxes[i], points[i, :, 2] > 0
-        if right <= left or bottom <= top:  # whoever trains from a set refuses all of it for one such box
+        if right <= left or bottom <= top:  # training programs refuse a whole dataset with such a box
             continue
         yield {
             "category_id": 1,
@@ -215,6 +214,6 @@ def _named(pattern: str, stem: str, frame: int) -> str:
         return plain(pattern.format(stem=stem, frame=frame))
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"file_name is {pattern!r} ({error}); fields {{stem}} and {{frame}} are accepted, as in "
+            f"file_name is {pattern!r} ({error}); fields {{stem}} and {{frame}} are accepted, for example "
             "{stem}_{frame:06d}.jpg"
         ) from error

@@ -1,4 +1,4 @@
-"""What the converters share: points with the missing ones zeroed, results that appear whole or not at all."""
+"""Shared by the converters: points with missing ones zeroed, and results that only appear when complete."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def found_points(poses: Poses, *, raw: bool, min_score: float) -> NDArray[np.flo
 
 
 def with_points(table: NDArray[np.float64]) -> list[int]:
-    """The places of those people of (N, K, 3) of whom a keypoint was found: a predicted person has no raw ones."""
+    """Indices of people in (N, K, 3) with at least one keypoint: predicted people have no raw ones."""
     return np.flatnonzero((table[..., 2] > 0).any(axis=-1)).tolist()
 
 
 def check_one_skeleton(readers: Sequence[StreamReader], advice: str) -> None:
-    """Raises ConfigError, with what to do instead, where streams that become one set have different keypoints."""
+    """Raises ConfigError with `advice` if the streams of a dataset have different keypoints."""
     for reader in readers:
         skeleton, first = reader.header.skeleton, readers[0].header.skeleton
         if skeleton.keypoints != first.keypoints:
@@ -51,27 +51,27 @@ def check_one_skeleton(readers: Sequence[StreamReader], advice: str) -> None:
 
 
 def has_pictures(reader: StreamReader) -> bool:
-    """The source's frames are pictures with names of their own."""
+    """Whether the frames of the source are pictures with their own names."""
     first = next(iter(reader), None)
     return first is not None and first.picture is not None
 
 
 def rounded(table: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(..., 3) with coordinates at 2 and scores at 4 decimals, as in the stream."""
+    """(..., 3) with coordinates rounded to 2 decimals and scores to 4, as in the stream."""
     scale = np.array([100.0, 100.0, 10000.0])
     return np.rint(table * scale) / scale + 0.0
 
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its name when the block is left without an error, and vanishes else."""
+    """A file that gets its name when the block ends without an error, and is deleted otherwise."""
     with whole(path) as part, part.open("wb") as file:
         yield file
 
 
 @contextlib.contextmanager
 def new_table(path: Path) -> Iterator[Callable[[Iterable[Any]], object]]:
-    """What writes a row of a CSV file, which appears as `new_file`'s does; None is an empty cell."""
+    """A function that writes a row of a CSV file, see `new_file`; None is an empty cell."""
     with new_file(path) as file:
         text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
         yield csv.writer(text, lineterminator="\n").writerow
@@ -79,15 +79,15 @@ def new_table(path: Path) -> Iterator[Callable[[Iterable[Any]], object]]:
 
 
 def cells_of(points: Iterable[Sequence[float]]) -> list[float | None]:
-    """x, y and score of each of these keypoints in a row; None where one was not found."""
+    """x, y and score of these keypoints in a row; None for those that were not found."""
     return [cell for point in points for cell in (point if point[2] > 0 else (None, None, None))]
 
 
 @contextlib.contextmanager
 def new_folder(path: Path, is_old: Callable[[Path], bool]) -> Iterator[Path]:
-    """A folder that takes its name when the block is left without an error.
+    """A folder that gets its name when the block ends without an error.
 
-    In an old folder of that name the files that `is_old` names give way to the new ones; whatever else it holds stays.
+    If a folder of that name exists, files for which `is_old` is true are replaced by the new ones; others stay.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -106,9 +106,9 @@ def new_folder(path: Path, is_old: Callable[[Path], bool]) -> Iterator[Path]:
 
 
 def clear_folders(path: Path) -> None:
-    """Removes what `new_folder` of this path left where its process was killed; files are put into one all the time."""
+    """Removes temporary folders of `new_folder` left by killed processes: those without a new file for a while."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with contextlib.suppress(OSError):  # gone meanwhile
+        with contextlib.suppress(OSError):  # deleted meanwhile
             if time.time() - left.stat().st_mtime > _UNUSED_S:
                 shutil.rmtree(left, ignore_errors=True)
 

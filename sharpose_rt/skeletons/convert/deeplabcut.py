@@ -1,4 +1,4 @@
-"""DeepLabCut's tables of several individuals, which programs for behaviour read (movement, SimBA, Keypoint-MoSeq)."""
+"""DeepLabCut's tables of several individuals, read by programs for behaviour (movement, SimBA, Keypoint-MoSeq)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ log = logging.getLogger("sharpose_rt.skeletons")
 def write_deeplabcut(
     reader: StreamReader, out: Path, *, raw: bool = False, min_score: float = 0.0, predicted: bool = True
 ) -> None:
-    """Writes four header rows (scorer, individuals, bodyparts, coords), then a row for each frame, with its number.
+    """Writes four header rows (scorer, individuals, bodyparts, coords), then one row per frame with its number.
 
-    Each track has x, y (px) and likelihood of all keypoints, `person<track id>`; cells are empty where one was not
-    found or the person not there. Readers take the frames as evenly spaced. Without a tracker nobody has columns of
-    their own, so that is refused. The stream is read twice, since the columns come first.
+    Each track, `person<track id>`, has x, y (px) and likelihood of all keypoints; cells are empty if the keypoint was
+    not found or the person is not in the frame. Readers assume evenly spaced frames. A stream without a tracker is
+    refused, as columns need ids. The stream is read twice, because the columns come first.
     """
     if not predicted:
         reader = reader.without_predicted()
@@ -27,7 +27,7 @@ def write_deeplabcut(
     if ids[:1] == [0]:
         raise ConfigError(f"{reader.path} has no track ids, which DeepLabCut's columns need; run with a tracker")
     if not ids:
-        log.warning("%s has nobody in it: its table has no columns", reader.path)
+        log.warning("%s contains nobody, so its table has no columns", reader.path)
     names = reader.header.skeleton.keypoints
     columns = [(f"person{i}", name, part) for i in ids for name in names for part in ("x", "y", "likelihood")]
     places = {track_id: 3 * len(names) * place for place, track_id in enumerate(ids)}

@@ -1,4 +1,4 @@
-"""OpenPose JSON 1.3: a folder with a file for every frame, `<stem>_<12 digits>_keypoints.json`."""
+"""OpenPose JSON 1.3: a folder with one file per frame, `<stem>_<12 digits>_keypoints.json`."""
 
 from __future__ import annotations
 
@@ -46,25 +46,24 @@ def write_openpose(
     min_score: float = 0.0,
     predicted: bool = True,
 ) -> None:
-    """Writes the folder `out`; frames without people get a file too, with an empty list.
+    """Writes the folder `out`; frames without people get a file with an empty list.
 
-    People without a keypoint are left out, of whom OpenPose writes nothing either.
+    People without a keypoint are left out, as in OpenPose.
 
-    `model` is the order of `pose_keypoints_2d`, named as OpenPose's --model_pose: 'BODY_25', its default and all that
-    some readers know, or 'COCO' (18 keypoints). Missing keypoints are 0, 0, 0, such as feet where the set has none.
-    Of a set with a face and hands these are written too, but for the pupils; else their lists are empty.
-    `person_id` holds the track id, which OpenPose itself leaves at -1; -1 where no tracker ran. The number in a
-    file's name is the `frame_id`; of pictures it is `<picture's name>_keypoints.json`, as OpenPose's --image_dir,
-    and `stream` in it tells the file that it was converted from. What an earlier conversion of the same file, or of a
-    clip of the same name, left in the folder goes.
-    """
+    `model` is the order of `pose_keypoints_2d`, named as in OpenPose's --model_pose: 'BODY_25', its default and the
+    only one that some readers accept, or 'COCO' (18 keypoints). Missing keypoints, such as feet if the set has none,
+    are 0, 0, 0. Face and hands are written if the set has them, except for the pupils; otherwise their lists are empty.
+    `person_id` is the track id, which is always -1 in OpenPose; -1 if no tracker ran. The number in a file's name is
+    the `frame_id`. For pictures the name is `<picture's name>_keypoints.json`, as with OpenPose's --image_dir, and
+    `stream` in it identifies the file it was converted from. Files of an earlier conversion of the same file, or of a
+    clip with the same name, are removed from the folder."""
     check_layout(reader, (*_LAYOUTS[model], *chain.from_iterable(OPENPOSE_PARTS.values())))
     if not predicted:
         reader = reader.without_predicted()
     stream, others, replaced = _mark(reader.path), [], []
     of_clip = re.compile(re.escape(stem_of(reader.path)) + "_[0-9]{12}" + re.escape(_END))
 
-    @cache  # it reads the file, and is asked before the folder changes and while it does
+    @cache  # reads the file, and is called before the folder changes and while it does
     def is_old(file: Path) -> bool:
         told = _stream_of(file)
         return told == stream if told else bool(of_clip.fullmatch(file.name))
@@ -79,23 +78,23 @@ def write_openpose(
             others = [file.name for file in here if file.name not in set(replaced)]
     if others:
         log.warning(
-            "%s has %d more files, such as %s, that are not known to be of %s, so they stay; remove those of no use",
+            "%s has %d more files, such as %s, that may not be from %s, so they are kept; remove those you do not need",
             out, len(others), min(others), reader.path.name,
         )  # fmt: skip
     if replaced:
         log.warning(
-            "%s had %d files of the same names, such as %s, that are not known to be of %s; they are replaced",
+            "%s had %d files of the same names, such as %s, that may not be from %s; they were replaced",
             out, len(replaced), min(replaced), reader.path.name,
         )  # fmt: skip
 
 
 def _mark(path: Path) -> str:
-    """What tells a stream's file from others of its name, without telling where it lies."""
+    """Distinguishes the file of a stream from others of the same name, without revealing its path."""
     return f"{plain(path.name)} {zlib.crc32(os.fsencode(path.resolve())):08x}"
 
 
 def _stream_of(file: Path) -> str | None:
-    """The mark of the stream of which the file has a picture; None where it does not say."""
+    """The mark of the stream in the file of a picture; None if it has none."""
     try:
         record = orjson.loads(file.read_bytes()) if file.name.endswith(_END) else None
     except (OSError, orjson.JSONDecodeError):

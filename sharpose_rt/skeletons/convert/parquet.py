@@ -1,4 +1,4 @@
-"""Apache Parquet: the table of the CSV, typed and compressed, with the stream's header in its metadata."""
+"""Apache Parquet: the table of the CSV, typed and compressed, with the header of the stream in its metadata."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def write_parquet(
     predicted: bool = True,
     angles: bool = False,
 ) -> None:
-    """Writes a row for each person of each frame: columns as `write_csv`, zstd, nulls for what was not found.
+    """Writes one row for each person in each frame: columns as in `write_csv`, zstd, nulls for missing values.
 
     frame_id and track_id are int64, pts_s float64, stage a dictionary of texts, the rest float32. The key
-    'sharpose.header' of the schema's metadata holds the stream's header line. `pandas.read_parquet`, DuckDB, Polars
-    and Spark read it.
+    'sharpose.header' of the schema's metadata contains the header line of the stream. `pandas.read_parquet`, DuckDB,
+    Polars and Spark read it.
 
     Raises:
         ConfigError: pyarrow is not installed.

@@ -1,4 +1,4 @@
-"""Plain tables of text: MOTChallenge tracks, and CSV with a row for each person of each frame."""
+"""Text tables: MOTChallenge tracks, and CSV with one row for each person in each frame."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from sharpose_rt.skeletons.stream import StreamReader
 def write_mot(reader: StreamReader, out: Path, *, predicted: bool = True) -> None:
     """Writes MOTChallenge lines: frame (from 1), id, left, top, width, height, score, -1, -1, -1.
 
-    The id is -1 where no tracker ran. Boxes are px as in the stream, but counted from 1 as MOTChallenge counts them:
-    the centre of the top left pixel is 1, 1.
-    """
+    The id is -1 if no tracker ran. Boxes are in px as in the stream, but counted from 1 as in MOTChallenge: the centre
+    of the top left pixel is 1, 1."""
     if not predicted:
         reader = reader.without_predicted()
     with new_file(out) as file:
@@ -40,12 +39,11 @@ def write_csv(
     predicted: bool = True,
     angles: bool = False,
 ) -> None:
-    """Writes a header row, then a row for each person: frame, time, id, box, quality, stage, keypoints.
+    """Writes a header row, then one row per person: frame, time, id, box, quality, stage, keypoints.
 
-    Each keypoint has three columns: x, y, score. Cells of a keypoint that was not found are empty, all of them where
-    there is but a box; a frame without people has no row. With `angles` columns of `joint_angles` follow, in degrees.
-    Of pictures the last column is the name of each.
-    """
+    Each keypoint has three columns: x, y, score. Cells of keypoints that were not found are empty; a frame without
+    people has no row. With `angles`, columns of `joint_angles` follow, in degrees. For pictures the last column is
+    their name."""
     table = PeopleTable(reader, raw=raw, min_score=min_score, predicted=predicted, angles=angles)
     with new_table(out) as write:
         write(table.columns)
@@ -55,7 +53,7 @@ def write_csv(
 
 
 class PeopleTable:
-    """A stream as a table with a row for each person of each frame; arguments and columns are those of `write_csv`."""
+    """A stream as a table with one row for each person in each frame; arguments and columns as in `write_csv`."""
 
     def __init__(self, reader: StreamReader, *, raw: bool, min_score: float, predicted: bool, angles: bool) -> None:
         self.reader = reader if predicted else reader.without_predicted()

@@ -1,4 +1,4 @@
-"""TRC marker files (OpenSim, Pose2Sim, Sports2D): one file a person, as the format has no people."""
+"""TRC marker files (OpenSim, Pose2Sim, Sports2D): one file per person, because the format has no people."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def write_trc(
 ) -> list[Path]:
     """Writes `<out's stem>_person<track id>.trc` for each track, and returns the paths.
 
-    X points right, Y up (the frame's height - y), Z is 0. Units are px, or m where `px_per_m` is given.
-    Rows run from the track's first frame to its last, Frame# counts from 1, Time is the media time; what was not
-    found is NaN. A clip with nobody in it has no file. Without a tracker everybody is in one frame only, so that is
-    refused. Few frames are held at once: the stream is read twice, since a file begins with the number of its rows.
-    """
+    X points right, Y up (the frame's height - y), Z is 0. Units are px, or m if `px_per_m` is given.
+    Rows range from the track's first frame to its last, Frame# counts from 1, Time is the media time; keypoints that
+    were not found are NaN. A clip with nobody in it has no file. A stream without a tracker is refused, as its people
+    cannot be followed. The stream is read twice, because a file begins with the number of its rows; few frames are held
+    at once."""
     if not predicted:
         reader = reader.without_predicted()
     tracks, frame_count, rate_fps = _survey(reader)
     if not tracks:
-        log.warning("%s has nobody in it, so there is no TRC file", reader.path)
+        log.warning("%s contains nobody, so there is no TRC file", reader.path)
     paths = {track_id: out.with_name(f"{out.stem}_person{track_id:02d}.trc") for track_id in sorted(tracks)}
     names = reader.header.skeleton.keypoints
     nothing = np.zeros((len(names), 3))
@@ -58,7 +58,7 @@ def write_trc(
             for track_id, track in tracks.items():
                 if within := held[max(0, track.first - begin) : max(0, track.last + 1 - begin)]:
                     rows = (_row(frame, frame.tables.get(track_id, nothing), scale) for frame in within)
-                    with parts[track_id].open("ab") as file:  # not kept open: a process may have few files open
+                    with parts[track_id].open("ab") as file:  # not kept open: the number of open files is limited
                         file.write("".join(rows).encode())
         for track_id, path in paths.items():
             parts[track_id].replace(path)
@@ -67,7 +67,7 @@ def write_trc(
 
 @dataclass
 class _Track:
-    """A track's first and last place among the frames of the stream, and the `frame_id` of the first."""
+    """Indices of a track's first and last frame in the stream, and the `frame_id` of the first."""
 
     first: int
     last: int
@@ -75,7 +75,7 @@ class _Track:
 
 
 def _survey(reader: StreamReader) -> tuple[dict[int, _Track], int, float]:
-    """The tracks by their ids, how many frames there are, and the header's rate, else their mean rate, else 1."""
+    """The tracks by id, the number of frames, and the frame rate from the header, else the mean rate, else 1."""
     tracks: dict[int, _Track] = {}
     count, first_s, last_s = 0, 0.0, 0.0
     for place, frame in enumerate(reader):
@@ -89,7 +89,7 @@ def _survey(reader: StreamReader) -> tuple[dict[int, _Track], int, float]:
 
 
 class _Seen(NamedTuple):
-    """One frame: where each track's keypoints are, (K, 3) x to the right, y up from the lower edge, and score."""
+    """One frame with the keypoints of each track, (K, 3): x to the right, y up from the lower edge, and score."""
 
     frame_id: int
     pts_s: float
@@ -106,7 +106,7 @@ def _seen(reader: StreamReader, *, raw: bool, min_score: float) -> Iterator[_See
 
 def _head(name: str, keypoints: Sequence[str], track: _Track, rate_fps: float, unit: str) -> str:
     rate, count = f"{rate_fps:.6g}", track.last - track.first + 1
-    keypoints = ["_".join(keypoint.split()) for keypoint in keypoints]  # readers split the line at white space
+    keypoints = ["_".join(keypoint.split()) for keypoint in keypoints]  # readers split the line at whitespace
     lines = [
         f"PathFileType\t4\t(X/Y/Z)\t{name}",
         "DataRate\tCameraRate\tNumFrames\tNumMarkers\tUnits\tOrigDataRate\tOrigDataStartFrame\tOrigNumFrames",
@@ -119,6 +119,6 @@ def _head(name: str, keypoints: Sequence[str], track: _Track, rate_fps: float, u
 
 
 def _row(frame: _Seen, table: NDArray[np.float64], scale: float) -> str:
-    # Blank cells would do for pandas, but OpenSim refuses a row that ends in one and others split at any white space.
+    # pandas would accept blank cells, but OpenSim refuses a row that ends with one, and others split at whitespace.
     cells = [f"{x * scale:.5f}\t{y * scale:.5f}\t0" if score > 0 else "NaN\tNaN\tNaN" for x, y, score in table.tolist()]
     return f"{frame.frame_id + 1}\t{frame.pts_s:.6f}\t" + "\t".join(cells) + "\n"

@@ -1,14 +1,14 @@
-"""Results of other programs as a skeleton stream, version 1.
+"""Conversion of results of other programs to a skeleton stream, version 1.
 
-coco         keypoint results (a list), or labels with images and annotations, as PoseTrack's
+coco         keypoint results (a list), or labels with images and annotations, also PoseTrack's
 openpose     folder of OpenPose's --write_json (COCO or BODY_25)
 alphapose    alphapose-results.json
 mmpose       predictions of MMPose's demos or inferencer
 easy_vitpose the JSON of its --save-json
-ultralytics  Results.summary() or to_json() of each frame, in a list or a line each
+ultralytics  Results.summary() or to_json() of each frame, in a list or one per line
 
-None of them says when the frames were taken, and only COCO's labels how large they were and what the pictures are
-called; else the caller does.
+None of them contains times, and only COCO labels contain the frame size and the names of pictures; the caller provides
+what is missing.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ READERS: dict[str, Callable[[Path], Imported]] = {
 
 
 def _stem(path: Path) -> str:
-    """The name without what a program or we put at its end: 'cam.1' of 'cam.1.json', 'walk' of 'walk.openpose'."""
+    """The name without the suffix of a format: 'cam.1' for 'cam.1.json', 'walk' for 'walk.openpose'."""
     name = stem_of(path)
     for suffix in (".json", ".jsonl", *(f".{source_format}" for source_format in READERS)):
         name = name.removesuffix(suffix)
@@ -59,14 +59,14 @@ def _stem(path: Path) -> str:
 
 
 def _counted_from(first: int, imported: Imported, path: Path) -> Imported:
-    """With frames counted from 0 where the file counts from `first`."""
+    """With frames counted from 0, for a file that counts from `first`."""
     if imported.frames and min(imported.frames) < first:
         raise StreamError(f"{path} has frame {min(imported.frames)}, but the first one is said to be {first}")
     return _numbered(imported, lambda number: number - first)
 
 
 def _in_order(imported: Imported) -> Imported:
-    """With frames counted from 0 in the order of their numbers, without gaps."""
+    """With frames counted from 0 without gaps, in the order of their numbers."""
     places = {number: place for place, number in enumerate(sorted(imported.frames))}
     return _numbered(imported, places.__getitem__)
 
@@ -80,7 +80,7 @@ def _numbered(imported: Imported, new: Callable[[int], int]) -> Imported:
 
 
 _SPARSE = 100_000
-"""A frame number this far above what the people would make likely is a date, or the number of a picture in a set."""
+"""A frame number this far above the number of frames is a date, or the number of a picture in a dataset."""
 
 
 def import_stream(
@@ -97,26 +97,26 @@ def import_stream(
 ) -> Path:
     """Writes the results at `path` as a skeleton stream and returns its path.
 
-    Every frame from 0 to the last one (the last of `times_s` where those are given) gets a line, also those without
-    people. Ids keep their numbers, moved up by one where the file counts from 0; a second person with the same id in
-    a frame loses it. Sizes and names of pictures are kept where the results tell them. Of labelled photographs, whose
-    names are numbers of a large set and none of frames, each becomes a frame, in their order; a warning says so.
+    Every frame from 0 to the last one (the last of `times_s` if given) gets a line, even without people. Ids are kept,
+    increased by one if the file counts from 0; a second person with the same id in a frame loses it. Sizes and names of
+    pictures are kept if the results contain them. Labelled photographs, whose numbers are from a large dataset, become
+    consecutive frames; a warning says so.
 
     Args:
         path: file or folder.
         source_format: a key of `READERS`.
-        out: `<stem>.skeletons.jsonl` beside `path` unless given; in `out` where that is a folder.
-        frame_size_wh: size of the upright frames, px; None takes that of the first frame where the results tell it.
+        out: default `<stem>.skeletons.jsonl` next to `path`; can be a folder.
+        frame_size_wh: size of the upright frames, px; None uses that of the first frame if the results contain it.
         fps: frame rate; media times are frame number / fps unless `times_s` is given.
-        times_s: media time of each frame in s; further frames than these are an error.
-        source: name of the video for the header; `path` unless given. If it is a file it is not written over.
-        first_frame: number that the results give to the first frame of the video.
+        times_s: media time of each frame in s; more frames than these are an error.
+        source: name of the video for the header; default `path`. An existing file of this name is never overwritten.
+        first_frame: number of the first frame of the video in the results.
         overwrite: replace an existing stream.
 
     Raises:
-        ConfigError: an unknown format, neither `fps` nor `times_s`, or nobody tells how large the frames are.
-        StreamError: the results are of another form; names file and record.
-        OutputError: the stream is there already, would take the results' place, or cannot be written.
+        ConfigError: an unknown format, neither `fps` nor `times_s`, or the frame size is unknown.
+        StreamError: the results have another form; names file and record.
+        OutputError: the stream exists already, would replace the results, or cannot be written.
     """
     if source_format not in READERS:
         close = difflib.get_close_matches(source_format, READERS, 1)

@@ -28,18 +28,18 @@ from sharpose_rt.skeletons.importers.people import (
 )
 
 _PARTS = {"foot_kpts": 6, "face_kpts": 68, "lefthand_kpts": 21, "righthand_kpts": 21}
-"""What files of COCO-WholeBody have beside the body, in the order of its 133 keypoints, and of how many each is."""
+"""Further fields of COCO-WholeBody, in the order of its 133 keypoints, and their numbers of keypoints."""
 
 
 def read_alphapose(path: Path) -> Imported:
     """AlphaPose's `alphapose-results.json`, in its default form or in those of `--format open` and `--format cmu`.
 
-    The frame is the last number of `image_id`, or where one has none the place of that name among the others: those are
-    photographs, and keep their names. The box score is what its `score` holds beside the keypoints. `idx`
-    may be a number or, as in some versions, a list of which the first counts; 0 alone in a whole file is nobody's.
+    The frame is the last number in `image_id`; if a name has none, they are photographs, which are numbered in order
+    and keep their names. The box score is the part of `score` that does not come from keypoints. `idx` may be a number
+    or, in some versions, a list of which the first item counts; if it is 0 in the whole file, nobody was tracked.
 
     Raises:
-        StreamError: the file is of another form; names the record.
+        StreamError: the file has another form; names the record.
     """
     document = read_json(path)
     if isinstance(document, dict):
@@ -51,7 +51,7 @@ def read_alphapose(path: Path) -> Imported:
     found = _gather([(numbers_of[str(record["image_id"])], *person) for record, person in rows], path)
     found = replace(found, pictures=pictures)
     ids = {person.track_id for people in found.frames.values() for person in people}
-    return without_ids(found) if ids == {0} else found  # without --pose_track it writes 0 for everybody
+    return without_ids(found) if ids == {0} else found  # without --pose_track it is 0 for everybody
 
 
 def _alphapose_person(record: Any, where: str) -> tuple[dict[str, Any], tuple[Skeleton, ImportedPerson]]:
@@ -68,14 +68,14 @@ def _alphapose_person(record: Any, where: str) -> tuple[dict[str, Any], tuple[Sk
 
 
 def read_mmpose(path: Path) -> Imported:
-    """Predictions of MMPose 1.x: of its demos ({meta_info, instance_info}) or of its inferencer (a list of frames).
+    """Predictions of MMPose 1.x, from its demos ({meta_info, instance_info}) or its inferencer (a list of frames).
 
-    The demos count frames from 1 (where there is no frame 0), the inferencer from 0. Files without frames (a single
-    picture) become one frame. Keypoints are matched by the names in `meta_info`, else by their number. `track_id` is
-    taken where it is there.
+    The demos count frames from 1 (if there is no frame 0), the inferencer from 0. Files without frames (a single
+    picture) become one frame. Keypoints are matched by the names in `meta_info`, otherwise by their number. `track_id`
+    is used if present.
 
     Raises:
-        StreamError: the file is of another form; names the record.
+        StreamError: the file has another form; names the record.
     """
     document = read_json(path)
     names: list[str] | None = None
@@ -98,7 +98,7 @@ def read_mmpose(path: Path) -> Imported:
 
 
 def _names(meta: Any) -> list[str] | None:
-    """Keypoint names in order; JSON has made the numbers of `keypoint_id2name` texts."""
+    """Keypoint names in order; in JSON the numbers of `keypoint_id2name` are strings."""
     table = meta.get("keypoint_id2name") if isinstance(meta, dict) else None
     return [str(table[key]) for key in sorted(table, key=int)] if isinstance(table, dict) and table else None
 
@@ -119,12 +119,12 @@ def _mmpose_person(item: Any, names: list[str] | None, where: str) -> tuple[Skel
 
 
 def read_ultralytics(path: Path) -> Imported:
-    """What `Results.summary()` or `.to_json()` gave: a list of such lists, a frame each; or one frame's list.
+    """Output of `Results.summary()` or `.to_json()`: a list with one list per frame, or the list of a single frame.
 
-    A file with a JSON list a line (frames as they came) is read too. Boxes and points must be in px, not normalised.
+    A file with one JSON list per line (frame by frame) is read too. Boxes and points must be in px, not normalised.
 
     Raises:
-        StreamError: the file is of another form; names frame and record.
+        StreamError: the file has another form; names frame and record.
     """
     frames = _ultralytics_frames(path)
     rows = [
@@ -141,7 +141,7 @@ def _ultralytics_frames(path: Path) -> list[Any]:
 
     lines = [line for line in read_text(path).splitlines() if line.strip()]
     try:
-        documents = [orjson.loads(line) for line in lines]  # JSON Lines, of which compact JSON is a case
+        documents = [orjson.loads(line) for line in lines]  # JSON Lines, or compact JSON as a single line
     except orjson.JSONDecodeError:
         documents = [read_json(path)]
     if not documents:
@@ -149,7 +149,7 @@ def _ultralytics_frames(path: Path) -> list[Any]:
     if len(documents) != 1:
         return documents
     document = _list(documents[0], str(path))
-    # Texts: what to_json() gave for each frame, put into a list.
+    # Strings: the output of to_json() for each frame, in a list.
     try:
         frames = [orjson.loads(item) if isinstance(item, str) else item for item in document]
     except orjson.JSONDecodeError as error:
@@ -181,7 +181,7 @@ def read_easy_vitpose(path: Path) -> Imported:
     It has y before x, and neither boxes nor box scores.
 
     Raises:
-        StreamError: the file is of another form; names frame and person.
+        StreamError: the file has another form; names frame and person.
     """
     document = read_json(path)
     _need(document, ("keypoints", "skeleton"), str(path))
@@ -210,16 +210,16 @@ def read_easy_vitpose(path: Path) -> Imported:
 def read_coco(path: Path) -> Imported:
     """People in COCO's form: results (a list of image_id, keypoints, score), or labels with `images` and `annotations`.
 
-    In results the frame is `image_id`; in labels the picture's `frame_id`, else the last number of its file name, or
-    of photographs without such a number their order: see `labels.numbering`.
-    Labels tell the pictures' sizes, and their names where each has its own; those that our labels of a video made up
-    are left out. Labelled keypoints have score 1 where they are visible or covered. Boxes, scores and ids (`bbox`,
-    `score`, `track_id`) are taken where they are and not null; names of keypoints in the people's category decide their
-    order, and other categories are left out. Feet, face and hands are taken where records have them as COCO-WholeBody's
-    do, in lists of their own behind the body's (`foot_kpts` and so on).
+    In results the frame is `image_id`; in labels it is the picture's `frame_id`, otherwise the last number in its file
+    name, or its position for photographs without such a number: see `labels.numbering`.
+    Labels contain the sizes of pictures, and their names if they are distinct; names that our own labels of a video
+    generated are left out. Labelled keypoints have score 1 if they are visible or covered. Boxes, scores and ids
+    (`bbox`, `score`, `track_id`) are used if present and not null. Keypoints are ordered by the names in the category
+    of people; other categories are left out. Feet, face and hands are read from the separate lists of COCO-WholeBody
+    (`foot_kpts` and so on).
 
     Raises:
-        StreamError: the file is of another form; names the record.
+        StreamError: the file has another form; names the record.
     """
     document = read_json(path)
     if isinstance(document, list):
@@ -264,7 +264,7 @@ def read_coco(path: Path) -> Imported:
             continue
         _number_or_name(record["image_id"], where, "image_id")
         if not record.get("keypoints") or record.get("iscrowd"):
-            continue  # a box alone, or a crowd: no pose
+            continue  # only a box, or a crowd: no pose
         if record["image_id"] not in frames:
             raise StreamError(f"{where}: image_id is {record['image_id']!r}, which no record of images has")
         if names:
@@ -288,7 +288,7 @@ def read_coco(path: Path) -> Imported:
 def _with_parts(
     record: dict[str, Any], table: NDArray[np.float64], skeleton: Skeleton, where: str
 ) -> tuple[NDArray[np.float64], Skeleton]:
-    """The body (17, 3) with the feet, face and hands that the record has beside it; itself where it has none."""
+    """The body (17, 3) with the feet, face and hands of the record; itself if there are none."""
     if skeleton is not COCO17 or not any(name in record for name in _PARTS):
         return table, skeleton
     flat = [numbers(record.get(name) or np.zeros(3 * k), where, name, 3 * k) for name, k in _PARTS.items()]
@@ -301,13 +301,13 @@ def _is_of_a_video(document: dict[str, Any]) -> bool:
 
 
 def _pictures(images: dict[int, dict[str, Any]]) -> dict[int, str]:
-    """The names of the pictures by frame; none where one lacks its name, or has that of another."""
+    """The names of the pictures by frame; none if one has no name or the name of another."""
     names = {frame: name for frame, image in images.items() if isinstance(name := image.get("file_name"), str) and name}
     return names if len(set(names.values())) == len(images) else {}
 
 
 def _by_name(table: NDArray[np.float64], names: list[Any], where: str) -> tuple[NDArray[np.float64], Skeleton]:
-    """(K, 3) of the set whose names these are, zeros for those of its keypoints that are not named."""
+    """(K, 3) in the order of the set with these names; zeros for keypoints that are not named."""
     try:
         skeleton, order = order_by_name(names)
     except ValueError as error:
@@ -316,8 +316,8 @@ def _by_name(table: NDArray[np.float64], names: list[Any], where: str) -> tuple[
 
 
 def _corners(record: dict[str, Any], where: str, name: str = "bbox") -> list[float] | None:
-    """The box as left, top, right, bottom px, which the record has as left, top, width, height, if it has one; COCO
-    Annotator's of 0 px is none."""
+    """The box as left, top, right, bottom px, from left, top, width, height in the record; None if there is none, or
+    for COCO Annotator's box of 0 px."""
     box = given(record, where, name, 4)
     if box is None or not any(box[2:]):
         return None
@@ -326,7 +326,7 @@ def _corners(record: dict[str, Any], where: str, name: str = "bbox") -> list[flo
 
 
 def _upright(corners: list[float], where: str, name: str) -> list[float]:
-    """The same box. Raises StreamError where it is turned inside out."""
+    """The same box. Raises StreamError if its sides are negative."""
     left, top, right, bottom = corners
     if right < left or bottom < top:
         raise StreamError(f"{where}: {name} has sides of {right - left:g} and {bottom - top:g} px; 0 or more is wanted")
@@ -334,7 +334,7 @@ def _upright(corners: list[float], where: str, name: str) -> list[float]:
 
 
 def _number_or_name(value: Any, where: str, name: str) -> None:
-    """Raises StreamError where an id is neither."""
+    """Raises StreamError if an id is neither a number nor a name."""
     if not isinstance(value, (int, str)):
         raise StreamError(f"{where}: {name} is {value!r:.60}; a number or a name is wanted")
 
@@ -347,7 +347,7 @@ def _frame(value: Any, where: str, name: str) -> int:
 
 
 def _gather(rows: list[tuple[int, Skeleton, ImportedPerson]], path: Path, frames: list[int] | None = None) -> Imported:
-    """People by frame; COCO-17 where there is nobody. Raises StreamError where keypoint sets differ."""
+    """People by frame; COCO-17 if there is nobody. Raises StreamError if keypoint sets differ."""
     skeletons = {skeleton.name: skeleton for _, skeleton, _ in rows}
     if len(skeletons) > 1:
         raise StreamError(

@@ -1,5 +1,5 @@
-"""OpenPose JSON: a folder with a file for every frame, as Pose2Sim writes it too, or the one file that AlphaPose writes
-in such a form."""
+"""OpenPose JSON: a folder with one file per frame, also as written by Pose2Sim, or the single file of AlphaPose in this
+form."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from sharpose_rt.skeletons.convert.layouts import BODY_25, OPENPOSE_18, OPENPOSE
 from sharpose_rt.skeletons.importers.people import Imported, ImportedPerson, found_of, id_of, numbers, read_json
 
 _PEOPLE = {"people": "pose_keypoints_2d", "bodies": "joints"}
-"""What has the people, and what of each the keypoints: in OpenPose, and in CMU-Pose as AlphaPose writes it."""
+"""The keys of the people, and of their keypoints: in OpenPose, and in CMU-Pose as AlphaPose writes it."""
 
 _LAYOUTS = {3 * len(layout): layout for layout in (OPENPOSE_18, BODY_25, COCO17.keypoints, WHOLEBODY133.keypoints, ())}
-"""By how many numbers there are: none where a face or hands alone were looked for (--body 0). The sets of COCO are
-Pose2Sim's, as Halpe's is."""
+"""By the count of numbers: none if only face or hands were estimated (--body 0). COCO's sets, and Halpe's, are from
+Pose2Sim."""
 
 
 def read_openpose(path: Path) -> Imported:
-    """People with COCO's keypoints, with feet where somebody's were found, and COCO-WholeBody's where somebody's face
-    or hands were; or with Halpe's 26, where people have these.
+    """People with COCO's keypoints, with feet if any were found, and COCO-WholeBody's if any face or hands were found;
+    or with Halpe's 26 if people have these.
 
-    Neck, middle of the hips and pupils of OpenPose's own are left out.
+    OpenPose's neck, middle of the hips and pupils are left out.
 
-    Frame numbers are those of the file names, `<stem>_<12 digits>_keypoints.json`; where none ends with one, as of
-    pictures may, frames are in the order of the names. `person_id` becomes the track id, unless it is OpenPose's -1.
+    Frame numbers are taken from the file names, `<stem>_<12 digits>_keypoints.json`; if no name ends with a number, as
+    for pictures, frames are in the order of the names. `person_id` becomes the track id, unless it is -1.
 
     Raises:
-        StreamError: the folder has no such file, or two of one frame, a file is of another form (names file and
-            person), some people alone have Halpe's keypoints, or coordinates are not px.
+        StreamError: the folder has no such file, or two for one frame, a file has another form (names file and person),
+            only some people have Halpe's keypoints, or coordinates are not px.
     """
     pictures: dict[int, str] = {}
     if path.is_dir():
-        # In the order in which a run takes pictures of these names; macOS puts files with a dot beside others.
+        # In the same order as a run over pictures with these names; macOS adds files whose names begin with a dot.
         names = sorted((file.name for file in path.glob("*.json") if not file.name.startswith(".")), key=natural)
         numbers_end = any(re.search(r"\d(_keypoints)?\.json$", name) for name in names)
         numbered = by_number(names, str(path)) if numbers_end else dict(enumerate(names))
@@ -78,13 +78,13 @@ def read_openpose(path: Path) -> Imported:
 
 
 def _smallest(table: NDArray[np.float64]) -> Skeleton:
-    """The set of the fewest keypoints that has all that were found of a person (K, 3)."""
+    """The smallest set with all keypoints that were found of a person (K, 3)."""
     count = np.flatnonzero(found_of(table)).max(initial=0) + 1
     return next(skeleton for skeleton in (COCO17, COCO_FEET23, WHOLEBODY133) if count <= len(skeleton))
 
 
 def _with_keypoints(person: ImportedPerson, skeleton: Skeleton) -> ImportedPerson:
-    """The person with unfound keypoints behind those that others lack."""
+    """The person with further keypoints, marked as not found, to complete the set."""
     table = np.zeros((len(skeleton), 3))
     table[: len(person.table)] = person.table
     return replace(person, table=table)
@@ -99,7 +99,7 @@ def _people(record: Any, where: str) -> list[ImportedPerson]:
 
 def _person(person: Any, key: str, where: str) -> ImportedPerson:
     flat = numbers(person.get(key) if isinstance(person, dict) else None, where, key)
-    # Version 1.1 has no person_id; later ones have a list of one, -1 where OpenPose did not track.
+    # Version 1.1 has no person_id; later ones have a list with one, -1 if not tracked.
     track_id = id_of(person.get("person_id"), where, "person_id")
     if len(flat) == 3 * len(HALPE26):
         return ImportedPerson(flat.reshape(-1, 3), track_id=track_id)
@@ -118,13 +118,13 @@ def _person(person: Any, key: str, where: str) -> ImportedPerson:
         if len(flat):
             known, places = _order(layout)
             table[places] = flat.reshape(-1, 3)[known]
-    table = table[: len(_smallest(table))].copy()  # else each person held the room of a face and hands
+    table = table[: len(_smallest(table))].copy()  # otherwise each person would hold memory for a face and hands
     return ImportedPerson(table, track_id=track_id)
 
 
 @cache
 def _order(layout: tuple[str, ...]) -> tuple[list[int], list[int]]:
-    """Which keypoints of a layout COCO-WholeBody has, and their places there."""
+    """Indices of a layout's keypoints that COCO-WholeBody has, and their indices there."""
     places = {name: place for place, name in enumerate(WHOLEBODY133.keypoints)}
     known = [number for number, name in enumerate(layout) if name in places]
     return known, [places[layout[number]] for number in known]

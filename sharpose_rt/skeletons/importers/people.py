@@ -1,4 +1,4 @@
-"""People as other programs wrote them, checked, and put into the order of our keypoint sets."""
+"""People from other programs, checked, and converted to the order of our keypoint sets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sharpose_rt.skeleton import COCO17, HALPE26, MPII16, WHOLEBODY133, Skeleton
 from sharpose_rt.skeletons.validation import FLOAT32_MAX
 from sharpose_rt.types import Poses, PoseStage
 
-# By how many keypoints a person is given; Halpe's 136 begin with its 26.
+# By the number of keypoints; Halpe's 136 begin with its 26.
 _SETS = {17: COCO17, 16: MPII16, 26: HALPE26, 136: HALPE26, 133: WHOLEBODY133}
 
 
@@ -28,10 +28,10 @@ class ImportedPerson:
     """One person of one frame.
 
     Args:
-        table: (K, 3) x, y in px and score in 0..1; zeros where a keypoint was not found.
-        bbox_xyxy: px; None where the file has none: then the box of what was found.
-        bbox_score: 0..1; None where the file has none: then the mean score of what was found.
-        track_id: as the file has it, from 0; None where nobody tracked.
+        table: (K, 3) x, y in px and score in 0..1; zeros for keypoints that were not found.
+        bbox_xyxy: px; None if the file has none: then the box of the keypoints.
+        bbox_score: 0..1; None if the file has none: then the mean score of the keypoints.
+        track_id: as in the file, from 0; None if not tracked.
     """
 
     table: NDArray[np.float64]
@@ -44,7 +44,7 @@ class ImportedPerson:
 class Imported:
     """A whole file: the keypoint set, and the people of each frame that has any, by frame from 0.
 
-    Where the file tells them, by frame too: `sizes_wh` in px, and the names of `pictures`.
+    If the file contains them, also by frame: `sizes_wh` in px, and the names of `pictures`.
     """
 
     skeleton: Skeleton
@@ -54,13 +54,13 @@ class Imported:
 
 
 def without_ids(imported: Imported) -> Imported:
-    """The same people, tracked by nobody."""
+    """The same people without track ids."""
     frames = {t: [replace(person, track_id=None) for person in people] for t, people in imported.frames.items()}
     return replace(imported, frames=frames)
 
 
 def read_text(path: Path) -> bytes:
-    """The UTF-8 text of a file, without a byte-order mark. Raises StreamError where it cannot be read."""
+    """The UTF-8 text of a file, without a byte-order mark. Raises StreamError if it cannot be read."""
     try:
         return path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
@@ -68,7 +68,7 @@ def read_text(path: Path) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """The contents of a JSON file. Raises StreamError where it cannot be read or is no JSON."""
+    """The contents of a JSON file. Raises StreamError if it cannot be read or is not JSON."""
     try:
         return orjson.loads(read_text(path))
     except orjson.JSONDecodeError as error:
@@ -76,10 +76,10 @@ def read_json(path: Path) -> Any:
 
 
 def numbers(value: Any, where: str, name: str, count: int | None = None) -> NDArray[np.float64]:
-    """(n,) finite numbers of a (nested) list, as a float32 can hold them.
+    """(n,) finite numbers of a (nested) list, within the range of float32.
 
     Raises:
-        StreamError: it is anything else; says `where` and `name`.
+        StreamError: it is anything else; the message has `where` and `name`.
     """
     try:
         array = np.asarray(value, np.float64).ravel()
@@ -93,25 +93,25 @@ def numbers(value: Any, where: str, name: str, count: int | None = None) -> NDAr
 
 
 def given(record: dict[str, Any], where: str, name: str, count: int) -> list[float] | None:
-    """The numbers of a field; None where it is missing or null. Raises StreamError as `numbers`."""
+    """The numbers of a field; None if it is missing or null. Raises StreamError like `numbers`."""
     value = record.get(name)
     return None if value is None else numbers(value, where, name, count).tolist()
 
 
 def id_of(value: Any, where: str, name: str = "track_id") -> int | None:
-    """The track id that `value` is, or a list of it alone; None for null, and below 0, as several programs number whom
-    they did not track.
+    """The track id in `value`, a number or a list with only this number; None for null and for negative numbers, which
+    several programs give to people that they did not track.
 
     Raises:
-        StreamError: it is no number, or one that no int64 can hold; says `where` and `name`.
+        StreamError: it is not a number, or does not fit int64; the message has `where` and `name`.
     """
     while isinstance(value, list) and len(value) == 1:
         (value,) = value
     if value is None:
         return None
-    with contextlib.suppress(ValueError):  # the keys of JSON are texts
+    with contextlib.suppress(ValueError):  # keys of JSON objects are strings
         value = int(value) if isinstance(value, str) else value
-    # Not by way of a float, which rounds whole numbers above 2**53.
+    # Not through a float, which rounds integers above 2**53.
     number = value if isinstance(value, int) else int(numbers(value, where, name, 1)[0])
     if number >= 2**63:
         raise StreamError(f"{where}: the id is {number!s:.80}; less than {2**63} is accepted")
@@ -119,7 +119,7 @@ def id_of(value: Any, where: str, name: str = "track_id") -> int | None:
 
 
 def skeleton_of(count: int, where: str) -> Skeleton:
-    """The set with which `count` keypoints begin. Raises StreamError for a count that is none of the known sets."""
+    """The keypoint set for `count` keypoints. Raises StreamError for a count that belongs to no known set."""
     if count in _SETS:
         return _SETS[count]
     raise StreamError(
@@ -129,9 +129,9 @@ def skeleton_of(count: int, where: str) -> Skeleton:
 
 
 def to_poses(people: list[ImportedPerson], skeleton: Skeleton, first_id: int) -> Poses:
-    """The people of one frame. Ids are moved so that `first_id` becomes 1; 0 where there is none.
+    """The people of one frame. Ids are shifted so that `first_id` becomes 1; 0 if there is none.
 
-    What nobody measured stays unknown: quality is NaN, and `stage` is fine, as the pose is the program's last word.
+    The quality is unknown (NaN), and `stage` is fine, because the pose is the final result of the program.
     """
     if not people:
         return Poses.empty(len(skeleton))
@@ -156,8 +156,8 @@ def to_poses(people: list[ImportedPerson], skeleton: Skeleton, first_id: int) ->
 
 
 def found_of(tables: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which keypoints (...) of (..., 3) were found."""
-    # (0, 0) is what most programs write for a keypoint that they did not find; some leave it a score above 0.
+    """Which keypoints of (..., 3) were found, (...)."""
+    # Most programs write (0, 0) for a keypoint that was not found; some with a score above 0.
     return (tables[..., 2] > 0) & (tables[..., :2] != 0).any(-1)
 
 
