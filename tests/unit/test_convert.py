@@ -840,9 +840,7 @@ class TestSets:
 
     def test_a_set_in_a_folder_has_no_name(self, clips, tmp_path):
         for out in (tmp_path, f"{tmp_path}/new/"):
-            with pytest.raises(
-                ConfigError, match=r"is a folder, and a dataset of several clips needs a name.*--out FILE"
-            ):
+            with pytest.raises(ConfigError, match=r"is a folder, and a dataset .* needs a name.*--out FILE"):
                 convert_set(clips, out, overwrite=True)
         assert len(list(tmp_path.iterdir())) == len(clips)
 
@@ -1342,9 +1340,7 @@ class TestConvert:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(clip.read_bytes())))
         (written,) = convert("-", "csv", tmp_path / "b.csv")
         assert len(written.read_text().splitlines()) == rows
-        with pytest.raises(
-            OutputError, match=r"^[^:;]*b\.csv exists already; choose another name \(--out\), or replace"
-        ):
+        with pytest.raises(OutputError, match=r"^[^:;]*b\.csv exists already; choose another name \(--out\), or r"):
             convert(clip, "csv", tmp_path / "b.csv")
 
     def test_files_of_another_clip_are_left_alone(self, clip):

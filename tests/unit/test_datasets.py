@@ -166,7 +166,7 @@ def test_a_second_files_keypoints_are_read_by_their_names(folder):
 @pytest.mark.parametrize("reader", [read_labels, lambda path: read(path.parent)])
 def test_keypoints_of_unknown_names_are_named(folder, reader):
     name_keypoints(folder, [f"marker_{n}" for n in range(17)])
-    message = r"annotations\.json: its keypoints are named marker_0, .* at least 12 of .* are accepted, such as nose, left_eye"
+    message = r"annotations\.json: its keypoints are named marker_0, .* at least 12 of .*, such as nose, left_eye"
     with pytest.raises(DatasetError, match=message):
         reader(folder / "annotations.json")
     assert len(read_pictures(folder, 0.4)) == 4  # whom boxes are enough

@@ -882,7 +882,7 @@ class TestEasyViTPose:
         [
             (
                 {"keypoints": [[[[1, 2, 3]]]], "skeleton": {"0": "withers"}},
-                "named withers; at least 12 of COCO's or MPII's",
+                "named withers; at least 12 of COCO's",
             ),
             ({"keypoints": [{"0": [[1, 2]]}], "skeleton": dict(enumerate(NAMES))}, r"\[0\]\[0\]: keypoints is"),
             ({"keypoints": [7], "skeleton": dict(enumerate(NAMES))}, r"keypoints\[0\] is 7"),
