@@ -3,9 +3,9 @@
     python pipelines/skeletons_to_action_array.py walking.skeletons.jsonl walking.npz --person-slots 2 --fill linear
 
 The file holds keypoints (M, T, V, 2) in px, scores (M, T, V), track_ids (M,), pts_s (T,) and keypoint_names (V,):
-M people, strongest first, each in one slot for the whole video; T frames; V keypoints; zeros where somebody is not
-there. `sharpose_rt.skeletons.windows` gives the like live, window by window; for the pickle of PYSKL and MMAction2
-use `sharpose_rt.skeletons.convert.convert(path, "pyskl")`.
+M people, those who act before bystanders, each in one slot for the whole video; T frames; V keypoints; zeros where
+somebody is not in the frame. `sharpose_rt.skeletons.windows` yields windows of a live run; for the pickle of PYSKL and
+MMAction2 use `sharpose_rt.skeletons.convert.convert(path, "pyskl")`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stream", type=Path, help="a *.skeletons.jsonl file")
     parser.add_argument("out", type=Path, nargs="?", help="the .npz file; beside the stream unless given")
-    parser.add_argument("--person-slots", type=int, default=2, help="people to keep, strongest first (default 2)")
+    parser.add_argument("--person-slots", type=int, default=2, help="people to keep, most prominent first (default 2)")
     parser.add_argument("--min-score", type=float, default=0.0, help="keypoints below are taken as not found")
     parser.add_argument("--fill", choices=("none", "linear"), default="none", help="bridge gaps within a track")
     parser.add_argument("--raw", action="store_true", help="keypoints before smoothing")

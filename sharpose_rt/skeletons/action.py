@@ -1,15 +1,14 @@
-"""Arrays for action recognition over a whole stream; `window` cuts the like out of one while it is made.
+"""Arrays for action recognition over a whole stream; `window` yields windows of a stream while it is made.
 
 Letters in shapes: M people (slots), T frames, V keypoints.
-A slot belongs to one track for as long as it holds it, so that an action network never sees one person turn into
-another; a person who is not there is all zeros. Where no tracker ran, people are told apart by their place in the frame
-alone, so that a slot may hold several; a warning says so.
+A slot belongs to one track, so that an action network never sees one person turn into another; a person who is not in
+the frame is all zeros. If no tracker ran, people are only told apart by their position in the frame, so a slot may
+contain several; a warning says so.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
@@ -20,7 +19,9 @@ from numpy.typing import NDArray
 
 from sharpose_rt.config.checks import MOST_SLOTS
 from sharpose_rt.errors import ConfigError
-from sharpose_rt.skeletons.evenly import ROUNDED_S, at_fps
+from sharpose_rt.skeletons.evenly import ROUNDED_S, EvenFrame, at_fps
+from sharpose_rt.skeletons.prominence import Prominence
+from sharpose_rt.skeletons.records import FrameRecord
 from sharpose_rt.skeletons.stream import StreamReader
 from sharpose_rt.types import Poses
 
@@ -32,7 +33,7 @@ Fill = Literal["none", "hold", "linear"]
 class ActionArray(NamedTuple):
     """A whole stream: `keypoints` (M, T, V, 2) float32 px, `scores` (M, T, V) float32, `track_ids` (M,) int64.
 
-    The ids are 0 in slots that nobody took and where no tracker ran. `pts_s` (T,) float64 is the media time.
+    The ids are 0 in slots without a person and if no tracker ran. `pts_s` (T,) float64 is the media time.
     """
 
     keypoints: NDArray[np.float32]
@@ -51,41 +52,41 @@ def action_array(
     max_gap_s: float | None = None,
     fps: float | None = None,
 ) -> ActionArray:
-    """The strongest `person_slots` tracks of a stream, strongest first, a slot each for the whole stream.
+    """The `person_slots` most prominent tracks of a stream, most prominent first, each in one slot for the whole
+    stream.
 
-    A track's strength is the sum of its mean keypoint scores over its frames. Without track ids a slot is a place in
-    the frame, whoever has it; where a frame has several such people, a warning is logged. Keypoints below `min_score`
-    are taken as not found: zeros. Frames of another size than the header's are scaled to that. `fill` bridges the gaps
-    of each keypoint between its first and last frame: 'linear' interpolates in media time, 'hold' keeps the last place;
-    gaps of more than `max_gap_s` stay. `raw` takes the keypoints before smoothing. `fps` takes frames at even steps of
-    media time, so many a second (`at_fps`).
+    Actors come before bystanders: prominence is presence times movement, see `prominence`. Without track ids a slot is
+    a position in the frame, whoever has it; if a frame has several such people, a warning is logged. Keypoints below
+    `min_score` count as not found: zeros. Frames of another size than the header's are scaled to it. `fill` bridges
+    gaps of a keypoint between its first and last frame: 'linear' interpolates in media time, 'hold' keeps the last
+    position; gaps of more than `max_gap_s` stay. `raw` uses the keypoints before smoothing. `fps` resamples to this
+    many frames per second of media time (`at_fps`).
 
     Raises:
         StreamError: the stream cannot be read.
-        ConfigError: `person_slots` is none of 1 to `MOST_SLOTS`, `fill` is unknown, or `fps` not above 0.
+        ConfigError: `person_slots` is not within 1 to `MOST_SLOTS`, `fill` is unknown, or `fps` is not above 0.
     """
     if not 1 <= person_slots <= MOST_SLOTS:
         raise ConfigError(f"person_slots is {person_slots}; 1 to {MOST_SLOTS} is accepted")
     check_fill(fill)
     reader = path if isinstance(path, StreamReader) else StreamReader(path)
-    strength: defaultdict[int, float] = defaultdict(float)
+    prominence = Prominence()
     pts: list[float] = []
     warned = False
     frames = partial(iter, reader) if fps is None else partial(at_fps, reader, fps)
     for frame in frames():
         warned = warned or warn_of_untracked(frame.poses, reader.path)
         pts.append(frame.pts_s)
-        for key, score in zip(keys_of(frame.poses), points_of(frame.poses, raw)[1].mean(axis=1), strict=True):
-            strength[key] += float(score)
-    chosen = [key for key, _ in sorted(strength.items(), key=lambda item: (-item[1], abs(item[0])))[:person_slots]]
+        prominence.add(keys_of(frame.poses), frame.poses, raw=raw, scale=_scale(reader, frame))
+    strengths = prominence.strengths()
+    chosen = sorted(strengths, key=lambda key: (-strengths[key], abs(key)))[:person_slots]
     slot_of = {key: slot for slot, key in enumerate(chosen)}
 
     shape = (person_slots, len(pts), len(reader.header.skeleton))
     keypoints, scores = np.zeros((*shape, 2), np.float32), np.zeros(shape, np.float32)
     for t, frame in enumerate(islice(frames(), len(pts))):  # the file may be growing
         points, point_scores = points_of(frame.poses, raw)
-        if frame.frame_size_wh is not None:
-            points = points * (np.array(reader.header.frame_size_wh) / frame.frame_size_wh)
+        points = points * _scale(reader, frame)
         for i, key in enumerate(keys_of(frame.poses)):
             if key in slot_of:
                 found = (point_scores[i] > 0) & (point_scores[i] >= min_score)
@@ -99,18 +100,24 @@ def action_array(
     return ActionArray(keypoints, scores, track_ids, times)
 
 
+def _scale(reader: StreamReader, frame: FrameRecord | EvenFrame) -> NDArray[np.float64] | float:
+    """What brings px of a frame to the size of the header's."""
+    own = frame.frame_size_wh
+    return 1.0 if own is None else np.array(reader.header.frame_size_wh) / own
+
+
 def keys_of(poses: Poses) -> list[int]:
-    """What tells people apart: the track id, or where no tracker ran minus the place in the frame (from -1)."""
+    """What tells people apart: the track id, or if no tracker ran minus the position in the frame (from -1)."""
     return [track_id or -1 - i for i, track_id in enumerate(poses.track_ids.tolist())]
 
 
 def warn_of_untracked(poses: Poses, source: object) -> bool:
-    """Whether several people of a frame have no track id, so that `keys_of` may take one for another; logs it."""
+    """Whether several people of a frame have no track id, so that `keys_of` may confuse them; logs a warning."""
     several = int((poses.track_ids == 0).sum()) > 1
     if several:
         log.warning(
-            "%s: people have no track ids and are told apart by their place in the frame alone, so a slot may hold "
-            "several people; run with a tracker",
+            "%s: people have no track ids and are only told apart by their position in the frame, so a slot may "
+            "contain several people; run with a tracker",
             source,
         )
     return several
@@ -124,7 +131,7 @@ def points_of(poses: Poses, raw: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_fill(fill: str) -> None:
-    """Raises ConfigError where `fill` is no policy."""
+    """Raises ConfigError if `fill` is unknown."""
     if fill not in ("none", "hold", "linear"):
         raise ConfigError(f"fill is {fill!r}; 'none', 'hold' or 'linear' is accepted")
 
@@ -132,7 +139,7 @@ def check_fill(fill: str) -> None:
 def fill_gaps(
     keypoints: np.ndarray, scores: np.ndarray, pts_s: np.ndarray, fill: Fill, max_gap_s: float | None
 ) -> None:
-    """Bridges gaps of one person's keypoints (T, V, 2) and scores (T, V) in place."""
+    """Bridges gaps in one person's keypoints (T, V, 2) and scores (T, V) in place."""
     if fill == "none":
         return
     for joint in range(scores.shape[1]):

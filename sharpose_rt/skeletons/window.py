@@ -1,15 +1,15 @@
-"""Windows for action recognition, cut out of a stream while it is made.
+"""Windows for action recognition, taken from a stream while it is made.
 
 Letters in shapes: N windows, C channels (x, y, score), T frames, V keypoints, M people (slots).
 A slot belongs to one track for as long as it holds it, so that an action network never sees one person turn into
-another; a person who is not there is all zeros. Where no tracker ran, people are told apart by their place in the frame
-alone, so that a slot may hold several; a warning says so.
+another; a person who is not in the frame is all zeros. If no tracker ran, people are only told apart by their position
+in the frame, so a slot may contain several; a warning says so.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import index
@@ -22,6 +22,7 @@ from sharpose_rt.errors import ConfigError
 from sharpose_rt.skeleton import SKELETONS, Skeleton
 from sharpose_rt.skeletons.action import Fill, check_fill, fill_gaps, keys_of, points_of, warn_of_untracked
 from sharpose_rt.skeletons.evenly import Posed, at_fps
+from sharpose_rt.skeletons.prominence import Prominence
 from sharpose_rt.skeletons.stream import StreamReader
 from sharpose_rt.types import Poses
 
@@ -29,10 +30,10 @@ Normalize = Literal["image", "body", "none"]
 
 
 class Window(NamedTuple):
-    """N stretches of T frames for an action network: `track_ids, data, pts_s = window`.
+    """N windows of T frames for an action network: `track_ids, data, pts_s = window`.
 
-    `track_ids` (N, M) int64: whose slot it is; 0 where nobody has it, or somebody without an id. `data`
-    (N, C, T, V, M) float32: zeros where a keypoint was not found. `pts_s` (N, T) float64: media times. All numpy
+    `track_ids` (N, M) int64: the person in each slot; 0 for nobody, or for somebody without an id. `data`
+    (N, C, T, V, M) float32: zeros for keypoints that were not found. `pts_s` (N, T) float64: media times. All are numpy
     arrays, or all torch tensors.
     """
 
@@ -43,7 +44,7 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class _Cut:
-    """How windows are cut; the arguments of `windows`."""
+    """The arguments of `windows`."""
 
     length: int
     stride: int
@@ -80,41 +81,42 @@ def windows(
     skeleton: Skeleton | None = None,
     frame_size_wh: tuple[int, int] | None = None,
 ) -> Iterator[Window]:
-    """A window over the last `length` frames as soon as they are there, then every `stride` frames.
+    """Yields a window over the last `length` frames once there are as many, then every `stride` frames.
 
         for track_ids, data, pts_s in windows(PoseTracker().run("webcam"), 48, 8, each_person=True): ...
 
     Takes a stream's path or reader, or the frames of a live run; holds `length` frames of poses in memory, no pictures.
-    Slots go to the people who are there in most frames of the window (then by summed score); who had a slot in the
-    last window and is still among them keeps it. Without track ids a slot is a place in the frame, whoever has it. No
-    window reaches from one video into the next: from one `source` of the frames to another, or where times fall.
+    Slots go to the people who are in most frames of the window, then to the most prominent (presence times movement,
+    see `prominence`); people who had a slot in the last window and are still among them keep it. Without track ids a
+    slot is a position in the frame, whoever has it. No window extends from one video into the next: from one `source`
+    to another, or where times decrease.
 
     Args:
-        source: the frames; a stream also tells `skeleton` and `frame_size_wh`, a live run's frames the latter.
+        source: the frames; a stream also provides `skeleton` and `frame_size_wh`, frames of a live run the latter.
         length: frames in a window (T).
         stride: frames from one window to the next.
-        fps: so many frames a second, at even steps of media time (`at_fps`), as the network's own clips have; None: as
-            they come.
+        fps: resample to this many frames per second of media time (`at_fps`), as in the clips that the network was
+            trained on; None: frames as they come.
         normalize: 'image': x and y over width and height of the frame, minus 0.5; 'body': each person's hip centre
             in the first frame of the window that has both their hips is the origin (the mean keypoint where none has)
             and the median height of their box the unit, so movement through the picture is kept; 'none': px.
         person_slots: people in a window (M).
-        each_person: every person is a window of their own: N people, M is 1, and `person_slots` does not count.
-        min_score: keypoints below are taken as not found.
-        min_frames: people who are in fewer frames of the window are left out.
+        each_person: one window per person: N people, M is 1, and `person_slots` is ignored.
+        min_score: keypoints below count as not found.
+        min_frames: people in fewer frames of the window are left out.
         fill, max_gap_s, raw: as for `action_array`, within the window.
-        rest: at the end also a window over the last `length` frames, where some were in none so far; of a source that
-            has fewer frames their places are zeros at the window's end, with NaN for media times.
-        within_scenes: no window reaches over a cut (`new_scene` of a frame): the first of a scene comes when it has
-            `length` frames, nobody keeps a slot from before, and `rest` counts for each scene's end.
-        batch: None gives windows when they are there; a number gathers so many (N), fewer at the end.
-        framework: 'numpy', or 'torch' for CPU tensors that share the arrays' memory.
-        skeleton: keypoint set of a live source; the known one with as many keypoints unless given.
-        frame_size_wh: frame size of a live source, for 'image', where its frames do not tell it.
+        rest: at the end, also a window over the last `length` frames if some of them were in none; if a source has
+            fewer frames, the rest of the window is zeros, with NaN for media times.
+        within_scenes: no window crosses a cut (`new_scene` of a frame): the first window of a scene comes when it has
+            `length` frames, nobody keeps a slot across a cut, and `rest` applies to the end of each scene.
+        batch: None yields windows when they are complete; a number collects this many (N), fewer at the end.
+        framework: 'numpy', or 'torch' for CPU tensors that share the memory of the arrays.
+        skeleton: keypoint set of a live source; default: the known one with as many keypoints.
+        frame_size_wh: frame size of a live source, for 'image', if its frames do not provide it.
 
     Raises:
         ConfigError: an argument is out of range, or 'image' lacks the frame size (then at the first window).
-        StreamError: the file cannot be read, or is no stream.
+        StreamError: the file cannot be read, or is not a stream.
     """
     if isinstance(source, (str, Path)):
         source = StreamReader(source)
@@ -166,7 +168,7 @@ def _as_window(rows: Sequence[_Row], framework: str) -> Window:
     window = Window(np.maximum(np.array(ids, np.int64), 0), np.stack(data), np.stack(pts_s))
     if framework == "numpy":
         return window
-    # By name: whoever wants no tensors needs no torch, and `skeletons` stays quick to import.
+    # By name: torch is only needed for tensors, and `skeletons` stays fast to import.
     torch = importlib.import_module("torch")
     return Window(*(torch.from_numpy(array) for array in window))
 
@@ -174,15 +176,15 @@ def _as_window(rows: Sequence[_Row], framework: str) -> Window:
 def _rows(
     frames: Iterable[Posed], name: object, cut: _Cut, skeleton: Skeleton | None, frame_size_wh: tuple[int, int] | None
 ) -> Iterator[list[_Row]]:
-    """The windows that end at a frame, one list each time that one is due."""
-    recent: deque[_Recent] = deque(maxlen=index(cut.length))  # which takes no number of numpy's
+    """The windows that end at a frame, one list each time one is due."""
+    recent: deque[_Recent] = deque(maxlen=index(cut.length))  # which accepts no numpy integers
     slots = [0] * cut.person_slots
 
     def cut_one() -> list[_Row]:
         nonlocal slots
         joints = recent[-1][1].keypoints.shape[1]
         hips = _hips(skeleton or next((s for s in SKELETONS.values() if len(s) == joints), None))
-        present = _present(recent, cut.min_frames)
+        present = _present(recent, cut)
         pts_s = np.array([time_s for time_s, _, _ in recent], np.float64)
         if cut.each_person:
             groups = [[key] for key in sorted(present, key=abs)]
@@ -194,10 +196,10 @@ def _rows(
     until_next, unseen, warned = cut.length, 0, False
     video = None
     for frame in frames:
-        before, video = video, getattr(frame, "source", "")  # ids and times of each are its own
+        before, video = video, getattr(frame, "source", "")  # each has its own ids and times
         warned = warned or warn_of_untracked(frame.poses, name)
         size_wh = getattr(frame, "frame_size_wh", None) or frame_size_wh or _size_wh(frame, cut)
-        falls = bool(recent) and frame.pts_s < recent[-1][0]  # two runs over frames that have no source, or streams
+        falls = bool(recent) and frame.pts_s < recent[-1][0]  # a second run over frames without a source, or streams
         begins = video != before or falls or (cut.within_scenes and getattr(frame, "new_scene", False))
         if begins:
             if cut.rest and unseen:
@@ -214,7 +216,7 @@ def _rows(
 
 
 def _lengthened(row: _Row, length: int) -> _Row:
-    """The row with frames of nobody at its end, where it is shorter than `length`."""
+    """The row, padded with empty frames if it is shorter than `length`."""
     keys, data, pts_s = row
     lacking = length - len(pts_s)
     if not lacking:
@@ -231,7 +233,7 @@ def _size_wh(frame: Posed, cut: _Cut) -> tuple[int, int]:
     if image is not None:
         return image.shape[1], image.shape[0]
     if cut.normalize == "image":
-        raise ConfigError("normalize='image' needs frame_size_wh, as the source does not tell it")
+        raise ConfigError("normalize='image' needs frame_size_wh, which the source does not provide")
     return 1, 1
 
 
@@ -240,19 +242,19 @@ def _hips(skeleton: Skeleton | None) -> list[int]:
     return [i for i, name in enumerate(names) if name in ("left_hip", "right_hip")]
 
 
-def _present(frames: Iterable[_Recent], min_frames: int) -> dict[int, tuple[int, float]]:
-    """Frames and summed mean score of everybody who is in enough frames."""
-    count: Counter[int] = Counter()
-    score: defaultdict[int, float] = defaultdict(float)
+def _present(frames: Iterable[_Recent], cut: _Cut) -> dict[int, tuple[int, float]]:
+    """Number of frames and prominence of everybody who is in enough frames."""
+    count, prominence = Counter[int](), Prominence()
     for _, poses, _ in frames:
-        for key, mean in zip(keys_of(poses), poses.keypoint_scores.mean(axis=1).tolist(), strict=True):
-            count[key] += 1
-            score[key] += mean
-    return {key: (frames_of, score[key]) for key, frames_of in count.items() if frames_of >= min_frames}
+        keys = keys_of(poses)
+        count.update(keys)
+        prominence.add(keys, poses, raw=cut.raw)
+    strengths = prominence.strengths()
+    return {key: (frames_of, strengths[key]) for key, frames_of in count.items() if frames_of >= cut.min_frames}
 
 
 def _assign_slots(previous: list[int], present: dict[int, tuple[int, float]]) -> list[int]:
-    """The key of each slot (0: nobody): the most present people, each in the slot that they had."""
+    """The key of each slot (0: nobody): the people in most frames, each in the slot they had before."""
     best = sorted(present, key=lambda key: (-present[key][0], -present[key][1], abs(key)))[: len(previous)]
     slots = [key if key in best else 0 for key in previous]
     newcomers = iter([key for key in best if key not in slots])
@@ -293,7 +295,7 @@ def _person(key: int, frames: deque[_Recent], pts_s: np.ndarray, cut: _Cut, hips
 
 
 def _origin(table: np.ndarray, missing: np.ndarray, hips: list[int]) -> np.ndarray:
-    """(2,) px: the hip centre in the first frame that has both hips, else the mean of all keypoints that are found."""
+    """(2,) px: the hip centre in the first frame with both hips, otherwise the mean of all found keypoints."""
     if len(hips) == 2:
         whole = np.flatnonzero(~missing[:, hips].any(axis=1))
         if len(whole):

@@ -569,7 +569,7 @@ class TestSets:
         ("text", "said"),
         [
             ("a,1\nb,2\n", "no label for 'c'"),
-            ("", "there is no label at all"),
+            ("", "there are no labels"),
             ("a,1\na.skeletons.jsonl,2\n", r"line 2: 'a' has a label already"),
             ("a,1\na.mp4,2\n", r"labels 'a' and 'a\.mp4' are both of the clip 'a', and differ"),
             (
@@ -606,10 +606,10 @@ class TestSets:
         capsys.readouterr()
         labels.write_text("a,squat\nb,jump\nc,squat\n")
         assert main([*arguments, str(tmp_path / "x.pkl"), "--classes", str(classes)]) == 2
-        assert "the label 'jump' is none of the 4 classes: jump, high, squat" in capsys.readouterr().err
+        assert "the label 'jump' is not one of the 4 classes: jump, high, squat" in capsys.readouterr().err
         labels.write_text("a,0\nb,4\nc,1\n")
         assert main([*arguments, str(tmp_path / "x.pkl"), "--classes", str(classes)]) == 2
-        assert "the label 4 is none of the 4 classes, which count from 0" in capsys.readouterr().err
+        assert "the label 4 is not one of the 4 classes, which are numbered from 0" in capsys.readouterr().err
         classes.write_text("squat\njump\nsquat\n")
         assert main([*arguments, str(tmp_path / "x.pkl"), "--classes", str(classes)]) == 2
         assert "has the class 'squat' twice" in capsys.readouterr().err
@@ -630,7 +630,7 @@ class TestSets:
         for number, source in enumerate(("a.mp4", "../a.mp4", "/a.mp4")):
             self.of_videos(tmp_path / f"flat{number}", {"a": source})
             assert main(["convert", f"{tmp_path}/flat{number}", *asked[2:], str(tmp_path / "y.pkl")]) == 2
-            assert f"is of {source}, which names no folder as its class" in capsys.readouterr().err
+            assert f"is of {source}, whose path has no folder for the class" in capsys.readouterr().err
 
     def test_labels_by_the_names_of_videos(self, tmp_path):
         """Of which runs make safe names; the set keeps its own, by which its lists of splits go."""
@@ -675,15 +675,27 @@ class TestSets:
             assert told == {"jump/001": 0, "squat/001": 1, "walk/001": 2}
             assert document["split"]["val"] == list(told)
 
+    @pytest.mark.parametrize("classes", [(0, 1), ("jump", "squat")])
+    def test_the_lists_of_mmaction(self, tmp_path, classes):
+        """Lines of 'path label', where a path may have blanks."""
+        clips = self.of_videos(tmp_path, {"a": "set/some jumps/001.mp4", "b": "set/squats/001.mp4"})
+        (tmp_path / "list.txt").write_text(f"some jumps/001.mp4 {classes[0]}\n\nsquats/001.mp4\t{classes[1]}\n")
+        document = pickle.loads(convert_set(clips, tmp_path / "x.pkl", tmp_path / "list.txt").read_bytes())
+        assert {a["frame_dir"]: a["label"] for a in document["annotations"]} == {"some jumps/001": 0, "squats/001": 1}
+
     @pytest.mark.parametrize(
         ("text", "said"),
         [
             ("jump/001.mp4,0\n", r"no label for '001', of set/squat/001\.mp4"),
             ("jump/001.mp4,0\nwalk/001.mp4,1\n", r"no label for '001', of set/squat/001\.mp4"),  # of another class
-            ("001.mp4,0\n", r"the label '001\.mp4' is of several clips, as set/jump/001\.mp4 and set/squat/001\.mp4"),
+            (
+                "001.mp4,0\n",
+                r"the label '001\.mp4' is of several clips, such as set/jump/001\.mp4 and set/squat/001\.mp4",
+            ),
             ("jump/001.mp4,0\njump/001.mp4,1\n", r"line 2: 'jump/001\.mp4' has a label already"),
             ("jump/001.mp4,0\njump/001,1\n", r"labels 'jump/001\.mp4' and 'jump/001' are both of the clip '001'"),
             ("./,0\n", "line 1 is './,0'; name,label"),
+            ("jump/001.mp4 0\nsquat/001.mp4\n", "line 2 is 'squat/001.mp4'; name,label"),
         ],
     )
     def test_labels_by_paths_that_do_not_fit(self, tmp_path, text, said):
@@ -710,8 +722,8 @@ class TestSets:
         document = pickle.loads(convert_set([*clips, *live], tmp_path / "x.pkl", tmp_path / "labels.csv").read_bytes())
         assert [a["frame_dir"] for a in document["annotations"]] == ["j1", "j1-2", "j2", "webcam0", "webcam0-2"]
         assert caplog.messages == [
-            f"{clips[0]}, {clips[1]} are all of set/j1.mp4; leave out what is there twice",
-            f"{clips[2]} has nobody in it, so its arrays are all zeros",
+            f"{clips[0]}, {clips[1]} are all of set/j1.mp4; leave out duplicates",
+            f"{clips[2]} contains nobody, so its arrays are all zeros",
         ]
 
     def test_parts_of_one_run_are_nothing_twice(self, tmp_path, caplog):
@@ -1324,7 +1336,7 @@ class TestConvert:
         assert json.loads(cut.read_text())["data"][-1]["frame_index"] == 299
         assert not caplog.records
         convert(path, "kinetics", tmp_path / "whole.json")
-        assert "goes up to frame 399" in caplog.text
+        assert "has frames up to 399" in caplog.text
 
     def test_pipes_and_standard_input(self, clip, tmp_path, monkeypatch):
         rows = len(convert(clip, "csv")[0].read_text().splitlines())
@@ -1409,7 +1421,7 @@ class TestActionArray:
             read(path)
             (message,) = caplog.messages
             assert message.startswith(
-                f"{path}: people have no track ids and are told apart by their place in the frame"
+                f"{path}: people have no track ids and are only told apart by their position in the frame"
             )
             caplog.clear()
 

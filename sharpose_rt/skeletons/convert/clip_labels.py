@@ -1,4 +1,4 @@
-"""What the clips of a set show: labels from a file, or from the folders of their videos, and which clip each is of."""
+"""Labels for the clips of a dataset, from a file or the folders of their videos, and which clip each belongs to."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ from sharpose_rt.skeletons.convert.common import stem_of
 from sharpose_rt.skeletons.names import safe_stem
 from sharpose_rt.skeletons.stream import StreamReader
 
-_ENDING = re.compile(r"\.\w*[a-z]\w*$", re.I)  # of a video; a number alone is none
+_ENDING = re.compile(r"\.\w*[a-z]\w*$", re.I)  # of a video; only digits are not a suffix
 _SPLITS = ("train", "val", "test")
-_COLUMN = ("label", "class", "category", "action")  # what a first line calls the second one
+_COLUMN = ("label", "class", "category", "action")  # names of the second column in a header line
 
 
 class ClipLabel(NamedTuple):
-    """What a clip shows, by the number or the name of its class, and its split (None: the set's own)."""
+    """The class of a clip, by number or name, and its split (None: that of the dataset)."""
 
     label: int | str
     split: str | None = None
 
 
 def read_labels(path: Path) -> dict[str, ClipLabel]:
-    """Labels of clips by their names, from lines of `name,label` or `name,label,split`; a first line may name columns.
+    """Labels of clips by name, from lines of `name,label` or `name,label,split`, with an optional header line.
 
-    Names may have folders; the ending of a stream is left out. A label is the number of a class, or its name: then that
-    of each.
+    Without any comma, lines are `name label`, as in the lists of MMAction2. Names may have folders; the suffix of a
+    stream is left out. Labels are numbers of classes or names, for all clips alike.
 
     Raises:
-        ConfigError: the file cannot be read, or a line is of another form or of a name that was there.
+        ConfigError: the file cannot be read, or a line has another form or a name that occurred before.
     """
     found: dict[str, tuple[str, str | None]] = {}
-    with _reading(path, "labels", "lines of name,label[,split] are wanted") as file:
-        rows = list(csv.reader(file))
+    with _reading(path, "labels", "lines of name,label[,split] are accepted") as file:
+        lines = list(file)
+        rows = list(csv.reader(lines)) if "," in "".join(lines) else [line.rsplit(maxsplit=1) for line in lines]
     for number, row in enumerate(rows, start=1):
         cells = [cell.strip() for cell in row]
         if not any(cells):
@@ -48,8 +49,8 @@ def read_labels(path: Path) -> dict[str, ClipLabel]:
             continue
         if len(cells) not in (2, 3) or not PurePath(cells[0]).name or not cells[1]:
             raise ConfigError(
-                f"{path} line {number} is {','.join(cells)!r:.80}; name,label[,split] is wanted, label a number or the "
-                "name of a class"
+                f"{path} line {number} is {','.join(cells)!r:.80}; name,label[,split] is accepted, where label is the "
+                "number or name of a class"
             )
         clip = PurePath(cells[0])
         name = str(clip.parent / stem_of(clip) if clip.suffix == ".jsonl" else clip)
@@ -60,15 +61,15 @@ def read_labels(path: Path) -> dict[str, ClipLabel]:
     if len(set(numbers.values())) > 1:
         one, other = (next(name for name in numbers if numbers[name] is kind) for kind in (True, False))
         raise ConfigError(
-            f"{path} has the number {found[one][0]} for {one!r}, and {found[other][0]!r} for {other!r}; labels are "
-            "numbers of classes or their names, not some of each"
+            f"{path} has the number {found[one][0]} for {one!r}, and {found[other][0]!r} for {other!r}; labels "
+            "are numbers of classes or names, not both"
         )
     return {name: ClipLabel(int(label) if numbers[name] else label, split) for name, (label, split) in found.items()}
 
 
 def labels_by_folder(readers: Iterable[StreamReader]) -> dict[str, ClipLabel]:
-    """Labels by the sources of the streams: the folder that a video lies in names its class, and the one above its
-    split where that is called train, val or test.
+    """Labels by the sources of the streams: the folder of a video is its class, and the one above its split if that is
+    train, val or test.
 
     Raises:
         ConfigError: a source has no folder.
@@ -78,8 +79,8 @@ def labels_by_folder(readers: Iterable[StreamReader]) -> dict[str, ClipLabel]:
         *above, _ = _parts_of_source(reader)
         if not above or above[-1] in ("..", PurePath(reader.header.source).anchor):
             raise ConfigError(
-                f"{reader.path} is of {reader.header.source}, which names no folder as its class; run over the set "
-                "from above its folders, or give a file of labels"
+                f"{reader.path} is of {reader.header.source}, whose path has no folder for the class; run over "
+                "the set from above its folders, or give a file of labels"
             )
         split = above[-2] if len(above) > 1 and above[-2] in _SPLITS else None
         labels[reader.header.source] = ClipLabel(above[-1], split)
@@ -87,12 +88,12 @@ def labels_by_folder(readers: Iterable[StreamReader]) -> dict[str, ClipLabel]:
 
 
 def read_classes(path: Path) -> list[str]:
-    """The names of classes in the order of their numbers, one a line.
+    """The class names in the order of their numbers, one per line.
 
     Raises:
-        ConfigError: the file cannot be read, or has a name twice.
+        ConfigError: the file cannot be read, or contains a name twice.
     """
-    with _reading(path, "classes", "a name a line is wanted") as file:
+    with _reading(path, "classes", "one name per line is accepted") as file:
         names = [line.strip() for line in file if line.strip()]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ConfigError(f"{path} has the class {twice[0]!r} twice; each has one number")
@@ -102,27 +103,28 @@ def read_classes(path: Path) -> list[str]:
 def numbered(
     labels: Mapping[str, ClipLabel], classes: Sequence[str] | None
 ) -> tuple[dict[str, ClipLabel], Sequence[str]]:
-    """The labels by number, and the classes in that order: as given, else by name; none where there are numbers alone.
+    """The labels as numbers, and the class names in that order: as given, otherwise sorted; none if there are only
+    numbers.
 
     Raises:
-        ConfigError: a label is none of the given classes.
+        ConfigError: a label is not one of the given classes.
     """
     wanted = {own.label for own in labels.values()}
     if all(isinstance(label, int) for label in wanted):
         if classes is not None and (odd := sorted(label for label in wanted if not 0 <= int(label) < len(classes))):
-            raise ConfigError(f"the label {odd[0]} is none of the {len(classes)} classes, which count from 0")
+            raise ConfigError(f"the label {odd[0]} is not one of the {len(classes)} classes, which are numbered from 0")
         return dict(labels), classes or ()
     names = sorted(map(str, wanted), key=natural) if classes is None else classes
     numbers = {name: number for number, name in enumerate(names)}
     if odd := [name for name in map(str, wanted) if name not in numbers]:
         known = ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])])
-        raise ConfigError(f"the label {min(odd)!r} is none of the {len(names)} classes: {known}")
+        raise ConfigError(f"the label {min(odd)!r} is not one of the {len(names)} classes: {known}")
     return {name: own._replace(label=numbers[str(own.label)]) for name, own in labels.items()}, names
 
 
 @contextlib.contextmanager
 def _reading(path: Path, what: str, wanted: str) -> Iterator[TextIO]:
-    """The file, as text; a ConfigError where it cannot be read."""
+    """The file, opened as text; raises ConfigError if it cannot be read."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             yield file
@@ -131,11 +133,11 @@ def _reading(path: Path, what: str, wanted: str) -> Iterator[TextIO]:
 
 
 _Parts = tuple[str, ...]
-"""A path's folders and name."""
+"""Folders and name of a path."""
 
 
 class Told(NamedTuple):
-    """The label of a clip, by the name `given` with it; in the set the clip has this `name`."""
+    """The label of a clip, the name `given` for it, and its `name` in the dataset."""
 
     given: str
     name: str
@@ -143,14 +145,14 @@ class Told(NamedTuple):
 
 
 def labels_of(readers: Sequence[StreamReader], labels: Mapping[str, ClipLabel]) -> list[Told]:
-    """Each clip's label: of those with whose path the clip's own ends that with most folders.
+    """The label of each clip: the one with most folders among those whose path is the end of the clip's.
 
     Raises:
-        ConfigError: a clip has none, or two that differ, or one is of clips of several videos.
+        ConfigError: a clip has none, or two different ones, or a label belongs to clips of several videos.
     """
     clips, parts = _Clips(readers), {given: PurePath(given).parts for given in labels}
     if not any(len(path) > 1 and clips.named(path)[0] for path in parts.values()):
-        parts = {given: path[-1:] for given, path in parts.items()}  # folders of another place: names alone count
+        parts = {given: path[-1:] for given, path in parts.items()}  # folders of another machine: only names count
     told: dict[int, Told] = {}
     for given in sorted(parts, key=lambda given: -len(parts[given])):
         places, name = clips.named(parts[given])
@@ -159,18 +161,18 @@ def labels_of(readers: Sequence[StreamReader], labels: Mapping[str, ClipLabel]) 
             if len(parts[other.given]) == len(parts[given]) and other.label != labels[given]:
                 raise ConfigError(
                     f"labels {other.given!r} and {given!r} are both of the clip {stem_of(readers[place].path)!r}, and "
-                    "differ; leave one out"
+                    "differ; remove one"
                 )
     if without := [reader for place, reader in enumerate(readers) if place not in told]:
         more = f" and {len(without) - 1} more" if len(without) > 1 else ""
-        said = f"the labels are of {', '.join(list(labels)[:3])} ..." if labels else "there is no label at all"
+        said = f"the labels are for {', '.join(list(labels)[:3])} ..." if labels else "there are no labels"
         raise ConfigError(f"no label for {stem_of(without[0].path)!r}, of {without[0].header.source}{more}; {said}")
     for given, places in grouped((own.given, place) for place, own in told.items()).items():
         sources = sorted({readers[place].header.source for place in places})
         if len(sources) > 1:
             raise ConfigError(
-                f"the label {given!r} is of several clips, as {sources[0]} and {sources[1]}; give each with as many of "
-                "its folders as tell them apart"
+                f"the label {given!r} is of several clips, such as {sources[0]} and {sources[1]}; include as many "
+                "folders as needed to tell them apart"
             )
         if len(places) > 1:  # several runs over one video
             told |= {place: told[place]._replace(name=stem_of(readers[place].path)) for place in places}
@@ -178,7 +180,7 @@ def labels_of(readers: Sequence[StreamReader], labels: Mapping[str, ClipLabel]) 
 
 
 class _Clips:
-    """The clips of a set by the ends of their paths."""
+    """The clips of a dataset by the ends of their paths."""
 
     def __init__(self, readers: Sequence[StreamReader]) -> None:
         sources = [_parts_of_source(reader) for reader in readers]
@@ -187,11 +189,10 @@ class _Clips:
         self._bare = _by_ends([_without_ending(parts) for parts in sources])
 
     def named(self, parts: _Parts) -> tuple[list[int], str]:
-        """The places of the clips that these parts mean, and the name that they have by it.
+        """Indices of the clips that a path refers to, and their name.
 
-        That is whose video's path ends so, or whose stream's, as it is or as a run makes a safe name of it; what looks
-        like an ending may be a part of the name.
-        """
+        Their video's path ends like this, or their stream's, as it is or as a safe name made by a run; what looks like
+        a suffix may be part of the name."""
         bare = _without_ending(parts)
         tried = [(self._sources, parts, bare)]
         tried += [(self._streams, (*p[:-1], last), p) for p in (parts, bare) for last in (p[-1], safe_stem(p[-1]))]
@@ -200,12 +201,12 @@ class _Clips:
 
 
 def _by_ends(paths: Sequence[_Parts]) -> dict[_Parts, list[int]]:
-    """The places of those paths that end in the same parts, by these."""
+    """Indices of paths by all of their ends."""
     return grouped((path[start:], place) for place, path in enumerate(paths) for start in range(len(path)))
 
 
 def grouped(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, list[Any]]:
-    """The second of all pairs by their first."""
+    """Second items of pairs, grouped by the first."""
     groups: dict[Any, list[Any]] = {}
     for key, value in pairs:
         groups.setdefault(key, []).append(value)
@@ -221,7 +222,7 @@ def _without_ending(parts: _Parts) -> _Parts:
 
 
 def clip_names(readers: Sequence[StreamReader], told: Sequence[Told]) -> list[str]:
-    """The clips' own names, with as many of their sources' folders before them as tell one from the others.
+    """The names of the clips, with as many folders of their sources as needed to tell them apart.
 
     Raises:
         ConfigError: two are the same.
@@ -229,7 +230,7 @@ def clip_names(readers: Sequence[StreamReader], told: Sequence[Told]) -> list[st
     sources = [_parts_of_source(reader) for reader in readers]
     paths = [(*source[:-1], own.name) for source, own in zip(sources, told, strict=True)]
     of_path, of_both = Counter(paths), Counter(zip(paths, sources, strict=True))
-    paths = [  # walk.avi and walk.mp4 are told apart by their endings
+    paths = [  # walk.avi and walk.mp4 are told apart by their suffixes
         path if of_path[path] == of_both[path, source] else source for path, source in zip(paths, sources, strict=True)
     ]
     names, depth = [path[-1] for path in paths], 1
@@ -238,8 +239,8 @@ def clip_names(readers: Sequence[StreamReader], told: Sequence[Told]) -> list[st
             name = next(name for name in names if name in twice)
             files = [str(reader.path) for reader, own in zip(readers, names, strict=True) if own == name]
             raise ConfigError(
-                f"several clips are named {name!r}, by which the set tells them apart: {', '.join(files)}; leave "
-                "out one, or rename it"
+                f"several clips are named {name!r}, but names must differ in a dataset: {', '.join(files)}; leave out "
+                "one, or rename it"
             )
         depth += 1
         names = [

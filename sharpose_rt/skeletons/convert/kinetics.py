@@ -1,4 +1,4 @@
-"""Kinetics-skeleton JSON, as ST-GCN's feeder reads it: one file a video."""
+"""Kinetics-skeleton JSON, as read by ST-GCN's feeder: one file per video."""
 
 from __future__ import annotations
 
@@ -36,12 +36,11 @@ def write_kinetics(
 ) -> None:
     """Writes {data: [{frame_index, skeleton: [{pose, score}]}], label, label_index}.
 
-    `frame_index` counts from 1; `pose` are x, y over width and height of the frame (3 decimals) in the order of
-    OpenPose's 18 keypoints, 0, 0 where one is missing. A frame has its `person_slots` strongest people by mean
-    score, without those who have no keypoint; with `fps` frames are at even steps of media time, so many a second
-    (`at_fps`). ST-GCN's feeder fails at a `frame_index` of 300: cut a longer video, or give `max_frames=299`, which is
-    the last index that is written.
-    """
+    `frame_index` counts from 1; `pose` has x, y divided by width and height of the frame (3 decimals) in the order of
+    OpenPose's 18 keypoints, 0, 0 if one is missing. A frame has the `person_slots` people with the highest mean scores,
+    without those who have no keypoint. `fps` resamples to this many frames per second of media time (`at_fps`).
+    ST-GCN's feeder fails at a `frame_index` of 300: cut longer videos, or use `max_frames=299`, the last index that is
+    written."""
     check_layout(reader, OPENPOSE_18)
     if not predicted:
         reader = reader.without_predicted()
@@ -56,7 +55,7 @@ def write_kinetics(
             last = record["frame_index"]
         if last > _FEEDER_FRAMES:
             log.warning(
-                "%s goes up to frame %d, and ST-GCN's feeder fails beyond %d; `sharpose-rt convert --to kinetics "
+                "%s has frames up to %d, and ST-GCN's feeder fails beyond %d; `sharpose-rt convert --to kinetics "
                 "--option max_frames=%d` leaves out the rest",
                 out, last, _FEEDER_FRAMES, _FEEDER_FRAMES,
             )  # fmt: skip

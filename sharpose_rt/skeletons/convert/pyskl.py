@@ -34,17 +34,15 @@ def pyskl_annotation(
 ) -> dict[str, Any]:
     """One entry of `annotations`: keypoint (M, T, V, 2) px, keypoint_score (M, T, V), shapes as (height, width).
 
-    A slot is one track for the whole video, or without track ids whoever has one place in the frames, see
-    `action_array`, whose is `fps` too. The projects' own files are float16, which rounds to a whole pixel beyond 1024
-    px; both read float32 as well, so that is the default. Feet are left out: the graphs of both projects are of COCO's
-    17 keypoints.
-    """
+    A slot is one track for the whole video; see `action_array` for how they are chosen, for people without track ids,
+    and for `fps`. The projects' own files are float16, which rounds to whole pixels beyond 1024 px; both also read
+    float32, which is the default here. Feet are left out: the graphs of both projects use COCO's 17 keypoints."""
     reader = reader.of_coco()
     if not predicted:
         reader = reader.without_predicted()
     array = action_array(reader, person_slots, raw=raw, min_score=min_score, fill=fill, max_gap_s=max_gap_s, fps=fps)
     if not array.scores.any():
-        log.warning("%s has nobody in it, so its arrays are all zeros", reader.path)
+        log.warning("%s contains nobody, so its arrays are all zeros", reader.path)
     width, height = reader.header.frame_size_wh
     return {
         "frame_dir": stem_of(reader.path),
@@ -60,7 +58,7 @@ def pyskl_annotation(
 def write_pyskl(reader: StreamReader, out: Path, *, split: str = "val", **options: Any) -> None:
     """Writes {split: {train: [..], val: [..]}, annotations: [..]} with one video in `split`.
 
-    Options are those of `pyskl_annotation`; `write_pyskl_set` takes many videos.
+    Options are those of `pyskl_annotation`; use `write_pyskl_set` for several videos.
     """
     _write(out, [(pyskl_annotation(reader, **options), split)])
 
@@ -74,24 +72,24 @@ def write_pyskl_set(
     label: int = -1,
     **options: Any,
 ) -> None:
-    """Writes the videos of a set as one pickle, in their order.
+    """Writes the videos of a dataset as one pickle, in their order.
 
     Args:
-        readers: of the streams; the names of the clips are those of their files, or as the labels have them, with as
-            many folders of their sources before them as tell them apart.
+        readers: of the streams; clips are named as their files, or as in the labels, with as many folders of their
+            sources as needed to tell them apart.
         out: the pickle.
-        labels: by the clips' names, or those of the videos, or the ends of their paths; None gives all of them `label`
-            and `split`. They are numbers.
-        split: of clips whose label says none.
-        label: of clips where there are no labels.
+        labels: numbers, by the names of clips or videos, or the ends of their paths; None gives all clips `label` and
+            `split`.
+        split: for clips whose label has none.
+        label: for clips if there are no labels.
         options: those of `pyskl_annotation`.
 
     Raises:
-        ConfigError: two clips have one name, or one has no label, or several that differ, or a label is of several; or
-            they are of several sets of keypoints.
+        ConfigError: two clips have the same name, a clip has no label or contradictory ones, a label belongs to several
+            clips, or their keypoint sets differ.
     """
-    # COCO's are what clips of more have in common; a network would take one keypoint for another.
-    check_one_skeleton([reader.of_coco() for reader in readers], "make a set of each")
+    # Sets with more keypoints have COCO's in common; a network would confuse keypoints of different sets.
+    check_one_skeleton([reader.of_coco() for reader in readers], "make a dataset of each")
     if labels is None:
         told = [Told("", stem_of(reader.path), ClipLabel(label)) for reader in readers]
     else:
@@ -106,16 +104,16 @@ def write_pyskl_set(
 
 
 def _warn_of_one_source(readers: Sequence[StreamReader]) -> None:
-    """Says where streams are of one time of a file; a camera, and standard input, give something else each time."""
+    """Warns if streams are of the same part of a file; cameras and standard input differ each time."""
     films = [reader for reader in readers if reader.header.source != "-" and not _is_live(reader)]
     for source, group in grouped((reader.header.source, reader) for reader in films).items():
         if len(group) > 1 and _overlap(group):
             paths = ", ".join(str(reader.path) for reader in group)
-            log.warning("%s are all of %s; leave out what is there twice", paths, source)
+            log.warning("%s are all of %s; leave out duplicates", paths, source)
 
 
 def _overlap(readers: Iterable[StreamReader]) -> bool:
-    """Whether one stream begins before another has ended, as parts of one run do not."""
+    """Whether one stream begins before another has ended, unlike the parts of a run."""
     times = ([frame.pts_s for frame in reader] for reader in readers)
     spans = sorted((pts_s[0], pts_s[-1]) for pts_s in times if pts_s)
     return any(later[0] <= earlier[1] for earlier, later in pairwise(spans))
@@ -135,10 +133,10 @@ def _write(out: Path, rows: Sequence[tuple[dict[str, Any], str]]) -> None:
 
 
 class _Pickler(pickle.Pickler):
-    """Writes arrays by names that every NumPy knows; by itself version 2 writes one that those before 1.26 lack, with
-    which PYSKL and MMAction2 often run."""
+    """Writes arrays with names that every NumPy has; NumPy 2 would write one that versions before 1.26 lack, with which
+    PYSKL and MMAction2 often run."""
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, np.ndarray):
-            return np.ndarray, (0,), obj.__reduce__()[2]  # an empty one, and what it becomes
+            return np.ndarray, (0,), obj.__reduce__()[2]  # an empty array, and its state
         return NotImplemented
