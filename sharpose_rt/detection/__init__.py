@@ -1,4 +1,4 @@
-"""Person detectors: `create_detector` gives the one that a `DetectorConfig` names."""
+"""Person detectors: `create_detector` creates the one that a `DetectorConfig` names."""
 
 from sharpose_rt.detection.factory import create_detector
 from sharpose_rt.detection.looks import Looks

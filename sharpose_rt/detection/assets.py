@@ -30,11 +30,11 @@ _ACTIVATION = re.compile(r"(torch\.)?nn\.\w+\([\w\s.,=+-]*\)")
 def import_ultralytics() -> ModuleType:
     """The ultralytics package, imported without its side effects.
 
-    On import it writes a settings folder into the home directory (ours goes into the cache, unless YOLO_CONFIG_DIR is
-    set), asks name servers whether there is a network (up to half a minute where they do not answer), reports usage
-    if there is one, and later installs packages it misses. Its environment switches are read on import only, so they
-    are put back afterwards, and so is what it sets for the whole process: variables that child processes would see, how
-    numpy and torch print, filters of warnings, OpenCV's threads and `torch.save`.
+    On import it writes a settings folder into the home directory (here into the cache, unless YOLO_CONFIG_DIR is set),
+    queries name servers to see whether there is a network (up to half a minute if they do not answer), reports usage if
+    there is one, and later installs missing packages. Its environment switches are read only on import, so they are
+    restored afterwards, and so is what it changes for the whole process: environment variables, which child processes
+    would inherit, how numpy and torch print, warning filters, OpenCV's threads and `torch.save`.
     """
     with settings_lock:
         os.environ.setdefault("YOLO_CONFIG_DIR", str(cache_dir() / "ultralytics"))
@@ -47,8 +47,8 @@ def import_ultralytics() -> ModuleType:
 
 @contextlib.contextmanager
 def _unchanged() -> Iterator[None]:
-    """The process is as it was after the block."""
-    import torch  # here: whoever gives boxes of their own does without
+    """Restores the state of the process after the block."""
+    import torch  # here, as given boxes do not need it
     from torch._tensor_str import PRINT_OPTS
 
     environment, threads, save = dict(os.environ), cv2.getNumThreads(), torch.save
@@ -67,26 +67,26 @@ def _unchanged() -> Iterator[None]:
 
 
 def model_plan(name: str) -> dict[str, Any]:
-    """What a model file (.yaml) of the user's or of ultralytics says of a network; only what runs no code of its own.
+    """The content of a model file (.yaml) of the user or of ultralytics, if it does not run code.
 
     Raises:
-        ValueError: ultralytics would evaluate more than a layer of torch; and whatever else its parser raises.
+        ValueError: ultralytics would evaluate more than a torch layer; and whatever else its parser raises.
     """
     import_ultralytics()
     from ultralytics.nn.tasks import yaml_model_load
 
     plan: dict[str, Any] = yaml_model_load(name)
-    activation = plan.get("activation")  # it is evaluated
+    activation = plan.get("activation")  # ultralytics evaluates it
     if activation and not _ACTIVATION.fullmatch(str(activation).strip()):
-        raise ValueError(f"its activation is {str(activation)!r:.120}; a layer such as nn.SiLU() is accepted")
+        raise ValueError(f"its activation is {str(activation)!r:.120}; only a layer such as nn.SiLU() is accepted")
     return plan
 
 
 def find_model(name: str, *, offline: bool = False) -> Path:
-    """The file (or exported folder) of a model: as given, else from the cache, else downloaded into it.
+    """The file (or exported folder) of a model: as given, else from the cache, else downloaded into the cache.
 
     Raises:
-        DetectorError: nothing is there; the message lists what was tried.
+        DetectorError: it is not found; the message lists what was tried.
     """
     given = expanded(name)
     cached = cache_dir() / "models" / given.name
@@ -97,13 +97,13 @@ def find_model(name: str, *, offline: bool = False) -> Path:
     searched = " or ".join(f"'{path}'" for path in tried)
     if not _downloadable(name):
         raise DetectorError(
-            f"detector '{name}' is not there: no {searched}, and no release of ultralytics has that name; "
-            "give a path, a released name such as yolo26n.pt, or --detector bundled"
+            f"detector '{name}' was not found: no {searched}, and no ultralytics release has that name; give a path, a "
+            "released name such as yolo26n.pt, or --detector bundled"
         )
     if offline:
         raise DetectorError(
-            f"detector '{name}' is not there: no {searched}, and --offline forbids its download; "
-            "put the file there, give a path, or use --detector bundled"
+            f"detector '{name}' was not found: no {searched}, and --offline forbids downloading it; put the file "
+            "there, give a path, or use --detector bundled"
         )
     logger.info("downloading %s from %s", name, RELEASE_URL)
     download(RELEASE_URL + given.name, cached)
@@ -120,7 +120,7 @@ def _downloadable(name: str) -> bool:
 
 
 def download(url: str, path: Path) -> None:
-    """Put what `url` holds at `path`, whole or not at all.
+    """Download `url` to `path`, completely or not at all.
 
     Raises:
         DetectorError: see `downloads.download`.
@@ -129,6 +129,6 @@ def download(url: str, path: Path) -> None:
         downloads.download(url, path)
     except downloads.DownloadError as error:
         raise DetectorError(
-            f"{error}; use --detector bundled (or --offline, which takes it), or put the file at '{path}' or give its "
-            "path"
+            f"{error}; use --detector bundled (or --offline, with which 'auto' takes it), put the file at '{path}', or "
+            "give its path"
         ) from error

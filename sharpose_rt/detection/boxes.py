@@ -1,4 +1,4 @@
-"""Boxes that are given, not found: the whole frame, or those of a file (MOT text, COCO JSON)."""
+"""Boxes that are given, not detected: the whole frame, or those in a file (MOT text, COCO JSON)."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ Box = tuple[float, float, float, float, float]
 
 
 class FullFrameDetector:
-    """Says that the whole frame is one person, of score 1: for pictures that are cut out already.
+    """Treats the whole frame as one person with score 1, for pictures that are already cropped.
 
     Args:
-        polygon: corners, x, y px each, of the region that the person takes up instead; none for the whole frame.
+        polygon: corners, x, y px each, of the person's region; none for the whole frame.
     """
 
     name = "full"
@@ -48,7 +48,7 @@ class FullFrameDetector:
         self._region = Region(self._polygon) if self._polygon else None
 
     def detect(self, frame: Frame, *, look: int = 0) -> Detections:
-        """One box from the centre of the first pixel to that of the last; of a region see `Region.within`."""
+        """One box from the centre of the first pixel to that of the last; for a region see `Region.within`."""
         width, height = frame.size_wh
         if self._region is None:
             return Detections([[0, 0, width - 1, height - 1]], [1.0])  # type: ignore[arg-type]
@@ -56,14 +56,14 @@ class FullFrameDetector:
         return Detections.empty() if corners is None else Detections(np.concatenate(corners)[None], [1.0])  # type: ignore[arg-type]
 
     def close(self) -> None:
-        """Nothing to let go."""
+        """Nothing to release."""
 
 
 class BoxFileDetector:
-    """Gives the boxes of a MOT text file or a COCO JSON file; a frame that is not in it has none.
+    """Returns the boxes of a MOT text file or a COCO JSON file; a frame that is not in it has none.
 
-    A frame that has a picture name of its own (a folder of images) is looked up by that name where the file has
-    names, any other by its `frame_id`.
+    A frame with its own picture name (from a folder of images) is looked up by that name if the file has names, any
+    other by its `frame_id`.
     """
 
     closest = 0
@@ -73,11 +73,11 @@ class BoxFileDetector:
         self.config = config
         self._by_frame: dict[int, list[Box]] = {}
         self._by_picture: dict[str, list[Box]] = {}
-        self._alike: dict[str, list[str]] = {}  # names of pictures that differ by folder or ending alone
+        self._alike: dict[str, list[str]] = {}  # picture names that differ only in folder or suffix
         self._by_id = False
 
     def open(self) -> None:
-        """Read the file whole; raises DetectorError with the file and the line or record that is wrong."""
+        """Read the whole file; raises DetectorError with the file and the line or record that is wrong."""
         path = expanded(self.name)
         try:
             text = path.read_text("utf-8-sig")
@@ -87,14 +87,14 @@ class BoxFileDetector:
             ) from error
         if path.suffix.lower() == ".json":
             self._by_frame, self._by_picture = read_coco(text, str(path))
-            self._by_id = text.lstrip().startswith("[")  # a list of results has no names of pictures
+            self._by_id = text.lstrip().startswith("[")  # a list of results has no picture names
         else:
             self._by_frame, self._by_picture = read_mot(text, str(path)), {}
         self._alike = defaultdict(list)
         for picture in self._by_picture:
             self._alike[_picture_key(picture)].append(picture)
         if not self._by_frame and not any(self._by_picture.values()):
-            logger.warning("boxes file '%s' holds no boxes of people", path)
+            logger.warning("boxes file '%s' contains no boxes of people", path)
 
     def detect(self, frame: Frame, *, look: int = 0) -> Detections:
         """The file's boxes for this frame, strongest first."""
@@ -102,10 +102,10 @@ class BoxFileDetector:
         return finish([box[:4] for box in found], [box[4] for box in found], frame.size_wh, self.config)
 
     def of_picture(self, record: Mapping[str, Any], place: int) -> list[Box]:
-        """The boxes for a picture of a label file, as they stand in the file.
+        """The boxes for a picture of a label file, as they are in the boxes file.
 
-        They are found by the picture's name, by its id where the file is a list of results, or by its place among the
-        pictures where the file is text.
+        They are found by the picture's name, by its id if the file is a list of results, or by its position among the
+        pictures if the file is text.
         """
         if not self._by_picture:
             return self._by_frame.get(place, [])
@@ -113,7 +113,7 @@ class BoxFileDetector:
         return self._of_name(str(name))
 
     def close(self) -> None:
-        """Let the boxes go."""
+        """Release the boxes."""
         self._by_frame, self._by_picture, self._alike = {}, {}, {}
 
     def _lookup(self, frame: Frame) -> list[Box]:
@@ -122,10 +122,11 @@ class BoxFileDetector:
         return self._by_frame.get(frame.frame_id, [])
 
     def _of_name(self, name: str) -> list[Box]:
-        """The boxes of a picture; where several are alike, of that whose folders and ending agree with it most.
+        """The boxes of a picture; among several with similar names, of the one whose folders and suffix agree with it
+        best.
 
         Raises:
-            DetectorError: nothing tells which of several it is.
+            DetectorError: several agree equally well.
         """
         alike = self._alike.get(_picture_key(name), [])
         if not alike:
@@ -134,16 +135,16 @@ class BoxFileDetector:
         best = [picture for picture, how in zip(alike, agreed, strict=True) if how == max(agreed)]
         if len(best) > 1:
             raise DetectorError(
-                f"boxes file '{self.name}' has {best[0]} and {best[1]}, and nothing tells which of them {name} is; "
-                "take those of other folders out, or run over all folders at once ('FOLDER/**/*.jpg'), which names them"
+                f"boxes file '{self.name}' has {best[0]} and {best[1]}, and it is unclear which of them {name} is; "
+                "remove those of other folders, or run over all folders at once ('FOLDER/**/*.jpg'), which names them"
             )
         return self._by_picture[best[0]]
 
 
 def read_mot(text: str, path: str) -> dict[int, list[Box]]:
-    """Boxes by `frame_id` (from 0) of MOT text (`labels.mot`); the seventh column is the confidence.
+    """Boxes by `frame_id` (from 0) from MOT text (`labels.mot`); the seventh column is the confidence.
 
-    A missing confidence, or the -1 that stands for one, counts as 1.
+    A missing confidence, or -1, counts as 1.
     """
     try:
         rows = mot.rows(text, f"boxes file '{path}'", 7)
@@ -157,11 +158,11 @@ def read_mot(text: str, path: str) -> dict[int, list[Box]]:
 
 
 def read_coco(text: str, path: str) -> tuple[dict[int, list[Box]], dict[str, list[Box]]]:
-    """Boxes by `frame_id` and by picture name of a COCO file: {"images", "annotations"}, or a list of results.
+    """Boxes by `frame_id` and by picture name from a COCO file: {"images", "annotations"}, or a list of results.
 
-    With "images", a frame is an image's `frame_id`, else its place in the list (`labels.numbering`). A bare list has
-    `image_id` alone, which is then the frame counted from 0 and the number in a picture's name. Crowds and other
-    classes are left out: see `skeleton.person_categories`; of a bare list with several categories the first is people,
+    With "images", the frame is an image's `frame_id`, else its position in the list (`labels.numbering`). A bare list
+    has only `image_id`, which is both the frame counted from 0 and the number in a picture's name. Crowds and other
+    classes are omitted: see `skeleton.person_categories`; in a bare list with several categories, category 1 is people,
     as in COCO.
     """
     try:
@@ -172,20 +173,20 @@ def read_coco(text: str, path: str) -> tuple[dict[int, list[Box]], dict[str, lis
     records = data.get("annotations") if isinstance(data, dict) else data
     if not isinstance(records, list) or (isinstance(data, dict) and not isinstance(images, list)):
         raise DetectorError(
-            f"boxes file '{path}' is not COCO: an object with the lists `images` and `annotations`, "
-            "or a list of results is accepted"
+            f"boxes file '{path}' is not COCO: an object with the lists `images` and `annotations`, or a list of "
+            "results, is accepted"
         )
     keys = _image_keys(images, path) if images is not None else None
     by_frame: dict[int, list[Box]] = defaultdict(list)
     by_picture: dict[str, list[Box]] = defaultdict(list)
-    for _, picture in (keys or {}).values():  # one without boxes must not get those of another folder's
+    for _, picture in (keys or {}).values():  # one without boxes must not get those of another folder
         if picture:
             by_picture[picture] = []
     people = _person_categories(data, path)
     for number, record in enumerate(records):
         where = f"boxes file '{path}', record {number}"
         if not isinstance(record, dict) or "image_id" not in record or "bbox" not in record:
-            raise DetectorError(f"{where}: an object with `image_id` and `bbox` is wanted")
+            raise DetectorError(f"{where}: must be an object with `image_id` and `bbox`")
         if record.get("iscrowd") or not is_person(record, people):
             continue
         image = record["image_id"]
@@ -206,7 +207,7 @@ def _image_keys(images: list[Any], path: str) -> dict[Any, tuple[int | None, str
     """Frame and picture name of each image, by its id."""
     for number, image in enumerate(images):
         if not isinstance(image, dict) or not isinstance(image.get("id"), (int, str)):
-            raise DetectorError(f"boxes file '{path}', image {number}: an object with an `id` is wanted")
+            raise DetectorError(f"boxes file '{path}', image {number}: must be an object with an `id`")
     keys: dict[Any, tuple[int | None, str]] = {}
     frames = frame_ids(images) or range(len(images))
     for number, (frame, image) in enumerate(zip(frames, images, strict=True)):
@@ -230,19 +231,19 @@ def _person_categories(data: Any, path: str) -> tuple[Any, ...] | None:
 
 
 def _frame_of(image_id: Any) -> int | None:
-    """The frame that a result's `image_id` counts: a number, or the number that a name consists of."""
+    """The frame that a result's `image_id` means: a number, or a name that consists of a number."""
     digits = Path(str(image_id)).stem
     return int(digits) if digits.isdecimal() else None
 
 
 def _picture_key(name: str) -> str:
-    """What is compared of a picture's name: without folder and ending, and a mere number without leading zeros."""
+    """The part of a picture's name that is compared: without folder and suffix, and a number without leading zeros."""
     stem = Path(name).stem
     return str(int(stem)) if stem.isdecimal() else stem
 
 
 def _agreement(name: str, other: str) -> tuple[int, bool]:
-    """How many folders, from the last on, two pictures have in common, and whether they end alike."""
+    """How many folders, from the last one up, two pictures have in common, and whether their suffixes agree."""
     one, two = Path(name), Path(other)
     pairs = zip(reversed(one.parent.parts), reversed(two.parent.parts), strict=False)
     return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs))), one.suffix == two.suffix

@@ -19,17 +19,17 @@ logger = logging.getLogger("sharpose_rt.detection")
 OURS = "mobile150"
 """Name of our own architecture."""
 SIZES_PX = 32, 8192
-"""Longest sides of pictures that a detector may be used at."""
+"""Least and greatest longer side of the pictures that a detector may use."""
 CROWD = 2
-"""Crowds are looked at in so many times the closer size."""
+"""The look for crowds uses this many times the closer size."""
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "person_detector.safetensors"
 
 
 class BundledDetector(YoloDetector):
-    """A one-class network with weights of our own, in safetensors, which cannot run code.
+    """A one-class network with our own weights, in safetensors, which cannot run code.
 
-    The file's metadata names the `architecture` (see `build_module`), the class `names`, the `image_size` it is used
-    at and the `closer_size` where there are small people, and the curve that makes its scores shares of right boxes.
+    The file's metadata gives the `architecture` (see `build_module`), the class `names`, the `image_size` it is used
+    at, the `closer_size` for small people, and the curve that turns its scores into shares of correct boxes.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class BundledDetector(YoloDetector):
         self.weights = weights
 
     def load(self) -> Network:
-        """The network with its weights; raises WeightsError where they do not fit."""
+        """The network with its weights; raises WeightsError if they do not fit."""
         from sharpose_rt.models.int8 import quantized  # they pull in torch
         from sharpose_rt.models.weights import parse_ranges, stated
 
@@ -75,8 +75,10 @@ def load_module(weights: Path) -> tuple[Any, dict[str, str]]:
     state, metadata = read_safetensors(weights)
     architecture = metadata.get("architecture")
     if not architecture:
-        raise WeightsError(f"person detector '{weights}' has no `architecture` in its metadata; one is wanted")
-    with torch.random.fork_rng(devices=[]):  # new layers are filled by chance; a program's own goes on as it was
+        raise WeightsError(
+            f"person detector '{weights}' has no `architecture` in its metadata; give a file from `train-detector`"
+        )
+    with torch.random.fork_rng(devices=[]):  # new layers are filled at random; the program's own generator is unchanged
         module = build_module(architecture, weights.parent, state)
     try:
         module.load_state_dict(state, strict=True)
@@ -88,7 +90,7 @@ def load_module(weights: Path) -> tuple[Any, dict[str, str]]:
 def build_module(architecture: str, folder: Path, state: Mapping[str, Any] | None = None) -> Any:
     """An untrained one-class module: 'mobile150', or that of a model file in `folder` or of ultralytics.
 
-    With the state of a thinned 'mobile150' it is as thin.
+    With the state of a thinned 'mobile150' it is thinned to match.
     """
     import_ultralytics()
     if architecture == OURS:
@@ -99,8 +101,8 @@ def build_module(architecture: str, folder: Path, state: Mapping[str, Any] | Non
         return network
     if not architecture.endswith((".yaml", ".yml")):
         raise WeightsError(
-            f"person detector architecture '{architecture}' is not in this version; '{OURS}' or a model file of "
-            "ultralytics (.yaml) is accepted. Train one of an earlier version anew by `sharpose-rt train-detector`"
+            f"person detector architecture '{architecture}' is unknown to this version; '{OURS}' or an ultralytics "
+            "model file (.yaml) is accepted. Retrain a detector of an earlier version with `sharpose-rt train-detector`"
         )
     from ultralytics.nn.tasks import DetectionModel
 
@@ -108,5 +110,5 @@ def build_module(architecture: str, folder: Path, state: Mapping[str, Any] | Non
     try:
         plan: Any = model_plan(str(beside) if beside.is_file() else architecture)
         return DetectionModel(plan, ch=3, nc=1, verbose=False)
-    except Exception as error:  # a parser of free text: any kind comes up
+    except Exception as error:  # a parser of free text may raise any kind
         raise WeightsError(f"person detector architecture '{architecture}' cannot be built: {error}") from error

@@ -1,4 +1,4 @@
-"""Which detector a configuration names."""
+"""Creates the detector that a configuration names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sharpose_rt.types import Detections, Frame
 logger = logging.getLogger("sharpose_rt.detection")
 
 DEFAULT_MODEL = "yolo26n.pt"
-"""What `auto` would like best: small, quick, and without suppression."""
+"""The first choice of `auto`: small, fast, and without suppression."""
 _ALL = 10_000
 
 
@@ -31,14 +31,14 @@ def create_detector(
     """The detector that `config.name` names; it loads nothing before `open`.
 
     Args:
-        config: its name, thresholds, input size and region.
+        config: name, thresholds, input size and region.
         device: 'cpu', 'cuda' or 'cuda:N'.
         offline: download nothing.
-        runtime: what runs its network on the CPU, where it is a torch module.
+        runtime: what runs its network on the CPU, if it is a torch module.
 
     Raises:
-        DetectorError: no detector has such a name.
-        ConfigError: it is told what another project's network takes, and is none.
+        DetectorError: no detector has that name.
+        ConfigError: an option for another project's network is given to a detector of another kind.
     """
     if config.region and config.name != "full":
         whole = replace(config, region=(), max_people=max(config.max_people, _ALL))  # most may be outside
@@ -50,8 +50,8 @@ def create_detector(
         return FileDetector(name, config, runtime)
     if told:
         raise ConfigError(
-            f"detector.pixels and person_class are of another project's network ({', '.join(NETWORK_FILE_SUFFIXES)}), "
-            f"and the detector is '{config.name}'; leave them away"
+            "detector.pixels and person_class apply only to another project's network "
+            f"({', '.join(NETWORK_FILE_SUFFIXES)}), but the detector is '{config.name}'; omit them"
         )
     if name == "auto":
         return AutoDetector(config, device=device, offline=offline, runtime=runtime)
@@ -64,22 +64,21 @@ def create_detector(
     if is_boxes_file(name):
         return BoxFileDetector(name, config)
     if not Path(name).suffix and not name.rstrip("/\\").endswith(SUFFIXES):
-        name += ".pt"  # `yolo26n` is what people type
+        name += ".pt"  # people type `yolo26n`
     if not name.rstrip("/\\").endswith(SUFFIXES):
         raise DetectorError(
-            f"detector '{config.name}' is of no known kind; 'auto', 'bundled', 'full', what `train-detector` writes "
+            f"detector '{config.name}' is of no known kind; 'auto', 'bundled', 'full', weights from `train-detector` "
             f"(.safetensors), an ultralytics model ({', '.join(SUFFIXES)}), another project's network "
-            f"({', '.join(NETWORK_FILE_SUFFIXES)}) or a boxes file "
-            f"({', '.join(BOX_FILE_SUFFIXES)}) is accepted"
+            f"({', '.join(NETWORK_FILE_SUFFIXES)}) or a boxes file ({', '.join(BOX_FILE_SUFFIXES)}) is accepted"
         )
     return UltralyticsDetector(name, config, device=device, offline=offline, runtime=runtime)
 
 
 class AutoDetector:
-    """An ultralytics model where one can be had, else the bundled detector; `name` says which after `open`."""
+    """An ultralytics model if available, else the bundled detector; `name` says which after `open`."""
 
     _unreachable = ""
-    """Why a download failed; none is tried again in the process, so that its time-out is waited for once."""
+    """Why a download failed; this process does not try another, so as to wait for the timeout only once."""
 
     def __init__(
         self, config: DetectorConfig, *, device: str = "cpu", offline: bool = False, runtime: Runtime = EAGER
@@ -92,7 +91,7 @@ class AutoDetector:
         self._chosen: Detector | None = None
 
     def open(self) -> None:
-        """Choose and load, saying in the log what was taken and why."""
+        """Choose and load a detector, and log the choice and its reason."""
         if self._chosen is None:
             self._chosen = self._choose()
             self.name = self._chosen.name
@@ -111,7 +110,7 @@ class AutoDetector:
         return self._chosen.detect(frame, look=look)
 
     def close(self) -> None:
-        """Let the chosen detector go; `name` still says which it was."""
+        """Release the chosen detector; `name` still says which it was."""
         if self._chosen is not None:
             self._chosen.close()
             self._chosen = None

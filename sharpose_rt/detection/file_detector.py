@@ -1,7 +1,7 @@
-"""A person detector that comes as a file, in ONNX or OpenVINO's form: RTMDet, YOLOX, PicoDet, RT-DETR and others.
+"""A person detector from a file in ONNX or OpenVINO format: RTMDet, YOLOX, PicoDet, RT-DETR and others.
 
-Neither how such a network wants its pixels nor which of its classes are people stands in the file, and what its numbers
-mean only in part. So it is tried out, on two photographs whose people are known.
+The file says neither how such a network expects its pixels nor which of its classes is people, and only partly what its
+outputs mean. So it is tried on two photographs whose people are known.
 """
 
 from __future__ import annotations
@@ -36,21 +36,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger("sharpose_rt.detection")
 
 LEAST = 0.15
-"""Mean score, times overlap, of the people in the photographs, from which a detector is taken to know people."""
+"""Least mean score, times overlap, for the people in the photographs with which a network counts as a person
+detector."""
 NEAR = 0.98
-"""A manner that is this near to the best counts as good."""
+"""A manner with more than this share of the best result counts as equally good."""
 HOPELESS = 0.7
-"""A form that finds less than this share of the best in the first photograph is not tried on the second."""
+"""A form with less than this share of the best result in the first photograph is not tried on the second."""
 BY_CONVENTION = ("rgb_unit", "bgr", "bgr_imagenet", "rgb_imagenet", "rgb", "bgr_unit")
-"""Forms of pixels, those first that are taken where others are no better."""
+"""Pixel forms, in order of preference among equally good ones."""
 _TAIL_BYTES = 1 << 16
 _KEYS = tuple(bytes([10, len(key)]) + key + bytes([18]) for key in (b"names", b"stride", b"task"))
-"""Of ONNX's metadata, as protobuf has them."""
+"""Keys of ONNX's metadata, as encoded by protobuf."""
 
 
 @dataclass(frozen=True)
 class Manner:
-    """How a network is to be used: the form of its pixels, the reading of its numbers, and the class of people."""
+    """How to use a network: its pixel form, the interpretation of its outputs, and the class of people."""
 
     pixels: str
     reading: Reading
@@ -59,12 +60,12 @@ class Manner:
 
 @dataclass(frozen=True)
 class Ready:
-    """A network that was tried out.
+    """A network that has been tried.
 
     Args:
         manner: how it is used.
-        classes: scores of each box in a table of cells.
-        graph: compiled for the width and height of an input; the last few are kept.
+        classes: number of scores of each box in a table of cells.
+        graph: compiles for the width and height of an input; the last few are kept.
     """
 
     manner: Manner
@@ -73,14 +74,14 @@ class Ready:
 
 
 class FileDetector:
-    """A network of a file, run by OpenVINO on the CPU.
+    """A network from a file, run by OpenVINO on the CPU.
 
-    It multiplies in float32: inside it boxes are made, which bf16 would move by some px.
+    It computes in float32: bf16 would move its boxes by several px.
 
     Args:
         path: of the `.onnx`, or of the `.xml` beside its `.bin`.
-        config: thresholds, input size, and what of its manner is known.
-        runtime: whose threads it has.
+        config: thresholds, input size, and what the user says about its pixels and classes.
+        runtime: gives the number of threads.
     """
 
     closest = 0
@@ -93,11 +94,11 @@ class FileDetector:
         self._size_type: Any = None
 
     def open(self) -> None:
-        """Read the network and try it out, once.
+        """Read the network and try it, once.
 
         Raises:
-            DetectorError: it cannot be read, is no detector of a kind that is known, or finds no people.
-            DeviceError: OpenVINO is not there.
+            DetectorError: it cannot be read, is not a known kind of detector, or finds no people.
+            DeviceError: OpenVINO is not installed.
         """
         if self._ready is not None:
             return
@@ -110,13 +111,13 @@ class FileDetector:
         except WeightsError as error:
             raise DetectorError(f"detector: {error}") from error
         self._fixed_wh, self._size_type = self._inputs(model)
-        with self._plain_errors("be run by OpenVINO"):
+        with self._plain_errors("run with OpenVINO"):
             manner, classes = self._tried(model)
             model = ALL[manner.pixels].before(model)
         self._ready = Ready(manner, classes, lru_cache(KEPT)(lambda wh: self._compiled(model, (1, *wh[::-1], 3))))
 
     def close(self) -> None:
-        """Let the network go."""
+        """Release the network."""
         self._ready = None
 
     def detect(self, frame: Frame, *, look: int = 0) -> Detections:
@@ -126,7 +127,7 @@ class FileDetector:
             raise DetectorError(f"detector '{self.name}' is not open; call open() first")
         fit = self._fit(frame.size_wh)
         width, height = fit.input_wh
-        with self._plain_errors(f"be run on pictures of {width}x{height}; try another --detector-size"):
+        with self._plain_errors(f"run on pictures of {width}x{height}; try another --detector-size"):
             outputs = self._run(ready.graph(fit.input_wh), fit.apply(frame.image_bgr), fit.input_wh)
         raw = parse(outputs, fit.input_wh, ready.classes)
         if raw is None:
@@ -148,15 +149,15 @@ class FileDetector:
 
         gives = said(list(output.shape) for output in outputs)
         return DetectorError(
-            f"detector '{self.name}' gives {gives}; boxes of one picture are wanted, in a form of MMDeploy, YOLO, "
-            "PicoDet or RT-DETR (`sharpose-rt help networks` lists them)"
+            f"detector '{self.name}' outputs {gives}; expected the boxes of one picture in a form of MMDeploy, YOLO, "
+            "PicoDet or RT-DETR (see `sharpose-rt help networks`)"
         )
 
     def _fit(self, size_wh: tuple[int, int]) -> Letterbox:
         return Letterbox.fit(size_wh, self.image_size, fixed_wh=self._fixed_wh)
 
     def _people(self, raw: Raw, manner: Manner, input_wh: tuple[int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Boxes (N, 4) in px of the input and scores (N,) of who is sure enough, each person once."""
+        """Boxes (N, 4) in px of the input and scores (N,) of people above the threshold, each person once."""
         if manner.person >= raw.scores.shape[1]:
             return np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
         scores = raw.scores[:, manner.person]
@@ -168,22 +169,22 @@ class FileDetector:
         return boxes, scores
 
     def _inputs(self, model: Any) -> tuple[tuple[int, int] | None, Any]:
-        """The one size that it takes, if it takes one; the type of the picture's size, where it asks for that."""
+        """Its only input size, if it is fixed; the type of the picture's size, if it has such an input."""
         from sharpose_rt.compute.openvino_graphs import lengths, said
 
         shapes = [lengths(port) for port in model.inputs]
         sized = len(shapes) == 2 and len(shapes[1]) == 2
         if len(shapes) != 1 + sized or len(shapes[0]) != 4 or shapes[0][1] not in (3, -1):
             raise DetectorError(
-                f"detector '{self.name}' takes {said(shapes)}; a picture [1, 3, height, width] is wanted, and behind "
-                "it at most its size [1, 2]"
+                f"detector '{self.name}' takes {said(shapes)}; expected a picture [1, 3, height, width], optionally "
+                "followed by its size [1, 2]"
             )
         height, width = shapes[0][2:]
         size_type = model.inputs[1].element_type.to_dtype() if sized else None
         return (None if -1 in (height, width) else (width, height)), size_type
 
     def _compiled(self, model: Any, shape: tuple[int, ...]) -> Graph:
-        """For pictures of a shape."""
+        """The graph for pictures of a shape."""
         import torch
 
         from sharpose_rt.compute.openvino_graphs import Graph
@@ -193,7 +194,7 @@ class FileDetector:
         return Graph(sized, torch.float32, self.runtime.threads or 1)
 
     def _run(self, graph: Graph, picture: NDArray[Any], input_wh: tuple[int, int]) -> list[NDArray[Any]]:
-        """What a graph gives for one picture."""
+        """A graph's outputs for one picture."""
         import torch
 
         given = [torch.from_numpy(picture[None])]
@@ -202,7 +203,7 @@ class FileDetector:
         return [tensor.numpy() for tensor in graph(*given)]
 
     def _tried(self, model: Any) -> tuple[Manner, int]:
-        """The manner in which it finds the people of two photographs best, and the number of its classes."""
+        """The manner that finds the people of two photographs best, and the number of classes."""
         from sharpose_rt.models.pixel_forms import ALL, taking_floats
 
         model = taking_floats(model.clone())
@@ -233,14 +234,14 @@ class FileDetector:
         return manner, classes.get(manner.pixels, 1)
 
     def _best(self, found: dict[Manner, float]) -> Manner:
-        """The manner of the largest share; of those that are near it the most usual."""
+        """The manner with the largest share found; among those close to it, the most usual."""
         wanted = self.config.person_class
         shares = {manner: share for manner, share in found.items() if wanted in (None, manner.person)}
         top, of_any = max(shares.values(), default=0.0), max(found, key=lambda manner: found[manner], default=None)
         if top >= LEAST:
             best = next(manner for manner, share in shares.items() if share > NEAR * top)
             logger.info(
-                "detector: %s takes pixels as %s and has people as class %d (tried out on two photographs)",
+                "detector: %s takes pixels as %s and has people as class %d (tried on two photographs)",
                 self.name, best.pixels, best.person,
             )  # fmt: skip
             return best
@@ -249,9 +250,8 @@ class FileDetector:
             trouble += f" as class {wanted}, {100 * found[of_any]:.0f} % as class {of_any.person}"
         if self.config.pixels == "auto":
             raise DetectorError(
-                f"{trouble}; {100 * LEAST:.0f} % are wanted), in whatever form it is given their pixels; is it one of "
-                f"people? If so, say what it takes: --set detector.pixels={'|'.join(PIXEL_FORMS)}, and "
-                "detector.person_class"
+                f"{trouble}; {100 * LEAST:.0f} % are needed), in any pixel form; does it detect people? If so, say "
+                f"what it needs: --set detector.pixels={'|'.join(PIXEL_FORMS)}, and detector.person_class"
             )
         logger.warning("%s)", trouble)
         best = max(shares, key=lambda manner: shares[manner], default=Manner(self.config.pixels, Reading(), 0))
@@ -264,7 +264,7 @@ def share_found(boxes: NDArray[Any], scores: NDArray[Any], people: NDArray[Any])
     Args:
         boxes: (N, 4) xyxy px.
         scores: (N, C).
-        people: (M, 4) xyxy px, where they are.
+        people: (M, 4) xyxy px, of the people.
     """
     sound = np.isfinite(boxes).all(1) & np.isfinite(scores).all(1)
     overlaps = iou_matrix(people, boxes[sound])
@@ -279,16 +279,16 @@ def _photographs() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float64]]]:
         image = load_photograph(name)
         if image is None:
             raise DetectorError(
-                f"a detector in a file is tried out on {photograph_path(name) or name}, which is not there; install "
-                "ultralytics again"
+                f"a detector from a file is tried on {photograph_path(name) or name}, which is missing; reinstall "
+                "ultralytics"
             )
         yield image, np.array(boxes, np.float64)
 
 
 def is_ultralytics_export(name: str) -> bool:
-    """Whether a file is in ONNX and names its classes, as ultralytics' exports do: behind the graph, at its end.
+    """Whether a file is in ONNX and names its classes at its end, after the graph, as ultralytics' exports do.
 
-    Ultralytics knows no `.ONNX`; such a file goes the way of all others.
+    Ultralytics does not accept `.ONNX`; such a file is treated like any other network's.
     """
     try:
         with Path(name).open("rb") as file:

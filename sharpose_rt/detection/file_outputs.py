@@ -1,4 +1,4 @@
-"""What the outputs of other projects' detectors say: boxes, scores and classes of one picture.
+"""Interprets the outputs of other projects' detectors: boxes, scores and classes of one picture.
 
 Letters: N boxes, C classes.
 """
@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 
 STRIDES = (8, 16, 32)
-"""Of the cells that YOLO's kind of network gives a box each; some have 64 too."""
+"""Strides of the cells, with one box each, in networks like YOLO; some also have 64."""
 MOST_ROWS = 1000
-"""Boxes of a network that gives each object once."""
+"""Most boxes of a network that outputs each object once."""
 MOST_CLASSES = 10_000
-"""A number beyond is none of a class."""
+"""A larger number is not a class."""
 _ANCHORS = 3
-"""Boxes a cell in YOLOv5's kind."""
+"""Boxes per cell in networks like YOLOv5."""
 
 
 @dataclass(frozen=True)
 class Raw:
-    """Boxes (N, 4) xyxy and scores (N, C) as a network gives them.
+    """Boxes (N, 4) xyxy and scores (N, C) as a network outputs them.
 
     Args:
-        distinct: each object is there once: suppression was done, or is not needed.
+        distinct: each object occurs once: suppression has been done, or is not needed.
     """
 
     boxes: Array
@@ -38,7 +38,7 @@ class Raw:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a network's numbers are to be taken, where their shapes leave it open.
+    """How to interpret a network's numbers where their shapes are ambiguous.
 
     Args:
         in_cells: centres are offsets within cells and sizes logarithms, in units of the stride (YOLOX, as trained).
@@ -54,31 +54,31 @@ class Reading:
         if self.in_cells:
             centres, strides = _cells(input_wh)
             middle, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-            half = np.exp(np.minimum(size, 20)) * strides / 2  # of what is no logarithm come boxes that nobody takes
+            half = np.exp(np.minimum(size, 20)) * strides / 2  # if these are not logarithms, the boxes match nobody
             middle = (middle + centres) * strides
             boxes = np.concatenate([middle - half, middle + half], 1)
         return boxes * np.tile(np.array(input_wh, np.float32), 2) if self.shares else boxes
 
 
 def readings(raw: Raw, input_wh: tuple[int, int]) -> list[Reading]:
-    """All that the shapes allow, the likeliest first."""
+    """All readings that the shapes allow, the likeliest first."""
     plain = [Reading(), Reading(shares=True)]
     return [*plain, Reading(in_cells=True)] if len(raw.boxes) == _cell_count(input_wh) else plain
 
 
 def parse(outputs: Sequence[NDArray[np.generic]], input_wh: tuple[int, int], classes: int | None = None) -> Raw | None:
-    """What a network gave for one picture; None where that is in none of the forms that are known.
+    """A network's outputs for one picture; None if they are in no known form.
 
     Args:
-        outputs: with the batch of one as their first axis. (1, N, 5) corners and scores, and (1, N) classes (MMDeploy:
+        outputs: with a batch of one as their first axis. (1, N, 5) corners and scores, and (1, N) classes (MMDeploy:
             RTMDet, YOLOX), or without classes; (1, N, 4) corners, and scores (1, N, C) or (1, C, N) (PicoDet,
             YOLO-NAS); (1, N, 4) corners, (1, N) scores and (1, N) classes (RT-DETR, batches of YOLO-NAS); (1, N, 6)
             corners, score, class (YOLOv10, YOLO26); (1, 4 + C, N) centres, sizes, scores (YOLOv8, YOLO11);
-            (1, N, 5 + C) with a score of there being something before them (YOLOX, YOLOv5). What comes behind the
-            scores of one table is let be, and so is any output of more axes.
+            (1, N, 5 + C) with an objectness score before the classes (YOLOX, YOLOv5). Columns after the scores are
+            ignored, and so are outputs with more axes.
         input_wh: size of the network's input, px.
-        classes: how many scores a table of cells has, as an earlier picture showed; None tells scores from what is
-            none, and numbers of classes from others, by their values.
+        classes: how many scores a table of cells has, as known from an earlier picture; None: scores, and class
+            numbers, are recognised by their values.
     """
     arrays = [array[0] for array in outputs if array.ndim in (2, 3) and len(array) == 1]
     tables = [array.astype(np.float32, copy=False) for array in arrays if array.ndim == 2]
@@ -87,7 +87,7 @@ def parse(outputs: Sequence[NDArray[np.generic]], input_wh: tuple[int, int], cla
     columns = [table.shape[1] for table in tables]
     if columns == [5] and len(lines) <= 1:
         return Raw(tables[0][:, :4], _one_hot(tables[0][:, 4], *lines), distinct=True)
-    if columns == [4] and len(lines) >= 2:  # one more counts the boxes
+    if columns == [4] and len(lines) >= 2:  # a third one is the number of boxes
         numbers = [line for line in lines if np.issubdtype(line.dtype, np.integer)] or [lines[-1]]
         scores = next((line for line in lines if line is not numbers[-1] and line.dtype.kind == "f"), None)
         return (
@@ -111,20 +111,20 @@ def _of_one(table: Array, input_wh: tuple[int, int], classes: int | None) -> Raw
         return Raw(_corners(table[:, :4]), table[:, 4:5] * _leading(table[:, 5:], classes), distinct=False)
     if columns < 6 or rows > MOST_ROWS:
         return None
-    scores, numbers = table[:, 4], table[:, 5]  # more behind them are keypoints, or what masks are made of
+    scores, numbers = table[:, 4], table[:, 5]  # any after them are keypoints or mask coefficients
     if classes is None and not (_are_scores(scores[:, None]).all() and (np.mod(numbers, 1) == 0).all()):
         return None
     return Raw(table[:, :4], _one_hot(scores, numbers), distinct=True)
 
 
 def _leading(columns: Array, classes: int | None) -> Array:
-    """The scores, of which there are `classes`, or as many as are in the range of scores before others come."""
+    """The scores: the first `classes` columns, or those before the first that is out of the range of scores."""
     others = np.flatnonzero(~_are_scores(columns)) if classes is None else [classes]
     return columns[:, : others[0]] if len(others) else columns
 
 
 def _are_scores(columns: Array) -> NDArray[np.bool_]:
-    """Which columns (N, C) lie in 0..1."""
+    """Which columns (N, C) are within 0..1."""
     return np.asarray(((columns >= -1e-3) & (columns <= 1 + 1e-3)).all(0))
 
 
@@ -149,7 +149,7 @@ def _cell_count(input_wh: tuple[int, int], strides: Sequence[int] = STRIDES) -> 
 
 
 def _cells(input_wh: tuple[int, int]) -> tuple[Array, Array]:
-    """Column and row (N, 2) of each cell, and its stride (N, 1), from the finest on."""
+    """Column and row (N, 2) of each cell, and its stride (N, 1), finest first."""
     places, strides = [], []
     for stride in STRIDES:
         y, x = np.mgrid[: input_wh[1] // stride, : input_wh[0] // stride]

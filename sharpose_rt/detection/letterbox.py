@@ -1,4 +1,4 @@
-"""Fits a frame into a network's input and takes boxes back."""
+"""Fits a frame into a network's input and maps boxes back."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ PAD_VALUE = 114
 
 @dataclass(frozen=True)
 class Letterbox:
-    """A resize that keeps the aspect, and a grey border.
+    """A resize that keeps the aspect ratio, with a grey border.
 
-    Networks measure boxes from the outer edge of the first pixel, this project from its centre: half a pixel is taken
-    off on the way back.
+    Networks measure boxes from the outer edge of the first pixel, this project from its centre, so half a pixel is
+    subtracted on the way back.
     """
 
     resized_wh: tuple[int, int]
     """Size of the picture inside the input, px."""
     offset_xy: tuple[int, int]
-    """Where its first pixel lies in the input, px."""
+    """Position of its first pixel in the input, px."""
     input_wh: tuple[int, int]
     """Size of the input, px."""
     scale_xy: tuple[float, float]
@@ -40,7 +40,7 @@ class Letterbox:
             size_wh: size of the frame, px.
             image_size: longer side of the input, px, rounded up to the stride.
             stride: both sides of the input are multiples of it.
-            fixed_wh: the input's size where the network accepts one only; it replaces `image_size`.
+            fixed_wh: the input's size if the network accepts only one; replaces `image_size`.
         """
         longest = math.ceil(image_size / stride) * stride
         room = fixed_wh or (longest, longest)
@@ -55,7 +55,7 @@ class Letterbox:
         )
 
     def apply(self, image_bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The network's input (H, W, 3) uint8 of a picture of the fitted size."""
+        """The network's input (H, W, 3) uint8 for a picture of the fitted size."""
         left, top = self.offset_xy
         width, height = self.resized_wh
         canvas = np.full((self.input_wh[1], self.input_wh[0], 3), PAD_VALUE, np.uint8)

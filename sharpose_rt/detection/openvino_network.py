@@ -1,4 +1,4 @@
-"""A detector's torch module as OpenVINO graphs, one for each size of its input."""
+"""A detector's torch module as OpenVINO graphs, one for each input size."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from sharpose_rt.compute.precision import fastest_dtype
 from sharpose_rt.detection.first_output import FirstOutput
 
 KEPT = 6
-"""Compiled graphs at once, of some 50 MB each: cameras give two shapes of photographs, upright and lying."""
+"""Most compiled graphs kept, at about 50 MB each: cameras take photographs of two shapes, portrait and landscape."""
 
 
 class GraphPerSize:
-    """Runs a module on the CPU, traced and compiled when a size is first seen: a video has one.
+    """Runs a module on the CPU, traced and compiled when a size is first seen; a video has one size.
 
-    Its heads lay out their anchors for the size at hand, so a graph holds for one size only. Photographs have many: the
-    last `KEPT` stay, others are read from the cache again.
+    Its heads lay out their anchors for the input size, so each graph is for one size only. Photographs have many: the
+    last `KEPT` are kept, others are read from the cache again.
 
     Args:
         module: in evaluation mode, on the CPU, in float32; takes (1, 3, H, W).
         threads: of each graph.
-        int8: the module rounds to 8 bits; what it leaves alone stays in float32.
+        int8: the module rounds to 8 bits; what it does not round stays in float32.
         bf16: see `Runtime`.
     """
 

@@ -1,9 +1,9 @@
-"""The network of the person detector that ships: a small trunk that may start from public weights, ultralytics' head.
+"""Network of the bundled person detector: a small trunk that may start from public weights, and ultralytics' head.
 
-Ours, since a detector that learns to see from nothing wants more pictures and hours than there were: the trunk is that
-of MoveNet MultiPose, a MobileNetV2 half as wide again, but for its last block. Blocks, head and loss behind it are
-ultralytics'. The head is the one whose boxes need suppression: after as many steps it finds more than the end-to-end
-one, which learns later.
+A detector trained from scratch needs more pictures and hours than were available, so the trunk is that of MoveNet
+MultiPose, a MobileNetV2 of 1.5 times the width, without its last block. The blocks, head and loss after it are
+ultralytics'. The head is the one whose boxes need suppression: after the same number of steps it finds more people than
+the end-to-end one, which learns later.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ STRIDES = (8, 16, 32)
 LEVELS_AFTER = (5, 12, 15)
 """The blocks of the trunk whose outputs have these strides."""
 BLOCKS = LEVELS_AFTER[-1] + 1
-"""Of the trunk: what lies behind the last level is left out."""
+"""Of the trunk, without those after the last level."""
 WIDTHS = (64, 96, 128)
 """Channels of the three levels before the head."""
 
 
 class Head(Detect):
-    """Ultralytics' head, whose form does not hang on which of their models was built before in this process."""
+    """Ultralytics' head, whose form does not depend on which of their models was built before in this process."""
 
     legacy = False
 
 
 class PersonNetwork(BaseModel):
-    """People's boxes, one class, at three levels; several for each person, of which the strongest is to be kept."""
+    """Boxes of people, one class, at three levels; several for each person, of which the strongest should be kept."""
 
     task = "detect"
     mean: Tensor
@@ -50,7 +50,7 @@ class PersonNetwork(BaseModel):
         head.bias_init()
         self.trunk = MobileTrunk(1.5, blocks=BLOCKS)
         self.neck = Neck([self.trunk.channels[number] for number in LEVELS_AFTER])
-        self.model: Any = nn.ModuleList([head])  # where ultralytics looks for the head
+        self.model: Any = nn.ModuleList([head])  # where ultralytics expects the head
         self.stride, self.names, self.yaml = head.stride, {0: "person"}, {"channels": 3}
         self.register_buffer("mean", torch.tensor(MEAN_RGB).view(3, 1, 1) / 255, persistent=False)
         self.register_buffer("scale", 255 / torch.tensor(STD_RGB).view(3, 1, 1), persistent=False)
@@ -58,17 +58,17 @@ class PersonNetwork(BaseModel):
             initialize_weights(part)
 
     def predict(self, x: Tensor, *_: Any, **__: Any) -> Any:
-        """What `Detect` gives for pictures (B, 3, H, W) RGB in 0..1, both sides multiples of 32 px."""
+        """The output of `Detect` for pictures (B, 3, H, W) RGB in 0..1, both sides multiples of 32 px."""
         levels = self.trunk.features((x - self.mean) * self.scale, LEVELS_AFTER)
         return self.model[-1](self.neck(levels))
 
     def init_criterion(self) -> v8DetectionLoss:
-        """Ultralytics' loss; each person is taught to the ten cells that agree most."""
+        """Ultralytics' loss; each person is assigned to the ten cells that agree most."""
         return v8DetectionLoss(self)
 
 
 class Neck(nn.Module):
-    """Mixes the levels downward and upward again (path aggregation, Liu et al. 2018).
+    """Mixes the levels top-down, then bottom-up (path aggregation, Liu et al. 2018).
 
     Args:
         channels: of the trunk's levels.

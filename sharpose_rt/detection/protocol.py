@@ -1,4 +1,4 @@
-"""What every person detector offers."""
+"""The interface of person detectors."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from sharpose_rt.types import Detections, Frame
 class Detector(Protocol):
     """Finds people in one frame at a time.
 
-    Building one is cheap. `open` loads the model, in the thread that then calls `detect` and `close`. Called again for
-    another source, perhaps in another thread, it keeps the model and forgets what it knew of the pictures.
+    Building one is cheap. `open` loads the model, in the thread that then calls `detect` and `close`. If called again
+    for another source, perhaps in another thread, it keeps the model and forgets what it knew about the pictures.
     """
 
     name: str
-    """What found the boxes; `auto` says after `open` which detector it took."""
+    """Name of the source of the boxes; after `open`, that of `auto` names the detector it chose."""
 
     def open(self) -> None:
-        """Make ready; raises DetectorError where the model or the boxes cannot be had."""
+        """Load; raises DetectorError if the model or the boxes cannot be loaded."""
         ...
 
     @property
     def closest(self) -> int:
-        """The closest look it can take, each of which takes longer and finds smaller people than the one before; 0
-        where it has one alone. Known after `open`."""
+        """Highest `look` that it supports; each takes longer and finds smaller people than the one before. 0 if it has
+        only one. Known after `open`."""
         ...
 
     def detect(self, frame: Frame, *, look: int = 0) -> Detections:
@@ -32,5 +32,5 @@ class Detector(Protocol):
         ...
 
     def close(self) -> None:
-        """Let the model go; safe to call twice and before `open`."""
+        """Release the model; may be called twice, and before `open`."""
         ...

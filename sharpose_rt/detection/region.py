@@ -20,16 +20,16 @@ logger = logging.getLogger("sharpose_rt.detection")
 Corner = NDArray[np.float32]
 
 MARGINS = (0.15, 0.5, np.inf)
-"""Of the picture around a region, in shares of the region's longer side, that may be shown: few, as a detector makes
-something ready for each size."""
+"""Margins around a region that may be shown, in shares of the region's longer side; only a few, as a detector has to
+prepare for each size."""
 _FRAMES = 10
-"""A wider margin that was needed is kept for so many frames, and then tried without."""
+"""Number of frames for which a wider margin is kept before a narrower one is tried again."""
 _EDGE_PX = 2.0
-"""A box that ends so near to the edge of what was shown may go on beyond it."""
+"""A box that ends this close to the edge of what was shown may extend beyond it."""
 
 
 class Region:
-    """A polygon in pictures that may be of several sizes.
+    """A polygon in pictures, which may differ in size.
 
     Args:
         corners: x, y px each.
@@ -41,10 +41,10 @@ class Region:
         self._missed: set[tuple[int, int]] = set()
 
     def within(self, frame: Frame) -> tuple[Corner, Corner] | None:
-        """Least and greatest x, y px of what lies inside a frame; None, with a warning, where nothing does.
+        """Least and greatest x, y px of the part inside a frame; None, with a warning, if there is none.
 
         Raises:
-            DetectorError: nothing lies inside the first frame.
+            DetectorError: no part is inside the first frame.
         """
         most = np.array(frame.size_wh, np.float32) - 1
         low, high = self.corners.min(0), self.corners.max(0)
@@ -53,13 +53,13 @@ class Region:
             self._begun = True
             return inner_low, inner_high
         said = (
-            f"the region from {low[0]:g},{low[1]:g} to {high[0]:g},{high[1]:g} lies outside of the picture, which is "
-            f"{frame.size_wh[0]}x{frame.size_wh[1]} px; give corners inside (--region, detector.region)"
+            f"the region from {low[0]:g},{low[1]:g} to {high[0]:g},{high[1]:g} is outside the picture, which is "
+            f"{frame.size_wh[0]}x{frame.size_wh[1]} px; give corners inside it (--region, detector.region)"
         )
         if not self._begun:
             raise DetectorError(said)
-        if frame.size_wh not in self._missed:  # a picture among others, or a stream that came back smaller
-            logger.warning("frame %d: %s; nobody is looked for there", frame.frame_id, said)
+        if frame.size_wh not in self._missed:  # one of several pictures, or a stream that came back smaller
+            logger.warning("frame %d: %s; nobody is detected in it", frame.frame_id, said)
             self._missed.add(frame.size_wh)
         return None
 
@@ -70,16 +70,16 @@ class Region:
 
 
 class RegionDetector:
-    """What another detector finds in a region: whose box has its middle inside.
+    """The people found by another detector whose boxes have their centre in a region.
 
-    It is shown the region's part of the picture alone, with a margin. Where somebody reaches from the region to the
-    margin's edge, and would be cut off there, it looks again with a wider one (`MARGINS`).
+    The other detector is shown only the region's part of the picture, with a margin. If somebody reaches from the
+    region to the margin's edge and would be cut off there, it runs again with a wider one (`MARGINS`).
 
     Args:
         inner: finds the people.
         corners: of the region, x, y px each.
-        max_people: the strongest so many boxes in it are kept.
-        looks: `inner` goes by the picture; else it is shown all of it.
+        max_people: number of boxes in the region to keep, strongest first.
+        looks: `inner` uses the picture; if not, it gets the whole frame.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class RegionDetector:
         return self.inner.closest
 
     def detect(self, frame: Frame, *, look: int = 0) -> Detections:
-        """People in the region, in px of the whole frame; DetectorError where the first frame has nothing of it."""
+        """People in the region, in px of the whole frame; DetectorError if no part of it is inside the first frame."""
         found_in = self._region.within(frame)
         if found_in is None:
             return Detections.empty()
@@ -118,7 +118,7 @@ class RegionDetector:
         self.inner.close()
 
     def _look(self, frame: Frame, low: Corner, high: Corner, look: int) -> Detections:
-        """What is found in the region and around it, in px of the whole frame."""
+        """People in the region and around it, in px of the whole frame."""
         if self._margin > 0:
             self._kept_for -= 1
             if self._kept_for == 0:
@@ -132,7 +132,7 @@ class RegionDetector:
     def _look_within(
         self, frame: Frame, low: Corner, high: Corner, margin: float, look: int
     ) -> tuple[Detections, bool]:
-        """What is found with a margin, and whether somebody in the region is cut off by it."""
+        """People found with a margin, and whether it cuts off somebody in the region."""
         size = np.array(frame.size_wh)
         around = margin * (high - low).max()
         first = np.floor((low - around).clip(0)).astype(int)

@@ -10,8 +10,8 @@ from sharpose_rt.machine.threads import detector_threads
 
 @dataclass(frozen=True)
 class Runtime:
-    """Backend 'torch' or 'openvino', how many threads it has (None leaves that to torch), whether weights that are
-    ready for it multiply in int8, and whether others, in OpenVINO, do in bf16 (None: where that is faster)."""
+    """Backend 'torch' or 'openvino', its number of threads (None: torch's default), whether weights prepared for it run
+    in int8, and whether others run in bf16 in OpenVINO (None: if that is faster)."""
 
     backend: str = "torch"
     threads: int | None = None
@@ -20,9 +20,9 @@ class Runtime:
 
     @classmethod
     def beside(cls, pose: PoseConfig) -> Runtime:
-        """As in a run with this pose network, whose backend and precision are named: by the same, in the same."""
+        """The backend and precision of this pose network, in which both are named."""
         int8 = pose.precision == "int8"
-        bf16 = None if int8 else pose.precision == "bf16"  # a detector that cannot do int8 takes what is fastest
+        bf16 = None if int8 else pose.precision == "bf16"  # a detector without int8 takes the fastest
         return cls(pose.backend, detector_threads(pose.threads), int8, bf16)
 
 

@@ -1,4 +1,4 @@
-"""Whether people stand upright in the picture: cameras are mounted on their side, or below a ceiling."""
+"""Whether people are upright in the picture: cameras may be mounted sideways, or upside down below a ceiling."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from sharpose_rt.detection.protocol import Detector
 from sharpose_rt.types import Detections, Frame
 
 AGAIN_S, LONGEST_S = 1.0, 60.0
-"""One frame in so long is looked at, in media time; the longer the longer nobody is there however it is turned."""
+"""Interval between the frames examined, in media time; it grows to the second while nobody is found in any
+direction."""
 UPRIGHT = 0.9
-"""Who is found so surely stands upright, which saves the looks at the picture turned."""
+"""A person with this score is upright, so the turned pictures need not be examined."""
 THERE, MORE = 0.8, 0.5
-"""Turned, it must show somebody so surely, and this much more in all, in scores."""
+"""The turned picture must show somebody with the first score, and its sum of scores must be higher by the second."""
 ENOUGH = 2
-"""So many frames, and more than show people upright, say that it should be turned; one more that it should not."""
+"""The picture should be turned if this many frames say so, and more than show people upright; it should not if one more
+frame than this shows them upright."""
 
 
 class Turned:
-    """Finds out whether people are found where the picture is turned, and few as it is.
+    """Finds out whether more people are found when the picture is turned.
 
-    The networks have learnt people as they mostly are, and find few who lie on their side. It costs three looks, at the
-    frames alone in which nobody is found surely. Whom it finds so is not taken over: their poses would be no better.
+    The networks were mostly trained on upright people and find few in a picture on its side. The check runs the
+    detector three more times, only in frames in which nobody is found with confidence. The people it finds are not
+    used: their poses would be no better.
     """
 
     def __init__(self, detector: Detector) -> None:
@@ -34,11 +37,11 @@ class Turned:
         self._next_s, self._wait_s = -math.inf, AGAIN_S
 
     def turn(self, frame: Frame, found: Detections) -> int:
-        """Degrees clockwise by which the picture should be turned, told once; else 0.
+        """Degrees clockwise by which the picture should be turned, returned once; else 0.
 
         Args:
             frame: the next one.
-            found: who the detector found in it.
+            found: people whom the detector found in it.
         """
         if frame.pts_s < self._next_s:
             return 0
@@ -55,7 +58,7 @@ class Turned:
         return 90 * quarters if told else 0
 
     def _best(self, frame: Frame, found: Detections) -> int | None:
-        """Quarter turns clockwise in which people stand upright; None where nobody does in any."""
+        """Quarter turns clockwise after which people are upright; None if nobody is found."""
         if found.bbox_scores.max(initial=0) >= UPRIGHT:
             return 0
         seen = [found.bbox_scores]

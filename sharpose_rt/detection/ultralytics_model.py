@@ -28,9 +28,9 @@ class UltralyticsDetector(YoloDetector):
     """A `.pt` checkpoint, an exported model, or an untrained `.yaml` architecture.
 
     A checkpoint is a pickle, which can run code as it is read. It is read with `torch.load(weights_only=True)` and
-    ultralytics' own list of layer classes, so a file that asks for anything else is refused and nothing of it runs.
-    Exported models hold graphs, not pickles; but TensorRT engines are binaries for the GPU, and TorchScript may write
-    files: both deserve trust like a program, which a warning says.
+    ultralytics' own list of layer classes, so a file that asks for anything else is refused and none of its code runs.
+    Exported models contain graphs, not pickles. But TensorRT engines are binaries for the GPU, and TorchScript may
+    write files: a warning says that both must be trusted like a program.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class UltralyticsDetector(YoloDetector):
         self.offline = offline
 
     def load(self) -> Network:
-        """The network of `self.name`; raises DetectorError where it cannot be had or is not for people."""
+        """The network of `self.name`; raises DetectorError if it cannot be loaded or is not for people."""
         name = self.name.rstrip("/\\")
         if name.endswith((".yaml", ".yml")):
             return load_architecture(name, self.device)
@@ -51,39 +51,39 @@ class UltralyticsDetector(YoloDetector):
 
 
 def load_architecture(name: str, device: str) -> Network:
-    """An untrained network from ultralytics' or the user's model file; says so, for its boxes mean nothing."""
+    """An untrained network from ultralytics' or the user's model file; logs a warning, as its boxes are meaningless."""
     ultralytics = import_ultralytics()
     logger.warning("detector '%s' is an architecture without weights: its boxes are random", name)
     try:
-        model_plan(name)  # refuses one that would run code of its own
+        model_plan(name)  # refuses one that would run code
         module: Any = ultralytics.YOLO(name).model
-    except Exception as error:  # a parser of free text: any kind comes up
+    except Exception as error:  # a parser of free text may raise any kind
         raise DetectorError(
-            f"detector '{name}' cannot be built: {_one_line(error)}; a model file of ultralytics is wanted, "
-            "such as yolo26n.yaml"
+            f"detector '{name}' cannot be built: {_one_line(error)}; give an ultralytics model file such as "
+            "yolo26n.yaml"
         ) from error
     names = {i: "person" if i == 0 else f"class{i}" for i in range(int(getattr(module.model[-1], "nc", 1)))}
     return module_network(module, names, name, device)
 
 
 def load_checkpoint(path: Path, device: str) -> Network:
-    """The network of a `.pt` file, read without running code that the file holds."""
+    """The network of a `.pt` file, read without running code from the file."""
     import_ultralytics()
     from ultralytics.nn.tasks import torch_safe_load
 
     if "safe_only" not in inspect.signature(torch_safe_load).parameters:
         raise DetectorError(
-            f"detector '{path.name}' cannot be read safely by this ultralytics; `pip install -U ultralytics`, "
-            "or give an exported model (.onnx, _openvino_model)"
+            f"detector '{path.name}' cannot be read safely by this version of ultralytics; run `pip install -U "
+            "ultralytics`, or give an exported model (.onnx, _openvino_model)"
         )
     try:
         checkpoint, _ = torch_safe_load(str(path), safe_only=True)
         module = checkpoint.get("ema") or checkpoint["model"]
         names = {int(i): str(n) for i, n in dict(module.names).items()}
-    except Exception as error:  # whatever a damaged or foreign file brings up
+    except Exception as error:  # whatever a damaged or foreign file raises
         raise DetectorError(
-            f"detector '{path}' cannot be read: {_one_line(error)}; a detect, pose or segment checkpoint of "
-            "ultralytics is wanted, or export a model with classes of your own (yolo export format=onnx)"
+            f"detector '{path}' cannot be read: {_one_line(error)}; give an ultralytics detect, pose or segment "
+            "checkpoint, or export a model with your own classes (yolo export format=onnx)"
         ) from error
     return module_network(module, names, path.name, device)
 
@@ -92,7 +92,7 @@ def load_export(path: Path, device: str) -> Network:
     """The network of an exported model, run by ultralytics' AutoBackend."""
     import_ultralytics()
     if path.suffix in PROGRAMS:
-        logger.warning("detector '%s' can do all that a program can; use it only if you trust who made it", path)
+        logger.warning("detector '%s' can do anything that a program can; use it only if you trust its source", path)
     import torch
     from ultralytics.nn.autobackend import AutoBackend
 
@@ -102,7 +102,7 @@ def load_export(path: Path, device: str) -> Network:
             if path.suffix == ".torchscript"
             else AutoBackend(str(path), device=torch.device(device), verbose=False)
         )
-    except Exception as error:  # each runtime has errors of its own
+    except Exception as error:  # each runtime has its own errors
         raise DetectorError(
             f"detector '{path}' cannot be loaded: {_one_line(error)}; is its runtime installed (onnx and onnxruntime, "
             "openvino, tensorrt, ...), and was it exported for this machine?"
@@ -112,14 +112,14 @@ def load_export(path: Path, device: str) -> Network:
         raise DetectorError(f"detector '{path.name}' is a model for {task}; {', '.join(TASKS)} are accepted")
     if not backend.metadata.get("names"):
         raise DetectorError(
-            f"detector '{path.name}' does not say its classes; export it with ultralytics "
-            "(yolo export), which writes them into the model"
+            f"detector '{path.name}' does not name its classes; export it with ultralytics (yolo export), which writes "
+            "them into the model"
         )
     size = getattr(backend, "imgsz", None)
     dynamic = bool(backend.dynamic or backend.metadata.get("dynamic"))
 
     def run(pixels: torch.Tensor) -> Any:  # AutoBackend is a torch module, but a trace would not see its runtime
-        if pixels.is_cuda:  # which has streams of its own
+        if pixels.is_cuda:  # which has its own streams
             torch.cuda.current_stream(pixels.device).synchronize()
         return backend(pixels)
 
@@ -136,7 +136,7 @@ def load_export(path: Path, device: str) -> Network:
 
 
 class _TorchScript:
-    """A TorchScript model with AutoBackend's attributes: that one needs torchvision's compiled operators for it."""
+    """A TorchScript model with AutoBackend's attributes: AutoBackend needs torchvision's compiled operators for it."""
 
     def __init__(self, path: Path, device: str) -> None:
         import torch

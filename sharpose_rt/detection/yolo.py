@@ -27,44 +27,44 @@ if TYPE_CHECKING:
 logger = logging.getLogger("sharpose_rt.detection")
 
 SMALL = 1 / 8
-"""Whose longer side is a smaller share of the picture's is small: where there are such people, more are missed."""
+"""People are small if their longer side is less than this share of the picture's: where some are seen, others are
+missed."""
 MANY, SHARPER = 5, 1.5
-"""Where so many are small, and the picture's longer side has so many times the pixels of the closer look, there may be
-a crowd of which that look misses most."""
+"""If this many people are small, and the picture's longer side has this many times the pixels of the closer look, there
+may be a crowd, of which that look misses most."""
 CLOSEST = 2
-"""The look at crowds; large people are those of the look before, as a network knows them better there."""
-_OVER = 1.25  # who is about as large as the limit may be larger in one look than in the other
+"""The look for crowds; large people are taken from the look before, in which a network recognises them better."""
+_OVER = 1.25  # people near the limit may be larger in one look than in the other
 TASKS = ("detect", "pose", "segment")
 IMAGE_SIZE = 640
-"""What ultralytics' models are trained at, px."""
+"""Size at which ultralytics' models are trained, px."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """A loaded network and what must be known to use it."""
+    """A loaded network and how to use it."""
 
     run: Callable[[torch.Tensor], Any]
-    """RGB (1, 3, H, W) in 0..1 to the predictions, the first tensor of whatever comes back:
-    (1, n, 6 + extra) xyxy, score, class where `end2end`, else (1, 4 + classes + extra, n) cxcywh, class scores.
-    A torch module may be traced and recorded, any other callable is called."""
+    """Maps RGB (1, 3, H, W) in 0..1 to the predictions, the first tensor of its output: (1, n, 6 + extra) xyxy, score,
+    class if `end2end`, else (1, 4 + classes + extra, n) cxcywh, class scores. A torch module may be traced and
+    recorded; any other callable is only called."""
     class_count: int
     person_classes: tuple[int, ...]
     end2end: bool
-    """Its head gives each person once; no suppression is needed."""
+    """Its head outputs each person once; no suppression is needed."""
     device: torch.device
     stride: int = 32
     fixed_wh: tuple[int, int] | None = None
-    """The one input size it takes; None takes any multiple of the stride."""
+    """Its only input size; None: any multiple of the stride."""
     half: bool = False
     """It takes float16."""
     in_int8: bool = False
     """It rounds to 8 bits."""
     score_curve: tuple[float, float] = (1.0, 0.0)
-    """Slope and shift of the logit of a score, such that the result is the share of such boxes that show a person
-    (Platt 1999)."""
+    """Slope and shift of a score's logit that turn it into the share of such boxes that show a person (Platt 1999)."""
 
     def calibrated(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Scores (N,) after the curve; they keep their order."""
+        """Scores (N,) after the curve, which keeps their ranking."""
         slope, shift = self.score_curve
         if (slope, shift) == (1.0, 0.0):
             return np.asarray(scores, np.float64)
@@ -73,10 +73,10 @@ class Network:
 
 
 def person_classes(names: Mapping[int, str], model: str) -> tuple[int, ...]:
-    """Which classes are people: by name, or the only class there is.
+    """Which classes are people: by name, or the only class.
 
     Raises:
-        DetectorError: no class of the model is one.
+        DetectorError: no class of the model is people.
     """
     found = tuple(sorted(i for i, name in names.items() if name.strip().lower() in PERSON_NAMES))
     if found or len(names) == 1:
@@ -84,15 +84,15 @@ def person_classes(names: Mapping[int, str], model: str) -> tuple[int, ...]:
     some = ", ".join(list(names.values())[:5])
     raise DetectorError(
         f"detector '{model}' has no class for people: its {len(names)} classes are {some}, ...; "
-        f"one named {' or '.join(sorted(PERSON_NAMES))} is wanted, or a model of one class"
+        f"one named {' or '.join(sorted(PERSON_NAMES))} is needed, or a model with one class"
     )
 
 
 def module_network(module: Any, names: Mapping[int, str], model: str, device: str) -> Network:
-    """A network from ultralytics' bare torch module: fused, without suppression where its head allows.
+    """A network from ultralytics' bare torch module: fused, and without suppression if its head allows it.
 
     Raises:
-        DetectorError: the module finds no boxes (classification, ...), takes no RGB, or does not know people.
+        DetectorError: the module outputs no boxes (classification, ...), does not take RGB, or has no class for people.
     """
     import torch
 
@@ -101,7 +101,7 @@ def module_network(module: Any, names: Mapping[int, str], model: str, device: st
         raise DetectorError(f"detector '{model}' is a model for {task}; {', '.join(TASKS)} are accepted")
     channels = (getattr(module, "yaml", None) or {}).get("channels", 3)
     if channels != 3:
-        raise DetectorError(f"detector '{model}' takes pictures of {channels} channels; 3 (RGB) are accepted")
+        raise DetectorError(f"detector '{model}' takes pictures with {channels} channels; 3 (RGB) are accepted")
     classes = person_classes(names, model)
     head = module.model[-1]
     if getattr(head, "one2one_cv2", None) is not None:
@@ -121,8 +121,8 @@ def module_network(module: Any, names: Mapping[int, str], model: str, device: st
 
 
 def with_runtime(network: Network, runtime: Runtime) -> Network:
-    """The network run as `runtime` says, where it is a bare torch module on the CPU, and recorded where it is one on a
-    GPU; an exported one is as it is."""
+    """The network, run as `runtime` says if it is a bare torch module on the CPU, or recorded if it is one on a GPU; an
+    exported network is unchanged."""
     import torch
 
     if network.device.type != "cpu":
@@ -137,11 +137,11 @@ def with_runtime(network: Network, runtime: Runtime) -> Network:
 
 
 def _recorded(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A module on a GPU as one launch for all its kernels, where it can be recorded: hundreds of launches take longer
-    than what they launch, and the pose network's thread waits for Python meanwhile.
+    """A module on a GPU as one launch for all its kernels, if it can be recorded: hundreds of launches take longer than
+    what they launch, and meanwhile the pose network's thread waits for Python.
 
-    As with OpenVINO, `KEPT` sizes of pictures stay recorded; they go all together where another one comes, as
-    recordings of a network must (`cuda_graphs`). Where memory does not suffice, none do."""
+    As with OpenVINO, recordings for `KEPT` picture sizes are kept; another size discards all of them together, as the
+    recordings of a network require (`cuda_graphs`). If memory is too small, nothing is recorded."""
     import torch
 
     from sharpose_rt.compute.cuda_graphs import Recorded
@@ -161,7 +161,7 @@ def _recorded(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
 
         def stage(pixels: torch.Tensor) -> tuple[torch.Tensor]:
             found = first(pixels)
-            if not grid:  # the head lets it go when pictures of another size come, but the recording still reads it
+            if not grid:  # the head drops it when the picture size changes, but the recording still reads it
                 grid[:] = head.anchors, head.strides
             return (found,)
 
@@ -177,7 +177,7 @@ def _recorded(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
                 if not is_short_of_gpu_memory(error):
                     raise
                 fits = False
-            logger.warning("the detector does not fit into the GPU's memory with CUDA graphs; it goes on without them")
+            logger.warning("the detector with CUDA graphs does not fit into the GPU's memory; continuing without them")
             kept.clear()
             torch.cuda.empty_cache()
         return first(pixels)
@@ -189,7 +189,7 @@ def guess_task(module: Any) -> str:
     """The task that ultralytics reads from a module's head: 'detect', 'pose', 'segment', 'classify', ..."""
     from ultralytics.nn.tasks import RTDETRDetectionModel, guess_model_task
 
-    # RT-DETR calls itself 'detect', but wants stretched pictures and has outputs of its own.
+    # RT-DETR calls itself 'detect', but needs stretched pictures and has different outputs.
     return "RT-DETR" if isinstance(module, RTDETRDetectionModel) else str(guess_model_task(module))
 
 
@@ -199,9 +199,9 @@ def people_from_predictions(
     """Boxes (N, 4) xyxy in input pixels and scores (N,) of the people among a network's predictions.
 
     Args:
-        predictions: (n, 6 + extra) or (4 + classes + extra, n), as `Network.run` says, without the batch.
+        predictions: (n, 6 + extra) or (4 + classes + extra, n), as in `Network.run`, without the batch axis.
         network: says which.
-        score_threshold: weaker ones are left out before suppression.
+        score_threshold: weaker ones are omitted before suppression.
         iou_threshold: see `postprocess.suppress`.
     """
     rows = np.asarray(predictions, np.float64)
@@ -219,7 +219,7 @@ def people_from_predictions(
 
 
 class YoloDetector:
-    """Base of the detectors that are YOLO networks; a subclass says in `load` where its network comes from."""
+    """Base of detectors with YOLO networks; a subclass provides its network in `load`."""
 
     def __init__(self, name: str, config: DetectorConfig, device: str = "cpu", runtime: Runtime = EAGER) -> None:
         self.name = name
@@ -227,7 +227,7 @@ class YoloDetector:
         self.device = device
         self.runtime = runtime
         self.sizes: tuple[int, ...] = (config.image_size or IMAGE_SIZE,)
-        """Longer side of what the network sees, px, in each look; in the one at crowds at most that of the frame."""
+        """Longer side of the network's input in each look, px; in the look for crowds, at most that of the frame."""
         self._network: Network | None = None
         self._stream: Callable[[], AbstractContextManager[object]] = nullcontext
 
@@ -249,11 +249,11 @@ class YoloDetector:
 
     @property
     def in_int8(self) -> bool:
-        """Its network, which is open, rounds to 8 bits."""
+        """The network, which must be open, rounds to 8 bits."""
         return self._network is not None and self._network.in_int8
 
     def close(self) -> None:
-        """Let the network go."""
+        """Release the network."""
         self._network = None
 
     @property
@@ -289,7 +289,7 @@ class YoloDetector:
         return Letterbox.fit(frame.size_wh, size, network.stride, network.fixed_wh)
 
     def _joined(self, large: Detections, small: Detections, frame: Frame) -> Detections:
-        """Large people of one look and small ones of a closer one."""
+        """The large people of one look and the small ones of a closer look."""
         limit_px = SMALL * max(frame.size_wh)
         large = large.take(longer_side(large.bboxes_xyxy) >= limit_px)
         small = small.take(longer_side(small.bboxes_xyxy) < _OVER * limit_px)
@@ -299,7 +299,7 @@ class YoloDetector:
         return finish(boxes, np.concatenate([large.bbox_scores, small.bbox_scores]), frame.size_wh, self.config)
 
     def _wanted_look(self, found: Detections, frame: Frame) -> int:
-        """How small those are who are sure, as far as the frame has more pixels than were looked at."""
+        """The look that the confident people's sizes call for, if the frame has more pixels than the network saw."""
         longest = max(frame.size_wh)
         sides = longer_side(found.bboxes_xyxy)
         small = int((sides[found.bbox_scores >= SURE] < SMALL * longest).sum())
@@ -309,7 +309,7 @@ class YoloDetector:
 
 
 def predict(network: Network, image_bgr: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """A network's predictions for one letterboxed picture (H, W, 3), without the batch."""
+    """A network's predictions for one letterboxed picture (H, W, 3), without the batch axis."""
     import torch
 
     from sharpose_rt.compute.streams import upload

@@ -1,4 +1,4 @@
-"""Runs a network fast: a picture and boxes in, poses in picture pixels out."""
+"""Runs a network fast, from a picture and boxes to poses in picture pixels."""
 
 from sharpose_rt.config import PoseConfig
 from sharpose_rt.config.checks import is_network_file
@@ -31,13 +31,13 @@ def create_engine(config: PoseConfig) -> Engine:
 
     Raises:
         WeightsError: there are no weights, or they do not fit.
-        DeviceError: the device, the precision or the backend cannot be had.
-        ConfigError: no such variant, or an option that a file's network does not have.
+        DeviceError: the device, the precision or the backend is not available.
+        ConfigError: no such variant, or an option that a network from a file does not have.
     """
     if is_network_file(config.model):
         return FileEngine(config)
     if config.pixels != "auto":
-        raise ConfigError(f"pose.pixels is {config.pixels!r}, but the model {config.model!r} is no file; leave it away")
+        raise ConfigError(f"pose.pixels is {config.pixels!r}, but the model {config.model!r} is not a file; omit it")
     return PoseEngine(config)
 
 
@@ -46,7 +46,7 @@ def skeleton_of(model: str) -> Skeleton:
 
     Raises:
         ConfigError: there is no such variant.
-        WeightsError: the file is no network that an engine takes.
-        DeviceError: what reads the file is not installed.
+        WeightsError: the file is not a network that an engine can run.
+        DeviceError: the package that reads the file is not installed.
     """
     return file_skeleton(model) if is_network_file(model) else find_variant(model).skeleton

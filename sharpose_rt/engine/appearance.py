@@ -1,4 +1,4 @@
-"""How people in boxes of a picture look: vectors of the appearance network, by which they are known again."""
+"""The appearance of people in boxes of a picture: vectors of the appearance network, by which they are recognised."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sharpose_rt.models.pixels import normalise
 
 
 class Appearance:
-    """The appearance network, on the CPU: only who is new, and each other person now and then, is looked at.
+    """The appearance network, on the CPU, as it is needed only for new people, and for each other person now and then.
 
     Args:
-        weights: a file of `train-appearance`; what ships unless named.
+        weights: a file from `train-appearance`; default: the bundled one.
 
     Raises:
         WeightsError: they are missing or damaged.
@@ -37,5 +37,5 @@ class Appearance:
         if not len(affines):
             return np.zeros((0, DIMENSIONS), np.float32)
         crops = normalise(torch.from_numpy(warp_crops(image_bgr, affines, size_wh)))
-        with at_most_threads(1):  # it is too small for more, and the others have work to do
+        with at_most_threads(1):  # it is too small for more, and other threads have work to do
             return self._network(crops.contiguous(memory_format=torch.channels_last)).numpy()

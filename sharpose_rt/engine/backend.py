@@ -1,4 +1,4 @@
-"""What runs the two stages of the network: one interface, torch behind it, or OpenVINO.
+"""What runs the two stages of the network: an interface, and its implementation in torch.
 
 Letters as in `models.sharpose`: B crops, R crops that are refined, S selected cells.
 """
@@ -23,15 +23,15 @@ from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose
 
 
 class Backend(Protocol):
-    """Both stages and the decoding on one device. The gate and the choice of cells lie outside, in float32.
+    """Both stages and the decoding on one device. The gate and the selection of cells are outside, in float32.
 
-    What has a body here is that of a backend on the CPU that needs no warming up.
+    Methods with a body here suit a backend on the CPU that needs no warm-up.
 
     Args:
         name: 'torch' or 'openvino'.
         device: where its tensors are.
-        dtype: what the network multiplies in.
-        buckets: how many crops at once its stages take, ascending from 1.
+        dtype: number format of the network's products.
+        buckets: batch sizes of its stages, in crops, ascending from 1.
         overhead: what a batch costs besides its crops, in crops.
     """
 
@@ -42,26 +42,27 @@ class Backend(Protocol):
     overhead: float
 
     def warm_up(self, crops: int, *, behind: bool) -> None:
-        """Do now what would delay the first batches of up to so many crops.
+        """Do now what would delay the first batches of up to `crops` crops.
 
-        What larger ones need is done when they come: they wait for it, or, where it goes on `behind`, come in smaller
-        batches until it is done.
+        Larger batches are prepared when they come: they wait for it, or, with `behind`, are split into smaller ones
+        until it is done.
         """
 
     def sizes(self, crops: int) -> tuple[int, ...]:
-        """Those of the buckets that so many crops may be split into now, ascending from 1."""
+        """The buckets that this many crops may be split into now, ascending from 1."""
         return self.buckets
 
     def forget(self, rows: int) -> bool:
-        """Memory is short: let recordings go, those for so many crops and more for good; whether there may be such."""
+        """Free memory by dropping recordings, permanently those for this many crops or more; whether any could be left
+        to drop."""
         return False
 
     def cut(self, image_bgr: NDArray[np.uint8], affine: NDArray[np.float64], size_wh: tuple[int, int]) -> Tensor:
-        """Crops (N, h, w, 3) uint8 of a picture (H, W, 3) by maps (N, 2, 3), where the backend wants them."""
+        """Crops (N, h, w, 3) uint8 of a picture (H, W, 3) by maps (N, 2, 3), on the device that the backend needs."""
         return torch.from_numpy(warp_crops(image_bgr, affine, size_wh))
 
     def prepare(self, crops_bgr: Tensor) -> Tensor:
-        """What both stages take, (B, ...) on the device, from crops (B, h, w, 3) uint8."""
+        """The input of both stages, (B, ...) on the device, from crops (B, h, w, 3) uint8."""
         ...
 
     def coarse(self, images: Tensor) -> CoarseOutput:
@@ -69,7 +70,7 @@ class Backend(Protocol):
         ...
 
     def fine(self, images: Tensor, coarse: CoarseOutput, selected: Tensor, low: Tensor) -> Tensor:
-        """Fine heatmaps (R, K, h, w); of `coarse` the tokens alone are used; cells as int64 indices."""
+        """Fine heatmaps (R, K, h, w); of `coarse` only the tokens are used; cells are int64 indices."""
         ...
 
     def decode(self, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,15 +79,15 @@ class Backend(Protocol):
 
 
 NARROW = 256
-"""Width from which on a layer takes longer than a second thread takes to wake up."""
+"""Width from which a layer takes longer than waking up a second thread."""
 
 
 class TorchBackend(Backend):
-    """The torch modules as they are: eager, their weights in the precision of the run.
+    """The torch modules run eagerly, with weights in the precision of the run.
 
-    On a CPU a narrow network has a thread for every two crops, of those that torch has. Its layers are hundreds of
-    short loops, and threads that wait sleep (see `cli.main`): one crop of `tiny_256x192` took 44 ms with one thread and
-    72 with two, and the other core is the detector's meanwhile.
+    On a CPU a narrow network uses one of torch's threads for every two crops. Its layers are hundreds of short loops,
+    and waiting threads sleep (see `cli.main`): one crop of `tiny_256x192` took 44 ms with one thread and 72 with two,
+    and meanwhile the detector has the other core.
     """
 
     name = "torch"
@@ -95,7 +96,7 @@ class TorchBackend(Backend):
         self.device, self.dtype = device, dtype
         self.network = network.to(device, dtype)
         on_cpu = device.type == "cpu"
-        # Eager torch takes any number of crops. On a GPU few sizes keep its kernels' choices and memory blocks few.
+        # Eager torch takes any number of crops. On a GPU, few sizes mean few choices of kernels and few memory blocks.
         self.buckets = tuple(range(1, max_batch + 1)) if on_cpu else tuple(b for b in BUCKETS if b <= max_batch)
         self.overhead = 0.3 if on_cpu else 16.0
         self._decode = Decode(network.variant.size_hw, network.variant.skeleton.sigmas)
@@ -117,9 +118,9 @@ class TorchBackend(Backend):
 
     def decode(self, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
         """See `Backend`."""
-        with at_most_threads(1):  # a second one gains nothing in a run, and the other core is the detector's
+        with at_most_threads(1):  # a second one gains nothing in a run, and the detector needs the other core
             return self._decode(heatmaps)
 
     def threads_for(self, crops: int) -> contextlib.AbstractContextManager[None]:
-        """As many threads as a stage over so many crops is fastest with."""
+        """Context with the number of threads that is fastest for a stage with this many crops."""
         return at_most_threads(max(1, crops // 2)) if self._short_loops else contextlib.nullcontext()

@@ -1,4 +1,4 @@
-"""What every engine does around its network: crops of pictures cut out, keypoints brought back into the pictures.
+"""What every engine does around its network: cuts crops from pictures and maps keypoints back into the pictures.
 
 Letters: N people, K keypoints.
 """
@@ -26,8 +26,7 @@ from sharpose_rt.skeleton import Skeleton
 from sharpose_rt.types import Poses, PoseStage
 
 Choose = Callable[[slice, Outlook], NDArray[np.bool_]]
-"""Which of these rows to refine, (n,) bool, by what the coarse stage says of them: in the place of the engine's own
-gate."""
+"""Which of these rows to refine, (n,) bool, from the coarse stage's predictions; replaces the engine's own gate."""
 ChooseRows = Callable[[Outlook], NDArray[np.bool_]]
 """The same for the rows of one batch."""
 
@@ -45,7 +44,7 @@ class PoseEstimates:
         return len(self.keypoints)
 
     def poses(self, bboxes_xyxy: ArrayLike, bbox_scores: ArrayLike, track_ids: ArrayLike) -> Poses:
-        """As the poses of people with these boxes (N, 4), scores (N,) and ids (N,), not smoothed."""
+        """The unsmoothed poses of people with these boxes (N, 4), scores (N,) and ids (N,)."""
         return Poses(
             bboxes_xyxy=np.asarray(bboxes_xyxy, np.float32),
             bbox_scores=np.asarray(bbox_scores, np.float32),
@@ -60,19 +59,20 @@ class PoseEstimates:
 
 
 class Engine(ABC):
-    """A network on a device, ready for pictures. Belongs to the thread that made it, or called `move_here` last.
+    """A network on a device, ready for pictures. Belongs to the thread that created it, or that last called
+    `move_here`.
 
     Attributes:
         config: which network, where, how.
         device: where it runs.
-        dtype: what it multiplies in.
+        dtype: number format of its products.
         backend_name: what runs it.
-        behaviour: which text the network follows, for the header of a stream.
-        weights: where they came from.
+        behaviour: whether the network follows the paper or the released code, for the header of a stream.
+        weights: their source.
         skeleton: of the K keypoints.
-        crop_size_hw: height and width of the crops that it takes, px.
-        gate: who is refined; whoever is there, where the network has one stage (`two_stages`).
-        box_padding: by what a box is enlarged for its crop.
+        crop_size_hw: height and width of its crops, px.
+        gate: decides who is refined; everybody, if the network has one stage (`two_stages`).
+        box_padding: factor by which a box is enlarged for its crop.
     """
 
     config: PoseConfig
@@ -88,7 +88,7 @@ class Engine(ABC):
     box_padding: float
 
     def move_here(self) -> None:
-        """From now on the calling thread uses it."""
+        """Hand over to the calling thread."""
         if self.device.type == "cpu":
             take_threads(network_threads(self.config.threads))
 
@@ -97,9 +97,9 @@ class Engine(ABC):
         """Do now what would delay the first frames of a run.
 
         Args:
-            people: as many of them as come at first; as many as there is a batch for unless given.
-            behind: where more come, go on in smaller batches while larger ones are prepared, rather than wait. What
-                is found may then differ in its last digits from run to run, as batches of other sizes round otherwise.
+            people: number expected at first; the largest batch unless given.
+            behind: if more come, use smaller batches while larger ones are prepared in the background, rather than
+                wait. Results may then differ in the last digits from run to run, as rounding depends on the batch size.
         """
 
     def estimate(
@@ -117,9 +117,9 @@ class Engine(ABC):
     ) -> list[PoseEstimates]:
         """As `estimate`, for the people of several pictures together: their crops share the batches.
 
-        The rows that `choose` is asked for count through all pictures, and the coarse poses that it is shown lie in
-        these. Where those who leave early are `corrected` by whoever asks, nothing more is done for them: no flip test,
-        and their poses are zeros.
+        The rows passed to `choose` are numbered across all pictures, and its coarse poses are in picture px. If the
+        caller has the poses of people who leave early `corrected`, nothing more is done for them: there is no flip
+        test, and their poses are zeros.
         """
         affines = [self.affines(boxes) for _, boxes in pictures]
         choose = choose or self.chooser([boxes for _, boxes in pictures])
@@ -138,13 +138,14 @@ class Engine(ABC):
         return found
 
     def affines(self, bboxes_xyxy: ArrayLike) -> NDArray[np.float64]:
-        """The map from picture to crop for each box (N, 4) px: (N, 2, 3); closer for who is not refined in any case."""
+        """The map from picture to crop for each box (N, 4) px: (N, 2, 3); closer for people who are never refined."""
         h, w = self.crop_size_hw
         padding = np.where(self.gate.never(body_heights(bboxes_xyxy)), self.config.coarse_padding, self.box_padding)
         return crop_affine(bboxes_xyxy, (w, h), padding)
 
     def chooser(self, bboxes_xyxy: Sequence[ArrayLike]) -> Choose | None:
-        """Who of the people of all pictures, in boxes (N, 4) each, the gate refines, where heights matter."""
+        """The gate's choice among the people of all pictures, in boxes (N, 4) each; None if it does not depend on
+        heights."""
         if self.gate.refine_from_px <= 0:
             return None
         heights_px = np.concatenate([body_heights(boxes) for boxes in bboxes_xyxy])
@@ -159,7 +160,7 @@ class Engine(ABC):
         if crops_bgr.dtype != np.uint8 or crops_bgr.shape[1:] != (*self.crop_size_hw, 3):
             raise ValueError(
                 f"crops are {crops_bgr.dtype}{list(crops_bgr.shape)}; "
-                f"uint8 [N, {self.crop_size_hw[0]}, {self.crop_size_hw[1]}, 3] is wanted"
+                f"uint8 [N, {self.crop_size_hw[0]}, {self.crop_size_hw[1]}, 3] is needed"
             )
         with self._on_device():
             return self._estimate(as_tensor(crops_bgr), choose)
@@ -177,7 +178,7 @@ class Engine(ABC):
         return PoseEstimates(*(np.concatenate(field) for field in zip(*parts, strict=True)))
 
     def _on_device(self) -> AbstractContextManager[object]:
-        """Work of the device is queued in its own order within."""
+        """Context in which the device's work is queued in its own order."""
         return nullcontext()
 
     def _cut(self, image_bgr: NDArray[np.uint8], affine: NDArray[np.float64]) -> Tensor:
@@ -189,11 +190,11 @@ class Engine(ABC):
     def _batch(
         self, crops_bgr: Tensor, choose: ChooseRows | None, corrected: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Keypoints (B, K, 2) in crop px, scores (B, K), quality (B,) and who was refined (B,) of crops (B, h, w, 3)
-        uint8, B from 1 to `max_batch`; `corrected` as of `estimate_all`."""
+        """Keypoints (B, K, 2) in crop px, scores (B, K), quality (B,) and refined (B,) of crops (B, h, w, 3) uint8, B
+        from 1 to `max_batch`; `corrected` as in `estimate_all`."""
 
 
 def as_tensor(crops_bgr: NDArray[np.uint8]) -> Tensor:
-    """Crops (N, h, w, 3) uint8 as torch takes them."""
+    """Crops (N, h, w, 3) uint8 as a tensor."""
     crops = np.ascontiguousarray(crops_bgr)
-    return torch.from_numpy(crops if crops.flags.writeable else crops.copy())  # torch warns of what it may not write to
+    return torch.from_numpy(crops if crops.flags.writeable else crops.copy())  # torch warns about read-only arrays

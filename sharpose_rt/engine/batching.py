@@ -1,4 +1,4 @@
-"""Any number of crops in batches of few sizes: shapes that are known beforehand can be compiled and recorded."""
+"""Splits any number of crops into batches of a few sizes, as known shapes can be compiled and recorded in advance."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ log = logging.getLogger("sharpose_rt.engine")
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 Stage = Callable[..., tuple[Tensor, ...]]
-"""Tensors of one bucket's rows in, tensors of as many rows out."""
+"""Maps tensors with one bucket's rows to tensors with as many rows."""
 
 
 @cache
 def plan(count: int, buckets: tuple[int, ...], overhead: float) -> tuple[int, ...]:
-    """The buckets, largest first, that hold `count` crops at the least cost; only the last is ever padded.
+    """The buckets (batch sizes), largest first, for `count` crops at the least cost; only the last is ever padded.
 
-    A batch of b costs `overhead` + b, in crops: the overhead decides whether 5 crops are 4 and 1, or 8 with 3 rows
-    of padding.
+    A batch of b crops costs `overhead` + b, in crops: the overhead decides whether 5 crops become 4 and 1, or 8 with 3
+    rows of padding.
     """
     best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
     for rows in range(1, count + 1):
@@ -38,13 +38,13 @@ def plan(count: int, buckets: tuple[int, ...], overhead: float) -> tuple[int, ..
 class Batcher:
     """Runs a stage over any number of rows, bucket by bucket.
 
-    Where the device's memory does not suffice the bucket is halved, for good, and the work goes on.
+    If the device's memory is too small, the bucket is halved, permanently, and the work continues.
 
     Args:
         buckets: sizes that the stage takes, ascending.
         overhead: what a batch costs besides its rows, in rows.
-        sizes: those of them that so many rows may have now; all of them unless given.
-        forget: lets go of what holds memory, for batches of so many rows and more for good; whether there may be such.
+        sizes: returns the buckets that may be used now for a number of rows; by default all.
+        forget: frees memory, permanently for batches of a number of rows or more; whether there may be any to free.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Batcher:
         self.buckets, self.overhead, self._sizes, self._forget = tuple(buckets), overhead, sizes, forget
 
     def run(self, stage: Stage, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """What `stage` gives for all rows of `tensors` (N, ...), N at least 1, in their order.
+        """The results of `stage` for all rows of `tensors` (N, ...), N at least 1, in their order.
 
         Raises:
             RuntimeError: not even one row fits, see `is_short_of_gpu_memory`.
@@ -88,10 +88,10 @@ class Batcher:
         if failed > 1:
             self.buckets = tuple(bucket for bucket in self.buckets if bucket <= failed // 2)
             log.warning(
-                "a batch of %d crops does not fit into memory; from now on %d at once", failed, self.buckets[-1]
+                "a batch of %d crops does not fit into memory; at most %d at once from now on", failed, self.buckets[-1]
             )
         elif forgotten:
-            log.warning("a single crop does not fit into memory beside CUDA graphs; from now on without them")
+            log.warning("a single crop does not fit into memory together with CUDA graphs; continuing without them")
         else:
             raise error
         if torch.cuda.is_available():
@@ -99,6 +99,6 @@ class Batcher:
 
 
 def padded(rows: Tensor, size: int) -> Tensor:
-    """`rows` (n, ...) brought to `size` rows by repeats of the last one, whose results are thrown away."""
+    """`rows` (n, ...) padded to `size` rows by repeating the last one; results of the repeats are discarded."""
     missing = size - len(rows)
     return rows if missing <= 0 else torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])

@@ -1,4 +1,4 @@
-"""Which backend and precision `auto` takes: of those possible the one that a short measurement finds fastest here."""
+"""Chooses backend and precision for `auto`: of those possible, the ones that a short measurement finds fastest here."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from sharpose_rt.models.weights import load_model, read_ranges
 log = logging.getLogger("sharpose_rt.engine")
 
 MEASURE_S = 2.0
-"""How long the candidates take turns, compiling not counted."""
+"""How long the candidates take turns, excluding compilation."""
 _BATCH = 4
 
 
 def installed() -> tuple[str, ...]:
-    """Backends that can be tried, the surest first."""
+    """Backends that can be tried, the most reliable first."""
     return ("torch", "openvino") if openvino_graphs.installed() else ("torch",)
 
 
 @dataclass(frozen=True)
 class Way:
-    """How to run the network: by which backend, in which numbers."""
+    """How to run the network: the backend and the number format."""
 
     backend: str
     dtype: torch.dtype
@@ -54,11 +54,11 @@ class Way:
 
 
 def create_backend(network: SHaRPose, config: PoseConfig, ranges: Ranges | None = None) -> Backend:
-    """The backend that `config` names, for a network in float32 on the CPU; `ranges` come with its weights.
+    """The backend that `config` names, for a network in float32 on the CPU; `ranges` are stored with its weights.
 
     Raises:
-        DeviceError: the device, the precision or the backend cannot be had.
-        WeightsError: int8 is asked for, and the weights are not ready for it.
+        DeviceError: the device, the precision or the backend is not available.
+        WeightsError: int8 is requested, but the weights are not prepared for it.
     """
     return _build(_choose(config, ranges, network), network, config, ranges)
 
@@ -66,12 +66,12 @@ def create_backend(network: SHaRPose, config: PoseConfig, ranges: Ranges | None 
 def choose(config: PoseConfig) -> PoseConfig:
     """`config` with its backend and precision named: what `auto` means for its weights on this machine.
 
-    It is measured once, then remembered. A file's network runs on the CPU, and what stands beside it.
+    It is measured once, then remembered. A network from a file runs on the CPU, and so does the detector of its run.
 
     Raises:
-        DeviceError: the device, the precision or the backend cannot be had.
-        WeightsError: there are no weights, or int8 is asked for and they are not ready for it.
-        ConfigError: an option is given that a file's network does not have.
+        DeviceError: the device, the precision or the backend is not available.
+        WeightsError: there are no weights, or int8 is requested and they are not prepared for it.
+        ConfigError: an option is given that a network from a file does not have.
     """
     if is_network_file(config.model):
         check_file_options(config)
@@ -84,7 +84,7 @@ def choose(config: PoseConfig) -> PoseConfig:
 
 
 def check_file_options(config: PoseConfig) -> None:
-    """Raises ConfigError or DeviceError where an option asks what another project's network does not have."""
+    """Raises ConfigError or DeviceError for options that another project's network does not have."""
     for name, given in (
         ("quality_threshold", config.quality_threshold is not None),
         ("refine_from_gain", config.refine_from_gain is not None),
@@ -94,37 +94,36 @@ def check_file_options(config: PoseConfig) -> None:
     ):
         if given:
             raise ConfigError(
-                f"{name} is of SHaRPose's networks of two stages, and {config.model} has one; leave it away"
+                f"{name} applies only to SHaRPose's two-stage networks, but {config.model} has one stage; omit it"
             )
     if config.weights != "auto":
-        raise ConfigError(f"{config.model} holds its weights, and weights are {config.weights!r}; leave them away")
+        raise ConfigError(f"{config.model} contains its weights, but weights are {config.weights!r}; omit them")
     if config.precision in ("int8", "fp16"):
-        raise DeviceError(f"{config.model} runs in fp32 or bf16; a file in int8 keeps its integers by itself")
+        raise DeviceError(f"{config.model} runs in fp32 or bf16; a file in int8 keeps its integers automatically")
     if config.backend == "torch" or config.device.startswith("cuda"):
-        raise DeviceError(f"{config.model} runs by OpenVINO on the CPU; leave --backend and --device away")
+        raise DeviceError(f"{config.model} runs with OpenVINO on the CPU; omit --backend and --device")
 
 
 def ways(config: PoseConfig, ranges: Ranges | None) -> tuple[Way, ...]:
-    """What `config` leaves open, the surest first; with weights that are ready for it, int8 last.
+    """The ways that `config` leaves open, the most reliable first; int8 last, if the weights are prepared for it.
 
     Raises:
-        DeviceError: the device, the precision or the backend cannot be had.
-        WeightsError: int8 is asked for, and the weights are not ready for it.
+        DeviceError: the device, the precision or the backend is not available.
+        WeightsError: int8 is requested, but the weights are not prepared for it.
     """
     device = resolve_device(config.device)
     dtype = resolve_precision(config.precision, device)
     if config.backend == "openvino" and device.type == "cuda":
-        raise DeviceError("backend openvino runs on the CPU; give --device cpu, or --backend torch")
+        raise DeviceError("backend openvino runs on the CPU; use --device cpu, or --backend torch")
     if config.backend == "openvino" or (dtype == torch.int8 and config.backend == "auto"):
-        openvino_graphs.openvino()  # says what to install where it is not
+        openvino_graphs.openvino()  # says what to install if it is missing
     if dtype == torch.int8:
         if config.backend == "torch":
-            raise DeviceError("precision int8 runs by OpenVINO; give --backend openvino, or --precision fp32 or bf16")
+            raise DeviceError("precision int8 needs OpenVINO; use --backend openvino, or --precision fp32 or bf16")
         if ranges is None:
             raise WeightsError(
-                f"the weights {config.weights!r} of {config.model} do not say in which ranges their layers' inputs "
-                "lie, which int8 wants to know; write that in with `sharpose-rt weights quantize`, or take another "
-                "--precision"
+                f"the weights {config.weights!r} of {config.model} do not state the ranges of their layers' inputs, "
+                "which int8 needs; add them with `sharpose-rt weights quantize`, or use another --precision"
             )
         if not multiplies_integers():
             _warn_of_int8()
@@ -137,9 +136,9 @@ def ways(config: PoseConfig, ranges: Ranges | None) -> tuple[Way, ...]:
     return (*found, Way("openvino", torch.int8)) if with_int8 else found
 
 
-@cache  # a run looks at its ways more than once
+@cache  # a run gets its ways more than once
 def _warn_of_int8() -> None:
-    log.warning("this processor has no VNNI: int8 is less exact on it, and hardly faster than --precision fp32")
+    log.warning("this processor has no VNNI: int8 is less accurate on it, and hardly faster than --precision fp32")
 
 
 def _build(way: Way, network: SHaRPose, config: PoseConfig, ranges: Ranges | None) -> Backend:
@@ -168,37 +167,38 @@ def _choose(config: PoseConfig, ranges: Ranges | None, network: SHaRPose | None 
     if _are_rates(rates, open_ways):
         return open_ways[_best(rates, open_ways)]
     network = network or load_model(config.model, config.weights, config.behaviour)[0]
-    log.info("measuring which is faster here, for this and later runs: %s", ", ".join(open_ways))
+    log.info("measuring which is fastest here, for this and later runs: %s", ", ".join(open_ways))
     rates = measure(network, config, ranges)
     best = _best(rates, open_ways)
     figures = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
-    if len(rates) < len(open_ways):  # what does not work now may work next time
+    if len(rates) < len(open_ways):  # what fails now may work next time
         where = "measured again next time"
     elif remember(path, key, rates):
         where = f"remembered in {path}"
     else:
-        where = f"{path} cannot be written, so each start measures again; XDG_CACHE_HOME names another folder"
-    log.info("backend: %s, the faster one here (crops/s: %s); %s", best, figures, where)
+        where = f"{path} cannot be written, so each start measures again; set XDG_CACHE_HOME to another folder"
+    log.info("backend: %s, the fastest here (crops/s: %s); %s", best, figures, where)
     return open_ways[best]
 
 
 def _are_rates(known: object, open_ways: Mapping[str, Way]) -> TypeGuard[dict[str, float]]:
-    """Whether what was remembered is a number for each way."""
+    """Whether the remembered rates are a number for each way."""
     if not isinstance(known, dict) or known.keys() != open_ways.keys():
         return False
     return all(isinstance(rate, (int, float)) for rate in known.values())
 
 
 def _best(rates: Mapping[str, float], open_ways: Mapping[str, Way]) -> str:
-    """The way that pays: against float32, int8 has an accuracy to pay for; bfloat16 costs as much."""
+    """The best way. Int8 must beat float32 by a margin, as it is less accurate, but not bfloat16, which is no more
+    accurate."""
     margin = WORTH_IT if any(way.dtype == torch.float32 for way in open_ways.values()) else 1
     return max(rates, key=lambda name: rates[name] / (margin if open_ways[name].dtype == torch.int8 else 1))
 
 
 def measure(network: SHaRPose, config: PoseConfig, ranges: Ranges | None = None) -> dict[str, float]:
-    """Crops a second of each way that is open, half of them refined; they take turns for `MEASURE_S`.
+    """Crops per second of each open way, half of them refined; they take turns for `MEASURE_S`.
 
-    One that does not come up is left out, and said in the log.
+    A way that does not work is omitted and logged.
     """
     use_networks()
     with at_most_threads(network_threads(config.threads)):  # as in the run
@@ -217,13 +217,13 @@ def _measure(network: SHaRPose, config: PoseConfig, ranges: Ranges | None) -> di
             candidates.pop(str(way), None)
             log.warning("backend %s does not work here: %s", way, error)
     if not candidates:
-        raise DeviceError(f"backend {config.backend} does not work here; see the log, or give --backend torch")
+        raise DeviceError(f"backend {config.backend} does not work here; see the log, or use --backend torch")
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     began_s = time.perf_counter()
     while not all(seconds.values()) or time.perf_counter() - began_s < MEASURE_S:
         for name, backend in candidates.items():
             seconds[name].append(_turn(backend, network))
-    # The least time is what the machine can do; the others say what else it had to do.
+    # The shortest time is what the machine can do; the others include its other load.
     return {name: round(_BATCH / min(turns), 1) for name, turns in seconds.items()}
 
 
@@ -240,8 +240,8 @@ def _turn(backend: Backend, network: SHaRPose) -> float:
 
 
 def _key(config: PoseConfig, names: Iterable[str]) -> str:
-    """All that decides which one is faster."""
+    """Everything that affects which way is fastest."""
     versions = [f"sharpose-rt {sharpose_rt.__version__}", f"openvino {version('openvino')}"]
-    # Threads that spin while they wait take the core that the other backend's would have.
+    # Threads that spin while waiting take the core that the other backend's threads need.
     threads = f"{network_threads(config.threads)} threads {os.environ.get('OMP_WAIT_POLICY', '')}".rstrip()
     return ", ".join([this_machine(), threads, config.model, " or ".join(names), *versions])

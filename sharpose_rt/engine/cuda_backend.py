@@ -1,4 +1,5 @@
-"""The torch network on a GPU: crops are cut there from the uploaded picture, each stage is a CUDA graph a bucket."""
+"""The torch network on a GPU: crops are cut there from the uploaded picture, and each stage has a CUDA graph per
+bucket."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose
 log = logging.getLogger("sharpose_rt.engine")
 
 WARMED = 32
-"""The largest bucket that is recorded before the run; larger ones when they come."""
+"""The largest bucket recorded before the run; larger ones are recorded when needed."""
 
 
 class CudaBackend(TorchBackend):
@@ -30,7 +31,7 @@ class CudaBackend(TorchBackend):
 
     def __init__(self, network: SHaRPose, device: torch.device, dtype: torch.dtype, max_batch: int) -> None:
         super().__init__(network, device, dtype, max_batch)
-        network = self.network  # in a circle through `self` the graphs would stay until Python looks for such
+        network = self.network  # a reference cycle through `self` would keep the graphs until garbage collection
 
         def coarse(crops_bgr: Tensor) -> tuple[Tensor, ...]:
             return network.coarse_stage(normalise(crops_bgr).to(dtype)).tensors
@@ -45,19 +46,20 @@ class CudaBackend(TorchBackend):
 
     @torch.inference_mode()
     def warm_up(self, crops: int, *, behind: bool) -> None:
-        """Record stages and decoding for the buckets up to `WARMED`, however few crops come first: that is quick."""
+        """Record stages and decoding for the buckets up to `WARMED`, which is quick, whatever the number of crops."""
         wanted = [bucket for bucket in self.buckets if bucket <= WARMED]
         while wanted and (failed := self._first_that_fails(wanted)) is not None:
             log.warning(
-                "%d crops at once do not fit into the GPU's memory with CUDA graphs; they go without, or by fewer",
+                "%d crops at once do not fit into the GPU's memory with CUDA graphs; they run without, or fewer at "
+                "once",
                 failed,
             )
             self.forget(failed)
             torch.cuda.empty_cache()
-            wanted = [bucket for bucket in wanted if bucket < failed]  # whose recordings have gone with it
+            wanted = [bucket for bucket in wanted if bucket < failed]  # whose recordings were dropped with it
 
     def _first_that_fails(self, buckets: Sequence[int]) -> int | None:
-        """That of ascending buckets for which the memory does not suffice; those before are recorded."""
+        """The first of ascending buckets that does not fit into memory; those before it are recorded."""
         h, w = self.network.variant.size_hw
         for bucket in buckets:
             try:
@@ -68,7 +70,7 @@ class CudaBackend(TorchBackend):
             except RuntimeError as error:
                 if not is_short_of_gpu_memory(error):
                     raise
-                return bucket  # the run's batcher finds out what fits without
+                return bucket  # the run's batcher finds out what fits without graphs
         return None
 
     def forget(self, rows: int) -> bool:
@@ -77,14 +79,15 @@ class CudaBackend(TorchBackend):
         return any(given_up)
 
     def cut(self, image_bgr: NDArray[np.uint8], affine: NDArray[np.float64], size_wh: tuple[int, int]) -> Tensor:
-        """See `Backend`; only the picture goes up, once for all its people."""
-        # Copied to where the GPU can fetch it beside other work; frames may be read-only, or views with negative steps.
+        """See `Backend`; only the picture is uploaded, once for all its people."""
+        # Copied to memory that the GPU can read alongside other work; frames may be read-only, or have negative
+        # strides.
         staged = torch.empty(image_bgr.shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         np.copyto(staged.numpy(), image_bgr)
         return warp_on_device(staged.to(self.device, non_blocking=True), affine, size_wh)
 
     def prepare(self, crops_bgr: Tensor) -> Tensor:
-        """The crops themselves: the graphs begin with the normalisation."""
+        """The crops themselves: the graphs include the normalisation."""
         return upload(crops_bgr, self.device)
 
     def coarse(self, images: Tensor) -> CoarseOutput:

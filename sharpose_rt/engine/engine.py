@@ -1,4 +1,5 @@
-"""The engine of a SHaRPose network: crops through both stages in batches. Letters: B crops, R refined, K keypoints."""
+"""The engine of a SHaRPose network: runs crops through both stages in batches. Letters: B crops, R refined, K
+keypoints."""
 
 from __future__ import annotations
 
@@ -25,14 +26,14 @@ from sharpose_rt.types import Float32
 
 
 class PoseEngine(Engine):
-    """A network of one of our variants.
+    """A network that is one of our variants.
 
     Args:
         config: which network, where, how.
 
     Raises:
         WeightsError: there are no weights, or they do not fit.
-        DeviceError: the device or the precision cannot be had.
+        DeviceError: the device or the precision is not available.
     """
 
     two_stages = True
@@ -71,7 +72,7 @@ class PoseEngine(Engine):
         images = self.backend.prepare(crops_bgr)
         coarse = self.coarse(images)
         asked = self.ask_gate(coarse, choose)
-        selected, low = split_cells(coarse.cell_scores, self.network.selected_count)  # queued while the outlook travels
+        selected, low = split_cells(coarse.cell_scores, self.network.selected_count)  # queued during the copy
         refined = asked()
         which = refined.nonzero().squeeze(1)  # (R,)
         heatmaps = self.refine(images, coarse, selected, low, which) if len(which) else coarse.heatmaps
@@ -91,10 +92,10 @@ class PoseEngine(Engine):
         return self._batcher.run(stage, images, selected, low, *coarse.tokens)[0]
 
     def ask_gate(self, coarse: CoarseOutput, choose: ChooseRows | None) -> Callable[[], Tensor]:
-        """Call the result for which crops go on to the fine stage: (B,) bool on the CPU.
+        """A function that returns which crops go on to the fine stage: (B,) bool on the CPU.
 
-        Until then what the coarse stage says of them travels there; where all are refined, whatever it is, nothing
-        does. Its poses are decoded where `choose` wants them.
+        Until it is called, the coarse stage's predictions are copied to the CPU, unless all crops are refined anyway.
+        The coarse poses are decoded if `choose` needs them.
         """
         if choose is None and not self.gate.asks_network:
             return lambda: torch.ones(len(coarse.quality), dtype=torch.bool)
@@ -113,10 +114,10 @@ class PoseEngine(Engine):
     def refine(self, images: Tensor, coarse: CoarseOutput, selected: Tensor, low: Tensor, which: Tensor) -> Tensor:
         """Heatmaps (B, K, h, w) of prepared crops: fine ones of rows `which` (R,), R at least 1, coarse ones of the
         rest."""
-        if len(which) == len(images):  # nothing to pick out and put back
+        if len(which) == len(images):  # no rows to select and put back
             return self.fine(images, coarse, selected, low)
         which = upload(which, images.device)
-        # Whole rows, which indexing in brackets copies number by number: bytes take five times as long.
+        # Copies whole rows; indexing with brackets copies number by number, which for bytes takes five times as long.
         images, selected, low, *tokens = (t.index_select(0, which) for t in (images, selected, low, *coarse.tokens))
         fine = self.fine(images, CoarseOutput.of_tokens(*tokens), selected, low)
         return coarse.heatmaps.index_copy(0, which, fine.to(coarse.heatmaps.dtype))

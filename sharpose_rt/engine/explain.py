@@ -19,16 +19,16 @@ class Explanation:
 
     Args:
         crop_bgr: (h, w, 3) uint8.
-        attention: (gh, gw) float32, how much the keypoints attended to each cell, scaled to sum 1 (Eq. 7).
+        attention: (gh, gw) float32, how much the keypoints attended to each cell, scaled to sum to 1 (Eq. 7).
         selected: (gh, gw) bool, the cells that the fine stage splits, or would split.
         coarse_heatmap: (h/4, w/4) float32, the highest value over keypoints.
         coarse_keypoints: (K, 2) px.
         coarse_scores: (K,) in 0..1.
-        fine_heatmap: as the coarse one; None where the crop left after the coarse stage.
+        fine_heatmap: as the coarse one; None if the crop left after the coarse stage.
         fine_keypoints: None likewise.
         fine_scores: None likewise.
         quality: predicted OKS of the coarse pose (Eq. 4).
-        gain: predicted AP that the fine stage adds; inf by weights that do not predict it.
+        gain: predicted AP that the fine stage adds; inf for weights that do not predict it.
     """
 
     crop_bgr: NDArray[np.uint8]
@@ -45,7 +45,7 @@ class Explanation:
 
     @property
     def refined(self) -> bool:
-        """The crop went through the fine stage."""
+        """Whether the crop went through the fine stage."""
         return self.fine_heatmap is not None
 
 

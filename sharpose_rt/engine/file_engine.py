@@ -1,6 +1,6 @@
-"""The engine of a top-down pose network that comes as a file, in ONNX or OpenVINO's form: RTMPose, ViTPose and others.
+"""The engine of a top-down pose network from a file in ONNX or OpenVINO format: RTMPose, ViTPose and others.
 
-It sees a person once: there is no coarse stage, and no quality is predicted. Letters: B crops, K keypoints.
+Such a network has one stage: no coarse stage, and no predicted quality. Letters: B crops, K keypoints.
 """
 
 from __future__ import annotations
@@ -40,32 +40,32 @@ from sharpose_rt.models.weights import WeightsInfo, file_sha256
 from sharpose_rt.skeleton import COCO17, HALPE26, WHOLEBODY133, Skeleton
 
 _SETS = {len(skeleton): skeleton for skeleton in (COCO17, HALPE26, WHOLEBODY133)}
-"""The keypoints of a network, by how many it has."""
+"""The keypoints of a network, by their number."""
 USUAL_PIXELS = "rgb_imagenet"
-"""What MMPose's, ViTPose's and PaddleDetection's networks take."""
+"""The pixel form of MMPose's, ViTPose's and PaddleDetection's networks."""
 NEAR = 0.98
-"""A form of pixels that is this near to the best counts as good."""
+"""A pixel form with more than this share of the best result counts as equally good."""
 HARDLY = 0.2
-"""OKS times score of two known people; below it no form is right."""
+"""OKS times score of two known people below which no form is right."""
 logger = logging.getLogger("sharpose_rt.engine")
 
 
 class FileEngine(Engine):
-    """A network of a file, run by OpenVINO on the CPU.
+    """A network from a file, run by OpenVINO on the CPU.
 
-    It takes crops (B, 3, H, W), RGB and normalised as for ImageNet, or in that other form in which it finds two known
-    people. It gives heatmaps (B, K, h, w), or (B, K, W') and (B, K, H') along either axis (SimCC, Li et al. 2022, as
-    RTMPose has them). Heatmaps are taken to lie as in UDP (Huang et al. 2020), the others as in MMPose's RTMPose:
-    pixels have their centres half a pixel apart. Batches are of any size where the file leaves that open; of one with
-    one row a crop goes through in each thread.
+    It takes crops (B, 3, H, W), RGB and normalised as for ImageNet, or in another pixel form if it finds two known
+    people better in that. It outputs heatmaps (B, K, h, w), or (B, K, W') and (B, K, H') along the two axes (SimCC, Li
+    et al. 2022, as in RTMPose). Coordinates of heatmaps are as in UDP (Huang et al. 2020), the others as in MMPose's
+    RTMPose: their pixel centres differ by half a pixel. Batches may have any size if the file allows it; otherwise each
+    thread runs one crop.
 
     Args:
         config: `model` is the file.
 
     Raises:
-        WeightsError: it cannot be read, or is no such network.
+        WeightsError: it cannot be read, or is not such a network.
         ConfigError: an option is given that such a network does not have.
-        DeviceError: OpenVINO is not there; the device or the precision cannot be had.
+        DeviceError: OpenVINO is not installed; the device or the precision is not available.
     """
 
     backend_name = "openvino"
@@ -87,20 +87,20 @@ class FileEngine(Engine):
         open_batch = self._bare.input(0).partial_shape[0].is_dynamic
         sizes = BUCKETS if open_batch else sorted({1, self._threads})
         self._batcher = Batcher([size for size in sizes if size <= config.max_batch], OVERHEAD)
-        self._form: PixelForm | None = None  # while it is tried out, what is done to pixels before a bare network
+        self._form: PixelForm | None = None  # the form applied before the bare network while it is tried
         self._graphs: dict[int, Graph] = {}
         self.pixels = self._tried() if config.pixels == "auto" else config.pixels
         self._model = self._behind(ALL[self.pixels].before)
 
     def _behind(self, steps: Callable[[Any], Any]) -> Any:
-        """The network with those steps before it."""
+        """The network preceded by those steps."""
         try:
             return steps(self._bare.clone())
         except RuntimeError as error:
             raise WeightsError(f"{self.config.model} does not take pictures: {error!s:.200}") from error
 
     def _tried(self) -> str:
-        """The form of pixels with which it knows two people best; of those that are near it the most usual."""
+        """The pixel form with which it finds two people best; among those close to it, the most usual."""
         image, shares = load_photograph(known_people.PHOTOGRAPH), {}
         if image is None:
             return USUAL_PIXELS
@@ -113,19 +113,18 @@ class FileEngine(Engine):
         top = max(shares.values())
         if top < HARDLY:
             logger.warning(
-                "%s hardly finds the keypoints of two people in a photograph (%.0f %% of them), in whatever form it is "
-                "given their pixels; is it a top-down network with COCO's keypoints first? It is taken to want %s "
-                "(--set pose.pixels)",
+                "%s hardly finds the keypoints of two people in a photograph (%.0f %% of them), in any pixel form; is "
+                "it a top-down network with COCO's keypoints first? It is assumed to need %s (--set pose.pixels)",
                 self.config.model, 100 * top, USUAL_PIXELS,
             )  # fmt: skip
             return USUAL_PIXELS
         best = next(pixels for pixels, share in shares.items() if share > NEAR * top)
         if best != USUAL_PIXELS:
-            logger.info("%s takes pixels as %s (tried out on two people in a photograph)", self.config.model, best)
+            logger.info("%s takes pixels as %s (tried on two people in a photograph)", self.config.model, best)
         return best
 
     def warm_up(self, people: int | None = None, *, behind: bool = False) -> None:
-        """See `Engine`; a graph of such a file is made in a moment, so none waits `behind`."""
+        """See `Engine`; such graphs compile in a moment, so `behind` has no effect."""
         for size in self._batcher.buckets:
             if people is None or size <= people:
                 self._graph(size)
@@ -166,7 +165,7 @@ class FileEngine(Engine):
 
 
 def weights_of(path: Path) -> Path:
-    """Where a network's numbers are: OpenVINO's form has them beside it. What ONNX has outside is not looked at."""
+    """The file with a network's weights: in OpenVINO's format the one beside it. External data of ONNX is ignored."""
     return path.with_suffix(".bin") if path.suffix.lower() == ".xml" else path
 
 
@@ -175,18 +174,18 @@ def file_skeleton(path: str) -> Skeleton:
     return _skeleton(path, Path(path).stat().st_mtime if is_file(path) else 0.0)
 
 
-@lru_cache(maxsize=8)  # each source of a run asks
+@lru_cache(maxsize=8)  # called for each source of a run
 def _skeleton(path: str, changed_s: float) -> Skeleton:
     return _prepared(Path(path))[2]
 
 
 def _prepared(path: Path) -> tuple[Any, tuple[int, int], Skeleton]:
-    """The network with its maps alone as outputs; its crops' H and W; its keypoints."""
+    """The network with only its maps as outputs; its crops' H and W; its keypoints."""
     model = read_graph(path)
     takes = [lengths(port) for port in model.inputs]
     if len(takes) != 1 or len(takes[0]) != 4 or takes[0][1] != 3 or -1 in takes[0][1:]:
         raise WeightsError(
-            f"{path} takes {said(takes)}; a network that takes [B, 3, height, width] of fixed size is wanted"
+            f"{path} takes {said(takes)}; its input must be [B, 3, height, width] with fixed height and width"
         )
     size_hw = takes[0][2], takes[0][3]
     if takes[0][0] != -1 or not _takes_any_batch(model):
@@ -194,7 +193,8 @@ def _prepared(path: Path) -> tuple[Any, tuple[int, int], Skeleton]:
             model = with_batch(model, 1)
         except RuntimeError as error:
             raise WeightsError(
-                f"{path} takes batches of one size alone, which is not 1; export it with an open batch, or of one crop"
+                f"{path} takes batches of one fixed size, which is not 1; export it with a dynamic batch, or for one "
+                "crop"
             ) from error
     shapes = [lengths(port) for port in model.outputs]
     chosen = _chosen(shapes, size_hw)
@@ -202,14 +202,14 @@ def _prepared(path: Path) -> tuple[Any, tuple[int, int], Skeleton]:
         h, w = size_hw
         sets = ", ".join(f"{count} ({skeleton.name})" for count, skeleton in _SETS.items())
         raise WeightsError(
-            f"{path} gives {said(shapes)}; of one person in a crop heatmaps [B, K, h, w], or [B, K, n {w}] and "
-            f"[B, K, n {h}] (SimCC), are wanted, with K one of {sets}"
+            f"{path} outputs {said(shapes)}; expected heatmaps of one person per crop [B, K, h, w], or [B, K, n {w}] "
+            f"and [B, K, n {h}] (SimCC), with K one of {sets}"
         )
     return _bare(model, chosen), size_hw, _SETS[shapes[chosen[0]][1]]
 
 
 def _chosen(shapes: list[list[int]], size_hw: tuple[int, int]) -> tuple[int, ...] | None:
-    """Which outputs of these shapes are the heatmaps, or the lines along x and along y; None where none are."""
+    """Which outputs of these shapes are the heatmaps, or the rows of bins along x and y; None if none are."""
     h, w = size_hw
     maps = [(i,) for i, shape in enumerate(shapes) if len(shape) == 4 and min(shape[2:]) >= 5]
     lines = [(i, shape[2]) for i, shape in enumerate(shapes) if len(shape) == 3 and shape[2] > 0]
@@ -220,7 +220,7 @@ def _chosen(shapes: list[list[int]], size_hw: tuple[int, int]) -> tuple[int, ...
 
 
 def _bare(model: Any, chosen: tuple[int, ...]) -> Any:
-    """The network with those outputs alone that are wanted, in float32."""
+    """The network with only the chosen outputs, in float32."""
     ov, _ = openvino()
     model = ov.Model([model.outputs[i].get_node().input_value(0) for i in chosen], model.get_parameters(), "pose")
     steps = ov.preprocess.PrePostProcessor(model)
@@ -230,7 +230,7 @@ def _bare(model: Any, chosen: tuple[int, ...]) -> Any:
 
 
 def _takes_any_batch(model: Any) -> bool:
-    """Whether a graph that leaves its batch open does so throughout."""
+    """Whether a graph with a dynamic batch is dynamic throughout."""
     try:
         return all(lengths(port)[:1] == [2] for port in with_batch(model, 2).outputs)
     except RuntimeError:

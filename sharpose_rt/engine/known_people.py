@@ -1,4 +1,4 @@
-"""Two people in a photograph whose keypoints are known, on whom a network of a file is tried out."""
+"""Two people in a photograph with known keypoints, on whom a network from a file is tried."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ KEYPOINTS = np.array([
     294, 451, 300, 443, 284, 443, 306, 448, 266, 450, 322, 497, 248, 504, 330, 554, 250, 579, 284, 532, 262, 642,
     308, 637, 265, 638, 311, 728, 262, 735, 272, 787, 266, 823,
 ], np.float32).reshape(2, 17, 2)  # fmt: skip
-"""COCO's, px, where two networks agreed."""
+"""COCO's keypoints, px, where two networks agreed."""
 HIDDEN = 9
-"""The first one's left wrist is in the pocket, and each network has it elsewhere."""
+"""The first person's left wrist is in a pocket, and each network places it elsewhere."""
 
 
 def similarity(found: PoseEstimates) -> float:
-    """Mean OKS, 0..1, of estimates in `BOXES`, the first 17 of whose keypoints are COCO's."""
+    """Mean OKS, 0..1, of estimates in `BOXES` whose first 17 keypoints are COCO's."""
     counted = np.ones(KEYPOINTS.shape[:2])
     counted[0, HIDDEN] = 0
     areas = BOX_TO_AREA * np.prod(BOXES[:, 2:] - BOXES[:, :2], 1)

@@ -1,9 +1,9 @@
 """Both stages as OpenVINO graphs for the CPU, traced from the torch modules.
 
-In bf16 OpenVINO rounds what goes into matrix products; softmax, moving average and layer norms stay in float32, and
-the choice of cells is made between the two graphs, on float32 scores, and handed on as integer indices. Were the scores
-rounded too, nearly tied cells would be picked otherwise than by the network as trained. In int8 the same stays in
-float32, and layers without grids (see `models.int8`) multiply in the fastest floats of the processor.
+In bf16 OpenVINO rounds the inputs of matrix products; softmax, moving average and layer norms stay in float32. The
+cells are selected between the two graphs, from float32 scores, and passed on as integer indices. If the scores were
+rounded too, nearly tied cells would be selected differently from the network as trained. In int8 the same parts stay in
+float32, and layers without grids (see `models.int8`) multiply in the processor's fastest floats.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from sharpose_rt.models.sharpose import CoarseOutput, SHaRPose
 log = logging.getLogger("sharpose_rt.engine")
 
 BUCKETS = (1, 2, 4, 6, 8, 10)
-# In crops. A batch of another size goes through another graph, whose threads wait for those of the last one to stop
-# spinning: on two cores 4 crops and 1 took 28 ms through both stages, 6 took 24; 2 and 1 took 21, 4 took 18.
+# In crops. A batch of another size uses another graph, whose threads wait for those of the last one to stop spinning:
+# on two cores 4 crops and 1 took 28 ms through both stages, 6 took 24; 2 and 1 took 21, 4 took 18.
 OVERHEAD = 2.0
 
 
 class OpenVinoBackend(Backend):
-    """A graph for each stage, the decoding and each bucket, compiled when it is first needed: most runs never see ten
-    people.
+    """A graph for each bucket (batch size) of each stage and the decoding, compiled when first needed: most runs never
+    see ten people.
 
-    A graph takes the better part of a second of one core to compile, and 35 MB of memory for each thread.
+    A graph takes most of a second of one core to compile, and 35 MB of memory per thread.
 
     Args:
-        network: in float32 on the CPU; it is traced, unless the cache has its graphs, and not changed.
+        network: in float32 on the CPU; traced unless the cache has its graphs, and not modified.
         dtype: float32, bfloat16 for matrix products, or int8.
         threads: of each graph.
-        max_batch: no bucket is larger.
-        ranges: of the layers' inputs; int8 wants them.
+        max_batch: largest bucket.
+        ranges: of the layers' inputs; needed for int8.
 
     Raises:
-        DeviceError: OpenVINO is not there.
+        DeviceError: OpenVINO is not installed.
         WeightsError: the ranges do not fit the network.
     """
 
@@ -84,7 +84,7 @@ class OpenVinoBackend(Backend):
         return ready
 
     def prepare(self, crops_bgr: Tensor) -> Tensor:
-        """The crops themselves: the graphs begin with the normalisation."""
+        """The crops themselves: the graphs include the normalisation."""
         return crops_bgr
 
     def coarse(self, images: Tensor) -> CoarseOutput:
@@ -97,7 +97,7 @@ class OpenVinoBackend(Backend):
         return run(images, selected, low, *coarse.tokens)[0]
 
     def decode(self, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Backend`; torch's sixty short loops take four times as long as this one graph."""
+        """See `Backend`; torch's sixty short loops take four times as long as this graph."""
         keypoints, scores = self._graph("decode", len(heatmaps))(heatmaps.float())
         return keypoints, scores
 
@@ -107,7 +107,7 @@ class OpenVinoBackend(Backend):
         return self._graphs[stage, bucket]
 
     def _compile(self, buckets: Iterable[int]) -> None:
-        """All graphs of these sizes, where they are not there yet, side by side."""
+        """Compile all missing graphs of these sizes, in parallel."""
         missing = [key for key in itertools.product(self._models, buckets) if key not in self._graphs]
 
         def compile_one(key: tuple[str, int]) -> None:
@@ -115,16 +115,16 @@ class OpenVinoBackend(Backend):
             dtype = torch.float32 if stage == "decode" else self.dtype
             self._graphs[key] = for_batch(self._models[stage], bucket, dtype, self.threads)
 
-        with ThreadPoolExecutor(self.threads) as pool:  # a compilation keeps little more than one core busy
+        with ThreadPoolExecutor(self.threads) as pool:  # a compilation uses little more than one core
             list(pool.map(compile_one, missing))
 
     def _compile_behind(self, buckets: Iterable[int]) -> None:
         try:
             self._compile(buckets)
-        except Exception as error:  # too little memory most likely; what works goes on
+        except Exception as error:  # most likely too little memory; what works continues
             largest = min(buckets) - 1
             self.buckets = tuple(bucket for bucket in self.buckets if bucket <= largest)
-            log.warning("no graph for %s crops at once (%s); %d at most from now on", buckets, error, self.buckets[-1])
+            log.warning("no graph for %s crops at once (%s); at most %d from now on", buckets, error, self.buckets[-1])
 
 
 @torch.no_grad()
@@ -134,7 +134,7 @@ def _trace(network: SHaRPose) -> dict[str, Any]:
     coarse = CoarseOutput(*coarse_stage(crops))
     selected, low = split_cells(coarse.cell_scores, network.selected_count)
     decode = Decode(network.variant.size_hw, network.variant.skeleton.sigmas).eval()
-    decode(coarse.heatmaps)  # makes its kernels, which the trace then takes for constants
+    decode(coarse.heatmaps)  # creates its kernels, which become constants in the trace
     return {
         "coarse": traced(coarse_stage, (crops,)),
         "fine": traced(FineStage(network).eval(), (crops, selected, low, *coarse.tokens)),

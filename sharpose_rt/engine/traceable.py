@@ -1,4 +1,4 @@
-"""The network's stages as modules of tensors alone, which OpenVINO and ONNX can trace; crops come in as uint8."""
+"""The network's stages as modules with only tensors, which OpenVINO and ONNX can trace; their crops are uint8."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Normalise(nn.Module):
 
 
 class CoarseStage(nn.Module):
-    """`SHaRPose.coarse_stage` with a tuple for its output."""
+    """`SHaRPose.coarse_stage` with a tuple as output."""
 
     def __init__(self, network: SHaRPose) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class CoarseStage(nn.Module):
 
 
 class FineStage(nn.Module):
-    """`SHaRPose.fine_stage` with the one kind of coarse tokens that the behaviour takes besides the outputs."""
+    """`SHaRPose.fine_stage` with the one kind of coarse tokens that the behaviour needs besides the outputs."""
 
     def __init__(self, network: SHaRPose) -> None:
         super().__init__()

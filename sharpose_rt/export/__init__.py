@@ -1,1 +1,1 @@
-"""The networks as files that run without this package: ONNX graphs, and a sheet that says how to use them."""
+"""Exports the networks to files that run without this package: ONNX graphs, and a sheet on how to use them."""

@@ -1,4 +1,4 @@
-"""A folder of graphs and their sheet: where the sheet is, all graphs are that it tells of."""
+"""A folder of graphs and their sheet (`sharpose.json`); if the sheet exists, so do all graphs that it describes."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from sharpose_rt.models.weights import file_sha256, load_model
 SHEET = "sharpose.json"
 FILES = ("person_detector.onnx", "coarse.onnx", "fine.onnx", SHEET)
 MOST_OFF = 1e-3
-"""How far an output may be from torch's, in parts of its largest number."""
+"""Largest difference of an output from torch's, relative to its largest number."""
 CELLS = ("selected", "low")
 DECIDED = ("keypoints", *CELLS)
-"""Outputs that jump where two places are alike but for rounding, as may happen in crops of noise."""
+"""Outputs that jump if two candidates differ only by rounding, as may happen in crops of noise."""
 MOST_OTHER = 0.1
-"""Which share of them may be others than torch's: cells, and keypoints farther than `NEAR_PX` away."""
+"""Largest share of these that may differ from torch's: cells, and keypoints more than `NEAR_PX` away."""
 NEAR_PX = 0.1
 EXAMPLES, TRIALS = 2, 5
-"""Crops that a graph is made with, and that it is tried with."""
+"""Number of crops with which a graph is made, and with which it is tested."""
 
 
 def export_folder(
@@ -48,34 +48,34 @@ def export_folder(
     overwrite: bool,
     say: Callable[[str], object],
 ) -> None:
-    """Writes `FILES` into a folder, each at once, when all are done.
+    """Writes `FILES` into a folder, each atomically, once all are done.
 
-    The sheet is put there last, and an old one goes first: where replacing fails midway, there is none.
+    An old sheet is removed first and the new one written last: if replacing fails midway, there is none.
 
     Args:
-        folder: made where it is missing.
+        folder: created if missing.
         name, weights, behaviour: see `load_model`.
-        detector: of which the size counts.
+        detector: only its size counts.
         opset: see `OPSETS`.
         overwrite: replace files of these names.
-        say: takes a line on each graph.
+        say: called with a line on each graph.
 
     Raises:
         ConfigError: no such variant, behaviour or opset, or a package is missing.
         WeightsError: there are no weights, or they do not fit.
-        OutputError: there are such files, they cannot be written, or compute something else than torch.
+        OutputError: such files exist, cannot be written, or do not compute the same as torch.
     """
     check_can_write(opset)
     there = [file for file in FILES if (folder / file).exists()]
     for file in there:
         if not (folder / file).is_file():
-            raise OutputError(f"{folder / file} is no file, so it cannot be replaced; give another folder")
+            raise OutputError(f"{folder / file} is not a file, so it cannot be replaced; give another folder")
     if there and not overwrite:
         raise OutputError(f"{folder} has {', '.join(there)}; give another folder, or --overwrite to replace them")
     network, info = load_model(name, weights, behaviour)
     bundled = BundledDetector(detector)
     found = bundled.load()
-    size = Letterbox.fit((1, 1), bundled.sizes[0], found.stride).input_wh[0]  # as large as the package would make it
+    size = Letterbox.fit((1, 1), bundled.sizes[0], found.stride).input_wh[0]  # as large as this package would make it
     example, trial = (_noise(count, network.variant.size_hw, size) for count in (EXAMPLES, TRIALS))
     parts = {file: beside(folder / file) for file in FILES}
     graphs: dict[str, Any] = {}
@@ -86,7 +86,7 @@ def export_folder(
             for plan in (people_plan(found), *pose_plans(network)):
                 began_s = time.perf_counter()
                 for values in (example, trial):
-                    values |= plan.run(values)  # what comes out goes into the next
+                    values |= plan.run(values)  # outputs are inputs of the next
                 write_onnx(plan, example, parts[plan.file], opset)
                 megabytes, seconds = parts[plan.file].stat().st_size / 1e6, time.perf_counter() - began_s
                 say(f"{plan.file}: {megabytes:.1f} MB in {seconds:.0f} s; {_compared(plan, trial, parts[plan.file])}")
@@ -100,13 +100,13 @@ def export_folder(
         for part in parts.values():
             with contextlib.suppress(OSError):
                 part.unlink()
-        with contextlib.suppress(OSError):  # those that hold something stay
+        with contextlib.suppress(OSError):  # those that are not empty stay
             for path in made:
                 path.rmdir()
 
 
 def _noise(crops: int, size_hw: tuple[int, int], square: int) -> dict[str, Tensor]:
-    """Inputs of the graphs, patches of colour: the same ones each time."""
+    """Inputs of the graphs, patches of colour; the same each time."""
     random = torch.Generator().manual_seed(crops)
 
     def colours(count: int, *size_hw: int) -> Tensor:
@@ -117,31 +117,32 @@ def _noise(crops: int, size_hw: tuple[int, int], square: int) -> dict[str, Tenso
 
 
 def _compared(plan: Plan, values: dict[str, Tensor], path: Path) -> str:
-    """How far the file is from torch, in words.
+    """The file's differences from torch, in words.
 
     Raises:
-        OutputError: too far.
+        OutputError: they are too large.
     """
     if not can_run():
-        return "not compared with torch, which wants onnxruntime (pip install onnxruntime)"
+        return "not compared with torch, which needs onnxruntime (pip install onnxruntime)"
     found = run_onnx(plan, values, path)
     shares = {name: _share(name, found[name], values[name]) for name in plan.outputs}
     for name, share in shares.items():
-        most, what = (MOST_OTHER, "of them are others") if name in DECIDED else (MOST_OFF, "of the largest apart")
-        if not share <= most:  # nor is NaN
+        most, what = (MOST_OTHER, "of them differ") if name in DECIDED else (MOST_OFF, "of the largest")
+        if not share <= most:  # also true for NaN
             raise OutputError(
-                f"{plan.file} gives other {name} than torch: {share:.1e} {what}, {most:g} is accepted; nothing was "
-                "written. Try another --opset or version of onnxscript"
+                f"{plan.file} differs from torch in {name}: {share:.1e} {what}, at most {most:g} is accepted; nothing "
+                "was written. Try another --opset or version of onnxscript"
             )
     worst = max((name for name in shares if name not in DECIDED), key=lambda name: shares[name])
-    line = f"{shares[worst]:.0e} from torch at most ({worst})"
+    line = f"at most {shares[worst]:.0e} from torch ({worst})"
     if "keypoints" in found:
         line += f", keypoints {(found['keypoints'] - values['keypoints']).abs().max():.4f} px"
     return line
 
 
 def _share(name: str, found: Tensor, wanted: Tensor) -> float:
-    """Of numbers, how far they are apart in parts of the largest; of what is `DECIDED`, how much of it differs."""
+    """For numbers, their largest difference relative to the largest one; for `DECIDED` outputs, the share that
+    differs."""
     if name == "keypoints":
         return 1 - ((found - wanted).norm(dim=2) <= NEAR_PX).float().mean().item()
     if name in CELLS:

@@ -1,4 +1,4 @@
-"""What becomes a file each: torch modules, and the names of what goes in and comes out, as `sheet` explains them.
+"""Torch modules to export, each to one file, with the names of their inputs and outputs, which `sheet` explains.
 
 Letters: B crops, K keypoints, h x w heatmap cells, S selected and L other coarse cells, N boxes.
 """
@@ -23,18 +23,18 @@ POSE = ("keypoints", "scores", "heatmaps")
 
 @dataclass(frozen=True)
 class Plan:
-    """A file to be: a module in evaluation mode, what goes in and what comes out, by names."""
+    """A file to write: a module in evaluation mode, and the names of its inputs and outputs."""
 
     file: str
     module: nn.Module
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     batched: bool = True
-    """The first axis of all inputs and outputs is left open."""
+    """The first axis of all inputs and outputs is dynamic."""
 
     @torch.no_grad()
     def run(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What torch makes of the inputs among `values`."""
+        """Torch's outputs for the inputs among `values`."""
         return dict(zip(self.outputs, self.module(*self.chosen(values)), strict=True))
 
     def chosen(self, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -43,14 +43,14 @@ class Plan:
 
 
 class Coarse(nn.Module):
-    """The coarse stage and what follows from it: keypoints, and which cells the fine stage splits."""
+    """The coarse stage and its results: keypoints, and the cells that the fine stage splits."""
 
     def __init__(self, network: SHaRPose) -> None:
         super().__init__()
         self.stage, self.tokens = CoarseStage(network), _tokens(network)
 
     def forward(self, crops: Tensor) -> tuple[Tensor, ...]:
-        """Pose, what the gate looks at, cells and tokens of crops (B, H, W, 3) uint8 BGR.
+        """Pose, inputs of the gate, cells and tokens of crops (B, H, W, 3) uint8 BGR.
 
         Quality and gain are (B,), selected (B, S) and low (B, L) cells int64.
         A pose is keypoints (B, K, 2) in crop px, scores (B, K) and heatmaps (B, K, h, w).
@@ -64,17 +64,17 @@ class Coarse(nn.Module):
 
 
 class Fine(nn.Module):
-    """The fine stage, from the crops and what `Coarse` gave for them."""
+    """The fine stage, from the crops and the outputs of `Coarse` for them."""
 
     def __init__(self, network: SHaRPose) -> None:
         super().__init__()
         self.stage, self.tokens = FineStage(network), _tokens(network)
 
     def forward(self, crops: Tensor, selected: Tensor, low: Tensor, *tokens: Tensor) -> tuple[Tensor, ...]:
-        """Pose, as of `Coarse`."""
+        """Pose, as from `Coarse`."""
         given = dict(zip(self.tokens, tokens, strict=True))
         outputs = given["image_outputs"]
-        inputs = given.get("image_inputs", outputs)  # where they are not given, they are not looked at
+        inputs = given.get("image_inputs", outputs)  # if they are not given, they are not used
         heatmaps = self.stage(crops, selected, low, inputs, outputs, given.get("detail"))
         return _pose(heatmaps, self.stage.network)
 
@@ -108,18 +108,18 @@ def pose_plans(network: SHaRPose) -> tuple[Plan, Plan]:
 
 
 def people_plan(network: Network) -> Plan:
-    """The plan of a detector, for one size: its head lays out anchors for it."""
+    """The plan of a detector, for one size, as its head lays out anchors for the size."""
     module = People(network).eval()
     return Plan("person_detector.onnx", module, ("picture",), ("boxes", "box_scores"), batched=False)
 
 
 def _gate(network: SHaRPose) -> tuple[str, ...]:
-    """What the gate looks at of a `CoarseOutput`."""
+    """The fields of a `CoarseOutput` that the gate uses."""
     return ("quality",) if network.gain_predictor is None else ("quality", "gain")
 
 
 def _tokens(network: SHaRPose) -> tuple[str, ...]:
-    """What the fine stage looks at of a `CoarseOutput`, besides the cells."""
+    """What the fine stage uses of a `CoarseOutput`, besides the cells."""
     looked_at = {
         "image_inputs": network.behaviour.low_tokens_from_input,
         "image_outputs": True,

@@ -1,4 +1,4 @@
-"""Plans as ONNX files, and what these compute."""
+"""Writes plans as ONNX files, and runs these."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from sharpose_rt.errors import ConfigError
 from sharpose_rt.export.graphs import Plan
 
 OPSETS = range(18, 24)
-"""What torch's exporter writes."""
+"""Opsets that torch's exporter can write."""
 
 
 def check_can_write(opset: int) -> None:
-    """Nothing, or an error where what writes ONNX is not installed, or does not write this opset.
+    """Checks that ONNX files of this opset can be written.
 
     Raises:
-        ConfigError: see above.
+        ConfigError: a package is not installed, or does not write this opset.
     """
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"ONNX files need {' and '.join(missing)}, not installed: pip install 'sharpose-rt[onnx]'")
     if opset not in OPSETS:
         raise ConfigError(
-            f"opset {opset} cannot be written; {OPSETS[0]} to {OPSETS[-1]} are accepted, of which older programs know "
-            "the lowest alone"
+            f"opset {opset} cannot be written; {OPSETS[0]} to {OPSETS[-1]} are accepted, of which older programs "
+            "support only the lowest"
         )
 
 
 def can_run() -> bool:
-    """What runs ONNX here is installed."""
+    """Whether the package that runs ONNX is installed."""
     return importlib.util.find_spec("onnxruntime") is not None
 
 
 def write_onnx(plan: Plan, examples: Mapping[str, Tensor], path: Path, opset: int) -> None:
-    """Writes a plan with all its weights in one file, once onnx has found it to be sound.
+    """Writes a plan with all its weights in one file, after onnx has checked it.
 
     Args:
-        plan: has been run, so that what it keeps from run to run is there, and is taken for constants.
-        examples: has its inputs; two rows or more where it is batched, as a batch of one may be folded away.
+        plan: must have been run, so that what it keeps between runs exists and becomes constants.
+        examples: contains its inputs; at least two rows if it is batched, as a batch of one may be folded away.
         path: file to write.
         opset: one of `OPSETS`.
 
@@ -55,10 +55,10 @@ def write_onnx(plan: Plan, examples: Mapping[str, Tensor], path: Path, opset: in
     import onnx
 
     for name in ("onnx_ir", "onnxscript"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # they tell each node that they fold
+        logging.getLogger(name).setLevel(logging.WARNING)  # they report each node that they fold
     axes = {0: torch.export.Dim("B")} if plan.batched else {}
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's, about itself
+        warnings.simplefilter("ignore")  # torch's, about its own code
         program = torch.onnx.export(
             _OneList(plan.module).eval(),
             plan.chosen(examples),
@@ -71,16 +71,16 @@ def write_onnx(plan: Plan, examples: Mapping[str, Tensor], path: Path, opset: in
         )
     assert program is not None
     model = program.model_proto
-    # Torch names one format for all opsets, which runtimes that know the opset need not know.
+    # Torch states one format version for all opsets, which runtimes that support the opset may not know.
     model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import))
     for part in (model.graph, *model.graph.node, *model.graph.value_info):
-        del part.metadata_props[:]  # in which line of which file each node began: paths of this machine
+        del part.metadata_props[:]  # file and line where each node originated: paths of this machine
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
 
 
 def run_onnx(plan: Plan, values: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """What a plan's file makes of the inputs among `values`."""
+    """The outputs of a plan's file for the inputs among `values`."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -91,22 +91,22 @@ def run_onnx(plan: Plan, values: Mapping[str, Tensor], path: Path) -> dict[str, 
 
 
 class _OneList(nn.Module):
-    """A module with its inputs in one list, for which there is one way to say which axes are open."""
+    """A module with its inputs in one list, so that dynamic axes can always be declared in the same way."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
     def forward(self, *inputs: Tensor) -> Any:
-        """What the module gives."""
+        """The module's outputs."""
         return self.module(*inputs)
 
 
 def _operators() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """In ONNX what torch's exporter has no ONNX for."""
+    """ONNX implementations of operators that torch's exporter lacks."""
     from onnxscript import opset18
 
-    op: Any = opset18  # typed for values, and given what stands for them
+    op: Any = opset18  # typed for values, but called with symbolic ones
 
     def hypot(x: Any, y: Any) -> Any:
         return op.Sqrt(op.Add(op.Mul(x, x), op.Mul(y, y)))

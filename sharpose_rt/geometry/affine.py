@@ -1,9 +1,9 @@
-"""Crops of people as affine maps from the picture.
+"""Affine maps from the picture to the crops of people.
 
-The pixel-centre convention of the whole project: integer coordinates are pixel centres, so a picture of width w
-spans 0 .. w-1. A box of width b that becomes a crop of width w is scaled by (w - 1) / b, and the box's centre comes
-to (w - 1) / 2; a heatmap of width v over that crop has (w - 1) / (v - 1) crop pixels a cell. This is what
-UDP (Huang et al. 2020, "The Devil Is in the Details") calls unbiased: flipping and resizing commute with it.
+The pixel-centre convention of the whole project: integer coordinates are pixel centres, so a picture of width w spans
+0 .. w-1. A box of width b that becomes a crop of width w is scaled by (w - 1) / b, and the box's centre is mapped to
+(w - 1) / 2. A heatmap of width v over that crop has (w - 1) / (v - 1) crop pixels per cell. UDP (Huang et al. 2020,
+"The Devil Is in the Details") calls this unbiased: flipping and resizing commute with it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Float32 = NDArray[np.float32]
 
 
 USUAL_PADDING = 1.25
-"""By how much the field enlarges boxes for their crops (MMPose's top-down pipeline, and the authors)."""
+"""The usual factor by which boxes are enlarged for their crops (MMPose's top-down pipeline, and SHaRPose's authors)."""
 
 
 def fit_aspect(
@@ -24,8 +24,7 @@ def fit_aspect(
 ) -> NDArray[np.float64]:
     """Each box widened to the crop's aspect and enlarged by `padding`: (N, 4) as cx, cy, w, h in px.
 
-    `padding` is one factor or (N,). A box without extent counts as one pixel, so that it cannot make a map that has no
-    inverse.
+    `padding` is one factor or (N,). A box without extent counts as one pixel, so that every map has an inverse.
     """
     boxes = np.asarray(bboxes_xyxy, np.float64).reshape(-1, 4)
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -36,8 +35,8 @@ def fit_aspect(
 
 
 def body_heights(bboxes_xyxy: ArrayLike) -> NDArray[np.float64]:
-    """How tall (N,) the people in boxes (N, 4) are in the picture, px: the box's height, or 4/3 of its width where that
-    is more (who lies or bends)."""
+    """Heights (N,) in px of the people in boxes (N, 4): the box's height, or 4/3 of its width if that is more, as for
+    people who lie or bend."""
     return fit_aspect(bboxes_xyxy, (3, 4), padding=1.0)[:, 3]
 
 
@@ -53,7 +52,7 @@ def crop_affine(
         bboxes_xyxy: (N, 4) px.
         crop_size_wh: width and height of the crop, px.
         padding: see `fit_aspect`.
-        rotation_deg: by which the picture is turned in the crop (scalar or (N,)), clockwise as y points down.
+        rotation_deg: angle by which the picture is turned in the crop (scalar or (N,)); clockwise, as y points down.
     """
     return affine_from_region(fit_aspect(bboxes_xyxy, crop_size_wh, padding), crop_size_wh, rotation_deg)
 
@@ -61,7 +60,7 @@ def crop_affine(
 def affine_from_region(
     regions_cxcywh: ArrayLike, crop_size_wh: tuple[int, int], rotation_deg: ArrayLike = 0.0
 ) -> NDArray[np.float64]:
-    """As `crop_affine`, from the region (N, 4) that the crop shows: centre and size, px."""
+    """As `crop_affine`, from the regions (N, 4) that the crops show: centre and size, px."""
     regions = np.asarray(regions_cxcywh, np.float64).reshape(-1, 4)
     turn = np.broadcast_to(np.deg2rad(np.asarray(rotation_deg, np.float64)), len(regions))
     last_pixel = np.array(crop_size_wh, np.float64) - 1
@@ -81,13 +80,13 @@ def invert_affine(affine: ArrayLike) -> NDArray[np.float64]:
 
 
 def chain_affines(first: ArrayLike, then: ArrayLike) -> NDArray[np.float64]:
-    """The map (2, 3) that does what `first` (2, 3) does, and `then` (2, 3) with that."""
+    """The map (2, 3) that applies `first` (2, 3), then `then` (2, 3)."""
     one, two = np.asarray(first, np.float64), np.asarray(then, np.float64)
     return np.concatenate([two[:, :2] @ one[:, :2], apply_affine(one[:, 2:].T, two).T], -1)
 
 
 def chain_motions(first: NDArray[np.float64] | None, second: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
-    """Both motions one after the other, where None is none; see `chain_affines`."""
+    """Both motions one after the other; None is no motion; see `chain_affines`."""
     if first is None or second is None:
         return first if second is None else second
     return chain_affines(first, second)
@@ -102,8 +101,8 @@ def apply_affine(points: ArrayLike, affine: ArrayLike) -> NDArray[np.float64]:
 def warp_crops(image: NDArray[np.uint8], affine: ArrayLike, crop_size_wh: tuple[int, int]) -> NDArray[np.uint8]:
     """Crops (N, h, w, 3) uint8 of one picture (H, W, 3), bilinear; black beyond its borders.
 
-    A person much larger than the crop is first halved, by areas, until there are at most 2 picture pixels a crop pixel:
-    bilinear sampling alone would alias.
+    If a person is much larger than the crop, the picture is first halved, by area averaging, until there are at most 2
+    picture pixels per crop pixel: bilinear sampling alone would alias.
     """
     maps = np.asarray(affine, np.float64).reshape(-1, 2, 3)
     w, h = crop_size_wh
@@ -114,7 +113,7 @@ def warp_crops(image: NDArray[np.uint8], affine: ArrayLike, crop_size_wh: tuple[
         rows, factor = np.flatnonzero(often == times), 2**times
         for which, region in _shared(_seen(maps[rows], crop_size_wh, factor, image.shape)):
             if (region[2:] <= region[:2]).any():
-                continue  # outside of the picture
+                continue  # outside the picture
             part = _halved(image, region, times)
             for row, matrix in zip(rows[which], _onto_part(maps[rows[which]], region[:2], factor), strict=True):
                 cv2.warpAffine(part, matrix, crop_size_wh, dst=four, flags=cv2.INTER_LINEAR)
@@ -123,7 +122,8 @@ def warp_crops(image: NDArray[np.uint8], affine: ArrayLike, crop_size_wh: tuple[
 
 
 def halvings(affine: ArrayLike) -> NDArray[np.int64]:
-    """How often the picture is halved for each map (N, 2, 3) to a crop: (N,), 0 up to 2 picture pixels a crop pixel."""
+    """How often (N,) the picture is halved for each map (N, 2, 3) to a crop; 0 for up to 2 picture pixels per crop
+    pixel."""
     crop_px_per_pixel = np.sqrt(np.abs(np.linalg.det(np.asarray(affine, np.float64)[:, :, :2])))
     return np.maximum(np.ceil(-np.log2(crop_px_per_pixel)) - 1, 0).astype(np.int64)
 
@@ -133,16 +133,17 @@ def _seen(
 ) -> NDArray[np.int64]:
     """The parts of a picture of that shape that crops show: (N, 4) as x0, y0, x1, y1, all multiples of `factor` px.
 
-    Halved pictures have the same pixels so, whichever part is halved. A part without extent lies outside.
+    So halving gives the same pixels whichever part is halved. A part without extent is outside the picture.
     """
     (w, h), limit = crop_size_wh, np.array([shape[1], shape[0]])
     corners = apply_affine(np.array([[0, 0], [w - 1, 0], [0, h - 1], [w - 1, h - 1]]), invert_affine(maps))
-    low, high = corners.min(1) // factor - 1, corners.max(1) // factor + 2  # and what bilinear sampling looks at
+    low, high = corners.min(1) // factor - 1, corners.max(1) // factor + 2  # with the neighbours for bilinear sampling
     return np.concatenate([np.clip(end, 0, limit // factor) for end in (low, high)], 1).astype(np.int64) * factor
 
 
 def _shared(regions: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Which crops are made from which part: one part for all where that has fewer pixels than theirs together."""
+    """Which crops are made from which part: one part for all if it has no more pixels than their separate parts
+    together."""
     each = np.arange(len(regions))
     union = np.concatenate([regions[:, :2].min(0), regions[:, 2:].max(0)])
     if np.prod(union[2:] - union[:2]) <= np.prod(regions[:, 2:] - regions[:, :2], axis=1).sum():
@@ -151,16 +152,17 @@ def _shared(regions: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray
 
 
 def _halved(image: NDArray[np.uint8], region: NDArray[np.int64], times: int) -> NDArray[np.uint8]:
-    """That part of the picture, halved so many times, with a fourth channel."""
+    """That part of the picture, halved `times` times, with a fourth channel."""
     x0, y0, x1, y1 = region.tolist()
     part = image[y0:y1, x0:x1]
-    for _ in range(times):  # OpenCV is quick at means of 2x2 pixels, and not of any other number
+    for _ in range(times):  # OpenCV averages 2x2 pixels quickly, but no other number
         part = cv2.resize(part, (part.shape[1] // 2, part.shape[0] // 2), interpolation=cv2.INTER_AREA)
     return cv2.cvtColor(part, cv2.COLOR_BGR2BGRA)  # type: ignore[return-value]
 
 
 def _onto_part(maps: NDArray[np.float64], low: NDArray[np.int64], factor: int) -> NDArray[np.float64]:
-    """Maps (N, 2, 3) to crops from a part of the picture that begins at `low` (x, y) and is `factor` times smaller."""
+    """Maps (N, 2, 3) to crops, from the part of the picture that begins at `low` (x, y), made `factor` times
+    smaller."""
     # Cell j of the small picture has its centre at low + factor * j + (factor - 1) / 2 of the large one.
     offset = maps[:, :, :2] @ (low + (factor - 1) / 2) + maps[:, :, 2]
     return np.concatenate([maps[:, :, :2] * factor, offset[:, :, None]], 2)

@@ -1,4 +1,4 @@
-"""Joint angles in the picture: of a skeleton's limbs, and of the trunk to the upright."""
+"""Joint angles in the picture: between a skeleton's limbs, and between the trunk and the vertical."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ _ENDS = {
     "knee": ("hip", "ankle"),
     "ankle": ("knee", "big_toe"),
 }
-"""Between which two neighbours a joint's angle lies."""
+"""The two neighbours between which each joint's angle is measured."""
 
 
 def angle_names(skeleton: Skeleton) -> tuple[str, ...]:
-    """What `joint_angles` gives for this skeleton: 'left_elbow', ... of the joints whose neighbours it has, 'trunk'."""
+    """What `joint_angles` returns for this skeleton: 'left_elbow', ... for the joints whose neighbours it has, and
+    'trunk'."""
     has = set(skeleton.keypoints)
     joints = [f"{side}_{joint}" for joint in _ENDS for side in ("left", "right") if has >= set(_triple(side, joint))]
     return (*joints, *(["trunk"] if has >= set(TRUNK) else []))
@@ -29,16 +30,17 @@ def joint_angles(
 ) -> NDArray[np.float64]:
     """Angles (N, A) in degrees, in the order of `angle_names`; NaN where a keypoint was not found.
 
-    A joint's is that between the limbs which meet in it, 0 (folded) to 180 (straight): at the shoulder between upper
-    arm and trunk, at the hip between trunk and thigh. The trunk's, from the middle of the hips to that of the
-    shoulders, is 0 upright, 90 to the right of the picture and -90 to the left, within -180 to 180. All are those of
-    the picture: a limb that points to the camera is seen shortened, and its angles are others than the body's.
+    A joint's angle is that between the limbs that meet at it, 0 (folded) to 180 (straight): at the shoulder between
+    upper arm and trunk, at the hip between trunk and thigh. The trunk's angle, from the middle of the hips to the
+    middle of the shoulders, is 0 when upright, 90 to the right of the picture and -90 to the left, within -180 to 180.
+    All are angles in the picture: a limb that points at the camera is foreshortened, so its angles differ from the
+    body's.
 
     Args:
         keypoints: (N, K, 2) px, y down.
         scores: (N, K); 0 is a keypoint that was not found.
         skeleton: of the K keypoints.
-        min_score: keypoints below are taken as not found.
+        min_score: keypoints below it count as not found.
     """
     points, sure = np.asarray(keypoints, np.float64), np.asarray(scores, np.float64)
     points = np.where(((sure > 0) & (sure >= min_score))[..., None], points, np.nan)
@@ -62,5 +64,5 @@ def _triple(side: str, joint: str) -> tuple[str, str, str]:
 
 
 def _degrees(sine: NDArray[np.float64], cosine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The angle whose sine and cosine are in this ratio; NaN where both are 0: two keypoints in one place."""
+    """The angle whose sine and cosine have this ratio; NaN where both are 0, as two keypoints coincide."""
     return np.where((sine == 0) & (cosine == 0), np.nan, np.degrees(np.arctan2(sine, cosine)))

@@ -9,14 +9,14 @@ Float = NDArray[np.floating]
 
 
 def inside_matrix(a_xyxy: ArrayLike, b_xyxy: ArrayLike) -> NDArray[np.float32]:
-    """Share of every box of `a` (N, 4) that lies in every box of `b` (M, 4): (N, M) float32 in 0..1."""
+    """Share of each box of `a` (N, 4) that is inside each box of `b` (M, 4): (N, M) float32 in 0..1."""
     inter = _intersections(a_xyxy, b_xyxy)
     own = area(np.asarray(a_xyxy, np.float64).reshape(-1, 4))[:, None]
     return np.divide(inter, own, out=np.zeros_like(inter), where=own > 0).astype(np.float32)
 
 
 def iou_matrix(a_xyxy: ArrayLike, b_xyxy: ArrayLike) -> NDArray[np.float64]:
-    """Overlap of every box of `a` (N, 4) with every box of `b` (M, 4): (N, M) in 0..1."""
+    """Overlap (IoU) of each box of `a` (N, 4) with each box of `b` (M, 4): (N, M) in 0..1."""
     a, b = np.asarray(a_xyxy, np.float64).reshape(-1, 4), np.asarray(b_xyxy, np.float64).reshape(-1, 4)
     inter = _intersections(a, b)
     union = area(a)[:, None] + area(b)[None] - inter
@@ -31,7 +31,7 @@ def _intersections(a_xyxy: ArrayLike, b_xyxy: ArrayLike) -> NDArray[np.float64]:
 
 
 def area(bboxes_xyxy: ArrayLike) -> Float:
-    """Area of each box (..., 4) in px²; a box turned inside out has 0."""
+    """Area of each box (..., 4) in px²; 0 for an inverted box."""
     boxes = np.asarray(bboxes_xyxy)
     return np.clip(boxes[..., 2:] - boxes[..., :2], 0, None).prod(-1)
 

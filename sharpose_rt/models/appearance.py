@@ -1,8 +1,7 @@
-"""The appearance network: a small crop of a person in, a unit vector out that tells people apart by how they look.
+"""The appearance network: from a small crop of a person to a unit vector that tells people apart by appearance.
 
-Ours: residual blocks (He et al. 2016) and attention that picks out where to look, small enough to run beside
-the others.
-Letters: B crops, C channels, N places, H heads, D length of a vector.
+Our design: residual blocks (He et al. 2016) and attention that selects where to look, small enough to run alongside the
+other networks. Letters: B crops, C channels, N places, H heads, D length of a vector.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from sharpose_rt.models.weights import BUNDLED, check_shipped, read_safetensors
 CROP_HW = (96, 72)
 """Height and width of a crop, px."""
 PADDING = 1.1
-"""By what a box is enlarged for its crop."""
+"""Factor by which a box is enlarged for its crop."""
 DIMENSIONS = 64
 SHIPPED = BUNDLED / "person_appearance.safetensors"
 _WIDTHS = (24, 48, 96)
@@ -27,7 +26,7 @@ _HEADS = 4
 
 
 class AppearanceNetwork(nn.Module):
-    """Vectors (B, D) of length 1 from crops (B, 3, *CROP_HW) normalised as the pose network's."""
+    """Vectors (B, D) of length 1 from crops (B, 3, *CROP_HW) normalised like the pose network's."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +56,7 @@ class Residual(nn.Module):
         self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) from the same."""
+        """(B, C, h, w) from the same shape."""
         return F.relu(x + self.second(self.first(x)))
 
 
@@ -66,7 +65,7 @@ def _convolution(channels: int, out: int, stride: int = 1) -> nn.Sequential:
 
 
 def load_appearance(path: Path = SHIPPED) -> AppearanceNetwork:
-    """The network with the weights of a file, those that ship unless named, in float32 on the CPU.
+    """The network with the weights of a file (default: the bundled ones), in float32 on the CPU.
 
     Raises:
         WeightsError: the file is missing, damaged, or of another network.
@@ -74,10 +73,10 @@ def load_appearance(path: Path = SHIPPED) -> AppearanceNetwork:
     if path == SHIPPED:
         check_shipped(path)
     state, _ = read_safetensors(path)
-    with torch.random.fork_rng(devices=[]):  # new layers are filled by chance; a program's own goes on as it was
+    with torch.random.fork_rng(devices=[]):  # new layers are filled at random; the program's own generator is unchanged
         network = AppearanceNetwork()
     try:
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise WeightsError(f"{path} is no appearance network of this version: {error}") from error
+        raise WeightsError(f"{path} is not an appearance network of this version: {error}") from error
     return network.float().eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""What SHaRPose is compared with, for comparison only: no weights, no training, never part of a run.
+"""Networks to compare SHaRPose with: no weights, no training, never part of a run.
 
 Letters: B crops, K keypoints, N tokens, D width, h x w token grid.
 """
@@ -16,13 +16,13 @@ from sharpose_rt.models.variants import Variant
 
 
 class DenseViTPose(nn.Module):
-    """ViTPose (Xu et al., NeurIPS 2022) as wide, deep and many-headed as a variant: a plain ViT and a small decoder.
+    """ViTPose (Xu et al., NeurIPS 2022) with the width, depth and heads of a variant: a plain ViT and a small decoder.
 
-    Every patch of the full-size crop is a token in every layer. Attention and MLP are the very modules of `SHaRPose`,
-    so a difference in speed comes from the design alone.
+    Every patch of the full-size crop is a token in every layer. Attention and MLP are the same modules as in
+    `SHaRPose`, so differences in speed are due to the design alone.
 
     Args:
-        variant: sizes; the coarse stage and the choice of regions are not used.
+        variant: sizes; those of the coarse stage and the selection of regions are not used.
     """
 
     def __init__(self, variant: Variant) -> None:
@@ -30,7 +30,7 @@ class DenseViTPose(nn.Module):
         self.variant = variant
         d, p = variant.width, variant.patch_px
         self.grid_hw = variant.size_hw[0] // p, variant.size_hw[1] // p
-        # Section 3.1; the authors' code pads by 2 px, which leaves the number of patches as it is.
+        # Section 3.1; the authors' code pads by 2 px, which does not change the number of patches.
         self.patch_embed = nn.Conv2d(3, d, p, p, padding=2)
         self.position = nn.Parameter(torch.zeros(1, math.prod(self.grid_hw), d))
         self.blocks = nn.ModuleList(Block(d, variant.heads, variant.mlp_ratio) for _ in range(variant.depth))
@@ -47,7 +47,7 @@ class DenseViTPose(nn.Module):
 
 
 class ClassicDecoder(nn.Sequential):
-    """Two deconvolutions that double the size, each with batch norm and ReLU, then 1x1 to heatmaps (Eq. 2)."""
+    """Two deconvolutions that each double the size, with batch norm and ReLU, then 1x1 to heatmaps (Eq. 2)."""
 
     def __init__(self, width: int, keypoints: int, filters: int = 256) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict()

@@ -1,4 +1,4 @@
-"""What a variant costs, counted by running it on tensors without data."""
+"""The cost of a variant, counted by running it on tensors without data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class Cost:
     """Parameters, tokens, and multiply-accumulates of one crop (the paper calls these FLOPs).
 
     `dense_gmacs` is both stages as the paper's Table 2 counts them: with every fine patch embedded and every coarse
-    token carried over, also where only the selected cells need it. Ours embeds and carries the selected ones alone.
+    token carried over, although only the selected cells need it. This implementation embeds and carries only the
+    selected ones.
     """
 
     parameters: int
@@ -36,17 +37,17 @@ class Cost:
 
     @property
     def both_gmacs(self) -> float:
-        """A crop that is refined."""
+        """Of a crop that is refined."""
         return self.coarse_gmacs + self.fine_gmacs
 
     def gmacs_at(self, exit_rate: float) -> float:
-        """Mean for a crop when a share of crops, 0..1, leaves after the coarse stage."""
+        """Mean per crop if a share of crops, 0..1, leaves after the coarse stage."""
         return self.coarse_gmacs + (1 - exit_rate) * self.fine_gmacs
 
 
-@cache  # a sweep asks for every row
+@cache  # a sweep needs it for every row
 def measure_cost(variant: Variant, behaviour: Behaviour) -> Cost:
-    """The cost of a variant; takes a moment the first time, and no memory to speak of."""
+    """The cost of a variant; takes a moment the first time, and hardly any memory."""
     with torch.device("meta"):
         model = SHaRPose(variant, behaviour).eval()
         image = torch.empty(1, 3, *variant.size_hw)
@@ -64,7 +65,7 @@ def measure_cost(variant: Variant, behaviour: Behaviour) -> Cost:
 
 
 def measure_dense_gmacs(variant: Variant) -> float:
-    """Multiply-accumulates, in 1e9, of one crop in the dense network of a variant's size."""
+    """Multiply-accumulates, in 1e9, for one crop in the dense network of a variant's size."""
     with torch.device("meta"):
         model = DenseViTPose(variant).eval()
         image = torch.empty(1, 3, *variant.size_hw)
@@ -72,7 +73,7 @@ def measure_dense_gmacs(variant: Variant) -> float:
 
 
 def count_gmacs(run: Callable[[], T]) -> tuple[T, float]:
-    """What `run()` gives, and the multiply-accumulates that it took, in 1e9."""
+    """The result of `run()`, and its multiply-accumulates, in 1e9."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         result = run()
     return result, counter.get_total_flops() / 2e9

@@ -22,8 +22,8 @@ def create_model(
         name: a variant or its name; `sharpose-rt models` lists them.
         behaviour: 'paper' or 'released'.
         drop_path: see `SHaRPose`.
-        attention_scale: factor on the attention's logits; None is 1/sqrt(head width). Some early weights of the
-            authors were trained with another one.
+        attention_scale: factor on the attention's logits; None: 1/sqrt(head width). The authors trained some early
+            weights with another one.
 
     Raises:
         ConfigError: no such variant or behaviour.
@@ -35,12 +35,12 @@ def create_model(
     for parameter in (model.keypoint_tokens, model.quality_token):
         nn.init.trunc_normal_(parameter, std=0.02)
     with torch.no_grad():
-        model.decoder.last_layer().weight.mul_(0.1)  # heatmaps start near 0, as nearly all of their target is
+        model.decoder.last_layer().weight.mul_(0.1)  # heatmaps start near 0, like nearly all of their target
         model.coarse_position.copy_(sincos_position(variant.coarse_grid_hw, variant.width))
         model.fine_position.copy_(sincos_position(variant.fine_grid_hw, variant.width))
     if attention_scale is not None:
         set_attention_scale(model, attention_scale)
-    return model.float().eval()  # whatever a program's default is
+    return model.float().eval()  # whatever the program's default
 
 
 def attention_scale_of(model: SHaRPose) -> float:
@@ -55,10 +55,10 @@ def set_attention_scale(model: SHaRPose, scale: float) -> None:
 
 
 def sincos_position(grid_hw: tuple[int, int], width: int) -> torch.Tensor:
-    """Sine-cosine position table (1, h * w, D) over the unit square, so that coarse and fine tables agree in place.
+    """Sine-cosine position table (1, h * w, D) over the unit square, so that coarse and fine tables agree on positions.
 
-    A table as MAE's (He et al. 2022), with base 100 in the place of 10000 and positions in 16ths and 12ths of the crop,
-    at half its size, so that it does not drown the patches; training goes on from it.
+    Like MAE's (He et al. 2022), but with base 100 instead of 10000, positions in 16ths and 12ths of the crop, and half
+    the amplitude, so that it does not drown out the patches; training starts from it.
     """
     h, w = grid_hw
     y = (torch.arange(h, dtype=torch.float64) + 0.5) / h * 16

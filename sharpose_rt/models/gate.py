@@ -1,4 +1,4 @@
-"""The gate between the stages: who goes on to the fine one. Letters: N people."""
+"""The gate between the stages: decides who is refined by the fine stage. Letters: N people."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ Floats = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Outlook:
-    """What the coarse stage says of N crops: the OKS of its own poses, the AP that the fine stage would add, the poses.
+    """Predictions of the coarse stage for N crops: the OKS of its own poses, the AP that the fine stage would add, the
+    poses.
 
     Args:
-        quality: (N,), predicted (Eq. 4), NaN where unknown.
-        gain: (N,), inf where the weights do not predict it.
-        coarse: gives keypoints (N, K, 2) px and scores (N, K), decoded when it is called; None: nobody asks.
+        quality: (N,), predicted (Eq. 4); NaN if unknown.
+        gain: (N,); inf if the weights do not predict it.
+        coarse: returns keypoints (N, K, 2) px and scores (N, K), decoded when called; None if not needed.
     """
 
     quality: Floats
@@ -30,7 +31,7 @@ class Outlook:
     coarse: Callable[[], tuple[Float32, Float32]] | None = None
 
     def placed(self, affines: NDArray[np.float64]) -> Outlook:
-        """The same with its poses mapped by affines (N, 2, 3), from crops into pictures."""
+        """The same with its poses mapped from crops into pictures by affines (N, 2, 3)."""
         if (found := self.coarse) is None:
             return self
 
@@ -43,12 +44,12 @@ class Outlook:
 
 @dataclass(frozen=True)
 class Gate:
-    """Refines whose pose is worse than a threshold, who is tall enough, and who promises enough.
+    """Refines people whose coarse pose is bad enough, who are tall enough, and whose predicted gain is high enough.
 
     Args:
-        quality_threshold: predicted OKS from which on a coarse pose is good enough (below Eq. 4); inf: none is.
-        refine_from_px: height of a person in the picture.
-        refine_from_gain: predicted gain in AP.
+        quality_threshold: predicted OKS from which a coarse pose is good enough (below Eq. 4); inf: none is.
+        refine_from_px: least height of a person in the picture.
+        refine_from_gain: least predicted gain in AP.
     """
 
     quality_threshold: float = math.inf
@@ -57,25 +58,24 @@ class Gate:
 
     @property
     def asks_network(self) -> bool:
-        """What the coarse stage says matters."""
+        """Whether the decision depends on the coarse stage."""
         return self.quality_threshold < math.inf or self.refine_from_gain > -math.inf
 
     def stated(self) -> dict[str, float]:
-        """The fields as a stream's header has them: the quality's always, the others where they ask something."""
+        """The fields for a stream's header: always the quality threshold, the others if they are in use."""
         asked = {"refine_from_px": self.refine_from_px > 0, "refine_from_gain": self.refine_from_gain > -math.inf}
         return {name: value for name, value in vars(self).items() if asked.get(name, True)}
 
     @property
     def leaves_some(self) -> bool:
-        """Some people leave after the coarse stage whatever it says."""
+        """Whether some people leave after the coarse stage whatever its output."""
         return self.quality_threshold == -math.inf or self.refine_from_px > 0
 
     def never(self, heights_px: Floats) -> NDArray[np.bool_]:
-        """Who of people of these heights (N,) leaves after the coarse stage, whatever it says: (N,)."""
+        """Which people of these heights (N,) leave after the coarse stage whatever its output: (N,)."""
         return (heights_px < self.refine_from_px) | (self.quality_threshold == -math.inf)
 
     def refined(self, outlook: Outlook, heights_px: Floats | None = None) -> NDArray[np.bool_]:
-        """Who of N people goes on, (N,); tall enough is who has no height. A number that is none never passes for good:
-        it refines."""
+        """Which of N people are refined, (N,). Without heights all are tall enough; a prediction of NaN refines."""
         wanted = ~(outlook.quality >= self.quality_threshold) & ~(outlook.gain < self.refine_from_gain)
         return wanted if heights_px is None else wanted & ~(heights_px < self.refine_from_px)

@@ -1,4 +1,4 @@
-"""What is read off the tokens: heatmaps of the keypoint tokens, the quality of the quality token."""
+"""Reads results from the tokens: heatmaps from the keypoint tokens, the quality from the quality token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from sharpose_rt.models.stem import DETAIL_SIDE
 class KeypointDecoder(nn.Module):
     """Heatmaps from keypoint tokens (Eq. 3), shared by all keypoints and both stages.
 
-    One linear layer where the token is wide enough, else a hidden layer of half the heatmap's cells (TokenPose's rule).
+    One linear layer if the token is wide enough, else with a hidden layer of half the heatmap's cells (TokenPose's
+    rule).
     """
 
     def __init__(self, width: int, heatmap_size_hw: tuple[int, int]) -> None:
@@ -42,7 +43,7 @@ class KeypointDecoder(nn.Module):
         return layer
 
     def coarse(self, keypoint_tokens: Tensor, *_: object) -> Tensor:
-        """(B, K, h, w) from (B, K, D); image tokens are not looked at."""
+        """(B, K, h, w) from (B, K, D); image tokens are ignored."""
         return self.layers(keypoint_tokens).unflatten(-1, self.size_hw)
 
     fine = coarse
@@ -55,13 +56,13 @@ class PixelEmbedding(nn.Module):
         super().__init__()
         self.place_hw = cell_hw[0] // DETAIL_SIDE, cell_hw[1] // DETAIL_SIDE
         self.channels, self.hidden = channels, hidden
-        self.token = nn.Linear(width, 4 * hidden)  # for quarters: detail tells what lies where inside one
+        self.token = nn.Linear(width, 4 * hidden)  # for quarters: detail says what is where inside each
         self.detail = nn.Linear(detail, hidden, bias=False)
         self.out = nn.Linear(hidden, channels * math.prod(self.place_hw))
 
     def forward(self, tokens: Tensor, detail: Tensor | None) -> Tensor:
-        """(B, N * cells, C) from tokens (B, N, D) and detail (B, N, 16, E); place by place, row-major inside one."""
-        assert detail is not None, "a decoder of pixels goes with a stem that gives detail"
+        """(B, N * cells, C) from tokens (B, N, D) and detail (B, N, 16, E); place by place, row-major inside each."""
+        assert detail is not None, "a pixel decoder needs a stem with detail"
         b, n, places, _ = detail.shape
         half = DETAIL_SIDE // 2
         quarters = self.token(tokens).view(b, n, 2, 1, 2, 1, self.hidden)
@@ -71,12 +72,12 @@ class PixelEmbedding(nn.Module):
 
 
 class PixelDecoder(nn.Module):
-    """Heatmaps as agreement of keypoint tokens with pixels: each image token answers for its own cells.
+    """Heatmaps as agreement of keypoint tokens with pixels: each image token provides its own cells.
 
-    Ours, after the mask heads of MaskFormer (Cheng et al. 2021). An image token becomes one embedding for each heatmap
-    cell it covers, a keypoint token one query; their product is the heatmap. What an image token knows reaches the
-    place it stands for directly, where Eq. 3 has to write places into one vector and read them out of it again; it
-    learns several times faster. The stem's detail says where in its cell a token's joint lies.
+    Our design, after the mask heads of MaskFormer (Cheng et al. 2021). An image token becomes one embedding for each
+    heatmap cell it covers, a keypoint token one query; their product is the heatmap. So an image token acts directly on
+    its own place, whereas Eq. 3 has to encode positions into one vector and decode them again; this learns several
+    times faster. The stem's detail says where in a token's cell a joint is.
 
     Args:
         width: D.

@@ -1,9 +1,9 @@
-"""Networks whose layers multiply 8-bit integers: inputs and weights rounded to grids, which OpenVINO finds in a graph.
+"""Networks whose layers multiply 8-bit integers: inputs and weights are rounded to grids, which OpenVINO recognises.
 
-Torch only simulates them, to the same results but for the last bits of a float. A layer's inputs share a grid of 256
-steps over the range that they were seen in; its weights have one for each output channel. Inputs of a depthwise layer
-have one for each channel too, since none of its sums goes over channels. Sums, norms, attention with its average, and
-the predicted quality and gain are not rounded to grids: they choose cells and people, and cost little.
+Torch only simulates this; results agree up to the last bits of a float. A layer's inputs share a grid of 256 steps over
+their observed range; its weights have one grid per output channel. Inputs of a depthwise layer also have one per
+channel, since it does not sum over channels. Sums, norms, attention with its average, and the predicted quality and
+gain are not rounded: they select cells and people, and cost little.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ N = TypeVar("N", bound=nn.Module)
 
 End = float | Sequence[float]
 Ranges = Mapping[str, tuple[End, End]]
-"""Lowest and highest input of each layer that is rounded, by the layer's name; of each channel of a depthwise layer."""
+"""Lowest and highest input of each rounded layer, by name; for a depthwise layer, of each channel."""
 NEW_RANGES = (
-    "a pose network's are written by `sharpose-rt weights quantize`, a detector's by `sharpose-rt train-detector`"
+    "write a pose network's with `sharpose-rt weights quantize`, a detector's with `sharpose-rt train-detector`"
 )
-"""Advice for those who have damaged or foreign ones."""
+"""Advice for damaged or foreign ranges."""
 _EXACT = (
     "quality_predictor.",  # the gate compares them with thresholds
     "gain_predictor",
-    # What grids of 256 steps hurt most: the stem's first depthwise layer, as in any MobileNetV2, and what its pyramid
-    # says of every 4 px.
+    # Most sensitive to rounding are the stem's first depthwise layer, as in any MobileNetV2, and its pyramid's features
+    # of every 4 px.
     "patch_embed.first",
     "patch_embed.layers.0.depthwise",
     "patch_embed.merges.",
     "patch_embed.detail",
     "patch_embed.places",
     "patch_embed.token",
-    # And what the decoder makes of that: from these small layers comes nearly all that rounding does to heatmaps.
+    # So are the decoder's layers after that: these small layers cause nearly all of the error in heatmaps.
     "decoder.coarse_pixels.detail",
     "decoder.coarse_pixels.out",
     "decoder.fine_pixels.detail",
@@ -50,8 +50,8 @@ _EXACT = (
 def observe(network: nn.Module, run: Callable[[], object]) -> dict[str, tuple[End, End]]:
     """The ranges of the layers' inputs while `run` sends people through `network`.
 
-    An end of a range is the mean of what single crops had there: the rare crop beyond it is clipped, all others get the
-    finer grid. A single channel is idle in many crops, so its ends are the outermost of all.
+    Each end of a range is the mean over single crops: the rare crop beyond it is clipped, and all others get a finer
+    grid. A single channel is idle in many crops, so its ends are the extremes.
     """
     ends: defaultdict[str, list[Tensor]] = defaultdict(list)
     layers = _layers(network)
@@ -76,7 +76,7 @@ def observe(network: nn.Module, run: Callable[[], object]) -> dict[str, tuple[En
 
 
 def _short(end: Tensor) -> End:
-    """Four digits, as it goes into a file."""
+    """Four digits, as in a file."""
     values = [float(f"{value:.4g}") for value in end.flatten().tolist()]
     return values if end.ndim else values[0]
 
@@ -88,21 +88,21 @@ def _is_depthwise(layer: nn.Module) -> bool:
 def quantized(network: N, ranges: Ranges) -> N:
     """A copy of a network in float32 that rounds inputs and weights of its layers.
 
-    Ranges of layers that are not rounded, as files of earlier versions have them, are not looked at.
+    Ranges of layers that are not rounded, as in files of earlier versions, are ignored.
 
     Raises:
-        WeightsError: the ranges are not those of this network's layers.
+        WeightsError: the ranges do not match this network's layers.
     """
     rounded = copy.deepcopy(network)
     layers = _layers(rounded)
     if odd := sorted({name for name in ranges if not name.startswith(_EXACT)} ^ set(layers)):
         raise WeightsError(
-            f"the ranges for int8 are of other layers than the network's ({', '.join(odd[:3])}, ...); {NEW_RANGES}"
+            f"the ranges for int8 are not for this network's layers ({', '.join(odd[:3])}, ...); {NEW_RANGES}"
         )
     for name, layer in layers.items():
         channels = getattr(layer, "in_channels", None)
         if any(isinstance(end, Sequence) and len(end) != channels for end in ranges[name]):
-            raise WeightsError(f"the ranges for int8 of {name} are of another number of channels; {NEW_RANGES}")
+            raise WeightsError(f"the ranges for int8 of {name} have the wrong number of channels; {NEW_RANGES}")
         grid = WeightGrid(layer.weight, axis=1 if isinstance(layer, nn.ConvTranspose2d) else 0)
         parametrize.register_parametrization(layer, "weight", grid, unsafe=True)
         parent, _, own = name.rpartition(".")
@@ -115,16 +115,16 @@ def _layers(network: nn.Module) -> dict[str, nn.Linear | nn.Conv2d | nn.ConvTran
         name: layer
         for name, layer in network.named_modules()
         if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))
-        and name != "patch_embed"  # the fine stage reads the weights of a linear one
+        and name != "patch_embed"  # the fine stage uses a linear one's weights directly
         and not name.startswith(_EXACT)
     }
 
 
 class InputGrid(nn.Module):
-    """Rounds to 256 even steps from `low` to `high`, 0 among them: padding stays exact.
+    """Rounds to 256 even steps from `low` to `high`, including 0, so that padding stays exact.
 
     Args:
-        low: of all inputs (B, ...), or one for each channel of (B, C, ...).
+        low: for all inputs (B, ...), or one for each channel of (B, C, ...).
         high: likewise.
     """
 
@@ -147,10 +147,10 @@ class InputGrid(nn.Module):
 
 
 class WeightGrid(nn.Module):
-    """Rounds a weight to 255 steps around 0, as wide for each output channel as its largest weight wants.
+    """Rounds a weight to 255 steps around 0, scaled for each output channel to its largest weight.
 
     Args:
-        weight: its channels lie along `axis`.
+        weight: its channels are along `axis`.
     """
 
     step: Tensor

@@ -1,4 +1,4 @@
-"""The transformer block (Dosovitskiy et al. 2021), with the attention of chosen rows handed out.
+"""The transformer block (Dosovitskiy et al. 2021), which can also return the attention of chosen rows.
 
 Letters: B crops, N tokens, D width, R rows of interest.
 """
@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Below so many tokens one explicit softmax is faster on a CPU than fused attention plus a second softmax for the rows.
+# Below this many tokens one explicit softmax is faster on a CPU than fused attention plus a second softmax for the
+# rows.
 _EXPLICIT_UP_TO = 96
 
 
 def learns_in_bf16_on_cpu(x: Tensor) -> bool:
-    """Whether gradients flow through `x` in bfloat16 on a CPU, where some of PyTorch's are far slower than others."""
+    """Whether gradients flow through `x` in bfloat16 on a CPU, where some of PyTorch's kernels for them are very
+    slow."""
     return x.dtype == torch.bfloat16 and x.requires_grad and x.device.type == "cpu"
 
 
@@ -44,7 +46,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, rows: slice | None = None) -> tuple[Tensor, Tensor | None]:
-        """Output (B, N, D) and, where `rows` are asked for, their attention (B, heads, R, N) in float32 or better."""
+        """Output (B, N, D) and, if `rows` are given, their attention (B, heads, R, N) in at least float32."""
         b, n, d = x.shape
         q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # (B, heads, N, d)
         if rows is not None and n <= _EXPLICIT_UP_TO and x.device.type == "cpu":
@@ -60,7 +62,7 @@ class Attention(nn.Module):
         return self.proj(out.transpose(1, 2).reshape(b, n, d)), attended
 
     def _softmax(self, q: Tensor, k: Tensor) -> Tensor:
-        # In float32 also where weights or training are in bf16: rounding here would change which cells are picked.
+        # In float32 even if weights or training are in bf16: rounding here would change which cells are selected.
         kind = q.device.type
         with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
             return ((q.float() * self.scale) @ k.float().transpose(-1, -2)).softmax(-1)
@@ -74,7 +76,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` with some samples zeroed and the others scaled so that the mean stays."""
+        """`x` with some samples zeroed and the others scaled to keep the mean."""
         if not self.training or self.rate == 0:
             return x
         keep = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device) >= self.rate
@@ -93,7 +95,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, rows: slice | None = None) -> tuple[Tensor, Tensor | None]:
-        """Tokens (B, N, D), and the attention of `rows` as `Attention` gives it."""
+        """Tokens (B, N, D), and the attention of `rows` as from `Attention`."""
         out, attended = self.attn(self.norm1(x), rows)
         x = x + self.drop_path(out)
         return x + self.drop_path(self.mlp(self.norm2(x))), attended

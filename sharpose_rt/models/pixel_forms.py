@@ -1,6 +1,6 @@
-"""How networks that come as files want their pixels: in which order, and less and divided by what.
+"""Pixel forms that networks from files may expect: the order of colours, the mean subtracted and the divisor.
 
-Nothing in a file says so. Letters: B pictures.
+Nothing in a file states them. Letters: B pictures.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from sharpose_rt.models.pixels import MEAN_RGB, STD_RGB
 
 @dataclass(frozen=True)
 class PixelForm:
-    """Pixels are put in order, the mean is taken off, and what is left divided.
+    """The order of the channels; the mean is subtracted, then the result is divided by the scale.
 
     Args:
-        rgb: red first, else blue.
+        rgb: red first, else blue first.
         mean: of red, green and blue, 0..255.
         scale: divisor of red, green and blue.
     """
@@ -32,7 +32,7 @@ class PixelForm:
 
     @classmethod
     def of(cls, name: str) -> PixelForm:
-        """The form of one of the names in `config.checks.PIXEL_FORMS`."""
+        """The form for one of the names in `config.checks.PIXEL_FORMS`."""
         order, _, values = name.partition("_")
         mean, scale = {
             "imagenet": (tuple(MEAN_RGB), tuple(STD_RGB)),
@@ -46,17 +46,17 @@ class PixelForm:
         return list(values_rgb if self.rgb else values_rgb[::-1])
 
     def apply(self, images_bgr: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """A network's input (B, 3, H, W) of pictures (B, H, W, 3)."""
+        """A network's input (B, 3, H, W) for pictures (B, H, W, 3)."""
         pixels = images_bgr[..., ::-1] if self.rgb else images_bgr
         values = (pixels.astype(np.float32) - self.ordered(self.mean)) / self.ordered(self.scale)
         return np.ascontiguousarray(values.transpose(0, 3, 1, 2), np.float32)
 
     def before(self, model: Any, picture: int = 0) -> Any:
-        """OpenVINO's graph with this as its first steps: it takes pictures (B, H, W, 3) uint8 BGR.
+        """OpenVINO's graph with this as its first steps, which takes pictures (B, H, W, 3) uint8 BGR.
 
         Args:
-            model: takes (B, 3, H, W); is changed.
-            picture: number of its input that takes them.
+            model: takes (B, 3, H, W); is modified.
+            picture: index of its input for pictures.
         """
         ov, _ = openvino()
         steps = ov.preprocess.PrePostProcessor(model)
@@ -73,7 +73,7 @@ class PixelForm:
 
 
 def taking_floats(model: Any, picture: int = 0) -> Any:
-    """OpenVINO's graph with float32 for that input, though it were made for float16; it is changed."""
+    """OpenVINO's graph with float32 for that input, even if made for float16; it is modified."""
     ov, _ = openvino()
     steps = ov.preprocess.PrePostProcessor(model)
     steps.input(picture).tensor().set_element_type(ov.Type.f32)

@@ -1,4 +1,4 @@
-"""Checkpoints that the authors released: their parameter names, checked and mapped to ours."""
+"""Checkpoints released by the authors: their parameter names, checked and mapped to ours."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def released_names(model: SHaRPose) -> dict[str, str]:
     """Our parameter name -> the released one, for every parameter.
 
     Raises:
-        WeightsError: the network has parts that the authors' has not; names the variants that are theirs.
+        WeightsError: the network has parts that the authors' lacks; names the variants that match theirs.
     """
     names = {}
     for name in model.state_dict():
         ours = max((p for p in _PREFIXES if name == p or name.startswith(p + ".")), key=len, default=None)
         if ours is None:
             theirs = " or ".join(v.name for v in VARIANTS.values() if (v.stem, v.decoder) == ("patch", "tokens"))
-            raise WeightsError(f"the authors released no such network for {model.variant.name}; give --model {theirs}")
+            raise WeightsError(f"the authors released no network like {model.variant.name}; use --model {theirs}")
         names[name] = _PREFIXES[ours] + name[len(ours) :]
     return names
 
@@ -48,8 +48,8 @@ def load_released_state_dict(model: SHaRPose, state_dict: Mapping[str, Tensor]) 
     """Load parameters under the released names into `model`, strictly.
 
     Raises:
-        WeightsError: the authors released no such network; else names every missing and surplus key, every shape that
-            differs, and a keypoint count that does.
+        WeightsError: the authors released no such network; or keys are missing or surplus, or shapes or the keypoint
+            count differ, all of which are listed.
     """
     names = released_names(model)
     check_state_dict(
@@ -61,7 +61,7 @@ def load_released_state_dict(model: SHaRPose, state_dict: Mapping[str, Tensor]) 
 
 
 def check_state_dict(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> None:
-    """Nothing, or an error that lists all that is wrong at once.
+    """Checks keys and shapes; the error lists everything that is wrong.
 
     Raises:
         WeightsError: keys are missing or surplus, or shapes differ.
@@ -70,7 +70,7 @@ def check_state_dict(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], 
     wrong += [f"surplus: {name}" for name in sorted(given.keys() - wanted.keys())]
     for name in sorted(wanted.keys() & given.keys()):
         if wanted[name].shape != given[name].shape:
-            wrong.append(f"{name} is {list(given[name].shape)}, {list(wanted[name].shape)} is wanted")
+            wrong.append(f"{name} is {list(given[name].shape)}, expected {list(wanted[name].shape)}")
             if name.endswith("keypoint_tokens") and given[name].ndim == 3:
                 wrong[-1] += f" (weights for {given[name].shape[1]} keypoints, model with {wanted[name].shape[1]})"
     if wrong:

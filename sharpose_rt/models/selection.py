@@ -1,4 +1,4 @@
-"""Which coarse cells the fine stage splits: pure functions, scores in, indices out, then gather.
+"""Selects the coarse cells that the fine stage splits: pure functions from scores to indices, then gather.
 
 Letters: B crops, Nc coarse cells, S selected cells, D width, r fine tokens along a cell's side.
 """
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 class AttentionAverage:
-    """Moving average of attention over layers (Eq. 6), reduced at once to a score for each cell (Eq. 7).
+    """Moving average of attention over layers (Eq. 6), reduced immediately to a score for each cell (Eq. 7).
 
-    Eq. 7 averages over heads and keypoints, which commutes with Eq. 6; so a (B, Nc) average is enough where the
-    text keeps (B, heads, M, Nc).
+    Eq. 7 averages over heads and keypoints, which commutes with Eq. 6, so a (B, Nc) average is enough where the paper
+    keeps (B, heads, M, Nc).
     """
 
     def __init__(self, beta: float = 0.99, sum_rows: bool = False) -> None:
@@ -21,7 +21,7 @@ class AttentionAverage:
         self.scores: Tensor | None = None
 
     def add(self, attention: Tensor) -> None:
-        """Take in one layer: (B, heads, M, Nc), rows of the keypoint tokens, columns of the image tokens."""
+        """Add one layer: (B, heads, M, Nc), rows of the keypoint tokens, columns of the image tokens."""
         layer = attention.mean(1)
         layer = layer.sum(1) if self.sum_rows else layer.mean(1)
         previous = torch.zeros_like(layer) if self.scores is None else self.scores
@@ -29,9 +29,9 @@ class AttentionAverage:
 
 
 def split_cells(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Indices of the `count` cells of highest score (B, S) and of all others (B, Nc - S), both ascending.
+    """Indices of the `count` cells with the highest scores (B, S) and of all others (B, Nc - S), both ascending.
 
-    Between equal scores the earlier cell wins, so the choice does not depend on the device.
+    Of equal scores the earlier cell wins, so the choice does not depend on the device.
     """
     order = scores.argsort(dim=1, descending=True, stable=True)
     return order[:, :count].sort(dim=1).values, order[:, count:].sort(dim=1).values
@@ -39,7 +39,7 @@ def split_cells(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 def take(tokens: Tensor, index: Tensor) -> Tensor:
     """Tokens (B, S, D) at `index` (B, S) of (B, N, D)."""
-    # Whole rows of one table: `gather` wants an index for each number, which took a sixteenth of the fine stage.
+    # Whole rows of one table: `gather` needs an index for each number, which took a sixteenth of the fine stage.
     b, n, _ = tokens.shape
     first = torch.arange(b, device=index.device)[:, None] * n
     return tokens.flatten(0, 1).index_select(0, (index + first).flatten()).unflatten(0, (b, -1))

@@ -25,10 +25,10 @@ from sharpose_rt.models.variants import Behaviour, Variant
 
 @dataclass(frozen=True)
 class CoarseOutput:
-    """What the coarse stage hands to the gate and to the fine stage.
+    """Output of the coarse stage, for the gate and the fine stage.
 
     `heatmaps` (B, K, h, w); `quality` and `gain` (B,), see `SHaRPoseOutput`; `cell_scores` (B, Nc); `image_inputs` and
-    `image_outputs` (B, Nc, D); `detail` (B, Nc, 16, E) of the stem, where it gives any.
+    `image_outputs` (B, Nc, D); `detail` (B, Nc, 16, E) of the stem, if it has any.
     """
 
     heatmaps: Tensor
@@ -41,17 +41,17 @@ class CoarseOutput:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """What there is, in the order in which it makes a `CoarseOutput` again."""
+        """The tensors present, in the order of the arguments of `CoarseOutput`."""
         return tuple(value for name in self.__dataclass_fields__ if (value := getattr(self, name)) is not None)
 
     @property
     def tokens(self) -> tuple[Tensor, ...]:
-        """What the fine stage may look at."""
+        """The tensors that the fine stage may use."""
         return self.tensors[4:]
 
     @classmethod
     def of_tokens(cls, image_inputs: Tensor, image_outputs: Tensor, detail: Tensor | None = None) -> CoarseOutput:
-        """What the fine stage looks at; there is nothing in the place of the rest."""
+        """With only what the fine stage uses; the rest is empty."""
         nothing = image_outputs[:, 0, 0]
         return cls(nothing, nothing, nothing, nothing, image_inputs, image_outputs, detail)
 
@@ -65,9 +65,9 @@ class SHaRPoseOutput:
 
     Args:
         coarse_heatmaps: (B, K, h, w) of the coarse stage.
-        heatmaps: (B, K, h, w), of the fine stage where a crop was refined, else of the coarse one.
+        heatmaps: (B, K, h, w), of the fine stage if a crop was refined, else of the coarse one.
         quality: (B,) float32, predicted OKS of the coarse pose (Eq. 4).
-        gain: (B,) float32, predicted AP that the fine stage adds; inf from weights without a `gain_predictor`.
+        gain: (B,) float32, predicted AP that the fine stage adds; inf for weights without a `gain_predictor`.
         cell_scores: (B, Nc) float32, how much the keypoints attended to each coarse cell (Eq. 7).
         selected_cells: (B, S) int64, ascending; the cells that the fine stage splits, or would split.
         refined: (B,) bool.
@@ -83,7 +83,7 @@ class SHaRPoseOutput:
 
 
 class SHaRPose(nn.Module):
-    """The network. Takes crops (B, 3, H, W), RGB normalised with ImageNet's mean and standard deviation.
+    """The network. Its input is crops (B, 3, H, W), RGB normalised with ImageNet's mean and standard deviation.
 
     Args:
         variant: sizes.
@@ -96,7 +96,7 @@ class SHaRPose(nn.Module):
         self.variant, self.behaviour = variant, behaviour
         self.box_padding = USUAL_PADDING  # of the crops that the weights were trained on; loading them sets it
         d, k, cells = variant.width, len(variant.skeleton), math.prod(variant.coarse_grid_hw)
-        self.images, self.keypoints = slice(0, cells), slice(cells, cells + k)  # places in the coarse sequence
+        self.images, self.keypoints = slice(0, cells), slice(cells, cells + k)  # positions in the coarse sequence
         self.selected_count = variant.selected_cells(behaviour)
 
         self.keypoint_tokens = nn.Parameter(torch.zeros(1, k, d))
@@ -119,9 +119,9 @@ class SHaRPose(nn.Module):
         )
 
     def forward(self, images: Tensor, quality_threshold: float = math.inf) -> SHaRPoseOutput:
-        """Both stages for crops (B, 3, H, W); only crops of a quality below the threshold are computed in the fine one.
+        """Both stages for crops (B, 3, H, W); the fine stage runs only on crops with a quality below the threshold.
 
-        A threshold of +inf refines all, -inf none. No crop's result depends on the others of the batch.
+        A threshold of +inf refines all crops, -inf none. No crop's result depends on the others in the batch.
         """
         coarse = self.coarse_stage(images)
         refined = self.needs_refining(coarse.quality, quality_threshold)  # (B,)
@@ -136,12 +136,12 @@ class SHaRPose(nn.Module):
 
     @staticmethod
     def needs_refining(quality: Tensor, quality_threshold: float) -> Tensor:
-        """The gate (below Eq. 4): Q < Q_thres, (B,) bool. A quality that is not a number never passes for good."""
+        """The gate (below Eq. 4): Q < Q_thres, (B,) bool. NaN counts as bad, so it refines."""
         return ~(quality >= quality_threshold)
 
     def coarse_stage(self, images: Tensor) -> CoarseOutput:
-        """Coarse poses, their quality and the relation of cells to keypoints, for crops (B, 3, H, W)."""
-        b = images.shape[0]  # not len(), which a trace takes for a constant
+        """Coarse poses, their quality and the keypoints' attention to cells, for crops (B, 3, H, W)."""
+        b = images.shape[0]  # not len(), which a trace would make a constant
         small = self._resample(images, self.variant.coarse_scale)  # (B, 3, H*s_c, W*s_c)
         embedded, detail = self.embed(small)
         v0 = embedded + self.coarse_position  # (B, Nc, D)
@@ -170,7 +170,7 @@ class SHaRPose(nn.Module):
         )
 
     def fine_stage(self, images: Tensor, coarse: CoarseOutput, selected: Tensor, low: Tensor) -> Tensor:
-        """Fine heatmaps (R, K, h, w) of crops (R, 3, H, W), fine tokens only in `selected` cells (R, S).
+        """Fine heatmaps (R, K, h, w) of crops (R, 3, H, W), with fine tokens only in `selected` cells (R, S).
 
         `low` (R, Nc-S) are the other cells, which stay coarse.
         """
@@ -194,17 +194,17 @@ class SHaRPose(nn.Module):
         return self.decoder.fine(x[:, low_end:], *ends, selected, low)  # Eq. 3
 
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens (B, N, D) of all patches, without position, and the detail (B, N, 16, E) of a stem that gives any."""
+        """Tokens (B, N, D) of all patches, without position, and the detail (B, N, 16, E), if the stem has any."""
         if isinstance(self.patch_embed, MobileStem):
             return self.patch_embed(images)
         return self.patch_embed(images).flatten(2).transpose(1, 2), None
 
     def _fine_tokens(self, images: Tensor, index: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Fine patches (R, S*r*r, D) embedded, with position, at `index` (R, S*r*r) alone, and their detail: the others
-        cost nothing where a patch is embedded by itself."""
+        """Embedded fine patches (R, S*r*r, D), with position, only at `index` (R, S*r*r), and their detail; the other
+        patches cost nothing if the stem embeds each patch separately."""
         p, (rows, columns) = self.variant.patch_px, self.variant.fine_grid_hw
         full = self._resample(images, self.variant.fine_scale)
-        if isinstance(self.patch_embed, MobileStem):  # its convolutions look across patches, so all are computed
+        if isinstance(self.patch_embed, MobileStem):  # its convolutions extend across patches, so all are computed
             tokens, detail = self.patch_embed(full)
             return take(tokens, index) + self.fine_position[0, index], _take_detail(detail, index)
         patches = full.unflatten(2, (rows, p)).unflatten(4, (columns, p))  # (R, 3, rows, p, columns, p)
@@ -218,8 +218,8 @@ class SHaRPose(nn.Module):
     def _resample(images: Tensor, scale: float) -> Tensor:
         if scale == 1:
             return images
-        if scale == 0.5:  # bilinear without aligned corners is the mean of 2x2 here, and much dearer
-            # OpenVINO pools three channels as if they were sixteen, but convolves three.
+        if scale == 0.5:  # here bilinear without aligned corners is the mean of 2x2, but much slower
+            # OpenVINO pools three channels at the cost of sixteen, but convolves only three.
             if torch.jit.is_tracing():  # type: ignore[reportPrivateImportUsage]
                 return F.conv2d(images, torch.full((3, 1, 2, 2), 0.25, dtype=torch.float32), stride=2, groups=3)
             return F.avg_pool2d(images, 2)

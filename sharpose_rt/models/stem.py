@@ -1,6 +1,6 @@
 """Small convolutional networks that may start from public weights: tokens for poses, features for the detector.
 
-Ours, for networks that have to learn from tens of thousands of people. Letters: B crops, C channels, D width.
+Our design, for networks that learn from only tens of thousands of people. Letters: B crops, C channels, D width.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ _STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-"""MobileNetV2 (Sandler et al. 2018, table 2): expansion, channels, blocks, stride of the first of them."""
+"""MobileNetV2 (Sandler et al. 2018, table 2): expansion, channels, blocks, stride of the first block."""
 DETAIL_CHANNELS = 24
 DETAIL_SIDE = 4
-"""Places along a token's side that have detail of their own: one for 4 px."""
+"""Places along a token's side that have their own detail: one per 4 px."""
 _LEVELS_AFTER = (2, 5, 9, 12, 16)
 """Blocks of the pose network's trunk whose outputs are used: at 4, 8 and 16 px, the last at 16 px, and at 32 px."""
 
 
 class FarPadded(nn.Conv2d):
-    """A convolution of stride 2, padded as these weights were trained: a row less before than behind.
+    """A convolution of stride 2, padded as the public weights were trained: one row less before than after.
 
-    Its window reaches half a step further right and down than its cell; the filters, trained on pictures and their
-    mirror images, have learnt to look at the cell's middle. Padded alike on both sides each stride would add half a
-    cell of shift, twelve pixels in the end.
+    Its window extends half a step further right and down than its cell; the filters, trained on pictures and their
+    mirror images, have learnt to look at the cell's centre. With equal padding on both sides, each stride would add a
+    shift of half a cell, twelve pixels in total.
     """
 
     def __init__(self, channels: int, out: int, groups: int = 1) -> None:
@@ -77,7 +77,7 @@ class InvertedResidual(nn.Module):
         return self.project.in_channels
 
     def keep(self, channels: Tensor) -> None:
-        """Leaves these of the hidden channels (C',) and takes the others out; of a block that expands."""
+        """Keeps these hidden channels (C',) and removes the others; only for a block that expands."""
         assert isinstance(self.expand, nn.Conv2d)
         for layer in (self.expand, self.depthwise):
             assert layer.bias is not None
@@ -89,14 +89,14 @@ class InvertedResidual(nn.Module):
 
 
 class MobileTrunk(nn.Module):
-    """MobileNetV2 but for its last layers: inverted residuals in a row.
+    """MobileNetV2 without its last layers: a sequence of inverted residuals.
 
-    A linear patch embedding has to find edges and parts at every offset anew; these layers share what they learn over
-    the picture, and may start from weights that have seen very many people (`training.movenet`).
+    A linear patch embedding has to learn edges and parts separately at every offset. These layers share what they learn
+    across the picture, and may start from weights that have seen very many people (`training.movenet`).
 
     Args:
         width: factor on the channels of the published network.
-        blocks: how many of its 17 blocks there are.
+        blocks: how many of its 17 blocks to use.
     """
 
     def __init__(self, width: float, blocks: int = 17) -> None:
@@ -104,7 +104,7 @@ class MobileTrunk(nn.Module):
         rows = list(_blocks(width))[:blocks]
         first = _channels(32, width)
         self.channels = tuple(out for out, _, _ in rows)
-        """What each block gives."""
+        """Output channels of each block."""
         self.first = FarPadded(3, first)
         before = (first, *self.channels)
         self.layers: list[InvertedResidual] = nn.ModuleList(  # type: ignore[assignment]
@@ -112,20 +112,20 @@ class MobileTrunk(nn.Module):
         )
 
     def freeze(self, blocks: int) -> None:
-        """Let the first convolution and the first `blocks` keep their weights in training."""
+        """Freeze the weights of the first convolution and the first `blocks` in training."""
         for part in (self.first, *self.layers[:blocks]):
             part.requires_grad_(False)
 
     def match(self, state: Mapping[str, Tensor], prefix: str) -> None:
-        """Takes out of each block the hidden channels that a state does not have: one of a thinned trunk
-        (`training.thinning`). Its names begin with `prefix`."""
+        """Removes from each block the hidden channels that a thinned trunk's state (`training.thinning`) does not have.
+        Its names begin with `prefix`."""
         for number, block in enumerate(self.layers):
             stored = state.get(f"{prefix}layers.{number}.project.weight")
             if stored is not None and stored.ndim == 4 and 0 < stored.shape[1] < block.hidden:
                 block.keep(torch.arange(stored.shape[1]))
 
     def features(self, images: Tensor, after: Sequence[int]) -> list[Tensor]:
-        """What the blocks numbered `after`, ascending, give, (B, C, h', w') each, from (B, 3, h, w) normalised."""
+        """Outputs (B, C, h', w') of the blocks numbered `after`, ascending, from normalised (B, 3, h, w)."""
         x = F.relu6(self.first(images.contiguous(memory_format=torch.channels_last)))
         found = []
         for number, layer in enumerate(self.layers):
@@ -153,7 +153,7 @@ class Merge(nn.Module):
     Args:
         level: channels of the trunk at this level.
         channels: of the coarser level.
-        out: of what is made of both.
+        out: of the result.
     """
 
     def __init__(self, level: int, channels: int, out: int) -> None:
@@ -163,17 +163,17 @@ class Merge(nn.Module):
         self.pointwise = nn.Conv2d(channels, out, 1)
 
     def forward(self, coarser: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """The sum (B, C, h, w), and what is made of it (B, C', h, w)."""
+        """The sum (B, C, h, w), and the result (B, C', h, w)."""
         enlarged = F.interpolate(coarser, scale_factor=2, mode="bilinear", align_corners=False)
         total = enlarged + self.lateral(level)
         return total, F.relu(self.pointwise(self.depthwise(total)))
 
 
 class MobileStem(MobileTrunk):
-    """Tokens of 16 px cells, and features of every 4 px in them: MobileNetV2 and the pyramid that MoveNet puts on it.
+    """Tokens of 16 px cells, and features of every 4 px in them: MobileNetV2 with MoveNet's feature pyramid.
 
-    The pyramid brings what the deepest layers know of the whole body down to a quarter of the picture's size, which is
-    that of the fine stage's heatmaps. Both sides of a picture are multiples of 32 px.
+    The pyramid brings the deepest layers' features of the whole body to a quarter of the picture's size, which is that
+    of the fine stage's heatmaps. Both sides of a picture are multiples of 32 px.
     """
 
     def __init__(self, width: int) -> None:

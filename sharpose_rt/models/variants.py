@@ -1,4 +1,4 @@
-"""The sizes of the network: the paper's Table 2 and ours, and the two behaviours."""
+"""The sizes of the network, from the paper's Table 2 and ours, and its two behaviours."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from sharpose_rt.skeleton import COCO17, MPII16, Skeleton
 
 @dataclass(frozen=True)
 class Behaviour:
-    """Where the authors' released code departs from the paper's text; each field is one such point."""
+    """The points in which the authors' released code differs from the paper's text, one per field."""
 
     name: str
     round_cells_up: bool
     """Selected cells: ceil(alpha * Nc) instead of floor (below Eq. 7)."""
     skip_last_keypoint_row: bool
-    """The attention of the last keypoint token is left out of the score (Eq. 7)."""
+    """The attention of the last keypoint token is omitted from the score (Eq. 7)."""
     sum_keypoint_rows: bool
     """The score is the sum over keypoints, not the mean (Eq. 7); the ranking is the same."""
     first_scored_layer: float
-    """The moving average (Eq. 6) begins at this fraction of the depth."""
+    """The moving average (Eq. 6) starts at this fraction of the depth."""
     low_tokens_from_input: bool
     """Unselected cells enter the fine stage as coarse input embeddings instead of coarse outputs (below Eq. 7)."""
     quality_activation: str
-    """Last activation of the quality predictor (Eq. 4): the paper names none; an OKS lies in 0..1, hence sigmoid."""
+    """Last activation of the quality predictor (Eq. 4): the paper names none; an OKS is within 0..1, hence sigmoid."""
 
 
 PAPER = Behaviour("paper", False, False, False, 0.0, False, "sigmoid")
@@ -42,8 +42,8 @@ class Variant:
         width: D, features of a token.
         alpha: share of coarse cells that the fine stage splits.
         sigma_cells: standard deviation of the training target's Gaussian, in heatmap cells.
-        stem: how a patch becomes a token: 'patch' (one linear map, the paper) or 'mobile' (see `MobileStem`; the
-            sides of both stages' pictures are multiples of 32 px then).
+        stem: how a patch becomes a token: 'patch' (one linear map, as in the paper) or 'mobile' (see `MobileStem`;
+            needs sides that are multiples of 32 px in both stages).
         decoder: where heatmaps come from: 'tokens' (keypoint tokens alone, Eq. 3) or 'pixels' (see `PixelDecoder`).
     """
 
@@ -75,7 +75,7 @@ class Variant:
 
     @property
     def fine_grid_hw(self) -> tuple[int, int]:
-        """Rows and columns of fine tokens, were all cells split."""
+        """Rows and columns of fine tokens if all cells were split."""
         h, w = self.coarse_grid_hw
         return h * self.split, w * self.split
 
@@ -98,9 +98,8 @@ class Variant:
 VARIANTS = {
     v.name: v
     for v in (
-        # Ours: small enough to ship with weights and to run live on a plain CPU. Stem and decoder are such that it
-        # learns from tens of thousands of people what the paper's need hundreds of thousands for; behind such a stem
-        # half the depth will do.
+        # Ours: small enough to ship with weights and to run live on a plain CPU. With this stem and decoder it learns
+        # from tens of thousands of people what the paper's needs hundreds of thousands for, at half the depth.
         Variant(
             "tiny_256x192",
             (256, 192),
@@ -131,8 +130,8 @@ def find_variant(name: str) -> Variant:
     """
     if is_network_file(name):
         raise ConfigError(
-            f"the model is {name!r}, a file; here one of ours is wanted: {', '.join(VARIANTS)} (a file is accepted by "
-            "`track`, `eval`, PoseTracker and SHaRPose)"
+            f"the model is {name!r}, a file, but one of {', '.join(VARIANTS)} is needed here (`track`, `eval`, "
+            "PoseTracker and SHaRPose accept a file)"
         )
     if name not in VARIANTS:
         raise ConfigError(

@@ -1,7 +1,7 @@
 """Weights as safetensors: saved, hashed, found, loaded strictly. Nothing here unpickles code.
 
-A file carries its own facts as metadata: model, behaviour, attention scale, recommended quality threshold, and how
-closely people were cut out in training.
+A file's metadata describes its weights: model, behaviour, attention scale, recommended quality threshold, and how
+tightly people were cropped in training.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ PADDING = "box_padding"
 SCALE = "attention_scale"
 """In a file's metadata: the factor on the attention's logits."""
 THRESHOLD = "quality_threshold"
-"""In a file's metadata: crops of at least this quality leave after the coarse stage ..."""
+"""In a file's metadata: crops with at least this quality leave after the coarse stage, ..."""
 USUAL_THRESHOLD = 0.95
-"""... and where it states none (the paper's choice)."""
+"""... and its value if the file states none (the paper's choice)."""
 GAIN = "refine_from_gain"
-"""In a file's metadata: so do crops to which the fine stage is expected to add less AP."""
+"""In a file's metadata: crops also leave if the fine stage is expected to add less AP."""
 NO_GAIN = (
-    "{path} does not predict what the fine stage adds, so `refine_from_gain` means nothing; write weights that do with "
-    "`sharpose-rt weights gain`, or leave it away"
+    "{path} does not predict what the fine stage adds, which `refine_from_gain` needs; write weights that do with "
+    "`sharpose-rt weights gain`, or omit the option"
 )
 GAIN_PREDICTOR = "gain_predictor"
-"""A layer that weights may have or not (`evaluation.gain`)."""
+"""A layer that weights may or may not have (`evaluation.gain`)."""
 
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """Where a model's weights came from: `sha256` of the file ("" for random ones) and its metadata."""
+    """Source of a model's weights: `sha256` of the file ("" for random ones) and its metadata."""
 
     path: str
     sha256: str
@@ -68,10 +68,10 @@ class WeightsInfo:
     predicts_gain: bool = False
 
     def gate(self, quality_threshold: float | None, refine_from_px: float, refine_from_gain: float | None) -> Gate:
-        """The gate of a run that asks for these; what the weights state holds where it asks for neither threshold.
+        """The gate of a run with these options; without either threshold, those stated by the weights apply.
 
         Raises:
-            WeightsError: a gain is asked for that the weights do not predict.
+            WeightsError: a gain is requested that the weights do not predict.
         """
         if refine_from_gain is not None and not self.predicts_gain:
             raise WeightsError(NO_GAIN.format(path=self.path))
@@ -82,21 +82,21 @@ class WeightsInfo:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The fields for a summary; the ranges, which are long, are left out of the metadata."""
+        """The fields for a summary; the metadata is without the ranges, which are long."""
         return {**vars(self), "metadata": {key: text for key, text in self.metadata.items() if key != RANGES}}
 
     @property
     def ranges(self) -> Ranges | None:
-        """What `models.int8` needs to know of the layers; None where `sharpose-rt weights quantize` never wrote it.
+        """The ranges that `models.int8` needs; None if `sharpose-rt weights quantize` has not written any.
 
         Raises:
-            WeightsError: it is damaged.
+            WeightsError: they are damaged.
         """
         return parse_ranges(self.metadata, self.path)
 
 
 def save_weights(model: SHaRPose, path: Path, *, half: bool = False, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a model's weights and facts to `path`, at once or not at all; in float16 where `half`.
+    """Write a model's weights and metadata to `path`, atomically; in float16 if `half`.
 
     Raises:
         OutputError: see `write_safetensors`.
@@ -116,19 +116,19 @@ def save_weights(model: SHaRPose, path: Path, *, half: bool = False, metadata: M
 
 
 def write_safetensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file that everybody may read, at once or not at all.
+    """Write a safetensors file that everybody may read, atomically.
 
     Raises:
         OutputError: it cannot be written.
     """
-    # safetensors says so itself of a full disk, or of a folder without a right to write.
+    # safetensors has its own error for a full disk or a read-only folder.
     with writing(f"the weights {path}", "free some space or give another folder", SafetensorError), whole(path) as part:
         save_file(tensors, part, metadata=metadata)
-        part.chmod(0o644)  # safetensors writes for the owner alone
+        part.chmod(0o644)  # safetensors makes it readable only by the owner
 
 
 def write_network(module: nn.Module, path: Path, facts: dict[str, str]) -> None:
-    """Write a module in float16, with `facts` as metadata, at once or not at all.
+    """Write a module in float16, with `facts` as metadata, atomically.
 
     Raises:
         OutputError: see `write_safetensors`.
@@ -138,22 +138,22 @@ def write_network(module: nn.Module, path: Path, facts: dict[str, str]) -> None:
     write_safetensors(tensors, path, facts)
 
 
-@torch.random.fork_rng(devices=[])  # new layers are filled by chance; a program's own goes on as it was
+@torch.random.fork_rng(devices=[])  # new layers are filled at random; the program's own generator is unchanged
 def load_model(name: str, weights: str = "auto", behaviour: str = "auto") -> tuple[SHaRPose, WeightsInfo]:
-    """A network with weights, in float32 on the CPU, and where the weights came from.
+    """A network with weights, in float32 on the CPU, and the source of the weights.
 
     Args:
         name: a variant.
-        weights: 'auto' (those that ship with the variant), a .safetensors or released .pth file, or 'random'.
-        behaviour: 'paper', 'released', or 'auto': what the weights state, else 'paper'.
+        weights: 'auto' (those bundled for the variant), a .safetensors or released .pth file, or 'random'.
+        behaviour: 'paper', 'released', or 'auto' (as stated by the weights, else 'paper').
 
     Raises:
         WeightsError: there are no weights, the file is damaged, or it does not fit the variant.
         ConfigError: no such variant or behaviour.
     """
-    find_variant(name)  # before it is said that there are no weights for it
+    find_variant(name)  # before an error that there are no weights for it
     if weights == "random":
-        torch.default_generator.manual_seed(0)  # not a GPU's, too, which nothing sets back
+        torch.default_generator.manual_seed(0)  # not also a GPU's, which would not be restored
         model = create_model(name, "paper" if behaviour == "auto" else behaviour)
         return model, WeightsInfo("random", "", math.inf, {})
     path = _find(name, weights)
@@ -165,7 +165,7 @@ def load_model(name: str, weights: str = "auto", behaviour: str = "auto") -> tup
     tensors, facts = read_safetensors(path)
     made_for = facts.get("model", name)
     if made_for != name:
-        raise WeightsError(f"{path} holds weights of {made_for}, not of {name}; use --model {made_for} with them")
+        raise WeightsError(f"{path} contains weights for {made_for}, not {name}; use --model {made_for} with them")
     model = create_model(name, facts.get("behaviour", "paper") if behaviour == "auto" else behaviour)
     if f"{GAIN_PREDICTOR}.weight" in tensors:
         model.gain_predictor = torch.nn.Linear(model.variant.width, 1, dtype=torch.float32)
@@ -180,23 +180,23 @@ def load_model(name: str, weights: str = "auto", behaviour: str = "auto") -> tup
 
 @contextmanager
 def open_safetensors(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
-    """A safetensors file, which reads its tensors when asked for them, and its metadata.
+    """A safetensors file, which reads its tensors on demand, and its metadata.
 
     Raises:
-        WeightsError: it is not a whole safetensors file.
+        WeightsError: it is not a complete safetensors file.
     """
     try:
         with safe_open(path, framework="pt") as file:
             yield file, dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"cannot read {path}: {error}; is it a whole .safetensors file?") from error
+        raise WeightsError(f"cannot read {path}: {error}; is it a complete .safetensors file?") from error
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors in float32 and metadata of a file.
 
     Raises:
-        WeightsError: see `open_safetensors`; or a number in it is not finite.
+        WeightsError: see `open_safetensors`; or it contains a number that is not finite.
     """
     with open_safetensors(path) as (file, metadata):
         tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (no mapping)
@@ -205,19 +205,19 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """With NaN among them a network finds nothing, and nothing would say why."""
+    """With NaN weights a network finds nothing, without saying why."""
     if bad := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
         raise WeightsError(
-            f"{path} holds numbers that are not finite ({bad[0]}; {len(bad)} of {len(tensors)} tensors); its training "
-            "went astray, or the file is damaged: take an earlier checkpoint"
+            f"{path} contains numbers that are not finite ({bad[0]}; {len(bad)} of {len(tensors)} tensors): its "
+            "training diverged, or the file is damaged. Use an earlier checkpoint"
         )
 
 
 def stated(metadata: Mapping[str, str], name: str, path: Path, usual: float, accepted: tuple[float, float]) -> float:
-    """A number that a file states of its weights, or the usual one.
+    """A number in a file's metadata, or the usual one if there is none.
 
     Raises:
-        WeightsError: what it states is no number, or out of its range.
+        WeightsError: the value is not a number, or out of range.
     """
     text, (low, high) = metadata.get(name, repr(usual)), accepted
     try:
@@ -230,7 +230,7 @@ def stated(metadata: Mapping[str, str], name: str, path: Path, usual: float, acc
 
 
 def parse_ranges(metadata: Mapping[str, str], path: object) -> Ranges | None:
-    """The ranges of layers' inputs in a file's metadata; None without any.
+    """The ranges of layers' inputs in a file's metadata; None if there are none.
 
     Raises:
         WeightsError: they are damaged.
@@ -245,14 +245,14 @@ def parse_ranges(metadata: Mapping[str, str], path: object) -> Ranges | None:
 
 
 def _end(stored: object) -> End:
-    """A number, or those of a depthwise layer's channels."""
+    """A number, or one for each channel of a depthwise layer."""
     if isinstance(stored, list):
         return [float(value) for value in stored]
     return float(stored)  # type: ignore[reportArgumentType]
 
 
 def read_ranges(name: str, weights: str) -> Ranges | None:
-    """The ranges that come with a model's weights, as in `load_model`, without reading the tensors.
+    """The ranges stored with a model's weights (as in `load_model`), without reading the tensors.
 
     Raises:
         WeightsError: there are no weights, or the file is damaged.
@@ -270,25 +270,25 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def mean_state(modules: Sequence[nn.Module]) -> dict[str, Tensor]:
-    """The mean of the states of modules of one kind, in float32 on the CPU: weights, and what normalisations have seen.
+    """The mean of the states of modules of one kind, in float32 on the CPU: weights and normalisation statistics.
 
-    They are of one training, or of ones that began alike (Wortsman et al. 2022, "Model soups"). Where one was trained
-    on from another, the mean has what it learnt, and forgets less (the same, "Robust fine-tuning").
+    They are from one training, or from trainings with the same start (Wortsman et al. 2022, "Model soups"). If one was
+    fine-tuned from another, the mean keeps what it learnt and forgets less (same authors, "Robust fine-tuning").
     """
     states = [module.state_dict() for module in modules]
     return {key: torch.stack([state[key].cpu().float() for state in states]).mean(0) for key in states[0]}
 
 
 def amend(source: Path, target: Path, more: Mapping[str, str], tensors: Mapping[str, Tensor] | None = None) -> None:
-    """Write the tensors of a safetensors file, as they are, with more metadata and more tensors, or others in place of
-    some; at once or not at all."""
+    """Write the tensors of a safetensors file unchanged, with additional metadata and with added or replaced tensors;
+    atomically."""
     with open_safetensors(source) as (file, facts):
         kept = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
     write_safetensors({**kept, **(tensors or {})}, target, {**facts, **more})
 
 
 class _Unread:
-    """In the place of numpy's values: MMCV tells in each checkpoint of the best AP so far, which is one."""
+    """Stands in for numpy values: MMCV stores one in each checkpoint, the best AP so far."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -311,20 +311,20 @@ _UNREAD: list[Any] = [
 
 
 def read_released(path: Path) -> dict[str, Tensor]:
-    """Parameters of a checkpoint that the authors released, as they are, under their names; never runs code from it.
+    """Parameters of a checkpoint released by the authors, unchanged, under their names; never runs code from it.
 
     Raises:
-        WeightsError: it cannot be read so, or holds something else.
+        WeightsError: it cannot be read in this way, or contains something else.
     """
     try:
         with settings_lock, warnings.catch_warnings(), torch.serialization.safe_globals(_UNREAD):
-            warnings.simplefilter("ignore", UserWarning)  # torch's, on pickle protocols that it reads all the same
+            warnings.simplefilter("ignore", UserWarning)  # torch's, about pickle protocols that it reads anyway
             data = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except Exception as error:  # torch raises many kinds for what is damaged
+    except Exception as error:  # torch raises many kinds for damaged files
         text = str(error) or type(error).__name__
-        # Before that torch advises, in bold, to trust the file.
+        # Before that, torch advises in bold to trust the file.
         reason = re.search(r"GLOBAL \S+", text) or re.search(r"(?<=Unpickler error: )\s*(.+)", text)
         raise WeightsError(
             f"cannot read {path} as a checkpoint of tensors ({reason[0].strip() if reason else text.splitlines()[0]}); "
@@ -334,8 +334,8 @@ def read_released(path: Path) -> dict[str, Tensor]:
     if not isinstance(data, dict) or not data or not all(isinstance(v, Tensor) for v in data.values()):
         wanted = "a released checkpoint (its `state_dict`)"
         if isinstance(data, dict) and str(data.get("format")).startswith("sharpose.training/"):
-            wanted = "the .safetensors that the training wrote"
-        raise WeightsError(f"{path} holds no table of tensors; {wanted} is wanted")
+            wanted = "the .safetensors file that the training wrote"
+        raise WeightsError(f"{path} contains no table of tensors; expected {wanted}")
     _check_finite(data, path)
     return {str(key): value for key, value in data.items()}
 
@@ -348,13 +348,13 @@ def import_released(
     attention_scale: float | None = None,
     quality_threshold: float = USUAL_THRESHOLD,
 ) -> SHaRPose:
-    """Convert a released checkpoint to a safetensors file of ours, and give the model.
+    """Convert a released checkpoint to a safetensors file, and return the model.
 
     Raises:
         WeightsError: see `read_released` and `load_released_state_dict`.
     """
     if not is_file(source):
-        raise WeightsError(f"no file {source}; the path of a released .pth checkpoint is wanted")
+        raise WeightsError(f"no file {source}; give the path of a released .pth checkpoint")
     model = create_model(name, "released", attention_scale=attention_scale)
     load_released_state_dict(model, read_released(source))
     facts = {THRESHOLD: repr(quality_threshold), "imported_from": source.name}
@@ -369,7 +369,7 @@ def file_sha256(path: Path) -> str:
 
 
 def bundled_weights(name: str) -> Path | None:
-    """The weights that ship with a variant, checked against the hash that ships beside them; None without any.
+    """The bundled weights of a variant, checked against the bundled hash; None if there are none.
 
     Raises:
         WeightsError: the file is not the one that was shipped.
@@ -382,18 +382,18 @@ def bundled_weights(name: str) -> Path | None:
 
 
 def check_shipped(path: Path) -> None:
-    """Compare a file with the SHA-256 on the card that ships beside it.
+    """Compare a file with the SHA-256 on the card (.md) shipped beside it.
 
     Raises:
-        WeightsError: it is another file, or one of the two is missing.
+        WeightsError: they differ, or one of the two files is missing.
     """
     try:
         wanted = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["sha256"]
         found = file_sha256(path)
     except OSError as error:
-        raise WeightsError(f"cannot read what was shipped: {error}; install the package again") from error
+        raise WeightsError(f"cannot read a shipped file: {error}; reinstall the package") from error
     if found != wanted:
-        raise WeightsError(f"{path} has SHA-256 {found}, but {wanted} was shipped; install the package again")
+        raise WeightsError(f"{path} has SHA-256 {found}, but {wanted} was shipped; reinstall the package")
 
 
 def _find(name: str, weights: str) -> Path:
@@ -412,6 +412,6 @@ def _find(name: str, weights: str) -> Path:
         have = f"weights ship for {', '.join(shipped)}" if shipped else "no weights ship with this version"
         raise WeightsError(
             f"there are no weights for {name}: {have}. Give --weights FILE, import a released checkpoint with "
-            f"`sharpose-rt weights import`, or use --weights random to try the plumbing (poses will be noise)"
+            f"`sharpose-rt weights import`, or use --weights random to test the pipeline (poses will be noise)"
         )
     return path

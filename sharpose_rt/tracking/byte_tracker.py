@@ -1,4 +1,4 @@
-"""The tracker `bytetrack`: ByteTrack of the `trackers` package behind our `Tracker`."""
+"""The tracker `bytetrack`: ByteTrack from the `trackers` package as a `Tracker`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sharpose_rt.tracking.memory import Look
 from sharpose_rt.types import Detections, Float32, Poses, Tracks
 
 LEAST_STEP_S = 1e-6
-"""`trackers` warns when a timestamp comes twice."""
+"""Shortest step; `trackers` warns if a timestamp repeats."""
 REFERENCE_FPS = 30.0
-"""The rate for which `trackers` states its buffer and tunes its filter."""
+"""The frame rate for which `trackers` defines its buffer and tunes its filter."""
 
 
 @dataclass
 class _Shown:
-    """A track as it was last shown, and the velocity (2,) of its centre in px/s, to carry it on by."""
+    """A track as last shown, and the velocity (2,) of its centre in px/s, for predicting it."""
 
     bbox_xyxy: Float32
     bbox_score: float
@@ -31,16 +31,16 @@ class _Shown:
 
 
 class ByteTrack:
-    """Tracks people by boxes alone; see `Tracker` for what comes out.
+    """Tracks people by boxes alone; see `Tracker` for the output.
 
-    Where a source begins, or goes on after a jump in time, sure detections are people at once. The package confirms a
-    track at its second detection at the earliest, also with `config.min_detections` 1.
+    When a source starts, or continues after a jump in time, confident detections are confirmed at once. Otherwise the
+    package confirms a track at its second detection at the earliest, even with `config.min_detections` 1.
     """
 
     name = "bytetrack"
     uses_poses = False
-    known_again = 0  # boxes alone tell nobody
-    settled = False  # the package does not tell
+    known_again = 0  # boxes alone identify nobody
+    settled = False  # the package does not say
 
     def __init__(self, config: TrackerConfig) -> None:
         from trackers import ByteTrackTracker  # takes 1 s to import
@@ -67,13 +67,13 @@ class ByteTrack:
         camera: Camera | None = None,
         look: Look | None = None,
     ) -> Tracks:
-        """People of this frame who are confirmed, by id; see `Tracker.update`. It looks at boxes and time alone."""
+        """Confirmed people of this frame, in order of id; see `Tracker.update`. Only boxes and time are used."""
         self._clock.advance(pts_s)
         if detections is None:
             return self._carried(pts_s)
         found = canonical(detections)
         begins = self._detector_ran_s is None or pts_s - self._detector_ran_s > self._lost_s
-        # Its tracks are confirmed by detections in a row: show it the first picture that often, a moment apart.
+        # Detections in a row confirm its tracks: pass it the first picture that often, a moment apart.
         for again in range(max(self.config.min_detections, 2) - 1 if begins else 0, 0, -1):
             self._run(found, pts_s - again * 1e-3)
         ids, rows = self._run(found, pts_s)
@@ -88,7 +88,7 @@ class ByteTrack:
 
     def forget(self) -> None:
         """See `Tracker.forget`."""
-        # Its own reset() would give the same ids again; so its clock runs on until none of its tracks is left.
+        # Its own reset() would reuse ids, so its clock is advanced until none of its tracks is left.
         self._ahead_s += 2 * self.config.max_lost_s + 1
         self._shown, self._detector_ran_s = {}, None
 
@@ -118,7 +118,7 @@ class ByteTrack:
         return _Shown(box, score, pts_s, velocity)
 
     def _carried(self, pts_s: float) -> Tracks:
-        """The tracks that were last shown, moved on at the velocity they had."""
+        """The tracks that were last shown, moved at their last velocity."""
         self._shown = {i: t for i, t in self._shown.items() if pts_s - t.pts_s <= self._lost_s}
         if not self._shown:
             return Tracks.empty()

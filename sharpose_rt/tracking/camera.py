@@ -1,8 +1,8 @@
-"""How the picture moves because the camera does: a shaking hand or a pan moves everybody at once.
+"""Motion of the picture due to the camera: a shaking hand or a pan moves everybody at once.
 
-Sparse optical flow (Lucas and Kanade 1981, in pyramids) of what is not people, and the similarity that most of it
-agrees on, as in BoT-SORT (Aharon et al. 2022). Where there are people alone and no picture, the shift that most of them
-agree on.
+It is the similarity transform on which most of the sparse optical flow (pyramidal Lucas-Kanade, 1981) of the background
+agrees, as in BoT-SORT (Aharon et al. 2022). If there are only people and no picture, it is the shift on which most
+people agree.
 """
 
 from __future__ import annotations
@@ -18,47 +18,50 @@ from sharpose_rt.geometry.boxes import longer_side
 from sharpose_rt.types import Float32, Poses
 
 Camera = NDArray[np.float64]
-"""Where a point of the last frame is in this one: (2, 3), px."""
+"""Maps points of the last frame to this one: (2, 3), px."""
 
 SIDE_PX = 320
 """Longer side at which pictures are compared."""
 POINTS, FEW = 80, 40
-"""Corners that are followed; where fewer are left of them others are looked for."""
+"""Corners to follow; if fewer than the second number are left, new ones are found."""
 APART_PX = 8
 AGREED_PX = 1.5
-"""A point that ends up so near to where the similarity has it agrees with it."""
+"""A point this close to where the similarity maps it agrees with it."""
 LEAST_POINTS, LEAST_SHARE = 12, 0.4
-"""So many points, and such a share of those followed, must agree: else it is not known how the camera moved."""
+"""The number of points, and the share of those followed, that must agree; otherwise the camera's motion is unknown."""
 STILL_PX = 0.4
-"""A picture that moves less, in px of the small one, is still; so is one that moves once: that comes of noise."""
+"""A picture that moves less, in px of the small one, is still. So is one that moves only once, as from noise."""
 JUDGED_S = 0.03
-"""It is judged so far apart, by what it did meanwhile: at 60 frames a second a pan's steps are half as large as at 30,
-and every other is none where each picture is stored twice."""
+"""Shortest time over which that motion is judged: at 60 frames per second a pan's steps are half as large as at 30, and
+every other one is zero if each picture is stored twice."""
 AGAIN, REPEATS = 0.5, 5
-"""A picture that differs from the last one by no more, in grey levels on the whole, is that one again, up to so many
-times: a film of 10 frames a second may be stored at 60. That it stands still says nothing of the camera."""
+"""A picture whose mean difference from the last one is no more than the first, in grey levels, repeats it, up to the
+second number of times: a film of 10 frames per second may be stored at 60. A repeated picture says nothing about the
+camera."""
 RESTS = 25
-"""So many times it must be still until a camera that moved counts as still: what it does in small steps is motion."""
+"""How many times a camera that moved must be still to count as still, as small steps are motion too."""
 HELD, NEW = 25, 0.2
-"""For so many frames a camera whose motion cannot be known goes on as it did on the whole: a pan goes on, a hand that
-shakes stays where it is. The newest frame has this share in that mean."""
+"""For how many frames a camera of unknown motion is assumed to continue its mean motion: a pan continues, a shaking
+hand averages out. The second is the newest frame's share in that mean."""
 LARGEST_CHANGE = 0.2
-"""Of size and direction, from one frame to the next; more is a mistake."""
+"""Of scale and rotation, from one frame to the next; more is an error."""
 
 SURE_SCORE, SURE_COUNT = 0.3, 6
-"""People are compared by keypoints at least so sure, of which both have so many."""
+"""People are compared by keypoints with at least the first as score, of which both must have at least the second
+number."""
 ALIKE, FARTHEST = 0.06, 0.5
-"""Nobody changes their pose more from one frame to the next, nor is shifted farther, in box sizes."""
+"""Largest change of a person's pose, and largest shift, from one frame to the next, in box sizes."""
 AGREED_SHIFT = 0.03
-"""People whose shifts differ by no more of their size, or by a pixel, are shifted alike."""
+"""People whose shifts differ by no more than this share of their size, or a pixel, agree."""
 LEAST_PEOPLE, MOST_PEOPLE = 4, 200
-"""Fewer tell nothing, and more would all be compared with all."""
+"""Fewer people say nothing, and more would take too long, as each is compared with all."""
 MOST, STAY = 0.5, 0.8
-"""Such a share of those who are found again must agree, and fewer than the second share of them may as well stay."""
+"""The share of those found again who must agree. If more than the second share of that number agree on no shift, there
+is none."""
 
 
 class CameraMotion:
-    """Follows how one source's picture moves, frame by frame."""
+    """Tracks how one source's picture moves, frame by frame."""
 
     def __init__(self) -> None:
         self.forget()
@@ -69,19 +72,19 @@ class CameraMotion:
         self._points = np.zeros((0, 2), np.float32)
         self._usual: Camera | None = None
         self._rests_in = self._unknown = 0
-        self._moved = 0  # more than 0 where the last picture moved, or those since are that one again
+        self._moved = 0  # above 0 if the last picture moved, or later ones only repeat it
         self._judge_from(-math.inf)
 
     def _judge_from(self, pts_s: float) -> None:
-        """What the small picture does from now on says whether it moves."""
+        """Judge whether the small picture moves by its motion from now on."""
         self._since_s, self._since = pts_s, np.eye(2, 3)
 
     def step(self, image_bgr: NDArray[np.uint8], people_xyxy: ArrayLike, pts_s: float) -> Camera | None:
-        """How the picture moved since the last one, (2, 3) px; None where it stood still or cannot be known.
+        """How the picture moved since the last one, (2, 3) px; None if it was still or the motion is unknown.
 
         Args:
-            image_bgr: (H, W, 3); H and W are those of the last one, or `forget` was called.
-            people_xyxy: (N, 4) px, boxes of the people in the last picture: they move by themselves.
+            image_bgr: (H, W, 3); H and W as in the last one, unless `forget` was called.
+            people_xyxy: (N, 4) px, boxes of the people in the last picture, who move on their own.
             pts_s: media time.
         """
         height, width = image_bgr.shape[:2]
@@ -141,7 +144,7 @@ class CameraMotion:
         return similarity
 
     def _background(self, last: NDArray[np.uint8], people_xyxy: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Corners (P, 2) of the last picture that are not on people: those that were followed, or others."""
+        """Corners (P, 2) of the last picture that are not on people: those being followed, or new ones."""
         mask = np.full(last.shape, 255, np.uint8)
         for x0, y0, x1, y1 in people_xyxy.clip(0, SIDE_PX).astype(int):
             mask[y0 : y1 + 1, x0 : x1 + 1] = 0
@@ -157,14 +160,14 @@ class CameraMotion:
 
 
 class PeopleMotion:
-    """How the picture moves where there is none to see: the shift that most of its people make at once.
+    """Motion of a picture that is not available: the shift that most of its people share.
 
-    Two people of successive frames may be the same where the keypoints of one are those of the other, shifted. The
-    shift with which most of the first frame's people have such a one in the second is the camera's, unless as good as
-    many stay where they are.
+    Two people of successive frames may be the same if the keypoints of one are those of the other, shifted. The shift
+    that maps most of the first frame's people onto such people of the second is the camera's, unless nearly as many do
+    not move.
 
     Args:
-        body: so many keypoints count, those of a body: hands, of which each has as many, go their own ways.
+        body: number of keypoints that count, those of the body; hands have many but move on their own.
     """
 
     def __init__(self, body: int) -> None:
@@ -176,7 +179,7 @@ class PeopleMotion:
         self._last = None
 
     def step(self, poses: Poses) -> Camera | None:
-        """The shift since the last people, (2, 3) px; None where it is small, or cannot be known."""
+        """The shift since the last people, (2, 3) px; None if it is small or unknown."""
         poses = poses.first(self._body)
         last, self._last = self._last, poses
         if last is None or not all(LEAST_PEOPLE <= len(people) <= MOST_PEOPLE for people in (last, poses)):
@@ -206,12 +209,12 @@ class PeopleMotion:
 
 
 def _in_picture(similarity: NDArray[np.float64], factors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The shift in px of the picture of a map between small ones, whose pixels have their centres elsewhere."""
-    at = (factors - 1) / 2  # where the small picture's first pixel has its centre
+    """The shift, in px of the picture, of a map between small pictures, whose pixels have other centres."""
+    at = (factors - 1) / 2  # centre of the small picture's first pixel
     linear, shift = similarity[:, :2], similarity[:, 2]
     return factors * shift + at - linear @ at
 
 
 def moved_box(bbox_xyxy: ArrayLike, camera: Camera) -> Float32:
-    """Where a box (4,) of the last frame is in this one, by its corners, px."""
+    """A box (4,) of the last frame in this one, mapped by its corners, px."""
     return apply_affine(np.reshape(bbox_xyxy, (2, 2)), camera).ravel().astype(np.float32)

@@ -1,9 +1,9 @@
-"""The constant-velocity Kalman filter in closed form, for any number of coordinates in one numpy pass.
+"""A constant-velocity Kalman filter in closed form, for any number of coordinates in one numpy pass.
 
-Each coordinate has a state (position x, velocity v) of its own, so that the filter's matrices are 2x2 and need no
-linear algebra: F = [[1, dt], [0, 1]], H = [1, 0]. The acceleration is white noise in continuous time, whose
-covariance over a step is Q = q [[dt^3/3, dt^2/2], [dt^2/2, dt]] (Bar-Shalom, Li and Kirubarajan 2001, section 6.2):
-two short steps give exactly what one long step gives, so that a variable frame rate changes nothing.
+Each coordinate has its own state (position x, velocity v), so the filter's matrices are 2x2 and need no linear algebra:
+F = [[1, dt], [0, 1]], H = [1, 0]. The acceleration is white noise in continuous time, whose covariance over a step is
+Q = q [[dt^3/3, dt^2/2], [dt^2/2, dt]] (Bar-Shalom, Li and Kirubarajan 2001, section 6.2): two short steps give exactly
+the result of one long step, so a variable frame rate makes no difference.
 """
 
 from __future__ import annotations
@@ -100,14 +100,14 @@ def smooth_back(filtered: Motion, later: Motion, dt_s: float, density: Float64 |
     Args:
         filtered: the state after its own measurement.
         later: the smoothed state of the step after it.
-        dt_s: seconds between the two; with 0 the later state is taken as it is.
-        density: as it was in `predict` between the two, px^2/s^3.
+        dt_s: seconds between the two; if it is 0, the later state is returned.
+        density: as in `predict` between the two, px^2/s^3.
     """
     ahead = predict(filtered, dt_s, density)
     # Gain G = P F' / P_ahead, row by row: P F' = [[pxx + dt pxv, pxv], [pxv + dt pvv, pvv]].
     to_x, to_v = filtered.pxx + dt_s * filtered.pxv, filtered.pxv + dt_s * filtered.pvv
     determinant = ahead.pxx * ahead.pvv - np.square(ahead.pxv)
-    determinant = np.where(determinant > 0, determinant, np.inf)  # nothing is known of it, and nothing is to be learnt
+    determinant = np.where(determinant > 0, determinant, np.inf)  # nothing is known of it, and nothing can be learnt
     gxx = (to_x * ahead.pvv - filtered.pxv * ahead.pxv) / determinant
     gxv = (filtered.pxv * ahead.pxx - to_x * ahead.pxv) / determinant
     gvx = (to_v * ahead.pvv - filtered.pvv * ahead.pxv) / determinant

@@ -1,9 +1,9 @@
-"""Kalman filters of all keypoints of all tracks, advanced in one numpy pass a frame.
+"""Kalman filters of all keypoints of all tracks, advanced in one numpy pass per frame.
 
 Letters in shapes: T live tracks, N people of this frame, K keypoints.
 
-Noise is stated in box sizes, so that near and far people are treated alike. The size of a person is the longer
-side of the box in px (a person who lies has no height to speak of).
+Noise is given in box sizes, so that near and far people are treated alike. The size of a person is the longer side of
+the box in px (the box of a person lying down has little height).
 
     measurement:  std = noise * size / score                            px
     motion:       density = (acceleration * agility * size)^2 * ACCELERATION_LASTS_S    px^2/s^3
@@ -28,35 +28,36 @@ from sharpose_rt.tracking.motion import SLOW_DOWN_S
 Bool = NDArray[np.bool_]
 
 ACCELERATION_LASTS_S = 0.1
-"""How long limbs keep one acceleration; turns the standard deviation of it into a spectral density."""
+"""How long limbs keep the same acceleration; turns its standard deviation into a spectral density."""
 AGILE_SPEED = 0.7
-"""Speed in box sizes per second from which a keypoint may accelerate fully; slower ones the less ..."""
+"""Speed in box sizes per second from which a keypoint may accelerate fully; slower ones less, ..."""
 LEAST_AGILITY = 0.03
-"""... down to this share: what stands still is held still, what moves is followed (as in Casiez et al. 2012)."""
+"""... down to this share: what is still is kept still, what moves is followed (as in Casiez et al. 2012)."""
 UNKNOWN_SPEED = 2.0
 """Standard deviation of the velocity of a keypoint that has just appeared, box sizes per second."""
 COAST_S = 0.15
-"""Time constant within which the velocity of a keypoint that is not measured falls to that of its person."""
+"""Time constant with which the velocity of a keypoint that is not measured falls to that of its person."""
 GATE = 25.0
-"""Squared Mahalanobis distance (2 degrees of freedom) above which a measurement is taken for an outlier."""
+"""Squared Mahalanobis distance (2 degrees of freedom) above which a measurement is an outlier."""
 GATE_SPEED = 1.0
-"""Standard deviation of an onset of motion, box sizes per second, which the gate grants on top of the noise."""
+"""Standard deviation of a sudden start of motion, box sizes per second, which the gate allows on top of the noise."""
 MAX_REJECTED = 2
-"""So many outliers in a row are a jump that is followed at once."""
+"""This many outliers in a row are a jump, which is followed at once."""
 LONGEST_STEP_S = 0.5
-"""A state lives at least so long without measurements: two frames of a slow source belong together, a jump not."""
+"""Least time for which a state is kept without measurements: two frames of a slow source belong together, but not those
+before and after a jump."""
 TICKS_S = 0.002
-"""Times of two frames may lie so much further apart than the frames: each is rounded, in Matroska to a millisecond."""
+"""Tolerance for the interval between the times of two frames: each is rounded, in Matroska to a millisecond."""
 LEAST_SCORE = 0.05
-"""Scores below count as this one in the measurement's standard deviation."""
+"""Lower scores count as this in the measurement's standard deviation."""
 
 
 @dataclass(frozen=True)
 class FilterStep:
     """The state of all live tracks after one frame; the rows of absent people are predicted.
 
-    `measured`: the keypoint was measured and believed now. `linked`: its state goes on from the frame before.
-    `present`: the person is in this frame. `born`: the track has begun in this frame. `camera`: how the picture moved
+    `measured`: the keypoint was measured now and accepted. `linked`: its state continues from the previous frame.
+    `present`: the person is in this frame. `born`: the track began in this frame. `camera`: how the picture moved
     before it.
     """
 
@@ -74,12 +75,12 @@ class FilterStep:
     camera: Camera | None
 
     def shift(self, points: Float64) -> Float64:
-        """By how much the camera has moved points (..., 2) px of the frame before."""
+        """By how much the camera moved points (..., 2) px of the previous frame."""
         return np.zeros_like(points) if self.camera is None else apply_affine(points, self.camera) - points
 
 
 def measurement_std(config: SmoothConfig, size_px: Float64, scores: Float64) -> Float64:
-    """Standard deviation (T, K) in px of keypoints with `scores` (T, K) of people of `size_px` (T,)."""
+    """Standard deviations (T, K) in px of keypoints with `scores` (T, K) of people of `size_px` (T,)."""
     return config.noise * size_px[:, None] / np.clip(scores, LEAST_SCORE, 1)
 
 
@@ -99,10 +100,10 @@ class KeypointFilter:
     """Kalman filters of the keypoints of all live tracks.
 
     Args:
-        config: noise, and how long unmeasured keypoints live.
+        config: noise, and how long unmeasured keypoints are kept.
         keypoint_count: K.
-        coast: let the velocity of unmeasured keypoints fall to that of their person, and people who are lost come to
-            rest, as a causal filter should; a backward pass needs it off.
+        coast: let the velocity of unmeasured keypoints fall to that of their person, and lost people come to rest, as a
+            causal filter should; must be off for a backward pass.
     """
 
     def __init__(self, config: SmoothConfig, keypoint_count: int, *, coast: bool = True) -> None:
@@ -127,24 +128,24 @@ class KeypointFilter:
         tracked: NDArray[np.int64],
         camera: Camera | None = None,
     ) -> FilterStep:
-        """Advance all tracks to `pts_s` and take in the people of this frame.
+        """Advance all tracks to `pts_s` and update them with the people of this frame.
 
         Args:
-            pts_s: media time, not before that of the last step.
+            pts_s: media time, not before the last step's.
             track_ids: (N,) positive and unique.
             points: (N, K, 2) px.
             scores: (N, K) in 0..1; below `config.min_score` a keypoint is not measured.
             size_px: (N,) as of `box_size`.
-            tracked: ids of those who are there, measured or not: they do not come to rest.
-            camera: where points of the last step's frame are in this one, (2, 3) px; None where it stood still.
+            tracked: ids of those present, measured or not: they do not come to rest.
+            camera: maps points of the last step's frame to this one, (2, 3) px; None if it did not move.
 
         Raises:
             ValueError: time goes backwards.
         """
         if self.pts_s is not None and pts_s < self.pts_s:
             raise ValueError(
-                f"smoothing was given a frame at {pts_s:.6f} s after one at {self.pts_s:.6f} s; frames must come in "
-                "order of media time. Sort them, or use a new smoother for a new source"
+                f"smoothing got a frame at {pts_s:.6f} s after one at {self.pts_s:.6f} s; frames must be in order of "
+                "media time. Sort them, or use a new smoother for a new source"
             )
         dt_s = 0.0 if self.pts_s is None else pts_s - self.pts_s
         self.pts_s = pts_s
@@ -188,7 +189,7 @@ class KeypointFilter:
             setattr(self, name, getattr(self, name)[alive])
 
     def _add(self, track_ids: NDArray[np.int64], points: NDArray[np.floating], size_px: Float64) -> Bool:
-        """Rows for the tracks that are new, with nothing known yet: (T,) true for those rows."""
+        """Add rows for new tracks, with nothing known yet; (T,) true for those rows."""
         new = ~np.isin(track_ids, self.track_ids)
         count, k = int(new.sum()), self.known.shape[1]
         none = np.zeros((count, k))
@@ -203,7 +204,7 @@ class KeypointFilter:
         return np.arange(len(self.track_ids)) >= len(self.track_ids) - count
 
     def _measure(self, z: Float64, score: Float64, dt_s: float) -> tuple[Bool, Bool]:
-        """Take in measurements `z` (T, K, 2); (T, K) which were believed, and which went on from before."""
+        """Update with measurements `z` (T, K, 2); (T, K) which were accepted, and which continue from before."""
         config, predicted = self.config, self.motion
         std = measurement_std(config, self.size_px, score)[..., None]
         sure = (score >= config.min_score) & (score > 0)
@@ -226,7 +227,7 @@ class KeypointFilter:
         return measured, linked
 
     def _let_go(self, z: Float64, present: Bool, measured: Bool, tracked: Bool, dt_s: float) -> None:
-        """Slow down what was not measured; what is not known is where the network says."""
+        """Slow down what was not measured; what is unknown takes the network's position."""
         motion = self.motion
         v, x = motion.v, motion.x
         if self.coast and dt_s > 0 and not measured.all():
@@ -236,12 +237,12 @@ class KeypointFilter:
             shared = np.where((tracked | measured.any(1))[:, None, None], 0.0, body)
             for part, lasts_s in ((own, COAST_S), (shared, SLOW_DOWN_S)):
                 lost = 1 - np.exp(-dt_s / lasts_s)
-                x = x - part * (dt_s - lasts_s * lost)  # it went on at full speed; so it is as in many short steps
+                x = x - part * (dt_s - lasts_s * lost)  # it moved at full speed; now it is as after many short steps
                 v = v - part * lost
         x = np.where((present[:, None] & ~self.known)[..., None], z, x)
         self.motion = Motion(x, v, motion.pxx, motion.pxv, motion.pvv)
 
 
 def choose(where: Bool, yes: Motion, no: Motion) -> Motion:
-    """Rows of `yes` where (T, K) says so, else of `no`."""
+    """Elements of `yes` where `where` (T, K) is true, else of `no`."""
     return Motion(*(np.where(where[..., None], a, b) for a, b in zip(yes.arrays(), no.arrays(), strict=True)))

@@ -1,10 +1,10 @@
-"""Who left, and how they looked: people who come back are known again.
+"""Remembers people who left and their appearance, to recognise them when they return.
 
-What is compared are unit vectors of an appearance network (deep metric learning, as in DeepSORT, Wojke et al. 2017).
-How alike two of them are is turned into how many times likelier it is that they are of one person, and all who are
-remembered compete with somebody new: among many who might have come back one has to look more alike than among few.
-What likeness is worth is learnt from each scene: two who are there at once are not one person, so where they look alike
-nevertheless, as in uniform or by night, it says little.
+The appearance of a person is a unit vector from a network (deep metric learning, as in DeepSORT, Wojke et al. 2017).
+The similarity of two vectors gives the odds that they show the same person. All remembered people compete with the
+possibility of somebody new: the more of them might have returned, the more similar one has to look. How much similarity
+counts is learnt from each scene: two people who are present at once are different, so if they look similar anyway, as
+in uniform or at night, similarity says little.
 """
 
 from __future__ import annotations
@@ -20,47 +20,47 @@ from sharpose_rt.tracking.camera import Camera, moved_box
 from sharpose_rt.types import Float32
 
 Look = Callable[[ArrayLike], NDArray[np.float32]]
-"""Unit vectors (N, D) of how the people in boxes (N, 4) of this frame's picture look."""
+"""Returns unit vectors (N, D) of the appearance ("looks") of the people in boxes (N, 4) of this frame's picture."""
 
 ENOUGH = 3
-"""Who was looked at less often is not remembered."""
+"""People who were looked at less often are not remembered."""
 MOST = 64
-"""People who are remembered at once; those who left first are forgotten."""
+"""Most people remembered at once; those who left first are forgotten."""
 LASTS = 16
-"""So many looks count; the oldest fade."""
+"""About how many looks count; older ones fade."""
 LOG_ODDS_PER_ALIKE, EVEN_ALIKE = 14.0, 0.56
-"""How alike (cosine, after the mean of all people is taken away) two looks are, as log odds that they are of one
-person: the slope, and where both are as likely; fitted to people of a street by `eval-appearance`'s pairs."""
+"""Turn the similarity (cosine, after subtracting the mean of all people) of two looks into log odds that they show one
+person: the slope, and the similarity of even odds; fitted to pairs of people in a street from `eval-appearance`."""
 TRUSTED = 10
-"""Those odds weigh as much as so many pairs of looks of the scene itself."""
+"""Those odds count as much as this many pairs of looks from the scene itself."""
 SAME = 1e-6
-"""Two that differ by less are as much alike."""
+"""Similarities that differ by less are equal."""
 PAIRS = 512
-"""So many pairs of looks at one person, and at two, are kept of a scene."""
+"""How many pairs of looks at one person, and at two, are kept per scene."""
 RETURNS_S = 4.0
-"""That a newcomer is one who has just left is as likely beforehand as that it is somebody else; after so long half as
-likely, after twice as long a third."""
+"""A priori, a newcomer is as likely to be a person who has just left as somebody else; after this time half as likely,
+after twice this time a third."""
 SHRUNK = 4
-"""The mean of few people is theirs rather than the scene's: it counts as if so many had looked like nobody."""
+"""The mean of few people is theirs rather than the scene's, so this many zero vectors are added to it."""
 NEAR, WALKS_PER_S = 1.0, 1.0
-"""In body heights: who left may come back so near to where that was, and so much further each second."""
+"""In body heights: how far from where they left people may return, and how much farther for each second."""
 SIZES = 2.0
-"""Who comes back is at most so many times as tall or as small in the picture."""
+"""Returning people are at most this many times as tall, or as small, in the picture."""
 KNOWN, UNSURE, WAIT_S = 0.8, 0.3, 0.3
-"""Somebody new is taken for one who was gone where that is so likely; where it is not quite clear they get no id for so
-long, and more is seen of them."""
+"""A newcomer is recognised from the first probability on. From the second on they get no id until the third, in
+seconds, has passed, to see more of them."""
 
 
 @dataclass
 class Looks:
-    """How one person has looked: the sum of unit vectors (D,), how many there were, and when the last one was."""
+    """The looks at one person: the sum of unit vectors (D,), their number, and the time of the last one."""
 
     total: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     count: int = 0
     at_s: float = -np.inf
 
     def add(self, vector: NDArray[np.floating], pts_s: float) -> None:
-        """One more look at that person."""
+        """Add a look at that person."""
         before = self.total * (1 - 1 / LASTS if self.count >= LASTS else 1.0) if self.count else 0.0
         self.total, self.count, self.at_s = vector.astype(np.float64) + before, self.count + 1, pts_s
 
@@ -71,7 +71,7 @@ class Looks:
 
 
 class Experience:
-    """How alike looks have been in this scene, at one person and at two who were there at once."""
+    """How similar looks have been in this scene, at one person and at two who were present at once."""
 
     def __init__(self) -> None:
         self._same, self._others = deque[float](maxlen=PAIRS), deque[float](maxlen=PAIRS)
@@ -79,22 +79,22 @@ class Experience:
     def learn(
         self, vector: NDArray[np.floating], own: Looks, others: Sequence[Looks], mean: NDArray[np.float64]
     ) -> None:
-        """Take in a look (D,) at somebody of whom there are `own` looks, while `others` are there too."""
+        """Learn from a look (D,) at a person with looks `own` while `others` are present."""
         alike = _alike([own, *others], vector[None], mean)[:, 0].tolist()
         self._same.append(alike[0])
         self._others.extend(alike[1:])
 
     @property
     def tells(self) -> bool:
-        """Whether one person looks enough like themselves, at one time in four, to be known by it."""
+        """Whether people look enough like themselves, in a quarter of the looks, to be recognised."""
         (odds,) = self.odds(np.quantile(self._same or [1.0], [0.75])).tolist()
         return odds >= KNOWN * (1 + odds)
 
     def odds(self, alike: NDArray[np.float64]) -> NDArray[np.float64]:
-        """How many times likelier one person is than two, for each of `alike` (...), -1..1.
+        """Odds of one person rather than two, for each of `alike` (...), -1..1.
 
-        As fitted to other scenes, but no further from 1 than what is as much alike, or as little, has been so much
-        oftener here of one person than of two.
+        As fitted to other scenes, but no further from 1 than this scene supports: than the ratio of how often looks at
+        one person and at two have been at least as similar here (or at most, for odds below 1).
         """
         fitted = np.exp(LOG_ODDS_PER_ALIKE * (alike - EVEN_ALIKE))
         many, few = np.maximum(fitted, 1), np.minimum(fitted, 1)
@@ -107,7 +107,8 @@ class Experience:
 def _share(
     ordered: NDArray[np.float64], value: NDArray[np.float64], fitted: ArrayLike, above: bool
 ) -> NDArray[np.float64]:
-    """The share (...) of `ordered` that is at least `value` (...), or at most; `fitted` counts as `TRUSTED` more."""
+    """The share (...) of `ordered` that is at least (or at most) `value` (...); `fitted` counts as `TRUSTED` more
+    values."""
     up_to = np.searchsorted(ordered, value + (-SAME if above else SAME), "left" if above else "right")
     count = len(ordered) - up_to if above else up_to
     return (count + TRUSTED * np.asarray(fitted)) / (len(ordered) + TRUSTED)
@@ -115,7 +116,7 @@ def _share(
 
 @dataclass
 class Left:
-    """Somebody who is gone: where and when they were seen last."""
+    """A person who has left: where and when they were last seen."""
 
     track_id: int
     looks: Looks
@@ -125,7 +126,8 @@ class Left:
 
 @dataclass(frozen=True)
 class Newcomer:
-    """Somebody new, who may be one of those: looks at them, their box (4,) px, and how long that has been asked."""
+    """A new person, who may be one who left: their looks, box (4,) px, and how long they have been waiting for an
+    answer."""
 
     looks: Looks
     bbox_xyxy: Float32
@@ -133,7 +135,7 @@ class Newcomer:
 
 
 class Memory:
-    """The people of one source who are gone.
+    """The people of one source who have left.
 
     Args:
         remember_s: for how long, in media time.
@@ -145,23 +147,23 @@ class Memory:
         self.experience = Experience()
 
     def keep(self, one: Left) -> None:
-        """Remember somebody, where they were looked at often enough."""
+        """Remember a person if they were looked at often enough."""
         if one.looks.count >= ENOUGH:
             self.gone = [*self.gone, one][-MOST:]
 
     def advance(self, pts_s: float, camera: Camera | None = None) -> None:
-        """Forget whose time is over, and move the places of the others as the camera moved the picture."""
+        """Forget people whose time is over, and move the others' boxes with the camera."""
         self.gone = [one for one in self.gone if pts_s - one.seen_s <= self.remember_s]
         if camera is not None:
             for one in self.gone:
                 one.bbox_xyxy = moved_box(one.bbox_xyxy, camera)
 
     def take(self, track_ids: Collection[int]) -> None:
-        """Those people are here again."""
+        """Remove people who are back."""
         self.gone = [one for one in self.gone if one.track_id not in track_ids]
 
     def forget(self) -> None:
-        """Everybody."""
+        """Forget everybody."""
         self.gone, self.experience = [], Experience()
 
 
@@ -172,16 +174,16 @@ def decide(
     pts_s: float,
     experience: Experience,
 ) -> list[int | None]:
-    """Who each newcomer is: the id of one who was gone, 0 for somebody else, None where more must be seen first.
+    """Who each newcomer is: the id of a person who had left, 0 for somebody else, None if more must be seen first.
 
-    Nobody is found in two of them: the likeliest goes first.
+    No id is given twice; the likeliest match goes first.
 
     Args:
         new: the newcomers.
         gone: who left.
-        present: looks at the others who are there, by whom the mean of all people is known better.
+        present: looks at the others present, which improve the mean of all people.
         pts_s: now.
-        experience: what likeness is worth here.
+        experience: how much similarity counts in this scene.
     """
     mean = mean_look([*(left.looks for left in gone), *present])
     likely = [
@@ -201,7 +203,7 @@ def decide(
 
 
 def mean_look(people: Sequence[Looks]) -> NDArray[np.float64]:
-    """What all `people` share, (D,), which says nothing about who somebody is; 0 () of nobody."""
+    """What all `people` have in common, (D,), which identifies nobody; 0 () for no people."""
     vectors = [looks.vector for looks in people if looks.count]
     return np.sum(vectors, 0) / (len(vectors) + SHRUNK)
 
@@ -213,16 +215,17 @@ def who(
     pts_s: float,
     experience: Experience,
 ) -> dict[int, float]:
-    """Who of those who are `gone` somebody new is: probabilities by track id; what is missing to 1 is nobody of them.
+    """Probabilities, by track id, that a new person is one of those `gone`; the rest to 1 is that they are none of
+    them.
 
-    Those who cannot have come so far are left out.
+    People who cannot have come that far are omitted.
 
     Args:
         one: the new person.
         gone: who left.
-        mean: of all people's looks (D,), see `mean_look`.
+        mean: mean of all people's looks (D,), see `mean_look`.
         pts_s: now.
-        experience: as of `decide`.
+        experience: as for `decide`.
     """
     candidates = [left for left in gone if _may_be(left, one.bbox_xyxy, pts_s)]
     if not candidates:
@@ -237,18 +240,18 @@ def who(
 def likeness(
     people: Sequence[Looks], vectors: NDArray[np.floating], mean: NDArray[np.float64], experience: Experience
 ) -> NDArray[np.float64]:
-    """How likely (N, M), 0..1, looks (M, D) are at each of N `people`, where it was as likely as not beforehand."""
+    """Probability (N, M), 0..1, that looks (M, D) show each of N `people`, if both are equally likely a priori."""
     odds = experience.odds(_alike(people, vectors, mean))
     return odds / (1 + odds)
 
 
 def _alike(people: Sequence[Looks], vectors: NDArray[np.floating], mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How alike (N, M), -1..1, looks (M, D) are to those at each of N `people`, beside what all share."""
+    """How similar (N, M), -1..1, looks (M, D) are to those of each of N `people`, apart from what all share."""
     return np.stack([_unit(looks.vector - mean) for looks in people]) @ np.stack([_unit(v - mean) for v in vectors]).T
 
 
 def _may_be(one: Left, box: Float32, pts_s: float) -> bool:
-    """Whether they can have come from where they left to that box (4,) since then."""
+    """Whether they can have come from where they left to that box (4,) by now."""
     before, now = one.bbox_xyxy, box
     tall, taller = sorted((float(before[3] - before[1]), float(now[3] - now[1])))
     way = float(np.linalg.norm((before[:2] + before[2:] - now[:2] - now[2:]) / 2))

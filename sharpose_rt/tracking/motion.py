@@ -1,4 +1,4 @@
-"""Boxes that move with nearly constant velocity: centre, width and height, each with a Kalman filter of its own."""
+"""Boxes that move with nearly constant velocity: centre, width and height, each with its own Kalman filter."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from sharpose_rt.tracking.kalman import Float64, Motion
 NOISE = np.array([0.05, 0.06, 0.08, 0.08])
 """Standard deviation of a detector's box."""
 POSE_NOISE = 1.5
-"""A box that comes from a pose is so many times as noisy."""
+"""How many times noisier a box from a pose is."""
 ACCELERATION = np.array([1.5, 0.75, 0.4, 0.4])
 """Standard deviation of the acceleration, box heights per second squared."""
 ACCELERATION_LASTS_S = 0.3
-"""How long people keep one acceleration."""
+"""How long people keep the same acceleration."""
 UNKNOWN_SPEED = np.array([1.0, 0.4, 0.2, 0.2])
 """Standard deviation of the velocity of a new box, box heights per second."""
 SLOW_DOWN_S = 0.6
-"""Time constant within which who is not seen comes to rest."""
+"""Time constant with which people who are not seen come to rest."""
 
 
 def to_centre(bboxes_xyxy: ArrayLike) -> Float64:
@@ -38,14 +38,14 @@ def to_corners(state: Float64) -> Float64:
 
 
 def begin(bboxes_xyxy: ArrayLike) -> Motion:
-    """New boxes (N, 4), at rest as far as is known."""
+    """New boxes (N, 4), assumed to be at rest."""
     position = to_centre(bboxes_xyxy)
     scale = _scale(position)
     return kalman.begin(position, NOISE * scale, UNKNOWN_SPEED * scale)
 
 
 def predict(boxes: Motion, dt_s: float, seen: NDArray[np.bool_]) -> Motion:
-    """The boxes `dt_s` seconds later; those that were not `seen` (N,) at the last look slow down."""
+    """The boxes `dt_s` seconds later; those that were not `seen` (N,) when the detector last ran slow down."""
     density = (ACCELERATION * _scale(boxes.x)) ** 2 * ACCELERATION_LASTS_S
     ahead = kalman.predict(boxes, dt_s, density)
     left = np.exp(-dt_s / SLOW_DOWN_S)
@@ -55,14 +55,14 @@ def predict(boxes: Motion, dt_s: float, seen: NDArray[np.bool_]) -> Motion:
 
 
 def moved(boxes: Motion, camera: Camera) -> Motion:
-    """The boxes where the camera's motion has brought them in the picture: they stay upright."""
+    """The boxes after the camera's motion; they stay upright."""
     grown = np.sqrt(np.linalg.det(camera[:, :2]))
     at = np.concatenate([apply_affine(boxes.x[:, :2], camera), boxes.x[:, 2:] * grown], -1)
     return Motion(at, *boxes.arrays()[1:])
 
 
 def update(boxes: Motion, bboxes_xyxy: ArrayLike, noise: float = 1.0) -> Motion:
-    """The boxes after being seen at `bboxes_xyxy` (N, 4), `noise` times as noisy as a detector's."""
+    """The boxes after a measurement `bboxes_xyxy` (N, 4) that is `noise` times as noisy as a detector's."""
     position = to_centre(bboxes_xyxy)
     return kalman.update(boxes, position, noise * NOISE * _scale(position))
 

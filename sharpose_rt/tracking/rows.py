@@ -12,8 +12,8 @@ from sharpose_rt.geometry.boxes import longer_side
 from sharpose_rt.types import Poses, PoseStage
 
 REACH = 0.2
-"""By how much, in longer sides of the box, a keypoint may lie outside it; of those that are seen three in a thousand
-do. A limb that was last seen jumping from one person to another flies off in a prediction."""
+"""How far outside the box a predicted keypoint may be, in longer sides of the box; three in a thousand measured ones
+are farther. A limb that was last seen jumping from one person to another flies off when predicted."""
 
 
 def raw(poses: Poses) -> Poses:
@@ -22,16 +22,16 @@ def raw(poses: Poses) -> Poses:
 
 
 def estimated(poses: Poses) -> Poses:
-    """The people who were in the frame, without those whom a smoother has carried on."""
+    """The people who were in the frame, without those whom a smoother has predicted."""
     return poses.kept(poses.stage != PoseStage.PREDICTED)
 
 
 def with_keypoints(
     poses: Poses, row_of: Mapping[int, int], points: NDArray[np.floating], scores: NDArray[np.floating]
 ) -> Poses:
-    """The same people with keypoints from `points` (T, K, 2) and `scores` (T, K), by the row of their track id.
+    """The same people with keypoints from `points` (T, K, 2) and `scores` (T, K), at the row of their track id.
 
-    People without a row there have their raw keypoints.
+    People without a row have their raw keypoints.
     """
     keypoints, keypoint_scores = poses.raw_keypoints.copy(), poses.raw_keypoint_scores.copy()
     for index, track_id in enumerate(poses.track_ids):
@@ -51,7 +51,7 @@ def predicted(
 ) -> Poses:
     """One person who is not in the frame: raw keypoints are the predicted ones, with score 0.
 
-    Keypoints that are out of reach (`REACH`) of the box have the score 0 altogether.
+    Predicted keypoints that are too far outside the box (`REACH`) also have score 0.
     """
     box, points = np.asarray(bbox_xyxy, np.float32), keypoints[None].astype(np.float32)
     reach_px = REACH * longer_side(box)

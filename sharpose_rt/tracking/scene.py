@@ -1,4 +1,4 @@
-"""Cuts: frames whose picture has nothing to do with the one before."""
+"""Scene cuts: frames whose picture is unrelated to the one before."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 SIZE_WH = (48, 27)
-"""Frames are compared at this size: whoever moves in them is a few pixels then."""
+"""Size at which frames are compared, where moving people are only a few pixels."""
 SPREAD, LEAST = 0.7, 8.0
-"""A cut changes at least this share of the picture by so much; somebody who steps in, or an overlay, does not."""
+"""A cut changes at least the first, a share of the picture, by more than the second; a person stepping in, or an
+overlay, does not."""
 RECENT = 12
-"""Frames whose changes say what is usual here."""
+"""Number of frames whose changes define what is usual."""
 AGAIN, REPEATS = 0.5, 3
-"""A picture that changes no more is the last one again, up to so many times: a film of 15 frames a second may be stored
-at 60. Only one that stands for longer says what is usual."""
+"""A picture that changes by no more than the first repeats the last one, up to the second number of times: a film of 15
+frames per second may be stored at 60. Repeats count towards what is usual only if there are more of them."""
 
 
 class SceneCuts:
-    """Says where a source was cut, after the content detector of PySceneDetect: a jump in hue, saturation and value.
+    """Finds the cuts in a source by a jump in hue, saturation and value, like the content detector of PySceneDetect.
 
     A pan or a flicker changes every frame; a cut changes one. So the change must also be several times that of the
-    frames before it; of a fast pan the first frame alone is taken for one. Pictures that lie far apart in time are each
-    compared by themselves: in a folder of photographs all changes are as large.
+    frames before it; in a fast pan only the first frame is mistaken for a cut. This does not apply to pictures that are
+    far apart in time: in a folder of photographs all changes are large.
 
     Args:
         threshold: least mean change of hue, saturation and value, 0 to 255; 0 finds no cuts.
-        ratio: least change in medians of the recent ones.
+        ratio: least change, as a multiple of the median of the recent ones.
     """
 
     def __init__(self, threshold: float, ratio: float = 3.0) -> None:
@@ -38,8 +39,8 @@ class SceneCuts:
         self._repeats = 0
 
     def is_cut(self, image_bgr: NDArray[np.uint8], *, filmed: bool = True) -> bool:
-        """Whether a frame (H, W, 3) begins another scene; the first frame does not. `filmed`: it follows the last one
-        as frames of a video do."""
+        """Whether a frame (H, W, 3) begins another scene; the first frame does not. `filmed`: it follows the last frame
+        as in a video."""
         if not self.threshold:
             return False
         step = max(1, min(image_bgr.shape[0] // (4 * SIZE_WH[1]), image_bgr.shape[1] // (4 * SIZE_WH[0])))
@@ -57,7 +58,7 @@ class SceneCuts:
         large = change >= self.threshold and (change >= self.ratio * usual or not filmed)
         cut = large and float((places > LEAST).mean()) >= SPREAD
         if cut:
-            self._changes.clear()  # the new scene has its own ways; but what changes as much once more is a pan
+            self._changes.clear()  # the new scene differs; but another change as large means a pan
         self._repeats = self._repeats + 1 if change <= AGAIN else 0
         if not 0 < self._repeats <= REPEATS:
             self._changes.extend([change] * (self._repeats if self._repeats == REPEATS + 1 else 1))

@@ -1,11 +1,11 @@
 """The tracker `sharpose`: boxes and poses, in media time.
 
-Association in two rounds, sure detections first, as in ByteTrack (Zhang et al. 2022); boxes of lost people are
-widened when they are looked for, as in C-BIoU (Yang et al. 2023); boxes go where the camera moves them, as in BoT-SORT
-(Aharon et al. 2022). What is ours: the motion is in seconds, lost people are looked for where they were last too, the
-last pose must fit into a box that claims its person, the last pose carries boxes on where the detector did not run, and
-two tracks whose poses stay the same are shown as one. How people look, as in DeepSORT (Wojke et al. 2017), helps where
-boxes leave open who is who (`memory.likeness`), and tells who of those who left has come back (`memory.decide`).
+Detections are matched in two rounds, confident ones first, as in ByteTrack (Zhang et al. 2022). Boxes of lost people
+are widened for matching, as in C-BIoU (Yang et al. 2023). Boxes move with the camera, as in BoT-SORT (Aharon et al.
+2022). Our additions: motion is in seconds, lost people are also searched for where they were last seen, the last pose
+must fit into the box matched to its person, poses move the boxes in frames without the detector, and two tracks whose
+poses stay the same are shown as one. Appearance, as in DeepSORT (Wojke et al. 2017), helps where boxes are ambiguous
+(`memory.likeness`) and recognises people who return (`memory.decide`).
 """
 
 from __future__ import annotations
@@ -39,41 +39,43 @@ from sharpose_rt.tracking.memory import (
 from sharpose_rt.types import Detections, Float32, Poses, Tracks
 
 SURE_SCORE = 0.3
-"""Keypoints below do not carry a box, and do not speak for or against a match."""
+"""Keypoints with lower scores do not move a box, nor count for or against a match."""
 SURE_COUNT = 4
 """A pose with fewer sure keypoints is not used."""
 POSE_WEIGHT = 0.3
-"""How much of a similarity is up to the pose."""
+"""Share of a similarity that depends on the pose."""
 WIDEN = 0.15
-"""Boxes are widened by this share of their size on each side when a lost person is looked for."""
+"""Boxes are widened by this share of their size on each side to find lost people."""
 DUPLICATE_IOU = 0.5
-"""A detection that overlaps a better one so much starts no track: nine in ten of those whose overlap is 0.5 to 0.6 are
-a second box of the same person, or one between two (of 49 of the bundled detector on photographs with labels)."""
+"""A detection that overlaps a better one by more starts no track: of those that overlap by 0.5 to 0.6, nine in ten are
+a second box of the same person, or one between two people (49 boxes of the bundled detector on labelled
+photographs)."""
 DUPLICATE_S = 0.3
-"""Two tracks whose poses are the same (`same_poses`) for so long are one person, ..."""
+"""Two tracks whose poses are the same (`same_poses`) for longer are one person, ..."""
 APART = 0.5
-"""... until less than this share of the smaller box lies in the other, for as long. Frames that speak against it are
-taken off, so that no single one decides."""
+"""... until less than this share of the smaller box is in the other for as long. Frames that contradict this are
+subtracted, so that no single frame decides."""
 LOOK_S, LOOK_AGAIN_S = 0.2, 1.0
-"""Who is followed is looked at after so long; after longer once they are known."""
+"""How often the appearance of tracked people is looked at; less often once they are known well enough."""
 LOOKS_PER_S, LOOKS = 100, (2, 16)
-"""So many of them are looked at in a second, and as many who are contested; in a frame at least and at most."""
+"""How many of them are looked at per second, and as many contested ones; the least and most per frame."""
 CONTESTED = 0.3
-"""A match is contested where another one of its track or detection is at least this share as similar."""
+"""A match is contested if the similarity of another match of its track or detection is at least this share of its
+own."""
 LOOK_WEIGHT = 0.6
-"""How much of a contested similarity is up to the looks."""
+"""Share of a contested similarity that depends on appearance."""
 SOON_S = 0.05
-"""A box that lies in another one shows somebody else too, and so says less about who is in it, the shorter the time
-since a person was seen: half as much as that share says, after so long. Until then they cannot have gone far."""
+"""A box that overlaps another shows somebody else too, so its appearance counts less by the share in the other box.
+This is halved for people last seen this long ago, and stronger for a shorter time, as they cannot have gone far."""
 SELDOM_S, WALKS_PER_S = 0.1, 1.0
-"""Where it is so long since somebody was seen for the first time, who has no speed yet, they may be so many body
-heights a second to either side of there."""
+"""If a person was first seen at least this long ago and has no known speed yet, they may have moved sideways by this
+many body heights per second."""
 GONE_S = 0.2
-"""Who was missed for less is looked for where they were, and taken for nobody else."""
+"""People missing for less are searched for where they were, and not recognised elsewhere."""
 ALONE = 0.2
-"""They are where at most this share of their box lies in another."""
+"""People are alone if at most this share of their box is in another one."""
 TALL_PX = 32
-"""Who is less tall has no looks."""
+"""The appearance of people who are less tall is not used."""
 
 
 @dataclass
@@ -87,12 +89,12 @@ class _Pose:
 
 @dataclass(eq=False)
 class _Track:
-    """Life of one track; its motion lies in the row of `SharposeTracker._motion` with the same index.
+    """State of one track; its motion is in the row of `SharposeTracker._motion` with the same index.
 
-    `active`: matched when the detector ran last. `detected`: matched in the last frame. `anchor`: pose of the last
-    detected box, which the box is carried on from. `shadow_of`: the track of the same person that is shown instead.
-    `same_s`: for how long the two were the same. `asked_since_s`: since when it was asked whether this is somebody who
-    was gone.
+    `active`: matched when the detector last ran. `detected`: matched in the last frame. `anchor`: pose of the last
+    detected box, from which the box is moved on. `shadow_of`: the track of the same person that is shown instead.
+    `same_s`: for how long the two have been the same. `asked_since_s`: when it was first asked whether this is a person
+    who had left.
     """
 
     bbox_xyxy: Float32
@@ -110,12 +112,12 @@ class _Track:
     asked_since_s: float = math.inf
 
     def left(self) -> Left:
-        """This person as somebody who is gone."""
+        """This person as one who has left."""
         return Left(self.track_id, self.looks, self.bbox_xyxy, self.seen_s)
 
     @property
     def is_large(self) -> bool:
-        """Whether there is enough of this person to look at."""
+        """Whether this person is tall enough to look at."""
         return float(self.bbox_xyxy[3] - self.bbox_xyxy[1]) >= TALL_PX
 
     def is_due(self, pts_s: float) -> bool:
@@ -126,7 +128,7 @@ class _Track:
 
 
 class _Glances:
-    """Looks at the people of one frame, at each box once; `most`: at so many who are followed, and who are contested.
+    """Looks at the people of one frame, at each box once; `most`: the limit for tracked people, and for contested ones.
 
     Args:
         look: at this frame's picture.
@@ -145,12 +147,12 @@ class _Glances:
 
 
 class SharposeTracker:
-    """Tracks people by boxes and by the poses of the frame before; see `Tracker` for what comes out.
+    """Tracks people by boxes and the poses of the previous frame; see `Tracker` for the output.
 
-    A track is confirmed by `config.min_detections` detections in a row, sure ones (`config.high_score`) first. Where
-    a source begins, or goes on after a jump in time, sure detections are people at once: nothing was there that could
-    have confirmed them, and a picture has no second frame. Where frames go by without the detector, for longer than a
-    newcomer is kept waiting, one detection less is enough: the next one would come too late.
+    A track is confirmed by `config.min_detections` detections in a row that reach `config.high_score`. When a source
+    starts, or continues after a jump in time, confident detections are confirmed at once: nothing before could have
+    confirmed them, and a photograph has no second frame. If the detector has not run for longer than a newcomer is kept
+    waiting, one detection fewer is enough, as the next one would come too late.
     """
 
     name = "sharpose"
@@ -176,7 +178,7 @@ class SharposeTracker:
         camera: Camera | None = None,
         look: Look | None = None,
     ) -> Tracks:
-        """People of this frame who are confirmed, by id; see `Tracker.update`."""
+        """Confirmed people of this frame, in order of id; see `Tracker.update`."""
         last_s = self._clock.pts_s
         dt_s = self._clock.advance(pts_s)
         if last_poses is not None and last_s is not None:
@@ -190,7 +192,7 @@ class SharposeTracker:
         if detections is None:
             for track, box in zip(self._tracks, motion.to_corners(self._motion.x), strict=True):
                 track.detected = False
-                if track.active:  # who is lost is looked for where they were last, too
+                if track.active:  # lost people are also searched for where they were last seen
                     track.bbox_xyxy = box.astype(np.float32)
         else:
             glances = _Glances(look, dt_s) if look is not None and self.config.remember_s > 0 else None
@@ -200,7 +202,8 @@ class SharposeTracker:
         return self._shown()
 
     def _enough(self, pts_s: float, last_s: float | None) -> int:
-        """How many detections confirm a track in this frame, which the detector sees; `last_s`: of the one before."""
+        """How many detections confirm a track in this frame, on which the detector runs; `last_s`: time of the previous
+        one."""
         ran_s = self._detector_ran_s
         if ran_s is None or pts_s - ran_s > self._lost_s:
             return 1
@@ -208,7 +211,7 @@ class SharposeTracker:
         return self.config.min_detections - rested
 
     def _follow(self, camera: Camera) -> None:
-        """Move all tracks as the camera has moved them."""
+        """Move all tracks with the camera."""
         self._motion = motion.moved(self._motion, camera)
         for track in self._tracks:
             track.bbox_xyxy = moved_box(track.bbox_xyxy, camera)
@@ -240,7 +243,7 @@ class SharposeTracker:
     # Association
 
     def _associate(self, found: Detections, pts_s: float, look: _Glances | None, enough: int) -> None:
-        """Match detections (best first) to tracks, begin and end tracks; so many detections are `enough` to confirm."""
+        """Match detections (best first) to tracks, begin and end tracks; `enough` detections confirm one."""
         boxes, scores = found.bboxes_xyxy, found.bbox_scores
         similarity = self._similarity(boxes)
         told_apart = self._told_apart(similarity, boxes, pts_s, look)
@@ -258,7 +261,7 @@ class SharposeTracker:
 
         match(confirmed, high, similarity)
         match(confirmed, ~high, similarity)
-        # Who walks in fast is soon all there: the motion goes on where the last box has stopped.
+        # People who walk in fast are soon fully visible: the predicted motion goes on where the last box has stopped.
         last = np.array([track.bbox_xyxy for track in self._tracks], np.float32).reshape(-1, 4)
         wide = _widened(boxes)
         widened = np.maximum(*(iou_matrix(_widened(at), wide) for at in (motion.to_corners(self._motion.x), last)))
@@ -277,7 +280,7 @@ class SharposeTracker:
             track.track_id = self._last_id
 
     def _similarity(self, boxes: Float32) -> Float32:
-        """Similarity (T, D) in 0..1 of tracks and detections: IoU, less where the pose does not fit into the box."""
+        """Similarity (T, D) in 0..1 of tracks and detections: IoU, reduced if the pose does not fit into the box."""
         expected = motion.to_corners(self._motion.x)
         similarity = iou_matrix(expected, boxes).astype(np.float32)
         for row, track in enumerate(self._tracks):
@@ -288,8 +291,8 @@ class SharposeTracker:
         return similarity
 
     def _in_reach(self, boxes: Float32, pts_s: float) -> Float32:
-        """Similarity (T, D) of who was seen once and boxes, both widened by how far people walk since: where frames
-        are few, a newcomer who walks has left their first box."""
+        """Similarity (T, D) of boxes to people seen once, both widened by how far people walk in that time: at low
+        frame rates a walking newcomer has left their first box."""
         reach = np.zeros((len(self._tracks), len(boxes)), np.float32)
         for row, track in enumerate(self._tracks):
             if track.detections == 1 and pts_s - track.seen_s >= SELDOM_S:
@@ -299,7 +302,7 @@ class SharposeTracker:
         return reach
 
     def _told_apart(self, similarity: Float32, boxes: Float32, pts_s: float, look: _Glances | None) -> Float32:
-        """What each similarity (T, D) is multiplied by: where it is contested, less, the less alike they look."""
+        """Factors (T, D) on the similarities: below 1 for contested matches, by how different the two look."""
         factors = np.ones(similarity.shape, np.float32)
         if look is None or not self._memory.experience.tells:
             return factors
@@ -310,7 +313,7 @@ class SharposeTracker:
         columns = columns[contest[columns] >= CONTESTED]
         if len(columns):
             people = [self._tracks[row].looks for row in known]
-            likely = np.full((len(similarity), len(columns)), 0.5)  # whose looks nobody knows
+            likely = np.full((len(similarity), len(columns)), 0.5)  # for those whose appearance is unknown
             likely[known] = likeness(people, look(boxes[columns]), mean_look(people), self._memory.experience)
             since_s = np.array([[pts_s - track.seen_s] for track in self._tracks])
             mixed = _covered(boxes)[columns] * SOON_S / (SOON_S + since_s)
@@ -318,7 +321,7 @@ class SharposeTracker:
         return factors
 
     def _see(self, matches: dict[int, int], found: Detections, pts_s: float) -> None:
-        """Take in the matched detections; end unconfirmed tracks without one."""
+        """Update tracks with their matched detections; end unconfirmed tracks without one."""
         rows, columns = list(matches), list(matches.values())
         boxes = found.bboxes_xyxy[columns]
         self._motion.replace_rows(rows, motion.update(self._motion[rows], boxes))
@@ -333,7 +336,7 @@ class SharposeTracker:
         self._keep([track.active or track.track_id > 0 for track in self._tracks])
 
     def _begin(self, found: Detections, columns: NDArray[np.int64], pts_s: float) -> None:
-        """New tracks for the detections at `columns`, but one for detections that overlap almost fully."""
+        """New tracks for the detections at `columns`, but only one for detections that overlap too much."""
         kept: list[int] = []
         for column in columns:
             box = found.bboxes_xyxy[column]
@@ -350,12 +353,12 @@ class SharposeTracker:
             self._tracks = [track for track, stays in zip(self._tracks, alive, strict=True) if stays]
             self._motion = self._motion[np.array(alive, bool)]
 
-    # Who comes back
+    # Returning people
 
     def _know_again(self, ready: list[_Track], look: _Glances, pts_s: float) -> list[_Track]:
-        """Those of the `ready` tracks who are somebody new: the others get the id of who is known again, or wait.
+        """The `ready` tracks of new people; the others get the id of the person recognised, or wait.
 
-        Looks at them, and at some of those who are followed, so that they will be known again.
+        Looks at them, and at some tracked people so that they can be recognised later.
         """
         lost = [
             track
@@ -379,7 +382,7 @@ class SharposeTracker:
         back = {one.track_id: one.looks for one in gone if one.track_id in answers.values()}
         for track in lost:
             if track.track_id in back:
-                track.track_id = 0  # goes on as the other one
+                track.track_id = 0  # continues as the other one
         self._keep([track.active or track.track_id > 0 for track in self._tracks])
         self._memory.take(back)
         self.known_again += len(back)
@@ -391,23 +394,23 @@ class SharposeTracker:
         return [track for track in ready if answers.get(track, 0) == 0]
 
     def _due(self, pts_s: float) -> list[_Track]:
-        """Whom to look at again, those first who were not looked at for longest: nobody else is in their box.
+        """The tracks to look at again, longest ago first, of people who have their box to themselves.
 
-        Who is in their shadow is themselves.
+        Shadows do not count, as they are the same person.
         """
         due = [track for track in self._tracks if track.is_due(pts_s)]
         if not due:
             return []
         boxes = np.stack([track.bbox_xyxy for track in self._tracks if not track.shadow_of])
         shares = inside_matrix(np.stack([track.bbox_xyxy for track in due]), boxes)
-        shares.sort(1)  # the last is their own box's
+        shares.sort(1)  # the last is that of their own box
         alone = [track for track, others in zip(due, shares, strict=True) if others[:-1].max(initial=0) <= ALONE]
         return sorted(alone, key=lambda track: (track.looks.at_s, track.track_id))
 
     # Poses
 
     def _take_poses(self, poses: Poses, pts_s: float, dt_s: float) -> None:
-        """Learn from the poses of the last frame, at `pts_s`, before time goes on by `dt_s`."""
+        """Learn from the poses of the last frame, at `pts_s`, before time advances by `dt_s`."""
         poses = poses.first(self.skeleton.body)
         row_of = {track_id: row for row, track_id in enumerate(poses.track_ids.tolist())}
         for index, track in enumerate(self._tracks):
@@ -419,7 +422,7 @@ class SharposeTracker:
                 track.pose = None
                 continue
             track.pose = _Pose(poses.raw_keypoints[row], sure, track.bbox_xyxy)
-            if track.detected or track.anchor is None:  # where people take turns, it may not be in the detector's frame
+            if track.detected or track.anchor is None:  # the detector's frame may have no pose if people take turns
                 track.anchor, track.seen_s = track.pose, pts_s
             elif track.anchor is not None and (box := _carried(track.anchor, track.pose)) is not None:
                 better = motion.update(self._motion[[index]], box[None], motion.POSE_NOISE)
@@ -429,7 +432,7 @@ class SharposeTracker:
         self._find_duplicates(poses, row_of, dt_s)
 
     def _find_duplicates(self, poses: Poses, row_of: dict[int, int], dt_s: float) -> None:
-        """Put the younger of two tracks whose poses stay the same into the shadow of the older."""
+        """Make the younger of two tracks whose poses stay the same a shadow of the older."""
         tracks = [t for t in self._tracks if t.track_id in row_of and t.active and not t.shadow_of]
         tracks.sort(key=lambda t: t.track_id)
         rows = [row_of[track.track_id] for track in tracks]
@@ -437,20 +440,20 @@ class SharposeTracker:
         alike = same_poses(points, scores, points, area(poses.bboxes_xyxy[rows]), self._sigmas, SURE_SCORE)
         for young, track in enumerate(tracks):
             if (scores[young] >= SURE_SCORE).sum() < SURE_COUNT:
-                continue  # a part of somebody, in which there is no pose, speaks neither for one person nor for two
+                continue  # a part of a person without a pose says neither one person nor two
             same = np.flatnonzero(alike[:young, young])
-            # However long a frame was, a single one is not enough.
+            # A single frame is not enough, however long it was.
             track.same_s = max(track.same_s + (min(dt_s, DUPLICATE_S) if len(same) else -dt_s), 0)
             if len(same) and track.same_s > DUPLICATE_S:
                 track.shadow_of, track.same_s = tracks[same[0]].track_id, DUPLICATE_S
 
     def _part_shadows(self, dt_s: float) -> None:
-        """Show tracks again that have come apart from the track in whose shadow they were."""
+        """Show shadows again that have separated from their track."""
         shown = {track.track_id: track for track in self._tracks if track.active and not track.shadow_of}
         hidden = {track.track_id: track for track in self._tracks if not track.active and not track.shadow_of}
         for track in self._tracks:
             if track.shadow_of and track.active and (other := hidden.pop(track.shadow_of, None)) is not None:
-                _change_places(track, other)  # they go on in this box
+                _change_places(track, other)  # they continue in this box
                 shown[track.track_id] = track
             if track.shadow_of:
                 other = shown.get(track.shadow_of)
@@ -462,7 +465,7 @@ class SharposeTracker:
 
 
 def _change_places(shadow: _Track, leader: _Track) -> None:
-    """The shadow becomes the track that is shown of their person, under the id that it had, and the other way round."""
+    """Swaps the two: the shadow becomes the track that is shown, with its id, and the leader becomes the shadow."""
     shadow.track_id, leader.track_id = leader.track_id, shadow.track_id
     shadow.looks, leader.looks = leader.looks, shadow.looks
     leader.shadow_of, leader.same_s = shadow.track_id, shadow.same_s
@@ -470,7 +473,7 @@ def _change_places(shadow: _Track, leader: _Track) -> None:
 
 
 def _assign(similarity: Float32, rows: NDArray[np.bool_], columns: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Pairs of the wanted `rows` and `columns` with the greatest total similarity, none of 0."""
+    """Pairs of the selected `rows` and `columns` with the greatest total similarity; none have similarity 0."""
     row, column = np.flatnonzero(rows), np.flatnonzero(columns)
     values = similarity[np.ix_(row, column)]
     chosen = zip(*linear_sum_assignment(values, maximize=True), strict=True)
@@ -478,15 +481,15 @@ def _assign(similarity: Float32, rows: NDArray[np.bool_], columns: NDArray[np.bo
 
 
 def _contest(similarity: Float32) -> Float32:
-    """How close (T, D), 0..1, each pair of `similarity` (T, D) comes to the best other one of its row or column, or
-    that one to it; 0 where they are no pair, or the only one."""
+    """Ratio (T, D), 0..1, between each pair of `similarity` (T, D) and the best other one of its row or column, the
+    smaller over the larger; 0 if there is no pair or no other."""
     rival = np.maximum(_best_other(similarity), _best_other(similarity.T).T)
     better = np.maximum(similarity, rival)
     return np.divide(np.minimum(similarity, rival), better, out=np.zeros_like(better), where=better > 0)
 
 
 def _best_other(values: Float32) -> Float32:
-    """The largest other value (T, D) of each one's row; 0 of the only one."""
+    """The largest other value (T, D) in each one's row; 0 if there is no other."""
     if values.shape[1] < 2:
         return np.zeros_like(values)
     second, best = np.sort(values, 1)[:, -2:].T[..., None]
@@ -494,14 +497,14 @@ def _best_other(values: Float32) -> Float32:
 
 
 def _covered(boxes: Float32) -> Float32:
-    """The largest share (N,), 0..1, of each of `boxes` (N, 4) that lies in another one."""
+    """The largest share (N,), 0..1, of each of `boxes` (N, 4) that is in another one."""
     shares = inside_matrix(boxes, boxes)
     np.fill_diagonal(shares, 0)
     return shares.max(1, initial=0)
 
 
 def _carried(anchor: _Pose, pose: _Pose) -> NDArray[np.float64] | None:
-    """The box (4,) of `anchor` with each edge moved as the same edge around the pose has; None when unsure."""
+    """The box (4,) of `anchor` with each edge moved like the same edge of the pose's bounds; None if unsure."""
     common = anchor.sure & pose.sure
     if common.sum() < SURE_COUNT:
         return None
@@ -510,7 +513,7 @@ def _carried(anchor: _Pose, pose: _Pose) -> NDArray[np.float64] | None:
 
 
 def _moved(points: Float32, before_xyxy: Float32, now_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Points (P, 2) that have moved and grown with their box."""
+    """Points (P, 2) moved and scaled with their box."""
     size = np.maximum(before_xyxy[2:] - before_xyxy[:2], 1)
     return now_xyxy[:2] + (points - before_xyxy[:2]) / size * (now_xyxy[2:] - now_xyxy[:2])
 
@@ -521,6 +524,6 @@ def _widened(boxes: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def _inside(a: Float32, b: Float32) -> float:
-    """Share of the smaller of two boxes (4,) that lies in the other."""
+    """Share of the smaller of two boxes (4,) that is in the other."""
     both = np.concatenate([np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])])
     return float(area(both) / max(min(area(a), area(b)), 1e-9))

@@ -20,12 +20,12 @@ from sharpose_rt.tracking.keypoint_filter import TICKS_S, Bool, FilterStep, Keyp
 from sharpose_rt.types import Float32, Poses
 
 LEAST_SHOWN = 1e-3
-"""A missing person is shown while the score of a keypoint is above."""
+"""A missing person is shown while any keypoint score is above this."""
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a track last looked like in a frame, and since when it was there (backwards: next, and until when)."""
+    """A track as last seen in a frame, and since when it had been there (backwards: as next seen, and until when)."""
 
     pts_s: float
     since_s: float
@@ -35,7 +35,7 @@ class _Seen:
     keypoints: Float32
 
     def moved(self, camera: Camera | None) -> _Seen:
-        """Where that is in the next picture."""
+        """The same at its place in the next picture."""
         if camera is None:
             return self
         keypoints = apply_affine(self.keypoints, camera).astype(np.float32)
@@ -47,14 +47,13 @@ class KeypointSmoother:
 
     Raw keypoints and their scores stay as they are. A keypoint that is not measured (its score is below
     `config.min_score`, or it is an outlier) is predicted; its score is held for `config.hold_s` and then fades to 0
-    within `config.fade_s`. A keypoint of which nothing is known has its raw position and score 0. A person who is
-    missing is carried on as a row of stage `predicted` for as long, but no longer than that person had been there, and
-    not in the pose of somebody who is there; meanwhile the movement comes to rest. Nothing is smoothed across a change
-    of id.
+    within `config.fade_s`. A keypoint about which nothing is known has its raw position and score 0. A missing person
+    is continued for the same time as a row of stage `predicted` and comes to rest, but no longer than that person had
+    been present, and not in the pose of somebody present. Nothing is smoothed across a change of id.
 
     Args:
-        config: with method 'none' keypoints are the raw ones, and gaps stay gaps; 'rts' smooths here as 'kalman'
-            does, see `rts_smooth`.
+        config: with method 'none' keypoints are the raw ones, and gaps stay gaps; 'rts' (see `rts_smooth`) is the same
+            as 'kalman' here.
         skeleton: gives the number of keypoints.
     """
 
@@ -70,14 +69,14 @@ class KeypointSmoother:
         tracked: Sequence[int] | NDArray[np.int64] = (),
         camera: Camera | None = None,
     ) -> Poses:
-        """The people of `poses` smoothed, in their order, then those who are missing, by id.
+        """The people of `poses` smoothed, in their order, then those who are missing, in order of id.
 
-        Rows without a track (id 0) come back with raw keypoints. Of those who are missing the `tracked` (ids) only wait
-        for their turn to be estimated: they walk on, and are carried on wherever and however new they are. What the
-        `camera` did since the last frame is no motion of theirs.
+        Rows without a track (id 0) keep their raw keypoints. Missing people whose ids are in `tracked` are only waiting
+        for their turn to be estimated: they keep moving, and are continued wherever and however new they are. The
+        `camera` motion since the last frame does not count as theirs.
 
         Raises:
-            ValueError: time goes backwards, or an id is there twice.
+            ValueError: time goes backwards, or an id occurs twice.
         """
         if self.config.method == "none":
             return rows.raw(poses)
@@ -97,11 +96,11 @@ class KeypointSmoother:
         return rows.join([smoothed, *missing])
 
     def forget(self) -> None:
-        """Lets all people go, for pictures that have nothing to do with those before."""
+        """Forgets all people, for pictures unrelated to those before."""
         self._filter, self._seen = KeypointFilter(self.config, len(self.skeleton)), {}
 
     def _missing(self, track_id: int, points: Float64, scores: Float64, known: Bool, pts_s: float) -> Poses:
-        """A row for a missing person: the last box, moved as the known keypoints have moved."""
+        """A row for a missing person: the last box, moved with the known keypoints."""
         seen = self._seen[track_id]
         shift = (points - seen.keypoints)[known].mean(0)
         score = seen.bbox_score * float(fade(self.config, np.array(pts_s - seen.pts_s)))
@@ -114,23 +113,23 @@ def rts_smooth(
     skeleton: Skeleton,
     cameras: Sequence[Camera | None] | None = None,
 ) -> list[Poses]:
-    """The people of each frame smoothed by what came before and what comes after, so without lag.
+    """The people of each frame smoothed by the frames before and after it, so without lag.
 
     A forward Kalman filter, then the backward pass of Rauch, Tung and Striebel (1965). People who are missing within
-    their track for less than `hold_s` + `fade_s`, and no longer than they had been there, are filled in as rows of
-    stage `predicted`, after those who are there, by id; but not in the pose of somebody who is there. Keypoints that
-    are not measured are interpolated; their score is held and fades on both sides. Those that are not measured again
-    go on as causally: nothing later corrects them.
+    their track for less than `hold_s` + `fade_s`, and no longer than they had been present, are filled in as rows of
+    stage `predicted`, in order of id after those present, but not in the pose of somebody present. Keypoints that are
+    not measured are interpolated; their score is held and fades on both sides. Those that are never measured again
+    continue as in causal smoothing, since nothing later corrects them.
 
     Args:
-        frames: media time in seconds and people of each frame, in order; rows that were predicted are left out, as
-            they would stay on after a track has ended.
-        config: noise, hold and fade; its `method` is not looked at.
+        frames: media time in seconds and people of each frame, in order; predicted rows are ignored, as they would
+            remain after a track has ended.
+        config: noise, hold and fade; its `method` is ignored.
         skeleton: gives the number of keypoints.
-        cameras: how the picture moved before each frame, as of `CameraMotion`; None says that it stood still.
+        cameras: how the picture moved before each frame, from `CameraMotion`; None if it did not.
 
     Raises:
-        ValueError: time goes backwards, or an id is there twice in a frame.
+        ValueError: time goes backwards, or an id occurs twice in a frame.
     """
     frames = [(pts_s, rows.estimated(poses)) for pts_s, poses in frames]
     moves = [None] * len(frames) if cameras is None else cameras
@@ -164,10 +163,10 @@ def rts_smooth(
 
 @dataclass(frozen=True)
 class _Later:
-    """Smoothed tracks of one frame, as the frame before it needs them; rows as in the `step`.
+    """Smoothed tracks of one frame, as the previous frame needs them; rows as in the `step`.
 
-    `scores` (T, K) are those to show; `seen_s` and `score` (T, K) are time and score of the next measurement, the
-    time infinite where there is none. `inside` (T,): the person is there now or comes back.
+    `scores` (T, K) are those to show; `seen_s` and `score` (T, K) are time and score of the next measurement; the time
+    is infinite if there is none. `inside` (T,): the person is present or comes back.
     """
 
     step: FilterStep
@@ -179,7 +178,7 @@ class _Later:
 
 
 def _step_back(step: FilterStep, later: _Later | None, config: SmoothConfig) -> _Later:
-    """Smooth the tracks of `step` by those of the frame `later`; None where it is the last frame."""
+    """The tracks of `step` smoothed by those of the frame `later`; None for the last frame."""
     motion = step.motion
     seen_s = np.where(step.measured, step.pts_s, np.inf)
     score, inside = np.where(step.measured, step.score, 0.0), step.present.copy()
@@ -202,7 +201,7 @@ def _step_back(step: FilterStep, later: _Later | None, config: SmoothConfig) -> 
 
 
 def _between(track_id: int, before: _Seen, after: _Seen, pts_s: float, points: Float64, scores: Float64) -> Poses:
-    """A row for a person who is missing between two frames: box, score and quality lie between the two."""
+    """A row for a person who is missing between two frames: box, score and quality are interpolated."""
     share = (pts_s - before.pts_s) / max(after.pts_s - before.pts_s, 1e-9)
     box = before.bbox_xyxy + share * (after.bbox_xyxy - before.bbox_xyxy)
     score = before.bbox_score + share * (after.bbox_score - before.bbox_score)
@@ -212,10 +211,10 @@ def _between(track_id: int, before: _Seen, after: _Seen, pts_s: float, points: F
 
 
 def _goes_on(one: Poses, seen: _Seen, gap_s: float, present: Poses, skeleton: Skeleton) -> bool:
-    """Whether the missing `one` may be carried on for `gap_s`.
+    """Whether the missing `one` may be continued for `gap_s`.
 
-    Nobody is for longer than they had been there, nor in the pose of somebody `present`: that is the same person; nor
-    where no keypoint is left to show.
+    Not for longer than they had been present, nor in the pose of somebody `present`, who is the same person, nor if no
+    keypoint is left to show.
     """
     shown = bool(one.keypoint_scores.max() > LEAST_SHOWN)
     one, present, sigmas = one.first(skeleton.body), present.first(skeleton.body), skeleton.sigmas[: skeleton.body]
@@ -231,11 +230,12 @@ def _advance(
     tracked: Sequence[int] | NDArray[np.int64] = (),
     camera: Camera | None = None,
 ) -> FilterStep:
-    """Step the filter by the people of `poses` who have a track; the `tracked` (ids) are there, in it or not."""
+    """Step the filter with the people of `poses` who have a track; those `tracked` (ids) are present even if not in
+    `poses`."""
     own = poses.track_ids > 0
     ids = poses.track_ids[own]
     if len(np.unique(ids)) != len(ids):
-        raise ValueError(f"track ids are {ids.tolist()}; each may be there once in a frame")
+        raise ValueError(f"track ids are {ids.tolist()}; each may occur only once in a frame")
     size_px = box_size(poses.bboxes_xyxy[own])
     points, scores = poses.raw_keypoints[own], poses.raw_keypoint_scores[own]
     return keypoints.step(pts_s, ids, points, scores, size_px, np.asarray(tracked, np.int64), camera)
@@ -246,7 +246,7 @@ def _row_of(track_ids: NDArray[np.int64]) -> dict[int, int]:
 
 
 def _looks(poses: Poses, pts_s: float, known: Mapping[int, _Seen]) -> dict[int, _Seen]:
-    """What each person of a frame looks like, by track id; those who are `known` are there since then."""
+    """Each person of a frame by track id; those who are `known` keep the time since when they have been there."""
     return {
         int(track_id): _Seen(
             pts_s,
@@ -263,7 +263,7 @@ def _looks(poses: Poses, pts_s: float, known: Mapping[int, _Seen]) -> dict[int, 
 def _looks_before(
     frames: Iterable[tuple[float, Poses]], moves: Iterable[Camera | None], life_s: float
 ) -> list[dict[int, _Seen]]:
-    """For each frame, what each person looked like when last seen, up to `life_s` ago, and where that is in it."""
+    """For each frame, each person as last seen up to `life_s` ago, at their place in this frame."""
     looks: list[dict[int, _Seen]] = []
     last: dict[int, _Seen] = {}
     for (pts_s, poses), camera in zip(frames, moves, strict=True):

@@ -1058,7 +1058,7 @@ def test_the_network_alone() -> None:
         (["--source", "@{clip}"], "cannot read the list of sources {clip}: 'utf-8' codec"),
         (["--source", "@{empty}"], "the list of sources {empty} is empty; it needs one source per line"),
         (["--source", "{clip}", "--source", "{clip}", "--show"], "--show is for a single source"),
-        (["--source", "{clip}", "--region", "900,0 950,90"], "lies outside of the picture, which is 160x128 px"),
+        (["--source", "{clip}", "--region", "900,0 950,90"], "is outside the picture, which is 160x128 px"),
         (["--source", "{clip}", "--source", "{clip}", "--region", "0,0 90,90"], "is for the picture of one source"),
         (["--source", "{clip}", "--boxes", "boxes.txt", "--stride", "2"], "leave out --start and --stride"),
     ],

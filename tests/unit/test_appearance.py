@@ -538,7 +538,7 @@ def test_a_file_of_another_network_is_refused(tmp_path):
     state, _ = read_safetensors(SHIPPED)
     state.popitem()
     write_safetensors(state, tmp_path / "other.safetensors", {})
-    with pytest.raises(WeightsError, match="no appearance network of this version"):
+    with pytest.raises(WeightsError, match="is not an appearance network of this version"):
         load_appearance(tmp_path / "other.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"no weights")
     with pytest.raises(WeightsError):

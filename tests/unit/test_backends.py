@@ -406,7 +406,7 @@ def test_a_batch_that_cannot_be_compiled_behind_leaves_smaller_ones(config, crop
     assert engine.backend._compiling is not None
     engine.backend._compiling.result(30)
     assert engine.backend.buckets == (1, 2)
-    assert "2 at most from now on" in caplog.text
+    assert "at most 2 from now on" in caplog.text
     assert len(engine.estimate_crops(many)) == 5
 
 
@@ -535,8 +535,8 @@ def test_auto_takes_the_faster_one_and_remembers_it(config, both, faster, caplog
     assert choose(config) == choose(config) == replace(config, backend=faster)
     assert len(measured) == 1
     said = [record.message for record in caplog.records]
-    assert said[0] == "measuring which is faster here, for this and later runs: torch float32, openvino float32"
-    assert said[1].startswith(f"backend: {faster} float32, the faster one here")
+    assert said[0] == "measuring which is fastest here, for this and later runs: torch float32, openvino float32"
+    assert said[1].startswith(f"backend: {faster} float32, the fastest here")
     (entry,) = json.loads(path.read_text()).values()
     assert entry == rates
     assert [p.name for p in path.parent.iterdir()] == ["backends.json"]
@@ -565,7 +565,7 @@ def test_where_nothing_can_be_remembered_nothing_is_said_to_be(config, both, cap
         for _ in range(2):
             choose(replace(config, backend="auto"))
     assert len(measured) == 2
-    assert "cannot be written, so each start measures again; XDG_CACHE_HOME" in caplog.text
+    assert "cannot be written, so each start measures again; set XDG_CACHE_HOME" in caplog.text
 
 
 def test_what_did_not_work_once_is_tried_again(config, both):

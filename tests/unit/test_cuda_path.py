@@ -336,7 +336,7 @@ def test_where_batches_are_halved_the_recordings_of_larger_ones_go(picture, want
     engine = recorded_engine(monkeypatch, card.record, PLAIN)
     for _ in range(2):
         assert poses_alike(engine.estimate(picture, BOXES), wanted)
-    assert caplog.messages == ["a batch of 4 crops does not fit into memory; from now on 2 at once"]
+    assert caplog.messages == ["a batch of 4 crops does not fit into memory; at most 2 at once from now on"]
     assert card.free == 0  # two rows for each stage
     assert [shape[0] for shape in card.asked] == [4, 4, 2, 2, 2]
 
@@ -347,7 +347,7 @@ def test_where_one_crop_does_not_fit_recorded_it_runs_unrecorded(picture, wanted
     engine = recorded_engine(monkeypatch, card.record, PLAIN)
     if warmed:
         engine.warm_up()
-        assert "1 crops at once do not fit into the GPU's memory with CUDA graphs; they go without" in caplog.text
+        assert "1 crops at once do not fit into the GPU's memory with CUDA graphs; they run without" in caplog.text
     one = engine.estimate(picture, BOXES[:1])
     np.testing.assert_allclose(one.scores, wanted.scores[:1], atol=0.1)
     assert poses_alike(engine.estimate(picture, BOXES), wanted)
@@ -469,7 +469,7 @@ def test_a_detector_whose_recordings_do_not_fit_goes_on_without(monkeypatch, cap
     assert freed == [2]  # all of it
     assert card.asked == SIZES[:3]
     assert caplog.messages == [
-        "the detector does not fit into the GPU's memory with CUDA graphs; it goes on without them"
+        "the detector with CUDA graphs does not fit into the GPU's memory; continuing without them"
     ]
 
 

@@ -315,7 +315,7 @@ def test_pictures_of_one_name_are_told_apart_by_folder_and_ending(tmp_path: Path
         assert detector.detect(frame(source=name)).bboxes_xyxy[:, 0].tolist() == ([] if n == 3 else [n])
         assert [box[0] for box in detector.of_picture(images[n], n)] == ([] if n == 3 else [n])
     assert len(detector.detect(frame(source="set/a/x.jpg"))) == len(detector.detect(frame(source="12.png"))) == 1
-    with pytest.raises(DetectorError, match=r"has a/x\.jpg and b/x\.jpg, and nothing tells which of them x\.jpg is"):
+    with pytest.raises(DetectorError, match=r"has a/x\.jpg and b/x\.jpg, and it is unclear which of them x\.jpg is"):
         detector.detect(frame(source="x.jpg"))
 
 
@@ -518,7 +518,7 @@ def test_model_files_cannot_run_code(tmp_path: Path, activation: str) -> None:
     shipped = Path(assets.import_ultralytics().__file__).parent / "cfg/models/26/yolo26.yaml"
     proof, plan = tmp_path / "proof", shipped.read_text(encoding="utf-8")
     (tmp_path / "yolo26n.yaml").write_text(plan + f'\nactivation: "{activation.format(proof=str(proof))}"\n')
-    with pytest.raises(DetectorError, match=r"its activation is .*; a layer such as nn.SiLU\(\) is accepted"):
+    with pytest.raises(DetectorError, match=r"its activation is .*; only a layer such as nn.SiLU\(\) is accepted"):
         create_detector(DetectorConfig(name=str(tmp_path / "yolo26n.yaml"))).open()
     path = tmp_path / "mine.safetensors"
     save_file({"x": torch.zeros(1)}, path, {"architecture": "yolo26n.yaml"})
@@ -533,7 +533,7 @@ def test_a_model_that_is_a_program_is_told_of(tmp_path: Path, caplog: pytest.Log
     (tmp_path / "mine.torchscript").write_bytes(b"no")
     with pytest.raises(DetectorError, match="mine"):
         create_detector(DetectorConfig(name=str(tmp_path / "mine.torchscript"))).open()
-    assert "can do all that a program can" in caplog.text
+    assert "can do anything that a program can" in caplog.text
 
 
 def test_damaged_models_are_refused(tmp_path: Path) -> None:
@@ -766,7 +766,7 @@ def test_bundled_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         open_()
     save_file({"x": torch.zeros(1)}, path, {"architecture": "lite0"})  # which shipped once
     with pytest.raises(
-        WeightsError, match=r"architecture 'lite0' is not in this version; 'mobile150' .*train-detector"
+        WeightsError, match=r"architecture 'lite0' is unknown to this version; 'mobile150' .*train-detector"
     ):
         open_()
 
@@ -857,7 +857,7 @@ def test_the_strongest_in_a_region_are_kept_whoever_is_outside(tmp_path: Path) -
 def test_a_region_outside_of_the_picture_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (path := tmp_path / "boxes.txt").write_text("1,-1,211,11,20,20\n2,-1,11,11,20,20\n3,-1,211,11,20,20\n")
     config = DetectorConfig(name=str(path), region=((200, 0), (300, 90)))
-    said = "200,0 to 300,90 lies outside of the picture, which is 160x96 px"
+    said = "200,0 to 300,90 is outside the picture, which is 160x96 px"
     with pytest.raises(DetectorError, match=said):
         detect_once(create_detector(config), frame((160, 96)))
     with pytest.raises(DetectorError, match=said):
@@ -867,7 +867,7 @@ def test_a_region_outside_of_the_picture_is_said(tmp_path: Path, caplog: pytest.
     assert [len(detector.detect(frame(size, n))) for n, size in enumerate(sizes)] == [1, 0, 1, 0]
     (warning,) = [record.getMessage() for record in caplog.records if said in record.getMessage()]
     assert warning.startswith("frame 1: the region from")
-    assert warning.endswith("; nobody is looked for there")
+    assert warning.endswith("; nobody is detected in it")
 
 
 def test_of_full_the_region_is_the_one_person() -> None:
@@ -1140,7 +1140,7 @@ def test_a_score_curve_keeps_the_order_and_is_applied_before_the_threshold():
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("~nobody-here/x.txt", "cannot be read"), ("~nobody-here/x.pt", "is not there")]
+    ("name", "said"), [("~nobody-here/x.txt", "cannot be read"), ("~nobody-here/x.pt", "was not found")]
 )
 def test_a_home_that_nobody_has_is_told(name: str, said: str) -> None:
     with pytest.raises(DetectorError, match=said):

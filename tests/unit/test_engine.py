@@ -89,7 +89,7 @@ def test_no_boxes_give_no_poses(engine, picture, boxes):
 
 @pytest.mark.parametrize("shape", [(2, 96, 128, 3), (128, 96, 3), (2, 3, 128, 96), (2, 128, 96, 4)])
 def test_crops_of_a_wrong_shape_are_refused(engine, shape):
-    with pytest.raises(ValueError, match=r"uint8 \[N, 128, 96, 3\] is wanted"):
+    with pytest.raises(ValueError, match=r"uint8 \[N, 128, 96, 3\] is needed"):
         engine.estimate_crops(np.zeros(shape, np.uint8))
 
 
@@ -300,7 +300,7 @@ def test_fp16_on_a_cpu_is_refused():
 @pytest.mark.parametrize("wanted", ["cuda", "cuda:3"])
 def test_cuda_without_one_says_what_to_try(wanted):
     assert resolve_device("auto") == torch.device("cpu")
-    with pytest.raises(DeviceError, match=rf"device is '{wanted}': .*; 'cpu' works anywhere, and `sharpose-rt doctor`"):
+    with pytest.raises(DeviceError, match=rf"device is '{wanted}': .*; 'cpu' works anywhere; run `sharpose-rt doctor`"):
         resolve_device(wanted)
 
 
@@ -325,7 +325,7 @@ def test_a_listed_device_that_does_not_run_is_not_taken(monkeypatch):
     with pytest.raises(DeviceError, match=r"no kernel image.*; 'cpu' works anywhere"):
         resolve_device("cuda")
     for wanted in (("cuda:1",), ("cuda", 1)):
-        with pytest.raises(DeviceError, match="there are 1 CUDA devices, counted from 0, and none is number 1;"):
+        with pytest.raises(DeviceError, match="there is no CUDA device 1; found 1, counted from 0;"):
             resolve_device(*wanted)
 
 

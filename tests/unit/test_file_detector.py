@@ -291,11 +291,11 @@ def test_the_class_that_is_asked_for_is_taken(write, people):
     assert len(found(DetectorConfig(path, pixels="rgb_unit", person_class=1))) == len(people)
     # Nothing is surer to be of class 0 than to be a person.
     assert len(found(DetectorConfig(path, pixels="rgb_unit", person_class=0))) == 0
-    with pytest.raises(DetectorError, match=r"\(0 % of them as class 7, \d\d % as class 1; 15 % are wanted\)"):
+    with pytest.raises(DetectorError, match=r"\(0 % of them as class 7, \d\d % as class 1; 15 % are needed\)"):
         found(DetectorConfig(path, person_class=7))
     with pytest.raises(ConfigError, match=r"detector.pixels is 'bgr_imagnet'; one of auto, rgb_imagenet"):
         DetectorConfig(path, pixels="bgr_imagnet")
-    with pytest.raises(ConfigError, match=r"another project's network \(.onnx, .xml\), and the detector is 'bundled'"):
+    with pytest.raises(ConfigError, match=r"another project's network \(.onnx, .xml\), but the detector is 'bundled'"):
         create_detector(DetectorConfig("bundled", person_class=1))
 
 
@@ -304,7 +304,9 @@ def of_a_segmenter(ov: Any, table: Any, size: Any) -> dict[str, Any]:
 
 
 def test_what_is_no_detector_is_told_by_its_shapes(write, tmp_path):
-    with pytest.raises(DetectorError, match=r"gives \[1, 1, 5, 2100\]; boxes of one picture .*rt help networks`"):
+    with pytest.raises(
+        DetectorError, match=r"outputs \[1, 1, 5, 2100\]; expected the boxes of one picture .*rt help networks`"
+    ):
         found(DetectorConfig(str(write(of_a_segmenter))))
     with pytest.raises(DetectorError, match=r"there is no file .*none.onnx"):
         found(DetectorConfig(str(tmp_path / "none.onnx")))
@@ -313,7 +315,7 @@ def test_what_is_no_detector_is_told_by_its_shapes(write, tmp_path):
     with pytest.raises(DetectorError, match="cannot be read"):
         found(DetectorConfig(str(damaged)))
     crops = _one_layer(tmp_path / "grey.onnx", [1, 1, 64, 64])
-    with pytest.raises(DetectorError, match=r"takes \[1, 1, 64, 64\]; a picture \[1, 3, height, width\] is wanted"):
+    with pytest.raises(DetectorError, match=r"takes \[1, 1, 64, 64\]; expected a picture \[1, 3, height, width\], "):
         found(DetectorConfig(str(crops)))
 
 
@@ -322,9 +324,7 @@ def test_a_size_that_cannot_be_run_is_told_in_a_line(write, monkeypatch):
     detector.open()
 
     monkeypatch.setattr(detector, "_compiled", raising(RuntimeError("Check 'TRShape::merge_into' failed")))
-    with pytest.raises(
-        DetectorError, match=r"cannot be run on pictures of 320x320; try another --detector-size: Check"
-    ):
+    with pytest.raises(DetectorError, match=r"cannot run on pictures of 320x320; try another --detector-size: Check"):
         detector.detect(Frame(0, 0.0, read_photograph("bus.jpg")))
 
 

@@ -162,7 +162,7 @@ def test_who_knows_nobody_is_taken_to_want_what_is_usual(folder, monkeypatch, ca
     monkeypatch.setattr(file_engine, "load_photograph", lambda name: None)
     assert FileEngine(PoseConfig(model=path)).pixels == "rgb_imagenet"
     assert not caplog.records
-    with pytest.raises(ConfigError, match=r"pose\.pixels is 'bgr', but the model 'tiny_256x192' is no file"):
+    with pytest.raises(ConfigError, match=r"pose\.pixels is 'bgr', but the model 'tiny_256x192' is not a file"):
         create_engine(PoseConfig(pixels="bgr"))
 
 
@@ -279,14 +279,14 @@ def test_face_and_hands_fill_openposes(folder):
 @pytest.mark.parametrize(
     ("options", "kind", "said"),
     [
-        ({"quality_threshold": 0.9}, ConfigError, "quality_threshold is of SHaRPose's networks of two stages"),
+        ({"quality_threshold": 0.9}, ConfigError, "quality_threshold applies only to SHaRPose's two-stage networks"),
         ({"refine_from_gain": 0.05}, ConfigError, "refine_from_gain"),
         ({"refine_from_px": 100}, ConfigError, "refine_from_px"),
         ({"refine_every": 3}, ConfigError, "refine_every"),
         ({"behaviour": "paper"}, ConfigError, "behaviour"),
-        ({"weights": "x.pth"}, ConfigError, "holds its weights"),
+        ({"weights": "x.pth"}, ConfigError, "contains its weights"),
         ({"precision": "int8"}, DeviceError, "fp32 or bf16"),
-        ({"backend": "torch"}, DeviceError, "by OpenVINO on the CPU"),
+        ({"backend": "torch"}, DeviceError, "with OpenVINO on the CPU"),
     ],
 )
 def test_options_that_it_does_not_have_are_refused(folder, options, kind, said):
@@ -319,19 +319,19 @@ def test_files_that_are_no_such_network_are_refused(folder):
     (folder / "named.onnx").write_bytes(whole.replace(b"Conv", b"\x95onv", 1))  # quoted in the report
     refused(folder / "named.onnx", "cannot be read")
     refused(
-        write_network(folder / "hands.onnx", keypoints=21), r"gives \[\?, 21, 96, 72\].* K one of 17 \(coco17\), 26"
+        write_network(folder / "hands.onnx", keypoints=21), r"outputs \[\?, 21, 96, 72\].* K one of 17 \(coco17\), 26"
     )
     baked = onnx.load(write_network(folder / "baked.onnx"))
     baked.graph.initializer.append(numpy_helper.from_array(np.array([4, 17, H, W]), "four"))
     (pool,) = (node for node in baked.graph.node if node.op_type == "AveragePool")
     pool.CopyFrom(helper.make_node("Reshape", ["response", "four"], ["maps"]))
     onnx.save(baked, folder / "baked.onnx")
-    refused(folder / "baked.onnx", "batches of one size alone")
-    refused(write_network(folder / "any.onnx", size_hw=("h", "w")), r"takes \[\?, 3, \?, \?\].* of fixed size")
+    refused(folder / "baked.onnx", "batches of one fixed size")
+    refused(write_network(folder / "any.onnx", size_hw=("h", "w")), r"takes \[\?, 3, \?, \?\].* with fixed height")
 
 
 def test_a_variant_is_asked_for_where_only_one_will_do(folder):
-    with pytest.raises(ConfigError, match="a file; here one of ours is wanted"):
+    with pytest.raises(ConfigError, match=r"a file, but one of .* is needed here"):
         find_variant("x.onnx")
     with pytest.raises(ConfigError, match=r"or the path of a \.onnx or \.xml file"):
         find_variant("rtmpose-m")

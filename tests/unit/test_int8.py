@@ -229,14 +229,14 @@ def _multiplies_integers(backend: OpenVinoBackend, stage: str) -> None:
 
 
 def test_int8_is_refused_where_it_cannot_be(config, plain, monkeypatch):
-    with pytest.raises(WeightsError, match=r"test_conv do not say.*weights quantize"):
+    with pytest.raises(WeightsError, match=r"test_conv do not state.*weights quantize"):
         PoseEngine(replace(config, weights=str(plain), precision="int8"))
     with pytest.raises(WeightsError, match="weights quantize"):
         choose(replace(config, weights="random", precision="int8"))
     with pytest.raises(DeviceError, match="--backend openvino"):
         choose(replace(config, precision="int8", backend="torch"))
     monkeypatch.setattr(device, "cuda_problem", lambda index=0: None)
-    with pytest.raises(DeviceError, match="by OpenVINO; on CUDA"):
+    with pytest.raises(DeviceError, match="with OpenVINO; on CUDA"):
         choose(replace(config, precision="int8", device="cuda"))
     with pytest.raises(ConfigError, match="int8"):
         PoseConfig(precision="int4")

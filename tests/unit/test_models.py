@@ -405,7 +405,7 @@ def test_bundled_weights_are_checked_against_their_card(mini, shelf):
     with pytest.raises(WeightsError, match="was shipped"):
         load_model(name)
     (shelf / f"{name}.json").unlink()
-    with pytest.raises(WeightsError, match="install the package again"):
+    with pytest.raises(WeightsError, match="reinstall the package"):
         load_model(name)
 
 
@@ -449,12 +449,12 @@ def test_every_fault_of_a_checkpoint_is_named_at_once(shelf):
 
 def test_a_network_that_the_authors_never_released_names_theirs(shelf, capsys):
     torch.save({"state_dict": golden_state_dict(create_model(MINI, "released"))}, shelf / "official.pth")
-    wanted = r"no such network for light; give --model small_256x192 or .* or base_mpii_256x256 or mini$"
+    wanted = r"no network like light; use --model small_256x192 or .* or base_mpii_256x256 or mini$"
     with pytest.raises(WeightsError, match=wanted):
         load_model("light", str(shelf / "official.pth"))
     arguments = ["weights", "import", str(shelf / "official.pth"), str(shelf / "ours.safetensors")]
     assert main([*arguments, "--model", "tiny_256x192"]) == 2
-    assert "no such network for tiny_256x192; give --model small_256x192" in capsys.readouterr().err
+    assert "no network like tiny_256x192; use --model small_256x192" in capsys.readouterr().err
     assert not (shelf / "ours.safetensors").exists()
 
 
@@ -485,7 +485,9 @@ def test_a_truncated_file_is_a_weights_error(keep, suffix, shelf):
 def test_all_that_reads_a_damaged_file_says_the_same(read, shelf):
     cut = shelf / "cut.safetensors"
     cut.write_bytes(b"\x09" + bytes(7) + b'{"a": 1')
-    with pytest.raises(WeightsError, match=r"^cannot read .*cut\.safetensors: .*; is it a whole \.safetensors file\?$"):
+    with pytest.raises(
+        WeightsError, match=r"^cannot read .*cut\.safetensors: .*; is it a complete \.safetensors file\?$"
+    ):
         read(cut)
 
 
