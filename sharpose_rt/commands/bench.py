@@ -1,4 +1,4 @@
-"""Measures speed on this machine: the networks alone, whole runs over a clip; and writes up what was measured."""
+"""Measures speed on this machine, of the networks alone or of whole runs over a clip, and writes a report of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-HELP = "measure speed: the networks alone, whole runs over a clip"
+HELP = "measure the speed of the networks alone, or of whole runs over a clip"
 
 _POSE_OPTIONS = ("model", "weights", "quality_threshold", "refine_from_gain", "device", "backend", "precision")
 _NUMBERS = ("--quality-threshold", "--refine-from-gain")
@@ -25,24 +25,24 @@ _FOUND = "found"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares `model`, `pipeline`, `cameras`, `peers` and `report`."""
+    """Adds `model`, `pipeline`, `cameras`, `peers` and `report`."""
     actions = parser.add_subparsers(title="actions", metavar="model|pipeline|cameras|peers|report", required=True)
-    _add_model(actions.add_parser("model", help="SHaRPose against a dense network of its size, in turns"))
+    _add_model(actions.add_parser("model", help="SHaRPose compared with a dense network of its size, in turns"))
     _add_pipeline(actions.add_parser("pipeline", help="whole runs over a clip: fps, latency, memory, stages"))
-    _add_cameras(actions.add_parser("cameras", help="several sources in one run against one after another"))
-    _add_peers(actions.add_parser("peers", help="other packages over the same frames and boxes of people"))
-    _add_report(actions.add_parser("report", help="write measurements up as Markdown"))
+    _add_cameras(actions.add_parser("cameras", help="several sources in one run compared with one after another"))
+    _add_peers(actions.add_parser("peers", help="other packages on the same frames and boxes of people"))
+    _add_report(actions.add_parser("report", help="write measurements to a Markdown report"))
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", nargs="+", metavar="NAME", help="variants (default: all; see `sharpose-rt models`)")
-    parser.add_argument("--batch", type=_list(int), default=(1, 8), metavar="N,..", help="crops at once (default: 1,8)")
+    parser.add_argument("--model", nargs="+", metavar="NAME", help="variants (default: all of `sharpose-rt models`)")
+    parser.add_argument("--batch", type=_list(int), default=(1, 8), metavar="N,..", help="batch sizes (default: 1,8)")
     parser.add_argument(
         "--exit-rates",
         type=_list(float),
         default=(0, 25, 50, 75, 100),
         metavar="P,..",
-        help="percent of crops that leave after the coarse stage (default: 0,25,50,75,100)",
+        help="percentages of crops that skip the fine stage (default: 0,25,50,75,100)",
     )
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="turns of each contender (default: 7)")
     parser.add_argument("--behaviour", choices=("paper", "released"), default="paper", help="default: paper")
@@ -52,7 +52,10 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--backend", nargs="+", choices=("torch", "openvino"), help="what runs the networks (default: all installed)"
     )
     parser.add_argument(
-        "--trace", type=Path, metavar="OUT.json", help="also write a profiler's trace of both stages (chrome://tracing)"
+        "--trace",
+        type=Path,
+        metavar="OUT.json",
+        help="also write a profiler trace of both stages, for chrome://tracing",
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the record here")
     parser.set_defaults(action=bench_model)
@@ -65,25 +68,25 @@ def _add_pipeline(parser: argparse.ArgumentParser) -> None:
         type=_list(_people),
         default=(None, 1, 5, 10, 20),
         metavar="N,..",
-        help=f"people in each frame, one run each; '{_FOUND}' is as many as there are (default: {_FOUND},1,5,10,20)",
+        help=f"people in each frame, one run each; '{_FOUND}': those that are found (default: {_FOUND},1,5,10,20)",
     )
     parser.add_argument("--frames", type=int, default=120, metavar="N", help="frames of the clip (default: 120)")
     parser.add_argument(
         "--video", action=argparse.BooleanOptionalAction, default=True, help="write the annotated video (default: yes)"
     )
     parser.add_argument(
-        "--paced", action="store_true", help="feed the file at its own rate and drop what comes too late, as a camera"
+        "--paced", action="store_true", help="play the file at its own rate and drop late frames, like a camera"
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the record here")
-    parser.add_argument("--plot", type=Path, metavar="OUT.png", help="draw latency against people")
+    parser.add_argument("--plot", type=Path, metavar="OUT.png", help="draw the latency by number of people")
     _add_run_options(parser)
     parser.set_defaults(action=bench_pipeline)
 
 
 def _add_cameras(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--source", required=True, action="append", metavar="X", help="a video; two or more times")
-    parser.add_argument("--frames", type=int, default=60, metavar="N", help="frames of each (default: 60)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="turns of both ways (default: 3)")
+    parser.add_argument("--source", required=True, action="append", metavar="X", help="a video; give two or more")
+    parser.add_argument("--frames", type=int, default=60, metavar="N", help="frames of each video (default: 60)")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="turns of each way (default: 3)")
     parser.add_argument(
         "--video", action=argparse.BooleanOptionalAction, default=False, help="write the annotated videos (default: no)"
     )
@@ -97,9 +100,9 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     for option, text in (
         ("--model", "a variant (`sharpose-rt models` lists them), or a .onnx or .xml file of another network"),
         ("--weights", "auto, a file, or random"),
-        ("--quality-threshold", "crops of lower predicted quality are refined"),
-        ("--refine-from-gain", "people to whom the fine stage is expected to add less AP are not refined"),
-        ("--detector", "auto, bundled, an ultralytics model, another's .onnx or .xml, full, or a boxes file"),
+        ("--quality-threshold", "refine crops with a lower predicted quality"),
+        ("--refine-from-gain", "do not refine people for whom the fine stage is predicted to add less AP"),
+        ("--detector", "auto, bundled, an ultralytics model, another .onnx or .xml file, full, or a boxes file"),
         ("--device", "auto, cpu, cuda or cuda:N"),
         ("--backend", "auto, torch or openvino"),
     ):
@@ -114,13 +117,13 @@ def _add_peers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", required=True, metavar="X", help="a video")
     parser.add_argument("--peers", type=_list(str), metavar="A,..", help="ours,dense-loop,mediapipe,rtmlib,ultralytics")
     parser.add_argument("--frames", type=int, default=40, metavar="N", help="frames of the clip (default: 40)")
-    parser.add_argument("--people", type=_people, metavar="N", help="boxes in each frame (default: as many as found)")
+    parser.add_argument("--people", type=_people, metavar="N", help="boxes in each frame (default: those found)")
     parser.add_argument("--detector", default="auto", help="finds the boxes; also a file of boxes")
     for option in _POSE_OPTIONS:
         name = f"--{option.replace('_', '-')}"
-        parser.add_argument(name, type=float if name in _NUMBERS else str, help="of ours; see `track --help`")
+        parser.add_argument(name, type=float if name in _NUMBERS else str, help="of our network; see `track --help`")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the record here")
-    parser.add_argument("--offline", action="store_true", help="make no environment, download nothing")
+    parser.add_argument("--offline", action="store_true", help="download nothing and create no environments")
     parser.set_defaults(action=bench_peers)
 
 
@@ -136,11 +139,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def bench_model(args: argparse.Namespace) -> int:
-    """Measures the networks, prints a table, writes the record; 130 where Ctrl-C ended it after the first rows.
+    """Measures the networks, prints a table, writes the record; 130 if Ctrl-C ended it after the first rows.
 
     Raises:
         ConfigError: no such variant, or a bad number.
-        DeviceError: the device or the precision cannot be had.
+        DeviceError: the device or the precision is not available.
         OutputError: the record cannot be written.
     """
     from sharpose_rt.bench.model import ModelBench, run_model_bench
@@ -159,7 +162,7 @@ def bench_model(args: argparse.Namespace) -> int:
         backends=tuple(args.backend or ()),
     )
     if args.trace is not None and args.precision == "int8":
-        raise ConfigError("--trace is of the networks in torch, which has no int8; take another --precision")
+        raise ConfigError("--trace uses the networks in torch, which has no int8; use another --precision")
     check_writable(args.json, args.trace)
     record = run_model_bench(config, _say)
     _print(_table(("model", *MODEL_HEADINGS), ([row["model"], *model_cells(row)] for row in record["results"])))
@@ -177,7 +180,7 @@ def bench_model(args: argparse.Namespace) -> int:
 
 
 def bench_pipeline(args: argparse.Namespace) -> int:
-    """Measures whole runs, prints tables, writes record and figure; 130 where Ctrl-C ended it after the first rows.
+    """Measures whole runs, prints tables, writes record and figure; 130 if Ctrl-C ended it after the first rows.
 
     Raises:
         SharposeError: the source, the model or the detector cannot be used.
@@ -192,9 +195,9 @@ def bench_pipeline(args: argparse.Namespace) -> int:
     record = run_pipeline_bench(bench, _say)
     rows = record["results"]
     _print(_table(report.PIPELINE_HEADINGS, map(report.pipeline_cells, rows)))
-    _print("\nEach part alone, ms of a frame (mean):")
+    _print("\nEach part alone, ms per frame (mean):")
     _print(_table(("people", *(part["name"] for part in rows[0]["alone"]), "sum"), map(report.alone_cells, rows)))
-    _print("\nEach stage in the run, ms of a frame (p50 / p95):")
+    _print("\nEach stage in the run, ms per frame (p50 / p95):")
     _print(_table(("people", *(stage["name"] for stage in rows[0]["stages"])), map(report.stage_cells, rows)))
     try:
         if args.plot is not None:
@@ -202,12 +205,12 @@ def bench_pipeline(args: argparse.Namespace) -> int:
             record["settings"]["plot"] = str(args.plot)
             _print(f"figure: {args.plot}")
     finally:
-        _save(record, args.json)  # whatever becomes of the figure
+        _save(record, args.json)  # even if the figure fails
     return 130 if record["settings"]["interrupted"] else 0
 
 
 def bench_cameras(args: argparse.Namespace) -> int:
-    """Measures several sources in one run against one after another, prints a table, writes the record.
+    """Compares several sources in one run with one after another, prints a table, writes the record.
 
     Raises:
         SharposeError: a source, the model or the detector cannot be used.
@@ -225,7 +228,7 @@ def bench_cameras(args: argparse.Namespace) -> int:
 
 
 def bench_peers(args: argparse.Namespace) -> int:
-    """Measures other packages beside ours, prints a table, writes the record.
+    """Compares other packages with ours, prints a table, writes the record.
 
     Raises:
         SharposeError: the clip or the detector cannot be used.
@@ -275,7 +278,7 @@ def write_report(args: argparse.Namespace) -> int:
     """Writes the report.
 
     Raises:
-        StreamError: a file is no measurement.
+        StreamError: a file is not a measurement.
         OutputError: the report cannot be written.
     """
     from sharpose_rt.bench import report
@@ -289,7 +292,7 @@ def _list(kind: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
     def parse(text: str) -> tuple[T, ...]:
         return tuple(kind(part.strip()) for part in text.split(","))
 
-    parse.__name__ = "list, such as 1,5,10"  # argparse names it when a value is refused
+    parse.__name__ = "list (such as 1,5,10)"  # named in argparse's error
     return parse
 
 
@@ -323,6 +326,6 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
 def _print(what: Any) -> None:
     from rich.console import Console
 
-    # A pipe has no width of its own, and a table that is cut off there helps nobody.
+    # A pipe has no width, and a truncated table would be useless.
     width = None if sys.stdout.isatty() else 200
     Console(highlight=False, markup=False, width=width).print(what, soft_wrap=isinstance(what, str))

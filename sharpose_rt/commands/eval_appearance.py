@@ -1,7 +1,7 @@
-"""Measures how well people are known again by their looks, on a video and the skeleton stream of a run over it.
+"""Measures how well people are recognised by their appearance, on a video and the skeleton stream of a run over it.
 
-The run has to remember nobody (`--set tracker.remember_s=0`): then each id is a track without a gap, and who has one id
-at two times is one person.
+The run must not remember people (`--set tracker.remember_s=0`), so that each id is a track without gaps and belongs to
+one person.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from pathlib import Path
 
 log = logging.getLogger("sharpose_rt")
 
-HELP = "measure how well people are known again by their looks"
+HELP = "measure how well people are recognised by their appearance"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `sharpose-rt eval-appearance`."""
+    """Adds the options of `sharpose-rt eval-appearance`."""
     parser.add_argument("stream", metavar="STREAM", help="a *.skeletons.jsonl file")
-    parser.add_argument("video", metavar="VIDEO", help="the video that it was made of, or a recording of it")
-    parser.add_argument("--weights", metavar="FILE", help="what `train-appearance` wrote (the network that ships)")
+    parser.add_argument("video", metavar="VIDEO", help="the video that it was made from, or its recording")
+    parser.add_argument("--weights", metavar="FILE", help="network from `train-appearance` (default: the included one)")
     parser.add_argument("--json", metavar="OUT", help="write the metrics here")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure as `args` say; 0 when done."""
+    """Measures, and prints the metrics."""
     from sharpose_rt.config import SourceConfig
     from sharpose_rt.engine import Appearance
     from sharpose_rt.evaluation.appearance import evaluate_appearance
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         pictured = (frame for frame in frames if isinstance(frame, StoredFrame) and frame.pictured)
         metrics = evaluate_appearance(((frame.image_bgr, frame.record) for frame in pictured), network.look)
     if frames.unseen:
-        log.warning("%d frames have no picture at their time in the video: left out", frames.unseen)
+        log.warning("left out %d frames: the video has no picture at their time", frames.unseen)
     print(describe(metrics))
     if args.json:
         write_metrics(Path(args.json), metrics)

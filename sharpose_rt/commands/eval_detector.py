@@ -1,6 +1,6 @@
-"""Measures box AP of a person detector on labelled pictures, by pycocotools.
+"""Measures a person detector's box AP on labelled pictures, with pycocotools.
 
-Any name that `--detector` of `track` takes can be measured. Crowds and regions to ignore neither count nor harm.
+Any detector that `track --detector` accepts can be measured. Boxes on crowds and ignored regions do not count.
 """
 
 from __future__ import annotations
@@ -9,33 +9,33 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-HELP = "measure a detector's box AP on a set of labelled pictures"
+HELP = "measure a detector's box AP on labelled pictures"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `sharpose-rt eval-detector`."""
+    """Adds the options of `sharpose-rt eval-detector`."""
     parser.add_argument(
-        "--annotations", metavar="FILE", required=True, help="labels in COCO's form, or a folder of YOLO's"
+        "--annotations", metavar="FILE", required=True, help="labels in COCO's format, or a folder in YOLO's"
     )
     parser.add_argument("--images", metavar="DIR", required=True, help="folder of the pictures")
     parser.add_argument("--detector", metavar="NAME", default="bundled", help="detector to measure (%(default)s)")
-    parser.add_argument("--detector-size", type=int, metavar="PX", help="longer side of what it sees")
+    parser.add_argument("--detector-size", type=int, metavar="PX", help="longer side of its input")
     parser.add_argument(
         "--precision",
         choices=("fp32", "int8"),
         default="fp32",
-        help="int8, of the bundled one or what `train-detector` wrote, is simulated in torch (%(default)s)",
+        help="int8 is simulated in torch, for the bundled detector and those of `train-detector` (%(default)s)",
     )
     parser.add_argument("--offline", action="store_true", help="download nothing")
     parser.add_argument("--json", metavar="OUT", help="write the metrics here")
     parser.add_argument(
-        "--worst", metavar="OUT.png", help="draw the pictures of most missed people, with boxes of a score from 0.25"
+        "--worst", metavar="OUT.png", help="draw the pictures with most people missed; boxes count from score 0.25"
     )
     parser.add_argument("--worst-plain", action="store_true", help="draw them on grey, without the photographs")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure as `args` say; 0 when done."""
+    """Measures, and prints the metrics."""
     from sharpose_rt.config import DetectorConfig
     from sharpose_rt.evaluation.boxes import SCORE_THRESHOLD
     from sharpose_rt.evaluation.detector import evaluate_detector

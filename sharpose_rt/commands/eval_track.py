@@ -1,7 +1,7 @@
-"""Measures tracks: HOTA, IDF1, MOTA, id switches against labels, and how much keypoints shake, raw and smoothed.
+"""Measures tracks: HOTA, IDF1, MOTA and id switches against labels, and the jitter of raw and smoothed keypoints.
 
-Labels are MOTChallenge text (gt.txt), JSON of COCO's form with track_id and frame_id, or another skeleton stream.
-Without labels the jitter alone is measured.
+Labels are MOTChallenge text (gt.txt), JSON in COCO's format with track_id and frame_id, or another skeleton stream.
+Without labels, only the jitter is measured.
 """
 
 from __future__ import annotations
@@ -15,23 +15,31 @@ HELP = "measure tracks (HOTA, IDF1, MOTA, id switches) and jitter of a skeleton 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `sharpose-rt eval-track`."""
+    """Adds the options of `sharpose-rt eval-track`."""
     parser.add_argument("stream", metavar="STREAM", help="a *.skeletons.jsonl file")
-    parser.add_argument("--truth", metavar="FILE", help="labels: MOT text, COCO-form .json, or a stream (.jsonl)")
+    parser.add_argument("--truth", metavar="FILE", help="labels: MOT text, COCO .json, or a stream (.jsonl)")
     parser.add_argument(
         "--similarity", choices=("iou", "oks"), default="iou", help="compare boxes or poses (%(default)s)"
     )
     parser.add_argument(
-        "--threshold", type=float, default=0.5, metavar="S", help="similarity of a match for MOTA, IDF1 (%(default)s)"
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="least similarity of a match for MOTA and IDF1 (%(default)s)",
     )
     parser.add_argument(
-        "--min-score", type=float, default=0.3, metavar="S", help="keypoints below do not jitter (%(default)s)"
+        "--min-score",
+        type=float,
+        default=0.3,
+        metavar="S",
+        help="do not measure the jitter of keypoints with lower scores (%(default)s)",
     )
     parser.add_argument("--json", metavar="OUT", help="write the metrics here")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure as `args` say; 0 when done."""
+    """Measures, and prints the metrics."""
     from sharpose_rt.evaluation.metrics import describe, write_metrics
     from sharpose_rt.evaluation.tracks import evaluate_tracks
 

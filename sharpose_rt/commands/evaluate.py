@@ -1,4 +1,4 @@
-"""`sharpose-rt eval`: COCO AP or MPII's PCKh of a model, and what its gate saves and costs."""
+"""`sharpose-rt eval`: measure COCO AP or MPII's PCKh of a model, and what its quality gate saves and costs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sharpose_rt.models.weights import WeightsInfo
     from sharpose_rt.types import Float32
 
-HELP = "measure AP, exit rate and GMACs on a set of labelled pictures"
+HELP = "measure AP, exit rate and GMACs on labelled pictures"
 
 _POSE_OPTIONS = (
     *("model", "weights", "behaviour", "device", "precision", "flip_test"),
@@ -31,18 +31,18 @@ _POSE_OPTIONS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `sharpose-rt eval`."""
+    """Adds the options of `sharpose-rt eval`."""
     parser.add_argument(
         "--annotations",
         metavar="FILE",
         required=True,
-        help="labels in COCO's keypoint form, MPII's, or a folder of YOLO's",
+        help="labels in COCO's keypoint format or MPII's, or a folder in YOLO's",
     )
-    parser.add_argument("--head-boxes", metavar="FILE", help="mpii_gt_val.mat, where labels are MPII's common JSON")
+    parser.add_argument("--head-boxes", metavar="FILE", help="mpii_gt_val.mat, if the labels are MPII's common JSON")
     parser.add_argument("--images", metavar="DIR", required=True, help="folder of the pictures")
-    parser.add_argument("--boxes", metavar="gt|detector|FILE", default="gt", help="where the people are (%(default)s)")
+    parser.add_argument("--boxes", metavar="gt|detector|FILE", default="gt", help="boxes of the people (%(default)s)")
     parser.add_argument("--detector", metavar="NAME", default="auto", help="detector of --boxes detector")
-    parser.add_argument("--detector-size", type=int, metavar="PX", help="longer side of what it sees")
+    parser.add_argument("--detector-size", type=int, metavar="PX", help="longer side of its input")
     parser.add_argument(
         "--model",
         metavar="NAME",
@@ -52,16 +52,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", metavar="FILE", default="auto", help="'auto', 'random' or a file")
     parser.add_argument("--behaviour", default="auto", choices=("auto", "paper", "released"))
     parser.add_argument(
-        "--quality-threshold", type=float, metavar="Q", help="default: what the weights state; inf refines all"
+        "--quality-threshold", type=float, metavar="Q", help="default: the value in the weights; inf refines all"
     )
     parser.add_argument(
-        "--refine-from-px", type=float, default=0.0, metavar="PX", help="people less tall leave after the coarse stage"
+        "--refine-from-px", type=float, default=0.0, metavar="PX", help="people less tall keep the coarse pose"
     )
     parser.add_argument(
         "--refine-from-gain",
         type=float,
         metavar="AP",
-        help="people to whom the fine stage is expected to add less leave, too; default: what the weights state",
+        help="people for whom the fine stage is predicted to add less keep it, too; default: the value in the weights",
     )
     parser.add_argument("--flip-test", action="store_true", help="average with the mirrored crop")
     parser.add_argument("--device", default="auto", help="'auto', 'cpu', 'cuda' or 'cuda:N'")
@@ -69,24 +69,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision",
         default="fp32",
         choices=("fp32", "bf16", "int8"),
-        help="int8 is simulated in torch, whatever the processor (%(default)s)",
+        help="int8 is simulated in torch on any processor (%(default)s)",
     )
-    parser.add_argument("--batch", type=int, default=16, help="crops at once (%(default)s)")
+    parser.add_argument("--batch", type=int, default=16, help="crops per batch (%(default)s)")
     parser.add_argument("--json", metavar="OUT", help="write the metrics here")
-    parser.add_argument("--results", metavar="OUT", help="write the poses here, as COCO's server takes them")
-    parser.add_argument("--sweep-threshold", metavar="OUT", help="write OUT.csv and OUT.png: AP against the threshold")
-    parser.add_argument("--sweep-height", metavar="OUT", help="the same against --refine-from-px")
-    parser.add_argument("--sweep-gain", metavar="OUT", help="the same against --refine-from-gain")
+    parser.add_argument("--results", metavar="OUT", help="write the poses here, as COCO's server accepts them")
+    parser.add_argument("--sweep-threshold", metavar="OUT", help="write OUT.csv and OUT.png: AP by threshold")
+    parser.add_argument("--sweep-height", metavar="OUT", help="the same, by --refine-from-px")
+    parser.add_argument("--sweep-gain", metavar="OUT", help="the same, by --refine-from-gain")
     parser.add_argument(
-        "--reliability", metavar="OUT", help="write OUT.csv and OUT.png: how many keypoints of a score are right"
+        "--reliability", metavar="OUT", help="write OUT.csv and OUT.png: the share of correct keypoints by score"
     )
-    parser.add_argument("--worst", metavar="OUT.png", help="draw the people of lowest OKS beside their labels")
+    parser.add_argument("--worst", metavar="OUT.png", help="draw the people with the lowest OKS beside their labels")
     parser.add_argument("--worst-plain", action="store_true", help="draw them on grey, without the photographs")
     parser.add_argument("--offline", action="store_true", help="download nothing")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure as `args` say; 0 when done."""
+    """Measures, writes the files requested, and prints the metrics."""
     from sharpose_rt.evaluation.boxes import choose_boxes
     from sharpose_rt.evaluation.coco import results, score
     from sharpose_rt.evaluation.metrics import stated_precision, write_json
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     if args.batch < 1:
         raise ConfigError(f"--batch is {args.batch}; 1 or more is accepted")
     head_boxes = Path(args.head_boxes) if args.head_boxes else None
-    # Whatever else a file's network finds, the first are COCO's.
+    # A network in a file may find more keypoints, but the first are COCO's.
     skeleton = COCO17 if is_network_file(args.model) else find_variant(args.model).skeleton
     document = read_labels(Path(args.annotations), head_boxes, skeleton, print)
     images = Path(args.images)
@@ -111,20 +111,22 @@ def run(args: argparse.Namespace) -> int:
         raise WeightsError(NO_GAIN.format(path=info.path))
     boxes = choose_boxes(args.boxes, document, images, args.detector, args.detector_size, offline=args.offline)
     sweeps = {by: Path(out) for by, out in _sweeps(args).items()}
-    # At one end of these two nobody is refined, whatever the coarse stage says.
+    # At one end of these two sweeps nobody is refined, whatever the coarse stage finds.
     near = closer_padding(Gate(-math.inf) if sweeps.keys() & {QUALITY, HEIGHT} else gate)
     predictions = predict(model, document, images, boxes, flip_test=args.flip_test, near_padding=near, batch=args.batch)
     if args.results:
         poses = predictions.gated(gate)[:2]
         write_json(Path(args.results), results(predictions, *poses, skeleton))
     if not document["annotations"]:
-        print(f"{len(predictions)} people in {len(document['images'])} pictures without labels; in {args.results}")
+        print(
+            f"{len(predictions)} people in {len(document['images'])} pictures without labels, written to {args.results}"
+        )
         return 0
     metrics = score(predictions, document, gate, model)
     precision = args.precision if is_network_file(args.model) else stated_precision(args.precision)
     metrics |= {"model": args.model, "weights": info.path, "precision": precision}
     metrics |= {"boxes": args.boxes, "flip_test": args.flip_test}
-    _tell(args, metrics, metrics)  # before anything is drawn, which may fail
+    _tell(args, metrics, metrics)  # before drawing, which may fail
     if args.worst:
         from sharpose_rt.evaluation.worst import write_worst
 
@@ -135,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
         metrics |= found
         _tell(args, found, metrics)
     asked = {"quality_threshold": args.quality_threshold, "refine_from_gain": args.refine_from_gain}
-    # A run that asks for one threshold takes no other that the weights state.
+    # As in a run, one threshold given replaces both of the weights.
     held = Gate(refine_from_px=args.refine_from_px, **{name: v for name, v in asked.items() if v is not None})
     for by, out in sweeps.items():
         found = _sweep(predictions, document, model, out, by, held)
@@ -145,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _load(args: argparse.Namespace) -> tuple[SHaRPose, WeightsInfo]:
-    """A network of ours where `args` want it, and where its weights came from."""
+    """Our own network on the device requested, and the facts about its weights."""
     from sharpose_rt.engine.device import resolve_device, resolve_precision
     from sharpose_rt.models.int8 import quantized
     from sharpose_rt.models.weights import load_model
@@ -156,11 +158,11 @@ def _load(args: argparse.Namespace) -> tuple[SHaRPose, WeightsInfo]:
         return model.to(device, resolve_precision(args.precision, device)), info
     if info.ranges is None:
         raise WeightsError(f"{info.path} is not ready for int8; write it with `sharpose-rt weights quantize`")
-    return quantized(model, info.ranges).to(device), info  # what OpenVINO computes in integers, computed in floats
+    return quantized(model, info.ranges).to(device), info  # in floats what OpenVINO computes in integers
 
 
 def _load_file(args: argparse.Namespace) -> tuple[Estimate, WeightsInfo]:
-    """The estimator of a file, with its own crops, and where it came from."""
+    """The estimator for a network file, with its own crops, and the facts about the file."""
     from sharpose_rt.engine import FileEngine
 
     options = {name: getattr(args, name) for name in _POSE_OPTIONS}
@@ -174,7 +176,7 @@ def _load_file(args: argparse.Namespace) -> tuple[Estimate, WeightsInfo]:
 
 
 def _sweeps(args: argparse.Namespace) -> dict[str, str]:
-    """The sweeps that are asked for: what is swept, and where to."""
+    """The sweeps requested: what is swept, and the output of each."""
     from sharpose_rt.evaluation.sweep import GAIN, HEIGHT, QUALITY
 
     asked = {QUALITY: args.sweep_threshold, HEIGHT: args.sweep_height, GAIN: args.sweep_gain}
@@ -182,7 +184,7 @@ def _sweeps(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _tell(args: argparse.Namespace, new: dict[str, Any], metrics: dict[str, Any]) -> None:
-    """Print the new ones of the metrics, and write all where that is asked."""
+    """Prints the new metrics, and writes all of them if --json is given."""
     from sharpose_rt.evaluation.metrics import describe, write_metrics
 
     print(describe(new))
@@ -191,8 +193,8 @@ def _tell(args: argparse.Namespace, new: dict[str, Any], metrics: dict[str, Any]
 
 
 def _check(args: argparse.Namespace, document: dict[str, Any]) -> None:
-    """Raises ConfigError where options ask what the labels or this installation cannot give, DatasetError where nobody
-    has a keypoint."""
+    """Raises ConfigError if the labels or this installation cannot provide what the options ask for, DatasetError if
+    nobody has a keypoint."""
     from sharpose_rt.config.checks import GAIN_RANGE, within
     from sharpose_rt.evaluation.coco import pycocotools
     from sharpose_rt.evaluation.mpii import check_pckh
@@ -209,21 +211,21 @@ def _check(args: argparse.Namespace, document: dict[str, Any]) -> None:
         raise ConfigError(WORST_IN_TRUTH)
     if is_network_file(args.model):
         if is_mpii(document):
-            raise ConfigError(f"{args.model} finds COCO's keypoints, and the labels are MPII's; give labels of COCO's")
+            raise ConfigError(f"{args.model} finds COCO's keypoints, but the labels are MPII's; give labels of COCO's")
         if _sweeps(args):
-            raise ConfigError(f"sweeps are of networks with two stages, and {args.model} has one; leave them away")
+            raise ConfigError(f"sweeps need a network with two stages, and {args.model} has one; leave them out")
     else:
         check_keypoints(find_variant(args.model), document)
     labelled, pckh = bool(document["annotations"]), by_pckh(document)
-    if labelled and not counted_people(document):  # AP would be 0, as of a network that finds nobody
+    if labelled and not counted_people(document):  # AP would be 0, as for a network that finds nobody
         raise DatasetError(
             f"{args.annotations} has people, but nobody with a keypoint, so no pose can be measured; "
             "`sharpose-rt eval-detector` measures boxes"
         )
     if not labelled and (args.boxes == "gt" or not args.results):
         raise ConfigError(
-            f"{args.annotations} has pictures without labels, as COCO's test sets: nothing can be measured, but "
-            "--results FILE with --boxes detector (or a file of detections) writes what COCO's server takes"
+            f"{args.annotations} has pictures without labels, like COCO's test sets, so nothing can be measured; "
+            "--results FILE with --boxes detector (or a file of detections) writes poses for COCO's server"
         )
     if pckh:
         check_pckh(document, in_truth=args.boxes == "gt")
@@ -231,11 +233,11 @@ def _check(args: argparse.Namespace, document: dict[str, Any]) -> None:
         pycocotools()
     for option in ("sweep_threshold", "sweep_height", "sweep_gain"):
         if pckh and getattr(args, option):
-            raise ConfigError(f"--{option.replace('_', '-')} measures AP, which MPII does not have; leave it away")
+            raise ConfigError(f"--{option.replace('_', '-')} measures AP, which MPII does not have; leave it out")
     asked = [*_sweeps(args).values(), *([args.reliability] if args.reliability else [])]
     tables = [table_files(Path(out).resolve())[0] for out in asked]
     if twice := {table for table in tables if tables.count(table) > 1}:
-        raise ConfigError(f"several tables would be {twice.pop()}; give each a name of its own")
+        raise ConfigError(f"several tables would be written to {twice.pop()}; give each its own name")
     within("--refine-from-gain", args.refine_from_gain, *GAIN_RANGE)
     if not args.refine_from_px >= 0:
         raise ConfigError(f"--refine-from-px is {args.refine_from_px}; 0 or more is accepted")
@@ -246,7 +248,7 @@ def _reliability(predictions: Predictions, document: dict[str, Any], gate: Gate,
 
     rows = reliability(predictions, document, gate)
     table, figure = write_reliability(rows, path)
-    print(f"what a score says in {table} and {figure}")
+    print(f"reliability of scores in {table} and {figure}")
     return {"score_gap": score_gap(rows)}
 
 
@@ -259,8 +261,8 @@ def _sweep(
     table, figure = write_sweep(rows, path)
     chosen = calibrated(rows)
     print(
-        f"sweep in {table} and {figure}; {by} = {chosen[by]:.3f} lets {100 * chosen['exit_rate']:.0f} % of crops leave "
-        f"early at AP {chosen['AP']:.3f}"
+        f"sweep in {table} and {figure}; with {by} = {chosen[by]:.3f}, {100 * chosen['exit_rate']:.0f} % of crops keep "
+        f"the coarse pose, at AP {chosen['AP']:.3f}"
     )
     names = {QUALITY: ("calibrated_threshold", "calibrated_exit_rate")}
     threshold, rate = names.get(by, (f"calibrated_{by}", f"calibrated_{by}_exit_rate"))

@@ -1,5 +1,5 @@
-"""Draws, for each person in a picture, what the network saw (Figure 5 of the paper): the crop, where the keypoints
-looked, which cells were seen finely, and the heatmaps of both stages. One PNG a person.
+"""Draws what the network saw of each person in a picture (Figure 5 of the paper): the crop, the attention of the
+keypoints, the cells selected for the fine stage, and the heatmaps of both stages. One PNG per person.
 """
 
 from __future__ import annotations
@@ -22,29 +22,31 @@ if TYPE_CHECKING:
     from sharpose_rt.models.gate import Gate
     from sharpose_rt.skeleton import Skeleton
 
-HELP = "draw what the network saw in each person of a picture (the paper's Figure 5)"
+HELP = "draw what the network saw of each person in a picture (the paper's Figure 5)"
 
 _MIN_SCORE = 0.2
 _POSE_OPTIONS = ("model", "weights", "quality_threshold", "refine_from_gain", "device", "precision")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Adds the options of `sharpose-rt explain`."""
     parser.add_argument("image", type=Path, metavar="IMAGE", help="a picture with people")
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--boxes",
         metavar="full|x0,y0,x1,y1[;...]",
-        help="the people, instead of a detector: the whole picture is one, or corners in pixels, quoted",
+        help="people's boxes instead of a detector: the whole picture, or corners in pixels, quoted",
     )
     where.add_argument(
         "--detector",
         default="auto",
-        help="auto, bundled, an ultralytics model, or another's .onnx or .xml (default: auto)",
+        help="auto, bundled, an ultralytics model, or another .onnx or .xml file (default: auto)",
     )
     parser.add_argument("--output", type=Path, default=Path("sharpose_out"), metavar="DIR", help="folder of the PNGs")
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace those of a picture of that name (default: a new name)"
+        "--overwrite",
+        action="store_true",
+        help="replace earlier figures of a picture with this name (default: a new name)",
     )
     parser.add_argument("--model", default=PoseConfig.model, help="a variant (default: %(default)s)")
     parser.add_argument("--weights", default="auto", metavar="FILE", help="auto, a weights file, or random")
@@ -52,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quality-threshold",
         type=float,
         metavar="Q",
-        help="crops of lower predicted quality are refined; inf shows the fine stage of everybody",
+        help="refine crops with a lower predicted quality; inf shows everybody's fine stage",
     )
     parser.add_argument("--refine-from-gain", type=float, metavar="AP", help="as for `track`")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
@@ -63,10 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the figures and prints their paths; 1 where nobody was found.
+    """Writes the figures and prints their paths; returns 1 if nobody was found.
 
     Raises:
-        SourceError: no readable picture.
+        SourceError: the picture cannot be read.
         ConfigError: bad boxes or options.
         OutputError: the folder cannot be written to.
     """
@@ -93,19 +95,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """The picture, (H, W, 3) uint8 BGR, turned upright as its EXIF data say.
+    """The picture, (H, W, 3) uint8 BGR, turned upright by its EXIF data.
 
     Raises:
-        SourceError: it is missing or no picture.
+        SourceError: it is missing or not a picture.
     """
     from sharpose_rt.media import files
 
     if not path.is_file():
         what = "a folder" if path.is_dir() else "not there"
-        raise SourceError(f"{path} is {what}; a picture (.jpg, .png, ...) is wanted")
+        raise SourceError(f"{path} is {what}; a picture (.jpg, .png, ...) is accepted")
     image = files.read_image(path)  # as in a run
     if image is None:
-        raise SourceError(f"{path} is no picture that OpenCV reads; .jpg, .png, .webp, .bmp or .tiff is accepted")
+        raise SourceError(f"OpenCV cannot read {path}; a .jpg, .png, .webp, .bmp or .tiff picture is accepted")
     return image
 
 
@@ -113,7 +115,7 @@ def parse_boxes(text: str, size_wh: tuple[int, int]) -> np.ndarray:
     """Boxes (N, 4) xyxy px from 'full' or 'x0,y0,x1,y1;x0,y0,x1,y1'.
 
     Raises:
-        ConfigError: something else, a box without extent, or one that lies outside the picture.
+        ConfigError: it is something else, or a box is empty or outside the picture.
     """
     width, height = size_wh
     if text == "full":
@@ -128,7 +130,7 @@ def parse_boxes(text: str, size_wh: tuple[int, int]) -> np.ndarray:
         if len(box) != 4 or not np.isfinite(box).all() or box[0] >= box[2] or box[1] >= box[3]:
             raise ConfigError(f"--boxes has {said}; {accepted}")
         if box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
-            raise ConfigError(f"--boxes has {said}, which lies outside the picture of {width}x{height} pixels")
+            raise ConfigError(f"--boxes has {said}, which is outside the picture of {width}x{height} pixels")
     return np.array(boxes)
 
 
@@ -147,7 +149,7 @@ def _detect(image: np.ndarray, name: str, device: str, offline: bool) -> tuple[n
 
 
 def _free_stem(folder: Path, stem: str, *, overwrite: bool) -> str:
-    """What figures are called that may be of more or fewer people than others of that name, which go where asked."""
+    """The stem for the figures' names: a new one, or with `overwrite` `stem`, whose earlier figures are removed."""
     earlier = list(folder.glob(f"{glob.escape(stem)}.person*.png"))
     if overwrite:
         for path in earlier:
@@ -176,7 +178,7 @@ def draw(e: Explanation, skeleton: Skeleton, title: str, gate: Gate, path: Path)
     _overlay(axes[1], rgb, e.attention, (-0.5, w - 0.5, h - 0.5, -0.5))
     axes[1].set_title("attention of the keypoints")
     _cells(axes[2], rgb, e.selected)
-    axes[2].set_title(f"{e.selected.sum()} of {e.selected.size} cells seen finely")
+    axes[2].set_title(f"{e.selected.sum()} of {e.selected.size} cells selected")
     _pose(axes[3], rgb, e.coarse_heatmap, e.coarse_keypoints, e.coarse_scores, skeleton)
     axes[3].set_title("coarse stage")
     if e.fine_heatmap is not None and e.fine_keypoints is not None and e.fine_scores is not None:
@@ -187,10 +189,10 @@ def draw(e: Explanation, skeleton: Skeleton, title: str, gate: Gate, path: Path)
         axes[4].imshow(rgb // 4)
         axes[4].text(w / 2, h / 2, "not computed", ha="center", va="center", color="white", fontsize=12)
         axes[4].set_title("fine stage")
-        axes[2].set_title(f"{e.selected.sum()} of {e.selected.size} cells would be seen finely")
+        axes[2].set_title(f"{e.selected.sum()} of {e.selected.size} cells would be selected")
         good = e.quality >= gate.quality_threshold
         reason = f"quality reaches {gate.quality_threshold:g}" if good else f"gain is below {gate.refine_from_gain:g}"
-        decision = f"the coarse pose stands, as the {reason}"
+        decision = f"the coarse pose is kept, as the {reason}"
     gain = f", gain {e.gain:.3f}" if math.isfinite(e.gain) else ""
     figure.suptitle(f"{title}: predicted quality {e.quality:.3f}{gain}; {decision}")
     with writing(path, "give another --output"), whole(path) as part:
@@ -198,7 +200,7 @@ def draw(e: Explanation, skeleton: Skeleton, title: str, gate: Gate, path: Path)
 
 
 def _overlay(ax: Any, rgb: np.ndarray, values: np.ndarray, extent: tuple[float, float, float, float]) -> None:
-    """Values from their lowest (blue) to their highest (red), upsampled over the crop without its colours."""
+    """Values from lowest (blue) to highest (red), upsampled over the crop in grey."""
     ax.imshow(rgb.mean(-1), cmap="gray", vmin=0, vmax=255)
     ax.imshow(values, cmap="jet", alpha=0.55, extent=extent, interpolation="bilinear")
     ax.set_xlim(-0.5, rgb.shape[1] - 0.5)
@@ -221,8 +223,8 @@ def _cells(ax: Any, rgb: np.ndarray, selected: np.ndarray) -> None:
 def _pose(
     ax: Any, rgb: np.ndarray, heatmap: np.ndarray, keypoints: np.ndarray, scores: np.ndarray, skeleton: Skeleton
 ) -> None:
-    """A stage's highest heatmap values, and the limbs and keypoints that were read off them."""
-    # The corner cells' centres lie on the corner pixels (see geometry.affine), so the map reaches half a cell beyond.
+    """A stage's highest heatmap values, and the limbs and keypoints decoded from the heatmaps."""
+    # The corner cells' centres are on the corner pixels (see geometry.affine), so the map extends half a cell beyond.
     half_y, half_x = ((side - 1) / (cells - 1) / 2 for side, cells in zip(rgb.shape, heatmap.shape, strict=False))
     _overlay(ax, rgb, heatmap.clip(0), (-half_x, rgb.shape[1] - 1 + half_x, rgb.shape[0] - 1 + half_y, -half_y))
     from sharpose_rt.media.draw import SIDE_COLOURS

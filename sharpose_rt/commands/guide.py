@@ -14,7 +14,7 @@ def topics() -> list[str]:
 
 
 def show(topic: str) -> int:
-    """Prints a page: set out for a terminal, as it is (Markdown) into a pipe."""
+    """Prints a page: formatted for a terminal, as Markdown into a pipe."""
     text = (PAGES / f"{topic}.md").read_text(encoding="utf-8")
     if not sys.stdout.isatty():
         print(text, end="")

@@ -1,4 +1,4 @@
-"""Lists the variants of the network: input, tokens, parameters and multiply-accumulates, all computed."""
+"""Lists the variants of the network, with input size, tokens, parameters and multiply-accumulates (all computed)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ HELP = "list the networks: input, tokens, parameters, GMACs, weights"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Adds the options of `sharpose-rt models`."""
     parser.add_argument(
         "--behaviour",
         choices=("paper", "released"),
         default="released",
-        help="count the network of the paper's text, or as the authors' released code departs from it, which is what "
-        "the paper's Table 2 was measured on (default: %(default)s)",
+        help="count the network as the paper describes it, or as in the authors' released code, on which the paper's "
+        "Table 2 was measured (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(name: str, behaviour: str) -> dict[str, Any]:
-    """What there is to know of a variant: its size, the fields of `Cost`, whether weights ship with it."""
+    """The facts about a variant: its size, the fields of `Cost`, and whether weights are included for it."""
     from sharpose_rt.models import find_behaviour, find_variant
     from sharpose_rt.models.cost import measure_cost
     from sharpose_rt.models.weights import BUNDLED
@@ -77,12 +77,12 @@ def _print_table(rows: list[dict[str, Any]], behaviour: str) -> None:
             *(f"{value:.2f}" for value in gmacs),
             "bundled" if row["bundled_weights"] else "-",
         )
-    # A narrow terminal may wrap the lines, and a pipe has no width at all; a table that is cut off helps nobody.
+    # A narrow terminal may wrap the lines, and a pipe has no width; a truncated table would be useless.
     console = Console(highlight=False, width=max(Console().width, 100))
     console.print(table)
     console.print(
-        f"\nBehaviour: {behaviour}. GMACs of one crop: 'coarse' alone where the quality reaches the threshold, "
-        "'both' where it is refined.\n'Table 2 counting' is 'both' as the paper counts it: with every fine patch "
-        "embedded; here only those of selected cells are.\n`--model` also takes a .onnx or .xml file of "
+        f"\nBehaviour: {behaviour}. GMACs of one crop: 'coarse' if its quality reaches the threshold, 'both' if "
+        "it is refined.\n'Table 2 counting' is 'both' as the paper counts it: with every fine patch embedded; here "
+        "only those of selected cells are.\n`--model` also takes a .onnx or .xml file of "
         "another project's network (`track`, `eval`, `bench pipeline`)."
     )

@@ -1,4 +1,4 @@
-"""Progress of a run: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of a run: a bar on a terminal, otherwise a plain line now and then."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 _PLAIN_EVERY_S = 10.0
 _SELDOM = 60
-"""After so many plain lines the pauses between them grow, up to as many times as long: a log of weeks is read too."""
+"""After this many plain lines the pauses between them grow, up to this many times as long, so that the log of a run of
+weeks stays readable."""
 
 
 class NowAndThen:
-    """True when asked ten seconds after it last was, and after ten minutes more and more seldom, up to as much."""
+    """True if ten seconds have passed since it was last true; after ten minutes less and less often, at last every ten
+    minutes."""
 
     def __init__(self) -> None:
         self._said_s, self._pause_s, self._count = time.monotonic(), _PLAIN_EVERY_S, 0
@@ -38,13 +40,13 @@ class NowAndThen:
 
 
 def _say(line: str) -> None:
-    """Writes it to standard error; a log on a full disk, or a terminal that is gone, ends no run."""
+    """Writes it to standard error; a log on a full disk, or a closed terminal, does not end the run."""
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr, flush=True)
 
 
 def every_few_seconds(line: Callable[[], str], *, quiet: bool) -> Callable[..., None]:
-    """What writes `line()` to standard error when it is called, now and then."""
+    """A function that, when called, writes `line()` to standard error now and then."""
     due = NowAndThen()
 
     def say(*_: object) -> None:
@@ -55,7 +57,7 @@ def every_few_seconds(line: Callable[[], str], *, quiet: bool) -> Callable[..., 
 
 
 class Progress:
-    """Frames, fps, people, exit rate, and on files the time left; written to standard error."""
+    """Frames, fps, people, exit rate and, for files, the time left; written to standard error."""
 
     def __init__(self, job: Run, *, quiet: bool) -> None:
         self._job = job
@@ -78,7 +80,7 @@ class Progress:
                 TimeRemainingColumn(),
             )
             self._bar = Bar(*columns, console=Console(stderr=True))
-            self._task = self._bar.add_task("preparing", total=None, line="")  # networks take their time, at first most
+            self._task = self._bar.add_task("preparing", total=None, line="")  # networks take a while to load
             self._bar.start()
         return self
 
@@ -88,7 +90,7 @@ class Progress:
                 self._bar.stop()
 
     def update(self, packet: Packet) -> None:
-        """One more frame was written."""
+        """Counts one more frame as written."""
         if self._quiet:
             return
         done, line = packet.frame.frame_id + 1, self._job.totals.status_line()

@@ -1,4 +1,4 @@
-"""`sharpose-rt train`: trains a variant from a preset; see `configs/train`."""
+"""`sharpose-rt train`: train a variant of the pose network from a preset; see `configs/train`."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
     from sharpose_rt.training.log import Row
     from sharpose_rt.training.loop import Trainer, Validate
 
-HELP = "train a variant; stops, resumes and reports by itself"
+HELP = "train a pose network, with a time limit, resuming and a report"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `sharpose-rt train`."""
+    """Adds the options of `sharpose-rt train`."""
     parser.add_argument("--config", metavar="NAME", required=True, help="preset of configs/train, or a .yaml file")
-    parser.add_argument("--data-root", metavar="DIR", action="append", help="parent folder of the sets; may repeat")
+    parser.add_argument("--data-root", metavar="DIR", action="append", help="parent folder of the datasets; repeatable")
     parser.add_argument("--out", metavar="DIR", default="sharpose_train", help="folder of the run")
     parser.add_argument(
         "--max-minutes",
         type=float,
         metavar="N",
-        help="end this part of the run after N minutes, for --resume to go on; --set minutes=N, or epochs=N, sets the "
-        "length of the whole",
+        help="stop after N minutes, to continue later with --resume; --set minutes=N, or epochs=N, sets the length of "
+        "the whole run",
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change an option")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train as `args` say; 0 when the budget or --max-minutes ended it, 130 when a signal did."""
+    """Trains the network; returns 0 if the budget or --max-minutes ended it, 130 if a signal did."""
     from sharpose_rt.config.checks import within
     from sharpose_rt.models import find_variant
     from sharpose_rt.training.checkpoint import refuse_begun
@@ -54,26 +54,29 @@ def run(args: argparse.Namespace) -> int:
     with nullcontext() if args.resume else _new_run(out, config):
         people = load_people(config, roots, find_variant(config.model).skeleton, print)
         pictures = len(set(people.image_index.tolist()))
-        print(f"{len(people)} people in {pictures} pictures, {people.draws.sum():.0f} draws an epoch")
+        print(f"{len(people)} people in {pictures} pictures, {people.draws.sum():.0f} draws per epoch")
         trainer = Trainer(config, people, out, _validation(config, roots), resume=args.resume)
         if args.resume:
-            _write_config(out, config)  # not before: where it is refused, the run stays as it is
+            _write_config(out, config)  # not earlier: if resuming is refused, the run stays as it is
             length = f"{config.minutes:g} minutes" if config.budget == "minutes" else f"{config.epochs:g} epochs"
-            print(f"resumed at step {trainer.step}, {trainer.clock.elapsed_s / 60:.1f} minutes, of a run of {length}")
+            print(
+                f"resumed at step {trainer.step} after {trainer.clock.elapsed_s / 60:.1f} minutes; length of the run: "
+                f"{length}"
+            )
         reason = _train(trainer, args.max_minutes)
     minutes = trainer.clock.elapsed_s / 60
     if trainer.world.leads:
         write_report(trainer)
     trainer.world.leave()
-    hint = "" if reason == "finished" else "; --resume goes on"
+    hint = "" if reason == "finished" else "; continue with --resume"
     print(f"{reason} after {trainer.samples} samples, {minutes:.1f} minutes; results in {out}{hint}")
     return 130 if reason == "stopped" else 0
 
 
 @contextmanager
 def _new_run(out: Path, config: TrainConfig) -> Iterator[None]:
-    """Writes the configuration, which tells early of a folder that cannot be written to. Where what is inside fails
-    before the run's first step, nothing that was made is left."""
+    """Writes the configuration, so that a folder that cannot be written to fails early. If the block fails before the
+    run's first step, the files that were made are removed."""
     from sharpose_rt.training.log import read_log
     from sharpose_rt.training.running import run_folder
 
@@ -99,7 +102,7 @@ def _write_config(out: Path, config: TrainConfig) -> None:
 
 
 def _plain(value: object) -> object:
-    """Tuples as lists, which YAML can say."""
+    """The value with lists instead of tuples, which YAML does not have."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
@@ -110,7 +113,7 @@ def _validation(config: TrainConfig, roots: list[Path]) -> Validate | None:
 
     Raises:
         DatasetError: the set is missing or wrong, or nobody in it can be measured.
-        ConfigError: it is of other keypoints than the network's, or what measures is not installed.
+        ConfigError: its keypoints are not the network's, or the package that measures is not installed.
     """
     item = config.data.validation
     if item is None:
@@ -136,22 +139,22 @@ def _validation(config: TrainConfig, roots: list[Path]) -> Validate | None:
         pycocotools()
     boxes = truth_boxes(document)
     if not len(boxes):
-        raise DatasetError(f"{annotations} has nobody with keypoints; a label file of people is wanted to validate by")
+        raise DatasetError(f"{annotations} has nobody with keypoints; validation needs labelled people")
     names = {record["id"]: record["file_name"] for record in document["images"]}
     for path in (images / names[image_id] for image_id in set(boxes.image_ids.tolist())):
         if not path.is_file():
-            read_image(path)  # says so
+            read_image(path)  # raises the error
 
     def validate(model) -> Row:
         result = score(predict(model, document, images, boxes), document, Gate(), model)
-        measure = "PCKh" if "PCKh" in result else "AP"  # MPII's own files are measured by it
+        measure = "PCKh" if "PCKh" in result else "AP"  # for MPII's own files
         return {"val_ap": result[measure], "val_ap_coarse": result[f"{measure}_coarse"]}
 
     return validate
 
 
 def _train(trainer: Trainer, max_minutes: float | None) -> str:
-    """Run with a progress bar on a terminal, with lines elsewhere."""
+    """Trains with a progress bar on a terminal, otherwise with lines; returns why it ended."""
     if not sys.stderr.isatty():
         return trainer.run(max_minutes, lambda row: print(describe(row), flush=True))
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -165,7 +168,7 @@ def _train(trainer: Trainer, max_minutes: float | None) -> str:
 
 
 def describe(row: Row) -> str:
-    """One line of the log for people."""
+    """A row of the log as readable text."""
     names = {"mse_coarse": "coarse", "mse_fine": "fine", "samples_per_s": "/s"}
     parts = [f"step {row['step']:.0f}", f"{row['elapsed_s'] / 60:.1f} min", f"{100 * row['progress']:.1f} %"]
     parts += [f"{names.get(key, key)} {value:.4g}" for key, value in row.items() if key not in _PLACE]

@@ -1,40 +1,48 @@
-"""Trains the network by which the tracker knows people again who were gone."""
+"""Trains the network with which the tracker recognises people who return."""
 
 from __future__ import annotations
 
 import argparse
 
 _RECIPE = ("minutes", "people", "lr", "precision", "threads", "workers", "seed")
-HELP = "train the network by which people are known again"
+HELP = "train the network that recognises people by their appearance"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `sharpose-rt train-appearance`."""
-    parser.add_argument("--data-root", metavar="DIR", action="append", help="parent folder of the sets; may repeat")
+    """Adds the options of `sharpose-rt train-appearance`."""
+    parser.add_argument("--data-root", metavar="DIR", action="append", help="parent folder of the datasets; repeatable")
     parser.add_argument(
         "--set",
         metavar="NAME",
         nargs="+",
         action="extend",
         default=[],
-        help="sets in COCO's or YOLO's form, of people with boxes",
+        help="datasets in COCO's or YOLO's format, of people with boxes",
     )
     parser.add_argument("--out", metavar="FILE", required=True, help=".safetensors file to write")
     parser.add_argument("--minutes", type=float, default=20.0, metavar="N", help="length of the run (%(default)s)")
-    parser.add_argument("--people", type=int, default=192, metavar="N", help="of a step, two views each (%(default)s)")
+    parser.add_argument(
+        "--people", type=int, default=192, metavar="N", help="people per step, with two views of each (%(default)s)"
+    )
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (%(default)s)")
-    parser.add_argument("--min-score", type=float, default=0.4, help="a teacher's box below is left out (%(default)s)")
+    parser.add_argument(
+        "--min-score", type=float, default=0.4, help="leave out a teacher's boxes with lower scores (%(default)s)"
+    )
     parser.add_argument("--precision", default="auto", help="auto, bf16 or fp32 (%(default)s)")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0 is PyTorch's choice")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that read (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and variation (%(default)s)")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: PyTorch's default")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes that read pictures (%(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of weights, order and augmentation (%(default)s)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train as `args` say; 0 when the file is written, also after Ctrl-C with what there is.
+    """Trains the network and writes it; after Ctrl-C as far as it was trained.
 
     Raises:
-        ConfigError: an option is out of range.
+        ConfigError: --set is missing, or an option is out of range.
         DatasetError: a set is wrong or has too few people.
         OutputError: --out cannot be written.
     """
@@ -49,11 +57,11 @@ def run(args: argparse.Namespace) -> int:
 
     out = weights_file(args.out)
     if out.exists():
-        raise OutputError(f"{out} exists; another --out leaves it alone")
+        raise OutputError(f"{out} exists; give another --out")
     if not out.absolute().parent.is_dir():
-        raise OutputError(f"there is no folder {out.absolute().parent} for --out; make it first")
+        raise OutputError(f"there is no folder {out.absolute().parent} for --out; create it first")
     if not args.set:
-        raise ConfigError("--set names no set; at least one whose people have boxes is wanted")
+        raise ConfigError("--set names no dataset; give at least one whose people have boxes")
     recipe = AppearanceRecipe(**{name: getattr(args, name) for name in _RECIPE})
     roots = data_roots(args.data_root)
     pictures = [picture for name in args.set for picture in read_pictures(find_set(name, roots), args.min_score)]

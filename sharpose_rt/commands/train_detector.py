@@ -1,4 +1,4 @@
-"""Trains the person detector: ours, or an architecture of ultralytics, one class."""
+"""Trains a person detector: our own architecture, or one of ultralytics with a single class."""
 
 from __future__ import annotations
 
@@ -15,91 +15,109 @@ _RECIPE = (
     *("architecture", "init", "frozen_until", "image_size", "small_size", "large_share"),
     *("minutes", "batch", "lr", "precision", "device", "threads", "workers", "seed"),
 )
-HELP = "train the person detector"
+HELP = "train a person detector"
 HELD_OUT = 8
-"""Pictures that scores are calibrated on at least, or a quarter of all: by one alone a sound detector may be so unsure
-of everybody that a run finds nobody."""
+"""Least number of pictures to calibrate scores on (a quarter of a small set): with a single one, a good detector may
+get scores so low that a run finds nobody."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `sharpose-rt train-detector`."""
-    parser.add_argument("--data-root", metavar="DIR", action="append", help="parent folder of the sets; may repeat")
+    """Adds the options of `sharpose-rt train-detector`."""
+    parser.add_argument("--data-root", metavar="DIR", action="append", help="parent folder of the datasets; repeatable")
     parser.add_argument(
         "--set",
         metavar="NAME[=WEIGHT]",
         nargs="+",
         action="extend",
         default=[],
-        help="sets in COCO's or YOLO's form in which everybody has a box, and how often each picture is drawn (1)",
+        help="datasets in COCO's or YOLO's format in which everybody has a box; WEIGHT: how often each picture is "
+        "drawn (1)",
     )
     parser.add_argument(
-        "--out", metavar="FILE", required=True, help=".safetensors file to write; FILE.run holds the run"
+        "--out", metavar="FILE", required=True, help=".safetensors file to write; the run is kept in FILE.run"
     )
     parser.add_argument(
         "--architecture",
         default="mobile150",
         metavar="NAME",
-        help="mobile150, the one that ships, or a model file of ultralytics (%(default)s)",
+        help="mobile150 (that of the bundled detector) or a model file of ultralytics (%(default)s)",
     )
     parser.add_argument(
         "--init",
         default="movenet-multipose",
         metavar="WEIGHTS",
-        help="bundled (the detector that ships) or a .safetensors, to train on from; or where the first layers of "
-        "mobile150 start: movenet-multipose (downloaded once, 145 MB), the path of its .json, or random (%(default)s)",
+        help="a detector to fine-tune: bundled or a .safetensors file; or what the first layers of mobile150 start "
+        "from: movenet-multipose (downloaded once, 145 MB), the path of its .json, or random (%(default)s)",
     )
     parser.add_argument(
         "--average",
         nargs="+",
         default=[],
         metavar="WEIGHTS",
-        help="at the end, take the mean of what was trained and of these (bundled, or .safetensors): so "
-        "it forgets less of what it was trained on from; with --resume, of a run that has ended, too",
+        help="average the trained weights with these (bundled or .safetensors) at the end, so that the detector "
+        "forgets less of what it knew; with --resume also for a finished run",
     )
     parser.add_argument(
-        "--frozen-until", type=float, default=0.2, metavar="SHARE", help="of the run they stay so (%(default)s)"
+        "--frozen-until",
+        type=float,
+        default=0.2,
+        metavar="SHARE",
+        help="share of the run in which the first layers stay fixed (%(default)s)",
     )
-    parser.add_argument("--image-size", type=int, default=320, metavar="PX", help="longest side (%(default)s)")
     parser.add_argument(
-        "--small-size", type=int, default=256, metavar="PX", help="side in the first part of the run (%(default)s)"
+        "--image-size", type=int, default=320, metavar="PX", help="longer side of its input (%(default)s)"
+    )
+    parser.add_argument(
+        "--small-size", type=int, default=256, metavar="PX", help="the same in the first part of the run (%(default)s)"
     )
     parser.add_argument(
         "--large-share",
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="of the steps behind that, with larger pictures, up to twice --image-size (%(default)s)",
+        help="share of the later steps with larger pictures, up to twice --image-size (%(default)s)",
     )
-    parser.add_argument("--use-size", type=int, metavar="PX", help="longest side it is used at (that of training)")
     parser.add_argument(
-        "--closer-size", type=int, metavar="PX", help="longest side it is used at where there are small people (none)"
+        "--use-size", type=int, metavar="PX", help="longer side of its input in use (default: --image-size)"
+    )
+    parser.add_argument(
+        "--closer-size", type=int, metavar="PX", help="the same while it sees small people (default: no other)"
     )
     parser.add_argument("--minutes", type=float, default=60.0, metavar="N", help="length of the run (%(default)s)")
-    parser.add_argument("--batch", type=int, default=16, metavar="N", help="of a step and process (%(default)s)")
+    parser.add_argument(
+        "--batch", type=int, default=16, metavar="N", help="pictures per step and process (%(default)s)"
+    )
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (%(default)s)")
-    parser.add_argument("--min-score", type=float, default=0.4, help="a teacher's box below is unsure (%(default)s)")
+    parser.add_argument(
+        "--min-score", type=float, default=0.4, help="a teacher's boxes with lower scores are ignored (%(default)s)"
+    )
     parser.add_argument(
         "--held-out",
         type=float,
         default=0.03,
         metavar="SHARE",
-        help=f"to calibrate on (%(default)s); {HELD_OUT} pictures at least, a quarter of fewer than {4 * HELD_OUT}",
+        help=f"share of the pictures to calibrate scores on (%(default)s); at least {HELD_OUT}, or a quarter of fewer "
+        f"than {4 * HELD_OUT}",
     )
     parser.add_argument("--precision", default="auto", help="auto, bf16 or fp32 (%(default)s)")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (%(default)s)")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0 is PyTorch's choice")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that read (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and variation (%(default)s)")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in FILE.run")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: PyTorch's default")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes that read pictures (%(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of weights, order and augmentation (%(default)s)"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in FILE.run")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train as `args` say; 0 when the file is written, also after Ctrl-C with what there is.
+    """Trains the detector and writes it; after Ctrl-C as far as it was trained.
 
-    Under `torchrun` all processes train together, and the first writes.
+    Under `torchrun`, all processes train together and the first one writes.
 
     Raises:
-        ConfigError: an option is out of range.
+        ConfigError: --set is missing, or an option is out of range.
         DatasetError: a set is wrong or empty.
         OutputError: --out cannot be written.
     """
@@ -118,19 +136,19 @@ def run(args: argparse.Namespace) -> int:
     out = weights_file(args.out)
     folder = out.with_name(out.name + ".run")
     if out.exists() and not args.resume:
-        raise OutputError(f"{out} exists; another --out leaves it alone, --resume goes on with its run in {folder}")
+        raise OutputError(f"{out} exists; give another --out, or --resume to continue its run in {folder}")
     refuse_begun(folder, args.resume)
     if not args.set:
-        raise ConfigError("--set names no set; at least one in which everybody has a box is wanted")
+        raise ConfigError("--set names no dataset; give at least one in which everybody has a box")
     within("--use-size", args.use_size, *SIZES_PX)
     usual = args.use_size or args.image_size
     if args.closer_size and not usual <= args.closer_size <= SIZES_PX[1]:
         raise ConfigError(
-            f"--closer-size is {args.closer_size}; at least the usual {usual} and at most {SIZES_PX[1]} is accepted, "
-            "or none"
+            f"--closer-size is {args.closer_size}; {usual} (the usual size) to {SIZES_PX[1]} is accepted, or leave it "
+            "out"
         )
     recipe = DetectorRecipe(**{name: getattr(args, name) for name in _RECIPE})
-    others = [load_trained(name, recipe.architecture) for name in args.average]  # wrong ones are told of before hours
+    others = [load_trained(name, recipe.architecture) for name in args.average]  # wrong ones fail before training
     if not 0 < args.held_out < 1:
         raise ConfigError(f"--held-out is {args.held_out}; a share above 0 and below 1 is accepted")
     pictures, draws = _read_sets(args)
@@ -141,8 +159,8 @@ def run(args: argparse.Namespace) -> int:
     for name, other in zip(args.average, others, strict=True):
         if _shapes(other) != _shapes(trainer.module):
             raise ConfigError(
-                f"--average {name} has other numbers of channels than what is trained, since one of them was thinned; "
-                f"the mean of two as wide is accepted: train on from it (--init {name}), or leave it out"
+                f"--average {name} has other numbers of channels than the trained network, since one of them was "
+                f"thinned; start from it (--init {name}), or leave it out"
             )
     leads = trainer.world.leads
     if leads:
@@ -172,11 +190,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read_sets(args: argparse.Namespace) -> tuple[list[Picture], list[float]]:
-    """The pictures of the sets, and how often each is drawn.
+    """The pictures of the datasets, and how often each is drawn.
 
     Raises:
-        ConfigError: a weight is none.
-        DatasetError: a set is missing or wrong.
+        ConfigError: a weight is not valid.
+        DatasetError: a dataset is missing or wrong.
     """
     from sharpose_rt.training.datasets import data_roots, find_set
     from sharpose_rt.training.pictures import read_pictures
@@ -190,10 +208,10 @@ def _read_sets(args: argparse.Namespace) -> tuple[list[Picture], list[float]]:
 
 
 def _hold_out(pictures: Sequence[Picture], share: float, seed: int) -> tuple[list[Picture], list[int]]:
-    """Pictures that the training never looks at, and the places of the others; each of the first is read once here.
+    """The pictures kept out of training, each read once as a check, and the indices of the others.
 
     Raises:
-        DatasetError: one cannot be read.
+        DatasetError: one of the former cannot be read.
     """
     import numpy as np
 

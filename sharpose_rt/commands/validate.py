@@ -1,4 +1,4 @@
-"""`sharpose-rt validate`: says line and field of everything that is wrong with a skeleton stream."""
+"""`sharpose-rt validate`: report the line and field of everything that is wrong with a skeleton stream."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import argparse
 from sharpose_rt.commands.given import streams
 from sharpose_rt.errors import StreamError
 
-HELP = "check a skeleton stream; says line and field of what is wrong"
+HELP = "check a skeleton stream; reports the line and field of each error"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The files."""
+    """Adds the options of `sharpose-rt validate`."""
     parser.add_argument(
         "files",
         nargs="+",
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 where every file is right (warnings allowed), else 1. One that is missing does not keep the rest from it."""
+    """Returns 0 if every file is valid (warnings are allowed), else 1; files that cannot be read are reported last."""
     from sharpose_rt.skeletons import format_problems, validate
 
     wrong, unread = False, []

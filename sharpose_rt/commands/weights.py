@@ -1,8 +1,8 @@
-"""Converts the authors' released checkpoints to safetensors, makes a training run's weights ready to ship and for int8,
-fits what foretells the fine stage's gain, makes a detector smaller, writes the networks as ONNX files for other
+"""Converts the authors' released checkpoints to safetensors, prepares a training run's weights for release and for
+int8, adds a predictor of the fine stage's gain, makes a detector smaller, writes the networks as ONNX files for other
 programs, and shows what is in a weights file.
 
-Nothing in a file is ever run: a checkpoint that needs code to load is refused.
+Code in a file is never run: a checkpoint that needs it to load is refused.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sharpose_rt")
 
-HELP = "import a released checkpoint, export trained weights or ONNX, make them ready for int8, or show a file"
+HELP = "import a released checkpoint, export trained weights or ONNX, prepare weights for int8, or show a file"
 MOST_LOSS = 0.005
-"""What int8 may cost."""
+"""Most AP or PCKh that int8 may cost."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares `import`, `export`, `quantize`, `gain`, `thin`, `onnx` and `show`."""
+    """Adds `import`, `export`, `quantize`, `gain`, `thin`, `onnx` and `show`."""
     names = "import|export|quantize|gain|thin|onnx|show"
     actions = parser.add_subparsers(title="actions", metavar=names, required=True)
 
     convert = actions.add_parser("import", help="convert a released .pth checkpoint to .safetensors")
-    convert.add_argument("source", type=Path, metavar="OFFICIAL.pth", help="checkpoint that the authors released")
+    convert.add_argument("source", type=Path, metavar="OFFICIAL.pth", help="checkpoint released by the authors")
     convert.add_argument("target", type=Path, metavar="OUT.safetensors", help="file to write")
-    convert.add_argument("--model", required=True, help="variant that it was trained for; see `sharpose-rt models`")
+    convert.add_argument("--model", required=True, help="its variant; see `sharpose-rt models`")
     convert.add_argument(
         "--attention-scale",
         type=positive,
         metavar="F",
-        help="factor on the attention's logits that it was trained with (default: 1/sqrt(head width))",
+        help="scale of the attention logits that it was trained with (default: 1/sqrt(head width))",
     )
     convert.add_argument(
         "--quality-threshold",
@@ -54,19 +54,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="threshold to recommend with these weights (default: %(default)s)",
     )
-    convert.add_argument("--overwrite", action="store_true", help="replace OUT.safetensors where it exists")
+    convert.add_argument("--overwrite", action="store_true", help="replace OUT.safetensors if it exists")
     convert.set_defaults(action=import_weights)
 
-    export = actions.add_parser("export", help="make a training run's weights ready to ship: float16 and a threshold")
+    export = actions.add_parser("export", help="prepare a training run's weights for release: float16 and a threshold")
     export.add_argument("source", type=Path, metavar="IN.safetensors", help="weights.safetensors of a training run")
     export.add_argument("target", type=Path, metavar="OUT.safetensors", help="file to write; OUT.json gets its SHA-256")
-    export.add_argument("--model", required=True, help="variant that it is; see `sharpose-rt models`")
+    export.add_argument("--model", required=True, help="its variant; see `sharpose-rt models`")
     export.add_argument(
         "--quality-threshold",
         type=number,
         required=True,
         metavar="F",
-        help="threshold to recommend, as `sharpose-rt eval --sweep-threshold` finds it",
+        help="threshold to recommend, from `sharpose-rt eval --sweep-threshold`",
     )
     export.add_argument(
         "--average",
@@ -74,13 +74,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="IN.safetensors",
-        help="average with these in equal parts: of other points of the run",
+        help="average with these in equal parts, such as other checkpoints of the run",
     )
     export.add_argument("--metrics", type=Path, nargs="*", default=[], metavar="JSON", help="files of `eval --json`")
-    export.add_argument("--overwrite", action="store_true", help="replace OUT where it exists")
+    export.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     export.set_defaults(action=export_weights)
 
-    quantize = actions.add_parser("quantize", help="measure what int8 needs to know, and write it into the weights")
+    quantize = actions.add_parser("quantize", help="measure the ranges that int8 needs, and add them to the weights")
     quantize.add_argument("source", type=Path, metavar="IN.safetensors", help="weights")
     quantize.add_argument("target", type=Path, metavar="OUT.safetensors", help="the same weights, ready for int8")
     quantize.add_argument(
@@ -88,19 +88,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help="people in COCO's form, MPII's .mat, or a folder of YOLO's",
+        help="people in COCO's format, MPII's .mat, or a folder in YOLO's",
     )
     quantize.add_argument(
-        "--head-boxes", type=Path, metavar="FILE", help="mpii_gt_val.mat, where labels are MPII's common JSON"
+        "--head-boxes", type=Path, metavar="FILE", help="mpii_gt_val.mat, if the labels are MPII's common JSON"
     )
     quantize.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the pictures")
     quantize.add_argument(
-        "--people", type=int, default=200, metavar="N", help="how many of them, evenly spread (default: %(default)s)"
+        "--people",
+        type=int,
+        default=200,
+        metavar="N",
+        help="number of people to use, evenly spread (default: %(default)s)",
     )
     quantize.add_argument("--overwrite", action="store_true", help="replace OUT.safetensors, which may be IN itself")
     quantize.set_defaults(action=quantize_weights)
 
-    gain = actions.add_parser("gain", help="teach weights to predict what the fine stage adds to a pose")
+    gain = actions.add_parser("gain", help="add a predictor of what the fine stage adds to a pose")
     gain.add_argument("source", type=Path, metavar="IN.safetensors", help="weights")
     gain.add_argument("target", type=Path, metavar="OUT.safetensors", help="the same weights, with the predictor")
     gain.add_argument(
@@ -111,22 +115,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         dest="sets",
         metavar=("FILE", "DIR"),
-        help="hand-labelled people in COCO's form, and the folder of their pictures; may be given several times",
+        help="hand-labelled people in COCO's format, and the folder of their pictures; repeatable",
     )
     gain.add_argument(
         "--refine-from-gain",
         type=float,
         metavar="AP",
-        help="threshold to recommend, as `sharpose-rt eval --sweep-gain` finds it (default: none)",
+        help="threshold to recommend, from `sharpose-rt eval --sweep-gain` (default: none)",
     )
     gain.add_argument("--overwrite", action="store_true", help="replace OUT.safetensors, which may be IN itself")
     gain.set_defaults(action=add_gain)
 
     thin = actions.add_parser("thin", help="make a person detector smaller, without training")
-    thin.add_argument("source", type=Path, metavar="IN.safetensors", help="detector of `train-detector`, or 'bundled'")
+    thin.add_argument(
+        "source", type=Path, metavar="IN.safetensors", help="a detector from `train-detector`, or 'bundled'"
+    )
     thin.add_argument("target", type=Path, metavar="OUT.safetensors", help="file to write")
     thin.add_argument(
-        "--megabytes", type=positive, required=True, metavar="MB", help="of weights at most, of two bytes each"
+        "--megabytes", type=positive, required=True, metavar="MB", help="most megabytes of weights, at two bytes each"
     )
     thin.add_argument(
         "--images",
@@ -134,12 +140,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="DIR",
-        help="folders of pictures such as it is for; no labels are needed",
+        help="folders of pictures like those that it will see; no labels are needed",
     )
     thin.add_argument("--overwrite", action="store_true", help="replace OUT.safetensors, which may be IN itself")
     thin.set_defaults(action=thin_weights)
 
-    onnx = actions.add_parser("onnx", help="write the networks as ONNX, with a sheet of how to use them")
+    onnx = actions.add_parser("onnx", help="write the networks as ONNX, with a JSON file of how to use them")
     onnx.add_argument("folder", type=Path, metavar="OUT_DIR", help="folder to write coarse.onnx, fine.onnx, ... into")
     onnx.add_argument("--model", default=PoseConfig.model, help="see `sharpose-rt models` (default: %(default)s)")
     onnx.add_argument(
@@ -149,17 +155,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--behaviour",
         choices=("auto", "paper", "released"),
         default="auto",
-        help="of the network (default: what the weights state)",
+        help="default: the value in the weights",
     )
-    onnx.add_argument(
-        "--detector-size", type=int, metavar="PX", help="side of the square that the person detector sees"
-    )
-    onnx.add_argument("--opset", type=int, default=20, metavar="N", help="of ONNX, 18 to 23 (default: %(default)s)")
-    onnx.add_argument("--overwrite", action="store_true", help="replace such files in OUT_DIR")
+    onnx.add_argument("--detector-size", type=int, metavar="PX", help="side of the person detector's square input")
+    onnx.add_argument("--opset", type=int, default=20, metavar="N", help="ONNX opset, 18 to 23 (default: %(default)s)")
+    onnx.add_argument("--overwrite", action="store_true", help="replace these files in OUT_DIR")
     onnx.set_defaults(action=write_onnx)
 
     show = actions.add_parser("show", help="print metadata, SHA-256 and parameters")
-    show.add_argument("what", metavar="FILE|NAME", help=".safetensors or .pth file, or a variant that ships weights")
+    show.add_argument("what", metavar="FILE|NAME", help=".safetensors or .pth file, or a variant with included weights")
     show.add_argument("--json", action="store_true", help="print JSON")
     show.set_defaults(action=show_weights)
 
@@ -191,10 +195,10 @@ def import_weights(args: argparse.Namespace) -> int:
 
 
 def export_weights(args: argparse.Namespace) -> int:
-    """Writes weights in float16 with their threshold, and beside them a JSON with the hash and measured metrics.
+    """Writes weights in float16 with their threshold, and next to them a JSON file with hash and measured metrics.
 
-    Weights of one run, or of runs from the same weights, may be averaged (Wortsman et al. 2022, "Model soups"); ranges
-    for int8 do not outlast that.
+    Weights of one run, or of runs from the same weights, may be averaged (Wortsman et al. 2022, "Model soups"), which
+    drops the ranges for int8 and the gain predictor.
 
     Raises:
         WeightsError: the weights cannot be read or do not fit the model.
@@ -225,7 +229,7 @@ def export_weights(args: argparse.Namespace) -> int:
 
 
 def _load_mean(name: str, paths: list[Path]) -> tuple[SHaRPose, list[WeightsInfo]]:
-    """The network whose weights are the mean of the files', and what is known of each file."""
+    """The network whose weights are the mean of the files' weights, and the facts about each file."""
     from sharpose_rt.models.create import attention_scale_of
     from sharpose_rt.models.weights import load_model, mean_state
 
@@ -235,33 +239,33 @@ def _load_mean(name: str, paths: list[Path]) -> tuple[SHaRPose, list[WeightsInfo
         if other.behaviour != model.behaviour:
             raise WeightsError(
                 f"{path} behaves as {other.behaviour.name!r} and {paths[0]} as {model.behaviour.name!r}; "
-                "weights of the same behaviour can be averaged"
+                "only weights with the same behaviour can be averaged"
             )
         if other.box_padding != model.box_padding:
             raise WeightsError(
-                f"{path} is of boxes enlarged by {other.box_padding:g} and {paths[0]} by {model.box_padding:g}; "
-                "weights of the same box_padding can be averaged"
+                f"{path} has box_padding {other.box_padding:g} and {paths[0]} {model.box_padding:g}; only weights with "
+                "the same box_padding can be averaged"
             )
         if attention_scale_of(other) != attention_scale_of(model):
             raise WeightsError(
                 f"{path} has the attention scale {attention_scale_of(other):g} and {paths[0]} "
-                f"{attention_scale_of(model):g}; weights of the same scale can be averaged"
+                f"{attention_scale_of(model):g}; only weights with the same scale can be averaged"
             )
     if len(loaded) > 1:
         for network, _ in loaded:
-            network.gain_predictor = None  # of one network each; the mean is another
+            network.gain_predictor = None  # each predicts for its own network, not for the mean
         model.load_state_dict(mean_state([network for network, _ in loaded]))
     return model, [info for _, info in loaded]
 
 
 def quantize_weights(args: argparse.Namespace) -> int:
-    """Writes the ranges of the layers' inputs over some people into a weights file; tensors stay as they are.
+    """Adds the ranges of the layers' inputs, measured on some people, to a weights file; tensors are unchanged.
 
-    A card beside IN is written again beside OUT, with the new SHA-256 and what int8 costs.
+    A JSON card next to IN is also written next to OUT, with the new SHA-256 and what int8 costs.
 
     Raises:
         WeightsError: the weights cannot be read, or int8 costs more than `MOST_LOSS`.
-        ConfigError: --people is below 1, or the labels are of other keypoints than the network's.
+        ConfigError: --people is below 1, or the labels' keypoints are not the network's.
         DatasetError: the labels or a picture cannot be read.
         OutputError: the target exists, has another suffix, or cannot be written.
     """
@@ -275,14 +279,14 @@ def quantize_weights(args: argparse.Namespace) -> int:
 
     model, info = _load_own(source)
     ranges, costs = quantize(model, args.annotations, args.images, args.people, args.head_boxes)
-    measure = "PCKh" if "PCKh" in costs else "AP"  # MPII's own files are measured by it
+    measure = "PCKh" if "PCKh" in costs else "AP"  # for MPII's own files
     exact, rounded = costs[measure], costs[f"{measure}_int8"]
     print(f"{measure} of {costs['people']} people: {exact:.4f}, in int8 {rounded:.4f}")
-    if not exact - rounded <= MOST_LOSS:  # NaN where nothing could be measured
+    if not exact - rounded <= MOST_LOSS:  # NaN if nothing could be measured
         all_used = costs["people"] < args.people
         raise WeightsError(
-            f"int8 would cost {exact - rounded:.4f} {measure}, of which {MOST_LOSS} is accepted; nothing was written. "
-            + ("Those are all people of the file; try labels of more" if all_used else "Try more --people")
+            f"int8 would cost {exact - rounded:.4f} {measure}; up to {MOST_LOSS} is accepted, so nothing was written. "
+            + ("The file has no more people; try another with more" if all_used else "Try more --people")
         )
     sha256 = _amend(source, info, target, {RANGES: json.dumps(ranges)}, {"int8": costs})
     print(f"{target}: {info.metadata['model']} with the ranges of {len(ranges)} layers, SHA-256 {sha256}")
@@ -290,13 +294,13 @@ def quantize_weights(args: argparse.Namespace) -> int:
 
 
 def add_gain(args: argparse.Namespace) -> int:
-    """Writes a predictor of what the fine stage adds to a person's AP into a weights file, fitted to labelled people.
+    """Adds a predictor of what the fine stage adds to a person's AP, fitted to labelled people, to a weights file.
 
-    A card beside IN is written again beside OUT, with the new SHA-256 and how good the predictor is.
+    A JSON card next to IN is also written next to OUT, with the new SHA-256 and how good the predictor is.
 
     Raises:
         WeightsError: the weights cannot be read.
-        ConfigError: the labels are of other keypoints than the network's.
+        ConfigError: the labels' keypoints are not the network's.
         DatasetError: the labels or a picture cannot be read, or there are too few people.
         OutputError: the target exists, has another suffix, or cannot be written.
     """
@@ -312,15 +316,15 @@ def add_gain(args: argparse.Namespace) -> int:
     model, info = _load_own(source)
     fit = fit_gain(model, [tuple(pair) for pair in args.sets])
     print(
-        f"{fit.people} people, to whom the fine stage adds {fit.mean_gain:.4f} AP; over pictures left out of the fit "
-        f"the predicted gain correlates with the true one by {fit.correlation:.3f}, and {100 * fit.lost_by_half:.0f} % "
-        "of it are lost where the half that promises least leaves early, which costs "
+        f"{fit.people} people, for whom the fine stage adds {fit.mean_gain:.4f} AP; on pictures left out of the fit, "
+        f"the correlation of predicted and true gain is {fit.correlation:.3f}; if the half with the lowest predicted "
+        f"gain keeps the coarse pose, {100 * fit.lost_by_half:.0f} % of the gain is lost, which costs "
         f"{100 * fit.cost_of_half:.1f} points of AP"
     )
     if fit.correlation <= 0:
         log.warning(
-            "of people whom the fit has not seen it tells nothing (a correlation of %.3f): --refine-from-gain would "
-            "refine those who need it no more than others; give more people (--set), or do without it",
+            "the predictor is useless for people outside the fit (correlation %.3f): with --refine-from-gain, those "
+            "who are refined would need it no more than others; give more people (--set), or do not use it",
             fit.correlation,
         )
     tensors = {f"{GAIN_PREDICTOR}.{name}": value for name, value in fit.predictor.state_dict().items()}
@@ -332,7 +336,7 @@ def add_gain(args: argparse.Namespace) -> int:
 
 
 def thin_weights(args: argparse.Namespace) -> int:
-    """Writes a person detector whose blocks have fewer hidden channels, those that others can stand in for taken out.
+    """Writes a person detector with fewer hidden channels per block, without those that others can replace.
 
     Raises:
         WeightsError, ConfigError, DatasetError: see `thin_detector`.
@@ -362,7 +366,7 @@ def _load_own(source: Path) -> tuple[SHaRPose, WeightsInfo]:
     facts = read_metadata(source) if source.suffix == ".safetensors" else {}
     if "model" not in facts:
         raise WeightsError(
-            f"{source} is no .safetensors file that names its model; `weights import` or `train` write one"
+            f"{source} is not a .safetensors file that names its model; `weights import` and `train` write such files"
         )
     return load_model(facts["model"], str(source))
 
@@ -375,7 +379,7 @@ def _amend(
     facts: dict[str, Any],
     tensors: dict[str, Tensor] | None = None,
 ) -> str:
-    """Writes weights with more metadata and tensors, and a card beside them with more facts; gives their SHA-256."""
+    """Writes weights with more metadata and tensors, and their card with more facts; returns their SHA-256."""
     from sharpose_rt.models.weights import amend, file_sha256
 
     card = _card(source, info.sha256)
@@ -389,12 +393,12 @@ def _amend(
 
 
 def write_onnx(args: argparse.Namespace) -> int:
-    """Writes pose network and person detector as ONNX, compared with torch, and the sheet.
+    """Writes pose network and person detector as ONNX, checked against torch, and a JSON file of how to use them.
 
     Raises:
-        ConfigError: no such model or opset, a size that cannot be, or a package is missing.
+        ConfigError: no such model, opset or size, or a package is missing.
         WeightsError: there are no weights, or they do not fit the model.
-        OutputError: the files exist, cannot be written, or compute something else than torch.
+        OutputError: the files exist or cannot be written, or their results differ from torch's.
     """
     from sharpose_rt.config import DetectorConfig
     from sharpose_rt.export.folder import export_folder
@@ -410,14 +414,14 @@ def write_onnx(args: argparse.Namespace) -> int:
         say=print,
     )
     print(
-        f"{args.folder / 'sharpose.json'} says how to use them; pipelines/onnx_pose.py in the source does so with "
-        "numpy, OpenCV and onnxruntime"
+        f"{args.folder / 'sharpose.json'} says how to use them; pipelines/onnx_pose.py in the source code is an "
+        "example with numpy, OpenCV and onnxruntime"
     )
     return 0
 
 
 def _card(weights: Path, sha256: str) -> dict[str, Any] | None:
-    """The JSON that `export` wrote beside these weights; None without one."""
+    """The JSON card that `export` wrote next to these weights; None if there is none."""
     try:
         card = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -426,21 +430,21 @@ def _card(weights: Path, sha256: str) -> dict[str, Any] | None:
 
 
 def _metrics(path: Path) -> dict[str, Any]:
-    """What `eval --json` wrote, with the command that wrote it."""
+    """The metrics that `eval --json` wrote, with the command that measured them."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is no JSON of `sharpose-rt eval --json`: {error}") from error
+        raise ConfigError(f"{path} is not a JSON file of `sharpose-rt eval --json`: {error}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} is no mapping, but the metrics of `sharpose-rt eval --json` are wanted")
+        raise ConfigError(f"{path} is not a JSON object; a file of `sharpose-rt eval --json` is accepted")
     return {"command": values.pop("command", ""), "values": values}
 
 
 def check_target(target: Path, overwrite: bool, *, card: bool = False) -> None:
-    """Nothing, or an error before any work is done: another suffix, or a file that is there, the card's among them.
+    """Checks the target, and its card if there will be one, before any work is done.
 
     Raises:
-        OutputError: see above.
+        OutputError: the suffix is not .safetensors, or a file exists without `overwrite`.
     """
     if target.suffix != ".safetensors":
         raise OutputError(f"{target} ends in {target.suffix!r}; a name that ends in .safetensors is accepted")
@@ -450,7 +454,7 @@ def check_target(target: Path, overwrite: bool, *, card: bool = False) -> None:
 
 
 def show_weights(args: argparse.Namespace) -> int:
-    """Prints what a weights file holds.
+    """Prints what is in a weights file.
 
     Raises:
         WeightsError: there is none, or it is damaged.
@@ -467,7 +471,7 @@ def show_weights(args: argparse.Namespace) -> int:
 
 
 def describe(what: str) -> dict[str, Any]:
-    """Path, size, SHA-256, parameters, their type and the metadata of a file, or of the weights of a variant.
+    """Path, size, SHA-256, parameters, their types and the metadata of a file, or of the included weights of a variant.
 
     Raises:
         WeightsError: there is none, or it is damaged.
@@ -478,7 +482,7 @@ def describe(what: str) -> dict[str, Any]:
     path = _bundled(what) if what in VARIANTS else Path(what)
     if not path.is_file():
         raise WeightsError(
-            f"no file {what!r}; a .safetensors or .pth file, or one of {', '.join(VARIANTS)} is accepted"
+            f"there is no file {what!r}; a .safetensors or .pth file, or one of {', '.join(VARIANTS)} is accepted"
         )
     if path.suffix in (".pth", ".pt"):
         tensors = read_released(path)
@@ -507,7 +511,7 @@ def _bundled(name: str) -> Path:
 
     path = bundled_weights(name)
     if path is None:
-        raise WeightsError(f"no weights ship with {name}; give a .safetensors or .pth file")
+        raise WeightsError(f"no weights are included for {name}; give a .safetensors or .pth file")
     return path
 
 
@@ -521,7 +525,7 @@ def _safetensors_facts(path: Path) -> tuple[int, list[str], dict[str, str], int]
 
 
 def number(text: str) -> float:
-    """A number that is not NaN; argparse prints the refusal."""
+    """A number that is not NaN; argparse prints the error."""
     value = _float(text)
     if math.isnan(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number; inf and -inf are accepted")
@@ -532,12 +536,12 @@ def positive(text: str) -> float:
     """A finite number above 0."""
     value = _float(text)
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not accepted; a finite number above 0 is")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number above 0")
     return value
 
 
 def _float(text: str) -> float:
-    """The number, or NaN where it is none."""
+    """The number, or NaN if it is none."""
     try:
         return float(text)
     except ValueError:

@@ -640,7 +640,7 @@ def test_everybody_is_looked_at(monkeypatch):
     ("changed", "error", "message"),
     [
         ({"out": "a.pt"}, ConfigError, "ends in .safetensors"),
-        ({"set": []}, ConfigError, "--set names no set"),
+        ({"set": []}, ConfigError, "--set names no dataset"),
         ({"minutes": 0.0}, ConfigError, "minutes is 0; above 0"),
         ({"people": 3}, ConfigError, "people is 3"),
         ({"minutes": math.nan}, ConfigError, "minutes is nan"),

@@ -124,7 +124,7 @@ def test_a_threshold_of_minus_infinity_is_no_option(capsys):
         (["replay", "a", "--people", "1,0"], "replay", "'1,0' is not a list of ids; whole numbers from 1 are accepted"),
         (["replay", "a", "--people", "x"], "replay", "'x' is not a list of ids"),
         *((["weights", "import", "a", "b", "--model", "m", "--attention-scale", text], "weights import",
-           f"'{text}' is not accepted; a finite number above 0 is") for text in ("0", "inf", "nan", "x")),
+           f"'{text}' is not a finite number above 0") for text in ("0", "inf", "nan", "x")),
         *((["weights", "import", "a", "b", "--model", "m", "--quality-threshold", text], "weights import",
            f"'{text}' is not a number; inf and -inf are accepted") for text in ("nan", "x")),
     ],
@@ -554,8 +554,8 @@ def test_explain_refuses_what_is_no_picture(content, tmp_path):
         ("1,2,3,x", "is '1,2,3,x';"),
         ("9,2,3,4", "has 9,2,3,4;"),
         ("nan,2,3,4", "has nan,2,3,4;"),
-        ("900,2,930,40", "has 900,2,930,40, which lies outside the picture of 180x240 pixels"),
-        ("1,-9,5,-2", "has 1,-9,5,-2, which lies outside"),
+        ("900,2,930,40", "has 900,2,930,40, which is outside the picture of 180x240 pixels"),
+        ("1,-9,5,-2", "has 1,-9,5,-2, which is outside"),
         ("1,2,3,4;;5,6,7,8", "is '1,2,3,4;;5,6,7,8';"),
     ],
 )
@@ -890,7 +890,7 @@ def test_trained_weights_are_made_ready_to_ship(tmp_path: Path, capsys: pytest.C
     command = ["weights", "export", str(trained), str(shipped), "--model", "tiny_256x192", "--quality-threshold", "0.7"]
     (tmp_path / "list.json").write_text("[]")
     assert main([*command, "--metrics", str(tmp_path / "list.json")]) == 2
-    assert "list.json is no mapping" in capsys.readouterr().err
+    assert "list.json is not a JSON object" in capsys.readouterr().err
     (tmp_path / "out.json").write_text("of another program")
     assert main([*command, "--metrics", str(metrics)]) == 2
     assert "out.json exists" in capsys.readouterr().err
@@ -939,5 +939,5 @@ def test_trained_weights_are_averaged(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "attention scale 1 and" in capsys.readouterr().err
     save_weights(models[1], paths[1])  # of crops as they usually are
     assert main([*command, "--overwrite", "--average", str(paths[1])]) == 2
-    assert "enlarged by 1.25 and" in capsys.readouterr().err
+    assert "has box_padding 1.25 and" in capsys.readouterr().err
     assert file_sha256(target) == info.sha256

@@ -642,7 +642,7 @@ def test_command_line(folder, tmp_path, monkeypatch, capsys):
     assert "device is 'cuda:x'; 'auto', 'cpu', 'cuda' or 'cuda:N' is accepted" in capsys.readouterr().err
     same = ["--sweep-threshold", str(tmp_path / "both.csv"), "--sweep-height", str(tmp_path / "both")]
     assert main(["eval", *arguments, *same]) == 2
-    assert "several tables would be" in capsys.readouterr().err
+    assert "several tables would be written to" in capsys.readouterr().err
     assert main(["eval", *arguments, "--sweep-gain", str(tmp_path / "gain")]) == 2
     assert "does not predict what the fine stage adds" in capsys.readouterr().err
 

@@ -414,4 +414,4 @@ def test_eval_measures_it(folder, shared_dir, capsys, caplog):
         FileEngine(PoseConfig(model=str(folder / "alone.xml")))
     capsys.readouterr()
     assert main([*command, str(folder / "no.json"), "--model", model, "--sweep-threshold", "x"]) == 2
-    assert "sweeps are of networks with two stages" in capsys.readouterr().err
+    assert "sweeps need a network with two stages" in capsys.readouterr().err

@@ -107,8 +107,8 @@ def test_weights_learn_to_predict_it(folder, tmp_path, capsys, caplog, monkeypat
     labels = [str(folder / "annotations.json"), str(folder / "images")]
     command = ["weights", "gain", str(source), str(target), "--set", *labels]
     assert main([*command, "--refine-from-gain", "0.02"]) == 0
-    assert "100 people, to whom the fine stage adds" in capsys.readouterr().out
-    assert "it tells nothing (a correlation of -0.063)" in caplog.text
+    assert "100 people, for whom the fine stage adds" in capsys.readouterr().out
+    assert "useless for people outside the fit (correlation -0.063)" in caplog.text
     (before, _), (after, info) = (load_model(SMALL.name, str(path)) for path in (source, target))
     assert before.gain_predictor is None
     assert info.refine_from_gain == 0.02

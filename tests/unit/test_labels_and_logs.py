@@ -164,7 +164,9 @@ def test_what_trains_a_network_can_be_evaluated_by_it(folder, named):
     assert validate(model)["val_ap"] >= 0
 
 
-@pytest.mark.parametrize(("people", "hint"), [("200", "all people of the file; try labels of more"), ("3", "--people")])
+@pytest.mark.parametrize(
+    ("people", "hint"), [("200", "The file has no more people; try another with more"), ("3", "--people")]
+)
 def test_quantize_does_not_ask_for_more_people_than_there_are(folder, tmp_path, monkeypatch, capsys, people, hint):
     torch.manual_seed(0)
     save_weights(create_model(SMALL), tmp_path / "in.safetensors")

@@ -350,7 +350,7 @@ def test_a_run_that_has_ended_is_averaged_with_what_it_began_from(folder, recipe
 
 
 def test_the_command_states_a_size_for_closer_looks(folder):
-    with pytest.raises(ConfigError, match=r"--closer-size is 96; at least the usual 128"):
+    with pytest.raises(ConfigError, match=r"--closer-size is 96; 128 \(the usual size\) to"):
         train_detector.run(arguments(folder, closer_size=96))
     small = {"architecture": "mobile150", "init": "random", "image_size": 64, "small_size": 0, "batch": 2}
     assert train_detector.run(arguments(folder, **small, minutes=1e-3, closer_size=96)) == 0
@@ -452,7 +452,7 @@ def test_a_resumed_run_tells_its_speed_from_where_it_goes_on(folder, recipe, mon
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"set": []}, "--set names no set"),
+        ({"set": []}, "--set names no dataset"),
         ({"set": ["bars=none"]}, "NAME=WEIGHT"),
         ({"set": ["bars=inf"]}, "--set got 'bars=inf'; .* a finite weight above 0"),
         ({"set": ["bars=nan"]}, "--set got 'bars=nan'"),
@@ -471,7 +471,7 @@ def test_a_resumed_run_tells_its_speed_from_where_it_goes_on(folder, recipe, mon
         ({"small_size": -32}, "small_size is -32; at least 0"),
         ({"image_size": 9600}, "image_size is 9600; at least 32 and at most 8192"),
         ({"use_size": 5}, "--use-size is 5; at least 32"),
-        ({"closer_size": 9000}, "at most 8192 is accepted, or none"),
+        ({"closer_size": 9000}, "to 8192 is accepted, or leave it out"),
     ],
 )
 def test_wrong_options_say_what_is_accepted(folder, changes, message):

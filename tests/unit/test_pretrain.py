@@ -245,6 +245,6 @@ def test_the_command_says_that_it_was_stopped(tmp_path, capsys, monkeypatch):
     assert "stopped after 8 crops" in capsys.readouterr().out
     assert pretrain.run(parser.parse_args([*command, "--resume", "--minutes", "0.005"])) == 0
     told = capsys.readouterr().out
-    assert "start training from them" in told
+    assert "to train from these weights" in told
     assert pretrain.run(parser.parse_args([*command, "--resume", "--minutes", "0.001"])) == 0
     assert capsys.readouterr().out == told  # it went on from there, and nothing was left to do

@@ -734,13 +734,15 @@ def test_command_line_trains_reports_and_resumes(tmp_path, folder, capsys):
     assert main(["train", *arguments]) == 2
     assert "--resume" in capsys.readouterr().err
     assert main(["train", *arguments, "--resume", "--set", "epochs=2"]) == 0
-    assert re.search(r"^resumed at step 2, \S+ minutes, of a run of 2 epochs$", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(
+        r"^resumed at step 2 after \S+ minutes; length of the run: 2 epochs$", capsys.readouterr().out, re.MULTILINE
+    )
     kept = (tmp_path / "run" / "config.yaml").read_text()
     assert "epochs: 2" in kept
     assert main(["train", *arguments, "--resume", "--set", "batch=2", "--set", "data.max_people=3"]) == 2
     told = capsys.readouterr()
     assert "has batch 4, not 2" in told.err
-    assert "3 people in 3 pictures, 3 draws an epoch" in told.out  # of four
+    assert "3 people in 3 pictures, 3 draws per epoch" in told.out  # of four
     assert (tmp_path / "run" / "config.yaml").read_text() == kept
     assert main(["train", *arguments, "--resume", "--data-root", "x", "--set", "data.sets=[missing]"]) == 2
     assert "no set 'missing'" in capsys.readouterr().err
@@ -771,7 +773,7 @@ def test_the_minutes_that_are_told_are_those_of_training(tmp_path, folder, capsy
     save_checkpoint(tmp_path / "run" / "last.pt", state | {"elapsed_s": 6000.0})
     assert main(["train", *arguments, "--resume"]) == 0
     told = capsys.readouterr().out
-    assert "resumed at step 1, 100.0 minutes" in told
+    assert "resumed at step 1 after 100.0 minutes" in told
     assert re.search(r"finished after 4 samples, 100\.\d minutes", told)
 
 
