@@ -1,13 +1,13 @@
-"""From a camera to an action label: windows of skeletons into a small ST-GCN. A DEMONSTRATION, not a recogniser.
+"""From a camera to an action label: windows of skeletons for a small ST-GCN. A DEMONSTRATION, not an action recogniser.
 
     python pipelines/action_feed.py webcam
     python pipelines/action_feed.py walking.skeletons.jsonl
 
-The network knows four gestures and has seen no real person: it is trained here, in less than a minute, on stick
-figures that this file moves itself. What is real is the way from a source to a label, with the same `windows` in
-training and in use; put a network of your own in its place.
+The network knows four gestures and has never seen a real person: it is trained here, in less than a minute, on stick
+figures that this file animates. What is real is the way from a source to a label, with the same `windows` in training
+and in use; replace the network with your own.
 
-The network is a small form of ST-GCN (Yan, Xiong, Lin: Spatial Temporal Graph Convolutional Networks for
+The network is a small variant of ST-GCN (Yan, Xiong, Lin: Spatial Temporal Graph Convolutional Networks for
 Skeleton-Based Action Recognition, AAAI 2018). Letters in shapes: N windows, C channels, T frames, V keypoints.
 """
 
@@ -30,10 +30,11 @@ from sharpose_rt.skeletons import FrameRecord, StreamReader, Window, windows
 from sharpose_rt.types import Poses
 
 GESTURES = ("stand", "wave", "raise arms", "squat")
+FPS = 25  # of the clips that the network is trained on, whatever the camera delivers
 LENGTH, STRIDE = 48, 12  # frames: about two seconds, twice a second
 STEPS, BATCH = 100, 16
 
-# A person who stands upright, x to the right and y down, heights as the unit; the hips are the origin.
+# A person standing upright, x to the right and y down, in units of the height; the origin is the hips.
 UPRIGHT = np.array([
     (0.0, -0.43), (0.02, -0.45), (-0.02, -0.45), (0.04, -0.44), (-0.04, -0.44),  # nose, eyes, ears
     (0.1, -0.32), (-0.1, -0.32), (0.12, -0.15), (-0.12, -0.15), (0.13, 0.0), (-0.13, 0.0),  # shoulders to wrists
@@ -43,9 +44,9 @@ NAMES = COCO17.keypoints
 
 
 def feed(frames: Iterable, stride: int = STRIDE) -> Iterator[Window]:
-    """Windows of one person each (N, 3, LENGTH, 17, 1), in training and in use."""
+    """Windows of one person each, (N, 3, LENGTH, 17, 1), in training and in use."""
     return windows(
-        frames, LENGTH, stride, normalize="body", each_person=True, min_frames=LENGTH // 2, min_score=0.2,
+        frames, LENGTH, stride, fps=FPS, normalize="body", each_person=True, min_frames=LENGTH // 2, min_score=0.2,
         fill="linear", framework="torch",
     )  # fmt: skip
 
@@ -73,9 +74,9 @@ def pose_at(gesture: str, phase: float, side: str) -> np.ndarray:
 
 
 def make_clip(gesture: str, rng: np.random.Generator, frames: int = LENGTH) -> list[FrameRecord]:
-    """A person of random size, place, pace and slant who makes a gesture, with the noise of a pose network."""
+    """A person of random size, position, pace and slant making a gesture, with the noise of a pose network."""
     height_px, place, slant = rng.uniform(80, 500), rng.uniform(300, 900, 2), rng.normal(0, 0.08)
-    pace, start, side = rng.uniform(0.5, 1.6) / 25, rng.random(), rng.choice(["left", "right"])
+    pace, start, side = rng.uniform(0.5, 1.6) / FPS, rng.random(), rng.choice(["left", "right"])
     turn = np.array([[np.cos(slant), np.sin(slant)], [-np.sin(slant), np.cos(slant)]]) * (rng.uniform(0.6, 1.1), 1)
     build = 1 + rng.normal(0, 0.06, (17, 1))
     one, track_id = np.ones(1, np.float32), np.ones(1, np.int64)
@@ -86,12 +87,12 @@ def make_clip(gesture: str, rng: np.random.Generator, frames: int = LENGTH) -> l
         scores = (rng.uniform(0.3, 1, (1, 17)) * (rng.random((1, 17)) > 0.08)).astype(np.float32)
         box = np.concatenate([points[0].min(0), points[0].max(0)])[None]
         poses = Poses(box, one, track_id, points, scores, points, scores, one, np.zeros(1, np.int64))
-        clip.append(FrameRecord(t, t / 25, poses))
+        clip.append(FrameRecord(t, t / FPS, poses))
     return clip
 
 
 def make_set(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Windows (N, 3, T, V) and gestures (N,), evenly many of each."""
+    """Windows (N, 3, T, V) and gestures (N,), equally many of each."""
     rng = np.random.default_rng(seed)
     labels = [i % len(GESTURES) for i in range(count)]
     data = [next(feed(make_clip(GESTURES[label], rng))).data[..., 0] for label in labels]
@@ -141,7 +142,7 @@ class SmallSTGCN(nn.Module):
 
 
 def train(steps: int = STEPS, seed: int = 0) -> SmallSTGCN:
-    """The network, trained on 160 made windows; the same weights for the same seed on the same machine."""
+    """The network, trained on 160 generated windows; the same seed gives the same weights on the same machine."""
     torch.manual_seed(seed)
     data, labels = make_set(160, seed)
     network = SmallSTGCN()
@@ -159,7 +160,7 @@ def train(steps: int = STEPS, seed: int = 0) -> SmallSTGCN:
 
 @torch.inference_mode()
 def label(network: SmallSTGCN, frames: Iterable) -> Iterator[tuple[float, int, str, float]]:
-    """Media time in s, track id, gesture and its probability, as soon as each window is there."""
+    """Yields media time in s, track id, gesture and its probability, as soon as each window is complete."""
     for track_ids, data, pts_s in feed(frames):
         probabilities = network(data[..., 0]).softmax(dim=1)
         for track_id, time_s, row in zip(track_ids[:, 0].tolist(), pts_s[:, -1].tolist(), probabilities, strict=True):
@@ -188,28 +189,28 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def recognise(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Prints a line for each label; what cannot be opened is told before the training."""
+    """Prints a line for each label; reports a source that cannot be opened before the training."""
     stream = StreamReader(args.source) if args.source.endswith(".jsonl") else None
     skeleton = find_variant(args.model).skeleton if stream is None else stream.header.skeleton
     if skeleton.keypoints != NAMES:
         parser.error(
             f"{args.model if stream is None else args.source} has the {len(skeleton)} keypoints of {skeleton.name}; "
-            f"the {len(NAMES)} of COCO are wanted, as --model tiny_256x192 has them"
+            f"the {len(NAMES)} of COCO are accepted, such as --model tiny_256x192 has"
         )
     if stream is None:
         tracker = PoseTracker(args.model, pose={"weights": args.weights}, detector={"name": args.detector})
         frames = tracker.run(args.source)
         first = expand_sources(args.source)[0]
-        if first != "-":  # of a pipe nothing comes twice
+        if first != "-":  # a pipe can only be read once
             with open_source(first):
                 pass
     else:
         frames = stream
-    print("demonstration: the network has only seen stick figures that this program moved; training ...", flush=True)
+    print("demonstration: the network only knows stick figures that this program animates; training ...", flush=True)
     network = train(args.steps)
     data, labels = make_set(80, seed=1)
     right = (network(data).argmax(1) == labels).float().mean()
-    print(f"trained; right on {100 * right:.0f} % of 80 made windows that it has not seen", flush=True)
+    print(f"trained; right on {100 * right:.0f} % of 80 generated windows that it has not seen", flush=True)
     for time_s, track_id, gesture, probability in label(network, frames):
         print(f"{time_s:8.3f} s  id {track_id}  {gesture:<10}  {100 * probability:3.0f} %", flush=True)
 

@@ -1,12 +1,11 @@
-"""Counts who crosses a line, and who stands in a zone, with the lines and zones of `supervision`.
+"""Counts people who cross a line or are in a zone, with the lines and zones of `supervision`.
 
     python pipelines/count_crossings.py street.mp4 --line '0,500 1280,500'
     python pipelines/count_crossings.py webcam --zone '100,300 500,300 600,700 50,700' --video counted.mp4
 
-Prints a line of JSON for each crossing and whenever somebody comes into the zone or leaves it, and how many there were
-at the end (Ctrl-C ends a camera's run). Somebody is where they stand: between their ankles, or where those are not seen
-in the middle of the box's lower edge. 'in' is from the right of the line to its left, as seen from its first point
-towards the second.
+Prints a line of JSON for each crossing, whenever somebody enters or leaves the zone, and the totals at the end (stop a
+camera with Ctrl-C). The position of a person is between their ankles, or if these are not visible, the middle of the
+lower edge of the box. 'in' is from the right of the line to its left, seen from its first point towards the second.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from sharpose_rt.media import VideoWriter
 from sharpose_rt.skeleton import COCO17
 
 ANKLES = [COCO17.keypoints.index("left_ankle"), COCO17.keypoints.index("right_ankle")]
-SURE = 0.3  # score of a keypoint from which it is taken as seen
-STAYS = 5  # frames that somebody is beyond the line before it counts: who stands on it crosses it once
+SURE = 0.3  # least score of a visible keypoint
+STAYS = 5  # frames beyond the line before a crossing counts: somebody standing on it crosses it only once
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("source", help="a video, a camera (webcam) or an address")
     parser.add_argument("--line", type=points, metavar="'X,Y X,Y'", help="two points, px")
     parser.add_argument("--zone", type=points, metavar="'X,Y X,Y X,Y ...'", help="corners of a polygon, px")
-    parser.add_argument("--video", metavar="FILE", help="write what is seen, with line, zone and skeletons, as .mp4")
+    parser.add_argument("--video", metavar="FILE", help="write the video with line, zone and skeletons, as .mp4")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any option of a run")
     args = parser.parse_args(argv)
     if args.line is None and args.zone is None:
@@ -57,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def count(args: argparse.Namespace) -> None:
-    """Prints the events of the source, and at the end how many crossed and how many were in the zone."""
+    """Prints the events of the source, and at the end how many people crossed and were in the zone."""
     line = zone = writer = None
     if args.line is not None:
         ends = (sv.Point(*map(float, end)) for end in args.line)
@@ -119,7 +118,7 @@ def points(text: str) -> NDArray[np.int64]:
     except ValueError:
         found = np.zeros(0, np.int64)
     if found.shape[1:] != (2,):
-        raise argparse.ArgumentTypeError(f"{text!r} are no points; 'X,Y X,Y ...' in whole px is accepted")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of points; 'X,Y X,Y ...' in whole px is accepted")
     return found
 
 

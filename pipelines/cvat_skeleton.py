@@ -1,9 +1,9 @@
-"""The keypoints of a label file as a label of CVAT: a skeleton, without which CVAT does not read COCO's keypoints.
+"""Prints the skeleton label that CVAT needs to read the COCO keypoints of a label file.
 
     python pipelines/cvat_skeleton.py mine/annotations.json > label.json
 
-Paste what it prints into the labels of a new task or project, under Raw. The skeleton is drawn as that person stands
-who has most keypoints in the file; those that even this one lacks stand in the left margin.
+Paste the output into the labels of a new task or project, under Raw. The skeleton is drawn in the pose of the person
+with most keypoints in the file; keypoints that this person lacks are placed at the left margin.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         label = skeleton_label(json.loads(Path(args.labels).read_text(encoding="utf-8")))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, StopIteration) as error:
-        print(f"error: {args.labels} is no label file of COCO's form with keypoints: {error!r}", file=sys.stderr)
+        print(f"error: {args.labels} is not a label file in COCO's form with keypoints: {error!r}", file=sys.stderr)
         return 2
     print(json.dumps([label], indent=1))
     return 0

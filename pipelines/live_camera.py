@@ -1,9 +1,9 @@
-"""Live poses from a camera or a stream, printed as they come; Ctrl-C ends it.
+"""Prints live poses from a camera or stream; Ctrl-C ends it.
 
     python pipelines/live_camera.py webcam
     python pipelines/live_camera.py rtsp://user:password@camera/stream
 
-Shows how to use the tracker from a program of your own: each frame carries its people, and how old it is.
+Shows how to use the tracker in your own program: each frame has its people and its age.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", default="tiny_256x192")
     parser.add_argument("--weights", default="auto")
     parser.add_argument("--detector", default="auto")
-    parser.add_argument("--frames", type=int, help="stop after so many frames")
+    parser.add_argument("--frames", type=int, help="stop after N frames")
     args = parser.parse_args(argv)
 
     try:

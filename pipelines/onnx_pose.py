@@ -1,10 +1,10 @@
-"""The people in a picture by the exported networks alone: numpy, OpenCV and onnxruntime, none of this package.
+"""Finds the people in a picture with the exported networks, using only numpy, OpenCV and onnxruntime.
 
     sharpose-rt weights onnx networks/
     python pipelines/onnx_pose.py networks/ photo.jpg --draw drawn.png
 
-Prints a line of JSON for each person; what else there is to say goes to stderr. The same few steps in another language,
-with the numbers that `networks/sharpose.json` gives, run the networks wherever there is an ONNX runtime.
+Prints a line of JSON for each person, and messages to stderr. The same steps in another language, with the numbers in
+`networks/sharpose.json`, run the networks wherever there is an ONNX runtime.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import onnxruntime
 
 
 class Networks:
-    """The graphs of a folder, and their sheet."""
+    """The graphs in a folder, and their description."""
 
     def __init__(self, folder: Path) -> None:
         self.sheet = json.loads((folder / "sharpose.json").read_text(encoding="utf-8"))
@@ -81,7 +81,8 @@ class Networks:
         return np.column_stack([np.diag(scale), offset])
 
     def crop(self, picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-        """A person (h, w, 3) cut from a picture; a picture much larger than that is halved first, or it would alias."""
+        """A person (h, w, 3) cropped from a picture, which is first halved while it is much larger, to avoid
+        aliasing."""
         scale, offset = matrix[:, :2], matrix[:, 2]
         while np.sqrt(np.linalg.det(scale)) < 0.5 and min(picture.shape[:2]) > 1:
             h, w = picture.shape[0] // 2, picture.shape[1] // 2
@@ -92,7 +93,7 @@ class Networks:
 
 
 def each_person_once(boxes: np.ndarray, scores: np.ndarray, rule: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (M, 4) and scores (M,) of people from several boxes (N, 4) of each and scores (N,), strongest first."""
+    """Boxes (M, 4) and scores (M,) of people from boxes (N, 4) and scores (N,) with several per person, best first."""
     overlap, left = overlaps(boxes), np.arange(len(boxes))
     kept, means = [], []
     while len(left):
@@ -113,7 +114,7 @@ def overlaps(boxes: np.ndarray) -> np.ndarray:
 
 
 def draw(picture: np.ndarray, poses: dict[str, np.ndarray], limbs: list[Any], min_score: float = 0.3) -> None:
-    """Draws the limbs between sure keypoints into a picture."""
+    """Draws the limbs between certain keypoints on a picture."""
     for keypoints, scores in zip(poses["keypoints"], poses["scores"], strict=True):
         for ends in limbs:
             if (scores[ends] >= min_score).all():
@@ -122,7 +123,7 @@ def draw(picture: np.ndarray, poses: dict[str, np.ndarray], limbs: list[Any], mi
 
 
 def read(path: str) -> np.ndarray | None:
-    """The picture (H, W, 3) BGR, or None where it cannot be read. cv2.imread crashes at names that are not UTF-8."""
+    """The picture (H, W, 3) BGR, or None if it cannot be read. cv2.imread crashes on names that are not UTF-8."""
     try:
         return cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
     except (OSError, cv2.error):  # cv2: an empty file
@@ -135,7 +136,7 @@ def save(picture: np.ndarray, path: str) -> None:
         encoded, data = cv2.imencode(Path(path).suffix, picture)
         if encoded:
             data.tofile(path)
-    except (OSError, cv2.error):  # cv2: no ending, or one that it does not know
+    except (OSError, cv2.error):  # cv2: no suffix, or an unknown one
         encoded = False
     if not encoded:
         raise SystemExit(
@@ -152,10 +153,10 @@ def main(argv: list[str] | None = None) -> None:
 
     picture = read(args.picture)
     if picture is None:
-        raise SystemExit(f"{args.picture} cannot be read; a picture that OpenCV reads is accepted")
+        raise SystemExit(f"{args.picture} cannot be read; a picture that OpenCV can read is accepted")
     if not (args.networks / "sharpose.json").is_file():
         raise SystemExit(
-            f"{args.networks} has no sharpose.json; a folder that was written to its end is accepted: write it with "
+            f"{args.networks} has no sharpose.json; a complete folder is accepted, written by "
             f"`sharpose-rt weights onnx {args.networks} --overwrite`"
         )
     networks = Networks(args.networks)

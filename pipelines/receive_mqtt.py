@@ -1,12 +1,12 @@
 """Skeletons from an MQTT broker; needs `pip install paho-mqtt` and a broker, such as Mosquitto.
 
-Who starts first does not matter, and any number may subscribe:
+The order of starting does not matter, and there can be any number of subscribers:
 
     python pipelines/receive_mqtt.py home/hall/poses
     sharpose-rt --source webcam --publish mqtt://127.0.0.1/home/hall/poses
 
-Beside the topic, `home/hall/poses/status` is `online` while the tracker is connected and `offline` when it is not, also
-after a crash or a power cut.
+In addition, `home/hall/poses/status` is `online` while the tracker is connected and `offline` otherwise, also after a
+crash or a power cut.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     def subscribe(client: Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
             sys.exit(f"error: the broker refuses: {reason}")
-        client.subscribe([(args.topic, 0), (f"{args.topic}/status", 0)])  # anew after each reconnection
+        client.subscribe([(args.topic, 0), (f"{args.topic}/status", 0)])  # again after each reconnection
 
     def take(client: Client, _data: Any, message: MQTTMessage) -> None:
         if message.topic.endswith("/status"):
@@ -58,5 +58,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit(130)
-    except (OSError, OverflowError, ValueError) as error:  # no broker there, or no such port
+    except (OSError, OverflowError, ValueError) as error:  # no broker, or no such port
         sys.exit(f"error: {error}")

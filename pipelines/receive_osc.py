@@ -1,11 +1,11 @@
-"""Skeletons as Open Sound Control, the way music and stage programs take them; needs `pip install python-osc`.
+"""Skeletons as Open Sound Control, for music and stage programs; needs `pip install python-osc`.
 
     python pipelines/receive_osc.py 9000
     sharpose-rt --source webcam --publish osc://127.0.0.1:9000
 
-Messages, as Max, TouchDesigner, Pure Data and SuperCollider read them too:
+Messages, which Max, TouchDesigner, Pure Data and SuperCollider can also read:
 
-    /sharpose/keypoints  names...                       once a second, as /sharpose/size  width height
+    /sharpose/keypoints  names...                       once a second, like /sharpose/size  width height
     /sharpose/frame      frame_id pts_s people
     /sharpose/person     frame_id track_id stage quality  x1 y1 x2 y2  then x y score for each keypoint
     /sharpose/end        status

@@ -1,8 +1,8 @@
-"""Skeletons from a pipe, as they come: which hands are raised.
+"""Skeletons from a pipe: prints which hands are raised.
 
     sharpose-rt --source webcam --no-video --publish - | python pipelines/receive_stdin.py
 
-Every line is one JSON record of the skeleton stream, so that `jq` and the like work as well.
+Every line is one JSON record of the skeleton stream, so `jq` and similar tools work as well.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def main() -> None:
         if record["type"] == "header":
             names = record["keypoints"]
             if not {"nose", "left_wrist", "right_wrist"} <= set(names):
-                sys.exit(f"of the keypoints {', '.join(names):.80} none says whether a hand is above a nose")
+                sys.exit(f"the keypoints {', '.join(names):.80} have no nose and wrists")
         elif record["type"] == "frame":
             raised = [f"{p['track_id']} {side}" for p in record["people"] for side in hands_up(p["keypoints"], names)]
             print(f"{record['pts_s']:9.3f} s  hands up: {', '.join(raised) or 'none'}", flush=True)

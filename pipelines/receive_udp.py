@@ -1,10 +1,10 @@
-"""Skeletons over UDP, with nothing but Python's own library.
+"""Skeletons over UDP, using only Python's standard library.
 
     python pipelines/receive_udp.py 7000
     sharpose-rt --source webcam --publish udp://127.0.0.1:7000
 
-A datagram is one record. The header comes once a second; a frame of very many people comes in several datagrams, each
-with some of them and `"part": [i, n]`.
+Each datagram is one record. The header is repeated every second; a frame with very many people is sent in several
+datagrams, each with some of them and `"part": [i, n]`.
 """
 
 from __future__ import annotations

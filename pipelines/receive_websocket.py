@@ -1,17 +1,17 @@
-"""Skeletons over a WebSocket, either way round; needs `pip install websockets`.
+"""Skeletons over a WebSocket, in both directions; needs `pip install websockets`.
 
-We listen, and the tracker connects to us (and again, whenever it lost us):
+Either this program listens, and the tracker connects (and reconnects):
 
     python pipelines/receive_websocket.py --listen 8765
     sharpose-rt --source webcam --publish ws://127.0.0.1:8765
 
-Or the tracker serves, and we connect to it:
+Or the tracker serves, and this program connects:
 
     sharpose-rt --source webcam --serve 8080
     python pipelines/receive_websocket.py ws://127.0.0.1:8080/skeletons          (with a token: ...?token=SECRET)
 
-Each message is one record of the skeleton stream: a header, then frames, then an end. A program that is slower than the
-frames asks for each, by any message, and gets the newest then: `.../skeletons?ask=1`.
+Each message is one record of the skeleton stream: a header, then frames, then an end. A program slower than the frame
+rate can request the newest frame by sending any message: `.../skeletons?ask=1`.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Skeletons over ZeroMQ; needs `pip install pyzmq`.
 
-We bind, and the tracker connects to us, from this machine or another:
+This program binds, and the tracker connects, from this machine or another:
 
     python pipelines/receive_zmq.py 5556
     sharpose-rt --source webcam --publish zmq+tcp://127.0.0.1:5556
 
 With `zmq+tcp://@127.0.0.1:5556` the tracker binds instead, for any number of subscribers on its machine; then add
-`--connect` here. The header comes once a second, so that it does not matter who starts first.
+`--connect` here. The header is repeated every second, so the order of starting does not matter.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to bind to (* for all) or to connect to")
     parser.add_argument("--connect", action="store_true", help="the tracker has bound its side")
     args = parser.parse_args(argv)
-    if not 0 < args.port < 65536:  # ZeroMQ would take another for it
+    if not 0 < args.port < 65536:  # ZeroMQ would use another one
         sys.exit(f"error: the port is {args.port}; 1 to 65535 is accepted")
 
     with zmq.Context() as context, context.socket(zmq.SUB) as consumer:

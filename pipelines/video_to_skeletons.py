@@ -1,11 +1,11 @@
-"""Videos to skeleton streams from a program of yours: one network for all, and what came of each.
+"""Converts videos to skeleton streams from your own program, with one network for all.
 
     python pipelines/video_to_skeletons.py videos/ skeletons/
     python pipelines/video_to_skeletons.py 'set/*/*.mp4' skeletons/
 
-set/jump/01.mp4 becomes skeletons/jump/01.skeletons.jsonl, smoothed forwards and backwards. The command does as much,
-and goes on with what was stopped: sharpose-rt --source 'set/*/*.mp4' --output skeletons --no-video --smooth rts
---resume. Its status is 1 where a video could not be used.
+set/jump/01.mp4 becomes skeletons/jump/01.skeletons.jsonl, smoothed forward and backward. The exit status is 1 if a
+video could not be used. The command line does the same, and can also continue after a stop: sharpose-rt --source
+'set/*/*.mp4' --output skeletons --no-video --smooth rts --resume.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def test_cvat_skeleton(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert places[COCO17.keypoints.index("nose"), 1] < places[COCO17.keypoints.index("left_ankle"), 1]
     (tmp_path / "none.json").write_text('{"categories": [], "annotations": []}')
     assert _recipe("cvat_skeleton").main([str(tmp_path / "none.json")]) == 2
-    assert "none.json is no label file of COCO's form with keypoints" in capsys.readouterr().err
+    assert "none.json is not a label file in COCO's form with keypoints" in capsys.readouterr().err
 
 
 def test_live_camera(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ def test_action_feed(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     recipe.main([str(tmp_path / "squat.skeletons.jsonl")])
     first, second, *lines = capsys.readouterr().out.splitlines()
     assert "demonstration" in first
-    assert "made windows that it has not seen" in second
+    assert "generated windows that it has not seen" in second
     assert [line.split(" s ")[0].strip() for line in lines] == ["1.880", "2.360", "2.840", "3.320", "3.800"]
     assert all("id 1  squat" in line for line in lines)
 
@@ -286,8 +286,8 @@ def test_count_crossings(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
         (["--line", "1,2 3,4 5,6"], "--line has 3 points; two are accepted"),
         (["--zone", "1,2 3,4"], "--zone has 2 corners; three or more are accepted"),
         (["--line", "1,2 1,2"], "--line begins where it ends"),
-        (["--line", "1,2 3"], "'1,2 3' are no points"),
-        (["--line", ""], "'' are no points"),
+        (["--line", "1,2 3"], "'1,2 3' is not a list of points"),
+        (["--line", ""], "'' is not a list of points"),
     ],
 )
 def test_count_crossings_wants_something_to_count(

@@ -1448,7 +1448,7 @@ def test_a_demonstration_for_coco_refuses_other_keypoints(tmp_path, capsys):
     for arguments in ([str(clip)], ["webcam", "--model", "base_mpii_256x256"]):
         with pytest.raises(SystemExit):
             recipe["main"](arguments)
-        assert "has the 16 keypoints of mpii16; the 17 of COCO are wanted" in capsys.readouterr().err
+        assert "has the 16 keypoints of mpii16; the 17 of COCO are accepted" in capsys.readouterr().err
 
 
 class TestWindows:
