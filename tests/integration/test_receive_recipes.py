@@ -233,7 +233,8 @@ def test_receive_stdin_says_what_it_cannot_tell() -> None:
     command = [sys.executable, str(RECIPES / "receive_stdin.py")]
     ended = subprocess.run(command, input=header, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
-    assert ended.stderr.startswith("of the keypoints right_ankle, right_knee, ")
+    assert ended.stderr.startswith("the keypoints right_ankle, right_knee, ")
+    assert ended.stderr.endswith(" have no nose and wrists\n")
 
 
 def test_receive_udp_takes_any_keypoints() -> None:
