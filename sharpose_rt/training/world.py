@@ -6,6 +6,7 @@ one, and which of them take part changes within a run.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -67,7 +68,8 @@ class World:
         return float(tensor)
 
     def leave(self) -> None:
-        """Waits until all are done: a process that ends while others still talk to it may abort them."""
+        """Waits until all are done, and ends the threads that talk to the others: exiting earlier may abort this process
+        or the others."""
         if self.size > 1:
             dist.barrier()
             dist.destroy_process_group()
@@ -87,7 +89,10 @@ def join_world(device: str) -> World:
     if place.type == "cuda":
         torch.cuda.set_device(place)
     if not dist.is_initialized():
-        # One process validates while the others wait, longer than NCCL's ten minutes where the set is large.
+        # Imported with the first optimiser, it would keep the group alive: Gloo's threads would then not end with
+        # `leave`, but at the exit of Python, where they may abort the process.
+        importlib.import_module("torch._dynamo")
+        # One process validates while the others wait, which on a large set takes longer than NCCL's ten minutes.
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timedelta(hours=2))
     return world
 

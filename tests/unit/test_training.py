@@ -1093,6 +1093,8 @@ run = t.trainer(t.config(batch=4, drop_path=0.0, epochs=2), folder, out)
 assert run.world.size == 2
 run.run()
 run.world.leave()
+threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]  # none where there is no /proc
+assert not [name for name in threads if "gloo" in name], threads
 """
 
 
