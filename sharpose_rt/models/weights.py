@@ -382,7 +382,7 @@ def bundled_weights(name: str) -> Path | None:
 
 
 def check_shipped(path: Path) -> None:
-    """Compare a file with the SHA-256 on the card (.md) shipped beside it.
+    """Compares a file with the SHA-256 in the .json of its model card.
 
     Raises:
         WeightsError: they differ, or one of the two files is missing.

@@ -68,8 +68,8 @@ class World:
         return float(tensor)
 
     def leave(self) -> None:
-        """Waits until all are done, and ends the threads that talk to the others: exiting earlier may abort this process
-        or the others."""
+        """Waits until all are done, and ends the threads that talk to the others: exiting earlier may abort this or
+        other processes."""
         if self.size > 1:
             dist.barrier()
             dist.destroy_process_group()

@@ -1016,7 +1016,7 @@ def test_the_network_alone() -> None:
     assert len(network(image, [10, 20, 90, 280])) == 1
     assert len(network(image, [])) == 0
     for crops in (np.zeros((256, 192), np.uint8), np.zeros((1, 9, 9, 3), np.uint8)):
-        with pytest.raises(ValueError, match="is wanted"):
+        with pytest.raises(ValueError, match="is needed"):
             network.crops(crops)
 
 
