@@ -24,7 +24,7 @@ class Explanation:
         coarse_heatmap: (h/4, w/4) float32, the highest value over keypoints.
         coarse_keypoints: (K, 2) px.
         coarse_scores: (K,) in 0..1.
-        fine_heatmap: as the coarse one; None if the crop left after the coarse stage.
+        fine_heatmap: as the coarse one; None if the crop was not refined.
         fine_keypoints: None likewise.
         fine_scores: None likewise.
         quality: predicted OKS of the coarse pose (Eq. 4).

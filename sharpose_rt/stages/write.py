@@ -93,7 +93,7 @@ class RunTotals:
 
     @property
     def exit_rate(self) -> float | None:
-        """Share of estimated crops that left after the coarse stage, 0..1; None before any, or with a single stage."""
+        """Share of estimated crops that were not refined, 0..1; None before any, or with a single stage."""
         estimated = self.coarse + self.fine
         return self.coarse / estimated if estimated and self.two_stages else None
 

@@ -104,7 +104,7 @@ function takeStatus(next) {
     put("people", run.people);
     for (const q of ["p50", "p95"]) put(q, run.latency_ms[q] === null ? "–" : Math.round(run.latency_ms[q]));
     put("dropped", run.dropped);
-    put("exit", run.exit_rate === null ? "" : `${Math.round(100 * run.exit_rate)} % left after the coarse stage`);
+    put("exit", run.exit_rate === null ? "" : `${Math.round(100 * run.exit_rate)} % without refinement`);
   }
   if (!paused) {
     latencyPlot.draw(ticks);
