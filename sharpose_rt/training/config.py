@@ -1,4 +1,4 @@
-"""Every option of a training run with its default, unit and range: the only home of its defaults."""
+"""Every option of a training run with its default, unit and range; defaults are defined only here."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from sharpose_rt.geometry.affine import USUAL_PADDING
 
 @dataclass(frozen=True)
 class SetConfig:
-    """One set of labelled people: COCO's keypoint form, images beside it."""
+    """A dataset of labelled people: a label file with its images."""
 
     name: str = ""
     """Folder below the data root."""
     annotations: str = "annotations.json"
-    """Label file, below the set's folder: COCO's form, or MPII's .mat or common JSON, or a folder of YOLO's text files.
-    Where there is none, `labels` and `images` of that form are taken."""
+    """Label file in the dataset's folder: COCO's form, MPII's .mat or common JSON, or a folder of YOLO's text files.
+    Without one, `labels` and `images` in YOLO's form are used."""
     head_boxes: str = ""
-    """MPII's head boxes (`mpii_gt_val.mat`), below the set's folder, to validate on its common JSON."""
+    """MPII's head boxes (`mpii_gt_val.mat`) in the dataset's folder, to validate on its common JSON."""
     images: str = "images"
-    """Folder of pictures, below the set's folder."""
+    """Folder of pictures in the dataset's folder."""
     weight: float = 1.0
-    """How often each person is drawn in an epoch; 0.5 draws half of them."""
+    """How often each person is sampled per epoch; 0.5 samples half of them."""
     labels: str = "auto"
-    """'hand' (third value is COCO visibility), 'teacher' (a score, 0..1) or 'auto' (by the values)."""
+    """'hand' (the third value is COCO visibility), 'teacher' (a score, 0..1) or 'auto' (by the values)."""
     trust: float = 1.0
     """Factor on the joint weights, 0..1: below 1 for noisy labels."""
     compare: str = ""
-    """A second label file of the same people (by annotation id), below the set's folder, as a teacher's: joints that
-    lie far from where it has them are dropped. '' compares with none."""
+    """A second label file for the same people (by annotation id) in the dataset's folder, such as a teacher's: joints
+    far from its positions are dropped. '': no comparison."""
     compare_limit: float = 2.0
-    """How far, in OKS's measure of the joint (2 sigma times the root of the person's area), above 0: at 2 the joint's
-    part of OKS is 0.14, at 1 it is 0.61, at 3 it is 0.01."""
+    """Largest distance, in the joint's unit of OKS (2 sigma times the root of the person's area), above 0. At 2 the
+    joint's contribution to OKS is 0.14, at 1 it is 0.61, at 3 it is 0.01."""
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -52,23 +52,23 @@ class SetConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is trained on, and what it is measured on."""
+    """The data for training and validation."""
 
     sets: tuple[SetConfig, ...] = ()
-    """Sets that are mixed."""
+    """The datasets to mix."""
     validation: SetConfig | None = None
-    """Hand-labelled set that is never trained on; its AP goes into the log."""
+    """Hand-labelled dataset that is never trained on; its AP is logged."""
     min_teacher_score: float = 0.3
     """A teacher's joint below this score has weight 0."""
     hidden_weight: float = 1.0
-    """Factor on the joint weights, 0..1, of what is labelled by hand but hidden (COCO's visibility 1)."""
+    """Factor on the weights, 0..1, of joints that are labelled by hand but hidden (COCO's visibility 1)."""
     workers: int = 4
-    """Processes that read and crop; 0 reads in the training process."""
+    """Processes that read and crop pictures; 0 does this in the training process."""
     cache: str = "none"
-    """'none' (each crop is warped out of its picture by the workers), or 'device': everybody's crop is held as uint8
-    on the device and varied there, so that a large GPU is not starved; 0.33 MB a person at 256x192."""
+    """'none' (the workers warp each crop from its picture), or 'device': all crops are kept as uint8 on the device and
+    augmented there, so that a large GPU is kept busy; 0.33 MB per person at 256x192."""
     max_people: int | None = None
-    """Take only so many people (spread evenly), at least 1: for rehearsals."""
+    """Use at most this many people (spread evenly), at least 1: for trial runs."""
 
     def __post_init__(self) -> None:
         _check("data.min_teacher_score", self.min_teacher_score, 0, 1)
@@ -81,10 +81,10 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How a crop is varied. Defaults are the paper's (MMPose's top-down pipeline)."""
+    """How crops are augmented. The defaults are the paper's (MMPose's top-down pipeline)."""
 
     padding: float = USUAL_PADDING
-    """The crop is the box widened to the crop's aspect and enlarged by this factor."""
+    """The crop is the box widened to the crop's aspect ratio and enlarged by this factor."""
     shift: float = 0.16
     """Largest shift of the box centre, in box sizes ..."""
     shift_p: float = 0.3
@@ -98,19 +98,19 @@ class AugmentConfig:
     flip_p: float = 0.5
     """Probability of the mirror image."""
     half_body_p: float = 0.3
-    """Probability of showing the upper or lower body alone, where enough joints are labelled."""
+    """Probability of showing only the upper or lower body, if enough joints are labelled."""
     half_body_joints: int = 8
-    """Labelled joints from which half bodies are cut."""
+    """Fewest labelled joints for half bodies."""
     colour: float = 0.0
     """Strength of random brightness, contrast and saturation; 0.3 is moderate."""
     occlusion_p: float = 0.0
-    """Probability that a patch is pasted over."""
+    """Probability that a patch is pasted on top."""
     person_p: float = 0.0
-    """Probability that another person, cut out along the skeleton, is pasted over."""
+    """Probability that another person, cut out along the skeleton, is pasted on top."""
     cut_p: float = 0.0
-    """Probability that the picture ends somewhere in the person: black beyond, and the box ends there."""
+    """Probability that the picture ends within the person: it is black beyond, and the box ends there."""
     low_resolution: float = 3.0
-    """Largest factor by which a crop is made as coarse as that of somebody far away ..."""
+    """Largest factor by which the resolution of a crop is reduced, as for somebody far away ..."""
     low_resolution_p: float = 0.0
     """... and its probability."""
 
@@ -132,19 +132,19 @@ class LossConfig:
     quality: float = 0.03
     """Weight of the quality loss (lambda of Eq. 9) ..."""
     quality_from: float = 180 / 210
-    """... and the part of the run from which it counts."""
+    """... and the fraction of the run after which it is added."""
     localisation: float = 0.0
-    """Weight of the divergence between softmaxed heatmaps at the start; it falls to 0 at `localisation_until`."""
+    """Initial weight of the divergence between softmaxed heatmaps; it falls to 0 at `localisation_until`."""
     dense: float = 0.0
-    """Weight of heatmaps straight from the coarse image tokens, a helper of training; it falls likewise."""
+    """Initial weight of an auxiliary loss on heatmaps directly from the coarse image tokens; it falls likewise."""
     localisation_until: float = 0.9
-    """Part of the run at which both terms have gone."""
+    """Fraction of the run after which both terms are 0."""
     temperature: float = 10.0
     """Factor on the heatmap inside the softmax."""
     coarse_from_fine: float = 0.0
-    """Weight of the coarse heatmaps' error to those of the fine stage, which teaches and does not learn by it."""
+    """Weight of the difference of coarse heatmaps from those of the fine stage, which gets no gradient from it."""
     joints: str = "equal"
-    """'equal', or 'limbs': elbows and knees count 1.2 times, wrists and ankles 1.5 times, as MMPose does for COCO."""
+    """'equal', or 'limbs': elbows and knees count 1.2 times, wrists and ankles 1.5 times, as in MMPose for COCO."""
 
     def __post_init__(self) -> None:
         _one_of("loss.joints", self.joints, ("equal", "limbs"))
@@ -159,18 +159,19 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """A teacher whose heatmaps are learnt beside the labels."""
+    """A teacher whose heatmaps are learnt in addition to the labels."""
 
     model: str = "small_256x192"
-    """Its variant, or 'file' for a network in ONNX, OpenVINO's or ncnn's form."""
+    """Its variant, or 'file' for a network in ONNX, OpenVINO or ncnn form."""
     weights: str = "auto"
     """Its weights, or that file."""
     also: tuple[str, ...] = ()
     """Files of further teachers; the mean of all their heatmaps is learnt."""
     weight: float = 0.0
-    """Factor on the error to its heatmaps; 0 has no teacher."""
+    """Weight of the difference from its heatmaps; 0: no teacher."""
     flip: bool = False
-    """The mean of its heatmaps of each crop and of the mirror image is learnt: better ones, for twice its time."""
+    """Learn the mean of its heatmaps for each crop and the mirrored crop: more accurate, for twice the teacher's
+    time."""
 
     def __post_init__(self) -> None:
         _check("distill.weight", self.weight, 0, 1000)
@@ -178,32 +179,32 @@ class DistillConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """How weights move."""
+    """How weights are optimised."""
 
     optimizer: str = "adamw"
     """'adamw', or 'muon' (Muon for the matrices of the blocks, AdamW for the rest)."""
     lr: float = 5e-4
     """Peak learning rate."""
     stem_lr: float = 1.0
-    """Factor on it for the stem, lower where the stem does not start from nothing."""
+    """Factor on it for the stem; lower if the stem is pretrained."""
     muon_lr: float = 5e-4
     """Peak learning rate of the matrices under Muon (updates are scaled to AdamW's size)."""
     weight_decay: float = 0.1
     """Decoupled; none on biases, norms, position tables and tokens."""
     layer_decay: float = 1.0
-    """Factor on the learning rate for each block further from the output; 1 for training from nothing."""
+    """Factor on the learning rate for each block further from the output; 1 for training from scratch."""
     clip_norm: float = 100.0
-    """Gradients longer than this are shortened; 0 leaves them."""
+    """Largest gradient norm, to which longer ones are clipped; 0: no clipping."""
     schedule: str = "steps"
-    """'steps' (a tenth at each of `steps`) or 'cosine' (to `final_lr`)."""
+    """'steps' (divided by ten at each of `steps`) or 'cosine' (to `final_lr`)."""
     steps: tuple[float, ...] = (170 / 210, 200 / 210)
-    """Parts of the run at which the learning rate falls to a tenth."""
+    """Fractions of the run at which the learning rate is divided by ten."""
     final_lr: float = 0.01
-    """Cosine's last learning rate, as a factor on the peak."""
+    """Final learning rate of the cosine schedule, as a factor on the peak."""
     warmup_steps: int = 500
-    """Optimiser steps over which the learning rate rises from a thousandth."""
+    """Optimiser steps over which the learning rate rises from a thousandth of the peak."""
     ema: float = 0.0
-    """Decay of the moving average of the weights, each step; 0 keeps none. Warmed up from small values."""
+    """Decay of the moving average of weights per step, warmed up from small values; 0: no average."""
 
     def __post_init__(self) -> None:
         _one_of("optim.optimizer", self.optimizer, ("adamw", "muon"))
@@ -224,43 +225,43 @@ class TrainConfig:
     """One training run."""
 
     model: str = PoseConfig.model
-    """The variant that is trained."""
+    """The variant to train."""
     behaviour: str = "paper"
-    """'paper', or 'released' (as the authors' code departs from it)."""
+    """'paper', or 'released' (the authors' code, where it differs)."""
     drop_path: float = 0.0
-    """Probability that the last block is left out for a sample; it falls linearly to 0 at the first."""
+    """Probability that the last block is skipped for a sample; it falls linearly to 0 at the first."""
     init: str = "random"
-    """'random', 'auto' (what ships with the variant, to train on from it), or weights to start from (.safetensors or
-    .pth), which bring their stem: `init_stem` is then not used."""
+    """'random', 'auto' (the included weights of the variant, to fine-tune them), or weights to start from (.safetensors
+    or .pth), which include the stem: `init_stem` is then ignored."""
     init_stem: str = "random"
-    """Under a random start, for a stem of convolutions: 'movenet-thunder' (downloaded once, 145 MB), or the path
-    of its `.json`."""
+    """With random weights, for a convolutional stem: 'movenet-thunder' (downloaded once, 145 MB), or the path of its
+    `.json`."""
     frozen_stem_blocks: int = 0
-    """So many blocks of the stem, and its first convolution, keep the weights they start with: edges and corners are
-    the same everywhere, and their maps are the largest; half of the stem's training time is theirs."""
+    """Number of blocks of the stem that, with its first convolution, keep their initial weights: edges and corners are
+    the same everywhere, their maps are the largest, and they take half of the stem's training time."""
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     batch: int = 64
-    """People in one optimiser step (of each process under torchrun)."""
+    """People per optimiser step (per process with torchrun)."""
     budget: str = "epochs"
     """What ends the run and drives every schedule: 'epochs', or 'minutes' of training time."""
     epochs: float = 210.0
-    """Length of the run, where the budget is epochs."""
+    """Length of the run if the budget is epochs."""
     minutes: float = 60.0
-    """Length of the run, where the budget is minutes (resumed parts are counted together)."""
+    """Length of the run if the budget is minutes (resumed parts add up)."""
     coarse_only_until: float = 0.0
-    """Part of the run in which the coarse stage alone is trained: more than twice as fast."""
+    """Fraction of the run in which only the coarse stage is trained, which is more than twice as fast."""
     refined_share: float = 1.0
-    """Part of the crops of each later batch whose fine stage is trained too; it is the dearer one."""
+    """Fraction of the crops in later batches whose fine stage is trained too; it is the slower one."""
     precision: str = "fp32"
-    """'fp32', 'bf16' (autocast), or 'auto', the quicker one of the device."""
+    """'fp32', 'bf16' (autocast), or 'auto', the faster one on the device."""
     device: str = "auto"
     """'auto', 'cpu', 'cuda' or 'cuda:N'."""
     threads: int = 0
-    """CPU threads of the network; 0 leaves PyTorch's choice."""
+    """CPU threads of the network; 0: PyTorch's default."""
     compile: bool = False
     """Run the network through torch.compile."""
     seed: int = 0
@@ -268,9 +269,9 @@ class TrainConfig:
     checkpoint_minutes: float = 3.0
     """Time between checkpoints."""
     validate_minutes: float = 10.0
-    """Time between measurements on `data.validation`."""
+    """Time between validations on `data.validation`."""
     tensorboard: bool = False
-    """Write the log for TensorBoard too, below the run's folder."""
+    """Also write the log for TensorBoard, in the folder of the run."""
     log_steps: int = 20
     """Steps between lines of the log."""
 
@@ -297,7 +298,7 @@ def load_config(config: str | None, overrides: Iterable[str] = ()) -> TrainConfi
     """Defaults, then a preset of `configs/train` (name or path), then `key.path=value` overrides.
 
     Raises:
-        ConfigError: an unknown key (the nearest is offered), a value of another type or out of range.
+        ConfigError: an unknown key (suggests the nearest), or a value of another type or out of range.
     """
     result = TrainConfig()
     if config is not None:
@@ -309,7 +310,7 @@ def load_config(config: str | None, overrides: Iterable[str] = ()) -> TrainConfi
 
 
 def read_config(saved: Mapping[str, Any], where: str) -> TrainConfig:
-    """The configuration that a checkpoint holds; options which are newer than it have their defaults.
+    """The configuration in a checkpoint; options that are newer than the checkpoint have their defaults.
 
     Raises:
         ConfigError: see `load_config`.
@@ -327,7 +328,7 @@ def _merge(config: TrainConfig, changes: Mapping[str, Any], where: str) -> Train
         if "sets" in data:
             sets = data.pop("sets")
             if not isinstance(sets, (list, tuple)):
-                raise ConfigError(f"{where}: data.sets is {sets!r}; a list of sets is wanted")
+                raise ConfigError(f"{where}: data.sets is {sets!r}; a list of sets is accepted")
             built["sets"] = tuple(_set(item, where) for item in sets)
         if "validation" in data:
             item = data.pop("validation")
@@ -341,5 +342,5 @@ def _set(item: Any, where: str) -> SetConfig:
     if isinstance(item, str):
         item = {"name": item}
     if not isinstance(item, Mapping) or not isinstance(item.get("name"), str):
-        raise ConfigError(f"{where}: a set is {item!r}; its name, or a mapping with `name` is wanted")
+        raise ConfigError(f"{where}: a set is {item!r}; its name, or a mapping with `name` is accepted")
     return merge(SetConfig(name=item["name"]), item, where, "data.sets.")

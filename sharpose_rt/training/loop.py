@@ -1,8 +1,8 @@
-"""The training loop: draw, forward, loss, step; log, measure, save; stop and resume.
+"""The training loop: sample, forward, loss, step; log, validate, save; stop and resume.
 
-A run is a function of its configuration: sampling and augmentation depend on the seed and the number of samples
-seen alone, so a run that is resumed from its checkpoint goes on as if it had not stopped. (Where the budget is
-minutes, the schedule follows the clock, and only then two runs differ.)
+A run is a function of its configuration: sampling and augmentation only depend on the seed and the number of samples
+seen, so a run that is resumed from its checkpoint continues as if it had not stopped. (If the budget is minutes, the
+schedule follows the clock, and two runs differ.)
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ Validate = Callable[[SHaRPose], Row]
 
 
 class Trainer:
-    """One run: its model, optimisers and place in the schedule, and the folder it writes to.
+    """A run: its model, optimisers, position in the schedule, and output folder.
 
     Args:
-        config: the run.
-        people: what is trained on.
-        out: folder of checkpoint, log, weights and pictures; made when missing.
-        validate: measures a model; its columns go into the log.
-        resume: go on from the folder's checkpoint, see `resume`; what the run once started from is not asked for.
+        config: of the run.
+        people: the training data.
+        out: folder for checkpoint, log, weights and pictures; created if missing.
+        validate: measures a model; its columns are logged.
+        resume: continue from the checkpoint in the folder, see `resume`; the initial weights are not needed then.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Trainer:
     # --- one step ---------------------------------------------------------------------------------------------
 
     def train_step(self, batch: dict[str, Tensor]) -> Row:
-        """Move the weights by one batch and give the log's columns of it.
+        """Trains on one batch and returns its columns for the log.
 
         Raises:
             DatasetError: see `check_loss`.
@@ -131,7 +131,7 @@ class Trainer:
             batch["crop"] = self.crops.warp(batch | numbers)
         loss, parts = self.loss(batch, progress)
         loss.backward()
-        value, *values = torch.stack([loss.detach(), *parts.values()]).tolist()  # one wait for a device
+        value, *values = torch.stack([loss.detach(), *parts.values()]).tolist()  # waits for the device once
         check_loss(value, self.step + 1, self.out)
         self.world.average_gradients(self.trained.parameters())
         limit = self.config.optim.clip_norm or math.inf
@@ -151,7 +151,8 @@ class Trainer:
         }
 
     def loss(self, batch: dict[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Total loss (Eq. 9) at `progress`, times the heatmap's cells so that gradients have size 1; its parts, ()."""
+        """Total loss (Eq. 9) at `progress`, times the cells of a heatmap so that gradients are about 1; and its parts,
+        ()."""
         config, variant = self.config.loss, self.model.variant
         images = normalise(batch["crop"])
         coarse, stages = self._forward(images, coarse_only=progress < self.config.coarse_only_until)
@@ -165,7 +166,7 @@ class Trainer:
             share = config.dense * early if name == "dense" else 1.0
             if share == 0:
                 continue
-            n = len(heatmaps)  # the fine stage may have been given the first crops alone
+            n = len(heatmaps)  # the fine stage may only have the first crops
             error = losses.heatmap_mse(heatmaps, targets[:n], weights[:n])  # Eq. 10
             parts[f"mse_{name}"] = error.detach()
             if config.localisation * early > 0:
@@ -197,15 +198,15 @@ class Trainer:
         return total * math.prod(variant.heatmap_size_hw), parts
 
     def _forward(self, images: Tensor, *, coarse_only: bool) -> tuple[CoarseOutput, dict[str, Tensor]]:
-        """The coarse stage's output, and heatmaps (B, K, h, w) float32 by stage: coarse, dense, and of a batch's first
-        crops fine."""
+        """The output of the coarse stage, and heatmaps (B, K, h, w) float32 by stage: coarse, dense, and fine for the
+        first crops of a batch."""
         model = self.model
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.in_bf16):
             coarse = model.coarse_stage(images)
             stages = {"coarse": coarse.heatmaps.float()}
             if self.dense_head:
                 stages["dense"] = self.dense_head(coarse.image_outputs).float()
-            if not coarse_only:  # crops are refined in training whatever their quality
+            if not coarse_only:  # in training, crops are refined whatever their quality
                 first = torch.arange(math.ceil(self.config.refined_share * len(images)), device=self.device)
                 coarse_first = coarse if len(first) == len(images) else coarse[first]
                 selected, low = split_cells(coarse_first.cell_scores, model.selected_count)
@@ -222,20 +223,20 @@ class Trainer:
     # --- the run ----------------------------------------------------------------------------------------------
 
     def run(self, max_minutes: float | None = None, progress: Callable[[Row], None] | None = None) -> str:
-        """Train to the end of the budget; give why it ended: 'finished', 'max-minutes' or 'stopped'.
+        """Trains to the end of the budget; returns why it ended: 'finished', 'max-minutes' or 'stopped'.
 
         Args:
-            max_minutes: end this process' part after so long.
+            max_minutes: end this part of the run after this time.
             progress: called with every line of the log.
         """
         if self.world.leads:
             write_log(self.rows, self.out / "log.csv")
             self.board = TensorBoard(self.out / "tensorboard", self.samples) if self.config.tensorboard else None
         reason = "finished"
-        first = self.step  # a part makes at least one
+        first = self.step  # each part makes at least one step
         with stopping(self.stop), plain_errors():
-            loader = self._loader()  # reads everybody's crop where the device holds them, which is no training yet
-            self.clock = replace(self.clock)  # begins now
+            loader = self._loader()  # reads all crops if the device caches them; not yet training time
+            self.clock = replace(self.clock)  # starts now
             saved_s = validated_s = self.clock.elapsed_s
             logged_at, logged_s = self.samples, self.clock.elapsed_s
             for batch in batches_of(loader, self.save):
@@ -261,7 +262,7 @@ class Trainer:
         return reason
 
     def _over(self, max_minutes: float | None) -> str:
-        """Why the run ends here, the same in all processes; "" where it goes on."""
+        """Why the run ends here, the same in all processes; "" if it continues."""
         late = max_minutes is not None and self.clock.session_s >= 60 * max_minutes
         finished = self.clock.progress(self.samples) >= 1
         return ("", "max-minutes", "stopped", "finished")[
@@ -269,7 +270,7 @@ class Trainer:
         ]
 
     def stop(self) -> None:
-        """Make `run` end behind the present step; may be called from any thread or a signal handler."""
+        """Makes `run` end after the current step; may be called from any thread or a signal handler."""
         self._stop.set()
 
     def _loader(self) -> DataLoader[dict[str, Tensor]]:
