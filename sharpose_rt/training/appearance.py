@@ -1,11 +1,11 @@
-"""Trains the appearance network: to know a person again in another view of the same photograph, among others.
+"""Trains the appearance network to recognise a person in another view of the same photograph, among other people.
 
-Instance discrimination (Dosovitskiy et al. 2014; the loss of Chen et al. 2020), since nothing that is free says who is
-the same person in two photographs. Two views of each person differ as pictures of one person a few seconds apart do:
-in crop, size, light, what hides them and where the picture ends. People of one photograph stand in the same step, so
-that light and background do not tell them apart.
+Instance discrimination (Dosovitskiy et al. 2014; the loss of Chen et al. 2020), because no freely usable dataset labels
+the same person in different photographs. Two views of a person differ like pictures taken a few seconds apart: in crop,
+size, light, occlusion and the edge of the picture. People of one photograph are in the same step, so that light and
+background do not distinguish them.
 
-Letters: N people, B views, H x W what is held of a person.
+Letters: N people, B views, H x W the stored picture of a person.
 """
 
 from __future__ import annotations
@@ -36,30 +36,30 @@ from sharpose_rt.training.world import quicker_in_bf16
 
 _CROP_WH = CROP_HW[1], CROP_HW[0]
 HELD_HW = held_size_wh(_CROP_WH)[::-1]
-"""Height and width of what is held of a person, px."""
+"""Height and width of the stored picture of a person, px."""
 SMALLEST_PX, MOST_OF_ONE = 60, 5
-"""Smaller people are left out, and so are more of one photograph."""
+"""Smaller people are left out, and people beyond a number per photograph."""
 TEMPERATURE = 0.07
 TOGETHER = 3
-"""So many neighbours in the order of photographs come into a step together."""
+"""Number of neighbours, in the order of photographs, in the same step."""
 SIZES_PX = (24, 32, 44, 64)
-"""Heights of people who are far away."""
+"""Heights of distant people."""
 
 
 @dataclass(frozen=True)
 class AppearanceRecipe:
-    """One training run.
+    """A training run.
 
     Args:
         minutes: length; the schedule follows the clock.
-        people: in a step, two views of each.
+        people: per step, with two views of each.
         lr: peak learning rate of AdamW.
         weight_decay: of its matrices.
-        ema: decay of the moving average of the weights.
-        precision: 'bf16' (autocast), 'fp32', or 'auto', the quicker one here.
-        threads: CPU threads; 0 leaves PyTorch's choice.
+        ema: decay of the moving average of weights.
+        precision: 'bf16' (autocast), 'fp32', or 'auto', the faster one here.
+        threads: CPU threads; 0: PyTorch's default.
         workers: processes that read pictures at the start.
-        seed: of weights, order and variation.
+        seed: for weights, order and augmentation.
     """
 
     minutes: float = 20.0
@@ -78,7 +78,7 @@ class AppearanceRecipe:
 
 
 class _Crops(Dataset[NDArray[np.uint8]]):
-    """What is held of the people of each photograph."""
+    """The stored pictures of the people in each photograph."""
 
     def __init__(self, pictures: Sequence[Picture]) -> None:
         self.pictures = pictures
@@ -99,7 +99,7 @@ def _large(picture: Picture) -> NDArray[np.float64]:
 
 
 def hold(pictures: Sequence[Picture], workers: int = 1) -> Tensor:
-    """The people of photographs, cut out once: (N, 3, H, W) uint8 RGB, those of one photograph beside each other.
+    """The people of photographs, cropped once: (N, 3, H, W) uint8 RGB, those of one photograph next to each other.
 
     Raises:
         DatasetError: a picture cannot be read, or there are too few people of `SMALLEST_PX`.
@@ -116,12 +116,12 @@ def hold(pictures: Sequence[Picture], workers: int = 1) -> Tensor:
 
 
 def _as_it_is(crops: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Not as tensors: each that comes from a worker would hold a file open."""
+    """Not as tensors: each one from a worker would keep a file open."""
     return crops
 
 
 class AppearanceTrainer:
-    """One run over people (N, 3, H, W) as `hold` gives them; `averaged` is what it has come to."""
+    """A run over people (N, 3, H, W) from `hold`; `averaged` is its result."""
 
     def __init__(self, people: Tensor, recipe: AppearanceRecipe) -> None:
         self.people, self.recipe = people, recipe
@@ -139,10 +139,10 @@ class AppearanceTrainer:
         self._stop = False
 
     def run(self, say: Callable[[str], None] = lambda line: None) -> None:
-        """Train until the time is over; Ctrl-C ends it earlier, in order.
+        """Trains until the time is over; Ctrl-C ends it earlier, cleanly.
 
         Raises:
-            DatasetError: the loss is no number any more.
+            DatasetError: the loss is not finite.
         """
         with stopping(self._end):
             while not self._stop and self.clock.progress() < 1:
@@ -171,7 +171,7 @@ class AppearanceTrainer:
         loss, right = alike_loss(*vectors.float().chunk(2))
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise DatasetError(f"the loss is {value} at step {self.step}; begin anew with a lower --lr")
+            raise DatasetError(f"the loss is {value} at step {self.step}; start again with a lower --lr")
         for group in self.optimiser.param_groups:
             rise = min(1.0, (self.step + 1) / 100)
             group["lr"] = recipe.lr * rise * cosine(self.clock.progress())
@@ -184,7 +184,7 @@ class AppearanceTrainer:
 
 
 def alike_loss(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """NT-Xent between two views (N, D) of N people, and the share of them who are nearest to themselves."""
+    """NT-Xent between two views (N, D) of N people, and the share of people nearest to themselves."""
     alike = a @ b.T / TEMPERATURE
     own = torch.arange(len(a), device=a.device)
     loss = (F.cross_entropy(alike, own) + F.cross_entropy(alike.T, own)) / 2
@@ -192,11 +192,11 @@ def alike_loss(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def vary(held: Tensor, random: torch.Generator) -> Tensor:
-    """A view of each person as another camera frame would show them, (B, 3, *CROP_HW) normalised.
+    """A view of each person as in another camera frame, (B, 3, *CROP_HW) normalised.
 
     Args:
-        held: (B, 3, H, W) uint8 RGB, as `hold` gives them.
-        random: draws the variation.
+        held: (B, 3, H, W) uint8 RGB, from `hold`.
+        random: source of the variation.
     """
     b = len(held)
 
@@ -209,7 +209,7 @@ def vary(held: Tensor, random: torch.Generator) -> Tensor:
     mirrored = torch.where(some(0.5), -1.0, 1.0)
     size = draw(0.88, 1.15) / MARGIN
     shift = torch.stack([draw(-0.08, 0.08), draw(-0.06, 0.06)], 1)
-    upper = some(0.15)  # the box ends where somebody is hidden or the picture ends: it shows a part of them, larger
+    upper = some(0.15)  # if somebody is partly hidden or cut off, their box is smaller, and shows this part larger
     shift[:, 1] += torch.where(upper, torch.sign(draw(-1, 1)) * draw(0.1, 0.3), torch.zeros(b))
     size = torch.where(upper, 0.8 * size, size)
     theta = torch.zeros(b, 2, 3)
@@ -217,7 +217,7 @@ def vary(held: Tensor, random: torch.Generator) -> Tensor:
     grid = F.affine_grid(theta, [b, 3, *CROP_HW], align_corners=False)
     views = F.grid_sample(held.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     far = torch.randint(2 * len(SIZES_PX), (b,), generator=random)
-    for number, height in enumerate(SIZES_PX):  # half of them are far away
+    for number, height in enumerate(SIZES_PX):  # half of them are distant
         rows = (far == number).nonzero().squeeze(1)
         if len(rows):
             small = F.interpolate(views[rows], (height, height * CROP_HW[1] // CROP_HW[0]), mode="area")
@@ -231,19 +231,19 @@ def vary(held: Tensor, random: torch.Generator) -> Tensor:
 
 
 def _edge(draw: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
-    """The left or right part of each crop that lies outside the picture: centre and half size (B, 2), 0 to 1."""
+    """The left or right part of each crop outside the picture: centre and half size (B, 2), 0 to 1."""
     width, right = draw(0.1, 0.45), draw(0, 1) < 0.5
     x = torch.where(right, 1 - width / 2, width / 2)
     return torch.stack([x, torch.full_like(x, 0.5)], 1), torch.stack([width / 2, torch.ones_like(x)], 1)
 
 
 def _patch(draw: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
-    """What hides a part of each crop: centre and half size (B, 2), 0 to 1."""
+    """A rectangle that hides a part of each crop: centre and half size (B, 2), 0 to 1."""
     return draw(0, 1, 2), draw(0.05, 0.22, 2)
 
 
 def _hide(views: Tensor, which: Tensor, centre: Tensor, half: Tensor, colour: Tensor) -> Tensor:
-    """The views (B, 3, h, w), `which` (B,) of them with a rectangle of a colour (B, 3, 1, 1)."""
+    """The views (B, 3, h, w), of which those in `which` (B,) get a rectangle of a colour (B, 3, 1, 1)."""
     h, w = views.shape[2:]
     y = ((torch.arange(h) + 0.5) / h - centre[:, 1:]).abs() <= half[:, 1:]
     x = ((torch.arange(w) + 0.5) / w - centre[:, :1]).abs() <= half[:, :1]

@@ -1,6 +1,6 @@
-"""People with keypoints from COCO-form or MPII label files, read lazily and mixed.
+"""People with keypoints from label files in COCO's or MPII's form, read lazily and mixed.
 
-Labels are held as columns (a few arrays), so that loader processes share them; a picture is read when it is drawn.
+Labels are stored as columns (a few arrays), so that loader processes share them; a picture is read when it is sampled.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from sharpose_rt.training.config import SetConfig, TrainConfig
 
 @dataclass(frozen=True)
 class People:
-    """Labelled people of one or more sets, N people, K keypoints.
+    """Labelled people of one or more datasets, N people, K keypoints.
 
     Args:
-        image_paths: one for each picture.
-        image_sizes_wh: (M, 2) int64 px, of each picture by its record; zeros where that tells none.
+        image_paths: of all M pictures.
+        image_sizes_wh: (M, 2) int64 px, of each picture by its record; zeros if unknown.
         image_index: (N,) int64 into `image_paths`.
         bboxes_xyxy: (N, 4) float32 px.
         keypoints: (N, K, 2) float32 px.
-        joint_weights: (N, K) float32 in 0..1; 0 where a joint is not labelled or not to be trusted.
+        joint_weights: (N, K) float32 in 0..1; 0 for joints that are not labelled or not trusted.
         areas: (N,) float32 px², of the segment.
-        draws: (N,) float32, how often the person is drawn in an epoch.
+        draws: (N,) float32, how often the person is sampled per epoch.
     """
 
     image_paths: tuple[str, ...]
@@ -65,7 +65,7 @@ class People:
         return len(self.image_index)
 
     def take(self, indices: NDArray[np.int64]) -> People:
-        """Those people alone."""
+        """Only these people."""
         columns = {item.name: getattr(self, item.name)[indices] for item in fields(self)[2:]}
         return People(self.image_paths, self.image_sizes_wh, **columns)
 
@@ -76,7 +76,7 @@ class People:
         return read_image(self.image_paths[image], (width, height))
 
     def spread(self, count: int) -> People:
-        """`count` people, evenly spread over the sets; all of them where there are fewer."""
+        """`count` people, evenly spread over the datasets; all of them if there are fewer."""
         if count >= len(self):
             return self
         return self.take(np.linspace(0, len(self) - 1, count).round().astype(np.int64))
@@ -96,24 +96,24 @@ def read_people(
     skeleton: Skeleton = COCO17,
     say: Callable[[str], None] = lambda _: None,
 ) -> People:
-    """The people of a COCO-form file that have at least one joint to learn from; crowds are left out.
+    """The people of a label file with at least one joint to learn from, without crowds.
 
-    Who is a person, says `people_records`, which keypoint is which, `put_in_order`, and whose box is made up,
+    People are selected by `people_records`, keypoints are ordered by `put_in_order`, and missing boxes are added by
     `box_keypoints`.
 
     Args:
-        annotations: as `read_document` takes it; a keypoint's third value is COCO's visibility (0, 1, 2) in a
-            hand-labelled file and a score (0..1) in a teacher's.
+        annotations: see `read_document`; the third value of a keypoint is COCO's visibility (0, 1, 2) in a
+            hand-labelled file, and a score (0..1) in a teacher's.
         images: folder of the pictures.
-        labels: 'hand', 'teacher', or 'auto': any third value strictly between 0 and 1 says teacher.
-        weight: how often each person is drawn in an epoch.
+        labels: 'hand', 'teacher', or 'auto': a teacher's if any third value is strictly between 0 and 1.
+        weight: how often each person is sampled per epoch.
         trust: factor on the joint weights.
-        min_teacher_score: a teacher's joint below it has weight 0.
-        hidden_weight: factor on the weights of joints of visibility 1 in a hand-labelled file.
-        compare: a second label file of the same people; joints that lie far from where it has them have weight 0.
-        compare_limit: how far, see `_far_from`.
-        skeleton: the keypoints that are wanted.
-        say: told how many joints are dropped so, and what `put_in_order` says.
+        min_teacher_score: a teacher's joints below it have weight 0.
+        hidden_weight: factor on the weights of joints with visibility 1 in a hand-labelled file.
+        compare: a second label file for the same people; joints far from its positions have weight 0.
+        compare_limit: the largest distance, see `_far_from`.
+        skeleton: the keypoints of the network.
+        say: receives the number of joints dropped, and messages of `put_in_order`.
 
     Raises:
         DatasetError: a file or a record is wrong, or the second file has none of these people; names them.
@@ -167,7 +167,7 @@ def read_people(
 
 
 def mix(sets: Sequence[People]) -> People:
-    """All sets as one."""
+    """All datasets as one."""
     offsets = np.cumsum([0, *(len(people.image_paths) for people in sets)])
     columns: dict[str, Any] = {
         item.name: np.concatenate([getattr(people, item.name) for people in sets]) for item in fields(People)[2:]
@@ -181,11 +181,11 @@ def mix(sets: Sequence[People]) -> People:
 def load_people(
     config: TrainConfig, roots: Sequence[Path], skeleton: Skeleton, say: Callable[[str], None] = lambda _: None
 ) -> People:
-    """The training sets of a configuration, mixed; `say` is told what is left out, see `read_people`.
+    """The training sets of a configuration, mixed; `say` receives what is left out, see `read_people`.
 
     Raises:
         DatasetError: a set is missing or wrong.
-        ConfigError: there is none, or nobody in them is drawn.
+        ConfigError: there is none, or all weights are 0.
     """
     if not config.data.sets:
         raise ConfigError("data.sets is empty; name at least one set to train on")
@@ -220,10 +220,10 @@ def _read_set(
 
 
 def find_set(name: str, roots: Sequence[Path]) -> Path:
-    """The folder of a set below one of the data roots.
+    """The folder of a dataset below one of the data roots.
 
     Raises:
-        DatasetError: none has it.
+        DatasetError: there is none.
     """
     for root in roots:
         if (root / name).is_dir():
@@ -236,23 +236,24 @@ def find_set(name: str, roots: Sequence[Path]) -> Path:
 
 
 def data_roots(given: Sequence[str] | None) -> list[Path]:
-    """Data roots from the command line, else from the environment's SHARPOSE_DATA, else the current folder."""
+    """Data roots from the command line, otherwise from SHARPOSE_DATA, otherwise the current folder."""
     texts = list(given or ()) or [t for t in os.environ.get("SHARPOSE_DATA", "").split(os.pathsep) if t]
     return [Path(text) for text in texts] or [Path()]
 
 
 def quiet_worker(_: int) -> None:
-    """For loader processes: they leave Ctrl-C and SIGTERM, which a whole process group may be sent, to the training
-    process (which ends them, or whose end they notice), and do not multiply threads."""
+    """Sets up a loader process: it leaves Ctrl-C and SIGTERM, which may be sent to the whole process group, to the
+    training process (which ends it, or whose end it notices), and uses one thread."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
 
 
 def epoch_order(draws: NDArray[np.float32], seed: int, epoch: int) -> NDArray[np.int64]:
-    """Indices of an epoch in random order, each person floor(draws) times and once more by the remainder's chance.
+    """Indices for an epoch in random order: each person floor(draws) times, and once more with the remaining
+    probability.
 
-    A function of its arguments alone, so a resumed run draws what the first one would have drawn.
+    It only depends on its arguments, so a resumed run samples what the first one would have sampled.
     """
     rng = np.random.default_rng((seed, epoch))
     counts = np.floor(draws + rng.random(len(draws), np.float32)).astype(np.int64)
@@ -279,20 +280,20 @@ def _joint_weights(
     annotations: Path,
     numbers: list[int],
 ) -> NDArray[np.float32]:
-    """Weights (N, K) by third values (N, K) of records of these numbers."""
+    """Weights (N, K) from third values (N, K), for records with these numbers."""
     if labels == "auto":
         labels = "teacher" if bool(((third > 0) & (third < 1)).any()) else "hand"
     check_thirds(third, labels, annotations, numbers)
     if labels == "teacher":
-        # A heatmap, and so a teacher's score, may peak a little above 1.
+        # The peak of a heatmap, and so a teacher's score, may be slightly above 1.
         return np.where(third >= min_score, third.clip(max=1), 0).astype(np.float32)
     return np.where(third == 1, hidden_weight, third > 0).astype(np.float32)
 
 
 def _read_second(compare: Path, ids: Sequence[int | str], min_score: float, skeleton: Skeleton) -> NDArray[np.float32]:
-    """Where a second label file has the joints (N, K, 2) of the people `ids` (N); NaN where it lacks or doubts them.
+    """Positions (N, K, 2) of the joints of people `ids` (N) in a second label file; NaN if missing or uncertain.
 
-    Where records have `teacher_keypoints` beside those of an annotator, they alone count. Which keypoint is which, says
+    If records have `teacher_keypoints` in addition to those of an annotator, only these count. Keypoints are ordered by
     `put_in_order`.
 
     Raises:
@@ -334,17 +335,16 @@ def _far_from(
     limit: float,
     skeleton: Skeleton,
 ) -> NDArray[np.bool_]:
-    """Which joints (N, K) lie further from `second` (N, K, 2), NaN where unknown, than `limit` times OKS's measure.
+    """Which joints (N, K) are further from `second` (N, K, 2; NaN if unknown) than `limit` times the unit of OKS.
 
-    That is 2 sigma of the joint times the root of the person's area (N,): at a distance of `limit` measures the joint's
-    part of OKS is exp(-limit² / 2).
-    """
+    The unit is 2 sigma of the joint times the root of the person's area (N,): at a distance of `limit` units the
+    joint's contribution to OKS is exp(-limit² / 2)."""
     measure = 2 * np.array(skeleton.sigmas) * np.sqrt(areas)[:, None]
     return np.linalg.norm(keypoints - second, axis=-1) > limit * measure
 
 
 def _id_of(record: dict[str, Any], number: int, annotations: Path) -> int | str:
-    """The id by which a second label file knows a person."""
+    """The id of a person in a second label file."""
     person = record.get("id")
     if not isinstance(person, (int, str)):
         raise wrong_record(annotations, number, f"id is {person!r:.80}; an integer or a name is wanted to compare by")

@@ -1,4 +1,4 @@
-"""What makes a trained module a detector's file: its weights, the ranges for int8, and scores that are chances."""
+"""Turns a trained module into a detector file: weights, ranges for int8, and calibrated scores."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ def finish_detector(
     held_out: Sequence[Picture],
     say: Callable[[str], None],
 ) -> None:
-    """Write a file as `save_detector`, with what pictures tell that the training never saw: the ranges for int8, and
-    what its scores mean, or `say` is told why not.
+    """Writes a file like `save_detector`, with int8 ranges and the calibration of scores, measured on pictures not used
+    for training; `say` receives the reason if scores cannot be calibrated.
 
     Raises:
         OutputError: it cannot be written.
     """
-    save_detector(path, module, recipe, facts)  # which both are measured with
+    save_detector(path, module, recipe, facts)  # for both measurements
     told = {RANGES: json.dumps(input_ranges(path, held_out))}
     try:
         slope, shift = calibrate(path, held_out)
         told |= {"score_slope": f"{slope:.6f}", "score_shift": f"{shift:.6f}"}
-    except DatasetError as error:  # the training is not lost for that
+    except DatasetError as error:  # the training must not be lost for that
         say(f"scores are not calibrated: {error}")
     save_detector(path, module, recipe, {**facts, **told})
 
 
 def save_detector(path: Path, module: Any, recipe: DetectorRecipe, facts: Mapping[str, str]) -> None:
-    """Write a file in float16 that `detection.bundled.load_module` reads, at once or not at all.
+    """Writes a float16 file for `detection.bundled.load_module`, in one step.
 
-    `facts` go into its metadata; the `image_size` it is used at is that of training unless they say otherwise.
+    `facts` are added to its metadata; the default `image_size` for its use is that of the training.
 
     Raises:
         OutputError: it cannot be written.
@@ -65,13 +65,14 @@ def save_detector(path: Path, module: Any, recipe: DetectorRecipe, facts: Mappin
 
 
 def calibrate(weights: Path, pictures: Sequence[Picture]) -> tuple[float, float]:
-    """Slope and shift of the logits of a file's scores, such that a score is the share of such boxes that are right.
+    """Slope and offset for the logits of a detector's scores, such that a score is the share of such boxes that are
+    right.
 
-    A box is right where it overlaps a person by an IoU of 0.5 whom no stronger box has taken, as in AP; boxes that lie
-    on unsure labels do not count. The curve is Platt's (1999), with his smoothed targets.
+    A box is right if it overlaps a person with an IoU of 0.5 who is not matched by a stronger box, as in AP; boxes on
+    uncertain labels do not count. The curve is Platt's (1999), with his smoothed targets.
 
     Raises:
-        DatasetError: no box, or all boxes, are right: there is nothing to fit.
+        DatasetError: no box, or all boxes, are right, so there is nothing to fit.
     """
     detector = BundledDetector(DetectorConfig(score_threshold=0.0), weights=weights)
     detector.open()
@@ -103,9 +104,9 @@ def calibrate(weights: Path, pictures: Sequence[Picture]) -> tuple[float, float]
 
 
 def input_ranges(weights: Path, pictures: Sequence[Picture]) -> Ranges:
-    """The ranges of the layers' inputs of a file's network over the first 100 pictures, for int8 (`models.int8`).
+    """The input ranges of the layers of a detector over the first 100 pictures, for int8 (`models.int8`).
 
-    Where it can look closer, they are seen in both sizes.
+    If it has a closer look, pictures are used in both sizes.
     """
     detector = BundledDetector(DetectorConfig(), weights=weights)
     network = detector.load()
@@ -114,7 +115,7 @@ def input_ranges(weights: Path, pictures: Sequence[Picture]) -> Ranges:
 
 
 def look_at(pictures: Sequence[Picture], detector: BundledDetector, network: Network) -> None:
-    """Sends pictures through a network of a detector, where it can look closer in both sizes."""
+    """Sends pictures through the network of a detector, in both sizes if it has a closer look."""
     for number, picture in enumerate(pictures):
         frame = Frame(number, 0.0, picture.read())
         for look in range(len(detector.sizes[:CLOSEST])):
@@ -122,10 +123,10 @@ def look_at(pictures: Sequence[Picture], detector: BundledDetector, network: Net
 
 
 def _judge(detector: BundledDetector, picture: Picture) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Scores (N,) and which are right (N,), strongest first, of the boxes of a picture that count."""
+    """Scores (N,) of the boxes of a picture that count, strongest first, and which are right (N,)."""
     found = detector.detect(Frame(0, 0.0, picture.read()))
     overlap = iou_matrix(found.bboxes_xyxy, picture.people_xyxy)
-    unsure = inside_matrix(found.bboxes_xyxy, picture.unsure_xyxy).max(1, initial=0) >= MATCH_IOU  # in a crowd, too
+    unsure = inside_matrix(found.bboxes_xyxy, picture.unsure_xyxy).max(1, initial=0) >= MATCH_IOU  # also in a crowd
     hits = np.zeros(len(overlap), bool)
     for i in range(len(hits)):
         if overlap.shape[1] and overlap[i].max() >= MATCH_IOU:

@@ -1,4 +1,4 @@
-"""What one training run of a person detector is made of."""
+"""The options of a training run of a person detector."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from sharpose_rt.training.running import check_recipe
 
 @dataclass(frozen=True)
 class DetectorRecipe:
-    """One training run of a detector.
+    """A training run of a detector.
 
     Args:
-        architecture: 'mobile150', the detector that ships, or a model file of ultralytics.
-        init: a detector to train on from: 'bundled', the one that ships, or a `.safetensors` of `train-detector`; or
-            where the trunk alone of 'mobile150' starts: 'movenet-multipose' (downloaded once, 145 MB), the path of its
-            `.json`, or 'random'.
-        frozen_blocks: the trunk's first convolution and so many of its blocks keep their weights.
-        frozen_until: part of the run in which the whole trunk keeps them, which is quicker.
+        architecture: 'mobile150', the included detector, or a model file of ultralytics.
+        init: a detector to fine-tune: 'bundled', the included one, or a `.safetensors` of `train-detector`; or the
+            initial weights of only the trunk of 'mobile150': 'movenet-multipose' (downloaded once, 145 MB), the path of
+            its `.json`, or 'random'.
+        frozen_blocks: number of blocks of the trunk that, with its first convolution, keep their weights.
+        frozen_until: fraction of the run in which the whole trunk keeps its weights, which is faster.
         trunk_lr: factor on the learning rate of the trunk.
         image_size: longest side in px that it is trained for.
-        small_size: side of the first part of the run, which is quicker; 0 has none.
-        small_until: length of that part, of the run.
-        large_share: share of the steps behind that part whose scenes are larger, up to twice `image_size`: without
-            them the detector finds fewer people at sizes above that of its training.
+        small_size: side in the first part of the run, which is faster; 0: no such part.
+        small_until: fraction of the run for this part.
+        large_share: share of the later steps with larger scenes, up to twice `image_size`: without them the detector
+            finds fewer people at sizes above that of its training.
         minutes: length of the run; the schedule follows the clock.
-        batch: pictures in a step of each process.
+        batch: pictures per step and process.
         lr: peak learning rate of AdamW.
         weight_decay: of matrices and filters.
         warmup_steps: steps over which the learning rate rises.
-        mosaic: probability that a sample is made of four pictures; none in the last tenth of the run.
+        mosaic: probability that a sample consists of four pictures; none in the last tenth of the run.
         colour: strength of brightness, contrast and saturation changes.
-        ema: decay of the moving average of the weights.
-        precision: 'bf16' (autocast), 'fp32', or 'auto', the quicker one of the device.
+        ema: decay of the moving average of weights.
+        precision: 'bf16' (autocast), 'fp32', or 'auto', the faster one on the device.
         device: 'auto', 'cpu', 'cuda' or 'cuda:N'.
-        threads: CPU threads; 0 leaves PyTorch's choice.
+        threads: CPU threads; 0: PyTorch's default.
         workers: processes that read pictures.
-        seed: of weights, order and augmentation.
+        seed: for weights, order and augmentation.
     """
 
     architecture: str = OURS

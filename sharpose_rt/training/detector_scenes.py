@@ -1,4 +1,4 @@
-"""Scenes to train a person detector on: pictures of whole sets, alone or four together, with their people's boxes."""
+"""Scenes for training a person detector: single pictures, or four together, with the boxes of their people."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from sharpose_rt.training.pictures import Picture
 from sharpose_rt.training.transforms import jitter_colour
 
 MIN_VISIBLE, MIN_SIDE_PX = 0.25, 4.0
-"""A person of whom less is left by augmentation is painted out."""
+"""People of whom augmentation leaves less are painted over."""
 Boxes = NDArray[np.float64]
 
 
 class Wanted(NamedTuple):
-    """Which scene, its side in px, and whether it may be made of four pictures."""
+    """The number of a scene, its side in px, and whether it may consist of four pictures."""
 
     number: int
     size: int
@@ -32,11 +32,11 @@ class Wanted(NamedTuple):
 
 
 class PeopleScenes(Dataset[tuple[Tensor, Tensor]]):
-    """Augmented scenes with people's boxes; an item depends on its number, the recipe and the seed alone.
+    """Augmented scenes with boxes of people; an item only depends on its number, the recipe and the seed.
 
     Args:
         pictures: with everybody labelled.
-        draws: (N,) how often each is drawn, relative to the others.
+        draws: (N,) relative frequency of each.
         recipe: mosaic, colour, seed.
     """
 
@@ -70,14 +70,14 @@ class PeopleScenes(Dataset[tuple[Tensor, Tensor]]):
         scales: tuple[float, float],
         rng: np.random.Generator,
     ) -> Boxes:
-        """Draw a picture into a window of the scene, in random size, place and mirroring; give its people's boxes."""
+        """Draws a picture into a window of the scene, with random size, position and mirroring; returns its boxes."""
         picture = self.pictures[int(np.searchsorted(self.chance, rng.random()))]
         image = picture.read()
         h, w = image.shape[:2]
         x0, y0, x1, y1 = window
         ww, wh = x1 - x0, y1 - y0
         scale = math.exp(rng.uniform(math.log(scales[0]), math.log(scales[1]))) * max(ww, wh) / max(w, h)
-        free_x, free_y = ww - scale * w, wh - scale * h  # negative where the picture is larger than the window
+        free_x, free_y = ww - scale * w, wh - scale * h  # negative if the picture is larger than the window
         shift_x, shift_y = rng.random() * free_x, rng.random() * free_y
         matrix = np.array([[scale, 0, shift_x], [0, scale, shift_y]])
         if rng.random() < 0.5:
@@ -85,8 +85,10 @@ class PeopleScenes(Dataset[tuple[Tensor, Tensor]]):
         people, unsure = (_move(boxes, matrix) for boxes in (picture.people_xyxy, picture.unsure_xyxy))
         people_seen, keeps = _visible(people, ww, wh)
         centred = matrix.copy()
-        centred[:, 2] += matrix[:, :2].sum(1) / 2 - 0.5  # labels count from a pixel's corner, warps from its centre
-        # cv2's area averaging is for resizing alone; halving first keeps small scales free of aliasing.
+        centred[:, 2] += (
+            matrix[:, :2].sum(1) / 2 - 0.5
+        )  # labels are measured from a pixel's corner, warps from its centre
+        # cv2 only averages areas when resizing; halving first avoids aliasing at small scales.
         while scale < 0.55:
             image = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
             scale, centred = scale * 2, _for_half(centred)
@@ -107,7 +109,7 @@ def _move(boxes: Boxes, matrix: NDArray[np.float64]) -> Boxes:
 
 
 def _visible(boxes: Boxes, width: int, height: int) -> tuple[Boxes, NDArray[np.bool_]]:
-    """Boxes (N, 4) cut at the window, and which (N,) show enough of their person."""
+    """Boxes (N, 4) clipped to the window, and which (N,) show enough of their person."""
     cut = boxes.clip(0, [width, height, width, height])
     sides, whole = cut[:, 2:] - cut[:, :2], boxes[:, 2:] - boxes[:, :2]
     share = sides.prod(1) / np.maximum(whole.prod(1), 1e-9)
@@ -115,7 +117,7 @@ def _visible(boxes: Boxes, width: int, height: int) -> tuple[Boxes, NDArray[np.b
 
 
 def _for_half(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The affine for a picture of half the size, pixel centres kept in place."""
+    """The affine for a picture of half the size, with pixel centres in the same position."""
     result = matrix.copy()
     result[:, :2] *= 2
     result[:, 2] += matrix[:, :2].sum(1) * 0.5
@@ -123,7 +125,7 @@ def _for_half(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _covers(people: Boxes, box: tuple[int, int, int, int]) -> bool:
-    """Whether painting `box` out would hide a good part of a person who counts."""
+    """Whether painting over `box` would hide a large part of a person who counts."""
     if not len(people):
         return False
     low, high = np.maximum(people[:, :2], box[:2]), np.minimum(people[:, 2:], box[2:])
@@ -132,7 +134,7 @@ def _covers(people: Boxes, box: tuple[int, int, int, int]) -> bool:
 
 
 def collate(samples: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    """A batch as ultralytics' loss wants it, `img` (B, 3, S, S) still uint8."""
+    """A batch for ultralytics' loss, with `img` (B, 3, S, S) still uint8."""
     counts = torch.tensor([len(boxes) for _, boxes in samples])
     boxes = torch.cat([boxes for _, boxes in samples])
     return {

@@ -1,6 +1,6 @@
-"""Everybody's crop held on the device and varied there in one batched warp, so that a large GPU is never starved.
+"""All crops kept on the device and augmented there in one batched warp, so that a large GPU is kept busy.
 
-The loader's workers then draw numbers only; `Sampler` draws the same ones for crops warped on the CPU.
+The loader's workers then only sample numbers; `Sampler` samples the same ones for crops warped on the CPU.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from sharpose_rt.training.datasets import People
 from sharpose_rt.training.transforms import Sampler, beyond, coarsen
 
 MARGIN = 1.5
-"""What is held shows so much more than the crop on each side, so that shifted and turned crops find their pixels."""
+"""Margin stored around the crop on each side, so that shifted and turned crops find their pixels."""
 READ_ON_CPU = ("patch", "coarser")
-"""What `DeviceCrops.warp` reads number by number, so that it need not go to the device."""
+"""Values that `DeviceCrops.warp` reads on the CPU, so that they need not be moved to the device."""
 
 
 def held_affine(people: People, index: int, crop_size_wh: tuple[int, int], padding: float) -> NDArray[np.float64]:
-    """(2, 3) from a person's picture to what is held of them."""
+    """(2, 3) from a person's picture to their stored crop."""
     return held_affines(people.bboxes_xyxy[index], crop_size_wh, padding)[0]
 
 
 def held_affines(bboxes_xyxy: ArrayLike, crop_size_wh: tuple[int, int], padding: float) -> NDArray[np.float64]:
-    """(N, 2, 3) from a picture to what is held of the people in boxes (N, 4) px; the scale is the crops'."""
+    """(N, 2, 3) from a picture to the stored crops of people in boxes (N, 4) px, at the scale of the crops."""
     size_wh = held_size_wh(crop_size_wh)
     regions = fit_aspect(bboxes_xyxy, crop_size_wh, padding)
     regions[:, 2:] *= (np.array(size_wh) - 1) / (np.array(crop_size_wh) - 1)
@@ -39,12 +39,12 @@ def held_affines(bboxes_xyxy: ArrayLike, crop_size_wh: tuple[int, int], padding:
 
 
 def held_size_wh(crop_size_wh: tuple[int, int]) -> tuple[int, int]:
-    """Width and height of what is held for crops of that size."""
+    """Width and height of the stored crop for crops of this size."""
     return round(crop_size_wh[0] * MARGIN), round(crop_size_wh[1] * MARGIN)
 
 
 class _Held(Dataset[Tensor]):
-    """What is held of each person: (3, H, W) uint8 BGR."""
+    """The stored crop of each person: (3, H, W) uint8 BGR."""
 
     def __init__(self, people: People, crop_size_wh: tuple[int, int], padding: float) -> None:
         self.people, self.crop_size_wh, self.padding = people, crop_size_wh, padding
@@ -60,7 +60,7 @@ class _Held(Dataset[Tensor]):
 
 
 class DrawDataset(Dataset[dict[str, Tensor]]):
-    """Labels of a sample and how its pixels are made from what is held; asked for by (person, draw)."""
+    """Labels of a sample and how its pixels are made from the stored crop; requested by (person, draw)."""
 
     def __init__(self, sampler: Sampler) -> None:
         self.sampler = sampler
@@ -69,12 +69,11 @@ class DrawDataset(Dataset[dict[str, Tensor]]):
         return len(self.sampler.people)
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Tensor]:
-        """`keypoints`, `joint_weights`, `area` as `CropDataset`, and what `DeviceCrops.warp` reads.
+        """`keypoints`, `joint_weights`, `area` as in `CropDataset`, and the input of `DeviceCrops.warp`.
 
-        `index` () int64, `matrix` (2, 3) float32 from crop to `shares` of what is held, `colour` (3,), `patch` (9,),
-        `border` (3,), `coarser` (); where people may be pasted also `other_index`, `other_matrix` and `mask` (h, w)
-        uint8.
-        """
+        `index` () int64, `matrix` (2, 3) float32 from crop to `shares` of the stored crop, `colour` (3,), `patch` (9,),
+        `border` (3,), `coarser` (); if people may be pasted, also `other_index`, `other_matrix` and `mask` (h, w)
+        uint8."""
         index, sampler = item[0], self.sampler
         sample = sampler.draw(*item)
         w, h = sampler.crop_size_wh
@@ -101,16 +100,16 @@ class DrawDataset(Dataset[dict[str, Tensor]]):
 
 
 class DeviceCrops:
-    """The held crops of all people, (N, 3, 1.5 h, 1.5 w) uint8 on the device.
+    """The stored crops of all people, (N, 3, 1.5 h, 1.5 w) uint8 on the device.
 
     Args:
-        sampler: whose crops.
-        device: where they are held.
+        sampler: provides the people.
+        device: where crops are stored.
         workers: processes that read the pictures, once.
-        say: told how many are read.
+        say: receives the progress.
 
     Raises:
-        ConfigError: the device's memory does not hold them.
+        ConfigError: they do not fit into the memory of the device.
     """
 
     def __init__(
@@ -128,7 +127,7 @@ class DeviceCrops:
                 f"{memory_report(error)}; give --set data.cache=none, or fewer sets"
             ) from error
         held = _Held(people, self.crop_size_wh, self.config.padding)
-        # A generator of its own: else the loader would take its seed from the run's chance.
+        # A separate generator: otherwise the loader would take its seed from the random state of the run.
         loader = DataLoader(held, batch_size=64, num_workers=workers, generator=torch.Generator())
         done = 0
         for batch in loader:
@@ -138,7 +137,8 @@ class DeviceCrops:
                 say(f"{done} of {len(people)} people read")
 
     def warp(self, batch: dict[str, Tensor]) -> Tensor:
-        """Crops (B, h, w, 3) uint8 BGR of a batch of `DrawDataset`, on the device; as `CropDataset` within rounding."""
+        """Crops (B, h, w, 3) uint8 BGR for a batch of `DrawDataset`, on the device; as in `CropDataset` within
+        rounding."""
         pixels = self._sample(batch["index"], batch["matrix"])  # (B, 3, h, w) float32
         if self.config.cut_p > 0:
             w, h = self.crop_size_wh
@@ -161,12 +161,12 @@ class DeviceCrops:
         return crops
 
     def _sample(self, index: Tensor, matrix: Tensor) -> Tensor:
-        """Bilinear, black outside of what is held."""
+        """Bilinear, black outside of the stored crop."""
         return sample(self.held[index].float(), matrix, self.crop_size_wh)
 
     @staticmethod
     def _change_colour(pixels: Tensor, factors: Tensor) -> Tensor:
-        """As `transforms.colour_matrix`, for a batch."""
+        """Like `transforms.colour_matrix`, for a batch."""
         gain, contrast, saturation = (factor.view(-1, 1, 1, 1) for factor in factors.unbind(1))
         grey = torch.tensor([0.114, 0.587, 0.299], device=pixels.device).view(1, 3, 1, 1)
         mean = pixels.mean((1, 2, 3), keepdim=True)

@@ -1,4 +1,5 @@
-"""Teachers whose heatmaps a network learns beside the labels (Hinton et al. 2015; for heatmaps Zhang et al. 2019)."""
+"""Teachers whose heatmaps a network learns in addition to labels (Hinton et al. 2015; for heatmaps Zhang et al.
+2019)."""
 
 from __future__ import annotations
 
@@ -24,22 +25,22 @@ from sharpose_rt.models.weights import load_model
 from sharpose_rt.training.config import DistillConfig
 
 Teacher = Callable[[Tensor], Tensor]
-"""Gives heatmaps (B, K, h, w) float32 of normalised crops (B, 3, H, W)."""
+"""Returns heatmaps (B, K, h, w) float32 for normalised crops (B, 3, H, W)."""
 
 
 def create_teacher(config: DistillConfig, pupil: Variant, device: torch.device) -> Teacher:
-    """The teacher that a configuration names, or the mean of several; of mirror images too where it asks for that.
+    """The teacher of a configuration, or the mean of several, optionally including mirrored crops.
 
     Args:
-        config: its `model` is a variant of ours, or 'file' for a network in ONNX, OpenVINO's or ncnn's form; `weights`
-            are its weights, or that file; `also` further files. Crops and heatmaps are as ours (ImageNet normalisation,
-            UDP).
-        pupil: whose crops it is given, and whose keypoints are wanted.
-        device: where ours runs; a file runs on the CPU.
+        config: `model` is one of our variants, or 'file' for a network in ONNX, OpenVINO or ncnn form; `weights` are
+            its weights, or this file; `also` lists further files. Crops and heatmaps must be like ours (ImageNet
+            normalisation, UDP).
+        pupil: defines the crops and keypoints.
+        device: for a variant of ours; a file runs on the CPU.
 
     Raises:
-        ConfigError: it takes crops of another size or has other keypoints than the pupil; the runtime of the file is
-            not installed, or it is of no known kind.
+        ConfigError: it has another crop size or other keypoints than the pupil, or the runtime for the file is not
+            installed, or the kind of file is unknown.
         WeightsError: it cannot be read.
     """
     teachers = [_read_teacher(config.model, config.weights, pupil, device)]
@@ -78,18 +79,18 @@ def _said(variant: Variant) -> str:
 
 
 class FileTeacher:
-    """A network in ONNX (.onnx) or OpenVINO's form (.xml), run by OpenVINO on as many threads as torch has.
+    """A network in ONNX (.onnx) or OpenVINO form (.xml), run by OpenVINO with as many threads as torch.
 
     Args:
         path: the file.
-        pupil: whose crops it is given, and whose keypoints are wanted, in their order.
+        pupil: defines the crops, and the keypoints in their order.
     """
 
     def __init__(self, path: Path, pupil: Variant) -> None:
         if not is_network_file(str(path)):
             raise ConfigError(f"a teacher's file is {str(path)!r}; a .xml, .onnx or .param file is accepted")
         package, core = openvino()
-        # Each process of torchrun has its threads. By itself OpenVINO takes bfloat16 where that is slower, too.
+        # Each process of torchrun has its own threads. By default OpenVINO uses bfloat16 even if that is slower.
         hint = PRECISION_HINTS[fastest_dtype()]
         asked = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": hint}
         graph = read_graph(path)
@@ -110,25 +111,25 @@ class FileTeacher:
             )
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Heatmaps (B, K, h, w) of one crop after the other, since such files take a batch of one."""
+        """Heatmaps (B, K, h, w), one crop after another, because such files have a batch size of one."""
         pixels = images.float().cpu().numpy()
         maps = [torch.from_numpy(self.network([pixels[i : i + 1]])[self.output].copy()) for i in range(len(pixels))]
         return torch.cat(maps).to(images.device)
 
 
 class NcnnTeacher:
-    """A network in ncnn's form (.param, with its .bin beside it), run by the package `ncnn` on as many threads as torch
-    has.
+    """A network in ncnn form (.param, with its .bin next to it), run by the package `ncnn` with as many threads as
+    torch.
 
     Args:
         path: the .param file.
-        pupil: whose crops it is given, and whose keypoints are wanted, in their order.
+        pupil: defines the crops, and the keypoints in their order.
     """
 
     def __init__(self, path: Path, pupil: Variant) -> None:
         if importlib.util.find_spec("ncnn") is None:
             raise ConfigError(f"the teacher {path} is run by ncnn, which is not installed: `pip install ncnn`")
-        ncnn = importlib.import_module("ncnn")  # a module of compiled code, without types
+        ncnn = importlib.import_module("ncnn")  # a compiled module, without types
         self.mat, self.net = ncnn.Mat, ncnn.Net()
         self.net.opt.num_threads = torch.get_num_threads()
         self.net.opt.use_fp16_arithmetic = False
@@ -152,13 +153,13 @@ class NcnnTeacher:
             )
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Heatmaps (B, K, h, w) of one crop after the other."""
+        """Heatmaps (B, K, h, w), one crop after another."""
         pixels = images.float().cpu().numpy()
         return torch.stack([torch.from_numpy(self._run(crop)) for crop in pixels]).to(images.device)
 
     def _run(self, crop: np.ndarray) -> np.ndarray:
         run = self.net.create_extractor()
-        crop = np.ascontiguousarray(crop)  # ncnn reads this memory later, and does not hold it
+        crop = np.ascontiguousarray(crop)  # ncnn reads this memory later, without keeping a reference
         run.input(self.input, self.mat(crop))
         failed, found = run.extract(self.output)
         if failed:
@@ -167,32 +168,32 @@ class NcnnTeacher:
 
 
 def distillation_loss(heatmaps: Tensor, taught: Tensor, followed: Tensor | float = 1.0) -> Tensor:
-    """Mean square error (scalar) to a teacher's heatmaps; unlabelled joints take part too.
+    """Mean square error (scalar) to a teacher's heatmaps, including unlabelled joints.
 
     Args:
         heatmaps: (B, K, h, w).
         taught: (B, K, h, w).
-        followed: (B, K), 0 for joints in which the teacher is not followed.
+        followed: (B, K), 0 for joints where the teacher is ignored.
     """
     return (followed * (heatmaps - taught).square().mean((2, 3))).mean()
 
 
 def fitted(taught: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """A teacher's heatmaps (B, K, h', w') in our size (B, K, h, w), on UDP's grid."""
+    """A teacher's heatmaps (B, K, h', w') resized to ours (B, K, h, w), on UDP's grid."""
     if taught.shape[2:] == size_hw:
         return taught
     return F.interpolate(taught, size_hw, mode="bilinear", align_corners=True)
 
 
 def is_right(taught: Tensor, targets: Tensor, joint_weights: Tensor) -> Tensor:
-    """Joints (B, K) of 0 or 1: where a teacher's heatmap is nearer to the label than an empty one, or none is given.
+    """(B, K) of 0 or 1: joints whose teacher heatmap is nearer to the label than an empty one, or without a label.
 
-    A teacher that sees the wrong person, or nobody, would pull away from a label that is known.
+    A teacher that sees the wrong person, or nobody, would contradict a known label.
 
     Args:
         taught: (B, K, h, w).
         targets: (B, K, h, w), of the labels.
-        joint_weights: (B, K), 0 where a joint is not labelled.
+        joint_weights: (B, K), 0 for unlabelled joints.
     """
     near = (taught - targets).square().sum((2, 3)) < targets.square().sum((2, 3))
     return ((joint_weights == 0) | near).to(taught)

@@ -1,4 +1,4 @@
-"""The log of a training run: a CSV file, and TensorBoard where it is installed and wanted."""
+"""The log of a training run: a CSV file, and optionally TensorBoard."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Row = dict[str, float]
 
 
 def write_log(rows: Sequence[Row], path: Path, *, append: bool = False) -> None:
-    """Write lines of a log: a file in the place of what is there, whole or not at all, or further lines of one.
+    """Writes lines of a log: replaces the file in one step, or appends to it.
 
     Raises:
         OutputError: it cannot be written.
@@ -57,24 +57,25 @@ def write_log(rows: Sequence[Row], path: Path, *, append: bool = False) -> None:
 
 
 def _text(key: str, value: float) -> str:
-    """A column's number; steps and samples to the last digit: long runs have more than six, and are resumed by them."""
+    """The text of a number; steps and samples exactly, because long runs have more than six digits and are resumed by
+    them."""
     return f"{value:.0f}" if key in ("step", "samples") else f"{value:.6g}"
 
 
 def read_log(path: Path, last_step: int | None = None) -> list[Row]:
-    """Lines of a log up to `last_step`; columns without a value are left out, and so are lines that were torn."""
+    """Lines of a log up to `last_step`, without empty columns and incomplete lines."""
     if not path.is_file():
         return []
     text = path.read_bytes().decode("utf-8", "replace")
     rows: list[Row] = []
-    for row in csv.DictReader(text[: text.rfind("\n") + 1].splitlines()):  # a number cut short is a number, too
+    for row in csv.DictReader(text[: text.rfind("\n") + 1].splitlines()):  # a truncated number is still a number
         with suppress(ValueError, TypeError):
             rows.append({key: float(value) for key, value in row.items() if value != ""})
     return [row for row in rows if "step" in row and (last_step is None or row["step"] <= last_step)]
 
 
 class TensorBoard:
-    """Writes the columns of a log as scalars below a folder, which a run goes on behind so many `samples`.
+    """Writes the columns of a log as scalars to a folder, continuing a run after `samples`.
 
     Raises:
         ConfigError: TensorBoard is not installed.
@@ -88,11 +89,11 @@ class TensorBoard:
             raise ConfigError("tensorboard=true needs TensorBoard: pip install 'sharpose-rt[tensorboard]'") from error
         self._folder = folder
         with self._writing():
-            # What a killed run logged after its last checkpoint comes once more.
+            # Overwrites what a killed run logged after its last checkpoint.
             self._writer: Any = SummaryWriter(str(folder), purge_step=samples + 1 if samples else None)
 
     def add(self, row: Row) -> None:
-        """Write one line of the log; raises OutputError where it cannot be written."""
+        """Writes one line of the log; raises OutputError if it cannot be written."""
         with self._writing():
             for key, value in row.items():
                 if key not in ("step", "samples"):

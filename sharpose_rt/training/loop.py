@@ -286,12 +286,12 @@ class Trainer:
             worker_init_fn=quiet_worker,
             pin_memory=self.device.type == "cuda",
             prefetch_factor=4 if config.data.workers else None,
-            generator=torch.Generator(),  # else the loader would draw its workers' seed from the run's own chance
+            generator=torch.Generator(),  # otherwise the loader would take its seed from the random state of the run
         )
 
     def averaged(self) -> SHaRPose:
-        """The network to use: a copy with averaged weights where an average is kept, in evaluation mode."""
-        model = copy.deepcopy(self.model)  # a new one would draw from the run's chance
+        """The final network, in evaluation mode: a copy with averaged weights if an average is kept."""
+        model = copy.deepcopy(self.model)  # a new one would change the random state of the run
         if self.ema:
             model.load_state_dict(self.ema.shadow)
         return model.eval()
@@ -301,7 +301,7 @@ class Trainer:
             try:
                 row = self.validate(self.averaged())
             except SharposeError:
-                self.save()  # what has been learnt until then
+                self.save()  # saves what was learnt before
                 raise
             self._log(row, progress)
 
@@ -321,7 +321,7 @@ class Trainer:
             progress(row)
 
     def save(self) -> None:
-        """Write the checkpoint `last.pt` and, beside it, the weights to use, `weights.safetensors`."""
+        """Writes the checkpoint `last.pt`, and the final weights as `weights.safetensors`."""
         if not self.world.leads:
             return
         state = {
@@ -341,11 +341,11 @@ class Trainer:
         save_weights(self.averaged(), self.out / "weights.safetensors", metadata=facts)
 
     def resume(self) -> None:
-        """Go on from the checkpoint in the run's folder, exactly where it was, with what the configuration changes.
+        """Continues exactly from the checkpoint in the folder, with the options that the configuration changes.
 
         Raises:
             WeightsError: see `load_run`.
-            ConfigError: it changes what a run keeps: `FIXED`, the layers' decay, and whether there is a dense head.
+            ConfigError: it changes an option that is fixed within a run: `FIXED`, the layer decay, or the dense head.
         """
         state = load_run("train", self.out)
         was = read_config(state["config"], str(self.out / "last.pt"))
@@ -353,13 +353,15 @@ class Trainer:
         kept = (*FIXED, "optim.layer_decay", *(("loss.dense",) if other_head else ()))
         check_unchanged(was, self.config, kept, self.out)
         self.model.load_state_dict(state["model"])
-        usual = (self.model.variant.width // self.model.variant.heads) ** -0.5  # of runs from before it was saved
+        usual = (
+            self.model.variant.width // self.model.variant.heads
+        ) ** -0.5  # for checkpoints from before it was saved
         set_attention_scale(self.model, state.get("attention_scale", usual))
         if self.dense_head:
             self.dense_head.load_state_dict(state["dense_head"])
         resume_optimizers(self.optimizers, self.trained, was.optim, state["optimizers"])
         if self.ema:
-            self.ema = Ema(self.model, self.config.optim.ema)  # from here on, where the run had none
+            self.ema = Ema(self.model, self.config.optim.ema)  # from here on, if the run had none
             if state["ema"]:
                 self.ema.shadow = {key: value.to(self.device) for key, value in state["ema"].items()}
         self.step, self.samples = state["step"], state["samples"]

@@ -14,7 +14,7 @@ _LIMB_WEIGHTS = {"elbow": 1.2, "knee": 1.2, "wrist": 1.5, "ankle": 1.5}
 
 
 def limb_weights(keypoints: Sequence[str]) -> Tensor:
-    """Factor on each joint's error (K,): more for the ends of limbs, which move most and are missed most.
+    """Factors (K,) on the error of each joint: larger for the ends of limbs, which move most and are missed most.
 
     The values are those of MMPose's description of COCO (`joint_weights`).
     """
@@ -27,8 +27,7 @@ def heatmap_mse(heatmaps: Tensor, targets: Tensor, joint_weights: Tensor) -> Ten
     Args:
         heatmaps: (B, K, h, w).
         targets: (B, K, h, w), Gaussians of peak 1.
-        joint_weights: (B, K), 0 where a joint is not labelled; unlabelled joints count as without error, as in
-            MMPose, not as absent.
+        joint_weights: (B, K), 0 for unlabelled joints, which count as having no error, as in MMPose, and not as absent.
     """
     return (joint_weights * (heatmaps - targets).square().mean((2, 3))).mean()
 
@@ -36,10 +35,9 @@ def heatmap_mse(heatmaps: Tensor, targets: Tensor, joint_weights: Tensor) -> Ten
 def localisation(heatmaps: Tensor, targets: Tensor, joint_weights: Tensor, temperature: float) -> Tensor:
     """Divergence of softmax(temperature * target) from softmax(temperature * heatmap), a scalar in nats a cell.
 
-    Ours. A Gaussian covers under 1 % of the cells, so the all-zero map is almost as good for MSE and training rests
-    there for many epochs; this term pulls at the right cell at once. It is least where the heatmap is the target up
-    to a constant, so it never pulls against MSE; divided by the number of cells, its gradient is of MSE's size.
-    """
+    Ours. A Gaussian covers less than 1 % of the cells, so an all-zero heatmap is almost as good for MSE, and training
+    stays there for many epochs; this term favours the right cell at once. Its minimum is the target up to a constant,
+    so it never contradicts MSE; divided by the number of cells, its gradient is as large as that of MSE."""
     cells = heatmaps.shape[-2] * heatmaps.shape[-1]
     log_p = (temperature * heatmaps.flatten(2)).log_softmax(-1)
     target = (temperature * targets.flatten(2)).log_softmax(-1)
@@ -71,12 +69,12 @@ def batch_oks(
 
 
 class DenseHead(nn.Module):
-    """Heatmaps straight from the coarse image tokens by one linear map: a helper of training that is then thrown away.
+    """Heatmaps directly from the coarse image tokens by one linear map: an auxiliary head that is discarded after
+    training.
 
-    Ours. Keypoint tokens see the picture through attention alone, which takes long to form from random weights. Here
-    each image token answers for its own cells, so the encoder learns at once what a joint looks like (as ViTPose's
-    simple decoder does), and the keypoint tokens then find tokens worth attending to.
-    """
+    Ours. Keypoint tokens only see the picture through attention, which takes long to form from random weights. Here
+    each image token predicts its own cells, so the encoder learns at once what a joint looks like (as with ViTPose's
+    simple decoder), and the keypoint tokens then find tokens worth attending to."""
 
     def __init__(self, width: int, keypoints: int, grid_hw: tuple[int, int], heatmap_size_hw: tuple[int, int]) -> None:
         super().__init__()

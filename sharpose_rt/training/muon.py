@@ -1,9 +1,8 @@
-"""Muon (Jordan et al. 2024): momentum whose matrices are made orthogonal before they are taken as a step.
+"""Muon (Jordan et al. 2024): momentum whose matrices are orthogonalised before the step.
 
-PyTorch's own works in bfloat16 and on one matrix after the other, which took a quarter of a training step on a CPU
-that multiplies faster in float32; this one stacks the matrices of one shape, shares them out among the processes that
-train together, and picks the precision of the device.
-"""
+PyTorch's own works in bfloat16 and on one matrix after another, which took a quarter of a training step on a CPU that
+is faster in float32. This one stacks matrices of the same shape, distributes them among the processes, and uses the
+fastest precision of the device."""
 
 from __future__ import annotations
 
@@ -18,18 +17,18 @@ from torch.optim import Optimizer
 from sharpose_rt.training.world import World
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic iteration; it drives singular values to about 1, between 0.7 and 1.2, in five steps."""
+"""Coefficients of the quintic iteration, which brings singular values to 0.7 to 1.2 in five steps."""
 
 
 class Muon(Optimizer):
-    """Steps of all singular values alike, scaled to the size of AdamW's (Liu et al. 2025).
+    """Steps with equal singular values, scaled to the size of AdamW's (Liu et al. 2025).
 
     Args:
         params: matrices, or groups of them.
-        lr: learning rate, as one would give it to AdamW.
+        lr: learning rate, as for AdamW.
         weight_decay: decoupled.
         momentum: Nesterov's.
-        world: the processes that train together, with the same gradients.
+        world: the processes that train together, which have the same gradients.
     """
 
     def __init__(
@@ -45,7 +44,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move the weights by their gradients."""
+        """Updates the weights by their gradients."""
         for group in self.param_groups:
             same: dict[tuple[torch.Size, torch.device], list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
@@ -69,7 +68,7 @@ class Muon(Optimizer):
             parameter.mul_(1 - lr * weight_decay).add_(direction, alpha=-lr * size)
 
     def _directions(self, steps: Tensor) -> Tensor:
-        """The steps (N, a, b) made orthogonal, each by one of the processes."""
+        """The steps (N, a, b), orthogonalised, each by one of the processes."""
         if self.world.size == 1:
             return orthogonal(steps)
         mine = slice(self.world.rank, None, self.world.size)

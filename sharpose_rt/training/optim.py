@@ -1,4 +1,4 @@
-"""Optimisers, learning rates over a run, and the moving average of the weights."""
+"""Optimisers, the learning rate schedule, and the moving average of weights."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def build_optimizers(
 def resume_optimizers(
     optimizers: Sequence[Optimizer], module: nn.Module, was: OptimConfig, saved: Sequence[dict[str, Any]]
 ) -> None:
-    """Give optimisers of a module the moments that those of an earlier configuration had.
+    """Loads the moments of optimisers from an earlier configuration.
 
-    A saved state knows parameters by their place in groups, and another weight decay or learning rate of the stem may
-    group them otherwise. So the earlier groups are made once more; rates and decays stay those of now.
+    A saved state identifies parameters by their position in groups, and another weight decay or learning rate of the
+    stem may group them differently. So the earlier groups are made again; rates and decays are the current ones.
     """
     for optimizer, earlier, state in zip(optimizers, build_optimizers(module, was), saved, strict=True):
         try:
@@ -81,7 +81,7 @@ def resume_optimizers(
 
 
 def layer_of(name: str, depth: int) -> int:
-    """0 for the embeddings, i + 1 for block i, depth + 1 for all behind the blocks (ViT's layer-wise decay)."""
+    """0 for the embeddings, i + 1 for block i, depth + 1 for everything after the blocks (ViT's layer-wise decay)."""
     if match := _BLOCK.search(name):
         return int(match[1]) + 1
     return 0 if "patch_embed" in name or _is_table(name) else depth + 1
@@ -93,12 +93,12 @@ def is_undecayed(name: str, parameter: Tensor) -> bool:
 
 
 def _is_table(name: str) -> bool:
-    """Positions and tokens themselves; layers that turn tokens into something else have such names, too."""
+    """Whether a parameter is a position or token; layers that process tokens may have similar names."""
     return name.rpartition(".")[2] in _TABLES
 
 
 def lr_factor(config: OptimConfig, progress: float, step: int) -> float:
-    """Factor on the peak learning rate at `progress` (0..1) through the run, warm-up by `step` included."""
+    """Factor on the peak learning rate at `progress` (0..1) of the run, including the warm-up by `step`."""
     if config.schedule == "steps":
         factor = 0.1 ** sum(progress >= at for at in config.steps)
     else:
@@ -108,12 +108,12 @@ def lr_factor(config: OptimConfig, progress: float, step: int) -> float:
 
 
 def cosine(progress: float, final: float = 0.0) -> float:
-    """From 1 at the beginning of a run to `final` at its end, at `progress` (0..1) through it."""
+    """Cosine from 1 at the start of a run to `final` at its end, at `progress` (0..1)."""
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 def set_lr(optimizers: Iterable[Optimizer], factor: float) -> None:
-    """Scale every group's peak learning rate."""
+    """Scales the peak learning rate of every group."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
@@ -128,7 +128,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after step `step`."""
+        """Adds the weights after step `step`."""
         decay = min(self.decay, (1 + step) / (10 + step))
         pairs = list(zip(self.shadow.values(), model.state_dict().values(), strict=True))
         floats = [(old, new) for old, new in pairs if old.is_floating_point()]

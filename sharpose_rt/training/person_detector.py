@@ -1,8 +1,7 @@
 """Trains a one-class person detector: ours (`detection.person_network`), or an architecture of ultralytics.
 
-The loss is ultralytics'; the scenes (`detector_scenes`) and the schedule are ours, since theirs counts in epochs and
-this one follows the clock, takes labels that are unsure, and is shared among processes on a CPU.
-"""
+The loss is ultralytics'; the scenes (`detector_scenes`) and the schedule are ours, because ours follow the clock
+instead of epochs, support uncertain labels, and run in several processes on a CPU."""
 
 from __future__ import annotations
 
@@ -35,14 +34,14 @@ from sharpose_rt.training.world import join_world, pick_device, quicker_in_bf16
 
 
 class DetectorTrainer:
-    """One run: its module, optimiser and place in the schedule, and the folder of its checkpoint.
+    """A run: its module, optimiser, position in the schedule, and the folder of its checkpoint.
 
     Args:
         pictures: with everybody labelled.
         draws: (N,) relative frequency of each.
-        recipe: the run.
-        out: folder of `last.pt`; made when missing.
-        resume: go on from the folder's checkpoint, with all its state; what the run once started from is not asked for.
+        recipe: of the run.
+        out: folder for `last.pt`; created if missing.
+        resume: continue from the checkpoint in the folder; the initial weights are not needed then.
     """
 
     def __init__(
@@ -55,12 +54,12 @@ class DetectorTrainer:
         resume: bool = False,
     ) -> None:
         if not pictures:
-            raise DatasetError("no picture with everybody labelled is left to train the detector on; give more sets")
+            raise DatasetError("there is no picture with everybody labelled to train the detector on; give more sets")
         self.recipe, self.out = recipe, out
         self.world = join_world(recipe.device)
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
-        torch.manual_seed(recipe.seed)  # the same in every process, and with it the weights
+        torch.manual_seed(recipe.seed)  # the same in every process, so that the weights are too
         self.device = pick_device(recipe.device, self.world)
         self.in_bf16 = quicker_in_bf16(recipe.precision, self.device)
         state = self._begun() if resume else None
@@ -93,7 +92,7 @@ class DetectorTrainer:
             self.trunk.freeze(self.recipe.frozen_blocks)
 
     def train_step(self, batch: dict[str, Tensor]) -> dict[str, float]:
-        """Move the weights by one batch; give the loss and its parts.
+        """Trains on one batch; returns the loss and its parts.
 
         Raises:
             DatasetError: see `check_loss`.
@@ -104,7 +103,7 @@ class DetectorTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * warm * cosine(progress, final=0.01)
         if isinstance(self.criterion, E2ELoss):
-            # One-to-many teaches quickly, one-to-one is what is used: the weight goes from one to the other.
+            # One-to-many learns faster, one-to-one is used in the end: the weight shifts from one to the other.
             self.criterion.o2m = 0.8 - 0.7 * progress
             self.criterion.o2o = 1 - self.criterion.o2m
         batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
@@ -125,8 +124,8 @@ class DetectorTrainer:
         return {"loss": value / len(images), **{key: part.item() for key, part in parts.items()}}
 
     def run(self, say: Callable[[str], None] = print, log_steps: int = 50) -> None:
-        """Train to the end of the recipe's minutes, or until stopped; saved either way."""
-        self.clock = replace(self.clock)  # begins now
+        """Trains to the end of the recipe's minutes, or until stopped; saves in both cases."""
+        self.clock = replace(self.clock)  # starts now
         saved_s = logged_s = self.clock.elapsed_s
         logged_at = self.step
         stopped: list[bool] = []
@@ -159,7 +158,7 @@ class DetectorTrainer:
         )
 
     def save(self) -> None:
-        """Write the checkpoint `last.pt`, where this process leads."""
+        """Writes the checkpoint `last.pt`, in the leading process."""
         if not self.world.leads:
             return
         state = {
@@ -173,37 +172,37 @@ class DetectorTrainer:
         save_checkpoint(self.out / "last.pt", state)
 
     def _begun(self) -> dict[str, Any]:
-        """The checkpoint in the run's folder.
+        """The checkpoint in the folder of the run.
 
         Raises:
             WeightsError: see `load_run`.
-            ConfigError: it is of another architecture.
+            ConfigError: it has another architecture.
         """
         state = load_run("train-detector", self.out)
-        for kept in ("architecture", "seed"):  # another seed would hold other pictures back
+        for kept in ("architecture", "seed"):  # another seed would hold out other pictures
             was, now = state["recipe"][kept], getattr(self.recipe, kept)
             if was != now:
                 raise ConfigError(f"the run in {self.out} has the {kept} {was!r}, not {now!r}; --{kept} {was} goes on")
         return state
 
     def _resume(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Continues from a checkpoint."""
         self.module.load_state_dict(state["module"])
         earlier = self._create_optimizer()
-        earlier.load_state_dict(state["optimizer"])  # which brings the rates of then, too
+        earlier.load_state_dict(state["optimizer"])  # includes the earlier learning rates
         self.optimizer.state = earlier.state
         self.ema.shadow = {key: value.to(self.device) for key, value in state["ema"].items()}
         self.step, self.clock = state["step"], replace(self.clock, elapsed_before_s=state["elapsed_s"])
 
     def averaged(self) -> Any:
-        """The module to use: averaged weights, in evaluation mode."""
+        """The final module: averaged weights, in evaluation mode."""
         module = copy.deepcopy(self.module)
         module.load_state_dict(self.ema.shadow)
         return module.eval()
 
 
 def _create_module(recipe: DetectorRecipe, state: Mapping[str, Tensor] | None) -> Any:
-    """The network of a recipe with the weights that it starts from, or of those of a state."""
+    """The network of a recipe with its initial weights, or those of a state."""
     if state is not None:
         return build_module(recipe.architecture, Path(), state)
     if recipe.init == "bundled" or recipe.init.endswith(".safetensors"):
@@ -215,11 +214,11 @@ def _create_module(recipe: DetectorRecipe, state: Mapping[str, Tensor] | None) -
 
 
 def load_trained(name: str, architecture: str) -> Any:
-    """The module of the detector that ships ('bundled') or of a .safetensors file.
+    """The module of the included detector ('bundled') or of a .safetensors file.
 
     Raises:
         WeightsError: see `load_module`.
-        ConfigError: it is of another architecture.
+        ConfigError: it has another architecture.
     """
     module, facts = load_module(WEIGHTS if name == "bundled" else Path(name))
     if facts["architecture"] != architecture:
@@ -231,7 +230,7 @@ def load_trained(name: str, architecture: str) -> Any:
 
 
 class _Numbers:
-    """Endless batches of scenes, of one side each; the processes take turns at their numbers."""
+    """Endless batches of scenes, each of one size; the processes take turns by number."""
 
     def __init__(self, trainer: DetectorTrainer) -> None:
         self.trainer = trainer
@@ -247,9 +246,9 @@ class _Numbers:
             step += 1
 
     def _size(self, step: int) -> int:
-        """Side of a step's scenes in px.
+        """Side of the scenes of a step in px.
 
-        Which steps are larger, and by how much, depends on the step and the seed alone: no process waits for another.
+        Which steps are larger, and by how much, only depends on the step and the seed: no process waits for another.
         """
         recipe = self.trainer.recipe
         if recipe.small_size and self.trainer.clock.progress() < recipe.small_until:

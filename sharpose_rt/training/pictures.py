@@ -1,4 +1,4 @@
-"""Pictures with boxes around people, from label files in COCO's form: what a detector learns from."""
+"""Pictures with boxes of people from label files, for training a detector."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ Boxes = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture and what its labels say.
+    """A picture and its labels.
 
     Args:
         path: the file.
-        people_xyxy: (N, 4) px, people for sure.
-        unsure_xyxy: (M, 4) px, crowds and unsure labels: neither person nor background.
+        people_xyxy: (N, 4) px, certain people.
+        unsure_xyxy: (M, 4) px, crowds and uncertain labels: neither person nor background.
         stated_wh: see `labels.records.stated_size`.
     """
 
@@ -44,18 +44,19 @@ class Picture:
     stated_wh: tuple[int, int] = (0, 0)
 
     def read(self) -> NDArray[np.uint8]:
-        """Its pixels, see `labels.coco.read_image`."""
+        """The pixels, see `labels.coco.read_image`."""
         return read_image(self.path, self.stated_wh)
 
 
 def read_pictures(folder: Path, min_score: float) -> list[Picture]:
-    """The pictures of a set with their people's boxes: `annotations.json` and `images/`, or YOLO's, see `set_files`.
+    """The pictures of a dataset with boxes of people: `annotations.json` and `images/`, or YOLO's form, see
+    `set_files`.
 
-    Who is a person, says `labels.coco.people_records`.
+    People are selected by `labels.coco.people_records`.
 
     Args:
-        folder: of the set, in which everybody has a box.
-        min_score: a teacher's box below is unsure: neither person nor background.
+        folder: of the dataset, in which everybody must have a box.
+        min_score: a teacher's box below is uncertain: neither person nor background.
 
     Raises:
         DatasetError: the file or a record is wrong; names both.
@@ -79,14 +80,14 @@ def read_pictures(folder: Path, min_score: float) -> list[Picture]:
 
 
 def pictures_in(folder: Path) -> list[Picture]:
-    """The pictures of a folder by name, of which nothing is known.
+    """The pictures of a folder by name, without labels.
 
     Raises:
-        DatasetError: it is no folder, or holds no picture.
+        DatasetError: it is not a folder, or contains no picture.
     """
     found = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
-        raise DatasetError(f"{folder} is no folder with pictures in it ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise DatasetError(f"{folder} is not a folder with pictures ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return [Picture(str(path), _boxes([]), _boxes([])) for path in found]
 
 

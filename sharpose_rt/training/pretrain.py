@@ -1,8 +1,8 @@
 """Masked-autoencoder pretraining of the encoder (He et al. 2022), on crops of people without their labels.
 
-The encoder sees a quarter of the patches; a small decoder fills in the others, each normalised by its own mean and
-deviation. Grids of both stages take part in turn, so that both position tables and both patch scales are learnt.
-The decoder is then thrown away; `sharpose-rt train --set init=FILE` starts from the rest.
+The encoder sees a quarter of the patches; a small decoder predicts the others, each normalised by its own mean and
+deviation. The grids of both stages are used in turn, so that both position tables and both patch scales are learnt.
+The decoder is then discarded; `sharpose-rt train --set init=FILE` starts from the rest.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ MASKED = 0.75
 
 
 class MaskedAutoencoder(nn.Module):
-    """The encoder of a network and a decoder of two narrow blocks that fills in masked patches.
+    """The encoder of a network and a decoder of two narrow blocks that predicts masked patches.
 
     Args:
-        model: its patch embedding, positions, blocks and last norm are trained; nothing else of it is.
+        model: only its patch embedding, positions, blocks and last norm are trained.
         width: of the decoder.
         depth: blocks of the decoder.
     """
@@ -82,7 +82,7 @@ class MaskedAutoencoder(nn.Module):
         order = torch.rand(b, n, device=images.device).argsort(1)
         seen = order[:, : n - round(MASKED * n)]  # (B, V)
         hidden = torch.ones(b, n, device=images.device).scatter(1, seen, 0.0)  # (B, N), 1 where masked
-        # Masked in the picture too: a convolutional stem would let neighbours see into masked patches.
+        # Masked in the picture too: a convolutional stem would leak masked patches to their neighbours.
         tokens = self.model.embed(self._hide(images, hidden))[0] + position
         x = take(tokens, seen)
         for block in self.model.blocks:
@@ -101,20 +101,20 @@ class MaskedAutoencoder(nn.Module):
         return images * (1 - mask.repeat_interleave(self.patch_px, 3))
 
     def _patches(self, images: Tensor) -> Tensor:
-        """(B, N, 3*p*p), each patch of mean 0 and deviation 1."""
+        """(B, N, 3*p*p), each patch with mean 0 and deviation 1."""
         patches = F.unfold(images.float(), self.patch_px, stride=self.patch_px).transpose(1, 2)
         return (patches - patches.mean(2, keepdim=True)) / (patches.var(2, keepdim=True) + 1e-6).sqrt()
 
 
 class Pretrainer:
-    """One run of pretraining: its networks, optimisers and place in the schedule.
+    """A run of pretraining: its networks, optimisers and position in the schedule.
 
     Args:
-        config: model, its start, data, optimiser and length are read; losses and stages are not, nor is `layer_decay`,
-            which is for weights that know something already; so is `stem_lr`, unless the stem's do.
-        people: whose crops are learnt from; their joints are not looked at.
-        out: folder of `last.pt` and `weights.safetensors`; made when missing.
-        resume: go on from the folder's checkpoint, see `resume`; what the run once started from is not asked for.
+        config: model, initial weights, data, optimiser and length are used; losses and stages are not, nor
+            `layer_decay`, which is for pretrained weights, like `stem_lr`, unless the stem is pretrained.
+        people: whose crops are learnt from; their joints are ignored.
+        out: folder for `last.pt` and `weights.safetensors`; created if missing.
+        resume: continue from the checkpoint in the folder, see `resume`; the initial weights are not needed then.
     """
 
     def __init__(self, config: TrainConfig, people: People, out: Path, *, resume: bool = False) -> None:
@@ -139,7 +139,7 @@ class Pretrainer:
             self.resume()
 
     def train_step(self, crops: Tensor) -> float:
-        """Move the weights by one batch of crops (B, h, w, 3) uint8; give the loss.
+        """Trains on one batch of crops (B, h, w, 3) uint8; returns the loss.
 
         Raises:
             DatasetError: see `check_loss`.
@@ -161,7 +161,7 @@ class Pretrainer:
         return value
 
     def run(self, say: Callable[[str], None] = print) -> list[float]:
-        """Train to the end of `minutes`, or until stopped; save, and give the losses."""
+        """Trains to the end of `minutes`, or until stopped; saves, and returns the losses."""
         w, h = self.network.model.variant.size_hw[::-1]
         config, losses = self.config, []
         sampler = Sampler(self.people, (w, h), config.augment, self.network.model.variant.skeleton, config.seed)
@@ -170,9 +170,9 @@ class Pretrainer:
             batch_sampler=SampleStream(self.people.draws, config.seed, config.batch, self.samples),  # type: ignore[arg-type]
             num_workers=config.data.workers,
             worker_init_fn=quiet_worker,
-            generator=torch.Generator(),  # else the loader would draw its workers' seed from the run's own chance
+            generator=torch.Generator(),  # otherwise the loader would take its seed from the random state of the run
         )
-        self.clock = replace(self.clock)  # begins now
+        self.clock = replace(self.clock)  # starts now
         saved_s = self.clock.elapsed_s
         with run_folder(self.out), stopping(self.stop), plain_errors():
             for batch in batches_of(loader, self.save):
@@ -188,7 +188,7 @@ class Pretrainer:
         return losses
 
     def stop(self) -> None:
-        """Make `run` end behind the present step; may be called from any thread or a signal handler."""
+        """Makes `run` end after the current step; may be called from any thread or a signal handler."""
         self._stop.set()
 
     @property
@@ -197,7 +197,7 @@ class Pretrainer:
         return self._stop.is_set()
 
     def save(self) -> None:
-        """Write `last.pt`, and the network with its pretrained encoder as `weights.safetensors`."""
+        """Writes `last.pt`, and the network with its pretrained encoder as `weights.safetensors`."""
         state = {
             "config": to_dict(self.config),
             "network": self.network.state_dict(),
@@ -212,11 +212,11 @@ class Pretrainer:
         save_weights(self.network.model, self.out / "weights.safetensors", metadata={"pretrained": "mae"})
 
     def resume(self) -> None:
-        """Go on from the checkpoint in the run's folder, exactly where it was, with what the configuration changes.
+        """Continues exactly from the checkpoint in the folder, with the options that the configuration changes.
 
         Raises:
             WeightsError: see `load_run`.
-            ConfigError: it changes what a run keeps, see `FIXED`.
+            ConfigError: it changes an option that is fixed within a run, see `FIXED`.
         """
         state = load_run("pretrain", self.out)
         was = read_config(state["config"], str(self.out / "last.pt"))

@@ -1,4 +1,4 @@
-"""Pictures of a training run: its curves, and a sheet of predictions beside the labels."""
+"""Pictures of a training run: its curves, and a sheet of labels and predictions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _PANELS = (
 
 
 def write_report(trainer: Trainer, people: int = 16) -> None:
-    """Write `curves.png` and `predictions.png` (label left, prediction right) to the run's folder.
+    """Writes `curves.png` and `predictions.png` (label left, prediction right) to the folder of the run.
 
     Raises:
         OutputError: they cannot be written.
@@ -46,7 +46,7 @@ def write_report(trainer: Trainer, people: int = 16) -> None:
 
 
 def draw_curves(rows: Sequence[Row], path: Path) -> None:
-    """Losses, similarity, AP and learning rate against training minutes; a bold line is the mean over a tenth.
+    """Plots losses, similarity, AP and learning rate against training minutes; bold lines are means over a tenth.
 
     Raises:
         OutputError: it cannot be written.
@@ -72,7 +72,7 @@ def draw_curves(rows: Sequence[Row], path: Path) -> None:
 
 
 def prediction_sheet(trainer: Trainer, people: int) -> NDArray[np.uint8]:
-    """A sheet (H, W, 3) uint8 BGR of crops from all over the training sets: label, coarse pose, final pose."""
+    """A sheet (H, W, 3) uint8 BGR of crops from all training sets: label, coarse pose, final pose."""
     model = trainer.averaged()
     size_hw, skeleton = model.variant.size_hw, model.variant.skeleton
     chosen = trainer.people.spread(people)

@@ -1,4 +1,4 @@
-"""What every training run goes by: its samples, its clock, its stop, and how its loader and its loss may fail."""
+"""Shared by all training runs: samples, clock, stopping, and failures of loader and loss."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ T = TypeVar("T")
 
 
 class SampleStream:
-    """Endless batches of (person, sample number), epoch after epoch, beginning behind `skip` samples.
+    """Endless batches of (person, sample number), epoch after epoch, starting after `skip` samples.
 
-    Of the batches of all processes together each takes its own part.
+    Each process takes its own part of the batches.
     """
 
     def __init__(self, draws: np.ndarray, seed: int, batch: int, skip: int = 0, world: World | None = None) -> None:
@@ -52,12 +52,12 @@ class SampleStream:
 
 @dataclass
 class Clock:
-    """How far a run is: training time (resumed parts included) against its minutes, or samples against theirs.
+    """The progress of a run, by training time (including resumed parts) or by samples.
 
     Args:
-        minutes: length of the run where it goes by time.
-        samples: its length where it goes by them; else None.
-        elapsed_before_s: training time of the parts before this one.
+        minutes: length of the run, if it is measured by time.
+        samples: length of the run, if it is measured by samples; otherwise None.
+        elapsed_before_s: training time of earlier parts.
     """
 
     minutes: float
@@ -69,7 +69,7 @@ class Clock:
 
     @property
     def session_s(self) -> float:
-        """Time since this process began to train."""
+        """Time since this process started to train."""
         return time.monotonic() - self._started_s
 
     @property
@@ -78,13 +78,13 @@ class Clock:
         return self.elapsed_before_s + self.session_s
 
     def progress(self, samples: int = 0) -> float:
-        """Part of the run that is done, 0 to 1 and above."""
+        """Fraction of the run that is done, 0 to 1 and above."""
         return self.elapsed_s / (60 * self.minutes) if self.samples is None else samples / self.samples
 
 
 @contextmanager
 def stopping(stop: Callable[[], None]) -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM call `stop`; outside the main thread, which alone can, nothing is changed."""
+    """In the block, SIGINT and SIGTERM call `stop`; only the main thread can do this, so others change nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -98,11 +98,11 @@ def stopping(stop: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def run_folder(out: Path) -> Iterator[None]:
-    """Makes the folder of a run; where what is inside fails and leaves nothing in it, it goes again, and so do the
-    parents that were made.
+    """Creates the folder of a run; if the block fails and leaves it empty, it is removed again, with parents that were
+    created.
 
     Raises:
-        OutputError: it cannot be made.
+        OutputError: it cannot be created.
     """
     made: list[Path] = []
     try:
@@ -112,32 +112,32 @@ def run_folder(out: Path) -> Iterator[None]:
         yield
     except BaseException:
         for folder in made:
-            with suppress(OSError):  # not there, or something is in it
+            with suppress(OSError):  # missing, or not empty
                 folder.rmdir()
         raise
 
 
 def check_recipe(precision: str, seed: int, minutes: float, lr: float, threads: int, workers: int) -> None:
-    """Nothing, where a recipe may have all of these.
+    """Checks these options of a recipe.
 
     Raises:
-        ConfigError: it may not; names the one.
+        ConfigError: one is not accepted; names it.
     """
     if precision not in ("auto", "bf16", "fp32"):
         raise ConfigError(f"precision is {precision!r}; auto, bf16 or fp32 is accepted")
     if not 0 <= seed < 2**32:
         raise ConfigError(f"seed is {seed}; 0 to {2**32 - 1} are accepted")
-    within("minutes", minutes, 0, 1e6, above=True)  # a run of NaN would never end
+    within("minutes", minutes, 0, 1e6, above=True)  # a run of NaN minutes would never end
     within("lr", lr, 0, 1)
     within("threads", threads, 0)
     within("workers", workers, 0, 256)
 
 
 def weights_file(text: str) -> Path:
-    """The file that a run of that --out writes its network to.
+    """The file for the network of a run with this --out.
 
     Raises:
-        ConfigError: it is no name of one.
+        ConfigError: the name has another suffix.
     """
     if Path(text).suffix != ".safetensors":
         raise ConfigError(f"--out is {text!r}; a name that ends in .safetensors is accepted")
@@ -145,10 +145,10 @@ def weights_file(text: str) -> Path:
 
 
 def check_loss(value: float, step: int, out: Path, rate: str = "--set optim.lr") -> None:
-    """Nothing, where the loss at `step` of the run in the folder `out` is finite; `rate` is the option to lower.
+    """Checks that the loss at `step` of the run in the folder `out` is finite; `rate` is the option to lower.
 
     Raises:
-        DatasetError: it is not, so that going on would destroy the weights.
+        DatasetError: it is not, so continuing would destroy the weights.
     """
     if not math.isfinite(value):
         back = "--resume from the last checkpoint" if (out / "last.pt").is_file() else "begin anew"
@@ -156,10 +156,10 @@ def check_loss(value: float, step: int, out: Path, rate: str = "--set optim.lr")
 
 
 def all_of(loader: DataLoader[T]) -> Iterator[T]:
-    """The loader's batches; its workers end with them, whatever ends them.
+    """The batches of a loader, whose workers are ended with them.
 
-    Workers leave SIGTERM alone (`quiet_worker`), so that a process which ends while an error's traceback still holds
-    them would wait for them for ever.
+    Workers ignore SIGTERM (`quiet_worker`), so a process that exits while the traceback of an error still references
+    them would wait for ever.
     """
     batches = iter(loader)
     try:
@@ -170,7 +170,7 @@ def all_of(loader: DataLoader[T]) -> Iterator[T]:
 
 
 def batches_of(loader: DataLoader[T], save: Callable[[], None]) -> Iterator[T]:
-    """`all_of` a loader; where a picture cannot be read, `save` keeps what has been learnt of those until then."""
+    """`all_of` a loader; if a picture cannot be read, `save` is called first, to keep what was learnt before."""
     learnt = False
     try:
         for batch in all_of(loader):
@@ -184,8 +184,8 @@ def batches_of(loader: DataLoader[T], save: Callable[[], None]) -> Iterator[T]:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """A DatasetError out of a loader's worker, where PyTorch wraps it in a traceback, says what it said there; so does
-    a ConfigError that its workers have too little shared memory, as in Docker's containers."""
+    """Restores the message of a DatasetError in a loader's worker, which PyTorch wraps in a traceback; and raises
+    ConfigError if the workers have too little shared memory, as in Docker containers."""
     try:
         yield
     except RuntimeError as error:

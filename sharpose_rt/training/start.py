@@ -1,4 +1,4 @@
-"""The network that a run begins with, and the weights that it starts from."""
+"""The network of a run with its initial weights."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sharpose_rt.training.movenet import load_thunder
 
 
 def starting_model(config: TrainConfig) -> SHaRPose:
-    """The network of a configuration, with the weights that it starts from.
+    """The network of a configuration with its initial weights.
 
     Raises:
-        WeightsError: they are not there, are damaged, or do not fit.
-        ConfigError: no such variant, or a stem without blocks is to be frozen.
+        WeightsError: they are missing, damaged, or do not fit.
+        ConfigError: there is no such variant, or the stem has no blocks to freeze.
     """
     model = create_model(config.model, config.behaviour, drop_path=config.drop_path)
     if config.init != "random":
@@ -28,10 +28,10 @@ def starting_model(config: TrainConfig) -> SHaRPose:
                 f"init: the weights {config.init} are of behaviour {source.behaviour.name!r}, the run of "
                 f"{config.behaviour!r}; --set behaviour={source.behaviour.name} trains on what they are"
             )
-        source.gain_predictor = None  # fitted to what the network was; training makes it another
+        source.gain_predictor = None  # fitted to the network before training, which changes it
         model.load_state_dict(source.state_dict())
         set_attention_scale(model, attention_scale_of(source))
-    else:  # heatmaps begin near zero, else the first hundred steps only shrink them
+    else:  # heatmaps start near zero; otherwise the first hundred steps would only shrink them
         torch.nn.init.trunc_normal_(model.decoder.last_layer().weight, std=0.002)
         if config.init_stem != "random":
             load_thunder(model.patch_embed, config.init_stem)

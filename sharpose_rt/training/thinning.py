@@ -1,9 +1,9 @@
-"""A person detector with fewer hidden channels: those that the others of their block can stand in for are taken out.
+"""A person detector with fewer hidden channels: those that others in their block can replace are removed.
 
-Of a trained block many hidden channels say nearly what others say. They go one by one, always the one that its block
-misses least once the weights of the others have made up for it (Hassibi & Stork 1993, "Optimal Brain Surgeon", of whole
-channels); what reads the others is fitted to what it gave before by least squares. This takes pictures, but neither
-labels nor training.
+Many hidden channels of a trained block are nearly redundant. They are removed one by one, always the one that matters
+least after the weights of the others have compensated for it (Hassibi & Stork 1993, "Optimal Brain Surgeon", for whole
+channels); the layer that reads the others is fitted to its earlier outputs by least squares. This needs pictures, but
+no labels or training.
 
 Letters: C hidden channels of a block, O its outputs.
 """
@@ -27,34 +27,35 @@ from sharpose_rt.training.detector_finish import input_ranges, look_at
 from sharpose_rt.training.pictures import Picture
 
 LEAST_PICTURES = 50
-"""Fewer do not tell apart what the channels of a block say."""
+"""Fewest pictures needed to distinguish the channels of a block."""
 PLACES = 150
-"""Of a picture that are looked at in each block."""
+"""Positions per picture that are sampled in each block."""
 TOGETHER = 16
-"""Channels that go at once, by which processors compute."""
+"""Channels removed at once, as processors compute in such groups."""
 _RIDGE = 1e-5
-"""Of the mean square of a channel: what is nearly the same twice may not be told apart."""
+"""Regularisation, relative to the mean square of a channel, as channels may be nearly identical."""
 _MOST = 0.1
-"""Of what a block says that may get lost."""
+"""Largest share of a block's output variance that may be lost."""
 
 
 def thin_detector(
     source: Path, target: Path, pictures: Sequence[Picture], megabytes: float
 ) -> dict[str, tuple[int, int]]:
-    """Write a detector's file with thinner blocks; its scores' curve stays, its ranges for int8 are found anew.
+    """Writes a detector's file with thinner blocks; the calibration of scores is kept, the int8 ranges are measured
+    again.
 
     Args:
         source: a file of our own architecture.
         target: the file to write.
-        pictures: of people in such places as it is for; the first hundred serve for int8.
-        megabytes: of weights at most, of two bytes each.
+        pictures: of people in similar places as in later use; the first hundred are used for int8.
+        megabytes: largest size of the weights, at two bytes each.
 
     Returns:
-        Hidden channels before and after, by the name of the block, of those that got thinner.
+        Hidden channels before and after, by name, of the blocks that became thinner.
 
     Raises:
         WeightsError: the file is damaged, or would lose too much.
-        ConfigError: it is of another architecture, or as small already.
+        ConfigError: it has another architecture, or is as small already.
         DatasetError: there are too few pictures, or one cannot be read.
         OutputError: the target cannot be written.
     """
@@ -67,14 +68,16 @@ def thin_detector(
             f"--megabytes is {megabytes:g}; {source} has {has * 2 / 1e6:.2f} already, and fewer than that are accepted"
         )
     if len(pictures) < LEAST_PICTURES:
-        raise DatasetError(f"{len(pictures)} pictures; {LEAST_PICTURES} or more tell what a block can do without")
+        raise DatasetError(
+            f"{len(pictures)} pictures were given; {LEAST_PICTURES} or more are needed to tell what a block can lose"
+        )
     detector = BundledDetector(DetectorConfig(), weights=source)
     network = replace(detector.load(), run=module.eval())
     found = thin(module, lambda: look_at(pictures, detector, network), most)
     if (left := _count(module)) > most:
         raise WeightsError(
             f"{source} can be thinned to {left * 2 / 1e6:.2f} MB of weights, not to {megabytes:g}: a block would lose "
-            f"{_MOST:.0%} of what it says; nothing was written"
+            f"{_MOST:.0%} of its output; nothing was written"
         )
     facts = {key: text for key, text in facts.items() if key != RANGES}
     write_network(module, target, facts)
@@ -88,7 +91,7 @@ def _count(module: nn.Module) -> int:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What passed a block: products of its hidden channels and 1 (C + 1, C + 1), and how much its outputs vary."""
+    """Statistics of a block: products of its hidden channels and 1 (C + 1, C + 1), and the variance of its outputs."""
 
     products: Tensor
     spread: float
@@ -100,8 +103,8 @@ class _Seen:
 
 @dataclass(frozen=True, order=True)
 class _Step:
-    """Some channels of a block may go, after those of its steps before: what is lost for each parameter, the block's
-    number, how many channels have gone then, and how many parameters go."""
+    """A step that removes channels of a block, after its earlier steps: the loss per parameter, the number of the
+    block, the channels removed so far, and the parameters removed."""
 
     loss: float
     block: int
@@ -110,20 +113,21 @@ class _Step:
 
 
 def thin(module: nn.Module, run: Callable[[], object], most_parameters: int) -> dict[str, tuple[int, int]]:
-    """Take hidden channels out of a module until it has so many parameters, where it loses least by each.
+    """Removes hidden channels of a module until it has at most this many parameters, those with the least loss first.
 
     Args:
-        module: in evaluation mode on the CPU; its `InvertedResidual` blocks get thinner in place.
+        module: in evaluation mode on the CPU; its `InvertedResidual` blocks are thinned in place.
         run: sends pictures through it.
-        most_parameters: of the whole module. It stays larger where a block would lose a tenth of what it says.
+        most_parameters: of the whole module. It stays larger if a block would lose a tenth of its output.
 
     Returns:
-        Hidden channels before and after, by the name of the block, of those that got thinner.
+        Hidden channels before and after, by name, of the blocks that became thinner.
     """
     blocks = {
         name: block
         for name, block in module.named_modules()
-        if isinstance(block, InvertedResidual) and isinstance(block.expand, nn.Conv2d)  # the others have none hidden
+        if isinstance(block, InvertedResidual)
+        and isinstance(block.expand, nn.Conv2d)  # the others have no hidden channels
     }
     seen = _watch(blocks, run)
     orders, steps = [], []
@@ -154,7 +158,7 @@ def _reading(block: InvertedResidual) -> Tensor:
 
 @torch.no_grad()
 def _watch(blocks: dict[str, InvertedResidual], run: Callable[[], object]) -> dict[str, _Seen]:
-    """What passes the blocks while `run` runs."""
+    """Statistics of the blocks while `run` runs."""
     chance = torch.Generator().manual_seed(0)
     products = {name: torch.zeros(block.hidden + 1, block.hidden + 1).double() for name, block in blocks.items()}
     said = {name: torch.zeros(3, block.project.out_channels).double() for name, block in blocks.items()}
@@ -190,7 +194,7 @@ def _watch(blocks: dict[str, InvertedResidual], run: Callable[[], object]) -> di
 
 
 def _order(reading: Tensor, seen: _Seen) -> tuple[list[int], list[float]]:
-    """Which channels go one after the other, and which part of what the block says is lost when each has gone."""
+    """The order in which channels are removed, and the share of the block's output lost after each."""
     weights, inverse = reading.clone(), torch.linalg.inv(seen.damped)
     here = torch.ones(len(inverse), dtype=torch.bool)
     order: list[int] = []
@@ -207,15 +211,15 @@ def _order(reading: Tensor, seen: _Seen) -> tuple[list[int], list[float]]:
         weights -= torch.outer(weights[:, out], column)
         inverse -= torch.outer(column, inverse[out])
         weights[:, out] = 0
-        inverse[out, out] = 1  # by which nothing is divided again
+        inverse[out, out] = 1  # so that it is never divided by again
         here[out] = False
     return order, losses
 
 
 def _steps(number: int, block: InvertedResidual, losses: list[float]) -> Iterator[_Step]:
-    """What may go of a block, so that a multiple of `TOGETHER` is left each time; none costs less than one before it,
-    which has to be taken first."""
-    each = sum(p.numel() for p in block.parameters()) // block.hidden  # the last bias, which stays, is less than one
+    """The steps for a block, each leaving a multiple of `TOGETHER` channels; the cost never decreases, because earlier
+    steps must be taken first."""
+    each = sum(p.numel() for p in block.parameters()) // block.hidden  # the last bias, which is kept, is less than one
     before, lost, rate = 0, 0.0, 0.0
     for gone in range(1, len(losses) + 1):
         if (block.hidden - gone) % TOGETHER == 0:
@@ -227,7 +231,7 @@ def _steps(number: int, block: InvertedResidual, losses: list[float]) -> Iterato
 
 @torch.no_grad()
 def _take_out(block: InvertedResidual, gone: list[int], seen: _Seen) -> None:
-    """Take channels out of a block and fit what reads the others."""
+    """Removes channels of a block and refits the layer that reads the others."""
     kept = torch.tensor(sorted(set(range(block.hidden)) - set(gone)))
     columns = torch.cat([kept, torch.tensor([block.hidden])])  # and the bias
     wanted = _reading(block) @ seen.products[:, columns]

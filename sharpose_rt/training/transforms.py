@@ -1,4 +1,4 @@
-"""Varied crops of labelled people. Which affine is drawn is kept apart from the warp, so a warp elsewhere can follow.
+"""Augmented crops of labelled people. Sampling the affine is separate from the warp, which may happen elsewhere.
 
 Defaults and order are those of MMPose's top-down pipeline, which the paper uses; colour, patches, pasted people, cut
 edges and low resolution are ours.
@@ -24,21 +24,21 @@ from sharpose_rt.training.datasets import People
 Float32 = NDArray[np.float32]
 
 MIN_PASSER_JOINTS = 9
-"""Somebody with fewer known joints has no outline to cut out."""
+"""People with fewer known joints have no outline to cut out."""
 MIN_KEPT_JOINTS = 3
-"""Nobody is cut off so that fewer are left."""
+"""Cut edges leave at least this many joints."""
 NO_AUGMENT = AugmentConfig(shift=0, scale=0, rotation_p=0, flip_p=0, half_body_p=0)
 
 
 @dataclass(frozen=True)
 class Variation:
-    """How one crop shows its person.
+    """How a crop shows its person.
 
     Args:
         affine: (2, 3) picture to crop.
         flipped: it mirrors.
-        border: (3,) a, b, c; the picture ends where a x + b y + c of its pixels falls below 0. Zeros: nowhere new.
-        share: of the person's box, 0..1, that is on this side of the border.
+        border: (3,) a, b, c; the picture ends where a x + b y + c of its pixels falls below 0. Zeros: no new border.
+        share: of the person's box, 0..1, inside the border.
     """
 
     affine: NDArray[np.float64]
@@ -63,9 +63,9 @@ def vary(
         keypoints: (K, 2) px.
         joint_weights: (K,), 0 where not labelled.
         crop_size_wh: width and height of the crop.
-        config: how much of each.
-        skeleton: says what the upper body is.
-        rng: all chance comes from it.
+        config: strengths and probabilities.
+        skeleton: defines the upper body.
+        rng: the only source of randomness.
     """
     box, border, share = bbox_xyxy, np.zeros(3), 1.0
     if config.cut_p > 0 and rng.random() < config.cut_p:
@@ -89,9 +89,9 @@ def vary(
 
 
 def _cut_box(joints: Float32, rng: np.random.Generator, box: Float32) -> tuple[Float32, NDArray[np.float64], float]:
-    """A part of the box, the border at which it ends, and its share; all where too few joints (N, 2) would be left.
+    """A part of the box, the border where it ends, and its share; the whole box if too few joints (N, 2) would be left.
 
-    A third to nine tenths of a side stay; half of the cuts take the legs.
+    A third to nine tenths of a side remain; half of the cuts remove the legs.
     """
     axis, keeps_low = ((1, True), (1, False), (0, True), (0, False))[rng.choice(4, p=(0.5, 0.2, 0.15, 0.15))]
     share = rng.uniform(0.33, 0.9)
@@ -106,7 +106,7 @@ def _cut_box(joints: Float32, rng: np.random.Generator, box: Float32) -> tuple[F
 
 
 def _before(border: NDArray[np.float64], points: Float32) -> NDArray[np.bool_]:
-    """Which points (N, 2) lie on the border's near side, (N,)."""
+    """Which points (N, 2) are inside the border, (N,)."""
     return points @ border[:2] + border[2] >= 0
 
 
@@ -118,7 +118,7 @@ def _half_body_box(
     rng: np.random.Generator,
     box: Float32,
 ) -> Float32:
-    """The box of the upper or lower body, or `box` where too few joints are labelled."""
+    """The box of the upper or lower body, or `box` if too few joints are labelled."""
     labelled = weights > 0
     if labelled.sum() < config.half_body_joints:
         return box
@@ -130,7 +130,9 @@ def _half_body_box(
         return box
     half = halves[0] if len(halves) == 1 or rng.random() < 0.7 else halves[1]
     low, high = half.min(0), half.max(0)
-    margin = (high - low) * (1.5 / config.padding - 1) / 2  # 1.5 times the joints' extent once it is padded, as MMPose
+    margin = (
+        (high - low) * (1.5 / config.padding - 1) / 2
+    )  # 1.5 times the extent of the joints when padded, as in MMPose
     return np.concatenate([low - margin, high + margin])
 
 
@@ -141,7 +143,8 @@ def jitter_colour(crop_bgr: NDArray[np.uint8], strength: float, rng: np.random.G
 
 
 def colour_matrix(factors: Float32, mean: float) -> NDArray[np.float64]:
-    """(3, 4) that changes BGR pixels by brightness, contrast and saturation `factors` (3,); `mean` is the crop's."""
+    """(3, 4) matrix that changes brightness, contrast and saturation of BGR pixels by `factors` (3,); `mean` is the
+    crop's."""
     gain, contrast, saturation = factors
     # All three are linear in the pixel: one 3x3 matrix and an offset.
     grey = np.array([0.114, 0.587, 0.299])
@@ -150,9 +153,9 @@ def colour_matrix(factors: Float32, mean: float) -> NDArray[np.float64]:
 
 
 def draw_patch(size_hw: tuple[int, int], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Where a patch covers a crop: y, x, h, w, then the place its pixels are from, y, x, or -1 and a BGR colour.
+    """A patch that covers part of a crop, with pixels from another place or a colour (then from_y is -1).
 
-    A tenth to a third of the height and to 0.4 of the width; (9,): y, x, h, w, from_y, from_x, b, g, r.
+    Its size is a tenth to a third of the height and to 0.4 of the width; (9,): y, x, h, w, from_y, from_x, b, g, r.
     """
     h, w = size_hw
     ph, pw = int(h * rng.uniform(0.1, 0.33)), int(w * rng.uniform(0.1, 0.4))
@@ -163,14 +166,14 @@ def draw_patch(size_hw: tuple[int, int], rng: np.random.Generator) -> NDArray[np
 
 
 def paste_patch(crop: NDArray[np.uint8], patch: NDArray[np.int64]) -> None:
-    """Cover a part of the crop (h, w, 3) as `draw_patch` says."""
+    """Covers a part of the crop (h, w, 3) with a patch of `draw_patch`."""
     y, x, h, w, from_y, from_x = patch[:6]
     source = patch[6:] if from_y < 0 else crop[from_y : from_y + h, from_x : from_x + w].copy()
     crop[y : y + h, x : x + w] = source
 
 
 def beyond(borders: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Which pixels (..., h, w) of crops lie beyond borders (..., 3) of their own pixels, as `Sample` has them."""
+    """Which pixels (..., h, w) of crops are outside borders (..., 3) in crop pixels, see `Sample`."""
     h, w = size_hw
     x, y, c = (number[..., None, None] for number in borders.unbind(-1))
     rows = y * torch.arange(h, device=borders.device)[:, None] + c
@@ -178,7 +181,7 @@ def beyond(borders: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 
 def coarsen(pixels: Tensor, factor: float) -> Tensor:
-    """The crop (3, h, w) float32 with no more detail than a picture `factor` times smaller gives."""
+    """The crop (3, h, w) float32 with the resolution reduced by `factor`."""
     h, w = pixels.shape[1:]
     small = F.interpolate(pixels[None], (round(h / factor), round(w / factor)), mode="bilinear", antialias=True)
     return F.interpolate(small, (h, w), mode="bilinear")[0]
@@ -186,12 +189,12 @@ def coarsen(pixels: Tensor, factor: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Passer:
-    """Another person who stands in front.
+    """Another person in front.
 
     Args:
         index: of the person.
-        affine: (2, 3) from the other's picture to this crop.
-        mask: (h, w) uint8, 255 where the other covers the crop; drawn along the skeleton, as labels have no outline.
+        affine: (2, 3) from their picture to this crop.
+        mask: (h, w) uint8, 255 where they cover the crop; drawn along the skeleton, as labels have no outline.
     """
 
     index: int
@@ -201,7 +204,7 @@ class Passer:
 
 @dataclass(frozen=True)
 class Sample:
-    """All that chance decides about one crop, and its labels; the pixels are still to be made.
+    """All random choices for a crop, and its labels; the pixels are made later.
 
     Args:
         variation: picture to crop.
@@ -209,9 +212,9 @@ class Sample:
         joint_weights: (K,) float32.
         area: of the person, crop px².
         colour: (3,) float32 factors of brightness, contrast, saturation; ones change nothing.
-        patch: (9,) as `draw_patch` gives it; of height 0 where nothing is covered.
-        passer: who stands in front, or None.
-        border: (3,) float32, as `Variation.border`, of the crop's pixels.
+        patch: (9,) from `draw_patch`, with height 0 if nothing is covered.
+        passer: the person in front, or None.
+        border: (3,) float32, see `Variation.border`, in crop pixels.
         coarser: factor for `coarsen`; 1 changes nothing.
     """
 
@@ -227,7 +230,7 @@ class Sample:
 
     @property
     def labels(self) -> dict[str, Tensor]:
-        """What the loss wants: `keypoints`, `joint_weights`, `area`."""
+        """The labels for the loss: `keypoints`, `joint_weights`, `area`."""
         return {
             "keypoints": torch.from_numpy(self.keypoints),
             "joint_weights": torch.from_numpy(self.joint_weights),
@@ -260,7 +263,7 @@ def draw_mask(
 
 
 class Sampler:
-    """Draws `Sample`s: one is asked for by (person, draw) and depends on nothing else than these and the seed."""
+    """Makes `Sample`s: one is requested by (person, draw) and only depends on these and the seed."""
 
     def __init__(
         self, people: People, crop_size_wh: tuple[int, int], config: AugmentConfig, skeleton: Skeleton, seed: int = 0
@@ -269,7 +272,7 @@ class Sampler:
         self.skeleton, self.seed = skeleton, seed
 
     def draw(self, index: int, draw: int) -> Sample:
-        """The sample of person `index` that has the number `draw` in the run."""
+        """The sample of person `index` with the number `draw` in the run."""
         rng = np.random.default_rng((self.seed, index, draw))
         people, config, size_wh = self.people, self.config, self.crop_size_wh
         keypoints, weights = people.keypoints[index], people.joint_weights[index]
@@ -295,7 +298,7 @@ class Sampler:
     def _passer(
         self, index: int, points: NDArray[np.float64], weights: Float32, rng: np.random.Generator
     ) -> Passer | None:
-        """Somebody else of like size, beside the person so that a part of them is covered."""
+        """Another person of similar size, placed so that they cover a part of this one."""
         people, (w, h) = self.people, self.crop_size_wh
         other = int(rng.integers(len(people)))
         known = people.joint_weights[other] > 0
@@ -312,7 +315,7 @@ class Sampler:
         return Passer(other, affine, draw_mask(joints, known, size_px, (h, w), self.skeleton))
 
     def _reachable(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """(K,) True where a joint lies in the crop, or so near that its Gaussian reaches in."""
+        """(K,) True for joints inside the crop, or so close that their Gaussian reaches it."""
         reach_px = 8.0  # two heatmap cells
         size = np.array(self.crop_size_wh)
         inside = (points > -reach_px) & (points < size - 1 + reach_px)
@@ -320,7 +323,7 @@ class Sampler:
 
 
 class CropDataset(Dataset[dict[str, Tensor]]):
-    """Varied crops, each warped out of its picture; an item is asked for by (person, draw), see `Sampler`."""
+    """Augmented crops, each warped from its picture; an item is requested by (person, draw), see `Sampler`."""
 
     def __init__(self, sampler: Sampler) -> None:
         self.sampler = sampler
@@ -329,7 +332,7 @@ class CropDataset(Dataset[dict[str, Tensor]]):
         return len(self.sampler.people)
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Tensor]:
-        """One crop with its labels.
+        """A crop with its labels.
 
         Returns:
             `crop` (h, w, 3) uint8 BGR; `keypoints` (K, 2) float32 crop px; `joint_weights` (K,) float32;

@@ -1,7 +1,7 @@
-"""The processes that train together, as `torchrun` starts them; one alone is a world of its own.
+"""The processes that train together, as started by `torchrun`; a single process is a world of size 1.
 
-Gradients are averaged here instead of by DistributedDataParallel: the loss calls the stages of the network one by
-one, and which of them take part changes within a run.
+Gradients are averaged here instead of by DistributedDataParallel: the loss calls the stages of the network separately,
+and which of them are used changes within a run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sharpose_rt.errors import ConfigError
 
 @dataclass(frozen=True)
 class World:
-    """How many processes train together, and which this one is: `rank` 0 writes files and measures."""
+    """The number of processes that train together, and the `rank` of this one: 0 writes files and validates."""
 
     size: int = 1
     rank: int = 0
@@ -35,11 +35,11 @@ class World:
         return self.rank == 0
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Give every process the mean gradient; parameters that none of them used keep none."""
+        """Averages the gradients over all processes; parameters that none of them used keep none."""
         if self.size == 1:
             return
         used = [p for p in parameters if p.requires_grad]
-        # A gradient of zeros is not none: the optimiser would let the weights decay and count the step.
+        # A gradient of zeros is not the same as none: the optimiser would decay the weights and count the step.
         has = torch.tensor([float(p.grad is not None) for p in used], device=used[0].device)
         flat = torch.cat([*((torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in used), has])
         dist.all_reduce(flat)
@@ -48,18 +48,18 @@ class World:
             p.grad = (part / self.size).view_as(p) if processes else None
 
     def add_up(self, tensor: Tensor) -> None:
-        """Overwrite the tensor by the sum of all processes' ones."""
+        """Replaces the tensor by the sum over all processes."""
         if self.size > 1:
             dist.all_reduce(tensor)
 
     def share(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite the tensors by those of rank 0."""
+        """Replaces the tensors by those of rank 0."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
     def agree(self, value: float) -> float:
-        """The largest of all processes' values, so that a stop or a clock is the same everywhere."""
+        """The largest value over all processes, so that a stop or a clock is the same everywhere."""
         if self.size == 1:
             return value
         device = "cuda" if dist.get_backend() == "nccl" else "cpu"
@@ -76,7 +76,7 @@ class World:
 
 
 def join_world(device: str) -> World:
-    """The world that torchrun's environment describes, joined; NCCL between GPUs, Gloo between CPUs.
+    """Joins the world described by torchrun's environment; NCCL between GPUs, Gloo between CPUs.
 
     Raises:
         ConfigError, DeviceError: see `pick_device`.
@@ -98,14 +98,14 @@ def join_world(device: str) -> World:
 
 
 def pick_device(name: str, world: World = World()) -> torch.device:
-    """The device of that name, see `resolve_device`; 'auto' and 'cuda' are under torchrun the one of this process.
+    """The device of this name, see `resolve_device`; with torchrun, 'auto' and 'cuda' are the one of this process.
 
     Raises:
-        ConfigError: it is no name of a device.
-        DeviceError: it is not there, or does not work.
+        ConfigError: it is not the name of a device.
+        DeviceError: it does not exist or does not work.
     """
     if name == "auto" and world.size > 1 and torch.cuda.is_available():
-        name = "cuda"  # a process that went to the CPU by itself would keep the others waiting
+        name = "cuda"  # a single process on the CPU would keep the others waiting
     if name.startswith("cuda:") and world.size > 1:
         raise ConfigError(
             f"device is {name!r}, and torchrun has started {world.size} processes, of which each wants a GPU of "
@@ -115,9 +115,9 @@ def pick_device(name: str, world: World = World()) -> torch.device:
 
 
 def quicker_in_bf16(precision: str, device: torch.device) -> bool:
-    """Whether a run of that precision multiplies in bfloat16: 'bf16', or 'auto' where the device is quicker in it."""
+    """Whether a run with this precision multiplies in bfloat16: 'bf16', or 'auto' if the device is faster in it."""
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).major >= 8  # torch's own question is of the current device
+        return torch.cuda.get_device_properties(device).major >= 8  # torch's own function asks the current device
     return fastest_dtype() == torch.bfloat16

@@ -217,9 +217,12 @@ def test_runs_of_train_and_of_pretrain_are_not_taken_for_each_other(tmp_path):
     message = f"run in {tmp_path / 'pre'} was made by `sharpose-rt pretrain`, .* --out, from .* --set init={weights}$"
     with pytest.raises(WeightsError, match=message):
         Trainer(plan, people, tmp_path / "pre").resume()
-    with pytest.raises(WeightsError, match=r"made by `sharpose-rt train`, and `sharpose-rt pretrain` cannot go on"):
+    with pytest.raises(WeightsError, match=r"made by `sharpose-rt train`, and `sharpose-rt pretrain` cannot continue"):
         Pretrainer(plan, people, tmp_path / "run").resume()
-    for state, message in (({"recipe": {}}, "`sharpose-rt train-detector --resume` can.*--out$"), ({}, "holds no run")):
+    for state, message in (
+        ({"recipe": {}}, "`sharpose-rt train-detector --resume` can.*--out$"),
+        ({}, "contains no run"),
+    ):
         save_checkpoint(tmp_path / "run" / "last.pt", state)
         with pytest.raises(WeightsError, match=message):
             Trainer(plan, people, tmp_path / "run").resume()

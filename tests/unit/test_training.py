@@ -695,7 +695,7 @@ def test_checkpoints_are_whole_and_hold_no_code(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match=r"the weights .*\.safetensors cannot be written \(.*\); free some space or"):
         save_weights(create_model(SMALL), tmp_path / "file" / "weights.safetensors")
     torch.save({"format": "other"}, path)
-    with pytest.raises(WeightsError, match="no training checkpoint"):
+    with pytest.raises(WeightsError, match="not a training checkpoint"):
         load_checkpoint(path)
     torch.save({"format": main}, path)
     with pytest.raises(WeightsError, match="cannot read"):
