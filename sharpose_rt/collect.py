@@ -1,4 +1,4 @@
-"""Pictures of runs, with who was found in them, as a set: to be corrected by hand, and trained from."""
+"""Makes a dataset of pictures from runs, with the people found in them, to correct by hand and train on."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ from sharpose_rt.types import Poses
 Choice = Literal["unsure", "even"]
 Form = Literal["coco", "yolo"]
 Labelled = list[tuple[dict[str, Any], list[dict[str, Any]]]]
-"""Pictures with their people, as records of COCO's form."""
+"""Pictures with their people, as records in COCO's form."""
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What a set has."""
+    """The contents of a dataset."""
 
     folder: Path
     pictures: dict[str, int]
-    """Of each split ('train', 'val')."""
+    """By split ('train', 'val')."""
     people: dict[str, int]
     unseen: int
-    """Frames that were chosen and have no picture in the video."""
+    """Chosen frames without a picture in the video."""
 
 
 @dataclass
 class _Stream:
-    """A stream that pictures are taken from, and its frames in which somebody is: place in the stream, and doubt."""
+    """A stream to take pictures from, and its frames with people: index in the stream, and uncertainty."""
 
     reader: StreamReader
     video: str
@@ -68,44 +68,44 @@ def collect(
     config: SourceConfig | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Collected:
-    """Makes the folder `out` of pictures of videos, with the people of their skeleton streams as labels.
+    """Makes the folder `out` with pictures from videos, labelled with the people of their skeleton streams.
 
-    'coco' has `annotations.json` and `images/`, as `sharpose-rt train` and tools for labelling take it, in `train/` and
-    `val/` each where there is a validation share; 'yolo' is what ultralytics trains from. Labels are those of
-    `write_coco_labels`. The frames in which somebody is are divided into as many spans of time as pictures are
-    wanted, and one of each is taken: 'even' its middle, 'unsure' that which the network was least sure of. Several
-    streams have shares of the pictures that go with their frames. A stream's last pictures are for validation, so that
-    hardly any is like one that is trained from.
+    'coco' has `annotations.json` and `images/`, for `sharpose-rt train` and labelling programs, in `train/` and `val/`
+    if there is a validation share; 'yolo' is for training with ultralytics. Labels are those of `write_coco_labels`.
+    The frames with people are divided into as many spans of time as pictures are requested, and one is taken from each:
+    'even' the middle one, 'unsure' the one where the network was least certain. Pictures are divided among several
+    streams in proportion to their frames. The last pictures of a stream are for validation, so that hardly any
+    resembles one for training.
 
     Args:
-        streams: a skeleton stream and its video each, as `replay` takes them.
-        out: is not there yet, or empty: labels that were corrected are never replaced.
-        pictures: how many, 1 or more; there are fewer where the streams have fewer frames with somebody in them.
+        streams: pairs of skeleton stream and video, as for `replay`.
+        out: must be missing or empty: corrected labels are never replaced.
+        pictures: how many, 1 or more; fewer if the streams have fewer frames with people.
         choose: which frame of each span.
         form: of the labels.
-        val_share: of the pictures, 0 or more and below 1; None takes 0.2 in 'yolo', which has no set without, else 0.
-        min_score: keypoints below it are not labelled, and who has no other.
-        config: `rotate`, and what else of it is of pictures, holds for the videos.
-        progress: told the share that is done, 0..1.
+        val_share: share for validation, 0 or more and below 1; None: 0.2 for 'yolo', which needs one, otherwise 0.
+        min_score: keypoints with lower scores are not labelled, nor people without any others.
+        config: `rotate` and other options of pictures, for the videos.
+        progress: called with the share that is done, 0..1.
 
     Raises:
-        ConfigError: an option is out of range, or the streams are of several sets of keypoints.
-        StreamError: a stream cannot be read, or nobody is in any of them.
-        SourceError: a video is not there, or not that of its stream.
-        OutputError: the folder is there and not empty, or cannot be written.
+        ConfigError: an option is out of range, or the streams have different keypoint sets.
+        StreamError: a stream cannot be read, or none contains people.
+        SourceError: a video is missing, or not that of its stream.
+        OutputError: the folder exists and is not empty, or cannot be written.
     """
     out, config = Path(out), config or SourceConfig()
     share = (0.2 if form == "yolo" else 0.0) if val_share is None else val_share
     _check(streams, pictures, share, min_score)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out} is there already, and labels in it may have been corrected; choose another name")
+        raise OutputError(f"{out} exists already, and its labels may have been corrected; choose another name")
     opened = [_read(path, video) for path, video in streams]
     skeleton = opened[0].reader.header.skeleton
     check_one_skeleton([stream.reader for stream in opened], "collect them apart")
     counts = _shared(pictures, [len(stream.places) for stream in opened])
     if not sum(counts):
         names = ", ".join(str(stream.reader.path) for stream in opened)
-        raise StreamError(f"nobody is in {names}, so that there is nothing to label")
+        raise StreamError(f"nobody is in {names}, so there is nothing to label")
     job = _Set(form, share, skeleton, min_score)
     frames, before = sum(stream.count for stream in opened), 0
     with writing(out, "choose another name"), new_folder(out, lambda _: False) as folder:
@@ -129,7 +129,7 @@ def collect(
 
 
 class _Set:
-    """A set in the making."""
+    """A dataset that is being written."""
 
     def __init__(self, form: Form, share: float, skeleton: Skeleton, min_score: float) -> None:
         self._yolo, self._skeleton, self._min_score = form == "yolo", skeleton, min_score
@@ -138,13 +138,13 @@ class _Set:
         self.unseen = 0
 
     def _images(self, folder: Path, split: str) -> Path:
-        """The folder of a split's pictures."""
+        """The folder for the pictures of a split."""
         if self._yolo:
             return folder / "images" / split
         return folder / split / "images" if len(self.splits) > 1 else folder / "images"
 
     def add(self, folder: Path, stream: _Stream, frame: StoredFrame, split: str) -> None:
-        """Writes the picture, and keeps its people."""
+        """Writes the picture, and stores its people."""
         if not frame.pictured:
             self.unseen += 1
             return
@@ -175,9 +175,9 @@ def _say(progress: Callable[[float], None], before: int, frames: int, place: int
 
 def _check(streams: Sequence[Any], pictures: int, share: float, min_score: float) -> None:
     if not streams:
-        raise ConfigError("no stream is given; at least one is wanted")
+        raise ConfigError("no stream was given; give at least one")
     if pictures < 1:
-        raise ConfigError(f"{pictures} pictures are asked for; 1 or more are accepted")
+        raise ConfigError(f"{pictures} pictures were requested; 1 or more are accepted")
     if not 0 <= share < 1:
         raise ConfigError(f"the validation share is {share:g}; 0 or more and below 1 is accepted")
     within("min_score", min_score, 0, 1)
@@ -194,15 +194,15 @@ def _read(path: str | Path, video: str) -> _Stream:
 
 
 def doubt(poses: Poses) -> float:
-    """How unsure the network was of a frame's people, 0..1: 1 less the mean score of their keypoints.
+    """How uncertain the network was about the people in a frame, 0..1: 1 minus the mean score of their keypoints.
 
-    Who is only predicted has none: somebody was there before, and was not found.
+    Predicted people have no scores: somebody was there before, but was not found.
     """
     return 1 - float(poses.raw_keypoint_scores.mean())
 
 
 def _shared(pictures: int, available: Sequence[int]) -> list[int]:
-    """How many pictures each stream gives, in proportion to what it has, and one at least while they last."""
+    """How many pictures to take from each stream, in proportion to its frames, and at least one if possible."""
     counts = [0] * len(available)
     for _ in range(min(pictures, sum(available))):
         due = [(given < have, given == 0, have / (given + 1)) for given, have in zip(counts, available, strict=True)]
@@ -211,7 +211,7 @@ def _shared(pictures: int, available: Sequence[int]) -> list[int]:
 
 
 def _held_out(counts: Sequence[int], share: float) -> list[int]:
-    """How many of each stream's pictures are for validation: that share of all together, one at least, never all."""
+    """How many pictures of each stream are for validation: this share of the total, at least one, never all."""
     total = sum(counts)
     wanted = min(max(1, round(share * total)), total - 1) if share > 0 and total > 1 else 0
     ends = [round(wanted * given / max(1, total)) for given in itertools.accumulate(counts, initial=0)]
@@ -219,7 +219,7 @@ def _held_out(counts: Sequence[int], share: float) -> list[int]:
 
 
 def _chosen(stream: _Stream, count: int, choose: Choice) -> Iterator[int]:
-    """Places in the stream of `count` frames, one of each span."""
+    """Indices of `count` frames in the stream, one from each span."""
     for span in np.array_split(np.arange(len(stream.places)), count) if count else ():
         place = span[len(span) // 2] if choose == "even" else max(span, key=lambda at: stream.doubts[at])
         yield stream.places[place]

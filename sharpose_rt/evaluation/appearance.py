@@ -1,7 +1,6 @@
-"""How well the appearance network knows people again: the people of a skeleton stream, looked at in its video.
+"""How well the appearance network recognises people, measured on a skeleton stream and its video.
 
-No labels are wanted: whoever has one id from one look to another is one person, as is known from where they were in all
-frames between; who is there at the same time is another.
+No labels are needed: an id that continues through all frames is one person, and people in the same frame are different.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from sharpose_rt.skeletons import FrameRecord
 from sharpose_rt.types import PoseStage
 
 EVERY_S = 0.5
-"""People are looked at so often."""
+"""Time between looks at a person."""
 GAPS_S = ((1.0, 3.0), (3.0, 8.0))
-"""How long lies between two looks that are compared."""
+"""Times between two looks that are compared."""
 TALL_PX = 60
-"""Less tall people are left out."""
+"""Least height of people who are compared."""
 FALSE_SHARE = 0.01
 
 LookAt = Callable[[NDArray[np.uint8], ArrayLike], NDArray[np.float32]]
@@ -31,19 +30,19 @@ LookAt = Callable[[NDArray[np.uint8], ArrayLike], NDArray[np.float32]]
 
 
 def evaluate_appearance(frames: Iterable[tuple[NDArray[np.uint8], FrameRecord]], look: LookAt) -> dict[str, Any]:
-    """How well pairs of looks at one person are told from pairs of two people.
+    """How well pairs of looks at one person are distinguished from pairs of two people.
 
-    For each of `GAPS_S` `auc` (of the cosine), `known_again` (the share of pairs of one person that are more alike than
-    all but `FALSE_SHARE` of the pairs of two) and how many `same` and `other` pairs there were; `looks`, `people`, and
-    `ms_a_look` (median over frames).
+    For each of `GAPS_S`: `auc` (of the cosine), `known_again` (the share of pairs of one person that are more similar
+    than all but `FALSE_SHARE` of the pairs of two), and the numbers of `same` and `other` pairs; also `looks`, `people`
+    and `ms_a_look` (median over frames).
 
     Args:
-        frames: pictures (H, W, 3) BGR and who is in them, of a run that remembered nobody (`--set
+        frames: pictures (H, W, 3) BGR and their people, from a run without re-identification (`--set
             tracker.remember_s=0`), so that each id is one unbroken track.
         look: the network.
 
     Raises:
-        DatasetError: nobody is there twice.
+        DatasetError: nobody was seen twice.
     """
     vectors, ids, times, took_ms = [], [], [], []
     last_s = -np.inf
@@ -64,12 +63,12 @@ def evaluate_appearance(frames: Iterable[tuple[NDArray[np.uint8], FrameRecord]],
 
 
 def pairs(vectors: NDArray[np.float32], track_ids: NDArray[np.int64], times_s: NDArray[np.float64]) -> dict[str, Any]:
-    """The figures of `evaluate_appearance` from looks: unit vectors (N, D), ids (N,) and times (N,) s.
+    """The metrics of `evaluate_appearance` from looks: unit vectors (N, D), ids (N,) and times (N,) s.
 
-    The mean of all looks is taken away first, as the tracker does.
+    The mean of all looks is subtracted first, as in the tracker.
 
     Raises:
-        DatasetError: nobody is there twice, or nobody beside them.
+        DatasetError: nobody was seen twice, or nobody else at the same time.
     """
     centred = vectors - vectors.mean(0)
     centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)

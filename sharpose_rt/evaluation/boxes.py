@@ -1,4 +1,4 @@
-"""Boxes in which poses are measured: those of the labels, a file's or a detector's."""
+"""Boxes for the evaluation of poses: from the labels, a file or a detector."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from sharpose_rt.labels.coco import looked_at, read_picture
 from sharpose_rt.types import Float32, Frame
 
 SCORE_THRESHOLD = 0.001
-"""Of a detector that is measured: AP wants the weak boxes too, it is the whole curve of precision over recall."""
+"""For evaluating a detector: AP is over the whole precision-recall curve, so it needs weak boxes too."""
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """N boxes of a set, each with its picture, score and label.
+    """N boxes of a dataset, each with its picture, score and label.
 
     Args:
         image_ids: (N,).
         bboxes_xyxy: (N, 4) px.
         scores: (N,) in 0..1.
-        annotation_ids: (N,), -1 where a box was detected.
+        annotation_ids: (N,), -1 for detected boxes.
     """
 
     image_ids: NDArray[np.int64]
@@ -42,7 +42,7 @@ class Boxes:
         return len(self.image_ids)
 
     def take(self, rows: NDArray[Any]) -> Boxes:
-        """These rows alone."""
+        """Only these rows."""
         return Boxes(*(values[rows] for values in vars(self).values()))
 
 
@@ -55,12 +55,12 @@ def choose_boxes(
     *,
     offline: bool = False,
 ) -> Boxes:
-    """Boxes by the word or the file that --boxes takes; a detector is named and sized as in `DetectorConfig`.
+    """Boxes for a value of --boxes, a word or a file; name and size of a detector are as in `DetectorConfig`.
 
     Raises:
         ConfigError: it is neither.
         DatasetError: the file is wrong.
-        DetectorError: the detector cannot be had.
+        DetectorError: the detector is not available.
     """
     if boxes == "gt":
         return truth_boxes(document)
@@ -91,8 +91,7 @@ def file_boxes(path: Path, people: Collection[Any] | None = None) -> Boxes:
 
     Args:
         path: the file.
-        people: ids of the categories that are people; None, or none of them in the file: 1, as in COCO, or the only one
-            there is.
+        people: ids of the categories of people; if None, or not in the file: 1, as in COCO, or the only category.
 
     Raises:
         DatasetError: it cannot be read, or a record is wrong.
@@ -110,7 +109,7 @@ def file_boxes(path: Path, people: Collection[Any] | None = None) -> Boxes:
             f"cannot read boxes from {path}: {type(error).__name__} {error}; COCO's result form is wanted, a list of "
             '{"image_id", "category_id", "bbox": [x, y, width, height], "score"}'
         ) from error
-    fine = np.isfinite(np.c_[xywh, scores]).all(1) & (xywh[:, 2:] >= 0).all(1)  # numpy makes null a NaN
+    fine = np.isfinite(np.c_[xywh, scores]).all(1) & (xywh[:, 2:] >= 0).all(1)  # numpy turns null into NaN
     if not fine.all():
         raise DatasetError(
             f"{path}: a record is {records[int(fine.argmin())]!r:.160}; "
@@ -123,12 +122,12 @@ def file_boxes(path: Path, people: Collection[Any] | None = None) -> Boxes:
 def detector_boxes(
     document: dict[str, Any], images: Path, config: DetectorConfig, offline: bool = False, *, int8: bool = False
 ) -> Boxes:
-    """People that a detector finds in the labelled pictures of a set; with `int8` it simulates 8-bit integers.
+    """People that a detector finds in the labelled pictures of a dataset; `int8` simulates 8-bit integers.
 
-    Those of a file of boxes are as they stand there, corners counted as in labels.
+    Boxes of a file are used unchanged, with corners as in labels.
 
     Raises:
-        DetectorError: the detector cannot be had, or not in int8.
+        DetectorError: the detector is not available, or not in int8.
     """
     from sharpose_rt.detection import Looks, Runtime, create_detector
     from sharpose_rt.detection.boxes import BoxFileDetector
@@ -138,8 +137,8 @@ def detector_boxes(
     if int8 and not getattr(detector, "in_int8", False):
         detector.close()
         raise DetectorError(
-            f"detector '{config.name}' has no int8; 'bundled' has, and what `train-detector` writes. Leave --precision "
-            "away to measure it as it is"
+            f"detector '{config.name}' has no int8; 'bundled' and files of `train-detector` have. Leave out "
+            "--precision to measure it as it is"
         )
     looks = Looks(detector)
     ids, boxes, scores = [np.zeros(0, np.int64)], [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]

@@ -1,7 +1,7 @@
-"""COCO keypoint AP by pycocotools, at any quality threshold, with what the threshold saves.
+"""COCO keypoint AP by pycocotools, at any quality threshold, with the work that the threshold saves.
 
-A person's score is the box's times the mean of the keypoint scores above 0.2, as is usual (Xiao et al. 2018), here
-weighted by sigma, times the predicted quality; detected people are thinned by OKS-NMS at 0.9.
+A person's score is that of the box times the mean of keypoint scores above 0.2, as usual (Xiao et al. 2018), here
+weighted by sigma, times the predicted quality; OKS-NMS at 0.9 is applied to detected people.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sharpose_rt.types import Float32
 NMS_OKS = 0.9
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR")
 AP_THRESHOLDS = np.arange(0.5, 0.96, 0.05)
-"""Of OKS, those that AP is the mean over."""
+"""The OKS thresholds over which AP is the mean."""
 
 
 def score(
@@ -41,13 +41,12 @@ def score(
     """All metrics of a run with this gate.
 
     Returns:
-        AP, AP50, AP75, APM, APL, AR (0..1; -1 where nobody is of that size); AP_coarse and AP_fine, of either stage
-        alone; of MPII's own labels the keys of `mpii.pckh_metrics` instead. exit_rate, the share of crops that leave
-        after the coarse stage; gmacs_per_person (NaN for an estimator that is no SHaRPose network); people, images;
-        quality_threshold, refine_from_px, refine_from_gain; for ground-truth boxes also oks_coarse and oks_fine
-        (means), quality_pearson, quality_spearman and quality_mae against the coarse stage's true OKS, score_spearman
-        of the people's scores against the fine one's, and, where it is predicted, gain_pearson against the gain in AP
-        (NaN where it does not vary).
+        AP, AP50, AP75, APM, APL, AR (0..1; -1 if nobody has this size); AP_coarse and AP_fine of each stage alone; for
+        MPII's own labels the keys of `mpii.pckh_metrics` instead. exit_rate, the share of crops that are not refined;
+        gmacs_per_person (NaN for estimators other than SHaRPose networks); people, images; quality_threshold,
+        refine_from_px, refine_from_gain. For ground-truth boxes also oks_coarse and oks_fine (means); quality_pearson,
+        quality_spearman and quality_mae against the true OKS of the coarse stage; score_spearman of people's scores
+        against that of the fine stage; and, if predicted, gain_pearson against the gain in AP (NaN if it is constant).
     """
     keypoints, scores, refined = predictions.gated(gate)
     exit_rate = float(1 - refined.mean()) if len(refined) else 0.0
@@ -71,20 +70,20 @@ def score(
 
 
 def gmacs(model: object, exit_rate: float, flip_test: bool = False) -> float:
-    """Mean multiply-accumulates a person, in billions, the mirrored crop's too where there is one; NaN for anything but
-    a SHaRPose network."""
+    """Mean multiply-accumulates per person, in billions, including a mirrored crop; NaN for anything but a SHaRPose
+    network."""
     from sharpose_rt.models.cost import measure_cost
 
     if not isinstance(model, SHaRPose):
         return math.nan
-    crops = 2 if flip_test else 1  # who is refined is refined in both
+    crops = 2 if flip_test else 1  # refined people are refined in both
     return crops * measure_cost(model.variant, model.behaviour).gmacs_at(exit_rate)
 
 
 def results(
     predictions: Predictions, keypoints: Float32, keypoint_scores: Float32, skeleton: Skeleton = COCO17
 ) -> list[dict[str, Any]]:
-    """Poses in COCO's result form, scored and, where boxes were detected, thinned by OKS-NMS."""
+    """Poses in COCO's result form with scores; OKS-NMS is applied to detected boxes."""
     boxes = predictions.boxes
     if not len(boxes):
         return []
@@ -107,7 +106,7 @@ def results(
 def oks_nms(
     boxes: Boxes, keypoints: Float32, scores: NDArray[np.floating], skeleton: Skeleton = COCO17, limit: float = NMS_OKS
 ) -> NDArray[np.bool_]:
-    """Who stays (N,): in each picture the strongest pose removes all that are more similar to it than `limit`."""
+    """Who is kept (N,): in each picture the strongest pose removes all that are more similar to it than `limit`."""
     areas = np.prod(boxes.bboxes_xyxy[:, 2:] - boxes.bboxes_xyxy[:, :2], 1)
     kept = np.zeros(len(boxes), bool)
     for image_id in np.unique(boxes.image_ids):
@@ -124,7 +123,7 @@ def oks_nms(
 
 
 def pycocotools() -> tuple[Any, Any]:
-    """Its COCO and COCOeval.
+    """COCO and COCOeval of pycocotools.
 
     Raises:
         ConfigError: it is not installed.
@@ -138,15 +137,16 @@ def pycocotools() -> tuple[Any, Any]:
 
 
 def ap(people: list[dict[str, Any]], document: dict[str, Any]) -> dict[str, float]:
-    """COCO's six keypoint metrics of results in COCO's form, by pycocotools with the sigmas of the labels' set."""
+    """COCO's six keypoint metrics of results in COCO's form, by pycocotools with the sigmas of the labels' keypoint
+    set."""
     labels_of_coco, evaluator = pycocotools()
     with contextlib.redirect_stdout(io.StringIO()):
         truth = labels_of_coco()
-        # pycocotools takes the id 0 for "matched with nobody".
+        # For pycocotools, id 0 means "not matched".
         people_there = [{**a, "category_id": 1, "id": n} for n, a in enumerate(document["annotations"], start=1)]
         truth.dataset = {"info": {}, **document, "annotations": people_there}  # type: ignore[reportAttributeAccessIssue]
         truth.createIndex()
-        # A list is taken as well.
+        # A list is accepted as well.
         found = truth.loadRes(people) if people else labels_of_coco()  # type: ignore[reportArgumentType]
         evaluation = evaluator(truth, found, "keypoints")
         evaluation.params.kpt_oks_sigmas = np.array(skeleton_of(document).sigmas)
@@ -157,7 +157,7 @@ def ap(people: list[dict[str, Any]], document: dict[str, Any]) -> dict[str, floa
 
 
 def true_oks(predictions: Predictions, document: dict[str, Any], stage: str) -> NDArray[np.float64]:
-    """OKS (N,) of a stage ('coarse' or 'fine') with the label whose box each pose was made in."""
+    """OKS (N,) of a stage ('coarse' or 'fine') with the label of each box."""
     records = labels_of(predictions.boxes.annotation_ids, document)
     return oks_with_labels(getattr(predictions, f"{stage}_keypoints"), records, document)
 
@@ -169,10 +169,10 @@ def oks_with_labels(keypoints: Float32, records: list[dict[str, Any]], document:
 
 
 def quality_check(predictions: Predictions, document: dict[str, Any]) -> dict[str, float]:
-    """How well quality and score say the coarse and the fine stage's true OKS; empty for detected boxes."""
+    """How well quality and score predict the true OKS of the coarse and fine stage; empty for detected boxes."""
     if not len(predictions) or (predictions.boxes.annotation_ids < 0).any():
         return {}
-    from scipy.stats import rankdata  # half a second
+    from scipy.stats import rankdata  # takes half a second to import
 
     coarse, fine = true_oks(predictions, document, "coarse"), true_oks(predictions, document, "fine")
     given, sigmas = predictions.boxes.scores, skeleton_of(document).sigmas
@@ -192,7 +192,7 @@ def quality_check(predictions: Predictions, document: dict[str, Any]) -> dict[st
 
 
 def reached(similarity: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Share of AP's thresholds (OKS 0.5, 0.55 ... 0.95) that poses of such similarity (N,) reach, (N,)."""
+    """Share (N,) of AP's thresholds (OKS 0.5, 0.55 ... 0.95) that poses with this similarity (N,) reach."""
     return (similarity[:, None] >= AP_THRESHOLDS).mean(1)
 
 

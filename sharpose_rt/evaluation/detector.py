@@ -1,4 +1,4 @@
-"""COCO box AP of a person detector, and what it misses, by pycocotools."""
+"""COCO box AP of a person detector, and its mistakes, by pycocotools."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sharpose_rt.labels.coco import area_of, box_of, check_picture, looked_at, p
 
 METRICS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
 JUDGED_SCORE = DetectorConfig.score_threshold
-"""Weaker boxes are left out where a detector's mistakes are drawn, as a run leaves them out."""
+"""Weaker boxes are not drawn as mistakes of a detector, because a run ignores them."""
 
 
 def evaluate_detector(
@@ -40,21 +40,21 @@ def evaluate_detector(
     worst_plain: bool = False,
     measured: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Box metrics of a detector on a label file; see `box_ap` for the keys, to which facts of the run are added.
+    """Box metrics of a detector on a label file: the keys of `box_ap`, and facts about the run.
 
     Args:
         config: the detector; its threshold should be low, see `boxes.SCORE_THRESHOLD`.
-        annotations: labels in COCO's form; people need a box, no keypoints.
+        annotations: labels in COCO's form; people need a box, but no keypoints.
         images: folder of the pictures.
         offline: download nothing.
-        int8: simulate 8-bit integers in torch, where the weights are ready for it.
-        worst: picture file for the pictures in which it fails most, see `worst.write_worst_pictures`.
-        worst_plain: leave the photographs out of it.
+        int8: simulate 8-bit integers in torch, if the weights are quantized.
+        worst: picture file for the worst pictures, see `worst.write_worst_pictures`.
+        worst_plain: without the photographs.
         measured: called with the metrics before anything is drawn, which may fail.
 
     Raises:
         DatasetError: labels or pictures are wrong.
-        DetectorError: the detector cannot be had, or not in int8.
+        DetectorError: the detector is not available, or not in int8.
         OutputError: `worst` cannot be written.
     """
     document = read_box_labels(annotations)
@@ -77,10 +77,10 @@ def evaluate_detector(
 
 
 def read_box_labels(annotations: Path) -> dict[str, Any]:
-    """The people of a label file as pycocotools wants them, category 1, missing fields filled in.
+    """The people of a label file for pycocotools, in category 1, with missing fields filled in.
 
-    Who is a person, says `labels.coco.people_records`. What is marked `iscrowd` or `ignore` is a region in which
-    boxes neither count nor harm, as COCO has it.
+    People are selected by `labels.coco.people_records`. Boxes in regions marked `iscrowd` or `ignore` do not count, as
+    in COCO.
 
     Raises:
         DatasetError: the file or a record is wrong, or nobody is labelled; names both.
@@ -94,7 +94,7 @@ def read_box_labels(annotations: Path) -> dict[str, Any]:
         box = box_of(record, number, annotations, empty=True)
         records.append(
             {
-                "id": len(records) + 1,  # pycocotools takes id 0 for no match
+                "id": len(records) + 1,  # for pycocotools, id 0 means no match
                 "image_id": record["image_id"],
                 "category_id": 1,
                 "bbox": box,
@@ -108,8 +108,8 @@ def read_box_labels(annotations: Path) -> dict[str, Any]:
 
 
 def _from_corners(boxes: Boxes, document: dict[str, Any]) -> NDArray[np.float64]:
-    """(N, 4) px from the picture's corner, as labels count: ours, which ends at the border pixels' centres, do from
-    the centre of the first pixel."""
+    """(N, 4) px measured from the corner of the picture, as in labels; our boxes are measured from the centre of the
+    first pixel and end at the centres of border pixels."""
     sizes = {image["id"]: (image.get("width", math.inf), image.get("height", math.inf)) for image in document["images"]}
     last = np.array([sizes[i] for i in boxes.image_ids.tolist()], np.float64).reshape(-1, 2) - 1
     inner = boxes.bboxes_xyxy.astype(np.float64)
@@ -120,12 +120,12 @@ def _from_corners(boxes: Boxes, document: dict[str, Any]) -> NDArray[np.float64]
 
 
 def box_ap(boxes: Boxes, document: dict[str, Any], *, as_labels: bool = False) -> dict[str, float]:
-    """AP, AP50, AP75, APS, APM, APL and AR (of 100 boxes a picture) in 0..1; -1 where nobody is of that size.
+    """AP, AP50, AP75, APS, APM, APL and AR (for 100 boxes per picture) in 0..1; -1 if nobody has this size.
 
     Args:
-        boxes: what was found.
+        boxes: detections.
         document: labels from `read_box_labels`.
-        as_labels: the boxes count from the picture's corner already, as those of a file do.
+        as_labels: the boxes are measured from the corner of the picture already, like those of a file.
     """
     evaluation = _evaluation(boxes, document, as_labels)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -138,19 +138,19 @@ def box_ap(boxes: Boxes, document: dict[str, Any], *, as_labels: bool = False) -
 def judge(
     boxes: Boxes, document: dict[str, Any], min_score: float = JUDGED_SCORE, *, as_labels: bool = False
 ) -> list[Verdict]:
-    """Who is found and who is missed at an IoU of 0.5, of every picture with a label or a box, in order of their ids.
+    """Found and missed people at an IoU of 0.5, for every picture with a label or a box, ordered by id.
 
     Args:
-        boxes: what was found.
+        boxes: detections.
         document: labels from `read_box_labels`.
         min_score: weaker boxes are left out.
         as_labels: as in `box_ap`.
     """
     evaluation = _evaluation(boxes, document, as_labels, min_score)
-    any_size = evaluation.evalImgs[: len(evaluation.params.imgIds)]  # smaller and larger people come after
+    any_size = evaluation.evalImgs[: len(evaluation.params.imgIds)]  # small and large people come after
     verdicts = []
     for picture in filter(None, any_size):
-        # Row 0 is the IoU of 0.5. Who is matched has the other's id there, and ids count from 1.
+        # Row 0 is the IoU of 0.5. Matches contain the other's id, and ids start from 1.
         matched, counts = picture["dtMatches"][0] > 0, ~picture["dtIgnore"][0]
         found, false = matched & counts, ~matched & counts
         missed = (picture["gtMatches"][0] == 0) & (picture["gtIgnore"] == 0)
@@ -162,7 +162,7 @@ def judge(
 
 
 def _evaluation(boxes: Boxes, document: dict[str, Any], as_labels: bool, min_score: float = 0.0) -> Any:
-    """pycocotools' COCOeval after `evaluate`: boxes of at least this score are matched with labels."""
+    """pycocotools' COCOeval after `evaluate`: boxes with at least this score are matched with labels."""
     labels_of_coco, evaluator = pycocotools()
     corners = boxes.bboxes_xyxy.astype(np.float64) if as_labels else _from_corners(boxes, document)
     found = [
@@ -180,6 +180,6 @@ def _evaluation(boxes: Boxes, document: dict[str, Any], as_labels: bool, min_sco
 
 
 def _xyxy(records: Any, ids: list[int]) -> NDArray[np.float64]:
-    """(N, 4) px of the boxes of these ids in a COCO object."""
+    """(N, 4) px, the boxes with these ids in a COCO object."""
     xywh = np.array([records.anns[i]["bbox"] for i in ids], np.float64).reshape(-1, 4)
     return xywh_to_xyxy(xywh).astype(np.float64)

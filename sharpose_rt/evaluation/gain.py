@@ -1,4 +1,4 @@
-"""What the fine stage will add to a pose, predicted from what the coarse one knows: fitted to labelled people.
+"""Predicts what the fine stage adds to a pose from the output of the coarse stage; fitted on labelled people.
 
 Letters: N people, D width.
 """
@@ -23,23 +23,23 @@ from sharpose_rt.evaluation.truth import by_pckh, check_keypoints, read_labels, 
 from sharpose_rt.models import SHaRPose
 
 RIDGE = 0.3
-"""Penalty on squared weights of features of unit spread, a person. From 0.1 to 1 it made no difference."""
+"""Ridge penalty for standardised features, per person. From 0.1 to 1 it made no difference."""
 FOLDS = 5
 LEAST_PEOPLE = 100
-"""Fewer say nothing of D features."""
+"""Fewest people for fitting D features."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted predictor, and how well it foretells people who were left out of the fit.
+    """A fitted predictor, and how well it predicts people who were left out of the fit.
 
     Args:
         predictor: from the normalised quality token (B, D) to the gain (B, 1).
         people: N.
-        mean_gain: AP that the fine stage adds to a person.
-        correlation: of predicted and true gain, over people of pictures that the fit had not seen.
-        lost_by_half: share of the whole gain that is lost where the half of them that promises least leaves early.
-        cost_of_half: AP that this costs, the mean over the sets by their people.
+        mean_gain: AP that the fine stage adds per person.
+        correlation: of predicted and true gain, over people in pictures that were not used for the fit.
+        lost_by_half: share of the total gain that is lost if the half with the least predicted gain is not refined.
+        cost_of_half: the cost of this in AP, mean over the datasets weighted by their people.
     """
 
     predictor: nn.Linear
@@ -53,17 +53,17 @@ class Fit:
 def fit_gain(model: SHaRPose, sets: Sequence[tuple[Path, Path]]) -> Fit:
     """A linear predictor of the gain, by ridge regression on the quality token.
 
-    The gain of a person is the difference of both stages in the share of AP's thresholds (OKS 0.5, 0.55 ... 0.95) that
-    the pose reaches. The quality (Eq. 4) says how good a coarse pose is, which has nearly no correlation with it: a
-    bad pose of hidden joints stays bad, and a body that reaches out of the picture is large for its few keypoints.
+    The gain of a person is the difference between the stages in the share of AP's thresholds (OKS 0.5, 0.55 ... 0.95)
+    that the pose reaches. The quality (Eq. 4) says how good a coarse pose is, which hardly correlates with the gain: a
+    bad pose with hidden joints stays bad, and a body that extends out of the picture is large for its few keypoints.
 
     Args:
         model: in float32 on the CPU.
         sets: label files in COCO's keypoint form, hand labels, and folders of their pictures.
 
     Raises:
-        ConfigError: the labels are of other keypoints than the network's.
-        DatasetError: labels or a picture cannot be read, or they have too few people.
+        ConfigError: the labels have other keypoints than the network.
+        DatasetError: labels or a picture cannot be read, or there are too few people.
     """
     tokens, gains, pictures, measures = [], [], [], []
     for number, (labels, images) in enumerate(sets):
@@ -104,10 +104,10 @@ def fit_gain(model: SHaRPose, sets: Sequence[tuple[Path, Path]]) -> Fit:
 def _known(
     model: SHaRPose, document: dict[str, Any], images: Path
 ) -> tuple[Any, Any, Any, Callable[[NDArray[np.bool_]], float]]:
-    """Quality tokens (N, D), gains (N,) and picture ids (N,) of the people of a set, and what gives its AP where some
-    of them (N,) leave early."""
+    """Quality tokens (N, D), gains (N,) and picture ids (N,) of the people in a dataset, and a function for its AP if
+    some of them (N,) are not refined."""
     boxes = truth_boxes(document)
-    order = np.argsort(boxes.image_ids, kind="stable")  # in this order they go through the network
+    order = np.argsort(boxes.image_ids, kind="stable")  # the order in which they go through the network
     boxes = boxes.take(order)
     tokens: list[Tensor] = []
     hook = model.quality_predictor.register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0].float()))
@@ -135,7 +135,7 @@ def _ridge(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.f
 
 
 def _left_out(x: NDArray[np.float64], y: NDArray[np.float64], pictures: NDArray[np.int64]) -> NDArray[np.float64]:
-    """What is predicted of each person (N,) by a fit without a fifth of the pictures, those of this person among it."""
+    """Predictions (N,) for each person by a fit without a fifth of the pictures, including that of the person."""
     _, of = np.unique(pictures, axis=0, return_inverse=True)
     fold = np.random.default_rng(0).permutation(of.max() + 1)[of.ravel()] % FOLDS
     predicted = np.full(len(y), y.mean())

@@ -1,4 +1,4 @@
-"""Metrics as the user sees them: lines on the terminal, and a JSON file with the command that measured them."""
+"""Output of metrics: lines on the terminal, and a JSON file with the command that measured them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sharpose_rt.skeletons.plain import plain
 
 
 def command_line() -> str:
-    """The command that this process was started by, without the secrets of addresses in it."""
+    """The command that started this process, with secrets in addresses masked."""
     return shlex.join(["sharpose-rt", *map(redact, sys.argv[1:])])
 
 
 def stated_precision(precision: str) -> str:
-    """How metrics name the precision that they were measured in."""
+    """The name of the precision in metrics."""
     return "int8, simulated in torch" if precision == "int8" else precision
 
 
@@ -35,6 +35,6 @@ def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON; infinite numbers are written "inf" and "-inf", NaN null, as JSON has no word for them."""
+    """Writes JSON; infinite numbers become "inf" and "-inf", and NaN becomes null, as JSON has neither."""
     with writing(path, "give another path"):
         write_whole(path, json.dumps(plain(value), indent=1) + "\n")

@@ -1,7 +1,7 @@
-"""PCKh on MPII: the share of joints that lie within half a head of where they are (Andriluka et al. 2014).
+"""PCKh on MPII: the share of joints within half a head size of their true position (Andriluka et al. 2014).
 
-As HRNet and MMPose compute it, so that numbers compare: a head is 0.6 of the diagonal of its box, pelvis and thorax do
-not count, the whole is over all labelled joints, a group is the mean of its joints.
+Computed as in HRNet and MMPose, so that numbers are comparable: the head size is 0.6 of the diagonal of its box, pelvis
+and thorax do not count, the total is over all labelled joints, and a group is the mean of its joints.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _NOT_COUNTED = ("pelvis", "thorax")
 def pckh(
     keypoints: ArrayLike, truth: ArrayLike, labelled: ArrayLike, head_size_px: ArrayLike, limit: float = 0.5
 ) -> dict[str, float]:
-    """PCKh of N people in 0..1: over all counted joints (`PCKh`) and for each group; NaN where nothing is labelled.
+    """PCKh of N people in 0..1: over all counted joints (`PCKh`) and for each group; NaN if nothing is labelled.
 
     Args:
         keypoints: (N, 16, 2) px.
         truth: (N, 16, 2) px.
-        labelled: (N, 16), above 0 where a joint is labelled.
+        labelled: (N, 16), above 0 for labelled joints.
         head_size_px: (N,) of each person.
-        limit: distance in head sizes up to which a joint is right.
+        limit: largest distance of a correct joint, in head sizes.
     """
     distance = np.linalg.norm(np.asarray(keypoints, np.float64) - np.asarray(truth, np.float64), axis=-1)
     right = distance <= limit * np.asarray(head_size_px, np.float64)[:, None]
@@ -48,11 +48,11 @@ def pckh(
 
 
 def check_pckh(document: Mapping[str, Any], *, in_truth: bool) -> None:
-    """Nothing, where people are not measured by PCKh, or it can be measured: asked before minutes of measuring.
+    """Checks, before minutes of evaluation, that PCKh can be measured if it is the metric of these labels.
 
     Args:
         document: the labels.
-        in_truth: whether poses are made in the boxes of the labels.
+        in_truth: whether poses are estimated in the boxes of the labels.
 
     Raises:
         DatasetError: they are not, or people lack head sizes.
@@ -68,7 +68,7 @@ def check_pckh(document: Mapping[str, Any], *, in_truth: bool) -> None:
 
 
 def pckh_metrics(predictions: Predictions, document: dict[str, Any], gate: Gate) -> dict[str, float]:
-    """`pckh` at a threshold, with PCKh@0.1, and PCKh_coarse and PCKh_fine of either stage alone.
+    """`pckh` at a threshold, with PCKh@0.1, and PCKh_coarse and PCKh_fine of each stage alone.
 
     Raises:
         DatasetError: people lack head sizes, or the boxes are not those of the labels.

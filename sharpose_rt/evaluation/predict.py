@@ -1,4 +1,4 @@
-"""Poses of all boxes of a set, coarse and fine, kept so that any quality threshold can be scored without the network.
+"""Coarse and fine poses for all boxes of a dataset, so that any quality threshold can be evaluated without the network.
 
 Letters: N boxes, K keypoints.
 """
@@ -35,14 +35,15 @@ from sharpose_rt.skeleton import COCO17
 from sharpose_rt.types import Float32
 
 Estimate = Callable[[NDArray[np.uint8], Float32], tuple[Float32, Float32]]
-"""Any estimator: picture (H, W, 3) uint8 BGR and boxes (N, 4) xyxy px in; keypoints (N, K, 2) px, scores (N, K) out."""
+"""Any estimator: from a picture (H, W, 3) uint8 BGR and boxes (N, 4) xyxy px to keypoints (N, K, 2) px and scores (N,
+K)."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Poses of N boxes: keypoints (N, K, 2) px, keypoint scores (N, K), and quality (N,) of the coarse stage, NaN where
-    unknown; whether the mirrored crop was seen too; the coarse poses in closer crops, where they are others; and the
-    gain (N,) of the fine stage, where it is predicted."""
+    """Poses of N boxes: keypoints (N, K, 2) px, keypoint scores (N, K), quality (N,) of the coarse stage (NaN if
+    unknown), whether the flip test was used, coarse poses in tighter crops (if they differ), and the gain (N,) of the
+    fine stage (if predicted)."""
 
     boxes: Boxes
     coarse_keypoints: Float32
@@ -60,15 +61,17 @@ class Predictions:
 
     @property
     def outlook(self) -> Outlook:
-        """What the gate looks at."""
+        """The input of the gate."""
         return Outlook(self.quality, np.full(len(self), math.inf) if self.gain is None else self.gain)
 
     def gated(self, gate: Gate) -> tuple[Float32, Float32, NDArray[np.bool_]]:
-        """Keypoints, scores and who was refined (N,), as a run with this gate gives them."""
+        """Keypoints, scores and who was refined (N,), as in a run with this gate."""
         heights_px = body_heights(self.boxes.bboxes_xyxy)
         refined = gate.refined(self.outlook, heights_px)
         coarse = self.coarse_keypoints, self.coarse_scores
-        if self.near_keypoints is not None and self.near_scores is not None:  # who is never refined is cut out closer
+        if (
+            self.near_keypoints is not None and self.near_scores is not None
+        ):  # people who are never refined get a tighter crop
             coarse = mixed(gate.never(heights_px), (self.near_keypoints, self.near_scores), coarse)
         return *mixed(refined, (self.fine_keypoints, self.fine_scores), coarse), refined
 
@@ -76,12 +79,12 @@ class Predictions:
 def mixed(
     which: NDArray[np.bool_], these: tuple[Float32, Float32], others: tuple[Float32, Float32]
 ) -> tuple[Float32, Float32]:
-    """Keypoints (N, K, 2) and scores (N, K) of `these` for the people of `which` (N,), of `others` for the others."""
+    """Keypoints (N, K, 2) and scores (N, K) of `these` for people in `which` (N,), and of `others` for the rest."""
     return np.where(which[:, None, None], these[0], others[0]), np.where(which[:, None], these[1], others[1])
 
 
 def closer_padding(gate: Gate) -> float | None:
-    """How close a run cuts out whom this gate never refines; None where there is nobody."""
+    """The padding of crops for people whom this gate never refines; None if there is nobody."""
     return PoseConfig.coarse_padding if gate.leaves_some else None
 
 
@@ -95,20 +98,20 @@ def predict(
     near_padding: float | None = None,
     batch: int = 16,
 ) -> Predictions:
-    """Poses of all boxes, every one through both stages, and where asked through the coarse one in a closer crop.
+    """Poses of all boxes through both stages, and optionally through the coarse stage with a tighter crop.
 
     Args:
-        model: a network, or any estimator; of the latter coarse and fine are the same and quality is NaN.
+        model: a network, or any estimator, for which coarse and fine are the same and quality is NaN.
         document: the label file, for the names of pictures.
         images: folder of the pictures.
         boxes: where the people are.
-        flip_test: average heatmaps with those of the mirrored crop; quality is that of the crop as it is.
-        near_padding: by what a box is enlarged for the closer crop, `PoseConfig.coarse_padding` of a run; None leaves
-            it out, see `closer_padding`.
-        batch: crops at once.
+        flip_test: average heatmaps with those of the mirrored crop; quality is that of the original crop.
+        near_padding: padding of the tighter crop, `PoseConfig.coarse_padding` in a run; None: no such crop, see
+            `closer_padding`.
+        batch: crops per batch.
 
     Raises:
-        DatasetError: a picture is missing, or a box names no picture of the set.
+        DatasetError: a picture is missing, or a box refers to none of the dataset.
     """
     rows = [
         _run_network(model, crops, flip_test) if isinstance(model, SHaRPose) else _run_estimate(model, crops)
@@ -148,7 +151,7 @@ def _batches(
     near_padding: float | None,
     batch: int,
 ) -> Iterator[_Crops]:
-    """Boxes picture by picture; for a network, crops are gathered over pictures to full batches."""
+    """Boxes picture by picture; for a network, crops of several pictures are combined to full batches."""
     records = {record["id"]: record for record in document["images"]}
     waiting: list[_Crops] = []
     for image_id in dict.fromkeys(boxes.image_ids.tolist()):

@@ -1,4 +1,4 @@
-"""What int8 needs to know of a network, and what it costs, by labelled people."""
+"""Measures the ranges that int8 needs, and its cost, on labelled people."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from sharpose_rt.models.int8 import Ranges, observe, quantized
 def quantize(
     model: SHaRPose, annotations: Path, images: Path, people: int, head_boxes: Path | None = None
 ) -> tuple[Ranges, dict[str, Any]]:
-    """The ranges of the layers' inputs (`models.int8`), and what int8 costs over the same people.
+    """The input ranges of the layers (`models.int8`), and the cost of int8 on the same people.
 
     Args:
         model: in float32 on the CPU.
         annotations: people in COCO's keypoint form, MPII's .mat, or its common JSON.
         images: folder of the pictures.
-        people: how many, evenly spread; all where there are fewer.
+        people: how many, evenly spread; all if there are fewer.
         head_boxes: `mpii_gt_val.mat`, for MPII's common JSON.
 
     Returns:
-        The ranges; and `people`, and their AP without and with int8, `AP` and `AP_int8` (0..1), of MPII's own
-        files `PCKh` and `PCKh_int8` in their place.
+        The ranges; and `people` with their AP without and with int8, `AP` and `AP_int8` (0..1), or `PCKh` and
+        `PCKh_int8` for MPII's own files.
 
     Raises:
-        ConfigError: the labels are of other keypoints than the network's.
+        ConfigError: the labels have other keypoints than the network.
         DatasetError: the labels or a picture cannot be read, there is nobody, or MPII's people lack head sizes.
     """
     document = _some(read_labels(annotations, head_boxes, model.variant.skeleton), people)
@@ -53,7 +53,7 @@ def quantize(
 
 
 def _some(document: dict[str, Any], count: int) -> dict[str, Any]:
-    """The document with the labels of that many people."""
+    """The document with the labels of this many people."""
     ids = truth_boxes(document).annotation_ids
     kept = set(ids[np.linspace(0, len(ids) - 1, min(count, len(ids))).astype(int)].tolist())
     return {**document, "annotations": [a for a in document["annotations"] if a["id"] in kept]}

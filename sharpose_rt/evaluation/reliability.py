@@ -1,4 +1,4 @@
-"""What a keypoint's score says: how many of a score are right."""
+"""Reliability of keypoint scores: the share of keypoints with a score that are right."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from sharpose_rt.models.gate import Gate
 
 _BINS = 10
 RIGHT = 0.5
-"""A keypoint is right from this similarity (its part of OKS) to its label."""
+"""Least similarity (contribution to OKS) of a correct keypoint to its label."""
 COLUMNS = ("from", "to", "mean_score", "labelled", "unlabelled", "right_of_labelled", "right_of_all", "similarity")
 IN_TRUTH = "--reliability compares each pose with the label whose box it is in; use it with --boxes gt"
 
 
 def reliability(predictions: Predictions, document: dict[str, Any], gate: Gate) -> list[Row]:
-    """A row for each tenth of the scores, those that have keypoints.
+    """One row for each tenth of the scores that has keypoints.
 
-    Its keys: `from` and `to` of the scores, `mean_score`; `labelled` and `unlabelled`, keypoints of such a score with
-    and without a label (COCO has none for those that lie outside or cannot be told); `right_of_labelled` and
-    `right_of_all`, the share of keypoints that lie where a label has them: that of all takes those without a label for
-    wrong; mean `similarity` to the labels. NaN where there are none.
+    Keys: `from` and `to` of the scores, `mean_score`; `labelled` and `unlabelled`, the numbers of keypoints with and
+    without a label (COCO has none for joints outside the picture or with unclear positions); `right_of_labelled` and
+    `right_of_all`, the shares of correct keypoints, where the latter counts those without a label as wrong; mean
+    `similarity` to the labels. NaN if there are none.
 
     Args:
         predictions: of ground-truth boxes.
         document: their labels.
-        gate: whose coarse pose stays.
+        gate: decides who is refined.
 
     Raises:
         ConfigError: boxes are not those of the labels.
@@ -58,7 +58,7 @@ def reliability(predictions: Predictions, document: dict[str, Any], gate: Gate) 
 
 
 def _shares(similar: NDArray[np.float64], unlabelled: int) -> Row:
-    """Of keypoints of one score: those with a label by their similarity to it, the others by their number."""
+    """A row for keypoints of similar scores: labelled ones by their similarity, and the number of others."""
     count, right = len(similar), float((similar >= RIGHT).sum())
     return {
         "labelled": count,
@@ -70,14 +70,14 @@ def _shares(similar: NDArray[np.float64], unlabelled: int) -> Row:
 
 
 def score_gap(rows: Sequence[Row]) -> float:
-    """Mean distance of a score from the share of all keypoints that are right (the expected calibration error)."""
+    """Mean difference between a score and the share of all keypoints that are right (expected calibration error)."""
     counts = [row["labelled"] + row["unlabelled"] for row in rows]
     gaps = [abs(row["mean_score"] - row["right_of_all"]) for row in rows]
     return sum(count * gap for count, gap in zip(counts, gaps, strict=True)) / max(1, sum(counts))
 
 
 def write_reliability(rows: Sequence[Row], path: Path) -> tuple[Path, Path]:
-    """Write table and figure, as `write_table`, and give both."""
+    """Writes table and figure, see `write_table`, and returns both."""
     return write_table(rows, COLUMNS, lambda part: _draw(rows, part), path)
 
 

@@ -1,5 +1,4 @@
-"""AP and saved work against what the gate asks: a quality (the paper's Fig. 6), a height or a gain; and the best of
-them."""
+"""AP and saved work for thresholds of the gate: quality (the paper's Fig. 6), height or gain; and the best one."""
 
 from __future__ import annotations
 
@@ -20,9 +19,9 @@ from sharpose_rt.geometry.affine import body_heights
 from sharpose_rt.models.gate import Gate
 
 QUALITY, HEIGHT, GAIN = "quality_threshold", "refine_from_px", "refine_from_gain"
-"""What can be swept: fields of `Gate`."""
+"""Fields of `Gate` that can be swept."""
 _ENDS = {QUALITY: (math.inf, -math.inf), HEIGHT: (0.0, math.inf), GAIN: GAIN_RANGE}
-"""All are refined, and none."""
+"""Values that refine all, and none."""
 _ASKED = {
     QUALITY: "quality threshold",
     HEIGHT: "people less tall are not refined (px)",
@@ -40,9 +39,9 @@ def sweep(
     by: str = QUALITY,
     gate: Gate | None = None,
 ) -> list[Row]:
-    """Rows from all refined to none, with values at even shares of crops in between; `by` is what is swept.
+    """Rows from all refined to none, with values at even shares of crops in between; `by` is the field to sweep.
 
-    What `gate` asks else holds in every row; 'all' are then those whom it lets pass.
+    Other conditions of `gate` apply in every row; 'all' are then those who meet them.
     """
     gate, (every, nobody) = gate or Gate(), _ENDS[by]
     if by == HEIGHT:
@@ -61,12 +60,12 @@ def sweep(
 
 
 def calibrated(rows: Sequence[Row]) -> Row:
-    """The row that saves most of those that lose at most MAX_LOSS_AP (0.3 AP) to the first, all refined."""
+    """The row that saves most among those that lose at most MAX_LOSS_AP (0.3 AP) against the first, all refined."""
     return max((row for row in rows if row["AP"] >= rows[0]["AP"] - MAX_LOSS_AP), key=lambda row: row["exit_rate"])
 
 
 def write_sweep(rows: Sequence[Row], path: Path) -> tuple[Path, Path]:
-    """Write table and figure, as `write_table`, and give both."""
+    """Writes table and figure, see `write_table`, and returns both."""
     return write_table(rows, (_swept(rows), *COLUMNS), lambda part: _draw(rows, part), path)
 
 

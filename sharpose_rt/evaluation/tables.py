@@ -1,4 +1,4 @@
-"""A table and a figure of it, as two files that are there together or not at all."""
+"""A table and its figure, as two files that only appear together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Row = dict[str, float]
 
 
 def table_files(path: Path) -> tuple[Path, Path]:
-    """The table and the figure: `path` with .csv and .png behind it, or in place of either."""
+    """The files of table and figure: `path` with .csv and .png appended, or replacing either suffix."""
     stem = path.stem if path.suffix in (".csv", ".png") else path.name
     return path.with_name(f"{stem}.csv"), path.with_name(f"{stem}.png")
 
@@ -21,10 +21,10 @@ def table_files(path: Path) -> tuple[Path, Path]:
 def write_table(
     rows: Sequence[Mapping[str, float]], columns: Sequence[str], draw: Callable[[Path], None], path: Path
 ) -> tuple[Path, Path]:
-    """Write the table and what `draw` makes of it, see `table_files`, and give both.
+    """Writes the table and its figure by `draw`, see `table_files`, and returns both.
 
     Raises:
-        OutputError: they cannot be written; earlier ones then stay, both.
+        OutputError: they cannot be written; existing ones are then kept.
     """
     table, figure = table_files(path)
     with writing(table, "give another path"), whole(table) as table_part, whole(figure) as figure_part:

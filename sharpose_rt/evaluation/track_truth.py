@@ -1,4 +1,4 @@
-"""Who is where in each frame, and who is the same person: labels that tracks are measured against."""
+"""Labels for evaluating tracks: boxes and identities in each frame."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _DISTRACTORS = (2, 7, 8, 12)  # MOTChallenge: person on vehicle, static person, 
 
 @dataclass
 class TruthFrame:
-    """People of one frame: each with an id, a box (xyxy px), and, where labels have them, keypoints (K, 3).
+    """People of one frame: each with an id, a box (xyxy px), and optionally keypoints (K, 3).
 
-    `ignored` are boxes of whom neither a hit nor a miss counts; `crowds` are corners (n, 2) of regions with people in
-    them whom nobody labelled one by one; `others` are boxes of what is not looked for, as cars: who fits one best is
-    wrong, though there be somebody ignored beside it.
+    `ignored` are boxes where neither hits nor misses count; `crowds` are corners (n, 2) of regions with people who were
+    not labelled individually; `others` are boxes of other things, such as cars: a detection that matches one best is
+    wrong, even if an ignored box is near.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -57,9 +57,9 @@ class TruthFrame:
 
 @dataclass(frozen=True)
 class TrackTruth:
-    """Labels of a clip by `frame_id`, from 0. `labelled` are the frames that were looked at; None: all of them.
+    """Labels of a clip by `frame_id`, from 0. `labelled` are the labelled frames; None: all of them.
 
-    `frame_at` gives the frames by their media time in whole milliseconds, where the labels have it.
+    `frame_at` maps media times in whole milliseconds to frames, if the labels have times.
     """
 
     frames: dict[int, TruthFrame]
@@ -71,22 +71,22 @@ class TrackTruth:
 def read_truth(path: Path, skeleton: Skeleton | None = None) -> TrackTruth:
     """Labels of a clip from MOTChallenge text, COCO-form JSON with `track_id`, or another skeleton stream.
 
-    Text: frame (from 1), id, left, top (px from 1), width, height, and where given flag (0: not counted), class (1:
-    person; a detection on one of the benchmark's distractors is neither right nor wrong), visibility. JSON: each of
-    `images` is a frame that was labelled (unless its `is_labeled` is false, as in PoseTrack), its number in the clip in
-    `frame_id` (from 0), else by the order of the numbers in the file names; each of `annotations` has `bbox`,
-    `track_id` and, for OKS, `keypoints`. Who is found at an `ignore` box, or lies by half or more in a box of `iscrowd`
-    or in PoseTrack's `ignore_regions_x` and `_y` of a picture, is neither right nor wrong; nor, for OKS, is who has no
-    visible keypoint. A person without `bbox` has that of the keypoints, one without either is left out.
+    Text: frame (from 1), id, left, top (px from 1), width, height, and optionally flag (0: not counted), class (1:
+    person; detections on the distractors of the benchmark do not count), visibility. JSON: each of `images` is a
+    labelled frame (unless `is_labeled` is false, as in PoseTrack), with its number in the clip as `frame_id` (from 0),
+    otherwise by the order of numbers in the file names; each of `annotations` has `bbox`, `track_id` and, for OKS,
+    `keypoints`. Detections on an `ignore` box, or at least half in a box of `iscrowd` or in PoseTrack's
+    `ignore_regions_x` and `_y`, do not count; nor, for OKS, people without a visible keypoint. A person without `bbox`
+    gets that of the keypoints; one without either is left out.
 
     Args:
         path: the labels; text, unless the name ends in .json or .jsonl (a stream).
-        skeleton: the keypoints that OKS is to compare; None reads boxes alone.
+        skeleton: the keypoints to compare by OKS; None reads only boxes.
 
     Raises:
         DatasetError: the file is wrong; names line or record.
         StreamError: the stream is wrong.
-        ConfigError: the labels are of other keypoints.
+        ConfigError: the labels have other keypoints.
     """
     if path.suffix == ".jsonl":
         truth = _from_stream(path, skeleton)
@@ -111,7 +111,7 @@ def _from_text(path: Path) -> TrackTruth:
         left, top, width, height = row.xywh
         if min(width, height) <= 0:
             raise DatasetError(f"{row.where}: box width {width:g} and height {height:g}; above 0 is accepted")
-        # Of ten columns, as in the benchmark of 2015, the last three are a place in the world.
+        # With ten columns, as in the benchmark of 2015, the last three are world coordinates.
         flag, kind = row.more[0] if row.more else 1.0, row.more[1] if row.columns in (8, 9) else -1.0
         frame, box = frames[row.frame_id], [left, top, left + width, top + height]
         if kind in _DISTRACTORS:
@@ -169,7 +169,7 @@ def _from_json(path: Path, skeleton: Skeleton | None) -> TrackTruth:
 
 
 def _ignore_regions(image: dict[str, Any], number: int, path: Path) -> list[NDArray[np.float64]]:
-    """Corners (n, 2) of a picture's regions by PoseTrack: lists of x and of y for each, or for the only one."""
+    """Corners (n, 2) of a picture's regions in PoseTrack: lists of x and y for each, or for the only one."""
     sides = [image.get(f"ignore_regions_{axis}") or [] for axis in "xy"]
     try:
         xs, ys = ([side] if side and not isinstance(side[0], list) else side for side in sides)
@@ -182,7 +182,7 @@ def _ignore_regions(image: dict[str, Any], number: int, path: Path) -> list[NDAr
 
 
 def _frame_numbers(images: list[Any], path: Path) -> dict[Any, int]:
-    """The frame in the clip of each picture's id."""
+    """The frame in the clip for each picture id."""
     for number, image in enumerate(images):
         if not isinstance(image, dict) or not is_id(image.get("id")):
             raise DatasetError(f"{path}: images[{number}] is {image!r:.80}; `id` (a number or a name) is wanted")
@@ -225,7 +225,7 @@ def _from_stream(path: Path, skeleton: Skeleton | None) -> TrackTruth:
         frame_at[milliseconds(record.pts_s)] = record.frame_id
         poses = record.poses
         unknown += int((poses.track_ids <= 0).sum())
-        # By keypoints nobody can be like who has none, themselves neither.
+        # People without keypoints are not similar to anybody by keypoints, not even to themselves.
         counts = np.count_nonzero(poses.keypoint_scores, 1) > 0 if skeleton else np.ones(len(poses), bool)
         ignored, poses = poses.bboxes_xyxy[~counts].astype(np.float64).tolist(), poses.kept(counts)
         table = np.concatenate([poses.keypoints, poses.keypoint_scores[..., None]], -1)

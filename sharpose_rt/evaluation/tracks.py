@@ -1,4 +1,4 @@
-"""How well people are followed: HOTA, IDF1, MOTA against labels, and how much keypoints shake, with and without them.
+"""How well people are tracked: HOTA, IDF1, MOTA against labels, and the jitter of keypoints, with or without labels.
 
 HOTA (Luiten et al. 2021), IDF1 (Ristani et al. 2016) and CLEAR MOT (Bernardin et al. 2008) are computed by
 `trackers.eval`, which follows TrackEval.
@@ -40,23 +40,23 @@ def evaluate_tracks(
     threshold: float = 0.5,
     min_score: float = 0.3,
 ) -> dict[str, Any]:
-    """Metrics of a skeleton stream: those of `track_metrics` where there are labels, and always those of `jitter`.
+    """Metrics of a skeleton stream: those of `track_metrics` if there are labels, and those of `jitter`.
 
     Args:
         stream: the skeleton stream.
-        truth: labels as `read_truth` takes them; another stream is compared frame by frame of the same media time, so
-            that one of the two may have left frames out (`--stride`, a live run) or begun later.
-        similarity: what makes a person the labelled one: overlap of boxes, or likeness of poses (of COCO's 17 keypoints
-            where more come behind them).
-        threshold: from which similarity on, 0..1, for MOTA and IDF1 (HOTA goes through all).
+        truth: labels, see `read_truth`; for another stream, frames with the same media time are compared, so either may
+            lack frames (`--stride`, a live run) or start later.
+        similarity: how people are matched with labels: overlap of boxes, or similarity of poses (of the first 17
+            keypoints, if these are COCO's).
+        threshold: least similarity, 0..1, for MOTA and IDF1 (HOTA uses all).
         min_score: keypoints below do not count for the jitter.
 
     Raises:
-        StreamError, DatasetError: the stream or the labels are wrong, or do not go together.
+        StreamError, DatasetError: the stream or the labels are wrong, or do not match.
         ConfigError: the labels have no keypoints for OKS, or others than the stream.
     """
     reader = StreamReader(stream)
-    frames, skeleton = list(reader), reader.of_coco().header.skeleton  # of feet, hands and faces labels know little
+    frames, skeleton = list(reader), reader.of_coco().header.skeleton  # labels rarely have feet, hands and faces
     result: dict[str, Any] = {}
     if truth is not None:
         labels = read_truth(truth, skeleton if similarity == "oks" else None)
@@ -69,13 +69,13 @@ def evaluate_tracks(
 
 
 def _renumbered(frames: list[FrameRecord], frame_at: dict[int, int]) -> list[FrameRecord]:
-    """The frames that labels have at the same media time, numbered as there: a run may have left some out."""
+    """The frames with the same media time as labels, with their numbers; a run may lack some."""
     numbers = [frame_at.get(milliseconds(frame.pts_s)) for frame in frames]
     return [replace(frame, frame_id=n) for frame, n in zip(frames, numbers, strict=True) if n is not None]
 
 
 def _check_reach(frames: list[FrameRecord], labels: TrackTruth, stream: Path, truth: Path) -> None:
-    """Refuse a stream that ends long before the labels do: by more than it has left out anywhere before."""
+    """Refuses a stream that ends long before the labels: by more than its longest gap."""
     last = max((n for n, frame in labels.frames.items() if frame.ids), default=-1)
     numbers = [frame.frame_id for frame in frames]
     if not numbers or last >= numbers[-1] + max(np.diff(numbers), default=1):
@@ -96,8 +96,8 @@ def track_metrics(
     `fragmentations`, `false_positives`, `misses`, `mostly_tracked`, `mostly_lost`, `people`, `frames` and
     `frames_missing`.
 
-    Only frames that were labelled take part, and of those only what the stream has: it lacks `frames_missing` of them,
-    as a live run that dropped frames does. People without a track id do not take part.
+    Only labelled frames that are in the stream count; it lacks `frames_missing` of them, for example because a live run
+    dropped frames. People without a track id do not count.
 
     Raises:
         ConfigError: `similarity` is unknown, the labels have no keypoints for OKS, or the set has no sigmas.
@@ -137,7 +137,7 @@ def track_metrics(
 def _compare(
     poses: Poses, frame: TruthFrame, skeleton: Skeleton, similarity: Similarity
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Ids of the labels (N,), of the tracks (M,), and how alike they are (N, M)."""
+    """Ids of the labels (N,) and of the tracks (M,), and their similarities (N, M)."""
     kept = np.flatnonzero(poses.track_ids > 0)
     boxes = np.array(frame.boxes, np.float64).reshape(-1, 4)
     if (frame.ignored or frame.crowds) and len(kept):
@@ -152,8 +152,8 @@ def _compare(
 
 
 def _on_ignored(boxes: NDArray[np.float64], frame: TruthFrame, found: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """(M,) who of `found` fits an ignored box best, at an overlap of at least 0.5, as TrackEval decides it, or fits
-    nobody and lies in a crowd by half or more."""
+    """(M,) which of `found` match an ignored box best, with an overlap of at least 0.5, as in TrackEval, or match
+    nobody and are at least half in a crowd."""
     counted, ignored = (np.array(part, np.float64).reshape(-1, 4) for part in ([*boxes, *frame.others], frame.ignored))
     overlap = iou_matrix(np.concatenate([counted, ignored]), found)
     overlap[overlap < 0.5] = 0
@@ -167,7 +167,7 @@ def _on_ignored(boxes: NDArray[np.float64], frame: TruthFrame, found: NDArray[np
 
 
 def _share_inside(box_xyxy: NDArray[np.float64], regions: Sequence[NDArray[np.float64]], side: int = 64) -> float:
-    """Share of a box that regions of corners (n, 2) cover, on a grid of `side` cells a side."""
+    """Share of a box covered by regions with corners (n, 2), on a grid of `side` by `side` cells."""
     size = np.maximum(box_xyxy[2:] - box_xyxy[:2], 1e-6)
     covered = np.zeros((side, side), np.uint8)
     for region in regions:
@@ -177,11 +177,10 @@ def _share_inside(box_xyxy: NDArray[np.float64], regions: Sequence[NDArray[np.fl
 
 
 def jitter(frames: list[FrameRecord], min_score: float = 0.3) -> dict[str, float]:
-    """Mean acceleration of keypoints in px/s²: `jitter_raw_px_s2` and `jitter_smoothed_px_s2`; NaN where nobody stays.
+    """Mean acceleration of keypoints in px/s²: `jitter_raw_px_s2` and `jitter_smoothed_px_s2`; NaN if nobody stays.
 
-    Both over the same triples of following frames in which a track was measured and a keypoint is sure, raw and
-    smoothed, from the true times of the frames. What moves steadily counts nothing, what shakes much.
-    """
+    Both are over the same triples of consecutive frames in which a track was measured and a keypoint is certain, raw
+    and smoothed, with the true times of the frames. Steady motion does not count, shaking counts much."""
     raw, smoothed = [np.zeros(0)], [np.zeros(0)]
     for three in zip(frames, frames[1:], frames[2:], strict=False):
         times_s = np.array([frame.pts_s for frame in three])
@@ -196,7 +195,7 @@ def jitter(frames: list[FrameRecord], min_score: float = 0.3) -> dict[str, float
 
 
 def _same_people(frames: tuple[FrameRecord, ...]) -> Iterator[list[Person]]:
-    """Each track that was measured in all frames, as it is in each."""
+    """Each track that was measured in all frames, as a list with its person in each."""
     people = [
         {p.track_id: p for p in map(f.poses.__getitem__, range(len(f.poses))) if p.stage != PoseStage.PREDICTED.label}
         for f in frames

@@ -1,4 +1,4 @@
-"""Labelled people as pycocotools and our metrics want them.
+"""Labelled people for pycocotools and our metrics.
 
 Letters: N people, K keypoints.
 """
@@ -38,16 +38,16 @@ def read_labels(
     first: Skeleton = COCO17,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """The people of a label file as pycocotools wants them, category 1: what may be missing (area, crowd flag, count,
+    """The people of a label file for pycocotools, in category 1, with missing fields (area, crowd flag, count,
     keypoints) filled in.
 
-    Who is a person, says `labels.coco.people_records`, and which keypoint is which, `put_in_order` there, with
-    `first`, the network's keypoints, and `say`; whose box is made up, `labels.boxes.box_keypoints`. MPII's files are
-    read too, see `labels.coco.read_document`. A list of pictures without labels, as COCO publishes it for its test
-    sets, has an empty list of annotations. The people's categories in the file stay as `people_ids`.
+    People are selected by `labels.coco.people_records`; keypoints are ordered by `put_in_order` with `first`, the
+    network's keypoints, and `say`; missing boxes are added by `labels.boxes.box_keypoints`. MPII's files are read too,
+    see `labels.coco.read_document`. A list of pictures without labels, as COCO publishes for its test sets, has an
+    empty list of annotations. The original categories of people are kept as `people_ids`.
 
     Raises:
-        DatasetError: the file or a record is wrong, or nobody in it is a person; names both.
+        DatasetError: the file or a record is wrong, or contains no person; names both.
     """
     document = read_document(path, head_boxes, labelled=False)
     box_keypoints(document)
@@ -65,7 +65,7 @@ def read_labels(
 
 
 def _filled_in(record: dict[str, Any], number: int, path: Path, joints: int) -> dict[str, Any]:
-    """A record with all that pycocotools reads; null is the same as missing."""
+    """A record with all fields that pycocotools reads; null is treated as missing."""
     person = {key: value for key, value in record.items() if value is not None}
     if not _is_int64(person.get("id")):
         raise wrong_record(path, number, f"id is {person.get('id')!r:.80}; an integer is wanted, of 64 bits at most")
@@ -86,7 +86,7 @@ def _filled_in(record: dict[str, Any], number: int, path: Path, joints: int) -> 
 
 
 def picture_ids(images: list[Any], path: Path) -> dict[int, int]:
-    """Index of each picture's id; raises DatasetError where a record is wrong or an id no integer, as COCO has it."""
+    """Index of each picture's id; raises DatasetError if a record is wrong or an id is not an integer, as in COCO."""
     index_of, _ = picture_paths(images, path, Path())
     for image_id, index in index_of.items():
         if not _is_int64(image_id):
@@ -97,35 +97,35 @@ def picture_ids(images: list[Any], path: Path) -> dict[int, int]:
 
 
 def _is_int64(value: Any) -> bool:
-    """Whether a value is an integer that arrays of ids can hold."""
+    """Whether a value is an integer that fits arrays of ids."""
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     return whole and -(2**63) <= value < 2**63
 
 
 def is_mpii(document: Mapping[str, Any]) -> bool:
-    """Whether the labels of a document are of MPII's keypoints."""
+    """Whether the labels of a document have MPII's keypoints."""
     categories = [item for item in document.get("categories") or () if isinstance(item, dict)]
     return any(item.get("keypoints") == list(MPII16.keypoints) for item in categories)
 
 
 def by_pckh(document: Mapping[str, Any]) -> bool:
-    """Whether people are measured by PCKh: those of MPII's own files, who have a head size (NaN where it is not given).
+    """Whether the metric is PCKh: for MPII's own files, whose people have a head size (NaN if not given).
 
-    People of MPII's keypoints in COCO's form have none, and are measured by AP.
+    People with MPII's keypoints in COCO's form have none, and their metric is AP.
     """
     return any("head_size_px" in record for record in document["annotations"])
 
 
 def skeleton_of(document: Mapping[str, Any]) -> Skeleton:
-    """The keypoints that the labels of a document are of."""
+    """The keypoint set of the labels of a document."""
     return MPII16 if is_mpii(document) else COCO17
 
 
 def check_keypoints(variant: Variant, document: dict[str, Any]) -> None:
-    """Nothing, where a network gives the keypoints that the labels have, or there are no labels.
+    """Checks that a network has the keypoints of the labels, if there are labels.
 
     Raises:
-        ConfigError: it gives others; names the variants that fit.
+        ConfigError: it has others; names the variants that fit.
     """
     labelled = skeleton_of(document)
     if document["annotations"] and variant.skeleton.keypoints != labelled.keypoints:
@@ -137,12 +137,12 @@ def check_keypoints(variant: Variant, document: dict[str, Any]) -> None:
 
 
 def counted_people(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The records of a label file's people that are no crowd and have a keypoint."""
+    """The records of people in a label file that are not a crowd and have a keypoint."""
     return [a for a in document["annotations"] if a.get("num_keypoints") and not a.get("iscrowd")]
 
 
 def labels_of(ids: NDArray[np.int64], document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The records of these ids (N,), such as the `annotation_ids` of ground-truth boxes."""
+    """The records with these ids (N,), such as the `annotation_ids` of ground-truth boxes."""
     by_id = {record["id"]: record for record in document["annotations"]}
     return [by_id[i] for i in ids.tolist()]
 

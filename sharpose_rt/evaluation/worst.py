@@ -1,5 +1,4 @@
-"""Where a model fails: sheets of the people whose poses are furthest from their labels, and of the pictures in which a
-detector misses most people."""
+"""Sheets of a model's failures: the people with the least accurate poses, and the pictures with most missed people."""
 
 from __future__ import annotations
 
@@ -27,22 +26,22 @@ from sharpose_rt.skeleton import Skeleton
 
 TILE_WH = (144, 192)
 PICTURE_WH = (384, 288)
-LINE_PX, GAP_PX = 20, 8  # a line of text, and what lies between pictures
+LINE_PX, GAP_PX = 20, 8  # height of a text line, and the gap between pictures
 GREY = 60
-# BGR. Orange and blue stay apart for every kind of colour blindness.
+# BGR. Orange and blue are distinct for every kind of colour blindness.
 MISSED, FALSE_ALARM, FOUND = (0, 140, 255), (255, 128, 0), (225, 235, 225)
-WORST_IN_TRUTH = "--worst compares people with their labels; it takes --boxes gt alone"
+WORST_IN_TRUTH = "--worst compares people with their labels; it needs --boxes gt"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a detector made of one picture, boxes (N, 4) xyxy px from the picture's corner. Boxes on crowds are in none.
+    """A detector's result for a picture, boxes (N, 4) xyxy px from its corner, without boxes on crowds.
 
     Args:
         image_id: the picture.
-        missed_xyxy: labelled people on whom there is no box.
+        missed_xyxy: labelled people without a box.
         found_xyxy: boxes on labelled people.
-        false_xyxy: boxes on nobody who is labelled.
+        false_xyxy: boxes on nobody labelled.
         false_scores: (N,) of these, in 0..1.
     """
 
@@ -62,19 +61,19 @@ def write_worst(
     out: Path,
     people: int = 12,
 ) -> list[float]:
-    """Write a sheet of the people of lowest OKS, label left and pose right; gives their OKS, ascending.
+    """Writes a sheet of the people with the lowest OKS, label left and pose right; returns their OKS, ascending.
 
     Args:
         predictions: in ground-truth boxes.
         document: the labels.
-        images: folder of the pictures; None draws on grey, for pictures that must not be passed on.
-        gate: who is refined.
+        images: folder of the pictures; None draws on grey, for pictures that must not be published.
+        gate: decides who is refined.
         skeleton: the keypoints.
         out: picture file.
-        people: at most so many.
+        people: how many at most.
 
     Raises:
-        ConfigError: the boxes are no ground truth.
+        ConfigError: the boxes are not ground truth.
         DatasetError: nobody has a labelled keypoint.
         OutputError: it cannot be written.
     """
@@ -86,7 +85,7 @@ def write_worst(
     similarity = np.where((truth[..., 2] > 0).any(1), similarity, math.inf)
     order = [i for i in np.argsort(similarity, kind="stable")[:people] if math.isfinite(similarity[i])]
     if not order:
-        raise DatasetError("--worst: none of the people has a labelled keypoint; leave it away")
+        raise DatasetError("--worst: none of the people has a labelled keypoint; leave it out")
     record_of = {record["id"]: record for record in document["images"]}
     tiles = []
     for i in order:
@@ -107,17 +106,17 @@ def write_worst(
 def write_worst_pictures(
     verdicts: Sequence[Verdict], document: dict[str, Any], images: Path, out: Path, *, plain: bool, pictures: int = 12
 ) -> list[int]:
-    """Write a sheet of the pictures in which a detector misses most people; gives their ids, worst first.
+    """Writes a sheet of the pictures with most missed people; returns their ids, worst first.
 
-    Of pictures in which it misses as many, those of the strongest false alarm come first. A legend tells the colours.
+    Pictures with equally many are ordered by the strongest false detection. A legend explains the colours.
 
     Args:
         verdicts: of all pictures, see `evaluation.detector.judge`.
         document: the labels.
         images: folder of the pictures.
         out: picture file.
-        plain: draw on grey, for pictures that must not be passed on.
-        pictures: at most so many.
+        plain: draw on grey, for pictures that must not be published.
+        pictures: how many at most.
 
     Raises:
         DatasetError: a picture is missing.
@@ -135,11 +134,11 @@ def write_worst_pictures(
 
 
 def check_sheet(out: str | None, plain: bool) -> None:
-    """Nothing, where --worst and --worst-plain make sense; asked before minutes of measuring.
+    """Checks --worst and --worst-plain before minutes of evaluation.
 
     Raises:
-        ConfigError: photographs are to be left out of no sheet.
-        OutputError: there is no such folder, or the name ends as no picture's does.
+        ConfigError: --worst-plain without --worst.
+        OutputError: the folder does not exist, or the suffix is not that of a picture.
     """
     if out is not None:
         _check_picture_file(Path(out))
@@ -148,7 +147,7 @@ def check_sheet(out: str | None, plain: bool) -> None:
 
 
 def _check_picture_file(path: Path) -> None:
-    # Asked by the ending alone, and as bytes: OpenCV's way from Python crashes at a text that is not UTF-8.
+    # Only the suffix, and as bytes: OpenCV's Python binding crashes on text that is not UTF-8.
     if not path.parent.is_dir() or not cv2.haveImageWriter(os.fsencode(f"x{path.suffix}")):  # type: ignore[arg-type]
         raise OutputError(f"{path} cannot be written; give a picture file such as worst.png in a folder that exists")
 
@@ -159,12 +158,12 @@ def _write(path: Path, picture: NDArray[np.uint8]) -> None:
 
 
 def _judged(picture: NDArray[np.uint8], verdict: Verdict) -> NDArray[np.uint8]:
-    """A tile of the picture, fitted into PICTURE_WH, with its boxes; above it a line that counts them."""
+    """A tile with the picture, fitted into PICTURE_WH, and its boxes, below a line with their numbers."""
     scale = min(PICTURE_WH[0] / picture.shape[1], PICTURE_WH[1] / picture.shape[0])
     size_wh = (round(scale * picture.shape[1]), round(scale * picture.shape[0]))
     view = cv2.resize(picture, size_wh, interpolation=cv2.INTER_AREA)
     kinds = ((verdict.found_xyxy, FOUND, 1), (verdict.false_xyxy, FALSE_ALARM, 2), (verdict.missed_xyxy, MISSED, 2))
-    for boxes, colour, width in kinds:  # drawn after scaling, so that the lines of small people are as wide
+    for boxes, colour, width in kinds:  # drawn after scaling, so that lines have the same width for small people
         for left, top, right, bottom in np.round(scale * boxes).astype(int).tolist():
             cv2.rectangle(view, (left, top), (right, bottom), colour, width)
     tile = np.zeros((LINE_PX + PICTURE_WH[1] + GAP_PX, PICTURE_WH[0] + GAP_PX, 3), np.uint8)
@@ -177,7 +176,7 @@ def _judged(picture: NDArray[np.uint8], verdict: Verdict) -> NDArray[np.uint8]:
 
 
 def _legend(width_px: int) -> NDArray[np.uint8]:
-    """A line (LINE_PX, width_px, 3) that names the colours of boxes in their colours."""
+    """A line (LINE_PX, width_px, 3) that explains the colours of boxes."""
     line = np.zeros((LINE_PX, width_px, 3), np.uint8)
     names = {"label that was missed": MISSED, "box that is a false alarm": FALSE_ALARM, "box on a label": FOUND}
     for column, (name, colour) in enumerate(names.items()):

@@ -169,7 +169,7 @@ def test_wide_and_thin_have_no_mean(detector, pictures, tmp_path, monkeypatch):
     [
         ({"megabytes": 50.0}, ConfigError, r"--megabytes is 50; .* has [\d.]+ already, and fewer than that"),
         ({"megabytes": 0.5}, WeightsError, r"can be thinned to [\d.]+ MB of weights, not to 0.5.*nothing was written"),
-        ({"images": "few"}, DatasetError, rf"3 pictures; {LEAST_PICTURES} or more"),
+        ({"images": "few"}, DatasetError, rf"3 pictures were given; {LEAST_PICTURES} or more"),
         ({"images": "none"}, DatasetError, r"none is not a folder with pictures \(.*\.jpg"),
         ({"source": "other"}, ConfigError, r"is a '.*tiny.yaml'; a detector of architecture 'mobile150' is accepted"),
         ({"target": "thin.pt"}, OutputError, r"a name that ends in \.safetensors"),
